@@ -1,0 +1,108 @@
+// swift-tools-version: 6.2
+import Foundation
+import PackageDescription
+
+// The agent is Embedded Swift. Its standard library lives beside the ordinary one, where --static-swift-stdlib does not
+// look; so its targets name the toolchain's own resource directory.
+let toolchain: String = {
+  let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
+  let compilers = path.split(separator: ":").map { "\($0)/swiftc" }
+  let compiler = compilers.first { FileManager.default.isExecutableFile(atPath: $0) } ?? "/usr/bin/swiftc"
+  return URL(fileURLWithPath: compiler).resolvingSymlinksInPath()
+    .deletingLastPathComponent().deletingLastPathComponent().path
+}()
+
+// No allocation (the compiler refuses any), no runtime checks that could abort the host, no frame pointer of its own.
+let agentSwift: [SwiftSetting] = [
+  .enableExperimentalFeature("Embedded"),
+  .unsafeFlags([
+    "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
+    "-resource-dir", "\(toolchain)/lib/swift",
+    "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
+  ]),
+]
+let agentC: [CSetting] = [
+  .unsafeFlags([
+    "-O2", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang", "-mframe-pointer=none", "-Wall",
+    "-Wextra",
+  ])
+]
+// An Embedded library would export swift_retain and its like and break every Swift program: the version script hides
+// them. Named as Embedded at the link as well, it is not linked to libswiftCore and has no start-up code.
+let agentLinker: [LinkerSetting] = [
+  .unsafeFlags([
+    "-enable-experimental-feature", "Embedded", "-nostartfiles",
+    "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/Agent/Entry/exports.map",
+    "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+  ])
+]
+
+let package = Package(
+  name: "allocsd",
+  products: [
+    .library(name: "allocs_agent", type: .dynamic, targets: ["AgentEntry"]),
+    .executable(name: "allocsd", targets: ["allocsd"]),
+    .executable(name: "allocsctl", targets: ["allocsctl"]),
+    .library(name: "IndexReader", targets: ["IndexReader"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+  ],
+  targets: [
+    // MARK: both sides
+    .target(name: "SharedLayout"),
+
+    // MARK: inside the target process
+    .target(
+      name: "AgentCore", dependencies: ["SharedLayout"], path: "Sources/Agent/Core", swiftSettings: agentSwift),
+    .target(
+      name: "AgentEntry", dependencies: ["SharedLayout", "AgentCore"], path: "Sources/Agent/Entry",
+      exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
+
+    // MARK: outside it
+    .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
+    .target(
+      name: "IndexReader",
+      dependencies: ["SharedLayout", "MappingGuard", .product(name: "SystemPackage", package: "swift-system")],
+      exclude: ["MappingGuard"]),
+    .systemLibrary(
+      name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
+    .target(name: "Symbols", dependencies: ["CLibdw"], exclude: ["CLibdw"]),
+    .target(name: "Answers", dependencies: ["IndexReader", "Symbols"]),
+    .executableTarget(
+      name: "allocsctl",
+      dependencies: [
+        "Answers", "IndexReader", "Symbols",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+      ],
+      path: "Sources/Client"),
+    .executableTarget(
+      name: "allocsd",
+      dependencies: [
+        "Answers", "IndexReader", "Symbols",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Metrics", package: "swift-metrics"),
+        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+      ],
+      path: "Sources/IndexServer"),
+
+    // MARK: tests
+    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
+    .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"]),
+    .testTarget(name: "AnswersTests", dependencies: ["Answers"]),
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["Answers", "IndexReader", "SharedLayout"], exclude: ["Programs"]),
+  ]
+)

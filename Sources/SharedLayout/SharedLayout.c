@@ -1,0 +1,2 @@
+// Compiles the static asserts of the layout once for the target.
+#include "SharedLayout.h"

@@ -1,0 +1,73 @@
+// Contexts: who allocated. A slot holds the 24-bit id of a context; a context is (call stack, thread, function, allocator);
+// a call stack is a node of a trie of return addresses, so that a shared prefix is stored once.
+//
+//   slot ── context id ──► context ── node id ──► node ──parent──► node ──parent──► … ──► 0, the root
+//                             └── thread slot       innermost frame   its caller          outermost's parent
+//
+// Both tables only grow. Node and context 0 are never written: context 0 is "not known", node 0 the root.
+// An entry is complete before its id is stored anywhere else (release), so whoever reads an id may read the entry.
+
+#ifndef ALLOCS_CONTEXT_H
+#define ALLOCS_CONTEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "allocs_slot.h"
+
+struct allocs_node {
+  uint64_t pc;      // return address of the call
+  uint32_t parent;  // node of the caller, 0 for the outermost frame
+  uint32_t flags;   // enum allocs_node_flag
+};
+
+// A node that ends a stack early carries why: the frame is right, frames beyond it are missing.
+enum allocs_node_flag {
+  ALLOCS_NODE_TRUNCATED = 1,  // the unwinder could go no further
+  ALLOCS_NODE_DEPTH_LIMIT = 2 // cut at the depth limit
+};
+
+#define ALLOCS_NODE_LIMIT (1u << 24)
+
+_Static_assert(sizeof(struct allocs_node) == 16, "node");
+_Static_assert(offsetof(struct allocs_node, parent) == 8, "node.parent");
+_Static_assert(offsetof(struct allocs_node, flags) == 12, "node.flags");
+
+// The functions through which an allocation is made. The order is part of the format.
+enum allocs_function {
+  ALLOCS_FUNCTION_UNKNOWN = 0,
+  ALLOCS_FUNCTION_MALLOC,
+  ALLOCS_FUNCTION_CALLOC,
+  ALLOCS_FUNCTION_REALLOC,
+  ALLOCS_FUNCTION_REALLOCARRAY,
+  ALLOCS_FUNCTION_MEMALIGN,
+  ALLOCS_FUNCTION_POSIX_MEMALIGN,
+  ALLOCS_FUNCTION_ALIGNED_ALLOC,
+  ALLOCS_FUNCTION_VALLOC,
+  ALLOCS_FUNCTION_PVALLOC,
+  ALLOCS_FUNCTION_NEW,
+  ALLOCS_FUNCTION_NEW_ARRAY,
+  ALLOCS_FUNCTION_COUNT
+};
+
+static inline const char *allocs_function_name(uint32_t function) {
+  static const char *const names[ALLOCS_FUNCTION_COUNT] = {
+      "",         "malloc",         "calloc",        "realloc", "reallocarray", "memalign",
+      "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]"};
+  return function < ALLOCS_FUNCTION_COUNT ? names[function] : "";
+}
+
+// A context is one word, so it is published by one store:
+//   allocator:8 | function:8 | thread:16 | node:32
+// `thread` is an index into the thread table, ALLOCS_THREAD_UNKNOWN if the thread has no entry.
+#define ALLOCS_THREAD_UNKNOWN 0xFFFFu
+
+static inline uint64_t allocs_context_word(uint32_t node, uint32_t thread, uint32_t function, uint32_t allocator) {
+  return (uint64_t)node | (uint64_t)(thread & 0xFFFF) << 32 | (uint64_t)(function & 0xFF) << 48 | (uint64_t)(allocator & 0xFF) << 56;
+}
+static inline uint32_t allocs_context_node(uint64_t context) { return (uint32_t)context; }
+static inline uint32_t allocs_context_thread(uint64_t context) { return (uint32_t)(context >> 32) & 0xFFFF; }
+static inline uint32_t allocs_context_function(uint64_t context) { return (uint32_t)(context >> 48) & 0xFF; }
+static inline uint32_t allocs_context_allocator(uint64_t context) { return (uint32_t)(context >> 56); }
+
+#endif

@@ -1,0 +1,159 @@
+// The segment: one sparse file for each process, written by the agent inside it and mapped read-only by everyone else.
+//
+//   offset                                             entry   default capacity
+//   0   +-------------------------------------------+
+//       | header         struct allocs_header       |          one page
+//       +-------------------------------------------+
+//       | modules        struct allocs_module       |  120 B   4,096
+//       +-------------------------------------------+
+//       | strings        bytes: paths               |    1 B   4 MiB
+//       +-------------------------------------------+
+//       | threads        struct allocs_thread       |  128 B   32,768
+//       +-------------------------------------------+
+//       | former threads struct allocs_former_thread|   64 B   32,768, a ring
+//       +-------------------------------------------+
+//       | nodes          struct allocs_node         |   16 B   2^24
+//       +-------------------------------------------+
+//       | contexts       uint64_t                   |    8 B   2^24
+//       +-------------------------------------------+
+//       | region bits    level 1, then level 0      |    8 B   512 + 32,768 words (level 2 is in the header)
+//       +-------------------------------------------+
+//       | directory      uint32_t: 1 + arena, or 0  |    4 B   2^21, one for each region
+//       +-------------------------------------------+
+//       | arenas         see allocs_arena.h         |  16 MiB  16,384
+//       +-------------------------------------------+
+//
+// Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and
+// capacities are in the header, so that a process with little address space can have smaller tables. The file gets its
+// full size once, before the header's magic is written; pages are committed as they are used, never given back.
+//
+// Threat: everything here may be hostile or cut short. A reader copies a number, checks the copy against the file's
+// size, and uses the copy. `used` of a section is raised after the entries below it are complete (release).
+
+#ifndef ALLOCS_SEGMENT_H
+#define ALLOCS_SEGMENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "allocs_arena.h"
+#include "allocs_clock.h"
+#include "allocs_context.h"
+#include "allocs_module.h"
+#include "allocs_thread.h"
+
+#define ALLOCS_MAGIC 0x474553434F4C4C41ull  // "ALLOCSEG" in memory order
+#define ALLOCS_LAYOUT_VERSION 1u
+#define ALLOCS_COMMAND_SIZE 1024u
+#define ALLOCS_ALLOCATOR_COUNT 8u
+
+enum allocs_section_id {
+  ALLOCS_SECTION_MODULES = 0,
+  ALLOCS_SECTION_STRINGS,
+  ALLOCS_SECTION_THREADS,
+  ALLOCS_SECTION_FORMER_THREADS,
+  ALLOCS_SECTION_NODES,
+  ALLOCS_SECTION_CONTEXTS,
+  ALLOCS_SECTION_REGION_BITS,
+  ALLOCS_SECTION_DIRECTORY,
+  ALLOCS_SECTION_ARENAS,
+  ALLOCS_SECTION_COUNT
+};
+#define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
+
+// `used`: entries that a reader may read. For nodes and contexts, ids below it; for former threads, holders ever moved
+// there (may exceed the capacity: the section is a ring); for region bits and the directory always the capacity.
+struct allocs_section {
+  uint64_t offset;      // from the start of the file, a multiple of ALLOCS_PAGE_SIZE
+  uint64_t entry_size;  // bytes
+  uint64_t capacity;    // entries
+  uint64_t used;
+};
+
+#define ALLOCS_MODULE_CAPACITY 4096u
+#define ALLOCS_STRINGS_CAPACITY (4u << 20)
+#define ALLOCS_THREAD_CAPACITY 32768u
+#define ALLOCS_FORMER_THREAD_CAPACITY 32768u
+#define ALLOCS_ARENA_CAPACITY 16384u
+
+// The region bits: bit r of level 0 says that region r has an arena; level 1 and 2 summarize it 64 to one each.
+#define ALLOCS_REGION_LEVEL0_WORDS (ALLOCS_REGION_COUNT / 64)
+#define ALLOCS_REGION_LEVEL1_WORDS (ALLOCS_REGION_LEVEL0_WORDS / 64)
+#define ALLOCS_REGION_LEVEL2_WORDS (ALLOCS_REGION_LEVEL1_WORDS / 64)
+
+enum allocs_state {
+  ALLOCS_STATE_STARTING = 0,
+  ALLOCS_STATE_LIVE = 1,
+  ALLOCS_STATE_EXITED = 2  // the process ran its exit handlers; blocks freed after that may still be listed
+};
+
+// What was not indexed, and why. Each is a count since the start.
+enum allocs_counter {
+  ALLOCS_COUNTER_NO_MEMORY = 0,      // blocks: the file system of the segment is full
+  ALLOCS_COUNTER_ARENAS_EXHAUSTED,   // blocks: no arena left for their region
+  ALLOCS_COUNTER_HIGH_ADDRESS,       // blocks: at or above 2^47
+  ALLOCS_COUNTER_UNALIGNED,          // blocks: not at a multiple of 16
+  ALLOCS_COUNTER_NESTED,             // blocks: allocated inside another hook, by the allocator itself or in a signal handler
+  ALLOCS_COUNTER_EARLY,              // blocks: while another thread was starting the agent
+  ALLOCS_COUNTER_UNKNOWN_FREES,      // frees of addresses at which no allocation was known
+  ALLOCS_COUNTER_UNKNOWN_CONTEXTS,   // blocks: recorded, but without stack and thread, for want of ids or memory
+  ALLOCS_COUNTER_UNKNOWN_THREADS,    // threads without an entry
+  ALLOCS_COUNTER_MODULES_DROPPED,    // modules that found no place in the table
+  ALLOCS_COUNTER_REALLOC_FAILED,     // failed reallocs: the old block was put back
+  ALLOCS_COUNTER_COUNT
+};
+#define ALLOCS_COUNTER_SPACE 64u
+
+static inline const char *allocs_counter_name(uint32_t counter) {
+  static const char *const names[ALLOCS_COUNTER_COUNT] = {
+      "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
+      "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed"};
+  return counter < ALLOCS_COUNTER_COUNT ? names[counter] : "";
+}
+
+struct allocs_header {
+  uint64_t magic;           // ALLOCS_MAGIC, stored last (release): until then the segment is half-written
+  uint32_t layout_version;
+  uint32_t header_size;     // sizeof(struct allocs_header)
+  uint64_t file_size;
+  uint32_t pid;
+  uint32_t uid;
+  uint64_t start_time;      // clock ticks since boot, field 22 of /proc/PID/stat
+  uint32_t state;           // enum allocs_state
+  uint32_t flags;           // enum allocs_flag
+  struct allocs_calibration clock;
+  struct allocs_section sections[ALLOCS_SECTION_SPACE];
+  uint64_t counters[ALLOCS_COUNTER_SPACE];
+  uint64_t region_level2[ALLOCS_REGION_LEVEL2_WORDS];
+  uint32_t allocator_modules[ALLOCS_ALLOCATOR_COUNT];  // 1 + index of the module that is allocator i, 0 if there is none
+  uint32_t command_size;
+  char command[ALLOCS_COMMAND_SIZE];                   // the start of /proc/PID/cmdline, zeros between arguments
+};
+
+enum allocs_flag {
+  ALLOCS_FLAG_FULL_STACKS = 1  // contexts hold whole stacks; else one frame, the call site
+};
+
+_Static_assert(sizeof(struct allocs_section) == 32, "section");
+_Static_assert(ALLOCS_SECTION_COUNT <= ALLOCS_SECTION_SPACE, "sections fit");
+_Static_assert(ALLOCS_COUNTER_COUNT <= ALLOCS_COUNTER_SPACE, "counters fit");
+_Static_assert(ALLOCS_REGION_LEVEL2_WORDS == 8, "level 2 fits the header");
+_Static_assert(offsetof(struct allocs_header, layout_version) == 8, "header.layout_version");
+_Static_assert(offsetof(struct allocs_header, file_size) == 16, "header.file_size");
+_Static_assert(offsetof(struct allocs_header, pid) == 24, "header.pid");
+_Static_assert(offsetof(struct allocs_header, start_time) == 32, "header.start_time");
+_Static_assert(offsetof(struct allocs_header, state) == 40, "header.state");
+_Static_assert(offsetof(struct allocs_header, clock) == 48, "header.clock");
+_Static_assert(offsetof(struct allocs_header, sections) == 96, "header.sections");
+_Static_assert(offsetof(struct allocs_header, counters) == 608, "header.counters");
+_Static_assert(offsetof(struct allocs_header, region_level2) == 1120, "header.region_level2");
+_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1184, "header.allocator_modules");
+_Static_assert(offsetof(struct allocs_header, command_size) == 1216, "header.command_size");
+_Static_assert(offsetof(struct allocs_header, command) == 1220, "header.command");
+_Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
+
+// The region bits section: level 1 fills its first page, level 0 follows.
+#define ALLOCS_REGION_LEVEL0_OFFSET (ALLOCS_REGION_LEVEL1_WORDS * 8u)
+_Static_assert(ALLOCS_REGION_LEVEL0_OFFSET == ALLOCS_PAGE_SIZE, "level 1 of the region bits fills one page");
+
+#endif
