@@ -1,0 +1,82 @@
+// Where an allocation comes from, decoded: context, call stack, thread, module.
+
+/// Who made an allocation.
+public struct Context: Hashable, Sendable {
+  public var id: UInt32
+  /// Innermost frame of the call stack, for `Segment.stack(ofNode:)`; 0 if there is none.
+  public var node: UInt32
+  /// Slot of the thread table, for `Segment.thread(slot:at:)`; nil if the thread had none.
+  public var threadSlot: UInt32?
+  /// The function that was called, such as "calloc" or "operator new[]"; nil if not known.
+  public var function: String?
+  /// The module that defines the malloc below the agent; nil if not known.
+  public var allocator: Module?
+}
+
+/// A call stack. Frames that are missing are said to be.
+public struct Stack: Hashable, Sendable {
+  public enum Truncation: Hashable, Sendable {
+    /// The unwinder could go no further.
+    case unwinder
+    /// The stack was deeper than the agent's limit.
+    case depthLimit
+    /// The nodes in the segment form a circle, or lead outside the table.
+    case damaged
+  }
+  /// Return addresses, innermost first.
+  public var addresses: [UInt64]
+  /// Why frames beyond the last one are missing; nil if the stack is whole.
+  public var truncation: Truncation?
+
+  public init(addresses: [UInt64], truncation: Truncation?) {
+    self.addresses = addresses
+    self.truncation = truncation
+  }
+}
+
+/// One holder of a thread slot.
+public struct ThreadIdentity: Hashable, Sendable {
+  public enum State: Hashable, Sendable {
+    case live
+    /// Ran its destructors; the kernel may not have ended it yet.
+    case exiting
+    case ended
+  }
+  /// The kernel's id, as in /proc/PID/task.
+  public var id: UInt32
+  public var name: String
+  public var slot: UInt32
+  public var state: State
+  public var startTicks: UInt32
+  /// nil while it runs.
+  public var endTicks: UInt32?
+  /// Bounds of its stack, if known.
+  public var stack: Range<UInt64>?
+  /// Successful calls that returned a block.
+  public var allocations: UInt64
+  /// Blocks given back, the old block of a realloc included.
+  public var frees: UInt64
+}
+
+/// An executable or shared object that was mapped while the agent watched.
+public struct Module: Hashable, Sendable {
+  /// Index in the segment's table: two modules may have the same path.
+  public var index: UInt32
+  public var path: String
+  /// GNU build id; empty if there is none.
+  public var buildID: [UInt8]
+  /// Lowest mapped address.
+  public var start: UInt64
+  /// One past the highest.
+  public var end: UInt64
+  /// What is added to an ELF address to get the mapped one.
+  public var bias: UInt64
+  public var loadTicks: UInt32
+  /// nil while it is loaded.
+  public var unloadTicks: UInt32?
+  /// The executable.
+  public var isMain: Bool
+  /// Mapped by the kernel: there is no file.
+  public var isVDSO: Bool
+  public var isAgent: Bool
+}

@@ -1,0 +1,56 @@
+// Why a segment can't be read: one case for each thing a person can do something about, each with the file's path.
+
+/// Why a segment could not be opened, or is no longer to be believed.
+public enum SegmentError: Error, Hashable, Sendable {
+  /// There is no such file.
+  case noSuchFile(path: String)
+  /// The file exists, and the caller may not open it.
+  case notPermitted(path: String)
+  /// The file is something else: another magic, not a regular file, a header that contradicts itself.
+  case notASegment(path: String, why: String)
+  /// The magic is still zero: the process is about to write the header, or died before it did.
+  case halfWritten(path: String)
+  /// A layout that this build does not know.
+  case otherVersion(path: String, found: UInt32, known: UInt32)
+  /// The file is shorter than its header says, or than a header is.
+  case truncated(path: String, why: String)
+  /// The file was cut or overwritten after it was opened: what was read since may be wrong.
+  case broken(path: String, why: String)
+  /// The system refused something else: `why` is its own message.
+  case system(path: String, operation: String, why: String)
+
+  /// The file it is about.
+  public var path: String {
+    switch self {
+    case .noSuchFile(let path), .notPermitted(let path), .halfWritten(let path): path
+    case .notASegment(let path, _), .truncated(let path, _), .broken(let path, _): path
+    case .otherVersion(let path, _, _): path
+    case .system(let path, _, _): path
+    }
+  }
+}
+
+extension SegmentError: CustomStringConvertible {
+  /// What was attempted, on what, why it failed — what to do.
+  public var description: String {
+    switch self {
+    case .noSuchFile(let path):
+      "can't open segment \(path): there is no such file — `allocsctl ps` lists the processes that are indexed"
+    case .notPermitted(let path):
+      "can't open segment \(path): permission denied — ask as the user who owns the process, or as root"
+    case .notASegment(let path, let why):
+      "can't read \(path): it is not a segment, \(why) — name a PID.STARTTIME.seg file that the agent wrote"
+    case .halfWritten(let path):
+      "can't read segment \(path): it is half-written — try again; if that stays so, the process ended while it started"
+    case .otherVersion(let path, let found, let known):
+      "can't read segment \(path): its layout is version \(found), this build knows version \(known) — "
+        + "use the allocsctl that was installed with the agent of that process"
+    case .truncated(let path, let why):
+      "can't read segment \(path): it is cut short, \(why) — the file is damaged; run the process again"
+    case .broken(let path, let why):
+      "can't go on with segment \(path): \(why) — what it said can't be trusted any more; open it again or run the process again"
+    case .system(let path, let operation, let why):
+      "can't \(operation) \(path): \(why) — free the resource that is short, or raise its limit, and try again"
+    }
+  }
+}
