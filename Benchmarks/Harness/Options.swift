@@ -1,0 +1,76 @@
+// The command line.
+
+import Foundation
+
+struct Options {
+  var quick = false
+  var json = false
+  var write = false
+  var heaptrack = true
+  var usesProcessorTime = false
+  var only: [String] = []
+  var rounds: Int?
+  /// The top of the source tree.
+  var root = FileManager.default.currentDirectoryPath
+  /// liballocs_agent.so; nil if there is none yet.
+  var agent: String?
+  /// The directory of allocsd and allocs-lookup-bench.
+  var binaries: String
+
+  static let help = """
+    Usage: Benchmarks/run [--quick] [--only NAME,…] [--rounds N] [--json] [--write]
+
+      --quick          three rounds of fewer operations: for a first impression
+      --only NAME,…    only these: \(Benchmark.all.map(\.name).joined(separator: ", "))
+      --rounds N       interleaved rounds, 5 unless told otherwise
+      --no-heaptrack   compare with the plain run only
+      --cpu            compare processor time instead of elapsed time: for a busy machine
+      --json           print one JSON object instead of the table
+      --write          put the table into docs/benchmarks.md
+
+    ALLOCS_AGENT=PATH   measure this agent instead of the one that was built
+    """
+
+  init(_ arguments: [String]) throws {
+    let own = URL(fileURLWithPath: CommandLine.arguments[0]).resolvingSymlinksInPath().deletingLastPathComponent().path
+    binaries = own
+    var rest = arguments[...]
+    func value(of option: String) throws -> String {
+      guard let value = rest.popFirst() else { throw BenchmarkError("\(option) needs a value\n\n\(Self.help)") }
+      return value
+    }
+    while let argument = rest.popFirst() {
+      switch argument {
+      case "--quick": quick = true
+      case "--json": json = true
+      case "--write": write = true
+      case "--cpu": usesProcessorTime = true
+      case "--no-heaptrack": heaptrack = false
+      case "--only":
+        only = try value(of: argument).split(separator: ",").map(String.init)
+        if let unknown = only.first(where: { name in !Benchmark.all.contains { $0.name == name } }) {
+          throw BenchmarkError("no benchmark is called '\(unknown)'\n\n\(Self.help)")
+        }
+      case "--rounds":
+        let text = try value(of: argument)
+        guard let number = Int(text), number > 0 else {
+          throw BenchmarkError("--rounds \(text): that is not a number above 0")
+        }
+        rounds = number
+      case "--root": root = try value(of: argument)
+      case "--help", "-h":
+        print(Self.help)
+        exit(0)
+      default: throw BenchmarkError("unknown option '\(argument)'\n\n\(Self.help)")
+      }
+    }
+    let built = "\(own)/liballocs_agent.so"
+    agent = ProcessInfo.processInfo.environment["ALLOCS_AGENT"]
+    if let agent, !FileManager.default.fileExists(atPath: agent) {
+      throw BenchmarkError("ALLOCS_AGENT names \(agent), which doesn't exist — build it or unset the variable")
+    }
+    if agent == nil, FileManager.default.fileExists(atPath: built) { agent = built }
+  }
+
+  var roundCount: Int { rounds ?? (quick ? 3 : 5) }
+}
