@@ -69,16 +69,16 @@ let package = Package(
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .target(
       name: "IndexReader",
-      dependencies: ["SharedLayout", "MappingGuard", .product(name: "SystemPackage", package: "swift-system")],
-      exclude: ["MappingGuard"]),
+      dependencies: ["SharedLayout", "MappingGuard"], exclude: ["MappingGuard"]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
     .target(name: "Symbols", dependencies: ["CLibdw"], exclude: ["CLibdw"]),
     .target(name: "Answers", dependencies: ["IndexReader", "Symbols"]),
+    .target(name: "ServerProtocol"),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "IndexReader", "Symbols",
+        "Answers", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -88,16 +88,25 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "IndexReader", "Symbols",
+        "Answers", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "HummingbirdCore", package: "hummingbird"),
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Metrics", package: "swift-metrics"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
       path: "Sources/IndexServer"),
 
+    // MARK: benchmarks
+    .target(name: "Measurement", path: "Benchmarks/Measurement"),
+    .executableTarget(name: "allocs-bench", dependencies: ["Measurement"], path: "Benchmarks/Harness"),
+    .executableTarget(name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
+
     // MARK: tests
+    .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"]),
