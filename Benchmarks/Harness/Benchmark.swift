@@ -40,5 +40,5 @@ struct Benchmark {
   let name: String
   let run: (Workshop) throws -> [Row]
 
-  static let all: [Benchmark] = microBenchmarks
+  static let all: [Benchmark] = microBenchmarks + wholePrograms
 }

@@ -42,6 +42,9 @@ final class Workshop {
     return binary
   }
 
+  /// The path of a file of Benchmarks/Programs.
+  func source(_ name: String) -> String { "\(sources)/\(name)" }
+
   /// Writes a file into the scratch directory and returns its path.
   func file(_ name: String, _ content: String) throws -> String {
     let path = "\(scratch)/\(name)"

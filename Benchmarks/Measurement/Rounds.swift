@@ -21,6 +21,9 @@ public struct Rounds: Sendable {
     }
   }
 
+  /// Rounds that were measured beside others: `values` holds one value a round for each variant, all in the same order.
+  public init(values: [Variant: [Double]]) { self.values = values }
+
   public func spread(of variant: Variant) -> Spread? { Spread(values[variant] ?? []) }
 
   /// How many times as long `variant` takes as `base`, round by round.
