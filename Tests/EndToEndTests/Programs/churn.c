@@ -1,0 +1,54 @@
+// Threads that come and go, and the blocks that they leave behind.
+//
+//   churn THREADS AT_ONCE BLOCKS     each thread names itself "churn-N", allocates BLOCKS blocks, frees all but one in four
+//
+// Check point 0 comes before the first thread, 1 when all are gone. "names" lists "TID NAME" for each thread.
+
+#include <pthread.h>
+
+#include "record.h"
+
+SITE_BOUNDS(left_behind)
+SITE(left_behind) static void *left_behind(size_t size) { void *p = malloc(size); KEEP(p); return p; }
+
+static struct record_block *blocks;
+static size_t blocks_per_thread;
+static int names;
+
+static void *live(void *argument) {
+  size_t number = (size_t)argument;
+  char name[16], line[64];
+  snprintf(name, sizeof name, "churn-%zu", number);
+  pthread_setname_np(pthread_self(), name);
+  uint32_t thread = record_thread();
+  int length = snprintf(line, sizeof line, "%u %s\n", thread, name);
+  record_write(names, line, (size_t)length);
+  for (size_t i = 0; i < blocks_per_thread; i++) {
+    size_t size = (number * 131 + i * 17) % 700;
+    void *p = left_behind(size);
+    if (i % 4 == 0) blocks[number * blocks_per_thread + i] = (struct record_block){(uint64_t)p, size, 0, 0, thread};
+    else free(p);
+  }
+  return NULL;
+}
+
+int main(int argc, char **argv) {
+  if (argc != 4) record_fail("usage: churn THREADS AT_ONCE BLOCKS");
+  size_t threads = (size_t)atol(argv[1]), at_once = (size_t)atol(argv[2]);
+  blocks_per_thread = (size_t)atol(argv[3]);
+  blocks = record_memory(threads * blocks_per_thread * sizeof *blocks);
+  pthread_t *handles = record_memory(at_once * sizeof *handles);
+  int sites = record_open("sites");
+  record_site(sites, 0, __start_site_left_behind, __stop_site_left_behind, "malloc");
+  close(sites);
+  names = record_open("names");
+  record_checkpoint(0, blocks, 0);
+  for (size_t first = 0; first < threads; first += at_once) {
+    for (size_t i = 0; i < at_once; i++)
+      if (pthread_create(&handles[i], NULL, live, (void *)(first + i)) != 0) record_fail("cannot start a thread");
+    for (size_t i = 0; i < at_once; i++) pthread_join(handles[i], NULL);
+  }
+  close(names);
+  record_checkpoint(1, blocks, threads * blocks_per_thread);
+  return 0;
+}
