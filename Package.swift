@@ -72,9 +72,10 @@ let package = Package(
       dependencies: ["SharedLayout", "MappingGuard"], exclude: ["MappingGuard"]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
-    .target(name: "Symbols", dependencies: ["CLibdw"], exclude: ["CLibdw"]),
+    .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
+    .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),
     .target(name: "Answers", dependencies: ["IndexReader", "Symbols"]),
-    .target(name: "ServerProtocol"),
+    .target(name: "ServerProtocol", dependencies: ["Answers"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [

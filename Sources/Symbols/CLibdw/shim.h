@@ -1,3 +1,5 @@
+// elfutils: ELF files, DWARF, and the links from a program to its separate debug file.
+#include <dwarf.h>
 #include <elfutils/libdw.h>
-#include <elfutils/libdwfl.h>
+#include <elfutils/libdwelf.h>
 #include <gelf.h>

@@ -1,0 +1,47 @@
+// The answers of the symbolizer. A field that isn't known is nil, never guessed.
+
+/// One function of a call stack; several frames share a `pc` where calls were inlined.
+public struct Frame: Hashable, Sendable {
+  /// The return address that was asked for.
+  public var pc: UInt64
+  /// Path of the module that holds it.
+  public var module: String?
+  /// Demangled name.
+  public var function: String?
+  /// Source file, as the compiler wrote it: absolute where it could be told.
+  public var file: String?
+  /// Line in `file`, from 1.
+  public var line: Int?
+  /// Whether this function was inlined into the next frame's.
+  public var inlined: Bool
+
+  public init(
+    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false
+  ) {
+    self.pc = pc
+    self.module = module
+    self.function = function
+    self.file = file
+    self.line = line
+    self.inlined = inlined
+  }
+}
+
+/// A variable or function of a module, found in its symbol table.
+public struct StaticSymbol: Hashable, Sendable {
+  /// Demangled name, without a symbol version.
+  public var name: String
+  /// Bytes from the symbol's start to the address that was asked for.
+  public var offset: UInt64
+  /// Size in bytes; 0 where the symbol table gives none, as for functions written in assembly.
+  public var size: UInt64
+  /// Section that holds the address, such as `.data` or `.bss`.
+  public var section: String?
+
+  public init(name: String, offset: UInt64, size: UInt64, section: String?) {
+    self.name = name
+    self.offset = offset
+    self.size = size
+    self.section = section
+  }
+}

@@ -1,0 +1,37 @@
+// A cache of bounded size that costs a hit one dictionary look-up.
+//
+// Two generations: entries go into the young one; when that holds half of the budget it becomes the old one, and the old
+// one is dropped. A hit in the old one moves the entry to the young one, so what is in use stays. Not thread-safe.
+
+struct GenerationCache<Key: Hashable, Value> {
+  private var young: [Key: Value] = [:]
+  private var old: [Key: Value] = [:]
+  private var youngCost = 0
+  private let budget: Int
+  private let cost: (Value) -> Int
+
+  /// `budget` and `cost` are bytes; `cost` is asked for each entry that is stored.
+  init(budget: Int, cost: @escaping (Value) -> Int) {
+    self.budget = budget
+    self.cost = cost
+  }
+
+  var count: Int { young.count + old.count }
+
+  mutating func find(_ key: Key) -> Value? {
+    if let value = young[key] { return value }
+    guard let value = old.removeValue(forKey: key) else { return nil }
+    store(key, value)
+    return value
+  }
+
+  mutating func store(_ key: Key, _ value: Value) {
+    let size = cost(value) + MemoryLayout<(Key, Value)>.stride * 2
+    if youngCost + size > budget / 2 {
+      old = young
+      young = [:]
+      youngCost = 0
+    }
+    if young.updateValue(value, forKey: key) == nil { youngCost += size }
+  }
+}

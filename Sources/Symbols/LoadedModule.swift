@@ -1,0 +1,110 @@
+// The files of one module, opened when they are first needed, behind one lock.
+
+import Synchronization
+
+/// Thread-safe: look-ups in one module wait for each other, those in different modules don't.
+final class LoadedModule: Sendable {
+  private struct Files: ~Copyable {
+    var isOpen = false
+    var module: ObjectFile?
+    var debug: ObjectFile?
+    var symbols = SymbolTable(files: [])
+    var isDebugInformationOpen = false
+    var debugInformation: DebugInformation?
+    var debugInformationCost = 0
+  }
+
+  /// Distinguishes this object from all that its symbolizer had before.
+  let id: UInt32
+  private let reference: ModuleReference
+  private let search: DebugFileSearch
+  private let files = Mutex(Files())
+  private let bytes = Atomic<Int>(0)
+  private let found = Atomic<Bool>(false)
+
+  init(id: UInt32, reference: ModuleReference, search: DebugFileSearch) {
+    self.id = id
+    self.reference = reference
+    self.search = search
+  }
+
+  /// Bytes of memory that are held, about.
+  var cost: Int { bytes.load(ordering: .relaxed) }
+  /// Whether there was any file, as of the last look-up.
+  var hasFile: Bool { found.load(ordering: .relaxed) }
+
+  /// The functions at `address` (of the ELF file), with the pc 0. Empty if nothing is known.
+  func frames(at address: UInt64) -> [Frame] {
+    files.withLock { files in
+      open(&files)
+      guard files.module != nil || files.debug != nil else { return [] }
+      openDebugInformation(&files)
+      let symbol = files.symbols.symbol(at: address)
+      let inner = files.debugInformation?.frames(at: address) ?? []
+      files.debugInformationCost = files.debugInformation?.cost ?? 0
+      account(files)
+      if inner.isEmpty {
+        return symbol.map { [Frame(pc: 0, module: reference.path, function: symbolName($0.name))] } ?? []
+      }
+      return inner.map { frame in
+        var function = frame.name.map { frame.isLinkageName ? demangled(cString: $0) : String(cString: $0) }
+        // Without a linkage name DWARF has only the last part of a qualified name; the symbol table has all of it.
+        if !frame.inlined, !frame.isLinkageName, let symbol {
+          let full = symbolName(symbol.name)
+          if function == nil || full != String(cString: symbol.name) { function = full }
+        }
+        return Frame(
+          pc: 0, module: reference.path, function: function, file: frame.location.file, line: frame.location.line,
+          inlined: frame.inlined)
+      }
+    }
+  }
+
+  /// The symbol that holds `address` (of the ELF file).
+  func symbol(at address: UInt64) -> StaticSymbol? {
+    files.withLock { files in
+      open(&files)
+      guard let symbol = files.symbols.symbol(at: address) else { return nil }
+      return StaticSymbol(
+        name: symbolName(symbol.name), offset: address - symbol.start, size: symbol.size,
+        section: files.symbols.section(at: address))
+    }
+  }
+
+  private func open(_ files: inout Files) {
+    if files.isOpen { return }
+    files.isOpen = true
+    files.module = search.moduleFile(reference)
+    // A file with both needs no other.
+    let isComplete = files.module.map { file in
+      DebugInformation.isPresent(in: file) && file.section(named: ".symtab") != nil
+    }
+    if isComplete != true { files.debug = search.debugFile(reference, file: files.module) }
+    files.symbols = SymbolTable(files: [files.module, files.debug].compactMap { $0 })
+    found.store(files.module != nil || files.debug != nil, ordering: .relaxed)
+    account(files)
+  }
+
+  private func openDebugInformation(_ files: inout Files) {
+    if files.isDebugInformationOpen { return }
+    files.isDebugInformationOpen = true
+    for file in [files.module, files.debug].compactMap({ $0 }) where files.debugInformation == nil {
+      files.debugInformation = DebugInformation(file: file, search: search)
+    }
+    files.module?.closeDescriptor()
+    files.debug?.closeDescriptor()
+  }
+
+  private func account(_ files: borrowing Files) {
+    bytes.store(files.symbols.cost + files.debugInformationCost, ordering: .relaxed)
+  }
+
+  /// Demangled, without the version that the linker appends (`stdout@GLIBC_2.2.5`).
+  private func symbolName(_ name: UnsafePointer<CChar>) -> String {
+    let full = String(cString: name)
+    guard let at = full.utf8.firstIndex(of: UInt8(ascii: "@")), at != full.startIndex else {
+      return demangled(cString: name)
+    }
+    return demangled(String(full[..<at]))
+  }
+}

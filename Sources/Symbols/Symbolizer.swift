@@ -1,0 +1,181 @@
+// From an address in a process to what its source calls it.
+//
+// Two levels of cache under one short lock: modules by what proves their identity, so that processes that map the same
+// file share its symbols; answers by (module, address in the file). Work on a module's files happens outside that lock,
+// behind the module's own.
+
+import Glibc
+import Synchronization
+
+/// Finds functions, source lines and static symbols of modules that are or were loaded in some process.
+///
+/// It needs only the modules' files, not the process. Names are demangled. A module whose file is missing, or was replaced
+/// by another build since it was loaded, gives frames with a pc and a module only, and no static symbols.
+///
+/// Thread-safe. Memory is bounded by the limits given at the start.
+public final class Symbolizer: Sendable {
+  /// What memory a symbolizer may take.
+  public struct Limits: Sendable {
+    /// Modules whose files are held at once.
+    public var modules: Int
+    /// Bytes of symbols and debug information. One module may exceed it by itself.
+    public var moduleBytes: Int
+    /// Bytes of answers.
+    public var answerBytes: Int
+
+    public init(modules: Int = 256, moduleBytes: Int = 512 << 20, answerBytes: Int = 64 << 20) {
+      self.modules = modules
+      self.moduleBytes = moduleBytes
+      self.answerBytes = answerBytes
+    }
+  }
+
+  private struct ModuleKey: Hashable {
+    var path: String
+    var buildID: [UInt8]
+    /// Of the mapping, relative to the bias: what stands in for a build id where there is none.
+    var start: UInt64
+    var end: UInt64
+
+    init(_ module: ModuleReference) {
+      path = module.path
+      buildID = module.buildID
+      start = module.start &- module.bias
+      end = module.end &- module.bias
+    }
+
+    func hash(into hasher: inout Hasher) {
+      if buildID.isEmpty { hasher.combine(path) } else { hasher.combine(buildID) }
+    }
+  }
+
+  private struct AnswerKey: Hashable {
+    var module: UInt32
+    var address: UInt64
+  }
+
+  private struct Entry {
+    var module: LoadedModule
+    var lastUse: UInt64
+    /// Monotonic seconds at which a module without a file is looked for again.
+    var retryAt: Int
+  }
+
+  private struct Tables {
+    var modules: [ModuleKey: Entry] = [:]
+    var uses: UInt64 = 0
+    var nextID: UInt32 = 0
+    var frames: GenerationCache<AnswerKey, [Frame]>
+    var symbols: GenerationCache<AnswerKey, StaticSymbol?>
+  }
+
+  /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
+  private static let retryInterval = 10
+
+  private let limits: Limits
+  private let search: DebugFileSearch
+  private let tables: Mutex<Tables>
+
+  /// `debugRoots`: directories laid out like /usr/lib/debug, where separate debug files are looked for.
+  public init(debugRoots: [String] = ["/usr/lib/debug"], limits: Limits = Limits()) {
+    self.limits = limits
+    search = DebugFileSearch(roots: debugRoots)
+    tables = Mutex(
+      Tables(
+        frames: GenerationCache(budget: limits.answerBytes / 4 * 3, cost: Self.cost),
+        symbols: GenerationCache(budget: limits.answerBytes / 4) { 64 + ($0?.name.utf8.count ?? 0) }))
+  }
+
+  /// The functions that a return address leads back into, innermost inlined one first; at least one frame.
+  ///
+  /// The call before the address is what is looked up: a call may be a function's last instruction. Every frame's `pc` is
+  /// `returnAddress` itself.
+  public func frames(returnAddress: UInt64, in module: ModuleReference) -> [Frame] {
+    let bare = { [Frame(pc: returnAddress, module: module.path)] }
+    guard returnAddress > module.start, returnAddress <= module.end else { return bare() }
+    let address = returnAddress &- 1 &- module.bias
+    let key = ModuleKey(module)
+    let (loaded, cached) = tables.withLock { tables in
+      let loaded = find(key, module, &tables)
+      return (loaded, tables.frames.find(AnswerKey(module: loaded.id, address: address)))
+    }
+    if let cached {
+      // Another process may have the file elsewhere in its memory.
+      return cached[0].pc == returnAddress ? cached : cached.map { $0.moved(to: returnAddress) }
+    }
+    let found = loaded.frames(at: address).map { $0.moved(to: returnAddress) }
+    let frames = found.isEmpty ? bare() : found
+    tables.withLock { tables in
+      if loaded.hasFile { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
+      evict(keeping: key, &tables)
+    }
+    return frames
+  }
+
+  /// The variable or function that holds `address`; nil if the symbol table knows of none.
+  public func staticSymbol(at address: UInt64, in module: ModuleReference) -> StaticSymbol? {
+    guard address >= module.start, address < module.end else { return nil }
+    let fileAddress = address &- module.bias
+    let key = ModuleKey(module)
+    let (loaded, cached) = tables.withLock { tables in
+      let loaded = find(key, module, &tables)
+      return (loaded, tables.symbols.find(AnswerKey(module: loaded.id, address: fileAddress)))
+    }
+    if let cached { return cached }
+    let symbol = loaded.symbol(at: fileAddress)
+    tables.withLock { tables in
+      if loaded.hasFile { tables.symbols.store(AnswerKey(module: loaded.id, address: fileAddress), symbol) }
+      evict(keeping: key, &tables)
+    }
+    return symbol
+  }
+
+  // MARK: modules
+
+  private func find(_ key: ModuleKey, _ reference: ModuleReference, _ tables: inout Tables) -> LoadedModule {
+    tables.uses += 1
+    if let index = tables.modules.index(forKey: key) {
+      let entry = tables.modules.values[index]
+      if entry.module.hasFile || Self.monotonicSeconds() < entry.retryAt {
+        tables.modules.values[index].lastUse = tables.uses
+        return entry.module
+      }
+    }
+    let module = LoadedModule(id: tables.nextID, reference: reference, search: search)
+    tables.nextID &+= 1
+    tables.modules[key] = Entry(
+      module: module, lastUse: tables.uses, retryAt: Self.monotonicSeconds() + Self.retryInterval)
+    return module
+  }
+
+  /// Lets go of the modules that were not used for longest, until the limits are kept.
+  private func evict(keeping key: ModuleKey, _ tables: inout Tables) {
+    var sum = tables.modules.values.reduce(0) { $0 + $1.module.cost }
+    while tables.modules.count > limits.modules || sum > limits.moduleBytes {
+      let others = tables.modules.filter { $0.key != key }
+      guard let oldest = others.min(by: { $0.value.lastUse < $1.value.lastUse }) else { return }
+      sum -= oldest.value.module.cost
+      tables.modules[oldest.key] = nil
+    }
+  }
+
+  private static func monotonicSeconds() -> Int {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+    return time.tv_sec
+  }
+
+  private static func cost(_ frames: [Frame]) -> Int {
+    frames.reduce(32) { sum, frame in
+      sum + MemoryLayout<Frame>.stride + (frame.function?.utf8.count ?? 0) + (frame.file?.utf8.count ?? 0)
+    }
+  }
+}
+
+extension Frame {
+  fileprivate func moved(to pc: UInt64) -> Frame {
+    var frame = self
+    frame.pc = pc
+    return frame
+  }
+}
