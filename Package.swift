@@ -74,7 +74,7 @@ let package = Package(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
     .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
     .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),
-    .target(name: "Answers", dependencies: ["IndexReader", "Symbols"]),
+    .target(name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"]),
     .target(name: "ServerProtocol", dependencies: ["Answers"]),
     .executableTarget(
       name: "allocsctl",
@@ -111,7 +111,7 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers"]),
+    .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["Answers", "IndexReader", "SharedLayout"], exclude: ["Programs"]),
   ]

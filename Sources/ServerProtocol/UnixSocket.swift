@@ -1,0 +1,102 @@
+// A Unix stream socket: who owns its descriptor, and who is at its other end.
+
+import Glibc
+
+/// Why a socket couldn't be used: what was attempted, on which, why it failed, what to do.
+public struct SocketError: Error, CustomStringConvertible {
+  /// The `errno` value of the failure, 0 where no system call failed.
+  public var code: Int32
+  public var description: String
+
+  public init(code: Int32 = 0, _ description: String) {
+    self.code = code
+    self.description = description
+  }
+
+  /// The system's words for an `errno` value.
+  public static func words(_ code: Int32) -> String { String(cString: strerror(code)) }
+}
+
+/// The process at the other end of a connection, as of the moment it connected (or began to listen).
+public struct Peer: Sendable, Equatable {
+  public var processID: Int32
+  public var userID: UInt32
+
+  public init(processID: Int32, userID: UInt32) {
+    self.processID = processID
+    self.userID = userID
+  }
+}
+
+/// Owns the descriptor of a Unix stream socket and closes it. Close-on-exec.
+public struct UnixSocket: ~Copyable {
+  public let descriptor: Int32
+
+  /// Takes over an open descriptor.
+  public init(adopting descriptor: Int32) { self.descriptor = descriptor }
+
+  deinit { close(descriptor) }
+
+  /// Gives the descriptor to a caller that closes it from now on.
+  public consuming func release() -> Int32 {
+    let descriptor = descriptor
+    discard self
+    return descriptor
+  }
+
+  /// A new, unconnected socket.
+  public init() throws(SocketError) {
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    guard descriptor >= 0 else {
+      throw SocketError(
+        code: errno, "cannot create a socket: \(SocketError.words(errno)) — raise the limit of open files (ulimit -n)")
+    }
+    self.init(adopting: descriptor)
+  }
+
+  /// Connects to the server that listens at `path`. `code` of the error is ENOENT or ECONNREFUSED where there is none.
+  public init(connectingTo path: String) throws(SocketError) {
+    try self.init()
+    let result = try Self.withAddress(of: path) { connect(descriptor, $0, $1) }
+    guard result == 0 else {
+      let code = errno
+      let advice =
+        switch code {
+        case ENOENT, ECONNREFUSED: "start allocsd, or leave --socket out to read the segments directly"
+        case EACCES, EPERM: "run as a user who may write to the socket"
+        default: "check the path"
+        }
+      throw SocketError(code: code, "cannot connect to the server at \(path): \(SocketError.words(code)) — \(advice)")
+    }
+  }
+
+  /// The process at the other end (SO_PEERCRED).
+  public borrowing func peer() throws(SocketError) -> Peer {
+    var credentials = ucred()
+    var size = socklen_t(MemoryLayout<ucred>.size)
+    guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 else {
+      throw SocketError(code: errno, "cannot learn who is at the other end of a socket: \(SocketError.words(errno))")
+    }
+    return Peer(processID: credentials.pid, userID: credentials.uid)
+  }
+
+  /// Calls `body` with the address of the socket named `path`; its result is `body`'s.
+  public static func withAddress(
+    of path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+  ) throws(SocketError) -> Int32 {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    let capacity = MemoryLayout.size(ofValue: address.sun_path)
+    guard !path.isEmpty, path.utf8.count < capacity, !path.utf8.contains(0) else {
+      throw SocketError(
+        code: ENAMETOOLONG,
+        "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity - 1) bytes — choose a shorter path")
+    }
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    return withUnsafePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
+  }
+}
