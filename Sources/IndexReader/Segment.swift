@@ -1,72 +1,144 @@
-// The entry point: a segment file, mapped read-only.
+// The entry point of the reader: a segment file, mapped read-only.
+//
+// Threat: the file belongs to another process, which may be hostile, may be dying, and changes any word of it at any
+// moment, also the file's length. Therefore:
+// - What decides where memory is read is copied first, the copy is checked, and the copy is used. The header is checked
+//   once, from a copy; afterwards only numbers that can't lead outside a section's checked bounds are taken from it.
+// - Shared words are read through the accessors of allocs_atomic.h; text is copied before it is decoded.
+// - No chain in the segment is followed without a bound on its length.
+// - A page that vanished is replaced by zeros (MappingGuard), and the segment is broken from then on: who acts on answers
+//   calls `checkIntact()` after asking.
+// - Only what was written is read, because reading a hole of a tmpfs file through a mapping allocates the page.
 
 import SharedLayout
 
-/// A process's index.
-public struct Segment: ~Copyable, Sendable {
+/// A process's index. Every read may be made from any thread, while the process runs or after it ended.
+public struct Segment: ~Copyable, @unchecked Sendable {
   public let path: String
+  private let file: MappedFile
+  let geometry: Geometry
+  let regions: SummaryBits
+  let directory: UnsafePointer<UInt32>
+  let arenas: UnsafeRawPointer
+  let arenaCapacity: Int
+  /// The mapped header; its fields that change are read through the accessors of allocs_atomic.h.
+  let header: UnsafePointer<allocs_header>
+  private let sections: UnsafePointer<allocs_section>
 
-  /// Opens and validates a segment.
-  public init(path: String) throws(SegmentError) { throw .noSuchFile(path: path) }
+  /// Opens a segment and checks its header against the file.
+  public init(path: String) throws(SegmentError) {
+    let file = try OpenFile(path: path)
+    let geometry = try Geometry(of: file, path: path)
+    let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
+    let start = mapped.start
+    let words = (start + geometry.regionBits.offset).assumingMemoryBound(to: UInt64.self)
+    self.path = path
+    self.geometry = geometry
+    self.header = start.assumingMemoryBound(to: allocs_header.self)
+    self.sections = (start + MemoryLayout<allocs_header>.offset(of: \.sections)!).assumingMemoryBound(
+      to: allocs_section.self)
+    self.regions = SummaryBits(
+      level2: (start + MemoryLayout<allocs_header>.offset(of: \.region_level2)!).assumingMemoryBound(to: UInt64.self),
+      level1: words, level0: words + Layout.regionLevel1Words, wordCount: Layout.regionLevel0Words)
+    self.directory = (start + geometry.directory.offset).assumingMemoryBound(to: UInt32.self)
+    self.arenas = start + geometry.arenas.offset
+    self.arenaCapacity = geometry.arenas.capacity
+    self.file = mapped
+  }
+
+  // MARK: whether to believe it
+
+  /// Whether a page of the file was missing when it was read: answers since then may be wrong.
+  public var isBroken: Bool { file.isBroken }
+
+  /// Throws `.broken` if the file was cut or overwritten since it was opened: answers given so far may then be wrong.
+  /// One system call.
+  public func checkIntact() throws(SegmentError) {
+    // The size first: reading the header of a file that was cut to nothing would itself break the mapping.
+    if let size = file.file.presentSize, size < geometry.fileSize {
+      throw .broken(path: path, why: "the file was cut to \(size) of \(geometry.fileSize) bytes while it was read")
+    }
+    if file.isBroken { throw .broken(path: path, why: "a page of the file was missing when it was read") }
+    let magic = UnsafeRawPointer(header).assumingMemoryBound(to: UInt64.self)
+    if allocs_load_acquire_u64(magic) != ALLOCS_MAGIC || file.isBroken {
+      throw .broken(path: path, why: "the file was overwritten while it was read")
+    }
+  }
 
   // MARK: facts of the header
 
-  public var processID: Int32 { 0 }
-  /// Clock ticks since boot, field 22 of /proc/PID/stat.
-  public var startTime: UInt64 { 0 }
-  /// What the process said its user was. For permissions, use `ownerID`.
-  public var userID: UInt32 { 0 }
-  /// The file's owner.
-  public var ownerID: UInt32 { 0 }
-  public var command: [String] { [] }
-  public enum State: Hashable, Sendable { case starting, live, exited }
-  public var state: State { .starting }
-  public var hasFullStacks: Bool { false }
-  /// Whether the process still runs, by /proc.
-  public var isProcessAlive: Bool { false }
-  /// The file was cut while mapped.
-  public var isBroken: Bool { false }
-  /// Throws `.broken` or `.truncated` if what was read so far is not to be believed.
-  public func checkIntact() throws(SegmentError) {}
-  public var counters: [(name: String, value: UInt64)] { [] }
+  public var processID: Int32 { geometry.processID }
+  /// When the process started: clock ticks since boot, field 22 of /proc/PID/stat.
+  public var startTime: UInt64 { geometry.startTime }
+  /// The user that the process ran as when it started, by its own word. To decide who may read, use `ownerID`.
+  public var userID: UInt32 { geometry.userID }
+  /// The file's owner, by the kernel's word.
+  public var ownerID: UInt32 { file.file.ownerID }
+  /// Program name and arguments, the first kilobyte of them.
+  public var command: [String] { geometry.command }
+  /// Whether contexts hold whole call stacks; else one frame, the call site.
+  public var hasFullStacks: Bool { geometry.hasFullStacks }
 
-  // MARK: look-up
+  public enum State: Hashable, Sendable {
+    /// The agent is still setting up.
+    case starting
+    /// Indexed, as far as the segment knows: after a crash or a kill it says so still.
+    case live
+    /// The process ran its exit handlers.
+    case exited
+  }
+  /// What the agent last said about its process.
+  public var state: State {
+    switch allocs_load_acquire_u32(headerField(\.state, as: UInt32.self)) {
+    case ALLOCS_STATE_LIVE.rawValue: .live
+    case ALLOCS_STATE_EXITED.rawValue: .exited
+    default: .starting
+    }
+  }
 
-  public func allocation(containing address: UInt64) -> Allocation? { nil }
-  /// The live allocation with the highest base below `address`.
-  public func allocation(before address: UInt64) -> Allocation? { nil }
-  /// The live allocation with the lowest base above `address`.
-  public func allocation(after address: UInt64) -> Allocation? { nil }
-  public func lookup(_ address: UInt64) -> Lookup { Lookup(address: address, containing: nil, previous: nil, next: nil) }
-  public func wasUsed(_ address: UInt64) -> Bool { false }
-  /// Calls `body` with each live allocation whose base is in `range`, in order of address.
-  public func forEachAllocation<Failure: Error>(
-    in range: ClosedRange<UInt64>? = nil, _ body: (Allocation) throws(Failure) -> Void
-  ) throws(Failure) {}
-  public func totals(in range: ClosedRange<UInt64>? = nil) -> AllocationTotals { AllocationTotals() }
+  /// Whether the process still runs, by /proc. A few system calls.
+  public var isProcessAlive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
 
-  // MARK: origin
+  /// What was not indexed, and why: counts since the start, in the segment's order. All are listed, zeros too.
+  public var counters: [(name: String, value: UInt64)] {
+    let values = headerField(\.counters, as: UInt64.self)
+    return (0..<UInt32(ALLOCS_COUNTER_COUNT.rawValue)).map { index in
+      (String(cString: allocs_counter_name(index)), allocs_load_relaxed_u64(values + Int(index)))
+    }
+  }
 
-  public func context(_ id: UInt32) -> Context? { nil }
-  public func stack(ofNode node: UInt32) -> Stack { Stack(addresses: [], truncation: nil) }
-  public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? { nil }
-  /// The present holders of all thread slots, ended ones that were not replaced included.
-  public var threads: [ThreadIdentity] { [] }
-  public var modules: [Module] { [] }
-  public func module(containing address: UInt64, at ticks: UInt32) -> Module? { nil }
+  // MARK: access to tables
 
-  // MARK: time
+  func headerField<Root, Value>(
+    _ field: KeyPath<allocs_header, Root>, as type: Value.Type
+  ) -> UnsafePointer<Value> {
+    (UnsafeRawPointer(header) + MemoryLayout<allocs_header>.offset(of: field)!).assumingMemoryBound(to: type)
+  }
 
-  /// A reading of the clock for many conversions; makes a system call or two.
-  public func clock() -> SegmentClock { SegmentClock() }
-  /// Seconds since `ticks`: until now if the process runs, else until its last known moment.
-  public func age(ofTicks ticks: UInt32) -> Double { clock().age(ofTicks: ticks) }
+  func entries<Entry>(_ place: SectionPlace, as type: Entry.Type) -> UnsafePointer<Entry> {
+    (UnsafeRawPointer(header) + place.offset).assumingMemoryBound(to: type)
+  }
+
+  /// `used` of a section, as it stands: may exceed the capacity.
+  func rawUsed(_ id: allocs_section_id) -> UInt64 {
+    // Pairs with the writer's release after the entries below are complete.
+    let section = UnsafeRawPointer(sections + Int(id.rawValue))
+    let used = section + MemoryLayout<allocs_section>.offset(of: \.used)!
+    return allocs_load_acquire_u64(used.assumingMemoryBound(to: UInt64.self))
+  }
+
+  /// The entries of a section that may be read.
+  func used(_ id: allocs_section_id, _ place: SectionPlace) -> Int {
+    Int(min(rawUsed(id), UInt64(place.capacity)))
+  }
 }
 
-/// Relates ticks to seconds, as of one moment.
-public struct SegmentClock: Sendable {
-  /// Seconds from `ticks` to the clock's moment, never negative.
-  public func age(ofTicks ticks: UInt32) -> Double { 0 }
-  /// Seconds since 1970-01-01 UTC.
-  public func wallTime(ofTicks ticks: UInt32) -> Double { 0 }
+/// Copies an entry word by word, each word as it was at one moment; the words need not belong together.
+func copyWords<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into copy: inout Entry) {
+  let source = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
+  withUnsafeMutableBytes(of: &copy) { bytes in
+    for index in 0..<bytes.count / 8 {
+      bytes.storeBytes(of: allocs_load_relaxed_u64(source + index), toByteOffset: index * 8, as: UInt64.self)
+    }
+  }
 }

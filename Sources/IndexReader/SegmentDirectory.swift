@@ -1,4 +1,9 @@
-// Where segments lie.
+// Where segments lie: the directories, and the files in them that are segments by name, kind and owner.
+//
+// Anybody may put files into a segment directory (mode 1777). Only regular files whose name has the right form are
+// listed; a file that claims a running process of someone else, who is neither its owner nor root, is left out.
+
+import Glibc
 
 /// A segment file, found by its name; not opened.
 public struct SegmentFile: Hashable, Sendable {
@@ -6,21 +11,124 @@ public struct SegmentFile: Hashable, Sendable {
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64
   public var path: String
-  /// Whether the process with this id and start time runs.
+  /// Whether the process with this id and start time ran when the file was found.
   public var isLive: Bool
-  /// Owner of the file.
+  /// The file's owner.
   public var ownerID: UInt32
   /// Bytes that it takes, holes left out.
   public var allocatedBytes: UInt64
-  /// Seconds since 1970-01-01 UTC.
+  /// Seconds since 1970-01-01 UTC: the last time that the agent gave the file more memory.
   public var modified: Double
+  /// Seconds since 1970-01-01 UTC: the last change of the file's mode or memory.
+  var changed: Double
+  var inode: UInt64
+  /// Whether a sweep has seen it dead: see Retention.swift.
+  var isMarkedDead: Bool
+
+  /// The name of the segment of a process in a segment directory.
+  public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
+
+  /// Process id and start time of a segment's name; nil if it is something else's.
+  static func parse(name: String) -> (processID: Int32, startTime: UInt64)? {
+    let parts = name.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+    guard parts.count == 3, parts[2].elementsEqual("seg".utf8),
+      let processID = Int32(String(parts[0]) ?? ""), processID > 0,
+      let startTime = UInt64(String(parts[1]) ?? ""),
+      // No leading zeros or signs: one process, one name.
+      name == Self.name(processID: processID, startTime: startTime)
+    else { return nil }
+    return (processID, startTime)
+  }
 }
 
+/// The directories that segments are written to and looked for in.
 public enum SegmentDirectory {
-  /// $ALLOCS_DIR if set, else /run/allocs and /dev/shm/allocs. They need not exist.
-  public static var searchPaths: [String] { [] }
-  /// All segment files, by process id, then start time.
-  public static func list(in directories: [String]? = nil) -> [SegmentFile] { [] }
-  /// The file of the live process `pid`; else the newest of a dead one; else nil.
-  public static func find(processID: Int32, in directories: [String]? = nil) -> SegmentFile? { nil }
+  /// $ALLOCS_DIR alone if it is set, else /run/allocs and /dev/shm/allocs, in which agents try in this order. They need
+  /// not exist.
+  public static var searchPaths: [String] {
+    if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(cString: value)] }
+    return ["/run/allocs", "/dev/shm/allocs"]
+  }
+
+  /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time. A directory that is missing or
+  /// may not be read has none.
+  public static func list(in directories: [String]? = nil) -> [SegmentFile] {
+    files(in: directories) { _ in true }
+  }
+
+  /// The segment of the running process with this id; else the newest one of a process that had it; else nil.
+  public static func find(processID: Int32, in directories: [String]? = nil) -> SegmentFile? {
+    let found = files(in: directories) { $0 == processID }
+    return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
+  }
+
+  private static func files(in directories: [String]?, where isWanted: (Int32) -> Bool) -> [SegmentFile] {
+    var found: [SegmentFile] = []
+    for path in directories ?? searchPaths {
+      guard let directory = OpenDirectory(path: path) else { continue }
+      for name in directory.names() {
+        guard let process = SegmentFile.parse(name: name), isWanted(process.processID),
+          let file = directory.segment(name: name, processID: process.processID, startTime: process.startTime)
+        else { continue }
+        found.append(file)
+      }
+    }
+    return found.sorted { ($0.processID, $0.startTime, $0.path) < ($1.processID, $1.startTime, $1.path) }
+  }
+}
+
+/// An open directory, so that what is found in it and what is done to it are the same files.
+struct OpenDirectory: ~Copyable {
+  let path: String
+  let descriptor: Int32
+
+  /// nil if it is missing or may not be read.
+  init?(path: String) {
+    // The directory itself may be reached through links, as /var/run is; the files in it may not.
+    descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    self.path = path
+    guard descriptor >= 0 else { return nil }
+  }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  func names() -> [String] {
+    // The stream takes a descriptor of its own, and closes it.
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    guard copy >= 0 else { return [] }
+    guard let stream = fdopendir(copy) else {
+      close(copy)
+      return []
+    }
+    defer { closedir(stream) }
+    // The copy shares its place in the directory with the original.
+    rewinddir(stream)
+    var names: [String] = []
+    while let entry = readdir(stream) {
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+      names.append(name)
+    }
+    return names
+  }
+
+  /// The file `name` if it is a regular file that can be the segment of that process.
+  func segment(name: String, processID: Int32, startTime: UInt64) -> SegmentFile? {
+    var status = stat()
+    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG else {
+      return nil
+    }
+    let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
+    if isLive, status.st_uid != 0, let owners = ProcessLiveness.userIDs(processID: processID),
+      !owners.contains(status.st_uid)
+    {
+      return nil
+    }
+    func seconds(_ time: timespec) -> Double { Double(time.tv_sec) + Double(time.tv_nsec) / 1e9 }
+    return SegmentFile(
+      processID: processID, startTime: startTime, path: path + "/" + name, isLive: isLive, ownerID: status.st_uid,
+      // stat(2) counts blocks of 512 bytes, whatever the file system's.
+      allocatedBytes: UInt64(max(0, status.st_blocks)) * 512, modified: seconds(status.st_mtim),
+      changed: seconds(status.st_ctim), inode: UInt64(status.st_ino),
+      isMarkedDead: status.st_mode & S_IWUSR == 0)
+  }
 }

@@ -1,0 +1,146 @@
+// The slots of one region: reading one truthfully, and finding the nearest one below or above.
+//
+// - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a group may hold nothing
+//   but zeros and stale tails: those are passed over eight at a time.
+// - Whatever a search returns was true when it was read. A search that finds nothing met, for each slot, a moment at
+//   which no allocation started there.
+
+import SharedLayout
+
+struct Arena {
+  /// First address of the region.
+  let regionStart: UInt64
+  let summary: SummaryBits
+  let slots: UnsafePointer<UInt64>
+
+  /// The arena at `start`; nil if it is not that of `region`.
+  @inline(__always)
+  init?(at start: UnsafeRawPointer, region: Int) {
+    let words = start.assumingMemoryBound(to: UInt64.self)
+    guard allocs_load_acquire_u64(words) == UInt64(region) else { return nil }
+    regionStart = allocs_address_of_region(UInt64(region))
+    summary = SummaryBits(
+      level2: words + 1, level1: words + 2,
+      level0: (start + Layout.summaryOffset).assumingMemoryBound(to: UInt64.self),
+      wordCount: Layout.summaryLevel0Words)
+    slots = (start + Layout.slotsOffset).assumingMemoryBound(to: UInt64.self)
+  }
+
+  /// What the slot says: the protocol of allocs_slot.h.
+  @inline(__always)
+  func allocation(inSlot index: Int) -> Allocation? {
+    var head = allocs_load_acquire_u64(slots + index)
+    // Each further round means that the allocation changed under the read. That many changes in a row don't happen to
+    // a block that a program uses; if they do, each passed through "no allocation starts here", which is then the
+    // answer. A head whose tail never matches is damage, and gets the same.
+    let rounds = 256
+    for _ in 0..<rounds {
+      guard allocs_slot_is_head(head) else { return nil }
+      let base =
+        regionStart + UInt64(index) << UInt64(ALLOCS_BLOCK_SHIFT)
+        + UInt64(allocs_slot_granule(head)) * UInt64(ALLOCS_GRANULE_SIZE)
+      if allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue {
+        return Allocation(
+          base: base, size: allocs_slot_small_size(head), context: allocs_slot_context(head),
+          ticks: allocs_slot_ticks(head))
+      }
+      // Acquire, so that the head is not loaded again before the tail; pairs with the head's release.
+      let tail = allocs_load_acquire_u64(slots + index + 1)
+      let again = allocs_load_acquire_u64(slots + index)
+      if again == head, allocs_slot_tail_matches(head, tail) {
+        let alignment = allocs_slot_tail_alignment(tail)
+        return Allocation(
+          base: base, size: allocs_slot_tail_size(tail), alignment: alignment == 0 ? nil : 1 << UInt64(alignment),
+          context: allocs_slot_context(head), ticks: allocs_slot_ticks(head))
+      }
+      head = again
+    }
+    return nil
+  }
+
+  /// Bit i: slot `index` + i holds a head.
+  @inline(__always)
+  private func heads(inEightSlotsAt index: Int) -> UInt64 {
+    var found: UInt64 = 0
+    for i in 0..<8 {
+      let slot = allocs_load_relaxed_u64(slots + index + i)
+      found |= ((slot ^ slot >> 1) & 1) << UInt64(i)
+    }
+    return found
+  }
+
+  /// The allocation with the highest base up to `offset`, counted from the region's start.
+  func last(atOrBelow offset: UInt64) -> Allocation? {
+    let limit = regionStart + offset
+    let topSlot = Int(offset >> UInt64(ALLOCS_BLOCK_SHIFT))
+    let topGroup = topSlot >> 6
+    let own = summary.word(topGroup >> 6)
+    if own >> UInt64(topGroup & 63) & 1 != 0,
+      let found = last(inGroup: topGroup, fromSlot: topSlot & 63, atOrBelow: limit)
+    {
+      return found
+    }
+    var word = SummaryBits.Word(index: topGroup >> 6, bits: own & ((1 << UInt64(topGroup & 63)) - 1))
+    while true {
+      while word.bits != 0 {
+        let bit = 63 - word.bits.leadingZeroBitCount
+        if let found = last(inGroup: word.index << 6 | bit, fromSlot: 63, atOrBelow: limit) { return found }
+        word.bits &= ~(1 << UInt64(bit))
+      }
+      guard let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
+      word = next
+    }
+  }
+
+  @inline(__always)
+  private func last(inGroup group: Int, fromSlot top: Int, atOrBelow limit: UInt64) -> Allocation? {
+    let start = group << 6
+    var eight = top & ~7
+    var mask: UInt64 = ~0 >> UInt64(63 - top & 7)
+    while eight >= 0 {
+      var found = heads(inEightSlotsAt: start + eight) & mask
+      while found != 0 {
+        let bit = 63 - found.leadingZeroBitCount
+        // The highest slot may hold an allocation that starts in the upper half of the block, above the limit.
+        if let allocation = allocation(inSlot: start + eight + bit), allocation.base <= limit { return allocation }
+        found &= ~(1 << UInt64(bit))
+      }
+      eight -= 8
+      mask = ~0
+    }
+    return nil
+  }
+
+  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the region's start, in order
+  /// of address, until it returns false. Returns false if it did.
+  @inline(__always)
+  func scan<Failure: Error>(
+    from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool
+  ) throws(Failure) -> Bool {
+    let limit = regionStart + offset
+    let firstSlot = Int(offset >> UInt64(ALLOCS_BLOCK_SHIFT))
+    let firstGroup = firstSlot >> 6
+    var word = SummaryBits.Word(
+      index: firstGroup >> 6, bits: summary.word(firstGroup >> 6) & (~0 << UInt64(firstGroup & 63)))
+    while true {
+      while word.bits != 0 {
+        let group = word.index << 6 | word.bits.trailingZeroBitCount
+        var eight = group == firstGroup ? firstSlot & 63 & ~7 : 0
+        while eight < 64 {
+          var found = heads(inEightSlotsAt: group << 6 + eight)
+          while found != 0 {
+            let slot = group << 6 + eight + found.trailingZeroBitCount
+            if let allocation = allocation(inSlot: slot), allocation.base >= limit {
+              guard try body(allocation) else { return false }
+            }
+            found &= found - 1
+          }
+          eight += 8
+        }
+        word.bits &= word.bits - 1
+      }
+      guard let next = summary.firstWord(atOrAbove: word.index + 1) else { return true }
+      word = next
+    }
+  }
+}

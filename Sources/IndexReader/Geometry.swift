@@ -1,0 +1,147 @@
+// The header's check: from a copy of it and the file's size to section bounds that are safe to use.
+//
+// - What is checked is a copy, and only the copy is used: the file may change between a check and a use.
+// - Version 1 has one size for each entry; a header that says another is damaged, not newer.
+// - Sections lie inside the file, behind the header's page, on page boundaries, and don't overlap.
+
+import SharedLayout
+
+/// A section's checked place.
+struct SectionPlace: Sendable {
+  var offset = 0
+  var capacity = 0
+}
+
+/// What a header says, checked.
+struct Geometry: Sendable {
+  let fileSize: UInt64
+  let processID: Int32
+  let startTime: UInt64
+  let userID: UInt32
+  let command: [String]
+  let hasFullStacks: Bool
+  let tickShift: UInt32
+  let modules: SectionPlace
+  let strings: SectionPlace
+  let threads: SectionPlace
+  let formerThreads: SectionPlace
+  let nodes: SectionPlace
+  let contexts: SectionPlace
+  let regionBits: SectionPlace
+  let directory: SectionPlace
+  let arenas: SectionPlace
+
+  /// Reads the header of `file` and checks it.
+  init(of file: borrowing OpenFile, path: String) throws(SegmentError) {
+    var header = allocs_header()
+    let wanted = MemoryLayout<allocs_header>.size
+    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: wanted, alignment: 8)
+    defer { bytes.deallocate() }
+    let count = try file.readStart(into: bytes, path: path)
+    try Self.checkMagic(UnsafeRawBufferPointer(rebasing: bytes[..<count]), path: path)
+    let versionEnd = 12
+    guard count >= versionEnd else {
+      throw .truncated(path: path, why: "it has only \(count) bytes")
+    }
+    let version = bytes.load(fromByteOffset: 8, as: UInt32.self)
+    guard version == ALLOCS_LAYOUT_VERSION else {
+      throw .otherVersion(path: path, found: version, known: ALLOCS_LAYOUT_VERSION)
+    }
+    guard count == wanted else {
+      throw .truncated(path: path, why: "it has \(count) bytes, a header alone takes \(wanted)")
+    }
+    header = bytes.load(as: allocs_header.self)
+    try self.init(header, actualSize: file.size, path: path)
+  }
+
+  private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(SegmentError) {
+    guard !bytes.isEmpty else {
+      throw .truncated(path: path, why: "it is empty: the process is about to write it, or someone cut it")
+    }
+    let present = bytes.prefix(8)
+    let magic = withUnsafeBytes(of: ALLOCS_MAGIC.littleEndian) { Array($0) }
+    if present.elementsEqual(magic.prefix(present.count)) { return }
+    if present.allSatisfy({ $0 == 0 }) {
+      if present.count == 8 { throw .halfWritten(path: path) }
+      throw .truncated(path: path, why: "it has only \(present.count) bytes")
+    }
+    throw .notASegment(path: path, why: "it does not begin with a segment's magic")
+  }
+
+  private init(_ header: allocs_header, actualSize: UInt64, path: String) throws(SegmentError) {
+    func damaged(_ why: String) -> SegmentError { .notASegment(path: path, why: why) }
+    let wanted = MemoryLayout<allocs_header>.size
+    guard header.header_size == wanted else {
+      throw damaged("its header says that it takes \(header.header_size) bytes instead of \(wanted)")
+    }
+    // Sections are addressed below 2^47: no file that can be mapped is larger.
+    guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size < 1 << 47 else {
+      throw damaged("its header says that the file has \(header.file_size) bytes")
+    }
+    guard actualSize >= header.file_size else {
+      throw .truncated(path: path, why: "it has \(actualSize) of \(header.file_size) bytes")
+    }
+    guard header.pid > 0, header.pid <= Int32.max else { throw damaged("its header has process id \(header.pid)") }
+    guard header.state <= ALLOCS_STATE_EXITED.rawValue else { throw damaged("its header has state \(header.state)") }
+    guard header.command_size <= ALLOCS_COMMAND_SIZE else {
+      throw damaged("its header says that the command has \(header.command_size) bytes")
+    }
+    // A tick is `shift` bits of a 64-bit counter dropped, and 31 of the rest kept.
+    guard header.clock.tick_shift <= 64 - ALLOCS_TICK_BITS else {
+      throw damaged("its header says that a tick is 2^\(header.clock.tick_shift) cycles")
+    }
+    let table = withUnsafeBytes(of: header.sections) { Array($0.bindMemory(to: allocs_section.self)) }
+    var ranges: [Range<UInt64>] = []
+    func place(
+      _ id: allocs_section_id, _ name: String, entry: Int, capacity: Int? = nil, atMost limit: Int = .max
+    ) throws(SegmentError) -> SectionPlace {
+      let section = table[Int(id.rawValue)]
+      guard section.entry_size == entry else {
+        throw damaged("an entry of its \(name) takes \(section.entry_size) bytes instead of \(entry)")
+      }
+      let (size, tooLarge) = section.capacity.multipliedReportingOverflow(by: section.entry_size)
+      let (end, tooFar) = section.offset.addingReportingOverflow(size)
+      guard !tooLarge, !tooFar, end <= header.file_size, section.offset >= UInt64(ALLOCS_PAGE_SIZE),
+        section.offset % UInt64(ALLOCS_PAGE_SIZE) == 0
+      else {
+        throw damaged("its \(name) lie at \(section.offset), \(section.capacity) entries, outside the file")
+      }
+      if section.capacity > limit || section.capacity != capacity ?? Int(section.capacity) {
+        throw damaged("it has room for \(section.capacity) entries of its \(name)")
+      }
+      if size > 0 { ranges.append(section.offset..<end) }
+      return SectionPlace(offset: Int(section.offset), capacity: Int(section.capacity))
+    }
+    modules = try place(ALLOCS_SECTION_MODULES, "modules", entry: MemoryLayout<allocs_module>.stride)
+    strings = try place(ALLOCS_SECTION_STRINGS, "strings", entry: 1)
+    threads = try place(
+      ALLOCS_SECTION_THREADS, "threads", entry: MemoryLayout<allocs_thread>.stride, atMost: Int(ALLOCS_THREAD_UNKNOWN))
+    formerThreads = try place(
+      ALLOCS_SECTION_FORMER_THREADS, "former threads", entry: MemoryLayout<allocs_former_thread>.stride)
+    nodes = try place(
+      ALLOCS_SECTION_NODES, "stack nodes", entry: MemoryLayout<allocs_node>.stride, atMost: Int(ALLOCS_NODE_LIMIT))
+    contexts = try place(ALLOCS_SECTION_CONTEXTS, "contexts", entry: 8, atMost: Int(ALLOCS_CONTEXT_LIMIT))
+    regionBits = try place(
+      ALLOCS_SECTION_REGION_BITS, "region bits", entry: 8,
+      capacity: Layout.regionLevel1Words + Layout.regionLevel0Words)
+    directory = try place(
+      ALLOCS_SECTION_DIRECTORY, "arena directory", entry: 4, capacity: Layout.regionCount)
+    arenas = try place(ALLOCS_SECTION_ARENAS, "arenas", entry: Layout.arenaStride, atMost: Layout.regionCount)
+    ranges.sort { $0.lowerBound < $1.lowerBound }
+    for (lower, upper) in zip(ranges, ranges.dropFirst()) where lower.upperBound > upper.lowerBound {
+      throw damaged("two of its sections overlap at \(upper.lowerBound)")
+    }
+
+    fileSize = header.file_size
+    processID = Int32(header.pid)
+    startTime = header.start_time
+    userID = header.uid
+    hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
+    tickShift = header.clock.tick_shift
+    command = withUnsafeBytes(of: header.command) { bytes in
+      var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
+      if arguments.last?.isEmpty == true { arguments.removeLast() }
+      return arguments.map { String(decoding: $0, as: UTF8.self) }
+    }
+  }
+}

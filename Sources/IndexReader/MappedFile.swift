@@ -1,0 +1,101 @@
+// The owner of a segment's descriptor and mapping, and the only place where either is opened or closed.
+
+import Glibc
+import MappingGuard
+
+/// A regular file, opened for reading without following a symbolic link or waiting for a pipe's other end.
+struct OpenFile: ~Copyable {
+  let descriptor: Int32
+  let size: UInt64
+  let ownerID: UInt32
+
+  init(path: String) throws(SegmentError) {
+    // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
+    let descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else {
+      switch errno {
+      case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
+      case EACCES, EPERM: throw .notPermitted(path: path)
+      case ELOOP: throw .notASegment(path: path, why: "it is a symbolic link")
+      case ENXIO, ENODEV: throw .notASegment(path: path, why: "it is a socket or a device")
+      case let code: throw .system(path: path, operation: "open", why: systemMessage(code))
+      }
+    }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      let code = errno
+      close(descriptor)
+      throw .system(path: path, operation: "examine", why: systemMessage(code))
+    }
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      close(descriptor)
+      let kind = status.st_mode & S_IFMT == S_IFDIR ? "it is a directory" : "it is not a regular file"
+      throw .notASegment(path: path, why: kind)
+    }
+    self.descriptor = descriptor
+    self.size = UInt64(max(0, status.st_size))
+    self.ownerID = status.st_uid
+  }
+
+  deinit { close(descriptor) }
+
+  /// The file's present size, nil if the system won't say.
+  var presentSize: UInt64? {
+    var status = stat()
+    return fstat(descriptor, &status) == 0 ? UInt64(max(0, status.st_size)) : nil
+  }
+
+  /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as zeros and stays one.
+  func readStart(into buffer: UnsafeMutableRawBufferPointer, path: String) throws(SegmentError) -> Int {
+    var filled = 0
+    while filled < buffer.count {
+      let count = pread(descriptor, buffer.baseAddress! + filled, buffer.count - filled, off_t(filled))
+      if count == 0 { break }
+      if count < 0 {
+        if errno == EINTR { continue }
+        throw .system(path: path, operation: "read", why: systemMessage(errno))
+      }
+      filled += count
+    }
+    return filled
+  }
+}
+
+/// A shared, read-only mapping of a file's start, guarded against the file being cut.
+struct MappedFile: ~Copyable, @unchecked Sendable {
+  let file: OpenFile
+  let start: UnsafeRawPointer
+  let length: Int
+  private let entry: OpaquePointer
+
+  /// Maps `length` bytes; the file must have them.
+  init(_ file: consuming OpenFile, length: UInt64, path: String) throws(SegmentError) {
+    guard let size = Int(exactly: length), size > 0 else {
+      throw .notASegment(path: path, why: "its header says that it has \(length) bytes")
+    }
+    // The mapping is far larger than the memory behind it, and nothing is ever written to it.
+    let mapping = mmap(nil, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, file.descriptor, 0)
+    guard let mapping, mapping != MAP_FAILED else {
+      throw .system(path: path, operation: "map", why: systemMessage(errno))
+    }
+    guard let entry = mapping_guard_add(mapping, size) else {
+      munmap(mapping, size)
+      throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
+    }
+    self.file = file
+    self.start = UnsafeRawPointer(mapping)
+    self.length = size
+    self.entry = entry
+  }
+
+  deinit {
+    mapping_guard_remove(entry)
+    munmap(UnsafeMutableRawPointer(mutating: start), length)
+  }
+
+  /// A page was missing when it was read, and zeros were put in its place.
+  var isBroken: Bool { mapping_guard_is_broken(entry) }
+}
+
+/// The system's own words for an error number.
+func systemMessage(_ code: Int32) -> String { String(cString: strerror(code)) }

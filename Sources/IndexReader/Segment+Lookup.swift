@@ -1,0 +1,114 @@
+// What lies at an address: the search from regions down to slots.
+
+import SharedLayout
+
+extension Segment {
+  /// The arena of a region whose bit is set; nil if the directory leads nowhere.
+  @inline(__always)
+  private func arena(ofMarkedRegion region: Int) -> Arena? {
+    // Pairs with the writer's store of the entry, which it makes before the region's bit.
+    let entry = Int(allocs_load_acquire_u32(directory + region))
+    guard entry >= 1, entry <= arenaCapacity else { return nil }
+    return Arena(at: arenas + (entry - 1) * Layout.arenaStride, region: region)
+  }
+
+  private func last(atOrBelow address: UInt64) -> Allocation? {
+    let address = min(address, Layout.addressLimit - 1)
+    var region = Int(allocs_region_of_address(address))
+    if regions.contains(region), let arena = arena(ofMarkedRegion: region),
+      let found = arena.last(atOrBelow: address - arena.regionStart)
+    {
+      return found
+    }
+    while let next = regions.last(atOrBelow: region - 1) {
+      if let found = arena(ofMarkedRegion: next)?.last(atOrBelow: Layout.regionSize - 1) { return found }
+      region = next
+    }
+    return nil
+  }
+
+  /// Calls `body` with each allocation whose base is at or above `address`, in order, until it returns false.
+  @inline(__always)
+  private func scan<Failure: Error>(
+    from address: UInt64, _ body: (Allocation) throws(Failure) -> Bool
+  ) throws(Failure) {
+    guard address < Layout.addressLimit else { return }
+    let own = Int(allocs_region_of_address(address))
+    var next = own
+    while let region = regions.first(atOrAbove: next) {
+      if let arena = arena(ofMarkedRegion: region) {
+        let offset = region == own ? address - arena.regionStart : 0
+        guard try arena.scan(from: offset, body) else { return }
+      }
+      next = region + 1
+    }
+  }
+
+  /// The live allocation that `address` is in, nil if it is in none: then there was a moment during the call at which
+  /// that was so. Any address may be asked for.
+  public func allocation(containing address: UInt64) -> Allocation? {
+    guard let candidate = last(atOrBelow: address), candidate.contains(address) else { return nil }
+    return candidate
+  }
+
+  /// The live allocation with the highest base below `address`.
+  public func allocation(before address: UInt64) -> Allocation? {
+    address == 0 ? nil : last(atOrBelow: address - 1)
+  }
+
+  /// The live allocation with the lowest base above `address`.
+  public func allocation(after address: UInt64) -> Allocation? {
+    guard address < Layout.addressLimit else { return nil }
+    var found: Allocation?
+    scan(from: address + 1) { allocation in
+      found = allocation
+      return false
+    }
+    return found
+  }
+
+  /// What is at an address, and what is beside it.
+  public func lookup(_ address: UInt64) -> Lookup {
+    let candidate = last(atOrBelow: address)
+    let next = allocation(after: address)
+    guard let candidate, candidate.contains(address) else {
+      return Lookup(address: address, containing: nil, previous: candidate, next: next)
+    }
+    return Lookup(address: address, containing: candidate, previous: allocation(before: candidate.base), next: next)
+  }
+
+  /// Whether an allocation has ever started in the 2 KiB of heap around `address`: heap that is free now, rather than memory
+  /// that was never heap.
+  public func wasUsed(_ address: UInt64) -> Bool {
+    guard address < Layout.addressLimit else { return false }
+    let region = Int(allocs_region_of_address(address))
+    guard regions.contains(region), let arena = arena(ofMarkedRegion: region) else { return false }
+    return arena.summary.contains(Int(allocs_summary_index(address)))
+  }
+
+  /// Calls `body` with each live allocation whose base is in `range` (nil: everywhere), in order of address.
+  ///
+  /// The target goes on running: each allocation reported was live when its slot was read. One that is made or freed
+  /// meanwhile may be missed, and one that realloc moves upwards may be seen at both places. To stop early, throw.
+  public func forEachAllocation<Failure: Error>(
+    in range: ClosedRange<UInt64>? = nil, _ body: (Allocation) throws(Failure) -> Void
+  ) throws(Failure) {
+    let last = range?.upperBound ?? .max
+    try scan(from: range?.lowerBound ?? 0) { (allocation) throws(Failure) -> Bool in
+      guard allocation.base <= last else { return false }
+      try body(allocation)
+      return true
+    }
+  }
+
+  /// Counts the live allocations whose base is in `range` (nil: everywhere) by reading every slot in use.
+  public func totals(in range: ClosedRange<UInt64>? = nil) -> AllocationTotals {
+    var totals = AllocationTotals()
+    forEachAllocation(in: range) { allocation in
+      totals.count += 1
+      // Wraps rather than traps: sizes in a damaged segment may be anything.
+      totals.bytes &+= allocation.size
+    }
+    return totals
+  }
+}

@@ -1,0 +1,118 @@
+// Who allocated: contexts, call stacks and modules.
+
+import SharedLayout
+
+extension Segment {
+  /// Who made the allocations with this context id; nil if the agent didn't know, or the id leads nowhere.
+  public func context(_ id: UInt32) -> Context? {
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) else { return nil }
+    let word = allocs_load_acquire_u64(entries(geometry.contexts, as: UInt64.self) + Int(id))
+    guard word != 0 else { return nil }
+    let name = String(cString: allocs_function_name(allocs_context_function(word)))
+    let thread = allocs_context_thread(word)
+    return Context(
+      id: id, node: allocs_context_node(word),
+      threadSlot: thread == ALLOCS_THREAD_UNKNOWN ? nil : thread,
+      function: name.isEmpty ? nil : name,
+      allocator: allocator(allocs_context_allocator(word)))
+  }
+
+  private func allocator(_ number: UInt32) -> Module? {
+    guard number < ALLOCS_ALLOCATOR_COUNT else { return nil }
+    let entry = allocs_load_acquire_u32(headerField(\.allocator_modules, as: UInt32.self) + Int(number))
+    return entry == 0 ? nil : module(index: Int(entry) - 1)
+  }
+
+  /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
+  public func stack(ofNode node: UInt32) -> Stack {
+    let nodes = entries(geometry.nodes, as: allocs_node.self)
+    let count = used(ALLOCS_SECTION_NODES, geometry.nodes)
+    // Far above any stack that the agent records: only a damaged trie is deeper.
+    let depthLimit = 1 << 16
+    var addresses: [UInt64] = []
+    var next = node
+    // A node met again after a power of two of steps (Brent) closes a circle.
+    var mark = node
+    var markAt = 1
+    while next != 0 {
+      guard Int(next) < count, addresses.count < depthLimit else {
+        return Stack(addresses: addresses, truncation: .damaged)
+      }
+      var entry = allocs_node()
+      copyWords(of: nodes + Int(next), into: &entry)
+      addresses.append(entry.pc)
+      if entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0 {
+        return Stack(addresses: addresses, truncation: .depthLimit)
+      }
+      if entry.flags & ALLOCS_NODE_TRUNCATED.rawValue != 0 {
+        return Stack(addresses: addresses, truncation: .unwinder)
+      }
+      next = entry.parent
+      if next == mark { return Stack(addresses: addresses, truncation: .damaged) }
+      if addresses.count == markAt {
+        mark = next
+        markAt *= 2
+      }
+    }
+    return Stack(addresses: addresses, truncation: nil)
+  }
+
+  // MARK: modules
+
+  /// All modules that the agent has met, in that order.
+  public var modules: [Module] {
+    (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
+  }
+
+  /// The module that held `address` at a record's time; nil if none is known to have.
+  public func module(containing address: UInt64, at ticks: UInt32) -> Module? {
+    let table = entries(geometry.modules, as: allocs_module.self)
+    // The latest entry first: within one tick a module may be unloaded and another loaded in its place.
+    for index in (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).reversed() {
+      var entry = allocs_module()
+      copyWords(of: table + index, into: &entry)
+      guard entry.start <= address, address < entry.end, Self.wasLoaded(entry, at: ticks) else { continue }
+      return module(index: index)
+    }
+    return nil
+  }
+
+  private static func wasLoaded(_ entry: allocs_module, at ticks: UInt32) -> Bool {
+    // The module is noted after the time of the record that first shows it was taken: a tick may lie between.
+    let loaded = (entry.load_ticks &- 1) & ALLOCS_TICK_MASK
+    let since = allocs_ticks_between(loaded, ticks)
+    switch entry.state {
+    case ALLOCS_MODULE_LOADED.rawValue:
+      // Without an end, times from half a wrap on count as before the start.
+      return since < 1 << (ALLOCS_TICK_BITS - 1)
+    case ALLOCS_MODULE_UNLOADED.rawValue:
+      return since <= allocs_ticks_between(loaded, entry.unload_ticks)
+    default:
+      return false
+    }
+  }
+
+  /// Entry `index` of the module table; nil if there is none, or it contradicts itself.
+  func module(index: Int) -> Module? {
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULES, geometry.modules) else { return nil }
+    var entry = allocs_module()
+    copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
+    let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
+    guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
+      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE,
+      entry.path <= strings, UInt64(entry.path_size) <= strings - entry.path
+    else { return nil }
+    // Copied before it is decoded: the bytes may change under the decoder.
+    let text = UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(entry.path), count: Int(entry.path_size))
+    let path = Array(text)
+    return Module(
+      index: UInt32(index), path: String(decoding: path, as: UTF8.self),
+      buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(entry.build_id_size))) },
+      start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
+      unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,
+      isMain: entry.flags & ALLOCS_MODULE_MAIN.rawValue != 0,
+      isVDSO: entry.flags & ALLOCS_MODULE_VDSO.rawValue != 0,
+      isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0)
+  }
+}
