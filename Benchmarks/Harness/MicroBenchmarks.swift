@@ -34,7 +34,7 @@ private let loops = [
   Loop(name: "spawn", title: "thread start + join", program: "spawn", operations: 1_000),
 ]
 
-let microBenchmarks = loops.map { loop in Benchmark(name: loop.name) { try measure(loop, in: $0) } }
+let microBenchmarks = loops.map { loop in Benchmark(name: loop.name, part: .time) { try measure(loop, in: $0) } }
 
 private func measure(_ loop: Loop, in workshop: Workshop) throws -> [Row] {
   let program = try workshop.program(loop.program)
@@ -49,7 +49,7 @@ private func measure(_ loop: Loop, in workshop: Workshop) throws -> [Row] {
   }
   var rows = [Row(name: loop.title, unit: "ns", value: .comparison(rounds), bar: loop.bar)]
   if loop.comparesCosts, let share = rounds.costShare(of: .agent, in: .heaptrack) {
-    rows.append(Row(name: "  its cost, share of heaptrack's", unit: "×", value: .share(share), bar: .atMost(0.1)))
+    rows.append(Row(name: "  cost ÷ heaptrack's cost", unit: "×", value: .share(share), bar: .atMost(0.1)))
   }
   return rows
 }

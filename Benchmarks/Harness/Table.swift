@@ -1,30 +1,38 @@
-// The result as a table of 80 columns.
+// The result as tables of 80 columns.
 
 import Foundation
 import Measurement
 
 enum Table {
-  static let heading =
-    column("", 30) + column("plain", 10, right: true) + column("agent: median", 15, right: true)
-    + column("heaptrack", 11, right: true) + "  bar"
+  static func heading(_ part: Benchmark.Part) -> String {
+    let head =
+      switch part {
+      case .time: column("", 26) + column("plain", 9, right: true) + column("agent ÷ plain", 17, right: true)
+          + column("heapt.", 7, right: true) + " bar"
+      case .index: column("", 26) + column("median", 14, right: true) + column("99th perc.", 17, right: true) + " bar"
+      }
+    return head + "\n" + String(repeating: "─", count: 80)
+  }
 
-  /// One row: name, plain, the agent's ratio with its spread, heaptrack's ratio, the bar and whether it is met.
+  /// Times: name, plain, the agent's ratio to it (median, least and greatest round), heaptrack's ratio, the bar and whether
+  /// it is met. Figures: name, median, 99th percentile, the same.
   static func line(_ row: Row) -> String {
-    var line = column(row.name, 27)
+    var line = column(row.name, 26)
     switch row.value {
     case .comparison(let rounds):
       line += column(rounds.spread(of: .plain).map { figure($0.median, row.unit) } ?? "–", 9, right: true)
-      line += column(rounds.ratio(of: .agent).map(spread) ?? "–", 18, right: true)
-      line += column(rounds.ratio(of: .heaptrack).map { number($0.median) + "×" } ?? "–", 7, right: true)
+      line += column(rounds.ratio(of: .agent).map(spread) ?? "–", 17, right: true)
+      line += column(rounds.ratio(of: .heaptrack).map { number($0.median) } ?? "–", 7, right: true)
     case .share(let share):
-      line += column("", 9) + column(spread(share), 18, right: true) + column("", 7)
+      line += column("", 9) + column(spread(share), 17, right: true) + column("", 7)
     case .figure(let value, let percentile99):
-      line += column(figure(value, row.unit), 15, right: true)
-      line += column(percentile99.map { "p99 " + figure($0, row.unit) } ?? "", 19, right: true)
+      line += column(figure(value, row.unit), 14, right: true)
+      line += column(percentile99.map { figure($0, row.unit) } ?? "", 17, right: true)
+    case .missing:
+      line += column("–", 14, right: true) + column("", 17)
     }
-    if let bar = row.bar {
-      line += " " + limit(bar, row.unit) + " " + (row.verdict ?? "not measured")
-    }
+    if let bar = row.bar, let verdict = row.verdict { line += " \(limit(bar)) \(verdict)" }
+    if case .missing(let why) = row.value { line += "\n  (\(why))" }
     return line
   }
 
@@ -32,20 +40,23 @@ enum Table {
     "\(number(spread.median)) (\(number(spread.minimum))–\(number(spread.maximum)))"
   }
 
-  static func limit(_ bar: Bar, _ unit: String) -> String {
-    let sign = if case .atMost = bar { "≤" } else { "≥" }
-    return sign + (bar.limit < 10 ? String(format: "%.4g", bar.limit) : figure(bar.limit, unit))
+  static func limit(_ bar: Bar) -> String {
+    switch bar {
+    case .atMost(let limit): "≤\(number(limit))"
+    case .atLeast(let limit): "≥\(number(limit))"
+    }
   }
 
-  /// A value with its unit, in three significant digits or all before the point.
-  static func figure(_ value: Double, _ unit: String) -> String { "\(number(value)) \(unit)" }
+  static func figure(_ value: Double, _ unit: String) -> String { unit == "/s" ? number(value) + unit : "\(number(value)) \(unit)" }
 
+  /// Three significant digits, or all before the point.
   static func number(_ value: Double) -> String {
     switch abs(value) {
     case 1000...: grouped(Int(value.rounded()))
     case 100...: String(format: "%.0f", value)
-    case 10...: String(format: "%.1f", value)
-    default: String(format: "%.2f", value)
+    case 10...: String(format: value == value.rounded() ? "%.0f" : "%.1f", value)
+    case 0.1...: String(format: "%.2f", value)
+    default: String(format: "%.3f", value)
     }
   }
 
@@ -60,7 +71,7 @@ enum Table {
   }
 
   /// `text` in `width` columns: characters are counted, not bytes.
-  static func column(_ text: String, _ width: Int, right: Bool = false) -> String {
+  private static func column(_ text: String, _ width: Int, right: Bool = false) -> String {
     let padding = String(repeating: " ", count: max(0, width - text.count))
     return right ? padding + text : text + padding
   }

@@ -3,13 +3,35 @@
 import Foundation
 
 setvbuf(stdout, nil, _IOLBF, 0)
-do {
+signal(SIGPIPE, SIG_IGN)
+
+func run() throws {
   let options = try Options(Array(CommandLine.arguments.dropFirst()))
   let workshop = try Workshop(options: options)
+  let machine = Machine()
+  var report = Report(machine: machine, options: options)
+  if !options.json { print(machine.lines.joined(separator: "\n")) }
+  if options.agent == nil { note("there is no agent beside this program, so only plain and heaptrack are compared") }
+  if !workshop.variants.contains(.heaptrack) { note("heaptrack is left out") }
+  var part: Benchmark.Part?
   for benchmark in Benchmark.all where options.only.isEmpty || options.only.contains(benchmark.name) {
-    for row in try benchmark.run(workshop) { print(Table.line(row)) }
+    for row in try benchmark.run(workshop) {
+      report.add(row, to: benchmark.part)
+      guard !options.json else { continue }
+      if benchmark.part != part { print("\n" + Table.heading(benchmark.part)) }
+      part = benchmark.part
+      print(Table.line(row))
+    }
   }
+  print(options.json ? try report.json() : "\n" + report.summary)
+  if options.write { try report.write() }
+}
+
+func note(_ text: String) { FileHandle.standardError.write(Data("allocs-bench: \(text)\n".utf8)) }
+
+do {
+  try run()
 } catch {
-  FileHandle.standardError.write(Data("allocs-bench: \(error)\n".utf8))
+  note("\(error)")
   exit(1)
 }

@@ -1,0 +1,90 @@
+// Queries through allocsd: one at a time on a connection that is kept, each on a new connection, and in batches.
+
+import Foundation
+import Measurement
+
+let serverBenchmark = Benchmark(name: "server", part: .index) { workshop in
+  guard workshop.options.agent != nil else { return [] }
+  let live = 1_000_000
+  return try withHolder(workshop, arguments: ["0", "\(live + live / 9)"]) { holder in
+    let addresses = try Command(
+      program: "\(workshop.options.binaries)/allocs-lookup-bench", arguments: ["addresses", holder.segment, "100000"]
+    ).run().output.split(separator: "\n").map(String.init)
+    return try withServer(workshop) { socket in try serverRows(workshop, holder, addresses, socket) }
+  }
+}
+
+private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [String], _ socket: String) throws -> [Row] {
+  let target = "/v1/processes/\(holder.pid)/query"
+  func check(_ answer: [UInt8], lines: Int) throws {
+    let found = answer.reduce(0) { $1 == UInt8(ascii: "\n") ? $0 + 1 : $0 } + (answer.last == UInt8(ascii: "\n") ? 0 : 1)
+    guard found == lines else {
+      throw BenchmarkError("the server answered \(found) lines to a question about \(lines) addresses")
+    }
+    guard String(decoding: answer.prefix(400), as: UTF8.self).contains("\"kind\":\"heap\"") else {
+      throw BenchmarkError("the server didn't find a live address: \(String(decoding: answer.prefix(400), as: UTF8.self))")
+    }
+  }
+  let queries = addresses.prefix(workshop.options.quick ? 500 : 5000).map { HTTPConnection.request("GET", "\(target)?address=\($0)") }
+
+  let kept = try HTTPConnection(path: socket)
+  for query in queries.prefix(100) { try check(try kept.send(query), lines: 1) }  // reads the symbols
+  let keptTimes = try queries.map { query in
+    let before = monotonicSeconds()
+    let answer = try kept.send(query)
+    let elapsed = monotonicSeconds() - before
+    try check(answer, lines: 1)
+    return elapsed * 1e6
+  }
+  let newTimes = try queries.prefix(1000).map { query in
+    let before = monotonicSeconds()
+    let answer = try HTTPConnection(path: socket).send(query)
+    let elapsed = monotonicSeconds() - before
+    try check(answer, lines: 1)
+    return elapsed * 1e6
+  }
+  let batch = HTTPConnection.request("POST", "\(target)?stacks=false", body: addresses.joined(separator: "\n") + "\n")
+  var rates = try (0..<(workshop.options.quick ? 3 : 9)).map { _ in
+    let before = monotonicSeconds()
+    let answer = try kept.sendLarge(batch)
+    let elapsed = monotonicSeconds() - before
+    try check(answer, lines: addresses.count)
+    return Double(addresses.count) / elapsed
+  }
+  rates.removeFirst()  // the warm-up
+  return [
+    figure("query, connection kept", "µs", keptTimes, bar: .atMost(250)),
+    figure("query, new connection", "µs", newTimes, bar: nil),
+    Row(
+      name: "batch of 100,000", unit: "/s", value: .figure(percentile(50, of: rates) ?? 0, percentile99: nil),
+      bar: .atLeast(500_000)),
+  ]
+}
+
+private func figure(_ name: String, _ unit: String, _ times: [Double], bar: Bar?) -> Row {
+  Row(
+    name: name, unit: unit, value: .figure(percentile(50, of: times) ?? 0, percentile99: percentile(99, of: times)),
+    bar: bar)
+}
+
+/// Runs allocsd on a socket of its own while `body` talks to it.
+private func withServer<Result>(_ workshop: Workshop, body: (String) throws -> Result) throws -> Result {
+  let socket = "\(workshop.scratch)/allocsd.sock"
+  let command = Command(
+    program: "\(workshop.options.binaries)/allocsd",
+    environment: ["ALLOCS_SOCKET": socket, "ALLOCS_DIR": workshop.segments])
+  var server = try command.start()
+  let result = Swift.Result {
+    let deadline = monotonicSeconds() + 20
+    while (try? HTTPConnection(path: socket)) == nil {
+      guard monotonicSeconds() < deadline else { throw BenchmarkError("allocsd didn't listen on \(socket) within 20 s") }
+      usleep(20_000)
+    }
+    return try body(socket)
+  }
+  server.signal(SIGTERM)
+  let end = Swift.Result { try server.wait(for: command, expectedSignal: SIGTERM) }
+  let value = try result.get()
+  _ = try end.get()
+  return value
+}
