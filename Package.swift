@@ -59,10 +59,12 @@ let package = Package(
     .target(name: "SharedLayout"),
 
     // MARK: inside the target process
+    .target(name: "AgentMachine", dependencies: ["SharedLayout"], path: "Sources/Agent/Machine", cSettings: agentC),
     .target(
-      name: "AgentCore", dependencies: ["SharedLayout"], path: "Sources/Agent/Core", swiftSettings: agentSwift),
+      name: "AgentCore", dependencies: ["SharedLayout", "AgentMachine"], path: "Sources/Agent/Core",
+      swiftSettings: agentSwift),
     .target(
-      name: "AgentEntry", dependencies: ["SharedLayout", "AgentCore"], path: "Sources/Agent/Entry",
+      name: "AgentEntry", dependencies: ["SharedLayout", "AgentMachine", "AgentCore"], path: "Sources/Agent/Entry",
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
@@ -110,7 +112,7 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["Answers", "IndexReader", "SharedLayout"], exclude: ["Programs"]),

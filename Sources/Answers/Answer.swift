@@ -1,0 +1,133 @@
+// What an address of a process is: the fields of the contract, each nil where it isn't known.
+
+import Symbols
+
+/// The answer to "what is at this address?".
+public struct Answer: Hashable, Sendable {
+  public enum Kind: String, Hashable, Sendable {
+    /// In a live allocation.
+    case heap
+    /// In memory of the heap, and in no live allocation.
+    case free
+    /// In an executable or shared object: code, constants, variables.
+    case `static`
+    /// In a thread's stack.
+    case stack
+    /// In some other mapping.
+    case mapping
+    /// In none.
+    case unmapped
+  }
+
+  /// Where an allocation lies.
+  public struct Block: Hashable, Sendable {
+    public var base: UInt64
+    /// Bytes asked for.
+    public var size: UInt64
+
+    public init(base: UInt64, size: UInt64) {
+      self.base = base
+      self.size = size
+    }
+
+    /// One past the last address; a block of no bytes still owns its base.
+    public var end: UInt64 {
+      let (end, overflow) = base.addingReportingOverflow(max(size, 1))
+      return overflow ? .max : end
+    }
+  }
+
+  public struct Thread: Hashable, Sendable {
+    /// The kernel's id, as in /proc/PID/task.
+    public var id: UInt32
+    public var name: String?
+
+    public init(id: UInt32, name: String?) {
+      self.id = id
+      self.name = name
+    }
+  }
+
+  /// A variable or function.
+  public struct Symbol: Hashable, Sendable {
+    public var name: String
+    /// Bytes; nil if the symbol table does not say.
+    public var size: UInt64?
+    /// Bytes from the symbol's start to the address.
+    public var offset: UInt64
+
+    public init(name: String, size: UInt64?, offset: UInt64) {
+      self.name = name
+      self.size = size
+      self.offset = offset
+    }
+  }
+
+  /// What the answer cannot say, and why; the same words in text and JSON.
+  public enum Note: Hashable, Sendable {
+    /// The memory was heap, and is mapped no longer.
+    case givenBack
+    /// The process is gone: nobody knows what else was mapped.
+    case processEnded
+    /// The process runs another program now: nobody knows what else was mapped.
+    case programReplaced
+    /// /proc/PID/maps may not be read by the caller.
+    case mappingsNotPermitted
+    /// At or above 2^47, where no memory of a process can be.
+    case outsideUserSpace
+
+    var text: String {
+      switch self {
+      case .givenBack: "its pages were given back to the system"
+      case .processEnded: "the process has ended: what else it had mapped is not known"
+      case .programReplaced: "the process runs another program now: what else it had mapped is not known"
+      case .mappingsNotPermitted: "its mappings may not be read: ask as the user who owns the process, or as root"
+      case .outsideUserSpace: "no process has memory there: user space ends at 0x7fffffffffff"
+      }
+    }
+  }
+
+  public var address: UInt64
+  public var kind: Kind
+  /// The allocation that the address is in (heap).
+  public var block: Block?
+  /// Bytes, if the caller asked for an alignment (heap).
+  public var alignment: UInt64?
+  /// File name of the module whose malloc made it, such as `libc.so.6` (heap).
+  public var allocator: String?
+  /// The function that was called, such as `calloc` (heap).
+  public var function: String?
+  /// Who allocated (heap), or whose stack it is (stack).
+  public var thread: Thread?
+  /// Seconds since it was allocated (heap); of a process that is gone, until its last known moment.
+  public var age: Double?
+  /// Innermost frame first; nil if not known or not asked for (heap).
+  public var stack: [Frame]?
+  /// Frames beyond the last one are missing.
+  public var isStackTruncated = false
+  /// Whether `stack` was recorded as a whole stack; else it is the call site, with what is inlined there.
+  public var hasFullStack = false
+  /// The nearest live allocations (heap, free).
+  public var previous: Block?
+  public var next: Block?
+  /// What the address is in (static).
+  public var symbol: Symbol?
+  /// Section of the module, such as `.bss` (static).
+  public var section: String?
+  /// Path of the module (static).
+  public var module: String?
+  /// The mapping that holds the address.
+  public var mapping: Mapping?
+  public var note: Note?
+
+  public init(address: UInt64, kind: Kind) {
+    self.address = address
+    self.kind = kind
+  }
+
+  /// Bytes from the start of what it is in: the block, or the symbol.
+  public var offset: UInt64? {
+    if let block { return address - block.base }
+    return symbol?.offset
+  }
+}

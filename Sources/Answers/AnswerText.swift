@@ -1,0 +1,193 @@
+// An answer for people: what it is in the first line, then who, when and where; one screen of 80 columns.
+
+import Symbols
+
+extension Answer {
+  /// Most frames that are printed, so that an answer fits a screen of 24 lines; JSON has all.
+  static let printedFrames = 14
+
+  /// Several lines of at most 80 columns, each with a newline.
+  public var text: String {
+    var lines: [String] = []
+    let start = "\(hex(address)): \(kind.rawValue)"
+    lines.append(TextLayout.fit("\(start) — \(headline)", columns: TextLayout.columns))
+    switch kind {
+    case .heap:
+      lines += TextLayout.wrap(origin, indent: "  ")
+      lines += stackLines
+      lines += neighbourLines
+    case .free: lines += neighbourLines
+    case .static, .stack, .mapping, .unmapped: break
+    }
+    if let mapping { lines.append(Self.line(of: mapping)) }
+    if let note, kind != .unmapped { lines += TextLayout.wrap([note.text], indent: "  ") }
+    return lines.map { $0 + "\n" }.joined()
+  }
+
+  // MARK: the first line
+
+  private var headline: String {
+    switch kind {
+    case .heap: heapHeadline
+    case .free: freeHeadline
+    case .static: staticHeadline
+    case .stack: stackHeadline
+    case .mapping: mappingHeadline
+    case .unmapped: note?.text ?? "no mapping of the process holds it"
+    }
+  }
+
+  private var heapHeadline: String {
+    guard let block else { return "in a live block" }
+    let offset = address - block.base
+    let size = Units.bytes(block.size)
+    if offset == 0 { return "the start of a block of \(size)" }
+    return "\(Units.count(offset, "byte")) into a block of \(size) at \(hex(block.base))"
+  }
+
+  private var freeHeadline: String {
+    // What an address right behind a block usually means is an end pointer, or an overflow by one.
+    if let previous, previous.end == address, previous.size > 0 {
+      return "one past the end of a block of \(Units.bytes(previous.size)) at \(hex(previous.base))"
+    }
+    switch (previous, next) {
+    case (let previous?, let next?) where next.base >= previous.end:
+      return "in a gap of \(Units.bytes(next.base - previous.end)) between two live blocks"
+    case (_?, nil): return "no live block above it"
+    case (nil, _?): return "no live block below it"
+    case (nil, nil): return "there is no live block"
+    default: return "between two live blocks"
+    }
+  }
+
+  private var staticHeadline: String {
+    let place = module.map { " of \(TextLayout.printable(Self.lastComponent($0)))" } ?? ""
+    let where_ = section.map { "\(TextLayout.printable($0))\(place)" } ?? (place.isEmpty ? "a module" : String(place.dropFirst(4)))
+    guard let symbol else { return "in \(where_), where no symbol is known" }
+    let prefix = symbol.offset == 0 ? "" : "\(Units.count(symbol.offset, "byte")) into "
+    let suffix = ", in \(where_)"
+    let used = TextLayout.width("\(hex(address)): static — \(prefix)\(suffix)")
+    let name = TextLayout.fit(TextLayout.printable(symbol.name), columns: max(20, TextLayout.columns - used))
+    return prefix + name + suffix
+  }
+
+  private var stackHeadline: String {
+    guard let thread else { return "the stack of a thread" }
+    return "of thread \(Self.name(of: thread))"
+  }
+
+  private var mappingHeadline: String {
+    guard let mapping else { return "in a mapping" }
+    let offset = Units.count(address - mapping.start, "byte")
+    guard let path = mapping.path else { return "\(offset) into anonymous memory, never used as heap" }
+    return "\(offset) into a mapping of \(TextLayout.printable(path))"
+  }
+
+  // MARK: who and when
+
+  /// Who allocated the block, with what, when, on which thread: phrases, in the order of their weight.
+  private var origin: [String] {
+    var phrases: [String] = []
+    let with =
+      switch (function, allocator) {
+      case (let function?, let allocator?): "with \(function) of \(TextLayout.printable(allocator))"
+      case (let function?, nil): "with \(function)"
+      case (nil, let allocator?): "by \(TextLayout.printable(allocator))"
+      case (nil, nil): ""
+      }
+    if let site = stack?.first {
+      let room = TextLayout.columns - 3 - TextLayout.width("allocated by ")
+      phrases.append("allocated by \(Self.describe(site, columns: room))")
+      if !with.isEmpty { phrases.append(with) }
+    } else if !with.isEmpty {
+      phrases.append("allocated \(with)")
+    }
+    if let alignment { phrases.append("aligned to \(Units.grouped(alignment))") }
+    if let age { phrases.append("\(Units.duration(age)) ago") }
+    if let thread { phrases.append("on thread \(Self.name(of: thread))") }
+    return phrases
+  }
+
+  /// The frames, if there are more than the line above already says.
+  private var stackLines: [String] {
+    guard let stack, stack.count > 1 else { return [] }
+    var lines: [String] = []
+    let title = hasFullStack ? "  stack " : "  site  "
+    let blank = String(repeating: " ", count: title.count)
+    for (index, frame) in stack.prefix(Self.printedFrames).enumerated() {
+      let number = TextLayout.padded("#\(index)", right: 4)
+      let mark = frame.inlined ? " inlined" : ""
+      let room = TextLayout.columns - title.count - number.count - mark.count
+      lines.append((index == 0 ? title : blank) + number + Self.describe(frame, columns: room) + mark)
+    }
+    let hidden = stack.count - Self.printedFrames
+    if hidden > 0 { lines.append("\(blank)… and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
+    if isStackTruncated { lines.append("\(blank)… the frames beyond could not be recorded") }
+    return lines
+  }
+
+  /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`.
+  static func describe(_ frame: Frame, columns: Int) -> String {
+    let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
+    guard let function = frame.function else {
+      guard let module else { return hex(frame.pc) }
+      return TextLayout.fit("\(hex(frame.pc)) in \(module)", columns: columns)
+    }
+    var place = ""
+    if let file = frame.file {
+      let name = TextLayout.fit(TextLayout.printable(lastComponent(file)), columns: max(12, columns / 2 - 10))
+      place = frame.line.map { " (\(name):\($0))" } ?? " (\(name))"
+    } else if let module {
+      place = " in \(TextLayout.fit(module, columns: max(12, columns / 2 - 4)))"
+    }
+    let room = max(8, columns - TextLayout.width(place))
+    return TextLayout.fit(TextLayout.fit(TextLayout.printable(function), columns: room) + place, columns: columns)
+  }
+
+  static func name(of thread: Thread) -> String {
+    guard let name = thread.name, !name.isEmpty else { return "\(thread.id)" }
+    return "\(thread.id) \"\(TextLayout.printable(name))\""
+  }
+
+  // MARK: where
+
+  /// The nearest live blocks, with their distance from this block, or from the address if it is free.
+  private var neighbourLines: [String] {
+    let low = block?.base ?? address
+    let high = block?.end ?? address
+    let below = previous.map { previous in
+      let distance = previous.end <= low ? low - previous.end : 0
+      return "\(hex(previous.base)), \(Units.bytes(previous.size)), \(Self.distance(distance, "below"))"
+    }
+    let above = next.map { next in
+      let distance = next.base >= high ? next.base - high : 0
+      return "\(hex(next.base)), \(Units.bytes(next.size)), \(Self.distance(distance, "above"))"
+    }
+    var lines: [String] = []
+    if let below { lines.append(TextLayout.fit("  previous \(below)", columns: TextLayout.columns)) }
+    if let above { lines.append(TextLayout.fit("  next     \(above)", columns: TextLayout.columns)) }
+    return lines
+  }
+
+  private static func distance(_ bytes: UInt64, _ direction: String) -> String {
+    bytes == 0 ? "directly \(direction)" : "\(Units.bytes(bytes)) \(direction)"
+  }
+
+  static func line(of mapping: Mapping) -> String {
+    let size = Units.rounded(mapping.end - mapping.start)
+    let place = "  mapping  \(hex(mapping.start))-\(hex(mapping.end)) \(mapping.permissions), \(size)"
+    let name = mapping.path.map { ", \(TextLayout.printable($0))" } ?? ", anonymous"
+    let mark = mapping.isDeleted ? " (deleted)" : ""
+    let room = TextLayout.columns - TextLayout.width(place) - mark.count
+    return place + TextLayout.fit(name, columns: max(8, room)) + mark
+  }
+
+  static func lastComponent(_ path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return path }
+    let name = path[path.index(after: slash)...]
+    return name.isEmpty ? path : String(name)
+  }
+}
+
+/// `0x` and the digits, in lower case.
+func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }

@@ -1,0 +1,101 @@
+// Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an ELF
+// file's program headers say that it lies. Format: System V gABI, chapter 5; 64-bit little-endian files only.
+
+import Glibc
+import Symbols
+import Synchronization
+
+/// Reads the program headers of mapped files, and remembers them.
+final class ELFFiles: Sendable {
+  private struct Key: Hashable {
+    var device: Mapping.Device
+    var inode: UInt64
+  }
+
+  /// Where a file's loaded segments lie, in ELF addresses.
+  struct Layout: Hashable {
+    /// ELF address of the file's first byte.
+    var first: UInt64
+    /// One past the highest ELF address, zeroed data included.
+    var end: UInt64
+  }
+
+  /// nil: the file is no ELF file.
+  private let known = Mutex<[Key: Layout?]>([:])
+  /// Files are forgotten all at once beyond this many: more than any process maps in earnest.
+  private static let limit = 4096
+
+  /// The module that `file` maps, if it is one and holds `address`.
+  func module(of file: Mapping, at address: UInt64, in maps: ProcessMaps) -> ModuleReference? {
+    guard let path = file.path, let layout = layout(of: file, path) else { return nil }
+    // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
+    guard
+      let first = maps.mappings.last(where: {
+        $0.inode == file.inode && $0.device == file.device && $0.offset == 0 && $0.start <= file.start
+      }), first.start >= layout.first
+    else { return nil }
+    let bias = first.start - layout.first
+    let (end, overflow) = layout.end.addingReportingOverflow(bias)
+    guard !overflow, address < end else { return nil }
+    return ModuleReference(path: path, buildID: [], start: first.start, end: end, bias: bias)
+  }
+
+  private func layout(of file: Mapping, _ path: String) -> Layout? {
+    let key = Key(device: file.device, inode: file.inode)
+    if let layout = known.withLock({ $0[key] }) { return layout }
+    let layout = file.isDeleted ? nil : Self.read(path, inode: file.inode)
+    known.withLock { known in
+      if known.count >= Self.limit { known.removeAll() }
+      known[key] = .some(layout)
+    }
+    return layout
+  }
+
+  /// The layout of the ELF file at `path`, if it is one, and the one with this `inode`.
+  private static func read(_ path: String, inode: UInt64) -> Layout? {
+    // Not blocking: a path may by now be that of a pipe.
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_ino == inode, status.st_mode & S_IFMT == S_IFREG else { return nil }
+    // The program headers follow the ELF header in all files that linkers write.
+    let bytes = [UInt8](unsafeUninitializedCapacity: 8192) { buffer, count in
+      count = max(0, pread(descriptor, buffer.baseAddress!, 8192, 0))
+    }
+    return layout(ofHeader: bytes)
+  }
+
+  /// The layout that the start of an ELF file describes.
+  static func layout(ofHeader bytes: [UInt8]) -> Layout? {
+    func number(_ offset: Int, _ size: Int) -> UInt64? {
+      guard offset >= 0, offset + size <= bytes.count else { return nil }
+      return (0..<size).reversed().reduce(0) { $0 << 8 | UInt64(bytes[offset + $1]) }
+    }
+    // ELFCLASS64, ELFDATA2LSB.
+    guard bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46, 2, 1]) else { return nil }
+    // ET_EXEC or ET_DYN; e_phoff, e_phentsize, e_phnum.
+    guard let type = number(16, 2), type == 2 || type == 3, let table = number(32, 8), table < 8192,
+      let entrySize = number(54, 2), entrySize >= 56, let entries = number(56, 2)
+    else { return nil }
+    var layout: Layout?
+    for index in 0..<Int(entries) {
+      let entry = Int(table) + index * Int(entrySize)
+      guard let kind = number(entry, 4), let offset = number(entry + 8, 8), let address = number(entry + 16, 8),
+        let size = number(entry + 40, 8)
+      else { return nil }
+      guard kind == 1 else { continue }  // PT_LOAD
+      let (end, overflow) = address.addingReportingOverflow(size)
+      guard !overflow else { return nil }
+      if var known = layout {
+        known.end = max(known.end, end)
+        layout = known
+      } else if offset < 4096, address >= offset {
+        layout = Layout(first: address - offset, end: end)
+      } else {
+        return nil
+      }
+    }
+    return layout
+  }
+}

@@ -1,0 +1,250 @@
+// One request about a process: the questions in it are answered from one reading of what may change meanwhile.
+//
+// Order of the rules, for an address that no live allocation holds:
+//   live process: its mappings decide. A file's → static if it is a module's, else mapping. Anonymous → static within a
+//     module's bounds (.bss), stack within a thread's, free where memory of that mapping was ever heap, else mapping.
+//     Not mapped → free if it was ever heap, else unmapped.
+//   otherwise: the segment alone. Module bounds → static, stack bounds → stack, ever heap or near live blocks → free, else unmapped.
+
+import IndexReader
+import SharedLayout
+import Symbols
+
+/// A request. Used from one thread; make one for each request, as it sees the process as of its start.
+public struct Inquiry: ~Copyable {
+  private let view: ProcessView
+  private let clock: SegmentClock
+  private let surroundings: Surroundings
+  private let hasFullStacks: Bool
+  /// For each mapping that was asked about: whether memory of it was ever heap.
+  private var heapMappings: [Int: Bool] = [:]
+  private var modules: [Module]?
+  private var contexts: [UInt32: Origin] = [:]
+  private var threads: [ThreadIdentity]?
+  private var threadNames: [ThreadKey: String] = [:]
+
+  private struct Origin {
+    var context: Context
+    var allocator: String?
+  }
+
+  private struct ThreadKey: Hashable {
+    var id: UInt32
+    var startTicks: UInt32
+  }
+
+  /// Reads the process's mappings.
+  public init(_ view: ProcessView) {
+    self.view = view
+    clock = view.shared.segment.clock()
+    hasFullStacks = view.shared.segment.hasFullStacks
+    surroundings = Surroundings(of: view)
+  }
+
+  /// What is at `address`.
+  public mutating func answer(_ address: UInt64, stacks: Bool = true) -> Answer {
+    let lookup = view.shared.segment.lookup(address)
+    if let allocation = lookup.containing {
+      return heap(address, allocation, lookup, stacks: stacks)
+    }
+    var answer = elsewhere(address, lookup)
+    if answer.kind == .free {
+      answer.previous = lookup.previous.map { Answer.Block($0) }
+      answer.next = lookup.next.map { Answer.Block($0) }
+    }
+    return answer
+  }
+
+  /// Appends the answer as a line of JSON.
+  public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
+    answer(address, stacks: stacks).appendJSON(to: &writer)
+    writer.append(byte: UInt8(ascii: "\n"))
+  }
+
+  // MARK: heap
+
+  private mutating func heap(
+    _ address: UInt64, _ allocation: Allocation, _ lookup: Lookup, stacks: Bool
+  ) -> Answer {
+    var answer = Answer(address: address, kind: .heap)
+    answer.block = Answer.Block(allocation)
+    answer.alignment = allocation.alignment
+    answer.age = clock.age(ofTicks: allocation.ticks)
+    answer.previous = lookup.previous.map { Answer.Block($0) }
+    answer.next = lookup.next.map { Answer.Block($0) }
+    answer.mapping = surroundings.maps?.mapping(containing: address)
+    answer.hasFullStack = hasFullStacks
+    guard let origin = origin(of: allocation.context) else { return answer }
+    answer.function = origin.context.function
+    answer.allocator = origin.allocator
+    if let slot = origin.context.threadSlot,
+      let thread = view.shared.segment.thread(slot: slot, at: allocation.ticks)
+    {
+      answer.thread = self.thread(thread)
+    }
+    if stacks, origin.context.node != 0 {
+      let stack = view.shared.segment.stack(ofNode: origin.context.node)
+      if !stack.addresses.isEmpty {
+        answer.stack = view.frames(of: stack, at: allocation.ticks)
+        answer.isStackTruncated = stack.truncation != nil
+      }
+    }
+    return answer
+  }
+
+  private mutating func origin(of context: UInt32) -> Origin? {
+    guard context != 0 else { return nil }
+    if let origin = contexts[context] { return origin }
+    guard let found = view.shared.segment.context(context) else { return nil }
+    let origin = Origin(context: found, allocator: found.allocator.map { Answer.lastComponent($0.path) })
+    contexts[context] = origin
+    return origin
+  }
+
+  /// The thread with its name as of now: the kernel's, if the thread still runs, else the recorded one.
+  private mutating func thread(_ identity: ThreadIdentity) -> Answer.Thread {
+    let key = ThreadKey(id: identity.id, startTicks: identity.startTicks)
+    if let name = threadNames[key] { return Answer.Thread(id: identity.id, name: name.isEmpty ? nil : name) }
+    var name = identity.name
+    if identity.state == .live, let running = clock.age(ofTicks: identity.startTicks),
+      let present = surroundings.name(ofThread: identity.id, runningFor: running)
+    {
+      name = present
+    }
+    threadNames[key] = name
+    return Answer.Thread(id: identity.id, name: name.isEmpty ? nil : name)
+  }
+
+  // MARK: elsewhere
+
+  private mutating func elsewhere(_ address: UInt64, _ lookup: Lookup) -> Answer {
+    guard let maps = surroundings.maps else { return elsewhereInSegment(address, lookup) }
+    guard let index = maps.index(containing: address) else {
+      if view.shared.segment.wasUsed(address) {
+        var answer = Answer(address: address, kind: .free)
+        answer.note = .givenBack
+        return answer
+      }
+      var answer = Answer(address: address, kind: .unmapped)
+      if address >> UInt64(ALLOCS_ADDRESS_BITS) != 0 { answer.note = .outsideUserSpace }
+      return answer
+    }
+    let mapping = maps.mappings[index]
+    var answer = classify(address, mapping, index, maps)
+    answer.mapping = mapping
+    return answer
+  }
+
+  private mutating func classify(
+    _ address: UInt64, _ mapping: Mapping, _ index: Int, _ maps: ProcessMaps
+  ) -> Answer {
+    if mapping.isMainStack { return stack(address, ofThread: UInt32(bitPattern: view.processID)) }
+    if !mapping.isBreak, let module = module(at: address, index, maps) { return staticAnswer(address, module) }
+    guard mapping.isBreak || mapping.isAnonymous else { return Answer(address: address, kind: .mapping) }
+    if !mapping.isBreak, let thread = threadWithStack(at: address) {
+      var answer = Answer(address: address, kind: .stack)
+      answer.thread = self.thread(thread)
+      return answer
+    }
+    let isHeap = view.shared.segment.wasUsed(address) || wasHeap(mapping, index)
+    return Answer(address: address, kind: isHeap ? .free : .mapping)
+  }
+
+  /// Whether any memory of the mapping was ever heap.
+  private mutating func wasHeap(_ mapping: Mapping, _ index: Int) -> Bool {
+    if let known = heapMappings[index] { return known }
+    let known = view.shared.segment.wasHeap(in: mapping.start..<mapping.end)
+    heapMappings[index] = known
+    return known
+  }
+
+  // MARK: static
+
+  /// The module whose file, or zeroed data behind its file, is mapped at `address`.
+  private mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
+    let mapping = maps.mappings[index]
+    if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
+      // The segment may learn late that a module is gone, so the mappings must agree: its file is mapped here, or
+      // directly below the anonymous memory here.
+      if module.isVDSO { return mapping.path == "[vdso]" ? ModuleReference(module) : nil }
+      if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module) }
+    }
+    guard let file = maps.file(behind: index) else { return nil }
+    return view.elfFiles.module(of: file, at: address, in: maps)
+  }
+
+  private mutating func loadedModules() -> [Module] {
+    if let modules { return modules }
+    let loaded = view.shared.segment.modules.filter { $0.unloadTicks == nil }
+    modules = loaded
+    return loaded
+  }
+
+  private func staticAnswer(_ address: UInt64, _ module: ModuleReference) -> Answer {
+    var answer = Answer(address: address, kind: .static)
+    answer.module = module.path
+    if let symbol = view.symbolizer.staticSymbol(at: address, in: module) {
+      answer.section = symbol.section
+      answer.symbol = Answer.Symbol(
+        name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
+    }
+    return answer
+  }
+
+  // MARK: stacks
+
+  private mutating func allThreads() -> [ThreadIdentity] {
+    if let threads { return threads }
+    let all = view.shared.segment.threads
+    threads = all
+    return all
+  }
+
+  /// The thread, not known to have ended, in whose stack `address` is.
+  private mutating func threadWithStack(at address: UInt64) -> ThreadIdentity? {
+    allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
+  }
+
+  private mutating func stack(_ address: UInt64, ofThread id: UInt32) -> Answer {
+    var answer = Answer(address: address, kind: .stack)
+    if let identity = allThreads().last(where: { $0.id == id && $0.state != .ended }) {
+      answer.thread = thread(identity)
+    } else {
+      answer.thread = Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
+    }
+    return answer
+  }
+
+  // MARK: without mappings
+
+  private mutating func elsewhereInSegment(_ address: UInt64, _ lookup: Lookup) -> Answer {
+    if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
+      return staticAnswer(address, ModuleReference(module))
+    }
+    if let thread = threadWithStack(at: address) {
+      var answer = Answer(address: address, kind: .stack)
+      answer.thread = self.thread(thread)
+      return answer
+    }
+    let region = allocs_region_of_address(address)
+    let isBetween =
+      lookup.previous.map { allocs_region_of_address($0.end - 1) == region } ?? false
+      && lookup.next.map { allocs_region_of_address($0.base) == region } ?? false
+    var answer = Answer(address: address, kind: view.shared.segment.wasUsed(address) || isBetween ? .free : .unmapped)
+    if answer.kind == .unmapped {
+      answer.note = address >> UInt64(ALLOCS_ADDRESS_BITS) != 0 ? .outsideUserSpace : surroundings.absence
+    }
+    return answer
+  }
+}
+
+extension Answer.Block {
+  init(_ allocation: Allocation) { self.init(base: allocation.base, size: allocation.size) }
+}
+
+extension ModuleReference {
+  init(_ module: Module) {
+    self.init(
+      path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias)
+  }
+}

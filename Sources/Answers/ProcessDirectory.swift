@@ -1,0 +1,104 @@
+// /proc/PID of one process, kept open: what is read through it is about that process, even if its id is used again.
+
+import Glibc
+
+/// An open /proc/PID. Everything read through it fails once the process is gone.
+struct ProcessDirectory: ~Copyable {
+  let processID: Int32
+  private let descriptor: Int32
+
+  /// Throws the error number of `open`: ENOENT if there is no such process.
+  init(processID: Int32) throws(ProcError) {
+    let descriptor = open("/proc/\(processID)", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw ProcError(number: errno) }
+    self.processID = processID
+    self.descriptor = descriptor
+  }
+
+  deinit { close(descriptor) }
+
+  /// All of the file `name`, such as "maps" or "task/4242/comm"; at most `limit` bytes.
+  func read(_ name: String, limit: Int = 256 << 20) throws(ProcError) -> [UInt8] {
+    let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { throw ProcError(number: errno) }
+    defer { close(file) }
+    // Files of /proc have no size; the kernel hands out whole lines, as many as fit.
+    var bytes: [UInt8] = []
+    var failure: Int32 = 0
+    var chunk = 16 << 10
+    while bytes.count < limit {
+      let wanted = chunk
+      let piece = [UInt8](unsafeUninitializedCapacity: wanted) { buffer, size in
+        var got: Int
+        repeat { got = Glibc.read(file, buffer.baseAddress!, wanted) } while got < 0 && errno == EINTR
+        if got < 0 { failure = errno }
+        size = max(got, 0)
+      }
+      if failure != 0 { throw ProcError(number: failure) }
+      if piece.isEmpty { break }
+      if bytes.isEmpty { bytes = piece } else { bytes += piece }
+      chunk = min(chunk * 4, 1 << 20)
+    }
+    return bytes
+  }
+
+  /// What "stat", or "task/TID/stat", says of the process or thread.
+  func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
+    guard let stat = ProcessStat(try read(name, limit: 4096)) else { throw ProcError(number: EINVAL) }
+    return stat
+  }
+}
+
+/// The error number of a system call on a file of /proc.
+struct ProcError: Error, Hashable {
+  var number: Int32
+
+  var isPermission: Bool { number == EACCES || number == EPERM }
+  /// There is no such process or thread, or it ended meanwhile.
+  var isGone: Bool { number == ENOENT || number == ESRCH }
+}
+
+/// A line of /proc/PID/stat, as far as it matters here (proc(5)).
+struct ProcessStat: Hashable {
+  /// `R`, `S`, … ; `Z` is a zombie, `X` a dead process.
+  var state: UInt8
+  /// Clock ticks since boot.
+  var startTime: UInt64
+
+  var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
+
+  init?(_ bytes: [UInt8]) {
+    // The second field is the command in parentheses, which may itself contain blanks and parentheses.
+    guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    let fields = bytes[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
+    // Field 3, the state, is the first one after the command; field 22 is the start time.
+    guard fields.count > 19, let state = fields[0].first else { return nil }
+    var startTime: UInt64 = 0
+    for byte in fields[19] {
+      guard byte &- 0x30 < 10, startTime < UInt64.max / 16 else { return nil }
+      startTime = startTime * 10 + UInt64(byte & 15)
+    }
+    self.state = state
+    self.startTime = startTime
+  }
+}
+
+/// The machine's clocks, as /proc counts.
+enum SystemClock {
+  /// Clock ticks of /proc a second (USER_HZ).
+  static let ticksPerSecond = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
+
+  /// Seconds since boot, sleep included.
+  static func sinceBoot() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_BOOTTIME, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+
+  /// Seconds since 1970-01-01 UTC.
+  static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+}

@@ -1,0 +1,199 @@
+// The mappings of a live process, from /proc/PID/maps (format: proc(5), Linux fs/proc/task_mmu.c).
+//
+//   start-end perms offset major:minor inode   path
+//   55d0c0fc0000-55d0c1000000 rw-p 00000000 00:00 0                          [heap]
+//
+// The path is what follows the inode and its blanks, to the line's end: it may hold blanks itself; the kernel writes
+// a newline in it as \012 and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the format
+// is passed over, as a later kernel may add some; lines are in order of address, and are sorted if they are not.
+
+/// One mapping.
+public struct Mapping: Hashable, Sendable {
+  /// First address.
+  public var start: UInt64
+  /// One past the last.
+  public var end: UInt64
+  /// As /proc writes it: `rw-p`.
+  public var permissions: String
+  /// Bytes from the file's start.
+  public var offset: UInt64
+  public var device: Device
+  /// 0 if no file is mapped.
+  public var inode: UInt64
+  /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping. Bytes that are not
+  /// UTF-8 are replaced by U+FFFD.
+  public var path: String?
+  /// The file was removed or replaced since it was mapped; `path` is without the kernel's mark of that.
+  public var isDeleted: Bool
+
+  /// Number of a device.
+  public struct Device: Hashable, Sendable {
+    public var major: UInt32
+    public var minor: UInt32
+
+    public init(major: UInt32, minor: UInt32) {
+      self.major = major
+      self.minor = minor
+    }
+  }
+
+  public init(
+    start: UInt64, end: UInt64, permissions: String, offset: UInt64 = 0, device: Device = Device(major: 0, minor: 0),
+    inode: UInt64 = 0, path: String? = nil, isDeleted: Bool = false
+  ) {
+    self.start = start
+    self.end = end
+    self.permissions = permissions
+    self.offset = offset
+    self.device = device
+    self.inode = inode
+    self.path = path
+    self.isDeleted = isDeleted
+  }
+
+  public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
+
+  public var isExecutable: Bool { permissions.utf8.dropFirst(2).first == UInt8(ascii: "x") }
+  /// The memory of `brk`.
+  public var isBreak: Bool { path == "[heap]" }
+  /// No file, and no name of the kernel's but those a program gave by prctl: `[anon:…]`.
+  public var isAnonymous: Bool {
+    guard let path else { return true }
+    return path.hasPrefix("[anon:") || path.hasPrefix("[anon_shmem:")
+  }
+  /// The stack of the main thread.
+  public var isMainStack: Bool { path == "[stack]" }
+  /// A file's, by a path that names one.
+  public var isFile: Bool { inode != 0 && path?.hasPrefix("/") == true }
+}
+
+/// All mappings of a process at one moment, in order of address.
+public struct ProcessMaps: Sendable {
+  public private(set) var mappings: [Mapping]
+
+  public init(_ mappings: [Mapping]) {
+    self.mappings = mappings
+    let sorted = zip(mappings, mappings.dropFirst()).allSatisfy { $0.start <= $1.start }
+    if !sorted { self.mappings.sort { $0.start < $1.start } }
+  }
+
+  /// Parses the text of a maps file.
+  public init(text: [UInt8]) {
+    var mappings: [Mapping] = []
+    var cache: [[UInt8]: String] = [:]
+    var start = 0
+    while start < text.count {
+      var end = start
+      while end < text.count, text[end] != UInt8(ascii: "\n") { end += 1 }
+      if let mapping = Self.parse(text[start..<end], permissions: &cache) { mappings.append(mapping) }
+      start = end + 1
+    }
+    self.init(mappings)
+  }
+
+  /// The mapping that holds `address`.
+  public func mapping(containing address: UInt64) -> Mapping? {
+    index(containing: address).map { mappings[$0] }
+  }
+
+  /// Index in `mappings` of the one that holds `address`.
+  public func index(containing address: UInt64) -> Int? {
+    var low = 0
+    var high = mappings.count
+    while low < high {
+      let middle = (low + high) / 2
+      if mappings[middle].end <= address { low = middle + 1 } else { high = middle }
+    }
+    return low < mappings.count && mappings[low].contains(address) ? low : nil
+  }
+
+  // MARK: a line
+
+  private static func parse(_ line: ArraySlice<UInt8>, permissions cache: inout [[UInt8]: String]) -> Mapping? {
+    var rest = line
+    guard let start = hexadecimal(&rest), take("-", &rest), let end = hexadecimal(&rest), start < end else { return nil }
+    guard take(" ", &rest) else { return nil }
+    let permissions = Array(rest.prefix(4))
+    guard permissions.count == 4, isPermissions(permissions) else { return nil }
+    rest = rest.dropFirst(4)
+    guard take(" ", &rest), let offset = hexadecimal(&rest) else { return nil }
+    guard take(" ", &rest), let major = hexadecimal(&rest), take(":", &rest), let minor = hexadecimal(&rest) else {
+      return nil
+    }
+    guard take(" ", &rest), let inode = decimal(&rest), rest.first == nil || rest.first == 0x20 else { return nil }
+
+    var path = rest.drop { $0 == 0x20 }
+    var isDeleted = false
+    let mark = Array(" (deleted)".utf8)
+    if inode != 0, path.count > mark.count, path.suffix(mark.count).elementsEqual(mark) {
+      isDeleted = true
+      path = path.dropLast(mark.count)
+    }
+    let text: String
+    if let known = cache[permissions] {
+      text = known
+    } else {
+      text = String(decoding: permissions, as: UTF8.self)
+      cache[permissions] = text
+    }
+    return Mapping(
+      start: start, end: end, permissions: text, offset: offset,
+      device: Mapping.Device(major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor)),
+      inode: inode, path: path.isEmpty ? nil : String(decoding: unescaped(path), as: UTF8.self), isDeleted: isDeleted)
+  }
+
+  private static func isPermissions(_ bytes: [UInt8]) -> Bool {
+    let allowed = ["r-", "w-", "x-", "ps"]
+    return zip(bytes, allowed).allSatisfy { byte, set in set.utf8.contains(byte) }
+  }
+
+  /// A newline in a path is written \012. A backslash itself is not escaped, so nothing else is undone.
+  private static func unescaped(_ path: ArraySlice<UInt8>) -> [UInt8] {
+    let newline = Array("\\012".utf8)
+    guard path.contains(UInt8(ascii: "\\")) else { return Array(path) }
+    var result: [UInt8] = []
+    var rest = path
+    while let byte = rest.first {
+      if rest.starts(with: newline) {
+        result.append(0x0A)
+        rest = rest.dropFirst(newline.count)
+      } else {
+        result.append(byte)
+        rest = rest.dropFirst()
+      }
+    }
+    return result
+  }
+
+  private static func take(_ expected: Character, _ rest: inout ArraySlice<UInt8>) -> Bool {
+    guard rest.first == expected.asciiValue else { return false }
+    rest = rest.dropFirst()
+    return true
+  }
+
+  private static func hexadecimal(_ rest: inout ArraySlice<UInt8>) -> UInt64? {
+    var value: UInt64 = 0
+    var digits = 0
+    while let byte = rest.first, let digit = hexadecimalDigit(byte) {
+      guard value >> 60 == 0 else { return nil }
+      value = value << 4 | UInt64(digit)
+      digits += 1
+      rest = rest.dropFirst()
+    }
+    return digits > 0 ? value : nil
+  }
+
+  private static func decimal(_ rest: inout ArraySlice<UInt8>) -> UInt64? {
+    var value: UInt64 = 0
+    var digits = 0
+    while let byte = rest.first, byte &- 0x30 < 10 {
+      let (product, overflow) = value.multipliedReportingOverflow(by: 10)
+      let (sum, carry) = product.addingReportingOverflow(UInt64(byte & 15))
+      guard !overflow, !carry else { return nil }
+      value = sum
+      digits += 1
+      rest = rest.dropFirst()
+    }
+    return digits > 0 ? value : nil
+  }
+}

@@ -1,0 +1,114 @@
+// A process that is indexed, live or dead: its segment, and what names the places in it.
+//
+// A view holds no state of the process beyond the mapped segment: each request (Inquiry) reads anew what may have changed
+// (mappings, thread names, whether the process still runs), so that no answer is stale. The symbolizer is shared by all
+// views, as most processes have the same libraries.
+
+import Glibc
+import IndexReader
+import Symbols
+
+/// An indexed process. May be used from several threads at once.
+public final class ProcessView: Sendable {
+  public let processID: Int32
+  /// Clock ticks since boot, field 22 of /proc/PID/stat.
+  public let startTime: UInt64
+  let shared: SharedSegment
+  let symbolizer: Symbolizer
+  let elfFiles = ELFFiles()
+
+  /// Serves every view that is not given another.
+  public static let sharedSymbolizer = Symbolizer()
+
+  /// The view of process `pid`: of the live one if it is indexed, else of the newest dead one whose segment is left.
+  /// `directories` replaces the places where segments are looked for.
+  public convenience init(
+    pid: Int32, in directories: [String]? = nil, symbolizer: Symbolizer = ProcessView.sharedSymbolizer
+  ) throws(AnswerError) {
+    guard let file = SegmentDirectory.find(processID: pid, in: directories) else {
+      throw Self.missing(processID: pid, in: directories)
+    }
+    try self.init(file: file, symbolizer: symbolizer)
+  }
+
+  /// The view of a segment that was found by `SegmentDirectory`.
+  public convenience init(
+    file: SegmentFile, symbolizer: Symbolizer = ProcessView.sharedSymbolizer
+  ) throws(AnswerError) {
+    try self.init(file: file.path, symbolizer: symbolizer)
+  }
+
+  /// The view of the segment in `file`.
+  public init(file: String, symbolizer: Symbolizer = ProcessView.sharedSymbolizer) throws(AnswerError) {
+    let shared: SharedSegment
+    do {
+      shared = try SharedSegment(path: file)
+    } catch {
+      throw AnswerError(error)
+    }
+    self.shared = shared
+    self.symbolizer = symbolizer
+    processID = shared.segment.processID
+    startTime = shared.segment.startTime
+  }
+
+  /// Why process `pid` can't be asked about when no segment of it was found.
+  public static func missing(processID pid: Int32, in directories: [String]? = nil) -> AnswerError {
+    guard pid > 0, kill(pid, 0) == 0 || errno == EPERM else {
+      return AnswerError(
+        .noSuchProcess, what: "there is no process \(pid), and no segment of one",
+        advice: "`allocsctl ps` lists the processes that are indexed")
+    }
+    let places = (directories ?? SegmentDirectory.searchPaths).joined(separator: " and ")
+    return AnswerError(
+      .notIndexed, what: "process \(pid) is not indexed: it has no segment in \(places)",
+      advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
+  }
+
+  // MARK: facts
+
+  /// The file of the segment.
+  public var path: String { shared.segment.path }
+  /// Owner of the segment: whoever may read it, and root.
+  public var ownerID: UInt32 { shared.segment.ownerID }
+  /// Whether the process still runs.
+  public var isProcessAlive: Bool { shared.segment.isProcessAlive }
+
+  /// Throws `.unreadable` if the segment was cut or damaged under the reader: then what was answered since the request
+  /// began is not to be believed.
+  public func checkIntact() throws(AnswerError) {
+    do {
+      try shared.segment.checkIntact()
+    } catch {
+      throw AnswerError(error)
+    }
+  }
+
+  // MARK: answers
+
+  /// What is at `address`. `stacks` false leaves the call stack out, the dearest part of an answer.
+  public func answer(_ address: UInt64, stacks: Bool = true) throws(AnswerError) -> Answer {
+    var inquiry = Inquiry(self)
+    let answer = inquiry.answer(address, stacks: stacks)
+    try checkIntact()
+    return answer
+  }
+
+  /// The answers to all `addresses` as text, in their order.
+  public func text(of addresses: [UInt64], stacks: Bool = true) throws(AnswerError) -> String {
+    var inquiry = Inquiry(self)
+    var text = ""
+    for address in addresses { text += inquiry.answer(address, stacks: stacks).text }
+    try checkIntact()
+    return text
+  }
+
+  /// Appends the answers to all `addresses`, in their order, as one JSON object a line.
+  public func appendJSON(
+    of addresses: some Sequence<UInt64>, stacks: Bool = true, to writer: inout ByteWriter
+  ) throws(AnswerError) {
+    var inquiry = Inquiry(self)
+    for address in addresses { inquiry.appendJSONLine(of: address, stacks: stacks, to: &writer) }
+    try checkIntact()
+  }
+}

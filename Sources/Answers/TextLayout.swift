@@ -1,0 +1,101 @@
+// How text is fitted to a terminal of 80 columns: what a string takes, cutting it in its middle, breaking lines.
+
+enum TextLayout {
+  /// Columns of a line. Answers are made for a terminal of this width, whatever the real one is, so that they are the
+  /// same from every program.
+  static let columns = 80
+
+  /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, one for all others.
+  static func width(_ text: some StringProtocol) -> Int {
+    var width = 0
+    for character in text { width += self.width(character) }
+    return width
+  }
+
+  private static func width(_ character: Character) -> Int {
+    guard let scalar = character.unicodeScalars.first else { return 0 }
+    switch scalar.value {
+    case 0...0x10FF: return 1
+    case 0x1100...0x115F, 0x2E80...0xA4CF, 0xAC00...0xD7A3, 0xF900...0xFAFF, 0xFE30...0xFE6F, 0xFF00...0xFF60,
+      0xFFE0...0xFFE6, 0x1F300...0x1FAFF, 0x20000...0x3FFFD:
+      return 2
+    default: return 1
+    }
+  }
+
+  /// `text`, with what a terminal would act upon (control characters, direction marks, line separators) written as
+  /// escapes: names come from other processes, and may be made to deceive.
+  static func printable(_ text: String) -> String {
+    if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
+    var result = ""
+    for scalar in text.unicodeScalars {
+      switch scalar.properties.generalCategory {
+      case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate:
+        result += "\\u{\(String(scalar.value, radix: 16))}"
+      default:
+        result.unicodeScalars.append(scalar)
+      }
+    }
+    return result
+  }
+
+  /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.
+  static func fit(_ text: String, columns: Int) -> String {
+    // A name of megabytes must not cost a pass over each of its characters for each line.
+    if text.utf8.count <= columns { return text }
+    let characters: [Character]
+    if text.utf8.count > 16_384 {
+      characters = Array(text.prefix(4096)) + Array(text.suffix(4096))
+    } else {
+      characters = Array(text)
+    }
+    let widths = characters.map { width($0) }
+    if characters.count == text.count, widths.reduce(0, +) <= columns { return text }
+    guard columns > 1 else { return columns == 1 ? "…" : "" }
+
+    // The head gets the larger half, as a function's name mostly stands before its arguments.
+    let available = columns - 1
+    var head = 0
+    var headWidth = 0
+    while head < characters.count, headWidth + widths[head] <= (available * 3 + 4) / 5 {
+      headWidth += widths[head]
+      head += 1
+    }
+    var tail = characters.count
+    var tailWidth = 0
+    while tail > head, headWidth + tailWidth + widths[tail - 1] <= available {
+      tail -= 1
+      tailWidth += widths[tail]
+    }
+    return String(characters[..<head]) + "…" + String(characters[tail...])
+  }
+
+  /// `phrases` joined by commas, in lines that begin with `indent`; a phrase stays whole unless it is longer than a line.
+  static func wrap(_ phrases: [String], indent: String) -> [String] {
+    var lines: [String] = []
+    var current = ""
+    for (index, phrase) in phrases.enumerated() {
+      let comma = index + 1 < phrases.count ? "," : ""
+      let room = columns - width(indent) - comma.count
+      let fitted = fit(phrase, columns: room) + comma
+      if current.isEmpty {
+        current = indent + fitted
+      } else if width(current) + 1 + width(fitted) <= columns {
+        current += " " + fitted
+      } else {
+        lines.append(current)
+        current = indent + fitted
+      }
+    }
+    if !current.isEmpty { lines.append(current) }
+    return lines
+  }
+
+  static func padded(_ text: String, left columns: Int) -> String {
+    String(repeating: " ", count: max(0, columns - width(text))) + text
+  }
+
+  static func padded(_ text: String, right columns: Int) -> String {
+    text + String(repeating: " ", count: max(0, columns - width(text)))
+  }
+}

@@ -1,0 +1,72 @@
+// Numbers as people read them: counts with their noun, exact bytes with a rounded unit beside them, ages, times.
+
+enum Units {
+  /// Digits in groups of three: 1,234,567.
+  static func grouped(_ value: UInt64) -> String {
+    let digits = Array(String(value).utf8)
+    var result: [UInt8] = []
+    for (index, digit) in digits.enumerated() {
+      if index > 0, (digits.count - index) % 3 == 0 { result.append(UInt8(ascii: ",")) }
+      result.append(digit)
+    }
+    return String(decoding: result, as: UTF8.self)
+  }
+
+  /// `1 block`, `2 blocks`.
+  static func count(_ value: UInt64, _ noun: String) -> String {
+    "\(grouped(value)) \(noun)\(value == 1 ? "" : "s")"
+  }
+
+  /// `96 bytes`, `1,048,576 bytes (1.0 MiB)`.
+  static func bytes(_ value: UInt64) -> String {
+    guard value >= 1024 else { return count(value, "byte") }
+    return "\(count(value, "byte")) (\(rounded(value)))"
+  }
+
+  /// `96 B`, `1.0 MiB`: one digit after the point.
+  static func rounded(_ value: UInt64) -> String {
+    guard value >= 1024 else { return "\(value) B" }
+    let names = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    var unit = 0
+    var scaled = Double(value) / 1024
+    // Not 1024.0: what would be shown as that belongs to the next unit.
+    while scaled >= 1023.95, unit + 1 < names.count {
+      scaled /= 1024
+      unit += 1
+    }
+    return "\(tenths(scaled)) \(names[unit])"
+  }
+
+  /// One digit after the point, also when it is zero.
+  static func tenths(_ value: Double) -> String {
+    let scaled = UInt64((max(0, min(value, 9e15)) * 10).rounded())
+    return "\(grouped(scaled / 10)).\(scaled % 10)"
+  }
+
+  /// `37 ms`, `12.4 s`, `3 min 20 s`, `5 h 12 min`, `3 d 4 h`.
+  static func duration(_ seconds: Double) -> String {
+    let seconds = seconds > 0 ? min(seconds, 1e15) : 0
+    let milliseconds = (seconds * 1000).rounded()
+    if milliseconds < 1000 { return "\(UInt64(milliseconds)) ms" }
+    if seconds < 59.95 { return "\(tenths(seconds)) s" }
+    let whole = UInt64(seconds.rounded())
+    if whole < 3600 { return pair(whole / 60, "min", whole % 60, "s") }
+    let minutes = whole / 60
+    if minutes < 24 * 60 { return pair(minutes / 60, "h", minutes % 60, "min") }
+    return pair(minutes / (24 * 60), "d", minutes / 60 % 24, "h")
+  }
+
+  private static func pair(_ large: UInt64, _ largeUnit: String, _ small: UInt64, _ smallUnit: String) -> String {
+    let first = "\(grouped(large)) \(largeUnit)"
+    return small == 0 ? first : "\(first) \(small) \(smallUnit)"
+  }
+
+  /// `12.3%`; a share that is not zero is never shown as 0.0%.
+  static func share(_ part: UInt64, of whole: UInt64) -> String {
+    guard whole > 0, part > 0 else { return "0.0%" }
+    let percent = Double(part) / Double(whole) * 100
+    if percent < 0.05 { return "<0.1%" }
+    if part < whole, percent >= 99.95 { return ">99.9%" }
+    return "\(tenths(percent))%"
+  }
+}
