@@ -38,14 +38,14 @@ struct Row {
 }
 
 /// A benchmark: its name on the command line, the table that its rows belong to, and how it is run.
-struct Benchmark {
-  enum Part: Int, CaseIterable {
+struct Benchmark: Sendable {
+  enum Part: Int, CaseIterable, Sendable {
     case time, index
   }
 
   let name: String
   let part: Part
-  let run: (Workshop) throws -> [Row]
+  let run: @Sendable (Workshop) throws -> [Row]
 
   static let all: [Benchmark] = microBenchmarks + wholePrograms + [memoryBenchmark, lookUpBenchmark, serverBenchmark]
 }

@@ -2,7 +2,7 @@
 
 import Measurement
 
-private struct Loop {
+private struct Loop: Sendable {
   let name: String
   let title: String
   let program: String

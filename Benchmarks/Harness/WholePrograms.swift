@@ -42,7 +42,7 @@ private func measureWhole(
 
 /// A fixed number of SET and of GET requests, 16 in a pipeline, by 20 clients; server and client each on its own processor.
 /// The server's own processor time is told as well: elapsed time hides some of it where the client is the slower end.
-private func measureRedis(_ workshop: Workshop) throws -> [Row] {
+@Sendable private func measureRedis(_ workshop: Workshop) throws -> [Row] {
   var serverTimes: [Variant: [Double]] = [:]
   let rounds = try Rounds(workshop.options.roundCount, of: workshop.variants) { variant in
     defer { workshop.cleanUp() }

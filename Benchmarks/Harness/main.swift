@@ -2,7 +2,6 @@
 
 import Foundation
 
-setvbuf(stdout, nil, _IOLBF, 0)
 signal(SIGPIPE, SIG_IGN)
 
 func run() throws {
@@ -10,7 +9,7 @@ func run() throws {
   let workshop = try Workshop(options: options)
   let machine = Machine()
   var report = Report(machine: machine, options: options)
-  if !options.json { print(machine.lines.joined(separator: "\n")) }
+  if !options.json { say(machine.lines.joined(separator: "\n")) }
   if options.agent == nil { note("there is no agent beside this program, so only plain and heaptrack are compared") }
   if !workshop.variants.contains(.heaptrack) { note("heaptrack is left out") }
   var part: Benchmark.Part?
@@ -18,14 +17,17 @@ func run() throws {
     for row in try benchmark.run(workshop) {
       report.add(row, to: benchmark.part)
       guard !options.json else { continue }
-      if benchmark.part != part { print("\n" + Table.heading(benchmark.part)) }
+      if benchmark.part != part { say("\n" + Table.heading(benchmark.part)) }
       part = benchmark.part
-      print(Table.line(row))
+      say(Table.line(row))
     }
   }
-  print(options.json ? try report.json() : "\n" + report.summary)
+  say(options.json ? try report.json() : "\n" + report.summary)
   if options.write { try report.write() }
 }
+
+/// Writes a line at once, so that each row is seen when it is measured, in a pipe as well.
+func say(_ text: String) { FileHandle.standardOutput.write(Data("\(text)\n".utf8)) }
 
 func note(_ text: String) { FileHandle.standardError.write(Data("allocs-bench: \(text)\n".utf8)) }
 

@@ -13,7 +13,8 @@ import IndexReader
 import Measurement
 
 func fail(_ message: String) -> Never {
-  fputs("allocs-lookup-bench: \(message)\n", stderr)
+  let line = Array("allocs-lookup-bench: \(message)\n".utf8)
+  _ = write(2, line, line.count)
   exit(1)
 }
 
