@@ -1,0 +1,62 @@
+// A test program that keeps a record, running under the agent, and the check points at which the two are compared.
+
+import Foundation
+import IndexReader
+import Testing
+
+final class RecordingProgram {
+  let directory: TestDirectory
+  let records: TestDirectory
+  let process: ChildProcess
+  /// Lines that the program wrote before the check point that was waited for last.
+  private(set) var said: [String] = []
+
+  init(_ arguments: [String], below: String? = nil, environment: [String: String] = [:], underAgent: Bool = true) throws {
+    directory = try TestDirectory()
+    records = try TestDirectory()
+    // Also for programs that give up being root.
+    chmod(directory.path, 0o1777)
+    chmod(records.path, 0o777)
+    var variables = ChildProcess.baseEnvironment
+    if underAgent { variables.merge(try Installation.agentEnvironment(directory.path, below: below)) { $1 } }
+    variables["RECORD_DIR"] = records.path
+    variables.merge(environment) { $1 }
+    process = try ChildProcess(arguments, environment: variables, conversing: true)
+  }
+
+  /// Waits for a check point and reads its record.
+  func reach(_ checkpoint: Int) throws -> Record {
+    said = try process.readLines(until: "checkpoint \(checkpoint)")
+    return try Record(directory: records.path, checkpoint: checkpoint)
+  }
+
+  /// Lets the program go on after a check point.
+  func proceed() throws { try process.send("\n") }
+
+  /// Opens the index of the program, or of another process with an index in the same directory.
+  func openSegment(of pid: Int32? = nil) throws -> Segment {
+    try Segment(path: directory.segment(of: pid ?? process.pid))
+  }
+
+  /// Waits for the end, which must be as after a plain run.
+  func finish(sourceLocation: SourceLocation = #_sourceLocation) throws {
+    let outcome = try process.wait()
+    #expect(outcome.ending == .exit(0), "\(outcome.output) \(outcome.errors)", sourceLocation: sourceLocation)
+    #expect(outcome.errors == "", sourceLocation: sourceLocation)
+    said = outcome.output.split(separator: "\n").map(String.init)
+  }
+}
+
+extension Segment {
+  /// A counter of the header, by the name that allocs_counter_name gives it.
+  func counter(_ name: String) -> UInt64? { counters.first { $0.name == name }?.value }
+
+  /// The counters that say that a block is missing from the index, if they are not zero.
+  var unindexed: [String] {
+    let names = ["no_memory", "arenas_exhausted", "high_address", "unaligned", "nested", "early", "unknown_contexts", "modules_dropped"]
+    return counters.filter { names.contains($0.name) && $0.value != 0 }.map { "\($0.name) \($0.value)" }
+  }
+
+  /// Allocations less frees, over all threads that ever were; nil if threads were dropped from the history.
+  var balance: Int64 { threads.reduce(0) { $0 + Int64($1.allocations) - Int64($1.frees) } }
+}

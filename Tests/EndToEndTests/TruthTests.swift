@@ -1,0 +1,93 @@
+// The truth test: the index against a program's own record of more than a million random operations, all of it.
+
+import Foundation
+import IndexReader
+import Testing
+
+extension EndToEnd {
+  @Suite("the truth")
+  struct Truth {
+    static let checkpoints = 5
+    static let operations = 2_500_000
+
+    /// Runs the program and compares at each check point; returns what it said at its end.
+    private func run(
+      allocator: Allocator, linked: Bool = false, children: String = "none", threads: Int = 4,
+      operations: Int = Truth.operations, checkpoints: Int = Truth.checkpoints, seed: Int = 1
+    ) throws -> [String] {
+      try allocator.require()
+      let options = linked ? ["-Wl,--no-as-needed", "-l:\(allocator.library!)"] : []
+      let program = try RecordingProgram(
+        [
+          Programs.path("truth.cpp", options: options), "\(threads)", "\(operations)", "\(checkpoints)", "\(seed)", children,
+        ], below: linked ? nil : allocator.library)
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let baseline = segment.allAllocations()
+      let counted = counts(in: segment)
+      try program.proceed()
+      for checkpoint in 1...checkpoints {
+        let record = try program.reach(checkpoint)
+        #expect(record.blocks.count > 5000)
+        let comparison = Comparison(record: record, baseline: baseline, allocatorPrefix: allocator.modulePrefix)
+        let differences = comparison.differences(in: segment)
+        #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
+        if children == "none" { compareCounts(program.said, before: counted, in: segment) }
+        #expect(segment.unindexed == [])
+        let totals = segment.totals()
+        #expect(totals.count == UInt64(record.blocks.count + baseline.count))
+        #expect(totals.bytes == record.blocks.reduce(0) { $0 + $1.size } + baseline.reduce(0) { $0 + $1.size })
+        #expect(segment.balance == Int64(totals.count))
+        try program.proceed()
+      }
+      try program.finish()
+      return program.said
+    }
+
+    /// Allocations and frees that the index has counted for each thread.
+    private func counts(in segment: borrowing Segment) -> [UInt32: (UInt64, UInt64)] {
+      Dictionary(segment.threads.map { ($0.id, ($0.allocations, $0.frees)) }, uniquingKeysWith: { $1 })
+    }
+
+    /// The program says "worker TID ALLOCATIONS FREES FAILURES" for each thread. bad_alloc's own blocks come and go beside.
+    private func compareCounts(
+      _ said: [String], before: [UInt32: (UInt64, UInt64)], in segment: borrowing Segment
+    ) {
+      let now = counts(in: segment)
+      for line in said where line.hasPrefix("worker ") {
+        let numbers = line.split(separator: " ").dropFirst().compactMap { UInt64($0) }
+        let id = UInt32(numbers[0])
+        let (allocations, frees) = now[id] ?? (0, 0)
+        let earlier = before[id] ?? (0, 0)
+        let exceptions = (allocations - earlier.0) &- numbers[1]
+        #expect((frees - earlier.1) &- numbers[2] == exceptions, "thread \(id)")
+        #expect(exceptions <= numbers[3], "thread \(id)")
+      }
+    }
+
+    @Test("every block of a million random operations is in the index, and nothing else", arguments: Allocator.allCases)
+    func random(allocator: Allocator) throws { _ = try run(allocator: allocator) }
+
+    @Test("the same with jemalloc linked into the program")
+    func linked() throws { _ = try run(allocator: .jemalloc, linked: true, checkpoints: 2, seed: 2) }
+
+    @Test("the same with sixteen threads on few processors")
+    func manyThreads() throws { _ = try run(allocator: .glibc, threads: 16, checkpoints: 2, seed: 3) }
+
+    @Test(
+      "children leave no trace in the index while other threads allocate",
+      arguments: ["fork", "vfork", "spawn", "clone"])
+    func children(way: String) throws {
+      let said = try run(allocator: .glibc, children: way, checkpoints: 2, seed: 4)
+      let children = said.last { $0.hasPrefix("children ") }?.split(separator: " ").compactMap { Int($0) } ?? []
+      try #require(children.count == 2)
+      #expect(children[0] > 5)
+      #expect(children[1] == 0)
+    }
+
+    @Test("children leave no trace in the index with another allocator below", arguments: [Allocator.jemalloc, .tcmalloc])
+    func childrenBelow(allocator: Allocator) throws {
+      _ = try run(allocator: allocator, children: "vfork", checkpoints: 2, seed: 5)
+    }
+  }
+}
