@@ -1,1 +1,94 @@
+// Index: the slots of the segment. To record an allocation is one store, to erase it is one store.
+//
+// The argument for readers, who look on without any lock:
+// - A slot is written only by the thread that owns the allocation: between the allocator's return and the call that
+//   frees it, nobody else may pass its address to a hook. So slot stores need no read-modify-write.
+// - LARGE: tail, then head with release. It pairs with the reader's acquire of the head: who sees the head sees its tail, or
+//   a later one, which the reader notices because the head has changed when it looks again.
+// - The summary bit is set, with release, before the first slot under it is written; the pages behind are committed before
+//   that. So a reader that finds the bit may load the slots, and a slot that holds something has its bit set.
+// - An erased slot is zero before the allocator below gets the block back, so the next owner's store comes after it.
+
+import AgentMachine
 import SharedLayout
+
+typealias Regions = UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
+
+enum Index {
+  private static let unindexable: UInt = ~((1 << 47) - 1) | 15  // at or above 2^47, or not a multiple of 16
+
+  // MARK: the path
+
+  @inline(__always)
+  static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) {
+    guard let arena = arenaForWriting(regions, base) else { return }
+    let slot = slot(arena, base)
+    let ticks = allocs_ticks_now()
+    let granule = allocs_granule_of_address(UInt64(base))
+    if size < UInt(ALLOCS_SMALL_SIZE_LIMIT) {
+      allocs_store_release_u64(slot, allocs_slot_small(granule, UInt64(size), context, ticks))
+    } else {
+      let logarithm = alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount)
+      // An allocation of 2^47 bytes cannot exist where addresses have 47 bits.
+      allocs_store_relaxed_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
+      allocs_store_release_u64(slot, allocs_slot_large(granule, UInt64(size), context, ticks))
+    }
+  }
+
+  /// Gives the head that was there, 0 if `base` is not the start of a known allocation.
+  @inline(__always)
+  static func erase(_ regions: Regions, _ base: UInt) -> UInt64 {
+    guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))],
+      isSummarized(arena, base)
+    else { return 0 }
+    let slot = slot(arena, base)
+    let head = allocs_load_relaxed_u64(slot)
+    guard allocs_slot_is_head(head), allocs_slot_granule(head) == allocs_granule_of_address(UInt64(base)) else {
+      return 0
+    }
+    allocs_store_relaxed_u64(slot, 0)
+    return head
+  }
+
+  /// Puts back what `erase` gave. The tail is still there: the allocation has not moved.
+  static func restore(_ regions: Regions, _ base: UInt, _ head: UInt64) {
+    guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))] else { return }
+    allocs_store_release_u64(slot(arena, base), head)
+  }
+
+  @inline(__always)
+  private static func arenaForWriting(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+    if base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))], isSummarized(arena, base) {
+      return arena
+    }
+    return Arenas.prepare(regions, base)
+  }
+
+  @inline(__always)
+  private static func slot(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
+    let offset = Int(ALLOCS_ARENA_SLOTS_OFFSET) &+ Int(allocs_slot_index(UInt64(base))) &* 8
+    return UnsafeMutableRawPointer(arena + offset).assumingMemoryBound(to: UInt64.self)
+  }
+
+  @inline(__always)
+  private static func isSummarized(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Bool {
+    let index = Int(allocs_summary_index(UInt64(base)))
+    let word = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET) + index / 64 * 8)
+      .assumingMemoryBound(to: UInt64.self)
+    return allocs_load_relaxed_u64(word) >> UInt64(index % 64) & 1 != 0
+  }
+
+  // MARK: losses
+
+  static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
+
+  /// Adds one to a counter of the segment.
+  @inline(never)
+  static func count(_ counter: allocs_counter, _ amount: UInt64 = 1) {
+    guard let header = allocs_process().pointee.shared?.pointee.header else { return }
+    withUnsafeMutablePointer(to: &header.pointee.counters) {
+      let counters = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self)
+      _ = allocs_fetch_add_u64(counters + Int(counter.rawValue), amount)
+    }
+  }
+}

@@ -27,7 +27,7 @@ enum allocs_node_flag {
   ALLOCS_NODE_DEPTH_LIMIT = 2 // cut at the depth limit
 };
 
-#define ALLOCS_NODE_LIMIT (1u << 24)
+#define ALLOCS_NODE_LIMIT 0x1000000u
 
 _Static_assert(sizeof(struct allocs_node) == 16, "node");
 _Static_assert(offsetof(struct allocs_node, parent) == 8, "node.parent");

@@ -71,15 +71,19 @@ struct allocs_section {
 };
 
 #define ALLOCS_MODULE_CAPACITY 4096u
-#define ALLOCS_STRINGS_CAPACITY (4u << 20)
+#define ALLOCS_STRINGS_CAPACITY 4194304u
 #define ALLOCS_THREAD_CAPACITY 32768u
 #define ALLOCS_FORMER_THREAD_CAPACITY 32768u
 #define ALLOCS_ARENA_CAPACITY 16384u
 
 // The region bits: bit r of level 0 says that region r has an arena; level 1 and 2 summarize it 64 to one each.
-#define ALLOCS_REGION_LEVEL0_WORDS (ALLOCS_REGION_COUNT / 64)
-#define ALLOCS_REGION_LEVEL1_WORDS (ALLOCS_REGION_LEVEL0_WORDS / 64)
-#define ALLOCS_REGION_LEVEL2_WORDS (ALLOCS_REGION_LEVEL1_WORDS / 64)
+enum {
+  ALLOCS_REGION_LEVEL0_WORDS = ALLOCS_REGION_COUNT / 64,
+  ALLOCS_REGION_LEVEL1_WORDS = ALLOCS_REGION_LEVEL0_WORDS / 64,
+  ALLOCS_REGION_LEVEL2_WORDS = ALLOCS_REGION_LEVEL1_WORDS / 64,
+  // In the section, level 1 fills the first page, level 0 follows.
+  ALLOCS_REGION_LEVEL0_OFFSET = ALLOCS_REGION_LEVEL1_WORDS * 8
+};
 
 enum allocs_state {
   ALLOCS_STATE_STARTING = 0,
@@ -87,7 +91,7 @@ enum allocs_state {
   ALLOCS_STATE_EXITED = 2  // the process ran its exit handlers; blocks freed after that may still be listed
 };
 
-// What was not indexed, and why. Each is a count since the start.
+// What was not indexed, and why; and sums that the thread table no longer holds. Counts since the start.
 enum allocs_counter {
   ALLOCS_COUNTER_NO_MEMORY = 0,      // blocks: the file system of the segment is full
   ALLOCS_COUNTER_ARENAS_EXHAUSTED,   // blocks: no arena left for their region
@@ -100,6 +104,8 @@ enum allocs_counter {
   ALLOCS_COUNTER_UNKNOWN_THREADS,    // threads without an entry
   ALLOCS_COUNTER_MODULES_DROPPED,    // modules that found no place in the table
   ALLOCS_COUNTER_REALLOC_FAILED,     // failed reallocs: the old block was put back
+  ALLOCS_COUNTER_ENDED_ALLOCATIONS,  // allocations of threads whose slot was reused: with the thread table, the total
+  ALLOCS_COUNTER_ENDED_FREES,        // likewise their frees
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -107,7 +113,8 @@ enum allocs_counter {
 static inline const char *allocs_counter_name(uint32_t counter) {
   static const char *const names[ALLOCS_COUNTER_COUNT] = {
       "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
-      "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed"};
+      "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
+      "ended_allocations", "ended_frees"};
   return counter < ALLOCS_COUNTER_COUNT ? names[counter] : "";
 }
 
@@ -152,8 +159,6 @@ _Static_assert(offsetof(struct allocs_header, command_size) == 1216, "header.com
 _Static_assert(offsetof(struct allocs_header, command) == 1220, "header.command");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 
-// The region bits section: level 1 fills its first page, level 0 follows.
-#define ALLOCS_REGION_LEVEL0_OFFSET (ALLOCS_REGION_LEVEL1_WORDS * 8u)
 _Static_assert(ALLOCS_REGION_LEVEL0_OFFSET == ALLOCS_PAGE_SIZE, "level 1 of the region bits fills one page");
 
 #endif

@@ -29,9 +29,9 @@
 #define ALLOCS_GRANULE_SIZE 16u     // every indexed allocation starts at a multiple of this
 #define ALLOCS_SMALL_SIZE_LIMIT 64u // sizes below are SMALL
 #define ALLOCS_SIZE_BITS 47u
-#define ALLOCS_SIZE_LIMIT (1ull << ALLOCS_SIZE_BITS)
+#define ALLOCS_SIZE_LIMIT 0x800000000000ull  // 2^ALLOCS_SIZE_BITS
 #define ALLOCS_CONTEXT_BITS 24u
-#define ALLOCS_CONTEXT_LIMIT (1u << ALLOCS_CONTEXT_BITS)
+#define ALLOCS_CONTEXT_LIMIT 0x1000000u  // 2^ALLOCS_CONTEXT_BITS
 #define ALLOCS_ALIGNMENT_LIMIT 64u  // logarithms to base 2; 0 means that none was asked for
 #define ALLOCS_CHECK_MASK 0x1FFu
 

@@ -1,0 +1,184 @@
+// Contexts: from a call site to the id that a slot holds. Each thread caches the sites it allocates at; what it has not
+// seen is interned in the segment's tables.
+//
+// The interning tables are private to the agent and lock-free. Each is a cascade of arrays of cells (id:24, tag:8),
+// each array twice as large as the one before. A key may lie in one line of 16 cells of each array, and goes into the first empty
+// one in cascade order. Cells are only ever filled, so who meets an empty cell knows that the key is in none that
+// follow: a look-up costs one line for each array in use, and a lost race is found by reading the cell again.
+//
+// An entry is written to the segment before its id enters a cell (compare-and-exchange, release), and the id
+// enters a slot after that: whoever reads an id may read the entry.
+
+import AgentMachine
+import SharedLayout
+
+enum Contexts {
+  // MARK: the path
+
+  /// The id of (stack, thread, function); 0 if it cannot be recorded.
+  @inline(__always)
+  static func context(_ thread: Thread, _ site: UInt, _ function: allocs_function) -> UInt32 {
+    let key = UInt64(site) | UInt64(function.rawValue) << 56
+    let index = Int((UInt64(site) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
+    let sites = withUnsafeMutablePointer(to: &thread.pointee.sites) {
+      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
+    }
+    if sites[index].key == key { return UInt32(truncatingIfNeeded: sites[index].context) }
+    return intern(thread, site, function, sites + index, key)
+  }
+
+  @inline(never)
+  private static func intern(
+    _ thread: Thread, _ site: UInt, _ function: allocs_function, _ cached: UnsafeMutablePointer<allocs_site>,
+    _ key: UInt64
+  ) -> UInt32 {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
+    let node = node(shared, header, parent: 0, pc: UInt64(site))
+    let context = node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function)
+    guard context != 0 else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
+      return 0
+    }
+    cached.pointee.context = UInt64(context)
+    cached.pointee.key = key
+    return context
+  }
+
+  /// Forgets the sites of `thread`: a module was unloaded, and another may come to lie at its addresses.
+  static func flush(_ thread: Thread) {
+    withUnsafeMutablePointer(to: &thread.pointee.sites) {
+      let sites = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
+      for index in 0..<Int(ALLOCS_SITE_COUNT) { sites[index].key = 0 }
+    }
+  }
+
+  // MARK: the two tables
+
+  private static func node(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, parent: UInt32,
+    pc: UInt64
+  ) -> UInt32 {
+    let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+    return withUnsafeMutablePointer(to: &shared.pointee.nodes) { table in
+      intern(
+        table, hash: mix(pc ^ UInt64(parent) << 40),
+        matches: { nodes[Int($0)].pc == pc && nodes[Int($0)].parent == parent },
+        create: {
+          Modules.note(shared, header, address: pc)
+          return create(table, header, ALLOCS_SECTION_NODES) { id in
+            nodes[id].pc = pc
+            nodes[id].parent = parent
+          }
+        })
+    }
+  }
+
+  private static func context(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ node: UInt32,
+    _ slot: UInt32, _ function: allocs_function
+  ) -> UInt32 {
+    let word = allocs_context_word(node, slot, function.rawValue, 0)
+    let contexts = Segment.start(header, ALLOCS_SECTION_CONTEXTS).assumingMemoryBound(to: UInt64.self)
+    return withUnsafeMutablePointer(to: &shared.pointee.contexts) { table in
+      intern(
+        table, hash: mix(word),
+        matches: { contexts[Int($0)] == word },
+        create: {
+          create(table, header, ALLOCS_SECTION_CONTEXTS) { id in allocs_store_release_u64(contexts + id, word) }
+        })
+    }
+  }
+
+  private static func mix(_ value: UInt64) -> UInt64 {
+    var hash = (value ^ value >> 32) &* 0xD6E8_FEB8_6659_FD93
+    hash = (hash ^ hash >> 32) &* 0xD6E8_FEB8_6659_FD93
+    return hash ^ hash >> 32
+  }
+
+  /// Hands out the next id, backs its entry with memory, lets `write` fill it. 0 if ids or memory have run out.
+  private static func create(
+    _ table: UnsafeMutablePointer<allocs_intern_table>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ id: allocs_section_id, _ write: (Int) -> Void
+  ) -> UInt32 {
+    let section = Segment.section(header, id)
+    let limit = min(section.pointee.capacity, UInt64(ALLOCS_CONTEXT_LIMIT))
+    guard allocs_load_relaxed_u64(&table.pointee.next_id) < limit else { return 0 }
+    let next = allocs_fetch_add_u64(&table.pointee.next_id, 1)
+    guard next < limit, commit(table, header, id, upTo: next + 1) else { return 0 }
+    write(Int(next))
+    var used = allocs_load_acquire_u64(&section.pointee.used)
+    while used < next + 1, !allocs_compare_exchange_u64(&section.pointee.used, used, next + 1) {
+      used = allocs_load_acquire_u64(&section.pointee.used)
+    }
+    return UInt32(truncatingIfNeeded: next)
+  }
+
+  /// Two threads may both commit the same pages; that does no harm.
+  private static func commit(
+    _ table: UnsafeMutablePointer<allocs_intern_table>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ id: allocs_section_id, upTo count: UInt64
+  ) -> Bool {
+    let step: UInt64 = 4096  // bytes
+    let section = Segment.section(header, id)
+    var committed = allocs_load_acquire_u64(&table.pointee.committed)
+    while committed < count {
+      let start = committed * section.pointee.entry_size
+      guard System.commit(Segment.start(header, id) + Int(start), step) else { return false }
+      let grown = (start + step) / section.pointee.entry_size
+      if !allocs_compare_exchange_u64(&table.pointee.committed, committed, grown) {
+        committed = allocs_load_acquire_u64(&table.pointee.committed)
+      } else {
+        committed = grown
+      }
+    }
+    return true
+  }
+
+  // MARK: the cascade
+
+  private static let firstLevelCells: UInt64 = 1 << 12
+  private static let cellsPerLine: UInt64 = 16
+
+  @inline(__always)
+  private static func intern(
+    _ table: UnsafeMutablePointer<allocs_intern_table>, hash: UInt64, matches: (UInt32) -> Bool, create: () -> UInt32
+  ) -> UInt32 {
+    let tag = UInt32(truncatingIfNeeded: hash >> 56) << 24
+    var created: UInt32 = 0
+    for level in 0..<Int(ALLOCS_INTERN_LEVELS) {
+      let cellCount = firstLevelCells << UInt64(level)
+      guard let cells = cells(table, level, cellCount) else { return 0 }
+      let line = cells + Int((hash & (cellCount / cellsPerLine - 1)) * cellsPerLine)
+      for index in 0..<Int(cellsPerLine) {
+        let cell = line + index
+        var value = allocs_load_acquire_u32(cell)
+        while true {
+          if value == 0 {
+            if created == 0 { created = create() }
+            if created == 0 { return 0 }
+            if allocs_compare_exchange_u32(cell, 0, created | tag) { return created }
+            value = allocs_load_acquire_u32(cell)
+          } else {
+            let id = value & (ALLOCS_CONTEXT_LIMIT - 1)
+            // An id created in a lost race stays unused.
+            if value & ~(ALLOCS_CONTEXT_LIMIT - 1) == tag && matches(id) { return id }
+            break
+          }
+        }
+      }
+    }
+    return 0
+  }
+
+  private static func cells(
+    _ table: UnsafeMutablePointer<allocs_intern_table>, _ level: Int, _ count: UInt64
+  ) -> UnsafeMutablePointer<UInt32>? {
+    let word = withUnsafeMutablePointer(to: &table.pointee.levels) {
+      UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self) + level
+    }
+    if let cells = allocs_load_acquire_pointer(word) { return cells.assumingMemoryBound(to: UInt32.self) }
+    guard let made = System.map(count * 4) else { return nil }
+    if !allocs_compare_exchange_pointer(word, nil, made) { System.unmap(made, count * 4) }
+    return allocs_load_acquire_pointer(word)?.assumingMemoryBound(to: UInt32.self)
+  }
+}

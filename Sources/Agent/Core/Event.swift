@@ -1,0 +1,108 @@
+// Event: what happened, for whoever keeps account of it. Today that is the Index.
+//
+// All run with the thread's `allocs_self` taken. "Inner" events come from a hook inside another hook.
+
+import AgentMachine
+import SharedLayout
+
+enum Event {
+  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet.
+  @inline(__always)
+  static func postAlloc(
+    _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ site: UInt, _ function: allocs_function
+  ) {
+    guard let regions = thread.pointee.regions else { return }
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+    let context = Contexts.context(thread, site, function)
+    Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context)
+  }
+
+  /// `block` is about to go back. Gives its erased record, 0 if it had none.
+  @inline(__always) @discardableResult
+  static func preFree(_ thread: Thread, _ block: Block) -> UInt64 {
+    guard let regions = thread.pointee.regions else { return 0 }
+    let old = Index.erase(regions, UInt(bitPattern: block))
+    if old != 0 {
+      thread.pointee.entry.pointee.identity.frees &+= 1
+    } else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_FREES)
+    }
+    return old
+  }
+
+  /// A realloc failed: `block`, erased with record `old` by `preFree`, lives on.
+  @inline(never)
+  static func reallocFailed(_ thread: Thread, _ block: Block, _ old: UInt64) {
+    guard old != 0, let regions = thread.pointee.regions else { return }
+    Index.restore(regions, UInt(bitPattern: block), old)
+    thread.pointee.entry.pointee.identity.frees &-= 1
+    Index.count(ALLOCS_COUNTER_REALLOC_FAILED)
+  }
+
+  // MARK: inside another hook
+
+  /// An allocation inside a hook of `outer`. Where the outer function works by calling this one, the outer event
+  /// will tell of the block; so it is only noted. Elsewhere it is the allocator's own, or a signal handler's.
+  @inline(never)
+  static func innerAlloc(
+    _ outer: Thread, _ block: Block?, _ size: Int, _ site: UInt, _ function: allocs_function
+  ) {
+    guard outer.pointee.delegating != 0 else {
+      if block != nil { Index.count(ALLOCS_COUNTER_NESTED) }
+      return
+    }
+    guard let block else {
+      // operator new found no memory and will call the new-handler, which is the program's code: from here on the
+      // thread is outside, and operator new itself will be recorded once more when it succeeds.
+      outer.pointee.delegating = 0
+      allocs_leave(outer)
+      return
+    }
+    // operator new(nothrow) calls operator new, which calls malloc: one block, noted once.
+    guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
+    noteInner(outer)
+    outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
+    outer.pointee.inner_size = UInt64(UInt(bitPattern: size))
+    outer.pointee.inner_site = UInt64(site)
+    outer.pointee.inner_function = function.rawValue
+  }
+
+  /// A free inside a hook: erases the record if there is one, which a signal handler's free has.
+  @inline(never) @discardableResult
+  static func innerFree(_ outer: Thread, _ block: Block) -> UInt64 {
+    if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) { outer.pointee.inner_base = 0 }
+    guard let regions = outer.pointee.regions else { return 0 }
+    let old = Index.erase(regions, UInt(bitPattern: block))
+    if old != 0 { outer.pointee.entry.pointee.identity.frees &+= 1 }
+    return old
+  }
+
+  /// The outer function returned `block`. An inner block that is not it is one of its own.
+  @inline(__always)
+  static func endDelegation(_ thread: Thread, _ block: Block?) {
+    thread.pointee.delegating = 0
+    if thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) {
+      thread.pointee.inner_base = 0
+    } else {
+      noteInner(thread)
+    }
+  }
+
+  /// operator new returned `block` after the new-handler had run: the malloc inside it was recorded like any other,
+  /// and gives way to the record of operator new.
+  @inline(never)
+  static func replaceInner(_ thread: Thread, _ block: Block) {
+    guard let regions = thread.pointee.regions else { return }
+    if Index.erase(regions, UInt(bitPattern: block)) != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
+  }
+
+  /// Records the noted inner block, if there is one.
+  @inline(never)
+  private static func noteInner(_ thread: Thread) {
+    guard thread.pointee.inner_base != 0, let block = Block(bitPattern: UInt(thread.pointee.inner_base)) else { return }
+    thread.pointee.inner_base = 0
+    postAlloc(
+      thread, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, UInt(thread.pointee.inner_site),
+      allocs_function(thread.pointee.inner_function))
+  }
+}

@@ -1,0 +1,288 @@
+// Hook: the narrow waist. Every exported function of the User layer comes here with its call site, as one of three
+// things: an allocation, a free, a resize. Calls Event around Terminal.
+//
+// Invariants:
+// - The outermost hook records; one that runs inside it passes straight through (`allocs_enter` gave null).
+// - A free is an event before the block goes back, an allocation after it came: nobody else can own the address between.
+// - errno, results and side effects are those of the function below.
+
+import AgentMachine
+import SharedLayout
+
+typealias Block = UnsafeMutableRawPointer
+typealias Thread = UnsafeMutablePointer<allocs_thread_block>
+
+// MARK: allocation
+
+/// `make` calls the function below; `function` is what the caller called.
+@inline(__always)
+private func allocate(
+  _ size: Int, alignment: Int = 0, _ site: UInt, _ function: allocs_function, _ make: () -> Block?
+) -> Block? {
+  guard let thread = allocs_enter() else {
+    return allocateSlowly(size, alignment: alignment, site, function, make)
+  }
+  let block = make()
+  if let block { Event.postAlloc(thread, block, size, alignment, site, function) }
+  allocs_leave(thread)
+  return block
+}
+
+/// The thread is inside a hook, or has not been seen before.
+@inline(never)
+private func allocateSlowly(
+  _ size: Int, alignment: Int, _ site: UInt, _ function: allocs_function, _ make: () -> Block?
+) -> Block? {
+  if let outer = allocs_registered_block() {
+    let block = make()
+    Event.innerAlloc(outer, block, size, site, function)
+    return block
+  }
+  let thread = Start.enterNewThread()
+  let block = make()
+  if let thread {
+    if let block { Event.postAlloc(thread, block, size, alignment, site, function) }
+    allocs_leave(thread)
+  }
+  return block
+}
+
+@c(allocs_hook_malloc)
+func hookMalloc(_ size: Int, _ site: UInt) -> Block? {
+  guard let thread = allocs_enter() else {
+    return allocateSlowly(size, alignment: 0, site, ALLOCS_FUNCTION_MALLOC) { Terminal.malloc(allocs_padded(size)) }
+  }
+  let block = Terminal.malloc(allocs_padded(size))
+  if let block { Event.postAlloc(thread, block, size, 0, site, ALLOCS_FUNCTION_MALLOC) }
+  allocs_leave(thread)
+  return block
+}
+
+@c(allocs_hook_calloc)
+func hookCalloc(_ count: Int, _ size: Int, _ site: UInt) -> Block? {
+  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
+  let total = Int(bitPattern: bytes)
+  return allocate(total, site, ALLOCS_FUNCTION_CALLOC) {
+    // A product that overflows, or needs no padding, is the allocator's own affair.
+    let padded = allocs_padded(total)
+    return overflow || padded == total ? Terminal.calloc(count, size) : Terminal.calloc(1, padded)
+  }
+}
+
+@c(allocs_hook_memalign)
+func hookMemalign(_ alignment: Int, _ size: Int, _ site: UInt) -> Block? {
+  allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_MEMALIGN) {
+    Terminal.memalign(alignment, allocs_padded(size))
+  }
+}
+
+@c(allocs_hook_aligned_alloc)
+func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ site: UInt) -> Block? {
+  allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
+    Terminal.alignedAlloc(alignment, allocs_padded(size))
+  }
+}
+
+@c(allocs_hook_posix_memalign)
+func hookPosixMemalign(
+  _ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int, _ site: UInt
+) -> CInt {
+  var status: CInt = 0
+  _ = allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
+    status = Terminal.posixMemalign(result, alignment, allocs_padded(size))
+    return status == 0 ? result.pointee : nil
+  }
+  return status
+}
+
+@c(allocs_hook_valloc)
+func hookValloc(_ size: Int, _ site: UInt) -> Block? {
+  allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), site, ALLOCS_FUNCTION_VALLOC) { Terminal.valloc(size) }
+}
+
+@c(allocs_hook_pvalloc)
+func hookPvalloc(_ size: Int, _ site: UInt) -> Block? {
+  allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), site, ALLOCS_FUNCTION_PVALLOC) { Terminal.pvalloc(size) }
+}
+
+// MARK: free
+
+@inline(__always)
+private func free(_ block: Block?, _ release: (Block?) -> Void) {
+  guard let thread = allocs_enter() else { return freeSlowly(block, release) }
+  if let block { Event.preFree(thread, block) }
+  release(block)
+  allocs_leave(thread)
+}
+
+@inline(never)
+private func freeSlowly(_ block: Block?, _ release: (Block?) -> Void) {
+  if let outer = allocs_registered_block() {
+    if let block { Event.innerFree(outer, block) }
+    return release(block)
+  }
+  let thread = Start.enterNewThread()
+  if let thread, let block { Event.preFree(thread, block) }
+  release(block)
+  if let thread { allocs_leave(thread) }
+}
+
+@c(allocs_hook_free)
+func hookFree(_ block: Block?) {
+  guard let thread = allocs_enter() else { return freeSlowly(block) { Terminal.free($0) } }
+  if let block { Event.preFree(thread, block) }
+  Terminal.free(block)
+  allocs_leave(thread)
+}
+
+@c(allocs_hook_free_sized)
+func hookFreeSized(_ block: Block?, _ size: Int) {
+  free(block) { Terminal.freeSized($0, allocs_padded(size)) }
+}
+
+@c(allocs_hook_free_aligned_sized)
+func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int) {
+  free(block) { Terminal.freeAlignedSized($0, alignment, allocs_padded(size)) }
+}
+
+// MARK: resize
+
+/// The old record goes before the call: afterwards another thread may own the address. It comes back if the call fails.
+@inline(__always)
+private func resize(
+  _ block: Block, _ size: Int, _ site: UInt, _ function: allocs_function, _ change: () -> Block?
+) -> Block? {
+  var registered: Thread? = allocs_enter()
+  if registered == nil {
+    if let outer = allocs_registered_block() { return resizeInside(outer, block, size, site, function, change) }
+    registered = Start.enterNewThread()
+  }
+  guard let thread = registered else { return change() }
+  let old = Event.preFree(thread, block)
+  let result = change()
+  if let result {
+    Event.postAlloc(thread, result, size, 0, site, function)
+  } else if size != 0 {
+    Event.reallocFailed(thread, block, old)
+  }  // else the block was freed, as realloc(block, 0) does in glibc
+  allocs_leave(thread)
+  return result
+}
+
+@inline(never)
+private func resizeInside(
+  _ outer: Thread, _ block: Block, _ size: Int, _ site: UInt, _ function: allocs_function, _ change: () -> Block?
+) -> Block? {
+  let old = Event.innerFree(outer, block)
+  let result = change()
+  if result != nil {
+    Event.innerAlloc(outer, result, size, site, function)
+  } else if size != 0 {
+    Event.reallocFailed(outer, block, old)
+  }
+  return result
+}
+
+@c(allocs_hook_realloc)
+func hookRealloc(_ block: Block?, _ size: Int, _ site: UInt) -> Block? {
+  guard let block else {
+    return allocate(size, site, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, allocs_padded(size)) }
+  }
+  return resize(block, size, site, ALLOCS_FUNCTION_REALLOC) { Terminal.resize(block, size) }
+}
+
+@c(allocs_hook_reallocarray)
+func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ site: UInt) -> Block? {
+  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
+  // An overflowing product fails in the function below; it must not look like a request for nothing.
+  let total = overflow ? -1 : Int(bitPattern: bytes)
+  // libc's comes back through the hook of realloc.
+  return delegating {
+    guard let block else {
+      return allocate(total, site, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
+    }
+    return resize(block, total, site, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(block, count, size) }
+  }
+}
+
+/// Marks the thread, unless it is inside a hook, so that an inner hook for the same block is not taken for a loss.
+@inline(__always)
+private func delegating(_ body: () -> Block?) -> Block? {
+  guard !allocs_is_inside(), let thread = allocs_registered_block() else { return body() }
+  thread.pointee.delegating = 1
+  let result = body()
+  Event.endDelegation(thread, result)
+  return result
+}
+
+// MARK: operators of C++
+
+// An exception may leave operator new, so C holds its frame (see Operators.c): it enters, calls the operator below,
+// and leaves through these.
+
+@c(allocs_operator_enter)
+func operatorEnter() -> Thread? {
+  var thread: Thread? = allocs_enter()
+  if thread == nil {
+    guard allocs_registered_block() == nil else { return nil }
+    thread = Start.enterNewThread()
+  }
+  thread?.pointee.delegating = 1
+  return thread
+}
+
+@c(allocs_operator_leave)
+func operatorLeave(
+  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ site: UInt, _ function: UInt32
+) {
+  // The new-handler may have run as an ordinary caller in between; take the thread back from it.
+  _ = allocs_enter()
+  if thread.pointee.delegating == 0, let block { Event.replaceInner(thread, block) }
+  Event.endDelegation(thread, block)
+  if let block { Event.postAlloc(thread, block, size, alignment, site, allocs_function(function)) }
+  allocs_leave(thread)
+}
+
+/// An operator inside another hook: notes the block for the outer one.
+@c(allocs_operator_inner)
+func operatorInner(_ block: Block?, _ size: Int, _ site: UInt, _ function: UInt32) {
+  if let outer = allocs_registered_block() {
+    Event.innerAlloc(outer, block, size, site, allocs_function(function))
+  }
+}
+
+/// An exception has left operator new.
+@c(allocs_operator_unwound)
+func operatorUnwound() {
+  if allocs_is_inside(), let thread = allocs_registered_block() {
+    Event.endDelegation(thread, nil)
+    allocs_leave(thread)
+  }
+}
+
+/// Before operator delete calls the one below. Gives the thread to put back with allocs_operator_deleted, or nil.
+@c(allocs_operator_deleting)
+func operatorDeleting(_ block: Block?) -> Thread? {
+  var thread: Thread? = allocs_enter()
+  if thread == nil {
+    if let outer = allocs_registered_block() {
+      if let block { Event.innerFree(outer, block) }
+      return nil
+    }
+    thread = Start.enterNewThread()
+  }
+  if let thread, let block { Event.preFree(thread, block) }
+  return thread
+}
+
+// MARK: modules
+
+@c(allocs_hook_dlclose)
+func hookDlclose(_ handle: UnsafeMutableRawPointer?) -> CInt {
+  let result = Terminal.dlclose(handle)
+  if let thread = allocs_enter() {
+    Modules.noteUnloaded()
+    allocs_leave(thread)
+  }
+  return result
+}

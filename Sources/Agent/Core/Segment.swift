@@ -1,0 +1,264 @@
+// Segment: makes the file, maps it, writes its header. Everything here happens once, at the start of the process.
+//
+// Either the segment is complete, with its magic stored last, or there is none: on any failure the file is removed, the
+// mapping given back, and the process runs on unindexed.
+
+import AgentMachine
+import SharedLayout
+
+enum Segment {
+  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+
+  // MARK: places in the file
+
+  @inline(__always)
+  static func section(
+    _ header: UnsafeMutablePointer<allocs_header>, _ id: allocs_section_id
+  ) -> UnsafeMutablePointer<allocs_section> {
+    withUnsafeMutablePointer(to: &header.pointee.sections) {
+      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_section.self) + Int(id.rawValue)
+    }
+  }
+
+  /// Where the entries of a section are mapped. Not for the arenas, which are mapped one by one.
+  @inline(__always)
+  static func start(_ header: UnsafeMutablePointer<allocs_header>, _ id: allocs_section_id) -> Address {
+    UnsafeMutableRawPointer(header) + Int(section(header, id).pointee.offset)
+  }
+
+  private struct Capacities {
+    var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
+    var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
+
+    /// A process with little address space, or allowed only small files, gets smaller tables.
+    init() {
+      let addressSpace = System.limit(.addressSpace)
+      if addressSpace != .max {
+        while nodes > 1 << 12, nodes * 24 > addressSpace / 64 { nodes /= 2 }
+      }
+      let fileSize = System.limit(.fileSize)
+      if fileSize != .max {
+        while nodes > 1 << 12, nodes * 24 > fileSize / 4 { nodes /= 2 }
+        let rest = fileSize / 2 / UInt64(ALLOCS_ARENA_STRIDE)
+        if rest < arenas { arenas = rest }
+      }
+    }
+  }
+
+  private static func layOut(_ header: UnsafeMutablePointer<allocs_header>) {
+    let capacities = Capacities()
+    var offset = pageSize
+    func place(_ id: allocs_section_id, _ entrySize: Int, _ capacity: UInt64, used: UInt64 = 0) {
+      let section = section(header, id)
+      section.pointee.offset = offset
+      section.pointee.entry_size = UInt64(entrySize)
+      section.pointee.capacity = capacity
+      section.pointee.used = used
+      offset = (offset + UInt64(entrySize) * capacity + pageSize - 1) / pageSize * pageSize
+    }
+    place(ALLOCS_SECTION_MODULES, MemoryLayout<allocs_module>.stride, UInt64(ALLOCS_MODULE_CAPACITY))
+    place(ALLOCS_SECTION_STRINGS, 1, UInt64(ALLOCS_STRINGS_CAPACITY))
+    place(ALLOCS_SECTION_THREADS, MemoryLayout<allocs_thread>.stride, UInt64(ALLOCS_THREAD_CAPACITY))
+    place(
+      ALLOCS_SECTION_FORMER_THREADS, MemoryLayout<allocs_former_thread>.stride, UInt64(ALLOCS_FORMER_THREAD_CAPACITY))
+    place(ALLOCS_SECTION_NODES, MemoryLayout<allocs_node>.stride, capacities.nodes)
+    place(ALLOCS_SECTION_CONTEXTS, 8, capacities.nodes)
+    let words = UInt64(ALLOCS_REGION_LEVEL1_WORDS + ALLOCS_REGION_LEVEL0_WORDS)
+    place(ALLOCS_SECTION_REGION_BITS, 8, words, used: words)
+    place(ALLOCS_SECTION_DIRECTORY, 4, UInt64(ALLOCS_REGION_COUNT), used: UInt64(ALLOCS_REGION_COUNT))
+    place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
+    header.pointee.file_size = offset
+  }
+
+  // MARK: making it
+
+  /// What could not be done, for the one line that ALLOCS_VERBOSE asks for.
+  struct Failure {
+    var what: StaticString
+    var advice: StaticString
+    var code: Int = 0
+  }
+
+  /// Makes and maps the segment in `directory` (an open descriptor). On success `shared` leads to it.
+  static func create(
+    in directory: Int, _ shared: UnsafeMutablePointer<allocs_shared>
+  ) -> Failure? {
+    let startTime = Process.startTime
+    guard startTime != 0 else {
+      return Failure(what: "cannot read /proc/self/stat", advice: "mount /proc")
+    }
+    let pid = System.processID
+    var name = Text()
+    name.append(UInt64(pid))
+    name.append(".")
+    name.append(startTime)
+    name.append(".seg")
+    return name.withCString { path in
+      var descriptor = open(in: directory, path)
+      if descriptor == System.exists {
+        // What this very process ran before it called exec.
+        _ = System.unlink(in: directory, path)
+        descriptor = open(in: directory, path)
+      }
+      guard descriptor >= 0 else {
+        return Failure(
+          what: "cannot create a file in the segment directory",
+          advice: "make it writable, or set ALLOCS_DIR to one that is", code: descriptor)
+      }
+      let failure = fill(descriptor, pid, startTime, shared)
+      System.close(descriptor)
+      if failure != nil { _ = System.unlink(in: directory, path) }
+      return failure
+    }
+  }
+
+  private static func open(in directory: Int, _ path: UnsafePointer<CChar>) -> Int {
+    typealias Flags = System.OpenFlags
+    return System.open(
+      in: directory, path, Flags.readWrite | Flags.create | Flags.exclusive | Flags.noFollow, mode: 0o600)
+  }
+
+  private static func fill(
+    _ descriptor: Int, _ pid: UInt32, _ startTime: UInt64, _ shared: UnsafeMutablePointer<allocs_shared>
+  ) -> Failure? {
+    let noSpace = Failure(
+      what: "cannot get memory for the segment",
+      advice: "free space in the segment directory's file system (Linux 5.14 or newer is needed)")
+    let noAddressSpace = Failure(
+      what: "cannot map the segment", advice: "raise the limit of address space (ulimit -v)")
+    // The header's page first, to lay the file out in it.
+    guard System.limit(.fileSize) >= 2 * pageSize, System.truncate(descriptor, pageSize) >= 0 else {
+      return Failure(what: "cannot size the segment", advice: "raise the limit of file size (ulimit -f)")
+    }
+    guard let first = System.map(descriptor, at: 0, pageSize) else { return noAddressSpace }
+    guard System.commit(first, pageSize) else {
+      System.unmap(first, pageSize)
+      return noSpace
+    }
+    let draft = first.assumingMemoryBound(to: allocs_header.self)
+    layOut(draft)
+    let fileSize = draft.pointee.file_size
+    let arenas = section(draft, ALLOCS_SECTION_ARENAS).pointee
+    System.unmap(first, pageSize)
+    guard arenas.capacity > 0, System.limit(.fileSize) >= fileSize, System.truncate(descriptor, fileSize) >= 0 else {
+      return Failure(what: "cannot size the segment", advice: "raise the limit of file size (ulimit -f)")
+    }
+    guard let mapped = System.map(descriptor, at: 0, arenas.offset) else { return noAddressSpace }
+    let header = mapped.assumingMemoryBound(to: allocs_header.self)
+    let anchor = System.map(descriptor, at: arenas.offset, pageSize)
+    guard let anchor, System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
+      commitFirstPages(header)
+    else {
+      System.unmap(mapped, arenas.offset)
+      if let anchor { System.unmap(anchor, pageSize) }
+      return anchor == nil ? noAddressSpace : noSpace
+    }
+    describe(header, pid, startTime)
+    allocs_process().pointee.fixed_base = mapped.assumingMemoryBound(to: UInt8.self)
+    allocs_process().pointee.fixed_size = arenas.offset
+    shared.pointee.header = header
+    shared.pointee.arena_anchor = anchor.assumingMemoryBound(to: UInt8.self)
+    shared.pointee.nodes.next_id = 1
+    shared.pointee.contexts.next_id = 1
+    shared.pointee.strings_committed = pageSize
+    return nil
+  }
+
+  private static func commitFirstPages(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {
+    System.commit(start(header, ALLOCS_SECTION_MODULES), pageSize)
+      && System.commit(start(header, ALLOCS_SECTION_STRINGS), pageSize)
+      && System.commit(start(header, ALLOCS_SECTION_THREADS), pageSize)
+  }
+
+  private static func describe(_ header: UnsafeMutablePointer<allocs_header>, _ pid: UInt32, _ startTime: UInt64) {
+    header.pointee.layout_version = UInt32(ALLOCS_LAYOUT_VERSION)
+    header.pointee.header_size = UInt32(MemoryLayout<allocs_header>.size)
+    header.pointee.pid = pid
+    header.pointee.uid = System.userID
+    header.pointee.start_time = startTime
+    header.pointee.state = ALLOCS_STATE_LIVE.rawValue
+    header.pointee.clock.tick_shift = UInt32(ALLOCS_TICK_SHIFT)
+    header.pointee.clock.first.counter = allocs_counter()
+    header.pointee.clock.first.monotonic_ns = System.nanoseconds(.monotonic)
+    header.pointee.clock.first_realtime_ns = System.nanoseconds(.realtime)
+    header.pointee.clock.latest = header.pointee.clock.first
+    withUnsafeMutablePointer(to: &header.pointee.command) {
+      let bytes = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self)
+      let size = Process.readFile("/proc/self/cmdline", bytes, Int(ALLOCS_COMMAND_SIZE))
+      header.pointee.command_size = UInt32(max(0, size))
+    }
+  }
+
+  /// Opens the segment to readers.
+  static func publish(_ header: UnsafeMutablePointer<allocs_header>) {
+    allocs_store_release_u64(&header.pointee.magic, UInt64(ALLOCS_MAGIC))
+  }
+}
+
+// MARK: what the process is
+
+enum Process {
+  /// Up to `capacity` bytes of the file, or a negated error number.
+  static func readFile(_ path: StaticString, _ buffer: UnsafeMutablePointer<UInt8>, _ capacity: Int) -> Int {
+    let descriptor = System.open(
+      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+    guard descriptor >= 0 else { return descriptor }
+    var size = 0
+    while size < capacity {
+      let count = System.read(descriptor, buffer + size, capacity - size)
+      if count <= 0 { break }
+      size += count
+    }
+    System.close(descriptor)
+    return size
+  }
+
+  /// Field 22 of /proc/self/stat: clock ticks since boot; 0 if it cannot be read.
+  static var startTime: UInt64 {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+      guard let bytes = buffer.baseAddress else { return 0 }
+      let size = readFile("/proc/self/stat", bytes, 1024)
+      guard size > 0, var index = (0..<size).last(where: { bytes[$0] == UInt8(ascii: ")") }) else { return 0 }
+      // The name, field 2, may hold anything; field 3 follows its last parenthesis.
+      var field = 2
+      var value: UInt64 = 0
+      index += 1
+      while index < size {
+        let byte = bytes[index]
+        if byte == UInt8(ascii: " ") {
+          if field == 22 { return value }
+          field += 1
+          value = 0
+        } else if byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") {
+          value = value &* 10 &+ UInt64(byte - UInt8(ascii: "0"))
+        }
+        index += 1
+      }
+      return 0
+    }
+  }
+}
+
+// MARK: text without allocation
+
+/// Up to 255 bytes of text, zero terminated; what does not fit is left out.
+struct Text {
+  private var bytes = InlineArray<256, UInt8>(repeating: 0)
+  private(set) var count = 0
+
+  mutating func append(byte: UInt8) {
+    guard count < 255 else { return }
+    bytes[count] = byte
+    count += 1
+  }
+  mutating func append(_ text: StaticString) {
+    for index in 0..<text.utf8CodeUnitCount { append(byte: text.utf8Start[index]) }
+  }
+  mutating func append(_ number: UInt64) {
+    if number >= 10 { append(number / 10) }
+    append(byte: UInt8(ascii: "0") + UInt8(number % 10))
+  }
+  func withCString<Result>(_ body: (UnsafePointer<CChar>) -> Result) -> Result {
+    withUnsafePointer(to: bytes) { body(UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
+  }
+}

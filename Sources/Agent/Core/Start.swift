@@ -1,0 +1,214 @@
+// Start: how the agent comes to life with the first call of a hook, before constructors run, and how it ends.
+//
+// The phases go one way: new → starting → ready or disabled. Whoever comes while another thread is starting passes through
+// and is counted. Disabled, and in a child of fork, threads get a block without region table: the hooks stay as
+// short as they are, and nothing is recorded.
+
+import AgentMachine
+import SharedLayout
+
+enum Start {
+  /// A hook was called on a thread that has no block. Gives the thread's block, taken as by `allocs_enter`, or nil if the
+  /// call must pass through.
+  @inline(never)
+  static func enterNewThread() -> Thread? {
+    let process = allocs_process()
+    // From here on a signal handler on this thread, or libc itself, finds a thread that is inside a hook.
+    let passive = withUnsafeMutablePointer(to: &process.pointee.passive) { $0 }
+    allocs_set_registered_block(passive)
+    if allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_NEW.rawValue {
+      if process.pointee.terminal.malloc == nil { Terminal.resolve() }
+      if allocs_compare_exchange_u32(&process.pointee.phase, ALLOCS_PHASE_NEW.rawValue, ALLOCS_PHASE_STARTING.rawValue) {
+        let ready = start(process)
+        allocs_store_release_u32(
+          &process.pointee.phase, ready ? ALLOCS_PHASE_READY.rawValue : ALLOCS_PHASE_DISABLED.rawValue)
+      }
+    }
+    switch allocs_load_acquire_u32(&process.pointee.phase) {
+    case ALLOCS_PHASE_READY.rawValue:
+      if let shared = process.pointee.shared, let header = shared.pointee.header,
+        let thread = Threads.register(shared, header)
+      {
+        allocs_set_registered_block(thread)
+        return thread
+      }
+      return passive
+    case ALLOCS_PHASE_DISABLED.rawValue:
+      return passive
+    default:
+      // Another thread is starting the agent; the next call asks again.
+      allocs_set_registered_block(nil)
+      return nil
+    }
+  }
+
+  private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
+    let settings = Settings()
+    process.pointee.verbose = settings.isVerbose ? 1 : 0
+    let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
+    let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
+    guard let memory = System.map(size), System.wipeInChildren(memory, size),
+      let regions = System.map(regionTableSize)
+    else {
+      say("cannot get memory for the agent", "raise the limit of address space (ulimit -v)", 0)
+      return false
+    }
+    let shared = memory.assumingMemoryBound(to: allocs_shared.self)
+    shared.pointee.regions = regions.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
+    if let failure = createSegment(settings, shared) {
+      System.unmap(regions, regionTableSize)
+      System.unmap(memory, size)
+      say(failure.what, failure.advice, failure.code)
+      return false
+    }
+    process.pointee.shared = shared
+    if let header = shared.pointee.header {
+      Modules.note(shared, header, address: Terminal.mallocAddress)
+      header.pointee.allocator_modules.0 = Modules.number(header, of: Terminal.mallocAddress)
+      Segment.publish(header)
+    }
+    return true
+  }
+
+  // MARK: where the segment goes
+
+  private static func createSegment(
+    _ settings: Settings, _ shared: UnsafeMutablePointer<allocs_shared>
+  ) -> Segment.Failure? {
+    if let chosen = settings.directory { return createSegment(in: chosen, shared) }
+    let system: StaticString = "/run/allocs"
+    let systemPath = UnsafeRawPointer(system.utf8Start).assumingMemoryBound(to: CChar.self)
+    if createSegment(in: systemPath, shared) == nil { return nil }
+    let fallback: StaticString = "/dev/shm/allocs"
+    let path = UnsafeRawPointer(fallback.utf8Start).assumingMemoryBound(to: CChar.self)
+    if System.makeDirectory(path, mode: 0o1777) >= 0 {
+      // The umask has cut the mode.
+      let directory = openDirectory(path)
+      if directory >= 0 {
+        _ = System.changeMode(directory, 0o1777)
+        System.close(directory)
+      }
+    }
+    return createSegment(in: path, shared)
+  }
+
+  private static func openDirectory(_ path: UnsafePointer<CChar>) -> Int {
+    System.open(path, System.OpenFlags.readOnly | System.OpenFlags.directory | System.OpenFlags.noFollow)
+  }
+
+  private static func createSegment(
+    in path: UnsafePointer<CChar>, _ shared: UnsafeMutablePointer<allocs_shared>
+  ) -> Segment.Failure? {
+    let directory = openDirectory(path)
+    guard directory >= 0 else {
+      return Segment.Failure(
+        what: "cannot open the segment directory", advice: "create it, or set ALLOCS_DIR to one that exists",
+        code: directory)
+    }
+    let failure = Segment.create(in: directory, shared)
+    System.close(directory)
+    return failure
+  }
+
+  // MARK: what libc is needed for
+
+  /// The agent's constructor: libc is ready, other threads do not run yet.
+  static func constructed() {
+    let process = allocs_process()
+    if allocs_registered_block() == nil {
+      if let thread = enterNewThread() { allocs_leave(thread) }
+    }
+    guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue, let own = allocs_enter() else { return }
+    allocs_register_fork_handlers()
+    if pthread_key_create(&process.pointee.thread_key, threadEnded) == 0 { process.pointee.has_thread_key = 1 }
+    if let shared = process.pointee.shared, let header = shared.pointee.header { Modules.noteAll(shared, header) }
+    allocs_leave(own)
+  }
+
+  /// The agent's destructor. Not run by _exit or a signal: then a reader sees that the process is gone.
+  static func destructed() {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    let own = allocs_enter()
+    locked(shared) {
+      Clock.refresh(header, force: true)
+      allocs_store_release_u32(&header.pointee.state, ALLOCS_STATE_EXITED.rawValue)
+    }
+    if let own { allocs_leave(own) }
+  }
+
+  /// In a child of fork. What leads to the parent's segment has been wiped. Only a hook that was under way when its
+  /// thread, in a signal handler, called fork may still hold an address in it: memory of the child's own goes there.
+  static func childStarted() {
+    guard allocs_is_inside() else { return }
+    let process = allocs_process()
+    if let fixed = process.pointee.fixed_base { System.mapOver(fixed, process.pointee.fixed_size) }
+    var index = 0
+    while index < Int(ALLOCS_MAPPED_ARENAS), let arena = allocs_arena_mappings()[index] {
+      System.mapOver(arena, UInt64(ALLOCS_ARENA_STRIDE))
+      index += 1
+    }
+  }
+
+  // MARK: the one line that may be said
+
+  private static func say(_ what: StaticString, _ advice: StaticString, _ code: Int) {
+    guard allocs_process().pointee.verbose != 0 else { return }
+    var line = Text()
+    line.append("allocs: pid ")
+    line.append(UInt64(System.processID))
+    line.append(" runs unindexed: ")
+    line.append(what)
+    if code < 0 {
+      line.append(" (error ")
+      line.append(UInt64(-code))
+      line.append(")")
+    }
+    line.append(" \u{2014} ")
+    line.append(advice)
+    line.append("\n")
+    let standardError = 2
+    line.withCString {
+      _ = System.write(standardError, UnsafeRawPointer($0).assumingMemoryBound(to: UInt8.self), line.count)
+    }
+  }
+}
+
+// MARK: the environment
+
+/// What the environment asks for.
+struct Settings {
+  /// ALLOCS_DIR, nil if not set or empty.
+  var directory: UnsafePointer<CChar>?
+  /// ALLOCS_VERBOSE=1
+  var isVerbose = false
+
+  init() {
+    guard var next = allocs_environment() else { return }
+    while let variable = next.pointee {
+      if let value = Self.value(of: variable, "ALLOCS_DIR=") {
+        directory = value.pointee == 0 ? nil : value
+      } else if let value = Self.value(of: variable, "ALLOCS_VERBOSE=") {
+        isVerbose = value.pointee == CChar(UInt8(ascii: "1"))
+      }
+      next += 1
+    }
+  }
+
+  private static func value(of variable: UnsafePointer<CChar>, _ prefix: StaticString) -> UnsafePointer<CChar>? {
+    for index in 0..<prefix.utf8CodeUnitCount
+    where variable[index] != CChar(bitPattern: prefix.utf8Start[index]) {
+      return nil
+    }
+    return variable + prefix.utf8CodeUnitCount
+  }
+}
+
+// MARK: called from C
+
+@c(allocs_constructed) func agentConstructed() { Start.constructed() }
+@c(allocs_destructed) func agentDestructed() { Start.destructed() }
+@c(allocs_child_started) func agentChildStarted() { Start.childStarted() }
+@c(allocs_next_definition)
+func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? { Terminal.next(cString: name).function }
+/// For a function that finds the table empty: the very first call of the process.
+@c(allocs_resolve_terminal) func agentResolveTerminal() { Terminal.resolve() }

@@ -1,0 +1,197 @@
+// Every system call of the agent, and nothing else.
+//
+// None is made on the path of a hook. When they are made:
+//   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
+//                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
+//   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
+//   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
+//   its end       prctl
+//   the end       clock_gettime
+// Results are the kernel's: negative is a negated error number. errno is never touched.
+
+import AgentMachine
+import SharedLayout
+
+typealias Address = UnsafeMutableRawPointer
+
+@inline(__always)
+private func call(
+  _ number: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0, _ f: Int = 0
+) -> Int {
+  allocs_system_call(number, a, b, c, d, e, f)
+}
+
+enum System {
+  static let noEntry = -2
+  static let exists = -17
+  private static let currentDirectory = -100  // AT_FDCWD
+
+  struct OpenFlags {
+    static let readOnly = 0o0
+    static let readWrite = 0o2
+    static let create = 0o100
+    static let exclusive = 0o200
+    #if arch(arm64)
+      static let directory = 0o40000
+      static let noFollow = 0o100000
+    #else
+      static let directory = 0o200000
+      static let noFollow = 0o400000
+    #endif
+    static let closeOnExec = 0o2000000
+  }
+
+  // MARK: files
+
+  static func open(_ path: UnsafePointer<CChar>, _ flags: Int, mode: Int = 0) -> Int {
+    open(in: currentDirectory, path, flags, mode: mode)
+  }
+  static func open(in directory: Int, _ path: UnsafePointer<CChar>, _ flags: Int, mode: Int = 0) -> Int {
+    call(Int(ALLOCS_SYS_OPENAT), directory, Int(bitPattern: path), flags | OpenFlags.closeOnExec, mode)
+  }
+  static func close(_ descriptor: Int) { _ = call(Int(ALLOCS_SYS_CLOSE), descriptor) }
+  static func read(_ descriptor: Int, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int) -> Int {
+    call(Int(ALLOCS_SYS_READ), descriptor, Int(bitPattern: buffer), count)
+  }
+  static func write(_ descriptor: Int, _ buffer: UnsafePointer<UInt8>, _ count: Int) -> Int {
+    call(Int(ALLOCS_SYS_WRITE), descriptor, Int(bitPattern: buffer), count)
+  }
+  static func readLink(_ path: UnsafePointer<CChar>, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int) -> Int {
+    call(
+      Int(ALLOCS_SYS_READLINKAT), currentDirectory, Int(bitPattern: path), Int(bitPattern: buffer), count)
+  }
+  static func makeDirectory(_ path: UnsafePointer<CChar>, mode: Int) -> Int {
+    call(Int(ALLOCS_SYS_MKDIRAT), currentDirectory, Int(bitPattern: path), mode)
+  }
+  static func changeMode(_ descriptor: Int, _ mode: Int) -> Int {
+    call(Int(ALLOCS_SYS_FCHMOD), descriptor, mode)
+  }
+  static func unlink(in directory: Int, _ path: UnsafePointer<CChar>) -> Int {
+    call(Int(ALLOCS_SYS_UNLINKAT), directory, Int(bitPattern: path), 0)
+  }
+  static func truncate(_ descriptor: Int, _ size: UInt64) -> Int {
+    call(Int(ALLOCS_SYS_FTRUNCATE), descriptor, Int(size))
+  }
+
+  // MARK: memory
+
+  private static let readWriteAccess = 3
+  private static let shared = 0x01
+  private static let privateAnonymous = 0x22
+  private static let noReserve = 0x4000
+  private static let fixed = 0x10
+
+  /// Private zeroed memory, committed as it is touched; nil if there is none.
+  static func map(_ size: UInt64) -> Address? {
+    address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
+  }
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
+    address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | noReserve, descriptor, Int(offset)))
+  }
+  /// Puts private zeroed memory where a mapping was.
+  static func mapOver(_ start: Address, _ size: UInt64) {
+    _ = call(
+      Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
+      privateAnonymous | noReserve | fixed, -1, 0)
+  }
+  static func unmap(_ start: Address, _ size: UInt64) {
+    _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))
+  }
+  /// Lets a shared mapping grow over the bytes of the file that follow, moving it if need be.
+  static func grow(_ start: Address, from oldSize: UInt64, to newSize: UInt64) -> Address? {
+    let mayMove = 1
+    return address(call(Int(ALLOCS_SYS_MREMAP), Int(bitPattern: start), Int(oldSize), Int(newSize), mayMove))
+  }
+  private static func advise(_ start: Address, _ size: UInt64, _ advice: Int) -> Int {
+    call(Int(ALLOCS_SYS_MADVISE), Int(bitPattern: start), Int(size), advice)
+  }
+  /// A child of fork does not get this mapping, and a core dump leaves it out.
+  static func keepFromChildren(_ start: Address, _ size: UInt64) -> Bool {
+    let dontFork = 10
+    let dontDump = 16
+    _ = advise(start, size, dontDump)
+    return advise(start, size, dontFork) >= 0
+  }
+  /// A child of fork finds zeros in this mapping.
+  static func wipeInChildren(_ start: Address, _ size: UInt64) -> Bool {
+    let wipeOnFork = 18
+    return advise(start, size, wipeOnFork) >= 0
+  }
+  /// Backs pages of a shared mapping with memory. Fails, without a signal, where the file system is full (Linux 5.14).
+  static func commit(_ start: Address, _ size: UInt64) -> Bool {
+    let populateWrite = 23
+    return advise(start, size, populateWrite) >= 0
+  }
+  private static func address(_ result: Int) -> Address? {
+    result < 0 && result > -4096 ? nil : Address(bitPattern: result)
+  }
+
+  // MARK: the process
+
+  static var processID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETPID))) }
+  static var threadID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETTID))) }
+  static var userID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETUID))) }
+
+  /// Whether the kernel has ended thread `tid` of process `pid`.
+  static func hasEnded(_ tid: UInt32, of pid: UInt32) -> Bool {
+    let noSuchProcess = -3
+    return call(Int(ALLOCS_SYS_TGKILL), Int(pid), Int(tid), 0) == noSuchProcess
+  }
+  /// The calling thread's name into 16 bytes, zero terminated.
+  static func threadName(_ name: Address) {
+    let getName = 16
+    _ = call(Int(ALLOCS_SYS_PRCTL), getName, Int(bitPattern: name))
+  }
+
+  enum Limit: Int {
+    case fileSize = 1
+    case addressSpace = 9
+  }
+  /// The soft limit in bytes, UInt64.max if there is none.
+  static func limit(_ limit: Limit) -> UInt64 {
+    var values: (soft: UInt64, hard: UInt64) = (.max, .max)
+    let result = withUnsafeMutablePointer(to: &values) {
+      call(Int(ALLOCS_SYS_PRLIMIT64), 0, limit.rawValue, 0, Int(bitPattern: $0))
+    }
+    return result < 0 ? .max : values.soft
+  }
+
+  enum Clock: Int {
+    case realtime = 0
+    case monotonic = 1
+  }
+  static func nanoseconds(_ clock: Clock) -> UInt64 {
+    var time: (seconds: Int, nanoseconds: Int) = (0, 0)
+    _ = withUnsafeMutablePointer(to: &time) {
+      call(Int(ALLOCS_SYS_CLOCK_GETTIME), clock.rawValue, Int(bitPattern: $0))
+    }
+    return UInt64(time.seconds) &* 1_000_000_000 &+ UInt64(time.nanoseconds)
+  }
+
+  // MARK: waiting
+
+  static func wait(on word: UnsafeMutablePointer<UInt32>, while value: UInt32) {
+    let waitPrivate = 128
+    _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), waitPrivate, Int(value), 0)
+  }
+  static func wakeOne(_ word: UnsafeMutablePointer<UInt32>) {
+    let wakePrivate = 129
+    _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wakePrivate, 1)
+  }
+}
+
+// MARK: the lock of the slow paths
+
+/// Runs `body` while no other thread is in such a body. Never taken twice by one thread: a hook that interrupts the
+/// holder finds `allocs_self` null and passes through.
+@inline(__always)
+func locked<Result>(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: () -> Result) -> Result {
+  let word = withUnsafeMutablePointer(to: &shared.pointee.lock) { $0 }
+  if !allocs_compare_exchange_u32(word, 0, 1) {
+    while allocs_exchange_u32(word, 2) != 0 { System.wait(on: word, while: 2) }
+  }
+  let result = body()
+  if allocs_exchange_u32(word, 0) == 2 { System.wakeOne(word) }
+  return result
+}

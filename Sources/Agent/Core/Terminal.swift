@@ -1,0 +1,225 @@
+// Terminal: the functions below the hooks. For each name, the next definition in the order in which the dynamic linker
+// searches: what the caller would have got if the agent were not there.
+//
+// Found by hand in the modules' hash tables: dlsym may allocate, and the first malloc comes before libc is ready.
+
+import AgentMachine
+import SharedLayout
+
+enum Terminal {
+  // MARK: calls
+
+  @inline(__always) static func malloc(_ size: Int) -> Block? { allocs_terminal().pointee.malloc(size) }
+  @inline(__always) static func free(_ block: Block?) { allocs_terminal().pointee.free(block) }
+  @inline(__always) static func calloc(_ count: Int, _ size: Int) -> Block? {
+    allocs_terminal().pointee.calloc(count, size)
+  }
+  @inline(__always) static func realloc(_ block: Block?, _ size: Int) -> Block? {
+    allocs_terminal().pointee.realloc(block, size)
+  }
+  /// realloc of a block, padded. A request for nothing goes through as it is: allocators differ in what it means. One that
+  /// answers with a block may use a class below 32 bytes for it, so that is grown.
+  static func resize(_ block: Block, _ size: Int) -> Block? {
+    guard size == 0 else { return realloc(block, allocs_padded(size)) }
+    guard let result = realloc(block, 0) else { return nil }
+    let minimum = allocs_terminal().pointee.minimum
+    return minimum == 0 ? result : realloc(result, minimum) ?? result
+  }
+  static func reallocarray(_ block: Block?, _ count: Int, _ size: Int) -> Block? {
+    allocs_terminal().pointee.reallocarray(block, count, size)
+  }
+  static func memalign(_ alignment: Int, _ size: Int) -> Block? { allocs_terminal().pointee.memalign(alignment, size) }
+  static func alignedAlloc(_ alignment: Int, _ size: Int) -> Block? {
+    allocs_terminal().pointee.aligned_alloc(alignment, size)
+  }
+  static func posixMemalign(_ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int) -> CInt {
+    allocs_terminal().pointee.posix_memalign(result, alignment, size)
+  }
+  static func valloc(_ size: Int) -> Block? { allocs_terminal().pointee.valloc(size) }
+  static func pvalloc(_ size: Int) -> Block? { allocs_terminal().pointee.pvalloc(size) }
+  static func freeSized(_ block: Block?, _ size: Int) {
+    if let function = allocs_terminal().pointee.free_sized { function(block, size) } else { free(block) }
+  }
+  static func freeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int) {
+    if let function = allocs_terminal().pointee.free_aligned_sized {
+      function(block, alignment, size)
+    } else {
+      free(block)
+    }
+  }
+  static func dlclose(_ handle: UnsafeMutableRawPointer?) -> CInt { allocs_terminal().pointee.dlclose(handle) }
+
+  // MARK: finding them
+
+  /// Fills the table. Runs before anything else of the agent; allocates nothing; may run twice.
+  static func resolve() {
+    let terminal = allocs_terminal()
+    func pointer(_ name: StaticString) -> UnsafeMutableRawPointer? { next(name).function }
+    terminal.pointee.calloc = unsafeBitCast(pointer("calloc"), to: type(of: terminal.pointee.calloc))
+    terminal.pointee.realloc = unsafeBitCast(pointer("realloc"), to: type(of: terminal.pointee.realloc))
+    terminal.pointee.reallocarray = unsafeBitCast(pointer("reallocarray"), to: type(of: terminal.pointee.reallocarray))
+    terminal.pointee.memalign = unsafeBitCast(pointer("memalign"), to: type(of: terminal.pointee.memalign))
+    terminal.pointee.posix_memalign = unsafeBitCast(
+      pointer("posix_memalign"), to: type(of: terminal.pointee.posix_memalign))
+    terminal.pointee.aligned_alloc = unsafeBitCast(
+      pointer("aligned_alloc"), to: type(of: terminal.pointee.aligned_alloc))
+    terminal.pointee.valloc = unsafeBitCast(pointer("valloc"), to: type(of: terminal.pointee.valloc))
+    terminal.pointee.pvalloc = unsafeBitCast(pointer("pvalloc"), to: type(of: terminal.pointee.pvalloc))
+    terminal.pointee.malloc_usable_size = unsafeBitCast(
+      pointer("malloc_usable_size"), to: type(of: terminal.pointee.malloc_usable_size))
+    terminal.pointee.free_sized = unsafeBitCast(pointer("free_sized"), to: type(of: terminal.pointee.free_sized))
+    terminal.pointee.free_aligned_sized = unsafeBitCast(
+      pointer("free_aligned_sized"), to: type(of: terminal.pointee.free_aligned_sized))
+    terminal.pointee.dlclose = unsafeBitCast(pointer("dlclose"), to: type(of: terminal.pointee.dlclose))
+    terminal.pointee.free = unsafeBitCast(pointer("free"), to: type(of: terminal.pointee.free))
+    let malloc = next("malloc")
+    // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot.
+    terminal.pointee.minimum = isLibc(malloc.module) ? 0 : Int(ALLOCS_BLOCK_SIZE)
+    terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
+  }
+
+  /// An address inside the module that is the allocator below.
+  static var mallocAddress: UInt64 {
+    UInt64(UInt(bitPattern: unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)))
+  }
+
+  private static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
+    guard let module else { return false }
+    return lookUp("__libc_malloc", in: module) != nil
+  }
+
+  /// The next definition of `name` after the agent's, and the module it is in.
+  static func next(_ name: StaticString) -> (function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?) {
+    next(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
+  }
+
+  static func next(
+    cString name: UnsafePointer<CChar>
+  ) -> (function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?) {
+    // The loader's list begins with the search order: the executable, what is preloaded, what they need.
+    var module = allocs_first_link_map()
+    while let current = module {
+      if let found = lookUp(cString: name, in: current) { return (found, current) }
+      module = current.pointee.l_next
+    }
+    return (nil, nil)
+  }
+
+  private static func lookUp(_ name: StaticString, in module: UnsafeMutablePointer<link_map>) -> UnsafeMutableRawPointer? {
+    lookUp(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self), in: module)
+  }
+
+  /// The address of the function that `module` defines under `name`; nil if it does not, or is the agent itself.
+  private static func lookUp(
+    cString name: UnsafePointer<CChar>, in module: UnsafeMutablePointer<link_map>
+  ) -> UnsafeMutableRawPointer? {
+    guard !allocs_is_own_module(module), let symbols = DynamicSymbols(module),
+      let address = symbols.address(of: name)
+    else { return nil }
+    return UnsafeMutableRawPointer(bitPattern: address)
+  }
+}
+
+// MARK: the symbol table of a loaded module
+
+/// What DT_SYMTAB, DT_STRTAB and a hash table say of one module (System V ABI, and DT_GNU_HASH as in binutils).
+private struct DynamicSymbols {
+  private var symbols: UnsafePointer<Elf64_Sym>
+  private var strings: UnsafePointer<CChar>
+  private var gnuHash: UnsafePointer<UInt32>?
+  private var hash: UnsafePointer<UInt32>?
+  private let bias: UInt
+
+  init?(_ module: UnsafeMutablePointer<link_map>) {
+    guard var entry = module.pointee.l_ld else { return nil }
+    let bias = UInt(module.pointee.l_addr)
+    var symbols: UInt = 0
+    var strings: UInt = 0
+    var gnuHash: UInt = 0
+    var hash: UInt = 0
+    while entry.pointee.d_tag != 0 {
+      let value = UInt(entry.pointee.d_un.d_ptr)
+      switch entry.pointee.d_tag {
+      case 4: hash = value  // DT_HASH
+      case 5: strings = value  // DT_STRTAB
+      case 6: symbols = value  // DT_SYMTAB
+      case 0x6fff_fef5: gnuHash = value  // DT_GNU_HASH
+      default: break
+      }
+      entry += 1
+    }
+    // glibc relocates these in place, except in the vdso, whose dynamic section it may not write.
+    func address(_ value: UInt) -> UInt { value != 0 && value < bias ? value &+ bias : value }
+    guard let symbolTable = UnsafePointer<Elf64_Sym>(bitPattern: address(symbols)),
+      let stringTable = UnsafePointer<CChar>(bitPattern: address(strings))
+    else { return nil }
+    self.symbols = symbolTable
+    self.strings = stringTable
+    self.gnuHash = UnsafePointer(bitPattern: address(gnuHash))
+    self.hash = UnsafePointer(bitPattern: address(hash))
+    self.bias = bias
+  }
+
+  func address(of name: UnsafePointer<CChar>) -> UInt? {
+    if let gnuHash { return lookUpGNU(name, gnuHash) }
+    if let hash { return lookUpSystemV(name, hash) }
+    return nil
+  }
+
+  private func lookUpGNU(_ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>) -> UInt? {
+    var code: UInt32 = 5381
+    var character = name
+    while character.pointee != 0 {
+      code = code &* 33 &+ UInt32(UInt8(bitPattern: character.pointee))
+      character += 1
+    }
+    let bucketCount = table[0]
+    let firstSymbol = table[1]
+    let filterWords = table[2]
+    guard bucketCount != 0 else { return nil }
+    let buckets = table + 4 + Int(filterWords) * 2
+    let chains = buckets + Int(bucketCount)
+    var index = buckets[Int(code % bucketCount)]
+    guard index >= firstSymbol else { return nil }
+    while true {
+      let chain = chains[Int(index - firstSymbol)]
+      if chain | 1 == code | 1, let address = definition(Int(index), name) { return address }
+      if chain & 1 != 0 { return nil }
+      index += 1
+    }
+  }
+
+  private func lookUpSystemV(_ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>) -> UInt? {
+    var code: UInt32 = 0
+    var character = name
+    while character.pointee != 0 {
+      code = (code << 4) &+ UInt32(UInt8(bitPattern: character.pointee))
+      let high = code & 0xF000_0000
+      code = (code ^ (high >> 24)) & ~high
+      character += 1
+    }
+    let bucketCount = table[0]
+    guard bucketCount != 0 else { return nil }
+    let chains = table + 2 + Int(bucketCount)
+    var index = table[2 + Int(code % bucketCount)]
+    while index != 0 {
+      if let address = definition(Int(index), name) { return address }
+      index = chains[Int(index)]
+    }
+    return nil
+  }
+
+  private func definition(_ index: Int, _ name: UnsafePointer<CChar>) -> UInt? {
+    let symbol = symbols[index]
+    let functionType: UInt8 = 2
+    guard symbol.st_shndx != 0, symbol.st_value != 0, symbol.st_info & 15 == functionType else { return nil }
+    var expected = name
+    var found = strings + Int(symbol.st_name)
+    while expected.pointee == found.pointee {
+      if expected.pointee == 0 { return bias &+ UInt(symbol.st_value) }
+      expected += 1
+      found += 1
+    }
+    return nil
+  }
+}

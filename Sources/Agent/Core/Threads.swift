@@ -1,0 +1,208 @@
+// Threads: gives each thread its block and its entry in the segment, and takes them back when it is gone.
+//
+// Invariants:
+// - A block and its slot are reused only when the kernel says that the thread has ended (or has given its id to another),
+//   never on the word of a destructor: a thread may allocate after its last one.
+// - A slot is not reused within the tick in which its holder ended, so that time tells holders apart (allocs_thread.h).
+// - Everything here runs with `allocs_self` taken and `allocs_registered` set, so a signal handler passes through.
+
+import AgentMachine
+import SharedLayout
+
+enum Threads {
+  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+
+  /// Gives the calling thread a block and an entry. Nil, and counted, if there is no memory for a block.
+  static func register(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
+  ) -> Thread? {
+    let tid = System.threadID
+    let thread = locked(shared) { () -> Thread? in
+      let thread = reuse(shared, header, tid) ?? make(shared, header)
+      if let thread { enter(thread, tid, shared, header) }
+      return thread
+    }
+    guard let thread else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
+      return nil
+    }
+    if allocs_process().pointee.has_thread_key != 0 {
+      _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
+    }
+    return thread
+  }
+
+  // MARK: blocks and slots
+
+  /// The block of the thread that ended longest ago, if it is surely gone.
+  private static func reuse(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ tid: UInt32
+  ) -> Thread? {
+    guard let oldest = shared.pointee.ended_first,
+      let entry = oldest.pointee.entry,
+      entry.pointee.identity.end_ticks != allocs_ticks_now(),
+      oldest.pointee.tid == tid || System.hasEnded(oldest.pointee.tid, of: header.pointee.pid)
+    else { return nil }
+    shared.pointee.ended_first = oldest.pointee.next
+    if oldest.pointee.next == nil { shared.pointee.ended_last = nil }
+    oldest.pointee.next = nil
+    if oldest.pointee.slot != ALLOCS_THREAD_UNKNOWN { retire(entry, oldest.pointee.slot, shared, header) }
+    Contexts.flush(oldest)
+    oldest.pointee.delegating = 0
+    oldest.pointee.inner_base = 0
+    return oldest
+  }
+
+  private static func make(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
+  ) -> Thread? {
+    if shared.pointee.chunk_first == nil || shared.pointee.chunk_used == ALLOCS_BLOCKS_PER_CHUNK {
+      let size = UInt64(MemoryLayout<allocs_thread_chunk>.stride)
+      guard let mapped = System.map(size) else { return nil }
+      guard System.wipeInChildren(mapped, size) else {
+        System.unmap(mapped, size)
+        return nil
+      }
+      let chunk = mapped.assumingMemoryBound(to: allocs_thread_chunk.self)
+      chunk.pointee.next = shared.pointee.chunk_first
+      shared.pointee.chunk_first = chunk
+      shared.pointee.chunk_used = 0
+    }
+    guard let chunk = shared.pointee.chunk_first else { return nil }
+    let thread = withUnsafeMutablePointer(to: &chunk.pointee.blocks) {
+      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_thread_block.self) + Int(shared.pointee.chunk_used)
+    }
+    let slot = newSlot(shared, header)
+    guard let entry = slot == ALLOCS_THREAD_UNKNOWN
+      ? privateEntry() : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
+    else { return nil }
+    shared.pointee.chunk_used += 1
+    thread.pointee.slot = slot
+    thread.pointee.entry = entry
+    return thread
+  }
+
+  private static func newSlot(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
+  ) -> UInt32 {
+    let section = Segment.section(header, ALLOCS_SECTION_THREADS)
+    let slot = section.pointee.used
+    let entriesPerPage = pageSize / section.pointee.entry_size
+    guard slot < section.pointee.capacity,
+      slot % entriesPerPage != 0
+        || System.commit(
+          Segment.start(header, ALLOCS_SECTION_THREADS) + Int(slot * section.pointee.entry_size), pageSize)
+    else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
+      return ALLOCS_THREAD_UNKNOWN
+    }
+    allocs_store_release_u64(&section.pointee.used, slot + 1)
+    return UInt32(truncatingIfNeeded: slot)
+  }
+
+  /// For a thread that found no slot: its counters go nowhere.
+  private static func privateEntry() -> UnsafeMutablePointer<allocs_thread>? {
+    System.map(pageSize)?.assumingMemoryBound(to: allocs_thread.self)
+  }
+
+  // MARK: entries
+
+  private static func enter(
+    _ thread: Thread, _ tid: UInt32, _ shared: UnsafeMutablePointer<allocs_shared>,
+    _ header: UnsafeMutablePointer<allocs_header>
+  ) {
+    thread.pointee.tid = tid
+    thread.pointee.destructor_rounds = 0
+    thread.pointee.queued = 0
+    change(thread.pointee.entry) { entry in
+      entry.pointee.state = ALLOCS_THREAD_LIVE.rawValue
+      entry.pointee.identity.tid = tid
+      entry.pointee.identity.start_ticks = allocs_ticks_now()
+      entry.pointee.identity.end_ticks = 0
+      entry.pointee.identity.slot = thread.pointee.slot
+      entry.pointee.identity.allocations = 0
+      entry.pointee.identity.frees = 0
+      entry.pointee.stack_hint = allocs_stack_address()
+      withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
+    }
+    thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
+    Clock.refresh(header)
+  }
+
+  /// Moves the former holder of `slot` to the history.
+  private static func retire(
+    _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ shared: UnsafeMutablePointer<allocs_shared>,
+    _ header: UnsafeMutablePointer<allocs_header>
+  ) {
+    Index.count(ALLOCS_COUNTER_ENDED_ALLOCATIONS, entry.pointee.identity.allocations)
+    Index.count(ALLOCS_COUNTER_ENDED_FREES, entry.pointee.identity.frees)
+    let section = Segment.section(header, ALLOCS_SECTION_FORMER_THREADS)
+    let number = shared.pointee.former_threads
+    let index = number % section.pointee.capacity
+    let entriesPerPage = pageSize / section.pointee.entry_size
+    let former = Segment.start(header, ALLOCS_SECTION_FORMER_THREADS)
+      .assumingMemoryBound(to: allocs_former_thread.self) + Int(index)
+    guard index % entriesPerPage != 0 || System.commit(UnsafeMutableRawPointer(former), pageSize) else {
+      change(entry) { $0.pointee.previous = 0 }
+      return
+    }
+    allocs_store_relaxed_u64(&former.pointee.number, 0)
+    allocs_fence_release()
+    former.pointee.previous = entry.pointee.previous
+    former.pointee.identity = entry.pointee.identity
+    allocs_store_release_u64(&former.pointee.number, number + 1)
+    shared.pointee.former_threads = number + 1
+    allocs_store_release_u64(&section.pointee.used, number + 1)
+    change(entry) { $0.pointee.previous = number + 1 }
+  }
+
+  /// Changes an entry so that a reader can tell: the sequence is odd meanwhile.
+  @inline(__always)
+  private static func change(
+    _ entry: UnsafeMutablePointer<allocs_thread>, _ body: (UnsafeMutablePointer<allocs_thread>) -> Void
+  ) {
+    let sequence = entry.pointee.sequence
+    allocs_store_relaxed_u32(&entry.pointee.sequence, sequence &+ 1)
+    allocs_fence_release()
+    body(entry)
+    allocs_store_release_u32(&entry.pointee.sequence, sequence &+ 2)
+  }
+
+  // MARK: the end of a thread
+
+  /// A round of thread-specific destructors. Stays for the last round, since other destructors may allocate.
+  static func end(_ thread: Thread) {
+    // PTHREAD_DESTRUCTOR_ITERATIONS is 4.
+    guard thread.pointee.regions != nil, thread.pointee.queued == 0 else { return }
+    thread.pointee.destructor_rounds += 1
+    if thread.pointee.destructor_rounds < 4,
+      pthread_setspecific(allocs_process().pointee.thread_key, thread) == 0
+    {
+      return
+    }
+    guard let shared = allocs_process().pointee.shared else { return }
+    change(thread.pointee.entry) { entry in
+      entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
+      entry.pointee.identity.end_ticks = allocs_ticks_now()
+      withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
+    }
+    locked(shared) {
+      thread.pointee.queued = 1
+      thread.pointee.next = nil
+      if let last = shared.pointee.ended_last {
+        last.pointee.next = thread
+      } else {
+        shared.pointee.ended_first = thread
+      }
+      shared.pointee.ended_last = thread
+    }
+  }
+}
+
+@c(allocs_thread_ended)
+func threadEnded(_ block: UnsafeMutableRawPointer?) {
+  guard let block else { return }
+  let own = allocs_enter()
+  Threads.end(block.assumingMemoryBound(to: allocs_thread_block.self))
+  if let own { allocs_leave(own) }
+}

@@ -1,0 +1,40 @@
+// Storage of the agent's private state, and what it asks of libc besides system calls.
+#define _GNU_SOURCE
+#include "allocs_agent.h"
+
+#include <unistd.h>
+
+__thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_block *allocs_self;
+__thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_block *allocs_registered;
+
+struct allocs_process allocs_process_state;
+
+// Where the kernel put argc, argv and envp: set by the dynamic linker before anything else runs.
+extern void *__libc_stack_end;
+
+char **allocs_environment(void) {
+  if (environ) return environ;
+  long *stack = __libc_stack_end;
+  return stack ? (char **)(stack + 1 + stack[0] + 1) : NULL;
+}
+
+// In a child of fork, before anything else runs there.
+extern ALLOCS_HIDDEN void allocs_child_started(void);
+// pthread_atfork is in the static part of libc and names the caller's object, so that dlclose could undo it.
+extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *);
+extern ALLOCS_HIDDEN void *__dso_handle;
+
+void allocs_register_fork_handlers(void) { __register_atfork(NULL, NULL, allocs_child_started, &__dso_handle); }
+
+extern ALLOCS_HIDDEN ElfW(Dyn) _DYNAMIC[];
+
+bool allocs_is_own_module(const struct link_map *map) { return map->l_ld == _DYNAMIC; }
+
+bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map) {
+  struct dl_find_object found;
+  if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) return false;
+  *start = (uint64_t)(uintptr_t)found.dlfo_map_start;
+  *end = (uint64_t)(uintptr_t)found.dlfo_map_end;
+  *map = found.dlfo_link_map;
+  return true;
+}

@@ -1,0 +1,213 @@
+// The agent's private memory: what every hook needs, in C because it is thread-local or reached by address from C.
+//
+// Two kinds of storage, told apart by what happens to them in a child process:
+//
+// - `struct allocs_thread_block`, one for each thread, and `struct allocs_shared`, one for the process, lie in mappings
+//   with MADV_WIPEONFORK. A child of fork, however it was made, finds zeros there: no region table, no segment.
+//   Every path to the segment begins at one of them, so a child cannot write to its parent's segment.
+// - `struct allocs_process` is ordinary memory, the same in a child: the functions below the hooks, and where the mappings are.
+//
+// The hooks' protocol with thread-local `allocs_self`: a hook takes it and leaves null; it puts it back at its end. So null
+// means that the thread is inside a hook (then `allocs_registered` says which block is its own), or is not yet
+// registered (then that is null too). That is one load, one test and two stores for reentrancy.
+
+#ifndef ALLOCS_AGENT_H
+#define ALLOCS_AGENT_H
+
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "SharedLayout.h"
+
+#pragma clang diagnostic ignored "-Wnullability-completeness"
+
+#define ALLOCS_HIDDEN __attribute__((visibility("hidden")))
+
+// MARK: threads
+
+// A call site this thread has allocated at: key is return address | function << 56, 0 if empty.
+struct allocs_site {
+  uint64_t key;
+  uint64_t context;
+};
+#define ALLOCS_SITE_SHIFT 56u  // 64 - log2 of the number of sites cached
+#define ALLOCS_SITE_COUNT 256u
+
+struct allocs_thread_block {
+  uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
+  struct allocs_thread *entry;   // the thread's entry in the segment
+  uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
+  uint32_t tid;
+  // An outer hook calls a function that may come back through a hook with the same block: operator new calls malloc.
+  // The inner call then only notes what it allocated.
+  uint32_t delegating;
+  uint32_t inner_function;
+  uint64_t inner_base;
+  uint64_t inner_size;
+  uint64_t inner_site;
+  struct allocs_thread_block *next;  // in the queue of ended threads
+  uint32_t destructor_rounds;
+  uint32_t queued;
+  struct allocs_site sites[ALLOCS_SITE_COUNT];
+};
+
+// Blocks are mapped 16 at a time: a thread should not cost a system call for its block.
+#define ALLOCS_BLOCKS_PER_CHUNK 16u
+struct allocs_thread_chunk {
+  struct allocs_thread_chunk *next;
+  struct allocs_thread_block blocks[ALLOCS_BLOCKS_PER_CHUNK];
+};
+
+extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_self;
+extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_registered;
+
+// Takes the thread's block; null if the thread is inside a hook or not registered.
+static inline struct allocs_thread_block *allocs_enter(void) {
+  struct allocs_thread_block *thread = allocs_self;
+  allocs_self = NULL;
+  // A signal handler that runs between here and allocs_leave must find null.
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  return thread;
+}
+static inline void allocs_leave(struct allocs_thread_block *thread) {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  allocs_self = thread;
+}
+static inline struct allocs_thread_block *allocs_registered_block(void) { return allocs_registered; }
+static inline void allocs_set_registered_block(struct allocs_thread_block *thread) { allocs_registered = thread; }
+static inline bool allocs_is_inside(void) { return allocs_self == NULL && allocs_registered != NULL; }
+
+// MARK: the process, wiped in a child
+
+#define ALLOCS_INTERN_LEVELS 14u  // 2^12 to 2^25 cells
+
+struct allocs_intern_table {
+  uint32_t *levels[ALLOCS_INTERN_LEVELS];
+  uint64_t next_id;     // next id to hand out
+  uint64_t committed;   // ids below are backed by memory
+};
+
+struct allocs_shared {
+  struct allocs_header *header;  // the segment; null: do not index
+  uint8_t **regions;
+  uint32_t lock;                 // futex: 0 free, 1 held, 2 held and waited for
+  uint32_t retry_ticks;          // after the file system was full: do not ask again before
+  uint32_t out_of_memory;
+  uint32_t next_slot;
+  uint64_t arena_count;
+  uint8_t *arena_anchor;         // a mapping of the first page of the next arena; the segment's descriptor is closed
+  struct allocs_intern_table nodes;
+  struct allocs_intern_table contexts;
+  struct allocs_thread_block *ended_first;  // queue of ended threads, oldest first
+  struct allocs_thread_block *ended_last;
+  struct allocs_thread_chunk *chunk_first;  // newest first
+  uint64_t chunk_used;                      // blocks of the newest chunk in use
+  uint64_t former_threads;
+  uint64_t strings_committed;
+  uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
+  uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
+};
+
+// MARK: the process, kept in a child
+
+enum allocs_phase { ALLOCS_PHASE_NEW = 0, ALLOCS_PHASE_STARTING, ALLOCS_PHASE_READY, ALLOCS_PHASE_DISABLED };
+
+// The functions below the hooks: for each, the next definition in the order in which the dynamic linker searches.
+struct allocs_terminal {
+  void *(*malloc)(size_t);
+  void (*free)(void *);
+  void *(*calloc)(size_t, size_t);
+  void *(*realloc)(void *, size_t);
+  void *(*reallocarray)(void *, size_t, size_t);
+  void *(*memalign)(size_t, size_t);
+  int (*posix_memalign)(void **, size_t, size_t);
+  void *(*aligned_alloc)(size_t, size_t);
+  void *(*valloc)(size_t);
+  void *(*pvalloc)(size_t);
+  size_t (*malloc_usable_size)(void *);
+  void (*free_sized)(void *, size_t);
+  void (*free_aligned_sized)(void *, size_t, size_t);
+  int (*dlclose)(void *);
+  size_t minimum;  // bytes asked of an allocator that has classes below 32 bytes, else 0
+};
+
+// The replaceable operators of C++, found when first called: the C++ library may be loaded late.
+enum allocs_operator {
+  ALLOCS_OPERATOR_NEW = 0,
+  ALLOCS_OPERATOR_NEW_ARRAY,
+  ALLOCS_OPERATOR_NEW_NOTHROW,
+  ALLOCS_OPERATOR_NEW_ARRAY_NOTHROW,
+  ALLOCS_OPERATOR_NEW_ALIGNED,
+  ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED,
+  ALLOCS_OPERATOR_NEW_ALIGNED_NOTHROW,
+  ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED_NOTHROW,
+  ALLOCS_OPERATOR_DELETE,
+  ALLOCS_OPERATOR_DELETE_ARRAY,
+  ALLOCS_OPERATOR_DELETE_NOTHROW,
+  ALLOCS_OPERATOR_DELETE_ARRAY_NOTHROW,
+  ALLOCS_OPERATOR_DELETE_SIZED,
+  ALLOCS_OPERATOR_DELETE_ARRAY_SIZED,
+  ALLOCS_OPERATOR_DELETE_ALIGNED,
+  ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED,
+  ALLOCS_OPERATOR_DELETE_ALIGNED_NOTHROW,
+  ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED_NOTHROW,
+  ALLOCS_OPERATOR_DELETE_SIZED_ALIGNED,
+  ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED,
+  ALLOCS_OPERATOR_COUNT
+};
+
+enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY };
+
+struct allocs_process {
+  struct allocs_terminal terminal;
+  void *operators[ALLOCS_OPERATOR_COUNT];
+  struct allocs_shared *shared;   // null until started
+  uint32_t phase;                 // enum allocs_phase
+  uint32_t verbose;
+  pthread_key_t thread_key;
+  uint32_t has_thread_key;
+  uint8_t *fixed_base;            // mapping of everything before the arenas
+  uint64_t fixed_size;
+  uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
+  struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
+};
+
+extern ALLOCS_HIDDEN struct allocs_process allocs_process_state;
+static inline struct allocs_process *_Nonnull allocs_process(void) { return &allocs_process_state; }
+static inline struct allocs_terminal *_Nonnull allocs_terminal(void) { return &allocs_process_state.terminal; }
+
+static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
+
+// What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could
+// share a slot.
+static inline size_t allocs_padded(size_t size) {
+  size_t minimum = allocs_process_state.terminal.minimum;
+  return size < minimum ? minimum : size;
+}
+
+// MARK: atomics over the agent's own words
+
+static inline void *allocs_load_acquire_pointer(void *const *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline void allocs_store_release_pointer(void **word, void *value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+static inline bool allocs_compare_exchange_pointer(void **word, void *expected, void *desired) {
+  return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+// MARK: the dynamic linker
+
+static inline struct link_map *allocs_first_link_map(void) { return _r_debug.r_map; }
+// Whether `map` is the agent's own module.
+extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
+// The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
+extern ALLOCS_HIDDEN char **allocs_environment(void);
+extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
+// The module that covers `address`, without a lock. False if there is none.
+extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
+static inline uint64_t allocs_own_address(void) { return (uint64_t)(uintptr_t)&allocs_process_state; }
+static inline uint64_t allocs_stack_address(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
+
+#endif
