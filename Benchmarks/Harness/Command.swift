@@ -163,7 +163,8 @@ func monotonicSeconds() -> Double {
 /// The processors that this process, and so its children, may run on.
 let processors: [Int] = {
   let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
-  let list = status.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }?.split(separator: "\t").last ?? "0"
+  let list =
+    status.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }?.split(separator: "\t").last ?? "0"
   return list.split(separator: ",").flatMap { range in
     let ends = range.split(separator: "-").compactMap { Int($0) }
     return ends.isEmpty ? [] : Array(ends[0]...max(ends[0], ends[ends.count - 1]))

@@ -71,7 +71,9 @@ func short(_ count: Int) -> String { count >= 1_000_000 ? "\(count / 1_000_000) 
 
 private func row(_ name: String, _ times: [String: LookUpTime], _ kind: String, bar: Bar?) throws -> Row {
   guard let time = times[kind] else { throw BenchmarkError("allocs-lookup-bench told no time for '\(kind)'") }
-  return Row(name: name, unit: "ns", value: .figure(time.median, percentile99: kind == "open" ? nil : time.percentile99), bar: bar)
+  return Row(
+    name: name, unit: "ns", value: .figure(time.median, percentile99: kind == "open" ? nil : time.percentile99),
+    bar: bar)
 }
 
 struct LookUpTime {

@@ -5,7 +5,8 @@ import Measurement
 
 let memoryBenchmark = Benchmark(name: "memory", part: .index) { workshop in
   guard workshop.options.agent != nil else { return [] }
-  return try [(24, 1_000_000, Bar.atMost(12)), (100, 1_000_000, nil), (1000, 200_000, nil), (100_000, 10_000, nil)].map {
+  return try [(24, 1_000_000, Bar.atMost(12)), (100, 1_000_000, nil), (1000, 200_000, nil), (100_000, 10_000, nil)].map
+  {
     size, count, bar in
     let idle = try segmentBytes(workshop, size: size, count: 0)
     let full = try segmentBytes(workshop, size: size, count: count)

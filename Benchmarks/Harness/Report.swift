@@ -26,7 +26,11 @@ struct Report {
   var summary: String {
     let judged = rows.map(\.row).filter { $0.bar != nil }
     let missed = judged.filter { $0.verdict != "met" }
-    return ([(judged.count - missed.count == judged.count ? "All" : "\(judged.count - missed.count) of") + " \(judged.count) bars met."]
+    return
+      ([
+        (judged.count - missed.count == judged.count ? "All" : "\(judged.count - missed.count) of")
+          + " \(judged.count) bars met."
+      ]
       + missed.map { "  \($0.name.trimmingCharacters(in: .whitespaces)): \($0.verdict ?? "")" }).joined(separator: "\n")
   }
 

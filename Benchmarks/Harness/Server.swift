@@ -14,18 +14,23 @@ let serverBenchmark = Benchmark(name: "server", part: .index) { workshop in
   }
 }
 
-private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [String], _ socket: String) throws -> [Row] {
+private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [String], _ socket: String) throws -> [Row]
+{
   let target = "/v1/processes/\(holder.pid)/query"
   func check(_ answer: [UInt8], lines: Int) throws {
-    let found = answer.reduce(0) { $1 == UInt8(ascii: "\n") ? $0 + 1 : $0 } + (answer.last == UInt8(ascii: "\n") ? 0 : 1)
+    let found =
+      answer.reduce(0) { $1 == UInt8(ascii: "\n") ? $0 + 1 : $0 } + (answer.last == UInt8(ascii: "\n") ? 0 : 1)
     guard found == lines else {
       throw BenchmarkError("the server answered \(found) lines to a question about \(lines) addresses")
     }
     guard String(decoding: answer.prefix(400), as: UTF8.self).contains("\"kind\":\"heap\"") else {
-      throw BenchmarkError("the server didn't find a live address: \(String(decoding: answer.prefix(400), as: UTF8.self))")
+      throw BenchmarkError(
+        "the server didn't find a live address: \(String(decoding: answer.prefix(400), as: UTF8.self))")
     }
   }
-  let queries = addresses.prefix(workshop.options.quick ? 500 : 5000).map { HTTPConnection.request("GET", "\(target)?address=\($0)") }
+  let queries = addresses.prefix(workshop.options.quick ? 500 : 5000).map {
+    HTTPConnection.request("GET", "\(target)?address=\($0)")
+  }
 
   let kept = try HTTPConnection(path: socket)
   for query in queries.prefix(100) { try check(try kept.send(query), lines: 1) }  // reads the symbols
@@ -77,7 +82,9 @@ private func withServer<Result>(_ workshop: Workshop, body: (String) throws -> R
   let result = Swift.Result {
     let deadline = monotonicSeconds() + 20
     while (try? HTTPConnection(path: socket)) == nil {
-      guard monotonicSeconds() < deadline else { throw BenchmarkError("allocsd didn't listen on \(socket) within 20 s") }
+      guard monotonicSeconds() < deadline else {
+        throw BenchmarkError("allocsd didn't listen on \(socket) within 20 s")
+      }
       usleep(20_000)
     }
     return try body(socket)

@@ -7,7 +7,8 @@ enum Table {
   static func heading(_ part: Benchmark.Part) -> String {
     let head =
       switch part {
-      case .time: column("", 26) + column("plain", 9, right: true) + column("agent ÷ plain", 17, right: true)
+      case .time:
+        column("", 26) + column("plain", 9, right: true) + column("agent ÷ plain", 17, right: true)
           + column("heapt.", 7, right: true) + " bar"
       case .index: column("", 26) + column("median", 14, right: true) + column("99th perc.", 17, right: true) + " bar"
       }
@@ -47,7 +48,9 @@ enum Table {
     }
   }
 
-  static func figure(_ value: Double, _ unit: String) -> String { unit == "/s" ? number(value) + unit : "\(number(value)) \(unit)" }
+  static func figure(_ value: Double, _ unit: String) -> String {
+    unit == "/s" ? number(value) + unit : "\(number(value)) \(unit)"
+  }
 
   /// Three significant digits, or all before the point.
   static func number(_ value: Double) -> String {

@@ -7,7 +7,8 @@ let wholePrograms = [
   Benchmark(name: "sqlite3", part: .time) { workshop in
     try measureWhole("sqlite3, script in memory", bar: .atMost(1.05), in: workshop) {
       Command(
-        program: "sqlite3", arguments: ["-batch", ":memory:"], processor: processors.last, input: workshop.source("tables.sql"))
+        program: "sqlite3", arguments: ["-batch", ":memory:"], processor: processors.last,
+        input: workshop.source("tables.sql"))
     }
   },
   Benchmark(name: "python3", part: .time) { workshop in
@@ -51,7 +52,9 @@ private func measureWhole(
     return elapsed
   }
   var rows = [Row(name: "redis SET+GET, elapsed", unit: "s", value: .comparison(rounds), bar: .atMost(1.05))]
-  rows.append(Row(name: "redis, its server's CPU", unit: "s", value: .comparison(Rounds(values: serverTimes)), bar: .atMost(1.05)))
+  rows.append(
+    Row(name: "redis, its server's CPU", unit: "s", value: .comparison(Rounds(values: serverTimes)), bar: .atMost(1.05))
+  )
   return rows
 }
 
@@ -69,14 +72,17 @@ private func redisRound(_ workshop: Workshop, _ variant: Variant) throws -> (ela
   do {
     let deadline = monotonicSeconds() + 20
     while !FileManager.default.fileExists(atPath: socket) {
-      guard monotonicSeconds() < deadline else { throw BenchmarkError("redis-server didn't open \(socket) within 20 s") }
+      guard monotonicSeconds() < deadline else {
+        throw BenchmarkError("redis-server didn't open \(socket) within 20 s")
+      }
       usleep(10_000)
     }
     func load(_ requests: Int) throws -> Double {
       try Command(
         program: "redis-benchmark",
         arguments: [
-          "-s", socket, "-t", "set,get", "-n", "\(requests)", "-P", "16", "-c", "20", "-r", "100000", "-d", "64", "--csv",
+          "-s", socket, "-t", "set,get", "-n", "\(requests)", "-P", "16", "-c", "20", "-r", "100000", "-d", "64",
+          "--csv",
         ], processor: processors.first
       ).run().usage.elapsed
     }
