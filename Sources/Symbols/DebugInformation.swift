@@ -242,7 +242,7 @@ struct DebugInformation: ~Copyable {
     var number: Int32 = 0
     guard let file = dwarf_linesrc(line, nil, nil), dwarf_lineno(line, &number) == 0 else { return Location() }
     // Line 0 is the compiler's way to say that an instruction belongs to no line.
-    return Location(file: Self.path(file), line: number > 0 ? Int(number) : nil)
+    return Location(file: path(file, unit: index), line: number > 0 ? Int(number) : nil)
   }
 
   /// Where an inlined function was called.
@@ -262,14 +262,21 @@ struct DebugInformation: ~Copyable {
       dwarf_getsrcfiles(&entries[index], &files, &count) == 0, value < UInt64(count),
       let file = dwarf_filesrc(files, Int(value), nil, nil)
     {
-      location.file = Self.path(file)
+      location.file = path(file, unit: index)
     }
     return location
   }
 
-  /// Nil for the names that libdw makes up where the table is broken.
-  private static func path(_ name: UnsafePointer<CChar>) -> String? {
+  /// Absolute, if the unit says in which directory it was compiled. Nil for the names that libdw makes up where the table
+  /// is broken.
+  private mutating func path(_ name: UnsafePointer<CChar>, unit index: Int) -> String? {
     let path = String(cString: name)
-    return path.isEmpty || path == "???" ? nil : path
+    if path.isEmpty || path == "???" { return nil }
+    var attribute = Dwarf_Attribute()
+    guard path.utf8.first != UInt8(ascii: "/"),
+      dwarf_attr(&entries[index], UInt32(DW_AT_comp_dir), &attribute) != nil,
+      let directory = dwarf_formstring(&attribute), directory[0] != 0
+    else { return path }
+    return "\(String(cString: directory))/\(path)"
   }
 }
