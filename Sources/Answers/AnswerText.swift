@@ -20,7 +20,7 @@ extension Answer {
     case .static, .stack, .mapping, .unmapped: break
     }
     if let mapping { lines.append(Self.line(of: mapping)) }
-    if let note, kind != .unmapped { lines += TextLayout.wrap([note.text], indent: "  ") }
+    if let note, kind != .unmapped { lines += TextLayout.fill(note.text, indent: "  ") }
     return lines.map { $0 + "\n" }.joined()
   }
 
@@ -62,7 +62,8 @@ extension Answer {
 
   private var staticHeadline: String {
     let place = module.map { " of \(TextLayout.printable(Self.lastComponent($0)))" } ?? ""
-    let where_ = section.map { "\(TextLayout.printable($0))\(place)" } ?? (place.isEmpty ? "a module" : String(place.dropFirst(4)))
+    let where_ =
+      section.map { "\(TextLayout.printable($0))\(place)" } ?? (place.isEmpty ? "a module" : String(place.dropFirst(4)))
     guard let symbol else { return "in \(where_), where no symbol is known" }
     let prefix = symbol.offset == 0 ? "" : "\(Units.count(symbol.offset, "byte")) into "
     let suffix = ", in \(where_)"

@@ -58,7 +58,9 @@ final class ELFFiles: Sendable {
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_ino == inode, status.st_mode & S_IFMT == S_IFREG else { return nil }
+    guard fstat(descriptor, &status) == 0, status.st_ino == inode, status.st_mode & S_IFMT == S_IFREG else {
+      return nil
+    }
     // The program headers follow the ELF header in all files that linkers write.
     let bytes = [UInt8](unsafeUninitializedCapacity: 8192) { buffer, count in
       count = max(0, pread(descriptor, buffer.baseAddress!, 8192, 0))

@@ -16,7 +16,9 @@ extension ProcessView {
   /// The frames of one return address: the function it is in, after those that were inlined there.
   func frames(at pc: UInt64, _ ticks: UInt32) -> [Frame] {
     // The call instruction, one byte below, decides: a call may be the last instruction of its module.
-    guard let module = shared.segment.module(containing: pc &- 1, at: ticks) else { return [Frame(pc: pc, module: nil)] }
+    guard let module = shared.segment.module(containing: pc &- 1, at: ticks) else {
+      return [Frame(pc: pc, module: nil)]
+    }
     let frames = symbolizer.frames(returnAddress: pc, in: ModuleReference(module))
     return frames.isEmpty ? [Frame(pc: pc, module: module.path)] : frames
   }
@@ -30,7 +32,8 @@ extension Segment {
     if let previous = allocation(before: last), previous.end > range.lowerBound { return true }
     let group: UInt64 = 1 << UInt64(ALLOCS_SUMMARY_SHIFT)
     var address = range.lowerBound & ~(group - 1)
-    let limit = min(range.upperBound, address.addingReportingOverflow(ALLOCS_REGION_SIZE).partialValue)
+    let region: UInt64 = 1 << UInt64(ALLOCS_REGION_SHIFT)
+    let limit = address + min(range.upperBound - address, region)
     while address < limit {
       if wasUsed(address) { return true }
       address += group

@@ -111,7 +111,9 @@ public struct ProcessMaps: Sendable {
 
   private static func parse(_ line: ArraySlice<UInt8>, permissions cache: inout [[UInt8]: String]) -> Mapping? {
     var rest = line
-    guard let start = hexadecimal(&rest), take("-", &rest), let end = hexadecimal(&rest), start < end else { return nil }
+    guard let start = hexadecimal(&rest), take("-", &rest), let end = hexadecimal(&rest), start < end else {
+      return nil
+    }
     guard take(" ", &rest) else { return nil }
     let permissions = Array(rest.prefix(4))
     guard permissions.count == 4, isPermissions(permissions) else { return nil }

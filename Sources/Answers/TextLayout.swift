@@ -91,6 +91,22 @@ enum TextLayout {
     return lines
   }
 
+  /// `text` broken at its blanks into lines that begin with `indent`.
+  static func fill(_ text: String, indent: String) -> [String] {
+    var lines: [String] = []
+    var current = indent
+    for word in text.split(separator: " ") {
+      let fitted = fit(String(word), columns: columns - width(indent))
+      if current.count > indent.count, width(current) + 1 + width(fitted) > columns {
+        lines.append(current)
+        current = indent
+      }
+      current += (current.count > indent.count ? " " : "") + fitted
+    }
+    if current.count > indent.count { lines.append(current) }
+    return lines
+  }
+
   static func padded(_ text: String, left columns: Int) -> String {
     String(repeating: " ", count: max(0, columns - width(text))) + text
   }

@@ -1,0 +1,151 @@
+// An indexed process as `ps` lists it: who it is, whether it lives, what its index takes and misses.
+
+import Glibc
+import IndexReader
+
+/// A process that has a segment.
+public struct IndexedProcess: Hashable, Sendable {
+  public enum State: String, Hashable, Sendable {
+    case live
+    /// It ended in order: its exit handlers ran.
+    case exited
+    /// It ended otherwise: by a signal, by `_exit`, with the machine's memory at an end.
+    case dead
+    /// The caller may not read its segment.
+    case notPermitted = "not permitted"
+    /// The segment can't be read, for another reason.
+    case unreadable
+  }
+
+  public var processID: Int32
+  public var state: State
+  /// Owner of the segment.
+  public var userID: UInt32
+  /// Program and arguments; empty if not known.
+  public var command: [String]
+  /// Clock ticks since boot, field 22 of /proc/PID/stat.
+  public var startTime: UInt64
+  /// Seconds since 1970-01-01 UTC when it started; nil if that can't be told.
+  public var started: Double?
+  /// Bytes of memory that the segment takes.
+  public var segmentBytes: UInt64
+  /// Path of the segment.
+  public var path: String
+  /// Blocks that were allocated and not indexed; nil if not known.
+  public var lostBlocks: UInt64?
+  /// Why it is unreadable or not permitted, and what to do.
+  public var problem: String?
+
+  public init(
+    processID: Int32, state: State, userID: UInt32, command: [String], startTime: UInt64, started: Double?,
+    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, problem: String? = nil
+  ) {
+    self.processID = processID
+    self.state = state
+    self.userID = userID
+    self.command = command
+    self.startTime = startTime
+    self.started = started
+    self.segmentBytes = segmentBytes
+    self.path = path
+    self.lostBlocks = lostBlocks
+    self.problem = problem
+  }
+
+  /// The process whose segment is in `file`. A segment that can't be read is told by `state` and `problem`.
+  public init(_ file: SegmentFile) {
+    self.init(
+      processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
+      startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes,
+      path: file.path, lostBlocks: nil)
+    do throws(SegmentError) {
+      let segment = try Segment(path: file.path)
+      let counters = segment.counters
+      command = segment.command
+      if !file.isLive, segment.state == .exited { state = .exited }
+      lostBlocks = Self.lostBlocks(counters)
+      try segment.checkIntact()
+    } catch {
+      problem = error.description
+      command = []
+      lostBlocks = nil
+      if case .notPermitted = error { state = .notPermitted } else { state = .unreadable }
+    }
+  }
+
+  /// Counters of blocks that the index lacks. Not among them: what an allocator allocates from itself.
+  private static let lossCounters: Set<String> = [
+    "no_memory", "arenas_exhausted", "high_address", "unaligned", "early",
+  ]
+
+  static func lostBlocks(_ counters: [(name: String, value: UInt64)]) -> UInt64 {
+    counters.reduce(0) { lossCounters.contains($1.name) ? $0 &+ $1.value : $0 }
+  }
+
+  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot; nil if it lies ahead: then it was counted
+  /// from another boot.
+  static func wallTime(ofStart ticks: UInt64) -> Double? {
+    let age = SystemClock.sinceBoot() - Double(ticks) / SystemClock.ticksPerSecond
+    return age >= -1 ? SystemClock.now() - max(0, age) : nil
+  }
+
+  /// Bytes of memory that the file at `path` takes, holes left out; 0 if it is gone.
+  static func allocatedBytes(ofFile path: String) -> UInt64 {
+    var status = stat()
+    // stat(2) counts blocks of 512 bytes, whatever the file system's.
+    return lstat(path, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+  }
+
+  /// The name of user `id`, or the number as text.
+  static func name(ofUser id: UInt32) -> String {
+    var entry = passwd()
+    var found: UnsafeMutablePointer<passwd>?
+    return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 16_384) { buffer in
+      guard getpwuid_r(id, &entry, buffer.baseAddress!, buffer.count, &found) == 0, found != nil,
+        let name = entry.pw_name
+      else { return String(id) }
+      return String(cString: name)
+    }
+  }
+
+  /// `redis-server, process 4242`.
+  static func title(_ processID: Int32, _ command: [String]) -> String {
+    guard let program = command.first, !program.isEmpty else { return "process \(processID)" }
+    return "\(TextLayout.printable(Answer.lastComponent(program))), process \(processID)"
+  }
+
+  /// The command as a person would type it, more or less.
+  var commandLine: String {
+    TextLayout.printable(command.joined(separator: " "))
+  }
+
+  /// Seconds that it has run, or nil if it doesn't, or that can't be told.
+  var uptime: Double? {
+    guard state == .live, let started else { return nil }
+    return max(0, SystemClock.now() - started)
+  }
+
+  func appendJSONFields(to writer: inout ByteWriter) {
+    writer.append("\"pid\":", decimal: UInt64(max(0, processID)))
+    writer.append(",\"state\":", string: state.rawValue)
+    writer.append(",\"uid\":", decimal: UInt64(userID))
+    writer.append(",\"user\":", string: Self.name(ofUser: userID))
+    if !command.isEmpty {
+      writer.append(",\"command\":")
+      writer.appendArray(command)
+    }
+    writer.append(",\"start_time\":", decimal: startTime)
+    if let started {
+      writer.append(",\"started\":")
+      writer.append(decimal: started, places: 2)
+    }
+    if let uptime {
+      writer.append(",\"uptime_seconds\":")
+      writer.append(decimal: uptime, places: 2)
+    }
+    writer.append(",\"segment\":", string: path)
+    writer.append(",\"segment_bytes\":", decimal: segmentBytes)
+    if let lostBlocks { writer.append(",\"lost_blocks\":", decimal: lostBlocks) }
+    if let problem { writer.append(",\"problem\":", string: problem) }
+  }
+}

@@ -1,0 +1,87 @@
+// The list of indexed processes, live and dead, for people and as JSON.
+
+import IndexReader
+
+/// All processes that have a segment, by process id and start time.
+public struct ProcessList: Hashable, Sendable {
+  public var processes: [IndexedProcess]
+
+  public init(_ processes: [IndexedProcess]) { self.processes = processes }
+
+  /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see them: root
+  /// all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs this program.
+  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) {
+    processes = SegmentDirectory.list(in: directories).map { file in
+      guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
+      return IndexedProcess(
+        processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
+        started: IndexedProcess.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes, path: file.path,
+        lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+    }
+  }
+
+  /// A table of 80 columns; the live processes first.
+  public var text: String {
+    guard !processes.isEmpty else {
+      return "no process is indexed — start one with `allocsctl run -- COMMAND`\n"
+    }
+    struct Row {
+      var cells: [String]
+      var command: String
+    }
+    let header = Row(cells: ["PID", "STATE", "USER", "STARTED", "INDEX", "LOST"], command: "COMMAND")
+    let ordered = processes.filter { $0.state == .live } + processes.filter { $0.state != .live }
+    let rows =
+      [header]
+      + ordered.map { process in
+        let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
+        let state = process.state == .notPermitted ? "no access" : process.state.rawValue
+        return Row(
+          cells: [
+            String(process.processID), state,
+            TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
+            Units.rounded(process.segmentBytes), process.lostBlocks.map { $0 == 0 ? "-" : Units.grouped($0) } ?? "?",
+          ], command: process.commandLine)
+      }
+    // Numbers are aligned at their right, words at their left.
+    let isNumber = [true, false, false, true, true, true]
+    let widths = isNumber.indices.map { column in rows.map { TextLayout.width($0.cells[column]) }.max() ?? 0 }
+    var text = ""
+    for row in rows {
+      var line = ""
+      for (column, cell) in row.cells.enumerated() {
+        line +=
+          isNumber[column]
+          ? TextLayout.padded(cell, left: widths[column]) : TextLayout.padded(cell, right: widths[column])
+        line += "  "
+      }
+      line += TextLayout.fit(row.command, columns: max(12, TextLayout.columns - TextLayout.width(line)))
+      while line.hasSuffix(" ") { line.removeLast() }
+      text += line + "\n"
+    }
+    if let lost = processes.compactMap(\.lostBlocks).max(), lost > 0 {
+      text += "LOST counts blocks that were allocated and are not in the index.\n"
+    }
+    for process in ordered where process.state == .unreadable {
+      if let problem = process.problem {
+        text += TextLayout.fill("\(process.processID): \(TextLayout.printable(problem))", indent: "").map { $0 + "\n" }
+          .joined()
+      }
+    }
+    return text
+  }
+
+  /// `{"processes":[…]}`, without a newline.
+  public var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    writer.append("{\"processes\":[")
+    for (index, process) in processes.enumerated() {
+      if index > 0 { writer.append(",") }
+      writer.append("{")
+      process.appendJSONFields(to: &writer)
+      writer.append("}")
+    }
+    writer.append("]}")
+    return writer.takeString()
+  }
+}

@@ -1,0 +1,185 @@
+// All that a segment's header and thread table say of a process, for people and as JSON.
+
+import IndexReader
+
+/// Facts of one process.
+public struct ProcessSummary: Hashable, Sendable {
+  public struct Counter: Hashable, Sendable {
+    public var name: String
+    public var value: UInt64
+
+    public init(name: String, value: UInt64) {
+      self.name = name
+      self.value = value
+    }
+  }
+
+  public struct Thread: Hashable, Sendable {
+    public var id: UInt32
+    public var name: String
+    public var state: ThreadIdentity.State
+    /// Calls that returned a block.
+    public var allocations: UInt64
+    /// Blocks given back.
+    public var frees: UInt64
+
+    public init(id: UInt32, name: String, state: ThreadIdentity.State, allocations: UInt64, frees: UInt64) {
+      self.id = id
+      self.name = name
+      self.state = state
+      self.allocations = allocations
+      self.frees = frees
+    }
+  }
+
+  public var process: IndexedProcess
+  /// Whether the index holds whole call stacks; else the call site of each allocation.
+  public var hasFullStacks: Bool
+  /// Whether the process runs, and another program than the one that was indexed.
+  public var isReplaced: Bool
+  /// In the segment's order; zeros included.
+  public var counters: [Counter]
+  /// The threads that the thread table holds, ended ones included, and those of its history.
+  public var threads: [Thread]
+  /// Modules that have allocated, unloaded ones included.
+  public var moduleCount: Int
+
+  public init(
+    process: IndexedProcess, hasFullStacks: Bool, isReplaced: Bool, counters: [Counter], threads: [Thread],
+    moduleCount: Int
+  ) {
+    self.process = process
+    self.hasFullStacks = hasFullStacks
+    self.isReplaced = isReplaced
+    self.counters = counters
+    self.threads = threads
+    self.moduleCount = moduleCount
+  }
+}
+
+extension ProcessView {
+  /// The facts as of now. Reads the header and the thread table, no allocations.
+  public func summary() throws(AnswerError) -> ProcessSummary {
+    let isReplaced = Surroundings(of: self).absence == .programReplaced
+    let isAlive = shared.segment.isProcessAlive
+    let counters = shared.segment.counters
+    let process = IndexedProcess(
+      processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
+      command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
+      segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
+      lostBlocks: IndexedProcess.lostBlocks(counters))
+    let threads = (shared.segment.formerThreads + shared.segment.threads).map { thread in
+      // Of a dead process no thread lives, whatever its last word was.
+      ProcessSummary.Thread(
+        id: thread.id, name: thread.name, state: isAlive ? thread.state : .ended, allocations: thread.allocations,
+        frees: thread.frees)
+    }
+    let summary = ProcessSummary(
+      process: process, hasFullStacks: shared.segment.hasFullStacks, isReplaced: isReplaced,
+      counters: counters.map { ProcessSummary.Counter(name: $0.name, value: $0.value) }, threads: threads,
+      moduleCount: shared.segment.modules.count)
+    try checkIntact()
+    return summary
+  }
+}
+
+// MARK: rendering
+
+extension ProcessSummary {
+  private var totals: (allocations: UInt64, frees: UInt64, live: Int) {
+    threads.reduce((0, 0, 0)) { sum, thread in
+      (sum.0 &+ thread.allocations, sum.1 &+ thread.frees, sum.2 + (thread.state == .live ? 1 : 0))
+    }
+  }
+
+  /// One screen of 80 columns, the process first.
+  public var text: String {
+    var lines: [String] = []
+    let state = isReplaced ? "runs another program now" : process.state.rawValue
+    let title = IndexedProcess.title(process.processID, process.command)
+    lines.append(
+      TextLayout.fit(title, columns: TextLayout.columns - TextLayout.width(state) - 2) + ": " + state)
+    if !process.command.isEmpty { lines.append("  command   \(process.commandLine)") }
+    lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
+    if let started = process.started {
+      lines.append("  started   \(Units.duration(SystemClock.now() - started)) ago")
+    }
+    lines.append("  index     \(TextLayout.printable(process.path)), \(Units.rounded(process.segmentBytes))")
+    lines.append("  records   \(hasFullStacks ? "call stacks" : "call sites")")
+    lines.append("  modules   \(Units.grouped(UInt64(moduleCount))) that allocated")
+    let totals = totals
+    lines.append(
+      "  threads   \(Units.grouped(UInt64(totals.live))) live, "
+        + "\(Units.grouped(UInt64(threads.count - totals.live))) ended; "
+        + "\(Units.count(totals.allocations, "allocation")), \(Units.count(totals.frees, "free"))")
+    let busiest = threads.sorted { ($0.allocations, $1.id) > ($1.allocations, $0.id) }.prefix(5)
+    for thread in busiest where thread.allocations > 0 {
+      let name = Answer.name(of: Answer.Thread(id: thread.id, name: thread.name))
+      let ended = thread.state == .ended ? ", ended" : ""
+      lines.append(
+        "            \(name)\(ended): \(Units.count(thread.allocations, "allocation")), "
+          + Units.count(thread.frees, "free"))
+    }
+    let nonzero = counters.filter { $0.value > 0 }
+    if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
+    for (index, counter) in nonzero.enumerated() {
+      lines.append(
+        "  \(index == 0 ? "counters" : "        ")  \(Units.grouped(counter.value)) \(Self.meaning(ofCounter: counter.name))"
+      )
+    }
+    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
+  }
+
+  /// What a counter counts, in words (allocs_segment.h); a counter of a later version is given by its name.
+  static func meaning(ofCounter name: String) -> String {
+    switch name {
+    case "no_memory": "blocks not indexed: the segment's file system was full"
+    case "arenas_exhausted": "blocks not indexed: no arena was left"
+    case "high_address": "blocks not indexed: above the addresses that the index covers"
+    case "unaligned": "blocks not indexed: not aligned to 16 bytes"
+    case "nested": "blocks not indexed: allocated inside another allocation call"
+    case "early": "blocks not indexed: allocated while the agent started"
+    case "unknown_frees": "frees of addresses where no block was known"
+    case "unknown_contexts": "blocks indexed without their call site and thread"
+    case "unknown_threads": "threads without an entry"
+    case "modules_dropped": "modules without an entry"
+    case "realloc_failed": "failed reallocs, their blocks kept"
+    default: TextLayout.printable(name)
+    }
+  }
+
+  /// One JSON object, without a newline.
+  public var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    writer.append("{")
+    process.appendJSONFields(to: &writer)
+    if isReplaced { writer.append(",\"replaced\":true") }
+    writer.append(hasFullStacks ? ",\"stacks\":\"full\"" : ",\"stacks\":\"site\"")
+    writer.append(",\"module_count\":", decimal: UInt64(max(0, moduleCount)))
+    writer.append(",\"counters\":{")
+    for (index, counter) in counters.enumerated() {
+      if index > 0 { writer.append(",") }
+      writer.appendJSONString(counter.name)
+      writer.append(":", decimal: counter.value)
+    }
+    let totals = totals
+    writer.append("},\"allocations\":", decimal: totals.allocations)
+    writer.append(",\"frees\":", decimal: totals.frees)
+    writer.append(",\"threads\":[")
+    for (index, thread) in threads.enumerated() {
+      if index > 0 { writer.append(",") }
+      writer.append("{\"id\":", decimal: UInt64(thread.id))
+      if !thread.name.isEmpty { writer.append(",\"name\":", string: thread.name) }
+      switch thread.state {
+      case .live: writer.append(",\"state\":\"live\"")
+      case .exiting: writer.append(",\"state\":\"exiting\"")
+      case .ended: writer.append(",\"state\":\"ended\"")
+      }
+      writer.append(",\"allocations\":", decimal: thread.allocations)
+      writer.append(",\"frees\":", decimal: thread.frees)
+      writer.append("}")
+    }
+    writer.append("]}")
+    return writer.takeString()
+  }
+}

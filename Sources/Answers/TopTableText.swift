@@ -1,0 +1,112 @@
+// The table of allocation sites, for people and as JSON.
+
+import Symbols
+
+extension TopTable {
+  /// A table of 80 columns: a line with the sums first, the sites, what the others have in common, the sums again.
+  public var text: String {
+    let title = "\(IndexedProcess.title(processID, command)): "
+    let sums =
+      "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes)), "
+      + Units.count(UInt64(siteCount), "site")
+    let room = TextLayout.columns - TextLayout.width(sums)
+    var text: String
+    if room >= 20 {
+      text = TextLayout.fit(String(title.dropLast(2)), columns: room - 2) + ": " + sums + "\n"
+    } else {
+      text = TextLayout.fit(String(title.dropLast(2)), columns: TextLayout.columns) + "\n" + sums + "\n"
+    }
+    guard total.blocks > 0 else { return text }
+
+    let bytesWidth = max(5, Units.grouped(total.bytes).count)
+    let blocksWidth = max(6, Units.grouped(total.blocks).count)
+    func line(_ sum: Total?, _ rest: String) -> String {
+      let bytes = sum.map { Units.grouped($0.bytes) } ?? "BYTES"
+      let share = sum.map { Units.share($0.bytes, of: total.bytes) } ?? "SHARE"
+      let blocks = sum.map { Units.grouped($0.blocks) } ?? "BLOCKS"
+      let head =
+        TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
+        + TextLayout.padded(blocks, left: blocksWidth + 2) + "  "
+      return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count)) + "\n"
+    }
+    let siteWidth = TextLayout.columns - bytesWidth - blocksWidth - 12
+    text += line(nil, "ALLOCATED BY")
+    for site in sites { text += line(site.total, site.description(columns: siteWidth)) }
+    if other.blocks > 0 {
+      let hidden = UInt64(max(0, siteCount - sites.count))
+      text += line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites")
+    }
+    if sites.count > 1 || other.blocks > 0 { text += line(total, "all") }
+    return text
+  }
+
+  /// One JSON object, without a newline.
+  public var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    writer.append("{\"pid\":")
+    writer.append(decimal: UInt64(max(0, processID)))
+    writer.append(",\"command\":")
+    writer.appendArray(command)
+    writer.append(",\"total\":")
+    total.appendJSON(to: &writer)
+    writer.append(",\"site_count\":", decimal: UInt64(max(0, siteCount)))
+    writer.append(",\"sites\":[")
+    for (index, site) in sites.enumerated() {
+      if index > 0 { writer.append(",") }
+      site.appendJSON(to: &writer)
+    }
+    writer.append("],\"other\":")
+    other.appendJSON(to: &writer)
+    writer.append("}")
+    return writer.takeString()
+  }
+}
+
+extension TopTable.Total {
+  fileprivate func appendJSON(to writer: inout ByteWriter) {
+    writer.append("{\"bytes\":", decimal: bytes)
+    writer.append(",\"blocks\":", decimal: blocks)
+    writer.append("}")
+  }
+}
+
+extension TopTable.Site {
+  /// The call site with the function that was called, in at most `columns`.
+  func description(columns: Int) -> String {
+    let called = function.map { ": \($0)" } ?? ""
+    guard let site = frames.first else {
+      guard let function else { return "not known" }
+      return TextLayout.fit("caller not known: \(function)", columns: columns)
+    }
+    let room = max(12, columns - TextLayout.width(called))
+    return Answer.describe(site, columns: room) + called
+  }
+
+  fileprivate func appendJSON(to writer: inout ByteWriter) {
+    writer.append("{\"bytes\":", decimal: total.bytes)
+    writer.append(",\"blocks\":", decimal: total.blocks)
+    if let allocator { writer.append(",\"allocator\":", string: allocator) }
+    if let function { writer.append(",\"function\":", string: function) }
+    if !frames.isEmpty {
+      writer.append(",\"stack\":[")
+      for (index, frame) in frames.enumerated() {
+        if index > 0 { writer.append(",") }
+        frame.appendJSON(to: &writer)
+      }
+      writer.append("]")
+    }
+    writer.append("}")
+  }
+}
+
+extension ByteWriter {
+  /// A JSON array of strings.
+  mutating func appendArray(_ strings: [String]) {
+    append("[")
+    for (index, string) in strings.enumerated() {
+      if index > 0 { append(",") }
+      appendJSONString(string)
+    }
+    append("]")
+  }
+}
