@@ -1,1 +1,204 @@
-// placeholder
+// Each encoded field of the layout against its inverse, at every boundary.
+
+import SharedLayout
+import Testing
+
+private let sizes: [UInt64] = [
+  0, 1, 31, 32, 62, 63, 64, 65, 127, 128, 0xFF_FFFF, 0x100_0000, 0x100_0001, 0x7FFF_FFFF_FFFF,
+]
+private let contexts: [UInt32] = [0, 1, 2, 0x7FFFFF, 0x800000, ALLOCS_CONTEXT_LIMIT - 1]
+private let times: [UInt32] = [0, 1, 0x1FF, 0x200, 0x3FFF_FFFF, 0x4000_0000, ALLOCS_TICK_MASK]
+private let smallLimit = UInt64(ALLOCS_SMALL_SIZE_LIMIT)
+
+@Suite("Slots")
+struct SlotTests {
+  @Test("a small head gives back granule, size, context and time", arguments: sizes.filter { $0 < smallLimit }, [0, 1])
+  func small(size: UInt64, granule: UInt32) {
+    for context in contexts {
+      for ticks in times {
+        let head = allocs_slot_small(granule, size, context, ticks)
+        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue)
+        #expect(allocs_slot_is_head(head))
+        #expect(allocs_slot_granule(head) == granule)
+        #expect(allocs_slot_small_size(head) == size)
+        #expect(allocs_slot_context(head) == context)
+        #expect(allocs_slot_ticks(head) == ticks)
+      }
+    }
+  }
+
+  @Test(
+    "a large head and its tail give back everything, and match", arguments: sizes.filter { $0 >= smallLimit }, [0, 1])
+  func large(size: UInt64, granule: UInt32) {
+    for context in contexts {
+      for ticks in times {
+        let head = allocs_slot_large(granule, size, context, ticks)
+        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_LARGE.rawValue)
+        #expect(allocs_slot_is_head(head))
+        #expect(allocs_slot_granule(head) == granule)
+        #expect(allocs_slot_context(head) == context)
+        #expect(allocs_slot_ticks(head) == ticks)
+        for alignment: UInt32 in [0, 4, 5, 12, 21, 46, ALLOCS_ALIGNMENT_LIMIT - 1] {
+          let tail = allocs_slot_tail(size, alignment, ticks)
+          #expect(allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL.rawValue)
+          #expect(!allocs_slot_is_head(tail))
+          #expect(allocs_slot_tail_size(tail) == size)
+          #expect(allocs_slot_tail_alignment(tail) == alignment)
+          #expect(allocs_slot_tail_matches(head, tail))
+        }
+      }
+    }
+  }
+
+  @Test("a head does not match the tail of another time or of another size")
+  func mismatch() {
+    let head = allocs_slot_large(0, 100, 7, 1000)
+    #expect(!allocs_slot_tail_matches(head, allocs_slot_tail(100, 0, 1001)))
+    #expect(!allocs_slot_tail_matches(head, allocs_slot_tail(101, 0, 1000)))
+    #expect(!allocs_slot_tail_matches(head, 0))
+    #expect(!allocs_slot_tail_matches(head, head))
+    #expect(!allocs_slot_tail_matches(head, allocs_slot_small(0, 100 & 63, 7, 1000)))
+  }
+
+  @Test("an empty slot and a tail are no heads; both kinds of head are")
+  func kinds() {
+    #expect(!allocs_slot_is_head(0))
+    #expect(!allocs_slot_is_head(UInt64.max))
+    #expect(allocs_slot_is_head(1))
+    #expect(allocs_slot_is_head(2))
+    #expect(!allocs_slot_is_head(3))
+    #expect(!allocs_slot_is_head(4))
+  }
+
+  @Test("no field of a head reaches into another: all ones in one leave the rest zero")
+  func isolation() {
+    let fields: [(UInt64, UInt64)] = [
+      (allocs_slot_head(3, 0, 0, 0, 0), 0x3),
+      (allocs_slot_head(0, 1, 0, 0, 0), 0x4),
+      (allocs_slot_head(0, 0, 63, 0, 0), 0x1F8),
+      (allocs_slot_head(0, 0, 0, ALLOCS_CONTEXT_LIMIT - 1, 0), 0x1_FFFF_FE00),
+      (allocs_slot_head(0, 0, 0, 0, ALLOCS_TICK_MASK), 0xFFFF_FFFE_0000_0000),
+    ]
+    for (word, mask) in fields { #expect(word == mask) }
+    #expect(fields.reduce(0) { $0 ^ $1.0 } == UInt64.max)
+    let largest: UInt64 = (1 << UInt64(ALLOCS_SIZE_BITS)) - 1
+    #expect(allocs_slot_tail(largest, 0, 0) == 0x0001_FFFF_FFFF_FFFF)
+    #expect(allocs_slot_tail(0, 63, 0) == 0x007E_0000_0000_0003)
+    #expect(allocs_slot_tail(0, 0, ALLOCS_TICK_MASK) == 0xFF80_0000_0000_0003)
+  }
+}
+
+@Suite("Addresses")
+struct AddressTests {
+  static let addresses: [UInt64] = [
+    0, 16, 32, 48, 0x3FF_FFE0, 0x3FF_FFF0, 0x400_0000, 0x400_0010, 0x7F12_3456_7890, 0x7FFF_FFFF_FFF0,
+  ]
+
+  @Test("region, slot and granule give back the address", arguments: addresses)
+  func inverse(address: UInt64) {
+    let region = allocs_region_of_address(address)
+    let index = allocs_slot_index(address)
+    #expect(region < 1 << 21)
+    #expect(index < 1 << 21)
+    #expect(allocs_address_of_slot(region, index, allocs_granule_of_address(address)) == address)
+    #expect(allocs_address_of_region(region) <= address)
+    #expect(address - allocs_address_of_region(region) < 1 << 26)
+    #expect(allocs_summary_index(address) == index / 64)
+  }
+
+  @Test("an address that is not at a multiple of 16 lies in the slot of its block")
+  func interior() {
+    #expect(allocs_slot_index(0x1000_001F) == allocs_slot_index(0x1000_0000))
+    #expect(allocs_slot_index(0x1000_0020) == allocs_slot_index(0x1000_0000) + 1)
+    #expect(allocs_granule_of_address(0x1000_000F) == 0)
+    #expect(allocs_granule_of_address(0x1000_0010) == 1)
+  }
+}
+
+@Suite("Contexts")
+struct ContextTests {
+  @Test("a context's word gives back its four parts")
+  func inverse() {
+    for node: UInt32 in [0, 1, 0xFF_FFFF, .max] {
+      for thread: UInt32 in [0, 1, 0x7FFF, 0x8000, ALLOCS_THREAD_UNKNOWN] {
+        for function in 0..<UInt32(ALLOCS_FUNCTION_COUNT.rawValue) {
+          for allocator: UInt32 in [0, 7, 255] {
+            let word = allocs_context_word(node, thread, function, allocator)
+            #expect(allocs_context_node(word) == node)
+            #expect(allocs_context_thread(word) == thread)
+            #expect(allocs_context_function(word) == function)
+            #expect(allocs_context_allocator(word) == allocator)
+          }
+        }
+      }
+    }
+  }
+
+  @Test("each function has a name of its own, and numbers beyond the last have none")
+  func names() {
+    let count = UInt32(ALLOCS_FUNCTION_COUNT.rawValue)
+    let names = (1..<count).map { String(cString: allocs_function_name($0)) }
+    #expect(Set(names).count == names.count)
+    #expect(!names.contains(""))
+    #expect(names.first == "malloc")
+    #expect(names.last == "operator new[]")
+    #expect(String(cString: allocs_function_name(count)) == "")
+    #expect(String(cString: allocs_function_name(.max)) == "")
+  }
+
+  @Test("each counter has a name of its own, and numbers beyond the last have none")
+  func counters() {
+    let count = UInt32(ALLOCS_COUNTER_COUNT.rawValue)
+    let names = (0..<count).map { String(cString: allocs_counter_name($0)) }
+    #expect(Set(names).count == names.count)
+    #expect(!names.contains(""))
+    #expect(String(cString: allocs_counter_name(count)) == "")
+  }
+}
+
+@Suite("Ticks")
+struct TickTests {
+  @Test("ticks are the counter's bits above the shift, 31 of them")
+  func counter() {
+    let shift = UInt64(ALLOCS_TICK_SHIFT)
+    #expect(allocs_ticks_of_counter(0) == 0)
+    #expect(allocs_ticks_of_counter((1 << shift) - 1) == 0)
+    #expect(allocs_ticks_of_counter(1 << shift) == 1)
+    #expect(allocs_ticks_of_counter(UInt64(ALLOCS_TICK_MASK) << shift) == ALLOCS_TICK_MASK)
+    #expect(allocs_ticks_of_counter(1 << (shift + 31)) == 0)
+  }
+
+  @Test("differences hold across the wrap")
+  func wrap() {
+    #expect(allocs_ticks_between(5, 5) == 0)
+    #expect(allocs_ticks_between(5, 9) == 4)
+    #expect(allocs_ticks_between(ALLOCS_TICK_MASK, 0) == 1)
+    #expect(allocs_ticks_between(ALLOCS_TICK_MASK - 1, 2) == 4)
+    #expect(allocs_ticks_between(0, ALLOCS_TICK_MASK) == ALLOCS_TICK_MASK)
+  }
+
+  @Test("the counter goes forward")
+  func forward() {
+    let first = allocs_counter()
+    #expect(allocs_counter() > first)
+  }
+}
+
+@Suite("Atomics")
+struct AtomicTests {
+  @Test("exchange, fetch and compare-exchange do what they say")
+  func operations() {
+    var word: UInt64 = 0b0101
+    #expect(allocs_fetch_or_u64(&word, 0b0010) == 0b0101)
+    #expect(word == 0b0111)
+    #expect(allocs_fetch_add_u64(&word, 1) == 0b0111)
+    #expect(allocs_compare_exchange_u64(&word, 8, 9))
+    #expect(!allocs_compare_exchange_u64(&word, 8, 10))
+    #expect(word == 9)
+    var half: UInt32 = 3
+    #expect(allocs_exchange_u32(&half, 4) == 3)
+    #expect(allocs_compare_exchange_u32(&half, 4, 5))
+    #expect(!allocs_compare_exchange_u32(&half, 4, 6))
+    #expect(half == 5)
+  }
+}

@@ -1,0 +1,279 @@
+// A segment written from the layout headers alone, the way an agent does it: what the reader's tests are held against.
+//
+// The order of stores is the agent's: an arena before its directory entry, an entry before the region's bits, summary
+// levels from the top down before the first slot, a tail before its head.
+
+import Glibc
+import SharedLayout
+
+/// Owns a segment file and a writable mapping of it. Removed when it goes, unless the test took the file away.
+final class SyntheticSegment: @unchecked Sendable {
+  struct Capacities {
+    var modules = 64
+    var strings = 4096
+    var threads = 32
+    var formerThreads = 32
+    var nodes = 256
+    var contexts = 1024
+    var arenas = 8
+  }
+
+  static let regionCount = 1 << Int(ALLOCS_ADDRESS_BITS - ALLOCS_REGION_SHIFT)
+  static let level0Words = regionCount / 64
+  static let level1Words = level0Words / 64
+  static let arenaSlots = 1 << Int(ALLOCS_REGION_SHIFT - ALLOCS_BLOCK_SHIFT)
+  static let arenaStride = 3 * Int(ALLOCS_PAGE_SIZE) + arenaSlots * 8
+
+  let path: String
+  let size: Int
+  let start: UnsafeMutableRawPointer
+  let header: UnsafeMutablePointer<allocs_header>
+  private var arenaOfRegion: [Int: UnsafeMutableRawPointer] = [:]
+
+  init(
+    processID: Int32 = getpid(), startTime: UInt64 = 1, in directory: String = temporaryDirectory,
+    name: String? = nil, capacities: Capacities = Capacities(), command: [String] = ["program", "--with", "arguments"],
+    publish: Bool = true
+  ) {
+    var offset = Int(ALLOCS_PAGE_SIZE)
+    var sections: [allocs_section] = []
+    func place(_ entrySize: Int, _ capacity: Int, used: Int = 0) {
+      sections.append(
+        allocs_section(
+          offset: UInt64(offset), entry_size: UInt64(entrySize), capacity: UInt64(capacity), used: UInt64(used)))
+      offset = (offset + entrySize * capacity + 4095) / 4096 * 4096
+    }
+    place(MemoryLayout<allocs_module>.stride, capacities.modules)
+    place(1, capacities.strings)
+    place(MemoryLayout<allocs_thread>.stride, capacities.threads)
+    place(MemoryLayout<allocs_former_thread>.stride, capacities.formerThreads)
+    place(MemoryLayout<allocs_node>.stride, capacities.nodes, used: 1)
+    place(8, capacities.contexts, used: 1)
+    let bitWords = Self.level1Words + Self.level0Words
+    place(8, bitWords, used: bitWords)
+    place(4, Self.regionCount, used: Self.regionCount)
+    place(Self.arenaStride, capacities.arenas)
+    size = offset
+
+    path = directory + "/" + (name ?? "synthetic-\(getpid())-\(UInt64.random(in: 0 ... .max)).seg")
+    let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
+    precondition(descriptor >= 0 && ftruncate(descriptor, off_t(size)) == 0, "can't make \(path): \(errno)")
+    start = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor, 0)
+    precondition(start != MAP_FAILED)
+    close(descriptor)
+    header = start.assumingMemoryBound(to: allocs_header.self)
+
+    header.pointee.layout_version = ALLOCS_LAYOUT_VERSION
+    header.pointee.header_size = UInt32(MemoryLayout<allocs_header>.size)
+    header.pointee.file_size = UInt64(size)
+    header.pointee.pid = UInt32(processID)
+    header.pointee.uid = getuid()
+    header.pointee.start_time = startTime
+    header.pointee.state = ALLOCS_STATE_LIVE.rawValue
+    header.pointee.clock.tick_shift = ALLOCS_TICK_SHIFT
+    let now = Self.clockPoint()
+    header.pointee.clock.first = now
+    header.pointee.clock.latest = now
+    header.pointee.clock.first_realtime_ns = Self.nanoseconds(CLOCK_REALTIME)
+    for (index, section) in sections.enumerated() { self.section(index).pointee = section }
+    let text = Array(command.joined(separator: "\0").utf8) + [0]
+    header.pointee.command_size = UInt32(text.count)
+    withUnsafeMutableBytes(of: &header.pointee.command) { $0.copyBytes(from: text) }
+    if publish { self.publish() }
+  }
+
+  deinit {
+    munmap(start, size)
+    unlink(path)
+  }
+
+  /// tmpfs if there is one: only there does reading a hole leave a trace.
+  static let temporaryDirectory: String = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+
+  static func clockPoint() -> allocs_clock_point {
+    allocs_clock_point(counter: allocs_counter(), monotonic_ns: nanoseconds(CLOCK_MONOTONIC))
+  }
+
+  static func nanoseconds(_ clock: clockid_t) -> UInt64 {
+    var time = timespec()
+    clock_gettime(clock, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+  }
+
+  func publish() { allocs_store_release_u64(words(at: 0), ALLOCS_MAGIC) }
+
+  // MARK: places
+
+  private func words(at offset: Int) -> UnsafeMutablePointer<UInt64> {
+    (start + offset).assumingMemoryBound(to: UInt64.self)
+  }
+
+  func section(_ index: Int) -> UnsafeMutablePointer<allocs_section> {
+    (start + MemoryLayout<allocs_header>.offset(of: \.sections)!).assumingMemoryBound(to: allocs_section.self) + index
+  }
+
+  private func section(_ id: allocs_section_id) -> UnsafeMutablePointer<allocs_section> { section(Int(id.rawValue)) }
+
+  func entries<Entry>(_ id: allocs_section_id, as type: Entry.Type) -> UnsafeMutablePointer<Entry> {
+    (start + Int(section(id).pointee.offset)).assumingMemoryBound(to: type)
+  }
+
+  private func append<Entry>(_ id: allocs_section_id, _ entry: Entry) -> Int {
+    let section = section(id)
+    let index = section.pointee.used
+    precondition(index < section.pointee.capacity, "no room left in section \(id.rawValue)")
+    (entries(id, as: Entry.self) + Int(index)).pointee = entry
+    allocs_store_release_u64(&section.pointee.used, index + 1)
+    return Int(index)
+  }
+
+  private func setBit(_ words: UnsafeMutablePointer<UInt64>, _ bit: Int) {
+    _ = allocs_fetch_or_u64(words + bit / 64, 1 << UInt64(bit % 64))
+  }
+
+  // MARK: the index
+
+  /// The arena of `region`, made if there is none.
+  func arena(ofRegion region: Int) -> UnsafeMutableRawPointer {
+    if let arena = arenaOfRegion[region] { return arena }
+    let section = section(ALLOCS_SECTION_ARENAS)
+    let number = section.pointee.used
+    precondition(number < section.pointee.capacity, "no arena left")
+    let arena = entries(ALLOCS_SECTION_ARENAS, as: UInt8.self) + Int(number) * Self.arenaStride
+    UnsafeMutableRawPointer(arena).assumingMemoryBound(to: allocs_arena.self).pointee.region = UInt64(region)
+    allocs_store_release_u64(&section.pointee.used, number + 1)
+    let directory = entries(ALLOCS_SECTION_DIRECTORY, as: UInt32.self)
+    allocs_store_release_u32(directory + region, UInt32(number) + 1)
+    let level1 = entries(ALLOCS_SECTION_REGION_BITS, as: UInt64.self)
+    setBit(words(at: MemoryLayout<allocs_header>.offset(of: \.region_level2)!), region >> 12)
+    setBit(level1, region >> 6)
+    setBit(level1 + Self.level1Words, region)
+    arenaOfRegion[region] = UnsafeMutableRawPointer(arena)
+    return UnsafeMutableRawPointer(arena)
+  }
+
+  func slot(of base: UInt64) -> UnsafeMutablePointer<UInt64> {
+    let arena = arena(ofRegion: Int(allocs_region_of_address(base)))
+    let slots = (arena + 2 * Int(ALLOCS_PAGE_SIZE)).assumingMemoryBound(to: UInt64.self)
+    return slots + Int(allocs_slot_index(base))
+  }
+
+  /// Marks the 2 KiB around `base` as used, from the top level down.
+  func summarize(_ base: UInt64) {
+    let arena = arena(ofRegion: Int(allocs_region_of_address(base)))
+    let words = arena.assumingMemoryBound(to: UInt64.self)
+    let bit = Int(allocs_summary_index(base))
+    setBit(words + 1, bit >> 12)
+    setBit(words + 2, bit >> 6)
+    setBit((arena + Int(ALLOCS_PAGE_SIZE)).assumingMemoryBound(to: UInt64.self), bit)
+  }
+
+  /// `alignment`: a logarithm to base 2, 0 for none; kept from 64 bytes on.
+  func allocate(_ base: UInt64, size: UInt64, alignment: UInt32 = 0, context: UInt32 = 0, ticks: UInt32 = 0) {
+    summarize(base)
+    store(at: slot(of: base), base, size: size, alignment: alignment, context: context, ticks: ticks)
+  }
+
+  /// Only the slot's stores, for a block whose group is summarized: what a writer in a hurry does.
+  func store(
+    at slot: UnsafeMutablePointer<UInt64>, _ base: UInt64, size: UInt64, alignment: UInt32, context: UInt32,
+    ticks: UInt32
+  ) {
+    let granule = allocs_granule_of_address(base)
+    if size < UInt64(ALLOCS_SMALL_SIZE_LIMIT) {
+      allocs_store_release_u64(slot, allocs_slot_small(granule, size, context, ticks))
+    } else {
+      allocs_store_release_u64(slot + 1, allocs_slot_tail(size, alignment, ticks))
+      allocs_store_release_u64(slot, allocs_slot_large(granule, size, context, ticks))
+    }
+  }
+
+  func free(_ base: UInt64) { allocs_store_release_u64(slot(of: base), 0) }
+
+  // MARK: the tables
+
+  func addNode(pc: UInt64, parent: UInt32 = 0, flags: UInt32 = 0) -> UInt32 {
+    UInt32(append(ALLOCS_SECTION_NODES, allocs_node(pc: pc, parent: parent, flags: flags)))
+  }
+
+  func addContext(
+    node: UInt32, thread: UInt32 = ALLOCS_THREAD_UNKNOWN, function: allocs_function = ALLOCS_FUNCTION_MALLOC,
+    allocator: UInt32 = 0
+  ) -> UInt32 {
+    UInt32(append(ALLOCS_SECTION_CONTEXTS, allocs_context_word(node, thread, function.rawValue, allocator)))
+  }
+
+  @discardableResult
+  func addModule(
+    path: String, range: Range<UInt64>, bias: UInt64 = 0, buildID: [UInt8] = [], loaded: UInt32 = 0,
+    unloaded: UInt32? = nil, flags: UInt32 = 0
+  ) -> Int {
+    let strings = section(ALLOCS_SECTION_STRINGS)
+    let offset = strings.pointee.used
+    UnsafeMutableRawBufferPointer(
+      start: entries(ALLOCS_SECTION_STRINGS, as: UInt8.self) + Int(offset), count: path.utf8.count
+    ).copyBytes(from: path.utf8)
+    allocs_store_release_u64(&strings.pointee.used, offset + UInt64(path.utf8.count))
+    var entry = allocs_module()
+    entry.start = range.lowerBound
+    entry.end = range.upperBound
+    entry.bias = bias
+    entry.load_ticks = loaded
+    entry.unload_ticks = unloaded ?? 0
+    entry.state = unloaded == nil ? ALLOCS_MODULE_LOADED.rawValue : ALLOCS_MODULE_UNLOADED.rawValue
+    entry.build_id_size = UInt32(buildID.count)
+    withUnsafeMutableBytes(of: &entry.build_id) { $0.copyBytes(from: buildID) }
+    entry.path = offset
+    entry.path_size = UInt32(path.utf8.count)
+    entry.flags = flags
+    return append(ALLOCS_SECTION_MODULES, entry)
+  }
+
+  static func identity(id: UInt32, name: String, slot: UInt32, from start: UInt32, to end: UInt32 = 0)
+    -> allocs_thread_identity
+  {
+    var identity = allocs_thread_identity()
+    identity.tid = id
+    identity.start_ticks = start
+    identity.end_ticks = end
+    identity.slot = slot
+    withUnsafeMutableBytes(of: &identity.name) { $0.copyBytes(from: name.utf8.prefix(15)) }
+    return identity
+  }
+
+  func addThread(id: UInt32, name: String, from start: UInt32) -> UInt32 {
+    var entry = allocs_thread()
+    entry.state = ALLOCS_THREAD_LIVE.rawValue
+    let slot = UInt32(section(ALLOCS_SECTION_THREADS).pointee.used)
+    entry.identity = Self.identity(id: id, name: name, slot: slot, from: start)
+    return UInt32(append(ALLOCS_SECTION_THREADS, entry))
+  }
+
+  /// Ends the holder of `slot` at `end` and gives the slot to a new thread.
+  func replaceThread(slot: UInt32, endingAt end: UInt32, by id: UInt32, name: String, from start: UInt32) {
+    let entry = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(slot)
+    let section = section(ALLOCS_SECTION_FORMER_THREADS)
+    let number = section.pointee.used
+    let former =
+      entries(ALLOCS_SECTION_FORMER_THREADS, as: allocs_former_thread.self) + Int(number % section.pointee.capacity)
+    allocs_store_relaxed_u64(&former.pointee.number, 0)
+    allocs_fence_release()
+    former.pointee.previous = entry.pointee.previous
+    former.pointee.identity = entry.pointee.identity
+    former.pointee.identity.end_ticks = end
+    allocs_store_release_u64(&former.pointee.number, number + 1)
+    allocs_store_release_u64(&section.pointee.used, number + 1)
+    let sequence = entry.pointee.sequence
+    allocs_store_relaxed_u32(&entry.pointee.sequence, sequence + 1)
+    allocs_fence_release()
+    entry.pointee.previous = number + 1
+    entry.pointee.identity = Self.identity(id: id, name: name, slot: slot, from: start)
+    allocs_store_release_u32(&entry.pointee.sequence, sequence + 2)
+  }
+
+  /// Bytes of memory that the file takes.
+  var allocatedBytes: Int {
+    var status = stat()
+    return stat(path, &status) == 0 ? Int(status.st_blocks) * 512 : -1
+  }
+}
