@@ -1,7 +1,8 @@
 // Where a module's files are, and whether they are the ones that were loaded.
 //
-// Rule: a file counts only if it is proven to be of the same build. The proof is the build id; for a module without one,
-// that its segments take exactly the mapped addresses; for a debug file without one, the checksum in .gnu_debuglink.
+// Rule: a file counts only if it is proven to be of the same build. The proof is the build id; for a module without
+// one, that its segments take exactly the mapped addresses; for a debug file without one, the checksum in
+// .gnu_debuglink.
 
 import CLibdw
 
@@ -38,18 +39,20 @@ struct DebugFileSearch: Sendable {
 
   /// The file that `dwz` moved the common part of a debug file's DWARF to. `name` is what .gnu_debugaltlink says.
   func commonDebugFile(name: String, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
-    if let found = byBuildID(buildID) { return found }
+    if let found = byBuildID(buildID, kind: .common) { return found }
     let path = name.utf8.first == UInt8(ascii: "/") ? name : "\(parent(of: referringFile.path))/\(name)"
-    guard let file = ObjectFile(path: path), !buildID.isEmpty, file.buildID == buildID else { return nil }
+    guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
+      return nil
+    }
     return file
   }
 
-  private func byBuildID(_ id: [UInt8]) -> ObjectFile? {
+  private func byBuildID(_ id: [UInt8], kind: ObjectFile.Kind = .module) -> ObjectFile? {
     guard id.count > 1 else { return nil }
     let digits = id.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }
     let name = ".build-id/\(digits[0])/\(digits[1...].joined()).debug"
     for root in roots {
-      if let file = ObjectFile(path: "\(root)/\(name)"), file.buildID == id { return file }
+      if let file = ObjectFile(path: "\(root)/\(name)", kind: kind), file.buildID == id { return file }
     }
     return nil
   }

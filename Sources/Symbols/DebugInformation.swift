@@ -1,12 +1,12 @@
 // The DWARF of one module: source lines, functions, and what was inlined into them.
 //
-// Three steps: which compilation unit holds an address (all units' ranges, read once; .debug_aranges isn't used, as clang,
-// rustc and swiftc leave it out), which function in that unit (read when the unit is first needed), which inlined calls
-// in that function (walked each time; the results are cached above).
+// Three steps: which compilation unit holds an address (all units' ranges, read once; .debug_aranges isn't used, as
+// clang, rustc and swiftc leave it out), which function in that unit (read when the unit is first needed), which
+// inlined calls in that function (walked each time; the results are cached above).
 //
 // The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the file's size,
-// depth by `deepest`. libdw never opens a file by itself: units in .dwo files are used for lines only, and the common file
-// of `dwz` is looked for by us. Not thread-safe: the owner holds a lock.
+// depth by `deepest`. libdw never opens a file by itself: units in .dwo files are used for lines only, and the common
+// file of `dwz` is looked for by us. Not thread-safe: the owner holds a lock.
 
 import CLibdw
 import Glibc
@@ -33,9 +33,10 @@ struct DebugInformation: ~Copyable {
   }
 
   struct InlineFrame {
-    /// Mangled if it is the linkage name, else as the source says it, unqualified.
+    /// As the source says it, unqualified.
     var name: UnsafePointer<CChar>?
-    var isLinkageName: Bool
+    /// The assembler's name, mangled by the rules of the language.
+    var linkageName: UnsafePointer<CChar>?
     var location: Location
     var inlined: Bool
   }
@@ -187,15 +188,17 @@ struct DebugInformation: ~Copyable {
     var location = sourceLine(ofUnit: index, at: address)
     guard let function = functions(ofUnit: index).innermost(at: address) else {
       return location.file == nil
-        ? [] : [InlineFrame(name: nil, isLinkageName: false, location: location, inlined: false)]
+        ? [] : [InlineFrame(name: nil, linkageName: nil, location: location, inlined: false)]
     }
     var chain = [function.payload]
     appendInlined(at: address, below: function.payload, depth: 0, to: &chain)
     var result: [InlineFrame] = []
     for (position, entry) in chain.enumerated().reversed() {
-      let (name, isLinkageName) = Self.name(entry)
       result.append(
-        InlineFrame(name: name, isLinkageName: isLinkageName, location: location, inlined: position > 0))
+        InlineFrame(
+          name: Self.string(DW_AT_name, of: entry),
+          linkageName: Self.string(DW_AT_linkage_name, of: entry) ?? Self.string(DW_AT_MIPS_linkage_name, of: entry),
+          location: location, inlined: position > 0))
       location = callSite(entry, unit: index)
     }
     return result
@@ -225,16 +228,12 @@ struct DebugInformation: ~Copyable {
     }
   }
 
-  private static func name(_ entry: Dwarf_Die) -> (UnsafePointer<CChar>?, isLinkageName: Bool) {
+  /// The value of an attribute of `entry`, or of the declaration that it is an instance of.
+  private static func string(_ attribute: Int, of entry: Dwarf_Die) -> UnsafePointer<CChar>? {
     var entry = entry
-    var attribute = Dwarf_Attribute()
-    for code in [DW_AT_linkage_name, DW_AT_MIPS_linkage_name] {
-      if dwarf_attr_integrate(&entry, UInt32(code), &attribute) != nil, let name = dwarf_formstring(&attribute) {
-        return (name, true)
-      }
-    }
-    guard dwarf_attr_integrate(&entry, UInt32(DW_AT_name), &attribute) != nil else { return (nil, false) }
-    return (dwarf_formstring(&attribute), false)
+    var found = Dwarf_Attribute()
+    guard dwarf_attr_integrate(&entry, UInt32(attribute), &found) != nil else { return nil }
+    return dwarf_formstring(&found)
   }
 
   private mutating func sourceLine(ofUnit index: Int, at address: UInt64) -> Location {
@@ -242,7 +241,8 @@ struct DebugInformation: ~Copyable {
     var number: Int32 = 0
     guard let file = dwarf_linesrc(line, nil, nil), dwarf_lineno(line, &number) == 0 else { return Location() }
     // Line 0 is the compiler's way to say that an instruction belongs to no line.
-    return Location(file: path(file, unit: index), line: number > 0 ? Int(number) : nil)
+    guard let path = path(file, unit: index) else { return Location() }
+    return Location(file: path, line: number > 0 ? Int(number) : nil)
   }
 
   /// Where an inlined function was called.
@@ -267,11 +267,11 @@ struct DebugInformation: ~Copyable {
     return location
   }
 
-  /// Absolute, if the unit says in which directory it was compiled. Nil for the names that libdw makes up where the table
-  /// is broken.
+  /// Absolute, if the unit says in which directory it was compiled. Nil where there is no file: libdw writes "???"
+  /// for a broken table, compilers write "<compiler-generated>" and the like for code that nobody wrote.
   private mutating func path(_ name: UnsafePointer<CChar>, unit index: Int) -> String? {
     let path = String(cString: name)
-    if path.isEmpty || path == "???" { return nil }
+    if path.isEmpty || path == "???" || path.utf8.last == UInt8(ascii: ">") { return nil }
     var attribute = Dwarf_Attribute()
     guard path.utf8.first != UInt8(ascii: "/"),
       dwarf_attr(&entries[index], UInt32(DW_AT_comp_dir), &attribute) != nil,

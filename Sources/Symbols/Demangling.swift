@@ -18,7 +18,7 @@ func demangled(cString name: UnsafePointer<CChar>) -> String {
   switch (UInt8(bitPattern: name[0]), UInt8(bitPattern: name[1])) {
   case (UInt8(ascii: "_"), UInt8(ascii: "Z")), (UInt8(ascii: "_"), UInt8(ascii: "R")):
     return cxxOrRust(name) ?? String(cString: name)
-  case (UInt8(ascii: "$"), _), (UInt8(ascii: "_"), UInt8(ascii: "$")), (UInt8(ascii: "_"), UInt8(ascii: "T")):
+  case (UInt8(ascii: "$"), _), (UInt8(ascii: "_"), UInt8(ascii: "$")):
     return swift(name, length) ?? String(cString: name)
   default:
     return String(cString: name)

@@ -1,7 +1,8 @@
 // A cache of bounded size that costs a hit one dictionary look-up.
 //
-// Two generations: entries go into the young one; when that holds half of the budget it becomes the old one, and the old
-// one is dropped. A hit in the old one moves the entry to the young one, so what is in use stays. Not thread-safe.
+// Two generations: entries go into the young one; when that holds half of the budget it becomes the old one, and the
+// old one is dropped. A hit in the old one moves the entry to the young one, so what is in use stays. Not
+// thread-safe.
 
 struct GenerationCache<Key: Hashable, Value> {
   private var young: [Key: Value] = [:]

@@ -1,7 +1,7 @@
 // Intervals of addresses that may nest or overlap, and the search for the innermost one that holds an address.
 //
-// Sorted by start, and at equal starts the preferred one last. `reach[i]` is the greatest end among intervals 0...i: the
-// search walks back from the last start at or below the address, and stops where no earlier interval reaches it.
+// Sorted by start, and at equal starts the preferred one last. `reach[i]` is the greatest end among intervals 0...i:
+// the search walks back from the last start at or below the address, and stops where no earlier interval reaches it.
 
 struct IntervalIndex<Payload> {
   struct Interval {

@@ -47,12 +47,7 @@ final class LoadedModule: Sendable {
         return symbol.map { [Frame(pc: 0, module: reference.path, function: symbolName($0.name))] } ?? []
       }
       return inner.map { frame in
-        var function = frame.name.map { frame.isLinkageName ? demangled(cString: $0) : String(cString: $0) }
-        // Without a linkage name DWARF has only the last part of a qualified name; the symbol table has all of it.
-        if !frame.inlined, !frame.isLinkageName, let symbol {
-          let full = symbolName(symbol.name)
-          if function == nil || full != String(cString: symbol.name) { function = full }
-        }
+        let function = functionName(frame, symbol: symbol?.name)
         return Frame(
           pc: 0, module: reference.path, function: function, file: frame.location.file, line: frame.location.line,
           inlined: frame.inlined)
@@ -97,6 +92,19 @@ final class LoadedModule: Sendable {
 
   private func account(_ files: borrowing Files) {
     bytes.store(files.symbols.cost + files.debugInformationCost, ordering: .relaxed)
+  }
+
+  /// The qualified name if there is one. Only mangled names are taken from the linker's view of a function: the others
+  /// may be labels of the compiler's own (`__GI_malloc`, `copy.part.0`), which say less than the source's.
+  private func functionName(_ frame: DebugInformation.InlineFrame, symbol: UnsafePointer<CChar>?) -> String? {
+    // The symbol is that of the function that was not inlined.
+    for mangled in [frame.linkageName, frame.inlined ? nil : symbol] {
+      guard let mangled else { continue }
+      let name = demangled(cString: mangled)
+      if name != String(cString: mangled) { return name }
+    }
+    return (frame.name ?? frame.linkageName).map { String(cString: $0) }
+      ?? (frame.inlined ? nil : symbol.map(symbolName))
   }
 
   /// Demangled, without the version that the linker appends (`stdout@GLIBC_2.2.5`).

@@ -79,13 +79,20 @@ final class ObjectFile {
     func contains(_ address: UInt64) -> Bool { address >= self.address && address - self.address < size }
   }
 
-  /// Nil if the file can't be read or isn't an ELF file that could be mapped as a module.
-  init?(path: String) {
+  enum Kind {
+    /// What is mapped as a module, and its debug file.
+    case module
+    /// What `dwz` has moved out of several debug files; it calls it relocatable.
+    case common
+  }
+
+  /// Nil if the file can't be read or isn't an ELF file of this kind.
+  init?(path: String, kind: Kind = .module) {
     guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let file = OpenFile(path: path) else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
     var header = GElf_Ehdr()
     guard elf_kind(elf) == ELF_K_ELF, gelf_getehdr(elf, &header) != nil,
-      header.e_type == ET_EXEC || header.e_type == ET_DYN
+      header.e_type == ET_EXEC || header.e_type == ET_DYN || (kind == .common && header.e_type == ET_REL)
     else {
       elf_end(elf)
       return nil

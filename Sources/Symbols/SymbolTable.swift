@@ -1,7 +1,8 @@
 // The ELF symbol tables of a module: which function or variable holds an address.
 //
-// Tables of the module's own file and of its debug file are merged (.symtab of either, .dynsym). Names stay in the files'
-// string tables until they are asked for. Addresses are those of the ELF file. Not thread-safe: the owner holds a lock.
+// Tables of the module's own file and of its debug file are merged (.symtab of either, .dynsym). Names stay in the
+// files' string tables until they are asked for. Addresses are those of the ELF file. Not thread-safe: the owner
+// holds a lock.
 
 import CLibdw
 

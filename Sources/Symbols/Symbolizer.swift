@@ -9,8 +9,8 @@ import Synchronization
 
 /// Finds functions, source lines and static symbols of modules that are or were loaded in some process.
 ///
-/// It needs only the modules' files, not the process. Names are demangled. A module whose file is missing, or was replaced
-/// by another build since it was loaded, gives frames with a pc and a module only, and no static symbols.
+/// It needs only the modules' files, not the process. Names are demangled. A module whose file is missing, or was
+/// replaced by another build since it was loaded, gives frames with a pc and a module only, and no static symbols.
 ///
 /// Thread-safe. Memory is bounded by the limits given at the start.
 public final class Symbolizer: Sendable {
@@ -88,8 +88,8 @@ public final class Symbolizer: Sendable {
 
   /// The functions that a return address leads back into, innermost inlined one first; at least one frame.
   ///
-  /// The call before the address is what is looked up: a call may be a function's last instruction. Every frame's `pc` is
-  /// `returnAddress` itself.
+  /// The call before the address is what is looked up: a call may be a function's last instruction. Every frame's
+  /// `pc` is `returnAddress` itself.
   public func frames(returnAddress: UInt64, in module: ModuleReference) -> [Frame] {
     let bare = { [Frame(pc: returnAddress, module: module.path)] }
     guard returnAddress > module.start, returnAddress <= module.end else { return bare() }

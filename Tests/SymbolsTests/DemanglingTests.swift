@@ -18,7 +18,6 @@ import Testing
       ),
       ("$s4main3fooyS2iF", "main.foo(Swift.Int) -> Swift.Int"),
       ("_$s4main3fooyS2iF", "main.foo(Swift.Int) -> Swift.Int"),
-      ("_TFC3foo3bar3basfT3zimCS_3zim_T_", "foo.bar.bas(zim: foo.zim) -> ()"),
     ])
   func schemes(_ mangled: String, _ expected: String) {
     #expect(demangled(mangled) == expected)

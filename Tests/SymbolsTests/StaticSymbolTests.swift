@@ -56,7 +56,7 @@ import Testing
       }
       known[address, default: []].insert(String(words[3]))
     }
-    #expect(known.count > 20)
+    #expect(known.count > 10)
     let symbolizer = Symbolizer()
     for (address, names) in known {
       let found = symbolizer.staticSymbol(at: address + TestProgram.bias, in: program.module)
