@@ -118,3 +118,20 @@ let package = Package(
       name: "EndToEndTests", dependencies: ["Answers", "IndexReader", "SharedLayout"], exclude: ["Programs"]),
   ]
 )
+
+// With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
+// configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests run
+// the release binaries that users get.
+if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
+  var needed = Set(package.targets.filter(\.isTest).map(\.name))
+  var added = true
+  while added {
+    let before = needed.count
+    for target in package.targets where needed.contains(target.name) {
+      for case .byNameItem(let name, _) in target.dependencies { needed.insert(name) }
+    }
+    added = needed.count > before
+  }
+  package.products = []
+  package.targets.removeAll { !needed.contains($0.name) }
+}
