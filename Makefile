@@ -1,0 +1,49 @@
+# The ways to build, try, test and install allocsd. `make` alone lists them.
+#
+# Every target does its own set-up: missing Debian packages are installed where that is allowed, else the line to run is
+# printed. SCRATCH is where Swift builds.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+SCRATCH ?= .build
+
+# Installed binaries must not need Swift on their machine.
+BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
+BIN = $(abspath $(SCRATCH))/release
+
+.PHONY: help build demo test bench lint install clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## the agent, allocsctl and allocsd, for release
+	@scripts/install-dependencies build
+	$(BUILD)
+
+demo: ## start redis-server under the agent and ask what lies at addresses of it
+	@scripts/install-dependencies build demo
+	$(BUILD) --product allocs_agent
+	$(BUILD) --product allocsctl
+	@ALLOCS_BIN_DIR='$(BIN)' scripts/demo
+
+# The end-to-end tests run the release binaries; the others need nothing of the server's dependencies.
+test: ## unit tests, and real programs under the agent
+	@scripts/install-dependencies build test
+	$(BUILD)
+	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' swift test --scratch-path '$(SCRATCH)'
+
+bench: ## plain against agent against heaptrack; options of Benchmarks/run in ARGS
+	@scripts/install-dependencies build bench
+	SCRATCH='$(SCRATCH)' Benchmarks/run $(ARGS)
+
+lint: ## the formatter's and shellcheck's rules
+	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo .ci/run Benchmarks/run; \
+	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
+
+install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install
+	@test -x '$(BIN)/allocsd' -a -x '$(BIN)/allocsctl' -a -e '$(BIN)/liballocs_agent.so' || $(MAKE) build
+	scripts/install '$(BIN)' '$(DESTDIR)' '$(PREFIX)'
+
+clean: ## remove what was built
+	rm -rf '$(SCRATCH)'
