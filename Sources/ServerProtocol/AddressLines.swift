@@ -91,7 +91,7 @@ public struct AddressLines {
     var bytes: [UInt8] = []
     for index in 0..<min(line.count, Self.lineLimit) { bytes.append(line[index]) }
     let text = String(decoding: bytes, as: UTF8.self)
-    do {
+    do throws(AnswerError) {
       if line.count > Self.lineLimit {
         throw AnswerError(
           .usage, what: "the line is longer than \(Self.lineLimit) bytes", advice: "write one address on each line")

@@ -28,6 +28,17 @@ public struct Peer: Sendable, Equatable {
   }
 }
 
+/// `struct ucred` of socket(7), the value of SO_PEERCRED, which the C library shows to GNU programs only.
+public struct SocketCredentials: Sendable {
+  private var pid: Int32 = 0
+  private var uid: UInt32 = 0
+  private var gid: UInt32 = 0
+
+  public init() {}
+
+  public var peer: Peer { Peer(processID: pid, userID: uid) }
+}
+
 /// Owns the descriptor of a Unix stream socket and closes it. Close-on-exec.
 public struct UnixSocket: ~Copyable {
   public let descriptor: Int32
@@ -45,19 +56,19 @@ public struct UnixSocket: ~Copyable {
   }
 
   /// A new, unconnected socket.
-  public init() throws(SocketError) {
+  public static func create() throws(SocketError) -> UnixSocket {
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else {
       throw SocketError(
         code: errno, "cannot create a socket: \(SocketError.words(errno)) — raise the limit of open files (ulimit -n)")
     }
-    self.init(adopting: descriptor)
+    return UnixSocket(adopting: descriptor)
   }
 
-  /// Connects to the server that listens at `path`. `code` of the error is ENOENT or ECONNREFUSED where there is none.
-  public init(connectingTo path: String) throws(SocketError) {
-    try self.init()
-    let result = try Self.withAddress(of: path) { connect(descriptor, $0, $1) }
+  /// A connection to the server that listens at `path`. `code` of the error is ENOENT or ECONNREFUSED if there is none.
+  public static func connected(to path: String) throws(SocketError) -> UnixSocket {
+    let socket = try create()
+    let result = try withAddress(of: path) { connect(socket.descriptor, $0, $1) }
     guard result == 0 else {
       let code = errno
       let advice =
@@ -68,16 +79,17 @@ public struct UnixSocket: ~Copyable {
         }
       throw SocketError(code: code, "cannot connect to the server at \(path): \(SocketError.words(code)) — \(advice)")
     }
+    return socket
   }
 
   /// The process at the other end (SO_PEERCRED).
   public borrowing func peer() throws(SocketError) -> Peer {
-    var credentials = ucred()
-    var size = socklen_t(MemoryLayout<ucred>.size)
+    var credentials = SocketCredentials()
+    var size = socklen_t(MemoryLayout<SocketCredentials>.size)
     guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 else {
       throw SocketError(code: errno, "cannot learn who is at the other end of a socket: \(SocketError.words(errno))")
     }
-    return Peer(processID: credentials.pid, userID: credentials.uid)
+    return credentials.peer
   }
 
   /// Calls `body` with the address of the socket named `path`; its result is `body`'s.

@@ -1,0 +1,140 @@
+// allocsd: answers questions about the indexed processes of this machine, over HTTP on a Unix socket.
+//
+// It runs as who started it, in the foreground: it never changes its user and never forks. What it may read is what
+// that user may read; what it tells whom is decided by who asks.
+
+import ArgumentParser
+import Glibc
+import IndexReader
+import Logging
+import Metrics
+import ServerProtocol
+import ServiceLifecycle
+
+@main
+struct Allocsd: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "allocsd",
+    abstract: "Answer questions about the allocations of indexed processes, over HTTP on a Unix socket.",
+    discussion: """
+      The server finds the segments in $ALLOCS_DIR, else in /run/allocs and /dev/shm/allocs, and notices by itself when \
+      programs start under the agent. It answers a caller who is root or the user of the process asked about. SIGTERM \
+      stops it when the requests in progress are answered.
+
+      Examples:
+        allocsd
+        allocsd --socket /tmp/mine.sock --keep-dead-for 1h
+        curl --unix-socket /dev/shm/allocs/allocsd.sock http://localhost/v1/processes
+      """,
+    version: allocsVersion)
+
+  @Option(
+    help: .init(
+      "Listen here, if systemd passed no socket (default: $ALLOCS_SOCKET, else allocsd.sock in /run/allocs or /dev/shm/allocs).",
+      valueName: "path"))
+  var socket: String?
+
+  @Option(help: .init("Log messages of this level and above: trace, debug, info, notice, warning, error, critical."))
+  var logLevel: Logger.Level = .info
+
+  @Option(
+    help: .init(
+      "Remove a segment this long after its process ended: a number with s, m, h or d, or \"forever\".",
+      valueName: "time"))
+  var keepDeadFor: KeepTime = KeepTime(seconds: 24 * 3600)
+
+  @Option(
+    help: .init(
+      "Remove the oldest segments of ended processes while all of them take more: a number with K, M, G or T, or \"unlimited\".",
+      valueName: "size"))
+  var keepDeadSize: KeepSize = KeepSize(bytes: 1 << 30)
+
+  @Option(help: .init("Close connections that are idle for this long, in seconds.", valueName: "seconds"))
+  var idleTimeout: Int64 = 60
+
+  @Option(help: .init("Open connections, in all.", valueName: "number"))
+  var maxConnections: Int = 512
+
+  @Option(help: .init("Open connections of one user other than root.", valueName: "number"))
+  var maxConnectionsPerUser: Int = 64
+
+  @Option(help: .init("Segments kept open between requests.", valueName: "number"))
+  var maxOpenSegments: Int = 64
+
+  func validate() throws {
+    guard (1...86400).contains(idleTimeout) else { throw ValidationError("--idle-timeout must be 1 to 86400 seconds.") }
+    guard (1...100_000).contains(maxConnections), (1...100_000).contains(maxConnectionsPerUser) else {
+      throw ValidationError("A number of connections must be 1 to 100000.")
+    }
+    // Each segment takes 260 GiB of the 128 TiB of address space.
+    guard (1...256).contains(maxOpenSegments) else { throw ValidationError("--max-open-segments must be 1 to 256.") }
+  }
+
+  func run() async throws {
+    // A client that goes away while it is written to is an error of that write, not the end of the server.
+    signal(SIGPIPE, SIG_IGN)
+    let level = logLevel
+    LoggingSystem.bootstrap { label in
+      var handler = StreamLogHandler.standardError(label: label)
+      handler.logLevel = level
+      return handler
+    }
+    let metrics = PrometheusMetrics(help: Self.help)
+    MetricsSystem.bootstrap(metrics)
+    let logger = Logger(label: "allocsd")
+
+    var listening: ListeningSocket
+    do throws(SocketError) {
+      listening = try ListeningSocket.open(at: SocketLocation.named(socket) ?? SocketLocation.serverDefault)
+    } catch {
+      complain(error.description)
+      throw ExitCode(1)
+    }
+    guard let descriptor = listening.takeDescriptor() else { return }
+    let place = listening.place
+
+    let registry = ProcessRegistry(openLimit: maxOpenSegments)
+    let routes = Routes(registry: registry, metrics: metrics, limits: RequestLimits())
+    let server = ConnectionServer(
+      descriptor: descriptor, responder: routes.responder(),
+      limits: ConnectionLimits(
+        connections: maxConnections, connectionsOfOneUser: maxConnectionsPerUser, idleSeconds: idleTimeout),
+      logger: logger
+    ) {
+      logger.info("serving", metadata: ["socket": "\(place)", "uid": "\(getuid())"])
+      Notification.ready.send()
+    }
+    let directories = DirectoryService(
+      registry: registry,
+      retention: RetentionPolicy(maximumAge: keepDeadFor.seconds, maximumBytes: keepDeadSize.bytes), logger: logger)
+    var configuration = ServiceGroupConfiguration(
+      services: [directories, server], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger)
+    // A client that reads slowly, or not at all, must not keep the server from ending.
+    configuration.maximumGracefulShutdownDuration = .seconds(5)
+    configuration.maximumCancellationDuration = .seconds(5)
+    try await ServiceGroup(configuration: configuration).run()
+    Notification.stopping.send()
+    withExtendedLifetime(listening) {}
+    logger.info("stopped")
+  }
+
+  private static let help = [
+    "allocsd_requests_total": "Requests answered, by route and status.",
+    "allocsd_request_duration_seconds": "Time until the response began, by route.",
+    "allocsd_addresses_total": "Addresses answered.",
+    "allocsd_connections": "Open connections.",
+    "allocsd_connections_refused_total": "Connections refused because too many were open.",
+    "allocsd_segments": "Segments in the directories, by whether their process lives.",
+    "allocsd_segments_bytes": "Memory that all segments take.",
+    "allocsd_segments_open": "Segments that are mapped at present.",
+    "allocsd_segments_removed_total": "Segments of dead processes that were removed.",
+  ]
+}
+
+/// Writes one line to standard error.
+private func complain(_ message: String) {
+  let line = Array("allocsd: \(message)\n".utf8)
+  _ = write(STDERR_FILENO, line, line.count)
+}
+
+extension Logger.Level: @retroactive ExpressibleByArgument {}

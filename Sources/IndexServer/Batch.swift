@@ -1,0 +1,79 @@
+// A list of addresses in a request's body, answered while it still arrives.
+//
+// Each piece of the body is answered as a piece of the response, so that a list of any length takes no more memory than
+// one piece, and a client that sends a line at a time gets an answer at a time. Reading, answering and writing overlap:
+// the event loop reads and writes while this task renders.
+
+import Answers
+import Hummingbird
+import Metrics
+import NIOCore
+import ServerProtocol
+
+struct Batch: Sendable {
+  let view: ProcessView
+  let form: AnswerList.Form
+  let stacks: Bool
+  /// Bytes of the body that are accepted.
+  let sizeLimit: Int
+
+  /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
+  /// meaningless is the last line, and the response is broken off without its end mark.
+  func answer(_ body: RequestBody, to writer: inout any ResponseBodyWriter) async throws {
+    var lines = AddressLines()
+    var received = 0
+    for try await piece in body {
+      received += piece.readableBytes
+      let isTooLong = received > sizeLimit
+      let error = AnswerError(
+        .usage, what: "the list of addresses is longer than \(sizeLimit) bytes", advice: "send it in several requests")
+      try await write(isTooLong ? failed(error) : render(&lines, piece), to: &writer)
+    }
+    try await write(render(&lines, nil), to: &writer)
+    try await writer.finish(nil)
+  }
+
+  private struct Rendered {
+    var bytes: [UInt8]
+    var error: AnswerError?
+  }
+
+  private func write(_ rendered: Rendered, to writer: inout any ResponseBodyWriter) async throws {
+    if !rendered.bytes.isEmpty { try await writer.write(ByteBuffer(bytes: rendered.bytes)) }
+    if let error = rendered.error { throw error }
+  }
+
+  /// The answers to the lines that end in `piece`, or to the last line if it is nil. The process is looked at anew for
+  /// each piece: a list may arrive over hours.
+  private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
+    // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
+    var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
+    var inquiry = Inquiry(view)
+    var count = 0
+    let take = { (line: AddressLine) in
+      count += 1
+      switch line {
+      case .address(let address): list.append(address, from: &inquiry, stacks: stacks)
+      case .rejected(let error): list.append(error)
+      }
+    }
+    if let piece {
+      lines.feed(piece.readableBytesUInt8Span, take)
+    } else {
+      lines.finish(take)
+    }
+    Counter(label: "allocsd_addresses_total").increment(by: count)
+    do {
+      try view.checkIntact()
+    } catch {
+      return failed(error)
+    }
+    return Rendered(bytes: list.take(), error: nil)
+  }
+
+  private func failed(_ error: AnswerError) -> Rendered {
+    var list = AnswerList(form: form)
+    list.append(error)
+    return Rendered(bytes: list.take(), error: error)
+  }
+}

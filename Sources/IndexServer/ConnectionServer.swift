@@ -1,0 +1,177 @@
+// Serves Hummingbird's responder on a socket that is already bound.
+//
+// Hummingbird's own server binds its address itself, so it can serve neither a socket that systemd passed nor one whose
+// file must not be replaced while a server lives. What it does for each connection is public, though, and used here:
+// HTTP1Channel turns a connection into requests and responses.
+//
+// - A connection belongs to the user who opened it (SO_PEERCRED), which each request's context carries.
+// - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
+//   keeps nobody else out.
+
+import Hummingbird
+import HummingbirdCore
+import Logging
+import Metrics
+import NIOCore
+import NIOPosix
+import ServerProtocol
+import ServiceLifecycle
+import Synchronization
+
+import Glibc
+
+/// What the server grants a client.
+struct ConnectionLimits: Sendable {
+  /// Open connections in all, and of one user other than root.
+  var connections = 512
+  var connectionsOfOneUser = 64
+  /// Seconds after which a connection is closed on which no request is in progress, or one doesn't arrive.
+  var idleSeconds: Int64 = 60
+}
+
+/// Accepts connections and answers their requests until a graceful shutdown.
+struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Context == CallerContext {
+  private let descriptor: Int32
+  private let responder: Responder
+  private let limits: ConnectionLimits
+  private let onListening: @Sendable () -> Void
+  private let logger: Logger
+
+  /// Takes over `descriptor`, a listening Unix socket. `run` may be called once.
+  init(
+    descriptor: Int32, responder: Responder, limits: ConnectionLimits, logger: Logger,
+    onListening: @escaping @Sendable () -> Void
+  ) {
+    self.descriptor = descriptor
+    self.responder = responder
+    self.limits = limits
+    self.logger = logger
+    self.onListening = onListening
+  }
+
+  func run() async throws {
+    let open = OpenConnections(limits: limits)
+    let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelOption(ChannelOptions.allowRemoteHalfClosure, value: true)
+      .bind(descriptor) { channel in prepare(channel, open) }
+    onListening()
+
+    try await withGracefulShutdownHandler {
+      try await withThrowingDiscardingTaskGroup { group in
+        try await listener.executeThenClose { connections in
+          for try await connection in connections {
+            guard let connection else { continue }
+            group.addTask { await connection.http.handle(value: connection.channel, logger: logger) }
+          }
+        }
+      }
+    } onGracefulShutdown: {
+      listener.channel.close(promise: nil)
+      open.quiesce()
+    }
+  }
+
+  private struct Connection: Sendable {
+    var http: HTTP1Channel
+    var channel: HTTP1Channel.Value
+  }
+
+  /// Sets up a new connection on its event loop; nil if it exceeds a limit and was closed.
+  private func prepare(_ channel: any Channel, _ open: OpenConnections) -> EventLoopFuture<Connection?> {
+    guard let options = channel as? any SocketOptionProvider else {
+      return channel.close().map { nil }
+    }
+    return options.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED)).flatMap { (credentials: SocketCredentials) in
+      let caller = credentials.peer
+      guard open.add(channel, of: caller) else {
+        logger.debug("connection refused, too many are open", metadata: ["uid": "\(caller.userID)"])
+        Counter(label: "allocsd_connections_refused_total").increment()
+        let answer = ByteBuffer(
+          string: "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        return channel.writeAndFlush(answer).flatMapError { _ in channel.eventLoop.makeSucceededVoidFuture() }
+          .flatMap { channel.close() }.flatMapError { _ in channel.eventLoop.makeSucceededVoidFuture() }.map { nil }
+      }
+      channel.closeFuture.whenComplete { _ in open.remove(channel, of: caller) }
+      let http = HTTP1Channel(
+        responder: { request, writer, _ in try await respond(to: request, of: caller, writer) },
+        configuration: .init(idleTimeout: .seconds(limits.idleSeconds)))
+      return http.setup(channel: channel, logger: logger).map { Connection(http: http, channel: $0) }
+    }
+  }
+
+  private func respond(to request: Request, of caller: Peer, _ writer: consuming ResponseWriter) async throws {
+    let context = CallerContext(source: .init(logger: logger, caller: caller))
+    let response: Response
+    do {
+      response = try await responder.respond(to: request, context: context)
+    } catch {
+      logger.error("request failed", metadata: ["path": "\(request.uri.path)", "error": "\(error)"])
+      response = Problem(.internalServerError, "the server failed to answer", advice: "see its log").response
+    }
+    try await writer.write(response: response.head, body: response.body)
+  }
+}
+
+/// The context of a request: who asks.
+struct CallerContext: RequestContext {
+  struct Source: RequestContextSource {
+    var logger: Logger
+    var caller: Peer
+  }
+
+  var coreContext: CoreRequestContextStorage
+  let caller: Peer
+
+  init(source: Source) {
+    coreContext = .init(source: source)
+    caller = source.caller
+  }
+}
+
+/// The connections that are open, counted for each user. Thread-safe.
+private final class OpenConnections: Sendable {
+  private struct State {
+    var channels: [ObjectIdentifier: any Channel] = [:]
+    var ofUser: [UInt32: Int] = [:]
+    var isQuiescing = false
+  }
+  private let state = Mutex(State())
+  private let limits: ConnectionLimits
+  private let gauge = Meter(label: "allocsd_connections")
+
+  init(limits: ConnectionLimits) { self.limits = limits }
+
+  /// Whether the connection may stay.
+  func add(_ channel: any Channel, of caller: Peer) -> Bool {
+    let added = state.withLock { state in
+      let count = state.ofUser[caller.userID, default: 0]
+      // Root is who is called when something is wrong: it always finds room.
+      guard !state.isQuiescing,
+        caller.userID == 0 || (count < limits.connectionsOfOneUser && state.channels.count < limits.connections)
+      else { return false }
+      state.channels[ObjectIdentifier(channel)] = channel
+      state.ofUser[caller.userID] = count + 1
+      return true
+    }
+    if added { gauge.increment() }
+    return added
+  }
+
+  func remove(_ channel: any Channel, of caller: Peer) {
+    state.withLock { state in
+      state.channels[ObjectIdentifier(channel)] = nil
+      let count = state.ofUser[caller.userID, default: 0] - 1
+      state.ofUser[caller.userID] = count > 0 ? count : nil
+    }
+    gauge.decrement()
+  }
+
+  /// Tells each connection to close when its request is answered: idle ones at once.
+  func quiesce() {
+    let channels = state.withLock { state in
+      state.isQuiescing = true
+      return Array(state.channels.values)
+    }
+    for channel in channels { channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) }
+  }
+}

@@ -1,0 +1,134 @@
+// What changes in the directories of segments, by inotify(7).
+//
+// The kernel may drop events (IN_Q_OVERFLOW), and a directory may not be there yet or go away: after each of these the
+// reader is told to look again at everything. So events say *when* to look and which files are gone; they are never the
+// only source of what there is. A directory that doesn't exist is waited for in the nearest ancestor that does.
+
+import Glibc
+import ServerProtocol
+
+/// What a watcher has seen.
+enum DirectoryChange: Equatable {
+  /// A file appeared, or got its final name, or was changed by its owner.
+  case appeared(path: String)
+  case disappeared(path: String)
+  /// Anything may have changed.
+  case unknown
+}
+
+/// Owns an inotify descriptor, non-blocking. Not thread-safe: one task reads it.
+struct DirectoryWatcher: ~Copyable {
+  let descriptor: Int32
+  private let directories: [String]
+  /// What each watch stands for: one of `directories`, or an ancestor in which one is expected to appear.
+  private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
+  private var buffer = [UInt8](repeating: 0, count: 64 << 10)
+
+  init(_ directories: [String]) throws(SocketError) {
+    descriptor = inotify_init1(Int32(IN_NONBLOCK | IN_CLOEXEC))
+    guard descriptor >= 0 else {
+      throw SocketError(
+        code: errno,
+        "cannot watch for new segments: \(SocketError.words(errno)) — raise /proc/sys/fs/inotify/max_user_instances")
+    }
+    self.directories = directories
+    watchAll()
+  }
+
+  deinit { close(descriptor) }
+
+  /// The directories that exist and are watched.
+  var watched: [String] { watches.values.filter(\.isDirectory).map(\.path).sorted() }
+
+  /// All changes since the last call; empty if there are none.
+  mutating func changes() -> [DirectoryChange] {
+    var changes: [DirectoryChange] = []
+    var mustWatchAnew = false
+    while true {
+      let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
+      if size < 0, errno == EINTR { continue }
+      guard size > 0 else { break }
+      var offset = 0
+      while let event = Event(buffer[..<size], at: offset) {
+        offset += event.size
+        if event.mask & UInt32(IN_Q_OVERFLOW) != 0 {
+          changes.append(.unknown)
+          continue
+        }
+        guard let watch = watches[event.watch] else { continue }
+        if event.mask & UInt32(IN_IGNORED) != 0 {
+          watches[event.watch] = nil
+          mustWatchAnew = true
+        } else if event.mask & UInt32(IN_DELETE_SELF | IN_MOVE_SELF) != 0 {
+          if event.mask & UInt32(IN_MOVE_SELF) != 0 { inotify_rm_watch(descriptor, event.watch) }
+          mustWatchAnew = true
+        } else if !watch.isDirectory {
+          // Only directories matter in an ancestor; one of them may be the way to ours.
+          mustWatchAnew = mustWatchAnew || event.mask & UInt32(IN_ISDIR) != 0
+        } else {
+          let path = "\(watch.path)/\(event.name)"
+          let isGone = event.mask & UInt32(IN_DELETE | IN_MOVED_FROM) != 0
+          changes.append(isGone ? .disappeared(path: path) : .appeared(path: path))
+        }
+      }
+    }
+    if mustWatchAnew {
+      watchAll()
+      changes.append(.unknown)
+    }
+    return changes
+  }
+
+  /// Watches each directory, or for its coming.
+  private mutating func watchAll() {
+    for directory in directories {
+      // A segment is complete in its directory when its writer renames it there or first closes it; IN_CREATE comes
+      // earlier, and serves to list processes that have only just started.
+      if watch(directory, isDirectory: true) { continue }
+      var ancestor = directory[...]
+      while let slash = ancestor.lastIndex(of: "/") {
+        ancestor = ancestor[..<slash]
+        if watch(ancestor.isEmpty ? "/" : String(ancestor), isDirectory: false) {
+          // The directory may have come since the first attempt.
+          _ = watch(directory, isDirectory: true)
+          break
+        }
+      }
+    }
+  }
+
+  private mutating func watch(_ path: String, isDirectory: Bool) -> Bool {
+    let ofSelf = UInt32(IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
+    let events = UInt32(IN_CREATE | IN_MOVED_TO)
+    let mask = isDirectory ? ofSelf | events | UInt32(IN_DELETE | IN_MOVED_FROM) : ofSelf | events | UInt32(IN_MASK_ADD)
+    let watch = inotify_add_watch(descriptor, path, mask)
+    guard watch >= 0 else { return false }
+    // The same directory may be one of ours and another's ancestor: then it stays ours.
+    if isDirectory || watches[watch] == nil { watches[watch] = (path, isDirectory) }
+    return true
+  }
+}
+
+/// One event, decoded from what read(2) gave: `struct inotify_event` and a name padded with zeros.
+private struct Event {
+  var watch: Int32
+  var mask: UInt32
+  var name: String
+  /// Bytes that it takes in the buffer.
+  var size: Int
+
+  init?(_ bytes: ArraySlice<UInt8>, at offset: Int) {
+    let head = 16
+    guard offset + head <= bytes.count else { return nil }
+    func word(_ index: Int) -> UInt32 {
+      (0..<4).reduce(0) { $0 | UInt32(bytes[bytes.startIndex + offset + 4 * index + $1]) << UInt32(8 * $1) }
+    }
+    let length = Int(word(3))
+    guard offset + head + length <= bytes.count else { return nil }
+    let start = bytes.startIndex + offset + head
+    watch = Int32(bitPattern: word(0))
+    mask = word(1)
+    name = String(decoding: bytes[start..<start + length].prefix { $0 != 0 }, as: UTF8.self)
+    size = head + length
+  }
+}

@@ -1,0 +1,22 @@
+// Tells systemd how far the server is (sd_notify(3)): one datagram to the socket that NOTIFY_SOCKET names, if it does.
+
+import Glibc
+import ServerProtocol
+
+enum Notification: String {
+  case ready = "READY=1"
+  case stopping = "STOPPING=1"
+
+  /// Does nothing where nobody listens; an error is nobody's concern but systemd's, which has a timeout for it.
+  func send() {
+    guard let variable = getenv("NOTIFY_SOCKET") else { return }
+    let name = String(cString: variable)
+    let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    guard descriptor >= 0 else { return }
+    defer { close(descriptor) }
+    let message = Array(rawValue.utf8)
+    _ = try? UnixSocket.withAddress(of: name) { address, size in
+      Int32(sendto(descriptor, message, message.count, Int32(MSG_NOSIGNAL), address, size))
+    }
+  }
+}

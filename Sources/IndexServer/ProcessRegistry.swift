@@ -1,0 +1,114 @@
+// The processes that the server answers for: which segments there are, and the ones that are open.
+//
+// - What is open is a cache. Before a view is used again, its file must still be the same one (a program that calls exec
+//   starts a new segment under the same name) and its process alive, else the segment is looked for anew. So an answer
+//   never depends on how quickly events arrived.
+// - At most `openLimit` segments stay open, the least recently used is closed. A request keeps its own alive.
+// - Opening maps a file and reads symbols' headers; it happens outside the lock.
+
+import Answers
+import Glibc
+import IndexReader
+import Logging
+import Metrics
+import ServerProtocol
+import Synchronization
+
+/// Finds and opens the segments of processes. Thread-safe.
+final class ProcessRegistry: Sendable {
+  /// A file as it was when it was opened: the same name may later stand for another.
+  private struct Identity: Equatable {
+    var device: dev_t
+    var inode: ino_t
+    var ownerID: uid_t
+
+    init?(_ path: String) {
+      var status = stat()
+      guard lstat(path, &status) == 0 else { return nil }
+      (device, inode, ownerID) = (status.st_dev, status.st_ino, status.st_uid)
+    }
+  }
+
+  private struct Open {
+    var identity: Identity
+    var view: ProcessView
+    var lastUse: UInt64
+  }
+
+  private struct State {
+    var open: [Int32: Open] = [:]
+    var uses: UInt64 = 0
+  }
+
+  private let openLimit: Int
+  private let state = Mutex(State())
+  private let openGauge = Meter(label: "allocsd_segments_open")
+
+  init(openLimit: Int) { self.openLimit = openLimit }
+
+  /// The view of the process `pid`, for `caller`: of the live process, else of the newest dead one.
+  func view(of pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView {
+    if let view = try cached(pid, for: caller) { return view }
+    guard let file = SegmentDirectory.find(processID: pid), let identity = Identity(file.path) else {
+      throw ProcessView.missing(processID: pid)
+    }
+    try Self.authorize(caller, file.path, owner: identity.ownerID)
+    let view = try ProcessView(file: file)
+    // What counts is who owned the file that was opened, should another have taken its name meanwhile.
+    try Self.authorize(caller, file.path, owner: view.ownerID)
+    remember(Open(identity: identity, view: view, lastUse: 0), pid)
+    return view
+  }
+
+  /// Closes what was opened under this name.
+  func forget(_ path: String) {
+    state.withLock { state in
+      for (pid, open) in state.open where open.view.path == path { state.open[pid] = nil }
+      openGauge.set(Double(state.open.count))
+    }
+  }
+
+  /// Closes whatever is no longer there.
+  func forgetMissing() {
+    state.withLock { state in
+      for (pid, open) in state.open where Identity(open.view.path) != open.identity { state.open[pid] = nil }
+      openGauge.set(Double(state.open.count))
+    }
+  }
+
+  /// A caller is root or the owner of the segment.
+  static func mayRead(_ caller: Peer, owner: UInt32) -> Bool { caller.userID == 0 || caller.userID == owner }
+
+  private static func authorize(_ caller: Peer, _ path: String, owner: UInt32) throws(AnswerError) {
+    // The same words as when the caller had tried to open the file.
+    guard mayRead(caller, owner: owner) else { throw AnswerError(SegmentError.notPermitted(path: path)) }
+  }
+
+  private func cached(_ pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView? {
+    let open = state.withLock { state -> Open? in
+      state.uses += 1
+      state.open[pid]?.lastUse = state.uses
+      return state.open[pid]
+    }
+    guard let open, open.identity == Identity(open.view.path), open.view.isProcessAlive else { return nil }
+    try Self.authorize(caller, open.view.path, owner: open.identity.ownerID)
+    return open.view
+  }
+
+  private func remember(_ new: Open, _ pid: Int32) {
+    // Views are released after the lock: closing one unmaps hundreds of gigabytes of address space.
+    var closed: [ProcessView] = []
+    state.withLock { state in
+      var new = new
+      state.uses += 1
+      new.lastUse = state.uses
+      if let old = state.open.updateValue(new, forKey: pid) { closed.append(old.view) }
+      while state.open.count > openLimit, let oldest = state.open.min(by: { $0.value.lastUse < $1.value.lastUse }) {
+        state.open[oldest.key] = nil
+        closed.append(oldest.value.view)
+      }
+      openGauge.set(Double(state.open.count))
+    }
+    closed.removeAll()
+  }
+}

@@ -1,0 +1,169 @@
+// The server's figures about itself: a swift-metrics backend that keeps them and writes them in Prometheus' text format
+// 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
+//
+// Labels come from the code, never from a client: the number of series is bounded by the source. A metric is made once and lives as
+// long as the program.
+
+import CoreMetrics
+import Synchronization
+
+/// Makes metrics, and writes down all that it made. Thread-safe.
+final class PrometheusMetrics: MetricsFactory, Sendable {
+  /// A series: a name with its labels, sorted.
+  private struct Key: Hashable, Comparable {
+    var name: String
+    var labels: String
+
+    init(_ name: String, _ dimensions: [(String, String)]) {
+      self.name = name.replacing("-", with: "_").replacing(".", with: "_")
+      labels = dimensions.sorted { $0.0 < $1.0 }.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
+    }
+
+    static func escaped(_ value: String) -> String {
+      value.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"").replacing("\n", with: "\\n")
+    }
+
+    static func < (left: Key, right: Key) -> Bool { (left.name, left.labels) < (right.name, right.labels) }
+  }
+
+  private let series = Mutex<[Key: any Series]>([:])
+  private let help: [String: String]
+
+  /// `help` has a line for each metric's name that is to have one.
+  init(help: [String: String]) { self.help = help }
+
+  private func make<Kind: Series>(_ name: String, _ dimensions: [(String, String)], _ new: () -> Kind) -> Kind {
+    series.withLock { series in
+      let key = Key(name, dimensions)
+      if let existing = series[key] as? Kind { return existing }
+      let made = new()
+      series[key] = made
+      return made
+    }
+  }
+
+  func makeCounter(label: String, dimensions: [(String, String)]) -> any CounterHandler {
+    make(label, dimensions) { Count() }
+  }
+
+  func makeMeter(label: String, dimensions: [(String, String)]) -> any MeterHandler {
+    make(label, dimensions) { Level() }
+  }
+
+  func makeRecorder(label: String, dimensions: [(String, String)], aggregate: Bool) -> any RecorderHandler {
+    aggregate
+      ? make(label, dimensions) { Distribution(bounds: Distribution.powersOfTen) } : make(label, dimensions) { Level() }
+  }
+
+  func makeTimer(label: String, dimensions: [(String, String)]) -> any TimerHandler {
+    make(label, dimensions) { Distribution(bounds: Distribution.seconds) }
+  }
+
+  // A series that was handed out is shared by all who made it under the same name, and stays.
+  func destroyCounter(_ handler: any CounterHandler) {}
+  func destroyMeter(_ handler: any MeterHandler) {}
+  func destroyRecorder(_ handler: any RecorderHandler) {}
+  func destroyTimer(_ handler: any TimerHandler) {}
+
+  /// All series, in Prometheus' text format.
+  func exposition() -> String {
+    let sorted = series.withLock { $0 }.sorted { $0.key < $1.key }
+    var text = ""
+    var name: String?
+    for (key, series) in sorted {
+      if key.name != name {
+        name = key.name
+        if let help = help[key.name] { text += "# HELP \(key.name) \(help)\n" }
+        text += "# TYPE \(key.name) \(series.type)\n"
+      }
+      series.write(name: key.name, labels: key.labels, to: &text)
+    }
+    return text
+  }
+}
+
+/// What can be written as one or more lines of the format.
+private protocol Series: Sendable {
+  var type: String { get }
+  func write(name: String, labels: String, to text: inout String)
+}
+
+private func line(_ name: String, _ labels: [String], _ value: String) -> String {
+  let labels = labels.filter { !$0.isEmpty }
+  return labels.isEmpty ? "\(name) \(value)\n" : "\(name){\(labels.joined(separator: ","))} \(value)\n"
+}
+
+private final class Count: Series, CounterHandler {
+  private let value = Atomic<Int64>(0)
+
+  var type: String { "counter" }
+  func increment(by amount: Int64) { value.wrappingAdd(amount, ordering: .relaxed) }
+  func reset() { value.store(0, ordering: .relaxed) }
+
+  func write(name: String, labels: String, to text: inout String) {
+    text += line(name, [labels], "\(value.load(ordering: .relaxed))")
+  }
+}
+
+private final class Level: Series, MeterHandler, RecorderHandler {
+  private let value = Mutex<Double>(0)
+
+  var type: String { "gauge" }
+  func set(_ value: Int64) { set(Double(value)) }
+  func set(_ value: Double) { self.value.withLock { $0 = value } }
+  func increment(by amount: Double) { value.withLock { $0 += amount } }
+  func decrement(by amount: Double) { value.withLock { $0 -= amount } }
+  func record(_ value: Int64) { set(value) }
+  func record(_ value: Double) { set(value) }
+
+  func write(name: String, labels: String, to text: inout String) {
+    text += line(name, [labels], number(value.withLock { $0 }))
+  }
+}
+
+private final class Distribution: Series, RecorderHandler, TimerHandler {
+  /// A query over a kept connection takes about 0.1 ms, the first one with symbols may take seconds.
+  static let seconds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1, 5]
+  static let powersOfTen = (0...9).map { digits in (0..<digits).reduce(1.0) { value, _ in value * 10 } }
+
+  private struct State {
+    var counts: [UInt64]  // one for each bound, and one for what is above them all
+    var sum = 0.0
+  }
+  private let bounds: [Double]
+  private let state: Mutex<State>
+
+  init(bounds: [Double]) {
+    self.bounds = bounds
+    state = Mutex(State(counts: Array(repeating: 0, count: bounds.count + 1)))
+  }
+
+  var type: String { "histogram" }
+  func record(_ value: Int64) { record(Double(value)) }
+  func recordNanoseconds(_ duration: Int64) { record(Double(duration) / 1e9) }
+
+  func record(_ value: Double) {
+    let index = bounds.firstIndex { value <= $0 } ?? bounds.count
+    state.withLock {
+      $0.counts[index] += 1
+      $0.sum += value
+    }
+  }
+
+  func write(name: String, labels: String, to text: inout String) {
+    let state = state.withLock { $0 }
+    var total: UInt64 = 0
+    for (index, count) in state.counts.enumerated() {
+      total += count
+      let bound = index < bounds.count ? number(bounds[index]) : "+Inf"
+      text += line("\(name)_bucket", [labels, "le=\"\(bound)\""], "\(total)")
+    }
+    text += line("\(name)_sum", [labels], number(state.sum))
+    text += line("\(name)_count", [labels], "\(total)")
+  }
+}
+
+/// A number without a fraction where it has none.
+private func number(_ value: Double) -> String {
+  Int64(exactly: value).map(String.init) ?? value.description
+}

@@ -1,0 +1,161 @@
+// The resources of the API (docs/http.md): who may ask, what is answered, in which form.
+
+import Answers
+import HTTPTypes
+import Hummingbird
+import IndexReader
+import Metrics
+import NIOCore
+import ServerProtocol
+
+/// What a request may ask for at most.
+struct RequestLimits: Sendable {
+  /// Bytes of a request's body: about four million addresses.
+  var bodySize = 64 << 20
+  /// Rows of a table.
+  var rows = 100_000
+}
+
+/// Answers requests from the segments that `registry` opens.
+struct Routes: Sendable {
+  let registry: ProcessRegistry
+  let metrics: PrometheusMetrics
+  let limits: RequestLimits
+
+  func responder() -> some HTTPResponder<CallerContext> {
+    let router = Router(context: CallerContext.self)
+    router.add(middleware: Observation())
+    router.get("/v1/processes", use: processes)
+    router.get("/v1/processes/{pid}", use: process)
+    router.get("/v1/processes/{pid}/query", use: query)
+    router.post("/v1/processes/{pid}/query", use: batch)
+    router.get("/v1/processes/{pid}/top", use: top)
+    router.get("/metrics") { _, _ in
+      Response(
+        status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+        body: ResponseBody(byteBuffer: ByteBuffer(string: metrics.exposition())))
+    }
+    return router.buildResponder()
+  }
+
+  // MARK: processes
+
+  @Sendable private func processes(_ request: Request, _ context: CallerContext) throws -> Response {
+    let list = ProcessList(readableBy: context.caller.userID)
+    return respond(to: request, list.text, list.json)
+  }
+
+  @Sendable private func process(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let summary = try answering { () throws(AnswerError) in try view.summary() }
+    return respond(to: request, summary.text, summary.json)
+  }
+
+  @Sendable private func top(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["limit"])
+    let limit = try parameters.number("limit", in: 1...limits.rows) ?? 20
+    let table = try answering { () throws(AnswerError) in try view.top(limit: limit) }
+    return respond(to: request, table.text, table.json)
+  }
+
+  // MARK: queries
+
+  @Sendable private func query(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["address", "stacks"])
+    let stacks = try parameters.flag("stacks") ?? true
+    let texts = parameters.all("address")
+    guard !texts.isEmpty else {
+      throw Problem(
+        .badRequest, "the query names no address", advice: "add ?address=0x…, once or several times, or POST a list")
+    }
+    let addresses = try answering { () throws(AnswerError) in
+      var addresses: [UInt64] = []
+      for text in texts { addresses.append(try parseAddress(text)) }
+      return addresses
+    }
+    let kind = MediaKind(accepting: request)
+    var list = AnswerList(form: kind == .text ? .text : .jsonLines)
+    var inquiry = Inquiry(view)
+    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+    try answering(view.checkIntact)
+    Counter(label: "allocsd_addresses_total").increment(by: addresses.count)
+    return Response(
+      status: .ok, headers: [.contentType: kind.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: list.take())))
+  }
+
+  @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["stacks"])
+    let stacks = try parameters.flag("stacks") ?? true
+    let kind = MediaKind(accepting: request)
+    let batch = Batch(view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, sizeLimit: limits.bodySize)
+    return Response(
+      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
+  }
+
+  // MARK: common steps
+
+  private func view(_ context: CallerContext) throws -> ProcessView {
+    let text = context.parameters.get("pid") ?? ""
+    guard let pid = Int32(text), pid > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
+      throw Problem(
+        .badRequest, "\"\(text.prefix(40))\" is not a process id", advice: "give a positive number, as GET /v1/processes lists")
+    }
+    return try answering { () throws(AnswerError) in try registry.view(of: pid, for: context.caller) }
+  }
+
+  private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String) -> Response {
+    let kind = MediaKind(accepting: request)
+    let body = kind == .text ? text() : json()
+    return Response(
+      status: .ok, headers: [.contentType: kind.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: body)))
+  }
+}
+
+/// The result of `body`, its error as a response.
+func answering<Result>(_ body: () throws(AnswerError) -> Result) throws(Problem) -> Result {
+  do { return try body() } catch { throw Problem(error) }
+}
+
+/// The parameters in a request's URI. Unknown ones are errors: a misspelt one must not be passed over in silence.
+private struct Parameters {
+  private var values: [(name: Substring, value: Substring)] = []
+
+  init(_ request: Request, known: Set<Substring>) throws(Problem) {
+    for (name, value) in request.uri.queryParameters {
+      guard known.contains(name) else {
+        throw Problem(
+          .badRequest, "there is no parameter \"\(name.prefix(40))\" here",
+          advice: "the parameters are: \(known.sorted().joined(separator: ", "))")
+      }
+      values.append((name, value))
+    }
+  }
+
+  func all(_ name: Substring) -> [Substring] { values.filter { $0.name == name }.map(\.value) }
+
+  func flag(_ name: Substring) throws(Problem) -> Bool? {
+    guard let value = all(name).last else { return nil }
+    switch value {
+    case "true", "1": return true
+    case "false", "0": return false
+    default:
+      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no value of \(name)", advice: "give true or false")
+    }
+  }
+
+  func number(_ name: Substring, in range: ClosedRange<Int>) throws(Problem) -> Int? {
+    guard let value = all(name).last else { return nil }
+    guard let number = Int(value), range.contains(number) else {
+      throw Problem(
+        .badRequest, "\"\(value.prefix(40))\" is no value of \(name)",
+        advice: "give a number from \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
+  }
+}
