@@ -12,27 +12,10 @@ extension Answer {
 
   /// Appends the JSON object, without a newline.
   public func appendJSON(to writer: inout ByteWriter) {
-    writer.append("{\"address\":\"")
-    writer.append(address: address)
-    switch kind {
-    case .heap: writer.append("\",\"kind\":\"heap\"")
-    case .free: writer.append("\",\"kind\":\"free\"")
-    case .static: writer.append("\",\"kind\":\"static\"")
-    case .stack: writer.append("\",\"kind\":\"stack\"")
-    case .mapping: writer.append("\",\"kind\":\"mapping\"")
-    case .unmapped: writer.append("\",\"kind\":\"unmapped\"")
-    }
-    if let block {
-      writer.append(",\"base\":\"")
-      writer.append(address: block.base)
-      writer.append("\",\"size\":")
-      writer.append(decimal: block.size)
-      writer.append(",\"offset\":")
-      writer.append(decimal: address - block.base)
-    }
+    writer.appendHead(address, kind)
+    if let block { writer.append(block: block, offset: address - block.base) }
     if let alignment { writer.append(",\"alignment\":", decimal: alignment) }
-    if let allocator { writer.append(",\"allocator\":", string: allocator) }
-    if let function { writer.append(",\"function\":", string: function) }
+    writer.appendOrigin(allocator: allocator, function: function)
     if let symbol {
       writer.append(",\"symbol\":", string: symbol.name)
       if let size = symbol.size { writer.append(",\"size\":", decimal: size) }
@@ -40,16 +23,8 @@ extension Answer {
     }
     if let section { writer.append(",\"section\":", string: section) }
     if let module { writer.append(",\"module\":", string: module) }
-    if let thread {
-      writer.append(",\"thread\":{\"id\":", decimal: UInt64(thread.id))
-      if let name = thread.name { writer.append(",\"name\":", string: name) }
-      writer.append("}")
-    }
-    if let age {
-      writer.append(",\"age_seconds\":")
-      // A tick is about 10 ms: further digits would be made up.
-      writer.append(decimal: age, places: 2)
-    }
+    if let thread { writer.append(thread: thread) }
+    if let age { writer.append(age: age) }
     if let stack {
       writer.append(",\"stack\":[")
       for (index, frame) in stack.enumerated() {
@@ -59,30 +34,10 @@ extension Answer {
       writer.append("]")
       if isStackTruncated { writer.append(",\"stack_truncated\":true") }
     }
-    if let previous { previous.appendJSON(named: ",\"previous\":{\"base\":\"", to: &writer) }
-    if let next { next.appendJSON(named: ",\"next\":{\"base\":\"", to: &writer) }
-    if let mapping {
-      writer.append(",\"mapping\":{\"start\":\"")
-      writer.append(address: mapping.start)
-      writer.append("\",\"end\":\"")
-      writer.append(address: mapping.end)
-      writer.append("\",\"permissions\":", string: mapping.permissions)
-      if let path = mapping.path { writer.append(",\"path\":", string: path) }
-      if mapping.isDeleted { writer.append(",\"deleted\":true") }
-      writer.append("}")
-    }
+    if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
+    if let next { writer.append(neighbour: next, opening: ",\"next\":{\"base\":\"") }
+    if let mapping { writer.append(mapping: mapping) }
     if let note { writer.append(",\"note\":", string: note.text) }
-    writer.append("}")
-  }
-}
-
-extension Answer.Block {
-  @inline(__always)
-  fileprivate func appendJSON(named opening: StaticString, to writer: inout ByteWriter) {
-    writer.append(opening)
-    writer.append(address: base)
-    writer.append("\",\"size\":")
-    writer.append(decimal: size)
     writer.append("}")
   }
 }
@@ -100,7 +55,67 @@ extension Frame {
   }
 }
 
+// The parts of an answer, each with the comma before it. A batch keeps some of them rendered.
 extension ByteWriter {
+  @inline(__always)
+  mutating func appendHead(_ address: UInt64, _ kind: Answer.Kind) {
+    append("{\"address\":\"")
+    append(address: address)
+    switch kind {
+    case .heap: append("\",\"kind\":\"heap\"")
+    case .free: append("\",\"kind\":\"free\"")
+    case .static: append("\",\"kind\":\"static\"")
+    case .stack: append("\",\"kind\":\"stack\"")
+    case .mapping: append("\",\"kind\":\"mapping\"")
+    case .unmapped: append("\",\"kind\":\"unmapped\"")
+    }
+  }
+
+  @inline(__always)
+  mutating func append(block: Answer.Block, offset: UInt64) {
+    append(",\"base\":\"")
+    append(address: block.base)
+    append("\",\"size\":", decimal: block.size)
+    append(",\"offset\":", decimal: offset)
+  }
+
+  mutating func appendOrigin(allocator: String?, function: String?) {
+    if let allocator { append(",\"allocator\":", string: allocator) }
+    if let function { append(",\"function\":", string: function) }
+  }
+
+  mutating func append(thread: Answer.Thread) {
+    append(",\"thread\":{\"id\":", decimal: UInt64(thread.id))
+    if let name = thread.name { append(",\"name\":", string: name) }
+    append("}")
+  }
+
+  @inline(__always)
+  mutating func append(age: Double) {
+    append(",\"age_seconds\":")
+    // A tick is about 10 ms: further digits would be made up.
+    append(decimal: age, places: 2)
+  }
+
+  @inline(__always)
+  mutating func append(neighbour block: Answer.Block, opening: StaticString) {
+    append(opening)
+    append(address: block.base)
+    append("\",\"size\":", decimal: block.size)
+    append("}")
+  }
+
+  mutating func append(mapping: Mapping) {
+    append(",\"mapping\":{\"start\":\"")
+    append(address: mapping.start)
+    append("\",\"end\":\"")
+    append(address: mapping.end)
+    append("\",\"permissions\":", string: mapping.permissions)
+    if let path = mapping.path { append(",\"path\":", string: path) }
+    if mapping.isDeleted { append(",\"deleted\":true") }
+    append("}")
+  }
+
   @inline(__always)
   mutating func append(_ name: StaticString, string: String) {
     append(name)

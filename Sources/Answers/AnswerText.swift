@@ -42,22 +42,40 @@ extension Answer {
     let offset = address - block.base
     let size = Units.bytes(block.size)
     if offset == 0 { return "the start of a block of \(size)" }
-    return "\(Units.count(offset, "byte")) into a block of \(size) at \(hex(block.base))"
+    let start = "\(Units.count(offset, "byte")) into a block of "
+    return fitting([
+      "\(start)\(size) at \(hex(block.base))", "\(start)\(Units.grouped(block.size)) at \(hex(block.base))",
+      "\(Units.grouped(offset)) into \(Units.grouped(block.size)) bytes at \(hex(block.base))",
+    ])
   }
 
   private var freeHeadline: String {
     // What an address right behind a block usually means is an end pointer, or an overflow by one.
     if let previous, previous.end == address, previous.size > 0 {
-      return "one past the end of a block of \(Units.bytes(previous.size)) at \(hex(previous.base))"
+      let start = "one past the end of a block of "
+      return fitting([
+        "\(start)\(Units.bytes(previous.size)) at \(hex(previous.base))",
+        "\(start)\(Units.grouped(previous.size)) at \(hex(previous.base))",
+      ])
     }
-    switch (previous, next) {
-    case (let previous?, let next?) where next.base >= previous.end:
-      return "in a gap of \(Units.bytes(next.base - previous.end)) between two live blocks"
-    case (_?, nil): return "no live block above it"
-    case (nil, _?): return "no live block below it"
-    case (nil, nil): return "there is no live block"
-    default: return "between two live blocks"
+    // Blocks of other mappings say nothing about this one's gaps.
+    let below = previous.flatMap { previous in mapping.map { previous.end > $0.start } ?? true ? previous : nil }
+    let above = next.flatMap { next in mapping.map { next.base < $0.end } ?? true ? next : nil }
+    let place = mapping.map { $0.path == nil ? "its mapping" : TextLayout.printable($0.path!) } ?? "the heap"
+    switch (below, above) {
+    case (let below?, let above?) where above.base >= below.end:
+      return "in a gap of \(Units.distance(above.base - below.end)) between two live blocks"
+    case (_?, _?): return "between two live blocks"
+    case (_?, nil): return "above the last live block of \(place)"
+    case (nil, _?): return "below the first live block of \(place)"
+    case (nil, nil): return "\(place) was heap, and holds no live block"
     }
+  }
+
+  /// The first of `texts` that fits behind the address and the kind; the last if none does.
+  private func fitting(_ texts: [String]) -> String {
+    let room = TextLayout.columns - TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
+    return texts.first { TextLayout.width($0) <= room } ?? texts.last ?? ""
   }
 
   private var staticHeadline: String {
@@ -79,9 +97,14 @@ extension Answer {
 
   private var mappingHeadline: String {
     guard let mapping else { return "in a mapping" }
-    let offset = Units.count(address - mapping.start, "byte")
-    guard let path = mapping.path else { return "\(offset) into anonymous memory, never used as heap" }
-    return "\(offset) into a mapping of \(TextLayout.printable(path))"
+    let offset = Units.distance(address - mapping.start)
+    guard let path = mapping.path else {
+      return mapping.isInaccessible
+        ? "\(offset) into address space that is reserved, without access"
+        : "\(offset) into anonymous memory, never used as heap"
+    }
+    // The name alone: the line below has the path.
+    return "\(offset) into a mapping of \(TextLayout.printable(Self.lastComponent(path)))"
   }
 
   // MARK: who and when
@@ -171,16 +194,18 @@ extension Answer {
   }
 
   private static func distance(_ bytes: UInt64, _ direction: String) -> String {
-    bytes == 0 ? "directly \(direction)" : "\(Units.bytes(bytes)) \(direction)"
+    bytes == 0 ? "directly \(direction)" : "\(Units.distance(bytes)) \(direction)"
   }
 
   static func line(of mapping: Mapping) -> String {
-    let size = Units.rounded(mapping.end - mapping.start)
-    let place = "  mapping  \(hex(mapping.start))-\(hex(mapping.end)) \(mapping.permissions), \(size)"
-    let name = mapping.path.map { ", \(TextLayout.printable($0))" } ?? ", anonymous"
+    let place = "  mapping  \(hex(mapping.start))-\(hex(mapping.end)) \(mapping.permissions)"
+    let name = mapping.path.map { TextLayout.printable($0) } ?? "anonymous"
     let mark = mapping.isDeleted ? " (deleted)" : ""
-    let room = TextLayout.columns - TextLayout.width(place) - mark.count
-    return place + TextLayout.fit(name, columns: max(8, room)) + mark
+    let size = ", \(Units.rounded(mapping.end - mapping.start))"
+    let room = TextLayout.columns - TextLayout.width(place) - mark.count - 1
+    // The size can be worked out; the name can't.
+    if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }
+    return "\(place) \(TextLayout.fit(name, columns: max(8, room), head: 1))\(mark)"
   }
 
   static func lastComponent(_ path: String) -> String {

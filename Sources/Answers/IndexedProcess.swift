@@ -114,9 +114,10 @@ public struct IndexedProcess: Hashable, Sendable {
     return "\(TextLayout.printable(Answer.lastComponent(program))), process \(processID)"
   }
 
-  /// The command as a person would type it, more or less.
+  /// The command as a person would type it, more or less: the program without its directory, then its arguments.
   var commandLine: String {
-    TextLayout.printable(command.joined(separator: " "))
+    guard let program = command.first else { return "" }
+    return TextLayout.printable(([Answer.lastComponent(program)] + command.dropFirst()).joined(separator: " "))
   }
 
   /// Seconds that it has run, or nil if it doesn't, or that can't be told.

@@ -19,19 +19,10 @@ public struct Inquiry: ~Copyable {
   /// For each mapping that was asked about: whether memory of it was ever heap.
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
-  private var contexts: [UInt32: Origin] = [:]
   private var threads: [ThreadIdentity]?
-  private var threadNames: [ThreadKey: String] = [:]
-
-  private struct Origin {
-    var context: Context
-    var allocator: String?
-  }
-
-  private struct ThreadKey: Hashable {
-    var id: UInt32
-    var startTicks: UInt32
-  }
+  private var origins: OriginCache
+  /// The JSON of each mapping that was answered with, by its index.
+  private var mappingJSON: [[UInt8]]
 
   /// Reads the process's mappings.
   public init(_ view: ProcessView) {
@@ -39,6 +30,9 @@ public struct Inquiry: ~Copyable {
     clock = view.shared.segment.clock()
     hasFullStacks = view.shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
+    origins = OriginCache(
+      surroundings: surroundings, clock: clock, isAlive: view.shared.segment.isProcessAlive)
+    mappingJSON = Array(repeating: [], count: surroundings.maps?.mappings.count ?? 0)
   }
 
   /// What is at `address`.
@@ -47,6 +41,10 @@ public struct Inquiry: ~Copyable {
     if let allocation = lookup.containing {
       return heap(address, allocation, lookup, stacks: stacks)
     }
+    return answer(address, lookup)
+  }
+
+  private mutating func answer(_ address: UInt64, _ lookup: Lookup) -> Answer {
     var answer = elsewhere(address, lookup)
     if answer.kind == .free {
       answer.previous = lookup.previous.map { Answer.Block($0) }
@@ -55,9 +53,19 @@ public struct Inquiry: ~Copyable {
     return answer
   }
 
-  /// Appends the answer as a line of JSON.
+  /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it is
+  /// about a block of the heap and `stacks` is false.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
-    answer(address, stacks: stacks).appendJSON(to: &writer)
+    if stacks {
+      answer(address).appendJSON(to: &writer)
+    } else {
+      let lookup = view.shared.segment.lookup(address)
+      if let allocation = lookup.containing {
+        appendJSON(of: address, allocation, lookup, to: &writer)
+      } else {
+        answer(address, lookup).appendJSON(to: &writer)
+      }
+    }
     writer.append(byte: UInt8(ascii: "\n"))
   }
 
@@ -74,16 +82,19 @@ public struct Inquiry: ~Copyable {
     answer.next = lookup.next.map { Answer.Block($0) }
     answer.mapping = surroundings.maps?.mapping(containing: address)
     answer.hasFullStack = hasFullStacks
-    guard let origin = origin(of: allocation.context) else { return answer }
-    answer.function = origin.context.function
+    guard let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) else { return answer }
+    let origin = origins.origin(at: index)
+    answer.function = origin.function
     answer.allocator = origin.allocator
-    if let slot = origin.context.threadSlot,
-      let thread = view.shared.segment.thread(slot: slot, at: allocation.ticks)
-    {
-      answer.thread = self.thread(thread)
+    if let slot = origin.threadSlot {
+      if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
+        answer.thread = origins.holder(at: holder).thread
+      } else {
+        answer.thread = origins.lookUp(slot: slot, at: allocation.ticks, in: view.shared.segment)?.thread
+      }
     }
-    if stacks, origin.context.node != 0 {
-      let stack = view.shared.segment.stack(ofNode: origin.context.node)
+    if stacks, origin.node != 0 {
+      let stack = view.shared.segment.stack(ofNode: origin.node)
       if !stack.addresses.isEmpty {
         answer.stack = view.frames(of: stack, at: allocation.ticks)
         answer.isStackTruncated = stack.truncation != nil
@@ -92,27 +103,40 @@ public struct Inquiry: ~Copyable {
     return answer
   }
 
-  private mutating func origin(of context: UInt32) -> Origin? {
-    guard context != 0 else { return nil }
-    if let origin = contexts[context] { return origin }
-    guard let found = view.shared.segment.context(context) else { return nil }
-    let origin = Origin(context: found, allocator: found.allocator.map { Answer.lastComponent($0.path) })
-    contexts[context] = origin
-    return origin
+  /// What `heap` answers without the stack, from parts that were rendered before.
+  private mutating func appendJSON(
+    of address: UInt64, _ allocation: Allocation, _ lookup: Lookup, to writer: inout ByteWriter
+  ) {
+    writer.appendHead(address, .heap)
+    writer.append(block: Answer.Block(allocation), offset: address - allocation.base)
+    if let alignment = allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
+    if let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) {
+      origins.appendOrigin(at: index, to: &writer)
+      if let slot = origins.threadSlot(ofOriginAt: index) {
+        if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
+          origins.appendHolder(at: holder, to: &writer)
+        } else if let holder = origins.lookUp(slot: slot, at: allocation.ticks, in: view.shared.segment) {
+          writer.append(bytes: holder.json)
+        }
+      }
+    }
+    if let age = clock.age(ofTicks: allocation.ticks) { writer.append(age: age) }
+    if let previous = lookup.previous {
+      writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
+    }
+    if let next = lookup.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
+    if let index = surroundings.maps?.index(containing: address) {
+      if mappingJSON[index].isEmpty { renderMapping(index) }
+      writer.append(bytes: mappingJSON[index])
+    }
+    writer.append("}")
   }
 
-  /// The thread with its name as of now: the kernel's, if the thread still runs, else the recorded one.
-  private mutating func thread(_ identity: ThreadIdentity) -> Answer.Thread {
-    let key = ThreadKey(id: identity.id, startTicks: identity.startTicks)
-    if let name = threadNames[key] { return Answer.Thread(id: identity.id, name: name.isEmpty ? nil : name) }
-    var name = identity.name
-    if identity.state == .live, let running = clock.age(ofTicks: identity.startTicks),
-      let present = surroundings.name(ofThread: identity.id, runningFor: running)
-    {
-      name = present
-    }
-    threadNames[key] = name
-    return Answer.Thread(id: identity.id, name: name.isEmpty ? nil : name)
+  private mutating func renderMapping(_ index: Int) {
+    guard let maps = surroundings.maps else { return }
+    var part = ByteWriter(capacity: 256)
+    part.append(mapping: maps.mappings[index])
+    mappingJSON[index] = part.take()
   }
 
   // MARK: elsewhere
@@ -143,7 +167,7 @@ public struct Inquiry: ~Copyable {
     guard mapping.isBreak || mapping.isAnonymous else { return Answer(address: address, kind: .mapping) }
     if !mapping.isBreak, let thread = threadWithStack(at: address) {
       var answer = Answer(address: address, kind: .stack)
-      answer.thread = self.thread(thread)
+      answer.thread = origins.holder(of: thread).thread
       return answer
     }
     let isHeap = view.shared.segment.wasUsed(address) || wasHeap(mapping, index)
@@ -208,7 +232,7 @@ public struct Inquiry: ~Copyable {
   private mutating func stack(_ address: UInt64, ofThread id: UInt32) -> Answer {
     var answer = Answer(address: address, kind: .stack)
     if let identity = allThreads().last(where: { $0.id == id && $0.state != .ended }) {
-      answer.thread = thread(identity)
+      answer.thread = origins.holder(of: identity).thread
     } else {
       answer.thread = Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
     }
@@ -223,7 +247,7 @@ public struct Inquiry: ~Copyable {
     }
     if let thread = threadWithStack(at: address) {
       var answer = Answer(address: address, kind: .stack)
-      answer.thread = self.thread(thread)
+      answer.thread = origins.holder(of: thread).thread
       return answer
     }
     let region = allocs_region_of_address(address)

@@ -53,7 +53,8 @@ public struct Mapping: Hashable, Sendable {
 
   public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
 
-  public var isExecutable: Bool { permissions.utf8.dropFirst(2).first == UInt8(ascii: "x") }
+  /// Neither readable, writable nor executable: address space that is only reserved.
+  public var isInaccessible: Bool { permissions.hasPrefix("---") }
   /// The memory of `brk`.
   public var isBreak: Bool { path == "[heap]" }
   /// No file, and no name of the kernel's but those a program gave by prctl: `[anon:…]`.
@@ -70,11 +71,13 @@ public struct Mapping: Hashable, Sendable {
 /// All mappings of a process at one moment, in order of address.
 public struct ProcessMaps: Sendable {
   public private(set) var mappings: [Mapping]
+  /// The mappings' ends: a search reads these alone.
+  private var ends: [UInt64]
 
   public init(_ mappings: [Mapping]) {
-    self.mappings = mappings
-    let sorted = zip(mappings, mappings.dropFirst()).allSatisfy { $0.start <= $1.start }
-    if !sorted { self.mappings.sort { $0.start < $1.start } }
+    let isSorted = zip(mappings, mappings.dropFirst()).allSatisfy { $0.start <= $1.start }
+    self.mappings = isSorted ? mappings : mappings.sorted { $0.start < $1.start }
+    ends = self.mappings.map(\.end)
   }
 
   /// Parses the text of a maps file.
@@ -99,12 +102,12 @@ public struct ProcessMaps: Sendable {
   /// Index in `mappings` of the one that holds `address`.
   public func index(containing address: UInt64) -> Int? {
     var low = 0
-    var high = mappings.count
+    var high = ends.count
     while low < high {
       let middle = (low + high) / 2
-      if mappings[middle].end <= address { low = middle + 1 } else { high = middle }
+      if ends[middle] <= address { low = middle + 1 } else { high = middle }
     }
-    return low < mappings.count && mappings[low].contains(address) ? low : nil
+    return low < ends.count && mappings[low].start <= address ? low : nil
   }
 
   // MARK: a line

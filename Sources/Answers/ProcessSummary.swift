@@ -99,7 +99,9 @@ extension ProcessSummary {
     let title = IndexedProcess.title(process.processID, process.command)
     lines.append(
       TextLayout.fit(title, columns: TextLayout.columns - TextLayout.width(state) - 2) + ": " + state)
-    if !process.command.isEmpty { lines.append("  command   \(process.commandLine)") }
+    if !process.command.isEmpty {
+      lines.append("  command   \(TextLayout.printable(process.command.joined(separator: " ")))")
+    }
     lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
     if let started = process.started {
       lines.append("  started   \(Units.duration(SystemClock.now() - started)) ago")

@@ -40,7 +40,9 @@ enum TextLayout {
   }
 
   /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.
-  static func fit(_ text: String, columns: Int) -> String {
+  /// The head gets `head` fifths of the room: by default the larger half, as a function's name mostly stands before its
+  /// arguments.
+  static func fit(_ text: String, columns: Int, head share: Int = 3) -> String {
     // A name of megabytes must not cost a pass over each of its characters for each line.
     if text.utf8.count <= columns { return text }
     let characters: [Character]
@@ -53,11 +55,10 @@ enum TextLayout {
     if characters.count == text.count, widths.reduce(0, +) <= columns { return text }
     guard columns > 1 else { return columns == 1 ? "…" : "" }
 
-    // The head gets the larger half, as a function's name mostly stands before its arguments.
     let available = columns - 1
     var head = 0
     var headWidth = 0
-    while head < characters.count, headWidth + widths[head] <= (available * 3 + 4) / 5 {
+    while head < characters.count, headWidth + widths[head] <= (available * share + 4) / 5 {
       headWidth += widths[head]
       head += 1
     }

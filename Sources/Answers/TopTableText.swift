@@ -79,7 +79,12 @@ extension TopTable.Site {
       return TextLayout.fit("caller not known: \(function)", columns: columns)
     }
     let room = max(12, columns - TextLayout.width(called))
-    return Answer.describe(site, columns: room) + called
+    // An inlined function is known by the one it is in: gc_alloc in PyObject_New tells more than a line of gc_alloc.
+    guard frames.count > 1, let outer = frames.last?.function else {
+      return Answer.describe(site, columns: room) + called
+    }
+    let suffix = " in \(TextLayout.fit(TextLayout.printable(outer), columns: max(8, room * 2 / 5)))"
+    return Answer.describe(site, columns: max(8, room - TextLayout.width(suffix))) + suffix + called
   }
 
   fileprivate func appendJSON(to writer: inout ByteWriter) {

@@ -17,10 +17,15 @@ enum Units {
     "\(grouped(value)) \(noun)\(value == 1 ? "" : "s")"
   }
 
-  /// `96 bytes`, `1,048,576 bytes (1.0 MiB)`.
+  /// `96 bytes`, `1,048,576 bytes (1.0 MiB)`: exact, and from 10 KiB on also rounded.
   static func bytes(_ value: UInt64) -> String {
-    guard value >= 1024 else { return count(value, "byte") }
+    guard value >= 10 << 10 else { return count(value, "byte") }
     return "\(count(value, "byte")) (\(rounded(value)))"
+  }
+
+  /// `96 bytes`, `4.2 MiB`: exact below 1 MiB, rounded from there on, as between blocks it is the scale that counts.
+  static func distance(_ value: UInt64) -> String {
+    value < 1 << 20 ? count(value, "byte") : rounded(value)
   }
 
   /// `96 B`, `1.0 MiB`: one digit after the point.

@@ -1,0 +1,141 @@
+// Who allocated, decoded once a request: contexts and threads with their names, and with the JSON that a batch of
+// answers repeats for each address.
+//
+// A thread slot has one holder after another. What is kept is a slot's present holder, and it is used only for records
+// that are not younger than the request: a later record may be of a later holder. Holders of the past are looked up each time.
+
+import IndexReader
+import SharedLayout
+
+struct OriginCache {
+  struct Origin {
+    /// Node of the innermost frame, 0 if there is none.
+    var node: UInt32
+    var threadSlot: UInt32?
+    var function: String?
+    /// File name of the module.
+    var allocator: String?
+    /// `,"allocator":"…","function":"…"`, as far as known.
+    var json: [UInt8]
+  }
+
+  struct Holder {
+    var startTicks: UInt32
+    var thread: Answer.Thread
+    /// `,"thread":{…}`
+    var json: [UInt8]
+  }
+
+  private let surroundings: Surroundings
+  private let clock: SegmentClock
+  /// Ticks of the request's start; nil if the process is gone, and no slot can change hands any more.
+  private let limit: UInt32?
+  /// 1 + index into `origins`, by context id; 0 if not looked up yet, -1 if the id leads nowhere.
+  private var originOfContext: [Int32] = []
+  private var origins: [Origin] = []
+  /// 1 + index into `holders`, by thread slot.
+  private var holderOfSlot: [Int32] = []
+  private var holders: [Holder] = []
+
+  init(surroundings: Surroundings, clock: SegmentClock, isAlive: Bool) {
+    self.surroundings = surroundings
+    self.clock = clock
+    limit = isAlive ? allocs_ticks_now() : nil
+  }
+
+  // MARK: contexts
+
+  /// Index for `origin(at:)` of the context `id`; nil if it is not known.
+  @inline(__always)
+  mutating func originIndex(ofContext id: UInt32, in segment: borrowing Segment) -> Int? {
+    if Int(id) < originOfContext.count {
+      let known = originOfContext[Int(id)]
+      if known > 0 { return Int(known) - 1 }
+      if known < 0 { return nil }
+    }
+    return lookUp(context: id, in: segment)
+  }
+
+  func origin(at index: Int) -> Origin { origins[index] }
+
+  // Without a copy of the origin, whose reference counts would cost more than the bytes.
+  @inline(__always)
+  func appendOrigin(at index: Int, to writer: inout ByteWriter) { writer.append(bytes: origins[index].json) }
+
+  @inline(__always)
+  func threadSlot(ofOriginAt index: Int) -> UInt32? { origins[index].threadSlot }
+
+  @inline(never)
+  private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
+    // Ids have 24 bits and are given out in order. An id that leads nowhere now may lead somewhere soon: kept only within
+    // the table, so that a damaged slot doesn't make it grow.
+    guard let context = segment.context(id) else { return nil }
+    let needed = Int(id) + 1
+    if originOfContext.count < needed {
+      originOfContext += Array(repeating: 0, count: max(needed - originOfContext.count, originOfContext.count, 256))
+    }
+    let allocator = context.allocator.map { Answer.lastComponent($0.path) }
+    var writer = ByteWriter(capacity: 128)
+    writer.appendOrigin(allocator: allocator, function: context.function)
+    origins.append(
+      Origin(
+        node: context.node, threadSlot: context.threadSlot, function: context.function, allocator: allocator,
+        json: writer.take()))
+    originOfContext[Int(id)] = Int32(origins.count)
+    return origins.count - 1
+  }
+
+  // MARK: threads
+
+  /// Index for `holder(at:)` of the present holder of `slot`, if the record with `ticks` is certainly its own.
+  @inline(__always)
+  func holderIndex(ofSlot slot: UInt32, at ticks: UInt32) -> Int? {
+    guard Int(slot) < holderOfSlot.count else { return nil }
+    let known = Int(holderOfSlot[Int(slot)]) - 1
+    guard known >= 0, isCertain(holders[known], at: ticks) else { return nil }
+    return known
+  }
+
+  func holder(at index: Int) -> Holder { holders[index] }
+
+  @inline(__always)
+  func appendHolder(at index: Int, to writer: inout ByteWriter) { writer.append(bytes: holders[index].json) }
+
+  @inline(__always)
+  private func isCertain(_ holder: Holder, at ticks: UInt32) -> Bool {
+    // Half a wrap, about half a year, tells before from after.
+    let half: UInt32 = 1 << (ALLOCS_TICK_BITS - 1)
+    guard allocs_ticks_between(holder.startTicks, ticks) < half else { return false }
+    guard let limit else { return true }
+    return allocs_ticks_between(ticks, limit) < half
+  }
+
+  /// The holder of `slot` at a record's time, looked up; kept if it is the present one.
+  @inline(never)
+  mutating func lookUp(slot: UInt32, at ticks: UInt32, in segment: borrowing Segment) -> Holder? {
+    guard let identity = segment.thread(slot: slot, at: ticks) else { return nil }
+    let holder = self.holder(of: identity)
+    guard identity.state == .live else { return holder }
+    let needed = Int(slot) + 1
+    if holderOfSlot.count < needed {
+      holderOfSlot += Array(repeating: 0, count: max(needed - holderOfSlot.count, holderOfSlot.count, 64))
+    }
+    holders.append(holder)
+    holderOfSlot[Int(slot)] = Int32(holders.count)
+    return holder
+  }
+
+  /// The thread with its name as of now: the kernel's, if the thread still runs, else the recorded one.
+  func holder(of identity: ThreadIdentity) -> Holder {
+    var name = identity.name
+    if identity.state == .live, let running = clock.age(ofTicks: identity.startTicks),
+      let present = surroundings.name(ofThread: identity.id, runningFor: running)
+    {
+      name = present
+    }
+    let thread = Answer.Thread(id: identity.id, name: name.isEmpty ? nil : name)
+    var writer = ByteWriter(capacity: 64)
+    writer.append(thread: thread)
+    return Holder(startTicks: identity.startTicks, thread: thread, json: writer.take())
+  }
+}
