@@ -11,6 +11,14 @@ public struct Context: Hashable, Sendable {
   public var function: String?
   /// The module that defines the malloc below the agent; nil if not known.
   public var allocator: Module?
+
+  public init(id: UInt32, node: UInt32, threadSlot: UInt32?, function: String?, allocator: Module?) {
+    self.id = id
+    self.node = node
+    self.threadSlot = threadSlot
+    self.function = function
+    self.allocator = allocator
+  }
 }
 
 /// A call stack. Frames that are missing are said to be.

@@ -1,0 +1,308 @@
+// Contexts, call stacks, modules, threads and time against what was written.
+
+import Glibc
+import IndexReader
+import SharedLayout
+import Testing
+
+@Suite("Contexts and stacks")
+struct OriginTests {
+  @Test("a context gives function, allocator, thread and stack")
+  func context() throws {
+    let synthetic = SyntheticSegment()
+    let module = synthetic.addModule(path: "/lib/libc.so.6", range: 0x7000_0000..<0x7100_0000)
+    withUnsafeMutableBytes(of: &synthetic.header.pointee.allocator_modules) {
+      $0.storeBytes(of: UInt32(module) + 1, toByteOffset: 4, as: UInt32.self)
+    }
+    let outer = synthetic.addNode(pc: 0x1000)
+    let middle = synthetic.addNode(pc: 0x2000, parent: outer)
+    let inner = synthetic.addNode(pc: 0x3000, parent: middle)
+    let id = synthetic.addContext(node: inner, thread: 3, function: ALLOCS_FUNCTION_NEW_ARRAY, allocator: 1)
+    let bare = synthetic.addContext(node: 0, function: ALLOCS_FUNCTION_UNKNOWN, allocator: 200)
+    let segment = try Segment(path: synthetic.path)
+    let context = try #require(segment.context(id) as Context?)
+    #expect(context.function == "operator new[]")
+    #expect(context.allocator?.path == "/lib/libc.so.6")
+    #expect(context.threadSlot == 3)
+    #expect(segment.stack(ofNode: context.node) == Stack(addresses: [0x3000, 0x2000, 0x1000], truncation: nil))
+    #expect(segment.stack(ofNode: outer).addresses == [0x1000])
+    #expect(segment.stack(ofNode: 0) == Stack(addresses: [], truncation: nil))
+    let nothing = try #require(segment.context(bare) as Context?)
+    #expect(nothing == Context(id: bare, node: 0, threadSlot: nil, function: nil, allocator: nil))
+    #expect(segment.context(0) == nil)
+    #expect(segment.context(bare + 1) == nil)
+    #expect(segment.context(.max) == nil)
+  }
+
+  @Test("a stack that was cut says why")
+  func truncation() throws {
+    let synthetic = SyntheticSegment()
+    let lost = synthetic.addNode(pc: 1, flags: ALLOCS_NODE_TRUNCATED.rawValue)
+    let deep = synthetic.addNode(pc: 2, flags: ALLOCS_NODE_DEPTH_LIMIT.rawValue)
+    let caller = synthetic.addNode(pc: 3, parent: lost)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.stack(ofNode: caller) == Stack(addresses: [3, 1], truncation: .unwinder))
+    #expect(segment.stack(ofNode: deep) == Stack(addresses: [2], truncation: .depthLimit))
+  }
+
+  @Test("a circle of nodes ends, whatever its length and the way to it", arguments: [1, 2, 3, 7, 64], [0, 1, 5, 100])
+  func circle(length: Int, approach: Int) throws {
+    let synthetic = SyntheticSegment()
+    let first = synthetic.addNode(pc: 1, parent: UInt32(length))
+    for index in 1..<max(1, length) { _ = synthetic.addNode(pc: 2, parent: first + UInt32(index) - 1) }
+    var start = first
+    for _ in 0..<approach { start = synthetic.addNode(pc: 3, parent: start) }
+    let segment = try Segment(path: synthetic.path)
+    let stack = segment.stack(ofNode: start)
+    #expect(stack.truncation == .damaged)
+    #expect(stack.addresses.count < 4 * (length + approach) + 4)
+  }
+
+  @Test("a node that leads outside the table ends the stack as damaged")
+  func outside() throws {
+    let synthetic = SyntheticSegment()
+    let node = synthetic.addNode(pc: 5, parent: 250)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.stack(ofNode: node) == Stack(addresses: [5], truncation: .damaged))
+    #expect(segment.stack(ofNode: .max) == Stack(addresses: [], truncation: .damaged))
+  }
+
+  @Test("header facts come back as written")
+  func header() throws {
+    let synthetic = SyntheticSegment(processID: 4711, startTime: 99, command: ["sqlite3", "", "a b"])
+    withUnsafeMutableBytes(of: &synthetic.header.pointee.counters) {
+      $0.storeBytes(of: 42, toByteOffset: Int(ALLOCS_COUNTER_NESTED.rawValue) * 8, as: UInt64.self)
+    }
+    synthetic.header.pointee.flags = ALLOCS_FLAG_FULL_STACKS.rawValue
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.processID == 4711)
+    #expect(segment.startTime == 99)
+    #expect(segment.userID == getuid())
+    #expect(segment.ownerID == geteuid())
+    #expect(segment.command == ["sqlite3", "", "a b"])
+    #expect(segment.hasFullStacks == true)
+    #expect(segment.state == .live)
+    synthetic.header.pointee.state = ALLOCS_STATE_EXITED.rawValue
+    #expect(segment.state == .exited)
+    let counters = segment.counters
+    #expect(counters.count == Int(ALLOCS_COUNTER_COUNT.rawValue))
+    #expect(counters.filter { $0.value != 0 }.map(\.name) == ["nested"])
+  }
+}
+
+@Suite("Modules")
+struct ModuleTests {
+  @Test("of two modules at one place, the one that was loaded at the time")
+  func byTime() throws {
+    let synthetic = SyntheticSegment()
+    let range: Range<UInt64> = 0x1000..<0x9000
+    synthetic.addModule(path: "/first", range: range, bias: 0x1000, buildID: [0xAB, 0xCD], loaded: 100, unloaded: 200)
+    synthetic.addModule(path: "/second", range: range, loaded: 300, flags: ALLOCS_MODULE_MAIN.rawValue)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.modules.map(\.path) == ["/first", "/second"])
+    #expect(segment.module(containing: 0x1000, at: 100)?.path == "/first")
+    #expect(segment.module(containing: 0x8FFF, at: 200)?.path == "/first")
+    #expect(segment.module(containing: 0x1000, at: 250) == nil)
+    #expect(segment.module(containing: 0x1000, at: 300)?.path == "/second")
+    #expect(segment.module(containing: 0x1000, at: 1 << 29)?.path == "/second")
+    #expect(segment.module(containing: 0x1000, at: 50) == nil)
+    #expect(segment.module(containing: 0x9000, at: 300) == nil)
+    #expect(segment.module(containing: 0xFFF, at: 300) == nil)
+    let first = try #require(segment.modules.first)
+    #expect(first.buildID == [0xAB, 0xCD])
+    #expect(first.bias == 0x1000)
+    #expect(first.unloadTicks == 200)
+    #expect(!first.isMain)
+    #expect(segment.modules[1].isMain)
+    #expect(segment.modules[1].unloadTicks == nil)
+  }
+
+  @Test("times compare across the wrap of 31 bits")
+  func wrap() throws {
+    let synthetic = SyntheticSegment()
+    synthetic.addModule(path: "/m", range: 0x1000..<0x2000, loaded: ALLOCS_TICK_MASK - 10, unloaded: 10)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.module(containing: 0x1000, at: ALLOCS_TICK_MASK)?.path == "/m")
+    #expect(segment.module(containing: 0x1000, at: 0)?.path == "/m")
+    #expect(segment.module(containing: 0x1000, at: 10)?.path == "/m")
+    #expect(segment.module(containing: 0x1000, at: 11) == nil)
+    #expect(segment.module(containing: 0x1000, at: ALLOCS_TICK_MASK - 20) == nil)
+  }
+
+  @Test("an entry whose path or build id leads outside is left out")
+  func damaged() throws {
+    let synthetic = SyntheticSegment()
+    for _ in 0..<4 { synthetic.addModule(path: "/m", range: 0x1000..<0x2000) }
+    let modules = synthetic.entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    modules[0].path = .max
+    modules[1].path_size = .max
+    modules[2].build_id_size = 33
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.modules.map(\.index) == [3])
+  }
+}
+
+@Suite("Threads")
+struct ThreadTests {
+  @Test("a slot's holder is told by time; who is overwritten in the history is nobody")
+  func holders() throws {
+    let synthetic = SyntheticSegment()
+    let slot = synthetic.addThread(id: 100, name: "first", from: 10)
+    let other = synthetic.addThread(id: 900, name: "other", from: 1)
+    synthetic.replaceThread(slot: slot, endingAt: 20, by: 101, name: "second", from: 30)
+    synthetic.replaceThread(slot: slot, endingAt: 40, by: 102, name: "third", from: 50)
+    let segment = try Segment(path: synthetic.path)
+    for (ticks, name) in [(10, "first"), (20, "first"), (30, "second"), (40, "second"), (50, "third"), (5000, "third")]
+    {
+      #expect(segment.thread(slot: slot, at: UInt32(ticks))?.name == name)
+    }
+    for ticks: UInt32 in [9, 25, 45] { #expect(segment.thread(slot: slot, at: ticks) == nil) }
+    #expect(segment.thread(slot: other, at: 35)?.id == 900)
+    #expect(segment.thread(slot: other + 1, at: 35) == nil)
+    #expect(segment.threads.map(\.id) == [102, 900])
+    #expect(segment.formerThreads.map(\.id) == [100, 101])
+    #expect(segment.formerThreads.map(\.endTicks) == [20, 40])
+    for index in 0..<40 as Range<UInt32> {
+      synthetic.replaceThread(slot: other, endingAt: 100 + index * 10, by: index, name: "x", from: 105 + index * 10)
+    }
+    #expect(segment.thread(slot: slot, at: 15) == nil)
+    #expect(segment.thread(slot: slot, at: 60)?.id == 102)
+    #expect(segment.formerThreads.count == 32)
+    #expect(segment.thread(slot: other, at: 2) == nil)
+    #expect(segment.thread(slot: other, at: 106 + 30 * 10)?.id == 30)
+  }
+
+  @Test("an ended thread keeps what it left behind until its slot has another holder")
+  func ended() throws {
+    let synthetic = SyntheticSegment()
+    let slot = synthetic.addThread(id: 5, name: "worker", from: 10)
+    let entry = synthetic.entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(slot)
+    entry.pointee.state = ALLOCS_THREAD_ENDED.rawValue
+    entry.pointee.identity.end_ticks = 20
+    entry.pointee.stack_low = 0x1000
+    entry.pointee.stack_high = 0x2000
+    let segment = try Segment(path: synthetic.path)
+    let thread = try #require(segment.thread(slot: slot, at: 15) as ThreadIdentity?)
+    #expect(thread.state == .ended)
+    #expect(thread.endTicks == 20)
+    #expect(thread.stack == 0x1000..<0x2000)
+  }
+
+  @Test("an entry that stays in change, and chains that lead astray, are nobody")
+  func damaged() throws {
+    let synthetic = SyntheticSegment()
+    let slot = synthetic.addThread(id: 5, name: "a", from: 10)
+    synthetic.replaceThread(slot: slot, endingAt: 20, by: 6, name: "b", from: 30)
+    let segment = try Segment(path: synthetic.path)
+    let entry = synthetic.entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(slot)
+    let former = synthetic.entries(ALLOCS_SECTION_FORMER_THREADS, as: allocs_former_thread.self)
+    former[0].previous = 1
+    #expect(segment.thread(slot: slot, at: 5) == nil)
+    former[0].identity.slot = 9
+    #expect(segment.thread(slot: slot, at: 15) == nil)
+    entry.pointee.previous = .max
+    #expect(segment.thread(slot: slot, at: 15) == nil)
+    entry.pointee.sequence += 1
+    #expect(segment.thread(slot: slot, at: 35) == nil)
+    #expect(segment.threads.isEmpty)
+  }
+}
+
+@Suite("Time")
+struct TimeTests {
+  private func ticks(_ counter: UInt64) -> UInt32 { allocs_ticks_of_counter(counter) }
+
+  @Test("in a running process, an age is the time since then by this machine's clock")
+  func live() throws {
+    let start = try #require(ownStartTime())
+    let synthetic = SyntheticSegment(startTime: start)
+    // As if the agent had started a second ago.
+    let cyclesPerSecond = measuredRate()
+    synthetic.header.pointee.clock.first.counter -= UInt64(cyclesPerSecond)
+    synthetic.header.pointee.clock.first.monotonic_ns -= 1_000_000_000
+    synthetic.header.pointee.clock.first_realtime_ns -= 1_000_000_000
+    let then = allocs_counter() - UInt64(cyclesPerSecond / 2)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.isProcessAlive == true)
+    let clock = segment.clock()
+    let age = try #require(clock.age(ofTicks: ticks(then)))
+    // The wall clock may step between the two readings only if someone sets it; the two ages come from one moment.
+    #expect(age >= 0.45 && age <= clock.uptime)
+    let wall = try #require(clock.wallTime(ofTicks: ticks(then)))
+    let first = Double(synthetic.header.pointee.clock.first_realtime_ns) / 1e9
+    #expect(wall > first + 0.4 && wall < first + 0.6)
+    #expect(clock.age(ofTicks: ticks(allocs_counter() + UInt64(cyclesPerSecond))) == 0)
+  }
+
+  @Test("in a dead process, the rate is that between its first and its latest moment, of whatever machine")
+  func dead() throws {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    let shift = UInt64(ALLOCS_TICK_SHIFT)
+    let first = allocs_clock_point(counter: 1000 << shift, monotonic_ns: 10_000_000_000)
+    // A hundred ticks a second.
+    let latest = allocs_clock_point(counter: 2000 << shift, monotonic_ns: 20_000_000_000)
+    synthetic.header.pointee.clock.first = first
+    synthetic.header.pointee.clock.latest = latest
+    synthetic.header.pointee.clock.first_realtime_ns = 1_700_000_000_000_000_000
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.isProcessAlive == false)
+    let clock = segment.clock()
+    #expect(clock.wallTime(ofTicks: 1000) == 1_700_000_000)
+    #expect(clock.wallTime(ofTicks: 1500) == 1_700_000_005)
+    #expect(clock.wallTime(ofTicks: 3000) == 1_700_000_020)
+    let older = try #require(clock.age(ofTicks: 1000))
+    let younger = try #require(clock.age(ofTicks: 1500))
+    #expect(older - younger > 4.999 && older - younger < 5.001)
+    // Until now, by the wall clock that the two machines share; a minute for a clock that is being set.
+    let sinceFirst = Double(SyntheticSegment.nanoseconds(CLOCK_REALTIME)) / 1e9 - 1_700_000_000
+    #expect(abs(older - sinceFirst) < 60)
+  }
+
+  @Test("ticks count on across the wrap of 31 bits, and the last of several candidates is meant")
+  func wrap() throws {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    let shift = UInt64(ALLOCS_TICK_SHIFT)
+    let wrap: UInt64 = 1 << 31
+    let nearWrap = allocs_clock_point(counter: (wrap - 100) << shift, monotonic_ns: 0)
+    synthetic.header.pointee.clock.first = nearWrap
+    synthetic.header.pointee.clock.first_realtime_ns = 1_000_000_000_000
+    synthetic.header.pointee.clock.latest = allocs_clock_point(
+      counter: (wrap + 900) << shift, monotonic_ns: 10_000_000_000)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.clock().wallTime(ofTicks: 0) == 1001)
+    #expect(segment.clock().wallTime(ofTicks: 900) == 1010)
+    // Now a process that ran for more than a wrap.
+    synthetic.header.pointee.clock.latest = allocs_clock_point(
+      counter: (2 * wrap + 900) << shift, monotonic_ns: (wrap + 1000) * 10_000_000)
+    #expect(segment.clock().wallTime(ofTicks: 0) == 1000 + Double(wrap + 100) / 100)
+  }
+
+  @Test("without two moments that differ, nothing is guessed")
+  func unknown() throws {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    let point = allocs_clock_point(counter: .max - 5, monotonic_ns: .max - 5)
+    synthetic.header.pointee.clock.first = point
+    synthetic.header.pointee.clock.latest = point
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.age(ofTicks: 5) == nil)
+    #expect(segment.clock().wallTime(ofTicks: 5) == nil)
+  }
+
+  private func measuredRate() -> Double {
+    let first = SyntheticSegment.clockPoint()
+    usleep(20_000)
+    let second = SyntheticSegment.clockPoint()
+    return Double(second.counter - first.counter) / Double(second.monotonic_ns - first.monotonic_ns) * 1e9
+  }
+}
+
+/// Field 22 of /proc/self/stat.
+func ownStartTime() -> UInt64? {
+  guard let file = fopen("/proc/self/stat", "r") else { return nil }
+  defer { fclose(file) }
+  var buffer = [UInt8](repeating: 0, count: 4096)
+  let count = fread(&buffer, 1, buffer.count, file)
+  guard let close = buffer[..<count].lastIndex(of: UInt8(ascii: ")")) else { return nil }
+  let fields = buffer[(close + 1)..<count].split(separator: UInt8(ascii: " "))
+  return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
+}

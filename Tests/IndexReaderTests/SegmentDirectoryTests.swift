@@ -1,0 +1,177 @@
+// Which files are listed, which process they belong to, and which are swept away.
+
+import Glibc
+import IndexReader
+import Testing
+
+/// A directory of its own, removed with all that is in it.
+private final class Directory {
+  let path: String
+  private var segments: [SyntheticSegment] = []
+
+  init() {
+    path = "\(SyntheticSegment.temporaryDirectory)/directory-\(getpid())-\(UInt64.random(in: 0 ... .max))"
+    precondition(mkdir(path, 0o700) == 0)
+  }
+
+  @discardableResult
+  func add(_ processID: Int32, _ startTime: UInt64) -> String {
+    let segment = SyntheticSegment(
+      processID: processID, startTime: startTime, in: path,
+      name: SegmentFile.name(processID: processID, startTime: startTime))
+    segments.append(segment)
+    return segment.path
+  }
+
+  func touch(_ name: String) { close(open(path + "/" + name, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)) }
+
+  func has(_ name: String) -> Bool {
+    var status = stat()
+    return lstat(path + "/" + name, &status) == 0
+  }
+
+  deinit {
+    segments = []
+    if let stream = opendir(path) {
+      while let entry = readdir(stream) {
+        let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        if unlink(path + "/" + name) != 0 { rmdir(path + "/" + name) }
+      }
+      closedir(stream)
+    }
+    rmdir(path)
+  }
+}
+
+/// Above the largest process id that Linux hands out (2^22).
+private let nobody: Int32 = 5_000_000
+
+@Suite("Segment directory")
+struct SegmentDirectoryTests {
+  @Test("segments are listed with their process's state; other files, links, pipes and directories are not")
+  func list() throws {
+    let directory = Directory()
+    let start = try #require(ownStartTime())
+    directory.add(getpid(), start)
+    directory.add(getpid(), start - 1)
+    directory.add(nobody, 17)
+    for name in [
+      "readme", "1.2", "1.2.ctl", "1.2.seg.bak", "01.2.seg", "+1.2.seg", "-1.2.seg", "0.2.seg", "1.x.seg", "1..seg",
+      ".seg",
+    ] {
+      directory.touch(name)
+    }
+    symlink(directory.path + "/\(nobody).17.seg", directory.path + "/77.1.seg")
+    mkfifo(directory.path + "/77.2.seg", 0o600)
+    mkdir(directory.path + "/77.3.seg", 0o700)
+    let files = SegmentDirectory.list(in: [directory.path, "/nonexistent"])
+    #expect(files.map(\.processID) == [getpid(), getpid(), nobody])
+    #expect(files.map(\.startTime) == [start - 1, start, 17])
+    #expect(files.map(\.isLive) == [false, true, false])
+    #expect(files.allSatisfy { $0.ownerID == geteuid() && $0.allocatedBytes >= 4096 && $0.modified > 0 })
+  }
+
+  @Test("a process id leads to the running process, else to the newest dead one")
+  func find() throws {
+    let directory = Directory()
+    let start = try #require(ownStartTime())
+    directory.add(getpid(), start + 10)
+    directory.add(getpid(), start)
+    directory.add(nobody, 5)
+    directory.add(nobody, 9)
+    #expect(SegmentDirectory.find(processID: getpid(), in: [directory.path])?.startTime == start)
+    #expect(SegmentDirectory.find(processID: nobody, in: [directory.path])?.startTime == 9)
+    #expect(SegmentDirectory.find(processID: nobody + 1, in: [directory.path]) == nil)
+    #expect(SegmentDirectory.find(processID: -1, in: [directory.path]) == nil)
+  }
+
+  @Test("a file of another user that claims a running process is left out", .enabled(if: geteuid() == 0))
+  func impostor() throws {
+    let directory = Directory()
+    let path = directory.add(getpid(), try #require(ownStartTime()))
+    #expect(SegmentDirectory.list(in: [directory.path]).count == 1)
+    chown(path, 12345, 12345)
+    #expect(SegmentDirectory.list(in: [directory.path]).isEmpty)
+  }
+
+  @Test("a directory can be given, or the two default ones are looked through")
+  func searchPaths() async {
+    await #expect(processExitsWith: .success) {
+      setenv("ALLOCS_DIR", "/some/where", 1)
+      #expect(SegmentDirectory.searchPaths == ["/some/where"])
+      setenv("ALLOCS_DIR", "", 1)
+      #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
+      unsetenv("ALLOCS_DIR")
+      #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
+    }
+  }
+}
+
+@Suite("Retention")
+struct RetentionTests {
+  private func now() -> Double { Double(SyntheticSegment.nanoseconds(CLOCK_REALTIME)) / 1e9 }
+
+  @Test(
+    "the dead go once they are older than the policy's age, counted from the sweep that found them; the living stay")
+  func age() throws {
+    let directory = Directory()
+    let start = try #require(ownStartTime())
+    directory.add(getpid(), start)
+    directory.add(nobody, 1)
+    directory.touch("\(nobody).1.ctl")
+    directory.touch("\(getpid()).\(start).ctl")
+    directory.touch("unrelated")
+    let policy = RetentionPolicy(maximumAge: 100, maximumBytes: .max)
+    // However long the file has lain there, this sweep is the first to know that its process is gone.
+    let first = SegmentDirectory.sweep(policy, in: [directory.path], at: now() + 1_000_000)
+    #expect(first.removed.isEmpty)
+    #expect(first.kept.map(\.processID) == [nobody])
+    #expect(SegmentDirectory.sweep(policy, in: [directory.path], at: now() + 90).removed.isEmpty)
+    let last = SegmentDirectory.sweep(policy, in: [directory.path], at: now() + 110)
+    #expect(last.removed.map(\.processID) == [nobody])
+    #expect(last.failed.isEmpty)
+    #expect(!directory.has("\(nobody).1.seg"))
+    #expect(!directory.has("\(nobody).1.ctl"))
+    #expect(directory.has("\(getpid()).\(start).seg"))
+    #expect(directory.has("\(getpid()).\(start).ctl"))
+    #expect(directory.has("unrelated"))
+  }
+
+  @Test("beyond the policy's bytes the oldest dead go first")
+  func bytes() throws {
+    let directory = Directory()
+    for startTime in 1...5 as ClosedRange<UInt64> {
+      let path = directory.add(nobody, startTime)
+      var times = [
+        timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0), timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0),
+      ]
+      utimensat(AT_FDCWD, path, &times, 0)
+    }
+    let size = try #require(SegmentDirectory.list(in: [directory.path]).first).allocatedBytes
+    let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: size * 3)
+    let result = SegmentDirectory.sweep(policy, in: [directory.path])
+    #expect(result.removed.map(\.startTime).sorted() == [1, 2])
+    #expect(SegmentDirectory.list(in: [directory.path]).map(\.startTime) == [3, 4, 5])
+    let none = RetentionPolicy(maximumAge: .infinity, maximumBytes: 0)
+    #expect(SegmentDirectory.sweep(none, in: [directory.path]).removed.count == 3)
+  }
+
+  @Test("a link by a segment's name is neither followed nor removed")
+  func links() {
+    let directory = Directory()
+    directory.touch("precious")
+    symlink(directory.path + "/precious", directory.path + "/\(nobody).3.seg")
+    let all = RetentionPolicy(maximumAge: 0, maximumBytes: 0)
+    #expect(SegmentDirectory.sweep(all, in: [directory.path]).removed.isEmpty)
+    #expect(directory.has("precious"))
+    #expect(directory.has("\(nobody).3.seg"))
+  }
+
+  @Test("a marked segment can still be read")
+  func marked() throws {
+    let directory = Directory()
+    let path = directory.add(nobody, 8)
+    SegmentDirectory.sweep(in: [directory.path])
+    #expect(try Segment(path: path).startTime == 8)
+  }
+}
