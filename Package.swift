@@ -78,16 +78,17 @@ let package = Package(
     .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),
     .target(name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"]),
     .target(name: "ServerProtocol", dependencies: ["Answers"]),
+    .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CXattr", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
-      path: "Sources/Client"),
+      path: "Sources/Client", exclude: ["CXattr"]),
     .executableTarget(
       name: "allocsd",
       dependencies: [

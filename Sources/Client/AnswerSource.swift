@@ -1,0 +1,98 @@
+// Where answers come from: a server, or the segments themselves, mapped by this process. Both say the same, byte for byte.
+
+import Answers
+import NIOHTTP1
+import ServerProtocol
+
+import Glibc
+
+/// Answers the questions of all commands. What it returns is what is printed.
+protocol AnswerSource {
+  func processes(json: Bool) throws(Failure) -> [UInt8]
+  func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8]
+  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8]
+  /// The answers to all addresses, in their order. Throws also where there is none, if the process can't be asked about.
+  func answers(of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool) throws(Failure) -> [UInt8]
+}
+
+/// Maps the segments.
+final class DirectSource: AnswerSource {
+  private var view: ProcessView?
+
+  func processes(json: Bool) throws(Failure) -> [UInt8] {
+    let list = ProcessList()
+    return Array((json ? list.json + "\n" : list.text).utf8)
+  }
+
+  func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8] {
+    let summary = try failing { () throws(AnswerError) in try view(of: pid).summary() }
+    return Array((json ? summary.json + "\n" : summary.text).utf8)
+  }
+
+  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8] {
+    let table = try failing { () throws(AnswerError) in try view(of: pid).top(limit: limit) }
+    return Array((json ? table.json + "\n" : table.text).utf8)
+  }
+
+  func answers(
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool
+  ) throws(Failure) -> [UInt8] {
+    try failing { () throws(AnswerError) in
+      let view = try view(of: pid)
+      var list = AnswerList(form: form, capacity: addresses.count * 256)
+      var inquiry = Inquiry(view)
+      for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+      try view.checkIntact()
+      return list.take()
+    }
+  }
+
+  /// A command asks about one process; the segment stays open between its pieces as long as it is the right one.
+  private func view(of pid: Int32) throws(AnswerError) -> ProcessView {
+    if let view, view.processID == pid, view.isProcessAlive { return view }
+    let view = try ProcessView(pid: pid)
+    self.view = view
+    return view
+  }
+}
+
+/// Asks a server.
+final class ServerSource: AnswerSource {
+  private let connection: ServerConnection
+
+  init(_ connection: ServerConnection) { self.connection = connection }
+
+  func processes(json: Bool) throws(Failure) -> [UInt8] { try get("/v1/processes", json: json) }
+
+  func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
+
+  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8] {
+    try get("/v1/processes/\(pid)/top?limit=\(limit)", json: json)
+  }
+
+  func answers(
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool
+  ) throws(Failure) -> [UInt8] {
+    var list = ByteWriter(capacity: addresses.count * 16)
+    for address in addresses {
+      list.append(address: address)
+      list.append("\n")
+    }
+    let accept = form == .text ? "text/plain" : "application/x-ndjson"
+    return try send(.POST, "/v1/processes/\(pid)/query?stacks=\(stacks)", accept, list.take())
+  }
+
+  private func get(_ uri: String, json: Bool) throws(Failure) -> [UInt8] {
+    try send(.GET, uri, json ? "application/json" : "text/plain", [])
+  }
+
+  private func send(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws(Failure) -> [UInt8] {
+    let response = try connection.send(method, uri, accept: accept, body: body)
+    if response.status == 200 { return response.body }
+    let text = String(decoding: response.body, as: UTF8.self)
+    throw Failure(
+      status: response.status == 400 ? Status.usage : Status.notAnswered,
+      message: ErrorBody.message(text)
+        ?? "the server answered with status \(response.status) — see its log, or use --direct")
+  }
+}

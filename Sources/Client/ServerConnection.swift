@@ -1,0 +1,158 @@
+// A connection to allocsd, kept between requests: HTTP/1.1 on a Unix socket, one request at a time.
+
+import Answers
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+import ServerProtocol
+
+import Glibc
+
+/// Talks to one server. Not thread-safe. Makes system threads, so nothing that forks or execs comes after it.
+final class ServerConnection {
+  struct Response {
+    var status: UInt
+    var body: [UInt8]
+  }
+
+  private let path: String
+  private let requireTrust: Bool
+  private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+  private var channel: any Channel
+  /// Whether the connection has answered before: then the server may have closed it for idleness since.
+  private var isUsed = false
+
+  /// Connects to the server at `path`. With `requireTrust`, the server must run as root or as the caller: anybody may
+  /// put a socket into a directory that all users share, and a false server could tell false answers.
+  init(path: String, requireTrust: Bool) throws(SocketError) {
+    self.path = path
+    self.requireTrust = requireTrust
+    channel = try Self.connect(path, requireTrust, group)
+  }
+
+  private static func connect(
+    _ path: String, _ requireTrust: Bool, _ group: MultiThreadedEventLoopGroup
+  ) throws(SocketError) -> any Channel {
+    let socket = try UnixSocket.connected(to: path)
+    let server = try socket.peer()
+    guard !requireTrust || server.userID == 0 || server.userID == geteuid() else {
+      throw SocketError(
+        code: EPERM,
+        "the server at \(path) runs as user \(server.userID), neither root nor you — name it with --socket to trust it")
+    }
+    do {
+      return try ClientBootstrap(group: group)
+        .channelInitializer { channel in
+          channel.eventLoop.makeCompletedFuture {
+            try channel.pipeline.syncOperations.addHTTPClientHandlers()
+            try channel.pipeline.syncOperations.addHandler(Exchange())
+          }
+        }
+        .withConnectedSocket(socket.release()).wait()
+    } catch {
+      throw SocketError("cannot use the connection to the server at \(path): \(error) — try again, or use --direct")
+    }
+  }
+
+  /// The server's response, whatever its status.
+  func send(
+    _ method: HTTPMethod, _ uri: String, accept: String, body: [UInt8] = []
+  ) throws(Failure) -> Response {
+    do {
+      defer { isUsed = true }
+      do {
+        return try exchange(method, uri, accept, body)
+      } catch where isUsed {
+        // Every request only asks, so it may be sent twice.
+        channel = try Self.connect(path, requireTrust, group)
+        return try exchange(method, uri, accept, body)
+      }
+    } catch let error as SocketError {
+      throw Failure(status: Status.notAnswered, message: error.description)
+    } catch {
+      let why = (error as? Interrupted).map(\.description) ?? "\(error)"
+      throw Failure(
+        Status.notAnswered, "the server at \(path) broke off its answer: \(why)",
+        advice: "see its log; --direct does without it")
+    }
+  }
+
+  private func exchange(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws -> Response {
+    var head = HTTPRequestHead(version: .http1_1, method: method, uri: uri)
+    head.headers = ["Host": "localhost", "Accept": accept]
+    if method == .POST {
+      head.headers.add(name: "Content-Type", value: "text/plain")
+      head.headers.add(name: "Content-Length", value: "\(body.count)")
+    }
+    let promise = channel.eventLoop.makePromise(of: Response.self)
+    let request = Exchange.Request(head: head, body: ByteBuffer(bytes: body), promise: promise)
+    channel.writeAndFlush(request).cascadeFailure(to: promise)
+    return try promise.futureResult.wait()
+  }
+}
+
+/// What a connection that ended too early leaves.
+private struct Interrupted: Error, CustomStringConvertible {
+  /// What the server had sent so far.
+  var body: [UInt8]
+
+  /// A server that can't go on says why in its last line.
+  var description: String {
+    let last = body.split(separator: UInt8(ascii: "\n")).last.map { String(decoding: $0, as: UTF8.self) } ?? ""
+    return ErrorBody.message(last) ?? "the connection was closed"
+  }
+}
+
+/// Turns a request into its parts, and the parts of the response into one. One exchange at a time.
+private final class Exchange: ChannelDuplexHandler {
+  typealias InboundIn = HTTPClientResponsePart
+  typealias OutboundIn = Request
+  typealias OutboundOut = HTTPClientRequestPart
+
+  struct Request: Sendable {
+    var head: HTTPRequestHead
+    var body: ByteBuffer
+    var promise: EventLoopPromise<ServerConnection.Response>
+  }
+
+  private var pending: EventLoopPromise<ServerConnection.Response>?
+  private var status: UInt = 0
+  private var body: [UInt8] = []
+
+  func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+    let request = unwrapOutboundIn(data)
+    guard context.channel.isActive else {
+      promise?.fail(ChannelError.ioOnClosedChannel)
+      return
+    }
+    pending = request.promise
+    body = []
+    context.write(wrapOutboundOut(.head(request.head)), promise: nil)
+    if request.body.readableBytes > 0 { context.write(wrapOutboundOut(.body(.byteBuffer(request.body))), promise: nil) }
+    context.write(wrapOutboundOut(.end(nil)), promise: promise)
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch unwrapInboundIn(data) {
+    case .head(let head): status = head.status.code
+    case .body(let piece): body.append(contentsOf: piece.readableBytesView)
+    case .end:
+      pending?.succeed(ServerConnection.Response(status: status, body: body))
+      pending = nil
+      body = []
+    }
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    pending?.fail(Interrupted(body: body))
+    pending = nil
+    context.fireChannelInactive()
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    // The decoder reports a response that ends early before the channel does.
+    pending?.fail(body.isEmpty ? error : Interrupted(body: body))
+    pending = nil
+    context.close(promise: nil)
+  }
+}

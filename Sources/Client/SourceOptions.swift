@@ -1,0 +1,41 @@
+// Which source of answers a command uses: the options that say so, and what happens without them.
+
+import ArgumentParser
+import Answers
+import ServerProtocol
+
+import Glibc
+
+struct SourceOptions: ParsableArguments {
+  @Option(
+    help: .init("Ask the server at this socket, and no other way.", valueName: "path"), completion: .file())
+  var socket: String?
+
+  @Flag(help: "Read the segments directly, also if a server runs.")
+  var direct = false
+
+  func validate() throws {
+    if direct, socket != nil { throw ValidationError("--direct and --socket exclude each other: give one of them.") }
+  }
+
+  /// A server that was named must answer. Without a name, a server in one of the usual places is asked if one runs
+  /// there as root or as the caller; else the segments are read directly, as also where ALLOCS_DIR names a directory of
+  /// the caller's own, which a common server doesn't know.
+  func source() throws(Failure) -> any AnswerSource {
+    if direct { return DirectSource() }
+    if let socket {
+      do throws(SocketError) {
+        return ServerSource(try ServerConnection(path: socket, requireTrust: false))
+      } catch {
+        throw Failure(status: Status.notAnswered, message: error.description)
+      }
+    }
+    let named = SocketLocation.named(nil)
+    if named == nil, getenv("ALLOCS_DIR") != nil { return DirectSource() }
+    for path in named.map({ [$0] }) ?? SocketLocation.defaults {
+      guard let connection = try? ServerConnection(path: path, requireTrust: named == nil) else { continue }
+      return ServerSource(connection)
+    }
+    return DirectSource()
+  }
+}
