@@ -5,7 +5,8 @@ import Foundation
 struct Options {
   var quick = false
   var json = false
-  var write = false
+  /// Whether docs/benchmarks.md gets the table; a whole run writes it unless told otherwise.
+  var write: Bool?
   var heaptrack = true
   var usesProcessorTime = false
   var only: [String] = []
@@ -26,7 +27,8 @@ struct Options {
       --no-heaptrack   compare with the plain run only
       --cpu            compare processor time instead of elapsed time: for a busy machine
       --json           print one JSON object instead of the table
-      --write          put the table into docs/benchmarks.md
+      --write          put the table into docs/benchmarks.md, as a run of all benchmarks without --quick does
+      --no-write       leave that page as it is
 
     ALLOCS_AGENT=PATH   measure this agent instead of the one that was built
     """
@@ -44,6 +46,7 @@ struct Options {
       case "--quick": quick = true
       case "--json": json = true
       case "--write": write = true
+      case "--no-write": write = false
       case "--cpu": usesProcessorTime = true
       case "--no-heaptrack": heaptrack = false
       case "--only":
@@ -71,6 +74,8 @@ struct Options {
     }
     if agent == nil, FileManager.default.fileExists(atPath: built) { agent = built }
   }
+
+  var writesPage: Bool { write ?? (only.isEmpty && !quick) }
 
   var roundCount: Int { rounds ?? (quick ? 3 : 5) }
 }

@@ -76,7 +76,7 @@ private func figure(_ name: String, _ unit: String, _ times: [Double], bar: Bar?
 private func withServer<Result>(_ workshop: Workshop, body: (String) throws -> Result) throws -> Result {
   let socket = "\(workshop.scratch)/allocsd.sock"
   let command = Command(
-    program: "\(workshop.options.binaries)/allocsd",
+    program: "\(workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"],
     environment: ["ALLOCS_SOCKET": socket, "ALLOCS_DIR": workshop.segments])
   var server = try command.start()
   let result = Swift.Result {

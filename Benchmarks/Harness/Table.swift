@@ -33,6 +33,7 @@ enum Table {
       line += column("–", 14, right: true) + column("", 17)
     }
     if let bar = row.bar, let verdict = row.verdict { line += " \(limit(bar)) \(verdict)" }
+    while line.last == " " { line.removeLast() }
     if case .missing(let why) = row.value { line += "\n  (\(why))" }
     return line
   }

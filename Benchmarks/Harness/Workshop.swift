@@ -21,8 +21,18 @@ final class Workshop {
     binaries = "\(scratch)/bin"
     sources = "\(options.root)/Benchmarks/Programs"
     layoutHeaders = "\(options.root)/Sources/SharedLayout/include"
+    Self.removeLeftovers(in: root)
     try FileManager.default.createDirectory(atPath: segments, withIntermediateDirectories: true)
     try FileManager.default.createDirectory(atPath: binaries, withIntermediateDirectories: true)
+  }
+
+  /// A run that was interrupted leaves its directory behind.
+  private static func removeLeftovers(in root: String) {
+    for name in (try? FileManager.default.contentsOfDirectory(atPath: root)) ?? [] where name.hasPrefix("allocs-bench.")
+    {
+      guard let pid = pid_t(name.dropFirst("allocs-bench.".count)), kill(pid, 0) != 0, errno == ESRCH else { continue }
+      try? FileManager.default.removeItem(atPath: "\(root)/\(name)")
+    }
   }
 
   deinit { try? FileManager.default.removeItem(atPath: scratch) }
@@ -71,6 +81,7 @@ final class Workshop {
     case .agent:
       command.environment["LD_PRELOAD"] = options.agent
       command.environment["ALLOCS_DIR"] = segments
+      command.environment["ALLOCS_STACKS"] = "site"
     case .heaptrack:
       command.environment["LD_PRELOAD"] = Self.heaptrackLibrary
       command.environment["DUMP_HEAPTRACK_OUTPUT"] = recording

@@ -23,7 +23,7 @@ func run() throws {
     }
   }
   say(options.json ? try report.json() : "\n" + report.summary)
-  if options.write { try report.write() }
+  if options.writesPage { try report.write() }
 }
 
 /// Writes a line at once, so that each row is seen when it is measured, in a pipe as well.
