@@ -66,7 +66,11 @@ extension EndToEnd {
     }
 
     @Test("every block of a million random operations is in the index, and nothing else", arguments: Allocator.allCases)
-    func random(allocator: Allocator) throws { _ = try run(allocator: allocator) }
+    func random(allocator: Allocator) throws {
+      let said = try run(allocator: allocator)
+      // The other two misalign some blocks on their own, which the battery compares.
+      if allocator == .glibc || allocator == .tcmalloc { #expect(said.contains("misaligned 0")) }
+    }
 
     @Test("the same with jemalloc linked into the program")
     func linked() throws { _ = try run(allocator: .jemalloc, linked: true, checkpoints: 2, seed: 2) }

@@ -45,7 +45,7 @@ struct Comparison {
   func differences(in segment: borrowing Segment) -> Differences {
     var differences = Differences()
     let found = segment.allAllocations()
-    compareBlocks(found, &differences)
+    compareBlocks(found, in: segment, &differences)
     compareOrigins(found, in: segment, &differences)
     compareLookups(found, in: segment, &differences)
     if segment.isBroken { differences.add("the segment is broken") }
@@ -53,7 +53,7 @@ struct Comparison {
   }
 
   /// The index's list is the record and the baseline: base and size of each, no more and no less.
-  private func compareBlocks(_ found: [Allocation], _ differences: inout Differences) {
+  private func compareBlocks(_ found: [Allocation], in segment: borrowing Segment, _ differences: inout Differences) {
     for (one, next) in zip(found, found.dropFirst()) where one.base + max(one.size, 1) > next.base {
       differences.add("\(words(one)) and \(words(next)) overlap")
     }
@@ -65,15 +65,23 @@ struct Comparison {
     }
     for allocation in found {
       guard let size = expected.removeValue(forKey: allocation.base) else {
-        if isComplete { differences.add("\(words(allocation)) is in the index, but no live block") }
+        if isComplete {
+          let context = segment.context(allocation.context)
+          let pc = context.map { segment.stack(ofNode: $0.node).addresses.first ?? 0 } ?? 0
+          let module = segment.module(containing: pc, at: allocation.ticks)
+          differences.add(
+            "\(words(allocation)) is in the index, but no live block; it is from \(context?.function ?? "nothing"),"
+              + " called at \(hex(pc &- (module?.bias ?? 0))) of \(module?.path ?? "no module")")
+        }
         continue
       }
       if size != allocation.size { differences.add("\(hex(allocation.base)) has size \(allocation.size), not \(size)") }
     }
-    let own = Set(record.blocks.map(\.base))
-    for (base, size) in expected where isComplete || own.contains(base) {
-      differences.add("\(hex(base))+\(size) is not in the index")
+    for block in record.blocks where expected.removeValue(forKey: block.base) != nil {
+      let function = record.sites[block.site]?.function ?? "site \(block.site)"
+      differences.add("\(hex(block.base))+\(block.size) from \(function) is not in the index")
     }
+    for (base, size) in expected where isComplete { differences.add("the libraries' \(hex(base))+\(size) is not in the index") }
   }
 
   /// Function, call site, thread, allocator, alignment and time of each block.

@@ -57,6 +57,6 @@ extension Segment {
     return counters.filter { names.contains($0.name) && $0.value != 0 }.map { "\($0.name) \($0.value)" }
   }
 
-  /// Allocations less frees, over all threads that ever were; nil if threads were dropped from the history.
-  var balance: Int64 { threads.reduce(0) { $0 + Int64($1.allocations) - Int64($1.frees) } }
+  /// Allocations less frees over all threads that the index remembers.
+  var balance: Int64 { (threads + formerThreads).reduce(0) { $0 + Int64($1.allocations) - Int64($1.frees) } }
 }
