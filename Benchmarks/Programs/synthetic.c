@@ -82,10 +82,8 @@ int main(int argc, char **argv) {
   header.sections[ALLOCS_SECTION_DIRECTORY] = section(4, ALLOCS_REGION_COUNT, ALLOCS_REGION_COUNT);
   header.sections[ALLOCS_SECTION_ARENAS] = section(ALLOCS_ARENA_STRIDE, 2, 2);
   header.file_size = end;
-  header.clock.tick_shift = ALLOCS_TICK_SHIFT;
-  header.clock.first.counter = header.clock.latest.counter = allocs_counter();
-  header.clock.first.monotonic_ns = header.clock.latest.monotonic_ns = (uint64_t)nanoseconds(CLOCK_MONOTONIC);
-  header.clock.first_realtime_ns = (uint64_t)nanoseconds(CLOCK_REALTIME);
+  header.clock.monotonic_ns = (uint64_t)nanoseconds(CLOCK_MONOTONIC);
+  header.clock.realtime_ns = (uint64_t)nanoseconds(CLOCK_REALTIME);
   if (ftruncate(file, (off_t)end) != 0) return 1;
   allocation(&header, 0, base, size);
   allocation(&header, 1, (base + size + ALLOCS_REGION_SIZE) & ~(ALLOCS_REGION_SIZE - 1), 24);

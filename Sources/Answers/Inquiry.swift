@@ -120,7 +120,7 @@ public struct Inquiry: ~Copyable {
         }
       }
     }
-    if let age = clock.age(ofTicks: allocation.ticks) { writer.append(age: age) }
+    writer.append(age: clock.age(ofTicks: allocation.ticks))
     if let previous = lookup.previous {
       writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
     }

@@ -128,8 +128,9 @@ struct OriginCache {
   /// The thread with its name as of now: the kernel's, if the thread still runs, else the recorded one.
   func holder(of identity: ThreadIdentity) -> Holder {
     var name = identity.name
-    if identity.state == .live, let running = clock.age(ofTicks: identity.startTicks),
-      let present = surroundings.name(ofThread: identity.id, runningFor: running)
+    if identity.state == .live,
+      let present = surroundings.name(
+        ofThread: identity.id, runningFor: clock.age(ofTicks: identity.startTicks))
     {
       name = present
     }

@@ -20,7 +20,6 @@ struct Geometry: Sendable {
   let userID: UInt32
   let command: [String]
   let hasFullStacks: Bool
-  let tickShift: UInt32
   let modules: SectionPlace
   let strings: SectionPlace
   let threads: SectionPlace
@@ -86,10 +85,6 @@ struct Geometry: Sendable {
     guard header.command_size <= ALLOCS_COMMAND_SIZE else {
       throw damaged("its header says that the command has \(header.command_size) bytes")
     }
-    // A tick is `shift` bits of a 64-bit counter dropped, and 31 of the rest kept.
-    guard header.clock.tick_shift <= 64 - ALLOCS_TICK_BITS else {
-      throw damaged("its header says that a tick is 2^\(header.clock.tick_shift) cycles")
-    }
     let table = withUnsafeBytes(of: header.sections) { Array($0.bindMemory(to: allocs_section.self)) }
     var ranges: [Range<UInt64>] = []
     func place(
@@ -137,7 +132,6 @@ struct Geometry: Sendable {
     startTime = header.start_time
     userID = header.uid
     hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
-    tickShift = header.clock.tick_shift
     command = withUnsafeBytes(of: header.command) { bytes in
       var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }

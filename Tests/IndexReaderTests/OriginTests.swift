@@ -210,89 +210,69 @@ struct ThreadTests {
 
 @Suite("Time")
 struct TimeTests {
-  private func ticks(_ counter: UInt64) -> UInt32 { allocs_ticks_of_counter(counter) }
+  private let second: UInt64 = 1_000_000_000
+
+  private func ticks(_ nanoseconds: UInt64) -> UInt32 { allocs_ticks(nanoseconds / second, nanoseconds % second) }
 
   @Test("in a running process, an age is the time since then by this machine's clock")
   func live() throws {
     let start = try #require(ownStartTime())
     let synthetic = SyntheticSegment(startTime: start)
-    // As if the agent had started a second ago.
-    let cyclesPerSecond = measuredRate()
-    synthetic.header.pointee.clock.first.counter -= UInt64(cyclesPerSecond)
-    synthetic.header.pointee.clock.first.monotonic_ns -= 1_000_000_000
-    synthetic.header.pointee.clock.first_realtime_ns -= 1_000_000_000
-    let then = allocs_counter() - UInt64(cyclesPerSecond / 2)
+    // As if the agent had started two seconds ago.
+    let now = SyntheticSegment.nanoseconds(CLOCK_MONOTONIC)
+    synthetic.header.pointee.clock.monotonic_ns = now - 2 * second
+    synthetic.header.pointee.clock.realtime_ns = 1_700_000_000 * second
     let segment = try Segment(path: synthetic.path)
     #expect(segment.isProcessAlive == true)
     let clock = segment.clock()
-    let age = try #require(clock.age(ofTicks: ticks(then)))
-    // The wall clock may step between the two readings only if someone sets it; the two ages come from one moment.
-    #expect(age >= 0.45 && age <= clock.uptime)
-    let wall = try #require(clock.wallTime(ofTicks: ticks(then)))
-    let first = Double(synthetic.header.pointee.clock.first_realtime_ns) / 1e9
-    #expect(wall > first + 0.4 && wall < first + 0.6)
-    #expect(clock.age(ofTicks: ticks(allocs_counter() + UInt64(cyclesPerSecond))) == 0)
+    let age = clock.age(ofTicks: ticks(now - second))
+    // A tick is 1/64 s; the rest is the time that this test has taken.
+    #expect(age >= 1 - 2 / 64 && age <= clock.uptime)
+    #expect(abs(clock.wallTime(ofTicks: ticks(now - second)) - 1_700_000_001) < 0.05)
+    #expect(clock.age(ofTicks: ticks(now + 100 * second)) == 0)
   }
 
-  @Test("in a dead process, the rate is that between its first and its latest moment, of whatever machine")
+  @Test("in a dead process, an age is the time since then by the wall clock, of whatever machine")
   func dead() throws {
     let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    let shift = UInt64(ALLOCS_TICK_SHIFT)
-    let first = allocs_clock_point(counter: 1000 << shift, monotonic_ns: 10_000_000_000)
-    // A hundred ticks a second.
-    let latest = allocs_clock_point(counter: 2000 << shift, monotonic_ns: 20_000_000_000)
-    synthetic.header.pointee.clock.first = first
-    synthetic.header.pointee.clock.latest = latest
-    synthetic.header.pointee.clock.first_realtime_ns = 1_700_000_000_000_000_000
+    synthetic.header.pointee.clock = allocs_clock_start(
+      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
     let segment = try Segment(path: synthetic.path)
     #expect(segment.isProcessAlive == false)
     let clock = segment.clock()
-    #expect(clock.wallTime(ofTicks: 1000) == 1_700_000_000)
-    #expect(clock.wallTime(ofTicks: 1500) == 1_700_000_005)
-    #expect(clock.wallTime(ofTicks: 3000) == 1_700_000_020)
-    let older = try #require(clock.age(ofTicks: 1000))
-    let younger = try #require(clock.age(ofTicks: 1500))
+    #expect(clock.wallTime(ofTicks: 640) == 1_700_000_000)
+    #expect(clock.wallTime(ofTicks: 640 + 320) == 1_700_000_005)
+    let older = clock.age(ofTicks: 640)
+    let younger = clock.age(ofTicks: 640 + 320)
     #expect(older - younger > 4.999 && older - younger < 5.001)
-    // Until now, by the wall clock that the two machines share; a minute for a clock that is being set.
-    let sinceFirst = Double(SyntheticSegment.nanoseconds(CLOCK_REALTIME)) / 1e9 - 1_700_000_000
-    #expect(abs(older - sinceFirst) < 60)
+    // A minute for a clock that is being set.
+    let sinceStart = Double(SyntheticSegment.nanoseconds(CLOCK_REALTIME)) / 1e9 - 1_700_000_000
+    #expect(abs(older - sinceStart) < 60)
+  }
+
+  @Test("a tick from just before the start, as a coarse clock gives it, is the start")
+  func coarse() throws {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    synthetic.header.pointee.clock = allocs_clock_start(
+      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    let segment = try Segment(path: synthetic.path)
+    #expect(segment.clock().wallTime(ofTicks: 639) == 1_700_000_000)
   }
 
   @Test("ticks count on across the wrap of 31 bits, and the last of several candidates is meant")
   func wrap() throws {
     let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    let shift = UInt64(ALLOCS_TICK_SHIFT)
     let wrap: UInt64 = 1 << 31
-    let nearWrap = allocs_clock_point(counter: (wrap - 100) << shift, monotonic_ns: 0)
-    synthetic.header.pointee.clock.first = nearWrap
-    synthetic.header.pointee.clock.first_realtime_ns = 1_000_000_000_000
-    synthetic.header.pointee.clock.latest = allocs_clock_point(
-      counter: (wrap + 900) << shift, monotonic_ns: 10_000_000_000)
+    let now = SyntheticSegment.nanoseconds(CLOCK_REALTIME) / second
+    // Started a hundred ticks before the wrap, a minute ago.
+    synthetic.header.pointee.clock = allocs_clock_start(
+      monotonic_ns: (wrap - 128) / 64 * second, realtime_ns: (now - 60) * second)
     let segment = try Segment(path: synthetic.path)
-    #expect(segment.clock().wallTime(ofTicks: 0) == 1001)
-    #expect(segment.clock().wallTime(ofTicks: 900) == 1010)
-    // Now a process that ran for more than a wrap.
-    synthetic.header.pointee.clock.latest = allocs_clock_point(
-      counter: (2 * wrap + 900) << shift, monotonic_ns: (wrap + 1000) * 10_000_000)
-    #expect(segment.clock().wallTime(ofTicks: 0) == 1000 + Double(wrap + 100) / 100)
-  }
-
-  @Test("without two moments that differ, nothing is guessed")
-  func unknown() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    let point = allocs_clock_point(counter: .max - 5, monotonic_ns: .max - 5)
-    synthetic.header.pointee.clock.first = point
-    synthetic.header.pointee.clock.latest = point
-    let segment = try Segment(path: synthetic.path)
-    #expect(segment.age(ofTicks: 5) == nil)
-    #expect(segment.clock().wallTime(ofTicks: 5) == nil)
-  }
-
-  private func measuredRate() -> Double {
-    let first = SyntheticSegment.clockPoint()
-    usleep(20_000)
-    let second = SyntheticSegment.clockPoint()
-    return Double(second.counter - first.counter) / Double(second.monotonic_ns - first.monotonic_ns) * 1e9
+    #expect(segment.clock().wallTime(ofTicks: 0) == Double(now - 58))
+    #expect(segment.clock().wallTime(ofTicks: 640) == Double(now - 48))
+    // Started so long ago that the same bits have come again.
+    synthetic.header.pointee.clock.realtime_ns = (now - wrap / 64 - 60) * second
+    #expect(segment.clock().wallTime(ofTicks: 0) == Double(now - 58))
   }
 }
 

@@ -70,11 +70,8 @@ final class SyntheticSegment: @unchecked Sendable {
     header.pointee.uid = getuid()
     header.pointee.start_time = startTime
     header.pointee.state = ALLOCS_STATE_LIVE.rawValue
-    header.pointee.clock.tick_shift = ALLOCS_TICK_SHIFT
-    let now = Self.clockPoint()
-    header.pointee.clock.first = now
-    header.pointee.clock.latest = now
-    header.pointee.clock.first_realtime_ns = Self.nanoseconds(CLOCK_REALTIME)
+    header.pointee.clock = allocs_clock_start(
+      monotonic_ns: Self.nanoseconds(CLOCK_MONOTONIC), realtime_ns: Self.nanoseconds(CLOCK_REALTIME))
     for (index, section) in sections.enumerated() { self.section(index).pointee = section }
     let text = Array(command.joined(separator: "\0").utf8) + [0]
     header.pointee.command_size = UInt32(text.count)
@@ -89,10 +86,6 @@ final class SyntheticSegment: @unchecked Sendable {
 
   /// tmpfs if there is one: only there does reading a hole leave a trace.
   static let temporaryDirectory: String = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
-
-  static func clockPoint() -> allocs_clock_point {
-    allocs_clock_point(counter: allocs_counter(), monotonic_ns: nanoseconds(CLOCK_MONOTONIC))
-  }
 
   static func nanoseconds(_ clock: clockid_t) -> UInt64 {
     var time = timespec()

@@ -158,14 +158,31 @@ struct ContextTests {
 
 @Suite("Ticks")
 struct TickTests {
-  @Test("ticks are the counter's bits above the shift, 31 of them")
-  func counter() {
-    let shift = UInt64(ALLOCS_TICK_SHIFT)
-    #expect(allocs_ticks_of_counter(0) == 0)
-    #expect(allocs_ticks_of_counter((1 << shift) - 1) == 0)
-    #expect(allocs_ticks_of_counter(1 << shift) == 1)
-    #expect(allocs_ticks_of_counter(UInt64(ALLOCS_TICK_MASK) << shift) == ALLOCS_TICK_MASK)
-    #expect(allocs_ticks_of_counter(1 << (shift + 31)) == 0)
+  @Test("a second is 64 ticks, and 31 bits of them are kept")
+  func seconds() {
+    #expect(allocs_ticks(0, 0) == 0)
+    #expect(allocs_ticks(1, 0) == 64)
+    #expect(allocs_ticks(0, 500_000_000) == 31)
+    #expect(allocs_ticks(0, 999_999_999) == 63)
+    let secondsOfWrap = UInt64(1) << 25
+    #expect(allocs_ticks(secondsOfWrap - 1, 999_999_999) == ALLOCS_TICK_MASK)
+    #expect(allocs_ticks(secondsOfWrap, 0) == 0)
+  }
+
+  @Test("ticks never go back within a second")
+  func order() {
+    let step: UInt64 = 999_983
+    for nanoseconds in stride(from: step, to: 1_000_000_000, by: Int(step)) {
+      #expect(allocs_ticks(5, nanoseconds) >= allocs_ticks(5, nanoseconds - step))
+    }
+  }
+
+  @Test("a tick up to a minute ahead is a moment ago")
+  func ahead() {
+    #expect(allocs_age_ticks(10, 10) == 0)
+    #expect(allocs_age_ticks(10, 74) == 64)
+    #expect(allocs_age_ticks(74, 10) == 0)
+    #expect(allocs_age_ticks(10, ALLOCS_TICK_MASK / 2) == ALLOCS_TICK_MASK / 2 - 10)
   }
 
   @Test("differences hold across the wrap")
@@ -175,12 +192,6 @@ struct TickTests {
     #expect(allocs_ticks_between(ALLOCS_TICK_MASK, 0) == 1)
     #expect(allocs_ticks_between(ALLOCS_TICK_MASK - 1, 2) == 4)
     #expect(allocs_ticks_between(0, ALLOCS_TICK_MASK) == ALLOCS_TICK_MASK)
-  }
-
-  @Test("the counter goes forward")
-  func forward() {
-    let first = allocs_counter()
-    #expect(allocs_counter() > first)
   }
 }
 

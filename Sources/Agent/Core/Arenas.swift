@@ -26,7 +26,7 @@ enum Arenas {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return nil }
     if shared.pointee.out_of_memory != 0 {
       // Once a second, not at each allocation.
-      guard allocs_ticks_between(shared.pointee.retry_ticks, allocs_ticks_now()) > 64 else {
+      guard allocs_ticks_between(shared.pointee.retry_ticks, allocs_now()) > ALLOCS_TICKS_PER_SECOND else {
         Index.count(ALLOCS_COUNTER_NO_MEMORY)
         return nil
       }
@@ -42,7 +42,7 @@ enum Arenas {
   }
 
   private static func outOfMemory(_ shared: UnsafeMutablePointer<allocs_shared>) {
-    shared.pointee.retry_ticks = allocs_ticks_now()
+    shared.pointee.retry_ticks = allocs_now()
     shared.pointee.out_of_memory = 1
     Index.count(ALLOCS_COUNTER_NO_MEMORY)
   }
@@ -83,7 +83,6 @@ enum Arenas {
     mapped.assumingMemoryBound(to: allocs_arena.self).pointee.region = UInt64(region)
     allocs_store_release_u64(&section.pointee.used, number + 1)
     publish(header, region, UInt32(truncatingIfNeeded: number))
-    Clock.refresh(header)
     let arena = mapped.assumingMemoryBound(to: UInt8.self)
     regions[region] = arena
     return arena
@@ -184,24 +183,5 @@ enum Arenas {
   @inline(__always)
   private static func setBit(_ words: UnsafeMutablePointer<UInt64>, _ bit: Int) {
     _ = allocs_fetch_or_u64(words + bit / 64, 1 << UInt64(bit % 64))
-  }
-}
-
-// MARK: the clock's second point
-
-enum Clock {
-  /// Takes the calibration's second point anew, at most once a second, so that the counter's rate can be known later.
-  /// The caller holds the lock.
-  static func refresh(_ header: UnsafeMutablePointer<allocs_header>, force: Bool = false) {
-    let clock = withUnsafeMutablePointer(to: &header.pointee.clock) { $0 }
-    let now = allocs_counter()
-    let elapsed = allocs_ticks_between(allocs_ticks_of_counter(clock.pointee.latest.counter), allocs_ticks_of_counter(now))
-    guard force || elapsed > 64 else { return }
-    let sequence = clock.pointee.sequence
-    allocs_store_relaxed_u32(&clock.pointee.sequence, sequence &+ 1)
-    allocs_fence_release()
-    clock.pointee.latest.counter = now
-    clock.pointee.latest.monotonic_ns = System.nanoseconds(.monotonic)
-    allocs_store_release_u32(&clock.pointee.sequence, sequence &+ 2)
   }
 }

@@ -23,7 +23,7 @@ enum Index {
   static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) {
     guard let arena = arenaForWriting(regions, base) else { return }
     let slot = slot(arena, base)
-    let ticks = allocs_ticks_now()
+    let ticks = allocs_now()
     let granule = allocs_granule_of_address(UInt64(base))
     if size < UInt(ALLOCS_SMALL_SIZE_LIMIT) {
       allocs_store_release_u64(slot, allocs_slot_small(granule, UInt64(size), context, ticks))

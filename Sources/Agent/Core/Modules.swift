@@ -77,7 +77,7 @@ enum Modules {
   }
 
   private static func unload(_ module: UnsafeMutablePointer<allocs_module>) {
-    module.pointee.unload_ticks = allocs_ticks_now()
+    module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
   }
 
@@ -124,7 +124,7 @@ enum Modules {
     module.pointee.start = start
     module.pointee.end = end
     module.pointee.bias = UInt64(map.pointee.l_addr)
-    module.pointee.load_ticks = allocs_ticks_now()
+    module.pointee.load_ticks = allocs_now()
     module.pointee.state = ALLOCS_MODULE_LOADED.rawValue
     if allocs_is_own_module(map) { module.pointee.flags |= ALLOCS_MODULE_AGENT.rawValue }
     readBuildID(module)

@@ -177,11 +177,8 @@ enum Segment {
     header.pointee.uid = System.userID
     header.pointee.start_time = startTime
     header.pointee.state = ALLOCS_STATE_LIVE.rawValue
-    header.pointee.clock.tick_shift = UInt32(ALLOCS_TICK_SHIFT)
-    header.pointee.clock.first.counter = allocs_counter()
-    header.pointee.clock.first.monotonic_ns = System.nanoseconds(.monotonic)
-    header.pointee.clock.first_realtime_ns = System.nanoseconds(.realtime)
-    header.pointee.clock.latest = header.pointee.clock.first
+    header.pointee.clock.monotonic_ns = System.nanoseconds(.monotonic)
+    header.pointee.clock.realtime_ns = System.nanoseconds(.realtime)
     withUnsafeMutablePointer(to: &header.pointee.command) {
       let bytes = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self)
       let size = Process.readFile("/proc/self/cmdline", bytes, Int(ALLOCS_COMMAND_SIZE))
@@ -192,73 +189,5 @@ enum Segment {
   /// Opens the segment to readers.
   static func publish(_ header: UnsafeMutablePointer<allocs_header>) {
     allocs_store_release_u64(&header.pointee.magic, UInt64(ALLOCS_MAGIC))
-  }
-}
-
-// MARK: what the process is
-
-enum Process {
-  /// Up to `capacity` bytes of the file, or a negated error number.
-  static func readFile(_ path: StaticString, _ buffer: UnsafeMutablePointer<UInt8>, _ capacity: Int) -> Int {
-    let descriptor = System.open(
-      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
-    guard descriptor >= 0 else { return descriptor }
-    var size = 0
-    while size < capacity {
-      let count = System.read(descriptor, buffer + size, capacity - size)
-      if count <= 0 { break }
-      size += count
-    }
-    System.close(descriptor)
-    return size
-  }
-
-  /// Field 22 of /proc/self/stat: clock ticks since boot; 0 if it cannot be read.
-  static var startTime: UInt64 {
-    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
-      guard let bytes = buffer.baseAddress else { return 0 }
-      let size = readFile("/proc/self/stat", bytes, 1024)
-      guard size > 0, var index = (0..<size).last(where: { bytes[$0] == UInt8(ascii: ")") }) else { return 0 }
-      // The name, field 2, may hold anything; field 3 follows its last parenthesis.
-      var field = 2
-      var value: UInt64 = 0
-      index += 1
-      while index < size {
-        let byte = bytes[index]
-        if byte == UInt8(ascii: " ") {
-          if field == 22 { return value }
-          field += 1
-          value = 0
-        } else if byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") {
-          value = value &* 10 &+ UInt64(byte - UInt8(ascii: "0"))
-        }
-        index += 1
-      }
-      return 0
-    }
-  }
-}
-
-// MARK: text without allocation
-
-/// Up to 255 bytes of text, zero terminated; what does not fit is left out.
-struct Text {
-  private var bytes = InlineArray<256, UInt8>(repeating: 0)
-  private(set) var count = 0
-
-  mutating func append(byte: UInt8) {
-    guard count < 255 else { return }
-    bytes[count] = byte
-    count += 1
-  }
-  mutating func append(_ text: StaticString) {
-    for index in 0..<text.utf8CodeUnitCount { append(byte: text.utf8Start[index]) }
-  }
-  mutating func append(_ number: UInt64) {
-    if number >= 10 { append(number / 10) }
-    append(byte: UInt8(ascii: "0") + UInt8(number % 10))
-  }
-  func withCString<Result>(_ body: (UnsafePointer<CChar>) -> Result) -> Result {
-    withUnsafePointer(to: bytes) { body(UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
   }
 }

@@ -44,6 +44,7 @@ enum Start {
 
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
     let settings = Settings()
+    Clock.find(process)
     process.pointee.verbose = settings.isVerbose ? 1 : 0
     let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
     let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
@@ -127,13 +128,8 @@ enum Start {
 
   /// The agent's destructor. Not run by _exit or a signal: then a reader sees that the process is gone.
   static func destructed() {
-    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
-    let own = allocs_enter()
-    locked(shared) {
-      Clock.refresh(header, force: true)
-      allocs_store_release_u32(&header.pointee.state, ALLOCS_STATE_EXITED.rawValue)
-    }
-    if let own { allocs_leave(own) }
+    guard let header = allocs_process().pointee.shared?.pointee.header else { return }
+    allocs_store_release_u32(&header.pointee.state, ALLOCS_STATE_EXITED.rawValue)
   }
 
   /// In a child of fork. What leads to the parent's segment has been wiped. Only a hook that was under way when its

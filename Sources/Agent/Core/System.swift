@@ -6,7 +6,6 @@
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its end       prctl
-//   the end       clock_gettime
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
 import AgentMachine
@@ -160,6 +159,7 @@ enum System {
   enum Clock: Int {
     case realtime = 0
     case monotonic = 1
+    case monotonicCoarse = 6
   }
   static func nanoseconds(_ clock: Clock) -> UInt64 {
     var time: (seconds: Int, nanoseconds: Int) = (0, 0)

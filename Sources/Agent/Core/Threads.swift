@@ -40,7 +40,7 @@ enum Threads {
   ) -> Thread? {
     guard let oldest = shared.pointee.ended_first,
       let entry = oldest.pointee.entry,
-      entry.pointee.identity.end_ticks != allocs_ticks_now(),
+      entry.pointee.identity.end_ticks != allocs_now(),
       oldest.pointee.tid == tid || System.hasEnded(oldest.pointee.tid, of: header.pointee.pid)
     else { return nil }
     shared.pointee.ended_first = oldest.pointee.next
@@ -117,7 +117,7 @@ enum Threads {
     change(thread.pointee.entry) { entry in
       entry.pointee.state = ALLOCS_THREAD_LIVE.rawValue
       entry.pointee.identity.tid = tid
-      entry.pointee.identity.start_ticks = allocs_ticks_now()
+      entry.pointee.identity.start_ticks = allocs_now()
       entry.pointee.identity.end_ticks = 0
       entry.pointee.identity.slot = thread.pointee.slot
       entry.pointee.identity.allocations = 0
@@ -126,7 +126,6 @@ enum Threads {
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
-    Clock.refresh(header)
   }
 
   /// Moves the former holder of `slot` to the history.
@@ -183,7 +182,7 @@ enum Threads {
     guard let shared = allocs_process().pointee.shared else { return }
     change(thread.pointee.entry) { entry in
       entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
-      entry.pointee.identity.end_ticks = allocs_ticks_now()
+      entry.pointee.identity.end_ticks = allocs_now()
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     locked(shared) {

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "allocs_agent.h"
 
+#include <time.h>
 #include <unistd.h>
 
 __thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_block *allocs_self;
@@ -37,4 +38,10 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   *end = (uint64_t)(uintptr_t)found.dlfo_map_end;
   *map = found.dlfo_link_map;
   return true;
+}
+
+uint32_t allocs_ticks_by_call(void) {
+  struct timespec now;
+  if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
+  return allocs_ticks((uint64_t)now.tv_sec, (uint64_t)now.tv_nsec);
 }

@@ -1,7 +1,8 @@
-// Time as the segment keeps it: ticks, the processor's invariant counter shifted right so that 31 bits last for months.
+// Time as the segment keeps it: ticks, 1/64 s of CLOCK_MONOTONIC, of which 31 bits are kept (they last 388 days).
 //
-// On x86-64 the counter is the TSC and a tick is 2^25 cycles (14.6 ms at 2.3 GHz; 31 bits wrap after about a year).
-// Ticks are compared modulo 2^31: an age is (now - then) & ALLOCS_TICK_MASK, right for anything younger than one wrap.
+// The agent reads the coarse clock, as the kernel left it at its last timer interrupt, so a tick is known to within a few
+// milliseconds. Ticks are compared modulo 2^31: an age is allocs_ticks_between(then, now), right for anything younger
+// than one wrap. The clock is the machine's, not the process's: readers on the same boot read the same one.
 
 #ifndef ALLOCS_CLOCK_H
 #define ALLOCS_CLOCK_H
@@ -10,44 +11,28 @@
 
 #define ALLOCS_TICK_BITS 31u
 #define ALLOCS_TICK_MASK 0x7FFFFFFFu
+#define ALLOCS_TICKS_PER_SECOND 64u
 
-#if defined(__x86_64__)
-#define ALLOCS_TICK_SHIFT 25u
-static inline uint64_t allocs_counter(void) { return __builtin_ia32_rdtsc(); }
-#elif defined(__aarch64__)
-// The generic timer runs at 25 MHz to 1 GHz; 2^20 of its cycles are 1 to 42 ms.
-#define ALLOCS_TICK_SHIFT 20u
-static inline uint64_t allocs_counter(void) {
-  uint64_t value;
-  __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
-  return value;
+// `nanoseconds` below 10^9: 274 / 2^32 is the largest such multiple of a nanosecond that gives at most 63 ticks.
+static inline uint32_t allocs_ticks(uint64_t seconds, uint64_t nanoseconds) {
+  return (uint32_t)(seconds * ALLOCS_TICKS_PER_SECOND + (nanoseconds * 274 >> 32)) & ALLOCS_TICK_MASK;
 }
-#else
-#error "allocs knows the counters of x86-64 and aarch64"
-#endif
-
-static inline uint32_t allocs_ticks_of_counter(uint64_t counter) { return (uint32_t)(counter >> ALLOCS_TICK_SHIFT) & ALLOCS_TICK_MASK; }
-static inline uint32_t allocs_ticks_now(void) { return allocs_ticks_of_counter(allocs_counter()); }
 // Ticks from `then` to `now`, both modulo 2^31.
 static inline uint32_t allocs_ticks_between(uint32_t then, uint32_t now) { return (now - then) & ALLOCS_TICK_MASK; }
 
-// What relates the counter to the wall clock. `first` is taken when the agent starts and never changes; `latest` is
-// taken again on slow paths, between two increments of `sequence` (odd while it changes). A reader derives the
-// counter's rate from first and latest, or, on the machine where the process lives, from first and its own clock.
-struct allocs_clock_point {
-  uint64_t counter;
+// A tick may be read in the middle of the kernel's own update and be up to a second ahead: what would be within a minute
+// of a whole wrap is a moment ago.
+static inline uint32_t allocs_age_ticks(uint32_t then, uint32_t now) {
+  uint32_t age = allocs_ticks_between(then, now);
+  return age > ALLOCS_TICK_MASK - ALLOCS_TICKS_PER_SECOND * 60 ? 0 : age;
+}
+
+// One moment on both clocks, taken when the agent starts: it turns ticks into wall clock time.
+struct allocs_clock_start {
   uint64_t monotonic_ns;  // CLOCK_MONOTONIC
+  uint64_t realtime_ns;   // CLOCK_REALTIME
 };
 
-struct allocs_calibration {
-  struct allocs_clock_point first;
-  uint64_t first_realtime_ns;  // CLOCK_REALTIME at `first`
-  uint32_t tick_shift;         // ALLOCS_TICK_SHIFT of the writer
-  uint32_t sequence;
-  struct allocs_clock_point latest;
-};
-
-_Static_assert(sizeof(struct allocs_clock_point) == 16, "clock point");
-_Static_assert(sizeof(struct allocs_calibration) == 48, "calibration");
+_Static_assert(sizeof(struct allocs_clock_start) == 16, "clock start");
 
 #endif

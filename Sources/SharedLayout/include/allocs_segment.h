@@ -128,7 +128,7 @@ struct allocs_header {
   uint64_t start_time;      // clock ticks since boot, field 22 of /proc/PID/stat
   uint32_t state;           // enum allocs_state
   uint32_t flags;           // enum allocs_flag
-  struct allocs_calibration clock;
+  struct allocs_clock_start clock;
   struct allocs_section sections[ALLOCS_SECTION_SPACE];
   uint64_t counters[ALLOCS_COUNTER_SPACE];
   uint64_t region_level2[ALLOCS_REGION_LEVEL2_WORDS];
@@ -151,12 +151,12 @@ _Static_assert(offsetof(struct allocs_header, pid) == 24, "header.pid");
 _Static_assert(offsetof(struct allocs_header, start_time) == 32, "header.start_time");
 _Static_assert(offsetof(struct allocs_header, state) == 40, "header.state");
 _Static_assert(offsetof(struct allocs_header, clock) == 48, "header.clock");
-_Static_assert(offsetof(struct allocs_header, sections) == 96, "header.sections");
-_Static_assert(offsetof(struct allocs_header, counters) == 608, "header.counters");
-_Static_assert(offsetof(struct allocs_header, region_level2) == 1120, "header.region_level2");
-_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1184, "header.allocator_modules");
-_Static_assert(offsetof(struct allocs_header, command_size) == 1216, "header.command_size");
-_Static_assert(offsetof(struct allocs_header, command) == 1220, "header.command");
+_Static_assert(offsetof(struct allocs_header, sections) == 64, "header.sections");
+_Static_assert(offsetof(struct allocs_header, counters) == 576, "header.counters");
+_Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.region_level2");
+_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1152, "header.allocator_modules");
+_Static_assert(offsetof(struct allocs_header, command_size) == 1184, "header.command_size");
+_Static_assert(offsetof(struct allocs_header, command) == 1188, "header.command");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 
 _Static_assert(ALLOCS_REGION_LEVEL0_OFFSET == ALLOCS_PAGE_SIZE, "level 1 of the region bits fills one page");

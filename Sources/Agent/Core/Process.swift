@@ -1,0 +1,111 @@
+// Process: what /proc/self tells the agent when it starts, and text without allocation.
+
+import AgentMachine
+import SharedLayout
+
+enum Process {
+  /// Up to `capacity` bytes of the file, or a negated error number.
+  static func readFile(_ path: StaticString, _ buffer: UnsafeMutablePointer<UInt8>, _ capacity: Int) -> Int {
+    let descriptor = System.open(
+      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+    guard descriptor >= 0 else { return descriptor }
+    var size = 0
+    while size < capacity {
+      let count = System.read(descriptor, buffer + size, capacity - size)
+      if count <= 0 { break }
+      size += count
+    }
+    System.close(descriptor)
+    return size
+  }
+
+  /// Field 22 of /proc/self/stat: clock ticks since boot; 0 if it cannot be read.
+  static var startTime: UInt64 {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+      guard let bytes = buffer.baseAddress else { return 0 }
+      let size = readFile("/proc/self/stat", bytes, 1024)
+      guard size > 0, var index = (0..<size).last(where: { bytes[$0] == UInt8(ascii: ")") }) else { return 0 }
+      // The name, field 2, may hold anything; field 3 follows its last parenthesis.
+      var field = 2
+      var value: UInt64 = 0
+      index += 1
+      while index < size {
+        let byte = bytes[index]
+        if byte == UInt8(ascii: " ") {
+          if field == 22 { return value }
+          field += 1
+          value = 0
+        } else if byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") {
+          value = value &* 10 &+ UInt64(byte - UInt8(ascii: "0"))
+        }
+        index += 1
+      }
+      return 0
+    }
+  }
+}
+
+extension Process {
+  /// The lowest address of the mapping that /proc/self/maps calls `name`, 0 if there is none.
+  static func startOfMapping(_ name: StaticString) -> UInt {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+      guard let bytes = buffer.baseAddress else { return 0 }
+      let path: StaticString = "/proc/self/maps"
+      let descriptor = System.open(
+        UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+      guard descriptor >= 0 else { return 0 }
+      defer { System.close(descriptor) }
+      var start: UInt = 0  // of the mapping whose line this is
+      var isInStart = true
+      var matched = 0  // bytes of the name at the end of what was read
+      while true {
+        let count = System.read(descriptor, bytes, 1024)
+        guard count > 0 else { return 0 }
+        for index in 0..<count {
+          let byte = bytes[index]
+          if byte == UInt8(ascii: "\n") {
+            if matched == name.utf8CodeUnitCount { return start }
+            start = 0
+            isInStart = true
+            matched = 0
+            continue
+          }
+          if isInStart, let digit = hexadecimalDigit(byte) { start = start << 4 | digit } else { isInStart = false }
+          matched = matched < name.utf8CodeUnitCount && byte == name.utf8Start[matched] ? matched + 1 : 0
+        }
+      }
+    }
+  }
+
+  private static func hexadecimalDigit(_ byte: UInt8) -> UInt? {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt(byte - UInt8(ascii: "0"))
+    case UInt8(ascii: "a")...UInt8(ascii: "f"): UInt(byte - UInt8(ascii: "a")) + 10
+    default: nil
+    }
+  }
+}
+
+// MARK: text without allocation
+
+/// Up to 255 bytes of text, zero terminated; what does not fit is left out.
+struct Text {
+  private var bytes = InlineArray<256, UInt8>(repeating: 0)
+  private(set) var count = 0
+
+  mutating func append(byte: UInt8) {
+    guard count < 255 else { return }
+    bytes[count] = byte
+    count += 1
+  }
+  mutating func append(_ text: StaticString) {
+    for index in 0..<text.utf8CodeUnitCount { append(byte: text.utf8Start[index]) }
+  }
+  mutating func append(_ number: UInt64) {
+    if number >= 10 { append(number / 10) }
+    append(byte: UInt8(ascii: "0") + UInt8(number % 10))
+  }
+  func withCString<Result>(_ body: (UnsafePointer<CChar>) -> Result) -> Result {
+    withUnsafePointer(to: bytes) { body(UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
+  }
+}
