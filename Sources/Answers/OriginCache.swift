@@ -40,7 +40,7 @@ struct OriginCache {
   init(surroundings: Surroundings, clock: SegmentClock, isAlive: Bool) {
     self.surroundings = surroundings
     self.clock = clock
-    limit = isAlive ? allocs_ticks_now() : nil
+    limit = isAlive ? SegmentClock.ticksNow : nil
   }
 
   // MARK: contexts

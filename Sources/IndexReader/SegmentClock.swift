@@ -46,6 +46,12 @@ public struct SegmentClock: Sendable {
   /// Seconds since 1970-01-01 UTC.
   public func wallTime(ofTicks ticks: UInt32) -> Double { Double(startRealtime) / 1e9 + offset(ofTicks: ticks) }
 
+  /// Now, in the ticks of a process that runs on this machine.
+  public static var ticksNow: UInt32 {
+    let now = now(CLOCK_MONOTONIC)
+    return allocs_ticks(now / 1_000_000_000, now % 1_000_000_000)
+  }
+
   /// Seconds since the agent started in the process.
   public var uptime: Double { Double(elapsed) / 1e9 }
 }
