@@ -41,13 +41,16 @@ struct Comparison {
     allocation.map { "\(hex($0.base))+\($0.size)" } ?? "nothing"
   }
 
+  /// Whether each address class of each block is looked up.
+  var looksUp = true
+
   /// Compares the index with the record. The program must be at a check point.
   func differences(in segment: borrowing Segment) -> Differences {
     var differences = Differences()
     let found = segment.allAllocations()
     compareBlocks(found, in: segment, &differences)
     compareOrigins(found, in: segment, &differences)
-    compareLookups(found, in: segment, &differences)
+    if looksUp { compareLookups(found, in: segment, &differences) }
     if segment.isBroken { differences.add("the segment is broken") }
     return differences
   }

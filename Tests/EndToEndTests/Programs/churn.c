@@ -2,7 +2,8 @@
 //
 //   churn THREADS AT_ONCE BLOCKS     each thread names itself "churn-N", allocates BLOCKS blocks, frees all but one in four
 //
-// Check point 0 comes before the first thread, 1 when all are gone. "names" lists "TID NAME" for each thread.
+// Check point 0 comes before the first thread, 1 when all are gone. "names" lists "ADDRESS NAME" for each block that is left: the kernel
+// gives thread ids out again.
 
 #include <pthread.h>
 
@@ -17,17 +18,21 @@ static int names;
 
 static void *live(void *argument) {
   size_t number = (size_t)argument;
-  char name[16], line[64];
+  char name[16];
   snprintf(name, sizeof name, "churn-%zu", number);
   pthread_setname_np(pthread_self(), name);
   uint32_t thread = record_thread();
-  int length = snprintf(line, sizeof line, "%u %s\n", thread, name);
-  record_write(names, line, (size_t)length);
   for (size_t i = 0; i < blocks_per_thread; i++) {
     size_t size = (number * 131 + i * 17) % 700;
     void *p = left_behind(size);
-    if (i % 4 == 0) blocks[number * blocks_per_thread + i] = (struct record_block){(uint64_t)p, size, 0, 0, thread};
-    else free(p);
+    if (i % 4 != 0) {
+      free(p);
+      continue;
+    }
+    blocks[number * blocks_per_thread + i] = (struct record_block){(uint64_t)p, size, 0, 0, thread};
+    char line[64];
+    int length = snprintf(line, sizeof line, "%llu %s\n", (unsigned long long)(uintptr_t)p, name);
+    record_write(names, line, (size_t)length);
   }
   return NULL;
 }

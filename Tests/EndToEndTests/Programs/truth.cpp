@@ -80,7 +80,7 @@ SITE(new_array_aligned_nothrow_site) static void *new_array_aligned_nothrow_site
 
 static const size_t slots_per_thread = 6000;
 static const size_t exchange_size = 512;
-static const size_t freed_size = 4096;
+static const size_t freed_size = 1024;
 
 struct Exchange {
   pthread_mutex_t lock;
@@ -210,7 +210,8 @@ static void deallocate(Worker *worker, record_block *block) {
   check(block, p, block->size);
   note_freed(worker, block);
   std::align_val_t alignment{block->alignment};
-  bool variant = next_random(&worker->random) % 2 == 0;
+  // jemalloc 5.3 mistakes the class of an aligned block of size 0 when it is freed by its size.
+  bool variant = next_random(&worker->random) % 2 == 0 || (block->alignment != 0 && block->size == 0);
   switch ((SiteID)block->site) {
     case id_new_site: variant ? ::operator delete(p) : ::operator delete(p, block->size); break;
     case id_new_nothrow_site: variant ? ::operator delete(p) : ::operator delete(p, std::nothrow); break;
@@ -227,7 +228,7 @@ static void deallocate(Worker *worker, record_block *block) {
       if (variant && cfree_function) cfree_function(p); else free(p);
       break;
     case id_aligned_alloc_site:
-      if (variant && free_aligned_sized_function) free_aligned_sized_function(p, block->alignment, block->size); else free(p);
+      if (!variant && free_aligned_sized_function) free_aligned_sized_function(p, block->alignment, block->size); else free(p);
       break;
     default: free(p); break;
   }
