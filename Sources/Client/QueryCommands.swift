@@ -5,13 +5,11 @@ import ArgumentParser
 import ServerProtocol
 
 /// A process id on the command line.
-struct ProcessID: ExpressibleByArgument {
-  var value: Int32
-
-  init?(argument: String) {
-    guard let value = Int32(argument), value > 0, argument.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else { return nil }
-    self.value = value
+func processID(_ text: String) throws -> Int32 {
+  guard let value = Int32(text), value > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
+    throw ValidationError("a process id is a positive number")
   }
+  return value
 }
 
 struct PS: ParsableCommand {
@@ -43,15 +41,15 @@ struct Info: ParsableCommand {
         allocsctl info 4242 --json
       """)
 
-  @Argument(help: "The process.")
-  var pid: ProcessID
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
 
   @Flag(help: "Print one JSON object.")
   var json = false
 
   @OptionGroup var options: SourceOptions
 
-  func run() throws { try StandardOutput.write(try options.source().summary(of: pid.value, json: json)) }
+  func run() throws { try StandardOutput.write(try options.source().summary(of: pid, json: json)) }
 }
 
 struct Top: ParsableCommand {
@@ -65,8 +63,8 @@ struct Top: ParsableCommand {
         allocsctl top 4242 --limit 5 --json
       """)
 
-  @Argument(help: "The process.")
-  var pid: ProcessID
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
 
   @Option(help: .init("Sites to show, at most 100000.", valueName: "number"))
   var limit = 20
@@ -80,7 +78,7 @@ struct Top: ParsableCommand {
     guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
   }
 
-  func run() throws { try StandardOutput.write(try options.source().top(of: pid.value, limit: limit, json: json)) }
+  func run() throws { try StandardOutput.write(try options.source().top(of: pid, limit: limit, json: json)) }
 }
 
 struct Query: ParsableCommand {
@@ -99,8 +97,8 @@ struct Query: ParsableCommand {
         grep -o '0x[0-9a-f]*' crash.log | allocsctl query 4242 - --json
       """)
 
-  @Argument(help: "The process.")
-  var pid: ProcessID
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
 
   @Argument(
     parsing: .allUnrecognized,
@@ -126,7 +124,7 @@ struct Query: ParsableCommand {
   func run() throws {
     let items = try items()
     let source = try options.source()
-    let printer = AnswerPrinter(source: source, pid: pid.value, form: json ? .jsonLines : .text, stacks: !noStacks)
+    let printer = AnswerPrinter(source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks)
     for item in items {
       switch item {
       case .addresses(let addresses): try printer.print(addresses)

@@ -8,6 +8,7 @@ import Glibc
 import IndexReader
 import Logging
 import Metrics
+import NIOPosix
 import ServerProtocol
 import ServiceLifecycle
 
@@ -94,12 +95,13 @@ struct Allocsd: AsyncParsableCommand {
     let place = listening.place
 
     let registry = ProcessRegistry(openLimit: maxOpenSegments)
-    let routes = Routes(registry: registry, metrics: metrics, limits: RequestLimits())
+    let limits = ConnectionLimits(
+      connections: maxConnections, connectionsOfOneUser: maxConnectionsPerUser, idleSeconds: idleTimeout)
+    let workers = NIOThreadPool(numberOfThreads: 8)
+    workers.start()
+    let routes = Routes(registry: registry, metrics: metrics, limits: limits, workers: workers)
     let server = ConnectionServer(
-      descriptor: descriptor, responder: routes.responder(),
-      limits: ConnectionLimits(
-        connections: maxConnections, connectionsOfOneUser: maxConnectionsPerUser, idleSeconds: idleTimeout),
-      logger: logger
+      descriptor: descriptor, responder: routes.responder(), limits: limits, logger: logger
     ) {
       logger.info("serving", metadata: ["socket": "\(place)", "uid": "\(getuid())"])
       Notification.ready.send()
@@ -107,8 +109,11 @@ struct Allocsd: AsyncParsableCommand {
     let directories = DirectoryService(
       registry: registry,
       retention: RetentionPolicy(maximumAge: keepDeadFor.seconds, maximumBytes: keepDeadSize.bytes), logger: logger)
+    // The library logs each step of each service.
+    var lifecycle = Logger(label: "lifecycle")
+    lifecycle.logLevel = max(logLevel, .notice)
     var configuration = ServiceGroupConfiguration(
-      services: [directories, server], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger)
+      services: [directories, server], gracefulShutdownSignals: [.sigterm, .sigint], logger: lifecycle)
     // A client that reads slowly, or not at all, must not keep the server from ending.
     configuration.maximumGracefulShutdownDuration = .seconds(5)
     configuration.maximumCancellationDuration = .seconds(5)

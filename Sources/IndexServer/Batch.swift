@@ -8,6 +8,7 @@ import Answers
 import Hummingbird
 import Metrics
 import NIOCore
+import NIOPosix
 import ServerProtocol
 
 struct Batch: Sendable {
@@ -16,6 +17,8 @@ struct Batch: Sendable {
   let stacks: Bool
   /// Bytes of the body that are accepted.
   let sizeLimit: Int
+  /// Where answers with stacks are made: reading debug information may take seconds.
+  let workers: NIOThreadPool
 
   /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
   /// meaningless is the last line, and the response is broken off without its end mark.
@@ -24,13 +27,31 @@ struct Batch: Sendable {
     var received = 0
     for try await piece in body {
       received += piece.readableBytes
-      let isTooLong = received > sizeLimit
-      let error = AnswerError(
-        .usage, what: "the list of addresses is longer than \(sizeLimit) bytes", advice: "send it in several requests")
-      try await write(isTooLong ? failed(error) : render(&lines, piece), to: &writer)
+      guard received <= sizeLimit else {
+        try await write(
+          failed(
+            AnswerError(
+              .usage, what: "the list of addresses is longer than \(sizeLimit) bytes",
+              advice: "send it in several requests")), to: &writer)
+        return
+      }
+      try await write(render(&lines, piece), to: &writer)
     }
     try await write(render(&lines, nil), to: &writer)
     try await writer.finish(nil)
+  }
+
+  /// As `rendered`, on a worker if it may take long.
+  private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) async throws -> Rendered {
+    guard stacks else { return rendered(&lines, piece) }
+    let before = lines
+    let result = try await workers.runIfActive {
+      var lines = before
+      let rendered = rendered(&lines, piece)
+      return (lines, rendered)
+    }
+    lines = result.0
+    return result.1
   }
 
   private struct Rendered {
@@ -45,7 +66,7 @@ struct Batch: Sendable {
 
   /// The answers to the lines that end in `piece`, or to the last line if it is nil. The process is looked at anew for
   /// each piece: a list may arrive over hours.
-  private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
+  private func rendered(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
     // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
     var inquiry = Inquiry(view)

@@ -8,6 +8,7 @@
 // - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
 //   keeps nobody else out.
 
+import HTTPTypes
 import Hummingbird
 import HummingbirdCore
 import Logging
@@ -27,6 +28,8 @@ struct ConnectionLimits: Sendable {
   var connectionsOfOneUser = 64
   /// Seconds after which a connection is closed on which no request is in progress, or one doesn't arrive.
   var idleSeconds: Int64 = 60
+  /// Bytes of a request's body: about four million addresses.
+  var bodySize = 64 << 20
 }
 
 /// Accepts connections and answers their requests until a graceful shutdown.
@@ -100,6 +103,18 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   }
 
   private func respond(to request: Request, of caller: Peer, _ writer: consuming ResponseWriter) async throws {
+    if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
+      let response = Problem(.contentTooLarge, "the request's body is longer than \(limits.bodySize) bytes", advice: "send it in several requests").response
+      var head = response.head
+      head.headerFields[.connection] = "close"
+      try await writer.write(response: head, body: response.body)
+      // Nobody wants to receive what was announced.
+      throw ChannelError.inputClosed
+    }
+    // A client that asks first, as curl does before it sends a long body, waits a second for this.
+    if request.headers[.expect]?.lowercased() == "100-continue" {
+      try await writer.writeInformationalHead(HTTPResponse(status: .continue))
+    }
     let context = CallerContext(source: .init(logger: logger, caller: caller))
     let response: Response
     do {

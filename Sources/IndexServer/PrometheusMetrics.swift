@@ -9,21 +9,33 @@ import Synchronization
 
 /// Makes metrics, and writes down all that it made. Thread-safe.
 final class PrometheusMetrics: MetricsFactory, Sendable {
-  /// A series: a name with its labels, sorted.
-  private struct Key: Hashable, Comparable {
+  /// What a series was made as. Looked up for each request, so what its lines say is worked out when they are written.
+  private struct Key: Hashable {
+    struct Label: Hashable {
+      var name: String
+      var value: String
+    }
     var name: String
-    var labels: String
+    var labels: [Label]
 
     init(_ name: String, _ dimensions: [(String, String)]) {
-      self.name = name.replacing("-", with: "_").replacing(".", with: "_")
-      labels = dimensions.sorted { $0.0 < $1.0 }.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
+      self.name = name
+      labels = dimensions.map { Label(name: $0.0, value: $0.1) }
     }
 
-    static func escaped(_ value: String) -> String {
-      value.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"").replacing("\n", with: "\\n")
-    }
+    var lineName: String { String(name.map { $0 == "-" || $0 == "." ? "_" : $0 }) }
 
-    static func < (left: Key, right: Key) -> Bool { (left.name, left.labels) < (right.name, right.labels) }
+    var lineLabels: String { labels.map { "\($0.name)=\"\(Self.escaped($0.value))\"" }.joined(separator: ",") }
+
+    private static func escaped(_ value: String) -> String {
+      value.reduce(into: "") { result, character in
+        switch character {
+        case "\\", "\"": result += "\\\(character)"
+        case "\n": result += "\\n"
+        default: result.append(character)
+        }
+      }
+    }
   }
 
   private let series = Mutex<[Key: any Series]>([:])
@@ -67,16 +79,18 @@ final class PrometheusMetrics: MetricsFactory, Sendable {
 
   /// All series, in Prometheus' text format.
   func exposition() -> String {
-    let sorted = series.withLock { $0 }.sorted { $0.key < $1.key }
+    let sorted = series.withLock { $0 }
+      .map { (name: $0.key.lineName, labels: $0.key.lineLabels, series: $0.value) }
+      .sorted { ($0.name, $0.labels) < ($1.name, $1.labels) }
     var text = ""
     var name: String?
-    for (key, series) in sorted {
-      if key.name != name {
-        name = key.name
-        if let help = help[key.name] { text += "# HELP \(key.name) \(help)\n" }
-        text += "# TYPE \(key.name) \(series.type)\n"
+    for entry in sorted {
+      if entry.name != name {
+        name = entry.name
+        if let help = help[entry.name] { text += "# HELP \(entry.name) \(help)\n" }
+        text += "# TYPE \(entry.name) \(entry.series.type)\n"
       }
-      series.write(name: key.name, labels: key.labels, to: &text)
+      entry.series.write(name: entry.name, labels: entry.labels, to: &text)
     }
     return text
   }

@@ -6,21 +6,19 @@ import Hummingbird
 import IndexReader
 import Metrics
 import NIOCore
+import NIOPosix
 import ServerProtocol
-
-/// What a request may ask for at most.
-struct RequestLimits: Sendable {
-  /// Bytes of a request's body: about four million addresses.
-  var bodySize = 64 << 20
-  /// Rows of a table.
-  var rows = 100_000
-}
 
 /// Answers requests from the segments that `registry` opens.
 struct Routes: Sendable {
   let registry: ProcessRegistry
   let metrics: PrometheusMetrics
-  let limits: RequestLimits
+  let limits: ConnectionLimits
+  /// Where that is answered which may take long: debug information to be read, all slots to be visited. The threads
+  /// that serve connections are few, and must not wait for it.
+  let workers: NIOThreadPool
+
+  private static let rowLimit = 100_000
 
   func responder() -> some HTTPResponder<CallerContext> {
     let router = Router(context: CallerContext.self)
@@ -40,8 +38,8 @@ struct Routes: Sendable {
 
   // MARK: processes
 
-  @Sendable private func processes(_ request: Request, _ context: CallerContext) throws -> Response {
-    let list = ProcessList(readableBy: context.caller.userID)
+  @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let list = try await workers.runIfActive { ProcessList(readableBy: context.caller.userID) }
     return respond(to: request, list.text, list.json)
   }
 
@@ -51,17 +49,19 @@ struct Routes: Sendable {
     return respond(to: request, summary.text, summary.json)
   }
 
-  @Sendable private func top(_ request: Request, _ context: CallerContext) throws -> Response {
+  @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
     let parameters = try Parameters(request, known: ["limit"])
-    let limit = try parameters.number("limit", in: 1...limits.rows) ?? 20
-    let table = try answering { () throws(AnswerError) in try view.top(limit: limit) }
+    let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
+    let table = try await workers.runIfActive {
+      try answering { () throws(AnswerError) in try view.top(limit: limit) }
+    }
     return respond(to: request, table.text, table.json)
   }
 
   // MARK: queries
 
-  @Sendable private func query(_ request: Request, _ context: CallerContext) throws -> Response {
+  @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
     let parameters = try Parameters(request, known: ["address", "stacks"])
     let stacks = try parameters.flag("stacks") ?? true
@@ -76,14 +76,25 @@ struct Routes: Sendable {
       return addresses
     }
     let kind = MediaKind(accepting: request)
-    var list = AnswerList(form: kind == .text ? .text : .jsonLines)
-    var inquiry = Inquiry(view)
-    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
-    try answering(view.checkIntact)
+    let form: AnswerList.Form = kind == .text ? .text : .jsonLines
+    let bytes =
+      stacks
+      ? try await workers.runIfActive { try Self.answers(view, addresses, form, stacks: true) }
+      : try Self.answers(view, addresses, form, stacks: false)
     Counter(label: "allocsd_addresses_total").increment(by: addresses.count)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
-      body: ResponseBody(byteBuffer: ByteBuffer(bytes: list.take())))
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+  }
+
+  private static func answers(
+    _ view: ProcessView, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+  ) throws(Problem) -> [UInt8] {
+    var list = AnswerList(form: form)
+    var inquiry = Inquiry(view)
+    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+    try answering(view.checkIntact)
+    return list.take()
   }
 
   @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
@@ -91,7 +102,9 @@ struct Routes: Sendable {
     let parameters = try Parameters(request, known: ["stacks"])
     let stacks = try parameters.flag("stacks") ?? true
     let kind = MediaKind(accepting: request)
-    let batch = Batch(view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, sizeLimit: limits.bodySize)
+    let batch = Batch(
+      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, sizeLimit: limits.bodySize,
+      workers: workers)
     return Response(
       status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
@@ -110,7 +123,7 @@ struct Routes: Sendable {
 
   private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String) -> Response {
     let kind = MediaKind(accepting: request)
-    let body = kind == .text ? text() : json()
+    let body = kind == .text ? text() : json() + "\n"
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
       body: ResponseBody(byteBuffer: ByteBuffer(string: body)))

@@ -13,8 +13,8 @@ public enum AddressLine: Equatable, Sendable {
   case rejected(AnswerError)
 }
 
-/// Splits pieces of a list into lines, and reads the addresses in them. Not thread-safe.
-public struct AddressLines {
+/// Splits pieces of a list into lines, and reads the addresses in them.
+public struct AddressLines: Sendable {
   /// A longer line, in bytes, is no address.
   public static let lineLimit = 256
 
