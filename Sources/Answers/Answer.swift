@@ -127,7 +127,7 @@ public struct Answer: Hashable, Sendable {
 
   /// Bytes from the start of what it is in: the block, or the symbol.
   public var offset: UInt64? {
-    if let block { return address - block.base }
+    if let block { return address &- block.base }
     return symbol?.offset
   }
 }

@@ -13,7 +13,7 @@ extension Answer {
   /// Appends the JSON object, without a newline.
   public func appendJSON(to writer: inout ByteWriter) {
     writer.appendHead(address, kind)
-    if let block { writer.append(block: block, offset: address - block.base) }
+    if let block { writer.append(block: block, offset: address &- block.base) }
     if let alignment { writer.append(",\"alignment\":", decimal: alignment) }
     writer.appendOrigin(allocator: allocator, function: function)
     if let symbol {

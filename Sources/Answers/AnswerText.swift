@@ -39,7 +39,7 @@ extension Answer {
 
   private var heapHeadline: String {
     guard let block else { return "in a live block" }
-    let offset = address - block.base
+    let offset = address &- block.base
     let size = Units.bytes(block.size)
     if offset == 0 { return "the start of a block of \(size)" }
     let start = "\(Units.count(offset, "byte")) into a block of "
@@ -72,22 +72,37 @@ extension Answer {
     }
   }
 
-  /// The first of `texts` that fits behind the address and the kind; the last if none does.
+  /// Columns behind the address and the kind.
+  private var headlineRoom: Int {
+    TextLayout.columns - TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
+  }
+
+  /// The first of `texts` that fits the first line; the last if none does.
   private func fitting(_ texts: [String]) -> String {
-    let room = TextLayout.columns - TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
-    return texts.first { TextLayout.width($0) <= room } ?? texts.last ?? ""
+    texts.first { TextLayout.width($0) <= headlineRoom } ?? texts.last ?? ""
+  }
+
+  /// `name`, cut so that it fits the first line with all of `suffix`, unless hardly anything would be left of it.
+  private func fitting(_ name: String, suffix: String) -> String {
+    TextLayout.fit(name, columns: max(16, headlineRoom - TextLayout.width(suffix))) + suffix
   }
 
   private var staticHeadline: String {
-    let place = module.map { " of \(TextLayout.printable(Self.lastComponent($0)))" } ?? ""
-    let where_ =
-      section.map { "\(TextLayout.printable($0))\(place)" } ?? (place.isEmpty ? "a module" : String(place.dropFirst(4)))
-    guard let symbol else { return "in \(where_), where no symbol is known" }
-    let prefix = symbol.offset == 0 ? "" : "\(Units.count(symbol.offset, "byte")) into "
-    let suffix = ", in \(where_)"
-    let used = TextLayout.width("\(hex(address)): static — \(prefix)\(suffix)")
-    let name = TextLayout.fit(TextLayout.printable(symbol.name), columns: max(20, TextLayout.columns - used))
-    return prefix + name + suffix
+    let file = module.map { TextLayout.printable(Self.lastComponent($0)) }
+    let section = section.map { TextLayout.printable($0) }
+    let place =
+      switch (section, file) {
+      case (let section?, let file?): "\(section) of \(file)"
+      case (let section?, nil): section
+      case (nil, let file?): file
+      case (nil, nil): "a module"
+      }
+    guard let symbol else { return "in \(place), where no symbol is known" }
+    let name = TextLayout.printable(symbol.name)
+    if symbol.offset == 0 { return fitting(name, suffix: ", in \(place)") }
+    let long = "\(Units.count(symbol.offset, "byte")) into \(name), in \(place)"
+    return TextLayout.width(long) <= headlineRoom
+      ? long : fitting(name, suffix: "+\(hex(symbol.offset)), in \(place)")
   }
 
   private var stackHeadline: String {
@@ -97,10 +112,10 @@ extension Answer {
 
   private var mappingHeadline: String {
     guard let mapping else { return "in a mapping" }
-    let offset = Units.distance(address - mapping.start)
+    let offset = Units.distance(address &- mapping.start)
     guard let path = mapping.path else {
       return mapping.isInaccessible
-        ? "\(offset) into address space that is reserved, without access"
+        ? "\(offset) into reserved address space"
         : "\(offset) into anonymous memory, never used as heap"
     }
     // The name alone: the line below has the path.
@@ -113,10 +128,10 @@ extension Answer {
   private var origin: [String] {
     var phrases: [String] = []
     let with =
-      switch (function, allocator) {
-      case (let function?, let allocator?): "with \(function) of \(TextLayout.printable(allocator))"
+      switch (function.map { TextLayout.printable($0) }, allocator.map { TextLayout.printable($0) }) {
+      case (let function?, let allocator?): "with \(function) of \(allocator)"
       case (let function?, nil): "with \(function)"
-      case (nil, let allocator?): "by \(TextLayout.printable(allocator))"
+      case (nil, let allocator?): "by \(allocator)"
       case (nil, nil): ""
       }
     if let site = stack?.first {
@@ -201,7 +216,7 @@ extension Answer {
     let place = "  mapping  \(hex(mapping.start))-\(hex(mapping.end)) \(mapping.permissions)"
     let name = mapping.path.map { TextLayout.printable($0) } ?? "anonymous"
     let mark = mapping.isDeleted ? " (deleted)" : ""
-    let size = ", \(Units.rounded(mapping.end - mapping.start))"
+    let size = ", \(Units.rounded(mapping.end &- mapping.start))"
     let room = TextLayout.columns - TextLayout.width(place) - mark.count - 1
     // The size can be worked out; the name can't.
     if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }

@@ -18,6 +18,9 @@ final class ELFFiles: Sendable {
     var first: UInt64
     /// One past the highest ELF address, zeroed data included.
     var end: UInt64
+    /// Where notes are in the file, the build id among them.
+    var notes: [Range<UInt64>] = []
+    var buildID: [UInt8] = []
   }
 
   /// nil: the file is no ELF file.
@@ -26,8 +29,8 @@ final class ELFFiles: Sendable {
   private static let limit = 4096
 
   /// The module that `file` maps, if it is one and holds `address`.
-  func module(of file: Mapping, at address: UInt64, in maps: ProcessMaps) -> ModuleReference? {
-    guard let path = file.path, let layout = layout(of: file, path) else { return nil }
+  func module(of file: Mapping, at address: UInt64, in maps: ProcessMaps, of processID: Int32) -> ModuleReference? {
+    guard let path = file.path, let layout = layout(of: file, path, processID) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
     guard
       let first = maps.mappings.last(where: {
@@ -37,13 +40,13 @@ final class ELFFiles: Sendable {
     let bias = first.start - layout.first
     let (end, overflow) = layout.end.addingReportingOverflow(bias)
     guard !overflow, address < end else { return nil }
-    return ModuleReference(path: path, buildID: [], start: first.start, end: end, bias: bias)
+    return ModuleReference(path: path, buildID: layout.buildID, start: first.start, end: end, bias: bias)
   }
 
-  private func layout(of file: Mapping, _ path: String) -> Layout? {
+  private func layout(of file: Mapping, _ path: String, _ processID: Int32) -> Layout? {
     let key = Key(device: file.device, inode: file.inode)
     if let layout = known.withLock({ $0[key] }) { return layout }
-    let layout = file.isDeleted ? nil : Self.read(path, inode: file.inode)
+    let layout = file.isDeleted ? nil : Self.read(path, inode: file.inode, processID)
     known.withLock { known in
       if known.count >= Self.limit { known.removeAll() }
       known[key] = .some(layout)
@@ -51,29 +54,59 @@ final class ELFFiles: Sendable {
     return layout
   }
 
-  /// The layout of the ELF file at `path`, if it is one, and the one with this `inode`.
-  private static func read(_ path: String, inode: UInt64) -> Layout? {
-    // Not blocking: a path may by now be that of a pipe.
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+  /// The layout of the file that process `processID` knows as `path`, if it is an ELF file.
+  private static func read(_ path: String, inode: UInt64, _ processID: Int32) -> Layout? {
+    // Not blocking: a path may by now be that of a pipe. By the process's own root first, as in a container the path
+    // means another file than here; where that is not permitted, the inode must tell. (It can't be asked for always:
+    // overlay file systems show another one in maps than stat does.)
+    let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+    let own = open("/proc/\(processID)/root\(path)", flags)
+    let descriptor = own >= 0 ? own : open(path, flags)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_ino == inode, status.st_mode & S_IFMT == S_IFREG else {
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, own >= 0 || status.st_ino == inode else {
       return nil
     }
-    // The program headers follow the ELF header in all files that linkers write.
-    let bytes = [UInt8](unsafeUninitializedCapacity: 8192) { buffer, count in
-      count = max(0, pread(descriptor, buffer.baseAddress!, 8192, 0))
+    func bytes(at offset: UInt64, _ size: Int) -> [UInt8] {
+      [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+        count = max(0, pread(descriptor, buffer.baseAddress!, size, off_t(truncatingIfNeeded: offset)))
+      }
     }
-    return layout(ofHeader: bytes)
+    // The program headers follow the ELF header in all files that linkers write.
+    guard var layout = layout(ofHeader: bytes(at: 0, 8192)) else { return nil }
+    for notes in layout.notes where layout.buildID.isEmpty {
+      layout.buildID = buildID(inNotes: bytes(at: notes.lowerBound, Int(notes.upperBound - notes.lowerBound)))
+    }
+    return layout
+  }
+
+  /// The GNU build id among notes; empty if there is none.
+  static func buildID(inNotes bytes: [UInt8]) -> [UInt8] {
+    var offset = 0
+    while let nameSize = number(bytes, offset, 4), let size = number(bytes, offset + 4, 4),
+      let type = number(bytes, offset + 8, 4), nameSize <= 256, size <= 4096
+    {
+      let name = offset + 12
+      // Names and contents are padded to 4 bytes.
+      let content = name + (Int(nameSize) + 3) / 4 * 4
+      guard content + Int(size) <= bytes.count else { return [] }
+      if type == 3, bytes[name..<name + Int(nameSize)].elementsEqual("GNU\0".utf8) {  // NT_GNU_BUILD_ID
+        return Array(bytes[content..<content + Int(size)])
+      }
+      offset = content + (Int(size) + 3) / 4 * 4
+    }
+    return []
+  }
+
+  private static func number(_ bytes: [UInt8], _ offset: Int, _ size: Int) -> UInt64? {
+    guard offset >= 0, offset <= bytes.count - size else { return nil }
+    return (0..<size).reversed().reduce(0) { $0 << 8 | UInt64(bytes[offset + $1]) }
   }
 
   /// The layout that the start of an ELF file describes.
   static func layout(ofHeader bytes: [UInt8]) -> Layout? {
-    func number(_ offset: Int, _ size: Int) -> UInt64? {
-      guard offset >= 0, offset + size <= bytes.count else { return nil }
-      return (0..<size).reversed().reduce(0) { $0 << 8 | UInt64(bytes[offset + $1]) }
-    }
+    func number(_ offset: Int, _ size: Int) -> UInt64? { Self.number(bytes, offset, size) }
     // ELFCLASS64, ELFDATA2LSB.
     guard bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46, 2, 1]) else { return nil }
     // ET_EXEC or ET_DYN; e_phoff, e_phentsize, e_phnum.
@@ -81,11 +114,15 @@ final class ELFFiles: Sendable {
       let entrySize = number(54, 2), entrySize >= 56, let entries = number(56, 2)
     else { return nil }
     var layout: Layout?
+    var notes: [Range<UInt64>] = []
     for index in 0..<Int(entries) {
       let entry = Int(table) + index * Int(entrySize)
       guard let kind = number(entry, 4), let offset = number(entry + 8, 8), let address = number(entry + 16, 8),
         let size = number(entry + 40, 8)
       else { return nil }
+      if kind == 4, let noteSize = number(entry + 32, 8), noteSize <= 1 << 16, offset < 1 << 40 {  // PT_NOTE
+        notes.append(offset..<offset + noteSize)
+      }
       guard kind == 1 else { continue }  // PT_LOAD
       let (end, overflow) = address.addingReportingOverflow(size)
       guard !overflow else { return nil }
@@ -98,6 +135,7 @@ final class ELFFiles: Sendable {
         return nil
       }
     }
+    layout?.notes = notes
     return layout
   }
 }

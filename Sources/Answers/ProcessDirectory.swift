@@ -1,6 +1,7 @@
 // /proc/PID of one process, kept open: what is read through it is about that process, even if its id is used again.
 
 import Glibc
+import SharedLayout
 
 /// An open /proc/PID. Everything read through it fails once the process is gone.
 struct ProcessDirectory: ~Copyable {
@@ -87,6 +88,13 @@ struct ProcessStat: Hashable {
 enum SystemClock {
   /// Clock ticks of /proc a second (USER_HZ).
   static let ticksPerSecond = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
+
+  /// Ticks of now, as the agent would record them (allocs_clock.h): by the same clock, and so never ahead of its records.
+  static func ticks() -> UInt32 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+    return allocs_ticks(UInt64(time.tv_sec), UInt64(time.tv_nsec))
+  }
 
   /// Seconds since boot, sleep included.
   static func sinceBoot() -> Double {

@@ -14,7 +14,8 @@ extension TopTable {
     if room >= 20 {
       text = TextLayout.fit(String(title.dropLast(2)), columns: room - 2) + ": " + sums + "\n"
     } else {
-      text = TextLayout.fit(String(title.dropLast(2)), columns: TextLayout.columns) + "\n" + sums + "\n"
+      text = TextLayout.fit(String(title.dropLast(2)), columns: TextLayout.columns) + "\n"
+      text += TextLayout.fit(sums, columns: TextLayout.columns) + "\n"
     }
     guard total.blocks > 0 else { return text }
 
@@ -73,18 +74,19 @@ extension TopTable.Total {
 extension TopTable.Site {
   /// The call site with the function that was called, in at most `columns`.
   func description(columns: Int) -> String {
-    let called = function.map { ": \($0)" } ?? ""
+    let called = function.map { ": \(TextLayout.fit(TextLayout.printable($0), columns: 20))" } ?? ""
     guard let site = frames.first else {
-      guard let function else { return "not known" }
-      return TextLayout.fit("caller not known: \(function)", columns: columns)
+      return function == nil ? "not known" : TextLayout.fit("caller not known\(called)", columns: columns)
     }
     let room = max(12, columns - TextLayout.width(called))
     // An inlined function is known by the one it is in: gc_alloc in PyObject_New tells more than a line of gc_alloc.
-    guard frames.count > 1, let outer = frames.last?.function else {
+    guard let outer = frames.last?.function, outer != site.function, let inner = site.function else {
       return Answer.describe(site, columns: room) + called
     }
-    let suffix = " in \(TextLayout.fit(TextLayout.printable(outer), columns: max(8, room * 2 / 5)))"
-    return Answer.describe(site, columns: max(8, room - TextLayout.width(suffix))) + suffix + called
+    let suffix = " in \(TextLayout.printable(outer))"
+    let whole = Answer.describe(site, columns: .max) + suffix
+    if TextLayout.width(whole) <= room { return whole + called }
+    return TextLayout.fit(TextLayout.printable(inner) + suffix, columns: room) + called
   }
 
   fileprivate func appendJSON(to writer: inout ByteWriter) {

@@ -1,0 +1,211 @@
+// The text of each kind of answer, word for word.
+
+import Symbols
+import Testing
+
+@testable import Answers
+
+@Suite("Answers as text")
+struct AnswerTextTests {
+  private static let heapMapping = Mapping(
+    start: 0x55d0_c0e0_0000, end: 0x55d0_c100_0000, permissions: "rw-p", path: "[heap]")
+
+  static func heap() -> Answer {
+    var answer = Answer(address: 0x55d0_c0ff_ee10, kind: .heap)
+    answer.block = Answer.Block(base: 0x55d0_c0ff_ee00, size: 96)
+    answer.allocator = "libc.so.6"
+    answer.function = "calloc"
+    answer.thread = Answer.Thread(id: 4242, name: "io_thd_1")
+    answer.age = 12.4
+    answer.stack = [
+      Frame(
+        pc: 0x55d0_c000_1234, module: "/usr/bin/redis-server", function: "zmalloc", file: "/src/zmalloc.c", line: 101)
+    ]
+    answer.previous = Answer.Block(base: 0x55d0_c0ff_edd0, size: 32)
+    answer.next = Answer.Block(base: 0x55d0_c0ff_ee70, size: 1)
+    answer.mapping = heapMapping
+    return answer
+  }
+
+  @Test("heap: what it is in first, then by whom, when, beside what, where")
+  func heapText() {
+    #expect(
+      Self.heap().text == """
+        0x55d0c0ffee10: heap — 16 bytes into a block of 96 bytes at 0x55d0c0ffee00
+          allocated by zmalloc (zmalloc.c:101), with calloc of libc.so.6, 12.4 s ago,
+          on thread 4242 "io_thd_1"
+          previous 0x55d0c0ffedd0, 32 bytes, 16 bytes below
+          next     0x55d0c0ffee70, 1 byte, 16 bytes above
+          mapping  0x55d0c0e00000-0x55d0c1000000 rw-p [heap], 2.0 MiB
+
+        """)
+  }
+
+  @Test("heap with nothing known but the block")
+  func bare() {
+    var answer = Answer(address: 0x1000, kind: .heap)
+    answer.block = Answer.Block(base: 0x1000, size: 0)
+    #expect(answer.text == "0x1000: heap — the start of a block of 0 bytes\n")
+    answer.block = Answer.Block(base: 0xfff, size: 5_368_709_120)
+    #expect(
+      answer.text == "0x1000: heap — 1 byte into a block of 5,368,709,120 bytes (5.0 GiB) at 0xfff\n")
+  }
+
+  @Test("heap with a whole stack: its first frames, and how many more there are")
+  func stack() {
+    var answer = Self.heap()
+    answer.hasFullStack = true
+    answer.isStackTruncated = true
+    answer.previous = nil
+    answer.next = nil
+    answer.mapping = nil
+    answer.stack = (0..<20).map { index in
+      Frame(
+        pc: 0x1000 + UInt64(index), module: "/usr/lib/libexample.so.1", function: index == 2 ? nil : "function\(index)",
+        file: index == 1 ? nil : "/a/b/file.c", line: index == 1 ? nil : 10 + index, inlined: index == 0)
+    }
+    let lines = answer.text.split(separator: "\n")
+    #expect(lines[3] == "  stack #0  function0 (file.c:10) inlined")
+    #expect(lines[4] == "        #1  function1 in libexample.so.1")
+    #expect(lines[5] == "        #2  0x1002 in libexample.so.1")
+    #expect(lines[lines.count - 2] == "        … and 6 more frames: --json shows all")
+    #expect(lines[lines.count - 1] == "        … the frames beyond could not be recorded")
+    #expect(lines.count < 24)
+  }
+
+  @Test("free: what kind of gap, with both neighbours")
+  func free() {
+    var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
+    answer.previous = Answer.Block(base: 0x55d0_c0ff_ee00, size: 88)
+    answer.next = Answer.Block(base: 0x55d0_c0ff_f000, size: 64)
+    answer.mapping = Self.heapMapping
+    #expect(
+      answer.text == """
+        0x55d0c0ffee60: free — in a gap of 424 bytes between two live blocks
+          previous 0x55d0c0ffee00, 88 bytes, 8 bytes below
+          next     0x55d0c0fff000, 64 bytes, 416 bytes above
+          mapping  0x55d0c0e00000-0x55d0c1000000 rw-p [heap], 2.0 MiB
+
+        """)
+  }
+
+  @Test("free: one past the end is said to be that")
+  func pastEnd() {
+    var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
+    answer.previous = Answer.Block(base: 0x55d0_c0ff_ee00, size: 96)
+    #expect(
+      answer.text == """
+        0x55d0c0ffee60: free — one past the end of a block of 96 bytes at 0x55d0c0ffee00
+          previous 0x55d0c0ffee00, 96 bytes, directly below
+
+        """)
+  }
+
+  @Test("free: neighbours in other mappings don't make a gap")
+  func edges() {
+    var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
+    answer.mapping = Self.heapMapping
+    answer.previous = Answer.Block(base: 0x55d0_0000_0000, size: 96)
+    answer.next = Answer.Block(base: 0x7fff_0000_0000, size: 96)
+    #expect(answer.text.hasPrefix("0x55d0c0ffee60: free — [heap] was heap, and holds no live block\n"))
+    answer.previous = Answer.Block(base: 0x55d0_c0ff_0000, size: 96)
+    #expect(answer.text.hasPrefix("0x55d0c0ffee60: free — above the last live block of [heap]\n"))
+    #expect(answer.text.contains("next     0x7fff00000000, 96 bytes, 42.2 TiB above"))
+  }
+
+  @Test("free: memory that was given back is said to be")
+  func givenBack() {
+    var answer = Answer(address: 0x7f00_0000_1000, kind: .free)
+    answer.next = Answer.Block(base: 0x7f00_0000_2000, size: 1)
+    answer.note = .givenBack
+    #expect(
+      answer.text == """
+        0x7f0000001000: free — below the first live block of the heap
+          next     0x7f0000002000, 1 byte, 4,096 bytes above
+          its pages were given back to the system
+
+        """)
+  }
+
+  @Test("static: the symbol, the section, the module")
+  func statics() {
+    var answer = Answer(address: 0x5555_5555_a010, kind: .static)
+    answer.module = "/usr/bin/redis-server"
+    #expect(answer.text == "0x55555555a010: static — in redis-server, where no symbol is known\n")
+    answer.section = ".bss"
+    answer.symbol = Answer.Symbol(name: "server", size: 20_000, offset: 16)
+    #expect(answer.text == "0x55555555a010: static — 16 bytes into server, in .bss of redis-server\n")
+    answer.symbol?.offset = 0
+    #expect(answer.text == "0x55555555a010: static — server, in .bss of redis-server\n")
+    answer.symbol = Answer.Symbol(name: "a_name_that_is_rather_long_for_a_variable", size: nil, offset: 0x5800)
+    answer.mapping = nil
+    #expect(
+      answer.text
+        == "0x55555555a010: static — a_name_that_is…variable+0x5800, in .bss of redis-server\n")
+  }
+
+  @Test("stack, mapping, unmapped")
+  func others() {
+    var stack = Answer(address: 0x7ffe_aa3c_ffc0, kind: .stack)
+    stack.thread = Answer.Thread(id: 7, name: "main")
+    #expect(stack.text == "0x7ffeaa3cffc0: stack — of thread 7 \"main\"\n")
+    stack.thread = Answer.Thread(id: 7, name: nil)
+    #expect(stack.text == "0x7ffeaa3cffc0: stack — of thread 7\n")
+
+    var mapping = Answer(address: 0x7f00_0000_0010, kind: .mapping)
+    mapping.mapping = Mapping(
+      start: 0x7f00_0000_0000, end: 0x7f00_0000_1000, permissions: "r--s", inode: 5,
+      path: "/dev/shm/allocs/1.2.seg", isDeleted: true)
+    #expect(
+      mapping.text == """
+        0x7f0000000010: mapping — 16 bytes into a mapping of 1.2.seg
+          mapping  0x7f0000000000-0x7f0000001000 r--s /dev/shm/allocs/1.2.seg (deleted)
+
+        """)
+    mapping.mapping?.path = nil
+    mapping.mapping?.permissions = "---p"
+    #expect(mapping.text.hasPrefix("0x7f0000000010: mapping — 16 bytes into reserved address space\n"))
+
+    var unmapped = Answer(address: 0, kind: .unmapped)
+    #expect(unmapped.text == "0x0: unmapped — no mapping of the process holds it\n")
+    unmapped.note = .processEnded
+    #expect(
+      unmapped.text == "0x0: unmapped — the process has ended: what else it had mapped is not known\n")
+  }
+
+  @Test("no line is wider than 80 columns, nor does any reach the terminal with control characters")
+  func hostile() {
+    let long = String(repeating: "std::map<std::string, std::vector<int, std::allocator<int>>>::", count: 200)
+    for evil in [long, "\u{1B}[31m\n\t\u{7}", "日本語" + long, "\u{202E}" + long, ""] {
+      for address: UInt64 in [0, 0x55d0_c0ff_ee10, .max] {
+        var answer = Self.heap()
+        answer.address = address
+        answer.block = Answer.Block(base: address, size: .max)
+        answer.allocator = evil
+        answer.function = evil
+        answer.thread?.name = evil
+        answer.stack = [
+          Frame(pc: .max, module: evil, function: evil, file: evil, line: .max, inlined: true),
+          Frame(pc: .max, module: evil), Frame(pc: .max, module: evil, function: evil),
+        ]
+        answer.previous = Answer.Block(base: 0, size: .max)
+        answer.next = Answer.Block(base: .max, size: .max)
+        answer.mapping?.path = evil
+        answer.mapping?.isDeleted = true
+        answer.alignment = 1 << 63
+        answer.module = evil
+        answer.section = evil
+        answer.symbol = Answer.Symbol(name: evil, size: .max, offset: .max)
+        for kind: Answer.Kind in [.heap, .free, .static, .stack, .mapping, .unmapped] {
+          answer.kind = kind
+          let text = answer.text
+          #expect(text.hasSuffix("\n"))
+          for line in text.dropLast().split(separator: "\n", omittingEmptySubsequences: false) {
+            #expect(TextLayout.width(line) <= 80, "\(line)")
+            #expect(line.unicodeScalars.allSatisfy { $0.properties.generalCategory != .control })
+          }
+        }
+      }
+    }
+  }
+}

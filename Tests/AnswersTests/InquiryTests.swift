@@ -1,0 +1,350 @@
+// What an address is, by a segment written by hand. The live process is the test itself: its own mappings decide.
+
+import Glibc
+import IndexReader
+import SharedLayout
+import Testing
+
+@testable import Answers
+
+/// A directory of its own for each test, removed with what is in it.
+final class TemporaryDirectory {
+  let path: String
+
+  init() {
+    var template = Array("/tmp/allocs-answers-XXXXXX".utf8CString)
+    precondition(mkdtemp(&template) != nil)
+    path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  deinit { rmdir(path) }
+}
+
+/// This process's start time, as its segment would be named.
+let ownStartTime: UInt64 = {
+  let bytes = readFile("/proc/self/stat") ?? []
+  return ProcessStat(bytes)?.startTime ?? 0
+}()
+
+/// A mapping of anonymous memory, as an allocator makes them. Pages without access on both sides keep the kernel from
+/// merging it with what other tests map meanwhile.
+final class Pages {
+  private static let guardSize = 4096
+  let start: UInt64
+  let size: Int
+  private let mapping: UnsafeMutableRawPointer
+
+  init(_ size: Int) {
+    self.size = size
+    mapping = mmap(nil, size + 2 * Self.guardSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    precondition(mapping != MAP_FAILED)
+    let inner = mapping + Self.guardSize
+    precondition(mprotect(inner, size, PROT_READ | PROT_WRITE) == 0)
+    start = UInt64(UInt(bitPattern: inner))
+  }
+
+  deinit { munmap(mapping, size + 2 * Self.guardSize) }
+}
+
+@Suite("Inquiries, of a live process")
+struct LiveInquiryTests {
+  private let directory = TemporaryDirectory()
+
+  private func segment() -> SyntheticSegment {
+    SyntheticSegment(
+      startTime: ownStartTime, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: ownStartTime))
+  }
+
+  private func answer(_ segment: SyntheticSegment, _ address: UInt64) throws -> Answer {
+    try ProcessView(file: segment.path).answer(address)
+  }
+
+  @Test("a block: base, size, offset, context, thread by its present name, age, neighbours, mapping")
+  func heap() throws {
+    let segment = segment()
+    let pages = Pages(1 << 20)
+    let now = SegmentClock.ticksNow
+    let thread = segment.addThread(id: UInt32(getpid()), name: "recorded", from: now)
+    segment.addModule(path: "/lib/libexample.so.1", range: 0x1000_0000..<0x1001_0000, flags: 0)
+    segment.header.pointee.allocator_modules.0 = 1
+    let node = segment.addNode(pc: 0x1000_0100)
+    let context = segment.addContext(node: node, thread: thread, function: ALLOCS_FUNCTION_CALLOC)
+    segment.allocate(pages.start, size: 32, context: context, ticks: now)
+    segment.allocate(pages.start + 0x100, size: 96, alignment: 6, context: context, ticks: now)
+    segment.allocate(pages.start + 0x200, size: 0, ticks: now)
+
+    let answer = try answer(segment, pages.start + 0x110)
+    #expect(answer.kind == .heap)
+    #expect(answer.block == Answer.Block(base: pages.start + 0x100, size: 96))
+    #expect(answer.offset == 16)
+    #expect(answer.alignment == 64)
+    #expect(answer.allocator == "libexample.so.1" && answer.function == "calloc")
+    #expect(answer.thread?.id == UInt32(getpid()))
+    let name = String(decoding: (readFile("/proc/self/comm") ?? []).dropLast(), as: UTF8.self)
+    #expect(answer.thread?.name == name && name != "recorded")
+    #expect(answer.age.map { $0 >= 0 && $0 < 600 } == true)
+    #expect(answer.stack?.map(\.pc) == [0x1000_0100])
+    #expect(answer.stack?.first?.module == "/lib/libexample.so.1")
+    #expect(answer.previous == Answer.Block(base: pages.start, size: 32))
+    #expect(answer.next == Answer.Block(base: pages.start + 0x200, size: 0))
+    #expect(answer.mapping?.contains(pages.start) == true)
+  }
+
+  @Test("a block of no bytes owns its base alone")
+  func empty() throws {
+    let segment = segment()
+    let pages = Pages(4096)
+    segment.allocate(pages.start, size: 0)
+    #expect(try answer(segment, pages.start).kind == .heap)
+    #expect(try answer(segment, pages.start + 1).kind == .free)
+  }
+
+  @Test("free: within a mapping that was ever heap, near blocks or far from them")
+  func free() throws {
+    let segment = segment()
+    let pages = Pages(8 << 20)
+    segment.allocate(pages.start, size: 64)
+    segment.allocate(pages.start + 0x1000, size: 64)
+    segment.free(pages.start + 0x1000)
+    for offset: UInt64 in [64, 0x1000, 0x7F_F000] {
+      let answer = try answer(segment, pages.start + offset)
+      #expect(answer.kind == .free)
+      #expect(answer.previous?.base == pages.start)
+      #expect(answer.next == nil && answer.note == nil && answer.mapping != nil)
+    }
+    // Also when nothing in it is live any more.
+    segment.free(pages.start)
+    #expect(try answer(segment, pages.start + 0x7F_F000).kind == .free)
+  }
+
+  @Test("free: pages that were given back")
+  func givenBack() throws {
+    let segment = segment()
+    // Far below where the kernel puts programs and mappings.
+    let address: UInt64 = 0x2000_0000
+    segment.allocate(address, size: 64)
+    segment.free(address)
+    let answer = try answer(segment, address)
+    #expect(answer.kind == .free && answer.note == .givenBack && answer.mapping == nil)
+  }
+
+  @Test("anonymous memory that was never heap is a mapping; a file's is, even where heap has been")
+  func mapping() throws {
+    let segment = segment()
+    let pages = Pages(1 << 20)
+    let answer = try answer(segment, pages.start + 0x8000)
+    #expect(answer.kind == .mapping && answer.mapping?.path == nil)
+
+    let file = UInt64(UInt(bitPattern: segment.start))
+    segment.allocate(file + 4096, size: 64)
+    segment.free(file + 4096)
+    let other = try self.answer(segment, file + 4096)
+    #expect(other.kind == .mapping)
+    #expect(other.mapping?.path == segment.path)
+  }
+
+  @Test("static: a function of the C library, found by the mapped file, as the segment lists no modules")
+  func staticByFile() throws {
+    let segment = segment()
+    let symbol = try #require(dlsym(nil, "qsort"))
+    let answer = try answer(segment, UInt64(UInt(bitPattern: symbol)))
+    #expect(answer.kind == .static)
+    #expect(answer.module?.contains("libc") == true)
+    #expect(answer.symbol?.name.contains("qsort") == true && answer.symbol?.offset == 0)
+    #expect(answer.section == ".text")
+  }
+
+  @Test("stack: the main thread's, and one whose bounds are known")
+  func stack() throws {
+    let segment = segment()
+    let maps = ProcessMaps(text: try #require(readFile("/proc/self/maps")))
+    let main = try #require(maps.mappings.first { $0.isMainStack })
+    let own = try answer(segment, main.end - 64)
+    #expect(own.kind == .stack && own.thread?.id == UInt32(getpid()))
+
+    let pages = Pages(1 << 20)
+    let slot = segment.addThread(id: 999_999_999, name: "worker", from: 0)
+    let entry = segment.entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(slot)
+    entry.pointee.stack_low = pages.start
+    entry.pointee.stack_high = pages.start + 0x8_0000
+    // Stacks lie where heap has been, and are stacks none the less.
+    segment.allocate(pages.start + 0x4000, size: 64)
+    segment.free(pages.start + 0x4000)
+    let other = try answer(segment, pages.start + 0x4000)
+    #expect(other.kind == .stack && other.thread == Answer.Thread(id: 999_999_999, name: "worker"))
+    #expect(try answer(segment, pages.start + 0x8_0000).kind == .free)
+  }
+
+  @Test("unmapped: nothing there, nothing can be there")
+  func unmapped() throws {
+    let segment = segment()
+    #expect(try answer(segment, 0).kind == .unmapped)
+    #expect(try answer(segment, 0).note == nil)
+    for address in [1 << 47, UInt64.max - 0xFFFF] {
+      let answer = try answer(segment, address)
+      #expect(answer.kind == .unmapped && answer.note == .outsideUserSpace)
+    }
+  }
+
+  @Test("a batch of JSON has the same bytes as the answers one by one")
+  func batch() throws {
+    let segment = segment()
+    let pages = Pages(1 << 20)
+    let now = SegmentClock.ticksNow
+    let first = segment.addThread(id: UInt32(getpid()), name: "one", from: now)
+    let second = segment.addThread(id: 999_999_998, name: "two \"\u{1}", from: now)
+    segment.replaceThread(slot: second, endingAt: now, by: 999_999_997, name: "three", from: now + 1)
+    segment.addModule(path: "/lib/lib\"odd\"\u{1F}.so", range: 0x1000_0000..<0x1001_0000)
+    segment.header.pointee.allocator_modules.0 = 1
+    let node = segment.addNode(pc: 0x1000_0100)
+    let contexts = [
+      0, segment.addContext(node: node, thread: first), segment.addContext(node: node, thread: second),
+      segment.addContext(node: 0, function: ALLOCS_FUNCTION_NEW_ARRAY, allocator: 7), 1_000_000,
+    ]
+    var addresses: [UInt64] = [0, .max, UInt64(UInt(bitPattern: segment.start))]
+    for index in 0..<200 {
+      let base = pages.start + UInt64(index) * 0x200
+      segment.allocate(
+        base, size: UInt64(index) * 2, alignment: UInt32(index % 8), context: contexts[index % contexts.count],
+        ticks: now &+ UInt32(index % 3))
+      addresses += [base, base + UInt64(index), base + UInt64(index) * 2]
+    }
+    let view = try ProcessView(file: segment.path)
+    var kinds: Set<String> = []
+    var inquiry = Inquiry(view)
+    var writer = ByteWriter()
+    for round in 0..<2 {
+      for (index, address) in addresses.enumerated() {
+        var expected = inquiry.answer(address, stacks: false)
+        inquiry.appendJSONLine(of: address, stacks: false, to: &writer)
+        let line = writer.takeString()
+        #expect(line == expected.json + "\n", "round \(round)")
+        let value = try parseJSON(String(line.dropLast()))
+        kinds.insert(value["kind"]?.string ?? "")
+        // Some against an inquiry of their own, which has nothing in store. Time goes on, so ages are left out.
+        guard index % 25 < 3 else { continue }
+        var fresh = try view.answer(address, stacks: false)
+        expected.age = nil
+        fresh.age = nil
+        #expect(expected == fresh)
+      }
+    }
+    #expect(kinds == ["heap", "free", "mapping", "unmapped"])
+
+    try view.appendJSON(of: addresses, stacks: true, to: &writer)
+    let lines = writer.take().split(separator: UInt8(ascii: "\n"))
+    #expect(lines.count == addresses.count)
+    for line in lines { _ = try parseJSON(Array(line)) }
+    #expect(try view.text(of: addresses).split(separator: "\n").count > addresses.count)
+  }
+}
+
+@Suite("Inquiries, of a process that is gone")
+struct DeadInquiryTests {
+  private let directory = TemporaryDirectory()
+
+  private func segment() -> SyntheticSegment {
+    // No process has this start time: whoever has the id now is another one.
+    SyntheticSegment(processID: 1, startTime: 1, in: directory.path, name: "1.1.seg")
+  }
+
+  @Test("blocks, gaps between them, and what nobody knows any more")
+  func kinds() throws {
+    let segment = segment()
+    let base: UInt64 = 0x5555_0000_0000
+    segment.allocate(base + 0x1_0000, size: 100)
+    segment.allocate(base + 0x200_0000, size: 100)
+    let view = try ProcessView(file: segment.path)
+    #expect(!view.isProcessAlive)
+    let block = try view.answer(base + 0x1_0010)
+    #expect(block.kind == .heap && block.mapping == nil)
+    // Both neighbours lie in the same 64 MiB.
+    #expect(try view.answer(base + 0x100_0000).kind == .free)
+    // The same 2 KiB was heap.
+    #expect(try view.answer(base + 0x200_0100).kind == .free)
+    let beyond = try view.answer(base + 0x300_0000)
+    #expect(beyond.kind == .unmapped && beyond.note == .processEnded && beyond.previous == nil)
+    #expect(beyond.text.contains("has ended"))
+    #expect(try view.answer(1 << 47).note == .outsideUserSpace)
+  }
+
+  @Test("modules and stacks that the segment lists")
+  func tables() throws {
+    let segment = segment()
+    segment.addModule(path: "/no/such/file", range: 0x4000_0000..<0x4001_0000)
+    segment.addModule(path: "/unloaded", range: 0x5000_0000..<0x5001_0000, unloaded: 1)
+    let slot = segment.addThread(id: 77, name: "worker", from: 0)
+    let entry = segment.entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(slot)
+    entry.pointee.stack_low = 0x7000_0000
+    entry.pointee.stack_high = 0x7001_0000
+    let view = try ProcessView(file: segment.path)
+    let code = try view.answer(0x4000_0010)
+    #expect(code.kind == .static && code.module == "/no/such/file" && code.symbol == nil)
+    #expect(try view.answer(0x5000_0010).kind == .unmapped)
+    let stack = try view.answer(0x7000_0010)
+    #expect(stack.kind == .stack && stack.thread == Answer.Thread(id: 77, name: "worker"))
+  }
+
+  @Test("a process that runs another program now")
+  func replaced() throws {
+    // The test's own id and start time, and a segment that it does not map.
+    let segment = SyntheticSegment(
+      startTime: ownStartTime, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: ownStartTime))
+    let copy = directory.path + "/copy"
+    rename(segment.path, copy)
+    munmap(segment.start, segment.size)
+    defer { unlink(copy) }
+    let view = try ProcessView(file: copy)
+    let address = UInt64(UInt(bitPattern: copy.withCString { strdup($0) }))
+    // What the present program has there says nothing about the former one.
+    let answer = try view.answer(address)
+    #expect(answer.kind == .unmapped)
+    _ = mmap(segment.start, segment.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+  }
+}
+
+@Suite("Views")
+struct ProcessViewTests {
+  private let directory = TemporaryDirectory()
+
+  @Test("no such process, a process without a segment, a file that is none")
+  func absent() throws {
+    let none = #expect(throws: AnswerError.self) { try ProcessView(pid: 4_194_305, in: [directory.path]) }
+    #expect(none?.kind == .noSuchProcess && none?.exitStatus == 1)
+    for pid: Int32 in [0, -1] {
+      let error = #expect(throws: AnswerError.self) { try ProcessView(pid: pid, in: [directory.path]) }
+      #expect(error?.kind == .noSuchProcess)
+    }
+    let own = #expect(throws: AnswerError.self) { try ProcessView(pid: getpid(), in: [directory.path]) }
+    #expect(own?.kind == .notIndexed)
+    #expect(own?.description.contains(directory.path) == true)
+    let file = #expect(throws: AnswerError.self) { try ProcessView(file: "/proc/self/maps") }
+    #expect(file?.kind == .unreadable)
+    let missing = #expect(throws: AnswerError.self) { try ProcessView(file: "/no/such.seg") }
+    #expect(missing?.kind == .notIndexed)
+  }
+
+  @Test("a segment is found by its process")
+  func found() throws {
+    let segment = SyntheticSegment(
+      startTime: ownStartTime, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: ownStartTime))
+    let view = try ProcessView(pid: getpid(), in: [directory.path])
+    #expect(view.path == segment.path && view.processID == getpid() && view.isProcessAlive)
+  }
+
+  @Test("a segment that is cut while it is read ends in an error, not in an answer")
+  func cut() throws {
+    let segment = SyntheticSegment(processID: 1, startTime: 1, in: directory.path, name: "1.1.seg")
+    segment.allocate(0x5555_0000_0000, size: 100)
+    let view = try ProcessView(file: segment.path)
+    #expect(try view.answer(0x5555_0000_0000).kind == .heap)
+    truncate(segment.path, 8192)
+    let error = #expect(throws: AnswerError.self) { try view.answer(0x5555_0000_0000) }
+    #expect(error?.kind == .unreadable)
+    #expect(throws: AnswerError.self) { try view.top() }
+    #expect(throws: AnswerError.self) { try view.summary() }
+  }
+}
