@@ -12,9 +12,10 @@ enum Event {
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ site: UInt, _ function: allocs_function
   ) {
     guard let regions = thread.pointee.regions else { return }
-    thread.pointee.entry.pointee.identity.allocations &+= 1
     let context = Contexts.context(thread, site, function)
-    Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context)
+    if Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context) {
+      thread.pointee.entry.pointee.identity.allocations &+= 1
+    }
   }
 
   /// `block` is about to go back. Gives its erased record, 0 if it had none.

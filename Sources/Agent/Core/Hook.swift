@@ -280,7 +280,9 @@ func operatorDeleting(_ block: Block?) -> Thread? {
 @c(allocs_hook_dlclose)
 func hookDlclose(_ handle: UnsafeMutableRawPointer?) -> CInt {
   let result = Terminal.dlclose(handle)
-  if let thread = allocs_enter() {
+  var thread: Thread? = allocs_enter()
+  if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
+  if let thread {
     Modules.noteUnloaded()
     allocs_leave(thread)
   }

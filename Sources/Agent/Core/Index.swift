@@ -19,9 +19,10 @@ enum Index {
 
   // MARK: the path
 
+  /// False, and counted, if the allocation cannot be recorded.
   @inline(__always)
-  static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) {
-    guard let arena = arenaForWriting(regions, base) else { return }
+  static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) -> Bool {
+    guard let arena = arenaForWriting(regions, base) else { return false }
     let slot = slot(arena, base)
     let ticks = allocs_now()
     let granule = allocs_granule_of_address(UInt64(base))
@@ -33,6 +34,7 @@ enum Index {
       allocs_store_relaxed_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
       allocs_store_release_u64(slot, allocs_slot_large(granule, UInt64(size), context, ticks))
     }
+    return true
   }
 
   /// Gives the head that was there, 0 if `base` is not the start of a known allocation.
