@@ -11,15 +11,23 @@ public struct SegmentClock: Sendable {
   private let startRealtime: UInt64
   /// Nanoseconds of now since then.
   private let elapsed: UInt64
+  private let isAlive: Bool
+
+  /// `elapsed`: nanoseconds from the agent's start, which is given on both clocks, until now.
+  public init(startMonotonic: UInt64, startRealtime: UInt64, elapsed: UInt64, isAlive: Bool) {
+    self.startMonotonic = startMonotonic
+    self.startRealtime = startRealtime
+    self.elapsed = elapsed
+    self.isAlive = isAlive
+  }
 
   init(_ start: allocs_clock_start, isAlive: Bool) {
-    startMonotonic = start.monotonic_ns
-    startRealtime = start.realtime_ns
     // A dead process's segment may be of another machine or boot, with which the reader shares only the wall clock.
-    let clock = isAlive ? CLOCK_MONOTONIC : CLOCK_REALTIME
-    let now = Self.now(clock)
-    let first = isAlive ? startMonotonic : startRealtime
-    elapsed = now > first ? now - first : 0
+    let now = Self.now(isAlive ? CLOCK_MONOTONIC : CLOCK_REALTIME)
+    let first = isAlive ? start.monotonic_ns : start.realtime_ns
+    self.init(
+      startMonotonic: start.monotonic_ns, startRealtime: start.realtime_ns, elapsed: now > first ? now - first : 0,
+      isAlive: isAlive)
   }
 
   private static func now(_ clock: clockid_t) -> UInt64 {
@@ -28,19 +36,19 @@ public struct SegmentClock: Sendable {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// Seconds from the agent's start to the tick, never negative. If the process ran longer than one wrap, the latest
-  /// time until now that has these 31 bits.
+  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than one wrap, the latest
+  /// time until now that has these 31 bits; when a dead one died is written nowhere, so its first wrap is meant.
   private func offset(ofTicks ticks: UInt32) -> Double {
     let startTicks = allocs_ticks(startMonotonic / 1_000_000_000, startMonotonic % 1_000_000_000)
     let sinceStart = UInt64(allocs_age_ticks(startTicks, ticks))
     let wrap = UInt64(ALLOCS_TICK_MASK) + 1
     let ticksUntilNow = elapsed / 1_000_000_000 * UInt64(ALLOCS_TICKS_PER_SECOND)
-    let wraps = ticksUntilNow > sinceStart ? (ticksUntilNow - sinceStart) / wrap : 0
+    let wraps = isAlive && ticksUntilNow > sinceStart ? (ticksUntilNow - sinceStart) / wrap : 0
     return Double(sinceStart + wraps * wrap) / Double(ALLOCS_TICKS_PER_SECOND)
   }
 
-  /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything younger than one wrap, 388
-  /// days.
+  /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything that is younger than
+  /// one wrap, 388 days, in a running process, and for what a dead one did in its first 388 days.
   public func age(ofTicks ticks: UInt32) -> Double { max(0, Double(elapsed) / 1e9 - offset(ofTicks: ticks)) }
 
   /// Seconds since 1970-01-01 UTC.

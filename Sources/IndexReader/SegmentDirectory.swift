@@ -17,9 +17,9 @@ public struct SegmentFile: Hashable, Sendable {
   public var ownerID: UInt32
   /// Bytes that it takes, holes left out.
   public var allocatedBytes: UInt64
-  /// Seconds since 1970-01-01 UTC: the last time that the agent gave the file more memory.
+  /// Seconds since 1970-01-01 UTC: when the agent gave the file its size. Stores through a mapping don't change it.
   public var modified: Double
-  /// Seconds since 1970-01-01 UTC: the last change of the file's mode or memory.
+  /// Seconds since 1970-01-01 UTC: the last change of the file's mode or size.
   var changed: Double
   var inode: UInt64
   /// Whether a sweep has seen it dead: see Retention.swift.

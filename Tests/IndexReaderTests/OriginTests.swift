@@ -259,20 +259,26 @@ struct TimeTests {
     #expect(segment.clock().wallTime(ofTicks: 639) == 1_700_000_000)
   }
 
-  @Test("ticks count on across the wrap of 31 bits, and the last of several candidates is meant")
+  @Test("ticks count on across the wrap of 31 bits, and of several candidates the last is meant if the process runs")
   func wrap() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
     let wrap: UInt64 = 1 << 31
-    let now = SyntheticSegment.nanoseconds(CLOCK_REALTIME) / second
-    // Started a hundred ticks before the wrap, a minute ago.
-    synthetic.header.pointee.clock = allocs_clock_start(
-      monotonic_ns: (wrap - 128) / 64 * second, realtime_ns: (now - 60) * second)
-    let segment = try Segment(path: synthetic.path)
-    #expect(segment.clock().wallTime(ofTicks: 0) == Double(now - 58))
-    #expect(segment.clock().wallTime(ofTicks: 640) == Double(now - 48))
-    // Started so long ago that the same bits have come again.
-    synthetic.header.pointee.clock.realtime_ns = (now - wrap / 64 - 60) * second
-    #expect(segment.clock().wallTime(ofTicks: 0) == Double(now - 58))
+    func clock(elapsed seconds: UInt64, isAlive: Bool) -> SegmentClock {
+      // Started 128 ticks before the wrap.
+      SegmentClock(
+        startMonotonic: (wrap - 128) / 64 * second, startRealtime: 1_700_000_000 * second, elapsed: seconds * second,
+        isAlive: isAlive)
+    }
+    for isAlive in [true, false] {
+      let minute = clock(elapsed: 60, isAlive: isAlive)
+      #expect(minute.wallTime(ofTicks: 0) == 1_700_000_002)
+      #expect(minute.wallTime(ofTicks: 640) == 1_700_000_012)
+      #expect(minute.age(ofTicks: 640) == 48)
+    }
+    // So long ago that the same bits have come again: the process lived to see it, or it didn't.
+    let length = wrap / 64
+    #expect(clock(elapsed: length + 60, isAlive: true).age(ofTicks: 0) == 58)
+    #expect(clock(elapsed: 3 * length + 60, isAlive: true).age(ofTicks: 0) == 58)
+    #expect(clock(elapsed: 3 * length + 60, isAlive: false).age(ofTicks: 0) == Double(3 * length + 58))
   }
 }
 
