@@ -22,13 +22,3 @@ public struct ModuleReference: Hashable, Sendable {
     self.bias = bias
   }
 }
-
-extension ModuleReference {
-  /// The build id of a file, empty if it has none; nil if it can't be read or isn't an ELF executable or shared object.
-  ///
-  /// For a module that the index doesn't know of: the caller must have other proof that this is the file that is mapped,
-  /// such as the inode. Thread-safe.
-  public static func buildID(ofFile path: String) -> [UInt8]? {
-    ObjectFile(path: path)?.buildID
-  }
-}

@@ -153,14 +153,6 @@ import Testing
     #expect(symbolizer.staticSymbol(at: 0x2000, in: module) == nil)
   }
 
-  @Test("a file's build id is what readelf says; no ELF file has none")
-  func buildIDOfFile() throws {
-    let program = try program()
-    #expect(ModuleReference.buildID(ofFile: program.path) == program.buildID)
-    #expect(ModuleReference.buildID(ofFile: program.source) == nil)
-    #expect(ModuleReference.buildID(ofFile: "/nonexistent") == nil)
-  }
-
   @Test("a FIFO in the place of a module's file stops nobody")
   func fifo() throws {
     let folder = try TemporaryFolder()
