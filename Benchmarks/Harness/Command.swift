@@ -154,6 +154,14 @@ struct Child {
   }
 }
 
+/// Processor time of process `pid` so far, of all its threads, ended ones included, in seconds.
+func processorTime(of pid: pid_t) -> Double {
+  var clock = clockid_t()
+  var time = timespec()
+  guard clock_getcpuclockid(pid, &clock) == 0, clock_gettime(clock, &time) == 0 else { return 0 }
+  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+}
+
 func monotonicSeconds() -> Double {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)

@@ -10,22 +10,25 @@ let serverBenchmark = Benchmark(name: "server", part: .index) { workshop in
     let addresses = try Command(
       program: "\(workshop.options.binaries)/allocs-lookup-bench", arguments: ["addresses", holder.segment, "100000"]
     ).run().output.split(separator: "\n").map(String.init)
-    return try withServer(workshop) { socket in try serverRows(workshop, holder, addresses, socket) }
+    return try withServer(workshop) { try serverRows(workshop, holder, addresses, socket: $0, server: $1) }
   }
 }
 
-private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [String], _ socket: String) throws -> [Row]
+private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [String], socket: String, server: pid_t)
+  throws -> [Row]
 {
   let target = "/v1/processes/\(holder.pid)/query"
+  // Not only the number of lines: every address is a live one.
   func check(_ answer: [UInt8], lines: Int) throws {
     let found =
       answer.reduce(0) { $1 == UInt8(ascii: "\n") ? $0 + 1 : $0 } + (answer.last == UInt8(ascii: "\n") ? 0 : 1)
     guard found == lines else {
       throw BenchmarkError("the server answered \(found) lines to a question about \(lines) addresses")
     }
-    guard String(decoding: answer.prefix(400), as: UTF8.self).contains("\"kind\":\"heap\"") else {
-      throw BenchmarkError(
-        "the server didn't find a live address: \(String(decoding: answer.prefix(400), as: UTF8.self))")
+    let text = String(decoding: answer, as: UTF8.self)
+    let live = text.components(separatedBy: "\"kind\":\"heap\"").count - 1
+    guard live == lines else {
+      throw BenchmarkError("the server didn't find \(lines - live) of \(lines) live addresses: \(text.prefix(400))…")
     }
   }
   let queries = addresses.prefix(workshop.options.quick ? 500 : 5000).map {
@@ -34,6 +37,7 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
 
   let kept = try HTTPConnection(path: socket)
   for query in queries.prefix(100) { try check(try kept.send(query), lines: 1) }  // reads the symbols
+  let beforeQueries = processorTime(of: server)
   let keptTimes = try queries.map { query in
     let before = monotonicSeconds()
     let answer = try kept.send(query)
@@ -41,6 +45,7 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
     try check(answer, lines: 1)
     return elapsed * 1e6
   }
+  let queryProcessorTime = (processorTime(of: server) - beforeQueries) / Double(queries.count)
   let newTimes = try queries.prefix(1000).map { query in
     let before = monotonicSeconds()
     let answer = try HTTPConnection(path: socket).send(query)
@@ -49,20 +54,26 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
     return elapsed * 1e6
   }
   let batch = HTTPConnection.request("POST", "\(target)?stacks=false", body: addresses.joined(separator: "\n") + "\n")
-  var rates = try (0..<(workshop.options.quick ? 3 : 9)).map { _ in
-    let before = monotonicSeconds()
+  _ = try kept.sendLarge(batch)
+  var batchProcessorTimes: [Double] = []
+  let rates = try (0..<(workshop.options.quick ? 3 : 9)).map { _ in
+    let (before, processorBefore) = (monotonicSeconds(), processorTime(of: server))
     let answer = try kept.sendLarge(batch)
     let elapsed = monotonicSeconds() - before
+    batchProcessorTimes.append((processorTime(of: server) - processorBefore) / Double(addresses.count))
     try check(answer, lines: addresses.count)
     return Double(addresses.count) / elapsed
   }
-  rates.removeFirst()  // the warm-up
   return [
     figure("query, connection kept", "µs", keptTimes, bar: .atMost(250)),
+    Row(name: "  server's CPU time", unit: "µs", value: .figure(queryProcessorTime * 1e6, percentile99: nil)),
     figure("query, new connection", "µs", newTimes, bar: nil),
     Row(
       name: "batch of 100,000", unit: "/s", value: .figure(percentile(50, of: rates) ?? 0, percentile99: nil),
       bar: .atLeast(500_000)),
+    Row(
+      name: "  server's CPU, an address", unit: "ns",
+      value: .figure((percentile(50, of: batchProcessorTimes) ?? 0) * 1e9, percentile99: nil)),
   ]
 }
 
@@ -73,7 +84,7 @@ private func figure(_ name: String, _ unit: String, _ times: [Double], bar: Bar?
 }
 
 /// Runs allocsd on a socket of its own while `body` talks to it.
-private func withServer<Result>(_ workshop: Workshop, body: (String) throws -> Result) throws -> Result {
+private func withServer<Result>(_ workshop: Workshop, body: (String, pid_t) throws -> Result) throws -> Result {
   let socket = "\(workshop.scratch)/allocsd.sock"
   let command = Command(
     program: "\(workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"],
@@ -87,7 +98,7 @@ private func withServer<Result>(_ workshop: Workshop, body: (String) throws -> R
       }
       usleep(20_000)
     }
-    return try body(socket)
+    return try body(socket, server.pid)
   }
   server.signal(SIGTERM)
   let end = Swift.Result { try server.wait(for: command, expectedSignal: SIGTERM) }

@@ -99,12 +99,3 @@ private func redisRound(_ workshop: Workshop, _ variant: Variant) throws -> (ela
     throw error
   }
 }
-
-/// Processor time of all threads of process `pid` so far, in seconds, from the scheduler's own account.
-private func processorTime(of pid: pid_t) -> Double {
-  let tasks = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? []
-  return tasks.reduce(0) { sum, task in
-    let text = (try? String(contentsOfFile: "/proc/\(pid)/task/\(task)/schedstat", encoding: .utf8)) ?? ""
-    return sum + (text.split(separator: " ").first.flatMap { Double($0) } ?? 0) / 1e9
-  }
-}
