@@ -116,7 +116,7 @@ let package = Package(
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["Answers", "IndexReader", "SharedLayout"], exclude: ["Programs"]),
+      name: "EndToEndTests", dependencies: ["IndexReader"], exclude: ["Programs"]),
   ]
 )
 

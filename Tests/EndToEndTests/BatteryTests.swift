@@ -30,10 +30,8 @@ extension EndToEnd {
       #expect(try directory.segments().count == 1, sourceLocation: sourceLocation)
     }
 
-    /// What an allocator does not survive on its own, or by chance only, is left out for it.
-    private func cArguments(_ allocator: Allocator) -> [String] {
-      allocator == .glibc || allocator == .mimalloc ? ["corrupting"] : []
-    }
+    /// What an allocator does not survive on its own is left out for it.
+    private func cArguments(_ allocator: Allocator) -> [String] { allocator == .tcmalloc ? [] : ["corrupting"] }
     private func operatorArguments(_ allocator: Allocator) -> [String] { allocator == .mimalloc ? ["throwless"] : [] }
 
     @Test("C functions answer as without the agent, at every edge", arguments: Allocator.allCases)

@@ -7,7 +7,9 @@ import Testing
 extension EndToEnd {
   @Suite("beginnings and ends")
   struct Lifetime {
-    @Test("blocks from before main to the last destructor are indexed, and readable after death", arguments: Allocator.allCases)
+    @Test(
+      "blocks from before main to the last destructor are indexed, and readable after death",
+      arguments: Allocator.allCases)
     func edges(allocator: Allocator) throws {
       try allocator.require()
       let program = try RecordingProgram([Programs.path("lifetime.cpp")], below: allocator.library)
@@ -50,7 +52,7 @@ extension EndToEnd {
       let libraries = try names.map {
         try Programs.path("plugin.c", options: ["-fPIC", "-shared", "-DPLUGIN_FUNCTION=\($0)"])
       }
-      let program = try RecordingProgram([Programs.path("loader.c")] + libraries + ["8"], environment: ["RECORD_SITES": "none"])
+      let program = try RecordingProgram([Programs.path("loader.c")] + libraries + ["8"])
       // Sites are told apart by module: the loader unmaps them before they could be described.
       _ = try program.records.write("", to: "sites")
       let record = try program.reach(1)
@@ -58,7 +60,8 @@ extension EndToEnd {
       #expect(record.blocks.count == 400)
       var wrong: [String] = []
       for block in record.blocks {
-        guard let allocation = segment.allocation(containing: block.base), let context = segment.context(allocation.context),
+        guard let allocation = segment.allocation(containing: block.base),
+          let context = segment.context(allocation.context),
           let pc = segment.stack(ofNode: context.node).addresses.first
         else {
           wrong.append("block \(block.base) has no site")
@@ -69,7 +72,8 @@ extension EndToEnd {
       }
       #expect(wrong.isEmpty, "\(wrong.count) blocks: \(wrong.prefix(5))")
 
-      let text = try Tool.control(["query", "\(program.process.pid)", "\(record.blocks[0].base)", "--json"], in: program.directory)
+      let text = try Tool.control(
+        ["query", "\(program.process.pid)", "\(record.blocks[0].base)", "--json"], in: program.directory)
       #expect(text.ending == .exit(0), "\(text.errors)")
       #expect(text.output.contains("\"function\":\"\(names[Int(record.blocks[0].site)])\""), "\(text.output)")
       try program.proceed()

@@ -46,7 +46,9 @@ extension EndToEnd {
     @Test("a freed address and one past the end answer free, between the neighbours")
     func free() throws {
       let program = try Stationary()
-      let (neighbour, freed, last) = (try program.place("neighbour"), try program.place("freed"), try program.place("last"))
+      let (neighbour, freed, last) = (
+        try program.place("neighbour"), try program.place("freed"), try program.place("last")
+      )
       for address in [freed.address, freed.address + 500, neighbour.address + neighbour.size] {
         let answer = try program.ask(address)
         #expect(answer["kind"] as? String == "free")
@@ -146,7 +148,8 @@ extension EndToEnd {
       try expectError(["query", program.pid, text], status: 64, in: program.directory)
       // On standard input a line of blanks is no address and no error.
       guard !text.allSatisfy({ $0 == " " }) else { return }
-      let outcome = try Tool.control(["query", program.pid, "-", "--json"], in: program.directory, input: "0\n\(text)\n0x1\n")
+      let outcome = try Tool.control(
+        ["query", program.pid, "-", "--json"], in: program.directory, input: "0\n\(text)\n0x1\n")
       #expect(outcome.ending == .exit(64))
       let objects = try Tool.objects(outcome.output)
       #expect(objects.count == 3 && objects[1]["error"] != nil && objects[2]["kind"] as? String == "unmapped")
@@ -156,12 +159,15 @@ extension EndToEnd {
     func usage() throws {
       let directory = try TestDirectory()
       for arguments in [
-        ["query"], ["query", "1"], ["query", "x", "0"], ["query", "-1", "0"], ["query", "0", "0"], ["query", "99999999999", "0"],
+        ["query"], ["query", "1"], ["query", "x", "0"], ["query", "-1", "0"], ["query", "0", "0"],
+        ["query", "99999999999", "0"],
         ["query", "1", "0", "--no-such-option"], ["no-such-command"], ["top"], ["run"], ["top", "1", "--limit", "0"],
       ] {
         try expectError(arguments, status: 64, in: directory)
       }
-      for arguments in [["--help"], ["help", "query"], ["query", "--help"], ["run", "--help"], ["ps", "--help"], ["top", "--help"]] {
+      for arguments in [
+        ["--help"], ["help", "query"], ["query", "--help"], ["run", "--help"], ["ps", "--help"], ["top", "--help"],
+      ] {
         let outcome = try Tool.control(arguments, in: directory)
         #expect(outcome.ending == .exit(0) && outcome.output.contains("allocsctl"))
       }
@@ -182,7 +188,8 @@ extension EndToEnd {
       #expect(outcome.ending == .exit(0))
     }
 
-    @Test("a process of another user may not be read", .enabled(if: Restrictions.isRoot, "needs root, to be another user"))
+    @Test(
+      "a process of another user may not be read", .enabled(if: Restrictions.isRoot, "needs root, to be another user"))
     func notPermitted() throws {
       let program = try Stationary()
       chmod(program.directory.path, 0o1777)
@@ -269,7 +276,8 @@ extension EndToEnd {
             try overwrite(path, at: offset, with: (0..<64).map { _ in UInt8.random(in: 0...255, using: &random) })
             for arguments in [["query", "\(pid)", "0x1000", "--json"], ["top", "\(pid)"], ["ps"]] {
               let outcome = try Tool.control(arguments, in: directory)
-              #expect([.exit(0), .exit(1)].contains(outcome.ending), "offset \(offset): \(outcome.ending) \(outcome.errors)")
+              #expect(
+                [.exit(0), .exit(1)].contains(outcome.ending), "offset \(offset): \(outcome.ending) \(outcome.errors)")
             }
           }
           try overwrite(path, at: offset, with: original)

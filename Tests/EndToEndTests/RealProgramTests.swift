@@ -33,8 +33,7 @@ extension EndToEnd {
       #expect(plain.output.count > 10, sourceLocation: sourceLocation)
       let live = try Sanity.check(directory, sourceLocation: sourceLocation)
       let name = (arguments[0] as NSString).lastPathComponent
-      #expect(live[name]?.count == 1, "\(live)", sourceLocation: sourceLocation)
-      #expect((live[name]?.first ?? 0) > 0, "\(live)", sourceLocation: sourceLocation)
+      #expect((live[name]?.max() ?? 0) > 0, "\(live)", sourceLocation: sourceLocation)
       return live
     }
 
@@ -49,7 +48,9 @@ extension EndToEnd {
         [installed("sqlite3", package: "sqlite3"), "-batch", ":memory:"], input: script, below: allocator.library)
     }
 
-    @Test("python3 with every object from malloc works on documents, with threads and a child", arguments: Allocator.allCases)
+    @Test(
+      "python3 with every object from malloc works on documents, with threads and a child",
+      arguments: Allocator.allCases)
     func python(allocator: Allocator) throws {
       try allocator.require()
       let live = try compare(
@@ -65,10 +66,13 @@ extension EndToEnd {
       let work = try TestDirectory()
       let source = Programs.source("battery.c")
       let gcc = try installed("gcc", package: "gcc")
-      func command(_ target: String) -> [String] { [gcc, "-D_GNU_SOURCE", "-O2", "-c", source, "-o", work.file(target)] }
+      func command(_ target: String) -> [String] {
+        [gcc, "-D_GNU_SOURCE", "-O2", "-c", source, "-o", work.file(target)]
+      }
       let directory = try TestDirectory()
       let plain = try ChildProcess.run(command("plain.o"))
-      let indexed = try ChildProcess.run(command("indexed.o"), environment: Installation.agentEnvironment(directory.path))
+      let indexed = try ChildProcess.run(
+        command("indexed.o"), environment: Installation.agentEnvironment(directory.path))
       #expect(plain.ending == .exit(0) && indexed == plain)
       #expect(FileManager.default.contentsEqual(atPath: work.file("plain.o"), andPath: work.file("indexed.o")))
       let live = try Sanity.check(directory)
@@ -161,7 +165,9 @@ extension EndToEnd {
       }
       for number in 0..<30 {
         for target in ["plain", "indexed"] {
-          #expect(FileManager.default.contentsEqual(atPath: files.file("\(number).txt"), andPath: files.file("\(target)/\(number)")))
+          #expect(
+            FileManager.default.contentsEqual(
+              atPath: files.file("\(number).txt"), andPath: files.file("\(target)/\(number)")))
         }
       }
       // The server's threads are gone, it waits for connections: its index stands still.
@@ -191,11 +197,14 @@ extension EndToEnd {
         }
         let limit = Date().addingTimeInterval(ChildProcess.patience)
         while try ask("PING") != "PONG" {
-          guard Date() < limit, !process.hasEnded else { throw HarnessError("redis-server does not answer: \(process.errors)") }
+          guard Date() < limit, !process.hasEnded else {
+            throw HarnessError("redis-server does not answer: \(process.errors)")
+          }
           usleep(20000)
         }
         let load = try ChildProcess.run([
-          benchmark, "-s", socket, "-q", "-n", "20000", "-d", "100", "-P", "8", "-t", "set,get,lpush,lpop,sadd,hset,zadd",
+          benchmark, "-s", socket, "-q", "-n", "20000", "-d", "100", "-P", "8", "-t",
+          "set,get,lpush,lpop,sadd,hset,zadd",
         ])
         #expect(load.ending == .exit(0))
         // A known content, saved by a child of fork while more is written.

@@ -137,10 +137,13 @@ extension EndToEnd {
       try expectUnindexed([Programs.path("exhausted.c")], directory: directory.path)
     }
 
-    @Test("limits set before the start: the program runs as without the agent", arguments: [
-      "ulimit -n 4", "ulimit -f 8", "ulimit -f 1000", "ulimit -v 400000", "ulimit -v 4000000", "ulimit -d 100000", "ulimit -l 0",
-      "ulimit -s 256", "umask 777",
-    ])
+    @Test(
+      "limits set before the start: the program runs as without the agent",
+      arguments: [
+        "ulimit -n 4", "ulimit -f 8", "ulimit -f 1000", "ulimit -v 400000", "ulimit -v 4000000", "ulimit -d 100000",
+        "ulimit -l 0",
+        "ulimit -s 256", "umask 777",
+      ])
     func limits(restriction: String) throws {
       let directory = try TestDirectory()
       let program = try Programs.path("exhausted.c", options: ["-DKEEP_DESCRIPTORS"])
@@ -169,7 +172,9 @@ extension EndToEnd {
     }
 
     @Test("a program that closes all descriptors stays indexed") func closes() throws { try restrict("close") }
-    @Test("a program that limits its descriptors stays indexed") func descriptors() throws { try restrict("descriptors") }
+    @Test("a program that limits its descriptors stays indexed") func descriptors() throws {
+      try restrict("descriptors")
+    }
     @Test("a program that limits its files' sizes stays indexed") func files() throws { try restrict("files") }
     @Test("a program that limits its memory stays indexed", arguments: ["memory", "data"])
     func memory(way: String) throws { try restrict(way) }

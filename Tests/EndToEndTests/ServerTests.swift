@@ -23,7 +23,8 @@ final class Server {
   }
 
   /// A request by curl; the status is 0 if there was no answer.
-  func request(_ path: String, _ options: [String] = [], as prefix: [String] = []) throws -> (status: Int, body: String) {
+  func request(_ path: String, _ options: [String] = [], as prefix: [String] = []) throws -> (status: Int, body: String)
+  {
     let outcome = try ChildProcess.run(
       prefix + ["curl", "-s", "--unix-socket", socket, "-w", "\n%{http_code}", "http://localhost\(path)"] + options)
     let lines = outcome.output.split(separator: "\n", omittingEmptySubsequences: false)
@@ -71,7 +72,8 @@ extension EndToEnd {
       let block = try program.place("block")
       #expect(try server.request("/v1/processes").body.contains("\"pid\":\(program.pid)"))
       #expect(try server.request("/v1/processes/\(program.pid)").status == 200)
-      let single = try server.request("/v1/processes/\(program.pid)/query?address=0x\(String(block.address, radix: 16))&address=0")
+      let single = try server.request(
+        "/v1/processes/\(program.pid)/query?address=0x\(String(block.address, radix: 16))&address=0")
       #expect(single.status == 200 && single.body.contains("\"size\":1000"), "\(single)")
       let bare = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address)&stacks=false")
       #expect(bare.status == 200 && bare.body.contains("\"size\":1000") && !bare.body.contains("\"stack\":"), "\(bare)")
@@ -79,7 +81,8 @@ extension EndToEnd {
       let count = 50_000
       let list = try files.write((0..<count).map { "\(block.address + UInt64($0 % 1000))\n" }.joined(), to: "list")
       let batch = try server.request(
-        "/v1/processes/\(program.pid)/query?stacks=false", ["--data-binary", "@\(list)", "-H", "Content-Type: text/plain"])
+        "/v1/processes/\(program.pid)/query?stacks=false",
+        ["--data-binary", "@\(list)", "-H", "Content-Type: text/plain"])
       #expect(batch.status == 200)
       let lines = batch.body.split(separator: "\n")
       #expect(lines.count == count)
@@ -106,7 +109,10 @@ extension EndToEnd {
       let server = try Server(directory)
       chmod(server.socket, 0o666)
       let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
-      for path in ["/v1/processes/\(program.pid)", "/v1/processes/\(program.pid)/query?address=1", "/v1/processes/\(program.pid)/top"] {
+      for path in [
+        "/v1/processes/\(program.pid)", "/v1/processes/\(program.pid)/query?address=1",
+        "/v1/processes/\(program.pid)/top",
+      ] {
         let answer = try server.request(path, as: nobody)
         #expect(answer.status == 403, "\(path): \(answer)")
         #expect(answer.body.contains("error"))
@@ -115,10 +121,13 @@ extension EndToEnd {
       // A process of that user's own.
       let tools = try TestDirectory()
       chmod(tools.path, 0o755)
-      try FileManager.default.copyItem(atPath: Installation.path(of: Installation.agent), toPath: tools.file("agent.so"))
+      try FileManager.default.copyItem(
+        atPath: Installation.path(of: Installation.agent), toPath: tools.file("agent.so"))
       try FileManager.default.copyItem(atPath: Programs.path("stationary.c"), toPath: tools.file("stationary"))
       let own = try ChildProcess(
-        nobody + ["env", "LD_PRELOAD=\(tools.file("agent.so"))", "ALLOCS_DIR=\(directory.path)", tools.file("stationary")],
+        nobody + [
+          "env", "LD_PRELOAD=\(tools.file("agent.so"))", "ALLOCS_DIR=\(directory.path)", tools.file("stationary"),
+        ],
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try own.readLines(until: "ready")
       let path = "/v1/processes/\(own.pid)/query?address=1"
@@ -171,13 +180,16 @@ extension EndToEnd {
         address.sun_family = sa_family_t(AF_UNIX)
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: server.socket.utf8) }
         let connected = withUnsafePointer(to: &address) {
-          $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+          $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+          }
         }
         guard connected == 0 else { throw HarnessError("cannot connect to allocsd") }
         return descriptor
       }
       let requests = [
-        "GET /v1/proc", "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n0x1\n", "",
+        "GET /v1/proc",
+        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n0x1\n", "",
         "nonsense\r\n\r\n", "GET /v1/processes/\(program.pid)/top HTTP/1.1\r\nHost: x\r\n\r\n",
       ]
       var open: [Int32] = []
@@ -193,7 +205,8 @@ extension EndToEnd {
       open.append(greedy)
       let body = String(repeating: "\(block.address)\n", count: 100_000)
       let bytes = Array(
-        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)".utf8)
+        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
+          .utf8)
       _ = fcntl(greedy, F_SETFL, O_NONBLOCK)
       _ = write(greedy, bytes, bytes.count)
       for offset in 0..<50 {
@@ -217,7 +230,8 @@ extension EndToEnd {
       for offset in 0..<40 { #expect(outcome.output.contains("\"offset\":\(offset),")) }
     }
 
-    @Test("SIGTERM stops the server cleanly: its socket is gone, and a new one can start", arguments: [SIGTERM, SIGINT])
+    @Test(
+      "SIGTERM stops the server cleanly: its socket is gone, and a new one can start", arguments: [SIGTERM, SIGINT])
     func stops(signal: Int32) throws {
       let directory = try TestDirectory()
       let server = try Server(directory)

@@ -38,7 +38,8 @@ extension EndToEnd {
       #expect(names.count == record.blocks.count)
       var wrong: [String] = []
       for block in record.blocks {
-        guard let allocation = segment.allocation(containing: block.base), let context = segment.context(allocation.context),
+        guard let allocation = segment.allocation(containing: block.base),
+          let context = segment.context(allocation.context),
           let thread = context.threadSlot.flatMap({ segment.thread(slot: $0, at: allocation.ticks) }),
           let name = names[block.base]
         else { continue }

@@ -19,7 +19,8 @@ extension EndToEnd {
       let options = linked ? ["-Wl,--no-as-needed", "-l:\(allocator.library!)"] : []
       let program = try RecordingProgram(
         [
-          Programs.path("truth.cpp", options: options), "\(threads)", "\(operations)", "\(checkpoints)", "\(seed)", children,
+          Programs.path("truth.cpp", options: options), "\(threads)", "\(operations)", "\(checkpoints)", "\(seed)",
+          children,
         ], below: linked ? nil : allocator.library)
       _ = try program.reach(0)
       let segment = try program.openSegment()
@@ -123,7 +124,8 @@ extension EndToEnd {
       #expect(children[1] == 0)
     }
 
-    @Test("children leave no trace in the index with another allocator below", arguments: [Allocator.jemalloc, .tcmalloc])
+    @Test(
+      "children leave no trace in the index with another allocator below", arguments: [Allocator.jemalloc, .tcmalloc])
     func childrenBelow(allocator: Allocator) throws {
       _ = try run(allocator: allocator, children: "vfork", checkpoints: 2, seed: 5)
     }

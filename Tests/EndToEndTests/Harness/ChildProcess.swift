@@ -157,7 +157,8 @@ final class ChildProcess: @unchecked Sendable {
       if line.hasPrefix(prefix) { return lines }
     }
     let ending = try wait().ending
-    throw HarnessError("\(name) ended (\(ending)) before it said '\(prefix)'; output: \(lines); standard error: \(errors)")
+    throw HarnessError(
+      "\(name) ended (\(ending)) before it said '\(prefix)'; output: \(lines); standard error: \(errors)")
   }
 
   func send(_ text: String) throws {

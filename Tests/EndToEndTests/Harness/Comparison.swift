@@ -63,7 +63,9 @@ struct Comparison {
     var expected: [UInt64: UInt64] = [:]
     for allocation in baseline { expected[allocation.base] = allocation.size }
     for block in record.blocks {
-      if isComplete, expected[block.base] != nil { differences.add("\(hex(block.base)) is the libraries' and the program's") }
+      if isComplete, expected[block.base] != nil {
+        differences.add("\(hex(block.base)) is the libraries' and the program's")
+      }
       expected[block.base] = block.size
     }
     for allocation in found {
@@ -84,7 +86,9 @@ struct Comparison {
       let function = record.sites[block.site]?.function ?? "site \(block.site)"
       differences.add("\(hex(block.base))+\(block.size) from \(function) is not in the index")
     }
-    for (base, size) in expected where isComplete { differences.add("the libraries' \(hex(base))+\(size) is not in the index") }
+    for (base, size) in expected where isComplete {
+      differences.add("the libraries' \(hex(base))+\(size) is not in the index")
+    }
   }
 
   /// Function, call site, thread, allocator, alignment and time of each block.
@@ -94,7 +98,8 @@ struct Comparison {
     for block in record.blocks {
       guard let allocation = byBase[block.base] else { continue }  // said already
       if let alignment = allocation.alignment, alignment != block.alignment {
-        differences.add("\(words(allocation)) has alignment \(alignment), not \(block.alignment.map(String.init) ?? "none")")
+        differences.add(
+          "\(words(allocation)) has alignment \(alignment), not \(block.alignment.map(String.init) ?? "none")")
       }
       if contexts[allocation.context] == nil, let context = segment.context(allocation.context) {
         contexts[allocation.context] = (context, segment.stack(ofNode: context.node))
@@ -113,7 +118,8 @@ struct Comparison {
       // The call itself ends at the return address, so this is above the start and may be the section's end.
       if let pc = stack.addresses.first {
         if pc <= site.start || pc > site.end {
-          differences.add("\(words(allocation)) was called from \(hex(pc)), not within \(hex(site.start))..<\(hex(site.end))")
+          differences.add(
+            "\(words(allocation)) was called from \(hex(pc)), not within \(hex(site.start))..<\(hex(site.end))")
         }
       } else {
         differences.add("\(words(allocation)) has no call site")
@@ -129,8 +135,8 @@ struct Comparison {
       } else if requiresThreads {
         differences.add("\(words(allocation)) has no thread")
       }
-      let age = segment.age(ofTicks: allocation.ticks)
-      if !(age.map { $0 >= 0 && $0 < 3600 } ?? false) { differences.add("\(words(allocation)) is \(String(describing: age)) s old") }
+      let age: Double = segment.age(ofTicks: allocation.ticks)
+      if !(age >= 0 && age < 3600) { differences.add("\(words(allocation)) is \(age) s old") }
     }
   }
 
@@ -166,6 +172,8 @@ struct Comparison {
       compare(block.base, &differences)
       compare(block.base + block.size / 2, &differences)
     }
-    for address in [0, 1, 4096, UInt64(1) << 46, (1 << 47) - 1, 1 << 47, 1 << 63, .max] { compare(address, &differences) }
+    for address in [0, 1, 4096, UInt64(1) << 46, (1 << 47) - 1, 1 << 47, 1 << 63, .max] {
+      compare(address, &differences)
+    }
   }
 }

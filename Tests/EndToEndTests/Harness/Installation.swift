@@ -29,7 +29,8 @@ enum Installation {
     }
   }()
 
-  static let testsDirectory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path
+  static let testsDirectory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .path
   static let packageDirectory = URL(fileURLWithPath: testsDirectory).deletingLastPathComponent()
     .deletingLastPathComponent().path
 
@@ -78,7 +79,9 @@ enum Allocator: String, CaseIterable, Sendable, CustomTestStringConvertible {
   /// Fails, with what to install, if the library is not on this machine.
   func require() throws {
     guard let library else { return }
-    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib", "/usr/lib64"]
+    let places = [
+      "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib", "/usr/lib64",
+    ]
     guard places.contains(where: { FileManager.default.fileExists(atPath: "\($0)/\(library)") }) else {
       throw HarnessError(
         "\(library) is missing: apt-get install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0")

@@ -11,7 +11,8 @@ final class RecordingProgram {
   /// Lines that the program wrote before the check point that was waited for last.
   private(set) var said: [String] = []
 
-  init(_ arguments: [String], below: String? = nil, environment: [String: String] = [:], underAgent: Bool = true) throws {
+  init(_ arguments: [String], below: String? = nil, environment: [String: String] = [:], underAgent: Bool = true) throws
+  {
     directory = try TestDirectory()
     records = try TestDirectory()
     // Also for programs that give up being root.
@@ -53,7 +54,10 @@ extension Segment {
 
   /// The counters that say that a block is missing from the index, if they are not zero.
   var unindexed: [String] {
-    let names = ["no_memory", "arenas_exhausted", "high_address", "unaligned", "nested", "early", "unknown_contexts", "modules_dropped"]
+    let names = [
+      "no_memory", "arenas_exhausted", "high_address", "unaligned", "nested", "early", "unknown_contexts",
+      "modules_dropped",
+    ]
     return counters.filter { names.contains($0.name) && $0.value != 0 }.map { "\($0.name) \($0.value)" }
   }
 

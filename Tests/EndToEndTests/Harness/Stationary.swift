@@ -21,7 +21,8 @@ final class Stationary {
     process = try ChildProcess(
       [Programs.path("stationary.c")],
       environment: ChildProcess.baseEnvironment.merging(
-        Installation.agentEnvironment(self.directory.path, below: below)) { $1 },
+        Installation.agentEnvironment(self.directory.path, below: below)
+      ) { $1 },
       conversing: true)
     for line in try process.readLines(until: "ready").dropLast() {
       let words = line.split(separator: " ")

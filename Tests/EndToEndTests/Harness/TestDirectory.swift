@@ -8,7 +8,9 @@ final class TestDirectory: Sendable {
   init() throws {
     let parent = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : NSTemporaryDirectory()
     var template = Array("\(parent)/allocs-test-XXXXXX".utf8CString)
-    guard mkdtemp(&template) != nil else { throw HarnessError("cannot make a directory in \(parent): \(String(cString: strerror(errno)))") }
+    guard mkdtemp(&template) != nil else {
+      throw HarnessError("cannot make a directory in \(parent): \(String(cString: strerror(errno)))")
+    }
     path = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
   }
 

@@ -14,7 +14,8 @@ enum Tool {
 
   /// What must not be compared between two runs: ages grow.
   static func withoutAges(_ output: String) -> String {
-    output.replacingOccurrences(of: #""age_seconds":[0-9.e+-]+"#, with: #""age_seconds":0"#, options: .regularExpression)
+    output.replacingOccurrences(
+      of: #""age_seconds":[0-9.e+-]+"#, with: #""age_seconds":0"#, options: .regularExpression)
   }
 
   /// The objects of an answer in JSON lines.

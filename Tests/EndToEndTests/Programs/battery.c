@@ -274,7 +274,8 @@ static int same_allocator(const char *function) {
 
 static void pages(void) {
   static const size_t amounts[] = {0, 1, 100, 4095, 4096, 4097, 10000, 1 << 20};
-  int valloc_frees = same_allocator("valloc"), pvalloc_frees = same_allocator("pvalloc");
+  // jemalloc has no pvalloc, which the module of malloc cannot tell where that is the agent.
+  int valloc_frees = same_allocator("valloc"), pvalloc_frees = same_allocator("pvalloc") && dlsym(RTLD_DEFAULT, "mallctl") == NULL;
   for (size_t j = 0; j < COUNT(amounts) + COUNT(huge); j++) {
     size_t size = j < COUNT(amounts) ? amounts[j] : huge[j - COUNT(amounts)];
     errno = untouched;

@@ -28,7 +28,9 @@ let tally = Tally()
 let sizes = try await withThrowingTaskGroup(of: Int.self) { group in
   for part in 0..<16 {
     group.addTask {
-      let documents = (0..<300).map { Document(id: $0, name: "document \(part)-\($0)", tags: ["t\($0 % 7)", "p\(part % 3)"]) }
+      let documents = (0..<300).map {
+        Document(id: $0, name: "document \(part)-\($0)", tags: ["t\($0 % 7)", "p\(part % 3)"])
+      }
       let encoder = JSONEncoder()
       encoder.outputFormatting = .sortedKeys
       let data = try encoder.encode(documents)

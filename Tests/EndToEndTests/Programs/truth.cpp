@@ -425,6 +425,9 @@ int main(int argc, char **argv) {
   *(void **)&cfree_function = dlsym(RTLD_DEFAULT, "cfree");
   throws = dlsym(RTLD_DEFAULT, "mi_malloc") == nullptr;
   has_pvalloc = dlsym(RTLD_DEFAULT, "mallctl") == nullptr;
+  // What dlsym said of functions that are missing is a block, freed by the thread's next call but one.
+  dlerror();
+  dlerror();
   int file = record_open("sites");
 #define RECORD_SITE(name, function) record_site(file, id_##name, __start_site_##name, __stop_site_##name, function);
   SITES(RECORD_SITE)
