@@ -1,6 +1,6 @@
 // A program whose signal handler makes children at any moment, also in the middle of an allocation.
 //
-//   interrupted fork|clone CHILDREN     _Fork (safe in a handler) or a raw clone, neither of which runs atfork handlers
+//   interrupted fork|_Fork|clone CHILDREN     _Fork and a raw clone run no atfork handlers
 //
 // The child returns from the handler, finishes what was interrupted, allocates and frees on, and leaves: nothing of it may
 // show in the parent's index, at whatever instruction it came to be. There is one thread, so no lock is held by another.
@@ -21,13 +21,14 @@ enum { table_size = 4000 };
 static struct record_block blocks[table_size];
 static uint32_t thread;
 static volatile sig_atomic_t is_child;
-static volatile int started, wanted, raw;
+static volatile int started, wanted;
+static char way;
 
 static void on_signal(int number) {
   (void)number;
   if (is_child || started >= wanted) return;
   int before = errno;
-  pid_t child = raw ? (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) : _Fork();
+  pid_t child = way == 'f' ? fork() : way == '_' ? _Fork() : (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
   if (child == 0) is_child = 1;
   else if (child > 0) started++;
   errno = before;
@@ -53,8 +54,8 @@ static void operate(uint64_t *random) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) record_fail("usage: interrupted fork|clone CHILDREN");
-  raw = strcmp(argv[1], "clone") == 0;
+  if (argc != 3) record_fail("usage: interrupted fork|_Fork|clone CHILDREN");
+  way = argv[1][0];
   wanted = atoi(argv[2]);
   thread = record_thread();
   int sites = record_open("sites");
