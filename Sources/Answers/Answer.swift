@@ -69,8 +69,8 @@ public struct Answer: Hashable, Sendable {
     case givenBack
     /// The process is gone: nobody knows what else was mapped.
     case processEnded
-    /// The process runs another program now: nobody knows what else was mapped.
-    case programReplaced
+    /// The process runs and has another index or none, as after exec: what is mapped now has nothing to do with this one.
+    case indexAbandoned
     /// /proc/PID/maps may not be read by the caller.
     case mappingsNotPermitted
     /// At or above 2^47, where no memory of a process can be.
@@ -80,7 +80,7 @@ public struct Answer: Hashable, Sendable {
       switch self {
       case .givenBack: "its pages were given back to the system"
       case .processEnded: "the process has ended: what else it had mapped is not known"
-      case .programReplaced: "the process runs another program now: what else it had mapped is not known"
+      case .indexAbandoned: "the process no longer writes this index: what else it had mapped is not known"
       case .mappingsNotPermitted: "its mappings may not be read: ask as the user who owns the process, or as root"
       case .outsideUserSpace: "no process has memory there: user space ends at 0x7fffffffffff"
       }

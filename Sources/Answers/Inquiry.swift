@@ -20,6 +20,7 @@ public struct Inquiry: ~Copyable {
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
   private var threads: [ThreadIdentity]?
+  private var waitingThreads: [Int: UInt32]?
   private var origins: OriginCache
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
@@ -170,8 +171,10 @@ public struct Inquiry: ~Copyable {
       answer.thread = origins.holder(of: thread).thread
       return answer
     }
-    let isHeap = view.shared.segment.wasUsed(address) || wasHeap(mapping, index)
-    return Answer(address: address, kind: isHeap ? .free : .mapping)
+    if view.shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
+    // Without bounds, a mapping is a thread's stack if the thread is seen in it.
+    if !mapping.isBreak, let thread = threadIn(mapping: index) { return stack(address, ofThread: thread) }
+    return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
   }
 
   /// Whether any memory of the mapping was ever heap.
@@ -227,6 +230,12 @@ public struct Inquiry: ~Copyable {
   /// The thread, not known to have ended, in whose stack `address` is.
   private mutating func threadWithStack(at address: UInt64) -> ThreadIdentity? {
     allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
+  }
+
+  /// The thread whose stack pointer is in the mapping, as far as can be seen.
+  private mutating func threadIn(mapping index: Int) -> UInt32? {
+    if waitingThreads == nil { waitingThreads = surroundings.waitingThreads() }
+    return waitingThreads?[index]
   }
 
   private mutating func stack(_ address: UInt64, ofThread id: UInt32) -> Answer {

@@ -43,6 +43,33 @@ struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
+  /// The threads that exist, by the kernel's ids.
+  func threadIDs() throws(ProcError) -> [UInt32] {
+    let tasks = openat(descriptor, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard tasks >= 0 else { throw ProcError(number: errno) }
+    guard let stream = fdopendir(tasks) else {
+      let number = errno
+      close(tasks)
+      throw ProcError(number: number)
+    }
+    defer { closedir(stream) }
+    var ids: [UInt32] = []
+    while let entry = readdir(stream) {
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+      if let id = UInt32(name) { ids.append(id) }
+    }
+    return ids
+  }
+
+  /// Where the stack of thread `id` has its top; nil while the thread runs, or if the caller may not know.
+  func stackPointer(ofThread id: UInt32) -> UInt64? {
+    // proc(5): a number and six arguments of a system call, or -1, then stack pointer and program counter; or "running".
+    guard let line = try? read("task/\(id)/syscall", limit: 512) else { return nil }
+    let fields = line.split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
+    guard fields.count >= 3 else { return nil }
+    return try? parseAddress(String(decoding: fields[fields.count - 2], as: UTF8.self))
+  }
+
   /// What "stat", or "task/TID/stat", says of the process or thread.
   func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
     guard let stat = ProcessStat(try read(name, limit: 4096)) else { throw ProcError(number: EINVAL) }

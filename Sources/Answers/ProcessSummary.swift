@@ -35,8 +35,8 @@ public struct ProcessSummary: Hashable, Sendable {
   public var process: IndexedProcess
   /// Whether the index holds whole call stacks; else the call site of each allocation.
   public var hasFullStacks: Bool
-  /// Whether the process runs, and another program than the one that was indexed.
-  public var isReplaced: Bool
+  /// Whether the process runs and no longer writes this index, as after exec.
+  public var isAbandoned: Bool
   /// In the segment's order; zeros included.
   public var counters: [Counter]
   /// The threads that the thread table holds, ended ones included, and those of its history.
@@ -45,12 +45,12 @@ public struct ProcessSummary: Hashable, Sendable {
   public var moduleCount: Int
 
   public init(
-    process: IndexedProcess, hasFullStacks: Bool, isReplaced: Bool, counters: [Counter], threads: [Thread],
+    process: IndexedProcess, hasFullStacks: Bool, isAbandoned: Bool, counters: [Counter], threads: [Thread],
     moduleCount: Int
   ) {
     self.process = process
     self.hasFullStacks = hasFullStacks
-    self.isReplaced = isReplaced
+    self.isAbandoned = isAbandoned
     self.counters = counters
     self.threads = threads
     self.moduleCount = moduleCount
@@ -60,7 +60,7 @@ public struct ProcessSummary: Hashable, Sendable {
 extension ProcessView {
   /// The facts as of now. Reads the header and the thread table, no allocations.
   public func summary() throws(AnswerError) -> ProcessSummary {
-    let isReplaced = Surroundings(of: self).absence == .programReplaced
+    let isAbandoned = Surroundings(of: self).absence == .indexAbandoned
     let isAlive = shared.segment.isProcessAlive
     let counters = shared.segment.counters
     let process = IndexedProcess(
@@ -75,7 +75,7 @@ extension ProcessView {
         frees: thread.frees)
     }
     let summary = ProcessSummary(
-      process: process, hasFullStacks: shared.segment.hasFullStacks, isReplaced: isReplaced,
+      process: process, hasFullStacks: shared.segment.hasFullStacks, isAbandoned: isAbandoned,
       counters: counters.map { ProcessSummary.Counter(name: $0.name, value: $0.value) }, threads: threads,
       moduleCount: shared.segment.modules.count)
     try checkIntact()
@@ -95,7 +95,7 @@ extension ProcessSummary {
   /// One screen of 80 columns, the process first.
   public var text: String {
     var lines: [String] = []
-    let state = isReplaced ? "runs another program now" : process.state.rawValue
+    let state = isAbandoned ? "no longer writes this index" : process.state.rawValue
     let title = IndexedProcess.title(process.processID, process.command)
     lines.append(
       TextLayout.fit(title, columns: TextLayout.columns - TextLayout.width(state) - 2) + ": " + state)
@@ -155,7 +155,7 @@ extension ProcessSummary {
     var writer = ByteWriter(capacity: 4096)
     writer.append("{")
     process.appendJSONFields(to: &writer)
-    if isReplaced { writer.append(",\"replaced\":true") }
+    if isAbandoned { writer.append(",\"abandoned\":true") }
     writer.append(hasFullStacks ? ",\"stacks\":\"full\"" : ",\"stacks\":\"site\"")
     writer.append(",\"module_count\":", decimal: UInt64(max(0, moduleCount)))
     writer.append(",\"counters\":{")

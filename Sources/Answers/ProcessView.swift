@@ -14,6 +14,8 @@ public final class ProcessView: Sendable {
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public let startTime: UInt64
   let shared: SharedSegment
+  /// Of the segment's file, as it was opened: after exec another may have its name.
+  let inode: UInt64
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
 
@@ -47,6 +49,8 @@ public final class ProcessView: Sendable {
       throw AnswerError(error)
     }
     self.shared = shared
+    var status = stat()
+    inode = stat(file, &status) == 0 ? UInt64(status.st_ino) : 0
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime

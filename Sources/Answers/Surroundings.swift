@@ -29,7 +29,7 @@ struct Surroundings {
       if maps.mappings.isEmpty {
         absence = .processEnded
       } else if !maps.hasSegment(view) {
-        absence = .programReplaced
+        absence = .indexAbandoned
       } else {
         self.maps = maps
       }
@@ -57,13 +57,29 @@ struct Surroundings {
   }
 }
 
+extension Surroundings {
+  /// The threads that do not run just now, by the mapping that their stack pointer is in.
+  func waitingThreads() -> [Int: UInt32] {
+    guard let maps else { return [:] }
+    var threads: [Int: UInt32] = [:]
+    do throws(ProcError) {
+      let directory = try ProcessDirectory(processID: processID)
+      for id in try directory.threadIDs() {
+        guard let top = directory.stackPointer(ofThread: id), let index = maps.index(containing: top) else { continue }
+        threads[index] = id
+      }
+    } catch {
+      // Gone meanwhile, or not permitted: then no stack is known.
+    }
+    return threads
+  }
+}
+
 extension ProcessMaps {
-  /// Whether the segment of `view` is among them. By name: device and inode differ between mounts of some file systems.
+  /// Whether the process writes the segment of `view`. Not by device, which differs between views of some file systems.
   fileprivate func hasSegment(_ view: ProcessView) -> Bool {
-    let names = [Answer.lastComponent(view.path), "\(view.processID).\(view.startTime).seg"]
-    return mappings.contains { mapping in
-      guard mapping.inode != 0, let path = mapping.path, path.hasSuffix(".seg") else { return false }
-      return names.contains(Answer.lastComponent(path))
+    mappings.contains {
+      $0.inode == view.inode && $0.inode != 0 && $0.permissions.hasPrefix("rw") && $0.path?.hasSuffix(".seg") == true
     }
   }
 

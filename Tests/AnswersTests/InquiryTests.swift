@@ -176,6 +176,41 @@ struct LiveInquiryTests {
     #expect(try answer(segment, pages.start + 0x8_0000).kind == .free)
   }
 
+  @Test("stack: a thread that waits is seen in its stack, though the segment knows no bounds")
+  func waiting() throws {
+    let segment = segment()
+    let pages = Pages(1 << 20)
+    var attributes = pthread_attr_t()
+    pthread_attr_init(&attributes)
+    pthread_attr_setstack(&attributes, UnsafeMutableRawPointer(bitPattern: UInt(pages.start))!, pages.size)
+    var ends: [Int32] = [0, 0]
+    #expect(pipe(&ends) == 0)
+    var thread = pthread_t()
+    let argument = UnsafeMutableRawPointer(bitPattern: Int(ends[0]))
+    pthread_create(
+      &thread, &attributes,
+      { argument in
+        var byte: UInt8 = 0
+        _ = read(Int32(Int(bitPattern: argument)), &byte, 1)
+        return nil
+      }, argument)
+    pthread_attr_destroy(&attributes)
+    // Until it waits in read, it may be seen running, or not at all.
+    var answer = try answer(segment, pages.start + 64)
+    while answer.kind != .stack {
+      #expect(answer.kind == .mapping)
+      usleep(1000)
+      answer = try self.answer(segment, pages.start + 64)
+    }
+    #expect(answer.thread != nil && answer.thread?.id != UInt32(getpid()))
+    #expect(answer.thread?.name != nil)
+    write(ends[1], "x", 1)
+    pthread_join(thread, nil)
+    close(ends[0])
+    close(ends[1])
+    #expect(try self.answer(segment, pages.start + 64).kind == .mapping)
+  }
+
   @Test("unmapped: nothing there, nothing can be there")
   func unmapped() throws {
     let segment = segment()
@@ -286,22 +321,23 @@ struct DeadInquiryTests {
     #expect(stack.kind == .stack && stack.thread == Answer.Thread(id: 77, name: "worker"))
   }
 
-  @Test("a process that runs another program now")
-  func replaced() throws {
-    // The test's own id and start time, and a segment that it does not map.
+  @Test("a process that no longer writes its index, as after exec")
+  func abandoned() throws {
     let segment = SyntheticSegment(
       startTime: ownStartTime, in: directory.path,
       name: SegmentFile.name(processID: getpid(), startTime: ownStartTime))
-    let copy = directory.path + "/copy"
-    rename(segment.path, copy)
-    munmap(segment.start, segment.size)
-    defer { unlink(copy) }
-    let view = try ProcessView(file: copy)
-    let address = UInt64(UInt(bitPattern: copy.withCString { strdup($0) }))
-    // What the present program has there says nothing about the former one.
-    let answer = try view.answer(address)
-    #expect(answer.kind == .unmapped)
-    _ = mmap(segment.start, segment.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+    let block: UInt64 = 0x2000_0000
+    segment.allocate(block, size: 64)
+    let view = try ProcessView(file: segment.path)
+    let pages = Pages(4096)
+    #expect(try view.answer(pages.start).kind == .mapping)
+    #expect(try !view.summary().isAbandoned)
+    mprotect(segment.start, segment.size, PROT_READ)
+    // What the present program has mapped says nothing about the former one.
+    let answer = try view.answer(pages.start)
+    #expect(answer.kind == .unmapped && answer.note == .indexAbandoned)
+    #expect(try view.answer(block).kind == .heap)
+    #expect(try view.summary().isAbandoned)
   }
 }
 

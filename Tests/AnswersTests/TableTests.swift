@@ -154,7 +154,7 @@ struct ProcessListTests {
       $0.storeBytes(of: 3, toByteOffset: 8 * Int(ALLOCS_COUNTER_UNKNOWN_FREES.rawValue), as: UInt64.self)
     }
     let summary = try ProcessView(file: segment.path).summary()
-    #expect(summary.process.state == .live && !summary.isReplaced)
+    #expect(summary.process.state == .live && !summary.isAbandoned)
     let text = summary.text
     #expect(text.contains("1 live, 0 ended; 10 allocations, 1 free\n"))
     #expect(text.contains("3 frees of addresses where no block was known"))
