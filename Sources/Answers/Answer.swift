@@ -77,12 +77,13 @@ public struct Answer: Hashable, Sendable {
     case outsideUserSpace
 
     var text: String {
+      // Short enough for the first line of an answer.
       switch self {
       case .givenBack: "its pages were given back to the system"
-      case .processEnded: "the process has ended: what else it had mapped is not known"
-      case .indexAbandoned: "the process no longer writes this index: what else it had mapped is not known"
-      case .mappingsNotPermitted: "its mappings may not be read: ask as the user who owns the process, or as root"
-      case .outsideUserSpace: "no process has memory there: user space ends at 0x7fffffffffff"
+      case .processEnded: "the process has ended, its mappings are not known"
+      case .indexAbandoned: "its process left this index: mappings not known"
+      case .mappingsNotPermitted: "its mappings may not be read: ask as its user or root"
+      case .outsideUserSpace: "beyond user space, which ends at 0x7fffffffffff"
       }
     }
   }

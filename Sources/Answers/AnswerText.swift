@@ -20,7 +20,6 @@ extension Answer {
     case .static, .stack, .mapping, .unmapped: break
     }
     if let mapping { lines.append(Self.line(of: mapping)) }
-    if let note, kind != .unmapped { lines += TextLayout.fill(note.text, indent: "  ") }
     return lines.map { $0 + "\n" }.joined()
   }
 
@@ -58,6 +57,7 @@ extension Answer {
         "\(start)\(Units.grouped(previous.size)) at \(hex(previous.base))",
       ])
     }
+    if let note { return note.text }
     // Blocks of other mappings say nothing about this one's gaps.
     let below = previous.flatMap { previous in mapping.map { previous.end > $0.start } ?? true ? previous : nil }
     let above = next.flatMap { next in mapping.map { next.base < $0.end } ?? true ? next : nil }

@@ -125,28 +125,30 @@ extension ProcessSummary {
     let nonzero = counters.filter { $0.value > 0 }
     if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
     for (index, counter) in nonzero.enumerated() {
-      lines.append(
-        "  \(index == 0 ? "counters" : "        ")  \(Units.grouped(counter.value)) \(Self.meaning(ofCounter: counter.name))"
-      )
+      lines.append("  \(index == 0 ? "counters" : "        ")  \(Self.sentence(of: counter))")
     }
     return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
   }
 
-  /// What a counter counts, in words (allocs_segment.h); a counter of a later version is given by its name.
-  static func meaning(ofCounter name: String) -> String {
-    switch name {
-    case "no_memory": "blocks not indexed: the segment's file system was full"
-    case "arenas_exhausted": "blocks not indexed: no arena was left"
-    case "high_address": "blocks not indexed: above the addresses that the index covers"
-    case "unaligned": "blocks not indexed: not aligned to 16 bytes"
-    case "nested": "blocks not indexed: allocated inside another allocation call"
-    case "early": "blocks not indexed: allocated while the agent started"
-    case "unknown_frees": "frees of addresses where no block was known"
-    case "unknown_contexts": "blocks indexed without their call site and thread"
-    case "unknown_threads": "threads without an entry"
-    case "modules_dropped": "modules without an entry"
-    case "realloc_failed": "failed reallocs, their blocks kept"
-    default: TextLayout.printable(name)
+  /// A counter in words (allocs_segment.h); one of a later version is given by its name.
+  static func sentence(of counter: Counter) -> String {
+    let value = counter.value
+    func blocks(_ why: String) -> String { "\(Units.count(value, "block")) not indexed: \(why)" }
+    return switch counter.name {
+    case "no_memory": blocks("the segment's file system was full")
+    case "arenas_exhausted": blocks("no arena was left")
+    case "high_address": blocks("above the addresses that the index covers")
+    case "unaligned": blocks("not aligned to 16 bytes")
+    case "nested": blocks("allocated inside another allocation call")
+    case "early": blocks("allocated while the agent started")
+    case "unknown_frees": "\(Units.count(value, "free")) where no block was known"
+    case "unknown_contexts": "\(Units.count(value, "block")) indexed without call site and thread"
+    case "unknown_threads": "\(Units.count(value, "thread")) without an entry"
+    case "modules_dropped": "\(Units.count(value, "module")) without an entry"
+    case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
+    case "ended_allocations": "\(Units.count(value, "allocation")) by threads that are no longer listed"
+    case "ended_frees": "\(Units.count(value, "free")) by threads that are no longer listed"
+    default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }
 

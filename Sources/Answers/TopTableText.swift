@@ -5,17 +5,13 @@ import Symbols
 extension TopTable {
   /// A table of 80 columns: a line with the sums first, the sites, what the others have in common, the sums again.
   public var text: String {
-    let title = "\(IndexedProcess.title(processID, command)): "
+    let title = IndexedProcess.title(processID, command)
     let sums =
       "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes)), "
       + Units.count(UInt64(siteCount), "site")
-    let room = TextLayout.columns - TextLayout.width(sums)
-    var text: String
-    if room >= 20 {
-      text = TextLayout.fit(String(title.dropLast(2)), columns: room - 2) + ": " + sums + "\n"
-    } else {
-      text = TextLayout.fit(String(title.dropLast(2)), columns: TextLayout.columns) + "\n"
-      text += TextLayout.fit(sums, columns: TextLayout.columns) + "\n"
+    var text = "\(title): \(sums)\n"
+    if TextLayout.width(text) > TextLayout.columns {
+      text = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
     }
     guard total.blocks > 0 else { return text }
 

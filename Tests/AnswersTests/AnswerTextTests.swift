@@ -120,9 +120,8 @@ struct AnswerTextTests {
     answer.note = .givenBack
     #expect(
       answer.text == """
-        0x7f0000001000: free — below the first live block of the heap
+        0x7f0000001000: free — its pages were given back to the system
           next     0x7f0000002000, 1 byte, 4,096 bytes above
-          its pages were given back to the system
 
         """)
   }
@@ -170,7 +169,20 @@ struct AnswerTextTests {
     #expect(unmapped.text == "0x0: unmapped — no mapping of the process holds it\n")
     unmapped.note = .processEnded
     #expect(
-      unmapped.text == "0x0: unmapped — the process has ended: what else it had mapped is not known\n")
+      unmapped.text == "0x0: unmapped — the process has ended, its mappings are not known\n")
+  }
+
+  @Test(
+    "notes fit the first line whole",
+    arguments: [
+      .givenBack, .processEnded, .indexAbandoned, .mappingsNotPermitted, .outsideUserSpace,
+    ] as [Answer.Note])
+  func notes(note: Answer.Note) {
+    for (kind, address) in [(.unmapped, 0x7fff_ffff_ffff), (.free, 0x7fff_ffff_ffff)] as [(Answer.Kind, UInt64)] {
+      var answer = Answer(address: note == .outsideUserSpace ? .max : address, kind: kind)
+      answer.note = note
+      #expect(answer.text.hasSuffix("\(note.text)\n"))
+    }
   }
 
   @Test("no line is wider than 80 columns, nor does any reach the terminal with control characters")

@@ -157,7 +157,7 @@ struct ProcessListTests {
     #expect(summary.process.state == .live && !summary.isAbandoned)
     let text = summary.text
     #expect(text.contains("1 live, 0 ended; 10 allocations, 1 free\n"))
-    #expect(text.contains("3 frees of addresses where no block was known"))
+    #expect(text.contains("3 frees where no block was known"))
     #expect(!text.contains("\u{1B}"))
     #expect(text.split(separator: "\n").allSatisfy { TextLayout.width($0) <= 80 })
     let value = try parseJSON(summary.json)
