@@ -27,7 +27,7 @@ struct Allocsctl: ParsableCommand {
   /// be asynchronous: `run` becomes another program, which inherits the signal mask of the thread that calls exec.
   static func main() {
     do {
-      var command = try parseAsRoot()
+      var command = try parseAsRoot(Run.withTerminator(Array(CommandLine.arguments.dropFirst())))
       try command.run()
     } catch {
       end(with: error)

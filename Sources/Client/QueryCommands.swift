@@ -55,6 +55,7 @@ struct Info: ParsableCommand {
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show the allocation sites that hold most memory.",
+    usage: "allocsctl top <pid> [--limit <number>] [--json] [--socket <path> | --direct]",
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first.
 
@@ -84,6 +85,10 @@ struct Top: ParsableCommand {
 struct Query: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Tell what is at addresses of a process.",
+    usage: """
+      allocsctl query <pid> <address> ... [--json] [--no-stacks]
+                      [--socket <path> | --direct]
+      """,
     discussion: """
       Says for each address which allocation it is in: base, exact size, offset, who allocated it, where, on which \
       thread and when; or between which allocations it lies; or of which variable, stack or mapping it is a part.

@@ -35,11 +35,23 @@ struct Run: ParsableCommand {
   @Option(help: .init("What to record of each call stack: site, the call site (default: site).", valueName: "what"))
   var stacks: Stacks?
 
-  @Argument(parsing: .captureForPassthrough, help: .init("The command, and its arguments.", valueName: "command"))
+  @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
 
+  /// Puts the `--` before the command of `run` where it was left out: what follows the command's name is the command's,
+  /// whatever it looks like.
+  static func withTerminator(_ arguments: [String]) -> [String] {
+    guard arguments.first == "run" else { return arguments }
+    var index = 1
+    while index < arguments.count, arguments[index].hasPrefix("-") {
+      if arguments[index] == "--" { return arguments }
+      index += arguments[index] == "--stacks" ? 2 : 1
+    }
+    guard index < arguments.count else { return arguments }
+    return arguments[..<index] + ["--"] + arguments[index...]
+  }
+
   func run() throws {
-    let command = Array(self.command.first == "--" ? self.command.dropFirst() : self.command[...])
     guard let name = command.first else { throw ValidationError("There is no command to run: name it after --.") }
     let program = try Program(named: name)
     try program.checkPreloadable()

@@ -17,6 +17,7 @@ struct Allocsd: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "allocsd",
     abstract: "Answer questions about the allocations of indexed processes, over HTTP on a Unix socket.",
+    usage: "allocsd [--socket <path>] [<options>]",
     discussion: """
       The server finds the segments in $ALLOCS_DIR, else in /run/allocs and /dev/shm/allocs, and notices by itself when \
       programs start under the agent. It answers a caller who is root or the user of the process asked about. SIGTERM \
@@ -35,7 +36,7 @@ struct Allocsd: AsyncParsableCommand {
       valueName: "path"))
   var socket: String?
 
-  @Option(help: .init("Log messages of this level and above: trace, debug, info, notice, warning, error, critical."))
+  @Option(help: .init("Log messages of this level and above."))
   var logLevel: Logger.Level = .info
 
   @Option(

@@ -63,8 +63,12 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       try await withThrowingDiscardingTaskGroup { group in
         try await listener.executeThenClose { connections in
           for try await connection in connections {
-            guard let connection else { continue }
-            group.addTask { await connection.http.handle(value: connection.channel, logger: logger) }
+            group.addTask {
+              switch connection {
+              case .accepted(let http, let channel): await http.handle(value: channel, logger: logger)
+              case .refused(let channel): await refuse(channel)
+              }
+            }
           }
         }
       }
@@ -74,32 +78,49 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     }
   }
 
-  private struct Connection: Sendable {
-    var http: HTTP1Channel
-    var channel: HTTP1Channel.Value
+  private enum Connection: Sendable {
+    case accepted(HTTP1Channel, HTTP1Channel.Value)
+    /// It exceeds a limit.
+    case refused(any Channel)
   }
 
-  /// Sets up a new connection on its event loop; nil if it exceeds a limit and was closed.
-  private func prepare(_ channel: any Channel, _ open: OpenConnections) -> EventLoopFuture<Connection?> {
+  /// Sets up a new connection on its event loop.
+  private func prepare(_ channel: any Channel, _ open: OpenConnections) -> EventLoopFuture<Connection> {
     guard let options = channel as? any SocketOptionProvider else {
-      return channel.close().map { nil }
+      return channel.eventLoop.makeSucceededFuture(.refused(channel))
     }
-    return options.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED)).flatMap { (credentials: SocketCredentials) in
+    return options.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED)).flatMap {
+      (credentials: SocketCredentials) in
       let caller = credentials.peer
       guard open.add(channel, of: caller) else {
         logger.debug("connection refused, too many are open", metadata: ["uid": "\(caller.userID)"])
         Counter(label: "allocsd_connections_refused_total").increment()
-        let answer = ByteBuffer(
-          string: "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        return channel.writeAndFlush(answer).flatMapError { _ in channel.eventLoop.makeSucceededVoidFuture() }
-          .flatMap { channel.close() }.flatMapError { _ in channel.eventLoop.makeSucceededVoidFuture() }.map { nil }
+        return channel.eventLoop.makeSucceededFuture(.refused(channel))
       }
       channel.closeFuture.whenComplete { _ in open.remove(channel, of: caller) }
       let http = HTTP1Channel(
         responder: { request, writer, _ in try await respond(to: request, of: caller, writer) },
         configuration: .init(idleTimeout: .seconds(limits.idleSeconds)))
-      return http.setup(channel: channel, logger: logger).map { Connection(http: http, channel: $0) }
+      return http.setup(channel: channel, logger: logger).map { .accepted(http, $0) }
     }
+  }
+
+  /// Says why, without waiting for a request, and closes.
+  private func refuse(_ channel: any Channel) async {
+    let body = Problem(
+      .serviceUnavailable, "the server has no room for another connection of yours",
+      advice: "close some, or try again later"
+    ).json
+    let answer = """
+      HTTP/1.1 503 Service Unavailable\r
+      Content-Type: \(MediaKind.json.rawValue)\r
+      Content-Length: \(body.utf8.count)\r
+      Connection: close\r
+      \r
+      \(body)
+      """
+    try? await channel.writeAndFlush(ByteBuffer(string: answer))
+    try? await channel.close()
   }
 
   private func respond(to request: Request, of caller: Peer, _ writer: consuming ResponseWriter) async throws {

@@ -32,6 +32,7 @@ struct Observation: MiddlewareProtocol {
           error.status, error.body ?? "the request was not understood", advice: "see docs/http.md"
         ).response
     }
+    if request.method == .head { response = response.createHeadResponse() }
     let duration = ContinuousClock.now - start
     // The route's pattern, not the path: a client must not be able to make new series.
     let route = context.endpointPath ?? "none"

@@ -8,22 +8,23 @@ import NIOCore
 /// An error with its HTTP status; its body is `{"error":"<what> — <what to do>"}` and a newline.
 struct Problem: HTTPResponseError {
   let status: HTTPResponse.Status
-  private let json: String
+  /// The body.
+  let json: String
 
   init(_ status: HTTPResponse.Status, _ what: String, advice: String) {
     self.status = status
-    json = AnswerError(.usage, what: what, advice: advice).json
+    json = AnswerError(.usage, what: what, advice: advice).json + "\n"
   }
 
   init(_ error: AnswerError) {
     status = .init(code: error.httpStatus)
-    json = error.json
+    json = error.json + "\n"
   }
 
   var response: Response {
     Response(
       status: status, headers: [.contentType: MediaKind.json.rawValue],
-      body: ResponseBody(byteBuffer: ByteBuffer(string: json + "\n")))
+      body: ResponseBody(byteBuffer: ByteBuffer(string: json)))
   }
 
   func response(from request: Request, context: some RequestContext) throws -> Response { response }

@@ -21,7 +21,7 @@ struct Routes: Sendable {
   private static let rowLimit = 100_000
 
   func responder() -> some HTTPResponder<CallerContext> {
-    let router = Router(context: CallerContext.self)
+    let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
     router.add(middleware: Observation())
     router.get("/v1/processes", use: processes)
     router.get("/v1/processes/{pid}", use: process)
