@@ -41,18 +41,23 @@ public struct ProcessSummary: Hashable, Sendable {
   public var counters: [Counter]
   /// The threads that the thread table holds, ended ones included, and those of its history.
   public var threads: [Thread]
+  /// Over all threads, those included that are no longer listed: calls that returned a block, blocks given back.
+  public var allocations: UInt64
+  public var frees: UInt64
   /// Modules that have allocated, unloaded ones included.
   public var moduleCount: Int
 
   public init(
     process: IndexedProcess, hasFullStacks: Bool, isAbandoned: Bool, counters: [Counter], threads: [Thread],
-    moduleCount: Int
+    allocations: UInt64, frees: UInt64, moduleCount: Int
   ) {
     self.process = process
     self.hasFullStacks = hasFullStacks
     self.isAbandoned = isAbandoned
     self.counters = counters
     self.threads = threads
+    self.allocations = allocations
+    self.frees = frees
     self.moduleCount = moduleCount
   }
 }
@@ -68,16 +73,20 @@ extension ProcessView {
       command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
       lostBlocks: IndexedProcess.lostBlocks(counters))
-    let threads = (shared.segment.formerThreads + shared.segment.threads).map { thread in
+    // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
+    let present = shared.segment.threads
+    let threads = (shared.segment.formerThreads + present).map { thread in
       // Of a dead process no thread lives, whatever its last word was.
       ProcessSummary.Thread(
         id: thread.id, name: thread.name, state: isAlive ? thread.state : .ended, allocations: thread.allocations,
         frees: thread.frees)
     }
+    func counter(_ name: String) -> UInt64 { counters.first { $0.name == name }?.value ?? 0 }
     let summary = ProcessSummary(
       process: process, hasFullStacks: shared.segment.hasFullStacks, isAbandoned: isAbandoned,
       counters: counters.map { ProcessSummary.Counter(name: $0.name, value: $0.value) }, threads: threads,
-      moduleCount: shared.segment.modules.count)
+      allocations: present.reduce(counter("ended_allocations")) { $0 &+ $1.allocations },
+      frees: present.reduce(counter("ended_frees")) { $0 &+ $1.frees }, moduleCount: shared.segment.modules.count)
     try checkIntact()
     return summary
   }
@@ -86,12 +95,6 @@ extension ProcessView {
 // MARK: rendering
 
 extension ProcessSummary {
-  private var totals: (allocations: UInt64, frees: UInt64, live: Int) {
-    threads.reduce((0, 0, 0)) { sum, thread in
-      (sum.0 &+ thread.allocations, sum.1 &+ thread.frees, sum.2 + (thread.state == .live ? 1 : 0))
-    }
-  }
-
   /// One screen of 80 columns, the process first.
   public var text: String {
     var lines: [String] = []
@@ -109,11 +112,11 @@ extension ProcessSummary {
     lines.append("  index     \(TextLayout.printable(process.path)), \(Units.rounded(process.segmentBytes))")
     lines.append("  records   \(hasFullStacks ? "call stacks" : "call sites")")
     lines.append("  modules   \(Units.grouped(UInt64(moduleCount))) that allocated")
-    let totals = totals
+    let live = threads.count { $0.state == .live }
     lines.append(
-      "  threads   \(Units.grouped(UInt64(totals.live))) live, "
-        + "\(Units.grouped(UInt64(threads.count - totals.live))) ended; "
-        + "\(Units.count(totals.allocations, "allocation")), \(Units.count(totals.frees, "free"))")
+      "  threads   \(Units.grouped(UInt64(live))) live, "
+        + "\(Units.grouped(UInt64(threads.count - live))) ended; "
+        + "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))")
     let busiest = threads.sorted { ($0.allocations, $1.id) > ($1.allocations, $0.id) }.prefix(5)
     for thread in busiest where thread.allocations > 0 {
       let name = Answer.name(of: Answer.Thread(id: thread.id, name: thread.name))
@@ -122,7 +125,8 @@ extension ProcessSummary {
         "            \(name)\(ended): \(Units.count(thread.allocations, "allocation")), "
           + Units.count(thread.frees, "free"))
     }
-    let nonzero = counters.filter { $0.value > 0 }
+    // What ended threads did is in the line of threads.
+    let nonzero = counters.filter { $0.value > 0 && !$0.name.hasPrefix("ended_") }
     if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
     for (index, counter) in nonzero.enumerated() {
       lines.append("  \(index == 0 ? "counters" : "        ")  \(Self.sentence(of: counter))")
@@ -146,8 +150,6 @@ extension ProcessSummary {
     case "unknown_threads": "\(Units.count(value, "thread")) without an entry"
     case "modules_dropped": "\(Units.count(value, "module")) without an entry"
     case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
-    case "ended_allocations": "\(Units.count(value, "allocation")) by threads that are no longer listed"
-    case "ended_frees": "\(Units.count(value, "free")) by threads that are no longer listed"
     default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }
@@ -166,9 +168,8 @@ extension ProcessSummary {
       writer.appendJSONString(counter.name)
       writer.append(":", decimal: counter.value)
     }
-    let totals = totals
-    writer.append("},\"allocations\":", decimal: totals.allocations)
-    writer.append(",\"frees\":", decimal: totals.frees)
+    writer.append("},\"allocations\":", decimal: allocations)
+    writer.append(",\"frees\":", decimal: frees)
     writer.append(",\"threads\":[")
     for (index, thread) in threads.enumerated() {
       if index > 0 { writer.append(",") }

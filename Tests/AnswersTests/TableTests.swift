@@ -153,18 +153,28 @@ struct ProcessListTests {
     withUnsafeMutableBytes(of: &segment.header.pointee.counters) {
       $0.storeBytes(of: 3, toByteOffset: 8 * Int(ALLOCS_COUNTER_UNKNOWN_FREES.rawValue), as: UInt64.self)
     }
+    let ended = segment.addThread(id: 6, name: "former", from: 0)
+    let former = segment.entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + Int(ended)
+    former.pointee.identity.allocations = 100
+    segment.replaceThread(slot: ended, endingAt: 1, by: 7, name: "next", from: 2)
+    withUnsafeMutableBytes(of: &segment.header.pointee.counters) {
+      $0.storeBytes(of: 1100, toByteOffset: 8 * Int(ALLOCS_COUNTER_ENDED_ALLOCATIONS.rawValue), as: UInt64.self)
+    }
     let summary = try ProcessView(file: segment.path).summary()
     #expect(summary.process.state == .live && !summary.isAbandoned)
     let text = summary.text
-    #expect(text.contains("1 live, 0 ended; 10 allocations, 1 free\n"))
+    #expect(text.contains("2 live, 1 ended; 1,110 allocations, 1 free\n"))
     #expect(text.contains("3 frees where no block was known"))
     #expect(!text.contains("\u{1B}"))
     #expect(text.split(separator: "\n").allSatisfy { TextLayout.width($0) <= 80 })
     let value = try parseJSON(summary.json)
     #expect(value["counters"]?["unknown_frees"]?.number == 3)
     #expect(value["counters"]?.count == Int(ALLOCS_COUNTER_COUNT.rawValue))
-    #expect(value["threads"]?[0]?["name"]?.string == "worker")
-    #expect(value["allocations"]?.number == 10)
+    #expect(value["threads"]?.count == 3)
+    #expect(value["threads"]?[0]?["name"]?.string == "former" && value["threads"]?[0]?["state"]?.string == "ended")
+    #expect(value["threads"]?[1]?["name"]?.string == "worker")
+    #expect(value["allocations"]?.number == 1110)
+    #expect(!text.contains("1,100"))
     #expect(value["stacks"]?.string == "site")
     #expect(value["command"]?[1]?.string == "\n")
   }
