@@ -1,9 +1,8 @@
 // allocsctl: starts programs under the agent, and asks what is at their addresses.
 
 import ArgumentParser
-import ServerProtocol
-
 import Glibc
+import ServerProtocol
 
 @main
 struct Allocsctl: ParsableCommand {
@@ -54,7 +53,9 @@ struct Allocsctl: ParsableCommand {
   /// How to get the help of the command that was given.
   private static var helpCommand: String {
     let names = configuration.subcommands.compactMap { $0.configuration.commandName ?? "\($0)".lowercased() }
-    guard let name = CommandLine.arguments.dropFirst().first(where: { names.contains($0) }) else { return "allocsctl --help" }
+    guard let name = CommandLine.arguments.dropFirst().first(where: { names.contains($0) }) else {
+      return "allocsctl --help"
+    }
     return "allocsctl \(name) --help"
   }
 }

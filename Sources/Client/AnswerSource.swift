@@ -1,10 +1,9 @@
 // Where answers come from: a server, or the segments themselves, mapped by this process. Both say the same, byte for byte.
 
 import Answers
+import Glibc
 import NIOHTTP1
 import ServerProtocol
-
-import Glibc
 
 /// Answers the questions of all commands. What it returns is what is printed.
 protocol AnswerSource {

@@ -87,7 +87,8 @@ struct Program {
 
   /// A script may name another script; the kernel follows at most five (BINPRM_MAX_RECURSION).
   private static func checkFile(_ path: String, as name: String, depth: Int) throws(Failure) {
-    guard let file = ProgramFile(path: path) else { return }  // readable by the kernel only: it may still take the agent
+    // A program that only the kernel may read may still take the agent.
+    guard let file = ProgramFile(path: path) else { return }
     switch file.kind {
     case .script(let interpreter) where depth < 5: try checkFile(interpreter, as: name, depth: depth + 1)
     case .script, .unknown: return
@@ -154,9 +155,9 @@ private struct ProgramFile {
     let isWide = head[4] == 2
     let isLittleEndian = head[5] == 1
     #if arch(x86_64)
-    let native: UInt64 = 62  // EM_X86_64
+      let native: UInt64 = 62  // EM_X86_64
     #elseif arch(arm64)
-    let native: UInt64 = 183  // EM_AARCH64
+      let native: UInt64 = 183  // EM_AARCH64
     #endif
     let machine = value(isLittleEndian ? Array(head[18..<20]) : head[18..<20].reversed())
     let description = "ELF\(isWide ? 64 : 32), machine \(machine)"

@@ -4,9 +4,8 @@
 // process id, same parent, same signals, same open files; nothing of allocsctl stays.
 
 import ArgumentParser
-import ServerProtocol
-
 import Glibc
+import ServerProtocol
 
 struct Run: ParsableCommand {
   /// What is recorded of the call stack of each allocation.

@@ -1,12 +1,11 @@
 // A connection to allocsd, kept between requests: HTTP/1.1 on a Unix socket, one request at a time.
 
 import Answers
+import Glibc
 import NIOCore
 import NIOHTTP1
 import NIOPosix
 import ServerProtocol
-
-import Glibc
 
 /// Talks to one server. Not thread-safe. Makes system threads, so nothing that forks or execs comes after it.
 final class ServerConnection {
@@ -62,7 +61,7 @@ final class ServerConnection {
       defer { isUsed = true }
       do {
         return try exchange(method, uri, accept, body)
-      } catch where isUsed {
+      } catch  where isUsed {
         // Every request only asks, so it may be sent twice.
         channel = try Self.connect(path, requireTrust, group)
         return try exchange(method, uri, accept, body)

@@ -1,10 +1,9 @@
 // Which source of answers a command uses: the options that say so, and what happens without them.
 
-import ArgumentParser
 import Answers
-import ServerProtocol
-
+import ArgumentParser
 import Glibc
+import ServerProtocol
 
 struct SourceOptions: ParsableArguments {
   @Option(

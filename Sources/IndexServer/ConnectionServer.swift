@@ -8,6 +8,7 @@
 // - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
 //   keeps nobody else out.
 
+import Glibc
 import HTTPTypes
 import Hummingbird
 import HummingbirdCore
@@ -18,8 +19,6 @@ import NIOPosix
 import ServerProtocol
 import ServiceLifecycle
 import Synchronization
-
-import Glibc
 
 /// What the server grants a client.
 struct ConnectionLimits: Sendable {
@@ -125,7 +124,10 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
 
   private func respond(to request: Request, of caller: Peer, _ writer: consuming ResponseWriter) async throws {
     if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
-      let response = Problem(.contentTooLarge, "the request's body is longer than \(limits.bodySize) bytes", advice: "send it in several requests").response
+      let response = Problem(
+        .contentTooLarge, "the request's body is longer than \(limits.bodySize) bytes",
+        advice: "send it in several requests"
+      ).response
       var head = response.head
       head.headerFields[.connection] = "close"
       try await writer.write(response: head, body: response.body)

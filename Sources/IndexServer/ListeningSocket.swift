@@ -33,7 +33,8 @@ struct ListeningSocket: ~Copyable {
       let descriptors = Int(String(cString: count)), descriptors > 0
     else { return nil }
     guard descriptors == 1 else {
-      throw SocketError("cannot serve \(descriptors) inherited sockets — have allocsd.socket list one ListenStream only")
+      throw SocketError(
+        "cannot serve \(descriptors) inherited sockets — have allocsd.socket list one ListenStream only")
     }
     let first: Int32 = 3  // SD_LISTEN_FDS_START
     guard fcntl(first, F_SETFD, FD_CLOEXEC) == 0, option(SO_DOMAIN, of: first) == AF_UNIX,
@@ -151,7 +152,8 @@ private struct DirectoryLock: ~Copyable {
       usleep(10_000)
     }
     throw SocketError(
-      code: EBUSY, "cannot lock \(directory): another process holds it — see with `fuser \(directory)` which, and stop it")
+      code: EBUSY,
+      "cannot lock \(directory): another process holds it — see with `fuser \(directory)` which, and stop it")
   }
 
   deinit { close(descriptor) }

@@ -16,7 +16,8 @@ struct KeepTime: ExpressibleByArgument {
       self.init(seconds: .infinity)
       return
     }
-    guard let unit = Self.units.first(where: { $0.name == argument.last }), let number = UInt32(argument.dropLast()) else {
+    guard let unit = Self.units.first(where: { $0.name == argument.last }), let number = UInt32(argument.dropLast())
+    else {
       return nil
     }
     self.init(seconds: Double(number) * unit.seconds)

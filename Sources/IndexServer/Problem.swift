@@ -1,8 +1,8 @@
 // How a request that can't be answered is answered: a status, and one JSON object with the reason and the remedy.
 
 import Answers
-import Hummingbird
 import HTTPTypes
+import Hummingbird
 import NIOCore
 
 /// An error with its HTTP status; its body is `{"error":"<what> — <what to do>"}` and a newline.

@@ -53,6 +53,8 @@ final class ProcessRegistry: Sendable {
       throw ProcessView.missing(processID: pid)
     }
     try Self.authorize(caller, file.path, owner: identity.ownerID)
+    // Of a process that has ended, what is open may still be the newest there is.
+    if let open = opened(pid), open.view.path == file.path, open.identity == identity { return open.view }
     let view = try ProcessView(file: file)
     // What counts is who owned the file that was opened, should another have taken its name meanwhile.
     try Self.authorize(caller, file.path, owner: view.ownerID)
@@ -85,14 +87,19 @@ final class ProcessRegistry: Sendable {
   }
 
   private func cached(_ pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView? {
-    let open = state.withLock { state -> Open? in
+    guard let open = opened(pid), open.identity == Identity(open.view.path), open.view.isProcessAlive else {
+      return nil
+    }
+    try Self.authorize(caller, open.view.path, owner: open.identity.ownerID)
+    return open.view
+  }
+
+  private func opened(_ pid: Int32) -> Open? {
+    state.withLock { state in
       state.uses += 1
       state.open[pid]?.lastUse = state.uses
       return state.open[pid]
     }
-    guard let open, open.identity == Identity(open.view.path), open.view.isProcessAlive else { return nil }
-    try Self.authorize(caller, open.view.path, owner: open.identity.ownerID)
-    return open.view
   }
 
   private func remember(_ new: Open, _ pid: Int32) {

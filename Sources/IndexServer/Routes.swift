@@ -116,12 +116,15 @@ struct Routes: Sendable {
     let text = context.parameters.get("pid") ?? ""
     guard let pid = Int32(text), pid > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
       throw Problem(
-        .badRequest, "\"\(text.prefix(40))\" is not a process id", advice: "give a positive number, as GET /v1/processes lists")
+        .badRequest, "\"\(text.prefix(40))\" is not a process id",
+        advice: "give a positive number, as GET /v1/processes lists")
     }
     return try answering { () throws(AnswerError) in try registry.view(of: pid, for: context.caller) }
   }
 
-  private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String) -> Response {
+  private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String)
+    -> Response
+  {
     let kind = MediaKind(accepting: request)
     let body = kind == .text ? text() : json() + "\n"
     return Response(

@@ -71,7 +71,9 @@ public struct AddressLines: Sendable {
 
   /// The address in a line of nothing but `0x` and up to 16 hexadecimal digits: what programs write. nil says nothing.
   private static func plainAddress(_ line: Span<UInt8>) -> UInt64? {
-    guard line.count > 2, line.count <= 18, line[0] == UInt8(ascii: "0"), line[1] == UInt8(ascii: "x") else { return nil }
+    guard line.count > 2, line.count <= 18, line[0] == UInt8(ascii: "0"), line[1] == UInt8(ascii: "x") else {
+      return nil
+    }
     var value: UInt64 = 0
     for index in 2..<line.count {
       let byte = line[index]

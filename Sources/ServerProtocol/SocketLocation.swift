@@ -42,7 +42,8 @@ public enum SocketLocation {
       chmod(directory, 0o1777)
     } else if errno != EEXIST {
       throw SocketError(
-        code: errno, "cannot create \(directory): \(SocketError.words(errno)) — create it with mode 1777, or set ALLOCS_DIR")
+        code: errno,
+        "cannot create \(directory): \(SocketError.words(errno)) — create it with mode 1777, or set ALLOCS_DIR")
     }
   }
 }
