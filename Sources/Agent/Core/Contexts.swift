@@ -17,23 +17,27 @@ enum Contexts {
 
   /// The id of (stack, thread, function); 0 if it cannot be recorded.
   @inline(__always)
-  static func context(_ thread: Thread, _ site: UInt, _ function: allocs_function) -> UInt32 {
-    let key = UInt64(site) | UInt64(function.rawValue) << 56
-    let index = Int((UInt64(site) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
+  static func context(_ thread: Thread, _ caller: Caller, _ function: allocs_function) -> UInt32 {
+    // With whole stacks a node stands for the stack, else the call site itself.
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
+    let key = origin | UInt64(function.rawValue) << 56
+    let index = Int((origin &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
     let sites = withUnsafeMutablePointer(to: &thread.pointee.sites) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
     }
     if sites[index].key == key { return UInt32(truncatingIfNeeded: sites[index].context) }
-    return intern(thread, site, function, sites + index, key)
+    return intern(thread, origin, function, sites + index, key)
   }
 
   @inline(never)
   private static func intern(
-    _ thread: Thread, _ site: UInt, _ function: allocs_function, _ cached: UnsafeMutablePointer<allocs_site>,
+    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, _ cached: UnsafeMutablePointer<allocs_site>,
     _ key: UInt64
   ) -> UInt32 {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
-    let node = node(shared, header, parent: 0, pc: UInt64(site))
+    let node =
+      thread.pointee.full_stacks != 0
+      ? UInt32(truncatingIfNeeded: origin) : child(thread, shared, header, 0, origin, 0)
     let context = node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function)
     guard context != 0 else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
@@ -44,30 +48,57 @@ enum Contexts {
     return context
   }
 
-  /// Forgets the sites of `thread`: a module was unloaded, and another may come to lie at its addresses.
+  /// The node of the call that returns to `pc`, made from `parent`; 0 if it cannot be recorded.
+  @inline(__always)
+  static func child(
+    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ parent: UInt32, _ pc: UInt64, _ flags: UInt32
+  ) -> UInt32 {
+    // Flags are rare; they take part in the key where no address has bits.
+    let key = pc | UInt64(flags) << 56
+    let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
+    let cached = withUnsafeMutablePointer(to: &thread.pointee.children) {
+      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
+    } + index
+    if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
+    let node = node(shared, header, parent: parent, pc: pc, flags: flags)
+    if node != 0 { cached.pointee = allocs_child(pc: key, parent: parent, node: node) }
+    return node
+  }
+
+  /// Forgets what `thread` has looked up: a module was unloaded, and another may come to lie at its addresses.
   static func flush(_ thread: Thread) {
     withUnsafeMutablePointer(to: &thread.pointee.sites) {
       let sites = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
       for index in 0..<Int(ALLOCS_SITE_COUNT) { sites[index].key = 0 }
     }
+    withUnsafeMutablePointer(to: &thread.pointee.children) {
+      let children = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
+      for index in 0..<Int(ALLOCS_CHILD_COUNT) { children[index].pc = 0 }
+    }
+    Stack.forget(thread)
   }
 
   // MARK: the two tables
 
   private static func node(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, parent: UInt32,
-    pc: UInt64
+    pc: UInt64, flags: UInt32
   ) -> UInt32 {
+    if shared.pointee.modules_unloaded != 0 { Modules.note(shared, header, address: pc) }
     let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
     return withUnsafeMutablePointer(to: &shared.pointee.nodes) { table in
       intern(
-        table, hash: mix(pc ^ UInt64(parent) << 40),
-        matches: { nodes[Int($0)].pc == pc && nodes[Int($0)].parent == parent },
+        table, hash: mix(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60),
+        matches: { id in
+          nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags
+        },
         create: {
           Modules.note(shared, header, address: pc)
           return create(table, header, ALLOCS_SECTION_NODES) { id in
             nodes[id].pc = pc
             nodes[id].parent = parent
+            nodes[id].flags = flags
           }
         })
     }

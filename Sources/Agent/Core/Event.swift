@@ -9,10 +9,17 @@ enum Event {
   /// The allocator below returned `block` for `size` bytes; nobody else knows it yet.
   @inline(__always)
   static func postAlloc(
-    _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ site: UInt, _ function: allocs_function
+    _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function
   ) {
     guard let regions = thread.pointee.regions else { return }
-    let context = Contexts.context(thread, site, function)
+    let context = Contexts.context(thread, caller, function)
+    record(thread, regions, block, size, alignment, context)
+  }
+
+  @inline(__always)
+  private static func record(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32
+  ) {
     if Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context) {
       thread.pointee.entry.pointee.identity.allocations &+= 1
     }
@@ -46,7 +53,7 @@ enum Event {
   /// will tell of the block; so it is only noted. Elsewhere it is the allocator's own, or a signal handler's.
   @inline(never)
   static func innerAlloc(
-    _ outer: Thread, _ block: Block?, _ size: Int, _ site: UInt, _ function: allocs_function
+    _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function
   ) {
     guard outer.pointee.delegating != 0 else {
       if block != nil { Index.count(ALLOCS_COUNTER_NESTED) }
@@ -64,8 +71,7 @@ enum Event {
     noteInner(outer)
     outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
     outer.pointee.inner_size = UInt64(UInt(bitPattern: size))
-    outer.pointee.inner_site = UInt64(site)
-    outer.pointee.inner_function = function.rawValue
+    outer.pointee.inner_context = outer.pointee.regions == nil ? 0 : Contexts.context(outer, caller, function)
   }
 
   /// A free inside a hook: erases the record if there is one, which a signal handler's free has.
@@ -102,8 +108,8 @@ enum Event {
   private static func noteInner(_ thread: Thread) {
     guard thread.pointee.inner_base != 0, let block = Block(bitPattern: UInt(thread.pointee.inner_base)) else { return }
     thread.pointee.inner_base = 0
-    postAlloc(
-      thread, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, UInt(thread.pointee.inner_site),
-      allocs_function(thread.pointee.inner_function))
+    guard let regions = thread.pointee.regions else { return }
+    record(
+      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context)
   }
 }

@@ -1,4 +1,4 @@
-// Hook: the narrow waist. Every exported function of the User layer comes here with its call site, as one of three
+// Hook: the narrow waist. Every exported function of the User layer comes here with its caller, as one of three
 // things: an allocation, a free, a resize. Calls Event around Terminal.
 //
 // Invariants:
@@ -17,13 +17,13 @@ typealias Thread = UnsafeMutablePointer<allocs_thread_block>
 /// `make` calls the function below; `function` is what the caller called.
 @inline(__always)
 private func allocate(
-  _ size: Int, alignment: Int = 0, _ site: UInt, _ function: allocs_function, _ make: () -> Block?
+  _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, _ make: () -> Block?
 ) -> Block? {
   guard let thread = allocs_enter() else {
-    return allocateSlowly(size, alignment: alignment, site, function, make)
+    return allocateSlowly(size, alignment: alignment, caller, function, make)
   }
   let block = make()
-  if let block { Event.postAlloc(thread, block, size, alignment, site, function) }
+  if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
   allocs_leave(thread)
   return block
 }
@@ -31,38 +31,40 @@ private func allocate(
 /// The thread is inside a hook, or has not been seen before.
 @inline(never)
 private func allocateSlowly(
-  _ size: Int, alignment: Int, _ site: UInt, _ function: allocs_function, _ make: () -> Block?
+  _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, _ make: () -> Block?
 ) -> Block? {
   if let outer = allocs_registered_block() {
     let block = make()
-    Event.innerAlloc(outer, block, size, site, function)
+    Event.innerAlloc(outer, block, size, caller, function)
     return block
   }
   let thread = Start.enterNewThread()
   let block = make()
   if let thread {
-    if let block { Event.postAlloc(thread, block, size, alignment, site, function) }
+    if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
     allocs_leave(thread)
   }
   return block
 }
 
 @c(allocs_hook_malloc)
-func hookMalloc(_ size: Int, _ site: UInt) -> Block? {
+func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
   guard let thread = allocs_enter() else {
-    return allocateSlowly(size, alignment: 0, site, ALLOCS_FUNCTION_MALLOC) { Terminal.malloc(allocs_padded(size)) }
+    return allocateSlowly(size, alignment: 0, caller, ALLOCS_FUNCTION_MALLOC) { Terminal.malloc(allocs_padded(size)) }
   }
   let block = Terminal.malloc(allocs_padded(size))
-  if let block { Event.postAlloc(thread, block, size, 0, site, ALLOCS_FUNCTION_MALLOC) }
+  if let block { Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC) }
   allocs_leave(thread)
   return block
 }
 
 @c(allocs_hook_calloc)
-func hookCalloc(_ count: Int, _ size: Int, _ site: UInt) -> Block? {
+func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
   let total = Int(bitPattern: bytes)
-  return allocate(total, site, ALLOCS_FUNCTION_CALLOC) {
+  return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) {
     // A product that overflows, or needs no padding, is the allocator's own affair.
     let padded = allocs_padded(total)
     return overflow || padded == total ? Terminal.calloc(count, size) : Terminal.calloc(1, padded)
@@ -70,25 +72,28 @@ func hookCalloc(_ count: Int, _ size: Int, _ site: UInt) -> Block? {
 }
 
 @c(allocs_hook_memalign)
-func hookMemalign(_ alignment: Int, _ size: Int, _ site: UInt) -> Block? {
-  allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_MEMALIGN) {
+func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
+  return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_MEMALIGN) {
     Terminal.memalign(alignment, allocs_padded(size))
   }
 }
 
 @c(allocs_hook_aligned_alloc)
-func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ site: UInt) -> Block? {
-  allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
+func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
+  return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
     Terminal.alignedAlloc(alignment, allocs_padded(size))
   }
 }
 
 @c(allocs_hook_posix_memalign)
 func hookPosixMemalign(
-  _ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int, _ site: UInt
+  _ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
 ) -> CInt {
+  let caller = Caller(place: place, framePointer: framePointer)
   var status: CInt = 0
-  _ = allocate(size, alignment: alignment, site, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
+  _ = allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
     status = Terminal.posixMemalign(result, alignment, allocs_padded(size))
     return status == 0 ? result.pointee : nil
   }
@@ -96,13 +101,15 @@ func hookPosixMemalign(
 }
 
 @c(allocs_hook_valloc)
-func hookValloc(_ size: Int, _ site: UInt) -> Block? {
-  allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), site, ALLOCS_FUNCTION_VALLOC) { Terminal.valloc(size) }
+func hookValloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
+  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_VALLOC) { Terminal.valloc(size) }
 }
 
 @c(allocs_hook_pvalloc)
-func hookPvalloc(_ size: Int, _ site: UInt) -> Block? {
-  allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), site, ALLOCS_FUNCTION_PVALLOC) { Terminal.pvalloc(size) }
+func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
+  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_PVALLOC) { Terminal.pvalloc(size) }
 }
 
 // MARK: free
@@ -150,18 +157,18 @@ func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int) {
 /// The old record goes before the call: afterwards another thread may own the address. It comes back if the call fails.
 @inline(__always)
 private func resize(
-  _ block: Block, _ size: Int, _ site: UInt, _ function: allocs_function, _ change: () -> Block?
+  _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ change: () -> Block?
 ) -> Block? {
   var registered: Thread? = allocs_enter()
   if registered == nil {
-    if let outer = allocs_registered_block() { return resizeInside(outer, block, size, site, function, change) }
+    if let outer = allocs_registered_block() { return resizeInside(outer, block, size, caller, function, change) }
     registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block)
   let result = change()
   if let result {
-    Event.postAlloc(thread, result, size, 0, site, function)
+    Event.postAlloc(thread, result, size, 0, caller, function)
   } else if size != 0 {
     Event.reallocFailed(thread, block, old)
   }  // else the block was freed, as realloc(block, 0) does in glibc
@@ -171,12 +178,12 @@ private func resize(
 
 @inline(never)
 private func resizeInside(
-  _ outer: Thread, _ block: Block, _ size: Int, _ site: UInt, _ function: allocs_function, _ change: () -> Block?
+  _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ change: () -> Block?
 ) -> Block? {
   let old = Event.innerFree(outer, block)
   let result = change()
   if result != nil {
-    Event.innerAlloc(outer, result, size, site, function)
+    Event.innerAlloc(outer, result, size, caller, function)
   } else if size != 0 {
     Event.reallocFailed(outer, block, old)
   }
@@ -184,24 +191,26 @@ private func resizeInside(
 }
 
 @c(allocs_hook_realloc)
-func hookRealloc(_ block: Block?, _ size: Int, _ site: UInt) -> Block? {
+func hookRealloc(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
   guard let block else {
-    return allocate(size, site, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, allocs_padded(size)) }
+    return allocate(size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, allocs_padded(size)) }
   }
-  return resize(block, size, site, ALLOCS_FUNCTION_REALLOC) { Terminal.resize(block, size) }
+  return resize(block, size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.resize(block, size) }
 }
 
 @c(allocs_hook_reallocarray)
-func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ site: UInt) -> Block? {
+func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
   // An overflowing product fails in the function below; it must not look like a request for nothing.
   let total = overflow ? -1 : Int(bitPattern: bytes)
   // libc's comes back through the hook of realloc.
   return delegating {
     guard let block else {
-      return allocate(total, site, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
+      return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
     }
-    return resize(block, total, site, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(block, count, size) }
+    return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(block, count, size) }
   }
 }
 
@@ -233,21 +242,23 @@ func operatorEnter() -> Thread? {
 
 @c(allocs_operator_leave)
 func operatorLeave(
-  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ site: UInt, _ function: UInt32
+  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64, _ function: UInt32
 ) {
+  let caller = Caller(place: place, framePointer: framePointer)
   // The new-handler may have run as an ordinary caller in between; take the thread back from it.
   _ = allocs_enter()
   if thread.pointee.delegating == 0, let block { Event.replaceInner(thread, block) }
   Event.endDelegation(thread, block)
-  if let block { Event.postAlloc(thread, block, size, alignment, site, allocs_function(function)) }
+  if let block { Event.postAlloc(thread, block, size, alignment, caller, allocs_function(function)) }
   allocs_leave(thread)
 }
 
 /// An operator inside another hook: notes the block for the outer one.
 @c(allocs_operator_inner)
-func operatorInner(_ block: Block?, _ size: Int, _ site: UInt, _ function: UInt32) {
+func operatorInner(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ function: UInt32) {
+  let caller = Caller(place: place, framePointer: framePointer)
   if let outer = allocs_registered_block() {
-    Event.innerAlloc(outer, block, size, site, allocs_function(function))
+    Event.innerAlloc(outer, block, size, caller, allocs_function(function))
   }
 }
 

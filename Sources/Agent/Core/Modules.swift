@@ -48,7 +48,7 @@ enum Modules {
         var end: UInt64 = 0
         var map: UnsafeMutablePointer<link_map>?
         if allocs_find_module(table[index].start, &start, &end, &map), start == table[index].start { continue }
-        unload(table + index)
+        unload(shared, table + index)
         changed = true
       }
       if changed { flushAll(shared, header) }
@@ -76,7 +76,10 @@ enum Modules {
     Segment.start(header, ALLOCS_SECTION_MODULES).assumingMemoryBound(to: allocs_module.self)
   }
 
-  private static func unload(_ module: UnsafeMutablePointer<allocs_module>) {
+  private static func unload(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ module: UnsafeMutablePointer<allocs_module>
+  ) {
+    shared.pointee.modules_unloaded = 1
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
   }
@@ -85,6 +88,7 @@ enum Modules {
   private static func flushAll(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {
+    if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     var chunk = shared.pointee.chunk_first
     while let current = chunk {
       for index in 0..<Int(ALLOCS_BLOCKS_PER_CHUNK) {
@@ -118,7 +122,7 @@ enum Modules {
     // A module that was here and is not any more went without a call of dlclose that we saw.
     for other in 0..<Int(index)
     where table[other].state == ALLOCS_MODULE_LOADED.rawValue && table[other].start < end && start < table[other].end {
-      unload(table + other)
+      unload(shared, table + other)
     }
     let module = table + Int(index)
     module.pointee.start = start
@@ -129,6 +133,8 @@ enum Modules {
     if allocs_is_own_module(map) { module.pointee.flags |= ALLOCS_MODULE_AGENT.rawValue }
     readBuildID(module)
     name(module, map, shared, header)
+    // What was code without information there may have some now.
+    if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     allocs_store_release_u64(&section.pointee.used, index + 1)
   }
 

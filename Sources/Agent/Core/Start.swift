@@ -56,6 +56,11 @@ enum Start {
     }
     let shared = memory.assumingMemoryBound(to: allocs_shared.self)
     shared.pointee.regions = regions.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
+    if settings.wantsFullStacks, let rules = System.map(FrameRules.size) {
+      shared.pointee.frame_rules = rules.assumingMemoryBound(to: UInt64.self)
+      shared.pointee.full_stacks = 1
+      shared.pointee.depth_limit = settings.depth
+    }
     if let failure = createSegment(settings, shared) {
       System.unmap(regions, regionTableSize)
       System.unmap(memory, size)
@@ -66,6 +71,7 @@ enum Start {
     if let header = shared.pointee.header {
       Modules.note(shared, header, address: Terminal.mallocAddress)
       header.pointee.allocator_modules.0 = Modules.number(header, of: Terminal.mallocAddress)
+      if shared.pointee.full_stacks != 0 { header.pointee.flags |= ALLOCS_FLAG_FULL_STACKS.rawValue }
       Segment.publish(header)
     }
     return true
@@ -177,6 +183,10 @@ struct Settings {
   var directory: UnsafePointer<CChar>?
   /// ALLOCS_VERBOSE=1
   var isVerbose = false
+  /// ALLOCS_STACKS: full (or not set) or site
+  var wantsFullStacks = true
+  /// ALLOCS_DEPTH: frames of a stack that are kept, 1 to ALLOCS_FRAME_LIMIT
+  var depth = ALLOCS_DEPTH_DEFAULT
 
   init() {
     guard var next = allocs_environment() else { return }
@@ -185,9 +195,26 @@ struct Settings {
         directory = value.pointee == 0 ? nil : value
       } else if let value = Self.value(of: variable, "ALLOCS_VERBOSE=") {
         isVerbose = value.pointee == CChar(UInt8(ascii: "1"))
+      } else if let value = Self.value(of: variable, "ALLOCS_STACKS=") {
+        wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
+      } else if let value = Self.value(of: variable, "ALLOCS_DEPTH=") {
+        depth = Self.number(value) ?? depth
       }
       next += 1
     }
+  }
+
+  /// The decimal number, at least 1, at most ALLOCS_FRAME_LIMIT; nil if it is none.
+  private static func number(_ text: UnsafePointer<CChar>) -> UInt32? {
+    var value: UInt32 = 0
+    var next = text
+    while next.pointee != 0 {
+      let digit = UInt8(bitPattern: next.pointee) &- UInt8(ascii: "0")
+      guard digit < 10 else { return nil }
+      value = min(value * 10 + UInt32(digit), ALLOCS_FRAME_LIMIT)
+      next += 1
+    }
+    return value == 0 ? nil : value
   }
 
   private static func value(of variable: UnsafePointer<CChar>, _ prefix: StaticString) -> UnsafePointer<CChar>? {

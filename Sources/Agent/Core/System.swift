@@ -6,6 +6,7 @@
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its end       prctl
+//   a capture on an unknown stack  sigaltstack
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
 import AgentMachine
@@ -143,8 +144,20 @@ enum System {
     _ = call(Int(ALLOCS_SYS_PRCTL), getName, Int(bitPattern: name))
   }
 
+  /// The alternate signal stack that the calling thread is on, nil if it is on none.
+  static var alternateSignalStack: (low: UInt64, high: UInt64)? {
+    var stack: (start: UInt64, flags: UInt64, size: UInt64) = (0, 0, 0)
+    let result = withUnsafeMutablePointer(to: &stack) {
+      call(Int(ALLOCS_SYS_SIGALTSTACK), 0, Int(bitPattern: $0))
+    }
+    let isOnStack: UInt64 = 1
+    guard result >= 0, stack.flags & isOnStack != 0 else { return nil }
+    return (stack.start, stack.start &+ stack.size)
+  }
+
   enum Limit: Int {
     case fileSize = 1
+    case stack = 3
     case addressSpace = 9
   }
   /// The soft limit in bytes, UInt64.max if there is none.

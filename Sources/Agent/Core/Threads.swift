@@ -26,10 +26,29 @@ enum Threads {
       Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
       return nil
     }
+    findStack(thread, header)
     if allocs_process().pointee.has_thread_key != 0 {
       _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
     }
     return thread
+  }
+
+  /// The bounds within which the thread's stack may be read.
+  private static func findStack(_ thread: Thread, _ header: UnsafeMutablePointer<allocs_header>) {
+    thread.pointee.stack_low = 0
+    thread.pointee.stack_high = 0
+    if thread.pointee.tid == header.pointee.pid {
+      // The kernel lets it grow to the limit, and keeps at least 128 MiB free for it.
+      let room = min(System.limit(.stack), 128 << 20)
+      thread.pointee.stack_high = allocs_main_stack_end()
+      thread.pointee.stack_low = thread.pointee.stack_high &- room
+    } else {
+      _ = allocs_thread_stack(&thread.pointee.stack_low, &thread.pointee.stack_high)
+    }
+    change(thread.pointee.entry) { entry in
+      entry.pointee.stack_low = thread.pointee.stack_low
+      entry.pointee.stack_high = thread.pointee.stack_high
+    }
   }
 
   // MARK: blocks and slots
@@ -125,6 +144,7 @@ enum Threads {
       entry.pointee.stack_hint = allocs_stack_address()
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
+    thread.pointee.full_stacks = shared.pointee.full_stacks
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
   }
 

@@ -84,14 +84,17 @@ static inline void *operator_below(enum allocs_operator which) {
 
 // MARK: operator new
 
+// Each has a frame of its own: a call in the middle. Above the saved frame pointer lies the return address.
+#define ALLOCS_CALLER (uintptr_t)__builtin_frame_address(0) + 8, *(uint64_t *)__builtin_frame_address(0)
+
 #define ALLOCS_NEW(name, which, function, alignment, parameters, types, ...)                 \
   ALLOCS_EXPORT void *name parameters {                                                      \
     ALLOCS_UNWINDS;                                                                          \
     void *(*below) types = (void *(*) types)operator_below(which);                           \
     struct allocs_thread_block *thread = allocs_operator_enter();                            \
     void *block = below(allocs_padded(size) __VA_ARGS__);                                    \
-    if (thread) allocs_operator_leave(thread, block, size, alignment, ALLOCS_SITE, function); \
-    else allocs_operator_inner(block, size, ALLOCS_SITE, function);                          \
+    if (thread) allocs_operator_leave(thread, block, size, alignment, ALLOCS_CALLER, function); \
+    else allocs_operator_inner(block, size, ALLOCS_CALLER, function);                          \
     return block;                                                                            \
   }
 

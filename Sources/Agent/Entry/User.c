@@ -1,17 +1,28 @@
-// User, for a preloaded library: the exported names of libc's malloc family. Each takes its return address and goes on to
-// the hook; there is nothing else here, because nothing else can be said only in C.
+// User, for a preloaded library: the exported names of libc's malloc family. Each adds where it was called from to its
+// arguments and goes on to the hook; there is nothing else here, because nothing else can be said only in C.
+//
+// They are written in the machine's own language: a compiler may move the frame pointer register before C could ask for it.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 
-ALLOCS_EXPORT void *malloc(size_t size) { return allocs_hook_malloc(size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *calloc(size_t count, size_t size) { return allocs_hook_calloc(count, size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *realloc(void *block, size_t size) { return allocs_hook_realloc(block, size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *reallocarray(void *block, size_t count, size_t size) { return allocs_hook_reallocarray(block, count, size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *memalign(size_t alignment, size_t size) { return allocs_hook_memalign(alignment, size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *aligned_alloc(size_t alignment, size_t size) { return allocs_hook_aligned_alloc(alignment, size, ALLOCS_SITE); }
-ALLOCS_EXPORT int posix_memalign(void **result, size_t alignment, size_t size) { return allocs_hook_posix_memalign(result, alignment, size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *valloc(size_t size) { return allocs_hook_valloc(size, ALLOCS_SITE); }
-ALLOCS_EXPORT void *pvalloc(size_t size) { return allocs_hook_pvalloc(size, ALLOCS_SITE); }
+// Where the return address lies, and the frame pointer, as the arguments after the first COUNT.
+#if defined(__x86_64__)
+#define ALLOCS_ENTRY_1(hook) "movq %rsp, %rsi\n movq %rbp, %rdx\n jmp " #hook
+#define ALLOCS_ENTRY_2(hook) "movq %rsp, %rdx\n movq %rbp, %rcx\n jmp " #hook
+#define ALLOCS_ENTRY_3(hook) "movq %rsp, %rcx\n movq %rbp, %r8\n jmp " #hook
+#endif
+#define ALLOCS_ENTRY(name, count, hook, ...) \
+  ALLOCS_EXPORT __attribute__((naked)) __VA_ARGS__ { __asm__(ALLOCS_ENTRY_##count(hook)); }
+
+ALLOCS_ENTRY(malloc, 1, allocs_hook_malloc, void *malloc(size_t size))
+ALLOCS_ENTRY(calloc, 2, allocs_hook_calloc, void *calloc(size_t count, size_t size))
+ALLOCS_ENTRY(realloc, 2, allocs_hook_realloc, void *realloc(void *block, size_t size))
+ALLOCS_ENTRY(reallocarray, 3, allocs_hook_reallocarray, void *reallocarray(void *block, size_t count, size_t size))
+ALLOCS_ENTRY(memalign, 2, allocs_hook_memalign, void *memalign(size_t alignment, size_t size))
+ALLOCS_ENTRY(aligned_alloc, 2, allocs_hook_aligned_alloc, void *aligned_alloc(size_t alignment, size_t size))
+ALLOCS_ENTRY(posix_memalign, 3, allocs_hook_posix_memalign, int posix_memalign(void **result, size_t alignment, size_t size))
+ALLOCS_ENTRY(valloc, 1, allocs_hook_valloc, void *valloc(size_t size))
+ALLOCS_ENTRY(pvalloc, 1, allocs_hook_pvalloc, void *pvalloc(size_t size))
 ALLOCS_EXPORT void free(void *block) { allocs_hook_free(block); }
 ALLOCS_EXPORT void cfree(void *block) { allocs_hook_free(block); }
 ALLOCS_EXPORT void free_sized(void *block, size_t size) { allocs_hook_free_sized(block, size); }

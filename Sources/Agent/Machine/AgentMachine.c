@@ -40,6 +40,29 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   return true;
 }
 
+bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table) {
+  struct dl_find_object found;
+  if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) return false;
+  *start = (uint64_t)(uintptr_t)found.dlfo_map_start;
+  *end = (uint64_t)(uintptr_t)found.dlfo_map_end;
+  *table = (uint64_t)(uintptr_t)found.dlfo_eh_frame;
+  return true;
+}
+
+bool allocs_thread_stack(uint64_t *low, uint64_t *high) {
+  pthread_attr_t attributes;
+  void *start;
+  size_t size;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return false;
+  bool known = pthread_attr_getstack(&attributes, &start, &size) == 0;
+  pthread_attr_destroy(&attributes);
+  *low = (uint64_t)(uintptr_t)start;
+  *high = *low + size;
+  return known;
+}
+
+uint64_t allocs_main_stack_end(void) { return (uint64_t)(uintptr_t)__libc_stack_end; }
+
 uint32_t allocs_ticks_by_call(void) {
   struct timespec now;
   if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;

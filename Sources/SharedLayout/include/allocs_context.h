@@ -24,7 +24,8 @@ struct allocs_node {
 // A node that ends a stack early carries why: the frame is right, frames beyond it are missing.
 enum allocs_node_flag {
   ALLOCS_NODE_TRUNCATED = 1,  // the unwinder could go no further
-  ALLOCS_NODE_DEPTH_LIMIT = 2 // cut at the depth limit
+  ALLOCS_NODE_DEPTH_LIMIT = 2,  // cut at the depth limit
+  ALLOCS_NODE_INTERRUPTED = 4   // a signal handler ran here: pc is the instruction, not a return address
 };
 
 #define ALLOCS_NODE_LIMIT 0x1000000u

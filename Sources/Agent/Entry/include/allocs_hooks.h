@@ -1,5 +1,5 @@
-// What the User layer calls: the hooks, in Embedded Swift (Sources/Agent/Core/Hook.swift). `site` is the return address
-// of the call that the program made.
+// What the User layer calls: the hooks, in Embedded Swift (Sources/Agent/Core/Hook.swift). `place` is
+// where the return address of the call lies that the program made, `frame_pointer` its frame pointer register.
 
 #ifndef ALLOCS_HOOKS_H
 #define ALLOCS_HOOKS_H
@@ -9,23 +9,23 @@
 
 struct allocs_thread_block;
 
-void *allocs_hook_malloc(size_t size, uintptr_t site);
-void *allocs_hook_calloc(size_t count, size_t size, uintptr_t site);
-void *allocs_hook_realloc(void *block, size_t size, uintptr_t site);
-void *allocs_hook_reallocarray(void *block, size_t count, size_t size, uintptr_t site);
-void *allocs_hook_memalign(size_t alignment, size_t size, uintptr_t site);
-void *allocs_hook_aligned_alloc(size_t alignment, size_t size, uintptr_t site);
-int allocs_hook_posix_memalign(void **result, size_t alignment, size_t size, uintptr_t site);
-void *allocs_hook_valloc(size_t size, uintptr_t site);
-void *allocs_hook_pvalloc(size_t size, uintptr_t site);
+void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_calloc(size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_realloc(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_reallocarray(void *block, size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_memalign(size_t alignment, size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_aligned_alloc(size_t alignment, size_t size, uintptr_t place, uint64_t frame_pointer);
+int allocs_hook_posix_memalign(void **result, size_t alignment, size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_valloc(size_t size, uintptr_t place, uint64_t frame_pointer);
+void *allocs_hook_pvalloc(size_t size, uintptr_t place, uint64_t frame_pointer);
 void allocs_hook_free(void *block);
 void allocs_hook_free_sized(void *block, size_t size);
 void allocs_hook_free_aligned_sized(void *block, size_t alignment, size_t size);
 int allocs_hook_dlclose(void *handle);
 
 struct allocs_thread_block *allocs_operator_enter(void);
-void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t site, uint32_t function);
-void allocs_operator_inner(void *block, size_t size, uintptr_t site, uint32_t function);
+void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t place, uint64_t frame_pointer, uint32_t function);
+void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_unwound(void);
 struct allocs_thread_block *allocs_operator_deleting(void *block);
 
@@ -35,6 +35,5 @@ void *allocs_next_definition(const char *name);
 void allocs_resolve_terminal(void);
 
 #define ALLOCS_EXPORT __attribute__((visibility("default")))
-#define ALLOCS_SITE ((uintptr_t)__builtin_return_address(0))
 
 #endif

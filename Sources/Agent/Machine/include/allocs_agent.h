@@ -29,13 +29,33 @@
 
 // MARK: threads
 
-// A call site this thread has allocated at: key is return address | function << 56, 0 if empty.
+// A context this thread has allocated in: key is node (or, with one frame, return address) | function << 56, 0 if empty.
 struct allocs_site {
   uint64_t key;
   uint64_t context;
 };
 #define ALLOCS_SITE_SHIFT 56u  // 64 - log2 of the number of sites cached
 #define ALLOCS_SITE_COUNT 256u
+
+// A frame of the last capture: the registers on entry to it, FrameRule's bits, and its node.
+struct allocs_frame {
+  uint64_t sp;
+  uint64_t pc;
+  uint64_t fp;
+  uint32_t node;
+  uint32_t rule;
+};
+#define ALLOCS_FRAME_LIMIT 128u
+#define ALLOCS_DEPTH_DEFAULT 128u
+
+// A node this thread has looked up: of the call that returns to pc, made from parent.
+struct allocs_child {
+  uint64_t pc;
+  uint32_t parent;
+  uint32_t node;
+};
+#define ALLOCS_CHILD_COUNT 1024u
+#define ALLOCS_CHILD_SHIFT 54u  // 64 - log2 of ALLOCS_CHILD_COUNT
 
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
@@ -45,14 +65,21 @@ struct allocs_thread_block {
   // An outer hook calls a function that may come back through a hook with the same block: operator new calls malloc.
   // The inner call then only notes what it allocated.
   uint32_t delegating;
-  uint32_t inner_function;
   uint64_t inner_base;
   uint64_t inner_size;
-  uint64_t inner_site;
+  uint32_t inner_context;
+  uint32_t full_stacks;          // whole call stacks, else the call site
+  uint64_t stack_low;            // the thread's own stack
+  uint64_t stack_high;
+  uint32_t frame_count;          // of the last capture
+  uint32_t is_cut;               // it was cut at the depth limit
+  uint32_t capturing;
   struct allocs_thread_block *next;  // in the queue of ended threads
   uint32_t destructor_rounds;
   uint32_t queued;
   struct allocs_site sites[ALLOCS_SITE_COUNT];
+  struct allocs_frame frames[2 * ALLOCS_FRAME_LIMIT];  // the last capture, outermost first; behind it, room for a new one
+  struct allocs_child children[ALLOCS_CHILD_COUNT];
 };
 
 // Blocks are mapped 16 at a time: a thread should not cost a system call for its block.
@@ -108,6 +135,10 @@ struct allocs_shared {
   uint64_t chunk_used;                      // blocks of the newest chunk in use
   uint64_t former_threads;
   uint64_t strings_committed;
+  uint64_t *frame_rules;                    // cache of unwinding rules
+  uint32_t full_stacks;
+  uint32_t depth_limit;
+  uint32_t modules_unloaded;                // ever: addresses may have changed hands
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
 };
@@ -223,6 +254,12 @@ extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
+// Likewise, with the address of its .eh_frame_hdr, 0 if it has none.
+extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table);
+// The calling thread's stack; false if libc does not know it. Not for the main thread, for which libc reads files.
+extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
+// One past the main thread's first frame.
+extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
 static inline uint64_t allocs_own_address(void) { return (uint64_t)(uintptr_t)&allocs_process_state; }
 static inline uint64_t allocs_stack_address(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
 

@@ -55,6 +55,7 @@ enum {
   ALLOCS_SYS_PRLIMIT64 = SYS_prlimit64,
   ALLOCS_SYS_READ = SYS_read,
   ALLOCS_SYS_READLINKAT = SYS_readlinkat,
+  ALLOCS_SYS_SIGALTSTACK = SYS_sigaltstack,
   ALLOCS_SYS_TGKILL = SYS_tgkill,
   ALLOCS_SYS_UNLINKAT = SYS_unlinkat,
   ALLOCS_SYS_WRITE = SYS_write

@@ -1,0 +1,414 @@
+// CallFrameInformation: what .eh_frame says about one program counter, as a rule.
+//
+// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table. Follows the
+// DWARF 4 standard, section 6.4, and the Linux Standard Base's "Exception Frames". Keeps track of three columns: the
+// canonical frame address, the frame pointer, the return address. Whatever else a function may use ends the stack.
+//
+// Every read is checked against the end of the module, and every loop is bounded: a damaged table must not crash the host.
+
+import AgentMachine
+import SharedLayout
+
+enum CallFrameInformation {
+  /// The rule for the call that returns to `pc`, or, if `isExact`, for the instruction at `pc` that a signal interrupted.
+  static func rule(for pc: UInt64, isExact: Bool) -> FrameRule {
+    let address = isExact ? pc : pc &- 1
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    var table: UInt64 = 0
+    guard allocs_find_frame_table(address, &start, &end, &table), table != 0 else { return .withoutInformation }
+    guard let entry = FrameEntry(covering: address, table: table, start: start, end: end) else {
+      return .withoutInformation
+    }
+    return entry.rule(at: address)
+  }
+}
+
+// MARK: reading
+
+/// A place in a module's frame sections. Reads beyond the end give zeros and mark it as broken.
+private struct Cursor {
+  var address: UInt64
+  let end: UInt64
+  var isBroken = false
+
+  init(_ address: UInt64, end: UInt64) {
+    self.address = address
+    self.end = end
+  }
+
+  mutating func read<Value: BitwiseCopyable>(_: Value.Type, _ zero: Value) -> Value {
+    let size = UInt64(MemoryLayout<Value>.size)
+    guard address < end, end - address >= size, let pointer = UnsafeRawPointer(bitPattern: UInt(address)) else {
+      isBroken = true
+      return zero
+    }
+    address += size
+    return pointer.loadUnaligned(as: Value.self)
+  }
+  mutating func byte() -> UInt8 { read(UInt8.self, 0) }
+
+  mutating func unsigned() -> UInt64 {
+    var value: UInt64 = 0
+    var shift: UInt64 = 0
+    while true {
+      let byte = byte()
+      if shift < 64 { value |= UInt64(byte & 0x7F) << shift }
+      shift += 7
+      if byte & 0x80 == 0 { return value }
+    }
+  }
+  mutating func signed() -> Int64 {
+    var value: UInt64 = 0
+    var shift: UInt64 = 0
+    while true {
+      let byte = byte()
+      if shift < 64 { value |= UInt64(byte & 0x7F) << shift }
+      shift += 7
+      if byte & 0x80 == 0 {
+        if byte & 0x40 != 0 && shift < 64 { value |= ~0 << shift }
+        return Int64(bitPattern: value)
+      }
+    }
+  }
+
+  /// A pointer in one of the encodings of DW_EH_PE; nil for one that needs what is not known here.
+  mutating func pointer(_ encoding: UInt8, dataBase: UInt64) -> UInt64? {
+    let place = address
+    var value: UInt64
+    switch encoding & 0x0F {
+    case 0x00, 0x04, 0x0C: value = read(UInt64.self, 0)
+    case 0x01: value = unsigned()
+    case 0x02: value = UInt64(read(UInt16.self, 0))
+    case 0x03: value = UInt64(read(UInt32.self, 0))
+    case 0x09: value = UInt64(bitPattern: signed())
+    case 0x0A: value = UInt64(bitPattern: Int64(Int16(bitPattern: read(UInt16.self, 0))))
+    case 0x0B: value = UInt64(bitPattern: Int64(Int32(bitPattern: read(UInt32.self, 0))))
+    default: return nil
+    }
+    switch encoding & 0x70 {
+    case 0x00: break
+    case 0x10: value = value &+ place
+    case 0x30: value = value &+ dataBase
+    default: return nil
+    }
+    return isBroken ? nil : value
+  }
+}
+
+// MARK: an entry
+
+/// A frame description entry and the common entry it belongs to.
+private struct FrameEntry {
+  private var start: UInt64 = 0
+  private var instructions: Cursor
+  private var commonInstructions: Cursor
+  private var codeAlignment: UInt64 = 1
+  private var dataAlignment: Int64 = 1
+  private var returnColumn: UInt64 = 0
+  private var pointerEncoding: UInt8 = 0
+  private var isSignalFrame = false
+  private let moduleEnd: UInt64
+
+  init?(covering address: UInt64, table: UInt64, start moduleStart: UInt64, end: UInt64) {
+    moduleEnd = end
+    instructions = Cursor(end, end: end)
+    commonInstructions = instructions
+    guard let entry = Self.find(address, table, end), entry >= moduleStart, entry < end,
+      read(entry: entry, moduleStart), address >= start, address - start < size
+    else { return nil }
+  }
+
+  private var size: UInt64 = 0
+
+  /// The binary search table of .eh_frame_hdr, in the one form that linkers write.
+  private static func find(_ address: UInt64, _ table: UInt64, _ end: UInt64) -> UInt64? {
+    var cursor = Cursor(table, end: end)
+    let version = cursor.byte()
+    let frameEncoding = cursor.byte()
+    let countEncoding = cursor.byte()
+    let tableEncoding = cursor.byte()
+    let sortedOffsets: UInt8 = 0x3B  // relative to the table, signed, 4 bytes
+    guard version == 1, tableEncoding == sortedOffsets, cursor.pointer(frameEncoding, dataBase: table) != nil,
+      let count = cursor.pointer(countEncoding, dataBase: table), count > 0, count < 1 << 28
+    else { return nil }
+    let first = cursor.address
+    guard count * 8 <= end - first, let base = UnsafeRawPointer(bitPattern: UInt(first)) else { return nil }
+    func location(_ index: UInt64) -> UInt64 {
+      table &+ UInt64(bitPattern: Int64(base.loadUnaligned(fromByteOffset: Int(index * 8), as: Int32.self)))
+    }
+    guard location(0) <= address else { return nil }
+    var low: UInt64 = 0
+    var high = count
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if location(middle) <= address { low = middle } else { high = middle }
+    }
+    let offset = base.loadUnaligned(fromByteOffset: Int(low * 8 + 4), as: Int32.self)
+    return table &+ UInt64(bitPattern: Int64(offset))
+  }
+
+  private mutating func read(entry: UInt64, _ moduleStart: UInt64) -> Bool {
+    var cursor = Cursor(entry, end: moduleEnd)
+    guard let bodyEnd = Self.length(&cursor) else { return false }
+    let back = UInt64(cursor.read(UInt32.self, 0))
+    guard back != 0 else { return false }
+    let common = cursor.address - 4 - back
+    guard common >= moduleStart, common < entry, let hasAugmentation = read(common: common) else { return false }
+    guard let start = cursor.pointer(pointerEncoding, dataBase: 0),
+      let size = cursor.pointer(pointerEncoding & 0x0F, dataBase: 0)
+    else { return false }
+    self.start = start
+    self.size = size
+    if hasAugmentation {
+      let count = cursor.unsigned()
+      guard count <= bodyEnd - min(cursor.address, bodyEnd) else { return false }
+      cursor.address += count
+    }
+    instructions = Cursor(cursor.address, end: bodyEnd)
+    return !cursor.isBroken
+  }
+
+  /// Whether entries have augmentation data; nil if the common entry is of an unknown kind.
+  private mutating func read(common: UInt64) -> Bool? {
+    var cursor = Cursor(common, end: moduleEnd)
+    guard let bodyEnd = Self.length(&cursor), cursor.read(UInt32.self, 1) == 0 else { return nil }
+    let version = cursor.byte()
+    guard version == 1 || version == 3 else { return nil }
+    let augmentation = cursor.address
+    while cursor.byte() != 0 {}
+    guard !cursor.isBroken else { return nil }
+    codeAlignment = cursor.unsigned()
+    dataAlignment = cursor.signed()
+    returnColumn = version == 1 ? UInt64(cursor.byte()) : cursor.unsigned()
+    var letters = Cursor(augmentation, end: moduleEnd)
+    var letter = letters.byte()
+    let hasData = letter == UInt8(ascii: "z")
+    if hasData {
+      let count = cursor.unsigned()
+      guard count <= bodyEnd - min(cursor.address, bodyEnd) else { return nil }
+      let dataEnd = cursor.address + count
+      letter = letters.byte()
+      while letter != 0 {
+        switch letter {
+        case UInt8(ascii: "R"): pointerEncoding = cursor.byte()
+        case UInt8(ascii: "P"):
+          let encoding = cursor.byte()
+          _ = cursor.pointer(encoding & 0x7F, dataBase: 0)
+        case UInt8(ascii: "L"): _ = cursor.byte()
+        case UInt8(ascii: "S"): isSignalFrame = true
+        case UInt8(ascii: "B"): break
+        default: return nil
+        }
+        letter = letters.byte()
+      }
+      cursor.address = dataEnd
+    } else if letter != 0 {
+      return nil
+    }
+    commonInstructions = Cursor(cursor.address, end: bodyEnd)
+    return cursor.isBroken ? nil : hasData
+  }
+
+  /// The end of the record whose length is next; 0 ends the section.
+  private static func length(_ cursor: inout Cursor) -> UInt64? {
+    let short = cursor.read(UInt32.self, 0)
+    let length = short == UInt32.max ? cursor.read(UInt64.self, 0) : UInt64(short)
+    guard !cursor.isBroken, length != 0, length <= cursor.end - cursor.address else { return nil }
+    return cursor.address + length
+  }
+}
+
+// MARK: the instructions
+
+/// A row of the table that the instructions describe.
+private struct Row {
+  enum Saved: Equatable {
+    case same
+    case offset(Int64)  // from the canonical frame address
+    case atFramePointer  // DW_OP_breg of the frame pointer, 0: where a realigned frame keeps it
+    case undefined
+    case unsupported
+  }
+  enum Base: Equatable {
+    case register(UInt64)
+    case memoryAtFramePointer  // DW_OP_breg of the frame pointer, offset, DW_OP_deref: a realigned frame
+    case procedureLinkage  // the expression of PLT stubs
+    case unsupported
+  }
+  var base = Base.unsupported
+  var offset: Int64 = 0
+  var framePointer = Saved.same
+  var returnAddress = Saved.same
+}
+
+extension FrameEntry {
+  func rule(at address: UInt64) -> FrameRule {
+    if isSignalFrame { return .signalFrame }
+    guard returnColumn == Machine.returnAddressColumn else { return .unsupported }
+    var row = Row()
+    var location = start
+    var common = commonInstructions
+    guard run(&common, &row, initial: Row(), &location, until: .max) else { return .unsupported }
+    let initial = row
+    var own = instructions
+    guard run(&own, &row, initial: initial, &location, until: address) else { return .unsupported }
+    return FrameRule(row, address: address)
+  }
+
+  /// False if an instruction is not known.
+  private func run(
+    _ cursor: inout Cursor, _ row: inout Row, initial: Row, _ location: inout UInt64, until address: UInt64
+  ) -> Bool {
+    // Functions remember one row, rarely two.
+    var remembered = InlineArray<8, Row>(repeating: Row())
+    var depth = 0
+    func advance(_ delta: UInt64, _ location: inout UInt64) -> Bool {
+      let next = location &+ delta &* codeAlignment
+      if next > address { return false }
+      location = next
+      return true
+    }
+    while cursor.address < cursor.end, !cursor.isBroken {
+      let operation = cursor.byte()
+      let operand = UInt64(operation & 0x3F)
+      switch operation & 0xC0 {
+      case 0x40:
+        if !advance(operand, &location) { return true }
+        continue
+      case 0x80:
+        set(&row, operand, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+        continue
+      case 0xC0:
+        restore(&row, operand, initial)
+        continue
+      default: break
+      }
+      switch operation {
+      case 0x00: break
+      case 0x01:
+        guard let next = cursor.pointer(pointerEncoding, dataBase: 0) else { return false }
+        if next > address { return true }
+        location = next
+      case 0x02: if !advance(UInt64(cursor.byte()), &location) { return true }
+      case 0x03: if !advance(UInt64(cursor.read(UInt16.self, 0)), &location) { return true }
+      case 0x04: if !advance(UInt64(cursor.read(UInt32.self, 0)), &location) { return true }
+      case 0x05:
+        let column = cursor.unsigned()
+        set(&row, column, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+      case 0x06: restore(&row, cursor.unsigned(), initial)
+      case 0x07: set(&row, cursor.unsigned(), .undefined)
+      case 0x08: set(&row, cursor.unsigned(), .same)
+      case 0x09:
+        set(&row, cursor.unsigned(), .unsupported)
+        _ = cursor.unsigned()
+      case 0x0A:
+        guard depth < 8 else { return false }
+        remembered[depth] = row
+        depth += 1
+      case 0x0B:
+        guard depth > 0 else { return false }
+        depth -= 1
+        row = remembered[depth]
+      case 0x0C:
+        row.base = .register(cursor.unsigned())
+        row.offset = Int64(bitPattern: cursor.unsigned())
+      case 0x0D: row.base = .register(cursor.unsigned())
+      case 0x0E: row.offset = Int64(bitPattern: cursor.unsigned())
+      case 0x0F: readBaseExpression(&cursor, &row)
+      case 0x10:
+        let column = cursor.unsigned()
+        set(&row, column, readSavedExpression(&cursor))
+      case 0x11:
+        let column = cursor.unsigned()
+        set(&row, column, .offset(cursor.signed() &* dataAlignment))
+      case 0x12:
+        row.base = .register(cursor.unsigned())
+        row.offset = cursor.signed() &* dataAlignment
+      case 0x13: row.offset = cursor.signed() &* dataAlignment
+      case 0x14, 0x15:
+        set(&row, cursor.unsigned(), .unsupported)
+        _ = cursor.unsigned()
+      case 0x16:
+        set(&row, cursor.unsigned(), .unsupported)
+        skipBlock(&cursor)
+      case 0x2E: _ = cursor.unsigned()  // DW_CFA_GNU_args_size
+      case 0x2F:
+        let column = cursor.unsigned()
+        set(&row, column, .offset(0 &- Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+      default: return false
+      }
+    }
+    return !cursor.isBroken
+  }
+
+  private func set(_ row: inout Row, _ column: UInt64, _ saved: Row.Saved) {
+    if column == Machine.framePointerColumn { row.framePointer = saved }
+    if column == Machine.returnAddressColumn { row.returnAddress = saved }
+  }
+  private func restore(_ row: inout Row, _ column: UInt64, _ initial: Row) {
+    if column == Machine.framePointerColumn { row.framePointer = initial.framePointer }
+    if column == Machine.returnAddressColumn { row.returnAddress = initial.returnAddress }
+  }
+
+  private func skipBlock(_ cursor: inout Cursor) {
+    let count = cursor.unsigned()
+    cursor.address += min(count, cursor.end - min(cursor.address, cursor.end))
+  }
+
+  private func readBaseExpression(_ cursor: inout Cursor, _ row: inout Row) {
+    let size = cursor.unsigned()
+    var block = Cursor(cursor.address, end: cursor.address + min(size, cursor.end - min(cursor.address, cursor.end)))
+    cursor.address = block.end
+    row.base = .unsupported
+    let dereference: UInt8 = 0x06
+    let first = block.byte()
+    if first == Machine.framePointerOperation {
+      row.offset = block.signed()
+      if block.byte() == dereference && block.address == block.end { row.base = .memoryAtFramePointer }
+    } else if first == Machine.stackPointerOperation, Machine.isProcedureLinkage(block.address - 1, block.end - block.address + 1) {
+      row.base = .procedureLinkage
+    }
+  }
+
+  private func readSavedExpression(_ cursor: inout Cursor) -> Row.Saved {
+    let size = cursor.unsigned()
+    var block = Cursor(cursor.address, end: cursor.address + min(size, cursor.end - min(cursor.address, cursor.end)))
+    cursor.address = block.end
+    let isPlain = block.byte() == Machine.framePointerOperation && block.signed() == 0 && block.address == block.end
+    return isPlain ? .atFramePointer : .unsupported
+  }
+}
+
+// MARK: rows as rules
+
+extension FrameRule {
+  fileprivate init(_ row: Row, address: UInt64) {
+    if row.returnAddress == .undefined {
+      self = .outermost
+      return
+    }
+    guard row.returnAddress == .offset(-8) else {
+      self = .unsupported
+      return
+    }
+    var base = row.base
+    var offset = row.offset
+    if base == .procedureLinkage {
+      base = .register(Machine.stackPointerColumn)
+      offset = Machine.procedureLinkageOffset(at: address)
+    }
+    switch base {
+    case .register(Machine.stackPointerColumn), .register(Machine.framePointerColumn):
+      let isFramePointer = base == .register(Machine.framePointerColumn)
+      switch row.framePointer {
+      case .same: self.init(isBasedOnFramePointer: isFramePointer, offset: offset, savedAt: nil)
+      case .offset(let place): self.init(isBasedOnFramePointer: isFramePointer, offset: offset, savedAt: place)
+      default: self = .unsupported
+      }
+    case .memoryAtFramePointer where row.framePointer == .atFramePointer:
+      self.init(realignedAt: offset)
+    default: self = .unsupported
+    }
+  }
+}
