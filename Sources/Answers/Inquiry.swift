@@ -15,6 +15,8 @@ public struct Inquiry: ~Copyable {
   private let view: ProcessView
   private let clock: SegmentClock
   private let surroundings: Surroundings
+  /// Those of `surroundings`, none if they are not known: not optional, so that a batch needs no copy of them.
+  private let mappings: ProcessMaps
   private let hasFullStacks: Bool
   /// For each mapping that was asked about: whether memory of it was ever heap.
   private var heapMappings: [Int: Bool] = [:]
@@ -31,9 +33,10 @@ public struct Inquiry: ~Copyable {
     clock = view.shared.segment.clock()
     hasFullStacks = view.shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
+    mappings = surroundings.maps ?? ProcessMaps([])
     origins = OriginCache(
       surroundings: surroundings, clock: clock, isAlive: view.shared.segment.isProcessAlive)
-    mappingJSON = Array(repeating: [], count: surroundings.maps?.mappings.count ?? 0)
+    mappingJSON = Array(repeating: [], count: mappings.mappings.count)
   }
 
   /// What is at `address`.
@@ -126,7 +129,7 @@ public struct Inquiry: ~Copyable {
       writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
     }
     if let next = lookup.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
-    if let index = surroundings.maps?.index(containing: address) {
+    if let index = mappings.index(containing: address) {
       if mappingJSON[index].isEmpty { renderMapping(index) }
       writer.append(bytes: mappingJSON[index])
     }
@@ -134,9 +137,8 @@ public struct Inquiry: ~Copyable {
   }
 
   private mutating func renderMapping(_ index: Int) {
-    guard let maps = surroundings.maps else { return }
     var part = ByteWriter(capacity: 256)
-    part.append(mapping: maps.mappings[index])
+    part.append(mapping: mappings.mappings[index])
     mappingJSON[index] = part.take()
   }
 
