@@ -187,7 +187,7 @@ enum Modules {
       let size = segments[index].p_filesz
       guard start >= module.pointee.start, size <= module.pointee.end - module.pointee.start,
         start + size <= module.pointee.end, let notes = UnsafeRawPointer(bitPattern: UInt(start)),
-        !readBuildID(module, notes, Int(size))
+        readBuildID(module, notes, Int(size))
       else { continue }
       return
     }
