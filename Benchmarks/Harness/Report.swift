@@ -103,7 +103,8 @@ struct Report {
     replaces this page. Everything is measured in one run: each of \(options.roundCount) rounds runs the program plain, under the agent
     (call site, thread and time of each allocation) and under heaptrack, starting with another of the three each time.
     Ratios are taken within a round; the table has their median, and the least and the greatest in parentheses.\
-    \(options.usesProcessorTime ? "\nTimes are processor times, as the machine was not idle." : "")
+    \(options.usesProcessorTime ? "\nTimes are processor times, as the machine was not idle." : "")\
+    \(options.quick ? "\nA quick run, of fewer operations than the bars are meant for." : "")
 
     ```
     \(machine.lines.joined(separator: "\n"))
@@ -122,7 +123,7 @@ struct Report {
       nine batches after a warm-up and tells the median batch. The blocks are not written to (but for one byte of each
       1 MiB), so the ratios are those of the calls alone.
     - **cost ÷ heaptrack's cost**: the agent's time over plain, divided by heaptrack's time over plain. heaptrack is
-      preloaded and records to a file in memory, so its interpreter, which usually runs beside the program, costs nothing here.
+      preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing here.
     - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3**
       [a loop](../Benchmarks/Programs/json_loop.py) that writes and reads JSON, with PYTHONMALLOC=malloc. **redis**: a fixed
       number of SET and GET by redis-benchmark, 16 in a pipeline, server and client each on its own processor.
