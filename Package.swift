@@ -115,6 +115,7 @@ let package = Package(
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
+    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["IndexReader"], exclude: ["Programs"]),
   ]

@@ -93,7 +93,7 @@ struct Program {
     case .script(let interpreter) where depth < 5: try checkFile(interpreter, as: name, depth: depth + 1)
     case .script, .unknown: return
     case .elf(let elf):
-      let whose = path == name ? path : "\(name): its interpreter \(path)"
+      let whose = path == name ? "\(path): it" : "\(name): its interpreter \(path)"
       guard elf.isNative else {
         throw Failure(
           Status.notAnswered, "cannot index \(whose) is a program for another machine (\(elf.description))",

@@ -8,15 +8,16 @@ import Glibc
 import ServerProtocol
 
 struct Run: ParsableCommand {
-  /// What is recorded of the call stack of each allocation.
+  /// What is recorded of the call stack of each allocation (ALLOCS_STACKS).
   enum Stacks: String, ExpressibleByArgument, CaseIterable {
-    /// The call site: the return address of the call.
+    case full
+    /// The call site alone: the return address of the call.
     case site
   }
 
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
-    usage: "allocsctl run [--stacks <what>] -- <command> [<argument> ...]",
+    usage: "allocsctl run [--stacks full|site] -- <command> [<argument> ...]",
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
       $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
@@ -28,10 +29,13 @@ struct Run: ParsableCommand {
       Examples:
         allocsctl run -- redis-server --port 7777
         ALLOCS_DIR=/tmp/index allocsctl run -- python3 job.py
-        PYTHONMALLOC=malloc allocsctl run -- python3 job.py
+        PYTHONMALLOC=malloc allocsctl run --stacks site -- python3 job.py
       """)
 
-  @Option(help: .init("What to record of each call stack: site, the call site (default: site).", valueName: "what"))
+  @Option(
+    help: .init(
+      "Record whole call stacks, or the call site only, which costs less (default: $ALLOCS_STACKS, else full).",
+      valueName: "what"))
   var stacks: Stacks?
 
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))

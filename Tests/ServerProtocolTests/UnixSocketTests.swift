@@ -1,0 +1,53 @@
+// Names of sockets, and who is at their other end.
+
+import Glibc
+import ServerProtocol
+import Testing
+
+@Suite("Unix sockets")
+struct UnixSocketTests {
+  @Test("a path is taken whole or refused, never cut")
+  func pathLimit() throws {
+    for size in [1, 106, 107] {
+      let path = String(repeating: "a", count: size)
+      let length = try UnixSocket.withAddress(of: path) { address, _ in
+        address.withMemoryRebound(to: sockaddr_un.self, capacity: 1) { pointer in
+          var copy = pointer.pointee.sun_path
+          return withUnsafeBytes(of: &copy) { Int32($0.prefix { $0 != 0 }.count) }
+        }
+      }
+      #expect(length == Int32(size))
+    }
+    for path in ["", String(repeating: "a", count: 108), String(repeating: "a", count: 5000), "a\0b"] {
+      #expect(throws: SocketError.self) { try UnixSocket.withAddress(of: path) { _, _ in 0 } }
+    }
+  }
+
+  @Test("connecting to nothing says ENOENT and what to do")
+  func nobodyThere() {
+    do throws(SocketError) {
+      _ = try UnixSocket.connected(to: "/nonexistent/allocsd.sock")
+      Issue.record("connected")
+    } catch {
+      #expect(error.code == ENOENT)
+      #expect(error.description.contains("/nonexistent/allocsd.sock"))
+      #expect(error.description.contains(" — "))
+    }
+  }
+
+  @Test("the peer of a connection is the process that made it")
+  func peer() throws {
+    var descriptors: [Int32] = [0, 0]
+    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &descriptors) == 0)
+    let ends = (UnixSocket(adopting: descriptors[0]), UnixSocket(adopting: descriptors[1]))
+    #expect(try ends.0.peer() == Peer(processID: getpid(), userID: geteuid()))
+  }
+
+  @Test("a socket that was given away is not closed")
+  func release() throws {
+    let socket = try UnixSocket.create()
+    let descriptor = socket.release()
+    #expect(fcntl(descriptor, F_GETFD) & FD_CLOEXEC != 0)
+    close(descriptor)
+  }
+}
