@@ -81,7 +81,9 @@ struct AddressLinesTests {
 
   @Test(
     "the fast way and the one place that reads addresses agree",
-    arguments: ["0x", "0x1", "0xg", "0x 1", "0x:", "0x/", "0x@", "0x`", "0x1 2", "0xF", "x1", "0x-1", "0x11111111111111111"])
+    arguments: [
+      "0x", "0x1", "0xg", "0x 1", "0x:", "0x/", "0x@", "0x`", "0x1 2", "0xF", "x1", "0x-1", "0x11111111111111111",
+    ])
   func sameAsParser(text: String) {
     let expected: UInt64? = try? parseAddress(text)
     switch lines(text).first {

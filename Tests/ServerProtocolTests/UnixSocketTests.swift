@@ -39,8 +39,10 @@ struct UnixSocketTests {
   func peer() throws {
     var descriptors: [Int32] = [0, 0]
     #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &descriptors) == 0)
-    let ends = (UnixSocket(adopting: descriptors[0]), UnixSocket(adopting: descriptors[1]))
-    #expect(try ends.0.peer() == Peer(processID: getpid(), userID: geteuid()))
+    let end = UnixSocket(adopting: descriptors[0])
+    let otherEnd = UnixSocket(adopting: descriptors[1])
+    #expect(try end.peer() == Peer(processID: getpid(), userID: geteuid()))
+    #expect(try otherEnd.peer() == end.peer())
   }
 
   @Test("a socket that was given away is not closed")
