@@ -366,7 +366,9 @@ extension FrameEntry {
     if first == Machine.framePointerOperation {
       row.offset = block.signed()
       if block.byte() == dereference && block.address == block.end { row.base = .memoryAtFramePointer }
-    } else if first == Machine.stackPointerOperation, Machine.isProcedureLinkage(block.address - 1, block.end - block.address + 1) {
+    } else if first == Machine.stackPointerOperation,
+      Machine.isProcedureLinkage(block.address - 1, block.end - block.address + 1)
+    {
       row.base = .procedureLinkage
     }
   }

@@ -18,7 +18,8 @@ enum Clock {
       let seconds = now / 1_000_000_000
       let nanoseconds = now % 1_000_000_000
       for index in 0..<pageSize / 8 - 1
-      where allocs_load_relaxed_u64(page + index) == seconds && allocs_load_relaxed_u64(page + index + 1) == nanoseconds {
+      where allocs_load_relaxed_u64(page + index) == seconds && allocs_load_relaxed_u64(page + index + 1) == nanoseconds
+      {
         process.pointee.coarse_clock = page + index
         return
       }

@@ -57,9 +57,10 @@ enum Contexts {
     // Flags are rare; they take part in the key where no address has bits.
     let key = pc | UInt64(flags) << 56
     let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
-    let cached = withUnsafeMutablePointer(to: &thread.pointee.children) {
-      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
-    } + index
+    let cached =
+      withUnsafeMutablePointer(to: &thread.pointee.children) {
+        UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
+      } + index
     if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
     let node = node(shared, header, parent: parent, pc: pc, flags: flags)
     if node != 0 { cached.pointee = allocs_child(pc: key, parent: parent, node: node) }

@@ -242,7 +242,8 @@ func operatorEnter() -> Thread? {
 
 @c(allocs_operator_leave)
 func operatorLeave(
-  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64, _ function: UInt32
+  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64,
+  _ function: UInt32
 ) {
   let caller = Caller(place: place, framePointer: framePointer)
   // The new-handler may have run as an ordinary caller in between; take the thread back from it.

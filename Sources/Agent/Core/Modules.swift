@@ -51,7 +51,10 @@ enum Modules {
         unload(shared, table + index)
         changed = true
       }
-      if changed { flushAll(shared, header) }
+      if changed {
+        flushAll(shared, header)
+        Terminal.forgetOperators()
+      }
     }
   }
 

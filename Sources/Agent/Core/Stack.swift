@@ -248,7 +248,9 @@ private struct Registers {
   /// From this frame to its caller. Loads from the stack pointer up to `high` only.
   mutating func step(_ rule: FrameRule, high: UInt64) -> Outcome {
     // Whatever was skipped stays skipped: a frame lies above the one it called.
-    func isReadable(_ address: UInt64) -> Bool { address >= sp && address & 7 == 0 && address < high && high - address >= 8 }
+    func isReadable(_ address: UInt64) -> Bool {
+      address >= sp && address & 7 == 0 && address < high && high - address >= 8
+    }
     var cfa: UInt64
     var callerFramePointer = fp
     switch rule.kind {

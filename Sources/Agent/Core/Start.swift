@@ -18,7 +18,8 @@ enum Start {
     allocs_set_registered_block(passive)
     if allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_NEW.rawValue {
       if process.pointee.terminal.malloc == nil { Terminal.resolve() }
-      if allocs_compare_exchange_u32(&process.pointee.phase, ALLOCS_PHASE_NEW.rawValue, ALLOCS_PHASE_STARTING.rawValue) {
+      if allocs_compare_exchange_u32(&process.pointee.phase, ALLOCS_PHASE_NEW.rawValue, ALLOCS_PHASE_STARTING.rawValue)
+      {
         let ready = start(process)
         allocs_store_release_u32(
           &process.pointee.phase, ready ? ALLOCS_PHASE_READY.rawValue : ALLOCS_PHASE_DISABLED.rawValue)
@@ -29,7 +30,6 @@ enum Start {
       if let shared = process.pointee.shared, let header = shared.pointee.header,
         let thread = Threads.register(shared, header)
       {
-        allocs_set_registered_block(thread)
         return thread
       }
       return passive
@@ -232,6 +232,8 @@ struct Settings {
 @c(allocs_destructed) func agentDestructed() { Start.destructed() }
 @c(allocs_child_started) func agentChildStarted() { Start.childStarted() }
 @c(allocs_next_definition)
-func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? { Terminal.next(cString: name).function }
+func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? {
+  Terminal.next(cString: name).function
+}
 /// For a function that finds the table empty: the very first call of the process.
 @c(allocs_resolve_terminal) func agentResolveTerminal() { Terminal.resolve() }

@@ -78,6 +78,14 @@ enum Terminal {
     terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
   }
 
+  /// A module was unloaded: the operators of C++, which are found when they are first called, may have been in it.
+  static func forgetOperators() {
+    withUnsafeMutablePointer(to: &allocs_process().pointee.operators) {
+      let operators = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+      for index in 0..<Int(ALLOCS_OPERATOR_COUNT.rawValue) { allocs_store_release_pointer(operators + index, nil) }
+    }
+  }
+
   /// An address inside the module that is the allocator below.
   static var mallocAddress: UInt64 {
     UInt64(UInt(bitPattern: unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)))
@@ -85,11 +93,14 @@ enum Terminal {
 
   private static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
     guard let module else { return false }
-    return lookUp("__libc_malloc", in: module) != nil
+    // Not __libc_malloc: other allocators define that too.
+    return lookUp("gnu_get_libc_version", in: module) != nil
   }
 
   /// The next definition of `name` after the agent's, and the module it is in.
-  static func next(_ name: StaticString) -> (function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?) {
+  static func next(_ name: StaticString) -> (
+    function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?
+  ) {
     next(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
   }
 
@@ -105,7 +116,9 @@ enum Terminal {
     return (nil, nil)
   }
 
-  private static func lookUp(_ name: StaticString, in module: UnsafeMutablePointer<link_map>) -> UnsafeMutableRawPointer? {
+  private static func lookUp(_ name: StaticString, in module: UnsafeMutablePointer<link_map>)
+    -> UnsafeMutableRawPointer?
+  {
     lookUp(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self), in: module)
   }
 

@@ -26,10 +26,14 @@ enum Threads {
       Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
       return nil
     }
+    allocs_set_registered_block(thread)
+    // libc may allocate for its own use in these; what it gives back at once is not a loss.
+    thread.pointee.delegating = 1
     findStack(thread, header)
     if allocs_process().pointee.has_thread_key != 0 {
       _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
     }
+    Event.endDelegation(thread, nil)
     return thread
   }
 
@@ -92,8 +96,10 @@ enum Threads {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_thread_block.self) + Int(shared.pointee.chunk_used)
     }
     let slot = newSlot(shared, header)
-    guard let entry = slot == ALLOCS_THREAD_UNKNOWN
-      ? privateEntry() : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
+    guard
+      let entry = slot == ALLOCS_THREAD_UNKNOWN
+        ? privateEntry()
+        : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
     else { return nil }
     shared.pointee.chunk_used += 1
     thread.pointee.slot = slot
@@ -159,7 +165,8 @@ enum Threads {
     let number = shared.pointee.former_threads
     let index = number % section.pointee.capacity
     let entriesPerPage = pageSize / section.pointee.entry_size
-    let former = Segment.start(header, ALLOCS_SECTION_FORMER_THREADS)
+    let former =
+      Segment.start(header, ALLOCS_SECTION_FORMER_THREADS)
       .assumingMemoryBound(to: allocs_former_thread.self) + Int(index)
     guard index % entriesPerPage != 0 || System.commit(UnsafeMutableRawPointer(former), pageSize) else {
       change(entry) { $0.pointee.previous = 0 }

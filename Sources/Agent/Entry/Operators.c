@@ -4,7 +4,6 @@
 // does: call malloc, run the new-handler, throw. An exception that leaves operator new crosses the frame of the
 // function here, whose personality routine puts the thread back as it was. It is named in the frame's call
 // frame information, so the path without exceptions pays nothing and the agent needs no unwinder of its own.
-#define _GNU_SOURCE  // dladdr
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 
@@ -66,13 +65,7 @@ __attribute__((noinline, cold)) static void *find_operator(enum allocs_operator 
     // have started.
     abort();
   }
-  // The module it is in must not be unloaded now that its address is kept.
-  Dl_info info;
-  if (dladdr(function, &info) && info.dli_fname) {
-    struct allocs_thread_block *thread = allocs_enter();
-    dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
-    if (thread) allocs_leave(thread);
-  }
+  // Forgotten again by dlclose, should the module it is in go.
   allocs_store_release_pointer(&allocs_process()->operators[which], function);
   return function;
 }
