@@ -17,7 +17,7 @@ struct Batch: Sendable {
   let stacks: Bool
   /// Bytes of the body that are accepted.
   let sizeLimit: Int
-  /// Where answers with stacks are made: reading debug information may take seconds.
+  /// Where the answers are made.
   let workers: NIOThreadPool
 
   /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
@@ -41,9 +41,8 @@ struct Batch: Sendable {
     try await writer.finish(nil)
   }
 
-  /// As `rendered`, on a worker if it may take long.
+  /// As `rendered`, on a worker: the next piece is received meanwhile.
   private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) async throws -> Rendered {
-    guard stacks else { return rendered(&lines, piece) }
     let before = lines
     let result = try await workers.runIfActive {
       var lines = before

@@ -62,11 +62,12 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       try await withThrowingDiscardingTaskGroup { group in
         try await listener.executeThenClose { connections in
           for try await connection in connections {
-            group.addTask {
-              switch connection {
-              case .accepted(let http, let channel): await http.handle(value: channel, logger: logger)
-              case .refused(let channel): await refuse(channel)
+            switch connection {
+            case .accepted(let http, let channel):
+              group.addTask(executorPreference: EventLoopExecutor(channel.channel.eventLoop)) {
+                await http.handle(value: channel, logger: logger)
               }
+            case .refused(let channel): group.addTask { await refuse(channel) }
             }
           }
         }
