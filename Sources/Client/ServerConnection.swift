@@ -16,7 +16,7 @@ final class ServerConnection {
 
   private let path: String
   private let requireTrust: Bool
-  private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+  private let group: MultiThreadedEventLoopGroup
   private var channel: any Channel
   /// Whether the connection has answered before: then the server may have closed it for idleness since.
   private var isUsed = false
@@ -24,14 +24,14 @@ final class ServerConnection {
   /// Connects to the server at `path`. With `requireTrust`, the server must run as root or as the caller: anybody may
   /// put a socket into a directory that all users share, and a false server could tell false answers.
   init(path: String, requireTrust: Bool) throws(SocketError) {
+    let socket = try Self.connect(path, requireTrust)
     self.path = path
     self.requireTrust = requireTrust
-    channel = try Self.connect(path, requireTrust, group)
+    group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    channel = try Self.adopt(socket, path, group)
   }
 
-  private static func connect(
-    _ path: String, _ requireTrust: Bool, _ group: MultiThreadedEventLoopGroup
-  ) throws(SocketError) -> any Channel {
+  private static func connect(_ path: String, _ requireTrust: Bool) throws(SocketError) -> UnixSocket {
     let socket = try UnixSocket.connected(to: path)
     let server = try socket.peer()
     guard !requireTrust || server.userID == 0 || server.userID == geteuid() else {
@@ -39,6 +39,12 @@ final class ServerConnection {
         code: EPERM,
         "the server at \(path) runs as user \(server.userID), neither root nor you — name it with --socket to trust it")
     }
+    return socket
+  }
+
+  private static func adopt(
+    _ socket: consuming UnixSocket, _ path: String, _ group: MultiThreadedEventLoopGroup
+  ) throws(SocketError) -> any Channel {
     do {
       return try ClientBootstrap(group: group)
         .channelInitializer { channel in
@@ -63,7 +69,7 @@ final class ServerConnection {
         return try exchange(method, uri, accept, body)
       } catch  where isUsed {
         // Every request only asks, so it may be sent twice.
-        channel = try Self.connect(path, requireTrust, group)
+        channel = try Self.adopt(Self.connect(path, requireTrust), path, group)
         return try exchange(method, uri, accept, body)
       }
     } catch let error as SocketError {
