@@ -76,7 +76,9 @@ let package = Package(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
     .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
     .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),
-    .target(name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"]),
+    .target(
+      name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"],
+      resources: [.embedInCode("Wrappers.txt")]),
     .target(name: "ServerProtocol", dependencies: ["Answers"]),
     .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(

@@ -1,5 +1,6 @@
 // What an address of a process is: the fields of the contract, each nil where it isn't known.
 
+import IndexReader
 import Symbols
 
 /// The answer to "what is at this address?".
@@ -104,8 +105,12 @@ public struct Answer: Hashable, Sendable {
   public var age: Double?
   /// Innermost frame first; nil if not known or not asked for (heap).
   public var stack: [Frame]?
-  /// Frames beyond the last one are missing.
-  public var isStackTruncated = false
+  /// Index in `stack` of the allocation site: the innermost function that is no wrapper; nil if there is no stack.
+  public var siteIndex: Int?
+  /// Indices in `stack` of the frames that a signal interrupted; what is there is not a call.
+  public var interruptedFrames: [Int] = []
+  /// Why frames beyond the last one are missing; nil if none are.
+  public var stackTruncation: Stack.Truncation?
   /// Whether `stack` was recorded as a whole stack; else it is the call site, with what is inlined there.
   public var hasFullStack = false
   /// The nearest live allocations (heap, free).
@@ -130,5 +135,11 @@ public struct Answer: Hashable, Sendable {
   public var offset: UInt64? {
     if let block { return address &- block.base }
     return symbol?.offset
+  }
+
+  /// The frame that the allocation is attributed to.
+  public var site: Frame? {
+    guard let stack, let siteIndex, stack.indices.contains(siteIndex) else { return nil }
+    return stack[siteIndex]
   }
 }

@@ -26,13 +26,9 @@ extension Answer {
     if let thread { writer.append(thread: thread) }
     if let age { writer.append(age: age) }
     if let stack {
-      writer.append(",\"stack\":[")
-      for (index, frame) in stack.enumerated() {
-        if index > 0 { writer.append(",") }
-        frame.appendJSON(to: &writer)
-      }
-      writer.append("]")
-      if isStackTruncated { writer.append(",\"stack_truncated\":true") }
+      writer.append(
+        stack: NamedStack(
+          frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation))
     }
     if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
     if let next { writer.append(neighbour: next, opening: ",\"next\":{\"base\":\"") }
@@ -43,15 +39,29 @@ extension Answer {
 }
 
 extension Frame {
-  func appendJSON(to writer: inout ByteWriter) {
-    writer.append("{\"pc\":\"")
+  func appendJSON(isInterrupted: Bool = false, to writer: inout ByteWriter) {
+    writer.append("{")
+    appendFields(to: &writer)
+    if inlined { writer.append(",\"inlined\":true") } else { writer.append(",\"inlined\":false") }
+    if isInterrupted { writer.append(",\"interrupted\":true}") } else { writer.append("}") }
+  }
+
+  /// What a site and a frame of a stack have in common.
+  private func appendFields(to writer: inout ByteWriter) {
+    writer.append("\"pc\":\"")
     writer.append(address: pc)
     writer.append("\"")
     if let module { writer.append(",\"module\":", string: module) }
     if let function { writer.append(",\"function\":", string: function) }
     if let file { writer.append(",\"file\":", string: file) }
     if let line { writer.append(",\"line\":", decimal: UInt64(max(line, 0))) }
-    if inlined { writer.append(",\"inlined\":true}") } else { writer.append(",\"inlined\":false}") }
+  }
+
+  /// Appends `,"site":{…}`.
+  func appendSite(to writer: inout ByteWriter) {
+    writer.append(",\"site\":{")
+    appendFields(to: &writer)
+    writer.append("}")
   }
 }
 
@@ -82,6 +92,22 @@ extension ByteWriter {
   mutating func appendOrigin(allocator: String?, function: String?) {
     if let allocator { append(",\"allocator\":", string: allocator) }
     if let function { append(",\"function\":", string: function) }
+  }
+
+  mutating func append(stack: NamedStack) {
+    if let site = stack.siteIndex, stack.frames.indices.contains(site) { stack.frames[site].appendSite(to: &self) }
+    append(",\"stack\":[")
+    for (index, frame) in stack.frames.enumerated() {
+      if index > 0 { append(",") }
+      frame.appendJSON(isInterrupted: stack.interrupted.contains(index), to: &self)
+    }
+    append("]")
+    switch stack.truncation {
+    case nil: break
+    case .depthLimit: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"depth limit\"")
+    case .unwinder: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"unwinder\"")
+    case .damaged: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"damage\"")
+    }
   }
 
   mutating func append(thread: Answer.Thread) {

@@ -134,7 +134,7 @@ extension Answer {
       case (nil, let allocator?): "by \(allocator)"
       case (nil, nil): ""
       }
-    if let site = stack?.first {
+    if let site {
       let room = TextLayout.columns - 3 - TextLayout.width("allocated by ")
       phrases.append("allocated by \(Self.describe(site, columns: room))")
       if !with.isEmpty { phrases.append(with) }
@@ -147,22 +147,56 @@ extension Answer {
     return phrases
   }
 
-  /// The frames, if there are more than the line above already says.
+  /// The frames, the site marked by an arrow, if there is more to them than the line above already says.
   private var stackLines: [String] {
-    guard let stack, stack.count > 1 else { return [] }
-    var lines: [String] = []
+    guard let stack, stack.count > 1 || stackTruncation != nil else { return [] }
     let title = hasFullStack ? "  stack " : "  site  "
     let blank = String(repeating: " ", count: title.count)
-    for (index, frame) in stack.prefix(Self.printedFrames).enumerated() {
-      let number = TextLayout.padded("#\(index)", right: 4)
-      let mark = frame.inlined ? " inlined" : ""
-      let room = TextLayout.columns - title.count - number.count - mark.count
-      lines.append((index == 0 ? title : blank) + number + Self.describe(frame, columns: room) + mark)
+    var lines: [String] = []
+    for part in printedParts(of: stack.count) {
+      switch part {
+      case .frame(let index):
+        let head = (lines.isEmpty ? title : blank) + (index == siteIndex ? "→" : " ")
+        let number = TextLayout.padded("#\(index)", right: 4)
+        let mark =
+          (stack[index].inlined ? " inlined" : "") + (interruptedFrames.contains(index) ? " interrupted" : "")
+        let room = TextLayout.columns - head.count - number.count - mark.count
+        lines.append(head + number + Self.describe(stack[index], columns: room) + mark)
+      case .wrappers(let count):
+        lines.append("\(blank) … \(Units.count(UInt64(count), "frame")) of the same kind")
+      }
     }
-    let hidden = stack.count - Self.printedFrames
-    if hidden > 0 { lines.append("\(blank)… and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
-    if isStackTruncated { lines.append("\(blank)… the frames beyond could not be recorded") }
+    let hidden = stack.count - 1 - (lastPrintedFrame(of: stack.count) ?? -1)
+    if hidden > 0 { lines.append("\(blank) … and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
+    switch stackTruncation {
+    case nil: break
+    case .depthLimit: lines.append("\(blank) … cut at the depth limit")
+    case .unwinder: lines.append("\(blank) … the unwinder could go no further")
+    case .damaged: lines.append("\(blank) … the index is damaged beyond here")
+    }
     return lines
+  }
+
+  private enum StackPart {
+    case frame(Int)
+    /// So many frames that are left out, all of them wrappers.
+    case wrappers(Int)
+  }
+
+  /// What is printed of `count` frames: the innermost ones, or, if the site lies deeper, the first two and those from
+  /// the site's callee on.
+  private func printedParts(of count: Int) -> [StackPart] {
+    guard let siteIndex, siteIndex > Self.printedFrames / 2, siteIndex < count else {
+      return (0..<min(count, Self.printedFrames)).map { .frame($0) }
+    }
+    let start = siteIndex - 1
+    return [.frame(0), .frame(1), .wrappers(start - 2)]
+      + (start..<min(count, start + Self.printedFrames - 3)).map { .frame($0) }
+  }
+
+  private func lastPrintedFrame(of count: Int) -> Int? {
+    guard case .frame(let index) = printedParts(of: count).last else { return nil }
+    return index
   }
 
   /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`.

@@ -24,12 +24,14 @@ public struct Inquiry: ~Copyable {
   private var threads: [ThreadIdentity]?
   private var waitingThreads: [Int: UInt32]?
   private var origins: OriginCache
+  private var attribution: Attribution
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
 
-  /// Reads the process's mappings.
-  public init(_ view: ProcessView) {
+  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation.
+  public init(_ view: ProcessView, wrappers: Wrappers = .standard) {
     self.view = view
+    attribution = Attribution(view, wrappers: wrappers)
     clock = view.shared.segment.clock()
     hasFullStacks = view.shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
@@ -58,17 +60,13 @@ public struct Inquiry: ~Copyable {
   }
 
   /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it is
-  /// about a block of the heap and `stacks` is false.
+  /// about a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
-    if stacks {
-      answer(address).appendJSON(to: &writer)
+    let lookup = view.shared.segment.lookup(address)
+    if let allocation = lookup.containing {
+      appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
     } else {
-      let lookup = view.shared.segment.lookup(address)
-      if let allocation = lookup.containing {
-        appendJSON(of: address, allocation, lookup, to: &writer)
-      } else {
-        answer(address, lookup).appendJSON(to: &writer)
-      }
+      answer(address, lookup).appendJSON(to: &writer)
     }
     writer.append(byte: UInt8(ascii: "\n"))
   }
@@ -98,23 +96,26 @@ public struct Inquiry: ~Copyable {
       }
     }
     if stacks, origin.node != 0 {
-      let stack = view.shared.segment.stack(ofNode: origin.node)
-      if !stack.addresses.isEmpty {
-        answer.stack = view.frames(of: stack, at: allocation.ticks)
-        answer.isStackTruncated = stack.truncation != nil
+      if let stack = attribution.stack(ofNode: origin.node, at: allocation.ticks) {
+        answer.stack = stack.frames
+        answer.siteIndex = stack.siteIndex
+        answer.interruptedFrames = stack.interrupted
+        answer.stackTruncation = stack.truncation
       }
     }
     return answer
   }
 
-  /// What `heap` answers without the stack, from parts that were rendered before.
+  /// What `heap` answers, from parts that were rendered before.
   private mutating func appendJSON(
-    of address: UInt64, _ allocation: Allocation, _ lookup: Lookup, to writer: inout ByteWriter
+    of address: UInt64, _ allocation: Allocation, _ lookup: Lookup, stacks: Bool, to writer: inout ByteWriter
   ) {
     writer.appendHead(address, .heap)
     writer.append(block: Answer.Block(allocation), offset: address - allocation.base)
     if let alignment = allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
+    var node: UInt32 = 0
     if let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) {
+      if stacks { node = origins.node(ofOriginAt: index) }
       origins.appendOrigin(at: index, to: &writer)
       if let slot = origins.threadSlot(ofOriginAt: index) {
         if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
@@ -125,6 +126,7 @@ public struct Inquiry: ~Copyable {
       }
     }
     writer.append(age: clock.age(ofTicks: allocation.ticks))
+    if node != 0 { attribution.appendJSON(ofNode: node, at: allocation.ticks, to: &writer) }
     if let previous = lookup.previous {
       writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
     }

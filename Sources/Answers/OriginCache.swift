@@ -65,6 +65,9 @@ struct OriginCache {
   @inline(__always)
   func threadSlot(ofOriginAt index: Int) -> UInt32? { origins[index].threadSlot }
 
+  @inline(__always)
+  func node(ofOriginAt index: Int) -> UInt32 { origins[index].node }
+
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
     // Ids have 24 bits and are given out in order. An id that leads nowhere now may lead somewhere soon: kept only within

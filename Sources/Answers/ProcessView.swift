@@ -91,8 +91,8 @@ public final class ProcessView: Sendable {
   // MARK: answers
 
   /// What is at `address`. `stacks` false leaves the call stack out, the dearest part of an answer.
-  public func answer(_ address: UInt64, stacks: Bool = true) throws(AnswerError) -> Answer {
-    var inquiry = Inquiry(self)
+  public func answer(_ address: UInt64, stacks: Bool = true, wrappers: Wrappers = .standard) throws(AnswerError) -> Answer {
+    var inquiry = Inquiry(self, wrappers: wrappers)
     let answer = inquiry.answer(address, stacks: stacks)
     try checkIntact()
     return answer

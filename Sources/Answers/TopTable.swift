@@ -1,7 +1,7 @@
-// Live memory by who allocated it: one pass over all live allocations, summed by context, then by call site.
+// Live memory by who allocated it: one pass over all live allocations, summed by context, then by allocation site.
 //
-// A context is (stack, thread, function, allocator). Sites are told apart by return address, function and allocator;
-// threads are merged. Only the sites that are shown get names.
+// A context is (stack, thread, function, allocator). Each stack is attributed once to its site (Attribution). Sites are
+// told apart by return address, function and allocator; the stacks that lead through them, and threads, are merged.
 
 import IndexReader
 import Symbols
@@ -27,7 +27,7 @@ public struct TopTable: Hashable, Sendable {
 
   public struct Site: Hashable, Sendable {
     public var total: Total
-    /// The call site, innermost inlined function first; empty if it is not known.
+    /// The allocation site, and the functions it is inlined into; empty if it is not known.
     public var frames: [Frame]
     /// The function that was called, such as `calloc`; nil if not known.
     public var function: String?
@@ -66,10 +66,12 @@ public struct TopTable: Hashable, Sendable {
 extension ProcessView {
   /// The `limit` sites with the most live bytes. Reads every slot that was ever used: about a second for 10 million
   /// allocations.
-  public func top(limit: Int = 20) throws(AnswerError) -> TopTable {
+  /// `wrappers` are passed over in the search for the sites.
+  public func top(limit: Int = 20, wrappers: Wrappers = .standard) throws(AnswerError) -> TopTable {
     let tally = Tally(of: shared.segment)
     let limit = max(0, limit)
-    let sites = tally.sites(in: shared.segment)
+    var attribution = Attribution(self, wrappers: wrappers)
+    let sites = tally.sites(in: shared.segment, &attribution)
     let sorted = sites.sorted { a, b in
       let left = (a.value.total.bytes, a.value.total.blocks)
       let right = (b.value.total.bytes, b.value.total.blocks)
@@ -82,10 +84,12 @@ extension ProcessView {
       total.add(site.value.total)
       if index >= limit { other.add(site.value.total) }
     }
-    let shown = sorted.prefix(limit).map { key, sum in
-      TopTable.Site(
-        total: sum.total, frames: key.pc == 0 ? [] : frames(at: key.pc, sum.ticks), function: sum.function,
-        allocator: sum.allocator)
+    var shown: [TopTable.Site] = []
+    for (_, sum) in sorted.prefix(limit) {
+      shown.append(
+        TopTable.Site(
+          total: sum.total, frames: attribution.site(ofNode: sum.node, at: sum.ticks)?.frames ?? [],
+          function: sum.function, allocator: sum.allocator))
     }
     let table = TopTable(
       processID: processID, command: shared.segment.command, total: total, siteCount: sorted.count, sites: shown,
@@ -99,7 +103,7 @@ extension ProcessView {
 private struct Tally {
   struct Entry {
     var total = TopTable.Total()
-    /// When one of the allocations was made: tells which module was loaded at the call site.
+    /// When one of the allocations was made: tells which modules were loaded.
     var ticks: UInt32 = 0
   }
 
@@ -121,48 +125,50 @@ private struct Tally {
   }
 
   struct SiteKey: Hashable, Comparable {
-    /// Return address of the call; 0 if not known.
-    var pc: UInt64
+    /// nil if not known.
+    var site: Site.Key?
     var function: String
     var allocator: UInt32
 
     static func < (a: SiteKey, b: SiteKey) -> Bool {
-      (a.pc, a.function, a.allocator) < (b.pc, b.function, b.allocator)
+      let none = Site.Key(pc: 0, module: 0)
+      return a.site == b.site
+        ? (a.function, a.allocator) < (b.function, b.allocator) : a.site ?? none < b.site ?? none
     }
   }
 
   struct SiteSum {
     var total = TopTable.Total()
+    /// One of the stacks that are attributed to the site, and the time of a record of it.
+    var node: UInt32 = 0
     var ticks: UInt32 = 0
     var function: String?
     var allocator: String?
   }
 
-  func sites(in segment: borrowing Segment) -> [SiteKey: SiteSum] {
+  func sites(in segment: borrowing Segment, _ attribution: inout Attribution) -> [SiteKey: SiteSum] {
     var sites: [SiteKey: SiteSum] = [:]
-    var innermost: [UInt32: UInt64] = [:]
     for (id, entry) in entries.enumerated() where entry.total.blocks > 0 {
       let context = segment.context(UInt32(id))
-      var pc: UInt64 = 0
-      if let node = context?.node, node != 0 {
-        if let known = innermost[node] {
-          pc = known
-        } else {
-          pc = segment.stack(ofNode: node).addresses.first ?? 0
-          innermost[node] = pc
-        }
-      }
+      let node = context?.node ?? 0
       let key = SiteKey(
-        pc: pc, function: context?.function ?? "", allocator: context?.allocator.map { $0.index + 1 } ?? 0)
-      var sum = sites[key] ?? SiteSum()
-      if sum.total.blocks == 0 {
-        sum.function = context?.function
-        sum.allocator = context?.allocator.map { Answer.lastComponent($0.path) }
+        site: attribution.siteKey(ofNode: node, at: entry.ticks), function: context?.function ?? "",
+        allocator: context?.allocator.map { $0.index + 1 } ?? 0)
+      if sites[key, default: SiteSum()].add(entry.total) {
+        sites[key]?.node = node
+        sites[key]?.ticks = entry.ticks
+        sites[key]?.function = context?.function
+        sites[key]?.allocator = context?.allocator.map { Answer.lastComponent($0.path) }
       }
-      sum.total.add(entry.total)
-      sum.ticks = entry.ticks
-      sites[key] = sum
     }
     return sites
+  }
+}
+
+extension Tally.SiteSum {
+  /// Adds `other`; true if it is the first.
+  fileprivate mutating func add(_ other: TopTable.Total) -> Bool {
+    defer { total.add(other) }
+    return total.blocks == 0
   }
 }

@@ -90,7 +90,8 @@ extension TopTable.Site {
     writer.append(",\"blocks\":", decimal: total.blocks)
     if let allocator { writer.append(",\"allocator\":", string: allocator) }
     if let function { writer.append(",\"function\":", string: function) }
-    if !frames.isEmpty {
+    if let site = frames.first {
+      site.appendSite(to: &writer)
       writer.append(",\"stack\":[")
       for (index, frame) in frames.enumerated() {
         if index > 0 { writer.append(",") }

@@ -35,11 +35,25 @@ public struct Stack: Hashable, Sendable {
   public var addresses: [UInt64]
   /// Why frames beyond the last one are missing; nil if the stack is whole.
   public var truncation: Truncation?
+  /// Indices of the addresses at which a signal interrupted the program: there the address is the instruction's own.
+  public var interrupted: [Int]
 
-  public init(addresses: [UInt64], truncation: Truncation?) {
+  public init(addresses: [UInt64], truncation: Truncation?, interrupted: [Int] = []) {
     self.addresses = addresses
     self.truncation = truncation
+    self.interrupted = interrupted
   }
+}
+
+/// One frame of the trie of call stacks.
+public struct StackNode: Hashable, Sendable {
+  /// Return address of the call; if `isInterrupted`, the instruction at which a signal interrupted the program.
+  public var pc: UInt64
+  /// Node of the caller, 0 for none: outermost, or cut.
+  public var parent: UInt32
+  public var isInterrupted: Bool
+  /// Why the frames beyond this one are missing; nil if they are not.
+  public var truncation: Stack.Truncation?
 }
 
 /// One holder of a thread slot.

@@ -23,38 +23,49 @@ extension Segment {
     return entry == 0 ? nil : module(index: Int(entry) - 1)
   }
 
+  /// A node of the trie; nil if `id` is the root's or leads outside the table.
+  public func node(_ id: UInt32) -> StackNode? {
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES, geometry.nodes) else { return nil }
+    var entry = allocs_node()
+    copyWords(of: entries(geometry.nodes, as: allocs_node.self) + Int(id), into: &entry)
+    let isCut = entry.flags & (ALLOCS_NODE_DEPTH_LIMIT.rawValue | ALLOCS_NODE_TRUNCATED.rawValue) != 0
+    return StackNode(
+      pc: entry.pc, parent: isCut ? 0 : entry.parent,
+      isInterrupted: entry.flags & ALLOCS_NODE_INTERRUPTED.rawValue != 0,
+      truncation: !isCut ? nil : entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0 ? .depthLimit : .unwinder)
+  }
+
   /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
   public func stack(ofNode node: UInt32) -> Stack {
-    let nodes = entries(geometry.nodes, as: allocs_node.self)
-    let count = used(ALLOCS_SECTION_NODES, geometry.nodes)
     // Far above any stack that the agent records: only a damaged trie is deeper.
     let depthLimit = 1 << 16
-    var addresses: [UInt64] = []
+    var stack = Stack(addresses: [], truncation: nil)
     var next = node
     // A node met again after a power of two of steps (Brent) closes a circle.
     var mark = node
     var markAt = 1
     while next != 0 {
-      guard Int(next) < count, addresses.count < depthLimit else {
-        return Stack(addresses: addresses, truncation: .damaged)
+      guard stack.addresses.count < depthLimit, let entry = self.node(next) else {
+        stack.truncation = .damaged
+        return stack
       }
-      var entry = allocs_node()
-      copyWords(of: nodes + Int(next), into: &entry)
-      addresses.append(entry.pc)
-      if entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0 {
-        return Stack(addresses: addresses, truncation: .depthLimit)
-      }
-      if entry.flags & ALLOCS_NODE_TRUNCATED.rawValue != 0 {
-        return Stack(addresses: addresses, truncation: .unwinder)
+      if entry.isInterrupted { stack.interrupted.append(stack.addresses.count) }
+      stack.addresses.append(entry.pc)
+      if let truncation = entry.truncation {
+        stack.truncation = truncation
+        return stack
       }
       next = entry.parent
-      if next == mark { return Stack(addresses: addresses, truncation: .damaged) }
-      if addresses.count == markAt {
+      if next == mark {
+        stack.truncation = .damaged
+        return stack
+      }
+      if stack.addresses.count == markAt {
         mark = next
         markAt *= 2
       }
     }
-    return Stack(addresses: addresses, truncation: nil)
+    return stack
   }
 
   // MARK: modules

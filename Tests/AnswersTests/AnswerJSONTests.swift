@@ -1,5 +1,6 @@
 // The JSON of answers, by the contract: names, types, and nothing where nothing is known.
 
+import IndexReader
 import Symbols
 import Testing
 
@@ -14,6 +15,8 @@ struct AnswerJSONTests {
       json == """
         {"address":"0x55d0c0ffee10","kind":"heap","base":"0x55d0c0ffee00","size":96,"offset":16,\
         "allocator":"libc.so.6","function":"calloc","thread":{"id":4242,"name":"io_thd_1"},"age_seconds":12.4,\
+        "site":{"pc":"0x55d0c0001234","module":"/usr/bin/redis-server","function":"zmalloc",\
+        "file":"/src/zmalloc.c","line":101},\
         "stack":[{"pc":"0x55d0c0001234","module":"/usr/bin/redis-server","function":"zmalloc",\
         "file":"/src/zmalloc.c","line":101,"inlined":false}],\
         "previous":{"base":"0x55d0c0ffedd0","size":32},"next":{"base":"0x55d0c0ffee70","size":1},\
@@ -34,6 +37,33 @@ struct AnswerJSONTests {
     answer.stack = []
     answer.thread = Answer.Thread(id: 1, name: nil)
     #expect(answer.json == #"{"address":"0x10","kind":"heap","thread":{"id":1},"stack":[]}"#)
+  }
+
+  @Test("a cut stack, an interrupted frame, a site that is not the first frame")
+  func stack() throws {
+    var answer = Answer(address: 16, kind: .heap)
+    answer.stack = [
+      Frame(pc: 1, module: nil, function: "malloc_wrapper", inlined: true), Frame(pc: 1, module: "/m", function: "site"),
+      Frame(pc: 2, module: nil),
+    ]
+    answer.siteIndex = 1
+    answer.interruptedFrames = [2]
+    #expect(
+      answer.json == """
+        {"address":"0x10","kind":"heap","site":{"pc":"0x1","module":"/m","function":"site"},\
+        "stack":[{"pc":"0x1","function":"malloc_wrapper","inlined":true},\
+        {"pc":"0x1","module":"/m","function":"site","inlined":false},{"pc":"0x2","inlined":false,"interrupted":true}]}
+        """)
+    for (truncation, word) in [(.depthLimit, "depth limit"), (.unwinder, "unwinder"), (.damaged, "damage")]
+      as [(Stack.Truncation, String)]
+    {
+      answer.stackTruncation = truncation
+      let value = try parseJSON(answer.json)
+      #expect(value["stack_truncated"] == .bool(true) && value["stack_truncated_by"]?.string == word)
+    }
+    // An index that leads nowhere names no site.
+    answer.siteIndex = 3
+    #expect(try parseJSON(answer.json)["site"] == nil && answer.site == nil)
   }
 
   @Test("a note has the same words as in the text")

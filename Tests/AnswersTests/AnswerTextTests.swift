@@ -21,6 +21,7 @@ struct AnswerTextTests {
       Frame(
         pc: 0x55d0_c000_1234, module: "/usr/bin/redis-server", function: "zmalloc", file: "/src/zmalloc.c", line: 101)
     ]
+    answer.siteIndex = 0
     answer.previous = Answer.Block(base: 0x55d0_c0ff_edd0, size: 32)
     answer.next = Answer.Block(base: 0x55d0_c0ff_ee70, size: 1)
     answer.mapping = heapMapping
@@ -51,26 +52,69 @@ struct AnswerTextTests {
       answer.text == "0x1000: heap — 1 byte into a block of 5,368,709,120 bytes (5.0 GiB) at 0xfff\n")
   }
 
-  @Test("heap with a whole stack: its first frames, and how many more there are")
-  func stack() {
-    var answer = Self.heap()
+  private static func deep(_ count: Int, site: Int) -> Answer {
+    var answer = heap()
     answer.hasFullStack = true
-    answer.isStackTruncated = true
     answer.previous = nil
     answer.next = nil
     answer.mapping = nil
-    answer.stack = (0..<20).map { index in
+    answer.stack = (0..<count).map { index in
       Frame(
         pc: 0x1000 + UInt64(index), module: "/usr/lib/libexample.so.1", function: index == 2 ? nil : "function\(index)",
         file: index == 1 ? nil : "/a/b/file.c", line: index == 1 ? nil : 10 + index, inlined: index == 0)
     }
+    answer.siteIndex = site
+    return answer
+  }
+
+  @Test("heap with a whole stack: its first frames, the site among them, how many more there are, why it was cut")
+  func stack() {
+    var answer = Self.deep(20, site: 1)
+    answer.stackTruncation = .depthLimit
+    answer.interruptedFrames = [3]
     let lines = answer.text.split(separator: "\n")
-    #expect(lines[3] == "  stack #0  function0 (file.c:10) inlined")
-    #expect(lines[4] == "        #1  function1 in libexample.so.1")
-    #expect(lines[5] == "        #2  0x1002 in libexample.so.1")
-    #expect(lines[lines.count - 2] == "        … and 6 more frames: --json shows all")
-    #expect(lines[lines.count - 1] == "        … the frames beyond could not be recorded")
+    #expect(lines[1].hasPrefix("  allocated by function1 in libexample.so.1, with calloc"))
+    #expect(lines[3] == "  stack  #0  function0 (file.c:10) inlined")
+    #expect(lines[4] == "        →#1  function1 in libexample.so.1")
+    #expect(lines[5] == "         #2  0x1002 in libexample.so.1")
+    #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
+    #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
+    #expect(lines[lines.count - 1] == "         … cut at the depth limit")
     #expect(lines.count < 24)
+  }
+
+  @Test("a site below many wrappers is printed, and what is left out above it is counted")
+  func deepSite() {
+    let answer = Self.deep(40, site: 30)
+    let lines = answer.text.split(separator: "\n")
+    #expect(lines[3] == "  stack  #0  function0 (file.c:10) inlined")
+    #expect(lines[4] == "         #1  function1 in libexample.so.1")
+    #expect(lines[5] == "         … 27 frames of the same kind")
+    #expect(lines[6] == "         #29 function29 (file.c:39)")
+    #expect(lines[7] == "        →#30 function30 (file.c:40)")
+    #expect(lines[16] == "         #39 function39 (file.c:49)")
+    #expect(lines.count == 17)
+    for site in 0..<40 {
+      let text = Self.deep(40, site: site).text
+      #expect(text.split(separator: "\n").count { $0.contains("→#\(site) ") } == 1)
+      #expect(text.split(separator: "\n").count < 24)
+    }
+  }
+
+  @Test("a stack of one frame is shown where it says more than its site: that it was cut")
+  func cutAtOnce() {
+    var answer = Self.deep(1, site: 0)
+    #expect(!answer.text.contains("#0"))
+    answer.stackTruncation = .unwinder
+    #expect(
+      answer.text.hasSuffix(
+        """
+          stack →#0  function0 (file.c:10) inlined
+                 … the unwinder could go no further
+
+        """))
+    answer.stackTruncation = .damaged
+    #expect(answer.text.hasSuffix("         … the index is damaged beyond here\n"))
   }
 
   @Test("free: what kind of gap, with both neighbours")

@@ -1,0 +1,171 @@
+// Stacks of a segment written by hand, whose addresses lie in this test's own C library: names are real ones.
+
+import Glibc
+import IndexReader
+import SharedLayout
+import Symbols
+import Testing
+
+@testable import Answers
+
+@Suite("Attribution")
+struct AttributionTests {
+  private let directory = TemporaryDirectory()
+  private let segment: SyntheticSegment
+  private let view: ProcessView
+
+  private static let block: UInt64 = 0x5555_0000_0000
+
+  init() throws {
+    segment = SyntheticSegment(
+      startTime: ownStartTime, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: ownStartTime))
+    segment.header.pointee.flags |= UInt32(ALLOCS_FLAG_FULL_STACKS.rawValue)
+    // The C library as it is mapped here.
+    let maps = ProcessMaps(text: try #require(readFile("/proc/self/maps")))
+    let address = Self.address(of: "qsort")
+    let index = try #require(maps.index(containing: address))
+    let file = try #require(maps.file(behind: index))
+    let library = try #require(ELFFiles().module(of: file, at: address, in: maps, of: getpid()))
+    segment.addModule(
+      path: library.path, range: library.start..<library.end, bias: library.bias, buildID: library.buildID)
+    view = try ProcessView(file: segment.path)
+  }
+
+  private static func address(of name: String) -> UInt64 { UInt64(UInt(bitPattern: dlsym(nil, name)!)) }
+
+  /// A return address in the function.
+  private static func call(in name: String) -> UInt64 { address(of: name) + 4 }
+
+  private func node(_ pcs: [UInt64], flags: UInt32 = 0, innermostFlags: UInt32 = 0) -> UInt32 {
+    var node: UInt32 = 0
+    for (index, pc) in pcs.reversed().enumerated() {
+      node = segment.addNode(
+        pc: pc, parent: node, flags: (index == 0 ? flags : 0) | (index == pcs.count - 1 ? innermostFlags : 0))
+    }
+    return node
+  }
+
+  private func fields(of json: String) throws -> [String: JSON] {
+    guard case .object(let fields) = try parseJSON(json) else { return [:] }
+    return fields
+  }
+
+  private func answer(_ node: UInt32, wrappers: Wrappers = .standard) throws -> Answer {
+    segment.allocate(Self.block, size: 100, context: segment.addContext(node: node))
+    let answer = try view.answer(Self.block, wrappers: wrappers)
+    var inquiry = Inquiry(view, wrappers: wrappers)
+    var writer = ByteWriter()
+    // The second is made from what was kept of the first; time goes on between them.
+    for _ in 0..<2 {
+      inquiry.appendJSONLine(of: Self.block, stacks: true, to: &writer)
+      var expected = try self.fields(of: answer.json)
+      var line = try self.fields(of: String(writer.takeString().dropLast()))
+      expected["age_seconds"] = nil
+      line["age_seconds"] = nil
+      #expect(line == expected)
+    }
+    return answer
+  }
+
+  @Test("the site is the innermost function that is no wrapper; all frames stay in the stack")
+  func site() throws {
+    let answer = try answer(node(["strdup", "qsort", "getenv"].map(Self.call)))
+    #expect(answer.stack?.count == 3 && answer.siteIndex == 1)
+    #expect(answer.site?.function?.contains("qsort") == true)
+    #expect(answer.text.contains("allocated by \(try #require(answer.site?.function))"))
+    #expect(answer.text.contains("→#1 "))
+    #expect(try parseJSON(answer.json)["site"]?["function"]?.string == answer.site?.function)
+  }
+
+  @Test("patterns that are added move the site outwards")
+  func added() throws {
+    let stack = node(["strdup", "qsort", "getenv"].map(Self.call))
+    let wrappers = try Wrappers.standard.adding(["*qsort*"])
+    #expect(try answer(stack, wrappers: wrappers).siteIndex == 2)
+    let table = try view.top(wrappers: wrappers)
+    #expect(table.sites.first?.frames.first?.function?.contains("getenv") == true)
+    #expect(try view.top().sites.first?.frames.first?.function?.contains("qsort") == true)
+  }
+
+  @Test("where all are wrappers, the outermost is the site, also if it is the only one")
+  func allWrappers() throws {
+    let pcs = ["strdup", "wcsdup"].map(Self.call)
+    #expect(try answer(node(pcs)).siteIndex == 1)
+    let cut = try answer(node(pcs, flags: ALLOCS_NODE_TRUNCATED.rawValue))
+    #expect(cut.siteIndex == 1 && cut.stackTruncation == .unwinder)
+    #expect(try answer(node([pcs[0]])).siteIndex == 0)
+    #expect(try answer(node([])).siteIndex == nil)
+  }
+
+  @Test("an address without a name is a site")
+  func unnamed() throws {
+    let answer = try answer(node([Self.call(in: "strdup"), 0x1234, Self.call(in: "qsort")]))
+    #expect(answer.siteIndex == 1 && answer.site == Frame(pc: 0x1234, module: nil))
+  }
+
+  @Test("a stack cut at the depth limit says so")
+  func depthLimit() throws {
+    let stack = ["strdup", "qsort"].map(Self.call)
+    let answer = try answer(node(stack, flags: ALLOCS_NODE_DEPTH_LIMIT.rawValue))
+    #expect(answer.siteIndex == 1 && answer.stackTruncation == .depthLimit)
+    #expect(answer.text.contains("… cut at the depth limit\n"))
+  }
+
+  @Test("an interrupted frame is the instruction at its address, not the one before")
+  func interrupted() throws {
+    // The first byte of a function: taken for a return address it would be in what lies below.
+    let start = Self.address(of: "qsort")
+    let exact = try answer(node([start], innermostFlags: ALLOCS_NODE_INTERRUPTED.rawValue))
+    #expect(exact.interruptedFrames == [0])
+    #expect(exact.stack?.first?.function?.contains("qsort") == true && exact.stack?.first?.pc == start)
+    let call = try answer(node([start]))
+    #expect(call.interruptedFrames.isEmpty && call.stack?.first?.function?.contains("qsort") != true)
+  }
+
+  @Test("stacks that lead through one site are one row; sites behind one wrapper are several")
+  func rows() throws {
+    let wrapper = Self.call(in: "strdup")
+    let stacks = [
+      ["qsort", "getenv"], ["qsort", "abs"], ["getenv", "abs"],
+    ].map { node([wrapper] + $0.map(Self.call)) }
+    for index in 0..<300 {
+      segment.allocate(
+        Self.block + UInt64(index) * 0x1000, size: 10, context: segment.addContext(node: stacks[index % 3]))
+    }
+    let table = try view.top()
+    #expect(table.siteCount == 2)
+    #expect(table.sites.map(\.total.blocks) == [200, 100])
+    #expect(table.sites.map { $0.frames.first?.pc } == [Self.call(in: "qsort"), Self.call(in: "getenv")])
+    #expect(table.total.blocks == 300)
+    let value = try parseJSON(table.json)["sites"]?[0]
+    #expect(value?["site"]?["function"]?.string?.contains("qsort") == true)
+    #expect(value?["stack"]?[0]?["function"] == value?["site"]?["function"])
+  }
+
+  @Test("an address that two modules have held has the names of the one that held it at the time")
+  func unloaded() throws {
+    let pc: UInt64 = 0x1000_0100
+    segment.addModule(path: "/former", range: 0x1000_0000..<0x1001_0000, loaded: 10, unloaded: 20)
+    segment.addModule(path: "/later", range: 0x1000_0000..<0x1001_0000, loaded: 30)
+    let context = segment.addContext(node: node([pc]))
+    segment.allocate(Self.block, size: 1, context: context, ticks: 15)
+    segment.allocate(Self.block + 0x1000, size: 1, context: context, ticks: 40)
+    var inquiry = Inquiry(view)
+    for _ in 0..<2 {
+      #expect(inquiry.answer(Self.block).site?.module == "/former")
+      #expect(inquiry.answer(Self.block + 0x1000).site?.module == "/later")
+    }
+  }
+
+  @Test("a circle of nodes ends, in an answer and in a table")
+  func circle() throws {
+    let pc = Self.call(in: "strdup")
+    let first = segment.addNode(pc: pc)
+    let second = segment.addNode(pc: pc, parent: first)
+    (segment.entries(ALLOCS_SECTION_NODES, as: allocs_node.self) + Int(first)).pointee.parent = second
+    let answer = try answer(second)
+    #expect(answer.stackTruncation == .damaged && answer.site?.pc == pc)
+    #expect(try view.top().sites.first?.frames.first?.pc == pc)
+  }
+}
