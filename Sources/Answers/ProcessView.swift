@@ -91,7 +91,9 @@ public final class ProcessView: Sendable {
   // MARK: answers
 
   /// What is at `address`. `stacks` false leaves the call stack out, the dearest part of an answer.
-  public func answer(_ address: UInt64, stacks: Bool = true, wrappers: Wrappers = .standard) throws(AnswerError) -> Answer {
+  public func answer(_ address: UInt64, stacks: Bool = true, wrappers: Wrappers = .standard) throws(AnswerError)
+    -> Answer
+  {
     var inquiry = Inquiry(self, wrappers: wrappers)
     let answer = inquiry.answer(address, stacks: stacks)
     try checkIntact()

@@ -35,7 +35,8 @@ public struct Wrappers: Sendable {
       let bytes = Self.trimmed(Array(pattern.utf8)[...])
       guard !bytes.isEmpty else {
         throw AnswerError(
-          .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*")
+          .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*"
+        )
       }
       guard bytes.count <= Self.patternLimit else {
         throw AnswerError(

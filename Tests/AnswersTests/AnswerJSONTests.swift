@@ -43,7 +43,8 @@ struct AnswerJSONTests {
   func stack() throws {
     var answer = Answer(address: 16, kind: .heap)
     answer.stack = [
-      Frame(pc: 1, module: nil, function: "malloc_wrapper", inlined: true), Frame(pc: 1, module: "/m", function: "site"),
+      Frame(pc: 1, module: nil, function: "malloc_wrapper", inlined: true),
+      Frame(pc: 1, module: "/m", function: "site"),
       Frame(pc: 2, module: nil),
     ]
     answer.siteIndex = 1

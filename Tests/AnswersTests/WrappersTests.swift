@@ -86,7 +86,8 @@ struct WrappersTests {
     arguments: [
       "main", "createObject", "fopen", "getline", "", "mallocate", "my_xmalloc", "operator newer",
       "fill(std::vector<int, std::allocator<int> >&)", "std::thread::thread<void (&)()>(void (&)())",
-      "main.build() -> Swift.Array<Swift.Int>", "std::vector_like::push()", "raxNewNode", "PyList_New", "sqlite3VdbeCreate",
+      "main.build() -> Swift.Array<Swift.Int>", "std::vector_like::push()", "raxNewNode", "PyList_New",
+      "sqlite3VdbeCreate",
     ])
   func sites(function: String) {
     #expect(!Wrappers.standard.contains(function))
@@ -97,7 +98,8 @@ struct WrappersTests {
     arguments: [
       ("a", "a", true), ("a", "ab", false), ("*", "", true), ("a*", "abc", true), ("*c", "abc", true),
       ("a*b*c", "a__b_b__c", true), ("a*b*c", "a__c__b", false), ("?", "", false), ("a?c", "a\u{E9}c", true),
-      ("a?c", "ac", false), ("**", "x", true), ("a**", "a", true), ("*a*a*a*a*b", String(repeating: "a", count: 3000), false),
+      ("a?c", "ac", false), ("**", "x", true), ("a**", "a", true),
+      ("*a*a*a*a*b", String(repeating: "a", count: 3000), false),
     ])
   func globs(pattern: String, name: String, matches: Bool) {
     #expect(Wrappers.matches(Array(name.utf8), Array(pattern.utf8)) == matches)
