@@ -71,11 +71,17 @@ func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
   }
 }
 
+/// Padded, but not where the alignment is wrong: allocators differ in what they make of that, by size too.
+@inline(__always)
+private func padded(_ size: Int, _ alignment: Int) -> Int {
+  alignment > 0 && alignment & (alignment &- 1) == 0 ? allocs_padded(size) : size
+}
+
 @c(allocs_hook_memalign)
 func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_MEMALIGN) {
-    Terminal.memalign(alignment, allocs_padded(size))
+    Terminal.memalign(alignment, padded(size, alignment))
   }
 }
 
@@ -83,7 +89,7 @@ func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: 
 func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
-    Terminal.alignedAlloc(alignment, allocs_padded(size))
+    Terminal.alignedAlloc(alignment, padded(size, alignment))
   }
 }
 
@@ -94,7 +100,7 @@ func hookPosixMemalign(
   let caller = Caller(place: place, framePointer: framePointer)
   var status: CInt = 0
   _ = allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
-    status = Terminal.posixMemalign(result, alignment, allocs_padded(size))
+    status = Terminal.posixMemalign(result, alignment, padded(size, alignment))
     return status == 0 ? result.pointee : nil
   }
   return status
@@ -103,13 +109,17 @@ func hookPosixMemalign(
 @c(allocs_hook_valloc)
 func hookValloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
-  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_VALLOC) { Terminal.valloc(size) }
+  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_VALLOC) {
+    Terminal.valloc(allocs_padded(size))
+  }
 }
 
 @c(allocs_hook_pvalloc)
 func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
-  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_PVALLOC) { Terminal.pvalloc(size) }
+  return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_PVALLOC) {
+    Terminal.pvalloc(allocs_padded(size))
+  }
 }
 
 // MARK: free
@@ -205,18 +215,25 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
   // An overflowing product fails in the function below; it must not look like a request for nothing.
   let total = overflow ? -1 : Int(bitPattern: bytes)
-  // libc's comes back through the hook of realloc.
+  // One that needs padding is a realloc of the padded size; the rest is the allocator's own affair. libc's comes back
+  // through the hook of realloc.
+  let isPadded = !overflow && allocs_padded(total) != total
   return delegating {
     guard let block else {
-      return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
+      return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
+        isPadded ? Terminal.realloc(nil, allocs_padded(total)) : Terminal.reallocarray(nil, count, size)
+      }
     }
-    return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(block, count, size) }
+    return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
+      isPadded ? Terminal.resize(block, total) : Terminal.reallocarray(block, count, size)
+    }
   }
 }
 
 /// Marks the thread, unless it is inside a hook, so that an inner hook for the same block is not taken for a loss.
 @inline(__always)
 private func delegating(_ body: () -> Block?) -> Block? {
+  if allocs_registered_block() == nil, let thread = Start.enterNewThread() { allocs_leave(thread) }
   guard !allocs_is_inside(), let thread = allocs_registered_block() else { return body() }
   thread.pointee.delegating = 1
   let result = body()

@@ -143,7 +143,12 @@ enum Start {
   static func childStarted() {
     guard allocs_is_inside() else { return }
     let process = allocs_process()
-    if let fixed = process.pointee.fixed_base { System.mapOver(fixed, process.pointee.fixed_size) }
+    if let fixed = process.pointee.fixed_base {
+      System.mapOver(fixed, process.pointee.fixed_size)
+      // The hook will count the allocation in its thread's entry; its block, wiped, has forgotten which that is.
+      allocs_registered_block()?.pointee.entry = UnsafeMutableRawPointer(fixed).assumingMemoryBound(
+        to: allocs_thread.self)
+    }
     var index = 0
     while index < Int(ALLOCS_MAPPED_ARENAS), let arena = allocs_arena_mappings()[index] {
       System.mapOver(arena, UInt64(ALLOCS_ARENA_STRIDE))

@@ -71,6 +71,7 @@ enum Terminal {
     terminal.pointee.free_aligned_sized = unsafeBitCast(
       pointer("free_aligned_sized"), to: type(of: terminal.pointee.free_aligned_sized))
     terminal.pointee.dlclose = unsafeBitCast(pointer("dlclose"), to: type(of: terminal.pointee.dlclose))
+    terminal.pointee.fork = unsafeBitCast(pointer("_Fork"), to: type(of: terminal.pointee.fork))
     terminal.pointee.free = unsafeBitCast(pointer("free"), to: type(of: terminal.pointee.free))
     let malloc = next("malloc")
     // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot.

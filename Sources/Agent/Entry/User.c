@@ -34,5 +34,12 @@ ALLOCS_EXPORT size_t malloc_usable_size(void *block) {
 // Not of the malloc family: which modules are loaded is part of what a call stack means.
 ALLOCS_EXPORT int dlclose(void *handle) { return allocs_hook_dlclose(handle); }
 
+// The one way to fork in libc that runs no fork handlers. A signal handler may call it in the middle of a hook.
+ALLOCS_EXPORT int _Fork(void) {
+  int child = allocs_terminal()->fork();
+  if (child == 0) allocs_child_started();
+  return child;
+}
+
 __attribute__((constructor)) static void construct(void) { allocs_constructed(); }
 __attribute__((destructor)) static void destruct(void) { allocs_destructed(); }

@@ -31,6 +31,7 @@ struct allocs_thread_block *allocs_operator_deleting(void *block);
 
 void allocs_constructed(void);
 void allocs_destructed(void);
+void allocs_child_started(void);
 void *allocs_next_definition(const char *name);
 void allocs_resolve_terminal(void);
 

@@ -163,6 +163,7 @@ struct allocs_terminal {
   void (*free_sized)(void *, size_t);
   void (*free_aligned_sized)(void *, size_t, size_t);
   int (*dlclose)(void *);
+  int (*fork)(void);  // _Fork, which runs no fork handlers
   size_t minimum;  // bytes asked of an allocator that has classes below 32 bytes, else 0
 };
 
