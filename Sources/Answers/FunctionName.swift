@@ -49,7 +49,6 @@ enum FunctionName {
   }
 
   private static let cloneSuffixes = ["part.", "constprop.", "isra.", "cold", "lto_priv.", "localalias", "llvm."]
-  private static let operatorSigns = Array("<>=-+*/%^&|~!,".utf8)
 
   /// Copies a name without its bracketed parts.
   private struct Scan {
@@ -68,6 +67,10 @@ enum FunctionName {
         switch byte {
         case UInt8(ascii: "<"): skipGroup(UInt8(ascii: "<"), UInt8(ascii: ">"))
         case UInt8(ascii: "("):
+          if result.last == UInt8(ascii: ".") {
+            copyPrivateName()
+            continue
+          }
           // (anonymous namespace)::f and (extension in M):T.f go on behind the parenthesis; parameters end the name.
           skipGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
           guard index < name.count, name[index] == UInt8(ascii: ":") else { return }
@@ -103,6 +106,13 @@ enum FunctionName {
       index += 1
     }
 
+    /// A private name of Swift: M.(f in _0123).
+    private mutating func copyPrivateName() {
+      let start = index
+      skipGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
+      result += name[(start + 1)..<index].prefix { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: ")") }
+    }
+
     private mutating func skipColons() {
       while index < name.count, name[index] == UInt8(ascii: ":") { index += 1 }
     }
@@ -118,7 +128,9 @@ enum FunctionName {
         copy()
         return
       }
-      while index < name.count, FunctionName.operatorSigns.contains(name[index]) { copy() }
+      // Arguments of a template follow at once, as in operator+<char>, but never an operator that begins with <.
+      let signs = index < name.count && name[index] == UInt8(ascii: "<") ? "<=>" : ">=-+*/%^&|~!,"
+      while index < name.count, signs.utf8.contains(name[index]) { copy() }
     }
 
     /// Moves behind the bracket that closes the one at `index`; to the end if none does.

@@ -9,9 +9,12 @@ import ServerProtocol
 protocol AnswerSource {
   func processes(json: Bool) throws(Failure) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8]
-  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8]
+  /// `wrappers`: patterns of functions that are passed over in the search for allocation sites, beside the known ones.
+  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is none, if the process can't be asked about.
-  func answers(of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool) throws(Failure) -> [UInt8]
+  func answers(
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
+  ) throws(Failure) -> [UInt8]
 }
 
 /// Maps the segments.
@@ -28,18 +31,20 @@ final class DirectSource: AnswerSource {
     return Array((json ? summary.json + "\n" : summary.text).utf8)
   }
 
-  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8] {
-    let table = try failing { () throws(AnswerError) in try view(of: pid).top(limit: limit) }
+  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8] {
+    let table = try failing { () throws(AnswerError) in
+      try view(of: pid).top(limit: limit, wrappers: try Wrappers.standard.adding(wrappers))
+    }
     return Array((json ? table.json + "\n" : table.text).utf8)
   }
 
   func answers(
-    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
   ) throws(Failure) -> [UInt8] {
     try failing { () throws(AnswerError) in
       let view = try view(of: pid)
       var list = AnswerList(form: form, capacity: addresses.count * 256)
-      var inquiry = Inquiry(view)
+      var inquiry = Inquiry(view, wrappers: try Wrappers.standard.adding(wrappers))
       for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
       try view.checkIntact()
       return list.take()
@@ -65,12 +70,12 @@ final class ServerSource: AnswerSource {
 
   func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
-  func top(of pid: Int32, limit: Int, json: Bool) throws(Failure) -> [UInt8] {
-    try get("/v1/processes/\(pid)/top?limit=\(limit)", json: json)
+  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8] {
+    try get("/v1/processes/\(pid)/top?limit=\(limit)\(Self.parameters(wrappers))", json: json)
   }
 
   func answers(
-    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
   ) throws(Failure) -> [UInt8] {
     var list = ByteWriter(capacity: addresses.count * 16)
     for address in addresses {
@@ -78,7 +83,21 @@ final class ServerSource: AnswerSource {
       list.append("\n")
     }
     let accept = form == .text ? "text/plain" : "application/x-ndjson"
-    return try send(.POST, "/v1/processes/\(pid)/query?stacks=\(stacks)", accept, list.take())
+    return try send(
+      .POST, "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(wrappers))", accept, list.take())
+  }
+
+  /// `&wrapper=…` for each pattern, all but letters and digits as %XX.
+  private static func parameters(_ wrappers: [String]) -> String {
+    var text = ""
+    for pattern in wrappers {
+      text += "&wrapper="
+      for byte in pattern.utf8 {
+        let isPlain = byte &- UInt8(ascii: "0") < 10 || (byte | 0x20) &- UInt8(ascii: "a") < 26
+        text += isPlain ? String(UnicodeScalar(byte)) : "%\(byte < 16 ? "0" : "")\(String(byte, radix: 16))"
+      }
+    }
+    return text
   }
 
   private func get(_ uri: String, json: Bool) throws(Failure) -> [UInt8] {

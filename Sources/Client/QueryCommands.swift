@@ -12,6 +12,18 @@ func processID(_ text: String) throws -> Int32 {
   return value
 }
 
+struct WrapperOptions: ParsableArguments {
+  @Option(
+    help: .init(
+      "Pass over functions with this name, too, in the search for who allocated; * and ? stand for any characters.",
+      valueName: "pattern"))
+  var wrapper: [String] = []
+
+  func validate() throws {
+    do { _ = try Wrappers.standard.adding(wrapper) } catch { throw ValidationError("--wrapper: \(error)") }
+  }
+}
+
 struct PS: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ps",
@@ -55,12 +67,18 @@ struct Info: ParsableCommand {
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show the allocation sites that hold most memory.",
-    usage: "allocsctl top <pid> [--limit <number>] [--json] [--socket <path> | --direct]",
+    usage: """
+      allocsctl top <pid> [--limit <number>] [--wrapper <pattern>] ... [--json]
+                    [--socket <path> | --direct]
+      """,
     discussion: """
-      Live bytes and blocks, summed up by the place in the program that allocated them; the largest first.
+      Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
+      that only allocate for their caller (malloc, operator new, zmalloc, containers of C++, Swift and Rust, …) are \
+      passed over.
 
       Examples:
         allocsctl top 4242
+        allocsctl top 4242 --wrapper 'pool_*' --wrapper Arena::get
         allocsctl top 4242 --limit 5 --json
       """)
 
@@ -73,13 +91,18 @@ struct Top: ParsableCommand {
   @Flag(help: "Print one JSON object.")
   var json = false
 
+  @OptionGroup var wrappers: WrapperOptions
+
   @OptionGroup var options: SourceOptions
 
   func validate() throws {
     guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
   }
 
-  func run() throws { try StandardOutput.write(try options.source().top(of: pid, limit: limit, json: json)) }
+  func run() throws {
+    try StandardOutput.write(
+      try options.source().top(of: pid, limit: limit, wrappers: wrappers.wrapper, json: json))
+  }
 }
 
 struct Query: ParsableCommand {
@@ -87,7 +110,7 @@ struct Query: ParsableCommand {
     abstract: "Tell what is at addresses of a process.",
     usage: """
       allocsctl query <pid> <address> ... [--json] [--no-stacks]
-                      [--socket <path> | --direct]
+                      [--wrapper <pattern>] ... [--socket <path> | --direct]
       """,
     discussion: """
       Says for each address which allocation it is in: base, exact size, offset, who allocated it, where, on which \
@@ -118,6 +141,8 @@ struct Query: ParsableCommand {
   @Flag(name: .customLong("no-stacks"), help: "Leave out where an allocation was made: faster for many addresses.")
   var noStacks = false
 
+  @OptionGroup var wrappers: WrapperOptions
+
   @OptionGroup var options: SourceOptions
 
   /// One thing to look up, as given on the command line.
@@ -129,7 +154,8 @@ struct Query: ParsableCommand {
   func run() throws {
     let items = try items()
     let source = try options.source()
-    let printer = AnswerPrinter(source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks)
+    let printer = AnswerPrinter(
+      source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks, wrappers: wrappers.wrapper)
     for item in items {
       switch item {
       case .addresses(let addresses): try printer.print(addresses)
@@ -167,25 +193,27 @@ private final class AnswerPrinter {
   private let pid: Int32
   private let form: AnswerList.Form
   private let stacks: Bool
+  private let wrappers: [String]
   /// Whether a line of standard input was no address.
   private(set) var hasRejected = false
 
-  init(source: any AnswerSource, pid: Int32, form: AnswerList.Form, stacks: Bool) {
+  init(source: any AnswerSource, pid: Int32, form: AnswerList.Form, stacks: Bool, wrappers: [String]) {
     self.source = source
     self.pid = pid
     self.form = form
     self.stacks = stacks
+    self.wrappers = wrappers
   }
 
   func print(_ addresses: [UInt64]) throws(Failure) {
-    try StandardOutput.write(try source.answers(of: pid, to: addresses, form: form, stacks: stacks))
+    try StandardOutput.write(try source.answers(of: pid, to: addresses, form: form, stacks: stacks, wrappers: wrappers))
   }
 
   /// Answers each piece of input before it waits for the next, so a person may type addresses, and a program may write
   /// one and read its answer.
   func printAnswersToStandardInput() throws(Failure) {
     // A process that can't be asked about is an error also if no address comes.
-    _ = try source.answers(of: pid, to: [], form: form, stacks: stacks)
+    _ = try source.answers(of: pid, to: [], form: form, stacks: stacks, wrappers: wrappers)
     var lines = AddressLines()
     while true {
       // 64 KiB are about 4,000 addresses: enough that a request's own cost doesn't count.
