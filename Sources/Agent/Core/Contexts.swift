@@ -58,7 +58,7 @@ enum Contexts {
     let key = pc | UInt64(flags) << 56
     let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
     let cached =
-      withUnsafeMutablePointer(to: &thread.pointee.children) {
+      withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.children) {
         UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
       } + index
     if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
@@ -73,7 +73,7 @@ enum Contexts {
       let sites = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
       for index in 0..<Int(ALLOCS_SITE_COUNT) { sites[index].key = 0 }
     }
-    withUnsafeMutablePointer(to: &thread.pointee.children) {
+    withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.children) {
       let children = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
       for index in 0..<Int(ALLOCS_CHILD_COUNT) { children[index].pc = 0 }
     }

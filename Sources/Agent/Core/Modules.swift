@@ -94,11 +94,7 @@ enum Modules {
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     var chunk = shared.pointee.chunk_first
     while let current = chunk {
-      for index in 0..<Int(ALLOCS_BLOCKS_PER_CHUNK) {
-        withUnsafeMutablePointer(to: &current.pointee.blocks) {
-          Contexts.flush(UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_thread_block.self) + index)
-        }
-      }
+      for index in 0..<UInt64(ALLOCS_BLOCKS_PER_CHUNK) { Contexts.flush(allocs_chunk_thread(current, index)) }
       chunk = current.pointee.next
     }
   }

@@ -196,7 +196,7 @@ enum Stack {
 
   @inline(__always)
   private static func frames(_ thread: Thread) -> Frame {
-    withUnsafeMutablePointer(to: &thread.pointee.frames) {
+    withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.frames) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_frame.self)
     }
   }

@@ -82,7 +82,7 @@ enum Threads {
     if shared.pointee.chunk_first == nil || shared.pointee.chunk_used == ALLOCS_BLOCKS_PER_CHUNK {
       let size = UInt64(MemoryLayout<allocs_thread_chunk>.stride)
       guard let mapped = System.map(size) else { return nil }
-      guard System.wipeInChildren(mapped, size) else {
+      guard System.wipeInChildren(mapped, UInt64(ALLOCS_CHUNK_WIPED_SIZE)) else {
         System.unmap(mapped, size)
         return nil
       }
@@ -92,9 +92,7 @@ enum Threads {
       shared.pointee.chunk_used = 0
     }
     guard let chunk = shared.pointee.chunk_first else { return nil }
-    let thread = withUnsafeMutablePointer(to: &chunk.pointee.blocks) {
-      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_thread_block.self) + Int(shared.pointee.chunk_used)
-    }
+    let thread = allocs_chunk_thread(chunk, shared.pointee.chunk_used)
     let slot = newSlot(shared, header)
     guard
       let entry = slot == ALLOCS_THREAD_UNKNOWN

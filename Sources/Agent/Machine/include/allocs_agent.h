@@ -78,16 +78,37 @@ struct allocs_thread_block {
   uint32_t destructor_rounds;
   uint32_t queued;
   struct allocs_site sites[ALLOCS_SITE_COUNT];
+};
+
+// What a thread's captures of call stacks work on. Not wiped: a child forked in the middle of a capture finishes it.
+struct allocs_stack_block {
   struct allocs_frame frames[2 * ALLOCS_FRAME_LIMIT];  // the last capture, outermost first; behind it, room for a new one
   struct allocs_child children[ALLOCS_CHILD_COUNT];
 };
 
-// Blocks are mapped 16 at a time: a thread should not cost a system call for its block.
+// Blocks are mapped 16 at a time: a thread should not cost a system call for its block. Each thread's two blocks are a
+// constant distance apart, so that one leads to the other without a load.
 #define ALLOCS_BLOCKS_PER_CHUNK 16u
-struct allocs_thread_chunk {
-  struct allocs_thread_chunk *next;
-  struct allocs_thread_block blocks[ALLOCS_BLOCKS_PER_CHUNK];
+union allocs_thread_place {
+  struct allocs_thread_block block;
+  uint8_t room[sizeof(struct allocs_stack_block)];
 };
+struct allocs_thread_chunk {
+  union allocs_thread_place threads[ALLOCS_BLOCKS_PER_CHUNK];  // wiped in a child
+  struct allocs_stack_block stacks[ALLOCS_BLOCKS_PER_CHUNK];
+  struct allocs_thread_chunk *next;
+};
+_Static_assert(sizeof(union allocs_thread_place) == sizeof(struct allocs_stack_block), "a constant distance");
+_Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
+
+// The blocks of thread `index` of the chunk, and what belongs to a thread of a chunk.
+static inline struct allocs_thread_block *_Nonnull allocs_chunk_thread(struct allocs_thread_chunk *_Nonnull chunk, uint64_t index) {
+  return &chunk->threads[index].block;
+}
+static inline struct allocs_stack_block *_Nonnull allocs_stacks(struct allocs_thread_block *_Nonnull thread) {
+  return (struct allocs_stack_block *)((uint8_t *)thread + sizeof(((struct allocs_thread_chunk *)0)->threads));
+}
+enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
 extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_self;
 extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_registered;
