@@ -15,6 +15,7 @@ struct Batch: Sendable {
   let view: ProcessView
   let form: AnswerList.Form
   let stacks: Bool
+  let wrappers: Wrappers
   /// Bytes of the body that are accepted.
   let sizeLimit: Int
   /// Where the answers are made.
@@ -68,7 +69,7 @@ struct Batch: Sendable {
   private func rendered(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
     // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
-    var inquiry = Inquiry(view)
+    var inquiry = Inquiry(view, wrappers: wrappers)
     var count = 0
     let take = { (line: AddressLine) in
       count += 1

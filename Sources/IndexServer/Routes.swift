@@ -51,10 +51,11 @@ struct Routes: Sendable {
 
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["limit"])
+    let parameters = try Parameters(request, known: ["limit", "wrapper"])
+    let wrappers = try parameters.wrappers()
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let table = try await workers.runIfActive {
-      try answering { () throws(AnswerError) in try view.top(limit: limit) }
+      try answering { () throws(AnswerError) in try view.top(limit: limit, wrappers: wrappers) }
     }
     return respond(to: request, table.text, table.json)
   }
@@ -63,7 +64,8 @@ struct Routes: Sendable {
 
   @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["address", "stacks"])
+    let parameters = try Parameters(request, known: ["address", "stacks", "wrapper"])
+    let wrappers = try parameters.wrappers()
     let stacks = try parameters.flag("stacks") ?? true
     let texts = parameters.all("address")
     guard !texts.isEmpty else {
@@ -79,8 +81,8 @@ struct Routes: Sendable {
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
     let bytes =
       stacks
-      ? try await workers.runIfActive { try Self.answers(view, addresses, form, stacks: true) }
-      : try Self.answers(view, addresses, form, stacks: false)
+      ? try await workers.runIfActive { try Self.answers(view, wrappers, addresses, form, stacks: true) }
+      : try Self.answers(view, wrappers, addresses, form, stacks: false)
     Counter(label: "allocsd_addresses_total").increment(by: addresses.count)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
@@ -88,10 +90,10 @@ struct Routes: Sendable {
   }
 
   private static func answers(
-    _ view: ProcessView, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+    _ view: ProcessView, _ wrappers: Wrappers, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
   ) throws(Problem) -> [UInt8] {
     var list = AnswerList(form: form)
-    var inquiry = Inquiry(view)
+    var inquiry = Inquiry(view, wrappers: wrappers)
     for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
     try answering(view.checkIntact)
     return list.take()
@@ -99,11 +101,13 @@ struct Routes: Sendable {
 
   @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["stacks"])
+    let parameters = try Parameters(request, known: ["stacks", "wrapper"])
+    let wrappers = try parameters.wrappers()
     let stacks = try parameters.flag("stacks") ?? true
     let kind = MediaKind(accepting: request)
     let batch = Batch(
-      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, sizeLimit: limits.bodySize,
+      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers,
+      sizeLimit: limits.bodySize,
       workers: workers)
     return Response(
       status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
@@ -154,6 +158,12 @@ private struct Parameters {
   }
 
   func all(_ name: Substring) -> [Substring] { values.filter { $0.name == name }.map(\.value) }
+
+  /// The known wrappers, and those that `wrapper` names, once or several times.
+  func wrappers() throws(Problem) -> Wrappers {
+    let patterns = all("wrapper").map { String($0) }
+    return try answering { () throws(AnswerError) in try Wrappers.standard.adding(patterns) }
+  }
 
   func flag(_ name: Substring) throws(Problem) -> Bool? {
     guard let value = all(name).last else { return nil }
