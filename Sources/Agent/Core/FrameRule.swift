@@ -1,12 +1,13 @@
 // FrameRule: how to get from a frame to its caller, in 32 bits, and the cache that knows it for each return address.
 //
-//   bit 31         19 18           5    4        3     2    0
+//   bit 31         25 24           5    4        3     2    0
 //       +------------+--------------+-------+---------+------+
-//       |  saved:13  |  offset:14   | saves | on rbp  | kind |
+//       |  saved:7   |  offset:20   | saves | on rbp  | kind |
 //       +------------+--------------+-------+---------+------+
 //
 // - FRAME: the canonical frame address (CFA) is rsp or rbp + 8 × offset; the return address is below it; if `saves`,
-//   the caller's rbp is at CFA - 8 × saved, else it is unchanged.
+//   the caller's rbp is at CFA - 8 × saved, else it is unchanged. So frames of up to 8 MiB fit, as large as stacks commonly
+//   are; registers are saved right below the return address.
 // - REALIGNED: the CFA is what is stored at rbp - 8 × offset, the caller's rbp at rbp.
 // - The rest have no fields.
 //
@@ -41,7 +42,7 @@ struct FrameRule: Equatable {
   /// `offset` and `savedAt` in bytes, relative to the register and to the CFA.
   init(isBasedOnFramePointer: Bool, offset: Int64, savedAt: Int64?) {
     let saved = savedAt.map { -$0 } ?? 0
-    guard offset >= 8, offset & 7 == 0, offset >> 3 < 1 << 14, saved >= 0, saved & 7 == 0, saved >> 3 < 1 << 13,
+    guard offset >= 8, offset & 7 == 0, offset >> 3 < 1 << 20, saved >= 0, saved & 7 == 0, saved >> 3 < 1 << 7,
       savedAt == nil || saved > 0
     else {
       self = .unsupported
@@ -49,12 +50,12 @@ struct FrameRule: Equatable {
     }
     bits =
       Kind.frame.rawValue | (isBasedOnFramePointer ? 8 : 0) | (savedAt == nil ? 0 : 16)
-      | UInt32(offset >> 3) << 5 | UInt32(saved >> 3) << 19
+      | UInt32(offset >> 3) << 5 | UInt32(saved >> 3) << 25
   }
 
   /// `place` in bytes, relative to rbp.
   init(realignedAt place: Int64) {
-    guard place <= 0, place & 7 == 0, -place >> 3 < 1 << 14 else {
+    guard place <= 0, place & 7 == 0, -place >> 3 < 1 << 20 else {
       self = .unsupported
       return
     }
@@ -66,9 +67,9 @@ struct FrameRule: Equatable {
   @inline(__always) var isBasedOnFramePointer: Bool { bits & 8 != 0 }
   @inline(__always) var savesFramePointer: Bool { bits & 16 != 0 }
   /// Bytes.
-  @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & 0x3FFF) << 3 }
+  @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & 0xFFFFF) << 3 }
   /// Bytes below the CFA.
-  @inline(__always) var saved: UInt64 { UInt64(bits >> 19) << 3 }
+  @inline(__always) var saved: UInt64 { UInt64(bits >> 25) << 3 }
 }
 
 // MARK: the cache

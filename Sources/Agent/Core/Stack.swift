@@ -277,7 +277,8 @@ private struct Registers {
       return .crossedSignal
     case FrameRule.Kind.withoutInformation.rawValue:
       // Code made at run time, or by hand: if it keeps a frame pointer, that leads on.
-      guard fp > sp, isReadable(fp), isReadable(fp &+ 8) else { return .lost }
+      // With no local variables, the frame pointer is where the call left the stack pointer.
+      guard isReadable(fp), isReadable(fp &+ 8) else { return .lost }
       cfa = fp &+ 16
       callerFramePointer = Stack.load(fp)
     case FrameRule.Kind.outermost.rawValue:
