@@ -50,7 +50,6 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
-    .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
   ],
@@ -109,7 +108,8 @@ let package = Package(
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
     .executableTarget(name: "allocs-bench", dependencies: ["Measurement"], path: "Benchmarks/Harness"),
-    .executableTarget(name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
+    .executableTarget(
+      name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
 
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
