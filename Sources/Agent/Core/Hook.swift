@@ -64,6 +64,7 @@ func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
   let caller = Caller(place: place, framePointer: framePointer)
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
   let total = Int(bitPattern: bytes)
+  if Modules.isLoader(caller.site) { noteUnloaded() }
   return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) {
     // A product that overflows, or needs no padding, is the allocator's own affair.
     let padded = allocs_padded(total)
@@ -75,6 +76,14 @@ func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
 @inline(__always)
 private func padded(_ size: Int, _ alignment: Int) -> Int {
   alignment > 0 && alignment & (alignment &- 1) == 0 ? allocs_padded(size) : size
+}
+
+/// Unless inside a hook.
+@inline(never)
+private func noteUnloaded() {
+  guard let thread = allocs_enter() else { return }
+  Modules.noteUnloaded()
+  allocs_leave(thread)
 }
 
 @c(allocs_hook_memalign)

@@ -3,6 +3,9 @@
 //
 // A module is noted when the agent starts, or when the first call from it is seen: _dl_find_object finds it without a lock,
 // so a thread that holds the dynamic linker's lock cannot be waited for. dlclose is hooked to note which modules went.
+// libc unloads modules of its own (converters, name services) past that hook, and between a dlclose and the note another
+// thread may load something in the same place. So the question is asked again before anything new is mapped: the
+// dynamic linker allocates the description of a new module first, by calloc.
 
 import AgentMachine
 import SharedLayout
@@ -36,7 +39,21 @@ enum Modules {
     }
   }
 
-  /// dlclose has returned: which of the noted modules are gone?
+  static func findLoader() {
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    guard allocs_find_loader(&start, &end) else { return }
+    allocs_process().pointee.loader_start = start
+    allocs_process().pointee.loader_size = end &- start
+  }
+
+  /// Whether the dynamic linker calls: it may be about to map a module.
+  @inline(__always)
+  static func isLoader(_ site: UInt64) -> Bool {
+    site &- allocs_process().pointee.loader_start < allocs_process().pointee.loader_size
+  }
+
+  /// dlclose has returned, or a module is about to be mapped: which of the noted modules are gone?
   static func noteUnloaded() {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     locked(shared) {

@@ -129,6 +129,7 @@ enum Start {
     allocs_register_fork_handlers()
     if pthread_key_create(&process.pointee.thread_key, threadEnded) == 0 { process.pointee.has_thread_key = 1 }
     if let shared = process.pointee.shared, let header = shared.pointee.header { Modules.noteAll(shared, header) }
+    Modules.findLoader()
     allocs_leave(own)
   }
 

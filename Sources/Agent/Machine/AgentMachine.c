@@ -40,6 +40,11 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   return true;
 }
 
+bool allocs_find_loader(uint64_t *start, uint64_t *end) {
+  struct link_map *map;
+  return allocs_find_module((uint64_t)_r_debug.r_ldbase, start, end, &map);
+}
+
 bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table) {
   struct dl_find_object found;
   if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) return false;

@@ -225,6 +225,8 @@ struct allocs_process {
   uint32_t verbose;
   pthread_key_t thread_key;
   uint32_t has_thread_key;
+  uint64_t loader_start;          // the dynamic linker
+  uint64_t loader_size;
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
@@ -276,6 +278,8 @@ extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
+// Where the dynamic linker lies.
+extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
 // Likewise, with the address of its .eh_frame_hdr, 0 if it has none.
 extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table);
 // The calling thread's stack; false if libc does not know it. Not for the main thread, for which libc reads files.
