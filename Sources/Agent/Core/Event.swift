@@ -68,10 +68,13 @@ enum Event {
     }
     // operator new(nothrow) calls operator new, which calls malloc: one block, noted once.
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
+    // First of all: it may allocate.
+    let isBusy = outer.pointee.regions == nil || outer.pointee.capturing != 0
+    let context = isBusy ? 0 : Contexts.context(outer, caller, function)
     noteInner(outer)
     outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
     outer.pointee.inner_size = UInt64(UInt(bitPattern: size))
-    outer.pointee.inner_context = outer.pointee.regions == nil ? 0 : Contexts.context(outer, caller, function)
+    outer.pointee.inner_context = context
   }
 
   /// A free inside a hook: erases the record if there is one, which a signal handler's free has.

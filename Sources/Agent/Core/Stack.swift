@@ -103,6 +103,7 @@ enum Stack {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
       let rules = shared.pointee.frame_rules
     else { return 0 }
+    if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     let limit = Int(shared.pointee.depth_limit)
     let frames = frames(thread)

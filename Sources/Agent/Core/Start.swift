@@ -45,6 +45,11 @@ enum Start {
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
     let settings = Settings()
     Clock.find(process)
+    var libc: UnsafeMutablePointer<link_map>?
+    if !allocs_find_module(allocs_libc_address(), &process.pointee.libc_start, &process.pointee.libc_end, &libc) {
+      // Then every call site counts as libc's.
+      process.pointee.libc_end = .max
+    }
     process.pointee.verbose = settings.isVerbose ? 1 : 0
     let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
     let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8

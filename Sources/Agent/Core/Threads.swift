@@ -27,28 +27,43 @@ enum Threads {
       return nil
     }
     allocs_set_registered_block(thread)
-    // libc may allocate for its own use in these; what it gives back at once is not a loss.
-    thread.pointee.delegating = 1
-    findStack(thread, header)
+    if tid == header.pointee.pid { findMainStack(thread) }
     if allocs_process().pointee.has_thread_key != 0 {
+      // libc may allocate for its own use in this; what it gives back at once is not a loss.
+      thread.pointee.delegating = 1
       _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
+      Event.endDelegation(thread, nil)
     }
-    Event.endDelegation(thread, nil)
     return thread
   }
 
-  /// The bounds within which the thread's stack may be read.
-  private static func findStack(_ thread: Thread, _ header: UnsafeMutablePointer<allocs_header>) {
-    thread.pointee.stack_low = 0
-    thread.pointee.stack_high = 0
-    if thread.pointee.tid == header.pointee.pid {
-      // The kernel lets it grow to the limit, and keeps at least 128 MiB free for it.
-      let room = min(System.limit(.stack), 128 << 20)
-      thread.pointee.stack_high = allocs_main_stack_end()
-      thread.pointee.stack_low = thread.pointee.stack_high &- room
-    } else {
-      _ = allocs_thread_stack(&thread.pointee.stack_low, &thread.pointee.stack_high)
-    }
+  /// The bounds within which the main thread's stack may be read. The kernel lets it grow to the limit, and keeps at
+  /// least 128 MiB free for it.
+  private static func findMainStack(_ thread: Thread) {
+    let room = min(System.limit(.stack), 128 << 20)
+    thread.pointee.stack_high = allocs_main_stack_end()
+    thread.pointee.stack_low = thread.pointee.stack_high &- room
+    publishStack(thread)
+  }
+
+  /// The same for another thread, once: libc knows. To ask, it takes the thread's own lock, under which it may have
+  /// called malloc to get here. So it is asked only if `site`, the call's return address, lies outside libc.
+  @inline(never)
+  static func findStack(_ thread: Thread, site: UInt64) {
+    let process = allocs_process()
+    guard thread.pointee.has_asked_for_stack == 0, site < process.pointee.libc_start || site >= process.pointee.libc_end
+    else { return }
+    thread.pointee.has_asked_for_stack = 1
+    // It allocates a moment's memory, which is not a loss.
+    let delegating = thread.pointee.delegating
+    thread.pointee.delegating = 1
+    _ = allocs_thread_stack(&thread.pointee.stack_low, &thread.pointee.stack_high)
+    Event.endDelegation(thread, nil)
+    thread.pointee.delegating = delegating
+    publishStack(thread)
+  }
+
+  private static func publishStack(_ thread: Thread) {
     change(thread.pointee.entry) { entry in
       entry.pointee.stack_low = thread.pointee.stack_low
       entry.pointee.stack_high = thread.pointee.stack_high
@@ -137,6 +152,9 @@ enum Threads {
     thread.pointee.tid = tid
     thread.pointee.destructor_rounds = 0
     thread.pointee.queued = 0
+    thread.pointee.stack_low = 0
+    thread.pointee.stack_high = 0
+    thread.pointee.has_asked_for_stack = tid == header.pointee.pid ? 1 : 0
     change(thread.pointee.entry) { entry in
       entry.pointee.state = ALLOCS_THREAD_LIVE.rawValue
       entry.pointee.identity.tid = tid
@@ -146,6 +164,8 @@ enum Threads {
       entry.pointee.identity.allocations = 0
       entry.pointee.identity.frees = 0
       entry.pointee.stack_hint = allocs_stack_address()
+      entry.pointee.stack_low = 0
+      entry.pointee.stack_high = 0
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     thread.pointee.full_stacks = shared.pointee.full_stacks

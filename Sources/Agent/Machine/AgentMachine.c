@@ -66,6 +66,8 @@ bool allocs_thread_stack(uint64_t *low, uint64_t *high) {
   return known;
 }
 
+uint64_t allocs_libc_address(void) { return (uint64_t)(uintptr_t)&pthread_getattr_np; }
+
 uint64_t allocs_main_stack_end(void) { return (uint64_t)(uintptr_t)__libc_stack_end; }
 
 uint32_t allocs_ticks_by_call(void) {

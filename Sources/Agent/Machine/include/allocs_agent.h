@@ -71,6 +71,7 @@ struct allocs_thread_block {
   uint32_t full_stacks;          // whole call stacks, else the call site
   uint64_t stack_low;            // the thread's own stack
   uint64_t stack_high;
+  uint32_t has_asked_for_stack;
   uint32_t frame_count;          // of the last capture
   uint32_t is_cut;               // it was cut at the depth limit
   uint32_t capturing;
@@ -225,6 +226,8 @@ struct allocs_process {
   uint32_t verbose;
   pthread_key_t thread_key;
   uint32_t has_thread_key;
+  uint64_t libc_start;            // where libc lies; nowhere if it was not found
+  uint64_t libc_end;
   uint64_t loader_start;          // the dynamic linker
   uint64_t loader_size;
   uint8_t *fixed_base;            // mapping of everything before the arenas
@@ -283,7 +286,10 @@ extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
 // Likewise, with the address of its .eh_frame_hdr, 0 if it has none.
 extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table);
 // The calling thread's stack; false if libc does not know it. Not for the main thread, for which libc reads files.
+// Not under a lock of libc's.
 extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
+// An address in the module that has pthread_getattr_np.
+extern ALLOCS_HIDDEN uint64_t allocs_libc_address(void);
 // One past the main thread's first frame.
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
 static inline uint64_t allocs_own_address(void) { return (uint64_t)(uintptr_t)&allocs_process_state; }
