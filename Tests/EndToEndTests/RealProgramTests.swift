@@ -41,6 +41,14 @@ extension EndToEnd {
       get throws { try String(contentsOfFile: Programs.source("tables.sql"), encoding: .utf8) }
     }
 
+    @Test(
+      "threads that begin by asking for their stack's bounds, as java's and ruby's do, start",
+      arguments: Allocator.allCases)
+    func stackBounds(allocator: Allocator) throws {
+      try allocator.require()
+      try compare([Programs.path("stack_bounds.c")], below: allocator.library)
+    }
+
     @Test("sqlite3 works on a database in memory", arguments: Allocator.allCases)
     func sqlite(allocator: Allocator) throws {
       try allocator.require()
