@@ -1,6 +1,5 @@
 // Threads whose first allocation is libc's, in the middle of pthread_getattr_np, which holds the thread's lock meanwhile: as
 // runtimes with collectors (java, ruby) start theirs. The agent must not ask libc for the same then.
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
