@@ -106,6 +106,7 @@ enum Stack {
     if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     let limit = Int(shared.pointee.depth_limit)
+    guard limit > 0 else { return 0 }  // wiped: a child was forked a moment ago, by a signal handler
     let frames = frames(thread)
     let fresh = frames + Int(ALLOCS_FRAME_LIMIT)
     var bounds = Bounds(thread, registers.sp)
