@@ -5,6 +5,7 @@
 //                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
+//   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
 //   a capture on an unknown stack  sigaltstack
 // Results are the kernel's: negative is a negated error number. errno is never touched.

@@ -292,7 +292,6 @@ extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
 extern ALLOCS_HIDDEN uint64_t allocs_libc_address(void);
 // One past the main thread's first frame.
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
-static inline uint64_t allocs_own_address(void) { return (uint64_t)(uintptr_t)&allocs_process_state; }
 static inline uint64_t allocs_stack_address(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
 
 #endif
