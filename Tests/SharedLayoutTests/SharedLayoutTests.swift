@@ -18,6 +18,8 @@ struct SlotTests {
       for ticks in times {
         let head = allocs_slot_small(granule, size, context, ticks)
         #expect(allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue)
+        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_SMALL.rawValue)
+        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
         #expect(allocs_slot_is_head(head))
         #expect(allocs_slot_granule(head) == granule)
         #expect(allocs_slot_small_size(head) == size)
@@ -34,6 +36,8 @@ struct SlotTests {
       for ticks in times {
         let head = allocs_slot_large(granule, size, context, ticks)
         #expect(allocs_slot_kind(head) == ALLOCS_SLOT_LARGE.rawValue)
+        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_LARGE.rawValue)
+        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
         #expect(allocs_slot_is_head(head))
         #expect(allocs_slot_granule(head) == granule)
         #expect(allocs_slot_context(head) == context)
@@ -42,6 +46,7 @@ struct SlotTests {
           let tail = allocs_slot_tail(size, alignment, ticks)
           #expect(allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL.rawValue)
           #expect(!allocs_slot_is_head(tail))
+          #expect(!allocs_slot_is_head_of(tail, 0) && !allocs_slot_is_head_of(tail, 1))
           #expect(allocs_slot_tail_size(tail) == size)
           #expect(allocs_slot_tail_alignment(tail) == alignment)
           #expect(allocs_slot_tail_matches(head, tail))

@@ -20,13 +20,28 @@ enum Contexts {
   static func context(_ thread: Thread, _ caller: Caller, _ function: allocs_function) -> UInt32 {
     // With whole stacks a node stands for the stack, else the call site itself.
     let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
-    let key = origin | UInt64(function.rawValue) << 56
+    let (cached, key) = cache(thread, origin, function)
+    if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.context) }
+    return intern(thread, origin, function, cached, key)
+  }
+
+  /// The id of (node or call site, thread, function) if the thread has it in its cache; else 0. Calls nothing.
+  @inline(__always)
+  static func known(_ thread: Thread, origin: UInt64, _ function: allocs_function) -> UInt32 {
+    let (cached, key) = cache(thread, origin, function)
+    return cached.pointee.key == key ? UInt32(truncatingIfNeeded: cached.pointee.context) : 0
+  }
+
+  /// Where the thread keeps the context of `origin` and `function`, if it has it, and under which key.
+  @inline(__always)
+  private static func cache(
+    _ thread: Thread, _ origin: UInt64, _ function: allocs_function
+  ) -> (UnsafeMutablePointer<allocs_site>, UInt64) {
     let index = Int((origin &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
     let sites = withUnsafeMutablePointer(to: &thread.pointee.sites) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
     }
-    if sites[index].key == key { return UInt32(truncatingIfNeeded: sites[index].context) }
-    return intern(thread, origin, function, sites + index, key)
+    return (sites + index, origin | UInt64(function.rawValue) << 56)
   }
 
   @inline(never)

@@ -1,6 +1,6 @@
 // Event: what happened, for whoever keeps account of it. Today that is the Index.
 //
-// All run with the thread's `allocs_self` taken. "Inner" events come from a hook inside another hook.
+// All run with the thread's `self` taken. "Inner" events come from a hook inside another hook.
 
 import AgentMachine
 import SharedLayout
@@ -16,6 +16,19 @@ enum Event {
     record(thread, regions, block, size, alignment, context)
   }
 
+  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use. False, and nothing
+  /// done, if it is not. Calls nothing.
+  @inline(__always)
+  static func postKnownAlloc(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+  ) -> Bool {
+    guard context != 0,
+      Index.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
+    else { return false }
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+    return true
+  }
+
   @inline(__always)
   private static func record(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32
@@ -23,6 +36,15 @@ enum Event {
     if Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context) {
       thread.pointee.entry.pointee.identity.allocations &+= 1
     }
+  }
+
+  /// `block` is about to go back. False, and nothing done, if it has no record. Calls nothing.
+  @inline(__always)
+  static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
+    guard let regions = thread.pointee.regions else { return true }
+    guard Index.erase(regions, UInt(bitPattern: block)) != 0 else { return false }
+    thread.pointee.entry.pointee.identity.frees &+= 1
+    return true
   }
 
   /// `block` is about to go back. Gives its erased record, 0 if it had none.

@@ -47,14 +47,49 @@ private func allocateSlowly(
   return block
 }
 
+// malloc and free are nearly all that programs call. Their paths for what is known call nothing but the allocator, and hand
+// over to another function, as the last thing they do, when something is new: so they save no registers.
+
 @c(allocs_hook_malloc)
 func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
-  guard let thread = allocs_enter() else {
-    return allocateSlowly(size, alignment: 0, caller, ALLOCS_FUNCTION_MALLOC) { Terminal.malloc(allocs_padded(size)) }
+  allocateSlowly(
+    size, alignment: 0, Caller(place: place, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC
+  ) { Terminal.malloc(allocs_padded(size)) }
+}
+
+@c(allocs_hook_malloced)
+func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  if let block, let regions = thread.pointee.regions {
+    // Two functions, because the stack's needs more registers.
+    if thread.pointee.full_stacks != 0 { return mallocedWithStack(block, size, place, framePointer) }
+    let context = Contexts.known(
+      thread, origin: Caller(place: place, framePointer: framePointer).site, ALLOCS_FUNCTION_MALLOC)
+    guard Event.postKnownAlloc(thread, regions, block, size, context) else {
+      return mallocedUnknown(block, size, place, framePointer)
+    }
   }
-  let block = Terminal.malloc(allocs_padded(size))
-  if let block { Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC) }
+  allocs_leave(thread)
+  return block
+}
+
+@inline(never)
+private func mallocedWithStack(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  let node = Stack.last(thread, Caller(place: place, framePointer: framePointer))
+  let context = Contexts.known(thread, origin: UInt64(node), ALLOCS_FUNCTION_MALLOC)
+  guard let regions = thread.pointee.regions, Event.postKnownAlloc(thread, regions, block, size, context) else {
+    return mallocedUnknown(block, size, place, framePointer)
+  }
+  allocs_leave(thread)
+  return block
+}
+
+@inline(never)
+private func mallocedUnknown(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  let caller = Caller(place: place, framePointer: framePointer)
+  Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC)
   allocs_leave(thread)
   return block
 }
@@ -153,12 +188,23 @@ private func freeSlowly(_ block: Block?, _ release: (Block?) -> Void) {
   if let thread { allocs_leave(thread) }
 }
 
+/// The allocator's free runs outside the hook: an allocation it may make is one like any other.
 @c(allocs_hook_free)
 func hookFree(_ block: Block?) {
   guard let thread = allocs_enter() else { return freeSlowly(block) { Terminal.free($0) } }
-  if let block { Event.preFree(thread, block) }
-  Terminal.free(block)
+  if let block {
+    guard Event.preKnownFree(thread, block) else { return freeUnknown(block) }
+  }
   allocs_leave(thread)
+  Terminal.free(block)
+}
+
+@inline(never)
+private func freeUnknown(_ block: Block) {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  Event.preFree(thread, block)
+  allocs_leave(thread)
+  Terminal.free(block)
 }
 
 @c(allocs_hook_free_sized)

@@ -22,32 +22,41 @@ enum Index {
   /// False, and counted, if the allocation cannot be recorded.
   @inline(__always)
   static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) -> Bool {
-    guard let arena = arenaForWriting(regions, base) else { return false }
-    let slot = slot(arena, base)
-    let ticks = allocs_now()
-    let granule = allocs_granule_of_address(UInt64(base))
-    if size < UInt(ALLOCS_SMALL_SIZE_LIMIT) {
-      allocs_store_release_u64(slot, allocs_slot_small(granule, UInt64(size), context, ticks))
-    } else {
+    guard let arena = knownArena(regions, base) ?? Arenas.prepare(regions, base) else { return false }
+    write(slot(arena, base), base, size, alignment, context, allocs_now())
+    return true
+  }
+
+  /// The same for memory that was in use before; false, and nothing done, if it was not. Calls nothing.
+  @inline(__always)
+  static func recordKnown(_ regions: Regions, _ base: UInt, _ size: UInt, _ context: UInt32) -> Bool {
+    guard let arena = knownArena(regions, base), let clock = allocs_process().pointee.coarse_clock else { return false }
+    write(slot(arena, base), base, size, 0, context, allocs_clock_ticks(clock))
+    return true
+  }
+
+  @inline(__always)
+  private static func write(
+    _ slot: UnsafeMutablePointer<UInt64>, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32,
+    _ ticks: UInt32
+  ) {
+    let kind = allocs_slot_kind_of_size(UInt64(size))
+    if kind == ALLOCS_SLOT_LARGE.rawValue {
       let logarithm = alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount)
       // An allocation of 2^47 bytes cannot exist where addresses have 47 bits.
       allocs_store_relaxed_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
-      allocs_store_release_u64(slot, allocs_slot_large(granule, UInt64(size), context, ticks))
     }
-    return true
+    let granule = allocs_granule_of_address(UInt64(base))
+    allocs_store_release_u64(slot, allocs_slot_head(kind, granule, UInt64(size), context, ticks))
   }
 
   /// Gives the head that was there, 0 if `base` is not the start of a known allocation.
   @inline(__always)
   static func erase(_ regions: Regions, _ base: UInt) -> UInt64 {
-    guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))],
-      isSummarized(arena, base)
-    else { return 0 }
+    guard let arena = knownArena(regions, base) else { return 0 }
     let slot = slot(arena, base)
     let head = allocs_load_relaxed_u64(slot)
-    guard allocs_slot_is_head(head), allocs_slot_granule(head) == allocs_granule_of_address(UInt64(base)) else {
-      return 0
-    }
+    guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))) else { return 0 }
     allocs_store_relaxed_u64(slot, 0)
     return head
   }
@@ -58,12 +67,13 @@ enum Index {
     allocs_store_release_u64(slot(arena, base), head)
   }
 
+  /// The arena of `base`, if its slots are committed.
   @inline(__always)
-  private static func arenaForWriting(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
-    if base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))], isSummarized(arena, base) {
-      return arena
-    }
-    return Arenas.prepare(regions, base)
+  private static func knownArena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+    guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))],
+      isSummarized(arena, base)
+    else { return nil }
+    return arena
   }
 
   @inline(__always)

@@ -40,38 +40,49 @@ enum Stack {
   /// The node of the caller's stack; 0 if it cannot be recorded.
   @inline(__always)
   static func node(_ thread: Thread, _ caller: Caller) -> UInt32 {
+    let node = last(thread, caller)
+    return node != 0 ? node : capture(thread, caller)
+  }
+
+  /// The node of the caller's stack if it is that of the last capture, and has only frames whose rules are plain; else 0.
+  /// Calls nothing.
+  @inline(__always)
+  static func last(_ thread: Thread, _ caller: Caller) -> UInt32 {
     let count = Int(thread.pointee.frame_count)
+    guard count > 0 else { return 0 }
     let frames = frames(thread)
-    // The commonest case: the same call as last time.
-    if count > 0 {
-      let last = frames + (count - 1)
-      if last.pointee.sp == caller.stackPointer, last.pointee.pc == caller.site,
-        last.pointee.fp == caller.framePointer, isUnchanged(frames, count)
-      {
-        return last.pointee.node
-      }
+    let last = frames + (count - 1)
+    guard last.pointee.sp == caller.stackPointer, last.pointee.pc == caller.site,
+      last.pointee.fp == caller.framePointer
+    else { return 0 }
+    var frame = last
+    while true {
+      let rule = FrameRule(bits: frame.pointee.rule)
+      guard rule.isFrame else { break }  // as at frames[0], always
+      frame -= 1
+      guard isUnchanged(rule, frame) else { return 0 }
     }
-    return capture(thread, caller)
+    return frame == frames ? last.pointee.node : 0
   }
 
   /// Whether the frames outside frames[count - 1] are still what they were, given that it is.
-  @inline(__always)
   private static func isUnchanged(_ frames: Frame, _ count: Int) -> Bool {
     var frame = frames + (count - 1)
     while frame > frames {
       let outer = frame - 1
       let rule = FrameRule(bits: frame.pointee.rule)
-      guard rule.isFrame else {
-        guard isUnchangedByUnwinding(frame, outer) else { return false }
-        frame = outer
-        continue
-      }
-      let cfa = outer.pointee.sp
-      guard load(cfa &- 8) == outer.pointee.pc else { return false }
-      if rule.savesFramePointer, load(cfa &- rule.saved) != outer.pointee.fp { return false }
+      guard rule.isFrame ? isUnchanged(rule, outer) : isUnchangedByUnwinding(frame, outer) else { return false }
       frame = outer
     }
     return true
+  }
+
+  /// Whether the words that led out of a frame by `rule`, to `outer`, are still there.
+  @inline(__always)
+  private static func isUnchanged(_ rule: FrameRule, _ outer: Frame) -> Bool {
+    let cfa = outer.pointee.sp
+    guard load(cfa &- 8) == outer.pointee.pc else { return false }
+    return !rule.savesFramePointer || load(cfa &- rule.saved) == outer.pointee.fp
   }
 
   @inline(never)
@@ -189,6 +200,8 @@ enum Stack {
       }
       frames[index].node = parent
     }
+    // Nothing is kept of what it leads to, should the stack go on.
+    frames[0].rule = FrameRule.outermost.bits
     thread.pointee.frame_count = UInt32(total)
     return parent
   }

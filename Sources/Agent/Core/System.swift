@@ -198,7 +198,7 @@ enum System {
 // MARK: the lock of the slow paths
 
 /// Runs `body` while no other thread is in such a body. Never taken twice by one thread: a hook that interrupts the
-/// holder finds `allocs_self` null and passes through.
+/// holder finds `self` null and passes through.
 @inline(__always)
 func locked<Result>(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: () -> Result) -> Result {
   let word = withUnsafeMutablePointer(to: &shared.pointee.lock) { $0 }

@@ -4,7 +4,7 @@
 // - A block and its slot are reused only when the kernel says that the thread has ended (or has given its id to another),
 //   never on the word of a destructor: a thread may allocate after its last one.
 // - A slot is not reused within the tick in which its holder ended, so that time tells holders apart (allocs_thread.h).
-// - Everything here runs with `allocs_self` taken and `allocs_registered` set, so a signal handler passes through.
+// - Everything here runs with `self` taken and `registered` set, so a signal handler passes through.
 
 import AgentMachine
 import SharedLayout

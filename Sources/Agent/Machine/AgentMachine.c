@@ -5,8 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
-__thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_block *allocs_self;
-__thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_block *allocs_registered;
+__thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_local allocs_thread_local;
 
 struct allocs_process allocs_process_state;
 

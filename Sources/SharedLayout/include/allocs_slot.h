@@ -47,6 +47,7 @@ enum allocs_slot_kind {
 static inline uint64_t allocs_slot_head(uint32_t kind, uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
   return (uint64_t)kind | (uint64_t)granule << 2 | (size & 63) << 3 | (uint64_t)context << 9 | (uint64_t)ticks << 33;
 }
+static inline uint32_t allocs_slot_kind_of_size(uint64_t size) { return ALLOCS_SLOT_SMALL + (size >= ALLOCS_SMALL_SIZE_LIMIT); }
 // `granule` 0 or 1, `size` below ALLOCS_SMALL_SIZE_LIMIT, `context` below ALLOCS_CONTEXT_LIMIT, `ticks` at most ALLOCS_TICK_MASK.
 static inline uint64_t allocs_slot_small(uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
   return allocs_slot_head(ALLOCS_SLOT_SMALL, granule, size, context, ticks);
@@ -63,6 +64,10 @@ static inline uint64_t allocs_slot_tail(uint64_t size, uint32_t alignment, uint3
 
 static inline uint32_t allocs_slot_kind(uint64_t slot) { return (uint32_t)slot & 3; }
 static inline bool allocs_slot_is_head(uint64_t slot) { return ((slot ^ slot >> 1) & 1) != 0; }
+// Whether it is the head of an allocation that starts in `granule`, 0 or 1: kind 1 or 2, in one comparison.
+static inline bool allocs_slot_is_head_of(uint64_t slot, uint32_t granule) {
+  return (((uint32_t)slot ^ granule << 2) & 7) - 1 < 2;
+}
 static inline uint32_t allocs_slot_granule(uint64_t head) { return (uint32_t)(head >> 2) & 1; }
 static inline uint64_t allocs_slot_small_size(uint64_t head) { return head >> 3 & 63; }
 static inline uint32_t allocs_slot_context(uint64_t head) { return (uint32_t)(head >> 9) & (ALLOCS_CONTEXT_LIMIT - 1); }

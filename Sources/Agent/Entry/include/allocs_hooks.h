@@ -9,7 +9,10 @@
 
 struct allocs_thread_block;
 
+// Of a thread that is inside a hook, or has not been seen before.
 void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
+// Of any other, which has taken its block, and called malloc, which returned `block`.
+void *allocs_hook_malloced(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_calloc(size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_realloc(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_reallocarray(void *block, size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);

@@ -7,8 +7,8 @@
 //   Every path to the segment begins at one of them, so a child cannot write to its parent's segment.
 // - `struct allocs_process` is ordinary memory, the same in a child: the functions below the hooks, and where the mappings are.
 //
-// The hooks' protocol with thread-local `allocs_self`: a hook takes it and leaves null; it puts it back at its end. So null
-// means that the thread is inside a hook (then `allocs_registered` says which block is its own), or is not yet
+// The hooks' protocol with thread-local `self`: a hook takes it and leaves null; it puts it back at its end. So null
+// means that the thread is inside a hook (then `registered` says which block is its own), or is not yet
 // registered (then that is null too). That is one load, one test and two stores for reentrancy.
 
 #ifndef ALLOCS_AGENT_H
@@ -111,24 +111,27 @@ static inline struct allocs_stack_block *_Nonnull allocs_stacks(struct allocs_th
 }
 enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
-extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_self;
-extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_block *allocs_registered;
+struct allocs_thread_local {
+  struct allocs_thread_block *self;
+  struct allocs_thread_block *registered;
+};
+extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_local allocs_thread_local;
 
 // Takes the thread's block; null if the thread is inside a hook or not registered.
 static inline struct allocs_thread_block *allocs_enter(void) {
-  struct allocs_thread_block *thread = allocs_self;
-  allocs_self = NULL;
+  struct allocs_thread_block *thread = allocs_thread_local.self;
+  allocs_thread_local.self = NULL;
   // A signal handler that runs between here and allocs_leave must find null.
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   return thread;
 }
 static inline void allocs_leave(struct allocs_thread_block *thread) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  allocs_self = thread;
+  allocs_thread_local.self = thread;
 }
-static inline struct allocs_thread_block *allocs_registered_block(void) { return allocs_registered; }
-static inline void allocs_set_registered_block(struct allocs_thread_block *thread) { allocs_registered = thread; }
-static inline bool allocs_is_inside(void) { return allocs_self == NULL && allocs_registered != NULL; }
+static inline struct allocs_thread_block *allocs_registered_block(void) { return allocs_thread_local.registered; }
+static inline void allocs_set_registered_block(struct allocs_thread_block *thread) { allocs_thread_local.registered = thread; }
+static inline bool allocs_is_inside(void) { return allocs_thread_local.self == NULL && allocs_thread_local.registered != NULL; }
 
 // MARK: the process, wiped in a child
 
@@ -240,6 +243,12 @@ extern ALLOCS_HIDDEN struct allocs_process allocs_process_state;
 static inline struct allocs_process *_Nonnull allocs_process(void) { return &allocs_process_state; }
 static inline struct allocs_terminal *_Nonnull allocs_terminal(void) { return &allocs_process_state.terminal; }
 
+// For code in the machine's own language.
+#define ALLOCS_TERMINAL_MINIMUM_OFFSET 120
+_Static_assert(offsetof(struct allocs_process, terminal.malloc) == 0, "process.terminal.malloc");
+_Static_assert(offsetof(struct allocs_process, terminal.minimum) == ALLOCS_TERMINAL_MINIMUM_OFFSET, "process.terminal.minimum");
+_Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
+
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
 
 // What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could
@@ -257,10 +266,12 @@ extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
 // Now, in ticks. The counter instruction costs 10 ns in a virtual machine, the vdso's coarse clock 5; the two words that the vdso
 // would load cost less than one. Its check for an update under way is left out, as the place of its sequence number
 // is not known; a reader allows for that (allocs_age_ticks).
+static inline uint32_t allocs_clock_ticks(const uint64_t *_Nonnull clock) {
+  return allocs_ticks(__atomic_load_n(&clock[0], __ATOMIC_RELAXED), __atomic_load_n(&clock[1], __ATOMIC_RELAXED));
+}
 static inline uint32_t allocs_now(void) {
   const uint64_t *clock = allocs_process_state.coarse_clock;
-  if (__builtin_expect(clock == NULL, 0)) return allocs_ticks_by_call();
-  return allocs_ticks(__atomic_load_n(&clock[0], __ATOMIC_RELAXED), __atomic_load_n(&clock[1], __ATOMIC_RELAXED));
+  return __builtin_expect(clock == NULL, 0) ? allocs_ticks_by_call() : allocs_clock_ticks(clock);
 }
 
 // MARK: atomics over the agent's own words
