@@ -3,6 +3,7 @@
 import Foundation
 
 struct Machine: Encodable {
+  /// When the run began, in UTC.
   let date: String
   let processor: String
   let processors: Int
@@ -23,7 +24,7 @@ struct Machine: Encodable {
     let format = DateFormatter()
     format.locale = Locale(identifier: "en_US_POSIX")
     format.timeZone = TimeZone(identifier: "UTC")
-    format.dateFormat = "yyyy-MM-dd"
+    format.dateFormat = "yyyy-MM-dd HH:mm 'UTC'"
     date = format.string(from: Date())
     processor =
       content("/proc/cpuinfo").split(separator: "\n").first { $0.hasPrefix("model name") }

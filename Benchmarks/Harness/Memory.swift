@@ -38,7 +38,7 @@ struct Holder {
 /// Runs `hold` with `arguments` while `body` looks at it.
 func withHolder<Result>(_ workshop: Workshop, arguments: [String], body: (Holder) throws -> Result) throws -> Result {
   let command = workshop.command(
-    Command(program: try workshop.program("hold"), arguments: arguments), under: .agent)
+    Command(program: try workshop.program("hold"), arguments: arguments), under: .full)
   var child = try command.start(keepsInputOpen: true)
   let result = Swift.Result {
     let words = child.readLine().split(separator: " ")

@@ -25,9 +25,10 @@ struct Options {
       --only NAME,…    only these: \(Benchmark.all.map(\.name).joined(separator: ", "))
       --rounds N       interleaved rounds, 5 unless told otherwise
       --no-heaptrack   compare with the plain run only
-      --cpu            compare processor time instead of elapsed time: for a busy machine
+      --cpu            compare processor time instead of elapsed time in the loops: for a busy machine
       --json           print one JSON object instead of the table
-      --write          put the table into docs/benchmarks.md, as a run of all benchmarks without --quick does
+      --write          put the table into docs/benchmarks.md, as a run of all benchmarks without --quick does; what was
+                       written there by hand stays
       --no-write       leave that page as it is
 
     ALLOCS_AGENT=PATH   measure this agent instead of the one that was built

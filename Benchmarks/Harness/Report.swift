@@ -22,16 +22,16 @@ struct Report {
     }.joined(separator: "\n\n")
   }
 
+  private var judgements: [Row.Judgement] { rows.flatMap(\.row.judgements) }
+  var missedCount: Int { judgements.count { !$0.isMet } }
+
   /// "23 of 25 bars met", and which not.
   var summary: String {
-    let judged = rows.map(\.row).filter { $0.bar != nil }
-    let missed = judged.filter { $0.verdict != "met" }
+    let missed = judgements.filter { !$0.isMet }
     return
       ([
-        (judged.count - missed.count == judged.count ? "All" : "\(judged.count - missed.count) of")
-          + " \(judged.count) bars met."
-      ]
-      + missed.map { "  \($0.name.trimmingCharacters(in: .whitespaces)): \($0.verdict ?? "")" }).joined(separator: "\n")
+        (missed.isEmpty ? "All" : "\(judgements.count - missed.count) of") + " \(judgements.count) bars met."
+      ] + missed.map { "  \($0.name): \($0.verdict)" }).joined(separator: "\n")
   }
 
   // MARK: JSON
@@ -42,10 +42,15 @@ struct Report {
     var values: [String: [Double]]?
     var ratio: [String: [String: Double]]?
     var figure: Double?
+    var minimum: Double?
+    var maximum: Double?
     var percentile99: Double?
     var missing: String?
     var bar: String?
     var verdict: String?
+    /// Of the agent with full stacks; `bar` is then of the agent with call sites.
+    var fullBar: String?
+    var fullVerdict: String?
   }
 
   private struct Document: Encodable {
@@ -61,17 +66,21 @@ struct Report {
       ["median": spread.median, "minimum": spread.minimum, "maximum": spread.maximum]
     }
     let records = rows.map { _, row in
-      var record = Record(name: row.name.trimmingCharacters(in: .whitespaces), unit: row.unit)
+      var record = Record(name: row.title, unit: row.unit)
       record.bar = row.bar.map(Table.limit)
-      record.verdict = row.verdict
+      record.verdict = row.judgement?.verdict
+      record.fullBar = row.fullBar.map(Table.limit)
+      record.fullVerdict = row.fullJudgement?.verdict
       switch row.value {
       case .comparison(let rounds):
         record.values = Dictionary(uniqueKeysWithValues: rounds.values.map { ($0.rawValue, $1) })
         record.ratio = Dictionary(
-          uniqueKeysWithValues: [Variant.agent, .heaptrack].compactMap { variant in
+          uniqueKeysWithValues: [Variant.site, .full, .heaptrack].compactMap { variant in
             rounds.ratio(of: variant).map { (variant.rawValue, numbers($0)) }
           })
-      case .share(let share): record.ratio = ["cost": numbers(share)]
+      case .share(let site, let full): record.ratio = ["site": site, "full": full].compactMapValues { $0.map(numbers) }
+      case .spread(let spread):
+        (record.figure, record.minimum, record.maximum) = (spread.median, spread.minimum, spread.maximum)
       case .figure(let figure, let percentile99):
         record.figure = figure
         record.percentile99 = percentile99
@@ -92,17 +101,20 @@ struct Report {
   func write() throws {
     let path = "\(options.root)/docs/benchmarks.md"
     try FileManager.default.createDirectory(atPath: "\(options.root)/docs", withIntermediateDirectories: true)
-    try page.write(toFile: path, atomically: true, encoding: .utf8)
+    let old = FileManager.default.contents(atPath: path).map { String(decoding: $0, as: UTF8.self) } ?? ""
+    let notes = handWritten(of: old)
+    try page(notes: notes.isEmpty ? "" : "\n\(notes)\n").write(toFile: path, atomically: true, encoding: .utf8)
   }
 
-  private var page: String {
+  private func page(notes: String) -> String {
     """
     # Benchmarks
 
     What the agent costs a program, and how fast the index answers: the table that `make bench` printed last, which
-    replaces this page. Everything is measured in one run: each of \(options.roundCount) rounds runs the program plain, under the agent
-    (call site, thread and time of each allocation) and under heaptrack, starting with another of the three each time.
-    Ratios are taken within a round; the table has their median, and the least and the greatest in parentheses.\
+    replaces this page but for what is written by hand. Everything is measured in one run: each of \(options.roundCount) rounds runs the program
+    plain, under the agent with `ALLOCS_STACKS=site` (the call site of each allocation) and with `full` (its whole call
+    stack: the default), and under heaptrack, starting with another of the four each time. Ratios are taken within
+    a round; the table has their median, the least and the greatest, the bar, and whether it is met (✓) or missed (✗).\
     \(options.usesProcessorTime ? "\nTimes are processor times, as the machine was not idle." : "")\
     \(options.quick ? "\nA quick run, of fewer operations than the bars are meant for." : "")
 
@@ -113,31 +125,8 @@ struct Report {
 
     \(summary)
     ```
-
-    ## What the rows are
-
-    - **malloc(64) + free**: the pair, in a loop. **churn**: random replacement among live blocks of 16 to 527 bytes.
-      **two threads**: one pair and one replacement among 1,000 blocks, in each of two threads, each on its own
-      processor. **growing realloc**: a buffer that grows by half from 16 bytes to 64 KiB. **1 MiB blocks**: random
-      replacement among 16. **thread start + join**: each thread allocates and frees one block. Each program does
-      nine batches after a warm-up and tells the median batch. The blocks are not written to (but for one byte of each
-      1 MiB), so the ratios are those of the calls alone.
-    - **cost ÷ heaptrack's cost**: the agent's time over plain, divided by heaptrack's time over plain. heaptrack is
-      preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing here.
-    - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3**
-      [a loop](../Benchmarks/Programs/json_loop.py) that writes and reads JSON, with PYTHONMALLOC=malloc. **redis**: a fixed
-      number of SET and GET by redis-benchmark, 16 in a pipeline, server and client each on its own processor.
-    - **segment, N-byte blocks**: blocks of the segment's file on its file system, less those of an idle process,
-      divided by the number of live allocations.
-    - **look-ups** are timed one at a time, among 100,000 random ones, in a mapped segment of a live process, without
-      symbols; every answer is checked. *with neighbours* also finds the nearest live allocations below and above.
-      *1 TiB into a block* is a segment that was written for the purpose. *free, above N freed*: all blocks but the lowest
-      were freed, and the nearest live one is searched from the top.
-    - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
-      allocsd on a Unix socket, of a process with a million live allocations.
-
-    Run it: `make bench`, or `Benchmarks/run --help` for single ones, fewer rounds, JSON.
-
+    \(notes)
+    \(Self.explanation)
     """
   }
 }

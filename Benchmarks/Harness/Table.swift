@@ -8,38 +8,54 @@ enum Table {
     let head =
       switch part {
       case .time:
-        column("", 26) + column("plain", 9, right: true) + column("agent ÷ plain", 17, right: true)
-          + column("heapt.", 7, right: true) + " bar"
+        column("", 21) + column("plain", 10, right: true) + column(" call site ÷ plain", 22)
+          + column(" full stacks ÷ plain", 22) + column("heap.", 5, right: true)
+      case .capture:
+        column("at depth 25", 27) + column("median", 13, right: true) + column("(least–greatest)", 19, right: true)
+          + " bar"
       case .index: column("", 26) + column("median", 14, right: true) + column("99th perc.", 17, right: true) + " bar"
       }
-    return head + "\n" + String(repeating: "─", count: 80)
+    return trimmed(head) + "\n" + String(repeating: "─", count: 80)
   }
 
-  /// Times: name, plain, the agent's ratio to it (median, least and greatest round), heaptrack's ratio, the bar and whether
-  /// it is met. Figures: name, median, 99th percentile, the same.
+  /// Times: name, plain; for each of the agent's two ways its ratio to plain, the least and the greatest round, the bar and
+  /// whether it is met; heaptrack's ratio. Others: name, median, spread or 99th percentile, the bar and the verdict.
   static func line(_ row: Row) -> String {
-    var line = column(row.name, 26)
+    var line: String
     switch row.value {
     case .comparison(let rounds):
-      line += column(rounds.spread(of: .plain).map { figure($0.median, row.unit) } ?? "–", 9, right: true)
-      line += column(rounds.ratio(of: .agent).map(spread) ?? "–", 17, right: true)
-      line += column(rounds.ratio(of: .heaptrack).map { number($0.median) } ?? "–", 7, right: true)
-    case .share(let share):
-      line += column("", 9) + column(spread(share), 17, right: true) + column("", 7)
+      line =
+        column(row.name, 21)
+        + column(rounds.spread(of: .plain).map { figure($0.median, row.unit) } ?? "–", 10, right: true)
+        + ratio(rounds.ratio(of: .site), row.judgement) + ratio(rounds.ratio(of: .full), row.fullJudgement)
+        + column(rounds.ratio(of: .heaptrack).map { ratioNumber($0.median) } ?? "–", 5, right: true)
+    case .share(let site, let full):
+      line = column(row.name, 21 + 10) + ratio(site, row.judgement) + ratio(full, row.fullJudgement)
+    case .spread(let spread):
+      line =
+        column(row.name, 27) + column(figure(spread.median, row.unit), 13, right: true)
+        + column("(\(number(spread.minimum))–\(number(spread.maximum)))", 19, right: true) + bar(row.judgement)
     case .figure(let value, let percentile99):
-      line += column(figure(value, row.unit), 14, right: true)
-      line += column(percentile99.map { figure($0, row.unit) } ?? "", 17, right: true)
-    case .missing:
-      line += column("–", 14, right: true) + column("", 17)
+      line =
+        column(row.name, 26) + column(figure(value, row.unit), 14, right: true)
+        + column(percentile99.map { figure($0, row.unit) } ?? "", 17, right: true) + bar(row.judgement)
+    case .missing(let why):
+      line = trimmed(column(row.name, 26) + column("–", 14, right: true) + column("", 17) + bar(row.judgement))
+      line += "\n  (\(why))"
     }
-    if let bar = row.bar, let verdict = row.verdict { line += " \(limit(bar)) \(verdict)" }
-    while line.last == " " { line.removeLast() }
-    if case .missing(let why) = row.value { line += "\n  (\(why))" }
-    return line
+    return trimmed(line)
   }
 
-  static func spread(_ spread: Spread) -> String {
-    "\(number(spread.median)) (\(number(spread.minimum))–\(number(spread.maximum)))"
+  /// 22 columns: "1.18 0.91–1.26 ≤1.12✗".
+  private static func ratio(_ spread: Spread?, _ judgement: Row.Judgement?) -> String {
+    guard let spread else { return column(" –", 22) }
+    let numbers = "\(ratioNumber(spread.median)) \(ratioNumber(spread.minimum))–\(ratioNumber(spread.maximum))"
+    let bar = judgement.map { " \(limit($0.bar))\($0.isMet ? "✓" : "✗")" } ?? ""
+    return " " + column(numbers, 14) + column(bar, 7)
+  }
+
+  private static func bar(_ judgement: Row.Judgement?) -> String {
+    judgement.map { " \(limit($0.bar)) \($0.verdict)" } ?? ""
   }
 
   static func limit(_ bar: Bar) -> String {
@@ -64,6 +80,11 @@ enum Table {
     }
   }
 
+  /// Two digits behind the point below 10, so that ratios and shares stand below each other.
+  private static func ratioNumber(_ value: Double) -> String {
+    abs(value) < 10 ? String(format: "%.2f", value) : number(value)
+  }
+
   private static func grouped(_ value: Int) -> String {
     var digits = String(value.magnitude)
     var groups: [String] = []
@@ -72,6 +93,12 @@ enum Table {
       digits.removeLast(3)
     }
     return (value < 0 ? "-" : "") + ([digits] + groups).joined(separator: ",")
+  }
+
+  private static func trimmed(_ line: String) -> String {
+    var line = line
+    while line.last == " " { line.removeLast() }
+    return line
   }
 
   /// `text` in `width` columns: characters are counted, not bytes.

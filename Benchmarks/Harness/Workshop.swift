@@ -40,14 +40,18 @@ final class Workshop {
   /// The directory that every agent of this run writes to.
   var segments: String { "\(scratch)/segments" }
 
-  /// The path of a program of Benchmarks/Programs, compiled on first use.
-  func program(_ name: String) throws -> String {
+  /// The path of a program of Benchmarks/Programs, compiled on first use: as distributions do, optimized and without frame
+  /// pointers.
+  func program(_ name: String, libraries: [String] = []) throws -> String {
     let binary = "\(binaries)/\(name)"
-    if compiled.insert(name).inserted {
+    if !compiled.contains(name) {
       try Command(
         program: "cc",
-        arguments: ["-O2", "-pthread", "-I", layoutHeaders, "-o", binary, "\(sources)/\(name).c"]
+        arguments: [
+          "-O2", "-fomit-frame-pointer", "-pthread", "-I", layoutHeaders, "-o", binary, "\(sources)/\(name).c",
+        ] + libraries.map { "-l\($0)" }
       ).run()
+      compiled.insert(name)
     }
     return binary
   }
@@ -67,10 +71,16 @@ final class Workshop {
     Variant.allCases.filter { variant in
       switch variant {
       case .plain: true
-      case .agent: options.agent != nil
+      case .site, .full: options.agent != nil
       case .heaptrack: options.heaptrack && FileManager.default.fileExists(atPath: Self.heaptrackLibrary)
       }
     }
+  }
+
+  /// How often a round measures each variant, where it measures all but heaptrack `count` times: heaptrack's ratio is so
+  /// large that once will do, and it takes most of the time.
+  func repeats(_ count: Int) -> [Variant: Int] {
+    options.quick ? [:] : [.plain: count, .site: count, .full: count]
   }
 
   /// `command` under `variant`. What the variant leaves behind is removed by `cleanUp`.
@@ -78,10 +88,10 @@ final class Workshop {
     var command = command
     switch variant {
     case .plain: break
-    case .agent:
+    case .site, .full:
       command.environment["LD_PRELOAD"] = options.agent
       command.environment["ALLOCS_DIR"] = segments
-      command.environment["ALLOCS_STACKS"] = "site"
+      command.environment["ALLOCS_STACKS"] = variant.rawValue
     case .heaptrack:
       command.environment["LD_PRELOAD"] = Self.heaptrackLibrary
       command.environment["DUMP_HEAPTRACK_OUTPUT"] = recording

@@ -4,6 +4,8 @@
 //   allocs-lookup-bench inside SEGMENT BASE LOW HIGH     random addresses in LOW..<HIGH, all in the allocation at BASE
 //   allocs-lookup-bench free SEGMENT ADDRESS             one free address, with the search for its neighbours
 //   allocs-lookup-bench addresses SEGMENT COUNT          prints COUNT random live addresses, one a line
+//   allocs-lookup-bench stack SEGMENT ADDRESS            prints "FRAMES NODES": the frames of the stack that allocated
+//                                                        ADDRESS, which must be whole, and of all stacks together
 //
 // Numbers are decimal or 0x… . Each kind prints "KIND MEDIAN P99", in nanoseconds: each look-up is timed by two readings
 // of the clock, of which the cost of reading it is taken off.
@@ -103,7 +105,7 @@ func timeSamples(_ segment: borrowing Segment) {
 }
 
 let arguments = CommandLine.arguments
-guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses SEGMENT …") }
+guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses|stack SEGMENT …") }
 let path = arguments[2]
 do {
   let opened = nanoseconds()
@@ -126,7 +128,18 @@ do {
     for sample in sample(Int(number(arguments[3])), of: segment) {
       print("0x" + String(sample.allocation.base, radix: 16))
     }
-  default: fail("usage: times|inside|free|addresses SEGMENT …")
+  case ("stack", 4):
+    guard let allocation = segment.allocation(containing: number(arguments[3])),
+      let context = segment.context(allocation.context)
+    else { fail("nothing is known of \(arguments[3])") }
+    let stack = segment.stack(ofNode: context.node)
+    guard stack.truncation == nil else {
+      fail("the stack of \(arguments[3]) ends after \(stack.addresses.count) frames: \(stack.truncation!)")
+    }
+    var nodes: UInt32 = 0
+    while segment.node(nodes + 1) != nil { nodes += 1 }
+    print("\(stack.addresses.count) \(nodes)")
+  default: fail("usage: times|inside|free|addresses|stack SEGMENT …")
   }
 } catch {
   fail("\(error)")

@@ -69,17 +69,34 @@ static inline double median(double *values, int count) {
   return values[count / 2];
 }
 
-// Runs `batch` once to warm up and BATCHES times for the clock; each run does `operations` operations.
-static inline void measure(uint64_t operations, void (*batch)(uint64_t operations, void *state), void *state) {
-  double elapsed[BATCHES], cpu[BATCHES];
-  batch(operations, state);
-  for (int i = 0; i < BATCHES; i++) {
-    double elapsed_before = nanoseconds(CLOCK_MONOTONIC), cpu_before = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
-    batch(operations, state);
-    cpu[i] = (nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_before) / (double)operations;
-    elapsed[i] = (nanoseconds(CLOCK_MONOTONIC) - elapsed_before) / (double)operations;
+// Times the batches that the body of `while (next_batch(&batches, operations))` does, each of `operations` operations:
+// the warm-up and BATCHES more, then prints the median. Starts as {0}. For loops whose own frame has to be the
+// innermost.
+struct batches {
+  int started;
+  double elapsed_before, cpu_before, elapsed[BATCHES], cpu[BATCHES];
+};
+
+static inline int next_batch(struct batches *batches, uint64_t operations) {
+  int ended = batches->started - 1;  // 0 is the warm-up
+  if (ended >= 1) {
+    batches->cpu[ended - 1] = (nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - batches->cpu_before) / (double)operations;
+    batches->elapsed[ended - 1] = (nanoseconds(CLOCK_MONOTONIC) - batches->elapsed_before) / (double)operations;
   }
-  printf("elapsed %.4f cpu %.4f\n", median(elapsed, BATCHES), median(cpu, BATCHES));
+  if (ended == BATCHES) {
+    printf("elapsed %.4f cpu %.4f\n", median(batches->elapsed, BATCHES), median(batches->cpu, BATCHES));
+    return 0;
+  }
+  batches->started++;
+  batches->elapsed_before = nanoseconds(CLOCK_MONOTONIC);
+  batches->cpu_before = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
+  return 1;
+}
+
+// The same with a function for a body.
+static inline void measure(uint64_t operations, void (*batch)(uint64_t operations, void *state), void *state) {
+  struct batches batches = {0};
+  while (next_batch(&batches, operations)) batch(operations, state);
 }
 
 #endif
