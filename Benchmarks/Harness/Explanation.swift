@@ -10,8 +10,9 @@ extension Report {
       grows by half from 16 bytes to 64 KiB. **1 MiB blocks**: random replacement among 16. **thread start + join**: each
       thread allocates and frees one block. Each program does nine batches after a warm-up and tells the median batch.
       The blocks are not written to (but for one byte of each 1 MiB), so the ratios are those of the calls alone.
-    - A round runs the short programs, the captures too, two or three times, in turns, and takes the least time of each variant:
-      what disturbs a program only slows it down. heaptrack (and churn with a million blocks) is run once.
+    - A round runs the short programs, the captures too, two or three times, in turns, and takes the least time of each
+      variant: what disturbs a program only slows it down. heaptrack is run once, as are all in the rows churn with a
+      million blocks, realloc and 1 MiB blocks.
     - **cost ÷ heaptrack's**: the agent's time over plain, divided by heaptrack's time over plain. heaptrack is
       preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing here.
     - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3**

@@ -36,8 +36,8 @@ private let loops = [
   Loop(
     name: "threads", title: "two threads, as above", program: "threads", operations: 200_000,
     usesAllProcessors: true, bar: .atMost(1.8)),
-  Loop(name: "realloc", title: "realloc up to 64 KiB", program: "grow", operations: 500_000),
-  Loop(name: "mebibyte", title: "1 MiB blocks, 16 live", program: "mebibyte", operations: 200_000),
+  Loop(name: "realloc", title: "realloc up to 64 KiB", program: "grow", operations: 500_000, repeats: 1),
+  Loop(name: "mebibyte", title: "1 MiB blocks, 16 live", program: "mebibyte", operations: 200_000, repeats: 1),
   Loop(name: "spawn", title: "thread start + join", program: "spawn", operations: 1_000),
 ]
 

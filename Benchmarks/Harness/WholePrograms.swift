@@ -91,7 +91,7 @@ private func redisRound(_ workshop: Workshop, _ variant: Variant) throws -> (ela
     }
     _ = try load(100_000)  // fills the keys
     let processorBefore = processorTime(of: server.pid)
-    let elapsed = try load(workshop.options.quick ? 200_000 : 400_000)
+    let elapsed = try load(workshop.options.quick ? 150_000 : 250_000)
     let processor = processorTime(of: server.pid) - processorBefore
     server.signal(SIGTERM)
     try server.wait(for: serverCommand)
