@@ -11,7 +11,7 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test stacks bench lint install clean
+.PHONY: help build demo test aarch64 stacks bench lint install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ test: ## unit tests, and real programs under the agent
 	$(BUILD)
 	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' swift test --scratch-path '$(SCRATCH)'
 
+aarch64: ## the agent for AArch64, compiled here, to see that it compiles
+	@scripts/install-dependencies build aarch64
+	scripts/build-aarch64 '$(abspath $(SCRATCH))/aarch64'
+
 stacks: ## call stacks against gdb's, address by address; half an hour; names of programs in ARGS
 	@scripts/install-dependencies build stacks
 	$(BUILD) --product allocs_agent
@@ -43,7 +47,7 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo scripts/compare-stacks .ci/run Benchmarks/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 .ci/run Benchmarks/run; \
 	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install

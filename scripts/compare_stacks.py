@@ -1,15 +1,17 @@
 """Compares the agent's call stacks with gdb's, address by address, while a program runs. Run by scripts/compare-stacks.
 
-Stops at the first instruction of the hooks of malloc, calloc and realloc, and where operator new is about to record its block; takes
-gdb's stack there; lets the call return and looks the block up in the segment. Settings come from the environment:
+Stops at the first instruction of the hooks of malloc, calloc and realloc, and where operator new is about to record its
+block; takes gdb's stack there; lets the call return and looks the block up in the segment. Settings come from the environment:
 ALLOCS_COMPARE_AGENT, _DIR (for the segment), _OUTPUT (the result), _COUNT, _EVERY, _SKIP (allocations at first),
-_SECONDS (after which it stops).
+_SECONDS (after which it ends the program), _FEWER (set: that a program makes fewer allocations is no failure).
 """
 
 import collections
 import glob
 import os
+import signal
 import struct
+import threading
 import time
 
 import gdb
@@ -21,7 +23,9 @@ limit = int(os.environ.get("ALLOCS_COMPARE_COUNT", "10000"))
 skip = int(os.environ.get("ALLOCS_COMPARE_SKIP", "100"))
 deadline = time.monotonic() + float(os.environ.get("ALLOCS_COMPARE_SECONDS", "600"))
 DEPTH_LIMIT = 128
-HOOKS = ("allocs_hook_malloc", "allocs_hook_calloc", "allocs_hook_realloc", "allocs_operator_leave")
+HOOKS = (
+    "allocs_hook_malloc", "allocs_hook_malloced", "allocs_hook_calloc", "allocs_hook_realloc", "allocs_operator_leave",
+)
 TRUNCATED, CUT = 1, 2  # flags of nodes, allocs_context.h
 
 
@@ -50,6 +54,8 @@ class Segment:
         while node:
             address, node, flags = self.at(self.sections[4][0] + 16 * node, "<QII")
             addresses.append(address)
+            if flags & (TRUNCATED | CUT):
+                break
         return addresses, flags
 
 
@@ -88,15 +94,15 @@ for setting in (
     "print inferior-events off", f"environment LD_PRELOAD {agent}", f"environment ALLOCS_DIR {directory}",
 ):
     gdb.execute(f"set {setting}", to_string=True)
-for signal in ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPROF", "SIGCHLD", "SIGPIPE"):
-    gdb.execute(f"handle {signal} nostop noprint pass", to_string=True)
+for name in ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPROF", "SIGCHLD", "SIGPIPE"):
+    gdb.execute(f"handle {name} nostop noprint pass", to_string=True)
 
 points = []
 
 
 def start():
     """Runs the program until the agent is there, and sets the points: at the very first instruction of each hook."""
-    first = gdb.Breakpoint(HOOKS[0], internal=True, temporary=True)
+    first = gdb.Breakpoint("allocs_constructed", internal=True, temporary=True)
     first.silent = True
     gdb.execute("run", to_string=True)
     for function in HOOKS:
@@ -104,6 +110,10 @@ def start():
         point.silent = True
         point.ignore_count = skip
         points.append(point)
+    # gdb would wait forever for a program that allocates no more.
+    watch = threading.Timer(deadline - time.monotonic(), os.kill, (gdb.selected_inferior().pid, signal.SIGKILL))
+    watch.daemon = True
+    watch.start()
     gdb.execute("continue", to_string=True)
 
 
@@ -187,6 +197,8 @@ try:
         gdb.execute("continue", to_string=True)
 except gdb.error as error:
     ended = str(error)
+if total < limit and not ended:
+    ended = "the program ended" if time.monotonic() < deadline else "its time was up"
 
 share = same / total if total else 0
 with open(os.environ["ALLOCS_COMPARE_OUTPUT"], "w") as output:
@@ -195,6 +207,8 @@ with open(os.environ["ALLOCS_COMPARE_OUTPUT"], "w") as output:
         print(f"    {count} {key} {examples.get(key, '')}", file=output)
     if share < 0.999:
         print("fail: fewer than 99.9 %", file=output)
+    if total < limit and "ALLOCS_COMPARE_FEWER" not in os.environ:
+        print(f"fail: fewer than {limit} captures", file=output)
 try:
     gdb.execute("kill")
 except gdb.error:

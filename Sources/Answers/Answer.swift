@@ -111,6 +111,8 @@ public struct Answer: Hashable, Sendable {
   public var interruptedFrames: [Int] = []
   /// Why frames beyond the last one are missing; nil if none are.
   public var stackTruncation: Stack.Truncation?
+  /// At least so many frames were cut at the depth limit; nil if none were, or it is not known.
+  public var stackFramesCut: UInt32?
   /// Whether `stack` was recorded as a whole stack; else it is the call site, with what is inlined there.
   public var hasFullStack = false
   /// The nearest live allocations (heap, free).

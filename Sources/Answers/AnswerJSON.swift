@@ -28,7 +28,8 @@ extension Answer {
     if let stack {
       writer.append(
         stack: NamedStack(
-          frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation))
+          frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation,
+          framesCut: stackFramesCut))
     }
     if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
     if let next { writer.append(neighbour: next, opening: ",\"next\":{\"base\":\"") }
@@ -108,6 +109,7 @@ extension ByteWriter {
     case .unwinder: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"unwinder\"")
     case .damaged: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"damage\"")
     }
+    if let framesCut = stack.framesCut { append(",\"stack_frames_cut\":", decimal: UInt64(framesCut)) }
   }
 
   mutating func append(thread: Answer.Thread) {

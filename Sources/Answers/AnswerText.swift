@@ -170,7 +170,9 @@ extension Answer {
     if hidden > 0 { lines.append("\(blank) … and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
     switch stackTruncation {
     case nil: break
-    case .depthLimit: lines.append("\(blank) … cut at the depth limit")
+    case .depthLimit:
+      let count = stackFramesCut.map { ": at least \(Units.count(UInt64($0), "frame")) beyond" } ?? ""
+      lines.append("\(blank) … cut at the depth limit\(count)")
     case .unwinder: lines.append("\(blank) … the unwinder could go no further")
     case .damaged: lines.append("\(blank) … the index is damaged beyond here")
     }

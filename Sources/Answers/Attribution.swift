@@ -21,6 +21,8 @@ struct NamedStack {
   /// Index of the allocation site; nil if there is no frame.
   var siteIndex: Int?
   var truncation: Stack.Truncation?
+  /// At least so many frames were cut at the depth limit; nil if none were, or it is not known.
+  var framesCut: UInt32?
 }
 
 /// The place in a program that an allocation is attributed to.
@@ -155,7 +157,9 @@ struct Attribution: ~Copyable {
   }
 
   private mutating func named(_ stack: Stack, at ticks: UInt32) -> (NamedStack, isFixed: Bool) {
-    var named = NamedStack(frames: [], interrupted: [], siteIndex: nil, truncation: stack.truncation)
+    var named = NamedStack(
+      frames: [], interrupted: [], siteIndex: nil, truncation: stack.truncation,
+      framesCut: stack.framesCut)
     var isFixed = true
     for (depth, pc) in stack.addresses.enumerated() {
       let isExact = stack.interrupted.contains(depth)

@@ -101,6 +101,7 @@ public struct Inquiry: ~Copyable {
         answer.siteIndex = stack.siteIndex
         answer.interruptedFrames = stack.interrupted
         answer.stackTruncation = stack.truncation
+        answer.stackFramesCut = stack.framesCut
       }
     }
     return answer

@@ -150,6 +150,8 @@ extension ProcessSummary {
     case "unknown_threads": "\(Units.count(value, "thread")) without an entry"
     case "modules_dropped": "\(Units.count(value, "module")) without an entry"
     case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
+    case "stacks_checked": "\(Units.count(value, "stack")) captured a second time, to compare"
+    case "stacks_differing": "\(Units.count(value, "stack")) differed the second time: a fault of the agent"
     default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }

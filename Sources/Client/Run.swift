@@ -13,11 +13,13 @@ struct Run: ParsableCommand {
     case full
     /// The call site alone: the return address of the call.
     case site
+    /// Whole stacks, each captured twice, to compare.
+    case check
   }
 
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
-    usage: "allocsctl run [--stacks full|site] -- <command> [<argument> ...]",
+    usage: "allocsctl run [--stacks full|site|check] -- <command> [<argument> ...]",
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
       $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
@@ -34,7 +36,11 @@ struct Run: ParsableCommand {
 
   @Option(
     help: .init(
-      "Record whole call stacks, or the call site only, which costs less (default: $ALLOCS_STACKS, else full).",
+      """
+      Record whole call stacks (full); or the call site only, which costs less; or check whole stacks by capturing \
+      each a second time from scratch, which costs far more: `info` then says how many differed. \
+      (Default: $ALLOCS_STACKS, else full.)
+      """,
       valueName: "what"))
   var stacks: Stacks?
 

@@ -35,12 +35,15 @@ public struct Stack: Hashable, Sendable {
   public var addresses: [UInt64]
   /// Why frames beyond the last one are missing; nil if the stack is whole.
   public var truncation: Truncation?
+  /// How many frames were cut at the depth limit: at least so many, to 1 in 64; nil if none were, or it is not known.
+  public var framesCut: UInt32?
   /// Indices of the addresses at which a signal interrupted the program: there the address is the instruction's own.
   public var interrupted: [Int]
 
-  public init(addresses: [UInt64], truncation: Truncation?, interrupted: [Int] = []) {
+  public init(addresses: [UInt64], truncation: Truncation?, framesCut: UInt32? = nil, interrupted: [Int] = []) {
     self.addresses = addresses
     self.truncation = truncation
+    self.framesCut = framesCut
     self.interrupted = interrupted
   }
 }
@@ -54,6 +57,8 @@ public struct StackNode: Hashable, Sendable {
   public var isInterrupted: Bool
   /// Why the frames beyond this one are missing; nil if they are not.
   public var truncation: Stack.Truncation?
+  /// How many they are, if they were cut at the depth limit; nil if that is not known.
+  public var framesCut: UInt32?
 }
 
 /// One holder of a thread slot.

@@ -28,11 +28,13 @@ extension Segment {
     guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES, geometry.nodes) else { return nil }
     var entry = allocs_node()
     copyWords(of: entries(geometry.nodes, as: allocs_node.self) + Int(id), into: &entry)
+    let isAtLimit = entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0
     let isCut = entry.flags & (ALLOCS_NODE_DEPTH_LIMIT.rawValue | ALLOCS_NODE_TRUNCATED.rawValue) != 0
     return StackNode(
       pc: entry.pc, parent: isCut ? 0 : entry.parent,
       isInterrupted: entry.flags & ALLOCS_NODE_INTERRUPTED.rawValue != 0,
-      truncation: !isCut ? nil : entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0 ? .depthLimit : .unwinder)
+      truncation: !isCut ? nil : isAtLimit ? .depthLimit : .unwinder,
+      framesCut: isAtLimit && entry.parent != 0 ? entry.parent : nil)
   }
 
   /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
@@ -53,6 +55,7 @@ extension Segment {
       stack.addresses.append(entry.pc)
       if let truncation = entry.truncation {
         stack.truncation = truncation
+        stack.framesCut = entry.framesCut
         return stack
       }
       next = entry.parent

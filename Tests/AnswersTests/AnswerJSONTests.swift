@@ -62,6 +62,9 @@ struct AnswerJSONTests {
       let value = try parseJSON(answer.json)
       #expect(value["stack_truncated"] == .bool(true) && value["stack_truncated_by"]?.string == word)
     }
+    #expect(try parseJSON(answer.json)["stack_frames_cut"] == nil)
+    answer.stackFramesCut = 99328
+    #expect(try parseJSON(answer.json)["stack_frames_cut"]?.number == 99328)
     // An index that leads nowhere names no site.
     answer.siteIndex = 3
     #expect(try parseJSON(answer.json)["site"] == nil && answer.site == nil)

@@ -80,6 +80,8 @@ struct AnswerTextTests {
     #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
     #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
     #expect(lines[lines.count - 1] == "         … cut at the depth limit")
+    answer.stackFramesCut = 99328
+    #expect(answer.text.hasSuffix("         … cut at the depth limit: at least 99,328 frames beyond\n"))
     #expect(lines.count < 24)
   }
 

@@ -61,15 +61,34 @@ extension EndToEnd {
       }
     }
 
-    /// Runs a program plain and under the agent, and compares all it noted. Returns the recorded stacks.
+    /// What the index says of one noted block.
+    private struct Recorded {
+      var size: UInt64
+      var stack: IndexReader.Stack
+    }
+
+    /// Runs a program plain, under the agent, and under the agent with each stack captured twice, and compares all it noted.
+    /// Returns what was recorded in the second of these.
     @discardableResult
     private func check(
       _ command: [String], environment: [String: String] = [:], depthLimit: Int = 128, atLeast: Int = 10,
       sourceLocation: SourceLocation = #_sourceLocation
-    ) throws -> [IndexReader.Stack] {
-      let directory = try TestDirectory()
+    ) throws -> [Recorded] {
       let plain = try ChildProcess.run(command)
       try #require(plain.ending == .exit(0), "plain: \(plain.ending) \(plain.errors)", sourceLocation: sourceLocation)
+      let runs = try ["full", "check"].map {
+        try compare(
+          command, plain, environment.merging(["ALLOCS_STACKS": $0]) { $1 }, depthLimit: depthLimit, atLeast: atLeast,
+          sourceLocation)
+      }
+      return runs[0]
+    }
+
+    private func compare(
+      _ command: [String], _ plain: Outcome, _ environment: [String: String], depthLimit: Int, atLeast: Int,
+      _ sourceLocation: SourceLocation
+    ) throws -> [Recorded] {
+      let directory = try TestDirectory()
       var variables = try Installation.agentEnvironment(directory.path).merging(environment) { $1 }
       variables["STACKS_RECORD"] = directory.file("record")
       let indexed = try ChildProcess.run(command, environment: variables)
@@ -82,7 +101,10 @@ extension EndToEnd {
       let paths = try directory.segments()
       try #require(paths.count == 1, "\(paths)", sourceLocation: sourceLocation)
       let segment = try Segment(path: paths[0])
-      var stacks: [IndexReader.Stack] = []
+      if environment["ALLOCS_STACKS"] == "check" {
+        Self.expectNoDifference(segment, atLeast: UInt64(noted.count), sourceLocation)
+      }
+      var recorded: [Recorded] = []
       var faults: [String] = []
       for block in noted {
         guard let allocation = segment.allocation(containing: block.block), allocation.base == block.block,
@@ -92,7 +114,7 @@ extension EndToEnd {
           continue
         }
         let stack = segment.stack(ofNode: context.node)
-        stacks.append(stack)
+        recorded.append(Recorded(size: allocation.size, stack: stack))
         if let fault = block.fault(stack, depthLimit: depthLimit) {
           let hexadecimal = { (addresses: [UInt64]) in addresses.prefix(12).map { String($0, radix: 16) } }
           faults.append(
@@ -103,7 +125,22 @@ extension EndToEnd {
       #expect(
         faults.isEmpty, "\(faults.count) of \(noted.count): \(faults.prefix(3).joined(separator: "; "))",
         sourceLocation: sourceLocation)
-      return stacks
+      return recorded
+    }
+
+    private static func expectNoDifference(
+      _ segment: borrowing Segment, atLeast: UInt64, _ sourceLocation: SourceLocation
+    ) {
+      let (checked, differing) = counts(segment)
+      #expect(checked >= atLeast, sourceLocation: sourceLocation)
+      #expect(differing == 0, "of \(checked)", sourceLocation: sourceLocation)
+    }
+
+    /// Stacks that were captured twice, and those that were not the same both times.
+    private static func counts(_ segment: borrowing Segment) -> (checked: UInt64, differing: UInt64) {
+      let counters = segment.counters
+      func value(_ name: String) -> UInt64 { counters.first { $0.name == name }?.value ?? 0 }
+      return (value("stacks_checked"), value("stacks_differing"))
     }
 
     private static let builds = [
@@ -125,10 +162,29 @@ extension EndToEnd {
 
     @Test("100,000 frames deep: the innermost ones, cut at the limit", arguments: [1, 7, 128])
     func recursion(limit: Int) throws {
-      let stacks = try check(
+      let recorded = try check(
         [Programs.path("stacks.c"), "recursion"], environment: ["ALLOCS_DEPTH": "\(limit)"], depthLimit: limit)
-      #expect(stacks.contains { $0.truncation == .depthLimit && $0.addresses.count == limit })
+      #expect(recorded.contains { $0.stack.truncation == .depthLimit && $0.stack.addresses.count == limit })
     }
+
+    @Test("a stack that was cut says how many frames are missing, to 1 in 64", arguments: [1, 30, 128])
+    func depths(limit: Int) throws {
+      let recorded = try check(
+        [Programs.path("stacks.c"), "depths"], environment: ["ALLOCS_DEPTH": "\(limit)"], depthLimit: limit,
+        atLeast: 1200)
+      let whole = recorded.filter { $0.stack.truncation == nil }
+      // Those of main and its callers. With a limit of 1 no stack is whole.
+      let outer = whole.first.map { $0.stack.addresses.count - Int($0.size) } ?? Self.outerFrames
+      #expect(outer == Self.outerFrames && whole.allSatisfy { $0.stack.addresses.count == Int($0.size) + outer })
+      for block in recorded where block.stack.truncation == .depthLimit {
+        let missing = Int(block.size) + outer - limit
+        let said = Int(block.stack.framesCut ?? 0)
+        #expect(block.stack.addresses.count == limit && said <= missing && (missing - said) * 64 <= missing)
+      }
+      #expect(recorded.count { $0.stack.truncation == .depthLimit } + whole.count == recorded.count)
+    }
+    /// main, __libc_start_call_main, __libc_start_main and _start.
+    private static let outerFrames = 4
 
     @Test("on a stack without a limit, and on a small one", arguments: ["unlimited", "512"])
     func limits(limit: String) throws {
@@ -166,7 +222,7 @@ extension EndToEnd {
 
     @Test("a timer that interrupts anything, a thousand times a second", arguments: ["timer", "timer-alternate"])
     func timer(kind: String) throws {
-      let stacks = try check([Programs.path("stacks.c"), kind], atLeast: 200)
+      let stacks = try check([Programs.path("stacks.c"), kind], atLeast: 200).map(\.stack)
       // Stacks may end where a prologue is half done, and there only.
       #expect(stacks.count { $0.truncation == nil } * 100 >= stacks.count * 95)
     }
@@ -181,6 +237,69 @@ extension EndToEnd {
     @Test(
       "threads with stacks of any size, the smallest and the program's own too", arguments: ["threads", "own-stacks"])
     func threads(kind: String) throws { try check([Programs.path("stacks_switched.c"), kind], atLeast: 400) }
+
+    // MARK: captured twice
+
+    @Test("a stack that is not what it was recorded as is counted")
+    func altered() throws {
+      let directory = try TestDirectory()
+      let variables = try Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 }
+      let program = try Programs.path("stacks_altered.c")
+      let outcome = try ChildProcess.run([program], environment: variables)
+      try #require(outcome.ending == .exit(0), "\(outcome.errors)")
+      // 100 blocks before it changes a node of their stack, 10 after.
+      let path = try directory.segments()[0]
+      let (checked, differing) = try Self.counts(Segment(path: path))
+      #expect(checked >= 110 && differing == 10)
+      let pid = (path as NSString).lastPathComponent.prefix { $0 != "." }
+      let information = try Tool.control(["info", "--direct", String(pid)], in: directory)
+      #expect(information.output.contains("10 stacks differed the second time"), "\(information)")
+    }
+
+    @Test(
+      "real programs have the same stacks twice",
+      arguments: ["python3", "sqlite3", "gcc", "concurrent.swift", "templates.cpp", "words.cpp"])
+    func twice(name: String) throws {
+      let work = try TestDirectory()
+      let command =
+        switch name {
+        case "python3": ["python3", Programs.source("documents.py")]
+        case "sqlite3": ["sqlite3", "-bail", "-init", Programs.source("tables.sql"), ":memory:", ".quit"]
+        case "gcc": ["gcc", "-D_GNU_SOURCE", "-O2", "-c", Programs.source("battery.c"), "-o", work.file("object")]
+        default: [try Programs.path(name)]
+        }
+      let directory = try TestDirectory()
+      let variables = try Installation.agentEnvironment(directory.path).merging([
+        "ALLOCS_STACKS": "check", "PYTHONMALLOC": "malloc",
+      ]) { $1 }
+      let outcome = try ChildProcess.run(command, environment: variables)
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      let segments = try directory.segments().map { path throws(SegmentError) in try Self.counts(Segment(path: path)) }
+      #expect(segments.reduce(0) { $0 + $1.checked } > 10000)
+      #expect(segments.allSatisfy { $0.differing == 0 }, "\(segments)")
+    }
+
+    @Test("redis-server under load has the same stacks twice")
+    func redisTwice() throws {
+      let directory = try TestDirectory()
+      let socket = directory.file("redis.sock")
+      let variables = try Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 }
+      let server = try ChildProcess(
+        ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--logfile", directory.file("log")],
+        environment: ChildProcess.baseEnvironment.merging(variables) { $1 })
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try ChildProcess.run(["redis-cli", "-s", socket, "PING"]).output != "PONG\n" {
+        try #require(Date() < limit && !server.hasEnded, "redis-server does not answer: \(server.errors)")
+        usleep(20000)
+      }
+      let load = try ChildProcess.run([
+        "redis-benchmark", "-s", socket, "-q", "-n", "5000", "-r", "1000", "-t", "set,lpush,hset,sadd,zadd",
+      ])
+      #expect(load.ending == .exit(0))
+      _ = try ChildProcess.run(["redis-cli", "-s", socket, "SHUTDOWN", "NOSAVE"])
+      #expect(try server.wait().ending == .exit(0))
+      try Self.expectNoDifference(Segment(path: directory.segments()[0]), atLeast: 10000, #_sourceLocation)
+    }
 
     // MARK: libraries
 

@@ -34,15 +34,18 @@ struct OriginTests {
     #expect(segment.context(.max) == nil)
   }
 
-  @Test("a stack that was cut says why")
+  @Test("a stack that was cut says why, and how many frames are missing")
   func truncation() throws {
     let synthetic = SyntheticSegment()
     let lost = synthetic.addNode(pc: 1, flags: ALLOCS_NODE_TRUNCATED.rawValue)
     let deep = synthetic.addNode(pc: 2, flags: ALLOCS_NODE_DEPTH_LIMIT.rawValue)
+    let counted = synthetic.addNode(pc: 4, parent: 99328, flags: ALLOCS_NODE_DEPTH_LIMIT.rawValue)
     let caller = synthetic.addNode(pc: 3, parent: lost)
+    let inner = synthetic.addNode(pc: 5, parent: counted)
     let segment = try Segment(path: synthetic.path)
     #expect(segment.stack(ofNode: caller) == Stack(addresses: [3, 1], truncation: .unwinder))
     #expect(segment.stack(ofNode: deep) == Stack(addresses: [2], truncation: .depthLimit))
+    #expect(segment.stack(ofNode: inner) == Stack(addresses: [5, 4], truncation: .depthLimit, framesCut: 99328))
   }
 
   @Test("a circle of nodes ends, whatever its length and the way to it", arguments: [1, 2, 3, 7, 64], [0, 1, 5, 100])

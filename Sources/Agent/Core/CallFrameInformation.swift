@@ -332,6 +332,7 @@ extension FrameEntry {
       case 0x16:
         set(&row, cursor.unsigned(), .unsupported)
         skipBlock(&cursor)
+      case 0x2D where Machine.signsReturnAddresses: break  // DW_CFA_AARCH64_negate_ra_state
       case 0x2E: _ = cursor.unsigned()  // DW_CFA_GNU_args_size
       case 0x2F:
         let column = cursor.unsigned()
@@ -390,10 +391,6 @@ extension FrameRule {
       self = .outermost
       return
     }
-    guard row.returnAddress == .offset(-8) else {
-      self = .unsupported
-      return
-    }
     var base = row.base
     var offset = row.offset
     if base == .procedureLinkage {
@@ -403,12 +400,15 @@ extension FrameRule {
     switch base {
     case .register(Machine.stackPointerColumn), .register(Machine.framePointerColumn):
       let isFramePointer = base == .register(Machine.framePointerColumn)
-      switch row.framePointer {
-      case .same: self.init(isBasedOnFramePointer: isFramePointer, offset: offset, savedAt: nil)
-      case .offset(let place): self.init(isBasedOnFramePointer: isFramePointer, offset: offset, savedAt: place)
+      switch (row.returnAddress, row.framePointer) {
+      case (.offset(let place), .same):
+        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: nil)
+      case (.offset(let place), .offset(let saved)):
+        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: saved)
+      case (.same, .same) where !isFramePointer && Machine.interruptedLink != nil: self.init(unstoredAt: offset)
       default: self = .unsupported
       }
-    case .memoryAtFramePointer where row.framePointer == .atFramePointer:
+    case .memoryAtFramePointer where row.returnAddress == .offset(-8) && row.framePointer == .atFramePointer:
       self.init(realignedAt: offset)
     default: self = .unsupported
     }

@@ -1,17 +1,18 @@
 // FrameRule: how to get from a frame to its caller, in 32 bits, and the cache that knows it for each return address.
 //
-//   bit 31         25 24           5    4        3     2    0
+//   bit 31                            5    4        3     2    0
 //       +------------+--------------+-------+---------+------+
-//       |  saved:7   |  offset:20   | saves | on rbp  | kind |
+//       |  saved     |  offset      | saves | on fp   | kind |
 //       +------------+--------------+-------+---------+------+
 //
-// - FRAME: the canonical frame address (CFA) is rsp or rbp + 8 × offset; the return address is below it; if `saves`,
-//   the caller's rbp is at CFA - 8 × saved, else it is unchanged. So frames of up to 8 MiB fit, as large as stacks commonly
-//   are; registers are saved right below the return address.
-// - REALIGNED: the CFA is what is stored at rbp - 8 × offset, the caller's rbp at rbp.
+// - FRAME: the canonical frame address (CFA) is stack or frame pointer + offset; `saved` below it tells where the return
+//   address lies and, if `saves`, the caller's frame pointer, else it is unchanged. How wide the two fields are, and what
+//   `saved` means, is the machine's affair (Machine*.swift).
+// - REALIGNED: the CFA is what is stored at frame pointer - offset, the caller's frame pointer at the frame pointer.
+// - UNSTORED: the CFA is stack pointer + offset, the return address still in a register.
 // - The rest have no fields.
 //
-// The cache has one word for each of its lines, (pc >> 15, rule), which line and word together name the pc exactly. So
+// The cache has one word for each of its lines, (upper bits of pc, rule), which line and word together name the pc exactly. So
 // it needs no lock: a word is right or of another pc, and whoever loses a race decodes once more.
 
 import AgentMachine
@@ -26,6 +27,7 @@ struct FrameRule: Equatable {
     case outermost = 4
     case withoutInformation = 5
     case unsupported = 6
+    case unstored = 7
   }
 
   let bits: UInt32
@@ -39,27 +41,33 @@ struct FrameRule: Equatable {
   static var withoutInformation: FrameRule { FrameRule(.withoutInformation) }
   static var unsupported: FrameRule { FrameRule(.unsupported) }
 
-  /// `offset` and `savedAt` in bytes, relative to the register and to the CFA.
-  init(isBasedOnFramePointer: Bool, offset: Int64, savedAt: Int64?) {
-    let saved = savedAt.map { -$0 } ?? 0
-    guard offset >= 8, offset & 7 == 0, offset >> 3 < 1 << 20, saved >= 0, saved & 7 == 0, saved >> 3 < 1 << 7,
-      savedAt == nil || saved > 0
+  /// In bytes, relative to the register, and of `saved` below the CFA.
+  init(isBasedOnFramePointer: Bool, offset: Int64, savesFramePointer: Bool, saved: Int64) {
+    let offsetField = offset >> Machine.offsetShift
+    let savedField = saved >> 3
+    guard offset >= 8, offsetField << Machine.offsetShift == offset, offsetField < 1 << Machine.offsetBits,
+      saved >= 0, savedField << 3 == saved, savedField < 1 << Machine.savedBits
     else {
       self = .unsupported
       return
     }
     bits =
-      Kind.frame.rawValue | (isBasedOnFramePointer ? 8 : 0) | (savedAt == nil ? 0 : 16)
-      | UInt32(offset >> 3) << 5 | UInt32(saved >> 3) << 25
+      Kind.frame.rawValue | (isBasedOnFramePointer ? 8 : 0) | (savesFramePointer ? 16 : 0)
+      | UInt32(offsetField) << 5 | UInt32(savedField) << (5 + Machine.offsetBits)
   }
 
-  /// `place` in bytes, relative to rbp.
-  init(realignedAt place: Int64) {
-    guard place <= 0, place & 7 == 0, -place >> 3 < 1 << 20 else {
+  /// `place` in bytes, relative to the frame pointer.
+  init(realignedAt place: Int64) { self.init(.realigned, offset: -place) }
+  /// In bytes, relative to the stack pointer.
+  init(unstoredAt offset: Int64) { self.init(.unstored, offset: offset) }
+
+  private init(_ kind: Kind, offset: Int64) {
+    let field = offset >> Machine.offsetShift
+    guard offset >= 0, field << Machine.offsetShift == offset, field < 1 << Machine.offsetBits else {
       self = .unsupported
       return
     }
-    bits = Kind.realigned.rawValue | UInt32(-place >> 3) << 5
+    bits = kind.rawValue | UInt32(field) << 5
   }
 
   @inline(__always) var kind: UInt32 { bits & 7 }
@@ -67,16 +75,17 @@ struct FrameRule: Equatable {
   @inline(__always) var isBasedOnFramePointer: Bool { bits & 8 != 0 }
   @inline(__always) var savesFramePointer: Bool { bits & 16 != 0 }
   /// Bytes.
-  @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & 0xFFFFF) << 3 }
+  @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & (1 << Machine.offsetBits - 1)) << Machine.offsetShift }
   /// Bytes below the CFA.
-  @inline(__always) var saved: UInt64 { UInt64(bits >> 25) << 3 }
+  @inline(__always) var saved: UInt64 { UInt64(bits >> (5 + Machine.offsetBits)) << 3 }
 }
 
 // MARK: the cache
 
 enum FrameRules {
-  private static let lineBits: UInt64 = 15
-  private static let lineCount = 1 << 15
+  // So many that the rest of an address fits half a word.
+  private static let lineBits = Machine.addressBits - 32
+  private static let lineCount = 1 << lineBits
   static var size: UInt64 { UInt64(lineCount) * 8 }
 
   /// The rule for the call that returns to `pc`.
@@ -90,7 +99,7 @@ enum FrameRules {
 
   @inline(never)
   private static func decode(_ line: UnsafeMutablePointer<UInt64>, _ pc: UInt64) -> FrameRule {
-    guard pc >> 47 == 0 else { return .unsupported }
+    guard pc >> Machine.addressBits == 0 else { return .unsupported }
     let rule = CallFrameInformation.rule(for: pc, isExact: false)
     allocs_store_relaxed_u64(line, (pc >> lineBits) << 32 | UInt64(rule.bits))
     return rule

@@ -15,7 +15,8 @@ import SharedLayout
 typealias Regions = UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
 
 enum Index {
-  private static let unindexable: UInt = ~((1 << 47) - 1) | 15  // at or above 2^47, or not a multiple of 16
+  // Above what the region table covers, or not a multiple of 16.
+  private static let unindexable: UInt = ~((1 << UInt(ALLOCS_ADDRESS_BITS)) - 1) | 15
 
   // MARK: the path
 
@@ -43,7 +44,7 @@ enum Index {
     let kind = allocs_slot_kind_of_size(UInt64(size))
     if kind == ALLOCS_SLOT_LARGE.rawValue {
       let logarithm = alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount)
-      // An allocation of 2^47 bytes cannot exist where addresses have 47 bits.
+      // An allocation of 2^47 bytes cannot exist: addresses have 47 bits, or 48 that are not free all the same.
       allocs_store_relaxed_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
     }
     let granule = allocs_granule_of_address(UInt64(base))

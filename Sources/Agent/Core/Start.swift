@@ -65,6 +65,7 @@ enum Start {
       shared.pointee.frame_rules = rules.assumingMemoryBound(to: UInt64.self)
       shared.pointee.full_stacks = 1
       shared.pointee.depth_limit = settings.depth
+      shared.pointee.checks_stacks = settings.checksStacks ? 1 : 0
     }
     if let failure = createSegment(settings, shared) {
       System.unmap(regions, regionTableSize)
@@ -194,8 +195,9 @@ struct Settings {
   var directory: UnsafePointer<CChar>?
   /// ALLOCS_VERBOSE=1
   var isVerbose = false
-  /// ALLOCS_STACKS: full (or not set) or site
+  /// ALLOCS_STACKS: full (or not set), site, or check
   var wantsFullStacks = true
+  var checksStacks = false
   /// ALLOCS_DEPTH: frames of a stack that are kept, 1 to ALLOCS_FRAME_LIMIT
   var depth = ALLOCS_DEPTH_DEFAULT
 
@@ -208,6 +210,7 @@ struct Settings {
         isVerbose = value.pointee == CChar(UInt8(ascii: "1"))
       } else if let value = Self.value(of: variable, "ALLOCS_STACKS=") {
         wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
+        checksStacks = value.pointee == CChar(UInt8(ascii: "c"))
       } else if let value = Self.value(of: variable, "ALLOCS_DEPTH=") {
         depth = Self.number(value) ?? depth
       }

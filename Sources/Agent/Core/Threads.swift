@@ -152,6 +152,7 @@ enum Threads {
     thread.pointee.tid = tid
     thread.pointee.destructor_rounds = 0
     thread.pointee.queued = 0
+    thread.pointee.frames_counted = 0
     thread.pointee.stack_low = 0
     thread.pointee.stack_high = 0
     thread.pointee.has_asked_for_stack = tid == header.pointee.pid ? 1 : 0

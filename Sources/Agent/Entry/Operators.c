@@ -6,6 +6,8 @@
 // frame information, so the path without exceptions pays nothing and the agent needs no unwinder of its own.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
+#include "entry_arm.h"
+#include "entry_x86.h"
 
 #include <stdlib.h>
 
@@ -77,11 +79,9 @@ static inline void *operator_below(enum allocs_operator which) {
 
 // MARK: operator new
 
-// Each has a frame of its own: a call in the middle. Above the saved frame pointer lies the return address.
-#define ALLOCS_CALLER (uintptr_t)__builtin_frame_address(0) + 8, *(uint64_t *)__builtin_frame_address(0)
-
+// Each has a frame of its own: a call in the middle.
 #define ALLOCS_NEW(name, which, function, alignment, parameters, types, ...)                 \
-  ALLOCS_EXPORT void *name parameters {                                                      \
+  ALLOCS_OPERATOR_NEW(name, parameters) {                                                    \
     ALLOCS_UNWINDS;                                                                          \
     void *(*below) types = (void *(*) types)operator_below(which);                           \
     struct allocs_thread_block *thread = allocs_operator_enter();                            \

@@ -4,43 +4,16 @@
 // They are written in the machine's own language: a compiler may move the frame pointer register before C could ask for it.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
+#include "entry_arm.h"
+#include "entry_x86.h"
 
-// Where the return address lies, and the frame pointer, as the arguments after the first COUNT.
-#if defined(__x86_64__)
-#define ALLOCS_ENTRY_1(hook) "movq %rsp, %rsi\n movq %rbp, %rdx\n jmp " #hook
-#define ALLOCS_ENTRY_2(hook) "movq %rsp, %rdx\n movq %rbp, %rcx\n jmp " #hook
-#define ALLOCS_ENTRY_3(hook) "movq %rsp, %rcx\n movq %rbp, %r8\n jmp " #hook
-#endif
 #define ALLOCS_ENTRY(name, count, hook, ...) \
   ALLOCS_EXPORT __attribute__((naked)) __VA_ARGS__ { __asm__(ALLOCS_ENTRY_##count(hook)); }
 
 // Its own path, for it is the one that programs take most: a hook around the call would have to keep what it knows in
 // registers that are saved first, and stores that wait behind a missed cache line are what an allocation costs. Here
 // the size is all that is kept.
-#if defined(__x86_64__)
-#define ALLOCS_STRING(number) #number
-#define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
-ALLOCS_EXPORT __attribute__((naked)) void *malloc(size_t size) {
-  __asm__(
-      "movq allocs_thread_local@GOTTPOFF(%rip), %rax\n"
-      "cmpq $0, %fs:(%rax)\n"
-      "je 1f\n"
-      "movq $0, %fs:(%rax)\n"  // allocs_enter
-      "pushq %rdi\n"
-      ".cfi_adjust_cfa_offset 8\n"
-      "movq allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_MINIMUM_OFFSET) "(%rip), %rax\n"  // allocs_padded
-      "cmpq %rax, %rdi\n"
-      "cmovbq %rax, %rdi\n"
-      "callq *allocs_process_state(%rip)\n"
-      "popq %rsi\n"
-      ".cfi_adjust_cfa_offset -8\n"
-      "movq %rax, %rdi\n"
-      "movq %rsp, %rdx\n"
-      "movq %rbp, %rcx\n"
-      "jmp allocs_hook_malloced\n"
-      "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc));
-}
-#endif
+ALLOCS_EXPORT __attribute__((naked)) void *malloc(size_t size) { __asm__(ALLOCS_ENTRY_MALLOC); }
 ALLOCS_ENTRY(calloc, 2, allocs_hook_calloc, void *calloc(size_t count, size_t size))
 ALLOCS_ENTRY(realloc, 2, allocs_hook_realloc, void *realloc(void *block, size_t size))
 ALLOCS_ENTRY(reallocarray, 3, allocs_hook_reallocarray, void *reallocarray(void *block, size_t count, size_t size))

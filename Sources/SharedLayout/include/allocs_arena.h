@@ -25,14 +25,19 @@
 #include "allocs_slot.h"
 
 #define ALLOCS_PAGE_SIZE 4096u
-#define ALLOCS_ADDRESS_BITS 47u  // user addresses of x86-64 and of aarch64 with 48 bits
+// Of user addresses. On either machine the kernel gives out higher ones only to who asks for them.
+#if defined(__aarch64__)
+#define ALLOCS_ADDRESS_BITS 48u
+#else
+#define ALLOCS_ADDRESS_BITS 47u
+#endif
 #define ALLOCS_REGION_SHIFT 26u
 #define ALLOCS_SUMMARY_SHIFT 11u  // level 0: 2 KiB of heap a bit
 
 // Constants that are computed are enumerators, which Swift imports; it does not import macros with operators.
 enum {
   ALLOCS_REGION_SIZE = 1 << 26,
-  ALLOCS_REGION_COUNT = 1 << 21,  // of ALLOCS_ADDRESS_BITS
+  ALLOCS_REGION_COUNT = 1 << (ALLOCS_ADDRESS_BITS - 26),
   ALLOCS_ARENA_SLOTS = 1 << 21,
   ALLOCS_SLOTS_PER_SUMMARY_BIT = 64,
   ALLOCS_SUMMARY_BITS = 1 << 15,

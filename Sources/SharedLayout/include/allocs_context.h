@@ -17,14 +17,16 @@
 
 struct allocs_node {
   uint64_t pc;      // return address of the call
-  uint32_t parent;  // node of the caller, 0 for the outermost frame
+  uint32_t parent;  // node of the caller, 0 for the outermost frame; with DEPTH_LIMIT, see there
   uint32_t flags;   // enum allocs_node_flag
 };
 
 // A node that ends a stack early carries why: the frame is right, frames beyond it are missing.
 enum allocs_node_flag {
   ALLOCS_NODE_TRUNCATED = 1,  // the unwinder could go no further
-  ALLOCS_NODE_DEPTH_LIMIT = 2,  // cut at the depth limit
+  // Cut at the depth limit. `parent` says how many frames are missing: at least so many, rounded down to 7 significant
+  // bits; 0 if not known.
+  ALLOCS_NODE_DEPTH_LIMIT = 2,
   ALLOCS_NODE_INTERRUPTED = 4   // a signal handler ran here: pc is the instruction, not a return address
 };
 

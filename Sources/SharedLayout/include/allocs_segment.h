@@ -81,7 +81,7 @@ enum {
   ALLOCS_REGION_LEVEL0_WORDS = ALLOCS_REGION_COUNT / 64,
   ALLOCS_REGION_LEVEL1_WORDS = ALLOCS_REGION_LEVEL0_WORDS / 64,
   ALLOCS_REGION_LEVEL2_WORDS = ALLOCS_REGION_LEVEL1_WORDS / 64,
-  // In the section, level 1 fills the first page, level 0 follows.
+  // In the section, level 1 fills the first page (two where addresses have 48 bits), level 0 follows.
   ALLOCS_REGION_LEVEL0_OFFSET = ALLOCS_REGION_LEVEL1_WORDS * 8
 };
 
@@ -106,6 +106,8 @@ enum allocs_counter {
   ALLOCS_COUNTER_REALLOC_FAILED,     // failed reallocs: the old block was put back
   ALLOCS_COUNTER_ENDED_ALLOCATIONS,  // allocations of threads whose slot was reused: with the thread table, the total
   ALLOCS_COUNTER_ENDED_FREES,        // likewise their frees
+  ALLOCS_COUNTER_STACKS_CHECKED,     // with ALLOCS_STACKS=check: stacks captured twice
+  ALLOCS_COUNTER_STACKS_DIFFERING,   // of those, the ones that were not the same both times
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -114,7 +116,7 @@ static inline const char *allocs_counter_name(uint32_t counter) {
   static const char *const names[ALLOCS_COUNTER_COUNT] = {
       "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
       "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
-      "ended_allocations", "ended_frees"};
+      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing"};
   return counter < ALLOCS_COUNTER_COUNT ? names[counter] : "";
 }
 
@@ -144,7 +146,7 @@ enum allocs_flag {
 _Static_assert(sizeof(struct allocs_section) == 32, "section");
 _Static_assert(ALLOCS_SECTION_COUNT <= ALLOCS_SECTION_SPACE, "sections fit");
 _Static_assert(ALLOCS_COUNTER_COUNT <= ALLOCS_COUNTER_SPACE, "counters fit");
-_Static_assert(ALLOCS_REGION_LEVEL2_WORDS == 8, "level 2 fits the header");
+_Static_assert(ALLOCS_REGION_LEVEL2_WORDS == 8 << (ALLOCS_ADDRESS_BITS - 47), "level 2 fits the header");
 _Static_assert(offsetof(struct allocs_header, layout_version) == 8, "header.layout_version");
 _Static_assert(offsetof(struct allocs_header, file_size) == 16, "header.file_size");
 _Static_assert(offsetof(struct allocs_header, pid) == 24, "header.pid");
@@ -154,11 +156,11 @@ _Static_assert(offsetof(struct allocs_header, clock) == 48, "header.clock");
 _Static_assert(offsetof(struct allocs_header, sections) == 64, "header.sections");
 _Static_assert(offsetof(struct allocs_header, counters) == 576, "header.counters");
 _Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.region_level2");
-_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1152, "header.allocator_modules");
-_Static_assert(offsetof(struct allocs_header, command_size) == 1184, "header.command_size");
-_Static_assert(offsetof(struct allocs_header, command) == 1188, "header.command");
+_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.allocator_modules");
+_Static_assert(offsetof(struct allocs_header, command_size) == 1120 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
+_Static_assert(offsetof(struct allocs_header, command) == 1124 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 
-_Static_assert(ALLOCS_REGION_LEVEL0_OFFSET == ALLOCS_PAGE_SIZE, "level 1 of the region bits fills one page");
+_Static_assert(ALLOCS_REGION_LEVEL0_OFFSET % ALLOCS_PAGE_SIZE == 0, "level 1 of the region bits fills whole pages");
 
 #endif

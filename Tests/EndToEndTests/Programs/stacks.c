@@ -156,6 +156,14 @@ FRAME static void recurse(int depth) {
   STACKS_BARRIER;
 }
 
+// A block's size is the depth at which it was allocated.
+FRAME static void descend(int depth, int end, int every) {
+  if (depth % every == 0) STACKS_ALLOCATE(stacks_mark, STACKS_ANY, (size_t)depth);
+  if (depth < end) descend(depth + 1, end, every);
+  if (depth % every == 0) STACKS_ALLOCATE(stacks_mark, STACKS_ANY, (size_t)depth);
+  STACKS_BARRIER;
+}
+
 // MARK: signals
 
 static volatile int may_allocate;
@@ -231,6 +239,11 @@ int main(int count, char **arguments) {
   } else if (strcmp(what, "recursion") == 0) {
     recurse(100000);
     tree(5);
+  } else if (strcmp(what, "depths") == 0) {
+    // By steps that leave frames of the last capture in place, and by steps that leave none.
+    descend(1, 600, 1);
+    descend(1, 20000, 1997);
+    descend(1, 100000, 19997);
   } else if (strcmp(what, "signals") == 0) {
     catch_signal(SIGUSR1, handled, 0);
     for (int i = 0; i < 50; i++) raise_within((int)random_number(30));

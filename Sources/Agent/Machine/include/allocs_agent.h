@@ -73,11 +73,13 @@ struct allocs_thread_block {
   uint64_t stack_high;
   uint32_t has_asked_for_stack;
   uint32_t frame_count;          // of the last capture
-  uint32_t is_cut;               // it was cut at the depth limit
+  uint32_t frames_cut;           // beyond the depth limit; 0 if it was not cut
+  uint32_t checked_frame_count;  // what frame_count is between captures that are checked
   uint32_t capturing;
   struct allocs_thread_block *next;  // in the queue of ended threads
   uint32_t destructor_rounds;
   uint32_t queued;
+  uint64_t frames_counted;       // frames beyond the depth limit that were walked only to count them
   struct allocs_site sites[ALLOCS_SITE_COUNT];
 };
 
@@ -163,6 +165,7 @@ struct allocs_shared {
   uint64_t *frame_rules;                    // cache of unwinding rules
   uint32_t full_stacks;
   uint32_t depth_limit;
+  uint32_t checks_stacks;                   // capture each stack twice, and compare
   uint32_t modules_unloaded;                // ever: addresses may have changed hands
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];

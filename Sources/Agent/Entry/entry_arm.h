@@ -1,0 +1,55 @@
+// How a call of AArch64 comes in. The return address is in register x30; so an entry stores it where a call of x86-64 would have, right
+// below the caller's frame, as the upper word of a frame record, and takes the record away when the hook returns.
+#ifndef ALLOCS_ENTRY_ARM_H
+#define ALLOCS_ENTRY_ARM_H
+#if defined(__aarch64__)
+
+#define ALLOCS_RECORD \
+  "stp x29, x30, [sp, #-16]!\n .cfi_def_cfa_offset 16\n .cfi_offset 29, -16\n .cfi_offset 30, -8\n"
+#define ALLOCS_CALL(hook)                                                                        \
+  "mov x29, sp\n bl " hook "\n ldp x29, x30, [sp], #16\n .cfi_def_cfa_offset 0\n .cfi_restore 29\n" \
+  " .cfi_restore 30\n ret\n"
+
+// To `hook`, with where the return address lies, and the frame pointer, as the arguments after the first COUNT.
+#define ALLOCS_ENTRY_1(hook) ALLOCS_RECORD "add x1, sp, #8\n mov x2, x29\n" ALLOCS_CALL(#hook)
+#define ALLOCS_ENTRY_2(hook) ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL(#hook)
+#define ALLOCS_ENTRY_3(hook) ALLOCS_RECORD "add x3, sp, #8\n mov x4, x29\n" ALLOCS_CALL(#hook)
+
+// malloc: takes the thread's block, calls the function below for the padded size, goes on to the hook with the block, the
+// size and the same two.
+#define ALLOCS_STRING(number) #number
+#define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
+#define ALLOCS_ENTRY_MALLOC                                                                         \
+  "adrp x8, :gottprel:allocs_thread_local\n"                                                        \
+  "ldr x8, [x8, :gottprel_lo12:allocs_thread_local]\n"                                              \
+  "mrs x9, tpidr_el0\n"                                                                             \
+  "ldr x10, [x9, x8]\n"                                                                             \
+  "cbz x10, 1f\n"                                                                                   \
+  "str xzr, [x9, x8]\n" /* allocs_enter */                                                          \
+  "stp x29, x30, [sp, #-32]!\n"                                                                     \
+  ".cfi_remember_state\n .cfi_def_cfa_offset 32\n .cfi_offset 29, -32\n .cfi_offset 30, -24\n"       \
+  "str x0, [sp, #16]\n"                                                                             \
+  "mov x29, sp\n"                                                                                   \
+  "adrp x8, allocs_process_state\n"                                                                 \
+  "add x8, x8, :lo12:allocs_process_state\n"                                                        \
+  "ldr x9, [x8, #" ALLOCS_OFFSET(ALLOCS_TERMINAL_MINIMUM_OFFSET) "]\n" /* allocs_padded */           \
+  "cmp x0, x9\n"                                                                                    \
+  "csel x0, x9, x0, lo\n"                                                                           \
+  "ldr x8, [x8]\n"                                                                                  \
+  "blr x8\n"                                                                                        \
+  "ldr x1, [sp, #16]\n"                                                                             \
+  "ldp x29, x30, [sp], #32\n"                                                                       \
+  ".cfi_restore_state\n" ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced") \
+  "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
+
+// The head of an operator new. Its body has a record of its own somewhere in its frame, which leads to the entry's: there
+// lie the same two.
+#define ALLOCS_OPERATOR_NEW(name, parameters)                                                                     \
+  __attribute__((used)) ALLOCS_HIDDEN void *allocs##name parameters;                                              \
+  ALLOCS_EXPORT __attribute__((naked)) void *name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \
+  void *allocs##name parameters
+#define ALLOCS_CALLER \
+  *(uintptr_t *)__builtin_frame_address(0) + 8, **(uint64_t **)__builtin_frame_address(0)
+
+#endif
+#endif
