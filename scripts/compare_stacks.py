@@ -73,6 +73,16 @@ def own_range(pid):
     return min(bounds), max(bounds)
 
 
+def are_code(addresses, pid):
+    """Whether all lie in executable mappings, so that they can be return addresses."""
+    ranges = []
+    for line in open(f"/proc/{pid}/maps"):
+        bounds, permissions = line.split()[:2]
+        if "x" in permissions:
+            ranges.append([int(x, 16) for x in bounds.split("-")])
+    return all(any(low <= address < high for low, high in ranges) for address in addresses)
+
+
 def stack_of_gdb():
     """Return addresses of the callers, innermost first, and why gdb went no further."""
     addresses, reason = [], "at its end"
@@ -117,7 +127,7 @@ def start():
     gdb.execute("continue", to_string=True)
 
 
-same = total = nested = 0
+same = total = nested = astray = 0
 classes = collections.Counter()
 examples = {}
 segment = own = None
@@ -128,6 +138,8 @@ def describe(found, expected, reason):
     addresses, flags = found
     pairs = enumerate(zip(addresses, expected))
     depth = next((i for i, (a, b) in pairs if a != b), min(len(addresses), len(expected)))
+    goes_on = depth < min(len(addresses), len(expected))
+    is_astray = goes_on and not are_code(expected[depth:], gdb.selected_inferior().pid)
 
     def symbol(address):
         text = gdb.execute(f"info symbol {address:#x}", to_string=True).split(" in section")[0].strip()
@@ -138,11 +150,13 @@ def describe(found, expected, reason):
         kind = "the agent ends" + (", marked" if flags & TRUNCATED else ", NOT marked")
     elif depth == len(expected):
         kind = f"gdb ends ({reason})"
+    elif is_astray:
+        kind = "gdb goes to what is not code"
     else:
         kind = "they differ"
     key = f"{kind} after {shared}"
     examples.setdefault(key, ([symbol(x) for x in addresses[depth:depth + 3]], [symbol(x) for x in expected[depth:depth + 3]]))
-    return key
+    return key, is_astray
 
 
 try:
@@ -190,7 +204,9 @@ try:
                 elif found[0] == expected and not found[1] & TRUNCATED:
                     same += 1
                 else:
-                    classes[describe(found, expected, reason)] += 1
+                    key, is_astray = describe(found, expected, reason)
+                    classes[key] += 1
+                    astray += is_astray
         for point in points:
             point.enabled = True
             point.ignore_count = every - 1
@@ -200,9 +216,12 @@ except gdb.error as error:
 if total < limit and not ended:
     ended = "the program ended" if time.monotonic() < deadline else "its time was up"
 
-share = same / total if total else 0
+# A stack with addresses that are not code is not what happened; nothing can be said of the agent's there.
+share = same / (total - astray) if total > astray else 0
 with open(os.environ["ALLOCS_COMPARE_OUTPUT"], "w") as output:
-    print(f"{total} captures, {same} identical ({100 * share:.3f} %){'; ' + ended if ended else ''}", file=output)
+    others = f" of {total - astray}; in {astray} gdb went astray" if astray else ""
+    reason = f"; {ended}" if ended else ""
+    print(f"{total} captures, {same} identical ({100 * share:.3f} %){others}{reason}", file=output)
     for key, count in classes.most_common(8):
         print(f"    {count} {key} {examples.get(key, '')}", file=output)
     if share < 0.999:
