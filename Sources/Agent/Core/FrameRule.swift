@@ -73,6 +73,8 @@ struct FrameRule: Equatable {
   @inline(__always) var kind: UInt32 { bits & 7 }
   @inline(__always) var isFrame: Bool { bits & 7 == Kind.frame.rawValue }
   @inline(__always) var isBasedOnFramePointer: Bool { bits & 8 != 0 }
+  /// Whether the way out depends on what the frame pointer register holds.
+  @inline(__always) var needsFramePointer: Bool { bits & 15 != Kind.frame.rawValue }
   @inline(__always) var savesFramePointer: Bool { bits & 16 != 0 }
   /// Bytes.
   @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & (1 << Machine.offsetBits - 1)) << Machine.offsetShift }

@@ -1,46 +1,39 @@
 // Stack: from the caller's registers to a node of the trie of call stacks.
 //
-// Each thread keeps its last capture as a list of frames, outermost first: stack pointer, program counter and frame pointer on
-// entry to the frame, the rule that leads out of it, and its node. A new capture unwinds from the inside only
-// until it meets a frame of the old list, and takes the rest from there. Why that is the same as unwinding to the end:
+// Unwinding is a function of the registers it begins with and the words of the stack it reads: a rule depends on nothing
+// but the program counter, and what lies where the rule says is all that a step looks at. So a capture that begins with
+// the same registers as an earlier one, and finds in all those words what was there then, gives the same stack. The
+// same holds from any frame on outwards. Two kinds of memory of earlier captures follow from that, both the thread's own:
 //
-// - A rule depends on nothing but the program counter. With the same rule, stack pointer and frame pointer, the caller's
-//   stack pointer (the CFA) is the same, and so are the places where its return address and saved frame pointer lie.
-// - So if a frame agrees with an old one in all three registers, and the words in those places are what they were, the
-//   caller agrees in all three. `isUnchanged` looks at the words of each outer frame: two loads and comparisons.
-// - A frame whose rule needs more than that (signal frames, realigned frames, code without information) is unwound
-//   again, and the result compared.
-// - The places lie between the present stack pointer and the stack's end, which unwinding checked when they were found.
+// - The frames kept: any frame met of late, with its way out (the CFA), where its caller's frame is kept, and its node. A walk
+//   follows these links from frame to frame instead of looking up rules, and reads the words on the way to see that they
+//   still lead there; the innermost frame's node is that of the stack if each was made from the very node that the
+//   caller's frame has.
+// - The list: frames that two walks in a row have met, outermost first, with all words that led from each to the end. A
+//   walk that meets a frame of the list, and finds its words unchanged, has the rest of the stack.
 //
-// With ALLOCS_STACKS=check, each capture is made a second time with nothing kept of earlier ones, and compared.
+// In the list, what a frame's frame pointer register holds counts only if a frame outside is found by it before it is
+// loaded again; else neither it nor the word it was saved in takes part, for functions use that register as any other.
+//
+// What is kept is used only for frames on the thread's own stack, whose bounds never change: a word that was inside them
+// when the frame was met is inside them now.
+//
+// A frame has at most one place in the list, and counts as there only if frame and entry name each other: an entry
+// whose frame gave way to another is passed over. One walk does not replace a frame it has met; if both of a pair were, the
+// next goes to room that no later walk looks at.
+//
+// With ALLOCS_STACKS=check, each stack is unwound a second time with nothing kept, and compared (StackCheck.swift).
 //
 // A stack deeper than the limit keeps its innermost frames, and its outermost node says how many were cut. That number is carried
-// along from one capture to the next; a capture that has none to begin with walks on to count, within a budget.
-//
-// Loads are confined to the thread's own stack, or the alternate signal stack it is on. A stack pointer anywhere else, as of a
-// coroutine, gives the call site alone, marked as truncated.
+// along from one capture to the next; a capture that has none to begin with walks on to count, within a budget (CutFrames.swift).
 
 import AgentMachine
 import SharedLayout
 
-/// Where a hook was called from.
-struct Caller {
-  /// The address of the call's return address.
-  let place: UInt
-  /// The caller's frame pointer register.
-  let framePointer: UInt64
-
-  @inline(__always) var site: UInt64 {
-    UnsafePointer<UInt64>(bitPattern: place).unsafelyUnwrapped.pointee
-  }
-  @inline(__always) var stackPointer: UInt64 { UInt64(place) &+ 8 }
-}
-
 enum Stack {
   typealias Frame = UnsafeMutablePointer<allocs_frame>
-
-  /// Set in a frame's pc: a signal interrupted it there, it is not a return address.
-  private static let interrupted: UInt64 = 1 << 63
+  typealias Header = UnsafeMutablePointer<allocs_header>
+  typealias Rules = UnsafeMutablePointer<UInt64>
 
   /// The node of the caller's stack; 0 if it cannot be recorded.
   @inline(__always)
@@ -49,79 +42,42 @@ enum Stack {
     return node != 0 ? node : capture(thread, caller)
   }
 
-  /// The node of the caller's stack if it is that of the last capture, and has only frames whose rules are plain; else 0.
-  /// Calls nothing.
+  /// The node of the caller's stack if it is the list; else 0. Calls nothing.
   @inline(__always)
   static func last(_ thread: Thread, _ caller: Caller) -> UInt32 {
     let count = Int(thread.pointee.frame_count)
     guard count > 0 else { return 0 }
-    let frames = frames(thread)
-    let last = frames + (count - 1)
-    guard last.pointee.sp == caller.stackPointer, last.pointee.pc == caller.site,
-      last.pointee.fp == caller.framePointer
+    let entry = allocs_listed(thread) + (count - 1)
+    let frame = allocs_frames(thread) + Int(entry.pointee.frame)
+    guard frame.pointee.pc == caller.site, frame.pointee.sp == caller.stackPointer,
+      frame.pointee.place == thread.pointee.frame_count &- 1,
+      entry.pointee.needs_fp == 0 || entry.pointee.fp == caller.framePointer,
+      areUnchanged(allocs_words(thread), Int(entry.pointee.words))
     else { return 0 }
-    var frame = last
-    while true {
-      let rule = FrameRule(bits: frame.pointee.rule)
-      guard rule.isFrame else { break }  // as at frames[0], always
-      frame -= 1
-      guard isUnchanged(rule, frame) else { return 0 }
-    }
-    return frame == frames ? last.pointee.node : 0
+    return entry.pointee.node
   }
 
-  /// Whether the frames outside frames[count - 1] are still what they were, given that it is.
-  private static func isUnchanged(_ frames: Frame, _ count: Int) -> Bool {
-    var frame = frames + (count - 1)
-    while frame > frames {
-      let outer = frame - 1
-      let rule = FrameRule(bits: frame.pointee.rule)
-      guard rule.isFrame ? isUnchanged(rule, outer) : isUnchangedByUnwinding(frame, outer) else { return false }
-      frame = outer
+  /// Whether the stack still holds the first `count` words of the list.
+  @inline(__always)
+  private static func areUnchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Bool {
+    var word = words
+    let end = words + count
+    while word < end {
+      guard load(word.pointee.address) == word.pointee.value else { return false }
+      word += 1
     }
     return true
   }
 
-  /// Whether the words that led out of a frame by `rule`, to `outer`, are still there.
-  @inline(__always)
-  private static func isUnchanged(_ rule: FrameRule, _ outer: Frame) -> Bool {
-    let cfa = outer.pointee.sp
-    guard Machine.address(load(cfa &- rule.returnAddress)) == outer.pointee.pc else { return false }
-    return !rule.savesFramePointer || load(cfa &- rule.framePointer) == outer.pointee.fp
+  /// Forgets what earlier captures met: its rules may have changed. May be called by another thread, which leaves alone
+  /// what a capture under way works on.
+  static func forget(_ thread: Thread) {
+    thread.pointee.must_forget = 1
+    thread.pointee.frame_count = 0
+    thread.pointee.checked_frame_count = 0
   }
 
-  @inline(never)
-  private static func isUnchangedByUnwinding(_ frame: Frame, _ outer: Frame) -> Bool {
-    let rule = FrameRule(bits: frame.pointee.rule)
-    // Where the step looks is where it looked before, as long as the CFA is the same.
-    switch rule.kind {
-    case FrameRule.Kind.realigned.rawValue:
-      guard load(frame.pointee.fp &- rule.offset) == outer.pointee.sp else { return false }
-    case FrameRule.Kind.withoutInformation.rawValue:
-      guard Machine.stackPointer(aboveRecord: frame.pointee.fp) == outer.pointee.sp else { return false }
-    default: break
-    }
-    var registers = Registers(sp: frame.pointee.sp, pc: frame.pointee.pc, fp: frame.pointee.fp)
-    switch registers.step(rule, high: .max) {
-    case .stepped, .crossedSignal: break
-    case .ended, .lost: return false
-    }
-    return registers.sp == outer.pointee.sp && registers.pc == outer.pointee.pc && registers.fp == outer.pointee.fp
-  }
-
-  // MARK: unwinding
-
-  /// Where a walk along the stack has ended.
-  private struct Walk {
-    /// Frames of the list that it goes on with, outermost ones; 0 if it met none.
-    var old = 0
-    /// Fresh frames inside those, innermost first.
-    var count = 0
-    /// Flags of the outermost node, if the walk met no frame of the list.
-    var end: UInt32 = 0
-    /// Frames beyond the limit of depth.
-    var cut: UInt32 = 0
-  }
+  // MARK: a capture
 
   @inline(never)
   private static func capture(_ thread: Thread, _ caller: Caller) -> UInt32 {
@@ -132,332 +88,348 @@ enum Stack {
       let rules = shared.pointee.frame_rules
     else { return 0 }
     if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
+    if thread.pointee.must_forget != 0 {
+      thread.pointee.must_forget = 0
+      for index in 0..<Int(ALLOCS_FRAMES_KEPT) { allocs_frames(thread)[index].pc = 0 }
+    }
     let limit = Int(shared.pointee.depth_limit)
     guard limit > 0 else { return 0 }  // wiped: a child was forked a moment ago, by a signal handler
-    if shared.pointee.checks_stacks != 0 { return checkedNode(thread, caller, shared, header, rules, limit) }
-    return unwoundNode(thread, caller, shared, header, rules, limit)
+    if shared.pointee.checks_stacks == 0 { return node(thread, shared, header, walk(thread, caller, rules, limit), limit) }
+    return StackCheck.node(thread, caller, shared, header, limit) {
+      let last = last(thread, caller)
+      return last != 0 ? last : node(thread, shared, header, walk(thread, caller, rules, limit), limit)
+    }
   }
 
-  @inline(__always)
-  private static func unwoundNode(
-    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>,
-    _ header: UnsafeMutablePointer<allocs_header>, _ rules: UnsafeMutablePointer<UInt64>, _ limit: Int
-  ) -> UInt32 {
-    let walk = unwind(thread, caller, rules, limit, old: Int(thread.pointee.frame_count))
-    return keep(thread, shared, header, walk, limit)
+  /// Where a walk along the stack has ended.
+  private struct Walk {
+    /// Frames of the list that it goes on with, outermost ones; 0 if it met none.
+    var joined = 0
+    /// Fresh frames inside those, innermost first.
+    var count = 0
+    /// The innermost ones of those whose nodes may be wrong.
+    var stale = 0
+    /// The outermost ones that the walk before met, too.
+    var steady = 0
+    /// Flags of the outermost node, if the walk met no frame of the list.
+    var end: UInt32 = 0
+    /// Frames beyond the limit of depth.
+    var cut: UInt32 = 0
   }
 
-  /// Unwinds to frames[..<old] of the last capture, or to the end, with the fresh frames in the room behind the list.
-  /// Without `rules`, each rule is decoded anew, and frames that were cut are not counted.
+  /// From the innermost frame outwards until it meets the list, the end or the limit.
   @inline(__always)
-  private static func unwind(
-    _ thread: Thread, _ caller: Caller, _ rules: UnsafeMutablePointer<UInt64>?, _ limit: Int, old: Int
-  ) -> Walk {
+  private static func walk(_ thread: Thread, _ caller: Caller, _ rules: Rules, _ limit: Int) -> Walk {
+    let frames = allocs_frames(thread)
+    let listed = allocs_listed(thread)
+    let fresh = allocs_fresh(thread)
+    let number = thread.pointee.walk &+ 1
+    thread.pointee.walk = number
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-    let frames = frames(thread)
-    let fresh = freshFrames(thread)
     var bounds = Bounds(thread, registers.sp)
-    // Old frames that may yet be met: those below `old`.
-    var walk = Walk(old: old)
+    var spare = Int(ALLOCS_FRAMES_KEPT)
+    var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
     var depth = 0  // of the whole stack, if the list knows
-    if bounds.isForeign {
-      fresh[0] = allocs_frame(sp: registers.sp, pc: registers.pc, fp: registers.fp, node: 0, rule: 0)
-      return Walk(count: 1, end: ALLOCS_NODE_TRUNCATED.rawValue)
-    }
-    while true {
-      while walk.old > 0, frames[walk.old - 1].sp < registers.sp { walk.old -= 1 }
-      if walk.old > 0, frames[walk.old - 1].sp == registers.sp {
-        let candidate = frames + (walk.old - 1)
-        if candidate.pointee.pc == registers.pc, candidate.pointee.fp == registers.fp {
-          if isUnchanged(frames, walk.old) {
-            let known = walk.old + walk.count
-            if thread.pointee.frames_cut == 0 || known >= limit { return walk }
-            // A list that was cut is too short for this stack; but it tells how much is beyond.
-            depth = known + Int(thread.pointee.frames_cut)
+    var walk = Walk()
+    var inner = frames + Int(ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT)  // the frame last met; at first, none
+    while !bounds.isForeign {
+      var frame = frames + Int(inner.pointee.outer % ALLOCS_FRAMES_KEPT)  // never what an earlier walk had no place for
+      let isKept = bounds.isOwn && (isSame(frame, registers) || find(&frame, frames, registers))
+      if isKept {
+        if frame.pointee.place < listCount {
+          let entry = listed + Int(frame.pointee.place)
+          if frames + Int(entry.pointee.frame) == frame,
+            entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
+          {
+            if areUnchanged(allocs_words(thread), Int(entry.pointee.words)) {
+              let known = Int(frame.pointee.place) + 1 + walk.count
+              if thread.pointee.frames_cut == 0 || known >= limit {
+                inner.pointee.outer = UInt32(entry.pointee.frame)
+                if inner.pointee.parent != entry.pointee.node { walk.stale = walk.count }
+                walk.joined = known - walk.count
+                return walk
+              }
+              // A list that was cut is too short for this stack; but it tells how much is beyond.
+              depth = known + Int(thread.pointee.frames_cut)
+            }
+            listCount = 0
           }
-          walk.old = 0
-        } else {
-          walk.old -= 1
         }
+        if walk.count == limit { break }
+        frame.pointee.fp = registers.fp
+        walk.steady = frame.pointee.walk == number &- 1 ? walk.steady + 1 : 0
+        frame.pointee.walk = number
+      } else {
+        if walk.count == limit { break }
+        frame = room(frames, registers, number, &spare, canBeFound: bounds.isOwn)
+        let rule = rule(registers.pc, rules)
+        let base = rule.isBasedOnFramePointer ? registers.fp : registers.sp
+        frame.pointee = allocs_frame(
+          sp: registers.sp, pc: registers.pc, fp: registers.fp, cfa: base &+ rule.offset, rule: rule.bits, node: 0,
+          parent: 0, walk: number, outer: 0, place: ALLOCS_FRAME_NOWHERE, unused: 0)
+        walk.steady = 0
       }
-      if walk.count == limit {
-        walk.end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
-        if depth > limit {
-          walk.cut = UInt32(truncatingIfNeeded: depth - limit)
-        } else if let rules {
-          walk.cut = countOutwards(thread, registers, bounds, rules)
-        }
-        break
-      }
-      let rule = rule(registers.pc, rules)
-      fresh[walk.count] = allocs_frame(
-        sp: registers.sp, pc: registers.pc, fp: registers.fp, node: 0, rule: rule.bits)
+      let index = frame - frames
+      if inner.pointee.parent != frame.pointee.node { walk.stale = walk.count }
+      inner.pointee.outer = UInt32(truncatingIfNeeded: index)
+      fresh[walk.count] = UInt16(truncatingIfNeeded: index)
       walk.count += 1
-      let outcome = registers.step(rule, high: bounds.high)
-      if outcome == .stepped { continue }
-      if outcome == .crossedSignal {
-        bounds = Bounds(thread, registers.sp)
-        if !bounds.isForeign { continue }
+      inner = frame
+      let rule = FrameRule(bits: frame.pointee.rule)
+      switch isKept && rule.isFrame
+        ? registers.stepAgain(rule, cfa: frame.pointee.cfa) : registers.step(rule, high: bounds.high)
+      {
+      case .stepped: continue
+      case .crossedSignal: bounds = Bounds(thread, registers.sp)
+      case .ended: return walk
+      case .lost:
+        frame.pointee.sp = 0  // never to be found: what it led to may make more sense another time
+        walk.end = ALLOCS_NODE_TRUNCATED.rawValue
+        return walk
       }
-      if outcome != .ended { walk.end = ALLOCS_NODE_TRUNCATED.rawValue }
-      break
     }
-    walk.old = 0
+    if !bounds.isForeign {
+      walk.end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
+      walk.cut =
+        depth > limit
+        ? UInt32(truncatingIfNeeded: depth - limit) : CutFrames.count(thread, registers, bounds, rules)
+      return walk
+    }
+    if walk.count == 0 {
+      // The call site alone.
+      frames[spare] = allocs_frame(
+        sp: registers.sp, pc: registers.pc, fp: registers.fp, cfa: 0, rule: FrameRule.unsupported.bits, node: 0,
+        parent: 0, walk: number, outer: 0, place: ALLOCS_FRAME_NOWHERE, unused: 0)
+      fresh[0] = UInt16(spare)
+      walk.count = 1
+    }
+    walk.end = ALLOCS_NODE_TRUNCATED.rawValue
     return walk
   }
 
+  /// The rule for the frame with `pc`; without `rules`, decoded anew.
   @inline(__always)
-  private static func rule(_ pc: UInt64, _ rules: UnsafeMutablePointer<UInt64>?) -> FrameRule {
-    guard pc & interrupted == 0, let rules else {
-      return CallFrameInformation.rule(for: pc & ~interrupted, isExact: pc & interrupted != 0)
+  static func rule(_ pc: UInt64, _ rules: Rules?) -> FrameRule {
+    guard pc & Registers.interrupted == 0, let rules else {
+      return CallFrameInformation.rule(
+        for: pc & ~Registers.interrupted, isExact: pc & Registers.interrupted != 0)
     }
     return FrameRules.rule(rules, pc)
   }
 
-  /// Makes frames[..<old] and the fresh frames the thread's list, and gives the innermost one's node.
-  private static func keep(
-    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
-    _ walk: Walk, _ limit: Int
-  ) -> UInt32 {
-    let frames = frames(thread)
-    let fresh = freshFrames(thread)
-    let count = walk.count
-    var first = walk.old  // the first frame that needs a node
-    var flags = walk.end
-    if walk.old == 0 { thread.pointee.frames_cut = walk.cut }
-    var kept = walk.old
-    if walk.old + count > limit {
-      // The outermost go, and with them the roots of all nodes.
-      let excess = walk.old + count - limit
-      kept = walk.old - excess
-      for index in 0..<kept { frames[index] = frames[index + excess] }
-      first = 0
-      flags = ALLOCS_NODE_DEPTH_LIMIT.rawValue
-      thread.pointee.frames_cut &+= UInt32(truncatingIfNeeded: excess)
+  // MARK: frames kept
+
+  /// Whether the way out of `frame` is that of the frame with these registers.
+  @inline(__always)
+  private static func isSame(_ frame: Frame, _ registers: Registers) -> Bool {
+    frame.pointee.pc == registers.pc && frame.pointee.sp == registers.sp
+      && (!FrameRule(bits: frame.pointee.rule).needsFramePointer || frame.pointee.fp == registers.fp)
+  }
+
+  /// The pair of places of the frame with these registers.
+  @inline(__always)
+  private static func pair(_ frames: Frame, _ registers: Registers) -> Frame {
+    let hash = ((registers.sp >> 3) ^ (registers.pc << 20)) &* 0x9E37_79B9_7F4A_7C15
+    return frames + Int(hash >> UInt64(ALLOCS_FRAME_SHIFT)) * 2
+  }
+
+  @inline(__always)
+  private static func find(_ frame: inout Frame, _ frames: Frame, _ registers: Registers) -> Bool {
+    frame = pair(frames, registers)
+    if isSame(frame, registers) { return true }
+    frame += 1
+    return isSame(frame, registers)
+  }
+
+  /// Where a frame goes that is not kept: to the one of its pair that was met longer ago.
+  @inline(__always)
+  private static func room(
+    _ frames: Frame, _ registers: Registers, _ walk: UInt32, _ spare: inout Int, canBeFound: Bool
+  ) -> Frame {
+    if canBeFound {
+      let first = pair(frames, registers)
+      let older = walk &- first[0].walk >= walk &- first[1].walk ? first : first + 1
+      if older.pointee.walk != walk { return older }
     }
-    for index in 0..<count { frames[kept + index] = fresh[count - 1 - index] }
-    let total = kept + count
-    var parent = first == 0 ? rounded(thread.pointee.frames_cut) : frames[first - 1].node
-    for index in first..<total {
-      let pc = frames[index].pc
-      parent = Contexts.child(
-        thread, shared, header, parent, pc & ~interrupted, nodeFlags(pc, isOutermost: index == 0, flags))
-      guard parent != 0 else {
+    defer { spare += 1 }
+    return frames + spare
+  }
+
+  // MARK: the node
+
+  /// The node of the stack that was walked; 0 if it cannot be recorded.
+  @inline(__always)
+  private static func node(
+    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header, _ walk: Walk, _ limit: Int
+  ) -> UInt32 {
+    if walk.joined == 0 || walk.stale > 0 || walk.joined + walk.count > limit {
+      return staleNode(thread, shared, header, walk, limit)
+    }
+    let frames = allocs_frames(thread)
+    if walk.steady > 0 { list(thread, walk, from: walk.joined) }
+    return walk.count > 0
+      ? frames[Int(allocs_fresh(thread)[0])].node
+      : allocs_listed(thread)[walk.joined - 1].node
+  }
+
+  /// The same where nodes have to be looked up.
+  @inline(never)
+  private static func staleNode(
+    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header, _ walk: Walk, _ limit: Int
+  ) -> UInt32 {
+    let frames = allocs_frames(thread)
+    let fresh = allocs_fresh(thread)
+    var joined = walk.joined
+    var stale = walk.stale
+    var end = walk.end
+    var cut = walk.cut
+    if joined + walk.count > limit {
+      // The outermost go, and with them the roots of all nodes.
+      let excess = joined + walk.count - limit
+      cut = thread.pointee.frames_cut &+ UInt32(truncatingIfNeeded: excess)
+      end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
+      joined -= excess
+      stale = walk.count
+      guard joined == 0 || shorten(thread, shared, header, walk.joined, by: excess) else {
         thread.pointee.frame_count = 0
         return 0
       }
-      frames[index].node = parent
     }
-    // Nothing is kept of what it leads to, should the stack go on.
-    frames[0].rule = FrameRule.outermost.bits
-    thread.pointee.frame_count = UInt32(total)
+    var parent: UInt32
+    if joined > 0 {
+      parent = allocs_listed(thread)[joined - 1].node
+    } else {
+      let outermost = frames + Int(fresh[walk.count - 1])
+      parent = Contexts.child(
+        thread, shared, header, CutFrames.rounded(cut), outermost.pointee.pc & ~Registers.interrupted,
+        nodeFlags(outermost.pointee.pc, isOutermost: true, end))
+      stale = walk.count - 1
+      outermost.pointee.node = parent
+      outermost.pointee.parent = 0
+    }
+    if stale < walk.count { parent = frames[Int(fresh[stale])].node }
+    while stale > 0, parent != 0 {
+      stale -= 1
+      let frame = frames + Int(fresh[stale])
+      if frame.pointee.parent != parent {
+        let pc = frame.pointee.pc
+        frame.pointee.parent = parent
+        frame.pointee.node = Contexts.child(
+          thread, shared, header, parent, pc & ~Registers.interrupted, nodeFlags(pc, isOutermost: false, 0))
+        if frame.pointee.node == 0 { frame.pointee.parent = 0 }  // ids or memory have run out; ask again
+      }
+      parent = frame.pointee.node
+    }
+    if walk.steady > 0, parent != 0 {
+      if joined == 0 { thread.pointee.frames_cut = cut }
+      list(thread, walk, from: joined)
+    }
     return parent
   }
 
   @inline(__always)
-  private static func nodeFlags(_ pc: UInt64, isOutermost: Bool, _ end: UInt32) -> UInt32 {
-    (isOutermost ? end : 0) | (pc & interrupted == 0 ? 0 : ALLOCS_NODE_INTERRUPTED.rawValue)
+  static func nodeFlags(_ pc: UInt64, isOutermost: Bool, _ end: UInt32) -> UInt32 {
+    (isOutermost ? end : 0) | (pc & Registers.interrupted == 0 ? 0 : ALLOCS_NODE_INTERRUPTED.rawValue)
   }
 
-  // MARK: frames that are cut
+  // MARK: the list
 
-  /// Frames from `start` outwards, at least one; as many as its budget lets the thread count. That is some 20 ms' worth at
-  /// first, and then a little for each allocation, so that no pattern of calls makes allocations slow without bound.
+  /// Puts the steady ones of the fresh frames behind the first `count` of the list.
   @inline(never)
-  private static func countOutwards(
-    _ thread: Thread, _ start: Registers, _ bounds: Bounds, _ rules: UnsafeMutablePointer<UInt64>
-  ) -> UInt32 {
-    let atFirst: UInt64 = 1 << 22
-    let perAllocation: UInt64 = 16
-    let budget = atFirst &+ thread.pointee.entry.pointee.identity.allocations &* perAllocation
-    var registers = start
-    var bounds = bounds
-    var count: UInt64 = 1
-    counting: while thread.pointee.frames_counted &+ count < budget {
-      switch registers.step(rule(registers.pc, rules), high: bounds.high) {
-      case .stepped: break
-      case .crossedSignal:
-        bounds = Bounds(thread, registers.sp)
-        if bounds.isForeign { break counting }
-      case .ended, .lost: break counting
+  private static func list(_ thread: Thread, _ walk: Walk, from count: Int) {
+    let frames = allocs_frames(thread)
+    let listed = allocs_listed(thread)
+    let fresh = allocs_fresh(thread)
+    var count = count
+    for next in (walk.count - walk.steady..<walk.count).reversed() {
+      let frame = frames + Int(fresh[next])
+      let rule = FrameRule(bits: frame.pointee.rule)
+      var needsFramePointer = rule.needsFramePointer
+      var words: UInt16 = 0
+      // Nothing is kept of what the outermost frame leads to, should the stack go on.
+      if count > 0 {
+        let outer = listed[count - 1]
+        var word = allocs_words(thread) + Int(outer.words)
+        if rule.isFrame {
+          note(&word, frame.pointee.cfa &- rule.returnAddress)
+          if outer.needs_fp != 0 {
+            if rule.savesFramePointer {
+              note(&word, frame.pointee.cfa &- rule.framePointer)
+            } else {
+              needsFramePointer = true
+            }
+          }
+        } else {
+          noteUncommon(&word, frame, frames + Int(outer.frame), rule)
+        }
+        words = UInt16(truncatingIfNeeded: word - allocs_words(thread))
       }
+      frame.pointee.place = UInt32(truncatingIfNeeded: count)
+      listed[count] = allocs_listed(
+        fp: frame.pointee.fp, node: frame.pointee.node, frame: fresh[next], words: words,
+        needs_fp: needsFramePointer ? 1 : 0)
       count += 1
     }
-    thread.pointee.frames_counted &+= count
-    return UInt32(truncatingIfNeeded: count)
+    thread.pointee.frame_count = UInt32(truncatingIfNeeded: count)
   }
 
-  /// Rounded down, by less than 1 in 64: a recursion has as many nodes as there are numbers.
-  private static func rounded(_ count: UInt32) -> UInt32 {
-    let precision = 7  // bits
-    let low = max(0, UInt32.bitWidth - count.leadingZeroBitCount - precision)
-    return (count >> UInt32(low)) << UInt32(low)
+  @inline(__always)
+  private static func note(_ word: inout UnsafeMutablePointer<allocs_word>, _ address: UInt64) {
+    word.pointee = allocs_word(address: address, value: load(address))
+    word += 1
   }
 
-  // MARK: checking
-
-  /// The node as always; then the stack once more by unwinding alone, with no list and no cached rule, compared with what
-  /// readers will find.
+  /// The words that the uncommon kinds of step have read; see Registers.step.
   @inline(never)
-  private static func checkedNode(
-    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>,
-    _ header: UnsafeMutablePointer<allocs_header>, _ rules: UnsafeMutablePointer<UInt64>, _ limit: Int
-  ) -> UInt32 {
-    // Between captures the list has no frames, so that all come here.
-    thread.pointee.frame_count = thread.pointee.checked_frame_count
-    let last = last(thread, caller)
-    let node = last != 0 ? last : unwoundNode(thread, caller, shared, header, rules, limit)
-    thread.pointee.checked_frame_count = thread.pointee.frame_count
-    thread.pointee.frame_count = 0
-    guard node != 0 else { return 0 }
-    let walk = unwind(thread, caller, nil, limit, old: 0)
-    Index.count(ALLOCS_COUNTER_STACKS_CHECKED)
-    if !isRecorded(walk, freshFrames(thread), node, header) { Index.count(ALLOCS_COUNTER_STACKS_DIFFERING) }
-    return node
-  }
-
-  /// Whether `node` stands for the fresh frames, to the word.
-  private static func isRecorded(
-    _ walk: Walk, _ fresh: Frame, _ node: UInt32, _ header: UnsafeMutablePointer<allocs_header>
-  ) -> Bool {
-    let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
-    var next = node
-    for index in 0..<walk.count {
-      guard next != 0 else { return false }
-      let entry = nodes + Int(next)
-      let pc = fresh[index].pc
-      guard entry.pointee.pc == pc & ~interrupted,
-        entry.pointee.flags == nodeFlags(pc, isOutermost: index == walk.count - 1, walk.end)
-      else { return false }
-      next = entry.pointee.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 ? entry.pointee.parent : 0
-    }
-    return next == 0
-  }
-
-  /// Forgets the last capture: its rules may have changed.
-  static func forget(_ thread: Thread) {
-    thread.pointee.frame_count = 0
-    thread.pointee.checked_frame_count = 0
-  }
-
-  @inline(__always)
-  private static func frames(_ thread: Thread) -> Frame {
-    withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.frames) {
-      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_frame.self)
-    }
-  }
-
-  /// The room behind the list.
-  @inline(__always)
-  private static func freshFrames(_ thread: Thread) -> Frame { frames(thread) + Int(ALLOCS_FRAME_LIMIT) }
-
-  @inline(__always)
-  fileprivate static func load(_ address: UInt64) -> UInt64 {
-    UnsafePointer<UInt64>(bitPattern: UInt(address)).unsafelyUnwrapped.pointee
-  }
-}
-
-// MARK: bounds
-
-/// The stack that a stack pointer lies in.
-private struct Bounds {
-  /// One past the highest address; 0 if no stack is known there, or after its end.
-  private(set) var high: UInt64 = 0
-
-  init(_ thread: Thread, _ sp: UInt64) {
-    if sp >= thread.pointee.stack_low, sp < thread.pointee.stack_high {
-      high = thread.pointee.stack_high
-    } else if let alternate = System.alternateSignalStack, sp >= alternate.low, sp < alternate.high {
-      high = alternate.high
-    }
-  }
-  var isForeign: Bool { high == 0 }
-}
-
-// MARK: one step
-
-private struct Registers {
-  enum Outcome {
-    case stepped
-    case crossedSignal
-    /// This was the outermost frame.
-    case ended
-    case lost
-  }
-
-  var sp: UInt64
-  var pc: UInt64
-  var fp: UInt64
-  /// Where a machine keeps it in a register: the return address of an interrupted function that has not stored it.
-  private var link: UInt64 = 0
-
-  init(sp: UInt64, pc: UInt64, fp: UInt64) {
-    self.sp = sp
-    self.pc = pc
-    self.fp = fp
-  }
-
-  /// From this frame to its caller. Loads from the stack pointer up to `high` only.
-  mutating func step(_ rule: FrameRule, high: UInt64) -> Outcome {
-    // Whatever was skipped stays skipped: a frame lies above the one it called.
-    func isReadable(_ address: UInt64) -> Bool {
-      address >= sp && address & 7 == 0 && address < high && high - address >= 8
-    }
-    var cfa: UInt64
-    var place: UInt64  // of the return address
-    var callerFramePointer = fp
+  private static func noteUncommon(
+    _ word: inout UnsafeMutablePointer<allocs_word>, _ frame: Frame, _ outer: Frame, _ rule: FrameRule
+  ) {
+    let (sp, fp) = (frame.pointee.sp, frame.pointee.fp)
     switch rule.kind {
-    case FrameRule.Kind.frame.rawValue:
-      cfa = (rule.isBasedOnFramePointer ? fp : sp) &+ rule.offset
-      place = cfa &- rule.returnAddress
-      guard cfa > sp, isReadable(place) else { return .lost }
-      if rule.savesFramePointer {
-        guard isReadable(cfa &- rule.framePointer) else { return .lost }
-        callerFramePointer = Stack.load(cfa &- rule.framePointer)
-      }
     case FrameRule.Kind.realigned.rawValue:
-      guard isReadable(fp &- rule.offset), isReadable(fp) else { return .lost }
-      cfa = Stack.load(fp &- rule.offset)
-      place = cfa &- 8
-      guard cfa > sp, isReadable(place) else { return .lost }
-      callerFramePointer = Stack.load(fp)
-    case FrameRule.Kind.signalFrame.rawValue:
-      guard isReadable(sp &+ Machine.interruptedFramePointer), isReadable(sp &+ Machine.interruptedCounter) else {
-        return .lost
-      }
-      let context = sp
-      fp = Stack.load(context &+ Machine.interruptedFramePointer)
-      sp = Stack.load(context &+ Machine.interruptedStackPointer)
-      pc = Stack.load(context &+ Machine.interruptedCounter) | 1 << 63
-      if let interruptedLink = Machine.interruptedLink { link = Stack.load(context &+ interruptedLink) }
-      return .crossedSignal
-    case FrameRule.Kind.unstored.rawValue:
-      let returnAddress = Machine.address(link)
-      guard returnAddress != 0, returnAddress >> Machine.addressBits == 0 else { return .lost }
-      sp = sp &+ rule.offset
-      pc = returnAddress
-      link = 0
-      return .stepped
+      note(&word, fp &- rule.offset)
+      note(&word, fp)
+      note(&word, outer.pointee.sp &- 8)
     case FrameRule.Kind.withoutInformation.rawValue:
-      // Code made at run time, or by hand: if it keeps a frame pointer, that leads on.
-      // With no local variables, the frame pointer is where the call left the stack pointer.
-      place = fp &+ 8
-      guard isReadable(fp), isReadable(place) else { return .lost }
-      cfa = Machine.stackPointer(aboveRecord: fp)
-      callerFramePointer = Stack.load(fp)
-    case FrameRule.Kind.outermost.rawValue:
-      return .ended
-    default:
-      return .lost
+      note(&word, fp)
+      note(&word, fp &+ 8)
+    case FrameRule.Kind.signalFrame.rawValue:
+      note(&word, sp &+ Machine.interruptedFramePointer)
+      note(&word, sp &+ Machine.interruptedStackPointer)
+      note(&word, sp &+ Machine.interruptedCounter)
+      if let interruptedLink = Machine.interruptedLink { note(&word, sp &+ interruptedLink) }
+    default: break  // all that it needs is in registers
     }
-    let returnAddress = Machine.address(Stack.load(place))
-    guard returnAddress != 0 else {
-      return .ended
+  }
+
+  /// Cuts the outermost `excess` of the list's first `count` frames, and finds the nodes of the rest anew, as their root
+  /// is another. False if there is a node that cannot be recorded.
+  @inline(never)
+  private static func shorten(
+    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header, _ count: Int, by excess: Int
+  ) -> Bool {
+    let frames = allocs_frames(thread)
+    let listed = allocs_listed(thread)
+    let words = allocs_words(thread)
+    thread.pointee.frames_cut &+= UInt32(truncatingIfNeeded: excess)
+    let left = count - excess
+    let unneeded = listed[excess].words
+    for index in unneeded..<listed[count - 1].words { words[Int(index - unneeded)] = words[Int(index)] }
+    // The frames themselves may have given way to others; the trie knows their program counters.
+    let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+    var parent = CutFrames.rounded(thread.pointee.frames_cut)
+    for index in 0..<left {
+      listed[index] = listed[index + excess]
+      listed[index].words -= unneeded
+      let old = nodes[Int(listed[index].node)]
+      let flags = old.flags & ALLOCS_NODE_INTERRUPTED.rawValue | (index == 0 ? ALLOCS_NODE_DEPTH_LIMIT.rawValue : 0)
+      parent = Contexts.child(thread, shared, header, parent, old.pc, flags)
+      guard parent != 0 else { return false }
+      listed[index].node = parent
+      let frame = frames + Int(listed[index].frame)
+      if Int(frame.pointee.place) == index + excess { frame.pointee.place = UInt32(truncatingIfNeeded: index) }
     }
-    guard returnAddress >> Machine.addressBits == 0 else { return .lost }
-    sp = cfa
-    pc = returnAddress
-    fp = callerFramePointer
-    return .stepped
+    thread.pointee.frame_count = UInt32(truncatingIfNeeded: left)
+    return true
   }
 }

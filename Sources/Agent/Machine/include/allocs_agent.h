@@ -37,16 +37,42 @@ struct allocs_site {
 #define ALLOCS_SITE_SHIFT 56u  // 64 - log2 of the number of sites cached
 #define ALLOCS_SITE_COUNT 256u
 
-// A frame of the last capture: the registers on entry to it, FrameRule's bits, and its node.
+// A frame that a capture of the thread has met: the registers on entry to it, and where they led.
 struct allocs_frame {
   uint64_t sp;
   uint64_t pc;
   uint64_t fp;
+  uint64_t cfa;          // the caller's stack pointer, if the rule is of kind FRAME
+  uint32_t rule;         // FrameRule's bits
   uint32_t node;
-  uint32_t rule;
+  uint32_t parent;       // the node it was made from
+  uint32_t walk;         // the last walk that met it
+  uint32_t outer;        // where the caller's frame was last time
+  uint32_t place;        // its index in the list, if the entry there names it
+  uint64_t unused;
 };
-#define ALLOCS_FRAME_LIMIT 128u
+#define ALLOCS_FRAME_LIMIT 128u  // of one stack
+#define ALLOCS_FRAME_SHIFT 57u   // 64 - log2 of the number of pairs of frames that are kept
+#define ALLOCS_FRAMES_KEPT 256u
+#define ALLOCS_FRAME_NOWHERE 0xFFFFFFFFu
 #define ALLOCS_DEPTH_DEFAULT 128u
+
+// A word of the stack that a capture has read.
+struct allocs_word {
+  uint64_t address;
+  uint64_t value;
+};
+#define ALLOCS_FRAME_WORDS 4u  // of one frame, at most
+
+// An entry of the list: a frame, its node there, its frame pointer register if what is outside hangs on that, and how many
+// of the words led from there to the outermost frame.
+struct allocs_listed {
+  uint64_t fp;
+  uint32_t node;
+  uint16_t frame;
+  uint16_t words;
+  uint64_t needs_fp;
+};
 
 // A node this thread has looked up: of the call that returns to pc, made from parent.
 struct allocs_child {
@@ -72,7 +98,9 @@ struct allocs_thread_block {
   uint64_t stack_low;            // the thread's own stack
   uint64_t stack_high;
   uint32_t has_asked_for_stack;
-  uint32_t frame_count;          // of the last capture
+  uint32_t frame_count;          // of the list
+  uint32_t walk;                 // number of the last walk
+  uint32_t must_forget;          // a module was unloaded: the frames kept may have wrong rules
   uint32_t frames_cut;           // beyond the depth limit; 0 if it was not cut
   uint32_t checked_frame_count;  // what frame_count is between captures that are checked
   uint32_t capturing;
@@ -85,8 +113,13 @@ struct allocs_thread_block {
 
 // What a thread's captures of call stacks work on. Not wiped: a child forked in the middle of a capture finishes it.
 struct allocs_stack_block {
-  struct allocs_frame frames[2 * ALLOCS_FRAME_LIMIT];  // the last capture, outermost first; behind it, room for a new one
+  // Kept from one capture to the next; then room for those of one walk that find no place there; then one for nothing.
+  struct allocs_frame frames[ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1];
+  struct allocs_word words[ALLOCS_FRAME_LIMIT * ALLOCS_FRAME_WORDS];
+  struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
+  uint16_t fresh[ALLOCS_FRAME_LIMIT];               // what a walk has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
+  uint8_t unused[704];  // to the end of a page
 };
 
 // Blocks are mapped 16 at a time: a thread should not cost a system call for its block. Each thread's two blocks are a
@@ -102,6 +135,8 @@ struct allocs_thread_chunk {
   struct allocs_thread_chunk *next;
 };
 _Static_assert(sizeof(union allocs_thread_place) == sizeof(struct allocs_stack_block), "a constant distance");
+_Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
+_Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 
 // The blocks of thread `index` of the chunk, and what belongs to a thread of a chunk.
@@ -111,6 +146,10 @@ static inline struct allocs_thread_block *_Nonnull allocs_chunk_thread(struct al
 static inline struct allocs_stack_block *_Nonnull allocs_stacks(struct allocs_thread_block *_Nonnull thread) {
   return (struct allocs_stack_block *)((uint8_t *)thread + sizeof(((struct allocs_thread_chunk *)0)->threads));
 }
+static inline struct allocs_frame *_Nonnull allocs_frames(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->frames; }
+static inline struct allocs_word *_Nonnull allocs_words(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->words; }
+static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->listed; }
+static inline uint16_t *_Nonnull allocs_fresh(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->fresh; }
 enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
 struct allocs_thread_local {

@@ -1,0 +1,37 @@
+// CutFrames: how many frames of a stack lie beyond the depth limit.
+
+import AgentMachine
+import SharedLayout
+
+enum CutFrames {
+  /// Frames from `start` outwards, at least one; as many as its budget lets the thread count. That is some 20 ms' worth at
+  /// first, and then a little for each allocation, so that no pattern of calls makes allocations slow without bound.
+  @inline(never)
+  static func count(_ thread: Thread, _ start: Registers, _ bounds: Bounds, _ rules: Stack.Rules) -> UInt32 {
+    let atFirst: UInt64 = 1 << 22
+    let perAllocation: UInt64 = 16
+    let budget = atFirst &+ thread.pointee.entry.pointee.identity.allocations &* perAllocation
+    var registers = start
+    var bounds = bounds
+    var count: UInt64 = 1
+    counting: while thread.pointee.frames_counted &+ count < budget {
+      switch registers.step(Stack.rule(registers.pc, rules), high: bounds.high) {
+      case .stepped: break
+      case .crossedSignal:
+        bounds = Bounds(thread, registers.sp)
+        if bounds.isForeign { break counting }
+      case .ended, .lost: break counting
+      }
+      count += 1
+    }
+    thread.pointee.frames_counted &+= count
+    return UInt32(truncatingIfNeeded: count)
+  }
+
+  /// Rounded down, by less than 1 in 64: a recursion has as many nodes as there are numbers.
+  static func rounded(_ count: UInt32) -> UInt32 {
+    let precision = 7  // bits
+    let low = max(0, UInt32.bitWidth - count.leadingZeroBitCount - precision)
+    return (count >> UInt32(low)) << UInt32(low)
+  }
+}

@@ -1,0 +1,58 @@
+// StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, with nothing kept of earlier captures and no cached rule,
+// and compared with what readers will find. For tests: a stack takes microseconds.
+
+import AgentMachine
+import SharedLayout
+
+enum StackCheck {
+  /// What `capture` gives, checked and counted.
+  @inline(never)
+  static func node(
+    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Stack.Header,
+    _ limit: Int, _ capture: () -> UInt32
+  ) -> UInt32 {
+    // Between captures the list has no frames, so that all come here.
+    thread.pointee.frame_count = thread.pointee.checked_frame_count
+    let node = capture()
+    thread.pointee.checked_frame_count = thread.pointee.frame_count
+    thread.pointee.frame_count = 0
+    guard node != 0 else { return 0 }
+    Index.count(ALLOCS_COUNTER_STACKS_CHECKED)
+    if !isRecorded(thread, caller, node, header, limit) { Index.count(ALLOCS_COUNTER_STACKS_DIFFERING) }
+    return node
+  }
+
+  /// Whether `node` stands for the caller's stack, frame by frame to its end.
+  private static func isRecorded(
+    _ thread: Thread, _ caller: Caller, _ node: UInt32, _ header: Stack.Header, _ limit: Int
+  ) -> Bool {
+    let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+    var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
+    var bounds = Bounds(thread, registers.sp)
+    var next = node
+    for count in 1...limit {
+      guard next != 0 else { return false }
+      let entry = nodes[Int(next)]
+      let pc = registers.pc
+      // What the outermost frame's node says of the stack's end; nil: there is one more.
+      var end: UInt32? = bounds.isForeign ? ALLOCS_NODE_TRUNCATED.rawValue : nil
+      if !bounds.isForeign {
+        switch registers.step(Stack.rule(pc, nil), high: bounds.high) {
+        case .stepped: break
+        case .crossedSignal:
+          bounds = Bounds(thread, registers.sp)
+          if bounds.isForeign { end = ALLOCS_NODE_TRUNCATED.rawValue }
+        case .ended: end = 0
+        case .lost: end = ALLOCS_NODE_TRUNCATED.rawValue
+        }
+      }
+      if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
+      guard entry.pc == pc & ~Registers.interrupted,
+        entry.flags == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
+      else { return false }
+      if let end { return end == ALLOCS_NODE_DEPTH_LIMIT.rawValue || entry.parent == 0 }
+      next = entry.parent
+    }
+    return false
+  }
+}
