@@ -94,7 +94,9 @@ enum Stack {
     }
     let limit = Int(shared.pointee.depth_limit)
     guard limit > 0 else { return 0 }  // wiped: a child was forked a moment ago, by a signal handler
-    if shared.pointee.checks_stacks == 0 { return node(thread, shared, header, walk(thread, caller, rules, limit), limit) }
+    if shared.pointee.checks_stacks == 0 {
+      return node(thread, shared, header, walk(thread, caller, rules, limit), limit)
+    }
     return StackCheck.node(thread, caller, shared, header, limit) {
       let last = last(thread, caller)
       return last != 0 ? last : node(thread, shared, header, walk(thread, caller, rules, limit), limit)
