@@ -2,7 +2,7 @@
 // seen is interned in the segment's tables.
 //
 // The interning tables are private to the agent and lock-free. Each is a cascade of arrays of cells (id:24, tag:8),
-// each array twice as large as the one before. A key may lie in one line of 16 cells of each array, and goes into the first empty
+// each array 16 times as large as the one before. A key may lie in one line of 16 cells of each array, and goes into the first empty
 // one in cascade order. Cells are only ever filled, so who meets an empty cell knows that the key is in none that
 // follow: a look-up costs one line for each array in use, and a lost race is found by reading the cell again.
 //
@@ -38,10 +38,7 @@ enum Contexts {
     _ thread: Thread, _ origin: UInt64, _ function: allocs_function
   ) -> (UnsafeMutablePointer<allocs_site>, UInt64) {
     let index = Int((origin &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
-    let sites = withUnsafeMutablePointer(to: &thread.pointee.sites) {
-      UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
-    }
-    return (sites + index, origin | UInt64(function.rawValue) << 56)
+    return (allocs_sites(thread) + index, origin | UInt64(function.rawValue) << 56)
   }
 
   @inline(never)
@@ -72,10 +69,7 @@ enum Contexts {
     // Flags are rare; they take part in the key where no address has bits.
     let key = pc | UInt64(flags) << 56
     let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
-    let cached =
-      withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.children) {
-        UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
-      } + index
+    let cached = allocs_children(thread) + index
     if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
     let node = node(shared, header, parent: parent, pc: pc, flags: flags)
     if node != 0 { cached.pointee = allocs_child(pc: key, parent: parent, node: node) }
@@ -84,14 +78,8 @@ enum Contexts {
 
   /// Forgets what `thread` has looked up: a module was unloaded, and another may come to lie at its addresses.
   static func flush(_ thread: Thread) {
-    withUnsafeMutablePointer(to: &thread.pointee.sites) {
-      let sites = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_site.self)
-      for index in 0..<Int(ALLOCS_SITE_COUNT) { sites[index].key = 0 }
-    }
-    withUnsafeMutablePointer(to: &allocs_stacks(thread).pointee.children) {
-      let children = UnsafeMutableRawPointer($0).assumingMemoryBound(to: allocs_child.self)
-      for index in 0..<Int(ALLOCS_CHILD_COUNT) { children[index].pc = 0 }
-    }
+    for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
+    for index in 0..<Int(ALLOCS_CHILD_COUNT) { allocs_children(thread)[index].pc = 0 }
     Stack.forget(thread)
   }
 
@@ -165,11 +153,12 @@ enum Contexts {
     _ table: UnsafeMutablePointer<allocs_intern_table>, _ header: UnsafeMutablePointer<allocs_header>,
     _ id: allocs_section_id, upTo count: UInt64
   ) -> Bool {
-    let step: UInt64 = 4096  // bytes
     let section = Segment.section(header, id)
     var committed = allocs_load_acquire_u64(&table.pointee.committed)
     while committed < count {
       let start = committed * section.pointee.entry_size
+      // A quarter more, so that a call for memory is rare; a page at least, 256 KiB at most.
+      let step = min(max(start / 4, 4096), 256 << 10) & ~4095
       guard System.commit(Segment.start(header, id) + Int(start), step) else { return false }
       let grown = (start + step) / section.pointee.entry_size
       if !allocs_compare_exchange_u64(&table.pointee.committed, committed, grown) {
@@ -193,7 +182,7 @@ enum Contexts {
     let tag = UInt32(truncatingIfNeeded: hash >> 56) << 24
     var created: UInt32 = 0
     for level in 0..<Int(ALLOCS_INTERN_LEVELS) {
-      let cellCount = firstLevelCells << UInt64(level)
+      let cellCount = firstLevelCells << UInt64(4 * level)
       guard let cells = cells(table, level, cellCount) else { return 0 }
       let line = cells + Int((hash & (cellCount / cellsPerLine - 1)) * cellsPerLine)
       for index in 0..<Int(cellsPerLine) {

@@ -17,13 +17,13 @@ enum Modules {
   static func note(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, address: UInt64
   ) {
-    if isKnown(header, address) { return }
+    if isKnown(shared, header, address) { return }
     var start: UInt64 = 0
     var end: UInt64 = 0
     var map: UnsafeMutablePointer<link_map>?
     guard allocs_find_module(address, &start, &end, &map), let map else { return }
     locked(shared) {
-      if !isKnown(header, address) { add(shared, header, start, end, map) }
+      if !isKnown(shared, header, address) { add(shared, header, start, end, map) }
     }
   }
 
@@ -88,8 +88,22 @@ enum Modules {
     return 0
   }
 
-  private static func isKnown(_ header: UnsafeMutablePointer<allocs_header>, _ address: UInt64) -> Bool {
-    number(header, of: address) != 0
+  /// Most questions are about the module of the last one.
+  private static func isKnown(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ address: UInt64
+  ) -> Bool {
+    let index = allocs_load_relaxed_u32(&shared.pointee.last_module)
+    let last = entries(header) + Int(index)
+    let used = allocs_load_acquire_u64(&Segment.section(header, ALLOCS_SECTION_MODULES).pointee.used)
+    if UInt64(index) < used, last.pointee.start <= address, address < last.pointee.end,
+      allocs_load_relaxed_u32(&last.pointee.state) == ALLOCS_MODULE_LOADED.rawValue
+    {
+      return true
+    }
+    let number = number(header, of: address)
+    guard number > 0 else { return false }
+    shared.pointee.last_module = number - 1
+    return true
   }
 
   private static func entries(_ header: UnsafeMutablePointer<allocs_header>) -> UnsafeMutablePointer<allocs_module> {

@@ -34,8 +34,8 @@ struct allocs_site {
   uint64_t key;
   uint64_t context;
 };
-#define ALLOCS_SITE_SHIFT 56u  // 64 - log2 of the number of sites cached
-#define ALLOCS_SITE_COUNT 256u
+#define ALLOCS_SITE_SHIFT 54u
+#define ALLOCS_SITE_COUNT 1024u
 
 // A frame that a capture of the thread has met: the registers on entry to it, and where they led.
 struct allocs_frame {
@@ -52,8 +52,8 @@ struct allocs_frame {
   uint64_t unused;
 };
 #define ALLOCS_FRAME_LIMIT 128u  // of one stack
-#define ALLOCS_FRAME_SHIFT 57u   // 64 - log2 of the number of pairs of frames that are kept
-#define ALLOCS_FRAMES_KEPT 256u
+#define ALLOCS_FRAME_SHIFT 56u
+#define ALLOCS_FRAMES_KEPT 512u
 #define ALLOCS_FRAME_NOWHERE 0xFFFFFFFFu
 #define ALLOCS_DEPTH_DEFAULT 128u
 
@@ -80,8 +80,8 @@ struct allocs_child {
   uint32_t parent;
   uint32_t node;
 };
-#define ALLOCS_CHILD_COUNT 1024u
-#define ALLOCS_CHILD_SHIFT 54u  // 64 - log2 of ALLOCS_CHILD_COUNT
+#define ALLOCS_CHILD_COUNT 2048u
+#define ALLOCS_CHILD_SHIFT 53u
 
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
@@ -119,7 +119,8 @@ struct allocs_stack_block {
   struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
   uint16_t fresh[ALLOCS_FRAME_LIMIT];               // what a walk has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
-  uint8_t unused[704];  // to the end of a page
+  uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 + ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) +
+                         ALLOCS_CHILD_COUNT * 16) % 4096];  // to the end of a page
 };
 
 // Blocks are mapped 16 at a time: a thread should not cost a system call for its block. Each thread's two blocks are a
@@ -149,6 +150,8 @@ static inline struct allocs_stack_block *_Nonnull allocs_stacks(struct allocs_th
 static inline struct allocs_frame *_Nonnull allocs_frames(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->frames; }
 static inline struct allocs_word *_Nonnull allocs_words(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->words; }
 static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->listed; }
+static inline struct allocs_child *_Nonnull allocs_children(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->children; }
+static inline struct allocs_site *_Nonnull allocs_sites(struct allocs_thread_block *_Nonnull thread) { return thread->sites; }
 static inline uint16_t *_Nonnull allocs_fresh(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->fresh; }
 enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
@@ -176,7 +179,7 @@ static inline bool allocs_is_inside(void) { return allocs_thread_local.self == N
 
 // MARK: the process, wiped in a child
 
-#define ALLOCS_INTERN_LEVELS 14u  // 2^12 to 2^25 cells
+#define ALLOCS_INTERN_LEVELS 5u  // 2^12 to 2^28 cells
 
 struct allocs_intern_table {
   uint32_t *levels[ALLOCS_INTERN_LEVELS];
@@ -205,6 +208,7 @@ struct allocs_shared {
   uint32_t full_stacks;
   uint32_t depth_limit;
   uint32_t checks_stacks;                   // capture each stack twice, and compare
+  uint32_t last_module;                     // the one that the last address asked for was found in
   uint32_t modules_unloaded;                // ever: addresses may have changed hands
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
