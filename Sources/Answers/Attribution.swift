@@ -5,8 +5,8 @@
 // was made for.
 //
 // A return address means the same in each record as long as one module alone has ever held it. Such an address gets its
-// names once, and a node whose addresses up to its site are all such gets its site once. The others, of memory from
-// which a module was unloaded, are looked up for each record, by its time.
+// names once, and a stack of such addresses is rendered once (NameCache). The others, of memory from which a module was
+// unloaded, are looked up for each record, by its time.
 
 import IndexReader
 import SharedLayout
@@ -39,168 +39,138 @@ struct Site {
   var frames: [Frame]
 }
 
-/// Names call stacks of one process. Used for one request, from one thread.
+/// Names call stacks of one process, as of one moment. Used for one request, from one thread.
 struct Attribution: ~Copyable {
-  private struct Address: Hashable {
-    var pc: UInt64
-    /// Not a return address, but the instruction itself.
-    var isExact: Bool
-  }
-
-  /// What one address leads to.
-  private struct Place {
-    var frames: [Frame]
-    /// Index in `frames` of the innermost function that is no wrapper.
-    var site: Int?
-    /// Index in the module table, plus 1.
-    var module: UInt32
-    /// Whether it is the same in all records.
-    var isFixed: Bool
-  }
-
-  /// A site, or the place that stands in for it.
-  private struct SiteReference {
-    var place: Int
-    var frame: Int
-    var isFixed: Bool
-  }
+  private typealias Place = NameCache.Place
+  private typealias Span = NameCache.Span
 
   private static let depthLimit = 1 << 16
-  /// Stacks that are kept with names, each a few kilobytes.
-  private static let stackLimit = 2048
 
   private let view: ProcessView
   private let wrappers: Wrappers
+  /// The process's own; one for this request if it has wrappers of its own.
+  private let names: NameCache
+  private let version: ModuleTableVersion
+  /// Monotonic seconds.
+  private let now: Int
   /// All modules, as of the first question.
   private var modules: [Module]?
-  private var indexOfPlace: [Address: Int] = [:]
-  private var places: [Place] = []
-  private var siteOfNode: [UInt32: SiteReference] = [:]
-  private var stackOfNode: [UInt32: NamedStack] = [:]
-  private var jsonOfNode: [UInt32: [UInt8]] = [:]
-  /// Place for an address that is not kept.
-  private static let scratch = 0
 
   init(_ view: ProcessView, wrappers: Wrappers) {
     self.view = view
     self.wrappers = wrappers
-    places.append(Place(frames: [], site: nil, module: 0, isFixed: false))
+    names = wrappers.isStandard ? view.names : NameCache()
+    version = view.shared.segment.moduleTableVersion
+    now = Symbolizer.monotonicSeconds()
   }
 
   // MARK: sites
 
   /// The site of the stack that ends in `node`, in a record with `ticks`; nil if the node is none.
   mutating func site(ofNode node: UInt32, at ticks: UInt32) -> Site? {
-    guard let reference = siteReference(ofNode: node, at: ticks) else { return nil }
-    let place = places[reference.place]
-    return Site(
-      key: Site.Key(pc: place.frames[0].pc, module: place.module), frames: Array(place.frames[reference.frame...]))
+    guard let (place, frame) = sitePlace(ofNode: node, at: ticks) else { return nil }
+    return Site(key: Site.Key(pc: place.frames[0].pc, module: place.module), frames: Array(place.frames[frame...]))
   }
 
   /// As `site`, without its frames.
   mutating func siteKey(ofNode node: UInt32, at ticks: UInt32) -> Site.Key? {
-    guard let reference = siteReference(ofNode: node, at: ticks) else { return nil }
-    return Site.Key(pc: places[reference.place].frames[0].pc, module: places[reference.place].module)
+    sitePlace(ofNode: node, at: ticks).map { Site.Key(pc: $0.place.frames[0].pc, module: $0.place.module) }
   }
 
-  private mutating func siteReference(ofNode node: UInt32, at ticks: UInt32) -> SiteReference? {
-    if let known = siteOfNode[node] { return known }
+  private mutating func sitePlace(ofNode node: UInt32, at ticks: UInt32) -> (place: Place, frame: Int)? {
     var next = node
-    var isFixed = true
-    var outermost: SiteReference?
+    var outermost: Place?
     var depth = 0
     while next != 0, depth < Self.depthLimit, let entry = view.shared.segment.node(next) {
-      let index = place(at: entry.pc, isExact: entry.isInterrupted, ticks)
-      isFixed = isFixed && places[index].isFixed
-      if let frame = places[index].site {
-        outermost = SiteReference(place: index, frame: frame, isFixed: isFixed)
-        break
-      }
-      outermost = SiteReference(place: index, frame: places[index].frames.count - 1, isFixed: isFixed)
+      let place = place(at: entry.pc, isExact: entry.isInterrupted, ticks)
+      if let frame = place.site { return (place, frame) }
+      outermost = place
       if entry.truncation != nil { break }
       next = entry.parent
       depth += 1
     }
-    if let outermost, outermost.isFixed { siteOfNode[node] = outermost }
-    return outermost
+    return outermost.map { ($0, $0.frames.count - 1) }
   }
 
   // MARK: stacks
 
   /// The stack that ends in `node`, in a record with `ticks`; nil if it has no frame.
   mutating func stack(ofNode node: UInt32, at ticks: UInt32) -> NamedStack? {
-    if let known = stackOfNode[node] { return known }
-    let (stack, isFixed) = named(view.shared.segment.stack(ofNode: node), at: ticks)
-    guard !stack.frames.isEmpty else { return nil }
-    if isFixed {
-      if stackOfNode.count >= Self.stackLimit { stackOfNode.removeAll(keepingCapacity: true) }
-      stackOfNode[node] = stack
-    }
-    return stack
+    let stack = named(view.shared.segment.stack(ofNode: node), at: ticks).stack
+    return stack.frames.isEmpty ? nil : stack
   }
 
   /// The fields of an answer that come from the stack that ends in `node`.
   mutating func appendJSON(ofNode node: UInt32, at ticks: UInt32, to writer: inout ByteWriter) {
-    if let known = jsonOfNode[node] {
+    if let known = names.json(ofNode: node, ticks: ticks, version: version, now: now) {
       writer.append(bytes: known)
       return
     }
-    let (stack, isFixed) = named(view.shared.segment.stack(ofNode: node), at: ticks)
+    let (stack, span) = named(view.shared.segment.stack(ofNode: node), at: ticks)
     guard !stack.frames.isEmpty else { return }
     var part = ByteWriter(capacity: 4096)
     part.append(stack: stack)
     let json = part.take()
     writer.append(bytes: json)
-    guard isFixed else { return }
-    if jsonOfNode.count >= Self.stackLimit { jsonOfNode.removeAll(keepingCapacity: true) }
-    jsonOfNode[node] = json
+    // A trie that contradicts itself may be one that was not seen whole.
+    if let span, stack.truncation != .damaged {
+      names.store(json: json, ofNode: node, span: span, version: version)
+    }
   }
 
-  private mutating func named(_ stack: Stack, at ticks: UInt32) -> (NamedStack, isFixed: Bool) {
+  /// Whether all names in the stack that ends in `node` are known: then it takes microseconds, and reads no file.
+  func knows(node: UInt32, at ticks: UInt32) -> Bool {
+    if names.json(ofNode: node, ticks: ticks, version: version, now: now) != nil { return true }
+    let stack = view.shared.segment.stack(ofNode: node)
+    return stack.addresses.indices.allSatisfy { depth in
+      let address = NameCache.Address(pc: stack.addresses[depth], isExact: stack.interrupted.contains(depth))
+      return names.place(at: address, ticks: ticks, version: version, now: now) != nil
+    }
+  }
+
+  /// The stack with names, and the records for which they are right; nil if for this one only.
+  private mutating func named(_ stack: Stack, at ticks: UInt32) -> (stack: NamedStack, span: Span?) {
     var named = NamedStack(
-      frames: [], interrupted: [], siteIndex: nil, truncation: stack.truncation,
-      framesCut: stack.framesCut)
-    var isFixed = true
+      frames: [], interrupted: [], siteIndex: nil, truncation: stack.truncation, framesCut: stack.framesCut)
+    var span: Span? = Span()
     for (depth, pc) in stack.addresses.enumerated() {
       let isExact = stack.interrupted.contains(depth)
-      let index = place(at: pc, isExact: isExact, ticks)
-      isFixed = isFixed && places[index].isFixed
-      if named.siteIndex == nil, let site = places[index].site { named.siteIndex = named.frames.count + site }
-      named.frames += places[index].frames
+      let place = place(at: pc, isExact: isExact, ticks)
+      if let part = place.span { span?.narrow(to: part) } else { span = nil }
+      if named.siteIndex == nil, let site = place.site { named.siteIndex = named.frames.count + site }
+      named.frames += place.frames
       // What is inlined there was interrupted as a whole; the mark is at the function that has the frame.
       if isExact { named.interrupted.append(named.frames.count - 1) }
     }
     if named.siteIndex == nil, !named.frames.isEmpty { named.siteIndex = named.frames.count - 1 }
-    return (named, isFixed)
+    return (named, span)
   }
 
   // MARK: addresses
 
-  /// Index in `places` of what is at `pc`; valid until the next call if it is not fixed.
-  private mutating func place(at pc: UInt64, isExact: Bool, _ ticks: UInt32) -> Int {
-    let address = Address(pc: pc, isExact: isExact)
-    if let known = indexOfPlace[address] { return known }
+  /// What is at `pc` in a record with `ticks`.
+  private mutating func place(at pc: UInt64, isExact: Bool, _ ticks: UInt32) -> Place {
+    let address = NameCache.Address(pc: pc, isExact: isExact)
+    if let known = names.place(at: address, ticks: ticks, version: version, now: now) { return known }
     // The call instruction, one byte below, decides: a call may be the last instruction of its module.
     let instruction = isExact ? pc : pc &- 1
     let module = view.shared.segment.module(containing: instruction, at: ticks)
     var frames = [Frame(pc: pc, module: module?.path)]
+    var span = Span()
     if let module {
-      let found = view.symbolizer.frames(returnAddress: instruction &+ 1, in: ModuleReference(module))
+      let (found, isFinal) = view.symbolizer.lookup(returnAddress: instruction &+ 1, in: ModuleReference(module))
       if !found.isEmpty { frames = found }
       if isExact { for index in frames.indices { frames[index].pc = pc } }
+      span.loaded = (module.loadTicks, module.loadTicks)
+      if !isFinal { span.end = now + Symbolizer.retryInterval }
     }
     let holders = allModules().filter { $0.start <= instruction && instruction < $0.end }
     let isFixed = holders.count <= 1 && holders.first?.index == module?.index && module?.unloadTicks == nil
     let place = Place(
       frames: frames, site: frames.firstIndex { frame in frame.function.map { !wrappers.contains($0) } ?? true },
-      module: module.map { $0.index + 1 } ?? 0, isFixed: isFixed)
-    guard isFixed else {
-      places[Self.scratch] = place
-      return Self.scratch
-    }
-    places.append(place)
-    indexOfPlace[address] = places.count - 1
-    return places.count - 1
+      module: module.map { $0.index + 1 } ?? 0, span: isFixed ? span : nil)
+    names.store(place, at: address, version: version)
+    return place
   }
 
   private mutating func allModules() -> [Module] {

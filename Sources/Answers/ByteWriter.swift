@@ -31,6 +31,11 @@ public struct ByteWriter: ~Copyable {
     return String(decoding: UnsafeBufferPointer(start: start, count: count), as: UTF8.self)
   }
 
+  /// What was written, in place, for as long as `body` runs.
+  public func withBytes<Result>(_ body: (RawSpan) -> Result) -> Result {
+    body(UnsafeRawBufferPointer(start: start, count: count).bytes)
+  }
+
   public mutating func removeAll() { count = 0 }
 
   // MARK: bytes

@@ -32,12 +32,12 @@ public struct Inquiry: ~Copyable {
   public init(_ view: ProcessView, wrappers: Wrappers = .standard) {
     self.view = view
     attribution = Attribution(view, wrappers: wrappers)
-    clock = view.shared.segment.clock()
     hasFullStacks = view.shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
+    clock = view.shared.segment.clock(isAlive: surroundings.isAlive)
     mappings = surroundings.maps ?? ProcessMaps([])
     origins = OriginCache(
-      surroundings: surroundings, clock: clock, isAlive: view.shared.segment.isProcessAlive)
+      surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     mappingJSON = Array(repeating: [], count: mappings.mappings.count)
   }
 
@@ -69,6 +69,15 @@ public struct Inquiry: ~Copyable {
       answer(address, lookup).appendJSON(to: &writer)
     }
     writer.append(byte: UInt8(ascii: "\n"))
+  }
+
+  /// Whether the answer is a matter of microseconds, and no file must be read for it: the address is in a block whose
+  /// stack has been named before.
+  public mutating func isQuick(_ address: UInt64, stacks: Bool) -> Bool {
+    guard let allocation = view.shared.segment.allocation(containing: address) else { return false }
+    guard stacks, let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) else { return true }
+    let node = origins.node(ofOriginAt: index)
+    return node == 0 || attribution.knows(node: node, at: allocation.ticks)
   }
 
   // MARK: heap

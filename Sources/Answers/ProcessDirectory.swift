@@ -43,6 +43,23 @@ struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
+  /// The file `name` of one line, as far as a page holds it.
+  func line(_ name: String) throws(ProcError) -> [UInt8] {
+    let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { throw ProcError(number: errno) }
+    defer { close(file) }
+    var failure: Int32 = 0
+    // The kernel makes such a file up at once, so one read gets all of it.
+    let bytes = [UInt8](unsafeUninitializedCapacity: 4096) { buffer, size in
+      var got: Int
+      repeat { got = Glibc.read(file, buffer.baseAddress!, buffer.count) } while got < 0 && errno == EINTR
+      if got < 0 { failure = errno }
+      size = max(got, 0)
+    }
+    guard failure == 0 else { throw ProcError(number: failure) }
+    return bytes
+  }
+
   /// The threads that exist, by the kernel's ids.
   func threadIDs() throws(ProcError) -> [UInt32] {
     let tasks = openat(descriptor, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -64,7 +81,7 @@ struct ProcessDirectory: ~Copyable {
   /// Where the stack of thread `id` has its top; nil while the thread runs, or if the caller may not know.
   func stackPointer(ofThread id: UInt32) -> UInt64? {
     // proc(5): a number and six arguments of a system call, or -1, then stack pointer and program counter; or "running".
-    guard let line = try? read("task/\(id)/syscall", limit: 512) else { return nil }
+    guard let line = try? line("task/\(id)/syscall") else { return nil }
     let fields = line.split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     guard fields.count >= 3 else { return nil }
     return try? parseAddress(String(decoding: fields[fields.count - 2], as: UTF8.self))
@@ -72,7 +89,7 @@ struct ProcessDirectory: ~Copyable {
 
   /// What "stat", or "task/TID/stat", says of the process or thread.
   func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
-    guard let stat = ProcessStat(try read(name, limit: 4096)) else { throw ProcError(number: EINVAL) }
+    guard let stat = ProcessStat(try line(name)) else { throw ProcError(number: EINVAL) }
     return stat
   }
 }
@@ -93,6 +110,10 @@ struct ProcessStat: Hashable {
   /// Clock ticks since boot.
   var startTime: UInt64
 
+  /// Threads that run; also the first one of a process may end before the others.
+  var threadCount: UInt64
+
+  /// The first thread has ended, and with it what /proc says of the memory.
   var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
 
   init?(_ bytes: [UInt8]) {
@@ -101,13 +122,20 @@ struct ProcessStat: Hashable {
     let fields = bytes[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3, the state, is the first one after the command; field 22 is the start time.
     guard fields.count > 19, let state = fields[0].first else { return nil }
-    var startTime: UInt64 = 0
-    for byte in fields[19] {
-      guard byte &- 0x30 < 10, startTime < UInt64.max / 16 else { return nil }
-      startTime = startTime * 10 + UInt64(byte & 15)
-    }
+    // Field 20 is the number of threads.
+    guard let startTime = Self.number(fields[19]), let threadCount = Self.number(fields[17]) else { return nil }
     self.state = state
     self.startTime = startTime
+    self.threadCount = threadCount
+  }
+
+  private static func number(_ digits: ArraySlice<UInt8>) -> UInt64? {
+    var value: UInt64 = 0
+    for byte in digits {
+      guard byte &- 0x30 < 10, value < UInt64.max / 16 else { return nil }
+      value = value * 10 + UInt64(byte & 15)
+    }
+    return value
   }
 }
 

@@ -65,8 +65,9 @@ public struct ProcessSummary: Hashable, Sendable {
 extension ProcessView {
   /// The facts as of now. Reads the header and the thread table, no allocations.
   public func summary() throws(AnswerError) -> ProcessSummary {
-    let isAbandoned = Surroundings(of: self).absence == .indexAbandoned
-    let isAlive = shared.segment.isProcessAlive
+    let surroundings = Surroundings(of: self)
+    let isAbandoned = surroundings.absence == .indexAbandoned
+    let isAlive = surroundings.isAlive
     let counters = shared.segment.counters
     let process = IndexedProcess(
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,

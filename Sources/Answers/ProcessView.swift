@@ -1,8 +1,9 @@
 // A process that is indexed, live or dead: its segment, and what names the places in it.
 //
 // A view holds no state of the process beyond the mapped segment: each request (Inquiry) reads anew what may have changed
-// (mappings, thread names, whether the process still runs), so that no answer is stale. The symbolizer is shared by all
-// views, as most processes have the same libraries.
+// (mappings, thread names, whether the process still runs), so that no answer is stale. What it keeps is worked out from
+// what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all views, as
+// most processes have the same libraries.
 
 import Glibc
 import IndexReader
@@ -18,6 +19,8 @@ public final class ProcessView: Sendable {
   let inode: UInt64
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
+  let names = NameCache()
+  let latestMaps = LatestMaps()
 
   /// Serves every view that is not given another.
   public static let sharedSymbolizer = Symbolizer()
@@ -70,6 +73,11 @@ public final class ProcessView: Sendable {
   }
 
   // MARK: facts
+
+  /// Whether a request takes no longer than a fraction of a millisecond to begin, judged by the last one: false if the
+  /// process has thousands of mappings.
+  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 }
+
 
   /// The file of the segment.
   public var path: String { shared.segment.path }

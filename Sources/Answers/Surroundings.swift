@@ -3,73 +3,82 @@
 import IndexReader
 
 /// The process beyond its segment.
-struct Surroundings {
+final class Surroundings {
+  private struct Reading {
+    var maps: ProcessMaps?
+    var absence: Answer.Note?
+    var isAlive = false
+  }
+
+  private let reading: Reading
+  /// Kept open for the time of a request; nil if there is no such process.
+  private let directory: ProcessDirectory?
+
   /// nil if they could not be read; `absence` says why.
-  private(set) var maps: ProcessMaps?
-  private(set) var absence: Answer.Note?
-  private let processID: Int32
+  var maps: ProcessMaps? { reading.maps }
+  var absence: Answer.Note? { reading.absence }
+  /// Whether the process ran.
+  var isAlive: Bool { reading.isAlive }
 
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
-    processID = view.processID
-    guard view.processID > 0 else {
-      absence = .processEnded
+    guard view.processID > 0, let directory = try? ProcessDirectory(processID: view.processID) else {
+      directory = nil
+      reading = Reading(absence: .processEnded)
       return
     }
+    reading = Self.read(view, directory)
+    self.directory = consume directory
+  }
+
+  private static func read(_ view: ProcessView, _ directory: borrowing ProcessDirectory) -> Reading {
+    var reading = Reading()
     do throws(ProcError) {
-      let directory = try ProcessDirectory(processID: view.processID)
       let stat = try directory.stat()
+      // A process whose first thread ended goes on as a zombie with other threads.
+      reading.isAlive = stat.startTime == view.startTime && (!stat.isEnded || stat.threadCount > 1)
       guard stat.startTime == view.startTime, !stat.isEnded else {
-        absence = .processEnded
-        return
+        reading.absence = .processEnded
+        return reading
       }
-      let maps = ProcessMaps(text: try directory.read("maps"))
+      let maps = view.latestMaps.parse(try directory.read("maps"))
       // No mapping at all: the process is on its way out. Without its segment: it has executed another program, whose
       // memory has nothing to do with what the segment says.
       if maps.mappings.isEmpty {
-        absence = .processEnded
+        reading.absence = .processEnded
       } else if !maps.hasSegment(view) {
-        absence = .indexAbandoned
+        reading.absence = .indexAbandoned
       } else {
-        self.maps = maps
+        reading.maps = maps
       }
     } catch {
-      absence = error.isPermission ? .mappingsNotPermitted : .processEnded
+      reading.absence = error.isPermission ? .mappingsNotPermitted : .processEnded
     }
+    return reading
   }
 
   /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started later
   /// is another one with the same id.
   func name(ofThread id: UInt32, runningFor seconds: Double) -> String? {
     guard maps != nil else { return nil }
-    do throws(ProcError) {
-      let directory = try ProcessDirectory(processID: processID)
-      let stat = try directory.stat("task/\(id)/stat")
-      let running = SystemClock.sinceBoot() - Double(stat.startTime) / SystemClock.ticksPerSecond
-      // Two ticks of each clock: 20 ms and 30 ms.
-      guard running + 0.05 >= seconds else { return nil }
-      var name = try directory.read("task/\(id)/comm", limit: 64)
-      if name.last == UInt8(ascii: "\n") { name.removeLast() }
-      return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
-    } catch {
-      return nil
-    }
+    guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
+    let running = SystemClock.sinceBoot() - Double(stat.startTime) / SystemClock.ticksPerSecond
+    // Two ticks of each clock: 20 ms and 30 ms.
+    guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
+    if name.last == UInt8(ascii: "\n") { name.removeLast() }
+    return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
   }
 }
 
 extension Surroundings {
   /// The threads that do not run just now, by the mapping that their stack pointer is in.
   func waitingThreads() -> [Int: UInt32] {
-    guard let maps else { return [:] }
+    // Gone meanwhile, or not permitted: then no stack is known.
+    guard let maps, let ids = try? directory?.threadIDs() else { return [:] }
     var threads: [Int: UInt32] = [:]
-    do throws(ProcError) {
-      let directory = try ProcessDirectory(processID: processID)
-      for id in try directory.threadIDs() {
-        guard let top = directory.stackPointer(ofThread: id), let index = maps.index(containing: top) else { continue }
-        threads[index] = id
-      }
-    } catch {
-      // Gone meanwhile, or not permitted: then no stack is known.
+    for id in ids {
+      guard let top = directory?.stackPointer(ofThread: id), let index = maps.index(containing: top) else { continue }
+      threads[index] = id
     }
     return threads
   }

@@ -16,6 +16,8 @@ public struct Wrappers: Sendable {
     return wrappers
   }()
 
+  /// Whether there are none but those of Wrappers.txt.
+  private(set) var isStandard = true
   private var names: Set<[UInt8]> = []
   /// Patterns held against plain names, and against whole ones.
   private var plainGlobs: [[UInt8]] = []
@@ -32,6 +34,7 @@ public struct Wrappers: Sendable {
     }
     var result = self
     for pattern in patterns {
+      result.isStandard = false
       let bytes = Self.trimmed(Array(pattern.utf8)[...])
       guard !bytes.isEmpty else {
         throw AnswerError(

@@ -1,7 +1,8 @@
 // The slots of one region: reading one truthfully, and finding the nearest one below or above.
 //
 // - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a group may hold nothing
-//   but zeros and stale tails: those are passed over eight at a time.
+//   but zeros and stale tails. Where a search has met one such group it expects more, as above gigabytes of freed small
+//   blocks, and passes over them at the speed of memory (`hasHead`).
 // - Whatever a search returns was true when it was read. A search that finds nothing met, for each slot, a moment at
 //   which no allocation started there.
 
@@ -69,6 +70,23 @@ struct Arena {
     return found
   }
 
+  /// Whether any slot of the group holds a head: about five times as quick as looking at one after another.
+  ///
+  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as x86-64 tears none
+  /// that is aligned; what is found is only a hint to look at the group again, word by word.
+  @inline(__always)
+  private func hasHead(inGroup group: Int) -> Bool {
+    let words = UnsafeRawPointer(slots + group << 6)
+    var found = SIMD8<UInt64>()
+    for eight in 0..<8 {
+      let slots = words.load(fromByteOffset: eight << 6, as: SIMD8<UInt64>.self)
+      found |= slots ^ (slots &>> 1)
+    }
+    let low = found.lowHalf | found.highHalf
+    let both = low.lowHalf | low.highHalf
+    return (both.x | both.y) & 1 != 0
+  }
+
   /// The allocation with the highest base up to `offset`, counted from the region's start.
   func last(atOrBelow offset: UInt64) -> Allocation? {
     let limit = regionStart + offset
@@ -84,7 +102,8 @@ struct Arena {
     while true {
       while word.bits != 0 {
         let bit = 63 - word.bits.leadingZeroBitCount
-        if let found = last(inGroup: word.index << 6 | bit, fromSlot: 63, atOrBelow: limit) { return found }
+        let group = word.index << 6 | bit
+        if hasHead(inGroup: group), let found = last(inGroup: group, fromSlot: 63, atOrBelow: limit) { return found }
         word.bits &= ~(1 << UInt64(bit))
       }
       guard let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
@@ -126,6 +145,7 @@ struct Arena {
       while word.bits != 0 {
         let group = word.index << 6 | word.bits.trailingZeroBitCount
         var eight = group == firstGroup ? firstSlot & 63 & ~7 : 0
+        if group != firstGroup, !hasHead(inGroup: group) { eight = 64 }
         while eight < 64 {
           var found = heads(inEightSlotsAt: group << 6 + eight)
           while found != 0 {

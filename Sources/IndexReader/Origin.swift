@@ -107,3 +107,18 @@ public struct Module: Hashable, Sendable {
   public var isVDSO: Bool
   public var isAgent: Bool
 }
+
+/// Tells states of a module table apart: modules are only added, and each is unloaded once at most. A later state is
+/// greater.
+public struct ModuleTableVersion: Hashable, Comparable, Sendable {
+  /// Modules in the table, and those of them that are unloaded.
+  public var count = 0
+  public var unloaded = 0
+
+  public init(count: Int = 0, unloaded: Int = 0) {
+    self.count = count
+    self.unloaded = unloaded
+  }
+
+  public static func < (a: Self, b: Self) -> Bool { (a.count, a.unloaded) < (b.count, b.unloaded) }
+}

@@ -73,6 +73,21 @@ extension Segment {
 
   // MARK: modules
 
+  /// The state of the module table. Reads one word of each module.
+  public var moduleTableVersion: ModuleTableVersion {
+    let table = entries(geometry.modules, as: allocs_module.self)
+    let count = used(ALLOCS_SECTION_MODULES, geometry.modules)
+    var unloaded = 0
+    for index in 0..<count {
+      let state = UnsafeRawPointer(table + index) + MemoryLayout<allocs_module>.offset(of: \.state)!
+      // Pairs with the writer's release of the state, which it makes after the time of unloading.
+      if allocs_load_acquire_u32(state.assumingMemoryBound(to: UInt32.self)) == ALLOCS_MODULE_UNLOADED.rawValue {
+        unloaded += 1
+      }
+    }
+    return ModuleTableVersion(count: count, unloaded: unloaded)
+  }
+
   /// All modules that the agent has met, in that order.
   public var modules: [Module] {
     (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
@@ -92,15 +107,12 @@ extension Segment {
   }
 
   private static func wasLoaded(_ entry: allocs_module, at ticks: UInt32) -> Bool {
-    // The module is noted after the time of the record that first shows it was taken: a tick may lie between.
-    let loaded = (entry.load_ticks &- 1) & ALLOCS_TICK_MASK
-    let since = allocs_ticks_between(loaded, ticks)
     switch entry.state {
     case ALLOCS_MODULE_LOADED.rawValue:
-      // Without an end, times from half a wrap on count as before the start.
-      return since < 1 << (ALLOCS_TICK_BITS - 1)
+      return Module.wasLoaded(at: entry.load_ticks, before: ticks)
     case ALLOCS_MODULE_UNLOADED.rawValue:
-      return since <= allocs_ticks_between(loaded, entry.unload_ticks)
+      let loaded = Module.earliestRecord(ofLoad: entry.load_ticks)
+      return allocs_ticks_between(loaded, ticks) <= allocs_ticks_between(loaded, entry.unload_ticks)
     default:
       return false
     }
@@ -129,4 +141,15 @@ extension Segment {
       isVDSO: entry.flags & ALLOCS_MODULE_VDSO.rawValue != 0,
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0)
   }
+}
+
+extension Module {
+  /// Whether a module that was loaded at `load`, and not unloaded since, was there when a record with `ticks` was made.
+  public static func wasLoaded(at load: UInt32, before ticks: UInt32) -> Bool {
+    // Without an end, times from half a wrap on count as before the start.
+    allocs_ticks_between(earliestRecord(ofLoad: load), ticks) < 1 << (ALLOCS_TICK_BITS - 1)
+  }
+
+  /// The module is noted after the time of the record that first shows it was taken: a tick may lie between.
+  fileprivate static func earliestRecord(ofLoad load: UInt32) -> UInt32 { (load &- 1) & ALLOCS_TICK_MASK }
 }

@@ -66,10 +66,13 @@ public struct SegmentClock: Sendable {
 
 extension Segment {
   /// A reading of the clock for many conversions. A few system calls.
-  public func clock() -> SegmentClock {
+  public func clock() -> SegmentClock { clock(isAlive: isProcessAlive) }
+
+  /// As `clock()`, for a caller who knows whether the process runs.
+  public func clock(isAlive: Bool) -> SegmentClock {
     var start = allocs_clock_start()
     copyWords(of: headerField(\.clock, as: allocs_clock_start.self), into: &start)
-    return SegmentClock(start, isAlive: isProcessAlive)
+    return SegmentClock(start, isAlive: isAlive)
   }
 
   /// Seconds since `ticks`; for more than a few, take one `clock()`.

@@ -55,12 +55,12 @@ struct Batch: Sendable {
   }
 
   private struct Rendered {
-    var bytes: [UInt8]
+    var bytes: ByteBuffer
     var error: AnswerError?
   }
 
   private func write(_ rendered: Rendered, to writer: inout any ResponseBodyWriter) async throws {
-    if !rendered.bytes.isEmpty { try await writer.write(ByteBuffer(bytes: rendered.bytes)) }
+    if rendered.bytes.readableBytes > 0 { try await writer.write(rendered.bytes) }
     if let error = rendered.error { throw error }
   }
 
@@ -71,7 +71,7 @@ struct Batch: Sendable {
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
     var inquiry = Inquiry(view, wrappers: wrappers)
     var count = 0
-    let take = { (line: AddressLine) in
+    func take(_ line: AddressLine) {
       count += 1
       switch line {
       case .address(let address): list.append(address, from: &inquiry, stacks: stacks)
@@ -89,12 +89,24 @@ struct Batch: Sendable {
     } catch {
       return failed(error)
     }
-    return Rendered(bytes: list.take(), error: nil)
+    return Rendered(bytes: ByteBuffer(taking: &list), error: nil)
   }
 
   private func failed(_ error: AnswerError) -> Rendered {
     var list = AnswerList(form: form)
     list.append(error)
-    return Rendered(bytes: list.take(), error: error)
+    return Rendered(bytes: ByteBuffer(taking: &list), error: error)
+  }
+}
+
+extension ByteBuffer {
+  /// What `list` has collected: copied once.
+  init(taking list: inout AnswerList) {
+    self = list.take { bytes in
+      var buffer = ByteBuffer()
+      buffer.reserveCapacity(bytes.byteCount)
+      buffer.writeBytes(bytes)
+      return buffer
+    }
   }
 }

@@ -19,6 +19,8 @@ struct Routes: Sendable {
   let workers: NIOThreadPool
 
   private static let rowLimit = 100_000
+  /// Addresses of one request that are answered where it was received.
+  private static let quickLimit = 64
 
   func responder() -> some HTTPResponder<CallerContext> {
     let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
@@ -79,24 +81,38 @@ struct Routes: Sendable {
     }
     let kind = MediaKind(accepting: request)
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
-    let bytes =
-      stacks
-      ? try await workers.runIfActive { try Self.answers(view, wrappers, addresses, form, stacks: true) }
-      : try Self.answers(view, wrappers, addresses, form, stacks: false)
+    let bytes: ByteBuffer
+    if let quick = try Self.quickAnswers(view, wrappers, addresses, form, stacks: stacks) {
+      bytes = quick
+    } else {
+      bytes = try await workers.runIfActive {
+        var inquiry = Inquiry(view, wrappers: wrappers)
+        return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
+      }
+    }
     Counter(label: "allocsd_addresses_total").increment(by: addresses.count)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
-      body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+      body: ResponseBody(byteBuffer: bytes))
+  }
+
+  /// The answers, if they are so quick that a change of threads would take longer; else nil.
+  private static func quickAnswers(
+    _ view: ProcessView, _ wrappers: Wrappers, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+  ) throws(Problem) -> ByteBuffer? {
+    guard addresses.count <= quickLimit, view.isQuickToAsk else { return nil }
+    var inquiry = Inquiry(view, wrappers: wrappers)
+    for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
+    return try answers(view, &inquiry, addresses, form, stacks: stacks)
   }
 
   private static func answers(
-    _ view: ProcessView, _ wrappers: Wrappers, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
-  ) throws(Problem) -> [UInt8] {
+    _ view: ProcessView, _ inquiry: inout Inquiry, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+  ) throws(Problem) -> ByteBuffer {
     var list = AnswerList(form: form)
-    var inquiry = Inquiry(view, wrappers: wrappers)
     for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
     try answering(view.checkIntact)
-    return list.take()
+    return ByteBuffer(taking: &list)
   }
 
   @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {

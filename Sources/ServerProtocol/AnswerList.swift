@@ -25,6 +25,12 @@ public struct AnswerList: ~Copyable {
   /// The bytes collected since the last call.
   public mutating func take() -> [UInt8] { writer.take() }
 
+  /// The bytes collected since the last call, in place, for as long as `body` runs.
+  public mutating func take<Result>(_ body: (RawSpan) -> Result) -> Result {
+    defer { writer.removeAll() }
+    return writer.withBytes(body)
+  }
+
   /// The answer to what is at `address`.
   public mutating func append(_ address: UInt64, from inquiry: inout Inquiry, stacks: Bool) {
     switch form {

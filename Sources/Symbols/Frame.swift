@@ -25,6 +25,11 @@ public struct Frame: Hashable, Sendable {
     self.line = line
     self.inlined = inlined
   }
+
+  /// Bytes of memory, about, for the budget of a cache.
+  public var cost: Int {
+    MemoryLayout<Frame>.stride + (function?.utf8.count ?? 0) + (file?.utf8.count ?? 0)
+  }
 }
 
 /// A variable or function of a module, found in its symbol table.

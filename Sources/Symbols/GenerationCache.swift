@@ -4,29 +4,37 @@
 // old one is dropped. A hit in the old one moves the entry to the young one, so what is in use stays. Not
 // thread-safe.
 
-struct GenerationCache<Key: Hashable, Value> {
-  private var young: [Key: Value] = [:]
-  private var old: [Key: Value] = [:]
-  private var youngCost = 0
-  private let budget: Int
-  private let cost: (Value) -> Int
+/// Keeps values by key as long as they are in use and there is room. Inlinable: unspecialized, a hit costs ten times as
+/// much.
+public struct GenerationCache<Key: Hashable, Value> {
+  @usableFromInline var young: [Key: Value] = [:]
+  @usableFromInline var old: [Key: Value] = [:]
+  @usableFromInline var youngCost = 0
+  @usableFromInline let budget: Int
+  @usableFromInline let cost: (Value) -> Int
 
   /// `budget` and `cost` are bytes; `cost` is asked for each entry that is stored.
-  init(budget: Int, cost: @escaping (Value) -> Int) {
+  @inlinable
+  public init(budget: Int, cost: @escaping (Value) -> Int) {
     self.budget = budget
     self.cost = cost
   }
 
-  var count: Int { young.count + old.count }
+  /// Entries that are held.
+  public var count: Int { young.count + old.count }
 
-  mutating func find(_ key: Key) -> Value? {
+  /// The value that was stored for `key`, if it is still held.
+  @inlinable
+  public mutating func find(_ key: Key) -> Value? {
     if let value = young[key] { return value }
     guard let value = old.removeValue(forKey: key) else { return nil }
     store(key, value)
     return value
   }
 
-  mutating func store(_ key: Key, _ value: Value) {
+  /// Holds `value` for `key`, in place of another.
+  @inlinable
+  public mutating func store(_ key: Key, _ value: Value) {
     let size = cost(value) + MemoryLayout<(Key, Value)>.stride * 2
     if youngCost + size > budget / 2 {
       old = young

@@ -70,7 +70,7 @@ public final class Symbolizer: Sendable {
   }
 
   /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
-  private static let retryInterval = 10
+  public static let retryInterval = 10
 
   private let limits: Limits
   private let search: DebugFileSearch
@@ -91,8 +91,16 @@ public final class Symbolizer: Sendable {
   /// The call before the address is what is looked up: a call may be a function's last instruction. Every frame's
   /// `pc` is `returnAddress` itself.
   public func frames(returnAddress: UInt64, in module: ModuleReference) -> [Frame] {
+    lookup(returnAddress: returnAddress, in: module).frames
+  }
+
+  /// As `frames`, and whether that is all there will be: false if there was no file of the module, which is looked for
+  /// again after `retryInterval`.
+  public func lookup(
+    returnAddress: UInt64, in module: ModuleReference
+  ) -> (frames: [Frame], isFinal: Bool) {
     let bare = { [Frame(pc: returnAddress, module: module.path)] }
-    guard returnAddress > module.start, returnAddress <= module.end else { return bare() }
+    guard returnAddress > module.start, returnAddress <= module.end else { return (bare(), true) }
     let address = returnAddress &- 1 &- module.bias
     let key = ModuleKey(module)
     let (loaded, cached) = tables.withLock { tables in
@@ -101,7 +109,7 @@ public final class Symbolizer: Sendable {
     }
     if let cached {
       // Another process may have the file elsewhere in its memory.
-      return cached[0].pc == returnAddress ? cached : cached.map { $0.moved(to: returnAddress) }
+      return (cached[0].pc == returnAddress ? cached : cached.map { $0.moved(to: returnAddress) }, true)
     }
     let found = loaded.frames(at: address).map { $0.moved(to: returnAddress) }
     let frames = found.isEmpty ? bare() : found
@@ -109,7 +117,7 @@ public final class Symbolizer: Sendable {
       if loaded.hasFile { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
       evict(keeping: key, &tables)
     }
-    return frames
+    return (frames, loaded.hasFile)
   }
 
   /// The variable or function that holds `address`; nil if the symbol table knows of none.
@@ -159,16 +167,15 @@ public final class Symbolizer: Sendable {
     }
   }
 
-  private static func monotonicSeconds() -> Int {
+  /// The clock that `retryInterval` counts on.
+  public static func monotonicSeconds() -> Int {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
     return time.tv_sec
   }
 
   private static func cost(_ frames: [Frame]) -> Int {
-    frames.reduce(32) { sum, frame in
-      sum + MemoryLayout<Frame>.stride + (frame.function?.utf8.count ?? 0) + (frame.file?.utf8.count ?? 0)
-    }
+    frames.reduce(32) { $0 + $1.cost }
   }
 }
 

@@ -158,6 +158,95 @@ struct AttributionTests {
     }
   }
 
+  /// What a request of its own says of the module at the site of the block at `base`, as JSON and otherwise.
+  private func moduleOfSite(_ base: UInt64) throws -> String? {
+    var inquiry = Inquiry(view)
+    var writer = ByteWriter()
+    inquiry.appendJSONLine(of: base, stacks: true, to: &writer)
+    let line = try parseJSON(String(writer.takeString().dropLast()))
+    let module = try view.answer(base).site?.module
+    #expect(line["site"]?["module"]?.string == module)
+    return module
+  }
+
+  @Test("names are kept from one request to the next, until a module goes or another comes")
+  func keptBetweenRequests() throws {
+    let pc: UInt64 = 0x1000_0100
+    let first = segment.addModule(path: "/first", range: 0x1000_0000..<0x1001_0000, loaded: 10)
+    let context = segment.addContext(node: node([pc]))
+    segment.allocate(Self.block, size: 1, context: context, ticks: 15)
+    for _ in 0..<2 { #expect(try moduleOfSite(Self.block) == "/first") }
+
+    let entry = segment.entries(ALLOCS_SECTION_MODULES, as: allocs_module.self) + first
+    entry.pointee.unload_ticks = 20
+    entry.pointee.state = ALLOCS_MODULE_UNLOADED.rawValue
+    segment.allocate(Self.block + 0x1000, size: 1, context: context, ticks: 25)
+    for _ in 0..<2 {
+      #expect(try moduleOfSite(Self.block) == "/first")
+      #expect(try moduleOfSite(Self.block + 0x1000) == nil)
+    }
+
+    segment.addModule(path: "/second", range: 0x1000_0000..<0x1001_0000, loaded: 30)
+    segment.allocate(Self.block + 0x2000, size: 1, context: context, ticks: 40)
+    for _ in 0..<2 {
+      #expect(try moduleOfSite(Self.block + 0x2000) == "/second")
+      #expect(try moduleOfSite(Self.block) == "/first")
+      #expect(try moduleOfSite(Self.block + 0x1000) == nil)
+    }
+  }
+
+  @Test("a record that is older than the module is not named by it, whichever was asked about first")
+  func olderThanItsModule() throws {
+    segment.addModule(path: "/late", range: 0x1000_0000..<0x1001_0000, loaded: 100)
+    let context = segment.addContext(node: node([0x1000_0100]))
+    segment.allocate(Self.block, size: 1, context: context, ticks: 50)
+    segment.allocate(Self.block + 0x1000, size: 1, context: context, ticks: 150)
+    for _ in 0..<2 {
+      #expect(try moduleOfSite(Self.block + 0x1000) == "/late")
+      #expect(try moduleOfSite(Self.block) == nil)
+    }
+  }
+
+  @Test("an answer is quick once its stack was named, and no longer when the modules have changed")
+  func quick() throws {
+    let wrappers = try Wrappers.standard.adding(["qsort"])
+    segment.allocate(Self.block, size: 8, context: segment.addContext(node: node(["qsort", "getenv"].map(Self.call))))
+    func isQuick(_ wrappers: Wrappers = .standard) -> Bool {
+      var inquiry = Inquiry(view, wrappers: wrappers)
+      return inquiry.isQuick(Self.block, stacks: true)
+    }
+    #expect(!isQuick())
+    _ = try view.answer(Self.block)
+    #expect(isQuick())
+    // With patterns of its own, a request must find the sites itself.
+    #expect(!isQuick(wrappers))
+    segment.addModule(path: "/another", range: 0x1000_0000..<0x1001_0000)
+    #expect(!isQuick())
+    var inquiry = Inquiry(view)
+    #expect(inquiry.isQuick(Self.block, stacks: false) && !inquiry.isQuick(Self.block - 1, stacks: false))
+  }
+
+  @Test("what is kept has a bound, and what falls out is found again")
+  func bounded() {
+    let names = NameCache(budget: 60_000)
+    let version = ModuleTableVersion(count: 1, unloaded: 0)
+    let json = [UInt8](repeating: 0x20, count: 1000)
+    func isKept(_ node: UInt32) -> Bool {
+      names.json(ofNode: node, ticks: 0, version: version, now: 0) != nil
+    }
+    for node in 1...1000 as ClosedRange<UInt32> {
+      names.store(json: json, ofNode: node, span: NameCache.Span(), version: version)
+      #expect(isKept(node))
+    }
+    #expect((1...1000).count(where: { isKept($0) }) < 60)
+    // What was found without its file is kept for a time, and what is of an earlier state of the modules not at all.
+    names.store(json: json, ofNode: 1, span: NameCache.Span(end: 10), version: version)
+    #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 9) != nil)
+    #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 10) == nil)
+    names.store(json: json, ofNode: 2, span: NameCache.Span(), version: ModuleTableVersion(count: 0, unloaded: 0))
+    #expect(names.json(ofNode: 2, ticks: 0, version: version, now: 0) == nil)
+  }
+
   @Test("a circle of nodes ends, in an answer and in a table")
   func circle() throws {
     let pc = Self.call(in: "strdup")

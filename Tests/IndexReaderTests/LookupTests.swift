@@ -75,6 +75,29 @@ struct LookupTests {
     #expect(segment.wasUsed(heap - 1) == false)
   }
 
+  @Test("neighbours are found across many groups in which all was freed, small blocks and large", arguments: [0, 8])
+  func farAcrossFreed(step: Int) throws {
+    let synthetic = SyntheticSegment()
+    let count = 5000
+    let bases = (0..<count).map { index -> UInt64 in heap + UInt64(index * 2048 + index % 32 * 32) }
+    // Large ones leave a tail behind.
+    for (index, base) in bases.enumerated() { synthetic.allocate(base, size: index % 3 == 0 ? 24 : 1000) }
+    // Some are left, at different places of their group; or none but the first and the last.
+    let kept = Set([0, count - 1] + (step > 0 ? Array(stride(from: step, to: count, by: 61 * step)) : []))
+    for (index, base) in bases.enumerated() where !kept.contains(index) { synthetic.free(base) }
+    let segment = try Segment(path: synthetic.path)
+    let live: [UInt64] = kept.sorted().map { bases[$0] }
+    for (low, high) in zip(live, live.dropFirst()) {
+      for address in [low + 1000, (low + high) / 2, high - 1] where address < high {
+        let lookup = segment.lookup(address)
+        #expect(lookup.containing == nil && lookup.previous?.base == low && lookup.next?.base == high)
+      }
+    }
+    var found: [UInt64] = []
+    segment.forEachAllocation { found.append($0.base) }
+    #expect(found == live)
+  }
+
   @Test("nothing is found in an empty segment, at any address", arguments: [0, 1, heap, 1 << 47, .max] as [UInt64])
   func empty(address: UInt64) throws {
     let synthetic = SyntheticSegment()

@@ -1,0 +1,30 @@
+// The mappings of a process, parsed again only if what the kernel says has changed: it takes several times as long as
+// reading it.
+
+import Synchronization
+
+/// What the last request read and parsed. Thread-safe.
+final class LatestMaps: Sendable {
+  private struct Reading {
+    var text: [UInt8]
+    var maps: ProcessMaps
+  }
+
+  /// A longer text is not kept, in bytes: some ten thousand mappings.
+  private static let limit = 1 << 20
+
+  private let reading = Mutex<Reading?>(nil)
+  private let lastSize = Atomic<Int>(0)
+
+  /// Bytes of the last text.
+  var size: Int { lastSize.load(ordering: .relaxed) }
+
+  /// The mappings in `text`, just read from /proc/PID/maps.
+  func parse(_ text: [UInt8]) -> ProcessMaps {
+    lastSize.store(text.count, ordering: .relaxed)
+    if let known = reading.withLock({ $0 }), known.text == text { return known.maps }
+    let maps = ProcessMaps(text: text)
+    if text.count <= Self.limit { reading.withLock { $0 = Reading(text: text, maps: maps) } }
+    return maps
+  }
+}
