@@ -90,10 +90,11 @@ let package = Package(
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       path: "Sources/Client", exclude: ["CXattr"]),
+    .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CMalloc", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -103,7 +104,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
-      path: "Sources/IndexServer"),
+      path: "Sources/IndexServer", exclude: ["CMalloc"]),
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),

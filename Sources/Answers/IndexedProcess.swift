@@ -69,7 +69,13 @@ public struct IndexedProcess: Hashable, Sendable {
       problem = error.description
       command = []
       lostBlocks = nil
-      if case .notPermitted = error { state = .notPermitted } else { state = .unreadable }
+      if case .notPermitted = error {
+        state = .notPermitted
+      } else {
+        state = .unreadable
+        // The name alone says when it started, which anybody may have made up, unless such a process runs.
+        if !file.isLive { started = nil }
+      }
     }
   }
 

@@ -13,6 +13,8 @@ import Symbols
 /// A request. Used from one thread; make one for each request, as it sees the process as of its start.
 public struct Inquiry: ~Copyable {
   private let view: ProcessView
+  /// That of `view`: named here, as a batch goes to it several times for each address.
+  private let shared: SharedSegment
   private let clock: SegmentClock
   private let surroundings: Surroundings
   /// Those of `surroundings`, none if they are not known: not optional, so that a batch needs no copy of them.
@@ -31,10 +33,11 @@ public struct Inquiry: ~Copyable {
   /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation.
   public init(_ view: ProcessView, wrappers: Wrappers = .standard) {
     self.view = view
+    shared = view.shared
     attribution = Attribution(view, wrappers: wrappers)
-    hasFullStacks = view.shared.segment.hasFullStacks
+    hasFullStacks = shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
-    clock = view.shared.segment.clock(isAlive: surroundings.isAlive)
+    clock = shared.segment.clock(isAlive: surroundings.isAlive)
     mappings = surroundings.maps ?? ProcessMaps([])
     origins = OriginCache(
       surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
@@ -43,7 +46,7 @@ public struct Inquiry: ~Copyable {
 
   /// What is at `address`.
   public mutating func answer(_ address: UInt64, stacks: Bool = true) -> Answer {
-    let lookup = view.shared.segment.lookup(address)
+    let lookup = shared.segment.lookup(address)
     if let allocation = lookup.containing {
       return heap(address, allocation, lookup, stacks: stacks)
     }
@@ -62,7 +65,7 @@ public struct Inquiry: ~Copyable {
   /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it is
   /// about a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
-    let lookup = view.shared.segment.lookup(address)
+    let lookup = shared.segment.lookup(address)
     if let allocation = lookup.containing {
       appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
     } else {
@@ -74,8 +77,10 @@ public struct Inquiry: ~Copyable {
   /// Whether the answer is a matter of microseconds, and no file must be read for it: the address is in a block whose
   /// stack has been named before.
   public mutating func isQuick(_ address: UInt64, stacks: Bool) -> Bool {
-    guard let allocation = view.shared.segment.allocation(containing: address) else { return false }
-    guard stacks, let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) else { return true }
+    guard let allocation = shared.segment.allocation(containing: address) else { return false }
+    guard stacks, let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else {
+      return true
+    }
     let node = origins.node(ofOriginAt: index)
     return node == 0 || attribution.knows(node: node, at: allocation.ticks)
   }
@@ -93,7 +98,7 @@ public struct Inquiry: ~Copyable {
     answer.next = lookup.next.map { Answer.Block($0) }
     answer.mapping = surroundings.maps?.mapping(containing: address)
     answer.hasFullStack = hasFullStacks
-    guard let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) else { return answer }
+    guard let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else { return answer }
     let origin = origins.origin(at: index)
     answer.function = origin.function
     answer.allocator = origin.allocator
@@ -101,7 +106,7 @@ public struct Inquiry: ~Copyable {
       if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
         answer.thread = origins.holder(at: holder).thread
       } else {
-        answer.thread = origins.lookUp(slot: slot, at: allocation.ticks, in: view.shared.segment)?.thread
+        answer.thread = origins.lookUp(slot: slot, at: allocation.ticks, in: shared.segment)?.thread
       }
     }
     if stacks, origin.node != 0 {
@@ -124,13 +129,13 @@ public struct Inquiry: ~Copyable {
     writer.append(block: Answer.Block(allocation), offset: address - allocation.base)
     if let alignment = allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
     var node: UInt32 = 0
-    if let index = origins.originIndex(ofContext: allocation.context, in: view.shared.segment) {
+    if let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
       if stacks { node = origins.node(ofOriginAt: index) }
       origins.appendOrigin(at: index, to: &writer)
       if let slot = origins.threadSlot(ofOriginAt: index) {
         if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
           origins.appendHolder(at: holder, to: &writer)
-        } else if let holder = origins.lookUp(slot: slot, at: allocation.ticks, in: view.shared.segment) {
+        } else if let holder = origins.lookUp(slot: slot, at: allocation.ticks, in: shared.segment) {
           writer.append(bytes: holder.json)
         }
       }
@@ -159,7 +164,7 @@ public struct Inquiry: ~Copyable {
   private mutating func elsewhere(_ address: UInt64, _ lookup: Lookup) -> Answer {
     guard let maps = surroundings.maps else { return elsewhereInSegment(address, lookup) }
     guard let index = maps.index(containing: address) else {
-      if view.shared.segment.wasUsed(address) {
+      if shared.segment.wasUsed(address) {
         var answer = Answer(address: address, kind: .free)
         answer.note = .givenBack
         return answer
@@ -185,7 +190,7 @@ public struct Inquiry: ~Copyable {
       answer.thread = origins.holder(of: thread).thread
       return answer
     }
-    if view.shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
+    if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
     // Without bounds, a mapping is a thread's stack if the thread is seen in it.
     if !mapping.isBreak, let thread = threadIn(mapping: index) { return stack(address, ofThread: thread) }
     return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
@@ -194,7 +199,7 @@ public struct Inquiry: ~Copyable {
   /// Whether any memory of the mapping was ever heap.
   private mutating func wasHeap(_ mapping: Mapping, _ index: Int) -> Bool {
     if let known = heapMappings[index] { return known }
-    let known = view.shared.segment.wasHeap(in: mapping.start..<mapping.end)
+    let known = shared.segment.wasHeap(in: mapping.start..<mapping.end)
     heapMappings[index] = known
     return known
   }
@@ -203,11 +208,9 @@ public struct Inquiry: ~Copyable {
 
   /// The module whose file, or zeroed data behind its file, is mapped at `address`.
   private mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
-    let mapping = maps.mappings[index]
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
       // The segment may learn late that a module is gone, so the mappings must agree: its file is mapped here, or
       // directly below the anonymous memory here.
-      if module.isVDSO { return mapping.path == "[vdso]" ? ModuleReference(module) : nil }
       if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module) }
     }
     guard let file = maps.file(behind: index) else { return nil }
@@ -216,7 +219,7 @@ public struct Inquiry: ~Copyable {
 
   private mutating func loadedModules() -> [Module] {
     if let modules { return modules }
-    let loaded = view.shared.segment.modules.filter { $0.unloadTicks == nil }
+    let loaded = shared.segment.modules.filter { $0.unloadTicks == nil }
     modules = loaded
     return loaded
   }
@@ -236,7 +239,7 @@ public struct Inquiry: ~Copyable {
 
   private mutating func allThreads() -> [ThreadIdentity] {
     if let threads { return threads }
-    let all = view.shared.segment.threads
+    let all = shared.segment.threads
     threads = all
     return all
   }
@@ -277,7 +280,7 @@ public struct Inquiry: ~Copyable {
     let isBetween =
       lookup.previous.map { allocs_region_of_address($0.end - 1) == region } ?? false
       && lookup.next.map { allocs_region_of_address($0.base) == region } ?? false
-    var answer = Answer(address: address, kind: view.shared.segment.wasUsed(address) || isBetween ? .free : .unmapped)
+    var answer = Answer(address: address, kind: shared.segment.wasUsed(address) || isBetween ? .free : .unmapped)
     if answer.kind == .unmapped {
       answer.note = address >> UInt64(ALLOCS_ADDRESS_BITS) != 0 ? .outsideUserSpace : surroundings.absence
     }

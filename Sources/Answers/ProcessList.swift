@@ -35,10 +35,9 @@ public struct ProcessList: Hashable, Sendable {
       [header]
       + ordered.map { process in
         let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
-        let state = process.state == .notPermitted ? "no access" : process.state.rawValue
         return Row(
           cells: [
-            String(process.processID), state,
+            String(process.processID), process.state.rawValue,
             TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
             Units.rounded(process.segmentBytes), process.lostBlocks.map { $0 == 0 ? "-" : Units.grouped($0) } ?? "?",
           ], command: process.commandLine)

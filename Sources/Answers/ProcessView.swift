@@ -61,6 +61,11 @@ public final class ProcessView: Sendable {
 
   /// Why process `pid` can't be asked about when no segment of it was found.
   public static func missing(processID pid: Int32, in directories: [String]? = nil) -> AnswerError {
+    if let ignored = SegmentDirectory.ignored(processID: pid, in: directories).first(where: { $0.reason != .gone }) {
+      return AnswerError(
+        .notIndexed, what: "process \(pid) is not indexed: \(ignored.path) \(ignored.reason.text), and is ignored",
+        advice: "remove it, and start the program with `allocsctl run -- COMMAND`")
+    }
     guard pid > 0, kill(pid, 0) == 0 || errno == EPERM else {
       return AnswerError(
         .noSuchProcess, what: "there is no process \(pid), and no segment of one",
@@ -77,7 +82,6 @@ public final class ProcessView: Sendable {
   /// Whether a request takes no longer than a fraction of a millisecond to begin, judged by the last one: false if the
   /// process has thousands of mappings.
   public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 }
-
 
   /// The file of the segment.
   public var path: String { shared.segment.path }
@@ -124,5 +128,18 @@ public final class ProcessView: Sendable {
     var inquiry = Inquiry(self)
     for address in addresses { inquiry.appendJSONLine(of: address, stacks: stacks, to: &writer) }
     try checkIntact()
+  }
+}
+
+extension IgnoredFile.Reason {
+  /// What the file does or is, behind its name.
+  fileprivate var text: String {
+    switch self {
+    case .symbolicLink: "is a symbolic link"
+    case .directory: "is a directory"
+    case .specialFile: "is no regular file"
+    case .foreign: "belongs neither to its user nor to root"
+    case .gone: "is gone"
+    }
   }
 }

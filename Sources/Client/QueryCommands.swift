@@ -168,14 +168,19 @@ struct Query: ParsableCommand {
   private func items() throws -> [Item] {
     var items: [Item] = []
     var together: [UInt64] = []
+    var isBehindTerminator = false
     for text in addresses {
+      if text == "--", !isBehindTerminator {
+        isBehindTerminator = true
+        continue
+      }
       if text == "-" {
         if !together.isEmpty { items.append(.addresses(together)) }
         items.append(.standardInput)
         together = []
         continue
       }
-      if text.hasPrefix("--") { throw ValidationError("Unknown option '\(text)'") }
+      if text.hasPrefix("--"), !isBehindTerminator { throw ValidationError("Unknown option '\(text)'") }
       do throws(AnswerError) {
         together.append(try parseAddress(text))
       } catch {
@@ -183,6 +188,7 @@ struct Query: ParsableCommand {
       }
     }
     if !together.isEmpty { items.append(.addresses(together)) }
+    guard !items.isEmpty else { throw ValidationError("Missing expected argument '<address> ...'") }
     return items
   }
 }

@@ -6,7 +6,11 @@
 // - Whatever a search returns was true when it was read. A search that finds nothing met, for each slot, a moment at
 //   which no allocation started there.
 
+import MappingGuard
 import SharedLayout
+
+/// Groups that a search looks ahead: two pages of slots, a few hundred nanoseconds.
+private let prefetchDistance = 16
 
 struct Arena {
   /// First address of the region.
@@ -72,11 +76,16 @@ struct Arena {
 
   /// Whether any slot of the group holds a head: about five times as quick as looking at one after another.
   ///
+  /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the search
+  /// will be when it arrives, is fetched already.
+  ///
   /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as x86-64 tears none
   /// that is aligned; what is found is only a hint to look at the group again, word by word.
   @inline(__always)
-  private func hasHead(inGroup group: Int) -> Bool {
+  private func hasHead(inGroup group: Int, prefetching distance: Int) -> Bool {
     let words = UnsafeRawPointer(slots + group << 6)
+    let ahead = (group + distance) & (Layout.arenaSlots >> 6 - 1)
+    prefetch_512_bytes(slots + ahead << 6)
     var found = SIMD8<UInt64>()
     for eight in 0..<8 {
       let slots = words.load(fromByteOffset: eight << 6, as: SIMD8<UInt64>.self)
@@ -103,7 +112,11 @@ struct Arena {
       while word.bits != 0 {
         let bit = 63 - word.bits.leadingZeroBitCount
         let group = word.index << 6 | bit
-        if hasHead(inGroup: group), let found = last(inGroup: group, fromSlot: 63, atOrBelow: limit) { return found }
+        if hasHead(inGroup: group, prefetching: -prefetchDistance),
+          let found = last(inGroup: group, fromSlot: 63, atOrBelow: limit)
+        {
+          return found
+        }
         word.bits &= ~(1 << UInt64(bit))
       }
       guard let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
@@ -145,7 +158,7 @@ struct Arena {
       while word.bits != 0 {
         let group = word.index << 6 | word.bits.trailingZeroBitCount
         var eight = group == firstGroup ? firstSlot & 63 & ~7 : 0
-        if group != firstGroup, !hasHead(inGroup: group) { eight = 64 }
+        if group != firstGroup, !hasHead(inGroup: group, prefetching: prefetchDistance) { eight = 64 }
         while eight < 64 {
           var found = heads(inEightSlotsAt: group << 6 + eight)
           while found != 0 {

@@ -103,8 +103,6 @@ public struct Module: Hashable, Sendable {
   public var unloadTicks: UInt32?
   /// The executable.
   public var isMain: Bool
-  /// Mapped by the kernel: there is no file.
-  public var isVDSO: Bool
   public var isAgent: Bool
 }
 

@@ -3,7 +3,7 @@
 // - A segment of a running process is never touched, nor one of another user's unless root sweeps.
 // - When a process died is written nowhere: it may have been killed. The first sweep that finds a segment dead takes away
 //   its owner's permission to write, which nobody needs any more; the time of that change (st_ctime) starts its age.
-// - If the dead ones take more than the policy's bytes, the oldest go first, whatever their age.
+// - If the dead ones are more, or take more bytes, than the policy has it, the oldest go first, whatever their age.
 
 import Glibc
 
@@ -13,11 +13,15 @@ public struct RetentionPolicy: Hashable, Sendable {
   public var maximumAge: Double
   /// Bytes of memory that all segments of dead processes in a directory may take.
   public var maximumBytes: UInt64
+  /// Segments of dead processes that a directory may hold.
+  public var maximumCount: UInt64
 
-  /// A day, and a gibibyte: memory is what a tmpfs takes from the machine.
-  public init(maximumAge: Double = 86_400, maximumBytes: UInt64 = 1 << 30) {
+  /// A day; a gibibyte, as memory is what a tmpfs takes from the machine; a thousand, as each is looked at whenever a
+  /// process is asked about.
+  public init(maximumAge: Double = 86_400, maximumBytes: UInt64 = 1 << 30, maximumCount: UInt64 = 1000) {
     self.maximumAge = maximumAge
     self.maximumBytes = maximumBytes
+    self.maximumCount = maximumCount
   }
 }
 
@@ -68,13 +72,15 @@ extension OpenDirectory {
     func deathTime(_ file: SegmentFile) -> Double { file.isMarkedDead ? file.changed : time }
     dead.sort { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
     var bytes: UInt64 = 0
+    var count: UInt64 = 0
     for file in dead {
       let (sum, overflow) = bytes.addingReportingOverflow(file.allocatedBytes)
       let isTooOld = time - deathTime(file) > policy.maximumAge
-      if isTooOld || overflow || sum > policy.maximumBytes {
+      if isTooOld || overflow || sum > policy.maximumBytes || count >= policy.maximumCount {
         remove(file, &result)
       } else {
         bytes = sum
+        count += 1
         result.kept.append(file)
       }
     }

@@ -138,7 +138,6 @@ extension Segment {
       start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
       unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,
       isMain: entry.flags & ALLOCS_MODULE_MAIN.rawValue != 0,
-      isVDSO: entry.flags & ALLOCS_MODULE_VDSO.rawValue != 0,
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0)
   }
 }

@@ -41,6 +41,22 @@ public struct SegmentFile: Hashable, Sendable {
   }
 }
 
+/// A file that has a segment's name and is not taken for one.
+public struct IgnoredFile: Hashable, Sendable {
+  public enum Reason: Error, Hashable, Sendable {
+    case symbolicLink
+    case directory
+    /// A named pipe, a socket, a device.
+    case specialFile
+    /// Neither the process's user nor root owns it.
+    case foreign
+    case gone
+  }
+
+  public var path: String
+  public var reason: Reason
+}
+
 /// The directories that segments are written to and looked for in.
 public enum SegmentDirectory {
   /// $ALLOCS_DIR alone if it is set, else /run/allocs and /dev/shm/allocs, in which agents try in this order. They need
@@ -60,6 +76,22 @@ public enum SegmentDirectory {
   public static func find(processID: Int32, in directories: [String]? = nil) -> SegmentFile? {
     let found = files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
+  }
+
+  /// Files that have the name of a segment of process `processID` and were left out, in the order of `directories`.
+  public static func ignored(processID: Int32, in directories: [String]? = nil) -> [IgnoredFile] {
+    var ignored: [IgnoredFile] = []
+    for path in directories ?? searchPaths {
+      guard let directory = OpenDirectory(path: path) else { continue }
+      for name in directory.names().sorted() {
+        guard let process = SegmentFile.parse(name: name), process.processID == processID,
+          case .failure(let reason) = directory.examine(
+            name: name, processID: processID, startTime: process.startTime)
+        else { continue }
+        ignored.append(IgnoredFile(path: path + "/" + name, reason: reason))
+      }
+    }
+    return ignored
   }
 
   private static func files(in directories: [String]?, where isWanted: (Int32) -> Bool) -> [SegmentFile] {
@@ -113,22 +145,32 @@ struct OpenDirectory: ~Copyable {
 
   /// The file `name` if it is a regular file that can be the segment of that process.
   func segment(name: String, processID: Int32, startTime: UInt64) -> SegmentFile? {
+    try? examine(name: name, processID: processID, startTime: startTime).get()
+  }
+
+  /// The file `name`, or why it can't be the segment of that process.
+  func examine(name: String, processID: Int32, startTime: UInt64) -> Result<SegmentFile, IgnoredFile.Reason> {
     var status = stat()
-    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG else {
-      return nil
+    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0 else { return .failure(.gone) }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: break
+    case S_IFLNK: return .failure(.symbolicLink)
+    case S_IFDIR: return .failure(.directory)
+    default: return .failure(.specialFile)
     }
     let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
     if isLive, status.st_uid != 0, let owners = ProcessLiveness.userIDs(processID: processID),
       !owners.contains(status.st_uid)
     {
-      return nil
+      return .failure(.foreign)
     }
     func seconds(_ time: timespec) -> Double { Double(time.tv_sec) + Double(time.tv_nsec) / 1e9 }
-    return SegmentFile(
+    let file = SegmentFile(
       processID: processID, startTime: startTime, path: path + "/" + name, isLive: isLive, ownerID: status.st_uid,
       // stat(2) counts blocks of 512 bytes, whatever the file system's.
       allocatedBytes: UInt64(max(0, status.st_blocks)) * 512, modified: seconds(status.st_mtim),
       changed: seconds(status.st_ctim), inode: UInt64(status.st_ino),
       isMarkedDead: status.st_mode & S_IWUSR == 0)
+    return .success(file)
   }
 }

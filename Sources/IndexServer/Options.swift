@@ -1,4 +1,4 @@
-// Durations and sizes as options of the command line.
+// Durations, sizes and numbers as options of the command line.
 
 import ArgumentParser
 
@@ -56,4 +56,23 @@ struct KeepSize: ExpressibleByArgument {
     let unit = Self.units.first { bytes >= 1 << $0.shift && bytes & ((1 << $0.shift) - 1) == 0 }
     return unit.map { "\(bytes >> $0.shift)\($0.name)" } ?? "\(bytes)"
   }
+}
+
+/// A number, or `unlimited`.
+struct KeepCount: ExpressibleByArgument {
+  /// The greatest value stands for `unlimited`.
+  var number: UInt64
+
+  init(number: UInt64) { self.number = number }
+
+  init?(argument: String) {
+    if argument == "unlimited" {
+      self.init(number: .max)
+      return
+    }
+    guard let number = UInt32(argument) else { return nil }
+    self.init(number: UInt64(number))
+  }
+
+  var defaultValueDescription: String { number == .max ? "unlimited" : "\(number)" }
 }

@@ -13,18 +13,20 @@ public enum AddressLine: Equatable, Sendable {
   case rejected(AnswerError)
 }
 
-/// Splits pieces of a list into lines, and reads the addresses in them.
+/// Splits pieces of a list into lines, and reads the addresses in them. Inlinable, so that a batch has no call through a
+/// closure for each of millions of lines.
 public struct AddressLines: Sendable {
   /// A longer line, in bytes, is no address.
   public static let lineLimit = 256
 
-  private var partial: [UInt8] = []
+  @usableFromInline var partial: [UInt8] = []
   /// Lines that ended so far.
-  public private(set) var count = 0
+  public internal(set) var count = 0
 
   public init() {}
 
   /// Calls `body` for each line that ends within `bytes`, in order.
+  @inlinable
   public mutating func feed<Failure: Error>(
     _ bytes: Span<UInt8>, _ body: (AddressLine) throws(Failure) -> Void
   ) throws(Failure) {
@@ -42,12 +44,14 @@ public struct AddressLines: Sendable {
   }
 
   /// Calls `body` for a last line that has no end.
+  @inlinable
   public mutating func finish<Failure: Error>(_ body: (AddressLine) throws(Failure) -> Void) throws(Failure) {
     if !partial.isEmpty { try takePartial(body) }
   }
 
   /// Keeps one byte more than the limit, so that a line that exceeds it can be told.
-  private mutating func keep(_ bytes: Span<UInt8>) {
+  @usableFromInline
+  mutating func keep(_ bytes: Span<UInt8>) {
     var index = 0
     while index < bytes.count, partial.count <= Self.lineLimit {
       partial.append(bytes[index])
@@ -55,18 +59,26 @@ public struct AddressLines: Sendable {
     }
   }
 
-  private mutating func takePartial<Failure: Error>(_ body: (AddressLine) throws(Failure) -> Void) throws(Failure) {
+  @inlinable
+  mutating func takePartial<Failure: Error>(_ body: (AddressLine) throws(Failure) -> Void) throws(Failure) {
     let line = partial
     partial.removeAll(keepingCapacity: true)
     try take(line.span, body)
   }
 
-  private mutating func take<Failure: Error>(
+  @inlinable
+  mutating func take<Failure: Error>(
     _ line: Span<UInt8>, _ body: (AddressLine) throws(Failure) -> Void
   ) throws(Failure) {
+    if let result = read(line) { try body(result) }
+  }
+
+  /// What the next line says; nil if it is blank.
+  @usableFromInline
+  mutating func read(_ line: Span<UInt8>) -> AddressLine? {
     count += 1
-    if let address = Self.plainAddress(line) { return try body(.address(address)) }
-    if let result = examine(line) { try body(result) }
+    if let address = Self.plainAddress(line) { return .address(address) }
+    return examine(line)
   }
 
   /// The address in a line of nothing but `0x` and up to 16 hexadecimal digits: what programs write. nil says nothing.

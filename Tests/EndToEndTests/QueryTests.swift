@@ -165,6 +165,11 @@ extension EndToEnd {
       ] {
         try expectError(arguments, status: 64, in: directory)
       }
+      try expectError(["query", "1", "--", "-1"], status: 64, in: directory, mentions: "negative")
+      try expectError(["query", "--", "1", "-1"], status: 64, in: directory, mentions: "negative")
+      try expectError(["query", "1", "--", "--json"], status: 64, in: directory, mentions: "not an address")
+      try expectError(["query", "1", "--"], status: 64, in: directory, mentions: "Missing")
+      try expectError(["query", "1", "--nonsense", "0"], status: 64, in: directory, mentions: "Unknown option")
       for arguments in [
         ["--help"], ["help", "query"], ["query", "--help"], ["run", "--help"], ["ps", "--help"], ["top", "--help"],
       ] {
@@ -186,6 +191,33 @@ extension EndToEnd {
       try expectError(["top", "\(getpid())"], status: 1, in: directory)
       let outcome = try Tool.control(["ps"], in: directory)
       #expect(outcome.ending == .exit(0))
+    }
+
+    @Test("behind -- there are addresses only")
+    func terminator() throws {
+      let program = try Stationary()
+      let outcome = try Tool.control(
+        ["query", program.pid, "--json", "--", "0", "-"], in: program.directory, input: "0x1\n")
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      #expect(try Tool.objects(outcome.output).map { $0["address"] as? String } == ["0x0", "0x1"])
+    }
+
+    @Test("a file that only has the name of a segment is ignored, and the error says why")
+    func ignoredFile() throws {
+      let sleeper = try ChildProcess(["cat"], environment: ChildProcess.baseEnvironment, conversing: true)
+      let stat = try String(contentsOfFile: "/proc/\(sleeper.pid)/stat", encoding: .utf8)
+      let name = "\(sleeper.pid).\(stat[stat.lastIndex(of: ")")!...].split(separator: " ")[20]).seg"
+      for (make, words) in [
+        ({ (path: String) in mkfifo(path, 0o600) }, "is no regular file"),
+        ({ (path: String) in mkdir(path, 0o700) }, "is a directory"),
+        ({ (path: String) in symlink("/etc/passwd", path) }, "is a symbolic link"),
+      ] {
+        let directory = try TestDirectory()
+        #expect(make(directory.file(name)) == 0)
+        try expectError(
+          ["query", "\(sleeper.pid)", "0"], status: 1, in: directory, mentions: "\(directory.file(name)) \(words)")
+        try expectError(["top", "\(sleeper.pid)"], status: 1, in: directory, mentions: words)
+      }
     }
 
     @Test(

@@ -156,6 +156,28 @@ struct RetentionTests {
     #expect(SegmentDirectory.sweep(none, in: [directory.path]).removed.count == 3)
   }
 
+  @Test("beyond the policy's number the oldest dead go first, and the living don't count")
+  func count() throws {
+    let directory = Directory()
+    let start = try #require(ownStartTime())
+    directory.add(getpid(), start)
+    for startTime in 1...5 as ClosedRange<UInt64> {
+      let path = directory.add(nobody, startTime)
+      var times = [
+        timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0), timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0),
+      ]
+      utimensat(AT_FDCWD, path, &times, 0)
+    }
+    func sweep(_ count: UInt64) -> [UInt64] {
+      let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: .max, maximumCount: count)
+      return SegmentDirectory.sweep(policy, in: [directory.path]).removed.map(\.startTime).sorted()
+    }
+    #expect(sweep(5) == [])
+    #expect(sweep(2) == [1, 2, 3])
+    #expect(sweep(0) == [4, 5])
+    #expect(SegmentDirectory.list(in: [directory.path]).map(\.processID) == [getpid()])
+  }
+
   @Test("a link by a segment's name is neither followed nor removed")
   func links() {
     let directory = Directory()

@@ -1,0 +1,157 @@
+// What surrounds the programs: `make install`, the units for systemd, and the script that installs Debian packages.
+
+import Foundation
+import Testing
+
+extension EndToEnd {
+  @Suite("packaging")
+  struct PackagingTests {
+    private func script(_ name: String) -> String { "\(Installation.packageDirectory)/scripts/\(name)" }
+
+    /// Path of a tool that must be there, or a failure that says how to get it.
+    private func tool(_ name: String, package: String) throws -> String {
+      for directory in ["/usr/bin", "/bin", "/usr/sbin", "/sbin"] {
+        let path = "\(directory)/\(name)"
+        if FileManager.default.isExecutableFile(atPath: path) { return path }
+      }
+      throw HarnessError("\(name) is missing: scripts/install-dependencies test, or apt-get install \(package)")
+    }
+
+    // MARK: make install
+
+    /// Installs what was built below `prefix`, as `make install` does.
+    private func install(below prefix: String) throws {
+      let outcome = try ChildProcess.run([script("install"), try Installation.directory.get(), "", prefix])
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+    }
+
+    @Test("the installed units are right by systemd's own checker, and name what was installed")
+    func units() throws {
+      let checker = try tool("systemd-analyze", package: "systemd")
+      let directory = try TestDirectory()
+      try install(below: directory.path)
+      let units = ["allocsd.service", "allocsd.socket"].map { directory.file("lib/systemd/system/\($0)") }
+      /// What the checker says about our units; whatever else it finds on the machine is not ours.
+      func complaints() throws -> [Substring] {
+        let outcome = try ChildProcess.run([checker, "verify", "--man=no"] + units)
+        let lines = outcome.errors.split(separator: "\n").filter { $0.contains("allocsd") }
+        #expect(outcome.ending == .exit(0) || !lines.isEmpty, "\(outcome.errors)")
+        return lines
+      }
+      #expect(try complaints() == [])
+      let service = try String(contentsOfFile: units[0], encoding: .utf8)
+      #expect(service.contains("ExecStart=\(directory.path)/bin/allocsd\n"))
+      // It would find faults: an unknown setting, a program that is not there.
+      _ = try directory.write(service + "NoSuchSetting=1\n", to: "lib/systemd/system/allocsd.service")
+      #expect(try complaints().contains { $0.contains("NoSuchSetting") })
+      try FileManager.default.removeItem(atPath: directory.file("bin/allocsd"))
+      #expect(try complaints().contains { $0.contains("bin/allocsd") })
+    }
+
+    @Test("the installed allocsctl runs programs under the installed agent")
+    func installed() throws {
+      let directory = try TestDirectory()
+      try install(below: directory.path)
+      let outcome = try ChildProcess.run(
+        [directory.file("bin/allocsctl"), "run", "--", "sh", "-c", "echo $LD_PRELOAD"],
+        environment: ["ALLOCS_DIR": directory.path])
+      #expect(outcome.ending == .exit(0) && outcome.errors == "", "\(outcome.errors)")
+      #expect(outcome.output == directory.file("lib/liballocs_agent.so") + "\n")
+      #expect(try directory.segments().count == 1)
+    }
+
+    @Test(
+      "systemd-tmpfiles makes the directory of the segments, for all users",
+      .enabled(if: Restrictions.isRoot, "needs root, to make a directory of root's"))
+    func temporaryFiles() throws {
+      let maker = try tool("systemd-tmpfiles", package: "systemd")
+      let directory = try TestDirectory()
+      let outcome = try ChildProcess.run(
+        [maker, "--create", "--root=\(directory.path)", "\(Installation.packageDirectory)/systemd/allocs.conf"])
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      var status = stat()
+      #expect(lstat(directory.file("run/allocs"), &status) == 0)
+      #expect(status.st_mode == S_IFDIR | 0o1777 && status.st_uid == 0)
+    }
+
+    // MARK: scripts/install-dependencies
+
+    /// Runs the script as a user who is not root, on a machine that has Swift and no package, and of `commands` (names
+    /// and shell code) what is given. Each command says in the file "calls" how it was called.
+    private func installDependencies(
+      _ arguments: [String], _ commands: [String: String]
+    ) throws -> (outcome: Outcome, calls: String) {
+      let directory = try TestDirectory()
+      chmod(directory.path, 0o755)
+      let calls = try directory.write("", to: "calls")
+      chmod(calls, 0o666)
+      let place = try directory.directory("bin")
+      for name in ["bash", "id", "env", "sh"] {
+        try FileManager.default.createSymbolicLink(
+          atPath: "\(place)/\(name)", withDestinationPath: try tool(name, package: "coreutils or bash"))
+      }
+      let all = ["swift": "exit 0", "dpkg-query": "exit 1"].merging(commands) { $1 }
+      for (name, code) in all {
+        let path = try directory.write("#!/bin/sh\necho \"\(name) $*\" >>\(calls)\n\(code)\n", to: "bin/\(name)")
+        chmod(path, 0o755)
+      }
+      // The tree itself may be where only root may look.
+      let copy = directory.file("install-dependencies")
+      try FileManager.default.copyItem(atPath: script("install-dependencies"), toPath: copy)
+      chmod(copy, 0o755)
+      var command = ["\(place)/bash", copy] + arguments
+      if Restrictions.isRoot {
+        let setpriv = try tool("setpriv", package: "util-linux")
+        command = [setpriv, "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"] + command
+      }
+      let outcome = try ChildProcess.run(command, environment: ["PATH": place])
+      return (outcome, try String(contentsOfFile: calls, encoding: .utf8))
+    }
+
+    /// Commands in `calls` that change the machine.
+    private func installations(_ calls: String) -> [Substring] {
+      calls.split(separator: "\n").filter { $0.contains("apt-get") }
+    }
+
+    @Test("who may not install packages gets the line to run, and nothing is tried")
+    func lineToRun() throws {
+      let (outcome, calls) = try installDependencies(["lint", "demo"], ["sudo": "exit 1", "apt-get": "exit 0"])
+      #expect(outcome.ending == .exit(1) && outcome.output == "")
+      let lines = outcome.errors.split(separator: "\n")
+      #expect(lines.count == 2 && lines.first?.hasPrefix("install-dependencies: ") == true, "\(outcome.errors)")
+      let install = "apt-get install -y --no-install-recommends shellcheck redis-server redis-tools binutils"
+      #expect(lines.last.map { String($0) } == "  sudo apt-get update && sudo \(install)", "\(outcome.errors)")
+      #expect(calls.contains("sudo -n true\n") && installations(calls).isEmpty, "\(calls)")
+    }
+
+    @Test("without sudo the line to run is one for root")
+    func withoutSudo() throws {
+      let (outcome, calls) = try installDependencies(["lint"], ["apt-get": "exit 0"])
+      #expect(outcome.ending == .exit(1) && installations(calls).isEmpty)
+      #expect(
+        outcome.errors.split(separator: "\n").last
+          == "  su -c 'apt-get update && apt-get install -y --no-install-recommends shellcheck'", "\(outcome.errors)")
+    }
+
+    @Test("with sudo that asks for no password the missing packages are installed, and a failure is told")
+    func withSudo() throws {
+      let passing = ["sudo": "shift; exec \"$@\"", "true": "exit 0", "apt-get": "exit 0"]
+      let (outcome, calls) = try installDependencies(["lint"], passing)
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      #expect(
+        installations(calls).filter { $0.hasPrefix("apt-get") }
+          == ["apt-get update -q", "apt-get install -y --no-install-recommends shellcheck"])
+      let failing = try installDependencies(["lint"], passing.merging(["apt-get": "exit 100"]) { $1 }).outcome
+      #expect(failing.ending == .exit(1) && failing.errors.contains("apt-get failed"), "\(failing.errors)")
+    }
+
+    @Test("where all packages are installed nothing is asked of anybody")
+    func nothingMissing() throws {
+      let (outcome, calls) = try installDependencies(
+        ["build", "test", "lint"], ["dpkg-query": "printf installed", "sudo": "exit 1", "apt-get": "exit 1"])
+      #expect(outcome.ending == .exit(0) && outcome.output == "" && outcome.errors == "")
+      #expect(!calls.contains("sudo") && installations(calls).isEmpty)
+      #expect(try installDependencies(["no-such-group"], [:]).outcome.ending == .exit(64))
+    }
+  }
+}
