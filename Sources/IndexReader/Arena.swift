@@ -79,8 +79,8 @@ struct Arena {
   /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the search
   /// will be when it arrives, is fetched already.
   ///
-  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as x86-64 tears none
-  /// that is aligned; what is found is only a hint to look at the group again, word by word.
+  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as the processor
+  /// tears none that is aligned; what is found is only a hint to look at the group again, word by word.
   @inline(__always)
   private func hasHead(inGroup group: Int, prefetching distance: Int) -> Bool {
     let words = UnsafeRawPointer(slots + group << 6)
