@@ -19,15 +19,16 @@ enum Process {
     return size
   }
 
-  /// Field 22 of /proc/self/stat: clock ticks since boot; 0 if it cannot be read.
-  static var startTime: UInt64 {
+  /// Field 22 of /proc/self/stat: clock ticks since boot; a negated error number if it cannot be read, 0 if it is not there.
+  static var startTime: Int {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
       guard let bytes = buffer.baseAddress else { return 0 }
       let size = readFile("/proc/self/stat", bytes, 1024)
-      guard size > 0, var index = (0..<size).last(where: { bytes[$0] == UInt8(ascii: ")") }) else { return 0 }
+      guard size >= 0 else { return size }
+      guard var index = (0..<size).last(where: { bytes[$0] == UInt8(ascii: ")") }) else { return 0 }
       // The name, field 2, may hold anything; field 3 follows its last parenthesis.
       var field = 2
-      var value: UInt64 = 0
+      var value = 0
       index += 1
       while index < size {
         let byte = bytes[index]
@@ -36,7 +37,7 @@ enum Process {
           field += 1
           value = 0
         } else if byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") {
-          value = value &* 10 &+ UInt64(byte - UInt8(ascii: "0"))
+          value = value &* 10 &+ Int(byte - UInt8(ascii: "0"))
         }
         index += 1
       }

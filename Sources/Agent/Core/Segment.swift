@@ -83,10 +83,11 @@ enum Segment {
   static func create(
     in directory: Int, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Failure? {
-    let startTime = Process.startTime
-    guard startTime != 0 else {
-      return Failure(what: "cannot read /proc/self/stat", advice: "mount /proc")
+    let found = Process.startTime
+    guard found > 0 else {
+      return Failure(what: "cannot read /proc/self/stat", advice: "mount /proc", code: found)
     }
+    let startTime = UInt64(found)
     let pid = System.processID
     var name = Text()
     name.append(UInt64(pid))

@@ -178,7 +178,7 @@ enum Start {
       line.append(")")
     }
     line.append(" \u{2014} ")
-    line.append(advice)
+    line.append(code == System.tooManyDescriptors ? "leave it two file descriptors at its start (ulimit -n)" : advice)
     line.append("\n")
     let standardError = 2
     line.withCString {

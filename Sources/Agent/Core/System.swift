@@ -25,6 +25,7 @@ private func call(
 enum System {
   static let noEntry = -2
   static let exists = -17
+  static let tooManyDescriptors = -24
   private static let currentDirectory = -100  // AT_FDCWD
 
   struct OpenFlags {
