@@ -92,36 +92,50 @@ public struct ByteWriter: ~Copyable {
 
   @inline(__always)
   public mutating func append(decimal value: UInt64) {
-    let end = room(20) + 20
-    var digits = 0
-    var rest = value
-    repeat {
+    // Numbers are mostly short, so their digits are counted first and written where they belong.
+    var digits = 1
+    var bound: UInt64 = 10
+    while value >= bound {
       digits += 1
+      if digits == 20 { break }
+      bound *= 10
+    }
+    let place = room(20)
+    var rest = value
+    var index = digits
+    repeat {
+      index -= 1
       let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: 10)
-      (end - digits).pointee = 0x30 + UInt8(truncatingIfNeeded: remainder)
+      place[index] = 0x30 + UInt8(truncatingIfNeeded: remainder)
       rest = quotient
     } while rest != 0
-    // Written at the end of the room, as their number is not known before; the two ranges may overlap.
-    (start + count).update(from: end - digits, count: digits)
     count += digits
   }
 
   /// `0x` and the digits, in lower case, without leading zeros.
   @inline(__always)
   public mutating func append(address: UInt64) {
-    let place = room(18)
-    place[0] = UInt8(ascii: "0")
-    place[1] = UInt8(ascii: "x")
     let digits = max(1, (64 - address.leadingZeroBitCount + 3) / 4)
-    var rest = address
-    var index = 1 + digits
-    while index > 1 {
-      let digit = UInt8(truncatingIfNeeded: rest & 15)
-      place[index] = digit < 10 ? 0x30 + digit : 0x57 + digit
-      rest >>= 4
-      index -= 1
-    }
+    let place = UnsafeMutableRawPointer(room(18))
+    place.storeBytes(of: UInt16(littleEndian: 0x7830), as: UInt16.self)  // 0x
+    // All sixteen places, the first digit foremost; what lies behind the last one is overwritten by what comes next.
+    let aligned = address << UInt64(64 - 4 * digits)
+    place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned >> 32)), toByteOffset: 2, as: UInt64.self)
+    place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned)), toByteOffset: 10, as: UInt64.self)
     count += 2 + digits
+  }
+
+  /// The eight hexadecimal digits of `value`, the highest in the lowest byte of memory.
+  @inline(__always)
+  private static func digits(_ value: UInt32) -> UInt64 {
+    // One digit in each byte.
+    var spread = UInt64(value)
+    spread = (spread | spread << 16) & 0x0000_FFFF_0000_FFFF
+    spread = (spread | spread << 8) & 0x00FF_00FF_00FF_00FF
+    spread = (spread | spread << 4) & 0x0F0F_0F0F_0F0F_0F0F
+    // From 10 on a letter, which is 0x27 further on than a decimal digit would be.
+    let isLetter = (spread &+ 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101
+    return (spread &+ 0x3030_3030_3030_3030 &+ isLetter &* 0x27).bigEndian
   }
 
   /// `value` with at most `places` digits after the point, without zeros at the end. Below zero, or not a number, is

@@ -73,6 +73,23 @@ struct ByteWriterTests {
     return writer.takeString()
   }
 
+  @Test("numbers of each length, and each digit at each place")
+  func lengths() {
+    var power: UInt64 = 1
+    for _ in 0..<20 {
+      for value in [power - 1, power, power + 1, power &* 9, ~power] {
+        #expect(written { $0.append(decimal: value) } == String(value))
+      }
+      power = power.multipliedReportingOverflow(by: 10).partialValue
+    }
+    for place in 0..<16 {
+      for digit in 0..<16 as Range<UInt64> {
+        let value = digit << UInt64(place * 4) | 0x9A0F
+        #expect(written { $0.append(address: value) } == "0x" + String(value, radix: 16))
+      }
+    }
+  }
+
   @Test("numbers at their limits")
   func numbers() {
     for value: UInt64 in [0, 9, 10, 99, 100, 1_234_567_890, .max - 1, .max] {
