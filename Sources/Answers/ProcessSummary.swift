@@ -153,6 +153,9 @@ extension ProcessSummary {
     case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
     case "stacks_checked": "\(Units.count(value, "stack")) captured a second time, to compare"
     case "stacks_differing": "\(Units.count(value, "stack")) differed the second time: a fault of the agent"
+    case "entries_hooked": "\(Units.count(value, "function")) of the program's own allocator hooked at their entry"
+    case "entries_refused":
+      "\(Units.count(value, "function")) of the program's own allocator not hooked: ALLOCS_VERBOSE=1 says why"
     default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }

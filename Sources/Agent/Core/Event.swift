@@ -84,8 +84,10 @@ enum Event {
     guard let block else {
       // operator new found no memory and will call the new-handler, which is the program's code: from here on the
       // thread is outside, and operator new itself will be recorded once more when it succeeds.
-      outer.pointee.delegating = 0
-      allocs_leave(outer)
+      if outer.pointee.delegating == ALLOCS_DELEGATING_OPERATOR.rawValue {
+        outer.pointee.delegating = 0
+        allocs_leave(outer)
+      }
       return
     }
     // operator new(nothrow) calls operator new, which calls malloc: one block, noted once.

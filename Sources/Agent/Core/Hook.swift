@@ -22,10 +22,19 @@ private func allocate(
   guard let thread = allocs_enter() else {
     return allocateSlowly(size, alignment: alignment, caller, function, make)
   }
-  let block = make()
+  let block = delegating(thread, make)
   if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
   allocs_leave(thread)
   return block
+}
+
+/// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does.
+@inline(__always)
+private func delegating(_ thread: Thread, _ body: () -> Block?) -> Block? {
+  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  let result = body()
+  Event.endDelegation(thread, result)
+  return result
 }
 
 /// The thread is inside a hook, or has not been seen before.
@@ -39,7 +48,7 @@ private func allocateSlowly(
     return block
   }
   let thread = Start.enterNewThread()
-  let block = make()
+  let block = thread.map { delegating($0, make) } ?? make()
   if let thread {
     if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
     allocs_leave(thread)
@@ -231,7 +240,7 @@ private func resize(
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block)
-  let result = change()
+  let result = delegating(thread, change)
   if let result {
     Event.postAlloc(thread, result, size, 0, caller, function)
   } else if size != 0 {
@@ -273,27 +282,14 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
   // One that needs padding is a realloc of the padded size; the rest is the allocator's own affair. libc's comes back
   // through the hook of realloc.
   let isPadded = !overflow && allocs_padded(total) != total
-  return delegating {
-    guard let block else {
-      return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
-        isPadded ? Terminal.realloc(nil, allocs_padded(total)) : Terminal.reallocarray(nil, count, size)
-      }
-    }
-    return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
-      isPadded ? Terminal.resize(block, total) : Terminal.reallocarray(block, count, size)
+  guard let block else {
+    return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
+      isPadded ? Terminal.realloc(nil, allocs_padded(total)) : Terminal.reallocarray(nil, count, size)
     }
   }
-}
-
-/// Marks the thread, unless it is inside a hook, so that an inner hook for the same block is not taken for a loss.
-@inline(__always)
-private func delegating(_ body: () -> Block?) -> Block? {
-  if allocs_registered_block() == nil, let thread = Start.enterNewThread() { allocs_leave(thread) }
-  guard !allocs_is_inside(), let thread = allocs_registered_block() else { return body() }
-  thread.pointee.delegating = 1
-  let result = body()
-  Event.endDelegation(thread, result)
-  return result
+  return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
+    isPadded ? Terminal.resize(block, total) : Terminal.reallocarray(block, count, size)
+  }
 }
 
 // MARK: operators of C++
@@ -308,7 +304,7 @@ func operatorEnter() -> Thread? {
     guard allocs_registered_block() == nil else { return nil }
     thread = Start.enterNewThread()
   }
-  thread?.pointee.delegating = 1
+  thread?.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
 }
 

@@ -19,8 +19,13 @@ enum Process {
     return size
   }
 
-  /// Field 22 of /proc/self/stat: clock ticks since boot; a negated error number if it cannot be read, 0 if it is not there.
-  static var startTime: Int {
+  /// When it started: clock ticks since boot; a negated error number if that cannot be read, 0 if it is not there.
+  static var startTime: Int { statistic(22) }
+  /// How many threads it has; likewise.
+  static var threadCount: Int { statistic(20) }
+
+  /// A field of /proc/self/stat, counted from 1 as in proc(5); a negated error number if it cannot be read, 0 if it is not there.
+  private static func statistic(_ number: Int) -> Int {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
       guard let bytes = buffer.baseAddress else { return 0 }
       let size = readFile("/proc/self/stat", bytes, 1024)
@@ -33,7 +38,7 @@ enum Process {
       while index < size {
         let byte = bytes[index]
         if byte == UInt8(ascii: " ") {
-          if field == 22 { return value }
+          if field == number { return value }
           field += 1
           value = 0
         } else if byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") {
@@ -108,5 +113,26 @@ struct Text {
   }
   func withCString<Result>(_ body: (UnsafePointer<CChar>) -> Result) -> Result {
     withUnsafePointer(to: bytes) { body(UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
+  }
+  mutating func append(cString text: UnsafePointer<CChar>) {
+    var next = text
+    while next.pointee != 0 {
+      append(byte: UInt8(bitPattern: next.pointee))
+      next += 1
+    }
+  }
+
+  /// Writes a line about the process to standard error, if ALLOCS_VERBOSE asks for it.
+  func sayOnRequest() {
+    guard allocs_process().pointee.verbose != 0 else { return }
+    var line = Text()
+    line.append("allocs: pid ")
+    line.append(UInt64(System.processID))
+    withCString { line.append(cString: $0) }
+    line.append("\n")
+    let standardError = 2
+    line.withCString {
+      _ = System.write(standardError, UnsafeRawPointer($0).assumingMemoryBound(to: UInt8.self), line.count)
+    }
   }
 }

@@ -133,8 +133,12 @@ enum Stack {
     var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
     var depth = 0  // of the whole stack, if the list knows
     var walk = Walk()
+    var count = 0
+    var stale = 0
+    var steady = 0
+    var isEnded = false  // at the stack's end, or at the list
     var inner = frames + Int(ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT)  // the frame last met; at first, none
-    while !bounds.isForeign {
+    walking: while !bounds.isForeign {
       var frame = frames + Int(inner.pointee.outer % ALLOCS_FRAMES_KEPT)  // never what an earlier walk had no place for
       let isKept = bounds.isOwn && (isSame(frame, registers) || find(&frame, frames, registers))
       if isKept {
@@ -144,12 +148,13 @@ enum Stack {
             entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
           {
             if areUnchanged(allocs_words(thread), Int(entry.pointee.words)) {
-              let known = Int(frame.pointee.place) + 1 + walk.count
+              let known = Int(frame.pointee.place) + 1 + count
               if thread.pointee.frames_cut == 0 || known >= limit {
                 inner.pointee.outer = UInt32(entry.pointee.frame)
-                if inner.pointee.parent != entry.pointee.node { walk.stale = walk.count }
-                walk.joined = known - walk.count
-                return walk
+                if inner.pointee.parent != entry.pointee.node { stale = count }
+                walk.joined = known - count
+                isEnded = true
+                break walking
               }
               // A list that was cut is too short for this stack; but it tells how much is beyond.
               depth = known + Int(thread.pointee.frames_cut)
@@ -157,39 +162,49 @@ enum Stack {
             listCount = 0
           }
         }
-        if walk.count == limit { break }
+        if count == limit { break walking }
         frame.pointee.fp = registers.fp
-        walk.steady = frame.pointee.walk == number &- 1 ? walk.steady + 1 : 0
+        steady = frame.pointee.walk == number &- 1 ? steady + 1 : 0
         frame.pointee.walk = number
       } else {
-        if walk.count == limit { break }
+        if count == limit { break walking }
         frame = room(frames, registers, number, &spare, canBeFound: bounds.isOwn)
         let rule = rule(registers.pc, rules)
         let base = rule.isBasedOnFramePointer ? registers.fp : registers.sp
         frame.pointee = allocs_frame(
           sp: registers.sp, pc: registers.pc, fp: registers.fp, cfa: base &+ rule.offset, rule: rule.bits, node: 0,
           parent: 0, walk: number, outer: 0, place: ALLOCS_FRAME_NOWHERE, unused: 0)
-        walk.steady = 0
+        steady = 0
       }
       let index = frame - frames
-      if inner.pointee.parent != frame.pointee.node { walk.stale = walk.count }
+      if inner.pointee.parent != frame.pointee.node { stale = count }
       inner.pointee.outer = UInt32(truncatingIfNeeded: index)
-      fresh[walk.count] = UInt16(truncatingIfNeeded: index)
-      walk.count += 1
+      fresh[count] = UInt16(truncatingIfNeeded: index)
+      count += 1
       inner = frame
       let rule = FrameRule(bits: frame.pointee.rule)
-      switch isKept && rule.isFrame
-        ? registers.stepAgain(rule, cfa: frame.pointee.cfa) : registers.step(rule, high: bounds.high)
-      {
+      if isKept, rule.isFrame, registers.stepAgain(rule, cfa: frame.pointee.cfa) { continue }
+      // In a copy, so that the registers need not be in memory for the common step.
+      var copy = registers
+      let outcome = copy.step(rule, high: bounds.high)
+      registers = copy
+      switch outcome {
       case .stepped: continue
       case .crossedSignal: bounds = Bounds(thread, registers.sp)
-      case .ended: return walk
+      case .ended:
+        isEnded = true
+        break walking
       case .lost:
         frame.pointee.sp = 0  // never to be found: what it led to may make more sense another time
         walk.end = ALLOCS_NODE_TRUNCATED.rawValue
-        return walk
+        isEnded = true
+        break walking
       }
     }
+    walk.count = count
+    walk.stale = stale
+    walk.steady = steady
+    if isEnded { return walk }
     if !bounds.isForeign {
       walk.end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
       walk.cut =

@@ -137,6 +137,14 @@ enum Start {
     if let shared = process.pointee.shared, let header = shared.pointee.header { Modules.noteAll(shared, header) }
     Modules.findLoader()
     allocs_leave(own)
+    EntryPoints.bind()
+  }
+
+  /// Records nothing any more. Nothing is in the index yet that this thread has not put there.
+  static func giveUp() {
+    let process = allocs_process()
+    allocs_store_release_u32(&process.pointee.phase, ALLOCS_PHASE_DISABLED.rawValue)
+    allocs_registered_block()?.pointee.regions = nil
   }
 
   /// The agent's destructor. Not run by _exit or a signal: then a reader sees that the process is gone.
@@ -166,10 +174,7 @@ enum Start {
   // MARK: the one line that may be said
 
   private static func say(_ what: StaticString, _ advice: StaticString, _ code: Int) {
-    guard allocs_process().pointee.verbose != 0 else { return }
     var line = Text()
-    line.append("allocs: pid ")
-    line.append(UInt64(System.processID))
     line.append(" runs unindexed: ")
     line.append(what)
     if code < 0 {
@@ -179,11 +184,7 @@ enum Start {
     }
     line.append(" \u{2014} ")
     line.append(code == System.tooManyDescriptors ? "leave it two file descriptors at its start (ulimit -n)" : advice)
-    line.append("\n")
-    let standardError = 2
-    line.withCString {
-      _ = System.write(standardError, UnsafeRawPointer($0).assumingMemoryBound(to: UInt8.self), line.count)
-    }
+    line.sayOnRequest()
   }
 }
 

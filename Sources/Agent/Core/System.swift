@@ -3,6 +3,7 @@
 // None is made on the path of a hook. When they are made:
 //   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
 //                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
+//                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
@@ -96,6 +97,23 @@ enum System {
     _ = call(
       Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
       privateAnonymous | noReserve | fixed, -1, 0)
+  }
+  enum Access: Int {
+    case readWrite = 3
+    case execute = 5  // and read
+  }
+  /// Private zeroed memory at this very place, if nothing else is there.
+  static func map(at start: UInt64, _ size: UInt64) -> Address? {
+    let fixedNoReplace = 0x100000
+    guard
+      let mapped = address(
+        call(
+          Int(ALLOCS_SYS_MMAP), Int(start), Int(size), readWriteAccess, privateAnonymous | fixedNoReplace, -1, 0))
+    else { return nil }
+    return mapped
+  }
+  static func protect(_ start: UInt64, _ size: UInt64, _ access: Access) -> Bool {
+    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), access.rawValue) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))

@@ -30,7 +30,7 @@ enum Threads {
     if tid == header.pointee.pid { findMainStack(thread) }
     if allocs_process().pointee.has_thread_key != 0 {
       // libc may allocate for its own use in this; what it gives back at once is not a loss.
-      thread.pointee.delegating = 1
+      thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
       _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
       Event.endDelegation(thread, nil)
     }
@@ -56,7 +56,7 @@ enum Threads {
     thread.pointee.has_asked_for_stack = 1
     // It allocates a moment's memory, which is not a loss.
     let delegating = thread.pointee.delegating
-    thread.pointee.delegating = 1
+    thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
     _ = allocs_thread_stack(&thread.pointee.stack_low, &thread.pointee.stack_high)
     Event.endDelegation(thread, nil)
     thread.pointee.delegating = delegating

@@ -71,16 +71,16 @@ struct Registers {
     self.fp = fp
   }
 
-  /// A step by a rule of kind FRAME, from a frame whose `cfa` and bounds are known from before.
+  /// A step by a rule of kind FRAME, from a frame whose `cfa` and bounds are known from before. False, and nothing done, if
+  /// it is not that simple.
   @inline(__always)
-  mutating func stepAgain(_ rule: FrameRule, cfa: UInt64) -> Outcome {
+  mutating func stepAgain(_ rule: FrameRule, cfa: UInt64) -> Bool {
     let returnAddress = Machine.address(load(cfa &- rule.returnAddress))
-    guard returnAddress != 0 else { return .ended }
-    guard returnAddress >> Machine.addressBits == 0 else { return .lost }
+    guard returnAddress &- 1 < 1 << Machine.addressBits &- 1 else { return false }
     if rule.savesFramePointer { fp = load(cfa &- rule.framePointer) }
     sp = cfa
     pc = returnAddress
-    return .stepped
+    return true
   }
 
   /// From this frame to its caller. Loads from the stack pointer up to `high` only.

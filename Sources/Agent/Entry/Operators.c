@@ -122,3 +122,54 @@ ALLOCS_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ALIGNE
 ALLOCS_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED_NOTHROW, (void *block, size_t alignment, const void *nothrow), (void *, size_t, const void *), , alignment, nothrow)
 ALLOCS_DELETE(_ZdlPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , allocs_padded(size), alignment)
 ALLOCS_DELETE(_ZdaPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , allocs_padded(size), alignment)
+
+// MARK: in front of an executable's own
+
+#define ALLOCS_OWN(name) extern __typeof__(name) allocs_own_##name __attribute__((alias(#name), visibility("hidden")));
+#define ALLOCS_POINT(name, which, is_essential) {#name, (void *)allocs_own_##name, &allocs_process_state.operators[which], is_essential, true}
+ALLOCS_OWN(_Znwm)
+ALLOCS_OWN(_Znam)
+ALLOCS_OWN(_ZnwmRKSt9nothrow_t)
+ALLOCS_OWN(_ZnamRKSt9nothrow_t)
+ALLOCS_OWN(_ZnwmSt11align_val_t)
+ALLOCS_OWN(_ZnamSt11align_val_t)
+ALLOCS_OWN(_ZnwmSt11align_val_tRKSt9nothrow_t)
+ALLOCS_OWN(_ZnamSt11align_val_tRKSt9nothrow_t)
+ALLOCS_OWN(_ZdlPv)
+ALLOCS_OWN(_ZdaPv)
+ALLOCS_OWN(_ZdlPvRKSt9nothrow_t)
+ALLOCS_OWN(_ZdaPvRKSt9nothrow_t)
+ALLOCS_OWN(_ZdlPvm)
+ALLOCS_OWN(_ZdaPvm)
+ALLOCS_OWN(_ZdlPvSt11align_val_t)
+ALLOCS_OWN(_ZdaPvSt11align_val_t)
+ALLOCS_OWN(_ZdlPvSt11align_val_tRKSt9nothrow_t)
+ALLOCS_OWN(_ZdaPvSt11align_val_tRKSt9nothrow_t)
+ALLOCS_OWN(_ZdlPvmSt11align_val_t)
+ALLOCS_OWN(_ZdaPvmSt11align_val_t)
+
+static const struct allocs_entry_point operator_points[ALLOCS_OPERATOR_COUNT] = {
+    ALLOCS_POINT(_Znwm, ALLOCS_OPERATOR_NEW, false),
+    ALLOCS_POINT(_Znam, ALLOCS_OPERATOR_NEW_ARRAY, false),
+    ALLOCS_POINT(_ZnwmRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_NOTHROW, false),
+    ALLOCS_POINT(_ZnamRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_ARRAY_NOTHROW, false),
+    ALLOCS_POINT(_ZnwmSt11align_val_t, ALLOCS_OPERATOR_NEW_ALIGNED, false),
+    ALLOCS_POINT(_ZnamSt11align_val_t, ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED, false),
+    ALLOCS_POINT(_ZnwmSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_ALIGNED_NOTHROW, false),
+    ALLOCS_POINT(_ZnamSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED_NOTHROW, false),
+    ALLOCS_POINT(_ZdlPv, ALLOCS_OPERATOR_DELETE, true),
+    ALLOCS_POINT(_ZdaPv, ALLOCS_OPERATOR_DELETE_ARRAY, true),
+    ALLOCS_POINT(_ZdlPvRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_NOTHROW, true),
+    ALLOCS_POINT(_ZdaPvRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ARRAY_NOTHROW, true),
+    ALLOCS_POINT(_ZdlPvm, ALLOCS_OPERATOR_DELETE_SIZED, true),
+    ALLOCS_POINT(_ZdaPvm, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED, true),
+    ALLOCS_POINT(_ZdlPvSt11align_val_t, ALLOCS_OPERATOR_DELETE_ALIGNED, true),
+    ALLOCS_POINT(_ZdaPvSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED, true),
+    ALLOCS_POINT(_ZdlPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ALIGNED_NOTHROW, true),
+    ALLOCS_POINT(_ZdaPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED_NOTHROW, true),
+    ALLOCS_POINT(_ZdlPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_SIZED_ALIGNED, true),
+    ALLOCS_POINT(_ZdaPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED, true),
+};
+const struct allocs_entry_point *allocs_operator_point(uint32_t index) {
+  return index < ALLOCS_OPERATOR_COUNT ? &operator_points[index] : NULL;
+}

@@ -40,5 +40,33 @@ ALLOCS_EXPORT int _Fork(void) {
   return child;
 }
 
+// By a hidden name each: the exported one may mean somebody else's.
+#define ALLOCS_OWN(name) extern __typeof__(name) allocs_own_##name __attribute__((alias(#name), visibility("hidden")));
+ALLOCS_OWN(malloc) ALLOCS_OWN(calloc) ALLOCS_OWN(realloc) ALLOCS_OWN(reallocarray) ALLOCS_OWN(memalign)
+ALLOCS_OWN(aligned_alloc) ALLOCS_OWN(posix_memalign) ALLOCS_OWN(valloc) ALLOCS_OWN(pvalloc) ALLOCS_OWN(free) ALLOCS_OWN(cfree)
+ALLOCS_OWN(free_sized) ALLOCS_OWN(free_aligned_sized)
+
+#define ALLOCS_POINT(name, member, is_essential) \
+  {#name, (void *)allocs_own_##name, (void **)&allocs_process_state.terminal.member, is_essential, false}
+static const struct allocs_entry_point entry_points[] = {
+    ALLOCS_POINT(malloc, malloc, false),
+    ALLOCS_POINT(free, free, true),
+    ALLOCS_POINT(calloc, calloc, false),
+    ALLOCS_POINT(realloc, realloc, true),
+    ALLOCS_POINT(reallocarray, reallocarray, true),
+    ALLOCS_POINT(memalign, memalign, false),
+    ALLOCS_POINT(aligned_alloc, aligned_alloc, false),
+    ALLOCS_POINT(posix_memalign, posix_memalign, false),
+    ALLOCS_POINT(valloc, valloc, false),
+    ALLOCS_POINT(pvalloc, pvalloc, false),
+    ALLOCS_POINT(cfree, free, true),
+    ALLOCS_POINT(free_sized, free_sized, true),
+    ALLOCS_POINT(free_aligned_sized, free_aligned_sized, true),
+};
+enum { ENTRY_POINT_COUNT = sizeof entry_points / sizeof *entry_points };
+const struct allocs_entry_point *allocs_entry_point(uint32_t index) {
+  return index < ENTRY_POINT_COUNT ? &entry_points[index] : allocs_operator_point(index - ENTRY_POINT_COUNT);
+}
+
 __attribute__((constructor)) static void construct(void) { allocs_constructed(); }
 __attribute__((destructor)) static void destruct(void) { allocs_destructed(); }

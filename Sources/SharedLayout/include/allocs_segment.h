@@ -108,6 +108,8 @@ enum allocs_counter {
   ALLOCS_COUNTER_ENDED_FREES,        // likewise their frees
   ALLOCS_COUNTER_STACKS_CHECKED,     // with ALLOCS_STACKS=check: stacks captured twice
   ALLOCS_COUNTER_STACKS_DIFFERING,   // of those, the ones that were not the same both times
+  ALLOCS_COUNTER_ENTRIES_HOOKED,     // functions of an allocator that wins over the agent, hooked at their entry
+  ALLOCS_COUNTER_ENTRIES_REFUSED,    // likewise, left alone: what they allocate or free is not seen
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -116,7 +118,7 @@ static inline const char *allocs_counter_name(uint32_t counter) {
   static const char *const names[ALLOCS_COUNTER_COUNT] = {
       "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
       "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
-      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing"};
+      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused"};
   return counter < ALLOCS_COUNTER_COUNT ? names[counter] : "";
 }
 

@@ -35,6 +35,8 @@ struct Comparison {
   var isComplete = true
   /// Whether every thread must be known: not so when more threads came and went than the history holds.
   var requiresThreads = true
+  /// Whether the function called is recorded by its own name: not so where one function of the allocator has several.
+  var tellsFunctions = true
 
   private func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
   private func words(_ allocation: Allocation?) -> String {
@@ -112,7 +114,7 @@ struct Comparison {
         differences.add("the record has no site \(block.site)")
         continue
       }
-      if context.function != site.function {
+      if tellsFunctions, context.function != site.function {
         differences.add("\(words(allocation)) is from \(context.function ?? "nothing"), not \(site.function)")
       }
       // The call itself ends at the return address, so this is above the start and may be the section's end.

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 struct allocs_thread_block;
+struct allocs_entry_point;
 
 // Of a thread that is inside a hook, or has not been seen before.
 void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
@@ -31,6 +32,9 @@ void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size
 void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_unwound(void);
 struct allocs_thread_block *allocs_operator_deleting(void *block);
+
+// The operators' part of allocs_entry_point.
+const struct allocs_entry_point *allocs_operator_point(uint32_t index);
 
 void allocs_constructed(void);
 void allocs_destructed(void);

@@ -83,14 +83,20 @@ struct allocs_child {
 #define ALLOCS_CHILD_COUNT 2048u
 #define ALLOCS_CHILD_SHIFT 53u
 
+// An outer hook calls a function that may come back through a hook with the same block: operator new calls malloc.
+// The inner call then only notes what it allocated.
+enum allocs_delegating {
+  ALLOCS_DELEGATING_NOT = 0,
+  ALLOCS_DELEGATING = 1,
+  ALLOCS_DELEGATING_OPERATOR = 2  // to what may call the new-handler, which is the program's own code
+};
+
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
   struct allocs_thread *entry;   // the thread's entry in the segment
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
-  // An outer hook calls a function that may come back through a hook with the same block: operator new calls malloc.
-  // The inner call then only notes what it allocated.
-  uint32_t delegating;
+  uint32_t delegating;           // enum allocs_delegating
   uint64_t inner_base;
   uint64_t inner_size;
   uint32_t inner_context;
@@ -282,12 +288,24 @@ struct allocs_process {
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
+  uint8_t *gates;                 // what leads to and from functions that are hooked at their entry; null if none are
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
 extern ALLOCS_HIDDEN struct allocs_process allocs_process_state;
 static inline struct allocs_process *_Nonnull allocs_process(void) { return &allocs_process_state; }
 static inline struct allocs_terminal *_Nonnull allocs_terminal(void) { return &allocs_process_state.terminal; }
+
+// A function of the User layer, its name, and where Terminal keeps the one below.
+struct allocs_entry_point {
+  const char *_Nonnull name;
+  void *_Nonnull own;
+  void *_Nullable *_Nonnull below;
+  bool is_essential;  // it frees
+  bool is_operator;   // of C++
+};
+// The one with this index, from 0; null behind the last.
+extern ALLOCS_HIDDEN const struct allocs_entry_point *_Nullable allocs_entry_point(uint32_t index);
 
 // For code in the machine's own language.
 #define ALLOCS_TERMINAL_MINIMUM_OFFSET 120

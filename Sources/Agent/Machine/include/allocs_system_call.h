@@ -48,6 +48,7 @@ enum {
   ALLOCS_SYS_MADVISE = SYS_madvise,
   ALLOCS_SYS_MKDIRAT = SYS_mkdirat,
   ALLOCS_SYS_MMAP = SYS_mmap,
+  ALLOCS_SYS_MPROTECT = SYS_mprotect,
   ALLOCS_SYS_MREMAP = SYS_mremap,
   ALLOCS_SYS_MUNMAP = SYS_munmap,
   ALLOCS_SYS_OPENAT = SYS_openat,

@@ -1,0 +1,108 @@
+// Programs that define the malloc family themselves: the agent's functions are never called there, and are put in front of the
+// program's own instead.
+
+import Foundation
+import IndexReader
+import Testing
+
+extension EndToEnd {
+  @Suite("allocators of a program's own")
+  struct EntryPoints {
+    /// What is linked into the program, beside its own source.
+    struct Build: CustomTestStringConvertible, Sendable {
+      let testDescription: String
+      let options: [String]
+      /// Some of its functions have several names, as operator new and operator new[].
+      var hasAliases = false
+
+      static let own = Programs.source("own_allocator.cpp")
+      static let all = [
+        Build(testDescription: "jemalloc", options: ["-rdynamic", "-l:libjemalloc_pic.a", "-lm"]),
+        Build(
+          testDescription: "jemalloc, at a fixed address",
+          options: ["-rdynamic", "-no-pie", "-l:libjemalloc.a", "-lm"]),
+        Build(testDescription: "tcmalloc", options: ["-l:libtcmalloc_minimal.a"], hasAliases: true),
+        Build(testDescription: "free lists", options: [own]),
+        Build(
+          testDescription: "free lists, not optimized, with landing pads", options: ["-O0", "-fcf-protection", own]),
+        Build(testDescription: "free lists, at a fixed address", options: ["-no-pie", "-O3", own]),
+        Build(testDescription: "a bump allocator", options: ["-DBUMP", own]),
+        Build(testDescription: "a bump allocator, symbols removed", options: ["-DBUMP", "-s", own]),
+      ]
+    }
+
+    @Test("every block of random operations is in the index, and nothing else", arguments: Build.all)
+    func truth(build: Build) throws {
+      let path = try Programs.path("truth.cpp", options: build.options)
+      let program = try RecordingProgram([path, "4", "400000", "3", "11", "none"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let baseline = segment.allAllocations()
+      #expect((segment.counter("entries_hooked") ?? 0) >= 6)
+      #expect(segment.counter("entries_refused") == 0)
+      try program.proceed()
+      for checkpoint in 1...3 {
+        let record = try program.reach(checkpoint)
+        let name = (path as NSString).lastPathComponent
+        let comparison = Comparison(
+          record: record, baseline: baseline, allocatorPrefix: name, tellsFunctions: !build.hasAliases)
+        let differences = comparison.differences(in: segment)
+        #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
+        #expect(segment.unindexed == [])
+        let totals = segment.totals()
+        #expect(totals.count == UInt64(record.blocks.count + baseline.count))
+        let maps = try String(contentsOfFile: "/proc/\(program.process.pid)/maps", encoding: .utf8)
+        #expect(!maps.contains(" rwx"), "nothing is writable and executable")
+        try program.proceed()
+      }
+      try program.finish()
+    }
+
+    @Test(
+      "a function that cannot be hooked is left alone, with its reason",
+      arguments: [
+        ("SHORT", "it is too short"), ("LOOP", "it branches into its first instructions"),
+        ("GARBAGE", "it cannot be decoded to its end"),
+      ])
+    func refusal(way: String, reason: String) throws {
+      let directory = try TestDirectory()
+      let program = try Programs.path("unhookable.c", options: ["-D\(way)"])
+      var environment = try Installation.agentEnvironment(directory.path)
+      let plain = try ChildProcess.run([program])
+      #expect(try ChildProcess.run([program], environment: environment) == plain)
+      environment["ALLOCS_VERBOSE"] = "1"
+      let outcome = try ChildProcess.run([program], environment: environment)
+      #expect(outcome.ending == plain.ending && outcome.output == plain.output)
+      #expect(outcome.errors.contains("does not see free of the executable: "), "\(outcome.errors)")
+      #expect(outcome.errors.contains(reason), "\(outcome.errors)")
+      for path in try directory.segments() {
+        let segment = try Segment(path: path)
+        #expect(segment.counter("entries_hooked") == 0)
+        #expect((segment.counter("entries_refused") ?? 0) >= 2)
+        #expect(segment.counter("unknown_frees") == 0)
+        #expect(segment.totals().count == 0)
+      }
+    }
+
+    @Test("a library that is preloaded before the agent is hooked like an executable")
+    func preloadedBefore() throws {
+      try Allocator.jemalloc.require()
+      let agent = try Installation.path(of: Installation.agent)
+      let program = try RecordingProgram(
+        [Programs.path("truth.cpp"), "2", "200000", "1", "12", "none"],
+        environment: ["LD_PRELOAD": "\(Allocator.jemalloc.library ?? ""):\(agent)"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let baseline = segment.allAllocations()
+      try program.proceed()
+      let record = try program.reach(1)
+      let comparison = Comparison(
+        record: record, baseline: baseline, allocatorPrefix: Allocator.jemalloc.modulePrefix)
+      let differences = comparison.differences(in: segment)
+      #expect(differences.isEmpty, "\(differences)")
+      #expect((segment.counter("entries_hooked") ?? 0) >= 6)
+      try program.proceed()
+      try program.finish()
+    }
+  }
+}

@@ -1,0 +1,49 @@
+// Defines malloc and free, and a free whose first instructions cannot be moved, in one of several ways. Hands out memory
+// from one end. Prints how many blocks it gave
+// to a loop.
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static char memory[1 << 20] __attribute__((aligned(16)));
+static size_t used, count;
+
+void *malloc(size_t size) {
+  char *block = memory + used;
+  used += (size + 15) & ~(size_t)15;
+  count++;
+  return used <= sizeof memory ? block : NULL;
+}
+
+void *calloc(size_t number, size_t size) {
+  void *block = malloc(number * size);
+  return block ? memset(block, 0, number * size) : NULL;
+}
+
+void *realloc(void *block, size_t size) {
+  void *moved = malloc(size);
+  if (moved && block) memcpy(moved, block, size);
+  return moved;
+}
+
+#if defined(SHORT)
+// Something else follows at once.
+__asm__(".globl free\n.type free, @function\nfree: ret\n.size free, . - free\nincl %eax\nret\n");
+#elif defined(LOOP)
+// Goes round between its second and third instruction.
+__asm__(".globl free\n.type free, @function\nfree: xorl %eax, %eax\n1: incl %eax\ncmpl $3, %eax\njl 1b\nret\n.size free, . - free\n");
+#elif defined(GARBAGE)
+// Behind its return lie bytes that are no instruction.
+__asm__(".globl free\n.type free, @function\nfree: xorl %eax, %eax\nnop\nnop\nnop\nret\n.byte 0x06, 0x06, 0x06\n.size free, . - free\n");
+#else
+#error "which way?"
+#endif
+extern void free(void *);
+
+int main(void) {
+  size_t before = count;
+  for (int i = 0; i < 100; i++) free(malloc(100));
+  char line[64];
+  int length = snprintf(line, sizeof line, "%zu\n", count - before);
+  return write(1, line, (size_t)length) == length ? 0 : 1;
+}
