@@ -84,12 +84,14 @@ extension EndToEnd {
       }
     }
 
-    @Test("a library that is preloaded before the agent is hooked like an executable")
-    func preloadedBefore() throws {
+    @Test(
+      "a library that is preloaded before the agent is hooked like an executable, also beside one",
+      arguments: [[], ["-static-libstdc++", "-rdynamic"]])
+    func preloadedBefore(options: [String]) throws {
       try Allocator.jemalloc.require()
       let agent = try Installation.path(of: Installation.agent)
       let program = try RecordingProgram(
-        [Programs.path("truth.cpp"), "2", "200000", "1", "12", "none"],
+        [Programs.path("truth.cpp", options: options), "2", "200000", "1", "12", "none"],
         environment: ["LD_PRELOAD": "\(Allocator.jemalloc.library ?? ""):\(agent)"])
       _ = try program.reach(0)
       let segment = try program.openSegment()

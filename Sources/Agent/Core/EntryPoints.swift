@@ -48,8 +48,12 @@ enum EntryPoints {
 
   /// Whether `function` is a trampoline, which no name leads to.
   static func isGate(_ function: UnsafeMutableRawPointer?) -> Bool {
-    guard let gates = allocs_process().pointee.gates, let function else { return false }
-    return UInt(bitPattern: function) &- UInt(bitPattern: gates) < UInt(pageSize)
+    guard let function else { return false }
+    for index in 0..<Int(ALLOCS_GATE_PAGES) {
+      guard let gates = allocs_gates()[index] else { return false }
+      if UInt(bitPattern: function) &- UInt(bitPattern: gates) < UInt(pageSize) { return true }
+    }
+    return false
   }
 
   /// The first module before the agent that defines a function of the malloc family, or an operator of C++.
@@ -87,7 +91,9 @@ enum EntryPoints {
     }
     guard !refusesMalloc else { return giveUp(module, "what it frees would not be known") }
     guard first != 0 else { return }
-    guard allocs_process().pointee.gates == nil, let gates = pageNear(first) else {
+    var index = 0
+    while index < Int(ALLOCS_GATE_PAGES), allocs_gates()[index] != nil { index += 1 }
+    guard index < Int(ALLOCS_GATE_PAGES), let gates = pageNear(first) else {
       return giveUp(module, "there is no room for code near it")
     }
     var count = 0
@@ -99,7 +105,7 @@ enum EntryPoints {
     guard System.protect(UInt64(UInt(bitPattern: gates)), pageSize, .execute) else {
       return giveUp(module, "memory cannot be made executable here")
     }
-    allocs_process().pointee.gates = gates
+    allocs_gates()[index] = gates
     count = 0
     forEach(module) { entry, symbol in
       guard isHooked(entry, symbol, operators: hooksOperators) else { return }
@@ -194,6 +200,8 @@ enum EntryPoints {
       }
       next += UInt64(instruction.length)
       isMoved = next < start + jumpSize
+      // The callee must return to where it always did, for whoever unwinds the stack.
+      if instruction.is_call, isMoved || !instruction.is_branch { return "it calls another in its first instructions" }
     }
     size = next - start
     while next < end {
@@ -297,6 +305,14 @@ enum EntryPoints {
       append(Int32(truncatingIfNeeded: distance))
     }
     mutating func move(_ address: UInt64, _ instruction: allocs_instruction) {
+      if instruction.is_call {
+        // push [rip + 5], jmp, and the return address: that behind the call, not one in the trampoline.
+        append(0x35FF as UInt16)
+        append(5 as UInt32)
+        append(0xE9 as UInt8)
+        append(relative: instruction.target)
+        return append(address + UInt64(instruction.length))
+      }
       let code = UnsafePointer<UInt8>(bitPattern: UInt(address)).unsafelyUnwrapped
       if instruction.is_branch, instruction.relative_size == 1 {
         if instruction.opcode == 0xEB {

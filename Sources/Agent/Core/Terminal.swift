@@ -53,7 +53,7 @@ enum Terminal {
 
   /// Fills the table. Runs before anything else of the agent; allocates nothing; may run twice.
   static func resolve() {
-    guard allocs_process().pointee.gates == nil else { return }  // names lead to the agent's own functions now
+    guard allocs_gates()[0] == nil else { return }  // names lead to the agent's own functions now
     let terminal = allocs_terminal()
     func pointer(_ name: StaticString) -> UnsafeMutableRawPointer? { next(name).function }
     terminal.pointee.calloc = unsafeBitCast(pointer("calloc"), to: type(of: terminal.pointee.calloc))

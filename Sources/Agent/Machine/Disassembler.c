@@ -28,6 +28,7 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
   ZydisDecodedInstruction instruction;
   if (!ZYAN_SUCCESS(decode(&decoder, NULL, (const void *)(uintptr_t)address, size, &instruction))) return false;
   *result = (struct allocs_instruction){.length = instruction.length, .opcode = instruction.opcode};
+  result->is_call = instruction.meta.category == ZYDIS_CATEGORY_CALL;
   result->is_padding = instruction.mnemonic == ZYDIS_MNEMONIC_NOP || instruction.mnemonic == ZYDIS_MNEMONIC_INT3;
   if (!(instruction.attributes & ZYDIS_ATTRIB_IS_RELATIVE)) return true;
   int64_t displacement;

@@ -269,6 +269,8 @@ enum allocs_operator {
   ALLOCS_OPERATOR_COUNT
 };
 
+#define ALLOCS_GATE_PAGES 4u
+
 enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY };
 
 struct allocs_process {
@@ -288,7 +290,8 @@ struct allocs_process {
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
-  uint8_t *gates;                 // what leads to and from functions that are hooked at their entry; null if none are
+  // Pages with what leads to and from functions that are hooked at their entry, one for a module; null where there is none.
+  uint8_t *gates[ALLOCS_GATE_PAGES];
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
@@ -313,6 +316,7 @@ _Static_assert(offsetof(struct allocs_process, terminal.malloc) == 0, "process.t
 _Static_assert(offsetof(struct allocs_process, terminal.minimum) == ALLOCS_TERMINAL_MINIMUM_OFFSET, "process.terminal.minimum");
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
 
+static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
 
 // What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could

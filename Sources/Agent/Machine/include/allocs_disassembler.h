@@ -18,6 +18,7 @@ struct allocs_instruction {
   uint8_t relative_at;     // where a displacement from the next instruction lies; 0: nothing is relative
   uint8_t relative_size;   // bytes: 1 or 4
   bool is_branch;          // the displacement is a branch's, not an operand's
+  bool is_call;
   bool is_padding;         // nop or int3
   uint64_t target;         // what the displacement leads to
 };
