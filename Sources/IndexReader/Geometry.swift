@@ -29,6 +29,10 @@ struct Geometry: Sendable {
   let regionBits: SectionPlace
   let directory: SectionPlace
   let arenas: SectionPlace
+  /// Of the event rings; capacity 0 if the segment has none.
+  let rings: SectionPlace
+  /// Records of one ring, a power of two; 0 if there are none.
+  let ringRecords: Int
 
   /// Reads the header of `file` and checks it.
   init(of file: borrowing OpenFile, path: String) throws(SegmentError) {
@@ -122,6 +126,19 @@ struct Geometry: Sendable {
     directory = try place(
       ALLOCS_SECTION_DIRECTORY, "arena directory", entry: 4, capacity: Layout.regionCount)
     arenas = try place(ALLOCS_SECTION_ARENAS, "arenas", entry: Layout.arenaStride, atMost: Layout.regionCount)
+    let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
+    let ringSize = ringSection.entry_size
+    if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {
+      rings = SectionPlace()
+      ringRecords = 0
+    } else {
+      let records = ringSize > Layout.ringRecordsOffset ? (ringSize - Layout.ringRecordsOffset) / Layout.eventSize : 0
+      guard records >= ALLOCS_RING_RECORDS_MIN, records <= ALLOCS_RING_RECORDS_MAX, records.nonzeroBitCount == 1,
+        ringSize == Layout.ringRecordsOffset + records * Layout.eventSize
+      else { throw damaged("an event ring of it takes \(ringSize) bytes") }
+      rings = try place(ALLOCS_SECTION_RINGS, "event rings", entry: Int(ringSize), atMost: Int(ALLOCS_RING_COUNT))
+      ringRecords = Int(records)
+    }
     ranges.sort { $0.lowerBound < $1.lowerBound }
     for (lower, upper) in zip(ranges, ranges.dropFirst()) where lower.upperBound > upper.lowerBound {
       throw damaged("two of its sections overlap at \(upper.lowerBound)")

@@ -17,6 +17,9 @@ enum Layout {
   static let slotsOffset = 2 * Int(ALLOCS_PAGE_SIZE)
   /// Bytes from one arena to the next: head, summary, slots, spare page.
   static let arenaStride = slotsOffset + arenaSlots * 8 + Int(ALLOCS_PAGE_SIZE)
+  /// Bytes of an event ring before its records, and of a record.
+  static let ringRecordsOffset = UInt64(ALLOCS_RING_RECORDS_OFFSET)
+  static let eventSize = UInt64(MemoryLayout<allocs_event>.stride)
   static let addressLimit: UInt64 = 1 << UInt64(ALLOCS_ADDRESS_BITS)
   static let regionSize: UInt64 = 1 << UInt64(ALLOCS_REGION_SHIFT)
 }

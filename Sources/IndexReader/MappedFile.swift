@@ -78,7 +78,7 @@ struct MappedFile: ~Copyable, @unchecked Sendable {
     guard let mapping, mapping != MAP_FAILED else {
       throw .system(path: path, operation: "map", why: systemMessage(errno))
     }
-    guard let entry = mapping_guard_add(mapping, size) else {
+    guard let entry = mapping_guard_add(mapping, size, false) else {
       munmap(mapping, size)
       throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
     }

@@ -16,6 +16,8 @@ final class SyntheticSegment: @unchecked Sendable {
     var nodes = 256
     var contexts = 1024
     var arenas = 8
+    var rings = 4
+    var ringRecords = Int(ALLOCS_RING_RECORDS_MIN)
   }
 
   static let regionCount = 1 << Int(ALLOCS_ADDRESS_BITS - ALLOCS_REGION_SHIFT)
@@ -53,6 +55,9 @@ final class SyntheticSegment: @unchecked Sendable {
     place(8, bitWords, used: bitWords)
     place(4, Self.regionCount, used: Self.regionCount)
     place(Self.arenaStride, capacities.arenas)
+    // The sections between are other parts' and optional.
+    while sections.count < Int(ALLOCS_SECTION_RINGS.rawValue) { sections.append(allocs_section()) }
+    place(Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32, capacities.rings)
     size = offset
 
     path = directory + "/" + (name ?? "synthetic-\(getpid())-\(UInt64.random(in: 0 ... .max)).seg")

@@ -14,6 +14,7 @@ struct mapping_guard {
   _Atomic uintptr_t start;  // 0 while the entry is free; stored last
   _Atomic uintptr_t end;
   _Atomic bool broken;
+  _Atomic bool writable;
 };
 
 #define BLOCK_ENTRIES 64
@@ -66,7 +67,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
     // First the mark, then the zeros: whoever reads a zero that was put there, and asks after that, sees the mark.
     __c11_atomic_store(&guard->broken, true, __ATOMIC_SEQ_CST);
     uintptr_t page = address & ~(page_size - 1);
-    void *zeros = mmap((void *)page, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    int access = __c11_atomic_load(&guard->writable, __ATOMIC_RELAXED) ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *zeros = mmap((void *)page, end - page, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     errno = saved;
     if (zeros != MAP_FAILED) return;
   }
@@ -82,7 +84,7 @@ static void install(void) {
   sigaction(SIGBUS, &action, NULL);
 }
 
-struct mapping_guard *mapping_guard_add(void *start, size_t length) {
+struct mapping_guard *mapping_guard_add(void *start, size_t length, bool writable) {
   pthread_once(&once, install);
   struct mapping_guard *found = NULL;
   pthread_mutex_lock(&lock);
@@ -100,6 +102,7 @@ struct mapping_guard *mapping_guard_add(void *start, size_t length) {
   }
   if (found != NULL) {
     __c11_atomic_store(&found->broken, false, __ATOMIC_RELAXED);
+    __c11_atomic_store(&found->writable, writable, __ATOMIC_RELAXED);
     __c11_atomic_store(&found->end, (uintptr_t)start + length, __ATOMIC_RELEASE);
     __c11_atomic_store(&found->start, (uintptr_t)start, __ATOMIC_RELEASE);
   }

@@ -25,6 +25,7 @@ static inline uint32_t allocs_load_acquire_u32(const uint32_t *word) { return __
 static inline void allocs_store_relaxed_u32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
 static inline void allocs_store_release_u32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 static inline uint32_t allocs_exchange_u32(uint32_t *word, uint32_t value) { return __atomic_exchange_n(word, value, __ATOMIC_ACQ_REL); }
+static inline uint32_t allocs_fetch_add_u32(uint32_t *word, uint32_t amount) { return __atomic_fetch_add(word, amount, __ATOMIC_ACQ_REL); }
 static inline bool allocs_compare_exchange_u32(uint32_t *word, uint32_t expected, uint32_t desired) {
   return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
@@ -33,5 +34,7 @@ static inline bool allocs_compare_exchange_u32(uint32_t *word, uint32_t expected
 static inline void allocs_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 // Orders the stores before it against the stores after it: the first half of a sequence-locked write.
 static inline void allocs_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+// Orders all accesses before it against all after it: a store, and then a look at what another stored.
+static inline void allocs_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 #endif

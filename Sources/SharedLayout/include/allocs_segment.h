@@ -22,6 +22,8 @@
 //       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
+//       | rings          see allocs_ring.h          |  1 MiB   4,096
+//       +-------------------------------------------+
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and
 // capacities are in the header, so that a process with little address space can have smaller tables. The file gets its
@@ -57,12 +59,14 @@ enum allocs_section_id {
   ALLOCS_SECTION_REGION_BITS,
   ALLOCS_SECTION_DIRECTORY,
   ALLOCS_SECTION_ARENAS,
+  ALLOCS_SECTION_RINGS = 13,
   ALLOCS_SECTION_COUNT
 };
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
 
 // `used`: entries that a reader may read. For nodes and contexts, ids below it; for former threads, holders ever moved
-// there (may exceed the capacity: the section is a ring); for region bits and the directory always the capacity.
+// there (may exceed the capacity: the section is a ring); for region bits and the directory always the capacity. A section
+// of capacity 0 is not there: the rings, where there is no room for any.
 struct allocs_section {
   uint64_t offset;      // from the start of the file, a multiple of ALLOCS_PAGE_SIZE
   uint64_t entry_size;  // bytes
@@ -110,16 +114,23 @@ enum allocs_counter {
   ALLOCS_COUNTER_STACKS_DIFFERING,   // of those, the ones that were not the same both times
   ALLOCS_COUNTER_ENTRIES_HOOKED,     // functions of an allocator that wins over the agent, hooked at their entry
   ALLOCS_COUNTER_ENTRIES_REFUSED,    // likewise, left alone: what they allocate or free is not seen
+  ALLOCS_COUNTER_EVENTS_UNRECORDED = 32,  // events of threads that found no ring, or no memory for one
+  ALLOCS_COUNTER_EVENTS_NESTED,      // events in a signal handler that interrupted the recording of another
+  ALLOCS_COUNTER_EVENTS_WAITS,       // times that a thread waited for a lossless consumer
+  ALLOCS_COUNTER_EVENTS_OVERRUN,     // records overwritten though a lossless consumer had not taken them, after such a wait
+  ALLOCS_COUNTER_CONSUMERS_EXPELLED, // consumers of events whose beat stopped
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
 
+// Empty for a number that is not in use.
 static inline const char *allocs_counter_name(uint32_t counter) {
   static const char *const names[ALLOCS_COUNTER_COUNT] = {
       "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
       "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
-      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused"};
-  return counter < ALLOCS_COUNTER_COUNT ? names[counter] : "";
+      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused",
+      [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled"};
+  return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
 
 struct allocs_header {

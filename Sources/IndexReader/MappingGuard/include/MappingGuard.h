@@ -16,9 +16,9 @@
 
 struct mapping_guard;
 
-// Guards the read-only mapping at `start`, a page address, of `length` bytes. NULL if there is no memory for the entry.
+// Guards the mapping at `start`, a page address, of `length` bytes; `writable`: it may be written to as well. NULL if there is no memory for the entry.
 // Any thread may call it; the first call installs the handler.
-struct mapping_guard *mapping_guard_add(void *start, size_t length);
+struct mapping_guard *mapping_guard_add(void *start, size_t length, bool writable);
 
 // To be called before the mapping is unmapped, when no thread reads it any more.
 void mapping_guard_remove(struct mapping_guard *guard);

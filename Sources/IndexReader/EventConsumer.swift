@@ -1,0 +1,207 @@
+// A consumer of a process's events: turns them on by its presence in the control file (allocs_control.h), and off again
+// when it was the last to leave.
+//
+// Threat: the file belongs to another process, which may be hostile and changes any word at any moment. Nothing read from it leads to
+// memory; a file cut short under the mapping becomes zeros (MappingGuard), which look like having been expelled.
+
+import Glibc
+import MappingGuard
+import SharedLayout
+
+/// An entry in the control file of a process, given back when this value goes. One thread at a time may use it.
+public struct EventConsumer: ~Copyable, @unchecked Sendable {
+  public enum Policy: Hashable, Sendable {
+    /// The target never waits: what is not read in time is overwritten.
+    case overwrite
+    /// A thread of the target waits before it overwrites a record that this consumer has not taken (`setPosition`), at most so many
+    /// nanoseconds; 0: what the target was told at its start (ALLOCS_EVENTS_WAIT, else 100 ms).
+    case lossless(waitNanoseconds: UInt64)
+  }
+
+  public let path: String
+  private let start: UnsafeMutableRawPointer
+  private let entry: OpaquePointer
+  private let number: UInt32
+  private let token: UInt64
+
+  /// The control file of the process whose segment is at `path`.
+  public static func controlPath(ofSegment path: String) -> String {
+    path.hasSuffix(".seg") ? String(path.dropLast(3)) + "ctl" : path + ".ctl"
+  }
+
+  /// Attaches to the process of `segment`. Returns with a cursor for each ring there is; rings that come later are to be read from
+  /// position 0. From the cursors on, nothing is lost with the lossless policy unless it is counted as overrun.
+  public init(
+    to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
+  ) throws(SegmentError) {
+    let path = Self.controlPath(ofSegment: segment.path)
+    let start = try Self.map(path, segment.startTime)
+    guard let guardEntry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else {
+      munmap(start, Int(ALLOCS_CONTROL_SIZE))
+      throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
+    }
+    func refuse(_ operation: String, _ why: String) -> SegmentError {
+      mapping_guard_remove(guardEntry)
+      munmap(start, Int(ALLOCS_CONTROL_SIZE))
+      return .system(path: path, operation: operation, why: why)
+    }
+    let token = UInt64(UInt32(bitPattern: getpid())) << 32 | UInt64(UInt32.random(in: 1 ... .max))
+    var number: UInt32 = 0
+    while !allocs_compare_exchange_u64(Self.word(start, number, \.owner), 0, token) {
+      number += 1
+      guard number < ALLOCS_CONSUMER_COUNT else {
+        throw refuse("attach to", "it has \(ALLOCS_CONSUMER_COUNT) consumers of its events, the most there can be")
+      }
+    }
+    // Where the file system is full, touching a hole would be a signal.
+    let positions = start + Int(allocs_control_position_offset(number, 0))
+    let populateWrite: Int32 = 23
+    guard madvise(positions, Int(ALLOCS_RING_COUNT) * 8, populateWrite) == 0 else {
+      let why = systemMessage(errno)
+      allocs_store_release_u64(Self.word(start, number, \.owner), 0)
+      throw refuse("get memory for", why)
+    }
+    self.path = path
+    self.start = start
+    self.entry = guardEntry
+    self.number = number
+    self.token = token
+    cursors = (0..<segment.ringCount).map { RingCursor(ring: $0, position: segment.written(toRing: $0)) }
+    let words = positions.assumingMemoryBound(to: UInt64.self)
+    for ring in 0..<Int(ALLOCS_RING_COUNT) {
+      allocs_store_relaxed_u64(words + ring, ring < cursors.count ? cursors[ring].position : 0)
+    }
+    allocs_store_relaxed_u64(Self.word(start, number, \.beat), 0)
+    let consumer = Self.consumer(start, number)
+    switch policy {
+    case .overwrite: consumer.pointee.policy = ALLOCS_POLICY_OVERWRITE.rawValue
+    case .lossless(let nanoseconds):
+      consumer.pointee.policy = ALLOCS_POLICY_LOSSLESS.rawValue
+      consumer.pointee.wait_ns = nanoseconds
+    }
+    consumer.pointee.pid = UInt32(bitPattern: getpid())
+    // Pairs with the agent's acquire: who sees the entry ready sees it whole.
+    allocs_store_release_u32(Self.word(start, number, \.ready), 1)
+    _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
+    Self.turnOn(start)
+  }
+
+  deinit {
+    if isAttached {
+      allocs_store_release_u32(Self.word(start, number, \.ready), 0)
+      if allocs_compare_exchange_u64(Self.word(start, number, \.owner), token, 0) {
+        _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
+        Self.turnOffIfUnwanted(start)
+      }
+    }
+    mapping_guard_remove(entry)
+    munmap(start, Int(ALLOCS_CONTROL_SIZE))
+  }
+
+  // MARK: staying
+
+  /// Whether this consumer still has its entry. If not, the target took it for dead (`keepAlive` was not called for two
+  /// seconds), or the file is broken: attach again.
+  public var isAttached: Bool {
+    !mapping_guard_is_broken(entry) && allocs_load_acquire_u64(Self.word(start, number, \.owner)) == token
+  }
+
+  /// To be called at least every half second. Gives `isAttached`.
+  public func keepAlive() -> Bool {
+    guard isAttached else { return false }
+    _ = allocs_fetch_add_u64(Self.word(start, number, \.beat), 1)
+    return true
+  }
+
+  /// Says that the records of a ring below `position` are taken. Wakes its thread if that waits.
+  public func setPosition(_ position: UInt64, ofRing ring: Int, in segment: borrowing Segment) {
+    guard ring >= 0, ring < Int(ALLOCS_RING_COUNT), isAttached else { return }
+    let word = (start + Int(allocs_control_position_offset(number, UInt32(ring)))).assumingMemoryBound(to: UInt64.self)
+    allocs_store_release_u64(word, position)
+    // Either the thread sees the new position before it sleeps, or this sees that it is about to.
+    allocs_fence_full()
+    if segment.isWaiting(ring) { allocs_wake_writer(word) }
+  }
+
+  // MARK: the switch
+
+  /// Turns events on: a new period of recording, unless one is under way.
+  private static func turnOn(_ start: UnsafeMutableRawPointer) {
+    let events = control(start, \.events)
+    guard allocs_load_acquire_u32(events) == 0 else { return }
+    var period: UInt32 = 0
+    while period == 0 { period = allocs_fetch_add_u32(control(start, \.periods), 1) &+ 1 }
+    _ = allocs_compare_exchange_u32(events, 0, period)
+  }
+
+  private static func turnOffIfUnwanted(_ start: UnsafeMutableRawPointer) {
+    guard allocs_load_acquire_u32(control(start, \.always)) == 0, !isWanted(start) else { return }
+    let events = control(start, \.events)
+    let period = allocs_load_acquire_u32(events)
+    guard period != 0, allocs_compare_exchange_u32(events, period, 0) else { return }
+    // One that came meanwhile may have found events on. Either it is seen here, or it sees that they are off.
+    allocs_fence_full()
+    if isWanted(start) { turnOn(start) }
+  }
+
+  private static func isWanted(_ start: UnsafeMutableRawPointer) -> Bool {
+    (0..<ALLOCS_CONSUMER_COUNT).contains { allocs_load_acquire_u64(word(start, $0, \.owner)) != 0 }
+  }
+
+  // MARK: the mapping
+
+  private static func map(_ path: String, _ startTime: UInt64) throws(SegmentError) -> UnsafeMutableRawPointer {
+    let descriptor = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else {
+      switch errno {
+      case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
+      case EACCES, EPERM: throw .notPermitted(path: path)
+      case ELOOP: throw .notASegment(path: path, why: "it is a symbolic link")
+      case let code: throw .system(path: path, operation: "open", why: systemMessage(code))
+      }
+    }
+    defer { close(descriptor) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+      throw .notASegment(path: path, why: "it is not a regular file")
+    }
+    let size = Int(ALLOCS_CONTROL_SIZE)
+    guard status.st_size >= size else {
+      throw .truncated(path: path, why: "it has \(status.st_size) of \(size) bytes")
+    }
+    var header = allocs_control()
+    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
+    guard count == MemoryLayout<allocs_control>.size, header.magic == ALLOCS_CONTROL_MAGIC else {
+      throw .notASegment(path: path, why: "it does not begin with a control file's magic")
+    }
+    guard header.version == ALLOCS_CONTROL_VERSION else {
+      throw .otherVersion(path: path, found: header.version, known: ALLOCS_CONTROL_VERSION)
+    }
+    guard header.start_time == startTime, Int(header.size) == size else {
+      throw .notASegment(path: path, why: "it is another process's, or damaged")
+    }
+    let mapping = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor, 0)
+    guard let mapping, mapping != MAP_FAILED else {
+      throw .system(path: path, operation: "map", why: systemMessage(errno))
+    }
+    return mapping
+  }
+
+  private static func consumer(
+    _ start: UnsafeMutableRawPointer, _ number: UInt32
+  ) -> UnsafeMutablePointer<allocs_consumer> {
+    (start + MemoryLayout<allocs_control>.offset(of: \.consumers)!).assumingMemoryBound(to: allocs_consumer.self)
+      + Int(number)
+  }
+  private static func word<Value>(
+    _ start: UnsafeMutableRawPointer, _ number: UInt32, _ field: KeyPath<allocs_consumer, Value>
+  ) -> UnsafeMutablePointer<Value> {
+    (UnsafeMutableRawPointer(consumer(start, number)) + MemoryLayout<allocs_consumer>.offset(of: field)!)
+      .assumingMemoryBound(to: Value.self)
+  }
+  private static func control<Value>(
+    _ start: UnsafeMutableRawPointer, _ field: KeyPath<allocs_control, Value>
+  ) -> UnsafeMutablePointer<Value> {
+    (start + MemoryLayout<allocs_control>.offset(of: field)!).assumingMemoryBound(to: Value.self)
+  }
+}
