@@ -72,6 +72,12 @@ let package = Package(
       name: "IndexReader",
       dependencies: ["SharedLayout", "MappingGuard"], exclude: ["MappingGuard"]),
     .systemLibrary(
+      name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
+    .target(
+      name: "EventExport", dependencies: ["CLiburing", "IndexReader", "SharedLayout"], exclude: ["CLiburing"],
+      // As an archive: nothing more to be installed where the binaries run, nothing more for a tool to load at its start.
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
+    .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
     .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
     .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),

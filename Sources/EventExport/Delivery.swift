@@ -1,0 +1,226 @@
+// One subscriber in the drain loop: its place to write to, what it has lost and not been told, and how it ends.
+//
+//   running ──(process ended, removed, export stopped)──► finishing ──(all written, or time over)──► over
+//      └──────(destination gone or failed)────────────────────────────────────────────────────────────┘
+
+import Glibc
+
+/// Used by the drain loop's thread alone.
+final class Delivery {
+  let id: UInt32
+  let subscriber: any EventSubscriber
+  let policy: DeliveryPolicy
+  let source: ObjectIdentifier
+  /// Whether a destination that is full is tried again; else it is the end.
+  let waitsForSpace: Bool
+  private var destination: Destination?
+  private var output: EventOutput
+  private let figures: ExportFigures
+  private(set) var pendingLoss: EventLoss?
+  private(set) var isWriting = false
+  /// Why it ends, from the moment that is known.
+  private(set) var end: DeliveryEnd?
+  private var isFinished = false
+  /// Nanoseconds of CLOCK_MONOTONIC: no write before; what waits has waited since; all over after.
+  private var retryAt: UInt64 = 0
+  private var waitingSince: UInt64 = 0
+  private var deadline = UInt64.max
+  /// The failure that a write is repeated for.
+  private var obstacle: ExportError?
+
+  /// So much is worth a write of its own while events pour; less waits for more, for at most `patience`.
+  private static let worthWriting = 64 << 10
+  private static let patience: UInt64 = 20_000_000
+  private static let retryDelay: UInt64 = 250_000_000
+
+  init(
+    id: UInt32, subscriber: any EventSubscriber, policy: DeliveryPolicy, source: ObjectIdentifier, waitsForSpace: Bool,
+    destination: consuming Destination?, bufferBytes: Int, figures: ExportFigures
+  ) throws(ExportError) {
+    let ring: ByteRing?
+    switch destination {
+    case .some: ring = try ByteRing(capacity: bufferBytes)
+    case nil: ring = nil
+    }
+    self.id = id
+    self.subscriber = subscriber
+    self.policy = policy
+    self.source = source
+    self.waitsForSpace = waitsForSpace
+    self.destination = consume destination
+    output = EventOutput(ring: consume ring)
+    self.figures = figures
+  }
+
+  var waiting: Int { output.waiting }
+
+  func begin(_ writer: any EventWriter) {
+    switch destination {
+    case .some(let destination):
+      writer.add(id, destination, memory: output.memory)
+      if destination.kind == .pipe || destination.kind == .socket {
+        // Hang-ups and errors are reported always.
+        writer.watch(id, descriptor: destination.descriptor, events: 0)
+      }
+    case nil: break
+    }
+    subscriber.begin(&output)
+  }
+
+  // MARK: events
+
+  /// Gives records to the subscriber; returns how many are done with, which is all of them unless it is lossless.
+  func deliver(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int {
+    guard end == nil else { return records.count }
+    var taken = 0
+    if sayLoss() {
+      // One that claims to have taken more than there was has taken everything.
+      taken = min(max(subscriber.take(records, ring: ring, first: first, &output), 0), records.count)
+    }
+    guard taken < records.count, policy == .overwrite else { return taken }
+    drop(
+      EventLoss(
+        count: UInt64(records.count - taken), from: records[taken].stamp, to: records[records.count - 1].stamp))
+    return records.count
+  }
+
+  func lose(_ loss: EventLoss) {
+    guard end == nil else { return }
+    if pendingLoss == nil { pendingLoss = loss } else { pendingLoss?.merge(loss) }
+  }
+
+  func damaged(ring: Int) { if end == nil { subscriber.damaged(ring: ring, &output) } }
+
+  private func drop(_ loss: EventLoss) {
+    figures.eventsDropped.wrappingAdd(loss.count, ordering: .relaxed)
+    lose(loss)
+  }
+
+  /// Whether the subscriber knows of everything that it lost.
+  private func sayLoss() -> Bool {
+    guard let loss = pendingLoss else { return true }
+    guard subscriber.lost(loss, &output) else { return false }
+    pendingLoss = nil
+    return true
+  }
+
+  // MARK: turns
+
+  /// Lets the subscriber go on, and starts a write if one is due.
+  func turn(isIdle: Bool, now: UInt64, _ writer: any EventWriter) {
+    if end == nil {
+      if isIdle { _ = sayLoss() }
+      subscriber.turn(isIdle: isIdle, &output)
+    } else if !isFinished, let end {
+      isFinished = sayLoss() && subscriber.finish(end, &output)
+    }
+    startWrite(isIdle: isIdle || end != nil, now: now, writer)
+  }
+
+  private func startWrite(isIdle: Bool, now: UInt64, _ writer: any EventWriter) {
+    guard !isWriting, now >= retryAt, now < deadline else { return }
+    let waiting = output.waiting
+    guard waiting > 0 else {
+      waitingSince = 0
+      return
+    }
+    if waitingSince == 0 { waitingSince = now }
+    guard isIdle || waiting >= min(Self.worthWriting, output.capacity / 2) || now - waitingSince >= Self.patience
+    else { return }
+    let range = output.contiguous
+    let isLast = range.count == waiting
+    isWriting = true
+    writer.write(id, range, sync: output.wantsSync && isLast)
+    if isLast { output.wantsSync = false }
+    waitingSince = now
+  }
+
+  /// A write has ended: with so many bytes, or a negative errno value.
+  func wrote(_ result: Int, now: UInt64) {
+    isWriting = false
+    if result >= 0 {
+      output.ring?.take(result)
+      if result > 0 {
+        obstacle = nil
+        figures.bytes.wrappingAdd(UInt64(result), ordering: .relaxed)
+        figures.writes.wrappingAdd(1, ordering: .relaxed)
+      }
+      return
+    }
+    let code = Int32(-result)
+    switch code {
+    case ECANCELED: break
+    case EPIPE, ECONNRESET, ECONNABORTED, ENOTCONN: abandon(.destinationGone)
+    default:
+      let error = ExportError(
+        code: code, "cannot write events to \(name): \(ExportError.words(code)) — \(Self.advice(code))")
+      if code == ENOSPC || code == EDQUOT, waitsForSpace {
+        if obstacle == nil { figures.failures.wrappingAdd(1, ordering: .relaxed) }
+        obstacle = error
+        retryAt = now + Self.retryDelay
+      } else {
+        figures.failures.wrappingAdd(1, ordering: .relaxed)
+        abandon(.destinationFailed(error))
+      }
+    }
+  }
+
+  private var name: String {
+    switch destination {
+    case .some(let destination): destination.name
+    case nil: "a queue"
+    }
+  }
+
+  private static func advice(_ code: Int32) -> String {
+    switch code {
+    case ENOSPC, EDQUOT: "make room there, or name another place"
+    case EFBIG: "raise the limit of file sizes (ulimit -f), or name another place"
+    default: "check the destination"
+    }
+  }
+
+  // MARK: the end
+
+  /// No more events: what waits is still written, until `deadline`.
+  func finish(_ end: DeliveryEnd, deadline: UInt64) {
+    self.deadline = min(self.deadline, deadline)
+    if self.end == nil { self.end = end }
+  }
+
+  /// Nothing more can be written.
+  func abandon(_ end: DeliveryEnd) {
+    self.end = end
+    isFinished = true
+    deadline = 0
+  }
+
+  /// Whether it can be let go of now; asks a write that should not go on to end.
+  func isOver(now: UInt64, _ writer: any EventWriter) -> Bool {
+    guard end != nil else { return false }
+    let isLate = now >= deadline
+    if isWriting {
+      if isLate { writer.cancel(id) }
+      return false
+    }
+    return isLate || isFinished && output.waiting == 0
+  }
+
+  /// Closes the destination and tells the subscriber.
+  func close(_ writer: any EventWriter) {
+    writer.unwatch(id)
+    writer.remove(id)
+    destination = nil
+    var end = end ?? .removed
+    // What could not be written for want of space is the reason, whatever came after.
+    if let obstacle { end = .destinationFailed(obstacle) }
+    subscriber.ended(end)
+  }
+
+  /// Nanoseconds of CLOCK_MONOTONIC at which something is to be done though nothing happens.
+  var nextMoment: UInt64 {
+    var moment = end == nil ? UInt64.max : deadline
+    if retryAt != 0, obstacle != nil { moment = min(moment, retryAt) }
+    return moment
+  }
+}

@@ -1,0 +1,84 @@
+// Where exported bytes go: a descriptor with its kind. What a kind means for writing is decided here, once:
+//
+// | kind   | written at            | who else may close it | a reader that is gone shows as |
+// |--------|-----------------------|-----------------------|--------------------------------|
+// | file   | its present position  | nobody                | never                          |
+// | pipe   | its end               | the reader            | EPIPE; POLLERR while idle      |
+// | socket | its end               | the peer              | EPIPE, ECONNRESET; POLLHUP     |
+// | other  | as a file: a terminal | the system            | EIO                            |
+
+import Glibc
+
+/// Owns the descriptor of a destination and closes it.
+public struct Destination: ~Copyable {
+  public enum Kind: Sendable, Equatable {
+    case file, pipe, socket, other
+  }
+
+  let descriptor: Int32
+  public let kind: Kind
+  /// What it is called in messages.
+  public let name: String
+
+  /// Takes over an open descriptor; `name` is for messages. Sockets must be connected streams.
+  public init(adopting descriptor: Int32, name: String) throws(ExportError) {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      let code = errno
+      close(descriptor)
+      throw ExportError(
+        code: code, "cannot write events to \(name): \(ExportError.words(code)) — name an open descriptor")
+    }
+    let flags = fcntl(descriptor, F_GETFL)
+    guard flags & O_ACCMODE != O_RDONLY else {
+      close(descriptor)
+      throw ExportError(
+        code: EBADF, "cannot write events to \(name): it is open for reading only — open it for writing")
+    }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: kind = .file
+    case S_IFIFO: kind = .pipe
+    case S_IFSOCK: kind = .socket
+    case S_IFDIR:
+      close(descriptor)
+      throw ExportError(code: EISDIR, "cannot write events to \(name): it is a directory — name a file")
+    default: kind = .other
+    }
+    self.descriptor = descriptor
+    self.name = name
+  }
+
+  /// Another descriptor of what `descriptor` stands for, which stays open: standard output, say.
+  public init(duplicating descriptor: Int32, name: String) throws(ExportError) {
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    guard copy >= 0 else {
+      throw ExportError(
+        code: errno, "cannot write events to \(name): \(ExportError.words(errno)) — check the redirection")
+    }
+    try self.init(adopting: copy, name: name)
+  }
+
+  /// A new file, mode 0600; one that exists is replaced only with `replacing`. A named pipe that exists is opened, and
+  /// must have a reader.
+  public init(file path: String, replacing: Bool) throws(ExportError) {
+    // Without O_NONBLOCK, opening a pipe would wait for its reader for ever; it means nothing for files.
+    var flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+    flags |= replacing ? O_TRUNC : O_EXCL
+    let descriptor = open(path, flags, 0o600)
+    guard descriptor >= 0 else {
+      let code = errno
+      let advice =
+        switch code {
+        case EEXIST: "name another file, or remove that one"
+        case ENOENT: "create its directory"
+        case ENXIO: "start the pipe's reader first"
+        case EACCES, EPERM, EROFS: "name a place that you may write to"
+        default: "name another place"
+        }
+      throw ExportError(code: code, "cannot create \(path): \(ExportError.words(code)) — \(advice)")
+    }
+    try self.init(adopting: descriptor, name: path)
+  }
+
+  deinit { close(descriptor) }
+}

@@ -1,0 +1,238 @@
+// The one loop that drains the rings of all processes into all destinations.
+//
+// A turn: what was asked for meanwhile; a look at every source, whose records go to its subscribers; a write for every
+// destination that has something waiting and none in progress; then one wait, for the next look, the end of a
+// write, or the wake-up. Nothing in a turn waits for a destination. A subscriber that overwrites shares its source with the
+// others of its process; a lossless one has a source, and a place in the rings, of its own, so that its slowness holds up
+// the process, as it asks for, and nobody else.
+
+import CLiburing
+import Glibc
+import Synchronization
+
+/// The loop's state; used by its thread alone.
+final class DrainLoop {
+  /// A source and its subscribers.
+  private final class Attachment {
+    let id: UInt32
+    let key: String?
+    let source: any EventSource
+    var deliveries: [Delivery] = []
+    let isLossless: Bool
+    /// Ready to read when the process has ended; -1 if there is none.
+    var processDescriptor: Int32 = -1
+    var hasEnded = false
+    var nextCheck: UInt64 = 0
+
+    init(id: UInt32, key: String?, source: any EventSource, isLossless: Bool) {
+      self.id = id
+      self.key = key
+      self.source = source
+      self.isLossless = isLossless
+    }
+
+    deinit { if processDescriptor >= 0 { Glibc.close(processDescriptor) } }
+  }
+
+  /// Gives what a source reads to the subscribers of an attachment.
+  private struct FanOut: EventReceiver {
+    let deliveries: [Delivery]
+    let figures: ExportFigures
+
+    mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int {
+      // One lossless subscriber decides by itself; the others take all there is.
+      var done = records.count
+      for delivery in deliveries { done = min(done, delivery.deliver(records, ring: ring, first: first)) }
+      figures.events.wrappingAdd(UInt64(done), ordering: .relaxed)
+      return done
+    }
+
+    mutating func lost(_ loss: EventLoss, ring: Int) {
+      figures.eventsOverwritten.wrappingAdd(loss.count, ordering: .relaxed)
+      for delivery in deliveries { delivery.lose(loss) }
+    }
+
+    mutating func damaged(ring: Int) {
+      for delivery in deliveries { delivery.damaged(ring: ring) }
+    }
+  }
+
+  private let writer: any EventWriter
+  private let figures: ExportFigures
+  private var attachments: [Attachment] = []
+  private var deliveries: [UInt32: Delivery] = [:]
+  private var nextID: UInt32 = 1
+  private var period = AdaptivePeriod()
+  private var reports = WriterReports()
+  private var isStopping = false
+
+  /// Records of one ring in one look: what waits then, 256 KiB, is still in the processor's cache when it is written.
+  private static let recordsAtATime = 8192
+  /// Between two exact checks whether a process still runs; most ends are reported at once.
+  private static let checkInterval: UInt64 = 1_000_000_000
+  /// So long a destination may take what waits for it once its subscriber is removed.
+  private static let grace: UInt64 = 1_000_000_000
+
+  init(writer: any EventWriter, figures: ExportFigures) {
+    self.writer = writer
+    self.figures = figures
+  }
+
+  static func now() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+  }
+
+  // MARK: what is asked for
+
+  /// Adds a subscriber, or tells it the end if its source can't be opened.
+  func add(_ request: ExportRequest, id: UInt32) {
+    let subscriber = request.subscriber
+    guard !isStopping else {
+      subscriber.ended(.removed)
+      return
+    }
+    do throws(ExportError) {
+      let attachment = try attachment(for: request)
+      let delivery = try Delivery(
+        id: id, subscriber: subscriber, policy: request.policy, source: ObjectIdentifier(attachment),
+        waitsForSpace: request.waitsForSpace, destination: request.takeDestination(), bufferBytes: request.bufferBytes,
+        figures: figures)
+      attachment.deliveries.append(delivery)
+      deliveries[id] = delivery
+      delivery.begin(writer)
+      period.reset()
+    } catch {
+      figures.failures.wrappingAdd(1, ordering: .relaxed)
+      subscriber.ended(.sourceFailed(error))
+    }
+    detachUnused()
+    publishNumbers()
+  }
+
+  private func attachment(for request: ExportRequest) throws(ExportError) -> Attachment {
+    let isLossless = request.policy == .lossless
+    if !isLossless, let shared = attachments.first(where: { $0.key == request.key && !$0.hasEnded }) { return shared }
+    let source = try request.makeSource()
+    let attachment = Attachment(
+      id: takeID(), key: isLossless ? nil : request.key, source: source, isLossless: isLossless)
+    attachments.append(attachment)
+    attachment.processDescriptor = allocs_pidfd_open(source.processID)
+    if attachment.processDescriptor >= 0 {
+      writer.watch(attachment.id, descriptor: attachment.processDescriptor, events: Int32(POLLIN))
+    }
+    // Behind the opening: the descriptor may be of another process that has got the number.
+    attachment.hasEnded = !source.isLive
+    return attachment
+  }
+
+  /// Attachments have numbers above all subscribers'.
+  private func takeID() -> UInt32 {
+    defer { nextID += 1 }
+    return 1 << 31 | nextID
+  }
+
+  func remove(_ id: UInt32) { deliveries[id]?.finish(.removed, deadline: Self.now() + Self.grace) }
+
+  func stop() {
+    isStopping = true
+    for delivery in deliveries.values { delivery.finish(.removed, deadline: Self.now() + Self.grace) }
+  }
+
+  var isOver: Bool { isStopping && deliveries.isEmpty }
+
+  // MARK: a turn
+
+  func turn() {
+    figures.turns.wrappingAdd(1, ordering: .relaxed)
+    let now = Self.now()
+    var status = SourceStatus()
+    for attachment in attachments {
+      let found = look(at: attachment, now: now)
+      status.records += found.records
+      status.fullest = max(status.fullest, found.fullest)
+    }
+    let isIdle = status.records == 0
+    for delivery in deliveries.values { delivery.turn(isIdle: isIdle, now: now, writer) }
+    close(now: now)
+    period.note(
+      records: status.records, fullest: status.fullest, lossless: attachments.contains { $0.isLossless })
+    publishNumbers()
+    wait(now: now)
+  }
+
+  private func look(at attachment: Attachment, now: UInt64) -> SourceStatus {
+    var receiver = FanOut(deliveries: attachment.deliveries, figures: figures)
+    do throws(ExportError) {
+      // Whether it has ended is known before the look that finds nothing more.
+      let hadEnded = attachment.hasEnded
+      let status = try attachment.source.read(limit: Self.recordsAtATime, now: now, into: &receiver)
+      if hadEnded, status.records == 0 {
+        for delivery in attachment.deliveries { delivery.finish(.processEnded, deadline: .max) }
+      } else if now >= attachment.nextCheck, !attachment.hasEnded {
+        attachment.nextCheck = now + Self.checkInterval
+        attachment.hasEnded = !attachment.source.isLive
+      }
+      return status
+    } catch {
+      for delivery in attachment.deliveries where delivery.end == nil {
+        figures.failures.wrappingAdd(1, ordering: .relaxed)
+        delivery.finish(.sourceFailed(error), deadline: now + Self.grace)
+      }
+      return SourceStatus()
+    }
+  }
+
+  private func wait(now: UInt64) {
+    var time = attachments.isEmpty ? 3_600_000_000_000 : period.nanoseconds
+    if !deliveries.isEmpty {
+      for delivery in deliveries.values {
+        let moment = delivery.nextMoment
+        time = min(time, moment > now ? moment - now : 1_000_000)
+      }
+    }
+    reports.removeAll()
+    writer.wait(nanoseconds: time, &reports)
+    if reports.ended.isEmpty, reports.gone.isEmpty { return }
+    let now = Self.now()
+    for write in reports.ended { deliveries[write.id]?.wrote(write.result, now: now) }
+    for id in reports.gone {
+      if let delivery = deliveries[id] {
+        delivery.abandon(.destinationGone)
+      } else if let attachment = attachments.first(where: { $0.id == id }) {
+        // A number that another process has got meanwhile is told apart by the exact check.
+        attachment.hasEnded = !attachment.source.isLive
+      }
+    }
+  }
+
+  /// Lets go of subscribers that are over, and of sources that nobody reads any more.
+  private func close(now: UInt64) {
+    var over: [Delivery] = []
+    for delivery in deliveries.values where delivery.isOver(now: now, writer) { over.append(delivery) }
+    guard !over.isEmpty else { return }
+    for delivery in over {
+      deliveries[delivery.id] = nil
+      attachments.first { ObjectIdentifier($0) == delivery.source }?.deliveries.removeAll { $0 === delivery }
+    }
+    // Events are off before anyone hears of the end.
+    detachUnused()
+    for delivery in over { delivery.close(writer) }
+  }
+
+  private func detachUnused() {
+    attachments.removeAll { attachment in
+      // Those that only finish need no source any more: the process is to do without events as soon as possible.
+      guard attachment.deliveries.allSatisfy({ $0.end != nil }) else { return false }
+      writer.unwatch(attachment.id)
+      return true
+    }
+  }
+
+  private func publishNumbers() {
+    figures.sources.store(UInt64(attachments.count), ordering: .relaxed)
+    figures.subscribers.store(UInt64(deliveries.count), ordering: .relaxed)
+    figures.waitingBytes.store(deliveries.values.reduce(0) { $0 + UInt64($1.waiting) }, ordering: .relaxed)
+  }
+}

@@ -1,0 +1,63 @@
+// Where events come from, as the drain loop sees it: the rings of one process and one reader's place in them.
+
+import SharedLayout
+
+/// One record of a ring (allocs_ring.h), 32 bytes.
+public typealias EventRecord = allocs_event
+
+/// Events that a subscriber did not get: how many, and when the first and the last of them can have happened.
+public struct EventLoss: Sendable, Equatable {
+  public var count: UInt64
+  /// Nanoseconds of CLOCK_MONOTONIC. The lost events lie in this range, which may be wider than they are.
+  public var from: UInt64
+  public var to: UInt64
+
+  public init(count: UInt64, from: UInt64, to: UInt64) {
+    self.count = count
+    self.from = from
+    self.to = to
+  }
+
+  /// Both together.
+  public mutating func merge(_ other: EventLoss) {
+    count += other.count
+    from = min(from, other.from)
+    to = max(to, other.to)
+  }
+}
+
+/// What one look at all rings of a process found.
+public struct SourceStatus: Sendable, Equatable {
+  /// Records that were read.
+  public var records = 0
+  /// How full the fullest ring was, as a part of its capacity: 0 to 1.
+  public var fullest = 0.0
+
+  public init(records: Int = 0, fullest: Double = 0) {
+    self.records = records
+    self.fullest = fullest
+  }
+}
+
+/// Receives what a source reads.
+public protocol EventReceiver {
+  /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look begins
+  /// behind them.
+  mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int
+  /// Records of one ring that were overwritten before they were read.
+  mutating func lost(_ loss: EventLoss, ring: Int)
+  /// The ring's header contradicts itself: nothing more is read from it.
+  mutating func damaged(ring: Int)
+}
+
+/// A process's rings. Used by the drain loop's thread alone, from its creation to its release, which detaches.
+public protocol EventSource: AnyObject {
+  var processID: Int32 { get }
+
+  /// Whether the process still runs and still writes to these rings: false after an exec. A few system calls.
+  var isLive: Bool { get }
+
+  /// Reads what all rings hold, at most about `limit` records of each, and renews the reader's lease where that is due.
+  /// `now`: nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
+  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(ExportError) -> SourceStatus
+}

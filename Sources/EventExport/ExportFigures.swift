@@ -1,0 +1,47 @@
+// The export's figures about itself, for /metrics and tests.
+
+import Synchronization
+
+/// Counts since the start, and present numbers. Thread-safe.
+public final class ExportFigures: Sendable {
+  let events = Atomic<UInt64>(0)
+  let eventsOverwritten = Atomic<UInt64>(0)
+  let eventsDropped = Atomic<UInt64>(0)
+  let bytes = Atomic<UInt64>(0)
+  let writes = Atomic<UInt64>(0)
+  let failures = Atomic<UInt64>(0)
+  let turns = Atomic<UInt64>(0)
+  let sources = Atomic<UInt64>(0)
+  let subscribers = Atomic<UInt64>(0)
+  let waitingBytes = Atomic<UInt64>(0)
+
+  /// A reading, each number as it was at one moment.
+  public struct Reading: Sendable, Equatable {
+    /// Records that were read from rings.
+    public var events: UInt64
+    /// Records that the process had overwritten before they were read.
+    public var eventsOverwritten: UInt64
+    /// Records that a subscriber had no room for, each counted for each such subscriber.
+    public var eventsDropped: UInt64
+    /// Bytes that destinations took.
+    public var bytes: UInt64
+    public var writes: UInt64
+    /// Subscribers that ended because their destination or source failed.
+    public var failures: UInt64
+    /// Turns of the drain loop.
+    public var turns: UInt64
+    /// Processes whose rings are read, once for each reader's place in them.
+    public var sources: UInt64
+    public var subscribers: UInt64
+    /// Bytes that wait for destinations.
+    public var waitingBytes: UInt64
+  }
+
+  public func reading() -> Reading {
+    func value(_ atomic: borrowing Atomic<UInt64>) -> UInt64 { atomic.load(ordering: .relaxed) }
+    return Reading(
+      events: value(events), eventsOverwritten: value(eventsOverwritten), eventsDropped: value(eventsDropped),
+      bytes: value(bytes), writes: value(writes), failures: value(failures), turns: value(turns),
+      sources: value(sources), subscribers: value(subscribers), waitingBytes: value(waitingBytes))
+  }
+}
