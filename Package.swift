@@ -127,6 +127,11 @@ let package = Package(
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["IndexReader"], exclude: ["Programs"]),
+    // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
+    .target(
+      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"],
+      path: "Tests/Fuzz/FuzzTargets"),
+    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets"]),
   ]
 )
 
@@ -145,4 +150,11 @@ if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   }
   package.products = []
   package.targets.removeAll { !needed.contains($0.name) }
+}
+
+// With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer, as
+// `make fuzz` does.
+if Context.environment["ALLOCS_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(name: "allocs-fuzz", dependencies: ["FuzzTargets"], path: "Tests/Fuzz/Fuzzer"))
 }

@@ -1,0 +1,1 @@
+../../IndexReaderTests/SyntheticSegment.swift
