@@ -112,10 +112,15 @@ private struct Tally {
   init(of segment: borrowing Segment) {
     var entries: [Entry] = Array(repeating: Entry(), count: 1024)
     segment.forEachAllocation { allocation in
-      let context = Int(allocation.context)
+      var context = Int(allocation.context)
       if context >= entries.count {
-        // Ids are below 2^24, so this ends at 512 MiB at the very worst.
-        entries += Array(repeating: Entry(), count: max(entries.count, context + 1 - entries.count))
+        // An id that was never given out is damage. It means what 0 does, "not known".
+        let known = segment.contextCount
+        if context < known {
+          entries += Array(repeating: Entry(), count: min(max(entries.count, context + 1 - entries.count), known))
+        } else {
+          context = 0
+        }
       }
       entries[context].total.bytes &+= allocation.size
       entries[context].total.blocks &+= 1

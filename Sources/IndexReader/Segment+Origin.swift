@@ -3,6 +3,9 @@
 import SharedLayout
 
 extension Segment {
+  /// One above the highest context id that was given out.
+  public var contextCount: Int { used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) }
+
   /// Who made the allocations with this context id; nil if the agent didn't know, or the id leads nowhere.
   public func context(_ id: UInt32) -> Context? {
     guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) else { return nil }

@@ -3,8 +3,9 @@
 // The argument for readers, who look on without any lock:
 // - A slot is written only by the thread that owns the allocation: between the allocator's return and the call that
 //   frees it, nobody else may pass its address to a hook. So slot stores need no read-modify-write.
-// - LARGE: tail, then head with release. It pairs with the reader's acquire of the head: who sees the head sees its tail, or
-//   a later one, which the reader notices because the head has changed when it looks again.
+// - LARGE: tail, then head, both with release. The head's pairs with the reader's acquire of the head: who sees the head sees
+//   its tail, or a later one. The tail's pairs with the acquire of the tail: who sees a later tail sees that the head before
+//   it was erased, and notices when it looks at the head again. (Tests/Models/slot.pml, for all orders of plain stores.)
 // - The summary bit is set, with release, before the first slot under it is written; the pages behind are committed before
 //   that. So a reader that finds the bit may load the slots, and a slot that holds something has its bit set.
 // - An erased slot is zero before the allocator below gets the block back, so the next owner's store comes after it.
@@ -45,7 +46,7 @@ enum Index {
     if kind == ALLOCS_SLOT_LARGE.rawValue {
       let logarithm = alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount)
       // An allocation of 2^47 bytes cannot exist: addresses have 47 bits, or 48 that are not free all the same.
-      allocs_store_relaxed_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
+      allocs_store_release_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
     }
     let granule = allocs_granule_of_address(UInt64(base))
     allocs_store_release_u64(slot, allocs_slot_head(kind, granule, UInt64(size), context, ticks))
