@@ -11,7 +11,7 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models bench lint install clean
+.PHONY: help build demo test aarch64 stacks models fuzz bench lint install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,13 +45,17 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 	@scripts/install-dependencies models
 	scripts/check-models
 
+fuzz: ## damaged segments and symbol files, ten million of each kind; RUNS for another number
+	@scripts/install-dependencies build
+	scripts/fuzz '$(abspath $(SCRATCH))/fuzz' $(RUNS)
+
 bench: ## plain against agent against heaptrack; options of Benchmarks/run in ARGS
 	@scripts/install-dependencies build bench
 	SCRATCH='$(SCRATCH)' Benchmarks/run $(ARGS)
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/check-models .ci/run Benchmarks/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
 	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install

@@ -1,4 +1,6 @@
-// allocs-fuzz TARGET [libFuzzer's arguments]: searches for an input that a target does not survive.
+// FUZZ_TARGET=… allocs-fuzz [libFuzzer's arguments]: searches for an input that a target does not survive.
+//
+// The target is named by the environment because libFuzzer starts itself anew, with its own arguments, to merge a corpus.
 
 import FuzzTargets
 import Glibc
@@ -11,13 +13,13 @@ private func runFuzzer(
   _ callback: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 ) -> CInt
 
-guard CommandLine.arguments.count > 1, let named = FuzzTarget(rawValue: CommandLine.arguments[1]) else {
+guard let name = getenv("FUZZ_TARGET"), let named = FuzzTarget(rawValue: String(cString: name)) else {
   let names = FuzzTarget.allCases.map(\.rawValue).joined(separator: "|")
-  let usage = "usage: allocs-fuzz \(names) [libFuzzer's options and folders]\n"
+  let usage = "usage: FUZZ_TARGET=\(names) allocs-fuzz [libFuzzer's options and folders]\n"
   _ = usage.withCString { write(2, $0, strlen($0)) }
   exit(64)
 }
 nonisolated(unsafe) let target = named
-var count = CommandLine.argc - 1
-var arguments = CommandLine.unsafeArgv + 1
+var count = CommandLine.argc
+var arguments = CommandLine.unsafeArgv
 exit(runFuzzer(&count, &arguments, testOneInput))
