@@ -29,8 +29,10 @@ demo: ## start redis-server under the agent and ask what lies at addresses of it
 # The end-to-end tests run the release binaries; the others need nothing of the server's dependencies.
 test: ## unit tests, and real programs under the agent
 	@scripts/install-dependencies build test
+	@scripts/fetch-mimalloc '$(abspath $(SCRATCH))/mimalloc'
 	$(BUILD)
-	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' swift test --scratch-path '$(SCRATCH)'
+	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
+	  swift test --scratch-path '$(SCRATCH)'
 
 aarch64: ## the agent for AArch64, compiled here, to see that it compiles
 	@scripts/install-dependencies build aarch64

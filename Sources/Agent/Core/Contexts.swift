@@ -15,42 +15,46 @@ import SharedLayout
 enum Contexts {
   // MARK: the path
 
-  /// The id of (stack, thread, function); 0 if it cannot be recorded.
+  /// The id of (stack, thread, function, allocator); 0 if it cannot be recorded.
   @inline(__always)
-  static func context(_ thread: Thread, _ caller: Caller, _ function: allocs_function) -> UInt32 {
+  static func context(
+    _ thread: Thread, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0
+  ) -> UInt32 {
     // With whole stacks a node stands for the stack, else the call site itself.
     let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
-    let (cached, key) = cache(thread, origin, function)
+    let (cached, key) = cache(thread, origin, function, allocator: allocator)
     if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.context) }
-    return intern(thread, origin, function, cached, key)
+    return intern(thread, origin, function, allocator, cached, key)
   }
 
-  /// The id of (node or call site, thread, function) if the thread has it in its cache; else 0. Calls nothing.
+  /// The id of (node or call site, thread, function, allocator) if the thread has it in its cache; else 0. Calls nothing.
   @inline(__always)
-  static func known(_ thread: Thread, origin: UInt64, _ function: allocs_function) -> UInt32 {
-    let (cached, key) = cache(thread, origin, function)
+  static func known(
+    _ thread: Thread, origin: UInt64, _ function: allocs_function, allocator: UInt32 = 0
+  ) -> UInt32 {
+    let (cached, key) = cache(thread, origin, function, allocator: allocator)
     return cached.pointee.key == key ? UInt32(truncatingIfNeeded: cached.pointee.context) : 0
   }
 
-  /// Where the thread keeps the context of `origin` and `function`, if it has it, and under which key.
+  /// Where the thread keeps the context of `origin`, `function` and `allocator`, if it has it, and under which key.
   @inline(__always)
   private static func cache(
-    _ thread: Thread, _ origin: UInt64, _ function: allocs_function
+    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, allocator: UInt32
   ) -> (UnsafeMutablePointer<allocs_site>, UInt64) {
     let index = Int((origin &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
-    return (allocs_sites(thread) + index, origin | UInt64(function.rawValue) << 56)
+    return (allocs_sites(thread) + index, origin | UInt64(function.rawValue) << 56 | UInt64(allocator) << 48)
   }
 
   @inline(never)
   private static func intern(
-    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, _ cached: UnsafeMutablePointer<allocs_site>,
-    _ key: UInt64
+    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, _ allocator: UInt32,
+    _ cached: UnsafeMutablePointer<allocs_site>, _ key: UInt64
   ) -> UInt32 {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
     let node =
       thread.pointee.full_stacks != 0
       ? UInt32(truncatingIfNeeded: origin) : child(thread, shared, header, 0, origin, 0)
-    let context = node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function)
+    let context = node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function, allocator)
     guard context != 0 else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
       return 0
@@ -110,9 +114,9 @@ enum Contexts {
 
   private static func context(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ node: UInt32,
-    _ slot: UInt32, _ function: allocs_function
+    _ slot: UInt32, _ function: allocs_function, _ allocator: UInt32
   ) -> UInt32 {
-    let word = allocs_context_word(node, slot, function.rawValue, 0)
+    let word = allocs_context_word(node, slot, function.rawValue, allocator)
     let contexts = Segment.start(header, ALLOCS_SECTION_CONTEXTS).assumingMemoryBound(to: UInt64.self)
     return withUnsafeMutablePointer(to: &shared.pointee.contexts) { table in
       intern(

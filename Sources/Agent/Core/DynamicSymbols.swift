@@ -49,6 +49,7 @@ struct DynamicSymbols {
     var type: UInt8
   }
   static let function: UInt8 = 2
+  static let indirectFunction: UInt8 = 10
 
   func symbol(of name: UnsafePointer<CChar>) -> Symbol? {
     if let gnuHash { return lookUpGNU(name, gnuHash) }

@@ -9,10 +9,11 @@ enum Event {
   /// The allocator below returned `block` for `size` bytes; nobody else knows it yet.
   @inline(__always)
   static func postAlloc(
-    _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function
+    _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
+    allocator: UInt32 = 0
   ) {
     guard let regions = thread.pointee.regions else { return }
-    let context = Contexts.context(thread, caller, function)
+    let context = Contexts.context(thread, caller, function, allocator: allocator)
     record(thread, regions, block, size, alignment, context)
   }
 
@@ -75,7 +76,7 @@ enum Event {
   /// will tell of the block; so it is only noted. Elsewhere it is the allocator's own, or a signal handler's.
   @inline(never)
   static func innerAlloc(
-    _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function
+    _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0
   ) {
     guard outer.pointee.delegating != 0 else {
       if block != nil { Index.count(ALLOCS_COUNTER_NESTED) }
@@ -94,7 +95,7 @@ enum Event {
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
     // First of all: it may allocate.
     let isBusy = outer.pointee.regions == nil || outer.pointee.capturing != 0
-    let context = isBusy ? 0 : Contexts.context(outer, caller, function)
+    let context = isBusy ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
     noteInner(outer)
     outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
     outer.pointee.inner_size = UInt64(UInt(bitPattern: size))

@@ -14,16 +14,17 @@ typealias Thread = UnsafeMutablePointer<allocs_thread_block>
 
 // MARK: allocation
 
-/// `make` calls the function below; `function` is what the caller called.
+/// `make` calls the function below; `function` is what the caller called, of `allocator`.
 @inline(__always)
-private func allocate(
-  _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, _ make: () -> Block?
+func allocate(
+  _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
+  _ make: () -> Block?
 ) -> Block? {
   guard let thread = allocs_enter() else {
-    return allocateSlowly(size, alignment: alignment, caller, function, make)
+    return allocateSlowly(size, alignment: alignment, caller, function, allocator: allocator, make)
   }
   let block = delegating(thread, make)
-  if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
+  if let block { Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator) }
   allocs_leave(thread)
   return block
 }
@@ -40,17 +41,18 @@ private func delegating(_ thread: Thread, _ body: () -> Block?) -> Block? {
 /// The thread is inside a hook, or has not been seen before.
 @inline(never)
 private func allocateSlowly(
-  _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, _ make: () -> Block?
+  _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
+  _ make: () -> Block?
 ) -> Block? {
   if let outer = allocs_registered_block() {
     let block = make()
-    Event.innerAlloc(outer, block, size, caller, function)
+    Event.innerAlloc(outer, block, size, caller, function, allocator: allocator)
     return block
   }
   let thread = Start.enterNewThread()
   let block = thread.map { delegating($0, make) } ?? make()
   if let thread {
-    if let block { Event.postAlloc(thread, block, size, alignment, caller, function) }
+    if let block { Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator) }
     allocs_leave(thread)
   }
   return block
@@ -69,24 +71,28 @@ func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 @c(allocs_hook_malloced)
 func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  if let block, let regions = thread.pointee.regions {
-    // Two functions, because the stack's needs more registers.
-    if thread.pointee.full_stacks != 0 { return mallocedWithStack(block, size, place, framePointer) }
-    let context = Contexts.known(
-      thread, origin: Caller(place: place, framePointer: framePointer).site, ALLOCS_FUNCTION_MALLOC)
-    guard Event.postKnownAlloc(thread, regions, block, size, context) else {
-      return mallocedUnknown(block, size, place, framePointer)
-    }
+  guard let block, thread.pointee.regions != nil else {
+    allocs_leave(thread)
+    return block
   }
-  allocs_leave(thread)
-  return block
+  // Two functions, because the stack's needs more registers.
+  if thread.pointee.full_stacks != 0 { return mallocedWithStack(block, size, place, framePointer) }
+  let site = Caller(place: place, framePointer: framePointer).site
+  return malloced(thread, block, size, place, framePointer, origin: site)
 }
 
 @inline(never)
 private func mallocedWithStack(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   let node = Stack.last(thread, Caller(place: place, framePointer: framePointer))
-  let context = Contexts.known(thread, origin: UInt64(node), ALLOCS_FUNCTION_MALLOC)
+  return malloced(thread, block, size, place, framePointer, origin: UInt64(node))
+}
+
+@inline(__always)
+private func malloced(
+  _ thread: Thread, _ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64, origin: UInt64
+) -> Block? {
+  let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
   guard let regions = thread.pointee.regions, Event.postKnownAlloc(thread, regions, block, size, context) else {
     return mallocedUnknown(block, size, place, framePointer)
   }
@@ -118,7 +124,7 @@ func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
 
 /// Padded, but not where the alignment is wrong: allocators differ in what they make of that, by size too.
 @inline(__always)
-private func padded(_ size: Int, _ alignment: Int) -> Int {
+func padded(_ size: Int, _ alignment: Int) -> Int {
   alignment > 0 && alignment & (alignment &- 1) == 0 ? allocs_padded(size) : size
 }
 
@@ -178,7 +184,7 @@ func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 // MARK: free
 
 @inline(__always)
-private func free(_ block: Block?, _ release: (Block?) -> Void) {
+func free(_ block: Block?, _ release: (Block?) -> Void) {
   guard let thread = allocs_enter() else { return freeSlowly(block, release) }
   if let block { Event.preFree(thread, block) }
   release(block)
@@ -198,23 +204,26 @@ private func freeSlowly(_ block: Block?, _ release: (Block?) -> Void) {
 }
 
 /// The allocator's free runs outside the hook: an allocation it may make is one like any other.
-@c(allocs_hook_free)
-func hookFree(_ block: Block?) {
-  guard let thread = allocs_enter() else { return freeSlowly(block) { Terminal.free($0) } }
+@inline(__always)
+func freeOutside(_ block: Block?, _ release: (Block?) -> Void) {
+  guard let thread = allocs_enter() else { return freeSlowly(block, release) }
   if let block {
-    guard Event.preKnownFree(thread, block) else { return freeUnknown(block) }
+    guard Event.preKnownFree(thread, block) else { return freeUnknown(block, release) }
   }
   allocs_leave(thread)
-  Terminal.free(block)
+  release(block)
 }
 
 @inline(never)
-private func freeUnknown(_ block: Block) {
+private func freeUnknown(_ block: Block, _ release: (Block?) -> Void) {
   let thread = allocs_registered_block().unsafelyUnwrapped
   Event.preFree(thread, block)
   allocs_leave(thread)
-  Terminal.free(block)
+  release(block)
 }
+
+@c(allocs_hook_free)
+func hookFree(_ block: Block?) { freeOutside(block) { Terminal.free($0) } }
 
 @c(allocs_hook_free_sized)
 func hookFreeSized(_ block: Block?, _ size: Int) {
@@ -228,37 +237,42 @@ func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int) {
 
 // MARK: resize
 
-/// The old record goes before the call: afterwards another thread may own the address. It comes back if the call fails.
+/// The old record goes before the call: afterwards another thread may own the address. It comes back if the call fails,
+/// unless the block is gone then: it is when nothing was asked for, as realloc(block, 0) frees in glibc.
 @inline(__always)
-private func resize(
-  _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ change: () -> Block?
+func resize(
+  _ block: Block, _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function,
+  allocator: UInt32 = 0, failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
   var registered: Thread? = allocs_enter()
   if registered == nil {
-    if let outer = allocs_registered_block() { return resizeInside(outer, block, size, caller, function, change) }
+    if let outer = allocs_registered_block() {
+      return resizeInside(outer, block, size, caller, function, allocator, failureFrees, change)
+    }
     registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block)
   let result = delegating(thread, change)
   if let result {
-    Event.postAlloc(thread, result, size, 0, caller, function)
-  } else if size != 0 {
+    Event.postAlloc(thread, result, size, alignment, caller, function, allocator: allocator)
+  } else if !failureFrees {
     Event.reallocFailed(thread, block, old)
-  }  // else the block was freed, as realloc(block, 0) does in glibc
+  }
   allocs_leave(thread)
   return result
 }
 
 @inline(never)
 private func resizeInside(
-  _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ change: () -> Block?
+  _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ allocator: UInt32,
+  _ failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
   let old = Event.innerFree(outer, block)
   let result = change()
   if result != nil {
-    Event.innerAlloc(outer, result, size, caller, function)
-  } else if size != 0 {
+    Event.innerAlloc(outer, result, size, caller, function, allocator: allocator)
+  } else if !failureFrees {
     Event.reallocFailed(outer, block, old)
   }
   return result
@@ -270,7 +284,7 @@ func hookRealloc(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UI
   guard let block else {
     return allocate(size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, allocs_padded(size)) }
   }
-  return resize(block, size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.resize(block, size) }
+  return resize(block, size, caller, ALLOCS_FUNCTION_REALLOC, failureFrees: size == 0) { Terminal.resize(block, size) }
 }
 
 @c(allocs_hook_reallocarray)
@@ -287,7 +301,7 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
       isPadded ? Terminal.realloc(nil, allocs_padded(total)) : Terminal.reallocarray(nil, count, size)
     }
   }
-  return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
+  return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY, failureFrees: total == 0) {
     isPadded ? Terminal.resize(block, total) : Terminal.reallocarray(block, count, size)
   }
 }
@@ -308,6 +322,7 @@ func operatorEnter() -> Thread? {
   return thread
 }
 
+/// `function` is one of allocs_function, and above its eight bits the allocator.
 @c(allocs_operator_leave)
 func operatorLeave(
   _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64,
@@ -318,7 +333,10 @@ func operatorLeave(
   _ = allocs_enter()
   if thread.pointee.delegating == 0, let block { Event.replaceInner(thread, block) }
   Event.endDelegation(thread, block)
-  if let block { Event.postAlloc(thread, block, size, alignment, caller, allocs_function(function)) }
+  if let block {
+    Event.postAlloc(
+      thread, block, size, alignment, caller, allocs_function(function & 0xFF), allocator: function >> 8)
+  }
   allocs_leave(thread)
 }
 
@@ -327,7 +345,7 @@ func operatorLeave(
 func operatorInner(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ function: UInt32) {
   let caller = Caller(place: place, framePointer: framePointer)
   if let outer = allocs_registered_block() {
-    Event.innerAlloc(outer, block, size, caller, allocs_function(function))
+    Event.innerAlloc(outer, block, size, caller, allocs_function(function & 0xFF), allocator: function >> 8)
   }
 }
 

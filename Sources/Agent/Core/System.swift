@@ -3,6 +3,7 @@
 // None is made on the path of a hook. When they are made:
 //   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
 //                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
+//                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
 //                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
@@ -56,6 +57,14 @@ enum System {
   static func read(_ descriptor: Int, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int) -> Int {
     call(Int(ALLOCS_SYS_READ), descriptor, Int(bitPattern: buffer), count)
   }
+  static func read(_ descriptor: Int, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int, at offset: UInt64) -> Int {
+    call(Int(ALLOCS_SYS_PREAD64), descriptor, Int(bitPattern: buffer), count, Int(offset))
+  }
+  /// Bytes; negative if it is not known.
+  static func size(of descriptor: Int) -> Int {
+    let fromEnd = 2
+    return call(Int(ALLOCS_SYS_LSEEK), descriptor, 0, fromEnd)
+  }
   static func write(_ descriptor: Int, _ buffer: UnsafePointer<UInt8>, _ count: Int) -> Int {
     call(Int(ALLOCS_SYS_WRITE), descriptor, Int(bitPattern: buffer), count)
   }
@@ -91,6 +100,12 @@ enum System {
   /// The file's bytes from `offset`, shared; nil if they cannot be mapped.
   static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | noReserve, descriptor, Int(offset)))
+  }
+  /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
+  static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
+    let (readAccess, privately) = (1, 2)
+    return address(
+      call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readAccess, privately, descriptor, Int(offset)))
   }
   /// Puts private zeroed memory where a mapping was.
   static func mapOver(_ start: Address, _ size: UInt64) {

@@ -33,7 +33,6 @@ __asm__(
     "DW.ref.allocs_personality:\n"
     ".quad allocs_personality\n"
     ".text\n");
-#define ALLOCS_UNWINDS __asm__ volatile(".cfi_personality 0x9b, DW.ref.allocs_personality")
 
 // MARK: the operator below
 

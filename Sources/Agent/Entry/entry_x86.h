@@ -31,6 +31,23 @@
   "jmp allocs_hook_malloced\n"                                                                                  \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 
+// Functions hooked by a signature: r11 has their struct allocs_hooked. The last puts all arguments into an array.
+#define ALLOCS_ENTRY_HOOKED_MALLOC "movq %r11, %rsi\n movq %rsp, %rdx\n movq %rbp, %rcx\n jmp allocs_hook_hooked_malloc"
+#define ALLOCS_ENTRY_HOOKED_FREE "movq %r11, %rdx\n jmp allocs_hook_hooked_free"
+#define ALLOCS_ENTRY_HOOKED(hook)                           \
+  "pushq %r9\n pushq %r8\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n" \
+  ".cfi_adjust_cfa_offset 48\n"                             \
+  "movq %rsp, %rsi\n"                                       \
+  "leaq 48(%rsp), %rdx\n"                                   \
+  "movq %rbp, %rcx\n"                                       \
+  "movq %r11, %rdi\n"                                       \
+  "subq $8, %rsp\n"                                         \
+  ".cfi_adjust_cfa_offset 8\n"                              \
+  "callq " #hook "\n"                                       \
+  "addq $56, %rsp\n"                                        \
+  ".cfi_adjust_cfa_offset -56\n"                            \
+  "retq"
+
 // The head of an operator new, and in its body the same two: above the saved frame pointer lies the return address.
 #define ALLOCS_OPERATOR_NEW(name, parameters) ALLOCS_EXPORT void *name parameters
 #define ALLOCS_CALLER (uintptr_t)__builtin_frame_address(0) + 8, *(uint64_t *)__builtin_frame_address(0)

@@ -39,6 +39,29 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   return true;
 }
 
+struct code_range {
+  uint64_t start, end;
+  bool is_found;
+};
+
+static int find_code(struct dl_phdr_info *info, size_t size, void *argument) {
+  (void)size;
+  struct code_range *range = argument;
+  for (int index = 0; index < info->dlpi_phnum; index++) {
+    const ElfW(Phdr) *segment = &info->dlpi_phdr[index];
+    uint64_t start = info->dlpi_addr + segment->p_vaddr;
+    if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && start <= range->start && range->end <= start + segment->p_filesz)
+      range->is_found = true;
+  }
+  return 1;  // the executable comes first
+}
+
+bool allocs_is_executable(uint64_t start, uint64_t end) {
+  struct code_range range = {start, end, false};
+  dl_iterate_phdr(find_code, &range);
+  return range.is_found;
+}
+
 bool allocs_find_loader(uint64_t *start, uint64_t *end) {
   struct link_map *map;
   return allocs_find_module((uint64_t)_r_debug.r_ldbase, start, end, &map);

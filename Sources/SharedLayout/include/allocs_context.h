@@ -50,13 +50,25 @@ enum allocs_function {
   ALLOCS_FUNCTION_PVALLOC,
   ALLOCS_FUNCTION_NEW,
   ALLOCS_FUNCTION_NEW_ARRAY,
+  // jemalloc's and mimalloc's own.
+  ALLOCS_FUNCTION_MALLOCX,
+  ALLOCS_FUNCTION_RALLOCX,
+  ALLOCS_FUNCTION_XALLOCX,
+  ALLOCS_FUNCTION_ZALLOC,
+  ALLOCS_FUNCTION_MALLOC_ALIGNED,
+  ALLOCS_FUNCTION_ZALLOC_ALIGNED,
+  ALLOCS_FUNCTION_CALLOC_ALIGNED,
+  ALLOCS_FUNCTION_REALLOC_ALIGNED,
+  ALLOCS_FUNCTION_EXPAND,
   ALLOCS_FUNCTION_COUNT
 };
 
 static inline const char *allocs_function_name(uint32_t function) {
   static const char *const names[ALLOCS_FUNCTION_COUNT] = {
       "",         "malloc",         "calloc",        "realloc", "reallocarray", "memalign",
-      "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]"};
+      "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]",
+      "mallocx",  "rallocx",        "xallocx",       "zalloc",  "malloc_aligned", "zalloc_aligned",
+      "calloc_aligned", "realloc_aligned", "expand"};
   return function < ALLOCS_FUNCTION_COUNT ? names[function] : "";
 }
 

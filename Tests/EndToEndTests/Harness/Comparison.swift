@@ -31,6 +31,8 @@ struct Comparison {
   var baseline: [Allocation]
   /// How the allocator below is called; nil if it is not checked.
   var allocatorPrefix: String?
+  /// The same by the number of a block's site, where a program has several; nil if `allocatorPrefix` is meant.
+  var allocatorPrefixOfSite: ((UInt32) -> String)?
   /// Whether blocks that are neither in the record nor in the baseline are a difference.
   var isComplete = true
   /// Whether every thread must be known: not so when more threads came and went than the history holds.
@@ -126,7 +128,7 @@ struct Comparison {
       } else {
         differences.add("\(words(allocation)) has no call site")
       }
-      if let allocatorPrefix {
+      if let allocatorPrefix = allocatorPrefixOfSite?(block.site) ?? allocatorPrefix {
         let name = context.allocator.map { ($0.path as NSString).lastPathComponent } ?? "nothing"
         if !name.hasPrefix(allocatorPrefix) { differences.add("\(words(allocation)) is from the allocator \(name)") }
       }

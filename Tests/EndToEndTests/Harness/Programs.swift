@@ -33,6 +33,7 @@ enum Programs {
     switch (source as NSString).pathExtension {
     case "c": return ["cc", "-std=gnu17"] + flags + [file, "-o", target]
     case "cpp": return ["c++", "-std=c++17"] + flags + [file, "-o", target]
+    case "rs": return ["rustc", "-O", "-g", "-D", "warnings", file, "-o", target]
     case "swift": return ["swiftc", "-O", "-g", "-warnings-as-errors", file, "-o", target]
     default: return ["cp", file, target]
     }

@@ -1,6 +1,7 @@
 // An allocator to be linked into a program, which then defines the malloc family itself. With -DBUMP, memory is handed out
 // from one end and never used again; else freed blocks go to lists by power of two. As simple allocators do, calloc,
-// realloc and the aligned ones call malloc and free by their names.
+// realloc and the aligned ones call malloc and free by their names. With -DPREFIX=dl the names begin with that, and there are
+// two that only dlmalloc has.
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -76,11 +77,19 @@ bool is_power(size_t alignment) { return alignment && !(alignment & (alignment -
 
 }  // namespace
 
+#ifdef PREFIX
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(name) JOIN(PREFIX, name)
+#else
+#define NAME(name) name
+#endif
+
 extern "C" {
 
-__attribute__((noinline)) void *malloc(size_t size) noexcept { return take(size, 16); }
+__attribute__((noinline)) void *NAME(malloc)(size_t size) noexcept { return take(size, 16); }
 
-__attribute__((noinline)) void free(void *block) noexcept {
+__attribute__((noinline)) void NAME(free)(void *block) noexcept {
   if (!block) return;
 #ifndef BUMP
   int error = errno;
@@ -95,32 +104,32 @@ __attribute__((noinline)) void free(void *block) noexcept {
 #endif
 }
 
-void *calloc(size_t count, size_t size) noexcept {
+void *NAME(calloc)(size_t count, size_t size) noexcept {
   size_t bytes;
   if (__builtin_mul_overflow(count, size, &bytes)) {
     errno = ENOMEM;
     return nullptr;
   }
-  void *block = malloc(bytes);
+  void *block = NAME(malloc)(bytes);
   if (block) memset(block, 0, bytes);
   return block;
 }
 
-void *realloc(void *block, size_t size) noexcept {
-  if (!block) return malloc(size);
+void *NAME(realloc)(void *block, size_t size) noexcept {
+  if (!block) return NAME(malloc)(size);
   if (!size) {
-    free(block);
+    NAME(free)(block);
     return nullptr;
   }
-  void *moved = malloc(size);
+  void *moved = NAME(malloc)(size);
   if (!moved) return nullptr;
   size_t old = header(block)->size;
   memcpy(moved, block, old < size ? old : size);
-  free(block);
+  NAME(free)(block);
   return moved;
 }
 
-void *memalign(size_t alignment, size_t size) noexcept {
+void *NAME(memalign)(size_t alignment, size_t size) noexcept {
   if (!is_power(alignment) || alignment > size_t(1) << 40) {
     errno = EINVAL;
     return nullptr;
@@ -128,19 +137,37 @@ void *memalign(size_t alignment, size_t size) noexcept {
   return take(size, alignment < 16 ? 16 : alignment);
 }
 
-void *aligned_alloc(size_t alignment, size_t size) noexcept { return memalign(alignment, size); }
+void *NAME(aligned_alloc)(size_t alignment, size_t size) noexcept { return NAME(memalign)(alignment, size); }
 
-int posix_memalign(void **result, size_t alignment, size_t size) noexcept {
+int NAME(posix_memalign)(void **result, size_t alignment, size_t size) noexcept {
   if (!is_power(alignment) || alignment % sizeof(void *)) return EINVAL;
   int error = errno;
-  void *block = memalign(alignment, size);
+  void *block = NAME(memalign)(alignment, size);
   errno = error;
   if (!block) return ENOMEM;
   *result = block;
   return 0;
 }
 
-void *valloc(size_t size) noexcept { return memalign(4096, size); }
-void *pvalloc(size_t size) noexcept { return memalign(4096, (size + 4095) & ~size_t(4095)); }
-size_t malloc_usable_size(void *block) noexcept { return block ? header(block)->size : 0; }
+void *NAME(valloc)(size_t size) noexcept { return NAME(memalign)(4096, size); }
+void *NAME(pvalloc)(size_t size) noexcept { return NAME(memalign)(4096, (size + 4095) & ~size_t(4095)); }
+size_t NAME(malloc_usable_size)(void *block) noexcept { return block ? header(block)->size : 0; }
+
+#ifdef PREFIX
+void *NAME(realloc_in_place)(void *block, size_t size) noexcept {
+  Header *head = header(block);
+  size_t room = (size_t(1) << head->order) - size_t(static_cast<char *>(block) - static_cast<char *>(head->start));
+  if (size > room) return nullptr;
+  head->size = size;
+  return block;
+}
+
+size_t NAME(bulk_free)(void **blocks, size_t count) noexcept {
+  for (size_t i = 0; i < count; i++) {
+    NAME(free)(blocks[i]);
+    blocks[i] = nullptr;
+  }
+  return 0;
+}
+#endif
 }

@@ -6,6 +6,8 @@
 // - Check point 0 comes before the first random operation: what the index holds then is the libraries' own.
 // - The main thread makes no random operations. It starts children while the others run, in the way the last argument
 //   says; children of fork allocate, free and resize their copies of blocks and must leave no trace in the index.
+// - With -DOWN_NAMES, malloc's names are of an allocator that the program keeps to itself: a name that it lacks, or that dlsym
+//   finds, is the C library's.
 // - Every block carries a pattern, checked when it is resized or freed: an allocator that hands out live memory is noticed.
 
 #include <dlfcn.h>
@@ -106,9 +108,19 @@ static int checkpoints;
 static std::atomic<size_t> running;
 static std::atomic<size_t> misaligned;
 // mimalloc's C build ends the process where bad_alloc is to be thrown.
+#ifdef DOES_NOT_THROW
+static const bool may_throw = false;
+#else
+static const bool may_throw = true;
+#endif
 static bool throws = true;
 // jemalloc has no pvalloc: blocks of libc's cannot be given to jemalloc's free, with or without the agent.
 static bool has_pvalloc = true;
+#ifdef OWN_NAMES
+static const bool own_names = true;
+#else
+static const bool own_names = false;
+#endif
 static void (*free_sized_function)(void *, size_t);
 static void (*free_aligned_sized_function)(void *, size_t, size_t);
 static void (*cfree_function)(void *);
@@ -160,6 +172,7 @@ static void allocate(Worker *worker, record_block *block) {
   // The plain functions as often as all others together: that is what programs do.
   if (next_random(&worker->random) % 2 == 0) site = (uint32_t)(next_random(&worker->random) % (id_realloc_site + 1));
   if (site == id_pvalloc_site && !has_pvalloc) site = id_valloc_site;
+  if (site == id_reallocarray_site && own_names) site = id_realloc_site;
   void *p = nullptr;
   switch ((SiteID)site) {
     case id_malloc_first: p = malloc_first(size); break;
@@ -240,7 +253,7 @@ static bool may_be_resized(const record_block *block) { return block->site < id_
 static void resize(Worker *worker, record_block *block) {
   record_block old = *block;
   size_t size = random_size(&worker->random);
-  bool array = next_random(&worker->random) % 4 == 0;
+  bool array = next_random(&worker->random) % 4 == 0 && !own_names;
   if (array) size = size / 5 * 5;
   if (malloc_usable_size((void *)old.address) < old.size) record_fail("a block is smaller than asked");
   // The address may be another thread's as soon as the call frees it, so the entry goes first.
@@ -274,12 +287,12 @@ static void fail(Worker *worker, record_block *block) {
     case 8:
       if (throws) try { p = new_array_site(huge); } catch (const std::bad_alloc &) {}
       break;
-    case 9: p = reallocarray_site(nullptr, SIZE_MAX / 2, 3); break;
+    case 9: p = own_names ? nullptr : reallocarray_site(nullptr, SIZE_MAX / 2, 3); break;
     case 10:
       if (block->address != 0 && may_be_resized(block)) p = realloc_site((void *)block->address, huge);
       break;
     case 11:
-      if (block->address != 0 && may_be_resized(block)) p = reallocarray_site((void *)block->address, SIZE_MAX / 2, 3);
+      if (block->address != 0 && may_be_resized(block) && !own_names) p = reallocarray_site((void *)block->address, SIZE_MAX / 2, 3);
       break;
   }
   if (p != nullptr) record_fail("a call succeeded that cannot");
@@ -423,8 +436,9 @@ int main(int argc, char **argv) {
   *(void **)&free_sized_function = dlsym(RTLD_DEFAULT, "free_sized");
   *(void **)&free_aligned_sized_function = dlsym(RTLD_DEFAULT, "free_aligned_sized");
   *(void **)&cfree_function = dlsym(RTLD_DEFAULT, "cfree");
-  throws = dlsym(RTLD_DEFAULT, "mi_malloc") == nullptr;
-  has_pvalloc = dlsym(RTLD_DEFAULT, "mallctl") == nullptr;
+  if (own_names) free_sized_function = nullptr, free_aligned_sized_function = nullptr, cfree_function = nullptr;
+  throws = may_throw && dlsym(RTLD_DEFAULT, "mi_malloc") == nullptr;
+  has_pvalloc = !own_names && dlsym(RTLD_DEFAULT, "mallctl") == nullptr;
   // What dlsym said of functions that are missing is a block, freed by the thread's next call but one.
   dlerror();
   dlerror();

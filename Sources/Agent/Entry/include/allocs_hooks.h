@@ -33,6 +33,17 @@ void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t f
 void allocs_operator_unwound(void);
 struct allocs_thread_block *allocs_operator_deleting(void *block);
 
+// Put at the start of a function that an exception may leave: lets the frame put the thread back as it was (Operators.c).
+#define ALLOCS_UNWINDS __asm__ volatile(".cfi_personality 0x9b, DW.ref.allocs_personality")
+
+// Of functions hooked by a signature (allocs_family.h).
+struct allocs_hooked;
+void *allocs_hook_hooked_malloc(size_t size, struct allocs_hooked *hooked, uintptr_t place, uint64_t frame_pointer);
+void allocs_hook_hooked_free(void *block, uint64_t second, struct allocs_hooked *hooked);
+// What is asked for, after padding `arguments`; gives the size.
+size_t allocs_request(struct allocs_hooked *hooked, uint64_t *arguments, size_t *alignment);
+uint64_t allocs_hook_hooked(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer);
+
 // The operators' part of allocs_entry_point.
 const struct allocs_entry_point *allocs_operator_point(uint32_t index);
 

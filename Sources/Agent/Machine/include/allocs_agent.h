@@ -29,7 +29,8 @@
 
 // MARK: threads
 
-// A context this thread has allocated in: key is node (or, with one frame, return address) | function << 56, 0 if empty.
+// A context this thread has allocated in: key is node (or, with one frame, return address) | allocator << 48 | function << 56, 0 if
+// empty.
 struct allocs_site {
   uint64_t key;
   uint64_t context;
@@ -269,7 +270,9 @@ enum allocs_operator {
   ALLOCS_OPERATOR_COUNT
 };
 
-#define ALLOCS_GATE_PAGES 4u
+// Modules with functions that are hooked at their entry, and the room for code of each.
+#define ALLOCS_GATED_MODULES 4u
+#define ALLOCS_GATES_SIZE 16384u
 
 enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY };
 
@@ -290,8 +293,8 @@ struct allocs_process {
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
-  // Pages with what leads to and from functions that are hooked at their entry, one for a module; null where there is none.
-  uint8_t *gates[ALLOCS_GATE_PAGES];
+  // What leads to and from functions that are hooked at their entry, of one module each; null where there is none.
+  uint8_t *gates[ALLOCS_GATED_MODULES];
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
@@ -360,6 +363,8 @@ extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
+// Whether the executable has code from `start` to `end`. Takes the dynamic linker's lock.
+extern ALLOCS_HIDDEN bool allocs_is_executable(uint64_t start, uint64_t end);
 // Where the dynamic linker lies.
 extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
 // Likewise, with the address of its .eh_frame_hdr, 0 if it has none.

@@ -1,0 +1,177 @@
+// HookedFunction: the hook of functions that are known by a signature (allocs_family.h). Like Hook, it makes an allocation,
+// a free or a resize of each call; which argument says what, the signature tells. The function below is the hooked
+// one's own trampoline, so several allocators never meet.
+//
+// Invariants:
+// - All six arguments in registers are passed on, as is what the function returns: more of them than it takes do no harm.
+// - A request of less than 32 bytes asks for 32, as below any allocator other than glibc's: see Terminal.
+
+import AgentMachine
+import SharedLayout
+
+private typealias Hooked = UnsafeMutablePointer<allocs_hooked>
+private typealias Arguments = UnsafeMutablePointer<UInt64>
+
+@inline(__always)
+private func atLeastBlock(_ size: Int) -> Int {
+  UInt(bitPattern: size) < UInt(ALLOCS_BLOCK_SIZE) ? Int(ALLOCS_BLOCK_SIZE) : size
+}
+
+@c(allocs_hook_hooked_malloc)
+func hookHookedMalloc(
+  _ size: Int, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ place: UInt, _ framePointer: UInt64
+) -> Block? {
+  let caller = Caller(place: place, framePointer: framePointer)
+  return allocate(size, caller, ALLOCS_FUNCTION_MALLOC, allocator: hooked.pointee.allocator) {
+    allocs_call_for_block(hooked.pointee.below.unsafelyUnwrapped, UInt64(UInt(bitPattern: atLeastBlock(size))))
+  }
+}
+
+@c(allocs_hook_hooked_free)
+func hookHookedFree(_ block: Block?, _ second: UInt64, _ hooked: UnsafeMutablePointer<allocs_hooked>) {
+  freeOutside(block) { allocs_call_with_block(hooked.pointee.below.unsafelyUnwrapped, $0, second) }
+}
+
+@c(allocs_request)
+func request(
+  _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>,
+  _ alignment: UnsafeMutablePointer<Int>
+) -> Int {
+  let request = Request(hooked.pointee.signature, arguments)
+  request.pad(hooked.pointee.signature, arguments)
+  alignment.pointee = request.alignment
+  return request.size
+}
+
+@c(allocs_hook_hooked)
+func hookHooked(
+  _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
+  _ framePointer: UInt64
+) -> UInt64 {
+  let signature = hooked.pointee.signature
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  let block = signature.pointee.block == 0 ? nil : Block(bitPattern: UInt(arguments[Int(signature.pointee.block) - 1]))
+  switch UInt32(signature.pointee.operation) {
+  case ALLOCS_FREE.rawValue:
+    // A block is freed by the size that was asked of its allocator.
+    if let sizeAt = Request.sizeAt(signature) {
+      arguments[sizeAt] = UInt64(UInt(bitPattern: atLeastBlock(Int(truncatingIfNeeded: arguments[sizeAt]))))
+    }
+    var result: UInt64 = 0
+    free(block) { _ in result = allocs_call(below, arguments) }
+    return result
+  case ALLOCS_FREE_ARRAY.rawValue:
+    return freeArray(block, count: arguments[Int(signature.pointee.count) - 1]) { allocs_call(below, arguments) }
+  default:
+    let request = Request(signature, arguments)
+    let caller = Caller(place: place, framePointer: framePointer)
+    return block == nil
+      ? allocate(hooked, arguments, request, caller)
+      : resize(hooked, arguments, request, caller, block.unsafelyUnwrapped)
+  }
+}
+
+/// What is asked for.
+private struct Request {
+  /// Bytes; -1 if it is more than there can be.
+  let size: Int
+  /// 0 if none was asked for.
+  let alignment: Int
+
+  init(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
+    let size = arguments[Int(signature.pointee.size) - 1]
+    let isProduct = signature.pointee.count != 0
+    let (total, overflow) = size.multipliedReportingOverflow(
+      by: isProduct ? arguments[Int(signature.pointee.count) - 1] : 1)
+    self.size = overflow ? -1 : Int(truncatingIfNeeded: total)
+    alignment =
+      if signature.pointee.alignment != 0 {
+        Int(truncatingIfNeeded: arguments[Int(signature.pointee.alignment) - 1])
+      } else if signature.pointee.flags != 0 {
+        // MALLOCX_LG_ALIGN of jemalloc(3); 0 stands for none.
+        Int(1) << Int(arguments[Int(signature.pointee.flags) - 1] & 63) & ~1
+      } else {
+        0
+      }
+  }
+
+  static func sizeAt(_ signature: UnsafePointer<allocs_signature>) -> Int? {
+    signature.pointee.size == 0 ? nil : Int(signature.pointee.size) - 1
+  }
+
+  /// Asks for 32 bytes at least, but not where the alignment is wrong: allocators differ in what they make of that.
+  func pad(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
+    guard atLeastBlock(size) != size, alignment & (alignment &- 1) == 0, let sizeAt = Self.sizeAt(signature) else {
+      return
+    }
+    if signature.pointee.count != 0 { arguments[Int(signature.pointee.count) - 1] = 1 }
+    arguments[sizeAt] = UInt64(ALLOCS_BLOCK_SIZE)
+  }
+}
+
+@inline(never)
+private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller) -> UInt64 {
+  let signature = hooked.pointee.signature
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  request.pad(signature, arguments)
+  var returned: UInt64 = 0
+  _ = allocate(
+    request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
+    allocator: hooked.pointee.allocator
+  ) {
+    returned = allocs_call(below, arguments)
+    guard signature.pointee.result != 0 else { return Block(bitPattern: UInt(returned)) }
+    // An int, 0 on success: the upper half of the register means nothing.
+    guard UInt32(truncatingIfNeeded: returned) == 0,
+      let place = UnsafePointer<Block?>(bitPattern: UInt(arguments[Int(signature.pointee.result) - 1]))
+    else { return nil }
+    return place.pointee
+  }
+  return returned
+}
+
+@inline(never)
+private func resize(
+  _ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller, _ block: Block
+) -> UInt64 {
+  let signature = hooked.pointee.signature
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  let operation = UInt32(signature.pointee.operation)
+  let isInPlace = operation == ALLOCS_RESIZE_IN_PLACE.rawValue || operation == ALLOCS_RESIZE_TO.rawValue
+  var returned: UInt64 = 0
+  // A request for nothing goes through as it is: see Terminal.resize.
+  if request.size != 0 || isInPlace { request.pad(signature, arguments) }
+  _ = resize(
+    block, request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
+    allocator: hooked.pointee.allocator,
+    failureFrees: operation == ALLOCS_RESIZE_OR_FREE.rawValue || request.size == 0 && !isInPlace
+  ) {
+    returned = allocs_call(below, arguments)
+    if operation == ALLOCS_RESIZE_TO.rawValue {
+      return returned >= UInt64(UInt(bitPattern: request.size)) ? block : nil
+    }
+    if request.size == 0, returned != 0, !isInPlace {
+      request.pad(signature, arguments)
+      arguments[Int(signature.pointee.block) - 1] = returned
+      let grown = allocs_call(below, arguments)
+      if grown != 0 { returned = grown }
+    }
+    return Block(bitPattern: UInt(returned))
+  }
+  return returned
+}
+
+private func freeArray(_ array: Block?, count: UInt64, _ release: () -> UInt64) -> UInt64 {
+  var returned: UInt64 = 0
+  let blocks = array?.assumingMemoryBound(to: Block?.self)
+  // The hook of nothing, around the whole.
+  free(nil) { _ in
+    if let blocks, let thread = allocs_registered_block() {
+      for index in 0..<Int(truncatingIfNeeded: count) {
+        if let block = blocks[index] { Event.preFree(thread, block) }
+      }
+    }
+    returned = release()
+  }
+  return returned
+}

@@ -1,0 +1,197 @@
+// StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab), which has those that it
+// keeps to itself. The table is not in memory: it is read from the file that the process was started from, if the executable
+// that is mapped is that file.
+//
+// A stripped file costs four system calls. In one that is not, each function's name is looked at, most of them only at
+// their first three bytes. The file may hold anything: nothing outside of it is read.
+
+import AgentMachine
+
+struct StaticSymbols {
+  private var unread: UnsafePointer<Elf64_Sym>
+  private let end: UnsafePointer<Elf64_Sym>
+  private let strings: UnsafePointer<CChar>
+  private let stringsSize: UInt64
+  private let bias: UInt64
+  private let mapping: UnsafeMutableRawPointer
+  private let mappingSize: UInt64
+  private var filter = Filter()
+
+  /// nil if there is no such table, or it cannot be read.
+  init?(_ module: UnsafeMutablePointer<link_map>) {
+    let path: StaticString = "/proc/self/exe"
+    let file = System.open(
+      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+    guard file >= 0 else { return nil }
+    defer { System.close(file) }
+    guard let table = Self.findTable(file, module) else { return nil }
+    let size = System.size(of: file)
+    guard Self.isInside(table.symbols, size), Self.isInside(table.strings, size) else { return nil }
+    let first = min(table.symbols.sh_offset, table.strings.sh_offset) & ~4095
+    let last = max(table.symbols.sh_offset + table.symbols.sh_size, table.strings.sh_offset + table.strings.sh_size)
+    guard let mapping = System.mapPrivately(file, at: first, last - first) else { return nil }
+    self.mapping = mapping
+    mappingSize = last - first
+    let symbols = (mapping + Int(table.symbols.sh_offset - first)).assumingMemoryBound(to: Elf64_Sym.self)
+    unread = UnsafePointer(symbols)
+    end = UnsafePointer(symbols) + Int(table.symbols.sh_size) / MemoryLayout<Elf64_Sym>.size
+    strings = UnsafePointer((mapping + Int(table.strings.sh_offset - first)).assumingMemoryBound(to: CChar.self))
+    stringsSize = table.strings.sh_size
+    bias = UInt64(module.pointee.l_addr)
+    // A last name without an end would lead out of the table.
+    guard strings[Int(stringsSize) - 1] == 0 else {
+      unmap()
+      return nil
+    }
+  }
+
+  mutating func unmap() { System.unmap(mapping, mappingSize) }
+
+  /// The next function of the table of families.
+  mutating func next() -> (family: UInt8, signature: UnsafePointer<allocs_signature>, symbol: DynamicSymbols.Symbol)? {
+    while unread < end {
+      let symbol = unread
+      unread += 1
+      let type = symbol.pointee.st_info & 15
+      guard type == DynamicSymbols.function || type == DynamicSymbols.indirectFunction,
+        UInt64(symbol.pointee.st_name) + 3 < stringsSize
+      else { continue }
+      let name = strings + Int(symbol.pointee.st_name)
+      guard filter.mayMatch(name), symbol.pointee.st_shndx != 0, symbol.pointee.st_shndx < 0xFF00,
+        symbol.pointee.st_value != 0, let (family, signature) = Self.find(name)
+      else { continue }
+      let address = bias &+ symbol.pointee.st_value
+      guard isCode(address, symbol.pointee.st_size) else { continue }
+      return (family, signature, DynamicSymbols.Symbol(address: address, size: symbol.pointee.st_size, type: type))
+    }
+    return nil
+  }
+
+  private static func find(_ name: UnsafePointer<CChar>) -> (UInt8, UnsafePointer<allocs_signature>)? {
+    for family in 0..<UInt8(ALLOCS_FAMILY_COUNT) {
+      var rest = name
+      var prefix = allocs_family(UInt32(family)).pointee.prefix
+      while prefix.pointee != 0, prefix.pointee == rest.pointee {
+        prefix += 1
+        rest += 1
+      }
+      guard prefix.pointee == 0 else { continue }
+      var index: UInt32 = 0
+      while let signature = allocs_signature(index) {
+        index += 1
+        if signature.pointee.families >> UInt32(family) & 1 != 0, isEqual(signature.pointee.name, rest) {
+          return (family, signature)
+        }
+      }
+    }
+    return nil
+  }
+
+  static func isEqual(_ one: UnsafePointer<CChar>, _ other: UnsafePointer<CChar>) -> Bool {
+    var (one, other) = (one, other)
+    while one.pointee == other.pointee {
+      if one.pointee == 0 { return true }
+      one += 1
+      other += 1
+    }
+    return false
+  }
+
+  /// Whether all of the function lies in the executable, where it can be run: the table may say anything.
+  private func isCode(_ address: UInt64, _ size: UInt64) -> Bool {
+    let (end, overflow) = address.addingReportingOverflow(size)
+    return !overflow && allocs_is_executable(address, end)
+  }
+
+  // MARK: the table
+
+  private static func isInside(_ section: Elf64_Shdr, _ size: Int) -> Bool {
+    guard size > 0, section.sh_offset < UInt64(size) else { return false }
+    return section.sh_size <= UInt64(size) - section.sh_offset
+  }
+
+  private static func findTable(
+    _ file: Int, _ module: UnsafeMutablePointer<link_map>
+  ) -> (symbols: Elf64_Shdr, strings: Elf64_Shdr)? {
+    // The first page has the ELF header, the program headers, and nearly always the build id.
+    var page = InlineArray<512, UInt64>(repeating: 0)
+    let header = withUnsafeMutablePointer(to: &page) {
+      isMapped(file, module, UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self))
+    }
+    guard let header, header.e_shentsize == MemoryLayout<Elf64_Shdr>.size, header.e_shnum > 0 else { return nil }
+    var symbols: Elf64_Shdr?
+    var section = Elf64_Shdr()
+    // Those of symbols come last, or nearly so.
+    var index = UInt64(header.e_shnum)
+    while index > 0, symbols == nil {
+      index -= 1
+      guard read(file, header, index, &section) else { return nil }
+      if section.sh_type == 2 /* SHT_SYMTAB */ { symbols = section }
+    }
+    guard let symbols, read(file, header, UInt64(symbols.sh_link), &section), section.sh_type == 3 /* SHT_STRTAB */,
+      section.sh_size > 0, symbols.sh_entsize == UInt64(MemoryLayout<Elf64_Sym>.size), symbols.sh_offset % 8 == 0
+    else { return nil }
+    return (symbols, section)
+  }
+
+  private static func read(_ file: Int, _ header: Elf64_Ehdr, _ index: UInt64, _ section: inout Elf64_Shdr) -> Bool {
+    let size = MemoryLayout<Elf64_Shdr>.size
+    guard index < UInt64(header.e_shnum), header.e_shoff < 1 << 40 else { return false }
+    return withUnsafeMutablePointer(to: &section) {
+      System.read(
+        file, UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self), size,
+        at: header.e_shoff + index * UInt64(size)) == size
+    }
+  }
+
+  /// The ELF header, if the file begins as the module in memory does.
+  private static func isMapped(
+    _ file: Int, _ module: UnsafeMutablePointer<link_map>, _ page: UnsafeMutablePointer<UInt8>
+  ) -> Elf64_Ehdr? {
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    var map: UnsafeMutablePointer<link_map>?
+    guard allocs_find_module(UInt64(UInt(bitPattern: module.pointee.l_ld)), &start, &end, &map), map == module,
+      let image = UnsafePointer<UInt8>(bitPattern: UInt(start))
+    else { return nil }
+    let count = System.read(file, page, 4096, at: 0)
+    guard count >= MemoryLayout<Elf64_Ehdr>.size else { return nil }
+    for index in 0..<count where page[index] != image[index] { return nil }
+    let header = UnsafeRawPointer(page).load(as: Elf64_Ehdr.self)
+    return header
+  }
+}
+
+// MARK: the first three bytes
+
+/// Which names may be in the table of families: a bit for each three bytes that one begins with, after mixing.
+private struct Filter {
+  private var bits = InlineArray<16, UInt64>(repeating: 0)
+
+  init() {
+    for family in 0..<UInt32(ALLOCS_FAMILY_COUNT) {
+      var index: UInt32 = 0
+      while let signature = allocs_signature(index) {
+        index += 1
+        guard signature.pointee.families >> family & 1 != 0 else { continue }
+        var name = Text()
+        name.append(cString: allocs_family(family).pointee.prefix)
+        name.append(cString: signature.pointee.name)
+        let bit = name.withCString { Self.bit($0) }
+        bits[bit >> 6] |= 1 << UInt64(bit & 63)
+      }
+    }
+  }
+
+  @inline(__always)
+  func mayMatch(_ name: UnsafePointer<CChar>) -> Bool {
+    let bit = Self.bit(name)
+    return bits[bit >> 6] >> UInt64(bit & 63) & 1 != 0
+  }
+
+  @inline(__always)
+  private static func bit(_ name: UnsafePointer<CChar>) -> Int {
+    let bytes = UnsafeRawPointer(name).loadUnaligned(as: UInt32.self) & 0xFF_FFFF
+    return Int((bytes &* 0x9E37_79B9) >> 22)
+  }
+}

@@ -1,0 +1,185 @@
+// Targets: the functions of one module that are to be hooked at their entries, from its dynamic symbol table and, for the
+// executable, from the static one too.
+//
+// Invariants:
+// - Each function is there once, whatever its names: two families with a function in common are one (`join`).
+// - A family that nothing can be allocated from, or given back to, is not there: its names mean something else.
+
+import AgentMachine
+
+struct Targets {
+  typealias Module = UnsafeMutablePointer<link_map>
+
+  /// The family of what callers of malloc get, which wins over the agent.
+  static let winning = UInt8(ALLOCS_FAMILY_COUNT)
+  private static let familyWithoutPrefix: UInt8 = 0
+  private static let nothing = UInt8.max
+  private static let size = UInt64(MemoryLayout<allocs_target>.stride * Int(ALLOCS_TARGET_CAPACITY))
+
+  private var memory: UnsafeMutablePointer<allocs_target>?
+  private(set) var count = 0
+
+  subscript(_ index: Int) -> allocs_target {
+    get { memory.unsafelyUnwrapped[index] }
+    nonmutating set { memory.unsafelyUnwrapped[index] = newValue }
+    nonmutating _modify { yield &memory.unsafelyUnwrapped[index] }
+  }
+
+  mutating func unmap() {
+    if let memory { System.unmap(memory, Self.size) }
+    memory = nil
+    count = 0
+  }
+
+  /// Puts the functions of `module` here.
+  mutating func collect(_ module: Module) {
+    count = 0
+    let symbols = DynamicSymbols(module)
+    if let symbols {
+      collectWinning(module, symbols)
+      collectFamilies(symbols)
+    }
+    if module == allocs_first_link_map() { collectStatic(module, symbols) }
+    if count > 0 { settle() }
+  }
+
+  /// Functions of the agent's names that callers get from this module.
+  private mutating func collectWinning(_ module: Module, _ symbols: DynamicSymbols) {
+    var index: UInt32 = 0
+    while let entry = allocs_entry_point(index) {
+      index += 1
+      guard let symbol = symbols.symbol(of: entry.pointee.name), !Self.isDefined(entry.pointee.name, before: module)
+      else { continue }
+      append(
+        allocs_target(
+          prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
+          moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
+          family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
+          is_ambiguous: false, unused: (0, 0, 0)))
+    }
+  }
+
+  private static func isDefined(_ name: UnsafePointer<CChar>, before module: Module) -> Bool {
+    var earlier = allocs_first_link_map()
+    while let current = earlier, current != module {
+      if DynamicSymbols(current)?.symbol(of: name) != nil { return true }
+      earlier = current.pointee.l_next
+    }
+    return false
+  }
+
+  /// Families by the names that the module exports. They are looked for by their functions that free; those of the agent's
+  /// names are not here, as only the first definition of each counts.
+  private mutating func collectFamilies(_ symbols: DynamicSymbols) {
+    for family in 0..<UInt8(ALLOCS_FAMILY_COUNT) where collect(family, symbols, frees: true) {
+      _ = collect(family, symbols, frees: false)
+    }
+  }
+
+  private mutating func collect(_ family: UInt8, _ symbols: DynamicSymbols, frees: Bool) -> Bool {
+    var isThere = false
+    var index: UInt32 = 0
+    while let signature = allocs_signature(index) {
+      index += 1
+      guard signature.pointee.families >> UInt32(family) & 1 != 0, allocs_frees(signature) == frees,
+        family != Self.familyWithoutPrefix || !Self.isEntryPoint(signature.pointee.name)
+      else { continue }
+      var name = Text()
+      name.append(cString: allocs_family(UInt32(family)).pointee.prefix)
+      name.append(cString: signature.pointee.name)
+      guard let symbol = name.withCString({ symbols.symbol(of: $0) }) else { continue }
+      isThere = true
+      append(family, signature, symbol)
+    }
+    return isThere
+  }
+
+  private static func isEntryPoint(_ name: UnsafePointer<CChar>) -> Bool {
+    var index: UInt32 = 0
+    while let entry = allocs_entry_point(index) {
+      if StaticSymbols.isEqual(entry.pointee.name, name) { return true }
+      index += 1
+    }
+    return false
+  }
+
+  private mutating func collectStatic(_ module: Module, _ dynamic: DynamicSymbols?) {
+    guard var symbols = StaticSymbols(module) else { return }
+    while let found = symbols.next() { append(found.family, found.signature, found.symbol) }
+    symbols.unmap()
+  }
+
+  // MARK: one more
+
+  private mutating func append(
+    _ family: UInt8, _ signature: UnsafePointer<allocs_signature>, _ symbol: DynamicSymbols.Symbol
+  ) {
+    let name = signature.pointee.name
+    append(
+      allocs_target(
+        prefix: allocs_family(UInt32(family)).pointee.prefix, name: name, address: symbol.address, size: symbol.size,
+        moved: 0, own: allocs_signature_stub(signature), below: nil, signature: signature, type: symbol.type,
+        family: family, is_essential: allocs_frees(signature),
+        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, unused: (0, 0, 0)))
+  }
+
+  private mutating func append(_ target: allocs_target) {
+    var target = target
+    for index in 0..<count {
+      if self[index].address == target.address { return join(self[index].family, target.family) }
+      guard StaticSymbols.isEqual(self[index].prefix, target.prefix),
+        StaticSymbols.isEqual(self[index].name, target.name)
+      else { continue }
+      if self[index].signature == nil {
+        // Callers get the one that is exported. This one is some file's own.
+        target.is_essential = false
+      } else {
+        self[index].is_ambiguous = true
+      }
+      target.is_ambiguous = true
+    }
+    if memory == nil { memory = System.map(Self.size)?.assumingMemoryBound(to: allocs_target.self) }
+    guard let memory, count < Int(ALLOCS_TARGET_CAPACITY) else { return }
+    memory[count] = target
+    count += 1
+  }
+
+  /// Two names of one function: they are of one allocator.
+  private func join(_ one: UInt8, _ other: UInt8) {
+    let joined = max(one, other)  // a prefix tells more than none, the winning one wins
+    for index in 0..<count where self[index].family == one || self[index].family == other {
+      self[index].family = joined
+    }
+  }
+
+  // MARK: which of them stay
+
+  private mutating func settle() {
+    // What the executable has of malloc's names for itself, beside what it exports, is of the same allocator.
+    if hasMalloc(Self.winning) { join(Self.familyWithoutPrefix, Self.winning) }
+    for family in 0..<Self.winning where !isWhole(family) {
+      for index in 0..<count where self[index].family == family { self[index].family = Self.nothing }
+    }
+    var kept = 0
+    for index in 0..<count where self[index].family != Self.nothing {
+      self[kept] = self[index]
+      kept += 1
+    }
+    count = kept
+  }
+
+  /// Whether the family has more than operators of C++, which may be the library's, linked in, and call malloc.
+  private func hasMalloc(_ family: UInt8) -> Bool {
+    for index in 0..<count where self[index].family == family && !self[index].is_operator { return true }
+    return false
+  }
+
+  private func isWhole(_ family: UInt8) -> Bool {
+    var allocates = false
+    var frees = false
+    for index in 0..<count where self[index].family == family && !self[index].is_operator {
+      if let signature = self[index].signature, allocs_frees(signature) { frees = true } else { allocates = true }
+    }
+    return allocates && frees
+  }
+}

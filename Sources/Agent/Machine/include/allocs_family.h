@@ -1,0 +1,97 @@
+// Families of allocation functions: for each name, what the function does and which of its arguments says what. One table
+// (Families.c) stands for all allocators that are hooked at their entries beside the one below the agent: those with
+// a prefix (_rjem_malloc, mi_malloc), and definitions of malloc itself that an executable keeps to itself.
+//
+// Each hooked function has a record of its own, with the function below it: two allocators side by side never meet.
+
+#ifndef ALLOCS_FAMILY_H
+#define ALLOCS_FAMILY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "allocs_agent.h"
+
+enum allocs_operation {
+  ALLOCS_ALLOCATE = 1,
+  ALLOCS_RESIZE,           // may move the block
+  ALLOCS_RESIZE_OR_FREE,   // frees the block when it fails
+  ALLOCS_RESIZE_IN_PLACE,  // returns the block, or null
+  ALLOCS_RESIZE_TO,        // in place; returns the size that the block has then
+  ALLOCS_FREE,
+  ALLOCS_FREE_ARRAY        // `block` is an array of `count` blocks
+};
+
+// Which argument is what, counted from 1; 0: there is none such.
+struct allocs_signature {
+  const char *_Nonnull name;  // without the prefix
+  uint32_t families;          // a bit for each family that has a function of this name
+  uint8_t operation;          // enum allocs_operation
+  uint8_t function;           // enum allocs_function, what is recorded
+  uint8_t block;
+  uint8_t count;              // the size asked for is size * count
+  uint8_t size;
+  uint8_t alignment;
+  uint8_t flags;              // jemalloc's: the lowest six bits are the logarithm of the alignment
+  uint8_t result;             // where the block is stored, if it is not returned; 0 is returned on success
+};
+#define ALLOCS_ARGUMENT_COUNT 6u  // in registers
+
+struct allocs_family {
+  const char *_Nonnull prefix;
+  const char *_Nonnull allocator;  // what it is called; empty: after its module
+};
+enum { ALLOCS_FAMILY_COUNT = 6 };
+
+// A function that is hooked at its entry by a signature.
+struct allocs_hooked {
+  void *_Nullable below;  // its trampoline
+  const struct allocs_signature *_Nonnull signature;
+  uint32_t allocator;  // as in a context
+  uint32_t unused;
+};
+#define ALLOCS_HOOKED_CAPACITY 256u
+
+// A function that is to be hooked: what its symbol says, and what leads to it and from it.
+struct allocs_target {
+  const char *_Nonnull prefix;  // of its name
+  const char *_Nonnull name;
+  uint64_t address;
+  uint64_t size;                // bytes; 0 if it is not known
+  uint64_t moved;               // bytes of instructions that give way to a jump; 0: it is left alone
+  void *_Nonnull own;           // what takes its place
+  void *_Nullable *_Nullable below;                      // where Terminal keeps the function below, if it is of the malloc family
+  const struct allocs_signature *_Nullable signature;    // else
+  uint8_t type;                 // STT_FUNC, STT_GNU_IFUNC, …
+  uint8_t family;               // ALLOCS_FAMILY_COUNT: of the malloc family that wins over the agent
+  bool is_essential;            // it frees
+  bool is_operator;             // of C++
+  bool is_ambiguous;            // the name stands for several functions
+  uint8_t unused[3];
+};
+enum { ALLOCS_TARGET_CAPACITY = 256 };
+
+extern ALLOCS_HIDDEN const struct allocs_family *_Nonnull allocs_family(uint32_t index);
+// The one with this index, from 0; null behind the last.
+extern ALLOCS_HIDDEN const struct allocs_signature *_Nullable allocs_signature(uint32_t index);
+// What takes the place of a function with this signature. It expects its struct allocs_hooked in the register r11.
+extern ALLOCS_HIDDEN void *_Nonnull allocs_signature_stub(const struct allocs_signature *_Nonnull signature);
+static inline bool allocs_frees(const struct allocs_signature *_Nonnull signature) {
+  return signature->operation != ALLOCS_ALLOCATE;
+}
+
+// A record, never given back; null if there are no more.
+extern ALLOCS_HIDDEN struct allocs_hooked *_Nullable allocs_next_hooked(const struct allocs_signature *_Nonnull signature, uint32_t allocator);
+
+// Calls `function` with all six arguments, whatever it takes.
+static inline uint64_t allocs_call(void *_Nonnull function, const uint64_t *_Nonnull a) {
+  return ((uint64_t(*)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t))function)(a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+static inline void *_Nullable allocs_call_for_block(void *_Nonnull function, uint64_t size) {
+  return ((void *(*)(uint64_t))function)(size);
+}
+static inline void allocs_call_with_block(void *_Nonnull function, void *_Nullable block, uint64_t second) {
+  ((void (*)(void *, uint64_t))function)(block, second);
+}
+
+#endif
