@@ -64,6 +64,10 @@ enum EntryPoints {
     // Everything is examined before anything changes.
     for index in 0..<targets.count {
       if let reason = Trampolines.examine(&targets[index]) { refuse(module, reason, targets[index]) }
+      let callee = Trampolines.jumpTarget(targets[index])
+      for other in 0..<targets.count where other != index && targets[other].address == callee {
+        targets[index].leads_to = UInt16(other + 1)
+      }
     }
     leaveAlone(module, targets)
     var index = 0
@@ -101,7 +105,8 @@ enum EntryPoints {
       guard let place = target.below else { continue }
       // The function below, before anything leads to it.
       let below = place.pointee
-      allocs_store_release_pointer(place, Trampolines.trampoline(of: gate))
+      let end = targets.end(of: index)
+      allocs_store_release_pointer(place, Trampolines.trampoline(of: gates + end * Trampolines.slotSize))
       if Trampolines.jump(from: Trampolines.start(target), to: gate) {
         Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
       } else {

@@ -55,7 +55,7 @@ struct Targets {
           prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
           moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
           family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
-          is_ambiguous: false, unused: (0, 0, 0)))
+          is_ambiguous: false, unused: 0, leads_to: 0))
     }
   }
 
@@ -109,6 +109,18 @@ struct Targets {
     symbols.unmap()
   }
 
+  /// Where the jumps of functions that only jump lead to from this one, as far as they are hooked: what is called past its gate
+  /// would come to another.
+  func end(of index: Int) -> Int {
+    var index = index
+    var steps = 0
+    while self[index].leads_to != 0, self[Int(self[index].leads_to) - 1].moved != 0, steps < count {
+      index = Int(self[index].leads_to) - 1
+      steps += 1
+    }
+    return index
+  }
+
   // MARK: one more
 
   private mutating func append(
@@ -120,7 +132,7 @@ struct Targets {
         prefix: allocs_family(UInt32(family)).pointee.prefix, name: name, address: symbol.address, size: symbol.size,
         moved: 0, own: allocs_signature_stub(signature), below: nil, signature: signature, type: symbol.type,
         family: family, is_essential: allocs_frees(signature),
-        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, unused: (0, 0, 0)))
+        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, unused: 0, leads_to: 0))
   }
 
   private mutating func append(_ target: allocs_target) {

@@ -78,6 +78,15 @@ enum Trampolines {
     return nil
   }
 
+  /// Where the function jumps to, if it does nothing but that; else 0.
+  static func jumpTarget(_ target: allocs_target) -> UInt64 {
+    var instruction = allocs_instruction()
+    guard target.moved != 0, allocs_decode(start(target), longestInstruction, &instruction), instruction.is_branch,
+      instruction.opcode == 0xE9 || instruction.opcode == 0xEB
+    else { return 0 }
+    return instruction.target
+  }
+
   /// Whether `target` is near enough for a displacement in a page near the module: each lies within 1 GiB of the code.
   private static func reaches(_ start: UInt64, _ target: UInt64) -> Bool {
     let reach: Int64 = 1 << 30

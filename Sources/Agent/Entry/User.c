@@ -43,7 +43,7 @@ ALLOCS_EXPORT int _Fork(void) {
 // By a hidden name each: the exported one may mean somebody else's.
 #define ALLOCS_OWN(name) extern __typeof__(name) allocs_own_##name __attribute__((alias(#name), visibility("hidden")));
 ALLOCS_OWN(malloc) ALLOCS_OWN(calloc) ALLOCS_OWN(realloc) ALLOCS_OWN(reallocarray) ALLOCS_OWN(memalign)
-ALLOCS_OWN(aligned_alloc) ALLOCS_OWN(posix_memalign) ALLOCS_OWN(valloc) ALLOCS_OWN(pvalloc) ALLOCS_OWN(free) ALLOCS_OWN(cfree)
+ALLOCS_OWN(aligned_alloc) ALLOCS_OWN(posix_memalign) ALLOCS_OWN(valloc) ALLOCS_OWN(pvalloc) ALLOCS_OWN(free)
 ALLOCS_OWN(free_sized) ALLOCS_OWN(free_aligned_sized)
 
 #define ALLOCS_POINT(name, member, is_essential) \
@@ -59,7 +59,6 @@ static const struct allocs_entry_point entry_points[] = {
     ALLOCS_POINT(posix_memalign, posix_memalign, false),
     ALLOCS_POINT(valloc, valloc, false),
     ALLOCS_POINT(pvalloc, pvalloc, false),
-    ALLOCS_POINT(cfree, free, true),
     ALLOCS_POINT(free_sized, free_sized, true),
     ALLOCS_POINT(free_aligned_sized, free_aligned_sized, true),
 };

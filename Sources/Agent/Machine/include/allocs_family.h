@@ -67,7 +67,8 @@ struct allocs_target {
   bool is_essential;            // it frees
   bool is_operator;             // of C++
   bool is_ambiguous;            // the name stands for several functions
-  uint8_t unused[3];
+  uint8_t unused;
+  uint16_t leads_to;            // all that it does is to jump to this target, counted from 1; 0: it does more
 };
 enum { ALLOCS_TARGET_CAPACITY = 256 };
 
