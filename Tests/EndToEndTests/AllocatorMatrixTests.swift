@@ -36,7 +36,8 @@ extension EndToEnd {
       /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10 on,
       /// unless the allocator has them.
       static func cpp(
-        _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false, tellsFunctions: Bool = true,
+        _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false,
+        tellsFunctions: Bool = true,
         with library: @escaping @Sendable () throws -> [String] = { [] }
       ) -> Row {
         Row(
@@ -69,7 +70,9 @@ extension EndToEnd {
       .c("jemalloc, je_", ["-DJEMALLOC", "-DPREFIX=je_"], hooked: 12) {
         [try StaticAllocators.jemalloc(prefix: "je_"), "-lm"]
       },
-      .c("mimalloc, mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) { [try StaticAllocators.mimallocWithoutOverride()] },
+      .c("mimalloc, mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) {
+        [try StaticAllocators.mimallocWithoutOverride()]
+      },
       .c("mimalloc, mi_, at a fixed address", ["-no-pie", "-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) {
         [try StaticAllocators.mimallocWithoutOverride()]
       },
@@ -86,7 +89,8 @@ extension EndToEnd {
         [try StaticAllocators.dlmalloc()]
       },
       .cpp("hidden free lists", ["-DOWN_NAMES", "-fvisibility=hidden", own]),
-      .cpp("a hidden bump allocator, at a fixed address", ["-DOWN_NAMES", "-DBUMP", "-no-pie", "-fvisibility=hidden", own]),
+      .cpp(
+        "a hidden bump allocator, at a fixed address", ["-DOWN_NAMES", "-DBUMP", "-no-pie", "-fvisibility=hidden", own]),
       .cpp("hidden free lists, with landing pads", ["-DOWN_NAMES", "-fcf-protection", "-fvisibility=hidden", own]),
       .cpp(
         "hidden jemalloc, operators too", ["-DOWN_NAMES"], hooked: 15, hasOperators: true,

@@ -46,13 +46,15 @@ enum StaticAllocators {
 
   /// mimalloc's object file, which also defines malloc. Debian has it as a shared library only.
   static func mimalloc() throws -> String {
-    let directory = ProcessInfo.processInfo.environment["ALLOCS_MIMALLOC_DIR"] ?? "\(Installation.packageDirectory)/.build/mimalloc"
+    let directory =
+      ProcessInfo.processInfo.environment["ALLOCS_MIMALLOC_DIR"] ?? "\(Installation.packageDirectory)/.build/mimalloc"
     let files = FileManager.default.enumerator(atPath: directory)
     while let file = files?.nextObject() as? String {
       if file.hasSuffix("/mimalloc.o") { return "\(directory)/\(file)" }
     }
     throw HarnessError(
-      "there is no mimalloc.o in \(directory): run scripts/fetch-mimalloc, or name its directory with ALLOCS_MIMALLOC_DIR")
+      "there is no mimalloc.o in \(directory): run scripts/fetch-mimalloc, or name its directory with ALLOCS_MIMALLOC_DIR"
+    )
   }
 
   /// The same with none but the names that begin with mi_.
