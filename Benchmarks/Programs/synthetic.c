@@ -81,6 +81,7 @@ int main(int argc, char **argv) {
   header.sections[ALLOCS_SECTION_REGION_BITS] = section(8, words, words);
   header.sections[ALLOCS_SECTION_DIRECTORY] = section(4, ALLOCS_REGION_COUNT, ALLOCS_REGION_COUNT);
   header.sections[ALLOCS_SECTION_ARENAS] = section(ALLOCS_ARENA_STRIDE, 2, 2);
+  header.sections[ALLOCS_SECTION_ALLOCATORS] = section(sizeof(struct allocs_allocator), 1, 0);
   header.file_size = end;
   header.clock.monotonic_ns = (uint64_t)nanoseconds(CLOCK_MONOTONIC);
   header.clock.realtime_ns = (uint64_t)nanoseconds(CLOCK_REALTIME);

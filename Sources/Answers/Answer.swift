@@ -95,8 +95,10 @@ public struct Answer: Hashable, Sendable {
   public var block: Block?
   /// Bytes, if the caller asked for an alignment (heap).
   public var alignment: UInt64?
-  /// File name of the module whose malloc made it, such as `libc.so.6` (heap).
+  /// Whose memory it is: the allocator's name, else its module's file name, such as `libc.so.6` (heap).
   public var allocator: String?
+  /// Path of the module that has the allocator's code (heap).
+  public var allocatorModule: String?
   /// The function that was called, such as `calloc` (heap).
   public var function: String?
   /// Who allocated (heap), or whose stack it is (stack).
@@ -137,6 +139,11 @@ public struct Answer: Hashable, Sendable {
   public var offset: UInt64? {
     if let block { return address &- block.base }
     return symbol?.offset
+  }
+
+  /// What an allocator is called: by its own name, else by its module's file name.
+  static func name(of allocator: Allocator) -> String? {
+    allocator.name ?? allocator.module.map { lastComponent($0.path) }
   }
 
   /// The frame that the allocation is attributed to.

@@ -15,7 +15,7 @@ extension Answer {
     writer.appendHead(address, kind)
     if let block { writer.append(block: block, offset: address &- block.base) }
     if let alignment { writer.append(",\"alignment\":", decimal: alignment) }
-    writer.appendOrigin(allocator: allocator, function: function)
+    writer.appendOrigin(allocator: allocator, module: allocatorModule, function: function)
     if let symbol {
       writer.append(",\"symbol\":", string: symbol.name)
       if let size = symbol.size { writer.append(",\"size\":", decimal: size) }
@@ -90,8 +90,9 @@ extension ByteWriter {
     append(",\"offset\":", decimal: offset)
   }
 
-  mutating func appendOrigin(allocator: String?, function: String?) {
+  mutating func appendOrigin(allocator: String?, module: String?, function: String?) {
     if let allocator { append(",\"allocator\":", string: allocator) }
+    if let module { append(",\"allocator_module\":", string: module) }
     if let function { append(",\"function\":", string: function) }
   }
 

@@ -102,6 +102,7 @@ public struct Inquiry: ~Copyable {
     let origin = origins.origin(at: index)
     answer.function = origin.function
     answer.allocator = origin.allocator
+    answer.allocatorModule = origin.allocatorModule
     if let slot = origin.threadSlot {
       if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
         answer.thread = origins.holder(at: holder).thread

@@ -13,9 +13,10 @@ struct OriginCache {
     var node: UInt32
     var threadSlot: UInt32?
     var function: String?
-    /// File name of the module.
     var allocator: String?
-    /// `,"allocator":"…","function":"…"`, as far as known.
+    /// Path of the module that has its code.
+    var allocatorModule: String?
+    /// `,"allocator":"…","allocator_module":"…","function":"…"`, as far as known.
     var json: [UInt8]
   }
 
@@ -77,13 +78,14 @@ struct OriginCache {
     if originOfContext.count < needed {
       originOfContext += Array(repeating: 0, count: max(needed - originOfContext.count, originOfContext.count, 256))
     }
-    let allocator = context.allocator.map { Answer.lastComponent($0.path) }
+    let allocator = context.allocator.flatMap { Answer.name(of: $0) }
+    let module = context.allocator?.module?.path
     var writer = ByteWriter(capacity: 128)
-    writer.appendOrigin(allocator: allocator, function: context.function)
+    writer.appendOrigin(allocator: allocator, module: module, function: context.function)
     origins.append(
       Origin(
         node: context.node, threadSlot: context.threadSlot, function: context.function, allocator: allocator,
-        json: writer.take()))
+        allocatorModule: module, json: writer.take()))
     originOfContext[Int(id)] = Int32(origins.count)
     return origins.count - 1
   }

@@ -31,7 +31,7 @@ public struct TopTable: Hashable, Sendable {
     public var frames: [Frame]
     /// The function that was called, such as `calloc`; nil if not known.
     public var function: String?
-    /// File name of the module whose malloc it was; nil if not known.
+    /// Name of the allocator, else its module's file name; nil if not known.
     public var allocator: String?
 
     public init(total: Total, frames: [Frame], function: String?, allocator: String?) {
@@ -158,12 +158,12 @@ private struct Tally {
       let node = context?.node ?? 0
       let key = SiteKey(
         site: attribution.siteKey(ofNode: node, at: entry.ticks), function: context?.function ?? "",
-        allocator: context?.allocator.map { $0.index + 1 } ?? 0)
+        allocator: context?.allocator.map { $0.number + 1 } ?? 0)
       if sites[key, default: SiteSum()].add(entry.total) {
         sites[key]?.node = node
         sites[key]?.ticks = entry.ticks
         sites[key]?.function = context?.function
-        sites[key]?.allocator = context?.allocator.map { Answer.lastComponent($0.path) }
+        sites[key]?.allocator = context?.allocator.flatMap { Answer.name(of: $0) }
       }
     }
     return sites

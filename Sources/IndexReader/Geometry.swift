@@ -1,7 +1,7 @@
 // The header's check: from a copy of it and the file's size to section bounds that are safe to use.
 //
 // - What is checked is a copy, and only the copy is used: the file may change between a check and a use.
-// - Version 1 has one size for each entry; a header that says another is damaged, not newer.
+// - A version has one size for each entry; a header that says another is damaged, not newer.
 // - Sections lie inside the file, behind the header's page, on page boundaries, and don't overlap.
 
 import SharedLayout
@@ -29,6 +29,7 @@ struct Geometry: Sendable {
   let regionBits: SectionPlace
   let directory: SectionPlace
   let arenas: SectionPlace
+  let allocators: SectionPlace
   /// Of the event rings; capacity 0 if the segment has none.
   let rings: SectionPlace
   /// Records of one ring, a power of two; 0 if there are none.
@@ -126,6 +127,9 @@ struct Geometry: Sendable {
     directory = try place(
       ALLOCS_SECTION_DIRECTORY, "arena directory", entry: 4, capacity: Layout.regionCount)
     arenas = try place(ALLOCS_SECTION_ARENAS, "arenas", entry: Layout.arenaStride, atMost: Layout.regionCount)
+    allocators = try place(
+      ALLOCS_SECTION_ALLOCATORS, "allocators", entry: MemoryLayout<allocs_allocator>.stride,
+      atMost: Int(ALLOCS_ALLOCATOR_CAPACITY))
     let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
     let ringSize = ringSection.entry_size
     if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {

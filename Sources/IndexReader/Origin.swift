@@ -9,15 +9,54 @@ public struct Context: Hashable, Sendable {
   public var threadSlot: UInt32?
   /// The function that was called, such as "calloc" or "operator new[]"; nil if not known.
   public var function: String?
-  /// The module that defines the malloc below the agent; nil if not known.
-  public var allocator: Module?
+  /// Whose memory it is; nil if not known.
+  public var allocator: Allocator?
 
-  public init(id: UInt32, node: UInt32, threadSlot: UInt32?, function: String?, allocator: Module?) {
+  public init(id: UInt32, node: UInt32, threadSlot: UInt32?, function: String?, allocator: Allocator?) {
     self.id = id
     self.node = node
     self.threadSlot = threadSlot
     self.function = function
     self.allocator = allocator
+  }
+}
+
+/// Whose memory a block is.
+public struct Allocator: Hashable, Sendable {
+  public enum Kind: Hashable, Sendable {
+    /// It takes memory from the system: its blocks are chunks.
+    case primary
+    /// It carves up what others handed out.
+    case suballocator
+  }
+  /// Index in the segment's table.
+  public var number: UInt32
+  /// That of its first entry: a pool that hands out in several ways has an entry for each.
+  public var group: UInt32
+  public var kind: Kind
+  /// nil if it has no name but its module's.
+  public var name: String?
+  /// The function that hands out its blocks; nil if there are several.
+  public var function: String?
+  /// The module that has its code; nil if not known.
+  public var module: Module?
+  /// The program said so itself; else it was declared from outside.
+  public var isAnnounced: Bool
+  /// Its user prefers to see the chunk that its blocks lie in.
+  public var isShownAsChunk: Bool
+
+  public init(
+    number: UInt32, group: UInt32? = nil, kind: Kind = .primary, name: String? = nil, function: String? = nil,
+    module: Module?, isAnnounced: Bool = false, isShownAsChunk: Bool = false
+  ) {
+    self.number = number
+    self.group = group ?? number
+    self.kind = kind
+    self.name = name
+    self.function = function
+    self.module = module
+    self.isAnnounced = isAnnounced
+    self.isShownAsChunk = isShownAsChunk
   }
 }
 

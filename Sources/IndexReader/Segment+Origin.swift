@@ -12,18 +12,48 @@ extension Segment {
     let word = allocs_load_acquire_u64(entries(geometry.contexts, as: UInt64.self) + Int(id))
     guard word != 0 else { return nil }
     let name = String(cString: allocs_function_name(allocs_context_function(word)))
+    let allocator = allocator(allocs_context_allocator(word))
     let thread = allocs_context_thread(word)
     return Context(
       id: id, node: allocs_context_node(word),
       threadSlot: thread == ALLOCS_THREAD_UNKNOWN ? nil : thread,
-      function: name.isEmpty ? nil : name,
-      allocator: allocator(allocs_context_allocator(word)))
+      function: allocator?.function ?? (name.isEmpty ? nil : name), allocator: allocator)
   }
 
-  private func allocator(_ number: UInt32) -> Module? {
-    guard number < ALLOCS_ALLOCATOR_COUNT else { return nil }
-    let entry = allocs_load_acquire_u32(headerField(\.allocator_modules, as: UInt32.self) + Int(number))
-    return entry == 0 ? nil : module(index: Int(entry) - 1)
+  // MARK: allocators
+
+  /// All allocators that the process has shown so far; the first is the one below the agent's malloc.
+  public var allocators: [Allocator] {
+    (0..<used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators)).compactMap { allocator(UInt32($0)) }
+  }
+
+  /// Entry `number` of the table of allocators; nil if there is none, or it contradicts itself.
+  public func allocator(_ number: UInt32) -> Allocator? {
+    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators) else { return nil }
+    var entry = allocs_allocator()
+    copyWords(of: entries(geometry.allocators, as: allocs_allocator.self) + Int(number), into: &entry)
+    let kind: Allocator.Kind
+    switch entry.kind {
+    case ALLOCS_ALLOCATOR_PRIMARY.rawValue: kind = .primary
+    case ALLOCS_ALLOCATOR_SUBALLOCATOR.rawValue: kind = .suballocator
+    default: return nil
+    }
+    return Allocator(
+      number: number, group: entry.group, kind: kind, name: string(at: entry.name, size: entry.name_size),
+      function: string(at: entry.function, size: entry.function_size),
+      module: entry.module == 0 ? nil : module(index: Int(entry.module) - 1),
+      isAnnounced: entry.flags & ALLOCS_ALLOCATOR_ANNOUNCED.rawValue != 0,
+      isShownAsChunk: entry.flags & ALLOCS_ALLOCATOR_SHOWN_AS_CHUNK.rawValue != 0)
+  }
+
+  /// A text of the strings section; nil if it is empty or does not lie there.
+  private func string(at offset: UInt64, size: UInt32) -> String? {
+    let limit = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
+    guard size > 0, offset <= limit, UInt64(size) <= limit - offset else { return nil }
+    // Copied before it is decoded: the bytes may change under the decoder.
+    let text = UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
+    return String(decoding: Array(text), as: UTF8.self)
   }
 
   /// A node of the trie; nil if `id` is the root's or leads outside the table.

@@ -67,7 +67,7 @@ struct LiveInquiryTests {
     let now = SegmentClock.ticksNow
     let thread = segment.addThread(id: UInt32(getpid()), name: "recorded", from: now)
     segment.addModule(path: "/lib/libexample.so.1", range: 0x1000_0000..<0x1001_0000, flags: 0)
-    segment.header.pointee.allocator_modules.0 = 1
+    segment.addAllocator(module: 1)
     let node = segment.addNode(pc: 0x1000_0100)
     let context = segment.addContext(node: node, thread: thread, function: ALLOCS_FUNCTION_CALLOC)
     segment.allocate(pages.start, size: 32, context: context, ticks: now)
@@ -231,7 +231,7 @@ struct LiveInquiryTests {
     let second = segment.addThread(id: 999_999_998, name: "two \"\u{1}", from: now)
     segment.replaceThread(slot: second, endingAt: now, by: 999_999_997, name: "three", from: now + 1)
     segment.addModule(path: "/lib/lib\"odd\"\u{1F}.so", range: 0x1000_0000..<0x1001_0000)
-    segment.header.pointee.allocator_modules.0 = 1
+    segment.addAllocator(module: 1)
     let node = segment.addNode(pc: 0x1000_0100)
     let contexts = [
       0, segment.addContext(node: node, thread: first), segment.addContext(node: node, thread: second),

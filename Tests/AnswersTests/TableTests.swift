@@ -16,7 +16,7 @@ struct TopTableTests {
   func sums() throws {
     let segment = SyntheticSegment(processID: 1, startTime: 1, in: directory.path, name: "1.1.seg")
     segment.addModule(path: "/lib/libexample.so", range: 0x1000_0000..<0x1001_0000)
-    segment.header.pointee.allocator_modules.0 = 1
+    segment.addAllocator(module: 1)
     let threads = [segment.addThread(id: 1, name: "a", from: 0), segment.addThread(id: 2, name: "b", from: 0)]
     let small = segment.addNode(pc: 0x1000_0100)
     let large = segment.addNode(pc: 0x1000_0200)

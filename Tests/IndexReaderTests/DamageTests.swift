@@ -98,7 +98,8 @@ struct DamageTests {
   }
 
   @Test(
-    "another layout version is named, also when the rest of the header is unknown", arguments: [0, 2, .max] as [UInt32])
+    "another layout version is named, also when the rest of the header is unknown",
+    arguments: [0, ALLOCS_LAYOUT_VERSION - 1, ALLOCS_LAYOUT_VERSION + 1, .max] as [UInt32])
   func otherVersion(version: UInt32) {
     let synthetic = SyntheticSegment()
     synthetic.header.pointee.layout_version = version

@@ -11,9 +11,8 @@ struct OriginTests {
   func context() throws {
     let synthetic = SyntheticSegment()
     let module = synthetic.addModule(path: "/lib/libc.so.6", range: 0x7000_0000..<0x7100_0000)
-    withUnsafeMutableBytes(of: &synthetic.header.pointee.allocator_modules) {
-      $0.storeBytes(of: UInt32(module) + 1, toByteOffset: 4, as: UInt32.self)
-    }
+    synthetic.addAllocator(module: 0)
+    synthetic.addAllocator(module: UInt32(module) + 1)
     let outer = synthetic.addNode(pc: 0x1000)
     let middle = synthetic.addNode(pc: 0x2000, parent: outer)
     let inner = synthetic.addNode(pc: 0x3000, parent: middle)
@@ -22,7 +21,7 @@ struct OriginTests {
     let segment = try Segment(path: synthetic.path)
     let context = try #require(segment.context(id) as Context?)
     #expect(context.function == "operator new[]")
-    #expect(context.allocator?.path == "/lib/libc.so.6")
+    #expect(context.allocator?.module?.path == "/lib/libc.so.6" && context.allocator?.name == nil)
     #expect(context.threadSlot == 3)
     #expect(segment.stack(ofNode: context.node) == Stack(addresses: [0x3000, 0x2000, 0x1000], truncation: nil))
     #expect(segment.stack(ofNode: outer).addresses == [0x1000])
@@ -32,6 +31,32 @@ struct OriginTests {
     #expect(segment.context(0) == nil)
     #expect(segment.context(bare + 1) == nil)
     #expect(segment.context(.max) == nil)
+  }
+
+  @Test("an allocator has a name, a function of its own, and a group; entries that contradict themselves are none")
+  func allocators() throws {
+    let synthetic = SyntheticSegment()
+    let module = UInt32(synthetic.addModule(path: "/lib/libapr-1.so.0", range: 0x7000_0000..<0x7100_0000)) + 1
+    synthetic.addAllocator(module: 0)
+    let kind = ALLOCS_ALLOCATOR_SUBALLOCATOR
+    let first = synthetic.addAllocator(module: module, kind: kind, name: "apr", function: "apr_palloc")
+    let second = synthetic.addAllocator(
+      module: module, kind: kind, name: "apr", function: "apr_pcalloc", group: first,
+      flags: ALLOCS_ALLOCATOR_ANNOUNCED.rawValue)
+    let bad = synthetic.addAllocator(module: 99, kind: allocs_allocator_kind(77))
+    let lost = synthetic.addAllocator(module: 99)
+    synthetic.entries(ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self)[Int(lost)].name = 1 << 60
+    synthetic.entries(ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self)[Int(lost)].name_size = 9
+    let id = synthetic.addContext(node: 0, function: ALLOCS_FUNCTION_MALLOC, allocator: second)
+    let segment = try Segment(path: synthetic.path)
+    let context = try #require(segment.context(id) as Context?)
+    #expect(context.function == "apr_pcalloc")
+    let allocator = try #require(context.allocator)
+    #expect(allocator.name == "apr" && allocator.module?.path == "/lib/libapr-1.so.0" && allocator.isAnnounced)
+    #expect(allocator.kind == .suballocator && allocator.group == first)
+    #expect(segment.allocators.map(\.number) == [0, first, second, lost])
+    #expect(segment.allocator(bad) == nil)
+    #expect(segment.allocator(lost) == Allocator(number: lost, module: nil))
   }
 
   @Test("a stack that was cut says why, and how many frames are missing")

@@ -55,6 +55,7 @@ final class SyntheticSegment: @unchecked Sendable {
     place(8, bitWords, used: bitWords)
     place(4, Self.regionCount, used: Self.regionCount)
     place(Self.arenaStride, capacities.arenas)
+    place(MemoryLayout<allocs_allocator>.stride, Int(ALLOCS_ALLOCATOR_CAPACITY))
     // The sections between are other parts' and optional.
     while sections.count < Int(ALLOCS_SECTION_RINGS.rawValue) { sections.append(allocs_section()) }
     place(Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32, capacities.rings)
@@ -201,17 +202,40 @@ final class SyntheticSegment: @unchecked Sendable {
     UInt32(append(ALLOCS_SECTION_CONTEXTS, allocs_context_word(node, thread, function.rawValue, allocator)))
   }
 
+  private func addString(_ text: String) -> UInt64 {
+    let strings = section(ALLOCS_SECTION_STRINGS)
+    let offset = strings.pointee.used
+    UnsafeMutableRawBufferPointer(
+      start: entries(ALLOCS_SECTION_STRINGS, as: UInt8.self) + Int(offset), count: text.utf8.count
+    ).copyBytes(from: text.utf8)
+    allocs_store_release_u64(&strings.pointee.used, offset + UInt64(text.utf8.count))
+    return offset
+  }
+
+  /// `module`: 1 + its index, 0 for none; `group`: nil if the entry is its group's first.
+  @discardableResult
+  func addAllocator(
+    module: UInt32, kind: allocs_allocator_kind = ALLOCS_ALLOCATOR_PRIMARY, name: String = "", function: String = "",
+    group: UInt32? = nil, flags: UInt32 = 0
+  ) -> UInt32 {
+    var entry = allocs_allocator()
+    entry.name = addString(name)
+    entry.name_size = UInt32(name.utf8.count)
+    entry.function = addString(function)
+    entry.function_size = UInt32(function.utf8.count)
+    entry.module = module
+    entry.kind = kind.rawValue
+    entry.group = group ?? UInt32(section(ALLOCS_SECTION_ALLOCATORS).pointee.used)
+    entry.flags = flags
+    return UInt32(append(ALLOCS_SECTION_ALLOCATORS, entry))
+  }
+
   @discardableResult
   func addModule(
     path: String, range: Range<UInt64>, bias: UInt64 = 0, buildID: [UInt8] = [], loaded: UInt32 = 0,
     unloaded: UInt32? = nil, flags: UInt32 = 0
   ) -> Int {
-    let strings = section(ALLOCS_SECTION_STRINGS)
-    let offset = strings.pointee.used
-    UnsafeMutableRawBufferPointer(
-      start: entries(ALLOCS_SECTION_STRINGS, as: UInt8.self) + Int(offset), count: path.utf8.count
-    ).copyBytes(from: path.utf8)
-    allocs_store_release_u64(&strings.pointee.used, offset + UInt64(path.utf8.count))
+    let offset = addString(path)
     var entry = allocs_module()
     entry.start = range.lowerBound
     entry.end = range.upperBound

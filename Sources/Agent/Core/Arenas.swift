@@ -41,6 +41,13 @@ enum Arenas {
     return arena
   }
 
+  /// The arena of `region`, made if there is none, for what hangs on it besides slots. Under the lock.
+  static func arena(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ region: Int
+  ) -> UnsafeMutablePointer<UInt8>? {
+    shared.pointee.regions.flatMap { makeArena(shared, header, $0, region) }
+  }
+
   private static func outOfMemory(_ shared: UnsafeMutablePointer<allocs_shared>) {
     shared.pointee.retry_ticks = allocs_now()
     shared.pointee.out_of_memory = 1
@@ -181,7 +188,7 @@ enum Arenas {
   }
 
   @inline(__always)
-  private static func setBit(_ words: UnsafeMutablePointer<UInt64>, _ bit: Int) {
+  static func setBit(_ words: UnsafeMutablePointer<UInt64>, _ bit: Int) {
     _ = allocs_fetch_or_u64(words + bit / 64, 1 << UInt64(bit % 64))
   }
 }

@@ -84,7 +84,7 @@ enum EntryPoints {
       if let signature = targets[index].signature {
         let family = Int(targets[index].family)
         if family != Targets.winning, allocators[family] == 0 {
-          allocators[family] = noteAllocator(at: targets[index].address)
+          allocators[family] = noteAllocator(family, at: targets[index].address)
         }
         record = allocs_next_hooked(signature, allocators[family])
         guard let record else {
@@ -118,17 +118,11 @@ enum EntryPoints {
   }
 
   /// The number of a new allocator, whose code lies at `address`, as contexts have it.
-  private static func noteAllocator(at address: UInt64) -> UInt32 {
-    guard let header = allocs_process().pointee.shared?.pointee.header else { return ALLOCS_ALLOCATOR_COUNT }
-    let module = Modules.number(header, of: address)
-    return withUnsafeMutablePointer(to: &header.pointee.allocator_modules) {
-      let modules = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self)
-      var number = 1
-      while number < Int(ALLOCS_ALLOCATOR_COUNT), modules[number] != 0 { number += 1 }
-      // Beyond the last, an allocator is not known.
-      if number < Int(ALLOCS_ALLOCATOR_COUNT) { allocs_store_release_u32(modules + number, module) }
-      return UInt32(number)
-    }
+  private static func noteAllocator(_ family: Int, at address: UInt64) -> UInt32 {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
+    return Allocators.register(
+      shared, header, address: address, kind: ALLOCS_ALLOCATOR_PRIMARY,
+      name: Allocators.Name(cString: allocs_family(UInt32(family)).pointee.allocator))
   }
 
   // MARK: what was left alone

@@ -39,11 +39,12 @@ enum Event {
     }
   }
 
-  /// `block` is about to go back. False, and nothing done, if it has no record. Calls nothing.
+  /// `block` is about to go back. False, and nothing done, if it has no record, or more must be done. Calls nothing.
   @inline(__always)
   static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
-    guard let regions = thread.pointee.regions else { return true }
-    guard Index.erase(regions, UInt(bitPattern: block)) != 0 else { return false }
+    guard let regions = thread.pointee.free_regions, Index.erase(regions, UInt(bitPattern: block)) != 0 else {
+      return false
+    }
     thread.pointee.entry.pointee.identity.frees &+= 1
     return true
   }
@@ -55,10 +56,18 @@ enum Event {
     let old = Index.erase(regions, UInt(bitPattern: block))
     if old != 0 {
       thread.pointee.entry.pointee.identity.frees &+= 1
+      if thread.pointee.free_regions == nil { dropNested(regions, block, old) }
     } else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_FREES)
     }
     return old
+  }
+
+  /// What suballocators have handed out of `block`, erased with record `old`, goes with it.
+  @inline(never)
+  private static func dropNested(_ regions: Regions, _ block: Block, _ old: UInt64) {
+    let base = UInt(bitPattern: block)
+    Nested.dropChunk(base, old, Index.size(regions, base, erased: old))
   }
 
   /// A realloc failed: `block`, erased with record `old` by `preFree`, lives on.
@@ -108,7 +117,10 @@ enum Event {
     if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) { outer.pointee.inner_base = 0 }
     guard let regions = outer.pointee.regions else { return 0 }
     let old = Index.erase(regions, UInt(bitPattern: block))
-    if old != 0 { outer.pointee.entry.pointee.identity.frees &+= 1 }
+    if old != 0 {
+      outer.pointee.entry.pointee.identity.frees &+= 1
+      if outer.pointee.free_regions == nil { dropNested(regions, block, old) }
+    }
     return old
   }
 

@@ -79,7 +79,7 @@ enum Index {
   }
 
   @inline(__always)
-  private static func slot(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
+  static func slot(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
     let offset = Int(ALLOCS_ARENA_SLOTS_OFFSET) &+ Int(allocs_slot_index(UInt64(base))) &* 8
     return UnsafeMutableRawPointer(arena + offset).assumingMemoryBound(to: UInt64.self)
   }

@@ -172,33 +172,26 @@ enum Modules {
     _ module: UnsafeMutablePointer<allocs_module>, _ map: UnsafeMutablePointer<link_map>,
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {
-    let strings = Segment.section(header, ALLOCS_SECTION_STRINGS)
-    let start = strings.pointee.used
-    let longestPath = pageSize
-    guard start + longestPath <= strings.pointee.capacity else { return }
-    while shared.pointee.strings_committed < start + longestPath {
-      let next = Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(shared.pointee.strings_committed)
-      guard System.commit(next, pageSize) else { return }
-      shared.pointee.strings_committed += pageSize
-    }
-    let bytes = (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(start)).assumingMemoryBound(to: UInt8.self)
-    var size = 0
-    if let name = map.pointee.l_name, name.pointee != 0 {
-      while size < Int(longestPath), name[size] != 0 {
-        bytes[size] = UInt8(bitPattern: name[size])
-        size += 1
+    let place = Strings.add(shared, header) { bytes in
+      var size = 0
+      if let name = map.pointee.l_name, name.pointee != 0 {
+        while size < Strings.limit, name[size] != 0 {
+          bytes[size] = UInt8(bitPattern: name[size])
+          size += 1
+        }
+      } else if map == allocs_first_link_map() {
+        module.pointee.flags |= ALLOCS_MODULE_MAIN.rawValue
+        let path: StaticString = "/proc/self/exe"
+        size = max(
+          0,
+          System.readLink(
+            UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), bytes, Strings.limit))
       }
-    } else if map == allocs_first_link_map() {
-      module.pointee.flags |= ALLOCS_MODULE_MAIN.rawValue
-      let path: StaticString = "/proc/self/exe"
-      size = max(
-        0,
-        System.readLink(
-          UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), bytes, Int(longestPath)))
+      return size
     }
-    module.pointee.path = start
-    module.pointee.path_size = UInt32(size)
-    allocs_store_release_u64(&strings.pointee.used, start + UInt64(size))
+    guard let place else { return }
+    module.pointee.path = place.offset
+    module.pointee.path_size = place.size
   }
 
   /// From the notes in the module's first page, which holds its ELF header where it is mapped at all.

@@ -29,6 +29,7 @@ enum Segment {
   private struct Capacities {
     var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
     var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
+    var nested: UInt64 = UInt64(ALLOCS_NESTED_CAPACITY)
 
     /// A process with little address space, or allowed only small files, gets smaller tables.
     init() {
@@ -41,6 +42,7 @@ enum Segment {
         while nodes > 1 << 12, nodes * 24 > fileSize / 4 { nodes /= 2 }
         let rest = fileSize / 2 / UInt64(ALLOCS_ARENA_STRIDE)
         if rest < arenas { arenas = rest }
+        nested = min(nested, fileSize / 8 / UInt64(ALLOCS_NESTED_STRIDE))
       }
     }
   }
@@ -66,7 +68,10 @@ enum Segment {
     let words = UInt64(ALLOCS_REGION_LEVEL1_WORDS + ALLOCS_REGION_LEVEL0_WORDS)
     place(ALLOCS_SECTION_REGION_BITS, 8, words, used: words)
     place(ALLOCS_SECTION_DIRECTORY, 4, UInt64(ALLOCS_REGION_COUNT), used: UInt64(ALLOCS_REGION_COUNT))
+    place(
+      ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
+    place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
     header.pointee.file_size = offset
   }
 
@@ -147,11 +152,16 @@ enum Segment {
     guard let mapped = System.map(descriptor, at: 0, arenas.offset) else { return noAddressSpace }
     let header = mapped.assumingMemoryBound(to: allocs_header.self)
     let anchor = System.map(descriptor, at: arenas.offset, pageSize)
-    guard let anchor, System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
+    // Without room for it suballocations are counted, and nothing else.
+    let nested = section(header, ALLOCS_SECTION_NESTED).pointee
+    let nestedAnchor = nested.capacity == 0 ? nil : System.map(descriptor, at: nested.offset, pageSize)
+    guard let anchor, nestedAnchor.map({ System.keepFromChildren($0, pageSize) }) ?? true,
+      System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
       commitFirstPages(header)
     else {
       System.unmap(mapped, arenas.offset)
       if let anchor { System.unmap(anchor, pageSize) }
+      if let nestedAnchor { System.unmap(nestedAnchor, pageSize) }
       return anchor == nil ? noAddressSpace : noSpace
     }
     describe(header, pid, startTime)
@@ -159,6 +169,7 @@ enum Segment {
     allocs_process().pointee.fixed_size = arenas.offset
     shared.pointee.header = header
     shared.pointee.arena_anchor = anchor.assumingMemoryBound(to: UInt8.self)
+    shared.pointee.nested_anchor = nestedAnchor?.assumingMemoryBound(to: UInt8.self)
     shared.pointee.nodes.next_id = 1
     shared.pointee.contexts.next_id = 1
     shared.pointee.strings_committed = pageSize

@@ -75,8 +75,8 @@ enum Start {
     }
     process.pointee.shared = shared
     if let header = shared.pointee.header {
-      Modules.note(shared, header, address: Terminal.mallocAddress)
-      header.pointee.allocator_modules.0 = Modules.number(header, of: Terminal.mallocAddress)
+      _ = Allocators.register(
+        shared, header, address: Terminal.mallocAddress, kind: ALLOCS_ALLOCATOR_PRIMARY)
       if shared.pointee.full_stacks != 0 { header.pointee.flags |= ALLOCS_FLAG_FULL_STACKS.rawValue }
       Segment.publish(header)
     }
@@ -145,6 +145,7 @@ enum Start {
     let process = allocs_process()
     allocs_store_release_u32(&process.pointee.phase, ALLOCS_PHASE_DISABLED.rawValue)
     allocs_registered_block()?.pointee.regions = nil
+    allocs_registered_block()?.pointee.free_regions = nil
   }
 
   /// The agent's destructor. Not run by _exit or a signal: then a reader sees that the process is gone.
@@ -167,6 +168,11 @@ enum Start {
     var index = 0
     while index < Int(ALLOCS_MAPPED_ARENAS), let arena = allocs_arena_mappings()[index] {
       System.mapOver(arena, UInt64(ALLOCS_ARENA_STRIDE))
+      index += 1
+    }
+    index = 0
+    while index < Int(ALLOCS_NESTED_CAPACITY), let arena = allocs_nested_mappings()[index] {
+      System.mapOver(arena, UInt64(ALLOCS_NESTED_STRIDE))
       index += 1
     }
   }

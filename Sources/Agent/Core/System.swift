@@ -5,7 +5,8 @@
 //                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
 //                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
-//   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex
+//   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
+//                 mincore, for a suballocation that is in no chunk
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
@@ -157,6 +158,14 @@ enum System {
   static func commit(_ start: Address, _ size: UInt64) -> Bool {
     let populateWrite = 23
     return advise(start, size, populateWrite) >= 0
+  }
+  /// Whether anything is mapped at `address`.
+  static func isMapped(_ address: UInt) -> Bool {
+    let pageSize: UInt = 4096
+    var resident: UInt8 = 0
+    return withUnsafeMutablePointer(to: &resident) {
+      call(Int(ALLOCS_SYS_MINCORE), Int(bitPattern: address & ~(pageSize - 1)), 1, Int(bitPattern: $0)) >= 0
+    }
   }
   private static func address(_ result: Int) -> Address? {
     result < 0 && result > -4096 ? nil : Address(bitPattern: result)

@@ -170,7 +170,10 @@ enum Threads {
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     thread.pointee.full_stacks = shared.pointee.full_stacks
+    thread.pointee.last_pool = allocs_last_pool()
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
+    thread.pointee.free_regions =
+      shared.pointee.nested_regions.0 == nil ? UnsafeMutablePointer(shared.pointee.regions) : nil
   }
 
   /// Moves the former holder of `slot` to the history.

@@ -62,6 +62,7 @@ struct allocs_arena {
   uint64_t level2;                                       // bit i: word i of level 1 is not zero
   uint64_t level1[ALLOCS_SUMMARY_LEVEL1_WORDS];          // bit i of word j: word 64j + i of level 0 is not zero
   uint64_t committed[ALLOCS_ARENA_SLOT_PAGES / 64];      // slot pages backed by memory; the agent's own note
+  uint32_t nested[2];                                    // 1 + number of the region's nested arena of each level, 0: none
 };
 
 _Static_assert(ALLOCS_SUMMARY_LEVEL0_WORDS * 8 == ALLOCS_PAGE_SIZE, "level 0 fills one page");
@@ -70,7 +71,8 @@ _Static_assert(offsetof(struct allocs_arena, region) == 0, "arena.region");
 _Static_assert(offsetof(struct allocs_arena, level2) == 8, "arena.level2");
 _Static_assert(offsetof(struct allocs_arena, level1) == 16, "arena.level1");
 _Static_assert(offsetof(struct allocs_arena, committed) == 80, "arena.committed");
-_Static_assert(sizeof(struct allocs_arena) == 592, "arena");
+_Static_assert(offsetof(struct allocs_arena, nested) == 592, "arena.nested");
+_Static_assert(sizeof(struct allocs_arena) == 600, "arena");
 _Static_assert(sizeof(struct allocs_arena) <= ALLOCS_ARENA_SUMMARY_OFFSET, "arena head fits its page");
 _Static_assert(ALLOCS_ARENA_STRIDE % ALLOCS_PAGE_SIZE == 0, "arenas are page aligned");
 

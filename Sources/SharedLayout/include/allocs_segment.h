@@ -22,6 +22,10 @@
 //       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
+//       | allocators     struct allocs_allocator    |   64 B   256
+//       +-------------------------------------------+
+//       | nested arenas  see allocs_nested.h        |  64 MiB  4,096
+//       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
 //
@@ -38,16 +42,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "allocs_allocator.h"
 #include "allocs_arena.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_module.h"
+#include "allocs_nested.h"
 #include "allocs_thread.h"
 
 #define ALLOCS_MAGIC 0x474553434F4C4C41ull  // "ALLOCSEG" in memory order
-#define ALLOCS_LAYOUT_VERSION 1u
+#define ALLOCS_LAYOUT_VERSION 2u
 #define ALLOCS_COMMAND_SIZE 1024u
-#define ALLOCS_ALLOCATOR_COUNT 8u
 
 enum allocs_section_id {
   ALLOCS_SECTION_MODULES = 0,
@@ -59,6 +64,8 @@ enum allocs_section_id {
   ALLOCS_SECTION_REGION_BITS,
   ALLOCS_SECTION_DIRECTORY,
   ALLOCS_SECTION_ARENAS,
+  ALLOCS_SECTION_ALLOCATORS,
+  ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_RINGS = 13,
   ALLOCS_SECTION_COUNT
 };
@@ -114,6 +121,12 @@ enum allocs_counter {
   ALLOCS_COUNTER_STACKS_DIFFERING,   // of those, the ones that were not the same both times
   ALLOCS_COUNTER_ENTRIES_HOOKED,     // functions of an allocator that wins over the agent, hooked at their entry
   ALLOCS_COUNTER_ENTRIES_REFUSED,    // likewise, left alone: what they allocate or free is not seen
+  ALLOCS_COUNTER_DECLARATIONS_REFUSED = 20,  // functions of ALLOCS_SUBALLOC that could not be hooked
+  ALLOCS_COUNTER_SUBALLOCATIONS_LOST,        // blocks of pools: no room or memory, not at a multiple of 8, above 2^47
+  ALLOCS_COUNTER_SUBALLOCATIONS_REFUSED,     // they overlap another allocator's blocks, or are no memory of the process
+  ALLOCS_COUNTER_SUBALLOCATIONS_REPLACED,    // live ones that their own allocator handed out again
+  ALLOCS_COUNTER_SUBALLOCATIONS_DROPPED,     // live ones whose chunk was freed or whose pool was reset
+  ALLOCS_COUNTER_UNKNOWN_SUBFREES,           // frees of what their allocator has not handed out: nothing was erased
   ALLOCS_COUNTER_EVENTS_UNRECORDED = 32,  // events of threads that found no ring, or no memory for one
   ALLOCS_COUNTER_EVENTS_NESTED,      // events in a signal handler that interrupted the recording of another
   ALLOCS_COUNTER_EVENTS_WAITS,       // times that a thread waited for a lossless consumer
@@ -129,6 +142,8 @@ static inline const char *allocs_counter_name(uint32_t counter) {
       "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
       "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
       "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused",
+      [ALLOCS_COUNTER_DECLARATIONS_REFUSED] = "declarations_refused", "suballocations_lost", "suballocations_refused",
+      "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
       [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled"};
   return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
@@ -147,8 +162,8 @@ struct allocs_header {
   struct allocs_section sections[ALLOCS_SECTION_SPACE];
   uint64_t counters[ALLOCS_COUNTER_SPACE];
   uint64_t region_level2[ALLOCS_REGION_LEVEL2_WORDS];
-  uint32_t allocator_modules[ALLOCS_ALLOCATOR_COUNT];  // 1 + index of the module that is allocator i, 0 if there is none
   uint32_t command_size;
+  uint32_t reserved;
   char command[ALLOCS_COMMAND_SIZE];                   // the start of /proc/PID/cmdline, zeros between arguments
 };
 
@@ -169,9 +184,8 @@ _Static_assert(offsetof(struct allocs_header, clock) == 48, "header.clock");
 _Static_assert(offsetof(struct allocs_header, sections) == 64, "header.sections");
 _Static_assert(offsetof(struct allocs_header, counters) == 576, "header.counters");
 _Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.region_level2");
-_Static_assert(offsetof(struct allocs_header, allocator_modules) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.allocator_modules");
-_Static_assert(offsetof(struct allocs_header, command_size) == 1120 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
-_Static_assert(offsetof(struct allocs_header, command) == 1124 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
+_Static_assert(offsetof(struct allocs_header, command_size) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
+_Static_assert(offsetof(struct allocs_header, command) == 1096 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 
 _Static_assert(ALLOCS_REGION_LEVEL0_OFFSET % ALLOCS_PAGE_SIZE == 0, "level 1 of the region bits fills whole pages");

@@ -129,7 +129,7 @@ struct Comparison {
         differences.add("\(words(allocation)) has no call site")
       }
       if let allocatorPrefix = allocatorPrefixOfSite?(block.site) ?? allocatorPrefix {
-        let name = context.allocator.map { ($0.path as NSString).lastPathComponent } ?? "nothing"
+        let name = context.allocator?.module.map { ($0.path as NSString).lastPathComponent } ?? "nothing"
         if !name.hasPrefix(allocatorPrefix) { differences.add("\(words(allocation)) is from the allocator \(name)") }
       }
       if let thread = context.threadSlot.flatMap({ segment.thread(slot: $0, at: allocation.ticks) }) {

@@ -92,8 +92,20 @@ enum allocs_delegating {
   ALLOCS_DELEGATING_OPERATOR = 2  // to what may call the new-handler, which is the program's own code
 };
 
+// Where the last pool that a thread was handed a block by has blocks: those in this range are known to be looked through.
+struct allocs_last_pool {
+  uint64_t address;
+  uint64_t start;
+  uint64_t end;
+  uint32_t number;
+  uint32_t group;
+  uint32_t epoch;
+  uint32_t unused;
+};
+
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
+  uint8_t **free_regions;        // the same; null also if more than the index must be told of a free
   struct allocs_thread *entry;   // the thread's entry in the segment
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
@@ -115,6 +127,7 @@ struct allocs_thread_block {
   uint32_t destructor_rounds;
   uint32_t queued;
   uint64_t frames_counted;       // frames beyond the depth limit that were walked only to count them
+  struct allocs_last_pool last_pool;
   struct allocs_site sites[ALLOCS_SITE_COUNT];
 };
 
@@ -165,6 +178,7 @@ enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_t
 struct allocs_thread_local {
   struct allocs_thread_block *self;
   struct allocs_thread_block *registered;
+  struct allocs_declared_call *declared;  // the outermost call of a declared function that is under way
 };
 extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_local allocs_thread_local;
 
@@ -194,6 +208,21 @@ struct allocs_intern_table {
   uint64_t committed;   // ids below are backed by memory
 };
 
+// A pool that takes back all its blocks at once, and a range of memory in which some of them lie.
+struct allocs_pool_range {
+  uint64_t start;
+  uint64_t end;
+  struct allocs_pool_range *next;
+};
+struct allocs_pool_entry {
+  uint64_t address;
+  struct allocs_pool_range *ranges;  // newest first, or as sorted
+  uint32_t number;                   // 0: the entry is empty
+  uint32_t group;
+  uint32_t range_count;
+  uint32_t range_limit;              // at which they are sorted and joined
+};
+
 struct allocs_shared {
   struct allocs_header *header;  // the segment; null: do not index
   uint8_t **regions;
@@ -217,6 +246,15 @@ struct allocs_shared {
   uint32_t checks_stacks;                   // capture each stack twice, and compare
   uint32_t last_module;                     // the one that the last address asked for was found in
   uint32_t modules_unloaded;                // ever: addresses may have changed hands
+  uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
+  uint64_t nested_count;
+  uint8_t *nested_anchor;
+  struct allocs_pool_entry *pools;
+  uint64_t pool_capacity;                   // a power of two
+  uint64_t pool_count;
+  struct allocs_pool_range *free_ranges;
+  uint32_t last_pool_number;
+  uint32_t pool_epoch;                      // resets so far
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
 };
@@ -293,6 +331,8 @@ struct allocs_process {
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
+  uint8_t *nested[ALLOCS_NESTED_CAPACITY];  // likewise
+  void *nested_owners[ALLOCS_NESTED_CAPACITY];  // for each, the number of the pool of each slot; null if none has a pool
   // What leads to and from functions that are hooked at their entry, of one module each; null where there is none.
   uint8_t *gates[ALLOCS_GATED_MODULES];
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
@@ -320,6 +360,8 @@ _Static_assert(offsetof(struct allocs_process, terminal.minimum) == ALLOCS_TERMI
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
 
 static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
+static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }
+static inline void *_Nullable *_Nonnull allocs_nested_owners(void) { return allocs_process_state.nested_owners; }
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
 
 // What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could

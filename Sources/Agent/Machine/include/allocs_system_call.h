@@ -47,6 +47,7 @@ enum {
   ALLOCS_SYS_GETUID = SYS_getuid,
   ALLOCS_SYS_LSEEK = SYS_lseek,
   ALLOCS_SYS_MADVISE = SYS_madvise,
+  ALLOCS_SYS_MINCORE = SYS_mincore,
   ALLOCS_SYS_MKDIRAT = SYS_mkdirat,
   ALLOCS_SYS_MMAP = SYS_mmap,
   ALLOCS_SYS_MPROTECT = SYS_mprotect,

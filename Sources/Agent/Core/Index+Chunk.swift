@@ -1,0 +1,83 @@
+// The chunk that an address is in: what a suballocator carves up. Only Nested asks; hooks know where their blocks start.
+
+import AgentMachine
+import SharedLayout
+
+extension Index {
+  /// A live allocation.
+  struct Chunk {
+    var base: UInt
+    var size: UInt
+    /// One past its last address.
+    var end: UInt { base &+ max(size, 1) }
+  }
+
+  /// The live allocation that `address` is in, nil if it is in none.
+  static func chunk(_ shared: UnsafeMutablePointer<allocs_shared>, containing address: UInt) -> Chunk? {
+    guard let regions = shared.pointee.regions, address >> UInt(ALLOCS_ADDRESS_BITS) == 0 else { return nil }
+    let regionSize: UInt = 1 << UInt(ALLOCS_REGION_SHIFT)
+    var region = Int(address >> UInt(ALLOCS_REGION_SHIFT))
+    var offset = address & (regionSize - 1)
+    // The regions below, for chunks of several: 64 GiB are looked over in a microsecond.
+    var tries = 1024
+    while tries > 0, region >= 0 {
+      if let arena = regions[region],
+        let found = last(arena, UInt(region) << UInt(ALLOCS_REGION_SHIFT), atOrBelow: offset)
+      {
+        return address < found.end ? found : nil
+      }
+      region -= 1
+      offset = regionSize - 1
+      tries -= 1
+    }
+    return nil
+  }
+
+  private static func last(
+    _ arena: UnsafeMutablePointer<UInt8>, _ regionStart: UInt, atOrBelow offset: UInt
+  ) -> Chunk? {
+    let slots = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SLOTS_OFFSET)).assumingMemoryBound(to: UInt64.self)
+    let summary = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET)).assumingMemoryBound(to: UInt64.self)
+    var index = Int(offset >> UInt(ALLOCS_BLOCK_SHIFT))
+    var group = index >> 6
+    while true {
+      let word = allocs_load_relaxed_u64(summary + group >> 6)
+      if word >> UInt64(group & 63) & 1 != 0 {
+        while index >= group << 6 {
+          let head = allocs_load_relaxed_u64(slots + index)
+          if allocs_slot_is_head(head) {
+            let base = UInt(
+              allocs_address_of_slot(
+                UInt64(regionStart >> UInt(ALLOCS_REGION_SHIFT)), UInt32(index), allocs_slot_granule(head)))
+            if base &- regionStart <= offset { return Chunk(base: base, size: size(slots + index, head)) }
+          }
+          index -= 1
+        }
+      }
+      let below = word & ((1 << UInt64(group & 63)) - 1)
+      if below != 0 {
+        group = group & ~63 | 63 - below.leadingZeroBitCount
+      } else {
+        var wordIndex = group >> 6 - 1
+        while wordIndex >= 0, allocs_load_relaxed_u64(summary + wordIndex) == 0 { wordIndex -= 1 }
+        guard wordIndex >= 0 else { return nil }
+        group = wordIndex << 6 | 63 - allocs_load_relaxed_u64(summary + wordIndex).leadingZeroBitCount
+      }
+      index = group << 6 | 63
+    }
+  }
+
+  /// The size of the allocation whose head, `head`, is, or was until now, in `slot`: its tail is never erased.
+  @inline(__always)
+  static func size(_ slot: UnsafeMutablePointer<UInt64>, _ head: UInt64) -> UInt {
+    UInt(
+      allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue
+        ? allocs_slot_small_size(head) : allocs_slot_tail_size(allocs_load_relaxed_u64(slot + 1)))
+  }
+
+  /// The size of the allocation at `base`, erased with `head`.
+  static func size(_ regions: Regions, _ base: UInt, erased head: UInt64) -> UInt {
+    guard let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))] else { return 0 }
+    return size(slot(arena, base), head)
+  }
+}

@@ -1,0 +1,47 @@
+// Strings: text in the segment, to which other tables' entries point. It only grows.
+
+import AgentMachine
+import SharedLayout
+
+enum Strings {
+  /// Bytes of one text, at most.
+  static let limit = Int(ALLOCS_PAGE_SIZE)
+
+  struct Place {
+    var offset: UInt64 = 0
+    var size: UInt32 = 0
+  }
+
+  /// Adds what `write` puts into the `limit` bytes that it is given; it says how many it has put there. Nil if there is no
+  /// room or no memory. Under the lock of the slow paths.
+  static func add(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ write: (UnsafeMutablePointer<UInt8>) -> Int
+  ) -> Place? {
+    let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+    let strings = Segment.section(header, ALLOCS_SECTION_STRINGS)
+    let start = strings.pointee.used
+    guard start + UInt64(limit) <= strings.pointee.capacity else { return nil }
+    while shared.pointee.strings_committed < start + UInt64(limit) {
+      let next = Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(shared.pointee.strings_committed)
+      guard System.commit(next, pageSize) else { return nil }
+      shared.pointee.strings_committed += pageSize
+    }
+    let bytes = (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(start)).assumingMemoryBound(to: UInt8.self)
+    let size = write(bytes)
+    allocs_store_release_u64(&strings.pointee.used, start + UInt64(size))
+    return Place(offset: start, size: UInt32(size))
+  }
+
+  /// Adds `size` bytes of `text`, cut to `limit`.
+  static func add(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ text: UnsafePointer<CChar>, _ size: Int
+  ) -> Place? {
+    guard size > 0 else { return Place() }
+    return add(shared, header) { bytes in
+      for index in 0..<min(size, limit) { bytes[index] = UInt8(bitPattern: text[index]) }
+      return min(size, limit)
+    }
+  }
+}

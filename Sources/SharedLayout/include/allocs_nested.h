@@ -1,0 +1,78 @@
+// A nested arena: the slots of what suballocators have handed out in one region, 64 MiB of address space.
+//
+// The blocks of a pool lie inside a chunk of another allocator, in a mapping, or in static memory; so they have slots of their
+// own, and one for each 8 bytes: pools hand out blocks of 8 bytes, side by side. A slot is what allocs_slot.h says, but
+// for its `granule` bit, which means here:
+//
+//   granule 0   the block lies in a chunk: in an allocation of the arena, or of the nested arena one level down
+//   granule 1   it lies in no chunk: in a mapping of its pool's own, or in static memory
+//
+// A block of 64 bytes or more covers the slot behind its head, so the tail lies there as in an arena. What a pool hands out may be
+// carved up again: ALLOCS_NESTED_LEVELS levels, each with arenas of its own. A region's nested arenas are found through its
+// arena (allocs_arena.h), which is made for that if the region has no chunks.
+//
+//   nested arena i of the file
+//   +--------------------------+  0
+//   | struct allocs_nested     |  region, summary levels 2 and 1, committed bits     (one page)
+//   +--------------------------+  ALLOCS_NESTED_SUMMARY_OFFSET
+//   | summary level 0          |  one bit for 512 bytes: 64 slots                    (four pages)
+//   +--------------------------+  ALLOCS_NESTED_SLOTS_OFFSET
+//   | slots                    |  2^23 × 8 bytes, holes where nothing was handed out
+//   +--------------------------+
+//   | spare                    |  one slot, for the tail of a block that starts in the last 8 bytes (one page)
+//   +--------------------------+  ALLOCS_NESTED_STRIDE
+//
+// The rules for bits, pages and readers are those of an arena. Besides: what freed a chunk has erased all nested slots in it
+// before the chunk went back. A reader believes a block with granule 0 only if a live chunk holds all of it and is not
+// younger, by more than a second of which the clock may be astray: see Nested.swift of the agent.
+
+#ifndef ALLOCS_NESTED_H
+#define ALLOCS_NESTED_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "allocs_arena.h"
+
+#define ALLOCS_NESTED_LEVELS 2u
+#define ALLOCS_NESTED_CAPACITY 4096u  // of all levels
+#define ALLOCS_NESTED_SHIFT 3u        // a slot for each 8 bytes
+#define ALLOCS_NESTED_SUMMARY_SHIFT 9u
+#define ALLOCS_NESTED_IN_CHUNK 0u
+#define ALLOCS_NESTED_OUTSIDE 1u
+
+enum {
+  ALLOCS_NESTED_SLOTS = 1 << 23,
+  ALLOCS_NESTED_SUMMARY_BITS = 1 << 17,
+  ALLOCS_NESTED_LEVEL0_WORDS = ALLOCS_NESTED_SUMMARY_BITS / 64,
+  ALLOCS_NESTED_LEVEL1_WORDS = ALLOCS_NESTED_LEVEL0_WORDS / 64,
+  ALLOCS_NESTED_SLOT_PAGES = ALLOCS_NESTED_SLOTS / ALLOCS_SLOTS_PER_PAGE,
+  ALLOCS_NESTED_SUMMARY_OFFSET = 4096,
+  ALLOCS_NESTED_SLOTS_OFFSET = 5 * 4096,
+  ALLOCS_NESTED_STRIDE = ALLOCS_NESTED_SLOTS_OFFSET + ALLOCS_NESTED_SLOTS * 8 + 4096
+};
+
+struct allocs_nested {
+  uint64_t region;                                  // address >> ALLOCS_REGION_SHIFT
+  uint64_t level2;                                  // as in an arena
+  uint64_t level1[ALLOCS_NESTED_LEVEL1_WORDS];
+  uint64_t committed[ALLOCS_NESTED_SLOT_PAGES / 64];  // slot pages backed by memory; the agent's own note
+  uint64_t number;                                  // of this arena; likewise
+};
+
+_Static_assert(ALLOCS_NESTED_SLOTS == 1u << (ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SHIFT), "slots of a nested arena");
+_Static_assert(ALLOCS_NESTED_SUMMARY_BITS == 1u << (ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SUMMARY_SHIFT), "summary bits");
+_Static_assert(ALLOCS_SLOTS_PER_SUMMARY_BIT == 1u << (ALLOCS_NESTED_SUMMARY_SHIFT - ALLOCS_NESTED_SHIFT), "slots under a bit");
+_Static_assert(ALLOCS_NESTED_LEVEL1_WORDS <= 64, "level 2 is one word");
+_Static_assert(offsetof(struct allocs_nested, level2) == 8, "nested.level2");
+_Static_assert(offsetof(struct allocs_nested, level1) == 16, "nested.level1");
+_Static_assert(offsetof(struct allocs_nested, committed) == 272, "nested.committed");
+_Static_assert(sizeof(struct allocs_nested) <= ALLOCS_NESTED_SUMMARY_OFFSET, "nested head fits its page");
+_Static_assert(ALLOCS_NESTED_LEVEL0_WORDS * 8 == ALLOCS_NESTED_SLOTS_OFFSET - ALLOCS_NESTED_SUMMARY_OFFSET, "level 0 fills its pages");
+
+static inline uint32_t allocs_nested_slot_index(uint64_t address) { return (uint32_t)(address >> ALLOCS_NESTED_SHIFT) & (ALLOCS_NESTED_SLOTS - 1); }
+static inline uint32_t allocs_nested_summary_index(uint64_t address) {
+  return (uint32_t)(address >> ALLOCS_NESTED_SUMMARY_SHIFT) & (ALLOCS_NESTED_SUMMARY_BITS - 1);
+}
+
+#endif
