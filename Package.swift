@@ -84,12 +84,12 @@ let package = Package(
     .target(
       name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
-    .target(name: "ServerProtocol", dependencies: ["Answers"]),
+    .target(name: "ServerProtocol", dependencies: ["Answers", "EventExport", "IndexReader", "SharedLayout"]),
     .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "CXattr", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CXattr", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -100,7 +100,7 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "CMalloc", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CMalloc", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -117,11 +117,15 @@ let package = Package(
     .executableTarget(name: "allocs-bench", dependencies: ["Measurement"], path: "Benchmarks/Harness"),
     .executableTarget(
       name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
+    .executableTarget(
+      name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout"],
+      path: "Benchmarks/Export"),
 
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
+    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),

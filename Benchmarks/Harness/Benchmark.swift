@@ -71,5 +71,7 @@ struct Benchmark: Sendable {
   let run: @Sendable (Workshop) throws -> [Row]
 
   static let all: [Benchmark] =
-    microBenchmarks + wholePrograms + [captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark]
+    microBenchmarks + wholePrograms + [
+      captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, exportBenchmark,
+    ]
 }

@@ -84,10 +84,12 @@ private func figure(_ name: String, _ unit: String, _ times: [Double], bar: Bar?
 }
 
 /// Runs allocsd on a socket of its own while `body` talks to it.
-private func withServer<Result>(_ workshop: Workshop, body: (String, pid_t) throws -> Result) throws -> Result {
+func withServer<Result>(_ workshop: Workshop, options: [String] = [], body: (String, pid_t) throws -> Result) throws
+  -> Result
+{
   let socket = "\(workshop.scratch)/allocsd.sock"
   let command = Command(
-    program: "\(workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"],
+    program: "\(workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"] + options,
     environment: ["ALLOCS_SOCKET": socket, "ALLOCS_DIR": workshop.segments])
   var server = try command.start()
   let result = Swift.Result {

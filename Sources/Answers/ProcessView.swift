@@ -14,7 +14,7 @@ public final class ProcessView: Sendable {
   public let processID: Int32
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public let startTime: UInt64
-  let shared: SharedSegment
+  public let shared: SharedSegment
   /// Of the segment's file, as it was opened: after exec another may have its name.
   let inode: UInt64
   let symbolizer: Symbolizer

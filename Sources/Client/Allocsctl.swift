@@ -18,9 +18,10 @@ struct Allocsctl: ParsableCommand {
         allocsctl ps
         allocsctl query 4242 0x55d0c0ffee10
         allocsctl top 4242
+        allocsctl events 4242
       """,
     version: allocsVersion,
-    subcommands: [Run.self, PS.self, Info.self, Query.self, Top.self])
+    subcommands: [Run.self, PS.self, Info.self, Query.self, Top.self, Events.self])
 
   /// Parses and runs, in place of the library's own: errors have one line and the statuses of the contract. It must not
   /// be asynchronous: `run` becomes another program, which inherits the signal mask of the thread that calls exec.

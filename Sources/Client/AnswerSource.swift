@@ -87,12 +87,27 @@ final class ServerSource: AnswerSource {
       .POST, "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(wrappers))", accept, list.take())
   }
 
-  /// `&wrapper=…` for each pattern, all but letters and digits as %XX.
-  private static func parameters(_ wrappers: [String]) -> String {
+  /// Prints a process's events as they come, until its end or the interruption.
+  func events(
+    of pid: Int32, parameters: [(name: String, value: String)], wrappers: [String], json: Bool,
+    _ interruption: Interruption
+  ) throws(Failure) {
+    let query = Self.parameters(parameters + wrappers.map { ("wrapper", $0) }).dropFirst()
+    let connection = connection
+    interruption.onInterruption { connection.close() }
+    let response = try connection.receive(
+      "/v1/processes/\(pid)/events?\(query)", accept: json ? "application/x-ndjson" : "text/plain")
+    if response.status != 200 { throw failure(response) }
+  }
+
+  private static func parameters(_ wrappers: [String]) -> String { parameters(wrappers.map { ("wrapper", $0) }) }
+
+  /// `&name=value` for each, all of a value but letters and digits as %XX.
+  private static func parameters(_ parameters: [(name: String, value: String)]) -> String {
     var text = ""
-    for pattern in wrappers {
-      text += "&wrapper="
-      for byte in pattern.utf8 {
+    for (name, value) in parameters {
+      text += "&\(name)="
+      for byte in value.utf8 {
         let isPlain = byte &- UInt8(ascii: "0") < 10 || (byte | 0x20) &- UInt8(ascii: "a") < 26
         text += isPlain ? String(UnicodeScalar(byte)) : "%\(byte < 16 ? "0" : "")\(String(byte, radix: 16))"
       }
@@ -107,8 +122,12 @@ final class ServerSource: AnswerSource {
   private func send(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws(Failure) -> [UInt8] {
     let response = try connection.send(method, uri, accept: accept, body: body)
     if response.status == 200 { return response.body }
+    throw failure(response)
+  }
+
+  private func failure(_ response: ServerConnection.Response) -> Failure {
     let text = String(decoding: response.body, as: UTF8.self)
-    throw Failure(
+    return Failure(
       status: response.status == 400 ? Status.usage : Status.notAnswered,
       message: ErrorBody.message(text)
         ?? "the server answered with status \(response.status) — see its log, or use --direct")

@@ -6,9 +6,10 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 import ServerProtocol
+import Synchronization
 
-/// Talks to one server. Not thread-safe. Makes system threads, so nothing that forks or execs comes after it.
-final class ServerConnection {
+/// Talks to one server. Not thread-safe, but for `close`. Makes system threads, so nothing that forks or execs comes after it.
+final class ServerConnection: @unchecked Sendable {
   struct Response {
     var status: UInt
     var body: [UInt8]
@@ -20,6 +21,7 @@ final class ServerConnection {
   private var channel: any Channel
   /// Whether the connection has answered before: then the server may have closed it for idleness since.
   private var isUsed = false
+  private let isClosing = Mutex(false)
 
   /// Connects to the server at `path`. With `requireTrust`, the server must run as root or as the caller: anybody may
   /// put a socket into a directory that all users share, and a false server could tell false answers.
@@ -82,7 +84,30 @@ final class ServerConnection {
     }
   }
 
-  private func exchange(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws -> Response {
+  /// A response that may have no end: its body is written to standard output as it comes, in whole lines. Returns at its
+  /// end, or when the connection was closed by `close`; of an error, with its body.
+  func receive(_ uri: String, accept: String) throws(Failure) -> Response {
+    do {
+      return try exchange(.GET, uri, accept, [], isStream: true)
+    } catch {
+      if let failure = error as? Failure { throw failure }
+      if isClosing.withLock({ $0 }) { return Response(status: 200, body: []) }
+      let why = (error as? Interrupted).map(\.description) ?? "\(error)"
+      throw Failure(
+        Status.notAnswered, "the server at \(path) broke off its answer: \(why)",
+        advice: "see its log; --direct does without it")
+    }
+  }
+
+  /// Ends a response that is received, from any thread.
+  func close() {
+    isClosing.withLock { $0 = true }
+    channel.close(promise: nil)
+  }
+
+  private func exchange(
+    _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8], isStream: Bool = false
+  ) throws -> Response {
     var head = HTTPRequestHead(version: .http1_1, method: method, uri: uri)
     head.headers = ["Host": "localhost", "Accept": accept]
     if method == .POST {
@@ -90,7 +115,7 @@ final class ServerConnection {
       head.headers.add(name: "Content-Length", value: "\(body.count)")
     }
     let promise = channel.eventLoop.makePromise(of: Response.self)
-    let request = Exchange.Request(head: head, body: ByteBuffer(bytes: body), promise: promise)
+    let request = Exchange.Request(head: head, body: ByteBuffer(bytes: body), isStream: isStream, promise: promise)
     channel.writeAndFlush(request).cascadeFailure(to: promise)
     return try promise.futureResult.wait()
   }
@@ -117,12 +142,15 @@ private final class Exchange: ChannelDuplexHandler {
   struct Request: Sendable {
     var head: HTTPRequestHead
     var body: ByteBuffer
+    /// Whether the response's body goes to standard output as it comes.
+    var isStream: Bool
     var promise: EventLoopPromise<ServerConnection.Response>
   }
 
   private var pending: EventLoopPromise<ServerConnection.Response>?
   private var status: UInt = 0
   private var body: [UInt8] = []
+  private var isStream = false
 
   func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
     let request = unwrapOutboundIn(data)
@@ -132,6 +160,7 @@ private final class Exchange: ChannelDuplexHandler {
     }
     pending = request.promise
     body = []
+    isStream = request.isStream
     context.write(wrapOutboundOut(.head(request.head)), promise: nil)
     if request.body.readableBytes > 0 { context.write(wrapOutboundOut(.body(.byteBuffer(request.body))), promise: nil) }
     context.write(wrapOutboundOut(.end(nil)), promise: promise)
@@ -140,11 +169,26 @@ private final class Exchange: ChannelDuplexHandler {
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     switch unwrapInboundIn(data) {
     case .head(let head): status = head.status.code
-    case .body(let piece): body.append(contentsOf: piece.readableBytesView)
+    case .body(let piece):
+      body.append(contentsOf: piece.readableBytesView)
+      if isStream, status == 200 { printLines(context) }
     case .end:
       pending?.succeed(ServerConnection.Response(status: status, body: body))
       pending = nil
       body = []
+    }
+  }
+
+  /// Writes whole lines out. This thread reads nothing meanwhile, so a slow reader slows the server's writes down.
+  private func printLines(_ context: ChannelHandlerContext) {
+    guard let end = body.lastIndex(of: UInt8(ascii: "\n")) else { return }
+    do throws(Failure) {
+      try StandardOutput.write(Array(body[...end]))
+      body.removeSubrange(...end)
+    } catch {
+      pending?.fail(error)
+      pending = nil
+      context.close(promise: nil)
     }
   }
 

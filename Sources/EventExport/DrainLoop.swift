@@ -159,7 +159,7 @@ final class DrainLoop {
     period.note(
       records: status.records, fullest: status.fullest, lossless: attachments.contains { $0.isLossless })
     publishNumbers()
-    wait(now: now)
+    if !isOver { wait(now: now) }
   }
 
   private func look(at attachment: Attachment, now: UInt64) -> SourceStatus {
@@ -211,7 +211,6 @@ final class DrainLoop {
   private func close(now: UInt64) {
     var over: [Delivery] = []
     for delivery in deliveries.values where delivery.isOver(now: now, writer) { over.append(delivery) }
-    guard !over.isEmpty else { return }
     for delivery in over {
       deliveries[delivery.id] = nil
       attachments.first { ObjectIdentifier($0) == delivery.source }?.deliveries.removeAll { $0 === delivery }

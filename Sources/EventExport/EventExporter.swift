@@ -149,7 +149,7 @@ public final class EventExporter: Sendable {
     sigfillset(&signals)
     pthread_sigmask(SIG_SETMASK, &signals, nil)
     let loop = DrainLoop(writer: makeWriter(), figures: figures)
-    while !loop.isOver {
+    while true {
       let commands = state.withLock { state in
         defer { state.commands.removeAll() }
         return state.commands
@@ -161,6 +161,7 @@ public final class EventExporter: Sendable {
         case .stop: loop.stop()
         }
       }
+      if loop.isOver { return }
       loop.turn()
     }
   }

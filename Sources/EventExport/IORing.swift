@@ -32,6 +32,9 @@ struct IORing: ~Copyable {
       ring.deallocate()
       throw ExportError(code: code, "io_uring is not to be had: \(ExportError.words(code))")
     }
+    // Workers, for writes to files: as many at once as files are usually written to, within the tasks of a service.
+    var workers: [UInt32] = [8, 8]
+    io_uring_register_iowq_max_workers(ring, &workers)
     if io_uring_register_files_sparse(ring, UInt32(Self.tableSize)) == 0 { freeFiles = Array(0..<Self.tableSize) }
     if io_uring_register_buffers_sparse(ring, UInt32(Self.tableSize)) == 0 { freeBuffers = Array(0..<Self.tableSize) }
   }

@@ -32,6 +32,8 @@ final class IOUringWriter: EventWriter {
   private let wakeup: Wakeup
   private var targets: [UInt32: Target] = [:]
   private var watched: Set<UInt32> = []
+  /// Writes for which there was no place in the submission queue: to be tried again.
+  private var postponed: [UInt32] = []
 
   init(wakeup: Wakeup) throws(ExportError) {
     ring = try IORing(entries: 256)
@@ -59,7 +61,10 @@ final class IOUringWriter: EventWriter {
   func write(_ id: UInt32, _ range: Range<Int>, sync: Bool) {
     guard var target = targets[id], let start = target.memory.baseAddress else { return }
     ring.reserve(2)
-    guard let entry = ring.entry() else { return }
+    guard let entry = ring.entry() else {
+      postponed.append(id)
+      return
+    }
     let descriptor = target.file ?? target.descriptor
     let length = UInt32(range.count)
     // At the file's own position, as write(2): other holders of the descriptor see it move.
@@ -123,7 +128,9 @@ final class IOUringWriter: EventWriter {
   }
 
   func wait(nanoseconds: UInt64, _ reports: inout WriterReports) {
-    ring.wait(nanoseconds: nanoseconds)
+    ring.wait(nanoseconds: postponed.isEmpty ? nanoseconds : 0)
+    for id in postponed { reports.ended.append((id, 0)) }
+    postponed.removeAll()
     while let completion = ring.next() {
       let id = UInt32(truncatingIfNeeded: completion.data)
       switch Operation(rawValue: completion.data >> 32) {

@@ -30,6 +30,8 @@ public final class RingSource: EventSource {
   private let buffer: UnsafeMutableBufferPointer<allocs_event>
   private let began: UInt64
   private var nextBeat: UInt64 = 0
+  /// Rings whose header lied.
+  private var damaged: Set<Int> = []
 
   private static let beatInterval = ALLOCS_LEASE_NANOSECONDS / 5
   private static let bufferRecords = 8192
@@ -54,6 +56,13 @@ public final class RingSource: EventSource {
     buffer = .allocate(capacity: Self.bufferRecords)
     buffer.initialize(repeating: allocs_event())
     try attach()
+  }
+
+  /// The same of the segment in a file.
+  public convenience init(segmentAt path: String, policy: DeliveryPolicy) throws(ExportError) {
+    let segment: SharedSegment
+    do throws(SegmentError) { segment = try SharedSegment(path: path) } catch { throw ExportError(error) }
+    try self.init(segment, policy: policy)
   }
 
   deinit { buffer.deallocate() }
@@ -95,7 +104,14 @@ public final class RingSource: EventSource {
     }
     var status = SourceStatus()
     for ring in cursors.indices {
-      guard !cursors[ring].isDamaged, shared.segment.written(toRing: ring) != cursors[ring].position else { continue }
+      let written = shared.segment.written(toRing: ring)
+      guard written != cursors[ring].position, !damaged.contains(ring) else { continue }
+      // More than was ever announced: to read on would take for ever, and give what was not written.
+      guard written <= shared.segment.oldestPosition(inRing: ring) &+ UInt64(shared.segment.ringCapacity) else {
+        damaged.insert(ring)
+        receiver.damaged(ring: ring)
+        continue
+      }
       let count = read(ring, limit: limit, now: now, into: &receiver)
       status.records += count
       status.fullest = max(status.fullest, Double(count) / Double(shared.segment.ringCapacity))
@@ -115,6 +131,7 @@ public final class RingSource: EventSource {
         EventLoss(count: batch.lost, from: before, to: max(before, records.first?.stamp ?? now)), ring: ring)
     }
     if cursors[ring].isDamaged {
+      damaged.insert(ring)
       receiver.damaged(ring: ring)
       return 0
     }

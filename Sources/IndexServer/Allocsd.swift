@@ -5,6 +5,7 @@
 
 import ArgumentParser
 import CMalloc
+import EventExport
 import Glibc
 import IndexReader
 import Logging
@@ -70,7 +71,24 @@ struct Allocsd: AsyncParsableCommand {
   @Option(help: .init("Segments kept open between requests.", valueName: "number"))
   var maxOpenSegments: Int = 64
 
+  @Option(
+    help: .init(
+      "Turn the events of every process on, and write them here: a file with {pid} in its name, unix:PATH, or tcp:HOST:PORT; see docs/events.md.",
+      valueName: "destination"))
+  var export: String?
+
+  @Flag(help: "With --export: processes wait, a tenth of a second at most, rather than lose events.")
+  var exportLossless = false
+
+  @Flag(help: "Export events by plain system calls, as also with ALLOCSD_IO_URING=0.")
+  var noIoUring = false
+
   func validate() throws {
+    if let export {
+      do throws(ExportError) { _ = try ExportTarget(export) } catch { throw ValidationError("--export: \(error)") }
+    } else if exportLossless {
+      throw ValidationError("--export-lossless says how to --export: give that, too.")
+    }
     guard (1...86400).contains(idleTimeout) else { throw ValidationError("--idle-timeout must be 1 to 86400 seconds.") }
     guard (1...100_000).contains(maxConnections), (1...100_000).contains(maxConnectionsPerUser) else {
       throw ValidationError("A number of connections must be 1 to 100000.")
@@ -110,7 +128,18 @@ struct Allocsd: AsyncParsableCommand {
       connections: maxConnections, connectionsOfOneUser: maxConnectionsPerUser, idleSeconds: idleTimeout)
     let workers = NIOThreadPool(numberOfThreads: 8)
     workers.start()
-    let routes = Routes(registry: registry, metrics: metrics, limits: limits, workers: workers)
+    let exports: Exports
+    do throws(ExportError) {
+      var target: ExportTarget?
+      if let export { target = try ExportTarget(export) }
+      exports = try Exports(
+        allowIOUring: !noIoUring && EventExporter.isIOUringAllowed, target: target,
+        policy: exportLossless ? .lossless : .overwrite, workers: workers, logger: logger)
+    } catch {
+      complain(error.description)
+      throw ExitCode(1)
+    }
+    let routes = Routes(registry: registry, metrics: metrics, limits: limits, workers: workers, exports: exports)
     let server = ConnectionServer(
       descriptor: descriptor, responder: routes.responder(), limits: limits, logger: logger
     ) {
@@ -121,7 +150,7 @@ struct Allocsd: AsyncParsableCommand {
       registry: registry,
       retention: RetentionPolicy(
         maximumAge: keepDeadFor.seconds, maximumBytes: keepDeadSize.bytes, maximumCount: keepDeadCount.number),
-      logger: logger)
+      exports: exports, logger: logger)
     // The library logs each step of each service.
     var lifecycle = Logger(label: "lifecycle")
     lifecycle.logLevel = max(logLevel, .notice)
@@ -131,6 +160,7 @@ struct Allocsd: AsyncParsableCommand {
     configuration.maximumGracefulShutdownDuration = .seconds(5)
     configuration.maximumCancellationDuration = .seconds(5)
     try await ServiceGroup(configuration: configuration).run()
+    exports.exporter.stop()
     Notification.stopping.send()
     withExtendedLifetime(listening) {}
     logger.info("stopped")
@@ -146,6 +176,15 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_segments_bytes": "Memory that all segments take.",
     "allocsd_segments_open": "Segments that are mapped at present.",
     "allocsd_segments_removed_total": "Segments of dead processes that were removed.",
+    "allocsd_events_total": "Events read from the rings of processes.",
+    "allocsd_events_lost_total": "Events lost: overwritten before they were read, or without room at their subscriber.",
+    "allocsd_events_bytes_total": "Bytes of events that destinations took.",
+    "allocsd_events_writes_total": "Writes of events to destinations.",
+    "allocsd_events_failures_total": "Exports and streams that ended by a failure, and full disks.",
+    "allocsd_events_turns_total": "Looks at the rings of all processes.",
+    "allocsd_events_sources": "Processes whose events are on, once for each reader's place in their rings.",
+    "allocsd_events_subscribers": "Streams and exports of events at present.",
+    "allocsd_events_waiting_bytes": "Bytes of events that wait for their destinations.",
   ]
 }
 

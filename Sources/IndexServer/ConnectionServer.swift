@@ -99,7 +99,9 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       }
       channel.closeFuture.whenComplete { _ in open.remove(channel, of: caller) }
       let http = HTTP1Channel(
-        responder: { request, writer, _ in try await respond(to: request, of: caller, writer) },
+        responder: { request, writer, channel in
+          try await respond(to: request, of: caller, closing: channel.closeFuture, writer)
+        },
         configuration: .init(idleTimeout: .seconds(limits.idleSeconds)))
       return http.setup(channel: channel, logger: logger).map { .accepted(http, $0) }
     }
@@ -123,7 +125,9 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     try? await channel.close()
   }
 
-  private func respond(to request: Request, of caller: Peer, _ writer: consuming ResponseWriter) async throws {
+  private func respond(
+    to request: Request, of caller: Peer, closing: EventLoopFuture<Void>, _ writer: consuming ResponseWriter
+  ) async throws {
     if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
       let response = Problem(
         .contentTooLarge, "the request's body is longer than \(limits.bodySize) bytes",
@@ -139,7 +143,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     if request.headers[.expect]?.lowercased() == "100-continue" {
       try await writer.writeInformationalHead(HTTPResponse(status: .continue))
     }
-    let context = CallerContext(source: .init(logger: logger, caller: caller))
+    let context = CallerContext(source: .init(logger: logger, caller: caller, closing: closing))
     let response: Response
     do {
       response = try await responder.respond(to: request, context: context)
@@ -156,14 +160,18 @@ struct CallerContext: RequestContext {
   struct Source: RequestContextSource {
     var logger: Logger
     var caller: Peer
+    var closing: EventLoopFuture<Void>
   }
 
   var coreContext: CoreRequestContextStorage
   let caller: Peer
+  /// Completes when the connection is closed, by whomever.
+  let closing: EventLoopFuture<Void>
 
   init(source: Source) {
     coreContext = .init(source: source)
     caller = source.caller
+    closing = source.closing
   }
 }
 

@@ -13,14 +13,16 @@ import ServiceLifecycle
 struct DirectoryService: Service {
   let registry: ProcessRegistry
   let retention: RetentionPolicy
+  let exports: Exports
   let logger: Logger
 
   /// Deaths make no event in the directory, so it is looked at now and then as well.
   private static let sweepInterval = Duration.seconds(10)
 
-  init(registry: ProcessRegistry, retention: RetentionPolicy, logger: Logger) {
+  init(registry: ProcessRegistry, retention: RetentionPolicy, exports: Exports, logger: Logger) {
     self.registry = registry
     self.retention = retention
+    self.exports = exports
     self.logger = logger
   }
 
@@ -81,6 +83,7 @@ struct DirectoryService: Service {
     let running = files.filter(\.isLive)
     for file in running where !live.contains(file.path) {
       logger.info("process is indexed", metadata: Self.metadata(file))
+      exports.begin(file)
     }
     for file in files where !file.isLive && live.contains(file.path) {
       logger.info("process ended", metadata: Self.metadata(file))

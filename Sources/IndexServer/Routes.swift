@@ -1,6 +1,7 @@
 // The resources of the API (docs/http.md): who may ask, what is answered, in which form.
 
 import Answers
+import EventExport
 import HTTPTypes
 import Hummingbird
 import IndexReader
@@ -17,6 +18,7 @@ struct Routes: Sendable {
   /// Where that is answered which may take long: debug information to be read, all slots to be visited. The threads
   /// that serve connections are few, and must not wait for it.
   let workers: NIOThreadPool
+  let exports: Exports
 
   private static let rowLimit = 100_000
   /// Addresses of one request that are answered where it was received.
@@ -30,8 +32,10 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/query", use: query)
     router.post("/v1/processes/{pid}/query", use: batch)
     router.get("/v1/processes/{pid}/top", use: top)
+    router.get("/v1/processes/{pid}/events", use: events)
     router.get("/metrics") { _, _ in
-      Response(
+      exports.publishFigures()
+      return Response(
         status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
         body: ResponseBody(byteBuffer: ByteBuffer(string: metrics.exposition())))
     }
@@ -130,6 +134,34 @@ struct Routes: Sendable {
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
   }
 
+  // MARK: events
+
+  @Sendable private func events(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(
+      request, known: Set(EventFilter.names.map { $0[...] } + ["stacks", "wrapper", "policy"]))
+    var filter = EventFilter()
+    for name in EventFilter.names {
+      for value in parameters.all(name[...]) {
+        try answering { () throws(AnswerError) in try filter.add(name, String(value)) }
+      }
+    }
+    let policy = try parameters.policy()
+    let kind = MediaKind(accepting: request)
+    let response = EventResponse(workers: workers, closing: context.closing, isText: kind == .text)
+    let wrappers = try parameters.wrappers()
+    let stacks = try parameters.flag("stacks") ?? false
+    let stream = EventStream(
+      of: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, filter: filter, wrappers: wrappers,
+      policy: policy, exporter: exports.exporter, onNews: response.ring)
+    try await response.begin(stream)
+    // The form without a body, for HEAD, never asks for events.
+    if request.method == .head { stream.cancel() }
+    return Response(
+      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      body: ResponseBody { writer in try await response.send(stream, to: &writer) })
+  }
+
   // MARK: common steps
 
   private func view(_ context: CallerContext) throws -> ProcessView {
@@ -179,6 +211,15 @@ private struct Parameters {
   func wrappers() throws(Problem) -> Wrappers {
     let patterns = all("wrapper").map { String($0) }
     return try answering { () throws(AnswerError) in try Wrappers.standard.adding(patterns) }
+  }
+
+  func policy() throws(Problem) -> DeliveryPolicy {
+    switch all("policy").last {
+    case nil, "overwrite": return .overwrite
+    case "lossless": return .lossless
+    case let value?:
+      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no policy", advice: "give overwrite or lossless")
+    }
   }
 
   func flag(_ name: Substring) throws(Problem) -> Bool? {

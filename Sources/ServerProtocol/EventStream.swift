@@ -1,0 +1,119 @@
+// The events of one process as bytes, in pieces: what the server sends and `allocsctl events --direct` prints.
+//
+// The export's thread fills a bounded queue; whoever calls `next` names what is in it and renders it, at its own pace. What
+// the queue can't keep is counted, and said where it is missing.
+
+import Answers
+import EventExport
+import Glibc
+import IndexReader
+import SharedLayout
+
+/// A stream of one process's events. `next` is for one thread at a time; `cancel` for any.
+public final class EventStream: Sendable {
+  private let view: ProcessView
+  private let form: EventReport.Form
+  private let stacks: Bool
+  private let filter: EventFilter
+  private let wrappers: Wrappers
+  private let exporter: EventExporter
+  private let queue: EventQueue
+  private let subscription: EventExporter.Subscription
+
+  /// Begins: turns the process's events on. `onNews` is called, on another thread, when `next` has something new to give
+  /// after it gave everything; it must not wait.
+  public init(
+    of view: ProcessView, form: EventReport.Form, stacks: Bool, filter: EventFilter, wrappers: Wrappers,
+    policy: DeliveryPolicy, exporter: EventExporter, onNews: @escaping @Sendable () -> Void
+  ) {
+    self.view = view
+    self.form = form
+    self.stacks = stacks
+    self.filter = filter
+    self.wrappers = wrappers
+    self.exporter = exporter
+    let records = RecordFilter(
+      sizes: filter.sizes, addresses: filter.addresses, kinds: filter.kinds.map { Set($0.map(\.rawValue)) })
+    queue = EventQueue(filter: records, policy: policy, figures: exporter.figures, onNews: onNews)
+    subscription = exporter.add(
+      ExportRequest(subscriber: queue, key: view.path, policy: policy) { () throws(ExportError) in
+        try RingSource(view.shared, policy: policy)
+      })
+  }
+
+  deinit { cancel() }
+
+  /// Whether the process's events could be turned on; if not, `next` gives an end with an error.
+  public var hasBegun: Bool { queue.hasBegun }
+
+  /// Ends the stream: events are turned off soon, unless others want them; `next` gives the rest and the end.
+  public func cancel() { exporter.remove(subscription) }
+
+  /// What came since the last call, rendered: empty if nothing that is wanted. `end`: there will be nothing more.
+  public func next() -> (bytes: [UInt8], end: DeliveryEnd?) {
+    let (entries, end) = queue.take()
+    guard !entries.isEmpty || end != nil else { return ([], nil) }
+    var report = EventReport(view, form: form, stacks: stacks, filter: filter, wrappers: wrappers)
+    for entry in Self.sorted(entries) {
+      switch entry {
+      case .record(let record, let ring, let position):
+        report.append(Event(record), ring: ring, position: position)
+      case .loss(let loss): report.appendLoss(count: loss.count, from: loss.from, to: loss.to)
+      case .damaged(let ring): report.appendDamage(ring: ring)
+      }
+    }
+    if let error = end?.answerError { report.append(error) } else if let end { report.appendEnd(reason: end.words) }
+    return (report.take(), end)
+  }
+
+  /// Records between two losses by their stamps: of several threads, each ring was read after the other.
+  private static func sorted(_ entries: [EventQueue.Entry]) -> [EventQueue.Entry] {
+    func stamp(_ entry: EventQueue.Entry) -> UInt64? {
+      if case .record(let record, _, _) = entry { record.stamp } else { nil }
+    }
+    var result = entries
+    var start = 0
+    while start < result.count {
+      var end = start
+      var isSorted = true
+      while end < result.count, let time = stamp(result[end]) {
+        if end > start, let before = stamp(result[end - 1]), before > time { isSorted = false }
+        end += 1
+      }
+      // The sort is stable: records of one ring stay in order whatever their stamps.
+      if !isSorted { result[start..<end].sort { (stamp($0) ?? 0) < (stamp($1) ?? 0) } }
+      start = end + 1
+    }
+    return result
+  }
+}
+
+extension DeliveryEnd {
+  /// For people.
+  public var words: String {
+    switch self {
+    case .processEnded: "the process has ended"
+    case .removed: "the stream was ended"
+    case .destinationGone: "the reader is gone"
+    case .destinationFailed: "the destination failed"
+    case .sourceFailed: "the events can't be read"
+    }
+  }
+
+  /// The failure, if it is one.
+  public var answerError: AnswerError? {
+    switch self {
+    case .destinationFailed(let error), .sourceFailed(let error):
+      let parts = error.description.split(separator: " — ", maxSplits: 1)
+      let kind: AnswerError.Kind =
+        switch error.code {
+        case ESRCH, ENOENT: .notIndexed
+        case EACCES, EPERM: .notPermitted
+        default: .unreadable
+        }
+      return AnswerError(
+        kind, what: String(parts[0]), advice: parts.count > 1 ? String(parts[1]) : "see the log of the server")
+    case .processEnded, .removed, .destinationGone: return nil
+    }
+  }
+}

@@ -1,0 +1,298 @@
+// Live events: the same with a server and without one, filtered, to the process's end; and what readers and processes
+// that misbehave do to others.
+
+import Foundation
+import Testing
+
+/// Programs/eventful.c under the agent.
+final class Eventful {
+  let directory: TestDirectory
+  let process: ChildProcess
+  var pid: String { "\(process.pid)" }
+
+  init(in directory: TestDirectory? = nil, environment: [String: String] = [:]) throws {
+    self.directory = try directory ?? TestDirectory()
+    process = try ChildProcess(
+      [Programs.path("eventful.c")],
+      environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(self.directory.path)) { $1 }
+        .merging(environment) { $1 },
+      conversing: true)
+    _ = try process.readLines(until: "ready")
+  }
+
+  @discardableResult
+  func tell(_ command: String) throws -> [String] {
+    try process.send(command + "\n")
+    return try process.readLines(until: "done")
+  }
+
+  /// Whether its hooks record events, by its control file.
+  var hasEventsOn: Bool {
+    let control = directory.path + "/" + ((try? controlName) ?? "")
+    guard let file = FileHandle(forReadingAtPath: control), let word = try? file.read(upToCount: 4) else {
+      return false
+    }
+    return word.contains { $0 != 0 }
+  }
+
+  private var controlName: String {
+    get throws {
+      let names = try FileManager.default.contentsOfDirectory(atPath: directory.path)
+      return try #require(names.first { $0.hasPrefix("\(process.pid).") && $0.hasSuffix(".ctl") })
+    }
+  }
+
+  /// A command that watches it, from the moment on at which events are on.
+  func watch(_ arguments: [String], server: Server? = nil) throws -> ChildProcess {
+    let command = try ChildProcess(
+      [Installation.path(of: "allocsctl"), "events", pid] + arguments
+        + (server.map { ["--socket", $0.socket] } ?? ["--direct"]),
+      environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
+    try wait("events are not turned on: \(command.errors)") { hasEventsOn || command.hasEnded }
+    return command
+  }
+}
+
+/// Waits for a condition, half a minute at most.
+func wait(_ what: @autoclosure () -> String, until condition: () throws -> Bool) throws {
+  let limit = Date().addingTimeInterval(30)
+  while try !condition() {
+    guard Date() < limit else { throw HarnessError(what()) }
+    usleep(10000)
+  }
+}
+
+extension EndToEnd {
+  @Suite("live events")
+  struct EventStreams {
+    enum Way: CaseIterable { case direct, server }
+
+    @Test("every allocation and free of a quiet program is told, with names, to its end", arguments: Way.allCases)
+    func everything(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watcher = try program.watch(["--json"], server: server)
+      try program.tell("pairs 100 4321")
+      try program.tell("thread 50 777")
+      try program.process.send("end\n")
+      _ = try program.process.wait()
+      let outcome = try watcher.wait()
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      #expect(outcome.errors.isEmpty)
+      let objects = try Tool.objects(outcome.output)
+      func count(_ event: String, _ size: Int) -> Int {
+        objects.count { $0["event"] as? String == event && $0["size"] as? Int == size }
+      }
+      #expect(count("alloc", 4321) == 100)
+      #expect(count("free", 4321) == 100)
+      #expect(count("alloc", 777) == 50)
+      #expect(count("free", 777) == 50)
+      #expect(objects.last?["event"] as? String == "end")
+      let first = try #require(objects.first { $0["size"] as? Int == 4321 })
+      #expect(first["function"] as? String == "malloc")
+      #expect((first["site"] as? [String: Any])?["function"] as? String == "pairs")
+      #expect((first["thread"] as? [String: Any])?["id"] as? Int == Int(program.pid))
+      let helper = try #require(objects.first { $0["size"] as? Int == 777 })
+      #expect((helper["thread"] as? [String: Any])?["name"] as? String == "helper")
+      #expect(!objects.contains { $0["event"] as? String == "lost" })
+    }
+
+    @Test("conditions leave out what does not fit", arguments: Way.allCases)
+    func conditions(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watchers = try [
+        ["--size", "100-200"], ["--kind", "free"], ["--site", "pai*"], ["--site", "other"], ["--thread", "helper"],
+        ["--function", "calloc"],
+      ].map { try program.watch(["--json"] + $0, server: server) }
+      // All of them are attached when a block of each one's own would be told.
+      usleep(500_000)
+      try program.tell("pairs 10 150")
+      try program.tell("pairs 10 5000")
+      try program.tell("thread 10 150")
+      try program.process.send("end\n")
+      let found = try watchers.map { watcher in
+        try Tool.objects(try watcher.wait().output).filter {
+          ["alloc", "free"].contains($0["event"] as? String) && [150, 5000].contains($0["size"] as? Int)
+        }
+      }
+      #expect(found[0].count == 40 && found[0].allSatisfy { $0["size"] as? Int == 150 })
+      #expect(found[1].count == 30 && found[1].allSatisfy { $0["event"] as? String == "free" })
+      #expect(found[2].count == 60)
+      #expect(found[3].isEmpty)
+      #expect(found[4].count == 20)
+      #expect(found[5].isEmpty)
+    }
+
+    @Test("text fits 80 columns; ^C ends it with status 0 and turns events off", arguments: Way.allCases)
+    func text(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watcher = try program.watch([], server: server)
+      try program.tell("pairs 20 1234")
+      try program.tell("thread 3 \(1 << 20)")
+      usleep(300_000)
+      watcher.signal(SIGINT)
+      let outcome = try watcher.wait()
+      #expect(outcome.ending == .exit(0), "\(outcome)")
+      let lines = outcome.output.split(separator: "\n")
+      #expect(lines.first?.hasPrefix("time ") == true)
+      #expect(lines.count { $0.contains(" alloc ") && $0.contains(" 1234 ") } == 20)
+      #expect(lines.contains { $0.contains("pairs") })
+      for line in lines { #expect(line.count <= 80, "\(line)") }
+      try wait("events stay on") { !program.hasEventsOn }
+      try program.tell("pairs 1 1")
+    }
+
+    @Test("a process killed in the middle: what it recorded is told, then the end", arguments: Way.allCases)
+    func killed(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watcher = try program.watch(["--json", "--size", "48"], server: server)
+      try program.process.send("die\n")
+      let outcome = try watcher.wait()
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      let objects = try Tool.objects(outcome.output)
+      #expect(objects.count { $0["event"] as? String == "alloc" } == 1000)
+      #expect(objects.count { $0["event"] as? String == "free" } == 1000)
+      #expect(objects.last?["event"] as? String == "end")
+    }
+
+    @Test("faster than anyone reads: what is told and what is lost make up everything", arguments: Way.allCases)
+    func lost(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watcher = try program.watch(["--json"], server: server)
+      try program.tell("pairs 1000000 64")
+      try program.process.send("end\n")
+      let outcome = try watcher.wait()
+      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+      var told = 0
+      var lost = 0
+      var last: [Int: Int] = [:]
+      var gaps = 0
+      for line in outcome.output.split(separator: "\n") {
+        let object = try #require(try Tool.objects(String(line)).first)
+        if object["event"] as? String == "lost" {
+          lost += try #require(object["count"] as? Int)
+          #expect(try #require(object["from_ns"] as? Int) <= #require(object["to_ns"] as? Int))
+        } else if let ring = object["ring"] as? Int, let sequence = object["sequence"] as? Int {
+          told += 1
+          if let before = last[ring] {
+            #expect(sequence > before)
+            gaps += sequence - before - 1
+          }
+          last[ring] = sequence
+        }
+      }
+      #expect(gaps <= lost)
+      #expect(told + lost >= 2_000_000)
+    }
+
+    @Test("a client that never reads, and one killed: events go on for others, and off when all are gone")
+    func deaf() throws {
+      let program = try Eventful()
+      let server = try Server(program.directory)
+      // Stopped, so that it reads nothing; its connection stays.
+      let deaf = try program.watch(["--json"], server: server)
+      usleep(300_000)
+      deaf.signal(SIGSTOP)
+      let keen = try program.watch(["--json", "--size", "4321"], server: server)
+      usleep(300_000)
+      for _ in 0..<20 { try program.tell("pairs 10000 64") }
+      try program.tell("pairs 100 4321")
+      let metrics = try server.request("/metrics").body
+      #expect(metrics.contains("allocsd_events_subscribers 2"), "\(metrics)")
+      usleep(300_000)
+      keen.signal(SIGINT)
+      let objects = try Tool.objects(try keen.wait().output)
+      #expect(objects.count { $0["event"] as? String == "alloc" } == 100)
+      #expect(program.hasEventsOn)
+      deaf.signal(SIGKILL)
+      try wait("events stay on though nobody wants them") { !program.hasEventsOn }
+      #expect(try server.request("/v1/processes").status == 200)
+    }
+
+    @Test("a direct reader that is killed: the process turns its events off by itself")
+    func killedReader() throws {
+      let program = try Eventful()
+      let watcher = try program.watch(["--json"])
+      watcher.signal(SIGKILL)
+      _ = try watcher.wait()
+      try wait("events stay on") {
+        try program.tell("pairs 100000 64")
+        return !program.hasEventsOn
+      }
+    }
+
+    @Test("the server exports every process to a file, by io_uring and without", arguments: [[], ["--no-io-uring"]])
+    func export(_ options: [String]) throws {
+      let directory = try TestDirectory()
+      let files = try TestDirectory()
+      let server = try Server(
+        directory, options: ["--export", files.file("{pid}.events"), "--export-lossless"] + options)
+      let program = try Eventful(in: directory)
+      let file = files.file("\(program.pid).events")
+      try wait("no export: \(server.process.errors)") {
+        FileManager.default.fileExists(atPath: file) && program.hasEventsOn
+      }
+      try program.tell("pairs 200000 96")
+      try program.process.send("end\n")
+      _ = try program.process.wait()
+      try wait("the export does not end: \(server.process.errors)") {
+        server.process.errors.contains("export of events ended")
+      }
+      let bytes = Array(try Data(contentsOf: URL(fileURLWithPath: file)))
+      func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64($1 * 8) } }
+      #expect(String(decoding: bytes.prefix(8), as: UTF8.self) == "ALLOCEVS")
+      var place = 16
+      var (blocks, lost, hasEnd) = (0, UInt64(0), false)
+      while place + 32 <= bytes.count {
+        let (kind, a, b) = (word(place) & 0xFFFF_FFFF, word(place + 8), Int(word(place + 16)))
+        place += 32
+        switch kind {
+        case 1:
+          for _ in 0..<b {
+            if word(place + 8) & 0xFFFF_FFFF_FFFF == 96 { blocks += 1 }
+            place += 32
+          }
+        case 2: lost += a
+        default: hasEnd = kind == 4 && a == 1
+        }
+      }
+      #expect(place == bytes.count)
+      #expect(hasEnd)
+      #expect(UInt64(blocks) + lost >= 400_000)
+      #expect(lost == 0)
+      #expect(server.process.errors.contains(options.isEmpty ? "by io_uring" : "by plain writes"))
+    }
+
+    @Test("wrong conditions, processes that ended, other users' processes: an error each")
+    func errors() throws {
+      let program = try Eventful()
+      let server = try Server(program.directory)
+      let events = "/v1/processes/\(program.pid)/events"
+      for wrong in [
+        "size=x", "size=5-4", "size=-", "range=9-3", "range=x", "kind=nothing", "site=", "policy=x", "color=red",
+      ] {
+        let answer = try server.request("\(events)?\(wrong)")
+        #expect(answer.status == 400 && answer.body.hasPrefix("{\"error\":"), "\(wrong): \(answer)")
+      }
+      for arguments in [["--size", "x"], ["--kind", "x"], ["--range", "5-4"], ["--stacks"]] {
+        let outcome = try Tool.control(["events", program.pid] + arguments, in: program.directory)
+        #expect(outcome.ending == .exit(64) && outcome.errors.hasPrefix("allocsctl: "), "\(outcome)")
+      }
+      if getuid() == 0 {
+        let stranger = try server.request(events, as: ["setpriv", "--reuid", "65534", "--clear-groups"])
+        #expect(stranger.status == 403, "\(stranger)")
+      }
+      #expect(!program.hasEventsOn)
+      try program.process.send("end\n")
+      _ = try program.process.wait()
+      #expect(try server.request(events).status == 404)
+      let dead = try Tool.control(["events", program.pid], in: program.directory)
+      #expect(dead.ending == .exit(1) && dead.errors.contains("has ended"), "\(dead)")
+      #expect(try server.request("/v1/processes/999999999/events").status == 404)
+    }
+  }
+}
