@@ -81,18 +81,15 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     }
     consumer.pointee.pid = UInt32(bitPattern: getpid())
     // Pairs with the agent's acquire: who sees the entry ready sees it whole.
-    allocs_store_release_u32(Self.word(start, number, \.ready), 1)
+    allocs_store_release_u32(Self.word(start, number, \.ready), UInt32(truncatingIfNeeded: token))
     _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
     Self.turnOn(start)
   }
 
   deinit {
-    if isAttached {
-      allocs_store_release_u32(Self.word(start, number, \.ready), 0)
-      if allocs_compare_exchange_u64(Self.word(start, number, \.owner), token, 0) {
-        _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
-        Self.turnOffIfUnwanted(start)
-      }
+    if isAttached, allocs_compare_exchange_u64(Self.word(start, number, \.owner), token, 0) {
+      _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
+      Self.turnOffIfUnwanted(start)
     }
     mapping_guard_remove(entry)
     munmap(start, Int(ALLOCS_CONTROL_SIZE))

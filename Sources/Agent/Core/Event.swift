@@ -1,4 +1,4 @@
-// Event: what happened, for whoever keeps account of it. Today that is the Index.
+// Event: what happened, for whoever keeps account of it: the Index always, the thread's ring of events while they are on.
 //
 // All run with the thread's `self` taken. "Inner" events come from a hook inside another hook.
 
@@ -10,15 +10,15 @@ enum Event {
   @inline(__always)
   static func postAlloc(
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
-    allocator: UInt32 = 0
+    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, allocator: UInt32 = 0
   ) {
     guard let regions = thread.pointee.regions else { return }
     let context = Contexts.context(thread, caller, function, allocator: allocator)
-    record(thread, regions, block, size, alignment, context)
+    record(thread, regions, block, size, alignment, context, kind, origin: origin)
   }
 
-  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use. False, and nothing
-  /// done, if it is not. Calls nothing.
+  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are off.
+  /// False, and nothing done, if its context or heap is not. Calls nothing.
   @inline(__always)
   static func postKnownAlloc(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
@@ -32,14 +32,62 @@ enum Event {
 
   @inline(__always)
   private static func record(
-    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32,
+    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0
   ) {
+    if Events.areOn { return recordAll(thread, regions, block, size, alignment, context, kind, origin) }
     if Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context) {
       thread.pointee.entry.pointee.identity.allocations &+= 1
     }
   }
 
-  /// `block` is about to go back. False, and nothing done, if it has no record, or more must be done. Calls nothing.
+  /// As `postKnownAlloc`, with events on; the event too has to be one like those before. Calls nothing.
+  @inline(__always)
+  static func postKnownAllocRecorded(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+  ) -> Bool {
+    let base = UInt(bitPattern: block)
+    guard context != 0, let arena = Index.knownArena(regions, base), Events.beginKnown(thread) else {
+      Events.end(thread)
+      return false
+    }
+    let stamp = Stamps.ofKnownAllocation(thread, arena, base, UInt(bitPattern: size))
+    guard stamp != 0 else {
+      Events.end(thread)
+      return false
+    }
+    thread.pointee.events.stamp = stamp
+    Index.write(Index.slot(arena, base), base, UInt(bitPattern: size), 0, context, thread.pointee.events.ticks)
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+    Events.append(
+      thread, ALLOCS_EVENT_ALLOC, base, UInt64(UInt(bitPattern: size)), context: context, stamp: stamp)
+    Events.end(thread)
+    return true
+  }
+
+  /// In the index and in the thread's ring.
+  @inline(never)
+  private static func recordAll(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32,
+    _ kind: allocs_event_kind, _ origin: UInt32
+  ) {
+    let base = UInt(bitPattern: block)
+    guard let arena = Index.arena(regions, base) else { return }
+    let isRecorded = Events.begin(thread)
+    let stamp = isRecorded ? Stamps.ofAllocation(thread, arena, base, UInt(bitPattern: size)) : 0
+    Index.write(
+      Index.slot(arena, base), base, UInt(bitPattern: size), UInt(bitPattern: alignment), context,
+      isRecorded ? thread.pointee.events.ticks : allocs_now())
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+    guard isRecorded else { return }
+    Events.append(
+      thread, kind, base, UInt64(UInt(bitPattern: size)),
+      alignment: alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount), context: context,
+      origin: origin, stamp: stamp)
+    Events.end(thread)
+  }
+
+  /// `block` is about to go back; and events are off. False, and nothing done, if it has no record. Calls nothing.
   @inline(__always)
   static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
     guard let regions = thread.pointee.free_regions, Index.erase(regions, UInt(bitPattern: block)) != 0 else {
@@ -49,16 +97,52 @@ enum Event {
     return true
   }
 
+  /// As `preKnownFree`, with events on; the event too has to be one like those before. Calls nothing.
+  @inline(__always)
+  static func preKnownFreeRecorded(_ thread: Thread, _ block: Block) -> Bool {
+    let base = UInt(bitPattern: block)
+    guard let regions = thread.pointee.free_regions, let arena = Index.knownArena(regions, base) else { return false }
+    let slot = Index.slot(arena, base)
+    let head = allocs_load_relaxed_u64(slot)
+    guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))),
+      allocs_process().pointee.free_stacks == 0
+    else { return false }
+    let size = Index.size(slot, head)
+    guard Events.beginKnown(thread) else {
+      Events.end(thread)
+      return false
+    }
+    let stamp = Stamps.ofKnownFree(thread, arena, base, size, head)
+    guard stamp != 0 else {
+      Events.end(thread)
+      return false
+    }
+    thread.pointee.events.stamp = stamp
+    Events.append(thread, ALLOCS_EVENT_FREE, base, UInt64(size), origin: allocs_slot_context(head), stamp: stamp)
+    Events.end(thread)
+    allocs_store_relaxed_u64(slot, 0)
+    thread.pointee.entry.pointee.identity.frees &+= 1
+    return true
+  }
+
   /// `block` is about to go back. Gives its erased record, 0 if it had none.
   @inline(__always) @discardableResult
-  static func preFree(_ thread: Thread, _ block: Block) -> UInt64 {
+  static func preFree(
+    _ thread: Thread, _ block: Block, _ caller: Caller = .unknown, _ function: allocs_function = ALLOCS_FUNCTION_FREE,
+    _ kind: allocs_event_kind = ALLOCS_EVENT_FREE
+  ) -> UInt64 {
     guard let regions = thread.pointee.regions else { return 0 }
-    let old = Index.erase(regions, UInt(bitPattern: block))
-    if old != 0 {
-      thread.pointee.entry.pointee.identity.frees &+= 1
-      if thread.pointee.free_regions == nil { dropNested(regions, block, old) }
+    let old: UInt64
+    if Events.areOn {
+      old = eraseAll(thread, regions, block, caller, function, kind)
     } else {
+      old = Index.erase(regions, UInt(bitPattern: block))
+      if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
+    }
+    if old == 0 {
       Index.count(ALLOCS_COUNTER_UNKNOWN_FREES)
+    } else if thread.pointee.free_regions == nil {
+      dropNested(regions, block, old)
     }
     return old
   }
@@ -70,13 +154,47 @@ enum Event {
     Nested.dropChunk(base, old, Index.size(regions, base, erased: old))
   }
 
+  /// In the index and in the thread's ring. `isInner`: inside another hook, maybe in a signal handler.
+  @inline(never)
+  private static func eraseAll(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ caller: Caller, _ function: allocs_function,
+    _ kind: allocs_event_kind, isInner: Bool = false
+  ) -> UInt64 {
+    let base = UInt(bitPattern: block)
+    guard let arena = Index.knownArena(regions, base) else { return 0 }
+    let slot = Index.slot(arena, base)
+    let head = allocs_load_relaxed_u64(slot)
+    guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))) else { return 0 }
+    let context =
+      allocs_process().pointee.free_stacks != 0 && caller.isKnown && !isInner
+      ? Contexts.context(thread, caller, function) : 0
+    if Events.begin(thread, isInner: isInner) {
+      let size = Index.size(slot, head)
+      let stamp = Stamps.ofFree(thread, arena, base, size, head)
+      Events.append(
+        thread, kind, base, UInt64(size), context: context, origin: allocs_slot_context(head), stamp: stamp)
+      Events.end(thread)
+    }
+    allocs_store_relaxed_u64(slot, 0)
+    thread.pointee.entry.pointee.identity.frees &+= 1
+    return head
+  }
+
   /// A realloc failed: `block`, erased with record `old` by `preFree`, lives on.
   @inline(never)
   static func reallocFailed(_ thread: Thread, _ block: Block, _ old: UInt64) {
     guard old != 0, let regions = thread.pointee.regions else { return }
-    Index.restore(regions, UInt(bitPattern: block), old)
+    let base = UInt(bitPattern: block)
+    Index.restore(regions, base, old)
     thread.pointee.entry.pointee.identity.frees &-= 1
     Index.count(ALLOCS_COUNTER_REALLOC_FAILED)
+    guard Events.areOn, let arena = Index.knownArena(regions, base), Events.begin(thread, isInner: true) else { return }
+    let stamp = Stamps.next(thread)
+    Stamps.raiseFloor(to: stamp)
+    Events.append(
+      thread, ALLOCS_EVENT_REALLOC_FAILED, base, UInt64(Index.size(Index.slot(arena, base), old)),
+      context: allocs_slot_context(old), origin: allocs_slot_context(old), stamp: stamp)
+    Events.end(thread)
   }
 
   // MARK: inside another hook
@@ -115,12 +233,20 @@ enum Event {
   @inline(never) @discardableResult
   static func innerFree(_ outer: Thread, _ block: Block) -> UInt64 {
     if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) { outer.pointee.inner_base = 0 }
-    guard let regions = outer.pointee.regions else { return 0 }
-    let old = Index.erase(regions, UInt(bitPattern: block))
-    if old != 0 {
-      outer.pointee.entry.pointee.identity.frees &+= 1
-      if outer.pointee.free_regions == nil { dropNested(regions, block, old) }
+    return erase(outer, block, isInner: true)
+  }
+
+  private static func erase(_ thread: Thread, _ block: Block, isInner: Bool) -> UInt64 {
+    guard let regions = thread.pointee.regions else { return 0 }
+    let old: UInt64
+    if Events.areOn {
+      old = eraseAll(
+        thread, regions, block, .unknown, ALLOCS_FUNCTION_UNKNOWN, ALLOCS_EVENT_FREE, isInner: isInner)
+    } else {
+      old = Index.erase(regions, UInt(bitPattern: block))
+      if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
     }
+    if old != 0, thread.pointee.free_regions == nil { dropNested(regions, block, old) }
     return old
   }
 
@@ -139,8 +265,7 @@ enum Event {
   /// and gives way to the record of operator new.
   @inline(never)
   static func replaceInner(_ thread: Thread, _ block: Block) {
-    guard let regions = thread.pointee.regions else { return }
-    if Index.erase(regions, UInt(bitPattern: block)) != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
+    _ = erase(thread, block, isInner: true)
   }
 
   /// Records the noted inner block, if there is one.

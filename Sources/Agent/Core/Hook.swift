@@ -100,6 +100,22 @@ private func malloced(
   return block
 }
 
+/// As `hookMalloced`, while events are on.
+@c(allocs_hook_malloced_recorded)
+func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  if let block, let regions = thread.pointee.regions {
+    let caller = Caller(place: place, framePointer: framePointer)
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+    let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
+    guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
+      return mallocedUnknown(block, size, place, framePointer)
+    }
+  }
+  allocs_leave(thread)
+  return block
+}
+
 @inline(never)
 private func mallocedUnknown(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
@@ -184,21 +200,21 @@ func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 // MARK: free
 
 @inline(__always)
-func free(_ block: Block?, _ release: (Block?) -> Void) {
-  guard let thread = allocs_enter() else { return freeSlowly(block, release) }
-  if let block { Event.preFree(thread, block) }
+func free(_ block: Block?, _ caller: Caller = .unknown, _ release: (Block?) -> Void) {
+  guard let thread = allocs_enter() else { return freeSlowly(block, caller, release) }
+  if let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }
   release(block)
   allocs_leave(thread)
 }
 
 @inline(never)
-private func freeSlowly(_ block: Block?, _ release: (Block?) -> Void) {
+private func freeSlowly(_ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
   if let outer = allocs_registered_block() {
     if let block { Event.innerFree(outer, block) }
     return release(block)
   }
   let thread = Start.enterNewThread()
-  if let thread, let block { Event.preFree(thread, block) }
+  if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }
   release(block)
   if let thread { allocs_leave(thread) }
 }
@@ -206,33 +222,58 @@ private func freeSlowly(_ block: Block?, _ release: (Block?) -> Void) {
 /// The allocator's free runs outside the hook: an allocation it may make is one like any other.
 @inline(__always)
 func freeOutside(_ block: Block?, _ release: (Block?) -> Void) {
-  guard let thread = allocs_enter() else { return freeSlowly(block, release) }
+  guard let thread = allocs_enter() else { return freeSlowly(block, .unknown, release) }
   if let block {
-    guard Event.preKnownFree(thread, block) else { return freeUnknown(block, release) }
+    guard !Events.areOn, Event.preKnownFree(thread, block) else { return freeUnknown(block, .unknown, release) }
   }
   allocs_leave(thread)
   release(block)
 }
 
 @inline(never)
-private func freeUnknown(_ block: Block, _ release: (Block?) -> Void) {
+private func freeUnknown(_ block: Block, _ caller: Caller, _ release: (Block?) -> Void) {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  Event.preFree(thread, block)
+  Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE)
   allocs_leave(thread)
   release(block)
 }
 
+/// While events are off.
 @c(allocs_hook_free)
-func hookFree(_ block: Block?) { freeOutside(block) { Terminal.free($0) } }
+func hookFree(_ block: Block?) {
+  guard let thread = allocs_enter() else { return freeSlowly(block, .unknown) { Terminal.free($0) } }
+  if let block {
+    guard Event.preKnownFree(thread, block) else { return freeUnknown(block, .unknown) { Terminal.free($0) } }
+  }
+  allocs_leave(thread)
+  Terminal.free(block)
+}
+
+/// While they are on.
+@c(allocs_hook_free_recorded)
+func hookFreeRecorded(_ block: Block?, _ place: UInt, _ framePointer: UInt64) {
+  guard let thread = allocs_enter() else {
+    return freeSlowly(block, Caller(place: place, framePointer: framePointer)) { Terminal.free($0) }
+  }
+  if let block {
+    guard Event.preKnownFreeRecorded(thread, block) else {
+      return freeUnknown(block, Caller(place: place, framePointer: framePointer)) { Terminal.free($0) }
+    }
+  }
+  allocs_leave(thread)
+  Terminal.free(block)
+}
 
 @c(allocs_hook_free_sized)
-func hookFreeSized(_ block: Block?, _ size: Int) {
-  free(block) { Terminal.freeSized($0, allocs_padded(size)) }
+func hookFreeSized(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
+  free(block, Caller(place: place, framePointer: framePointer)) { Terminal.freeSized($0, allocs_padded(size)) }
 }
 
 @c(allocs_hook_free_aligned_sized)
-func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int) {
-  free(block) { Terminal.freeAlignedSized($0, alignment, allocs_padded(size)) }
+func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
+  free(block, Caller(place: place, framePointer: framePointer)) {
+    Terminal.freeAlignedSized($0, alignment, allocs_padded(size))
+  }
 }
 
 // MARK: resize
@@ -252,10 +293,12 @@ func resize(
     registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
-  let old = Event.preFree(thread, block)
+  let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
   let result = delegating(thread, change)
   if let result {
-    Event.postAlloc(thread, result, size, alignment, caller, function, allocator: allocator)
+    Event.postAlloc(
+      thread, result, size, alignment, caller, function, ALLOCS_EVENT_REALLOC_NEW, origin: allocs_slot_context(old),
+      allocator: allocator)
   } else if !failureFrees {
     Event.reallocFailed(thread, block, old)
   }
@@ -360,7 +403,8 @@ func operatorUnwound() {
 
 /// Before operator delete calls the one below. Gives the thread to put back with allocs_operator_deleted, or nil.
 @c(allocs_operator_deleting)
-func operatorDeleting(_ block: Block?) -> Thread? {
+func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) -> Thread? {
+  let caller = Caller(place: place, framePointer: framePointer)
   var thread: Thread? = allocs_enter()
   if thread == nil {
     if let outer = allocs_registered_block() {
@@ -369,7 +413,7 @@ func operatorDeleting(_ block: Block?) -> Thread? {
     }
     thread = Start.enterNewThread()
   }
-  if let thread, let block { Event.preFree(thread, block) }
+  if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
   return thread
 }
 

@@ -24,7 +24,7 @@ enum Index {
   /// False, and counted, if the allocation cannot be recorded.
   @inline(__always)
   static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) -> Bool {
-    guard let arena = knownArena(regions, base) ?? Arenas.prepare(regions, base) else { return false }
+    guard let arena = arena(regions, base) else { return false }
     write(slot(arena, base), base, size, alignment, context, allocs_now())
     return true
   }
@@ -37,8 +37,14 @@ enum Index {
     return true
   }
 
+  /// The arena of `base`, with its slot writable; nil, and counted, if there is none.
   @inline(__always)
-  private static func write(
+  static func arena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+    knownArena(regions, base) ?? Arenas.prepare(regions, base)
+  }
+
+  @inline(__always)
+  static func write(
     _ slot: UnsafeMutablePointer<UInt64>, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32,
     _ ticks: UInt32
   ) {
@@ -71,7 +77,7 @@ enum Index {
 
   /// The arena of `base`, if its slots are committed.
   @inline(__always)
-  private static func knownArena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+  static func knownArena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
     guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))],
       isSummarized(arena, base)
     else { return nil }

@@ -25,6 +25,7 @@ enum Modules {
     locked(shared) {
       if !isKnown(shared, header, address) { add(shared, header, start, end, map) }
     }
+    Events.tellNews(shared, header)
   }
 
   /// Notes all modules of the program.
@@ -65,7 +66,7 @@ enum Modules {
         var end: UInt64 = 0
         var map: UnsafeMutablePointer<link_map>?
         if allocs_find_module(table[index].start, &start, &end, &map), start == table[index].start { continue }
-        unload(shared, table + index)
+        unload(shared, table + index, UInt32(index))
         changed = true
       }
       if changed {
@@ -73,6 +74,7 @@ enum Modules {
         Terminal.forgetOperators()
       }
     }
+    Events.tellNews(shared, header)
   }
 
   /// The place of the module that covers `address`, counted from 1; 0 if it is not known.
@@ -111,11 +113,12 @@ enum Modules {
   }
 
   private static func unload(
-    _ shared: UnsafeMutablePointer<allocs_shared>, _ module: UnsafeMutablePointer<allocs_module>
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ module: UnsafeMutablePointer<allocs_module>, _ index: UInt32
   ) {
     shared.pointee.modules_unloaded = 1
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
+    Events.addNews(shared, module: index, isUnloaded: true)
   }
 
   /// Threads that go on may have cached sites of the module. Their caches are theirs; an empty key does no harm there.
@@ -152,7 +155,7 @@ enum Modules {
     // A module that was here and is not any more went without a call of dlclose that we saw.
     for other in 0..<Int(index)
     where table[other].state == ALLOCS_MODULE_LOADED.rawValue && table[other].start < end && start < table[other].end {
-      unload(shared, table + other)
+      unload(shared, table + other, UInt32(other))
     }
     let module = table + Int(index)
     module.pointee.start = start
@@ -166,6 +169,7 @@ enum Modules {
     // What was code without information there may have some now.
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     allocs_store_release_u64(&section.pointee.used, index + 1)
+    Events.addNews(shared, module: UInt32(index), isUnloaded: false)
   }
 
   private static func name(

@@ -30,9 +30,10 @@ enum Segment {
     var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
     var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
     var nested: UInt64 = UInt64(ALLOCS_NESTED_CAPACITY)
+    var rings: UInt64 = UInt64(ALLOCS_RING_COUNT)
 
     /// A process with little address space, or allowed only small files, gets smaller tables.
-    init() {
+    init(ringSize: UInt64) {
       let addressSpace = System.limit(.addressSpace)
       if addressSpace != .max {
         while nodes > 1 << 12, nodes * 24 > addressSpace / 64 { nodes /= 2 }
@@ -43,12 +44,14 @@ enum Segment {
         let rest = fileSize / 2 / UInt64(ALLOCS_ARENA_STRIDE)
         if rest < arenas { arenas = rest }
         nested = min(nested, fileSize / 8 / UInt64(ALLOCS_NESTED_STRIDE))
+        rings = min(rings, fileSize / 8 / ringSize)
       }
     }
   }
 
-  private static func layOut(_ header: UnsafeMutablePointer<allocs_header>) {
-    let capacities = Capacities()
+  private static func layOut(_ header: UnsafeMutablePointer<allocs_header>, ringRecords: UInt64) {
+    let ringSize = UInt64(ALLOCS_RING_RECORDS_OFFSET) + ringRecords * UInt64(MemoryLayout<allocs_event>.stride)
+    let capacities = Capacities(ringSize: ringSize)
     var offset = pageSize
     func place(_ id: allocs_section_id, _ entrySize: Int, _ capacity: UInt64, used: UInt64 = 0) {
       let section = section(header, id)
@@ -72,6 +75,7 @@ enum Segment {
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
+    if capacities.rings > 0 { place(ALLOCS_SECTION_RINGS, Int(ringSize), capacities.rings) }
     header.pointee.file_size = offset
   }
 
@@ -113,7 +117,11 @@ enum Segment {
       }
       let failure = fill(descriptor, pid, startTime, shared)
       System.close(descriptor)
-      if failure != nil { _ = System.unlink(in: directory, path) }
+      if failure != nil {
+        _ = System.unlink(in: directory, path)
+      } else {
+        Consumers.create(in: directory, pid, startTime, shared)
+      }
       return failure
     }
   }
@@ -142,7 +150,7 @@ enum Segment {
       return noSpace
     }
     let draft = first.assumingMemoryBound(to: allocs_header.self)
-    layOut(draft)
+    layOut(draft, ringRecords: shared.pointee.ring_records)
     let fileSize = draft.pointee.file_size
     let arenas = section(draft, ALLOCS_SECTION_ARENAS).pointee
     System.unmap(first, pageSize)
@@ -170,10 +178,25 @@ enum Segment {
     shared.pointee.header = header
     shared.pointee.arena_anchor = anchor.assumingMemoryBound(to: UInt8.self)
     shared.pointee.nested_anchor = nestedAnchor?.assumingMemoryBound(to: UInt8.self)
+    anchorRings(descriptor, header, shared)
     shared.pointee.nodes.next_id = 1
     shared.pointee.contexts.next_id = 1
     shared.pointee.strings_committed = pageSize
     return nil
+  }
+
+  /// Where it can't be done, events have no rings and are counted.
+  private static func anchorRings(
+    _ descriptor: Int, _ header: UnsafeMutablePointer<allocs_header>, _ shared: UnsafeMutablePointer<allocs_shared>
+  ) {
+    let rings = section(header, ALLOCS_SECTION_RINGS).pointee
+    guard rings.capacity > 0, let anchor = System.map(descriptor, at: rings.offset, pageSize) else { return }
+    guard System.keepFromChildren(anchor, pageSize) else {
+      System.unmap(anchor, pageSize)
+      return
+    }
+    allocs_process().pointee.ring_size = rings.entry_size
+    shared.pointee.ring_anchor = anchor.assumingMemoryBound(to: UInt8.self)
   }
 
   private static func commitFirstPages(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {

@@ -67,6 +67,9 @@ enum Start {
       shared.pointee.depth_limit = settings.depth
       shared.pointee.checks_stacks = settings.checksStacks ? 1 : 0
     }
+    shared.pointee.ring_records = settings.ringRecords
+    shared.pointee.wait_ns = settings.eventsWait
+    process.pointee.free_stacks = settings.wantsFreeStacks ? 1 : 0
     if let failure = createSegment(settings, shared) {
       System.unmap(regions, regionTableSize)
       System.unmap(memory, size)
@@ -78,6 +81,7 @@ enum Start {
       _ = Allocators.register(
         shared, header, address: Terminal.mallocAddress, kind: ALLOCS_ALLOCATOR_PRIMARY)
       if shared.pointee.full_stacks != 0 { header.pointee.flags |= ALLOCS_FLAG_FULL_STACKS.rawValue }
+      if settings.wantsEvents { Consumers.turnOnForGood() }
       Segment.publish(header)
     }
     return true
@@ -157,13 +161,22 @@ enum Start {
   /// In a child of fork. What leads to the parent's segment has been wiped. Only a hook that was under way when its
   /// thread, in a signal handler, called fork may still hold an address in it: memory of the child's own goes there.
   static func childStarted() {
-    guard allocs_is_inside() else { return }
     let process = allocs_process()
+    if process.pointee.has_control != 0 {
+      System.mapOver(UnsafeMutableRawPointer(allocs_control()), UInt64(ALLOCS_PAGE_SIZE))
+      process.pointee.has_control = 0
+    }
+    guard allocs_is_inside() else { return }
     if let fixed = process.pointee.fixed_base {
       System.mapOver(fixed, process.pointee.fixed_size)
       // The hook will count the allocation in its thread's entry; its block, wiped, has forgotten which that is.
-      allocs_registered_block()?.pointee.entry = UnsafeMutableRawPointer(fixed).assumingMemoryBound(
-        to: allocs_thread.self)
+      let block = allocs_registered_block()
+      block?.pointee.entry = UnsafeMutableRawPointer(fixed).assumingMemoryBound(to: allocs_thread.self)
+      // Likewise for an event that was being recorded.
+      block?.pointee.events.ring = UnsafeMutableRawPointer(fixed).assumingMemoryBound(to: allocs_ring.self)
+      block?.pointee.events.records = UnsafeMutableRawPointer(fixed).assumingMemoryBound(to: allocs_event.self)
+      block?.pointee.events.contexts = UnsafePointer(
+        UnsafeMutableRawPointer(fixed).assumingMemoryBound(to: UInt64.self))
     }
     var index = 0
     while index < Int(ALLOCS_MAPPED_ARENAS), let arena = allocs_arena_mappings()[index] {
@@ -173,6 +186,11 @@ enum Start {
     index = 0
     while index < Int(ALLOCS_NESTED_CAPACITY), let arena = allocs_nested_mappings()[index] {
       System.mapOver(arena, UInt64(ALLOCS_NESTED_STRIDE))
+      index += 1
+    }
+    index = 0
+    while index < Int(ALLOCS_MAPPED_RINGS), let ring = allocs_ring_mappings()[index] {
+      System.mapOver(ring, process.pointee.ring_size)
       index += 1
     }
   }
@@ -205,6 +223,14 @@ struct Settings {
   /// ALLOCS_STACKS: full (or not set), site, or check
   var wantsFullStacks = true
   var checksStacks = false
+  /// ALLOCS_EVENTS=1: events are on from the start and stay so
+  var wantsEvents = false
+  /// ALLOCS_FREE_STACKS=1: their frees have a context of their own
+  var wantsFreeStacks = false
+  /// ALLOCS_RING: bytes of a ring, in KiB with K behind the number, in MiB with M; the next power of two in the limits
+  var ringRecords = UInt64(ALLOCS_RING_RECORDS_DEFAULT)
+  /// ALLOCS_EVENTS_WAIT: milliseconds that a thread waits at most for a lossless consumer; as nanoseconds
+  var eventsWait = ALLOCS_WAIT_NANOSECONDS_DEFAULT
   /// ALLOCS_DEPTH: frames of a stack that are kept, 1 to ALLOCS_FRAME_LIMIT
   var depth = ALLOCS_DEPTH_DEFAULT
 
@@ -219,23 +245,48 @@ struct Settings {
         wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
         checksStacks = value.pointee == CChar(UInt8(ascii: "c"))
       } else if let value = Self.value(of: variable, "ALLOCS_DEPTH=") {
-        depth = Self.number(value) ?? depth
+        if let number = Self.number(value), number >= 1 { depth = UInt32(min(number, UInt64(ALLOCS_FRAME_LIMIT))) }
+      } else if let value = Self.value(of: variable, "ALLOCS_EVENTS=") {
+        wantsEvents = value.pointee == CChar(UInt8(ascii: "1"))
+      } else if let value = Self.value(of: variable, "ALLOCS_FREE_STACKS=") {
+        wantsFreeStacks = value.pointee == CChar(UInt8(ascii: "1"))
+      } else if let value = Self.value(of: variable, "ALLOCS_RING=") {
+        if let bytes = Self.number(value, hasUnit: true) { ringRecords = Self.records(ofBytes: bytes) }
+      } else if let value = Self.value(of: variable, "ALLOCS_EVENTS_WAIT=") {
+        if let milliseconds = Self.number(value) {
+          eventsWait = min(milliseconds * 1_000_000, ALLOCS_WAIT_NANOSECONDS_MAX)
+        }
       }
       next += 1
     }
   }
 
-  /// The decimal number, at least 1, at most ALLOCS_FRAME_LIMIT; nil if it is none.
-  private static func number(_ text: UnsafePointer<CChar>) -> UInt32? {
-    var value: UInt32 = 0
+  /// The decimal number, at most 2^40; nil if it is none. `hasUnit`: K or M may follow.
+  private static func number(_ text: UnsafePointer<CChar>, hasUnit: Bool = false) -> UInt64? {
+    let most: UInt64 = 1 << 40
+    var value: UInt64 = 0
     var next = text
     while next.pointee != 0 {
-      let digit = UInt8(bitPattern: next.pointee) &- UInt8(ascii: "0")
-      guard digit < 10 else { return nil }
-      value = min(value * 10 + UInt32(digit), ALLOCS_FRAME_LIMIT)
+      let byte = UInt8(bitPattern: next.pointee)
+      let digit = byte &- UInt8(ascii: "0")
+      if digit >= 10 {
+        guard hasUnit, next != text, next[1] == 0, byte == UInt8(ascii: "K") || byte == UInt8(ascii: "M") else {
+          return nil
+        }
+        return min(value * (byte == UInt8(ascii: "K") ? 1 << 10 : 1 << 20), most)
+      }
+      value = min(value * 10 + UInt64(digit), most)
       next += 1
     }
-    return value == 0 ? nil : value
+    return next == text ? nil : value
+  }
+
+  private static func records(ofBytes bytes: UInt64) -> UInt64 {
+    var records = UInt64(ALLOCS_RING_RECORDS_MIN)
+    while records < UInt64(ALLOCS_RING_RECORDS_MAX), records * UInt64(MemoryLayout<allocs_event>.stride) < bytes {
+      records *= 2
+    }
+    return records
   }
 
   private static func value(of variable: UnsafePointer<CChar>, _ prefix: StaticString) -> UnsafePointer<CChar>? {

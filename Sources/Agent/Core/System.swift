@@ -7,6 +7,8 @@
 //                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
 //                 mincore, for a suballocation that is in no chunk
+//   events, while they are on  madvise and mremap (memory of rings), futex (waiting for a lossless consumer); clock_gettime
+//                 where the kernel's clock is not one that the vdso can read
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
@@ -113,6 +115,11 @@ enum System {
     _ = call(
       Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
       privateAnonymous | noReserve | fixed, -1, 0)
+  }
+  /// Puts the file's first bytes, shared, where a mapping was.
+  static func map(_ descriptor: Int, over start: Address, _ size: UInt64) -> Bool {
+    call(
+      Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess, shared | fixed, descriptor, 0) >= 0
   }
   enum Access: Int {
     case readWrite = 3
@@ -231,6 +238,16 @@ enum System {
   static func wait(on word: UnsafeMutablePointer<UInt32>, while value: UInt32) {
     let waitPrivate = 128
     _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), waitPrivate, Int(value), 0)
+  }
+  /// On a word that another process shares, so long at most.
+  static func waitShared(on word: UnsafeMutablePointer<UInt32>, while value: UInt32, nanoseconds: UInt64) {
+    var time: (seconds: Int, nanoseconds: Int) = (
+      Int(nanoseconds / 1_000_000_000), Int(nanoseconds % 1_000_000_000)
+    )
+    let wait = 0
+    withUnsafeMutablePointer(to: &time) {
+      _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wait, Int(value), Int(bitPattern: $0))
+    }
   }
   static func wakeOne(_ word: UnsafeMutablePointer<UInt32>) {
     let wakePrivate = 129

@@ -87,6 +87,7 @@ enum Threads {
     if oldest.pointee.slot != ALLOCS_THREAD_UNKNOWN { retire(entry, oldest.pointee.slot, shared, header) }
     Contexts.flush(oldest)
     oldest.pointee.delegating = 0
+    oldest.pointee.events.recording = 0
     oldest.pointee.inner_base = 0
     return oldest
   }
@@ -153,6 +154,8 @@ enum Threads {
     thread.pointee.destructor_rounds = 0
     thread.pointee.queued = 0
     thread.pointee.frames_counted = 0
+    thread.pointee.events.period = 0
+    thread.pointee.events.has_started = 0
     thread.pointee.stack_low = 0
     thread.pointee.stack_high = 0
     thread.pointee.has_asked_for_stack = tid == header.pointee.pid ? 1 : 0
@@ -229,9 +232,13 @@ enum Threads {
       return
     }
     guard let shared = allocs_process().pointee.shared else { return }
+    Events.threadEnds(thread)
     change(thread.pointee.entry) { entry in
       entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
-      entry.pointee.identity.end_ticks = allocs_now()
+      // Stamps of events may be a tick ahead of the coarse clock.
+      let last = allocs_event_ticks(thread.pointee.events.stamp)
+      let now = allocs_now()
+      entry.pointee.identity.end_ticks = allocs_ticks_between(now, last) == 1 ? last : now
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     locked(shared) {

@@ -13,6 +13,10 @@ struct Caller {
   /// The caller's frame pointer register.
   let framePointer: UInt64
 
+  /// Of a call whose caller was not asked for.
+  static var unknown: Caller { Caller(place: 0, framePointer: 0) }
+  @inline(__always) var isKnown: Bool { place != 0 }
+
   @inline(__always) var site: UInt64 {
     UnsafePointer<UInt64>(bitPattern: place).unsafelyUnwrapped.pointee
   }

@@ -80,7 +80,7 @@ static inline void *operator_below(enum allocs_operator which) {
 
 // Each has a frame of its own: a call in the middle.
 #define ALLOCS_NEW(name, which, function, alignment, parameters, types, ...)                 \
-  ALLOCS_OPERATOR_NEW(name, parameters) {                                                    \
+  ALLOCS_OPERATOR(void *, name, parameters) {                                                  \
     ALLOCS_UNWINDS;                                                                          \
     void *(*below) types = (void *(*) types)operator_below(which);                           \
     struct allocs_thread_block *thread = allocs_operator_enter();                            \
@@ -102,9 +102,9 @@ ALLOCS_NEW(_ZnamSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED
 // MARK: operator delete
 
 #define ALLOCS_DELETE(name, which, parameters, types, ...)               \
-  ALLOCS_EXPORT void name parameters {                                   \
+  ALLOCS_OPERATOR(void, name, parameters) {                              \
     void (*below) types = (void (*) types)operator_below(which);         \
-    struct allocs_thread_block *thread = allocs_operator_deleting(block); \
+    struct allocs_thread_block *thread = allocs_operator_deleting(block, ALLOCS_CALLER); \
     below(block __VA_ARGS__);                                            \
     if (thread) allocs_leave(thread);                                    \
   }

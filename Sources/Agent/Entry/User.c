@@ -22,10 +22,10 @@ ALLOCS_ENTRY(aligned_alloc, 2, allocs_hook_aligned_alloc, void *aligned_alloc(si
 ALLOCS_ENTRY(posix_memalign, 3, allocs_hook_posix_memalign, int posix_memalign(void **result, size_t alignment, size_t size))
 ALLOCS_ENTRY(valloc, 1, allocs_hook_valloc, void *valloc(size_t size))
 ALLOCS_ENTRY(pvalloc, 1, allocs_hook_pvalloc, void *pvalloc(size_t size))
-ALLOCS_EXPORT void free(void *block) { allocs_hook_free(block); }
-ALLOCS_EXPORT void cfree(void *block) { allocs_hook_free(block); }
-ALLOCS_EXPORT void free_sized(void *block, size_t size) { allocs_hook_free_sized(block, size); }
-ALLOCS_EXPORT void free_aligned_sized(void *block, size_t alignment, size_t size) { allocs_hook_free_aligned_sized(block, alignment, size); }
+ALLOCS_EXPORT __attribute__((naked)) void free(void *block) { __asm__(ALLOCS_ENTRY_FREE); }
+ALLOCS_EXPORT __attribute__((naked)) void cfree(void *block) { __asm__(ALLOCS_ENTRY_FREE); }
+ALLOCS_ENTRY(free_sized, 2, allocs_hook_free_sized, void free_sized(void *block, size_t size))
+ALLOCS_ENTRY(free_aligned_sized, 3, allocs_hook_free_aligned_sized, void free_aligned_sized(void *block, size_t alignment, size_t size))
 ALLOCS_EXPORT size_t malloc_usable_size(void *block) {
   if (!allocs_terminal()->malloc_usable_size) allocs_resolve_terminal();
   return allocs_terminal()->malloc_usable_size(block);

@@ -39,15 +39,32 @@
   "blr x8\n"                                                                                        \
   "ldr x1, [sp, #16]\n"                                                                             \
   "ldp x29, x30, [sp], #32\n"                                                                       \
-  ".cfi_restore_state\n" ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced") \
+  ".cfi_restore_state\n"                                                                           \
+  "adrp x8, allocs_control_page\n" /* events */                                                    \
+  "ldr w8, [x8, :lo12:allocs_control_page]\n"                                                      \
+  "cbnz w8, 2f\n"                                                                                  \
+  ".cfi_remember_state\n"                                                                          \
+  ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced")               \
+  "2:\n .cfi_restore_state\n"                                                                      \
+  ".cfi_remember_state\n"                                                                          \
+  ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced_recorded")      \
+  ".cfi_restore_state\n"                                                                           \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 
-// The head of an operator new. Its body has a record of its own somewhere in its frame, which leads to the entry's: there
+// free: who frees is asked for only while events are on.
+#define ALLOCS_ENTRY_FREE                                  \
+  "adrp x8, allocs_control_page\n"                         \
+  "ldr w8, [x8, :lo12:allocs_control_page]\n"              \
+  "cbnz w8, 1f\n"                                          \
+  "b allocs_hook_free\n"                                   \
+  "1:\n" ALLOCS_ENTRY_1(allocs_hook_free_recorded)
+
+// The head of an operator new or delete. Its body has a record of its own somewhere in its frame, which leads to the entry's: there
 // lie the same two.
-#define ALLOCS_OPERATOR_NEW(name, parameters)                                                                     \
-  __attribute__((used)) ALLOCS_HIDDEN void *allocs##name parameters;                                              \
-  ALLOCS_EXPORT __attribute__((naked)) void *name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \
-  void *allocs##name parameters
+#define ALLOCS_OPERATOR(result, name, parameters)                                                                  \
+  __attribute__((used)) ALLOCS_HIDDEN result allocs##name parameters;                                              \
+  ALLOCS_EXPORT __attribute__((naked)) result name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \
+  result allocs##name parameters
 #define ALLOCS_CALLER \
   *(uintptr_t *)__builtin_frame_address(0) + 8, **(uint64_t **)__builtin_frame_address(0)
 

@@ -28,7 +28,11 @@
   "movq %rax, %rdi\n"                                                                                           \
   "movq %rsp, %rdx\n"                                                                                           \
   "movq %rbp, %rcx\n"                                                                                           \
+  "cmpl $0, allocs_control_page(%rip)\n" /* events */                                                           \
+  "jne 2f\n"                                                                                                    \
   "jmp allocs_hook_malloced\n"                                                                                  \
+  "2:\n"                                                                                                        \
+  "jmp allocs_hook_malloced_recorded\n"                                                                         \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 
 // Functions hooked by a signature: r11 has their struct allocs_hooked. The last puts all arguments into an array.
@@ -48,8 +52,15 @@
   ".cfi_adjust_cfa_offset -56\n"                            \
   "retq"
 
-// The head of an operator new, and in its body the same two: above the saved frame pointer lies the return address.
-#define ALLOCS_OPERATOR_NEW(name, parameters) ALLOCS_EXPORT void *name parameters
+// free: who frees is asked for only while events are on.
+#define ALLOCS_ENTRY_FREE                            \
+  "cmpl $0, allocs_control_page(%rip)\n"             \
+  "jne 1f\n"                                         \
+  "jmp allocs_hook_free\n"                           \
+  "1:\n" ALLOCS_ENTRY_1(allocs_hook_free_recorded)
+
+// The head of an operator new or delete, and in its body the same two: above the saved frame pointer lies the return address.
+#define ALLOCS_OPERATOR(result, name, parameters) ALLOCS_EXPORT result name parameters
 #define ALLOCS_CALLER (uintptr_t)__builtin_frame_address(0) + 8, *(uint64_t *)__builtin_frame_address(0)
 
 #endif

@@ -9,6 +9,8 @@ __thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_local a
 
 struct allocs_process allocs_process_state;
 
+__attribute__((aligned(ALLOCS_PAGE_SIZE))) uint8_t allocs_control_page[ALLOCS_PAGE_SIZE];
+
 // Where the kernel put argc, argv and envp: set by the dynamic linker before anything else runs.
 extern void *__libc_stack_end;
 
@@ -96,4 +98,10 @@ uint32_t allocs_ticks_by_call(void) {
   struct timespec now;
   if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
   return allocs_ticks((uint64_t)now.tv_sec, (uint64_t)now.tv_nsec);
+}
+
+uint64_t allocs_nanoseconds_by_call(bool exact) {
+  struct timespec now;
+  if (clock_gettime(exact ? CLOCK_MONOTONIC : CLOCK_MONOTONIC_COARSE, &now) != 0) return 0;
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -3,6 +3,7 @@
 //   arena i of the file
 //   +--------------------+  0
 //   | struct allocs_arena|  region, summary levels 2 and 1, committed bits     (one page)
+//   |  freers            |  who freed there, for the order of events; the agent's own note
 //   +--------------------+  ALLOCS_ARENA_SUMMARY_OFFSET
 //   | summary level 0    |  one bit for 2 KiB of heap: 64 slots                (one page)
 //   +--------------------+  ALLOCS_ARENA_SLOTS_OFFSET
@@ -33,6 +34,7 @@
 #endif
 #define ALLOCS_REGION_SHIFT 26u
 #define ALLOCS_SUMMARY_SHIFT 11u  // level 0: 2 KiB of heap a bit
+#define ALLOCS_FREER_SHIFT 16u    // 64 KiB of heap a word that says who freed there
 
 // Constants that are computed are enumerators, which Swift imports; it does not import macros with operators.
 enum {
@@ -46,6 +48,7 @@ enum {
   ALLOCS_SLOTS_PER_PAGE = 4096 / 8,
   ALLOCS_ARENA_SLOT_PAGES = ALLOCS_ARENA_SLOTS / ALLOCS_SLOTS_PER_PAGE,
 
+  ALLOCS_ARENA_FREERS_OFFSET = 1024,
   ALLOCS_ARENA_SUMMARY_OFFSET = 4096,
   ALLOCS_ARENA_SLOTS_OFFSET = 2 * 4096,
   ALLOCS_ARENA_STRIDE = ALLOCS_ARENA_SLOTS_OFFSET + ALLOCS_ARENA_SLOTS * 8 + 4096
@@ -73,7 +76,8 @@ _Static_assert(offsetof(struct allocs_arena, level1) == 16, "arena.level1");
 _Static_assert(offsetof(struct allocs_arena, committed) == 80, "arena.committed");
 _Static_assert(offsetof(struct allocs_arena, nested) == 592, "arena.nested");
 _Static_assert(sizeof(struct allocs_arena) == 600, "arena");
-_Static_assert(sizeof(struct allocs_arena) <= ALLOCS_ARENA_SUMMARY_OFFSET, "arena head fits its page");
+_Static_assert(sizeof(struct allocs_arena) <= ALLOCS_ARENA_FREERS_OFFSET, "arena head ends before the freers");
+_Static_assert(ALLOCS_ARENA_FREERS_OFFSET + (ALLOCS_REGION_SIZE >> ALLOCS_FREER_SHIFT) * 2 <= ALLOCS_ARENA_SUMMARY_OFFSET, "freers fit");
 _Static_assert(ALLOCS_ARENA_STRIDE % ALLOCS_PAGE_SIZE == 0, "arenas are page aligned");
 
 // MARK: where an address lies

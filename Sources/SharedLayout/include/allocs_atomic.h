@@ -20,6 +20,12 @@ static inline bool allocs_compare_exchange_u64(uint64_t *word, uint64_t expected
   return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+static inline uint16_t allocs_load_relaxed_u16(const uint16_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+static inline void allocs_store_relaxed_u16(uint16_t *word, uint16_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
+static inline bool allocs_compare_exchange_u16(uint16_t *word, uint16_t expected, uint16_t desired) {
+  return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 static inline uint32_t allocs_load_relaxed_u32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 static inline uint32_t allocs_load_acquire_u32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline void allocs_store_relaxed_u32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }

@@ -36,7 +36,7 @@ _Static_assert(sizeof(struct allocs_node) == 16, "node");
 _Static_assert(offsetof(struct allocs_node, parent) == 8, "node.parent");
 _Static_assert(offsetof(struct allocs_node, flags) == 12, "node.flags");
 
-// The functions through which an allocation is made. The order is part of the format.
+// The functions through which an allocation is made, or freed. The numbers are part of the format.
 enum allocs_function {
   ALLOCS_FUNCTION_UNKNOWN = 0,
   ALLOCS_FUNCTION_MALLOC,
@@ -60,6 +60,9 @@ enum allocs_function {
   ALLOCS_FUNCTION_CALLOC_ALIGNED,
   ALLOCS_FUNCTION_REALLOC_ALIGNED,
   ALLOCS_FUNCTION_EXPAND,
+  // Of frees that record their own context.
+  ALLOCS_FUNCTION_FREE = 32,
+  ALLOCS_FUNCTION_DELETE,
   ALLOCS_FUNCTION_COUNT
 };
 
@@ -68,8 +71,9 @@ static inline const char *allocs_function_name(uint32_t function) {
       "",         "malloc",         "calloc",        "realloc", "reallocarray", "memalign",
       "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]",
       "mallocx",  "rallocx",        "xallocx",       "zalloc",  "malloc_aligned", "zalloc_aligned",
-      "calloc_aligned", "realloc_aligned", "expand"};
-  return function < ALLOCS_FUNCTION_COUNT ? names[function] : "";
+      "calloc_aligned", "realloc_aligned", "expand",
+      [ALLOCS_FUNCTION_FREE] = "free", "operator delete"};
+  return function < ALLOCS_FUNCTION_COUNT && names[function] ? names[function] : "";
 }
 
 // A context is one word, so it is published by one store:

@@ -14,12 +14,12 @@
 // where a period begins in its ring (RESUMED or THREAD_START).
 //
 // Consumer, for as long as it wants events: exchanges `owner` of a free entry, 0, for a number of its own, not 0; sets the rest
-// (policy, wait_ns; for LOSSLESS all of its positions); stores `ready` = 1 (release); adds 1 to `changes`; turns events on.
+// (policy, wait_ns; for LOSSLESS all of its positions); stores the low half of `owner`, not 0 either, in `ready` (release): the
+// entry is complete while the two agree; adds 1 to `changes`; turns events on.
 // To keep its entry it adds to `beat` at least every ALLOCS_LEASE_NANOSECONDS / 4, and looks whether `owner` is still its own:
-// the agent expels a consumer (exchanges `owner` for 0, after `ready`) whose beat stays the same for
-// ALLOCS_LEASE_NANOSECONDS by the agent's clock, while events are made. So no consumer's death keeps events on or holds the target up,
+// the agent expels a consumer (exchanges `owner` for 0) whose beat stays the same for ALLOCS_LEASE_NANOSECONDS by the agent's clock, while events are made. So no consumer's death keeps events on or holds the target up,
 // and nobody needs to clean up. Who finds that it was expelled attaches again, and has lost what was overwritten meanwhile.
-// To leave it stores `ready` = 0, `owner` = 0, adds 1 to `changes`, and turns events off if it was the last.
+// To leave it exchanges `owner` for 0, adds 1 to `changes`, and turns events off if it was the last.
 //
 // Policy. OVERWRITE: the target never waits. LOSSLESS: before a thread overwrites a record that this consumer has not taken
 // (its position of that ring is not above it), the thread waits for it, at most `wait_ns`; then it goes on, counts (`overrun`
@@ -58,7 +58,7 @@ struct allocs_consumer {
   uint64_t beat;
   uint64_t wait_ns;    // LOSSLESS: how long a thread waits at most; 0: what ALLOCS_EVENTS_WAIT says
   uint32_t policy;     // enum allocs_policy
-  uint32_t ready;      // 1: the entry is complete
+  uint32_t ready;      // the low half of `owner`: the entry is complete
   uint32_t pid;        // who it is, for people
   uint32_t reserved;
   uint64_t reserved_words[3];

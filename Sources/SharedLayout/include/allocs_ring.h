@@ -105,7 +105,7 @@ _Static_assert(ALLOCS_RING_RECORDS_MIN >= 4 * ALLOCS_RING_CHUNK, "a ring is seve
 // A free is recorded before the block goes back, an allocation after it came. All records sorted by stamp are a legal
 // history: no block comes to life while another one covers part of it, none ends that is not alive. That takes, for two
 // events of different threads that concern the same bytes, that the later one has the greater stamp. How the writer
-// gets that without a clock that is exact each time stands in the agent (Events.swift). Equal stamps concern different bytes.
+// gets that without a clock that is exact each time stands in the agent (Stamps.swift). Equal stamps concern different bytes.
 
 static inline uint32_t allocs_event_kind_of(uint64_t place) { return (uint32_t)(place >> 48) & 0xFF; }
 static inline uint64_t allocs_event_address(uint64_t place) { return place & 0xFFFFFFFFFFFFull; }

@@ -14,6 +14,8 @@ struct allocs_entry_point;
 void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
 // Of any other, which has taken its block, and called malloc, which returned `block`.
 void *allocs_hook_malloced(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
+// The same while events are on.
+void *allocs_hook_malloced_recorded(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_calloc(size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_realloc(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_reallocarray(void *block, size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
@@ -23,15 +25,17 @@ int allocs_hook_posix_memalign(void **result, size_t alignment, size_t size, uin
 void *allocs_hook_valloc(size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_pvalloc(size_t size, uintptr_t place, uint64_t frame_pointer);
 void allocs_hook_free(void *block);
-void allocs_hook_free_sized(void *block, size_t size);
-void allocs_hook_free_aligned_sized(void *block, size_t alignment, size_t size);
+// The same while events are on.
+void allocs_hook_free_recorded(void *block, uintptr_t place, uint64_t frame_pointer);
+void allocs_hook_free_sized(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
+void allocs_hook_free_aligned_sized(void *block, size_t alignment, size_t size, uintptr_t place, uint64_t frame_pointer);
 int allocs_hook_dlclose(void *handle);
 
 struct allocs_thread_block *allocs_operator_enter(void);
 void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_unwound(void);
-struct allocs_thread_block *allocs_operator_deleting(void *block);
+struct allocs_thread_block *allocs_operator_deleting(void *block, uintptr_t place, uint64_t frame_pointer);
 
 // Put at the start of a function that an exception may leave: lets the frame put the thread back as it was (Operators.c).
 #define ALLOCS_UNWINDS __asm__ volatile(".cfi_personality 0x9b, DW.ref.allocs_personality")

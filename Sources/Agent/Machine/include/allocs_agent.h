@@ -103,6 +103,32 @@ struct allocs_last_pool {
   uint32_t unused;
 };
 
+// A thread's recording of events. The ring goes with the block to the next thread that gets it; so does the stamp.
+struct allocs_events {
+  struct allocs_event *records;  // of the ring; null until the thread has recorded something
+  struct allocs_ring *ring;
+  uint64_t mask;                 // capacity - 1
+  uint64_t position;             // records written
+  uint64_t announced;            // where the next chunk has to be announced
+  uint32_t period;               // of recording, that the thread has noted in its ring
+  uint32_t recording;            // in the middle of it: a signal handler must not
+  uint64_t stamp;                // of the last event
+  uint64_t clock_seconds;        // the clock's words, as they were then
+  uint64_t clock_nanoseconds;
+  const uint64_t *contexts;      // the segment's table
+  uint32_t ticks;                // the tick of those words
+  uint32_t slot;                 // the thread's
+  // What is looked at once for each chunk.
+  uint64_t committed;            // records that memory was got for
+  uint64_t taken;                // all lossless consumers have taken the records below
+  uint64_t overrun;              // the chunk that ends here may overwrite records that they have not
+  uint32_t changes;              // of the consumers, that `taken` knows of
+  uint32_t number;               // of the ring
+  uint32_t has_started;          // the thread's start is in the ring
+  uint32_t retry_ticks;          // when memory for the ring was last asked for in vain; 0 if it was not
+  uint64_t given_up[ALLOCS_CONSUMER_COUNT];  // 1 + the position that a consumer was waited for in vain at
+};
+
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
   uint8_t **free_regions;        // the same; null also if more than the index must be told of a free
@@ -128,6 +154,7 @@ struct allocs_thread_block {
   uint32_t queued;
   uint64_t frames_counted;       // frames beyond the depth limit that were walked only to count them
   struct allocs_last_pool last_pool;
+  struct allocs_events events;
   struct allocs_site sites[ALLOCS_SITE_COUNT];
 };
 
@@ -223,6 +250,16 @@ struct allocs_pool_entry {
   uint32_t range_limit;              // at which they are sorted and joined
 };
 
+// What is known of a consumer of events.
+struct allocs_lease {
+  uint64_t owner;
+  uint64_t beat;
+  uint32_t since;  // the tick at which its beat was first seen
+};
+
+#define ALLOCS_NEWS_COUNT 64u
+#define ALLOCS_NEWS_UNLOADED 0x80000000u
+
 struct allocs_shared {
   struct allocs_header *header;  // the segment; null: do not index
   uint8_t **regions;
@@ -255,6 +292,17 @@ struct allocs_shared {
   struct allocs_pool_range *free_ranges;
   uint32_t last_pool_number;
   uint32_t pool_epoch;                      // resets so far
+  uint8_t *ring_anchor;                     // a mapping of the first page of the next ring
+  uint64_t ring_records;                    // of each
+  uint64_t ring_count;
+  uint8_t *positions;                       // of the consumers, in the control file; null if there is none
+  uint64_t wait_ns;                         // how long a thread waits for a lossless consumer, unless that says otherwise
+  uint64_t position_pages[ALLOCS_CONSUMER_COUNT];  // bit for each page of a consumer's positions that is backed by memory
+  uint32_t leases_ticks;                    // when the consumers' beats were last looked at
+  uint32_t news_first;                      // of the events of modules that wait to be recorded
+  uint32_t news_end;
+  uint32_t news[ALLOCS_NEWS_COUNT];         // 1 + index of a module, with ALLOCS_NEWS_UNLOADED
+  struct allocs_lease leases[ALLOCS_CONSUMER_COUNT];
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
 };
@@ -312,7 +360,7 @@ enum allocs_operator {
 #define ALLOCS_GATED_MODULES 4u
 #define ALLOCS_GATES_SIZE 16384u
 
-enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY };
+enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY, ALLOCS_MAPPED_RINGS = ALLOCS_RING_COUNT };
 
 struct allocs_process {
   struct allocs_terminal terminal;
@@ -335,6 +383,11 @@ struct allocs_process {
   void *nested_owners[ALLOCS_NESTED_CAPACITY];  // for each, the number of the pool of each slot; null if none has a pool
   // What leads to and from functions that are hooked at their entry, of one module each; null where there is none.
   uint8_t *gates[ALLOCS_GATED_MODULES];
+  uint8_t *rings[ALLOCS_MAPPED_RINGS];    // likewise
+  uint64_t ring_size;                     // of each
+  uint64_t stamp_floor;                   // every event gets a stamp above this
+  uint32_t free_stacks;                   // frees record their own context
+  uint32_t has_control;                   // the control file lies over the page
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
@@ -363,6 +416,21 @@ static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_pr
 static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }
 static inline void *_Nullable *_Nonnull allocs_nested_owners(void) { return allocs_process_state.nested_owners; }
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
+static inline uint8_t **_Nonnull allocs_ring_mappings(void) { return allocs_process_state.rings; }
+
+// MARK: the switch of events
+
+// A page of its own, over which the control file's first page is mapped: so a hook sees whether events are on with one load from a
+// constant address. Until then, and in a child, it is a page of zeros.
+extern ALLOCS_HIDDEN uint8_t allocs_control_page[ALLOCS_PAGE_SIZE];
+static inline struct allocs_control *_Nonnull allocs_control(void) { return (struct allocs_control *)(void *)allocs_control_page; }
+// The period of recording; 0, events are off.
+static inline uint32_t allocs_events_period(void) { return __atomic_load_n((const uint32_t *)(const void *)allocs_control_page, __ATOMIC_RELAXED); }
+static inline struct allocs_consumer *_Nonnull allocs_consumer(uint32_t index) { return &allocs_control()->consumers[index]; }
+static inline uint64_t *_Nonnull allocs_given_up(struct allocs_thread_block *_Nonnull thread) { return thread->events.given_up; }
+static inline struct allocs_lease *_Nonnull allocs_leases(struct allocs_shared *_Nonnull shared) { return shared->leases; }
+static inline uint32_t *_Nonnull allocs_news(struct allocs_shared *_Nonnull shared) { return shared->news; }
+static inline uint64_t *_Nonnull allocs_position_pages(struct allocs_shared *_Nonnull shared) { return shared->position_pages; }
 
 // What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could
 // share a slot.
@@ -375,6 +443,8 @@ static inline size_t allocs_padded(size_t size) {
 
 // The same by a call of the vdso.
 extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
+// Nanoseconds of CLOCK_MONOTONIC, exactly, or as of the last timer interrupt.
+extern ALLOCS_HIDDEN uint64_t allocs_nanoseconds_by_call(bool exact);
 
 // Now, in ticks. The counter instruction costs 10 ns in a virtual machine, the vdso's coarse clock 5; the two words that the vdso
 // would load cost less than one. Its check for an update under way is left out, as the place of its sequence number
@@ -386,6 +456,9 @@ static inline uint32_t allocs_now(void) {
   const uint64_t *clock = allocs_process_state.coarse_clock;
   return __builtin_expect(clock == NULL, 0) ? allocs_ticks_by_call() : allocs_clock_ticks(clock);
 }
+
+// A compiler's fence: what a signal handler of the same thread sees.
+static inline void allocs_fence_signal(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 // MARK: atomics over the agent's own words
 

@@ -1,0 +1,248 @@
+// Events: what the rings tell, merged by stamp, against the index and the programs' own records.
+
+import Foundation
+import IndexReader
+import Testing
+
+extension EndToEnd {
+  @Suite("events")
+  struct Events {
+    private func handoff(
+      threads: Int, operations: Int, rounds: Int, environment: [String: String]
+    ) throws -> (process: ChildProcess, directory: TestDirectory) {
+      let directory = try TestDirectory()
+      var variables = ChildProcess.baseEnvironment
+      variables.merge(try Installation.agentEnvironment(directory.path)) { $1 }
+      variables.merge(environment) { $1 }
+      let process = try ChildProcess(
+        [Programs.path("handoff.c"), "\(threads)", "\(operations)", "\(rounds)"], environment: variables,
+        conversing: true)
+      _ = try process.readLines(until: "round 0")
+      return (process, directory)
+    }
+
+    private func expectHistory(
+      _ contents: RingContents, _ segment: borrowing Segment, sourceLocation: SourceLocation = #_sourceLocation
+    ) -> EventHistory {
+      #expect(contents.faults.prefix(10) == [], sourceLocation: sourceLocation)
+      let history = EventHistory(contents.events)
+      #expect(history.faults == [], sourceLocation: sourceLocation)
+      let all = segment.allAllocations()
+      #expect(history.differences(from: all) == [], sourceLocation: sourceLocation)
+      return history
+    }
+
+    @Test("the events of a program that does everything, sorted by stamp, are what it did")
+    func truth() throws {
+      let program = try RecordingProgram(
+        [Programs.path("truth.cpp"), "4", "100000", "2", "11", "none"],
+        environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "64M"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      for checkpoint in 1...2 {
+        try program.proceed()
+        let record = try program.reach(checkpoint)
+        let contents = RingContents(of: segment)
+        #expect(contents.lost == 0)
+        let history = expectHistory(contents, segment)
+        let missing = record.blocks.filter { history.live[$0.base]?.size != $0.size }
+        #expect(missing.isEmpty, "\(missing.prefix(5))")
+        #expect(record.blocks.count > 1000)
+        for kind in [Event.Kind.alloc, .free, .reallocOld, .reallocNew, .reallocFailed, .threadStart, .moduleLoad] {
+          #expect((history.counts[kind] ?? 0) > 0, "\(kind)")
+        }
+        let allocations = segment.threads.reduce(0) { $0 + $1.allocations }
+        let begun = (history.counts[.alloc] ?? 0) + (history.counts[.reallocNew] ?? 0)
+        #expect(UInt64(begun) == allocations)
+        #expect(segment.counter("events_unrecorded") == 0 && segment.counter("events_nested") == 0)
+      }
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("threads that hand blocks to each other leave a history that can have been", arguments: [3, 16])
+    func handedOn(threads: Int) throws {
+      let (process, directory) = try handoff(
+        threads: threads, operations: 120_000 / threads, rounds: 2,
+        environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "64M"])
+      let segment = try Segment(path: directory.segment(of: process.pid))
+      for round in 1...2 {
+        try process.send("\n")
+        _ = try process.readLines(until: "round \(round)")
+        let contents = RingContents(of: segment)
+        #expect(contents.lost == 0)
+        let history = expectHistory(contents, segment)
+        #expect((history.counts[.free] ?? 0) > 30_000)
+        #expect(history.counts[.threadEnd] ?? 0 == threads * round)
+      }
+      _ = try process.wait()
+    }
+
+    @Test("rings that were overwritten say exactly how much, and what they hold is whole")
+    func overwritten() throws {
+      let (process, directory) = try handoff(
+        threads: 3, operations: 100_000, rounds: 1, environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "16K"])
+      let segment = try Segment(path: directory.segment(of: process.pid))
+      #expect(segment.ringCapacity == 512)
+      try process.send("\n")
+      // While they write: every record that is read is whole, every position is read or lost.
+      var live = RingContents()
+      var cursors: [RingCursor] = []
+      for _ in 0..<200 { live.read(segment, &cursors) }
+      _ = try process.readLines(until: "round 1")
+      live.read(segment, &cursors)
+      #expect(live.faults.prefix(10) == [])
+      let written = (0..<segment.ringCount).reduce(0) { $0 + segment.written(toRing: $1) }
+      #expect(live.written == written)
+      #expect(UInt64(live.events.count) + cursors.reduce(0) { $0 + $1.lost } == written)
+      #expect(written > 400_000)
+      let rest = RingContents(of: segment)
+      #expect(rest.faults.prefix(10) == [])
+      #expect(UInt64(rest.events.count) + rest.lost == written)
+      #expect(rest.events.count <= 512 * segment.ringCount && rest.events.count > 400 * 3)
+      _ = try process.wait()
+    }
+
+    @Test("a lossless consumer gets every record of rings far too small, and a program waits for it")
+    func lossless() throws {
+      let (process, directory) = try handoff(
+        threads: 3, operations: 30_000, rounds: 1,
+        environment: ["ALLOCS_RING": "16K", "ALLOCS_EVENTS_WAIT": "10000"])
+      let segment = try Segment(path: directory.segment(of: process.pid))
+      #expect(segment.ringCount == 0)
+      var cursors: [RingCursor] = []
+      let consumer = try EventConsumer(
+        to: segment, policy: .lossless(waitNanoseconds: 0), cursors: &cursors)
+      let before = segment.allAllocations()
+      try process.send("\n")
+      var contents = RingContents()
+      let allocations = { (segment: borrowing Segment) in segment.threads.reduce(0) { $0 + $1.allocations + $1.frees } }
+      var last: UInt64 = 0
+      while true {
+        contents.read(segment, &cursors)
+        for cursor in cursors { consumer.setPosition(cursor.position, ofRing: cursor.ring, in: segment) }
+        let isKept = consumer.keepAlive()
+        #expect(isKept)
+        let now = allocations(segment)
+        if now == last, segment.threads.filter({ $0.state == .live }).count == 1 { break }
+        last = now
+        usleep(200)
+      }
+      _ = try process.readLines(until: "round 1")
+      contents.read(segment, &cursors)
+      #expect(contents.faults.prefix(10) == [])
+      #expect(cursors.allSatisfy { $0.lost == 0 })
+      #expect(segment.counter("events_overrun") == 0 && segment.counter("events_waits") ?? 0 > 0)
+      let history = EventHistory(contents.events, isWhole: false)
+      #expect(history.faults == [])
+      #expect(contents.events.count > 150_000)
+      // What lived before is not in the events, unless it was freed.
+      let known = Set(before.map(\.base))
+      let differences = history.differences(from: segment.allAllocations().filter { !known.contains($0.base) })
+      #expect(differences.allSatisfy { $0.hasSuffix("events only") }, "\(differences)")
+      _ = try process.wait()
+    }
+
+    @Test("events are on while somebody wants them, and off again when the last goes, and for one whose life ended")
+    func switched() throws {
+      let (process, directory) = try handoff(threads: 2, operations: 0, rounds: 1, environment: [:])
+      let segment = try Segment(path: directory.segment(of: process.pid))
+      try process.send("\n")
+      usleep(20_000)
+      #expect(segment.ringCount == 0)
+      func written(_ segment: borrowing Segment) -> UInt64 {
+        (0..<segment.ringCount).reduce(0) { $0 + segment.written(toRing: $1) }
+      }
+      func isStill(_ segment: borrowing Segment) -> Bool {
+        let before = written(segment)
+        usleep(50_000)
+        return written(segment) == before
+      }
+      var cursors: [RingCursor] = []
+      do {
+        let consumer = try EventConsumer(to: segment, cursors: &cursors)
+        while written(segment) < 100_000, consumer.keepAlive() {}
+        do {
+          let other = try EventConsumer(to: segment, cursors: &cursors)
+          let isAttached = other.isAttached
+          #expect(isAttached)
+        }
+        let stopped = isStill(segment)
+        let isAttached = consumer.isAttached
+        #expect(!stopped && isAttached)
+      }
+      usleep(20_000)
+      let isOff = isStill(segment)
+      #expect(isOff)
+      // Again: each thread notes that something is missing in between.
+      let dead = try EventConsumer(to: segment, policy: .lossless(waitNanoseconds: 1_000_000_000), cursors: &cursors)
+      var contents = RingContents()
+      while contents.events.filter({ $0.kind == .resumed }).count < 2 { contents.read(segment, &cursors) }
+      #expect(contents.faults.prefix(5) == [])
+      // It takes nothing any more, and shows no life: the threads stop, and go on when it is given up.
+      for _ in 0..<1000 where dead.isAttached { usleep(10_000) }
+      let isKept = dead.keepAlive()
+      #expect(!isKept)
+      #expect(segment.counter("consumers_expelled") == 1)
+      var isOffAgain = false
+      for _ in 0..<100 where !isOffAgain { isOffAgain = isStill(segment) }
+      #expect(isOffAgain)
+      let operations = segment.threads.reduce(0) { $0 + $1.allocations }
+      usleep(20_000)
+      #expect(segment.threads.reduce(0) { $0 + $1.allocations } > operations)
+      process.signal(SIGKILL)
+    }
+
+    @Test("frees have their own stacks when they are asked for")
+    func freeStacks() throws {
+      let program = try RecordingProgram(
+        [Programs.path("truth.cpp"), "2", "20000", "1", "12", "none"],
+        environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "16M", "ALLOCS_FREE_STACKS": "1"])
+      _ = try program.reach(0)
+      try program.proceed()
+      _ = try program.reach(1)
+      let segment = try program.openSegment()
+      let contents = RingContents(of: segment)
+      let history = expectHistory(contents, segment)
+      #expect(history.unknownFrees == 0)
+      let module = try Programs.path("truth.cpp")
+      var functions: Set<String> = []
+      for event in contents.events where event.kind == .free || event.kind == .reallocOld {
+        guard let context = segment.context(event.context) else { continue }
+        functions.insert(context.function ?? "")
+        #expect(context.threadSlot == event.slot)
+        let stack = segment.stack(ofNode: context.node)
+        let modules = stack.addresses.map { segment.module(containing: $0, at: event.ticks)?.path }
+        if !modules.contains(module) { #expect(modules.contains { $0 != nil }) }
+      }
+      #expect(functions.isSuperset(of: ["free", "operator delete", "realloc"]))
+      let without = contents.events.filter { $0.kind == .free && $0.context == 0 }.count
+      #expect(without * 100 < contents.events.count)
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("the rings of five hundred programs killed in the middle are whole")
+    func killed() throws {
+      var events = 0
+      for kill in 0..<500 {
+        let (process, directory) = try handoff(
+          threads: 2, operations: 0, rounds: 1, environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "4M"])
+        try process.send("\n")
+        usleep(UInt32(kill * 37 % 500))
+        process.signal(SIGKILL)
+        _ = try process.wait()
+        let segment = try Segment(path: directory.segment(of: process.pid))
+        let contents = RingContents(of: segment)
+        #expect(contents.faults.prefix(3) == [])
+        events += contents.events.count
+        guard contents.lost == 0, kill % 4 == 0 else { continue }
+        let history = EventHistory(contents.events)
+        #expect(history.faults == [])
+        // What a thread was about when it was killed is in the index only, or in the events only.
+        #expect(history.differences(from: segment.allAllocations()).count <= 3)
+      }
+      #expect(events > 100_000)
+    }
+  }
+}
