@@ -80,7 +80,12 @@ let package = Package(
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
     .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
-    .target(name: "Symbols", dependencies: ["CLibdw", "CDemangle"], exclude: ["CLibdw", "CDemangle"]),
+    .target(
+      name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
+      linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
+    .target(
+      name: "Symbols", dependencies: ["CLibdw", "CDemangle", "StoppedThread"],
+      exclude: ["CLibdw", "CDemangle", "StoppedThread"]),
     .target(
       name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),

@@ -74,6 +74,8 @@ public struct Answer: Hashable, Sendable {
     case indexAbandoned
     /// /proc/PID/maps may not be read by the caller.
     case mappingsNotPermitted
+    /// Below the main thread's stack, where the kernel lets nothing be mapped: a stack that overflows ends here.
+    case stackGap
     /// At or above 2^47, where no memory of a process can be.
     case outsideUserSpace
 
@@ -84,6 +86,7 @@ public struct Answer: Hashable, Sendable {
       case .processEnded: "the process has ended, its mappings are not known"
       case .indexAbandoned: "its process left this index: mappings not known"
       case .mappingsNotPermitted: "its mappings may not be read: ask as its user or root"
+      case .stackGap: "in the gap below the main stack: did it overflow?"
       case .outsideUserSpace: "beyond user space, which ends at 0x7fffffffffff"
       }
     }
@@ -126,8 +129,27 @@ public struct Answer: Hashable, Sendable {
   public var section: String?
   /// Path of the module (static).
   public var module: String?
+  /// The part of a variable, by debug information (static).
+  public var variable: Variable?
+  /// Of code (static).
+  public var source: SourceLine?
+  /// The variable is `thread`'s own copy (static).
+  public var isThreadLocal = false
+  /// Which arena of the allocator holds the block (heap), or the gap (free).
+  public var arena: Arena?
+  /// Who mapped the memory.
+  public var mappedBy: MappedBy?
+  /// What the kernel, libc or the agent has there.
+  public var part: Part?
+  /// The frame of the stack, if its thread was stopped to find out.
+  public var frame: StackFrame?
+  /// Why the frame isn't known, though it was asked for.
+  public var frameFailure: String?
   /// The mapping that holds the address.
   public var mapping: Mapping?
+  /// The nearest mappings below and above (unmapped).
+  public var mappingBelow: Mapping?
+  public var mappingAbove: Mapping?
   public var note: Note?
 
   public init(address: UInt64, kind: Kind) {

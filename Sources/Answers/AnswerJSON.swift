@@ -21,9 +21,18 @@ extension Answer {
       if let size = symbol.size { writer.append(",\"size\":", decimal: size) }
       writer.append(",\"offset\":", decimal: symbol.offset)
     }
+    if let variable { writer.append(variable: variable) }
+    if let source {
+      writer.append(",\"file\":", string: source.file)
+      if let line = source.line { writer.append(",\"line\":", decimal: UInt64(line)) }
+    }
+    if isThreadLocal { writer.append(",\"thread_local\":true") }
     if let section { writer.append(",\"section\":", string: section) }
     if let module { writer.append(",\"module\":", string: module) }
+    if let part { writer.append(part: part) }
     if let thread { writer.append(thread: thread) }
+    if let frame { writer.append(stackFrame: frame) }
+    if let frameFailure { writer.append(",\"frame_error\":", string: frameFailure) }
     if let age { writer.append(age: age) }
     if let stack {
       writer.append(
@@ -33,7 +42,11 @@ extension Answer {
     }
     if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
     if let next { writer.append(neighbour: next, opening: ",\"next\":{\"base\":\"") }
+    if let arena { writer.append(arena: arena) }
+    if let mappedBy { writer.append(mappedBy: mappedBy) }
     if let mapping { writer.append(mapping: mapping) }
+    if let mappingBelow { writer.append(mapping: mappingBelow, named: ",\"below\":") }
+    if let mappingAbove { writer.append(mapping: mappingAbove, named: ",\"above\":") }
     if let note { writer.append(",\"note\":", string: note.text) }
     writer.append("}")
   }
@@ -134,14 +147,16 @@ extension ByteWriter {
     append("}")
   }
 
-  mutating func append(mapping: Mapping) {
-    append(",\"mapping\":{\"start\":\"")
+  mutating func append(mapping: Mapping, named name: StaticString = ",\"mapping\":") {
+    append(name)
+    append("{\"start\":\"")
     append(address: mapping.start)
     append("\",\"end\":\"")
     append(address: mapping.end)
     append("\",\"permissions\":", string: mapping.permissions)
     if let path = mapping.path { append(",\"path\":", string: path) }
     if mapping.isDeleted { append(",\"deleted\":true") }
+    if mapping.isFile { append(",\"file_offset\":", decimal: mapping.offset) }
     append("}")
   }
 

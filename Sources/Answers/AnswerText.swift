@@ -17,8 +17,9 @@ extension Answer {
       lines += stackLines
       lines += neighbourLines
     case .free: lines += neighbourLines
-    case .static, .stack, .mapping, .unmapped: break
+    case .static, .stack, .mapping, .unmapped: lines += placeLines
     }
+    lines += containerLines
     if let mapping { lines.append(Self.line(of: mapping)) }
     return lines.map { $0 + "\n" }.joined()
   }
@@ -26,7 +27,8 @@ extension Answer {
   // MARK: the first line
 
   private var headline: String {
-    switch kind {
+    if let partHeadline { return partHeadline }
+    return switch kind {
     case .heap: heapHeadline
     case .free: freeHeadline
     case .static: staticHeadline
@@ -97,6 +99,12 @@ extension Answer {
       case (nil, let file?): file
       case (nil, nil): "a module"
       }
+    if let variable {
+      let phrase = Self.phrase(variable)
+      return fitting([
+        "\(phrase), in \(place)", "\(phrase), \(place)", fitting(phrase, suffix: ", in \(place)"),
+      ])
+    }
     guard let symbol else { return "in \(place), where no symbol is known" }
     let name = TextLayout.printable(symbol.name)
     if symbol.offset == 0 { return fitting(name, suffix: ", in \(place)") }
@@ -111,14 +119,20 @@ extension Answer {
   }
 
   private var mappingHeadline: String {
-    guard let mapping else { return "in a mapping" }
+    guard let mapping else {
+      return mappedBy.map { "\(Units.distance(address &- $0.range.lowerBound)) into what was mapped" } ?? "in a mapping"
+    }
     let offset = Units.distance(address &- mapping.start)
     guard let path = mapping.path else {
       return mapping.isInaccessible
         ? "\(offset) into reserved address space"
-        : "\(offset) into anonymous memory, never used as heap"
+        : "\(offset) into anonymous memory\(mappedBy == nil ? ", never used as heap" : "")"
     }
     // The name alone: the line below has the path.
+    if mapping.isFile {
+      let place = Units.grouped(mapping.offset &+ (address &- mapping.start))
+      return "byte \(place) of the file \(TextLayout.printable(Self.lastComponent(path)))"
+    }
     return "\(offset) into a mapping of \(TextLayout.printable(Self.lastComponent(path)))"
   }
 
@@ -149,11 +163,19 @@ extension Answer {
 
   /// The frames, the site marked by an arrow, if there is more to them than the line above already says.
   private var stackLines: [String] {
-    guard let stack, stack.count > 1 || stackTruncation != nil else { return [] }
-    let title = hasFullStack ? "  stack " : "  site  "
+    guard let stack else { return [] }
+    return Self.stackLines(
+      of: NamedStack(
+        frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation,
+        framesCut: stackFramesCut), title: hasFullStack ? "  stack " : "  site  ")
+  }
+
+  static func stackLines(of named: NamedStack, title: String) -> [String] {
+    let (stack, siteIndex, interruptedFrames) = (named.frames, named.siteIndex, named.interrupted)
+    guard stack.count > 1 || named.truncation != nil else { return [] }
     let blank = String(repeating: " ", count: title.count)
     var lines: [String] = []
-    for part in printedParts(of: stack.count) {
+    for part in printedParts(of: stack.count, siteIndex) {
       switch part {
       case .frame(let index):
         let head = (lines.isEmpty ? title : blank) + (index == siteIndex ? "→" : " ")
@@ -166,12 +188,12 @@ extension Answer {
         lines.append("\(blank) … \(Units.count(UInt64(count), "frame")) of the same kind")
       }
     }
-    let hidden = stack.count - 1 - (lastPrintedFrame(of: stack.count) ?? -1)
+    let hidden = stack.count - 1 - (lastPrintedFrame(of: stack.count, siteIndex) ?? -1)
     if hidden > 0 { lines.append("\(blank) … and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
-    switch stackTruncation {
+    switch named.truncation {
     case nil: break
     case .depthLimit:
-      let count = stackFramesCut.map { ": at least \(Units.count(UInt64($0), "frame")) beyond" } ?? ""
+      let count = named.framesCut.map { ": at least \(Units.count(UInt64($0), "frame")) beyond" } ?? ""
       lines.append("\(blank) … cut at the depth limit\(count)")
     case .unwinder: lines.append("\(blank) … the unwinder could go no further")
     case .damaged: lines.append("\(blank) … the index is damaged beyond here")
@@ -187,7 +209,7 @@ extension Answer {
 
   /// What is printed of `count` frames: the innermost ones, or, if the site lies deeper, the first two and those from
   /// the site's callee on.
-  private func printedParts(of count: Int) -> [StackPart] {
+  private static func printedParts(of count: Int, _ siteIndex: Int?) -> [StackPart] {
     guard let siteIndex, siteIndex > Self.printedFrames / 2, siteIndex < count else {
       return (0..<min(count, Self.printedFrames)).map { .frame($0) }
     }
@@ -196,8 +218,8 @@ extension Answer {
       + (start..<min(count, start + Self.printedFrames - 3)).map { .frame($0) }
   }
 
-  private func lastPrintedFrame(of count: Int) -> Int? {
-    guard case .frame(let index) = printedParts(of: count).last else { return nil }
+  private static func lastPrintedFrame(of count: Int, _ siteIndex: Int?) -> Int? {
+    guard case .frame(let index) = printedParts(of: count, siteIndex).last else { return nil }
     return index
   }
 

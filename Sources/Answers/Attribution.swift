@@ -13,16 +13,16 @@ import SharedLayout
 import Symbols
 
 /// A call stack with names.
-struct NamedStack {
+public struct NamedStack: Hashable, Sendable {
   /// Innermost first.
-  var frames: [Frame]
+  public var frames: [Frame]
   /// Indices of the frames that a signal interrupted.
-  var interrupted: [Int]
+  public var interrupted: [Int]
   /// Index of the allocation site; nil if there is no frame.
-  var siteIndex: Int?
-  var truncation: Stack.Truncation?
+  public var siteIndex: Int?
+  public var truncation: Stack.Truncation?
   /// At least so many frames were cut at the depth limit; nil if none were, or it is not known.
-  var framesCut: UInt32?
+  public var framesCut: UInt32?
 }
 
 /// The place in a program that an allocation is attributed to.

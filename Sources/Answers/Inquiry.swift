@@ -12,26 +12,35 @@ import Symbols
 
 /// A request. Used from one thread; make one for each request, as it sees the process as of its start.
 public struct Inquiry: ~Copyable {
-  private let view: ProcessView
+  let view: ProcessView
   /// That of `view`: named here, as a batch goes to it several times for each address.
-  private let shared: SharedSegment
-  private let clock: SegmentClock
-  private let surroundings: Surroundings
+  let shared: SharedSegment
+  let clock: SegmentClock
+  let surroundings: Surroundings
   /// Those of `surroundings`, none if they are not known: not optional, so that a batch needs no copy of them.
   private let mappings: ProcessMaps
   private let hasFullStacks: Bool
+  /// What is noted as mapped, as of the first question about it.
+  var mappedRecords: [MappingRecord]?
+  private let stopsThreads: Bool
+  /// A thread should have been stopped, and could not.
+  public internal(set) var hasFailedToStop = false
+  /// nil: not read yet.
+  private var initialStack: InitialStack??
   /// For each mapping that was asked about: whether memory of it was ever heap.
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
   private var threads: [ThreadIdentity]?
   private var waitingThreads: [Int: UInt32]?
-  private var origins: OriginCache
-  private var attribution: Attribution
+  var origins: OriginCache
+  var attribution: Attribution
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
 
-  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation.
-  public init(_ view: ProcessView, wrappers: Wrappers = .standard) {
+  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `stopsThreads`: a thread
+  /// in whose stack an address lies is stopped for a moment, to say which frame it is in.
+  public init(_ view: ProcessView, wrappers: Wrappers = .standard, stopsThreads: Bool = false) {
+    self.stopsThreads = stopsThreads
     self.view = view
     shared = view.shared
     attribution = Attribution(view, wrappers: wrappers)
@@ -50,14 +59,29 @@ public struct Inquiry: ~Copyable {
     if let allocation = lookup.containing {
       return heap(address, allocation, lookup, stacks: stacks)
     }
-    return answer(address, lookup)
+    return answer(address, lookup, stacks: stacks)
   }
 
-  private mutating func answer(_ address: UInt64, _ lookup: Lookup) -> Answer {
+  private mutating func answer(_ address: UInt64, _ lookup: Lookup, stacks: Bool) -> Answer {
     var answer = elsewhere(address, lookup)
+    answer.hasFullStack = hasFullStacks
     if answer.kind == .free {
       answer.previous = lookup.previous.map { Answer.Block($0) }
       answer.next = lookup.next.map { Answer.Block($0) }
+      let allocator = allocator(beside: lookup, in: answer.mapping)
+      answer.arena = arena(at: address, of: nil, allocator: allocator)
+    }
+    if answer.part == nil, answer.kind != .static, answer.kind != .stack, let record = record(at: address) {
+      answer.mappedBy = mappedBy(record, stacks: stacks && answer.kind != .free)
+      // Of a process that is gone, nobody else knows.
+      if answer.kind == .unmapped, surroundings.maps == nil {
+        answer.kind = .mapping
+        answer.note = nil
+      }
+    }
+    if stopsThreads, answer.kind == .stack, answer.part == nil {
+      addFrame(to: &answer)
+      if answer.frameFailure != nil { hasFailedToStop = true }
     }
     return answer
   }
@@ -69,7 +93,7 @@ public struct Inquiry: ~Copyable {
     if let allocation = lookup.containing {
       appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
     } else {
-      answer(address, lookup).appendJSON(to: &writer)
+      answer(address, lookup, stacks: stacks).appendJSON(to: &writer)
     }
     writer.append(byte: UInt8(ascii: "\n"))
   }
@@ -98,11 +122,13 @@ public struct Inquiry: ~Copyable {
     answer.next = lookup.next.map { Answer.Block($0) }
     answer.mapping = surroundings.maps?.mapping(containing: address)
     answer.hasFullStack = hasFullStacks
+    if let record = record(at: address) { answer.mappedBy = mappedBy(record, stacks: false) }
     guard let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else { return answer }
     let origin = origins.origin(at: index)
     answer.function = origin.function
     answer.allocator = origin.allocator
     answer.allocatorModule = origin.allocatorModule
+    answer.arena = arena(at: address, of: Answer.Block(allocation), allocator: origin.allocator)
     if let slot = origin.threadSlot {
       if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
         answer.thread = origins.holder(at: holder).thread
@@ -130,9 +156,12 @@ public struct Inquiry: ~Copyable {
     writer.append(block: Answer.Block(allocation), offset: address - allocation.base)
     if let alignment = allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
     var node: UInt32 = 0
+    var arena: Answer.Arena?
     if let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
       if stacks { node = origins.node(ofOriginAt: index) }
       origins.appendOrigin(at: index, to: &writer)
+      arena = self.arena(
+        at: address, of: Answer.Block(allocation), allocator: origins.origin(at: index).allocator)
       if let slot = origins.threadSlot(ofOriginAt: index) {
         if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
           origins.appendHolder(at: holder, to: &writer)
@@ -147,6 +176,8 @@ public struct Inquiry: ~Copyable {
       writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
     }
     if let next = lookup.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
+    if let arena { writer.append(arena: arena) }
+    if let record = record(at: address) { writer.append(mappedBy: mappedBy(record, stacks: false)) }
     if let index = mappings.index(containing: address) {
       if mappingJSON[index].isEmpty { renderMapping(index) }
       writer.append(bytes: mappingJSON[index])
@@ -171,6 +202,12 @@ public struct Inquiry: ~Copyable {
         return answer
       }
       var answer = Answer(address: address, kind: .unmapped)
+      answer.mappingBelow = maps.mappings.last { $0.end <= address }
+      answer.mappingAbove = maps.mappings.first { $0.start > address }
+      let stackGap: UInt64 = 256 * 4096  // stack_guard_gap of the kernel
+      if let above = answer.mappingAbove, above.isMainStack, above.start - address <= stackGap {
+        answer.note = .stackGap
+      }
       if address >> UInt64(ALLOCS_ADDRESS_BITS) != 0 { answer.note = .outsideUserSpace }
       return answer
     }
@@ -183,6 +220,7 @@ public struct Inquiry: ~Copyable {
   private mutating func classify(
     _ address: UInt64, _ mapping: Mapping, _ index: Int, _ maps: ProcessMaps
   ) -> Answer {
+    if let answer = special(address, mapping, index, maps) { return answer }
     if mapping.isMainStack { return stack(address, ofThread: UInt32(bitPattern: view.processID)) }
     if !mapping.isBreak, let module = module(at: address, index, maps) { return staticAnswer(address, module) }
     guard mapping.isBreak || mapping.isAnonymous else { return Answer(address: address, kind: .mapping) }
@@ -194,7 +232,44 @@ public struct Inquiry: ~Copyable {
     if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
     // Without bounds, a mapping is a thread's stack if the thread is seen in it.
     if !mapping.isBreak, let thread = threadIn(mapping: index) { return stack(address, ofThread: thread) }
+    // One mapping of the kernel's may be made by several calls, of an allocator and of others.
+    if let record = record(at: address) {
+      let range = record.range.clamped(to: mapping.start..<mapping.end)
+      return Answer(address: address, kind: shared.segment.wasHeap(in: range) ? .free : .mapping)
+    }
     return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
+  }
+
+  /// What the kernel, libc or the agent has put there, and thread-local variables.
+  private mutating func special(
+    _ address: UInt64, _ mapping: Mapping, _ index: Int, _ maps: ProcessMaps
+  ) -> Answer? {
+    func answer(_ kind: Answer.Kind, _ part: Answer.Part) -> Answer {
+      var answer = Answer(address: address, kind: kind)
+      answer.part = part
+      return answer
+    }
+    let offset = address - mapping.start
+    if mapping.path == "[vdso]" { return answer(.mapping, Answer.Part(.vdso, offset: offset)) }
+    if mapping.path?.hasPrefix("[vvar") == true { return answer(.mapping, Answer.Part(.vvar, offset: offset)) }
+    if mapping.isSegment(of: view) { return answer(.mapping, Answer.Part(.agent, name: "the index of this process")) }
+    if let record = record(at: address), record.isAgent {
+      return answer(.mapping, Answer.Part(.agent, name: "the agent's private memory"))
+    }
+    if let local = threadLocalAnswer(address) { return local }
+    if mapping.isMainStack {
+      if case .none = initialStack { initialStack = .some(surroundings.initialStack()) }
+      guard case .some(.some(let initial)) = initialStack, let part = initial.part(at: address) else { return nil }
+      var found = answer(.stack, part)
+      found.thread = stack(address, ofThread: UInt32(bitPattern: view.processID)).thread
+      return found
+    }
+    if let thread = threadGuarded(by: index, maps) {
+      var found = answer(.mapping, Answer.Part(.guardPages, offset: offset, size: mapping.end - mapping.start))
+      found.thread = thread
+      return found
+    }
+    return nil
   }
 
   /// Whether any memory of the mapping was ever heap.
@@ -208,7 +283,7 @@ public struct Inquiry: ~Copyable {
   // MARK: static
 
   /// The module whose file, or zeroed data behind its file, is mapped at `address`.
-  private mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
+  mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
       // The segment may learn late that a module is gone, so the mappings must agree: its file is mapped here, or
       // directly below the anonymous memory here.
@@ -218,7 +293,7 @@ public struct Inquiry: ~Copyable {
     return view.elfFiles.module(of: file, at: address, in: maps, of: view.processID)
   }
 
-  private mutating func loadedModules() -> [Module] {
+  mutating func loadedModules() -> [Module] {
     if let modules { return modules }
     let loaded = shared.segment.modules.filter { $0.unloadTicks == nil }
     modules = loaded
@@ -233,12 +308,19 @@ public struct Inquiry: ~Copyable {
       answer.symbol = Answer.Symbol(
         name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
     }
+    // Where it is not known whether the memory holds code, the debug information tells.
+    let code = view.symbolizer.frames(returnAddress: address &+ 1, in: module).first
+    if let code, let file = code.file {
+      answer.source = Answer.SourceLine(file: file, line: code.line)
+    } else {
+      answer.variable = view.symbolizer.variable(at: address, in: module)
+    }
     return answer
   }
 
   // MARK: stacks
 
-  private mutating func allThreads() -> [ThreadIdentity] {
+  mutating func allThreads() -> [ThreadIdentity] {
     if let threads { return threads }
     let all = shared.segment.threads
     threads = all
@@ -251,7 +333,7 @@ public struct Inquiry: ~Copyable {
   }
 
   /// The thread whose stack pointer is in the mapping, as far as can be seen.
-  private mutating func threadIn(mapping index: Int) -> UInt32? {
+  mutating func threadIn(mapping index: Int) -> UInt32? {
     if waitingThreads == nil { waitingThreads = surroundings.waitingThreads() }
     return waitingThreads?[index]
   }
@@ -272,6 +354,7 @@ public struct Inquiry: ~Copyable {
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
       return staticAnswer(address, ModuleReference(module))
     }
+    if let local = threadLocalAnswer(address) { return local }
     if let thread = threadWithStack(at: address) {
       var answer = Answer(address: address, kind: .stack)
       answer.thread = origins.holder(of: thread).thread

@@ -60,6 +60,20 @@ struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
+  /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not trace it.
+  func memory(at address: UInt64, count: Int) -> [UInt8]? {
+    let file = openat(descriptor, "mem", O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return nil }
+    defer { close(file) }
+    var isRead = false
+    let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
+      let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: address))
+      isRead = got > 0
+      size = max(got, 0)
+    }
+    return isRead ? bytes : nil
+  }
+
   /// The threads that exist, by the kernel's ids.
   func threadIDs() throws(ProcError) -> [UInt32] {
     let tasks = openat(descriptor, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC)

@@ -127,7 +127,7 @@ extension ProcessSummary {
           + Units.count(thread.frees, "free"))
     }
     // What ended threads did is in the line of threads.
-    let nonzero = counters.filter { $0.value > 0 && !$0.name.hasPrefix("ended_") }
+    let nonzero = counters.filter { $0.value > 0 && !$0.name.hasPrefix("ended_") && $0.name != "mappings_changed" }
     if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
     for (index, counter) in nonzero.enumerated() {
       lines.append("  \(index == 0 ? "counters" : "        ")  \(Self.sentence(of: counter))")
@@ -156,6 +156,9 @@ extension ProcessSummary {
     case "entries_hooked": "\(Units.count(value, "function")) of the program's own allocator hooked at their entry"
     case "entries_refused":
       "\(Units.count(value, "function")) of the program's own allocator not hooked: ALLOCS_VERBOSE=1 says why"
+    case "mappings_dropped": "\(Units.count(value, "mapping")) without an entry"
+    case "mappings_missed": "\(Units.count(value, "call")) of mmap and its like not noted"
+    case "mappings_without_context": "\(Units.count(value, "mapping")) noted without call stack and thread"
     default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }

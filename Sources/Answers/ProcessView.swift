@@ -21,6 +21,7 @@ public final class ProcessView: Sendable {
   let elfFiles = ELFFiles()
   let names = NameCache()
   let latestMaps = LatestMaps()
+  let mappedRanges = MappedRanges()
 
   /// Serves every view that is not given another.
   public static let sharedSymbolizer = Symbolizer()

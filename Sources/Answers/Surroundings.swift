@@ -71,6 +71,25 @@ final class Surroundings {
 }
 
 extension Surroundings {
+  /// What the kernel put on the main thread's stack; nil if the caller may not know.
+  func initialStack() -> InitialStack? {
+    guard maps != nil else { return nil }
+    switch directory {
+    case .some(let directory): return InitialStack(directory)
+    case .none: return nil
+    }
+  }
+
+  /// The process that traces thread `id`, if one does.
+  func tracer(ofThread id: UInt32) -> UInt32? {
+    guard let status = try? directory?.read("task/\(id)/status") else { return nil }
+    for line in String(decoding: status, as: UTF8.self).split(separator: "\n") where line.hasPrefix("TracerPid:") {
+      let tracer = UInt32(line.split(whereSeparator: { $0 == "\t" || $0 == " " }).last ?? "") ?? 0
+      return tracer == 0 ? nil : tracer
+    }
+    return nil
+  }
+
   /// The threads that do not run just now, by the mapping that their stack pointer is in.
   func waitingThreads() -> [Int: UInt32] {
     // Gone meanwhile, or not permitted: then no stack is known.
@@ -81,6 +100,13 @@ extension Surroundings {
       threads[index] = id
     }
     return threads
+  }
+}
+
+extension Mapping {
+  /// Whether it is of the file of the view's segment, or of what goes with it.
+  func isSegment(of view: ProcessView) -> Bool {
+    isFile && (inode == view.inode && inode != 0 || path.map { $0 == view.path.dropLast(4) + ".ctl" } ?? false)
   }
 }
 

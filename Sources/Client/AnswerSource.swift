@@ -19,6 +19,10 @@ protocol AnswerSource {
 
 /// Maps the segments.
 final class DirectSource: AnswerSource {
+  /// Threads are stopped for a moment where that tells more.
+  var stopsThreads = false
+  /// A thread could not be stopped.
+  private(set) var hasFailedToStop = false
   private var view: ProcessView?
 
   func processes(json: Bool) throws(Failure) -> [UInt8] {
@@ -44,9 +48,11 @@ final class DirectSource: AnswerSource {
     try failing { () throws(AnswerError) in
       let view = try view(of: pid)
       var list = AnswerList(form: form, capacity: addresses.count * 256)
-      var inquiry = Inquiry(view, wrappers: try Wrappers.standard.adding(wrappers))
+      var inquiry = Inquiry(
+        view, wrappers: try Wrappers.standard.adding(wrappers), stopsThreads: stopsThreads)
       for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
       try view.checkIntact()
+      if inquiry.hasFailedToStop { hasFailedToStop = true }
       return list.take()
     }
   }

@@ -109,7 +109,7 @@ struct Query: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Tell what is at addresses of a process.",
     usage: """
-      allocsctl query <pid> <address> ... [--json] [--no-stacks]
+      allocsctl query <pid> <address> ... [--json] [--no-stacks] [--stop]
                       [--wrapper <pattern>] ... [--socket <path> | --direct]
       """,
     discussion: """
@@ -141,6 +141,15 @@ struct Query: ParsableCommand {
   @Flag(name: .customLong("no-stacks"), help: "Leave out where an allocation was made: faster for many addresses.")
   var noStacks = false
 
+  @Flag(
+    help: .init(
+      "Stop the thread in whose stack an address lies, for less than a millisecond as a rule, to say which frame, function and variable it is in.",
+      discussion: """
+        Implies --direct. As with SIGSTOP and SIGCONT, a system call that the thread waits in may end with EINTR (epoll_wait does). \
+        If the thread can't be stopped, the rest is answered, and the exit status is 1.
+        """))
+  var stop = false
+
   @OptionGroup var wrappers: WrapperOptions
 
   @OptionGroup var options: SourceOptions
@@ -153,7 +162,12 @@ struct Query: ParsableCommand {
 
   func run() throws {
     let items = try items()
-    let source = try options.source()
+    if stop, options.socket != nil {
+      throw ValidationError("--stop needs the process itself, and can't be asked of a server: leave --socket out")
+    }
+    let direct = DirectSource()
+    direct.stopsThreads = stop
+    let source = stop ? direct : try options.source()
     let printer = AnswerPrinter(
       source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks, wrappers: wrappers.wrapper)
     for item in items {
@@ -163,6 +177,7 @@ struct Query: ParsableCommand {
       }
     }
     if printer.hasRejected { throw ExitCode(Status.usage) }
+    if direct.hasFailedToStop { throw ExitCode(Status.notAnswered) }
   }
 
   private func items() throws -> [Item] {

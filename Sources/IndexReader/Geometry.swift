@@ -30,6 +30,8 @@ struct Geometry: Sendable {
   let directory: SectionPlace
   let arenas: SectionPlace
   let allocators: SectionPlace
+  /// Of no entries, if the segment has no such section.
+  let mappings: SectionPlace
   /// Of the event rings; capacity 0 if the segment has none.
   let rings: SectionPlace
   /// Records of one ring, a power of two; 0 if there are none.
@@ -130,6 +132,13 @@ struct Geometry: Sendable {
     allocators = try place(
       ALLOCS_SECTION_ALLOCATORS, "allocators", entry: MemoryLayout<allocs_allocator>.stride,
       atMost: Int(ALLOCS_ALLOCATOR_CAPACITY))
+    let mappingSection = table[Int(ALLOCS_SECTION_MAPPINGS.rawValue)]
+    mappings =
+      mappingSection.capacity == 0 && mappingSection.offset == 0 && mappingSection.entry_size == 0
+      ? SectionPlace()
+      : try place(
+        ALLOCS_SECTION_MAPPINGS, "mappings", entry: MemoryLayout<allocs_mapping>.stride,
+        atMost: Int(ALLOCS_MAPPING_CAPACITY))
     let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
     let ringSize = ringSection.entry_size
     if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {

@@ -118,6 +118,8 @@ public struct ThreadIdentity: Hashable, Sendable {
   public var endTicks: UInt32?
   /// Bounds of its stack, if known.
   public var stack: Range<UInt64>?
+  /// What its thread-local variables are found by; nil if not known.
+  public var threadPointer: UInt64?
   /// Successful calls that returned a block.
   public var allocations: UInt64
   /// Blocks given back, the old block of a realloc included.
@@ -143,6 +145,15 @@ public struct Module: Hashable, Sendable {
   /// The executable.
   public var isMain: Bool
   public var isAgent: Bool
+  /// Where each thread has its copy of the thread-local variables, if that is at one distance from all threads' pointers.
+  public var threadLocal: ThreadLocal?
+
+  public struct ThreadLocal: Hashable, Sendable {
+    /// Added to a thread's pointer, with wrap-around.
+    public var offset: UInt64
+    /// Bytes.
+    public var size: UInt64
+  }
 }
 
 /// Tells states of a module table apart: modules are only added, and each is unloaded once at most. A later state is

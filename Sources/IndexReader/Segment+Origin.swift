@@ -156,22 +156,28 @@ extension Segment {
     guard index >= 0, index < used(ALLOCS_SECTION_MODULES, geometry.modules) else { return nil }
     var entry = allocs_module()
     copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
-    let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
-      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE,
-      entry.path <= strings, UInt64(entry.path_size) <= strings - entry.path
+      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = string(at: entry.path, size: entry.path_size)
     else { return nil }
-    // Copied before it is decoded: the bytes may change under the decoder.
-    let text = UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(entry.path), count: Int(entry.path_size))
-    let path = Array(text)
     return Module(
-      index: UInt32(index), path: String(decoding: path, as: UTF8.self),
+      index: UInt32(index), path: path,
       buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(entry.build_id_size))) },
       start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
       unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,
       isMain: entry.flags & ALLOCS_MODULE_MAIN.rawValue != 0,
-      isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0)
+      isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0,
+      threadLocal: entry.thread_local_size == 0
+        ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size))
+  }
+
+  /// Text in the strings section; nil if it would lie outside.
+  func string(at offset: UInt64, size: UInt32) -> String? {
+    let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
+    guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
+    // Copied before it is decoded: the bytes may change under the decoder.
+    let text = UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
+    return String(decoding: Array(text), as: UTF8.self)
   }
 }
 

@@ -83,6 +83,7 @@ extension Segment {
       }
     var thread = identity(entry.identity, state: state)
     if entry.stack_low < entry.stack_high { thread.stack = entry.stack_low..<entry.stack_high }
+    if entry.thread_pointer != 0 { thread.threadPointer = entry.thread_pointer }
     return thread
   }
 

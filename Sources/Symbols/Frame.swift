@@ -32,6 +32,50 @@ public struct Frame: Hashable, Sendable {
   }
 }
 
+/// The part of a variable that holds an address, by the debug information.
+public struct Variable: Hashable, Sendable {
+  /// As the source would name it: `server.clients[3].len`.
+  public var path: String
+  /// Its type, as the source would write it; nil if not known.
+  public var type: String?
+  /// Bytes from the part's start to the address.
+  public var offset: UInt64
+  /// Bytes of the part; nil if not known.
+  public var size: UInt64?
+  /// The address is between the members of `path`.
+  public var isPadding: Bool
+  /// Other names of the same byte: further members of a union, further bit-fields.
+  public var alternatives: [String]
+  /// Where the variable is declared.
+  public var file: String?
+  public var line: Int?
+
+  public init(
+    path: String, type: String?, offset: UInt64, size: UInt64?, isPadding: Bool = false, alternatives: [String] = [],
+    file: String? = nil, line: Int? = nil
+  ) {
+    self.path = path
+    self.type = type
+    self.offset = offset
+    self.size = size
+    self.isPadding = isPadding
+    self.alternatives = alternatives
+    self.file = file
+    self.line = line
+  }
+}
+
+extension Variable {
+  /// Puts the scope of the symbol's name before the path: a definition outside of its namespace's entry has none.
+  mutating func qualify(by symbol: String) {
+    let name = String(path.prefix { $0 != "." && $0 != "[" })
+    guard symbol != name, symbol.hasSuffix("::\(name)") else { return }
+    let scope = symbol.dropLast(name.count)
+    path = scope + path
+    alternatives = alternatives.map { scope + $0 }
+  }
+}
+
 /// A variable or function of a module, found in its symbol table.
 public struct StaticSymbol: Hashable, Sendable {
   /// Demangled name, without a symbol version.

@@ -66,6 +66,49 @@ final class LoadedModule: Sendable {
     }
   }
 
+  /// The variable that holds `address`, of the ELF file or an offset in the thread-local storage.
+  func variable(at address: UInt64, isThreadLocal: Bool) -> Variable? {
+    files.withLock { files in
+      open(&files)
+      openDebugInformation(&files)
+      var variable = files.debugInformation?.variable(at: address, plus: 0, isThreadLocal: isThreadLocal)
+      if let symbol = isThreadLocal ? nil : files.symbols.symbol(at: address) {
+        // What an initializer gave a structure's open array lies behind the structure: only the symbol's size has it.
+        if variable == nil, symbol.start < address {
+          variable = files.debugInformation?.variable(
+            at: symbol.start, plus: address - symbol.start, isThreadLocal: false)
+        }
+        variable?.qualify(by: symbolName(symbol.name))
+      }
+      files.debugInformationCost = files.debugInformation?.cost ?? 0
+      account(files)
+      return variable
+    }
+  }
+
+  /// The variable that holds `memory` in the frame of the function at `address` (of the ELF file).
+  func local(at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters) -> Variable? {
+    files.withLock { files in
+      open(&files)
+      openDebugInformation(&files)
+      let variable = files.debugInformation?.local(at: memory, executing: address, registers)
+      files.debugInformationCost = files.debugInformation?.cost ?? 0
+      account(files)
+      return variable
+    }
+  }
+
+  /// The symbol of a thread-local variable at an offset in the module's thread-local storage.
+  func threadLocalSymbol(at offset: UInt64) -> StaticSymbol? {
+    files.withLock { files in
+      open(&files)
+      guard let symbol = files.symbols.threadLocalSymbol(at: offset) else { return nil }
+      return StaticSymbol(
+        name: symbolName(symbol.name), offset: offset - symbol.start, size: symbol.size,
+        section: symbol.isZeroed ? ".tbss" : ".tdata")
+    }
+  }
+
   private func open(_ files: inout Files) {
     if files.isOpen { return }
     files.isOpen = true

@@ -24,18 +24,21 @@ struct SymbolTable {
   }
 
   private let sized: IntervalIndex<Entry>
+  /// By their offsets in the thread-local storage.
+  private let threadLocal: IntervalIndex<Entry>
   /// Functions without a size, as assembly often leaves them. Each lasts until the next symbol or the section's end.
   private let unsized: IntervalIndex<Entry>
   private let strings: [StringTable]
   private let sectionFile: ObjectFile?
 
   /// Bytes of memory, for the cache's budget.
-  var cost: Int { sized.cost + unsized.cost }
+  var cost: Int { sized.cost + unsized.cost + threadLocal.cost }
 
   /// `files`: the module's own file first, if it is there.
   init(files: [ObjectFile]) {
     var intervals: [IntervalIndex<Entry>.Interval] = []
     var starts: [IntervalIndex<Entry>.Interval] = []
+    var threadLocal: [IntervalIndex<Entry>.Interval] = []
     var strings: [StringTable] = []
     for file in files {
       for section in file.sections where section.type == SHT_SYMTAB || section.type == SHT_DYNSYM {
@@ -47,7 +50,10 @@ struct SymbolTable {
         Self.readSymbols(file, section) { symbol, isFunction in
           let entry = Entry(
             name: symbol.st_name, size: symbol.st_size, table: table, rank: Self.rank(symbol))
-          if symbol.st_size > 0 {
+          if Int32(symbol.st_info & 0xF) == STT_TLS {
+            let (end, overflow) = symbol.st_value.addingReportingOverflow(max(symbol.st_size, 1))
+            if !overflow { threadLocal.append(.init(start: symbol.st_value, end: end, payload: entry)) }
+          } else if symbol.st_size > 0 {
             let (end, overflow) = symbol.st_value.addingReportingOverflow(symbol.st_size)
             if !overflow { intervals.append(.init(start: symbol.st_value, end: end, payload: entry)) }
           } else if isFunction, let holder = file.section(at: symbol.st_value), holder.isExecutable {
@@ -58,6 +64,7 @@ struct SymbolTable {
     }
     sized = IntervalIndex(intervals) { $0.payload.rank > $1.payload.rank }
     unsized = IntervalIndex(starts) { $0.payload.rank > $1.payload.rank }
+    self.threadLocal = IntervalIndex(threadLocal) { $0.payload.rank > $1.payload.rank }
     self.strings = strings
     sectionFile = files.first
   }
@@ -77,7 +84,7 @@ struct SymbolTable {
       }
       switch Int32(symbol.st_info & 0xF) {
       case STT_FUNC, STT_GNU_IFUNC: body(symbol, true)
-      case STT_OBJECT, STT_COMMON: body(symbol, false)
+      case STT_OBJECT, STT_COMMON, STT_TLS: body(symbol, false)
       // Assembly that doesn't say what its labels are: of use only in code.
       case STT_NOTYPE: body(symbol, true)
       default: continue
@@ -102,6 +109,16 @@ struct SymbolTable {
     // A sized symbol that begins and ends between the two shows that the label's code had ended before.
     if let next = sized.first(above: found.start), next.start <= address { return nil }
     return named(found)
+  }
+
+  /// The thread-local symbol at an offset in the module's thread-local storage, its name still mangled.
+  func threadLocalSymbol(at offset: UInt64) -> (
+    name: UnsafePointer<CChar>, start: UInt64, size: UInt64, isZeroed: Bool
+  )? {
+    guard let found = threadLocal.innermost(at: offset), let symbol = named(found) else { return nil }
+    // The storage begins with what is initialized.
+    let initialized = sectionFile?.sections.first { $0.isThreadLocal && $0.type != SHT_NOBITS }?.size ?? 0
+    return (symbol.0, symbol.1, symbol.2, offset >= initialized)
   }
 
   private func named(_ found: IntervalIndex<Entry>.Interval) -> (UnsafePointer<CChar>, UInt64, UInt64)? {

@@ -67,6 +67,7 @@ public final class Symbolizer: Sendable {
     var nextID: UInt32 = 0
     var frames: GenerationCache<AnswerKey, [Frame]>
     var symbols: GenerationCache<AnswerKey, StaticSymbol?>
+    var variables: GenerationCache<AnswerKey, Variable?>
   }
 
   /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
@@ -83,7 +84,8 @@ public final class Symbolizer: Sendable {
     tables = Mutex(
       Tables(
         frames: GenerationCache(budget: limits.answerBytes / 4 * 3, cost: Self.cost),
-        symbols: GenerationCache(budget: limits.answerBytes / 4) { 64 + ($0?.name.utf8.count ?? 0) }))
+        symbols: GenerationCache(budget: limits.answerBytes / 8) { 64 + ($0?.name.utf8.count ?? 0) },
+        variables: GenerationCache(budget: limits.answerBytes / 8) { 256 + 2 * ($0?.path.utf8.count ?? 0) }))
   }
 
   /// The functions that a return address leads back into, innermost inlined one first; at least one frame.
@@ -135,6 +137,55 @@ public final class Symbolizer: Sendable {
       if loaded.hasFile { tables.symbols.store(AnswerKey(module: loaded.id, address: fileAddress), symbol) }
       evict(keeping: key, &tables)
     }
+    return symbol
+  }
+
+  /// The variable that holds `address`, down to its member, by the module's debug information; nil if that knows none. The
+  /// first question about a module takes as long as it takes to read its debug information: milliseconds to seconds.
+  public func variable(at address: UInt64, in module: ModuleReference) -> Variable? {
+    guard address >= module.start, address < module.end else { return nil }
+    return variable(at: address &- module.bias, isThreadLocal: false, in: module)
+  }
+
+  /// The thread-local variable at `offset` bytes in the module's block of them.
+  public func threadLocalVariable(atOffset offset: UInt64, in module: ModuleReference) -> Variable? {
+    variable(at: offset, isThreadLocal: true, in: module)
+  }
+
+  private func variable(at place: UInt64, isThreadLocal: Bool, in module: ModuleReference) -> Variable? {
+    let key = ModuleKey(module)
+    // Addresses in a file are below the other half.
+    let cacheAddress = isThreadLocal ? place | 1 << 63 : place
+    let (loaded, cached) = tables.withLock { tables in
+      let loaded = find(key, module, &tables)
+      return (loaded, tables.variables.find(AnswerKey(module: loaded.id, address: cacheAddress)))
+    }
+    if let cached { return cached }
+    let variable = loaded.variable(at: place, isThreadLocal: isThreadLocal)
+    tables.withLock { tables in
+      if loaded.hasFile { tables.variables.store(AnswerKey(module: loaded.id, address: cacheAddress), variable) }
+      evict(keeping: key, &tables)
+    }
+    return variable
+  }
+
+  /// The variable or parameter that holds `memory` in a frame of the function that executes the instruction at `address`.
+  public func local(
+    at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters, in module: ModuleReference
+  ) -> Variable? {
+    let key = ModuleKey(module)
+    let loaded = tables.withLock { find(key, module, &$0) }
+    let variable = loaded.local(at: memory, executing: address &- module.bias, registers)
+    tables.withLock { evict(keeping: key, &$0) }
+    return variable
+  }
+
+  /// The symbol of the thread-local variable at `offset` bytes in the module's block of them.
+  public func threadLocalSymbol(atOffset offset: UInt64, in module: ModuleReference) -> StaticSymbol? {
+    let key = ModuleKey(module)
+    let loaded = tables.withLock { find(key, module, &$0) }
+    let symbol = loaded.threadLocalSymbol(at: offset)
+    tables.withLock { evict(keeping: key, &$0) }
     return symbol
   }
 

@@ -203,7 +203,7 @@ struct AnswerTextTests {
       path: "/dev/shm/allocs/1.2.seg", isDeleted: true)
     #expect(
       mapping.text == """
-        0x7f0000000010: mapping — 16 bytes into a mapping of 1.2.seg
+        0x7f0000000010: mapping — byte 16 of the file 1.2.seg
           mapping  0x7f0000000000-0x7f0000001000 r--s /dev/shm/allocs/1.2.seg (deleted)
 
         """)

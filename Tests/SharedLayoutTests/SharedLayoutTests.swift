@@ -146,7 +146,7 @@ struct ContextTests {
     #expect(Set(names).count == names.count)
     #expect(!names.contains(""))
     #expect(names.first == "malloc")
-    #expect(names.last == "expand")
+    #expect(names.last == "sbrk")
     #expect(String(cString: allocs_function_name(count)) == "")
     #expect(String(cString: allocs_function_name(.max)) == "")
   }

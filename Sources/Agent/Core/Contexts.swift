@@ -89,7 +89,7 @@ enum Contexts {
 
   // MARK: the two tables
 
-  private static func node(
+  static func node(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, parent: UInt32,
     pc: UInt64, flags: UInt32
   ) -> UInt32 {
@@ -112,7 +112,7 @@ enum Contexts {
     }
   }
 
-  private static func context(
+  static func context(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ node: UInt32,
     _ slot: UInt32, _ function: allocs_function, _ allocator: UInt32
   ) -> UInt32 {
@@ -218,7 +218,11 @@ enum Contexts {
     }
     if let cells = allocs_load_acquire_pointer(word) { return cells.assumingMemoryBound(to: UInt32.self) }
     guard let made = System.map(count * 4) else { return nil }
-    if !allocs_compare_exchange_pointer(word, nil, made) { System.unmap(made, count * 4) }
+    if allocs_compare_exchange_pointer(word, nil, made) {
+      Mappings.noteOwn(made, count * 4)
+    } else {
+      System.unmap(made, count * 4)
+    }
     return allocs_load_acquire_pointer(word)?.assumingMemoryBound(to: UInt32.self)
   }
 }

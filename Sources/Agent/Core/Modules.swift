@@ -90,6 +90,17 @@ enum Modules {
     return 0
   }
 
+  /// The module at `address` has its thread-local variables of this thread at `block`. Those of modules that are loaded
+  /// at the start lie at the same distance from every thread's pointer.
+  static func noteThreadLocalBlock(_ address: UInt64, _ block: UInt64, _ size: UInt64) {
+    guard let header = allocs_process().pointee.shared?.pointee.header else { return }
+    let number = number(header, of: address)
+    guard number > 0 else { return }
+    let module = entries(header) + Int(number - 1)
+    module.pointee.thread_local_offset = block &- allocs_thread_pointer()
+    allocs_store_release_u64(&module.pointee.thread_local_size, size)
+  }
+
   /// Most questions are about the module of the last one.
   private static func isKnown(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ address: UInt64
@@ -245,4 +256,9 @@ enum Modules {
     }
     return false
   }
+}
+
+@c(allocs_note_thread_local_block)
+func noteThreadLocalBlock(_ module: UInt64, _ block: UInt64, _ size: UInt64) {
+  Modules.noteThreadLocalBlock(module, block, size)
 }

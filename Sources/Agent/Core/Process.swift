@@ -96,11 +96,14 @@ extension Process {
 
 /// Up to 255 bytes of text, zero terminated; what does not fit is left out.
 struct Text {
+  static let capacity = 255
   private var bytes = InlineArray<256, UInt8>(repeating: 0)
   private(set) var count = 0
 
+  subscript(index: Int) -> UInt8 { bytes[index] }
+
   mutating func append(byte: UInt8) {
-    guard count < 255 else { return }
+    guard count < Self.capacity else { return }
     bytes[count] = byte
     count += 1
   }

@@ -73,6 +73,7 @@ enum Segment {
     place(ALLOCS_SECTION_DIRECTORY, 4, UInt64(ALLOCS_REGION_COUNT), used: UInt64(ALLOCS_REGION_COUNT))
     place(
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
+    place(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
     if capacities.rings > 0 { place(ALLOCS_SECTION_RINGS, Int(ringSize), capacities.rings) }

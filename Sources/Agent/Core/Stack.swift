@@ -103,6 +103,52 @@ enum Stack {
     }
   }
 
+  /// The node of the caller's stack, unwound with nothing kept and nothing of the thread's changed: for a call inside a hook.
+  /// 0 if it cannot be recorded.
+  @inline(never)
+  static func nodeAnew(
+    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header
+  ) -> UInt32 {
+    guard let rules = shared.pointee.frame_rules else { return 0 }
+    let limit = Int(shared.pointee.depth_limit)
+    return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(ALLOCS_FRAME_LIMIT)) { buffer in
+      guard let pcs = buffer.baseAddress, limit > 0 else { return 0 }
+      var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
+      var bounds = Bounds(thread, registers.sp)
+      var count = 0
+      var end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
+      while count < limit {
+        pcs[count] = registers.pc
+        count += 1
+        var isEnded = bounds.isForeign
+        if isEnded {
+          end = ALLOCS_NODE_TRUNCATED.rawValue
+        } else {
+          switch registers.step(rule(registers.pc, rules), high: bounds.high) {
+          case .stepped: break
+          case .crossedSignal: bounds = Bounds(thread, registers.sp)
+          case .ended:
+            end = 0
+            isEnded = true
+          case .lost:
+            end = ALLOCS_NODE_TRUNCATED.rawValue
+            isEnded = true
+          }
+        }
+        if isEnded { break }
+      }
+      var node: UInt32 = 0
+      for index in (0..<count).reversed() {
+        let pc = pcs[index]
+        node = Contexts.node(
+          shared, header, parent: node, pc: pc & ~Registers.interrupted,
+          flags: nodeFlags(pc, isOutermost: index == count - 1, end))
+        if node == 0 { return 0 }
+      }
+      return node
+    }
+  }
+
   /// Where a walk along the stack has ended.
   private struct Walk {
     /// Frames of the list that it goes on with, outermost ones; 0 if it met none.

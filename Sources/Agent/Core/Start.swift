@@ -77,6 +77,9 @@ enum Start {
       return false
     }
     process.pointee.shared = shared
+    Mappings.noteOwn(memory, size)
+    Mappings.noteOwn(regions, regionTableSize)
+    if let rules = shared.pointee.frame_rules { Mappings.noteOwn(UnsafeMutableRawPointer(rules), FrameRules.size) }
     if let header = shared.pointee.header {
       _ = Allocators.register(
         shared, header, address: Terminal.mallocAddress, kind: ALLOCS_ALLOCATOR_PRIMARY)
@@ -138,7 +141,10 @@ enum Start {
     guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue, let own = allocs_enter() else { return }
     allocs_register_fork_handlers()
     if pthread_key_create(&process.pointee.thread_key, threadEnded) == 0 { process.pointee.has_thread_key = 1 }
-    if let shared = process.pointee.shared, let header = shared.pointee.header { Modules.noteAll(shared, header) }
+    if let shared = process.pointee.shared, let header = shared.pointee.header {
+      Modules.noteAll(shared, header)
+      allocs_visit_thread_local_blocks(noteThreadLocalBlock)
+    }
     Modules.findLoader()
     allocs_leave(own)
     EntryPoints.bind()

@@ -12,6 +12,7 @@
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
+//   a call of mmap, of a file  fstat, readlinkat
 //   a capture on an unknown stack  sigaltstack
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
@@ -86,6 +87,17 @@ enum System {
   }
   static func truncate(_ descriptor: Int, _ size: UInt64) -> Int {
     call(Int(ALLOCS_SYS_FTRUNCATE), descriptor, Int(size))
+  }
+
+  /// What tells an open file from others, and one state of it from the next; nil if the descriptor is none.
+  static func identity(of descriptor: Int32) -> allocs_mapped_file? {
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress, call(Int(ALLOCS_SYS_FSTAT), Int(descriptor), Int(bitPattern: words)) >= 0
+      else { return nil }
+      // st_dev, st_ino, st_ctim: at the same places on both machines.
+      return allocs_mapped_file(
+        device: words[0], inode: words[1], seconds: words[13], nanoseconds: words[14], path: 0, path_size: 0)
+    }
   }
 
   // MARK: memory
@@ -262,10 +274,12 @@ enum System {
 @inline(__always)
 func locked<Result>(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: () -> Result) -> Result {
   let word = withUnsafeMutablePointer(to: &shared.pointee.lock) { $0 }
+  allocs_set_holds_lock(true)
   if !allocs_compare_exchange_u32(word, 0, 1) {
     while allocs_exchange_u32(word, 2) != 0 { System.wait(on: word, while: 2) }
   }
   let result = body()
   if allocs_exchange_u32(word, 0) == 2 { System.wakeOne(word) }
+  allocs_set_holds_lock(false)
   return result
 }

@@ -73,6 +73,11 @@ enum Terminal {
       pointer("free_aligned_sized"), to: type(of: terminal.pointee.free_aligned_sized))
     terminal.pointee.dlclose = unsafeBitCast(pointer("dlclose"), to: type(of: terminal.pointee.dlclose))
     terminal.pointee.fork = unsafeBitCast(pointer("_Fork"), to: type(of: terminal.pointee.fork))
+    terminal.pointee.mmap = unsafeBitCast(pointer("mmap"), to: type(of: terminal.pointee.mmap))
+    terminal.pointee.munmap = unsafeBitCast(pointer("munmap"), to: type(of: terminal.pointee.munmap))
+    allocs_set_terminal_mremap(pointer("mremap"))
+    terminal.pointee.brk = unsafeBitCast(pointer("brk"), to: type(of: terminal.pointee.brk))
+    terminal.pointee.sbrk = unsafeBitCast(pointer("sbrk"), to: type(of: terminal.pointee.sbrk))
     terminal.pointee.free = unsafeBitCast(pointer("free"), to: type(of: terminal.pointee.free))
     let malloc = next("malloc")
     // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot.

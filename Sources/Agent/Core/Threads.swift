@@ -102,6 +102,7 @@ enum Threads {
         System.unmap(mapped, size)
         return nil
       }
+      Mappings.noteOwn(mapped, size, isLocked: true)
       let chunk = mapped.assumingMemoryBound(to: allocs_thread_chunk.self)
       chunk.pointee.next = shared.pointee.chunk_first
       shared.pointee.chunk_first = chunk
@@ -168,6 +169,7 @@ enum Threads {
       entry.pointee.identity.allocations = 0
       entry.pointee.identity.frees = 0
       entry.pointee.stack_hint = allocs_stack_address()
+      entry.pointee.thread_pointer = allocs_thread_pointer()
       entry.pointee.stack_low = 0
       entry.pointee.stack_high = 0
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }

@@ -78,6 +78,21 @@ bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, u
   return true;
 }
 
+static int visit_thread_local_block(struct dl_phdr_info *info, size_t size, void *visitor) {
+  if (size < offsetof(struct dl_phdr_info, dlpi_tls_data) + sizeof info->dlpi_tls_data || !info->dlpi_tls_data) return 0;
+  uint64_t block_size = 0, module = 0;
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    if (info->dlpi_phdr[i].p_type == PT_TLS) block_size = info->dlpi_phdr[i].p_memsz;
+    if (info->dlpi_phdr[i].p_type == PT_LOAD && !module) module = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+  }
+  ((allocs_thread_local_visitor)visitor)(module, (uint64_t)(uintptr_t)info->dlpi_tls_data, block_size);
+  return 0;
+}
+
+void allocs_visit_thread_local_blocks(allocs_thread_local_visitor visitor) {
+  dl_iterate_phdr(visit_thread_local_block, (void *)visitor);
+}
+
 bool allocs_thread_stack(uint64_t *low, uint64_t *high) {
   pthread_attr_t attributes;
   void *start;

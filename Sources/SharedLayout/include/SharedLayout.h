@@ -6,6 +6,7 @@
 #include "allocs_context.h"
 #include "allocs_control.h"
 #include "allocs_declaration.h"
+#include "allocs_mapping.h"
 #include "allocs_module.h"
 #include "allocs_nested.h"
 #include "allocs_ring.h"

@@ -60,6 +60,11 @@ enum allocs_function {
   ALLOCS_FUNCTION_CALLOC_ALIGNED,
   ALLOCS_FUNCTION_REALLOC_ALIGNED,
   ALLOCS_FUNCTION_EXPAND,
+  // Of mappings, not of blocks.
+  ALLOCS_FUNCTION_MMAP,
+  ALLOCS_FUNCTION_MREMAP,
+  ALLOCS_FUNCTION_BRK,
+  ALLOCS_FUNCTION_SBRK,
   // Of frees that record their own context.
   ALLOCS_FUNCTION_FREE = 32,
   ALLOCS_FUNCTION_DELETE,
@@ -72,6 +77,7 @@ static inline const char *allocs_function_name(uint32_t function) {
       "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]",
       "mallocx",  "rallocx",        "xallocx",       "zalloc",  "malloc_aligned", "zalloc_aligned",
       "calloc_aligned", "realloc_aligned", "expand",
+      "mmap",     "mremap",         "brk",           "sbrk",
       [ALLOCS_FUNCTION_FREE] = "free", "operator delete"};
   return function < ALLOCS_FUNCTION_COUNT && names[function] ? names[function] : "";
 }

@@ -31,7 +31,11 @@ struct allocs_module {
   uint64_t path;            // offset into the strings section, not zero terminated
   uint32_t path_size;       // bytes
   uint32_t flags;           // enum allocs_module_flag
-  uint64_t reserved[4];
+  // Of a module with thread-local variables whose block lies at the same distance from each thread's thread pointer: that
+  // distance, added to the pointer, and the block's size in bytes; 0 if there is none, or it is not known.
+  uint64_t thread_local_offset;
+  uint64_t thread_local_size;
+  uint64_t reserved[2];
 };
 
 enum allocs_module_flag {
@@ -44,6 +48,7 @@ _Static_assert(offsetof(struct allocs_module, bias) == 16, "module.bias");
 _Static_assert(offsetof(struct allocs_module, state) == 32, "module.state");
 _Static_assert(offsetof(struct allocs_module, build_id) == 40, "module.build_id");
 _Static_assert(offsetof(struct allocs_module, path) == 72, "module.path");
+_Static_assert(offsetof(struct allocs_module, thread_local_offset) == 88, "module.thread_local_offset");
 _Static_assert(sizeof(struct allocs_module) == 120, "module");
 
 #endif

@@ -20,6 +20,8 @@
 //       +-------------------------------------------+
 //       | directory      uint32_t: 1 + arena, or 0  |    4 B   2^21, one for each region
 //       +-------------------------------------------+
+//       | mappings       struct allocs_mapping      |   64 B   65,536
+//       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
 //       | allocators     struct allocs_allocator    |   64 B   256
@@ -46,6 +48,7 @@
 #include "allocs_arena.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
+#include "allocs_mapping.h"
 #include "allocs_module.h"
 #include "allocs_nested.h"
 #include "allocs_thread.h"
@@ -66,6 +69,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_ARENAS,
   ALLOCS_SECTION_ALLOCATORS,
   ALLOCS_SECTION_NESTED,
+  ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
   ALLOCS_SECTION_COUNT
 };
@@ -127,6 +131,10 @@ enum allocs_counter {
   ALLOCS_COUNTER_SUBALLOCATIONS_REPLACED,    // live ones that their own allocator handed out again
   ALLOCS_COUNTER_SUBALLOCATIONS_DROPPED,     // live ones whose chunk was freed or whose pool was reset
   ALLOCS_COUNTER_UNKNOWN_SUBFREES,           // frees of what their allocator has not handed out: nothing was erased
+  ALLOCS_COUNTER_MAPPINGS_CHANGED = 26,  // changes of the table of mappings
+  ALLOCS_COUNTER_MAPPINGS_DROPPED,       // mappings, or what was left of them, that found no place in the table
+  ALLOCS_COUNTER_MAPPINGS_MISSED,        // calls in a signal handler that interrupted the agent's own work: not noted
+  ALLOCS_COUNTER_MAPPINGS_UNKNOWN,       // mappings that are noted, but without stack and thread
   ALLOCS_COUNTER_EVENTS_UNRECORDED = 32,  // events of threads that found no ring, or no memory for one
   ALLOCS_COUNTER_EVENTS_NESTED,      // events in a signal handler that interrupted the recording of another
   ALLOCS_COUNTER_EVENTS_WAITS,       // times that a thread waited for a lossless consumer
@@ -144,7 +152,9 @@ static inline const char *allocs_counter_name(uint32_t counter) {
       "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused",
       [ALLOCS_COUNTER_DECLARATIONS_REFUSED] = "declarations_refused", "suballocations_lost", "suballocations_refused",
       "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
+      [ALLOCS_COUNTER_MAPPINGS_CHANGED] = "mappings_changed", "mappings_dropped", "mappings_missed", "mappings_without_context",
       [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled"};
+  // Numbers that are set aside have no name.
   return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
 

@@ -41,7 +41,8 @@ struct allocs_thread {
   uint64_t stack_hint;     // an address inside the thread's stack
   uint64_t stack_low;      // bounds of the stack, 0 if not known
   uint64_t stack_high;
-  uint64_t reserved[5];    // fills two cache lines: the counters are written by one thread only
+  uint64_t thread_pointer; // what its thread-local variables are found by; 0 if not known
+  uint64_t reserved[4];    // fills two cache lines: the counters are written by one thread only
 };
 
 // Holder number n (counted from 0, over the process's life) is in entry n % capacity until n + capacity overwrites it.
@@ -55,6 +56,7 @@ _Static_assert(sizeof(struct allocs_thread_identity) == 48, "thread identity");
 _Static_assert(offsetof(struct allocs_thread, identity) == 8, "thread.identity");
 _Static_assert(offsetof(struct allocs_thread, previous) == 56, "thread.previous");
 _Static_assert(offsetof(struct allocs_thread, stack_hint) == 64, "thread.stack_hint");
+_Static_assert(offsetof(struct allocs_thread, thread_pointer) == 88, "thread.thread_pointer");
 _Static_assert(sizeof(struct allocs_thread) == 128, "thread");
 _Static_assert(sizeof(struct allocs_former_thread) == 64, "former thread");
 

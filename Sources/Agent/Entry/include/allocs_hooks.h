@@ -9,6 +9,7 @@
 
 struct allocs_thread_block;
 struct allocs_entry_point;
+struct allocs_mapping_call;
 
 // Of a thread that is inside a hook, or has not been seen before.
 void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
@@ -30,6 +31,9 @@ void allocs_hook_free_recorded(void *block, uintptr_t place, uint64_t frame_poin
 void allocs_hook_free_sized(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void allocs_hook_free_aligned_sized(void *block, size_t alignment, size_t size, uintptr_t place, uint64_t frame_pointer);
 int allocs_hook_dlclose(void *handle);
+
+uint64_t allocs_mapping_number(void);
+void allocs_hook_mapped(const struct allocs_mapping_call *_Nonnull call);
 
 struct allocs_thread_block *allocs_operator_enter(void);
 void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t place, uint64_t frame_pointer, uint32_t function);

@@ -206,6 +206,7 @@ struct allocs_thread_local {
   struct allocs_thread_block *self;
   struct allocs_thread_block *registered;
   struct allocs_declared_call *declared;  // the outermost call of a declared function that is under way
+  uint64_t locked;  // the thread holds the lock of the slow paths, or waits for it
 };
 extern __thread __attribute__((tls_model("initial-exec"))) ALLOCS_HIDDEN struct allocs_thread_local allocs_thread_local;
 
@@ -221,9 +222,61 @@ static inline void allocs_leave(struct allocs_thread_block *thread) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   allocs_thread_local.self = thread;
 }
+static inline bool allocs_holds_lock(void) { return allocs_thread_local.locked != 0; }
+// Before the lock is taken and after it is given back, so that a signal handler knows.
+static inline void allocs_set_holds_lock(bool holds) {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  allocs_thread_local.locked = holds;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
 static inline struct allocs_thread_block *allocs_registered_block(void) { return allocs_thread_local.registered; }
 static inline void allocs_set_registered_block(struct allocs_thread_block *thread) { allocs_thread_local.registered = thread; }
 static inline bool allocs_is_inside(void) { return allocs_thread_local.self == NULL && allocs_thread_local.registered != NULL; }
+
+// MARK: mappings
+
+// A file whose path is in the strings section: (device, inode, time of last change) stand for it.
+struct allocs_mapped_file {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t seconds;
+  uint64_t nanoseconds;
+  uint64_t path;       // as in allocs_mapping
+  uint64_t path_size;
+};
+#define ALLOCS_MAPPED_FILE_COUNT 256u
+
+// A call that changed what is mapped has succeeded; `number` is what allocs_mapping_number gave before it.
+struct allocs_mapping_call {
+  uint64_t number;
+  uint64_t place;
+  uint64_t frame_pointer;
+  uint32_t function;    // enum allocs_function; unknown for one that only unmaps
+  uint32_t protection;
+  uint32_t flags;       // enum allocs_mapping_flag
+  int32_t descriptor;   // of the file that was mapped, -1 if there is none
+  uint64_t offset;
+  uint64_t old_start;   // what is mapped there no longer, nothing if old_size is 0
+  uint64_t old_size;
+  uint64_t new_start;   // what is mapped there now, likewise
+  uint64_t new_size;
+  uint64_t source;      // where what is now at new_start was before, 0 if nowhere
+};
+
+// What is needed to change the table of mappings.
+struct allocs_mapping_table {
+  uint32_t order[ALLOCS_MAPPING_CAPACITY];  // live entries, in the order of their addresses
+  uint32_t free[ALLOCS_MAPPING_CAPACITY];   // a stack of entries to use again
+  struct allocs_mapped_file files[ALLOCS_MAPPED_FILE_COUNT];
+  uint64_t live_count;
+  uint64_t free_count;
+  uint64_t strings_used;                    // bytes of paths
+};
+static inline uint32_t *_Nonnull allocs_mapping_order(struct allocs_mapping_table *_Nonnull table) { return table->order; }
+// Swift moves one by one.
+static inline void allocs_mapping_move(uint32_t *_Nonnull to, const uint32_t *_Nonnull from, uint64_t count) { __builtin_memmove(to, from, count * sizeof *to); }
+static inline uint32_t *_Nonnull allocs_mapping_free(struct allocs_mapping_table *_Nonnull table) { return table->free; }
+static inline struct allocs_mapped_file *_Nonnull allocs_mapping_files(struct allocs_mapping_table *_Nonnull table) { return table->files; }
 
 // MARK: the process, wiped in a child
 
@@ -303,6 +356,8 @@ struct allocs_shared {
   uint32_t news_end;
   uint32_t news[ALLOCS_NEWS_COUNT];         // 1 + index of a module, with ALLOCS_NEWS_UNLOADED
   struct allocs_lease leases[ALLOCS_CONSUMER_COUNT];
+  struct allocs_mapping_table *mappings;    // null until something was mapped
+  uint64_t mapping_number;                  // of the last call that mapped something
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
   uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
 };
@@ -329,6 +384,11 @@ struct allocs_terminal {
   int (*dlclose)(void *);
   int (*fork)(void);  // _Fork, which runs no fork handlers
   size_t minimum;  // bytes asked of an allocator that has classes below 32 bytes, else 0
+  void *(*mmap)(void *, size_t, int, int, int, long);
+  int (*munmap)(void *, size_t);
+  void *(*mremap)(void *, size_t, size_t, int, ...);
+  int (*brk)(void *);
+  void *(*sbrk)(intptr_t);
 };
 
 // The replaceable operators of C++, found when first called: the C++ library may be loaded late.
@@ -394,6 +454,9 @@ struct allocs_process {
 extern ALLOCS_HIDDEN struct allocs_process allocs_process_state;
 static inline struct allocs_process *_Nonnull allocs_process(void) { return &allocs_process_state; }
 static inline struct allocs_terminal *_Nonnull allocs_terminal(void) { return &allocs_process_state.terminal; }
+
+// Swift has no variadic functions of C.
+static inline void allocs_set_terminal_mremap(void *_Nullable function) { allocs_process_state.terminal.mremap = (void *(*)(void *, size_t, size_t, int, ...))function; }
 
 // A function of the User layer, its name, and where Terminal keeps the one below.
 struct allocs_entry_point {
@@ -491,6 +554,12 @@ extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
 extern ALLOCS_HIDDEN uint64_t allocs_libc_address(void);
 // One past the main thread's first frame.
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
+// The calling thread's thread pointer.
+static inline uint64_t allocs_thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
+// For each module with a block of thread-local variables of the calling thread: an address in the module, where the block
+// lies, its size. Takes the dynamic linker's lock.
+typedef void (*allocs_thread_local_visitor)(uint64_t module, uint64_t block, uint64_t size);
+extern ALLOCS_HIDDEN void allocs_visit_thread_local_blocks(allocs_thread_local_visitor _Nonnull visitor);
 static inline uint64_t allocs_stack_address(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
 
 #endif

@@ -40,6 +40,7 @@ enum {
   ALLOCS_SYS_CLOCK_GETTIME = SYS_clock_gettime,
   ALLOCS_SYS_EXIT_GROUP = SYS_exit_group,
   ALLOCS_SYS_FCHMOD = SYS_fchmod,
+  ALLOCS_SYS_FSTAT = SYS_fstat,
   ALLOCS_SYS_FTRUNCATE = SYS_ftruncate,
   ALLOCS_SYS_FUTEX = SYS_futex,
   ALLOCS_SYS_GETPID = SYS_getpid,

@@ -1,0 +1,389 @@
+// Mappings: the table of what was mapped by whom (allocs_mapping.h), kept by the calls of mmap and its like.
+//
+// A call is noted after it succeeded, with nothing held meanwhile. Another thread may have mapped something new in between
+// where this one unmapped: so each call takes a number before it is made, and what it unmaps are the entries with lower
+// ones only. A new mapping gets its number afterwards, and puts an end to whatever is listed at its addresses.
+//
+// These functions may be called where malloc may not: in a signal handler, under an allocator's locks, in a vfork child, which
+// works on its parent's memory. Therefore nothing of libc is called here, and the agent's lock is taken only by a thread
+// that does not hold it. Where the call interrupted a hook, or comes from the allocator below one, nothing
+// of the thread's own memory of stacks is touched, as it may be half changed: the stack is unwound anew.
+
+import AgentMachine
+import SharedLayout
+
+enum Mappings {
+  private typealias Shared = UnsafeMutablePointer<allocs_shared>
+  private typealias Header = UnsafeMutablePointer<allocs_header>
+  private typealias Entry = UnsafeMutablePointer<allocs_mapping>
+  private typealias Table = UnsafeMutablePointer<allocs_mapping_table>
+
+  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+
+  /// The number of the last call that mapped something.
+  static var number: UInt64 {
+    guard let shared = allocs_process().pointee.shared else { return 0 }
+    return allocs_load_acquire_u64(&shared.pointee.mapping_number)
+  }
+
+  @inline(never)
+  static func changed(_ call: UnsafePointer<allocs_mapping_call>) {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    if allocs_holds_lock() {
+      Index.count(ALLOCS_COUNTER_MAPPINGS_MISSED)
+      return
+    }
+    let caller = Caller(place: UInt(call.pointee.place), framePointer: call.pointee.frame_pointer)
+    let own = enter()
+    var draft = allocs_mapping()
+    if call.pointee.new_size > 0 {
+      draft.context = context(own, caller, allocs_function(call.pointee.function), shared, header)
+      if draft.context == 0 { Index.count(ALLOCS_COUNTER_MAPPINGS_UNKNOWN) }
+      draft.ticks = allocs_now()
+      draft.protection = call.pointee.protection
+      draft.flags = call.pointee.flags
+      draft.offset = call.pointee.offset
+    }
+    var file: allocs_mapped_file?
+    var name = Text()
+    if call.pointee.descriptor >= 0, call.pointee.new_size > 0 { file = System.identity(of: call.pointee.descriptor) }
+    if let found = file, !isKnown(found, shared) { name = Self.name(of: call.pointee.descriptor) }
+    locked(shared) {
+      guard let table = table(shared, header) else {
+        Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
+        return
+      }
+      if let file { setPath(&draft, file, name, table, shared, header) }
+      apply(call.pointee, draft, shared, header, table)
+    }
+    Index.count(ALLOCS_COUNTER_MAPPINGS_CHANGED)
+    if let own { allocs_leave(own) }
+  }
+
+  /// The agent has mapped memory for itself. `isLocked`: the caller holds the lock.
+  static func noteOwn(_ memory: Address, _ size: UInt64, isLocked: Bool = false) {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    var draft = allocs_mapping()
+    draft.ticks = allocs_now()
+    draft.protection = 3
+    draft.flags = ALLOCS_MAPPING_ANONYMOUS.rawValue | ALLOCS_MAPPING_AGENT.rawValue
+    var call = allocs_mapping_call()
+    call.new_start = UInt64(UInt(bitPattern: memory))
+    call.new_size = size
+    if isLocked {
+      if let table = table(shared, header) { apply(call, draft, shared, header, table) }
+    } else if !allocs_holds_lock() {
+      locked(shared) {
+        if let table = table(shared, header) { apply(call, draft, shared, header, table) }
+      }
+    }
+    Index.count(ALLOCS_COUNTER_MAPPINGS_CHANGED)
+  }
+
+  // MARK: who
+
+  /// The thread, taken; nil if it is inside a hook, or cannot be told.
+  private static func enter() -> Thread? {
+    if let thread = allocs_enter() { return thread }
+    guard allocs_registered_block() == nil else { return nil }
+    // Only where libc needs no memory to keep the key's value: the thread may be in a signal handler.
+    let keysKeptInPlace: UInt32 = 32
+    let process = allocs_process()
+    guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue,
+      process.pointee.has_thread_key == 0 || process.pointee.thread_key < keysKeptInPlace
+    else { return nil }
+    return Start.enterNewThread()
+  }
+
+  private static func context(
+    _ own: Thread?, _ caller: Caller, _ function: allocs_function, _ shared: Shared, _ header: Header
+  ) -> UInt32 {
+    if let own {
+      guard own.pointee.regions != nil else { return 0 }
+      // libc is not to be asked for the stack's bounds: it would take locks.
+      let hasAsked = own.pointee.has_asked_for_stack
+      own.pointee.has_asked_for_stack = 1
+      defer { own.pointee.has_asked_for_stack = hasAsked }
+      return Contexts.context(own, caller, function)
+    }
+    guard let inside = allocs_registered_block(), inside.pointee.regions != nil else { return 0 }
+    let node =
+      shared.pointee.full_stacks != 0
+      ? Stack.nodeAnew(inside, caller, shared, header)
+      : Contexts.node(shared, header, parent: 0, pc: caller.site, flags: 0)
+    return node == 0 ? 0 : Contexts.context(shared, header, node, inside.pointee.slot, function, 0)
+  }
+
+  // MARK: files
+
+  @inline(__always)
+  private static func line(_ table: Table, _ file: allocs_mapped_file) -> UnsafeMutablePointer<allocs_mapped_file> {
+    let hash = (file.device &* 31 &+ file.inode) &* 0x9E37_79B9_7F4A_7C15
+    return allocs_mapping_files(table) + Int(hash >> 32 & UInt64(ALLOCS_MAPPED_FILE_COUNT - 1))
+  }
+
+  private static func isSame(_ one: allocs_mapped_file, _ other: allocs_mapped_file) -> Bool {
+    one.inode == other.inode && one.device == other.device && one.seconds == other.seconds
+      && one.nanoseconds == other.nanoseconds
+  }
+
+  /// Whether the path need not be asked for. Without the lock: a line that changes meanwhile costs the name, not more.
+  private static func isKnown(_ file: allocs_mapped_file, _ shared: Shared) -> Bool {
+    guard let table = shared.pointee.mappings else { return false }
+    return isSame(line(table, file).pointee, file)
+  }
+
+  private static func name(of descriptor: Int32) -> Text {
+    var link = Text()
+    link.append("/proc/self/fd/")
+    link.append(UInt64(descriptor))
+    return link.withCString { path in
+      withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Text.capacity + 1) { buffer in
+        var name = Text()
+        guard let bytes = buffer.baseAddress else { return name }
+        let size = System.readLink(path, bytes, Text.capacity + 1)
+        // One that is cut would be another file's.
+        guard size > 0, size <= Text.capacity else { return name }
+        for index in 0..<size { name.append(byte: bytes[index]) }
+        return name
+      }
+    }
+  }
+
+  /// The caller holds the lock.
+  private static func setPath(
+    _ draft: inout allocs_mapping, _ file: allocs_mapped_file, _ name: borrowing Text, _ table: Table, _ shared: Shared,
+    _ header: Header
+  ) {
+    let line = line(table, file)
+    if !isSame(line.pointee, file) {
+      guard name.count > 0 else { return }
+      var path = line.pointee.path
+      var isSameName = line.pointee.path_size == UInt64(name.count)
+      if isSameName { isSameName = holds(header, path, name) }
+      if !isSameName {
+        guard let stored = store(name, table, shared, header) else { return }
+        path = stored
+      }
+      line.pointee = file
+      line.pointee.path = path
+      line.pointee.path_size = UInt64(name.count)
+    }
+    draft.path = line.pointee.path
+    draft.path_size = UInt32(truncatingIfNeeded: line.pointee.path_size)
+  }
+
+  private static func holds(_ header: Header, _ path: UInt64, _ name: borrowing Text) -> Bool {
+    let bytes = (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(path)).assumingMemoryBound(to: UInt8.self)
+    for index in 0..<name.count where bytes[index] != name[index] { return false }
+    return true
+  }
+
+  /// Where the name is now; nil if there is no room. Half of the section is left for modules.
+  private static func store(
+    _ name: borrowing Text, _ table: Table, _ shared: Shared, _ header: Header
+  ) -> UInt64? {
+    let limit = Segment.section(header, ALLOCS_SECTION_STRINGS).pointee.capacity / 2
+    let size = name.count
+    guard table.pointee.strings_used + UInt64(size) <= limit,
+      let place = name.withCString({ Strings.add(shared, header, $0, size) })
+    else { return nil }
+    table.pointee.strings_used += UInt64(size)
+    return place.offset
+  }
+
+  // MARK: the table
+
+  private static func table(_ shared: Shared, _ header: Header) -> Table? {
+    if let table = shared.pointee.mappings { return table }
+    let size = UInt64(MemoryLayout<allocs_mapping_table>.size)
+    guard let memory = System.map(size) else { return nil }
+    let table = memory.assumingMemoryBound(to: allocs_mapping_table.self)
+    shared.pointee.mappings = table
+    noteOwn(memory, size, isLocked: true)
+    return table
+  }
+
+  @inline(__always)
+  private static func entries(_ header: Header) -> Entry {
+    Segment.start(header, ALLOCS_SECTION_MAPPINGS).assumingMemoryBound(to: allocs_mapping.self)
+  }
+
+  private static func apply(
+    _ call: allocs_mapping_call, _ draft: allocs_mapping, _ shared: Shared, _ header: Header, _ table: Table
+  ) {
+    var draft = draft
+    if call.source != 0, call.new_size > 0 { inherit(&draft, from: call.source, header, table) }
+    if call.old_size > 0 {
+      remove(call.old_start, end(call.old_start, call.old_size, draft.flags), upTo: call.number, header, table)
+    }
+    guard call.new_size > 0 else { return }
+    let next = shared.pointee.mapping_number + 1
+    allocs_store_release_u64(&shared.pointee.mapping_number, next)
+    draft.number = next
+    draft.start = call.new_start
+    draft.end = end(call.new_start, call.new_size, draft.flags)
+    remove(draft.start, draft.end, upTo: .max, header, table)
+    if draft.flags & ALLOCS_MAPPING_BREAK.rawValue != 0, grow(draft, header, table) { return }
+    insert(draft, header, table)
+  }
+
+  /// One past the last address: the kernel maps whole pages, but for the break.
+  private static func end(_ start: UInt64, _ size: UInt64, _ flags: UInt32) -> UInt64 {
+    if flags & ALLOCS_MAPPING_BREAK.rawValue != 0 { return start &+ size }
+    return start &+ (size &+ pageSize &- 1) & ~(pageSize - 1)
+  }
+
+  /// What a mapping that mremap moved is of.
+  private static func inherit(_ draft: inout allocs_mapping, from source: UInt64, _ header: Header, _ table: Table) {
+    let place = place(above: source, header, table)
+    let old = place > 0 ? entries(header) + Int(allocs_mapping_order(table)[place - 1]) : nil
+    guard let old, source < old.pointee.end else {
+      draft.flags |= ALLOCS_MAPPING_MOVED.rawValue
+      return
+    }
+    draft.protection = old.pointee.protection
+    draft.flags = old.pointee.flags
+    draft.path = old.pointee.path
+    draft.path_size = old.pointee.path_size
+    draft.offset = old.pointee.offset
+    if old.pointee.path_size > 0 { draft.offset += source - old.pointee.start }
+  }
+
+  /// How many entries start at or below `address`.
+  private static func place(above address: UInt64, _ header: Header, _ table: Table) -> Int {
+    let order = allocs_mapping_order(table)
+    let entries = entries(header)
+    var low = 0
+    var high = Int(table.pointee.live_count)
+    while low < high {
+      let middle = (low + high) / 2
+      if entries[Int(order[middle])].start <= address { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+
+  /// Nothing is mapped from `start` to `end` any more by the calls up to `number`.
+  private static func remove(
+    _ start: UInt64, _ end: UInt64, upTo number: UInt64, _ header: Header, _ table: Table
+  ) {
+    let order = allocs_mapping_order(table)
+    let entries = entries(header)
+    var next = place(above: start, header, table)
+    // The entry that starts below may reach into the range.
+    if next > 0, entries[Int(order[next - 1])].end > start { next -= 1 }
+    var kept = next
+    let count = Int(table.pointee.live_count)
+    var rest: allocs_mapping?
+    while next < count {
+      let index = order[next]
+      let entry = entries + Int(index)
+      guard entry.pointee.start < end else { break }
+      var isGone = false
+      if entry.pointee.number <= number {
+        let old = entry.pointee
+        if old.start < start {
+          if old.end > end { rest = part(of: old, from: end) }
+          change(entry) { $0.pointee.end = start }
+        } else if old.end > end {
+          let part = part(of: old, from: end)
+          change(entry) {
+            $0.pointee.start = part.start
+            $0.pointee.offset = part.offset
+          }
+        } else {
+          change(entry) {
+            $0.pointee.start = 0
+            $0.pointee.end = 0
+          }
+          isGone = true
+        }
+      }
+      next += 1
+      if isGone {
+        allocs_mapping_free(table)[Int(table.pointee.free_count)] = index
+        table.pointee.free_count += 1
+      } else {
+        order[kept] = index
+        kept += 1
+      }
+    }
+    if kept < next {
+      allocs_mapping_move(order + kept, order + next, UInt64(count - next))
+      table.pointee.live_count = UInt64(count - (next - kept))
+    }
+    if let rest { insert(rest, header, table) }
+  }
+
+  private static func part(of old: allocs_mapping, from start: UInt64) -> allocs_mapping {
+    var part = old
+    part.start = start
+    if old.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue == 0 { part.offset += start - old.start }
+    return part
+  }
+
+  /// Whether `draft` goes on where an entry of the same context ends, and has been added to it: a program that moves its
+  /// break in small steps has one entry for them.
+  private static func grow(_ draft: allocs_mapping, _ header: Header, _ table: Table) -> Bool {
+    let place = place(above: draft.start, header, table)
+    guard place > 0 else { return false }
+    let below = entries(header) + Int(allocs_mapping_order(table)[place - 1])
+    guard below.pointee.end == draft.start, below.pointee.context == draft.context,
+      below.pointee.flags == draft.flags
+    else { return false }
+    change(below) {
+      $0.pointee.end = draft.end
+      $0.pointee.ticks = draft.ticks
+      $0.pointee.number = draft.number
+    }
+    return true
+  }
+
+  private static func insert(_ draft: allocs_mapping, _ header: Header, _ table: Table) {
+    guard let index = newEntry(header, table) else {
+      Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
+      return
+    }
+    change(entries(header) + Int(index)) { entry in
+      let sequence = entry.pointee.sequence
+      entry.pointee = draft
+      entry.pointee.sequence = sequence
+    }
+    let order = allocs_mapping_order(table)
+    let place = place(above: draft.start, header, table)
+    let count = Int(table.pointee.live_count)
+    allocs_mapping_move(order + place + 1, order + place, UInt64(count - place))
+    order[place] = index
+    table.pointee.live_count += 1
+  }
+
+  /// An entry that is free, backed by memory; nil if there is none.
+  private static func newEntry(_ header: Header, _ table: Table) -> UInt32? {
+    if table.pointee.free_count > 0 {
+      table.pointee.free_count -= 1
+      return allocs_mapping_free(table)[Int(table.pointee.free_count)]
+    }
+    let section = Segment.section(header, ALLOCS_SECTION_MAPPINGS)
+    let used = section.pointee.used
+    let offset = used * section.pointee.entry_size
+    guard used < section.pointee.capacity,
+      offset % pageSize != 0
+        || System.commit(Segment.start(header, ALLOCS_SECTION_MAPPINGS) + Int(offset), pageSize)
+    else { return nil }
+    allocs_store_release_u64(&section.pointee.used, used + 1)
+    return UInt32(truncatingIfNeeded: used)
+  }
+
+  /// Changes an entry so that a reader can tell: the sequence is odd meanwhile.
+  @inline(__always)
+  private static func change(_ entry: Entry, _ body: (Entry) -> Void) {
+    let sequence = entry.pointee.sequence
+    allocs_store_relaxed_u32(&entry.pointee.sequence, sequence &+ 1)
+    allocs_fence_release()
+    body(entry)
+    allocs_store_release_u32(&entry.pointee.sequence, sequence &+ 2)
+  }
+}
+
+@c(allocs_mapping_number) func hookMappingNumber() -> UInt64 { Mappings.number }
+@c(allocs_hook_mapped) func hookMapped(_ call: UnsafePointer<allocs_mapping_call>) { Mappings.changed(call) }

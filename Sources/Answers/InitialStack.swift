@@ -1,0 +1,154 @@
+// What the kernel put at the top of the main thread's stack when the program was executed (Linux fs/binfmt_elf.c):
+//
+//   start of stack   argc | argv pointers, 0 | environment pointers, 0 | auxiliary vector | … random bytes, platform name |
+//                    strings of the arguments | strings of the environment | path that was executed
+//
+// Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and environ, which show
+// the memory as it is now: a program may have written over it. Of the pointers only those who may trace the process learn.
+
+import Glibc
+
+struct InitialStack {
+  private let start: UInt64
+  private let arguments: Range<UInt64>
+  private let environment: Range<UInt64>
+  private let argumentText: [UInt8]
+  private let environmentText: [UInt8]
+  /// Types and values.
+  private let vector: [(type: UInt64, value: UInt64)]
+  /// How many pointers there are; nil if they may not be read.
+  private let counts: (arguments: UInt64, environment: UInt64)?
+
+  private static let longestText = 256
+  private static let mostPointers: UInt64 = 1 << 20
+
+  /// nil if the places may not be read.
+  init?(_ directory: borrowing ProcessDirectory) {
+    guard let line = try? directory.line("stat"), let end = line.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    let fields = line[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
+    // Field 3 is the first one behind the command.
+    func field(_ number: Int) -> UInt64 {
+      fields.count > number - 3 ? UInt64(String(decoding: fields[number - 3], as: UTF8.self)) ?? 0 : 0
+    }
+    let (stack, arguments, environment) = (field(28), (field(48), field(49)), (field(50), field(51)))
+    guard arguments.0 > 0, arguments.0 <= arguments.1, environment.0 <= environment.1 else { return nil }
+    start = stack
+    self.arguments = arguments.0..<arguments.1
+    self.environment = environment.0..<environment.1
+    argumentText = Array(((try? directory.read("cmdline", limit: 1 << 22)) ?? []).prefix(self.arguments.count))
+    environmentText = Array(((try? directory.read("environ", limit: 1 << 22)) ?? []).prefix(self.environment.count))
+    let auxiliary = (try? directory.read("auxv", limit: 1 << 16)) ?? []
+    vector = stride(from: 0, to: auxiliary.count - 15, by: 16).map { offset in
+      (Self.word(auxiliary, offset), Self.word(auxiliary, offset + 8))
+    }
+    counts = Self.counts(directory, start)
+  }
+
+  private static func word(_ bytes: [UInt8], _ offset: Int) -> UInt64 {
+    bytes[offset..<offset + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+  }
+
+  private static func counts(
+    _ directory: borrowing ProcessDirectory, _ start: UInt64
+  ) -> (arguments: UInt64, environment: UInt64)? {
+    guard start != 0, let head = directory.memory(at: start, count: 8) else { return nil }
+    let arguments = word(head, 0)
+    guard arguments < mostPointers else { return nil }
+    var place = start + 8 * (arguments + 2)
+    var environment: UInt64 = 0
+    while environment < mostPointers, let piece = directory.memory(at: place, count: 4096), !piece.isEmpty {
+      for offset in stride(from: 0, to: piece.count - 7, by: 8) {
+        if word(piece, offset) == 0 { return (arguments, environment) }
+        environment += 1
+      }
+      place += UInt64(piece.count)
+    }
+    return nil
+  }
+
+  // MARK: a place
+
+  /// What is at `address`, if the kernel put something there.
+  func part(at address: UInt64) -> Answer.Part? {
+    if arguments.contains(address) {
+      guard let found = Self.string(in: argumentText, at: address - arguments.lowerBound) else {
+        return Answer.Part(.argument)
+      }
+      return Answer.Part(
+        .argument, name: "argv[\(found.index)]", text: Self.text(found.bytes), offset: found.offset,
+        size: UInt64(found.bytes.count) + 1)
+    }
+    if environment.contains(address) {
+      guard let found = Self.string(in: environmentText, at: address - environment.lowerBound) else {
+        return Answer.Part(.environment)
+      }
+      let name = found.bytes.prefix { $0 != UInt8(ascii: "=") }
+      return Answer.Part(
+        .environment, name: name.isEmpty ? nil : Self.text(name),
+        text: Self.text(found.bytes.dropFirst(name.count + 1)), offset: found.offset,
+        size: UInt64(found.bytes.count) + 1)
+    }
+    return kernelString(at: address) ?? pointer(at: address)
+  }
+
+  /// The string around an offset in strings that each end in a zero.
+  private static func string(
+    in text: [UInt8], at offset: UInt64
+  ) -> (index: Int, bytes: ArraySlice<UInt8>, offset: UInt64)? {
+    guard offset < UInt64(text.count) else { return nil }
+    let place = Int(offset)
+    let start = text[..<place].lastIndex(of: 0).map { $0 + 1 } ?? 0
+    let end = text[place...].firstIndex(of: 0) ?? text.count
+    return (text[..<start].count { $0 == 0 }, text[start..<end], UInt64(place - start))
+  }
+
+  private static func text(_ bytes: ArraySlice<UInt8>) -> String {
+    let text = String(decoding: bytes.prefix(longestText), as: UTF8.self)
+    return bytes.count > longestText ? text + "…" : text
+  }
+
+  /// What entries of the auxiliary vector point to.
+  private func kernelString(at address: UInt64) -> Answer.Part? {
+    let randomBytes: UInt64 = 16
+    for entry in vector where entry.value > start && entry.value <= address {
+      switch entry.type {
+      case UInt64(AT_RANDOM) where address - entry.value < randomBytes:
+        return Answer.Part(.kernelStrings, name: "AT_RANDOM", offset: address - entry.value, size: randomBytes)
+      case UInt64(AT_EXECFN):
+        // The last thing on the stack but for a word of zeros.
+        return Answer.Part(.kernelStrings, name: "AT_EXECFN", offset: address - entry.value)
+      case UInt64(AT_PLATFORM) where address < entry.value + 16 && address < arguments.lowerBound:
+        return Answer.Part(.kernelStrings, name: "AT_PLATFORM", offset: address - entry.value)
+      default: break
+      }
+    }
+    return nil
+  }
+
+  private func pointer(at address: UInt64) -> Answer.Part? {
+    guard let counts, address >= start else { return nil }
+    var rest = (address - start) / 8
+    let offset = (address - start) % 8
+    func pointer(_ name: String) -> Answer.Part { Answer.Part(.pointers, name: name, offset: offset, size: 8) }
+    if rest == 0 { return pointer("argc") }
+    rest -= 1
+    if rest <= counts.arguments { return pointer("argv[\(rest)]") }
+    rest -= counts.arguments + 1
+    if rest <= counts.environment { return pointer("environ[\(rest)]") }
+    rest -= counts.environment + 1
+    guard rest / 2 < UInt64(vector.count) else { return nil }
+    let entry = vector[Int(rest / 2)]
+    return Answer.Part(
+      .auxiliaryVector, name: Self.names[entry.type] ?? "type \(entry.type)", text: hex(entry.value),
+      offset: rest % 2 * 8 + offset, size: 16)
+  }
+
+  /// Linux include/uapi/linux/auxvec.h and arch/x86/include/uapi/asm/auxvec.h.
+  private static let names: [UInt64: String] = [
+    0: "AT_NULL", 2: "AT_EXECFD", 3: "AT_PHDR", 4: "AT_PHENT", 5: "AT_PHNUM", 6: "AT_PAGESZ", 7: "AT_BASE",
+    8: "AT_FLAGS", 9: "AT_ENTRY", 10: "AT_NOTELF", 11: "AT_UID", 12: "AT_EUID", 13: "AT_GID", 14: "AT_EGID",
+    15: "AT_PLATFORM", 16: "AT_HWCAP", 17: "AT_CLKTCK", 23: "AT_SECURE", 24: "AT_BASE_PLATFORM", 25: "AT_RANDOM",
+    26: "AT_HWCAP2", 27: "AT_RSEQ_FEATURE_SIZE", 28: "AT_RSEQ_ALIGN", 29: "AT_HWCAP3", 30: "AT_HWCAP4",
+    31: "AT_EXECFN", 32: "AT_SYSINFO", 33: "AT_SYSINFO_EHDR", 51: "AT_MINSIGSTKSZ",
+  ]
+}

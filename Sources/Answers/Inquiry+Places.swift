@@ -1,0 +1,237 @@
+// What an inquiry finds beyond blocks and symbols: who mapped, thread-local variables, guard pages, frames of stopped threads.
+
+import Glibc
+import IndexReader
+import SharedLayout
+import Symbols
+
+extension Inquiry {
+  // MARK: who mapped
+
+  /// The record of the mapping at `address`, if it can be about what is mapped there now.
+  mutating func record(at address: UInt64) -> MappingRecord? {
+    let records: [MappingRecord]
+    if let known = mappedRecords {
+      records = known
+    } else {
+      records = view.mappedRanges.records(of: shared.segment)
+      mappedRecords = records
+    }
+    guard let record = records.record(containing: address) else { return nil }
+    // What was unmapped past libc's functions stays listed: something else may be there now.
+    guard let maps = surroundings.maps else { return record }
+    guard let mapping = maps.mapping(containing: address) else { return nil }
+    if !record.isMoved {
+      guard record.isBreak == mapping.isBreak || !mapping.isBreak && mapping.isAnonymous else { return nil }
+      if !record.isBreak, record.isAnonymous != mapping.isAnonymousMemory { return nil }
+    }
+    return record
+  }
+
+  mutating func mappedBy(_ record: MappingRecord, stacks: Bool) -> Answer.MappedBy {
+    var mapped = Answer.MappedBy(
+      range: record.range, age: clock.age(ofTicks: record.ticks),
+      permissions: record.isMoved ? nil : record.permissions, path: record.path,
+      fileOffset: record.path == nil ? nil : record.fileOffset)
+    guard let index = origins.originIndex(ofContext: record.context, in: shared.segment) else { return mapped }
+    let origin = origins.origin(at: index)
+    mapped.function = origin.function
+    if let slot = origin.threadSlot {
+      if let holder = origins.holderIndex(ofSlot: slot, at: record.ticks) {
+        mapped.thread = origins.holder(at: holder).thread
+      } else {
+        mapped.thread = origins.lookUp(slot: slot, at: record.ticks, in: shared.segment)?.thread
+      }
+    }
+    if stacks, origin.node != 0 { mapped.stack = attribution.stack(ofNode: origin.node, at: record.ticks) }
+    return mapped
+  }
+
+  // MARK: arenas
+
+  /// The arena of its allocator that a block lies in, or that `address` beside such a block lies in.
+  mutating func arena(at address: UInt64, of block: Answer.Block?, allocator: String?) -> Answer.Arena? {
+    guard let allocator else { return nil }
+    guard allocator.hasPrefix("libc.so") || allocator.hasPrefix("libc-2") else {
+      return record(at: address).map { Answer.Arena(range: $0.range, kind: .mapped) }
+    }
+    guard let maps = surroundings.maps, let index = maps.index(containing: address) else { return nil }
+    let mapping = maps.mappings[index]
+    if mapping.isBreak { return Answer.Arena(range: mapping.start..<mapping.end, kind: .main) }
+    guard mapping.isAnonymous else { return nil }
+    // glibc malloc/arena.c: heaps of threads are aligned to their greatest size, and what is not used yet is reserved.
+    let heapSize: UInt64 = 64 << 20
+    let heap = address & ~(heapSize - 1)
+    let isReserved =
+      mapping.end == heap + heapSize
+      || index + 1 < maps.mappings.count && maps.mappings[index + 1].start == mapping.end
+        && maps.mappings[index + 1].isInaccessible && maps.mappings[index + 1].end >= heap + heapSize
+    if mapping.start == heap, isReserved { return Answer.Arena(range: heap..<heap + heapSize, kind: .thread) }
+    // A chunk of its own begins with 16 bytes of description, and its end is rounded to pages.
+    guard let block, block.base & 4095 == 16 else { return nil }
+    let chunk = (block.size + 8 + 15) & ~15
+    let end = block.base - 16 + (chunk + 8 + 4095) & ~4095
+    guard end <= mapping.end, block.base - 16 >= mapping.start else { return nil }
+    return Answer.Arena(range: block.base - 16..<end, kind: .single)
+  }
+
+  /// The allocator of the nearest block, if that lies in the same mapping.
+  mutating func allocator(beside lookup: Lookup, in mapping: Mapping?) -> String? {
+    guard let mapping else { return nil }
+    for block in [lookup.previous, lookup.next] {
+      guard let block, mapping.contains(block.base),
+        let index = origins.originIndex(ofContext: block.context, in: shared.segment)
+      else { continue }
+      return origins.origin(at: index).allocator
+    }
+    return nil
+  }
+
+  // MARK: thread-local variables
+
+  /// Of the thread whose copy `address` lies in.
+  mutating func threadLocalAnswer(_ address: UInt64) -> Answer? {
+    let blocks = loadedModules().filter { $0.threadLocal != nil }
+    // Blocks of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local storage,
+    // variant II), libc's description of the thread above it.
+    let distances = blocks.compactMap { module in module.threadLocal.map { 0 &- $0.offset } }
+    let below = distances.filter { $0 < UInt64(1) << 32 }.max() ?? 0
+    let descriptorSize: UInt64 = 2304
+    for thread in allThreads() where thread.state != .ended {
+      guard let pointer = thread.threadPointer else { continue }
+      if address >= pointer, address - pointer < descriptorSize {
+        var answer = Answer(address: address, kind: .mapping)
+        answer.part = Answer.Part(.threadDescriptor, offset: address - pointer)
+        answer.thread = origins.holder(of: thread).thread
+        return answer
+      }
+      guard address < pointer, pointer - address <= below else { continue }
+      for module in blocks {
+        guard let block = module.threadLocal else { continue }
+        let start = pointer &+ block.offset
+        guard address >= start, address - start < block.size else { continue }
+        var answer = Answer(address: address, kind: .static)
+        answer.isThreadLocal = true
+        answer.thread = origins.holder(of: thread).thread
+        answer.module = module.path
+        let reference = ModuleReference(module)
+        if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address - start, in: reference) {
+          answer.section = symbol.section
+          answer.symbol = Answer.Symbol(
+            name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
+        }
+        answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
+        return answer
+      }
+    }
+    return nil
+  }
+
+  // MARK: guard pages
+
+  /// The thread whose stack begins right above the inaccessible mapping at `index`.
+  mutating func threadGuarded(by index: Int, _ maps: ProcessMaps) -> Answer.Thread? {
+    let mapping = maps.mappings[index]
+    guard mapping.isInaccessible, index + 1 < maps.mappings.count else { return nil }
+    let above = maps.mappings[index + 1]
+    guard above.start == mapping.end, above.permissions.hasPrefix("rw") else { return nil }
+    if let thread = allThreads().first(where: { thread in
+      thread.state != .ended
+        && thread.stack.map {
+          $0.lowerBound <= above.start && $0.upperBound > above.start && $0.upperBound <= above.end
+        }
+          ?? false
+    }) {
+      return origins.holder(of: thread).thread
+    }
+    guard let id = threadIn(mapping: index + 1) else { return nil }
+    return Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
+  }
+
+  // MARK: frames
+
+  /// Adds the frame that holds the address of `answer`, in a thread's stack, by stopping the thread for a moment.
+  mutating func addFrame(to answer: inout Answer) {
+    guard let thread = answer.thread, let mapping = answer.mapping else {
+      answer.frameFailure = "the thread is not known, or its process has ended"
+      return
+    }
+    let end = allThreads().last { $0.id == thread.id && $0.state != .ended }?.stack?.upperBound
+    let stack: StoppedStack
+    do throws(StoppedStack.Failure) {
+      stack = try StoppedStack(
+        process: view.processID, thread: thread.id, stackEnd: min(end ?? mapping.end, mapping.end),
+        address: answer.address)
+    } catch {
+      answer.frameFailure = failure(error, thread)
+      return
+    }
+    let address = answer.address
+    guard let innermost = stack.frames.first else {
+      answer.frameFailure = "the thread's stack can't be unwound: its modules' files can't be read"
+      return
+    }
+    var frame = Answer.StackFrame(role: .frame, index: 0, functions: [], stopped: stack.seconds)
+    defer { answer.frame = frame }
+    let sp = innermost.registers.stackPointer
+    guard address >= sp else {
+      frame.role = sp - address <= 128 ? .redZone : .unused
+      if frame.role == .redZone { frame.functions = functions(of: innermost) }
+      return
+    }
+    let found = stack.frames.lastIndex { $0.registers.stackPointer <= address } ?? 0
+    let holder = stack.frames[found]
+    frame.index = found
+    if holder.isLast, found + 1 == stack.frames.count, found > 0 || !holder.isExact {
+      // The outermost frame, or where unwinding ended.
+      frame.functions = functions(of: holder)
+      return
+    }
+    frame.functions = functions(of: holder)
+    guard !holder.isLast else { return }
+    frame.cfa = holder.registers.cfa
+    // The call pushed it right below what it calls the frame's end.
+    if holder.registers.cfa - address <= 8 { frame.role = .returnAddress }
+    let pc = holder.isExact ? holder.pc : holder.pc &- 1
+    if let module = module(ofCode: pc) {
+      frame.variable = view.symbolizer.local(at: address, executing: pc, holder.registers, in: module)
+    }
+  }
+
+  private mutating func functions(of frame: StoppedStack.Frame) -> [Frame] {
+    let instruction = frame.isExact ? frame.pc : frame.pc &- 1
+    guard let module = module(ofCode: instruction) else { return [Frame(pc: frame.pc, module: nil)] }
+    return view.symbolizer.frames(returnAddress: instruction &+ 1, in: module).map { found in
+      var found = found
+      found.pc = frame.pc
+      return found
+    }
+  }
+
+  private mutating func module(ofCode address: UInt64) -> ModuleReference? {
+    guard let maps = surroundings.maps, let index = maps.index(containing: address) else { return nil }
+    return module(at: address, index, maps)
+  }
+
+  private func failure(_ error: StoppedStack.Failure, _ thread: Answer.Thread) -> String {
+    switch error {
+    case .notSupported: return "threads can't be stopped on this machine — ask on an x86-64 one"
+    case .gone: return "thread \(thread.id) has ended meanwhile — ask again"
+    case .didNotStop:
+      return "thread \(thread.id) did not stop within a second, as in an uninterruptible wait — ask again later"
+    case .notReadable(let number):
+      return "the memory of thread \(thread.id) can't be read: \(String(cString: strerror(number))) — ask again"
+    case .notPermitted(let number):
+      if let tracer = surroundings.tracer(ofThread: thread.id) {
+        return "thread \(thread.id) is traced by process \(tracer) already — detach that debugger, or ask it"
+      }
+      return "thread \(thread.id) can't be stopped: \(String(cString: strerror(number)))"
+        + " — ask as root, or set kernel.yama.ptrace_scope to 0"
+    }
+  }
+}
+
+extension Mapping {
+  /// No file: also where the kernel shows the pseudo file of shared anonymous memory.
+  fileprivate var isAnonymousMemory: Bool { isAnonymous || isBreak || path?.hasPrefix("/dev/zero") == true }
+}

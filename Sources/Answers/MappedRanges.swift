@@ -1,0 +1,36 @@
+// Who mapped what, as the segment says, read again only when it has changed.
+
+import IndexReader
+import Synchronization
+
+/// The records of one process in order of address. Thread-safe.
+final class MappedRanges: Sendable {
+  private struct Reading {
+    var changes: UInt64
+    var records: [MappingRecord]
+  }
+
+  private let reading = Mutex<Reading?>(nil)
+
+  func records(of segment: borrowing Segment) -> [MappingRecord] {
+    let changes = segment.mappingChanges
+    if changes == 0 { return [] }
+    if let known = reading.withLock({ $0 }), known.changes == changes { return known.records }
+    let records = segment.mappingRecords
+    reading.withLock { $0 = Reading(changes: changes, records: records) }
+    return records
+  }
+}
+
+extension [MappingRecord] {
+  /// The one that holds `address`.
+  func record(containing address: UInt64) -> MappingRecord? {
+    var low = 0
+    var high = count
+    while low < high {
+      let middle = (low + high) / 2
+      if self[middle].range.upperBound <= address { low = middle + 1 } else { high = middle }
+    }
+    return low < count && self[low].range.contains(address) ? self[low] : nil
+  }
+}
