@@ -66,7 +66,7 @@ extension Segment {
         isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,
         isAgent: copy.flags & ALLOCS_MAPPING_AGENT.rawValue != 0,
         isMoved: copy.flags & ALLOCS_MAPPING_MOVED.rawValue != 0, fileOffset: copy.offset,
-        path: copy.path_size == 0 ? nil : string(at: copy.path, size: copy.path_size))
+        path: copy.path_size == 0 ? nil : path(at: copy.path, size: copy.path_size))
     }
     return nil
   }

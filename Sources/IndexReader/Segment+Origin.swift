@@ -48,12 +48,7 @@ extension Segment {
 
   /// A text of the strings section; nil if it is empty or does not lie there.
   private func string(at offset: UInt64, size: UInt32) -> String? {
-    let limit = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
-    guard size > 0, offset <= limit, UInt64(size) <= limit - offset else { return nil }
-    // Copied before it is decoded: the bytes may change under the decoder.
-    let text = UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
-    return String(decoding: Array(text), as: UTF8.self)
+    size > 0 ? path(at: offset, size: size) : nil
   }
 
   /// A node of the trie; nil if `id` is the root's or leads outside the table.
@@ -157,7 +152,7 @@ extension Segment {
     var entry = allocs_module()
     copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
-      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = string(at: entry.path, size: entry.path_size)
+      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = path(at: entry.path, size: entry.path_size)
     else { return nil }
     return Module(
       index: UInt32(index), path: path,
@@ -170,8 +165,8 @@ extension Segment {
         ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size))
   }
 
-  /// Text in the strings section; nil if it would lie outside.
-  func string(at offset: UInt64, size: UInt32) -> String? {
+  /// A text of the strings section, which may be empty; nil if it would lie outside.
+  func path(at offset: UInt64, size: UInt32) -> String? {
     let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
     guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
