@@ -16,10 +16,11 @@ struct AdaptivePeriod {
   /// Takes note of a look at all rings. `fullest`: see `SourceStatus`.
   mutating func note(records: Int, fullest: Double, lossless: Bool) {
     let limit = lossless ? Self.longestLossless : Self.longest
-    if fullest >= 0.125 {
-      nanoseconds = 0
-    } else if records == 0 {
+    if records == 0 {
+      // Also if there is much that nobody has room for: the end of a write ends the wait.
       nanoseconds = min(max(nanoseconds * 2, Self.shortest), limit)
+    } else if fullest >= 0.125 {
+      nanoseconds = 0
     } else {
       // The same rate fills a sixteenth in the next period.
       let factor = min(max(0.0625 / max(fullest, 1e-6), 0.25), 1.5)

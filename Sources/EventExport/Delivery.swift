@@ -127,7 +127,9 @@ final class Delivery {
     if waitingSince == 0 { waitingSince = now }
     guard isIdle || waiting >= min(Self.worthWriting, output.capacity / 2) || now - waitingSince >= Self.patience
     else { return }
-    let range = output.contiguous
+    var range = output.contiguous
+    // While one part is written, others are filled.
+    range = range.prefix(max(4096, output.capacity / 4))
     let isLast = range.count == waiting
     isWriting = true
     writer.write(id, range, sync: output.wantsSync && isLast)

@@ -60,8 +60,9 @@ struct IORing: ~Copyable {
 
   /// Submits what is queued, and waits for a completion or the time.
   func wait(nanoseconds: UInt64) {
-    if io_uring_cq_ready(ring) > 0 {
-      io_uring_submit(ring)
+    // A wait of no time would still be a sleep, of as long as the kernel's timers are allowed to be late.
+    if nanoseconds == 0 || io_uring_cq_ready(ring) > 0 {
+      io_uring_submit_and_get_events(ring)
       return
     }
     var time = __kernel_timespec(

@@ -58,13 +58,6 @@ public final class RingSource: EventSource {
     try attach()
   }
 
-  /// The same of the segment in a file.
-  public convenience init(segmentAt path: String, policy: DeliveryPolicy) throws(ExportError) {
-    let segment: SharedSegment
-    do throws(SegmentError) { segment = try SharedSegment(path: path) } catch { throw ExportError(error) }
-    try self.init(segment, policy: policy)
-  }
-
   deinit { buffer.deallocate() }
 
   private func attach() throws(ExportError) {

@@ -66,6 +66,7 @@ final class Exports: Sendable {
     workers.submit { [exporter] state in
       guard state == .active else { return }
       do throws(ExportError) {
+        let segment = try Self.open(file.path)
         let address = try target.address(processID: file.processID)
         let destination = try address.open()
         let subscriber = RecordStream { end in
@@ -79,12 +80,27 @@ final class Exports: Sendable {
           ExportRequest(
             subscriber: subscriber, key: file.path, policy: policy, destination: destination, waitsForSpace: true
           ) { () throws(ExportError) in
-            try RingSource(segmentAt: file.path, policy: policy)
+            try RingSource(segment, policy: policy)
           })
         logger.info("exporting events", metadata: metadata.merging(["to": "\(address)"]) { $1 })
       } catch {
         logger.warning("\(error)", metadata: metadata)
       }
+    }
+  }
+
+  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet.
+  private static func open(_ path: String) throws(ExportError) -> SharedSegment {
+    var patience = 100
+    while true {
+      do throws(SegmentError) {
+        let segment = try SharedSegment(path: path)
+        guard access(EventConsumer.controlPath(ofSegment: path), F_OK) != 0, patience > 0 else { return segment }
+      } catch {
+        guard patience > 0, access(path, F_OK) == 0 else { throw ExportError("\(error)") }
+      }
+      patience -= 1
+      usleep(10_000)
     }
   }
 
