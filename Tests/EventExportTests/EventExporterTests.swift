@@ -180,7 +180,7 @@ struct EventExporterTests {
     exporter.stop()
   }
 
-  @Test("a full disk loses what comes meanwhile, says so, and goes on when there is room", arguments: Method.allCases)
+  @Test("a full disk is waited for: what comes meanwhile is lost, counted, and takes bounded memory", arguments: Method.allCases)
   func fullDisk(_ method: Method) throws {
     let (script, end) = (Script(), End())
     script.state.withLock { $0.endless = 1000 }
