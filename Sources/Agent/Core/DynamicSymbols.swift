@@ -40,6 +40,15 @@ struct DynamicSymbols {
     self.bias = bias
   }
 
+  /// Whether `module` is the agent as a library of its own.
+  static func isAgent(_ module: UnsafeMutablePointer<link_map>) -> Bool { defines("allocs_agent", module) }
+  /// Whether `module` is an executable that the agent is linked into.
+  static func hasKit(_ module: UnsafeMutablePointer<link_map>) -> Bool { defines("allocs_inexe", module) }
+  private static func defines(_ name: StaticString, _ module: UnsafeMutablePointer<link_map>) -> Bool {
+    let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    return DynamicSymbols(module)?.symbol(of: name) != nil
+  }
+
   /// What a module defines under a name.
   struct Symbol {
     var address: UInt64

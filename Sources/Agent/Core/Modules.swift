@@ -174,7 +174,9 @@ enum Modules {
     module.pointee.bias = UInt64(map.pointee.l_addr)
     module.pointee.load_ticks = allocs_now()
     module.pointee.state = ALLOCS_MODULE_LOADED.rawValue
-    if allocs_is_own_module(map) { module.pointee.flags |= ALLOCS_MODULE_AGENT.rawValue }
+    #if !ALLOCS_INEXE
+      if allocs_is_own_module(map) { module.pointee.flags |= ALLOCS_MODULE_AGENT.rawValue }
+    #endif
     readBuildID(module)
     name(module, map, shared, header)
     // What was code without information there may have some now.
@@ -194,7 +196,7 @@ enum Modules {
           bytes[size] = UInt8(bitPattern: name[size])
           size += 1
         }
-      } else if map == allocs_first_link_map() {
+      } else if allocs_is_main_module(map) {
         module.pointee.flags |= ALLOCS_MODULE_MAIN.rawValue
         let path: StaticString = "/proc/self/exe"
         size = max(

@@ -45,12 +45,17 @@ enum Start {
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
     let settings = Settings()
     Clock.find(process)
-    var libc: UnsafeMutablePointer<link_map>?
-    if !allocs_find_module(allocs_libc_address(), &process.pointee.libc_start, &process.pointee.libc_end, &libc) {
+    if !allocs_find_libc(&process.pointee.libc_start, &process.pointee.libc_end) {
       // Then every call site counts as libc's.
       process.pointee.libc_end = .max
     }
     process.pointee.verbose = settings.isVerbose ? 1 : 0
+    #if !ALLOCS_INEXE
+      if let executable = allocs_first_link_map(), DynamicSymbols.hasKit(executable) {
+        say("the executable has the agent linked in, which takes its place", "set ALLOCS=1 if that is not active", 0)
+        return false
+      }
+    #endif
     let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
     let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
     guard let memory = System.map(size), System.wipeInChildren(memory, size),
@@ -147,7 +152,9 @@ enum Start {
     }
     Modules.findLoader()
     allocs_leave(own)
-    EntryPoints.bind()
+    #if !ALLOCS_INEXE
+      EntryPoints.bind()
+    #endif
   }
 
   /// Records nothing any more. Nothing is in the index yet that this thread has not put there.
@@ -312,6 +319,15 @@ struct Settings {
 @c(allocs_next_definition)
 func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? {
   Terminal.next(cString: name).function
+}
+/// Whether a preloaded agent is among the modules.
+@c(allocs_agent_is_preloaded) func agentIsPreloaded() -> Bool {
+  var module = allocs_first_link_map()
+  while let current = module {
+    if DynamicSymbols.isAgent(current) { return true }
+    module = current.pointee.l_next
+  }
+  return false
 }
 /// For a function that finds the table empty: the very first call of the process.
 @c(allocs_resolve_terminal) func agentResolveTerminal() { Terminal.resolve() }

@@ -9,13 +9,33 @@ import SharedLayout
 enum Terminal {
   // MARK: calls
 
-  @inline(__always) static func malloc(_ size: Int) -> Block? { allocs_terminal().pointee.malloc(size) }
-  @inline(__always) static func free(_ block: Block?) { allocs_terminal().pointee.free(block) }
+  @inline(__always) static func malloc(_ size: Int) -> Block? {
+    #if ALLOCS_INEXE
+      allocs_real_malloc(size)
+    #else
+      allocs_terminal().pointee.malloc(size)
+    #endif
+  }
+  @inline(__always) static func free(_ block: Block?) {
+    #if ALLOCS_INEXE
+      allocs_real_free(block)
+    #else
+      allocs_terminal().pointee.free(block)
+    #endif
+  }
   @inline(__always) static func calloc(_ count: Int, _ size: Int) -> Block? {
-    allocs_terminal().pointee.calloc(count, size)
+    #if ALLOCS_INEXE
+      allocs_real_calloc(count, size)
+    #else
+      allocs_terminal().pointee.calloc(count, size)
+    #endif
   }
   @inline(__always) static func realloc(_ block: Block?, _ size: Int) -> Block? {
-    allocs_terminal().pointee.realloc(block, size)
+    #if ALLOCS_INEXE
+      allocs_real_realloc(block, size)
+    #else
+      allocs_terminal().pointee.realloc(block, size)
+    #endif
   }
   /// realloc of a block, padded. A request for nothing goes through as it is: allocators differ in what it means. One that
   /// answers with a block may use a class below 32 bytes for it, so that is grown.
@@ -79,9 +99,17 @@ enum Terminal {
     terminal.pointee.brk = unsafeBitCast(pointer("brk"), to: type(of: terminal.pointee.brk))
     terminal.pointee.sbrk = unsafeBitCast(pointer("sbrk"), to: type(of: terminal.pointee.sbrk))
     terminal.pointee.free = unsafeBitCast(pointer("free"), to: type(of: terminal.pointee.free))
+    #if ALLOCS_INEXE
+      allocs_complete_terminal()
+    #endif
     let malloc = next("malloc")
     // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot.
-    terminal.pointee.minimum = isLibc(malloc.module) ? 0 : Int(ALLOCS_BLOCK_SIZE)
+    #if ALLOCS_INEXE
+      let isLibc = malloc.module == nil ? allocs_linked_is_libc() : isLibc(malloc.module)
+    #else
+      let isLibc = isLibc(malloc.module)
+    #endif
+    terminal.pointee.minimum = isLibc ? 0 : Int(ALLOCS_BLOCK_SIZE)
     terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
   }
 
@@ -100,6 +128,15 @@ enum Terminal {
     UInt64(UInt(bitPattern: unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)))
   }
 
+  /// Of a preloaded agent and one in the executable, each must not take the other for the function below.
+  private static func isAnotherAgent(_ module: UnsafeMutablePointer<link_map>) -> Bool {
+    #if ALLOCS_INEXE
+      DynamicSymbols.isAgent(module)
+    #else
+      DynamicSymbols.hasKit(module)
+    #endif
+  }
+
   private static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
     guard let module else { return false }
     // Not __libc_malloc: other allocators define that too.
@@ -116,6 +153,9 @@ enum Terminal {
   static func next(
     cString name: UnsafePointer<CChar>
   ) -> (function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?) {
+    #if ALLOCS_INEXE
+      if let linked = allocs_linked_definition(name) { return (linked, nil) }
+    #endif
     // The loader's list begins with the search order: the executable, what is preloaded, what they need.
     var module = allocs_first_link_map()
     while let current = module {
@@ -136,7 +176,7 @@ enum Terminal {
     cString name: UnsafePointer<CChar>, in module: UnsafeMutablePointer<link_map>
   ) -> UnsafeMutableRawPointer? {
     guard !allocs_is_own_module(module), let symbols = DynamicSymbols(module),
-      let symbol = symbols.symbol(of: name), symbol.type == DynamicSymbols.function
+      let symbol = symbols.symbol(of: name), symbol.type == DynamicSymbols.function, !isAnotherAgent(module)
     else { return nil }
     return UnsafeMutableRawPointer(bitPattern: UInt(symbol.address))
   }

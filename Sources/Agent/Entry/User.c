@@ -30,6 +30,9 @@ ALLOCS_EXPORT size_t malloc_usable_size(void *block) {
   if (!allocs_terminal()->malloc_usable_size) allocs_resolve_terminal();
   return allocs_terminal()->malloc_usable_size(block);
 }
+// By which an agent in the executable (Sources/Agent/Kit) knows this library.
+ALLOCS_EXPORT const char allocs_agent = 1;
+
 // Not of the malloc family: which modules are loaded is part of what a call stack means.
 ALLOCS_EXPORT int dlclose(void *handle) { return allocs_hook_dlclose(handle); }
 

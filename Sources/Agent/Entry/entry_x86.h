@@ -10,6 +10,12 @@
 
 // malloc: takes the thread's block, calls the function below for the padded size, goes on to the hook with the block, the
 // size and the same two.
+// The function below: a pointer of Terminal's, or a name.
+#ifdef ALLOCS_TERMINAL_MALLOC
+#define ALLOCS_CALL_TERMINAL "callq " ALLOCS_TERMINAL_MALLOC "\n"
+#else
+#define ALLOCS_CALL_TERMINAL "callq *allocs_process_state(%rip)\n"
+#endif
 #define ALLOCS_STRING(number) #number
 #define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
 #define ALLOCS_ENTRY_MALLOC                                                                                     \
@@ -22,7 +28,7 @@
   "movq allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_MINIMUM_OFFSET) "(%rip), %rax\n" /* allocs_padded */ \
   "cmpq %rax, %rdi\n"                                                                                           \
   "cmovbq %rax, %rdi\n"                                                                                         \
-  "callq *allocs_process_state(%rip)\n"                                                                         \
+  ALLOCS_CALL_TERMINAL                                                                                          \
   "popq %rsi\n"                                                                                                 \
   ".cfi_adjust_cfa_offset -8\n"                                                                                 \
   "movq %rax, %rdi\n"                                                                                           \

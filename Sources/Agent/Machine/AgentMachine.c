@@ -28,11 +28,23 @@ extern ALLOCS_HIDDEN void *__dso_handle;
 
 void allocs_register_fork_handlers(void) { __register_atfork(NULL, NULL, allocs_child_started, &__dso_handle); }
 
+#ifdef ALLOCS_INEXE
+// There is none in an executable that is linked statically, and to a fixed address.
+extern ALLOCS_HIDDEN __attribute__((weak)) ElfW(Dyn) _DYNAMIC[];
+#else
 extern ALLOCS_HIDDEN ElfW(Dyn) _DYNAMIC[];
+#endif
 
 bool allocs_is_own_module(const struct link_map *map) { return map->l_ld == _DYNAMIC; }
 
+// A statically linked executable has no list.
+bool allocs_is_executable(const struct link_map *map) { return !_r_debug.r_map || map == _r_debug.r_map; }
+
 bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map) {
+#ifdef ALLOCS_INEXE
+  uint64_t table;
+  if (allocs_is_static()) return allocs_find_in_static(address, start, end, map, &table);
+#endif
   struct dl_find_object found;
   if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) return false;
   *start = (uint64_t)(uintptr_t)found.dlfo_map_start;
@@ -70,6 +82,10 @@ bool allocs_find_loader(uint64_t *start, uint64_t *end) {
 }
 
 bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table) {
+#ifdef ALLOCS_INEXE
+  struct link_map *map;
+  if (allocs_is_static()) return allocs_find_in_static(address, start, end, &map, table);
+#endif
   struct dl_find_object found;
   if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) return false;
   *start = (uint64_t)(uintptr_t)found.dlfo_map_start;
@@ -105,7 +121,18 @@ bool allocs_thread_stack(uint64_t *low, uint64_t *high) {
   return known;
 }
 
-uint64_t allocs_libc_address(void) { return (uint64_t)(uintptr_t)&pthread_getattr_np; }
+bool allocs_find_libc(uint64_t *start, uint64_t *end) {
+  struct link_map *map;
+  uint64_t address = (uint64_t)(uintptr_t)&pthread_getattr_np;
+  if (!allocs_find_module(address, start, end, &map)) return false;
+  if (allocs_is_own_module(map)) {
+    // Linked statically, libc has no bounds. What matters is the function that allocates while it holds a thread's lock.
+    enum { LONGEST_FUNCTION = 4096 };
+    *start = address;
+    *end = address + LONGEST_FUNCTION;
+  }
+  return true;
+}
 
 uint64_t allocs_main_stack_end(void) { return (uint64_t)(uintptr_t)__libc_stack_end; }
 

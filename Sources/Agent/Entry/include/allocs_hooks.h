@@ -60,6 +60,7 @@ void allocs_destructed(void);
 void allocs_child_started(void);
 void *allocs_next_definition(const char *name);
 void allocs_resolve_terminal(void);
+_Bool allocs_agent_is_preloaded(void);
 
 #define ALLOCS_EXPORT __attribute__((visibility("default")))
 

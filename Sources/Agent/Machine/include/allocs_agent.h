@@ -495,6 +495,23 @@ static inline struct allocs_lease *_Nonnull allocs_leases(struct allocs_shared *
 static inline uint32_t *_Nonnull allocs_news(struct allocs_shared *_Nonnull shared) { return shared->news; }
 static inline uint64_t *_Nonnull allocs_position_pages(struct allocs_shared *_Nonnull shared) { return shared->position_pages; }
 
+#ifdef ALLOCS_INEXE
+// Linked into the executable (Sources/Agent/Kit), the functions below have names.
+extern ALLOCS_HIDDEN void *_Nullable allocs_real_malloc(size_t) __asm__("__real_malloc");
+extern ALLOCS_HIDDEN void allocs_real_free(void *_Nullable) __asm__("__real_free");
+extern ALLOCS_HIDDEN void *_Nullable allocs_real_calloc(size_t, size_t) __asm__("__real_calloc");
+extern ALLOCS_HIDDEN void *_Nullable allocs_real_realloc(void *_Nullable, size_t) __asm__("__real_realloc");
+// What is linked into the executable under this name of the malloc family; null if libc's is to be looked for.
+extern ALLOCS_HIDDEN void *_Nullable allocs_linked_definition(const char *_Nonnull name);
+// Whether the malloc among that is glibc's.
+extern ALLOCS_HIDDEN bool allocs_linked_is_libc(void);
+// Whether the executable is linked statically; then what the second says of it is all there is to say of modules.
+extern ALLOCS_HIDDEN bool allocs_is_static(void);
+extern ALLOCS_HIDDEN bool allocs_find_in_static(uint64_t address, uint64_t *_Nonnull start, uint64_t *_Nonnull end, struct link_map *_Nullable *_Nonnull map, uint64_t *_Nonnull table);
+// Expresses what was not found through what was.
+extern ALLOCS_HIDDEN void allocs_complete_terminal(void);
+#endif
+
 // What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could
 // share a slot.
 static inline size_t allocs_padded(size_t size) {
@@ -534,8 +551,12 @@ static inline bool allocs_compare_exchange_pointer(void **word, void *expected, 
 // MARK: the dynamic linker
 
 static inline struct link_map *allocs_first_link_map(void) { return _r_debug.r_map; }
-// Whether `map` is the agent's own module.
+// Whether `map` is the module that the agent is in: its own, or, linked into it, the executable.
 extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
+// Whether `map` is the executable.
+extern ALLOCS_HIDDEN bool allocs_is_executable(const struct link_map *map);
+// Where libc lies, as far as it may hold locks when it allocates. False if it was not found.
+extern ALLOCS_HIDDEN bool allocs_find_libc(uint64_t *start, uint64_t *end);
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
 extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
@@ -550,8 +571,6 @@ extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *st
 // The calling thread's stack; false if libc does not know it. Not for the main thread, for which libc reads files.
 // Not under a lock of libc's.
 extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
-// An address in the module that has pthread_getattr_np.
-extern ALLOCS_HIDDEN uint64_t allocs_libc_address(void);
 // One past the main thread's first frame.
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
 // The calling thread's thread pointer.

@@ -1,0 +1,31 @@
+// The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the next definition in the order
+// in which the dynamic linker searches, as Terminal has found it.
+//
+// An archive member for each: linked in only if nothing before it defines the name. Weak, for in a static link libc's comes
+// after it, and is linked in by its other name.
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+	.text
+	.weak NAME
+	.globl JOIN(allocs_next_, NAME)
+	.hidden JOIN(allocs_next_, NAME)
+	.type NAME, @function
+	.type JOIN(allocs_next_, NAME), @function
+NAME:
+JOIN(allocs_next_, NAME):
+	.cfi_startproc
+	jmp *allocs_process_state+OFFSET(%rip)
+	.cfi_endproc
+	.size NAME, .-NAME
+	.size JOIN(allocs_next_, NAME), .-JOIN(allocs_next_, NAME)
+	.hidden allocs_process_state
+
+	.section .data.rel.ro, "aw", @progbits
+	.p2align 3
+	.globl JOIN(allocs_libc_, NAME)
+	.hidden JOIN(allocs_libc_, NAME)
+JOIN(allocs_libc_, NAME):
+	.quad JOIN(__libc_, NAME)
+
+	.section .note.GNU-stack, "", @progbits
