@@ -11,8 +11,11 @@ final class RecordingProgram {
   /// Lines that the program wrote before the check point that was waited for last.
   private(set) var said: [String] = []
 
-  init(_ arguments: [String], below: String? = nil, environment: [String: String] = [:], underAgent: Bool = true) throws
-  {
+  /// `underAgent`: with the agent preloaded. `linked`: with that linked into it asked to be active.
+  init(
+    _ arguments: [String], below: String? = nil, environment: [String: String] = [:], underAgent: Bool = true,
+    linked: Bool = false
+  ) throws {
     directory = try TestDirectory()
     records = try TestDirectory()
     // Also for programs that give up being root.
@@ -20,6 +23,7 @@ final class RecordingProgram {
     chmod(records.path, 0o777)
     var variables = ChildProcess.baseEnvironment
     if underAgent { variables.merge(try Installation.agentEnvironment(directory.path, below: below)) { $1 } }
+    if linked { variables.merge(["ALLOCS": "1", "ALLOCS_DIR": directory.path]) { $1 } }
     variables["RECORD_DIR"] = records.path
     variables.merge(environment) { $1 }
     process = try ChildProcess(arguments, environment: variables, conversing: true)
