@@ -16,9 +16,10 @@ BIN = $(abspath $(SCRATCH))/release
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-build: ## the agent, allocsctl and allocsd, for release
+build: ## the agent, the kit, allocsctl and allocsd, for release
 	@scripts/install-dependencies build
 	$(BUILD)
+	scripts/build-kit '$(BIN)'
 
 demo: ## start redis-server under the agent and ask what lies at addresses of it
 	@scripts/install-dependencies build demo
@@ -31,6 +32,7 @@ test: ## unit tests, and real programs under the agent
 	@scripts/install-dependencies build test
 	@scripts/fetch-mimalloc '$(abspath $(SCRATCH))/mimalloc'
 	$(BUILD)
+	scripts/build-kit '$(BIN)'
 	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
 	  swift test --scratch-path '$(SCRATCH)'
 
@@ -62,7 +64,7 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
 	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install

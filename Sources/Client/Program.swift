@@ -99,10 +99,10 @@ struct Program {
           Status.notAnswered, "cannot index \(whose) is a program for another machine (\(elf.description))",
           advice: "run it with the allocsctl and agent of that machine, or without")
       }
-      guard elf.hasInterpreter else {
+      guard elf.hasInterpreter || elf.hasKit else {
         throw Failure(
           Status.notAnswered, "cannot index \(whose) is statically linked, so no agent can be preloaded into it",
-          advice: "link it dynamically, or start it without allocsctl")
+          advice: "link it with the agent inside (pkg-config --libs allocs-inexe), or dynamically")
       }
     }
   }
@@ -121,6 +121,8 @@ private struct ProgramFile {
     var isNative: Bool
     /// Whether the dynamic loader starts it (PT_INTERP).
     var hasInterpreter: Bool
+    /// Whether the agent is linked into it: a note says so.
+    var hasKit: Bool
     var description: String
   }
 
@@ -162,16 +164,32 @@ private struct ProgramFile {
     let machine = value(isLittleEndian ? Array(head[18..<20]) : head[18..<20].reversed())
     let description = "ELF\(isWide ? 64 : 32), machine \(machine)"
     guard isWide, isLittleEndian, machine == native else {
-      return ELF(isNative: false, hasInterpreter: false, description: description)
+      return ELF(isNative: false, hasInterpreter: false, hasKit: false, description: description)
     }
     let offset = value(head[32..<40])
     let size = Int(value(head[54..<56]))
     let count = Int(value(head[56..<58]))
     let headers = bytes(offset, size * count)
-    let hasInterpreter = (0..<count).contains { index in
-      let start = index * size
-      return size >= 4 && start + 4 <= headers.count && value(headers[start..<start + 4]) == 3  // PT_INTERP
+    /// The program headers of a type: PT_INTERP, PT_NOTE.
+    func segments(_ type: UInt64) -> [ArraySlice<UInt8>] {
+      guard size >= 56 else { return [] }
+      return (0..<count).map { $0 * size }.filter { $0 + size <= headers.count && value(headers[$0..<$0 + 4]) == type }
+        .map { headers[$0..<$0 + size] }
     }
-    return ELF(isNative: true, hasInterpreter: hasInterpreter, description: description)
+    let longestNotes = 4096
+    let hasKit = segments(4).contains { segment in
+      let start = segment.startIndex
+      let fileSize = value(segment[start + 32..<start + 40])
+      return Self.hasKitNote(bytes(value(segment[start + 8..<start + 16]), Int(min(fileSize, UInt64(longestNotes)))))
+    }
+    return ELF(isNative: true, hasInterpreter: !segments(3).isEmpty, hasKit: hasKit, description: description)
+  }
+
+  /// Whether a note of "allocs" is among the notes, which are aligned to 4 bytes (or 8, as of the processor's properties).
+  private static func hasKitNote(_ notes: [UInt8]) -> Bool {
+    let name = [UInt8]("allocs\0".utf8)
+    return stride(from: 0, to: max(0, notes.count - 12 - name.count), by: 4).contains { offset in
+      notes[offset] == UInt8(name.count) && notes[offset + 12..<offset + 12 + name.count].elementsEqual(name)
+    }
   }
 }

@@ -70,6 +70,8 @@ struct Run: ParsableCommand {
     let others = getenv("LD_PRELOAD").map { String(cString: $0) } ?? ""
     let isThere = others.split(whereSeparator: { $0 == ":" || $0 == " " }).contains { $0 == agent }
     setenv("LD_PRELOAD", isThere ? others : others.isEmpty ? agent : "\(agent):\(others)", 1)
+    // For the agent inside an executable.
+    setenv("ALLOCS", "1", 1)
     if let stacks { setenv("ALLOCS_STACKS", stacks.rawValue, 1) }
 
     var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }

@@ -87,13 +87,14 @@ extension EndToEnd {
     func truth(build: Build) throws {
       let directory = try TestDirectory()
       let path = try linked(build, in: directory)
-      try inactive(path)
-      try compare(RecordingProgram([path, "3", "200000"], underAgent: false, linked: true), build)
+      let arguments = build.below == .own ? [] : ["fork"]
+      try inactive([path, "3", "20000"] + arguments)
+      try compare(RecordingProgram([path, "3", "200000"] + arguments, underAgent: false, linked: true), build)
     }
 
     /// Runs as it would without the agent, and leaves nothing.
-    private func inactive(_ path: String) throws {
-      let program = try RecordingProgram([path, "3", "20000"], underAgent: false)
+    private func inactive(_ command: [String]) throws {
+      let program = try RecordingProgram(command, underAgent: false)
       for checkpoint in 0...2 {
         _ = try program.reach(checkpoint)
         let maps = try String(contentsOfFile: "/proc/\(program.process.pid)/maps", encoding: .utf8)

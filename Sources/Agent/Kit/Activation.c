@@ -33,7 +33,7 @@ ALLOCS_HIDDEN void allocs_decide(void) {
 #undef cfree
   };
   for (int index = 0; index < ALLOCS_KIT_COUNT; index++)
-    allocs_store_release_pointer(&allocs_entries[index], active && allocs_hooked[index] ? allocs_hooked[index] : terminal[members[index]]);
+    allocs_store_release_pointer(&allocs_entries[index], active && allocs_hooked_functions[index] ? allocs_hooked_functions[index] : terminal[members[index]]);
   __atomic_store_n(&phase, active ? 2 : 1, __ATOMIC_RELEASE);
 }
 

@@ -19,7 +19,7 @@ ALLOCS_ENTRY(3, allocs_hook_posix_memalign, int allocs_own_posix_memalign(void *
 ALLOCS_ENTRY(1, allocs_hook_valloc, void *allocs_own_valloc(size_t size))
 ALLOCS_ENTRY(1, allocs_hook_pvalloc, void *allocs_own_pvalloc(size_t size))
 
-void *const allocs_hooked[ALLOCS_KIT_COUNT] = {
+void *const allocs_hooked_functions[ALLOCS_KIT_COUNT] = {
     allocs_own_malloc,         allocs_hook_free,
     allocs_own_calloc,         allocs_own_realloc,
     allocs_own_memalign,       allocs_own_aligned_alloc,

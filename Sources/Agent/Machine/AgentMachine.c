@@ -37,8 +37,12 @@ extern ALLOCS_HIDDEN ElfW(Dyn) _DYNAMIC[];
 
 bool allocs_is_own_module(const struct link_map *map) { return map->l_ld == _DYNAMIC; }
 
-// A statically linked executable has no list.
-bool allocs_is_executable(const struct link_map *map) { return !_r_debug.r_map || map == _r_debug.r_map; }
+bool allocs_is_main_module(const struct link_map *map) {
+#ifdef ALLOCS_INEXE
+  if (allocs_is_static()) return true;
+#endif
+  return map == _r_debug.r_map;
+}
 
 bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map) {
 #ifdef ALLOCS_INEXE

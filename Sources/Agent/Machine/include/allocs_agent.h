@@ -554,7 +554,7 @@ static inline struct link_map *allocs_first_link_map(void) { return _r_debug.r_m
 // Whether `map` is the module that the agent is in: its own, or, linked into it, the executable.
 extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
 // Whether `map` is the executable.
-extern ALLOCS_HIDDEN bool allocs_is_executable(const struct link_map *map);
+extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
 // Where libc lies, as far as it may hold locks when it allocates. False if it was not found.
 extern ALLOCS_HIDDEN bool allocs_find_libc(uint64_t *start, uint64_t *end);
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
