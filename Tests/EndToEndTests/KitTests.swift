@@ -88,8 +88,8 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let path = try linked(build, in: directory)
       let arguments = build.below == .own ? [] : ["fork"]
-      try inactive([path, "3", "20000"] + arguments)
-      try compare(RecordingProgram([path, "3", "200000"] + arguments, underAgent: false, linked: true), build)
+      try inactive([path, "3", "6000"] + arguments)
+      try compare(RecordingProgram([path, "3", "60000"] + arguments, underAgent: false, linked: true), build)
     }
 
     /// Runs as it would without the agent, and leaves nothing.
@@ -114,7 +114,7 @@ extension EndToEnd {
         let record = try program.reach(checkpoint)
         let isLibc = build.below == .libc && !build.form.isStatic
         let comparison = Comparison(
-          record: record, baseline: baseline, allocatorPrefix: isLibc ? "libc.so" : "program")
+          record: record, baseline: baseline, allocatorPrefix: isLibc ? "libc.so" : "program", looksUp: false)
         let differences = comparison.differences(in: segment)
         #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
         #expect(segment.unindexed == [])
