@@ -70,6 +70,11 @@ extension EndToEnd {
       return outcome.output.split(whereSeparator: \.isWhitespace).map(String.init)
     }
 
+    /// A program that allocates, in C++.
+    private static func small(_ directory: TestDirectory) throws -> String {
+      try directory.write("int main() { delete new int(1); return 0; }", to: "small.cpp")
+    }
+
     /// linked.cpp, and its library: shared where it can be.
     private func linked(_ build: Build, in directory: TestDirectory) throws -> String {
       let library = Programs.source("linked_library.cpp")
@@ -146,7 +151,7 @@ extension EndToEnd {
       let build = Build(tools: .gcc, form: .independent, below: .libc)
       let path = try build.link(
         [Programs.source("linked.cpp"), Programs.source("linked_library.cpp")],
-        options: isPreloaded ? [] : ["-l:libjemalloc.so.2"], into: directory)
+        options: isPreloaded ? [] : ["-Wl,--no-as-needed", "-l:libjemalloc.so.2"], into: directory)
       let program = try RecordingProgram(
         [path, "2", "20000"], environment: isPreloaded ? ["LD_PRELOAD": "libjemalloc.so.2"] : [:], underAgent: false,
         linked: true)
@@ -168,10 +173,10 @@ extension EndToEnd {
     func off(value: String?) throws {
       let directory = try TestDirectory()
       let program = try Build(tools: .gcc, form: .staticFixed, below: .libc).link(
-        [Programs.source("words.cpp")], into: directory)
+        [Self.small(directory)], into: directory)
       var environment = ["ALLOCS_DIR": directory.path]
       if let value { environment["ALLOCS"] = value }
-      #expect(try ChildProcess.run([program], environment: environment, input: "one two one").ending == .exit(0))
+      #expect(try ChildProcess.run([program], environment: environment).ending == .exit(0))
       #expect(try directory.segments().isEmpty)
     }
 
@@ -180,17 +185,16 @@ extension EndToEnd {
       let directory = try TestDirectory()
       for form in Build.Form.allCases {
         let program = try Build(tools: .gcc, form: form, below: .libc).link(
-          [Programs.source("words.cpp")], into: directory)
+          [Self.small(directory)], into: directory)
         let outcome = try ChildProcess.run(
-          [Installation.path(of: "allocsctl"), "run", "--", program], environment: ["ALLOCS_DIR": directory.path],
-          input: "one two one")
+          [Installation.path(of: "allocsctl"), "run", "--", program], environment: ["ALLOCS_DIR": directory.path])
         #expect(outcome.ending == .exit(0), "\(outcome.errors)")
         let segments = try directory.segments()
         #expect(segments.count == 1)
         for path in segments { try FileManager.default.removeItem(atPath: path) }
       }
       let plain = directory.file("plain")
-      let built = try ChildProcess.run(["g++", "-static", "-O2", Programs.source("words.cpp"), "-o", plain])
+      let built = try ChildProcess.run(["g++", "-static", "-O2", Self.small(directory), "-o", plain])
       #expect(built.ending == .exit(0))
       let outcome = try ChildProcess.run([Installation.path(of: "allocsctl"), "run", "--", plain])
       #expect(outcome.ending == .exit(1))
@@ -220,7 +224,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let libraries = try Self.libraries.get()
       let build = Build(tools: .gcc, form: .independent, below: .libc)
-      _ = try build.link([Programs.source("words.cpp")], options: libraries, into: directory)
+      _ = try build.link([Self.small(directory)], options: libraries, into: directory)
       for tools in Build.Tools.allCases {
         let outcome = try ChildProcess.run(
           tools.command + ["-shared", "-fPIC", Programs.source("linked_library.cpp")] + libraries
