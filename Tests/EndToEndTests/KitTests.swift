@@ -198,7 +198,8 @@ extension EndToEnd {
       #expect(built.ending == .exit(0))
       let outcome = try ChildProcess.run([Installation.path(of: "allocsctl"), "run", "--", plain])
       #expect(outcome.ending == .exit(1))
-      #expect(outcome.errors.contains("statically linked") && outcome.errors.contains("allocs-inexe"), "\(outcome.errors)")
+      #expect(
+        outcome.errors.contains("statically linked") && outcome.errors.contains("allocs-inexe"), "\(outcome.errors)")
     }
 
     @Test("no name of the kit's inside is visible, and a link needs nothing of Swift")
@@ -214,7 +215,9 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let program = directory.file("program")
       let link = try ChildProcess.run(
-        ["gcc", "-O2", "-fno-builtin", "-pthread", Programs.source("churn.c")] + Self.libraries.get() + ["-o", program],
+        ["gcc", "-O2", "-fno-builtin", "-pthread", Programs.source("churn.c")] + Self.libraries.get() + [
+          "-o", program,
+        ],
         environment: ["PATH": "/usr/bin:/bin"])
       #expect(link.ending == .exit(0), "\(link.errors)")
     }
