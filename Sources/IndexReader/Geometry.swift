@@ -146,9 +146,10 @@ struct Geometry: Sendable {
       ringRecords = 0
     } else {
       let records = ringSize > Layout.ringRecordsOffset ? (ringSize - Layout.ringRecordsOffset) / Layout.eventSize : 0
-      guard records >= ALLOCS_RING_RECORDS_MIN, records <= ALLOCS_RING_RECORDS_MAX, records.nonzeroBitCount == 1,
+      guard ringSection.capacity > 0, records >= ALLOCS_RING_RECORDS_MIN, records <= ALLOCS_RING_RECORDS_MAX,
+        records.nonzeroBitCount == 1,
         ringSize == Layout.ringRecordsOffset + records * Layout.eventSize
-      else { throw damaged("an event ring of it takes \(ringSize) bytes") }
+      else { throw damaged("it has \(ringSection.capacity) event rings of \(ringSize) bytes") }
       rings = try place(ALLOCS_SECTION_RINGS, "event rings", entry: Int(ringSize), atMost: Int(ALLOCS_RING_COUNT))
       ringRecords = Int(records)
     }
