@@ -87,6 +87,7 @@ final class FullRings: EventSource {
       let done = receiver.receive(part.span, ring: ring, first: positions[ring])
       positions[ring] += UInt64(done)
       status.records += done
+      status.waiting += count - done
     }
     return status
   }

@@ -168,7 +168,7 @@ final class DrainLoop {
       // Whether it has ended is known before the look that finds nothing more.
       let hadEnded = attachment.hasEnded
       let status = try attachment.source.read(limit: Self.recordsAtATime, now: now, into: &receiver)
-      if hadEnded, status.records == 0 {
+      if hadEnded, status.records == 0, status.waiting == 0 {
         for delivery in attachment.deliveries { delivery.finish(.processEnded, deadline: .max) }
       } else if now >= attachment.nextCheck, !attachment.hasEnded {
         attachment.nextCheck = now + Self.checkInterval

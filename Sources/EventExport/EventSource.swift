@@ -30,11 +30,14 @@ public struct EventLoss: Sendable, Equatable {
 public struct SourceStatus: Sendable, Equatable {
   /// Records that were read.
   public var records = 0
+  /// Records that a lossless receiver had no room for: they are still in the rings.
+  public var waiting = 0
   /// How full the fullest ring was, as a part of its capacity: 0 to 1.
   public var fullest = 0.0
 
-  public init(records: Int = 0, fullest: Double = 0) {
+  public init(records: Int = 0, waiting: Int = 0, fullest: Double = 0) {
     self.records = records
+    self.waiting = waiting
     self.fullest = fullest
   }
 }

@@ -105,15 +105,18 @@ public final class RingSource: EventSource {
         receiver.damaged(ring: ring)
         continue
       }
-      let count = read(ring, limit: limit, now: now, into: &receiver)
+      let (count, waiting) = read(ring, limit: limit, now: now, into: &receiver)
       status.records += count
+      status.waiting += waiting
       status.fullest = max(status.fullest, Double(count) / Double(shared.segment.ringCapacity))
     }
     return status
   }
 
-  /// Reads one ring; returns how many records were new, lost ones included.
-  private func read(_ ring: Int, limit: Int, now: UInt64, into receiver: inout some EventReceiver) -> Int {
+  /// Reads one ring; returns how many records were new, lost ones included, and how many were not taken.
+  private func read(
+    _ ring: Int, limit: Int, now: UInt64, into receiver: inout some EventReceiver
+  ) -> (done: Int, waiting: Int) {
     let before = stamps[ring]
     let part = UnsafeMutableBufferPointer(rebasing: buffer[..<max(1, min(limit, buffer.count))])
     let batch = shared.segment.read(&cursors[ring], into: part)
@@ -126,9 +129,9 @@ public final class RingSource: EventSource {
     if cursors[ring].isDamaged {
       damaged.insert(ring)
       receiver.damaged(ring: ring)
-      return 0
+      return (0, 0)
     }
-    guard !records.isEmpty else { return Int(clamping: batch.lost) }
+    guard !records.isEmpty else { return (Int(clamping: batch.lost), 0) }
     let done = receiver.receive(records.span, ring: ring, first: batch.position)
     if done < records.count {
       cursors[ring] = RingCursor(ring: ring, position: batch.position + UInt64(done))
@@ -137,7 +140,7 @@ public final class RingSource: EventSource {
     if case .lossless = policy, done > 0 || batch.lost > 0 {
       entry?.setPosition(cursors[ring].position, ofRing: ring, in: shared.segment)
     }
-    return Int(clamping: UInt64(done) + batch.lost)
+    return (Int(clamping: UInt64(done) &+ batch.lost), records.count - done)
   }
 
   /// Keeps the entry in the control file, or takes another where the process took this reader for dead.

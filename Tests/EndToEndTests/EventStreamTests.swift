@@ -172,11 +172,14 @@ extension EndToEnd {
       var last: [Int: Int] = [:]
       var gaps = 0
       for line in outcome.output.split(separator: "\n") {
-        let object = try #require(try Tool.objects(String(line)).first)
-        if object["event"] as? String == "lost" {
-          lost += try #require(object["count"] as? Int)
-          #expect(try #require(object["from_ns"] as? Int) <= #require(object["to_ns"] as? Int))
-        } else if let ring = object["ring"] as? Int, let sequence = object["sequence"] as? Int {
+        // All of them as JSON would take half a minute.
+        func number(_ name: String) -> Int? {
+          line.range(of: "\"\(name)\":").flatMap { Int(line[$0.upperBound...].prefix { $0.isNumber }) }
+        }
+        if line.hasPrefix("{\"event\":\"lost\"") {
+          lost += try #require(number("count"))
+          #expect(try #require(number("from_ns")) <= #require(number("to_ns")))
+        } else if let ring = number("ring"), let sequence = number("sequence") {
           told += 1
           if let before = last[ring] {
             #expect(sequence > before)
@@ -283,6 +286,7 @@ extension EndToEnd {
         #expect(outcome.ending == .exit(64) && outcome.errors.hasPrefix("allocsctl: "), "\(outcome)")
       }
       if getuid() == 0 {
+        chmod(program.directory.path, 0o755)
         let stranger = try server.request(events, as: ["setpriv", "--reuid", "65534", "--clear-groups"])
         #expect(stranger.status == 403, "\(stranger)")
       }

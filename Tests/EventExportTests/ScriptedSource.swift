@@ -86,6 +86,7 @@ final class ScriptedSource: EventSource {
         $0.positions[ring] += UInt64(done)
       }
       status.records += done
+      status.waiting += records.count - done
     }
     status.fullest = state.endless > 0 ? 1 : 0
     return status
