@@ -71,7 +71,7 @@ struct Benchmark: Sendable {
   let run: @Sendable (Workshop) throws -> [Row]
 
   static let all: [Benchmark] =
-    microBenchmarks + wholePrograms + [
+    microBenchmarks + [entryBenchmark] + wholePrograms + [
       captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, exportBenchmark,
     ]
 }

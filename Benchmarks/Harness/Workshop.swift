@@ -41,17 +41,19 @@ final class Workshop {
   var segments: String { "\(scratch)/segments" }
 
   /// The path of a program of Benchmarks/Programs, compiled on first use: as distributions do, optimized and without frame
-  /// pointers.
-  func program(_ name: String, libraries: [String] = []) throws -> String {
-    let binary = "\(binaries)/\(name)"
-    if !compiled.contains(name) {
+  /// pointers. With other `options` it must have another name, `binaryName`.
+  func program(
+    _ name: String, as binaryName: String? = nil, options: [String] = [], libraries: [String] = []
+  ) throws -> String {
+    let binary = "\(binaries)/\(binaryName ?? name)"
+    if !compiled.contains(binary) {
       try Command(
         program: "cc",
         arguments: [
           "-O2", "-fomit-frame-pointer", "-pthread", "-I", layoutHeaders, "-o", binary, "\(sources)/\(name).c",
-        ] + libraries.map { "-l\($0)" }
+        ] + options + libraries.map { "-l\($0)" }
       ).run()
-      compiled.insert(name)
+      compiled.insert(binary)
     }
     return binary
   }

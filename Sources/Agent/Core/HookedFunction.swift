@@ -21,8 +21,36 @@ private func atLeastBlock(_ size: Int) -> Int {
 func hookHookedMalloc(
   _ size: Int, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ place: UInt, _ framePointer: UInt64
 ) -> Block? {
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  let allocator = hooked.pointee.allocator
   let caller = Caller(place: place, framePointer: framePointer)
-  return allocate(size, caller, ALLOCS_FUNCTION_MALLOC, allocator: hooked.pointee.allocator) {
+  guard let thread = allocs_enter() else { return mallocSlowly(size, hooked, caller) }
+  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: atLeastBlock(size))))
+  Event.endDelegation(thread, block)
+  if let block, let regions = thread.pointee.regions {
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+    let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
+    guard Event.postKnownAlloc(thread, regions, block, size, context) else {
+      return mallocedUnknown(thread, block, size, caller, allocator)
+    }
+  }
+  allocs_leave(thread)
+  return block
+}
+
+@inline(never)
+private func mallocedUnknown(
+  _ thread: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ allocator: UInt32
+) -> Block? {
+  Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
+  allocs_leave(thread)
+  return block
+}
+
+@inline(never)
+private func mallocSlowly(_ size: Int, _ hooked: Hooked, _ caller: Caller) -> Block? {
+  allocate(size, caller, ALLOCS_FUNCTION_MALLOC, allocator: hooked.pointee.allocator) {
     allocs_call_for_block(hooked.pointee.below.unsafelyUnwrapped, UInt64(UInt(bitPattern: atLeastBlock(size))))
   }
 }

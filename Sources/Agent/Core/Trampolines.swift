@@ -149,7 +149,7 @@ enum Trampolines {
       output.move(next, instruction)
       next += UInt64(instruction.length)
     }
-    output.jump(to: next)
+    output.jump(near: next)
   }
 
   private struct Output {
@@ -166,6 +166,11 @@ enum Trampolines {
       append(0x25FF as UInt16)
       append(0 as UInt32)
       append(address)
+    }
+    /// The same to what lies within 2 GiB, without a load.
+    mutating func jump(near address: UInt64) {
+      append(0xE9 as UInt8)
+      append(relative: address)
     }
     private mutating func append(relative target: UInt64) {
       let here = UInt64(UInt(bitPattern: next)) + 4
