@@ -43,7 +43,12 @@ __attribute__((noinline)) void free(void *address) {
   if (!address) return;
   struct block *block = (struct block *)address - 1;
   size_t class = block->size / GRANULE;
-  if (class >= CLASSES) return;
+  if (class >= CLASSES) {
+    // Whole pages of it; the rest is lost.
+    size_t start = ((size_t)block + 4095) & ~(size_t)4095, end = ((size_t)block + block->size) & ~(size_t)4095;
+    if (start < end) munmap((void *)start, end - start);
+    return;
+  }
   block->next = freed[class];
   freed[class] = block;
 }

@@ -112,6 +112,7 @@ extension EndToEnd {
       #expect(try ChildProcess.run([program], environment: try Installation.agentEnvironment(index.path)) == plain)
       let segment = try Segment(path: #require(index.segments().first))
       #expect(segment.counter("entries_hooked") == (way == "as it is" ? 4 : 0))
+      #expect(segment.counter("unknown_frees") == 0)
       #expect(segment.balance > 0)
     }
 

@@ -64,6 +64,7 @@ enum EntryPoints {
     // Everything is examined before anything changes.
     for index in 0..<targets.count {
       if let reason = Trampolines.examine(&targets[index]) { refuse(module, reason, targets[index]) }
+      if targets[index].moved != 0, !Trampolines.callsOthers(targets[index]) { targets.preserveRegisters(of: index) }
       let callee = Trampolines.jumpTarget(targets[index])
       for other in 0..<targets.count where other != index && targets[other].address == callee {
         targets[index].leads_to = UInt16(other + 1)

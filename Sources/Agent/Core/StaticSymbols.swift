@@ -61,8 +61,10 @@ struct StaticSymbols {
         symbol.pointee.st_value != 0, let (family, signature) = Self.find(name)
       else { continue }
       let address = bias &+ symbol.pointee.st_value
-      guard isCode(address, symbol.pointee.st_size) else { continue }
-      return (family, signature, DynamicSymbols.Symbol(address: address, size: symbol.pointee.st_size, type: type))
+      let size = symbol.pointee.st_size
+      // What cannot be a function is left alone, and with it its family.
+      let isFunction = isCode(address, size)
+      return (family, signature, DynamicSymbols.Symbol(address: address, size: size, type: isFunction ? type : 0))
     }
     return nil
   }
@@ -100,7 +102,10 @@ struct StaticSymbols {
   /// Whether all of the function lies in the executable, where it can be run: the table may say anything.
   private func isCode(_ address: UInt64, _ size: UInt64) -> Bool {
     let (end, overflow) = address.addingReportingOverflow(size)
-    return !overflow && allocs_is_executable(address, end)
+    var (start, last): (UInt64, UInt64) = (0, 0)
+    var map: UnsafeMutablePointer<link_map>?
+    return !overflow && allocs_find_module(address, &start, &last, &map) && map == allocs_first_link_map()
+      && end <= allocs_code_end(address)
   }
 
   // MARK: the table

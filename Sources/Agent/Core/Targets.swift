@@ -55,7 +55,7 @@ struct Targets {
           prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
           moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
           family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
-          is_ambiguous: false, unused: 0, leads_to: 0))
+          is_ambiguous: false, preserves: false, leads_to: 0))
     }
   }
 
@@ -121,6 +121,20 @@ struct Targets {
     return index
   }
 
+  /// Has all registers preserved for the callers of a function that is left to be hooked.
+  func preserveRegisters(of index: Int) {
+    if self[index].signature == nil {
+      // It is hooked by its signature, then; the winning family has no prefix.
+      var number: UInt32 = 0
+      while let signature = allocs_signature(number), !StaticSymbols.isEqual(signature.pointee.name, self[index].name) {
+        number += 1
+      }
+      self[index].signature = allocs_signature(number)
+    }
+    self[index].preserves = true
+    self[index].own = allocs_preserving_stub()
+  }
+
   // MARK: one more
 
   private mutating func append(
@@ -132,7 +146,7 @@ struct Targets {
         prefix: allocs_family(UInt32(family)).pointee.prefix, name: name, address: symbol.address, size: symbol.size,
         moved: 0, own: allocs_signature_stub(signature), below: nil, signature: signature, type: symbol.type,
         family: family, is_essential: allocs_frees(signature),
-        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, unused: 0, leads_to: 0))
+        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, preserves: false, leads_to: 0))
   }
 
   private mutating func append(_ target: allocs_target) {
@@ -190,7 +204,12 @@ struct Targets {
     var allocates = false
     var frees = false
     for index in 0..<count where self[index].family == family && !self[index].is_operator {
-      if let signature = self[index].signature, allocs_frees(signature) { frees = true } else { allocates = true }
+      guard let signature = self[index].signature else { return true }
+      switch UInt32(signature.pointee.operation) {
+      case ALLOCS_ALLOCATE.rawValue: allocates = true
+      case ALLOCS_FREE.rawValue: frees = true
+      default: break
+      }
     }
     return allocates && frees
   }

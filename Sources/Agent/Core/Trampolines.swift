@@ -78,6 +78,37 @@ enum Trampolines {
     return nil
   }
 
+  /// Whether some way through the function leads to a function of another module. Then its callers hold nothing in registers that
+  /// a call may change. Else the compiler, which knew the function, may have let them (-fipa-ra of gcc).
+  static func callsOthers(_ target: allocs_target) -> Bool {
+    var places = InlineArray<256, UInt64>(repeating: 0)
+    places[0] = target.address
+    var known = 1
+    var visited = 0
+    var budget = 20_000  // instructions: what is not found by then is taken for not there
+    var instruction = allocs_instruction()
+    while visited < known {
+      var next = places[visited]
+      visited += 1
+      let end = allocs_code_end(next)
+      while next + longestInstruction <= end, budget > 0, allocs_decode(next, longestInstruction, &instruction) {
+        budget -= 1
+        if instruction.is_foreign { return true }
+        if instruction.is_branch, known < 256 {
+          var index = 0
+          while index < known, places[index] != instruction.target { index += 1 }
+          if index == known {
+            places[known] = instruction.target
+            known += 1
+          }
+        }
+        if instruction.ends_flow { break }
+        next += UInt64(instruction.length)
+      }
+    }
+    return false
+  }
+
   /// Where the function jumps to, if it does nothing but that; else 0.
   static func jumpTarget(_ target: allocs_target) -> UInt64 {
     var instruction = allocs_instruction()
@@ -135,11 +166,16 @@ enum Trampolines {
   /// its first instructions, which `examine` has approved.
   static func build(_ gate: Code, _ target: allocs_target, record: UnsafeMutableRawPointer?) {
     var output = Output(next: gate)
-    if let record {
+    if let record, target.preserves {
+      output.append(0x35FF as UInt16)  // push [rip + 14], which is behind the jump
+      output.append(14 as UInt32)
+      output.jump(to: UInt64(UInt(bitPattern: target.own)))
+      output.append(UInt64(UInt(bitPattern: record)))
+    } else if let record {
       output.append(0xBB49 as UInt16)  // mov r11, …
       output.append(UInt64(UInt(bitPattern: record)))
     }
-    output.jump(to: UInt64(UInt(bitPattern: target.own)))
+    if !target.preserves { output.jump(to: UInt64(UInt(bitPattern: target.own))) }
     output.next = trampoline(of: gate)
     output.append(endbr64)
     let start = start(target)

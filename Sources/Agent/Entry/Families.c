@@ -147,6 +147,9 @@ const struct allocs_signature *allocs_signature(uint32_t index) { return index <
 
 // MARK: stubs
 
+__attribute__((naked)) static void preserving_stub(void) { __asm__(ALLOCS_ENTRY_PRESERVING(allocs_hook_hooked)); }
+void *allocs_preserving_stub(void) { return (void *)preserving_stub; }
+
 // Operators of C++ throw: see Operators.c.
 __attribute__((used)) static void *hook_new(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer) {
   ALLOCS_UNWINDS;
@@ -178,4 +181,5 @@ void *allocs_signature_stub(const struct allocs_signature *signature) {
 #else
 // Nothing is hooked at its entry on other machines yet.
 void *allocs_signature_stub(const struct allocs_signature *signature) { return (void *)(uintptr_t)signature; }
+void *allocs_preserving_stub(void) { return (void *)families; }
 #endif

@@ -58,6 +58,68 @@
   ".cfi_adjust_cfa_offset -56\n"                            \
   "retq"
 
+// The same with the struct allocs_hooked on the stack, for callers that count on any register: all that a call may change are
+// put back, but for rax where the function returns something. Saved are rax to r11, below them xmm0 to xmm15, below
+// them lie the arguments.
+#define ALLOCS_ENTRY_PRESERVING(hook)                                          \
+  ".cfi_adjust_cfa_offset 8\n"                                                 \
+  "pushq %rax\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n"            \
+  "pushq %r8\n pushq %r9\n pushq %r10\n pushq %r11\n"                           \
+  "subq $312, %rsp\n"                                                          \
+  ".cfi_adjust_cfa_offset 384\n"                                               \
+  "movaps %xmm0, 48(%rsp)\n" \
+  "movaps %xmm1, 64(%rsp)\n" \
+  "movaps %xmm2, 80(%rsp)\n" \
+  "movaps %xmm3, 96(%rsp)\n" \
+  "movaps %xmm4, 112(%rsp)\n" \
+  "movaps %xmm5, 128(%rsp)\n" \
+  "movaps %xmm6, 144(%rsp)\n" \
+  "movaps %xmm7, 160(%rsp)\n" \
+  "movaps %xmm8, 176(%rsp)\n" \
+  "movaps %xmm9, 192(%rsp)\n" \
+  "movaps %xmm10, 208(%rsp)\n" \
+  "movaps %xmm11, 224(%rsp)\n" \
+  "movaps %xmm12, 240(%rsp)\n" \
+  "movaps %xmm13, 256(%rsp)\n" \
+  "movaps %xmm14, 272(%rsp)\n" \
+  "movaps %xmm15, 288(%rsp)\n" \
+  "movq %rdi, (%rsp)\n movq %rsi, 8(%rsp)\n movq %rdx, 16(%rsp)\n"             \
+  "movq %rcx, 24(%rsp)\n movq %r8, 32(%rsp)\n movq %r9, 40(%rsp)\n"            \
+  "movq 384(%rsp), %rdi\n"                                                     \
+  "movq %rsp, %rsi\n"                                                          \
+  "leaq 392(%rsp), %rdx\n"                                                     \
+  "movq %rbp, %rcx\n"                                                          \
+  "callq " #hook "\n"                                                          \
+  "movq 384(%rsp), %rcx\n"                                                     \
+  "movq " ALLOCS_OFFSET(ALLOCS_HOOKED_SIGNATURE_OFFSET) "(%rcx), %rcx\n"       \
+  "cmpb $" ALLOCS_OFFSET(ALLOCS_FREE_NUMBER) ", " ALLOCS_OFFSET(ALLOCS_SIGNATURE_OPERATION_OFFSET) "(%rcx)\n" \
+  "je 1f\n"                                                                    \
+  "movq %rax, 376(%rsp)\n"                                                     \
+  "1:\n"                                                                       \
+  "movaps 48(%rsp), %xmm0\n" \
+  "movaps 64(%rsp), %xmm1\n" \
+  "movaps 80(%rsp), %xmm2\n" \
+  "movaps 96(%rsp), %xmm3\n" \
+  "movaps 112(%rsp), %xmm4\n" \
+  "movaps 128(%rsp), %xmm5\n" \
+  "movaps 144(%rsp), %xmm6\n" \
+  "movaps 160(%rsp), %xmm7\n" \
+  "movaps 176(%rsp), %xmm8\n" \
+  "movaps 192(%rsp), %xmm9\n" \
+  "movaps 208(%rsp), %xmm10\n" \
+  "movaps 224(%rsp), %xmm11\n" \
+  "movaps 240(%rsp), %xmm12\n" \
+  "movaps 256(%rsp), %xmm13\n" \
+  "movaps 272(%rsp), %xmm14\n" \
+  "movaps 288(%rsp), %xmm15\n" \
+  "addq $312, %rsp\n"                                                          \
+  "popq %r11\n popq %r10\n popq %r9\n popq %r8\n"                              \
+  "popq %rdi\n popq %rsi\n popq %rdx\n popq %rcx\n popq %rax\n"                \
+  ".cfi_adjust_cfa_offset -384\n"                                              \
+  "leaq 8(%rsp), %rsp\n"                                                       \
+  ".cfi_adjust_cfa_offset -8\n"                                                \
+  "retq"
+
 // free: who frees is asked for only while events are on.
 #define ALLOCS_ENTRY_FREE                            \
   "cmpl $0, allocs_control_page(%rip)\n"             \

@@ -58,8 +58,7 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
 }
 
 struct code_range {
-  uint64_t start, end;
-  bool is_found;
+  uint64_t address, end;
 };
 
 static int find_code(struct dl_phdr_info *info, size_t size, void *argument) {
@@ -67,17 +66,16 @@ static int find_code(struct dl_phdr_info *info, size_t size, void *argument) {
   struct code_range *range = argument;
   for (int index = 0; index < info->dlpi_phnum; index++) {
     const ElfW(Phdr) *segment = &info->dlpi_phdr[index];
-    uint64_t start = info->dlpi_addr + segment->p_vaddr;
-    if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && start <= range->start && range->end <= start + segment->p_filesz)
-      range->is_found = true;
+    if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && range->address - (info->dlpi_addr + segment->p_vaddr) < segment->p_filesz)
+      range->end = info->dlpi_addr + segment->p_vaddr + segment->p_filesz;
   }
-  return 1;  // the executable comes first
+  return range->end != 0;
 }
 
-bool allocs_is_executable(uint64_t start, uint64_t end) {
-  struct code_range range = {start, end, false};
+uint64_t allocs_code_end(uint64_t address) {
+  struct code_range range = {address, 0};
   dl_iterate_phdr(find_code, &range);
-  return range.is_found;
+  return range.end;
 }
 
 bool allocs_find_loader(uint64_t *start, uint64_t *end) {

@@ -29,8 +29,13 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
   if (!ZYAN_SUCCESS(decode(&decoder, NULL, (const void *)(uintptr_t)address, size, &instruction))) return false;
   *result = (struct allocs_instruction){.length = instruction.length, .opcode = instruction.opcode};
   result->is_call = instruction.meta.category == ZYDIS_CATEGORY_CALL;
+  bool is_jump = instruction.meta.category == ZYDIS_CATEGORY_UNCOND_BR;
+  bool is_relative = instruction.attributes & ZYDIS_ATTRIB_IS_RELATIVE;
+  result->ends_flow = is_jump || instruction.meta.category == ZYDIS_CATEGORY_RET || instruction.mnemonic == ZYDIS_MNEMONIC_UD2;
+  // A jump by a register may be a switch's.
+  result->is_foreign = !instruction.raw.imm[0].is_relative && (result->is_call || (is_jump && is_relative));
   result->is_padding = instruction.mnemonic == ZYDIS_MNEMONIC_NOP || instruction.mnemonic == ZYDIS_MNEMONIC_INT3;
-  if (!(instruction.attributes & ZYDIS_ATTRIB_IS_RELATIVE)) return true;
+  if (!is_relative) return true;
   int64_t displacement;
   if (instruction.raw.imm[0].is_relative) {
     result->is_branch = true;

@@ -562,8 +562,8 @@ extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
-// Whether the executable has code from `start` to `end`. Takes the dynamic linker's lock.
-extern ALLOCS_HIDDEN bool allocs_is_executable(uint64_t start, uint64_t end);
+// The end of the code around `address`, 0 if no module has code there. Takes the dynamic linker's lock.
+extern ALLOCS_HIDDEN uint64_t allocs_code_end(uint64_t address);
 // Where the dynamic linker lies.
 extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
 // Likewise, with the address of its .eh_frame_hdr, 0 if it has none.

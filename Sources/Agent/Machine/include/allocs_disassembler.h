@@ -19,6 +19,8 @@ struct allocs_instruction {
   uint8_t relative_size;   // bytes: 1 or 4
   bool is_branch;          // the displacement is a branch's, not an operand's
   bool is_call;
+  bool ends_flow;          // an unconditional jump, or a return
+  bool is_foreign;         // calls or jumps through a pointer, as to a function of another module
   bool is_padding;         // nop or int3
   uint64_t target;         // what the displacement leads to
 };

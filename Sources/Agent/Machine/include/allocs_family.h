@@ -67,7 +67,7 @@ struct allocs_target {
   bool is_essential;            // it frees
   bool is_operator;             // of C++
   bool is_ambiguous;            // the name stands for several functions
-  uint8_t unused;
+  bool preserves;               // its callers may count on registers that it leaves alone
   uint16_t leads_to;            // all that it does is to jump to this target, counted from 1; 0: it does more
 };
 enum { ALLOCS_TARGET_CAPACITY = 256 };
@@ -77,9 +77,19 @@ extern ALLOCS_HIDDEN const struct allocs_family *_Nonnull allocs_family(uint32_t
 extern ALLOCS_HIDDEN const struct allocs_signature *_Nullable allocs_signature(uint32_t index);
 // What takes the place of a function with this signature. It expects its struct allocs_hooked in the register r11.
 extern ALLOCS_HIDDEN void *_Nonnull allocs_signature_stub(const struct allocs_signature *_Nonnull signature);
+// The same for a function whose callers count on registers. It expects its struct allocs_hooked on the stack.
+extern ALLOCS_HIDDEN void *_Nonnull allocs_preserving_stub(void);
 static inline bool allocs_frees(const struct allocs_signature *_Nonnull signature) {
   return signature->operation != ALLOCS_ALLOCATE;
 }
+
+// For code in the machine's own language.
+#define ALLOCS_HOOKED_SIGNATURE_OFFSET 8
+#define ALLOCS_SIGNATURE_OPERATION_OFFSET 12
+#define ALLOCS_FREE_NUMBER 6
+_Static_assert(offsetof(struct allocs_hooked, signature) == ALLOCS_HOOKED_SIGNATURE_OFFSET, "hooked.signature");
+_Static_assert(offsetof(struct allocs_signature, operation) == ALLOCS_SIGNATURE_OPERATION_OFFSET, "signature.operation");
+_Static_assert(ALLOCS_FREE == ALLOCS_FREE_NUMBER, "ALLOCS_FREE");
 
 // A record, never given back; null if there are no more.
 extern ALLOCS_HIDDEN struct allocs_hooked *_Nullable allocs_next_hooked(const struct allocs_signature *_Nonnull signature, uint32_t allocator);
