@@ -20,18 +20,21 @@ extension EndToEnd {
       var isLibc: @Sendable (UInt32) -> Bool = { _ in false }
       /// Whether one function stands for one name: see Comparison.
       var tellsFunctions = true
+      /// What the allocator is called in answers; nil if it is called by its module.
+      var allocator: String?
       /// What the module is called that the program's own blocks come from; nil for the program itself.
       var module: String?
 
       /// families.c: its first three sites call the C library.
       static func c(
-        _ name: String, _ options: [String], hooked: UInt64 = 8, tellsFunctions: Bool = true,
+        _ name: String, _ options: [String], hooked: UInt64 = 8, allocator: String? = nil, tellsFunctions: Bool = true,
         isLibc: @escaping @Sendable (UInt32) -> Bool = { $0 < 3 },
         with library: @escaping @Sendable () throws -> [String]
       ) -> Row {
         Row(
           testDescription: "C, \(name)", source: "families.c", options: { options + (try library()) },
-          arguments: ["80000", "2", "5"], hooked: hooked, isLibc: isLibc, tellsFunctions: tellsFunctions)
+          arguments: ["80000", "2", "5"], hooked: hooked, isLibc: isLibc, tellsFunctions: tellsFunctions,
+          allocator: allocator)
       }
       /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10 on,
       /// unless the allocator has them.
@@ -46,13 +49,14 @@ extension EndToEnd {
           tellsFunctions: tellsFunctions)
       }
       static func rust(
-        _ name: String, _ options: [String], hooked: UInt64, module: String? = nil,
+        _ name: String, _ options: [String], hooked: UInt64, allocator: String? = nil, module: String? = nil,
         with library: @escaping @Sendable () throws -> [String] = { [] }
       ) -> Row {
         Row(
           testDescription: "Rust, \(name)", source: "truth.rs",
           options: { options + (try library().flatMap { ["-C", "link-arg=\($0)"] }) },
-          arguments: ["3", "90000", "2", "7"], hooked: hooked, tellsFunctions: false, module: module)
+          arguments: ["3", "90000", "2", "7"], hooked: hooked, tellsFunctions: false, allocator: allocator,
+          module: module)
       }
     }
 
@@ -62,15 +66,17 @@ extension EndToEnd {
     private static let own = Programs.source("own_allocator.cpp")
 
     static let rows: [Row] = [
-      .c("jemalloc, _rjem_", ["-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12, with: rjem),
-      .c("jemalloc, _rjem_, at a fixed address", ["-no-pie", "-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12, with: rjem),
+      .c("jemalloc, _rjem_", ["-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12, allocator: "jemalloc", with: rjem),
+      .c(
+        "jemalloc, _rjem_, at a fixed address", ["-no-pie", "-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12,
+        allocator: "jemalloc", with: rjem),
       .c(
         "jemalloc, _rjem_, symbols removed, exported", ["-rdynamic", "-s", "-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12,
-        with: rjem),
-      .c("jemalloc, je_", ["-DJEMALLOC", "-DPREFIX=je_"], hooked: 12) {
+        allocator: "jemalloc", with: rjem),
+      .c("jemalloc, je_", ["-DJEMALLOC", "-DPREFIX=je_"], hooked: 12, allocator: "jemalloc") {
         [try StaticAllocators.jemalloc(prefix: "je_"), "-lm"]
       },
-      .c("mimalloc, mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) {
+      .c("mimalloc, mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15, allocator: "mimalloc") {
         [try StaticAllocators.mimallocWithoutOverride()]
       },
       .c("mimalloc, mi_, at a fixed address", ["-no-pie", "-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) {
@@ -84,7 +90,7 @@ extension EndToEnd {
         "tcmalloc, malloc and tc_", ["-DTCMALLOC", "-DPREFIX=tc_"], hooked: 10, tellsFunctions: false,
         isLibc: { _ in false }
       ) { ["-l:libtcmalloc_minimal.a", "-lstdc++", "-lm"] },
-      .c("dlmalloc, dl", ["-DDLMALLOC", "-DPREFIX=dl"]) { [try StaticAllocators.dlmalloc()] },
+      .c("dlmalloc, dl", ["-DDLMALLOC", "-DPREFIX=dl"], allocator: "dlmalloc") { [try StaticAllocators.dlmalloc()] },
       .c("dlmalloc, dl, with landing pads", ["-O0", "-fcf-protection", "-DDLMALLOC", "-DPREFIX=dl"]) {
         [try StaticAllocators.dlmalloc()]
       },
@@ -102,9 +108,13 @@ extension EndToEnd {
         "mimalloc, operators too", ["-DDOES_NOT_THROW", "-rdynamic"], hooked: 15, hasOperators: true,
         tellsFunctions: false, with: { [try StaticAllocators.mimalloc()] }),
       .rust("the default allocator", [], hooked: 0, module: "libc.so"),
-      .rust("jemalloc", ["--cfg", "rjem"], hooked: 5, with: rjem),
-      .rust("jemalloc, at a fixed address", ["--cfg", "rjem", "-C", "relocation-model=static"], hooked: 5, with: rjem),
-      .rust("mimalloc", ["--cfg", "mimalloc"], hooked: 4) { [try StaticAllocators.mimallocWithoutOverride()] },
+      .rust("jemalloc", ["--cfg", "rjem"], hooked: 5, allocator: "jemalloc", with: rjem),
+      .rust(
+        "jemalloc, at a fixed address", ["--cfg", "rjem", "-C", "relocation-model=static"], hooked: 5,
+        allocator: "jemalloc", with: rjem),
+      .rust("mimalloc", ["--cfg", "mimalloc"], hooked: 4, allocator: "mimalloc") {
+        [try StaticAllocators.mimallocWithoutOverride()]
+      },
     ]
 
     @Test("every block of random operations is in the index, by its own allocator", arguments: rows)
@@ -129,6 +139,11 @@ extension EndToEnd {
         comparison.allocatorPrefixOfSite = { row.isLibc($0) ? "libc.so" : own }
         let differences = comparison.differences(in: segment)
         #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
+        let names = Set(
+          record.blocks.filter { !row.isLibc($0.site) }.map {
+            segment.lookup($0.base).containing.flatMap { segment.context($0.context) }?.allocator?.name
+          })
+        #expect(names == [row.allocator])
         #expect(segment.unindexed == [])
         let totals = segment.totals()
         #expect(totals.count == UInt64(record.blocks.count + baseline.count))

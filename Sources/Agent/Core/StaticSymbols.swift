@@ -120,33 +120,37 @@ struct StaticSymbols {
   ) -> (symbols: Elf64_Shdr, strings: Elf64_Shdr)? {
     // The first page has the ELF header, the program headers, and nearly always the build id.
     var page = InlineArray<512, UInt64>(repeating: 0)
-    let header = withUnsafeMutablePointer(to: &page) {
-      isMapped(file, module, UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self))
+    return withUnsafeMutablePointer(to: &page) { page -> (symbols: Elf64_Shdr, strings: Elf64_Shdr)? in
+      let bytes = UnsafeMutableRawPointer(page).assumingMemoryBound(to: UInt8.self)
+      guard let header = isMapped(file, module, bytes), header.e_shentsize == MemoryLayout<Elf64_Shdr>.size,
+        header.e_shoff < 1 << 40
+      else { return nil }
+      // Those of symbols come last, or nearly so: a page of section headers at a time, from the end.
+      let sections = UnsafeMutableRawPointer(page).assumingMemoryBound(to: Elf64_Shdr.self)
+      var end = Int(header.e_shnum)
+      while end > 0 {
+        let start = max(0, end - 4096 / MemoryLayout<Elf64_Shdr>.size)
+        guard read(file, header, start, end - start, bytes) else { return nil }
+        for index in 0..<end - start where sections[index].sh_type == 2 /* SHT_SYMTAB */ {
+          let symbols = sections[index]
+          let names = Int(symbols.sh_link)
+          guard names < Int(header.e_shnum), read(file, header, names, 1, bytes),
+            sections[0].sh_type == 3 /* SHT_STRTAB */, sections[0].sh_size > 0,
+            symbols.sh_entsize == UInt64(MemoryLayout<Elf64_Sym>.size), symbols.sh_offset % 8 == 0
+          else { return nil }
+          return (symbols, sections[0])
+        }
+        end = start
+      }
+      return nil
     }
-    guard let header, header.e_shentsize == MemoryLayout<Elf64_Shdr>.size, header.e_shnum > 0 else { return nil }
-    var symbols: Elf64_Shdr?
-    var section = Elf64_Shdr()
-    // Those of symbols come last, or nearly so.
-    var index = UInt64(header.e_shnum)
-    while index > 0, symbols == nil {
-      index -= 1
-      guard read(file, header, index, &section) else { return nil }
-      if section.sh_type == 2 /* SHT_SYMTAB */ { symbols = section }
-    }
-    guard let symbols, read(file, header, UInt64(symbols.sh_link), &section), section.sh_type == 3 /* SHT_STRTAB */,
-      section.sh_size > 0, symbols.sh_entsize == UInt64(MemoryLayout<Elf64_Sym>.size), symbols.sh_offset % 8 == 0
-    else { return nil }
-    return (symbols, section)
   }
 
-  private static func read(_ file: Int, _ header: Elf64_Ehdr, _ index: UInt64, _ section: inout Elf64_Shdr) -> Bool {
+  private static func read(
+    _ file: Int, _ header: Elf64_Ehdr, _ first: Int, _ count: Int, _ bytes: UnsafeMutablePointer<UInt8>
+  ) -> Bool {
     let size = MemoryLayout<Elf64_Shdr>.size
-    guard index < UInt64(header.e_shnum), header.e_shoff < 1 << 40 else { return false }
-    return withUnsafeMutablePointer(to: &section) {
-      System.read(
-        file, UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self), size,
-        at: header.e_shoff + index * UInt64(size)) == size
-    }
+    return System.read(file, bytes, count * size, at: header.e_shoff + UInt64(first * size)) == count * size
   }
 
   /// The ELF header, if the file begins as the module in memory does.

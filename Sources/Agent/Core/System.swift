@@ -119,8 +119,7 @@ enum System {
   /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
     let (readAccess, privately) = (1, 2)
-    return address(
-      call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readAccess, privately, descriptor, Int(offset)))
+    return address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readAccess, privately, descriptor, Int(offset)))
   }
   /// Puts private zeroed memory where a mapping was.
   static func mapOver(_ start: Address, _ size: UInt64) {
