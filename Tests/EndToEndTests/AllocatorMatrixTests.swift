@@ -39,14 +39,14 @@ extension EndToEnd {
       /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10 on,
       /// unless the allocator has them.
       static func cpp(
-        _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false,
+        _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false, allocator: String? = nil,
         tellsFunctions: Bool = true,
         with library: @escaping @Sendable () throws -> [String] = { [] }
       ) -> Row {
         Row(
           testDescription: "C++, \(name)", source: "truth.cpp", options: { options + (try library()) },
           arguments: ["3", "90000", "2", "6", "none"], hooked: hooked, isLibc: { $0 >= 10 && !hasOperators },
-          tellsFunctions: tellsFunctions)
+          tellsFunctions: tellsFunctions, allocator: allocator)
       }
       static func rust(
         _ name: String, _ options: [String], hooked: UInt64, allocator: String? = nil, module: String? = nil,
@@ -79,7 +79,10 @@ extension EndToEnd {
       .c("mimalloc, mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15, allocator: "mimalloc") {
         [try StaticAllocators.mimallocWithoutOverride()]
       },
-      .c("mimalloc, mi_, at a fixed address", ["-no-pie", "-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15) {
+      .c(
+        "mimalloc, mi_, at a fixed address", ["-no-pie", "-DMIMALLOC", "-DPREFIX=mi_"], hooked: 15,
+        allocator: "mimalloc"
+      ) {
         [try StaticAllocators.mimallocWithoutOverride()]
       },
       .c(
@@ -91,7 +94,10 @@ extension EndToEnd {
         isLibc: { _ in false }
       ) { ["-l:libtcmalloc_minimal.a", "-lstdc++", "-lm"] },
       .c("dlmalloc, dl", ["-DDLMALLOC", "-DPREFIX=dl"], allocator: "dlmalloc") { [try StaticAllocators.dlmalloc()] },
-      .c("dlmalloc, dl, with landing pads", ["-O0", "-fcf-protection", "-DDLMALLOC", "-DPREFIX=dl"]) {
+      .c(
+        "dlmalloc, dl, with landing pads", ["-O0", "-fcf-protection", "-DDLMALLOC", "-DPREFIX=dl"],
+        allocator: "dlmalloc"
+      ) {
         [try StaticAllocators.dlmalloc()]
       },
       .cpp("hidden free lists", ["-DOWN_NAMES", "-fvisibility=hidden", own]),
@@ -102,7 +108,8 @@ extension EndToEnd {
         "hidden jemalloc, operators too", ["-DOWN_NAMES"], hooked: 15, hasOperators: true,
         with: { ["-l:libjemalloc_pic.a", "-lm", "-Wl,--exclude-libs,ALL"] }),
       .cpp(
-        "hidden tcmalloc, operators too", ["-DOWN_NAMES"], hooked: 15, hasOperators: true, tellsFunctions: false,
+        "hidden tcmalloc, operators too", ["-DOWN_NAMES"], hooked: 15, hasOperators: true, allocator: "tcmalloc",
+        tellsFunctions: false,
         with: { ["-l:libtcmalloc_minimal.a", "-Wl,--exclude-libs,ALL"] }),
       .cpp(
         "mimalloc, operators too", ["-DDOES_NOT_THROW", "-rdynamic"], hooked: 15, hasOperators: true,

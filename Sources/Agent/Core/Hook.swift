@@ -221,10 +221,10 @@ private func freeSlowly(_ block: Block?, _ caller: Caller, _ release: (Block?) -
 
 /// The allocator's free runs outside the hook: an allocation it may make is one like any other.
 @inline(__always)
-func freeOutside(_ block: Block?, _ release: (Block?) -> Void) {
-  guard let thread = allocs_enter() else { return freeSlowly(block, .unknown, release) }
+func freeOutside(_ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
+  guard let thread = allocs_enter() else { return freeSlowly(block, caller, release) }
   if let block {
-    guard !Events.areOn, Event.preKnownFree(thread, block) else { return freeUnknown(block, .unknown, release) }
+    guard !Events.areOn, Event.preKnownFree(thread, block) else { return freeUnknown(block, caller, release) }
   }
   allocs_leave(thread)
   release(block)

@@ -31,7 +31,7 @@ func hookHookedMalloc(
   if let block, let regions = thread.pointee.regions {
     let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
     let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
-    guard Event.postKnownAlloc(thread, regions, block, size, context) else {
+    guard !Events.areOn, Event.postKnownAlloc(thread, regions, block, size, context) else {
       return mallocedUnknown(thread, block, size, caller, allocator)
     }
   }
@@ -56,8 +56,13 @@ private func mallocSlowly(_ size: Int, _ hooked: Hooked, _ caller: Caller) -> Bl
 }
 
 @c(allocs_hook_hooked_free)
-func hookHookedFree(_ block: Block?, _ second: UInt64, _ hooked: UnsafeMutablePointer<allocs_hooked>) {
-  freeOutside(block) { allocs_call_with_block(hooked.pointee.below.unsafelyUnwrapped, $0, second) }
+func hookHookedFree(
+  _ block: Block?, _ second: UInt64, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ place: UInt,
+  _ framePointer: UInt64
+) {
+  freeOutside(block, Caller(place: place, framePointer: framePointer)) {
+    allocs_call_with_block(hooked.pointee.below.unsafelyUnwrapped, $0, second)
+  }
 }
 
 @c(allocs_request)
@@ -78,6 +83,7 @@ func hookHooked(
 ) -> UInt64 {
   let signature = hooked.pointee.signature
   let below = hooked.pointee.below.unsafelyUnwrapped
+  let caller = Caller(place: place, framePointer: framePointer)
   let block = signature.pointee.block == 0 ? nil : Block(bitPattern: UInt(arguments[Int(signature.pointee.block) - 1]))
   switch UInt32(signature.pointee.operation) {
   case ALLOCS_FREE.rawValue:
@@ -86,13 +92,12 @@ func hookHooked(
       arguments[sizeAt] = UInt64(UInt(bitPattern: atLeastBlock(Int(truncatingIfNeeded: arguments[sizeAt]))))
     }
     var result: UInt64 = 0
-    free(block) { _ in result = allocs_call(below, arguments) }
+    free(block, caller) { _ in result = allocs_call(below, arguments) }
     return result
   case ALLOCS_FREE_ARRAY.rawValue:
     return freeArray(block, count: arguments[Int(signature.pointee.count) - 1]) { allocs_call(below, arguments) }
   default:
     let request = Request(signature, arguments)
-    let caller = Caller(place: place, framePointer: framePointer)
     return block == nil
       ? allocate(hooked, arguments, request, caller)
       : resize(hooked, arguments, request, caller, block.unsafelyUnwrapped)

@@ -43,7 +43,7 @@
 
 // Functions hooked by a signature: r11 has their struct allocs_hooked. The last puts all arguments into an array.
 #define ALLOCS_ENTRY_HOOKED_MALLOC "movq %r11, %rsi\n movq %rsp, %rdx\n movq %rbp, %rcx\n jmp allocs_hook_hooked_malloc"
-#define ALLOCS_ENTRY_HOOKED_FREE "movq %r11, %rdx\n jmp allocs_hook_hooked_free"
+#define ALLOCS_ENTRY_HOOKED_FREE "movq %r11, %rdx\n movq %rsp, %rcx\n movq %rbp, %r8\n jmp allocs_hook_hooked_free"
 #define ALLOCS_ENTRY_HOOKED(hook)                           \
   "pushq %r9\n pushq %r8\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n" \
   ".cfi_adjust_cfa_offset 48\n"                             \

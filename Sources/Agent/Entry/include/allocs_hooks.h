@@ -47,7 +47,7 @@ struct allocs_thread_block *allocs_operator_deleting(void *block, uintptr_t plac
 // Of functions hooked by a signature (allocs_family.h).
 struct allocs_hooked;
 void *allocs_hook_hooked_malloc(size_t size, struct allocs_hooked *hooked, uintptr_t place, uint64_t frame_pointer);
-void allocs_hook_hooked_free(void *block, uint64_t second, struct allocs_hooked *hooked);
+void allocs_hook_hooked_free(void *block, uint64_t second, struct allocs_hooked *hooked, uintptr_t place, uint64_t frame_pointer);
 // What is asked for, after padding `arguments`; gives the size.
 size_t allocs_request(struct allocs_hooked *hooked, uint64_t *arguments, size_t *alignment);
 uint64_t allocs_hook_hooked(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer);
