@@ -147,6 +147,7 @@ const struct allocs_signature *allocs_signature(uint32_t index) { return index <
 
 // MARK: stubs
 
+#if defined(__x86_64__)
 __attribute__((naked)) static void preserving_stub(void) { __asm__(ALLOCS_ENTRY_PRESERVING(allocs_hook_hooked)); }
 void *allocs_preserving_stub(void) { return (void *)preserving_stub; }
 
@@ -164,7 +165,6 @@ __attribute__((used)) static void *hook_new(struct allocs_hooked *hooked, uint64
 }
 
 // malloc and free are what programs call most. All others put their arguments into memory, as an array.
-#if defined(__x86_64__)
 __attribute__((naked)) static void malloc_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED_MALLOC); }
 __attribute__((naked)) static void free_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED_FREE); }
 __attribute__((naked)) static void new_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED(hook_new)); }
