@@ -64,7 +64,7 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/fetch-mimalloc scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
 	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install
