@@ -18,16 +18,19 @@ ALLOCS_ENTRY(2, allocs_hook_aligned_alloc, void *allocs_own_aligned_alloc(size_t
 ALLOCS_ENTRY(3, allocs_hook_posix_memalign, int allocs_own_posix_memalign(void **result, size_t alignment, size_t size))
 ALLOCS_ENTRY(1, allocs_hook_valloc, void *allocs_own_valloc(size_t size))
 ALLOCS_ENTRY(1, allocs_hook_pvalloc, void *allocs_own_pvalloc(size_t size))
+ALLOCS_HIDDEN __attribute__((naked)) void allocs_own_free(void *block) { __asm__(ALLOCS_ENTRY_FREE); }
+ALLOCS_ENTRY(2, allocs_hook_free_sized, void allocs_own_free_sized(void *block, size_t size))
+ALLOCS_ENTRY(3, allocs_hook_free_aligned_sized, void allocs_own_free_aligned_sized(void *block, size_t alignment, size_t size))
 
 void *const allocs_hooked_functions[ALLOCS_KIT_COUNT] = {
-    allocs_own_malloc,         allocs_hook_free,
+    allocs_own_malloc,         allocs_own_free,
     allocs_own_calloc,         allocs_own_realloc,
     allocs_own_memalign,       allocs_own_aligned_alloc,
     allocs_own_posix_memalign, allocs_own_valloc,
     allocs_own_pvalloc,        allocs_own_reallocarray,
     NULL,  // malloc_usable_size: nothing to record
-    allocs_hook_free,          allocs_hook_free_sized,
-    allocs_hook_free_aligned_sized,
+    allocs_own_free,           allocs_own_free_sized,
+    allocs_own_free_aligned_sized,
 };
 
 // Nothing is hooked at its entry here.
