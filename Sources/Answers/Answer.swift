@@ -120,7 +120,11 @@ public struct Answer: Hashable, Sendable {
   public var stackFramesCut: UInt32?
   /// Whether `stack` was recorded as a whole stack; else it is the call site, with what is inlined there.
   public var hasFullStack = false
-  /// The nearest live allocations (heap, free).
+  /// What else the address is in: outwards, what holds what the answer leads with; and inwards, where it leads with a
+  /// container, what is passed over, innermost first (heap).
+  public var containers: [Container] = []
+  public var contents: [Container] = []
+  /// The nearest live allocations (heap, free); of a suballocation, those of its container.
   public var previous: Block?
   public var next: Block?
   /// What the address is in (static).

@@ -40,6 +40,8 @@ extension Answer {
           frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation,
           framesCut: stackFramesCut))
     }
+    writer.append(",\"containers\":", containers, of: address)
+    writer.append(",\"contents\":", contents, of: address)
     if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
     if let next { writer.append(neighbour: next, opening: ",\"next\":{\"base\":\"") }
     if let arena { writer.append(arena: arena) }

@@ -15,6 +15,7 @@ extension Answer {
     case .heap:
       lines += TextLayout.wrap(origin, indent: "  ")
       lines += stackLines
+      lines += chainLines
       lines += neighbourLines
     case .free: lines += neighbourLines
     case .static, .stack, .mapping, .unmapped: lines += placeLines
@@ -247,6 +248,19 @@ extension Answer {
   }
 
   // MARK: where
+
+  /// The containers, from the inside to the outside, each in a line or two.
+  private var chainLines: [String] {
+    func lines(_ title: String, _ links: [Container]) -> [String] {
+      links.flatMap { link in
+        let indent = String(repeating: " ", count: title.count)
+        var lines = TextLayout.wrap(link.phrases(columns: TextLayout.columns - title.count), indent: indent)
+        if !lines.isEmpty { lines[0] = title + lines[0].dropFirst(title.count) }
+        return lines
+      }
+    }
+    return lines("  holds    ", contents.reversed()) + lines("  in       ", containers)
+  }
 
   /// The nearest live blocks, with their distance from this block, or from the address if it is free.
   private var neighbourLines: [String] {

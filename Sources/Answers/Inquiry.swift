@@ -34,15 +34,23 @@ public struct Inquiry: ~Copyable {
   private var waitingThreads: [Int: UInt32]?
   var origins: OriginCache
   var attribution: Attribution
+  /// nil: as the process was started.
+  private let level: Level?
+  private let hasSuballocations: Bool
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
 
-  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `stopsThreads`: a thread
-  /// in whose stack an address lies is stopped for a moment, to say which frame it is in.
-  public init(_ view: ProcessView, wrappers: Wrappers = .standard, stopsThreads: Bool = false) {
+  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level` is what answers lead
+  /// with where a suballocator's block is in a chunk; nil: as the process was started. `stopsThreads`: a thread in whose stack an
+  /// address lies is stopped for a moment, to say which frame it is in.
+  public init(
+    _ view: ProcessView, wrappers: Wrappers = .standard, level: Level? = nil, stopsThreads: Bool = false
+  ) {
     self.stopsThreads = stopsThreads
     self.view = view
+    self.level = level
     shared = view.shared
+    hasSuballocations = shared.segment.hasSuballocations
     attribution = Attribution(view, wrappers: wrappers)
     hasFullStacks = shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
@@ -56,6 +64,7 @@ public struct Inquiry: ~Copyable {
   /// What is at `address`.
   public mutating func answer(_ address: UInt64, stacks: Bool = true) -> Answer {
     let lookup = shared.segment.lookup(address)
+    if let answer = nested(address, lookup, stacks: stacks) { return answer }
     if let allocation = lookup.containing {
       return heap(address, allocation, lookup, stacks: stacks)
     }
@@ -90,7 +99,9 @@ public struct Inquiry: ~Copyable {
   /// about a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
     let lookup = shared.segment.lookup(address)
-    if let allocation = lookup.containing {
+    if let answer = nested(address, lookup, stacks: stacks) {
+      answer.appendJSON(to: &writer)
+    } else if let allocation = lookup.containing {
       appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
     } else {
       answer(address, lookup, stacks: stacks).appendJSON(to: &writer)
@@ -114,12 +125,19 @@ public struct Inquiry: ~Copyable {
   private mutating func heap(
     _ address: UInt64, _ allocation: Allocation, _ lookup: Lookup, stacks: Bool
   ) -> Answer {
+    heap(
+      address, allocation, previous: lookup.previous, next: lookup.next, stacks: stacks)
+  }
+
+  private mutating func heap(
+    _ address: UInt64, _ allocation: Allocation, previous: Allocation?, next: Allocation?, stacks: Bool
+  ) -> Answer {
     var answer = Answer(address: address, kind: .heap)
     answer.block = Answer.Block(allocation)
     answer.alignment = allocation.alignment
     answer.age = clock.age(ofTicks: allocation.ticks)
-    answer.previous = lookup.previous.map { Answer.Block($0) }
-    answer.next = lookup.next.map { Answer.Block($0) }
+    answer.previous = previous.map { Answer.Block($0) }
+    answer.next = next.map { Answer.Block($0) }
     answer.mapping = surroundings.maps?.mapping(containing: address)
     answer.hasFullStack = hasFullStacks
     if let record = record(at: address) { answer.mappedBy = mappedBy(record, stacks: false) }
@@ -146,6 +164,56 @@ public struct Inquiry: ~Copyable {
       }
     }
     return answer
+  }
+
+  // MARK: suballocations
+
+  /// The answer for an address in a block of a suballocator; nil if it is in none.
+  private mutating func nested(_ address: UInt64, _ lookup: Lookup, stacks: Bool) -> Answer? {
+    guard hasSuballocations else { return nil }
+    let blocks = shared.segment.suballocations(containing: address, in: lookup.containing)
+    // Memory that was unmapped holds nothing, whatever the pool said.
+    guard let innermost = blocks.first, lookup.containing != nil || isMapped(address) else { return nil }
+    var links = blocks.map { ($0.block, Answer.Container.Kind.suballocation) }
+    if let chunk = lookup.containing { links.append((chunk, .chunk)) }
+    let lead = isShownAsChunk(innermost) ? links.count - 1 : 0
+    var previous = lookup.previous
+    var next = lookup.next
+    if lead < blocks.count {
+      let place = blocks.count - 1 - lead
+      let container = place > 0 ? blocks[lead + 1].block : lookup.containing
+      (previous, next) = shared.segment.neighbours(of: blocks[lead], level: place, in: container)
+    }
+    var answer = heap(address, links[lead].0, previous: previous, next: next, stacks: stacks)
+    for (index, (block, kind)) in links.enumerated() where index != lead {
+      let container = container(kind, heap(address, block, previous: nil, next: nil, stacks: stacks))
+      if index < lead { answer.contents.append(container) } else { answer.containers.append(container) }
+    }
+    return answer
+  }
+
+  private func isMapped(_ address: UInt64) -> Bool {
+    surroundings.maps.map { $0.index(containing: address) != nil } ?? true
+  }
+
+  private func isShownAsChunk(_ block: Suballocation) -> Bool {
+    if let level { return level == .chunk }
+    return shared.segment.context(block.block.context)?.allocator?.isShownAsChunk ?? false
+  }
+
+  private func container(_ kind: Answer.Container.Kind, _ answer: Answer) -> Answer.Container {
+    var container = Answer.Container(kind: kind, block: answer.block ?? Answer.Block(base: answer.address, size: 0))
+    container.allocator = answer.allocator
+    container.allocatorModule = answer.allocatorModule
+    container.function = answer.function
+    container.thread = answer.thread
+    container.age = answer.age
+    container.stack = answer.stack
+    container.siteIndex = answer.siteIndex
+    container.interruptedFrames = answer.interruptedFrames
+    container.stackTruncation = answer.stackTruncation
+    container.stackFramesCut = answer.stackFramesCut
+    return container
   }
 
   /// What `heap` answers, from parts that were rendered before.

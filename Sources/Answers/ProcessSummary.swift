@@ -159,6 +159,14 @@ extension ProcessSummary {
     case "mappings_dropped": "\(Units.count(value, "mapping")) without an entry"
     case "mappings_missed": "\(Units.count(value, "call")) of mmap and its like not noted"
     case "mappings_without_context": "\(Units.count(value, "mapping")) noted without call stack and thread"
+    case "declarations_refused":
+      "\(Units.count(value, "declaration")) of ALLOCS_SUBALLOC refused: ALLOCS_VERBOSE=1 says why"
+    case "suballocations_lost": "\(Units.count(value, "block")) of pools not recorded: no room, or not at a multiple of 8"
+    case "suballocations_refused":
+      "\(Units.count(value, "block")) of pools refused: in no memory, or over another allocator's blocks"
+    case "suballocations_replaced": "\(Units.count(value, "block")) of pools handed out again without having been freed"
+    case "suballocations_dropped": "\(Units.count(value, "block")) of pools gone with their chunk or pool"
+    case "unknown_subfrees": "\(Units.count(value, "free")) of what the pool is not known to have handed out"
     default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
     }
   }

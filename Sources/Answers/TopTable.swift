@@ -67,8 +67,12 @@ extension ProcessView {
   /// The `limit` sites with the most live bytes. Reads every slot that was ever used: about a second for 10 million
   /// allocations.
   /// `wrappers` are passed over in the search for the sites.
-  public func top(limit: Int = 20, wrappers: Wrappers = .standard) throws(AnswerError) -> TopTable {
-    let tally = Tally(of: shared.segment)
+  /// `level`: what counts where suballocators carve up chunks; nil: as the process was started. At that of blocks, a chunk that
+  /// blocks lie in counts with what they leave of it.
+  public func top(
+    limit: Int = 20, wrappers: Wrappers = .standard, level: Level? = nil
+  ) throws(AnswerError) -> TopTable {
+    let tally = Tally(of: shared.segment, level)
     let limit = max(0, limit)
     var attribution = Attribution(self, wrappers: wrappers)
     let sites = tally.sites(in: shared.segment, &attribution)
@@ -109,22 +113,47 @@ private struct Tally {
 
   private(set) var entries: [Entry] = []
 
-  init(of segment: borrowing Segment) {
+  init(of segment: borrowing Segment, _ level: Level?) {
     var entries: [Entry] = Array(repeating: Entry(), count: 1024)
-    segment.forEachAllocation { allocation in
-      var context = Int(allocation.context)
-      if context >= entries.count {
-        // An id that was never given out is damage. It means what 0 does, "not known".
-        let known = segment.contextCount
-        if context < known {
-          entries += Array(repeating: Entry(), count: min(max(entries.count, context + 1 - entries.count), known))
-        } else {
-          context = 0
-        }
+    segment.forEachAllocation { Self.add($0, of: segment, to: &entries) }
+    self.entries = entries
+    if level != .chunk, segment.hasSuballocations { addSuballocations(of: segment, level) }
+  }
+
+  private static func add(_ allocation: Allocation, of segment: borrowing Segment, to entries: inout [Entry]) {
+    var context = Int(allocation.context)
+    if context >= entries.count {
+      // An id that was never given out is damage. It means what 0 does, "not known".
+      let known = segment.contextCount
+      if context < known {
+        entries += Array(repeating: Entry(), count: min(max(entries.count, context + 1 - entries.count), known))
+      } else {
+        context = 0
       }
-      entries[context].total.bytes &+= allocation.size
-      entries[context].total.blocks &+= 1
-      entries[context].ticks = allocation.ticks
+    }
+    entries[context].total.bytes &+= allocation.size
+    entries[context].total.blocks &+= 1
+    entries[context].ticks = allocation.ticks
+  }
+
+  private mutating func addSuballocations(of segment: borrowing Segment, _ level: Level?) {
+    let hidden = Set(level == nil ? segment.allocators.filter { $0.isShownAsChunk }.map { $0.number } : [])
+    var isHidden: [UInt32: Bool] = [:]
+    var entries = entries
+    segment.forEachSuballocation { block, _, container in
+      let context = block.block.context
+      if !hidden.isEmpty {
+        let known =
+          isHidden[context] ?? segment.context(context)?.allocator.map { hidden.contains($0.number) } ?? false
+        isHidden[context] = known
+        if known { return }
+      }
+      Self.add(block.block, of: segment, to: &entries)
+      if let container, Int(container.context) < entries.count {
+        // One that was made after the chunks were counted has nothing to be taken from.
+        let bytes = entries[Int(container.context)].total.bytes
+        entries[Int(container.context)].total.bytes = bytes - min(bytes, block.block.size)
+      }
     }
     self.entries = entries
   }

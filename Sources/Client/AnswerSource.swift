@@ -5,15 +5,22 @@ import Glibc
 import NIOHTTP1
 import ServerProtocol
 
+/// How whoever asks wants to see allocations.
+struct Perspective {
+  /// Patterns of functions that are passed over in the search for allocation sites, beside the known ones.
+  var wrappers: [String] = []
+  /// nil: as the process was started.
+  var level: Level?
+}
+
 /// Answers the questions of all commands. What it returns is what is printed.
 protocol AnswerSource {
   func processes(json: Bool) throws(Failure) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8]
-  /// `wrappers`: patterns of functions that are passed over in the search for allocation sites, beside the known ones.
-  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8]
+  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Failure) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is none, if the process can't be asked about.
   func answers(
-    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Failure) -> [UInt8]
 }
 
@@ -35,21 +42,23 @@ final class DirectSource: AnswerSource {
     return Array((json ? summary.json + "\n" : summary.text).utf8)
   }
 
-  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8] {
+  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Failure) -> [UInt8] {
     let table = try failing { () throws(AnswerError) in
-      try view(of: pid).top(limit: limit, wrappers: try Wrappers.standard.adding(wrappers))
+      try view(of: pid).top(
+        limit: limit, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
     }
     return Array((json ? table.json + "\n" : table.text).utf8)
   }
 
   func answers(
-    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Failure) -> [UInt8] {
     try failing { () throws(AnswerError) in
       let view = try view(of: pid)
       var list = AnswerList(form: form, capacity: addresses.count * 256)
       var inquiry = Inquiry(
-        view, wrappers: try Wrappers.standard.adding(wrappers), stopsThreads: stopsThreads)
+        view, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level,
+        stopsThreads: stopsThreads)
       for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
       try view.checkIntact()
       if inquiry.hasFailedToStop { hasFailedToStop = true }
@@ -76,12 +85,12 @@ final class ServerSource: AnswerSource {
 
   func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
-  func top(of pid: Int32, limit: Int, wrappers: [String], json: Bool) throws(Failure) -> [UInt8] {
-    try get("/v1/processes/\(pid)/top?limit=\(limit)\(Self.parameters(wrappers))", json: json)
+  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Failure) -> [UInt8] {
+    try get("/v1/processes/\(pid)/top?limit=\(limit)\(Self.parameters(perspective))", json: json)
   }
 
   func answers(
-    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, wrappers: [String]
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Failure) -> [UInt8] {
     var list = ByteWriter(capacity: addresses.count * 16)
     for address in addresses {
@@ -90,7 +99,7 @@ final class ServerSource: AnswerSource {
     }
     let accept = form == .text ? "text/plain" : "application/x-ndjson"
     return try send(
-      .POST, "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(wrappers))", accept, list.take())
+      .POST, "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(perspective))", accept, list.take())
   }
 
   /// Prints a process's events as they come, until its end or the interruption.
@@ -106,7 +115,10 @@ final class ServerSource: AnswerSource {
     if response.status != 200 { throw failure(response) }
   }
 
-  private static func parameters(_ wrappers: [String]) -> String { parameters(wrappers.map { ("wrapper", $0) }) }
+  private static func parameters(_ perspective: Perspective) -> String {
+    parameters(
+      perspective.wrappers.map { ("wrapper", $0) } + (perspective.level.map { [("level", $0.rawValue)] } ?? []))
+  }
 
   /// `&name=value` for each, all of a value but letters and digits as %XX.
   private static func parameters(_ parameters: [(name: String, value: String)]) -> String {

@@ -24,6 +24,19 @@ struct WrapperOptions: ParsableArguments {
   }
 }
 
+/// At which level suballocations are shown.
+struct LevelOptions: ParsableArguments {
+  @Option(
+    help: .init(
+      """
+      Where a pool hands out parts of a chunk: show its blocks (block), or the chunk (chunk). \
+      (Default: as ALLOCS_LEVEL said when the process was started, else block.)
+      """, valueName: "block|chunk"))
+  var level: Level?
+}
+
+extension Level: ExpressibleByArgument {}
+
 struct PS: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ps",
@@ -68,8 +81,8 @@ struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show the allocation sites that hold most memory.",
     usage: """
-      allocsctl top <pid> [--limit <number>] [--wrapper <pattern>] ... [--json]
-                    [--socket <path> | --direct]
+      allocsctl top <pid> [--limit <number>] [--wrapper <pattern>] ...
+                    [--level block|chunk] [--json] [--socket <path> | --direct]
       """,
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
@@ -93,6 +106,8 @@ struct Top: ParsableCommand {
 
   @OptionGroup var wrappers: WrapperOptions
 
+  @OptionGroup var level: LevelOptions
+
   @OptionGroup var options: SourceOptions
 
   func validate() throws {
@@ -101,7 +116,7 @@ struct Top: ParsableCommand {
 
   func run() throws {
     try StandardOutput.write(
-      try options.source().top(of: pid, limit: limit, wrappers: wrappers.wrapper, json: json))
+      try options.source().top(of: pid, limit: limit, try perspective(wrappers, level), json: json))
   }
 }
 
@@ -110,7 +125,8 @@ struct Query: ParsableCommand {
     abstract: "Tell what is at addresses of a process.",
     usage: """
       allocsctl query <pid> <address> ... [--json] [--no-stacks] [--stop]
-                      [--wrapper <pattern>] ... [--socket <path> | --direct]
+                      [--wrapper <pattern>] ... [--level block|chunk]
+                      [--socket <path> | --direct]
       """,
     discussion: """
       Says for each address which allocation it is in: base, exact size, offset, who allocated it, where, on which \
@@ -152,6 +168,8 @@ struct Query: ParsableCommand {
 
   @OptionGroup var wrappers: WrapperOptions
 
+  @OptionGroup var level: LevelOptions
+
   @OptionGroup var options: SourceOptions
 
   /// One thing to look up, as given on the command line.
@@ -169,7 +187,8 @@ struct Query: ParsableCommand {
     direct.stopsThreads = stop
     let source = stop ? direct : try options.source()
     let printer = AnswerPrinter(
-      source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks, wrappers: wrappers.wrapper)
+      source: source, pid: pid, form: json ? .jsonLines : .text, stacks: !noStacks,
+      try perspective(wrappers, level))
     for item in items {
       switch item {
       case .addresses(let addresses): try printer.print(addresses)
@@ -214,27 +233,27 @@ private final class AnswerPrinter {
   private let pid: Int32
   private let form: AnswerList.Form
   private let stacks: Bool
-  private let wrappers: [String]
+  private let perspective: Perspective
   /// Whether a line of standard input was no address.
   private(set) var hasRejected = false
 
-  init(source: any AnswerSource, pid: Int32, form: AnswerList.Form, stacks: Bool, wrappers: [String]) {
+  init(source: any AnswerSource, pid: Int32, form: AnswerList.Form, stacks: Bool, _ perspective: Perspective) {
     self.source = source
     self.pid = pid
     self.form = form
     self.stacks = stacks
-    self.wrappers = wrappers
+    self.perspective = perspective
   }
 
   func print(_ addresses: [UInt64]) throws(Failure) {
-    try StandardOutput.write(try source.answers(of: pid, to: addresses, form: form, stacks: stacks, wrappers: wrappers))
+    try StandardOutput.write(try source.answers(of: pid, to: addresses, form: form, stacks: stacks, perspective))
   }
 
   /// Answers each piece of input before it waits for the next, so a person may type addresses, and a program may write
   /// one and read its answer.
   func printAnswersToStandardInput() throws(Failure) {
     // A process that can't be asked about is an error also if no address comes.
-    _ = try source.answers(of: pid, to: [], form: form, stacks: stacks, wrappers: wrappers)
+    _ = try source.answers(of: pid, to: [], form: form, stacks: stacks, perspective)
     var lines = AddressLines()
     while true {
       // 64 KiB are about 4,000 addresses: enough that a request's own cost doesn't count.

@@ -32,6 +32,8 @@ struct Geometry: Sendable {
   let allocators: SectionPlace
   /// Of no entries, if the segment has no such section.
   let mappings: SectionPlace
+  /// Capacity 0 if the segment has no room for any.
+  let nested: SectionPlace
   /// Of the event rings; capacity 0 if the segment has none.
   let rings: SectionPlace
   /// Records of one ring, a power of two; 0 if there are none.
@@ -139,6 +141,12 @@ struct Geometry: Sendable {
       : try place(
         ALLOCS_SECTION_MAPPINGS, "mappings", entry: MemoryLayout<allocs_mapping>.stride,
         atMost: Int(ALLOCS_MAPPING_CAPACITY))
+    let nestedSection = table[Int(ALLOCS_SECTION_NESTED.rawValue)]
+    nested =
+      nestedSection.capacity == 0 && nestedSection.offset == 0 && nestedSection.entry_size == 0
+      ? SectionPlace()
+      : try place(
+        ALLOCS_SECTION_NESTED, "nested arenas", entry: Layout.nestedStride, atMost: Int(ALLOCS_NESTED_CAPACITY))
     let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
     let ringSize = ringSection.entry_size
     if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {

@@ -17,6 +17,12 @@ enum Layout {
   static let slotsOffset = 2 * Int(ALLOCS_PAGE_SIZE)
   /// Bytes from one arena to the next: head, summary, slots, spare page.
   static let arenaStride = slotsOffset + arenaSlots * 8 + Int(ALLOCS_PAGE_SIZE)
+  /// Of nested arenas.
+  static let nestedSummaryWords = 1 << Int(ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SUMMARY_SHIFT - 6)
+  static let nestedSummaryOffset = Int(ALLOCS_PAGE_SIZE)
+  static let nestedSlotsOffset = nestedSummaryOffset + nestedSummaryWords * 8
+  static let nestedStride =
+    nestedSlotsOffset + (8 << Int(ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SHIFT)) + Int(ALLOCS_PAGE_SIZE)
   /// Bytes of an event ring before its records, and of a record.
   static let ringRecordsOffset = UInt64(ALLOCS_RING_RECORDS_OFFSET)
   static let eventSize = UInt64(MemoryLayout<allocs_event>.stride)

@@ -16,6 +16,7 @@ struct Batch: Sendable {
   let form: AnswerList.Form
   let stacks: Bool
   let wrappers: Wrappers
+  let level: Level?
   /// Bytes of the body that are accepted.
   let sizeLimit: Int
   /// Where the answers are made.
@@ -69,7 +70,7 @@ struct Batch: Sendable {
   private func rendered(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
     // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
-    var inquiry = Inquiry(view, wrappers: wrappers)
+    var inquiry = Inquiry(view, wrappers: wrappers, level: level)
     var count = 0
     func take(_ line: AddressLine) {
       count += 1

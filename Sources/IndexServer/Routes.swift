@@ -57,11 +57,12 @@ struct Routes: Sendable {
 
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["limit", "wrapper"])
+    let parameters = try Parameters(request, known: ["level", "limit", "wrapper"])
     let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let table = try await workers.runIfActive {
-      try answering { () throws(AnswerError) in try view.top(limit: limit, wrappers: wrappers) }
+      try answering { () throws(AnswerError) in try view.top(limit: limit, wrappers: wrappers, level: level) }
     }
     return respond(to: request, table.text, table.json)
   }
@@ -70,8 +71,9 @@ struct Routes: Sendable {
 
   @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["address", "stacks", "wrapper"])
+    let parameters = try Parameters(request, known: ["address", "level", "stacks", "wrapper"])
     let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
     let stacks = try parameters.flag("stacks") ?? true
     let texts = parameters.all("address")
     guard !texts.isEmpty else {
@@ -86,11 +88,11 @@ struct Routes: Sendable {
     let kind = MediaKind(accepting: request)
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
     let bytes: ByteBuffer
-    if let quick = try Self.quickAnswers(view, wrappers, addresses, form, stacks: stacks) {
+    if let quick = try Self.quickAnswers(view, wrappers, level, addresses, form, stacks: stacks) {
       bytes = quick
     } else {
       bytes = try await workers.runIfActive {
-        var inquiry = Inquiry(view, wrappers: wrappers)
+        var inquiry = Inquiry(view, wrappers: wrappers, level: level)
         return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
       }
     }
@@ -102,10 +104,11 @@ struct Routes: Sendable {
 
   /// The answers, if they are so quick that a change of threads would take longer; else nil.
   private static func quickAnswers(
-    _ view: ProcessView, _ wrappers: Wrappers, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+    _ view: ProcessView, _ wrappers: Wrappers, _ level: Level?, _ addresses: [UInt64], _ form: AnswerList.Form,
+    stacks: Bool
   ) throws(Problem) -> ByteBuffer? {
     guard addresses.count <= quickLimit, view.isQuickToAsk else { return nil }
-    var inquiry = Inquiry(view, wrappers: wrappers)
+    var inquiry = Inquiry(view, wrappers: wrappers, level: level)
     for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
     return try answers(view, &inquiry, addresses, form, stacks: stacks)
   }
@@ -121,12 +124,13 @@ struct Routes: Sendable {
 
   @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
     let view = try view(context)
-    let parameters = try Parameters(request, known: ["stacks", "wrapper"])
+    let parameters = try Parameters(request, known: ["level", "stacks", "wrapper"])
     let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
     let stacks = try parameters.flag("stacks") ?? true
     let kind = MediaKind(accepting: request)
     let batch = Batch(
-      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers,
+      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers, level: level,
       sizeLimit: limits.bodySize,
       workers: workers)
     return Response(
@@ -211,6 +215,15 @@ private struct Parameters {
   func wrappers() throws(Problem) -> Wrappers {
     let patterns = all("wrapper").map { String($0) }
     return try answering { () throws(AnswerError) in try Wrappers.standard.adding(patterns) }
+  }
+
+  /// At which level suballocations are shown; nil: as their process was started.
+  func level() throws(Problem) -> Level? {
+    guard let value = all("level").last else { return nil }
+    guard let level = Level(rawValue: String(value)) else {
+      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
+    }
+    return level
   }
 
   func policy() throws(Problem) -> DeliveryPolicy {

@@ -2,6 +2,7 @@
 #include "allocs_declaration.h"
 
 #include <stddef.h>
+#include <string.h>
 
 typedef struct allocs_declaration_reader Reader;
 
@@ -133,4 +134,51 @@ const char *allocs_declaration_error_text(enum allocs_declaration_error error) {
       "a function that resets, with R, cannot allocate",
   };
   return (uint32_t)error < ALLOCS_DECLARATION_ERRORS ? texts[error] : "";
+}
+
+// MARK: ALLOCS_LEVEL
+
+// The next word, up to a comma. A name may have blanks in it.
+static const char *next_word(const char *text, struct allocs_text_part *word) {
+  while (*text == ',' || is_blank(*text)) text++;
+  const char *start = text;
+  while (*text && *text != ',') text++;
+  *word = part(start, text);
+  return text;
+}
+
+static bool is_word(struct allocs_text_part word, const char *text) {
+  return strlen(text) == word.size && memcmp(word.start, text, word.size) == 0;
+}
+
+// Whether the word says something of `name`, whose part before "=" is `of`, empty for all.
+static bool split_word(struct allocs_text_part word, struct allocs_text_part *of, bool *is_chunk) {
+  uint32_t equals = word.size;
+  while (equals > 0 && word.start[equals - 1] != '=') equals--;
+  *of = equals ? part(word.start, word.start + equals - 1) : (struct allocs_text_part){word.start, 0};
+  struct allocs_text_part level = {word.start + equals, word.size - equals};
+  while (level.size > 0 && is_blank(*level.start)) level.start++, level.size--;
+  *is_chunk = is_word(level, "chunk");
+  return (*is_chunk || is_word(level, "block")) && (!equals || of->size > 0);
+}
+
+bool allocs_level_is_chunk(const char *text, struct allocs_text_part name) {
+  bool all = false, own = false, is_named = false;
+  struct allocs_text_part word, of;
+  while (*(text = next_word(text, &word)) || word.size > 0) {
+    bool is_chunk;
+    if (!split_word(word, &of, &is_chunk)) continue;
+    if (of.size == 0) all = is_chunk;
+    else if (of.size == name.size && memcmp(of.start, name.start, of.size) == 0) own = is_chunk, is_named = true;
+  }
+  return is_named ? own : all;
+}
+
+const char *allocs_level_error(const char *text) {
+  struct allocs_text_part word, of;
+  bool is_chunk;
+  while (*(text = next_word(text, &word)) || word.size > 0) {
+    if (!split_word(word, &of, &is_chunk)) return word.start;
+  }
+  return NULL;
 }

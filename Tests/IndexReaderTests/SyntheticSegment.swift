@@ -16,6 +16,7 @@ final class SyntheticSegment: @unchecked Sendable {
     var nodes = 256
     var contexts = 1024
     var arenas = 8
+    var nested = 2
     var rings = 4
     var ringRecords = Int(ALLOCS_RING_RECORDS_MIN)
   }
@@ -24,6 +25,7 @@ final class SyntheticSegment: @unchecked Sendable {
   static let level0Words = regionCount / 64
   static let level1Words = level0Words / 64
   static let arenaSlots = 1 << Int(ALLOCS_REGION_SHIFT - ALLOCS_BLOCK_SHIFT)
+  static let nestedStride = 6 * Int(ALLOCS_PAGE_SIZE) + (8 << Int(ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SHIFT))
   static let arenaStride = 3 * Int(ALLOCS_PAGE_SIZE) + arenaSlots * 8
 
   let path: String
@@ -56,6 +58,7 @@ final class SyntheticSegment: @unchecked Sendable {
     place(4, Self.regionCount, used: Self.regionCount)
     place(Self.arenaStride, capacities.arenas)
     place(MemoryLayout<allocs_allocator>.stride, Int(ALLOCS_ALLOCATOR_CAPACITY))
+    place(Self.nestedStride, capacities.nested)
     // The sections between are other parts' and optional.
     while sections.count < Int(ALLOCS_SECTION_RINGS.rawValue) { sections.append(allocs_section()) }
     place(Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32, capacities.rings)
@@ -186,6 +189,47 @@ final class SyntheticSegment: @unchecked Sendable {
       allocs_store_release_u64(slot, allocs_slot_large(granule, size, context, ticks))
     }
   }
+
+  // MARK: suballocations
+
+  private func nestedArena(of base: UInt64, level: Int) -> UnsafeMutableRawPointer {
+    let primary = arena(ofRegion: Int(allocs_region_of_address(base)))
+    let number = (primary + MemoryLayout<allocs_arena>.offset(of: \.nested)!).assumingMemoryBound(to: UInt32.self) + level
+    let section = section(ALLOCS_SECTION_NESTED)
+    if number.pointee == 0 {
+      precondition(section.pointee.used < section.pointee.capacity, "no nested arena left")
+      section.pointee.used += 1
+      let start = entries(ALLOCS_SECTION_NESTED, as: UInt8.self) + (Int(section.pointee.used) - 1) * Self.nestedStride
+      UnsafeMutableRawPointer(start).assumingMemoryBound(to: allocs_nested.self).pointee.region =
+        allocs_region_of_address(base)
+      allocs_store_release_u32(number, UInt32(section.pointee.used))
+    }
+    return UnsafeMutableRawPointer(entries(ALLOCS_SECTION_NESTED, as: UInt8.self))
+      + (Int(number.pointee) - 1) * Self.nestedStride
+  }
+
+  private func nestedSlot(of base: UInt64, level: Int) -> UnsafeMutablePointer<UInt64> {
+    (nestedArena(of: base, level: level) + 5 * Int(ALLOCS_PAGE_SIZE)).assumingMemoryBound(to: UInt64.self)
+      + Int(allocs_nested_slot_index(base))
+  }
+
+  func suballocate(
+    _ base: UInt64, size: UInt64, level: Int = 0, isInChunk: Bool = true, context: UInt32 = 0, ticks: UInt32 = 0
+  ) {
+    let arena = nestedArena(of: base, level: level)
+    let words = arena.assumingMemoryBound(to: UInt64.self)
+    let bit = Int(allocs_nested_summary_index(base))
+    setBit(words + 1, bit >> 12)
+    setBit(words + 2, bit >> 6)
+    setBit((arena + Int(ALLOCS_PAGE_SIZE)).assumingMemoryBound(to: UInt64.self), bit)
+    let slot = nestedSlot(of: base, level: level)
+    let granule = isInChunk ? ALLOCS_NESTED_IN_CHUNK : ALLOCS_NESTED_OUTSIDE
+    if size >= UInt64(ALLOCS_SMALL_SIZE_LIMIT) { allocs_store_release_u64(slot + 1, allocs_slot_tail(size, 0, ticks)) }
+    allocs_store_release_u64(
+      slot, allocs_slot_head(allocs_slot_kind_of_size(size), granule, size, context, ticks))
+  }
+
+  func subfree(_ base: UInt64, level: Int = 0) { allocs_store_release_u64(nestedSlot(of: base, level: level), 0) }
 
   func free(_ base: UInt64) { allocs_store_release_u64(slot(of: base), 0) }
 

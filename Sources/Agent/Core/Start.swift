@@ -56,6 +56,8 @@ enum Start {
         return false
       }
     #endif
+    process.pointee.suballocators = settings.suballocators
+    process.pointee.level = settings.level
     let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
     let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
     guard let memory = System.map(size), System.wipeInChildren(memory, size),
@@ -155,6 +157,7 @@ enum Start {
     #if !ALLOCS_INEXE
       EntryPoints.bind()
     #endif
+    if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
   }
 
   /// Records nothing any more. Nothing is in the index yet that this thread has not put there.
@@ -246,6 +249,9 @@ struct Settings {
   var eventsWait = ALLOCS_WAIT_NANOSECONDS_DEFAULT
   /// ALLOCS_DEPTH: frames of a stack that are kept, 1 to ALLOCS_FRAME_LIMIT
   var depth = ALLOCS_DEPTH_DEFAULT
+  /// ALLOCS_SUBALLOC and ALLOCS_LEVEL, nil if not set or empty.
+  var suballocators: UnsafePointer<CChar>?
+  var level: UnsafePointer<CChar>?
 
   init() {
     guard var next = allocs_environment() else { return }
@@ -257,6 +263,10 @@ struct Settings {
       } else if let value = Self.value(of: variable, "ALLOCS_STACKS=") {
         wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
         checksStacks = value.pointee == CChar(UInt8(ascii: "c"))
+      } else if let value = Self.value(of: variable, "ALLOCS_SUBALLOC=") {
+        suballocators = value.pointee == 0 ? nil : value
+      } else if let value = Self.value(of: variable, "ALLOCS_LEVEL=") {
+        level = value.pointee == 0 ? nil : value
       } else if let value = Self.value(of: variable, "ALLOCS_DEPTH=") {
         if let number = Self.number(value), number >= 1 { depth = UInt32(min(number, UInt64(ALLOCS_FRAME_LIMIT))) }
       } else if let value = Self.value(of: variable, "ALLOCS_EVENTS=") {

@@ -69,6 +69,25 @@ struct StaticSymbols {
     return nil
   }
 
+  /// The next function, whatever it is called.
+  mutating func nextFunction() -> (name: UnsafePointer<CChar>, symbol: DynamicSymbols.Symbol)? {
+    while unread < end {
+      let symbol = unread
+      unread += 1
+      let type = symbol.pointee.st_info & 15
+      guard type == DynamicSymbols.function, UInt64(symbol.pointee.st_name) < stringsSize,
+        symbol.pointee.st_shndx != 0, symbol.pointee.st_shndx < 0xFF00, symbol.pointee.st_value != 0
+      else { continue }
+      let address = bias &+ symbol.pointee.st_value
+      guard isCode(address, symbol.pointee.st_size) else { continue }
+      return (
+        strings + Int(symbol.pointee.st_name),
+        DynamicSymbols.Symbol(address: address, size: symbol.pointee.st_size, type: type)
+      )
+    }
+    return nil
+  }
+
   private static func find(_ name: UnsafePointer<CChar>) -> (UInt8, UnsafePointer<allocs_signature>)? {
     for family in 0..<UInt8(ALLOCS_FAMILY_COUNT) {
       var rest = name

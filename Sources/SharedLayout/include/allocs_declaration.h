@@ -75,6 +75,11 @@ static inline struct allocs_declaration_reader allocs_declaration_reader_of(cons
 }
 // Reads the next function. False at the end of the text, or if it is wrong: then `error` says what, `error_at` where.
 bool allocs_read_declaration(struct allocs_declaration_reader *reader, struct allocs_declaration *declaration);
+// Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas between, prefers the chunk for the
+// allocator `name`. What it says of the name counts more than what it says of all, and later words more than earlier ones.
+bool allocs_level_is_chunk(const char *text, struct allocs_text_part name);
+// Where `text` is wrong as such a list; null if it is right.
+const char *allocs_level_error(const char *text);
 // What the error is, in words that follow "because".
 const char *allocs_declaration_error_text(enum allocs_declaration_error error);
 

@@ -55,6 +55,11 @@ uint64_t allocs_hook_hooked(struct allocs_hooked *hooked, uint64_t *arguments, u
 // The operators' part of allocs_entry_point.
 const struct allocs_entry_point *allocs_operator_point(uint32_t index);
 
+struct allocs_pool_kind;
+void allocs_announced_allocation(struct allocs_pool_kind *kind, const void *pool, const void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
+void allocs_announced_free(struct allocs_pool_kind *kind, const void *block);
+void allocs_announced_reset(struct allocs_pool_kind *kind, const void *pool, const void *since);
+
 void allocs_constructed(void);
 void allocs_destructed(void);
 void allocs_child_started(void);

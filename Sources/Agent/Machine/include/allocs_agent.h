@@ -428,6 +428,8 @@ struct allocs_process {
   const uint64_t *coarse_clock;
   void *operators[ALLOCS_OPERATOR_COUNT];
   struct allocs_shared *shared;   // null until started
+  const char *suballocators;      // ALLOCS_SUBALLOC, null if it is not set; used by the constructor alone
+  const char *level;              // ALLOCS_LEVEL, a copy
   uint32_t phase;                 // enum allocs_phase
   uint32_t verbose;
   pthread_key_t thread_key;

@@ -1,0 +1,59 @@
+// Suballocators inside the process: functions that ALLOCS_SUBALLOC declares, hooked at their entries, and what programs announce
+// by themselves (allocs_pool.h).
+
+#ifndef ALLOCS_SUBALLOCATOR_H
+#define ALLOCS_SUBALLOCATOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "allocs_agent.h"
+
+// A declared function. Its gate brings a pointer to this in the register r11.
+struct allocs_declared {
+  void *_Nullable below;        // its trampoline
+  uint32_t allocator;           // number of its entry in the table, if it allocates
+  uint32_t group;               // number of its allocator's first entry
+  struct allocs_declaration is; // what each argument is
+  bool has_pools;               // the allocator takes back all of a pool at once
+  bool is_stack;                // all since a block, in the reverse order
+  bool is_found;
+  uint64_t address;
+  uint64_t size;                // bytes of code
+};
+#define ALLOCS_DECLARED_CAPACITY 256u
+
+// A call of one that is under way, on its thread's stack.
+struct allocs_declared_call {
+  uint64_t arguments[ALLOCS_DECLARATION_ARGUMENTS];
+  struct allocs_declared *_Nonnull function;
+  struct allocs_declared_call *_Nullable outer;  // the call that it is inside of
+  uint64_t old_head;       // of the block that goes back, as it was erased
+  uint64_t old_level;
+  uint64_t result;
+  uint64_t second_result;
+  uint64_t frame_pointer;  // the caller's
+  uint64_t return_address; // to the caller
+};
+#define ALLOCS_DECLARED_RETURN_ADDRESS 104
+_Static_assert(offsetof(struct allocs_declared_call, function) == 48, "declared_call.function");
+_Static_assert(offsetof(struct allocs_declared_call, result) == 80, "declared_call.result");
+_Static_assert(offsetof(struct allocs_declared_call, frame_pointer) == 96, "declared_call.frame_pointer");
+_Static_assert(offsetof(struct allocs_declared_call, return_address) == ALLOCS_DECLARED_RETURN_ADDRESS, "declared_call.return_address");
+
+extern ALLOCS_HIDDEN struct allocs_declared *_Nonnull allocs_declared_functions(void);
+// What takes the place of every declared function.
+extern ALLOCS_HIDDEN void *_Nonnull allocs_declared_stub(void);
+
+// The outermost call under way on this thread. A call that an exception or a longjmp has left lies below the stack pointer.
+static inline struct allocs_declared_call *_Nullable allocs_declared_outermost(void) { return allocs_thread_local.declared; }
+static inline void allocs_set_declared_outermost(struct allocs_declared_call *_Nullable call) { allocs_thread_local.declared = call; }
+
+// A kind of pool, as allocs_pool.h has it: part of its interface. `number`: 0 until the agent has entered it.
+struct allocs_pool_kind {
+  const char *_Nonnull name;
+  const char *_Nullable function;  // that hands out
+  uint64_t number;
+};
+
+#endif

@@ -1,0 +1,141 @@
+// What suballocators have handed out: blocks that lie in chunks, in mappings of a pool's own, or in each other.
+//
+// The agent erases what was handed out of a chunk before the chunk goes back; but it does not see every free. So a block is
+// believed only together with what holds it:
+// - one that was handed out of a chunk, if a live chunk holds all of it and is not younger than it;
+// - one that was not, if no chunk lies there now;
+// - one of level 1, if a block of level 0 that is believed holds all of it and is not younger.
+
+import SharedLayout
+
+/// A block that a suballocator has handed out, as its slot said at one moment.
+public struct Suballocation: Hashable, Sendable {
+  public var block: Allocation
+  /// Whether it was handed out of a chunk; else of a mapping, or of static memory.
+  public var isInChunk: Bool
+
+  public init(block: Allocation, isInChunk: Bool) {
+    self.block = block
+    self.isInChunk = isInChunk
+  }
+}
+
+extension Segment {
+  /// Whether any suballocation was ever recorded.
+  public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED, geometry.nested) > 0 }
+
+  private static let levels = Int(ALLOCS_NESTED_LEVELS)
+
+  private func nestedArena(ofRegion region: Int, level: Int) -> NestedArena? {
+    guard regions.contains(region) else { return nil }
+    let entry = Int(allocs_load_acquire_u32(directory + region))
+    guard entry >= 1, entry <= arenaCapacity else { return nil }
+    let numbers = arenas + (entry - 1) * Layout.arenaStride + MemoryLayout<allocs_arena>.offset(of: \.nested)!
+    // Pairs with the agent's release, which it makes when the nested arena is complete.
+    let number = Int(allocs_load_acquire_u32(numbers.assumingMemoryBound(to: UInt32.self) + level))
+    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED, geometry.nested) else { return nil }
+    let start = UnsafeRawPointer(header) + geometry.nested.offset + (number - 1) * Layout.nestedStride
+    return NestedArena(at: start, region: region)
+  }
+
+  /// The clock of a record may be a second ahead of another's.
+  private static func isNotYounger(_ container: Allocation, than block: Allocation) -> Bool {
+    let lead = allocs_ticks_between(block.ticks, container.ticks)
+    return lead <= ALLOCS_TICKS_PER_SECOND || lead >= 1 << (ALLOCS_TICK_BITS - 1)
+  }
+
+  private static func believes(_ block: Suballocation, level: Int, in container: Allocation?) -> Bool {
+    guard level > 0 || block.isInChunk else { return container == nil }
+    guard let container else { return false }
+    return block.block.base >= container.base && block.block.end <= container.end
+      && isNotYounger(container, than: block.block)
+  }
+
+  /// The blocks of suballocators that `address` is in, innermost first. `chunk`: the live allocation that it is in.
+  public func suballocations(containing address: UInt64, in chunk: Allocation?) -> [Suballocation] {
+    guard hasSuballocations, address < Layout.addressLimit else { return [] }
+    var found: [Suballocation] = []
+    var container = chunk
+    for level in 0..<Self.levels {
+      guard let block = suballocation(containing: address, level: level, in: container) else { break }
+      found.insert(block, at: 0)
+      container = block.block
+    }
+    return found
+  }
+
+  private func suballocation(containing address: UInt64, level: Int, in container: Allocation?) -> Suballocation? {
+    var found: Suballocation?
+    // A block that an allocator has handed out of one of its own hides what lies behind it there: a few are passed over.
+    var tries = 64
+    var region = Int(allocs_region_of_address(address))
+    var offset = address & (Layout.regionSize - 1)
+    var regionTries = 16
+    while region >= 0, regionTries > 0, tries > 0 {
+      let goesOn =
+        nestedArena(ofRegion: region, level: level)?.scanDown(from: offset) { block in
+          if block.block.contains(address), Self.believes(block, level: level, in: container) {
+            found = block
+            return false
+          }
+          tries -= 1
+          if let container, block.block.base < container.base { tries = 0 }
+          return tries > 0
+        } ?? true
+      guard goesOn, found == nil, container.map({ $0.base < UInt64(region) << UInt64(ALLOCS_REGION_SHIFT) }) ?? true
+      else { break }
+      region -= 1
+      offset = Layout.regionSize - 1
+      regionTries -= 1
+    }
+    return found
+  }
+
+  /// The nearest blocks beside `block`, at the same `level`, in `container`; in its region, if it is in none.
+  public func neighbours(
+    of block: Suballocation, level: Int, in container: Allocation?
+  ) -> (previous: Allocation?, next: Allocation?) {
+    let region = Int(allocs_region_of_address(block.block.base))
+    guard let arena = nestedArena(ofRegion: region, level: level) else { return (nil, nil) }
+    var previous: Allocation?
+    var next: Allocation?
+    let offset = block.block.base - arena.regionStart
+    if offset >= 8 {
+      _ = arena.scanDown(from: offset - 8) { other in
+        if Self.believes(other, level: level, in: container) { previous = other.block }
+        return previous == nil && container.map { other.block.base >= $0.base } ?? true
+      }
+    }
+    if offset + 8 < Layout.regionSize {
+      _ = arena.scanUp(from: offset + 8) { other in
+        if Self.believes(other, level: level, in: container) { next = other.block }
+        return next == nil && container.map { other.block.base < $0.end } ?? true
+      }
+    }
+    return (previous, next)
+  }
+
+  /// Calls `body` with each suballocation that is believed, in order of address at each level, and with what holds it: a chunk, a
+  /// block of the level below, or nothing. What `forEachAllocation` says of a target that goes on running is true here, too.
+  public func forEachSuballocation(_ body: (_ block: Suballocation, _ level: Int, _ container: Allocation?) -> Void) {
+    guard hasSuballocations else { return }
+    for level in 0..<Self.levels {
+      var container: Allocation?
+      var next = 0
+      while let region = regions.first(atOrAbove: next) {
+        next = region + 1
+        guard let arena = nestedArena(ofRegion: region, level: level) else { continue }
+        _ = arena.scanUp(from: 0) { block in
+          if container?.contains(block.block.base) != true {
+            let chunk = allocation(containing: block.block.base)
+            container =
+              level == 0
+              ? chunk : suballocation(containing: block.block.base, level: 0, in: chunk)?.block
+          }
+          if Self.believes(block, level: level, in: container) { body(block, level, container) }
+          return true
+        }
+      }
+    }
+  }
+}
