@@ -94,7 +94,7 @@ let package = Package(
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "CXattr", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CXattr", "EventExport", "IndexReader", "ServerProtocol", "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),

@@ -139,11 +139,19 @@ extension Answer {
 
   // MARK: who and when
 
+  private var allocatorWords: String? { Self.words(of: allocator, module: allocatorModule, function: function) }
+
+  /// What an allocator is called beside its function: one that has no other name is called by its module.
+  static func words(of allocator: String?, module: String?, function: String?) -> String? {
+    let name = allocator == function ? module.map { lastComponent($0) } ?? allocator : allocator
+    return name.map { TextLayout.printable($0) }
+  }
+
   /// Who allocated the block, with what, when, on which thread: phrases, in the order of their weight.
   private var origin: [String] {
     var phrases: [String] = []
     let with =
-      switch (function.map { TextLayout.printable($0) }, allocator.map { TextLayout.printable($0) }) {
+      switch (function.map { TextLayout.printable($0) }, allocatorWords) {
       case (let function?, let allocator?): "with \(function) of \(allocator)"
       case (let function?, nil): "with \(function)"
       case (nil, let allocator?): "by \(allocator)"
@@ -294,6 +302,9 @@ extension Answer {
     if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }
     return "\(place) \(TextLayout.fit(name, columns: max(8, room), head: 1))\(mark)"
   }
+
+  /// The last part of a path.
+  public static func fileName(of path: String) -> String { lastComponent(path) }
 
   static func lastComponent(_ path: String) -> String {
     guard let slash = path.lastIndex(of: "/") else { return path }

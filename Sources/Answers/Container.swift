@@ -95,7 +95,8 @@ extension Answer.Container {
     let what = kind == .chunk ? "a chunk" : "a block"
     let start = "\(what) of \(Units.bytes(block.size)) at \(hex(block.base))"
     var phrases = [start]
-    switch (function.map { TextLayout.printable($0) }, allocator.map { TextLayout.printable($0) }) {
+    let whose = Answer.words(of: allocator, module: allocatorModule, function: function)
+    switch (function.map { TextLayout.printable($0) }, whose) {
     case (let function?, let allocator?): phrases.append("with \(function) of \(allocator)")
     case (let function?, nil): phrases.append("with \(function)")
     case (nil, let allocator?): phrases.append("of \(allocator)")

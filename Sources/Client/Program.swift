@@ -85,6 +85,20 @@ struct Program {
     }
   }
 
+  /// The ELF file that the dynamic loader starts: the program, or the interpreter of a script. Nil if it can't be read.
+  var image: String? {
+    var image = path
+    for _ in 0..<5 {
+      guard let file = ProgramFile(path: image) else { return nil }
+      switch file.kind {
+      case .elf: return image
+      case .script(let interpreter): image = interpreter
+      case .unknown: return nil
+      }
+    }
+    return nil
+  }
+
   /// A script may name another script; the kernel follows at most five (BINPRM_MAX_RECURSION).
   private static func checkFile(_ path: String, as name: String, depth: Int) throws(Failure) {
     // A program that only the kernel may read may still take the agent.

@@ -289,3 +289,10 @@ private final class AnswerPrinter {
     if !together.isEmpty { try print(together) }
   }
 }
+
+/// What the options say, and where they are silent ALLOCS_WRAPPERS, or the configuration file that applies.
+private func perspective(_ wrappers: WrapperOptions, _ level: LevelOptions) throws(Failure) -> Perspective {
+  let configured = try Configuration.ofReader()
+  return Perspective(
+    wrappers: configured.wrappers + wrappers.wrapper, level: level.level ?? configured.level)
+}

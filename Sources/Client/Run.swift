@@ -19,11 +19,15 @@ struct Run: ParsableCommand {
 
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
-    usage: "allocsctl run [--stacks full|site|check] -- <command> [<argument> ...]",
+    usage: "allocsctl run [--stacks full|site|check] [--config <file>] -- <command> [<argument> ...]",
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
       $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
       it starts are indexed, too.
+
+      Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
+      /etc/allocs/allocs.toml, if there is one; environment variables of the same names count more. All are checked first: \
+      one that is wrong is an error, and the program is not started.
 
       The exit status is 127 if the command was not found, 126 if it can't be executed, 64 for wrong usage, and 1 if \
       it could not be indexed: then it is not started.
@@ -31,6 +35,7 @@ struct Run: ParsableCommand {
       Examples:
         allocsctl run -- redis-server --port 7777
         ALLOCS_DIR=/tmp/index allocsctl run -- python3 job.py
+        ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p, apr_pool_destroy(R)' allocsctl run -- httpd -X
         PYTHONMALLOC=malloc allocsctl run --stacks site -- python3 job.py
       """)
 
@@ -44,6 +49,10 @@ struct Run: ParsableCommand {
       valueName: "what"))
   var stacks: Stacks?
 
+  @Option(
+    help: .init("Read settings from this TOML file.", valueName: "file"), completion: .file(extensions: ["toml"]))
+  var config: String?
+
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
 
@@ -54,7 +63,7 @@ struct Run: ParsableCommand {
     var index = 1
     while index < arguments.count, arguments[index].hasPrefix("-") {
       if arguments[index] == "--" { return arguments }
-      index += arguments[index] == "--stacks" ? 2 : 1
+      index += ["--stacks", "--config"].contains(arguments[index]) ? 2 : 1
     }
     guard index < arguments.count else { return arguments }
     return arguments[..<index] + ["--"] + arguments[index...]
@@ -65,6 +74,10 @@ struct Run: ParsableCommand {
     let program = try Program(named: name)
     try program.checkPreloadable()
     let agent = try Agent.find()
+    let configuration = try Configuration(path: config)
+    try configuration.check()
+    try configuration.checkSuballocators(of: program)
+    configuration.export()
     try IndexDirectory.check()
 
     let others = getenv("LD_PRELOAD").map { String(cString: $0) } ?? ""

@@ -60,6 +60,8 @@ enum Nested {
       guard end <= chunk.end else { return refused() }
       isOutside = false
     } else {
+      // A block of no bytes right behind the last byte of a chunk has no place in it, and is not missed.
+      if size == 0, let chunk = Index.chunk(shared, containing: base &- 1), chunk.end == base { return nil }
       isOutside = true
     }
     guard clear(shared, header, level, base, end, of: group) else { return refused() }

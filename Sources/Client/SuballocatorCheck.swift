@@ -1,0 +1,178 @@
+// Checks what `run` is to hand to the agent, before the program starts: the settings themselves, and that each function of
+// ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. Those are named by the dynamic linker.
+
+import Answers
+import Glibc
+import SharedLayout
+import Symbols
+
+extension Configuration {
+  /// Throws, with the place, if a value is wrong.
+  func check() throws(Failure) {
+    if let setting = settings["stacks"], !["full", "site", "check"].contains(setting.text) {
+      throw Failure(
+        Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" says nothing about stacks",
+        advice: "give full, site or check")
+    }
+    if let setting = settings["depth"], !(1...128).contains(Int(setting.text) ?? 0) {
+      throw Failure(
+        Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" is no depth of stacks",
+        advice: "give a number from 1 to 128")
+    }
+    if let setting = settings["level"] {
+      let wrong = setting.text.withCString { text in allocs_level_error(text).map { $0 - text } }
+      if let wrong {
+        throw Failure(
+          Status.usage, "\(setting.place(at: wrong)): the level \"\(Self.word(setting.text, at: wrong))\" is not known",
+          advice: "give block, chunk, NAME=block or NAME=chunk, with commas between")
+      }
+    }
+    do throws(AnswerError) {
+      _ = try Wrappers.standard.adding(wrappers)
+    } catch {
+      throw Failure(Status.usage, "\(settings["wrappers"]?.place(at: 0) ?? "wrappers"): \(error)", advice: "see --help")
+    }
+  }
+
+  private static func word(_ text: String, at offset: Int) -> String {
+    String(decoding: text.utf8.dropFirst(offset).prefix { !",;\n".utf8.contains($0) }.prefix(60), as: UTF8.self)
+  }
+
+  /// A function that is declared, and where.
+  fileprivate struct Declared {
+    var name: String
+    var module: String?
+    var place: String
+  }
+
+  /// Throws if the declarations can't be read, or a function is not found once among the modules of `program`.
+  func checkSuballocators(of program: Program) throws(Failure) {
+    guard let setting = settings["suballoc"] else { return }
+    let declared = try declared(in: setting)
+    guard !declared.isEmpty else { return }
+    let modules = try program.modules()
+    let names = Set(declared.map(\.name))
+    var definitions: [String: [(module: String, addresses: Int)]] = [:]
+    for (index, path) in modules.enumerated() {
+      guard let file = ModuleFile(path: path) else { continue }
+      for (name, addresses) in file.functions(named: names, exported: index > 0) {
+        definitions[name, default: []].append((path, addresses.count))
+      }
+    }
+    for function in declared {
+      var found = definitions[function.name] ?? []
+      if let module = function.module {
+        found.removeAll { $0.module != module && Answer.fileName(of: $0.module) != module }
+      }
+      let place = "\(function.place): the function \(function.name)"
+      guard let first = found.first else {
+        throw Failure(
+          Status.usage,
+          "\(place) is not found in \(function.module ?? program.path)\(function.module == nil ? " or its libraries" : "")",
+          advice: "check its name; what is static in a stripped program, inlined, or in a library opened later can't be hooked")
+      }
+      if found.count > 1 {
+        throw Failure(
+          Status.usage, "\(place) is found twice: in \(first.module) and in \(found[1].module)",
+          advice: "say which: NAME@\(Answer.fileName(of: first.module)): \(function.name)(…)")
+      }
+      if first.addresses > 1 {
+        throw Failure(
+          Status.usage, "\(place) is found \(first.addresses) times in \(first.module)",
+          advice: "static functions of one name can't be told apart; give them names of their own")
+      }
+    }
+  }
+
+  private func declared(in setting: Setting) throws(Failure) -> [Declared] {
+    var declared: [Declared] = []
+    var wrong: (offset: Int, why: String)?
+    setting.text.withCString { text in
+      var reader = allocs_declaration_reader_of(text, UInt32(setting.text.utf8.count))
+      var declaration = allocs_declaration()
+      while allocs_read_declaration(&reader, &declaration) {
+        let module = declaration.module.string
+        declared.append(
+          Declared(
+            name: declaration.function.string, module: module.isEmpty ? nil : module,
+            place: setting.place(at: (declaration.function.start ?? text) - text)))
+      }
+      if reader.error != ALLOCS_DECLARATION_OK {
+        wrong = ((reader.error_at ?? text) - text, String(cString: allocs_declaration_error_text(reader.error)))
+      }
+    }
+    if let wrong {
+      let last = declared.last.map { ", behind \($0.name)" } ?? ""
+      let rest = Self.word(setting.text, at: wrong.offset)
+      throw Failure(
+        Status.usage,
+        "\(setting.place(at: wrong.offset)): cannot read suballoc at \"\(rest)\"\(last): \(wrong.why)",
+        advice: "write NAME: function(letters)p, as in apr: apr_palloc(pZ)p")
+    }
+    let limit = Int(ALLOCS_ALLOCATOR_CAPACITY) - 1
+    guard declared.count <= limit else {
+      throw Failure(
+        Status.usage, "\(setting.place(at: 0)): suballoc declares \(declared.count) functions",
+        advice: "declare at most \(limit)")
+    }
+    return declared
+  }
+
+  /// Hands the settings to the agent, and to who asks from within the program.
+  func export() {
+    for (key, setting) in settings { setenv(Self.variable(key), setting.text, 1) }
+  }
+}
+
+extension allocs_text_part {
+  fileprivate var string: String {
+    guard let start else { return "" }
+    return String(
+      decoding: UnsafeRawBufferPointer(start: UnsafeRawPointer(start), count: Int(size)), as: UTF8.self)
+  }
+}
+
+extension Program {
+  /// The paths of the executable and of the libraries that it will be started with, in the dynamic linker's order.
+  fileprivate func modules() throws(Failure) -> [String] {
+    guard let image, let file = ModuleFile(path: image), let interpreter = file.interpreter else { return [path] }
+    var ends: [Int32] = [0, 0]
+    guard pipe(&ends) == 0 else { return [image] }
+    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO)
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0)
+    let absolute = image.contains("/") ? image : "./\(image)"
+    let words: [String] = [interpreter, "--list", absolute]
+    var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) }
+    arguments.append(nil)
+    defer { for argument in arguments { free(argument) } }
+    var child: pid_t = 0
+    let status = posix_spawn(&child, interpreter, &actions, nil, arguments, environ)
+    close(ends[1])
+    defer { close(ends[0]) }
+    guard status == 0 else { return [image] }
+    var output: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 4096)
+    while true {
+      let count = read(ends[0], &buffer, buffer.count)
+      if count < 0, errno == EINTR { continue }
+      guard count > 0 else { break }
+      output += buffer[..<count]
+    }
+    var ended: Int32 = 0
+    while waitpid(child, &ended, 0) < 0, errno == EINTR {}
+    // A line: blanks, name, " => ", path, " (address)"; or blanks, path, " (address)".
+    var modules = [image]
+    for line in String(decoding: output, as: UTF8.self).split(separator: "\n") {
+      var words = line.split(separator: " => ", maxSplits: 1).last ?? line
+      guard let end = words.lastIndex(of: "("), words.hasSuffix(")") else { continue }
+      words = words[..<end]
+      let module = String(words.drop { $0 == " " || $0 == "\t" }.reversed().drop { $0 == " " }.reversed())
+      if module.hasPrefix("/"), module != interpreter { modules.append(module) }
+    }
+    return modules
+  }
+}

@@ -1,0 +1,47 @@
+// What an executable or shared object on disk defines: for checks before a program starts.
+
+import CLibdw
+
+/// An ELF executable or shared object. Not thread-safe.
+public struct ModuleFile {
+  private let file: ObjectFile
+
+  /// Nil if the file can't be read or is none.
+  public init?(path: String) {
+    guard let file = ObjectFile(path: path) else { return nil }
+    self.file = file
+  }
+
+  /// The dynamic linker that it asks for; nil if it asks for none.
+  public var interpreter: String? {
+    guard let section = file.section(named: ".interp"), let holder = elf_getscn(file.elf, section.index),
+      let data = elf_getdata(holder, nil), let bytes = data.pointee.d_buf
+    else { return nil }
+    let text = UnsafeRawBufferPointer(start: bytes, count: data.pointee.d_size).prefix { $0 != 0 }
+    return text.isEmpty ? nil : String(decoding: text, as: UTF8.self)
+  }
+
+  /// Where functions with these names begin, by the file's addresses; those that are not there are left out.
+  ///
+  /// - `exported`: only what other modules can call; else also what the file keeps to itself, as far as its symbol table is there.
+  public func functions(named names: Set<String>, exported: Bool) -> [String: Set<UInt64>] {
+    var found: [String: Set<UInt64>] = [:]
+    for section in file.sections
+    where section.type == UInt32(SHT_DYNSYM) || (section.type == UInt32(SHT_SYMTAB) && !exported) {
+      guard let holder = elf_getscn(file.elf, section.index), let data = elf_getdata(holder, nil) else { continue }
+      let entrySize = gelf_fsize(file.elf, ELF_T_SYM, 1, UInt32(EV_CURRENT))
+      guard entrySize > 0 else { continue }
+      var symbol = GElf_Sym()
+      for index in 0..<min(data.pointee.d_size / entrySize, Int(Int32.max)) {
+        guard gelf_getsym(data, Int32(index), &symbol) != nil else { break }
+        guard symbol.st_name != 0, symbol.st_shndx != UInt16(SHN_UNDEF), symbol.st_value != 0,
+          Int32(symbol.st_info & 0xF) == STT_FUNC,
+          let name = elf_strptr(file.elf, section.link, Int(symbol.st_name))
+        else { continue }
+        let text = String(cString: name)
+        if names.contains(text) { found[text, default: []].insert(symbol.st_value) }
+      }
+    }
+    return found
+  }
+}
