@@ -161,7 +161,8 @@ extension ProcessSummary {
     case "mappings_without_context": "\(Units.count(value, "mapping")) noted without call stack and thread"
     case "declarations_refused":
       "\(Units.count(value, "declaration")) of ALLOCS_SUBALLOC refused: ALLOCS_VERBOSE=1 says why"
-    case "suballocations_lost": "\(Units.count(value, "block")) of pools not recorded: no room, or not at a multiple of 8"
+    case "suballocations_lost":
+      "\(Units.count(value, "block")) of pools not recorded: no room, or not at a multiple of 8"
     case "suballocations_refused":
       "\(Units.count(value, "block")) of pools refused: in no memory, or over another allocator's blocks"
     case "suballocations_replaced": "\(Units.count(value, "block")) of pools handed out again without having been freed"

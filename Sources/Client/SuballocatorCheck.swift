@@ -69,7 +69,9 @@ extension Configuration {
         throw Failure(
           Status.usage,
           "\(place) is not found in \(function.module ?? program.path)\(function.module == nil ? " or its libraries" : "")",
-          advice: "check its name; what is static in a stripped program, inlined, or in a library opened later can't be hooked")
+          advice:
+            "check its name; what is static in a stripped program, inlined, or in a library opened later can't be hooked"
+        )
       }
       if found.count > 1 {
         throw Failure(

@@ -88,7 +88,9 @@ private struct Parser {
       skipBlanks()
       entries.append(TOML.Entry(key: key, line: start, value: try value(of: key)))
       skipBlanks()
-      if byte == UInt8(ascii: "#") || byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") || byte == nil { continue }
+      if byte == UInt8(ascii: "#") || byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") || byte == nil {
+        continue
+      }
       throw failure("something follows the value of \(key)", "put each key on a line of its own")
     }
   }
@@ -114,7 +116,9 @@ private struct Parser {
     case UInt8(ascii: "["): return .array(try array())
     default:
       let start = next
-      while let byte, isBare(byte) || byte == UInt8(ascii: "+") || byte == UInt8(ascii: ".") || byte == UInt8(ascii: ":") {
+      while let byte,
+        isBare(byte) || byte == UInt8(ascii: "+") || byte == UInt8(ascii: ".") || byte == UInt8(ascii: ":")
+      {
         next += 1
       }
       let word = String(decoding: bytes[start..<next], as: UTF8.self)
@@ -122,7 +126,8 @@ private struct Parser {
       let digits = word.filter { $0 != "_" }
       if let number = Int(digits), !word.isEmpty { return .integer(number) }
       throw failure(
-        word.isEmpty ? "\(key) has no value" : "\(word) is no value", "give a string in quotes, a number, true or false")
+        word.isEmpty ? "\(key) has no value" : "\(word) is no value", "give a string in quotes, a number, true or false"
+      )
     }
   }
 

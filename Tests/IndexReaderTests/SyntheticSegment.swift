@@ -194,7 +194,8 @@ final class SyntheticSegment: @unchecked Sendable {
 
   private func nestedArena(of base: UInt64, level: Int) -> UnsafeMutableRawPointer {
     let primary = arena(ofRegion: Int(allocs_region_of_address(base)))
-    let number = (primary + MemoryLayout<allocs_arena>.offset(of: \.nested)!).assumingMemoryBound(to: UInt32.self) + level
+    let number =
+      (primary + MemoryLayout<allocs_arena>.offset(of: \.nested)!).assumingMemoryBound(to: UInt32.self) + level
     let section = section(ALLOCS_SECTION_NESTED)
     if number.pointee == 0 {
       precondition(section.pointee.used < section.pointee.capacity, "no nested arena left")

@@ -26,7 +26,9 @@ enum Declarations {
       module = current.pointee.l_next
     }
     findStatic(functions, count)
-    guard Process.threadCount == 1 else { return refuseAll(functions, count, "the process has several threads already") }
+    guard Process.threadCount == 1 else {
+      return refuseAll(functions, count, "the process has several threads already")
+    }
     guard allocs_disassembler_open() else {
       return refuseAll(functions, count, "libZydis.so.4.0, a disassembler, is missing: install libzydis4.0")
     }
@@ -193,6 +195,7 @@ enum Declarations {
           refuse(functions + index, reason)
           continue
         }
+        if !Trampolines.callsOthers(target) { target.own = allocs_declared_stub(true) }
         if gates == nil {
           gates = Trampolines.room(near: target.address, UInt64(ALLOCS_GATES_SIZE))
           if let gates { keep(gates) }
@@ -245,9 +248,18 @@ enum Declarations {
   private static func target(_ function: Declared) -> allocs_target {
     allocs_target(
       prefix: allocs_family(0).pointee.prefix, name: allocs_family(0).pointee.prefix, address: function.pointee.address,
-      size: function.pointee.size, moved: 0, own: allocs_declared_stub(), below: nil, signature: nil,
-      type: DynamicSymbols.function, family: 0, is_essential: false, is_operator: false, is_ambiguous: false, unused: 0,
+      size: function.pointee.size, moved: 0, own: allocs_declared_stub(isOfExecutable(function)), below: nil,
+      signature: nil,
+      type: DynamicSymbols.function, family: 0, is_essential: false, is_operator: false, is_ambiguous: false,
+      preserves: true,
       leads_to: 0)
+  }
+
+  private static func isOfExecutable(_ function: Declared) -> Bool {
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    var map: Module?
+    return !allocs_find_module(function.pointee.address, &start, &end, &map) || map == allocs_first_link_map()
   }
 
   /// Enters what the function allocates for in the table of allocators.

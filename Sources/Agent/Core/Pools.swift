@@ -6,7 +6,8 @@
 //   grows while blocks come in ascending order; it may hold blocks of other pools, which the numbers tell apart.
 // A reset looks through the ranges and forgets them: the time is that for the memory the pool has used.
 //
-// The lock here is taken where a pool begins a new range or another 4 KiB, not for each block: a thread remembers the last.
+// The lock here is taken where a pool begins a new range or another 4 KiB, not for each block: a thread remembers the last. Only
+// where a pool takes back in the reverse order, ranges are exact, and each block takes it.
 
 import AgentMachine
 import SharedLayout
@@ -99,14 +100,26 @@ enum Pools {
   private static func extend(_ shared: Shared, _ entry: Entry, _ isStack: Bool, _ base: UInt, _ end: UInt)
     -> (UInt64, UInt64)
   {
-    let reachEnd = UInt64((end + reach - 1) & ~(reach - 1))
+    // A range that reaches beyond its blocks might seem to hold one of an older range.
+    let slack = isStack ? 64 : reach
+    let reachEnd = isStack ? UInt64(end) : UInt64((end + reach - 1) & ~(reach - 1))
     if let last = entry.pointee.ranges, UInt64(base) >= last.pointee.start,
-      UInt64(base) <= last.pointee.end &+ UInt64(reach)
+      UInt64(base) <= last.pointee.end &+ UInt64(slack)
     {
       last.pointee.end = max(last.pointee.end, reachEnd)
       return (last.pointee.start, last.pointee.end)
     }
-    // A pool that has blocks freed one by one comes back to the same memory again and again.
+    // A pool that has blocks freed one by one comes back to the same memory again and again. Where the order matters, what has
+    // a range keeps it: a stack has given up the ranges that it comes back to.
+    if isStack {
+      var known = entry.pointee.ranges?.pointee.next
+      while let range = known {
+        if UInt64(base) >= range.pointee.start, UInt64(end) <= range.pointee.end {
+          return (range.pointee.start, range.pointee.end)
+        }
+        known = range.pointee.next
+      }
+    }
     if !isStack, entry.pointee.range_count >= entry.pointee.range_limit {
       coalesce(shared, entry)
       entry.pointee.range_limit = max(64, 2 * entry.pointee.range_count)

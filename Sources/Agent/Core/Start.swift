@@ -156,8 +156,8 @@ enum Start {
     allocs_leave(own)
     #if !ALLOCS_INEXE
       EntryPoints.bind()
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
     #endif
-    if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
   }
 
   /// Records nothing any more. Nothing is in the index yet that this thread has not put there.

@@ -91,6 +91,7 @@ enum Suballocations {
   static func entered(_ call: Call) {
     let function = call.pointee.function
     call.pointee.old_head = 0
+    call.pointee.below = function.pointee.below.unsafelyUnwrapped
     let outermost = allocs_declared_outermost()
     if let outermost, UInt(bitPattern: call) < UInt(bitPattern: outermost) {
       call.pointee.outer = outermost

@@ -9,7 +9,7 @@
 
 #include "allocs_agent.h"
 
-// A declared function. Its gate brings a pointer to this in the register r11.
+// A declared function. Its gate pushes a pointer to this.
 struct allocs_declared {
   void *_Nullable below;        // its trampoline
   uint32_t allocator;           // number of its entry in the table, if it allocates
@@ -26,24 +26,28 @@ struct allocs_declared {
 // A call of one that is under way, on its thread's stack.
 struct allocs_declared_call {
   uint64_t arguments[ALLOCS_DECLARATION_ARGUMENTS];
-  struct allocs_declared *_Nonnull function;
+  void *_Nonnull below;    // the function's trampoline
   struct allocs_declared_call *_Nullable outer;  // the call that it is inside of
   uint64_t old_head;       // of the block that goes back, as it was erased
   uint64_t old_level;
   uint64_t result;
   uint64_t second_result;
   uint64_t frame_pointer;  // the caller's
+  uint64_t unused;
+  struct allocs_declared *_Nonnull function;
   uint64_t return_address; // to the caller
 };
-#define ALLOCS_DECLARED_RETURN_ADDRESS 104
-_Static_assert(offsetof(struct allocs_declared_call, function) == 48, "declared_call.function");
+#define ALLOCS_DECLARED_RETURN_ADDRESS 120
+_Static_assert(offsetof(struct allocs_declared_call, below) == 48, "declared_call.below");
 _Static_assert(offsetof(struct allocs_declared_call, result) == 80, "declared_call.result");
 _Static_assert(offsetof(struct allocs_declared_call, frame_pointer) == 96, "declared_call.frame_pointer");
+_Static_assert(offsetof(struct allocs_declared_call, function) == 112, "declared_call.function");
 _Static_assert(offsetof(struct allocs_declared_call, return_address) == ALLOCS_DECLARED_RETURN_ADDRESS, "declared_call.return_address");
 
 extern ALLOCS_HIDDEN struct allocs_declared *_Nonnull allocs_declared_functions(void);
-// What takes the place of every declared function.
-extern ALLOCS_HIDDEN void *_Nonnull allocs_declared_stub(void);
+// What takes the place of every declared function. `preserves`: one whose callers may count on any register that it leaves alone, as
+// a compiler has them do within a file.
+extern ALLOCS_HIDDEN void *_Nonnull allocs_declared_stub(bool preserves);
 
 // The outermost call under way on this thread. A call that an exception or a longjmp has left lies below the stack pointer.
 static inline struct allocs_declared_call *_Nullable allocs_declared_outermost(void) { return allocs_thread_local.declared; }
