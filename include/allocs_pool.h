@@ -41,10 +41,10 @@ struct allocs_pool_kind {
 #define ALLOCS_POOL_KIND(variable, name) static struct allocs_pool_kind variable = {name, NULL, 0}
 #define ALLOCS_POOL_KIND_WITH_FUNCTION(variable, name, function) static struct allocs_pool_kind variable = {name, function, 0}
 
-/* The agent's. They are there only in a process that has it. */
-__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_allocated(struct allocs_pool_kind *kind, const void *pool, const void *block, size_t size);
-__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_freed(struct allocs_pool_kind *kind, const void *block);
-__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_reset(struct allocs_pool_kind *kind, const void *pool, const void *since);
+/* The agent's, which writes to nothing but `kind`; not const, or compilers would warn of blocks that nobody has written to. They are there only in a process that has it. */
+__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_allocated(struct allocs_pool_kind *kind, void *pool, void *block, size_t size);
+__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_freed(struct allocs_pool_kind *kind, void *block);
+__attribute__((weak, visibility("default"))) extern void allocs_pool_agent_reset(struct allocs_pool_kind *kind, void *pool, void *since);
 
 /* The address of such a function, or NULL. On x86-64 from the global offset table, which the dynamic linker fills: code that is
  * not position-independent would have the linker put 0 into it for good. */
@@ -57,29 +57,29 @@ __attribute__((weak, visibility("default"))) extern void allocs_pool_agent_reset
 #endif
 
 static inline void allocs_pool_allocated(struct allocs_pool_kind *kind, const void *pool, const void *block, size_t size) {
-  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, const void *, const void *, size_t);
+  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, void *, void *, size_t);
   ALLOCS_POOL_FUNCTION(allocs_pool_agent_allocated, allocs_pool_function, function);
-  if (__builtin_expect(function != NULL, 0) && block != NULL) function(kind, pool, block, size);
+  if (__builtin_expect(function != NULL, 0) && block != NULL) function(kind, (void *)pool, (void *)block, size);
 }
 
 static inline void allocs_pool_freed(struct allocs_pool_kind *kind, const void *block) {
-  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, const void *);
+  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, void *);
   ALLOCS_POOL_FUNCTION(allocs_pool_agent_freed, allocs_pool_function, function);
-  if (__builtin_expect(function != NULL, 0) && block != NULL) function(kind, block);
+  if (__builtin_expect(function != NULL, 0) && block != NULL) function(kind, (void *)block);
 }
 
 /* All blocks of the pool go back, those included that it hands out until this returns. */
 static inline void allocs_pool_reset(struct allocs_pool_kind *kind, const void *pool) {
-  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, const void *, const void *);
+  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, void *, void *);
   ALLOCS_POOL_FUNCTION(allocs_pool_agent_reset, allocs_pool_function, function);
-  if (__builtin_expect(function != NULL, 0)) function(kind, pool, NULL);
+  if (__builtin_expect(function != NULL, 0)) function(kind, (void *)pool, NULL);
 }
 
 /* `since`, which the pool handed out, and all that it handed out after it go back, as with obstack_free; NULL: all. */
 static inline void allocs_pool_reset_since(struct allocs_pool_kind *kind, const void *pool, const void *since) {
-  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, const void *, const void *);
+  typedef void (*allocs_pool_function)(struct allocs_pool_kind *, void *, void *);
   ALLOCS_POOL_FUNCTION(allocs_pool_agent_reset, allocs_pool_function, function);
-  if (__builtin_expect(function != NULL, 0)) function(kind, pool, since);
+  if (__builtin_expect(function != NULL, 0)) function(kind, (void *)pool, (void *)since);
 }
 
 #ifdef __cplusplus

@@ -91,7 +91,7 @@ extension EndToEnd {
       #expect(live.count > 200)
       let inner = live.map { $0.address + UInt64(max(0, $0.size - 1)) }
       for addresses in [live.map(\.address), inner] {
-        for (place, answer) in zip(live, try ask(process, addresses, in: directory)) {
+        for (place, answer) in zip(live, try ask(process, addresses, ["--no-stacks"], in: directory)) {
           let what = "\(place): \(answer)"
           #expect(number(answer["base"]) == place.address, "\(what)")
           #expect(answer["size"] as? Int == place.size, "\(what)")
@@ -110,9 +110,13 @@ extension EndToEnd {
           #expect((chunk?["allocator"] as? String)?.hasPrefix("libc.so") == true, "\(what)")
         }
       }
+      // Who asked the pool: the program's own function.
+      let stack = try #require(
+        try ask(process, [live[0].address], in: directory).first?["stack"] as? [[String: Any]])
+      #expect(stack.contains { $0["function"] as? String == "main" }, "\(stack)")
       let gone = places.filter { $0.name == "gone" }
       #expect(gone.count > 10)
-      for (place, answer) in zip(gone, try ask(process, gone.map(\.address), in: directory)) {
+      for (place, answer) in zip(gone, try ask(process, gone.map(\.address), ["--no-stacks"], in: directory)) {
         #expect(answer["allocator"] as? String != kind.name, "\(place): \(answer)")
       }
       let chunk = try #require(places.first { $0.name == "chunk" })
@@ -181,7 +185,7 @@ extension EndToEnd {
       #expect(number(answer["base"]) == chunk.address && answer["size"] as? Int == 5000)
       guard !declaration.hasPrefix("wrong: pool_get") else { return }
       let live = places.filter { $0.name == "live" }
-      for (place, answer) in zip(live, try ask(process, live.map(\.address), in: directory)) {
+      for (place, answer) in zip(live, try ask(process, live.map(\.address), ["--no-stacks"], in: directory)) {
         #expect(number(answer["base"]) == place.address, "\(place): \(answer)")
         #expect(answer["allocator"] as? String == "pool_get", "\(place): \(answer)")
       }

@@ -138,7 +138,7 @@ int main(int argc, char **argv) {
   std::map<char *, size_t> gone;
   auto has_gone = [&](char *block, size_t size) { gone[block] = size; };
   for (int i = 0; i < 12; i++) { pools.push_back(make()); live.emplace_back(); }
-  for (int step = 0; step < 20000; step++) {
+  for (int step = 0; step < 10000; step++) {
     size_t at = random() % pools.size();
     unsigned what = random() % 1000;
     if (what < 5) {
