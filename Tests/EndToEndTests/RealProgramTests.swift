@@ -230,8 +230,8 @@ extension EndToEnd {
         let digest = try ask("DEBUG", "DIGEST")
         let size = try ask("DBSIZE")
         if let directory = agent["ALLOCS_DIR"] {
-          let names = try FileManager.default.contentsOfDirectory(atPath: directory)
-          #expect(names.filter { $0.hasSuffix(".seg") }.count == 1, "the child that saves has none: \(names)")
+          let names = try FileManager.default.contentsOfDirectory(atPath: directory).filter { $0.hasSuffix(".seg") }
+          #expect(names.count == 1, "the child that saves has none: \(names)")
           let segment = try Segment(path: "\(directory)/\(names[0])")
           #expect(segment.totals().count > 40000)
         }
