@@ -178,10 +178,12 @@ extension EndToEnd {
               atPath: files.file("\(number).txt"), andPath: files.file("\(target)/\(number)")))
         }
       }
-      // Once the server's threads are gone, it waits for connections: its index stands still.
+      // Once the server's threads are gone, it waits for connections, and looks up from that twice a second: between, its index
+      // stands still.
       let threads = "/proc/\(server.pid)/task"
       for _ in 0..<1000 where try FileManager.default.contentsOfDirectory(atPath: threads).count > 1 { usleep(10_000) }
       let segment = try Segment(path: directory.segment(of: server.pid))
+      for _ in 0..<20 where Sanity.faults(of: segment, balanced: true) != [] { usleep(130_000) }
       #expect(Sanity.faults(of: segment, balanced: true) == [])
       #expect(segment.totals().count > 10000)
       server.signal(SIGKILL)
