@@ -38,6 +38,9 @@ private let loops = [
     usesAllProcessors: true, bar: .atMost(1.8)),
   Loop(name: "realloc", title: "realloc up to 64 KiB", program: "grow", operations: 500_000, repeats: 1),
   Loop(name: "mebibyte", title: "1 MiB blocks, 16 live", program: "mebibyte", operations: 200_000, repeats: 1),
+  Loop(
+    name: "mmap", title: "mmap + munmap, a page", program: "mapping", arguments: ["anonymous"], operations: 20_000),
+  Loop(name: "mmap-file", title: "  of a file", program: "mapping", arguments: ["file"], operations: 20_000),
   Loop(name: "spawn", title: "thread start + join", program: "spawn", operations: 1_000),
 ]
 

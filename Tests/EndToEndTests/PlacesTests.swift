@@ -7,24 +7,31 @@ import Testing
 extension EndToEnd {
   @Suite("places")
   struct Places {
-    /// places.c under the agent.
+    /// A program that tells its addresses, such as places.c, under the agent.
     final class Program {
       let directory = try! TestDirectory()
       let process: ChildProcess
       private(set) var addresses: [String: UInt64] = [:]
       var pid: String { "\(process.pid)" }
 
-      init(stacks: String = "full") throws {
+      init(
+        _ source: String = "places.c", _ arguments: [String] = [Programs.source("places.c")], stacks: String = "full"
+      ) throws {
         var environment = ChildProcess.baseEnvironment.merging(
           try Installation.agentEnvironment(directory.path)
         ) { $1 }
         environment["ALLOCS_STACKS"] = stacks
         environment["PLACES_VARIABLE"] = "its value"
         process = try ChildProcess(
-          [Programs.path("places.c"), Programs.source("places.c")], environment: environment, conversing: true)
+          [Programs.path(source)] + arguments, environment: environment, conversing: true)
+        try listen()
+      }
+
+      /// Takes the addresses that it tells until it is ready.
+      func listen() throws {
         for line in try process.readLines(until: "ready").dropLast() {
           guard let blank = line.lastIndex(of: " "), let address = UInt64(line[line.index(after: blank)...]) else {
-            throw HarnessError("places said '\(line)'")
+            throw HarnessError("\(process.name) said '\(line)'")
           }
           addresses[String(line[..<blank])] = address
         }
