@@ -57,7 +57,7 @@ extension EndToEnd {
         if kind == "single" { #expect(range.count <= 1 << 20 + 8192) }
         let outcome = try Tool.control(["query", program.pid, "\(address)"], in: program.directory)
         let block = outcome.output.range(of: "malloc")
-        let place = try #require(outcome.output.range(of: "arena"), "\(outcome.output)")
+        let place = try #require(outcome.output.range(of: "\n  arena "), "\(outcome.output)")
         #expect(block.map { $0.lowerBound < place.lowerBound } == true, "\(outcome.output)")
       }
       let broken = try program.ask("break")

@@ -10,8 +10,10 @@ import Testing
     "each address answers the member that the source names",
     arguments: [
       ("g++", ["-g", "-O1"]), ("g++", ["-g", "-gdwarf-4", "-O0"]), ("g++", ["-g3", "-O2"]),
-      // Else clang describes a class with virtual functions only where its first one is defined, which may be nowhere.
-      ("clang++", ["-g", "-fstandalone-debug", "-O1"]), ("clang++", ["-g", "-fstandalone-debug", "-gdwarf-4", "-O2"]),
+      // Else clang describes a class with virtual functions only where its first one is defined, which may be nowhere; and
+      // its linker, unlike gcc's, gives a file no build id unless it is asked.
+      ("clang++", ["-g", "-fstandalone-debug", "-O1", "-Wl,--build-id"]),
+      ("clang++", ["-g", "-fstandalone-debug", "-gdwarf-4", "-O2", "-Wl,--build-id"]),
     ])
   func members(_ compiler: String, _ options: [String]) throws {
     let program = try TestProgram("variables.cpp", compiler: compiler, options)
