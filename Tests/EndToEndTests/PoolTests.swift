@@ -128,6 +128,30 @@ extension EndToEnd {
       }
     }
 
+    @Test("objects of CPython are blocks of pymalloc, in its arenas")
+    func python() throws {
+      // Debian's other build has these functions inlined into their callers.
+      let interpreter = "/usr/bin/python3.11-dbg"
+      guard FileManager.default.fileExists(atPath: interpreter) else {
+        throw HarnessError("\(interpreter) is missing: apt-get install python3.11-dbg")
+      }
+      let directory = try TestDirectory()
+      let declaration =
+        "pymalloc: PyObject_Malloc(Z)p, PyObject_Calloc(ZZ)p, PyObject_Realloc(PZ)p, PyObject_Free(P)"
+      let (process, places) = try start(
+        interpreter, ["-S", Programs.source("objects.py")], in: directory,
+        ["ALLOCS_SUBALLOC": declaration, "PYTHONMALLOC": "pymalloc"])
+      #expect(places.count > 500)
+      for (place, answer) in zip(places, try ask(process, places.map(\.address), ["--no-stacks"], in: directory)) {
+        #expect(number(answer["base"]) == place.address && answer["size"] as? Int == place.size, "\(place): \(answer)")
+        #expect(answer["allocator"] as? String == "pymalloc" && answer["mapping"] != nil, "\(place): \(answer)")
+      }
+      let counters = try counters(process, in: directory)
+      for name in ["declarations_refused", "suballocations_lost", "suballocations_refused", "suballocations_replaced"] {
+        #expect(counters[name] == 0, "\(name)")
+      }
+    }
+
     @Test("the level that is asked for leads, the other is told; top counts what the answers lead with")
     func level() throws {
       let directory = try TestDirectory()
