@@ -11,7 +11,7 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz soak bench lint install clean
+.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,12 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 fuzz: ## damaged segments and symbol files, ten million of each kind; RUNS for another number
 	@scripts/install-dependencies build
 	scripts/fuzz '$(abspath $(SCRATCH))/fuzz' $(RUNS)
+
+sanitize: ## the tests of the server side under ThreadSanitizer and AddressSanitizer
+	@scripts/install-dependencies build test
+	$(BUILD)
+	scripts/sanitize thread '$(abspath $(SCRATCH))/sanitize' '$(BIN)'
+	scripts/sanitize address '$(abspath $(SCRATCH))/sanitize' '$(BIN)'
 
 soak: ## half an hour of mixed load; MINUTES for another time
 	@scripts/install-dependencies build test

@@ -15,6 +15,8 @@ public struct AnswerError: Error, Hashable, Sendable {
     case notPermitted
     /// There is a segment, and it can't be believed: cut short, damaged, of another version.
     case unreadable
+    /// Memory, address space or descriptors of the one who looks ran out.
+    case shortage
   }
 
   public var kind: Kind
@@ -39,6 +41,7 @@ public struct AnswerError: Error, Hashable, Sendable {
     case .noSuchProcess, .notIndexed: 404
     case .notPermitted: 403
     case .unreadable: 500
+    case .shortage: 503
     }
   }
 
@@ -64,7 +67,8 @@ extension AnswerError {
       switch error {
       case .noSuchFile: .notIndexed
       case .notPermitted: .notPermitted
-      case .notASegment, .halfWritten, .otherVersion, .truncated, .broken, .system: .unreadable
+      case .notASegment, .halfWritten, .otherVersion, .truncated, .broken: .unreadable
+      case .system: .shortage
       }
     let separator = " — "
     let description = error.description

@@ -93,8 +93,8 @@ struct Allocsd: AsyncParsableCommand {
     guard (1...100_000).contains(maxConnections), (1...100_000).contains(maxConnectionsPerUser) else {
       throw ValidationError("A number of connections must be 1 to 100000.")
     }
-    // Each segment takes 260 GiB of the 128 TiB of address space.
-    guard (1...256).contains(maxOpenSegments) else { throw ValidationError("--max-open-segments must be 1 to 256.") }
+    // Each segment takes 517 GiB of the 128 TiB of address space.
+    guard (1...200).contains(maxOpenSegments) else { throw ValidationError("--max-open-segments must be 1 to 200.") }
   }
 
   func run() async throws {

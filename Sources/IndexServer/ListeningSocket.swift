@@ -59,7 +59,8 @@ struct ListeningSocket: ~Copyable {
         code: errno, "cannot listen at \(path): \(SocketError.words(errno)) — name another place with --socket")
     }
     let file = SocketFile(path: path)
-    guard chmod(path, 0o666) == 0, listen(socket.descriptor, 256) == 0 else {
+    // While the queue is full others can't connect: one who makes connections without end would keep them out.
+    guard chmod(path, 0o666) == 0, listen(socket.descriptor, SOMAXCONN) == 0 else {
       throw SocketError(code: errno, "cannot listen at \(path): \(SocketError.words(errno))")
     }
     self.init(place: path, socket: socket, file: file)

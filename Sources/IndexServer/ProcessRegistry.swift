@@ -4,7 +4,8 @@
 //   starts a new segment under the same name) and its process alive, else the segment is looked for anew. So an answer
 //   never depends on how quickly events arrived.
 // - At most `openLimit` segments stay open, the least recently used is closed. A request keeps its own alive.
-// - Opening maps a file and reads symbols' headers; it happens outside the lock.
+// - Opening maps a file and reads symbols' headers; it happens outside the lock. Where that fails for want of address space
+//   or descriptors, what is not in use is closed first, one by one.
 
 import Answers
 import Glibc
@@ -55,7 +56,7 @@ final class ProcessRegistry: Sendable {
     try Self.authorize(caller, file.path, owner: identity.ownerID)
     // Of a process that has ended, what is open may still be the newest there is.
     if let open = opened(pid), open.view.path == file.path, open.identity == identity { return open.view }
-    let view = try ProcessView(file: file)
+    let view = try makingRoom { () throws(AnswerError) in try ProcessView(file: file) }
     // What counts is who owned the file that was opened, should another have taken its name meanwhile.
     try Self.authorize(caller, file.path, owner: view.ownerID)
     remember(Open(identity: identity, view: view, lastUse: 0), pid)
@@ -100,6 +101,28 @@ final class ProcessRegistry: Sendable {
       state.open[pid]?.lastUse = state.uses
       return state.open[pid]
     }
+  }
+
+  /// What `open` gives; while it is short of something, the least recently used segment is closed and it is tried again.
+  private func makingRoom(_ open: () throws(AnswerError) -> ProcessView) throws(AnswerError) -> ProcessView {
+    while true {
+      do {
+        return try open()
+      } catch {
+        guard error.kind == .shortage, closeLeastRecentlyUsed() else { throw error }
+      }
+    }
+  }
+
+  private func closeLeastRecentlyUsed() -> Bool {
+    // Released after the lock, like those below.
+    let closed = state.withLock { state in
+      let oldest = state.open.min(by: { $0.value.lastUse < $1.value.lastUse })
+      let removed = oldest.flatMap { state.open.removeValue(forKey: $0.key) }
+      openGauge.set(Double(state.open.count))
+      return removed
+    }
+    return closed != nil
   }
 
   private func remember(_ new: Open, _ pid: Int32) {

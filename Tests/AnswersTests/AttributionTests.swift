@@ -32,7 +32,7 @@ struct AttributionTests {
     view = try ProcessView(file: segment.path)
   }
 
-  private static func address(of name: String) -> UInt64 { UInt64(UInt(bitPattern: dlsym(nil, name)!)) }
+  private static func address(of name: String) -> UInt64 { addressInLibc(of: name)! }
 
   /// A return address in the function.
   private static func call(in name: String) -> UInt64 { address(of: name) + 4 }

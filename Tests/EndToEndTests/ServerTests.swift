@@ -135,6 +135,32 @@ extension EndToEnd {
       #expect(try server.request(path).status == 200)
     }
 
+    @Test("where address space is short, segments that are not in use make room; where it is too short, 503 says so")
+    func shortage() throws {
+      let directory = try TestDirectory()
+      let server = try Server(directory)
+      let status = try String(contentsOfFile: "/proc/\(server.process.pid)/status", encoding: .utf8)
+      let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmSize:") })
+      let taken = try #require(UInt64(line.dropFirst(7).dropLast(2).trimmingCharacters(in: .whitespaces))) << 10
+      let programs = try (0..<6).map { _ in try Stationary(in: directory) }
+      let segment = try FileManager.default.contentsOfDirectory(atPath: directory.path).first { $0.hasSuffix(".seg") }
+      let size = try FileManager.default.attributesOfItem(atPath: directory.file(#require(segment)))[.size] as? UInt64
+      func limitAddressSpace(_ segments: Double) throws {
+        let bytes = try taken + UInt64(segments * Double(#require(size)))
+        let limited = try ChildProcess.run(["prlimit", "--pid", "\(server.process.pid)", "--as=\(bytes)"])
+        try #require(limited.ending == .exit(0), "\(limited)")
+      }
+      try limitAddressSpace(2.5)
+      for program in programs + programs {
+        let block = try program.place("block")
+        let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 5)")
+        #expect(answer.status == 200 && answer.body.contains("\"offset\":5"), "\(answer)")
+      }
+      try limitAddressSpace(0.5)
+      let refused = try server.request("/v1/processes/\(programs[2].pid)/query?address=1")
+      #expect(refused.status == 503 && refused.body.contains("raise its limit"), "\(refused)")
+    }
+
     /// Waits for what comes by itself.
     private func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
       let limit = Date().addingTimeInterval(30)

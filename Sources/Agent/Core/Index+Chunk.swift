@@ -54,17 +54,24 @@ extension Index {
           index -= 1
         }
       }
-      let below = word & ((1 << UInt64(group & 63)) - 1)
-      if below != 0 {
-        group = group & ~63 | 63 - below.leadingZeroBitCount
-      } else {
-        var wordIndex = group >> 6 - 1
-        while wordIndex >= 0, allocs_load_relaxed_u64(summary + wordIndex) == 0 { wordIndex -= 1 }
-        guard wordIndex >= 0 else { return nil }
-        group = wordIndex << 6 | 63 - allocs_load_relaxed_u64(summary + wordIndex).leadingZeroBitCount
-      }
+      guard let below = markedGroup(summary, below: group, word) else { return nil }
+      group = below
       index = group << 6 | 63
     }
+  }
+
+  /// The last group of slots before `group` that may hold blocks. `word` is that of the summary which `group` is in.
+  @inline(__always)
+  static func markedGroup(_ summary: UnsafeMutablePointer<UInt64>, below group: Int, _ word: UInt64) -> Int? {
+    let below = word & ((1 << UInt64(group & 63)) - 1)
+    if below != 0 { return group & ~63 | 63 - below.leadingZeroBitCount }
+    var index = group >> 6 - 1
+    while index >= 0 {
+      let other = allocs_load_relaxed_u64(summary + index)
+      if other != 0 { return index << 6 | 63 - other.leadingZeroBitCount }
+      index -= 1
+    }
+    return nil
   }
 
   /// The size of the allocation whose head, `head`, is, or was until now, in `slot`: its tail is never erased.

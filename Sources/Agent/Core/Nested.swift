@@ -223,15 +223,8 @@ enum Nested {
           index -= 1
         }
       }
-      let below = word & ((1 << UInt64(group & 63)) - 1)
-      if below != 0 {
-        group = group & ~63 | 63 - below.leadingZeroBitCount
-      } else {
-        var wordIndex = group >> 6 - 1
-        while wordIndex >= 0, allocs_load_relaxed_u64(summary + wordIndex) == 0 { wordIndex -= 1 }
-        guard wordIndex >= 0 else { return nil }
-        group = wordIndex << 6 | 63 - allocs_load_relaxed_u64(summary + wordIndex).leadingZeroBitCount
-      }
+      guard let below = Index.markedGroup(summary, below: group, word) else { return nil }
+      group = below
       index = group << 6 | 63
     }
   }
