@@ -90,11 +90,15 @@ let package = Package(
       name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
     .target(name: "ServerProtocol", dependencies: ["Answers", "EventExport", "IndexReader", "SharedLayout"]),
+    .systemLibrary(name: "CZstd", path: "Sources/Recording/CZstd", providers: [.apt(["libzstd-dev"])]),
+    .target(
+      name: "Recording", dependencies: ["Answers", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      exclude: ["CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "CXattr", "EventExport", "IndexReader", "ServerProtocol", "SharedLayout", "Symbols",
+        "Answers", "CXattr", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -131,6 +135,7 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
+    .testTarget(name: "RecordingTests", dependencies: ["IndexReader", "Recording", "SharedLayout"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),

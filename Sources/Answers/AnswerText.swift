@@ -233,7 +233,7 @@ extension Answer {
   }
 
   /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`.
-  static func describe(_ frame: Frame, columns: Int) -> String {
+  package static func describe(_ frame: Frame, columns: Int) -> String {
     let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
     guard let function = frame.function else {
       guard let module else { return hex(frame.pc) }
@@ -314,4 +314,4 @@ extension Answer {
 }
 
 /// `0x` and the digits, in lower case.
-func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+package func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }

@@ -1,12 +1,12 @@
 // How text is fitted to a terminal of 80 columns: what a string takes, cutting it in its middle, breaking lines.
 
-enum TextLayout {
+package enum TextLayout {
   /// Columns of a line. Answers are made for a terminal of this width, whatever the real one is, so that they are the
   /// same from every program.
-  static let columns = 80
+  package static let columns = 80
 
   /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, one for all others.
-  static func width(_ text: some StringProtocol) -> Int {
+  package static func width(_ text: some StringProtocol) -> Int {
     var width = 0
     for character in text { width += self.width(character) }
     return width
@@ -25,7 +25,7 @@ enum TextLayout {
 
   /// `text`, with what a terminal would act upon (control characters, direction marks, line separators) written as
   /// escapes: names come from other processes, and may be made to deceive.
-  static func printable(_ text: String) -> String {
+  package static func printable(_ text: String) -> String {
     if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
     var result = ""
     for scalar in text.unicodeScalars {
@@ -42,7 +42,7 @@ enum TextLayout {
   /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.
   /// The head gets `head` fifths of the room: by default the larger half, as a function's name mostly stands before its
   /// arguments.
-  static func fit(_ text: String, columns: Int, head share: Int = 3) -> String {
+  package static func fit(_ text: String, columns: Int, head share: Int = 3) -> String {
     // A name of megabytes must not cost a pass over each of its characters for each line.
     if text.utf8.count <= columns { return text }
     let characters: [Character]
@@ -72,7 +72,7 @@ enum TextLayout {
   }
 
   /// `phrases` joined by commas, in lines that begin with `indent`; a phrase stays whole unless it is longer than a line.
-  static func wrap(_ phrases: [String], indent: String) -> [String] {
+  package static func wrap(_ phrases: [String], indent: String) -> [String] {
     var lines: [String] = []
     var current = ""
     for (index, phrase) in phrases.enumerated() {
@@ -93,7 +93,7 @@ enum TextLayout {
   }
 
   /// `text` broken at its blanks into lines that begin with `indent`.
-  static func fill(_ text: String, indent: String) -> [String] {
+  package static func fill(_ text: String, indent: String) -> [String] {
     var lines: [String] = []
     var current = indent
     for word in text.split(separator: " ") {
@@ -108,11 +108,11 @@ enum TextLayout {
     return lines
   }
 
-  static func padded(_ text: String, left columns: Int) -> String {
+  package static func padded(_ text: String, left columns: Int) -> String {
     String(repeating: " ", count: max(0, columns - width(text))) + text
   }
 
-  static func padded(_ text: String, right columns: Int) -> String {
+  package static func padded(_ text: String, right columns: Int) -> String {
     text + String(repeating: " ", count: max(0, columns - width(text)))
   }
 }

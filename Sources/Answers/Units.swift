@@ -1,8 +1,8 @@
 // Numbers as people read them: counts with their noun, exact bytes with a rounded unit beside them, ages, times.
 
-enum Units {
+package enum Units {
   /// Digits in groups of three: 1,234,567.
-  static func grouped(_ value: UInt64) -> String {
+  package static func grouped(_ value: UInt64) -> String {
     let digits = Array(String(value).utf8)
     var result: [UInt8] = []
     for (index, digit) in digits.enumerated() {
@@ -13,23 +13,23 @@ enum Units {
   }
 
   /// `1 block`, `2 blocks`.
-  static func count(_ value: UInt64, _ noun: String) -> String {
+  package static func count(_ value: UInt64, _ noun: String) -> String {
     "\(grouped(value)) \(noun)\(value == 1 ? "" : "s")"
   }
 
   /// `96 bytes`, `1,048,576 bytes (1.0 MiB)`: exact, and from 10 KiB on also rounded.
-  static func bytes(_ value: UInt64) -> String {
+  package static func bytes(_ value: UInt64) -> String {
     guard value >= 10 << 10 else { return count(value, "byte") }
     return "\(count(value, "byte")) (\(rounded(value)))"
   }
 
   /// `96 bytes`, `4.2 MiB`: exact below 1 MiB, rounded from there on, as between blocks it is the scale that counts.
-  static func distance(_ value: UInt64) -> String {
+  package static func distance(_ value: UInt64) -> String {
     value < 1 << 20 ? count(value, "byte") : rounded(value)
   }
 
   /// `96 B`, `1.0 MiB`: one digit after the point.
-  static func rounded(_ value: UInt64) -> String {
+  package static func rounded(_ value: UInt64) -> String {
     guard value >= 1024 else { return "\(value) B" }
     let names = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     var unit = 0
@@ -43,13 +43,13 @@ enum Units {
   }
 
   /// One digit after the point, also when it is zero.
-  static func tenths(_ value: Double) -> String {
+  package static func tenths(_ value: Double) -> String {
     let scaled = UInt64((max(0, min(value, 9e15)) * 10).rounded())
     return "\(grouped(scaled / 10)).\(scaled % 10)"
   }
 
   /// `37 ms`, `12.4 s`, `3 min 20 s`, `5 h 12 min`, `3 d 4 h`.
-  static func duration(_ seconds: Double) -> String {
+  package static func duration(_ seconds: Double) -> String {
     let seconds = seconds > 0 ? min(seconds, 1e15) : 0
     let milliseconds = (seconds * 1000).rounded()
     if milliseconds < 1000 { return "\(UInt64(milliseconds)) ms" }
@@ -67,7 +67,7 @@ enum Units {
   }
 
   /// `12.3%`; a share that is not zero is never shown as 0.0%.
-  static func share(_ part: UInt64, of whole: UInt64) -> String {
+  package static func share(_ part: UInt64, of whole: UInt64) -> String {
     guard whole > 0, part > 0 else { return "0.0%" }
     let percent = Double(part) / Double(whole) * 100
     if percent < 0.05 { return "<0.1%" }

@@ -21,7 +21,10 @@ struct Allocsctl: ParsableCommand {
         allocsctl events 4242
       """,
     version: allocsVersion,
-    subcommands: [Run.self, PS.self, Info.self, Query.self, Top.self, Events.self])
+    subcommands: [
+      Run.self, PS.self, Info.self, Query.self, Top.self, Events.self, History.self, Record.self, ReplayCommand.self,
+      Export.self,
+    ])
 
   /// Parses and runs, in place of the library's own: errors have one line and the statuses of the contract. It must not
   /// be asynchronous: `run` becomes another program, which inherits the signal mask of the thread that calls exec.

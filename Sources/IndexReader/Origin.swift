@@ -98,6 +98,17 @@ public struct StackNode: Hashable, Sendable {
   public var truncation: Stack.Truncation?
   /// How many they are, if they were cut at the depth limit; nil if that is not known.
   public var framesCut: UInt32?
+
+  public init(
+    pc: UInt64, parent: UInt32, isInterrupted: Bool = false, truncation: Stack.Truncation? = nil,
+    framesCut: UInt32? = nil
+  ) {
+    self.pc = pc
+    self.parent = parent
+    self.isInterrupted = isInterrupted
+    self.truncation = truncation
+    self.framesCut = framesCut
+  }
 }
 
 /// One holder of a thread slot.
@@ -124,6 +135,22 @@ public struct ThreadIdentity: Hashable, Sendable {
   public var allocations: UInt64
   /// Blocks given back, the old block of a realloc included.
   public var frees: UInt64
+
+  public init(
+    id: UInt32, name: String, slot: UInt32, state: State, startTicks: UInt32, endTicks: UInt32?,
+    stack: Range<UInt64>? = nil, threadPointer: UInt64? = nil, allocations: UInt64 = 0, frees: UInt64 = 0
+  ) {
+    self.id = id
+    self.name = name
+    self.slot = slot
+    self.state = state
+    self.startTicks = startTicks
+    self.endTicks = endTicks
+    self.stack = stack
+    self.threadPointer = threadPointer
+    self.allocations = allocations
+    self.frees = frees
+  }
 }
 
 /// An executable or shared object that was mapped while the agent watched.
@@ -153,6 +180,23 @@ public struct Module: Hashable, Sendable {
     public var offset: UInt64
     /// Bytes.
     public var size: UInt64
+  }
+
+  public init(
+    index: UInt32, path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
+    unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil
+  ) {
+    self.index = index
+    self.path = path
+    self.buildID = buildID
+    self.start = start
+    self.end = end
+    self.bias = bias
+    self.loadTicks = loadTicks
+    self.unloadTicks = unloadTicks
+    self.isMain = isMain
+    self.isAgent = isAgent
+    self.threadLocal = threadLocal
   }
 }
 

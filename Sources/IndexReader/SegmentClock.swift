@@ -54,6 +54,11 @@ public struct SegmentClock: Sendable {
   /// Seconds since 1970-01-01 UTC.
   public func wallTime(ofTicks ticks: UInt32) -> Double { Double(startRealtime) / 1e9 + offset(ofTicks: ticks) }
 
+  /// Seconds from an event's stamp until now.
+  public func age(ofStamp stamp: UInt64) -> Double {
+    max(0, (Double(elapsed) - Double(Int64(bitPattern: stamp &- startMonotonic))) / 1e9)
+  }
+
   /// Now, in the ticks of a process that runs on this machine.
   public static var ticksNow: UInt32 {
     let now = now(CLOCK_MONOTONIC)

@@ -1,0 +1,265 @@
+// The commands of recordings: record, replay, export; and history, which asks recordings or rings.
+
+import Answers
+import ArgumentParser
+import Glibc
+import IndexReader
+import Recording
+import Synchronization
+
+/// Runs `body`, its error as a failure of the command.
+private func recording<Result>(_ body: () throws(RecordingError) -> Result) throws(Failure) -> Result {
+  do { return try body() } catch { throw Failure(status: Status.notAnswered, message: error.description) }
+}
+
+private func openSegment(_ pid: Int32) throws(Failure) -> SharedSegment {
+  guard let file = SegmentDirectory.find(processID: pid) else { throw Failure(ProcessView.missing(processID: pid)) }
+  do { return try SharedSegment(path: file.path) } catch { throw Failure(AnswerError(error)) }
+}
+
+/// Seconds, or with ms, s, m, h behind the number; nil if it is none.
+private func seconds(_ text: String) -> Double? {
+  let units: [(String, Double)] = [("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600), ("", 1)]
+  guard let (unit, factor) = units.first(where: { text.hasSuffix($0.0) }),
+    let value = Double(text.dropLast(unit.count)), value >= 0, value < 1e9
+  else { return nil }
+  return value * factor
+}
+
+struct Record: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Record every allocation and free of a process into a file.",
+    usage: "allocsctl record <pid> -o <file> [--duration <time>] [--zstd] [--policy lossless|overwrite]",
+    discussion: """
+      Until the process ends, the time is over, or ^C. By default the process waits where the recorder is too slow \
+      (lossless), a tenth of a second at a time at most; with --policy overwrite it never waits. What was lost is counted in \
+      the recording and told at the end, either way. A file that exists is replaced.
+
+      Examples:
+        allocsctl record 4242 -o run.rec --duration 30s --zstd
+        allocsctl replay run.rec --peak
+      """)
+
+  enum Policy: String, ExpressibleByArgument, CaseIterable { case lossless, overwrite }
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
+  var output: String
+
+  @Option(help: .init("How long at most: 30, 30s, 500ms, 5m.", valueName: "time"))
+  var duration: String?
+
+  @Flag(help: "Compress it.")
+  var zstd = false
+
+  @Flag(help: "Let the process wait rather than lose events: --policy lossless, the default.")
+  var lossless = false
+
+  @Option(help: .init("lossless or overwrite.", valueName: "policy"))
+  var policy: Policy?
+
+  func validate() throws {
+    if let duration, seconds(duration) == nil {
+      throw ValidationError("--duration is a time such as 30s, not '\(duration)'.")
+    }
+    if lossless, policy == .overwrite { throw ValidationError("--lossless and --policy overwrite exclude each other.") }
+  }
+
+  func run() throws {
+    let interruption = Interruption()
+    let stop = Stop()
+    interruption.onInterruption { stop.set() }
+    let shared = try openSegment(pid)
+    guard shared.segment.isProcessAlive else {
+      throw Failure(
+        Status.notAnswered, "cannot record process \(pid): it has ended",
+        advice: "its last events are still there: `allocsctl history \(pid) ADDRESS`")
+    }
+    var options = Recorder.Options()
+    options.isLossless = policy != .overwrite
+    options.isCompressed = zstd
+    let recorder = try recording { () throws(RecordingError) in try Recorder(shared, to: output, options: options) }
+    let deadline = duration.flatMap(seconds).map { Self.now() + $0 }
+    let result = try recording { () throws(RecordingError) in
+      try recorder.run {
+        if stop.isSet { return .stopped }
+        return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
+      }
+    }
+    let lost = result.lost == 0 ? "none lost" : "\(result.lost) lost"
+    try StandardOutput.write("\(output): \(result.events) events, \(lost), \(result.bytes) bytes\n")
+  }
+
+  private static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+}
+
+private final class Stop: Sendable {
+  private let flag = Atomic(false)
+  var isSet: Bool { flag.load(ordering: .relaxed) }
+  func set() { flag.store(true, ordering: .relaxed) }
+}
+
+struct ReplayCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "replay",
+    abstract: "Show what lived at a moment of a recording, by allocation site.",
+    usage: "allocsctl replay <file> [--at <time> | --peak] [--limit <number>] [--query <address>]",
+    discussion: """
+      By default the moment of its end. Times count from the recording's start.
+
+      Examples:
+        allocsctl replay run.rec
+        allocsctl replay run.rec --peak --limit 5
+        allocsctl replay run.rec --at 2.5s --query 0x55d0c0ffee10
+      """)
+
+  @Argument(help: "The recording.", completion: .file())
+  var file: String
+
+  @Option(help: .init("The moment: seconds since the recording's start; ms, s, m, h may follow.", valueName: "time"))
+  var at: String?
+
+  @Flag(help: "The moment at which most bytes lived.")
+  var peak = false
+
+  @Option(help: .init("Sites to show.", valueName: "number"))
+  var limit = 20
+
+  @Option(help: .init("Tell what was at this address instead.", valueName: "address"))
+  var query: String?
+
+  func validate() throws {
+    if let at, seconds(at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
+    if at != nil, peak { throw ValidationError("--at and --peak exclude each other: give one of them.") }
+    guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
+  }
+
+  func run() throws {
+    let recorded = try recording { () throws(RecordingError) in try Recording(path: file) }
+    let summary = recorded.summary()
+    var stamp = recorded.endStamp
+    if peak { stamp = summary.peakStamp }
+    if let at, let time = seconds(at) { stamp = recorded.process.monotonic &+ UInt64(time * 1e9) }
+    let replay = recorded.replay(until: stamp)
+    if let query {
+      let address = try failing { () throws(AnswerError) in try parseAddress(query) }
+      let history = AddressHistory(of: address, in: recorded, until: stamp)
+      let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp - $0) / 1e9 : 0 }
+      let block = replay.block(containing: address)
+      try StandardOutput.write(
+        block.map { "\(hexadecimal($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n")
+      try StandardOutput.write(report.text(of: history, limit: 2))
+      return
+    }
+    try StandardOutput.write(recorded.text(of: summary) + "\n")
+    try StandardOutput.write(
+      recorded.text(of: ReplayTable(replay, in: recorded), at: stamp, limit: limit))
+  }
+
+  private func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+}
+
+extension ExportFormat: ExpressibleByArgument {}
+
+struct Export: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Write a recording in another program's format.",
+    discussion: """
+      jsonl: one JSON object a line. heaptrack: for heaptrack_print and heaptrack_gui.
+
+      Examples:
+        allocsctl export run.rec --format jsonl -o run.jsonl
+        allocsctl export run.rec --format heaptrack -o run.heaptrack
+      """)
+
+  @Argument(help: "The recording.", completion: .file())
+  var file: String
+
+  @Option(help: .init("jsonl or heaptrack.", valueName: "format"))
+  var format: ExportFormat
+
+  @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
+  var output: String
+
+  func run() throws {
+    let recorded = try recording { () throws(RecordingError) in try Recording(path: file) }
+    try recording { () throws(RecordingError) in try recorded.export(format, to: output) }
+    for problem in recorded.problems { complain("\(file): \(problem)") }
+  }
+}
+
+struct History: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Tell every allocation and free that covered an address, newest first.",
+    usage: "allocsctl history <pid> <address> [--json] [--limit <number>] | --recording <file> <address>",
+    discussion: """
+      As far back as the process's event rings go, also after its death; or a recording. Who freed is known with \
+      ALLOCS_FREE_STACKS=1.
+
+      Examples:
+        allocsctl history 4242 0x55d0c0ffee10
+        allocsctl history --recording run.rec 0x55d0c0ffee10 --json
+      """)
+
+  @Argument(help: .init("The process, unless there is a recording; then the address.", valueName: "pid> <address"))
+  var arguments: [String]
+
+  @Option(help: .init("Ask this recording.", valueName: "file"), completion: .file())
+  var recording: String?
+
+  @Flag(help: "Print one JSON object a line.")
+  var json = false
+
+  @Option(help: .init("Events to show, at most.", valueName: "number"))
+  var limit = 20
+
+  func validate() throws {
+    guard arguments.count == (recording == nil ? 2 : 1) else {
+      throw ValidationError("Expected \(recording == nil ? "a process and an address" : "an address").")
+    }
+    guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
+  }
+
+  func run() throws {
+    let address = try failing { () throws(AnswerError) in try parseAddress(arguments[arguments.count - 1]) }
+    let report: HistoryReport
+    let history: AddressHistory
+    var note = ""
+    if let recording {
+      let recorded = try open(recording)
+      history = AddressHistory(of: address, in: recorded)
+      let end = recorded.endStamp
+      report = HistoryReport(recorded) { $0 < end ? Double(end - $0) / 1e9 : 0 }
+      note = "  ages are as of the recording's end\n"
+    } else {
+      let pid = try processID(arguments[0])
+      let shared = try openSegment(pid)
+      guard shared.segment.ringCount > 0 else {
+        throw Failure(
+          Status.notAnswered, "process \(pid) has recorded no events: they were off",
+          advice: "start it with ALLOCS_EVENTS=1, or run `allocsctl record \(pid) -o FILE`")
+      }
+      history = AddressHistory(of: address, in: shared.segment)
+      do { try shared.segment.checkIntact() } catch { throw Failure(AnswerError(error)) }
+      let clock = shared.segment.clock()
+      report = HistoryReport(SegmentOrigins(shared)) { clock.age(ofStamp: $0) }
+    }
+    if json {
+      try StandardOutput.write(report.jsonLines(of: history, limit: limit))
+    } else {
+      try StandardOutput.write(report.text(of: history, limit: limit) + note)
+    }
+  }
+
+  private func open(_ path: String) throws(Failure) -> Recording {
+    do { return try Recording(path: path) } catch {
+      throw Failure(status: Status.notAnswered, message: error.description)
+    }
+  }
+}

@@ -1,0 +1,86 @@
+// Every block that covered an address, as far back as events go: from a recording, or from the rings of a process, which
+// may be dead.
+
+import IndexReader
+import SharedLayout
+
+/// One event of a block that covers the address.
+public struct HistoryEntry: Hashable, Sendable {
+  public var event: Event
+  /// Of the address in the block.
+  public var offset: UInt64
+}
+
+/// The events of one address, newest first.
+public struct AddressHistory: Sendable {
+  public var address: UInt64
+  public var entries: [HistoryEntry]
+  /// Events that were looked through, and the oldest and newest stamp of them; 0 without any.
+  public var events: UInt64
+  public var firstStamp: UInt64
+  public var lastStamp: UInt64
+  /// Events that are gone, overwritten in the rings or missing in the recording.
+  public var lost: UInt64
+  /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is lost.
+  public var completeFrom: UInt64
+
+  public init(address: UInt64) {
+    self.address = address
+    (entries, events, firstStamp, lastStamp, lost, completeFrom) = ([], 0, 0, 0, 0, 0)
+  }
+
+  fileprivate mutating func look(at event: Event) {
+    events += 1
+    if firstStamp == 0 || event.stamp < firstStamp { firstStamp = event.stamp }
+    lastStamp = max(lastStamp, event.stamp)
+    switch event.kind {
+    case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed:
+      guard address >= event.address, address - event.address < max(event.size, 1) else { return }
+      entries.append(HistoryEntry(event: event, offset: address - event.address))
+    default: break
+    }
+  }
+
+  fileprivate mutating func finish() {
+    entries = entries.enumerated()
+      .sorted { ($0.element.event.stamp, $0.offset) > ($1.element.event.stamp, $1.offset) }.map(\.element)
+  }
+
+  /// From the rings of a segment, of which every record that is still whole is read.
+  public init(of address: UInt64, in segment: borrowing Segment) {
+    self.init(address: address)
+    withUnsafeTemporaryAllocation(of: allocs_event.self, capacity: 4096) { buffer in
+      buffer.initialize(repeating: allocs_event())
+      for ring in 0..<segment.ringCount {
+        var cursor = RingCursor(ring: ring)
+        // Not past what was there at the first look: a busy thread would hold this up for ever.
+        let end = segment.written(toRing: ring)
+        var oldest: UInt64?
+        while cursor.position < end, !cursor.isDamaged {
+          let batch = segment.read(&cursor, into: buffer)
+          if batch.records.isEmpty, batch.lost == 0 { break }
+          for record in buffer[batch.records] {
+            if oldest == nil { oldest = record.stamp }
+            look(at: Event(record))
+          }
+        }
+        lost += cursor.lost + segment.unrecorded(inRing: ring)
+        if cursor.lost > 0, let oldest { completeFrom = max(completeFrom, oldest) }
+      }
+    }
+    finish()
+  }
+
+  /// From a recording, of its events up to a stamp.
+  public init(of address: UInt64, in recording: Recording, until end: UInt64 = .max) {
+    self.init(address: address)
+    recording.forEachEvent { event in
+      guard event.stamp <= end else { return false }
+      look(at: event)
+      return true
+    }
+    lost = recording.lostCount
+    completeFrom = recording.losses.map(\.to).max() ?? 0
+    finish()
+  }
+}

@@ -1,0 +1,316 @@
+// A chunk of events: batches of one thread's records each, as columns of bytes. docs/recording.md has the format.
+//
+//   op      bit   7         6          5 4         3 0
+//               +---------+----------+-----------+---------+
+//               | detail  | stamp +1 | guess     | kind    |   kind 15: a record as it is, in the rest column
+//               +---------+----------+-----------+---------+
+//   guess 0, 1, 2: the address is what the model guesses (EventModel); 3: it is in the column of addresses.
+//   detail: of a block that ends: what the model knows of it is not what the record says; context, size, origin follow.
+
+import SharedLayout
+
+/// What the events of a chunk are split into: like stands beside like, for the compressor.
+private enum Column: Int, CaseIterable { case ops, stamps, kinds, allocated, ended, freed, rest }
+
+private enum Op {
+  static let asItIs: UInt8 = 15
+  static let noGuess: UInt8 = 3
+  static let guessShift: UInt8 = 4
+  static let stampIsNext: UInt8 = 0x40
+  static let detail: UInt8 = 0x80
+
+  static func begins(_ kind: UInt32) -> Bool {
+    kind == ALLOCS_EVENT_ALLOC.rawValue || kind == ALLOCS_EVENT_REALLOC_NEW.rawValue
+      || kind == ALLOCS_EVENT_REALLOC_FAILED.rawValue
+  }
+  static func ends(_ kind: UInt32) -> Bool {
+    kind == ALLOCS_EVENT_FREE.rawValue || kind == ALLOCS_EVENT_REALLOC_OLD.rawValue
+  }
+}
+
+/// The difference of two addresses: they are multiples of 16 mostly.
+private func distance(_ address: UInt64, from last: UInt64) -> UInt64 {
+  let difference = Int64(bitPattern: address &- last)
+  let zigzag = { (value: Int64) in UInt64(bitPattern: value << 1 ^ value >> 63) }
+  return difference & 15 == 0 ? zigzag(difference >> 4) << 1 : zigzag(difference) << 1 | 1
+}
+
+private func blockAddress(at distance: UInt64, from last: UInt64) -> UInt64 {
+  let zigzag = distance >> 1
+  let value = Int64(bitPattern: zigzag >> 1) ^ -Int64(zigzag & 1)
+  return last &+ UInt64(bitPattern: distance & 1 == 0 ? value << 4 : value)
+}
+
+/// Collects events until they are a chunk. Used by one thread.
+struct EventEncoder: ~Copyable {
+  private struct Batch {
+    var ring: UInt32
+    var slot: UInt32
+    var first: UInt64
+    var stamp: UInt64
+    var count = 0
+  }
+
+  private var model = EventModel()
+  private var columns: [[UInt8]] = Column.allCases.map { _ in [] }
+  private var batches: [Batch] = []
+  /// Of the last record of the batch.
+  private var stamp: UInt64 = 0
+  private var kinds: [AllocationKind] = []
+  /// Indices of kinds, plus 1, by hash; a kind that was displaced gets another index.
+  private var kindTable: UnsafeMutablePointer<UInt32>
+  private static let kindBits: UInt64 = 15
+  private(set) var count = 0
+  private(set) var firstStamp = UInt64.max
+  private(set) var lastStamp: UInt64 = 0
+
+  init() {
+    kindTable = .allocate(capacity: 1 << Self.kindBits)
+    kindTable.initialize(repeating: 0, count: 1 << Self.kindBits)
+  }
+
+  deinit { kindTable.deallocate() }
+
+  var isFull: Bool { count >= RecordingFormat.eventsPerChunk }
+
+  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many.
+  mutating func add(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) -> Int {
+    let room = min(records.count, RecordingFormat.eventsPerChunk - count)
+    var next = batches.last.map { $0.ring == UInt32(ring) ? $0.first + UInt64($0.count) : .max } ?? .max
+    for index in 0..<room {
+      let record = records[index]
+      let slot = allocs_event_slot(record.extent)
+      let position = first + UInt64(index)
+      if position != next || batches[batches.count - 1].slot != slot {
+        batches.append(Batch(ring: UInt32(ring), slot: slot, first: position, stamp: record.stamp))
+        stamp = record.stamp &- 1
+      }
+      next = position + 1
+      batches[batches.count - 1].count += 1
+      encode(record)
+    }
+    count += room
+    return room
+  }
+
+  @inline(__always)
+  private mutating func put(_ column: Column, _ number: UInt64) { columns[column.rawValue].append(number: number) }
+
+  private mutating func encode(_ record: allocs_event) {
+    let kind = allocs_event_kind_of(record.place)
+    let address = allocs_event_address(record.place)
+    let size = allocs_event_size(record.extent)
+    var op: UInt8
+    firstStamp = min(firstStamp, record.stamp)
+    lastStamp = max(lastStamp, record.stamp)
+    if Op.begins(kind) {
+      let extent = size | UInt64(allocs_event_alignment(record.place)) << 48
+      let what = AllocationKind(
+        context: allocs_event_context(record.source), origin: allocs_event_origin(record.source), extent: extent)
+      let index = put(what)
+      var guess: UInt8 = 0
+      while guess < EventModel.guessCount, model.guessedAllocation(guess, size: size) != address { guess += 1 }
+      op = UInt8(kind) | guess << Op.guessShift
+      if guess == Op.noGuess { put(.allocated, distance(address, from: model.lastAllocated)) }
+      model.noteAllocation(address, size: size, kind: index)
+    } else if Op.ends(kind) {
+      let index = model.kind(ofBlockAt: address)
+      var guess: UInt8 = 0
+      while guess < EventModel.guessCount, model.guessedFree(guess, kind: index ?? -1) != address { guess += 1 }
+      op = UInt8(kind) | guess << Op.guessShift
+      if guess == 1, let index { put(.ended, UInt64(index)) }
+      if guess == Op.noGuess { put(.freed, distance(address, from: model.lastFreed)) }
+      let known = index.map { kinds[$0] }
+      let isKnown =
+        known.map { $0.context == allocs_event_origin(record.source) && $0.extent & 0xFFFF_FFFF_FFFF == size } ?? false
+      if !isKnown || allocs_event_context(record.source) != 0 || allocs_event_alignment(record.place) != 0 {
+        op |= Op.detail
+        put(.rest, UInt64(allocs_event_context(record.source)))
+        put(.rest, UInt64(allocs_event_origin(record.source)))
+        put(.rest, size)
+        put(.rest, UInt64(allocs_event_alignment(record.place)))
+      }
+      model.noteFree(address, size: size)
+    } else {
+      op = Op.asItIs
+      put(.rest, record.place)
+      put(.rest, size)
+      put(.rest, record.source)
+    }
+    if record.stamp == stamp &+ 1 {
+      op |= Op.stampIsNext
+    } else {
+      columns[Column.stamps.rawValue].append(signed: Int64(bitPattern: record.stamp &- stamp))
+    }
+    stamp = record.stamp
+    columns[Column.ops.rawValue].append(op)
+  }
+
+  private mutating func put(_ kind: AllocationKind) -> Int {
+    let slot = Int(kind.hash >> (64 - Self.kindBits))
+    let found = kindTable[slot]
+    if found != 0, kinds[Int(found) - 1] == kind {
+      put(.kinds, UInt64(found))
+      return Int(found) - 1
+    }
+    put(.kinds, 0)
+    put(.kinds, UInt64(kind.context))
+    put(.kinds, UInt64(kind.origin))
+    put(.kinds, kind.extent)
+    kinds.append(kind)
+    kindTable[slot] = UInt32(kinds.count)
+    return kinds.count - 1
+  }
+
+  /// The payload of the chunk; then it is empty again.
+  mutating func take() -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(columns.reduce(64 + batches.count * 16) { $0 + $1.count })
+    bytes.append(number: UInt64(batches.count))
+    for batch in batches {
+      bytes.append(number: UInt64(batch.ring))
+      bytes.append(number: UInt64(batch.slot))
+      bytes.append(number: batch.first)
+      bytes.append(number: batch.stamp)
+      bytes.append(number: UInt64(batch.count))
+    }
+    for column in columns { bytes.append(number: UInt64(column.count)) }
+    for index in columns.indices {
+      bytes.append(contentsOf: columns[index])
+      columns[index].removeAll(keepingCapacity: true)
+    }
+    batches.removeAll(keepingCapacity: true)
+    kinds.removeAll(keepingCapacity: true)
+    kindTable.initialize(repeating: 0, count: 1 << Self.kindBits)
+    model.clear()
+    (count, firstStamp, lastStamp) = (0, .max, 0)
+    return bytes
+  }
+}
+
+/// Records of one ring as a recording gives them back.
+struct EventBatch {
+  var ring: UInt32
+  var slot: UInt32
+  /// Position of the first.
+  var first: UInt64
+  var records: [allocs_event]
+}
+
+enum EventDecoder {
+  /// The events of a chunk whose header says that it has `count` of them.
+  static func decode(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [EventBatch] {
+    guard count <= RecordingFormat.eventsPerChunk else { throw MalformedChunk() }
+    var head = NumberReader(payload)
+    var batches: [EventBatch] = []
+    var stamps: [UInt64] = []
+    var counts: [Int] = []
+    var total = 0
+    for _ in 0..<(try head.count(of: 5)) {
+      batches.append(
+        EventBatch(ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: []))
+      stamps.append(try head.number())
+      let size = try head.number()
+      guard size <= UInt64(count - total) else { throw MalformedChunk() }
+      counts.append(Int(size))
+      total += Int(size)
+    }
+    guard total == count else { throw MalformedChunk() }
+    var sizes: [Int] = []
+    for _ in Column.allCases { sizes.append(try head.count()) }
+    var columns: [NumberReader] = []
+    for size in sizes { columns.append(NumberReader(payload, in: try head.slice(size))) }
+    guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
+    var decoding = Decoding(columns: columns)
+    for index in batches.indices {
+      decoding.stamp = stamps[index] &- 1
+      batches[index].records.reserveCapacity(counts[index])
+      for _ in 0..<counts[index] { batches[index].records.append(try decoding.record(slot: batches[index].slot)) }
+    }
+    return batches
+  }
+}
+
+private struct Decoding: ~Copyable {
+  var model = EventModel()
+  var columns: [NumberReader]
+  var kinds: [AllocationKind] = []
+  var stamp: UInt64 = 0
+
+  init(columns: [NumberReader]) { self.columns = columns }
+
+  private mutating func number(_ column: Column) throws(MalformedChunk) -> UInt64 {
+    try columns[column.rawValue].number()
+  }
+
+  private mutating func number32(_ column: Column) throws(MalformedChunk) -> UInt32 {
+    try columns[column.rawValue].number32()
+  }
+
+  mutating func record(slot: UInt32) throws(MalformedChunk) -> allocs_event {
+    let op = try columns[Column.ops.rawValue].byte()
+    let kind = UInt32(op & 15)
+    let guess = op >> Op.guessShift & 3
+    var record = allocs_event()
+    if op & 15 == Op.asItIs {
+      record.place = try number(.rest)
+      record.extent = allocs_event_extent(try number(.rest), slot)
+      record.source = try number(.rest)
+    } else if Op.begins(kind) {
+      let (index, what) = try allocationKind()
+      let size = what.extent & 0xFFFF_FFFF_FFFF
+      let last = model.lastAllocated
+      let address =
+        guess == Op.noGuess
+        ? blockAddress(at: try number(.allocated), from: last) : model.guessedAllocation(guess, size: size)
+      guard address >> 48 == 0, what.extent >> 48 < 256 else { throw MalformedChunk() }
+      record.place = allocs_event_place(kind, address, UInt32(what.extent >> 48))
+      record.extent = allocs_event_extent(size, slot)
+      record.source = allocs_event_source(what.context, what.origin)
+      model.noteAllocation(address, size: size, kind: index)
+    } else if Op.ends(kind) {
+      let last = model.lastFreed
+      let index = guess == 1 ? Int(try number32(.ended)) : -1
+      let address =
+        guess == Op.noGuess ? blockAddress(at: try number(.freed), from: last) : model.guessedFree(guess, kind: index)
+      guard address >> 48 == 0 else { throw MalformedChunk() }
+      var size: UInt64
+      if op & Op.detail != 0 {
+        let context = try number32(.rest)
+        record.source = allocs_event_source(context, try number32(.rest))
+        size = try number(.rest)
+        let alignment = try number(.rest)
+        guard size >> 48 == 0, alignment < 256 else { throw MalformedChunk() }
+        record.place = allocs_event_place(kind, address, UInt32(alignment))
+      } else {
+        guard let index = model.kind(ofBlockAt: address) else { throw MalformedChunk() }
+        size = kinds[index].extent & 0xFFFF_FFFF_FFFF
+        record.source = allocs_event_source(0, kinds[index].context)
+        record.place = allocs_event_place(kind, address, 0)
+      }
+      record.extent = allocs_event_extent(size, slot)
+      model.noteFree(address, size: size)
+    } else {
+      throw MalformedChunk()
+    }
+    if op & Op.stampIsNext != 0 {
+      stamp = stamp &+ 1
+    } else {
+      stamp = stamp &+ UInt64(bitPattern: try columns[Column.stamps.rawValue].signed())
+    }
+    record.stamp = stamp
+    return record
+  }
+
+  private mutating func allocationKind() throws(MalformedChunk) -> (Int, AllocationKind) {
+    let number = try number(.kinds)
+    if number == 0 {
+      let context = try number32(.kinds)
+      let origin = try number32(.kinds)
+      kinds.append(AllocationKind(context: context, origin: origin, extent: try self.number(.kinds)))
+      return (kinds.count - 1, kinds[kinds.count - 1])
+    }
+    guard number <= UInt64(kinds.count) else { throw MalformedChunk() }
+    return (Int(number) - 1, kinds[Int(number) - 1])
+  }
+}

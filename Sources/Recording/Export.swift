@@ -1,0 +1,118 @@
+// A recording in other programs' formats.
+
+import Answers
+import Glibc
+import IndexReader
+
+/// What `allocsctl export` can write.
+public enum ExportFormat: String, CaseIterable, Sendable {
+  /// One JSON object a line (docs/json.md).
+  case jsonl
+  /// heaptrack's own.
+  case heaptrack
+}
+
+extension Recording {
+  /// Writes it all to a file, which is replaced.
+  public func export(_ format: ExportFormat, to path: String) throws(RecordingError) {
+    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+    func failed(_ code: Int32) -> RecordingError {
+      RecordingError("cannot write \(path): \(String(cString: strerror(code)))", advice: "name another file")
+    }
+    guard descriptor >= 0 else { throw failed(errno) }
+    defer { close(descriptor) }
+    func flush(_ bytes: [UInt8]) throws(RecordingError) {
+      var written = 0
+      while written < bytes.count {
+        let result = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress! + written, $0.count - written) }
+        if result < 0, errno == EINTR { continue }
+        guard result >= 0 else { throw failed(errno) }
+        written += result
+      }
+    }
+    switch format {
+    case .jsonl: try exportLines(flush)
+    case .heaptrack:
+      // The file keeps the closure no longer than this call.
+      try withoutActuallyEscaping(flush) { flush throws(RecordingError) in
+        var file = HeaptrackFile(self, flush: flush)
+        try file.write()
+      }
+    }
+  }
+
+  private func exportLines(_ flush: ([UInt8]) throws(RecordingError) -> Void) throws(RecordingError) {
+    var writer = ByteWriter(capacity: 1 << 20)
+    writer.append("{\"recording\":{\"pid\":")
+    writer.append(decimal: UInt64(max(0, process.processID)))
+    writer.append(",\"start_time\":")
+    writer.append(decimal: process.startTime)
+    writer.append(",\"command\":")
+    writer.append("[")
+    for (index, part) in process.command.enumerated() {
+      if index > 0 { writer.append(",") }
+      writer.appendJSONString(part)
+    }
+    writer.append("],\"events\":")
+    writer.append(decimal: eventCount)
+    writer.append(",\"lost\":")
+    writer.append(decimal: lostCount)
+    writer.append("}}\n")
+    for block in Replay(self).blocks.values.sorted(by: { $0.base < $1.base }) {
+      writer.append("{\"block\":")
+      writer.append(address: block.base)
+      writer.append(",\"size\":")
+      writer.append(decimal: block.size)
+      writer.append(",\"context\":")
+      writer.append(decimal: UInt64(block.context))
+      writer.append("}\n")
+    }
+    var told: Set<UInt32> = []
+    var failure: RecordingError?
+    forEachEvent { event in
+      for context in [event.context, event.origin]
+      where context != 0 && event.kind != .moduleLoad && event.kind != .moduleUnload && told.insert(context).inserted {
+        writer.append("{\"context\":")
+        writer.append(decimal: UInt64(context))
+        if let function = self.context(context)?.function {
+          writer.append(",\"function\":")
+          writer.appendJSONString(function)
+        }
+        if let allocator = self.context(context)?.allocator {
+          writer.append(",\"allocator\":")
+          writer.appendJSONString(Answer.fileName(of: allocator))
+        }
+        writer.append(",\"stack\":")
+        writer.appendFrames(stack(of: context, at: event.ticks))
+        writer.append("}\n")
+      }
+      writer.append("{\"event\":")
+      writer.appendJSONString(event.kind?.name ?? "unknown")
+      writer.append(",\"time_ns\":")
+      writer.append(decimal: event.stamp)
+      writer.append(",\"base\":")
+      writer.append(address: event.address)
+      writer.append(",\"size\":")
+      writer.append(decimal: event.size)
+      if let thread = thread(slot: event.slot, at: event.ticks) {
+        writer.append(",\"thread\":")
+        writer.append(decimal: UInt64(thread.id))
+      }
+      if event.context != 0 {
+        writer.append(",\"context\":")
+        writer.append(decimal: UInt64(event.context))
+      }
+      if event.origin != 0 {
+        writer.append(",\"origin\":")
+        writer.append(decimal: UInt64(event.origin))
+      }
+      writer.append("}\n")
+      if writer.count > 1 << 20 {
+        do throws(RecordingError) { try flush(writer.take()) } catch { failure = error }
+      }
+      return failure == nil
+    }
+    if let failure { throw failure }
+    try flush(writer.take())
+  }
+}

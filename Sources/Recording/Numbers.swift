@@ -1,0 +1,100 @@
+// Numbers as bytes: little-endian words, and LEB128 numbers (7 bits a byte, the low ones first), signed ones zigzag.
+
+extension [UInt8] {
+  mutating func append(word: UInt32) {
+    for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(word >> shift & 255)) }
+  }
+  mutating func append(word: UInt64) {
+    append(word: UInt32(truncatingIfNeeded: word))
+    append(word: UInt32(truncatingIfNeeded: word >> 32))
+  }
+
+  @inline(__always)
+  mutating func append(number: UInt64) {
+    var rest = number
+    while rest >= 0x80 {
+      append(UInt8(truncatingIfNeeded: rest) | 0x80)
+      rest >>= 7
+    }
+    append(UInt8(truncatingIfNeeded: rest))
+  }
+  mutating func append(signed: Int64) { append(number: UInt64(bitPattern: signed << 1 ^ signed >> 63)) }
+
+  mutating func append(string: String) {
+    append(number: UInt64(string.utf8.count))
+    append(contentsOf: string.utf8)
+  }
+}
+
+extension ArraySlice<UInt8> {
+  func word(at index: Int) -> UInt32 {
+    UInt32(self[index]) | UInt32(self[index + 1]) << 8 | UInt32(self[index + 2]) << 16 | UInt32(self[index + 3]) << 24
+  }
+}
+
+/// What a chunk holds contradicts the format, though its checksum is right.
+struct MalformedChunk: Error {}
+
+/// Reads numbers off the front of bytes. Throws where they end too early.
+struct NumberReader {
+  private let bytes: [UInt8]
+  private(set) var index: Int
+  private let end: Int
+
+  init(_ bytes: [UInt8], in range: Range<Int>? = nil) {
+    self.bytes = bytes
+    index = range?.lowerBound ?? 0
+    end = range?.upperBound ?? bytes.count
+  }
+
+  var isAtEnd: Bool { index >= end }
+  var remaining: Int { end - index }
+
+  mutating func byte() throws(MalformedChunk) -> UInt8 {
+    guard index < end else { throw MalformedChunk() }
+    defer { index += 1 }
+    return bytes[index]
+  }
+
+  mutating func number() throws(MalformedChunk) -> UInt64 {
+    var value: UInt64 = 0
+    var shift: UInt64 = 0
+    while true {
+      let byte = try byte()
+      guard shift < 63 || byte <= 1 else { throw MalformedChunk() }
+      value |= UInt64(byte & 0x7F) << shift
+      if byte < 0x80 { return value }
+      shift += 7
+    }
+  }
+
+  mutating func number32() throws(MalformedChunk) -> UInt32 {
+    guard let value = UInt32(exactly: try number()) else { throw MalformedChunk() }
+    return value
+  }
+
+  mutating func signed() throws(MalformedChunk) -> Int64 {
+    let value = try number()
+    return Int64(bitPattern: value >> 1) ^ -Int64(value & 1)
+  }
+
+  /// A count of things of which each takes at least `size` bytes.
+  mutating func count(of size: Int = 1) throws(MalformedChunk) -> Int {
+    let value = try number()
+    guard value <= UInt64(remaining / size) else { throw MalformedChunk() }
+    return Int(value)
+  }
+
+  mutating func slice(_ count: Int) throws(MalformedChunk) -> Range<Int> {
+    guard count >= 0, count <= remaining else { throw MalformedChunk() }
+    defer { index += count }
+    return index..<index + count
+  }
+
+  mutating func data(_ count: Int) throws(MalformedChunk) -> [UInt8] { Array(bytes[try slice(count)]) }
+
+  mutating func string() throws(MalformedChunk) -> String {
+    let size = try count()
+    return String(decoding: bytes[try slice(size)], as: UTF8.self)
+  }
+}

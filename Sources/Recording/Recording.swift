@@ -1,0 +1,340 @@
+// A recording as it is read: its tables in memory, its events chunk by chunk.
+//
+// Threat: the file is anybody's. Lengths are bounded before memory is taken, checksums are compared before bytes are
+// believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said and
+// counted; the rest is kept.
+
+import CZstd
+import Glibc
+import IndexReader
+import SharedLayout
+import Symbols
+
+/// An open recording. Used by one thread.
+public final class Recording: OriginTables {
+  public let path: String
+  public private(set) var process: RecordedProcess
+  public private(set) var losses: [RecordedLoss] = []
+  /// What is damaged or missing in the file, in words.
+  public private(set) var problems: [String] = []
+  public private(set) var eventCount: UInt64 = 0
+  public private(set) var end: RecordingEnd?
+  /// Stamps: of the first and the last event.
+  public private(set) var firstStamp = UInt64.max
+  public private(set) var lastStamp: UInt64 = 0
+  /// Of the end, or of the last event where there is none.
+  public private(set) var endStamp: UInt64 = 0
+  public private(set) var modules: [Module] = []
+
+  private let descriptor: Int32
+  private let fileSize: Int
+  private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
+  private var nodes: [UInt32: StackNode] = [:]
+  private var contexts: [UInt32: RecordedContext] = [:]
+  private var threads: [UInt32: [ThreadIdentity]] = [:]
+  private var names: [NameKey: [Frame]] = [:]
+  /// What lived when the look at the index came by; it was over at `blocksUntil`.
+  public private(set) var blocks: [Allocation] = []
+  public private(set) var blocksUntil: UInt64 = 0
+  private let symbolizer = Symbolizer()
+  private var unpackedTables = 0
+  /// Bytes of tables, unpacked, that are taken into memory at most.
+  private static let tableLimit = 2 << 30
+
+  public init(path: String) throws(RecordingError) {
+    self.path = path
+    process = RecordedProcess(
+      processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
+    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else {
+      fileSize = 0
+      throw RecordingError(
+        "cannot read the recording \(path): \(String(cString: strerror(errno)))", advice: "check the path")
+    }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+      fileSize = 0
+      throw RecordingError("cannot read the recording \(path): it is not a file", advice: "check the path")
+    }
+    fileSize = Int(status.st_size)
+    try checkHeader()
+    load()
+    guard process.processID != 0 else {
+      throw RecordingError(
+        "cannot read the recording \(path): it was cut or damaged before it says what was recorded",
+        advice: "record again")
+    }
+  }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  // MARK: the file
+
+  private func bytes(at offset: Int, _ count: Int) -> [UInt8] {
+    [UInt8](unsafeUninitializedCapacity: count) { buffer, read in
+      read = 0
+      while read < count {
+        let result = pread(descriptor, buffer.baseAddress! + read, count - read, off_t(offset + read))
+        if result < 0, errno == EINTR { continue }
+        guard result > 0 else { break }
+        read += result
+      }
+    }
+  }
+
+  private func checkHeader() throws(RecordingError) {
+    let header = bytes(at: 0, RecordingFormat.headerSize)
+    let magic = (0..<8).reduce(UInt64(0)) { $1 < header.count ? $0 | UInt64(header[$1]) << UInt64($1 * 8) : $0 }
+    guard header.count >= 8, magic == RecordingFormat.magic else {
+      throw RecordingError("\(path) is no recording", advice: "`allocsctl record` makes them")
+    }
+    guard header.count == RecordingFormat.headerSize else {
+      throw RecordingError(
+        "cannot read the recording \(path): it has \(header.count) bytes, less than its header", advice: "record again")
+    }
+    guard header[28...].word(at: 28) == CRC32C.of(header[..<28]) else {
+      throw RecordingError(
+        "cannot read the recording \(path): its header is damaged", advice: "take an undamaged copy, or record again")
+    }
+    let version = header[8...].word(at: 8)
+    guard version == RecordingFormat.version else {
+      throw RecordingError(
+        "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows version "
+          + "\(RecordingFormat.version)", advice: "use the allocsctl that made it")
+    }
+  }
+
+  /// Reads all headers and tables, and checks every checksum.
+  private func load() {
+    var offset = RecordingFormat.headerSize
+    var number: UInt32 = 0
+    var events: UInt64 = 0
+    var last: UInt64 = 0
+    var isTailMissing = false
+    while offset < fileSize {
+      let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
+      guard let header = ChunkHeader(head[...]) else {
+        guard let next = nextChunk(after: offset) else {
+          problems.append("the last \(fileSize - offset) bytes are no whole chunk")
+          isTailMissing = true
+          break
+        }
+        problems.append("\(next - offset) bytes at offset \(offset) are damaged")
+        offset = next
+        continue
+      }
+      let start = offset + RecordingFormat.chunkHeaderSize
+      if header.number != number, header.number > number {
+        problems.append("\(header.number - number) chunks before offset \(offset) are missing")
+      }
+      number = header.number &+ 1
+      if header.eventsBefore > events {
+        lose(header.eventsBefore - events, from: last, to: header.events > 0 ? header.firstStamp : .max)
+        events = header.eventsBefore
+      }
+      guard Int(header.stored) <= fileSize - start else {
+        problems.append("the last chunk has \(fileSize - start) of \(header.stored) bytes")
+        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
+        isTailMissing = true
+        break
+      }
+      let stored = bytes(at: start, Int(header.stored))
+      if CRC32C.of(stored) != header.payloadChecksum {
+        problems.append("the chunk at offset \(offset) is damaged")
+        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
+      } else if header.kind == RecordingFormat.ChunkKind.events.rawValue {
+        eventChunks.append((start, header))
+        eventCount += UInt64(header.events)
+        if header.events > 0 {
+          firstStamp = min(firstStamp, header.firstStamp)
+          lastStamp = max(lastStamp, header.lastStamp)
+        }
+      } else {
+        do { try table(header, stored) } catch {
+          problems.append("the chunk at offset \(offset) contradicts the format")
+        }
+      }
+      events += UInt64(header.events)
+      if header.events > 0 { last = header.lastStamp }
+      offset = start + Int(header.stored)
+    }
+    if end == nil, !isTailMissing { problems.append("it has no end: whoever recorded it was killed, or still records") }
+    endStamp = max(endStamp, lastStamp)
+    if firstStamp > lastStamp { firstStamp = endStamp }
+    index()
+  }
+
+  private func lose(_ count: UInt64, from: UInt64, to: UInt64) {
+    guard count > 0 else { return }
+    losses.append(RecordedLoss(reason: .damaged, ring: 0, count: count, from: from, to: to))
+  }
+
+  /// The next whole header behind `offset`.
+  private func nextChunk(after offset: Int) -> Int? {
+    var start = offset + 1
+    let window = 1 << 20
+    while start < fileSize {
+      let piece = bytes(at: start, min(window + RecordingFormat.chunkHeaderSize, fileSize - start))
+      guard piece.count >= RecordingFormat.chunkHeaderSize else { return nil }
+      for index in 0...(piece.count - RecordingFormat.chunkHeaderSize)
+      where piece[index] == 0x43 && ChunkHeader(piece[index...]) != nil {
+        return start + index
+      }
+      start += window
+    }
+    return nil
+  }
+
+  private func unpack(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [UInt8] {
+    guard header.flags & RecordingFormat.flagZstd != 0 else {
+      guard stored.count == Int(header.unpacked) else { throw MalformedChunk() }
+      return stored
+    }
+    // A frame of zstd says how much it unpacks to; the header's word bounds the memory.
+    let result = [UInt8](unsafeUninitializedCapacity: Int(header.unpacked)) { buffer, count in
+      let size = ZSTD_decompress(buffer.baseAddress, buffer.count, stored, stored.count)
+      count = ZSTD_isError(size) != 0 ? 0 : size
+    }
+    guard result.count == Int(header.unpacked) else { throw MalformedChunk() }
+    return result
+  }
+
+  // MARK: tables
+
+  private func table(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) {
+    // A kind that this reader doesn't know is of a later minor form: it is passed over.
+    guard let kind = RecordingFormat.ChunkKind(rawValue: header.kind) else { return }
+    unpackedTables += Int(header.unpacked)
+    guard unpackedTables <= Self.tableLimit else { throw MalformedChunk() }
+    var reader = NumberReader(try unpack(header, stored))
+    switch kind {
+    case .process: process = try RecordedProcess(&reader)
+    case .modules:
+      for module in try TableCoding.modules(&reader) {
+        modules.removeAll { $0.index == module.index }
+        modules.append(module)
+      }
+    case .nodes: for (id, node) in try TableCoding.nodes(&reader) { nodes[id] = node }
+    case .contexts: for (id, context) in try TableCoding.contexts(&reader) { contexts[id] = context }
+    case .threads:
+      for thread in try TableCoding.threads(&reader) {
+        var holders = threads[thread.slot] ?? []
+        holders.removeAll { $0.id == thread.id && $0.startTicks == thread.startTicks }
+        holders.append(thread)
+        threads[thread.slot] = holders
+      }
+    case .blocks:
+      let (until, blocks) = try TableCoding.blocks(&reader)
+      blocksUntil = max(blocksUntil, until)
+      self.blocks += blocks
+    case .losses: losses += try TableCoding.losses(&reader)
+    case .names: for (key, frames) in try TableCoding.names(&reader) { names[key] = frames }
+    case .end:
+      end = RecordingEnd(rawValue: try reader.number())
+      endStamp = try reader.number()
+    case .events: break
+    }
+  }
+
+  private func index() {
+    modules.sort { $0.index < $1.index }
+    let paths = Dictionary(modules.map { ($0.index, $0.path) }) { $1 }
+    for key in names.keys {
+      for index in names[key]!.indices { names[key]![index].module = paths[key.module] }
+    }
+  }
+
+  /// Events that are missing, whatever the reason.
+  public var lostCount: UInt64 { losses.reduce(0) { $0 &+ $1.count } }
+
+  public func context(_ id: UInt32) -> RecordedContext? { contexts[id] }
+  public func node(_ id: UInt32) -> StackNode? { nodes[id] }
+
+  public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
+    guard let holders = threads[slot] else { return nil }
+    // The latest that had begun by then.
+    return holders.filter { allocs_ticks_between($0.startTicks, ticks) < 1 << (ALLOCS_TICK_BITS - 1) }
+      .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
+  }
+
+  public func module(containing pc: UInt64, at ticks: UInt32) -> Module? {
+    modules.last { module in
+      guard module.start <= pc, pc < module.end, Module.wasLoaded(at: module.loadTicks, before: ticks) else {
+        return false
+      }
+      guard let unloaded = module.unloadTicks else { return true }
+      return allocs_ticks_between(ticks, unloaded) < 1 << (ALLOCS_TICK_BITS - 1)
+    }
+  }
+
+  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32) -> [Frame] {
+    guard let module = module(containing: pc, at: ticks) else { return [Frame(pc: pc, module: nil)] }
+    let key = NameKey(pc: pc, isExact: isExact, module: module.index)
+    if let known = names[key] { return known }
+    // The file's end, with its names, is missing; or there were none when it was made.
+    let found = symbolizer.frames(pc: pc, isExact: isExact, in: module)
+    names[key] = found
+    return found
+  }
+
+  /// Seconds since 1970-01-01 UTC.
+  public func wallTime(of stamp: UInt64) -> Double {
+    (Double(process.realtime) + Double(Int64(bitPattern: stamp &- process.monotonic))) / 1e9
+  }
+
+  // MARK: events
+
+  /// Gives every event in the order of its stamps, with its ring, until `body` returns false. A chunk that turns out to be damaged is
+  /// added to `losses`.
+  public func forEachEvent(_ body: (Event) -> Bool) {
+    // Events of later chunks are not older than this.
+    var later = [UInt64](repeating: .max, count: eventChunks.count + 1)
+    for index in eventChunks.indices.reversed() {
+      later[index] = min(later[index + 1], eventChunks[index].header.firstStamp)
+    }
+    // So many events wait at most for older ones of other rings; more than that is a file that lies.
+    let waitingLimit = 1 << 23
+    var waiting: [allocs_event] = []
+    var broken: [Int] = []
+    defer {
+      for index in broken.reversed() {
+        let header = eventChunks.remove(at: index).header
+        eventCount -= UInt64(header.events)
+        problems.append("a chunk of events contradicts the format")
+        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
+      }
+    }
+    for (index, chunk) in eventChunks.enumerated() {
+      do {
+        let payload = try unpack(chunk.header, bytes(at: chunk.offset, Int(chunk.header.stored)))
+        for batch in try EventDecoder.decode(payload, count: Int(chunk.header.events)) { waiting += batch.records }
+      } catch {
+        broken.append(index)
+        continue
+      }
+      Self.sort(&waiting)
+      let limit = waiting.count > waitingLimit ? UInt64.max : later[index + 1]
+      var done = 0
+      while done < waiting.count, waiting[done].stamp < limit {
+        guard body(Event(waiting[done])) else { return }
+        done += 1
+      }
+      waiting.removeFirst(done)
+    }
+    for record in waiting { guard body(Event(record)) else { return } }
+  }
+
+  /// By stamp; equal ones stay in their order.
+  private static func sort(_ records: inout [allocs_event]) {
+    var isSorted = true
+    for index in records.indices.dropFirst() where records[index].stamp < records[index - 1].stamp {
+      isSorted = false
+      break
+    }
+    if isSorted { return }
+    let order = records.indices.sorted {
+      (records[$0].stamp, $0) < (records[$1].stamp, $1)
+    }
+    records = order.map { records[$0] }
+  }
+}

@@ -1,0 +1,143 @@
+// The format of a recording: a header, then chunks, each with checksums of its own. docs/recording.md describes all of it.
+//
+//   +----------------+-------+-------+-------+--- … ---+-------+
+//   | file header 32 | chunk | chunk | chunk |         | end   |
+//   +----------------+-------+-------+-------+--- … ---+-------+
+//   chunk: 64 bytes of header, then `stored` bytes
+//
+// - All numbers are little-endian. A chunk means the same whatever became of the chunks around it: tables only add to what is
+//   known, and chunks of events are decoded on their own.
+// - A header counts the events of all chunks before it; so whoever finds the next whole chunk knows what the damaged ones held.
+// - A recording is written front to back and nothing is changed later: one that was cut short lacks its end, and nothing else.
+
+/// Numbers of the format.
+public enum RecordingFormat {
+  /// "ALLOCREC" in the file's order.
+  static let magic: UInt64 = 0x4345_5243_4F4C_4C41
+  public static let version: UInt32 = 1
+  static let headerSize = 32
+  /// "CHNK" in the file's order.
+  static let chunkMagic: UInt32 = 0x4B4E_4843
+  static let chunkHeaderSize = 64
+  /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
+  static let chunkLimit = 64 << 20
+  /// Events of a chunk. What a writer that is killed loses at most.
+  static let eventsPerChunk = 1 << 18
+
+  enum ChunkKind: UInt16 {
+    case process = 1
+    case modules = 2
+    case nodes = 3
+    case contexts = 4
+    case threads = 5
+    case blocks = 6
+    case events = 7
+    case losses = 8
+    case names = 9
+    case end = 10
+  }
+
+  /// The payload is a zstd frame.
+  static let flagZstd: UInt16 = 1
+}
+
+/// What stands before each chunk's payload.
+struct ChunkHeader: Equatable {
+  var kind: UInt16
+  var flags: UInt16 = 0
+  /// Bytes of the payload, as it is stored and unpacked.
+  var stored: UInt32 = 0
+  var unpacked: UInt32 = 0
+  /// Chunks before this one.
+  var number: UInt32 = 0
+  /// Events in this chunk, and in all before it.
+  var events: UInt32 = 0
+  var eventsBefore: UInt64 = 0
+  /// The least and the greatest stamp in it, if it has events.
+  var firstStamp: UInt64 = 0
+  var lastStamp: UInt64 = 0
+  var payloadChecksum: UInt32 = 0
+
+  func encoded() -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(RecordingFormat.chunkHeaderSize)
+    bytes.append(word: RecordingFormat.chunkMagic)
+    bytes.append(word: UInt32(kind) | UInt32(flags) << 16)
+    bytes.append(word: stored)
+    bytes.append(word: unpacked)
+    bytes.append(word: number)
+    bytes.append(word: events)
+    bytes.append(word: eventsBefore)
+    bytes.append(word: firstStamp)
+    bytes.append(word: lastStamp)
+    bytes.append(word: payloadChecksum)
+    bytes.append(word: UInt32(0))
+    bytes.append(word: UInt32(0))
+    bytes.append(word: CRC32C.of(bytes))
+    return bytes
+  }
+
+  init(kind: RecordingFormat.ChunkKind) { self.kind = kind.rawValue }
+
+  /// nil if `bytes` don't begin with a whole header, or it promises more than a chunk may have.
+  init?(_ bytes: ArraySlice<UInt8>) {
+    guard bytes.count >= RecordingFormat.chunkHeaderSize else { return nil }
+    let bytes = bytes.prefix(RecordingFormat.chunkHeaderSize)
+    func word(_ offset: Int) -> UInt32 { bytes.word(at: bytes.startIndex + offset) }
+    func long(_ offset: Int) -> UInt64 { UInt64(word(offset)) | UInt64(word(offset + 4)) << 32 }
+    guard word(0) == RecordingFormat.chunkMagic, word(60) == CRC32C.of(bytes.prefix(60)) else { return nil }
+    kind = UInt16(truncatingIfNeeded: word(4))
+    flags = UInt16(truncatingIfNeeded: word(4) >> 16)
+    stored = word(8)
+    unpacked = word(12)
+    number = word(16)
+    events = word(20)
+    eventsBefore = long(24)
+    firstStamp = long(32)
+    lastStamp = long(40)
+    payloadChecksum = word(48)
+    guard stored <= RecordingFormat.chunkLimit, unpacked <= RecordingFormat.chunkLimit else { return nil }
+  }
+}
+
+/// CRC-32C (Castagnoli; RFC 3720, appendix B.4), eight bytes a step.
+enum CRC32C {
+  private static let tables: [UInt32] = {
+    var tables = [UInt32](repeating: 0, count: 8 * 256)
+    for byte in 0..<256 {
+      var value = UInt32(byte)
+      for _ in 0..<8 { value = value & 1 != 0 ? value >> 1 ^ 0x82F6_3B78 : value >> 1 }
+      tables[byte] = value
+    }
+    for byte in 0..<256 {
+      for step in 1..<8 {
+        let value = tables[(step - 1) * 256 + byte]
+        tables[step * 256 + byte] = value >> 8 ^ tables[Int(value & 255)]
+      }
+    }
+    return tables
+  }()
+
+  static func of(_ bytes: some Collection<UInt8>) -> UInt32 {
+    bytes.withContiguousStorageIfAvailable { of($0) } ?? Array(bytes).withUnsafeBufferPointer { of($0) }
+  }
+
+  private static func of(_ bytes: UnsafeBufferPointer<UInt8>) -> UInt32 {
+    tables.withUnsafeBufferPointer { tables in
+      var value = UInt32.max
+      var index = 0
+      let raw = UnsafeRawBufferPointer(bytes)
+      while index + 8 <= raw.count {
+        let word = UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: index, as: UInt64.self)) ^ UInt64(value)
+        value = 0
+        for step in 0..<8 { value ^= tables[(7 - step) * 256 + Int(word >> UInt64(step * 8) & 255)] }
+        index += 8
+      }
+      while index < raw.count {
+        value = value >> 8 ^ tables[Int((value ^ UInt32(raw[index])) & 255)]
+        index += 1
+      }
+      return ~value
+    }
+  }
+}

@@ -1,0 +1,205 @@
+// A recording and an address's history as text of 80 columns, and as JSON (docs/json.md).
+
+import Answers
+import IndexReader
+import Symbols
+
+extension Recording {
+  /// Seconds from the first event, or the recording's start, to a stamp.
+  public func seconds(at stamp: UInt64) -> Double {
+    let begin = process.monotonic
+    return stamp > begin ? Double(stamp - begin) / 1e9 : 0
+  }
+
+  private var title: String {
+    let program = process.command.first.map { TextLayout.printable(Answer.fileName(of: $0)) } ?? "process"
+    return "\(program), process \(process.processID)"
+  }
+
+  /// What there is in it.
+  public func text(of summary: RecordingSummary) -> String {
+    let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
+    let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
+    var lines = [TextLayout.fit(title, columns: 80)]
+    lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
+    lines.append(
+      "  events     \(Units.grouped(eventCount)): \(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
+    )
+    lines.append("  lost       \(lostCount == 0 ? "none" : Units.grouped(lostCount))")
+    lines.append(
+      "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
+        + "after \(Units.duration(seconds(at: summary.peakStamp)))")
+    lines.append("  at its end \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
+    return (lines.map { TextLayout.fit($0, columns: 80) } + problemLines).joined(separator: "\n") + "\n"
+  }
+
+  /// What is not whole, a line each; the first few of many.
+  public var problemLines: [String] {
+    var lines = problems.prefix(5).flatMap { TextLayout.fill("note: \($0)", indent: "  ") }
+    if problems.count > 5 { lines.append("  note: \(problems.count - 5) more") }
+    return lines
+  }
+
+  public func text(of table: ReplayTable, at stamp: UInt64, limit: Int) -> String {
+    var text = "\(TextLayout.fit(title, columns: 50)), after \(Units.duration(seconds(at: stamp)))\n"
+    func line(_ bytes: UInt64, _ blocks: UInt64, _ rest: String) {
+      text +=
+        TextLayout.padded(Units.grouped(bytes), left: 15) + TextLayout.padded(Units.grouped(blocks), left: 11) + "  "
+        + rest + "\n"
+    }
+    text += "          bytes     blocks  site\n"
+    for row in table.rows.prefix(limit) {
+      let site = row.site.map { Answer.describe($0, columns: 52) } ?? "not known"
+      line(row.bytes, row.blocks, site)
+    }
+    let rest = table.rows.dropFirst(limit)
+    if !rest.isEmpty {
+      line(
+        rest.reduce(0) { $0 + $1.bytes }, rest.reduce(0) { $0 + $1.blocks },
+        Units.count(UInt64(rest.count), "other site"))
+    }
+    line(table.bytes, table.blocks, "total")
+    return text
+  }
+}
+
+/// Writes histories of addresses.
+public struct HistoryReport {
+  private let origins: any OriginTables
+  private let names: SiteNames
+  /// Seconds before now of a stamp; and seconds since 1970.
+  private let age: (UInt64) -> Double
+
+  public init(_ origins: any OriginTables, age: @escaping (UInt64) -> Double) {
+    self.origins = origins
+    self.age = age
+    names = SiteNames(origins)
+  }
+
+  private static func verb(_ kind: Event.Kind?) -> String {
+    switch kind {
+    case .alloc: "allocated"
+    case .free: "freed"
+    case .reallocOld: "given to realloc"
+    case .reallocNew: "given out by realloc"
+    case .reallocFailed: "kept, as realloc failed"
+    default: "unknown"
+    }
+  }
+
+  /// The context that says who did it; nil where that was not recorded.
+  private static func who(_ event: Event) -> UInt32? { event.context == 0 ? nil : event.context }
+
+  public func text(of history: AddressHistory, limit: Int) -> String {
+    var lines: [String] = ["\(hex(history.address))"]
+    for entry in history.entries.prefix(limit) {
+      let event = entry.event
+      let offset = entry.offset == 0 ? "" : ", \(entry.offset) into it"
+      lines.append(
+        "\(Self.verb(event.kind)) \(Units.duration(age(event.stamp))) ago: "
+          + "\(Units.bytes(event.size)) at \(hex(event.address))\(offset)")
+      if let thread = origins.thread(slot: event.slot, at: event.ticks) {
+        let name = thread.name.isEmpty ? "" : " \"\(TextLayout.printable(thread.name))\""
+        lines.append("  thread   \(thread.id)\(name)")
+      }
+      guard let context = Self.who(event) else {
+        lines.append("  by       not recorded: ALLOCS_FREE_STACKS=1 records stacks of frees")
+        continue
+      }
+      if let function = origins.context(context)?.function { lines.append("  by       \(function)") }
+      for frame in origins.stack(of: context, at: event.ticks).prefix(64) {
+        lines.append("    " + Answer.describe(frame, columns: 76))
+      }
+    }
+    if history.entries.count > limit { lines.append("… and \(history.entries.count - limit) older events") }
+    if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
+    lines += TextLayout.fill(reach(of: history), indent: "  ")
+    return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
+  }
+
+  private func reach(of history: AddressHistory) -> String {
+    guard history.events > 0 else { return "there are no events" }
+    var text = "looked through \(Units.count(history.events, "event")), "
+    text += "the oldest \(Units.duration(age(history.firstStamp))) ago"
+    if history.lost > 0 {
+      text +=
+        "; \(Units.grouped(history.lost)) are lost, all of them older than \(Units.duration(age(history.completeFrom)))"
+    } else {
+      text += "; none are lost"
+    }
+    return text
+  }
+
+  /// One object a line: the events, then what was looked through.
+  public func jsonLines(of history: AddressHistory, limit: Int) -> String {
+    var writer = ByteWriter()
+    for entry in history.entries.prefix(limit) {
+      let event = entry.event
+      writer.append("{\"event\":")
+      writer.appendJSONString(event.kind?.name ?? "unknown")
+      writer.append(",\"base\":")
+      writer.append(address: event.address)
+      writer.append(",\"size\":")
+      writer.append(decimal: event.size)
+      writer.append(",\"offset\":")
+      writer.append(decimal: entry.offset)
+      writer.append(",\"time_ns\":")
+      writer.append(decimal: event.stamp)
+      writer.append(",\"age_seconds\":")
+      writer.append(decimal: max(0, age(event.stamp)), places: 6)
+      if let thread = origins.thread(slot: event.slot, at: event.ticks) {
+        writer.append(",\"thread\":{\"id\":")
+        writer.append(decimal: UInt64(thread.id))
+        writer.append(",\"name\":")
+        writer.appendJSONString(thread.name)
+        writer.append("}")
+      }
+      if let context = Self.who(event) {
+        if let function = origins.context(context)?.function {
+          writer.append(",\"function\":")
+          writer.appendJSONString(function)
+        }
+        writer.append(",\"stack\":")
+        writer.appendFrames(origins.stack(of: context, at: event.ticks))
+      }
+      writer.append("}\n")
+    }
+    writer.append("{\"address\":")
+    writer.append(address: history.address)
+    writer.append(",\"events\":")
+    writer.append(decimal: history.events)
+    writer.append(",\"lost\":")
+    writer.append(decimal: history.lost)
+    if history.events > 0 {
+      writer.append(",\"oldest_seconds\":")
+      writer.append(decimal: max(0, age(history.firstStamp)), places: 6)
+      writer.append(",\"complete_seconds\":")
+      writer.append(decimal: max(0, age(max(history.completeFrom, history.firstStamp))), places: 6)
+    }
+    writer.append("}\n")
+    return writer.takeString()
+  }
+}
+
+extension ByteWriter {
+  /// Frames as in answers (docs/json.md).
+  mutating func appendFrames(_ frames: [Frame]) {
+    append("[")
+    for (index, frame) in frames.enumerated() {
+      if index > 0 { append(",") }
+      append("{\"pc\":")
+      append(address: frame.pc)
+      for (key, value) in [("module", frame.module), ("function", frame.function), ("file", frame.file)] {
+        guard let value else { continue }
+        append(text: ",\"\(key)\":")
+        appendJSONString(value)
+      }
+      if let line = frame.line {
+        append(",\"line\":")
+        append(decimal: UInt64(max(0, line)))
+      }
+      append(text: ",\"inlined\":\(frame.inlined)}")
+    }
+    append("]")
+  }
+}

@@ -1,0 +1,132 @@
+// What lived at a moment of a recording: the index as it was at its start, and the events until then.
+//
+// The look at the index at the start takes a while, and events are on meanwhile. So a block whose first event is its end lived
+// at the start, whether the look found it or not; one whose first event is its beginning did not.
+
+import IndexReader
+import SharedLayout
+
+/// A block that lived at the moment of a replay.
+public struct ReplayedBlock: Hashable, Sendable {
+  public var base: UInt64
+  public var size: UInt64
+  public var context: UInt32
+  public var ticks: UInt32
+
+  public func contains(_ address: UInt64) -> Bool { address >= base && address - base < max(size, 1) }
+}
+
+/// Live blocks, moved forward by events.
+public struct Replay {
+  public private(set) var blocks: [UInt64: ReplayedBlock] = [:]
+  public private(set) var bytes: UInt64 = 0
+  /// Ends of blocks that were not known to live: their beginning was lost.
+  public private(set) var unknownEnds: UInt64 = 0
+  /// Of blocks that went into realloc, by thread slot: what realloc may give back.
+  private var moving: [UInt32: ReplayedBlock] = [:]
+
+  /// As of the recording's start.
+  public init(_ recording: Recording) {
+    for block in recording.blocks {
+      add(ReplayedBlock(base: block.base, size: block.size, context: block.context, ticks: block.ticks))
+    }
+    guard recording.blocksUntil > 0 else { return }
+    var seen: Set<UInt64> = []
+    // A stamp may be a timer interrupt, 4 ms, and a little older than its event.
+    let limit = recording.blocksUntil &+ 20_000_000
+    let start = allocs_event_ticks(recording.process.monotonic)
+    recording.forEachEvent { event in
+      guard event.stamp <= limit else { return false }
+      switch event.kind {
+      case .alloc, .reallocNew:
+        if seen.insert(event.address).inserted { _ = remove(event.address) }
+      case .free, .reallocOld:
+        if seen.insert(event.address).inserted, blocks[event.address] == nil {
+          add(ReplayedBlock(base: event.address, size: event.size, context: event.origin, ticks: start))
+        }
+      default: break
+      }
+      return true
+    }
+  }
+
+  private mutating func add(_ block: ReplayedBlock) {
+    if let old = blocks.updateValue(block, forKey: block.base) { bytes &-= old.size }
+    bytes &+= block.size
+  }
+
+  private mutating func remove(_ base: UInt64) -> ReplayedBlock? {
+    guard let block = blocks.removeValue(forKey: base) else { return nil }
+    bytes &-= block.size
+    return block
+  }
+
+  public mutating func apply(_ event: Event) {
+    switch event.kind {
+    case .alloc, .reallocNew, .reallocFailed:
+      moving[event.slot] = nil
+      add(ReplayedBlock(base: event.address, size: event.size, context: event.context, ticks: event.ticks))
+    case .free, .reallocOld:
+      guard let block = remove(event.address) else {
+        unknownEnds += 1
+        return
+      }
+      if event.kind == .reallocOld { moving[event.slot] = block }
+    default: break
+    }
+  }
+
+  /// The block that an address is in.
+  public func block(containing address: UInt64) -> ReplayedBlock? {
+    if let exact = blocks[address] { return exact }
+    return blocks.values.first { $0.contains(address) }
+  }
+}
+
+/// What a recording tells in numbers.
+public struct RecordingSummary: Hashable, Sendable {
+  public var counts: [Event.Kind: UInt64] = [:]
+  /// Bytes in blocks, at most, and the stamp of the moment; the number of blocks then.
+  public var peakBytes: UInt64 = 0
+  public var peakBlocks: UInt64 = 0
+  public var peakStamp: UInt64 = 0
+  public var endBytes: UInt64 = 0
+  public var endBlocks: UInt64 = 0
+  public var unknownEnds: UInt64 = 0
+}
+
+extension Recording {
+  /// Replays all of it. About a second for 5 million events.
+  public func summary() -> RecordingSummary {
+    var summary = RecordingSummary()
+    var replay = Replay(self)
+    func look(_ stamp: UInt64) {
+      guard replay.bytes > summary.peakBytes else { return }
+      summary.peakBytes = replay.bytes
+      summary.peakBlocks = UInt64(replay.blocks.count)
+      summary.peakStamp = stamp
+    }
+    look(firstStamp)
+    forEachEvent { event in
+      if let kind = event.kind { summary.counts[kind, default: 0] += 1 }
+      replay.apply(event)
+      look(event.stamp)
+      return true
+    }
+    summary.endBytes = replay.bytes
+    summary.endBlocks = UInt64(replay.blocks.count)
+    summary.unknownEnds = replay.unknownEnds
+    return summary
+  }
+
+  /// The state right after the events up to `stamp`.
+  public func replay(until stamp: UInt64) -> Replay {
+    var replay = Replay(self)
+    forEachEvent { event in
+      guard event.stamp <= stamp else { return false }
+      replay.apply(event)
+      return true
+    }
+    return replay
+  }
+}

@@ -1,0 +1,365 @@
+// The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again replaces the
+// earlier one.
+
+import IndexReader
+import SharedLayout
+import Symbols
+
+/// What was recorded, and by which clock.
+public struct RecordedProcess: Hashable, Sendable {
+  public var processID: Int32
+  /// Clock ticks since boot, field 22 of /proc/PID/stat.
+  public var startTime: UInt64
+  public var command: [String]
+  /// One moment on both clocks, in nanoseconds: stamps are of the monotonic one.
+  public var monotonic: UInt64
+  public var realtime: UInt64
+  /// Whether contexts hold whole stacks; else the call site.
+  public var hasFullStacks: Bool
+  /// Whether the recording begins with the process: then nothing lived before it.
+  public var isFromStart: Bool
+
+  func encoded() -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(max(0, processID)))
+    bytes.append(number: startTime)
+    bytes.append(number: UInt64(command.count))
+    for part in command { bytes.append(string: part) }
+    bytes.append(number: monotonic)
+    bytes.append(number: realtime)
+    bytes.append(number: (hasFullStacks ? 1 : 0) | (isFromStart ? 2 : 0))
+    return bytes
+  }
+
+  init(_ reader: inout NumberReader) throws(MalformedChunk) {
+    processID = Int32(truncatingIfNeeded: try reader.number32())
+    startTime = try reader.number()
+    command = []
+    for _ in 0..<(try reader.count()) { command.append(try reader.string()) }
+    monotonic = try reader.number()
+    realtime = try reader.number()
+    let flags = try reader.number()
+    hasFullStacks = flags & 1 != 0
+    isFromStart = flags & 2 != 0
+  }
+
+  init(
+    processID: Int32, startTime: UInt64, command: [String], monotonic: UInt64, realtime: UInt64, hasFullStacks: Bool,
+    isFromStart: Bool
+  ) {
+    self.processID = processID
+    self.startTime = startTime
+    self.command = command
+    self.monotonic = monotonic
+    self.realtime = realtime
+    self.hasFullStacks = hasFullStacks
+    self.isFromStart = isFromStart
+  }
+}
+
+/// Events that a recording lacks.
+public struct RecordedLoss: Hashable, Sendable {
+  public enum Reason: UInt64, Sendable {
+    /// They were overwritten before they were read.
+    case overwritten = 0
+    /// The process could not record them.
+    case unrecorded = 1
+    /// The chunk that held them is damaged. Never in a file: it is what its reader finds.
+    case damaged = 2
+  }
+  public var reason: Reason
+  public var ring: UInt32
+  public var count: UInt64
+  /// The lost events lie between these stamps.
+  public var from: UInt64
+  public var to: UInt64
+}
+
+/// Why a recording ends where it ends.
+public enum RecordingEnd: UInt64, Sendable {
+  case processEnded = 0
+  case stopped = 1
+  case durationOver = 2
+  /// The process called exec: what it does since is another program's.
+  case sourceFailed = 3
+}
+
+enum TableCoding {
+  // MARK: modules
+
+  static func encode(_ modules: [Module]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(modules.count))
+    for module in modules {
+      bytes.append(number: UInt64(module.index))
+      bytes.append(string: module.path)
+      bytes.append(number: UInt64(module.buildID.count))
+      bytes.append(contentsOf: module.buildID)
+      bytes.append(number: module.start)
+      bytes.append(number: module.end)
+      bytes.append(number: module.bias)
+      bytes.append(number: UInt64(module.loadTicks))
+      bytes.append(number: module.unloadTicks.map { UInt64($0) + 1 } ?? 0)
+      bytes.append(number: (module.isMain ? 1 : 0) | (module.isAgent ? 2 : 0))
+    }
+    return bytes
+  }
+
+  static func modules(_ reader: inout NumberReader) throws(MalformedChunk) -> [Module] {
+    var modules: [Module] = []
+    for _ in 0..<(try reader.count(of: 9)) {
+      let index = try reader.number32()
+      let path = try reader.string()
+      let buildID = try reader.data(try reader.count())
+      let start = try reader.number()
+      let end = try reader.number()
+      let bias = try reader.number()
+      let load = try reader.number32()
+      let unload = try reader.number()
+      let flags = try reader.number()
+      guard index < 1 << 20, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      modules.append(
+        Module(
+          index: index, path: path, buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
+          unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0, isAgent: flags & 2 != 0))
+    }
+    return modules
+  }
+
+  // MARK: stacks
+
+  static func encode(_ nodes: [(id: UInt32, node: StackNode)]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(nodes.count))
+    var lastPC: UInt64 = 0
+    for (id, node) in nodes {
+      bytes.append(number: UInt64(id))
+      bytes.append(signed: Int64(bitPattern: node.pc &- lastPC))
+      lastPC = node.pc
+      bytes.append(number: UInt64(node.parent))
+      let truncation: UInt64 =
+        switch node.truncation {
+        case nil: 0
+        case .unwinder: 1
+        case .depthLimit: 2
+        case .damaged: 3
+        }
+      bytes.append(number: truncation | (node.isInterrupted ? 4 : 0))
+      if truncation == 2 { bytes.append(number: UInt64(node.framesCut ?? 0)) }
+    }
+    return bytes
+  }
+
+  static func nodes(_ reader: inout NumberReader) throws(MalformedChunk) -> [(id: UInt32, node: StackNode)] {
+    var nodes: [(id: UInt32, node: StackNode)] = []
+    var pc: UInt64 = 0
+    for _ in 0..<(try reader.count(of: 4)) {
+      let id = try reader.number32()
+      pc = pc &+ UInt64(bitPattern: try reader.signed())
+      let parent = try reader.number32()
+      let flags = try reader.number()
+      let truncations: [Stack.Truncation?] = [nil, .unwinder, .depthLimit, .damaged]
+      let truncation = truncations[Int(flags & 3)]
+      let cut = truncation == .depthLimit ? try reader.number32() : 0
+      guard id < ALLOCS_NODE_LIMIT else { throw MalformedChunk() }
+      nodes.append(
+        (
+          id,
+          StackNode(
+            pc: pc, parent: parent, isInterrupted: flags & 4 != 0, truncation: truncation,
+            framesCut: cut == 0 ? nil : cut)
+        ))
+    }
+    return nodes
+  }
+
+  static func encode(_ contexts: [(id: UInt32, context: RecordedContext)]) -> [UInt8] {
+    var strings: [String: Int] = [:]
+    var table: [String] = []
+    func number(_ string: String?) -> UInt64 {
+      guard let string else { return 0 }
+      if let known = strings[string] { return UInt64(known) }
+      table.append(string)
+      strings[string] = table.count
+      return UInt64(table.count)
+    }
+    var rows: [UInt8] = []
+    for (id, context) in contexts {
+      rows.append(number: UInt64(id))
+      rows.append(number: UInt64(context.node))
+      rows.append(number: context.threadSlot.map { UInt64($0) + 1 } ?? 0)
+      rows.append(number: number(context.function))
+      rows.append(number: number(context.allocator))
+    }
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(table.count))
+    for string in table { bytes.append(string: string) }
+    bytes.append(number: UInt64(contexts.count))
+    return bytes + rows
+  }
+
+  static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> [(id: UInt32, context: RecordedContext)]
+  {
+    var table: [String?] = [nil]
+    for _ in 0..<(try reader.count()) { table.append(try reader.string()) }
+    func string(_ number: UInt64) throws(MalformedChunk) -> String? {
+      guard number < UInt64(table.count) else { throw MalformedChunk() }
+      return table[Int(number)]
+    }
+    var contexts: [(id: UInt32, context: RecordedContext)] = []
+    for _ in 0..<(try reader.count(of: 5)) {
+      let id = try reader.number32()
+      let node = try reader.number32()
+      let thread = try reader.number()
+      guard id < 1 << 24, thread <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      contexts.append(
+        (
+          id,
+          RecordedContext(
+            node: node, threadSlot: thread == 0 ? nil : UInt32(thread - 1), function: try string(try reader.number()),
+            allocator: try string(try reader.number()))
+        ))
+    }
+    return contexts
+  }
+
+  // MARK: threads
+
+  static func encode(_ threads: [ThreadIdentity]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(threads.count))
+    for thread in threads {
+      bytes.append(number: UInt64(thread.slot))
+      bytes.append(number: UInt64(thread.id))
+      bytes.append(string: thread.name)
+      bytes.append(number: UInt64(thread.startTicks))
+      bytes.append(number: thread.endTicks.map { UInt64($0) + 1 } ?? 0)
+    }
+    return bytes
+  }
+
+  static func threads(_ reader: inout NumberReader) throws(MalformedChunk) -> [ThreadIdentity] {
+    var threads: [ThreadIdentity] = []
+    for _ in 0..<(try reader.count(of: 5)) {
+      let slot = try reader.number32()
+      let id = try reader.number32()
+      let name = try reader.string()
+      let start = try reader.number32()
+      let end = try reader.number()
+      guard slot < 1 << 16, end <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      threads.append(
+        ThreadIdentity(
+          id: id, name: name, slot: slot, state: end == 0 ? .live : .ended, startTicks: start,
+          endTicks: end == 0 ? nil : UInt32(end - 1), stack: nil, allocations: 0, frees: 0))
+    }
+    return threads
+  }
+
+  // MARK: blocks
+
+  /// `until`: when the look at the index ended, as a stamp; it began when events did.
+  static func encode(_ blocks: [Allocation], until: UInt64) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: until)
+    bytes.append(number: UInt64(blocks.count))
+    var last: UInt64 = 0
+    for block in blocks {
+      bytes.append(signed: Int64(bitPattern: block.base &- last))
+      last = block.base
+      bytes.append(number: block.size)
+      bytes.append(number: UInt64(block.alignment.map { $0.trailingZeroBitCount } ?? 0))
+      bytes.append(number: UInt64(block.context))
+      bytes.append(number: UInt64(block.ticks))
+    }
+    return bytes
+  }
+
+  static func blocks(_ reader: inout NumberReader) throws(MalformedChunk) -> (until: UInt64, blocks: [Allocation]) {
+    let until = try reader.number()
+    var blocks: [Allocation] = []
+    var base: UInt64 = 0
+    for _ in 0..<(try reader.count(of: 5)) {
+      base = base &+ UInt64(bitPattern: try reader.signed())
+      let size = try reader.number()
+      let alignment = try reader.number()
+      blocks.append(
+        Allocation(
+          base: base, size: size, alignment: alignment == 0 || alignment > 63 ? nil : 1 << alignment,
+          context: try reader.number32(), ticks: try reader.number32()))
+    }
+    return (until, blocks)
+  }
+
+  // MARK: losses, names
+
+  static func encode(_ losses: [RecordedLoss]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(losses.count))
+    for loss in losses {
+      for value in [loss.reason.rawValue, UInt64(loss.ring), loss.count, loss.from, loss.to] {
+        bytes.append(number: value)
+      }
+    }
+    return bytes
+  }
+
+  static func losses(_ reader: inout NumberReader) throws(MalformedChunk) -> [RecordedLoss] {
+    var losses: [RecordedLoss] = []
+    for _ in 0..<(try reader.count(of: 5)) {
+      guard let reason = RecordedLoss.Reason(rawValue: try reader.number()) else { throw MalformedChunk() }
+      losses.append(
+        RecordedLoss(
+          reason: reason, ring: try reader.number32(), count: try reader.number(), from: try reader.number(),
+          to: try reader.number()))
+    }
+    return losses
+  }
+
+  static func encode(_ names: [(key: NameKey, frames: [Frame])]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(names.count))
+    for (key, frames) in names {
+      bytes.append(number: key.pc)
+      bytes.append(number: UInt64(key.module) << 1 | (key.isExact ? 1 : 0))
+      bytes.append(number: UInt64(frames.count))
+      for frame in frames {
+        bytes.append(string: frame.function ?? "")
+        bytes.append(string: frame.file ?? "")
+        bytes.append(number: UInt64(max(0, frame.line ?? 0)) << 1 | (frame.inlined ? 1 : 0))
+      }
+    }
+    return bytes
+  }
+
+  /// The frames' modules are left to the caller, who has their table.
+  static func names(_ reader: inout NumberReader) throws(MalformedChunk) -> [(key: NameKey, frames: [Frame])] {
+    var names: [(key: NameKey, frames: [Frame])] = []
+    for _ in 0..<(try reader.count(of: 3)) {
+      let pc = try reader.number()
+      let module = try reader.number()
+      guard let index = UInt32(exactly: module >> 1) else { throw MalformedChunk() }
+      let key = NameKey(pc: pc, isExact: module & 1 != 0, module: index)
+      var frames: [Frame] = []
+      for _ in 0..<(try reader.count(of: 3)) {
+        let function = try reader.string()
+        let file = try reader.string()
+        let line = try reader.number()
+        frames.append(
+          Frame(
+            pc: pc, module: nil, function: function.isEmpty ? nil : function, file: file.isEmpty ? nil : file,
+            line: line >> 1 == 0 ? nil : Int(clamping: line >> 1), inlined: line & 1 != 0))
+      }
+      guard !frames.isEmpty else { throw MalformedChunk() }
+      names.append((key, frames))
+    }
+    return names
+  }
+}
+
+/// An address of a stack in the module that held it.
+struct NameKey: Hashable {
+  var pc: UInt64
+  var isExact: Bool
+  /// Index in the table of modules.
+  var module: UInt32
+}

@@ -1,0 +1,117 @@
+// Recordings made of events that are made up: what was put in comes out, and what is damaged is said, counted, and costs nothing else.
+
+import IndexReader
+import SharedLayout
+import Testing
+
+@testable import Recording
+
+/// Numbers that look random and are the same each time (splitmix64).
+private struct Numbers: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var value = state
+    value = (value ^ value >> 30) &* 0xBF58_476D_1CE4_E5B9
+    value = (value ^ value >> 27) &* 0x94D0_49BB_1331_11EB
+    return value ^ value >> 31
+  }
+}
+
+private func record(
+  _ kind: Event.Kind, _ address: UInt64, _ size: UInt64, slot: UInt32 = 1, context: UInt32 = 0, origin: UInt32 = 0,
+  stamp: UInt64, alignment: UInt32 = 0
+) -> allocs_event {
+  allocs_event(
+    place: allocs_event_place(kind.rawValue, address, alignment), extent: allocs_event_extent(size, slot),
+    source: allocs_event_source(context, origin), stamp: stamp)
+}
+
+private func words(_ record: allocs_event) -> [UInt64] { [record.place, record.extent, record.source, record.stamp] }
+
+/// A history of one thread that allocates and frees, with all kinds in it.
+private func history(_ count: Int, seed: UInt64) -> [allocs_event] {
+  var numbers = Numbers(state: seed)
+  var live: [(base: UInt64, size: UInt64, context: UInt32)] = []
+  var records: [allocs_event] = []
+  var stamp: UInt64 = 1_000_000_000
+  var top: UInt64 = 0x5555_0000_0000
+  var freed: [UInt64] = []
+  while records.count < count {
+    stamp += numbers.next() % 4 == 0 ? numbers.next() % 1_000_000 : 1
+    switch numbers.next() % 16 {
+    case 0..<7:
+      let size = numbers.next() % 3 == 0 ? numbers.next() % 100_000 : 24 + numbers.next() % 4 * 16
+      let base = freed.popLast() ?? top
+      if base == top { top += 131_072 }
+      let context = UInt32(1 + numbers.next() % 20)
+      live.append((base, size, context))
+      records.append(record(.alloc, base, size, context: context, stamp: stamp, alignment: size % 7 == 0 ? 6 : 0))
+    case 7..<14:
+      guard !live.isEmpty else { continue }
+      let block = live.remove(at: Int(numbers.next() % UInt64(live.count)))
+      freed.append(block.base)
+      // One free in ten says who freed; one in twenty contradicts what was said of the block.
+      let context = numbers.next() % 10 == 0 ? UInt32(7) : 0
+      let size = numbers.next() % 20 == 0 ? block.size + 1 : block.size
+      records.append(record(.free, block.base, size, context: context, origin: block.context, stamp: stamp))
+    case 14: records.append(record(.free, numbers.next() & 0xFFFF_FFFF_FFFF, 48, origin: 3, stamp: stamp))
+    default:
+      records.append(
+        allocs_event(
+          place: allocs_event_place(UInt32(6 + numbers.next() % 200), numbers.next() & 0xFFFF_FFFF_FFFF, 5),
+          extent: allocs_event_extent(numbers.next() >> 16, 1), source: numbers.next(), stamp: stamp))
+    }
+  }
+  return records
+}
+
+@Suite("events of a recording")
+struct EventCodingTests {
+  @Test("events come out as they went in, whatever they are", arguments: 1...20)
+  func roundTrip(seed: UInt64) throws {
+    let records = history(5000, seed: seed)
+    var encoder = EventEncoder()
+    records.withUnsafeBufferPointer { buffer in
+      var position = 0
+      while position < buffer.count {
+        let piece = UnsafeBufferPointer(rebasing: buffer[position..<min(position + 700, buffer.count)])
+        #expect(encoder.add(piece, ring: position % 1400 == 0 ? 0 : 3, first: UInt64(position)) == piece.count)
+        position += piece.count
+      }
+    }
+    let payload = encoder.take()
+    let batches = try EventDecoder.decode(payload, count: records.count)
+    #expect(batches.flatMap(\.records).map(words) == records.map(words))
+    // The encoder begins anew.
+    records.withUnsafeBufferPointer { _ = encoder.add($0, ring: 0, first: 0) }
+    let again = try EventDecoder.decode(encoder.take(), count: records.count)
+    #expect(again.flatMap(\.records).map(words) == records.map(words))
+  }
+
+  @Test("a payload with any byte changed or missing gives events or an error, never more than were promised")
+  func damaged() throws {
+    let records = history(300, seed: 5)
+    var encoder = EventEncoder()
+    records.withUnsafeBufferPointer { _ = encoder.add($0, ring: 0, first: 0) }
+    let payload = encoder.take()
+    for index in payload.indices {
+      for change in [UInt8(1), 0x80, 0xFF] {
+        var other = payload
+        other[index] ^= change
+        let batches = (try? EventDecoder.decode(other, count: records.count)) ?? []
+        #expect(batches.reduce(0) { $0 + $1.records.count } <= records.count)
+      }
+      #expect(throws: MalformedChunk.self) { try EventDecoder.decode(Array(payload[..<index]), count: records.count) }
+    }
+  }
+
+  @Test("the checksum is CRC-32C")
+  func checksum() {
+    // RFC 3720, appendix B.4.
+    #expect(CRC32C.of([UInt8](repeating: 0, count: 32)) == 0x8A91_36AA)
+    #expect(CRC32C.of([UInt8](repeating: 0xFF, count: 32)) == 0x62A8_AB43)
+    #expect(CRC32C.of((0..<32).map { UInt8($0) }) == 0x46DD_794E)
+    #expect(CRC32C.of(Array("123456789".utf8)) == 0xE306_9283)
+  }
+}
