@@ -140,7 +140,7 @@ let package = Package(
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["IndexReader", "SharedLayout"], exclude: ["Programs"]),
+      name: "EndToEndTests", dependencies: ["IndexReader", "Recording", "SharedLayout"], exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"],

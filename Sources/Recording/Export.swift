@@ -58,40 +58,30 @@ extension Recording {
     writer.append(",\"lost\":")
     writer.append(decimal: lostCount)
     writer.append("}}\n")
+    var told: Set<UInt32> = []
     for block in Replay(self).blocks.values.sorted(by: { $0.base < $1.base }) {
+      if told.insert(block.context).inserted { append(context: block.context, at: block.ticks, to: &writer) }
       writer.append("{\"block\":")
-      writer.append(address: block.base)
+      writer.append(quoted: block.base)
       writer.append(",\"size\":")
       writer.append(decimal: block.size)
       writer.append(",\"context\":")
       writer.append(decimal: UInt64(block.context))
       writer.append("}\n")
+      if writer.count > 1 << 20 { try flush(writer.take()) }
     }
-    var told: Set<UInt32> = []
     var failure: RecordingError?
     forEachEvent { event in
       for context in [event.context, event.origin]
       where context != 0 && event.kind != .moduleLoad && event.kind != .moduleUnload && told.insert(context).inserted {
-        writer.append("{\"context\":")
-        writer.append(decimal: UInt64(context))
-        if let function = self.context(context)?.function {
-          writer.append(",\"function\":")
-          writer.appendJSONString(function)
-        }
-        if let allocator = self.context(context)?.allocator {
-          writer.append(",\"allocator\":")
-          writer.appendJSONString(Answer.fileName(of: allocator))
-        }
-        writer.append(",\"stack\":")
-        writer.appendFrames(stack(of: context, at: event.ticks))
-        writer.append("}\n")
+        append(context: context, at: event.ticks, to: &writer)
       }
       writer.append("{\"event\":")
       writer.appendJSONString(event.kind?.name ?? "unknown")
       writer.append(",\"time_ns\":")
       writer.append(decimal: event.stamp)
       writer.append(",\"base\":")
-      writer.append(address: event.address)
+      writer.append(quoted: event.address)
       writer.append(",\"size\":")
       writer.append(decimal: event.size)
       if let thread = thread(slot: event.slot, at: event.ticks) {
@@ -114,5 +104,23 @@ extension Recording {
     }
     if let failure { throw failure }
     try flush(writer.take())
+  }
+
+  /// The line that tells what the lines after it mean by a context's number.
+  private func append(context id: UInt32, at ticks: UInt32, to writer: inout ByteWriter) {
+    guard id != 0 else { return }
+    writer.append("{\"context\":")
+    writer.append(decimal: UInt64(id))
+    if let function = context(id)?.function {
+      writer.append(",\"function\":")
+      writer.appendJSONString(function)
+    }
+    if let allocator = context(id)?.allocator {
+      writer.append(",\"allocator\":")
+      writer.appendJSONString(Answer.fileName(of: allocator))
+    }
+    writer.append(",\"stack\":")
+    writer.appendFrames(stack(of: id, at: ticks))
+    writer.append("}\n")
   }
 }

@@ -29,6 +29,9 @@ public final class Recording: OriginTables {
   private let descriptor: Int32
   private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
+  /// Where in the file the whole chunks begin, and those of events that can be read.
+  public private(set) var chunkOffsets: [Int] = []
+  public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset - RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
   private var contexts: [UInt32: RecordedContext] = [:]
   private var threads: [UInt32: [ThreadIdentity]] = [:]
@@ -139,6 +142,7 @@ public final class Recording: OriginTables {
         break
       }
       let stored = bytes(at: start, Int(header.stored))
+      chunkOffsets.append(offset)
       if CRC32C.of(stored) != header.payloadChecksum {
         problems.append("the chunk at offset \(offset) is damaged")
         lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)

@@ -90,6 +90,28 @@ public struct HistoryReport {
   /// The context that says who did it; nil where that was not recorded.
   private static func who(_ event: Event) -> UInt32? { event.context == 0 ? nil : event.context }
 
+  /// Who allocated the block that an event ends.
+  private static func origin(of event: Event) -> UInt32? {
+    guard event.kind == .free || event.kind == .reallocOld, event.origin != 0 else { return nil }
+    return event.origin
+  }
+
+  /// Whether the history tells, further down, of the allocation of the block that `event` ends.
+  private static func hasBeginning(of event: Event, in history: AddressHistory) -> Bool {
+    let older = history.entries.first { $0.event.stamp <= event.stamp && $0.event != event }
+    return older.map { $0.event.address == event.address && ($0.event.kind == .alloc || $0.event.kind == .reallocNew) }
+      ?? false
+  }
+
+  private func stack(of context: UInt32, at event: Event, _ word: String) -> [String] {
+    var lines: [String] = []
+    if let function = origins.context(context)?.function { lines.append("  \(word) \(function)") }
+    for frame in origins.stack(of: context, at: event.ticks).prefix(64) {
+      lines.append("    " + Answer.describe(frame, columns: 76))
+    }
+    return lines
+  }
+
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     for entry in history.entries.prefix(limit) {
@@ -102,13 +124,13 @@ public struct HistoryReport {
         let name = thread.name.isEmpty ? "" : " \"\(TextLayout.printable(thread.name))\""
         lines.append("  thread   \(thread.id)\(name)")
       }
-      guard let context = Self.who(event) else {
+      if let context = Self.who(event) {
+        lines += stack(of: context, at: event, "by      ")
+      } else {
         lines.append("  by       not recorded: ALLOCS_FREE_STACKS=1 records stacks of frees")
-        continue
       }
-      if let function = origins.context(context)?.function { lines.append("  by       \(function)") }
-      for frame in origins.stack(of: context, at: event.ticks).prefix(64) {
-        lines.append("    " + Answer.describe(frame, columns: 76))
+      if let origin = Self.origin(of: event), !Self.hasBeginning(of: event, in: history) {
+        lines += stack(of: origin, at: event, "from    ")
       }
     }
     if history.entries.count > limit { lines.append("… and \(history.entries.count - limit) older events") }
@@ -138,7 +160,7 @@ public struct HistoryReport {
       writer.append("{\"event\":")
       writer.appendJSONString(event.kind?.name ?? "unknown")
       writer.append(",\"base\":")
-      writer.append(address: event.address)
+      writer.append(quoted: event.address)
       writer.append(",\"size\":")
       writer.append(decimal: event.size)
       writer.append(",\"offset\":")
@@ -162,10 +184,21 @@ public struct HistoryReport {
         writer.append(",\"stack\":")
         writer.appendFrames(origins.stack(of: context, at: event.ticks))
       }
+      if let origin = Self.origin(of: event) {
+        writer.append(",\"allocated_by\":{")
+        if let function = origins.context(origin)?.function {
+          writer.append("\"function\":")
+          writer.appendJSONString(function)
+          writer.append(",")
+        }
+        writer.append("\"stack\":")
+        writer.appendFrames(origins.stack(of: origin, at: event.ticks))
+        writer.append("}")
+      }
       writer.append("}\n")
     }
     writer.append("{\"address\":")
-    writer.append(address: history.address)
+    writer.append(quoted: history.address)
     writer.append(",\"events\":")
     writer.append(decimal: history.events)
     writer.append(",\"lost\":")
@@ -182,13 +215,20 @@ public struct HistoryReport {
 }
 
 extension ByteWriter {
+  /// An address, as a string.
+  mutating func append(quoted address: UInt64) {
+    append("\"")
+    append(address: address)
+    append("\"")
+  }
+
   /// Frames as in answers (docs/json.md).
   mutating func appendFrames(_ frames: [Frame]) {
     append("[")
     for (index, frame) in frames.enumerated() {
       if index > 0 { append(",") }
       append("{\"pc\":")
-      append(address: frame.pc)
+      append(quoted: frame.pc)
       for (key, value) in [("module", frame.module), ("function", frame.function), ("file", frame.file)] {
         guard let value else { continue }
         append(text: ",\"\(key)\":")

@@ -93,6 +93,11 @@ struct DebugInformation: ~Copyable {
       guard !overflow, next <= largest else { return nil }
       sum = next
     }
+    // libdw reads a string to its zero, also past the end of a section that was damaged.
+    for section in dwarfSections(file)
+    where section.name.hasSuffix("debug_str") || section.name.hasSuffix("debug_line_str") {
+      file.terminate(section)
+    }
     return dwarf_begin_elf(file.elf, DWARF_C_READ, nil)
   }
 

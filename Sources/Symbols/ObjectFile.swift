@@ -149,6 +149,18 @@ final class ObjectFile {
     sections.first { $0.isAllocated && !($0.isThreadLocal && $0.type == SHT_NOBITS) && $0.contains(address) }
   }
 
+  /// Makes the last byte of the section zero, in memory; unpacks it first.
+  func terminate(_ section: Section) {
+    guard let place = elf_getscn(elf, section.index) else { return }
+    if section.flags & UInt64(SHF_COMPRESSED) != 0 {
+      guard elf_compress(place, 0, 0) >= 0 else { return }
+    } else if section.name.hasPrefix(".z") {
+      guard elf_compress_gnu(place, 0, 0) >= 0 else { return }
+    }
+    guard let data = elf_getdata(place, nil), data.pointee.d_size > 0, let bytes = data.pointee.d_buf else { return }
+    bytes.storeBytes(of: 0, toByteOffset: data.pointee.d_size - 1, as: UInt8.self)
+  }
+
   /// The separate debug file that this one names, with its checksum.
   var debugLink: (name: String, checksum: UInt32)? {
     var checksum: GElf_Word = 0

@@ -41,7 +41,10 @@ final class ChildProcess: @unchecked Sendable {
   static let baseEnvironment: [String: String] = {
     let own = ProcessInfo.processInfo.environment
     var environment = ["LC_ALL": "C.UTF-8", "PATH": own["PATH"] ?? "/usr/local/bin:/usr/bin:/bin"]
-    for name in ["HOME", "TMPDIR", "TOOLCHAINS", "CPATH", "LIBRARY_PATH"] { environment[name] = own[name] }
+    // The last two are for programs that scripts/sanitize instruments.
+    for name in ["HOME", "TMPDIR", "TOOLCHAINS", "CPATH", "LIBRARY_PATH", "ASAN_OPTIONS", "TSAN_OPTIONS"] {
+      environment[name] = own[name]
+    }
     return environment
   }()
 

@@ -1,0 +1,256 @@
+// Recordings: what is replayed is what the program did; other programs read them; what is cut or damaged costs itself only; and
+// the history of an address, also after death.
+
+import Foundation
+import IndexReader
+import Recording
+import Testing
+
+/// `allocsctl record` while it runs.
+private func record(_ pid: Int32, to file: String, _ options: [String] = [], in directory: TestDirectory) throws
+  -> ChildProcess
+{
+  let recorder = try ChildProcess(
+    [Installation.path(of: "allocsctl"), "record", "\(pid)", "-o", file] + options,
+    environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
+  try wait("nothing is recorded: \(recorder.errors)") {
+    let size = try? FileManager.default.attributesOfItem(atPath: file)[.size] as? Int
+    return size ?? 0 > 32 || recorder.hasEnded
+  }
+  return recorder
+}
+
+private func expectEnd(_ recorder: ChildProcess, interrupting: Bool = false) throws -> String {
+  if interrupting { recorder.signal(SIGINT) }
+  let outcome = try recorder.wait()
+  try #require(outcome.ending == .exit(0) && outcome.errors == "", "\(outcome)")
+  return outcome.output
+}
+
+extension EndToEnd {
+  @Suite("recordings")
+  struct Recordings {
+    @Test("what a recording replays is what the program holds, and lost nothing", arguments: [[], ["--zstd"]])
+    func truth(options: [String]) throws {
+      let program = try RecordingProgram([Programs.path("truth.cpp"), "4", "40000", "2", "17", "none"])
+      _ = try program.reach(0)
+      try program.proceed()
+      _ = try program.reach(1)
+      let file = program.records.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, options, in: program.directory)
+      try program.proceed()
+      let truth = try program.reach(2)
+      let said = try expectEnd(recorder, interrupting: true)
+      #expect(said.contains("none lost"), "\(said)")
+      let recording = try Recording(path: file)
+      #expect(recording.problems.isEmpty && recording.lostCount == 0 && recording.end == .stopped)
+      #expect(recording.eventCount > 10_000)
+      let replay = recording.replay(until: recording.endStamp)
+      #expect(replay.unknownEnds == 0)
+      let wrong = truth.blocks.filter { replay.blocks[$0.base]?.size != $0.size }
+      #expect(wrong.isEmpty && truth.blocks.count > 1000, "\(wrong.prefix(5))")
+      let segment = try program.openSegment()
+      let index = Dictionary(uniqueKeysWithValues: segment.allAllocations().map { ($0.base, $0.size) })
+      #expect(replay.blocks.mapValues(\.size) == index)
+      // At the start it was what checkpoint 1 left.
+      let start = try Record(directory: program.records.path, checkpoint: 1)
+      let first = Replay(recording)
+      #expect(start.blocks.allSatisfy { first.blocks[$0.base]?.size == $0.size })
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("a program at full speed is recorded without a loss, and to its end, also if it is killed")
+    func death() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, in: program.directory)
+      try program.tell("pairs 300000 4321")
+      try program.tell("thread 100000 777")
+      try program.process.send("die\n")
+      _ = try expectEnd(recorder)
+      let recording = try Recording(path: file)
+      #expect(recording.end == .processEnded && recording.lostCount == 0)
+      var counts: [UInt64: Int] = [:]
+      recording.forEachEvent { event in
+        if event.kind == .alloc { counts[event.size, default: 0] += 1 }
+        return true
+      }
+      #expect(counts[4321] == 300_000 && counts[777] == 100_000 && counts[48] == 1000)
+      let lines = try Tool.control(["replay", file], in: program.directory).output.split(separator: "\n")
+      #expect(lines.allSatisfy { $0.count <= 80 } && lines.contains { $0.contains("none") && $0.contains("lost") })
+    }
+
+    @Test("a recorder that is killed leaves what it had, and the program goes on")
+    func killedRecorder() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, in: program.directory)
+      try program.tell("pairs 400000 4321")
+      recorder.signal(SIGKILL)
+      _ = try recorder.wait()
+      // The program sees by itself that nobody renews the lease, as it allocates.
+      try wait("events stay on") {
+        try program.tell("pairs 10000 4321")
+        return !program.hasEventsOn
+      }
+      let recording = try Recording(path: file)
+      #expect(recording.end == nil && recording.problems.count == 1, "\(recording.problems)")
+      #expect(recording.eventCount > 0)
+      let outcome = try Tool.control(["replay", file], in: program.directory)
+      #expect(outcome.ending == .exit(0) && outcome.output.contains("note: "), "\(outcome)")
+    }
+
+    /// A small recording.
+    private func small(_ options: [String]) throws -> (file: String, directory: TestDirectory) {
+      let program = try Eventful()
+      let file = program.directory.file("small.rec")
+      let recorder = try record(program.process.pid, to: file, options, in: program.directory)
+      try program.tell("pairs 300 4321")
+      _ = try program.tell("keep 1234")
+      try program.process.send("end\n")
+      _ = try expectEnd(recorder)
+      return (file, program.directory)
+    }
+
+    @Test("a recording that is cut at any byte of its last chunks keeps all before", arguments: [[], ["--zstd"]])
+    func cut(options: [String]) throws {
+      let (file, directory) = try small(options)
+      let whole = try Recording(path: file)
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+      let chunks = whole.chunkOffsets
+      try #require(chunks.count > 5)
+      let copy = directory.file("cut.rec")
+      let events = whole.eventChunkOffsets
+      let last = try #require(events.last)
+      let before = chunks.filter { $0 <= last }.count
+      // From the end back to the beginning of the last chunk of events, and a little before.
+      for length in stride(from: bytes.count - 1, through: chunks[before - 2], by: -1) {
+        try bytes.prefix(length).write(to: URL(fileURLWithPath: copy))
+        let recording = try Recording(path: copy)
+        #expect(!recording.problems.isEmpty && recording.end == nil, "\(length)")
+        let kept = events.filter { offset in (chunks.first { $0 > offset } ?? bytes.count) <= length }.count
+        #expect(recording.eventChunkOffsets == Array(events.prefix(kept)), "\(length)")
+        if length % 64 == 0 { _ = recording.replay(until: recording.endStamp) }
+      }
+    }
+
+    @Test("a flipped bit costs the chunk that it is in, which is said", arguments: [[], ["--zstd"]])
+    func flipped(options: [String]) throws {
+      let (file, directory) = try small(options)
+      let whole = try Recording(path: file)
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+      let copy = directory.file("flipped.rec")
+      var state: UInt64 = 88_172_645_463_325_252
+      for _ in 0..<400 {
+        state ^= state << 13
+        state ^= state >> 7
+        state ^= state << 17
+        var damaged = bytes
+        damaged[Int(state % UInt64(bytes.count))] ^= UInt8(1 << (state >> 40 & 7))
+        try damaged.write(to: URL(fileURLWithPath: copy))
+        // In the header, or in what says whose recording it is, it is fatal; else all but one chunk is there.
+        guard let recording = try? Recording(path: copy) else { continue }
+        #expect(!recording.problems.isEmpty)
+        #expect(recording.eventChunkOffsets.count >= whole.eventChunkOffsets.count - 1)
+        _ = recording.replay(until: recording.endStamp)
+      }
+    }
+
+    @Test("what is no recording, or of another version, or cannot be written, is refused with a reason")
+    func refusals() throws {
+      let (file, directory) = try small([])
+      var bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+      bytes[8] = 9
+      var checksum: UInt32 = 0xFFFF_FFFF
+      for byte in bytes.prefix(28) {
+        checksum ^= UInt32(byte)
+        for _ in 0..<8 { checksum = checksum >> 1 ^ (checksum & 1 == 0 ? 0 : 0x82F6_3B78) }
+      }
+      withUnsafeBytes(of: (~checksum).littleEndian) { bytes.replaceSubrange(28..<32, with: $0) }
+      let other = directory.file("other.rec")
+      try bytes.write(to: URL(fileURLWithPath: other))
+      let empty = try directory.write("", to: "empty.rec")
+      let text = try directory.write(String(repeating: "not a recording\n", count: 100), to: "text.rec")
+      for (arguments, reason) in [
+        (["replay", other], "version 9"), (["replay", empty], "no recording"), (["replay", text], "no recording"),
+        (["replay", directory.path], "not a file"), (["replay", "/dev/zero"], "not a file"),
+        (["replay", directory.file("none.rec")], "No such file"),
+        (["export", file, "--format", "jsonl", "-o", "/dev/full"], "No space left"),
+        (["history", "--recording", text, "0x1000"], "no recording"),
+        (["record", "1", "-o", directory.file("x.rec")], "not indexed"),
+        (["record", "999999999", "-o", directory.file("x.rec")], "no process"),
+      ] {
+        let outcome = try Tool.control(arguments, in: directory)
+        let words = outcome.errors.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+        #expect(outcome.ending == .exit(1) && words.contains(reason), "\(arguments): \(outcome)")
+      }
+      for arguments in [
+        ["record", "1"], ["replay", file, "--at", "soon"], ["replay", file, "--at", "1s", "--peak"],
+        ["export", file, "--format", "pdf", "-o", other], ["history", "1"],
+        ["record", "1", "-o", "x", "--duration", "-1"],
+      ] {
+        #expect(try Tool.control(arguments, in: directory).ending == .exit(64), "\(arguments)")
+      }
+      let program = try Eventful(in: directory)
+      let full = try Tool.control(["record", program.pid, "-o", "/dev/full"], in: directory)
+      #expect(full.ending == .exit(1) && full.errors.contains("No space left"), "\(full)")
+      #expect(!program.hasEventsOn)
+    }
+
+    @Test("heaptrack_print reads what is exported for it, and finds the same numbers")
+    func heaptrack() throws {
+      let (file, directory) = try small(["--zstd"])
+      let exported = directory.file("small.heaptrack"), lines = directory.file("small.jsonl")
+      for (format, output) in [("heaptrack", exported), ("jsonl", lines)] {
+        let outcome = try Tool.control(["export", file, "--format", format, "-o", output], in: directory)
+        try #require(outcome.ending == .exit(0) && outcome.errors.isEmpty, "\(outcome)")
+      }
+      let objects = try Tool.objects(String(contentsOfFile: lines, encoding: .utf8))
+      let begun = objects.count { ["alloc", "realloc_new"].contains($0["event"] as? String) || $0["block"] != nil }
+      let told = Set(objects.compactMap { $0["context"] as? Int }.filter { $0 != 0 })
+      let described = Set(objects.filter { $0["stack"] != nil }.compactMap { $0["context"] as? Int })
+      #expect(told == described)
+      let printed = try ChildProcess.run(["heaptrack_print", exported])
+      #expect(printed.ending == .exit(0))
+      #expect(
+        printed.output.contains("calls to allocation functions: \(begun) "), "\(begun): \(printed.output.suffix(400))")
+      let program = try Programs.path("eventful.c")
+      #expect(printed.output.contains("pairs") && printed.output.contains("eventful.c:"))
+      #expect(printed.output.contains("Debuggee command was: \(program)"))
+    }
+
+    @Test("the history of a freed block names who freed it and who had allocated it, also after death")
+    func useAfterFree() throws {
+      let program = try Eventful(environment: ["ALLOCS_EVENTS": "1", "ALLOCS_FREE_STACKS": "1"])
+      let kept = try #require(program.tell("keep 1234").first)
+      let address = try #require(UInt64(kept.dropFirst(2), radix: 16))
+      try program.tell("pairs 1 4321")
+      func history(_ address: UInt64) throws -> [[String: Any]] {
+        let outcome = try Tool.control(["history", program.pid, "\(address)", "--json"], in: program.directory)
+        try #require(outcome.ending == .exit(0), "\(outcome)")
+        return try Tool.objects(outcome.output)
+      }
+      func names(_ object: [String: Any]) -> [String] {
+        (object["stack"] as? [[String: Any]] ?? []).compactMap { $0["function"] as? String }
+      }
+      #expect(try history(address + 10).map { $0["event"] as? String } == ["alloc", nil])
+      try program.process.send("die\n")
+      _ = try program.process.wait()
+      let freed = try history(address)
+      #expect(freed.first?["offset"] as? Int == 0 && freed.first?["size"] as? Int == 1234)
+      #expect(freed.last?["lost"] as? Int == 0 && freed.last?["events"] as? Int ?? 0 >= 2002)
+      // The last pairs left a block that was allocated and freed a thousand times at one place.
+      let segment = try Segment(path: program.directory.segment(of: program.process.pid))
+      let contents = RingContents(of: segment)
+      let last = try #require(contents.events.filter { $0.kind == .free && $0.size == 48 }.max { $0.stamp < $1.stamp })
+      let ended = try history(last.address + 40)
+      #expect(ended.count > 2 && ended[0]["event"] as? String == "free" && ended[1]["event"] as? String == "alloc")
+      #expect(names(ended[0]).contains("pairs") && names(ended[1]).contains("pairs"))
+      #expect((ended[0]["thread"] as? [String: Any])?["id"] as? Int == Int(program.pid))
+      let text = try Tool.control(["history", program.pid, "\(last.address)", "--limit", "1"], in: program.directory)
+      #expect(text.output.contains("freed ") && text.output.contains("pairs") && text.output.contains("older events"))
+      #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 80 })
+    }
+  }
+}
