@@ -88,8 +88,8 @@ struct Record: ParsableCommand {
         return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
       }
     }
-    let lost = result.lost == 0 ? "none lost" : "\(result.lost) lost"
-    try StandardOutput.write("\(output): \(result.events) events, \(lost), \(result.bytes) bytes\n")
+    let lost = result.lost == 0 ? "none lost" : "\(Units.grouped(result.lost)) lost"
+    try StandardOutput.write("\(output): \(Units.grouped(result.events)) events, \(lost), \(Units.bytes(result.bytes))\n")
   }
 
   private static func now() -> Double {
