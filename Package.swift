@@ -12,20 +12,24 @@ let toolchain: String = {
     .deletingLastPathComponent().deletingLastPathComponent().path
 }()
 
+// With ALLOCS_WITHOUT_EVENTS set the agent has no events, for `make bench` to tell what they cost while they are off.
+let withoutEvents = Context.environment["ALLOCS_WITHOUT_EVENTS"] != nil ? ["-DALLOCS_WITHOUT_EVENTS"] : []
 // No allocation (the compiler refuses any), no runtime checks that could abort the host, no frame pointer of its own.
 let agentSwift: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded"),
-  .unsafeFlags([
-    "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
-    "-resource-dir", "\(toolchain)/lib/swift",
-    "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
-  ]),
+  .unsafeFlags(
+    [
+      "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
+      "-resource-dir", "\(toolchain)/lib/swift",
+      "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
+    ] + withoutEvents.flatMap { ["-Xcc", $0] }),
 ]
 let agentC: [CSetting] = [
-  .unsafeFlags([
-    "-O2", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang", "-mframe-pointer=none", "-Wall",
-    "-Wextra",
-  ])
+  .unsafeFlags(
+    [
+      "-O2", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang", "-mframe-pointer=none", "-Wall",
+      "-Wextra",
+    ] + withoutEvents)
 ]
 // An Embedded library would export swift_retain and its like and break every Swift program: the version script hides
 // them. Named as Embedded at the link as well, it is not linked to libswiftCore and has no start-up code.
@@ -129,6 +133,8 @@ let package = Package(
     .executableTarget(
       name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout"],
       path: "Benchmarks/Export"),
+    .executableTarget(
+      name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader"], path: "Benchmarks/Drain"),
 
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),

@@ -71,7 +71,7 @@ struct Benchmark: Sendable {
   let run: @Sendable (Workshop) throws -> [Row]
 
   static let all: [Benchmark] =
-    microBenchmarks + [entryBenchmark] + wholePrograms + [
+    microBenchmarks + [entryBenchmark, kitBenchmark, eventsBenchmark] + wholePrograms + [
       captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, exportBenchmark,
     ]
 }

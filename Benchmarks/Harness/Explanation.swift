@@ -15,6 +15,9 @@ extension Report {
       million blocks, realloc and 1 MiB blocks.
     - **cost ÷ heaptrack's**: the agent's time over plain, divided by heaptrack's time over plain. heaptrack is
       preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing here.
+    - **pair, off − a build without**: the agent with events off, less the same agent built without them (ALLOCS_WITHOUT_EVENTS).
+      **on − off**: they are on and nobody reads. **lossless into a file**: the server's drain loop on another processor
+      records every event into a file on tmpfs, and the target waits for it where it must; the benchmark fails if one is missing.
     - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3**
       [a loop](../Benchmarks/Programs/json_loop.py) that writes and reads JSON, with PYTHONMALLOC=malloc. Both have one thread
       and wait for nothing, so their time is their processor time, user and system, from start to exit: elapsed time would

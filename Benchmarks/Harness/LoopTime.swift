@@ -9,7 +9,11 @@ struct LoopTime {
 
   /// Runs `command` under `variant` and reads its first line, "elapsed NS cpu NS".
   init(of command: Command, under variant: Variant, in workshop: Workshop) throws {
-    let output = try workshop.command(command, under: variant).run().output
+    try self.init(workshop.command(command, under: variant).run().output, of: command)
+  }
+
+  /// Reads what `command` has printed.
+  init(_ output: String, of command: Command) throws {
     let words = output.split(whereSeparator: \.isWhitespace)
     guard words.count >= 4, words[0] == "elapsed", words[2] == "cpu", let elapsed = Double(words[1]),
       let processor = Double(words[3])

@@ -32,6 +32,7 @@ struct Options {
       --no-write       leave that page as it is
 
     ALLOCS_AGENT=PATH   measure this agent instead of the one that was built
+    ALLOCS_AGENT_WITHOUT_EVENTS=PATH   the agent that events, off, are compared with
     """
 
   init(_ arguments: [String]) throws {

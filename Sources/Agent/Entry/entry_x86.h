@@ -8,6 +8,14 @@
 #define ALLOCS_ENTRY_2(hook) "movq %rsp, %rdx\n movq %rbp, %rcx\n jmp " #hook
 #define ALLOCS_ENTRY_3(hook) "movq %rsp, %rcx\n movq %rbp, %r8\n jmp " #hook
 
+// To the hook OFF, or by the instructions ON if events are on.
+#ifdef ALLOCS_WITHOUT_EVENTS
+#define ALLOCS_BY_EVENTS(off, on) "jmp " #off "\n"
+#else
+#define ALLOCS_BY_EVENTS(off, on) \
+  "cmpl $0, allocs_control_page(%rip)\n jne 2f\n jmp " #off "\n 2:\n" on "\n"
+#endif
+
 // malloc: takes the thread's block, calls the function below for the padded size, goes on to the hook with the block, the
 // size and the same two.
 // The function below: a pointer of Terminal's, or a name.
@@ -34,11 +42,7 @@
   "movq %rax, %rdi\n"                                                                                           \
   "movq %rsp, %rdx\n"                                                                                           \
   "movq %rbp, %rcx\n"                                                                                           \
-  "cmpl $0, allocs_control_page(%rip)\n" /* events */                                                           \
-  "jne 2f\n"                                                                                                    \
-  "jmp allocs_hook_malloced\n"                                                                                  \
-  "2:\n"                                                                                                        \
-  "jmp allocs_hook_malloced_recorded\n"                                                                         \
+  ALLOCS_BY_EVENTS(allocs_hook_malloced, "jmp allocs_hook_malloced_recorded")                                    \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 
 // Functions hooked by a signature: r11 has their struct allocs_hooked. The last puts all arguments into an array.
@@ -121,11 +125,7 @@
   "retq"
 
 // free: who frees is asked for only while events are on.
-#define ALLOCS_ENTRY_FREE                            \
-  "cmpl $0, allocs_control_page(%rip)\n"             \
-  "jne 1f\n"                                         \
-  "jmp allocs_hook_free\n"                           \
-  "1:\n" ALLOCS_ENTRY_1(allocs_hook_free_recorded)
+#define ALLOCS_ENTRY_FREE ALLOCS_BY_EVENTS(allocs_hook_free, ALLOCS_ENTRY_1(allocs_hook_free_recorded))
 
 // The head of an operator new or delete, and in its body the same two: above the saved frame pointer lies the return address.
 #define ALLOCS_OPERATOR(result, name, parameters) ALLOCS_EXPORT result name parameters

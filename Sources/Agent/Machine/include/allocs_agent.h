@@ -490,7 +490,13 @@ static inline uint8_t **_Nonnull allocs_ring_mappings(void) { return allocs_proc
 extern ALLOCS_HIDDEN uint8_t allocs_control_page[ALLOCS_PAGE_SIZE];
 static inline struct allocs_control *_Nonnull allocs_control(void) { return (struct allocs_control *)(void *)allocs_control_page; }
 // The period of recording; 0, events are off.
-static inline uint32_t allocs_events_period(void) { return __atomic_load_n((const uint32_t *)(const void *)allocs_control_page, __ATOMIC_RELAXED); }
+static inline uint32_t allocs_events_period(void) {
+#ifdef ALLOCS_WITHOUT_EVENTS
+  return 0;
+#else
+  return __atomic_load_n((const uint32_t *)(const void *)allocs_control_page, __ATOMIC_RELAXED);
+#endif
+}
 static inline struct allocs_consumer *_Nonnull allocs_consumer(uint32_t index) { return &allocs_control()->consumers[index]; }
 static inline uint64_t *_Nonnull allocs_given_up(struct allocs_thread_block *_Nonnull thread) { return thread->events.given_up; }
 static inline struct allocs_lease *_Nonnull allocs_leases(struct allocs_shared *_Nonnull shared) { return shared->leases; }
