@@ -91,40 +91,63 @@ extension Inquiry {
 
   /// Of the thread whose copy `address` lies in.
   mutating func threadLocalAnswer(_ address: UInt64) -> Answer? {
-    let blocks = loadedModules().filter { $0.threadLocal != nil }
-    // Blocks of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local storage,
-    // variant II), libc's description of the thread above it.
-    let distances = blocks.compactMap { module in module.threadLocal.map { 0 &- $0.offset } }
-    let below = distances.filter { $0 < UInt64(1) << 32 }.max() ?? 0
-    let descriptorSize: UInt64 = 2304
     for thread in allThreads() where thread.state != .ended {
-      guard let pointer = thread.threadPointer else { continue }
-      if address >= pointer, address - pointer < descriptorSize {
-        var answer = Answer(address: address, kind: .mapping)
-        answer.part = Answer.Part(.threadDescriptor, offset: address - pointer)
-        answer.thread = origins.holder(of: thread).thread
-        return answer
+      guard let pointer = thread.threadPointer, var answer = threadLocalAnswer(address, threadPointer: pointer) else {
+        continue
       }
-      guard address < pointer, pointer - address <= below else { continue }
-      for module in blocks {
-        guard let block = module.threadLocal else { continue }
-        let start = pointer &+ block.offset
-        guard address >= start, address - start < block.size else { continue }
-        var answer = Answer(address: address, kind: .static)
-        answer.isThreadLocal = true
-        answer.thread = origins.holder(of: thread).thread
-        answer.module = module.path
-        let reference = ModuleReference(module)
-        if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address - start, in: reference) {
-          answer.section = symbol.section
-          answer.symbol = Answer.Symbol(
-            name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
-        }
-        answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
-        return answer
-      }
+      answer.thread = origins.holder(of: thread).thread
+      return answer
     }
     return nil
+  }
+
+  /// What `address` is to the thread with this thread pointer: a variable of it, or libc's description of it.
+  private mutating func threadLocalAnswer(_ address: UInt64, threadPointer pointer: UInt64) -> Answer? {
+    // Blocks of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local storage,
+    // variant II), libc's description of the thread above it.
+    if address >= pointer {
+      guard address - pointer < ThreadDescriptor.size else { return nil }
+      var answer = Answer(address: address, kind: .mapping)
+      answer.part = Answer.Part(.threadDescriptor, offset: address - pointer)
+      return answer
+    }
+    for module in loadedModules() {
+      guard let block = module.threadLocal, 0 &- block.offset < UInt64(1) << 32 else { continue }
+      let start = pointer &+ block.offset
+      guard address >= start, address - start < block.size else { continue }
+      var answer = Answer(address: address, kind: .static)
+      answer.isThreadLocal = true
+      answer.module = module.path
+      let reference = ModuleReference(module)
+      if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address - start, in: reference) {
+        answer.section = symbol.section
+        answer.symbol = Answer.Symbol(
+          name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
+      }
+      answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
+      return answer
+    }
+    return nil
+  }
+
+  // MARK: threads that never allocated
+
+  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it.
+  mutating func unlistedThreadAnswer(_ address: UInt64, _ index: Int) -> Answer? {
+    guard let thread = unlistedThread(inMapping: index), address < thread.pointer &+ ThreadDescriptor.size else {
+      return nil
+    }
+    var answer = threadLocalAnswer(address, threadPointer: thread.pointer) ?? Answer(address: address, kind: .stack)
+    answer.thread = Answer.Thread(id: thread.id, name: surroundings.name(ofThread: thread.id, runningFor: 0))
+    return answer
+  }
+
+  /// The thread whose description by libc lies at the upper end of the mapping, and its thread pointer.
+  mutating func unlistedThread(inMapping index: Int) -> ThreadDescriptor? {
+    if let known = threadDescriptors[index] { return known }
+    let found = surroundings.threadDescriptor(inMapping: index)
+    threadDescriptors[index] = .some(found)
+    return found
   }
 
   // MARK: guard pages
@@ -156,7 +179,9 @@ extension Inquiry {
       answer.frameFailure = "the thread is not known, or its process has ended"
       return
     }
-    let end = allThreads().last { $0.id == thread.id && $0.state != .ended }?.stack?.upperBound
+    let end =
+      allThreads().last { $0.id == thread.id && $0.state != .ended }?.stack?.upperBound
+      ?? surroundings.maps?.index(containing: answer.address).flatMap { unlistedThread(inMapping: $0)?.pointer }
     let stack: StoppedStack
     do throws(StoppedStack.Failure) {
       stack = try StoppedStack(

@@ -32,6 +32,8 @@ public struct Inquiry: ~Copyable {
   private var modules: [Module]?
   private var threads: [ThreadIdentity]?
   private var waitingThreads: [Int: UInt32]?
+  /// By mapping; nil in those that were looked through in vain.
+  var threadDescriptors: [Int: ThreadDescriptor?] = [:]
   var origins: OriginCache
   var attribution: Attribution
   /// nil: as the process was started.
@@ -298,6 +300,7 @@ public struct Inquiry: ~Copyable {
       return answer
     }
     if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
+    if !mapping.isBreak, let answer = unlistedThreadAnswer(address, index) { return answer }
     // Without bounds, a mapping is a thread's stack if the thread is seen in it.
     if !mapping.isBreak, let thread = threadIn(mapping: index) { return stack(address, ofThread: thread) }
     // One mapping of the kernel's may be made by several calls, of an allocator and of others.
@@ -402,6 +405,7 @@ public struct Inquiry: ~Copyable {
 
   /// The thread whose stack pointer is in the mapping, as far as can be seen.
   mutating func threadIn(mapping index: Int) -> UInt32? {
+    if let thread = unlistedThread(inMapping: index) { return thread.id }
     if waitingThreads == nil { waitingThreads = surroundings.waitingThreads() }
     return waitingThreads?[index]
   }

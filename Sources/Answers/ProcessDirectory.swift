@@ -74,6 +74,14 @@ struct ProcessDirectory: ~Copyable {
     return isRead ? bytes : nil
   }
 
+  /// Words of the process's memory, as `memory(at:count:)` has it.
+  func words(at address: UInt64, count: Int) -> [UInt64]? {
+    guard let bytes = memory(at: address, count: count * 8) else { return nil }
+    return bytes.withUnsafeBytes { buffer in
+      (0..<buffer.count / 8).map { UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self)) }
+    }
+  }
+
   /// The threads that exist, by the kernel's ids.
   func threadIDs() throws(ProcError) -> [UInt32] {
     let tasks = openat(descriptor, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC)

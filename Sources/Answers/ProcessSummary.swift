@@ -130,7 +130,9 @@ extension ProcessSummary {
     let nonzero = counters.filter { $0.value > 0 && !$0.name.hasPrefix("ended_") && $0.name != "mappings_changed" }
     if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
     for (index, counter) in nonzero.enumerated() {
-      lines.append("  \(index == 0 ? "counters" : "        ")  \(Self.sentence(of: counter))")
+      let indent = String(repeating: " ", count: 12)
+      let filled = TextLayout.fill(Self.sentence(of: counter), indent: indent)
+      lines += index == 0 ? ["  counters  " + filled[0].dropFirst(indent.count)] + filled.dropFirst() : filled
     }
     return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
   }
@@ -153,7 +155,7 @@ extension ProcessSummary {
     case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
     case "stacks_checked": "\(Units.count(value, "stack")) captured a second time, to compare"
     case "stacks_differing": "\(Units.count(value, "stack")) differed the second time: a fault of the agent"
-    case "entries_hooked": "\(Units.count(value, "function")) of the program's own allocator hooked at their entry"
+    case "entries_hooked": "\(Units.count(value, "function")) of allocators or pools hooked at the entry"
     case "entries_refused":
       "\(Units.count(value, "function")) of the program's own allocator not hooked: ALLOCS_VERBOSE=1 says why"
     case "mappings_dropped": "\(Units.count(value, "mapping")) without an entry"

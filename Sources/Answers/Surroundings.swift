@@ -12,7 +12,7 @@ final class Surroundings {
 
   private let reading: Reading
   /// Kept open for the time of a request; nil if there is no such process.
-  private let directory: ProcessDirectory?
+  let directory: ProcessDirectory?
 
   /// nil if they could not be read; `absence` says why.
   var maps: ProcessMaps? { reading.maps }

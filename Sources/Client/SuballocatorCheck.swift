@@ -38,6 +38,11 @@ extension Configuration {
     String(decoding: text.utf8.dropFirst(offset).prefix { !",;\n".utf8.contains($0) }.prefix(60), as: UTF8.self)
   }
 
+  private static func word(before offset: Int, of text: String) -> String {
+    let word = Array(text.utf8.prefix(offset)).reversed().prefix { !",; \n".utf8.contains($0) }.prefix(60).reversed()
+    return String(decoding: word, as: UTF8.self)
+  }
+
   /// A function that is declared, and where.
   fileprivate struct Declared {
     var name: String
@@ -52,11 +57,11 @@ extension Configuration {
     guard !declared.isEmpty else { return }
     let modules = try program.modules()
     let names = Set(declared.map(\.name))
-    var definitions: [String: [(module: String, addresses: Int)]] = [:]
+    var definitions: [String: [(module: String, functions: ModuleFile.Definition)]] = [:]
     for (index, path) in modules.enumerated() {
       guard let file = ModuleFile(path: path) else { continue }
-      for (name, addresses) in file.functions(named: names, exported: index > 0) {
-        definitions[name, default: []].append((path, addresses.count))
+      for (name, functions) in file.functions(named: names, exported: index > 0) {
+        definitions[name, default: []].append((path, functions))
       }
     }
     for function in declared {
@@ -78,9 +83,15 @@ extension Configuration {
           Status.usage, "\(place) is found twice: in \(first.module) and in \(found[1].module)",
           advice: "say which: NAME@\(Answer.fileName(of: first.module)): \(function.name)(…)")
       }
-      if first.addresses > 1 {
+      // Beside an old version of it, which nobody calls, there may be a plain one: memcpy of libc has both.
+      if first.functions.isIndirect {
         throw Failure(
-          Status.usage, "\(place) is found \(first.addresses) times in \(first.module)",
+          Status.usage, "\(place) is an IFUNC of \(first.module), which stands for several functions",
+          advice: "declare the function around it")
+      }
+      if first.functions.addresses.count > 1 {
+        throw Failure(
+          Status.usage, "\(place) is found \(first.functions.addresses.count) times in \(first.module)",
           advice: "static functions of one name can't be told apart; give them names of their own")
       }
     }
@@ -106,9 +117,12 @@ extension Configuration {
     if let wrong {
       let last = declared.last.map { ", behind \($0.name)" } ?? ""
       let rest = Self.word(setting.text, at: wrong.offset)
+      // Where a declaration ends too early, what there is of it says more than the nothing that follows.
+      let before = Self.word(before: wrong.offset, of: setting.text)
+      let at = rest.isEmpty && !before.isEmpty ? "behind \"\(before)\"" : "at \"\(rest)\""
       throw Failure(
         Status.usage,
-        "\(setting.place(at: wrong.offset)): cannot read suballoc at \"\(rest)\"\(last): \(wrong.why)",
+        "\(setting.place(at: wrong.offset)): cannot read suballoc \(at)\(last): \(wrong.why)",
         advice: "write NAME: function(letters)p, as in apr: apr_palloc(pZ)p")
     }
     let limit = Int(ALLOCS_ALLOCATOR_CAPACITY) - 1

@@ -146,10 +146,25 @@ struct DebugInformation: ~Copyable {
     if let type = TypeWalk.type(ofVariable: entry) { part = walk.part(of: type, at: offset, path: name) }
     var line: Int32 = 0
     let hasLine = dwarf_decl_line(&entry, &line) == 0 && line > 0
-    let file = dwarf_decl_file(&entry).map { String(cString: $0) }
+    let file = (dwarf_decl_file(&entry) ?? primaryFile(&entry)).map { String(cString: $0) }
     return Variable(
       path: part.path, type: part.type, offset: part.offset, size: part.size, isPadding: part.isPadding,
       alternatives: part.alternatives, file: file == "???" ? nil : file, line: hasLine ? Int(line) : nil)
+  }
+
+  /// The unit's own file, if the entry is declared there as DWARF 5 has it: by the number 0, which libdw takes for none.
+  private static func primaryFile(_ entry: inout Dwarf_Die) -> UnsafePointer<CChar>? {
+    var attribute = Dwarf_Attribute()
+    var number: Dwarf_Word = 0
+    var version: Dwarf_Half = 0
+    var unit = Dwarf_Die()
+    var files: OpaquePointer?
+    guard dwarf_attr_integrate(&entry, UInt32(DW_AT_decl_file), &attribute) != nil,
+      dwarf_formudata(&attribute, &number) == 0, number == 0,
+      dwarf_cu_info(entry.cu, &version, nil, nil, nil, nil, nil, nil) == 0, version >= 5,
+      dwarf_diecu(&entry, &unit, nil, nil) != nil, dwarf_getsrcfiles(&unit, &files, nil) == 0
+    else { return nil }
+    return dwarf_filesrc(files, 0, nil, nil)
   }
 
   // MARK: units

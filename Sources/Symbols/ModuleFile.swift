@@ -21,11 +21,19 @@ public struct ModuleFile {
     return text.isEmpty ? nil : String(decoding: text, as: UTF8.self)
   }
 
-  /// Where functions with these names begin, by the file's addresses; those that are not there are left out.
+  /// What the file defines under one name.
+  public struct Definition {
+    /// Where functions of that name begin, by the file's addresses.
+    public var addresses: Set<UInt64> = []
+    /// One is an IFUNC: which function callers get is decided when the program runs.
+    public var isIndirect = false
+  }
+
+  /// What the file defines under these names; those that are not there, or are no functions, are left out.
   ///
   /// - `exported`: only what other modules can call; else also what the file keeps to itself, as far as its symbol table is there.
-  public func functions(named names: Set<String>, exported: Bool) -> [String: Set<UInt64>] {
-    var found: [String: Set<UInt64>] = [:]
+  public func functions(named names: Set<String>, exported: Bool) -> [String: Definition] {
+    var found: [String: Definition] = [:]
     for section in file.sections
     where section.type == UInt32(SHT_DYNSYM) || (section.type == UInt32(SHT_SYMTAB) && !exported) {
       guard let holder = elf_getscn(file.elf, section.index), let data = elf_getdata(holder, nil) else { continue }
@@ -34,12 +42,18 @@ public struct ModuleFile {
       var symbol = GElf_Sym()
       for index in 0..<min(data.pointee.d_size / entrySize, Int(Int32.max)) {
         guard gelf_getsym(data, Int32(index), &symbol) != nil else { break }
+        let type = Int32(symbol.st_info & 0xF)
         guard symbol.st_name != 0, symbol.st_shndx != UInt16(SHN_UNDEF), symbol.st_value != 0,
-          Int32(symbol.st_info & 0xF) == STT_FUNC,
+          type == STT_FUNC || type == STT_GNU_IFUNC,
           let name = elf_strptr(file.elf, section.link, Int(symbol.st_name))
         else { continue }
         let text = String(cString: name)
-        if names.contains(text) { found[text, default: []].insert(symbol.st_value) }
+        guard names.contains(text) else { continue }
+        if type == STT_FUNC {
+          found[text, default: Definition()].addresses.insert(symbol.st_value)
+        } else {
+          found[text, default: Definition()].isIndirect = true
+        }
       }
     }
     return found

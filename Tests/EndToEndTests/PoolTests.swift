@@ -235,6 +235,8 @@ extension EndToEnd {
         ("suballoc = \"f(ZZZZZZZ)p\"\n", ":1: ", "more than six"),
         ("\nsuballoc = \"no_such_function_anywhere(Z)p\"\n", ":2: ", "is not found"),
         ("suballoc = 'x@libc.so.6: no_such_function_anywhere(Z)p'\n", ":1: ", "is not found in libc.so.6"),
+        ("suballoc = [\n'copies@libc.so.6: memcpy(ppZ)p']\n", ":2: ", "is an IFUNC of"),
+        ("suballoc = 'unfinished(pZ'\n", ":1: ", "behind \"unfinished(pZ\": there is no )"),
         ("depth = 10\ndepth = 11\n", ":2: ", "set twice, first in line 1"),
         ("depth = \"ten\"\n", ":1: ", "wrong kind"),
         ("depth = 1000\n", ":1: ", "no depth"),
