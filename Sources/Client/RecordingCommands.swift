@@ -89,7 +89,8 @@ struct Record: ParsableCommand {
       }
     }
     let lost = result.lost == 0 ? "none lost" : "\(Units.grouped(result.lost)) lost"
-    try StandardOutput.write("\(output): \(Units.grouped(result.events)) events, \(lost), \(Units.bytes(result.bytes))\n")
+    try StandardOutput.write(
+      "\(output): \(Units.grouped(result.events)) events, \(lost), \(Units.bytes(result.bytes))\n")
   }
 
   private static func now() -> Double {
