@@ -202,6 +202,30 @@ extension EndToEnd {
         outcome.errors.contains("statically linked") && outcome.errors.contains("allocs-inexe"), "\(outcome.errors)")
     }
 
+    @Test(
+      "operators of the executable's own that go past malloc, and declared functions, are said to be missing",
+      arguments: Build.Tools.allCases)
+    func limits(tools: Build.Tools) throws {
+      for below in [Build.Below.jemalloc, .libc] {
+        let directory = try TestDirectory()
+        // A pair that compilers don't leave out.
+        let source = try directory.write(
+          "int *volatile kept; int main() { kept = new int(1); delete kept; return 0; }", to: "pair.cpp")
+        let program = try Build(tools: tools, form: .independent, below: below).link([source], into: directory)
+        let outcome = try ChildProcess.run(
+          [program],
+          environment: [
+            "ALLOCS": "1", "ALLOCS_DIR": directory.path, "ALLOCS_VERBOSE": "1", "ALLOCS_SUBALLOC": "a: strdup(Z)p",
+          ])
+        #expect(outcome.ending == .exit(0))
+        let segment = try Segment(path: try #require(directory.segments().first))
+        #expect(segment.counter("entries_refused") == (below == .libc ? 0 : 1))
+        #expect(outcome.errors.contains("own operators new and delete") == (below != .libc), "\(outcome.errors)")
+        #expect(segment.counter("declarations_refused") == 1)
+        #expect(outcome.errors.contains("the functions of ALLOCS_SUBALLOC"), "\(outcome.errors)")
+      }
+    }
+
     @Test("no name of the kit's inside is visible, and a link needs nothing of Swift")
     func names() throws {
       let archive = try Installation.path(of: "liballocs_inexe.a")

@@ -15,7 +15,8 @@ extension EndToEnd {
       var pid: String { "\(process.pid)" }
 
       init(
-        _ source: String = "places.c", _ arguments: [String] = [Programs.source("places.c")], stacks: String = "full"
+        _ source: String = "places.c", _ arguments: [String] = [Programs.source("places.c")], stacks: String = "full",
+        options: [String] = []
       ) throws {
         var environment = ChildProcess.baseEnvironment.merging(
           try Installation.agentEnvironment(directory.path)
@@ -23,7 +24,7 @@ extension EndToEnd {
         environment["ALLOCS_STACKS"] = stacks
         environment["PLACES_VARIABLE"] = "its value"
         process = try ChildProcess(
-          [Programs.path(source)] + arguments, environment: environment, conversing: true)
+          [Programs.path(source, options: options)] + arguments, environment: environment, conversing: true)
         try listen()
       }
 
@@ -68,9 +69,15 @@ extension EndToEnd {
       ("main::inside_function[1]", "main::inside_function[1]", "int"),
     ]
 
-    @Test("variables answer with their member, type and declaration; also after the process died")
-    func variables() throws {
-      let program = try Program()
+    @Test(
+      "variables answer with their member, type and declaration; also after the process died",
+      arguments: [
+        [],
+        // Room between the segments: to the dynamic linker, several modules.
+        ["-Wl,-Tdata=0x40000"],
+      ])
+    func variables(options: [String]) throws {
+      let program = try Program(options: options)
       func check(_ state: String) throws {
         for (name, path, type) in Self.variables {
           let answer = try program.ask(name)
@@ -113,6 +120,23 @@ extension EndToEnd {
       let descriptor = try program.ask("worker/descriptor")
       #expect(field(descriptor, "part", "kind") == "thread descriptor")
       #expect(field(descriptor, "part", "offset") == "16" && field(descriptor, "thread", "id") == "\(worker)")
+    }
+
+    @Test("a thread that has never allocated: its variables, its description and its frames")
+    func silentThread() throws {
+      let program = try Program()
+      let thread = try program.address("silent")
+      for options in [[], ["--stop"]] {
+        let variable = try program.ask("silent/local_number", options)
+        #expect(variable["kind"] as? String == "static" && variable["frame"] == nil, "\(variable)")
+        #expect(field(variable, "variable", "path") == "local_number")
+        let descriptor = try program.ask("silent/descriptor", options)
+        #expect(field(descriptor, "part", "kind") == "thread descriptor")
+        let stack = try program.ask("silent/on_stack", options)
+        #expect(stack["kind"] as? String == "stack")
+        for answer in [variable, descriptor, stack] { #expect(field(answer, "thread", "id") == "\(thread)") }
+        if !options.isEmpty { #expect(field(stack, "frame", "variable", "path") == "on_stack", "\(stack)") }
+      }
     }
 
     @Test("arguments, environment, auxiliary vector, vdso and guard pages are named")

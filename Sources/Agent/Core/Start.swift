@@ -52,7 +52,9 @@ enum Start {
     process.pointee.verbose = settings.isVerbose ? 1 : 0
     #if !ALLOCS_INEXE
       if let executable = allocs_first_link_map(), DynamicSymbols.hasKit(executable) {
-        say("the executable has the agent linked in, which takes its place", "set ALLOCS=1 if that is not active", 0)
+        var line = Text()
+        line.append(" leaves the index to the agent that is linked into the executable")
+        line.sayOnRequest()
         return false
       }
     #endif
@@ -157,6 +159,8 @@ enum Start {
     #if !ALLOCS_INEXE
       EntryPoints.bind()
       if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
+    #else
+      KitLimits.report()
     #endif
   }
 

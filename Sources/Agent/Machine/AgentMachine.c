@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "allocs_agent.h"
 
+#include <sys/auxv.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,6 +45,22 @@ bool allocs_is_main_module(const struct link_map *map) {
   return map == _r_debug.r_map;
 }
 
+// An executable between whose segments there is room, as ld.gold leaves it, is several ranges to _dl_find_object. The kernel has
+// mapped it: nothing else comes to lie in between.
+static void span_executable(const struct link_map *map, uint64_t *start, uint64_t *end) {
+  const ElfW(Phdr) *headers = (const ElfW(Phdr) *)getauxval(AT_PHDR);
+  uint64_t low = UINT64_MAX, high = 0;
+  for (unsigned long index = 0; headers && index < getauxval(AT_PHNUM); index++) {
+    if (headers[index].p_type != PT_LOAD) continue;
+    uint64_t first = headers[index].p_vaddr & -(uint64_t)ALLOCS_PAGE_SIZE, last = headers[index].p_vaddr + headers[index].p_memsz;
+    low = first < low ? first : low;
+    high = last > high ? last : high;
+  }
+  if (low >= high || low + map->l_addr > *start || high + map->l_addr < *end) return;
+  *start = low + map->l_addr;
+  *end = high + map->l_addr;
+}
+
 bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map) {
 #ifdef ALLOCS_INEXE
   uint64_t table;
@@ -54,6 +71,7 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   *start = (uint64_t)(uintptr_t)found.dlfo_map_start;
   *end = (uint64_t)(uintptr_t)found.dlfo_map_end;
   *map = found.dlfo_link_map;
+  if (allocs_is_main_module(*map)) span_executable(*map, start, end);
   return true;
 }
 

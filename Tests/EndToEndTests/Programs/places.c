@@ -69,6 +69,21 @@ static void *worker(void *argument) {
   return NULL;
 }
 
+// Never allocates, so that the index does not know it.
+static pid_t silent_id;
+static void *silent(void *argument) {
+  (void)argument;
+  silent_id = (pid_t)syscall(SYS_gettid);
+  volatile int on_stack = 1;
+  say("silent/local_number", &local_number);
+  say("silent/descriptor", (char *)pthread_self() + 16);
+  say("silent/on_stack", (const void *)&on_stack);
+  sem_post(&ready);
+  sem_wait(&leave);
+  KEEP(&on_stack);
+  return NULL;
+}
+
 __attribute__((noinline)) static void *map_for_test(size_t size) {
   void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   KEEP(mapped);
@@ -134,6 +149,10 @@ int main(int argc, char **argv) {
   pthread_create(&thread, NULL, worker, NULL);
   sem_wait(&ready);
   printf("worker %d\n", worker_id);
+  pthread_t other;
+  pthread_create(&other, NULL, silent, NULL);
+  sem_wait(&ready);
+  printf("silent %d\n", silent_id);
   long in_main = argc;
   say("main/in_main", &in_main);
   printf("ready\n");
@@ -141,6 +160,8 @@ int main(int argc, char **argv) {
   while (read(0, &byte, 1) > 0) {}
   KEEP(&in_main);
   sem_post(&leave);
+  sem_post(&leave);
   pthread_join(thread, NULL);
+  pthread_join(other, NULL);
   return 0;
 }

@@ -1,0 +1,37 @@
+// What the agent inside an executable does not see, where it can tell: no function is hooked at its entry there. Counted, and
+// said on request.
+
+#if ALLOCS_INEXE
+  import AgentMachine
+  import SharedLayout
+
+  enum KitLimits {
+    /// Runs once, before the libraries' constructors.
+    static func report() {
+      // Operators of an allocator, which go past its malloc. Those of a statically linked executable can't be told from the C++
+      // library's, which call malloc.
+      if !allocs_is_static(), let executable = allocs_first_link_map(), let symbols = DynamicSymbols(executable),
+        defines("_Znwm", symbols) || defines("_ZdlPv", symbols)
+      {
+        Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
+        say("the executable's own operators new and delete, but for the calls of malloc and free in them")
+      }
+      if allocs_process().pointee.suballocators != nil {
+        Index.count(ALLOCS_COUNTER_DECLARATIONS_REFUSED)
+        say("the functions of ALLOCS_SUBALLOC: preload the agent into a program without it for those")
+      }
+    }
+
+    private static func defines(_ name: StaticString, _ symbols: DynamicSymbols) -> Bool {
+      let text = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      return symbols.symbol(of: text) != nil
+    }
+
+    private static func say(_ what: StaticString) {
+      var line = Text()
+      line.append(" does not see ")
+      line.append(what)
+      line.sayOnRequest()
+    }
+  }
+#endif
