@@ -6,7 +6,7 @@ import Measurement
 
 let eventsBenchmark = Benchmark(name: "events", part: .time) { workshop in
   guard let agent = workshop.options.agent else { return [] }
-  let operations = workshop.options.quick ? "200000" : "600000"
+  let operations = workshop.options.quick ? "200000" : "500000"
   let pair = Command(program: try workshop.program("pair"), arguments: [operations], processor: processors.last)
   var rows: [Row] = []
   for variant in [Variant.full, .site] {

@@ -41,7 +41,7 @@ let kitBenchmark = Benchmark(name: "kit", part: .time) { workshop in
 private func costs(
   of runs: [(program: String, environment: [String: String])], in workshop: Workshop
 ) throws -> [[Double]] {
-  let operations = workshop.options.quick ? "300000" : "1000000"
+  let operations = workshop.options.quick ? "200000" : "500000"
   var costs: [[Double]] = runs.map { _ in [] }
   for round in 0..<workshop.options.roundCount {
     var least = runs.map { _ in Double.infinity }

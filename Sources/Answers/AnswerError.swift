@@ -15,7 +15,7 @@ public struct AnswerError: Error, Hashable, Sendable {
     case notPermitted
     /// There is a segment, and it can't be believed: cut short, damaged, of another version.
     case unreadable
-    /// Memory, address space or descriptors of the one who looks ran out.
+    /// Memory, address space or descriptors of the one who looks ran out, or the places for consumers of events.
     case shortage
   }
 
@@ -68,7 +68,7 @@ extension AnswerError {
       case .noSuchFile: .notIndexed
       case .notPermitted: .notPermitted
       case .notASegment, .halfWritten, .otherVersion, .truncated, .broken: .unreadable
-      case .system: .shortage
+      case .occupied, .system: .shortage
       }
     let separator = " — "
     let description = error.description

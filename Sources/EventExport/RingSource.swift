@@ -162,6 +162,8 @@ extension ExportError {
       switch error {
       case .noSuchFile: ENOENT
       case .notPermitted: EACCES
+      case .occupied: EBUSY
+      case .system: EAGAIN
       default: 0
       }
     self.init(code: code, error.description)

@@ -40,17 +40,17 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
       throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
     }
-    func refuse(_ operation: String, _ why: String) -> SegmentError {
+    func refuse(_ error: SegmentError) -> SegmentError {
       mapping_guard_remove(guardEntry)
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
-      return .system(path: path, operation: operation, why: why)
+      return error
     }
     let token = UInt64(UInt32(bitPattern: getpid())) << 32 | UInt64(UInt32.random(in: 1 ... .max))
     var number: UInt32 = 0
     while !allocs_compare_exchange_u64(Self.word(start, number, \.owner), 0, token) {
       number += 1
       guard number < ALLOCS_CONSUMER_COUNT else {
-        throw refuse("attach to", "it has \(ALLOCS_CONSUMER_COUNT) consumers of its events, the most there can be")
+        throw refuse(.occupied(path: path, consumers: Int(ALLOCS_CONSUMER_COUNT)))
       }
     }
     // Where the file system is full, touching a hole would be a signal.
@@ -59,7 +59,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     guard madvise(positions, Int(ALLOCS_RING_COUNT) * 8, populateWrite) == 0 else {
       let why = systemMessage(errno)
       allocs_store_release_u64(Self.word(start, number, \.owner), 0)
-      throw refuse("get memory for", why)
+      throw refuse(.system(path: path, operation: "get memory for", why: why))
     }
     self.path = path
     self.start = start

@@ -21,7 +21,8 @@ public struct SegmentFile: Hashable, Sendable {
   public var modified: Double
   /// Seconds since 1970-01-01 UTC: the last change of the file's mode or size.
   var changed: Double
-  var inode: UInt64
+  /// The number of the file on its file system: after an exec there is another file with the same path.
+  public var inode: UInt64
   /// Whether a sweep has seen it dead: see Retention.swift.
   var isMarkedDead: Bool
 

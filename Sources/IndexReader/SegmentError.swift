@@ -16,6 +16,8 @@ public enum SegmentError: Error, Hashable, Sendable {
   case truncated(path: String, why: String)
   /// The file was cut or overwritten after it was opened: what was read since may be wrong.
   case broken(path: String, why: String)
+  /// The process has as many consumers of its events as there can be.
+  case occupied(path: String, consumers: Int)
   /// The system refused something else: `why` is its own message.
   case system(path: String, operation: String, why: String)
 
@@ -25,6 +27,7 @@ public enum SegmentError: Error, Hashable, Sendable {
     case .noSuchFile(let path), .notPermitted(let path), .halfWritten(let path): path
     case .notASegment(let path, _), .truncated(let path, _), .broken(let path, _): path
     case .otherVersion(let path, _, _): path
+    case .occupied(let path, _): path
     case .system(let path, _, _): path
     }
   }
@@ -49,6 +52,9 @@ extension SegmentError: CustomStringConvertible {
       "can't read segment \(path): it is cut short, \(why) — the file is damaged; run the process again"
     case .broken(let path, let why):
       "can't go on with segment \(path): \(why) — what it said can't be trusted any more; open it again or run the process again"
+    case .occupied(let path, let consumers):
+      "can't attach to \(path): it has \(consumers) consumers of its events, the most there can be — "
+        + "end one of them and try again; those of a server that overwrite (policy=overwrite) share one place"
     case .system(let path, let operation, let why):
       "can't \(operation) \(path): \(why) — free the resource that is short, or raise its limit, and try again"
     }

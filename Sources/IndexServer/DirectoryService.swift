@@ -51,7 +51,7 @@ struct DirectoryService: Service {
 
   /// Looks at the directories now and at each wake-up, until a graceful shutdown.
   private func keepUp(_ wakeups: AsyncStream<Void>, changes: () -> [DirectoryChange]) async {
-    var live: Set<String> = []
+    var live: [String: UInt64] = [:]
     look(&live)
     for await _ in wakeups.cancelOnGracefulShutdown() {
       for change in changes() {
@@ -67,8 +67,8 @@ struct DirectoryService: Service {
     }
   }
 
-  /// Compares what there is with `live`, the segments of running processes at the last look, and sweeps.
-  private func look(_ live: inout Set<String>) {
+  /// Compares what there is with `live`, the segments of running processes at the last look, paths and inodes, and sweeps.
+  private func look(_ live: inout [String: UInt64]) {
     let swept = SegmentDirectory.sweep(retention)
     for file in swept.removed {
       registry.forget(file.path)
@@ -81,14 +81,15 @@ struct DirectoryService: Service {
 
     let files = SegmentDirectory.list()
     let running = files.filter(\.isLive)
-    for file in running where !live.contains(file.path) {
+    // A program that replaces itself by exec makes another file with the same name.
+    for file in running where live[file.path] != file.inode {
       logger.info("process is indexed", metadata: Self.metadata(file))
       exports.begin(file)
     }
-    for file in files where !file.isLive && live.contains(file.path) {
+    for file in files where !file.isLive && live[file.path] != nil {
       logger.info("process ended", metadata: Self.metadata(file))
     }
-    live = Set(running.lazy.map(\.path))
+    live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
     Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)
     Meter(label: "allocsd_segments", dimensions: [("process", "dead")]).set(files.count - running.count)
     Meter(label: "allocsd_segments_bytes").set(files.reduce(0) { $0 + Double($1.allocatedBytes) })

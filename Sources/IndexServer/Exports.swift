@@ -9,25 +9,35 @@ import Metrics
 import NIOPosix
 import Synchronization
 
-/// Where all events go, as its option has it: `{pid}` stands for the process.
+/// Where all events go, as its option has it: `{pid}` stands for the process, for its number and, where there is such a
+/// file already, `-2`, `-3` and so on behind it: of a program that it ran before, or of another process with that number.
 struct ExportTarget: Sendable {
   private let text: String
 
   /// Throws if it can't be a destination, or is a file that all processes would share.
   init(_ text: String) throws(ExportError) {
     self.text = text
-    if case .file = try Self.address(text, processID: 1), !text.contains("{pid}") {
+    if case .file = try Self.address(text, process: "1"), !text.contains("{pid}") {
       throw ExportError("the file \(text) would be written by all processes — put {pid} into its name")
     }
   }
 
-  func address(processID: Int32) throws(ExportError) -> DestinationAddress {
-    try Self.address(text, processID: processID)
+  /// Creates the file, or connects.
+  func open(processID: Int32) throws(ExportError) -> Destination {
+    var number = 1
+    while true {
+      do throws(ExportError) {
+        return try Self.address(text, process: number == 1 ? "\(processID)" : "\(processID)-\(number)").open()
+      } catch {
+        guard error.code == EEXIST, number < 1000 else { throw error }
+        number += 1
+      }
+    }
   }
 
-  private static func address(_ text: String, processID: Int32) throws(ExportError) -> DestinationAddress {
+  private static func address(_ text: String, process: String) throws(ExportError) -> DestinationAddress {
     try DestinationAddress(
-      text.split(separator: "{pid}", omittingEmptySubsequences: false).joined(separator: "\(processID)"))
+      text.split(separator: "{pid}", omittingEmptySubsequences: false).joined(separator: process))
   }
 }
 
@@ -57,7 +67,7 @@ final class Exports: Sendable {
     }
   }
 
-  /// Exports the events of a process that has begun, if all are to be.
+  /// Exports the events of a process that has begun, or has replaced its program, if all are to be.
   func begin(_ file: SegmentFile) {
     guard let target else { return }
     let (logger, policy) = (logger, policy)
@@ -66,9 +76,9 @@ final class Exports: Sendable {
     workers.submit { [exporter] state in
       guard state == .active else { return }
       do throws(ExportError) {
-        let segment = try Self.open(file.path)
-        let address = try target.address(processID: file.processID)
-        let destination = try address.open()
+        guard let segment = try Self.open(file) else { return }
+        let destination = try target.open(processID: file.processID)
+        let name = destination.name
         let subscriber = RecordStream { end in
           switch end {
           case .sourceFailed(let error), .destinationFailed(let error):
@@ -82,19 +92,23 @@ final class Exports: Sendable {
           ) { () throws(ExportError) in
             try RingSource(segment, policy: policy)
           })
-        logger.info("exporting events", metadata: metadata.merging(["to": "\(address)"]) { $1 })
+        logger.info("exporting events", metadata: metadata.merging(["to": "\(name)"]) { $1 })
       } catch {
         logger.warning("\(error)", metadata: metadata)
       }
     }
   }
 
-  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet.
-  private static func open(_ path: String) throws(ExportError) -> SharedSegment {
+  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet. nil if
+  /// another file has taken its place: after an exec, which is a beginning of its own.
+  private static func open(_ file: SegmentFile) throws(ExportError) -> SharedSegment? {
     var patience = 100
+    let path = file.path
     while true {
       do throws(SegmentError) {
         let segment = try SharedSegment(path: path)
+        var status = stat()
+        guard stat(path, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
         guard access(EventConsumer.controlPath(ofSegment: path), F_OK) != 0, patience > 0 else { return segment }
       } catch {
         guard patience > 0, access(path, F_OK) == 0 else { throw ExportError("\(error)") }

@@ -109,6 +109,7 @@ extension DeliveryEnd {
         switch error.code {
         case ESRCH, ENOENT: .notIndexed
         case EACCES, EPERM: .notPermitted
+        case EAGAIN, EBUSY: .shortage
         default: .unreadable
         }
       return AnswerError(
