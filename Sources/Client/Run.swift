@@ -23,7 +23,7 @@ struct Run: ParsableCommand {
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
       $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
-      it starts are indexed, too.
+      it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on.
 
       Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
       /etc/allocs/allocs.toml, if there is one; environment variables of the same names count more. All are checked first: \
@@ -52,6 +52,14 @@ struct Run: ParsableCommand {
   @Option(
     help: .init("Read settings from this TOML file.", valueName: "file"), completion: .file(extensions: ["toml"]))
   var config: String?
+
+  @Flag(
+    help: .init(
+      """
+      Give each child of fork an index of its own, which starts as a copy of its parent's. The copy is made while the \
+      program forks, and takes the longer the more blocks there are. (Default: $ALLOCS_FOLLOW, else off.)
+      """))
+  var follow = false
 
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
@@ -85,6 +93,7 @@ struct Run: ParsableCommand {
     setenv("LD_PRELOAD", isThere ? others : others.isEmpty ? agent : "\(agent):\(others)", 1)
     // For the agent inside an executable.
     setenv("ALLOCS", "1", 1)
+    if follow { setenv("ALLOCS_FOLLOW", "1", 1) }
     if let stacks { setenv("ALLOCS_STACKS", stacks.rawValue, 1) }
 
     var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }

@@ -17,6 +17,7 @@ struct Geometry: Sendable {
   let fileSize: UInt64
   let processID: Int32
   let startTime: UInt64
+  let forkedFrom: Int32?
   let userID: UInt32
   let command: [String]
   let hasFullStacks: Bool
@@ -169,6 +170,7 @@ struct Geometry: Sendable {
     fileSize = header.file_size
     processID = Int32(header.pid)
     startTime = header.start_time
+    forkedFrom = header.forked_from == 0 ? nil : Int32(truncatingIfNeeded: header.forked_from)
     userID = header.uid
     hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
     command = withUnsafeBytes(of: header.command) { bytes in

@@ -70,6 +70,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   public var processID: Int32 { geometry.processID }
   /// When the process started: clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64 { geometry.startTime }
+  /// The process whose index this was up to the fork that made this process; nil if it began with none.
+  public var forkedFrom: Int32? { geometry.forkedFrom }
   /// The user that the process ran as when it started, by its own word. To decide who may read, use `ownerID`.
   public var userID: UInt32 { geometry.userID }
   /// The file's owner, by the kernel's word.

@@ -51,5 +51,86 @@ extension EndToEnd {
       try program.proceed()
       try program.finish()
     }
+
+    // MARK: followed
+
+    /// The blocks of one child: those that it surely has, and those that calls which had not returned may have left.
+    private func compare(
+      _ path: String, _ pid: Int32, _ program: RecordingProgram, _ record: Record
+    ) throws -> Differences {
+      let segment = try Segment(path: path)
+      var own = record
+      own.blocks = try Record.readBlocks(program.records.file("\(pid).blocks")).sorted { $0.base < $1.base }
+      let maybe = try Record.readBlocks(program.records.file("\(pid).maybe"))
+      var comparison = Comparison(record: own, baseline: [], isComplete: false)
+      comparison.looksUp = false
+      var differences = comparison.differences(in: segment)
+      if segment.processID != pid { differences.add("the segment is of process \(segment.processID)") }
+      if segment.forkedFrom == nil { differences.add("the segment does not say whose copy it is") }
+      let certain = Set(own.blocks.map(\.base))
+      var sizes: [UInt64: Int] = [:]
+      for block in maybe where block.base == 0 { sizes[block.size, default: 0] += 1 }
+      let leaving = Set(maybe.lazy.map(\.base).filter { $0 != 0 })
+      for allocation in segment.allAllocations() where !certain.contains(allocation.base) {
+        guard let context = segment.context(allocation.context),
+          let pc = segment.stack(ofNode: context.node).addresses.first,
+          record.sites.values.contains(where: { pc > $0.start && pc <= $0.end })
+        else { continue }
+        if leaving.contains(allocation.base) { continue }
+        if let left = sizes[allocation.size], left > 0 {
+          sizes[allocation.size] = left - 1
+        } else {
+          differences.add("0x\(String(allocation.base, radix: 16))+\(allocation.size) is no block of the child's")
+        }
+      }
+      return differences
+    }
+
+    @Test(
+      "a child that is followed has an exact copy of the index, and goes on from there",
+      arguments: [
+        ("fork", 8, 24), ("fork", 64, 9), ("fork", 0, 12), ("_Fork", 8, 12), ("signal", 0, 100), ("handler", 8, 60),
+      ])
+    func followed(way: String, threads: Int, children: Int) throws {
+      let program = try RecordingProgram(
+        [Programs.path("heirs.c"), way, "\(threads)", "\(children)"], environment: ["ALLOCS_FOLLOW": "1"])
+      _ = try program.process.readLines(until: "checkpoint 0")
+      let segment = try program.openSegment()
+      try program.proceed()
+      let record = try program.reach(1)
+      #expect(program.said.first == "children \(children) failed 0", "\(program.said)")
+      var differences = Comparison(record: record, baseline: [], isComplete: false).differences(in: segment)
+      #expect(differences.isEmpty, "the parent: \(differences)")
+      let unfollowed = segment.counter("forks_unfollowed") ?? .max
+      var followed = 0
+      for path in try program.directory.segments() {
+        let pid = try #require(Int32((path as NSString).lastPathComponent.prefix { $0 != "." }))
+        guard pid != program.process.pid else { continue }
+        followed += 1
+        differences = try compare(path, pid, program, record)
+        #expect(differences.isEmpty, "child \(pid): \(differences)")
+      }
+      let ofChildren = way == "fork" ? children / 3 : 0
+      #expect(UInt64(followed) + unfollowed >= UInt64(children), "each child is followed, or counted")
+      #expect(followed <= children + ofChildren)
+      // A handler may interrupt what all others wait for; a fork at a quiet place always succeeds.
+      if way == "fork" || way == "_Fork" { #expect(unfollowed == 0) } else { #expect(followed > 0) }
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("a program that is not followed has no other segment than its own, whatever its children do")
+    func notFollowed() throws {
+      let program = try RecordingProgram([Programs.path("heirs.c"), "fork", "8", "9"])
+      _ = try program.process.readLines(until: "checkpoint 0")
+      try program.proceed()
+      let record = try program.reach(1)
+      let differences = Comparison(record: record, baseline: [], isComplete: false).differences(
+        in: try program.openSegment())
+      #expect(differences.isEmpty, "\(differences)")
+      #expect(try program.directory.segments().count == 1)
+      try program.proceed()
+      try program.finish()
+    }
   }
 }

@@ -156,7 +156,7 @@ struct ContextTests {
     let count = UInt32(ALLOCS_COUNTER_COUNT.rawValue)
     let names = (0..<count).map { String(cString: allocs_counter_name($0)) }.filter { !$0.isEmpty }
     #expect(Set(names).count == names.count)
-    #expect(names.first == "no_memory" && names.last == "consumers_expelled")
+    #expect(names.first == "no_memory" && names.last == "forks_unfollowed")
     #expect(String(cString: allocs_counter_name(count)) == "")
   }
 }

@@ -12,7 +12,7 @@ enum Event {
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
     _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, allocator: UInt32 = 0
   ) {
-    guard let regions = thread.pointee.regions else { return }
+    guard let regions = Gate.regions(thread) else { return }
     let context = Contexts.context(thread, caller, function, allocator: allocator)
     record(thread, regions, block, size, alignment, context, kind, origin: origin)
   }
@@ -131,7 +131,7 @@ enum Event {
     _ thread: Thread, _ block: Block, _ caller: Caller = .unknown, _ function: allocs_function = ALLOCS_FUNCTION_FREE,
     _ kind: allocs_event_kind = ALLOCS_EVENT_FREE
   ) -> UInt64 {
-    guard let regions = thread.pointee.regions else { return 0 }
+    guard let regions = Gate.regions(thread) else { return 0 }
     let old: UInt64
     if Events.areOn {
       old = eraseAll(thread, regions, block, caller, function, kind)
@@ -183,7 +183,7 @@ enum Event {
   /// A realloc failed: `block`, erased with record `old` by `preFree`, lives on.
   @inline(never)
   static func reallocFailed(_ thread: Thread, _ block: Block, _ old: UInt64) {
-    guard old != 0, let regions = thread.pointee.regions else { return }
+    guard old != 0, let regions = Gate.regions(thread) else { return }
     let base = UInt(bitPattern: block)
     Index.restore(regions, base, old)
     thread.pointee.entry.pointee.identity.frees &-= 1
@@ -221,7 +221,7 @@ enum Event {
     // operator new(nothrow) calls operator new, which calls malloc: one block, noted once.
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
     // First of all: it may allocate.
-    let isBusy = outer.pointee.regions == nil || outer.pointee.capturing != 0
+    let isBusy = Gate.regions(outer) == nil || outer.pointee.capturing != 0
     let context = isBusy ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
     noteInner(outer)
     outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
@@ -237,7 +237,7 @@ enum Event {
   }
 
   private static func erase(_ thread: Thread, _ block: Block, isInner: Bool) -> UInt64 {
-    guard let regions = thread.pointee.regions else { return 0 }
+    guard let regions = Gate.regions(thread) else { return 0 }
     let old: UInt64
     if Events.areOn {
       old = eraseAll(
@@ -273,7 +273,7 @@ enum Event {
   private static func noteInner(_ thread: Thread) {
     guard thread.pointee.inner_base != 0, let block = Block(bitPattern: UInt(thread.pointee.inner_base)) else { return }
     thread.pointee.inner_base = 0
-    guard let regions = thread.pointee.regions else { return }
+    guard let regions = Gate.regions(thread) else { return }
     record(
       thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context)
   }

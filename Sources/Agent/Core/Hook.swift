@@ -72,6 +72,7 @@ func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   guard let block, thread.pointee.regions != nil else {
+    if let block, Gate.hasEverClosed { return mallocedUnknown(block, size, place, framePointer) }
     allocs_leave(thread)
     return block
   }
@@ -111,6 +112,8 @@ func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePo
     guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
       return mallocedUnknown(block, size, place, framePointer)
     }
+  } else if let block, Gate.hasEverClosed {
+    return mallocedUnknown(block, size, place, framePointer)
   }
   allocs_leave(thread)
   return block
@@ -148,7 +151,7 @@ func padded(_ size: Int, _ alignment: Int) -> Int {
 @inline(never)
 private func noteUnloaded() {
   guard let thread = allocs_enter() else { return }
-  Modules.noteUnloaded()
+  if Gate.regions(thread) != nil { Modules.noteUnloaded() }
   allocs_leave(thread)
 }
 
@@ -425,7 +428,7 @@ func hookDlclose(_ handle: UnsafeMutableRawPointer?) -> CInt {
   var thread: Thread? = allocs_enter()
   if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
   if let thread {
-    Modules.noteUnloaded()
+    if Gate.regions(thread) != nil { Modules.noteUnloaded() }
     allocs_leave(thread)
   }
   return result

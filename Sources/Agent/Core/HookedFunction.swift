@@ -34,6 +34,8 @@ func hookHookedMalloc(
     guard !Events.areOn, Event.postKnownAlloc(thread, regions, block, size, context) else {
       return mallocedUnknown(thread, block, size, caller, allocator)
     }
+  } else if let block, Gate.hasEverClosed {
+    return mallocedUnknown(thread, block, size, caller, allocator)
   }
   allocs_leave(thread)
   return block

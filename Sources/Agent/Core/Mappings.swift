@@ -35,6 +35,7 @@ enum Mappings {
     }
     let caller = Caller(place: UInt(call.pointee.place), framePointer: call.pointee.frame_pointer)
     let own = enter()
+    let isSeen = isSeenAtGate(own)
     var draft = allocs_mapping()
     if call.pointee.new_size > 0 {
       draft.context = context(own, caller, allocs_function(call.pointee.function), shared, header)
@@ -48,7 +49,7 @@ enum Mappings {
     var name = Text()
     if call.pointee.descriptor >= 0, call.pointee.new_size > 0 { file = System.identity(of: call.pointee.descriptor) }
     if let found = file, !isKnown(found, shared) { name = Self.name(of: call.pointee.descriptor) }
-    locked(shared) {
+    lockedAtGate(shared, isSeen: isSeen) {
       guard let table = table(shared, header) else {
         Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
         return
@@ -99,19 +100,43 @@ enum Mappings {
     _ own: Thread?, _ caller: Caller, _ function: allocs_function, _ shared: Shared, _ header: Header
   ) -> UInt32 {
     if let own {
-      guard own.pointee.regions != nil else { return 0 }
+      guard Gate.regions(own) != nil else { return 0 }
       // libc is not to be asked for the stack's bounds: it would take locks.
       let hasAsked = own.pointee.has_asked_for_stack
       own.pointee.has_asked_for_stack = 1
       defer { own.pointee.has_asked_for_stack = hasAsked }
       return Contexts.context(own, caller, function)
     }
-    guard let inside = allocs_registered_block(), inside.pointee.regions != nil else { return 0 }
+    guard let inside = allocs_registered_block(), Gate.isIndexed(inside) else { return 0 }
     let node =
       shared.pointee.full_stacks != 0
       ? Stack.nodeAnew(inside, caller, shared, header)
       : Contexts.node(shared, header, parent: 0, pc: caller.site, flags: 0)
     return node == 0 ? 0 : Contexts.context(shared, header, node, inside.pointee.slot, function, 0)
+  }
+
+  // MARK: while a thread forks
+
+  /// Whether a thread that closes the gate waits for this one. A thread inside a hook must not wait in turn: it may hold
+  /// the allocator's locks, which fork takes.
+  private static func isSeenAtGate(_ own: Thread?) -> Bool {
+    if let own { return Gate.regions(own) != nil }
+    guard let inside = allocs_registered_block(), inside.pointee.entry != nil else { return false }
+    // A signal handler on a thread that waits at the gate.
+    if inside.pointee.at_gate != 0 { Gate.waitUntilOpen() }
+    return true
+  }
+
+  private static func lockedAtGate(_ shared: Shared, isSeen: Bool, _ body: () -> Void) {
+    var isDone = false
+    while !isDone {
+      if !isSeen { Gate.waitUntilOpen() }
+      locked(shared) {
+        guard isSeen || !Gate.isClosed else { return }
+        body()
+        isDone = true
+      }
+    }
   }
 
   // MARK: files

@@ -99,11 +99,7 @@ enum Segment {
     }
     let startTime = UInt64(found)
     let pid = System.processID
-    var name = Text()
-    name.append(UInt64(pid))
-    name.append(".")
-    name.append(startTime)
-    name.append(".seg")
+    let name = fileName(pid, startTime)
     return name.withCString { path in
       var descriptor = open(in: directory, path)
       if descriptor == System.exists {
@@ -125,6 +121,15 @@ enum Segment {
       }
       return failure
     }
+  }
+
+  static func fileName(_ pid: UInt32, _ startTime: UInt64) -> Text {
+    var name = Text()
+    name.append(UInt64(pid))
+    name.append(".")
+    name.append(startTime)
+    name.append(".seg")
+    return name
   }
 
   private static func open(in directory: Int, _ path: UnsafePointer<CChar>) -> Int {
@@ -187,7 +192,7 @@ enum Segment {
   }
 
   /// Where it can't be done, events have no rings and are counted.
-  private static func anchorRings(
+  static func anchorRings(
     _ descriptor: Int, _ header: UnsafeMutablePointer<allocs_header>, _ shared: UnsafeMutablePointer<allocs_shared>
   ) {
     let rings = section(header, ALLOCS_SECTION_RINGS).pointee

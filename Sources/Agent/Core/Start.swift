@@ -60,6 +60,10 @@ enum Start {
     #endif
     process.pointee.suballocators = settings.suballocators
     process.pointee.level = settings.level
+    if settings.follows, let page = System.mapShared(UInt64(ALLOCS_PAGE_SIZE)) {
+      process.pointee.broken_gate = page.assumingMemoryBound(to: UInt32.self)
+      process.pointee.follows = 1
+    }
     let size = (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096
     let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
     guard let memory = System.map(size), System.wipeInChildren(memory, size),
@@ -135,8 +139,22 @@ enum Start {
         code: directory)
     }
     let failure = Segment.create(in: directory, shared)
+    if failure == nil, allocs_process().pointee.follows != 0 { rememberDirectory(directory) }
     System.close(directory)
     return failure
+  }
+
+  /// By its absolute name: the program may change its working directory, and write over its environment.
+  private static func rememberDirectory(_ directory: Int) {
+    var link = Text()
+    link.append("/proc/self/fd/")
+    link.append(UInt64(directory))
+    let capacity = Int(ALLOCS_DIRECTORY_SIZE) - 1
+    let name = allocs_directory()
+    let size = link.withCString {
+      System.readLink($0, UnsafeMutableRawPointer(name).assumingMemoryBound(to: UInt8.self), capacity)
+    }
+    name[max(0, min(size, capacity))] = 0
   }
 
   // MARK: what libc is needed for
@@ -182,10 +200,13 @@ enum Start {
   /// thread, in a signal handler, called fork may still hold an address in it: memory of the child's own goes there.
   static func childStarted() {
     let process = allocs_process()
+    var wantsEvents = false
     if process.pointee.has_control != 0 {
+      wantsEvents = allocs_control().pointee.always != 0
       System.mapOver(UnsafeMutableRawPointer(allocs_control()), UInt64(ALLOCS_PAGE_SIZE))
       process.pointee.has_control = 0
     }
+    if Heritage.takeOver(wantsEvents: wantsEvents) { return }
     guard allocs_is_inside() else { return }
     if let fixed = process.pointee.fixed_base {
       System.mapOver(fixed, process.pointee.fixed_size)
@@ -240,6 +261,8 @@ struct Settings {
   var directory: UnsafePointer<CChar>?
   /// ALLOCS_VERBOSE=1
   var isVerbose = false
+  /// ALLOCS_FOLLOW=1
+  var follows = false
   /// ALLOCS_STACKS: full (or not set), site, or check
   var wantsFullStacks = true
   var checksStacks = false
@@ -264,6 +287,8 @@ struct Settings {
         directory = value.pointee == 0 ? nil : value
       } else if let value = Self.value(of: variable, "ALLOCS_VERBOSE=") {
         isVerbose = value.pointee == CChar(UInt8(ascii: "1"))
+      } else if let value = Self.value(of: variable, "ALLOCS_FOLLOW=") {
+        follows = value.pointee == CChar(UInt8(ascii: "1"))
       } else if let value = Self.value(of: variable, "ALLOCS_STACKS=") {
         wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
         checksStacks = value.pointee == CChar(UInt8(ascii: "c"))
@@ -329,6 +354,8 @@ struct Settings {
 
 @c(allocs_constructed) func agentConstructed() { Start.constructed() }
 @c(allocs_destructed) func agentDestructed() { Start.destructed() }
+@c(allocs_fork_begins) func agentForkBegins() { Heritage.prepare() }
+@c(allocs_fork_ended) func agentForkEnded() { Heritage.finish() }
 @c(allocs_child_started) func agentChildStarted() { Start.childStarted() }
 @c(allocs_next_definition)
 func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? {

@@ -54,7 +54,7 @@ enum Suballocations {
     _ thread: Thread, _ block: UInt, _ size: UInt, allocator: UInt32, group: UInt32, pool: UInt64?, isStack: Bool,
     _ caller: Caller
   ) {
-    guard thread.pointee.regions != nil, let shared = allocs_process().pointee.shared,
+    guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared,
       let header = shared.pointee.header
     else { return }
     let context = Contexts.context(thread, caller, ALLOCS_FUNCTION_UNKNOWN, allocator: allocator)
@@ -104,7 +104,7 @@ enum Suballocations {
       let thread = enter()
     else { return }
     defer { allocs_leave(thread) }
-    guard thread.pointee.regions != nil else { return }
+    guard Gate.regions(thread) != nil else { return }
     if declaration.reset != UInt8(ALLOCS_DECLARATION_NONE) {
       let since = declaration.freed == UInt8(ALLOCS_DECLARATION_NONE) ? 0 : argument(call, declaration.freed)
       return reset(UInt64(argument(call, declaration.reset)), group: function.pointee.group, since: since)
@@ -135,7 +135,7 @@ enum Suballocations {
   /// A block that was to be resized, to something, lives on.
   private static func resizeFailed(_ call: Call, _ declaration: allocs_declaration) {
     guard call.pointee.old_head != 0, size(call, declaration) != 0, let thread = enter() else { return }
-    if let shared = allocs_process().pointee.shared {
+    if Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared {
       Nested.restore(
         shared, argument(call, declaration.freed),
         Nested.Erased(head: call.pointee.old_head, level: Int(call.pointee.old_level)))
@@ -166,7 +166,7 @@ enum Suballocations {
     _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ caller: Caller
   ) {
     guard let thread = enter() else { return }
-    if thread.pointee.regions != nil, let number = number(of: kind, at: caller.site) {
+    if Gate.regions(thread) != nil, let number = number(of: kind, at: caller.site) {
       allocated(
         thread, block, size, allocator: number, group: number, pool: pool == 0 ? nil : pool, isStack: true, caller)
     }
@@ -175,13 +175,13 @@ enum Suballocations {
 
   static func announcedFree(_ kind: UnsafeMutablePointer<allocs_pool_kind>, _ block: UInt) {
     guard let number = known(kind), let thread = enter() else { return }
-    if thread.pointee.regions != nil { _ = freed(block, group: number) }
+    if Gate.regions(thread) != nil { _ = freed(block, group: number) }
     allocs_leave(thread)
   }
 
   static func announcedReset(_ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ since: UInt) {
     guard let number = known(kind), let thread = enter() else { return }
-    if thread.pointee.regions != nil { reset(pool, group: number, since: since) }
+    if Gate.regions(thread) != nil { reset(pool, group: number, since: since) }
     allocs_leave(thread)
   }
 

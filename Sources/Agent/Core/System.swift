@@ -13,6 +13,8 @@
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
 //   a call of mmap, of a file  fstat, readlinkat
+//   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64, mmap, clock_gettime,
+//                 gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise, linkat, close, munmap, prctl, get*id
 //   a capture on an unknown stack  sigaltstack
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
@@ -85,6 +87,34 @@ enum System {
   static func unlink(in directory: Int, _ path: UnsafePointer<CChar>) -> Int {
     call(Int(ALLOCS_SYS_UNLINKAT), directory, Int(bitPattern: path), 0)
   }
+  /// A file without a name, in an open directory; a negated error number if it cannot be had.
+  static func openUnnamed(in directory: Int, mode: Int) -> Int {
+    let here: StaticString = "."
+    let unnamed = 0o20000000 | OpenFlags.directory
+    return open(
+      in: directory, UnsafeRawPointer(here.utf8Start).assumingMemoryBound(to: CChar.self),
+      OpenFlags.readWrite | unnamed, mode: mode)
+  }
+  /// Gives the file that `path` leads to, by a link of the kernel's, a name in an open directory.
+  static func link(_ path: UnsafePointer<CChar>, in directory: Int, _ name: UnsafePointer<CChar>) -> Int {
+    let follow = 0x400
+    return call(
+      Int(ALLOCS_SYS_LINKAT), currentDirectory, Int(bitPattern: path), directory, Int(bitPattern: name), follow)
+  }
+  /// All of the bytes, or a negated error number. Bytes that cannot be read are an error, not a signal.
+  static func writeAll(_ descriptor: Int, _ bytes: Address, _ count: Int, at offset: UInt64) -> Int {
+    var done = 0
+    while done < count {
+      let written = call(
+        Int(ALLOCS_SYS_PWRITE64), descriptor, Int(bitPattern: bytes + done), count - done, Int(offset) + done)
+      let interrupted = -4
+      if written == interrupted { continue }
+      let noSpace = -28
+      guard written > 0 else { return written < 0 ? written : noSpace }
+      done += written
+    }
+    return count
+  }
   static func truncate(_ descriptor: Int, _ size: UInt64) -> Int {
     call(Int(ALLOCS_SYS_FTRUNCATE), descriptor, Int(size))
   }
@@ -120,6 +150,19 @@ enum System {
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
     let (readAccess, privately) = (1, 2)
     return address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readAccess, privately, descriptor, Int(offset)))
+  }
+  /// The same at this very place, if nothing else is there.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, onto start: Address) -> Bool {
+    let fixedNoReplace = 0x100000
+    return address(
+      call(
+        Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
+        shared | noReserve | fixedNoReplace, descriptor, Int(offset))) == start
+  }
+  /// Zeroed memory that children share.
+  static func mapShared(_ size: UInt64) -> Address? {
+    let anonymous = 0x20
+    return address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | anonymous, -1, 0))
   }
   /// Puts private zeroed memory where a mapping was.
   static func mapOver(_ start: Address, _ size: UInt64) {
@@ -259,6 +302,37 @@ enum System {
     withUnsafeMutablePointer(to: &time) {
       _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wait, Int(value), Int(bitPattern: $0))
     }
+  }
+  /// For so long at most.
+  static func wait(on word: UnsafeMutablePointer<UInt32>, while value: UInt32, nanoseconds: Int) {
+    let waitPrivate = 128
+    var time = (seconds: 0, nanoseconds: nanoseconds)
+    _ = withUnsafeMutablePointer(to: &time) {
+      call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), waitPrivate, Int(value), Int(bitPattern: $0))
+    }
+  }
+  static func sleep(nanoseconds: Int) {
+    var never: UInt32 = 0
+    withUnsafeMutablePointer(to: &never) { wait(on: $0, while: 0, nanoseconds: nanoseconds) }
+  }
+  /// Whether the word is there, and holds this value. Asks the kernel: the memory may be gone.
+  static func holds(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) -> Bool {
+    // Of the calls that compare, the one that can be told to do nothing else.
+    let compareAndRequeuePrivate = 4 | 128
+    return call(
+      Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), compareAndRequeuePrivate, 0, 0, Int(bitPattern: word), Int(value))
+      == 0
+  }
+  static func wakeAll(_ word: UnsafeMutablePointer<UInt32>) {
+    let wakePrivate = 129
+    _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wakePrivate, Int(Int32.max))
+  }
+  /// After it, every other thread of the process has seen what this one stored before. False if the kernel does not do that.
+  static func synchronizeThreads() -> Bool {
+    let expedited = 1 << 3
+    let register = 1 << 4
+    if call(Int(ALLOCS_SYS_MEMBARRIER), expedited) >= 0 { return true }
+    return call(Int(ALLOCS_SYS_MEMBARRIER), register) >= 0 && call(Int(ALLOCS_SYS_MEMBARRIER), expedited) >= 0
   }
   static func wakeOne(_ word: UnsafeMutablePointer<UInt32>) {
     let wakePrivate = 129

@@ -17,10 +17,16 @@ enum Threads {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) -> Thread? {
     let tid = System.threadID
-    let thread = locked(shared) { () -> Thread? in
-      let thread = reuse(shared, header, tid) ?? make(shared, header)
-      if let thread { enter(thread, tid, shared, header) }
-      return thread
+    var thread: Thread?
+    var mustWait = true
+    while mustWait {
+      Gate.waitUntilOpen()
+      thread = locked(shared) { () -> Thread? in
+        mustWait = Gate.isClosed
+        guard !mustWait, let thread = reuse(shared, header, tid) ?? make(shared, header) else { return nil }
+        enter(thread, tid, shared, header)
+        return thread
+      }
     }
     guard let thread else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
@@ -152,6 +158,7 @@ enum Threads {
     _ header: UnsafeMutablePointer<allocs_header>
   ) {
     thread.pointee.tid = tid
+    thread.pointee.local = allocs_own_thread_local()
     thread.pointee.destructor_rounds = 0
     thread.pointee.queued = 0
     thread.pointee.frames_counted = 0
@@ -176,6 +183,11 @@ enum Threads {
     }
     thread.pointee.full_stacks = shared.pointee.full_stacks
     thread.pointee.last_pool = allocs_last_pool()
+    giveRegions(thread, shared)
+  }
+
+  /// Lets the thread record.
+  static func giveRegions(_ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>) {
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
     thread.pointee.free_regions =
       shared.pointee.nested_regions.0 == nil ? UnsafeMutablePointer(shared.pointee.regions) : nil
@@ -226,7 +238,7 @@ enum Threads {
   /// A round of thread-specific destructors. Stays for the last round, since other destructors may allocate.
   static func end(_ thread: Thread) {
     // PTHREAD_DESTRUCTOR_ITERATIONS is 4.
-    guard thread.pointee.regions != nil, thread.pointee.queued == 0 else { return }
+    guard Gate.regions(thread) != nil, thread.pointee.queued == 0 else { return }
     thread.pointee.destructor_rounds += 1
     if thread.pointee.destructor_rounds < 4,
       pthread_setspecific(allocs_process().pointee.thread_key, thread) == 0
@@ -243,16 +255,71 @@ enum Threads {
       entry.pointee.identity.end_ticks = allocs_ticks_between(now, last) == 1 ? last : now
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
-    locked(shared) {
-      thread.pointee.queued = 1
-      thread.pointee.next = nil
-      if let last = shared.pointee.ended_last {
-        last.pointee.next = thread
-      } else {
-        shared.pointee.ended_first = thread
-      }
-      shared.pointee.ended_last = thread
+    locked(shared) { queue(thread, shared) }
+  }
+
+  private static func queue(_ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>) {
+    thread.pointee.queued = 1
+    thread.pointee.next = nil
+    if let last = shared.pointee.ended_last {
+      last.pointee.next = thread
+    } else {
+      shared.pointee.ended_first = thread
     }
+    shared.pointee.ended_last = thread
+  }
+
+  // MARK: a child of fork
+
+  /// In the child: a thread of the parent's, whose block was wiped. It has ended, if it had not before.
+  static func bury(
+    _ thread: Thread, _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ tid: UInt32,
+    _ shared: UnsafeMutablePointer<allocs_shared>
+  ) {
+    thread.pointee.entry = entry
+    thread.pointee.slot = slot
+    thread.pointee.tid = tid
+    end(entry)
+    queue(thread, shared)
+  }
+
+  private static func end(_ entry: UnsafeMutablePointer<allocs_thread>) {
+    guard entry.pointee.state == ALLOCS_THREAD_LIVE.rawValue else { return }
+    // A signal handler on that thread may have stopped it in the middle of a change.
+    entry.pointee.sequence += entry.pointee.sequence & 1
+    change(entry) { entry in
+      entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
+      entry.pointee.identity.end_ticks = allocs_now()
+    }
+  }
+
+  /// In the child: the thread that called fork, whose block is as it was. It has a new id, and so gets another slot: what it
+  /// allocated in the parent keeps the id that it had there. The old slot stays with that.
+  static func continueInChild(
+    _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
+  ) {
+    let slot = newSlot(shared, header)
+    let entry =
+      slot == ALLOCS_THREAD_UNKNOWN
+      ? privateEntry()
+      : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
+    if let entry {
+      end(thread.pointee.entry)
+      thread.pointee.entry = entry
+      thread.pointee.slot = slot
+    }
+    let (low, high, hasAsked) = (
+      thread.pointee.stack_low, thread.pointee.stack_high, thread.pointee.has_asked_for_stack
+    )
+    enter(thread, System.threadID, shared, header)
+    thread.pointee.gated = 0
+    thread.pointee.at_gate = 0
+    thread.pointee.stack_low = low
+    thread.pointee.stack_high = high
+    thread.pointee.has_asked_for_stack = hasAsked
+    publishStack(thread)
+    // They are of the old slot.
+    for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
   }
 }
 

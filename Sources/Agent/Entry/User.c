@@ -38,8 +38,10 @@ ALLOCS_EXPORT int dlclose(void *handle) { return allocs_hook_dlclose(handle); }
 
 // The one way to fork in libc that runs no fork handlers. A signal handler may call it in the middle of a hook.
 ALLOCS_EXPORT int _Fork(void) {
+  allocs_fork_begins();
   int child = allocs_terminal()->fork();
   if (child == 0) allocs_child_started();
+  else allocs_fork_ended();
   return child;
 }
 

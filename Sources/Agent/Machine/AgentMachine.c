@@ -21,13 +21,15 @@ char **allocs_environment(void) {
   return stack ? (char **)(stack + 1 + stack[0] + 1) : NULL;
 }
 
-// In a child of fork, before anything else runs there.
+// Before a fork, and after it in the parent; in a child of fork, before anything else runs there.
+extern ALLOCS_HIDDEN void allocs_fork_begins(void);
+extern ALLOCS_HIDDEN void allocs_fork_ended(void);
 extern ALLOCS_HIDDEN void allocs_child_started(void);
 // pthread_atfork is in the static part of libc and names the caller's object, so that dlclose could undo it.
 extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *);
 extern ALLOCS_HIDDEN void *__dso_handle;
 
-void allocs_register_fork_handlers(void) { __register_atfork(NULL, NULL, allocs_child_started, &__dso_handle); }
+void allocs_register_fork_handlers(void) { __register_atfork(allocs_fork_begins, allocs_fork_ended, allocs_child_started, &__dso_handle); }
 
 #ifdef ALLOCS_INEXE
 // There is none in an executable that is linked statically, and to a fixed address.

@@ -140,6 +140,7 @@ enum allocs_counter {
   ALLOCS_COUNTER_EVENTS_WAITS,       // times that a thread waited for a lossless consumer
   ALLOCS_COUNTER_EVENTS_OVERRUN,     // records overwritten though a lossless consumer had not taken them, after such a wait
   ALLOCS_COUNTER_CONSUMERS_EXPELLED, // consumers of events whose beat stopped
+  ALLOCS_COUNTER_FORKS_UNFOLLOWED = 44,  // children of fork that were to be followed and could not be
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -153,7 +154,8 @@ static inline const char *allocs_counter_name(uint32_t counter) {
       [ALLOCS_COUNTER_DECLARATIONS_REFUSED] = "declarations_refused", "suballocations_lost", "suballocations_refused",
       "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
       [ALLOCS_COUNTER_MAPPINGS_CHANGED] = "mappings_changed", "mappings_dropped", "mappings_missed", "mappings_without_context",
-      [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled"};
+      [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled",
+      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed"};
   // Numbers that are set aside have no name.
   return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
@@ -175,6 +177,7 @@ struct allocs_header {
   uint32_t command_size;
   uint32_t reserved;
   char command[ALLOCS_COMMAND_SIZE];                   // the start of /proc/PID/cmdline, zeros between arguments
+  uint32_t forked_from;                                // process id of the parent whose index this was up to the fork, 0 if none
 };
 
 enum allocs_flag {

@@ -40,7 +40,7 @@ struct Record {
     }
   }
 
-  private static func readBlocks(_ path: String) throws -> [Block] {
+  static func readBlocks(_ path: String) throws -> [Block] {
     let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
     guard bytes.count % 32 == 0 else { throw HarnessError("\(path) is cut short") }
     return bytes.withUnsafeBytes { raw in

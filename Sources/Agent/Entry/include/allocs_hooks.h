@@ -62,6 +62,8 @@ void allocs_announced_reset(struct allocs_pool_kind *kind, const void *pool, con
 
 void allocs_constructed(void);
 void allocs_destructed(void);
+void allocs_fork_begins(void);
+void allocs_fork_ended(void);
 void allocs_child_started(void);
 void *allocs_next_definition(const char *name);
 void allocs_resolve_terminal(void);

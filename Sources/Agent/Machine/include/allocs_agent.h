@@ -153,6 +153,9 @@ struct allocs_thread_block {
   uint32_t destructor_rounds;
   uint32_t queued;
   uint64_t frames_counted;       // frames beyond the depth limit that were walked only to count them
+  const struct allocs_thread_local *local;  // the thread's own, for who must know whether it is inside a hook
+  uint32_t at_gate;              // waits while another thread forks
+  uint32_t gated;                // its region table was taken away for that time
   struct allocs_last_pool last_pool;
   struct allocs_events events;
   struct allocs_site sites[ALLOCS_SITE_COUNT];
@@ -230,6 +233,7 @@ static inline void allocs_set_holds_lock(bool holds) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 static inline struct allocs_thread_block *allocs_registered_block(void) { return allocs_thread_local.registered; }
+static inline const struct allocs_thread_local *_Nonnull allocs_own_thread_local(void) { return &allocs_thread_local; }
 static inline void allocs_set_registered_block(struct allocs_thread_block *thread) { allocs_thread_local.registered = thread; }
 static inline bool allocs_is_inside(void) { return allocs_thread_local.self == NULL && allocs_thread_local.registered != NULL; }
 
@@ -364,6 +368,34 @@ struct allocs_shared {
 
 // MARK: the process, kept in a child
 
+// The directory of the segment, for children that are followed.
+#define ALLOCS_DIRECTORY_SIZE 4096u
+
+// One thread's block as of a fork.
+struct allocs_heir {
+  struct allocs_thread_block *block;
+  struct allocs_thread *entry;
+  uint32_t slot;
+  uint32_t tid;
+};
+// What a child that is followed takes over of its parent's wiped memory. In the parent's private memory from the closing
+// of the gate to its opening; a child finds its copy.
+struct allocs_bequest {
+  int64_t file;            // the child's segment, without a name yet
+  int64_t directory;
+  uint64_t size;           // of this struct with its heirs
+  struct allocs_shared shared;
+  struct allocs_thread_block own;
+  struct allocs_thread_block *own_place;
+  uint64_t heir_count;
+  struct allocs_heir heirs[];
+};
+enum {
+  ALLOCS_ARENA_COMMITTED_OFFSET = offsetof(struct allocs_arena, committed),
+  ALLOCS_NESTED_COMMITTED_OFFSET = offsetof(struct allocs_nested, committed)
+};
+static inline struct allocs_heir *_Nonnull allocs_heirs(struct allocs_bequest *_Nonnull bequest) { return bequest->heirs; }
+
 enum allocs_phase { ALLOCS_PHASE_NEW = 0, ALLOCS_PHASE_STARTING, ALLOCS_PHASE_READY, ALLOCS_PHASE_DISABLED };
 
 // The functions below the hooks: for each, the next definition in the order in which the dynamic linker searches.
@@ -450,6 +482,13 @@ struct allocs_process {
   uint64_t stamp_floor;                   // every event gets a stamp above this
   uint32_t free_stacks;                   // frees record their own context
   uint32_t has_control;                   // the control file lies over the page
+  uint32_t follows;               // children of fork get an index of their own
+  uint32_t fork_gate;             // odd while a thread forks and nothing may be recorded; counts up
+  uint32_t fork_gate_owner;       // id of that thread
+  uint32_t forks_inside;          // of signal handlers on that thread
+  uint32_t *broken_gate;          // see Gate.swift
+  struct allocs_bequest *bequest; // null if this fork's child will not be followed
+  char directory[ALLOCS_DIRECTORY_SIZE];
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
@@ -477,6 +516,7 @@ _Static_assert(offsetof(struct allocs_process, terminal.malloc) == 0, "process.t
 _Static_assert(offsetof(struct allocs_process, terminal.minimum) == ALLOCS_TERMINAL_MINIMUM_OFFSET, "process.terminal.minimum");
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
 
+static inline char *_Nonnull allocs_directory(void) { return allocs_process_state.directory; }
 static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
 static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }
 static inline void *_Nullable *_Nonnull allocs_nested_owners(void) { return allocs_process_state.nested_owners; }
