@@ -76,7 +76,7 @@ extension EndToEnd {
     }
 
     /// A file system of `size` on a directory of its own, as long as `body` runs.
-    private func withFileSystem(size: String, _ body: (String) throws -> Void) throws {
+    static func withFileSystem(size: String, _ body: (String) throws -> Void) throws {
       let directory = try TestDirectory()
       let mounted = try ChildProcess.run(["mount", "-t", "tmpfs", "-o", "size=\(size)", "tmpfs", directory.path])
       guard mounted.ending == .exit(0) else { throw HarnessError("cannot mount a tmpfs: \(mounted.errors)") }
@@ -94,7 +94,7 @@ extension EndToEnd {
 
     @Test("a full file system from the start", .enabled(if: mayMount, "needs to mount a tmpfs"))
     func full() throws {
-      try withFileSystem(size: "4k") { path in
+      try Self.withFileSystem(size: "4k") { path in
         _ = try ChildProcess.run(["sh", "-c", "head -c 4096 /dev/zero > '\(path)/filler'"])
         try expectUnindexed(worker(), directory: path)
       }
@@ -104,7 +104,7 @@ extension EndToEnd {
       "a file system that fills up while the program runs", .enabled(if: mayMount, "needs to mount a tmpfs"),
       arguments: ["64k", "200k", "500k", "1m", "3m", "8m"])
     func fillsUp(size: String) throws {
-      try withFileSystem(size: size) { path in
+      try Self.withFileSystem(size: size) { path in
         let program = [try Programs.path("truth.cpp"), "4", "400000", "1", "1"]
         let records = try TestDirectory()
         var environment = ["RECORD_DIR": records.path]

@@ -9,11 +9,12 @@ final class Server {
   let socket: String
   let process: ChildProcess
 
-  init(_ directory: TestDirectory, options: [String] = []) throws {
+  /// `prefix`: a command that runs the server.
+  init(_ directory: TestDirectory, options: [String] = [], prefix: [String] = []) throws {
     self.directory = directory
     socket = directory.file("allocsd.sock")
     process = try ChildProcess(
-      [Installation.path(of: "allocsd"), "--socket", socket] + options,
+      prefix + [Installation.path(of: "allocsd"), "--socket", socket] + options,
       environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
     let limit = Date().addingTimeInterval(60)
     while try request("/v1/processes").status != 200 {

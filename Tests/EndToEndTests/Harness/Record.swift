@@ -30,14 +30,23 @@ struct Record {
     blocks = try Record.readBlocks("\(directory)/\(checkpoint).blocks").sorted { $0.base < $1.base }
     let freedPath = "\(directory)/\(checkpoint).freed"
     freed = FileManager.default.fileExists(atPath: freedPath) ? try Record.readBlocks(freedPath) : []
-    sites = [:]
-    for line in try String(contentsOfFile: "\(directory)/sites", encoding: .utf8).split(separator: "\n") {
+    sites = try Record.readSites("\(directory)/sites")
+  }
+
+  init(blocks: [Block], freed: [Block], sites: [UInt32: Site]) {
+    (self.blocks, self.freed, self.sites) = (blocks, freed, sites)
+  }
+
+  static func readSites(_ path: String) throws -> [UInt32: Site] {
+    var sites: [UInt32: Site] = [:]
+    for line in try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n") {
       let words = line.split(separator: " ", maxSplits: 3)
       guard words.count == 4, let id = UInt32(words[0]), let start = UInt64(words[1], radix: 16),
         let end = UInt64(words[2], radix: 16)
       else { throw HarnessError("the record's sites hold '\(line)'") }
       sites[id] = Site(start: start, end: end, function: String(words[3]))
     }
+    return sites
   }
 
   static func readBlocks(_ path: String) throws -> [Block] {

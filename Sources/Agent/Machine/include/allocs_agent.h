@@ -363,7 +363,7 @@ struct allocs_shared {
   struct allocs_mapping_table *mappings;    // null until something was mapped
   uint64_t mapping_number;                  // of the last call that mapped something
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
-  uint64_t region_pages[(ALLOCS_REGION_LEVEL0_WORDS * 8 / ALLOCS_PAGE_SIZE + 63) / 64];
+  uint64_t region_pages[((ALLOCS_REGION_LEVEL0_OFFSET + ALLOCS_REGION_LEVEL0_WORDS * 8) / ALLOCS_PAGE_SIZE + 63) / 64];
 };
 
 // MARK: the process, kept in a child
