@@ -13,8 +13,9 @@
 //   its first capture  sched_getaffinity, by pthread_getattr_np of libc
 //   its end       prctl
 //   a call of mmap, of a file  fstat, readlinkat
-//   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64, mmap, clock_gettime,
-//                 gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise, linkat, close, munmap, prctl, get*id
+//   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64,
+//                 mmap, clock_gettime, gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise,
+//                 prlimit64, ftruncate, linkat, close, munmap, prctl, get*id
 //   a capture on an unknown stack  sigaltstack
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
