@@ -53,6 +53,37 @@ final class Eventful {
   }
 }
 
+/// What an export has brought into a file, in the binary form.
+struct Exported {
+  /// Events of blocks of one size.
+  private(set) var blocks = 0
+  private(set) var lost: UInt64 = 0
+  /// Whether the stream says at its end that the process ended.
+  private(set) var hasEnd = false
+
+  init(_ path: String, size: UInt64) throws {
+    let bytes = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+    func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64($1 * 8) } }
+    try #require(String(decoding: bytes.prefix(8), as: UTF8.self) == "ALLOCEVS")
+    var place = 16
+    while place + 32 <= bytes.count {
+      let (kind, a, b) = (word(place) & 0xFFFF_FFFF, word(place + 8), Int(word(place + 16)))
+      place += 32
+      switch kind {
+      case 1:
+        try #require(place + b * 32 <= bytes.count)
+        for _ in 0..<b {
+          if word(place + 8) & 0xFFFF_FFFF_FFFF == size { blocks += 1 }
+          place += 32
+        }
+      case 2: lost += a
+      default: hasEnd = kind == 4 && a == 1
+      }
+    }
+    #expect(place == bytes.count)
+  }
+}
+
 /// Waits for a condition, half a minute at most.
 func wait(_ what: @autoclosure () -> String, until condition: () throws -> Bool) throws {
   let limit = Date().addingTimeInterval(30)
@@ -245,29 +276,48 @@ extension EndToEnd {
       try wait("the export does not end: \(server.process.errors)") {
         server.process.errors.contains("export of events ended")
       }
-      let bytes = Array(try Data(contentsOf: URL(fileURLWithPath: file)))
-      func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64($1 * 8) } }
-      #expect(String(decoding: bytes.prefix(8), as: UTF8.self) == "ALLOCEVS")
-      var place = 16
-      var (blocks, lost, hasEnd) = (0, UInt64(0), false)
-      while place + 32 <= bytes.count {
-        let (kind, a, b) = (word(place) & 0xFFFF_FFFF, word(place + 8), Int(word(place + 16)))
-        place += 32
-        switch kind {
-        case 1:
-          for _ in 0..<b {
-            if word(place + 8) & 0xFFFF_FFFF_FFFF == 96 { blocks += 1 }
-            place += 32
-          }
-        case 2: lost += a
-        default: hasEnd = kind == 4 && a == 1
-        }
-      }
-      #expect(place == bytes.count)
-      #expect(hasEnd)
-      #expect(UInt64(blocks) + lost >= 400_000)
-      #expect(lost == 0)
+      let exported = try Exported(file, size: 96)
+      #expect(exported.hasEnd)
+      #expect(UInt64(exported.blocks) + exported.lost >= 400_000)
+      #expect(exported.lost == 0)
       #expect(server.process.errors.contains(options.isEmpty ? "by io_uring" : "by plain writes"))
+    }
+
+    @Test("a program that another one replaces by exec: each has a file of its own")
+    func exec() throws {
+      let directory = try TestDirectory()
+      let files = try TestDirectory()
+      let server = try Server(directory, options: ["--export", files.file("{pid}.events"), "--export-lossless"])
+      let program = try Eventful(in: directory)
+      func isExported(_ name: String) -> Bool {
+        FileManager.default.fileExists(atPath: files.file(name)) && program.hasEventsOn
+      }
+      try wait("no export: \(server.process.errors)") { isExported("\(program.pid).events") }
+      try program.tell("pairs 1000 96")
+      try program.process.send("exec\n")
+      _ = try program.process.readLines(until: "ready")
+      try wait("the second is not exported: \(server.process.errors)") { isExported("\(program.pid)-2.events") }
+      try program.tell("pairs 2000 80")
+      try program.process.send("end\n")
+      _ = try program.process.wait()
+      try wait("the exports do not end: \(server.process.errors)") {
+        server.process.errors.components(separatedBy: "export of events ended").count == 3
+      }
+      let first = try Exported(files.file("\(program.pid).events"), size: 96)
+      let second = try Exported(files.file("\(program.pid)-2.events"), size: 80)
+      #expect(first.blocks >= 2000 && first.lost == 0 && first.hasEnd)
+      #expect(second.blocks >= 4000 && second.lost == 0 && second.hasEnd)
+    }
+
+    @Test("more lossless readers than a process has places for are told so")
+    func crowd() throws {
+      let program = try Eventful()
+      let server = try Server(program.directory)
+      let readers = try (0..<8).map { _ in try program.watch(["--json", "--lossless"], server: server) }
+      try wait("not eight readers") { try server.request("/metrics").body.contains("allocsd_events_subscribers 8") }
+      let refused = try server.request("/v1/processes/\(program.pid)/events?policy=lossless")
+      #expect(refused.status == 503 && refused.body.contains("8 consumers"), "\(refused)")
+      for reader in readers { reader.signal(SIGKILL) }
     }
 
     @Test("wrong conditions, processes that ended, other users' processes: an error each")

@@ -294,7 +294,10 @@ struct EventConsumerTests {
       (control.start + 128 + index * 64).storeBytes(of: 1, as: UInt64.self)
     }
     var cursors: [RingCursor] = []
-    #expect(throws: SegmentError.self) { _ = try EventConsumer(to: segment, cursors: &cursors) }
+    #expect(
+      throws: SegmentError.occupied(
+        path: EventConsumer.controlPath(ofSegment: control.segment.path), consumers: Int(ALLOCS_CONSUMER_COUNT))
+    ) { _ = try EventConsumer(to: segment, cursors: &cursors) }
   }
 
   @Test("a control file that is missing, short, another's, or of another version is an error")

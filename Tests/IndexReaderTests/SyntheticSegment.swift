@@ -247,6 +247,24 @@ final class SyntheticSegment: @unchecked Sendable {
     UInt32(append(ALLOCS_SECTION_CONTEXTS, allocs_context_word(node, thread, function.rawValue, allocator)))
   }
 
+  /// Adds an event ring with `written` allocations, the last of which are still there.
+  func addRing(slot: UInt32, written: UInt64, context: UInt32) {
+    let section = section(ALLOCS_SECTION_RINGS)
+    let start = start + Int(section.pointee.offset) + Int(section.pointee.used * section.pointee.entry_size)
+    let ring = start.assumingMemoryBound(to: allocs_ring.self)
+    let records = (start + Int(ALLOCS_RING_RECORDS_OFFSET)).assumingMemoryBound(to: allocs_event.self)
+    let capacity = (section.pointee.entry_size - UInt64(ALLOCS_RING_RECORDS_OFFSET)) / 32
+    for position in written - min(written, capacity)..<written {
+      records[Int(position % capacity)] = allocs_event(
+        place: allocs_event_place(ALLOCS_EVENT_ALLOC.rawValue, position * 64, 0),
+        extent: allocs_event_extent(48, slot), source: allocs_event_source(context, 0), stamp: position + 1)
+    }
+    ring.pointee.slot = slot
+    ring.pointee.reserved = (written / UInt64(ALLOCS_RING_CHUNK) + 1) * UInt64(ALLOCS_RING_CHUNK)
+    ring.pointee.written = written
+    allocs_store_release_u64(&section.pointee.used, section.pointee.used + 1)
+  }
+
   private func addString(_ text: String) -> UInt64 {
     let strings = section(ALLOCS_SECTION_STRINGS)
     let offset = strings.pointee.used

@@ -13,6 +13,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case segment
   /// The answers made from one: stacks, names, tables, text and JSON.
   case answers
+  /// The reader of event rings.
+  case rings
   /// Symbol tables and debug information of damaged ELF files.
   case symbols
 
@@ -21,13 +23,14 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     switch self {
     case .segment: SegmentFuzz.run(bytes)
     case .answers: AnswersFuzz.run(bytes)
+    case .rings: RingsFuzz.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
     }
   }
 }
 
 /// One stage for the whole process; a fuzzer runs one script at a time.
-nonisolated(unsafe) private let stage: Stage = {
+nonisolated(unsafe) let stage: Stage = {
   let stage = Stage()
   stage.save()
   return stage

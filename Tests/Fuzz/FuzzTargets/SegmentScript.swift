@@ -58,6 +58,9 @@ final class Stage {
       synthetic.allocate(
         Self.heap + UInt64(index) * 0x80, size: UInt64(index % 100), context: contexts[index % 2], ticks: 3)
     }
+    // A ring that has come round, and one that has hardly begun.
+    synthetic.addRing(slot: thread, written: UInt64(ALLOCS_RING_RECORDS_MIN) + 100, context: contexts[0])
+    synthetic.addRing(slot: thread, written: 5, context: contexts[1])
     synthetic.allocate(Self.heap + 0x8000, size: 1 << 30, alignment: 12, context: contexts[0], ticks: 9)
     synthetic.allocate(Self.heap + 0x4000_0000, size: 70, context: contexts[1], ticks: 9)
   }
