@@ -1,6 +1,7 @@
 // Threads that come and go, and the blocks that they leave behind.
 //
-//   churn THREADS AT_ONCE BLOCKS     each thread names itself "churn-N", allocates BLOCKS blocks, frees all but one in four
+//   churn THREADS AT_ONCE BLOCKS [ID]  each thread names itself "churn-N", allocates BLOCKS blocks, frees all but one in four; each has
+//                                    the thread id ID, for which the program must have a namespace of process ids
 //
 // Check point 0 comes before the first thread, 1 when all are gone. "names" lists "ADDRESS NAME" for each block that is left: the kernel
 // gives thread ids out again.
@@ -37,8 +38,18 @@ static void *live(void *argument) {
   return NULL;
 }
 
+// The kernel gives the ids out in turn; the one it gave out last may be set.
+static void use_id_next(uint32_t id) {
+  char line[16];
+  int length = snprintf(line, sizeof line, "%u", id - 1);
+  int file = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+  if (file < 0) record_fail("cannot choose thread ids");
+  record_write(file, line, (size_t)length);
+  close(file);
+}
+
 int main(int argc, char **argv) {
-  if (argc != 4) record_fail("usage: churn THREADS AT_ONCE BLOCKS");
+  if (argc != 4 && argc != 5) record_fail("usage: churn THREADS AT_ONCE BLOCKS [ID]");
   size_t threads = (size_t)atol(argv[1]), at_once = (size_t)atol(argv[2]);
   blocks_per_thread = (size_t)atol(argv[3]);
   blocks = record_memory(threads * blocks_per_thread * sizeof *blocks);
@@ -49,6 +60,7 @@ int main(int argc, char **argv) {
   names = record_open("names");
   record_checkpoint(0, blocks, 0);
   for (size_t first = 0; first < threads; first += at_once) {
+    if (argc == 5) use_id_next((uint32_t)atol(argv[4]));
     for (size_t i = 0; i < at_once; i++)
       if (pthread_create(&handles[i], NULL, live, (void *)(first + i)) != 0) record_fail("cannot start a thread");
     for (size_t i = 0; i < at_once; i++) pthread_join(handles[i], NULL);
