@@ -1,0 +1,110 @@
+// Ends of every kind, at any moment: what is left answers, and is what the program's own log says.
+
+import Foundation
+import IndexReader
+import Testing
+
+extension EndToEnd {
+  @Suite("death")
+  struct Death {
+    private static let program = Result { try Programs.path("mortal.c", options: ["-DTABLE_SIZE=200"]) }
+
+    private func start(threads: Int, operations: Int = 0, way: String) throws -> RecordingProgram {
+      try RecordingProgram([Self.program.get(), "\(threads)", "\(operations)", way])
+    }
+
+    /// Everything about the segment of a program that has ended; returns how many blocks it surely had.
+    private func examine(_ program: RecordingProgram, threads: Int, _ comment: String) throws -> Int {
+      let segment = try program.openSegment()
+      let faults = Sanity.faults(of: segment, balanced: false)
+      #expect(faults == [], "\(comment)")
+      let record = try UncertainRecord(directory: program.records)
+      let differences = record.differences(in: segment)
+      #expect(differences.isEmpty, "\(comment): \(differences)")
+      // Each thread may have been between a block's slot and its count.
+      let surplus = segment.balance - Int64(segment.allAllocations().count)
+      #expect(abs(surplus) <= Int64(threads), "\(comment): the counters are off by \(surplus)")
+      #expect(segment.isProcessAlive == false)
+      return record.certain.count
+    }
+
+    @Test("of five hundred programs killed at random moments each index is whole, and what the program's log says")
+    func killed() throws {
+      var random = SystemRandomNumberGenerator()
+      var blocks = 0
+      for kill in 0..<500 {
+        let threads = kill % 3 + 1
+        let program = try start(threads: threads, way: "nothing")
+        _ = try program.process.readLines(until: "ready")
+        let delay = UInt32.random(in: 0..<3000, using: &random)
+        usleep(delay)
+        program.process.signal(SIGKILL)
+        #expect(try program.process.wait().ending == .signal(SIGKILL))
+        blocks += try examine(program, threads: threads, "kill \(kill), after \(delay) µs")
+      }
+      #expect(blocks > 10_000)
+    }
+
+    @Test("killed while it starts, a program has left a whole index, or none, or one that is refused")
+    func killedAtStart() throws {
+      var random = SystemRandomNumberGenerator()
+      for kill in 0..<150 {
+        let program = try start(threads: 2, way: "nothing")
+        usleep(UInt32.random(in: 0..<12_000, using: &random))
+        program.process.signal(SIGKILL)
+        _ = try program.process.wait()
+        for path in try program.directory.segments() {
+          // One that was not finished has no magic yet, and is refused.
+          guard let segment = try? Segment(path: path) else { continue }
+          let faults = Sanity.faults(of: segment, balanced: false)
+          #expect(faults == [], "kill \(kill)")
+        }
+      }
+    }
+
+    @Test(
+      "exit, _exit, abort and a fault leave the index whole while other threads work, and ps says how it ended",
+      arguments: [
+        ("exit", Outcome.Ending.exit(0), "exited"), ("_exit", .exit(0), "dead"), ("abort", .signal(SIGABRT), "dead"),
+        ("fault", .signal(SIGSEGV), "dead"),
+      ])
+    func ended(way: String, ending: Outcome.Ending, state: String) throws {
+      for round in 0..<8 {
+        let program = try start(threads: 3, operations: 1000 + round * 777, way: way)
+        let found = try program.process.wait().ending
+        #expect(found == ending)
+        _ = try examine(program, threads: 3, "\(way) \(round)")
+        guard round == 0 else { continue }
+        let listed = try Tool.control(["ps", "--json"], in: program.directory)
+        let processes = try Tool.objects(listed.output).first?["processes"] as? [[String: Any]] ?? []
+        let object = processes.first { $0["pid"] as? Int == Int(program.process.pid) }
+        #expect(object?["state"] as? String == state, "\(listed.output)")
+      }
+    }
+
+    /// A memory control group of the old kind; nil if none can be made.
+    private static let group: String? = {
+      let path = "/sys/fs/cgroup/memory/allocs-test-\(getpid())"
+      guard mkdir(path, 0o700) == 0 else { return nil }
+      return path
+    }()
+
+    @Test(
+      "killed for want of memory, a program leaves its index whole", .enabled(if: group != nil, "needs a memory cgroup")
+    )
+    func outOfMemory() throws {
+      let group = try #require(Self.group)
+      defer { rmdir(group) }
+      try "67108864".write(toFile: "\(group)/memory.limit_in_bytes", atomically: false, encoding: .utf8)
+      try? "67108864".write(toFile: "\(group)/memory.memsw.limit_in_bytes", atomically: false, encoding: .utf8)
+      let program = try RecordingProgram([
+        "sh", "-c", "echo $$ > '\(group)/cgroup.procs'; exec \"$@\"", "sh", Self.program.get(), "2", "20000", "grow",
+      ])
+      #expect(try program.process.wait().ending == .signal(SIGKILL))
+      let segment = try program.openSegment()
+      let faults = Sanity.faults(of: segment, balanced: false)
+      #expect(faults == [])
+      #expect(segment.totals().bytes > 10 << 20)
+    }
+  }
+}

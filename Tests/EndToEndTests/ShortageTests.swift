@@ -1,0 +1,100 @@
+// No room, at every possible point: the program runs on, the counters say what is missing, nothing is half there.
+
+import Foundation
+import IndexReader
+import Testing
+
+extension EndToEnd {
+  @Suite("shortage")
+  struct Shortage {
+    @Test(
+      "a file system of every size, page by page, from none to enough",
+      .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))
+    func everyPage() throws {
+      let program = try Programs.path("mortal.c", options: ["-DTABLE_SIZE=200"])
+      var indexed = 0
+      var complete = 0
+      // In steps of a page where the segment is made; where heap is added, pages are of one kind.
+      for pages in Array(1...100) + Array(stride(from: 104, to: 400, by: 8)) {
+        try Restrictions.withFileSystem(size: "\(pages * 4)k") { path in
+          let records = try TestDirectory()
+          let environment = try Installation.agentEnvironment(path).merging(["RECORD_DIR": records.path]) { $1 }
+          let outcome = try ChildProcess.run([program, "2", "3000", "_exit"], environment: environment)
+          #expect(outcome == Outcome(ending: .exit(0), output: "ready\n", errors: ""), "\(pages) pages")
+          let names = try FileManager.default.contentsOfDirectory(atPath: path).filter { $0.hasSuffix(".seg") }
+          guard let name = names.first else { return }
+          indexed += 1
+          let segment = try Segment(path: "\(path)/\(name)")
+          let missing = Set(["no_memory", "unknown_contexts", "nested", "early"]).reduce(UInt64(0)) {
+            $0 + (segment.counter($1) ?? 0)
+          }
+          let differences = try UncertainRecord(directory: records).differences(in: segment, missing: missing)
+          #expect(differences.isEmpty, "\(pages) pages: \(differences)")
+          if segment.unindexed.isEmpty { complete += 1 }
+        }
+      }
+      #expect(indexed > 20 && indexed < 138, "\(indexed) had a segment")
+      #expect(complete > 0 && complete < indexed, "\(complete) of \(indexed) were complete")
+    }
+
+    @Test(
+      "children that are to be followed into a file system that is full run on, and are counted",
+      .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))
+    func followedNowhere() throws {
+      var followed = 0
+      var refused: UInt64 = 0
+      for size in ["1m", "2m", "3m", "5m", "9m", "64m"] {
+        try Restrictions.withFileSystem(size: size) { path in
+          let program = try RecordingProgram(
+            [Programs.path("heirs.c"), "fork", "2", "6"], environment: ["ALLOCS_FOLLOW": "1", "ALLOCS_DIR": path])
+          _ = try program.process.readLines(until: "checkpoint 0")
+          try program.proceed()
+          let record = try program.reach(1)
+          #expect(program.said.first == "children 6 failed 0", "\(program.said)")
+          for name in try FileManager.default.contentsOfDirectory(atPath: path) where name.hasSuffix(".seg") {
+            let segment = try Segment(path: "\(path)/\(name)")
+            let pid = segment.processID
+            let missing = (segment.counter("no_memory") ?? 0) + (segment.counter("unknown_contexts") ?? 0)
+            if pid == program.process.pid {
+              refused += segment.counter("forks_unfollowed") ?? 0
+              let own = UncertainRecord(certain: record.blocks, possible: [], sites: record.sites)
+              let differences = own.differences(in: segment, missing: missing)
+              #expect(differences.isEmpty, "\(size): \(differences)")
+              continue
+            }
+            followed += 1
+            let own = UncertainRecord(
+              certain: try Record.readBlocks(program.records.file("\(pid).blocks")).sorted { $0.base < $1.base },
+              possible: try Record.readBlocks(program.records.file("\(pid).maybe")), sites: record.sites)
+            let differences = own.differences(in: segment, missing: missing)
+            #expect(differences.isEmpty, "\(size), child \(pid): \(differences)")
+          }
+          try program.proceed()
+          try program.finish()
+        }
+      }
+      #expect(followed > 0 && refused > 0)
+    }
+
+    static let mayLimitWatches: Bool = {
+      let outcome = try? ChildProcess.run(["unshare", "-Ur", "sh", "-c", noWatches])
+      return outcome?.ending == .exit(0)
+    }()
+    private static let noWatches = "echo 0 > /proc/sys/user/max_inotify_instances"
+
+    @Test(
+      "a server that may watch nothing looks by itself", .enabled(if: mayLimitWatches, "needs user namespaces"),
+      arguments: ["instances", "watches"])
+    func inotify(limit: String) throws {
+      let directory = try TestDirectory()
+      let command = "echo 0 > /proc/sys/user/max_inotify_\(limit); exec \"$@\""
+      let server = try Server(directory, prefix: ["unshare", "-Ur", "sh", "-c", command, "sh"])
+      let program = try Stationary(in: directory)
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try !server.request("/v1/processes").body.contains("\"pid\":\(program.pid),") {
+        guard Date() < limit else { throw HarnessError("the server does not find the process") }
+        usleep(100_000)
+      }
+    }
+  }
+}
