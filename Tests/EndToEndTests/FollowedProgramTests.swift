@@ -166,7 +166,7 @@ extension EndToEnd {
       let root = "/usr/lib/postgresql"
       let versions = (try? FileManager.default.contentsOfDirectory(atPath: root)) ?? []
       guard let version = versions.sorted().last else {
-        throw HarnessError("PostgreSQL is missing: apt-get install postgresql")
+        throw HarnessError("PostgreSQL is missing: apt-get install postgresql-15")
       }
       let binaries = "\(root)/\(version)/bin"
       let (work, directory) = (try TestDirectory(), try TestDirectory())
