@@ -49,7 +49,7 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 	@scripts/install-dependencies models
 	scripts/check-models
 
-fuzz: ## damaged segments and symbol files, ten million of each kind; RUNS for another number
+fuzz: ## damaged segments, symbol files and recordings, ten million of each kind; RUNS for another number
 	@scripts/install-dependencies build
 	scripts/fuzz '$(abspath $(SCRATCH))/fuzz' $(RUNS)
 

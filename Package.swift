@@ -96,8 +96,11 @@ let package = Package(
     .target(name: "ServerProtocol", dependencies: ["Answers", "EventExport", "IndexReader", "SharedLayout"]),
     .systemLibrary(name: "CZstd", path: "Sources/Recording/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Recording", dependencies: ["Answers", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
-      exclude: ["CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
+      name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
+    .target(
+      name: "Recording", dependencies: ["Answers", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      exclude: ["CPerfetto", "CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(
       name: "allocsctl",
@@ -141,7 +144,8 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
-    .testTarget(name: "RecordingTests", dependencies: ["IndexReader", "Recording", "SharedLayout"]),
+    .testTarget(
+      name: "RecordingTests", dependencies: ["CPerfetto", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
@@ -149,7 +153,7 @@ let package = Package(
       name: "EndToEndTests", dependencies: ["IndexReader", "Recording", "SharedLayout"], exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
-      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"],
+      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols"],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets"]),
   ]

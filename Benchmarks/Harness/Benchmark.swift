@@ -73,5 +73,6 @@ struct Benchmark: Sendable {
   static let all: [Benchmark] =
     microBenchmarks + [entryBenchmark, kitBenchmark, eventsBenchmark] + wholePrograms + [
       captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, exportBenchmark,
+      recordBenchmark,
     ]
 }

@@ -42,6 +42,11 @@ extension Report {
     - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
       allocsd on a Unix socket, of a process with a million live allocations.
 
+    - **recorded** is the python3 loop of above with whole call stacks and `allocsctl record --zstd` beside it, on the other
+      processor, from as soon as it can be attached to: the time that passes until the program has ended, over plain, since a
+      program that waits for its recorder uses no processor. heaptrack's is as above: preloaded, and nobody interprets what
+      it writes. Its file is that output, interpreted and compressed as its script does it.
+
     Run it: `make bench`, or `Benchmarks/run --help` for single ones, fewer rounds, JSON.
 
     """

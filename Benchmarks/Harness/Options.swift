@@ -15,7 +15,7 @@ struct Options {
   var root = FileManager.default.currentDirectoryPath
   /// liballocs_agent.so; nil if there is none yet.
   var agent: String?
-  /// The directory of allocsd and allocs-lookup-bench.
+  /// The directory of allocsd, allocsctl and the other programs of the benchmarks.
   var binaries: String
 
   static let help = """

@@ -96,16 +96,17 @@ final class Workshop {
       command.environment["ALLOCS_STACKS"] = variant.rawValue
     case .heaptrack:
       command.environment["LD_PRELOAD"] = Self.heaptrackLibrary
-      command.environment["DUMP_HEAPTRACK_OUTPUT"] = recording
+      command.environment["DUMP_HEAPTRACK_OUTPUT"] = heaptrackOutput
     }
     return command
   }
 
-  private var recording: String { "\(scratch)/heaptrack.out" }
+  /// What the preloaded heaptrack writes.
+  var heaptrackOutput: String { "\(scratch)/heaptrack.out" }
 
   /// Removes recordings and segments, so that they don't fill the memory.
   func cleanUp() {
-    unlink(recording)
+    unlink(heaptrackOutput)
     for name in (try? FileManager.default.contentsOfDirectory(atPath: segments)) ?? [] { unlink("\(segments)/\(name)") }
   }
 

@@ -29,7 +29,10 @@ private func seconds(_ text: String) -> Double? {
 struct Record: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Record every allocation and free of a process into a file.",
-    usage: "allocsctl record <pid> -o <file> [--duration <time>] [--zstd] [--policy lossless|overwrite]",
+    usage: """
+      allocsctl record <pid> -o <file> [--duration <time>] [--zstd]
+                              [--policy lossless|overwrite]
+      """,
     discussion: """
       Until the process ends, the time is over, or ^C. By default the process waits where the recorder is too slow \
       (lossless), a tenth of a second at a time at most; with --policy overwrite it never waits. What was lost is counted in \
@@ -88,15 +91,21 @@ struct Record: ParsableCommand {
         return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
       }
     }
-    let lost = result.lost == 0 ? "none lost" : "\(Units.grouped(result.lost)) lost"
-    try StandardOutput.write(
-      "\(output): \(Units.grouped(result.events)) events, \(lost), \(Units.bytes(result.bytes))\n")
+    try StandardOutput.write("\(output): \(result.text)\n")
   }
 
   private static func now() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+}
+
+extension Recorder.Result {
+  /// "1,234 events, none lost, 567 bytes"
+  var text: String {
+    let lost = lost == 0 ? "none lost" : "\(Units.grouped(lost)) lost"
+    return "\(Units.grouped(events)) events, \(lost), \(Units.bytes(bytes))"
   }
 }
 
@@ -110,7 +119,10 @@ struct ReplayCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "replay",
     abstract: "Show what lived at a moment of a recording, by allocation site.",
-    usage: "allocsctl replay <file> [--at <time> | --peak] [--limit <number>] [--query <address>]",
+    usage: """
+      allocsctl replay <file> [--at <time> | --peak] [--limit <number>]
+                              [--query <address>]
+      """,
     discussion: """
       By default the moment of its end. Times count from the recording's start.
 
@@ -172,17 +184,19 @@ struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write a recording in another program's format.",
     discussion: """
-      jsonl: one JSON object a line. heaptrack: for heaptrack_print and heaptrack_gui.
+      jsonl: one JSON object a line. heaptrack: for heaptrack_print and heaptrack_gui. perfetto: heap profiles of 32 \
+      moments, for ui.perfetto.dev and its trace processor.
 
       Examples:
         allocsctl export run.rec --format jsonl -o run.jsonl
         allocsctl export run.rec --format heaptrack -o run.heaptrack
+        allocsctl export run.rec --format perfetto -o run.pftrace
       """)
 
   @Argument(help: "The recording.", completion: .file())
   var file: String
 
-  @Option(help: .init("jsonl or heaptrack.", valueName: "format"))
+  @Option(help: .init("jsonl, heaptrack or perfetto.", valueName: "format"))
   var format: ExportFormat
 
   @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
@@ -198,7 +212,10 @@ struct Export: ParsableCommand {
 struct History: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Tell every allocation and free that covered an address, newest first.",
-    usage: "allocsctl history <pid> <address> [--json] [--limit <number>] | --recording <file> <address>",
+    usage: """
+      allocsctl history <pid> <address> [--json] [--limit <number>]
+             allocsctl history --recording <file> <address> ...
+      """,
     discussion: """
       As far back as the process's event rings go, also after its death; or a recording. Who freed is known with \
       ALLOCS_FREE_STACKS=1.

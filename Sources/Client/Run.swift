@@ -19,11 +19,16 @@ struct Run: ParsableCommand {
 
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
-    usage: "allocsctl run [--stacks full|site|check] [--config <file>] -- <command> [<argument> ...]",
+    usage: """
+      allocsctl run [--stacks full|site|check] [--config <file>]
+                           [--record <file>] -- <command> [<argument> ...]
+      """,
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
       $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
-      it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on.
+      it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on. With \
+      --record the program is a child of allocsctl, which records it from its start to its end and then ends with its \
+      status.
 
       Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
       /etc/allocs/allocs.toml, if there is one; environment variables of the same names count more. All are checked first: \
@@ -37,6 +42,7 @@ struct Run: ParsableCommand {
         ALLOCS_DIR=/tmp/index allocsctl run -- python3 job.py
         ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p, apr_pool_destroy(R)' allocsctl run -- httpd -X
         PYTHONMALLOC=malloc allocsctl run --stacks site -- python3 job.py
+        allocsctl run --record job.rec -- ./job
       """)
 
   @Option(
@@ -61,6 +67,11 @@ struct Run: ParsableCommand {
       """))
   var follow = false
 
+  @Option(
+    help: .init("Record every allocation and free into this file, compressed: see `replay`.", valueName: "file"),
+    completion: .file())
+  var record: String?
+
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
 
@@ -71,7 +82,7 @@ struct Run: ParsableCommand {
     var index = 1
     while index < arguments.count, arguments[index].hasPrefix("-") {
       if arguments[index] == "--" { return arguments }
-      index += ["--stacks", "--config"].contains(arguments[index]) ? 2 : 1
+      index += ["--stacks", "--config", "--record"].contains(arguments[index]) ? 2 : 1
     }
     guard index < arguments.count else { return arguments }
     return arguments[..<index] + ["--"] + arguments[index...]
@@ -96,6 +107,9 @@ struct Run: ParsableCommand {
     if follow { setenv("ALLOCS_FOLLOW", "1", 1) }
     if let stacks { setenv("ALLOCS_STACKS", stacks.rawValue, 1) }
 
+    if let record {
+      throw ExitCode(try RecordedRun.run(program.path, command, to: record, isCompressed: true))
+    }
     var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
     arguments.append(nil)
     // Not execv: a text without #! is given to the shell, as shells do.

@@ -1,9 +1,10 @@
 // What both ends of a recording guess about the next event: so that an event which comes as guessed takes next to nothing.
 //
-// Programs allocate and free in patterns. For a new block the guesses are the last block of that size class that was freed, the one
-// that followed the class's last one before, and the memory behind the last new block; for a free, the block whose free followed
-// that of the last freed one before, the newest block of its kind, and the one behind the last freed one. Which guess was right is written; else the
-// address. Nothing is assumed of the allocator: a guess that is never right costs nothing but room.
+// Programs allocate and free in patterns. For a new block the guesses are the last block of that size class that was freed,
+// the one that followed the class's last one before, and the memory behind the last new block that was none of the freed
+// ones; for a free, the block whose free followed that of the last freed one before, the newest block of its kind, and the
+// one behind the last freed one. Which guess was right is written; else the address. Nothing is assumed of the allocator: a
+// guess that is never right costs nothing but room.
 //
 // Invariant: encoder and decoder call `note…` with the same events in the same order, from the same empty state, so that
 // they guess the same. All tables have a fixed size and are emptied at the start of each chunk.
@@ -30,8 +31,8 @@ struct EventModel: ~Copyable {
 
   private static let classCount = 128
   private static let stackDepth = 256
-  private static let followerBits: UInt64 = 16
-  private static let blockBits: UInt64 = 16
+  private static let followerBits: UInt64 = 18
+  private static let blockBits: UInt64 = 18
 
   struct Block {
     var address: UInt64 = 0
@@ -137,18 +138,21 @@ struct EventModel: ~Copyable {
     let count = freedCounts[kind]
     let stack = freed + kind * Self.stackDepth
     // What lies near the top is taken out, so that the rest is guessed right again.
+    var isReused = false
     for depth in 0..<min(count, 12) where stack[(count - 1 - depth) % Self.stackDepth] == address {
       for above in stride(from: depth, to: 0, by: -1) {
         stack[(count - 1 - above) % Self.stackDepth] = stack[(count - above) % Self.stackDepth]
       }
       freedCounts[kind] = count - 1
+      isReused = true
       break
     }
     let key = Self.key(lastOfClass[kind], kind)
     followers[Self.slot(key, Self.followerBits)] = Follower(key: key, address: address)
     lastOfClass[kind] = address
     lastAllocated = address
-    behindAllocated = address &+ Self.footprint(size)
+    // Allocators cut new blocks off a larger piece, and hand out freed ones in between.
+    if !isReused { behindAllocated = address &+ Self.footprint(size) }
     let slot = Self.slot(address, Self.blockBits)
     unlink(slot)
     while newest.count <= index { newest.append(0) }

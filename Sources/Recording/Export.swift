@@ -10,6 +10,8 @@ public enum ExportFormat: String, CaseIterable, Sendable {
   case jsonl
   /// heaptrack's own.
   case heaptrack
+  /// A trace of Perfetto with heap profiles.
+  case perfetto
 }
 
 extension Recording {
@@ -36,6 +38,11 @@ extension Recording {
       // The file keeps the closure no longer than this call.
       try withoutActuallyEscaping(flush) { flush throws(RecordingError) in
         var file = HeaptrackFile(self, flush: flush)
+        try file.write()
+      }
+    case .perfetto:
+      try withoutActuallyEscaping(flush) { flush throws(RecordingError) in
+        var file = PerfettoFile(self, flush: flush)
         try file.write()
       }
     }

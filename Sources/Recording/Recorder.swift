@@ -62,11 +62,9 @@ public final class Recorder {
     buffer.initialize(repeating: allocs_event())
     writer = RecordingWriter(shared, isCompressed: options.isCompressed, isFromStart: options.isFromStart)
     try attach()
-    if options.isFromStart {
-      cursors = cursors.map { RingCursor(ring: $0.ring) }
-    } else {
-      writer.appendBlocks()
-    }
+    if options.isFromStart { cursors = cursors.map { RingCursor(ring: $0.ring) } }
+    // Also then: what the rings have lost already is not missing in the state.
+    writer.appendBlocks()
   }
 
   deinit {

@@ -22,7 +22,7 @@ public enum RecordingFormat {
   /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
   static let chunkLimit = 64 << 20
   /// Events of a chunk. What a writer that is killed loses at most.
-  static let eventsPerChunk = 1 << 18
+  static let eventsPerChunk = 1 << 19
 
   enum ChunkKind: UInt16 {
     case process = 1
@@ -39,26 +39,45 @@ public enum RecordingFormat {
 
   /// The payload is a zstd frame.
   static let flagZstd: UInt16 = 1
+
+  /// What a file of this version begins with.
+  package static var fileHeader: [UInt8] {
+    var header: [UInt8] = []
+    header.append(word: magic)
+    header.append(word: version)
+    header.append(word: UInt32(headerSize))
+    header.append(word: UInt64(0))
+    header.append(word: UInt32(0))
+    header.append(word: CRC32C.of(header))
+    return header
+  }
 }
 
 /// What stands before each chunk's payload.
-struct ChunkHeader: Equatable {
-  var kind: UInt16
-  var flags: UInt16 = 0
+package struct ChunkHeader: Equatable {
+  package var kind: UInt16
+  package var flags: UInt16 = 0
   /// Bytes of the payload, as it is stored and unpacked.
   var stored: UInt32 = 0
-  var unpacked: UInt32 = 0
+  package var unpacked: UInt32 = 0
   /// Chunks before this one.
-  var number: UInt32 = 0
+  package var number: UInt32 = 0
   /// Events in this chunk, and in all before it.
-  var events: UInt32 = 0
-  var eventsBefore: UInt64 = 0
+  package var events: UInt32 = 0
+  package var eventsBefore: UInt64 = 0
   /// The least and the greatest stamp in it, if it has events.
-  var firstStamp: UInt64 = 0
-  var lastStamp: UInt64 = 0
+  package var firstStamp: UInt64 = 0
+  package var lastStamp: UInt64 = 0
   var payloadChecksum: UInt32 = 0
 
-  func encoded() -> [UInt8] {
+  /// The chunk that has this payload, as it is stored.
+  package mutating func chunk(of stored: [UInt8]) -> [UInt8] {
+    self.stored = UInt32(stored.count)
+    payloadChecksum = CRC32C.of(stored)
+    return encoded() + stored
+  }
+
+  private func encoded() -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.reserveCapacity(RecordingFormat.chunkHeaderSize)
     bytes.append(word: RecordingFormat.chunkMagic)
@@ -77,7 +96,7 @@ struct ChunkHeader: Equatable {
     return bytes
   }
 
-  init(kind: RecordingFormat.ChunkKind) { self.kind = kind.rawValue }
+  package init(kind: UInt16) { self.kind = kind }
 
   /// nil if `bytes` don't begin with a whole header, or it promises more than a chunk may have.
   init?(_ bytes: ArraySlice<UInt8>) {

@@ -16,7 +16,7 @@ public struct RecordedProcess: Hashable, Sendable {
   public var realtime: UInt64
   /// Whether contexts hold whole stacks; else the call site.
   public var hasFullStacks: Bool
-  /// Whether the recording begins with the process: then nothing lived before it.
+  /// Whether the rings were read from their first records on.
   public var isFromStart: Bool
 
   func encoded() -> [UInt8] {

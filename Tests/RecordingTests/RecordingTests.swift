@@ -91,7 +91,7 @@ struct EventCodingTests {
 
   @Test("a payload with any byte changed or missing gives events or an error, never more than were promised")
   func damaged() throws {
-    let records = history(300, seed: 5)
+    let records = history(30, seed: 5)
     var encoder = EventEncoder()
     records.withUnsafeBufferPointer { _ = encoder.add($0, ring: 0, first: 0) }
     let payload = encoder.take()

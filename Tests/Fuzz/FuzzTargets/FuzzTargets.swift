@@ -17,6 +17,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case rings
   /// Symbol tables and debug information of damaged ELF files.
   case symbols
+  /// Recordings whose checksums are right and whose contents are anything.
+  case recording
 
   /// Runs the target once.
   public func run(_ bytes: ArraySlice<UInt8>) {
@@ -25,6 +27,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .answers: AnswersFuzz.run(bytes)
     case .rings: RingsFuzz.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
+    case .recording: RecordingFuzz.run(bytes)
     }
   }
 }

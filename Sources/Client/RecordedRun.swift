@@ -1,0 +1,96 @@
+// `allocsctl run --record`: the program as a child of allocsctl, which records it to its end and then ends as it did.
+//
+// - Signals of the terminal reach the program, which decides; allocsctl ignores them. SIGTERM and SIGHUP, which are sent to one
+//   process, are handed on.
+// - The program's own output is left alone: what became of the recording is told on standard error.
+
+import Answers
+import Glibc
+import IndexReader
+import Recording
+
+/// The program's process id, for the signal handler; 0 before it was started.
+nonisolated(unsafe) private var programID: pid_t = 0
+
+enum RecordedRun {
+  /// Starts the program and returns its exit status, or 128 + the signal that ended it.
+  static func run(_ path: String, _ command: [String], to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
+    // From its first call on: what the recorder comes too late for is in the rings.
+    setenv("ALLOCS_EVENTS", "1", 1)
+    let child = try start(path, command)
+    var status: Int32?
+    if let shared = segment(of: child, &status) {
+      do throws(RecordingError) {
+        var options = Recorder.Options()
+        options.isCompressed = isCompressed
+        options.isFromStart = true
+        let result = try Recorder(shared, to: file, options: options).run { nil }
+        complain("\(file): \(result.text)")
+      } catch {
+        // The program goes on, unrecorded.
+        complain(error.description)
+      }
+    } else {
+      complain("\(command[0]) was not recorded: it ended before it was indexed, or could not be indexed")
+    }
+    return end(of: child, status)
+  }
+
+  private static func start(_ path: String, _ command: [String]) throws(Failure) -> pid_t {
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    // What was ignored stays ignored in the program; what allocsctl ignores now does not.
+    var defaults = sigset_t()
+    sigemptyset(&defaults)
+    for number in [SIGINT, SIGQUIT] {
+      var old = sigaction()
+      sigaction(number, nil, &old)
+      guard unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self) != unsafeBitCast(SIG_IGN, to: Int.self)
+      else { continue }
+      sigaddset(&defaults, number)
+      signal(number, SIG_IGN)
+    }
+    posix_spawnattr_setsigdefault(&attributes, &defaults)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
+    var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
+    arguments.append(nil)
+    defer { for argument in arguments { free(argument) } }
+    var child: pid_t = 0
+    let code = posix_spawn(&child, path, nil, &attributes, arguments, environ)
+    guard code == 0 else {
+      throw Failure(
+        code == ENOENT ? Status.notFound : Status.notExecutable,
+        "cannot run \(path): \(String(cString: strerror(code)))",
+        advice: code == ENOENT ? "check the interpreter that it names" : "check that it is a program for this machine")
+    }
+    programID = child
+    for number in [SIGTERM, SIGHUP] { signal(number) { _ = kill(programID, $0) } }
+    return child
+  }
+
+  /// The program's segment, as soon as it is whole; nil if the program ended before, with its status.
+  private static func segment(of child: pid_t, _ status: inout Int32?) -> SharedSegment? {
+    while true {
+      // In this order: a segment that was made before the end is there after it was seen.
+      var code: Int32 = 0
+      if waitpid(child, &code, WNOHANG) == child { status = code }
+      if let file = SegmentDirectory.find(processID: child), file.isLive || status != nil,
+        let shared = try? SharedSegment(path: file.path)
+      {
+        return shared
+      }
+      if status != nil { return nil }
+      usleep(200)
+    }
+  }
+
+  private static func end(of child: pid_t, _ known: Int32?) -> Int32 {
+    var status = known ?? 0
+    if known == nil {
+      while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return Status.notAnswered } }
+    }
+    let number = status & 0x7F
+    return number == 0 ? status >> 8 & 0xFF : 128 + number
+  }
+}
