@@ -20,7 +20,7 @@ struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
     usage: """
-      allocsctl run [--stacks full|site|check] [--config <file>]
+      allocsctl run [--stacks full|site|check] [--follow] [--config <file>]
                            [--record <file>] -- <command> [<argument> ...]
       """,
     discussion: """

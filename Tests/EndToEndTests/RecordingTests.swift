@@ -198,6 +198,29 @@ extension EndToEnd {
       #expect(!program.hasEventsOn)
     }
 
+    @Test("run --record: from the program's first call to its end, which is its own")
+    func fromTheStart() throws {
+      let directory = try TestDirectory()
+      let file = directory.file("run.rec")
+      let program = try Programs.path("eventful.c")
+      let outcome = try Tool.control(
+        ["run", "--record", file, "--", program], in: directory, input: "pairs 2000 4321\nthread 500 777\nend\n")
+      #expect(outcome.ending == .exit(0) && outcome.output.hasPrefix("ready\ndone\ndone\n"), "\(outcome)")
+      let recording = try Recording(path: file)
+      #expect(recording.end == .processEnded && recording.problems.isEmpty && recording.process.isFromStart)
+      var counts: [UInt64: Int] = [:]
+      recording.forEachEvent { event in
+        if event.kind == .alloc { counts[event.size, default: 0] += 1 }
+        return true
+      }
+      // A busy machine may attach the recorder late: then the rings are what there is, and the rest is counted.
+      if recording.lostCount == 0 { #expect(counts[4321] == 2000 && counts[777] == 500) }
+      #expect(
+        try Tool.control(["run", "--record", file, "--", "sh", "-c", "exit 7"], in: directory).ending == .exit(7))
+      let refused = try Tool.control(["run", "--record", "/dev/full", "--", "sh", "-c", "true"], in: directory)
+      #expect(refused.errors.contains("/dev/full") && refused.errors.contains("No space left"), "\(refused)")
+    }
+
     @Test("heaptrack_print reads what is exported for it, and finds the same numbers")
     func heaptrack() throws {
       let (file, directory) = try small(["--zstd"])
