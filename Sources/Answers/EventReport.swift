@@ -106,7 +106,7 @@ public struct EventReport: ~Copyable {
     writer.append(text: event.kind?.name ?? "unknown")
     writer.append("\",\"time_ns\":", decimal: event.stamp)
     writer.append(",\"time\":")
-    writer.append(decimal: Double(max(0, Int64(clamping: event.stamp) + wallOffset)) / 1e9, places: 6)
+    writer.append(decimal: Double(max(0, Int64(clamping: event.stamp) &+ wallOffset)) / 1e9, places: 6)
     writer.append(",\"ring\":", decimal: UInt64(max(0, ring)))
     writer.append(",\"sequence\":", decimal: position)
     if let kind = event.kind, kind.isAboutMemory || kind == .moduleLoad || kind == .moduleUnload {
@@ -227,7 +227,7 @@ public struct EventReport: ~Copyable {
 
   /// Hours, minutes, seconds and milliseconds of the local time zone.
   private func wallTime(_ stamp: UInt64) -> String {
-    let nanoseconds = max(0, Int64(clamping: stamp) + wallOffset)
+    let nanoseconds = max(0, Int64(clamping: stamp) &+ wallOffset)
     var seconds = time_t(nanoseconds / 1_000_000_000)
     var parts = tm()
     localtime_r(&seconds, &parts)

@@ -64,7 +64,7 @@ public struct AddressHistory: Sendable {
             look(at: Event(record))
           }
         }
-        lost += cursor.lost + segment.unrecorded(inRing: ring)
+        lost = lost &+ cursor.lost &+ segment.unrecorded(inRing: ring)
         if cursor.lost > 0, let oldest { completeFrom = max(completeFrom, oldest) }
       }
     }

@@ -72,7 +72,8 @@ struct PerfettoFile: ~Copyable {
       while event.stamp > next, next < end {
         do throws(RecordingError) { try dump(at: next) } catch { failure = error }
         // Where nothing happened for long, nothing is to be told.
-        next = max(next &+ step, event.stamp - (event.stamp &- start) % step)
+        let (following, isPast) = next.addingReportingOverflow(step)
+        next = isPast ? .max : max(following, event.stamp &- (event.stamp &- start) % step)
       }
       switch event.kind {
       case .alloc, .reallocNew, .reallocFailed: begin(event.address, event.size, event.context, event.ticks)
@@ -231,7 +232,7 @@ struct PerfettoFile: ~Copyable {
         return Optional(sample)
       }
       let heap = pending.message(perfetto__profile_packet__process_heap_samples__init)
-      (heap.pointee.has_pid, heap.pointee.pid) = (1, UInt64(recording.process.processID))
+      (heap.pointee.has_pid, heap.pointee.pid) = (1, UInt64(max(0, recording.process.processID)))
       (heap.pointee.has_timestamp, heap.pointee.timestamp) = (1, stamp)
       (heap.pointee.has_from_startup, heap.pointee.from_startup) = (1, recording.process.isFromStart ? 1 : 0)
       (heap.pointee.has_buffer_overran, heap.pointee.buffer_overran) = (1, recording.lostCount > 0 ? 1 : 0)

@@ -148,7 +148,7 @@ public final class Recording: OriginTables {
         lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
       } else if header.kind == RecordingFormat.ChunkKind.events.rawValue {
         eventChunks.append((start, header))
-        eventCount += UInt64(header.events)
+        eventCount &+= UInt64(header.events)
         if header.events > 0 {
           firstStamp = min(firstStamp, header.firstStamp)
           lastStamp = max(lastStamp, header.lastStamp)
@@ -158,7 +158,7 @@ public final class Recording: OriginTables {
           problems.append("the chunk at offset \(offset) contradicts the format")
         }
       }
-      events += UInt64(header.events)
+      events &+= UInt64(header.events)
       if header.events > 0 { last = header.lastStamp }
       offset = start + Int(header.stored)
     }

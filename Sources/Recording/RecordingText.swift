@@ -55,7 +55,7 @@ extension Recording {
     let rest = table.rows.dropFirst(limit)
     if !rest.isEmpty {
       line(
-        rest.reduce(0) { $0 + $1.bytes }, rest.reduce(0) { $0 + $1.blocks },
+        rest.reduce(0) { $0 &+ $1.bytes }, rest.reduce(0) { $0 &+ $1.blocks },
         Units.count(UInt64(rest.count), "other site"))
     }
     line(table.bytes, table.blocks, "total")

@@ -96,7 +96,7 @@ final class RecordingWriter {
   }
 
   func lose(_ loss: RecordedLoss) {
-    lost += loss.count
+    lost &+= loss.count
     losses.append(loss)
     if losses.count >= 4096 { appendLosses() }
   }
