@@ -41,6 +41,56 @@ private func blockAddress(at distance: UInt64, from last: UInt64) -> UInt64 {
   return last &+ UInt64(bitPattern: distance & 1 == 0 ? value << 4 : value)
 }
 
+/// The columns as they grow: arrays would ask for each byte whether it is theirs alone.
+private struct EncoderColumns: ~Copyable {
+  private var bytes: UnsafeMutablePointer<UInt8>
+  /// Of each column.
+  private var capacity = 1 << 16
+  private var counts = InlineArray<7, Int>(repeating: 0)
+
+  init() { bytes = .allocate(capacity: capacity * Column.allCases.count) }
+  deinit { bytes.deallocate() }
+
+  var total: Int { counts.indices.reduce(0) { $0 + counts[$1] } }
+
+  @inline(__always)
+  mutating func append(byte: UInt8, to column: Column) {
+    if counts[column.rawValue] == capacity { grow() }
+    bytes[column.rawValue * capacity + counts[column.rawValue]] = byte
+    counts[column.rawValue] += 1
+  }
+
+  @inline(__always)
+  mutating func append(_ number: UInt64, to column: Column) {
+    var rest = number
+    while rest >= 0x80 {
+      append(byte: UInt8(truncatingIfNeeded: rest) | 0x80, to: column)
+      rest >>= 7
+    }
+    append(byte: UInt8(truncatingIfNeeded: rest), to: column)
+  }
+
+  @inline(never)
+  private mutating func grow() {
+    let larger = UnsafeMutablePointer<UInt8>.allocate(capacity: 2 * capacity * counts.count)
+    for column in counts.indices {
+      (larger + column * 2 * capacity).initialize(from: bytes + column * capacity, count: counts[column])
+    }
+    bytes.deallocate()
+    bytes = larger
+    capacity *= 2
+  }
+
+  /// Sizes first; then they are empty.
+  mutating func move(to output: inout [UInt8]) {
+    for column in counts.indices { output.append(number: UInt64(counts[column])) }
+    for column in counts.indices {
+      output.append(contentsOf: UnsafeBufferPointer(start: bytes + column * capacity, count: counts[column]))
+      counts[column] = 0
+    }
+  }
+}
+
 /// Collects events until they are a chunk. Used by one thread.
 struct EventEncoder: ~Copyable {
   private struct Batch {
@@ -52,14 +102,16 @@ struct EventEncoder: ~Copyable {
   }
 
   private var model = EventModel()
-  private var columns: [[UInt8]] = Column.allCases.map { _ in [] }
+  private var columns = EncoderColumns()
   private var batches: [Batch] = []
   /// Of the last record of the batch.
   private var stamp: UInt64 = 0
   private var kinds: [AllocationKind] = []
   /// Indices of kinds, plus 1, by hash; a kind that was displaced gets another index.
   private var kindTable: UnsafeMutablePointer<UInt32>
-  private static let kindBits: UInt64 = 15
+  private static let kindBits: UInt64 = 17
+  /// Entries of the model are brought into the cache for so many records at once.
+  private static let lookAhead = 16
   private(set) var count = 0
   private(set) var firstStamp = UInt64.max
   private(set) var lastStamp: UInt64 = 0
@@ -73,11 +125,15 @@ struct EventEncoder: ~Copyable {
 
   var isFull: Bool { count >= RecordingFormat.eventsPerChunk }
 
-  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many.
-  mutating func add(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) -> Int {
+  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many. `number` gives a
+  /// context's number in the recording.
+  mutating func add(
+    _ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64, number: (UInt32) -> UInt32 = { $0 }
+  ) -> Int {
     let room = min(records.count, RecordingFormat.eventsPerChunk - count)
     var next = batches.last.map { $0.ring == UInt32(ring) ? $0.first + UInt64($0.count) : .max } ?? .max
     for index in 0..<room {
+      if index % Self.lookAhead == 0 { model.touch(records[index..<min(index + Self.lookAhead, room)]) }
       let record = records[index]
       let slot = allocs_event_slot(record.extent)
       let position = first + UInt64(index)
@@ -87,16 +143,17 @@ struct EventEncoder: ~Copyable {
       }
       next = position + 1
       batches[batches.count - 1].count += 1
-      encode(record)
+      encode(record, number)
     }
     count += room
     return room
   }
 
   @inline(__always)
-  private mutating func put(_ column: Column, _ number: UInt64) { columns[column.rawValue].append(number: number) }
+  private mutating func put(_ column: Column, _ number: UInt64) { columns.append(number, to: column) }
 
-  private mutating func encode(_ record: allocs_event) {
+  @inline(__always)
+  private mutating func encode(_ record: allocs_event, _ number: (UInt32) -> UInt32) {
     let kind = allocs_event_kind_of(record.place)
     let address = allocs_event_address(record.place)
     let size = allocs_event_size(record.extent)
@@ -107,7 +164,7 @@ struct EventEncoder: ~Copyable {
       let extent = size | UInt64(allocs_event_alignment(record.place)) << 48
       let what = AllocationKind(
         context: allocs_event_context(record.source), origin: allocs_event_origin(record.source), extent: extent)
-      let index = put(what)
+      let index = put(what, number)
       var guess: UInt8 = 0
       while guess < EventModel.guessCount, model.guessedAllocation(guess, size: size) != address { guess += 1 }
       op = UInt8(kind) | guess << Op.guessShift
@@ -125,28 +182,33 @@ struct EventEncoder: ~Copyable {
         known.map { $0.context == allocs_event_origin(record.source) && $0.extent & 0xFFFF_FFFF_FFFF == size } ?? false
       if !isKnown || allocs_event_context(record.source) != 0 || allocs_event_alignment(record.place) != 0 {
         op |= Op.detail
-        put(.rest, UInt64(allocs_event_context(record.source)))
-        put(.rest, UInt64(allocs_event_origin(record.source)))
+        put(.rest, UInt64(number(allocs_event_context(record.source))))
+        put(.rest, UInt64(number(allocs_event_origin(record.source))))
         put(.rest, size)
         put(.rest, UInt64(allocs_event_alignment(record.place)))
       }
       model.noteFree(address, size: size)
     } else {
       op = Op.asItIs
+      let isMapping = kind == ALLOCS_EVENT_MAP.rawValue || kind == ALLOCS_EVENT_UNMAP.rawValue
+      let context = allocs_event_context(record.source)
       put(.rest, record.place)
       put(.rest, size)
-      put(.rest, record.source)
+      put(
+        .rest,
+        isMapping ? allocs_event_source(number(context), allocs_event_origin(record.source)) : record.source)
     }
     if record.stamp == stamp &+ 1 {
       op |= Op.stampIsNext
     } else {
-      columns[Column.stamps.rawValue].append(signed: Int64(bitPattern: record.stamp &- stamp))
+      let difference = Int64(bitPattern: record.stamp &- stamp)
+      put(.stamps, UInt64(bitPattern: difference << 1 ^ difference >> 63))
     }
     stamp = record.stamp
-    columns[Column.ops.rawValue].append(op)
+    columns.append(byte: op, to: .ops)
   }
 
-  private mutating func put(_ kind: AllocationKind) -> Int {
+  private mutating func put(_ kind: AllocationKind, _ number: (UInt32) -> UInt32) -> Int {
     let slot = Int(kind.hash >> (64 - Self.kindBits))
     let found = kindTable[slot]
     if found != 0, kinds[Int(found) - 1] == kind {
@@ -154,8 +216,8 @@ struct EventEncoder: ~Copyable {
       return Int(found) - 1
     }
     put(.kinds, 0)
-    put(.kinds, UInt64(kind.context))
-    put(.kinds, UInt64(kind.origin))
+    put(.kinds, UInt64(number(kind.context)))
+    put(.kinds, UInt64(number(kind.origin)))
     put(.kinds, kind.extent)
     kinds.append(kind)
     kindTable[slot] = UInt32(kinds.count)
@@ -165,7 +227,7 @@ struct EventEncoder: ~Copyable {
   /// The payload of the chunk; then it is empty again.
   mutating func take() -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.reserveCapacity(columns.reduce(64 + batches.count * 16) { $0 + $1.count })
+    bytes.reserveCapacity(columns.total + 64 + batches.count * 16)
     bytes.append(number: UInt64(batches.count))
     for batch in batches {
       bytes.append(number: UInt64(batch.ring))
@@ -174,11 +236,7 @@ struct EventEncoder: ~Copyable {
       bytes.append(number: batch.stamp)
       bytes.append(number: UInt64(batch.count))
     }
-    for column in columns { bytes.append(number: UInt64(column.count)) }
-    for index in columns.indices {
-      bytes.append(contentsOf: columns[index])
-      columns[index].removeAll(keepingCapacity: true)
-    }
+    columns.move(to: &bytes)
     batches.removeAll(keepingCapacity: true)
     kinds.removeAll(keepingCapacity: true)
     kindTable.initialize(repeating: 0, count: 1 << Self.kindBits)
@@ -219,7 +277,7 @@ enum EventDecoder {
     var sizes: [Int] = []
     for _ in Column.allCases { sizes.append(try head.count()) }
     var columns: [NumberReader] = []
-    for size in sizes { columns.append(NumberReader(payload, in: try head.slice(size))) }
+    for size in sizes { columns.append(try head.part(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
     var decoding = Decoding(columns: columns)
     for index in batches.indices {

@@ -6,9 +6,12 @@
 // one behind the last freed one. Which guess was right is written; else the address. Nothing is assumed of the allocator: a
 // guess that is never right costs nothing but room.
 //
+// An address has one entry, with all that is known of it: a table for each guess would cost the recorder a miss of the cache each.
+//
 // Invariant: encoder and decoder call `note…` with the same events in the same order, from the same empty state, so that
 // they guess the same. All tables have a fixed size and are emptied at the start of each chunk.
 
+import Glibc
 import SharedLayout
 
 /// What the allocations of a kind have in common.
@@ -31,62 +34,41 @@ struct EventModel: ~Copyable {
 
   private static let classCount = 128
   private static let stackDepth = 256
-  private static let followerBits: UInt64 = 18
-  private static let blockBits: UInt64 = 18
+  private static let entryBits: UInt64 = 19
 
-  struct Block {
+  /// What is known of an address, and of the block there. Slots are those of `entries`, plus 1; 0: none.
+  private struct Entry: BitwiseCopyable {
     var address: UInt64 = 0
-    /// Index of its kind, plus 1; 0: empty.
+    /// Index of the block's kind, plus 1; 0: no block is known there.
     var kind: UInt32 = 0
-    /// Slots of the next newer and the next older block of its kind, plus 1; 0: none.
+    /// Of the next newer and the next older block of its kind.
     var newer: UInt32 = 0
     var older: UInt32 = 0
-  }
-  private struct Follower {
-    var key: UInt64 = 0
-    var address: UInt64 = 0
+    /// Of the block that was allocated next of its size class, and of the one that was freed next, when this one was last.
+    var allocatedNext: UInt32 = 0
+    var freedNext: UInt32 = 0
   }
 
+  /// Pairs, of which an address's hash selects one: they lie in one line of the cache.
+  private var entries = ZeroedTable<Entry>(1 << entryBits)
   /// Freed blocks of each size class, the last on top; the oldest is forgotten.
-  private var freed: UnsafeMutablePointer<UInt64>
-  private var freedCounts: UnsafeMutablePointer<Int>
-  private var lastOfClass: UnsafeMutablePointer<UInt64>
-  private var followers: UnsafeMutablePointer<Follower>
-  private var freeFollowers: UnsafeMutablePointer<Follower>
-  private var blocks: UnsafeMutablePointer<Block>
-  /// Slot of the newest block of each kind, plus 1.
+  private var freed = ZeroedTable<UInt64>(classCount * stackDepth)
+  private var freedCounts = ZeroedTable<Int>(classCount)
+  private var lastOfClass = ZeroedTable<UInt64>(classCount)
+  /// Slot of the newest block of each kind.
   private var newest: [UInt32] = []
   private(set) var lastAllocated: UInt64 = 0
   private var behindAllocated: UInt64 = 0
   private(set) var lastFreed: UInt64 = 0
   private var behindFreed: UInt64 = 0
-
-  init() {
-    freed = .allocate(capacity: Self.classCount * Self.stackDepth)
-    freedCounts = .allocate(capacity: Self.classCount)
-    lastOfClass = .allocate(capacity: Self.classCount)
-    followers = .allocate(capacity: 1 << Self.followerBits)
-    freeFollowers = .allocate(capacity: 1 << Self.followerBits)
-    blocks = .allocate(capacity: 1 << Self.blockBits)
-    freed.initialize(repeating: 0, count: Self.classCount * Self.stackDepth)
-    clear()
-  }
-
-  deinit {
-    freed.deallocate()
-    freedCounts.deallocate()
-    lastOfClass.deallocate()
-    followers.deallocate()
-    freeFollowers.deallocate()
-    blocks.deallocate()
-  }
+  /// What `touch` read: it would be left out otherwise.
+  private var touched: UInt64 = 0
 
   mutating func clear() {
-    freedCounts.initialize(repeating: 0, count: Self.classCount)
-    lastOfClass.initialize(repeating: 0, count: Self.classCount)
-    followers.initialize(repeating: Follower(), count: 1 << Self.followerBits)
-    freeFollowers.initialize(repeating: Follower(), count: 1 << Self.followerBits)
-    blocks.initialize(repeating: Block(), count: 1 << Self.blockBits)
+    entries.clear()
+    freed.clear()
+    freedCounts.clear()
+    lastOfClass.clear()
     newest.removeAll(keepingCapacity: true)
     (lastAllocated, behindAllocated, lastFreed, behindFreed) = (0, 0, 0, 0)
   }
@@ -95,15 +77,12 @@ struct EventModel: ~Copyable {
 
   @inline(__always)
   func guessedAllocation(_ guess: UInt8, size: UInt64) -> UInt64 {
-    let kind = Self.sizeClass(size)
     switch guess {
     case 0:
+      let kind = Self.sizeClass(size)
       let count = freedCounts[kind]
       return count == 0 ? 0 : freed[kind * Self.stackDepth + (count - 1) % Self.stackDepth]
-    case 1:
-      let key = Self.key(lastOfClass[kind], kind)
-      let entry = followers[Self.slot(key, Self.followerBits)]
-      return entry.key == key ? entry.address : 0
+    case 1: return address(in: entry(of: lastOfClass[Self.sizeClass(size)])?.allocatedNext)
     default: return behindAllocated
     }
   }
@@ -112,13 +91,8 @@ struct EventModel: ~Copyable {
   @inline(__always)
   func guessedFree(_ guess: UInt8, kind: Int) -> UInt64 {
     switch guess {
-    case 0:
-      let key = Self.key(lastFreed, 0)
-      let entry = freeFollowers[Self.slot(key, Self.followerBits)]
-      return entry.key == key ? entry.address : 0
-    case 1:
-      guard kind >= 0, kind < newest.count, newest[kind] != 0 else { return 0 }
-      return blocks[Int(newest[kind]) - 1].address
+    case 0: return address(in: entry(of: lastFreed)?.freedNext)
+    case 1: return kind >= 0 && kind < newest.count ? address(in: newest[kind]) : 0
     default: return behindFreed
     }
   }
@@ -126,17 +100,41 @@ struct EventModel: ~Copyable {
   /// The index of the kind of the block at `address`; nil if that was forgotten.
   @inline(__always)
   func kind(ofBlockAt address: UInt64) -> Int? {
-    let block = blocks[Self.slot(address, Self.blockBits)]
-    return block.address == address && block.kind != 0 ? Int(block.kind - 1) : nil
+    guard let entry = entry(of: address), entry.kind != 0 else { return nil }
+    return Int(entry.kind - 1)
+  }
+
+  /// Brings what is known of addresses into the cache: the processor fetches the entries at once if nothing waits for each.
+  @inline(__always)
+  mutating func touch(_ records: Slice<UnsafeBufferPointer<allocs_event>>) {
+    var bits: UInt64 = 0
+    for record in records { bits ^= entries[Self.index(allocs_event_address(record.place))].address }
+    touched = bits
+  }
+
+  @inline(__always)
+  private func entry(of address: UInt64) -> Entry? { find(address).map { entries[$0] } }
+
+  @inline(__always)
+  private func find(_ address: UInt64) -> Int? {
+    let index = Self.index(address)
+    if entries[index].address == address { return index }
+    return entries[index + 1].address == address ? index + 1 : nil
+  }
+
+  @inline(__always)
+  private func address(in slot: UInt32?) -> UInt64 {
+    guard let slot, slot != 0 else { return 0 }
+    return entries[Int(slot) - 1].address
   }
 
   // MARK: what came
 
   @inline(__always)
-  mutating func noteAllocation(_ address: UInt64, size: UInt64, kind index: Int) {
+  mutating func noteAllocation(_ address: UInt64, size: UInt64, kind number: Int) {
     let kind = Self.sizeClass(size)
     let count = freedCounts[kind]
-    let stack = freed + kind * Self.stackDepth
+    let stack = freed.start + kind * Self.stackDepth
     // What lies near the top is taken out, so that the rest is guessed right again.
     var isReused = false
     for depth in 0..<min(count, 12) where stack[(count - 1 - depth) % Self.stackDepth] == address {
@@ -147,46 +145,58 @@ struct EventModel: ~Copyable {
       isReused = true
       break
     }
-    let key = Self.key(lastOfClass[kind], kind)
-    followers[Self.slot(key, Self.followerBits)] = Follower(key: key, address: address)
+    let index = claim(address)
+    let slot = UInt32(index + 1)
+    if let last = find(lastOfClass[kind]) { entries[last].allocatedNext = slot }
     lastOfClass[kind] = address
     lastAllocated = address
     // Allocators cut new blocks off a larger piece, and hand out freed ones in between.
     if !isReused { behindAllocated = address &+ Self.footprint(size) }
-    let slot = Self.slot(address, Self.blockBits)
-    unlink(slot)
-    while newest.count <= index { newest.append(0) }
-    let older = newest[index]
-    blocks[slot] = Block(address: address, kind: UInt32(truncatingIfNeeded: index + 1), newer: 0, older: older)
-    if older != 0 { blocks[Int(older) - 1].newer = UInt32(slot + 1) }
-    newest[index] = UInt32(slot + 1)
-  }
-
-  /// Takes the block in a slot out of its kind's list, and forgets it.
-  @inline(__always)
-  private mutating func unlink(_ slot: Int) {
-    let block = blocks[slot]
-    guard block.kind != 0 else { return }
-    if block.newer != 0 {
-      blocks[Int(block.newer) - 1].older = block.older
-    } else {
-      newest[Int(block.kind) - 1] = block.older
-    }
-    if block.older != 0 { blocks[Int(block.older) - 1].newer = block.newer }
-    blocks[slot] = Block()
+    while newest.count <= number { newest.append(0) }
+    let older = newest[number]
+    entries[index].kind = UInt32(truncatingIfNeeded: number + 1)
+    entries[index].older = older
+    if older != 0 { entries[Int(older) - 1].newer = slot }
+    newest[number] = slot
   }
 
   @inline(__always)
   mutating func noteFree(_ address: UInt64, size: UInt64) {
-    let key = Self.key(lastFreed, 0)
-    freeFollowers[Self.slot(key, Self.followerBits)] = Follower(key: key, address: address)
+    let index = claim(address)
+    if let last = find(lastFreed) { entries[last].freedNext = UInt32(index + 1) }
     lastFreed = address
     behindFreed = address &+ Self.footprint(size)
     let kind = Self.sizeClass(size)
     freed[kind * Self.stackDepth + freedCounts[kind] % Self.stackDepth] = address
     freedCounts[kind] += 1
-    let slot = Self.slot(address, Self.blockBits)
-    if blocks[slot].address == address { unlink(slot) }
+  }
+
+  /// Makes an entry the address's, with no block, and returns its index. Blocks are forgotten last.
+  @inline(__always)
+  private mutating func claim(_ address: UInt64) -> Int {
+    if let index = find(address) {
+      unlink(index)
+      return index
+    }
+    var index = Self.index(address)
+    if entries[index].kind != 0, entries[index + 1].kind == 0 { index += 1 }
+    unlink(index)
+    entries[index] = Entry(address: address)
+    return index
+  }
+
+  /// Takes the block that an entry has, if any, out of its kind's list.
+  @inline(__always)
+  private mutating func unlink(_ index: Int) {
+    let entry = entries[index]
+    guard entry.kind != 0 else { return }
+    if entry.newer != 0 {
+      entries[Int(entry.newer) - 1].older = entry.older
+    } else {
+      newest[Int(entry.kind) - 1] = entry.older
+    }
+    if entry.older != 0 { entries[Int(entry.older) - 1].newer = entry.newer }
+    (entries[index].kind, entries[index].newer, entries[index].older) = (0, 0, 0)
   }
 
   /// glibc's chunk for so many bytes: of other allocators a good enough guess.
@@ -200,10 +210,37 @@ struct EventModel: ~Copyable {
   }
 
   @inline(__always)
-  private static func key(_ address: UInt64, _ kind: Int) -> UInt64 { address | UInt64(kind) << 48 }
+  private static func index(_ address: UInt64) -> Int {
+    Int((address &* 0x9E37_79B9_7F4A_7C15) >> (64 - entryBits)) & ~1
+  }
+}
 
-  @inline(__always)
-  private static func slot(_ key: UInt64, _ bits: UInt64) -> Int {
-    Int((key &* 0x9E37_79B9_7F4A_7C15) >> (64 - bits))
+/// A table of entries that begin as zeros, at a page's start. Pages of it that are never written cost nothing: a chunk may have few
+/// events.
+private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
+  private let size: Int
+  private(set) var start: UnsafeMutablePointer<Entry>
+
+  init(_ count: Int) {
+    size = count * MemoryLayout<Entry>.stride
+    start = Self.zeros(size)
+  }
+
+  deinit { munmap(start, size) }
+
+  private static func zeros(_ size: Int) -> UnsafeMutablePointer<Entry> {
+    let memory = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let memory, memory != MAP_FAILED else { fatalError("no memory for a table of \(size) bytes") }
+    return memory.assumingMemoryBound(to: Entry.self)
+  }
+
+  mutating func clear() {
+    munmap(start, size)
+    start = Self.zeros(size)
+  }
+
+  subscript(_ index: Int) -> Entry {
+    @inline(__always) get { start[index] }
+    @inline(__always) nonmutating _modify { yield &start[index] }
   }
 }

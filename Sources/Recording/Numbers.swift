@@ -91,6 +91,9 @@ struct NumberReader {
     return index..<index + count
   }
 
+  /// A reader of the next `count` bytes, which are passed over.
+  mutating func part(_ count: Int) throws(MalformedChunk) -> NumberReader { NumberReader(bytes, in: try slice(count)) }
+
   mutating func data(_ count: Int) throws(MalformedChunk) -> [UInt8] { Array(bytes[try slice(count)]) }
 
   mutating func string() throws(MalformedChunk) -> String {

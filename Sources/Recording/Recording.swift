@@ -218,8 +218,12 @@ public final class Recording: OriginTables {
         modules.removeAll { $0.index == module.index }
         modules.append(module)
       }
-    case .nodes: for (id, node) in try TableCoding.nodes(&reader) { nodes[id] = node }
-    case .contexts: for (id, context) in try TableCoding.contexts(&reader) { contexts[id] = context }
+    case .nodes:
+      let (first, rows) = try TableCoding.nodes(&reader)
+      for (index, node) in rows.enumerated() { nodes[first + UInt32(index)] = node }
+    case .contexts:
+      let (first, rows) = try TableCoding.contexts(&reader)
+      for (index, context) in rows.enumerated() { contexts[first + UInt32(index)] = context }
     case .threads:
       for thread in try TableCoding.threads(&reader) {
         var holders = threads[thread.slot] ?? []

@@ -22,7 +22,7 @@ public enum RecordingFormat {
   /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
   static let chunkLimit = 64 << 20
   /// Events of a chunk. What a writer that is killed loses at most.
-  static let eventsPerChunk = 1 << 19
+  static let eventsPerChunk = 1 << 20
 
   enum ChunkKind: UInt16 {
     case process = 1

@@ -2,7 +2,6 @@
 //
 // Invariant: what a chunk of events refers to (nodes, contexts, modules) stands in chunks before it.
 
-import CZstd
 import Glibc
 import IndexReader
 import SharedLayout
@@ -16,26 +15,29 @@ final class RecordingWriter {
   private(set) var lost: UInt64 = 0
 
   private let shared: SharedSegment
-  private let compressor: OpaquePointer?
+  private let compressor: ChunkCompressor?
   private var encoder = EventEncoder()
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
   private var knownContexts: [UInt64] = []
-  private var knownNodes: [UInt64] = []
-  private var newContexts: [(id: UInt32, context: RecordedContext)] = []
-  private var newNodes: [(id: UInt32, node: StackNode)] = []
+  /// The nodes' numbers in the recording, by their ids in the segment; 0: below a node that is being noted.
+  private var nodeNumbers: [UInt32: UInt32] = [:]
+  /// Their numbers in the recording, from 1.
+  private var contextNumbers: [UInt32: UInt32] = [:]
+  /// Those with the highest numbers.
+  private var newContexts: [RecordedContext] = []
+  private var nodeCount: UInt32 = 0
+  /// Those with the highest numbers.
+  private var newNodes: [StackNode] = []
   private var modules = ModuleTableVersion()
   private var moduleTable: [Module] = []
   private var threads: [ThreadIdentity: Bool] = [:]
   private var names: Set<NameKey> = []
 
-  /// Level of zstd: an eighth smaller than with 3, its default.
-  private static let level: Int32 = 6
-
   init(_ shared: SharedSegment, isCompressed: Bool, isFromStart: Bool) {
     self.shared = shared
-    compressor = isCompressed ? ZSTD_createCCtx() : nil
+    compressor = isCompressed ? ChunkCompressor() : nil
     output = RecordingFormat.fileHeader
     let segment = shared
     let process = RecordedProcess(
@@ -46,8 +48,6 @@ final class RecordingWriter {
     noteTables()
   }
 
-  deinit { if let compressor { ZSTD_freeCCtx(compressor) } }
-
   static func now(_ clock: clockid_t) -> UInt64 {
     var time = timespec()
     clock_gettime(clock, &time)
@@ -56,6 +56,7 @@ final class RecordingWriter {
 
   /// Takes the bytes away.
   func takeOutput() -> [UInt8] {
+    collect(all: false)
     defer { output.removeAll(keepingCapacity: true) }
     return output
   }
@@ -73,8 +74,10 @@ final class RecordingWriter {
       blocks.removeAll(keepingCapacity: true)
     }
     shared.segment.forEachAllocation { allocation in
-      blocks.append(allocation)
       note(context: allocation.context, at: allocation.ticks)
+      var block = allocation
+      block.context = number(ofContext: allocation.context)
+      blocks.append(block)
       if blocks.count == 1 << 18 { flush() }
     }
     isDone = true
@@ -83,11 +86,11 @@ final class RecordingWriter {
 
   /// Records of one ring; `first` is the position of the first.
   func append(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) {
+    for record in records { note(record) }
     var rest = records
     var position = first
     while !rest.isEmpty {
-      let taken = encoder.add(rest, ring: ring, first: position)
-      for record in rest[..<taken] { note(record) }
+      let taken = encoder.add(rest, ring: ring, first: position, number: number(ofContext:))
       events += UInt64(taken)
       position += UInt64(taken)
       rest = UnsafeBufferPointer(rebasing: rest[taken...])
@@ -131,6 +134,7 @@ final class RecordingWriter {
     bytes.append(number: events)
     bytes.append(number: lost)
     append(.end, bytes)
+    collect(all: true)
   }
 
   private func appendNames(_ symbolizer: Symbolizer) {
@@ -153,17 +157,21 @@ final class RecordingWriter {
 
   @inline(__always)
   private func note(_ record: allocs_event) {
+    let context = allocs_event_context(record.source)
+    let origin = allocs_event_origin(record.source)
     switch allocs_event_kind_of(record.place) {
     case ALLOCS_EVENT_MODULE_LOAD.rawValue, ALLOCS_EVENT_MODULE_UNLOAD.rawValue,
       ALLOCS_EVENT_THREAD_START.rawValue, ALLOCS_EVENT_THREAD_END.rawValue:
-      break
+      return
+    case ALLOCS_EVENT_MAP.rawValue, ALLOCS_EVENT_UNMAP.rawValue: break
     default:
-      let context = allocs_event_context(record.source)
-      let origin = allocs_event_origin(record.source)
-      if context != 0, !Self.contains(knownContexts, context) { note(context: context, at: Event(record).ticks) }
       if origin != 0, !Self.contains(knownContexts, origin) { note(context: origin, at: Event(record).ticks) }
     }
+    if context != 0, !Self.contains(knownContexts, context) { note(context: context, at: Event(record).ticks) }
   }
+
+  /// A context's number in the recording; 0 for one that the segment doesn't have.
+  private func number(ofContext id: UInt32) -> UInt32 { contextNumbers[id] ?? 0 }
 
   @inline(__always)
   private static func contains(_ set: [UInt64], _ id: UInt32) -> Bool {
@@ -181,16 +189,35 @@ final class RecordingWriter {
     guard id != 0, id < ALLOCS_NODE_LIMIT, !Self.contains(knownContexts, id) else { return }
     guard let context = shared.segment.context(id) else { return }
     Self.insert(id, into: &knownContexts)
-    newContexts.append((id, RecordedContext(context)))
-    var next = context.node
-    while next != 0, !Self.contains(knownNodes, next), let node = shared.segment.node(next) {
-      Self.insert(next, into: &knownNodes)
-      newNodes.append((next, node))
+    var recorded = RecordedContext(context)
+    recorded.node = note(node: context.node, at: ticks)
+    newContexts.append(recorded)
+    contextNumbers[id] = UInt32(contextNumbers.count + 1)
+  }
+
+  /// Gives a stack's nodes numbers, its callers before those they called; returns the number of the innermost.
+  private func note(node id: UInt32, at ticks: UInt32) -> UInt32 {
+    var path: [(id: UInt32, node: StackNode)] = []
+    var next = id
+    // Marked on the way up: a damaged trie may lead in a circle.
+    while next != 0, nodeNumbers[next] == nil, let node = shared.segment.node(next) {
+      nodeNumbers[next] = 0
+      path.append((next, node))
+      next = node.parent
+    }
+    var number = nodeNumbers[next] ?? 0
+    for (id, var node) in path.reversed() {
+      if number == 0, node.parent != 0, node.truncation == nil { node.truncation = .damaged }
+      node.parent = number
+      newNodes.append(node)
+      nodeCount += 1
+      number = nodeCount
+      nodeNumbers[id] = number
       if let module = module(containing: node.pc, at: ticks) {
         names.insert(NameKey(pc: node.pc, isExact: node.isInterrupted, module: module))
       }
-      next = node.parent
     }
+    return number
   }
 
   private func module(containing pc: UInt64, at ticks: UInt32) -> UInt32? {
@@ -201,11 +228,12 @@ final class RecordingWriter {
 
   private func appendNewOrigins() {
     if !newNodes.isEmpty {
-      append(.nodes, TableCoding.encode(newNodes))
+      append(.nodes, TableCoding.encode(newNodes, from: nodeCount - UInt32(newNodes.count) + 1))
       newNodes.removeAll(keepingCapacity: true)
     }
     if !newContexts.isEmpty {
-      append(.contexts, TableCoding.encode(newContexts))
+      append(
+        .contexts, TableCoding.encode(newContexts, from: UInt32(contextNumbers.count - newContexts.count + 1)))
       newContexts.removeAll(keepingCapacity: true)
     }
   }
@@ -238,24 +266,27 @@ final class RecordingWriter {
 
   private func append(_ header: ChunkHeader, _ payload: [UInt8]) {
     var header = header
-    var stored = payload
-    if let compressor, let packed = Self.compress(payload, compressor), packed.count < payload.count {
-      stored = packed
-      header.flags |= RecordingFormat.flagZstd
-    }
     header.unpacked = UInt32(payload.count)
     header.number = chunks
     header.eventsBefore = eventsInChunks
     chunks &+= 1
-    output += header.chunk(of: stored)
+    guard let compressor else { return append(header, payload, frame: nil) }
+    compressor.put(header, payload)
+    collect(all: false)
   }
 
-  private static func compress(_ bytes: [UInt8], _ compressor: OpaquePointer) -> [UInt8]? {
-    var result = 0
-    let packed = [UInt8](unsafeUninitializedCapacity: ZSTD_compressBound(bytes.count)) { buffer, count in
-      result = ZSTD_compressCCtx(compressor, buffer.baseAddress, buffer.count, bytes, bytes.count, level)
-      count = ZSTD_isError(result) != 0 ? 0 : result
+  /// Takes what the compressor is done with.
+  private func collect(all: Bool) {
+    while let (chunk, frame) = compressor?.take(all: all) { append(chunk.header, chunk.payload, frame: frame) }
+  }
+
+  private func append(_ header: ChunkHeader, _ payload: [UInt8], frame: [UInt8]?) {
+    var header = header
+    if let frame, frame.count < payload.count {
+      header.flags |= RecordingFormat.flagZstd
+      output += header.chunk(of: frame)
+    } else {
+      output += header.chunk(of: payload)
     }
-    return ZSTD_isError(result) != 0 ? nil : packed
   }
 }

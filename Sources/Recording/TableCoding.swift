@@ -128,15 +128,28 @@ enum TableCoding {
 
   // MARK: stacks
 
-  static func encode(_ nodes: [(id: UInt32, node: StackNode)]) -> [UInt8] {
-    var bytes: [UInt8] = []
-    bytes.append(number: UInt64(nodes.count))
+  // In columns: what is alike stands together. A child mostly follows its parent, and is at one of the few addresses that
+  // were called from there before.
+
+  /// `first`: the number of the first node; the others follow it. A parent has a smaller number than its children.
+  static func encode(_ nodes: [StackNode], from first: UInt32) -> [UInt8] {
+    var callees = CalleeRanks()
+    var parents: [UInt8] = []
+    var ranks: [UInt8] = []
+    var addresses: [UInt8] = []
+    var flags: [UInt8] = []
     var lastPC: UInt64 = 0
-    for (id, node) in nodes {
-      bytes.append(number: UInt64(id))
-      bytes.append(signed: Int64(bitPattern: node.pc &- lastPC))
-      lastPC = node.pc
-      bytes.append(number: UInt64(node.parent))
+    for (index, node) in nodes.enumerated() {
+      let number = first + UInt32(index)
+      parents.append(number: UInt64(number - node.parent))
+      let caller = node.parent >= first ? nodes[Int(node.parent - first)].pc : 0
+      if let rank = callees.take(node.pc, calledFrom: caller) {
+        ranks.append(number: UInt64(rank) + 1)
+      } else {
+        ranks.append(number: 0)
+        addresses.append(signed: Int64(bitPattern: node.pc &- lastPC))
+        lastPC = node.pc
+      }
       let truncation: UInt64 =
         switch node.truncation {
         case nil: 0
@@ -144,36 +157,54 @@ enum TableCoding {
         case .depthLimit: 2
         case .damaged: 3
         }
-      bytes.append(number: truncation | (node.isInterrupted ? 4 : 0))
-      if truncation == 2 { bytes.append(number: UInt64(node.framesCut ?? 0)) }
+      flags.append(number: truncation | (node.isInterrupted ? 4 : 0))
+      if truncation == 2 { flags.append(number: UInt64(node.framesCut ?? 0)) }
     }
-    return bytes
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(first))
+    bytes.append(number: UInt64(nodes.count))
+    for column in [parents, ranks, addresses, flags] { bytes.append(number: UInt64(column.count)) }
+    return bytes + parents + ranks + addresses + flags
   }
 
-  static func nodes(_ reader: inout NumberReader) throws(MalformedChunk) -> [(id: UInt32, node: StackNode)] {
-    var nodes: [(id: UInt32, node: StackNode)] = []
-    var pc: UInt64 = 0
-    for _ in 0..<(try reader.count(of: 4)) {
-      let id = try reader.number32()
-      pc = pc &+ UInt64(bitPattern: try reader.signed())
-      let parent = try reader.number32()
-      let flags = try reader.number()
+  static func nodes(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, nodes: [StackNode]) {
+    let first = try reader.number32()
+    let count = try reader.count(of: 3)
+    guard first > 0, UInt64(first) + UInt64(count) <= UInt64(ALLOCS_NODE_LIMIT) else { throw MalformedChunk() }
+    var columns = try self.columns(4, &reader)
+    var callees = CalleeRanks()
+    var nodes: [StackNode] = []
+    var lastPC: UInt64 = 0
+    for index in 0..<count {
+      let number = first + UInt32(index)
+      let distance = try columns[0].number32()
+      guard distance > 0, distance <= number else { throw MalformedChunk() }
+      let parent = number - distance
+      let caller = parent >= first ? nodes[Int(parent - first)].pc : 0
+      let rank = try columns[1].number32()
+      var pc = lastPC
+      if rank == 0 {
+        pc = lastPC &+ UInt64(bitPattern: try columns[2].signed())
+        lastPC = pc
+        callees.add(pc, calledFrom: caller)
+      } else {
+        guard let known = callees.take(rank: Int(rank) - 1, calledFrom: caller) else { throw MalformedChunk() }
+        pc = known
+      }
+      let flags = try columns[3].number()
       let truncations: [Stack.Truncation?] = [nil, .unwinder, .depthLimit, .damaged]
       let truncation = truncations[Int(flags & 3)]
-      let cut = truncation == .depthLimit ? try reader.number32() : 0
-      guard id < ALLOCS_NODE_LIMIT else { throw MalformedChunk() }
+      let cut = truncation == .depthLimit ? try columns[3].number32() : 0
       nodes.append(
-        (
-          id,
-          StackNode(
-            pc: pc, parent: parent, isInterrupted: flags & 4 != 0, truncation: truncation,
-            framesCut: cut == 0 ? nil : cut)
+        StackNode(
+          pc: pc, parent: parent, isInterrupted: flags & 4 != 0, truncation: truncation, framesCut: cut == 0 ? nil : cut
         ))
     }
-    return nodes
+    return (first, nodes)
   }
 
-  static func encode(_ contexts: [(id: UInt32, context: RecordedContext)]) -> [UInt8] {
+  /// `first`: the number of the first context; the others follow it.
+  static func encode(_ contexts: [RecordedContext], from first: UInt32) -> [UInt8] {
     var strings: [String: Int] = [:]
     var table: [String] = []
     func number(_ string: String?) -> UInt64 {
@@ -183,44 +214,56 @@ enum TableCoding {
       strings[string] = table.count
       return UInt64(table.count)
     }
-    var rows: [UInt8] = []
-    for (id, context) in contexts {
-      rows.append(number: UInt64(id))
-      rows.append(number: UInt64(context.node))
-      rows.append(number: context.threadSlot.map { UInt64($0) + 1 } ?? 0)
-      rows.append(number: number(context.function))
-      rows.append(number: number(context.allocator))
+    var columns: [[UInt8]] = [[], [], [], []]
+    var lastNode: UInt32 = 0
+    for context in contexts {
+      columns[0].append(signed: Int64(context.node) - Int64(lastNode))
+      lastNode = context.node
+      columns[1].append(number: context.threadSlot.map { UInt64($0) + 1 } ?? 0)
+      columns[2].append(number: number(context.function))
+      columns[3].append(number: number(context.allocator))
     }
     var bytes: [UInt8] = []
     bytes.append(number: UInt64(table.count))
     for string in table { bytes.append(string: string) }
+    bytes.append(number: UInt64(first))
     bytes.append(number: UInt64(contexts.count))
-    return bytes + rows
+    for column in columns { bytes.append(number: UInt64(column.count)) }
+    return columns.reduce(bytes, +)
   }
 
-  static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> [(id: UInt32, context: RecordedContext)]
-  {
+  static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, [RecordedContext]) {
     var table: [String?] = [nil]
     for _ in 0..<(try reader.count()) { table.append(try reader.string()) }
-    func string(_ number: UInt64) throws(MalformedChunk) -> String? {
-      guard number < UInt64(table.count) else { throw MalformedChunk() }
-      return table[Int(number)]
-    }
-    var contexts: [(id: UInt32, context: RecordedContext)] = []
-    for _ in 0..<(try reader.count(of: 5)) {
-      let id = try reader.number32()
-      let node = try reader.number32()
-      let thread = try reader.number()
-      guard id < 1 << 24, thread <= UInt64(UInt32.max) else { throw MalformedChunk() }
+    let first = try reader.number32()
+    let count = try reader.count(of: 4)
+    guard first > 0, UInt64(first) + UInt64(count) <= 1 << 24 else { throw MalformedChunk() }
+    var columns = try self.columns(4, &reader)
+    var contexts: [RecordedContext] = []
+    var node: Int64 = 0
+    for _ in 0..<count {
+      node &+= try columns[0].signed()
+      let thread = try columns[1].number()
+      let function = try columns[2].number()
+      let allocator = try columns[3].number()
+      guard let number = UInt32(exactly: node), thread <= UInt64(UInt32.max), function < UInt64(table.count),
+        allocator < UInt64(table.count)
+      else { throw MalformedChunk() }
       contexts.append(
-        (
-          id,
-          RecordedContext(
-            node: node, threadSlot: thread == 0 ? nil : UInt32(thread - 1), function: try string(try reader.number()),
-            allocator: try string(try reader.number()))
-        ))
+        RecordedContext(
+          node: number, threadSlot: thread == 0 ? nil : UInt32(thread - 1), function: table[Int(function)],
+          allocator: table[Int(allocator)]))
     }
-    return contexts
+    return (first, contexts)
+  }
+
+  /// Readers of columns: their sizes come first.
+  private static func columns(_ count: Int, _ reader: inout NumberReader) throws(MalformedChunk) -> [NumberReader] {
+    var sizes: [Int] = []
+    for _ in 0..<count { sizes.append(try reader.count()) }
+    var columns: [NumberReader] = []
+    for size in sizes { columns.append(try reader.part(size)) }
+    return columns
   }
 
   // MARK: threads
@@ -353,6 +396,40 @@ enum TableCoding {
       names.append((key, frames))
     }
     return names
+  }
+}
+
+/// For each address of a caller the addresses that were called from there, the last one first. Encoder and decoder take the same
+/// addresses in the same order.
+private struct CalleeRanks {
+  private var lists: [UInt64: [UInt64]] = [:]
+  /// Ranks beyond this are forgotten: bounds the time that a list takes.
+  private static let limit = 512
+
+  /// The rank of an address, which moves to the front; nil: it was new.
+  mutating func take(_ pc: UInt64, calledFrom caller: UInt64) -> Int? {
+    guard let rank = lists[caller]?.firstIndex(of: pc) else {
+      add(pc, calledFrom: caller)
+      return nil
+    }
+    moveToFront(rank, of: caller)
+    return rank
+  }
+
+  mutating func take(rank: Int, calledFrom caller: UInt64) -> UInt64? {
+    guard let list = lists[caller], rank < list.count else { return nil }
+    moveToFront(rank, of: caller)
+    return list[rank]
+  }
+
+  mutating func add(_ pc: UInt64, calledFrom caller: UInt64) {
+    lists[caller, default: []].insert(pc, at: 0)
+    if lists[caller]!.count > Self.limit { lists[caller]!.removeLast() }
+  }
+
+  private mutating func moveToFront(_ rank: Int, of caller: UInt64) {
+    guard rank > 0 else { return }
+    lists[caller]!.insert(lists[caller]!.remove(at: rank), at: 0)
   }
 }
 

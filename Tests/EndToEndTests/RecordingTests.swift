@@ -87,6 +87,10 @@ extension EndToEnd {
       let file = program.directory.file("run.rec")
       let recorder = try record(program.process.pid, to: file, in: program.directory)
       try program.tell("pairs 400000 4321")
+      try wait("nothing reaches the file") {
+        var status = stat()
+        return stat(file, &status) == 0 && status.st_size > 400_000
+      }
       recorder.signal(SIGKILL)
       _ = try recorder.wait()
       // The program sees by itself that nobody renews the lease, as it allocates.

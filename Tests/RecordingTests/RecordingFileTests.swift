@@ -39,16 +39,17 @@ private final class SmallRecording {
       ]))
     add(
       .nodes,
-      TableCoding.encode([
-        (1, StackNode(pc: 0x4000_0100, parent: 0)), (2, StackNode(pc: 0x4000_0200, parent: 1)),
-        (3, StackNode(pc: 0x4000_0300, parent: 1)),
-      ]))
+      TableCoding.encode(
+        [
+          StackNode(pc: 0x4000_0100, parent: 0), StackNode(pc: 0x4000_0200, parent: 1),
+          StackNode(pc: 0x4000_0300, parent: 1),
+        ], from: 1))
     add(
       .contexts,
       TableCoding.encode(
-        [2, 3].map { id in
-          (UInt32(id), RecordedContext(node: UInt32(id), threadSlot: 1, function: "malloc", allocator: nil))
-        }))
+        [2, 3].map { node in
+          RecordedContext(node: node, threadSlot: 1, function: "malloc", allocator: nil)
+        }, from: 2))
     add(
       .blocks,
       TableCoding.encode(

@@ -66,6 +66,87 @@ private func history(_ count: Int, seed: UInt64) -> [allocs_event] {
   return records
 }
 
+/// A trie as programs have them: most calls come from few places, and lead to few others.
+private func trie(_ count: Int, from first: UInt32, seed: UInt64) -> [StackNode] {
+  var numbers = Numbers(state: seed)
+  return (0..<count).map { index in
+    let number = first + UInt32(index)
+    let parent = numbers.next() % 3 == 0 ? UInt32(numbers.next() % UInt64(number)) : number - 1
+    var node = StackNode(pc: 0x5555_0000_0000 + numbers.next() % 40 * 64, parent: parent)
+    switch numbers.next() % 50 {
+    case 0: node.truncation = .unwinder
+    case 1: (node.truncation, node.framesCut) = (.depthLimit, UInt32(1 + numbers.next() % 100))
+    case 2: node.truncation = .damaged
+    case 3: node.isInterrupted = true
+    case 4: node.pc = numbers.next()
+    default: break
+    }
+    return node
+  }
+}
+
+@Suite("tables of a recording")
+struct TableCodingTests {
+  @Test("nodes come out as they went in, whether their parents are in the same chunk or not", arguments: 1...10)
+  func nodes(seed: UInt64) throws {
+    for first: UInt32 in [1, 1000] {
+      let nodes = trie(3000, from: first, seed: seed)
+      var reader = NumberReader(TableCoding.encode(nodes, from: first))
+      let read = try TableCoding.nodes(&reader)
+      #expect(read.first == first)
+      #expect(read.nodes == nodes)
+      #expect(reader.isAtEnd)
+    }
+  }
+
+  @Test("more addresses called from one than ranks are kept for")
+  func manyCallees() throws {
+    // All are children of the first node; each address comes twice, the second time after it was forgotten.
+    var nodes = [StackNode(pc: 1, parent: 0)]
+    for index: UInt64 in 0..<1400 { nodes.append(StackNode(pc: 0x1000 + index % 700 * 16, parent: 1)) }
+    var reader = NumberReader(TableCoding.encode(nodes, from: 1))
+    #expect(try TableCoding.nodes(&reader).nodes == nodes)
+  }
+
+  @Test("contexts come out as they went in")
+  func contexts() throws {
+    let contexts = (0..<500).map { (index: UInt32) in
+      var context = RecordedContext(node: index * 7 % 300)
+      if index % 3 != 0 { context.threadSlot = index % 40 }
+      if index % 5 != 0 { context.function = "function \(index % 4)" }
+      if index % 7 == 0 { context.allocator = "pool" }
+      return context
+    }
+    var reader = NumberReader(TableCoding.encode(contexts, from: 77))
+    let (first, read) = try TableCoding.contexts(&reader)
+    #expect(first == 77)
+    #expect(read == contexts)
+    #expect(reader.isAtEnd)
+  }
+
+  @Test("a table with any byte changed or missing gives rows or an error, never more rows than were promised")
+  func damaged() {
+    let nodes = TableCoding.encode(trie(40, from: 1, seed: 3), from: 1)
+    let contexts = TableCoding.encode([RecordedContext(node: 1, function: "malloc"), RecordedContext(node: 2)], from: 1)
+    for bytes in [nodes, contexts] {
+      for index in bytes.indices {
+        var variants = (0..<8).map { bit in
+          var changed = bytes
+          changed[index] ^= 1 << UInt8(bit)
+          return changed
+        }
+        variants.append(Array(bytes[..<index]))
+        for variant in variants {
+          var reader = NumberReader(variant)
+          if let read = try? TableCoding.nodes(&reader) { #expect(read.nodes.count <= variant.count) }
+          reader = NumberReader(variant)
+          if let (_, read) = try? TableCoding.contexts(&reader) { #expect(read.count <= variant.count) }
+        }
+      }
+    }
+  }
+}
+
 @Suite("events of a recording")
 struct EventCodingTests {
   @Test("events come out as they went in, whatever they are", arguments: 1...20)

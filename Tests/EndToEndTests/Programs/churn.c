@@ -7,6 +7,8 @@
 // gives thread ids out again.
 
 #include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
 
 #include "record.h"
 
@@ -38,8 +40,9 @@ static void *live(void *argument) {
   return NULL;
 }
 
-// The kernel gives the ids out in turn; the one it gave out last may be set.
+// The kernel gives the ids out in turn; the one it gave out last may be set. A thread that was joined has its id for a moment more.
 static void use_id_next(uint32_t id) {
+  while (syscall(SYS_tgkill, getpid(), id, 0) == 0) sched_yield();
   char line[16];
   int length = snprintf(line, sizeof line, "%u", id - 1);
   int file = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);

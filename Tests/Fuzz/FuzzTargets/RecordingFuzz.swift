@@ -31,7 +31,10 @@ enum RecordingFuzz {
     let report = HistoryReport(recording) { Double($0) / 1e9 }
     _ = report.text(of: history, limit: 5)
     _ = report.jsonLines(of: history, limit: 5)
-    for format in ExportFormat.allCases { try? recording.export(format, to: "/dev/null") }
+    // Perfetto's format replays many moments, and would take most of the time.
+    for format in ExportFormat.allCases where format != .perfetto || bytes.count % 8 == 0 {
+      try? recording.export(format, to: "/dev/null")
+    }
   }
 
   private static func file(_ script: ArraySlice<UInt8>) -> [UInt8] {
