@@ -127,7 +127,8 @@ struct TableCodingTests {
   @Test("a table with any byte changed or missing gives rows or an error, never more rows than were promised")
   func damaged() {
     let nodes = TableCoding.encode(trie(40, from: 1, seed: 3), from: 1)
-    let contexts = TableCoding.encode([RecordedContext(node: 1, function: "malloc"), RecordedContext(node: 2)], from: 1)
+    let contexts = TableCoding.encode(
+      [RecordedContext(node: 1, function: "malloc"), RecordedContext(node: 2)], from: 1)
     for bytes in [nodes, contexts] {
       for index in bytes.indices {
         var variants = (0..<8).map { bit in
