@@ -147,7 +147,8 @@ let package = Package(
     .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
-      name: "RecordingTests", dependencies: ["CPerfetto", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
+      name: "RecordingTests",
+      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
     .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),

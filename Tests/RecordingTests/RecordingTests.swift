@@ -1,5 +1,6 @@
 // Recordings made of events that are made up: what was put in comes out, and what is damaged is said, counted, and costs nothing else.
 
+import CZstd
 import IndexReader
 import SharedLayout
 import Testing
@@ -195,5 +196,49 @@ struct EventCodingTests {
     #expect(CRC32C.of([UInt8](repeating: 0xFF, count: 32)) == 0x62A8_AB43)
     #expect(CRC32C.of((0..<32).map { UInt8($0) }) == 0x46DD_794E)
     #expect(CRC32C.of(Array("123456789".utf8)) == 0xE306_9283)
+  }
+}
+
+@Suite("compression beside the recorder")
+struct ChunkCompressorTests {
+  private func unpack(_ frame: [UInt8], _ size: Int) -> [UInt8] {
+    [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+      let result = ZSTD_decompress(buffer.baseAddress, buffer.count, frame, frame.count)
+      count = ZSTD_isError(result) != 0 ? 0 : result
+    }
+  }
+
+  @Test("chunks come out whole and in their order, whether they were waited for or not", arguments: 1...4)
+  func order(seed: UInt64) throws {
+    var numbers = Numbers(state: seed)
+    let compressor = try #require(ChunkCompressor())
+    var expected: [[UInt8]] = []
+    var taken = 0
+    func take(all: Bool) throws {
+      while let (chunk, frame) = compressor.take(all: all) {
+        #expect(chunk.header.number == UInt32(taken))
+        #expect(chunk.payload == expected[taken])
+        #expect(unpack(try #require(frame), chunk.payload.count) == chunk.payload)
+        taken += 1
+      }
+    }
+    for number in 0..<40 {
+      // Runs of bytes, from none to a megabyte.
+      let run = 1 + Int(numbers.next() % 50)
+      let size = Int(numbers.next() >> (44 + numbers.next() % 20))
+      expected.append((0..<size).map { UInt8(truncatingIfNeeded: $0 / run) })
+      var header = ChunkHeader(kind: RecordingFormat.ChunkKind.events.rawValue)
+      header.number = UInt32(number)
+      compressor.put(header, expected[number])
+      if numbers.next() % 2 == 0 { try take(all: false) }
+    }
+    try take(all: true)
+    #expect(taken == 40)
+  }
+
+  @Test("what is left when it is given up is not waited for in vain")
+  func givenUp() throws {
+    let compressor = try #require(ChunkCompressor())
+    for _ in 0..<3 { compressor.put(ChunkHeader(kind: 7), [UInt8](repeating: 7, count: 1 << 20)) }
   }
 }
