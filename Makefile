@@ -31,10 +31,11 @@ demo: ## start redis-server under the agent and ask what lies at addresses of it
 test: ## unit tests, and real programs under the agent
 	@scripts/install-dependencies build test
 	@scripts/fetch-mimalloc '$(abspath $(SCRATCH))/mimalloc'
+	@scripts/fetch-perfetto '$(abspath $(SCRATCH))/perfetto'
 	$(BUILD)
 	scripts/build-kit '$(BIN)'
 	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
-	  swift test --scratch-path '$(SCRATCH)'
+	  ALLOCS_PERFETTO_DIR='$(abspath $(SCRATCH))/perfetto' swift test --scratch-path '$(SCRATCH)'
 
 aarch64: ## the agent for AArch64, compiled here, to see that it compiles
 	@scripts/install-dependencies build aarch64
@@ -70,7 +71,7 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/fetch-mimalloc scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/fetch-mimalloc scripts/fetch-perfetto scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
 	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install

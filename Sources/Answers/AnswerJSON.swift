@@ -111,7 +111,7 @@ extension ByteWriter {
     if let function { append(",\"function\":", string: function) }
   }
 
-  mutating func append(stack: NamedStack) {
+  package mutating func append(stack: NamedStack) {
     if let site = stack.siteIndex, stack.frames.indices.contains(site) { stack.frames[site].appendSite(to: &self) }
     append(",\"stack\":[")
     for (index, frame) in stack.frames.enumerated() {

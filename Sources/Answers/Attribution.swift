@@ -23,6 +23,16 @@ public struct NamedStack: Hashable, Sendable {
   public var truncation: Stack.Truncation?
   /// At least so many frames were cut at the depth limit; nil if none were, or it is not known.
   public var framesCut: UInt32?
+
+  public init(
+    frames: [Frame], interrupted: [Int], siteIndex: Int?, truncation: Stack.Truncation?, framesCut: UInt32?
+  ) {
+    self.frames = frames
+    self.interrupted = interrupted
+    self.siteIndex = siteIndex
+    self.truncation = truncation
+    self.framesCut = framesCut
+  }
 }
 
 /// The place in a program that an allocation is attributed to.

@@ -248,7 +248,9 @@ public struct EventReport: ~Copyable {
       writer.append("}\n")
     case .text:
       writer.append(
-        text: "\(wallTime(to)) lost    \(Units.count(count, "event")) since \(wallTime(from)): came faster than read\n")
+        text:
+          "\(wallTime(to)) lost    \(Units.count(count, "event")) since \(wallTime(from)): not read or recorded\n"
+      )
     }
   }
 

@@ -19,7 +19,7 @@ public struct TopTable: Hashable, Sendable {
       self.blocks = blocks
     }
 
-    mutating func add(_ other: Total) {
+    package mutating func add(_ other: Total) {
       bytes &+= other.bytes
       blocks &+= other.blocks
     }

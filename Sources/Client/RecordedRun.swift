@@ -3,6 +3,7 @@
 // - Signals of the terminal reach the program, which decides; allocsctl ignores them. SIGTERM and SIGHUP, which are sent to one
 //   process, are handed on.
 // - The program's own output is left alone: what became of the recording is told on standard error.
+// - A program that exec puts in its place has an index of its own, and so a recording of its own: run.rec, then run-2.rec.
 
 import Answers
 import Glibc
@@ -19,21 +20,37 @@ enum RecordedRun {
     setenv("ALLOCS_EVENTS", "1", 1)
     let child = try start(path, command)
     var status: Int32?
-    if let shared = segment(of: child, &status) {
+    var options = Recorder.Options()
+    options.isCompressed = isCompressed
+    options.isFromStart = true
+    var program = command[0]
+    var number = 1
+    while true {
+      guard let shared = segment(of: child, &status) else {
+        complain("\(program) was not recorded: it ended before it was indexed, or could not be indexed")
+        break
+      }
+      let path = number == 1 ? file : numbered(file, number)
       do throws(RecordingError) {
-        var options = Recorder.Options()
-        options.isCompressed = isCompressed
-        options.isFromStart = true
-        let result = try Recorder(shared, to: file, options: options).run { nil }
-        complain("\(file): \(result.text)")
+        let result = try Recorder(shared, to: path, options: options).run { nil }
+        complain("\(path): \(result.text)")
+        guard result.end == .replaced else { break }
       } catch {
         // The program goes on, unrecorded.
         complain(error.description)
+        break
       }
-    } else {
-      complain("\(command[0]) was not recorded: it ended before it was indexed, or could not be indexed")
+      program = "the program that it became"
+      number += 1
     }
     return end(of: child, status)
+  }
+
+  /// "run-2.rec" of "run.rec"
+  private static func numbered(_ file: String, _ number: Int) -> String {
+    let name = file.lastIndex(of: "/").map { file.index(after: $0) } ?? file.startIndex
+    guard let dot = file[name...].lastIndex(of: "."), dot != name else { return "\(file)-\(number)" }
+    return "\(file[..<dot])-\(number)\(file[dot...])"
   }
 
   private static func start(_ path: String, _ command: [String]) throws(Failure) -> pid_t {
@@ -43,7 +60,8 @@ enum RecordedRun {
     // What was ignored stays ignored in the program; what allocsctl ignores now does not.
     var defaults = sigset_t()
     sigemptyset(&defaults)
-    for number in [SIGINT, SIGQUIT] {
+    // SIGPIPE: a recording into a pipe whose reader goes away ends with an error, and the program goes on.
+    for number in [SIGINT, SIGQUIT, SIGPIPE] {
       var old = sigaction()
       sigaction(number, nil, &old)
       guard unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self) != unsafeBitCast(SIG_IGN, to: Int.self)
@@ -57,7 +75,13 @@ enum RecordedRun {
     arguments.append(nil)
     defer { for argument in arguments { free(argument) } }
     var child: pid_t = 0
-    let code = posix_spawn(&child, path, nil, &attributes, arguments, environ)
+    var code = posix_spawn(&child, path, nil, &attributes, arguments, environ)
+    if code == ENOEXEC {
+      // A text without #! is given to the shell, as shells do.
+      var script = [strdup("sh"), strdup(path)] + arguments.dropFirst()
+      code = posix_spawn(&child, "/bin/sh", nil, &attributes, &script, environ)
+      for argument in script.prefix(2) { free(argument) }
+    }
     guard code == 0 else {
       throw Failure(
         code == ENOENT ? Status.notFound : Status.notExecutable,

@@ -34,7 +34,7 @@ struct Record: ParsableCommand {
                               [--policy lossless|overwrite]
       """,
     discussion: """
-      Until the process ends, the time is over, or ^C. By default the process waits where the recorder is too slow \
+      Until the process ends or becomes another program (exec), the time is over, or ^C. By default the process waits where the recorder is too slow \
       (lossless), a tenth of a second at a time at most; with --policy overwrite it never waits. What was lost is counted in \
       the recording and told at the end, either way. A file that exists is replaced.
 
@@ -105,7 +105,8 @@ extension Recorder.Result {
   /// "1,234 events, none lost, 567 bytes"
   var text: String {
     let lost = lost == 0 ? "none lost" : "\(Units.grouped(lost)) lost"
-    return "\(Units.grouped(events)) events, \(lost), \(Units.bytes(bytes))"
+    let end = end == .replaced ? "; then the process became another program (exec)" : ""
+    return "\(Units.grouped(events)) events, \(lost), \(Units.bytes(bytes))\(end)"
   }
 }
 
@@ -121,10 +122,11 @@ struct ReplayCommand: ParsableCommand {
     abstract: "Show what lived at a moment of a recording, by allocation site.",
     usage: """
       allocsctl replay <file> [--at <time> | --peak] [--limit <number>]
-                              [--query <address>]
+                              [--query <address>] [--json]
       """,
     discussion: """
-      By default the moment of its end. Times count from the recording's start.
+      By default the moment of its end. Times count from the recording's start. The table is the one that `top` makes \
+      of a process.
 
       Examples:
         allocsctl replay run.rec
@@ -147,6 +149,9 @@ struct ReplayCommand: ParsableCommand {
   @Option(help: .init("Tell what was at this address instead.", valueName: "address"))
   var query: String?
 
+  @Flag(help: "Print the table as one JSON object, as `top`; or the query's events, one a line, as `history`.")
+  var json = false
+
   func validate() throws {
     if let at, seconds(at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
     if at != nil, peak { throw ValidationError("--at and --peak exclude each other: give one of them.") }
@@ -158,21 +163,33 @@ struct ReplayCommand: ParsableCommand {
     let summary = recorded.summary()
     var stamp = recorded.endStamp
     if peak { stamp = summary.peakStamp }
-    if let at, let time = seconds(at) { stamp = recorded.process.monotonic &+ UInt64(time * 1e9) }
+    if let at, let time = seconds(at) {
+      let wanted = recorded.process.monotonic &+ UInt64(time * 1e9)
+      if wanted > stamp {
+        complain("\(file) ends after \(Units.duration(recorded.seconds(at: stamp))): that moment is shown")
+      }
+      stamp = min(wanted, stamp)
+    }
     let replay = recorded.replay(until: stamp)
     if let query {
       let address = try failing { () throws(AnswerError) in try parseAddress(query) }
       let history = AddressHistory(of: address, in: recorded, until: stamp)
       let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp - $0) / 1e9 : 0 }
+      for problem in recorded.problems { complain("\(file): \(problem)") }
+      if json { return try StandardOutput.write(report.jsonLines(of: history, limit: 2)) }
       let block = replay.block(containing: address)
       try StandardOutput.write(
         block.map { "\(hexadecimal($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n")
       try StandardOutput.write(report.text(of: history, limit: 2))
       return
     }
-    try StandardOutput.write(recorded.text(of: summary) + "\n")
-    try StandardOutput.write(
-      recorded.text(of: ReplayTable(replay, in: recorded), at: stamp, limit: limit))
+    let table = recorded.top(replay, limit: limit)
+    if json {
+      for problem in recorded.problems { complain("\(file): \(problem)") }
+      return try StandardOutput.write(table.json + "\n")
+    }
+    let moment = Units.duration(recorded.seconds(at: stamp))
+    try StandardOutput.write("\(recorded.text(of: summary))\nAfter \(moment):\n\(table.text)")
   }
 
   private func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
@@ -191,6 +208,7 @@ struct Export: ParsableCommand {
         allocsctl export run.rec --format jsonl -o run.jsonl
         allocsctl export run.rec --format heaptrack -o run.heaptrack
         allocsctl export run.rec --format perfetto -o run.pftrace
+        allocsctl export run.rec --format jsonl -o - | grep '"free"'
       """)
 
   @Argument(help: "The recording.", completion: .file())
@@ -199,7 +217,7 @@ struct Export: ParsableCommand {
   @Option(help: .init("jsonl, heaptrack or perfetto.", valueName: "format"))
   var format: ExportFormat
 
-  @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
+  @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))
   var output: String
 
   func run() throws {
@@ -255,6 +273,7 @@ struct History: ParsableCommand {
       let end = recorded.endStamp
       report = HistoryReport(recorded) { $0 < end ? Double(end - $0) / 1e9 : 0 }
       note = "  ages are as of the recording's end\n"
+      for problem in recorded.problems { complain("\(recording): \(problem)") }
     } else {
       let pid = try processID(arguments[0])
       let shared = try openSegment(pid)

@@ -108,7 +108,8 @@ struct Run: ParsableCommand {
     if let stacks { setenv("ALLOCS_STACKS", stacks.rawValue, 1) }
 
     if let record {
-      throw ExitCode(try RecordedRun.run(program.path, command, to: record, isCompressed: true))
+      // Not ExitCode: for 0 it prints an empty line.
+      Glibc.exit(try RecordedRun.run(program.path, command, to: record, isCompressed: true))
     }
     var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
     arguments.append(nil)

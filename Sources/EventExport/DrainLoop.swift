@@ -47,8 +47,12 @@ final class DrainLoop {
       return done
     }
 
-    mutating func lost(_ loss: EventLoss, ring: Int) {
-      figures.eventsOverwritten.wrappingAdd(loss.count, ordering: .relaxed)
+    mutating func lost(_ loss: EventLoss, ring: Int?) {
+      if ring == nil {
+        figures.eventsUnrecorded.wrappingAdd(loss.count, ordering: .relaxed)
+      } else {
+        figures.eventsOverwritten.wrappingAdd(loss.count, ordering: .relaxed)
+      }
       for delivery in deliveries { delivery.lose(loss) }
     }
 

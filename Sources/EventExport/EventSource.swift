@@ -47,8 +47,8 @@ public protocol EventReceiver {
   /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look begins
   /// behind them.
   mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int
-  /// Records of one ring that were overwritten before they were read.
-  mutating func lost(_ loss: EventLoss, ring: Int)
+  /// Records of one ring that were overwritten before they were read; nil: events that the process recorded in no ring.
+  mutating func lost(_ loss: EventLoss, ring: Int?)
   /// The ring's header contradicts itself: nothing more is read from it.
   mutating func damaged(ring: Int)
 }

@@ -6,6 +6,7 @@ import Synchronization
 public final class ExportFigures: Sendable {
   let events = Atomic<UInt64>(0)
   let eventsOverwritten = Atomic<UInt64>(0)
+  let eventsUnrecorded = Atomic<UInt64>(0)
   let eventsDropped = Atomic<UInt64>(0)
   let bytes = Atomic<UInt64>(0)
   let writes = Atomic<UInt64>(0)
@@ -21,6 +22,8 @@ public final class ExportFigures: Sendable {
     public var events: UInt64
     /// Records that the process had overwritten before they were read.
     public var eventsOverwritten: UInt64
+    /// Events that the process could not record.
+    public var eventsUnrecorded: UInt64
     /// Records that a subscriber had no room for, each counted for each such subscriber.
     public var eventsDropped: UInt64
     /// Bytes that destinations took.
@@ -40,8 +43,8 @@ public final class ExportFigures: Sendable {
   public func reading() -> Reading {
     func value(_ atomic: borrowing Atomic<UInt64>) -> UInt64 { atomic.load(ordering: .relaxed) }
     return Reading(
-      events: value(events), eventsOverwritten: value(eventsOverwritten), eventsDropped: value(eventsDropped),
-      bytes: value(bytes), writes: value(writes), failures: value(failures), turns: value(turns),
-      sources: value(sources), subscribers: value(subscribers), waitingBytes: value(waitingBytes))
+      events: value(events), eventsOverwritten: value(eventsOverwritten), eventsUnrecorded: value(eventsUnrecorded),
+      eventsDropped: value(eventsDropped), bytes: value(bytes), writes: value(writes), failures: value(failures),
+      turns: value(turns), sources: value(sources), subscribers: value(subscribers), waitingBytes: value(waitingBytes))
   }
 }

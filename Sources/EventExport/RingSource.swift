@@ -8,20 +8,7 @@ import SharedLayout
 /// Reads the event rings of a process. Its creation turns the process's events on, its release turns them off again, unless
 /// others want them. Used by one thread.
 public final class RingSource: EventSource {
-  /// What identifies a segment's file, whatever comes to have its name.
-  private struct FileIdentity: Equatable {
-    var device: dev_t
-    var inode: ino_t
-
-    init?(_ path: String) {
-      var status = stat()
-      guard stat(path, &status) == 0 else { return nil }
-      (device, inode) = (status.st_dev, status.st_ino)
-    }
-  }
-
   private let shared: SharedSegment
-  private let identity: FileIdentity?
   private let policy: EventConsumer.Policy
   private var entry: EventConsumer?
   private var cursors: [RingCursor] = []
@@ -29,6 +16,9 @@ public final class RingSource: EventSource {
   private var stamps: [UInt64] = []
   private let buffer: UnsafeMutableBufferPointer<allocs_event>
   private let began: UInt64
+  /// What the process did not record, and when that was looked at.
+  private var unrecorded: UInt64
+  private var lastLook: UInt64
   private var nextBeat: UInt64 = 0
   /// Rings whose header lied.
   private var damaged: Set<Int> = []
@@ -39,9 +29,9 @@ public final class RingSource: EventSource {
   /// Attaches to the process of `segment`, from the events of now on.
   public init(_ segment: SharedSegment, policy: DeliveryPolicy) throws(ExportError) {
     shared = segment
-    identity = FileIdentity(segment.segment.path)
     self.policy = policy == .lossless ? .lossless(waitNanoseconds: 0) : .overwrite
     began = DrainLoop.now()
+    (unrecorded, lastLook) = (segment.segment.unrecordedEvents, began)
     guard segment.segment.isProcessAlive else {
       throw ExportError(
         code: ESRCH,
@@ -77,7 +67,7 @@ public final class RingSource: EventSource {
   public var processID: Int32 { shared.segment.processID }
 
   public var isLive: Bool {
-    shared.segment.isProcessAlive && FileIdentity(shared.segment.path) == identity
+    shared.segment.isProcessAlive && shared.segment.isAtItsPath
   }
 
   public func read(
@@ -110,6 +100,12 @@ public final class RingSource: EventSource {
       status.waiting += waiting
       status.fullest = max(status.fullest, Double(count) / Double(shared.segment.ringCapacity))
     }
+    let missing = shared.segment.unrecordedEvents
+    if missing > unrecorded {
+      receiver.lost(EventLoss(count: missing - unrecorded, from: lastLook, to: now), ring: nil)
+      unrecorded = missing
+    }
+    lastLook = now
     return status
   }
 

@@ -97,6 +97,17 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: staying
 
+  /// Whether the process of `segment` records events, or did when it ended. False where its control file is gone.
+  public static func areEventsOn(of segment: borrowing Segment) -> Bool {
+    let descriptor = open(controlPath(ofSegment: segment.path), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { return false }
+    defer { close(descriptor) }
+    var header = allocs_control()
+    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
+    return count == MemoryLayout<allocs_control>.size && header.magic == ALLOCS_CONTROL_MAGIC
+      && header.start_time == segment.startTime && header.events != 0
+  }
+
   /// Whether this consumer still has its entry. If not, the target took it for dead (`keepAlive` was not called for two
   /// seconds), or the file is broken: attach again.
   public var isAttached: Bool {

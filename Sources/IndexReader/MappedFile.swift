@@ -8,6 +8,8 @@ struct OpenFile: ~Copyable {
   let descriptor: Int32
   let size: UInt64
   let ownerID: UInt32
+  private let device: dev_t
+  private let inode: ino_t
 
   init(path: String) throws(SegmentError) {
     // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
@@ -35,6 +37,7 @@ struct OpenFile: ~Copyable {
     self.descriptor = descriptor
     self.size = UInt64(max(0, status.st_size))
     self.ownerID = status.st_uid
+    (device, inode) = (status.st_dev, status.st_ino)
   }
 
   deinit { close(descriptor) }
@@ -43,6 +46,12 @@ struct OpenFile: ~Copyable {
   var presentSize: UInt64? {
     var status = stat()
     return fstat(descriptor, &status) == 0 ? UInt64(max(0, status.st_size)) : nil
+  }
+
+  /// Whether `path` leads to this file, and not to another one, or nowhere.
+  func isAt(_ path: String) -> Bool {
+    var status = stat()
+    return lstat(path, &status) == 0 && status.st_dev == device && status.st_ino == inode
   }
 
   /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as zeros and stays one.

@@ -101,6 +101,10 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Whether the process still runs, by /proc. A few system calls.
   public var isProcessAlive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
 
+  /// Whether the segment's path still leads to it. Else the process, if it runs, has become another program (exec), with an index
+  /// of its own there; or someone removed the file. One system call.
+  public var isAtItsPath: Bool { file.file.isAt(path) }
+
   /// What was not indexed, and why: counts since the start, in the segment's order. All are listed, zeros too.
   public var counters: [(name: String, value: UInt64)] {
     let values = headerField(\.counters, as: UInt64.self)

@@ -177,7 +177,7 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_segments_open": "Segments that are mapped at present.",
     "allocsd_segments_removed_total": "Segments of dead processes that were removed.",
     "allocsd_events_total": "Events read from the rings of processes.",
-    "allocsd_events_lost_total": "Events lost: overwritten before they were read, or without room at their subscriber.",
+    "allocsd_events_lost_total": "Events lost: overwritten before they were read, not recorded, or without room.",
     "allocsd_events_bytes_total": "Bytes of events that destinations took.",
     "allocsd_events_writes_total": "Writes of events to destinations.",
     "allocsd_events_failures_total": "Exports and streams that ended by a failure, and full disks.",

@@ -128,6 +128,7 @@ final class Exports: Sendable {
       }
       count("allocsd_events_total", [], \.events)
       count("allocsd_events_lost_total", [("reason", "overwritten")], \.eventsOverwritten)
+      count("allocsd_events_lost_total", [("reason", "unrecorded")], \.eventsUnrecorded)
       count("allocsd_events_lost_total", [("reason", "no_room")], \.eventsDropped)
       count("allocsd_events_bytes_total", [], \.bytes)
       count("allocsd_events_writes_total", [], \.writes)

@@ -21,8 +21,14 @@ public struct AddressHistory: Sendable {
   public var lastStamp: UInt64
   /// Events that are gone, overwritten in the rings or missing in the recording.
   public var lost: UInt64
+  /// Events that the process never recorded, at any time since its start; of a recording they are among `lost`.
+  public var unrecorded: UInt64 = 0
   /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is lost.
   public var completeFrom: UInt64
+  /// Events were off at times; the last time until this stamp. 0 if they never were.
+  public var offUntil: UInt64 = 0
+  /// Events are off, or were when the process ended: what came after `lastStamp` is not known.
+  public var isOff = false
 
   public init(address: UInt64) {
     self.address = address
@@ -34,6 +40,7 @@ public struct AddressHistory: Sendable {
     if firstStamp == 0 || event.stamp < firstStamp { firstStamp = event.stamp }
     lastStamp = max(lastStamp, event.stamp)
     switch event.kind {
+    case .resumed: offUntil = max(offUntil, event.stamp)
     case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed:
       guard address >= event.address, address - event.address < max(event.size, 1) else { return }
       entries.append(HistoryEntry(event: event, offset: address - event.address))
@@ -64,10 +71,12 @@ public struct AddressHistory: Sendable {
             look(at: Event(record))
           }
         }
-        lost = lost &+ cursor.lost &+ segment.unrecorded(inRing: ring)
+        lost = lost &+ cursor.lost
         if cursor.lost > 0, let oldest { completeFrom = max(completeFrom, oldest) }
       }
     }
+    unrecorded = segment.unrecordedEvents
+    isOff = !EventConsumer.areEventsOn(of: segment)
     finish()
   }
 

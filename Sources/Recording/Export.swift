@@ -15,11 +15,19 @@ public enum ExportFormat: String, CaseIterable, Sendable {
 }
 
 extension Recording {
-  /// Writes it all to a file, which is replaced.
+  /// Writes it all to a file, which is replaced; "-" is standard output.
   public func export(_ format: ExportFormat, to path: String) throws(RecordingError) {
-    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+    // Chunks of events are read as they are exported: the file must stay as it is.
+    guard !isFile(at: path) else {
+      throw RecordingError("cannot write \(path): it is the recording itself", advice: "name another file")
+    }
+    let descriptor =
+      path == "-"
+      ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0) : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     func failed(_ code: Int32) -> RecordingError {
-      RecordingError("cannot write \(path): \(String(cString: strerror(code)))", advice: "name another file")
+      RecordingError(
+        "cannot write \(path == "-" ? "to standard output" : path): \(String(cString: strerror(code)))",
+        advice: path == "-" ? "check where it is redirected to" : "name another file")
     }
     guard descriptor >= 0 else { throw failed(errno) }
     defer { close(descriptor) }
@@ -65,9 +73,10 @@ extension Recording {
     writer.append(",\"lost\":")
     writer.append(decimal: lostCount)
     writer.append("}}\n")
+    let names = SiteNames(self)
     var told: Set<UInt32> = []
     for block in Replay(self).blocks.values.sorted(by: { $0.base < $1.base }) {
-      if told.insert(block.context).inserted { append(context: block.context, at: block.ticks, to: &writer) }
+      if told.insert(block.context).inserted { append(context: block.context, at: block.ticks, names, to: &writer) }
       writer.append("{\"block\":")
       writer.append(quoted: block.base)
       writer.append(",\"size\":")
@@ -81,7 +90,7 @@ extension Recording {
     forEachEvent { event in
       for context in [event.context, event.origin]
       where context != 0 && event.kind != .moduleLoad && event.kind != .moduleUnload && told.insert(context).inserted {
-        append(context: context, at: event.ticks, to: &writer)
+        append(context: context, at: event.ticks, names, to: &writer)
       }
       writer.append("{\"event\":")
       writer.appendJSONString(event.kind?.name ?? "unknown")
@@ -114,7 +123,7 @@ extension Recording {
   }
 
   /// The line that tells what the lines after it mean by a context's number.
-  private func append(context id: UInt32, at ticks: UInt32, to writer: inout ByteWriter) {
+  private func append(context id: UInt32, at ticks: UInt32, _ names: SiteNames, to writer: inout ByteWriter) {
     guard id != 0 else { return }
     writer.append("{\"context\":")
     writer.append(decimal: UInt64(id))
@@ -126,8 +135,7 @@ extension Recording {
       writer.append(",\"allocator\":")
       writer.appendJSONString(Answer.fileName(of: allocator))
     }
-    writer.append(",\"stack\":")
-    writer.appendFrames(stack(of: id, at: ticks))
+    writer.append(stack: names.stack(of: id, at: ticks))
     writer.append("}\n")
   }
 }

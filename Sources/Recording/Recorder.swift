@@ -37,7 +37,8 @@ public final class Recorder {
   private let writer: RecordingWriter
   private var consumer: EventConsumer?
   private var cursors: [RingCursor] = []
-  private var unrecorded: [UInt64] = []
+  private var unrecorded: UInt64 = 0
+  private var lastLook: UInt64 = 0
   private let buffer: UnsafeMutableBufferPointer<allocs_event>
   private let descriptor: Int32
   private let path: String
@@ -61,6 +62,8 @@ public final class Recorder {
     buffer = .allocate(capacity: 1 << 14)
     buffer.initialize(repeating: allocs_event())
     writer = RecordingWriter(shared, isCompressed: options.isCompressed, isFromStart: options.isFromStart)
+    lastLook = RecordingWriter.now(CLOCK_MONOTONIC)
+    if !options.isFromStart { unrecorded = shared.segment.unrecordedEvents }
     try attach()
     if options.isFromStart { cursors = cursors.map { RingCursor(ring: $0.ring) } }
     // Also then: what the rings have lost already is not missing in the state.
@@ -95,7 +98,7 @@ public final class Recorder {
 
   // MARK: draining
 
-  /// Drains until the process ends or `shouldStop` says so, which is asked every few milliseconds.
+  /// Drains until the process ends, or becomes another program, or `shouldStop` says so, which is asked every few milliseconds.
   public func run(until shouldStop: () -> RecordingEnd?) throws(RecordingError) -> Result {
     let began = RecordingWriter.now(CLOCK_MONOTONIC)
     var lastChunk = began
@@ -113,9 +116,11 @@ public final class Recorder {
       }
       try write()
       if shared.segment.isBroken { reason = .sourceFailed }
+      // Also when it has ended: then the other program has, and its own index is at the path.
+      if reason == nil, !shared.segment.isAtItsPath { reason = .replaced }
       if reason == nil, !isAlive { reason = .processEnded }
       if reason == nil { reason = shouldStop() }
-      if reason != nil, count == 0 || reason != .processEnded { break }
+      if let reason, count == 0 || ![.processEnded, .replaced].contains(reason) { break }
       if count == 0 {
         // An idle process costs a hundred looks a second.
         usleep(pause)
@@ -163,17 +168,14 @@ public final class Recorder {
         limit -= records.count
         if writer.output.count > 1 << 20 { try write() }
       }
-      while unrecorded.count <= ring {
-        unrecorded.append(options.isFromStart ? 0 : shared.segment.unrecorded(inRing: ring))
-      }
-      let missing = shared.segment.unrecorded(inRing: ring)
-      if missing > unrecorded[ring] {
-        writer.lose(
-          RecordedLoss(
-            reason: .unrecorded, ring: UInt32(ring), count: missing - unrecorded[ring], from: before, to: now))
-        unrecorded[ring] = missing
-      }
     }
+    let missing = shared.segment.unrecordedEvents
+    if missing > unrecorded {
+      writer.lose(
+        RecordedLoss(reason: .unrecorded, ring: .max, count: missing - unrecorded, from: lastLook, to: now))
+      unrecorded = missing
+    }
+    lastLook = now
     return count
   }
 

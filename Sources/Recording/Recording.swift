@@ -85,6 +85,14 @@ public final class Recording: OriginTables {
     }
   }
 
+  /// Whether `path` leads to this recording's file.
+  func isFile(at path: String) -> Bool {
+    var own = stat()
+    var other = stat()
+    return fstat(descriptor, &own) == 0 && stat(path, &other) == 0 && own.st_dev == other.st_dev
+      && own.st_ino == other.st_ino
+  }
+
   private func checkHeader() throws(RecordingError) {
     let header = bytes(at: 0, RecordingFormat.headerSize)
     let magic = (0..<8).reduce(UInt64(0)) { $1 < header.count ? $0 | UInt64(header[$1]) << UInt64($1 * 8) : $0 }

@@ -39,28 +39,6 @@ extension Recording {
     if problems.count > 5 { lines.append("  note: \(problems.count - 5) more") }
     return lines
   }
-
-  public func text(of table: ReplayTable, at stamp: UInt64, limit: Int) -> String {
-    var text = "\(TextLayout.fit(title, columns: 50)), after \(Units.duration(seconds(at: stamp)))\n"
-    func line(_ bytes: UInt64, _ blocks: UInt64, _ rest: String) {
-      text +=
-        TextLayout.padded(Units.grouped(bytes), left: 15) + TextLayout.padded(Units.grouped(blocks), left: 11) + "  "
-        + rest + "\n"
-    }
-    text += "          bytes     blocks  site\n"
-    for row in table.rows.prefix(limit) {
-      let site = row.site.map { Answer.describe($0, columns: 52) } ?? "not known"
-      line(row.bytes, row.blocks, site)
-    }
-    let rest = table.rows.dropFirst(limit)
-    if !rest.isEmpty {
-      line(
-        rest.reduce(0) { $0 &+ $1.bytes }, rest.reduce(0) { $0 &+ $1.blocks },
-        Units.count(UInt64(rest.count), "other site"))
-    }
-    line(table.bytes, table.blocks, "total")
-    return text
-  }
 }
 
 /// Writes histories of addresses.
@@ -127,7 +105,8 @@ public struct HistoryReport {
       if let context = Self.who(event) {
         lines += stack(of: context, at: event, "by      ")
       } else {
-        lines.append("  by       not recorded: ALLOCS_FREE_STACKS=1 records stacks of frees")
+        let isEnd = event.kind == .free || event.kind == .reallocOld
+        lines.append("  by       not recorded" + (isEnd ? ": ALLOCS_FREE_STACKS=1 records stacks of frees" : ""))
       }
       if let origin = Self.origin(of: event), !Self.hasBeginning(of: event, in: history) {
         lines += stack(of: origin, at: event, "from    ")
@@ -147,7 +126,16 @@ public struct HistoryReport {
       text +=
         "; \(Units.grouped(history.lost)) are lost, all of them older than \(Units.duration(age(history.completeFrom)))"
     } else {
-      text += "; none are lost"
+      text += history.unrecorded == 0 ? "; none are lost" : "; none of them are lost"
+    }
+    if history.unrecorded > 0 {
+      let count = Units.grouped(history.unrecorded)
+      text += "; \(count) were never recorded, at any time: `allocsctl info` has the reasons"
+    }
+    if history.offUntil > 0 { text += "; events were off at times, until \(Units.duration(age(history.offUntil))) ago" }
+    if history.isOff {
+      let last = Units.duration(age(history.lastStamp))
+      text += "; events are off: what came after the last one, \(last) ago, is not known"
     }
     return text
   }
@@ -181,18 +169,17 @@ public struct HistoryReport {
           writer.append(",\"function\":")
           writer.appendJSONString(function)
         }
-        writer.append(",\"stack\":")
-        writer.appendFrames(origins.stack(of: context, at: event.ticks))
+        writer.append(stack: names.stack(of: context, at: event.ticks))
       }
       if let origin = Self.origin(of: event) {
         writer.append(",\"allocated_by\":{")
+        writer.append("\"context\":")
+        writer.append(decimal: UInt64(origin))
         if let function = origins.context(origin)?.function {
-          writer.append("\"function\":")
+          writer.append(",\"function\":")
           writer.appendJSONString(function)
-          writer.append(",")
         }
-        writer.append("\"stack\":")
-        writer.appendFrames(origins.stack(of: origin, at: event.ticks))
+        writer.append(stack: names.stack(of: origin, at: event.ticks))
         writer.append("}")
       }
       writer.append("}\n")
@@ -206,9 +193,21 @@ public struct HistoryReport {
     if history.events > 0 {
       writer.append(",\"oldest_seconds\":")
       writer.append(decimal: max(0, age(history.firstStamp)), places: 6)
-      writer.append(",\"complete_seconds\":")
-      writer.append(decimal: max(0, age(max(history.completeFrom, history.firstStamp))), places: 6)
+      if history.unrecorded == 0 {
+        writer.append(",\"complete_seconds\":")
+        let complete = max(history.completeFrom, history.firstStamp, history.offUntil)
+        writer.append(decimal: max(0, age(complete)), places: 6)
+      }
+      if history.isOff {
+        writer.append(",\"newest_seconds\":")
+        writer.append(decimal: max(0, age(history.lastStamp)), places: 6)
+      }
     }
+    if history.unrecorded > 0 {
+      writer.append(",\"unrecorded\":")
+      writer.append(decimal: history.unrecorded)
+    }
+    if history.isOff { writer.append(",\"events_off\":true") }
     writer.append("}\n")
     return writer.takeString()
   }
@@ -220,26 +219,5 @@ extension ByteWriter {
     append("\"")
     append(address: address)
     append("\"")
-  }
-
-  /// Frames as in answers (docs/json.md).
-  mutating func appendFrames(_ frames: [Frame]) {
-    append("[")
-    for (index, frame) in frames.enumerated() {
-      if index > 0 { append(",") }
-      append("{\"pc\":")
-      append(quoted: frame.pc)
-      for (key, value) in [("module", frame.module), ("function", frame.function), ("file", frame.file)] {
-        guard let value else { continue }
-        append(text: ",\"\(key)\":")
-        appendJSONString(value)
-      }
-      if let line = frame.line {
-        append(",\"line\":")
-        append(decimal: UInt64(max(0, line)))
-      }
-      append(text: ",\"inlined\":\(frame.inlined)}")
-    }
-    append("]")
   }
 }

@@ -22,8 +22,6 @@ public struct Replay {
   public private(set) var bytes: UInt64 = 0
   /// Ends of blocks that were not known to live: their beginning was lost.
   public private(set) var unknownEnds: UInt64 = 0
-  /// Of blocks that went into realloc, by thread slot: what realloc may give back.
-  private var moving: [UInt32: ReplayedBlock] = [:]
 
   /// As of the recording's start.
   public init(_ recording: Recording) {
@@ -64,14 +62,9 @@ public struct Replay {
   public mutating func apply(_ event: Event) {
     switch event.kind {
     case .alloc, .reallocNew, .reallocFailed:
-      moving[event.slot] = nil
       add(ReplayedBlock(base: event.address, size: event.size, context: event.context, ticks: event.ticks))
     case .free, .reallocOld:
-      guard let block = remove(event.address) else {
-        unknownEnds += 1
-        return
-      }
-      if event.kind == .reallocOld { moving[event.slot] = block }
+      if remove(event.address) == nil { unknownEnds += 1 }
     default: break
     }
   }

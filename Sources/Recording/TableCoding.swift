@@ -80,8 +80,10 @@ public enum RecordingEnd: UInt64, Sendable {
   case processEnded = 0
   case stopped = 1
   case durationOver = 2
-  /// The process called exec: what it does since is another program's.
+  /// The rings could not be read any more.
   case sourceFailed = 3
+  /// The process called exec: what it does since is another program's, with an index of its own.
+  case replaced = 4
 }
 
 enum TableCoding {

@@ -52,6 +52,11 @@ extension EndToEnd {
       let segment = try program.openSegment()
       let index = Dictionary(uniqueKeysWithValues: segment.allAllocations().map { ($0.base, $0.size) })
       #expect(replay.blocks.mapValues(\.size) == index)
+      // The same table, however it was come by.
+      let tables = try [["replay", file], ["top", "\(program.process.pid)"]].map {
+        try Tool.control($0 + ["--json", "--limit", "10000"], in: program.directory)
+      }
+      #expect(tables[0] == tables[1] && tables[0].output.contains("\"sites\":[{"), "\(tables)")
       // At the start it was what checkpoint 1 left.
       let start = try Record(directory: program.records.path, checkpoint: 1)
       let first = Replay(recording)
@@ -209,7 +214,7 @@ extension EndToEnd {
       let program = try Programs.path("eventful.c")
       let outcome = try Tool.control(
         ["run", "--record", file, "--", program], in: directory, input: "pairs 2000 4321\nthread 500 777\nend\n")
-      #expect(outcome.ending == .exit(0) && outcome.output.hasPrefix("ready\ndone\ndone\n"), "\(outcome)")
+      #expect(outcome.ending == .exit(0) && outcome.output == "ready\ndone\ndone\n", "\(outcome)")
       let recording = try Recording(path: file)
       #expect(recording.end == .processEnded && recording.problems.isEmpty && recording.process.isFromStart)
       var counts: [UInt64: Int] = [:]
@@ -223,6 +228,169 @@ extension EndToEnd {
         try Tool.control(["run", "--record", file, "--", "sh", "-c", "exit 7"], in: directory).ending == .exit(7))
       let refused = try Tool.control(["run", "--record", "/dev/full", "--", "sh", "-c", "true"], in: directory)
       #expect(refused.errors.contains("/dev/full") && refused.errors.contains("No space left"), "\(refused)")
+    }
+
+    @Test("run --record: a program that exec puts in the place of another has a recording of its own")
+    func replaced() throws {
+      let directory = try TestDirectory()
+      let file = directory.file("run.rec"), second = directory.file("run-2.rec")
+      let program = try Programs.path("eventful.c")
+      let outcome = try Tool.control(
+        ["run", "--record", file, "--", program], in: directory, input: "pairs 200 4321\nexec\npairs 300 777\nend\n")
+      #expect(outcome.ending == .exit(0) && outcome.errors.contains("became another program"), "\(outcome)")
+      let recordings = try [file, second].map { try Recording(path: $0) }
+      #expect(recordings.map(\.end) == [.replaced, .processEnded])
+      #expect(recordings.allSatisfy { $0.problems.isEmpty && $0.process.isFromStart })
+      let counts = recordings.map { recording in
+        var counts: [UInt64: Int] = [:]
+        recording.forEachEvent { event in
+          if event.kind == .alloc { counts[event.size, default: 0] += 1 }
+          return true
+        }
+        return counts
+      }
+      if recordings[0].lostCount == 0 { #expect(counts[0][4321] == 200 && counts[0][777] == nil) }
+      if recordings[1].lostCount == 0 { #expect(counts[1][777] == 300 && counts[1][4321] == nil) }
+      // One who records from outside is told, and may begin again.
+      let other = try Eventful()
+      let recorder = try record(other.process.pid, to: other.directory.file("run.rec"), in: other.directory)
+      try other.process.send("exec\n")
+      _ = try other.process.readLines(until: "ready")
+      #expect(try expectEnd(recorder).contains("became another program"))
+    }
+
+    @Test("run --record: a script without #!, and a recording into a pipe that nobody reads any more")
+    func oddCommands() throws {
+      let directory = try TestDirectory()
+      let script = try directory.write("echo \"$1\"; exit 3\n", to: "script")
+      chmod(script, 0o700)
+      let file = directory.file("run.rec")
+      let said = try Tool.control(["run", "--record", file, "--", script, "said"], in: directory)
+      #expect(said.ending == .exit(3) && said.output == "said\n", "\(said)")
+      let pipe = directory.file("pipe")
+      mkfifo(pipe, 0o600)
+      let reader = try ChildProcess(["head", "-c", "1", pipe], environment: ChildProcess.baseEnvironment)
+      let outcome = try Tool.control(
+        ["run", "--record", pipe, "--", Programs.path("eventful.c")], in: directory,
+        input: "pairs 300000 4321\npairs 300000 777\nend\n")
+      _ = try reader.wait()
+      #expect(outcome.ending == .exit(0) && outcome.output == "ready\ndone\ndone\n", "\(outcome)")
+      #expect(outcome.errors.contains("Broken pipe"), "\(outcome)")
+    }
+
+    @Test(
+      "what the process can't record is counted: in the recording, live, and in the history",
+      .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))
+    func unrecorded() throws {
+      let directory = try TestDirectory(), records = try TestDirectory()
+      let mounted = try ChildProcess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", directory.path])
+      try #require(mounted.ending == .exit(0), "\(mounted)")
+      defer { _ = try? ChildProcess.run(["umount", "-l", directory.path]) }
+      let program = try Eventful(in: directory)
+      let file = records.file("run.rec")
+      let watcher = try program.watch(["--json"])
+      let recorder = try record(program.process.pid, to: file, in: directory)
+      try program.tell("pairs 10 48")
+      _ = try ChildProcess.run(["sh", "-c", "cat /dev/zero > '\(directory.path)/filler'"])
+      // A new thread finds no room for a ring, nor for its blocks in the index; the ends of those are no events.
+      try program.tell("thread 500 48")
+      let history = try Tool.objects(Tool.control(["history", program.pid, "0x10", "--json"], in: directory).output)
+      try program.process.send("end\n")
+      _ = try expectEnd(recorder)
+      let recording = try Recording(path: file)
+      var told = 0
+      recording.forEachEvent { event in
+        if event.size == 48, event.kind == .alloc || event.kind == .free { told += 1 }
+        return true
+      }
+      #expect(told < 1020 && told + Int(recording.lostCount) >= 520, "\(told) and \(recording.lostCount)")
+      #expect(recording.losses.allSatisfy { $0.reason == .unrecorded })
+      let lost = try Tool.objects(watcher.wait().output).filter { $0["event"] as? String == "lost" }
+      let count = lost.reduce(0) { $0 + ($1["count"] as? Int ?? 0) }
+      #expect(count > 0 && count <= Int(recording.lostCount), "\(lost)")
+      #expect(history.last?["unrecorded"] as? Int ?? 0 > 0 && history.last?["complete_seconds"] == nil, "\(history)")
+    }
+
+    @Test("a history says when events were off, and what of a recording is missing")
+    func incompleteHistory() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec")
+      for _ in 0..<2 {
+        try? FileManager.default.removeItem(atPath: file)
+        let recorder = try record(program.process.pid, to: file, in: program.directory)
+        try program.tell("pairs 100 4321")
+        _ = try expectEnd(recorder, interrupting: true)
+        try program.tell("pairs 1 4321")
+      }
+      let asked = ["history", program.pid, "0x10"]
+      let text = try Tool.control(asked, in: program.directory).output
+        .split(whereSeparator: \.isWhitespace).joined(separator: " ")
+      #expect(text.contains("events were off at times") && text.contains("events are off"), "\(text)")
+      let last = try #require(Tool.objects(Tool.control(asked + ["--json"], in: program.directory).output).last)
+      #expect(last["events_off"] as? Bool == true)
+      let ages = ["newest_seconds", "complete_seconds", "oldest_seconds"].compactMap { last[$0] as? Double }
+      #expect(ages.count == 3 && ages == ages.sorted() && ages[1] < ages[2], "\(last)")
+      let cut = program.directory.file("cut.rec")
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+      try bytes.dropLast(20).write(to: URL(fileURLWithPath: cut))
+      for command in [["history", "--recording", cut, "0x10"], ["replay", cut, "--query", "0x10"]] {
+        let outcome = try Tool.control(command, in: program.directory)
+        #expect(outcome.ending == .exit(0) && outcome.errors.contains("cut.rec: the last"), "\(outcome)")
+      }
+      let late = try Tool.control(["replay", file, "--at", "1000000s"], in: program.directory)
+      #expect(late.ending == .exit(0) && late.errors.contains("ends after"), "\(late)")
+    }
+
+    @Test("an export goes to standard output, and never over its own recording")
+    func exportPlaces() throws {
+      let (file, directory) = try small([])
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+      let link = directory.file("link.rec")
+      try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: file)
+      for output in [file, link] {
+        let refused = try Tool.control(["export", file, "--format", "jsonl", "-o", output], in: directory)
+        #expect(refused.ending == .exit(1) && refused.errors.contains("recording itself"), "\(refused)")
+      }
+      #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == bytes)
+      let lines = directory.file("small.jsonl")
+      _ = try Tool.control(["export", file, "--format", "jsonl", "-o", lines], in: directory)
+      let printed = try Tool.control(["export", file, "--format", "jsonl", "-o", "-"], in: directory)
+      #expect(try printed.output == String(contentsOfFile: lines, encoding: .utf8) && printed.output.contains("4321"))
+    }
+
+    @Test("by Perfetto's own description of traces, the one that is exported has the recording's numbers")
+    func perfetto() throws {
+      let description =
+        ProcessInfo.processInfo.environment["ALLOCS_PERFETTO_DIR"] ?? "\(Installation.packageDirectory)/.build/perfetto"
+      try #require(
+        FileManager.default.fileExists(atPath: "\(description)/google/protobuf/message.py"),
+        "nothing is in \(description): run scripts/fetch-perfetto, or name its directory with ALLOCS_PERFETTO_DIR")
+      let (file, directory) = try small(["--zstd"])
+      let trace = directory.file("small.pftrace")
+      let outcome = try Tool.control(["export", file, "--format", "perfetto", "-o", trace], in: directory)
+      try #require(outcome.ending == .exit(0) && outcome.errors.isEmpty, "\(outcome)")
+      let read = try ChildProcess.run(
+        ["/usr/bin/python3", Programs.source("perfetto_trace.py"), description, trace])
+      try #require(read.ending == .exit(0), "\(read)")
+      let said = try #require(Tool.objects(read.output).first)
+      let recording = try Recording(path: file)
+      let summary = recording.summary()
+      let pid = Int(recording.process.processID)
+      let processes = said["processes"] as? [[String: Any]]
+      #expect(processes?.map { $0["pid"] as? Int } == [pid])
+      #expect(processes?.first?["command"] as? [String] == recording.process.command)
+      let dumps = try #require(said["dumps"] as? [[String: Int]])
+      let last = try #require(dumps.last)
+      #expect(dumps.allSatisfy { $0["pid"] == pid && $0["interval"] == 1 })
+      #expect(UInt64(last["time"] ?? 0) == recording.endStamp)
+      #expect((last["allocated"] ?? 0) - (last["freed"] ?? 0) == Int(summary.endBytes))
+      #expect((last["allocations"] ?? 0) - (last["frees"] ?? 0) == Int(summary.endBlocks))
+      #expect(last["frees"] == Int((summary.counts[.free] ?? 0) + (summary.counts[.reallocOld] ?? 0)))
+      for (earlier, later) in zip(dumps, dumps.dropFirst()) {
+        #expect(["time", "allocated", "freed"].allSatisfy { earlier[$0] ?? 0 <= later[$0] ?? 0 })
+      }
+      #expect((said["functions"] as? [String])?.contains("pairs") == true)
+      #expect((said["modules"] as? [String])?.contains(try Programs.path("eventful.c")) == true)
     }
 
     @Test("heaptrack_print reads what is exported for it, and finds the same numbers")

@@ -25,7 +25,7 @@ enum RecordingFuzz {
     for stamp in [0, summary.peakStamp, recording.endStamp] {
       let replay = recording.replay(until: stamp)
       _ = replay.block(containing: address)
-      _ = recording.text(of: ReplayTable(replay, in: recording), at: stamp, limit: 5)
+      _ = recording.top(replay, limit: 5).text
     }
     let history = AddressHistory(of: address, in: recording)
     let report = HistoryReport(recording) { Double($0) / 1e9 }
