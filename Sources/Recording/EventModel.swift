@@ -241,6 +241,6 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
 
   subscript(_ index: Int) -> Entry {
     @inline(__always) get { start[index] }
-    @inline(__always) nonmutating _modify { yield &start[index] }
+    @inline(__always) nonmutating set { start[index] = newValue }
   }
 }

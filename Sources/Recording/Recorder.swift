@@ -104,10 +104,11 @@ public final class Recorder {
     var lastChunk = began
     var pause: UInt32 = 50
     var reason: RecordingEnd?
+    var count = 0
     while true {
-      // In this order: what was written before the end is there after it was seen.
-      let isAlive = shared.segment.isProcessAlive
-      let count = try drain()
+      // In this order: what was written before the end is there after it was seen. A process whose events come has not ended.
+      let isAlive = count > 0 || shared.segment.isProcessAlive
+      count = try drain()
       let now = RecordingWriter.now(CLOCK_MONOTONIC)
       // What was recorded is in the file within a second.
       if now - lastChunk > 1_000_000_000 {
@@ -117,7 +118,7 @@ public final class Recorder {
       try write()
       if shared.segment.isBroken { reason = .sourceFailed }
       // Also when it has ended: then the other program has, and its own index is at the path.
-      if reason == nil, !shared.segment.isAtItsPath { reason = .replaced }
+      if reason == nil, count == 0, !shared.segment.isAtItsPath { reason = .replaced }
       if reason == nil, !isAlive { reason = .processEnded }
       if reason == nil { reason = shouldStop() }
       if let reason, count == 0 || ![.processEnded, .replaced].contains(reason) { break }
