@@ -121,6 +121,8 @@ struct ProcError: Error, Hashable {
   var number: Int32
 
   var isPermission: Bool { number == EACCES || number == EPERM }
+  /// Descriptors or memory of whoever looks, or of the machine, are short.
+  var isShortage: Bool { [EMFILE, ENFILE, ENOMEM].contains(number) }
   /// There is no such process or thread, or it ended meanwhile.
   var isGone: Bool { number == ENOENT || number == ESRCH }
 }

@@ -10,8 +10,14 @@ public struct ProcessList: Hashable, Sendable {
 
   /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see them: root
   /// all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs this program.
-  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) {
-    processes = SegmentDirectory.list(in: directories).map { file in
+  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(AnswerError) {
+    let files: [SegmentFile]
+    do throws(SegmentError) {
+      files = try SegmentDirectory.list(in: directories)
+    } catch {
+      throw AnswerError(error)
+    }
+    processes = files.map { file in
       guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,

@@ -31,10 +31,7 @@ public final class ProcessView: Sendable {
   public convenience init(
     pid: Int32, in directories: [String]? = nil, symbolizer: Symbolizer = ProcessView.sharedSymbolizer
   ) throws(AnswerError) {
-    guard let file = SegmentDirectory.find(processID: pid, in: directories) else {
-      throw Self.missing(processID: pid, in: directories)
-    }
-    try self.init(file: file, symbolizer: symbolizer)
+    try self.init(file: Self.segmentFile(of: pid, in: directories), symbolizer: symbolizer)
   }
 
   /// The view of a segment that was found by `SegmentDirectory`.
@@ -58,6 +55,20 @@ public final class ProcessView: Sendable {
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime
+  }
+
+  /// The segment of process `pid`: of the live one, else of the newest dead one. Throws if there is none.
+  public static func segmentFile(
+    of pid: Int32, in directories: [String]? = nil
+  ) throws(AnswerError) -> SegmentFile {
+    let file: SegmentFile?
+    do throws(SegmentError) {
+      file = try SegmentDirectory.find(processID: pid, in: directories)
+    } catch {
+      throw AnswerError(error)
+    }
+    guard let file else { throw missing(processID: pid, in: directories) }
+    return file
   }
 
   /// Why process `pid` can't be asked about when no segment of it was found.

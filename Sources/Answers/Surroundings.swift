@@ -22,13 +22,21 @@ final class Surroundings {
 
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
-    guard view.processID > 0, let directory = try? ProcessDirectory(processID: view.processID) else {
-      directory = nil
-      reading = Reading(absence: .processEnded)
+    let directory: ProcessDirectory
+    do throws(ProcError) {
+      directory = try ProcessDirectory(processID: view.processID)
+    } catch {
+      self.directory = nil
+      reading = error.isShortage ? Self.unread(view) : Reading(absence: .processEnded)
       return
     }
     reading = Self.read(view, directory)
     self.directory = consume directory
+  }
+
+  /// What is known where descriptors or memory are lacking to look.
+  private static func unread(_ view: ProcessView) -> Reading {
+    Reading(absence: .mappingsNotRead, isAlive: view.shared.segment.isProcessAlive)
   }
 
   private static func read(_ view: ProcessView, _ directory: borrowing ProcessDirectory) -> Reading {
@@ -52,6 +60,7 @@ final class Surroundings {
         reading.maps = maps
       }
     } catch {
+      if error.isShortage { return unread(view) }
       reading.absence = error.isPermission ? .mappingsNotPermitted : .processEnded
     }
     return reading

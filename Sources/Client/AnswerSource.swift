@@ -33,7 +33,7 @@ final class DirectSource: AnswerSource {
   private var view: ProcessView?
 
   func processes(json: Bool) throws(Failure) -> [UInt8] {
-    let list = ProcessList()
+    let list = try failing { () throws(AnswerError) in try ProcessList() }
     return Array((json ? list.json + "\n" : list.text).utf8)
   }
 

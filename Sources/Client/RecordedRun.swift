@@ -99,7 +99,7 @@ enum RecordedRun {
       // In this order: a segment that was made before the end is there after it was seen.
       var code: Int32 = 0
       if waitpid(child, &code, WNOHANG) == child { status = code }
-      if let file = SegmentDirectory.find(processID: child), file.isLive || status != nil,
+      if let file = try? SegmentDirectory.find(processID: child), file.isLive || status != nil,
         let shared = try? SharedSegment(path: file.path)
       {
         return shared

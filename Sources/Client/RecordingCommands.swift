@@ -13,7 +13,8 @@ private func recording<Result>(_ body: () throws(RecordingError) -> Result) thro
 }
 
 private func openSegment(_ pid: Int32) throws(Failure) -> SharedSegment {
-  guard let file = SegmentDirectory.find(processID: pid) else { throw Failure(ProcessView.missing(processID: pid)) }
+  let file: SegmentFile
+  do { file = try ProcessView.segmentFile(of: pid) } catch { throw Failure(error) }
   do { return try SharedSegment(path: file.path) } catch { throw Failure(AnswerError(error)) }
 }
 

@@ -43,8 +43,9 @@ extension SegmentDirectory {
   ) -> SweepResult {
     var result = SweepResult()
     for path in directories ?? searchPaths {
-      guard let directory = OpenDirectory(path: path) else { continue }
-      directory.sweep(policy, at: time ?? wallClock(), &result)
+      // Where that can't be looked at for want of descriptors, the next sweep will.
+      guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
+      directory.sweep(names, policy, at: time ?? wallClock(), &result)
     }
     return result
   }
@@ -57,10 +58,12 @@ extension SegmentDirectory {
 }
 
 extension OpenDirectory {
-  fileprivate func sweep(_ policy: RetentionPolicy, at time: Double, _ result: inout SweepResult) {
+  fileprivate func sweep(
+    _ names: [String], _ policy: RetentionPolicy, at time: Double, _ result: inout SweepResult
+  ) {
     let user = geteuid()
     var dead: [SegmentFile] = []
-    for name in names() {
+    for name in names {
       guard let process = SegmentFile.parse(name: name),
         let file = segment(name: name, processID: process.processID, startTime: process.startTime),
         !file.isLive, user == 0 || file.ownerID == user

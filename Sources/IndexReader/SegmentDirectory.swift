@@ -68,14 +68,15 @@ public enum SegmentDirectory {
   }
 
   /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time. A directory that is missing or
-  /// may not be read has none.
-  public static func list(in directories: [String]? = nil) -> [SegmentFile] {
-    files(in: directories) { _ in true }
+  /// may not be read has none; one that can't be read for want of descriptors or memory is an error (`.system`).
+  public static func list(in directories: [String]? = nil) throws(SegmentError) -> [SegmentFile] {
+    try files(in: directories) { _ in true }
   }
 
   /// The segment of the running process with this id; else the newest one of a process that had it; else nil.
-  public static func find(processID: Int32, in directories: [String]? = nil) -> SegmentFile? {
-    let found = files(in: directories) { $0 == processID }
+  /// Throws as `list` does.
+  public static func find(processID: Int32, in directories: [String]? = nil) throws(SegmentError) -> SegmentFile? {
+    let found = try files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
   }
 
@@ -83,8 +84,8 @@ public enum SegmentDirectory {
   public static func ignored(processID: Int32, in directories: [String]? = nil) -> [IgnoredFile] {
     var ignored: [IgnoredFile] = []
     for path in directories ?? searchPaths {
-      guard let directory = OpenDirectory(path: path) else { continue }
-      for name in directory.names().sorted() {
+      guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
+      for name in names.sorted() {
         guard let process = SegmentFile.parse(name: name), process.processID == processID,
           case .failure(let reason) = directory.examine(
             name: name, processID: processID, startTime: process.startTime)
@@ -95,11 +96,13 @@ public enum SegmentDirectory {
     return ignored
   }
 
-  private static func files(in directories: [String]?, where isWanted: (Int32) -> Bool) -> [SegmentFile] {
+  private static func files(
+    in directories: [String]?, where isWanted: (Int32) -> Bool
+  ) throws(SegmentError) -> [SegmentFile] {
     var found: [SegmentFile] = []
     for path in directories ?? searchPaths {
-      guard let directory = OpenDirectory(path: path) else { continue }
-      for name in directory.names() {
+      guard let directory = try OpenDirectory(path: path) else { continue }
+      for name in try directory.names() {
         guard let process = SegmentFile.parse(name: name), isWanted(process.processID),
           let file = directory.segment(name: name, processID: process.processID, startTime: process.startTime)
         else { continue }
@@ -115,23 +118,28 @@ struct OpenDirectory: ~Copyable {
   let path: String
   let descriptor: Int32
 
-  /// nil if it is missing or may not be read.
-  init?(path: String) {
+  /// nil if it is missing or may not be read. Throws where what it takes to look is short.
+  init?(path: String) throws(SegmentError) {
     // The directory itself may be reached through links, as /var/run is; the files in it may not.
-    descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let code = errno
+    self.descriptor = descriptor
     self.path = path
-    guard descriptor >= 0 else { return nil }
+    guard descriptor >= 0 else {
+      guard isShortage(code) else { return nil }
+      throw .system(path: path, operation: "look for segments in", why: systemMessage(code))
+    }
   }
 
   deinit { if descriptor >= 0 { close(descriptor) } }
 
-  func names() -> [String] {
+  func names() throws(SegmentError) -> [String] {
     // The stream takes a descriptor of its own, and closes it.
     let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
-    guard copy >= 0 else { return [] }
-    guard let stream = fdopendir(copy) else {
-      close(copy)
-      return []
+    guard copy >= 0, let stream = fdopendir(copy) else {
+      let code = errno
+      if copy >= 0 { close(copy) }
+      throw .system(path: path, operation: "look for segments in", why: systemMessage(code))
     }
     defer { closedir(stream) }
     // The copy shares its place in the directory with the original.

@@ -172,6 +172,7 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_addresses_total": "Addresses answered.",
     "allocsd_connections": "Open connections.",
     "allocsd_connections_refused_total": "Connections refused because too many were open.",
+    "allocsd_connections_delayed_total": "Failures to accept a connection for want of descriptors: it waits.",
     "allocsd_segments": "Segments in the directories, by whether their process lives.",
     "allocsd_segments_bytes": "Memory that all segments take.",
     "allocsd_segments_open": "Segments that are mapped at present.",

@@ -7,6 +7,7 @@
 // - A connection belongs to the user who opened it (SO_PEERCRED), which each request's context carries.
 // - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
 //   keeps nobody else out.
+// - Where descriptors are short, new connections wait in the socket's queue until some are free.
 
 import Glibc
 import HTTPTypes
@@ -54,6 +55,11 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   func run() async throws {
     let open = OpenConnections(limits: limits)
     let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .serverChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(AcceptPause(logger: logger))
+        }
+      }
       .childChannelOption(ChannelOptions.allowRemoteHalfClosure, value: true)
       .bind(descriptor) { channel in prepare(channel, open) }
     onListening()
@@ -152,6 +158,35 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       response = Problem(.internalServerError, "the server failed to answer", advice: "see its log").response
     }
     try await writer.write(response: response.head, body: response.body)
+  }
+}
+
+/// Rests for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays the
+/// next read, but leaves the socket registered as readable, which it stays: the event loop would spin.
+private final class AcceptPause: ChannelInboundHandler {
+  typealias InboundIn = any Channel
+
+  private static let rest = TimeAmount.milliseconds(100)
+  /// A line of the log for each connection that waits would be many.
+  private static let logInterval = Duration.seconds(10)
+  private let logger: Logger
+  private var lastLog: ContinuousClock.Instant?
+
+  init(logger: Logger) { self.logger = logger }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    context.fireErrorCaught(error)
+    guard error is IOError, context.channel.isActive else { return }
+    Counter(label: "allocsd_connections_delayed_total").increment()
+    let now = ContinuousClock.now
+    if lastLog.map({ now - $0 > Self.logInterval }) ?? true {
+      logger.warning("cannot accept connections: \(error); they wait — raise the limit of open files (LimitNOFILE=)")
+      lastLog = now
+    }
+    let channel = context.channel
+    channel.setOption(.autoRead, value: false).whenSuccess {
+      channel.eventLoop.scheduleTask(in: Self.rest) { channel.setOption(.autoRead, value: true) }
+    }
   }
 }
 

@@ -79,7 +79,14 @@ struct DirectoryService: Service {
       logger.warning("cannot remove the segment of a dead process: \(why)", metadata: ["segment": "\(path)"])
     }
 
-    let files = SegmentDirectory.list()
+    let files: [SegmentFile]
+    do {
+      files = try SegmentDirectory.list()
+    } catch {
+      // What was known stays so: processes have not ended because nobody could look.
+      logger.warning("\(error)")
+      return
+    }
     let running = files.filter(\.isLive)
     // A program that replaces itself by exec makes another file with the same name.
     for file in running where live[file.path] != file.inode {

@@ -50,9 +50,8 @@ final class ProcessRegistry: Sendable {
   /// The view of the process `pid`, for `caller`: of the live process, else of the newest dead one.
   func view(of pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView {
     if let view = try cached(pid, for: caller) { return view }
-    guard let file = SegmentDirectory.find(processID: pid), let identity = Identity(file.path) else {
-      throw ProcessView.missing(processID: pid)
-    }
+    let file = try makingRoom { () throws(AnswerError) in try ProcessView.segmentFile(of: pid) }
+    guard let identity = Identity(file.path) else { throw ProcessView.missing(processID: pid) }
     try Self.authorize(caller, file.path, owner: identity.ownerID)
     // Of a process that has ended, what is open may still be the newest there is.
     if let open = opened(pid), open.view.path == file.path, open.identity == identity { return open.view }
@@ -104,7 +103,7 @@ final class ProcessRegistry: Sendable {
   }
 
   /// What `open` gives; while it is short of something, the least recently used segment is closed and it is tried again.
-  private func makingRoom(_ open: () throws(AnswerError) -> ProcessView) throws(AnswerError) -> ProcessView {
+  func makingRoom<Result>(_ open: () throws(AnswerError) -> Result) throws(AnswerError) -> Result {
     while true {
       do {
         return try open()

@@ -45,7 +45,11 @@ struct Routes: Sendable {
   // MARK: processes
 
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
-    let list = try await workers.runIfActive { ProcessList(readableBy: context.caller.userID) }
+    let list = try await workers.runIfActive {
+      try answering { () throws(AnswerError) in
+        try registry.makingRoom { () throws(AnswerError) in try ProcessList(readableBy: context.caller.userID) }
+      }
+    }
     return respond(to: request, list.text, list.json)
   }
 

@@ -113,7 +113,7 @@ struct ProcessListTests {
     }
     let odd = SyntheticSegment(processID: 4, startTime: 1, in: directory.path, name: "4.1.seg", publish: false)
 
-    let list = ProcessList(in: [directory.path])
+    let list = try ProcessList(in: [directory.path])
     #expect(
       Dictionary(uniqueKeysWithValues: list.processes.map { ($0.processID, $0.state) })
         == [getpid(): .live, 2: .exited, 3: .dead, 4: .unreadable])
@@ -130,7 +130,7 @@ struct ProcessListTests {
     let value = try parseJSON(list.json)
     #expect(value["processes"]?.count == 4)
 
-    let foreign = ProcessList(readableBy: 65_000, in: [directory.path])
+    let foreign = try ProcessList(readableBy: 65_000, in: [directory.path])
     #expect(foreign.processes.allSatisfy { $0.state == .notPermitted && $0.command.isEmpty && $0.lostBlocks == nil })
     #expect(foreign.text.contains("not permitted"))
     _ = try parseJSON(foreign.json)
@@ -138,9 +138,9 @@ struct ProcessListTests {
   }
 
   @Test("no process at all")
-  func none() {
-    #expect(ProcessList(in: [directory.path]).text.contains("allocsctl run"))
-    #expect(ProcessList(in: ["/no/such/directory"]).json == #"{"processes":[]}"#)
+  func none() throws {
+    #expect(try ProcessList(in: [directory.path]).text.contains("allocsctl run"))
+    #expect(try ProcessList(in: ["/no/such/directory"]).json == #"{"processes":[]}"#)
   }
 
   @Test("all facts of one process")

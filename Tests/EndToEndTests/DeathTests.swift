@@ -82,6 +82,39 @@ extension EndToEnd {
       }
     }
 
+    @Test(
+      "allocsd keeps segments of ended processes for the time, the size and the number it is told, and live ones always",
+      arguments: [
+        ("--keep-dead-for", "1s", 0), ("--keep-dead-size", "4K", 0), ("--keep-dead-count", "2", 2),
+        ("--keep-dead-for", "forever", 3),
+      ])
+    func retention(option: String, value: String, kept: Int) throws {
+      let directory = try TestDirectory()
+      let server = try Server(directory, options: [option, value])
+      let programs = try (0..<4).map { _ in try Stationary(in: directory) }
+      for program in programs.dropFirst() { _ = try program.process.wait() }
+      let removed = {
+        let lines = try server.request("/metrics").body.split(separator: "\n")
+        let line = lines.first { $0.hasPrefix("allocsd_segments_removed_total ") }
+        return line?.split(separator: " ").last.flatMap { Int($0) } ?? 0
+      }
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try removed() < 3 - kept {
+        guard Date() < limit else { throw HarnessError("segments stay: \(try directory.segments())") }
+        usleep(100_000)
+      }
+      // Two more looks at the directory: nothing else goes.
+      sleep(21)
+      #expect(try removed() == 3 - kept)
+      #expect(try directory.segments().count == 1 + kept)
+      let left = try programs.dropFirst().filter { try !directory.segments(of: $0.process.pid).isEmpty }
+      #expect(left.count == kept)
+      _ = try directory.segment(of: programs[0].process.pid)
+      let block = try programs[0].place("block")
+      let answer = try server.request("/v1/processes/\(programs[0].pid)/query?address=\(block.address)")
+      #expect(answer.status == 200 && answer.body.contains("\"kind\":\"heap\""), "\(answer)")
+    }
+
     /// A memory control group of the old kind; nil if none can be made.
     private static let group: String? = {
       let path = "/sys/fs/cgroup/memory/allocs-test-\(getpid())"

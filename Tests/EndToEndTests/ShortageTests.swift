@@ -76,6 +76,47 @@ extension EndToEnd {
       #expect(followed > 0 && refused > 0)
     }
 
+    /// Seconds on processors that a process has used.
+    private func processorTime(of process: ChildProcess) throws -> Double {
+      let text = try String(contentsOfFile: "/proc/\(process.pid)/stat", encoding: .utf8)
+      let fields = try #require(text.split(separator: ")").last).split(separator: " ")
+      return Double(try #require(Int(fields[11])) + #require(Int(fields[12]))) / Double(sysconf(Int32(_SC_CLK_TCK)))
+    }
+
+    @Test("a server without file descriptors waits at rest, loses no segment, and answers when some are free")
+    func descriptors() throws {
+      let program = try Stationary()
+      // Whatever were taken for a dead process's would be removed at once.
+      let server = try Server(
+        program.directory, options: ["--keep-dead-for", "0s"], prefix: ["prlimit", "--nofile=40"])
+      let hostile = try ChildProcess(
+        ["/usr/bin/python3", Programs.source("hostile_client.py"), server.socket, "silence"],
+        environment: ChildProcess.baseEnvironment, conversing: true)
+      _ = try hostile.readLines(until: "held")
+      let open = { try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count }
+      #expect(try open() >= 39)
+      let before = try processorTime(of: server.process)
+      let start = Date()
+      // Longer than the time between two looks at the directory.
+      sleep(12)
+      let used = try processorTime(of: server.process) - before
+      let elapsed = Date().timeIntervalSince(start)
+      #expect(used < elapsed / 4, "\(used) s of \(elapsed) on a processor, for nothing")
+      #expect(!server.process.hasEnded)
+      _ = try hostile.wait()
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try server.request("/v1/processes", ["--max-time", "5"]).status != 200 {
+        guard Date() < limit else { throw HarnessError("the server does not answer: \(server.process.errors)") }
+      }
+      let block = try program.place("block")
+      let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 3)")
+      #expect(answer.status == 200 && answer.body.contains("\"offset\":3"), "\(answer)")
+      let delayed = try server.request("/metrics").body.split(separator: "\n")
+        .first { $0.hasPrefix("allocsd_connections_delayed_total ") }
+      #expect(try #require(delayed?.split(separator: " ").last.flatMap { Int($0) }) > 0)
+      #expect(server.process.errors.contains("cannot accept connections"))
+    }
+
     static let mayLimitWatches: Bool = {
       let outcome = try? ChildProcess.run(["unshare", "-Ur", "sh", "-c", noWatches])
       return outcome?.ending == .exit(0)

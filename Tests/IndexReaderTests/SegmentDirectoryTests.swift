@@ -64,7 +64,7 @@ struct SegmentDirectoryTests {
     symlink(directory.path + "/\(nobody).17.seg", directory.path + "/77.1.seg")
     mkfifo(directory.path + "/77.2.seg", 0o600)
     mkdir(directory.path + "/77.3.seg", 0o700)
-    let files = SegmentDirectory.list(in: [directory.path, "/nonexistent"])
+    let files = try SegmentDirectory.list(in: [directory.path, "/nonexistent"])
     #expect(files.map(\.processID) == [getpid(), getpid(), nobody])
     #expect(files.map(\.startTime) == [start - 1, start, 17])
     #expect(files.map(\.isLive) == [false, true, false])
@@ -79,19 +79,19 @@ struct SegmentDirectoryTests {
     directory.add(getpid(), start)
     directory.add(nobody, 5)
     directory.add(nobody, 9)
-    #expect(SegmentDirectory.find(processID: getpid(), in: [directory.path])?.startTime == start)
-    #expect(SegmentDirectory.find(processID: nobody, in: [directory.path])?.startTime == 9)
-    #expect(SegmentDirectory.find(processID: nobody + 1, in: [directory.path]) == nil)
-    #expect(SegmentDirectory.find(processID: -1, in: [directory.path]) == nil)
+    #expect(try SegmentDirectory.find(processID: getpid(), in: [directory.path])?.startTime == start)
+    #expect(try SegmentDirectory.find(processID: nobody, in: [directory.path])?.startTime == 9)
+    #expect(try SegmentDirectory.find(processID: nobody + 1, in: [directory.path]) == nil)
+    #expect(try SegmentDirectory.find(processID: -1, in: [directory.path]) == nil)
   }
 
   @Test("a file of another user that claims a running process is left out", .enabled(if: geteuid() == 0))
   func impostor() throws {
     let directory = Directory()
     let path = directory.add(getpid(), try #require(ownStartTime()))
-    #expect(SegmentDirectory.list(in: [directory.path]).count == 1)
+    #expect(try SegmentDirectory.list(in: [directory.path]).count == 1)
     chown(path, 12345, 12345)
-    #expect(SegmentDirectory.list(in: [directory.path]).isEmpty)
+    #expect(try SegmentDirectory.list(in: [directory.path]).isEmpty)
   }
 
   @Test("a directory can be given, or the two default ones are looked through")
@@ -151,7 +151,7 @@ struct RetentionTests {
     let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: size * 3)
     let result = SegmentDirectory.sweep(policy, in: [directory.path])
     #expect(result.removed.map(\.startTime).sorted() == [1, 2])
-    #expect(SegmentDirectory.list(in: [directory.path]).map(\.startTime) == [3, 4, 5])
+    #expect(try SegmentDirectory.list(in: [directory.path]).map(\.startTime) == [3, 4, 5])
     let none = RetentionPolicy(maximumAge: .infinity, maximumBytes: 0)
     #expect(SegmentDirectory.sweep(none, in: [directory.path]).removed.count == 3)
   }
@@ -175,7 +175,7 @@ struct RetentionTests {
     #expect(sweep(5) == [])
     #expect(sweep(2) == [1, 2, 3])
     #expect(sweep(0) == [4, 5])
-    #expect(SegmentDirectory.list(in: [directory.path]).map(\.processID) == [getpid()])
+    #expect(try SegmentDirectory.list(in: [directory.path]).map(\.processID) == [getpid()])
   }
 
   @Test("a link by a segment's name is neither followed nor removed")
