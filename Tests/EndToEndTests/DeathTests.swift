@@ -103,8 +103,8 @@ extension EndToEnd {
         guard Date() < limit else { throw HarnessError("segments stay: \(try directory.segments())") }
         usleep(100_000)
       }
-      // Two more looks at the directory: nothing else goes.
-      sleep(21)
+      // One more look at the directory: nothing else goes.
+      sleep(11)
       #expect(try removed() == 3 - kept)
       #expect(try directory.segments().count == 1 + kept)
       let left = try programs.dropFirst().filter { try !directory.segments(of: $0.process.pid).isEmpty }
