@@ -13,9 +13,19 @@ private func recording<Result>(_ body: () throws(RecordingError) -> Result) thro
 }
 
 private func openSegment(_ pid: Int32) throws(Failure) -> SharedSegment {
-  let file: SegmentFile
-  do { file = try ProcessView.segmentFile(of: pid) } catch { throw Failure(error) }
-  do { return try SharedSegment(path: file.path) } catch { throw Failure(AnswerError(error)) }
+  // A process that has just started is still writing its segment's header: that takes far less than this.
+  var patience = 100
+  while true {
+    let file: SegmentFile
+    do { file = try ProcessView.segmentFile(of: pid) } catch { throw Failure(error) }
+    do throws(SegmentError) {
+      return try SharedSegment(path: file.path)
+    } catch {
+      guard case .halfWritten = error, patience > 0 else { throw Failure(AnswerError(error)) }
+      patience -= 1
+      usleep(10_000)
+    }
+  }
 }
 
 /// Seconds, or with ms, s, m, h behind the number; nil if it is none.
