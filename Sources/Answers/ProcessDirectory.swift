@@ -1,6 +1,7 @@
 // /proc/PID of one process, kept open: what is read through it is about that process, even if its id is used again.
 
 import Glibc
+import IndexReader
 import SharedLayout
 
 /// An open /proc/PID. Everything read through it fails once the process is gone.
@@ -122,7 +123,7 @@ struct ProcError: Error, Hashable {
 
   var isPermission: Bool { number == EACCES || number == EPERM }
   /// Descriptors or memory of whoever looks, or of the machine, are short.
-  var isShortage: Bool { [EMFILE, ENFILE, ENOMEM].contains(number) }
+  var isShortage: Bool { IndexReader.isShortage(number) }
   /// There is no such process or thread, or it ended meanwhile.
   var isGone: Bool { number == ENOENT || number == ESRCH }
 }

@@ -45,9 +45,9 @@ struct Record: ParsableCommand {
                               [--policy lossless|overwrite]
       """,
     discussion: """
-      Until the process ends or becomes another program (exec), the time is over, or ^C. By default the process waits where the recorder is too slow \
-      (lossless), a tenth of a second at a time at most; with --policy overwrite it never waits. What was lost is counted in \
-      the recording and told at the end, either way. A file that exists is replaced.
+      Until the process ends or becomes another program (exec), the time is over, or ^C. By default the process waits \
+      where the recorder is too slow (lossless), a tenth of a second at a time at most; with --policy overwrite it never \
+      waits. What was lost is counted in the recording and told at the end, either way. A file that exists is replaced.
 
       Examples:
         allocsctl record 4242 -o run.rec --duration 30s --zstd

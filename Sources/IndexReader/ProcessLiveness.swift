@@ -68,4 +68,4 @@ enum ProcessLiveness {
 }
 
 /// Whether a system call failed for want of descriptors or memory of the caller or the machine.
-func isShortage(_ code: Int32) -> Bool { [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(code) }
+package func isShortage(_ code: Int32) -> Bool { [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(code) }

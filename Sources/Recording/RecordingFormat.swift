@@ -21,7 +21,7 @@ public enum RecordingFormat {
   static let chunkHeaderSize = 64
   /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
   static let chunkLimit = 64 << 20
-  /// Events of a chunk. What a writer that is killed loses at most.
+  /// Events of a chunk at most. A writer that is killed loses the one that it fills, and those that are being compressed.
   static let eventsPerChunk = 1 << 20
 
   enum ChunkKind: UInt16 {

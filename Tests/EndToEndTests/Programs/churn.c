@@ -7,8 +7,6 @@
 // gives thread ids out again.
 
 #include <pthread.h>
-#include <sched.h>
-#include <sys/syscall.h>
 
 #include "record.h"
 
@@ -18,9 +16,12 @@ SITE(left_behind) static void *left_behind(size_t size) { void *p = malloc(size)
 static struct record_block *blocks;
 static size_t blocks_per_thread;
 static int names;
+static uint32_t wanted_id;
 
+// Gives &wanted_id if it did nothing, as it has another id than the wanted one.
 static void *live(void *argument) {
   size_t number = (size_t)argument;
+  if (wanted_id != 0 && record_thread() != wanted_id) return &wanted_id;
   char name[16];
   snprintf(name, sizeof name, "churn-%zu", number);
   pthread_setname_np(pthread_self(), name);
@@ -40,9 +41,8 @@ static void *live(void *argument) {
   return NULL;
 }
 
-// The kernel gives the ids out in turn; the one it gave out last may be set. A thread that was joined has its id for a moment more.
+// The kernel gives the ids out in turn; the one it gave out last may be set.
 static void use_id_next(uint32_t id) {
-  while (syscall(SYS_tgkill, getpid(), id, 0) == 0) sched_yield();
   char line[16];
   int length = snprintf(line, sizeof line, "%u", id - 1);
   int file = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
@@ -56,6 +56,7 @@ int main(int argc, char **argv) {
   size_t threads = (size_t)atol(argv[1]), at_once = (size_t)atol(argv[2]);
   blocks_per_thread = (size_t)atol(argv[3]);
   blocks = record_memory(threads * blocks_per_thread * sizeof *blocks);
+  if (argc == 5) wanted_id = (uint32_t)atol(argv[4]);
   pthread_t *handles = record_memory(at_once * sizeof *handles);
   int sites = record_open("sites");
   record_site(sites, 0, __start_site_left_behind, __stop_site_left_behind, "malloc");
@@ -63,10 +64,17 @@ int main(int argc, char **argv) {
   names = record_open("names");
   record_checkpoint(0, blocks, 0);
   for (size_t first = 0; first < threads; first += at_once) {
-    if (argc == 5) use_id_next((uint32_t)atol(argv[4]));
+    if (wanted_id != 0) use_id_next(wanted_id);
     for (size_t i = 0; i < at_once; i++)
       if (pthread_create(&handles[i], NULL, live, (void *)(first + i)) != 0) record_fail("cannot start a thread");
-    for (size_t i = 0; i < at_once; i++) pthread_join(handles[i], NULL);
+    int is_undone = 0;
+    for (size_t i = 0; i < at_once; i++) {
+      void *result;
+      pthread_join(handles[i], &result);
+      is_undone |= result == &wanted_id;
+    }
+    // The thread before had its id for a moment longer than it could be joined. ID goes with AT_ONCE 1.
+    if (is_undone) first -= at_once;
   }
   close(names);
   record_checkpoint(1, blocks, threads * blocks_per_thread);
