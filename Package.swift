@@ -74,9 +74,10 @@ let package = Package(
 
     // MARK: outside it
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
+    .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["SharedLayout", "MappingGuard"], exclude: ["MappingGuard"]),
+      dependencies: ["CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -103,22 +104,22 @@ let package = Package(
     .target(
       name: "Recording", dependencies: ["Answers", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
       exclude: ["CPerfetto", "CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
-    .systemLibrary(name: "CXattr", path: "Sources/Client/CXattr"),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "CXattr", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
+        "Answers", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
-      path: "Sources/Client", exclude: ["CXattr"]),
+      path: "Sources/Client"),
     .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
+    .systemLibrary(name: "CPidfd", path: "Sources/IndexServer/CPidfd"),
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "CMalloc", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "CMalloc", "CPidfd", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -128,7 +129,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
-      path: "Sources/IndexServer", exclude: ["CMalloc"]),
+      path: "Sources/IndexServer", exclude: ["CMalloc", "CPidfd"]),
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
@@ -144,7 +145,7 @@ let package = Package(
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["IndexReader", "SharedLayout"]),
+    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
       name: "RecordingTests",
@@ -153,7 +154,8 @@ let package = Package(
     .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["IndexReader", "Recording", "SharedLayout"], exclude: ["Programs"]),
+      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],
+      exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols"],

@@ -19,6 +19,8 @@ public struct IndexedProcess: Hashable, Sendable {
 
   public var processID: Int32
   public var state: State
+  /// How it ended; nil if it runs, or nobody learned it: see ProcessEnding.
+  public var ending: ProcessEnding?
   /// Owner of the segment.
   public var userID: UInt32
   /// Program and arguments; empty if not known.
@@ -38,10 +40,11 @@ public struct IndexedProcess: Hashable, Sendable {
 
   public init(
     processID: Int32, state: State, userID: UInt32, command: [String], startTime: UInt64, started: Double?,
-    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, problem: String? = nil
+    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil, problem: String? = nil
   ) {
     self.processID = processID
     self.state = state
+    self.ending = ending
     self.userID = userID
     self.command = command
     self.startTime = startTime
@@ -50,6 +53,15 @@ public struct IndexedProcess: Hashable, Sendable {
     self.path = path
     self.lostBlocks = lostBlocks
     self.problem = problem
+  }
+
+  /// Its state in a word or two: `live`, `exited`, `exit 3` in order and `_exit 3` otherwise, `SIGKILL`.
+  var stateText: String {
+    switch ending {
+    case .exited(let status): state == .exited ? status == 0 ? "exited" : "exit \(status)" : "_exit \(status)"
+    case .killed(let signal, _): ProcessEnding.name(ofSignal: signal)
+    case nil: state.rawValue
+    }
   }
 
   /// The process whose segment is in `file`. A segment that can't be read is told by `state` and `problem`.
@@ -65,6 +77,7 @@ public struct IndexedProcess: Hashable, Sendable {
       if !file.isLive, segment.state == .exited { state = .exited }
       lostBlocks = Self.lostBlocks(counters)
       try segment.checkIntact()
+      if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }
     } catch {
       problem = error.description
       command = []
@@ -135,6 +148,13 @@ public struct IndexedProcess: Hashable, Sendable {
   func appendJSONFields(to writer: inout ByteWriter) {
     writer.append("\"pid\":", decimal: UInt64(max(0, processID)))
     writer.append(",\"state\":", string: state.rawValue)
+    switch ending {
+    case .exited(let status): writer.append(",\"exit_status\":", decimal: UInt64(status))
+    case .killed(let signal, let hasDumpedCore):
+      writer.append(",\"signal\":", string: ProcessEnding.name(ofSignal: signal))
+      if hasDumpedCore { writer.append(",\"core_dumped\":true") }
+    case nil: break
+    }
     writer.append(",\"uid\":", decimal: UInt64(userID))
     writer.append(",\"user\":", string: Self.name(ofUser: userID))
     if !command.isEmpty {

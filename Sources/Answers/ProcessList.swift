@@ -43,7 +43,7 @@ public struct ProcessList: Hashable, Sendable {
         let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
         return Row(
           cells: [
-            String(process.processID), process.state.rawValue,
+            String(process.processID), process.stateText,
             TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
             Units.rounded(process.segmentBytes), process.lostBlocks.map { $0 == 0 ? "-" : Units.grouped($0) } ?? "?",
           ], command: process.commandLine)

@@ -73,7 +73,7 @@ extension ProcessView {
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
       command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
-      lostBlocks: IndexedProcess.lostBlocks(counters))
+      lostBlocks: IndexedProcess.lostBlocks(counters), ending: isAlive ? nil : ProcessEnding(ofSegment: path))
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
     let threads = (shared.segment.formerThreads + present).map { thread in
@@ -99,7 +99,7 @@ extension ProcessSummary {
   /// One screen of 80 columns, the process first.
   public var text: String {
     var lines: [String] = []
-    let state = isAbandoned ? "no longer writes this index" : process.state.rawValue
+    let state = isAbandoned ? "no longer writes this index" : process.stateText
     let title = IndexedProcess.title(process.processID, process.command)
     lines.append(
       TextLayout.fit(title, columns: TextLayout.columns - TextLayout.width(state) - 2) + ": " + state)

@@ -4,7 +4,7 @@
 // architecture can't load the agent, and one that gains privileges ignores it. Each would run unindexed without a word.
 // A script's interpreter is the program then.
 
-import CXattr
+import CLibrary
 import Glibc
 
 /// A file that can be executed.

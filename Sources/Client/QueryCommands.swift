@@ -42,6 +42,10 @@ struct PS: ParsableCommand {
     commandName: "ps",
     abstract: "List the indexed processes, live and dead.",
     discussion: """
+      STATE of one that ended: exited, or `exit 3` with a status; `_exit 3`, without its exit handlers; the signal that \
+      ended it, as SIGKILL; dead, where it did not end in order and how is not known. How is known where allocsd ran, on \
+      Linux 6.15 or later.
+
       Examples:
         allocsctl ps
         allocsctl ps --json

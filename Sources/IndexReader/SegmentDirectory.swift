@@ -26,6 +26,9 @@ public struct SegmentFile: Hashable, Sendable {
   /// Whether a sweep has seen it dead: see Retention.swift.
   var isMarkedDead: Bool
 
+  /// Whether the process runs now. A few system calls.
+  public var isStillLive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
+
   /// The name of the segment of a process in a segment directory.
   public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
 

@@ -176,6 +176,7 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_segments": "Segments in the directories, by whether their process lives.",
     "allocsd_segments_bytes": "Memory that all segments take.",
     "allocsd_segments_open": "Segments that are mapped at present.",
+    "allocsd_endings_unknown_total": "Processes of which it could not be learned or noted how they ended.",
     "allocsd_segments_removed_total": "Segments of dead processes that were removed.",
     "allocsd_events_total": "Events read from the rings of processes.",
     "allocsd_events_lost_total": "Events lost: overwritten before they were read, not recorded, or without room.",

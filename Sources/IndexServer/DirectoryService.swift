@@ -1,5 +1,5 @@
-// Keeps up with the directories of segments: notices segments that appear and go, and removes those of dead processes
-// by the retention policy.
+// Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes ended,
+// and removes those of dead processes by the retention policy.
 
 import Dispatch
 import Glibc
@@ -16,7 +16,7 @@ struct DirectoryService: Service {
   let exports: Exports
   let logger: Logger
 
-  /// Deaths make no event in the directory, so it is looked at now and then as well.
+  /// Not every death wakes it (EndingWatcher.swift), so it looks now and then as well.
   private static let sweepInterval = Duration.seconds(10)
 
   init(registry: ProcessRegistry, retention: RetentionPolicy, exports: Exports, logger: Logger) {
@@ -36,23 +36,37 @@ struct DirectoryService: Service {
     }
     defer { timer.cancel() }
 
+    let wake: @Sendable () -> Void = { wakeups.continuation.yield() }
+    var endings: EndingWatcher? = nil
+    var deaths: Readiness?
+    defer { deaths?.cancel() }
+    do {
+      let watcher = try EndingWatcher()
+      deaths = try Readiness(of: watcher.descriptor, wake)
+      endings = consume watcher
+    } catch {
+      logger.warning("\(error); how processes end will not be known")
+    }
+
     let directories = SegmentDirectory.searchPaths
     do {
       var watcher = try DirectoryWatcher(directories)
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
-      let readiness = try Readiness(of: watcher.descriptor) { wakeups.continuation.yield() }
+      let readiness = try Readiness(of: watcher.descriptor, wake)
       defer { readiness.cancel() }
-      await keepUp(wakeups.stream) { watcher.changes() }
-    } catch let error as SocketError {
+      await keepUp(wakeups.stream, &endings) { watcher.changes() }
+    } catch {
       logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
-      await keepUp(wakeups.stream) { [.unknown] }
+      await keepUp(wakeups.stream, &endings) { [.unknown] }
     }
   }
 
   /// Looks at the directories now and at each wake-up, until a graceful shutdown.
-  private func keepUp(_ wakeups: AsyncStream<Void>, changes: () -> [DirectoryChange]) async {
+  private func keepUp(
+    _ wakeups: AsyncStream<Void>, _ endings: inout EndingWatcher?, changes: () -> [DirectoryChange]
+  ) async {
     var live: [String: UInt64] = [:]
-    look(&live)
+    look(&live, &endings)
     for await _ in wakeups.cancelOnGracefulShutdown() {
       for change in changes() {
         switch change {
@@ -61,14 +75,15 @@ struct DirectoryService: Service {
         case .appeared: break
         }
       }
-      look(&live)
+      look(&live, &endings)
       // Where processes start by the hundred a second, a look at all segments for each would be most of the work.
       try? await Task.sleep(for: .milliseconds(50))
     }
   }
 
   /// Compares what there is with `live`, the segments of running processes at the last look, paths and inodes, and sweeps.
-  private func look(_ live: inout [String: UInt64]) {
+  private func look(_ live: inout [String: UInt64], _ endings: inout EndingWatcher?) {
+    for (file, ending) in endings?.ended() ?? [] { note(ending, file) }
     let swept = SegmentDirectory.sweep(retention)
     for file in swept.removed {
       registry.forget(file.path)
@@ -92,14 +107,33 @@ struct DirectoryService: Service {
     for file in running where live[file.path] != file.inode {
       logger.info("process is indexed", metadata: Self.metadata(file))
       exports.begin(file)
+      // What is another user's, only root may write on.
+      guard geteuid() == 0 || geteuid() == file.ownerID else { continue }
+      let failure = endings?.watch(file) ?? ENOSYS
+      if failure != 0 { missed("cannot learn how the process ends: \(SocketError.words(failure))", file) }
     }
     for file in files where !file.isLive && live[file.path] != nil {
-      logger.info("process ended", metadata: Self.metadata(file))
+      var metadata = Self.metadata(file)
+      metadata["ending"] = ProcessEnding(ofSegment: file.path).map { "\($0)" }
+      logger.info("process ended", metadata: metadata)
     }
     live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
     Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)
     Meter(label: "allocsd_segments", dimensions: [("process", "dead")]).set(files.count - running.count)
     Meter(label: "allocsd_segments_bytes").set(files.reduce(0) { $0 + Double($1.allocatedBytes) })
+  }
+
+  private func note(_ ending: ProcessEnding?, _ file: SegmentFile) {
+    guard let ending else { return missed("how the process ended is not known: that takes Linux 6.15", file) }
+    let failure = ending.note(with: file)
+    // What is gone needs no note.
+    guard failure != 0, failure != ENOENT else { return }
+    missed("cannot note how the process ended, \(ending): \(SocketError.words(failure))", file)
+  }
+
+  private func missed(_ why: String, _ file: SegmentFile) {
+    Counter(label: "allocsd_endings_unknown_total").increment()
+    logger.debug("\(why)", metadata: Self.metadata(file))
   }
 
   private static func metadata(_ file: SegmentFile) -> Logger.Metadata {

@@ -1,5 +1,6 @@
 // Ends of every kind, at any moment: what is left answers, and is what the program's own log says.
 
+import CLibrary
 import Foundation
 import IndexReader
 import Testing
@@ -65,7 +66,7 @@ extension EndToEnd {
     @Test(
       "exit, _exit, abort and a fault leave the index whole while other threads work, and ps says how it ended",
       arguments: [
-        ("exit", Outcome.Ending.exit(0), "exited"), ("_exit", .exit(0), "dead"), ("abort", .signal(SIGABRT), "dead"),
+        ("exit", Outcome.Ending.exit(0), "exited"), ("_exit", .exit(3), "dead"), ("abort", .signal(SIGABRT), "dead"),
         ("fault", .signal(SIGSEGV), "dead"),
       ])
     func ended(way: String, ending: Outcome.Ending, state: String) throws {
@@ -80,6 +81,69 @@ extension EndToEnd {
         let object = processes.first { $0["pid"] as? Int == Int(program.process.pid) }
         #expect(object?["state"] as? String == state, "\(listed.output)")
       }
+    }
+
+    /// A kernel that tells it, and a file system that keeps it.
+    private static let endingsAreKnown: Bool = {
+      var system = utsname()
+      uname(&system)
+      let release = withUnsafeBytes(of: &system.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+      let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
+      guard let directory = try? TestDirectory(), let path = try? directory.write("", to: "file") else { return false }
+      return !numbers.lexicographicallyPrecedes([6, 15]) && setxattr(path, "user.allocs.test", "1", 1, 0) == 0
+    }()
+
+    @Test(
+      "where allocsd ran, ps says with which status or by which signal each process ended, also after allocsd is gone",
+      .enabled(if: endingsAreKnown, "needs Linux 6.15 and attributes of users on the file system"))
+    func endings() throws {
+      let directory = try TestDirectory()
+      let server = try Server(directory)
+      let environment = try ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 }
+      let ways: [(code: String, state: String, status: Int?, signal: String?, text: String)] = [
+        ("pass", "exited", 0, nil, " exited "), ("sys.exit(255)", "exited", 255, nil, " exit 255 "),
+        ("os._exit(7)", "dead", 7, nil, " _exit 7 "), ("os.abort()", "dead", nil, "SIGABRT", " SIGABRT "),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "dead", nil, "SIGKILL", " SIGKILL "),
+        ("os.kill(os.getpid(), 40)", "dead", nil, "SIG40", " SIG40 "),
+      ]
+      let programs = try ways.map { way in
+        let code = "import os, signal, sys; print('ready', flush=True); sys.stdin.readline(); \(way.code)"
+        return try ChildProcess(["/usr/bin/python3", "-c", code], environment: environment, conversing: true)
+      }
+      for program in programs { _ = try program.readLines(until: "ready") }
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try !server.request("/metrics").body.contains("allocsd_segments{process=\"live\"} \(ways.count)\n") {
+        guard Date() < limit else { throw HarnessError("allocsd has not seen the processes") }
+        usleep(20_000)
+      }
+      for program in programs {
+        try program.send("\n")
+        _ = try program.wait()
+      }
+      func processes() throws -> [Int: [String: Any]] {
+        let listed = try Tool.control(["ps", "--json", "--direct"], in: directory)
+        let all = try Tool.objects(listed.output).first?["processes"] as? [[String: Any]] ?? []
+        return Dictionary(uniqueKeysWithValues: all.map { ($0["pid"] as? Int ?? 0, $0) })
+      }
+      while try !processes().values.allSatisfy({ $0["exit_status"] != nil || $0["signal"] != nil }) {
+        guard Date() < limit else { throw HarnessError("some ending is not known: \(try processes())") }
+        usleep(20_000)
+      }
+      let served = try server.request("/v1/processes").body
+      server.process.signal(SIGTERM)
+      _ = try server.process.wait()
+      let table = try Tool.control(["ps", "--direct"], in: directory).output
+      for (program, way) in zip(programs, ways) {
+        let process = try #require(try processes()[Int(program.pid)])
+        #expect(process["state"] as? String == way.state, "\(way.code)")
+        #expect(process["exit_status"] as? Int == way.status, "\(way.code)")
+        #expect(process["signal"] as? String == way.signal, "\(way.code)")
+        let line = table.split(separator: "\n").first { $0.hasPrefix("\(program.pid) ") }
+        #expect(line?.contains(way.text) == true, "\(table)")
+        let info = try Tool.control(["info", "\(program.pid)", "--direct"], in: directory).output
+        #expect(info.contains(":\(way.text.dropLast())\n"), "\(info)")
+      }
+      #expect(served.contains("\"exit_status\":255") && served.contains("\"signal\":\"SIGKILL\""))
     }
 
     @Test(

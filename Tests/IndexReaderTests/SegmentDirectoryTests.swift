@@ -1,5 +1,6 @@
 // Which files are listed, which process they belong to, and which are swept away.
 
+import CLibrary
 import Glibc
 import IndexReader
 import Testing
@@ -103,6 +104,67 @@ struct SegmentDirectoryTests {
       #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
       unsetenv("ALLOCS_DIR")
       #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
+    }
+  }
+}
+
+@Suite("Endings of processes")
+struct EndingTests {
+  @Test("every wait status is an ending or none, and words tell it")
+  func statuses() {
+    #expect(ProcessEnding(waitStatus: 0) == .exited(status: 0))
+    #expect(ProcessEnding(waitStatus: 255 << 8) == .exited(status: 255))
+    #expect(ProcessEnding(waitStatus: 11) == .killed(signal: 11, hasDumpedCore: false))
+    #expect(ProcessEnding(waitStatus: 0x86) == .killed(signal: 6, hasDumpedCore: true))
+    // Stopped, continued, none at all.
+    for status: Int32 in [0x137f, 0xffff, 0x80, 0x10b, -1, 1 << 16] {
+      #expect(ProcessEnding(waitStatus: status) == nil)
+    }
+    #expect(ProcessEnding(waitStatus: 9)?.description == "SIGKILL")
+    #expect(ProcessEnding(waitStatus: 0x8b)?.description == "SIGSEGV, core dumped")
+    #expect(ProcessEnding(waitStatus: 3 << 8)?.description == "exit status 3")
+    #expect(ProcessEnding(waitStatus: 40)?.description == "SIG40")
+  }
+
+  private static let attribute = "user.allocs.wait_status"
+
+  private static let areKept: Bool = {
+    let directory = Directory()
+    return setxattr(directory.add(nobody, 1), attribute, "0", 1, 0) == 0
+  }()
+
+  @Test("an ending is noted with the segment that it is of, also with one already found dead", .enabled(if: areKept))
+  func noted() throws {
+    let directory = Directory()
+    let path = directory.add(nobody, 1)
+    let file = try #require(try SegmentDirectory.list(in: [directory.path]).first)
+    #expect(ProcessEnding(ofSegment: path) == nil)
+    for (status, mode): (Int32, mode_t) in [(3 << 8, 0o600), (0x8b, 0o400)] {
+      chmod(path, mode)
+      let ending = try #require(ProcessEnding(waitStatus: status))
+      #expect(ending.note(with: file) == 0)
+      #expect(ProcessEnding(ofSegment: path) == ending)
+      var found = stat()
+      #expect(lstat(path, &found) == 0 && found.st_mode & 0o777 == mode)
+    }
+    // Another file has taken the name.
+    unlink(path)
+    directory.touch("\(nobody).1.seg")
+    #expect(ProcessEnding.exited(status: 1).note(with: file) == ENOENT)
+    #expect(ProcessEnding(ofSegment: path) == nil)
+    unlink(path)
+    #expect(ProcessEnding.exited(status: 1).note(with: file) == ENOENT)
+    symlink("/dev/null", path)
+    #expect(ProcessEnding.exited(status: 1).note(with: file) == ELOOP)
+  }
+
+  @Test("what is no ending is none, whatever an owner wrote", .enabled(if: areKept))
+  func nonsense() throws {
+    let directory = Directory()
+    let path = directory.add(nobody, 1)
+    for text in ["", "x", "-1", "65536", "99999999", "127", "9 ", "0x9", String(repeating: "9", count: 60)] {
+      #expect(setxattr(path, Self.attribute, text, text.utf8.count, 0) == 0)
+      #expect(ProcessEnding(ofSegment: path) == nil, "\(text)")
     }
   }
 }

@@ -64,6 +64,7 @@ static void clear(Pool *p) { stack_free(&p->stack, p->first); p->first = stack_g
 static void destroy(Pool *p) { stack_free(&p->stack, nullptr); delete p; }
 static void begin() {}
 #define EXTRA 1
+#define HAS_FIRST
 #else
 // Blocks at multiples of 8 bytes, side by side, out of chunks that go to a free list; those of 8 bytes have a list of their own.
 struct Chunk { Chunk *next; size_t used; char bytes[4080]; };
@@ -167,6 +168,9 @@ int main(int argc, char **argv) {
   }
   std::map<char *, size_t> all;
   for (auto &pool : live) for (auto &[block, size] : pool) all[block] = size;
+#ifdef HAS_FIRST
+  for (auto pool : pools) all[(char *)pool->first] = 0;
+#endif
   for (auto &[block, size] : all) say("live", block, size + EXTRA);
   int count = 0;
   for (auto &[block, size] : gone) {

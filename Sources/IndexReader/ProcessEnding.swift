@@ -1,0 +1,80 @@
+// How a process ended, and where that is kept: with its segment, in an extended attribute of the file. The status of a process
+// goes to its parent alone, and to who holds a descriptor of it (allocsd); from the attribute everybody knows who may list
+// the directory, without a server and after a restart of it.
+//
+// The attribute is the word of the file's owner, as all of the segment is.
+
+import CLibrary
+import Glibc
+
+/// How a process ended.
+public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
+  /// It called exit or `_exit`, or its last thread ended; 0 to 255.
+  case exited(status: Int32)
+  /// A signal ended it; 1 to 127.
+  case killed(signal: Int32, hasDumpedCore: Bool)
+
+  /// nil if it is none that waitpid(2) gives for an ended process.
+  public init?(waitStatus: Int32) {
+    guard 0...0xffff ~= waitStatus else { return nil }
+    let signal = waitStatus & 0x7f
+    switch signal {
+    case 0 where waitStatus & 0x80 == 0: self = .exited(status: waitStatus >> 8)
+    case 1..<0x7f where waitStatus >> 8 == 0: self = .killed(signal: signal, hasDumpedCore: waitStatus & 0x80 != 0)
+    default: return nil
+    }
+  }
+
+  /// `exit status 3`, `SIGKILL`, `SIGSEGV, core dumped`.
+  public var description: String {
+    switch self {
+    case .exited(let status): "exit status \(status)"
+    case .killed(let signal, let hasDumpedCore): Self.name(ofSignal: signal) + (hasDumpedCore ? ", core dumped" : "")
+    }
+  }
+
+  var waitStatus: Int32 {
+    switch self {
+    case .exited(let status): status << 8
+    case .killed(let signal, let hasDumpedCore): signal | (hasDumpedCore ? 0x80 : 0)
+    }
+  }
+
+  /// The name of a signal as in `SIGKILL`, or `SIG40`.
+  public static func name(ofSignal number: Int32) -> String {
+    sigabbrev_np(number).map { "SIG" + String(cString: $0) } ?? "SIG\(number)"
+  }
+
+  // MARK: with the segment
+
+  /// Holds the wait status as a decimal number.
+  private static let attribute = "user.allocs.wait_status"
+
+  /// What was noted with the segment at `path`; nil if nothing was, or that can't be read.
+  public init?(ofSegment path: String) {
+    let text = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 8) { buffer in
+      let size = lgetxattr(path, Self.attribute, buffer.baseAddress, buffer.count)
+      return String(decoding: buffer.prefix(max(0, size)), as: UTF8.self)
+    }
+    guard let status = Int32(text) else { return nil }
+    self.init(waitStatus: status)
+  }
+
+  /// Notes it with `file`, if that is still there. Returns 0 or the number of the error; ENOTSUP where the file system keeps no
+  /// attributes of users (tmpfs does since Linux 6.6).
+  @discardableResult
+  public func note(with file: SegmentFile) -> Int32 {
+    let descriptor = open(file.path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { return errno }
+    defer { close(descriptor) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { return errno }
+    guard UInt64(status.st_ino) == file.inode, status.st_uid == file.ownerID else { return ENOENT }
+    // A sweep may have taken away the permission to write, which setting an attribute needs.
+    let isWritable = status.st_mode & S_IWUSR != 0
+    if !isWritable { fchmod(descriptor, status.st_mode & 0o7777 | S_IWUSR) }
+    defer { if !isWritable { fchmod(descriptor, status.st_mode & 0o7777) } }
+    let text = Array(String(waitStatus).utf8)
+    return fsetxattr(descriptor, Self.attribute, text, text.count, 0) == 0 ? 0 : errno
+  }
+}
