@@ -167,8 +167,10 @@ struct EventModel: ~Copyable {
     lastFreed = address
     behindFreed = address &+ Self.footprint(size)
     let kind = Self.sizeClass(size)
-    freed[kind * Self.stackDepth + freedCounts[kind] % Self.stackDepth] = address
-    freedCounts[kind] += 1
+    let count = freedCounts[kind]
+    freed[kind * Self.stackDepth + count % Self.stackDepth] = address
+    // Not by +=, which Swift 6.3.1 can't compile here for the thread sanitizer.
+    freedCounts[kind] = count + 1
   }
 
   /// Makes an entry the address's, with no block, and returns its index. Blocks are forgotten last.
@@ -230,6 +232,7 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
 
   private static func zeros(_ size: Int) -> UnsafeMutablePointer<Entry> {
     let memory = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    // As with any allocation of Swift's: this is a tool's process, not the target.
     guard let memory, memory != MAP_FAILED else { fatalError("no memory for a table of \(size) bytes") }
     return memory.assumingMemoryBound(to: Entry.self)
   }
