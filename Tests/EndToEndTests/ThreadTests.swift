@@ -59,5 +59,32 @@ extension EndToEnd {
 
     @Test("five hundred threads at once are all known")
     func atOnce() throws { try churn(threads: 1500, atOnce: 500, blocks: 20, requiresThreads: true) }
+
+    @Test("threads start and end ten thousand times a second, or a quarter as often as without the agent")
+    func rate() throws {
+      let path = try Programs.path("brief.c")
+      /// Threads a second of one run; each left one block.
+      func run(underAgent: Bool) throws -> Double {
+        let program = try RecordingProgram([path, "400"], underAgent: underAgent)
+        let line = try program.process.readLines(until: "ready")[0]
+        let numbers = line.split(separator: " ").compactMap { Double($0) }
+        #expect(numbers.count == 2 && numbers[0] > 0, "\(line)")
+        if underAgent {
+          let segment = try program.openSegment()
+          #expect(Double(segment.allAllocations().count { $0.size == 777 }) == numbers[0])
+          #expect(segment.unindexed == [])
+        }
+        program.process.closeInput()
+        try program.finish()
+        return numbers[0] / numbers[1] * 1e6
+      }
+      // In turn, and the best of each: what else the machine does must not decide.
+      var (without, with) = (0.0, 0.0)
+      for _ in 0..<4 {
+        without = max(without, try run(underAgent: false))
+        with = max(with, try run(underAgent: true))
+      }
+      #expect(with >= min(10_000, without / 4), "\(with) a second, \(without) without the agent")
+    }
   }
 }
