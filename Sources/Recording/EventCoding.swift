@@ -165,15 +165,13 @@ struct EventEncoder: ~Copyable {
       let what = AllocationKind(
         context: allocs_event_context(record.source), origin: allocs_event_origin(record.source), extent: extent)
       let index = put(what, number)
-      var guess: UInt8 = 0
-      while guess < EventModel.guessCount, model.guessedAllocation(guess, size: size) != address { guess += 1 }
+      let guess = model.guess(ofAllocation: address, size: size)
       op = UInt8(kind) | guess << Op.guessShift
       if guess == Op.noGuess { put(.allocated, distance(address, from: model.lastAllocated)) }
       model.noteAllocation(address, size: size, kind: index)
     } else if Op.ends(kind) {
       let index = model.kind(ofBlockAt: address)
-      var guess: UInt8 = 0
-      while guess < EventModel.guessCount, model.guessedFree(guess, kind: index ?? -1) != address { guess += 1 }
+      let guess = model.guess(ofFree: address, kind: index)
       op = UInt8(kind) | guess << Op.guessShift
       if guess == 1, let index { put(.ended, UInt64(index)) }
       if guess == Op.noGuess { put(.freed, distance(address, from: model.lastFreed)) }
@@ -208,13 +206,17 @@ struct EventEncoder: ~Copyable {
     columns.append(byte: op, to: .ops)
   }
 
+  @inline(__always)
   private mutating func put(_ kind: AllocationKind, _ number: (UInt32) -> UInt32) -> Int {
     let slot = Int(kind.hash >> (64 - Self.kindBits))
     let found = kindTable[slot]
-    if found != 0, kinds[Int(found) - 1] == kind {
-      put(.kinds, UInt64(found))
-      return Int(found) - 1
-    }
+    guard found != 0, kinds[Int(found) - 1] == kind else { return putNew(kind, slot, number) }
+    put(.kinds, UInt64(found))
+    return Int(found) - 1
+  }
+
+  @inline(never)
+  private mutating func putNew(_ kind: AllocationKind, _ slot: Int, _ number: (UInt32) -> UInt32) -> Int {
     put(.kinds, 0)
     put(.kinds, UInt64(number(kind.context)))
     put(.kinds, UInt64(number(kind.origin)))

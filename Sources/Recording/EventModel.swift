@@ -97,6 +97,29 @@ struct EventModel: ~Copyable {
     }
   }
 
+  /// The first guess of an allocation that is right; `guessCount`: none is. A guess that leads to an entry is right if that is the
+  /// address's own: no other entry is looked at, as it might not be in the cache.
+  @inline(__always)
+  func guess(ofAllocation address: UInt64, size: UInt64) -> UInt8 {
+    if guessedAllocation(0, size: size) == address { return 0 }
+    if let slot = entry(of: lastOfClass[Self.sizeClass(size)])?.allocatedNext, holds(slot, address) { return 1 }
+    return behindAllocated == address ? 2 : Self.guessCount
+  }
+
+  /// The same of a free.
+  @inline(__always)
+  func guess(ofFree address: UInt64, kind: Int?) -> UInt8 {
+    if let slot = entry(of: lastFreed)?.freedNext, holds(slot, address) { return 0 }
+    if let kind, kind < newest.count, holds(newest[kind], address) { return 1 }
+    return behindFreed == address ? 2 : Self.guessCount
+  }
+
+  @inline(__always)
+  private func holds(_ slot: UInt32, _ address: UInt64) -> Bool {
+    let index = Int(slot) - 1
+    return index & ~1 == Self.index(address) && entries[index].address == address
+  }
+
   /// The index of the kind of the block at `address`; nil if that was forgotten.
   @inline(__always)
   func kind(ofBlockAt address: UInt64) -> Int? {
