@@ -66,7 +66,7 @@ extension EndToEnd {
     @Test(
       "exit, _exit, abort and a fault leave the index whole while other threads work, and ps says how it ended",
       arguments: [
-        ("exit", Outcome.Ending.exit(0), "exited"), ("_exit", .exit(3), "dead"), ("abort", .signal(SIGABRT), "dead"),
+        ("exit", Outcome.Ending.exit(0), "exited"), ("_exit", .exit(0), "dead"), ("abort", .signal(SIGABRT), "dead"),
         ("fault", .signal(SIGSEGV), "dead"),
       ])
     func ended(way: String, ending: Outcome.Ending, state: String) throws {
