@@ -57,6 +57,9 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
       .serverChannelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
+          // NIO has shortened the queue of the socket it adopted to 128 connections. One user who connects faster than
+          // they are accepted would keep the others out.
+          guard listen(descriptor, SOMAXCONN) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }
           try channel.pipeline.syncOperations.addHandler(AcceptPause(logger: logger))
         }
       }

@@ -55,6 +55,22 @@ extension EndToEnd {
       try expectService(server, program)
     }
 
+    @Test("a thousand connections made while the server is not accepting any leave room in its queue")
+    func queue() throws {
+      let program = try Stationary()
+      let server = try Server(program.directory)
+      try expectService(server, program)
+      kill(server.process.pid, SIGSTOP)
+      let hostile: ChildProcess
+      do {
+        defer { kill(server.process.pid, SIGCONT) }
+        hostile = try client(server, ["silence"], conversing: true)
+        #expect(try hostile.readLines(until: "held").last == "held 1000 0")
+      }
+      _ = try hostile.wait()
+      try expectService(server, program)
+    }
+
     @Test("a body of a gibibyte and a header without end are refused early", arguments: ["flood", "endless"])
     func floods(_ kind: String) throws {
       let program = try Stationary()

@@ -27,9 +27,9 @@ final class Server {
   func request(_ path: String, _ options: [String] = [], as prefix: [String] = []) throws -> (status: Int, body: String)
   {
     let outcome = try ChildProcess.run(
-      prefix + ["curl", "-s", "--unix-socket", socket, "-w", "\n%{http_code}", "http://localhost\(path)"] + options)
+      prefix + ["curl", "-sS", "--unix-socket", socket, "-w", "\n%{http_code}", "http://localhost\(path)"] + options)
     let lines = outcome.output.split(separator: "\n", omittingEmptySubsequences: false)
-    return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n"))
+    return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n") + outcome.errors)
   }
 }
 

@@ -60,7 +60,7 @@ extension EndToEnd {
     @Test("five hundred threads at once are all known")
     func atOnce() throws { try churn(threads: 1500, atOnce: 500, blocks: 20, requiresThreads: true) }
 
-    @Test("threads start and end ten thousand times a second, or a quarter as often as without the agent")
+    @Test("threads start and end ten thousand times a second, or a tenth as often as without the agent")
     func rate() throws {
       let path = try Programs.path("brief.c")
       /// Threads a second of one run; each left one block.
@@ -78,13 +78,15 @@ extension EndToEnd {
         try program.finish()
         return numbers[0] / numbers[1] * 1e6
       }
-      // In turn, and the best of each: what else the machine does must not decide.
+      // In turn, and the best of each: what else the machine does must not decide. It is about half as often on a machine
+      // with nothing else to do, and a quarter where each waking of a thread takes long; a search of all records for each
+      // thread would be a hundredth.
       var (without, with) = (0.0, 0.0)
       for _ in 0..<4 {
         without = max(without, try run(underAgent: false))
         with = max(with, try run(underAgent: true))
       }
-      #expect(with >= min(10_000, without / 4), "\(with) a second, \(without) without the agent")
+      #expect(with >= min(10_000, without / 10), "\(with) a second, \(without) without the agent")
     }
   }
 }
