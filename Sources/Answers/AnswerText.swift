@@ -232,22 +232,33 @@ extension Answer {
     return index
   }
 
-  /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`.
+  /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`. One of its parts is shortened
+  /// at most: the file or module, if enough of it is left beside the whole function; else the function, beside a place that takes no
+  /// more than half of the room; else there is no place.
   package static func describe(_ frame: Frame, columns: Int) -> String {
     let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
-    guard let function = frame.function else {
+    guard let function = frame.function.map(TextLayout.printable) else {
       guard let module else { return hex(frame.pc) }
       return TextLayout.fit("\(hex(frame.pc)) in \(module)", columns: columns)
     }
-    var place = ""
+    let name: String, before: String, after: String
     if let file = frame.file {
-      let name = TextLayout.fit(TextLayout.printable(lastComponent(file)), columns: max(12, columns / 2 - 10))
-      place = frame.line.map { " (\(name):\($0))" } ?? " (\(name))"
+      (name, before) = (TextLayout.printable(lastComponent(file)), " (")
+      after = frame.line.map { ":\($0))" } ?? ")"
     } else if let module {
-      place = " in \(TextLayout.fit(module, columns: max(12, columns / 2 - 4)))"
+      (name, before, after) = (module, " in ", "")
+    } else {
+      return TextLayout.fit(function, columns: columns)
     }
-    let room = max(8, columns - TextLayout.width(place))
-    return TextLayout.fit(TextLayout.fit(TextLayout.printable(function), columns: room) + place, columns: columns)
+    let least = 6
+    let room = columns - TextLayout.width(function) - before.count - after.count
+    if room >= min(TextLayout.width(name), least) {
+      return function + before + TextLayout.fit(name, columns: room) + after
+    }
+    let place = before + name + after
+    let placeWidth = TextLayout.width(place)
+    guard placeWidth <= columns / 2 else { return TextLayout.fit(function, columns: columns) }
+    return TextLayout.fit(function, columns: columns - placeWidth) + place
   }
 
   static func name(of thread: Thread) -> String {

@@ -16,8 +16,8 @@ nonisolated(unsafe) private var programID: pid_t = 0
 enum RecordedRun {
   /// Starts the program and returns its exit status, or 128 + the signal that ended it.
   static func run(_ path: String, _ command: [String], to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
-    // From its first call on: what the recorder comes too late for is in the rings.
-    setenv("ALLOCS_EVENTS", "1", 1)
+    // From its first call on: what the recorder comes too late for is in the rings. Not those of its children, which inherit this.
+    setenv("ALLOCS_RECORDER", "\(getpid())", 1)
     let child = try start(path, command)
     var status: Int32?
     var options = Recorder.Options()
@@ -25,11 +25,20 @@ enum RecordedRun {
     options.isFromStart = true
     var program = command[0]
     var number = 1
+    var programs: UInt32 = 0
     while true {
       guard let shared = segment(of: child, &status) else {
         complain("\(program) was not recorded: it ended before it was indexed, or could not be indexed")
         break
       }
+      let missed = shared.segment.programsBefore &- programs
+      if missed > 0, missed < .max / 2 {
+        complain(
+          "\(Units.count(UInt64(missed), "program")) that the process ran before \(shared.segment.command.first ?? "this one") "
+            + "\(missed == 1 ? "is" : "are") not recorded: exec replaced \(missed == 1 ? "it" : "them") too soon to be seen"
+        )
+      }
+      programs = shared.segment.programsBefore &+ 1
       let path = number == 1 ? file : numbered(file, number)
       do throws(RecordingError) {
         let result = try Recorder(shared, to: path, options: options).run { nil }
@@ -37,6 +46,7 @@ enum RecordedRun {
         guard result.end == .replaced else { break }
       } catch {
         // The program goes on, unrecorded.
+        EventConsumer.giveUp(shared.segment)
         complain(error.description)
         break
       }

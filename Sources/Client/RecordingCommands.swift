@@ -175,7 +175,7 @@ struct ReplayCommand: ParsableCommand {
     var stamp = recorded.endStamp
     if peak { stamp = summary.peakStamp }
     if let at, let time = seconds(at) {
-      let wanted = recorded.process.monotonic &+ UInt64(time * 1e9)
+      let wanted = recorded.startStamp &+ UInt64(time * 1e9)
       if wanted > stamp {
         complain("\(file) ends after \(Units.duration(recorded.seconds(at: stamp))): that moment is shown")
       }
@@ -213,7 +213,7 @@ struct Export: ParsableCommand {
     abstract: "Write a recording in another program's format.",
     discussion: """
       jsonl: one JSON object a line. heaptrack: for heaptrack_print and heaptrack_gui. perfetto: heap profiles of 32 \
-      moments, for ui.perfetto.dev and its trace processor.
+      moments and of the peak, for ui.perfetto.dev and its trace processor.
 
       Examples:
         allocsctl export run.rec --format jsonl -o run.jsonl

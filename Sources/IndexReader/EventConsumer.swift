@@ -133,6 +133,27 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: the switch
 
+  /// Says that the program's recorder (ALLOCS_RECORDER) is attached: from now on events stay on only while somebody wants them.
+  public func takeOver(_ segment: borrowing Segment) { Self.takeOver(start, segment) }
+
+  /// The same for a recorder that can't record: events go off, unless somebody else wants them.
+  public static func giveUp(_ segment: borrowing Segment) {
+    guard let start = try? map(controlPath(ofSegment: segment.path), segment.startTime) else { return }
+    defer { munmap(start, Int(ALLOCS_CONTROL_SIZE)) }
+    guard let entry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else { return }
+    defer { mapping_guard_remove(entry) }
+    takeOver(start, segment)
+    turnOffIfUnwanted(start)
+  }
+
+  private static func takeOver(_ start: UnsafeMutableRawPointer, _ segment: borrowing Segment) {
+    // The control file of a program that exec has put in the place of this one waits for a recorder of its own. It is made after
+    // the segment of that program.
+    guard segment.isAtItsPath else { return }
+    _ = allocs_compare_exchange_u32(
+      control(start, \.always), ALLOCS_UNTIL_RECORDED.rawValue, ALLOCS_WHILE_WANTED.rawValue)
+  }
+
   /// Turns events on: a new period of recording, unless one is under way.
   private static func turnOn(_ start: UnsafeMutableRawPointer) {
     let events = control(start, \.events)

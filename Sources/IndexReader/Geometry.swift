@@ -18,6 +18,7 @@ struct Geometry: Sendable {
   let processID: Int32
   let startTime: UInt64
   let forkedFrom: Int32?
+  let programsBefore: UInt32
   let userID: UInt32
   let command: [String]
   let hasFullStacks: Bool
@@ -171,6 +172,7 @@ struct Geometry: Sendable {
     processID = Int32(header.pid)
     startTime = header.start_time
     forkedFrom = header.forked_from == 0 ? nil : Int32(truncatingIfNeeded: header.forked_from)
+    programsBefore = header.programs_before
     userID = header.uid
     hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
     command = withUnsafeBytes(of: header.command) { bytes in

@@ -72,6 +72,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   public var startTime: UInt64 { geometry.startTime }
   /// The process whose index this was up to the fork that made this process; nil if it began with none.
   public var forkedFrom: Int32? { geometry.forkedFrom }
+  /// Programs with an index that the process ran before this one, and left by exec.
+  public var programsBefore: UInt32 { geometry.programsBefore }
   /// The user that the process ran as when it started, by its own word. To decide who may read, use `ownerID`.
   public var userID: UInt32 { geometry.userID }
   /// The file's owner, by the kernel's word.

@@ -10,7 +10,8 @@ import Symbols
 
 /// Writes the packets; `flush` takes them one by one.
 struct PerfettoFile: ~Copyable {
-  /// Moments of the recording that get a dump, at equal distances; the last is its end.
+  /// Moments of the recording that get a dump, at equal distances, the last of them its end; that of the peak has one of its own. A
+  /// dump holds every call stack, so a trace grows with their product, and viewers show each as a mark to be clicked on.
   private static let moments: UInt64 = 32
   /// Samples of a packet: a dump of more goes into several.
   private static let samplesPerPacket = 1 << 16
@@ -62,13 +63,21 @@ struct PerfettoFile: ~Copyable {
 
   mutating func write() throws(RecordingError) {
     try writeProcess()
-    let start = recording.process.monotonic
+    let start = recording.startStamp
     let end = max(recording.endStamp, start)
     let step = max(1, (end - start) / Self.moments)
     for block in Replay(recording).blocks.values { begin(block.base, block.size, block.context, block.ticks) }
     var next = start &+ step
+    let peak = max(recording.summary().peakStamp, start)
+    // At the end there is a dump anyway.
+    var isPeakDue = peak < end
     var failure: RecordingError?
     recording.forEachEvent { event in
+      // The moments before it have theirs: the event of the peak was behind them.
+      if isPeakDue, event.stamp > peak {
+        isPeakDue = false
+        if peak != next { do throws(RecordingError) { try dump(at: peak) } catch { failure = error } }
+      }
       while event.stamp > next, next < end {
         do throws(RecordingError) { try dump(at: next) } catch { failure = error }
         // Where nothing happened for long, nothing is to be told.
@@ -83,6 +92,7 @@ struct PerfettoFile: ~Copyable {
       return failure == nil
     }
     if let failure { throw failure }
+    if isPeakDue { try dump(at: peak) }
     try dump(at: end)
   }
 

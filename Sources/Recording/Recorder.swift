@@ -55,7 +55,7 @@ public final class Recorder {
         "process \(shared.segment.processID) has no event rings: there was no room for them when it started",
         advice: "start it with more address space (ulimit -v)")
     }
-    descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
       throw RecordingError("cannot write a recording to \(path): \(Self.words(errno))", advice: "name another file")
     }
@@ -65,7 +65,10 @@ public final class Recorder {
     lastLook = RecordingWriter.now(CLOCK_MONOTONIC)
     if !options.isFromStart { unrecorded = shared.segment.unrecordedEvents }
     try attach()
-    if options.isFromStart { cursors = cursors.map { RingCursor(ring: $0.ring) } }
+    if options.isFromStart {
+      cursors = cursors.map { RingCursor(ring: $0.ring) }
+      consumer?.takeOver(shared.segment)
+    }
     // Also then: what the rings have lost already is not missing in the state.
     writer.appendBlocks()
   }
@@ -96,6 +99,9 @@ public final class Recorder {
     cursors += fresh.dropFirst(cursors.count)
   }
 
+  /// Whether the index of another program is where this one was: one that is gone was removed by somebody.
+  private var isReplaced: Bool { !shared.segment.isAtItsPath && access(shared.segment.path, F_OK) == 0 }
+
   // MARK: draining
 
   /// Drains until the process ends, or becomes another program, or `shouldStop` says so, which is asked every few milliseconds.
@@ -117,8 +123,8 @@ public final class Recorder {
       }
       try write()
       if shared.segment.isBroken { reason = .sourceFailed }
-      // Also when it has ended: then the other program has, and its own index is at the path.
-      if reason == nil, count == 0, !shared.segment.isAtItsPath { reason = .replaced }
+      // The first also when it has ended: then the other program has, and its own index is at the path.
+      if reason == nil, count == 0 || !isAlive, isReplaced { reason = .replaced }
       if reason == nil, !isAlive { reason = .processEnded }
       if reason == nil { reason = shouldStop() }
       if let reason, count == 0 || ![.processEnded, .replaced].contains(reason) { break }

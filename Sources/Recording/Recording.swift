@@ -22,6 +22,9 @@ public final class Recording: OriginTables {
   /// Stamps: of the first and the last event.
   public private(set) var firstStamp = UInt64.max
   public private(set) var lastStamp: UInt64 = 0
+  /// When it begins: with the recorder, or with the first event where the rings had some before (`run --record`). A stamp may
+  /// also be a little older than its event.
+  public var startStamp: UInt64 { min(process.monotonic, firstStamp) }
   /// Of the end, or of the last event where there is none.
   public private(set) var endStamp: UInt64 = 0
   public private(set) var modules: [Module] = []

@@ -5,10 +5,9 @@ import IndexReader
 import Symbols
 
 extension Recording {
-  /// Seconds from the first event, or the recording's start, to a stamp.
+  /// Seconds from the recording's start to a stamp.
   public func seconds(at stamp: UInt64) -> Double {
-    let begin = process.monotonic
-    return stamp > begin ? Double(stamp - begin) / 1e9 : 0
+    stamp > startStamp ? Double(stamp - startStamp) / 1e9 : 0
   }
 
   private var title: String {

@@ -52,6 +52,26 @@ struct AnswerTextTests {
       answer.text == "0x1000: heap — 1 byte into a block of 5,368,709,120 bytes (5.0 GiB) at 0xfff\n")
   }
 
+  @Test(
+    "a frame that is too long for its line is shortened in one place at most",
+    arguments: [
+      ("parse", "config.c", 40, "parse (config.c:101)"),
+      ("parse", "configuration_of_everything.c", 30, "parse (configurati…hing.c:101)"),
+      ("std::vector<int>::push_back", "vec.h", 30, "std::vector…h_back (vec.h:101)"),
+      ("std::vector<int>::push_back", "configuration_of_everything.c", 30, "std::vector<int>::push_back"),
+      (
+        "std::map<long, std::vector<int>>::insert", "configuration_of_everything.c", 30,
+        "std::map<long, std…t>>::insert"
+      ),
+    ])
+  func frame(function: String, file: String, columns: Int, text: String) {
+    let frame = Frame(pc: 0x1000, module: "/lib/m.so", function: function, file: "/src/\(file)", line: 101)
+    let described = Answer.describe(frame, columns: columns)
+    #expect(described == text)
+    #expect(TextLayout.width(described) <= columns)
+    #expect(described.count { $0 == "…" } <= 1)
+  }
+
   private static func deep(_ count: Int, site: Int) -> Answer {
     var answer = heap()
     answer.hasFullStack = true

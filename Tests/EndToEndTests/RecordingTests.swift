@@ -92,10 +92,8 @@ extension EndToEnd {
       let file = program.directory.file("run.rec")
       let recorder = try record(program.process.pid, to: file, in: program.directory)
       try program.tell("pairs 400000 4321")
-      try wait("nothing reaches the file") {
-        var status = stat()
-        return stat(file, &status) == 0 && status.st_size > 400_000
-      }
+      // A chunk of a million events may be cut: the first must be whole.
+      try wait("nothing reaches the file") { try Recording(path: file).eventCount > 0 }
       recorder.signal(SIGKILL)
       _ = try recorder.wait()
       // The program sees by itself that nobody renews the lease, as it allocates.
@@ -259,6 +257,50 @@ extension EndToEnd {
       #expect(try expectEnd(recorder).contains("became another program"))
     }
 
+    @Test("run --record: programs that exec replaces at once are recorded, or named as not recorded, each of them")
+    func replacedAtOnce() throws {
+      let directory = try TestDirectory()
+      let file = directory.file("run.rec")
+      // Each calls exec with the number below; the last prints.
+      let script = directory.file("chain")
+      try #"[ "$1" -gt 0 ] || { echo done; exit 3; }; exec sh "$0" $(($1 - 1))"#
+        .write(toFile: script, atomically: true, encoding: .utf8)
+      let outcome = try Tool.control(["run", "--record", file, "--", "sh", script, "60"], in: directory)
+      #expect(outcome.ending == .exit(3) && outcome.output == "done\n", "\(outcome)")
+      let recorded = try FileManager.default.contentsOfDirectory(atPath: directory.path).count { $0.hasSuffix(".rec") }
+      let missed = outcome.errors.matches(of: /([0-9]+) programs? that the process ran before/).compactMap { Int($0.1) }
+      #expect(recorded + missed.reduce(0, +) == 61, "\(recorded) recorded; \(outcome.errors)")
+    }
+
+    @Test("run --record: children make no events; nor does a program that cannot be recorded")
+    func notRecorded() throws {
+      let directory = try TestDirectory()
+      // The first word of a control file is the switch.
+      let word = #"od -An -tu4 -N4 "$ALLOCS_DIR"/$$.*.ctl"#
+      let file = directory.file("run.rec")
+      let outcome = try Tool.control(
+        ["run", "--record", file, "--", "sh", "-c", "\(word); sh -c '\(word); true'; true"], in: directory)
+      #expect(outcome.ending == .exit(0), "\(outcome)")
+      #expect(outcome.output.split(whereSeparator: \.isWhitespace) == ["1", "0"], "\(outcome)")
+      let refused = try Tool.control(
+        ["run", "--record", directory.file("none/run.rec"), "--", "sh", "-c", "until [ $(\(word)) = 0 ]; do :; done"],
+        in: directory)
+      #expect(refused.ending == .exit(0) && refused.errors.contains("No such file"), "\(refused)")
+    }
+
+    @Test("a recording goes to where a link leads")
+    func throughLink() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec"), link = program.directory.file("link.rec")
+      try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: file)
+      let recorder = try record(program.process.pid, to: link, in: program.directory)
+      try wait("events are not turned on: \(recorder.errors)") { program.hasEventsOn || recorder.hasEnded }
+      try program.tell("pairs 20 4321")
+      try program.process.send("end\n")
+      _ = try expectEnd(recorder)
+      #expect(try Recording(path: file).end == .processEnded)
+    }
+
     @Test("run --record: a script without #!, and a recording into a pipe that nobody reads any more")
     func oddCommands() throws {
       let directory = try TestDirectory()
@@ -386,6 +428,9 @@ extension EndToEnd {
       #expect((last["allocated"] ?? 0) - (last["freed"] ?? 0) == Int(summary.endBytes))
       #expect((last["allocations"] ?? 0) - (last["frees"] ?? 0) == Int(summary.endBlocks))
       #expect(last["frees"] == Int((summary.counts[.free] ?? 0) + (summary.counts[.reallocOld] ?? 0)))
+      let peak = dumps.first { UInt64($0["time"] ?? 0) == summary.peakStamp }
+      #expect(summary.peakStamp < recording.endStamp)
+      #expect(peak.map { ($0["allocated"] ?? 0) - ($0["freed"] ?? 0) } == Int(summary.peakBytes), "\(dumps)")
       for (earlier, later) in zip(dumps, dumps.dropFirst()) {
         #expect(["time", "allocated", "freed"].allSatisfy { earlier[$0] ?? 0 <= later[$0] ?? 0 })
       }

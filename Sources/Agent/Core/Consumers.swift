@@ -71,10 +71,10 @@ enum Consumers {
     return true
   }
 
-  /// Events from the start, whether anybody wants them or not.
-  static func turnOnForGood() {
+  /// Events from the start, before anybody can have come for them.
+  static func turnOn(for reason: allocs_always) {
     let control = allocs_control()
-    control.pointee.always = 1
+    control.pointee.always = reason.rawValue
     _ = allocs_fetch_add_u32(&control.pointee.periods, 1)
     allocs_store_release_u32(&control.pointee.events, 1)
   }

@@ -306,7 +306,7 @@ enum Heritage {
     let error = name(bequest, header)
     if error >= 0 {
       Consumers.create(in: Int(bequest.pointee.directory), header.pointee.pid, header.pointee.start_time, shared)
-      if wantsEvents { Consumers.turnOnForGood() }
+      if wantsEvents { Consumers.turnOn(for: ALLOCS_ALWAYS) }
     } else {
       // The segment stays mapped, without a name: what is written to it goes away with the process.
       say("its segment cannot be named", error)

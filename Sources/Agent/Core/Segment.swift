@@ -102,8 +102,10 @@ enum Segment {
     let name = fileName(pid, startTime)
     return name.withCString { path in
       var descriptor = open(in: directory, path)
+      var programsBefore: UInt32 = 0
       if descriptor == System.exists {
         // What this very process ran before it called exec.
+        programsBefore = self.programsBefore(in: directory, path) &+ 1
         _ = System.unlink(in: directory, path)
         descriptor = open(in: directory, path)
       }
@@ -117,10 +119,28 @@ enum Segment {
       if failure != nil {
         _ = System.unlink(in: directory, path)
       } else {
+        shared.pointee.header?.pointee.programs_before = programsBefore
         Consumers.create(in: directory, pid, startTime, shared)
       }
       return failure
     }
+  }
+
+  /// What the header at `path` says; 0 if it can't be read.
+  private static func programsBefore(in directory: Int, _ path: UnsafePointer<CChar>) -> UInt32 {
+    typealias Flags = System.OpenFlags
+    // Whatever else has this name, a pipe say, must not hold the program up.
+    let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+    guard descriptor >= 0 else { return 0 }
+    defer { System.close(descriptor) }
+    var number: UInt32 = 0
+    let size = MemoryLayout<UInt32>.size
+    let count = withUnsafeMutableBytes(of: &number) {
+      System.read(
+        descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size,
+        at: UInt64(ALLOCS_PROGRAMS_BEFORE_OFFSET))
+    }
+    return count == size ? number : 0
   }
 
   static func fileName(_ pid: UInt32, _ startTime: UInt64) -> Text {

@@ -97,7 +97,11 @@ enum Start {
       _ = Allocators.register(
         shared, header, address: Terminal.mallocAddress, kind: ALLOCS_ALLOCATOR_PRIMARY)
       if shared.pointee.full_stacks != 0 { header.pointee.flags |= ALLOCS_FLAG_FULL_STACKS.rawValue }
-      if settings.wantsEvents { Consumers.turnOnForGood() }
+      if settings.wantsEvents {
+        Consumers.turnOn(for: ALLOCS_ALWAYS)
+      } else if settings.recorder != 0, settings.recorder == System.parentID {
+        Consumers.turnOn(for: ALLOCS_UNTIL_RECORDED)
+      }
       Segment.publish(header)
     }
     return true
@@ -202,7 +206,7 @@ enum Start {
     let process = allocs_process()
     var wantsEvents = false
     if process.pointee.has_control != 0 {
-      wantsEvents = allocs_control().pointee.always != 0
+      wantsEvents = allocs_control().pointee.always == ALLOCS_ALWAYS.rawValue
       System.mapOver(UnsafeMutableRawPointer(allocs_control()), UInt64(ALLOCS_PAGE_SIZE))
       process.pointee.has_control = 0
     }
@@ -268,6 +272,9 @@ struct Settings {
   var checksStacks = false
   /// ALLOCS_EVENTS=1: events are on from the start and stay so
   var wantsEvents = false
+  /// ALLOCS_RECORDER: the process whose child's events are on from the start until they were recorded; 0 if not set. Children
+  /// of that child inherit the variable, and have another parent.
+  var recorder: UInt32 = 0
   /// ALLOCS_FREE_STACKS=1: their frees have a context of their own
   var wantsFreeStacks = false
   /// ALLOCS_RING: bytes of a ring, in KiB with K behind the number, in MiB with M; the next power of two in the limits
@@ -300,6 +307,8 @@ struct Settings {
         if let number = Self.number(value), number >= 1 { depth = UInt32(min(number, UInt64(ALLOCS_FRAME_LIMIT))) }
       } else if let value = Self.value(of: variable, "ALLOCS_EVENTS=") {
         wantsEvents = value.pointee == CChar(UInt8(ascii: "1"))
+      } else if let value = Self.value(of: variable, "ALLOCS_RECORDER=") {
+        recorder = Self.number(value).flatMap { UInt32(exactly: $0) } ?? 0
       } else if let value = Self.value(of: variable, "ALLOCS_FREE_STACKS=") {
         wantsFreeStacks = value.pointee == CChar(UInt8(ascii: "1"))
       } else if let value = Self.value(of: variable, "ALLOCS_RING=") {

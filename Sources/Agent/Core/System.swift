@@ -2,7 +2,8 @@
 //
 // None is made on the path of a hook. When they are made:
 //   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
-//                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE
+//                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec
+//                 pread64
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
 //                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
@@ -42,6 +43,7 @@ enum System {
     static let readWrite = 0o2
     static let create = 0o100
     static let exclusive = 0o200
+    static let nonBlocking = 0o4000
     #if arch(arm64)
       static let directory = 0o40000
       static let noFollow = 0o100000
@@ -236,6 +238,7 @@ enum System {
   // MARK: the process
 
   static var processID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETPID))) }
+  static var parentID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETPPID))) }
   static var threadID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETTID))) }
   static var userID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETUID))) }
 

@@ -53,6 +53,13 @@ enum allocs_policy {
   ALLOCS_POLICY_LOSSLESS = 1
 };
 
+// Whether events stay on without consumers.
+enum allocs_always {
+  ALLOCS_WHILE_WANTED = 0,
+  ALLOCS_ALWAYS = 1,          // ALLOCS_EVENTS=1
+  ALLOCS_UNTIL_RECORDED = 2   // ALLOCS_RECORDER: until the recorder that started the program sets WHILE_WANTED, when it is attached
+};
+
 struct allocs_consumer {
   uint64_t owner;      // 0: the entry is free
   uint64_t beat;
@@ -72,7 +79,7 @@ struct allocs_control {
   uint32_t size;          // ALLOCS_CONTROL_SIZE
   uint64_t start_time;    // as in the segment's header
   uint32_t pid;
-  uint32_t always;        // 1: ALLOCS_EVENTS=1, events stay on without consumers
+  uint32_t always;        // enum allocs_always
   uint32_t periods;       // of recording, begun so far
   uint32_t changes;       // times that a consumer became ready or left
   uint64_t reserved_words[3];

@@ -175,10 +175,12 @@ struct allocs_header {
   uint64_t counters[ALLOCS_COUNTER_SPACE];
   uint64_t region_level2[ALLOCS_REGION_LEVEL2_WORDS];
   uint32_t command_size;
-  uint32_t reserved;
+  uint32_t programs_before;                            // that had an index of this name: the process has called exec so often since
   char command[ALLOCS_COMMAND_SIZE];                   // the start of /proc/PID/cmdline, zeros between arguments
   uint32_t forked_from;                                // process id of the parent whose index this was up to the fork, 0 if none
 };
+
+enum { ALLOCS_PROGRAMS_BEFORE_OFFSET = 1092 + ALLOCS_REGION_LEVEL2_WORDS * 8 };
 
 enum allocs_flag {
   ALLOCS_FLAG_FULL_STACKS = 1  // contexts hold whole stacks; else one frame, the call site
@@ -198,6 +200,7 @@ _Static_assert(offsetof(struct allocs_header, sections) == 64, "header.sections"
 _Static_assert(offsetof(struct allocs_header, counters) == 576, "header.counters");
 _Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.region_level2");
 _Static_assert(offsetof(struct allocs_header, command_size) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
+_Static_assert(offsetof(struct allocs_header, programs_before) == ALLOCS_PROGRAMS_BEFORE_OFFSET, "header.programs_before");
 _Static_assert(offsetof(struct allocs_header, command) == 1096 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 

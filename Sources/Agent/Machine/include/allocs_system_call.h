@@ -44,6 +44,7 @@ enum {
   ALLOCS_SYS_FTRUNCATE = SYS_ftruncate,
   ALLOCS_SYS_FUTEX = SYS_futex,
   ALLOCS_SYS_GETPID = SYS_getpid,
+  ALLOCS_SYS_GETPPID = SYS_getppid,
   ALLOCS_SYS_GETTID = SYS_gettid,
   ALLOCS_SYS_GETUID = SYS_getuid,
   ALLOCS_SYS_LSEEK = SYS_lseek,
