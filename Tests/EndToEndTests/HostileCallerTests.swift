@@ -18,17 +18,6 @@ extension EndToEnd {
         environment: ChildProcess.baseEnvironment, conversing: conversing)
     }
 
-    /// Bytes of memory that a process has, its share of files left out.
-    private func memory(of process: ChildProcess) throws -> Int {
-      let status = try String(contentsOfFile: "/proc/\(process.pid)/status", encoding: .utf8)
-      let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("RssAnon:") })
-      return try #require(Int(line.split(separator: " ").dropLast().last ?? "")) << 10
-    }
-
-    private func descriptors(of process: ChildProcess) throws -> Int {
-      try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.pid)/fd").count
-    }
-
     private func expectService(_ server: Server, _ program: Stationary) throws {
       let block = try program.place("block")
       let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 3)")
@@ -40,15 +29,15 @@ extension EndToEnd {
       let program = try Stationary()
       let server = try Server(program.directory)
       try expectService(server, program)
-      let before = try (memory: memory(of: server.process), descriptors: descriptors(of: server.process))
+      let before = try (memory: server.process.memory(), descriptors: server.process.descriptors())
       let hostile = try client(server, ["silence"], conversing: true)
       _ = try hostile.readLines(until: "held")
       // Root's connections are limited only in all: without another user there is no one to be kept out.
       if Restrictions.isRoot { for _ in 0..<20 { try expectService(server, program) } }
-      #expect(try memory(of: server.process) - before.memory < 64 << 20)
+      #expect(try server.process.memory() - before.memory < 64 << 20)
       _ = try hostile.wait()
       let limit = Date().addingTimeInterval(30)
-      while try descriptors(of: server.process) > before.descriptors + 4 {
+      while try server.process.descriptors() > before.descriptors + 4 {
         guard Date() < limit else { throw HarnessError("connections of a client that is gone stay open") }
         usleep(50000)
       }
@@ -76,14 +65,14 @@ extension EndToEnd {
       let program = try Stationary()
       let server = try Server(program.directory)
       try expectService(server, program)
-      let before = try memory(of: server.process)
+      let before = try server.process.memory()
       let outcome = try client(server, [kind, program.pid]).wait()
       #expect(outcome.ending == .exit(0), "\(outcome.errors)")
       let lines = outcome.output.split(separator: "\n")
       let sent = try #require(lines.first.flatMap { Int($0.dropFirst("sent ".count)) })
       #expect(sent < 200 << 20, "the server took \(sent) bytes")
       #expect(!outcome.output.contains(" 200 "), "\(outcome.output)")
-      #expect(try memory(of: server.process) - before < 256 << 20)
+      #expect(try server.process.memory() - before < 256 << 20)
       try expectService(server, program)
     }
 

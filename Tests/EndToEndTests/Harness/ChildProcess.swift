@@ -174,6 +174,19 @@ final class ChildProcess: @unchecked Sendable {
     input = -1
   }
 
+  /// Bytes of its memory, its share of files left out.
+  func memory() throws -> Int {
+    let status = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
+    let words = status.split(separator: "\n").first { $0.hasPrefix("RssAnon:") }?.split(separator: " ")
+    guard let words, words.count > 1, let size = Int(words[words.count - 2]) else {
+      throw HarnessError("\(name) has ended, or its memory is not known: \(errors)")
+    }
+    return size << 10
+  }
+
+  /// How many files it has open.
+  func descriptors() throws -> Int { try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count }
+
   func signal(_ number: Int32) { kill(pid, number) }
 
   var hasEnded: Bool {
