@@ -169,7 +169,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
 private final class AcceptPause: ChannelInboundHandler {
   typealias InboundIn = any Channel
 
-  private static let rest = TimeAmount.milliseconds(100)
+  /// A queue of a thousand is worked off in seconds, a dozen at a time; trying costs a hundredth of a processor.
+  private static let rest = TimeAmount.milliseconds(10)
   /// A line of the log for each connection that waits would be many.
   private static let logInterval = Duration.seconds(10)
   private let logger: Logger
@@ -178,8 +179,8 @@ private final class AcceptPause: ChannelInboundHandler {
   init(logger: Logger) { self.logger = logger }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    context.fireErrorCaught(error)
-    guard error is IOError, context.channel.isActive else { return }
+    // NIO's own handler, if it heard of this, would let a second pass before the next read.
+    guard error is IOError, context.channel.isActive else { return context.fireErrorCaught(error) }
     Counter(label: "allocsd_connections_delayed_total").increment()
     let now = ContinuousClock.now
     if lastLog.map({ now - $0 > Self.logInterval }) ?? true {

@@ -147,36 +147,57 @@ extension EndToEnd {
     }
 
     @Test(
-      "allocsd keeps segments of ended processes for the time, the size and the number it is told, and live ones always",
-      arguments: [
-        ("--keep-dead-for", "1s", 0), ("--keep-dead-size", "4K", 0), ("--keep-dead-count", "2", 2),
-        ("--keep-dead-for", "forever", 3),
-      ])
-    func retention(option: String, value: String, kept: Int) throws {
-      let directory = try TestDirectory()
-      let server = try Server(directory, options: [option, value])
-      let programs = try (0..<4).map { _ in try Stationary(in: directory) }
-      for program in programs.dropFirst() { _ = try program.process.wait() }
-      let removed = {
-        let lines = try server.request("/metrics").body.split(separator: "\n")
-        let line = lines.first { $0.hasPrefix("allocsd_segments_removed_total ") }
-        return line?.split(separator: " ").last.flatMap { Int($0) } ?? 0
+      "allocsd keeps segments of ended processes for the time, the size and the number it is told, and live ones always"
+    )
+    func retention() throws {
+      /// A server with one process that lives and three that have ended, of which it keeps some.
+      final class Case {
+        let options: [String]
+        let kept: Int
+        let directory: TestDirectory
+        let server: Server
+        let programs: [Stationary]
+
+        init(_ options: [String], keeping kept: Int) throws {
+          (self.options, self.kept) = (options, kept)
+          let directory = try TestDirectory()
+          self.directory = directory
+          server = try Server(directory, options: options)
+          programs = try (0..<4).map { _ in try Stationary(in: directory) }
+          for program in programs.dropFirst() { _ = try program.process.wait() }
+        }
+
+        func removed() throws -> Int {
+          let lines = try server.request("/metrics").body.split(separator: "\n")
+          let line = lines.first { $0.hasPrefix("allocsd_segments_removed_total ") }
+          return line?.split(separator: " ").last.flatMap { Int($0) } ?? 0
+        }
       }
+      // All at a time: each takes as long as allocsd takes between two looks.
+      let cases = try [
+        Case(["--keep-dead-for", "1s"], keeping: 0), Case(["--keep-dead-size", "4K"], keeping: 0),
+        Case(["--keep-dead-count", "2"], keeping: 2), Case(["--keep-dead-for", "forever"], keeping: 3),
+      ]
       let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try removed() < 3 - kept {
-        guard Date() < limit else { throw HarnessError("segments stay: \(try directory.segments())") }
-        usleep(100_000)
+      for one in cases {
+        while try one.removed() < 3 - one.kept {
+          guard Date() < limit else { throw HarnessError("\(one.options): \(try one.directory.segments()) stay") }
+          usleep(100_000)
+        }
       }
       // One more look at the directory: nothing else goes.
       sleep(11)
-      #expect(try removed() == 3 - kept)
-      #expect(try directory.segments().count == 1 + kept)
-      let left = try programs.dropFirst().filter { try !directory.segments(of: $0.process.pid).isEmpty }
-      #expect(left.count == kept)
-      _ = try directory.segment(of: programs[0].process.pid)
-      let block = try programs[0].place("block")
-      let answer = try server.request("/v1/processes/\(programs[0].pid)/query?address=\(block.address)")
-      #expect(answer.status == 200 && answer.body.contains("\"kind\":\"heap\""), "\(answer)")
+      for one in cases {
+        #expect(try one.removed() == 3 - one.kept, "\(one.options)")
+        #expect(try one.directory.segments().count == 1 + one.kept, "\(one.options)")
+        let left = try one.programs.dropFirst().filter { try !one.directory.segments(of: $0.process.pid).isEmpty }
+        #expect(left.count == one.kept, "\(one.options)")
+        let living = one.programs[0]
+        _ = try one.directory.segment(of: living.process.pid)
+        let block = try living.place("block")
+        let answer = try one.server.request("/v1/processes/\(living.pid)/query?address=\(block.address)")
+        #expect(answer.status == 200 && answer.body.contains("\"kind\":\"heap\""), "\(one.options): \(answer)")
+      }
     }
 
     /// A memory control group of the old kind; nil if none can be made.
