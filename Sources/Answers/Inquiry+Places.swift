@@ -132,12 +132,18 @@ extension Inquiry {
 
   // MARK: threads that never allocated
 
-  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it.
-  mutating func unlistedThreadAnswer(_ address: UInt64, _ index: Int) -> Answer? {
-    guard let thread = unlistedThread(inMapping: index), address < thread.pointer &+ ThreadDescriptor.size else {
+  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it, which `range` holds.
+  mutating func unlistedThreadAnswer(_ address: UInt64, _ index: Int, within range: Range<UInt64>) -> Answer? {
+    guard let thread = unlistedThread(inMapping: index), range.contains(thread.pointer),
+      address < thread.pointer &+ ThreadDescriptor.size
+    else { return nil }
+    var answer = Answer(address: address, kind: .stack)
+    if let local = threadLocalAnswer(address, threadPointer: thread.pointer) {
+      answer = local
+    } else if thread.id == mainThread {
+      // Its stack is another mapping.
       return nil
     }
-    var answer = threadLocalAnswer(address, threadPointer: thread.pointer) ?? Answer(address: address, kind: .stack)
     answer.thread = Answer.Thread(id: thread.id, name: surroundings.name(ofThread: thread.id, runningFor: 0))
     return answer
   }
@@ -167,7 +173,7 @@ extension Inquiry {
     }) {
       return origins.holder(of: thread).thread
     }
-    guard let id = threadIn(mapping: index + 1) else { return nil }
+    guard let id = threadIn(above.start..<above.end, ofMapping: index + 1, around: above.start) else { return nil }
     return Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
   }
 

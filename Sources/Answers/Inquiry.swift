@@ -31,7 +31,7 @@ public struct Inquiry: ~Copyable {
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
   private var threads: [ThreadIdentity]?
-  private var waitingThreads: [Int: UInt32]?
+  private var waitingThreads: [(id: UInt32, top: UInt64)]?
   /// By mapping; nil in those that were looked through in vain.
   var threadDescriptors: [Int: ThreadDescriptor?] = [:]
   var origins: OriginCache
@@ -291,7 +291,7 @@ public struct Inquiry: ~Copyable {
     _ address: UInt64, _ mapping: Mapping, _ index: Int, _ maps: ProcessMaps
   ) -> Answer {
     if let answer = special(address, mapping, index, maps) { return answer }
-    if mapping.isMainStack { return stack(address, ofThread: UInt32(bitPattern: view.processID)) }
+    if mapping.isMainStack { return stack(address, ofThread: mainThread) }
     if !mapping.isBreak, let module = module(at: address, index, maps) { return staticAnswer(address, module) }
     guard mapping.isBreak || mapping.isAnonymous else { return Answer(address: address, kind: .mapping) }
     if !mapping.isBreak, let thread = threadWithStack(at: address) {
@@ -300,12 +300,16 @@ public struct Inquiry: ~Copyable {
       return answer
     }
     if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
-    if !mapping.isBreak, let answer = unlistedThreadAnswer(address, index) { return answer }
-    // Without bounds, a mapping is a thread's stack if the thread is seen in it.
-    if !mapping.isBreak, let thread = threadIn(mapping: index) { return stack(address, ofThread: thread) }
-    // One mapping of the kernel's may be made by several calls, of an allocator and of others.
-    if let record = record(at: address) {
-      let range = record.range.clamped(to: mapping.start..<mapping.end)
+    // One mapping of the kernel's may be made by several calls, of an allocator and of others; a thread's stack is all in
+    // that of one.
+    let record = record(at: address)
+    let range = (record?.range ?? mapping.start..<mapping.end).clamped(to: mapping.start..<mapping.end)
+    if !mapping.isBreak {
+      if let answer = unlistedThreadAnswer(address, index, within: range) { return answer }
+      // Without bounds, memory is a thread's stack if the thread is seen in it.
+      if let thread = threadIn(range, ofMapping: index, around: address) { return stack(address, ofThread: thread) }
+    }
+    if record != nil {
       return Answer(address: address, kind: shared.segment.wasHeap(in: range) ? .free : .mapping)
     }
     return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
@@ -332,7 +336,7 @@ public struct Inquiry: ~Copyable {
       if case .none = initialStack { initialStack = .some(surroundings.initialStack()) }
       guard case .some(.some(let initial)) = initialStack, let part = initial.part(at: address) else { return nil }
       var found = answer(.stack, part)
-      found.thread = stack(address, ofThread: UInt32(bitPattern: view.processID)).thread
+      found.thread = stack(address, ofThread: mainThread).thread
       return found
     }
     if let thread = threadGuarded(by: index, maps) {
@@ -403,12 +407,19 @@ public struct Inquiry: ~Copyable {
     allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
   }
 
-  /// The thread whose stack pointer is in the mapping, as far as can be seen.
-  mutating func threadIn(mapping index: Int) -> UInt32? {
-    if let thread = unlistedThread(inMapping: index) { return thread.id }
-    if waitingThreads == nil { waitingThreads = surroundings.waitingThreads() }
-    return waitingThreads?[index]
+  /// The thread in whose stack `address` must be if it is in one, as `range` of a mapping holds a stack: a thread's stack pointer
+  /// is in it, as far as can be seen, or libc's description of one. Libc describes the main thread elsewhere than on its stack,
+  /// and others at the upper end of theirs.
+  mutating func threadIn(_ range: Range<UInt64>, ofMapping index: Int, around address: UInt64) -> UInt32? {
+    if let thread = unlistedThread(inMapping: index), range.contains(thread.pointer), thread.id != mainThread {
+      return address < thread.pointer &+ ThreadDescriptor.size ? thread.id : nil
+    }
+    let waiting = waitingThreads ?? surroundings.waitingThreads()
+    waitingThreads = waiting
+    return waiting.last { range.contains($0.top) }?.id
   }
+
+  var mainThread: UInt32 { UInt32(bitPattern: view.processID) }
 
   private mutating func stack(_ address: UInt64, ofThread id: UInt32) -> Answer {
     var answer = Answer(address: address, kind: .stack)

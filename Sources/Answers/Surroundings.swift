@@ -99,16 +99,11 @@ extension Surroundings {
     return nil
   }
 
-  /// The threads that do not run just now, by the mapping that their stack pointer is in.
-  func waitingThreads() -> [Int: UInt32] {
+  /// The threads that do not run just now, with where their stacks have their tops.
+  func waitingThreads() -> [(id: UInt32, top: UInt64)] {
     // Gone meanwhile, or not permitted: then no stack is known.
-    guard let maps, let ids = try? directory?.threadIDs() else { return [:] }
-    var threads: [Int: UInt32] = [:]
-    for id in ids {
-      guard let top = directory?.stackPointer(ofThread: id), let index = maps.index(containing: top) else { continue }
-      threads[index] = id
-    }
-    return threads
+    guard maps != nil, let ids = try? directory?.threadIDs() else { return [] }
+    return ids.compactMap { id in directory?.stackPointer(ofThread: id).map { (id, $0) } }
   }
 }
 

@@ -139,6 +139,22 @@ extension EndToEnd {
       }
     }
 
+    @Test("what a program mapped beside a stack that it mapped is no stack, though the kernel has one mapping for all")
+    func besideStack() throws {
+      let program = try Program()
+      let stack = try program.ask("beside-stack")
+      #expect(stack["kind"] as? String == "stack", "\(stack)")
+      #expect(field(stack, "thread", "id") == "\(try program.address("beside"))")
+      let page: UInt64 = 4096
+      for name in ["beside-below", "beside-above"] {
+        let start = try program.address(name) - 7
+        try expectMapped(program, name, by: "mmap", at: "map_beside_stack", start: start, size: page)
+      }
+      // One mapping, or nothing was tried.
+      let end = try program.address("beside-above") - 7 + page
+      #expect(field(stack, "mapping", "end") == "0x" + String(end, radix: 16))
+    }
+
     @Test("arguments, environment, auxiliary vector, vdso and guard pages are named")
     func kernelParts() throws {
       let program = try Program()

@@ -95,6 +95,32 @@ __attribute__((noinline)) static void *grow_for_test(intptr_t size) {
   return old;
 }
 
+static pid_t idle_id;
+static void *idle(void *argument) {
+  idle_id = (pid_t)syscall(SYS_gettid);
+  sem_post(&ready);
+  sem_wait(&leave);
+  return argument;
+}
+
+// Three mappings side by side, which the kernel joins to one; in the middle one is the stack of a thread that never allocates.
+__attribute__((noinline)) static void map_beside_stack(pthread_t *thread) {
+  enum { PAGE = 4096, STACK = 32 * PAGE };
+  char *room = mmap(NULL, STACK + 4 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  struct { size_t start, size; } parts[] = {{PAGE, PAGE}, {2 * PAGE, STACK}, {2 * PAGE + STACK, PAGE}};
+  for (int i = 0; i < 3; i++)
+    mmap(room + parts[i].start, parts[i].size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstack(&attributes, room + 2 * PAGE, STACK);
+  pthread_create(thread, &attributes, idle, NULL);
+  pthread_attr_destroy(&attributes);
+  sem_wait(&ready);
+  say("beside-below", room + PAGE + 7);
+  say("beside-stack", room + 2 * PAGE + 7);
+  say("beside-above", room + 2 * PAGE + STACK + 7);
+}
+
 int main(int argc, char **argv) {
   setvbuf(stdout, NULL, _IONBF, 0);
   free(malloc(1));
@@ -153,15 +179,18 @@ int main(int argc, char **argv) {
   pthread_create(&other, NULL, silent, NULL);
   sem_wait(&ready);
   printf("silent %d\n", silent_id);
+  pthread_t beside;
+  map_beside_stack(&beside);
+  printf("beside %d\n", idle_id);
   long in_main = argc;
   say("main/in_main", &in_main);
   printf("ready\n");
   char byte;
   while (read(0, &byte, 1) > 0) {}
   KEEP(&in_main);
-  sem_post(&leave);
-  sem_post(&leave);
+  for (int i = 0; i < 3; i++) sem_post(&leave);
   pthread_join(thread, NULL);
   pthread_join(other, NULL);
+  pthread_join(beside, NULL);
   return 0;
 }
