@@ -62,7 +62,10 @@ struct Allocsd: AsyncParsableCommand {
   @Option(help: .init("Close connections that are idle for this long, in seconds.", valueName: "seconds"))
   var idleTimeout: Int64 = 60
 
-  @Option(help: .init("Open connections, in all.", valueName: "number"))
+  @Option(
+    help: .init(
+      "Open connections of all users other than root; at most a quarter of the limit of open files.",
+      valueName: "number"))
   var maxConnections: Int = 512
 
   @Option(help: .init("Open connections of one user other than root.", valueName: "number"))
@@ -113,6 +116,12 @@ struct Allocsd: AsyncParsableCommand {
     MetricsSystem.bootstrap(metrics)
     let logger = Logger(label: "allocsd")
 
+    let budget = DescriptorBudget.raisingLimit()
+    if maxConnections > budget.connectionsOfUsers {
+      logger.warning(
+        "no more than \(budget.connectionsOfUsers) connections instead of \(maxConnections): \(budget.limit) files may be open — raise the limit of open files (LimitNOFILE=)"
+      )
+    }
     var listening: ListeningSocket
     do throws(SocketError) {
       listening = try ListeningSocket.open(at: SocketLocation.named(socket) ?? SocketLocation.serverDefault)
@@ -125,7 +134,8 @@ struct Allocsd: AsyncParsableCommand {
 
     let registry = ProcessRegistry(openLimit: maxOpenSegments)
     let limits = ConnectionLimits(
-      connections: maxConnections, connectionsOfOneUser: maxConnectionsPerUser, idleSeconds: idleTimeout)
+      connections: min(maxConnections, budget.connectionsOfUsers), connectionsOfOneUser: maxConnectionsPerUser,
+      connectionsWithRoot: budget.connections, idleSeconds: idleTimeout)
     let workers = NIOThreadPool(numberOfThreads: 8)
     workers.start()
     let exports: Exports
@@ -150,7 +160,7 @@ struct Allocsd: AsyncParsableCommand {
       registry: registry,
       retention: RetentionPolicy(
         maximumAge: keepDeadFor.seconds, maximumBytes: keepDeadSize.bytes, maximumCount: keepDeadCount.number),
-      exports: exports, logger: logger)
+      watchLimit: budget.watchedProcesses, exports: exports, logger: logger)
     // The library logs each step of each service.
     var lifecycle = Logger(label: "lifecycle")
     lifecycle.logLevel = max(logLevel, .notice)

@@ -6,7 +6,7 @@
 //
 // - A connection belongs to the user who opened it (SO_PEERCRED), which each request's context carries.
 // - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
-//   keeps nobody else out.
+//   keeps nobody else out, and leaves descriptors for the answers (DescriptorBudget.swift).
 // - Where descriptors are short, new connections wait in the socket's queue until some are free.
 
 import Glibc
@@ -23,9 +23,11 @@ import Synchronization
 
 /// What the server grants a client.
 struct ConnectionLimits: Sendable {
-  /// Open connections in all, and of one user other than root.
+  /// Open connections of all users other than root, and of one of them.
   var connections = 512
   var connectionsOfOneUser = 64
+  /// Open connections in all, root's included.
+  var connectionsWithRoot = 1024
   /// Seconds after which a connection is closed on which no request is in progress, or one doesn't arrive.
   var idleSeconds: Int64 = 60
   /// Bytes of a request's body: about four million addresses.
@@ -231,10 +233,15 @@ private final class OpenConnections: Sendable {
   func add(_ channel: any Channel, of caller: Peer) -> Bool {
     let added = state.withLock { state in
       let count = state.ofUser[caller.userID, default: 0]
-      // Root is who is called when something is wrong: it always finds room.
-      guard !state.isQuiescing,
-        caller.userID == 0 || (count < limits.connectionsOfOneUser && state.channels.count < limits.connections)
-      else { return false }
+      // Root is who is called when something is wrong: it finds room whatever others hold.
+      let hasRoom =
+        if caller.userID == 0 {
+          state.channels.count < limits.connectionsWithRoot
+        } else {
+          count < limits.connectionsOfOneUser
+            && state.channels.count - state.ofUser[0, default: 0] < limits.connections
+        }
+      guard hasRoom, !state.isQuiescing else { return false }
       state.channels[ObjectIdentifier(channel)] = channel
       state.ofUser[caller.userID] = count + 1
       return true

@@ -13,15 +13,20 @@ import ServiceLifecycle
 struct DirectoryService: Service {
   let registry: ProcessRegistry
   let retention: RetentionPolicy
+  /// Processes that may be watched for how they end.
+  let watchLimit: Int
   let exports: Exports
   let logger: Logger
 
   /// Not every death wakes it (EndingWatcher.swift), so it looks now and then as well.
   private static let sweepInterval = Duration.seconds(10)
 
-  init(registry: ProcessRegistry, retention: RetentionPolicy, exports: Exports, logger: Logger) {
+  init(
+    registry: ProcessRegistry, retention: RetentionPolicy, watchLimit: Int, exports: Exports, logger: Logger
+  ) {
     self.registry = registry
     self.retention = retention
+    self.watchLimit = watchLimit
     self.exports = exports
     self.logger = logger
   }
@@ -41,7 +46,7 @@ struct DirectoryService: Service {
     var deaths: Readiness?
     defer { deaths?.cancel() }
     do {
-      let watcher = try EndingWatcher()
+      let watcher = try EndingWatcher(limit: watchLimit)
       deaths = try Readiness(of: watcher.descriptor, wake)
       endings = consume watcher
     } catch {

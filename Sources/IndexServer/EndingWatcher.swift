@@ -16,8 +16,11 @@ struct EndingWatcher: ~Copyable {
   /// By the descriptor of the process.
   private var watched: [Int32: SegmentFile] = [:]
   private var descriptors: [String: Int32] = [:]
+  private let limit: Int
 
-  init() throws(SocketError) {
+  /// `limit`: processes that are watched at a time.
+  init(limit: Int) throws(SocketError) {
+    self.limit = limit
     descriptor = epoll_create1(Int32(EPOLL_CLOEXEC))
     guard descriptor >= 0 else {
       throw SocketError(code: errno, "cannot wait for the ends of processes: \(SocketError.words(errno))")
@@ -36,6 +39,7 @@ struct EndingWatcher: ~Copyable {
       watched[process] = file
       return 0
     }
+    guard watched.count < limit else { return EMFILE }
     let process = pidfd_open(file.processID, 0)
     guard process >= 0 else { return errno }
     // The descriptor may be of a later process with the same id; not if the one meant still runs.

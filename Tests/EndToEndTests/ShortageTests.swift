@@ -87,8 +87,10 @@ extension EndToEnd {
     func descriptors() throws {
       let program = try Stationary()
       // Whatever were taken for a dead process's would be removed at once.
-      let server = try Server(
-        program.directory, options: ["--keep-dead-for", "0s"], prefix: ["prlimit", "--nofile=40"])
+      let server = try Server(program.directory, options: ["--keep-dead-for", "0s"])
+      // It has shared out more than it may have now.
+      let limited = try ChildProcess.run(["prlimit", "--pid", "\(server.process.pid)", "--nofile=40"])
+      try #require(limited.ending == .exit(0), "\(limited.errors)")
       let hostile = try ChildProcess(
         ["/usr/bin/python3", Programs.source("hostile_client.py"), server.socket, "silence"],
         environment: ChildProcess.baseEnvironment, conversing: true)
@@ -115,6 +117,47 @@ extension EndToEnd {
         .first { $0.hasPrefix("allocsd_connections_delayed_total ") }
       #expect(try #require(delayed?.split(separator: " ").last.flatMap { Int($0) }) > 0)
       #expect(server.process.errors.contains("cannot accept connections"))
+    }
+
+    @Test(
+      "a server raises its limit of open files, and neither connections nor processes use it up",
+      .enabled(if: Restrictions.isRoot, "needs root, to become another user"))
+    func sharedDescriptors() throws {
+      let hardLimit = 160
+      let directory = try TestDirectory()
+      let server = try Server(directory, prefix: ["prlimit", "--nofile=32:\(hardLimit)"])
+      chmod(directory.path, 0o755)
+      chmod(server.socket, 0o666)
+      // More processes than a quarter of the limit, and more connections of root's than half of it.
+      let programs = try (0..<50).map { _ in try Stationary(in: directory) }
+      let root = try ChildProcess(
+        ["/usr/bin/python3", Programs.source("hostile_client.py"), server.socket, "silence", "\(hardLimit / 2 + 10)"],
+        environment: ChildProcess.baseEnvironment, conversing: true)
+      _ = try root.readLines(until: "held")
+      let limits = try String(contentsOfFile: "/proc/\(server.process.pid)/limits", encoding: .utf8)
+      let files = try #require(limits.split(separator: "\n").first { $0.hasPrefix("Max open files") })
+      #expect(files.split(separator: " ").dropFirst(3).prefix(2) == ["\(hardLimit)", "\(hardLimit)"], "\(files)")
+      let another = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+      let full = try server.request("/v1/processes", ["--max-time", "60"])
+      #expect(full.status == 503 && full.body.contains("no room for another connection of yours"), "\(full)")
+      let open = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count
+      #expect(open > hardLimit / 2 && open < hardLimit, "\(open) descriptors are open")
+      _ = try root.wait()
+      let limit = Date().addingTimeInterval(ChildProcess.patience)
+      while try server.request("/v1/processes", ["--max-time", "5"]).status != 200 {
+        guard Date() < limit else { throw HarnessError("connections of a client that is gone stay open") }
+      }
+      // Each of those that could not be watched is counted, and answered for like the others.
+      for program in programs {
+        let block = try program.place("block")
+        let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 3)")
+        #expect(answer.status == 200 && answer.body.contains("\"offset\":3"), "\(answer)")
+      }
+      let metrics = try server.request("/metrics", as: another)
+      #expect(metrics.status == 200)
+      let lines = metrics.body.split(separator: "\n")
+      let unknown = lines.first { $0.hasPrefix("allocsd_endings_unknown_total ") }
+      #expect(try #require(unknown?.split(separator: " ").last.flatMap { Int($0) }) >= programs.count - hardLimit / 4)
     }
 
     static let mayLimitWatches: Bool = {

@@ -1,4 +1,4 @@
-# A client of allocsd that means no good: hostile_client.py SOCKET WHAT [PID ADDRESS]. Says what came of it, a word a line.
+# A client of allocsd that means no good: hostile_client.py SOCKET WHAT [NUMBER | PID ADDRESS]. Says what came of it, a word a line.
 import socket
 import sys
 import time
@@ -18,10 +18,10 @@ def post(pid, length):
 
 
 if what == "silence":
-    # A thousand connections, of which some begin to speak; held until standard input ends.
+    # A thousand connections, or as many as it is told, of which some begin to speak; held until standard input ends.
     held, failed = [], 0
     beginnings = [b"", b"GET /v1/pro", b"POST / HTTP/1.1\r\nContent-Le", post(1, 1000000) + b"0x1\n", b"\0" * 100]
-    for number in range(1000):
+    for number in range(int(sys.argv[3]) if len(sys.argv) > 3 else 1000):
         try:
             connection = connect()
             connection.send(beginnings[number % len(beginnings)])
