@@ -21,6 +21,8 @@ let agentSwift: [SwiftSetting] = [
     [
       "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
       "-resource-dir", "\(toolchain)/lib/swift",
+      // Debian 12's valgrind reads no later version, and ends where a library has one.
+      "-dwarf-version=4",
       "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
       // Each function begins a line of the cache: what a pair costs depended by 2 ns on what stood before its hooks.
       "-Xllvm", "-align-all-functions=6",
@@ -29,8 +31,8 @@ let agentSwift: [SwiftSetting] = [
 let agentC: [CSetting] = [
   .unsafeFlags(
     [
-      "-O2", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang", "-mframe-pointer=none", "-Wall",
-      "-Wextra",
+      "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
+      "-mframe-pointer=none", "-Wall", "-Wextra",
     ] + withoutEvents)
 ]
 // An Embedded library would export swift_retain and its like and break every Swift program: the version script hides
@@ -61,7 +63,7 @@ let package = Package(
   ],
   targets: [
     // MARK: both sides
-    .target(name: "SharedLayout"),
+    .target(name: "SharedLayout", cSettings: [.unsafeFlags(["-gdwarf-4"])]),
 
     // MARK: inside the target process
     .target(name: "AgentMachine", dependencies: ["SharedLayout"], path: "Sources/Agent/Machine", cSettings: agentC),

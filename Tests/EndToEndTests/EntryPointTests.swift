@@ -31,6 +31,72 @@ extension EndToEnd {
       ]
     }
 
+    enum Wrapping: String, CaseIterable, Sendable { case inTheProgram, preloadedBefore, preloadedAfter }
+
+    @Test(
+      "functions that only lead on to the next definition are no allocator, wherever they are",
+      arguments: Wrapping.allCases)
+    func wrapping(_ kind: Wrapping) throws {
+      let object = try Programs.path("wrapping.c", options: ["-c"])
+      let library = try Programs.path("wrapping.c", options: ["-shared", "-fPIC"])
+      let path = try Programs.path(
+        "truth.cpp", options: kind == .inTheProgram ? ["-rdynamic", object] : [])
+      let agent = try Installation.path(of: Installation.agent)
+      let preload =
+        switch kind {
+        case .inTheProgram: agent
+        case .preloadedBefore: "\(library):\(agent)"
+        case .preloadedAfter: "\(agent):\(library)"
+        }
+      let program = try RecordingProgram(
+        [path, "4", "100000", "1", "11", "none"], environment: ["LD_PRELOAD": preload])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let baseline = segment.allAllocations()
+      #expect(segment.counter("entries_hooked") ?? 0 == 0)
+      try program.proceed()
+      let record = try program.reach(1)
+      let found = Set(segment.allAllocations().map { "\($0.base) \($0.size)" })
+      let expected = Set(
+        baseline.map { "\($0.base) \($0.size)" } + record.blocks.map { "\($0.base) \($0.size)" })
+      #expect(
+        found == expected, "\(found.subtracting(expected).count) too many, \(expected.subtracting(found).count) missing"
+      )
+      #expect(segment.unindexed == [])
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test(
+      "a program with a sanitizer's runtime in it runs as without the agent, which has no index of it",
+      arguments: ["address", "thread"])
+    func sanitized(_ sanitizer: String) throws {
+      let library = ["address": "-static-libasan", "thread": "-static-libtsan"][sanitizer]
+      let path = try Programs.path("mistaken.c", options: ["-fsanitize=\(sanitizer)", try #require(library)])
+      let directory = try TestDirectory()
+      let agent = try Installation.agentEnvironment(directory.path)
+      for mistake in [[], ["mistake"]] {
+        let alone = try ChildProcess.run([path] + mistake)
+        let observed = try ChildProcess.run([path] + mistake, environment: agent)
+        #expect(observed.ending == alone.ending, "\(observed.errors)")
+        #expect(observed.output == "done\n" && alone.output == "done\n")
+        #expect(observed.errors.contains("heap-use-after-free") == !mistake.isEmpty)
+      }
+    }
+
+    @Test(
+      "valgrind runs a program under the agent, and finds its mistake",
+      .enabled(if: hasValgrind, "needs valgrind, and what it needs of libc6-dbg"))
+    func valgrind() throws {
+      let path = try Programs.path("mistaken.c")
+      let directory = try TestDirectory()
+      let outcome = try ChildProcess.run(
+        ["valgrind", path, "mistake"], environment: Installation.agentEnvironment(directory.path))
+      #expect(outcome.ending == .exit(0) && outcome.output == "done\n", "\(outcome)")
+      #expect(outcome.errors.contains("inside a block of size 100 free'd"), "\(outcome.errors)")
+    }
+    static let hasValgrind = (try? ChildProcess.run(["valgrind", "-q", "/bin/true"]).ending) == .exit(0)
+
     @Test("every block of random operations is in the index, and nothing else", arguments: Build.all)
     func truth(build: Build) throws {
       let path = try Programs.path("truth.cpp", options: build.options)

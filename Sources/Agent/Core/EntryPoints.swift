@@ -1,6 +1,9 @@
-// EntryPoints: the second way of binding. Where the executable, or a library that wins over the agent, defines functions of the
-// malloc family, nobody ever calls the agent's. So its own functions are put in front of theirs, at their entries
+// EntryPoints: the second way of binding. Where the executable, or a library that wins over the agent, is an allocator of its
+// own, nobody ever calls the agent's functions. So they are put in front of its functions, at their entries
 // (Trampolines). Every caller is seen once, whichever way it was bound.
+//
+// Where what wins over the agent only leads on to it, as a library that counts the calls of malloc does, it is left as it is:
+// the agent is called all the same (Predecessor).
 //
 // There are two kinds:
 // - What callers of malloc get from a module before the agent: the agent's function of that name takes its place, and the
@@ -28,6 +31,19 @@ enum EntryPoints {
     var module = allocs_first_link_map()
     while let current = module, !allocs_is_own_module(current) {
       targets.collect(current)
+      if targets.hasMalloc(Targets.winning) {
+        if Predecessor.isSanitizer(current) {
+          giveUp(current, targets, "it is a sanitizer's, which has its own index")
+          targets.removeAll()
+        } else if Process.threadCount == 1 {
+          if Predecessor.isAllocator(targets) {
+            Terminal.takeFirst()
+          } else {
+            targets.remove(Targets.winning)
+            Predecessor.pass()
+          }
+        }
+      }
       if targets.count > 0 {
         if !isReady, failure == nil {
           if Process.threadCount != 1 {

@@ -186,16 +186,33 @@ struct Targets {
     for family in 0..<Self.winning where !isWhole(family) {
       for index in 0..<count where self[index].family == family { self[index].family = Self.nothing }
     }
+    remove(Self.nothing)
+  }
+
+  /// Takes a family out.
+  mutating func remove(_ family: UInt8) {
     var kept = 0
-    for index in 0..<count where self[index].family != Self.nothing {
+    for index in 0..<count where self[index].family != family {
       self[kept] = self[index]
       kept += 1
     }
     count = kept
   }
 
+  mutating func removeAll() { count = 0 }
+
+  /// Where the winning function of this name is; 0 if there is none.
+  func winner(_ name: StaticString) -> UInt64 {
+    let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    for index in 0..<count
+    where self[index].signature == nil && StaticSymbols.isEqual(self[index].name, name) {
+      return self[index].address
+    }
+    return 0
+  }
+
   /// Whether the family has more than operators of C++, which may be the library's, linked in, and call malloc.
-  private func hasMalloc(_ family: UInt8) -> Bool {
+  func hasMalloc(_ family: UInt8) -> Bool {
     for index in 0..<count where self[index].family == family && !self[index].is_operator { return true }
     return false
   }

@@ -1,5 +1,9 @@
-// Terminal: the functions below the hooks. For each name, the next definition in the order in which the dynamic linker
-// searches: what the caller would have got if the agent were not there.
+// Terminal: the functions below the hooks. For each name, the next definition after the agent's in the order in which the
+// dynamic linker searches: what the caller would have got if the agent were not there.
+//
+// A definition before the agent's is what callers get. Either it leads on to the agent's, as one found by dlsym(RTLD_NEXT):
+// then the agent must not lead back to it. Or it is an allocator of its own, and nobody ever calls the agent's: then it is hooked
+// at its entry, and becomes the function below (EntryPoints).
 //
 // Found by hand in the modules' hash tables: dlsym may allocate, and the first malloc comes before libc is ready.
 
@@ -103,14 +107,38 @@ enum Terminal {
       allocs_complete_terminal()
     #endif
     let malloc = next("malloc")
-    // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot.
+    // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot. What is
+    // before the agent may turn out to be one.
     #if ALLOCS_INEXE
       let isLibc = malloc.module == nil ? allocs_linked_is_libc() : isLibc(malloc.module)
     #else
-      let isLibc = isLibc(malloc.module)
+      let isLibc = isLibc(first("malloc").module)
     #endif
     terminal.pointee.minimum = isLibc ? 0 : Int(ALLOCS_BLOCK_SIZE)
     terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
+  }
+
+  /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers get.
+  static func takeFirst() {
+    guard allocs_gates()[0] == nil else { return }
+    var index: UInt32 = 0
+    while let entry = allocs_entry_point(index) {
+      index += 1
+      if !entry.pointee.is_operator, let function = first(cString: entry.pointee.name).function {
+        entry.pointee.below.pointee = function
+      }
+    }
+    if let function = first("malloc_usable_size").function {
+      allocs_terminal().pointee.malloc_usable_size = unsafeBitCast(
+        function, to: type(of: allocs_terminal().pointee.malloc_usable_size))
+    }
+  }
+
+  /// What callers of malloc get leads on to the agent: the allocator is the one after it.
+  static func takeNext() {
+    #if !ALLOCS_INEXE
+      allocs_terminal().pointee.minimum = isLibc(next("malloc").module) ? 0 : Int(ALLOCS_BLOCK_SIZE)
+    #endif
   }
 
   /// A module was unloaded: the operators of C++, which are found when they are first called, may have been in it.
@@ -123,9 +151,15 @@ enum Terminal {
     }
   }
 
-  /// An address inside the module that is the allocator below.
+  /// An address inside the module that is the allocator, before anything is known of what is before the agent: the first
+  /// there is.
   static var mallocAddress: UInt64 {
-    UInt64(UInt(bitPattern: unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)))
+    #if ALLOCS_INEXE
+      let function = unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)
+    #else
+      let function = first("malloc").function
+    #endif
+    return UInt64(UInt(bitPattern: function))
   }
 
   /// Of a preloaded agent and one in the executable, each must not take the other for the function below.
@@ -157,7 +191,24 @@ enum Terminal {
       if let linked = allocs_linked_definition(name) { return (linked, nil) }
     #endif
     // The loader's list begins with the search order: the executable, what is preloaded, what they need.
-    var module = allocs_first_link_map()
+    var own = allocs_first_link_map()
+    while let current = own, !allocs_is_own_module(current) { own = current.pointee.l_next }
+    let found = first(cString: name, from: own?.pointee.l_next)
+    // Opened by dlopen, the agent is the last, and nobody calls it.
+    return found.function == nil ? first(cString: name) : found
+  }
+
+  /// The first definition of `name` that is not the agent's, and the module it is in.
+  private static func first(_ name: StaticString) -> (
+    function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?
+  ) {
+    first(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
+  }
+
+  private static func first(
+    cString name: UnsafePointer<CChar>, from module: UnsafeMutablePointer<link_map>? = allocs_first_link_map()
+  ) -> (function: UnsafeMutableRawPointer?, module: UnsafeMutablePointer<link_map>?) {
+    var module = module
     while let current = module {
       if let found = lookUp(cString: name, in: current) { return (found, current) }
       module = current.pointee.l_next

@@ -486,6 +486,7 @@ struct allocs_process {
   uint32_t fork_gate;             // odd while a thread forks and nothing may be recorded; counts up
   uint32_t fork_gate_owner;       // id of that thread
   uint32_t forks_inside;          // of signal handlers on that thread
+  uint32_t seen_below;            // see Predecessor.swift
   uint32_t *broken_gate;          // see Gate.swift
   struct allocs_bequest *bequest; // null if this fork's child will not be followed
   char directory[ALLOCS_DIRECTORY_SIZE];

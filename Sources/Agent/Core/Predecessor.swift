@@ -1,0 +1,58 @@
+// Predecessor: what a module is that defines malloc before the agent, and so is what callers get.
+//
+// - A sanitizer's runtime has an index of its own, and checks what the agent would change: the process runs unindexed.
+// - An allocator serves its callers itself.
+// - Anything else leads on to the next definition, which is the agent's, and from there to the allocator.
+//
+// Which of the last two it is, is found out by asking it for a block: does the agent see the call? No more is done than any
+// constructor of a library may do.
+
+import AgentMachine
+import SharedLayout
+
+enum Predecessor {
+  typealias Module = UnsafeMutablePointer<link_map>
+
+  /// Whether the module has the runtime of a sanitizer that replaces malloc.
+  static func isSanitizer(_ module: Module) -> Bool {
+    let name: StaticString = "__sanitizer_get_allocated_size"
+    let text = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    return DynamicSymbols(module)?.symbol(of: text) != nil
+  }
+
+  /// Whether blocks come from the winning functions themselves. The process has one thread.
+  static func isAllocator(_ targets: Targets) -> Bool {
+    // A module that cannot free what it allocates is none.
+    guard let malloc = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("malloc"))),
+      let free = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("free")))
+    else { return false }
+    let terminal = allocs_terminal()
+    let process = allocs_process()
+    process.pointee.seen_below = 0
+    (terminal.pointee.malloc, terminal.pointee.free) = (seenMalloc, seenFree)
+    let block = unsafeBitCast(malloc, to: type(of: terminal.pointee.malloc))(32)
+    unsafeBitCast(free, to: type(of: terminal.pointee.free))(block)
+    terminal.pointee.malloc = unsafeBitCast(
+      Terminal.next("malloc").function, to: type(of: terminal.pointee.malloc))
+    terminal.pointee.free = unsafeBitCast(Terminal.next("free").function, to: type(of: terminal.pointee.free))
+    return process.pointee.seen_below == 0
+  }
+
+  /// What was found leads on: the allocator is the next after the agent.
+  static func pass() {
+    Terminal.takeNext()
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    let address = UInt64(UInt(bitPattern: Terminal.next("malloc").function))
+    Modules.note(shared, header, address: address)
+    Allocators.entries(header).pointee.module = Modules.number(header, of: address)
+  }
+}
+
+@c(allocs_seen_malloc) func seenMalloc(_ size: Int) -> UnsafeMutableRawPointer? {
+  allocs_process().pointee.seen_below = 1
+  return unsafeBitCast(Terminal.next("malloc").function, to: type(of: allocs_terminal().pointee.malloc))(size)
+}
+@c(allocs_seen_free) func seenFree(_ block: UnsafeMutableRawPointer?) {
+  allocs_process().pointee.seen_below = 1
+  unsafeBitCast(Terminal.next("free").function, to: type(of: allocs_terminal().pointee.free))(block)
+}
