@@ -31,7 +31,7 @@ extension EndToEnd {
       ]
     }
 
-    enum Wrapping: String, CaseIterable, Sendable { case inTheProgram, preloadedBefore, preloadedAfter }
+    enum Wrapping: String, CaseIterable, Sendable { case inTheProgram, preloadedBefore, preloadedAfter, belated }
 
     @Test(
       "functions that only lead on to the next definition are no allocator, wherever they are",
@@ -47,6 +47,7 @@ extension EndToEnd {
         case .inTheProgram: agent
         case .preloadedBefore: "\(library):\(agent)"
         case .preloadedAfter: "\(agent):\(library)"
+        case .belated: try Programs.path("belated.c", options: ["-shared", "-fPIC"]) + ":" + agent
         }
       let program = try RecordingProgram(
         [path, "4", "100000", "1", "11", "none"], environment: ["LD_PRELOAD": preload])

@@ -66,6 +66,17 @@ struct DynamicSymbols {
     return nil
   }
 
+  /// Whether the module wants `name` of another one.
+  func imports(_ name: StaticString) -> Bool {
+    let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    // What is not in the hash table comes first.
+    guard let count = gnuHash?[1] ?? hash?[1] else { return false }
+    for index in 0..<Int(count) where symbols[index].st_shndx == 0 {
+      if StaticSymbols.isEqual(strings + Int(symbols[index].st_name), name) { return true }
+    }
+    return false
+  }
+
   private func lookUpGNU(_ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>) -> Symbol? {
     var code: UInt32 = 5381
     var character = name

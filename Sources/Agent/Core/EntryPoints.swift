@@ -36,7 +36,7 @@ enum EntryPoints {
           giveUp(current, targets, "it is a sanitizer's, which has its own index")
           targets.removeAll()
         } else if Process.threadCount == 1 {
-          if Predecessor.isAllocator(targets) {
+          if Predecessor.isAllocator(targets, current) {
             Terminal.takeFirst()
           } else {
             targets.remove(Targets.winning)

@@ -5,7 +5,8 @@
 // - Anything else leads on to the next definition, which is the agent's, and from there to the allocator.
 //
 // Which of the last two it is, is found out by asking it for a block: does the agent see the call? No more is done than any
-// constructor of a library may do.
+// constructor of a library may do. A library whose own constructor has not run may serve from an array of its own until then:
+// if it asks dlsym for functions, it will lead on.
 
 import AgentMachine
 import SharedLayout
@@ -21,7 +22,7 @@ enum Predecessor {
   }
 
   /// Whether blocks come from the winning functions themselves. The process has one thread.
-  static func isAllocator(_ targets: Targets) -> Bool {
+  static func isAllocator(_ targets: Targets, _ module: Module) -> Bool {
     // A module that cannot free what it allocates is none.
     guard let malloc = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("malloc"))),
       let free = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("free")))
@@ -35,7 +36,16 @@ enum Predecessor {
     terminal.pointee.malloc = unsafeBitCast(
       Terminal.next("malloc").function, to: type(of: terminal.pointee.malloc))
     terminal.pointee.free = unsafeBitCast(Terminal.next("free").function, to: type(of: terminal.pointee.free))
-    return process.pointee.seen_below == 0
+    return process.pointee.seen_below == 0 && !isNotReady(module, block)
+  }
+
+  private static func isNotReady(_ module: Module, _ block: UnsafeMutableRawPointer?) -> Bool {
+    // The executable is the first, and has more reasons to ask dlsym for something.
+    guard module != allocs_first_link_map(), DynamicSymbols(module)?.imports("dlsym") == true else { return false }
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    var holder: Module?
+    return allocs_find_module(UInt64(UInt(bitPattern: block)), &start, &end, &holder) && holder == module
   }
 
   /// What was found leads on: the allocator is the next after the agent.
