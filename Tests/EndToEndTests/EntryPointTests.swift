@@ -31,21 +31,26 @@ extension EndToEnd {
       ]
     }
 
-    enum Wrapping: String, CaseIterable, Sendable { case inTheProgram, preloadedBefore, preloadedAfter, belated }
+    enum Wrapping: String, CaseIterable, Sendable {
+      case inTheProgram, preloadedBefore, preloadedAfter, belated, operatorsInTheProgram, operatorsPreloadedBefore
+
+      var hasOperators: Bool { self == .operatorsInTheProgram || self == .operatorsPreloadedBefore }
+      var isInTheProgram: Bool { self == .inTheProgram || self == .operatorsInTheProgram }
+    }
 
     @Test(
       "functions that only lead on to the next definition are no allocator, wherever they are",
       arguments: Wrapping.allCases)
     func wrapping(_ kind: Wrapping) throws {
-      let object = try Programs.path("wrapping.c", options: ["-c"])
-      let library = try Programs.path("wrapping.c", options: ["-shared", "-fPIC"])
-      let path = try Programs.path(
-        "truth.cpp", options: kind == .inTheProgram ? ["-rdynamic", object] : [])
+      let source = kind.hasOperators ? "wrapping_operators.cpp" : "wrapping.c"
+      let object = try Programs.path(source, options: ["-c"])
+      let library = try Programs.path(source, options: ["-shared", "-fPIC"])
+      let path = try Programs.path("truth.cpp", options: kind.isInTheProgram ? ["-rdynamic", object] : [])
       let agent = try Installation.path(of: Installation.agent)
       let preload =
         switch kind {
-        case .inTheProgram: agent
-        case .preloadedBefore: "\(library):\(agent)"
+        case .inTheProgram, .operatorsInTheProgram: agent
+        case .preloadedBefore, .operatorsPreloadedBefore: "\(library):\(agent)"
         case .preloadedAfter: "\(agent):\(library)"
         case .belated: try Programs.path("belated.c", options: ["-shared", "-fPIC"]) + ":" + agent
         }
@@ -54,7 +59,7 @@ extension EndToEnd {
       _ = try program.reach(0)
       let segment = try program.openSegment()
       let baseline = segment.allAllocations()
-      #expect(segment.counter("entries_hooked") ?? 0 == 0)
+      if !kind.hasOperators { #expect(segment.counter("entries_hooked") ?? 0 == 0) }
       try program.proceed()
       let record = try program.reach(1)
       let found = Set(segment.allAllocations().map { "\($0.base) \($0.size)" })

@@ -66,16 +66,6 @@ enum EntryPoints {
     if let thread { allocs_leave(thread) }
   }
 
-  /// Whether `function` is a trampoline, which no name leads to.
-  static func isGate(_ function: UnsafeMutableRawPointer?) -> Bool {
-    guard let function else { return false }
-    for index in 0..<Int(ALLOCS_GATED_MODULES) {
-      guard let gates = allocs_gates()[index] else { return false }
-      if UInt(bitPattern: function) &- UInt(bitPattern: gates) < UInt(ALLOCS_GATES_SIZE) { return true }
-    }
-    return false
-  }
-
   private static func bind(_ module: Module, _ targets: Targets) {
     // Everything is examined before anything changes.
     for index in 0..<targets.count {

@@ -145,7 +145,7 @@ enum Terminal {
   static func forgetOperators() {
     withUnsafeMutablePointer(to: &allocs_process().pointee.operators) {
       let operators = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
-      for index in 0..<Int(ALLOCS_OPERATOR_COUNT.rawValue) where !EntryPoints.isGate(operators[index]) {
+      for index in 0..<Int(ALLOCS_OPERATOR_COUNT.rawValue) {
         allocs_store_release_pointer(operators + index, nil)
       }
     }

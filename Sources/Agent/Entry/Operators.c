@@ -76,13 +76,20 @@ static inline void *operator_below(enum allocs_operator which) {
   return __builtin_expect(function != NULL, 1) ? function : find_operator(which);
 }
 
+// An executable's own is hooked at its entry, and what goes on there is the one below. It may lead on by dlsym(RTLD_NEXT) to the
+// agent's of that name, which must not lead back to it: so each is here twice.
+static inline void *own_operator(enum allocs_operator which) { return allocs_process()->own_operators[which]; }
+
 // MARK: operator new
 
 // Each has a frame of its own: a call in the middle.
-#define ALLOCS_NEW(name, which, function, alignment, parameters, types, ...)                 \
-  ALLOCS_OPERATOR(void *, name, parameters) {                                                  \
+#define ALLOCS_NEW(name, which, ...)                                            \
+  ALLOCS_ONE_NEW(ALLOCS_EXPORT, name, operator_below(which), __VA_ARGS__)       \
+  ALLOCS_ONE_NEW(ALLOCS_HIDDEN, allocs_own_##name, own_operator(which), __VA_ARGS__)
+#define ALLOCS_ONE_NEW(visibility, name, next, function, alignment, parameters, types, ...) \
+  ALLOCS_OPERATOR(visibility, void *, name, parameters) {                                    \
     ALLOCS_UNWINDS;                                                                          \
-    void *(*below) types = (void *(*) types)operator_below(which);                           \
+    void *(*below) types = (void *(*) types)next;                                            \
     struct allocs_thread_block *thread = allocs_operator_enter();                            \
     void *block = below(allocs_padded(size) __VA_ARGS__);                                    \
     if (thread) allocs_operator_leave(thread, block, size, alignment, ALLOCS_CALLER, function); \
@@ -101,9 +108,12 @@ ALLOCS_NEW(_ZnamSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_NEW_ARRAY_ALIGNED
 
 // MARK: operator delete
 
-#define ALLOCS_DELETE(name, which, parameters, types, ...)               \
-  ALLOCS_OPERATOR(void, name, parameters) {                              \
-    void (*below) types = (void (*) types)operator_below(which);         \
+#define ALLOCS_DELETE(name, which, ...)                                        \
+  ALLOCS_ONE_DELETE(ALLOCS_EXPORT, name, operator_below(which), __VA_ARGS__)   \
+  ALLOCS_ONE_DELETE(ALLOCS_HIDDEN, allocs_own_##name, own_operator(which), __VA_ARGS__)
+#define ALLOCS_ONE_DELETE(visibility, name, next, parameters, types, ...)   \
+  ALLOCS_OPERATOR(visibility, void, name, parameters) {                      \
+    void (*below) types = (void (*) types)next;                              \
     struct allocs_thread_block *thread = allocs_operator_deleting(block, ALLOCS_CALLER); \
     below(block __VA_ARGS__);                                            \
     if (thread) allocs_leave(thread);                                    \
@@ -124,29 +134,7 @@ ALLOCS_DELETE(_ZdaPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED
 
 // MARK: in front of an executable's own
 
-#define ALLOCS_OWN(name) extern __typeof__(name) allocs_own_##name __attribute__((alias(#name), visibility("hidden")));
-#define ALLOCS_POINT(name, which, is_essential) {#name, (void *)allocs_own_##name, &allocs_process_state.operators[which], is_essential, true}
-ALLOCS_OWN(_Znwm)
-ALLOCS_OWN(_Znam)
-ALLOCS_OWN(_ZnwmRKSt9nothrow_t)
-ALLOCS_OWN(_ZnamRKSt9nothrow_t)
-ALLOCS_OWN(_ZnwmSt11align_val_t)
-ALLOCS_OWN(_ZnamSt11align_val_t)
-ALLOCS_OWN(_ZnwmSt11align_val_tRKSt9nothrow_t)
-ALLOCS_OWN(_ZnamSt11align_val_tRKSt9nothrow_t)
-ALLOCS_OWN(_ZdlPv)
-ALLOCS_OWN(_ZdaPv)
-ALLOCS_OWN(_ZdlPvRKSt9nothrow_t)
-ALLOCS_OWN(_ZdaPvRKSt9nothrow_t)
-ALLOCS_OWN(_ZdlPvm)
-ALLOCS_OWN(_ZdaPvm)
-ALLOCS_OWN(_ZdlPvSt11align_val_t)
-ALLOCS_OWN(_ZdaPvSt11align_val_t)
-ALLOCS_OWN(_ZdlPvSt11align_val_tRKSt9nothrow_t)
-ALLOCS_OWN(_ZdaPvSt11align_val_tRKSt9nothrow_t)
-ALLOCS_OWN(_ZdlPvmSt11align_val_t)
-ALLOCS_OWN(_ZdaPvmSt11align_val_t)
-
+#define ALLOCS_POINT(name, which, is_essential) {#name, (void *)allocs_own_##name, &allocs_process_state.own_operators[which], is_essential, true}
 static const struct allocs_entry_point operator_points[ALLOCS_OPERATOR_COUNT] = {
     ALLOCS_POINT(_Znwm, ALLOCS_OPERATOR_NEW, false),
     ALLOCS_POINT(_Znam, ALLOCS_OPERATOR_NEW_ARRAY, false),

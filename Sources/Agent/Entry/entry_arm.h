@@ -61,12 +61,12 @@
 
 // The head of an operator new or delete. Its body has a record of its own somewhere in its frame, which leads to the entry's: there
 // lie the same two.
-#define ALLOCS_OPERATOR(result, name, parameters)                                                                  \
+#define ALLOCS_OPERATOR(visibility, result, name, parameters)                                                      \
   __attribute__((used)) ALLOCS_HIDDEN result allocs##name parameters;                                              \
-  ALLOCS_EXPORT __attribute__((naked)) result name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \
+  visibility __attribute__((naked)) result name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \
   result allocs##name parameters
 // Any other exported function written in C.
-#define ALLOCS_FRAMED(type, name, parameters) ALLOCS_OPERATOR(type, name, parameters)
+#define ALLOCS_FRAMED(type, name, parameters) ALLOCS_OPERATOR(ALLOCS_EXPORT, type, name, parameters)
 #define ALLOCS_CALLER \
   *(uintptr_t *)__builtin_frame_address(0) + 8, **(uint64_t **)__builtin_frame_address(0)
 

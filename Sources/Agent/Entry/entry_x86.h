@@ -128,9 +128,9 @@
 #define ALLOCS_ENTRY_FREE ALLOCS_BY_EVENTS(allocs_hook_free, ALLOCS_ENTRY_1(allocs_hook_free_recorded))
 
 // The head of an operator new or delete, and in its body the same two: above the saved frame pointer lies the return address.
-#define ALLOCS_OPERATOR(result, name, parameters) ALLOCS_EXPORT result name parameters
+#define ALLOCS_OPERATOR(visibility, result, name, parameters) visibility result name parameters
 // Any other exported function written in C.
-#define ALLOCS_FRAMED(type, name, parameters) ALLOCS_OPERATOR(type, name, parameters)
+#define ALLOCS_FRAMED(type, name, parameters) ALLOCS_OPERATOR(ALLOCS_EXPORT, type, name, parameters)
 #define ALLOCS_CALLER (uintptr_t)__builtin_frame_address(0) + 8, *(uint64_t *)__builtin_frame_address(0)
 
 #endif

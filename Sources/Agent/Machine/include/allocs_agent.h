@@ -458,7 +458,8 @@ struct allocs_process {
   struct allocs_terminal terminal;
   // Where the kernel keeps CLOCK_MONOTONIC_COARSE, seconds and nanoseconds, in the page that the vdso reads; null if not found.
   const uint64_t *coarse_clock;
-  void *operators[ALLOCS_OPERATOR_COUNT];
+  void *operators[ALLOCS_OPERATOR_COUNT];      // the next after the agent's; null until called
+  void *own_operators[ALLOCS_OPERATOR_COUNT];  // of an executable that has its own, hooked at their entries; else null
   struct allocs_shared *shared;   // null until started
   const char *suballocators;      // ALLOCS_SUBALLOC, null if it is not set; used by the constructor alone
   const char *level;              // ALLOCS_LEVEL, a copy
