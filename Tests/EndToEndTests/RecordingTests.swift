@@ -233,8 +233,19 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let file = directory.file("run.rec"), second = directory.file("run-2.rec")
       let program = try Programs.path("eventful.c")
-      let outcome = try Tool.control(
-        ["run", "--record", file, "--", program], in: directory, input: "pairs 200 4321\nexec\npairs 300 777\nend\n")
+      let run = try ChildProcess(
+        [Installation.path(of: "allocsctl"), "run", "--record", file, "--", program],
+        environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 }, conversing: true)
+      // Each goes on when it is being recorded: the recorder may come late.
+      for (path, work) in [(file, "pairs 200 4321\nexec\n"), (second, "pairs 300 777\nend\n")] {
+        _ = try run.readLines(until: "ready")
+        try wait("\(path) is not begun: \(run.errors)") {
+          var status = stat()
+          return stat(path, &status) == 0 && status.st_size > 32
+        }
+        try run.send(work)
+      }
+      let outcome = try run.wait()
       #expect(outcome.ending == .exit(0) && outcome.errors.contains("became another program"), "\(outcome)")
       let recordings = try [file, second].map { try Recording(path: $0) }
       #expect(recordings.map(\.end) == [.replaced, .processEnded])
