@@ -104,9 +104,8 @@ static void *idle(void *argument) {
 }
 
 // Three mappings side by side, which the kernel joins to one; in the middle one is the stack of a thread that never allocates.
-__attribute__((noinline)) static void map_beside_stack(pthread_t *thread) {
-  enum { PAGE = 4096, STACK = 32 * PAGE };
-  char *room = mmap(NULL, STACK + 4 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+enum { PAGE = 4096, STACK = 32 * PAGE };
+__attribute__((noinline)) static void map_beside_stack(char *room, pthread_t *thread) {
   struct { size_t start, size; } parts[] = {{PAGE, PAGE}, {2 * PAGE, STACK}, {2 * PAGE + STACK, PAGE}};
   for (int i = 0; i < 3; i++)
     mmap(room + parts[i].start, parts[i].size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -150,6 +149,8 @@ int main(int argc, char **argv) {
   say("auxiliary", end + 1);
   say("vdso", (const char *)getauxval(AT_SYSINFO_EHDR) + 64);
 
+  // Before anything is given back: this must not come to lie there.
+  char *room_beside = mmap(NULL, STACK + 4 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   // Eight pages, with what later calls leave of them.
   char *hole = map_for_test(8 * 4096);
   munmap(hole + 2 * 4096, 4096);
@@ -180,7 +181,7 @@ int main(int argc, char **argv) {
   sem_wait(&ready);
   printf("silent %d\n", silent_id);
   pthread_t beside;
-  map_beside_stack(&beside);
+  map_beside_stack(room_beside, &beside);
   printf("beside %d\n", idle_id);
   long in_main = argc;
   say("main/in_main", &in_main);
