@@ -54,14 +54,17 @@ struct Geometry: Sendable {
       throw .truncated(path: path, why: "it has only \(count) bytes")
     }
     let version = bytes.load(fromByteOffset: 8, as: UInt32.self)
-    guard version == ALLOCS_LAYOUT_VERSION else {
+    guard version >= ALLOCS_OLDEST_LAYOUT_VERSION, version <= ALLOCS_LAYOUT_VERSION else {
       throw .otherVersion(path: path, found: version, known: ALLOCS_LAYOUT_VERSION)
     }
     guard count == wanted else {
       throw .truncated(path: path, why: "it has \(count) bytes, a header alone takes \(wanted)")
     }
+    let size = version == 2 ? Int(ALLOCS_HEADER_SIZE_2) : wanted
+    // What this version's header does not have reads as zero.
+    for index in size..<wanted { bytes[index] = 0 }
     header = bytes.load(as: allocs_header.self)
-    try self.init(header, actualSize: file.size, path: path)
+    try self.init(header, size: size, actualSize: file.size, path: path)
   }
 
   private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(SegmentError) {
@@ -78,9 +81,8 @@ struct Geometry: Sendable {
     throw .notASegment(path: path, why: "it does not begin with a segment's magic")
   }
 
-  private init(_ header: allocs_header, actualSize: UInt64, path: String) throws(SegmentError) {
+  private init(_ header: allocs_header, size wanted: Int, actualSize: UInt64, path: String) throws(SegmentError) {
     func damaged(_ why: String) -> SegmentError { .notASegment(path: path, why: why) }
-    let wanted = MemoryLayout<allocs_header>.size
     guard header.header_size == wanted else {
       throw damaged("its header says that it takes \(header.header_size) bytes instead of \(wanted)")
     }

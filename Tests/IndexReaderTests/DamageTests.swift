@@ -99,7 +99,7 @@ struct DamageTests {
 
   @Test(
     "another layout version is named, also when the rest of the header is unknown",
-    arguments: [0, ALLOCS_LAYOUT_VERSION - 1, ALLOCS_LAYOUT_VERSION + 1, .max] as [UInt32])
+    arguments: [0, ALLOCS_OLDEST_LAYOUT_VERSION - 1, ALLOCS_LAYOUT_VERSION + 1, .max] as [UInt32])
   func otherVersion(version: UInt32) {
     let synthetic = SyntheticSegment()
     synthetic.header.pointee.layout_version = version
@@ -108,6 +108,14 @@ struct DamageTests {
     #expect(openingError(synthetic.path) == error)
     truncate(synthetic.path, 20)
     #expect(openingError(synthetic.path) == error)
+  }
+
+  @Test("a segment of the version before is read, and what its header lacks counts as zero")
+  func olderVersion() {
+    let synthetic = SyntheticSegment()
+    synthetic.header.pointee.layout_version = ALLOCS_OLDEST_LAYOUT_VERSION
+    synthetic.header.pointee.header_size = UInt32(ALLOCS_HEADER_SIZE_2)
+    #expect(openingError(synthetic.path) == nil)
   }
 
   @Test("text, and random bytes of every length up to 300, are not segments")

@@ -54,7 +54,10 @@
 #include "allocs_thread.h"
 
 #define ALLOCS_MAGIC 0x474553434F4C4C41ull  // "ALLOCSEG" in memory order
-#define ALLOCS_LAYOUT_VERSION 2u
+#define ALLOCS_LAYOUT_VERSION 3u
+// A reader also takes segments of this version, written by agents that were there before an upgrade. They lack what version 3
+// added: sections (capacity 0), counters, and the fields at the header's end. All of it reads as zero, "not known".
+#define ALLOCS_OLDEST_LAYOUT_VERSION 2u
 #define ALLOCS_COMMAND_SIZE 1024u
 
 enum allocs_section_id {
@@ -178,9 +181,14 @@ struct allocs_header {
   uint32_t programs_before;                            // that had an index of this name: the process has called exec so often since
   char command[ALLOCS_COMMAND_SIZE];                   // the start of /proc/PID/cmdline, zeros between arguments
   uint32_t forked_from;                                // process id of the parent whose index this was up to the fork, 0 if none
+  // The header of version 2 ends here: see ALLOCS_HEADER_SIZE_2.
+  uint32_t reserved;
 };
 
-enum { ALLOCS_PROGRAMS_BEFORE_OFFSET = 1092 + ALLOCS_REGION_LEVEL2_WORDS * 8 };
+enum {
+  ALLOCS_PROGRAMS_BEFORE_OFFSET = 1092 + ALLOCS_REGION_LEVEL2_WORDS * 8,
+  ALLOCS_HEADER_SIZE_2 = 2128 + ALLOCS_REGION_LEVEL2_WORDS * 8  // bytes, of version 2
+};
 
 enum allocs_flag {
   ALLOCS_FLAG_FULL_STACKS = 1  // contexts hold whole stacks; else one frame, the call site
@@ -202,6 +210,7 @@ _Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.re
 _Static_assert(offsetof(struct allocs_header, command_size) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
 _Static_assert(offsetof(struct allocs_header, programs_before) == ALLOCS_PROGRAMS_BEFORE_OFFSET, "header.programs_before");
 _Static_assert(offsetof(struct allocs_header, command) == 1096 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
+_Static_assert(offsetof(struct allocs_header, reserved) == ALLOCS_HEADER_SIZE_2 - 4, "header.reserved");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 
 _Static_assert(ALLOCS_REGION_LEVEL0_OFFSET % ALLOCS_PAGE_SIZE == 0, "level 1 of the region bits fills whole pages");
