@@ -72,10 +72,9 @@ public struct IndexedProcess: Hashable, Sendable {
       path: file.path, lostBlocks: nil)
     do throws(SegmentError) {
       let segment = try Segment(path: file.path)
-      let counters = segment.counters
       command = segment.command
       if !file.isLive, segment.state == .exited { state = .exited }
-      lostBlocks = Self.lostBlocks(counters)
+      lostBlocks = segment.lostBlocks
       try segment.checkIntact()
       if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }
     } catch {
@@ -90,15 +89,6 @@ public struct IndexedProcess: Hashable, Sendable {
         if !file.isLive { started = nil }
       }
     }
-  }
-
-  /// Counters of blocks that the index lacks. Not among them: what an allocator allocates from itself.
-  private static let lossCounters: Set<String> = [
-    "no_memory", "arenas_exhausted", "high_address", "unaligned", "early",
-  ]
-
-  static func lostBlocks(_ counters: [(name: String, value: UInt64)]) -> UInt64 {
-    counters.reduce(0) { lossCounters.contains($1.name) ? $0 &+ $1.value : $0 }
   }
 
   /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot; nil if it lies ahead: then it was counted

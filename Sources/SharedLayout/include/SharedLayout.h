@@ -5,6 +5,7 @@
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_control.h"
+#include "allocs_counter.h"
 #include "allocs_declaration.h"
 #include "allocs_mapping.h"
 #include "allocs_module.h"
