@@ -181,6 +181,7 @@ enum Start {
     #if !ALLOCS_INEXE
       EntryPoints.bind()
       if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Definitions.bind() }
     #else
       KitLimits.report()
     #endif
