@@ -26,6 +26,8 @@
 //       +-------------------------------------------+
 //       | allocators     struct allocs_allocator    |   64 B   256
 //       +-------------------------------------------+
+//       | bypasses       struct allocs_bypass       |   32 B   128
+//       +-------------------------------------------+
 //       | nested arenas  see allocs_nested.h        |  64 MiB  4,096
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
@@ -46,6 +48,7 @@
 
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
+#include "allocs_bypass.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_mapping.h"
@@ -74,6 +77,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_BYPASSES = 14,  // may be missing
   ALLOCS_SECTION_COUNT
 };
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
@@ -144,6 +148,8 @@ enum allocs_counter {
   ALLOCS_COUNTER_EVENTS_OVERRUN,     // records overwritten though a lossless consumer had not taken them, after such a wait
   ALLOCS_COUNTER_CONSUMERS_EXPELLED, // consumers of events whose beat stopped
   ALLOCS_COUNTER_FORKS_UNFOLLOWED = 44,  // children of fork that were to be followed and could not be
+  ALLOCS_COUNTER_BYPASSES_DROPPED = 48,  // functions that could not be hooked, and found no place in the table of those
+  ALLOCS_COUNTER_HEAPS_DESTROYED,        // heaps whose blocks went back all at once: those that are not known stay listed
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -158,7 +164,8 @@ static inline const char *allocs_counter_name(uint32_t counter) {
       "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
       [ALLOCS_COUNTER_MAPPINGS_CHANGED] = "mappings_changed", "mappings_dropped", "mappings_missed", "mappings_without_context",
       [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled",
-      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed"};
+      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed",
+      [ALLOCS_COUNTER_BYPASSES_DROPPED] = "bypasses_dropped", "heaps_destroyed"};
   // Numbers that are set aside have no name.
   return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
