@@ -13,5 +13,6 @@
 #include "allocs_nested.h"
 #include "allocs_ring.h"
 #include "allocs_segment.h"
+#include "allocs_settings.h"
 #include "allocs_slot.h"
 #include "allocs_thread.h"

@@ -73,7 +73,9 @@ enum allocs_counter_kind {
   ROW(49, HEAPS_DESTROYED, "heaps_destroyed", FAULTS, "heap",                                                         \
       "destroyed at once: what of its blocks was not known stays listed")                                             \
   ROW(51, SUMS_MOVED, "sums_moved", SUMS, "step", "of adding up what ended threads did; odd while one is being taken") \
-  ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block", "not indexed: allocated by threads that there was no memory for")
+  ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block", "not indexed: allocated by threads that there was no memory for") \
+  ROW(62, SETTINGS_REFUSED, "settings_refused", FAULTS, "setting",                                                     \
+      "of the environment left out: ALLOCS_VERBOSE=1 says which, and why")
 
 enum allocs_counter {
 #define ALLOCS_COUNTER_ENUMERATOR(number, enumerator, name, kind, noun, words) ALLOCS_COUNTER_##enumerator = number,

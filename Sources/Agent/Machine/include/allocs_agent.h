@@ -53,6 +53,7 @@ struct allocs_frame {
   uint64_t unused;
 };
 #define ALLOCS_FRAME_LIMIT 128u  // of one stack
+_Static_assert(ALLOCS_FRAME_LIMIT == ALLOCS_DEPTH_MAX, "ALLOCS_DEPTH may ask for each depth");
 #define ALLOCS_FRAME_SHIFT 56u
 #define ALLOCS_FRAMES_KEPT 512u
 #define ALLOCS_FRAME_NOWHERE 0xFFFFFFFFu
