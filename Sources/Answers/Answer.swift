@@ -158,6 +158,8 @@ public struct Answer: Hashable, Sendable {
   public var mappingBelow: Mapping?
   public var mappingAbove: Mapping?
   public var note: Note?
+  /// What the index that gave this answer is known to lack.
+  public var losses = Losses()
 
   public init(address: UInt64, kind: Kind) {
     self.address = address

@@ -50,6 +50,7 @@ extension Answer {
     if let mappingBelow { writer.append(mapping: mappingBelow, named: ",\"below\":") }
     if let mappingAbove { writer.append(mapping: mappingAbove, named: ",\"above\":") }
     if let note { writer.append(",\"note\":", string: note.text) }
+    losses.appendJSONFields(to: &writer)
     writer.append("}")
   }
 }

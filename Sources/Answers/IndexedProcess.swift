@@ -35,6 +35,8 @@ public struct IndexedProcess: Hashable, Sendable {
   public var path: String
   /// Blocks that were allocated and not indexed; nil if not known.
   public var lostBlocks: UInt64?
+  /// All that the index is known to lack, those blocks included.
+  public var losses = Losses()
   /// Why it is unreadable or not permitted, and what to do.
   public var problem: String?
 
@@ -74,13 +76,16 @@ public struct IndexedProcess: Hashable, Sendable {
       let segment = try Segment(path: file.path)
       command = segment.command
       if !file.isLive, segment.state == .exited { state = .exited }
-      lostBlocks = segment.lostBlocks
+      losses = Losses(countedIn: segment)
+      losses.imbalance = IndexBalance().imbalance(of: segment, runsIn: file.isLive ? file.processID : nil)
+      lostBlocks = losses.blocks
       try segment.checkIntact()
       if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }
     } catch {
       problem = error.description
       command = []
       lostBlocks = nil
+      losses = Losses()
       if case .notPermitted = error {
         state = .notPermitted
       } else {
@@ -163,6 +168,7 @@ public struct IndexedProcess: Hashable, Sendable {
     writer.append(",\"segment\":", string: path)
     writer.append(",\"segment_bytes\":", decimal: segmentBytes)
     if let lostBlocks { writer.append(",\"lost_blocks\":", decimal: lostBlocks) }
+    losses.appendJSONFields(withBlocks: false, to: &writer)
     if let problem { writer.append(",\"problem\":", string: problem) }
   }
 }

@@ -20,6 +20,9 @@ final class Surroundings {
   /// Whether the process ran.
   var isAlive: Bool { reading.isAlive }
 
+  /// Whether the process runs, and writes to this index.
+  var isWriting: Bool { isAlive && absence != .indexAbandoned }
+
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
     let directory: ProcessDirectory

@@ -13,7 +13,8 @@ extension TopTable {
     if TextLayout.width(text) > TextLayout.columns {
       text = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
     }
-    guard total.blocks > 0 else { return text }
+    let missing = losses.lines.map { $0 + "\n" }.joined()
+    guard total.blocks > 0 else { return text + missing }
 
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
@@ -34,7 +35,7 @@ extension TopTable {
       text += line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites")
     }
     if sites.count > 1 || other.blocks > 0 { text += line(total, "all") }
-    return text
+    return text + missing
   }
 
   /// One JSON object, without a newline.
@@ -54,6 +55,7 @@ extension TopTable {
     }
     writer.append("],\"other\":")
     other.appendJSON(to: &writer)
+    losses.appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()
   }

@@ -51,6 +51,7 @@ private func allocateSlowly(
   }
   let thread = Start.enterNewThread()
   let block = thread.map { delegating($0, make) } ?? make()
+  if thread == nil, block != nil { Start.countEarly() }
   if let thread {
     if let block { Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator) }
     allocs_leave(thread)
@@ -72,7 +73,9 @@ func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   guard let block, thread.pointee.regions != nil else {
-    if let block, Gate.hasEverClosed { return mallocedUnknown(block, size, place, framePointer) }
+    if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
+      return mallocedUnknown(block, size, place, framePointer)
+    }
     allocs_leave(thread)
     return block
   }
@@ -112,7 +115,7 @@ func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePo
     guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
       return mallocedUnknown(block, size, place, framePointer)
     }
-  } else if let block, Gate.hasEverClosed {
+  } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
     return mallocedUnknown(block, size, place, framePointer)
   }
   allocs_leave(thread)
@@ -295,7 +298,11 @@ func resize(
     }
     registered = Start.enterNewThread()
   }
-  guard let thread = registered else { return change() }
+  guard let thread = registered else {
+    let result = change()
+    if result != nil { Start.countEarly() }
+    return result
+  }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
   let result = delegating(thread, change)
   if let result {

@@ -34,7 +34,7 @@ func hookHookedMalloc(
     guard !Events.areOn, Event.postKnownAlloc(thread, regions, block, size, context) else {
       return mallocedUnknown(thread, block, size, caller, allocator)
     }
-  } else if let block, Gate.hasEverClosed {
+  } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
     return mallocedUnknown(thread, block, size, caller, allocator)
   }
   allocs_leave(thread)
