@@ -134,7 +134,7 @@ extension ProcessSummary {
     // What ended threads did is in the line of threads.
     let nonzero = counters.filter { $0.value > 0 && IndexCounter.named($0.name)?.kind != .sums }
     let isWhole = process.losses.isEmpty && nonzero.allSatisfy { IndexCounter.named($0.name)?.kind == .figures }
-    var sentences = isWhole ? ["nothing is missing from the index"] : []
+    var sentences = isWhole ? ["no loss is known"] : []
     if process.losses.imbalance != 0 {
       sentences.append("the index is not whole: \(process.losses.imbalanceText)")
     }

@@ -42,13 +42,16 @@ enum Definitions {
   static func bindEarly() {
     guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst else { return }
     Terminal.resolve()
-    bindAll(passing: false)
+    noteModulesBelow()
+    bindAll()
+    // Until the constructor has seen whether that is needed.
+    if leadsOn { takeFree() }
   }
 
   /// At the agent's constructor, when it is known what the allocator below is.
   static func bind() {
     noteModulesBelow()
-    if !bindAll(passing: true) {
+    if !bindAll() {
       Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
       var line = Text()
       line.append(" does not see calls of the C library's own malloc: its table of symbols cannot be changed")
@@ -59,7 +62,11 @@ enum Definitions {
       if !allocs_is_own_module(current) { rebind(current) }
       module = current.pointee.l_next
     }
-    takeFree()
+    if leadsOn, !callsFreeOfLibc {
+      giveFreeBack()
+    } else if leadsOn {
+      takeFree()
+    }
   }
 
   /// Whether no module before the agent defines a function of the malloc family.
@@ -82,12 +89,12 @@ enum Definitions {
 
   /// False if something had to be left as it is.
   @discardableResult
-  private static func bindAll(passing: Bool) -> Bool {
+  private static func bindAll() -> Bool {
     var isComplete = true
     var module = allocs_first_link_map()
     while let current = module {
       if !allocs_is_own_module(current), let symbols = DynamicSymbols(current),
-        !bind(current, symbols, passing: passing)
+        !bind(current, symbols)
       {
         isComplete = false
       }
@@ -96,8 +103,8 @@ enum Definitions {
     return isComplete
   }
 
-  private static func bind(_ module: Module, _ symbols: DynamicSymbols, passing: Bool) -> Bool {
-    let passes = passing && Terminal.isLibc(module)
+  private static func bind(_ module: Module, _ symbols: DynamicSymbols) -> Bool {
+    let passes = Terminal.isLibc(module)
     // The same twice: which entries, then their new values.
     var first = UInt64.max
     var last: UInt64 = 0
@@ -172,15 +179,7 @@ enum Definitions {
     }
     var number: UInt32 = 0
     while let signature = allocs_signature(number), !StaticSymbols.isEqual(signature.pointee.name, name) { number += 1 }
-    guard let signature = allocs_signature(number), let shared = allocs_process().pointee.shared,
-      let header = shared.pointee.header
-    else { return nil }
-    if index == 0 {
-      let allocator = Allocators.register(shared, header, address: address, kind: ALLOCS_ALLOCATOR_PRIMARY)
-      record.pointee.allocator = allocator
-    } else {
-      record.pointee.allocator = allocs_passing_record(0).pointee.allocator
-    }
+    guard let signature = allocs_signature(number) else { return nil }
     record.pointee.signature = signature
     record.pointee.below = UnsafeMutableRawPointer(bitPattern: UInt(address))
     return UInt64(UInt(bitPattern: stub))
@@ -307,23 +306,21 @@ enum Definitions {
   private static func noteModulesBelow() {
     let state = allocs_definitions()
     var count = 0
-    func note(_ address: UInt64) {
+    func note(_ module: Module) {
       var start: UInt64 = 0
       var end: UInt64 = 0
-      var map: Module?
-      guard count < Int(ALLOCS_MODULES_BELOW), allocs_find_module(address, &start, &end, &map) else { return }
+      guard count < Int(ALLOCS_MODULES_BELOW), allocs_module_range(module, &start, &end) else { return }
       allocs_modules_below()[count] = allocs_address_range(start: start, end: end)
       count += 1
     }
-    note(UInt64(UInt(bitPattern: allocs_entry_point(0)?.pointee.own)))
     var module = allocs_first_link_map()
     while let current = module {
       let name: StaticString = "malloc"
-      if !allocs_is_own_module(current), !Terminal.isLibc(current),
-        let symbol = DynamicSymbols(current)?.symbol(
-          of: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
+      let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      if allocs_is_own_module(current)
+        || !Terminal.isLibc(current) && DynamicSymbols(current)?.symbol(of: cString) != nil
       {
-        note(symbol.address)
+        note(current)
       }
       module = current.pointee.l_next
     }
@@ -339,34 +336,70 @@ enum Definitions {
     return false
   }
 
+  /// Whether the C library's free leads to a stub: what is below the agent is another.
+  private static var leadsOn: Bool {
+    guard let index = freeIndex else { return false }
+    return allocs_passing_stub(index) != nil && allocs_passing_record(index).pointee.below != nil
+  }
+  private static var freeIndex: UInt32? {
+    let name: StaticString = "free"
+    let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    var index: UInt32 = 0
+    while let point = allocs_entry_point(index) {
+      if StaticSymbols.isEqual(point.pointee.name, cString) { return index }
+      index += 1
+    }
+    return nil
+  }
+
   /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its turn, by a
   /// symbol that leads to the agent, it would be seen a second time. So then a function of the agent's takes its
   /// place, which runs it inside a hook.
   private static func takeFree() {
-    var index: UInt32 = 0
-    let terminal = allocs_terminal()
-    let name: StaticString = "free"
-    while let point = allocs_entry_point(index),
-      !StaticSymbols.isEqual(
-        point.pointee.name, UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
-    {
-      index += 1
-    }
-    guard allocs_entry_point(index) != nil, allocs_passing_stub(index) != nil,
-      let below = allocs_passing_record(index).pointee.below, let own = allocs_enter()
-    else { return }
+    let state = allocs_definitions()
+    guard state.pointee.free_below == nil else { return }
+    state.pointee.free_below = allocs_terminal().pointee.free
+    allocs_terminal().pointee.free = freeBelow
+  }
+  private static func giveFreeBack() {
+    let state = allocs_definitions()
+    guard let below = state.pointee.free_below else { return }
+    // Not cleared: another thread may be about to call it.
+    allocs_terminal().pointee.free = below
+  }
+
+  /// Found out by a block of the function below, which is given back.
+  private static var callsFreeOfLibc: Bool {
+    guard let index = freeIndex, let own = allocs_enter() else { return true }
+    let record = allocs_passing_record(index)
+    let below = record.pointee.below
     let process = allocs_process()
     process.pointee.seen_below = 0
-    allocs_definitions().pointee.free_below = unsafeBitCast(below, to: type(of: terminal.pointee.free))
+    allocs_definitions().pointee.seen_free = unsafeBitCast(below, to: type(of: allocs_terminal().pointee.free))
     let seen: @convention(c) (UnsafeMutableRawPointer?) -> Void = seenFreeBelow
-    allocs_passing_record(index).pointee.below = unsafeBitCast(seen, to: UnsafeMutableRawPointer.self)
-    terminal.pointee.free(terminal.pointee.malloc(32))
-    allocs_passing_record(index).pointee.below = below
-    if process.pointee.seen_below != 0 {
-      allocs_definitions().pointee.free_below = terminal.pointee.free
-      terminal.pointee.free = freeBelow
-    }
+    record.pointee.below = unsafeBitCast(seen, to: UnsafeMutableRawPointer.self)
+    let free = allocs_definitions().pointee.free_below ?? allocs_terminal().pointee.free
+    free?(allocs_terminal().pointee.malloc(32))
+    record.pointee.below = below
     allocs_leave(own)
+    return process.pointee.seen_below != 0
+  }
+
+  /// The number of the C library among the allocators: entered when one of its functions is first called past the one below.
+  @inline(never)
+  static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
+    let state = allocs_definitions()
+    let flag = withUnsafeMutablePointer(to: &state.pointee.is_entering) { $0 }
+    var thread: Thread? = allocs_enter()
+    if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
+    guard let thread else { return }
+    defer { allocs_leave(thread) }
+    guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
+      allocs_compare_exchange_u32(flag, 0, 1)
+    else { return }
+    let number = Allocators.register(
+      shared, header, address: UInt64(UInt(bitPattern: hooked.pointee.below)), kind: ALLOCS_ALLOCATOR_PRIMARY)
+    allocs_store_release_u32(&state.pointee.allocator, number)
   }
 }
 
@@ -374,7 +407,7 @@ enum Definitions {
 
 @c(allocs_seen_free_below) func seenFreeBelow(_ block: UnsafeMutableRawPointer?) {
   allocs_process().pointee.seen_below = 1
-  allocs_definitions().pointee.free_below(block)
+  allocs_definitions().pointee.seen_free(block)
 }
 
 /// What the function below allocates meanwhile is recorded like any inner block.
@@ -395,6 +428,9 @@ func hookPassing(
   if allocs_is_inside(), Definitions.isBelow(Caller(place: place, framePointer: framePointer).site) {
     return allocs_call(hooked.pointee.below.unsafelyUnwrapped, arguments)
   }
+  let allocator = allocs_definitions().pointee.allocator
+  if allocator == 0 { Definitions.enterAllocator(hooked) }
+  hooked.pointee.allocator = allocs_definitions().pointee.allocator
   return hookHooked(hooked, arguments, place, framePointer)
 }
 #else

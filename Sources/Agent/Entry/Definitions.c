@@ -29,6 +29,19 @@ static const ElfW(Phdr) *program_headers(const struct link_map *map, uint32_t *c
   return (const ElfW(Phdr) *)(map->l_addr + header->e_phoff);
 }
 
+bool allocs_module_range(const struct link_map *map, uint64_t *start, uint64_t *end) {
+  uint32_t count = 0;
+  const ElfW(Phdr) *headers = program_headers(map, &count);
+  *start = UINT64_MAX, *end = 0;
+  for (uint32_t index = 0; headers && index < count; index++) {
+    if (headers[index].p_type != PT_LOAD) continue;
+    uint64_t first = map->l_addr + headers[index].p_vaddr, last = first + headers[index].p_memsz;
+    *start = first < *start ? first : *start;
+    *end = last > *end ? last : *end;
+  }
+  return *start < *end;
+}
+
 uint32_t allocs_protection(const struct link_map *map, uint64_t address) {
   uint32_t count = 0, flags = 0, protection = 0;
   const ElfW(Phdr) *headers = program_headers(map, &count);

@@ -29,8 +29,12 @@ struct allocs_definitions {
   struct allocs_changed_symbol changed[ALLOCS_CHANGED_SYMBOLS];
   // The modules whose code may be what the agent's hooks have called: the agent, and who defines malloc.
   struct allocs_address_range below[ALLOCS_MODULES_BELOW];
+  // The C library as an allocator beside the one below the agent: its number once it is entered, and whether it is being.
+  uint32_t allocator;
+  uint32_t is_entering;
   // What Terminal.free was, where it leads on to a definition that leads to the agent.
   void (*free_below)(void *);
+  void (*seen_free)(void *);  // for finding that out
 };
 extern ALLOCS_HIDDEN struct allocs_definitions allocs_definitions_state;
 static inline struct allocs_definitions *_Nonnull allocs_definitions(void) { return &allocs_definitions_state; }
@@ -50,6 +54,8 @@ static inline bool allocs_is_in_agent(uint64_t address) {
 extern ALLOCS_HIDDEN void *_Nullable allocs_passing_stub(uint32_t index);
 extern ALLOCS_HIDDEN struct allocs_hooked *_Nonnull allocs_passing_record(uint32_t index);
 
+// Where a module lies, by its program headers, for before _dl_find_object knows. False if they cannot be had.
+extern ALLOCS_HIDDEN bool allocs_module_range(const struct link_map *_Nonnull map, uint64_t *_Nonnull start, uint64_t *_Nonnull end);
 // How the memory at `address` of a module is protected: PROT_READ and its like, as the file's headers say, RELRO included; 0 if
 // they cannot be had.
 extern ALLOCS_HIDDEN uint32_t allocs_protection(const struct link_map *_Nonnull map, uint64_t address);
