@@ -110,6 +110,15 @@ final class IndexBalance: Sendable {
   }
 }
 
+extension Losses {
+  /// What an index is known to lack, for an answer that is given once.
+  package init(of segment: borrowing Segment) {
+    self.init(countedIn: segment)
+    let isWriting = segment.isProcessAlive && segment.isAtItsPath
+    imbalance = IndexBalance().imbalance(of: segment, runsIn: isWriting ? segment.processID : nil)
+  }
+}
+
 extension ProcessView {
   /// What the index is known to lack. `isWriting`: whether the process runs and writes to this index.
   func losses(isWriting: Bool, budget: UInt64? = IndexBalance.budget) -> Losses {

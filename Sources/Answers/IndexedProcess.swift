@@ -76,8 +76,7 @@ public struct IndexedProcess: Hashable, Sendable {
       let segment = try Segment(path: file.path)
       command = segment.command
       if !file.isLive, segment.state == .exited { state = .exited }
-      losses = Losses(countedIn: segment)
-      losses.imbalance = IndexBalance().imbalance(of: segment, runsIn: file.isLive ? file.processID : nil)
+      losses = Losses(of: segment)
       lostBlocks = losses.blocks
       try segment.checkIntact()
       if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }

@@ -52,6 +52,8 @@ public struct TopTable: Hashable, Sendable {
   public var other: Total
   /// What the index is known to lack.
   public var losses: Losses
+  /// Of a recording: events that are missing from it.
+  public var lostEvents: UInt64 = 0
 
   public init(
     processID: Int32, command: [String], total: Total, siteCount: Int, sites: [Site], other: Total,

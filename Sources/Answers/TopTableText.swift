@@ -56,6 +56,7 @@ extension TopTable {
     writer.append("],\"other\":")
     other.appendJSON(to: &writer)
     losses.appendJSONFields(to: &writer)
+    if lostEvents > 0 { writer.append(",\"lost_events\":", decimal: lostEvents) }
     writer.append("}")
     return writer.takeString()
   }

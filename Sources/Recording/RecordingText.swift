@@ -114,6 +114,7 @@ public struct HistoryReport {
     if history.entries.count > limit { lines.append("… and \(history.entries.count - limit) older events") }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
+    lines += history.losses.lines
     return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
   }
 
@@ -207,6 +208,7 @@ public struct HistoryReport {
       writer.append(decimal: history.unrecorded)
     }
     if history.isOff { writer.append(",\"events_off\":true") }
+    history.losses.appendJSONFields(to: &writer)
     writer.append("}\n")
     return writer.takeString()
   }
