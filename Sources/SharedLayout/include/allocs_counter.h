@@ -28,7 +28,7 @@ enum allocs_counter_kind {
   ROW(1, ARENAS_EXHAUSTED, "arenas_exhausted", LOST_BLOCKS, "block", "not indexed: no arena was left")                \
   ROW(2, HIGH_ADDRESS, "high_address", LOST_BLOCKS, "block",                                                          \
       "not indexed: above the addresses that the index covers")                                                       \
-  ROW(3, UNALIGNED, "unaligned", LOST_BLOCKS, "block", "not indexed: not aligned to 16 bytes")                        \
+  ROW(3, UNALIGNED, "unaligned", LOST_BLOCKS, "block", "not indexed: not aligned to 8 bytes")                         \
   ROW(4, NESTED, "nested", LOST_BLOCKS, "block", "not indexed: allocated inside another allocation call")             \
   ROW(5, EARLY, "early", LOST_BLOCKS, "block", "not indexed: allocated while the agent started")                      \
   ROW(6, UNKNOWN_FREES, "unknown_frees", UNKNOWN_FREES, "free", "of blocks whose allocation was not seen")            \

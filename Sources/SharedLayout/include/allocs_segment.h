@@ -26,7 +26,7 @@
 //       +-------------------------------------------+
 //       | allocators     struct allocs_allocator    |   64 B   256
 //       +-------------------------------------------+
-//       | nested arenas  see allocs_nested.h        |  64 MiB  4,096
+//       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
