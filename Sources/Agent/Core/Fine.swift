@@ -67,12 +67,14 @@ enum Fine {
     return true
   }
 
-  /// The same for memory that was in use before; false, and nothing done, if it was not. Calls nothing.
+  /// The same for a small block in memory that was in use before; false, and nothing done, if it is another. Calls nothing.
   @inline(__always)
   static func recordKnown(_ regions: Regions, _ base: UInt, _ size: UInt, _ context: UInt32) -> Bool {
-    guard let place = knownPlace(regions, base), let clock = allocs_process().pointee.coarse_clock else { return false }
-    _ = Index.erase(regions, base)
-    Index.write(place, base, size, 0, context, allocs_clock_ticks(clock))
+    guard size < UInt(ALLOCS_SMALL_SIZE_LIMIT), let place = knownPlace(regions, base),
+      let clock = allocs_process().pointee.coarse_clock, Index.isUnused(place.arena, base)
+    else { return false }
+    let head = allocs_slot_small(place.granule, UInt64(size), context, allocs_clock_ticks(clock))
+    allocs_store_release_u64(place.slot, head)
     return true
   }
 

@@ -72,7 +72,13 @@ enum Index {
     return head
   }
 
-  /// The same, whichever slot it has.
+  /// Whether no allocation is known in the coarse slot that `base` has in `arena`, or would have if it were a multiple of 16.
+  @inline(__always)
+  static func isUnused(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Bool {
+    !isSummarized(arena, base) || place(arena, base).head == 0
+  }
+
+  /// As `erase`, whichever slot it has.
   @inline(__always)
   static func eraseAnywhere(_ regions: Regions, _ base: UInt) -> UInt64 {
     let head = erase(regions, base)
