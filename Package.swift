@@ -42,6 +42,8 @@ let agentLinker: [LinkerSetting] = [
     "-enable-experimental-feature", "Embedded", "-nostartfiles",
     "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/Agent/Entry/exports.map",
     "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+    // libc alone, and not the dynamic linker that libc.so names beside it: musl's would look for that one and refuse.
+    "-Xclang-linker", "-nodefaultlibs", "-Xlinker", "-l:libc.so.6",
   ])
 ]
 

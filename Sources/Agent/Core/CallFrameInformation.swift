@@ -1,10 +1,12 @@
 // CallFrameInformation: what .eh_frame says about one program counter, as a rule.
 //
-// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table. Follows the
-// DWARF 4 standard, section 6.4, and the Linux Standard Base's "Exception Frames". Keeps track of three columns: the
-// canonical frame address, the frame pointer, the return address. Whatever else a function may use ends the stack.
+// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table, or, where a module has
+// none, through one that was made of its .eh_frame (FrameTables.swift). Follows the DWARF 4 standard, section 6.4, and the
+// Linux Standard Base's "Exception Frames". Keeps track of three columns: the canonical frame address, the frame pointer, the
+// return address. Whatever else a function may use ends the stack.
 //
-// Every read is checked against the end of the module, and every loop is bounded: a damaged table must not crash the host.
+// Every read is checked against the end of the segment it is in, and every loop is bounded: a damaged table must not crash the
+// host. A module may have room between its segments, where nothing can be read; a table is in another one than the code.
 
 import AgentMachine
 import SharedLayout
@@ -16,11 +18,80 @@ enum CallFrameInformation {
     var start: UInt64 = 0
     var end: UInt64 = 0
     var table: UInt64 = 0
-    guard allocs_find_frame_table(address, &start, &end, &table), table != 0 else { return .withoutInformation }
-    guard let entry = FrameEntry(covering: address, table: table, start: start, end: end) else {
-      return .withoutInformation
+    var map: UnsafeMutablePointer<link_map>?
+    guard allocs_find_frame_table(address, &start, &end, &map, &table), let map else { return .withoutInformation }
+    var segment = Segment(start: start, end: end)
+    switch find(address, table, map, &segment) {
+    case .entry(let place):
+      guard segment.moved(to: place, of: map) else { return .unsupported }
+      guard let entry = FrameEntry(covering: address, at: place, start: segment.start, end: segment.end) else {
+        return withoutEntry(address)
+      }
+      return entry.rule(at: address)
+    case .nothing: return withoutEntry(address)
+    case .unreadable: return .unsupported
     }
-    return entry.rule(at: address)
+  }
+
+  private static func withoutEntry(_ address: UInt64) -> FrameRule {
+    allocs_is_entry(address) ? .outermost : .withoutInformation
+  }
+
+  /// What can be read around an address.
+  struct Segment {
+    var start: UInt64
+    var end: UInt64
+
+    /// Makes it the one around `address`; false if that is not one of the module's.
+    mutating func moved(to address: UInt64, of map: UnsafeMutablePointer<link_map>) -> Bool {
+      address >= start && address < end || allocs_find_segment(address, map, &start, &end)
+    }
+  }
+
+  enum Found {
+    /// The entry that begins last before the address: there.
+    case entry(UInt64)
+    /// The module has none for it.
+    case nothing
+    /// The module has some, which are not understood.
+    case unreadable
+  }
+
+  private static func find(
+    _ address: UInt64, _ table: UInt64, _ map: UnsafeMutablePointer<link_map>, _ segment: inout Segment
+  ) -> Found {
+    if table != 0 {
+      guard segment.moved(to: table, of: map) else { return .unreadable }
+      switch FrameEntry.find(address, table, segment.end) {
+      case .unreadable: break
+      case let found: return found
+      }
+    }
+    return FrameTables.find(address, map)
+  }
+
+  /// Whether the module's own table is of the form that linkers write.
+  static func isSearchable(_ table: UInt64, _ map: UnsafeMutablePointer<link_map>, _ segment: Segment) -> Bool {
+    var segment = segment
+    guard table != 0, segment.moved(to: table, of: map) else { return false }
+    if case .unreadable = FrameEntry.find(0, table, segment.end) { return false }
+    return true
+  }
+
+  // MARK: for FrameTables
+
+  /// What follows the entry at `place` of a section that ends with its segment; nil if there is none.
+  static func next(after place: UInt64, end: UInt64) -> UInt64? {
+    var cursor = Cursor(place, end: end)
+    return FrameEntry.length(&cursor)
+  }
+  /// Whether a common entry of the form that compilers write is at `place`.
+  static func isCommon(_ place: UInt64, end: UInt64) -> Bool {
+    FrameEntry(commonAt: place, end: end)?.isOrdinary ?? false
+  }
+  /// The code that the entry at `place` is for; nil if it is not one.
+  static func code(ofEntry place: UInt64, start: UInt64, end: UInt64) -> (start: UInt64, size: UInt64)? {
+    FrameEntry(at: place, start: start, end: end)?.code
   }
 }
 
@@ -110,19 +181,35 @@ private struct FrameEntry {
   private var isSignalFrame = false
   private let moduleEnd: UInt64
 
-  init?(covering address: UInt64, table: UInt64, start moduleStart: UInt64, end: UInt64) {
+  init?(covering address: UInt64, at entry: UInt64, start moduleStart: UInt64, end: UInt64) {
+    self.init(at: entry, start: moduleStart, end: end)
+    guard address >= start, address - start < size else { return nil }
+  }
+
+  init?(at entry: UInt64, start moduleStart: UInt64, end: UInt64) {
     moduleEnd = end
     instructions = Cursor(end, end: end)
     commonInstructions = instructions
-    guard let entry = Self.find(address, table, end), entry >= moduleStart, entry < end,
-      read(entry: entry, moduleStart), address >= start, address - start < size
-    else { return nil }
+    guard entry >= moduleStart, entry < end, read(entry: entry, moduleStart) else { return nil }
+  }
+
+  init?(commonAt place: UInt64, end: UInt64) {
+    moduleEnd = end
+    instructions = Cursor(end, end: end)
+    commonInstructions = instructions
+    guard read(common: place) != nil else { return nil }
   }
 
   private var size: UInt64 = 0
+  var code: (start: UInt64, size: UInt64) { (start, size) }
+  /// Whether a common entry is one as compilers write it for this machine.
+  var isOrdinary: Bool {
+    returnColumn == Machine.returnAddressColumn && dataAlignment == -8 && (codeAlignment == 1 || codeAlignment == 4)
+      && pointerEncoding & 0x60 == 0 && commonInstructions.address < commonInstructions.end
+  }
 
-  /// The binary search table of .eh_frame_hdr, in the one form that linkers write.
-  private static func find(_ address: UInt64, _ table: UInt64, _ end: UInt64) -> UInt64? {
+  /// By the binary search table of .eh_frame_hdr, in the one form that linkers write.
+  static func find(_ address: UInt64, _ table: UInt64, _ end: UInt64) -> CallFrameInformation.Found {
     var cursor = Cursor(table, end: end)
     let version = cursor.byte()
     let frameEncoding = cursor.byte()
@@ -131,13 +218,13 @@ private struct FrameEntry {
     let sortedOffsets: UInt8 = 0x3B  // relative to the table, signed, 4 bytes
     guard version == 1, tableEncoding == sortedOffsets, cursor.pointer(frameEncoding, dataBase: table) != nil,
       let count = cursor.pointer(countEncoding, dataBase: table), count > 0, count < 1 << 28
-    else { return nil }
+    else { return .unreadable }
     let first = cursor.address
-    guard count * 8 <= end - first, let base = UnsafeRawPointer(bitPattern: UInt(first)) else { return nil }
+    guard count * 8 <= end - first, let base = UnsafeRawPointer(bitPattern: UInt(first)) else { return .unreadable }
     func location(_ index: UInt64) -> UInt64 {
       table &+ UInt64(bitPattern: Int64(base.loadUnaligned(fromByteOffset: Int(index * 8), as: Int32.self)))
     }
-    guard location(0) <= address else { return nil }
+    guard location(0) <= address else { return .nothing }
     var low: UInt64 = 0
     var high = count
     while high - low > 1 {
@@ -145,7 +232,7 @@ private struct FrameEntry {
       if location(middle) <= address { low = middle } else { high = middle }
     }
     let offset = base.loadUnaligned(fromByteOffset: Int(low * 8 + 4), as: Int32.self)
-    return table &+ UInt64(bitPattern: Int64(offset))
+    return .entry(table &+ UInt64(bitPattern: Int64(offset)))
   }
 
   private mutating func read(entry: UInt64, _ moduleStart: UInt64) -> Bool {
@@ -211,7 +298,7 @@ private struct FrameEntry {
   }
 
   /// The end of the record whose length is next; 0 ends the section.
-  private static func length(_ cursor: inout Cursor) -> UInt64? {
+  static func length(_ cursor: inout Cursor) -> UInt64? {
     let short = cursor.read(UInt32.self, 0)
     let length = short == UInt32.max ? cursor.read(UInt64.self, 0) : UInt64(short)
     guard !cursor.isBroken, length != 0, length <= cursor.end - cursor.address else { return nil }

@@ -30,7 +30,7 @@ func allocate(
       size, alignment: alignment, caller, function, allocator: allocator,
       isTight: isTight ?? Terminal.isTight(function), make)
   }
-  let (block, isTight) = delegating(thread, isTight: isTight ?? Terminal.isTight(function), make)
+  let (block, isTight) = delegating(thread, caller, isTight: isTight ?? Terminal.isTight(function), make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
   }
@@ -41,8 +41,11 @@ func allocate(
 /// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does. Gives
 /// whether the one that made the block is tight.
 @inline(__always)
-private func delegating(_ thread: Thread, isTight: Bool, _ body: () -> Block?) -> (Block?, isTight: Bool) {
+private func delegating(
+  _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
+) -> (Block?, isTight: Bool) {
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  thread.pointee.outer_place = UInt64(caller.place)
   let result = body()
   return (result, Event.endDelegation(thread, result, isTight: isTight))
 }
@@ -53,13 +56,18 @@ private func allocateSlowly(
   _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
   isTight: Bool, _ make: () -> Block?
 ) -> Block? {
-  if let outer = allocs_registered_block() {
-    let block = make()
-    Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
-    return block
+  var registered = allocs_registered_block()
+  if let outer = registered {
+    guard LeftCalls.takeBack(outer, caller) else {
+      let block = make()
+      Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
+      return block
+    }
+  } else {
+    registered = Start.enterNewThread()
   }
-  guard let thread = Start.enterNewThread() else { return make() }
-  let (block, isTight) = delegating(thread, isTight: isTight, make)
+  guard let thread = registered else { return make() }
+  let (block, isTight) = delegating(thread, caller, isTight: isTight, make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
   }
@@ -335,14 +343,20 @@ func resize(
   let own = isTight ?? Terminal.isTight(function)
   var registered: Thread? = allocs_enter()
   if registered == nil {
-    if let outer = allocs_registered_block() {
-      return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+    registered = allocs_registered_block()
+    if let outer = registered {
+      guard LeftCalls.takeBack(outer, caller) else {
+        return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+      }
+    } else {
+      registered = Start.enterNewThread()
     }
-    registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
-  let (result, isTight) = delegating(thread, isTight: own, change)
+  thread.pointee.resizing = old == 0 ? 0 : UInt64(UInt(bitPattern: block))
+  let (result, isTight) = delegating(thread, caller, isTight: own, change)
+  thread.pointee.resizing = 0
   if let result {
     Event.postAlloc(
       thread, result, size, alignment, caller, function, ALLOCS_EVENT_REALLOC_NEW, origin: allocs_slot_context(old),

@@ -87,12 +87,7 @@ enum Mappings {
   private static func enter() -> Thread? {
     if let thread = allocs_enter() { return thread }
     guard allocs_registered_block() == nil else { return nil }
-    // Only where libc needs no memory to keep the key's value: the thread may be in a signal handler.
-    let keysKeptInPlace: UInt32 = 32
-    let process = allocs_process()
-    guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue,
-      process.pointee.has_thread_key == 0 || process.pointee.thread_key < keysKeptInPlace
-    else { return nil }
+    guard allocs_process().pointee.phase == ALLOCS_PHASE_READY.rawValue else { return nil }
     return Start.enterNewThread()
   }
 
@@ -101,10 +96,6 @@ enum Mappings {
   ) -> UInt32 {
     if let own {
       guard Gate.regions(own) != nil else { return 0 }
-      // libc is not to be asked for the stack's bounds: it would take locks.
-      let hasAsked = own.pointee.has_asked_for_stack
-      own.pointee.has_asked_for_stack = 1
-      defer { own.pointee.has_asked_for_stack = hasAsked }
       return Contexts.context(own, caller, function)
     }
     guard let inside = allocs_registered_block(), Gate.isIndexed(inside) else { return 0 }

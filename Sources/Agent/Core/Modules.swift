@@ -127,6 +127,7 @@ enum Modules {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ module: UnsafeMutablePointer<allocs_module>, _ index: UInt32
   ) {
     shared.pointee.modules_unloaded = 1
+    FrameTables.forget(from: module.pointee.start, to: module.pointee.end)
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
     Events.addNews(shared, module: index, isUnloaded: true)
@@ -179,6 +180,7 @@ enum Modules {
     #endif
     readBuildID(module)
     name(module, map, shared, header)
+    FrameTables.prepare(map, at: UInt64(UInt(bitPattern: map.pointee.l_ld)))
     // What was code without information there may have some now.
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     allocs_store_release_u64(&section.pointee.used, index + 1)

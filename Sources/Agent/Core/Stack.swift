@@ -87,7 +87,6 @@ enum Stack {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
       let rules = shared.pointee.frame_rules
     else { return 0 }
-    if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
     if thread.pointee.must_forget != 0 {
       thread.pointee.must_forget = 0
       for index in 0..<Int(ALLOCS_FRAMES_KEPT) { allocs_frames(thread)[index].pc = 0 }
@@ -114,7 +113,7 @@ enum Stack {
     return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(ALLOCS_FRAME_LIMIT)) { buffer in
       guard let pcs = buffer.baseAddress, limit > 0 else { return 0 }
       var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-      var bounds = Bounds(thread, registers.sp)
+      var bounds = Bounds(thread, registers)
       var count = 0
       var end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
       while count < limit {
@@ -126,7 +125,7 @@ enum Stack {
         } else {
           switch registers.step(rule(registers.pc, rules), high: bounds.high) {
           case .stepped: break
-          case .crossedSignal: bounds = Bounds(thread, registers.sp)
+          case .crossedSignal: bounds = Bounds(thread, registers)
           case .ended:
             end = 0
             isEnded = true
@@ -174,7 +173,7 @@ enum Stack {
     let number = thread.pointee.walk &+ 1
     thread.pointee.walk = number
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-    var bounds = Bounds(thread, registers.sp)
+    var bounds = Bounds(thread, registers)
     var spare = Int(ALLOCS_FRAMES_KEPT)
     var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
     var depth = 0  // of the whole stack, if the list knows
@@ -236,7 +235,7 @@ enum Stack {
       registers = copy
       switch outcome {
       case .stepped: continue
-      case .crossedSignal: bounds = Bounds(thread, registers.sp)
+      case .crossedSignal: bounds = Bounds(thread, registers)
       case .ended:
         isEnded = true
         break walking

@@ -1,7 +1,7 @@
 // Unwinding: one step, from a frame's registers to its caller's, and the bounds within which it may read.
 //
-// Loads are confined to the thread's own stack, or the alternate signal stack it is on. A stack pointer anywhere else, as of a
-// coroutine, lies in no stack that is known.
+// Loads are confined to the thread's own stack, or the alternate signal stack it is on (DisarmedStack.swift). A stack pointer anywhere
+// else, as of a coroutine, lies in no stack that is known.
 
 import AgentMachine
 import SharedLayout
@@ -38,14 +38,22 @@ struct Bounds {
   /// Whether it is the thread's own, which lies where it lies for good.
   private(set) var isOwn = false
 
-  init(_ thread: Thread, _ sp: UInt64) {
+  init(_ thread: Thread, _ registers: Registers) {
+    let sp = registers.sp
     if sp >= thread.pointee.stack_low, sp < thread.pointee.stack_high {
       high = thread.pointee.stack_high
       isOwn = true
-    } else if let alternate = System.alternateSignalStack, sp >= alternate.low, sp < alternate.high {
-      high = alternate.high
+    } else {
+      let alternate = System.alternateSignalStack
+      if sp >= alternate.low, sp < alternate.high {
+        high = alternate.high
+      } else if alternate.high == 0 {
+        high = DisarmedStack.end(thread, registers)
+      }
     }
   }
+  /// As far as is known to be mapped.
+  init(high: UInt64) { self.high = high }
   var isForeign: Bool { high == 0 }
 }
 
