@@ -411,11 +411,15 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
 // and leaves through these.
 
 @c(allocs_operator_enter)
-func operatorEnter() -> Thread? {
+func operatorEnter(_ place: UInt, _ framePointer: UInt64) -> Thread? {
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    guard allocs_registered_block() == nil else { return nil }
-    thread = Start.enterNewThread()
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, Caller(place: place, framePointer: framePointer)) else { return nil }
+    } else {
+      thread = Start.enterNewThread()
+    }
   }
   thread?.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
@@ -467,11 +471,15 @@ func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) ->
   let caller = Caller(place: place, framePointer: framePointer)
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    if let outer = allocs_registered_block() {
-      if let block { Event.innerFree(outer, block) }
-      return nil
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, caller) else {
+        if let block { Event.innerFree(outer, block) }
+        return nil
+      }
+    } else {
+      thread = Start.enterNewThread()
     }
-    thread = Start.enterNewThread()
   }
   if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
   return thread

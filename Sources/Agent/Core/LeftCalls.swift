@@ -7,7 +7,8 @@
 // left by call frame information, as in a coroutine that was switched to inside an allocator, the thread stays taken, and its
 // blocks are counted as nested.
 //
-// Nothing is noted for this on the paths of malloc and free.
+// Nothing is noted for this on the paths of malloc and free. Where operator new calls malloc, the agent is nearly always the caller's
+// caller: sites at which that was seen are kept, with the distance of the word that says so.
 
 import AgentMachine
 import SharedLayout
@@ -26,8 +27,27 @@ enum LeftCalls {
 
   /// A hook was called on a thread that a hook has taken. Whether that hook was left: then its thread is as a hook that
   /// has just taken it finds it.
-  @inline(never)
+  @inline(__always)
   static func takeBack(_ outer: Thread, _ caller: Caller) -> Bool {
+    isKnownInside(outer, caller) ? false : takeBackSlowly(outer, caller)
+  }
+
+  @inline(__always)
+  private static func isKnownInside(_ outer: Thread, _ caller: Caller) -> Bool {
+    guard caller.isKnown else { return false }
+    if isAgent(caller.site) { return true }  // a function that only jumps to the hook
+    let site = allocs_inner_site(outer, caller.site)
+    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.place) &+ site.pointee.distance))
+  }
+
+  @inline(__always)
+  private static func isAgent(_ pc: UInt64) -> Bool {
+    let process = allocs_process()
+    return pc &- process.pointee.agent_start < process.pointee.agent_end &- process.pointee.agent_start
+  }
+
+  @inline(never)
+  private static func takeBackSlowly(_ outer: Thread, _ caller: Caller) -> Bool {
     guard hasLeft(outer, caller) else { return false }
     Index.count(ALLOCS_COUNTER_CALLS_LEFT)
     if outer.pointee.resizing != 0 {
@@ -57,9 +77,11 @@ enum LeftCalls {
     // Linked into the executable, the agent's code cannot be told from the program's.
     guard process.pointee.agent_end != 0 else { return false }
     let mostFrames = 1 << 16
-    for _ in 0..<mostFrames {
-      let pc = registers.pc & ~Registers.interrupted
-      if pc >= process.pointee.agent_start, pc < process.pointee.agent_end { return false }
+    for count in 0..<mostFrames {
+      if isAgent(registers.pc & ~Registers.interrupted) {
+        if count == 1 { keep(outer, caller, Stack.rule(caller.site, rules)) }
+        return false
+      }
       guard !bounds.isForeign else { return false }
       if bounds.isOwn, isPlaceOwn, registers.sp > place &+ 8 { return true }
       let rule = Stack.rule(registers.pc, rules)
@@ -73,5 +95,19 @@ enum LeftCalls {
       }
     }
     return false
+  }
+
+  /// Of a frame that is found by the stack pointer, the return address lies at the same distance each time.
+  private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
+    guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
+    let site = allocs_inner_site(outer, caller.site)
+    site.pointee.pc = 0
+    site.pointee.distance = 8 &+ rule.offset &- rule.returnAddress
+    site.pointee.pc = caller.site
+  }
+
+  /// What was code there may be other code now.
+  static func forgetSites(_ thread: Thread) {
+    for index in 0..<UInt64(ALLOCS_INNER_SITE_COUNT) { allocs_inner_site(thread, index << 4).pointee.pc = 0 }
   }
 }

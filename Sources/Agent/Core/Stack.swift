@@ -72,6 +72,7 @@ enum Stack {
   /// Forgets what earlier captures met: its rules may have changed. May be called by another thread, which leaves alone
   /// what a capture under way works on.
   static func forget(_ thread: Thread) {
+    LeftCalls.forgetSites(thread)
     thread.pointee.must_forget = 1
     thread.pointee.frame_count = 0
     thread.pointee.checked_frame_count = 0

@@ -47,7 +47,7 @@ enum Start {
     Clock.find(process)
     process.pointee.verbose = settings.isVerbose ? 1 : 0
     settings.sayRefused()
-    guard allocs_is_libc_known() else {
+    guard allocs_find_libc() else {
       say("its C library is not glibc, 2.35 or newer", "the index is for programs of that library", 0)
       return false
     }

@@ -20,7 +20,8 @@ __attribute__((aligned(ALLOCS_PAGE_SIZE))) uint8_t allocs_control_page[ALLOCS_PA
 // it must load, and do nothing. So it asks for no library but libc, by a name that musl takes for itself, and for no version
 // that came after the first ones: these are weak, and what else is new is looked up by hand.
 #ifndef ALLOCS_INEXE
-extern __typeof__(_dl_find_object) _dl_find_object __attribute__((weak));
+extern ALLOCS_HIDDEN void *allocs_next_definition(const char *name);
+#define LIBC(name) allocs_next_definition(#name)
 extern struct r_debug _r_debug __attribute__((weak));
 extern void *__libc_stack_end __attribute__((weak));
 extern struct r_debug *const _dl_debug_addr __attribute__((weak));  // musl's
@@ -28,7 +29,10 @@ static const struct r_debug *dynamic_linker(void) {
   if (&_r_debug) return &_r_debug;
   return &_dl_debug_addr ? _dl_debug_addr : NULL;
 }
-bool allocs_is_libc_known(void) { return _dl_find_object && &_r_debug && &__libc_stack_end; }
+bool allocs_find_libc(void) {
+  allocs_process_state.find_object = LIBC(_dl_find_object);
+  return allocs_process_state.find_object && &_r_debug && &__libc_stack_end;
+}
 static void *stack_end(void) { return &__libc_stack_end ? __libc_stack_end : NULL; }
 
 // Embedded Swift's library names it, in what is never called; glibc has it since 2.36 only.
@@ -39,7 +43,11 @@ ALLOCS_HIDDEN void arc4random_buf(void *bytes, size_t count) {
 #else
 extern void *__libc_stack_end;
 static const struct r_debug *dynamic_linker(void) { return &_r_debug; }
-bool allocs_is_libc_known(void) { return true; }
+#define LIBC(name) name
+bool allocs_find_libc(void) {
+  if (!allocs_is_static()) allocs_process_state.find_object = (int (*)(void *, void *))_dl_find_object;
+  return true;
+}
 static void *stack_end(void) { return __libc_stack_end; }
 #endif
 
@@ -69,10 +77,6 @@ typedef int set_specific(pthread_key_t, const void *);
 extern ALLOCS_HIDDEN void *__dso_handle;
 #ifdef ALLOCS_INEXE
 extern register_atfork __register_atfork;
-#define LIBC(name) name
-#else
-extern ALLOCS_HIDDEN void *allocs_next_definition(const char *name);
-#define LIBC(name) allocs_next_definition(#name)
 #endif
 
 void allocs_register_fork_handlers(void) {
@@ -116,6 +120,12 @@ bool allocs_is_main_module(const struct link_map *map) {
   return map == allocs_first_link_map();
 }
 
+// The segment, or whole module, around `address`; the module's .eh_frame_hdr.
+static bool find_segment(uint64_t address, struct dl_find_object *found) {
+  int (*find)(void *, void *) = allocs_process_state.find_object;
+  return find && find((void *)(uintptr_t)address, found) == 0;
+}
+
 // A module's program headers; null if they are not where they usually are.
 static const ElfW(Phdr) *program_headers(const struct link_map *map, uint64_t *count) {
 #ifdef ALLOCS_INEXE
@@ -127,7 +137,7 @@ static const ElfW(Phdr) *program_headers(const struct link_map *map, uint64_t *c
   }
   // A library's image begins at its bias; it does if its ELF header lies there.
   struct dl_find_object found;
-  if (_dl_find_object((void *)map->l_addr, &found) != 0 || found.dlfo_link_map != map) return NULL;
+  if (!find_segment(map->l_addr, &found) || found.dlfo_link_map != map) return NULL;
   const ElfW(Ehdr) *header = (const ElfW(Ehdr) *)map->l_addr;
   uint64_t size = (uint64_t)(uintptr_t)found.dlfo_map_end - map->l_addr;
   if (size < sizeof *header || memcmp(header->e_ident, ELFMAG, SELFMAG) != 0 || header->e_phentsize != sizeof(ElfW(Phdr))) return NULL;
@@ -165,11 +175,6 @@ bool allocs_module_segment(const struct link_map *map, uint32_t wanted, struct a
     return true;
   }
   return false;
-}
-
-// The segment, or whole module, around `address`; the module's .eh_frame_hdr.
-static bool find_segment(uint64_t address, struct dl_find_object *found) {
-  return allocs_is_libc_known() && _dl_find_object((void *)(uintptr_t)address, found) == 0;
 }
 
 bool allocs_find_segment(uint64_t address, const struct link_map *map, uint64_t *start, uint64_t *end) {

@@ -93,6 +93,13 @@ enum allocs_delegating {
   ALLOCS_DELEGATING_OPERATOR = 2  // to what may call the new-handler, which is the program's own code
 };
 
+// Where a function that was called by the agent calls a hook: the agent's return address lies so far above that of the call.
+struct allocs_inner_site {
+  uint64_t pc;  // 0: none
+  uint64_t distance;
+};
+#define ALLOCS_INNER_SITE_COUNT 8u
+
 // Where the last pool that a thread was handed a block by has blocks: those in this range are known to be looked through.
 struct allocs_last_pool {
   uint64_t address;
@@ -146,6 +153,7 @@ struct allocs_thread_block {
   uint64_t stack_high;
   uint64_t outer_place;          // where the return address of the hook's call lies, while `delegating`; 0: not noted
   uint64_t resizing;             // the block of a realloc that is under way, if its record was erased
+  struct allocs_inner_site inner_sites[ALLOCS_INNER_SITE_COUNT];
   uint64_t foreign_low;          // a walk from here met no signal frame until foreign_high
   uint64_t foreign_high;
   uint32_t foreign_ticks;        // at that time
@@ -208,6 +216,9 @@ static inline struct allocs_word *_Nonnull allocs_words(struct allocs_thread_blo
 static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->listed; }
 static inline struct allocs_child *_Nonnull allocs_children(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->children; }
 static inline struct allocs_site *_Nonnull allocs_sites(struct allocs_thread_block *_Nonnull thread) { return thread->sites; }
+static inline struct allocs_inner_site *_Nonnull allocs_inner_site(struct allocs_thread_block *_Nonnull thread, uint64_t pc) {
+  return &thread->inner_sites[pc >> 4 & (ALLOCS_INNER_SITE_COUNT - 1)];
+}
 static inline uint16_t *_Nonnull allocs_fresh(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->fresh; }
 enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
@@ -497,6 +508,7 @@ struct allocs_process {
   uint32_t verbose;
   pthread_key_t thread_key;
   uint32_t has_thread_key;
+  int (*find_object)(void *, void *);  // _dl_find_object
   int (*set_specific)(pthread_key_t, const void *);
   uint32_t descriptor_size;       // of a thread's by libc; 0: not known
   uint64_t agent_start;           // where the agent's code lies
@@ -629,8 +641,8 @@ static inline bool allocs_compare_exchange_pointer(void **word, void *expected, 
 
 // MARK: the dynamic linker
 
-// Whether this is a C library that the agent knows its way in: glibc, 2.35 or newer. In any other it passes all calls on.
-extern ALLOCS_HIDDEN bool allocs_is_libc_known(void);
+// Finds what the agent needs of libc. False in another one than glibc, 2.35 or newer: there all calls are passed on.
+extern ALLOCS_HIDDEN bool allocs_find_libc(void);
 extern ALLOCS_HIDDEN struct link_map *_Nullable allocs_first_link_map(void);
 // Whether `map` is the module that the agent is in: its own, or, linked into it, the executable.
 extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
