@@ -308,25 +308,64 @@ private struct FrameEntry {
 
 // MARK: the instructions
 
-/// A row of the table that the instructions describe.
+/// A row of the table that the instructions describe. In 16 bytes: rows are worked on where little stack may be left.
 private struct Row {
-  enum Saved: Equatable {
+  enum Saved: UInt8 {
     case same
-    case offset(Int64)  // from the canonical frame address
+    case offset  // from the canonical frame address
     case atFramePointer  // DW_OP_breg of the frame pointer, 0: where a realigned frame keeps it
     case undefined
     case unsupported
   }
-  enum Base: Equatable {
-    case register(UInt64)
+  enum Base: UInt8 {
+    case stackPointer
+    case framePointer
     case memoryAtFramePointer  // DW_OP_breg of the frame pointer, offset, DW_OP_deref: a realigned frame
     case procedureLinkage  // the expression of PLT stubs
     case unsupported
   }
-  var base = Base.unsupported
-  var offset: Int64 = 0
-  var framePointer = Saved.same
-  var returnAddress = Saved.same
+  private(set) var base = Base.unsupported
+  private(set) var framePointer = Saved.same
+  private(set) var returnAddress = Saved.same
+  private var baseOffset: Int32 = 0
+  private var framePointerOffset: Int32 = 0
+  private var returnAddressOffset: Int32 = 0
+
+  var offset: Int64 { Int64(baseOffset) }
+  /// From the canonical frame address; nil if it is not saved there.
+  var framePointerPlace: Int64? { framePointer == .offset ? Int64(framePointerOffset) : nil }
+  var returnAddressPlace: Int64? { returnAddress == .offset ? Int64(returnAddressOffset) : nil }
+
+  /// Offsets of more than 2 GiB are no frame's.
+  mutating func setBase(register: UInt64) {
+    base =
+      register == Machine.stackPointerColumn
+      ? .stackPointer : register == Machine.framePointerColumn ? .framePointer : .unsupported
+  }
+  mutating func setBase(_ new: Base) { base = new }
+  mutating func setOffset(_ new: Int64) {
+    if let offset = Int32(exactly: new) { baseOffset = offset } else { base = .unsupported }
+  }
+  mutating func set(_ column: UInt64, _ saved: Saved) {
+    if column == Machine.framePointerColumn { framePointer = saved }
+    if column == Machine.returnAddressColumn { returnAddress = saved }
+  }
+  mutating func set(_ column: UInt64, at offset: Int64) {
+    guard let place = Int32(exactly: offset) else { return set(column, .unsupported) }
+    set(column, .offset)
+    if column == Machine.framePointerColumn { framePointerOffset = place }
+    if column == Machine.returnAddressColumn { returnAddressOffset = place }
+  }
+  mutating func restore(_ column: UInt64, _ initial: Row) {
+    if column == Machine.framePointerColumn {
+      framePointer = initial.framePointer
+      framePointerOffset = initial.framePointerOffset
+    }
+    if column == Machine.returnAddressColumn {
+      returnAddress = initial.returnAddress
+      returnAddressOffset = initial.returnAddressOffset
+    }
+  }
 }
 
 extension FrameEntry {
@@ -364,10 +403,10 @@ extension FrameEntry {
         if !advance(operand, &location) { return true }
         continue
       case 0x80:
-        set(&row, operand, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+        row.set(operand, at: Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
         continue
       case 0xC0:
-        restore(&row, operand, initial)
+        row.restore(operand, initial)
         continue
       default: break
       }
@@ -382,12 +421,12 @@ extension FrameEntry {
       case 0x04: if !advance(UInt64(cursor.read(UInt32.self, 0)), &location) { return true }
       case 0x05:
         let column = cursor.unsigned()
-        set(&row, column, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
-      case 0x06: restore(&row, cursor.unsigned(), initial)
-      case 0x07: set(&row, cursor.unsigned(), .undefined)
-      case 0x08: set(&row, cursor.unsigned(), .same)
+        row.set(column, at: Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
+      case 0x06: row.restore(cursor.unsigned(), initial)
+      case 0x07: row.set(cursor.unsigned(), .undefined)
+      case 0x08: row.set(cursor.unsigned(), .same)
       case 0x09:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         _ = cursor.unsigned()
       case 0x0A:
         guard depth < 8 else { return false }
@@ -398,45 +437,36 @@ extension FrameEntry {
         depth -= 1
         row = remembered[depth]
       case 0x0C:
-        row.base = .register(cursor.unsigned())
-        row.offset = Int64(bitPattern: cursor.unsigned())
-      case 0x0D: row.base = .register(cursor.unsigned())
-      case 0x0E: row.offset = Int64(bitPattern: cursor.unsigned())
+        row.setBase(register: cursor.unsigned())
+        row.setOffset(Int64(bitPattern: cursor.unsigned()))
+      case 0x0D: row.setBase(register: cursor.unsigned())
+      case 0x0E: row.setOffset(Int64(bitPattern: cursor.unsigned()))
       case 0x0F: readBaseExpression(&cursor, &row)
       case 0x10:
         let column = cursor.unsigned()
-        set(&row, column, readSavedExpression(&cursor))
+        row.set(column, readSavedExpression(&cursor))
       case 0x11:
         let column = cursor.unsigned()
-        set(&row, column, .offset(cursor.signed() &* dataAlignment))
+        row.set(column, at: cursor.signed() &* dataAlignment)
       case 0x12:
-        row.base = .register(cursor.unsigned())
-        row.offset = cursor.signed() &* dataAlignment
-      case 0x13: row.offset = cursor.signed() &* dataAlignment
+        row.setBase(register: cursor.unsigned())
+        row.setOffset(cursor.signed() &* dataAlignment)
+      case 0x13: row.setOffset(cursor.signed() &* dataAlignment)
       case 0x14, 0x15:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         _ = cursor.unsigned()
       case 0x16:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         skipBlock(&cursor)
       case 0x2D where Machine.signsReturnAddresses: break  // DW_CFA_AARCH64_negate_ra_state
       case 0x2E: _ = cursor.unsigned()  // DW_CFA_GNU_args_size
       case 0x2F:
         let column = cursor.unsigned()
-        set(&row, column, .offset(0 &- Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+        row.set(column, at: 0 &- Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
       default: return false
       }
     }
     return !cursor.isBroken
-  }
-
-  private func set(_ row: inout Row, _ column: UInt64, _ saved: Row.Saved) {
-    if column == Machine.framePointerColumn { row.framePointer = saved }
-    if column == Machine.returnAddressColumn { row.returnAddress = saved }
-  }
-  private func restore(_ row: inout Row, _ column: UInt64, _ initial: Row) {
-    if column == Machine.framePointerColumn { row.framePointer = initial.framePointer }
-    if column == Machine.returnAddressColumn { row.returnAddress = initial.returnAddress }
   }
 
   private func skipBlock(_ cursor: inout Cursor) {
@@ -448,16 +478,19 @@ extension FrameEntry {
     let size = cursor.unsigned()
     var block = Cursor(cursor.address, end: cursor.address + min(size, cursor.end - min(cursor.address, cursor.end)))
     cursor.address = block.end
-    row.base = .unsupported
+    row.setBase(.unsupported)
     let dereference: UInt8 = 0x06
     let first = block.byte()
     if first == Machine.framePointerOperation {
-      row.offset = block.signed()
-      if block.byte() == dereference && block.address == block.end { row.base = .memoryAtFramePointer }
+      let offset = block.signed()
+      if block.byte() == dereference && block.address == block.end {
+        row.setBase(.memoryAtFramePointer)
+        row.setOffset(offset)
+      }
     } else if first == Machine.stackPointerOperation,
       Machine.isProcedureLinkage(block.address - 1, block.end - block.address + 1)
     {
-      row.base = .procedureLinkage
+      row.setBase(.procedureLinkage)
     }
   }
 
@@ -478,25 +511,22 @@ extension FrameRule {
       self = .outermost
       return
     }
-    var base = row.base
-    var offset = row.offset
-    if base == .procedureLinkage {
-      base = .register(Machine.stackPointerColumn)
-      offset = Machine.procedureLinkageOffset(at: address)
-    }
-    switch base {
-    case .register(Machine.stackPointerColumn), .register(Machine.framePointerColumn):
-      let isFramePointer = base == .register(Machine.framePointerColumn)
-      switch (row.returnAddress, row.framePointer) {
-      case (.offset(let place), .same):
-        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: nil)
-      case (.offset(let place), .offset(let saved)):
-        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: saved)
-      case (.same, .same) where !isFramePointer && Machine.interruptedLink != nil: self.init(unstoredAt: offset)
-      default: self = .unsupported
+    switch row.base {
+    case .stackPointer, .framePointer, .procedureLinkage:
+      let offset = row.base == .procedureLinkage ? Machine.procedureLinkageOffset(at: address) : row.offset
+      let isFramePointer = row.base == .framePointer
+      let isSavedAsUsual = row.framePointer == .same || row.framePointer == .offset
+      if let place = row.returnAddressPlace, isSavedAsUsual {
+        self.init(
+          isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place,
+          framePointerAt: row.framePointerPlace)
+      } else if row.returnAddress == .same, row.framePointer == .same, !isFramePointer, Machine.interruptedLink != nil {
+        self.init(unstoredAt: offset)
+      } else {
+        self = .unsupported
       }
-    case .memoryAtFramePointer where row.returnAddress == .offset(-8) && row.framePointer == .atFramePointer:
-      self.init(realignedAt: offset)
+    case .memoryAtFramePointer where row.returnAddressPlace == -8 && row.framePointer == .atFramePointer:
+      self.init(realignedAt: row.offset)
     default: self = .unsupported
     }
   }

@@ -259,16 +259,25 @@ enum System {
     _ = call(Int(ALLOCS_SYS_PRCTL), getName, Int(bitPattern: name))
   }
 
-  /// The alternate signal stack that the calling thread is on. Nowhere if it is on none; then the highest address is 0 if it
-  /// has none either, as in a handler on a stack that was set with SS_AUTODISARM.
-  static var alternateSignalStack: (low: UInt64, high: UInt64) {
+  /// Where a thread has its alternate signal stack, and whether it is on it.
+  struct AlternateStack {
+    var low: UInt64 = 0
+    /// One past the highest address; 0 if there is none, as in a handler on a stack that was set with SS_AUTODISARM.
+    var high: UInt64 = 0
+    var isInUse = false
+
+    func holds(_ sp: UInt64) -> Bool { isInUse && sp >= low && sp < high }
+  }
+  /// The calling thread's.
+  static var alternateStack: AlternateStack {
     var stack: (start: UInt64, flags: UInt64, size: UInt64) = (0, 0, 0)
     let result = withUnsafeMutablePointer(to: &stack) {
       call(Int(ALLOCS_SYS_SIGALTSTACK), 0, Int(bitPattern: $0))
     }
     let (isOnStack, isDisabled): (UInt64, UInt64) = (1, 2)
-    guard result >= 0, stack.flags & isDisabled == 0 else { return (0, 0) }
-    return stack.flags & isOnStack != 0 ? (stack.start, stack.start &+ stack.size) : (1, 1)
+    guard result >= 0, stack.flags & isDisabled == 0 else { return AlternateStack() }
+    return AlternateStack(
+      low: stack.start, high: stack.start &+ stack.size, isInUse: stack.flags & isOnStack != 0)
   }
 
   enum Limit: Int {

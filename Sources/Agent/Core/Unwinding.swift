@@ -38,22 +38,24 @@ struct Bounds {
   /// Whether it is the thread's own, which lies where it lies for good.
   private(set) var isOwn = false
 
-  init(_ thread: Thread, _ registers: Registers) {
-    let sp = registers.sp
-    if sp >= thread.pointee.stack_low, sp < thread.pointee.stack_high {
+  /// `alternate`: the thread's alternate stack, if it has been asked for.
+  init(_ thread: Thread, _ registers: Registers, _ alternate: System.AlternateStack? = nil) {
+    if Self.isOwn(thread, registers.sp) {
       high = thread.pointee.stack_high
       isOwn = true
     } else {
-      let alternate = System.alternateSignalStack
-      if sp >= alternate.low, sp < alternate.high {
+      let alternate = alternate ?? System.alternateStack
+      if alternate.holds(registers.sp) {
         high = alternate.high
       } else if alternate.high == 0 {
         high = DisarmedStack.end(thread, registers)
       }
     }
   }
-  /// As far as is known to be mapped.
-  init(high: UInt64) { self.high = high }
+  @inline(__always)
+  static func isOwn(_ thread: Thread, _ sp: UInt64) -> Bool {
+    sp >= thread.pointee.stack_low && sp < thread.pointee.stack_high
+  }
   var isForeign: Bool { high == 0 }
 }
 

@@ -154,9 +154,8 @@ struct allocs_thread_block {
   uint64_t outer_place;          // where the return address of the hook's call lies, while `delegating`; 0: not noted
   uint64_t resizing;             // the block of a realloc that is under way, if its record was erased
   struct allocs_inner_site inner_sites[ALLOCS_INNER_SITE_COUNT];
-  uint64_t foreign_low;          // a walk from here met no signal frame until foreign_high
-  uint64_t foreign_high;
-  uint32_t foreign_ticks;        // at that time
+  uint32_t foreign_misses;       // times in a row that the stack the thread was on was no alternate one
+  uint32_t foreign_skips;        // times that this is not looked at
   uint32_t frame_count;          // of the list
   uint32_t walk;                 // number of the last walk
   uint32_t must_forget;          // a module was unloaded: the frames kept may have wrong rules
