@@ -47,6 +47,8 @@ bool allocs_is_main_module(const struct link_map *map) {
   return map == _r_debug.r_map;
 }
 
+uint64_t allocs_vdso_start(void) { return getauxval(AT_SYSINFO_EHDR); }
+
 // An executable between whose segments there is room, as ld.gold leaves it, is several ranges to _dl_find_object. The kernel has
 // mapped it: nothing else comes to lie in between.
 static void span_executable(const struct link_map *map, uint64_t *start, uint64_t *end) {

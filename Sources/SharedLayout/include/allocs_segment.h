@@ -4,9 +4,9 @@
 //   0   +-------------------------------------------+
 //       | header         struct allocs_header       |          one page
 //       +-------------------------------------------+
-//       | modules        struct allocs_module       |  120 B   4,096
+//       | modules        struct allocs_module       |  120 B   65,536
 //       +-------------------------------------------+
-//       | strings        bytes: paths               |    1 B   4 MiB
+//       | strings        bytes: paths               |    1 B   16 MiB
 //       +-------------------------------------------+
 //       | threads        struct allocs_thread       |  128 B   32,768
 //       +-------------------------------------------+
@@ -74,6 +74,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_MODULE_FILES = 15,  // may be missing: capacity 0
   ALLOCS_SECTION_COUNT
 };
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
@@ -88,8 +89,11 @@ struct allocs_section {
   uint64_t used;
 };
 
-#define ALLOCS_MODULE_CAPACITY 4096u
-#define ALLOCS_STRINGS_CAPACITY 4194304u
+#define ALLOCS_MODULE_CAPACITY 65536u
+#define ALLOCS_STRINGS_CAPACITY 16777216u
+// Where address space or the size of files is limited.
+#define ALLOCS_MODULE_CAPACITY_SMALL 4096u
+#define ALLOCS_STRINGS_CAPACITY_SMALL 4194304u
 #define ALLOCS_THREAD_CAPACITY 32768u
 #define ALLOCS_FORMER_THREAD_CAPACITY 32768u
 #define ALLOCS_ARENA_CAPACITY 16384u
@@ -144,6 +148,8 @@ enum allocs_counter {
   ALLOCS_COUNTER_EVENTS_OVERRUN,     // records overwritten though a lossless consumer had not taken them, after such a wait
   ALLOCS_COUNTER_CONSUMERS_EXPELLED, // consumers of events whose beat stopped
   ALLOCS_COUNTER_FORKS_UNFOLLOWED = 44,  // children of fork that were to be followed and could not be
+  ALLOCS_COUNTER_MODULES_CHANGED = 55,   // changes of the table of modules
+  ALLOCS_COUNTER_MODULES_FORGOTTEN,      // modules whose entries were given to others after they were unloaded
   ALLOCS_COUNTER_COUNT
 };
 #define ALLOCS_COUNTER_SPACE 64u
@@ -158,7 +164,8 @@ static inline const char *allocs_counter_name(uint32_t counter) {
       "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
       [ALLOCS_COUNTER_MAPPINGS_CHANGED] = "mappings_changed", "mappings_dropped", "mappings_missed", "mappings_without_context",
       [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled",
-      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed"};
+      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed",
+      [ALLOCS_COUNTER_MODULES_CHANGED] = "modules_changed", "modules_forgotten"};
   // Numbers that are set aside have no name.
   return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
 }
