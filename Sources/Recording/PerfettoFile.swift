@@ -119,8 +119,9 @@ struct PerfettoFile: ~Copyable {
     if let known = callstacks[node] { return known }
     var ids: [UInt64] = []
     for entry in recording.nodes(from: node) {
-      let module = recording.module(containing: entry.pc, at: ticks)
-      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks) {
+      let module = recording.module(of: entry, at: ticks)
+      for frame in recording.frames(
+      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
         ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? ""), module))
       }
     }
@@ -171,7 +172,7 @@ struct PerfettoFile: ~Copyable {
     (message.pointee.has_iid, message.pointee.iid) = (1, id)
     (message.pointee.has_build_id, message.pointee.build_id) = (1, id)
     news.buildIDs.append(string(id, module?.buildID ?? []))
-    news.paths.append(string(id, Array((module?.path ?? "").utf8)))
+    news.paths.append(string(id, module?.pathBytes ?? []))
     message.pointee.n_path_string_ids = 1
     message.pointee.path_string_ids = pending.list([id])
     if let module {

@@ -8,7 +8,7 @@ public struct ModuleFile {
 
   /// Nil if the file can't be read or is none.
   public init?(path: String) {
-    guard let file = ObjectFile(path: path) else { return nil }
+    guard let file = ObjectFile(path: Array(path.utf8)) else { return nil }
     self.file = file
   }
 
