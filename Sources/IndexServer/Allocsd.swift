@@ -3,6 +3,7 @@
 // It runs as who started it, in the foreground: it never changes its user and never forks. What it may read is what
 // that user may read; what it tells whom is decided by who asks.
 
+import Answers
 import ArgumentParser
 import CMalloc
 import EventExport

@@ -15,7 +15,8 @@ struct FileKeeper {
   private struct Process {
     var version: ModuleTableVersion
     var modules: [ModuleReference]
-    /// Monotonic seconds of the last look.
+    /// Monotonic seconds of the first look and of the last one.
+    var since: Int
     var lookedAt: Int
   }
 
@@ -29,7 +30,9 @@ struct FileKeeper {
   init(_ files: HeldFiles) { self.files = files }
 
   /// Whether a process has noted no module yet: it is worth another look soon.
-  var isEarly: Bool { processes.values.contains { $0.modules.isEmpty } }
+  var isEarly: Bool {
+    processes.values.contains { $0.modules.isEmpty && $0.lookedAt - $0.since < Self.interval }
+  }
 
   /// Looks at the processes that run, and lets go of what is held for segments that are not there any more.
   mutating func look(at segments: [SegmentFile]) {
@@ -54,7 +57,7 @@ struct FileKeeper {
   private mutating func look(at file: SegmentFile, _ owner: String, _ now: Int) {
     guard let segment = try? Segment(path: file.path) else { return }
     let version = segment.moduleTableVersion
-    var process = processes[owner] ?? Process(version: ModuleTableVersion(), modules: [], lookedAt: now)
+    var process = processes[owner] ?? Process(version: ModuleTableVersion(), modules: [], since: now, lookedAt: now)
     process.lookedAt = now
     if process.version != version {
       let modules = segment.modules.filter { $0.unloadTicks == nil && !$0.isAgent }
