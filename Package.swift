@@ -75,15 +75,16 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
+    .target(name: "ByteText"),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
-      name: "EventExport", dependencies: ["CLiburing", "IndexReader", "SharedLayout"], exclude: ["CLiburing"],
+      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"], exclude: ["CLiburing"],
       // As an archive: nothing more to be installed where the binaries run, nothing more for a tool to load at its start.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
@@ -93,23 +94,23 @@ let package = Package(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
     .target(
-      name: "Symbols", dependencies: ["CLibdw", "CDemangle", "StoppedThread"],
+      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CDemangle", "StoppedThread"],
       exclude: ["CLibdw", "CDemangle", "StoppedThread"]),
     .target(
-      name: "Answers", dependencies: ["IndexReader", "SharedLayout", "Symbols"],
+      name: "Answers", dependencies: ["ByteText", "IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
-    .target(name: "ServerProtocol", dependencies: ["Answers", "EventExport", "IndexReader", "SharedLayout"]),
+    .target(name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
     .systemLibrary(name: "CZstd", path: "Sources/Recording/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
-      name: "Recording", dependencies: ["Answers", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      name: "Recording", dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
       exclude: ["CPerfetto", "CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
+        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -121,7 +122,7 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "CMalloc", "CPidfd", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -147,13 +148,14 @@ let package = Package(
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
+    .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
     .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
       name: "RecordingTests",
       dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
+    .testTarget(name: "AnswersTests", dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],

@@ -365,7 +365,9 @@ public struct Inquiry: ~Copyable {
       if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module, in: shared.segment) }
     }
     guard let file = maps.file(behind: index) else { return nil }
-    return view.elfFiles.module(of: file, at: address, in: maps, of: view.processID)
+    return view.elfFiles.module(
+      of: file, at: address, in: maps, of: ModuleReference.Process(of: shared.segment),
+      since: IndexedProcess.wallTime(ofStart: view.startTime) ?? 0)
   }
 
   mutating func loadedModules() -> [Module] {

@@ -179,10 +179,8 @@ public struct ThreadIdentity: Hashable, Sendable {
 public struct Module: Hashable, Sendable {
   /// Index in the segment's table: two modules may have the same path.
   public var index: UInt32
-  /// The path as text (`pathText`).
+  /// The path, by its bytes (ByteText). Of a module whose file is not known: the name that the dynamic linker has for it.
   public var path: String
-  /// The path itself. Of a module whose file is not known: the name that the dynamic linker has for it.
-  public var pathBytes: [UInt8]
   /// GNU build id; empty if there is none.
   public var buildID: [UInt8]
   /// Lowest mapped address.
@@ -217,12 +215,11 @@ public struct Module: Hashable, Sendable {
 
   public init(
     index: UInt32, path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
-    unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil, pathBytes: [UInt8]? = nil,
+    unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil,
     file: FileIdentity? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isLater: Bool = false
   ) {
     self.index = index
     self.path = path
-    self.pathBytes = pathBytes ?? Array(path.utf8)
     self.file = file
     self.notedNanoseconds = notedNanoseconds
     self.isDeleted = isDeleted

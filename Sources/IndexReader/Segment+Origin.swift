@@ -1,5 +1,6 @@
 // Who allocated: contexts, call stacks and modules.
 
+import ByteText
 import SharedLayout
 
 extension Segment {
@@ -218,10 +219,10 @@ extension Segment {
     var entry = allocs_module()
     copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
-      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = bytes(at: entry.path, size: entry.path_size)
+      entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = path(at: entry.path, size: entry.path_size)
     else { return nil }
     return Module(
-      index: UInt32(index), path: pathText(path),
+      index: UInt32(index), path: path,
       buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(entry.build_id_size))) },
       start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
       unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,
@@ -229,7 +230,7 @@ extension Segment {
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0,
       threadLocal: entry.thread_local_size == 0
         ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size),
-      pathBytes: path, file: file.flatMap { FileIdentity($0) }, notedNanoseconds: file?.noted_ns ?? 0,
+      file: file.flatMap { FileIdentity($0) }, notedNanoseconds: file?.noted_ns ?? 0,
       isDeleted: (file?.flags ?? 0) & ALLOCS_MODULE_FILE_DELETED.rawValue != 0,
       isLater: entry.flags & ALLOCS_MODULE_LATER.rawValue != 0)
   }
@@ -243,16 +244,13 @@ extension Segment {
   }
 
   /// A text of the strings section, which may be empty; nil if it would lie outside.
-  func path(at offset: UInt64, size: UInt32) -> String? { bytes(at: offset, size: size).map(pathText) }
-
-  /// The bytes of a text of the strings section, which may be none; nil if it would lie outside.
-  private func bytes(at offset: UInt64, size: UInt32) -> [UInt8]? {
+  func path(at offset: UInt64, size: UInt32) -> String? {
     let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
     guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
-    return Array(
-      UnsafeRawBufferPointer(
-        start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size)))
+    let text = UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
+    return String(reversibly: Array(text))
   }
 }
 

@@ -107,15 +107,6 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// of its own there; or someone removed the file. One system call.
   public var isAtItsPath: Bool { file.file.isAt(path) }
 
-  /// What was not indexed, and why: counts since the start, in the segment's order. All are listed, zeros too.
-  public var counters: [(name: String, value: UInt64)] {
-    let values = headerField(\.counters, as: UInt64.self)
-    return (0..<UInt32(ALLOCS_COUNTER_COUNT.rawValue)).compactMap { index in
-      let name = String(cString: allocs_counter_name(index))
-      return name.isEmpty ? nil : (name, allocs_load_relaxed_u64(values + Int(index)))
-    }
-  }
-
   // MARK: access to tables
 
   func headerField<Root, Value>(

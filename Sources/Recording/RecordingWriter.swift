@@ -324,7 +324,7 @@ final class RecordingWriter {
 extension Module {
   /// Whether both are of one file at one place: of one entry of the table, at two times.
   fileprivate func isSameFile(as other: Module) -> Bool {
-    start == other.start && end == other.end && bias == other.bias && pathBytes == other.pathBytes
+    start == other.start && end == other.end && bias == other.bias && path == other.path
       && buildID == other.buildID && file == other.file && notedNanoseconds == other.notedNanoseconds
   }
 }

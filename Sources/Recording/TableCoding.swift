@@ -1,6 +1,7 @@
 // The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again replaces the
 // earlier one.
 
+import ByteText
 import IndexReader
 import SharedLayout
 import Symbols
@@ -94,8 +95,9 @@ enum TableCoding {
     bytes.append(number: UInt64(modules.count))
     for module in modules {
       bytes.append(number: UInt64(module.index))
-      bytes.append(number: UInt64(module.pathBytes.count))
-      bytes.append(contentsOf: module.pathBytes)
+      let path = module.path.originalBytes
+      bytes.append(number: UInt64(path.count))
+      bytes.append(contentsOf: path)
       bytes.append(number: UInt64(module.buildID.count))
       bytes.append(contentsOf: module.buildID)
       bytes.append(number: module.start)
@@ -123,9 +125,9 @@ enum TableCoding {
       guard index < 1 << 24, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
       modules.append(
         Module(
-          index: index, path: pathText(path), buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
+          index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
           unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0, isAgent: flags & 2 != 0,
-          pathBytes: path, isLater: flags & 4 != 0))
+          isLater: flags & 4 != 0))
     }
     return modules
   }

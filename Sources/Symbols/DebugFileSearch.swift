@@ -8,6 +8,7 @@
 // mapped where the module lies; what was held open for later. The links lead to files that were removed, replaced, never had a name,
 // or lie in another mount namespace.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -23,7 +24,8 @@ struct DebugFileSearch: Sendable {
 
   /// The file that was loaded, if it is still there; else why there is none.
   func moduleFile(_ module: ModuleReference) -> Result<ObjectFile, NameLoss> {
-    let isPath = module.pathBytes.first == UInt8(ascii: "/")
+    let path = module.path.originalBytes
+    let isPath = path.first == UInt8(ascii: "/")
     var loss = isPath ? NameLoss.gone : .noPath
     func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
       guard let file else { return nil }
@@ -33,11 +35,11 @@ struct DebugFileSearch: Sendable {
       return nil
     }
     if isPath, !module.isDeleted {
-      if let file = check(ObjectFile(path: module.pathBytes)) { return .success(file) }
+      if let file = check(ObjectFile(path: path)) { return .success(file) }
       if loss == .gone, errno == EACCES { loss = .notPermitted }
     }
     if let process = module.process, let view = ProcessFiles(process) {
-      if isPath, !module.isDeleted, let file = check(view.file(atPath: module.pathBytes)) { return .success(file) }
+      if isPath, !module.isDeleted, let file = check(view.file(atPath: path)) { return .success(file) }
       if module.isMain, let file = check(view.executable, isMapped: true) { return .success(file) }
       if let file = check(view.file(mappedAt: module.start), isMapped: true) { return .success(file) }
     }
@@ -74,7 +76,7 @@ struct DebugFileSearch: Sendable {
     }
     let name = Array(link.name.utf8)
     var places: [[UInt8]] = []
-    for directory in Set([parent(of: file.path), parent(of: module.pathBytes)]) {
+    for directory in Set([parent(of: file.path), parent(of: module.path.originalBytes)]) {
       let slash = Array("/".utf8)
       places += [directory + slash + name, directory + Array("/.debug/".utf8) + name]
       places += roots.map { Array($0.utf8) + directory + slash + name }

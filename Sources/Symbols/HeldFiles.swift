@@ -29,13 +29,13 @@ public final class HeldFiles: Sendable {
 
   /// A module apart from where it lies and in which process.
   private struct Key: Hashable {
-    var path: [UInt8]
+    var path: String
     var buildID: [UInt8]
     var file: FileState?
     var noted: UInt64
 
     init(_ module: ModuleReference) {
-      path = module.pathBytes
+      path = module.path
       buildID = module.buildID
       file = module.file
       // What is proved by nothing else is proved by its module's process alone.
@@ -63,7 +63,7 @@ public final class HeldFiles: Sendable {
       return true
     }
     if isKnown { return true }
-    let present = FileState(ofPath: module.pathBytes)
+    let present = FileState(ofPath: module.path)
     if let present, state.withLock({ $0.proved[key] }) == present { return true }
     var plain = module
     plain.process = nil

@@ -2,10 +2,9 @@
 
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
-  /// Path of the file that was mapped, as text: for people.
+  /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name of the vdso,
+  /// leads to no file.
   public var path: String
-  /// The path itself. Anything that isn't an absolute path, such as the name of the vdso, leads to no file.
-  public var pathBytes: [UInt8]
   /// The GNU build id, empty if the module has none.
   public var buildID: [UInt8]
   /// Lowest mapped address.
@@ -41,12 +40,11 @@ public struct ModuleReference: Hashable, Sendable {
   }
 
   public init(
-    path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, pathBytes: [UInt8]? = nil,
+    path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64,
     file: FileState? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isMain: Bool = false,
     process: Process? = nil
   ) {
     self.path = path
-    self.pathBytes = pathBytes ?? Array(path.utf8)
     self.buildID = buildID
     self.start = start
     self.end = end

@@ -4,6 +4,7 @@
 // not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise SIGBUS or
 // change after it was checked. Not thread-safe: the owner holds a lock.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -231,16 +232,13 @@ final class ObjectFile {
 
 extension FileState {
   /// Nil if there is none, or the path is not absolute.
-  init?(ofPath path: [UInt8]) {
+  init?(ofPath path: String) {
     var status = stat()
-    let result = (path + [0]).withUnsafeBufferPointer { bytes in
-      bytes.withMemoryRebound(to: CChar.self) { stat($0.baseAddress!, &status) }
-    }
-    guard path.first == UInt8(ascii: "/"), result == 0 else { return nil }
+    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
     self.init(status)
   }
 
-  init(_ status: stat) {
+  package init(_ status: stat) {
     self.init(
       device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
       seconds: UInt64(max(0, status.st_mtim.tv_sec)),

@@ -31,7 +31,7 @@ public final class Symbolizer: Sendable {
   }
 
   private struct ModuleKey: Hashable {
-    var path: [UInt8]
+    var path: String
     var buildID: [UInt8]
     /// Of the mapping, relative to the bias.
     var start: UInt64
@@ -41,7 +41,7 @@ public final class Symbolizer: Sendable {
     var noted: UInt64
 
     init(_ module: ModuleReference) {
-      path = module.pathBytes
+      path = module.path
       buildID = module.buildID
       file = buildID.isEmpty ? module.file : nil
       noted = buildID.isEmpty && file == nil ? module.notedNanoseconds : 0

@@ -196,7 +196,7 @@ extension EndToEnd {
       #expect(try loader.functions(block).prefix(2) == ["alpha", "make"])
       let segment = try Segment(path: loader.directory.segment(of: loader.process.pid))
       let module = try #require(segment.modules.last)
-      #expect(module.pathBytes.starts(with: Array(files.path.utf8)) && !module.path.contains("/./"))
+      #expect(module.path.hasPrefix(files.path) && !module.path.contains("/./"))
       let text = try loader.answer(block).text
       #expect(!text.utf8.contains(0xFF) && text.allSatisfy { $0 == "\n" || !$0.isNewline })
       // A name of bytes would keep the directory from being removed.

@@ -366,12 +366,4 @@ struct NamedModuleTests {
     // One that leads outside the table.
     #expect(segment.module(of: try holder(7), containing: 0x1100, at: 1) == nil)
   }
-
-  @Test("a path that is no UTF-8 is kept as bytes, and shown with an escape")
-  func bytes() throws {
-    #expect(pathText(Array("/usr/lib/ü.so".utf8)) == "/usr/lib/ü.so")
-    #expect(pathText([0x2F, 0xFF, 0x61, 0xC3]) == "/\\xffa\\xc3")
-    #expect(pathText([0xC3, 0xBC, 0x80, 0x0A]) == "ü\\x80\n")
-    #expect(pathText([]) == "")
-  }
 }

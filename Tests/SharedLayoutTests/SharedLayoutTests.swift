@@ -151,13 +151,22 @@ struct ContextTests {
     #expect(String(cString: allocs_function_name(.max)) == "")
   }
 
-  @Test("each counter in use has a name of its own, and numbers beyond the last have none")
+  @Test("each counter in use has a name of its own, a kind and words; a number without a row has none of them")
   func counters() {
     let count = UInt32(ALLOCS_COUNTER_COUNT.rawValue)
-    let names = (0..<count).map { String(cString: allocs_counter_name($0)) }.filter { !$0.isEmpty }
+    var names: [String] = []
+    for number in 0..<count {
+      let facts = allocs_counter_facts(number)
+      let (name, noun) = (String(cString: facts.name), String(cString: facts.noun))
+      #expect(name.isEmpty == (facts.kind == ALLOCS_COUNTS_NOTHING.rawValue), "\(number)")
+      #expect(name.isEmpty == noun.isEmpty, "\(number)")
+      #expect(name.isEmpty == String(cString: facts.words).isEmpty, "\(number)")
+      if !name.isEmpty { names.append(name) }
+    }
     #expect(Set(names).count == names.count)
-    #expect(names.first == "no_memory" && names.last == "forks_unfollowed")
+    #expect(names.first == "no_memory" && names.contains("forks_unfollowed"))
     #expect(String(cString: allocs_counter_name(count)) == "")
+    #expect(String(cString: allocs_counter_name(.max)) == "")
   }
 }
 

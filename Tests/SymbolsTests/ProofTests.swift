@@ -1,5 +1,6 @@
 // Which file counts as the one that ran: the rules, one by one.
 
+import ByteText
 import Foundation
 import Symbols
 import Testing
@@ -92,7 +93,7 @@ struct ProofTests {
     try run("cp", ["-p", program.path, "\(folder.path)/copy"])
     let found = try found(program) {
       $0.file = known
-      $0.pathBytes = Array("\(folder.path)/copy".utf8)
+      $0.path = "\(folder.path)/copy"
     }
     #expect(found.function == nil && found.loss == .otherFile)
   }
@@ -113,7 +114,7 @@ struct ProofTests {
     }
     try #require(isThere == 0)
     let found = try found(program) {
-      $0.pathBytes = path
+      $0.path = String(reversibly: path)
       $0.file = FileState(
         device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(status.st_size),
         seconds: UInt64(status.st_mtim.tv_sec), nanoseconds: UInt32(status.st_mtim.tv_nsec))

@@ -67,11 +67,7 @@ enum Heritage {
     var line = Text()
     line.append(": a child of fork runs unindexed: ")
     line.append(reason)
-    if code < 0 {
-      line.append(" (error ")
-      line.append(UInt64(-code))
-      line.append(")")
-    }
+    line.append(error: code)
     line.sayOnRequest()
   }
 

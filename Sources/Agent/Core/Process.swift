@@ -125,13 +125,50 @@ struct Text {
     }
   }
 
-  /// Writes a line about the process to standard error, if ALLOCS_VERBOSE asks for it.
+  /// Adds what a negated error number means, in parentheses; nothing for a number that is no error.
+  mutating func append(error code: Int) {
+    guard code < 0 else { return }
+    append(" (")
+    switch -code {
+    case 1: append("operation not permitted")
+    case 2: append("no such file or directory")
+    case 5: append("input/output error")
+    case 11: append("resource temporarily unavailable")
+    case 12: append("cannot allocate memory")
+    case 13: append("permission denied")
+    case 17: append("file exists")
+    case 20: append("not a directory")
+    case 21: append("is a directory")
+    case 22: append("invalid argument")
+    case 23: append("too many open files in system")
+    case 24: append("too many open files")
+    case 27: append("file too large")
+    case 28: append("no space left on device")
+    case 30: append("read-only file system")
+    case 36: append("file name too long")
+    case 38: append("function not implemented")
+    case 40: append("too many levels of symbolic links")
+    case 95: append("operation not supported")
+    case 122: append("disk quota exceeded")
+    default:
+      append("error ")
+      append(UInt64(-code))
+    }
+    append(")")
+  }
+
+  /// Writes a line about the process to standard error, if ALLOCS_VERBOSE asks for it. Names of the program's own are
+  /// in it: what a terminal would act upon becomes a question mark.
   func sayOnRequest() {
     guard allocs_process().pointee.verbose != 0 else { return }
     var line = Text()
     line.append("allocs: pid ")
     line.append(UInt64(System.processID))
-    withCString { line.append(cString: $0) }
+    // The line's end has room, whatever there is no room for.
+    for index in 0..<count where line.count < Self.capacity - 1 {
+      let byte = self[index]
+      line.append(byte: byte < 0x20 || byte == 0x7F ? UInt8(ascii: "?") : byte)
+    }
     line.append("\n")
     let standardError = 2
     line.withCString {

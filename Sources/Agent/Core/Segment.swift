@@ -26,6 +26,11 @@ enum Segment {
     UnsafeMutableRawPointer(header) + Int(section(header, id).pointee.offset)
   }
 
+  /// Nested arenas that there is room for.
+  static func nestedCapacity(_ header: UnsafeMutablePointer<allocs_header>) -> UInt64 {
+    section(header, ALLOCS_SECTION_NESTED).pointee.capacity
+  }
+
   private struct Capacities {
     var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
     var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
@@ -39,6 +44,8 @@ enum Segment {
       let addressSpace = System.limit(.addressSpace)
       if addressSpace != .max {
         while nodes > 1 << 12, nodes * 24 > addressSpace / 64 { nodes /= 2 }
+        // A nested arena takes as much of it as the region that it is for.
+        nested = min(nested, addressSpace / 4 / UInt64(ALLOCS_NESTED_STRIDE))
       }
       let fileSize = System.limit(.fileSize)
       if addressSpace != .max || fileSize != .max {

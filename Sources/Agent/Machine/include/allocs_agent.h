@@ -53,6 +53,7 @@ struct allocs_frame {
   uint64_t unused;
 };
 #define ALLOCS_FRAME_LIMIT 128u  // of one stack
+_Static_assert(ALLOCS_FRAME_LIMIT == ALLOCS_DEPTH_MAX, "ALLOCS_DEPTH may ask for each depth");
 #define ALLOCS_FRAME_SHIFT 56u
 #define ALLOCS_FRAMES_KEPT 512u
 #define ALLOCS_FRAME_NOWHERE 0xFFFFFFFFu
@@ -139,6 +140,7 @@ struct allocs_thread_block {
   uint64_t inner_base;
   uint64_t inner_size;
   uint32_t inner_context;
+  uint32_t inner_is_tight;       // see Hook.swift
   uint32_t full_stacks;          // whole call stacks, else the call site
   uint64_t stack_low;            // the thread's own stack
   uint64_t stack_high;
@@ -347,6 +349,9 @@ struct allocs_shared {
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
   uint64_t nested_count;
   uint8_t *nested_anchor;
+  uint32_t has_fine;                        // some region has fine slots
+  uint32_t fine_retry_ticks;                // as retry_ticks and out_of_memory, of fine slots: they take the most room
+  uint32_t fine_out_of_memory;
   struct allocs_pool_entry *pools;
   uint64_t pool_capacity;                   // a power of two
   uint64_t pool_count;
@@ -396,6 +401,7 @@ struct allocs_bequest {
 };
 enum {
   ALLOCS_ARENA_COMMITTED_OFFSET = offsetof(struct allocs_arena, committed),
+  ALLOCS_ARENA_FINE_OFFSET = offsetof(struct allocs_arena, fine),
   ALLOCS_NESTED_COMMITTED_OFFSET = offsetof(struct allocs_nested, committed)
 };
 static inline struct allocs_heir *_Nonnull allocs_heirs(struct allocs_bequest *_Nonnull bequest) { return bequest->heirs; }
@@ -419,12 +425,13 @@ struct allocs_terminal {
   void (*free_aligned_sized)(void *, size_t, size_t);
   int (*dlclose)(void *);
   int (*fork)(void);  // _Fork, which runs no fork handlers
-  size_t minimum;  // bytes asked of an allocator that has classes below 32 bytes, else 0
+  size_t fine_size;  // blocks of malloc below this size have fine slots: 32, or 0 where it is glibc's
   void *(*mmap)(void *, size_t, int, int, int, long);
   int (*munmap)(void *, size_t);
   void *(*mremap)(void *, size_t, size_t, int, ...);
   int (*brk)(void *);
   void *(*sbrk)(intptr_t);
+  uint64_t tight;    // bit for each of allocs_function whose blocks may lie closer than 32 bytes: those that are not glibc's
 };
 
 // The replaceable operators of C++, found when first called: the C++ library may be loaded late.
@@ -517,9 +524,9 @@ struct allocs_entry_point {
 extern ALLOCS_HIDDEN const struct allocs_entry_point *_Nullable allocs_entry_point(uint32_t index);
 
 // For code in the machine's own language.
-#define ALLOCS_TERMINAL_MINIMUM_OFFSET 120
+#define ALLOCS_TERMINAL_FINE_SIZE_OFFSET 120
 _Static_assert(offsetof(struct allocs_process, terminal.malloc) == 0, "process.terminal.malloc");
-_Static_assert(offsetof(struct allocs_process, terminal.minimum) == ALLOCS_TERMINAL_MINIMUM_OFFSET, "process.terminal.minimum");
+_Static_assert(offsetof(struct allocs_process, terminal.fine_size) == ALLOCS_TERMINAL_FINE_SIZE_OFFSET, "process.terminal.fine_size");
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
 
 static inline char *_Nonnull allocs_directory(void) { return allocs_process_state.directory; }
@@ -565,13 +572,6 @@ extern ALLOCS_HIDDEN bool allocs_find_in_static(uint64_t address, uint64_t *_Non
 // Expresses what was not found through what was.
 extern ALLOCS_HIDDEN void allocs_complete_terminal(void);
 #endif
-
-// What is asked of the allocator below for a request of `size` bytes. Blocks of less than 32 bytes of footprint could
-// share a slot.
-static inline size_t allocs_padded(size_t size) {
-  size_t minimum = allocs_process_state.terminal.minimum;
-  return size < minimum ? minimum : size;
-}
 
 // MARK: time
 
