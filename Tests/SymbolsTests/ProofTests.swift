@@ -12,9 +12,7 @@ struct ProofTests {
   private func state(of path: String) throws -> FileState {
     var status = stat()
     try #require(stat(path, &status) == 0)
-    return FileState(
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(status.st_size),
-      seconds: UInt64(status.st_mtim.tv_sec), nanoseconds: UInt32(status.st_mtim.tv_nsec))
+    return FileState(status)
   }
 
   /// What is found at the probe `hidden` of a module whose reference is changed by `change`.
@@ -115,9 +113,7 @@ struct ProofTests {
     try #require(isThere == 0)
     let found = try found(program) {
       $0.path = String(reversibly: path)
-      $0.file = FileState(
-        device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(status.st_size),
-        seconds: UInt64(status.st_mtim.tv_sec), nanoseconds: UInt32(status.st_mtim.tv_nsec))
+      $0.file = FileState(status)
     }
     #expect(found.function == "hidden")
   }

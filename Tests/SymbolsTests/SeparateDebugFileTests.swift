@@ -80,6 +80,9 @@ import Testing
       try handle.write(contentsOf: Data([0]))
       try handle.close()
     }
+    var status = stat()
+    try #require(stat(program.path, &status) == 0)
+    module.file = FileState(status)
     let address = try #require(program.probes["inlined"])
     let frames = Symbolizer().frames(returnAddress: address + TestProgram.bias, in: module)
     #expect((frames.map(\.function) == names) == !isDamaged)
