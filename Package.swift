@@ -156,8 +156,8 @@ let package = Package(
     .testTarget(
       name: "RecordingTests",
       dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
+    .testTarget(name: "AnswersTests", dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],

@@ -136,6 +136,8 @@ public struct Answer: Hashable, Sendable {
   public var section: String?
   /// Path of the module (static).
   public var module: String?
+  /// Why no symbol of the module is known (static).
+  public var unnamed: NameLoss?
   /// The part of a variable, by debug information (static).
   public var variable: Variable?
   /// Of code (static).

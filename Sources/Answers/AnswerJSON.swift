@@ -29,6 +29,7 @@ extension Answer {
     if isThreadLocal { writer.append(",\"thread_local\":true") }
     if let section { writer.append(",\"section\":", string: section) }
     if let module { writer.append(",\"module\":", string: module) }
+    if let unnamed { writer.append(",\"unnamed\":", string: unnamed.rawValue) }
     if let part { writer.append(part: part) }
     if let thread { writer.append(thread: thread) }
     if let frame { writer.append(stackFrame: frame) }
@@ -69,6 +70,7 @@ extension Frame {
     writer.append("\"")
     if let module { writer.append(",\"module\":", string: module) }
     if let function { writer.append(",\"function\":", string: function) }
+    if let unnamed { writer.append(",\"unnamed\":", string: unnamed.rawValue) }
     if let file { writer.append(",\"file\":", string: file) }
     if let line { writer.append(",\"line\":", decimal: UInt64(max(line, 0))) }
   }

@@ -106,7 +106,10 @@ extension Answer {
         "\(phrase), in \(place)", "\(phrase), \(place)", fitting(phrase, suffix: ", in \(place)"),
       ])
     }
-    guard let symbol else { return "in \(place), where no symbol is known" }
+    guard let symbol else {
+      return unnamed.map { fitting(["in \(place): \($0.rawValue)", $0.rawValue]) }
+        ?? "in \(place), where no symbol is known"
+    }
     let name = TextLayout.printable(symbol.name)
     if symbol.offset == 0 { return fitting(name, suffix: ", in \(place)") }
     let long = "\(Units.count(symbol.offset, "byte")) into \(name), in \(place)"
@@ -181,7 +184,8 @@ extension Answer {
 
   static func stackLines(of named: NamedStack, title: String) -> [String] {
     let (stack, siteIndex, interruptedFrames) = (named.frames, named.siteIndex, named.interrupted)
-    guard stack.count > 1 || named.truncation != nil else { return [] }
+    let losses = lossLines(of: stack)
+    guard stack.count > 1 || named.truncation != nil || !losses.isEmpty else { return [] }
     let blank = String(repeating: " ", count: title.count)
     var lines: [String] = []
     for part in printedParts(of: stack.count, siteIndex) {
@@ -207,7 +211,18 @@ extension Answer {
     case .unwinder: lines.append("\(blank) … the unwinder could go no further")
     case .damaged: lines.append("\(blank) … the index is damaged beyond here")
     }
-    return lines
+    return lines + losses.flatMap { TextLayout.wrap($0, indent: "\(blank) ") }
+  }
+
+  /// For each module of the frames that has no names though its file may have some: which, and why. In phrases.
+  private static func lossLines(of frames: [Frame]) -> [[String]] {
+    var told: Set<String> = []
+    return frames.compactMap { frame in
+      guard let why = frame.unnamed else { return nil }
+      let module = frame.module.map { TextLayout.printable(lastComponent($0)) } ?? "the module at \(hex(frame.pc))"
+      guard told.insert(frame.module ?? why.rawValue).inserted else { return nil }
+      return ["… no names of \(module): \(why.rawValue)"]
+    }
   }
 
   private enum StackPart {

@@ -24,6 +24,8 @@ struct Geometry: Sendable {
   let command: [String]
   let hasFullStacks: Bool
   let modules: SectionPlace
+  /// Of no entries, if the segment has no such section.
+  let moduleFiles: SectionPlace
   let strings: SectionPlace
   let threads: SectionPlace
   let formerThreads: SectionPlace
@@ -146,6 +148,11 @@ struct Geometry: Sendable {
       : try place(
         ALLOCS_SECTION_MAPPINGS, "mappings", entry: MemoryLayout<allocs_mapping>.stride,
         atMost: Int(ALLOCS_MAPPING_CAPACITY))
+    let fileSection = table[Int(ALLOCS_SECTION_MODULE_FILES.rawValue)]
+    moduleFiles =
+      fileSection.capacity == 0 && fileSection.offset == 0 && fileSection.entry_size == 0
+      ? SectionPlace()
+      : try place(ALLOCS_SECTION_MODULE_FILES, "module files", entry: MemoryLayout<allocs_module_file>.stride)
     let nestedSection = table[Int(ALLOCS_SECTION_NESTED.rawValue)]
     nested =
       nestedSection.capacity == 0 && nestedSection.offset == 0 && nestedSection.entry_size == 0

@@ -154,6 +154,7 @@ struct Allocsd: AsyncParsableCommand {
     let place = listening.place
 
     let registry = ProcessRegistry(openLimit: maxOpenSegments)
+    ProcessView.sharedSymbolizer.heldFiles.setLimit(budget.heldFiles)
     let limits = ConnectionLimits(
       connections: min(maxConnections, budget.connectionsOfUsers), connectionsOfOneUser: maxConnectionsPerUser,
       connectionsWithRoot: budget.connections, idleSeconds: idleTimeout)
@@ -206,6 +207,8 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_connections_delayed_total": "Failures to accept a connection for want of descriptors: it waits.",
     "allocsd_segments": "Segments in the directories, by whether their process lives.",
     "allocsd_segments_bytes": "Memory that all segments take.",
+    "allocsd_files_held": "Files held open for names, that no path leads to.",
+    "allocsd_files_unheld": "Files that found no room among those.",
     "allocsd_segments_open": "Segments that are mapped at present.",
     "allocsd_endings_unknown_total": "Processes of which it could not be learned or noted how they ended.",
     "allocsd_segments_removed_total": "Segments of dead processes that were removed.",

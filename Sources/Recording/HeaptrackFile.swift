@@ -135,10 +135,11 @@ struct HeaptrackFile: ~Copyable {
   }
 
   private mutating func address(_ entry: StackNode, _ ticks: UInt32) -> Int {
-    let module = recording.module(containing: entry.pc, at: ticks)
+    let module = recording.module(of: entry, at: ticks)
     let key = NameKey(pc: entry.pc, isExact: entry.isInterrupted, module: module.map { $0.index + 1 } ?? 0)
     if let known = addresses[key] { return known }
-    let frames = recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks)
+    let frames = recording.frames(
+      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder)
     var text = "i \(Self.hex(entry.pc)) \(Self.hex(string(module?.path ?? "")))"
     if frames.contains(where: { $0.function != nil }) {
       for frame in frames {

@@ -120,8 +120,9 @@ struct PerfettoFile: ~Copyable {
     if let known = callstacks[node] { return known }
     var ids: [UInt64] = []
     for entry in recording.nodes(from: node) {
-      let module = recording.module(containing: entry.pc, at: ticks)
-      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks) {
+      let module = recording.module(of: entry, at: ticks)
+      for frame in recording.frames(
+      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
         ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? ""), module))
       }
     }

@@ -29,6 +29,8 @@ public final class Recording: OriginTables {
   /// Of the end, or of the last event where there is none.
   public private(set) var endStamp: UInt64 = 0
   public private(set) var modules: [Module] = []
+  /// Where in `modules` the one with an index is.
+  private var moduleOfIndex: [UInt32: Int] = [:]
 
   private let descriptor: Int32
   private let fileSize: Int
@@ -258,6 +260,7 @@ public final class Recording: OriginTables {
 
   private func index() {
     modules.sort { $0.index < $1.index }
+    moduleOfIndex = Dictionary(modules.enumerated().map { ($1.index, $0) }) { $1 }
     let paths = Dictionary(modules.map { ($0.index, $0.path) }) { $1 }
     for key in names.keys {
       for index in names[key]!.indices { names[key]![index].module = paths[key.module] }
@@ -277,22 +280,34 @@ public final class Recording: OriginTables {
       .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
   }
 
-  public func module(containing pc: UInt64, at ticks: UInt32) -> Module? {
-    modules.last { module in
-      guard module.start <= pc, pc < module.end, Module.wasLoaded(at: module.loadTicks, before: ticks) else {
-        return false
-      }
+  /// The module that a call lies in, by what its node says, and by the record's time where that says nothing.
+  public func module(of node: StackNode, at ticks: UInt32) -> Module? {
+    module(containing: node.isInterrupted ? node.pc : node.pc &- 1, at: ticks, in: node.holder)
+  }
+
+  private func module(containing pc: UInt64, at ticks: UInt32, in holder: CallHolder) -> Module? {
+    switch holder {
+    case .none, .dropped, .forgotten: return nil
+    case .module(let index): return moduleOfIndex[index].map { modules[$0] }
+    case .unsaid: break
+    }
+    return modules.last { module in
+      guard module.start <= pc, pc < module.end, !module.isLater, Module.wasLoaded(at: module.loadTicks, before: ticks)
+      else { return false }
       guard let unloaded = module.unloadTicks else { return true }
       return allocs_ticks_between(ticks, unloaded) < 1 << (ALLOCS_TICK_BITS - 1)
     }
   }
 
-  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32) -> [Frame] {
-    guard let module = module(containing: pc, at: ticks) else { return [Frame(pc: pc, module: nil)] }
+  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32, in holder: CallHolder) -> [Frame] {
+    guard let module = module(containing: isExact ? pc : pc &- 1, at: ticks, in: holder) else {
+      let loss: NameLoss? = holder == .dropped ? .noRoom : holder == .forgotten ? .forgotten : nil
+      return [Frame(pc: pc, module: nil, unnamed: loss)]
+    }
     let key = NameKey(pc: pc, isExact: isExact, module: module.index)
     if let known = names[key] { return known }
     // The file's end, with its names, is missing; or there were none when it was made.
-    let found = symbolizer.frames(pc: pc, isExact: isExact, in: module)
+    let found = symbolizer.frames(pc: pc, isExact: isExact, in: ModuleReference(module, process: nil))
     names[key] = found
     return found
   }

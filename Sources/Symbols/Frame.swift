@@ -14,10 +14,14 @@ public struct Frame: Hashable, Sendable {
   public var line: Int?
   /// Whether this function was inlined into the next frame's.
   public var inlined: Bool
+  /// Why the function is not known; nil if it is, or the module's file just has no name there.
+  public var unnamed: NameLoss?
 
   public init(
-    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false
+    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false,
+    unnamed: NameLoss? = nil
   ) {
+    self.unnamed = unnamed
     self.pc = pc
     self.module = module
     self.function = function

@@ -6,6 +6,8 @@ import Synchronization
 final class LoadedModule: Sendable {
   private struct Files: ~Copyable {
     var isOpen = false
+    /// Why there is no file; nil if there is one.
+    var loss: NameLoss?
     var module: ObjectFile?
     var debug: ObjectFile?
     var symbols = SymbolTable(files: [])
@@ -32,6 +34,8 @@ final class LoadedModule: Sendable {
   var cost: Int { bytes.load(ordering: .relaxed) }
   /// Whether there was any file, as of the last look-up.
   var hasFile: Bool { found.load(ordering: .relaxed) }
+  /// Why there was none, as of the last look-up; nil if there was one.
+  var loss: NameLoss? { files.withLock { $0.loss } }
 
   /// The functions at `address` (of the ELF file), with the pc 0. Empty if nothing is known.
   func frames(at address: UInt64) -> [Frame] {
@@ -112,13 +116,22 @@ final class LoadedModule: Sendable {
   private func open(_ files: inout Files) {
     if files.isOpen { return }
     files.isOpen = true
-    files.module = search.moduleFile(reference)
+    switch search.moduleFile(reference) {
+    case .success(let file): files.module = file
+    case .failure(let loss): files.loss = loss
+    }
     // A file with both needs no other.
     let isComplete = files.module.map { file in
       DebugInformation.isPresent(in: file) && file.section(named: ".symtab") != nil
     }
     if isComplete != true { files.debug = search.debugFile(reference, file: files.module) }
     files.symbols = SymbolTable(files: [files.module, files.debug].compactMap { $0 })
+    // What has no build id is told by its time of change: what was read while that changed may be of another build.
+    if reference.buildID.isEmpty, files.module?.isUnchanged == false {
+      (files.module, files.debug, files.loss) = (nil, nil, .changed)
+      files.symbols = SymbolTable(files: [])
+    }
+    if files.debug != nil { files.loss = nil }
     found.store(files.module != nil || files.debug != nil, ordering: .relaxed)
     account(files)
   }

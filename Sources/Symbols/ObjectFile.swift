@@ -9,24 +9,53 @@ import CLibdw
 import Glibc
 
 /// An open descriptor, closed with its owner.
-struct OpenFile: ~Copyable {
+struct OpenFile: ~Copyable, Sendable {
   let descriptor: Int32
-  /// Bytes.
-  let size: Int
+  /// As of the opening.
+  let state: FileState
+  private let mode: mode_t
+  private let ownerID: uid_t
 
-  /// Nil if there is no regular file at `path` that we may read.
-  init?(path: String) {
+  /// Bytes.
+  var size: Int { Int(state.size) }
+
+  /// Nil if there is no regular file at `path` that we may read. `directory`: what a relative path starts from.
+  init?(path: [UInt8], in directory: Int32 = AT_FDCWD) {
     // O_NONBLOCK: a FIFO that was put in the file's place must not stop us before fstat can tell.
-    let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+    let descriptor = (path + [0]).withUnsafeBufferPointer { bytes in
+      bytes.withMemoryRebound(to: CChar.self) { openat(directory, $0.baseAddress!, flags) }
+    }
+    self.init(adopting: descriptor)
+  }
+
+  private init?(adopting descriptor: Int32) {
     guard descriptor >= 0 else { return nil }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size > 0 else {
       close(descriptor)
+      errno = ENOENT
       return nil
     }
     self.descriptor = descriptor
-    size = Int(status.st_size)
+    state = FileState(status)
+    mode = status.st_mode
+    ownerID = status.st_uid
   }
+
+  /// Whether user `id` may read it, as far as the permissions for its owner and for all tell. Who is not root is told by the kernel.
+  func isReadable(by id: UInt32) -> Bool {
+    if id == 0 || geteuid() != 0 { return true }
+    return mode & (id == ownerID ? S_IRUSR : S_IROTH) != 0
+  }
+
+  /// Whether nobody has changed it since it was opened.
+  var isUnchanged: Bool {
+    var status = stat()
+    return fstat(descriptor, &status) == 0 && FileState(status) == state
+  }
+
+  func duplicate() -> OpenFile? { OpenFile(adopting: fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) }
 
   deinit { close(descriptor) }
 
@@ -52,12 +81,14 @@ struct OpenFile: ~Copyable {
 
 /// An ELF executable, shared object or debug file of either.
 final class ObjectFile {
-  let path: String
+  let path: [UInt8]
   let elf: OpaquePointer
   /// Nil after `closeDescriptor`.
   private var file: OpenFile?
   /// Bytes.
   let size: Int
+  /// As of the opening.
+  let state: FileState
   /// Empty if it has none.
   let buildID: [UInt8]
   let sections: [Section]
@@ -88,8 +119,14 @@ final class ObjectFile {
   }
 
   /// Nil if the file can't be read or isn't an ELF file of this kind.
-  init?(path: String, kind: Kind = .module) {
-    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let file = OpenFile(path: path) else { return nil }
+  convenience init?(path: [UInt8], kind: Kind = .module) {
+    guard let file = OpenFile(path: path) else { return nil }
+    self.init(file, path: path, kind: kind)
+  }
+
+  /// `path`: what led to the file.
+  init?(_ file: consuming OpenFile, path: [UInt8], kind: Kind = .module) {
+    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
     var header = GElf_Ehdr()
     guard elf_kind(elf) == ELF_K_ELF, gelf_getehdr(elf, &header) != nil,
@@ -105,6 +142,7 @@ final class ObjectFile {
     self.path = path
     self.elf = elf
     size = file.size
+    state = file.state
     self.file = consume file
   }
 
@@ -112,6 +150,12 @@ final class ObjectFile {
 
   /// CRC-32 of the whole file, nil if it can't be read.
   func checksum() -> UInt32? { file?.checksum() }
+
+  /// Whether nobody has changed it since it was opened; true without a descriptor.
+  var isUnchanged: Bool { file?.isUnchanged ?? true }
+
+  /// The file once more.
+  func duplicate() -> OpenFile? { file?.duplicate() }
 
   /// Gives the descriptor back when all sections that will be needed have been read, so that a server with many modules
   /// doesn't run out of them.
@@ -183,5 +227,21 @@ final class ObjectFile {
       span = (min(span?.start ?? .max, header.p_vaddr), max(span?.end ?? 0, end))
     }
     return span
+  }
+}
+
+extension FileState {
+  /// Nil if there is none, or the path is not absolute.
+  init?(ofPath path: String) {
+    var status = stat()
+    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
+    self.init(status)
+  }
+
+  package init(_ status: stat) {
+    self.init(
+      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
+      seconds: UInt64(max(0, status.st_mtim.tv_sec)),
+      nanoseconds: UInt32(truncatingIfNeeded: status.st_mtim.tv_nsec))
   }
 }

@@ -48,7 +48,7 @@ enum StackCheck {
       }
       if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
       guard entry.pc == pc & ~Registers.interrupted,
-        entry.flags == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
+        entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
       else { return false }
       if let end { return end == ALLOCS_NODE_DEPTH_LIMIT.rawValue || entry.parent == 0 }
       next = entry.parent

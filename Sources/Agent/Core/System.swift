@@ -15,6 +15,7 @@
 //                 where ended threads may be known by nothing else: tgkill with signal 0, twice
 //   its end       prctl
 //   a call of mmap, of a file  fstat, readlinkat
+//   a module without a build id or an absolute path  readlinkat, newfstatat, clock_gettime; at the start, newfstatat once
 //   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64,
 //                 mmap, clock_gettime, gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise,
 //                 prlimit64, ftruncate, linkat, close, munmap, prctl, get*id
@@ -131,6 +132,21 @@ enum System {
       // st_dev, st_ino, st_ctim: at the same places on both machines.
       return allocs_mapped_file(
         device: words[0], inode: words[1], seconds: words[13], nanoseconds: words[14], path: 0, path_size: 0)
+    }
+  }
+
+  /// Notes what tells the file at `path` from others, and one state of it from the next. Nothing if there is none.
+  static func identify(_ path: UnsafePointer<CChar>, _ file: inout allocs_module_file) {
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress,
+        call(Int(ALLOCS_SYS_NEWFSTATAT), currentDirectory, Int(bitPattern: path), Int(bitPattern: words)) >= 0
+      else { return }
+      // st_dev, st_ino, st_size, st_mtim: at the same places on both machines.
+      file.device = words[0]
+      file.inode = words[1]
+      file.size = words[6]
+      file.mtime_seconds = words[11]
+      file.mtime_nanoseconds = UInt32(truncatingIfNeeded: words[12])
     }
   }
 

@@ -120,6 +120,8 @@ bool allocs_is_main_module(const struct link_map *map) {
   return map == allocs_first_link_map();
 }
 
+uint64_t allocs_vdso_start(void) { return getauxval(AT_SYSINFO_EHDR); }
+
 // The segment, or whole module, around `address`; the module's .eh_frame_hdr.
 static bool find_segment(uint64_t address, struct dl_find_object *found) {
   int (*find)(void *, void *) = allocs_process_state.find_object;

@@ -355,7 +355,11 @@ struct allocs_shared {
   uint32_t depth_limit;
   uint32_t checks_stacks;                   // capture each stack twice, and compare
   uint32_t last_module;                     // the one that the last address asked for was found in
-  uint32_t modules_unloaded;                // ever: addresses may have changed hands
+  uint32_t modules_unloaded;                // ever: addresses may have changed hands, so nodes name their modules
+  uint32_t loaded_modules;                  // entries that are, in order of address (allocs_module_file.place)
+  uint32_t next_forgotten;                  // the entry that is looked at first when one is needed for another module
+  uint64_t root_device;                     // of the directory that was / at the start
+  uint64_t root_inode;
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
   uint64_t nested_count;
   uint8_t *nested_anchor;
@@ -649,6 +653,7 @@ extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
 extern ALLOCS_HIDDEN const void *_Nonnull const allocs_own_module;
 // Whether `map` is the executable.
 extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
+extern ALLOCS_HIDDEN uint64_t allocs_vdso_start(void);  // 0 if there is none
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
 extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
