@@ -93,20 +93,22 @@ let package = Package(
     .target(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
+    .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
+    .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CDemangle", "StoppedThread"],
-      exclude: ["CLibdw", "CDemangle", "StoppedThread"]),
+      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
       name: "Answers", dependencies: ["ByteText", "IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
     .target(name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
-    .systemLibrary(name: "CZstd", path: "Sources/Recording/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
       name: "Recording", dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
-      exclude: ["CPerfetto", "CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
+      exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
