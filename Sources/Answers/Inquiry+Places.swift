@@ -125,6 +125,7 @@ extension Inquiry {
           name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
       }
       answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: reference) }
       return answer
     }
     return nil

@@ -389,8 +389,14 @@ public struct Inquiry: ~Copyable {
       answer.source = Answer.SourceLine(file: file, line: code.line)
     } else {
       answer.variable = view.symbolizer.variable(at: address, in: module)
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: module) }
     }
     return answer
+  }
+
+  /// Why a variable of a module has no name, or its symbol's alone.
+  func variableProblem(in module: ModuleReference) -> String? {
+    view.symbolizer.variableProblem(in: module).map { "\(Answer.lastComponent(module.path)): \($0)" }
   }
 
   // MARK: stacks

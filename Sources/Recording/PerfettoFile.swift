@@ -122,7 +122,7 @@ struct PerfettoFile: ~Copyable {
     for entry in recording.nodes(from: node) {
       let module = recording.module(containing: entry.pc, at: ticks)
       for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks) {
-        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? ""), module))
+        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? frame.placeName ?? ""), module))
       }
     }
     // A call stack without a frame is damage to readers.

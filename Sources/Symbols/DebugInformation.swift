@@ -10,6 +10,7 @@
 // read, depth by `deepest`. libdw never opens a file by itself: .dwo and .dwp files, and the common file of `dwz`, are
 // looked for by us. Not thread-safe: the owner holds a lock.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -83,7 +84,7 @@ struct DebugInformation: ~Copyable {
     var common: (dwarf: OpaquePointer, file: ObjectFile)?
     if idSize > 0, let name {
       let buildID = [UInt8](UnsafeRawBufferPointer(start: id, count: idSize))
-      let path = String(cString: name)
+      let path = String(reversibly: name)
       let found = search.commonDebugFile(name: path, buildID: buildID, referringFile: file)
       common = found.flatMap { Self.open($0) }
       guard let common else {
@@ -135,8 +136,9 @@ struct DebugInformation: ~Copyable {
         guard let bytes = file.contents(of: section) else { return nil }
         image.append(section.name.hasPrefix(".z") ? "." + section.name.dropFirst(2) : section.name, bytes)
       }
+      let bytes = image.build()
       file.releaseUnpacked()
-      guard let unpacked = ObjectFile(image: image.build(), path: file.path, kind: .common) else { return nil }
+      guard let unpacked = ObjectFile(image: bytes, path: file.path, kind: .common) else { return nil }
       readable = unpacked
     }
     // libdw reads a string to its zero, also past the end of a section that was damaged.
@@ -198,7 +200,7 @@ struct DebugInformation: ~Copyable {
         if entries[index].half != nil { return }
       }
     }
-    entries[index].problem = problem ?? "a part of its debug information is missing: \(skeleton.path)"
+    entries[index].problem = problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
   }
 
   private mutating func openPackage() -> SplitFile? {
@@ -240,7 +242,7 @@ struct DebugInformation: ~Copyable {
     guard UInt64(taken) <= left,
       let found = SplitFile(candidate, skeletons: skeletons, addresses: addresses.bytes, ranges: ranges.bytes)
     else {
-      problem = "a part of its debug information is damaged, or of another build: \(candidate.path)"
+      problem = "its split debug information is damaged, or of another build: \(candidate.path)"
       return nil
     }
     splitBudget = left - UInt64(taken)
@@ -493,12 +495,12 @@ struct DebugInformation: ~Copyable {
     return dwarf_formstring(&found)
   }
 
-  /// As text, and without a look at what `entry` is an instance of.
-  static func ownString(_ attribute: Int, of entry: Dwarf_Die) -> String? {
+  /// A path, without a look at what `entry` is an instance of.
+  static func ownPath(_ attribute: Int, of entry: Dwarf_Die) -> String? {
     var entry = entry
     var found = Dwarf_Attribute()
     guard dwarf_attr(&entry, UInt32(attribute), &found) != nil else { return nil }
-    return dwarf_formstring(&found).map { String(cString: $0) }
+    return dwarf_formstring(&found).map { String(reversibly: $0) }
   }
 
   static func ownNumber(_ attribute: Int, of entry: Dwarf_Die) -> UInt64? {

@@ -20,8 +20,8 @@ struct ELFImage {
     sections.append((name, bytes, UnsafeRawBufferPointer(start: nil, count: 0)))
   }
 
-  /// The file's bytes: for a 64-bit machine, lowest byte first. The caller owns them. Each section is followed by a zero, so
-  /// that no string in it runs on.
+  /// The file's bytes: for a 64-bit machine, lowest byte first. The caller owns them. Sections of strings get one zero more, so
+  /// that none of them runs on.
   consuming func build() -> UnsafeMutableRawBufferPointer {
     var names: [UInt8] = [0]
     var places: [(name: Int, offset: Int, size: Int)] = []
@@ -58,6 +58,7 @@ struct ELFImage {
     put(UInt16(places.count + 1), at: 60)
     put(UInt16(places.count), at: 62)
     for (index, place) in places.enumerated() {
+      let name = index < sections.count ? sections[index].name : nameTable
       let end = index + 1 < places.count ? places[index + 1].offset : offset
       let target = UnsafeMutableRawBufferPointer(rebasing: image[place.offset..<end])
       if index < sections.count {
@@ -74,7 +75,7 @@ struct ELFImage {
       put(UInt32(place.name), at: header)
       put(UInt32(index < sections.count ? SHT_PROGBITS : SHT_STRTAB), at: header + 4)
       put(UInt64(place.offset), at: header + 24)
-      put(UInt64(place.size + (index < sections.count ? 1 : 0)), at: header + 32)
+      put(UInt64(place.size + (name.hasSuffix("str") ? 1 : 0)), at: header + 32)
       put(UInt64(1), at: header + 48)
     }
     return image

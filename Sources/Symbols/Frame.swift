@@ -46,6 +46,13 @@ public struct Frame: Hashable, Sendable {
     self.problem = problem
   }
 
+  /// What stands for the name of a function that is not known: `module+0x1234`; nil in no module.
+  public var placeName: String? {
+    guard let module, let place else { return nil }
+    let name = module.split(separator: "/").last.map { String($0) } ?? module
+    return "\(name)+0x\(String(place.address, radix: 16))"
+  }
+
   /// Bytes of memory, about, for the budget of a cache.
   public var cost: Int {
     MemoryLayout<Frame>.stride + (function?.utf8.count ?? 0) + (file?.utf8.count ?? 0)

@@ -83,6 +83,7 @@ final class ObjectFile {
     var isAllocated: Bool { flags & UInt64(SHF_ALLOC) != 0 }
     var isThreadLocal: Bool { flags & UInt64(SHF_TLS) != 0 }
     var isExecutable: Bool { flags & UInt64(SHF_EXECINSTR) != 0 }
+    func isSplit(_ part: String) -> Bool { name == ".debug_\(part).dwo" || name == ".zdebug_\(part).dwo" }
     func contains(_ address: UInt64) -> Bool { address >= self.address && address - self.address < size }
   }
 
@@ -231,7 +232,14 @@ final class ObjectFile {
 
   /// The same of a section of split debug information: `info` for .debug_info.dwo.
   func contents(ofSplit name: String) -> UnsafeRawBufferPointer? {
-    (section(named: ".debug_\(name).dwo") ?? section(named: ".zdebug_\(name).dwo")).flatMap { contents(of: $0) }
+    sections.first { $0.isSplit(name) }.flatMap { contents(of: $0) }
+  }
+
+  /// What all sections of that name hold: gcc gives each type that has a unit of its own a section of its own, too.
+  func allContents(ofSplit name: String) -> [UInt8] {
+    sections.reduce(into: []) { bytes, section in
+      if section.isSplit(name), let part = contents(of: section) { bytes += part }
+    }
   }
 
   /// Gives back the memory of what `contents` has unpacked by itself.

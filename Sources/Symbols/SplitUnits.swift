@@ -37,8 +37,8 @@ struct Skeleton: Hashable {
   init?(_ entry: Dwarf_Die) {
     var entry = entry
     guard
-      let name = DebugInformation.ownString(DW_AT_dwo_name, of: entry)
-        ?? DebugInformation.ownString(DW_AT_GNU_dwo_name, of: entry)
+      let name = DebugInformation.ownPath(DW_AT_dwo_name, of: entry)
+        ?? DebugInformation.ownPath(DW_AT_GNU_dwo_name, of: entry)
     else { return nil }
     var version: Dwarf_Half = 0
     var type: UInt8 = 0
@@ -51,7 +51,7 @@ struct Skeleton: Hashable {
     }
     self.id = id
     self.name = name
-    directory = DebugInformation.ownString(DW_AT_comp_dir, of: entry)
+    directory = DebugInformation.ownPath(DW_AT_comp_dir, of: entry)
     addresses =
       DebugInformation.ownNumber(DW_AT_addr_base, of: entry) ?? DebugInformation.ownNumber(DW_AT_GNU_addr_base, of: entry)
       ?? 0
@@ -77,12 +77,9 @@ final class SplitFile {
     _ file: ObjectFile, skeletons: [UInt64: Skeleton], addresses: UnsafeRawBufferPointer?,
     ranges: UnsafeRawBufferPointer?
   ) {
-    guard let info = file.contents(ofSplit: "info"), let abbreviations = file.contents(ofSplit: "abbrev") else {
-      return nil
-    }
     var units = WholeUnits(
-      info: Array(info), types: file.contents(ofSplit: "types").map { Array($0) } ?? [],
-      abbreviations: Array(abbreviations), skeletons: skeletons)
+      info: file.allContents(ofSplit: "info"), types: file.allContents(ofSplit: "types"),
+      abbreviations: file.allContents(ofSplit: "abbrev"), skeletons: skeletons)
     for (section, keyPath) in [
       ("str_offsets", \WholeUnits.stringOffsets), ("loclists", \WholeUnits.locations), ("rnglists", \WholeUnits.ranges),
     ] {

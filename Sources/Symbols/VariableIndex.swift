@@ -135,7 +135,7 @@ struct VariableIndex {
       place = address
     default: return nil
     }
-    let isAddress = Int(operations[0].atom) == DW_OP_addr || Int(operations[0].atom) == DW_OP_addrx
+    let isAddress = [DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index].contains(Int(operations[0].atom))
     if count == 1 { return isAddress ? (place, false) : nil }
     var isThreadLocal = false
     for index in 1..<count {
