@@ -55,8 +55,14 @@ extension FunctionName {
       while index < name.endIndex {
         switch name[index] {
         case UInt8(ascii: "<"):
-          // In the place of a scope: Rust's <T as Trait>::f.
-          if isAtScope { copyInner(UInt8(ascii: "<"), UInt8(ascii: ">")) } else { group("<", ">", templates) }
+          // In the place of a scope: Rust's <T as Trait>::f, <T>::f.
+          if isAtScope {
+            copyInner(UInt8(ascii: "<"), UInt8(ascii: ">"))
+          } else {
+            // Rust's f::<T>.
+            if templates == .dropped, result.suffix(2).elementsEqual("::".utf8) { result.removeLast(2) }
+            group("<", ">", templates)
+          }
         case UInt8(ascii: "("):
           if hasPrefix("(anonymous") || hasPrefix("(extension") || result.last == UInt8(ascii: ".") {
             copyGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
@@ -111,9 +117,11 @@ extension FunctionName {
       }
       var inner = Shortening(name[(index + 1)..<(end - 1)], parameters, templates, depth: depth + 1)
       _ = inner.run()
-      result.append(open)
-      result += inner.result
-      result.append(close)
+      // A type alone needs no brackets around it.
+      let isBare =
+        open == UInt8(ascii: "<") && templates == .dropped && !inner.result.contains(UInt8(ascii: " "))
+        && !inner.result.contains { $0 == UInt8(ascii: "&") || $0 == UInt8(ascii: "*") || $0 == UInt8(ascii: "[") }
+      result += isBare ? inner.result : [open] + inner.result + [close]
       index = end
     }
 
@@ -156,7 +164,7 @@ extension FunctionName {
 
     private var isAtScope: Bool {
       guard let last = result.last else { return true }
-      return last == UInt8(ascii: ":") || last == UInt8(ascii: " ")
+      return depth > 0 && last == UInt8(ascii: " ")
     }
 
     private var isAtWord: Bool { index == name.startIndex || !isIdentifier(at: index - 1) }

@@ -258,7 +258,8 @@ struct DebugInformation: ~Copyable {
   private static func part(
     _ section: UnsafeRawBufferPointer?, of bases: [UInt64], all: [UInt64]
   ) -> (bytes: UnsafeRawBufferPointer?, start: Int) {
-    guard let section, let low = bases.min(), let high = bases.max(), let start = Int(exactly: low), start < section.count
+    guard let section, let low = bases.min(), let high = bases.max(), let start = Int(exactly: low),
+      start < section.count
     else { return (nil, 0) }
     if all.isEmpty { return (section, 0) }
     let end = all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count

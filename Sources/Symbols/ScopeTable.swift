@@ -27,7 +27,9 @@ struct ScopeTable {
       guard let parent = parent(of: entry, limit: limit) else { break }
       // A class or function that is defined outside of what it is declared in.
       entry = Self.declaration(of: parent)
-      let part = Self.partName(&entry)
+      // gcc leaves the type of many a lambda without a name, clang that of each.
+      let isLambda = parts.count == 1 && own == "operator()" && Self.isClass(&entry) && Self.ownName(&entry) == nil
+      let part = isLambda ? "{lambda}" : Self.partName(&entry)
       length += part.utf8.count + 2
       parts.append(part)
     }
@@ -58,13 +60,16 @@ struct ScopeTable {
     return String(cString: name)
   }
 
+  private static func isClass(_ entry: inout Dwarf_Die) -> Bool {
+    let tag = Int(dwarf_tag(&entry))
+    return tag == DW_TAG_structure_type || tag == DW_TAG_class_type
+  }
+
   private static func partName(_ entry: inout Dwarf_Die) -> String {
     let tag = Int(dwarf_tag(&entry))
     guard let name = ownName(&entry) else {
       switch tag {
       case DW_TAG_namespace: return "(anonymous namespace)"
-      // clang leaves the type of a lambda without a name.
-      case DW_TAG_class_type: return "{lambda}"
       default: return "{unnamed type}"
       }
     }

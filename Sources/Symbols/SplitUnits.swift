@@ -53,7 +53,8 @@ struct Skeleton: Hashable {
     self.name = name
     directory = DebugInformation.ownPath(DW_AT_comp_dir, of: entry)
     addresses =
-      DebugInformation.ownNumber(DW_AT_addr_base, of: entry) ?? DebugInformation.ownNumber(DW_AT_GNU_addr_base, of: entry)
+      DebugInformation.ownNumber(DW_AT_addr_base, of: entry) ?? DebugInformation.ownNumber(
+        DW_AT_GNU_addr_base, of: entry)
       ?? 0
     ranges = DebugInformation.ownNumber(DW_AT_GNU_ranges_base, of: entry) ?? 0
     var address: Dwarf_Addr = 0

@@ -75,7 +75,8 @@ struct TypeWalk {
   /// The type of which `type` stands for no more than the signature.
   private static func whole(_ type: Dwarf_Die) -> Dwarf_Die? {
     var entry = type
-    guard dwarf_hasattr(&entry, UInt32(DW_AT_signature)) != 0, dwarf_hasattr(&entry, UInt32(DW_AT_byte_size)) == 0 else {
+    guard dwarf_hasattr(&entry, UInt32(DW_AT_signature)) != 0, dwarf_hasattr(&entry, UInt32(DW_AT_byte_size)) == 0
+    else {
       return nil
     }
     return reference(DW_AT_signature, of: type)
