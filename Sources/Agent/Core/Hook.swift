@@ -465,7 +465,7 @@ func operatorUnwound() {
   }
 }
 
-/// Before operator delete calls the one below. Gives the thread to put back with allocs_operator_deleted, or nil.
+/// Before operator delete calls the one below. Gives the thread to put back with allocs_leave, or nil.
 @c(allocs_operator_deleting)
 func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) -> Thread? {
   let caller = Caller(place: place, framePointer: framePointer)

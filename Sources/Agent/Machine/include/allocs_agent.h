@@ -615,7 +615,7 @@ extern ALLOCS_HIDDEN void allocs_complete_terminal(void);
 
 // MARK: time
 
-// The same by a call of the vdso.
+// allocs_now by a call of the vdso, where the words that it reads by itself were not found.
 extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
 // Nanoseconds of CLOCK_MONOTONIC, exactly, or as of the last timer interrupt.
 extern ALLOCS_HIDDEN uint64_t allocs_nanoseconds_by_call(bool exact);
