@@ -4,6 +4,7 @@
 // - A version has one size for each entry; a header that says another is damaged, not newer.
 // - Sections lie inside the file, behind the header's page, on page boundaries, and don't overlap.
 
+import ByteText
 import SharedLayout
 
 /// A section's checked place.
@@ -180,7 +181,7 @@ struct Geometry: Sendable {
     command = withUnsafeBytes(of: header.command) { bytes in
       var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }
-      return arguments.map { String(decoding: $0, as: UTF8.self) }
+      return arguments.map { String(reversibly: Array($0)) }
     }
   }
 }

@@ -6,6 +6,7 @@
 //
 // Indices begin with 1, in the order of the lines. What lived before the recording is allocated at its time 0.
 
+import ByteText
 import IndexReader
 import Symbols
 
@@ -69,7 +70,7 @@ struct HeaptrackFile: ~Copyable {
   }
 
   private mutating func line(_ text: String) {
-    output.append(contentsOf: text.utf8)
+    output.append(contentsOf: text.originalBytes)
     output.append(UInt8(ascii: "\n"))
   }
 
@@ -157,7 +158,7 @@ struct HeaptrackFile: ~Copyable {
     let index = strings.count + 1
     strings[text] = index
     let plain = text.split(whereSeparator: \.isNewline).joined(separator: " ")
-    line("s \(Self.hex(plain.utf8.count)) \(plain)")
+    line("s \(Self.hex(plain.originalBytes.count)) \(plain)")
     return index
   }
 }

@@ -4,6 +4,7 @@
 // Each dump has, for every call stack, what was allocated and freed there so far. Names are interned once, before the
 // first dump that needs them. Nothing is sampled: the interval is one byte.
 
+import ByteText
 import CPerfetto
 import IndexReader
 import Symbols
@@ -157,7 +158,7 @@ struct PerfettoFile: ~Copyable {
     if let known = functions[name] { return known }
     let id = UInt64(functions.count + 1)
     functions[name] = id
-    news.functions.append(string(id, Array(name.utf8)))
+    news.functions.append(string(id, Array(name.withBytesEscaped.utf8)))
     return id
   }
 
@@ -171,7 +172,7 @@ struct PerfettoFile: ~Copyable {
     (message.pointee.has_iid, message.pointee.iid) = (1, id)
     (message.pointee.has_build_id, message.pointee.build_id) = (1, id)
     news.buildIDs.append(string(id, module?.buildID ?? []))
-    news.paths.append(string(id, Array((module?.path ?? "").utf8)))
+    news.paths.append(string(id, Array((module?.path ?? "").withBytesEscaped.utf8)))
     message.pointee.n_path_string_ids = 1
     message.pointee.path_string_ids = pending.list([id])
     if let module {

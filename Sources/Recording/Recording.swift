@@ -4,6 +4,7 @@
 // believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said and
 // counted; the rest is kept.
 
+import ByteText
 import CZstd
 import Glibc
 import IndexReader
@@ -51,7 +52,7 @@ public final class Recording: OriginTables {
     self.path = path
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
-    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       fileSize = 0
       throw RecordingError(
@@ -92,7 +93,7 @@ public final class Recording: OriginTables {
   func isFile(at path: String) -> Bool {
     var own = stat()
     var other = stat()
-    return fstat(descriptor, &own) == 0 && stat(path, &other) == 0 && own.st_dev == other.st_dev
+    return fstat(descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
       && own.st_ino == other.st_ino
   }
 

@@ -4,6 +4,7 @@
 // not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise SIGBUS or
 // change after it was checked. Not thread-safe: the owner holds a lock.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -16,7 +17,7 @@ struct OpenFile: ~Copyable {
   /// Nil if there is no regular file at `path` that we may read.
   init?(path: String) {
     // O_NONBLOCK: a FIFO that was put in the file's place must not stop us before fstat can tell.
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
     guard descriptor >= 0 else { return nil }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size > 0 else {
