@@ -42,10 +42,10 @@ package enum TextLayout {
     return result
   }
 
-  /// Whether a terminal only shows the character.
+  /// Whether a terminal only shows the character, and everybody knows what.
   static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.properties.generalCategory {
-    case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate: false
+    case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate: false
     default: true
     }
   }

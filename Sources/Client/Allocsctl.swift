@@ -62,7 +62,7 @@ struct Allocsctl: ParsableCommand {
     } else if !message(for: error).isEmpty {
       var what = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
       while what.hasSuffix(".") { what.removeLast() }
-      complain("\(what) — see `\(helpCommand)`")
+      complain(what.contains(" — ") ? what : "\(what) — see `\(helpCommand)`")
     }
     Glibc.exit(status.rawValue)
   }
@@ -74,6 +74,12 @@ struct Allocsctl: ParsableCommand {
   /// Throws if a command is named that there is not: the library answers `help nope` with help.
   private static func checkCommand(_ arguments: [String]) throws(Failure) {
     guard let first = arguments.first, !first.hasPrefix("-") else { return }
+    if arguments.count > 1, first != "run", first != "help", arguments[1].first == "-",
+      arguments[1].dropFirst().allSatisfy(\.isNumber), arguments[1].count > 1
+    {
+      // The library takes it for an option, and finds fault with what follows.
+      throw Failure(Status.usage, "\(arguments[1]) is no process", advice: "a process id is a positive number")
+    }
     let named = first == "help" ? Array(arguments.dropFirst().prefix { !$0.hasPrefix("-") }) : [first]
     guard let wrong = named.enumerated().first(where: { $0.offset > 0 || !commands.contains($0.element) }) else {
       return

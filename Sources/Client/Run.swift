@@ -48,7 +48,7 @@ struct Run: ParsableCommand {
       Examples:
         allocsctl run -- redis-server --port 7777
         ALLOCS_DIR=/tmp/index allocsctl run -- python3 job.py
-        ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p, apr_pool_destroy(R)' allocsctl run -- httpd -X
+        ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p' allocsctl run -- httpd -X
         PYTHONMALLOC=malloc allocsctl run --stacks site -- python3 job.py
         allocsctl run --events --free-stacks --ring 8M -- ./job
         allocsctl run --record job.rec -- ./job
@@ -191,7 +191,7 @@ private enum Agent {
     return path
   }
 
-  private static func realPath(_ path: String) -> String? {
+  static func realPath(_ path: String) -> String? {
     guard let resolved = realpath(path.originalPath, nil) else { return nil }
     defer { free(resolved) }
     return String(reversibly: UnsafePointer(resolved))
@@ -208,6 +208,7 @@ private enum IndexDirectory {
           Status.notAnswered, "cannot put an index into ALLOCS_DIR \(named): \(systemWords(errno))",
           advice: "create it and make it writable, or unset ALLOCS_DIR")
       }
+      makeAbsolute(named)
       return
     }
     if SocketLocation.directories.contains(where: isUsable) { return }
@@ -224,13 +225,29 @@ private enum IndexDirectory {
     }
   }
 
+  /// Whether the agent can make a file there; else errno says why not. The rights of root, and of what is mounted
+  /// read-only, are known only by trying: by a file without a name, where the file system has such.
   private static func isUsable(_ path: String) -> Bool {
-    var status = stat()
-    guard stat(path.originalPath, &status) == 0 else { return false }
-    guard status.st_mode & S_IFMT == S_IFDIR else {
-      errno = ENOTDIR
-      return false
+    let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard directory >= 0 else { return false }
+    defer { close(directory) }
+    var file = openat(directory, ".", O_RDWR | __O_TMPFILE | O_DIRECTORY | O_CLOEXEC, 0o600)
+    if file < 0, errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT {
+      let name = ".allocsctl-\(getpid())"
+      file = openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+      if file >= 0 { unlinkat(directory, name, 0) }
     }
-    return access(path.originalPath, W_OK | X_OK) == 0
+    guard file >= 0 else { return false }
+    close(file)
+    return true
+  }
+
+  /// The agent takes the path as it is, in this and in all processes that the program starts: a relative one would lead them
+  /// elsewhere once they change their working directory, and links are not followed.
+  private static func makeAbsolute(_ path: String) {
+    var status = stat()
+    let isLink = lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
+    guard isLink || path.utf8.first != UInt8(ascii: "/"), let real = Agent.realPath(path) else { return }
+    Variables.set("ALLOCS_DIR", to: real)
   }
 }

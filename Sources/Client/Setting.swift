@@ -33,19 +33,19 @@ struct SettingKind {
   var meaning: String {
     switch allocs_setting_id(id) {
     case ALLOCS_SETTING_DIR: "the directory of the index"
-    case ALLOCS_SETTING_STACKS: "what is recorded of call stacks: \(Self.list(words.map(String.init)))"
+    case ALLOCS_SETTING_STACKS: "call stacks: \(Self.list(words.map(String.init)))"
     case ALLOCS_SETTING_DEPTH: "frames kept of each stack: \(rangeText)"
     case ALLOCS_SETTING_FOLLOW: "children of fork have an index of their own"
     case ALLOCS_SETTING_EVENTS: "events are on from the start"
     case ALLOCS_SETTING_FREE_STACKS: "events of frees say who freed"
-    case ALLOCS_SETTING_RING: "bytes of each thread's ring of events: \(rangeText)"
-    case ALLOCS_SETTING_EVENTS_WAIT: "milliseconds to wait for who reads events: \(rangeText)"
+    case ALLOCS_SETTING_RING: "bytes of a thread's ring of events: \(rangeText)"
+    case ALLOCS_SETTING_EVENTS_WAIT: "milliseconds to wait for readers: \(rangeText)"
     case ALLOCS_SETTING_SUBALLOC: "functions of pools (docs/allocators.md)"
     case ALLOCS_SETTING_LEVEL: "a pool's blocks, or the chunks they are in"
     case ALLOCS_SETTING_WRAPPERS: "functions that only allocate for their caller"
-    case ALLOCS_SETTING_VERBOSE: "the agent says on standard error what it could not do"
+    case ALLOCS_SETTING_VERBOSE: "the agent says what it could not do"
     case ALLOCS_SETTING_CONFIG: "the configuration file"
-    case ALLOCS_SETTING_AGENT: "the agent's library, if it is not beside allocsctl"
+    case ALLOCS_SETTING_AGENT: "the agent's library, if it lies elsewhere"
     case ALLOCS_SETTING_SOCKET: "the server's socket"
     default: ""
     }
@@ -116,7 +116,9 @@ struct SettingKind {
 
   /// The setting of which `variable` is a misspelt name; nil if it is like none: then it is somebody else's.
   static func meant(by variable: String) -> SettingKind? {
-    let name = Array(variable.uppercased().dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)
+    let name = variable.originalBytes.dropFirst(ALLOCS_SETTING_PREFIX.utf8.count).map {
+      UInt8(ascii: "a")...UInt8(ascii: "z") ~= $0 ? $0 & ~0x20 : $0
+    }
     let offered = all.filter { $0.scope != ALLOCS_SCOPE_INTERNAL }
     let ranked = offered.map { setting in
       (setting, distance(name, Array(setting.variable.dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)))
