@@ -104,7 +104,7 @@ struct Record: ParsableCommand {
         return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
       }
     }
-    try StandardOutput.write("\(output): \(result.text)\n")
+    try StandardOutput.write("\(TextLayout.printable(output)): \(result.text)\n")
   }
 
   private static func now() -> Double {
