@@ -378,11 +378,19 @@ enum Definitions {
     allocs_definitions().pointee.seen_free = unsafeBitCast(below, to: type(of: allocs_terminal().pointee.free))
     let seen: @convention(c) (UnsafeMutableRawPointer?) -> Void = seenFreeBelow
     record.pointee.below = unsafeBitCast(seen, to: UnsafeMutableRawPointer.self)
+    delegate(own)
     let free = allocs_definitions().pointee.free_below ?? allocs_terminal().pointee.free
     free?(allocs_terminal().pointee.malloc(32))
     record.pointee.below = below
+    Event.endDelegation(own, nil)
     allocs_leave(own)
     return process.pointee.seen_below != 0
+  }
+
+  /// What the function that is called next allocates in a hook is its own affair. It is called from here.
+  static func delegate(_ thread: Thread) {
+    thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+    thread.pointee.outer_place = allocs_stack_address()
   }
 
   /// The number of the C library among the allocators: entered when one of its functions is first called past the one below.
@@ -413,7 +421,7 @@ enum Definitions {
 /// What the function below allocates meanwhile is recorded like any inner block.
 @c(allocs_free_below) func freeBelow(_ block: UnsafeMutableRawPointer?) {
   let thread: Thread? = allocs_enter()
-  thread?.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  if let thread { Definitions.delegate(thread) }
   allocs_definitions().pointee.free_below(block)
   guard let thread else { return }
   Event.endDelegation(thread, nil)
