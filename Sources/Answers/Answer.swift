@@ -161,6 +161,9 @@ public struct Answer: Hashable, Sendable {
   public var mappingAbove: Mapping?
   public var note: Note?
 
+  /// Why a variable's name may be less than it could be, with its module; frames have theirs.
+  public var variableProblem: String?
+
   public init(address: UInt64, kind: Kind) {
     self.address = address
     self.kind = kind

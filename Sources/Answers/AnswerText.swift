@@ -15,10 +15,13 @@ extension Answer {
     case .heap:
       lines += TextLayout.wrap(origin, indent: "  ")
       lines += stackLines
+      lines += namesMissing.flatMap { Self.wrapped("  names    ", TextLayout.printable($0)) }
       lines += chainLines
       lines += neighbourLines
     case .free: lines += neighbourLines
-    case .static, .stack, .mapping, .unmapped: lines += placeLines
+    case .static, .stack, .mapping, .unmapped:
+      lines += placeLines
+      lines += namesMissing.flatMap { Self.wrapped("  names    ", TextLayout.printable($0)) }
     }
     lines += containerLines
     if let mapping { lines.append(Self.line(of: mapping)) }
@@ -247,38 +250,66 @@ extension Answer {
     return index
   }
 
-  /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`. One of its parts is shortened
-  /// at most: the file or module, if enough of it is left beside the whole function; else the function, beside a place that takes no
-  /// more than half of the room; else there is no place.
+  /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is `module+0x1234`, or the
+  /// address in no module. What is too long loses what matters least: the function its parameters and the like, then the file
+  /// the middle of its name; the line stays, and the function's scope as long as there is room for it at all.
   package static func describe(_ frame: Frame, columns: Int) -> String {
+    if let whole = whole(frame, columns: columns) { return whole }
+    let function = name(of: frame)
+    let shortest = FunctionName.shorterForms(of: function).last ?? function
+    let place = place(of: frame).map { $0.before + TextLayout.fit($0.name, columns: 1) + $0.after } ?? ""
+    let room = columns - TextLayout.width(place)
+    return room < 12 ? TextLayout.fit(shortest, columns: columns) : TextLayout.fit(shortest, columns: room) + place
+  }
+
+  /// The same, if there is room for it without a cut through the function's name or scope.
+  static func whole(_ frame: Frame, columns: Int) -> String? {
+    let function = name(of: frame)
+    guard let (before, name, after) = place(of: frame) else {
+      return ([function] + FunctionName.shorterForms(of: function)).first { TextLayout.width($0) <= columns }
+    }
+    let whole = TextLayout.width(name)
+    if TextLayout.width(function) + before.count + whole + after.count <= columns {
+      return function + before + name + after
+    }
+    let forms = [function] + FunctionName.shorterForms(of: function)
+    // Enough of a file's name to know it by; and no more than that there is one.
+    for least in [whole, min(whole, 6), min(whole, 1)] {
+      for form in forms {
+        let room = columns - TextLayout.width(form) - before.count - after.count
+        if room >= least { return form + before + TextLayout.fit(name, columns: room) + after }
+      }
+    }
+    return nil
+  }
+
+  private static func name(of frame: Frame) -> String {
+    if let name = frame.function ?? frame.placeName { return TextLayout.printable(name) }
     let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
-    guard let function = frame.function.map(TextLayout.printable) else {
-      guard let module else { return hex(frame.pc) }
-      return TextLayout.fit("\(hex(frame.pc)) in \(module)", columns: columns)
-    }
-    let name: String, before: String, after: String
+    return "\(hex(frame.pc)) in \(module ?? "no module")"
+  }
+
+  /// What stands behind a function's name: the file with the line, or the module.
+  private static func place(of frame: Frame) -> (before: String, name: String, after: String)? {
     if let file = frame.file {
-      (name, before) = (TextLayout.printable(lastComponent(file)), " (")
-      after = frame.line.map { ":\($0))" } ?? ")"
-    } else if let module {
-      (name, before, after) = (module, " in ", "")
-    } else {
-      return TextLayout.fit(function, columns: columns)
+      return (" (", TextLayout.printable(lastComponent(file)), frame.line.map { ":\($0))" } ?? ")")
     }
-    let least = 6
-    let room = columns - TextLayout.width(function) - before.count - after.count
-    if room >= min(TextLayout.width(name), least) {
-      return function + before + TextLayout.fit(name, columns: room) + after
-    }
-    let place = before + name + after
-    let placeWidth = TextLayout.width(place)
-    guard placeWidth <= columns / 2 else { return TextLayout.fit(function, columns: columns) }
-    return TextLayout.fit(function, columns: columns - placeWidth) + place
+    guard frame.function != nil, let module = frame.module else { return nil }
+    return (" in ", TextLayout.printable(lastComponent(module)), "")
   }
 
   static func name(of thread: Thread) -> String {
     guard let name = thread.name, !name.isEmpty else { return "\(thread.id)" }
     return "\(thread.id) \"\(TextLayout.printable(name))\""
+  }
+
+  /// Why names are less than they could be, each reason once.
+  private var namesMissing: [String] {
+    var frames = stack ?? []
+    frames += (contents + containers).flatMap { $0.stack ?? [] }
+    frames += mappedBy?.stack?.frames ?? []
+    frames += frame?.functions ?? []
+    return frames.problems(and: variableProblem)
   }
 
   // MARK: where
@@ -336,6 +367,22 @@ extension Answer {
     guard let slash = path.lastIndex(of: "/") else { return path }
     let name = path[path.index(after: slash)...]
     return name.isEmpty ? path : String(name)
+  }
+}
+
+extension [Frame] {
+  /// Why names of these frames are less than they could be, each reason once, with its module.
+  package var problems: [String] { problems(and: nil) }
+
+  func problems(and further: String?) -> [String] {
+    var found: [String] = []
+    for frame in self {
+      guard let problem = frame.problem, let module = frame.module else { continue }
+      let words = "\(Answer.lastComponent(module)): \(problem)"
+      if !found.contains(words) { found.append(words) }
+    }
+    if let further, !found.contains(further) { found.append(further) }
+    return found
   }
 }
 

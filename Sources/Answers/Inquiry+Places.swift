@@ -126,6 +126,7 @@ extension Inquiry {
       }
       answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
       if answer.symbol == nil { answer.unnamed = view.symbolizer.loss(of: reference) }
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: reference) }
       return answer
     }
     return nil

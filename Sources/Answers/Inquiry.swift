@@ -391,9 +391,15 @@ public struct Inquiry: ~Copyable {
       answer.source = Answer.SourceLine(file: file, line: code.line)
     } else {
       answer.variable = view.symbolizer.variable(at: address, in: module)
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: module) }
     }
     if answer.symbol == nil, answer.source == nil { answer.unnamed = view.symbolizer.loss(of: module) }
     return answer
+  }
+
+  /// Why a variable of a module has no name, or its symbol's alone.
+  func variableProblem(in module: ModuleReference) -> String? {
+    view.symbolizer.variableProblem(in: module).map { "\(Answer.lastComponent(module.path)): \($0)" }
   }
 
   // MARK: stacks

@@ -141,9 +141,9 @@ struct HeaptrackFile: ~Copyable {
     let frames = recording.frames(
       pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder)
     var text = "i \(Self.hex(entry.pc)) \(Self.hex(string(module?.path ?? "")))"
-    if frames.contains(where: { $0.function != nil }) {
+    if frames.contains(where: { $0.function != nil || $0.placeName != nil }) {
       for frame in frames {
-        text += " \(Self.hex(string(frame.function ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
+        text += " \(Self.hex(string(frame.function ?? frame.placeName ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
         text += Self.hex(max(0, frame.line ?? 0))
       }
     }

@@ -121,9 +121,9 @@ struct PerfettoFile: ~Copyable {
     var ids: [UInt64] = []
     for entry in recording.nodes(from: node) {
       let module = recording.module(of: entry, at: ticks)
-      for frame in recording.frames(
-      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
-        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? ""), module))
+      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
+        let function = frame.function ?? frame.placeName ?? ""
+        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: function), module))
       }
     }
     // A call stack without a frame is damage to readers.

@@ -261,9 +261,15 @@ public final class Recording: OriginTables {
   private func index() {
     modules.sort { $0.index < $1.index }
     moduleOfIndex = Dictionary(modules.enumerated().map { ($1.index, $0) }) { $1 }
-    let paths = Dictionary(modules.map { ($0.index, $0.path) }) { $1 }
+    let byIndex = Dictionary(modules.map { ($0.index, $0) }) { $1 }
     for key in names.keys {
-      for index in names[key]!.indices { names[key]![index].module = paths[key.module] }
+      guard let module = byIndex[key.module] else { continue }
+      for index in names[key]!.indices {
+        names[key]![index].module = module.path
+        guard names[key]![index].function == nil else { continue }
+        let instruction = key.isExact ? key.pc : key.pc &- 1
+        names[key]![index].place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
+      }
     }
   }
 

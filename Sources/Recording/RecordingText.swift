@@ -80,17 +80,18 @@ public struct HistoryReport {
       ?? false
   }
 
-  private func stack(of context: UInt32, at event: Event, _ word: String) -> [String] {
+  private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
     var lines: [String] = []
     if let function = origins.context(context)?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
-    for frame in origins.stack(of: context, at: event.ticks).prefix(64) {
-      lines.append("    " + Answer.describe(frame, columns: 76))
-    }
+    let frames = origins.stack(of: context, at: event.ticks).prefix(64)
+    for frame in frames { lines.append("    " + Answer.describe(frame, columns: 76)) }
+    problems += Array(frames).problems.filter { !problems.contains($0) }
     return lines
   }
 
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
+    var problems: [String] = []
     for entry in history.entries.prefix(limit) {
       let event = entry.event
       let offset = entry.offset == 0 ? "" : ", \(entry.offset) into it"
@@ -102,19 +103,20 @@ public struct HistoryReport {
         lines.append("  thread   \(thread.id)\(name)")
       }
       if let context = Self.who(event) {
-        lines += stack(of: context, at: event, "by      ")
+        lines += stack(of: context, at: event, "by      ", &problems)
       } else {
         let isEnd = event.kind == .free || event.kind == .reallocOld
         lines.append("  by       not recorded" + (isEnd ? ": `run --free-stacks` records who frees" : ""))
       }
       if let origin = Self.origin(of: event), !Self.hasBeginning(of: event, in: history) {
-        lines += stack(of: origin, at: event, "from    ")
+        lines += stack(of: origin, at: event, "from    ", &problems)
       }
     }
     if history.entries.count > limit {
       lines.append("… and \(Units.count(UInt64(history.entries.count - limit), "older event"))")
     }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
+    for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
   }

@@ -104,6 +104,30 @@ struct DebugFileSearch: Sendable {
     return file
   }
 
+  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. What proves that
+  /// it is the right one is its id.
+  func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
+    let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
+    let compiled = skeleton.path
+    var paths = compiled.utf8.first == UInt8(ascii: "/") ? [compiled] + roots.map { $0 + compiled } : []
+    for path in objectPaths {
+      let directory = parent(of: path)
+      if skeleton.name.utf8.first != UInt8(ascii: "/") { paths.append("\(directory)/\(skeleton.name)") }
+      if file != skeleton.name { paths.append("\(directory)/\(file)") }
+    }
+    return paths
+  }
+
+  /// Where a package of all .dwo files of a module may be.
+  func packagePaths(_ objectPaths: [String]) -> [String] {
+    var paths: [String] = []
+    for path in objectPaths {
+      paths.append("\(path).dwp")
+      if path.hasSuffix(".debug") { paths.append("\(path.dropLast(6)).dwp") }
+    }
+    return paths + roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } }
+  }
+
   private func byBuildID(_ id: [UInt8], kind: ObjectFile.Kind = .module) -> ObjectFile? {
     guard id.count > 1 else { return nil }
     let digits = id.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }

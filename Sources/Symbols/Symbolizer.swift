@@ -114,9 +114,12 @@ public final class Symbolizer: Sendable {
   public func lookup(
     returnAddress: UInt64, in module: ModuleReference
   ) -> (frames: [Frame], isFinal: Bool) {
-    let bare = { (loss: NameLoss?) in [Frame(pc: returnAddress, module: module.path, unnamed: loss)] }
-    guard returnAddress > module.start, returnAddress <= module.end else { return (bare(nil), true) }
     let address = returnAddress &- 1 &- module.bias
+    let place = Frame.FilePlace(address: address, buildID: module.buildID)
+    let bare = { (loss: NameLoss?) in
+      [Frame(pc: returnAddress, module: module.path, place: place, unnamed: loss)]
+    }
+    guard returnAddress > module.start, returnAddress <= module.end else { return (bare(nil), true) }
     let key = ModuleKey(module)
     let (loaded, cached) = tables.withLock { tables in
       let loaded = find(key, module, &tables)
@@ -126,7 +129,11 @@ public final class Symbolizer: Sendable {
       // Another process may have the file elsewhere in its memory.
       return (cached[0].pc == returnAddress ? cached : cached.map { $0.moved(to: returnAddress) }, true)
     }
-    let found = loaded.frames(at: address).map { $0.moved(to: returnAddress) }
+    let found = loaded.frames(at: address).map { frame in
+      var frame = frame.moved(to: returnAddress)
+      if frame.function == nil { frame.place = place }
+      return frame
+    }
     let frames = found.isEmpty ? bare(loaded.loss) : found
     tables.withLock { tables in
       if loaded.hasFile { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
@@ -164,6 +171,12 @@ public final class Symbolizer: Sendable {
   public func variable(at address: UInt64, in module: ModuleReference) -> Variable? {
     guard address >= module.start, address < module.end else { return nil }
     return variable(at: address &- module.bias, isThreadLocal: false, in: module)
+  }
+
+  /// Why the module's debug information names fewer variables than it could, as of the last look-up; nil if nothing is in
+  /// the way.
+  public func variableProblem(in module: ModuleReference) -> String? {
+    tables.withLock { find(ModuleKey(module), module, &$0) }.variableProblem()
   }
 
   /// The thread-local variable at `offset` bytes in the module's block of them.

@@ -165,6 +165,7 @@ enum Modules {
     allocs_store_release_u32(&shared.pointee.loaded_modules, UInt32(last))
     shared.pointee.modules_unloaded = 1
     let module = entries(header) + Int(index)
+    FrameTables.forget(from: module.pointee.start, to: module.pointee.end)
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
     Index.count(ALLOCS_COUNTER_MODULES_CHANGED)
@@ -209,6 +210,7 @@ enum Modules {
     #if !ALLOCS_INEXE
       if allocs_is_own_module(map) { module.flags |= ALLOCS_MODULE_AGENT.rawValue }
     #endif
+    FrameTables.prepare(map, at: UInt64(UInt(bitPattern: map.pointee.l_ld)))
     ModuleFiles.readBuildID(&module)
     // The name is written where the strings end, and stays there only if it is new.
     let draft = Strings.draft(shared, header)
