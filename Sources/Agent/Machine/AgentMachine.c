@@ -122,6 +122,13 @@ bool allocs_is_main_module(const struct link_map *map) {
 
 uint64_t allocs_vdso_start(void) { return getauxval(AT_SYSINFO_EHDR); }
 
+bool allocs_is_started_by_loader(void) {
+#ifdef ALLOCS_INEXE
+  if (allocs_is_static()) return false;
+#endif
+  return getauxval(AT_BASE) == 0;
+}
+
 // The segment, or whole module, around `address`; the module's .eh_frame_hdr.
 static bool find_segment(uint64_t address, struct dl_find_object *found) {
   int (*find)(void *, void *) = allocs_process_state.find_object;

@@ -654,6 +654,8 @@ extern ALLOCS_HIDDEN const void *_Nonnull const allocs_own_module;
 // Whether `map` is the executable.
 extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
 extern ALLOCS_HIDDEN uint64_t allocs_vdso_start(void);  // 0 if there is none
+// Whether the dynamic linker is the program that was executed, and started this one (`ld.so PROGRAM`).
+extern ALLOCS_HIDDEN bool allocs_is_started_by_loader(void);
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
 extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
