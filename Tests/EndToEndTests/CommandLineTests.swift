@@ -74,8 +74,7 @@ extension EndToEnd {
       // In the shell's own notation, as Swift's strings can't hold the names.
       let script = """
         set -e; exec 2>&1; cd '\(directory.path)'; odd=$'d\\xe9'; ctl='\(control)'
-        unset ALLOCS_DIR
-        export ALLOCS_DIR=$PWD/$odd ALLOCS_SOCKET=/nonexistent
+        export ALLOCS_DIR=$PWD/$odd ALLOCS_SOCKET=/nonexistent LC_ALL=C
         say() { echo "$*"; }
         "$ctl" run -- "./$odd/"$'p\\xff' show | grep -q '^variable' && say by-path
         PATH=$PWD/$odd:$PATH "$ctl" run -- $'p\\xff' show | grep -q '^variable' && say by-name
