@@ -1,5 +1,6 @@
 // What only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
+import ByteText
 import IndexReader
 
 /// The process beyond its segment.
@@ -75,7 +76,7 @@ final class Surroundings {
     // Two ticks of each clock: 20 ms and 30 ms.
     guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
     if name.last == UInt8(ascii: "\n") { name.removeLast() }
-    return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
+    return name.isEmpty ? nil : String(reversibly: name)
   }
 }
 
