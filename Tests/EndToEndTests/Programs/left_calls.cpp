@@ -1,7 +1,7 @@
 // Jumps out of calls of the allocator, and allocates afterwards: left_calls HOW [thread] [alternate].
 //
 // HOW is the call that faults: on a pointer that leads nowhere, or in a heap that was overwritten. A handler of SIGSEGV jumps out
-// of it by siglongjmp, or throws. Each block that is allocated afterwards is named on standard output, with its size.
+// of it by siglongjmp. Each block that is allocated afterwards is named on standard output, with its size.
 #include <atomic>
 #include <csetjmp>
 #include <csignal>
@@ -16,11 +16,7 @@
 #include <unistd.h>
 
 static thread_local sigjmp_buf out;
-static bool throws;
-static void handler(int) {
-  if (throws) throw 1;
-  siglongjmp(out, 1);
-}
+static void handler(int) { siglongjmp(out, 1); }
 
 // abort is jumped out of, too.
 [[noreturn]] static void fail() { _exit(99); }
@@ -43,7 +39,7 @@ static void overwrite(size_t size) {
 
 __attribute__((noinline)) static void fault(int round) {
   size_t size = 200 + 16 * (size_t)round;
-  if (is("posix_memalign") || is("throw")) {
+  if (is("posix_memalign")) {
     if (posix_memalign((void **)(void *)nowhere, 64, 100)) fail();
   } else if (is("realloc")) {
     if (!realloc(wild, 200)) fail();
@@ -102,14 +98,7 @@ __attribute__((noinline)) static void allocate(int depth, size_t size) {
 }
 
 __attribute__((noinline)) static void leave(int round) {
-  if (throws) {
-    try {
-      fault(round);
-    } catch (int) {
-    }
-  } else if (sigsetjmp(out, 1) == 0) {
-    fault(round);
-  }
+  if (sigsetjmp(out, 1) == 0) fault(round);
 }
 
 static std::atomic<bool> isDone;
@@ -138,7 +127,6 @@ static void *run_and_stay(void *alternate) {
 
 int main(int count, char **arguments) {
   how = arguments[1];
-  throws = is("throw");
   bool alternate = !strcmp(arguments[count - 1], "alternate");
   nowhere = (char *)mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   wild = nowhere + 64;
