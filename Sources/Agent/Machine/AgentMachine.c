@@ -1,4 +1,9 @@
 // Storage of the agent's private state, and what it asks of libc besides system calls.
+//
+// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of all that is imported: when
+// it is called, what it may lock, whether it allocates. What is called here:
+//   anywhere            _dl_find_object, getauxval, clock_gettime, mem*, str*; pthread_setspecific for one of the first 32 keys
+//   in the constructor  __register_atfork, pthread_key_create, pthread_key_delete, dl_iterate_phdr
 #define _GNU_SOURCE
 #include "allocs_agent.h"
 

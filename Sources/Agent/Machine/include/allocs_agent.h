@@ -492,7 +492,7 @@ struct allocs_frame_table {
   uint64_t capacity;
   struct allocs_frame_place *entries;
   uint32_t is_ready;
-  uint32_t unused;
+  uint32_t has_failed;  // there are entries, and no room for them
 };
 #define ALLOCS_FRAME_TABLE_COUNT 64u
 
