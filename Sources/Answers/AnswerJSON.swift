@@ -137,7 +137,7 @@ extension ByteWriter {
   @inline(__always)
   mutating func append(age: Double) {
     append(",\"age_seconds\":")
-    // A tick is about 10 ms: further digits would be made up.
+    // A tick is 1/64 s, 15.6 ms: further digits would be made up.
     append(decimal: age, places: 2)
   }
 

@@ -68,12 +68,14 @@ public struct IndexedProcess: Hashable, Sendable {
   public init(_ file: SegmentFile) {
     self.init(
       processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
-      startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes,
+      startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime, file.offsets ?? .own),
+      segmentBytes: file.allocatedBytes,
       path: file.path, lostBlocks: nil)
     do throws(SegmentError) {
       let segment = try Segment(path: file.path)
       let counters = segment.counters
       command = segment.command
+      started = Self.wallTime(ofStart: file.startTime, segment.clockOffsets)
       if !file.isLive, segment.state == .exited { state = .exited }
       lostBlocks = Self.lostBlocks(counters)
       try segment.checkIntact()
@@ -101,10 +103,11 @@ public struct IndexedProcess: Hashable, Sendable {
     counters.reduce(0) { lossCounters.contains($1.name) ? $0 &+ $1.value : $0 }
   }
 
-  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot; nil if it lies ahead: then it was counted
-  /// from another boot.
-  static func wallTime(ofStart ticks: UInt64) -> Double? {
-    let age = SystemClock.sinceBoot() - Double(ticks) / SystemClock.ticksPerSecond
+  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these offsets; nil if
+  /// it lies ahead: then it was counted from another boot.
+  static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
+    let shift = Double(offsets.boottime &- ClockOffsets.own.boottime) / 1e9
+    let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond
     return age >= -1 ? SystemClock.now() - max(0, age) : nil
   }
 

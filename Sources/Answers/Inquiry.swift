@@ -365,7 +365,7 @@ public struct Inquiry: ~Copyable {
       if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module) }
     }
     guard let file = maps.file(behind: index) else { return nil }
-    return view.elfFiles.module(of: file, at: address, in: maps, of: view.processID)
+    return view.elfFiles.module(of: file, at: address, in: maps, of: surroundings.readableID ?? view.processID)
   }
 
   mutating func loadedModules() -> [Module] {

@@ -71,7 +71,8 @@ extension ProcessView {
     let counters = shared.segment.counters
     let process = IndexedProcess(
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
-      command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
+      command: shared.segment.command, startTime: startTime, 
+      started: IndexedProcess.wallTime(ofStart: startTime, shared.segment.clockOffsets),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
       lostBlocks: IndexedProcess.lostBlocks(counters), ending: isAlive ? nil : ProcessEnding(ofSegment: path))
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.

@@ -25,9 +25,13 @@ public struct SegmentFile: Hashable, Sendable {
   public var inode: UInt64
   /// Whether a sweep has seen it dead: see Retention.swift.
   var isMarkedDead: Bool
+  /// Of the time namespace in which the start time is counted; nil if that is not known.
+  package var offsets: ClockOffsets?
 
   /// Whether the process runs now. A few system calls.
-  public var isStillLive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
+  public var isStillLive: Bool {
+    ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: offsets)
+  }
 
   /// The name of the segment of a process in a segment directory.
   public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
@@ -170,7 +174,7 @@ struct OpenDirectory: ~Copyable {
     case S_IFDIR: return .failure(.directory)
     default: return .failure(.specialFile)
     }
-    let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
+    let (isLive, offsets) = liveness(name, processID, startTime, isMarkedDead: status.st_mode & S_IWUSR == 0)
     if isLive, status.st_uid != 0, let owners = ProcessLiveness.userIDs(processID: processID),
       !owners.contains(status.st_uid)
     {
@@ -182,7 +186,26 @@ struct OpenDirectory: ~Copyable {
       // stat(2) counts blocks of 512 bytes, whatever the file system's.
       allocatedBytes: UInt64(max(0, status.st_blocks)) * 512, modified: seconds(status.st_mtim),
       changed: seconds(status.st_ctim), inode: UInt64(status.st_ino),
-      isMarkedDead: status.st_mode & S_IWUSR == 0)
+      isMarkedDead: status.st_mode & S_IWUSR == 0, offsets: offsets)
     return .success(file)
+  }
+
+  /// Whether the process of the file `name` runs, and in whose time it counts, as far as the file had to be asked.
+  private func liveness(
+    _ name: String, _ processID: Int32, _ startTime: UInt64, isMarkedDead: Bool
+  ) -> (isLive: Bool, offsets: ClockOffsets?) {
+    // Nearly always the two are in the reader's namespaces, and a name tells all.
+    if ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: .own) { return (true, .own) }
+    // What a sweep has found dead stays so; but one of an earlier version did not know of namespaces.
+    if isMarkedDead, access("/proc/\(processID)", F_OK) != 0 { return (false, nil) }
+    guard let evidence = SegmentEvidence(directory: descriptor, name: name) else {
+      // Another user's.
+      let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
+      return (isLive, isLive ? ClockOffsets(ofProcess: processID) : nil)
+    }
+    let isLive =
+      evidence.isLocked
+      || ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: evidence.offsets)
+    return (isLive, evidence.offsets)
   }
 }
