@@ -21,6 +21,8 @@ public struct IndexedProcess: Hashable, Sendable {
   public var state: State
   /// How it ended; nil if it runs, or nobody learned it: see ProcessEnding.
   public var ending: ProcessEnding?
+  /// Why that is not known; nil if it is, or the process runs.
+  public var unknownEnding: String?
   /// Owner of the segment.
   public var userID: UInt32
   /// Program and arguments; empty if not known.
@@ -40,11 +42,13 @@ public struct IndexedProcess: Hashable, Sendable {
 
   public init(
     processID: Int32, state: State, userID: UInt32, command: [String], startTime: UInt64, started: Double?,
-    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil, problem: String? = nil
+    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil,
+    unknownEnding: String? = nil, problem: String? = nil
   ) {
     self.processID = processID
     self.state = state
     self.ending = ending
+    self.unknownEnding = unknownEnding
     self.userID = userID
     self.command = command
     self.startTime = startTime
@@ -79,7 +83,10 @@ public struct IndexedProcess: Hashable, Sendable {
       if !file.isLive, segment.state == .exited { state = .exited }
       lostBlocks = Self.lostBlocks(counters)
       try segment.checkIntact()
-      if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }
+      if !file.isLive {
+        ending = ProcessEnding(ofSegment: file.path)
+        if ending == nil { unknownEnding = UnknownEnding.reason(ofSegment: file.path) }
+      }
     } catch {
       problem = error.description
       command = []
@@ -156,7 +163,7 @@ public struct IndexedProcess: Hashable, Sendable {
     case .killed(let signal, let hasDumpedCore):
       writer.append(",\"signal\":", string: ProcessEnding.name(ofSignal: signal))
       if hasDumpedCore { writer.append(",\"core_dumped\":true") }
-    case nil: break
+    case nil: if let unknownEnding { writer.append(",\"ending_unknown\":", string: unknownEnding) }
     }
     writer.append(",\"uid\":", decimal: UInt64(userID))
     writer.append(",\"user\":", string: Self.name(ofUser: userID))

@@ -5,6 +5,7 @@
 
 import ArgumentParser
 import Glibc
+import IndexReader
 import ServerProtocol
 
 struct Run: ParsableCommand {
@@ -98,6 +99,8 @@ struct Run: ParsableCommand {
     try configuration.checkSuballocators(of: program)
     configuration.export()
     try IndexDirectory.check()
+    // Of the user's own programs that have ended the oldest go, where no server sees to it.
+    SegmentDirectory.sweepUnlessServed()
 
     let others = getenv("LD_PRELOAD").map { String(cString: $0) } ?? ""
     let isThere = others.split(whereSeparator: { $0 == ":" || $0 == " " }).contains { $0 == agent }

@@ -21,6 +21,12 @@ enum ProcessLiveness {
     }
   }
 
+  /// Whether it is there, be it as a zombie that was not waited for.
+  static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
+    guard processID > 0, let stat = try? ProcessDirectory(processID: processID).stat() else { return false }
+    return isSame(startTime, stat.startTime, offsets, processID)
+  }
+
   /// Whether a start time is the one that /proc shows of process `processID`.
   static func isSame(
     _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32

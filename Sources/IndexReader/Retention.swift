@@ -32,6 +32,8 @@ public struct SweepResult: Hashable, Sendable {
   public var removed: [SegmentFile] = []
   /// Bytes that they took, control files included.
   public var removedBytes: UInt64 = 0
+  /// Control files whose segments were gone already.
+  public var removedControls: [String] = []
   /// Dead ones that were kept.
   public var kept: [SegmentFile] = []
   /// Files that should have gone, each with the system's reason why it could not be removed.
@@ -41,18 +43,18 @@ public struct SweepResult: Hashable, Sendable {
 extension SegmentDirectory {
   /// Removes segments of dead processes that are too old or too many, with their control files, from each of `directories`
   /// (nil: `searchPaths`). `time`: now, in seconds since 1970-01-01 UTC.
-  /// `ofUser`: only this user's segments; else those that the caller may remove. `isTrial`: nothing is removed or marked.
+  /// `ofUser`: only this user's segments; else those that the caller may remove.
   @discardableResult
   public static func sweep(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, at time: Double? = nil,
-    ofUser: UInt32? = nil, isTrial: Bool = false
+    ofUser: UInt32? = nil
   ) -> SweepResult {
     var result = SweepResult()
-    let sweep = Sweep(policy: policy, time: time ?? wallClock(), user: ofUser, isTrial: isTrial)
+    let sweep = Sweep(time: time ?? wallClock(), user: ofUser, isTrial: false)
     for path in directories ?? searchPaths {
       // Where that can't be looked at for want of descriptors, the next sweep will.
       guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
-      directory.sweep(names, sweep, &result)
+      directory.sweep(names, policy, sweep, &result)
     }
     return result
   }
@@ -66,6 +68,21 @@ extension SegmentDirectory {
     sweep(policy, in: unserved, ofUser: ofUser)
   }
 
+  /// Removes what ended processes of `ofUser` (nil: of all whose files the caller may remove) have left, if they ended at least
+  /// `age` seconds ago: segments, and control files without one. When a process ended is known where a sweep has found it dead;
+  /// else the last thing that its index tells of counts. `isTrial`: nothing is removed.
+  public static func prune(
+    olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
+  ) throws(SegmentError) -> SweepResult {
+    var result = SweepResult()
+    let sweep = Sweep(time: wallClock(), user: ofUser, isTrial: isTrial)
+    for path in directories ?? searchPaths {
+      guard let directory = try OpenDirectory(path: path) else { continue }
+      directory.prune(try directory.names(), olderThan: age, sweep, &result)
+    }
+    return result
+  }
+
   private static func wallClock() -> Double {
     var now = timespec()
     clock_gettime(CLOCK_REALTIME, &now)
@@ -75,15 +92,14 @@ extension SegmentDirectory {
 
 /// How to sweep.
 private final class Sweep {
-  let policy: RetentionPolicy
   let time: Double
   let user: UInt32?
+  /// Nothing is removed or marked.
   let isTrial: Bool
   /// What all processes write to; looked up when a file is met that doesn't tell by itself whether it is in use.
   lazy var writtenFiles = RunningProcesses.allWrittenFiles()
 
-  init(policy: RetentionPolicy, time: Double, user: UInt32?, isTrial: Bool) {
-    self.policy = policy
+  init(time: Double, user: UInt32?, isTrial: Bool) {
     self.time = time
     self.user = user
     self.isTrial = isTrial
@@ -96,18 +112,11 @@ private final class Sweep {
 }
 
 extension OpenDirectory {
-  fileprivate func sweep(_ names: [String], _ sweep: Sweep, _ result: inout SweepResult) {
-    let (policy, time) = (sweep.policy, sweep.time)
-    var dead: [SegmentFile] = []
-    for name in names {
-      guard let process = SegmentFile.parse(name: name),
-        let file = segment(name: name, processID: process.processID, startTime: process.startTime),
-        sweep.mayRemove(ofUser: file.ownerID)
-      else { continue }
-      // The mark of a sweep that did not know that the process is in another namespace goes: the age begins at its end.
-      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(name, file, isDead: !file.isLive) }
-      if !file.isLive { dead.append(file) }
-    }
+  fileprivate func sweep(
+    _ names: [String], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
+  ) {
+    let time = sweep.time
+    var dead = dead(names, sweep)
     // Newest first; a sweep fills what may be kept from the front.
     func deathTime(_ file: SegmentFile) -> Double { file.isMarkedDead ? file.changed : time }
     dead.sort { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
@@ -124,6 +133,56 @@ extension OpenDirectory {
         result.kept.append(file)
       }
     }
+  }
+
+  /// The segments of ended processes that the sweep is about. Those that are found so for the first time are marked.
+  private func dead(_ names: [String], _ sweep: Sweep) -> [SegmentFile] {
+    names.compactMap { name in
+      guard let process = SegmentFile.parse(name: name),
+        let file = segment(name: name, processID: process.processID, startTime: process.startTime),
+        sweep.mayRemove(ofUser: file.ownerID)
+      else { return nil }
+      // The mark of a sweep that did not know that the process is in another namespace goes: the age begins at its end.
+      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(name, file, isDead: !file.isLive) }
+      return file.isLive ? nil : file
+    }
+  }
+
+  fileprivate func prune(_ names: [String], olderThan age: Double, _ sweep: Sweep, _ result: inout SweepResult) {
+    for file in dead(names, sweep) {
+      if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : file.lastSign) >= age {
+        remove(file, sweep, &result)
+      } else {
+        result.kept.append(file)
+      }
+    }
+    let present = Set(names)
+    for name in names where name.hasSuffix(".ctl") {
+      let segment = String(name.dropLast(3)) + "seg"
+      guard let process = SegmentFile.parse(name: segment), !present.contains(segment) else { continue }
+      removeControl(name, process.processID, process.startTime, olderThan: age, sweep, &result)
+    }
+  }
+
+  /// Removes a control file whose segment somebody has removed, if no process has it mapped.
+  private func removeControl(
+    _ name: String, _ processID: Int32, _ startTime: UInt64, olderThan age: Double, _ sweep: Sweep,
+    _ result: inout SweepResult
+  ) {
+    var status = stat()
+    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG,
+      sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age,
+      !ProcessLiveness.isAlive(processID: processID, startTime: startTime),
+      !sweep.writtenFiles.contains(FileIdentity(status))
+    else { return }
+    if !sweep.isTrial {
+      guard unlinkat(descriptor, name, 0) == 0 else {
+        result.failed["\(path)/\(name)"] = systemMessage(errno)
+        return
+      }
+    }
+    result.removedControls.append("\(path)/\(name)")
+    result.removedBytes += UInt64(max(0, status.st_blocks)) * 512
   }
 
   private func mark(_ name: String, _ found: SegmentFile, isDead: Bool) {
@@ -172,5 +231,20 @@ extension OpenDirectory {
       return true
     }
     return !evidence.tellsUse && sweep.writtenFiles.contains(evidence.identity)
+  }
+}
+
+extension SegmentFile {
+  /// Seconds since 1970-01-01 UTC of the last thing that the index tells of: the process ended then or later.
+  fileprivate var lastSign: Double {
+    guard let segment = try? Segment(path: path) else { return modified }
+    let clock = segment.clock(isAlive: false)
+    var last = modified
+    for thread in segment.threads {
+      last = max(last, clock.wallTime(ofTicks: thread.startTicks))
+      if thread.state != .live, let end = thread.endTicks { last = max(last, clock.wallTime(ofTicks: end)) }
+    }
+    segment.forEachAllocation { last = max(last, clock.wallTime(ofTicks: $0.ticks)) }
+    return last
   }
 }

@@ -33,6 +33,23 @@ public struct SegmentFile: Hashable, Sendable {
     ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: offsets)
   }
 
+  /// Whether the process is there, be it ended and not waited for yet. A few system calls.
+  public var isPresent: Bool {
+    ProcessLiveness.isPresent(processID: processID, startTime: startTime, offsets: offsets)
+  }
+
+  /// The id here of a process that runs in another pid namespace, under which `processID` is its own; nil if it doesn't run, or can't
+  /// be seen. Looks at every process.
+  public var processIDHere: Int32? {
+    guard let identity = FileIdentity(path: path), identity.inode == inode else { return nil }
+    return ProcessLiveness.processID(ofInner: processID, writing: identity)
+  }
+
+  /// Process id and start time, if `path` ends in a segment's name.
+  public static func process(ofPath path: String) -> (processID: Int32, startTime: UInt64)? {
+    parse(name: String(path[(path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex)...]))
+  }
+
   /// The name of the segment of a process in a segment directory.
   public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
 
@@ -85,6 +102,15 @@ public enum SegmentDirectory {
   public static func find(processID: Int32, in directories: [String]? = nil) throws(SegmentError) -> SegmentFile? {
     let found = try files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
+  }
+
+  /// The segment at `path`; nil if there is none. Throws as `list` does.
+  public static func file(at path: String) throws(SegmentError) -> SegmentFile? {
+    guard let slash = path.lastIndex(of: "/"), let process = SegmentFile.process(ofPath: path),
+      let directory = try OpenDirectory(path: String(path[..<slash]))
+    else { return nil }
+    let name = String(path[path.index(after: slash)...])
+    return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
   }
 
   /// Files that have the name of a segment of process `processID` and were left out, in the order of `directories`.
