@@ -1,6 +1,7 @@
 // A thread that does nothing but wait for segments to appear, so that each process is opened within a fraction of a millisecond:
 // how it ends can't be learnt later. What it sees it also hands on, to be looked at in peace.
 
+import CPidfd
 import Glibc
 import IndexReader
 import ServerProtocol
@@ -80,9 +81,8 @@ final class ArrivalWatcher: Sendable {
     deinit { close(stop) }
 
     func run() {
-      // Few instructions for each process that starts: ahead of them, where the server may do that.
-      let thisThread: id_t = 0
-      setpriority(__priority_which_t(PRIO_PROCESS.rawValue), thisThread, -10)
+      // Few instructions for each process that starts: soon, as the process may not live long.
+      allocs_prefer_latency()
       while true {
         var requests = [
           pollfd(fd: watcher.descriptor, events: Int16(POLLIN), revents: 0), pollfd(fd: stop, events: 0, revents: 0),

@@ -32,7 +32,7 @@
 //       +-------------------------------------------+
 //
 // The picture has the order in which the agent places sections (Agent/Core/Segment.swift, layOut); a reader takes their places
-// from the header alone. SegmentLayoutTests compares the two.
+// from the header alone. SharedLayoutTests compare the two.
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and
 // capacities are in the header, so that a process with little address space can have smaller tables. The file gets its
