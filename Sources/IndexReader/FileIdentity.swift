@@ -47,21 +47,25 @@ enum RunningProcesses {
   /// The files that a process has mapped so that it shares what it writes to them, as an agent maps a segment.
   static func writtenFiles(ofProcess id: Int32) -> Set<FileIdentity> {
     guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
+    return text.withUnsafeBytes(writtenFiles)
+  }
+
+  /// Those in the text of /proc/PID/maps. Few lines are of such mappings, so they are searched for.
+  private static func writtenFiles(in text: UnsafeRawBufferPointer) -> Set<FileIdentity> {
     var files: Set<FileIdentity> = []
-    for line in text.split(separator: UInt8(ascii: "\n")) {
-      // start-end perms offset major:minor inode   path
-      let fields = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
-      guard fields.count >= 5, fields[1].elementsEqual("rw-s".utf8) else { continue }
-      let device = fields[3].split(separator: UInt8(ascii: ":"))
-      func number(_ text: ArraySlice<UInt8>, _ radix: Int) -> UInt64? {
-        UInt64(String(decoding: text, as: UTF8.self), radix: radix)
-      }
-      guard device.count == 2, let major = number(device[0], 16), let minor = number(device[1], 16),
-        let inode = number(fields[4], 10)
-      else { continue }
-      files.insert(
-        FileIdentity(
-          major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor), inode: inode))
+    let wanted = " rw-s "
+    var place = 0
+    while place < text.count, let start = text.baseAddress,
+      let found = memmem(start + place, text.count - place, wanted, wanted.utf8.count)
+    {
+      place = found - UnsafeMutableRawPointer(mutating: start) + wanted.utf8.count
+      // … offset major:minor inode   path
+      let rest = text[place...].prefix(128).prefix { $0 != UInt8(ascii: "\n") }
+      let fields = rest.split(separator: UInt8(ascii: " "), maxSplits: 3).map { String(decoding: $0, as: UTF8.self) }
+      guard fields.count >= 3 else { continue }
+      let device = fields[1].split(separator: ":").compactMap { UInt32($0, radix: 16) }
+      guard device.count == 2, let inode = UInt64(fields[2]) else { continue }
+      files.insert(FileIdentity(major: device[0], minor: device[1], inode: inode))
     }
     return files
   }
