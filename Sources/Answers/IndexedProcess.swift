@@ -1,5 +1,6 @@
 // An indexed process as `ps` lists it: who it is, whether it lives, what its index takes and misses.
 
+import ByteText
 import Glibc
 import IndexReader
 
@@ -77,11 +78,10 @@ public struct IndexedProcess: Hashable, Sendable {
       path: file.path, lostBlocks: nil)
     do throws(SegmentError) {
       let segment = try Segment(path: file.path)
-      let counters = segment.counters
       command = segment.command
       started = Self.wallTime(ofStart: file.startTime, segment.clockOffsets)
       if !file.isLive, segment.state == .exited { state = .exited }
-      lostBlocks = Self.lostBlocks(counters)
+      lostBlocks = segment.lostBlocks
       try segment.checkIntact()
       if !file.isLive {
         ending = ProcessEnding(ofSegment: file.path)
@@ -101,15 +101,6 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// Counters of blocks that the index lacks. Not among them: what an allocator allocates from itself.
-  private static let lossCounters: Set<String> = [
-    "no_memory", "arenas_exhausted", "high_address", "unaligned", "early",
-  ]
-
-  static func lostBlocks(_ counters: [(name: String, value: UInt64)]) -> UInt64 {
-    counters.reduce(0) { lossCounters.contains($1.name) ? $0 &+ $1.value : $0 }
-  }
-
   /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these offsets; nil if
   /// it lies ahead: then it was counted from another boot.
   static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
@@ -122,7 +113,7 @@ public struct IndexedProcess: Hashable, Sendable {
   static func allocatedBytes(ofFile path: String) -> UInt64 {
     var status = stat()
     // stat(2) counts blocks of 512 bytes, whatever the file system's.
-    return lstat(path, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+    return lstat(path.originalPath, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
   }
 
   /// The name of user `id`, or the number as text.

@@ -75,7 +75,7 @@ extension ProcessView {
       command: shared.segment.command, startTime: startTime, 
       started: IndexedProcess.wallTime(ofStart: startTime, shared.segment.clockOffsets),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
-      lostBlocks: IndexedProcess.lostBlocks(counters), ending: ending,
+      lostBlocks: shared.segment.lostBlocks, ending: ending,
       unknownEnding: isAlive || ending != nil ? nil : UnknownEnding.reason(ofSegment: path))
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
@@ -133,7 +133,7 @@ extension ProcessSummary {
           + Units.count(thread.frees, "free"))
     }
     // What ended threads did is in the line of threads.
-    let nonzero = counters.filter { $0.value > 0 && !$0.name.hasPrefix("ended_") && $0.name != "mappings_changed" }
+    let nonzero = counters.filter { $0.value > 0 && IndexCounter.named($0.name)?.kind != .sums }
     if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
     for (index, counter) in nonzero.enumerated() {
       let indent = String(repeating: " ", count: 12)
@@ -143,41 +143,10 @@ extension ProcessSummary {
     return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
   }
 
-  /// A counter in words (allocs_segment.h); one of a later version is given by its name.
+  /// A counter in words (allocs_counter.h); one of a later version is given by its name.
   static func sentence(of counter: Counter) -> String {
-    let value = counter.value
-    func blocks(_ why: String) -> String { "\(Units.count(value, "block")) not indexed: \(why)" }
-    return switch counter.name {
-    case "no_memory": blocks("the segment's file system was full")
-    case "arenas_exhausted": blocks("no arena was left")
-    case "high_address": blocks("above the addresses that the index covers")
-    case "unaligned": blocks("not aligned to 16 bytes")
-    case "nested": blocks("allocated inside another allocation call")
-    case "early": blocks("allocated while the agent started")
-    case "unknown_frees": "\(Units.count(value, "free")) where no block was known"
-    case "unknown_contexts": "\(Units.count(value, "block")) indexed without call site and thread"
-    case "unknown_threads": "\(Units.count(value, "thread")) without an entry"
-    case "modules_dropped": "\(Units.count(value, "module")) without an entry"
-    case "realloc_failed": "\(Units.count(value, "realloc")) failed, the old block stays"
-    case "stacks_checked": "\(Units.count(value, "stack")) captured a second time, to compare"
-    case "stacks_differing": "\(Units.count(value, "stack")) differed the second time: a fault of the agent"
-    case "entries_hooked": "\(Units.count(value, "function")) of allocators or pools hooked at the entry"
-    case "entries_refused":
-      "\(Units.count(value, "function")) of the program's own allocator not hooked: ALLOCS_VERBOSE=1 says why"
-    case "mappings_dropped": "\(Units.count(value, "mapping")) without an entry"
-    case "mappings_missed": "\(Units.count(value, "call")) of mmap and its like not noted"
-    case "mappings_without_context": "\(Units.count(value, "mapping")) noted without call stack and thread"
-    case "declarations_refused":
-      "\(Units.count(value, "declaration")) of ALLOCS_SUBALLOC refused: ALLOCS_VERBOSE=1 says why"
-    case "suballocations_lost":
-      "\(Units.count(value, "block")) of pools not recorded: no room, or not at a multiple of 8"
-    case "suballocations_refused":
-      "\(Units.count(value, "block")) of pools refused: in no memory, or over another allocator's blocks"
-    case "suballocations_replaced": "\(Units.count(value, "block")) of pools handed out again without having been freed"
-    case "suballocations_dropped": "\(Units.count(value, "block")) of pools gone with their chunk or pool"
-    case "unknown_subfrees": "\(Units.count(value, "free")) of what the pool is not known to have handed out"
-    default: "\(Units.grouped(value)) \(TextLayout.printable(counter.name))"
-    }
+    IndexCounter.named(counter.name)?.sentence(of: counter.value, grouped: Units.grouped)
+      ?? "\(Units.grouped(counter.value)) \(TextLayout.printable(counter.name))"
   }
 
   /// One JSON object, without a newline.

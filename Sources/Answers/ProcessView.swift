@@ -5,6 +5,7 @@
 // what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all views, as
 // most processes have the same libraries.
 
+import ByteText
 import Glibc
 import IndexReader
 import Symbols
@@ -16,7 +17,7 @@ public final class ProcessView: Sendable {
   public let startTime: UInt64
   public let shared: SharedSegment
   /// Of the file beside the segment by which events are turned on; nil if there was none.
-  let control: FileIdentity?
+  let control: FileNumber?
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
   let names = NameCache()
@@ -50,7 +51,7 @@ public final class ProcessView: Sendable {
       throw AnswerError(error)
     }
     self.shared = shared
-    control = FileIdentity(path: EventConsumer.controlPath(ofSegment: file))
+    control = FileNumber(path: EventConsumer.controlPath(ofSegment: file))
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime

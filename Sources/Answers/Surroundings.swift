@@ -139,8 +139,8 @@ extension Surroundings {
 
 extension Mapping {
   /// The file, as stat(2) tells it from others on most file systems.
-  fileprivate var identity: FileIdentity {
-    FileIdentity(major: device.major, minor: device.minor, inode: inode)
+  fileprivate var identity: FileNumber {
+    FileNumber(major: device.major, minor: device.minor, inode: inode)
   }
 
   /// Whether it is of the file of the view's segment, or of what goes with it.

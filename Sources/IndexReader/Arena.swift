@@ -1,4 +1,5 @@
-// The slots of one region: reading one truthfully, and finding the nearest one below or above.
+// The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one below or above. What both
+// say together: RegionSlots.swift.
 //
 // - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a group may hold nothing
 //   but zeros and stale tails. Where a search has met one such group it expects more, as above gigabytes of freed small
@@ -17,6 +18,11 @@ struct Arena {
   let regionStart: UInt64
   let summary: SummaryBits
   let slots: UnsafePointer<UInt64>
+  /// Logarithm of the bytes for which there is a slot.
+  private let shift: UInt64
+  /// What a set `granule` in a head adds to the address.
+  private let granuleSize: UInt64
+  private let groupCount: Int
 
   /// The arena at `start`; nil if it is not that of `region`.
   @inline(__always)
@@ -29,6 +35,20 @@ struct Arena {
       level0: (start + Layout.summaryOffset).assumingMemoryBound(to: UInt64.self),
       wordCount: Layout.summaryLevel0Words)
     slots = (start + Layout.slotsOffset).assumingMemoryBound(to: UInt64.self)
+    shift = UInt64(ALLOCS_BLOCK_SHIFT)
+    granuleSize = UInt64(ALLOCS_GRANULE_SIZE)
+    groupCount = Layout.summaryLevel0Words << 6
+  }
+
+  /// The fine slots in the nested arena at `start` (allocs_nested.h); nil if that is not one of `region`.
+  init?(fineAt start: UnsafeRawPointer, region: Int) {
+    guard let nested = NestedArena(at: start, region: region) else { return nil }
+    regionStart = nested.regionStart
+    summary = nested.summary
+    slots = nested.slots
+    shift = UInt64(ALLOCS_NESTED_SHIFT)
+    granuleSize = 0
+    groupCount = Layout.nestedSummaryWords << 6
   }
 
   /// What the slot says: the protocol of allocs_slot.h.
@@ -42,8 +62,7 @@ struct Arena {
     for _ in 0..<rounds {
       guard allocs_slot_is_head(head) else { return nil }
       let base =
-        regionStart + UInt64(index) << UInt64(ALLOCS_BLOCK_SHIFT)
-        + UInt64(allocs_slot_granule(head)) * UInt64(ALLOCS_GRANULE_SIZE)
+        regionStart + UInt64(index) << shift + UInt64(allocs_slot_granule(head)) * granuleSize
       if allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue {
         return Allocation(
           base: base, size: allocs_slot_small_size(head), context: allocs_slot_context(head),
@@ -84,7 +103,7 @@ struct Arena {
   @inline(__always)
   private func hasHead(inGroup group: Int, prefetching distance: Int) -> Bool {
     let words = UnsafeRawPointer(slots + group << 6)
-    let ahead = (group + distance) & (Layout.arenaSlots >> 6 - 1)
+    let ahead = (group + distance) & (groupCount - 1)
     prefetch_512_bytes(slots + ahead << 6)
     var found = SIMD8<UInt64>()
     for eight in 0..<8 {
@@ -96,10 +115,12 @@ struct Arena {
     return (both.x | both.y) & 1 != 0
   }
 
-  /// The allocation with the highest base up to `offset`, counted from the region's start.
-  func last(atOrBelow offset: UInt64) -> Allocation? {
+  /// The allocation with the highest base up to `offset`, counted from the region's start; it may be left out if it starts below
+  /// `floor`, counted likewise.
+  func last(atOrBelow offset: UInt64, floor: UInt64 = 0) -> Allocation? {
     let limit = regionStart + offset
-    let topSlot = Int(offset >> UInt64(ALLOCS_BLOCK_SHIFT))
+    let topSlot = Int(offset >> shift)
+    let lowestGroup = Int(floor >> shift) >> 6
     let topGroup = topSlot >> 6
     let own = summary.word(topGroup >> 6)
     if own >> UInt64(topGroup & 63) & 1 != 0,
@@ -112,6 +133,7 @@ struct Arena {
       while word.bits != 0 {
         let bit = 63 - word.bits.leadingZeroBitCount
         let group = word.index << 6 | bit
+        guard group >= lowestGroup else { return nil }
         if hasHead(inGroup: group, prefetching: -prefetchDistance),
           let found = last(inGroup: group, fromSlot: 63, atOrBelow: limit)
         {
@@ -150,7 +172,7 @@ struct Arena {
     from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool
   ) throws(Failure) -> Bool {
     let limit = regionStart + offset
-    let firstSlot = Int(offset >> UInt64(ALLOCS_BLOCK_SHIFT))
+    let firstSlot = Int(offset >> shift)
     let firstGroup = firstSlot >> 6
     var word = SummaryBits.Word(
       index: firstGroup >> 6, bits: summary.word(firstGroup >> 6) & (~0 << UInt64(firstGroup & 63)))
@@ -174,6 +196,32 @@ struct Arena {
       }
       guard let next = summary.firstWord(atOrAbove: word.index + 1) else { return true }
       word = next
+    }
+  }
+
+  /// The allocations that start in one group of slots, upwards.
+  struct Group {
+    private let arena: Arena
+    private let firstSlot: Int
+    private var heads: UInt64 = 0
+
+    /// Of group `number`, whose summary bit need not be set.
+    init(_ number: Int, of arena: Arena) {
+      self.arena = arena
+      firstSlot = number << 6
+      guard arena.summary.contains(number), arena.hasHead(inGroup: number, prefetching: prefetchDistance) else {
+        return
+      }
+      for eight in 0..<8 { heads |= arena.heads(inEightSlotsAt: firstSlot + eight * 8) << UInt64(eight * 8) }
+    }
+
+    mutating func next(atOrAbove limit: UInt64) -> Allocation? {
+      while heads != 0 {
+        let slot = firstSlot + heads.trailingZeroBitCount
+        heads &= heads - 1
+        if let allocation = arena.allocation(inSlot: slot), allocation.base >= limit { return allocation }
+      }
+      return nil
     }
   }
 }

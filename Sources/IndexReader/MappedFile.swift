@@ -1,5 +1,6 @@
 // The owner of a segment's descriptor and mapping, and the only place where either is opened or closed.
 
+import ByteText
 import Glibc
 import MappingGuard
 
@@ -8,11 +9,11 @@ struct OpenFile: ~Copyable {
   let descriptor: Int32
   let size: UInt64
   let ownerID: UInt32
-  let identity: FileIdentity
+  let identity: FileNumber
 
   init(path: String) throws(SegmentError) {
     // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
-    let descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       switch errno {
       case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
@@ -36,7 +37,7 @@ struct OpenFile: ~Copyable {
     self.descriptor = descriptor
     self.size = UInt64(max(0, status.st_size))
     self.ownerID = status.st_uid
-    identity = FileIdentity(status)
+    identity = FileNumber(status)
   }
 
   deinit { close(descriptor) }
@@ -48,7 +49,7 @@ struct OpenFile: ~Copyable {
   }
 
   /// Whether `path` leads to this file, and not to another one, or nowhere.
-  func isAt(_ path: String) -> Bool { FileIdentity(path: path) == identity }
+  func isAt(_ path: String) -> Bool { FileNumber(path: path) == identity }
 
   /// Whether an agent holds its lock of the file: it has it mapped (SegmentEvidence.swift).
   var isLocked: Bool { SegmentEvidence.isLocked(descriptor) }

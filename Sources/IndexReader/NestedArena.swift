@@ -1,4 +1,4 @@
-// The slots of what suballocators have handed out in one region (allocs_nested.h). The rules are those of Arena: slots are read
+// The slots of what suballocators have handed out in one region (allocs_nested.h); or fine slots, which Arena reads. The rules are those of Arena: slots are read
 // only in groups whose summary bit is set, and whatever a search returns was true when it was read.
 
 import SharedLayout

@@ -4,6 +4,7 @@
 //
 // The attribute is the word of the file's owner, as all of the segment is.
 
+import ByteText
 import CLibrary
 import Glibc
 
@@ -58,7 +59,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
 
   fileprivate static func text(of attribute: String, _ path: String) -> String {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16) { buffer in
-      let size = lgetxattr(path, attribute, buffer.baseAddress, buffer.count)
+      let size = lgetxattr(path.originalPath, attribute, buffer.baseAddress, buffer.count)
       return String(decoding: buffer.prefix(max(0, size)), as: UTF8.self)
     }
   }
@@ -69,7 +70,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   public func note(with file: SegmentFile) -> Int32 { Self.note("\(waitStatus)", in: Self.attribute, of: file) }
 
   fileprivate static func note(_ text: String, in attribute: String, of file: SegmentFile) -> Int32 {
-    let descriptor = open(file.path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(file.path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return errno }
     defer { close(descriptor) }
     var status = stat()

@@ -53,7 +53,7 @@ enum ProcessLiveness {
 
   /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has the id `inner` in the
   /// innermost pid namespace that it is in; nil if there is none, or it may not be seen. Looks at every process.
-  static func processID(ofInner inner: Int32, writing file: FileIdentity) -> Int32? {
+  static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
     RunningProcesses.ids.first { id in
       guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),
         let ids = words(ofLine: "NSpid:", in: text), ids.count > 1, ids.last == "\(inner)"

@@ -173,7 +173,7 @@ extension OpenDirectory {
     guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG,
       sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age,
       !ProcessLiveness.isAlive(processID: processID, startTime: startTime),
-      !sweep.writtenFiles.contains(FileIdentity(status))
+      !sweep.writtenFiles.contains(FileNumber(status))
     else { return }
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {

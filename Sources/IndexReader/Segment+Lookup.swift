@@ -3,25 +3,44 @@
 import SharedLayout
 
 extension Segment {
-  /// The arena of a region whose bit is set; nil if the directory leads nowhere.
+  /// Where the arena of a region begins whose bit is set; nil if the directory leads nowhere.
   @inline(__always)
-  private func arena(ofMarkedRegion region: Int) -> Arena? {
+  func arenaStart(ofMarkedRegion region: Int) -> UnsafeRawPointer? {
     // Pairs with the writer's store of the entry, which it makes before the region's bit.
     let entry = Int(allocs_load_acquire_u32(directory + region))
     guard entry >= 1, entry <= arenaCapacity else { return nil }
-    return Arena(at: arenas + (entry - 1) * Layout.arenaStride, region: region)
+    return arenas + (entry - 1) * Layout.arenaStride
+  }
+
+  /// Where the nested arena begins whose number, from 1, is at `word` in an arena; nil if there is none.
+  @inline(__always)
+  func nestedStart(numberAt word: UnsafeRawPointer) -> UnsafeRawPointer? {
+    // Pairs with the agent's release, which it makes when the nested arena is complete.
+    let number = Int(allocs_load_acquire_u32(word.assumingMemoryBound(to: UInt32.self)))
+    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED, geometry.nested) else { return nil }
+    return UnsafeRawPointer(header) + geometry.nested.offset + (number - 1) * Layout.nestedStride
+  }
+
+  /// The slots of a region whose bit is set; nil if it has none.
+  @inline(__always)
+  private func slots(ofMarkedRegion region: Int) -> RegionSlots? {
+    guard let start = arenaStart(ofMarkedRegion: region), let coarse = Arena(at: start, region: region) else {
+      return nil
+    }
+    let fine = nestedStart(numberAt: start + MemoryLayout<allocs_arena>.offset(of: \.fine)!)
+    return RegionSlots(coarse: coarse, fine: fine.flatMap { Arena(fineAt: $0, region: region) })
   }
 
   private func last(atOrBelow address: UInt64) -> Allocation? {
     let address = min(address, Layout.addressLimit - 1)
     var region = Int(allocs_region_of_address(address))
-    if regions.contains(region), let arena = arena(ofMarkedRegion: region),
-      let found = arena.last(atOrBelow: address - arena.regionStart)
+    if regions.contains(region), let slots = slots(ofMarkedRegion: region),
+      let found = slots.last(atOrBelow: address - slots.regionStart)
     {
       return found
     }
     while let next = regions.last(atOrBelow: region - 1) {
-      if let found = arena(ofMarkedRegion: next)?.last(atOrBelow: Layout.regionSize - 1) { return found }
+      if let found = slots(ofMarkedRegion: next)?.last(atOrBelow: Layout.regionSize - 1) { return found }
       region = next
     }
     return nil
@@ -36,9 +55,9 @@ extension Segment {
     let own = Int(allocs_region_of_address(address))
     var next = own
     while let region = regions.first(atOrAbove: next) {
-      if let arena = arena(ofMarkedRegion: region) {
-        let offset = region == own ? address - arena.regionStart : 0
-        guard try arena.scan(from: offset, body) else { return }
+      if let slots = slots(ofMarkedRegion: region) {
+        let offset = region == own ? address - slots.regionStart : 0
+        guard try slots.scan(from: offset, body) else { return }
       }
       next = region + 1
     }
@@ -82,8 +101,8 @@ extension Segment {
   public func wasUsed(_ address: UInt64) -> Bool {
     guard address < Layout.addressLimit else { return false }
     let region = Int(allocs_region_of_address(address))
-    guard regions.contains(region), let arena = arena(ofMarkedRegion: region) else { return false }
-    return arena.summary.contains(Int(allocs_summary_index(address)))
+    guard regions.contains(region), let slots = slots(ofMarkedRegion: region) else { return false }
+    return slots.wasUsed(address)
   }
 
   /// Calls `body` with each live allocation whose base is in `range` (nil: everywhere), in order of address.

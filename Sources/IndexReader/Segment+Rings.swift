@@ -61,15 +61,7 @@ extension Segment {
   /// What no ring holds and none ever held, since the process's start: events of all threads that were not recorded, also of
   /// those without a ring; and allocations and frees of blocks that the index lacks, which make no event.
   public var unrecordedEvents: UInt64 {
-    let values = headerField(\.counters, as: UInt64.self)
-    return Self.unrecordedCounters.reduce(0) { $0 &+ allocs_load_relaxed_u64(values + Int($1.rawValue)) }
-  }
-  private static var unrecordedCounters: [allocs_counter] {
-    [
-      ALLOCS_COUNTER_EVENTS_UNRECORDED, ALLOCS_COUNTER_EVENTS_NESTED, ALLOCS_COUNTER_NO_MEMORY,
-      ALLOCS_COUNTER_ARENAS_EXHAUSTED, ALLOCS_COUNTER_HIGH_ADDRESS, ALLOCS_COUNTER_UNALIGNED, ALLOCS_COUNTER_EARLY,
-      ALLOCS_COUNTER_UNKNOWN_FREES,
-    ]
+    sum(of: .lostEvents) &+ sum(of: .lostBlocks) &+ sum(of: .unknownFrees)
   }
   /// Records of a ring that a lossless consumer lost because it took too long.
   public func overrun(inRing ring: Int) -> UInt64 {

@@ -21,20 +21,15 @@ public struct Suballocation: Hashable, Sendable {
 }
 
 extension Segment {
-  /// Whether any suballocation was ever recorded.
+  /// Whether a suballocation may ever have been recorded: not if there is no nested arena, which blocks in fine slots have, too.
   public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED, geometry.nested) > 0 }
 
   private static let levels = Int(ALLOCS_NESTED_LEVELS)
 
   private func nestedArena(ofRegion region: Int, level: Int) -> NestedArena? {
-    guard regions.contains(region) else { return nil }
-    let entry = Int(allocs_load_acquire_u32(directory + region))
-    guard entry >= 1, entry <= arenaCapacity else { return nil }
-    let numbers = arenas + (entry - 1) * Layout.arenaStride + MemoryLayout<allocs_arena>.offset(of: \.nested)!
-    // Pairs with the agent's release, which it makes when the nested arena is complete.
-    let number = Int(allocs_load_acquire_u32(numbers.assumingMemoryBound(to: UInt32.self) + level))
-    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED, geometry.nested) else { return nil }
-    let start = UnsafeRawPointer(header) + geometry.nested.offset + (number - 1) * Layout.nestedStride
+    guard regions.contains(region), let arena = arenaStart(ofMarkedRegion: region),
+      let start = nestedStart(numberAt: arena + MemoryLayout<allocs_arena>.offset(of: \.nested)! + level * 4)
+    else { return nil }
     return NestedArena(at: start, region: region)
   }
 

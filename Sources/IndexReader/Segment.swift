@@ -116,7 +116,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   }
 
   /// The segment's file, whatever its name.
-  package var identity: FileIdentity { file.file.identity }
+  package var identity: FileNumber { file.file.identity }
 
   /// Bytes from the file's start that the agent maps in one piece: all that lies before the arenas.
   package var fixedBytes: UInt64 { UInt64(geometry.arenas.offset) }
@@ -133,18 +133,17 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     ProcessLiveness.isSame(startTime, ticks, geometry.clockOffsets, processID)
   }
 
+  /// When the process started as /proc shows it to this reader; of one in another time namespace that is not what its segment says.
+  package var startTimeHere: UInt64 {
+    guard let offsets = geometry.clockOffsets, offsets.boottime != ClockOffsets.own.boottime,
+      let stat = try? ProcessDirectory(processID: processID).stat(), isStart(asRead: stat.startTime)
+    else { return startTime }
+    return stat.startTime
+  }
+
   /// What the process's time namespace adds to the machine's clocks. Where that was not noted, the process is asked.
   package var clockOffsets: ClockOffsets {
     geometry.clockOffsets ?? ClockOffsets(ofProcess: processID) ?? .none
-  }
-
-  /// What was not indexed, and why: counts since the start, in the segment's order. All are listed, zeros too.
-  public var counters: [(name: String, value: UInt64)] {
-    let values = headerField(\.counters, as: UInt64.self)
-    return (0..<UInt32(ALLOCS_COUNTER_COUNT.rawValue)).compactMap { index in
-      let name = String(cString: allocs_counter_name(index))
-      return name.isEmpty ? nil : (name, allocs_load_relaxed_u64(values + Int(index)))
-    }
   }
 
   // MARK: access to tables

@@ -10,7 +10,7 @@ import SharedLayout
 
 /// What is known of one file that has a segment's name. A few system calls.
 struct SegmentEvidence {
-  let identity: FileIdentity
+  let identity: FileNumber
   /// Of the time namespace that the segment counts in; nil if that is not known.
   let offsets: ClockOffsets?
   /// Whether somebody holds the agent's lock. False also where the agent took none: see `tellsUse`.
@@ -29,7 +29,7 @@ struct SegmentEvidence {
   init?(descriptor: Int32) {
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
-    identity = FileIdentity(status)
+    identity = FileNumber(status)
     isLocked = Self.isLocked(descriptor)
     var header = allocs_header()
     let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }

@@ -2,6 +2,7 @@
 // programs, then remove nothing there. The mark is a file of the server's user, allocsd.UID.sweeps, that it holds locked, so that
 // the mark of a server that was killed says nothing.
 
+import ByteText
 import CLibrary
 import Glibc
 
@@ -15,8 +16,8 @@ public struct SweeperMark: ~Copyable {
     path = Self.path(in: directory, of: geteuid())
     // What somebody else put there is not opened; root, and the directory's owner, can remove it.
     var status = stat()
-    if lstat(path, &status) == 0, status.st_uid != geteuid() || status.st_mode & S_IFMT != S_IFREG { unlink(path) }
-    descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
+    if lstat(path.originalPath, &status) == 0, status.st_uid != geteuid() || status.st_mode & S_IFMT != S_IFREG { unlink(path.originalPath) }
+    descriptor = open(path.originalPath, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
     guard descriptor >= 0 else { return nil }
     var lock = flock(l_type: Int16(F_WRLCK), l_whence: Int16(SEEK_SET), l_start: 0, l_len: 1, l_pid: 0)
     guard fstat(descriptor, &status) == 0, status.st_uid == geteuid(), status.st_mode & S_IFMT == S_IFREG,
@@ -28,14 +29,14 @@ public struct SweeperMark: ~Copyable {
   }
 
   deinit {
-    if isInPlace { unlink(path) }
+    if isInPlace { unlink(path.originalPath) }
     close(descriptor)
   }
 
   /// Whether it is where it was put: somebody may have removed it, or the directory.
   public var isInPlace: Bool {
     var status = stat()
-    return fstat(descriptor, &status) == 0 && FileIdentity(path: path) == FileIdentity(status)
+    return fstat(descriptor, &status) == 0 && FileNumber(path: path) == FileNumber(status)
   }
 
   static func path(in directory: String, of user: UInt32) -> String { "\(directory)/allocsd.\(user).sweeps" }
@@ -45,8 +46,8 @@ public struct SweeperMark: ~Copyable {
     users.contains { user in
       let path = path(in: directory, of: user)
       var status = stat()
-      guard lstat(path, &status) == 0, status.st_uid == user, status.st_mode & S_IFMT == S_IFREG else { return false }
-      let descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+      guard lstat(path.originalPath, &status) == 0, status.st_uid == user, status.st_mode & S_IFMT == S_IFREG else { return false }
+      let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
       // The mark of root's server, that only root may look into.
       guard descriptor >= 0 else { return true }
       defer { close(descriptor) }

@@ -1,6 +1,7 @@
 // Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes ended,
 // and removes those of dead processes by the retention policy.
 
+import Answers
 import Dispatch
 import Glibc
 import IndexReader
@@ -62,10 +63,10 @@ struct DirectoryService: Service {
     do {
       let watcher = try ArrivalWatcher(directories, arrived: { [endings] in endings?.watchArrival($0) }, wake: wake)
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
-      await keepUp(wakeups.stream, endings) { watcher.takeChanges() }
+      await keepUp(wakeups.stream, endings, wake) { watcher.takeChanges() }
     } catch {
       logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
-      await keepUp(wakeups.stream, endings) { [.unknown] }
+      await keepUp(wakeups.stream, endings, wake) { [.unknown] }
     }
   }
 
@@ -76,13 +77,15 @@ struct DirectoryService: Service {
     /// Those of ended ones; nil before the first look: how those ended that had ended before is not asked.
     var dead: Set<String>?
     var marks = SweeperMarks()
+    var keeper: FileKeeper
   }
 
   /// Looks at the directories now and at each wake-up, until a graceful shutdown.
   private func keepUp(
-    _ wakeups: AsyncStream<Void>, _ endings: EndingWatcher?, changes: () -> [DirectoryChange]
+    _ wakeups: AsyncStream<Void>, _ endings: EndingWatcher?, _ wake: @escaping @Sendable () -> Void,
+    changes: () -> [DirectoryChange]
   ) async {
-    var memory = Memory()
+    var memory = Memory(keeper: FileKeeper(ProcessView.sharedSymbolizer.heldFiles))
     look(&memory, endings)
     for await _ in wakeups.cancelOnGracefulShutdown() {
       for change in changes() {
@@ -93,6 +96,9 @@ struct DirectoryService: Service {
         }
       }
       look(&memory, endings)
+      if memory.keeper.isEarly {
+        DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(200), execute: wake)
+      }
       // Where processes start by the hundred a second, a look at all segments for each would be most of the work.
       try? await Task.sleep(for: .milliseconds(50))
     }
@@ -152,6 +158,7 @@ struct DirectoryService: Service {
         missed("how the process ended is not known", .notSeen, file)
       }
     }
+    memory.keeper.look(at: files)
     memory.dead = Set(dead.lazy.map(\.path))
     memory.live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
     Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)

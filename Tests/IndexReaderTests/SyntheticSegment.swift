@@ -190,12 +190,34 @@ final class SyntheticSegment: @unchecked Sendable {
     }
   }
 
+  // MARK: fine slots
+
+  /// For a block that lies closer to others than 32 bytes, or at no multiple of 16.
+  func allocateFine(_ base: UInt64, size: UInt64, alignment: UInt32 = 0, context: UInt32 = 0, ticks: UInt32 = 0) {
+    summarizeNested(base, level: Int(ALLOCS_NESTED_FINE))
+    let slot = fineSlot(of: base)
+    if size >= UInt64(ALLOCS_SMALL_SIZE_LIMIT) {
+      allocs_store_release_u64(slot + 1, allocs_slot_tail(size, alignment, ticks))
+    }
+    allocs_store_release_u64(
+      slot, allocs_slot_head(allocs_slot_kind_of_size(size), allocs_fine_granule(base), size, context, ticks))
+  }
+
+  func freeFine(_ base: UInt64) { allocs_store_release_u64(fineSlot(of: base), 0) }
+
+  func fineSlot(of base: UInt64) -> UnsafeMutablePointer<UInt64> {
+    nestedSlot(of: base, level: Int(ALLOCS_NESTED_FINE))
+  }
+
   // MARK: suballocations
 
+  /// `level`: of suballocations; or ALLOCS_NESTED_FINE.
   private func nestedArena(of base: UInt64, level: Int) -> UnsafeMutableRawPointer {
     let primary = arena(ofRegion: Int(allocs_region_of_address(base)))
-    let number =
-      (primary + MemoryLayout<allocs_arena>.offset(of: \.nested)!).assumingMemoryBound(to: UInt32.self) + level
+    let words = MemoryLayout<allocs_arena>.offset(of: \.nested)!
+    let fineWord = MemoryLayout<allocs_arena>.offset(of: \.fine)!
+    let number = (primary + (level == Int(ALLOCS_NESTED_FINE) ? fineWord : words + level * 4))
+      .assumingMemoryBound(to: UInt32.self)
     let section = section(ALLOCS_SECTION_NESTED)
     if number.pointee == 0 {
       precondition(section.pointee.used < section.pointee.capacity, "no nested arena left")
@@ -214,15 +236,20 @@ final class SyntheticSegment: @unchecked Sendable {
       + Int(allocs_nested_slot_index(base))
   }
 
-  func suballocate(
-    _ base: UInt64, size: UInt64, level: Int = 0, isInChunk: Bool = true, context: UInt32 = 0, ticks: UInt32 = 0
-  ) {
+  /// Marks the 512 bytes around `base` as used.
+  private func summarizeNested(_ base: UInt64, level: Int) {
     let arena = nestedArena(of: base, level: level)
     let words = arena.assumingMemoryBound(to: UInt64.self)
     let bit = Int(allocs_nested_summary_index(base))
     setBit(words + 1, bit >> 12)
     setBit(words + 2, bit >> 6)
     setBit((arena + Int(ALLOCS_PAGE_SIZE)).assumingMemoryBound(to: UInt64.self), bit)
+  }
+
+  func suballocate(
+    _ base: UInt64, size: UInt64, level: Int = 0, isInChunk: Bool = true, context: UInt32 = 0, ticks: UInt32 = 0
+  ) {
+    summarizeNested(base, level: level)
     let slot = nestedSlot(of: base, level: level)
     let granule = isInChunk ? ALLOCS_NESTED_IN_CHUNK : ALLOCS_NESTED_OUTSIDE
     if size >= UInt64(ALLOCS_SMALL_SIZE_LIMIT) { allocs_store_release_u64(slot + 1, allocs_slot_tail(size, 0, ticks)) }

@@ -209,12 +209,22 @@ struct ContextTests {
     #expect(String(cString: allocs_function_name(1)) == "malloc")
   }
 
-  @Test("each counter of the layout has a name of its own, and numbers that are not in use have none")
-  func counters() throws {
-    try check(
-      "allocs_counter", in: "allocs_segment.h", count: UInt32(ALLOCS_COUNTER_COUNT.rawValue), but: []
-    ) { String(cString: allocs_counter_name($0)) }
-    #expect(String(cString: allocs_counter_name(0)) == "no_memory")
+  @Test("each counter in use has a name of its own, a kind and words; a number without a row has none of them")
+  func counters() {
+    let count = UInt32(ALLOCS_COUNTER_COUNT.rawValue)
+    var names: [String] = []
+    for number in 0..<count {
+      let facts = allocs_counter_facts(number)
+      let (name, noun) = (String(cString: facts.name), String(cString: facts.noun))
+      #expect(name.isEmpty == (facts.kind == ALLOCS_COUNTS_NOTHING.rawValue), "\(number)")
+      #expect(name.isEmpty == noun.isEmpty, "\(number)")
+      #expect(name.isEmpty == String(cString: facts.words).isEmpty, "\(number)")
+      if !name.isEmpty { names.append(name) }
+    }
+    #expect(Set(names).count == names.count)
+    #expect(names.first == "no_memory" && names.contains("forks_unfollowed"))
+    #expect(String(cString: allocs_counter_name(count)) == "")
+    #expect(String(cString: allocs_counter_name(.max)) == "")
   }
 }
 

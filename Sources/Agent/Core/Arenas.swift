@@ -20,10 +20,22 @@ enum Arenas {
   @inline(never)
   static func prepare(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
     guard !Index.isUnindexable(base) else {
-      Index.count(base & 15 != 0 ? ALLOCS_COUNTER_UNALIGNED : ALLOCS_COUNTER_HIGH_ADDRESS)
+      Index.count(ALLOCS_COUNTER_HIGH_ADDRESS)
       return nil
     }
-    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return nil }
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
+      let arena = prepareRegion(shared, header, regions, base)
+    else { return nil }
+    guard commitSlots(shared, arena, base) else { return nil }
+    summarize(arena, base)
+    return arena
+  }
+
+  /// The arena of `base`'s region, whose slots may not be writable. Nil, and counted, if there is none.
+  static func prepareRegion(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ regions: Regions,
+    _ base: UInt
+  ) -> UnsafeMutablePointer<UInt8>? {
     if shared.pointee.out_of_memory != 0 {
       // Once a second, not at each allocation.
       guard allocs_ticks_between(shared.pointee.retry_ticks, allocs_now()) > ALLOCS_TICKS_PER_SECOND else {
@@ -33,12 +45,7 @@ enum Arenas {
       shared.pointee.out_of_memory = 0
     }
     let region = Int(base >> UInt(ALLOCS_REGION_SHIFT))
-    guard let arena = regions[region] ?? locked(shared, { makeArena(shared, header, regions, region) }) else {
-      return nil
-    }
-    guard commitSlots(shared, arena, base) else { return nil }
-    summarize(arena, base)
-    return arena
+    return regions[region] ?? locked(shared) { makeArena(shared, header, regions, region) }
   }
 
   /// The arena of `region`, made if there is none, for what hangs on it besides slots. Under the lock.

@@ -6,15 +6,16 @@ import AgentMachine
 import SharedLayout
 
 enum Event {
-  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet.
+  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet. `isTight`: the blocks of the one that
+  /// served the call may lie closer than 32 bytes.
   @inline(__always)
   static func postAlloc(
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
-    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, allocator: UInt32 = 0
+    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, allocator: UInt32 = 0, isTight: Bool
   ) {
     guard let regions = Gate.regions(thread) else { return }
     let context = Contexts.context(thread, caller, function, allocator: allocator)
-    record(thread, regions, block, size, alignment, context, kind, origin: origin)
+    record(thread, regions, block, size, alignment, context, kind, origin: origin, isTight: isTight)
   }
 
   /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are off.
@@ -30,13 +31,27 @@ enum Event {
     return true
   }
 
+  /// As `postKnownAlloc`, for a block that goes to a fine slot.
+  @inline(__always)
+  static func postKnownFineAlloc(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+  ) -> Bool {
+    guard context != 0,
+      Fine.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
+    else { return false }
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+    return true
+  }
+
   @inline(__always)
   private static func record(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32,
-    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0
+    _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, isTight: Bool
   ) {
-    if Events.areOn { return recordAll(thread, regions, block, size, alignment, context, kind, origin) }
-    if Index.record(regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context) {
+    if Events.areOn { return recordAll(thread, regions, block, size, alignment, context, kind, origin, isTight) }
+    if Index.record(
+      regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context, isTight: isTight)
+    {
       thread.pointee.entry.pointee.identity.allocations &+= 1
     }
   }
@@ -57,7 +72,7 @@ enum Event {
       return false
     }
     thread.pointee.events.stamp = stamp
-    Index.write(Index.slot(arena, base), base, UInt(bitPattern: size), 0, context, thread.pointee.events.ticks)
+    Index.write(Index.place(arena, base), base, UInt(bitPattern: size), 0, context, thread.pointee.events.ticks)
     thread.pointee.entry.pointee.identity.allocations &+= 1
     Events.append(
       thread, ALLOCS_EVENT_ALLOC, base, UInt64(UInt(bitPattern: size)), context: context, stamp: stamp)
@@ -69,14 +84,14 @@ enum Event {
   @inline(never)
   private static func recordAll(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32,
-    _ kind: allocs_event_kind, _ origin: UInt32
+    _ kind: allocs_event_kind, _ origin: UInt32, _ isTight: Bool
   ) {
     let base = UInt(bitPattern: block)
-    guard let arena = Index.arena(regions, base) else { return }
+    guard let place = Index.place(regions, base, UInt(bitPattern: size), isTight: isTight) else { return }
     let isRecorded = Events.begin(thread)
-    let stamp = isRecorded ? Stamps.ofAllocation(thread, arena, base, UInt(bitPattern: size)) : 0
+    let stamp = isRecorded ? Stamps.ofAllocation(thread, place.arena, base, UInt(bitPattern: size)) : 0
     Index.write(
-      Index.slot(arena, base), base, UInt(bitPattern: size), UInt(bitPattern: alignment), context,
+      place, base, UInt(bitPattern: size), UInt(bitPattern: alignment), context,
       isRecorded ? thread.pointee.events.ticks : allocs_now())
     thread.pointee.entry.pointee.identity.allocations &+= 1
     guard isRecorded else { return }
@@ -91,6 +106,16 @@ enum Event {
   @inline(__always)
   static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
     guard let regions = thread.pointee.free_regions, Index.erase(regions, UInt(bitPattern: block)) != 0 else {
+      return false
+    }
+    thread.pointee.entry.pointee.identity.frees &+= 1
+    return true
+  }
+
+  /// As `preKnownFree`, for a block that has a fine slot.
+  @inline(__always)
+  static func preKnownFineFree(_ thread: Thread, _ block: Block) -> Bool {
+    guard let regions = thread.pointee.free_regions, Fine.erase(regions, UInt(bitPattern: block)) != 0 else {
       return false
     }
     thread.pointee.entry.pointee.identity.frees &+= 1
@@ -136,7 +161,7 @@ enum Event {
     if Events.areOn {
       old = eraseAll(thread, regions, block, caller, function, kind)
     } else {
-      old = Index.erase(regions, UInt(bitPattern: block))
+      old = Index.eraseAnywhere(regions, UInt(bitPattern: block))
       if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
     }
     if old == 0 {
@@ -161,21 +186,19 @@ enum Event {
     _ kind: allocs_event_kind, isInner: Bool = false
   ) -> UInt64 {
     let base = UInt(bitPattern: block)
-    guard let arena = Index.knownArena(regions, base) else { return 0 }
-    let slot = Index.slot(arena, base)
-    let head = allocs_load_relaxed_u64(slot)
-    guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))) else { return 0 }
+    guard let place = Index.place(regions, base) else { return 0 }
+    let head = place.head
     let context =
       allocs_process().pointee.free_stacks != 0 && caller.isKnown && !isInner
       ? Contexts.context(thread, caller, function) : 0
     if Events.begin(thread, isInner: isInner) {
-      let size = Index.size(slot, head)
-      let stamp = Stamps.ofFree(thread, arena, base, size, head)
+      let size = Index.size(place.slot, head)
+      let stamp = Stamps.ofFree(thread, place.arena, base, size, head)
       Events.append(
         thread, kind, base, UInt64(size), context: context, origin: allocs_slot_context(head), stamp: stamp)
       Events.end(thread)
     }
-    allocs_store_relaxed_u64(slot, 0)
+    allocs_store_relaxed_u64(place.slot, 0)
     thread.pointee.entry.pointee.identity.frees &+= 1
     return head
   }
@@ -188,11 +211,13 @@ enum Event {
     Index.restore(regions, base, old)
     thread.pointee.entry.pointee.identity.frees &-= 1
     Index.count(ALLOCS_COUNTER_REALLOC_FAILED)
-    guard Events.areOn, let arena = Index.knownArena(regions, base), Events.begin(thread, isInner: true) else { return }
+    guard Events.areOn, let place = Index.place(regions, base, of: old), Events.begin(thread, isInner: true) else {
+      return
+    }
     let stamp = Stamps.next(thread)
     Stamps.raiseFloor(to: stamp)
     Events.append(
-      thread, ALLOCS_EVENT_REALLOC_FAILED, base, UInt64(Index.size(Index.slot(arena, base), old)),
+      thread, ALLOCS_EVENT_REALLOC_FAILED, base, UInt64(Index.size(place.slot, old)),
       context: allocs_slot_context(old), origin: allocs_slot_context(old), stamp: stamp)
     Events.end(thread)
   }
@@ -203,7 +228,8 @@ enum Event {
   /// will tell of the block; so it is only noted. Elsewhere it is the allocator's own, or a signal handler's.
   @inline(never)
   static func innerAlloc(
-    _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0
+    _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function,
+    allocator: UInt32 = 0, isTight: Bool
   ) {
     guard outer.pointee.delegating != 0 else {
       if block != nil { Index.count(ALLOCS_COUNTER_NESTED) }
@@ -227,6 +253,7 @@ enum Event {
     outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
     outer.pointee.inner_size = UInt64(UInt(bitPattern: size))
     outer.pointee.inner_context = context
+    outer.pointee.inner_is_tight = isTight ? 1 : 0
   }
 
   /// A free inside a hook: erases the record if there is one, which a signal handler's free has.
@@ -243,29 +270,42 @@ enum Event {
       old = eraseAll(
         thread, regions, block, .unknown, ALLOCS_FUNCTION_UNKNOWN, ALLOCS_EVENT_FREE, isInner: isInner)
     } else {
-      old = Index.erase(regions, UInt(bitPattern: block))
+      old = Index.eraseAnywhere(regions, UInt(bitPattern: block))
       if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
     }
     if old != 0, thread.pointee.free_regions == nil { dropNested(regions, block, old) }
     return old
   }
 
-  /// The outer function returned `block`. An inner block that is not it is one of its own.
-  @inline(__always)
-  static func endDelegation(_ thread: Thread, _ block: Block?) {
+  /// The outer function returned `block`. An inner block that is not it is one of its own. Gives whether the allocator that
+  /// served the call is tight: of the outer function, if none inside it made the block, that is `isTight`.
+  @inline(__always) @discardableResult
+  static func endDelegation(_ thread: Thread, _ block: Block?, isTight: Bool = false) -> Bool {
     thread.pointee.delegating = 0
-    if thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) {
-      thread.pointee.inner_base = 0
-    } else {
-      noteInner(thread)
+    thread.pointee.outer_place = 0
+    guard thread.pointee.inner_base != 0 else { return isTight }
+    guard thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) else {
+      return endDelegationOfOther(thread, block, isTight: isTight)
     }
+    thread.pointee.inner_base = 0
+    return thread.pointee.inner_is_tight != 0
   }
 
-  /// operator new returned `block` after the new-handler had run: the malloc inside it was recorded like any other,
-  /// and gives way to the record of operator new.
+  /// What was noted last is another block: a signal handler's, say, which came after the one that is returned. Then that has
+  /// been recorded already.
   @inline(never)
-  static func replaceInner(_ thread: Thread, _ block: Block) {
-    _ = erase(thread, block, isInner: true)
+  private static func endDelegationOfOther(_ thread: Thread, _ block: Block?, isTight: Bool) -> Bool {
+    noteInner(thread)
+    return block.flatMap { replaceInner(thread, $0) } ?? isTight
+  }
+
+  /// The outer function returned `block`, which a function inside it has recorded like any other, as the malloc inside an operator
+  /// new after the new-handler has run. That gives way to the record of the outer one. Gives whether its allocator is tight, as
+  /// far as that matters for a block of its size; nil if it was not recorded.
+  @inline(never)
+  static func replaceInner(_ thread: Thread, _ block: Block) -> Bool? {
+    let old = erase(thread, block, isInner: true)
+    return old == 0 ? nil : Index.isFine(old, UInt(bitPattern: block))
   }
 
   /// Records the noted inner block, if there is one.
@@ -275,6 +315,7 @@ enum Event {
     thread.pointee.inner_base = 0
     guard let regions = Gate.regions(thread) else { return }
     record(
-      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context)
+      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context,
+      isTight: thread.pointee.inner_is_tight != 0)
   }
 }

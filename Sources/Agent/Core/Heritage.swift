@@ -67,11 +67,7 @@ enum Heritage {
     var line = Text()
     line.append(": a child of fork runs unindexed: ")
     line.append(reason)
-    if code < 0 {
-      line.append(" (error ")
-      line.append(UInt64(-code))
-      line.append(")")
-    }
+    line.append(error: code)
     line.sayOnRequest()
   }
 
@@ -150,7 +146,7 @@ enum Heritage {
           result = copyPages(
             to: file, header, section, UnsafeMutableRawPointer($0), MemoryLayout.size(ofValue: $0.pointee))
         }
-      case ALLOCS_SECTION_RINGS.rawValue..<UInt32(ALLOCS_SECTION_SPACE):
+      case ALLOCS_SECTION_RINGS.rawValue..<ALLOCS_SECTION_MODULE_FILES.rawValue:
         break
       default:
         let used = min(section.pointee.used, section.pointee.capacity) * section.pointee.entry_size

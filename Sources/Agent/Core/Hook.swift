@@ -4,7 +4,11 @@
 // Invariants:
 // - The outermost hook records; one that runs inside it passes straight through (`allocs_enter` gave null).
 // - A free is an event before the block goes back, an allocation after it came: nobody else can own the address between.
-// - errno, results and side effects are those of the function below.
+// - errno, results and side effects are those of the function below, and so are its arguments: none is ever another than
+//   the program's.
+//
+// A function is *tight* if its blocks may lie closer than 32 bytes: any but glibc's. What counts is the one that served the call:
+// where the function below works by calling another that is hooked, that one.
 
 import AgentMachine
 import SharedLayout
@@ -14,47 +18,60 @@ typealias Thread = UnsafeMutablePointer<allocs_thread_block>
 
 // MARK: allocation
 
-/// `make` calls the function below; `function` is what the caller called, of `allocator`.
+/// `make` calls the function below; `function` is what the caller called, of `allocator`. `isTight`: nil stands for what Terminal
+/// knows of `function`.
 @inline(__always)
 func allocate(
   _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
-  _ make: () -> Block?
+  isTight: Bool? = nil, _ make: () -> Block?
 ) -> Block? {
   guard let thread = allocs_enter() else {
-    return allocateSlowly(size, alignment: alignment, caller, function, allocator: allocator, make)
+    return allocateSlowly(
+      size, alignment: alignment, caller, function, allocator: allocator,
+      isTight: isTight ?? Terminal.isTight(function), make)
   }
-  let block = delegating(thread, make)
-  if let block { Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator) }
+  let (block, isTight) = delegating(thread, caller, isTight: isTight ?? Terminal.isTight(function), make)
+  if let block {
+    Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
+  }
   allocs_leave(thread)
   return block
 }
 
-/// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does.
+/// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does. Gives
+/// whether the one that made the block is tight.
 @inline(__always)
-private func delegating(_ thread: Thread, _ body: () -> Block?) -> Block? {
+private func delegating(
+  _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
+) -> (Block?, isTight: Bool) {
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  thread.pointee.outer_place = UInt64(caller.place)
   let result = body()
-  Event.endDelegation(thread, result)
-  return result
+  return (result, Event.endDelegation(thread, result, isTight: isTight))
 }
 
 /// The thread is inside a hook, or has not been seen before.
 @inline(never)
 private func allocateSlowly(
   _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
-  _ make: () -> Block?
+  isTight: Bool, _ make: () -> Block?
 ) -> Block? {
-  if let outer = allocs_registered_block() {
-    let block = make()
-    Event.innerAlloc(outer, block, size, caller, function, allocator: allocator)
-    return block
+  var registered = allocs_registered_block()
+  if let outer = registered {
+    guard LeftCalls.takeBack(outer, caller) else {
+      let block = make()
+      Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
+      return block
+    }
+  } else {
+    registered = Start.enterNewThread()
   }
-  let thread = Start.enterNewThread()
-  let block = thread.map { delegating($0, make) } ?? make()
-  if let thread {
-    if let block { Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator) }
-    allocs_leave(thread)
+  guard let thread = registered else { return make() }
+  let (block, isTight) = delegating(thread, caller, isTight: isTight, make)
+  if let block {
+    Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
   }
+  allocs_leave(thread)
   return block
 }
 
@@ -64,8 +81,9 @@ private func allocateSlowly(
 @c(allocs_hook_malloc)
 func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   allocateSlowly(
-    size, alignment: 0, Caller(place: place, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC
-  ) { Terminal.malloc(allocs_padded(size)) }
+    size, alignment: 0, Caller(place: place, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC,
+    isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC)
+  ) { Terminal.malloc(size) }
 }
 
 @c(allocs_hook_malloced)
@@ -101,6 +119,40 @@ private func malloced(
   return block
 }
 
+/// As `hookMalloced`, for a block that goes to a fine slot; events may be on.
+@c(allocs_hook_malloced_fine)
+func hookMallocedFine(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  guard let block, thread.pointee.regions != nil else {
+    if let block, Gate.hasEverClosed { return mallocedUnknown(block, size, place, framePointer) }
+    allocs_leave(thread)
+    return block
+  }
+  if Events.areOn { return mallocedUnknown(block, size, place, framePointer) }
+  if thread.pointee.full_stacks != 0 { return mallocedFineWithStack(block, size, place, framePointer) }
+  let site = Caller(place: place, framePointer: framePointer).site
+  return mallocedFine(thread, block, size, place, framePointer, origin: site)
+}
+
+@inline(never)
+private func mallocedFineWithStack(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  let node = Stack.last(thread, Caller(place: place, framePointer: framePointer))
+  return mallocedFine(thread, block, size, place, framePointer, origin: UInt64(node))
+}
+
+@inline(__always)
+private func mallocedFine(
+  _ thread: Thread, _ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64, origin: UInt64
+) -> Block? {
+  let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
+  guard let regions = thread.pointee.regions, Event.postKnownFineAlloc(thread, regions, block, size, context) else {
+    return mallocedUnknown(block, size, place, framePointer)
+  }
+  allocs_leave(thread)
+  return block
+}
+
 /// As `hookMalloced`, while events are on.
 @c(allocs_hook_malloced_recorded)
 func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
@@ -123,7 +175,8 @@ func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePo
 private func mallocedUnknown(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   let caller = Caller(place: place, framePointer: framePointer)
-  Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC)
+  Event.postAlloc(
+    thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC))
   allocs_leave(thread)
   return block
 }
@@ -131,20 +184,17 @@ private func mallocedUnknown(_ block: Block, _ size: Int, _ place: UInt, _ frame
 @c(allocs_hook_calloc)
 func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
-  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
-  let total = Int(bitPattern: bytes)
+  let total = product(count, size)
   if Modules.isLoader(caller.site) { noteUnloaded() }
-  return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) {
-    // A product that overflows, or needs no padding, is the allocator's own affair.
-    let padded = allocs_padded(total)
-    return overflow || padded == total ? Terminal.calloc(count, size) : Terminal.calloc(1, padded)
-  }
+  return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) { Terminal.calloc(count, size) }
 }
 
-/// Padded, but not where the alignment is wrong: allocators differ in what they make of that, by size too.
+/// Bytes asked for; -1 if they are more than there can be: the function below fails, and it must not look like a request for
+/// nothing.
 @inline(__always)
-func padded(_ size: Int, _ alignment: Int) -> Int {
-  alignment > 0 && alignment & (alignment &- 1) == 0 ? allocs_padded(size) : size
+private func product(_ count: Int, _ size: Int) -> Int {
+  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
+  return overflow ? -1 : Int(bitPattern: bytes)
 }
 
 /// Unless inside a hook.
@@ -159,7 +209,7 @@ private func noteUnloaded() {
 func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_MEMALIGN) {
-    Terminal.memalign(alignment, padded(size, alignment))
+    Terminal.memalign(alignment, size)
   }
 }
 
@@ -167,7 +217,7 @@ func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: 
 func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
-    Terminal.alignedAlloc(alignment, padded(size, alignment))
+    Terminal.alignedAlloc(alignment, size)
   }
 }
 
@@ -178,7 +228,7 @@ func hookPosixMemalign(
   let caller = Caller(place: place, framePointer: framePointer)
   var status: CInt = 0
   _ = allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
-    status = Terminal.posixMemalign(result, alignment, padded(size, alignment))
+    status = Terminal.posixMemalign(result, alignment, size)
     return status == 0 ? result.pointee : nil
   }
   return status
@@ -188,7 +238,7 @@ func hookPosixMemalign(
 func hookValloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_VALLOC) {
-    Terminal.valloc(allocs_padded(size))
+    Terminal.valloc(size)
   }
 }
 
@@ -196,7 +246,7 @@ func hookValloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_PVALLOC) {
-    Terminal.pvalloc(allocs_padded(size))
+    Terminal.pvalloc(size)
   }
 }
 
@@ -236,7 +286,9 @@ func freeOutside(_ block: Block?, _ caller: Caller, _ release: (Block?) -> Void)
 @inline(never)
 private func freeUnknown(_ block: Block, _ caller: Caller, _ release: (Block?) -> Void) {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE)
+  if Events.areOn || !Event.preKnownFineFree(thread, block) {
+    Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE)
+  }
   allocs_leave(thread)
   release(block)
 }
@@ -269,13 +321,13 @@ func hookFreeRecorded(_ block: Block?, _ place: UInt, _ framePointer: UInt64) {
 
 @c(allocs_hook_free_sized)
 func hookFreeSized(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
-  free(block, Caller(place: place, framePointer: framePointer)) { Terminal.freeSized($0, allocs_padded(size)) }
+  free(block, Caller(place: place, framePointer: framePointer)) { Terminal.freeSized($0, size) }
 }
 
 @c(allocs_hook_free_aligned_sized)
 func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
   free(block, Caller(place: place, framePointer: framePointer)) {
-    Terminal.freeAlignedSized($0, alignment, allocs_padded(size))
+    Terminal.freeAlignedSized($0, alignment, size)
   }
 }
 
@@ -286,22 +338,29 @@ func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int, _ plac
 @inline(__always)
 func resize(
   _ block: Block, _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function,
-  allocator: UInt32 = 0, failureFrees: Bool, _ change: () -> Block?
+  allocator: UInt32 = 0, isTight: Bool? = nil, failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
+  let own = isTight ?? Terminal.isTight(function)
   var registered: Thread? = allocs_enter()
   if registered == nil {
-    if let outer = allocs_registered_block() {
-      return resizeInside(outer, block, size, caller, function, allocator, failureFrees, change)
+    registered = allocs_registered_block()
+    if let outer = registered {
+      guard LeftCalls.takeBack(outer, caller) else {
+        return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+      }
+    } else {
+      registered = Start.enterNewThread()
     }
-    registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
-  let result = delegating(thread, change)
+  thread.pointee.resizing = old == 0 ? 0 : UInt64(UInt(bitPattern: block))
+  let (result, isTight) = delegating(thread, caller, isTight: own, change)
+  thread.pointee.resizing = 0
   if let result {
     Event.postAlloc(
       thread, result, size, alignment, caller, function, ALLOCS_EVENT_REALLOC_NEW, origin: allocs_slot_context(old),
-      allocator: allocator)
+      allocator: allocator, isTight: isTight)
   } else if !failureFrees {
     Event.reallocFailed(thread, block, old)
   }
@@ -312,12 +371,12 @@ func resize(
 @inline(never)
 private func resizeInside(
   _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ allocator: UInt32,
-  _ failureFrees: Bool, _ change: () -> Block?
+  isTight: Bool, _ failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
   let old = Event.innerFree(outer, block)
   let result = change()
   if result != nil {
-    Event.innerAlloc(outer, result, size, caller, function, allocator: allocator)
+    Event.innerAlloc(outer, result, size, caller, function, allocator: allocator, isTight: isTight)
   } else if !failureFrees {
     Event.reallocFailed(outer, block, old)
   }
@@ -328,27 +387,21 @@ private func resizeInside(
 func hookRealloc(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
   guard let block else {
-    return allocate(size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, allocs_padded(size)) }
+    return allocate(size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, size) }
   }
-  return resize(block, size, caller, ALLOCS_FUNCTION_REALLOC, failureFrees: size == 0) { Terminal.resize(block, size) }
+  return resize(block, size, caller, ALLOCS_FUNCTION_REALLOC, failureFrees: size == 0) { Terminal.realloc(block, size) }
 }
 
 @c(allocs_hook_reallocarray)
 func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let caller = Caller(place: place, framePointer: framePointer)
-  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
-  // An overflowing product fails in the function below; it must not look like a request for nothing.
-  let total = overflow ? -1 : Int(bitPattern: bytes)
-  // One that needs padding is a realloc of the padded size; the rest is the allocator's own affair. libc's comes back
-  // through the hook of realloc.
-  let isPadded = !overflow && allocs_padded(total) != total
+  let total = product(count, size)
+  // libc's comes back through the hook of realloc.
   guard let block else {
-    return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) {
-      isPadded ? Terminal.realloc(nil, allocs_padded(total)) : Terminal.reallocarray(nil, count, size)
-    }
+    return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
   }
   return resize(block, total, caller, ALLOCS_FUNCTION_REALLOCARRAY, failureFrees: total == 0) {
-    isPadded ? Terminal.resize(block, total) : Terminal.reallocarray(block, count, size)
+    Terminal.reallocarray(block, count, size)
   }
 }
 
@@ -358,40 +411,48 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
 // and leaves through these.
 
 @c(allocs_operator_enter)
-func operatorEnter() -> Thread? {
+func operatorEnter(_ place: UInt, _ framePointer: UInt64) -> Thread? {
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    guard allocs_registered_block() == nil else { return nil }
-    thread = Start.enterNewThread()
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, Caller(place: place, framePointer: framePointer)) else { return nil }
+    } else {
+      thread = Start.enterNewThread()
+    }
   }
   thread?.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
 }
 
-/// `function` is one of allocs_function, and above its eight bits the allocator.
+/// `functionAndAllocator`: one of allocs_function, and above its eight bits the allocator.
 @c(allocs_operator_leave)
 func operatorLeave(
   _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64,
-  _ function: UInt32
+  _ functionAndAllocator: UInt32
 ) {
   let caller = Caller(place: place, framePointer: framePointer)
   // The new-handler may have run as an ordinary caller in between; take the thread back from it.
   _ = allocs_enter()
-  if thread.pointee.delegating == 0, let block { Event.replaceInner(thread, block) }
-  Event.endDelegation(thread, block)
+  let function = allocs_function(functionAndAllocator & 0xFF)
+  var isTight = Terminal.isTight(function)
+  if thread.pointee.delegating == 0, let block { isTight = Event.replaceInner(thread, block) ?? isTight }
+  isTight = Event.endDelegation(thread, block, isTight: isTight)
   if let block {
     Event.postAlloc(
-      thread, block, size, alignment, caller, allocs_function(function & 0xFF), allocator: function >> 8)
+      thread, block, size, alignment, caller, function, allocator: functionAndAllocator >> 8, isTight: isTight)
   }
   allocs_leave(thread)
 }
 
 /// An operator inside another hook: notes the block for the outer one.
 @c(allocs_operator_inner)
-func operatorInner(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ function: UInt32) {
+func operatorInner(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ functionAndAllocator: UInt32) {
   let caller = Caller(place: place, framePointer: framePointer)
+  let function = allocs_function(functionAndAllocator & 0xFF)
   if let outer = allocs_registered_block() {
-    Event.innerAlloc(outer, block, size, caller, allocs_function(function & 0xFF), allocator: function >> 8)
+    Event.innerAlloc(
+      outer, block, size, caller, function, allocator: functionAndAllocator >> 8, isTight: Terminal.isTight(function))
   }
 }
 
@@ -404,17 +465,21 @@ func operatorUnwound() {
   }
 }
 
-/// Before operator delete calls the one below. Gives the thread to put back with allocs_operator_deleted, or nil.
+/// Before operator delete calls the one below. Gives the thread to put back with allocs_leave, or nil.
 @c(allocs_operator_deleting)
 func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) -> Thread? {
   let caller = Caller(place: place, framePointer: framePointer)
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    if let outer = allocs_registered_block() {
-      if let block { Event.innerFree(outer, block) }
-      return nil
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, caller) else {
+        if let block { Event.innerFree(outer, block) }
+        return nil
+      }
+    } else {
+      thread = Start.enterNewThread()
     }
-    thread = Start.enterNewThread()
   }
   if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
   return thread

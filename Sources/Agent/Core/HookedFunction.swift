@@ -4,18 +4,13 @@
 //
 // Invariants:
 // - All six arguments in registers are passed on, as is what the function returns: more of them than it takes do no harm.
-// - A request of less than 32 bytes asks for 32, as below any allocator other than glibc's: see Terminal.
+// - What is hooked here is taken for tight: see Hook.
 
 import AgentMachine
 import SharedLayout
 
 private typealias Hooked = UnsafeMutablePointer<allocs_hooked>
 private typealias Arguments = UnsafeMutablePointer<UInt64>
-
-@inline(__always)
-private func atLeastBlock(_ size: Int) -> Int {
-  UInt(bitPattern: size) < UInt(ALLOCS_BLOCK_SIZE) ? Int(ALLOCS_BLOCK_SIZE) : size
-}
 
 @c(allocs_hook_hooked_malloc)
 func hookHookedMalloc(
@@ -26,16 +21,18 @@ func hookHookedMalloc(
   let caller = Caller(place: place, framePointer: framePointer)
   guard let thread = allocs_enter() else { return mallocSlowly(size, hooked, caller) }
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-  let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: atLeastBlock(size))))
-  Event.endDelegation(thread, block)
+  let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: size)))
+  let isTight = Event.endDelegation(thread, block, isTight: true)
   if let block, let regions = thread.pointee.regions {
     let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
     let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
-    guard !Events.areOn, Event.postKnownAlloc(thread, regions, block, size, context) else {
-      return mallocedUnknown(thread, block, size, caller, allocator)
-    }
+    guard !Events.areOn,
+      Fine.holds(UInt(bitPattern: block), UInt(bitPattern: size), isTight: isTight)
+        ? Event.postKnownFineAlloc(thread, regions, block, size, context)
+        : Event.postKnownAlloc(thread, regions, block, size, context)
+    else { return mallocedUnknown(thread, block, size, caller, allocator, isTight) }
   } else if let block, Gate.hasEverClosed {
-    return mallocedUnknown(thread, block, size, caller, allocator)
+    return mallocedUnknown(thread, block, size, caller, allocator, isTight)
   }
   allocs_leave(thread)
   return block
@@ -43,17 +40,17 @@ func hookHookedMalloc(
 
 @inline(never)
 private func mallocedUnknown(
-  _ thread: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ allocator: UInt32
+  _ thread: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ allocator: UInt32, _ isTight: Bool
 ) -> Block? {
-  Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
+  Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, allocator: allocator, isTight: isTight)
   allocs_leave(thread)
   return block
 }
 
 @inline(never)
 private func mallocSlowly(_ size: Int, _ hooked: Hooked, _ caller: Caller) -> Block? {
-  allocate(size, caller, ALLOCS_FUNCTION_MALLOC, allocator: hooked.pointee.allocator) {
-    allocs_call_for_block(hooked.pointee.below.unsafelyUnwrapped, UInt64(UInt(bitPattern: atLeastBlock(size))))
+  allocate(size, caller, ALLOCS_FUNCTION_MALLOC, allocator: hooked.pointee.allocator, isTight: true) {
+    allocs_call_for_block(hooked.pointee.below.unsafelyUnwrapped, UInt64(UInt(bitPattern: size)))
   }
 }
 
@@ -73,7 +70,6 @@ func request(
   _ alignment: UnsafeMutablePointer<Int>
 ) -> Int {
   let request = Request(hooked.pointee.signature, arguments)
-  request.pad(hooked.pointee.signature, arguments)
   alignment.pointee = request.alignment
   return request.size
 }
@@ -89,10 +85,6 @@ func hookHooked(
   let block = signature.pointee.block == 0 ? nil : Block(bitPattern: UInt(arguments[Int(signature.pointee.block) - 1]))
   switch UInt32(signature.pointee.operation) {
   case ALLOCS_FREE.rawValue:
-    // A block is freed by the size that was asked of its allocator.
-    if let sizeAt = Request.sizeAt(signature) {
-      arguments[sizeAt] = UInt64(UInt(bitPattern: atLeastBlock(Int(truncatingIfNeeded: arguments[sizeAt]))))
-    }
     var result: UInt64 = 0
     free(block, caller) { _ in result = allocs_call(below, arguments) }
     return result
@@ -129,30 +121,16 @@ private struct Request {
         0
       }
   }
-
-  static func sizeAt(_ signature: UnsafePointer<allocs_signature>) -> Int? {
-    signature.pointee.size == 0 ? nil : Int(signature.pointee.size) - 1
-  }
-
-  /// Asks for 32 bytes at least, but not where the alignment is wrong: allocators differ in what they make of that.
-  func pad(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
-    guard atLeastBlock(size) != size, alignment & (alignment &- 1) == 0, let sizeAt = Self.sizeAt(signature) else {
-      return
-    }
-    if signature.pointee.count != 0 { arguments[Int(signature.pointee.count) - 1] = 1 }
-    arguments[sizeAt] = UInt64(ALLOCS_BLOCK_SIZE)
-  }
 }
 
 @inline(never)
 private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
   let below = hooked.pointee.below.unsafelyUnwrapped
-  request.pad(signature, arguments)
   var returned: UInt64 = 0
   _ = allocate(
     request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
-    allocator: hooked.pointee.allocator
+    allocator: hooked.pointee.allocator, isTight: true
   ) {
     returned = allocs_call(below, arguments)
     guard signature.pointee.result != 0 else { return Block(bitPattern: UInt(returned)) }
@@ -174,22 +152,14 @@ private func resize(
   let operation = UInt32(signature.pointee.operation)
   let isInPlace = operation == ALLOCS_RESIZE_IN_PLACE.rawValue || operation == ALLOCS_RESIZE_TO.rawValue
   var returned: UInt64 = 0
-  // A request for nothing goes through as it is: see Terminal.resize.
-  if request.size != 0 || isInPlace { request.pad(signature, arguments) }
   _ = resize(
     block, request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
-    allocator: hooked.pointee.allocator,
+    allocator: hooked.pointee.allocator, isTight: true,
     failureFrees: operation == ALLOCS_RESIZE_OR_FREE.rawValue || request.size == 0 && !isInPlace
   ) {
     returned = allocs_call(below, arguments)
     if operation == ALLOCS_RESIZE_TO.rawValue {
       return returned >= UInt64(UInt(bitPattern: request.size)) ? block : nil
-    }
-    if request.size == 0, returned != 0, !isInPlace {
-      request.pad(signature, arguments)
-      arguments[Int(signature.pointee.block) - 1] = returned
-      let grown = allocs_call(below, arguments)
-      if grown != 0 { returned = grown }
     }
     return Block(bitPattern: UInt(returned))
   }

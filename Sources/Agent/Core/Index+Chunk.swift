@@ -15,14 +15,22 @@ extension Index {
   /// The live allocation that `address` is in, nil if it is in none.
   static func chunk(_ shared: UnsafeMutablePointer<allocs_shared>, containing address: UInt) -> Chunk? {
     guard let regions = shared.pointee.regions, address >> UInt(ALLOCS_ADDRESS_BITS) == 0 else { return nil }
+    if let found = chunk(regions, containing: address, { Slots(arena: $0) }) { return found }
+    guard allocs_load_relaxed_u32(&shared.pointee.has_fine) != 0 else { return nil }
+    return chunk(regions, containing: address) { Fine.arena($0).map { Slots(fine: $0) } }
+  }
+
+  private static func chunk(
+    _ regions: Regions, containing address: UInt, _ slots: (UnsafeMutablePointer<UInt8>) -> Slots?
+  ) -> Chunk? {
     let regionSize: UInt = 1 << UInt(ALLOCS_REGION_SHIFT)
     var region = Int(address >> UInt(ALLOCS_REGION_SHIFT))
     var offset = address & (regionSize - 1)
     // The regions below, for chunks of several: 64 GiB are looked over in a microsecond.
     var tries = 1024
     while tries > 0, region >= 0 {
-      if let arena = regions[region],
-        let found = last(arena, UInt(region) << UInt(ALLOCS_REGION_SHIFT), atOrBelow: offset)
+      if let slots = regions[region].flatMap(slots),
+        let found = last(slots, UInt(region) << UInt(ALLOCS_REGION_SHIFT), atOrBelow: offset)
       {
         return address < found.end ? found : nil
       }
@@ -33,28 +41,46 @@ extension Index {
     return nil
   }
 
-  private static func last(
-    _ arena: UnsafeMutablePointer<UInt8>, _ regionStart: UInt, atOrBelow offset: UInt
-  ) -> Chunk? {
-    let slots = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SLOTS_OFFSET)).assumingMemoryBound(to: UInt64.self)
-    let summary = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET)).assumingMemoryBound(to: UInt64.self)
-    var index = Int(offset >> UInt(ALLOCS_BLOCK_SHIFT))
+  /// The coarse or the fine slots of a region: 64 of them for each bit of the summary.
+  private struct Slots {
+    var slots: UnsafeMutablePointer<UInt64>
+    var summary: UnsafeMutablePointer<UInt64>
+    var shift: UInt
+    /// What a set `granule` in a head adds to the address.
+    var granuleSize: UInt
+
+    init(arena: UnsafeMutablePointer<UInt8>) {
+      slots = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SLOTS_OFFSET)).assumingMemoryBound(to: UInt64.self)
+      summary = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET)).assumingMemoryBound(to: UInt64.self)
+      shift = UInt(ALLOCS_BLOCK_SHIFT)
+      granuleSize = UInt(ALLOCS_GRANULE_SIZE)
+    }
+
+    init(fine arena: Nested.Base) {
+      slots = Nested.slots(arena)
+      summary = Nested.summary(arena)
+      shift = UInt(ALLOCS_NESTED_SHIFT)
+      granuleSize = 0
+    }
+  }
+
+  private static func last(_ place: Slots, _ regionStart: UInt, atOrBelow offset: UInt) -> Chunk? {
+    var index = Int(offset >> place.shift)
     var group = index >> 6
     while true {
-      let word = allocs_load_relaxed_u64(summary + group >> 6)
+      let word = allocs_load_relaxed_u64(place.summary + group >> 6)
       if word >> UInt64(group & 63) & 1 != 0 {
         while index >= group << 6 {
-          let head = allocs_load_relaxed_u64(slots + index)
+          let slot = place.slots + index
+          let head = allocs_load_relaxed_u64(slot)
           if allocs_slot_is_head(head) {
-            let base = UInt(
-              allocs_address_of_slot(
-                UInt64(regionStart >> UInt(ALLOCS_REGION_SHIFT)), UInt32(index), allocs_slot_granule(head)))
-            if base &- regionStart <= offset { return Chunk(base: base, size: size(slots + index, head)) }
+            let start = UInt(index) << place.shift &+ UInt(allocs_slot_granule(head)) &* place.granuleSize
+            if start <= offset { return Chunk(base: regionStart &+ start, size: size(slot, head)) }
           }
           index -= 1
         }
       }
-      guard let below = markedGroup(summary, below: group, word) else { return nil }
+      guard let below = markedGroup(place.summary, below: group, word) else { return nil }
       group = below
       index = group << 6 | 63
     }
@@ -84,7 +110,6 @@ extension Index {
 
   /// The size of the allocation at `base`, erased with `head`.
   static func size(_ regions: Regions, _ base: UInt, erased head: UInt64) -> UInt {
-    guard let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))] else { return 0 }
-    return size(slot(arena, base), head)
+    place(regions, base, of: head).map { size($0.slot, head) } ?? 0
   }
 }

@@ -292,19 +292,19 @@ enum Nested {
   }
 
   @inline(__always)
-  private static func slots(_ arena: Base) -> UnsafeMutablePointer<UInt64> {
+  static func slots(_ arena: Base) -> UnsafeMutablePointer<UInt64> {
     UnsafeMutableRawPointer(arena + Int(ALLOCS_NESTED_SLOTS_OFFSET)).assumingMemoryBound(to: UInt64.self)
   }
   @inline(__always)
-  private static func summary(_ arena: Base) -> UnsafeMutablePointer<UInt64> {
+  static func summary(_ arena: Base) -> UnsafeMutablePointer<UInt64> {
     UnsafeMutableRawPointer(arena + Int(ALLOCS_NESTED_SUMMARY_OFFSET)).assumingMemoryBound(to: UInt64.self)
   }
   @inline(__always)
-  private static func slot(_ arena: Base, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
+  static func slot(_ arena: Base, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
     slots(arena) + Int(allocs_nested_slot_index(UInt64(base)))
   }
   @inline(__always)
-  private static func isSummarized(_ arena: Base, _ base: UInt) -> Bool {
+  static func isSummarized(_ arena: Base, _ base: UInt) -> Bool {
     let index = Int(allocs_nested_summary_index(UInt64(base)))
     return allocs_load_relaxed_u64(summary(arena) + index / 64) >> UInt64(index % 64) & 1 != 0
   }

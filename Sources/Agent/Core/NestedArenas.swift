@@ -1,4 +1,5 @@
-// NestedArenas: where the memory behind suballocations' slots comes from. The slow path of Nested, taken once for 512 bytes.
+// NestedArenas: where the memory behind suballocations' slots and fine slots comes from. The slow path of Nested and Fine, taken
+// once for 512 bytes.
 //
 // The invariants of Arenas hold here, too: nothing is written before its page is committed, a region's nested arena is
 // complete before anyone is shown it, and the file is reached through an anchor, which grows into the next arena.
@@ -31,19 +32,85 @@ enum NestedArenas {
     return arena
   }
 
+  /// Makes the fine slot of the block at `base` writable. False, and counted as other allocations are, if it cannot be.
+  @inline(never)
+  static func prepareFine(_ regions: Regions, _ base: UInt) -> Bool {
+    guard !Fine.isUnindexable(base) else {
+      Index.count(base & 7 != 0 ? ALLOCS_COUNTER_UNALIGNED : ALLOCS_COUNTER_HIGH_ADDRESS)
+      return false
+    }
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return false }
+    if shared.pointee.fine_out_of_memory != 0 {
+      // Once a second, not at each allocation.
+      guard allocs_ticks_between(shared.pointee.fine_retry_ticks, allocs_now()) > ALLOCS_TICKS_PER_SECOND else {
+        Index.count(ALLOCS_COUNTER_NO_MEMORY)
+        return false
+      }
+      shared.pointee.fine_out_of_memory = 0
+    }
+    guard let primary = Arenas.prepareRegion(shared, header, regions, base) else { return false }
+    let isFull = allocs_load_relaxed_u64(&shared.pointee.nested_count) >= Segment.nestedCapacity(header)
+    guard let arena = Fine.arena(primary) ?? locked(shared, { makeFine(shared, header, primary, base) }) else {
+      if isFull { Index.count(ALLOCS_COUNTER_ARENAS_EXHAUSTED) } else { outOfMemory(shared) }
+      return false
+    }
+    guard commitSlots(arena, base) else {
+      outOfMemory(shared)
+      return false
+    }
+    summarize(arena, base)
+    return true
+  }
+
+  private static func outOfMemory(_ shared: Nested.Shared) {
+    shared.pointee.fine_retry_ticks = allocs_now()
+    shared.pointee.fine_out_of_memory = 1
+    Index.count(ALLOCS_COUNTER_NO_MEMORY)
+  }
+
   // MARK: a new arena
+
+  private static func makeFine(
+    _ shared: Nested.Shared, _ header: Nested.Header, _ primary: Nested.Base, _ base: UInt
+  ) -> Nested.Base? {
+    if let arena = Fine.arena(primary) { return arena }  // another thread was first
+    guard let arena = make(shared, header, Int(base >> UInt(ALLOCS_REGION_SHIFT))) else { return nil }
+    announce(arena, in: primary, Int(ALLOCS_NESTED_FINE))
+    allocs_store_release_u32(&shared.pointee.has_fine, 1)
+    return arena
+  }
 
   private static func make(
     _ shared: Nested.Shared, _ header: Nested.Header, _ level: Int, _ region: Int
   ) -> Nested.Base? {
     guard let table = Nested.regions(shared, level) else { return nil }
     if let arena = table[region] { return arena }  // another thread was first
+    guard let primary = Arenas.arena(shared, header, region), let arena = make(shared, header, region) else {
+      return nil
+    }
+    announce(arena, in: primary, level)
+    table[region] = arena
+    return arena
+  }
+
+  /// Leads readers to `arena`: by the word of its level, or of fine slots, in its region's arena.
+  private static func announce(_ arena: Nested.Base, in primary: Nested.Base, _ level: Int) {
+    let number = UnsafeMutableRawPointer(arena).assumingMemoryBound(to: allocs_nested.self).pointee.number
+    let head = UnsafeMutableRawPointer(primary).assumingMemoryBound(to: allocs_arena.self)
+    let word =
+      level == Int(ALLOCS_NESTED_FINE)
+      ? withUnsafeMutablePointer(to: &head.pointee.fine) { $0 }
+      : withUnsafeMutablePointer(to: &head.pointee.nested) {
+        UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self) + level
+      }
+    allocs_store_release_u32(word, UInt32(truncatingIfNeeded: number) + 1)
+  }
+
+  /// One that nobody is led to yet. Under the lock.
+  private static func make(_ shared: Nested.Shared, _ header: Nested.Header, _ region: Int) -> Nested.Base? {
     let section = Segment.section(header, ALLOCS_SECTION_NESTED)
     let number = shared.pointee.nested_count
-    guard number < section.pointee.capacity, let anchor = shared.pointee.nested_anchor,
-      // What leads readers here.
-      let primary = Arenas.arena(shared, header, region)
-    else { return nil }
+    guard number < section.pointee.capacity, let anchor = shared.pointee.nested_anchor else { return nil }
     let size = number + 1 < section.pointee.capacity ? stride + pageSize : stride
     guard let mapped = System.grow(anchor, from: pageSize, to: size) else { return nil }
     shared.pointee.nested_anchor = nil
@@ -58,18 +125,13 @@ enum NestedArenas {
     mapped.assumingMemoryBound(to: allocs_nested.self).pointee.region = UInt64(region)
     mapped.assumingMemoryBound(to: allocs_nested.self).pointee.number = number
     allocs_store_release_u64(&section.pointee.used, number + 1)
-    let head = UnsafeMutableRawPointer(primary).assumingMemoryBound(to: allocs_arena.self)
-    withUnsafeMutablePointer(to: &head.pointee.nested) {
-      let numbers = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self)
-      allocs_store_release_u32(numbers + level, UInt32(truncatingIfNeeded: number) + 1)
-    }
-    table[region] = arena
     return arena
   }
 
   // MARK: slot pages and summary
 
-  /// As in Arenas: dense memory gets 32 KiB of slots at a time.
+  /// As in Arenas: dense memory gets up to 32 KiB of slots at a time, but not more than there are in a row before, for these slots
+  /// are as large as what they stand for.
   private static func commitSlots(_ arena: Nested.Base, _ base: UInt) -> Bool {
     let slotsPerBit = Int(ALLOCS_SLOTS_PER_SUMMARY_BIT)
     let slotsPerPage = Int(ALLOCS_SLOTS_PER_PAGE)
@@ -84,7 +146,9 @@ enum NestedArenas {
       allocs_load_acquire_u64(committed + page / 64) >> UInt64(page % 64) & 1 != 0
     }
     if !isCommitted(page) {
-      let count = page > 0 && isCommitted(page - 1) ? min(8, pages - page) : 1
+      var count = 0
+      while count < 8, count < page, isCommitted(page - 1 - count) { count += 1 }
+      count = max(1, min(count, pages - page))
       guard commit(arena, page, count) else { return false }
       for page in page..<page + count { Arenas.setBit(committed, page) }
     }

@@ -138,6 +138,38 @@ extension Process {
     }
   }
 
+  /// The bounds of the mapping around `address`, as /proc/self/maps has them; nil if there is none, or too many are before it.
+  static func mapping(of address: UInt64) -> (low: UInt64, high: UInt64)? {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer in
+      let mostReads = 1 << 16
+      guard let bytes = buffer.baseAddress else { return nil }
+      let path: StaticString = "/proc/self/maps"
+      let descriptor = System.open(
+        UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+      guard descriptor >= 0 else { return nil }
+      defer { System.close(descriptor) }
+      var (low, high): (UInt64, UInt64) = (0, 0)
+      var field = 0  // of the line: start, end, the rest
+      for _ in 0..<mostReads {
+        let count = System.read(descriptor, bytes, 256)
+        guard count > 0 else { return nil }
+        for index in 0..<count {
+          if bytes[index] == UInt8(ascii: "\n") {
+            (low, high, field) = (0, 0, 0)
+          } else if field < 2 {
+            if let digit = hexadecimalDigit(bytes[index]) {
+              if field == 0 { low = low << 4 | UInt64(digit) } else { high = high << 4 | UInt64(digit) }
+              continue
+            }
+            field += 1
+            if field == 2 && high > address { return low <= address ? (low, high) : nil }
+          }
+        }
+      }
+      return nil
+    }
+  }
+
   private static func hexadecimalDigit(_ byte: UInt8) -> UInt? {
     switch byte {
     case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt(byte - UInt8(ascii: "0"))
@@ -180,13 +212,50 @@ struct Text {
     }
   }
 
-  /// Writes a line about the process to standard error, if ALLOCS_VERBOSE asks for it.
+  /// Adds what a negated error number means, in parentheses; nothing for a number that is no error.
+  mutating func append(error code: Int) {
+    guard code < 0 else { return }
+    append(" (")
+    switch -code {
+    case 1: append("operation not permitted")
+    case 2: append("no such file or directory")
+    case 5: append("input/output error")
+    case 11: append("resource temporarily unavailable")
+    case 12: append("cannot allocate memory")
+    case 13: append("permission denied")
+    case 17: append("file exists")
+    case 20: append("not a directory")
+    case 21: append("is a directory")
+    case 22: append("invalid argument")
+    case 23: append("too many open files in system")
+    case 24: append("too many open files")
+    case 27: append("file too large")
+    case 28: append("no space left on device")
+    case 30: append("read-only file system")
+    case 36: append("file name too long")
+    case 38: append("function not implemented")
+    case 40: append("too many levels of symbolic links")
+    case 95: append("operation not supported")
+    case 122: append("disk quota exceeded")
+    default:
+      append("error ")
+      append(UInt64(-code))
+    }
+    append(")")
+  }
+
+  /// Writes a line about the process to standard error, if ALLOCS_VERBOSE asks for it. Names of the program's own are
+  /// in it: what a terminal would act upon becomes a question mark.
   func sayOnRequest() {
     guard allocs_process().pointee.verbose != 0 else { return }
     var line = Text()
     line.append("allocs: pid ")
     line.append(UInt64(System.processID))
-    withCString { line.append(cString: $0) }
+    // The line's end has room, whatever there is no room for.
+    for index in 0..<count where line.count < Self.capacity - 1 {
+      let byte = self[index]
+      line.append(byte: byte < 0x20 || byte == 0x7F ? UInt8(ascii: "?") : byte)
+    }
     line.append("\n")
     let standardError = 2
     line.withCString {

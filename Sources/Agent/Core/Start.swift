@@ -45,11 +45,14 @@ enum Start {
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
     let settings = Settings()
     Clock.find(process)
-    if !allocs_find_libc(&process.pointee.libc_start, &process.pointee.libc_end) {
-      // Then every call site counts as libc's.
-      process.pointee.libc_end = .max
-    }
     process.pointee.verbose = settings.isVerbose ? 1 : 0
+    settings.sayRefused()
+    guard allocs_find_libc() else {
+      say("its C library is not glibc, 2.35 or newer", "the index is for programs of that library", 0)
+      return false
+    }
+    ThreadStack.findDescriptorSize()
+    LeftCalls.findAgent(process)
     #if !ALLOCS_INEXE
       if let executable = allocs_first_link_map(), DynamicSymbols.hasKit(executable) {
         var line = Text()
@@ -74,11 +77,11 @@ enum Start {
     }
     let shared = memory.assumingMemoryBound(to: allocs_shared.self)
     shared.pointee.regions = regions.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
-    if settings.wantsFullStacks, let rules = System.map(FrameRules.size) {
+    if let rules = System.map(FrameRules.size) {
       shared.pointee.frame_rules = rules.assumingMemoryBound(to: UInt64.self)
-      shared.pointee.full_stacks = 1
+      shared.pointee.full_stacks = settings.wantsFullStacks ? 1 : 0
       shared.pointee.depth_limit = settings.depth
-      shared.pointee.checks_stacks = settings.checksStacks ? 1 : 0
+      shared.pointee.checks_stacks = settings.wantsFullStacks && settings.checksStacks ? 1 : 0
     }
     shared.pointee.ring_records = settings.ringRecords
     shared.pointee.wait_ns = settings.eventsWait
@@ -90,6 +93,7 @@ enum Start {
       return false
     }
     process.pointee.shared = shared
+    if settings.refused > 0 { Index.count(ALLOCS_COUNTER_SETTINGS_REFUSED, settings.refused) }
     Mappings.noteOwn(memory, size)
     Mappings.noteOwn(regions, regionTableSize)
     if let rules = shared.pointee.frame_rules { Mappings.noteOwn(UnsafeMutableRawPointer(rules), FrameRules.size) }
@@ -174,7 +178,7 @@ enum Start {
     }
     guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue, let own = allocs_enter() else { return }
     allocs_register_fork_handlers()
-    if pthread_key_create(&process.pointee.thread_key, threadEnded) == 0 { process.pointee.has_thread_key = 1 }
+    if allocs_create_thread_key(threadEnded) { process.pointee.has_thread_key = 1 }
     if let shared = process.pointee.shared, let header = shared.pointee.header {
       Modules.noteAll(shared, header)
       allocs_visit_thread_local_blocks(noteThreadLocalBlock)
@@ -249,11 +253,7 @@ enum Start {
     var line = Text()
     line.append(" runs unindexed: ")
     line.append(what)
-    if code < 0 {
-      line.append(" (error ")
-      line.append(UInt64(-code))
-      line.append(")")
-    }
+    line.append(error: code)
     line.append(" \u{2014} ")
     line.append(code == System.tooManyDescriptors ? "leave it two file descriptors at its start (ulimit -n)" : advice)
     line.sayOnRequest()
@@ -262,87 +262,90 @@ enum Start {
 
 // MARK: the environment
 
-/// What the environment asks for.
+/// What the environment asks for: see allocs_settings.h. A value that its variable can't have is left out and counted.
 struct Settings {
   /// ALLOCS_DIR, nil if not set or empty.
   var directory: UnsafePointer<CChar>?
-  /// ALLOCS_VERBOSE=1
   var isVerbose = false
-  /// ALLOCS_FOLLOW=1
   var follows = false
-  /// ALLOCS_STACKS: full (or not set), site, or check
   var wantsFullStacks = true
   var checksStacks = false
-  /// ALLOCS_EVENTS=1: events are on from the start and stay so
+  /// ALLOCS_EVENTS: events are on from the start and stay so
   var wantsEvents = false
   /// ALLOCS_RECORDER: the process whose child's events are on from the start until they were recorded; 0 if not set. Children
   /// of that child inherit the variable, and have another parent.
   var recorder: UInt32 = 0
-  /// ALLOCS_FREE_STACKS=1: their frees have a context of their own
+  /// ALLOCS_FREE_STACKS: frees have a context of their own
   var wantsFreeStacks = false
-  /// ALLOCS_RING: bytes of a ring, in KiB with K behind the number, in MiB with M; the next power of two in the limits
+  /// ALLOCS_RING: the next power of two
   var ringRecords = UInt64(ALLOCS_RING_RECORDS_DEFAULT)
-  /// ALLOCS_EVENTS_WAIT: milliseconds that a thread waits at most for a lossless consumer; as nanoseconds
+  /// ALLOCS_EVENTS_WAIT, as nanoseconds: how long a thread waits at most for a lossless consumer
   var eventsWait = ALLOCS_WAIT_NANOSECONDS_DEFAULT
-  /// ALLOCS_DEPTH: frames of a stack that are kept, 1 to ALLOCS_FRAME_LIMIT
+  /// ALLOCS_DEPTH: frames of a stack that are kept
   var depth = ALLOCS_DEPTH_DEFAULT
   /// ALLOCS_SUBALLOC and ALLOCS_LEVEL, nil if not set or empty.
   var suballocators: UnsafePointer<CChar>?
   var level: UnsafePointer<CChar>?
+  /// Variables whose value can't be read.
+  var refused: UInt64 = 0
 
   init() {
-    guard var next = allocs_environment() else { return }
-    while let variable = next.pointee {
-      if let value = Self.value(of: variable, "ALLOCS_DIR=") {
-        directory = value.pointee == 0 ? nil : value
-      } else if let value = Self.value(of: variable, "ALLOCS_VERBOSE=") {
-        isVerbose = value.pointee == CChar(UInt8(ascii: "1"))
-      } else if let value = Self.value(of: variable, "ALLOCS_FOLLOW=") {
-        follows = value.pointee == CChar(UInt8(ascii: "1"))
-      } else if let value = Self.value(of: variable, "ALLOCS_STACKS=") {
-        wantsFullStacks = value.pointee != CChar(UInt8(ascii: "s"))
-        checksStacks = value.pointee == CChar(UInt8(ascii: "c"))
-      } else if let value = Self.value(of: variable, "ALLOCS_SUBALLOC=") {
-        suballocators = value.pointee == 0 ? nil : value
-      } else if let value = Self.value(of: variable, "ALLOCS_LEVEL=") {
-        level = value.pointee == 0 ? nil : value
-      } else if let value = Self.value(of: variable, "ALLOCS_DEPTH=") {
-        if let number = Self.number(value), number >= 1 { depth = UInt32(min(number, UInt64(ALLOCS_FRAME_LIMIT))) }
-      } else if let value = Self.value(of: variable, "ALLOCS_EVENTS=") {
-        wantsEvents = value.pointee == CChar(UInt8(ascii: "1"))
-      } else if let value = Self.value(of: variable, "ALLOCS_RECORDER=") {
-        recorder = Self.number(value).flatMap { UInt32(exactly: $0) } ?? 0
-      } else if let value = Self.value(of: variable, "ALLOCS_FREE_STACKS=") {
-        wantsFreeStacks = value.pointee == CChar(UInt8(ascii: "1"))
-      } else if let value = Self.value(of: variable, "ALLOCS_RING=") {
-        if let bytes = Self.number(value, hasUnit: true) { ringRecords = Self.records(ofBytes: bytes) }
-      } else if let value = Self.value(of: variable, "ALLOCS_EVENTS_WAIT=") {
-        if let milliseconds = Self.number(value) {
-          eventsWait = min(milliseconds * 1_000_000, ALLOCS_WAIT_NANOSECONDS_MAX)
-        }
-      }
-      next += 1
+    var settings = self
+    Self.forEach { id, text, value, error in
+      if error == ALLOCS_SETTING_READ { settings.take(id, text, value) } else { settings.refused += 1 }
+    }
+    self = settings
+  }
+
+  private mutating func take(_ id: UInt32, _ text: UnsafePointer<CChar>, _ value: UInt64) {
+    switch id {
+    case ALLOCS_SETTING_DIR.rawValue: directory = text
+    case ALLOCS_SETTING_VERBOSE.rawValue: isVerbose = value != 0
+    case ALLOCS_SETTING_FOLLOW.rawValue: follows = value != 0
+    case ALLOCS_SETTING_STACKS.rawValue:
+      let (site, check): (UInt64, UInt64) = (1, 2)
+      wantsFullStacks = value != site
+      checksStacks = value == check
+    case ALLOCS_SETTING_SUBALLOC.rawValue: suballocators = text
+    case ALLOCS_SETTING_LEVEL.rawValue: level = text
+    case ALLOCS_SETTING_DEPTH.rawValue: depth = UInt32(truncatingIfNeeded: value)
+    case ALLOCS_SETTING_EVENTS.rawValue: wantsEvents = value != 0
+    case ALLOCS_SETTING_RECORDER.rawValue: recorder = UInt32(truncatingIfNeeded: value)
+    case ALLOCS_SETTING_FREE_STACKS.rawValue: wantsFreeStacks = value != 0
+    case ALLOCS_SETTING_RING.rawValue: ringRecords = Self.records(ofBytes: value)
+    case ALLOCS_SETTING_EVENTS_WAIT.rawValue: eventsWait = value * 1_000_000
+    default: break  // a setting of programs that ask
     }
   }
 
-  /// The decimal number, at most 2^40; nil if it is none. `hasUnit`: K or M may follow.
-  private static func number(_ text: UnsafePointer<CChar>, hasUnit: Bool = false) -> UInt64? {
-    let most: UInt64 = 1 << 40
-    var value: UInt64 = 0
-    var next = text
-    while next.pointee != 0 {
-      let byte = UInt8(bitPattern: next.pointee)
-      let digit = byte &- UInt8(ascii: "0")
-      if digit >= 10 {
-        guard hasUnit, next != text, next[1] == 0, byte == UInt8(ascii: "K") || byte == UInt8(ascii: "M") else {
-          return nil
-        }
-        return min(value * (byte == UInt8(ascii: "K") ? 1 << 10 : 1 << 20), most)
-      }
-      value = min(value * 10 + UInt64(digit), most)
-      next += 1
+  /// Says on request which variables were left out.
+  func sayRefused() {
+    guard refused > 0 else { return }
+    Self.forEach { id, text, _, error in
+      guard error != ALLOCS_SETTING_READ else { return }
+      var line = Text()
+      line.append(" leaves ALLOCS_")
+      if let name = allocs_setting_name(id) { line.append(cString: name) }
+      line.append(error == ALLOCS_SETTING_OUT_OF_RANGE ? " out, which is out of range: " : " out, which can't be ")
+      line.append(cString: text)
+      line.sayOnRequest()
     }
-    return next == text ? nil : value
+  }
+
+  /// Calls `body` for each variable that names a setting and isn't empty, with its value, if that can be read.
+  private static func forEach(
+    _ body: (_ id: UInt32, _ text: UnsafePointer<CChar>, _ value: UInt64, _ error: allocs_setting_error) -> Void
+  ) {
+    guard var next = allocs_environment() else { return }
+    while let variable = next.pointee {
+      next += 1
+      var text: UnsafePointer<CChar>?
+      let found = allocs_setting_of(variable, &text)
+      guard found >= 0, let text, text.pointee != 0 else { continue }
+      var value: UInt64 = 0
+      let error = allocs_read_setting(UInt32(found), text, &value)
+      body(UInt32(found), text, value, error)
+    }
   }
 
   private static func records(ofBytes bytes: UInt64) -> UInt64 {
@@ -351,14 +354,6 @@ struct Settings {
       records *= 2
     }
     return records
-  }
-
-  private static func value(of variable: UnsafePointer<CChar>, _ prefix: StaticString) -> UnsafePointer<CChar>? {
-    for index in 0..<prefix.utf8CodeUnitCount
-    where variable[index] != CChar(bitPattern: prefix.utf8Start[index]) {
-      return nil
-    }
-    return variable + prefix.utf8CodeUnitCount
   }
 }
 

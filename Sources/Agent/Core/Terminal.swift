@@ -41,14 +41,6 @@ enum Terminal {
       allocs_terminal().pointee.realloc(block, size)
     #endif
   }
-  /// realloc of a block, padded. A request for nothing goes through as it is: allocators differ in what it means. One that
-  /// answers with a block may use a class below 32 bytes for it, so that is grown.
-  static func resize(_ block: Block, _ size: Int) -> Block? {
-    guard size == 0 else { return realloc(block, allocs_padded(size)) }
-    guard let result = realloc(block, 0) else { return nil }
-    let minimum = allocs_terminal().pointee.minimum
-    return minimum == 0 ? result : realloc(result, minimum) ?? result
-  }
   static func reallocarray(_ block: Block?, _ count: Int, _ size: Int) -> Block? {
     allocs_terminal().pointee.reallocarray(block, count, size)
   }
@@ -107,14 +99,7 @@ enum Terminal {
       allocs_complete_terminal()
     #endif
     let malloc = next("malloc")
-    // glibc's smallest chunk is 32 bytes. Others have smaller classes, in which two allocations could share a slot. What is
-    // before the agent may turn out to be one.
-    #if ALLOCS_INEXE
-      let isLibc = malloc.module == nil ? allocs_linked_is_libc() : isLibc(malloc.module)
-    #else
-      let isLibc = isLibc(first("malloc").module)
-    #endif
-    terminal.pointee.minimum = isLibc ? 0 : Int(ALLOCS_BLOCK_SIZE)
+    noteTight { first(cString: $0).module }
     terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
   }
 
@@ -137,8 +122,51 @@ enum Terminal {
   /// What callers of malloc get leads on to the agent: the allocator is the one after it.
   static func takeNext() {
     #if !ALLOCS_INEXE
-      allocs_terminal().pointee.minimum = isLibc(next("malloc").module) ? 0 : Int(ALLOCS_BLOCK_SIZE)
+      noteTight { next(cString: $0).module }
     #endif
+  }
+
+  // MARK: which are tight
+
+  /// Whether the blocks of `function` may lie closer than 32 bytes: see Hook. Operators of C++ are taken for that; where they work by
+  /// calling malloc, malloc's hook knows better.
+  @inline(__always)
+  static func isTight(_ function: allocs_function) -> Bool {
+    allocs_terminal().pointee.tight >> UInt64(function.rawValue) & 1 != 0
+  }
+
+  /// glibc's smallest chunk is 32 bytes. Others have smaller classes. What is before the agent may turn out to be one, so `module`
+  /// gives the module that callers get a function from, while nothing is known of that.
+  private static func noteTight(_ module: (UnsafePointer<CChar>) -> UnsafeMutablePointer<link_map>?) {
+    func isTightBelow(_ name: StaticString) -> Bool {
+      let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      #if ALLOCS_INEXE
+        if allocs_linked_definition(name) != nil { return !allocs_linked_is_libc() }
+      #endif
+      if let module = module(name) { return !isLibc(module) }
+      #if ALLOCS_INEXE
+        // The kit's own stands for what nobody defines, and calls what the executable is linked with.
+        return !allocs_linked_is_libc()
+      #else
+        return true
+      #endif
+    }
+    var tight: UInt64 = ~0
+    func note(_ name: StaticString, _ function: allocs_function) {
+      if !isTightBelow(name) { tight &= ~(1 << UInt64(function.rawValue)) }
+    }
+    note("malloc", ALLOCS_FUNCTION_MALLOC)
+    note("calloc", ALLOCS_FUNCTION_CALLOC)
+    note("realloc", ALLOCS_FUNCTION_REALLOC)
+    note("reallocarray", ALLOCS_FUNCTION_REALLOCARRAY)
+    note("memalign", ALLOCS_FUNCTION_MEMALIGN)
+    note("posix_memalign", ALLOCS_FUNCTION_POSIX_MEMALIGN)
+    note("aligned_alloc", ALLOCS_FUNCTION_ALIGNED_ALLOC)
+    note("valloc", ALLOCS_FUNCTION_VALLOC)
+    note("pvalloc", ALLOCS_FUNCTION_PVALLOC)
+    let terminal = allocs_terminal()
+    terminal.pointee.tight = tight
+    terminal.pointee.fine_size = isTight(ALLOCS_FUNCTION_MALLOC) ? Int(ALLOCS_BLOCK_SIZE) : 0
   }
 
   /// A module was unloaded: the operators of C++, which are found when they are first called, may have been in it.

@@ -90,8 +90,8 @@ static inline void *own_operator(enum allocs_operator which) { return allocs_pro
   ALLOCS_OPERATOR(visibility, void *, name, parameters) {                                    \
     ALLOCS_UNWINDS;                                                                          \
     void *(*below) types = (void *(*) types)next;                                            \
-    struct allocs_thread_block *thread = allocs_operator_enter();                            \
-    void *block = below(allocs_padded(size) __VA_ARGS__);                                    \
+    struct allocs_thread_block *thread = allocs_operator_enter(ALLOCS_CALLER);               \
+    void *block = below(size __VA_ARGS__);                                                   \
     if (thread) allocs_operator_leave(thread, block, size, alignment, ALLOCS_CALLER, function); \
     else allocs_operator_inner(block, size, ALLOCS_CALLER, function);                          \
     return block;                                                                            \
@@ -123,14 +123,14 @@ ALLOCS_DELETE(_ZdlPv, ALLOCS_OPERATOR_DELETE, (void *block), (void *), )
 ALLOCS_DELETE(_ZdaPv, ALLOCS_OPERATOR_DELETE_ARRAY, (void *block), (void *), )
 ALLOCS_DELETE(_ZdlPvRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_NOTHROW, (void *block, const void *nothrow), (void *, const void *), , nothrow)
 ALLOCS_DELETE(_ZdaPvRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ARRAY_NOTHROW, (void *block, const void *nothrow), (void *, const void *), , nothrow)
-ALLOCS_DELETE(_ZdlPvm, ALLOCS_OPERATOR_DELETE_SIZED, (void *block, size_t size), (void *, size_t), , allocs_padded(size))
-ALLOCS_DELETE(_ZdaPvm, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED, (void *block, size_t size), (void *, size_t), , allocs_padded(size))
+ALLOCS_DELETE(_ZdlPvm, ALLOCS_OPERATOR_DELETE_SIZED, (void *block, size_t size), (void *, size_t), , size)
+ALLOCS_DELETE(_ZdaPvm, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED, (void *block, size_t size), (void *, size_t), , size)
 ALLOCS_DELETE(_ZdlPvSt11align_val_t, ALLOCS_OPERATOR_DELETE_ALIGNED, (void *block, size_t alignment), (void *, size_t), , alignment)
 ALLOCS_DELETE(_ZdaPvSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED, (void *block, size_t alignment), (void *, size_t), , alignment)
 ALLOCS_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ALIGNED_NOTHROW, (void *block, size_t alignment, const void *nothrow), (void *, size_t, const void *), , alignment, nothrow)
 ALLOCS_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, ALLOCS_OPERATOR_DELETE_ARRAY_ALIGNED_NOTHROW, (void *block, size_t alignment, const void *nothrow), (void *, size_t, const void *), , alignment, nothrow)
-ALLOCS_DELETE(_ZdlPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , allocs_padded(size), alignment)
-ALLOCS_DELETE(_ZdaPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , allocs_padded(size), alignment)
+ALLOCS_DELETE(_ZdlPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , size, alignment)
+ALLOCS_DELETE(_ZdaPvmSt11align_val_t, ALLOCS_OPERATOR_DELETE_ARRAY_SIZED_ALIGNED, (void *block, size_t size, size_t alignment), (void *, size_t, size_t), , size, alignment)
 
 // MARK: in front of an executable's own
 

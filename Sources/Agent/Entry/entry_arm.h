@@ -15,8 +15,8 @@
 #define ALLOCS_ENTRY_2(hook) ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL(#hook)
 #define ALLOCS_ENTRY_3(hook) ALLOCS_RECORD "add x3, sp, #8\n mov x4, x29\n" ALLOCS_CALL(#hook)
 
-// malloc: takes the thread's block, calls the function below for the padded size, goes on to the hook with the block, the
-// size and the same two.
+// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the size and the same two: that
+// of fine slots, if an allocator other than glibc's has made a small block.
 #define ALLOCS_STRING(number) #number
 #define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
 #define ALLOCS_ENTRY_MALLOC                                                                         \
@@ -31,15 +31,15 @@
   "str x0, [sp, #16]\n"                                                                             \
   "mov x29, sp\n"                                                                                   \
   "adrp x8, allocs_process_state\n"                                                                 \
-  "add x8, x8, :lo12:allocs_process_state\n"                                                        \
-  "ldr x9, [x8, #" ALLOCS_OFFSET(ALLOCS_TERMINAL_MINIMUM_OFFSET) "]\n" /* allocs_padded */           \
-  "cmp x0, x9\n"                                                                                    \
-  "csel x0, x9, x0, lo\n"                                                                           \
-  "ldr x8, [x8]\n"                                                                                  \
+  "ldr x8, [x8, :lo12:allocs_process_state]\n"                                                      \
   "blr x8\n"                                                                                        \
   "ldr x1, [sp, #16]\n"                                                                             \
   "ldp x29, x30, [sp], #32\n"                                                                       \
   ".cfi_restore_state\n"                                                                           \
+  "adrp x8, allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_FINE_SIZE_OFFSET) "\n"             \
+  "ldr x8, [x8, :lo12:allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_FINE_SIZE_OFFSET) "]\n"  \
+  "cmp x1, x8\n"                                                                                    \
+  "b.lo 3f\n"                                                                                       \
   "adrp x8, allocs_control_page\n" /* events */                                                    \
   "ldr w8, [x8, :lo12:allocs_control_page]\n"                                                      \
   "cbnz w8, 2f\n"                                                                                  \
@@ -48,6 +48,9 @@
   "2:\n .cfi_restore_state\n"                                                                      \
   ".cfi_remember_state\n"                                                                          \
   ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced_recorded")      \
+  "3:\n .cfi_restore_state\n"                                                                      \
+  ".cfi_remember_state\n"                                                                          \
+  ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL("allocs_hook_malloced_fine")          \
   ".cfi_restore_state\n"                                                                           \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 

@@ -16,9 +16,7 @@
   "cmpl $0, allocs_control_page(%rip)\n jne 2f\n jmp " #off "\n 2:\n" on "\n"
 #endif
 
-// malloc: takes the thread's block, calls the function below for the padded size, goes on to the hook with the block, the
-// size and the same two.
-// The function below: a pointer of Terminal's, or a name.
+// The function below malloc: a pointer of Terminal's, or a name.
 #ifdef ALLOCS_TERMINAL_MALLOC
 #define ALLOCS_CALL_TERMINAL "callq " ALLOCS_TERMINAL_MALLOC "\n"
 #else
@@ -26,6 +24,8 @@
 #endif
 #define ALLOCS_STRING(number) #number
 #define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
+// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the size and the same two: that
+// of fine slots, if an allocator other than glibc's has made a small block.
 #define ALLOCS_ENTRY_MALLOC                                                                                     \
   "movq allocs_thread_local@GOTTPOFF(%rip), %rax\n"                                                             \
   "cmpq $0, %fs:(%rax)\n"                                                                                       \
@@ -33,16 +33,16 @@
   "movq $0, %fs:(%rax)\n" /* allocs_enter */                                                                    \
   "pushq %rdi\n"                                                                                                \
   ".cfi_adjust_cfa_offset 8\n"                                                                                  \
-  "movq allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_MINIMUM_OFFSET) "(%rip), %rax\n" /* allocs_padded */ \
-  "cmpq %rax, %rdi\n"                                                                                           \
-  "cmovbq %rax, %rdi\n"                                                                                         \
   ALLOCS_CALL_TERMINAL                                                                                          \
   "popq %rsi\n"                                                                                                 \
   ".cfi_adjust_cfa_offset -8\n"                                                                                 \
   "movq %rax, %rdi\n"                                                                                           \
   "movq %rsp, %rdx\n"                                                                                           \
   "movq %rbp, %rcx\n"                                                                                           \
+  "cmpq allocs_process_state+" ALLOCS_OFFSET(ALLOCS_TERMINAL_FINE_SIZE_OFFSET) "(%rip), %rsi\n"                 \
+  "jb 3f\n"                                                                                                     \
   ALLOCS_BY_EVENTS(allocs_hook_malloced, "jmp allocs_hook_malloced_recorded")                                    \
+  "3:\n jmp allocs_hook_malloced_fine\n"                                                                        \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_malloc)
 
 // Functions hooked by a signature: r11 has their struct allocs_hooked. The last puts all arguments into an array.

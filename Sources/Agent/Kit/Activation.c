@@ -12,10 +12,10 @@
 
 static uint32_t phase;  // 0 undecided, 1 not active, 2 active
 
-// ALLOCS is set, to something other than 0.
+// ALLOCS is set, to something that does not say no.
 static bool is_asked_for(void) {
   for (char **next = allocs_environment(); next && *next; next++)
-    if (strncmp(*next, "ALLOCS=", 7) == 0) return (*next)[7] != 0 && strcmp(*next + 7, "0") != 0;
+    if (strncmp(*next, "ALLOCS=", 7) == 0) return (*next)[7] != 0 && allocs_read_flag(*next + 7) != 0;
   return false;
 }
 

@@ -66,6 +66,8 @@ struct allocs_arena {
   uint64_t level1[ALLOCS_SUMMARY_LEVEL1_WORDS];          // bit i of word j: word 64j + i of level 0 is not zero
   uint64_t committed[ALLOCS_ARENA_SLOT_PAGES / 64];      // slot pages backed by memory; the agent's own note
   uint32_t nested[2];                                    // 1 + number of the region's nested arena of each level, 0: none
+  uint32_t fine;                                         // likewise of the one with fine slots (allocs_nested.h)
+  uint32_t reserved;
 };
 
 _Static_assert(ALLOCS_SUMMARY_LEVEL0_WORDS * 8 == ALLOCS_PAGE_SIZE, "level 0 fills one page");
@@ -75,7 +77,8 @@ _Static_assert(offsetof(struct allocs_arena, level2) == 8, "arena.level2");
 _Static_assert(offsetof(struct allocs_arena, level1) == 16, "arena.level1");
 _Static_assert(offsetof(struct allocs_arena, committed) == 80, "arena.committed");
 _Static_assert(offsetof(struct allocs_arena, nested) == 592, "arena.nested");
-_Static_assert(sizeof(struct allocs_arena) == 600, "arena");
+_Static_assert(offsetof(struct allocs_arena, fine) == 600, "arena.fine");
+_Static_assert(sizeof(struct allocs_arena) == 608, "arena");
 _Static_assert(sizeof(struct allocs_arena) <= ALLOCS_ARENA_FREERS_OFFSET, "arena head ends before the freers");
 _Static_assert(ALLOCS_ARENA_FREERS_OFFSET + (ALLOCS_REGION_SIZE >> ALLOCS_FREER_SHIFT) * 2 <= ALLOCS_ARENA_SUMMARY_OFFSET, "freers fit");
 _Static_assert(ALLOCS_ARENA_STRIDE % ALLOCS_PAGE_SIZE == 0, "arenas are page aligned");

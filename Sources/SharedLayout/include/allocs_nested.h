@@ -1,4 +1,7 @@
-// A nested arena: the slots of what suballocators have handed out in one region, 64 MiB of address space.
+// A nested arena: finer slots for one region, 64 MiB of address space. A region has up to three: two of what suballocators have
+// handed out there, and one of fine slots.
+//
+// MARK: suballocations
 //
 // The blocks of a pool lie inside a chunk of another allocator, in a mapping, or in static memory; so they have slots of their
 // own, and one for each 8 bytes: pools hand out blocks of 8 bytes, side by side. A slot is what allocs_slot.h says, but
@@ -10,6 +13,21 @@
 // A block of 64 bytes or more covers the slot behind its head, so the tail lies there as in an arena. What a pool hands out may be
 // carved up again: ALLOCS_NESTED_LEVELS levels, each with arenas of its own. A region's nested arenas are found through its
 // arena (allocs_arena.h), which is made for that if the region has no chunks.
+//
+// MARK: fine slots
+//
+// An allocator other than glibc's may hand out blocks that lie closer than the 32 bytes of a slot, or do not start at a multiple of
+// 16: jemalloc, mimalloc and tcmalloc have classes of 8 and 16 bytes. Such blocks have their slots in the third nested arena. They
+// are allocations as those of the arena are, and lie in no chunk. Which blocks go there:
+//
+// - those that do not start at a multiple of 16;
+// - those of less than 32 bytes whose allocator is not glibc's.
+//
+// All others own at least 32 bytes from a multiple of 16 on, so each has a slot of the arena to itself. Of a block in a fine slot,
+// `granule` is the opposite of what it would be in the arena (bit 4 of its address): so a head tells which of the two slots of
+// an address it was in. No block is in both at once: see Fine.swift of the agent.
+//
+// MARK: the file
 //
 //   nested arena i of the file
 //   +--------------------------+  0
@@ -35,7 +53,8 @@
 #include "allocs_arena.h"
 
 #define ALLOCS_NESTED_LEVELS 2u
-#define ALLOCS_NESTED_CAPACITY 4096u  // of all levels
+#define ALLOCS_NESTED_FINE 2u         // behind the levels: the nested arena of fine slots
+#define ALLOCS_NESTED_CAPACITY 4096u  // of all levels, and fine
 #define ALLOCS_NESTED_SHIFT 3u        // a slot for each 8 bytes
 #define ALLOCS_NESTED_SUMMARY_SHIFT 9u
 #define ALLOCS_NESTED_IN_CHUNK 0u
@@ -70,6 +89,8 @@ _Static_assert(offsetof(struct allocs_nested, committed) == 272, "nested.committ
 _Static_assert(sizeof(struct allocs_nested) <= ALLOCS_NESTED_SUMMARY_OFFSET, "nested head fits its page");
 _Static_assert(ALLOCS_NESTED_LEVEL0_WORDS * 8 == ALLOCS_NESTED_SLOTS_OFFSET - ALLOCS_NESTED_SUMMARY_OFFSET, "level 0 fills its pages");
 
+// Of the block at `address` in a fine slot.
+static inline uint32_t allocs_fine_granule(uint64_t address) { return allocs_granule_of_address(address) ^ 1; }
 static inline uint32_t allocs_nested_slot_index(uint64_t address) { return (uint32_t)(address >> ALLOCS_NESTED_SHIFT) & (ALLOCS_NESTED_SLOTS - 1); }
 static inline uint32_t allocs_nested_summary_index(uint64_t address) {
   return (uint32_t)(address >> ALLOCS_NESTED_SUMMARY_SHIFT) & (ALLOCS_NESTED_SUMMARY_BITS - 1);

@@ -4,9 +4,9 @@
 //   0   +-------------------------------------------+
 //       | header         struct allocs_header       |          one page
 //       +-------------------------------------------+
-//       | modules        struct allocs_module       |  120 B   4,096
+//       | modules        struct allocs_module       |  120 B   65,536
 //       +-------------------------------------------+
-//       | strings        bytes: paths               |    1 B   4 MiB
+//       | strings        bytes: paths               |    1 B   16 MiB
 //       +-------------------------------------------+
 //       | threads        struct allocs_thread       |  128 B   32,768
 //       +-------------------------------------------+
@@ -26,7 +26,7 @@
 //       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
-//       | nested arenas  see allocs_nested.h        |  64 MiB  4,096
+//       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
@@ -51,6 +51,7 @@
 #include "allocs_arena.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
+#include "allocs_counter.h"
 #include "allocs_mapping.h"
 #include "allocs_module.h"
 #include "allocs_nested.h"
@@ -77,6 +78,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_MODULE_FILES = 15,  // may be missing: capacity 0
   ALLOCS_SECTION_COUNT
 };
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
@@ -91,8 +93,11 @@ struct allocs_section {
   uint64_t used;
 };
 
-#define ALLOCS_MODULE_CAPACITY 4096u
-#define ALLOCS_STRINGS_CAPACITY 4194304u
+#define ALLOCS_MODULE_CAPACITY 65536u
+#define ALLOCS_STRINGS_CAPACITY 16777216u
+// Where address space or the size of files is limited.
+#define ALLOCS_MODULE_CAPACITY_SMALL 4096u
+#define ALLOCS_STRINGS_CAPACITY_SMALL 4194304u
 #define ALLOCS_THREAD_CAPACITY 32768u
 #define ALLOCS_FORMER_THREAD_CAPACITY 32768u
 #define ALLOCS_ARENA_CAPACITY 16384u
@@ -111,60 +116,6 @@ enum allocs_state {
   ALLOCS_STATE_LIVE = 1,
   ALLOCS_STATE_EXITED = 2  // the process ran its exit handlers; blocks freed after that may still be listed
 };
-
-// What was not indexed, and why; and sums that the thread table no longer holds. Counts since the start.
-enum allocs_counter {
-  ALLOCS_COUNTER_NO_MEMORY = 0,      // blocks: the file system of the segment is full
-  ALLOCS_COUNTER_ARENAS_EXHAUSTED,   // blocks: no arena left for their region
-  ALLOCS_COUNTER_HIGH_ADDRESS,       // blocks: at or above 2^47
-  ALLOCS_COUNTER_UNALIGNED,          // blocks: not at a multiple of 16
-  ALLOCS_COUNTER_NESTED,             // blocks: allocated inside another hook, by the allocator itself or in a signal handler
-  ALLOCS_COUNTER_EARLY,              // blocks: while another thread was starting the agent
-  ALLOCS_COUNTER_UNKNOWN_FREES,      // frees of addresses at which no allocation was known
-  ALLOCS_COUNTER_UNKNOWN_CONTEXTS,   // blocks: recorded, but without stack and thread, for want of ids or memory
-  ALLOCS_COUNTER_UNKNOWN_THREADS,    // threads without an entry
-  ALLOCS_COUNTER_MODULES_DROPPED,    // modules that found no place in the table
-  ALLOCS_COUNTER_REALLOC_FAILED,     // failed reallocs: the old block was put back
-  ALLOCS_COUNTER_ENDED_ALLOCATIONS,  // allocations of threads whose slot was reused: with the thread table, the total
-  ALLOCS_COUNTER_ENDED_FREES,        // likewise their frees
-  ALLOCS_COUNTER_STACKS_CHECKED,     // with ALLOCS_STACKS=check: stacks captured twice
-  ALLOCS_COUNTER_STACKS_DIFFERING,   // of those, the ones that were not the same both times
-  ALLOCS_COUNTER_ENTRIES_HOOKED,     // functions of an allocator that wins over the agent, hooked at their entry
-  ALLOCS_COUNTER_ENTRIES_REFUSED,    // likewise, left alone: what they allocate or free is not seen
-  ALLOCS_COUNTER_DECLARATIONS_REFUSED = 20,  // functions of ALLOCS_SUBALLOC that could not be hooked
-  ALLOCS_COUNTER_SUBALLOCATIONS_LOST,        // blocks of pools: no room or memory, not at a multiple of 8, above 2^47
-  ALLOCS_COUNTER_SUBALLOCATIONS_REFUSED,     // they overlap another allocator's blocks, or are no memory of the process
-  ALLOCS_COUNTER_SUBALLOCATIONS_REPLACED,    // live ones that their own allocator handed out again
-  ALLOCS_COUNTER_SUBALLOCATIONS_DROPPED,     // live ones whose chunk was freed or whose pool was reset
-  ALLOCS_COUNTER_UNKNOWN_SUBFREES,           // frees of what their allocator has not handed out: nothing was erased
-  ALLOCS_COUNTER_MAPPINGS_CHANGED = 26,  // changes of the table of mappings
-  ALLOCS_COUNTER_MAPPINGS_DROPPED,       // mappings, or what was left of them, that found no place in the table
-  ALLOCS_COUNTER_MAPPINGS_MISSED,        // calls in a signal handler that interrupted the agent's own work: not noted
-  ALLOCS_COUNTER_MAPPINGS_UNKNOWN,       // mappings that are noted, but without stack and thread
-  ALLOCS_COUNTER_EVENTS_UNRECORDED = 32,  // events of threads that found no ring, or no memory for one
-  ALLOCS_COUNTER_EVENTS_NESTED,      // events in a signal handler that interrupted the recording of another
-  ALLOCS_COUNTER_EVENTS_WAITS,       // times that a thread waited for a lossless consumer
-  ALLOCS_COUNTER_EVENTS_OVERRUN,     // records overwritten though a lossless consumer had not taken them, after such a wait
-  ALLOCS_COUNTER_CONSUMERS_EXPELLED, // consumers of events whose beat stopped
-  ALLOCS_COUNTER_FORKS_UNFOLLOWED = 44,  // children of fork that were to be followed and could not be
-  ALLOCS_COUNTER_COUNT
-};
-#define ALLOCS_COUNTER_SPACE 64u
-
-// Empty for a number that is not in use.
-static inline const char *allocs_counter_name(uint32_t counter) {
-  static const char *const names[ALLOCS_COUNTER_COUNT] = {
-      "no_memory", "arenas_exhausted", "high_address",    "unaligned",       "nested",        "early",
-      "unknown_frees", "unknown_contexts", "unknown_threads", "modules_dropped", "realloc_failed",
-      "ended_allocations", "ended_frees", "stacks_checked", "stacks_differing", "entries_hooked", "entries_refused",
-      [ALLOCS_COUNTER_DECLARATIONS_REFUSED] = "declarations_refused", "suballocations_lost", "suballocations_refused",
-      "suballocations_replaced", "suballocations_dropped", "unknown_subfrees",
-      [ALLOCS_COUNTER_MAPPINGS_CHANGED] = "mappings_changed", "mappings_dropped", "mappings_missed", "mappings_without_context",
-      [ALLOCS_COUNTER_EVENTS_UNRECORDED] = "events_unrecorded", "events_nested", "events_waits", "events_overrun", "consumers_expelled",
-      [ALLOCS_COUNTER_FORKS_UNFOLLOWED] = "forks_unfollowed"};
-  // Numbers that are set aside have no name.
-  return counter < ALLOCS_COUNTER_COUNT && names[counter] ? names[counter] : "";
-}
 
 struct allocs_header {
   uint64_t magic;           // ALLOCS_MAGIC, stored last (release): until then the segment is half-written
@@ -214,7 +165,6 @@ enum allocs_flag {
 
 _Static_assert(sizeof(struct allocs_section) == 32, "section");
 _Static_assert(ALLOCS_SECTION_COUNT <= ALLOCS_SECTION_SPACE, "sections fit");
-_Static_assert(ALLOCS_COUNTER_COUNT <= ALLOCS_COUNTER_SPACE, "counters fit");
 _Static_assert(ALLOCS_REGION_LEVEL2_WORDS == 8 << (ALLOCS_ADDRESS_BITS - 47), "level 2 fits the header");
 _Static_assert(offsetof(struct allocs_header, layout_version) == 8, "header.layout_version");
 _Static_assert(offsetof(struct allocs_header, file_size) == 16, "header.file_size");

@@ -15,6 +15,8 @@ struct allocs_mapping_call;
 void *allocs_hook_malloc(size_t size, uintptr_t place, uint64_t frame_pointer);
 // Of any other, which has taken its block, and called malloc, which returned `block`.
 void *allocs_hook_malloced(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
+// The same for a block that may lie closer to others than 32 bytes, whether events are on or off.
+void *allocs_hook_malloced_fine(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 // The same while events are on.
 void *allocs_hook_malloced_recorded(void *block, size_t size, uintptr_t place, uint64_t frame_pointer);
 void *allocs_hook_calloc(size_t count, size_t size, uintptr_t place, uint64_t frame_pointer);
@@ -35,7 +37,7 @@ int allocs_hook_dlclose(void *handle);
 uint64_t allocs_mapping_number(void);
 void allocs_hook_mapped(const struct allocs_mapping_call *_Nonnull call);
 
-struct allocs_thread_block *allocs_operator_enter(void);
+struct allocs_thread_block *allocs_operator_enter(uintptr_t place, uint64_t frame_pointer);
 void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_unwound(void);
@@ -48,7 +50,7 @@ struct allocs_thread_block *allocs_operator_deleting(void *block, uintptr_t plac
 struct allocs_hooked;
 void *allocs_hook_hooked_malloc(size_t size, struct allocs_hooked *hooked, uintptr_t place, uint64_t frame_pointer);
 void allocs_hook_hooked_free(void *block, uint64_t second, struct allocs_hooked *hooked, uintptr_t place, uint64_t frame_pointer);
-// What is asked for, after padding `arguments`; gives the size.
+// What is asked for; gives the size.
 size_t allocs_request(struct allocs_hooked *hooked, uint64_t *arguments, size_t *alignment);
 uint64_t allocs_hook_hooked(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer);
 

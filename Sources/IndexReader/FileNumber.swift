@@ -1,10 +1,11 @@
 // Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or be known
 // to another process by another name.
 
+import ByteText
 import Glibc
 
 /// A file system's device and the number of a file on it, as stat(2) gives them.
-package struct FileIdentity: Hashable, Sendable {
+package struct FileNumber: Hashable, Sendable {
   package var device: UInt64
   package var inode: UInt64
 
@@ -18,7 +19,7 @@ package struct FileIdentity: Hashable, Sendable {
   /// Of the file at `path` itself, not of what a symbolic link leads to; nil if there is none.
   package init?(path: String) {
     var status = stat()
-    guard lstat(path, &status) == 0 else { return nil }
+    guard lstat(path.originalPath, &status) == 0 else { return nil }
     self.init(status)
   }
 
@@ -45,14 +46,14 @@ enum RunningProcesses {
   }
 
   /// The files that a process has mapped so that it shares what it writes to them, as an agent maps a segment.
-  static func writtenFiles(ofProcess id: Int32) -> Set<FileIdentity> {
+  static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber> {
     guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
     return text.withUnsafeBytes(writtenFiles)
   }
 
   /// Those in the text of /proc/PID/maps. Few lines are of such mappings, so they are searched for.
-  private static func writtenFiles(in text: UnsafeRawBufferPointer) -> Set<FileIdentity> {
-    var files: Set<FileIdentity> = []
+  private static func writtenFiles(in text: UnsafeRawBufferPointer) -> Set<FileNumber> {
+    var files: Set<FileNumber> = []
     let wanted = " rw-s "
     var place = 0
     while place < text.count, let start = text.baseAddress,
@@ -65,13 +66,13 @@ enum RunningProcesses {
       guard fields.count >= 3 else { continue }
       let device = fields[1].split(separator: ":").compactMap { UInt32($0, radix: 16) }
       guard device.count == 2, let inode = UInt64(fields[2]) else { continue }
-      files.insert(FileIdentity(major: device[0], minor: device[1], inode: inode))
+      files.insert(FileNumber(major: device[0], minor: device[1], inode: inode))
     }
     return files
   }
 
   /// The files that any process, but this one, has mapped so.
-  static func allWrittenFiles() -> Set<FileIdentity> {
+  static func allWrittenFiles() -> Set<FileNumber> {
     ids.reduce(into: []) { $0.formUnion(writtenFiles(ofProcess: $1)) }
   }
 }

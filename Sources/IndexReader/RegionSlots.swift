@@ -1,0 +1,79 @@
+// The slots of one region together: the coarse ones, and the fine ones of blocks that lie closer than 32 bytes, if it has any
+// (allocs_nested.h). An allocation is in one of them, so their union, in order of address, is what starts in the region.
+//
+// - The coarse slots are read first. Whoever finds nothing in either then met a moment at which that was so: an allocation that
+//   goes from one to the other is erased here before it is written there.
+// - What is read of one may be gone when the other is read. Both were true then. Of two at one base, the coarse one is taken:
+//   the agent lets a fine record never replace it in silence, while the other way round that may be, where frees are not seen.
+
+import SharedLayout
+
+/// Coarse groups of slots, of 2 KiB, have this many fine ones in the same memory.
+private let fineGroups = 1 << Int(ALLOCS_SUMMARY_SHIFT - ALLOCS_NESTED_SUMMARY_SHIFT)
+
+struct RegionSlots {
+  let coarse: Arena
+  let fine: Arena?
+
+  var regionStart: UInt64 { coarse.regionStart }
+
+  /// The allocation with the highest base up to `offset`, counted from the region's start.
+  @inline(__always)
+  func last(atOrBelow offset: UInt64) -> Allocation? {
+    let found = coarse.last(atOrBelow: offset)
+    guard let fine else { return found }
+    return higher(found, fine.last(atOrBelow: offset, floor: found.map { $0.base - regionStart } ?? 0))
+  }
+
+  private func higher(_ found: Allocation?, _ other: Allocation?) -> Allocation? {
+    guard let found, let other else { return found ?? other }
+    return other.base > found.base ? other : found
+  }
+
+  /// Whether an allocation ever started in the 2 KiB around `address`.
+  func wasUsed(_ address: UInt64) -> Bool {
+    let group = Int(allocs_summary_index(address))
+    if coarse.summary.contains(group) { return true }
+    return (fine?.summary.first(atOrAbove: group * fineGroups)).map { $0 / fineGroups == group } ?? false
+  }
+
+  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the region's start, in order
+  /// of address, until it returns false. Returns false if it did.
+  @inline(__always)
+  func scan<Failure: Error>(
+    from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool
+  ) throws(Failure) -> Bool {
+    guard let fine else { return try coarse.scan(from: offset, body) }
+    let limit = regionStart + offset
+    var next = Int(offset >> UInt64(ALLOCS_SUMMARY_SHIFT))
+    while let group = firstGroup(atOrAbove: next, fine) {
+      next = group + 1
+      var coarseOnes = Arena.Group(group, of: coarse)
+      var candidate = coarseOnes.next(atOrAbove: limit)
+      for number in group * fineGroups..<(group + 1) * fineGroups {
+        var fineOnes = Arena.Group(number, of: fine)
+        while let allocation = fineOnes.next(atOrAbove: limit) {
+          while let lower = candidate, lower.base < allocation.base {
+            guard try body(lower) else { return false }
+            candidate = coarseOnes.next(atOrAbove: limit)
+          }
+          if candidate?.base == allocation.base { continue }
+          guard try body(allocation) else { return false }
+        }
+      }
+      while let allocation = candidate {
+        guard try body(allocation) else { return false }
+        candidate = coarseOnes.next(atOrAbove: limit)
+      }
+    }
+    return true
+  }
+
+  /// The first group of coarse slots from `group` on in whose memory an allocation ever started.
+  private func firstGroup(atOrAbove group: Int, _ fine: Arena) -> Int? {
+    let found = coarse.summary.first(atOrAbove: group)
+    let other = fine.summary.first(atOrAbove: group * fineGroups).map { $0 / fineGroups }
+    guard let found, let other else { return found ?? other }
+    return min(found, other)
+  }
+}

@@ -1,0 +1,173 @@
+// The settings: environment variables that begin with ALLOCS_, and how their values are written. The one list of them.
+//
+// The agent reads them when it starts; `allocsctl run` checks them first, and takes them also from a TOML file, whose keys
+// are the names in lower case, and from its options. Both read values by the functions below, and so agree on what is one.
+//
+// Nothing here calls libc: the agent reads its settings before libc is ready.
+
+#ifndef ALLOCS_SETTINGS_H
+#define ALLOCS_SETTINGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "allocs_control.h"
+#include "allocs_ring.h"
+
+#define ALLOCS_SETTING_PREFIX "ALLOCS_"
+#define ALLOCS_DEPTH_MAX 128u  // frames of a stack: ALLOCS_FRAME_LIMIT of the agent
+
+enum allocs_setting_kind {
+  ALLOCS_KIND_TEXT = 0,  // anything: a path, a list
+  ALLOCS_KIND_WORD,      // one of the words, which are separated by |
+  ALLOCS_KIND_FLAG,      // 1, true, yes, on; 0, false, no, off
+  ALLOCS_KIND_NUMBER,    // decimal digits, in the range
+  ALLOCS_KIND_SIZE       // the same, in bytes; K, M, G or T may follow, also as KiB, MiB, GiB or TiB
+};
+
+enum allocs_setting_scope {
+  ALLOCS_SCOPE_CONFIGURED = 0,  // the environment, or the TOML file
+  ALLOCS_SCOPE_ENVIRONMENT,     // the environment alone: where programs find each other
+  ALLOCS_SCOPE_INTERNAL         // set by allocsctl for the agent
+};
+
+// Upper and lower case make no difference in flags, words and units.
+//  NAME, kind, least, most, words, scope
+#define ALLOCS_SETTINGS(X)                                                                                  \
+  X(DIR, TEXT, 0, 0, "", CONFIGURED)                                                                        \
+  X(STACKS, WORD, 0, 0, "full|site|check", CONFIGURED)                                                      \
+  X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED)                                                     \
+  X(FOLLOW, FLAG, 0, 1, "", CONFIGURED)                                                                     \
+  X(EVENTS, FLAG, 0, 1, "", CONFIGURED)                                                                     \
+  X(FREE_STACKS, FLAG, 0, 1, "", CONFIGURED)                                                                \
+  X(RING, SIZE, ALLOCS_RING_RECORDS_MIN * 32ull, ALLOCS_RING_RECORDS_MAX * 32ull, "", CONFIGURED)           \
+  X(EVENTS_WAIT, NUMBER, 0, ALLOCS_WAIT_NANOSECONDS_MAX / 1000000, "", CONFIGURED) /* milliseconds */       \
+  X(SUBALLOC, TEXT, 0, 0, "", CONFIGURED)                                                                   \
+  X(LEVEL, TEXT, 0, 0, "", CONFIGURED)                                                                      \
+  X(WRAPPERS, TEXT, 0, 0, "", CONFIGURED)                                                                   \
+  X(VERBOSE, FLAG, 0, 1, "", CONFIGURED)                                                                    \
+  X(CONFIG, TEXT, 0, 0, "", ENVIRONMENT)                                                                    \
+  X(AGENT, TEXT, 0, 0, "", ENVIRONMENT)                                                                     \
+  X(SOCKET, TEXT, 0, 0, "", ENVIRONMENT)                                                                    \
+  X(RECORDER, NUMBER, 0, UINT32_MAX, "", INTERNAL) /* a process id */
+
+enum allocs_setting_id {
+#define ALLOCS_SETTING_ID(name, kind, least, most, words, scope) ALLOCS_SETTING_##name,
+  ALLOCS_SETTINGS(ALLOCS_SETTING_ID)
+#undef ALLOCS_SETTING_ID
+  ALLOCS_SETTING_COUNT
+};
+
+// Without pointers, so that the agent's copy needs no relocation.
+struct allocs_setting {
+  char name[12];  // behind the prefix
+  char words[20];
+  uint64_t least, most;
+  uint32_t kind;   // enum allocs_setting_kind
+  uint32_t scope;  // enum allocs_setting_scope
+};
+
+// NULL for a number that is none.
+static inline const struct allocs_setting *allocs_setting_at(uint32_t id) {
+  static const struct allocs_setting settings[ALLOCS_SETTING_COUNT] = {
+#define ALLOCS_SETTING_ENTRY(name, kind, least, most, words, scope) \
+  {#name, words, least, most, ALLOCS_KIND_##kind, ALLOCS_SCOPE_##scope},
+      ALLOCS_SETTINGS(ALLOCS_SETTING_ENTRY)
+#undef ALLOCS_SETTING_ENTRY
+  };
+  return id < ALLOCS_SETTING_COUNT ? &settings[id] : NULL;
+}
+
+static inline const char *allocs_setting_name(uint32_t id) {
+  return id < ALLOCS_SETTING_COUNT ? allocs_setting_at(id)->name : "";
+}
+static inline const char *allocs_setting_words(uint32_t id) {
+  return id < ALLOCS_SETTING_COUNT ? allocs_setting_at(id)->words : "";
+}
+
+// What follows `prefix` in `text`; NULL if it does not begin so.
+static inline const char *allocs_text_behind(const char *text, const char *prefix) {
+  while (*prefix != 0)
+    if (*text++ != *prefix++) return NULL;
+  return text;
+}
+
+// Which setting a variable of the environment ("NAME=value") is: its number, and its value. -1 if its name does not begin
+// with the prefix, -2 if it does and there is no such setting.
+static inline int32_t allocs_setting_of(const char *variable, const char **value) {
+  const char *name = allocs_text_behind(variable, ALLOCS_SETTING_PREFIX);
+  if (!name) return -1;
+  for (uint32_t id = 0; id < ALLOCS_SETTING_COUNT; id++) {
+    const char *end = allocs_text_behind(name, allocs_setting_at(id)->name);
+    if (!end || *end != '=') continue;
+    *value = end + 1;
+    return (int32_t)id;
+  }
+  return -2;
+}
+
+static inline char allocs_lower_case(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }
+
+// Which of `words`, which are separated by |, `text` is: from 0 on; -1 if none.
+static inline int32_t allocs_read_word(const char *text, const char *words) {
+  for (int32_t index = 0;; index++) {
+    const char *next = text;
+    while (*words != 0 && *words != '|' && allocs_lower_case(*next) == allocs_lower_case(*words)) {
+      next++;
+      words++;
+    }
+    if (*next == 0 && (*words == 0 || *words == '|') && next != text) return index;
+    while (*words != 0 && *words != '|') words++;
+    if (*words == 0) return -1;
+    words++;
+  }
+}
+
+// 1 or 0; -1 if `text` says neither.
+static inline int32_t allocs_read_flag(const char *text) {
+  int32_t word = allocs_read_word(text, "0|1|false|true|no|yes|off|on");
+  return word < 0 ? -1 : word & 1;
+}
+
+// A decimal number, with a unit behind it if `has_unit`. False if `text` is none; one that 64 bits can't hold is UINT64_MAX.
+static inline bool allocs_read_number(const char *text, bool has_unit, uint64_t *number) {
+  uint64_t value = 0;
+  const char *next = text;
+  for (; *next >= '0' && *next <= '9'; next++)
+    if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, (uint64_t)(*next - '0'), &value))
+      value = UINT64_MAX;
+  if (next == text) return false;
+  if (*next != 0) {
+    int32_t unit = has_unit ? allocs_read_word(next, "k|kib|m|mib|g|gib|t|tib") : -1;
+    if (unit < 0) return false;
+    if (__builtin_mul_overflow(value, 1ull << (unit / 2 + 1) * 10, &value)) value = UINT64_MAX;
+  }
+  *number = value;
+  return true;
+}
+
+enum allocs_setting_error { ALLOCS_SETTING_READ = 0, ALLOCS_SETTING_NO_VALUE, ALLOCS_SETTING_OUT_OF_RANGE };
+
+// Reads the value of a setting: a flag, the number of a word, a number; 0 for a text.
+static inline enum allocs_setting_error allocs_read_setting(uint32_t id, const char *text, uint64_t *value) {
+  const struct allocs_setting *setting = allocs_setting_at(id);
+  *value = 0;
+  if (!setting) return ALLOCS_SETTING_NO_VALUE;
+  int32_t choice;
+  switch (setting->kind) {
+    case ALLOCS_KIND_FLAG:
+    case ALLOCS_KIND_WORD:
+      choice = setting->kind == ALLOCS_KIND_FLAG ? allocs_read_flag(text) : allocs_read_word(text, setting->words);
+      if (choice < 0) return ALLOCS_SETTING_NO_VALUE;
+      *value = (uint64_t)choice;
+      return ALLOCS_SETTING_READ;
+    case ALLOCS_KIND_NUMBER:
+    case ALLOCS_KIND_SIZE:
+      if (!allocs_read_number(text, setting->kind == ALLOCS_KIND_SIZE, value)) return ALLOCS_SETTING_NO_VALUE;
+      return *value < setting->least || *value > setting->most ? ALLOCS_SETTING_OUT_OF_RANGE : ALLOCS_SETTING_READ;
+    default: return ALLOCS_SETTING_READ;
+  }
+}
+
+#endif
