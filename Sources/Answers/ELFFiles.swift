@@ -35,11 +35,12 @@ final class ELFFiles: Sendable {
   private static let limit = 4096
 
   /// The module that `file` maps, if it is one and holds `address`. `start`: seconds since 1970-01-01 UTC at which the process started;
-  /// a file without a build id that was changed since proves nothing.
+  /// a file without a build id that was changed since proves nothing. `id`: of a thread that lives, under which /proc has the files.
   func module(
-    of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process, since start: Double
+    of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process,
+    readableAs id: Int32, since start: Double
   ) -> ModuleReference? {
-    guard let path = file.path, let found = found(file, path, process.id) else { return nil }
+    guard let path = file.path, let found = found(file, path, id) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
     guard
       let first = maps.mappings.last(where: {

@@ -213,6 +213,7 @@ enum Segment {
       return anchor == nil ? noAddressSpace : noSpace
     }
     describe(header, pid, startTime)
+    identify(header, descriptor, Process.clockOffsets)
     allocs_process().pointee.fixed_base = mapped.assumingMemoryBound(to: UInt8.self)
     allocs_process().pointee.fixed_size = arenas.offset
     shared.pointee.header = header
@@ -260,6 +261,20 @@ enum Segment {
       let size = Process.readFile("/proc/self/cmdline", bytes, Int(ALLOCS_COMMAND_SIZE))
       header.pointee.command_size = UInt32(max(0, size))
     }
+  }
+
+  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still has it.
+  static func identify(
+    _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
+  ) {
+    var known: UInt32 = 0
+    if let offsets {
+      header.pointee.monotonic_offset = offsets.monotonic
+      header.pointee.boottime_offset = offsets.boottime
+      known |= ALLOCS_IDENTITY_CLOCKS.rawValue
+    }
+    if System.lock(descriptor) { known |= ALLOCS_IDENTITY_LOCKED.rawValue }
+    header.pointee.identity = known
   }
 
   /// Opens the segment to readers.

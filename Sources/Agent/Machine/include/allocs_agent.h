@@ -410,6 +410,7 @@ struct allocs_bequest {
   int64_t file;            // the child's segment, without a name yet
   int64_t directory;
   uint64_t size;           // of this struct with its heirs
+  int64_t monotonic_offset;  // of the parent's time namespace
   struct allocs_shared shared;
   struct allocs_thread_block own;
   struct allocs_thread_block *own_place;
