@@ -236,9 +236,12 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped.
-  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
-    address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | noReserve, descriptor, Int(offset)))
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is free, else anywhere.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
+    address(
+      call(
+        Int(ALLOCS_SYS_MMAP), Int(bitPattern: place), Int(size), readWriteAccess, shared | noReserve, descriptor,
+        Int(offset)))
   }
   /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {

@@ -363,7 +363,6 @@ struct allocs_shared {
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
   uint64_t nested_count;
   uint8_t *nested_anchor;
-  uint32_t has_fine;                        // some region has fine slots
   uint32_t fine_retry_ticks;                // as retry_ticks and out_of_memory, of fine slots: they take the most room
   uint32_t fine_out_of_memory;
   struct allocs_pool_entry *pools;
@@ -443,7 +442,7 @@ struct allocs_terminal {
   void (*free_aligned_sized)(void *, size_t, size_t);
   int (*dlclose)(void *);
   int (*fork)(void);  // _Fork, which runs no fork handlers
-  size_t fine_size;  // blocks of malloc below this size have fine slots: 32, or 0 where it is glibc's
+  size_t fine_size;  // blocks of malloc below this size have fine slots: 17, or 0 where it is glibc's
   void *(*mmap)(void *, size_t, int, int, int, long);
   int (*munmap)(void *, size_t);
   void *(*mremap)(void *, size_t, size_t, int, ...);
@@ -536,6 +535,7 @@ struct allocs_process {
   uint32_t fork_gate;             // odd while a thread forks and nothing may be recorded; counts up
   uint32_t fork_gate_owner;       // id of that thread
   uint32_t forks_inside;          // of signal handlers on that thread
+  uint32_t has_fine;              // some region has fine slots
   uint32_t seen_below;            // see Predecessor.swift
   uint32_t *broken_gate;          // see Gate.swift
   struct allocs_bequest *bequest; // null if this fork's child will not be followed
