@@ -28,6 +28,9 @@ final class Surroundings {
   /// The id of a thread that lives, under which /proc has what is the process's: its files, its root.
   var readableID: Int32? { reading.task }
 
+  /// Whether the process runs, and writes to this index.
+  var isWriting: Bool { isAlive && absence != .indexAbandoned }
+
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
     var ended = Reading(absence: .processEnded)

@@ -537,6 +537,7 @@ struct allocs_process {
   uint32_t forks_inside;          // of signal handlers on that thread
   uint32_t has_fine;              // some region has fine slots
   uint32_t seen_below;            // see Predecessor.swift
+  uint32_t early_blocks;          // allocated while another thread was starting the agent, not yet counted in the segment
   uint32_t *broken_gate;          // see Gate.swift
   struct allocs_bequest *bequest; // null if this fork's child will not be followed
   char directory[ALLOCS_DIRECTORY_SIZE];
