@@ -40,7 +40,7 @@ public struct EventReport: ~Copyable {
     origins = OriginCache(surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     attribution = Attribution(view, wrappers: wrappers)
     writer = ByteWriter(capacity: 1 << 16)
-    wallOffset = Self.nanoseconds(CLOCK_REALTIME) - Self.nanoseconds(CLOCK_MONOTONIC)
+    wallOffset = Self.nanoseconds(CLOCK_REALTIME) &- Int64(bitPattern: clock.stampNow)
   }
 
   private static func nanoseconds(_ clock: clockid_t) -> Int64 {

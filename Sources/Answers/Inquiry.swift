@@ -384,7 +384,8 @@ public struct Inquiry: ~Copyable {
     guard let file = maps.file(behind: index) else { return nil }
     return view.elfFiles.module(
       of: file, at: address, in: maps, of: ModuleReference.Process(of: shared.segment),
-      since: IndexedProcess.wallTime(ofStart: view.startTime) ?? 0)
+      readableAs: surroundings.readableID ?? view.processID,
+      since: IndexedProcess.wallTime(ofStart: view.startTime, shared.segment.clockOffsets) ?? 0)
   }
 
   mutating func loadedModules() -> [Module] {

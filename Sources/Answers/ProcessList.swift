@@ -21,8 +21,8 @@ public struct ProcessList: Hashable, Sendable {
       guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
-        started: IndexedProcess.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes, path: file.path,
-        lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+        started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
+        segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
     }
   }
 

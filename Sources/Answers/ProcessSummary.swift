@@ -72,11 +72,14 @@ extension ProcessView {
     let isAbandoned = surroundings.absence == .indexAbandoned
     let isAlive = surroundings.isAlive
     let counters = shared.segment.counters
+    let ending = isAlive ? nil : ProcessEnding(ofSegment: path)
     var process = IndexedProcess(
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
-      command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
+      command: shared.segment.command, startTime: startTime,
+      started: IndexedProcess.wallTime(ofStart: startTime, shared.segment.clockOffsets),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
-      lostBlocks: shared.segment.lostBlocks, ending: isAlive ? nil : ProcessEnding(ofSegment: path))
+      lostBlocks: shared.segment.lostBlocks, ending: ending,
+      unknownEnding: isAlive || ending != nil ? nil : UnknownEnding.reason(ofSegment: path))
     process.losses = losses(isWriting: surroundings.isWriting)
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
@@ -112,6 +115,9 @@ extension ProcessSummary {
       lines.append("  command   \(TextLayout.printable(process.command.joined(separator: " ")))")
     }
     lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
+    if let reason = process.unknownEnding {
+      lines.append("  ended     \(process.state == .exited ? "in order, its status" : "how") is not known: \(reason)")
+    }
     if let started = process.started {
       lines.append("  started   \(Units.duration(SystemClock.now() - started)) ago")
     }

@@ -16,8 +16,8 @@ public final class ProcessView: Sendable {
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public let startTime: UInt64
   public let shared: SharedSegment
-  /// Of the segment's file, as it was opened: after exec another may have its name.
-  let inode: UInt64
+  /// Of the file beside the segment by which events are turned on; nil if there was none.
+  let control: FileNumber?
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
   let names = NameCache()
@@ -52,8 +52,7 @@ public final class ProcessView: Sendable {
       throw AnswerError(error)
     }
     self.shared = shared
-    var status = stat()
-    inode = stat(file.originalPath, &status) == 0 ? UInt64(status.st_ino) : 0
+    control = FileNumber(path: EventConsumer.controlPath(ofSegment: file))
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime

@@ -168,7 +168,10 @@ enum Start {
         code: directory)
     }
     let failure = Segment.create(in: directory, shared)
-    if failure == nil, allocs_process().pointee.follows != 0 { rememberDirectory(directory) }
+    if failure == nil {
+      if allocs_process().pointee.follows != 0 { rememberDirectory(directory) }
+      if let header = shared.pointee.header, Sweep.isDue(header) { Sweep.run(in: directory, header) }
+    }
     System.close(directory)
     return failure
   }
