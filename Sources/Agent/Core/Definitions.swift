@@ -40,7 +40,8 @@ import SharedLayout
 
     /// Before any constructor. Nothing of the agent has run yet, nor has the executable been relocated.
     static func bindEarly() {
-      guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst else { return }
+      guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst, allocs_find_libc()
+      else { return }
       Terminal.resolve()
       noteModulesBelow()
       bindAll()

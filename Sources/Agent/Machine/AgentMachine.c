@@ -40,6 +40,12 @@ bool allocs_find_libc(void) {
 }
 static void *stack_end(void) { return &__libc_stack_end ? __libc_stack_end : NULL; }
 
+// Of Embedded Swift's library. Imported, it would be relocated after what runs before any constructor (Entry/Definitions.c).
+ALLOCS_HIDDEN int bcmp(const void *one, const void *other, size_t count) {
+  for (size_t index = 0; index < count; index++)
+    if (((const volatile uint8_t *)one)[index] != ((const volatile uint8_t *)other)[index]) return 1;
+  return 0;
+}
 // Embedded Swift's library names it, in what is never called; glibc has it since 2.36 only.
 ALLOCS_HIDDEN void arc4random_buf(void *bytes, size_t count) {
   (void)bytes, (void)count;
