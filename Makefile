@@ -71,8 +71,9 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 
 lint: ## the formatter's and shellcheck's rules
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/build-kit scripts/install-dependencies scripts/demo scripts/compare-stacks scripts/build-aarch64 scripts/fetch-mimalloc scripts/fetch-perfetto scripts/check-models scripts/fuzz .ci/run Benchmarks/run; \
-	else echo "shellcheck is not installed: scripts/install-dependencies lint"; fi
+	@if command -v shellcheck >/dev/null; then \
+	  grep -lE '^#!/bin/(ba)?sh' scripts/* .ci/* Benchmarks/* 2>/dev/null | xargs shellcheck; \
+	else echo "shellcheck is not installed, scripts were not looked at: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install
 	@test -x '$(BIN)/allocsd' -a -x '$(BIN)/allocsctl' -a -e '$(BIN)/liballocs_agent.so' || $(MAKE) build

@@ -14,27 +14,28 @@ let toolchain: String = {
 
 // With ALLOCS_WITHOUT_EVENTS set the agent has no events, for `make bench` to tell what they cost while they are off.
 let withoutEvents = Context.environment["ALLOCS_WITHOUT_EVENTS"] != nil ? ["-DALLOCS_WITHOUT_EVENTS"] : []
+// The options of every build of the agent. scripts/agent-flags reads these two lists, for the builds that SwiftPM can't do:
+// nothing but strings in them, a comment on a line of its own.
+//
 // No allocation (the compiler refuses any), no runtime checks that could abort the host, no frame pointer of its own.
+let agentSwiftFlags = [
+  "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
+  // Debian 12's valgrind reads no later version, and ends where a library has one.
+  "-dwarf-version=4",
+  "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
+  // Each function begins a line of the cache: what a pair costs depended by 2 ns on what stood before its hooks.
+  "-Xllvm", "-align-all-functions=6",
+]
+let agentCFlags = [
+  "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
+  "-mframe-pointer=none", "-Wall", "-Wextra",
+]
 let agentSwift: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded"),
   .unsafeFlags(
-    [
-      "-wmo", "-Ounchecked", "-enforce-exclusivity=unchecked", "-no-allocations",
-      "-resource-dir", "\(toolchain)/lib/swift",
-      // Debian 12's valgrind reads no later version, and ends where a library has one.
-      "-dwarf-version=4",
-      "-Xcc", "-fno-plt", "-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none",
-      // Each function begins a line of the cache: what a pair costs depended by 2 ns on what stood before its hooks.
-      "-Xllvm", "-align-all-functions=6",
-    ] + withoutEvents.flatMap { ["-Xcc", $0] }),
+    agentSwiftFlags + ["-resource-dir", "\(toolchain)/lib/swift"] + withoutEvents.flatMap { ["-Xcc", $0] }),
 ]
-let agentC: [CSetting] = [
-  .unsafeFlags(
-    [
-      "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
-      "-mframe-pointer=none", "-Wall", "-Wextra",
-    ] + withoutEvents)
-]
+let agentC: [CSetting] = [.unsafeFlags(agentCFlags + withoutEvents)]
 // An Embedded library would export swift_retain and its like and break every Swift program: the version script hides
 // them. Named as Embedded at the link as well, it is not linked to libswiftCore and has no start-up code.
 let agentLinker: [LinkerSetting] = [
@@ -42,6 +43,8 @@ let agentLinker: [LinkerSetting] = [
     "-enable-experimental-feature", "Embedded", "-nostartfiles",
     "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/Agent/Entry/exports.map",
     "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
+    // libc alone, and not the dynamic linker that libc.so names beside it: musl's would look for that one and refuse.
+    "-Xclang-linker", "-nodefaultlibs", "-Xlinker", "-l:libc.so.6",
   ])
 ]
 
@@ -84,7 +87,8 @@ let package = Package(
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
-      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"], exclude: ["CLiburing"],
+      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"],
+      exclude: ["CLiburing"],
       // As an archive: nothing more to be installed where the binaries run, nothing more for a tool to load at its start.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
@@ -93,24 +97,29 @@ let package = Package(
     .target(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
+    .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
+    .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CDemangle", "StoppedThread"],
-      exclude: ["CLibdw", "CDemangle", "StoppedThread"]),
+      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
       name: "Answers", dependencies: ["ByteText", "IndexReader", "SharedLayout", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
-    .target(name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
-    .systemLibrary(name: "CZstd", path: "Sources/Recording/CZstd", providers: [.apt(["libzstd-dev"])]),
+    .target(
+      name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
-      name: "Recording", dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
-      exclude: ["CPerfetto", "CZstd"], linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
+      name: "Recording",
+      dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout", "Symbols",
+        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout",
+        "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -154,8 +163,8 @@ let package = Package(
     .testTarget(
       name: "RecordingTests",
       dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers", "IndexReader", "SharedLayout", "Symbols"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
+    .testTarget(name: "AnswersTests", dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],

@@ -136,6 +136,8 @@ public struct Answer: Hashable, Sendable {
   public var section: String?
   /// Path of the module (static).
   public var module: String?
+  /// Why no symbol of the module is known (static).
+  public var unnamed: NameLoss?
   /// The part of a variable, by debug information (static).
   public var variable: Variable?
   /// Of code (static).
@@ -158,6 +160,9 @@ public struct Answer: Hashable, Sendable {
   public var mappingBelow: Mapping?
   public var mappingAbove: Mapping?
   public var note: Note?
+
+  /// Why a variable's name may be less than it could be, with its module; frames have theirs.
+  public var variableProblem: String?
 
   public init(address: UInt64, kind: Kind) {
     self.address = address

@@ -29,6 +29,7 @@ extension Answer {
     if isThreadLocal { writer.append(",\"thread_local\":true") }
     if let section { writer.append(",\"section\":", string: section) }
     if let module { writer.append(",\"module\":", string: module) }
+    if let unnamed { writer.append(",\"unnamed\":", string: unnamed.rawValue) }
     if let part { writer.append(part: part) }
     if let thread { writer.append(thread: thread) }
     if let frame { writer.append(stackFrame: frame) }
@@ -49,6 +50,7 @@ extension Answer {
     if let mapping { writer.append(mapping: mapping) }
     if let mappingBelow { writer.append(mapping: mappingBelow, named: ",\"below\":") }
     if let mappingAbove { writer.append(mapping: mappingAbove, named: ",\"above\":") }
+    if let variableProblem, stack == nil { writer.append(namesMissing: [variableProblem]) }
     if let note { writer.append(",\"note\":", string: note.text) }
     writer.append("}")
   }
@@ -68,7 +70,15 @@ extension Frame {
     writer.append(address: pc)
     writer.append("\"")
     if let module { writer.append(",\"module\":", string: module) }
+    if module != nil, let place {
+      writer.append(",\"offset\":", decimal: place.address)
+      if !place.buildID.isEmpty {
+        let digits = place.buildID.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        writer.append(",\"build_id\":", string: digits)
+      }
+    }
     if let function { writer.append(",\"function\":", string: function) }
+    if let unnamed { writer.append(",\"unnamed\":", string: unnamed.rawValue) }
     if let file { writer.append(",\"file\":", string: file) }
     if let line { writer.append(",\"line\":", decimal: UInt64(max(line, 0))) }
   }
@@ -119,6 +129,7 @@ extension ByteWriter {
       frame.appendJSON(isInterrupted: stack.interrupted.contains(index), to: &self)
     }
     append("]")
+    append(namesMissing: stack.frames.problems)
     switch stack.truncation {
     case nil: break
     case .depthLimit: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"depth limit\"")
@@ -126,6 +137,13 @@ extension ByteWriter {
     case .damaged: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"damage\"")
     }
     if let framesCut = stack.framesCut { append(",\"stack_frames_cut\":", decimal: UInt64(framesCut)) }
+  }
+
+  /// Appends `,"names_missing":[…]`, nothing if there are no reasons.
+  mutating func append(namesMissing reasons: [String]) {
+    guard !reasons.isEmpty else { return }
+    append(",\"names_missing\":")
+    appendArray(reasons)
   }
 
   mutating func append(thread: Answer.Thread) {
@@ -137,7 +155,7 @@ extension ByteWriter {
   @inline(__always)
   mutating func append(age: Double) {
     append(",\"age_seconds\":")
-    // A tick is about 10 ms: further digits would be made up.
+    // A tick is 1/64 s: further digits would be made up.
     append(decimal: age, places: 2)
   }
 

@@ -15,10 +15,13 @@ extension Answer {
     case .heap:
       lines += TextLayout.wrap(origin, indent: "  ")
       lines += stackLines
+      lines += namesMissing.flatMap { Self.wrapped("  names    ", TextLayout.printable($0)) }
       lines += chainLines
       lines += neighbourLines
     case .free: lines += neighbourLines
-    case .static, .stack, .mapping, .unmapped: lines += placeLines
+    case .static, .stack, .mapping, .unmapped:
+      lines += placeLines
+      lines += namesMissing.flatMap { Self.wrapped("  names    ", TextLayout.printable($0)) }
     }
     lines += containerLines
     if let mapping { lines.append(Self.line(of: mapping)) }
@@ -106,7 +109,10 @@ extension Answer {
         "\(phrase), in \(place)", "\(phrase), \(place)", fitting(phrase, suffix: ", in \(place)"),
       ])
     }
-    guard let symbol else { return "in \(place), where no symbol is known" }
+    guard let symbol else {
+      return unnamed.map { fitting(["in \(place): \($0.rawValue)", $0.rawValue]) }
+        ?? "in \(place), where no symbol is known"
+    }
     let name = TextLayout.printable(symbol.name)
     if symbol.offset == 0 { return fitting(name, suffix: ", in \(place)") }
     let long = "\(Units.count(symbol.offset, "byte")) into \(name), in \(place)"
@@ -181,7 +187,8 @@ extension Answer {
 
   static func stackLines(of named: NamedStack, title: String) -> [String] {
     let (stack, siteIndex, interruptedFrames) = (named.frames, named.siteIndex, named.interrupted)
-    guard stack.count > 1 || named.truncation != nil else { return [] }
+    let losses = lossLines(of: stack)
+    guard stack.count > 1 || named.truncation != nil || !losses.isEmpty else { return [] }
     let blank = String(repeating: " ", count: title.count)
     var lines: [String] = []
     for part in printedParts(of: stack.count, siteIndex) {
@@ -207,7 +214,18 @@ extension Answer {
     case .unwinder: lines.append("\(blank) … the unwinder could go no further")
     case .damaged: lines.append("\(blank) … the index is damaged beyond here")
     }
-    return lines
+    return lines + losses.flatMap { TextLayout.wrap($0, indent: "\(blank) ") }
+  }
+
+  /// For each module of the frames that has no names though its file may have some: which, and why. In phrases.
+  private static func lossLines(of frames: [Frame]) -> [[String]] {
+    var told: Set<String> = []
+    return frames.compactMap { frame in
+      guard let why = frame.unnamed else { return nil }
+      let module = frame.module.map { TextLayout.printable(lastComponent($0)) } ?? "the module at \(hex(frame.pc))"
+      guard told.insert(frame.module ?? why.rawValue).inserted else { return nil }
+      return ["… no names of \(module): \(why.rawValue)"]
+    }
   }
 
   private enum StackPart {
@@ -232,38 +250,66 @@ extension Answer {
     return index
   }
 
-  /// `function (file:line)`, else `function in module`, else `0x… in module`, in at most `columns`. One of its parts is shortened
-  /// at most: the file or module, if enough of it is left beside the whole function; else the function, beside a place that takes no
-  /// more than half of the room; else there is no place.
+  /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is `module+0x1234`, or the
+  /// address in no module. What is too long loses what matters least: the function its parameters and the like, then the file
+  /// the middle of its name; the line stays, and the function's scope as long as there is room for it at all.
   package static func describe(_ frame: Frame, columns: Int) -> String {
+    if let whole = whole(frame, columns: columns) { return whole }
+    let function = name(of: frame)
+    let shortest = FunctionName.shorterForms(of: function).last ?? function
+    let place = place(of: frame).map { $0.before + TextLayout.fit($0.name, columns: 1) + $0.after } ?? ""
+    let room = columns - TextLayout.width(place)
+    return room < 12 ? TextLayout.fit(shortest, columns: columns) : TextLayout.fit(shortest, columns: room) + place
+  }
+
+  /// The same, if there is room for it without a cut through the function's name or scope.
+  static func whole(_ frame: Frame, columns: Int) -> String? {
+    let function = name(of: frame)
+    guard let (before, name, after) = place(of: frame) else {
+      return ([function] + FunctionName.shorterForms(of: function)).first { TextLayout.width($0) <= columns }
+    }
+    let whole = TextLayout.width(name)
+    if TextLayout.width(function) + before.count + whole + after.count <= columns {
+      return function + before + name + after
+    }
+    let forms = [function] + FunctionName.shorterForms(of: function)
+    // Enough of a file's name to know it by; and no more than that there is one.
+    for least in [whole, min(whole, 6), min(whole, 1)] {
+      for form in forms {
+        let room = columns - TextLayout.width(form) - before.count - after.count
+        if room >= least { return form + before + TextLayout.fit(name, columns: room) + after }
+      }
+    }
+    return nil
+  }
+
+  private static func name(of frame: Frame) -> String {
+    if let name = frame.function ?? frame.placeName { return TextLayout.printable(name) }
     let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
-    guard let function = frame.function.map(TextLayout.printable) else {
-      guard let module else { return hex(frame.pc) }
-      return TextLayout.fit("\(hex(frame.pc)) in \(module)", columns: columns)
-    }
-    let name: String, before: String, after: String
+    return "\(hex(frame.pc)) in \(module ?? "no module")"
+  }
+
+  /// What stands behind a function's name: the file with the line, or the module.
+  private static func place(of frame: Frame) -> (before: String, name: String, after: String)? {
     if let file = frame.file {
-      (name, before) = (TextLayout.printable(lastComponent(file)), " (")
-      after = frame.line.map { ":\($0))" } ?? ")"
-    } else if let module {
-      (name, before, after) = (module, " in ", "")
-    } else {
-      return TextLayout.fit(function, columns: columns)
+      return (" (", TextLayout.printable(lastComponent(file)), frame.line.map { ":\($0))" } ?? ")")
     }
-    let least = 6
-    let room = columns - TextLayout.width(function) - before.count - after.count
-    if room >= min(TextLayout.width(name), least) {
-      return function + before + TextLayout.fit(name, columns: room) + after
-    }
-    let place = before + name + after
-    let placeWidth = TextLayout.width(place)
-    guard placeWidth <= columns / 2 else { return TextLayout.fit(function, columns: columns) }
-    return TextLayout.fit(function, columns: columns - placeWidth) + place
+    guard frame.function != nil, let module = frame.module else { return nil }
+    return (" in ", TextLayout.printable(lastComponent(module)), "")
   }
 
   static func name(of thread: Thread) -> String {
     guard let name = thread.name, !name.isEmpty else { return "\(thread.id)" }
     return "\(thread.id) \"\(TextLayout.printable(name))\""
+  }
+
+  /// Why names are less than they could be, each reason once.
+  private var namesMissing: [String] {
+    var frames = stack ?? []
+    frames += (contents + containers).flatMap { $0.stack ?? [] }
+    frames += mappedBy?.stack?.frames ?? []
+    frames += frame?.functions ?? []
+    return frames.problems(and: variableProblem)
   }
 
   // MARK: where
@@ -321,6 +367,22 @@ extension Answer {
     guard let slash = path.lastIndex(of: "/") else { return path }
     let name = path[path.index(after: slash)...]
     return name.isEmpty ? path : String(name)
+  }
+}
+
+extension [Frame] {
+  /// Why names of these frames are less than they could be, each reason once, with its module.
+  package var problems: [String] { problems(and: nil) }
+
+  func problems(and further: String?) -> [String] {
+    var found: [String] = []
+    for frame in self {
+      guard let problem = frame.problem, let module = frame.module else { continue }
+      let words = "\(Answer.lastComponent(module)): \(problem)"
+      if !found.contains(words) { found.append(words) }
+    }
+    if let further, !found.contains(further) { found.append(further) }
+    return found
   }
 }
 

@@ -5,8 +5,8 @@
 // was made for.
 //
 // A return address means the same in each record as long as one module alone has ever held it. Such an address gets its
-// names once, and a stack of such addresses is rendered once (NameCache). The others, of memory from which a module was
-// unloaded, are looked up for each record, by its time.
+// names once, and a stack of such addresses is rendered once (NameCache). So does one whose node names its module. The others,
+// of memory from which a module was unloaded, are looked up for each record, by its time.
 
 import IndexReader
 import SharedLayout
@@ -63,8 +63,6 @@ struct Attribution: ~Copyable {
   private let version: ModuleTableVersion
   /// Monotonic seconds.
   private let now: Int
-  /// All modules, as of the first question.
-  private var modules: [Module]?
 
   init(_ view: ProcessView, wrappers: Wrappers) {
     self.view = view
@@ -92,7 +90,7 @@ struct Attribution: ~Copyable {
     var outermost: Place?
     var depth = 0
     while next != 0, depth < Self.depthLimit, let entry = view.shared.segment.node(next) {
-      let place = place(at: entry.pc, isExact: entry.isInterrupted, ticks)
+      let place = place(at: entry.pc, isExact: entry.isInterrupted, entry.holder, ticks)
       if let frame = place.site { return (place, frame) }
       outermost = place
       if entry.truncation != nil { break }
@@ -133,7 +131,8 @@ struct Attribution: ~Copyable {
     if names.json(ofNode: node, ticks: ticks, version: version, now: now) != nil { return true }
     let stack = view.shared.segment.stack(ofNode: node)
     return stack.addresses.indices.allSatisfy { depth in
-      let address = NameCache.Address(pc: stack.addresses[depth], isExact: stack.interrupted.contains(depth))
+      let address = NameCache.Address(
+        pc: stack.addresses[depth], isExact: stack.interrupted.contains(depth), holder: stack.holder(ofCallAt: depth))
       return names.place(at: address, ticks: ticks, version: version, now: now) != nil
     }
   }
@@ -145,7 +144,7 @@ struct Attribution: ~Copyable {
     var span: Span? = Span()
     for (depth, pc) in stack.addresses.enumerated() {
       let isExact = stack.interrupted.contains(depth)
-      let place = place(at: pc, isExact: isExact, ticks)
+      let place = place(at: pc, isExact: isExact, stack.holder(ofCallAt: depth), ticks)
       if let part = place.span { span?.narrow(to: part) } else { span = nil }
       if named.siteIndex == nil, let site = place.site { named.siteIndex = named.frames.count + site }
       named.frames += place.frames
@@ -158,35 +157,29 @@ struct Attribution: ~Copyable {
 
   // MARK: addresses
 
-  /// What is at `pc` in a record with `ticks`.
-  private mutating func place(at pc: UInt64, isExact: Bool, _ ticks: UInt32) -> Place {
-    let address = NameCache.Address(pc: pc, isExact: isExact)
+  /// What is at `pc` in a record with `ticks`, by what its node says of its module.
+  private mutating func place(at pc: UInt64, isExact: Bool, _ holder: CallHolder, _ ticks: UInt32) -> Place {
+    let address = NameCache.Address(pc: pc, isExact: isExact, holder: holder)
     if let known = names.place(at: address, ticks: ticks, version: version, now: now) { return known }
     // The call instruction, one byte below, decides: a call may be the last instruction of its module.
     let instruction = isExact ? pc : pc &- 1
-    let module = view.shared.segment.module(containing: instruction, at: ticks)
-    var frames = [Frame(pc: pc, module: module?.path)]
+    let module = view.shared.segment.module(of: holder, containing: instruction, at: ticks)
+    let loss: NameLoss? = holder == .dropped ? .noRoom : holder == .forgotten ? .forgotten : nil
+    var frames = [Frame(pc: pc, module: module?.path, unnamed: loss)]
     var span = Span()
     if let module {
-      let (found, isFinal) = view.symbolizer.lookup(returnAddress: instruction &+ 1, in: ModuleReference(module))
+      let (found, isFinal) = view.symbolizer.lookup(
+        returnAddress: instruction &+ 1, in: ModuleReference(module, in: view.shared.segment))
       if !found.isEmpty { frames = found }
       if isExact { for index in frames.indices { frames[index].pc = pc } }
-      span.loaded = (module.loadTicks, module.loadTicks)
+      if holder == .unsaid { span.loaded = (module.loadTicks, module.loadTicks) }
       if !isFinal { span.end = now + Symbolizer.retryInterval }
     }
-    let holders = allModules().filter { $0.start <= instruction && instruction < $0.end }
-    let isFixed = holders.count <= 1 && holders.first?.index == module?.index && module?.unloadTicks == nil
     let place = Place(
       frames: frames, site: frames.firstIndex { frame in frame.function.map { !wrappers.contains($0) } ?? true },
-      module: module.map { $0.index + 1 } ?? 0, span: isFixed ? span : nil)
+      module: module.map { $0.index + 1 } ?? 0,
+      span: holder != .unsaid || view.shared.segment.isOnly(module, at: instruction) ? span : nil)
     names.store(place, at: address, version: version)
     return place
-  }
-
-  private mutating func allModules() -> [Module] {
-    if let modules { return modules }
-    let all = view.shared.segment.modules
-    modules = all
-    return all
   }
 }

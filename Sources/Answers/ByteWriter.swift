@@ -2,6 +2,8 @@
 //
 // Invariants: `count <= capacity`; the bytes below `count` are initialized; the memory is owned by the writer alone.
 
+import ByteText
+
 /// A growing sequence of bytes. Not safe to use from two threads at once.
 public struct ByteWriter: ~Copyable {
   private var start: UnsafeMutablePointer<UInt8>
@@ -174,13 +176,18 @@ public struct ByteWriter: ~Copyable {
     let first = place
     place.pointee = UInt8(ascii: "\"")
     place += 1
-    for byte in source {
-      // A String's UTF-8 is valid, so bytes from 0x80 up pass as they are.
-      if byte >= 0x20, byte != UInt8(ascii: "\""), byte != UInt8(ascii: "\\") {
+    var index = 0
+    while index < source.count {
+      let byte = source[index]
+      if byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\""), byte != UInt8(ascii: "\\") {
         place.pointee = byte
         place += 1
-      } else {
+        index += 1
+      } else if byte < 0x80 {
         place = Self.escape(byte, at: place)
+        index += 1
+      } else {
+        place = Self.copy(scalarIn: source, at: &index, to: place)
       }
     }
     place.pointee = UInt8(ascii: "\"")
@@ -204,12 +211,45 @@ public struct ByteWriter: ~Copyable {
       place[1] = short
       return place + 2
     }
+    return escape(unit: UInt16(byte), at: place)
+  }
+
+  /// `\u001f`
+  private static func escape(unit: UInt16, at place: UnsafeMutablePointer<UInt8>) -> UnsafeMutablePointer<UInt8> {
     let digits: StaticString = "0123456789abcdef"
+    place[0] = UInt8(ascii: "\\")
     place[1] = UInt8(ascii: "u")
-    place[2] = UInt8(ascii: "0")
-    place[3] = UInt8(ascii: "0")
-    place[4] = digits.utf8Start[Int(byte >> 4)]
-    place[5] = digits.utf8Start[Int(byte & 15)]
+    for digit in 0..<4 { place[2 + digit] = digits.utf8Start[Int(unit >> UInt16(12 - 4 * digit) & 15)] }
     return place + 6
+  }
+
+  /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. What a terminal would act upon is escaped, as
+  /// `TextLayout.printable` does; a byte that is no text becomes `\\xE9`, which a reader of JSON sees as `\xE9`.
+  @inline(never)
+  private static func copy(
+    scalarIn source: UnsafeBufferPointer<UInt8>, at index: inout Int, to place: UnsafeMutablePointer<UInt8>
+  ) -> UnsafeMutablePointer<UInt8> {
+    // A String's UTF-8 is valid.
+    let first = source[index]
+    let length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4
+    var value = UInt32(first) & (0xFF >> UInt32(length + 1))
+    for next in 1..<length { value = value << 6 | UInt32(source[index + next]) & 0x3F }
+    defer { index += length }
+    let scalar = Unicode.Scalar(value) ?? "\u{FFFD}"
+    if let byte = scalar.originalByte {
+      var end = place
+      for character in "\\\(byte.escaped)".utf8 {
+        end.pointee = character
+        end += 1
+      }
+      return end
+    }
+    if TextLayout.isPrintable(scalar) {
+      for next in 0..<length { place[next] = source[index + next] }
+      return place + length
+    }
+    var end = place
+    for unit in UTF16.encode(scalar) ?? UTF16.encodedReplacementCharacter { end = escape(unit: unit, at: end) }
+    return end
   }
 }

@@ -1,6 +1,7 @@
 // Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an ELF
 // file's program headers say that it lies. Format: System V gABI, chapter 5; 64-bit little-endian files only.
 
+import ByteText
 import Glibc
 import Symbols
 import Synchronization
@@ -23,51 +24,68 @@ final class ELFFiles: Sendable {
     var buildID: [UInt8] = []
   }
 
+  private struct Found: Sendable {
+    var layout: Layout
+    var state: FileState
+  }
+
   /// nil: the file is no ELF file.
-  private let known = Mutex<[Key: Layout?]>([:])
+  private let known = Mutex<[Key: Found?]>([:])
   /// Files are forgotten all at once beyond this many: more than any process maps in earnest.
   private static let limit = 4096
 
-  /// The module that `file` maps, if it is one and holds `address`.
-  func module(of file: Mapping, at address: UInt64, in maps: ProcessMaps, of processID: Int32) -> ModuleReference? {
-    guard let path = file.path, let layout = layout(of: file, path, processID) else { return nil }
+  /// The module that `file` maps, if it is one and holds `address`. `start`: seconds since 1970-01-01 UTC at which the process started;
+  /// a file without a build id that was changed since proves nothing.
+  func module(
+    of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process, since start: Double
+  ) -> ModuleReference? {
+    guard let path = file.path, let found = found(file, path, process.id) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
     guard
       let first = maps.mappings.last(where: {
         $0.inode == file.inode && $0.device == file.device && $0.offset == 0 && $0.start <= file.start
-      }), first.start >= layout.first
+      }), first.start >= found.layout.first
     else { return nil }
-    let bias = first.start - layout.first
-    let (end, overflow) = layout.end.addingReportingOverflow(bias)
+    let bias = first.start - found.layout.first
+    let (end, overflow) = found.layout.end.addingReportingOverflow(bias)
     guard !overflow, address < end else { return nil }
-    return ModuleReference(path: path, buildID: layout.buildID, start: first.start, end: end, bias: bias)
+    return ModuleReference(
+      path: path, buildID: found.layout.buildID, start: first.start, end: end, bias: bias,
+      file: Double(found.state.seconds) < start ? found.state : nil, isDeleted: file.isDeleted, process: process)
   }
 
-  private func layout(of file: Mapping, _ path: String, _ processID: Int32) -> Layout? {
+  private func found(_ file: Mapping, _ path: String, _ processID: Int32) -> Found? {
     let key = Key(device: file.device, inode: file.inode)
-    if let layout = known.withLock({ $0[key] }) { return layout }
-    let layout = file.isDeleted ? nil : Self.read(path, inode: file.inode, processID)
+    if let found = known.withLock({ $0[key] }) { return found }
+    let found = Self.read(file, path, processID)
     known.withLock { known in
       if known.count >= Self.limit { known.removeAll() }
-      known[key] = .some(layout)
+      known[key] = .some(found)
     }
-    return layout
+    return found
   }
 
-  /// The layout of the file that process `processID` knows as `path`, if it is an ELF file.
-  private static func read(_ path: String, inode: UInt64, _ processID: Int32) -> Layout? {
-    // Not blocking: a path may by now be that of a pipe. By the process's own root first, as in a container the path
-    // means another file than here; where that is not permitted, the inode must tell. (It can't be asked for always:
-    // overlay file systems show another one in maps than stat does.)
-    let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
-    let own = open("/proc/\(processID)/root\(path)", flags)
-    let descriptor = own >= 0 ? own : open(path, flags)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, own >= 0 || status.st_ino == inode else {
-      return nil
+  /// What is in the file that process `processID` has mapped as `file`, if that is an ELF file.
+  private static func read(_ file: Mapping, _ path: String, _ processID: Int32) -> Found? {
+    let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
+    // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as in a container
+    // the path means another file than here; there the inode must tell.
+    let places = ["/proc/\(processID)/map_files/\(bounds)"] + (file.isDeleted ? [] : ["/proc/\(processID)/root\(path)", path])
+    for (index, place) in places.enumerated() {
+      // Not blocking: a path may by now be that of a pipe.
+      let descriptor = open(place.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+      guard descriptor >= 0 else { continue }
+      defer { close(descriptor) }
+      var status = stat()
+      guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
+        index == 0 || UInt64(status.st_ino) == file.inode
+      else { continue }
+      return read(descriptor).map { Found(layout: $0, state: FileState(status)) }
     }
+    return nil
+  }
+
+  private static func read(_ descriptor: Int32) -> Layout? {
     func bytes(at offset: UInt64, _ size: Int) -> [UInt8] {
       [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
         count = max(0, pread(descriptor, buffer.baseAddress!, size, off_t(truncatingIfNeeded: offset)))

@@ -133,7 +133,8 @@ public struct EventReport: ~Copyable {
   }
 
   private func modulePath(_ event: Event) -> String? {
-    view.shared.segment.modules.first { $0.index == event.context }?.path
+    // Another may have the entry by now.
+    view.shared.segment.module(index: Int(event.context)).flatMap { $0.start == event.address ? $0.path : nil }
   }
 
   private mutating func appendOrigin(_ context: UInt32, _ ticks: UInt32) {

@@ -10,7 +10,7 @@
 
 enum FunctionName {
   /// Longest name, in bytes, that is taken apart.
-  private static let limit = 1 << 14
+  static let limit = 1 << 14
 
   /// The plain name in the demangled `name`.
   static func plain(_ name: [UInt8]) -> [UInt8] {

@@ -1,5 +1,6 @@
 // An indexed process as `ps` lists it: who it is, whether it lives, what its index takes and misses.
 
+import ByteText
 import Glibc
 import IndexReader
 
@@ -102,7 +103,7 @@ public struct IndexedProcess: Hashable, Sendable {
   static func allocatedBytes(ofFile path: String) -> UInt64 {
     var status = stat()
     // stat(2) counts blocks of 512 bytes, whatever the file system's.
-    return lstat(path, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+    return lstat(path.originalPath, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
   }
 
   /// The name of user `id`, or the number as text.

@@ -118,13 +118,15 @@ extension Inquiry {
       var answer = Answer(address: address, kind: .static)
       answer.isThreadLocal = true
       answer.module = module.path
-      let reference = ModuleReference(module)
+      let reference = ModuleReference(module, in: shared.segment)
       if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address - start, in: reference) {
         answer.section = symbol.section
         answer.symbol = Answer.Symbol(
           name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
       }
       answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
+      if answer.symbol == nil { answer.unnamed = view.symbolizer.loss(of: reference) }
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: reference) }
       return answer
     }
     return nil

@@ -362,10 +362,12 @@ public struct Inquiry: ~Copyable {
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
       // The segment may learn late that a module is gone, so the mappings must agree: its file is mapped here, or
       // directly below the anonymous memory here.
-      if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module) }
+      if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module, in: shared.segment) }
     }
     guard let file = maps.file(behind: index) else { return nil }
-    return view.elfFiles.module(of: file, at: address, in: maps, of: view.processID)
+    return view.elfFiles.module(
+      of: file, at: address, in: maps, of: ModuleReference.Process(of: shared.segment),
+      since: IndexedProcess.wallTime(ofStart: view.startTime) ?? 0)
   }
 
   mutating func loadedModules() -> [Module] {
@@ -389,8 +391,15 @@ public struct Inquiry: ~Copyable {
       answer.source = Answer.SourceLine(file: file, line: code.line)
     } else {
       answer.variable = view.symbolizer.variable(at: address, in: module)
+      if answer.variable == nil { answer.variableProblem = variableProblem(in: module) }
     }
+    if answer.symbol == nil, answer.source == nil { answer.unnamed = view.symbolizer.loss(of: module) }
     return answer
+  }
+
+  /// Why a variable of a module has no name, or its symbol's alone.
+  func variableProblem(in module: ModuleReference) -> String? {
+    view.symbolizer.variableProblem(in: module).map { "\(Answer.lastComponent(module.path)): \($0)" }
   }
 
   // MARK: stacks
@@ -435,7 +444,7 @@ public struct Inquiry: ~Copyable {
 
   private mutating func elsewhereInSegment(_ address: UInt64, _ lookup: Lookup) -> Answer {
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
-      return staticAnswer(address, ModuleReference(module))
+      return staticAnswer(address, ModuleReference(module, in: shared.segment))
     }
     if let local = threadLocalAnswer(address) { return local }
     if let thread = threadWithStack(at: address) {
@@ -457,11 +466,4 @@ public struct Inquiry: ~Copyable {
 
 extension Answer.Block {
   init(_ allocation: Allocation) { self.init(base: allocation.base, size: allocation.size) }
-}
-
-extension ModuleReference {
-  init(_ module: Module) {
-    self.init(
-      path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias)
-  }
 }

@@ -1,7 +1,7 @@
 // What the addresses of one process are called, kept from one request to the next.
 //
-// Nodes of the stack trie and rows of the module table never change once they are published, but for a module that is
-// unloaded; so what was found holds until the module table grows or a module goes, and then all of it is dropped.
+// Nodes of the stack trie never change once they are published, and rows of the module table only with its version; so what
+// was found holds until that changes, and then all of it is dropped.
 // Two things more decide whether it is used:
 // - A name may be right for a part of the records: those not older than the module (`Span`).
 // - A module's file may be missing, and appear: names that were found without it are kept for some seconds only.
@@ -18,6 +18,8 @@ final class NameCache: Sendable {
     var pc: UInt64
     /// Not a return address, but the instruction itself.
     var isExact: Bool
+    /// What its node says of its module.
+    var holder = CallHolder.unsaid
   }
 
   /// What one address leads to.

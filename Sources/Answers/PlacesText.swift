@@ -41,7 +41,7 @@ extension Answer {
     label + TextLayout.fit(text, columns: TextLayout.columns - label.count)
   }
 
-  private static func wrapped(_ label: String, _ text: String) -> [String] {
+  static func wrapped(_ label: String, _ text: String) -> [String] {
     let indent = String(repeating: " ", count: label.count)
     var lines = TextLayout.fill(text, indent: indent)
     if !lines.isEmpty { lines[0] = label + lines[0].dropFirst(label.count) }

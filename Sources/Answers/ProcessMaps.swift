@@ -7,6 +7,8 @@
 // a newline in it as \012 and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the format
 // is passed over, as a later kernel may add some; lines are in order of address, and are sorted if they are not.
 
+import ByteText
+
 /// One mapping.
 public struct Mapping: Hashable, Sendable {
   /// First address.
@@ -20,8 +22,8 @@ public struct Mapping: Hashable, Sendable {
   public var device: Device
   /// 0 if no file is mapped.
   public var inode: UInt64
-  /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping. Bytes that are not
-  /// UTF-8 are replaced by U+FFFD.
+  /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping. By its
+  /// bytes (ByteText).
   public var path: String?
   /// The file was removed or replaced since it was mapped; `path` is without the kernel's mark of that.
   public var isDeleted: Bool
@@ -144,7 +146,7 @@ public struct ProcessMaps: Sendable {
     return Mapping(
       start: start, end: end, permissions: text, offset: offset,
       device: Mapping.Device(major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor)),
-      inode: inode, path: path.isEmpty ? nil : String(decoding: unescaped(path), as: UTF8.self), isDeleted: isDeleted)
+      inode: inode, path: path.isEmpty ? nil : String(reversibly: unescaped(path)), isDeleted: isDeleted)
   }
 
   private static func isPermissions(_ bytes: [UInt8]) -> Bool {

@@ -5,6 +5,7 @@
 // what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all views, as
 // most processes have the same libraries.
 
+import ByteText
 import Glibc
 import IndexReader
 import Symbols
@@ -51,7 +52,7 @@ public final class ProcessView: Sendable {
     }
     self.shared = shared
     var status = stat()
-    inode = stat(file, &status) == 0 ? UInt64(status.st_ino) : 0
+    inode = stat(file.originalPath, &status) == 0 ? UInt64(status.st_ino) : 0
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime

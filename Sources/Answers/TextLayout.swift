@@ -1,5 +1,7 @@
 // How text is fitted to a terminal of 80 columns: what a string takes, cutting it in its middle, breaking lines.
 
+import ByteText
+
 package enum TextLayout {
   /// Columns of a line. Answers are made for a terminal of this width, whatever the real one is, so that they are the
   /// same from every program.
@@ -24,19 +26,28 @@ package enum TextLayout {
   }
 
   /// `text`, with what a terminal would act upon (control characters, direction marks, line separators) written as
-  /// escapes: names come from other processes, and may be made to deceive.
+  /// escapes: names come from other processes, and may be made to deceive. Bytes that are no text are written as `\xE9`.
   package static func printable(_ text: String) -> String {
     if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
     var result = ""
     for scalar in text.unicodeScalars {
-      switch scalar.properties.generalCategory {
-      case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate:
-        result += "\\u{\(String(scalar.value, radix: 16))}"
-      default:
+      if let byte = scalar.originalByte {
+        result += byte.escaped
+      } else if isPrintable(scalar) {
         result.unicodeScalars.append(scalar)
+      } else {
+        result += "\\u{\(String(scalar.value, radix: 16))}"
       }
     }
     return result
+  }
+
+  /// Whether a terminal only shows the character, and everybody knows what.
+  static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.properties.generalCategory {
+    case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate: false
+    default: true
+    }
   }
 
   /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.

@@ -34,6 +34,9 @@ extension TopTable {
       text += line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites")
     }
     if sites.count > 1 || other.blocks > 0 { text += line(total, "all") }
+    for problem in sites.flatMap(\.frames).problems {
+      text += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "").joined(separator: "\n") + "\n"
+    }
     return text
   }
 
@@ -54,6 +57,7 @@ extension TopTable {
     }
     writer.append("],\"other\":")
     other.appendJSON(to: &writer)
+    writer.append(namesMissing: sites.flatMap(\.frames).problems)
     writer.append("}")
     return writer.takeString()
   }
@@ -76,13 +80,15 @@ extension TopTable.Site {
     }
     let room = max(12, columns - TextLayout.width(called))
     // An inlined function is known by the one it is in: gc_alloc in PyObject_New tells more than a line of gc_alloc.
-    guard let outer = frames.last?.function, outer != site.function, let inner = site.function else {
+    guard let outer = frames.last?.function, outer != site.function, site.function != nil else {
       return Answer.describe(site, columns: room) + called
     }
-    let suffix = " in \(TextLayout.printable(outer))"
-    let whole = Answer.describe(site, columns: .max) + suffix
-    if TextLayout.width(whole) <= room { return whole + called }
-    return TextLayout.fit(TextLayout.printable(inner) + suffix, columns: room) + called
+    let whole = TextLayout.printable(outer)
+    for form in [whole] + FunctionName.shorterForms(of: whole) {
+      let suffix = " in \(form)"
+      if let inner = Answer.whole(site, columns: room - TextLayout.width(suffix)) { return inner + suffix + called }
+    }
+    return Answer.describe(site, columns: room) + called
   }
 
   fileprivate func appendJSON(to writer: inout ByteWriter) {

@@ -17,6 +17,11 @@ package enum Units {
     "\(grouped(value)) \(noun)\(value == 1 ? "" : "s")"
   }
 
+  /// `1 is`, `2 are`.
+  package static func countOf(_ value: UInt64, _ singular: String = "is", _ plural: String = "are") -> String {
+    "\(grouped(value)) \(value == 1 ? singular : plural)"
+  }
+
   /// `96 bytes`, `1,048,576 bytes (1.0 MiB)`: exact, and from 10 KiB on also rounded.
   package static func bytes(_ value: UInt64) -> String {
     guard value >= 10 << 10 else { return count(value, "byte") }

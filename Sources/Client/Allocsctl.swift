@@ -1,6 +1,7 @@
 // allocsctl: starts programs under the agent, and asks what is at their addresses.
 
 import ArgumentParser
+import ByteText
 import Glibc
 import ServerProtocol
 
@@ -30,7 +31,19 @@ struct Allocsctl: ParsableCommand {
   /// be asynchronous: `run` becomes another program, which inherits the signal mask of the thread that calls exec.
   static func main() {
     do {
-      var command = try parseAsRoot(Run.withTerminator(Array(CommandLine.arguments.dropFirst())))
+      var arguments = CommandLine.argumentsReversibly
+      var words: [String] = []
+      if let start = Run.startOfCommand(in: arguments) {
+        // The library takes seconds for ten thousand arguments, which are no concern of it.
+        words = Array(arguments[start...])
+        arguments.removeSubrange(start...)
+      }
+      try checkCommand(arguments)
+      var command = try parseAsRoot(arguments)
+      if var run = command as? Run {
+        run.command = words
+        command = run
+      }
       try command.run()
     } catch {
       end(with: error)
@@ -47,17 +60,42 @@ struct Allocsctl: ParsableCommand {
       // --help, --version, completion scripts.
       try? StandardOutput.write(fullMessage(for: error) + "\n")
     } else if !message(for: error).isEmpty {
-      var what = message(for: error)
+      var what = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
       while what.hasSuffix(".") { what.removeLast() }
-      complain("\(what) — see `\(helpCommand)`")
+      complain(what.contains(" — ") ? what : "\(what) — see `\(helpCommand)`")
     }
     Glibc.exit(status.rawValue)
   }
 
+  private static let commands = configuration.subcommands.map {
+    $0.configuration.commandName ?? "\($0)".lowercased()
+  }
+
+  /// Throws if a command is named that there is not: the library answers `help nope` with help.
+  private static func checkCommand(_ arguments: [String]) throws(Failure) {
+    guard let first = arguments.first, !first.hasPrefix("-") else { return }
+    if arguments.count > 1, first != "run", first != "help", arguments[1].first == "-",
+      arguments[1].dropFirst().allSatisfy(\.isNumber), arguments[1].count > 1
+    {
+      // The library takes it for an option, and finds fault with what follows.
+      throw Failure(Status.usage, "\(arguments[1]) is no process", advice: "a process id is a positive number")
+    }
+    let named = first == "help" ? Array(arguments.dropFirst().prefix { !$0.hasPrefix("-") }) : [first]
+    guard let wrong = named.enumerated().first(where: { $0.offset > 0 || !commands.contains($0.element) }) else {
+      return
+    }
+    guard wrong.offset == 0 else {
+      throw Failure(
+        Status.usage, "\(named[0]) has no command \(wrong.element)", advice: "see `allocsctl \(named[0]) --help`")
+    }
+    throw Failure(
+      Status.usage, "there is no command \(wrong.element)",
+      advice: "the commands are \(commands.joined(separator: ", ")); see `allocsctl --help`")
+  }
+
   /// How to get the help of the command that was given.
   private static var helpCommand: String {
-    let names = configuration.subcommands.compactMap { $0.configuration.commandName ?? "\($0)".lowercased() }
-    guard let name = CommandLine.arguments.dropFirst().first(where: { names.contains($0) }) else {
+    guard let name = CommandLine.argumentsReversibly.first(where: { commands.contains($0) }) else {
       return "allocsctl --help"
     }
     return "allocsctl \(name) --help"

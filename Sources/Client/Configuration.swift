@@ -1,10 +1,11 @@
-// The configuration: a TOML file, and environment variables of the same names. A key of the file is the variable's name in lower
-// case without ALLOCS_; what the environment says counts more.
+// The configuration: a TOML file, environment variables of the same names, and options of `run`. A key of the file is the
+// variable's name in lower case without ALLOCS_. The environment counts more than the file, and an option more than both.
 //
 // `run` checks all of it before the program starts, and hands it to the agent as environment variables. The commands that ask
 // take from it what is a reader's matter: `wrappers`; and `level`, if the environment of the asker has it.
 
 import Answers
+import ByteText
 import Glibc
 import SharedLayout
 
@@ -12,14 +13,8 @@ struct Configuration {
   /// Where a value was written: for messages.
   enum Origin {
     case file(path: String, line: Int)
-    case environment(name: String)
-
-    func text(line offset: Int) -> String {
-      switch self {
-      case .file(let path, let line): "\(path):\(line + offset)"
-      case .environment(let name): name
-      }
-    }
+    /// An environment variable or an option.
+    case named(String)
   }
 
   struct Setting {
@@ -30,7 +25,8 @@ struct Configuration {
 
     /// Where the byte `offset` of the text was written.
     func place(at offset: Int) -> String {
-      guard case .file(let path, _) = origin else { return origin.text(line: 0) }
+      if case .named(let name) = origin { return name }
+      guard case .file(let path, _) = origin else { return "" }
       let part = parts.first { offset < $0.end } ?? parts.last
       let start = parts.last { $0.end <= offset }?.end ?? 0
       let breaks = text.utf8.dropFirst(start).prefix(max(0, offset - start)).count { $0 == UInt8(ascii: "\n") }
@@ -38,13 +34,10 @@ struct Configuration {
     }
   }
 
-  /// Keys, each with the kind of its value.
-  enum Kind { case text, number, flag, list }
-  static let keys: [(name: String, kind: Kind)] = [
-    ("depth", .number), ("dir", .text), ("level", .list), ("stacks", .text), ("suballoc", .list), ("verbose", .flag),
-    ("wrappers", .list),
-  ]
+  /// Keys whose value may be an array of strings.
+  private static let lists: Set<String> = ["level", "suballoc", "wrappers"]
 
+  /// By key.
   private(set) var settings: [String: Setting] = [:]
 
   // MARK: reading
@@ -52,23 +45,25 @@ struct Configuration {
   /// The file at `path`, else at $ALLOCS_CONFIG, else the default one if it is there; then the environment.
   init(path: String?) throws(Failure) {
     if let path = Self.path(named: path) { try read(path) }
-    for key in Self.keys {
-      let variable = Self.variable(key.name)
-      guard let value = getenv(variable).map({ String(cString: $0) }), !value.isEmpty else { continue }
-      settings[key.name] = Setting(text: value, origin: .environment(name: variable))
+    for kind in SettingKind.configured {
+      guard let value = Variables.nonEmptyValue(of: kind.variable) else { continue }
+      settings[kind.key] = Setting(text: value, origin: .named(kind.variable))
     }
   }
 
-  static func variable(_ key: String) -> String { "ALLOCS_\(key.uppercased())" }
+  /// Takes the value that an option of the command line gives.
+  mutating func set(_ key: String, to value: String, option: String) {
+    settings[key] = Setting(text: value, origin: .named(option))
+  }
 
   /// The file that applies; nil if none was named and there is no default one.
   private static func path(named path: String?) -> String? {
     if let path { return path }
-    if let named = getenv("ALLOCS_CONFIG").map({ String(cString: $0) }), !named.isEmpty { return named }
-    let home = getenv("XDG_CONFIG_HOME").map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
-    let base = home ?? getenv("HOME").map { "\(String(cString: $0))/.config" }
+    if let named = Variables.nonEmptyValue(of: "ALLOCS_CONFIG") { return named }
+    let base =
+      Variables.nonEmptyValue(of: "XDG_CONFIG_HOME") ?? Variables.value(of: "HOME").map { "\($0)/.config" }
     let candidates = [base.map { "\($0)/allocs/allocs.toml" }, "/etc/allocs/allocs.toml"].compactMap { $0 }
-    return candidates.first { access($0, F_OK) == 0 }
+    return candidates.first { access($0.originalPath, F_OK) == 0 }
   }
 
   private mutating func read(_ path: String) throws(Failure) {
@@ -80,23 +75,31 @@ struct Configuration {
       throw Failure(Status.usage, "\(path):\(error.line): \(error.what)", advice: error.advice)
     }
     for entry in entries {
-      guard let key = Self.keys.first(where: { $0.name == entry.key }) else {
+      guard let kind = SettingKind.configured.first(where: { $0.key == entry.key }) else {
+        let meant = SettingKind.meant(by: ALLOCS_SETTING_PREFIX + entry.key)
+        let question = meant.flatMap { $0.scope == ALLOCS_SCOPE_CONFIGURED ? "did you mean \($0.key)? " : nil } ?? ""
         throw Failure(
           Status.usage, "\(path):\(entry.line): there is no key \"\(entry.key)\"",
-          advice: "the keys are \(Self.keys.map(\.name).joined(separator: ", "))")
+          advice: question + "the keys are \(SettingKind.configured.map(\.key).sorted().joined(separator: ", "))")
       }
-      settings[entry.key] = try Self.setting(entry, key.kind, path)
+      settings[entry.key] = try Self.setting(entry, kind, path)
     }
   }
 
-  private static func setting(_ entry: TOML.Entry, _ kind: Kind, _ path: String) throws(Failure) -> Setting {
+  /// The value as the environment would have it. Whether it is one that the setting can have is checked with the others.
+  private static func setting(_ entry: TOML.Entry, _ kind: SettingKind, _ path: String) throws(Failure) -> Setting {
     let origin = Origin.file(path: path, line: entry.line)
-    switch (kind, entry.value) {
-    case (.text, .string(let text, let line)), (.list, .string(let text, let line)):
+    switch (kind.kind, entry.value) {
+    case (ALLOCS_KIND_NUMBER, .string): break
+    case (_, .string(let text, let line)):
+      // An empty string would be taken for no value at all.
+      guard kind.kind == ALLOCS_KIND_TEXT || !text.isEmpty else { break }
       return Setting(text: text, origin: origin, parts: [(text.utf8.count, line)])
-    case (.number, .integer(let number)): return Setting(text: "\(number)", origin: origin)
-    case (.flag, .boolean(let flag)): return Setting(text: flag ? "1" : "0", origin: origin)
-    case (.list, .array(let items)):
+    case (ALLOCS_KIND_NUMBER, .integer(let number)), (ALLOCS_KIND_SIZE, .integer(let number)),
+      (ALLOCS_KIND_FLAG, .integer(let number)):
+      return Setting(text: "\(number)", origin: origin)
+    case (ALLOCS_KIND_FLAG, .boolean(let flag)): return Setting(text: flag ? "1" : "0", origin: origin)
+    case (ALLOCS_KIND_TEXT, .array(let items)) where lists.contains(entry.key):
       let separator = entry.key == "level" ? "," : ";"
       var setting = Setting(text: "", origin: origin)
       for item in items {
@@ -108,21 +111,22 @@ struct Configuration {
         setting.parts.append((setting.text.utf8.count, item.line))
       }
       return setting
-    default:
-      let wanted =
-        switch kind {
-        case .text: "a string"
-        case .number: "a number"
-        case .flag: "true or false"
-        case .list: "a string or an array of strings"
-        }
-      throw Failure(
-        Status.usage, "\(path):\(entry.line): the value of \(entry.key) is of the wrong kind", advice: "give \(wanted)")
+    default: break
     }
+    let wanted =
+      switch kind.kind {
+      case ALLOCS_KIND_NUMBER: "a number"
+      case ALLOCS_KIND_SIZE: "a number, or a string such as \"8M\""
+      case ALLOCS_KIND_FLAG: "true or false"
+      case ALLOCS_KIND_WORD: "a string"
+      default: lists.contains(entry.key) ? "a string or an array of strings" : "a string"
+      }
+    throw Failure(
+      Status.usage, "\(path):\(entry.line): the value of \(entry.key) is of the wrong kind", advice: "give \(wanted)")
   }
 
   private static func bytes(of path: String) throws(Failure) -> [UInt8] {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       throw Failure(
         Status.usage, "cannot read the configuration \(path): \(String(cString: strerror(errno)))",

@@ -37,8 +37,8 @@ func failing<Result>(_ body: () throws(AnswerError) -> Result) throws(Failure) -
   do { return try body() } catch { throw Failure(error) }
 }
 
-/// Prints `allocsctl: <message>` on standard error, on one line.
+/// Prints `allocsctl: <message>` on standard error, on one line, without what a terminal would act upon.
 func complain(_ message: String) {
-  let line = Array("allocsctl: \(message.split(whereSeparator: \.isNewline).joined(separator: " "))\n".utf8)
+  let line = Array("allocsctl: \(TextLayout.printable(message))\n".utf8)
   _ = write(STDERR_FILENO, line, line.count)
 }

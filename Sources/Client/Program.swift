@@ -1,35 +1,37 @@
 // The program that `run` is to start: which file a command names, and whether an agent can be preloaded into it.
 //
-// LD_PRELOAD is the dynamic loader's affair (ld.so(8)): a program without an interpreter never sees it, one of another
-// architecture can't load the agent, and one that gains privileges ignores it. Each would run unindexed without a word.
-// A script's interpreter is the program then.
+// LD_PRELOAD is the dynamic loader's affair (ld.so(8)): a program without a loader never sees it, a loader of another C
+// library or machine can't load the agent, and a program that gains privileges ignores it. Each would run unindexed without a
+// word, or not at all. Of a script its interpreter is the program; of `ld.so PROG` it is PROG.
 
+import ByteText
 import CLibrary
 import Glibc
 
-/// A file that can be executed.
+/// A command, and the file that it names.
 struct Program {
+  /// The program's name as it was given, and its arguments.
+  let command: [String]
   /// The file that is executed: an absolute path, or one relative to the working directory.
   let path: String
 
-  /// What `name` stands for: a path if it has a slash, else the first executable of that name in PATH, as execvp(3).
-  init(named name: String) throws(Failure) {
-    guard !name.isEmpty else {
+  /// The first word of `command` is a path if it has a slash, else the first executable of that name in PATH, as execvp(3).
+  init(_ command: [String]) throws(Failure) {
+    guard let name = command.first, !name.isEmpty else {
       throw Failure(Status.notFound, "cannot run \"\": the command is empty", advice: "name a program after --")
     }
-    if name.contains("/") {
+    self.command = command
+    if name.utf8.contains(UInt8(ascii: "/")) {
       path = name
       try Self.checkExecutable(name, as: name)
       return
     }
-    let search = getenv("PATH").map { String(cString: $0) } ?? "/bin:/usr/bin"
+    let search = Variables.value(of: "PATH") ?? "/bin:/usr/bin"
     var denied: String?
-    for directory in search.split(separator: ":", omittingEmptySubsequences: false) {
-      let candidate = directory.isEmpty ? name : "\(directory)/\(name)"
-      guard access(candidate, F_OK) == 0, Self.status(candidate).map({ $0.st_mode & S_IFMT == S_IFREG }) == true else {
-        continue
-      }
-      if access(candidate, X_OK) == 0 {
+    for directory in search.utf8.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false) {
+      let candidate = directory.isEmpty ? name : "\(String(Substring(directory)))/\(name)"
+      guard Self.status(candidate).map({ $0.st_mode & S_IFMT == S_IFREG }) == true else { continue }
+      if access(candidate.originalPath, X_OK) == 0 {
         path = candidate
         return
       }
@@ -41,9 +43,9 @@ struct Program {
       advice: "give its path, or install it")
   }
 
-  private static func status(_ path: String) -> stat? {
+  fileprivate static func status(_ path: String) -> stat? {
     var status = stat()
-    return stat(path, &status) == 0 ? status : nil
+    return stat(path.originalPath, &status) == 0 ? status : nil
   }
 
   private static func checkExecutable(_ path: String, as name: String) throws(Failure) {
@@ -51,32 +53,67 @@ struct Program {
       let code = errno
       throw Failure(
         code == ENOENT || code == ENOTDIR ? Status.notFound : Status.notExecutable,
-        "cannot run \(name): \(String(cString: strerror(code)))", advice: "check the path")
+        "cannot run \(name): \(systemWords(code))", advice: "check the path")
     }
     guard status.st_mode & S_IFMT == S_IFREG else {
-      throw Failure(Status.notExecutable, "cannot run \(path): it is not a file", advice: "name a program")
-    }
-    guard access(path, X_OK) == 0 else {
       throw Failure(
-        Status.notExecutable, "cannot run \(path): \(String(cString: strerror(errno)))",
-        advice: "make it executable (chmod +x)")
+        Status.notExecutable, "cannot run \(path): it is \(status.st_mode & S_IFMT == S_IFDIR ? "a directory" : "not a file")",
+        advice: "name a program")
     }
+    guard access(path.originalPath, X_OK) == 0 else {
+      throw Failure(
+        Status.notExecutable, "cannot run \(path): \(systemWords(errno))", advice: "make it executable (chmod +x)")
+    }
+  }
+
+  // MARK: starting it
+
+  /// Becomes the program; returns only to throw. As execvp(3), a text without #! is given to the shell.
+  func become() throws(Failure) -> Never {
+    let arguments = ArgumentVector(command)
+    execve(path.originalPath, arguments.pointers, environ)
+    if errno == ENOEXEC {
+      let script = ArgumentVector(shellCommand)
+      execve(Self.shell, script.pointers, environ)
+    }
+    throw Self.failure(errno, path)
+  }
+
+  static let shell = "/bin/sh"
+
+  /// How a shell runs a file that the kernel knows no way to execute.
+  var shellCommand: [String] { ["sh", path] + command.dropFirst() }
+
+  /// Why it could not be started.
+  static func failure(_ code: Int32, _ path: String) -> Failure {
+    let advice =
+      switch code {
+      case ENOENT: "check the interpreter that it names"
+      case E2BIG: "its arguments and its environment are too long together: pass fewer, or in a file"
+      case EACCES: "check that it, and what it is run by, may be executed where it lies (noexec)"
+      case ETXTBSY: "wait until nobody writes it any more"
+      case ENOMEM, EAGAIN: "free memory, or raise the limit of processes (ulimit -u)"
+      default: "check that it is a program for this machine"
+      }
+    return Failure(
+      code == ENOENT ? Status.notFound : Status.notExecutable, "cannot run \(path): \(systemWords(code))",
+      advice: advice)
   }
 
   // MARK: whether it takes the agent
 
   /// Throws if the agent can't be preloaded into it.
   func checkPreloadable() throws(Failure) {
-    try checkPrivileges()
-    try Self.checkFile(path, as: path, depth: 0)
+    let image = try Image(of: self)
+    for file in image.files { try Self.checkPrivileges(file) }
   }
 
   /// Programs that gain privileges ignore a preloaded library that is named by a path.
-  private func checkPrivileges() throws(Failure) {
-    guard let status = Self.status(path) else { return }
+  private static func checkPrivileges(_ path: String) throws(Failure) {
+    guard let status = status(path) else { return }
     let setsUser = status.st_mode & S_ISUID != 0 && status.st_uid != getuid()
     let setsGroup = status.st_mode & S_ISGID != 0 && status.st_mode & S_IXGRP != 0 && status.st_gid != getgid()
-    let hasCapabilities = getuid() != 0 && getxattr(path, "security.capability", nil, 0) > 0
+    let hasCapabilities = getuid() != 0 && getxattr(path.originalPath, "security.capability", nil, 0) > 0
     guard !setsUser, !setsGroup, !hasCapabilities else {
       let how = setsUser ? "set-user-id" : setsGroup ? "set-group-id" : "endowed with file capabilities"
       throw Failure(
@@ -84,126 +121,194 @@ struct Program {
         advice: "run it as the user whose rights it takes, or start it without allocsctl")
     }
   }
+}
 
-  /// The ELF file that the dynamic loader starts: the program, or the interpreter of a script. Nil if it can't be read.
-  var image: String? {
-    var image = path
-    for _ in 0..<5 {
-      guard let file = ProgramFile(path: image) else { return nil }
-      switch file.kind {
-      case .elf: return image
-      case .script(let interpreter): image = interpreter
-      case .unknown: return nil
+/// The system's own words for an error number.
+func systemWords(_ code: Int32) -> String { String(cString: strerror(code)) }
+
+/// What runs when a command is executed: the file itself; of a script its interpreter; of `ld.so PROG` the file PROG.
+struct Image {
+  /// The ELF file; nil if it is not known: it can't be read, or isn't one.
+  private(set) var path: String?
+  /// The dynamic loader that was named on the command line, and its options: then the loader does not come from the file.
+  private(set) var loader: (path: String, options: [String])?
+  /// What the kernel executes: the file, and interpreters.
+  private(set) var files: [String] = []
+
+  /// The kernel follows at most so many interpreters of scripts (BINPRM_MAX_RECURSION).
+  private static let mostInterpreters = 5
+
+  /// Throws if something of it can't be executed, or takes no agent.
+  init(of program: Program) throws(Failure) {
+    var words = program.command
+    var file = program.path
+    for _ in 0...Self.mostInterpreters {
+      files.append(file)
+      // A program that only the kernel may read may still take the agent.
+      guard let content = ProgramFile(path: file) else { return }
+      switch content.kind {
+      case .unknown: return
+      case .script(let interpreter, let argument):
+        try Self.checkInterpreter(interpreter, of: file, program.path)
+        words = [interpreter] + (argument.map { [$0] } ?? []) + [file] + words.dropFirst()
+        file = interpreter
+      case .elf(let elf):
+        try check(elf, file, program.path, words)
+        return
       }
     }
-    return nil
   }
 
-  /// A script may name another script; the kernel follows at most five (BINPRM_MAX_RECURSION).
-  private static func checkFile(_ path: String, as name: String, depth: Int) throws(Failure) {
-    // A program that only the kernel may read may still take the agent.
-    guard let file = ProgramFile(path: path) else { return }
-    switch file.kind {
-    case .script(let interpreter) where depth < 5: try checkFile(interpreter, as: name, depth: depth + 1)
-    case .script, .unknown: return
-    case .elf(let elf):
-      let whose = path == name ? "\(path): it" : "\(name): its interpreter \(path)"
-      guard elf.isNative else {
+  private static func checkInterpreter(_ path: String, of script: String, _ name: String) throws(Failure) {
+    let whose = script == name ? "its interpreter" : "the interpreter of \(script)"
+    guard let status = Program.status(path) else {
+      let code = errno
+      throw Failure(
+        code == ENOENT || code == ENOTDIR ? Status.notFound : Status.notExecutable,
+        "cannot run \(name): \(whose) \(path): \(systemWords(code))",
+        advice: path.utf8.last == UInt8(ascii: "\r")
+          ? "remove the carriage return at the end of its first line" : "check its first line, or install that program")
+    }
+    guard status.st_mode & S_IFMT == S_IFREG, access(path.originalPath, X_OK) == 0 else {
+      throw Failure(
+        Status.notExecutable, "cannot run \(name): \(whose) \(path) can't be executed", advice: "check its first line")
+    }
+  }
+
+  private mutating func check(_ elf: ELFProgram, _ file: String, _ name: String, _ words: [String]) throws(Failure) {
+    let whose = file == name ? "\(name): it" : "\(name): its interpreter \(file)"
+    try Self.checkMachine(elf, "cannot index \(whose)")
+    if let interpreter = elf.interpreter {
+      path = file
+      try Self.checkLoader(interpreter, of: file, name)
+    } else if let library = CLibraryKind(loader: file, elf) {
+      guard library == .gnu else {
         throw Failure(
-          Status.notAnswered, "cannot index \(whose) is a program for another machine (\(elf.description))",
-          advice: "run it with the allocsctl and agent of that machine, or without")
+          Status.notAnswered, "cannot index \(whose) is the loader of another C library (\(library.rawValue))",
+          advice: "run it without allocsctl: the agent is made for the GNU C library")
       }
-      guard elf.hasInterpreter || elf.hasKit else {
+      try checkStarted(by: file, words, name)
+    } else {
+      path = file
+      guard elf.hasKit else {
         throw Failure(
           Status.notAnswered, "cannot index \(whose) is statically linked, so no agent can be preloaded into it",
-          advice: "link it with the agent inside (pkg-config --libs allocs-inexe), or dynamically")
+          advice: elf.isGo
+            ? "it is a Go program, whose allocator is its own: build it with cgo to index what its C code allocates"
+            : "link it dynamically, or with the agent inside (pkg-config --libs allocs-inexe; docs/kit.md)")
       }
+    }
+  }
+
+  private static func checkMachine(_ elf: ELFProgram, _ what: String) throws(Failure) {
+    guard !elf.isNative else { return }
+    throw Failure(
+      Status.notAnswered,
+      "\(what) is for \(elf.machine), a program for another machine than this one (\(ELFProgram.nativeMachine))",
+      advice: "run it with the allocsctl and agent of that machine, or without")
+  }
+
+  /// Throws if the loader that the program `file` names is not there, or not that of the GNU C library.
+  private static func checkLoader(_ path: String, of file: String, _ name: String) throws(Failure) {
+    let whose = file == name ? "\(name) needs" : "the interpreter of \(name), \(file), needs"
+    let named = CLibraryKind(named: path)
+    guard Program.status(path) != nil else {
+      let code = errno
+      let library = named.map { $0 == .gnu ? "" : " of another C library (\($0.rawValue))" } ?? ""
+      throw Failure(
+        code == ENOENT || code == ENOTDIR ? Status.notFound : Status.notExecutable,
+        "\(whose) the loader \(path)\(library), which can't be had: \(systemWords(code))",
+        advice: library.isEmpty
+          ? "install the C library that it was linked for, or link it anew"
+          : "install that, and run it without allocsctl: the agent is made for the GNU C library")
+    }
+    // What can't be read can't be judged.
+    guard let content = ProgramFile(path: path) else { return }
+    guard case .elf(let elf) = content.kind else {
+      throw Failure(
+        Status.notExecutable, "\(whose) the loader \(path), which is no program", advice: "link it anew")
+    }
+    try checkMachine(elf, "\(whose) the loader \(path), which")
+    let library = CLibraryKind(loader: path, elf) ?? .unknown
+    guard library != .gnu else { return }
+    throw Failure(
+      Status.notAnswered, "\(whose) the loader \(path) of another C library (\(library.rawValue))",
+      advice: "run it without allocsctl: the agent is made for the GNU C library")
+  }
+
+  /// `ld.so [OPTION…] PROG [ARGUMENT…]`, by the options of glibc 2.36 (elf/rtld.c).
+  private mutating func checkStarted(by loader: String, _ words: [String], _ name: String) throws(Failure) {
+    let withValue: Set<String> = [
+      "--library-path", "--inhibit-rpath", "--audit", "--preload", "--argv0", "--glibc-hwcaps-prepend",
+      "--glibc-hwcaps-mask",
+    ]
+    var options: [String] = []
+    var index = 1
+    while index < words.count, words[index].utf8.starts(with: "--".utf8) {
+      // They start nothing: --help, --list, --verify and the like.
+      guard withValue.contains(words[index]) || words[index] == "--inhibit-cache" else { return }
+      let count = withValue.contains(words[index]) ? 2 : 1
+      options += words[index..<min(words.count, index + count)]
+      index += count
+    }
+    // The loader looks for a name without a slash where libraries are; what isn't there it says itself.
+    guard index < words.count, words[index].utf8.contains(UInt8(ascii: "/")),
+      let content = ProgramFile(path: words[index])
+    else { return }
+    self.loader = (loader, options)
+    path = words[index]
+    guard case .elf(let elf) = content.kind else { return }
+    try Self.checkMachine(elf, "cannot index \(words[index]): it")
+    guard elf.isDynamic else {
+      throw Failure(
+        Status.notAnswered,
+        "cannot index \(words[index]): it is statically linked, and \(name) starts dynamically linked programs",
+        advice: "link it dynamically, or with the agent inside (pkg-config --libs allocs-inexe; docs/kit.md)")
     }
   }
 }
 
-/// What a file that is to be executed is, by its first bytes.
-private struct ProgramFile {
-  enum Kind {
-    case elf(ELF)
-    case script(interpreter: String)
-    case unknown
-  }
+/// Whose dynamic loader a file is.
+enum CLibraryKind: String {
+  case gnu = "the GNU C library"
+  case musl, uClibc, bionic
+  case unknown = "not the GNU one"
 
-  struct ELF {
-    /// Whether it is for this machine: class, byte order and architecture.
-    var isNative: Bool
-    /// Whether the dynamic loader starts it (PT_INTERP).
-    var hasInterpreter: Bool
-    /// Whether the agent is linked into it: a note says so.
-    var hasKit: Bool
-    var description: String
-  }
-
-  let kind: Kind
-
-  /// nil if the file can't be read.
-  init?(path: String) {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    func bytes(at offset: UInt64, count: Int) -> [UInt8] {
-      guard offset <= UInt64(Int64.max) else { return [] }
-      return [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
-        size = max(0, pread(descriptor, buffer.baseAddress, count, off_t(offset)))
-      }
+  /// By a loader's usual name; nil for other names.
+  init?(named path: String) {
+    let name = path.utf8.split(separator: UInt8(ascii: "/")).last.map { String(Substring($0)) } ?? path
+    switch name {
+    case _ where name.hasPrefix("ld-musl"): self = .musl
+    case _ where name.hasPrefix("ld-uClibc") || name.hasPrefix("ld64-uClibc"): self = .uClibc
+    case "linker", "linker64": self = .bionic
+    case _ where name.hasPrefix("ld-linux") || name.hasPrefix("ld-2.") || name.hasPrefix("ld64.so"): self = .gnu
+    default: return nil
     }
-    let head = bytes(at: 0, count: 256)
-    if head.starts(with: "#!".utf8) {
-      let line = head.dropFirst(2).prefix { $0 != UInt8(ascii: "\n") }
-      let word = line.drop { $0 == 0x20 || $0 == 0x09 }.prefix { $0 != 0x20 && $0 != 0x09 && $0 != 0x0D }
-      kind = .script(interpreter: String(decoding: word, as: UTF8.self))
-    } else if head.starts(with: [0x7F] + Array("ELF".utf8)), head.count >= 64 {
-      kind = .elf(Self.elf(head) { bytes(at: $0, count: $1) })
+  }
+
+  /// By the file itself, wherever its name leads; nil if it is no loader.
+  init?(loader path: String, _ elf: ELFProgram) {
+    // The name in the file is the one by which programs of that library are linked.
+    if let name = elf.sharedName, let known = CLibraryKind(named: name) {
+      self = known
+      return
+    }
+    guard elf.isDynamic, elf.interpreter == nil else { return nil }
+    let real = realpath(path.originalPath, nil).map { pointer in
+      defer { free(pointer) }
+      return String(reversibly: UnsafePointer(pointer))
+    }
+    let named = [path, real ?? path].compactMap { CLibraryKind(named: $0) }
+    if let other = named.first(where: { $0 != .gnu }) {
+      self = other
+    } else if elf.isMusl {
+      // Its C library is its loader.
+      self = .musl
+    } else if let first = named.first {
+      // A loader of the usual name that leads on to glibc's, as on NixOS.
+      self = first
     } else {
-      kind = .unknown
-    }
-  }
-
-  /// Reads the ELF header and the program headers' types (System V ABI, chapters 4 and 5).
-  private static func elf(_ head: [UInt8], _ bytes: (UInt64, Int) -> [UInt8]) -> ELF {
-    func value(_ bytes: some Collection<UInt8>) -> UInt64 { bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) } }
-    let isWide = head[4] == 2
-    let isLittleEndian = head[5] == 1
-    #if arch(x86_64)
-      let native: UInt64 = 62  // EM_X86_64
-    #elseif arch(arm64)
-      let native: UInt64 = 183  // EM_AARCH64
-    #endif
-    let machine = value(isLittleEndian ? Array(head[18..<20]) : head[18..<20].reversed())
-    let description = "ELF\(isWide ? 64 : 32), machine \(machine)"
-    guard isWide, isLittleEndian, machine == native else {
-      return ELF(isNative: false, hasInterpreter: false, hasKit: false, description: description)
-    }
-    let offset = value(head[32..<40])
-    let size = Int(value(head[54..<56]))
-    let count = Int(value(head[56..<58]))
-    let headers = bytes(offset, size * count)
-    /// The program headers of a type: PT_INTERP, PT_NOTE.
-    func segments(_ type: UInt64) -> [ArraySlice<UInt8>] {
-      guard size >= 56 else { return [] }
-      return (0..<count).map { $0 * size }.filter { $0 + size <= headers.count && value(headers[$0..<$0 + 4]) == type }
-        .map { headers[$0..<$0 + size] }
-    }
-    let longestNotes = 4096
-    let hasKit = segments(4).contains { segment in
-      let start = segment.startIndex
-      let fileSize = value(segment[start + 32..<start + 40])
-      return Self.hasKitNote(bytes(value(segment[start + 8..<start + 16]), Int(min(fileSize, UInt64(longestNotes)))))
-    }
-    return ELF(isNative: true, hasInterpreter: !segments(3).isEmpty, hasKit: hasKit, description: description)
-  }
-
-  /// Whether a note of "allocs" is among the notes, which are aligned to 4 bytes (or 8, as of the processor's properties).
-  private static func hasKitNote(_ notes: [UInt8]) -> Bool {
-    let name = [UInt8]("allocs\0".utf8)
-    return stride(from: 0, to: max(0, notes.count - 12 - name.count), by: 4).contains { offset in
-      notes[offset] == UInt8(name.count) && notes[offset + 12..<offset + 12 + name.count].elementsEqual(name)
+      return nil
     }
   }
 }

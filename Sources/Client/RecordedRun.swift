@@ -6,6 +6,7 @@
 // - A program that exec puts in its place has an index of its own, and so a recording of its own: run.rec, then run-2.rec.
 
 import Answers
+import ByteText
 import Glibc
 import IndexReader
 import Recording
@@ -15,15 +16,15 @@ nonisolated(unsafe) private var programID: pid_t = 0
 
 enum RecordedRun {
   /// Starts the program and returns its exit status, or 128 + the signal that ended it.
-  static func run(_ path: String, _ command: [String], to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
+  static func run(_ started: Program, to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
     // From its first call on: what the recorder comes too late for is in the rings. Not those of its children, which inherit this.
-    setenv("ALLOCS_RECORDER", "\(getpid())", 1)
-    let child = try start(path, command)
+    Variables.set("ALLOCS_RECORDER", to: "\(getpid())")
+    let child = try start(started)
     var status: Int32?
     var options = Recorder.Options()
     options.isCompressed = isCompressed
     options.isFromStart = true
-    var program = command[0]
+    var program = started.command[0]
     var number = 1
     var programs: UInt32 = 0
     while true {
@@ -63,7 +64,7 @@ enum RecordedRun {
     return "\(file[..<dot])-\(number)\(file[dot...])"
   }
 
-  private static func start(_ path: String, _ command: [String]) throws(Failure) -> pid_t {
+  private static func start(_ program: Program) throws(Failure) -> pid_t {
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
@@ -81,23 +82,15 @@ enum RecordedRun {
     }
     posix_spawnattr_setsigdefault(&attributes, &defaults)
     posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
-    var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
-    arguments.append(nil)
-    defer { for argument in arguments { free(argument) } }
+    let arguments = ArgumentVector(program.command)
     var child: pid_t = 0
-    var code = posix_spawn(&child, path, nil, &attributes, arguments, environ)
+    var code = posix_spawn(&child, program.path.originalPath, nil, &attributes, arguments.pointers, environ)
     if code == ENOEXEC {
       // A text without #! is given to the shell, as shells do.
-      var script = [strdup("sh"), strdup(path)] + arguments.dropFirst()
-      code = posix_spawn(&child, "/bin/sh", nil, &attributes, &script, environ)
-      for argument in script.prefix(2) { free(argument) }
+      let script = ArgumentVector(program.shellCommand)
+      code = posix_spawn(&child, Program.shell, nil, &attributes, script.pointers, environ)
     }
-    guard code == 0 else {
-      throw Failure(
-        code == ENOENT ? Status.notFound : Status.notExecutable,
-        "cannot run \(path): \(String(cString: strerror(code)))",
-        advice: code == ENOENT ? "check the interpreter that it names" : "check that it is a program for this machine")
-    }
+    guard code == 0 else { throw Program.failure(code, program.path) }
     programID = child
     for number in [SIGTERM, SIGHUP] { signal(number) { _ = kill(programID, $0) } }
     return child

@@ -89,7 +89,9 @@ struct Record: ParsableCommand {
     guard shared.segment.isProcessAlive else {
       throw Failure(
         Status.notAnswered, "cannot record process \(pid): it has ended",
-        advice: "its last events are still there: `allocsctl history \(pid) ADDRESS`")
+        advice: shared.segment.ringCount > 0
+          ? "its last events are still there: `allocsctl history \(pid) ADDRESS`"
+          : "start it again with `allocsctl run --record FILE -- COMMAND`")
     }
     var options = Recorder.Options()
     options.isLossless = policy != .overwrite
@@ -102,7 +104,7 @@ struct Record: ParsableCommand {
         return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
       }
     }
-    try StandardOutput.write("\(output): \(result.text)\n")
+    try StandardOutput.write("\(TextLayout.printable(output)): \(result.text)\n")
   }
 
   private static func now() -> Double {
@@ -117,7 +119,7 @@ extension Recorder.Result {
   var text: String {
     let lost = lost == 0 ? "none lost" : "\(Units.grouped(lost)) lost"
     let end = end == .replaced ? "; then the process became another program (exec)" : ""
-    return "\(Units.grouped(events)) events, \(lost), \(Units.bytes(bytes))\(end)"
+    return "\(Units.count(events, "event")), \(lost), \(Units.bytes(bytes))\(end)"
   }
 }
 
@@ -247,7 +249,7 @@ struct History: ParsableCommand {
       """,
     discussion: """
       As far back as the process's event rings go, also after its death; or a recording. Who freed is known with \
-      ALLOCS_FREE_STACKS=1.
+      `run --free-stacks`.
 
       Examples:
         allocsctl history 4242 0x55d0c0ffee10
@@ -291,7 +293,9 @@ struct History: ParsableCommand {
       guard shared.segment.ringCount > 0 else {
         throw Failure(
           Status.notAnswered, "process \(pid) has recorded no events: they were off",
-          advice: "start it with ALLOCS_EVENTS=1, or run `allocsctl record \(pid) -o FILE`")
+          advice: shared.segment.isProcessAlive
+            ? "record from now on with `allocsctl record \(pid) -o FILE`, or start it again with `allocsctl run --events`"
+            : "it has ended: start it again with `allocsctl run --events -- COMMAND`")
       }
       history = AddressHistory(of: address, in: shared.segment)
       do { try shared.segment.checkIntact() } catch { throw Failure(AnswerError(error)) }

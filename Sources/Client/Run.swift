@@ -3,9 +3,12 @@
 // What would leave the program unindexed in silence is looked for first. The command then takes this process's place: same
 // process id, same parent, same signals, same open files; nothing of allocsctl stays.
 
+import Answers
 import ArgumentParser
+import ByteText
 import Glibc
 import ServerProtocol
+import SharedLayout
 
 struct Run: ParsableCommand {
   /// What is recorded of the call stack of each allocation (ALLOCS_STACKS).
@@ -20,8 +23,10 @@ struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
     usage: """
-      allocsctl run [--stacks full|site|check] [--follow] [--config <file>]
-                           [--record <file>] -- <command> [<argument> ...]
+      allocsctl run [--stacks full|site|check] [--follow]
+                           [--events] [--free-stacks] [--ring <size>]
+                           [--config <file>] [--record <file>]
+                           -- <command> [<argument> ...]
       """,
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
@@ -31,8 +36,11 @@ struct Run: ParsableCommand {
       status.
 
       Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
-      /etc/allocs/allocs.toml, if there is one; environment variables of the same names count more. All are checked first: \
-      one that is wrong is an error, and the program is not started.
+      /etc/allocs/allocs.toml, if there is one; environment variables count more, and options most. All are checked first: \
+      one that is wrong, or a variable whose name is nearly that of a setting, is an error, and the program is not started.
+
+      Settings, as variables and as keys of the file:
+      \(settings)
 
       The exit status is 127 if the command was not found, 126 if it can't be executed, 64 for wrong usage, and 1 if \
       it could not be indexed: then it is not started.
@@ -40,10 +48,19 @@ struct Run: ParsableCommand {
       Examples:
         allocsctl run -- redis-server --port 7777
         ALLOCS_DIR=/tmp/index allocsctl run -- python3 job.py
-        ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p, apr_pool_destroy(R)' allocsctl run -- httpd -X
+        ALLOCS_SUBALLOC='apr: apr_palloc(pZ)p' allocsctl run -- httpd -X
         PYTHONMALLOC=malloc allocsctl run --stacks site -- python3 job.py
+        allocsctl run --events --free-stacks --ring 8M -- ./job
         allocsctl run --record job.rec -- ./job
       """)
+
+  /// A line each: `ALLOCS_RING         ring        bytes of each thread's ring of events: 16K to 1G`.
+  private static var settings: String {
+    SettingKind.all.filter { $0.scope != ALLOCS_SCOPE_INTERNAL }.map { setting in
+      let key = setting.scope == ALLOCS_SCOPE_CONFIGURED ? setting.key : "-"
+      return "  " + TextLayout.padded(setting.variable, right: 19) + TextLayout.padded(key, right: 12) + setting.meaning
+    }.joined(separator: "\n")
+  }
 
   @Option(
     help: .init(
@@ -67,6 +84,20 @@ struct Run: ParsableCommand {
       """))
   var follow = false
 
+  @Flag(help: "Record events from the start on: `history` tells of them. (Default: $ALLOCS_EVENTS, else off.)")
+  var events = false
+
+  @Flag(
+    name: .customLong("free-stacks"),
+    help: "Record also who freed, with the events of frees. (Default: $ALLOCS_FREE_STACKS, else off.)")
+  var freeStacks = false
+
+  @Option(
+    help: .init(
+      "Bytes of each thread's ring of events; K, M or G may follow. (Default: $ALLOCS_RING, else 1M.)",
+      valueName: "size"))
+  var ring: String?
+
   @Option(
     help: .init("Record every allocation and free into this file, compressed: see `replay`.", valueName: "file"),
     completion: .file())
@@ -75,51 +106,49 @@ struct Run: ParsableCommand {
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
 
-  /// Puts the `--` before the command of `run` where it was left out: what follows the command's name is the command's,
-  /// whatever it looks like.
-  static func withTerminator(_ arguments: [String]) -> [String] {
-    guard arguments.first == "run" else { return arguments }
+  /// The options that have a value behind them.
+  private static let optionsWithValue: Set<String> = ["--stacks", "--config", "--record", "--ring"]
+
+  /// Where the command of `run` begins among the arguments: behind `--`, or where that was left out at what is no option.
+  /// What follows the command's name is the command's, whatever it looks like. Nil if there is none.
+  static func startOfCommand(in arguments: [String]) -> Int? {
+    guard arguments.first == "run" else { return nil }
     var index = 1
-    while index < arguments.count, arguments[index].hasPrefix("-") {
-      if arguments[index] == "--" { return arguments }
-      index += ["--stacks", "--config", "--record"].contains(arguments[index]) ? 2 : 1
+    while index < arguments.count, arguments[index].utf8.first == UInt8(ascii: "-") {
+      if arguments[index] == "--" { return index + 1 }
+      index += optionsWithValue.contains(arguments[index]) ? 2 : 1
     }
-    guard index < arguments.count else { return arguments }
-    return arguments[..<index] + ["--"] + arguments[index...]
+    return index < arguments.count ? index : nil
   }
 
   func run() throws {
-    guard let name = command.first else { throw ValidationError("There is no command to run: name it after --.") }
-    let program = try Program(named: name)
+    guard !command.isEmpty else { throw ValidationError("There is no command to run: name it after --.") }
+    try Configuration.checkNames()
+    var configuration = try Configuration(path: config)
+    if follow { configuration.set("follow", to: "1", option: "--follow") }
+    if events { configuration.set("events", to: "1", option: "--events") }
+    if freeStacks { configuration.set("free_stacks", to: "1", option: "--free-stacks") }
+    if let ring { configuration.set("ring", to: ring, option: "--ring") }
+    if let stacks { configuration.set("stacks", to: stacks.rawValue, option: "--stacks") }
+    try configuration.check()
+    let program = try Program(command)
     try program.checkPreloadable()
     let agent = try Agent.find()
-    let configuration = try Configuration(path: config)
-    try configuration.check()
     try configuration.checkSuballocators(of: program)
     configuration.export()
     try IndexDirectory.check()
 
-    let others = getenv("LD_PRELOAD").map { String(cString: $0) } ?? ""
+    let others = Variables.value(of: "LD_PRELOAD") ?? ""
     let isThere = others.split(whereSeparator: { $0 == ":" || $0 == " " }).contains { $0 == agent }
-    setenv("LD_PRELOAD", isThere ? others : others.isEmpty ? agent : "\(agent):\(others)", 1)
+    Variables.set("LD_PRELOAD", to: isThere ? others : others.isEmpty ? agent : "\(agent):\(others)")
     // For the agent inside an executable.
-    setenv("ALLOCS", "1", 1)
-    if follow { setenv("ALLOCS_FOLLOW", "1", 1) }
-    if let stacks { setenv("ALLOCS_STACKS", stacks.rawValue, 1) }
+    Variables.set("ALLOCS", to: "1")
 
     if let record {
       // Not ExitCode: for 0 it prints an empty line.
-      Glibc.exit(try RecordedRun.run(program.path, command, to: record, isCompressed: true))
+      Glibc.exit(try RecordedRun.run(program, to: record, isCompressed: true))
     }
-    var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
-    arguments.append(nil)
-    // Not execv: a text without #! is given to the shell, as shells do.
-    execvp(program.path, arguments)
-    let code = errno
-    throw Failure(
-      code == ENOENT ? Status.notFound : Status.notExecutable,
-      "cannot run \(program.path): \(String(cString: strerror(code)))",
-      advice: code == ENOENT ? "check the interpreter that it names" : "check that it is a program for this machine")
+    try program.become()
   }
 }
 
@@ -130,7 +159,7 @@ private enum Agent {
   /// `ALLOCS_AGENT`, else beside this program, else in ../lib.
   static func find() throws(Failure) -> String {
     let path: String
-    if let named = getenv("ALLOCS_AGENT").map({ String(cString: $0) }), !named.isEmpty {
+    if let named = Variables.nonEmptyValue(of: "ALLOCS_AGENT") {
       guard let real = realPath(named) else {
         throw Failure(
           Status.notAnswered, "cannot find the agent: there is no \(named)",
@@ -148,9 +177,9 @@ private enum Agent {
       }
       path = found
     }
-    guard access(path, R_OK) == 0 else {
+    guard access(path.originalPath, R_OK) == 0 else {
       throw Failure(
-        Status.notAnswered, "cannot read the agent \(path): \(String(cString: strerror(errno)))",
+        Status.notAnswered, "cannot read the agent \(path): \(systemWords(errno))",
         advice: "make it readable (chmod a+r)")
     }
     // ld.so(8) splits LD_PRELOAD at both, and knows no way to quote them.
@@ -162,10 +191,10 @@ private enum Agent {
     return path
   }
 
-  private static func realPath(_ path: String) -> String? {
-    guard let resolved = realpath(path, nil) else { return nil }
+  static func realPath(_ path: String) -> String? {
+    guard let resolved = realpath(path.originalPath, nil) else { return nil }
     defer { free(resolved) }
-    return String(cString: resolved)
+    return String(reversibly: UnsafePointer(resolved))
   }
 }
 
@@ -173,12 +202,13 @@ private enum Agent {
 private enum IndexDirectory {
   /// Throws if the agent would find none to write to. Makes the last of the default ones where there is none.
   static func check() throws(Failure) {
-    if let named = getenv("ALLOCS_DIR").map({ String(cString: $0) }), !named.isEmpty {
+    if let named = Variables.nonEmptyValue(of: "ALLOCS_DIR") {
       guard isUsable(named) else {
         throw Failure(
-          Status.notAnswered, "cannot put an index into ALLOCS_DIR \(named): \(String(cString: strerror(errno)))",
+          Status.notAnswered, "cannot put an index into ALLOCS_DIR \(named): \(systemWords(errno))",
           advice: "create it and make it writable, or unset ALLOCS_DIR")
       }
+      makeAbsolute(named)
       return
     }
     if SocketLocation.directories.contains(where: isUsable) { return }
@@ -190,18 +220,34 @@ private enum IndexDirectory {
     }
     guard isUsable(last) else {
       throw Failure(
-        Status.notAnswered, "cannot put an index into \(last): \(String(cString: strerror(errno)))",
+        Status.notAnswered, "cannot put an index into \(last): \(systemWords(errno))",
         advice: "have it made writable for all users (mode 1777), or set ALLOCS_DIR to another directory")
     }
   }
 
+  /// Whether the agent can make a file there; else errno says why not. The rights of root, and of what is mounted
+  /// read-only, are known only by trying: by a file without a name, where the file system has such.
   private static func isUsable(_ path: String) -> Bool {
-    var status = stat()
-    guard stat(path, &status) == 0 else { return false }
-    guard status.st_mode & S_IFMT == S_IFDIR else {
-      errno = ENOTDIR
-      return false
+    let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard directory >= 0 else { return false }
+    defer { close(directory) }
+    var file = openat(directory, ".", O_RDWR | __O_TMPFILE | O_DIRECTORY | O_CLOEXEC, 0o600)
+    if file < 0, errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT {
+      let name = ".allocsctl-\(getpid())"
+      file = openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+      if file >= 0 { unlinkat(directory, name, 0) }
     }
-    return access(path, W_OK | X_OK) == 0
+    guard file >= 0 else { return false }
+    close(file)
+    return true
+  }
+
+  /// The agent takes the path as it is, in this and in all processes that the program starts: a relative one would lead them
+  /// elsewhere once they change their working directory, and links are not followed.
+  private static func makeAbsolute(_ path: String) {
+    var status = stat()
+    let isLink = lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
+    guard isLink || path.utf8.first != UInt8(ascii: "/"), let real = Agent.realPath(path) else { return }
+    Variables.set("ALLOCS_DIR", to: real)
   }
 }

@@ -2,22 +2,31 @@
 // ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. Those are named by the dynamic linker.
 
 import Answers
+import ByteText
 import Glibc
 import SharedLayout
 import Symbols
 
 extension Configuration {
+  /// Throws if the environment has a variable that is nearly one of the settings, which the agent would not see.
+  static func checkNames() throws(Failure) {
+    for name in Variables.unknownSettings {
+      guard let meant = SettingKind.meant(by: name) else { continue }
+      throw Failure(
+        Status.usage, "there is no setting \(name)", advice: "did you mean \(meant.variable)? Else unset \(name)")
+    }
+  }
+
   /// Throws, with the place, if a value is wrong.
   func check() throws(Failure) {
-    if let setting = settings["stacks"], !["full", "site", "check"].contains(setting.text) {
-      throw Failure(
-        Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" says nothing about stacks",
-        advice: "give full, site or check")
-    }
-    if let setting = settings["depth"], !(1...128).contains(Int(setting.text) ?? 0) {
-      throw Failure(
-        Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" is no depth of stacks",
-        advice: "give a number from 1 to 128")
+    for kind in SettingKind.configured {
+      guard let setting = settings[kind.key] else { continue }
+      switch kind.read(setting.text) {
+      case .value: break
+      case .unreadable, .outOfRange:
+        throw Failure(
+          Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" \(kind.complaint)", advice: kind.advice)
+      }
     }
     if let setting = settings["level"] {
       let wrong = setting.text.withCString { text in allocs_level_error(text).map { $0 - text } }
@@ -136,7 +145,10 @@ extension Configuration {
 
   /// Hands the settings to the agent, and to who asks from within the program.
   func export() {
-    for (key, setting) in settings { setenv(Self.variable(key), setting.text, 1) }
+    for kind in SettingKind.configured {
+      guard let setting = settings[kind.key], case .value(let value) = kind.read(setting.text) else { continue }
+      Variables.set(kind.variable, to: value)
+    }
   }
 }
 
@@ -151,7 +163,10 @@ extension allocs_text_part {
 extension Program {
   /// The paths of the executable and of the libraries that it will be started with, in the dynamic linker's order.
   fileprivate func modules() throws(Failure) -> [String] {
-    guard let image, let file = ModuleFile(path: image), let interpreter = file.interpreter else { return [path] }
+    let found = try Image(of: self)
+    guard let image = found.path, let interpreter = found.loader?.path ?? ModuleFile(path: image)?.interpreter else {
+      return [found.path ?? path]
+    }
     var ends: [Int32] = [0, 0]
     guard pipe(&ends) == 0 else { return [image] }
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
@@ -160,13 +175,10 @@ extension Program {
     defer { posix_spawn_file_actions_destroy(&actions) }
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO)
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0)
-    let absolute = image.contains("/") ? image : "./\(image)"
-    let words: [String] = [interpreter, "--list", absolute]
-    var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) }
-    arguments.append(nil)
-    defer { for argument in arguments { free(argument) } }
+    let absolute = image.utf8.contains(UInt8(ascii: "/")) ? image : "./\(image)"
+    let arguments = ArgumentVector([interpreter] + (found.loader?.options ?? []) + ["--list", absolute])
     var child: pid_t = 0
-    let status = posix_spawn(&child, interpreter, &actions, nil, arguments, environ)
+    let status = posix_spawn(&child, interpreter.originalPath, &actions, nil, arguments.pointers, environ)
     close(ends[1])
     defer { close(ends[0]) }
     guard status == 0 else { return [image] }
@@ -182,7 +194,7 @@ extension Program {
     while waitpid(child, &ended, 0) < 0, errno == EINTR {}
     // A line: blanks, name, " => ", path, " (address)"; or blanks, path, " (address)".
     var modules = [image]
-    for line in String(decoding: output, as: UTF8.self).split(separator: "\n") {
+    for line in String(reversibly: output).split(separator: "\n") {
       var words = line.split(separator: " => ", maxSplits: 1).last ?? line
       guard let end = words.lastIndex(of: "("), words.hasSuffix(")") else { continue }
       words = words[..<end]

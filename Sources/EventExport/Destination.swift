@@ -7,6 +7,7 @@
 // | socket | its end               | the peer              | EPIPE, ECONNRESET; POLLHUP     |
 // | other  | as a file: a terminal | the system            | EIO                            |
 
+import ByteText
 import Glibc
 
 /// Owns the descriptor of a destination and closes it.
@@ -64,7 +65,7 @@ public struct Destination: ~Copyable {
     // Without O_NONBLOCK, opening a pipe would wait for its reader for ever; it means nothing for files.
     var flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
     flags |= replacing ? O_TRUNC : O_EXCL
-    let descriptor = open(path, flags, 0o600)
+    let descriptor = open(path.originalPath, flags, 0o600)
     guard descriptor >= 0 else {
       let code = errno
       let advice =

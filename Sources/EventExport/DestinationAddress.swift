@@ -1,5 +1,6 @@
 // Destinations by name: what a person writes on a command line, and how it is reached.
 
+import ByteText
 import Glibc
 
 /// A destination that is not open yet.
@@ -57,13 +58,14 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let capacity = MemoryLayout.size(ofValue: address.sun_path)
-    guard path.utf8.count < capacity else {
+    let bytes = path.originalBytes
+    guard bytes.count < capacity else {
       throw ExportError(
         code: ENAMETOOLONG,
         "cannot connect to unix:\(path): a socket's name has at most \(capacity - 1) bytes — "
           + "choose a shorter path")
     }
-    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     let result =
       descriptor < 0

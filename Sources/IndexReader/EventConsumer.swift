@@ -4,6 +4,7 @@
 // Threat: the file belongs to another process, which may be hostile and changes any word at any moment. Nothing read from it leads to
 // memory; a file cut short under the mapping becomes zeros (MappingGuard), which look like having been expelled.
 
+import ByteText
 import Glibc
 import MappingGuard
 import SharedLayout
@@ -99,7 +100,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   /// Whether the process of `segment` records events, or did when it ended. False where its control file is gone.
   public static func areEventsOn(of segment: borrowing Segment) -> Bool {
-    let descriptor = open(controlPath(ofSegment: segment.path), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(controlPath(ofSegment: segment.path).originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return false }
     defer { close(descriptor) }
     var header = allocs_control()
@@ -180,7 +181,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   // MARK: the mapping
 
   private static func map(_ path: String, _ startTime: UInt64) throws(SegmentError) -> UnsafeMutableRawPointer {
-    let descriptor = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(path.originalPath, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       switch errno {
       case ENOENT, ENOTDIR: throw .noSuchFile(path: path)

@@ -1,5 +1,6 @@
 // The owner of a segment's descriptor and mapping, and the only place where either is opened or closed.
 
+import ByteText
 import Glibc
 import MappingGuard
 
@@ -13,7 +14,7 @@ struct OpenFile: ~Copyable {
 
   init(path: String) throws(SegmentError) {
     // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
-    let descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       switch errno {
       case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
@@ -51,7 +52,7 @@ struct OpenFile: ~Copyable {
   /// Whether `path` leads to this file, and not to another one, or nowhere.
   func isAt(_ path: String) -> Bool {
     var status = stat()
-    return lstat(path, &status) == 0 && status.st_dev == device && status.st_ino == inode
+    return lstat(path.originalPath, &status) == 0 && status.st_dev == device && status.st_ino == inode
   }
 
   /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as zeros and stays one.

@@ -78,6 +78,11 @@ public struct Stack: Hashable, Sendable {
   public var framesCut: UInt32?
   /// Indices of the addresses at which a signal interrupted the program: there the address is the instruction's own.
   public var interrupted: [Int]
+  /// What the nodes say of the modules that the addresses lie in, one for each; empty if they say nothing.
+  public var holders: [CallHolder] = []
+
+  /// What is said of the module that address `index` lies in.
+  public func holder(ofCallAt index: Int) -> CallHolder { index < holders.count ? holders[index] : .unsaid }
 
   public init(addresses: [UInt64], truncation: Truncation?, framesCut: UInt32? = nil, interrupted: [Int] = []) {
     self.addresses = addresses
@@ -85,6 +90,20 @@ public struct Stack: Hashable, Sendable {
     self.framesCut = framesCut
     self.interrupted = interrupted
   }
+}
+
+/// What a node of the trie says of the module that its call lies in.
+public enum CallHolder: Hashable, Sendable {
+  /// Nothing: when it was made, no address had changed hands. The address says it, with the record's time.
+  case unsaid
+  /// The one with this index in the table.
+  case module(UInt32)
+  /// None that the dynamic linker has loaded: generated code, say.
+  case none
+  /// One that found no room in the table.
+  case dropped
+  /// One that was unloaded, and whose entry in the table another has now.
+  case forgotten
 }
 
 /// One frame of the trie of call stacks.
@@ -98,11 +117,14 @@ public struct StackNode: Hashable, Sendable {
   public var truncation: Stack.Truncation?
   /// How many they are, if they were cut at the depth limit; nil if that is not known.
   public var framesCut: UInt32?
+  /// Which module the call lies in.
+  public var holder: CallHolder
 
   public init(
     pc: UInt64, parent: UInt32, isInterrupted: Bool = false, truncation: Stack.Truncation? = nil,
-    framesCut: UInt32? = nil
+    framesCut: UInt32? = nil, holder: CallHolder = .unsaid
   ) {
+    self.holder = holder
     self.pc = pc
     self.parent = parent
     self.isInterrupted = isInterrupted
@@ -157,6 +179,7 @@ public struct ThreadIdentity: Hashable, Sendable {
 public struct Module: Hashable, Sendable {
   /// Index in the segment's table: two modules may have the same path.
   public var index: UInt32
+  /// The path, by its bytes (ByteText). Of a module whose file is not known: the name that the dynamic linker has for it.
   public var path: String
   /// GNU build id; empty if there is none.
   public var buildID: [UInt8]
@@ -174,6 +197,14 @@ public struct Module: Hashable, Sendable {
   public var isAgent: Bool
   /// Where each thread has its copy of the thread-local variables, if that is at one distance from all threads' pointers.
   public var threadLocal: ThreadLocal?
+  /// The file that was mapped, as it was when the module was noted; nil if that is not known.
+  public var file: FileIdentity?
+  /// Nanoseconds since 1970-01-01 UTC at which the agent asked for the file; 0 if it had no need to, or could not.
+  public var notedNanoseconds: UInt64
+  /// The path did not lead to the file any more when the module was noted.
+  public var isDeleted: Bool
+  /// It was noted when nodes said already which module they lie in: a node that says nothing is not in it.
+  public var isLater: Bool
 
   public struct ThreadLocal: Hashable, Sendable {
     /// Added to a thread's pointer, with wrap-around.
@@ -184,10 +215,15 @@ public struct Module: Hashable, Sendable {
 
   public init(
     index: UInt32, path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
-    unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil
+    unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil,
+    file: FileIdentity? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isLater: Bool = false
   ) {
     self.index = index
     self.path = path
+    self.file = file
+    self.notedNanoseconds = notedNanoseconds
+    self.isDeleted = isDeleted
+    self.isLater = isLater
     self.buildID = buildID
     self.start = start
     self.end = end
@@ -200,17 +236,38 @@ public struct Module: Hashable, Sendable {
   }
 }
 
-/// Tells states of a module table apart: modules are only added, and each is unloaded once at most. A later state is
-/// greater.
+/// What tells a file from all others of the machine, and one state of it from the next.
+public struct FileIdentity: Hashable, Sendable {
+  public var device: UInt64
+  public var inode: UInt64
+  /// Bytes.
+  public var size: UInt64
+  /// When its contents were last changed.
+  public var seconds: UInt64
+  public var nanoseconds: UInt32
+
+  public init(device: UInt64, inode: UInt64, size: UInt64, seconds: UInt64, nanoseconds: UInt32) {
+    self.device = device
+    self.inode = inode
+    self.size = size
+    self.seconds = seconds
+    self.nanoseconds = nanoseconds
+  }
+}
+
+/// Tells states of a module table apart. A later state is greater.
 public struct ModuleTableVersion: Hashable, Comparable, Sendable {
-  /// Modules in the table, and those of them that are unloaded.
+  /// Changes of the table; 0 if the agent does not count them, and then nothing but additions and unloadings happens.
+  public var changes: UInt64
+  /// Modules in the table, and those of them that are unloaded; 0 where changes are counted.
   public var count = 0
   public var unloaded = 0
 
-  public init(count: Int = 0, unloaded: Int = 0) {
+  public init(count: Int = 0, unloaded: Int = 0, changes: UInt64 = 0) {
+    self.changes = changes
     self.count = count
     self.unloaded = unloaded
   }
 
-  public static func < (a: Self, b: Self) -> Bool { (a.count, a.unloaded) < (b.count, b.unloaded) }
+  public static func < (a: Self, b: Self) -> Bool { (a.changes, a.count, a.unloaded) < (b.changes, b.count, b.unloaded) }
 }

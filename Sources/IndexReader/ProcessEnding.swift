@@ -4,6 +4,7 @@
 //
 // The attribute is the word of the file's owner, as all of the segment is.
 
+import ByteText
 import CLibrary
 import Glibc
 
@@ -53,7 +54,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   /// What was noted with the segment at `path`; nil if nothing was, or that can't be read.
   public init?(ofSegment path: String) {
     let text = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 8) { buffer in
-      let size = lgetxattr(path, Self.attribute, buffer.baseAddress, buffer.count)
+      let size = lgetxattr(path.originalPath, Self.attribute, buffer.baseAddress, buffer.count)
       return String(decoding: buffer.prefix(max(0, size)), as: UTF8.self)
     }
     guard let status = Int32(text) else { return nil }
@@ -64,7 +65,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   /// attributes of users (tmpfs does since Linux 6.6).
   @discardableResult
   public func note(with file: SegmentFile) -> Int32 {
-    let descriptor = open(file.path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = open(file.path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return errno }
     defer { close(descriptor) }
     var status = stat()

@@ -1,5 +1,6 @@
 // Who allocated: contexts, call stacks and modules.
 
+import ByteText
 import SharedLayout
 
 extension Segment {
@@ -62,7 +63,19 @@ extension Segment {
       pc: entry.pc, parent: isCut ? 0 : entry.parent,
       isInterrupted: entry.flags & ALLOCS_NODE_INTERRUPTED.rawValue != 0,
       truncation: !isCut ? nil : isAtLimit ? .depthLimit : .unwinder,
-      framesCut: isAtLimit && entry.parent != 0 ? entry.parent : nil)
+      framesCut: isAtLimit && entry.parent != 0 ? entry.parent : nil, holder: holder(id, entry.flags))
+  }
+
+  private func holder(_ id: UInt32, _ flags: UInt32) -> CallHolder {
+    let number = allocs_node_module(flags)
+    switch number {
+    case 0: return .unsaid
+    case ALLOCS_NODE_MODULE_NONE: return .none
+    case ALLOCS_NODE_MODULE_DROPPED: return .dropped
+    default:
+      guard let file = moduleFile(Int(number) - 1) else { return .module(number - 1) }
+      return id < file.first_node ? .forgotten : .module(number - 1)
+    }
   }
 
   /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
@@ -80,6 +93,10 @@ extension Segment {
         return stack
       }
       if entry.isInterrupted { stack.interrupted.append(stack.addresses.count) }
+      if entry.holder != .unsaid, stack.holders.isEmpty {
+        stack.holders = Array(repeating: .unsaid, count: stack.addresses.count)
+      }
+      if entry.holder != .unsaid || !stack.holders.isEmpty { stack.holders.append(entry.holder) }
       stack.addresses.append(entry.pc)
       if let truncation = entry.truncation {
         stack.truncation = truncation
@@ -101,8 +118,11 @@ extension Segment {
 
   // MARK: modules
 
-  /// The state of the module table. Reads one word of each module.
+  /// The state of the module table. Where the agent does not count changes, one word of each module is read.
   public var moduleTableVersion: ModuleTableVersion {
+    let changes = allocs_load_acquire_u64(
+      headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MODULES_CHANGED.rawValue))
+    if changes > 0 { return ModuleTableVersion(changes: changes) }
     let table = entries(geometry.modules, as: allocs_module.self)
     let count = used(ALLOCS_SECTION_MODULES, geometry.modules)
     var unloaded = 0
@@ -121,17 +141,52 @@ extension Segment {
     (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
   }
 
-  /// The module that held `address` at a record's time; nil if none is known to have.
+  /// The module that held a call to `address` at a record's time, by what the call's node says; nil if none is known to have.
+  public func module(of holder: CallHolder, containing address: UInt64, at ticks: UInt32) -> Module? {
+    switch holder {
+    case .unsaid: module(containing: address, at: ticks, isLater: false)
+    case .module(let index):
+      module(index: Int(index)).flatMap { $0.start <= address && address < $0.end ? $0 : nil }
+    case .none, .dropped, .forgotten: nil
+    }
+  }
+
+  /// The module that held `address` at a record's time, as far as the time tells; nil if none is known to have. What a record's
+  /// node says of its module is exact, and this is not.
   public func module(containing address: UInt64, at ticks: UInt32) -> Module? {
+    module(containing: address, at: ticks, isLater: true)
+  }
+
+  /// `isLater`: whether those count as well of which nodes speak.
+  private func module(containing address: UInt64, at ticks: UInt32, isLater: Bool) -> Module? {
     let table = entries(geometry.modules, as: allocs_module.self)
     // The latest entry first: within one tick a module may be unloaded and another loaded in its place.
     for index in (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).reversed() {
+      // Only what covers the address is worth a copy: the table may have tens of thousands of entries.
+      let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
+      guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
       var entry = allocs_module()
       copyWords(of: table + index, into: &entry)
-      guard entry.start <= address, address < entry.end, Self.wasLoaded(entry, at: ticks) else { continue }
+      guard entry.start <= address, address < entry.end, Self.wasLoaded(entry, at: ticks),
+        isLater || entry.flags & ALLOCS_MODULE_LATER.rawValue == 0
+      else { continue }
       return module(index: index)
     }
     return nil
+  }
+
+  /// Whether `module` (nil: none) is what `address` means in all records whose nodes say nothing: no other has ever been there, and
+  /// it still is.
+  public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
+    let table = entries(geometry.modules, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) where index != module.map({ Int($0.index) }) {
+      let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
+      guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
+      var entry = allocs_module()
+      copyWords(of: table + index, into: &entry)
+      if entry.flags & ALLOCS_MODULE_LATER.rawValue == 0 { return false }
+    }
+    return module?.unloadTicks == nil
   }
 
   private static func wasLoaded(_ entry: allocs_module, at ticks: UInt32) -> Bool {
@@ -146,9 +201,21 @@ extension Segment {
     }
   }
 
-  /// Entry `index` of the module table; nil if there is none, or it contradicts itself.
-  func module(index: Int) -> Module? {
+  /// Entry `index` of the module table; nil if there is none, it contradicts itself, or it is being changed.
+  public func module(index: Int) -> Module? {
     guard index >= 0, index < used(ALLOCS_SECTION_MODULES, geometry.modules) else { return nil }
+    // An entry may be given to another module under the reader, path and all.
+    for _ in 0..<4 {
+      let before = moduleFile(index)
+      if let before, before.sequence & 1 == 1 { continue }
+      let module = module(index: index, before)
+      allocs_fence_acquire()
+      if moduleFile(index)?.sequence == before?.sequence { return module }
+    }
+    return nil
+  }
+
+  private func module(index: Int, _ file: allocs_module_file?) -> Module? {
     var entry = allocs_module()
     copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
@@ -162,7 +229,18 @@ extension Segment {
       isMain: entry.flags & ALLOCS_MODULE_MAIN.rawValue != 0,
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0,
       threadLocal: entry.thread_local_size == 0
-        ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size))
+        ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size),
+      file: file.flatMap { FileIdentity($0) }, notedNanoseconds: file?.noted_ns ?? 0,
+      isDeleted: (file?.flags ?? 0) & ALLOCS_MODULE_FILE_DELETED.rawValue != 0,
+      isLater: entry.flags & ALLOCS_MODULE_LATER.rawValue != 0)
+  }
+
+  /// What is noted of the file of module `index`; nil if the segment has no such table.
+  private func moduleFile(_ index: Int) -> allocs_module_file? {
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES, geometry.moduleFiles) else { return nil }
+    var entry = allocs_module_file()
+    copyWords(of: entries(geometry.moduleFiles, as: allocs_module_file.self) + index, into: &entry)
+    return entry
   }
 
   /// A text of the strings section, which may be empty; nil if it would lie outside.
@@ -172,7 +250,17 @@ extension Segment {
     // Copied before it is decoded: the bytes may change under the decoder.
     let text = UnsafeRawBufferPointer(
       start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
-    return String(decoding: Array(text), as: UTF8.self)
+    return String(reversibly: Array(text))
+  }
+}
+
+extension FileIdentity {
+  /// nil if the agent did not learn which file it was.
+  fileprivate init?(_ file: allocs_module_file) {
+    guard file.inode != 0 else { return nil }
+    self.init(
+      device: file.device, inode: file.inode, size: file.size, seconds: file.mtime_seconds,
+      nanoseconds: file.mtime_nanoseconds)
   }
 }
 

@@ -1,5 +1,6 @@
 // Which thread: a slot of the thread table has one holder after another, and time tells them apart (allocs_thread.h).
 
+import ByteText
 import SharedLayout
 
 extension Segment {
@@ -89,7 +90,7 @@ extension Segment {
 
   private func identity(_ entry: allocs_thread_identity, state: ThreadIdentity.State) -> ThreadIdentity {
     let name = withUnsafeBytes(of: entry.name) { bytes in
-      String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      String(reversibly: Array(bytes.prefix { $0 != 0 }))
     }
     return ThreadIdentity(
       id: entry.tid, name: name, slot: entry.slot, state: state, startTicks: entry.start_ticks,

@@ -3,6 +3,7 @@
 // Anybody may put files into a segment directory (mode 1777). Only regular files whose name has the right form are
 // listed; a file that claims a running process of someone else, who is neither its owner nor root, is left out.
 
+import ByteText
 import Glibc
 
 /// A segment file, found by its name; not opened.
@@ -66,7 +67,7 @@ public enum SegmentDirectory {
   /// $ALLOCS_DIR alone if it is set, else /run/allocs and /dev/shm/allocs, in which agents try in this order. They need
   /// not exist.
   public static var searchPaths: [String] {
-    if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(cString: value)] }
+    if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(reversibly: UnsafePointer(value))] }
     return ["/run/allocs", "/dev/shm/allocs"]
   }
 
@@ -124,7 +125,7 @@ struct OpenDirectory: ~Copyable {
   /// nil if it is missing or may not be read. Throws where what it takes to look is short.
   init?(path: String) throws(SegmentError) {
     // The directory itself may be reached through links, as /var/run is; the files in it may not.
-    let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let descriptor = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     let code = errno
     self.descriptor = descriptor
     self.path = path

@@ -42,12 +42,14 @@ extension SegmentError: CustomStringConvertible {
     case .notPermitted(let path):
       "can't open segment \(path): permission denied — ask as the user who owns the process, or as root"
     case .notASegment(let path, let why):
-      "can't read \(path): it is not a segment, \(why) — name a PID.STARTTIME.seg file that the agent wrote"
+      "can't read \(path): it is not a segment, \(why) — remove it, and start the process again under the agent"
     case .halfWritten(let path):
       "can't read segment \(path): it is half-written — try again; if that stays so, the process ended while it started"
     case .otherVersion(let path, let found, let known):
       "can't read segment \(path): its layout is version \(found), this build knows version \(known) — "
-        + "use the allocsctl that was installed with the agent of that process"
+        + (found > known
+          ? "install the allocsctl of that version, which is newer, or start the process again under this one's agent"
+          : "its agent is of an older version: start the process again")
     case .truncated(let path, let why):
       "can't read segment \(path): it is cut short, \(why) — the file is damaged; run the process again"
     case .broken(let path, let why):

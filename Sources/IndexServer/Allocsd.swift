@@ -3,7 +3,9 @@
 // It runs as who started it, in the foreground: it never changes its user and never forks. What it may read is what
 // that user may read; what it tells whom is decided by who asks.
 
+import Answers
 import ArgumentParser
+import ByteText
 import CMalloc
 import EventExport
 import Glibc
@@ -86,6 +88,29 @@ struct Allocsd: AsyncParsableCommand {
   @Flag(help: "Export events by plain system calls, as also with ALLOCSD_IO_URING=0.")
   var noIoUring = false
 
+  /// Parses and runs, in place of the library's own: arguments are bytes, and errors have one line, as allocsctl's.
+  static func main() async {
+    do {
+      var command = try parseAsRoot(CommandLine.argumentsReversibly)
+      if let server = command as? Allocsd { try await server.run() } else { try command.run() }
+    } catch {
+      end(with: error)
+    }
+  }
+
+  private static func end(with error: any Error) -> Never {
+    let status = exitCode(for: error)
+    if status.isSuccess {
+      // --help, --version, completion scripts.
+      print(fullMessage(for: error))
+    } else if !message(for: error).isEmpty {
+      var what = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+      while what.hasSuffix(".") { what.removeLast() }
+      complain(what.contains(" — ") ? what : "\(what) — see `allocsd --help`")
+    }
+    Glibc.exit(status.rawValue)
+  }
+
   func validate() throws {
     if let export {
       do throws(ExportError) { _ = try ExportTarget(export) } catch { throw ValidationError("--export: \(error)") }
@@ -107,11 +132,7 @@ struct Allocsd: AsyncParsableCommand {
     // each time, its pages would be cleared again for the next: a fifth of the work.
     _ = (mallopt(M_MMAP_THRESHOLD, 4 << 20), mallopt(M_TRIM_THRESHOLD, 8 << 20))
     let level = logLevel
-    LoggingSystem.bootstrap { label in
-      var handler = StreamLogHandler.standardError(label: label)
-      handler.logLevel = level
-      return handler
-    }
+    LoggingSystem.bootstrap { PrintableLogHandler(label: $0, level: level) }
     let metrics = PrometheusMetrics(help: Self.help)
     MetricsSystem.bootstrap(metrics)
     let logger = Logger(label: "allocsd")
@@ -133,6 +154,7 @@ struct Allocsd: AsyncParsableCommand {
     let place = listening.place
 
     let registry = ProcessRegistry(openLimit: maxOpenSegments)
+    ProcessView.sharedSymbolizer.heldFiles.setLimit(budget.heldFiles)
     let limits = ConnectionLimits(
       connections: min(maxConnections, budget.connectionsOfUsers), connectionsOfOneUser: maxConnectionsPerUser,
       connectionsWithRoot: budget.connections, idleSeconds: idleTimeout)
@@ -185,6 +207,8 @@ struct Allocsd: AsyncParsableCommand {
     "allocsd_connections_delayed_total": "Failures to accept a connection for want of descriptors: it waits.",
     "allocsd_segments": "Segments in the directories, by whether their process lives.",
     "allocsd_segments_bytes": "Memory that all segments take.",
+    "allocsd_files_held": "Files held open for names, that no path leads to.",
+    "allocsd_files_unheld": "Files that found no room among those.",
     "allocsd_segments_open": "Segments that are mapped at present.",
     "allocsd_endings_unknown_total": "Processes of which it could not be learned or noted how they ended.",
     "allocsd_segments_removed_total": "Segments of dead processes that were removed.",
@@ -200,9 +224,9 @@ struct Allocsd: AsyncParsableCommand {
   ]
 }
 
-/// Writes one line to standard error.
+/// Writes one line to standard error, without what a terminal would act upon.
 private func complain(_ message: String) {
-  let line = Array("allocsd: \(message)\n".utf8)
+  let line = Array("allocsd: \(TextLayout.printable(message))\n".utf8)
   _ = write(STDERR_FILENO, line, line.count)
 }
 

@@ -16,6 +16,8 @@ struct DescriptorBudget {
   var connections: Int { max(limit / 2, 1) }
   var connectionsOfUsers: Int { max(limit / 4, 1) }
   var watchedProcesses: Int { limit / 4 }
+  /// Of all else: files held for the names of processes that have ended.
+  var heldFiles: Int { min(limit / 16, 4096) }
 
   init(limit: Int) { self.limit = limit }
 

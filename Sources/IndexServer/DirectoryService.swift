@@ -1,6 +1,7 @@
 // Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes ended,
 // and removes those of dead processes by the retention policy.
 
+import Answers
 import Dispatch
 import Glibc
 import IndexReader
@@ -59,19 +60,21 @@ struct DirectoryService: Service {
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
       let readiness = try Readiness(of: watcher.descriptor, wake)
       defer { readiness.cancel() }
-      await keepUp(wakeups.stream, &endings) { watcher.changes() }
+      await keepUp(wakeups.stream, &endings, wake) { watcher.changes() }
     } catch {
       logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
-      await keepUp(wakeups.stream, &endings) { [.unknown] }
+      await keepUp(wakeups.stream, &endings, wake) { [.unknown] }
     }
   }
 
   /// Looks at the directories now and at each wake-up, until a graceful shutdown.
   private func keepUp(
-    _ wakeups: AsyncStream<Void>, _ endings: inout EndingWatcher?, changes: () -> [DirectoryChange]
+    _ wakeups: AsyncStream<Void>, _ endings: inout EndingWatcher?, _ wake: @escaping @Sendable () -> Void,
+    changes: () -> [DirectoryChange]
   ) async {
     var live: [String: UInt64] = [:]
-    look(&live, &endings)
+    var keeper = FileKeeper(ProcessView.sharedSymbolizer.heldFiles)
+    look(&live, &endings, &keeper)
     for await _ in wakeups.cancelOnGracefulShutdown() {
       for change in changes() {
         switch change {
@@ -80,14 +83,17 @@ struct DirectoryService: Service {
         case .appeared: break
         }
       }
-      look(&live, &endings)
+      look(&live, &endings, &keeper)
+      if keeper.isEarly { DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(200), execute: wake) }
       // Where processes start by the hundred a second, a look at all segments for each would be most of the work.
       try? await Task.sleep(for: .milliseconds(50))
     }
   }
 
   /// Compares what there is with `live`, the segments of running processes at the last look, paths and inodes, and sweeps.
-  private func look(_ live: inout [String: UInt64], _ endings: inout EndingWatcher?) {
+  private func look(
+    _ live: inout [String: UInt64], _ endings: inout EndingWatcher?, _ keeper: inout FileKeeper
+  ) {
     for (file, ending) in endings?.ended() ?? [] { note(ending, file) }
     let swept = SegmentDirectory.sweep(retention)
     for file in swept.removed {
@@ -122,6 +128,7 @@ struct DirectoryService: Service {
       metadata["ending"] = ProcessEnding(ofSegment: file.path).map { "\($0)" }
       logger.info("process ended", metadata: metadata)
     }
+    keeper.look(at: files)
     live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
     Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)
     Meter(label: "allocsd_segments", dimensions: [("process", "dead")]).set(files.count - running.count)

@@ -4,6 +4,7 @@
 // reader is told to look again at everything. So events say *when* to look and which files are gone; they are never the
 // only source of what there is. A directory that doesn't exist is waited for in the nearest ancestor that does.
 
+import ByteText
 import Glibc
 import ServerProtocol
 
@@ -101,7 +102,7 @@ struct DirectoryWatcher: ~Copyable {
     let ofSelf = UInt32(IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
     let events = UInt32(IN_CREATE | IN_MOVED_TO)
     let mask = isDirectory ? ofSelf | events | UInt32(IN_DELETE | IN_MOVED_FROM) : ofSelf | events | UInt32(IN_MASK_ADD)
-    let watch = inotify_add_watch(descriptor, path, mask)
+    let watch = inotify_add_watch(descriptor, path.originalPath, mask)
     guard watch >= 0 else { return false }
     // The same directory may be one of ours and another's ancestor: then it stays ours.
     if isDirectory || watches[watch] == nil { watches[watch] = (path, isDirectory) }

@@ -1,6 +1,7 @@
 // The server's export of events: its one loop, the destination that every process's events go to if one was named, and
 // its figures.
 
+import ByteText
 import EventExport
 import Glibc
 import IndexReader
@@ -108,10 +109,10 @@ final class Exports: Sendable {
       do throws(SegmentError) {
         let segment = try SharedSegment(path: path)
         var status = stat()
-        guard stat(path, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
-        guard access(EventConsumer.controlPath(ofSegment: path), F_OK) != 0, patience > 0 else { return segment }
+        guard stat(path.originalPath, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
+        guard access(EventConsumer.controlPath(ofSegment: path).originalPath, F_OK) != 0, patience > 0 else { return segment }
       } catch {
-        guard patience > 0, access(path, F_OK) == 0 else { throw ExportError("\(error)") }
+        guard patience > 0, access(path.originalPath, F_OK) == 0 else { throw ExportError("\(error)") }
       }
       patience -= 1
       usleep(10_000)

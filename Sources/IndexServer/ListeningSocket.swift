@@ -5,6 +5,7 @@
 // - Anybody may connect (mode 0666): who may know what is decided for each request, by the user at the other end.
 // - Whoever made the file removes it, and only if it is still the same file.
 
+import ByteText
 import Glibc
 import ServerProtocol
 
@@ -60,7 +61,7 @@ struct ListeningSocket: ~Copyable {
     }
     let file = SocketFile(path: path)
     // While the queue is full others can't connect: one who makes connections without end would keep them out.
-    guard chmod(path, 0o666) == 0, listen(socket.descriptor, SOMAXCONN) == 0 else {
+    guard chmod(path.originalPath, 0o666) == 0, listen(socket.descriptor, SOMAXCONN) == 0 else {
       throw SocketError(code: errno, "cannot listen at \(path): \(SocketError.words(errno))")
     }
     self.init(place: path, socket: socket, file: file)
@@ -78,7 +79,7 @@ struct ListeningSocket: ~Copyable {
   /// Removes a dead server's socket file. Throws if something else is there, or a server that lives.
   private static func clear(_ path: String) throws(SocketError) {
     var status = stat()
-    guard lstat(path, &status) == 0 else {
+    guard lstat(path.originalPath, &status) == 0 else {
       if errno == ENOENT { return }
       throw SocketError(code: errno, "cannot look at \(path): \(SocketError.words(errno)) — check the path")
     }
@@ -93,7 +94,7 @@ struct ListeningSocket: ~Copyable {
           + "stop that server, or name another socket with --socket")
     } catch {
       guard error.code == ECONNREFUSED else { throw error }
-      guard unlink(path) == 0 || errno == ENOENT else {
+      guard unlink(path.originalPath) == 0 || errno == ENOENT else {
         throw SocketError(
           code: errno,
           "cannot replace \(path), left by a server of user \(status.st_uid): \(SocketError.words(errno)) — "
@@ -117,7 +118,7 @@ struct SocketFile: ~Copyable {
 
   init(path: String) {
     var status = stat()
-    let known = lstat(path, &status) == 0
+    let known = lstat(path.originalPath, &status) == 0
     self.path = path
     device = known ? status.st_dev : 0
     inode = known ? status.st_ino : 0
@@ -125,7 +126,7 @@ struct SocketFile: ~Copyable {
 
   deinit {
     var status = stat()
-    if lstat(path, &status) == 0, status.st_dev == device, status.st_ino == inode { unlink(path) }
+    if lstat(path.originalPath, &status) == 0, status.st_dev == device, status.st_ino == inode { unlink(path.originalPath) }
   }
 }
 
@@ -140,7 +141,7 @@ private struct DirectoryLock: ~Copyable {
       case path.startIndex?: "/"
       case let slash?: String(path[..<slash])
       }
-    descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    descriptor = Glibc.open(directory.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else {
       throw SocketError(
         code: errno,

@@ -1,5 +1,6 @@
 // Tells systemd how far the server is (sd_notify(3)): one datagram to the socket that NOTIFY_SOCKET names, if it does.
 
+import ByteText
 import Glibc
 import ServerProtocol
 
@@ -10,7 +11,7 @@ enum Notification: String {
   /// Does nothing where nobody listens; an error is nobody's concern but systemd's, which has a timeout for it.
   func send() {
     guard let variable = getenv("NOTIFY_SOCKET") else { return }
-    let name = String(cString: variable)
+    let name = String(reversibly: UnsafePointer(variable))
     let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { return }
     defer { close(descriptor) }

@@ -8,6 +8,7 @@
 //   or descriptors, what is not in use is closed first, one by one.
 
 import Answers
+import ByteText
 import Glibc
 import IndexReader
 import Logging
@@ -25,7 +26,7 @@ final class ProcessRegistry: Sendable {
 
     init?(_ path: String) {
       var status = stat()
-      guard lstat(path, &status) == 0 else { return nil }
+      guard lstat(path.originalPath, &status) == 0 else { return nil }
       (device, inode, ownerID) = (status.st_dev, status.st_ino, status.st_uid)
     }
   }

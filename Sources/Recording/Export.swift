@@ -1,6 +1,7 @@
 // A recording in other programs' formats.
 
 import Answers
+import ByteText
 import Glibc
 import IndexReader
 
@@ -23,7 +24,7 @@ extension Recording {
     }
     let descriptor =
       path == "-"
-      ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0) : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+      ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0) : open(path.originalPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     func failed(_ code: Int32) -> RecordingError {
       RecordingError(
         "cannot write \(path == "-" ? "to standard output" : path): \(String(cString: strerror(code)))",

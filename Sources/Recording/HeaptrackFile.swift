@@ -6,6 +6,7 @@
 //
 // Indices begin with 1, in the order of the lines. What lived before the recording is allocated at its time 0.
 
+import ByteText
 import IndexReader
 import Symbols
 
@@ -69,7 +70,7 @@ struct HeaptrackFile: ~Copyable {
   }
 
   private mutating func line(_ text: String) {
-    output.append(contentsOf: text.utf8)
+    output.append(contentsOf: text.originalBytes)
     output.append(UInt8(ascii: "\n"))
   }
 
@@ -134,14 +135,15 @@ struct HeaptrackFile: ~Copyable {
   }
 
   private mutating func address(_ entry: StackNode, _ ticks: UInt32) -> Int {
-    let module = recording.module(containing: entry.pc, at: ticks)
+    let module = recording.module(of: entry, at: ticks)
     let key = NameKey(pc: entry.pc, isExact: entry.isInterrupted, module: module.map { $0.index + 1 } ?? 0)
     if let known = addresses[key] { return known }
-    let frames = recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks)
+    let frames = recording.frames(
+      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder)
     var text = "i \(Self.hex(entry.pc)) \(Self.hex(string(module?.path ?? "")))"
-    if frames.contains(where: { $0.function != nil }) {
+    if frames.contains(where: { $0.function != nil || $0.placeName != nil }) {
       for frame in frames {
-        text += " \(Self.hex(string(frame.function ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
+        text += " \(Self.hex(string(frame.function ?? frame.placeName ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
         text += Self.hex(max(0, frame.line ?? 0))
       }
     }
@@ -157,7 +159,7 @@ struct HeaptrackFile: ~Copyable {
     let index = strings.count + 1
     strings[text] = index
     let plain = text.split(whereSeparator: \.isNewline).joined(separator: " ")
-    line("s \(Self.hex(plain.utf8.count)) \(plain)")
+    line("s \(Self.hex(plain.originalBytes.count)) \(plain)")
     return index
   }
 }

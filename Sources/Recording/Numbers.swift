@@ -1,5 +1,7 @@
 // Numbers as bytes: little-endian words, and LEB128 numbers (7 bits a byte, the low ones first), signed ones zigzag.
 
+import ByteText
+
 extension [UInt8] {
   mutating func append(word: UInt32) {
     for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(word >> shift & 255)) }
@@ -21,8 +23,9 @@ extension [UInt8] {
   mutating func append(signed: Int64) { append(number: UInt64(bitPattern: signed << 1 ^ signed >> 63)) }
 
   mutating func append(string: String) {
-    append(number: UInt64(string.utf8.count))
-    append(contentsOf: string.utf8)
+    let bytes = string.originalBytes
+    append(number: UInt64(bytes.count))
+    append(contentsOf: bytes)
   }
 }
 
@@ -98,6 +101,6 @@ struct NumberReader {
 
   mutating func string() throws(MalformedChunk) -> String {
     let size = try count()
-    return String(decoding: bytes[try slice(size)], as: UTF8.self)
+    return String(reversibly: bytes[try slice(size)])
   }
 }

@@ -1,5 +1,6 @@
 // Who did it: contexts, stacks, threads and modules of a process, whether they come from its segment or from a recording.
 
+import Answers
 import IndexReader
 import SharedLayout
 import Symbols
@@ -20,7 +21,7 @@ public protocol OriginTables: AnyObject {
   func node(_ id: UInt32) -> StackNode?
   func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity?
   /// Functions at an address of a stack, innermost inlined one first; at least one frame.
-  func frames(pc: UInt64, isExact: Bool, at ticks: UInt32) -> [Frame]
+  func frames(pc: UInt64, isExact: Bool, at ticks: UInt32, in holder: CallHolder) -> [Frame]
 }
 
 extension OriginTables {
@@ -38,7 +39,7 @@ extension OriginTables {
 
   public func stack(of context: UInt32, at ticks: UInt32) -> [Frame] {
     guard let context = self.context(context) else { return [] }
-    return nodes(from: context.node).flatMap { frames(pc: $0.pc, isExact: $0.isInterrupted, at: ticks) }
+    return nodes(from: context.node).flatMap { frames(pc: $0.pc, isExact: $0.isInterrupted, at: ticks, in: $0.holder) }
   }
 }
 
@@ -57,8 +58,10 @@ public final class SegmentOrigins: OriginTables {
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
     shared.segment.thread(slot: slot, at: ticks)
   }
-  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32) -> [Frame] {
-    symbolizer.frames(pc: pc, isExact: isExact, in: shared.segment.module(containing: pc, at: ticks))
+  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32, in holder: CallHolder) -> [Frame] {
+    let module = shared.segment.module(of: holder, containing: isExact ? pc : pc &- 1, at: ticks)
+    return symbolizer.frames(
+      pc: pc, isExact: isExact, in: module.map { ModuleReference($0, in: shared.segment) })
   }
 }
 
@@ -73,10 +76,8 @@ extension RecordedContext {
 
 extension Symbolizer {
   /// `isExact`: `pc` is an instruction, not a return address.
-  func frames(pc: UInt64, isExact: Bool, in module: Module?) -> [Frame] {
-    guard let module else { return [Frame(pc: pc, module: nil, function: nil, file: nil, line: nil, inlined: false)] }
-    let reference = ModuleReference(
-      path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias)
+  func frames(pc: UInt64, isExact: Bool, in reference: ModuleReference?) -> [Frame] {
+    guard let reference else { return [Frame(pc: pc, module: nil, function: nil, file: nil, line: nil, inlined: false)] }
     // What is looked up is the instruction before a return address.
     let (address, overflow) = isExact ? pc.addingReportingOverflow(1) : (pc, false)
     var frames = frames(returnAddress: overflow ? pc : address, in: reference)

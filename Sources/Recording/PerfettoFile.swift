@@ -4,6 +4,7 @@
 // Each dump has, for every call stack, what was allocated and freed there so far. Names are interned once, before the
 // first dump that needs them. Nothing is sampled: the interval is one byte.
 
+import ByteText
 import CPerfetto
 import IndexReader
 import Symbols
@@ -119,9 +120,10 @@ struct PerfettoFile: ~Copyable {
     if let known = callstacks[node] { return known }
     var ids: [UInt64] = []
     for entry in recording.nodes(from: node) {
-      let module = recording.module(containing: entry.pc, at: ticks)
-      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks) {
-        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: frame.function ?? ""), module))
+      let module = recording.module(of: entry, at: ticks)
+      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
+        let function = frame.function ?? frame.placeName ?? ""
+        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: function), module))
       }
     }
     // A call stack without a frame is damage to readers.
@@ -157,7 +159,7 @@ struct PerfettoFile: ~Copyable {
     if let known = functions[name] { return known }
     let id = UInt64(functions.count + 1)
     functions[name] = id
-    news.functions.append(string(id, Array(name.utf8)))
+    news.functions.append(string(id, Array(name.withBytesEscaped.utf8)))
     return id
   }
 
@@ -171,7 +173,7 @@ struct PerfettoFile: ~Copyable {
     (message.pointee.has_iid, message.pointee.iid) = (1, id)
     (message.pointee.has_build_id, message.pointee.build_id) = (1, id)
     news.buildIDs.append(string(id, module?.buildID ?? []))
-    news.paths.append(string(id, Array((module?.path ?? "").utf8)))
+    news.paths.append(string(id, Array((module?.path ?? "").withBytesEscaped.utf8)))
     message.pointee.n_path_string_ids = 1
     message.pointee.path_string_ids = pending.list([id])
     if let module {

@@ -4,6 +4,7 @@
 //   for it; else what it is too late for is counted as lost.
 // - The file is appended to only; a recorder that is killed leaves every chunk that it wrote.
 
+import ByteText
 import Glibc
 import IndexReader
 import SharedLayout
@@ -55,7 +56,7 @@ public final class Recorder {
         "process \(shared.segment.processID) has no event rings: there was no room for them when it started",
         advice: "start it with more address space (ulimit -v)")
     }
-    descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+    descriptor = open(path.originalPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
       throw RecordingError("cannot write a recording to \(path): \(Self.words(errno))", advice: "name another file")
     }
@@ -100,7 +101,7 @@ public final class Recorder {
   }
 
   /// Whether the index of another program is where this one was: one that is gone was removed by somebody.
-  private var isReplaced: Bool { !shared.segment.isAtItsPath && access(shared.segment.path, F_OK) == 0 }
+  private var isReplaced: Bool { !shared.segment.isAtItsPath && access(shared.segment.path.originalPath, F_OK) == 0 }
 
   // MARK: draining
 

@@ -4,6 +4,7 @@
 // believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said and
 // counted; the rest is kept.
 
+import ByteText
 import CZstd
 import Glibc
 import IndexReader
@@ -28,6 +29,8 @@ public final class Recording: OriginTables {
   /// Of the end, or of the last event where there is none.
   public private(set) var endStamp: UInt64 = 0
   public private(set) var modules: [Module] = []
+  /// Where in `modules` the one with an index is.
+  private var moduleOfIndex: [UInt32: Int] = [:]
 
   private let descriptor: Int32
   private let fileSize: Int
@@ -51,7 +54,7 @@ public final class Recording: OriginTables {
     self.path = path
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
-    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       fileSize = 0
       throw RecordingError(
@@ -92,7 +95,7 @@ public final class Recording: OriginTables {
   func isFile(at path: String) -> Bool {
     var own = stat()
     var other = stat()
-    return fstat(descriptor, &own) == 0 && stat(path, &other) == 0 && own.st_dev == other.st_dev
+    return fstat(descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
       && own.st_ino == other.st_ino
   }
 
@@ -257,9 +260,16 @@ public final class Recording: OriginTables {
 
   private func index() {
     modules.sort { $0.index < $1.index }
-    let paths = Dictionary(modules.map { ($0.index, $0.path) }) { $1 }
+    moduleOfIndex = Dictionary(modules.enumerated().map { ($1.index, $0) }) { $1 }
+    let byIndex = Dictionary(modules.map { ($0.index, $0) }) { $1 }
     for key in names.keys {
-      for index in names[key]!.indices { names[key]![index].module = paths[key.module] }
+      guard let module = byIndex[key.module] else { continue }
+      for index in names[key]!.indices {
+        names[key]![index].module = module.path
+        guard names[key]![index].function == nil else { continue }
+        let instruction = key.isExact ? key.pc : key.pc &- 1
+        names[key]![index].place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
+      }
     }
   }
 
@@ -276,22 +286,34 @@ public final class Recording: OriginTables {
       .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
   }
 
-  public func module(containing pc: UInt64, at ticks: UInt32) -> Module? {
-    modules.last { module in
-      guard module.start <= pc, pc < module.end, Module.wasLoaded(at: module.loadTicks, before: ticks) else {
-        return false
-      }
+  /// The module that a call lies in, by what its node says, and by the record's time where that says nothing.
+  public func module(of node: StackNode, at ticks: UInt32) -> Module? {
+    module(containing: node.isInterrupted ? node.pc : node.pc &- 1, at: ticks, in: node.holder)
+  }
+
+  private func module(containing pc: UInt64, at ticks: UInt32, in holder: CallHolder) -> Module? {
+    switch holder {
+    case .none, .dropped, .forgotten: return nil
+    case .module(let index): return moduleOfIndex[index].map { modules[$0] }
+    case .unsaid: break
+    }
+    return modules.last { module in
+      guard module.start <= pc, pc < module.end, !module.isLater, Module.wasLoaded(at: module.loadTicks, before: ticks)
+      else { return false }
       guard let unloaded = module.unloadTicks else { return true }
       return allocs_ticks_between(ticks, unloaded) < 1 << (ALLOCS_TICK_BITS - 1)
     }
   }
 
-  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32) -> [Frame] {
-    guard let module = module(containing: pc, at: ticks) else { return [Frame(pc: pc, module: nil)] }
+  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32, in holder: CallHolder) -> [Frame] {
+    guard let module = module(containing: isExact ? pc : pc &- 1, at: ticks, in: holder) else {
+      let loss: NameLoss? = holder == .dropped ? .noRoom : holder == .forgotten ? .forgotten : nil
+      return [Frame(pc: pc, module: nil, unnamed: loss)]
+    }
     let key = NameKey(pc: pc, isExact: isExact, module: module.index)
     if let known = names[key] { return known }
     // The file's end, with its names, is missing; or there were none when it was made.
-    let found = symbolizer.frames(pc: pc, isExact: isExact, in: module)
+    let found = symbolizer.frames(pc: pc, isExact: isExact, in: ModuleReference(module, process: nil))
     names[key] = found
     return found
   }

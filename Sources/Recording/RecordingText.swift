@@ -34,7 +34,7 @@ extension Recording {
 
   /// What is not whole, a line each; the first few of many.
   public var problemLines: [String] {
-    var lines = problems.prefix(5).flatMap { TextLayout.fill("note: \($0)", indent: "  ") }
+    var lines = problems.prefix(5).flatMap { TextLayout.fill("note: \(TextLayout.printable($0))", indent: "  ") }
     if problems.count > 5 { lines.append("  note: \(problems.count - 5) more") }
     return lines
   }
@@ -80,17 +80,18 @@ public struct HistoryReport {
       ?? false
   }
 
-  private func stack(of context: UInt32, at event: Event, _ word: String) -> [String] {
+  private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
     var lines: [String] = []
-    if let function = origins.context(context)?.function { lines.append("  \(word) \(function)") }
-    for frame in origins.stack(of: context, at: event.ticks).prefix(64) {
-      lines.append("    " + Answer.describe(frame, columns: 76))
-    }
+    if let function = origins.context(context)?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
+    let frames = origins.stack(of: context, at: event.ticks).prefix(64)
+    for frame in frames { lines.append("    " + Answer.describe(frame, columns: 76)) }
+    problems += Array(frames).problems.filter { !problems.contains($0) }
     return lines
   }
 
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
+    var problems: [String] = []
     for entry in history.entries.prefix(limit) {
       let event = entry.event
       let offset = entry.offset == 0 ? "" : ", \(entry.offset) into it"
@@ -102,17 +103,20 @@ public struct HistoryReport {
         lines.append("  thread   \(thread.id)\(name)")
       }
       if let context = Self.who(event) {
-        lines += stack(of: context, at: event, "by      ")
+        lines += stack(of: context, at: event, "by      ", &problems)
       } else {
         let isEnd = event.kind == .free || event.kind == .reallocOld
-        lines.append("  by       not recorded" + (isEnd ? ": ALLOCS_FREE_STACKS=1 records stacks of frees" : ""))
+        lines.append("  by       not recorded" + (isEnd ? ": `run --free-stacks` records who frees" : ""))
       }
       if let origin = Self.origin(of: event), !Self.hasBeginning(of: event, in: history) {
-        lines += stack(of: origin, at: event, "from    ")
+        lines += stack(of: origin, at: event, "from    ", &problems)
       }
     }
-    if history.entries.count > limit { lines.append("… and \(history.entries.count - limit) older events") }
+    if history.entries.count > limit {
+      lines.append("… and \(Units.count(UInt64(history.entries.count - limit), "older event"))")
+    }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
+    for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
   }
@@ -123,13 +127,13 @@ public struct HistoryReport {
     text += "the oldest \(Units.duration(age(history.firstStamp))) ago"
     if history.lost > 0 {
       text +=
-        "; \(Units.grouped(history.lost)) are lost, all of them older than \(Units.duration(age(history.completeFrom)))"
+        "; \(Units.countOf(history.lost)) lost, all of them older than \(Units.duration(age(history.completeFrom)))"
     } else {
       text += history.unrecorded == 0 ? "; none are lost" : "; none of them are lost"
     }
     if history.unrecorded > 0 {
-      let count = Units.grouped(history.unrecorded)
-      text += "; \(count) were never recorded, at any time: `allocsctl info` has the reasons"
+      let count = Units.countOf(history.unrecorded, "was", "were")
+      text += "; \(count) never recorded, at any time: `allocsctl info` has the reasons"
     }
     if history.offUntil > 0 { text += "; events were off at times, until \(Units.duration(age(history.offUntil))) ago" }
     if history.isOff {

@@ -31,7 +31,13 @@ final class RecordingWriter {
   /// Those with the highest numbers.
   private var newNodes: [StackNode] = []
   private var modules = ModuleTableVersion()
+  /// Each with its number in the recording in place of its index in the table.
   private var moduleTable: [Module] = []
+  /// Those whose entries others have now.
+  private var formerModules: [Module] = []
+  /// Numbers in the recording, by index in the table, of modules whose entries others had before.
+  private var moduleNumbers: [UInt32: UInt32] = [:]
+  private var nextModuleNumber = ALLOCS_MODULE_CAPACITY
   private var threads: [ThreadIdentity: Bool] = [:]
   private var names: Set<NameKey> = []
 
@@ -139,10 +145,11 @@ final class RecordingWriter {
 
   private func appendNames(_ symbolizer: Symbolizer) {
     var rows: [(key: NameKey, frames: [Frame])] = []
-    let byIndex = Dictionary(moduleTable.map { ($0.index, $0) }) { $1 }
+    let byIndex = Dictionary((formerModules + moduleTable).map { ($0.index, $0) }) { $1 }
     for key in names.sorted(by: { ($0.module, $0.pc) < ($1.module, $1.pc) }) {
       guard let module = byIndex[key.module] else { continue }
-      let frames = symbolizer.frames(pc: key.pc, isExact: key.isExact, in: module)
+      let frames = symbolizer.frames(
+        pc: key.pc, isExact: key.isExact, in: ModuleReference(module, in: shared.segment))
       guard frames.contains(where: { $0.function != nil }) else { continue }
       rows.append((key, frames))
       if rows.count == 4096 {
@@ -209,22 +216,33 @@ final class RecordingWriter {
     for (id, var node) in path.reversed() {
       if number == 0, node.parent != 0, node.truncation == nil { node.truncation = .damaged }
       node.parent = number
+      let module = module(of: node, at: ticks)
+      if case .module = node.holder { node.holder = module.map { .module($0) } ?? .forgotten }
       newNodes.append(node)
       nodeCount += 1
       number = nodeCount
       nodeNumbers[id] = number
-      if let module = module(containing: node.pc, at: ticks) {
+      if let module {
         names.insert(NameKey(pc: node.pc, isExact: node.isInterrupted, module: module))
       }
     }
     return number
   }
 
-  private func module(containing pc: UInt64, at ticks: UInt32) -> UInt32? {
+  /// The number of the module that the call of `node` lies in.
+  private func module(of node: StackNode, at ticks: UInt32) -> UInt32? {
     if shared.segment.moduleTableVersion != modules { noteModules() }
-    return moduleTable.last { $0.start <= pc && pc < $0.end && $0.unloadTicks == nil }?.index
-      ?? shared.segment.module(containing: pc, at: ticks)?.index
+    let pc = node.isInterrupted ? node.pc : node.pc &- 1
+    switch node.holder {
+    case .none, .dropped, .forgotten: return nil
+    case .module(let index): return number(ofModule: index)
+    case .unsaid:
+      return moduleTable.last { $0.start <= pc && pc < $0.end && $0.unloadTicks == nil && !$0.isLater }?.index
+        ?? shared.segment.module(of: .unsaid, containing: pc, at: ticks).map { number(ofModule: $0.index) }
+    }
   }
+
+  private func number(ofModule index: UInt32) -> UInt32 { moduleNumbers[index] ?? index }
 
   private func appendNewOrigins() {
     if !newNodes.isEmpty {
@@ -252,9 +270,21 @@ final class RecordingWriter {
 
   private func noteModules() {
     modules = shared.segment.moduleTableVersion
-    let known = Set(moduleTable)
-    moduleTable = shared.segment.modules
-    let changed = moduleTable.filter { !known.contains($0) }
+    let known = Dictionary(moduleTable.map { ($0.index, $0) }) { $1 }
+    var changed: [Module] = []
+    moduleTable = shared.segment.modules.map { module in
+      var module = module
+      let index = module.index
+      module.index = number(ofModule: index)
+      if let old = known[module.index], !old.isSameFile(as: module) {
+        formerModules.append(old)
+        moduleNumbers[index] = nextModuleNumber
+        module.index = nextModuleNumber
+        nextModuleNumber += 1
+      }
+      if known[module.index] != module { changed.append(module) }
+      return module
+    }
     if !changed.isEmpty { append(.modules, TableCoding.encode(changed)) }
   }
 
@@ -288,5 +318,13 @@ final class RecordingWriter {
     } else {
       output += header.chunk(of: payload)
     }
+  }
+}
+
+extension Module {
+  /// Whether both are of one file at one place: of one entry of the table, at two times.
+  fileprivate func isSameFile(as other: Module) -> Bool {
+    start == other.start && end == other.end && bias == other.bias && path == other.path
+      && buildID == other.buildID && file == other.file && notedNanoseconds == other.notedNanoseconds
   }
 }

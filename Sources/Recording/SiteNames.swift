@@ -38,7 +38,8 @@ public final class SiteNames {
     guard let node = origins.context(context)?.node else { return named }
     let nodes = origins.nodes(from: node)
     for node in nodes {
-      let frames = origins.frames(pc: node.pc, isExact: node.isInterrupted, at: ticks)
+      let frames = origins.frames(
+        pc: node.pc, isExact: node.isInterrupted, at: ticks, in: node.holder)
       if named.siteIndex == nil,
         let site = frames.firstIndex(where: { $0.function.map { !wrappers.contains($0) } ?? true })
       {

@@ -1,6 +1,7 @@
 // The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again replaces the
 // earlier one.
 
+import ByteText
 import IndexReader
 import SharedLayout
 import Symbols
@@ -94,7 +95,9 @@ enum TableCoding {
     bytes.append(number: UInt64(modules.count))
     for module in modules {
       bytes.append(number: UInt64(module.index))
-      bytes.append(string: module.path)
+      let path = module.path.originalBytes
+      bytes.append(number: UInt64(path.count))
+      bytes.append(contentsOf: path)
       bytes.append(number: UInt64(module.buildID.count))
       bytes.append(contentsOf: module.buildID)
       bytes.append(number: module.start)
@@ -102,7 +105,7 @@ enum TableCoding {
       bytes.append(number: module.bias)
       bytes.append(number: UInt64(module.loadTicks))
       bytes.append(number: module.unloadTicks.map { UInt64($0) + 1 } ?? 0)
-      bytes.append(number: (module.isMain ? 1 : 0) | (module.isAgent ? 2 : 0))
+      bytes.append(number: (module.isMain ? 1 : 0) | (module.isAgent ? 2 : 0) | (module.isLater ? 4 : 0))
     }
     return bytes
   }
@@ -111,7 +114,7 @@ enum TableCoding {
     var modules: [Module] = []
     for _ in 0..<(try reader.count(of: 9)) {
       let index = try reader.number32()
-      let path = try reader.string()
+      let path = try reader.data(try reader.count())
       let buildID = try reader.data(try reader.count())
       let start = try reader.number()
       let end = try reader.number()
@@ -119,11 +122,12 @@ enum TableCoding {
       let load = try reader.number32()
       let unload = try reader.number()
       let flags = try reader.number()
-      guard index < 1 << 20, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      guard index < 1 << 24, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
       modules.append(
         Module(
-          index: index, path: path, buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
-          unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0, isAgent: flags & 2 != 0))
+          index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
+          unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0, isAgent: flags & 2 != 0,
+          isLater: flags & 4 != 0))
     }
     return modules
   }
@@ -132,6 +136,28 @@ enum TableCoding {
 
   // In columns: what is alike stands together. A child mostly follows its parent, and is at one of the few addresses that
   // were called from there before.
+
+  private static func code(of holder: CallHolder) -> UInt64 {
+    switch holder {
+    case .unsaid: 0
+    case .none: 1
+    case .dropped: 2
+    case .forgotten: 3
+    case .module(let index): UInt64(index) + 4
+    }
+  }
+
+  private static func holder(ofCode number: UInt64) throws(MalformedChunk) -> CallHolder {
+    switch number {
+    case 0: return .unsaid
+    case 1: return .none
+    case 2: return .dropped
+    case 3: return .forgotten
+    default:
+      guard number < 1 << 24 else { throw MalformedChunk() }
+      return .module(UInt32(number - 4))
+    }
+  }
 
   /// `first`: the number of the first node; the others follow it. A parent has a smaller number than its children.
   static func encode(_ nodes: [StackNode], from first: UInt32) -> [UInt8] {
@@ -159,7 +185,7 @@ enum TableCoding {
         case .depthLimit: 2
         case .damaged: 3
         }
-      flags.append(number: truncation | (node.isInterrupted ? 4 : 0))
+      flags.append(number: truncation | (node.isInterrupted ? 4 : 0) | code(of: node.holder) << 3)
       if truncation == 2 { flags.append(number: UInt64(node.framesCut ?? 0)) }
     }
     var bytes: [UInt8] = []
@@ -194,13 +220,14 @@ enum TableCoding {
         pc = known
       }
       let flags = try columns[3].number()
+      let holder = try holder(ofCode: flags >> 3)
       let truncations: [Stack.Truncation?] = [nil, .unwinder, .depthLimit, .damaged]
       let truncation = truncations[Int(flags & 3)]
       let cut = truncation == .depthLimit ? try columns[3].number32() : 0
       nodes.append(
         StackNode(
-          pc: pc, parent: parent, isInterrupted: flags & 4 != 0, truncation: truncation, framesCut: cut == 0 ? nil : cut
-        ))
+          pc: pc, parent: parent, isInterrupted: flags & 4 != 0, truncation: truncation,
+          framesCut: cut == 0 ? nil : cut, holder: holder))
     }
     return (first, nodes)
   }

@@ -1,5 +1,6 @@
 // Where allocsd's socket is: the one rule that the server, which creates it, and its clients, which look for it, share.
 
+import ByteText
 import Glibc
 
 /// The places of the server's socket.
@@ -12,7 +13,7 @@ public enum SocketLocation {
   public static func named(_ option: String?) -> String? {
     if let option { return option }
     guard let variable = getenv("ALLOCS_SOCKET") else { return nil }
-    let path = String(cString: variable)
+    let path = String(reversibly: UnsafePointer(variable))
     return path.isEmpty ? nil : path
   }
 

@@ -1,5 +1,6 @@
 // A Unix stream socket: who owns its descriptor, and who is at its other end.
 
+import ByteText
 import Glibc
 
 /// Why a socket couldn't be used: what was attempted, on which, why it failed, what to do.
@@ -99,12 +100,13 @@ public struct UnixSocket: ~Copyable {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let capacity = MemoryLayout.size(ofValue: address.sun_path)
-    guard !path.isEmpty, path.utf8.count < capacity, !path.utf8.contains(0) else {
+    let bytes = path.originalBytes
+    guard !bytes.isEmpty, bytes.count < capacity, !bytes.contains(0) else {
       throw SocketError(
         code: ENAMETOOLONG,
         "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity - 1) bytes — choose a shorter path")
     }
-    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
     return withUnsafePointer(to: &address) { pointer in
       pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
         body($0, socklen_t(MemoryLayout<sockaddr_un>.size))

@@ -1,21 +1,71 @@
 // Where a module's files are, and whether they are the ones that were loaded.
 //
-// Rule: a file counts only if it is proven to be of the same build. The proof is the build id; for a module without
-// one, that its segments take exactly the mapped addresses; for a debug file without one, the checksum in
-// .gnu_debuglink.
+// Rule: a file counts only if it is proven to be the one that ran. The proof is the build id; for a module without one, that it
+// is the very file (device, inode, size and time of change are those that the agent noted), and, beside that, that its segments take
+// the mapped addresses; for a debug file without one, the checksum in .gnu_debuglink. No path proves anything.
+//
+// Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link to what is
+// mapped where the module lies; what was held open for later. The links lead to files that were removed, replaced, never had a name,
+// or lie in another mount namespace.
 
+import ByteText
 import CLibdw
+import Glibc
 
 struct DebugFileSearch: Sendable {
   /// Directories laid out like /usr/lib/debug.
   let roots: [String]
+  let held: HeldFiles
 
-  /// The file that was loaded, if it is still there.
-  func moduleFile(_ module: ModuleReference) -> ObjectFile? {
-    guard module.path.utf8.first == UInt8(ascii: "/"), let file = ObjectFile(path: module.path) else { return nil }
-    guard file.buildID == module.buildID else { return nil }
-    if module.buildID.isEmpty, !spanMatches(file, module) { return nil }
-    return file
+  init(roots: [String], held: HeldFiles = HeldFiles()) {
+    self.roots = roots
+    self.held = held
+  }
+
+  /// The file that was loaded, if it is still there; else why there is none.
+  func moduleFile(_ module: ModuleReference) -> Result<ObjectFile, NameLoss> {
+    let path = module.path.originalBytes
+    let isPath = path.first == UInt8(ascii: "/")
+    var loss = isPath ? NameLoss.gone : .noPath
+    func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
+      guard let file else { return nil }
+      guard let why = Self.loss(of: module, file, isMapped: isMapped) else { return file }
+      // What stands at the path says most.
+      if loss == .gone || loss == .noPath || isMapped { loss = why }
+      return nil
+    }
+    if isPath, !module.isDeleted {
+      if let file = check(ObjectFile(path: path)) { return .success(file) }
+      if loss == .gone, errno == EACCES { loss = .notPermitted }
+    }
+    if let process = module.process, let view = ProcessFiles(process) {
+      if isPath, !module.isDeleted, let file = check(view.file(atPath: path)) { return .success(file) }
+      if module.isMain, let file = check(view.executable, isMapped: true) { return .success(file) }
+      if let file = check(view.file(mappedAt: module.start), isMapped: true) { return .success(file) }
+    }
+    if let file = check(held.file(of: module), isMapped: true) { return .success(file) }
+    return .failure(loss)
+  }
+
+  /// Why `file` is not proven to be the one that `module` was loaded from; nil if it is. `isMapped`: the kernel says that it is what is
+  /// mapped there, so it is the file, and only its contents may have changed.
+  static func loss(of module: ModuleReference, _ file: ObjectFile, isMapped: Bool) -> NameLoss? {
+    if let loss = loss(of: module, buildID: file.buildID, file.state, isMapped: isMapped) { return loss }
+    return module.buildID.isEmpty && !spanMatches(file, module) ? .otherFile : nil
+  }
+
+  static func loss(
+    of module: ModuleReference, buildID: [UInt8], _ state: FileState?, isMapped: Bool
+  ) -> NameLoss? {
+    guard buildID == module.buildID else { return .otherFile }
+    guard buildID.isEmpty else { return nil }
+    guard let state else { return .unproved }
+    if let known = module.file {
+      if known == state { return nil }
+      return known.device == state.device && known.inode == state.inode ? .changed : .otherFile
+    }
+    guard isMapped, module.notedNanoseconds > 0 else { return .unproved }
+    return state.changed <= module.notedNanoseconds ? nil : .changed
   }
 
   /// The separate debug file of a module. `file` is the module's own, nil if it is gone.
@@ -24,9 +74,14 @@ struct DebugFileSearch: Sendable {
     guard let file, let link = file.debugLink, !link.name.isEmpty, !link.name.utf8.contains(UInt8(ascii: "/")) else {
       return nil
     }
-    let directory = parent(of: file.path)
-    let places = ["\(directory)/\(link.name)", "\(directory)/.debug/\(link.name)"]
-    for path in places + roots.map({ "\($0)\(directory)/\(link.name)" }) where path != file.path {
+    let name = Array(link.name.utf8)
+    var places: [[UInt8]] = []
+    for directory in Set([parent(of: file.path), parent(of: module.path.originalBytes)]) {
+      let slash = Array("/".utf8)
+      places += [directory + slash + name, directory + Array("/.debug/".utf8) + name]
+      places += roots.map { Array($0.utf8) + directory + slash + name }
+    }
+    for path in places where path != file.path {
       guard let candidate = ObjectFile(path: path) else { continue }
       if candidate.buildID.isEmpty || module.buildID.isEmpty
         ? candidate.checksum() == link.checksum : candidate.buildID == module.buildID
@@ -40,11 +95,37 @@ struct DebugFileSearch: Sendable {
   /// The file that `dwz` moved the common part of a debug file's DWARF to. `name` is what .gnu_debugaltlink says.
   func commonDebugFile(name: String, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
     if let found = byBuildID(buildID, kind: .common) { return found }
-    let path = name.utf8.first == UInt8(ascii: "/") ? name : "\(parent(of: referringFile.path))/\(name)"
+    let path =
+      name.utf8.first == UInt8(ascii: "/")
+      ? Array(name.utf8) : parent(of: referringFile.path) + Array("/\(name)".utf8)
     guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
       return nil
     }
     return file
+  }
+
+  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. What proves that
+  /// it is the right one is its id.
+  func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
+    let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
+    let compiled = skeleton.path
+    var paths = compiled.utf8.first == UInt8(ascii: "/") ? [compiled] + roots.map { $0 + compiled } : []
+    for path in objectPaths {
+      let directory = parent(of: path)
+      if skeleton.name.utf8.first != UInt8(ascii: "/") { paths.append("\(directory)/\(skeleton.name)") }
+      if file != skeleton.name { paths.append("\(directory)/\(file)") }
+    }
+    return paths
+  }
+
+  /// Where a package of all .dwo files of a module may be.
+  func packagePaths(_ objectPaths: [String]) -> [String] {
+    var paths: [String] = []
+    for path in objectPaths {
+      paths.append("\(path).dwp")
+      if path.hasSuffix(".debug") { paths.append("\(path.dropLast(6)).dwp") }
+    }
+    return paths + roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } }
   }
 
   private func byBuildID(_ id: [UInt8], kind: ObjectFile.Kind = .module) -> ObjectFile? {
@@ -52,12 +133,12 @@ struct DebugFileSearch: Sendable {
     let digits = id.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }
     let name = ".build-id/\(digits[0])/\(digits[1...].joined()).debug"
     for root in roots {
-      if let file = ObjectFile(path: "\(root)/\(name)", kind: kind), file.buildID == id { return file }
+      if let file = ObjectFile(path: Array("\(root)/\(name)".utf8), kind: kind), file.buildID == id { return file }
     }
     return nil
   }
 
-  private func spanMatches(_ file: ObjectFile, _ module: ModuleReference) -> Bool {
+  private static func spanMatches(_ file: ObjectFile, _ module: ModuleReference) -> Bool {
     guard let span = file.loadedSpan else { return false }
     let page: UInt64 = 4096
     let start = module.start &- module.bias
@@ -66,8 +147,8 @@ struct DebugFileSearch: Sendable {
       && (end &+ page - 1) & ~(page - 1) == (span.end &+ page - 1) & ~(page - 1)
   }
 
-  private func parent(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return String(path[..<slash])
+  private func parent(of path: [UInt8]) -> [UInt8] {
+    guard let slash = path.lastIndex(of: UInt8(ascii: "/")) else { return Array(".".utf8) }
+    return Array(path[..<slash])
   }
 }

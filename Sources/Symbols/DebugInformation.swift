@@ -4,10 +4,13 @@
 // clang, rustc and swiftc leave it out), which function in that unit (read when the unit is first needed), which
 // inlined calls in that function (walked each time; the results are cached above).
 //
-// The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the file's size,
-// depth by `deepest`. libdw never opens a file by itself: units in .dwo files are used for lines only, and the common
-// file of `dwz` is looked for by us. Not thread-safe: the owner holds a lock.
+// A unit may be split: what the program has of it gives its ranges and lines, the other half all else (SplitUnits).
+//
+// The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the size of what is
+// read, depth by `deepest`. libdw never opens a file by itself: .dwo and .dwp files, and the common file of `dwz`, are
+// looked for by us. Not thread-safe: the owner holds a lock.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -19,14 +22,38 @@ struct DebugInformation: ~Copyable {
 
   private let dwarf: OpaquePointer
   private let commonDwarf: OpaquePointer?
-  /// Own the sections that `dwarf` points into.
+  /// Own the sections that `dwarf` and `commonDwarf` point into.
   let file: ObjectFile
   private let commonFile: ObjectFile?
   let units: IntervalIndex<Int>
-  private var entries: [Dwarf_Die]
+  private var entries: [Unit]
   private var functions: [Int: IntervalIndex<Dwarf_Die>] = [:]
+  private var scopes = ScopeTable()
   private var variables: VariableIndex?
   private(set) var cost: Int
+  /// Entries and ranges that a walk may come to; an honest file has fewer.
+  private let workLimit: Int
+
+  private let search: DebugFileSearch
+  /// Where packages of .dwo files are looked for: beside these.
+  private let objectPaths: [String]
+  private var splitFiles: [String: SplitFile] = [:]
+  private var isPackageOpen = false
+  private var package: SplitFile?
+  /// Bytes of split files that may still be read.
+  private var splitBudget = DebugInformation.largest
+
+  private struct Unit {
+    /// Of the program: what gives lines.
+    var entry: Dwarf_Die
+    /// What the rest is looked for by; nil if there is no other half.
+    var skeleton: Skeleton?
+    var isLookedFor = false
+    /// The first entry of the other half.
+    var half: Dwarf_Die?
+    /// Why there is none.
+    var problem: String?
+  }
 
   struct Location {
     var file: String?
@@ -34,36 +61,47 @@ struct DebugInformation: ~Copyable {
   }
 
   struct InlineFrame {
-    /// As the source says it, unqualified.
-    var name: UnsafePointer<CChar>?
+    /// As the source says it, with what it is declared in: `space::Class::f`.
+    var name: String?
     /// The assembler's name, mangled by the rules of the language.
     var linkageName: UnsafePointer<CChar>?
     var location: Location
     var inlined: Bool
   }
 
-  /// Nil if the file has no usable DWARF.
-  init?(file: ObjectFile, search: DebugFileSearch) {
-    guard let dwarf = Self.open(file) else { return nil }
+  /// Nil if the file has no usable DWARF; `problem` then says why, if it should have some.
+  ///
+  /// - `objectPaths`: of the module and its debug file.
+  init?(file: ObjectFile, search: DebugFileSearch, objectPaths: [String], problem: inout String?) {
+    guard Self.isPresent(in: file) else { return nil }
+    guard let (dwarf, readable) = Self.open(file) else {
+      problem = "its debug information is damaged, or too large"
+      return nil
+    }
     var name: UnsafePointer<CChar>?
     var id: UnsafeRawPointer?
     let idSize = dwelf_dwarf_gnu_debugaltlink(dwarf, &name, &id)
-    var common: (file: ObjectFile, dwarf: OpaquePointer)?
+    var common: (dwarf: OpaquePointer, file: ObjectFile)?
     if idSize > 0, let name {
       let buildID = [UInt8](UnsafeRawBufferPointer(start: id, count: idSize))
-      let found = search.commonDebugFile(name: String(cString: name), buildID: buildID, referringFile: file)
-      guard let found, let foundDwarf = Self.open(found) else {
+      let path = String(reversibly: name)
+      let found = search.commonDebugFile(name: path, buildID: buildID, referringFile: file)
+      common = found.flatMap { Self.open($0) }
+      guard let common else {
+        problem = "the common part of its debug information is \(found == nil ? "missing" : "damaged"): \(path)"
         dwarf_end(dwarf)
         return nil
       }
-      common = (found, foundDwarf)
-      dwarf_setalt(dwarf, foundDwarf)
+      dwarf_setalt(dwarf, common.dwarf)
     }
     self.dwarf = dwarf
-    self.file = file
+    self.file = readable
+    self.search = search
+    self.objectPaths = objectPaths
     commonDwarf = common?.dwarf
     commonFile = common?.file
-    (units, entries) = Self.readUnits(dwarf, limit: file.size)
+    workLimit = max(file.size, Self.dwarfSize(file))
+    (units, entries) = Self.readUnits(dwarf, limit: workLimit)
     cost = Self.dwarfSize(file) + (common.map { Self.dwarfSize($0.file) } ?? 0) + units.cost
   }
 
@@ -85,20 +123,147 @@ struct DebugInformation: ~Copyable {
     dwarfSections(file).contains { $0.name == ".debug_info" || $0.name == ".zdebug_info" }
   }
 
-  private static func open(_ file: ObjectFile) -> OpaquePointer? {
+  /// The file's DWARF, and the owner of its sections: the file, or an image of it where they are packed in a way that
+  /// libelf doesn't know.
+  private static func open(_ file: ObjectFile) -> (dwarf: OpaquePointer, file: ObjectFile)? {
     guard isPresent(in: file) else { return nil }
-    var sum: UInt64 = 0
-    for section in dwarfSections(file) {
-      let (next, overflow) = sum.addingReportingOverflow(section.unpackedSize)
-      guard !overflow, next <= largest else { return nil }
-      sum = next
+    let sections = dwarfSections(file)
+    guard isSizeAllowed(sections, budget: largest) != nil else { return nil }
+    var readable = file
+    if sections.contains(where: { $0.compression != nil && $0.compression != Compression.zlib }) {
+      var image = ELFImage(machine: file.machine)
+      for section in sections + file.sections.filter({ $0.name == ".gnu_debugaltlink" }) {
+        guard let bytes = file.contents(of: section) else { return nil }
+        image.append(section.name.hasPrefix(".z") ? "." + section.name.dropFirst(2) : section.name, bytes)
+      }
+      let bytes = image.build()
+      file.releaseUnpacked()
+      guard let unpacked = ObjectFile(image: bytes, path: file.path, kind: .common) else { return nil }
+      readable = unpacked
     }
     // libdw reads a string to its zero, also past the end of a section that was damaged.
-    for section in dwarfSections(file)
+    for section in dwarfSections(readable)
     where section.name.hasSuffix("debug_str") || section.name.hasSuffix("debug_line_str") {
-      file.terminate(section)
+      readable.terminate(section)
     }
-    return dwarf_begin_elf(file.elf, DWARF_C_READ, nil)
+    return dwarf_begin_elf(readable.elf, DWARF_C_READ, nil).map { ($0, readable) }
+  }
+
+  /// What is left of `budget` bytes when these sections are unpacked; nil if they need more.
+  private static func isSizeAllowed(_ sections: [ObjectFile.Section], budget: UInt64) -> UInt64? {
+    var left = budget
+    for section in sections {
+      guard section.unpackedSize <= left else { return nil }
+      left -= section.unpackedSize
+    }
+    return left
+  }
+
+  // MARK: split units
+
+  /// The entry below which a unit's functions and variables are.
+  private mutating func root(ofUnit index: Int) -> Dwarf_Die {
+    lookForHalf(ofUnit: index)
+    return entries[index].half ?? entries[index].entry
+  }
+
+  /// Why the functions at `address` are not known; nil if nothing is in the way.
+  mutating func problem(at address: UInt64) -> String? {
+    guard let index = units.innermost(at: address)?.payload else { return nil }
+    lookForHalf(ofUnit: index)
+    return entries[index].problem
+  }
+
+  /// Why those of some unit are not known, of those that have been looked for.
+  var problem: String? { entries.lazy.compactMap(\.problem).first }
+
+  private mutating func lookForHalf(ofUnit index: Int) {
+    guard let skeleton = entries[index].skeleton, !entries[index].isLookedFor else { return }
+    entries[index].isLookedFor = true
+    if let half = openPackage()?.root(skeleton.id) {
+      entries[index].half = half
+      return
+    }
+    var problem: String?
+    for path in search.splitFilePaths(skeleton, objectPaths: objectPaths) {
+      if let known = splitFiles[path]?.root(skeleton.id) {
+        entries[index].half = known
+        return
+      }
+      guard splitFiles[path] == nil, let candidate = ObjectFile(path: path, kind: .split) else { continue }
+      let name = skeleton.name
+      let directory = skeleton.directory
+      let members = entries.compactMap(\.skeleton).filter { $0.name == name && $0.directory == directory }
+      if let half = openSplit(candidate, members, &problem) {
+        splitFiles[path] = half
+        entries[index].half = half.root(skeleton.id)
+        if entries[index].half != nil { return }
+      }
+    }
+    entries[index].problem = problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
+  }
+
+  private mutating func openPackage() -> SplitFile? {
+    if isPackageOpen { return package }
+    isPackageOpen = true
+    var problem: String?
+    let skeletons = entries.compactMap(\.skeleton)
+    for path in search.packagePaths(objectPaths) where package == nil {
+      guard let candidate = ObjectFile(path: path, kind: .split),
+        candidate.section(named: ".debug_cu_index") != nil
+      else { continue }
+      package = openSplit(candidate, skeletons, &problem)
+    }
+    return package
+  }
+
+  /// The halves of `members` in a file; nil, and why, if there are none.
+  private mutating func openSplit(
+    _ candidate: ObjectFile, _ members: [Skeleton], _ problem: inout String?
+  ) -> SplitFile? {
+    let sections = candidate.sections.filter { $0.type != SHT_NOBITS && $0.name.hasSuffix(".dwo") }
+    guard let left = Self.isSizeAllowed(sections, budget: splitBudget) else {
+      problem = "its split debug information is too large to be read as a whole"
+      return nil
+    }
+    // Of the program's sections only what belongs to these units.
+    let all = entries.compactMap(\.skeleton)
+    let isPackage = candidate.section(named: ".debug_cu_index") != nil
+    let addresses = Self.part(
+      contents("addr"), of: members.map(\.addresses), all: isPackage ? [] : all.map(\.addresses))
+    let ranges = Self.part(contents("ranges"), of: members.map(\.ranges), all: isPackage ? [] : all.map(\.ranges))
+    var skeletons: [UInt64: Skeleton] = [:]
+    for var skeleton in members {
+      skeleton.addresses &-= UInt64(addresses.start)
+      skeleton.ranges &-= UInt64(ranges.start)
+      skeletons[skeleton.id] = skeleton
+    }
+    let taken = (addresses.bytes?.count ?? 0) + (ranges.bytes?.count ?? 0)
+    guard UInt64(taken) <= left,
+      let found = SplitFile(candidate, skeletons: skeletons, addresses: addresses.bytes, ranges: ranges.bytes)
+    else {
+      problem = "its split debug information is damaged, or of another build: \(candidate.path)"
+      return nil
+    }
+    splitBudget = left - UInt64(taken)
+    cost += found.cost
+    return found
+  }
+
+  private func contents(_ name: String) -> UnsafeRawBufferPointer? {
+    (file.section(named: ".debug_\(name)") ?? file.section(named: ".zdebug_\(name)")).flatMap { file.contents(of: $0) }
+  }
+
+  /// The bytes from the first of `bases` to the next of `all` behind the last of them.
+  private static func part(
+    _ section: UnsafeRawBufferPointer?, of bases: [UInt64], all: [UInt64]
+  ) -> (bytes: UnsafeRawBufferPointer?, start: Int) {
+    guard let section, let low = bases.min(), let high = bases.max(), let start = Int(exactly: low),
+      start < section.count
+    else { return (nil, 0) }
+    if all.isEmpty { return (section, 0) }
+    let end = all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count
+    return (UnsafeRawBufferPointer(rebasing: section[start..<min(max(end, start), section.count)]), start)
   }
 
   // MARK: variables
@@ -113,31 +278,35 @@ struct DebugInformation: ~Copyable {
     for insideFunctions in [false, true] {
       if variables == nil || insideFunctions && variables?.isWhole == false {
         cost -= variables?.cost ?? 0
-        variables = VariableIndex(units: entries, insideFunctions: insideFunctions, limit: Self.mostEntries)
+        variables = VariableIndex(
+          units: entries.indices.map { root(ofUnit: $0) }, insideFunctions: insideFunctions, limit: Self.mostEntries)
         cost += variables?.cost ?? 0
       }
       let index = isThreadLocal ? variables?.threadLocal : variables?.ordinary
       if let found = index?.innermost(at: address) {
-        return Self.describe(found.payload, at: address - found.start + distance)
+        return describe(found.payload, at: address - found.start + distance)
       }
     }
     return nil
   }
 
   /// The part of a variable that holds the byte `offset` bytes from its start.
-  private static func describe(_ variable: VariableEntry, at offset: UInt64) -> Variable {
+  private mutating func describe(_ variable: VariableEntry, at offset: UInt64) -> Variable {
     let linkageName =
-      string(DW_AT_linkage_name, of: variable.entry) ?? string(DW_AT_MIPS_linkage_name, of: variable.entry)
-    let source = string(DW_AT_name, of: variable.entry).map { variable.scope + String(cString: $0) }
+      Self.string(DW_AT_linkage_name, of: variable.entry)
+      ?? Self.string(DW_AT_MIPS_linkage_name, of: variable.entry)
+    let source = Self.string(DW_AT_name, of: variable.entry).map { variable.scope + String(cString: $0) }
     var name = source ?? "(unnamed)"
     if let linkageName {
       let full = demangled(cString: linkageName)
       if full != String(cString: linkageName) || source == nil { name = full }
     }
-    return describe(variable.entry, named: name, at: offset)
+    return describe(variable.entry, inUnit: variable.unit, named: name, at: offset)
   }
 
-  static func describe(_ entry: Dwarf_Die, named name: String, at offset: UInt64) -> Variable {
+  mutating func describe(
+    _ entry: Dwarf_Die, inUnit index: Int, named name: String, at offset: UInt64
+  ) -> Variable {
     var entry = entry
     var unit = Dwarf_Die()
     let language = dwarf_diecu(&entry, &unit, nil, nil) == nil ? nil : Int(dwarf_srclang(&unit))
@@ -146,31 +315,45 @@ struct DebugInformation: ~Copyable {
     if let type = TypeWalk.type(ofVariable: entry) { part = walk.part(of: type, at: offset, path: name) }
     var line: Int32 = 0
     let hasLine = dwarf_decl_line(&entry, &line) == 0 && line > 0
-    let file = (dwarf_decl_file(&entry) ?? primaryFile(&entry)).map { String(cString: $0) }
     return Variable(
       path: part.path, type: part.type, offset: part.offset, size: part.size, isPadding: part.isPadding,
-      alternatives: part.alternatives, file: file == "???" ? nil : file, line: hasLine ? Int(line) : nil)
+      alternatives: part.alternatives, file: declarationFile(entry, inUnit: index), line: hasLine ? Int(line) : nil)
   }
 
-  /// The unit's own file, if the entry is declared there as DWARF 5 has it: by the number 0, which libdw takes for none.
-  private static func primaryFile(_ entry: inout Dwarf_Die) -> UnsafePointer<CChar>? {
+  /// The file that an entry is declared in, by the table of its unit; an entry that took its file from another unit's
+  /// declaration has it in that unit's table.
+  private mutating func declarationFile(_ entry: Dwarf_Die, inUnit index: Int) -> String? {
+    var entry = entry
     var attribute = Dwarf_Attribute()
     var number: Dwarf_Word = 0
-    var version: Dwarf_Half = 0
-    var unit = Dwarf_Die()
-    var files: OpaquePointer?
     guard dwarf_attr_integrate(&entry, UInt32(DW_AT_decl_file), &attribute) != nil,
-      dwarf_formudata(&attribute, &number) == 0, number == 0,
-      dwarf_cu_info(entry.cu, &version, nil, nil, nil, nil, nil, nil) == 0, version >= 5,
-      dwarf_diecu(&entry, &unit, nil, nil) != nil, dwarf_getsrcfiles(&unit, &files, nil) == 0
+      dwarf_formudata(&attribute, &number) == 0
     else { return nil }
-    return dwarf_filesrc(files, 0, nil, nil)
+    var version: Dwarf_Half = 0
+    guard dwarf_cu_info(attribute.cu, &version, nil, nil, nil, nil, nil, nil) == 0, number > 0 || version >= 5 else {
+      return nil
+    }
+    var table = entries[index].entry
+    if attribute.cu != entry.cu {
+      var declaration = Dwarf_Die()
+      // The table of a split unit's types isn't kept.
+      guard entries[index].half == nil, dwarf_cu_die(attribute.cu, &declaration, nil, nil, nil, nil, nil, nil) != nil
+      else { return nil }
+      table = declaration
+    }
+    var files: OpaquePointer?
+    var count = 0
+    guard dwarf_getsrcfiles(&table, &files, &count) == 0, number < UInt64(count),
+      let name = dwarf_filesrc(files, Int(number), nil, nil)
+    else { return nil }
+    let file = String(cString: name)
+    return file == "???" ? nil : file
   }
 
   // MARK: units
 
-  private static func readUnits(_ dwarf: OpaquePointer, limit: Int) -> (IntervalIndex<Int>, [Dwarf_Die]) {
-    var entries: [Dwarf_Die] = []
+  private static func readUnits(_ dwarf: OpaquePointer, limit: Int) -> (IntervalIndex<Int>, [Unit]) {
+    var entries: [Unit] = []
     var intervals: [IntervalIndex<Int>.Interval] = []
     var unit: OpaquePointer?
     var next: OpaquePointer?
@@ -179,9 +362,10 @@ struct DebugInformation: ~Copyable {
     // The last argument stays null: libdw would open the .dwo file that the unit names.
     while dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
       unit = next
-      guard Int(type) == DW_UT_compile || Int(type) == DW_UT_skeleton else { continue }
+      // A skeleton of DWARF 4 that has entries of its own is one of these units to libdw, too.
+      guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(type)) else { continue }
       let index = entries.count
-      entries.append(entry)
+      entries.append(Unit(entry: entry, skeleton: Skeleton(entry)))
       forEachRange(&entry, limit: limit - intervals.count) { start, end in
         intervals.append(.init(start: start, end: end, payload: index))
       }
@@ -211,15 +395,16 @@ struct DebugInformation: ~Copyable {
   mutating func functions(ofUnit index: Int) -> IntervalIndex<Dwarf_Die> {
     if let known = functions[index] { return known }
     var intervals: [IntervalIndex<Dwarf_Die>.Interval] = []
-    var remaining = file.size
+    let limit = workLimit + (entries[index].skeleton == nil ? 0 : Int(Self.largest - splitBudget))
+    var remaining = limit
     var open: [Dwarf_Die] = []
-    var entry = entries[index]
+    var entry = root(ofUnit: index)
     var next = Dwarf_Die()
     walk: while remaining > 0 {
       remaining -= 1
       if Int(dwarf_tag(&entry)) == DW_TAG_subprogram {
         let function = entry
-        Self.forEachRange(&entry, limit: file.size - intervals.count) { start, end in
+        Self.forEachRange(&entry, limit: limit - intervals.count) { start, end in
           intervals.append(.init(start: start, end: end, payload: function))
         }
       }
@@ -265,10 +450,13 @@ struct DebugInformation: ~Copyable {
     var chain = [function.payload]
     appendInlined(at: address, below: function.payload, depth: 0, to: &chain)
     var result: [InlineFrame] = []
+    let limit = workLimit + Int(Self.largest - splitBudget)
+    let scopeCost = scopes.cost
+    defer { cost += scopes.cost - scopeCost }
     for (position, entry) in chain.enumerated().reversed() {
       result.append(
         InlineFrame(
-          name: Self.string(DW_AT_name, of: entry),
+          name: scopes.name(of: entry, limit: limit),
           linkageName: Self.string(DW_AT_linkage_name, of: entry) ?? Self.string(DW_AT_MIPS_linkage_name, of: entry),
           location: location, inlined: position > 0))
       location = callSite(entry, unit: index)
@@ -282,7 +470,7 @@ struct DebugInformation: ~Copyable {
     var parent = parent
     var entry = Dwarf_Die()
     guard dwarf_child(&parent, &entry) == 0 else { return }
-    var remaining = file.size
+    var remaining = workLimit
     while remaining > 0 {
       remaining -= 1
       let tag = Int(dwarf_tag(&entry))
@@ -308,8 +496,24 @@ struct DebugInformation: ~Copyable {
     return dwarf_formstring(&found)
   }
 
+  /// A path, without a look at what `entry` is an instance of.
+  static func ownPath(_ attribute: Int, of entry: Dwarf_Die) -> String? {
+    var entry = entry
+    var found = Dwarf_Attribute()
+    guard dwarf_attr(&entry, UInt32(attribute), &found) != nil else { return nil }
+    return dwarf_formstring(&found).map { String(reversibly: $0) }
+  }
+
+  static func ownNumber(_ attribute: Int, of entry: Dwarf_Die) -> UInt64? {
+    var entry = entry
+    var found = Dwarf_Attribute()
+    var value: Dwarf_Word = 0
+    guard dwarf_attr(&entry, UInt32(attribute), &found) != nil, dwarf_formudata(&found, &value) == 0 else { return nil }
+    return value
+  }
+
   private mutating func sourceLine(ofUnit index: Int, at address: UInt64) -> Location {
-    guard let line = dwarf_getsrc_die(&entries[index], address) else { return Location() }
+    guard let line = dwarf_getsrc_die(&entries[index].entry, address) else { return Location() }
     var number: Int32 = 0
     guard let file = dwarf_linesrc(line, nil, nil), dwarf_lineno(line, &number) == 0 else { return Location() }
     // Line 0 is the compiler's way to say that an instruction belongs to no line.
@@ -331,7 +535,7 @@ struct DebugInformation: ~Copyable {
     var files: OpaquePointer?
     var count = 0
     if dwarf_attr(&entry, UInt32(DW_AT_call_file), &attribute) != nil, dwarf_formudata(&attribute, &value) == 0,
-      dwarf_getsrcfiles(&entries[index], &files, &count) == 0, value < UInt64(count),
+      dwarf_getsrcfiles(&entries[index].entry, &files, &count) == 0, value < UInt64(count),
       let file = dwarf_filesrc(files, Int(value), nil, nil)
     {
       location.file = path(file, unit: index)
@@ -346,7 +550,7 @@ struct DebugInformation: ~Copyable {
     if path.isEmpty || path == "???" || path.utf8.last == UInt8(ascii: ">") { return nil }
     var attribute = Dwarf_Attribute()
     guard path.utf8.first != UInt8(ascii: "/"),
-      dwarf_attr(&entries[index], UInt32(DW_AT_comp_dir), &attribute) != nil,
+      dwarf_attr(&entries[index].entry, UInt32(DW_AT_comp_dir), &attribute) != nil,
       let directory = dwarf_formstring(&attribute), directory[0] != 0
     else { return path }
     return "\(String(cString: directory))/\(path)"

@@ -14,21 +14,52 @@ public struct Frame: Hashable, Sendable {
   public var line: Int?
   /// Whether this function was inlined into the next frame's.
   public var inlined: Bool
+  /// Why the function is not known; nil if it is, or the module's file just has no name there.
+  public var unnamed: NameLoss?
+  /// Where a frame without a function is in its module's file.
+  public var place: FilePlace?
+  /// Why less is known than the module's files could tell; nil if nothing is in the way.
+  public var problem: String?
+
+  /// A place in the file of a module, by which a name can be found elsewhere: in an unstripped copy, on another machine.
+  public struct FilePlace: Hashable, Sendable {
+    /// The address that the file's own symbols use, which `addr2line` takes: of the call, not of what follows it.
+    public var address: UInt64
+    /// Empty if the module has none.
+    public var buildID: [UInt8]
+
+    public init(address: UInt64, buildID: [UInt8]) {
+      self.address = address
+      self.buildID = buildID
+    }
+  }
 
   public init(
-    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false
+    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false,
+    place: FilePlace? = nil, problem: String? = nil, unnamed: NameLoss? = nil
   ) {
+    self.unnamed = unnamed
     self.pc = pc
     self.module = module
     self.function = function
     self.file = file
     self.line = line
     self.inlined = inlined
+    self.place = place
+    self.problem = problem
+  }
+
+  /// What stands for the name of a function that is not known: `module+0x1234`; nil in no module.
+  public var placeName: String? {
+    guard let module, let place else { return nil }
+    let name = module.split(separator: "/").last.map { String($0) } ?? module
+    return "\(name)+0x\(String(place.address, radix: 16))"
   }
 
   /// Bytes of memory, about, for the budget of a cache.
   public var cost: Int {
     MemoryLayout<Frame>.stride + (function?.utf8.count ?? 0) + (file?.utf8.count ?? 0)
+      + (place?.buildID.count ?? 0) + (problem?.utf8.count ?? 0)
   }
 }
 

@@ -6,8 +6,14 @@ import Synchronization
 final class LoadedModule: Sendable {
   private struct Files: ~Copyable {
     var isOpen = false
+    /// Why there is no file; nil if there is one.
+    var loss: NameLoss?
     var module: ObjectFile?
     var debug: ObjectFile?
+    /// The symbols of a file without others, which it carries packed.
+    var mini: ObjectFile?
+    /// Why less is known than the files could tell; nil if nothing is in the way.
+    var problem: String?
     var symbols = SymbolTable(files: [])
     var isDebugInformationOpen = false
     var debugInformation: DebugInformation?
@@ -32,6 +38,8 @@ final class LoadedModule: Sendable {
   var cost: Int { bytes.load(ordering: .relaxed) }
   /// Whether there was any file, as of the last look-up.
   var hasFile: Bool { found.load(ordering: .relaxed) }
+  /// Why there was none, as of the last look-up; nil if there was one.
+  var loss: NameLoss? { files.withLock { $0.loss } }
 
   /// The functions at `address` (of the ELF file), with the pc 0. Empty if nothing is known.
   func frames(at address: UInt64) -> [Frame] {
@@ -41,16 +49,20 @@ final class LoadedModule: Sendable {
       openDebugInformation(&files)
       let symbol = files.symbols.symbol(at: address)
       let inner = files.debugInformation?.frames(at: address) ?? []
+      let problem = files.debugInformation?.problem(at: address) ?? files.problem
       files.debugInformationCost = files.debugInformation?.cost ?? 0
       account(files)
       if inner.isEmpty {
-        return symbol.map { [Frame(pc: 0, module: reference.path, function: symbolName($0.name))] } ?? []
+        guard symbol != nil || problem != nil else { return [] }
+        return [
+          Frame(pc: 0, module: reference.path, function: symbol.map { symbolName($0.name) }, problem: problem)
+        ]
       }
       return inner.map { frame in
         let function = functionName(frame, symbol: symbol?.name)
         return Frame(
           pc: 0, module: reference.path, function: function, file: frame.location.file, line: frame.location.line,
-          inlined: frame.inlined)
+          inlined: frame.inlined, problem: problem)
       }
     }
   }
@@ -86,6 +98,11 @@ final class LoadedModule: Sendable {
     }
   }
 
+  /// Why less is known of variables than the files could tell; nil if nothing is in the way. As of the last look-up.
+  func variableProblem() -> String? {
+    files.withLock { $0.debugInformation?.problem ?? $0.problem }
+  }
+
   /// The variable that holds `memory` in the frame of the function at `address` (of the ELF file).
   func local(at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters) -> Variable? {
     files.withLock { files in
@@ -112,29 +129,60 @@ final class LoadedModule: Sendable {
   private func open(_ files: inout Files) {
     if files.isOpen { return }
     files.isOpen = true
-    files.module = search.moduleFile(reference)
+    switch search.moduleFile(reference) {
+    case .success(let file): files.module = file
+    case .failure(let loss): files.loss = loss
+    }
     // A file with both needs no other.
     let isComplete = files.module.map { file in
       DebugInformation.isPresent(in: file) && file.section(named: ".symtab") != nil
     }
     if isComplete != true { files.debug = search.debugFile(reference, file: files.module) }
-    files.symbols = SymbolTable(files: [files.module, files.debug].compactMap { $0 })
+    // What has no build id is told by its time of change: what was read while that changed may be of another build.
+    if reference.buildID.isEmpty, files.module?.isUnchanged == false {
+      (files.module, files.debug, files.loss) = (nil, nil, .changed)
+    }
+    if files.debug != nil { files.loss = nil }
+    let hasSymbols = [files.module, files.debug].contains { $0?.section(named: ".symtab") != nil }
+    if !hasSymbols, let module = files.module, let section = module.section(named: ".gnu_debugdata") {
+      files.mini = Self.miniDebugFile(module, section)
+      if files.mini == nil { files.problem = "its packed symbols (.gnu_debugdata) are damaged, or too large" }
+    }
+    files.symbols = SymbolTable(files: [files.module, files.debug, files.mini].compactMap { $0 })
     found.store(files.module != nil || files.debug != nil, ordering: .relaxed)
     account(files)
+  }
+
+  /// Bytes of symbols that a file may carry packed.
+  private static let miniLimit = 256 << 20
+
+  /// The file with symbols that is packed in a section of `module`.
+  private static func miniDebugFile(_ module: ObjectFile, _ section: ObjectFile.Section) -> ObjectFile? {
+    guard section.unpackedSize <= miniLimit, let packed = module.contents(of: section),
+      let bytes = Compression.xz(packed, limit: miniLimit)
+    else { return nil }
+    return ObjectFile(image: bytes, path: module.path, kind: .module)
   }
 
   private func openDebugInformation(_ files: inout Files) {
     if files.isDebugInformationOpen { return }
     files.isDebugInformationOpen = true
-    for file in [files.module, files.debug].compactMap({ $0 }) where files.debugInformation == nil {
-      files.debugInformation = DebugInformation(file: file, search: search)
+    let candidates = [files.module, files.debug].compactMap { $0 }
+    let paths = candidates.map(\.path)
+    let objectPaths = paths.contains(reference.path) ? paths : [reference.path] + paths
+    var problem: String?
+    for file in candidates where files.debugInformation == nil {
+      files.debugInformation = DebugInformation(
+        file: file, search: search, objectPaths: objectPaths, problem: &problem)
     }
+    if files.debugInformation == nil { files.problem = problem ?? files.problem }
     files.module?.closeDescriptor()
     files.debug?.closeDescriptor()
   }
 
   private func account(_ files: borrowing Files) {
-    bytes.store(files.symbols.cost + files.debugInformationCost, ordering: .relaxed)
+    let sum = files.symbols.cost + files.debugInformationCost + (files.mini?.size ?? 0)
+    bytes.store(sum, ordering: .relaxed)
   }
 
   /// The qualified name if there is one. Only mangled names are taken from the linker's view of a function: the others
@@ -146,7 +194,7 @@ final class LoadedModule: Sendable {
       let name = demangled(cString: mangled)
       if name != String(cString: mangled) { return name }
     }
-    return (frame.name ?? frame.linkageName).map { String(cString: $0) }
+    return frame.name ?? frame.linkageName.map { String(cString: $0) }
       ?? (frame.inlined ? nil : symbol.map(symbolName))
   }
 

@@ -29,17 +29,21 @@ extension DebugInformation {
       Self.place($0, base: nil, registers)
     }
     var budget = 100_000
-    return Self.local(at: memory, in: function, executing: address, base: base, registers, 0, &budget)
+    guard
+      let (entry, offset) = Self.local(at: memory, in: function, executing: address, base: base, registers, 0, &budget)
+    else { return nil }
+    let name = Self.string(DW_AT_name, of: entry).map { String(cString: $0) } ?? "(unnamed)"
+    return describe(entry, inUnit: unit, named: name, at: offset)
   }
 
   private static func local(
     at memory: UInt64, in scope: Dwarf_Die, executing address: UInt64, base: UInt64?, _ registers: FrameRegisters,
     _ depth: Int, _ budget: inout Int
-  ) -> Variable? {
+  ) -> (entry: Dwarf_Die, offset: UInt64)? {
     var parent = scope
     var entry = Dwarf_Die()
     guard depth < deepestScope, dwarf_child(&parent, &entry) == 0 else { return nil }
-    var found: Variable?
+    var found: (entry: Dwarf_Die, offset: UInt64)?
     while budget > 0 {
       budget -= 1
       switch Int(dwarf_tag(&entry)) {
@@ -64,15 +68,14 @@ extension DebugInformation {
 
   private static func variable(
     _ entry: Dwarf_Die, at memory: UInt64, executing address: UInt64, base: UInt64?, _ registers: FrameRegisters
-  ) -> Variable? {
+  ) -> (entry: Dwarf_Die, offset: UInt64)? {
     guard let operation = operation(DW_AT_location, of: entry, at: address),
       let start = place(operation, base: base, registers), start <= memory,
       let type = TypeWalk.type(ofVariable: entry)
     else { return nil }
     var walk = TypeWalk(language: nil)
     guard let size = walk.size(of: type), memory - start < size else { return nil }
-    let name = string(DW_AT_name, of: entry).map { String(cString: $0) } ?? "(unnamed)"
-    return describe(entry, named: name, at: memory - start)
+    return (entry, memory - start)
   }
 
   /// The only operation of a location, as of the instruction at `address`; nil for what must be computed.

@@ -1,5 +1,6 @@
 // What an executable or shared object on disk defines: for checks before a program starts.
 
+import ByteText
 import CLibdw
 
 /// An ELF executable or shared object. Not thread-safe.
@@ -8,7 +9,7 @@ public struct ModuleFile {
 
   /// Nil if the file can't be read or is none.
   public init?(path: String) {
-    guard let file = ObjectFile(path: path) else { return nil }
+    guard let file = ObjectFile(path: path.originalBytes) else { return nil }
     self.file = file
   }
 
@@ -18,7 +19,7 @@ public struct ModuleFile {
       let data = elf_getdata(holder, nil), let bytes = data.pointee.d_buf
     else { return nil }
     let text = UnsafeRawBufferPointer(start: bytes, count: data.pointee.d_size).prefix { $0 != 0 }
-    return text.isEmpty ? nil : String(decoding: text, as: UTF8.self)
+    return text.isEmpty ? nil : String(reversibly: text)
   }
 
   /// What the file defines under one name.

@@ -2,8 +2,8 @@
 
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
-  /// Absolute path of the file that was mapped. Anything that isn't an absolute path, such as the name of the vdso, has
-  /// no file.
+  /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name of the vdso,
+  /// leads to no file.
   public var path: String
   /// The GNU build id, empty if the module has none.
   public var buildID: [UInt8]
@@ -13,12 +13,90 @@ public struct ModuleReference: Hashable, Sendable {
   public var end: UInt64
   /// What is added to an address in the ELF file to get the mapped one.
   public var bias: UInt64
+  /// The file that was mapped, as it was then; nil if that is not known. It proves nothing where there is a build id.
+  public var file: FileState?
+  /// Nanoseconds since 1970-01-01 UTC: what was mapped and not changed since is the file that ran; 0 if not known.
+  public var notedNanoseconds: UInt64
+  /// The path did not lead to the file any more when the module was noted.
+  public var isDeleted: Bool
+  /// The executable.
+  public var isMain: Bool
+  /// The process that has it mapped, if it may still run: by it, files are found that no path leads to.
+  public var process: Process?
 
-  public init(path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64) {
+  /// A process, by what tells it from a later one of its id.
+  public struct Process: Hashable, Sendable {
+    public var id: Int32
+    /// Clock ticks since boot, field 22 of /proc/PID/stat.
+    public var startTime: UInt64
+    /// The user that it belongs to. What it has mapped and this user may not read is not read for others.
+    public var ownerID: UInt32
+
+    public init(id: Int32, startTime: UInt64, ownerID: UInt32) {
+      self.id = id
+      self.startTime = startTime
+      self.ownerID = ownerID
+    }
+  }
+
+  public init(
+    path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64,
+    file: FileState? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isMain: Bool = false,
+    process: Process? = nil
+  ) {
     self.path = path
     self.buildID = buildID
     self.start = start
     self.end = end
     self.bias = bias
+    self.file = file
+    self.notedNanoseconds = notedNanoseconds
+    self.isDeleted = isDeleted
+    self.isMain = isMain
+    self.process = process
   }
+}
+
+/// What tells a file from all others of the machine, and one state of it from the next.
+public struct FileState: Hashable, Sendable {
+  public var device: UInt64
+  public var inode: UInt64
+  /// Bytes.
+  public var size: UInt64
+  /// When its contents were last changed.
+  public var seconds: UInt64
+  public var nanoseconds: UInt32
+
+  public init(device: UInt64, inode: UInt64, size: UInt64, seconds: UInt64, nanoseconds: UInt32) {
+    self.device = device
+    self.inode = inode
+    self.size = size
+    self.seconds = seconds
+    self.nanoseconds = nanoseconds
+  }
+
+  /// Nanoseconds since 1970-01-01 UTC; those beyond the year 2500 are at its end.
+  var changed: UInt64 {
+    seconds > 1 << 34 ? .max : seconds &* 1_000_000_000 &+ UInt64(nanoseconds)
+  }
+}
+
+/// Why the functions of a module have no names, other than that its file has none.
+public enum NameLoss: String, Error, Hashable, Sendable {
+  /// No file was found at its path, nor elsewhere.
+  case gone = "its file is gone"
+  /// Another file is at its path.
+  case otherFile = "the file at its path is another one"
+  /// It is the file, but not what was in it.
+  case changed = "its file was changed after it was loaded"
+  /// It has no build id, and the agent could not learn which file it was.
+  case unproved = "it has no build id, and nothing else proves which file it was"
+  /// It is known by a name that is no absolute path.
+  case noPath = "the path of its file is not known"
+  /// There is a file, which may not be read.
+  case notPermitted = "its file may not be read"
+  /// The agent could not note the module.
+  case noRoom = "it found no room in the index's table of modules"
+  /// It was noted, but other modules needed the room.
+  case forgotten = "it was unloaded, and its place in the index's table of modules is another's"
 }

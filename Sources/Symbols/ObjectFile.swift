@@ -4,28 +4,58 @@
 // not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise SIGBUS or
 // change after it was checked. Not thread-safe: the owner holds a lock.
 
+import ByteText
 import CLibdw
 import Glibc
 
 /// An open descriptor, closed with its owner.
-struct OpenFile: ~Copyable {
+struct OpenFile: ~Copyable, Sendable {
   let descriptor: Int32
-  /// Bytes.
-  let size: Int
+  /// As of the opening.
+  let state: FileState
+  private let mode: mode_t
+  private let ownerID: uid_t
 
-  /// Nil if there is no regular file at `path` that we may read.
-  init?(path: String) {
+  /// Bytes.
+  var size: Int { Int(state.size) }
+
+  /// Nil if there is no regular file at `path` that we may read. `directory`: what a relative path starts from.
+  init?(path: [UInt8], in directory: Int32 = AT_FDCWD) {
     // O_NONBLOCK: a FIFO that was put in the file's place must not stop us before fstat can tell.
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+    let descriptor = (path + [0]).withUnsafeBufferPointer { bytes in
+      bytes.withMemoryRebound(to: CChar.self) { openat(directory, $0.baseAddress!, flags) }
+    }
+    self.init(adopting: descriptor)
+  }
+
+  private init?(adopting descriptor: Int32) {
     guard descriptor >= 0 else { return nil }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size > 0 else {
       close(descriptor)
+      errno = ENOENT
       return nil
     }
     self.descriptor = descriptor
-    size = Int(status.st_size)
+    state = FileState(status)
+    mode = status.st_mode
+    ownerID = status.st_uid
   }
+
+  /// Whether user `id` may read it, as far as the permissions for its owner and for all tell. Who is not root is told by the kernel.
+  func isReadable(by id: UInt32) -> Bool {
+    if id == 0 || geteuid() != 0 { return true }
+    return mode & (id == ownerID ? S_IRUSR : S_IROTH) != 0
+  }
+
+  /// Whether nobody has changed it since it was opened.
+  var isUnchanged: Bool {
+    var status = stat()
+    return fstat(descriptor, &status) == 0 && FileState(status) == state
+  }
+
+  func duplicate() -> OpenFile? { OpenFile(adopting: fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) }
 
   deinit { close(descriptor) }
 
@@ -49,14 +79,20 @@ struct OpenFile: ~Copyable {
   }
 }
 
-/// An ELF executable, shared object or debug file of either.
+/// An ELF executable, shared object or debug file of either; or an image of one in memory.
 final class ObjectFile {
-  let path: String
+  let path: [UInt8]
   let elf: OpaquePointer
-  /// Nil after `closeDescriptor`.
+  /// Nil after `closeDescriptor`, and for an image.
   private var file: OpenFile?
+  /// The bytes of an image. `elf` points into them.
+  private var image: UnsafeMutableRawBufferPointer?
+  /// Sections that libelf can't unpack, by their numbers.
+  private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
   /// Bytes.
   let size: Int
+  /// As of the opening.
+  let state: FileState
   /// Empty if it has none.
   let buildID: [UInt8]
   let sections: [Section]
@@ -72,10 +108,13 @@ final class ObjectFile {
     var link: Int
     /// Size in memory, above `size` if it is compressed.
     var unpackedSize: UInt64
+    /// How it is compressed: ELFCOMPRESS_ZLIB and others; nil if it isn't, or in the manner of .zdebug_….
+    var compression: UInt32?
 
     var isAllocated: Bool { flags & UInt64(SHF_ALLOC) != 0 }
     var isThreadLocal: Bool { flags & UInt64(SHF_TLS) != 0 }
     var isExecutable: Bool { flags & UInt64(SHF_EXECINSTR) != 0 }
+    func isSplit(_ part: String) -> Bool { name == ".debug_\(part).dwo" || name == ".zdebug_\(part).dwo" }
     func contains(_ address: UInt64) -> Bool { address >= self.address && address - self.address < size }
   }
 
@@ -84,33 +123,81 @@ final class ObjectFile {
     case module
     /// What `dwz` has moved out of several debug files; it calls it relocatable.
     case common
+    /// A .dwo or .dwp file, which is relocatable, too.
+    case split
+
+    fileprivate func allows(_ type: GElf_Half) -> Bool {
+      type == ET_EXEC || type == ET_DYN || (self != .module && type == ET_REL)
+    }
   }
 
   /// Nil if the file can't be read or isn't an ELF file of this kind.
-  init?(path: String, kind: Kind = .module) {
-    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let file = OpenFile(path: path) else { return nil }
+  convenience init?(path: [UInt8], kind: Kind = .module) {
+    guard let file = OpenFile(path: path) else { return nil }
+    self.init(file, path: path, kind: kind)
+  }
+
+  /// `path`: what led to the file.
+  init?(_ file: consuming OpenFile, path: [UInt8], kind: Kind = .module) {
+    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
-    var header = GElf_Ehdr()
-    guard elf_kind(elf) == ELF_K_ELF, gelf_getehdr(elf, &header) != nil,
-      header.e_type == ET_EXEC || header.e_type == ET_DYN || (kind == .common && header.e_type == ET_REL)
-    else {
+    guard Self.isUsable(elf, kind) else {
       elf_end(elf)
       return nil
     }
-    var bytes: UnsafeRawPointer?
-    let count = dwelf_elf_gnu_build_id(elf, &bytes)
-    buildID = count > 0 ? [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) : []
-    sections = Self.readSections(elf)
-    self.path = path
     self.elf = elf
+    (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
+    self.path = path
     size = file.size
+    state = file.state
     self.file = consume file
   }
 
-  deinit { elf_end(elf) }
+  /// The file whose bytes these are; `path` is where they come from. Takes `image`, also if it returns nil.
+  init?(image: UnsafeMutableRawBufferPointer, path: String, kind: Kind) {
+    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let start = image.baseAddress,
+      let elf = elf_memory(start.assumingMemoryBound(to: CChar.self), image.count)
+    else {
+      image.deallocate()
+      return nil
+    }
+    guard Self.isUsable(elf, kind) else {
+      elf_end(elf)
+      image.deallocate()
+      return nil
+    }
+    self.elf = elf
+    (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
+    self.path = path
+    size = image.count
+    self.image = image
+  }
+
+  private static func isUsable(_ elf: OpaquePointer, _ kind: Kind) -> Bool {
+    var header = GElf_Ehdr()
+    return elf_kind(elf) == ELF_K_ELF && gelf_getehdr(elf, &header) != nil && kind.allows(header.e_type)
+  }
+
+  private static func readBuildID(_ elf: OpaquePointer) -> [UInt8] {
+    var bytes: UnsafeRawPointer?
+    let count = dwelf_elf_gnu_build_id(elf, &bytes)
+    return count > 0 ? [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) : []
+  }
+
+  deinit {
+    elf_end(elf)
+    image?.deallocate()
+    for bytes in unpacked.values { bytes.deallocate() }
+  }
 
   /// CRC-32 of the whole file, nil if it can't be read.
   func checksum() -> UInt32? { file?.checksum() }
+
+  /// Whether nobody has changed it since it was opened; true without a descriptor.
+  var isUnchanged: Bool { file?.isUnchanged ?? true }
+
+  /// The file once more.
+  func duplicate() -> OpenFile? { file?.duplicate() }
 
   /// Gives the descriptor back when all sections that will be needed have been read, so that a server with many modules
   /// doesn't run out of them.
@@ -129,17 +216,22 @@ final class ObjectFile {
       var header = GElf_Shdr()
       guard gelf_getshdr(section, &header) != nil else { continue }
       var compression = GElf_Chdr()
-      let unpacked =
-        header.sh_flags & UInt64(SHF_COMPRESSED) != 0 && gelf_getchdr(section, &compression) != nil
-        ? compression.ch_size : header.sh_size
+      let isCompressed = header.sh_flags & UInt64(SHF_COMPRESSED) != 0 && gelf_getchdr(section, &compression) != nil
       let name: UnsafeMutablePointer<CChar>? = elf_strptr(elf, names, Int(header.sh_name))
       result.append(
         Section(
           index: elf_ndxscn(section), name: name.map { String(cString: $0) } ?? "",
           type: header.sh_type, flags: header.sh_flags, address: header.sh_addr, size: header.sh_size,
-          link: Int(header.sh_link), unpackedSize: unpacked))
+          link: Int(header.sh_link), unpackedSize: isCompressed ? compression.ch_size : header.sh_size,
+          compression: isCompressed ? compression.ch_type : nil))
     }
     return result
+  }
+
+  /// What the file says it was made for: EM_X86_64 and others.
+  var machine: UInt16 {
+    var header = GElf_Ehdr()
+    return gelf_getehdr(elf, &header) == nil ? 0 : header.e_machine
   }
 
   func section(named name: String) -> Section? { sections.first { $0.name == name } }
@@ -151,14 +243,67 @@ final class ObjectFile {
 
   /// Makes the last byte of the section zero, in memory; unpacks it first.
   func terminate(_ section: Section) {
-    guard let place = elf_getscn(elf, section.index) else { return }
-    if section.flags & UInt64(SHF_COMPRESSED) != 0 {
-      guard elf_compress(place, 0, 0) >= 0 else { return }
-    } else if section.name.hasPrefix(".z") {
-      guard elf_compress_gnu(place, 0, 0) >= 0 else { return }
-    }
-    guard let data = elf_getdata(place, nil), data.pointee.d_size > 0, let bytes = data.pointee.d_buf else { return }
+    guard let data = unpack(section) else { return }
+    guard data.pointee.d_size > 0, let bytes = data.pointee.d_buf else { return }
     bytes.storeBytes(of: 0, toByteOffset: data.pointee.d_size - 1, as: UInt8.self)
+  }
+
+  /// libelf's own view of a section, unpacked; nil if libelf can't do that.
+  private func unpack(_ section: Section) -> UnsafeMutablePointer<Elf_Data>? {
+    guard section.type != SHT_NOBITS, let place = elf_getscn(elf, section.index) else { return nil }
+    // Unpacked, it has no such flag any more.
+    var header = GElf_Shdr()
+    guard gelf_getshdr(place, &header) != nil else { return nil }
+    if header.sh_flags & UInt64(SHF_COMPRESSED) != 0 {
+      guard elf_compress(place, 0, 0) >= 0 else { return nil }
+    } else if section.name.hasPrefix(".z"), elf_compress_gnu(place, 0, 0) < 0 {
+      // Where that fails because it was done before, the mark at its start is gone.
+      guard let data = elf_getdata(place, nil), let start = data.pointee.d_buf,
+        !UnsafeRawBufferPointer(start: start, count: data.pointee.d_size).starts(with: "ZLIB".utf8)
+      else { return nil }
+      return data
+    }
+    return elf_getdata(place, nil)
+  }
+
+  /// What a section holds, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has looked at
+  /// `unpackedSize`.
+  func contents(of section: Section) -> UnsafeRawBufferPointer? {
+    if section.compression == Compression.zstd { return zstdContents(of: section) }
+    guard let data = unpack(section) else { return nil }
+    return UnsafeRawBufferPointer(start: data.pointee.d_buf, count: data.pointee.d_buf == nil ? 0 : data.pointee.d_size)
+  }
+
+  /// The same of a section of split debug information: `info` for .debug_info.dwo.
+  func contents(ofSplit name: String) -> UnsafeRawBufferPointer? {
+    sections.first { $0.isSplit(name) }.flatMap { contents(of: $0) }
+  }
+
+  /// What all sections of that name hold: gcc gives each type that has a unit of its own a section of its own, too.
+  func allContents(ofSplit name: String) -> [UInt8] {
+    sections.reduce(into: []) { bytes, section in
+      if section.isSplit(name), let part = contents(of: section) { bytes += part }
+    }
+  }
+
+  /// Gives back the memory of what `contents` has unpacked by itself.
+  func releaseUnpacked() {
+    for bytes in unpacked.values { bytes.deallocate() }
+    unpacked = [:]
+  }
+
+  private func zstdContents(of section: Section) -> UnsafeRawBufferPointer? {
+    if let known = unpacked[section.index] { return UnsafeRawBufferPointer(known) }
+    guard let place = elf_getscn(elf, section.index), let data = elf_rawdata(place, nil),
+      let start = data.pointee.d_buf, let size = Int(exactly: section.unpackedSize)
+    else { return nil }
+    let headerSize = gelf_fsize(elf, ELF_T_CHDR, 1, UInt32(EV_CURRENT))
+    guard headerSize > 0, data.pointee.d_size > headerSize,
+      let bytes = Compression.zstd(
+        UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)[headerSize...], size: size)
+    else { return nil }
+    unpacked[section.index] = bytes
+    return UnsafeRawBufferPointer(bytes)
   }
 
   /// The separate debug file that this one names, with its checksum.
@@ -182,5 +327,21 @@ final class ObjectFile {
       span = (min(span?.start ?? .max, header.p_vaddr), max(span?.end ?? 0, end))
     }
     return span
+  }
+}
+
+extension FileState {
+  /// Nil if there is none, or the path is not absolute.
+  init?(ofPath path: String) {
+    var status = stat()
+    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
+    self.init(status)
+  }
+
+  package init(_ status: stat) {
+    self.init(
+      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
+      seconds: UInt64(max(0, status.st_mtim.tv_sec)),
+      nanoseconds: UInt32(truncatingIfNeeded: status.st_mtim.tv_nsec))
   }
 }

@@ -33,13 +33,18 @@ public final class Symbolizer: Sendable {
   private struct ModuleKey: Hashable {
     var path: String
     var buildID: [UInt8]
-    /// Of the mapping, relative to the bias: what stands in for a build id where there is none.
+    /// Of the mapping, relative to the bias.
     var start: UInt64
     var end: UInt64
+    /// What stands in for a build id where there is none.
+    var file: FileState?
+    var noted: UInt64
 
     init(_ module: ModuleReference) {
       path = module.path
       buildID = module.buildID
+      file = buildID.isEmpty ? module.file : nil
+      noted = buildID.isEmpty && file == nil ? module.notedNanoseconds : 0
       start = module.start &- module.bias
       end = module.end &- module.bias
     }
@@ -59,6 +64,8 @@ public final class Symbolizer: Sendable {
     var lastUse: UInt64
     /// Monotonic seconds at which a module without a file is looked for again.
     var retryAt: Int
+    /// The processes by which it was looked for since.
+    var processes: Set<ModuleReference.Process>
   }
 
   private struct Tables {
@@ -73,14 +80,20 @@ public final class Symbolizer: Sendable {
   /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
   public static let retryInterval = 10
 
+  /// Files that are kept for the time after their process.
+  public let heldFiles: HeldFiles
+
   private let limits: Limits
   private let search: DebugFileSearch
   private let tables: Mutex<Tables>
 
   /// `debugRoots`: directories laid out like /usr/lib/debug, where separate debug files are looked for.
-  public init(debugRoots: [String] = ["/usr/lib/debug"], limits: Limits = Limits()) {
+  public init(
+    debugRoots: [String] = ["/usr/lib/debug"], limits: Limits = Limits(), heldFiles: HeldFiles = HeldFiles()
+  ) {
     self.limits = limits
-    search = DebugFileSearch(roots: debugRoots)
+    self.heldFiles = heldFiles
+    search = DebugFileSearch(roots: debugRoots, held: heldFiles)
     tables = Mutex(
       Tables(
         frames: GenerationCache(budget: limits.answerBytes / 4 * 3, cost: Self.cost),
@@ -101,9 +114,12 @@ public final class Symbolizer: Sendable {
   public func lookup(
     returnAddress: UInt64, in module: ModuleReference
   ) -> (frames: [Frame], isFinal: Bool) {
-    let bare = { [Frame(pc: returnAddress, module: module.path)] }
-    guard returnAddress > module.start, returnAddress <= module.end else { return (bare(), true) }
     let address = returnAddress &- 1 &- module.bias
+    let place = Frame.FilePlace(address: address, buildID: module.buildID)
+    let bare = { (loss: NameLoss?) in
+      [Frame(pc: returnAddress, module: module.path, place: place, unnamed: loss)]
+    }
+    guard returnAddress > module.start, returnAddress <= module.end else { return (bare(nil), true) }
     let key = ModuleKey(module)
     let (loaded, cached) = tables.withLock { tables in
       let loaded = find(key, module, &tables)
@@ -113,13 +129,23 @@ public final class Symbolizer: Sendable {
       // Another process may have the file elsewhere in its memory.
       return (cached[0].pc == returnAddress ? cached : cached.map { $0.moved(to: returnAddress) }, true)
     }
-    let found = loaded.frames(at: address).map { $0.moved(to: returnAddress) }
-    let frames = found.isEmpty ? bare() : found
+    let found = loaded.frames(at: address).map { frame in
+      var frame = frame.moved(to: returnAddress)
+      if frame.function == nil { frame.place = place }
+      return frame
+    }
+    let frames = found.isEmpty ? bare(loaded.loss) : found
     tables.withLock { tables in
       if loaded.hasFile { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
       evict(keeping: key, &tables)
     }
     return (frames, loaded.hasFile)
+  }
+
+  /// Why nothing of the module has a name; nil if its file was found, or nothing was looked up in it yet.
+  public func loss(of module: ModuleReference) -> NameLoss? {
+    let loaded = tables.withLock { $0.modules[ModuleKey(module)]?.module }
+    return loaded?.loss
   }
 
   /// The variable or function that holds `address`; nil if the symbol table knows of none.
@@ -145,6 +171,12 @@ public final class Symbolizer: Sendable {
   public func variable(at address: UInt64, in module: ModuleReference) -> Variable? {
     guard address >= module.start, address < module.end else { return nil }
     return variable(at: address &- module.bias, isThreadLocal: false, in: module)
+  }
+
+  /// Why the module's debug information names fewer variables than it could, as of the last look-up; nil if nothing is in
+  /// the way.
+  public func variableProblem(in module: ModuleReference) -> String? {
+    tables.withLock { find(ModuleKey(module), module, &$0) }.variableProblem()
   }
 
   /// The thread-local variable at `offset` bytes in the module's block of them.
@@ -193,17 +225,23 @@ public final class Symbolizer: Sendable {
 
   private func find(_ key: ModuleKey, _ reference: ModuleReference, _ tables: inout Tables) -> LoadedModule {
     tables.uses += 1
+    var processes = Set([reference.process].compactMap { $0 })
     if let index = tables.modules.index(forKey: key) {
       let entry = tables.modules.values[index]
-      if entry.module.hasFile || Self.monotonicSeconds() < entry.retryAt {
+      // By another process the file may be found.
+      let isAnotherWay = reference.process.map { !entry.processes.contains($0) } ?? false
+      let isEarly = Self.monotonicSeconds() < entry.retryAt
+      if entry.module.hasFile || isEarly && !isAnotherWay {
         tables.modules.values[index].lastUse = tables.uses
         return entry.module
       }
+      if isEarly { processes.formUnion(entry.processes) }
     }
     let module = LoadedModule(id: tables.nextID, reference: reference, search: search)
     tables.nextID &+= 1
     tables.modules[key] = Entry(
-      module: module, lastUse: tables.uses, retryAt: Self.monotonicSeconds() + Self.retryInterval)
+      module: module, lastUse: tables.uses, retryAt: Self.monotonicSeconds() + Self.retryInterval,
+      processes: processes)
     return module
   }
 

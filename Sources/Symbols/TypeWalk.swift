@@ -72,9 +72,20 @@ struct TypeWalk {
     return dwarf_attr(&entry, UInt32(name), &attribute) != nil && dwarf_formflag(&attribute, &value) == 0 && value
   }
 
+  /// The type of which `type` stands for no more than the signature.
+  private static func whole(_ type: Dwarf_Die) -> Dwarf_Die? {
+    var entry = type
+    guard dwarf_hasattr(&entry, UInt32(DW_AT_signature)) != 0, dwarf_hasattr(&entry, UInt32(DW_AT_byte_size)) == 0
+    else {
+      return nil
+    }
+    return reference(DW_AT_signature, of: type)
+  }
+
   private static func name(of entry: Dwarf_Die) -> String? {
     var entry = entry
-    guard let name = dwarf_diename(&entry), name[0] != 0 else { return nil }
+    if let name = dwarf_diename(&entry), name[0] != 0 { return demangled(cString: name) }
+    guard var whole = whole(entry), let name = dwarf_diename(&whole), name[0] != 0 else { return nil }
     return demangled(cString: name)
   }
 
@@ -106,10 +117,8 @@ struct TypeWalk {
         guard let next = Self.type(of: type) else { return nil }
         type = next
       default:
-        // Declared here, described in a unit of its own.
-        guard Self.flag(DW_AT_declaration, of: type), let whole = Self.reference(DW_AT_signature, of: type) else {
-          return type
-        }
+        // Described in a unit of its own. What stands here is a declaration, or, as gcc has it, nothing more.
+        guard let whole = Self.whole(type) else { return type }
         type = whole
       }
     }

@@ -11,6 +11,8 @@ struct VariableEntry {
   var entry: Dwarf_Die
   /// With `::` at its end if there is any: `f::`, `space::Class::`.
   var scope: String
+  /// Index of its unit.
+  var unit: Int
 }
 
 struct VariableIndex {
@@ -27,7 +29,7 @@ struct VariableIndex {
     var ordinary: [IntervalIndex<VariableEntry>.Interval] = []
     var threadLocal: [IntervalIndex<VariableEntry>.Interval] = []
     var remaining = limit
-    for unit in units {
+    for (index, unit) in units.enumerated() {
       Self.visit(unit, insideFunctions, &remaining) { entry, scope in
         guard let place = Self.place(of: entry()) else { return }
         let entry = entry()
@@ -36,7 +38,7 @@ struct VariableIndex {
         let (end, overflow) = place.address.addingReportingOverflow(max(size, 1))
         guard !overflow else { return }
         let interval = IntervalIndex<VariableEntry>.Interval(
-          start: place.address, end: end, payload: VariableEntry(entry: entry, scope: scope()))
+          start: place.address, end: end, payload: VariableEntry(entry: entry, scope: scope(), unit: index))
         if place.isThreadLocal { threadLocal.append(interval) } else { ordinary.append(interval) }
       }
     }
@@ -133,7 +135,7 @@ struct VariableIndex {
       place = address
     default: return nil
     }
-    let isAddress = Int(operations[0].atom) == DW_OP_addr || Int(operations[0].atom) == DW_OP_addrx
+    let isAddress = [DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index].contains(Int(operations[0].atom))
     if count == 1 { return isAddress ? (place, false) : nil }
     var isThreadLocal = false
     for index in 1..<count {

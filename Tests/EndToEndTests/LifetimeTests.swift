@@ -62,12 +62,13 @@ extension EndToEnd {
       for block in record.blocks {
         guard let allocation = segment.allocation(containing: block.base),
           let context = segment.context(allocation.context),
-          let pc = segment.stack(ofNode: context.node).addresses.first
+          case let stack = segment.stack(ofNode: context.node), let pc = stack.addresses.first
         else {
           wrong.append("block \(block.base) has no site")
           continue
         }
-        let path = segment.module(containing: pc - 1, at: allocation.ticks)?.path ?? "nothing"
+        let path =
+          segment.module(of: stack.holder(ofCallAt: 0), containing: pc - 1, at: allocation.ticks)?.path ?? "nothing"
         if path != libraries[Int(block.site)] { wrong.append("\(path) instead of \(libraries[Int(block.site)])") }
       }
       #expect(wrong.isEmpty, "\(wrong.count) blocks: \(wrong.prefix(5))")

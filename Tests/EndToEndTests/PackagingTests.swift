@@ -74,6 +74,55 @@ extension EndToEnd {
       #expect(status.st_mode == S_IFDIR | 0o1777 && status.st_uid == 0)
     }
 
+    // MARK: what the agent needs where it is loaded
+
+    @Test("the agent needs libc alone, of any age, and calls nothing of it that is not in the table of docs/libc.md")
+    func imports() throws {
+      let agent = try Installation.path(of: Installation.agent)
+      let dynamic = try ChildProcess.run([tool("readelf", package: "binutils"), "-d", "-W", agent]).output
+      let needed = dynamic.split(separator: "\n").filter { $0.contains("(NEEDED)") }
+      #expect(needed.count == 1 && needed[0].contains("[libc.so.6]"), "\(needed)")
+      let table = try String(contentsOfFile: "\(Installation.packageDirectory)/docs/libc.md", encoding: .utf8)
+      let symbols = try ChildProcess.run([tool("nm", package: "binutils"), "-D", "--undefined-only", agent]).output
+      for line in symbols.split(separator: "\n") {
+        let words = line.split(separator: " ")
+        let name = words[words.count - 1].split(separator: "@")
+        #expect(table.contains("`\(name[0])`"), "\(name[0])")
+        guard name.count > 1, name[1].hasPrefix("GLIBC_2.") else { continue }
+        let minor = name[1].dropFirst(8).split(separator: ".").first.flatMap { Int($0) }
+        #expect(minor.map { $0 <= 17 } == true, "\(line)")
+      }
+    }
+
+    @Test("a program of musl runs under the agent as without, alone and as the child of an indexed one")
+    func otherLibrary() throws {
+      let directory = try TestDirectory()
+      let compiler = try tool("musl-gcc", package: "musl-tools")
+      let agent = try Installation.path(of: Installation.agent)
+      for options in [[], ["-no-pie"], ["-O2", "-Wl,-z,now"]] {
+        let program = directory.file("other")
+        let built = try ChildProcess.run(
+          [compiler, "-w", Programs.source("other_library.c"), "-o", program] + options)
+        try #require(built.ending == .exit(0), "\(built.errors)")
+        let plain = try ChildProcess.run([program, "x"])
+        #expect(plain.ending == .exit(5) && plain.output.hasPrefix("hello"))
+        let environment = try Installation.agentEnvironment(directory.path)
+        #expect(try ChildProcess.run([program, "x"], environment: environment) == plain)
+        // system, posix_spawn and exec, by programs of glibc's.
+        let starters = [
+          ["/bin/sh", "-c", "\(program) x; exit $?"], ["/bin/sh", "-c", "exec \(program) x"],
+          ["python3", "-c", "import os; os._exit(os.waitstatus_to_exitcode(os.system('\(program) x')))"],
+          ["python3", "-c", "import os; os._exit(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn('\(program)', ['a', 'x'], os.environ), 0)[1]))"],
+        ]
+        for starter in starters {
+          #expect(try ChildProcess.run(starter, environment: environment) == plain, "\(starter)")
+        }
+        let verbose = try ChildProcess.run(
+          [program], environment: ["LD_PRELOAD": agent, "ALLOCS_DIR": directory.path, "ALLOCS_VERBOSE": "1"])
+        #expect(verbose.errors.contains("runs unindexed: its C library is not glibc"), "\(verbose.errors)")
+      }
+    }
+
     // MARK: scripts/install-dependencies
 
     /// Runs the script as a user who is not root, on a machine that has Swift and no package, and of `commands` (names

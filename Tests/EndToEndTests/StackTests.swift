@@ -198,6 +198,33 @@ extension EndToEnd {
       try check([Programs.path("stacks_exceptions.cpp", options: options)], atLeast: 5000)
     }
 
+    // MARK: how modules are linked
+
+    private static let linkings = [
+      ["-Wl,-z,max-page-size=0x200000"],
+      ["-no-pie", "-Wl,-z,max-page-size=0x200000"],
+      ["-Wl,-z,max-page-size=0x200000", "-Wl,-z,noseparate-code"],
+      ["-fuse-ld=gold", "-Wl,-z,max-page-size=0x10000"],
+      ["-Wl,--no-eh-frame-hdr"],
+      ["-no-pie", "-Wl,--no-eh-frame-hdr", "-s"],
+      ["-fuse-ld=gold", "-Wl,--no-eh-frame-hdr", "-Wl,-z,max-page-size=0x200000"],
+    ]
+
+    @Test("room between segments, and call frame information without a table: the same stack", arguments: linkings)
+    func linkings(options: [String]) throws {
+      let forLibraries = ["-fPIC", "-shared", "-DGAPS_LIBRARY"] + options.filter { $0 != "-no-pie" }
+      let linked = try Programs.path("stacks_gaps.c", options: forLibraries)
+      let loaded = try Programs.path("stacks_gaps.c", options: forLibraries + ["-O1"])
+      let recorded = try check([Programs.path("stacks_gaps.c", options: options + [linked]), loaded], atLeast: 15)
+      // Those of constructors end in the dynamic linker's first function, those of threads in clone.
+      #expect(recorded.allSatisfy { $0.stack.truncation == nil })
+    }
+
+    @Test("frames of every kind, with room between segments", arguments: linkings.prefix(4))
+    func framesApart(options: [String]) throws {
+      try check([Programs.path("stacks.c", options: options), "frames"], atLeast: 5000)
+    }
+
     // MARK: code without information
 
     @Test("code without call frame information and wild values of rbp end the stack, not the program")
@@ -225,6 +252,51 @@ extension EndToEnd {
       let stacks = try check([Programs.path("stacks.c"), kind], atLeast: 200).map(\.stack)
       // Stacks may end where a prologue is half done, and there only.
       #expect(stacks.count { $0.truncation == nil } * 100 >= stacks.count * 95)
+    }
+
+    /// Runs small_stacks.c, linked so that its calls are bound at the start.
+    private func onSmallStack(
+      _ flags: String, _ size: Int, _ what: String, _ variables: [String: String]
+    ) throws -> Outcome {
+      let program = try Programs.path("small_stacks.c", options: ["-Wl,-z,now"])
+      return try ChildProcess.run([program, flags, "\(size)", what], environment: variables)
+    }
+    /// SS_AUTODISARM.
+    private static let autoDisarm = "0x80000000"
+
+    @Test("a handler on a stack that the kernel forgets meanwhile: the whole stack", arguments: ["0", autoDisarm])
+    func disarmed(flags: String) throws {
+      for (size, what) in [(8192, "malloc"), (65536, "malloc"), (65536, "calloc"), (1 << 20, "realloc")] {
+        let directory = try TestDirectory()
+        let outcome = try onSmallStack(flags, size, what, Installation.agentEnvironment(directory.path))
+        let pid = (try directory.segments()[0] as NSString).lastPathComponent.prefix { $0 != "." }
+        #expect(outcome.ending == .exit(0))
+        let answer = try Tool.control(
+          ["query", "--direct", String(pid), String(outcome.output.dropLast())], in: directory
+        ).output
+        for function in ["handler_allocates", "handler", "interrupted_function", "main"] {
+          #expect(answer.contains(function), "\(size) \(what): \(answer)")
+        }
+      }
+    }
+
+    @Test(
+      "the smallest alternate stacks that are enough without the agent are enough with it",
+      arguments: ["0", autoDisarm], ["malloc", "calloc", "realloc", "memalign", "mmap"])
+    func smallest(flags: String, what: String) throws {
+      let directory = try TestDirectory()
+      let variables = try Installation.agentEnvironment(directory.path)
+      var enough = 0
+      for size in stride(from: 2048, through: 8192, by: 256) {
+        let plain = try onSmallStack(flags, size, what, [:])
+        guard plain.ending == .exit(0) else { continue }
+        enough += 1
+        for settings in [[:], ["ALLOCS_STACKS": "site"], ["ALLOCS_EVENTS": "1"]] {
+          let outcome = try onSmallStack(flags, size, what, variables.merging(settings) { $1 })
+          #expect(outcome.ending == .exit(0), "\(size) bytes, \(settings)")
+        }
+      }
+      #expect(enough > 0)
     }
 
     // MARK: other stacks

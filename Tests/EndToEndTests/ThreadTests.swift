@@ -60,6 +60,40 @@ extension EndToEnd {
     @Test("five hundred threads at once are all known")
     func atOnce() throws { try churn(threads: 1500, atOnce: 500, blocks: 20, requiresThreads: true) }
 
+    // MARK: what the agent asks of libc
+
+    /// The blocks that are still known at the program's end, of this size at least.
+    private func run(_ arguments: [String], preload: [String]) throws -> Outcome {
+      let directory = try TestDirectory()
+      let environment = ["LD_PRELOAD": preload.joined(separator: ":"), "ALLOCS_DIR": directory.path]
+      let outcome = try ChildProcess.run(arguments, environment: environment, patience: 20)
+      if let path = try directory.segments().first {
+        let segment = try Segment(path: path)
+        // Threads that came one after the other share a few entries.
+        #expect(segment.threads.count < 40, "\(segment.threads.count) entries")
+        #expect(segment.counters.first { $0.name == "unbounded_stacks" }?.value == 0)
+      }
+      return outcome
+    }
+
+    @Test("a thread's first allocation under libc's own locks, with anything between libc and the agent")
+    func firstCall() throws {
+      let agent = try Installation.path(of: Installation.agent)
+      let wrapper = try Programs.path("first_call.c", options: ["-fPIC", "-shared", "-DFIRST_CALL_WRAPPER"])
+      let keys = try Programs.path("keys.c", options: ["-fPIC", "-shared"])
+      let program = try Programs.path("first_call.c")
+      // glibc's own counter of calls.
+      let counter = "/lib/x86_64-linux-gnu/libmemusage.so"
+      var preloads = [[agent], [wrapper, agent], [keys, agent], [agent, keys], [keys, wrapper, agent]]
+      if FileManager.default.fileExists(atPath: counter) { preloads.append([counter, agent]) }
+      for preload in preloads {
+        let outcome = try run([program], preload: preload)
+        #expect(outcome.ending == .exit(0) && outcome.output == "done\n", "\(preload): \(outcome)")
+      }
+      let wrapped = try Programs.path("first_call.c", options: ["-rdynamic", wrapper])
+      #expect(try run([wrapped, "50"], preload: [agent]).ending == .exit(0))
+    }
+
     @Test("threads start and end ten thousand times a second, or a tenth as often as without the agent")
     func rate() throws {
       let path = try Programs.path("brief.c")

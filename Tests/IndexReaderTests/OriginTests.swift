@@ -320,3 +320,50 @@ func ownStartTime() -> UInt64? {
   let fields = buffer[(close + 1)..<count].split(separator: UInt8(ascii: " "))
   return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
 }
+
+@Suite("Modules that nodes name")
+struct NamedModuleTests {
+  private let synthetic = SyntheticSegment()
+
+  private func holder(_ number: UInt32, pc: UInt64 = 0x1100) throws -> CallHolder {
+    let node = synthetic.addNode(pc: pc, flags: number << ALLOCS_NODE_MODULE_SHIFT)
+    let segment = try Segment(path: synthetic.path)
+    let stack = segment.stack(ofNode: node)
+    #expect(stack.holder(ofCallAt: 0) == segment.node(node)?.holder)
+    return stack.holder(ofCallAt: 0)
+  }
+
+  @Test("what a node says of its module decides between two that lay at the same addresses at the same time")
+  func twoAtOnce() throws {
+    let range: Range<UInt64> = 0x1000..<0x9000
+    let first = UInt32(synthetic.addModule(path: "/first", range: range, loaded: 100, unloaded: 100))
+    let later = ALLOCS_MODULE_LATER.rawValue
+    let second = UInt32(synthetic.addModule(path: "/second", range: range, loaded: 100, flags: later))
+    let segment = try Segment(path: synthetic.path)
+    for (index, path) in [(first, "/first"), (second, "/second")] {
+      let holder = try holder(index + 1)
+      #expect(holder == .module(index))
+      #expect(segment.module(of: holder, containing: 0x1100, at: 100)?.path == path)
+      // It must lie there.
+      #expect(segment.module(of: holder, containing: 0x9000, at: 100) == nil)
+    }
+    // A node that says nothing is older than all that came later.
+    #expect(segment.module(of: try holder(0), containing: 0x1100, at: 100)?.path == "/first")
+    #expect(segment.module(of: try holder(0), containing: 0x1100, at: 500) == nil)
+  }
+
+  @Test("a node that says that its module is none, or found no room, has none at any time")
+  func none() throws {
+    synthetic.addModule(path: "/there", range: 0x1000..<0x9000)
+    let segment = try Segment(path: synthetic.path)
+    for (number, expected) in [
+      (ALLOCS_NODE_MODULE_NONE, CallHolder.none), (ALLOCS_NODE_MODULE_DROPPED, .dropped),
+    ] {
+      let holder = try holder(UInt32(number))
+      #expect(holder == expected)
+      #expect(segment.module(of: holder, containing: 0x1100, at: 1) == nil)
+    }
+    // One that leads outside the table.
+    #expect(segment.module(of: try holder(7), containing: 0x1100, at: 1) == nil)
+  }
+}

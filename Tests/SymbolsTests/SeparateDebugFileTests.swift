@@ -80,6 +80,9 @@ import Testing
       try handle.write(contentsOf: Data([0]))
       try handle.close()
     }
+    var status = stat()
+    try #require(stat(program.path, &status) == 0)
+    module.file = FileState(status)
     let address = try #require(program.probes["inlined"])
     let frames = Symbolizer().frames(returnAddress: address + TestProgram.bias, in: module)
     #expect((frames.map(\.function) == names) == !isDamaged)
@@ -111,20 +114,14 @@ import Testing
     #expect(try program.frames("hidden").map(\.seen) == [ExpectedFrame()])
   }
 
-  @Test("split DWARF gives lines and functions without the .dwo file being opened")
-  func splitDWARF() throws {
-    let program = try TestProgram("plain.c", compiler: "gcc", ["-O2", "-g", "-gsplit-dwarf"])
-    #expect(
-      try program.frames("hidden").map(\.seen) == [
-        ExpectedFrame(function: "hidden", file: "plain.c", line: program.line("hidden"))
-      ])
-  }
-
   @Test("a file that was replaced by another build gives no symbols")
   func replaced() throws {
     let program = try program()
     let other = try self.program("templates.cpp")
-    let bare = Frame(pc: try #require(program.probes["hidden"]) + TestProgram.bias, module: program.path)
+    let address = try #require(program.probes["hidden"])
+    let bare = Frame(
+      pc: address + TestProgram.bias, module: program.path,
+      place: Frame.FilePlace(address: address - 1, buildID: program.buildID), unnamed: .otherFile)
     try FileManager.default.removeItem(atPath: program.path)
     try FileManager.default.copyItem(atPath: other.path, toPath: program.path)
     #expect(try program.frames("hidden") == [bare])
@@ -149,7 +146,10 @@ import Testing
   func noFile(_ path: String) {
     let module = ModuleReference(path: path, buildID: [1, 2, 3], start: 0x1000, end: 0x3000, bias: 0x1000)
     let symbolizer = Symbolizer()
-    #expect(symbolizer.frames(returnAddress: 0x2000, in: module) == [Frame(pc: 0x2000, module: path)])
+    let loss: NameLoss = path.hasPrefix("/") ? .gone : .noPath
+    let place = Frame.FilePlace(address: 0xFFF, buildID: [1, 2, 3])
+    let bare = Frame(pc: 0x2000, module: path, place: place, unnamed: loss)
+    #expect(symbolizer.frames(returnAddress: 0x2000, in: module) == [bare])
     #expect(symbolizer.staticSymbol(at: 0x2000, in: module) == nil)
   }
 

@@ -1,10 +1,12 @@
 // CallFrameInformation: what .eh_frame says about one program counter, as a rule.
 //
-// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table. Follows the
-// DWARF 4 standard, section 6.4, and the Linux Standard Base's "Exception Frames". Keeps track of three columns: the
-// canonical frame address, the frame pointer, the return address. Whatever else a function may use ends the stack.
+// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table, or, where a module has
+// none, through one that was made of its .eh_frame (FrameTables.swift). Follows the DWARF 4 standard, section 6.4, and the
+// Linux Standard Base's "Exception Frames". Keeps track of three columns: the canonical frame address, the frame pointer, the
+// return address. Whatever else a function may use ends the stack.
 //
-// Every read is checked against the end of the module, and every loop is bounded: a damaged table must not crash the host.
+// Every read is checked against the end of the segment it is in, and every loop is bounded: a damaged table must not crash the
+// host. A module may have room between its segments, where nothing can be read; a table is in another one than the code.
 
 import AgentMachine
 import SharedLayout
@@ -16,11 +18,80 @@ enum CallFrameInformation {
     var start: UInt64 = 0
     var end: UInt64 = 0
     var table: UInt64 = 0
-    guard allocs_find_frame_table(address, &start, &end, &table), table != 0 else { return .withoutInformation }
-    guard let entry = FrameEntry(covering: address, table: table, start: start, end: end) else {
-      return .withoutInformation
+    var map: UnsafeMutablePointer<link_map>?
+    guard allocs_find_frame_table(address, &start, &end, &map, &table), let map else { return .withoutInformation }
+    var segment = Segment(start: start, end: end)
+    switch find(address, table, map, &segment) {
+    case .entry(let place):
+      guard segment.moved(to: place, of: map) else { return .unsupported }
+      guard let entry = FrameEntry(covering: address, at: place, start: segment.start, end: segment.end) else {
+        return withoutEntry(address)
+      }
+      return entry.rule(at: address)
+    case .nothing: return withoutEntry(address)
+    case .unreadable: return .unsupported
     }
-    return entry.rule(at: address)
+  }
+
+  private static func withoutEntry(_ address: UInt64) -> FrameRule {
+    allocs_is_entry(address) ? .outermost : .withoutInformation
+  }
+
+  /// What can be read around an address.
+  struct Segment {
+    var start: UInt64
+    var end: UInt64
+
+    /// Makes it the one around `address`; false if that is not one of the module's.
+    mutating func moved(to address: UInt64, of map: UnsafeMutablePointer<link_map>) -> Bool {
+      address >= start && address < end || allocs_find_segment(address, map, &start, &end)
+    }
+  }
+
+  enum Found {
+    /// The entry that begins last before the address: there.
+    case entry(UInt64)
+    /// The module has none for it.
+    case nothing
+    /// The module has some, which are not understood.
+    case unreadable
+  }
+
+  private static func find(
+    _ address: UInt64, _ table: UInt64, _ map: UnsafeMutablePointer<link_map>, _ segment: inout Segment
+  ) -> Found {
+    if table != 0 {
+      guard segment.moved(to: table, of: map) else { return .unreadable }
+      switch FrameEntry.find(address, table, segment.end) {
+      case .unreadable: break
+      case let found: return found
+      }
+    }
+    return FrameTables.find(address, map)
+  }
+
+  /// Whether the module's own table is of the form that linkers write.
+  static func isSearchable(_ table: UInt64, _ map: UnsafeMutablePointer<link_map>, _ segment: Segment) -> Bool {
+    var segment = segment
+    guard table != 0, segment.moved(to: table, of: map) else { return false }
+    if case .unreadable = FrameEntry.find(0, table, segment.end) { return false }
+    return true
+  }
+
+  // MARK: for FrameTables
+
+  /// What follows the entry at `place` of a section that ends with its segment; nil if there is none.
+  static func next(after place: UInt64, end: UInt64) -> UInt64? {
+    var cursor = Cursor(place, end: end)
+    return FrameEntry.length(&cursor)
+  }
+  /// Whether a common entry of the form that compilers write is at `place`.
+  static func isCommon(_ place: UInt64, end: UInt64) -> Bool {
+    FrameEntry(commonAt: place, end: end)?.isOrdinary ?? false
+  }
+  /// The code that the entry at `place` is for; nil if it is not one.
+  static func code(ofEntry place: UInt64, start: UInt64, end: UInt64) -> (start: UInt64, size: UInt64)? {
+    FrameEntry(at: place, start: start, end: end)?.code
   }
 }
 
@@ -110,19 +181,35 @@ private struct FrameEntry {
   private var isSignalFrame = false
   private let moduleEnd: UInt64
 
-  init?(covering address: UInt64, table: UInt64, start moduleStart: UInt64, end: UInt64) {
+  init?(covering address: UInt64, at entry: UInt64, start moduleStart: UInt64, end: UInt64) {
+    self.init(at: entry, start: moduleStart, end: end)
+    guard address >= start, address - start < size else { return nil }
+  }
+
+  init?(at entry: UInt64, start moduleStart: UInt64, end: UInt64) {
     moduleEnd = end
     instructions = Cursor(end, end: end)
     commonInstructions = instructions
-    guard let entry = Self.find(address, table, end), entry >= moduleStart, entry < end,
-      read(entry: entry, moduleStart), address >= start, address - start < size
-    else { return nil }
+    guard entry >= moduleStart, entry < end, read(entry: entry, moduleStart) else { return nil }
+  }
+
+  init?(commonAt place: UInt64, end: UInt64) {
+    moduleEnd = end
+    instructions = Cursor(end, end: end)
+    commonInstructions = instructions
+    guard read(common: place) != nil else { return nil }
   }
 
   private var size: UInt64 = 0
+  var code: (start: UInt64, size: UInt64) { (start, size) }
+  /// Whether a common entry is one as compilers write it for this machine.
+  var isOrdinary: Bool {
+    returnColumn == Machine.returnAddressColumn && dataAlignment == -8 && (codeAlignment == 1 || codeAlignment == 4)
+      && pointerEncoding & 0x60 == 0 && commonInstructions.address < commonInstructions.end
+  }
 
-  /// The binary search table of .eh_frame_hdr, in the one form that linkers write.
-  private static func find(_ address: UInt64, _ table: UInt64, _ end: UInt64) -> UInt64? {
+  /// By the binary search table of .eh_frame_hdr, in the one form that linkers write.
+  static func find(_ address: UInt64, _ table: UInt64, _ end: UInt64) -> CallFrameInformation.Found {
     var cursor = Cursor(table, end: end)
     let version = cursor.byte()
     let frameEncoding = cursor.byte()
@@ -131,13 +218,13 @@ private struct FrameEntry {
     let sortedOffsets: UInt8 = 0x3B  // relative to the table, signed, 4 bytes
     guard version == 1, tableEncoding == sortedOffsets, cursor.pointer(frameEncoding, dataBase: table) != nil,
       let count = cursor.pointer(countEncoding, dataBase: table), count > 0, count < 1 << 28
-    else { return nil }
+    else { return .unreadable }
     let first = cursor.address
-    guard count * 8 <= end - first, let base = UnsafeRawPointer(bitPattern: UInt(first)) else { return nil }
+    guard count * 8 <= end - first, let base = UnsafeRawPointer(bitPattern: UInt(first)) else { return .unreadable }
     func location(_ index: UInt64) -> UInt64 {
       table &+ UInt64(bitPattern: Int64(base.loadUnaligned(fromByteOffset: Int(index * 8), as: Int32.self)))
     }
-    guard location(0) <= address else { return nil }
+    guard location(0) <= address else { return .nothing }
     var low: UInt64 = 0
     var high = count
     while high - low > 1 {
@@ -145,7 +232,7 @@ private struct FrameEntry {
       if location(middle) <= address { low = middle } else { high = middle }
     }
     let offset = base.loadUnaligned(fromByteOffset: Int(low * 8 + 4), as: Int32.self)
-    return table &+ UInt64(bitPattern: Int64(offset))
+    return .entry(table &+ UInt64(bitPattern: Int64(offset)))
   }
 
   private mutating func read(entry: UInt64, _ moduleStart: UInt64) -> Bool {
@@ -211,7 +298,7 @@ private struct FrameEntry {
   }
 
   /// The end of the record whose length is next; 0 ends the section.
-  private static func length(_ cursor: inout Cursor) -> UInt64? {
+  static func length(_ cursor: inout Cursor) -> UInt64? {
     let short = cursor.read(UInt32.self, 0)
     let length = short == UInt32.max ? cursor.read(UInt64.self, 0) : UInt64(short)
     guard !cursor.isBroken, length != 0, length <= cursor.end - cursor.address else { return nil }
@@ -221,25 +308,64 @@ private struct FrameEntry {
 
 // MARK: the instructions
 
-/// A row of the table that the instructions describe.
+/// A row of the table that the instructions describe. In 16 bytes: rows are worked on where little stack may be left.
 private struct Row {
-  enum Saved: Equatable {
+  enum Saved: UInt8 {
     case same
-    case offset(Int64)  // from the canonical frame address
+    case offset  // from the canonical frame address
     case atFramePointer  // DW_OP_breg of the frame pointer, 0: where a realigned frame keeps it
     case undefined
     case unsupported
   }
-  enum Base: Equatable {
-    case register(UInt64)
+  enum Base: UInt8 {
+    case stackPointer
+    case framePointer
     case memoryAtFramePointer  // DW_OP_breg of the frame pointer, offset, DW_OP_deref: a realigned frame
     case procedureLinkage  // the expression of PLT stubs
     case unsupported
   }
-  var base = Base.unsupported
-  var offset: Int64 = 0
-  var framePointer = Saved.same
-  var returnAddress = Saved.same
+  private(set) var base = Base.unsupported
+  private(set) var framePointer = Saved.same
+  private(set) var returnAddress = Saved.same
+  private var baseOffset: Int32 = 0
+  private var framePointerOffset: Int32 = 0
+  private var returnAddressOffset: Int32 = 0
+
+  var offset: Int64 { Int64(baseOffset) }
+  /// From the canonical frame address; nil if it is not saved there.
+  var framePointerPlace: Int64? { framePointer == .offset ? Int64(framePointerOffset) : nil }
+  var returnAddressPlace: Int64? { returnAddress == .offset ? Int64(returnAddressOffset) : nil }
+
+  /// Offsets of more than 2 GiB are no frame's.
+  mutating func setBase(register: UInt64) {
+    base =
+      register == Machine.stackPointerColumn
+      ? .stackPointer : register == Machine.framePointerColumn ? .framePointer : .unsupported
+  }
+  mutating func setBase(_ new: Base) { base = new }
+  mutating func setOffset(_ new: Int64) {
+    if let offset = Int32(exactly: new) { baseOffset = offset } else { base = .unsupported }
+  }
+  mutating func set(_ column: UInt64, _ saved: Saved) {
+    if column == Machine.framePointerColumn { framePointer = saved }
+    if column == Machine.returnAddressColumn { returnAddress = saved }
+  }
+  mutating func set(_ column: UInt64, at offset: Int64) {
+    guard let place = Int32(exactly: offset) else { return set(column, .unsupported) }
+    set(column, .offset)
+    if column == Machine.framePointerColumn { framePointerOffset = place }
+    if column == Machine.returnAddressColumn { returnAddressOffset = place }
+  }
+  mutating func restore(_ column: UInt64, _ initial: Row) {
+    if column == Machine.framePointerColumn {
+      framePointer = initial.framePointer
+      framePointerOffset = initial.framePointerOffset
+    }
+    if column == Machine.returnAddressColumn {
+      returnAddress = initial.returnAddress
+      returnAddressOffset = initial.returnAddressOffset
+    }
+  }
 }
 
 extension FrameEntry {
@@ -277,10 +403,10 @@ extension FrameEntry {
         if !advance(operand, &location) { return true }
         continue
       case 0x80:
-        set(&row, operand, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+        row.set(operand, at: Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
         continue
       case 0xC0:
-        restore(&row, operand, initial)
+        row.restore(operand, initial)
         continue
       default: break
       }
@@ -295,12 +421,12 @@ extension FrameEntry {
       case 0x04: if !advance(UInt64(cursor.read(UInt32.self, 0)), &location) { return true }
       case 0x05:
         let column = cursor.unsigned()
-        set(&row, column, .offset(Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
-      case 0x06: restore(&row, cursor.unsigned(), initial)
-      case 0x07: set(&row, cursor.unsigned(), .undefined)
-      case 0x08: set(&row, cursor.unsigned(), .same)
+        row.set(column, at: Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
+      case 0x06: row.restore(cursor.unsigned(), initial)
+      case 0x07: row.set(cursor.unsigned(), .undefined)
+      case 0x08: row.set(cursor.unsigned(), .same)
       case 0x09:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         _ = cursor.unsigned()
       case 0x0A:
         guard depth < 8 else { return false }
@@ -311,45 +437,36 @@ extension FrameEntry {
         depth -= 1
         row = remembered[depth]
       case 0x0C:
-        row.base = .register(cursor.unsigned())
-        row.offset = Int64(bitPattern: cursor.unsigned())
-      case 0x0D: row.base = .register(cursor.unsigned())
-      case 0x0E: row.offset = Int64(bitPattern: cursor.unsigned())
+        row.setBase(register: cursor.unsigned())
+        row.setOffset(Int64(bitPattern: cursor.unsigned()))
+      case 0x0D: row.setBase(register: cursor.unsigned())
+      case 0x0E: row.setOffset(Int64(bitPattern: cursor.unsigned()))
       case 0x0F: readBaseExpression(&cursor, &row)
       case 0x10:
         let column = cursor.unsigned()
-        set(&row, column, readSavedExpression(&cursor))
+        row.set(column, readSavedExpression(&cursor))
       case 0x11:
         let column = cursor.unsigned()
-        set(&row, column, .offset(cursor.signed() &* dataAlignment))
+        row.set(column, at: cursor.signed() &* dataAlignment)
       case 0x12:
-        row.base = .register(cursor.unsigned())
-        row.offset = cursor.signed() &* dataAlignment
-      case 0x13: row.offset = cursor.signed() &* dataAlignment
+        row.setBase(register: cursor.unsigned())
+        row.setOffset(cursor.signed() &* dataAlignment)
+      case 0x13: row.setOffset(cursor.signed() &* dataAlignment)
       case 0x14, 0x15:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         _ = cursor.unsigned()
       case 0x16:
-        set(&row, cursor.unsigned(), .unsupported)
+        row.set(cursor.unsigned(), .unsupported)
         skipBlock(&cursor)
       case 0x2D where Machine.signsReturnAddresses: break  // DW_CFA_AARCH64_negate_ra_state
       case 0x2E: _ = cursor.unsigned()  // DW_CFA_GNU_args_size
       case 0x2F:
         let column = cursor.unsigned()
-        set(&row, column, .offset(0 &- Int64(bitPattern: cursor.unsigned()) &* dataAlignment))
+        row.set(column, at: 0 &- Int64(bitPattern: cursor.unsigned()) &* dataAlignment)
       default: return false
       }
     }
     return !cursor.isBroken
-  }
-
-  private func set(_ row: inout Row, _ column: UInt64, _ saved: Row.Saved) {
-    if column == Machine.framePointerColumn { row.framePointer = saved }
-    if column == Machine.returnAddressColumn { row.returnAddress = saved }
-  }
-  private func restore(_ row: inout Row, _ column: UInt64, _ initial: Row) {
-    if column == Machine.framePointerColumn { row.framePointer = initial.framePointer }
-    if column == Machine.returnAddressColumn { row.returnAddress = initial.returnAddress }
   }
 
   private func skipBlock(_ cursor: inout Cursor) {
@@ -361,16 +478,19 @@ extension FrameEntry {
     let size = cursor.unsigned()
     var block = Cursor(cursor.address, end: cursor.address + min(size, cursor.end - min(cursor.address, cursor.end)))
     cursor.address = block.end
-    row.base = .unsupported
+    row.setBase(.unsupported)
     let dereference: UInt8 = 0x06
     let first = block.byte()
     if first == Machine.framePointerOperation {
-      row.offset = block.signed()
-      if block.byte() == dereference && block.address == block.end { row.base = .memoryAtFramePointer }
+      let offset = block.signed()
+      if block.byte() == dereference && block.address == block.end {
+        row.setBase(.memoryAtFramePointer)
+        row.setOffset(offset)
+      }
     } else if first == Machine.stackPointerOperation,
       Machine.isProcedureLinkage(block.address - 1, block.end - block.address + 1)
     {
-      row.base = .procedureLinkage
+      row.setBase(.procedureLinkage)
     }
   }
 
@@ -391,25 +511,22 @@ extension FrameRule {
       self = .outermost
       return
     }
-    var base = row.base
-    var offset = row.offset
-    if base == .procedureLinkage {
-      base = .register(Machine.stackPointerColumn)
-      offset = Machine.procedureLinkageOffset(at: address)
-    }
-    switch base {
-    case .register(Machine.stackPointerColumn), .register(Machine.framePointerColumn):
-      let isFramePointer = base == .register(Machine.framePointerColumn)
-      switch (row.returnAddress, row.framePointer) {
-      case (.offset(let place), .same):
-        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: nil)
-      case (.offset(let place), .offset(let saved)):
-        self.init(isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place, framePointerAt: saved)
-      case (.same, .same) where !isFramePointer && Machine.interruptedLink != nil: self.init(unstoredAt: offset)
-      default: self = .unsupported
+    switch row.base {
+    case .stackPointer, .framePointer, .procedureLinkage:
+      let offset = row.base == .procedureLinkage ? Machine.procedureLinkageOffset(at: address) : row.offset
+      let isFramePointer = row.base == .framePointer
+      let isSavedAsUsual = row.framePointer == .same || row.framePointer == .offset
+      if let place = row.returnAddressPlace, isSavedAsUsual {
+        self.init(
+          isBasedOnFramePointer: isFramePointer, offset: offset, returnAddressAt: place,
+          framePointerAt: row.framePointerPlace)
+      } else if row.returnAddress == .same, row.framePointer == .same, !isFramePointer, Machine.interruptedLink != nil {
+        self.init(unstoredAt: offset)
+      } else {
+        self = .unsupported
       }
-    case .memoryAtFramePointer where row.returnAddress == .offset(-8) && row.framePointer == .atFramePointer:
-      self.init(realignedAt: offset)
+    case .memoryAtFramePointer where row.returnAddressPlace == -8 && row.framePointer == .atFramePointer:
+      self.init(realignedAt: row.offset)
     default: self = .unsupported
     }
   }

@@ -93,16 +93,25 @@ enum Contexts {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, parent: UInt32,
     pc: UInt64, flags: UInt32
   ) -> UInt32 {
-    if shared.pointee.modules_unloaded != 0 { Modules.note(shared, header, address: pc) }
+    // The call itself lies before the address that it returns to.
+    let place = flags & ALLOCS_NODE_INTERRUPTED.rawValue == 0 ? pc &- 1 : pc
+    var flags = flags
+    var first: UInt32 = 0
+    if shared.pointee.modules_unloaded != 0 {
+      let module = Modules.note(shared, header, address: place)
+      flags |= module << ALLOCS_NODE_MODULE_SHIFT
+      first = Modules.firstNode(header, ofModule: module)
+    }
     let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+    let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
     return withUnsafeMutablePointer(to: &shared.pointee.nodes) { table in
       intern(
-        table, hash: mix(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60),
+        table, hash: mix(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed),
         matches: { id in
-          nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags
+          nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags && id >= first
         },
         create: {
-          Modules.note(shared, header, address: pc)
+          if flags >> ALLOCS_NODE_MODULE_SHIFT == 0 { Modules.note(shared, header, address: place) }
           return create(table, header, ALLOCS_SECTION_NODES) { id in
             nodes[id].pc = pc
             nodes[id].parent = parent

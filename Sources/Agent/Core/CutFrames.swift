@@ -18,7 +18,7 @@ enum CutFrames {
       switch registers.step(Stack.rule(registers.pc, rules), high: bounds.high) {
       case .stepped: break
       case .crossedSignal:
-        bounds = Bounds(thread, registers.sp)
+        bounds = Bounds(thread, registers)
         if bounds.isForeign { break counting }
       case .ended, .lost: break counting
       }

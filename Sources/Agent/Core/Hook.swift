@@ -30,7 +30,7 @@ func allocate(
       size, alignment: alignment, caller, function, allocator: allocator,
       isTight: isTight ?? Terminal.isTight(function), make)
   }
-  let (block, isTight) = delegating(thread, isTight: isTight ?? Terminal.isTight(function), make)
+  let (block, isTight) = delegating(thread, caller, isTight: isTight ?? Terminal.isTight(function), make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
   }
@@ -41,8 +41,11 @@ func allocate(
 /// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does. Gives
 /// whether the one that made the block is tight.
 @inline(__always)
-private func delegating(_ thread: Thread, isTight: Bool, _ body: () -> Block?) -> (Block?, isTight: Bool) {
+private func delegating(
+  _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
+) -> (Block?, isTight: Bool) {
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  thread.pointee.outer_place = UInt64(caller.place)
   let result = body()
   return (result, Event.endDelegation(thread, result, isTight: isTight))
 }
@@ -53,13 +56,18 @@ private func allocateSlowly(
   _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
   isTight: Bool, _ make: () -> Block?
 ) -> Block? {
-  if let outer = allocs_registered_block() {
-    let block = make()
-    Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
-    return block
+  var registered = allocs_registered_block()
+  if let outer = registered {
+    guard LeftCalls.takeBack(outer, caller) else {
+      let block = make()
+      Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
+      return block
+    }
+  } else {
+    registered = Start.enterNewThread()
   }
-  guard let thread = Start.enterNewThread() else { return make() }
-  let (block, isTight) = delegating(thread, isTight: isTight, make)
+  guard let thread = registered else { return make() }
+  let (block, isTight) = delegating(thread, caller, isTight: isTight, make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
   }
@@ -335,14 +343,20 @@ func resize(
   let own = isTight ?? Terminal.isTight(function)
   var registered: Thread? = allocs_enter()
   if registered == nil {
-    if let outer = allocs_registered_block() {
-      return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+    registered = allocs_registered_block()
+    if let outer = registered {
+      guard LeftCalls.takeBack(outer, caller) else {
+        return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+      }
+    } else {
+      registered = Start.enterNewThread()
     }
-    registered = Start.enterNewThread()
   }
   guard let thread = registered else { return change() }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
-  let (result, isTight) = delegating(thread, isTight: own, change)
+  thread.pointee.resizing = old == 0 ? 0 : UInt64(UInt(bitPattern: block))
+  let (result, isTight) = delegating(thread, caller, isTight: own, change)
+  thread.pointee.resizing = 0
   if let result {
     Event.postAlloc(
       thread, result, size, alignment, caller, function, ALLOCS_EVENT_REALLOC_NEW, origin: allocs_slot_context(old),
@@ -397,11 +411,15 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
 // and leaves through these.
 
 @c(allocs_operator_enter)
-func operatorEnter() -> Thread? {
+func operatorEnter(_ place: UInt, _ framePointer: UInt64) -> Thread? {
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    guard allocs_registered_block() == nil else { return nil }
-    thread = Start.enterNewThread()
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, Caller(place: place, framePointer: framePointer)) else { return nil }
+    } else {
+      thread = Start.enterNewThread()
+    }
   }
   thread?.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
@@ -447,17 +465,21 @@ func operatorUnwound() {
   }
 }
 
-/// Before operator delete calls the one below. Gives the thread to put back with allocs_operator_deleted, or nil.
+/// Before operator delete calls the one below. Gives the thread to put back with allocs_leave, or nil.
 @c(allocs_operator_deleting)
 func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) -> Thread? {
   let caller = Caller(place: place, framePointer: framePointer)
   var thread: Thread? = allocs_enter()
   if thread == nil {
-    if let outer = allocs_registered_block() {
-      if let block { Event.innerFree(outer, block) }
-      return nil
+    thread = allocs_registered_block()
+    if let outer = thread {
+      guard LeftCalls.takeBack(outer, caller) else {
+        if let block { Event.innerFree(outer, block) }
+        return nil
+      }
+    } else {
+      thread = Start.enterNewThread()
     }
-    thread = Start.enterNewThread()
   }
   if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
   return thread

@@ -35,6 +35,8 @@ import AgentMachine
     static let interruptedFramePointer: UInt64 = registers + 29 * 8
     static let interruptedStackPointer: UInt64 = registers + 31 * 8
     static let interruptedCounter: UInt64 = registers + 32 * 8
+    /// Where uc_stack is, likewise: the alternate stack's address, flags and size as they were before the signal.
+    static let signalStackPlace: UInt64 = 128 + 16
     /// Of the register with the return address, which an interrupted function may not have stored yet.
     static let interruptedLink: UInt64? = registers + 30 * 8
     private static let registers: UInt64 = 128 + 176 + 8

@@ -36,6 +36,8 @@ import AgentMachine
     static let interruptedFramePointer: UInt64 = 120
     static let interruptedStackPointer: UInt64 = 160
     static let interruptedCounter: UInt64 = 168
+    /// Where uc_stack is, likewise: the alternate stack's address, flags and size as they were before the signal.
+    static let signalStackPlace: UInt64 = 16
     /// Of the register with the return address: there is none.
     static let interruptedLink: UInt64? = nil
 

@@ -36,29 +36,57 @@ enum Mappings {
     let caller = Caller(place: UInt(call.pointee.place), framePointer: call.pointee.frame_pointer)
     let own = enter()
     let isSeen = isSeenAtGate(own)
+    let context =
+      call.pointee.new_size > 0
+      ? context(own, caller, allocs_function(call.pointee.function), shared, header) : 0
+    note(call, context, isSeen: isSeen, shared, header)
+    if let own { allocs_leave(own) }
+  }
+
+  /// Apart from the above: the stack is unwound where this one's names and entries are not in the way.
+  @inline(never)
+  private static func note(
+    _ call: UnsafePointer<allocs_mapping_call>, _ context: UInt32, isSeen: Bool, _ shared: Shared, _ header: Header
+  ) {
     var draft = allocs_mapping()
     if call.pointee.new_size > 0 {
-      draft.context = context(own, caller, allocs_function(call.pointee.function), shared, header)
-      if draft.context == 0 { Index.count(ALLOCS_COUNTER_MAPPINGS_UNKNOWN) }
+      draft.context = context
+      if context == 0 { Index.count(ALLOCS_COUNTER_MAPPINGS_UNKNOWN) }
       draft.ticks = allocs_now()
       draft.protection = call.pointee.protection
       draft.flags = call.pointee.flags
       draft.offset = call.pointee.offset
     }
-    var file: allocs_mapped_file?
-    var name = Text()
-    if call.pointee.descriptor >= 0, call.pointee.new_size > 0 { file = System.identity(of: call.pointee.descriptor) }
-    if let found = file, !isKnown(found, shared) { name = Self.name(of: call.pointee.descriptor) }
-    lockedAtGate(shared, isSeen: isSeen) {
-      guard let table = table(shared, header) else {
-        Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
-        return
+    if call.pointee.descriptor >= 0, call.pointee.new_size > 0,
+      let file = System.identity(of: call.pointee.descriptor)
+    {
+      noteFile(call, &draft, file, isSeen: isSeen, shared, header)
+    } else {
+      lockedAtGate(shared, isSeen: isSeen) {
+        if let table = tableOrDropped(shared, header) { apply(call.pointee, draft, shared, header, table) }
       }
-      if let file { setPath(&draft, file, name, table, shared, header) }
-      apply(call.pointee, draft, shared, header, table)
     }
     Index.count(ALLOCS_COUNTER_MAPPINGS_CHANGED)
-    if let own { allocs_leave(own) }
+  }
+
+  @inline(never)
+  private static func noteFile(
+    _ call: UnsafePointer<allocs_mapping_call>, _ draft: inout allocs_mapping, _ file: allocs_mapped_file,
+    isSeen: Bool, _ shared: Shared, _ header: Header
+  ) {
+    var name = Text()
+    if !isKnown(file, shared) { name = Self.name(of: call.pointee.descriptor) }
+    lockedAtGate(shared, isSeen: isSeen) {
+      guard let table = tableOrDropped(shared, header) else { return }
+      setPath(&draft, file, name, table, shared, header)
+      apply(call.pointee, draft, shared, header, table)
+    }
+  }
+
+  private static func tableOrDropped(_ shared: Shared, _ header: Header) -> Table? {
+    if let table = table(shared, header) { return table }
+    Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
+    return nil
   }
 
   /// The agent has mapped memory for itself. `isLocked`: the caller holds the lock.
@@ -87,12 +115,7 @@ enum Mappings {
   private static func enter() -> Thread? {
     if let thread = allocs_enter() { return thread }
     guard allocs_registered_block() == nil else { return nil }
-    // Only where libc needs no memory to keep the key's value: the thread may be in a signal handler.
-    let keysKeptInPlace: UInt32 = 32
-    let process = allocs_process()
-    guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue,
-      process.pointee.has_thread_key == 0 || process.pointee.thread_key < keysKeptInPlace
-    else { return nil }
+    guard allocs_process().pointee.phase == ALLOCS_PHASE_READY.rawValue else { return nil }
     return Start.enterNewThread()
   }
 
@@ -101,10 +124,6 @@ enum Mappings {
   ) -> UInt32 {
     if let own {
       guard Gate.regions(own) != nil else { return 0 }
-      // libc is not to be asked for the stack's bounds: it would take locks.
-      let hasAsked = own.pointee.has_asked_for_stack
-      own.pointee.has_asked_for_stack = 1
-      defer { own.pointee.has_asked_for_stack = hasAsked }
       return Contexts.context(own, caller, function)
     }
     guard let inside = allocs_registered_block(), Gate.isIndexed(inside) else { return 0 }

@@ -83,6 +83,38 @@ extension Process {
     }
   }
 
+  /// The bounds of the mapping around `address`, as /proc/self/maps has them; nil if there is none, or too many are before it.
+  static func mapping(of address: UInt64) -> (low: UInt64, high: UInt64)? {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer in
+      let mostReads = 1 << 16
+      guard let bytes = buffer.baseAddress else { return nil }
+      let path: StaticString = "/proc/self/maps"
+      let descriptor = System.open(
+        UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+      guard descriptor >= 0 else { return nil }
+      defer { System.close(descriptor) }
+      var (low, high): (UInt64, UInt64) = (0, 0)
+      var field = 0  // of the line: start, end, the rest
+      for _ in 0..<mostReads {
+        let count = System.read(descriptor, bytes, 256)
+        guard count > 0 else { return nil }
+        for index in 0..<count {
+          if bytes[index] == UInt8(ascii: "\n") {
+            (low, high, field) = (0, 0, 0)
+          } else if field < 2 {
+            if let digit = hexadecimalDigit(bytes[index]) {
+              if field == 0 { low = low << 4 | UInt64(digit) } else { high = high << 4 | UInt64(digit) }
+              continue
+            }
+            field += 1
+            if field == 2 && high > address { return low <= address ? (low, high) : nil }
+          }
+        }
+      }
+      return nil
+    }
+  }
+
   private static func hexadecimalDigit(_ byte: UInt8) -> UInt? {
     switch byte {
     case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt(byte - UInt8(ascii: "0"))

@@ -36,6 +36,8 @@ enum Segment {
     var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
     var nested: UInt64 = UInt64(ALLOCS_NESTED_CAPACITY)
     var rings: UInt64 = UInt64(ALLOCS_RING_COUNT)
+    var modules: UInt64 = UInt64(ALLOCS_MODULE_CAPACITY)
+    var strings: UInt64 = UInt64(ALLOCS_STRINGS_CAPACITY)
 
     /// A process with little address space, or allowed only small files, gets smaller tables.
     init(ringSize: UInt64) {
@@ -46,6 +48,10 @@ enum Segment {
         nested = min(nested, addressSpace / 4 / UInt64(ALLOCS_NESTED_STRIDE))
       }
       let fileSize = System.limit(.fileSize)
+      if addressSpace != .max || fileSize != .max {
+        modules = UInt64(ALLOCS_MODULE_CAPACITY_SMALL)
+        strings = UInt64(ALLOCS_STRINGS_CAPACITY_SMALL)
+      }
       if fileSize != .max {
         while nodes > 1 << 12, nodes * 24 > fileSize / 4 { nodes /= 2 }
         let rest = fileSize / 2 / UInt64(ALLOCS_ARENA_STRIDE)
@@ -68,8 +74,8 @@ enum Segment {
       section.pointee.used = used
       offset = (offset + UInt64(entrySize) * capacity + pageSize - 1) / pageSize * pageSize
     }
-    place(ALLOCS_SECTION_MODULES, MemoryLayout<allocs_module>.stride, UInt64(ALLOCS_MODULE_CAPACITY))
-    place(ALLOCS_SECTION_STRINGS, 1, UInt64(ALLOCS_STRINGS_CAPACITY))
+    place(ALLOCS_SECTION_MODULES, MemoryLayout<allocs_module>.stride, capacities.modules)
+    place(ALLOCS_SECTION_STRINGS, 1, capacities.strings)
     place(ALLOCS_SECTION_THREADS, MemoryLayout<allocs_thread>.stride, UInt64(ALLOCS_THREAD_CAPACITY))
     place(
       ALLOCS_SECTION_FORMER_THREADS, MemoryLayout<allocs_former_thread>.stride, UInt64(ALLOCS_FORMER_THREAD_CAPACITY))
@@ -81,6 +87,7 @@ enum Segment {
     place(
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
+    place(ALLOCS_SECTION_MODULE_FILES, MemoryLayout<allocs_module_file>.stride, capacities.modules)
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
     if capacities.rings > 0 { place(ALLOCS_SECTION_RINGS, Int(ringSize), capacities.rings) }
@@ -244,6 +251,7 @@ enum Segment {
 
   private static func commitFirstPages(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {
     System.commit(start(header, ALLOCS_SECTION_MODULES), pageSize)
+      && System.commit(start(header, ALLOCS_SECTION_MODULE_FILES), pageSize)
       && System.commit(start(header, ALLOCS_SECTION_STRINGS), pageSize)
       && System.commit(start(header, ALLOCS_SECTION_THREADS), pageSize)
   }

@@ -39,7 +39,8 @@ enum Stack {
   @inline(__always)
   static func node(_ thread: Thread, _ caller: Caller) -> UInt32 {
     let node = last(thread, caller)
-    return node != 0 ? node : capture(thread, caller)
+    if node != 0 { return node }
+    return Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
   }
 
   /// The node of the caller's stack if it is the list; else 0. Calls nothing.
@@ -72,6 +73,7 @@ enum Stack {
   /// Forgets what earlier captures met: its rules may have changed. May be called by another thread, which leaves alone
   /// what a capture under way works on.
   static func forget(_ thread: Thread) {
+    LeftCalls.forgetSites(thread)
     thread.pointee.must_forget = 1
     thread.pointee.frame_count = 0
     thread.pointee.checked_frame_count = 0
@@ -79,15 +81,37 @@ enum Stack {
 
   // MARK: a capture
 
+  // What a capture takes of the stack it runs on, and what interning a call site takes; measured, and some more.
+  private static let roomForAll: UInt64 = 1408
+  private static let roomForSite: UInt64 = 768
+
+  /// On a stack that the thread did not start with. A signal handler may have an alternate stack that is just large enough for
+  /// what the program does there; then less is recorded.
   @inline(never)
-  private static func capture(_ thread: Thread, _ caller: Caller) -> UInt32 {
+  private static func captureForeign(_ thread: Thread, _ caller: Caller) -> UInt32 {
+    let alternate = System.alternateStack
+    let room = DisarmedStack.room(thread, alternate)
+    if room >= roomForAll { return capture(thread, caller, alternate) }
+    return room >= roomForSite && thread.pointee.capturing == 0 ? site(thread, caller) : 0
+  }
+
+  /// The node of the call site alone.
+  @inline(never)
+  private static func site(_ thread: Thread, _ caller: Caller) -> UInt32 {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
+    return Contexts.child(thread, shared, header, 0, caller.site, ALLOCS_NODE_TRUNCATED.rawValue)
+  }
+
+  @inline(never)
+  private static func capture(
+    _ thread: Thread, _ caller: Caller, _ alternate: System.AlternateStack? = nil
+  ) -> UInt32 {
     guard thread.pointee.capturing == 0 else { return 0 }  // a signal handler interrupted a capture
     thread.pointee.capturing = 1
     defer { thread.pointee.capturing = 0 }
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
       let rules = shared.pointee.frame_rules
     else { return 0 }
-    if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
     if thread.pointee.must_forget != 0 {
       thread.pointee.must_forget = 0
       for index in 0..<Int(ALLOCS_FRAMES_KEPT) { allocs_frames(thread)[index].pc = 0 }
@@ -95,11 +119,11 @@ enum Stack {
     let limit = Int(shared.pointee.depth_limit)
     guard limit > 0 else { return 0 }  // wiped: a child was forked a moment ago, by a signal handler
     if shared.pointee.checks_stacks == 0 {
-      return node(thread, shared, header, walk(thread, caller, rules, limit), limit)
+      return node(thread, shared, header, walk(thread, caller, rules, limit, alternate), limit)
     }
     return StackCheck.node(thread, caller, shared, header, limit) {
       let last = last(thread, caller)
-      return last != 0 ? last : node(thread, shared, header, walk(thread, caller, rules, limit), limit)
+      return last != 0 ? last : node(thread, shared, header, walk(thread, caller, rules, limit, alternate), limit)
     }
   }
 
@@ -109,12 +133,23 @@ enum Stack {
   static func nodeAnew(
     _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header
   ) -> UInt32 {
+    let roomAnew = roomForAll + UInt64(ALLOCS_FRAME_LIMIT) * 8
+    if !Bounds.isOwn(thread, caller.stackPointer), DisarmedStack.room(thread, System.alternateStack) < roomAnew {
+      return 0
+    }
+    return allAnew(thread, caller, shared, header)
+  }
+
+  @inline(never)
+  private static func allAnew(
+    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header
+  ) -> UInt32 {
     guard let rules = shared.pointee.frame_rules else { return 0 }
     let limit = Int(shared.pointee.depth_limit)
     return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(ALLOCS_FRAME_LIMIT)) { buffer in
       guard let pcs = buffer.baseAddress, limit > 0 else { return 0 }
       var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-      var bounds = Bounds(thread, registers.sp)
+      var bounds = Bounds(thread, registers)
       var count = 0
       var end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
       while count < limit {
@@ -126,7 +161,7 @@ enum Stack {
         } else {
           switch registers.step(rule(registers.pc, rules), high: bounds.high) {
           case .stepped: break
-          case .crossedSignal: bounds = Bounds(thread, registers.sp)
+          case .crossedSignal: bounds = Bounds(thread, registers)
           case .ended:
             end = 0
             isEnded = true
@@ -167,14 +202,16 @@ enum Stack {
 
   /// From the innermost frame outwards until it meets the list, the end or the limit.
   @inline(__always)
-  private static func walk(_ thread: Thread, _ caller: Caller, _ rules: Rules, _ limit: Int) -> Walk {
+  private static func walk(
+    _ thread: Thread, _ caller: Caller, _ rules: Rules, _ limit: Int, _ alternate: System.AlternateStack?
+  ) -> Walk {
     let frames = allocs_frames(thread)
     let listed = allocs_listed(thread)
     let fresh = allocs_fresh(thread)
     let number = thread.pointee.walk &+ 1
     thread.pointee.walk = number
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-    var bounds = Bounds(thread, registers.sp)
+    var bounds = Bounds(thread, registers, alternate)
     var spare = Int(ALLOCS_FRAMES_KEPT)
     var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
     var depth = 0  // of the whole stack, if the list knows
@@ -236,7 +273,7 @@ enum Stack {
       registers = copy
       switch outcome {
       case .stepped: continue
-      case .crossedSignal: bounds = Bounds(thread, registers.sp)
+      case .crossedSignal: bounds = Bounds(thread, registers)
       case .ended:
         isEnded = true
         break walking

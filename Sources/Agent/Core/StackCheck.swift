@@ -28,7 +28,7 @@ enum StackCheck {
   ) -> Bool {
     let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-    var bounds = Bounds(thread, registers.sp)
+    var bounds = Bounds(thread, registers)
     var next = node
     for count in 1...limit {
       guard next != 0 else { return false }
@@ -40,7 +40,7 @@ enum StackCheck {
         switch registers.step(Stack.rule(pc, nil), high: bounds.high) {
         case .stepped: break
         case .crossedSignal:
-          bounds = Bounds(thread, registers.sp)
+          bounds = Bounds(thread, registers)
           if bounds.isForeign { end = ALLOCS_NODE_TRUNCATED.rawValue }
         case .ended: end = 0
         case .lost: end = ALLOCS_NODE_TRUNCATED.rawValue
@@ -48,7 +48,7 @@ enum StackCheck {
       }
       if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
       guard entry.pc == pc & ~Registers.interrupted,
-        entry.flags == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
+        entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
       else { return false }
       if let end { return end == ALLOCS_NODE_DEPTH_LIMIT.rawValue || entry.parent == 0 }
       next = entry.parent

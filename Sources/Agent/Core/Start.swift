@@ -45,12 +45,14 @@ enum Start {
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
     let settings = Settings()
     Clock.find(process)
-    if !allocs_find_libc(&process.pointee.libc_start, &process.pointee.libc_end) {
-      // Then every call site counts as libc's.
-      process.pointee.libc_end = .max
-    }
     process.pointee.verbose = settings.isVerbose ? 1 : 0
     settings.sayRefused()
+    guard allocs_find_libc() else {
+      say("its C library is not glibc, 2.35 or newer", "the index is for programs of that library", 0)
+      return false
+    }
+    ThreadStack.findDescriptorSize()
+    LeftCalls.findAgent(process)
     #if !ALLOCS_INEXE
       if let executable = allocs_first_link_map(), DynamicSymbols.hasKit(executable) {
         var line = Text()
@@ -75,11 +77,11 @@ enum Start {
     }
     let shared = memory.assumingMemoryBound(to: allocs_shared.self)
     shared.pointee.regions = regions.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
-    if settings.wantsFullStacks, let rules = System.map(FrameRules.size) {
+    if let rules = System.map(FrameRules.size) {
       shared.pointee.frame_rules = rules.assumingMemoryBound(to: UInt64.self)
-      shared.pointee.full_stacks = 1
+      shared.pointee.full_stacks = settings.wantsFullStacks ? 1 : 0
       shared.pointee.depth_limit = settings.depth
-      shared.pointee.checks_stacks = settings.checksStacks ? 1 : 0
+      shared.pointee.checks_stacks = settings.wantsFullStacks && settings.checksStacks ? 1 : 0
     }
     shared.pointee.ring_records = settings.ringRecords
     shared.pointee.wait_ns = settings.eventsWait
@@ -173,7 +175,7 @@ enum Start {
     }
     guard process.pointee.phase == ALLOCS_PHASE_READY.rawValue, let own = allocs_enter() else { return }
     allocs_register_fork_handlers()
-    if pthread_key_create(&process.pointee.thread_key, threadEnded) == 0 { process.pointee.has_thread_key = 1 }
+    if allocs_create_thread_key(threadEnded) { process.pointee.has_thread_key = 1 }
     if let shared = process.pointee.shared, let header = shared.pointee.header {
       Modules.noteAll(shared, header)
       allocs_visit_thread_local_blocks(noteThreadLocalBlock)

@@ -18,6 +18,15 @@ enum Strings {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ write: (UnsafeMutablePointer<UInt8>) -> Int
   ) -> Place? {
+    guard let bytes = draft(shared, header) else { return nil }
+    let size = write(bytes)
+    return Place(offset: keep(header, size), size: UInt32(size))
+  }
+
+  /// `limit` bytes behind the last text, to be written to; nil if there is no room or no memory. Under the lock.
+  static func draft(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
+  ) -> UnsafeMutablePointer<UInt8>? {
     let pageSize = UInt64(ALLOCS_PAGE_SIZE)
     let strings = Segment.section(header, ALLOCS_SECTION_STRINGS)
     let start = strings.pointee.used
@@ -27,10 +36,15 @@ enum Strings {
       guard System.commit(next, pageSize) else { return nil }
       shared.pointee.strings_committed += pageSize
     }
-    let bytes = (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(start)).assumingMemoryBound(to: UInt8.self)
-    let size = write(bytes)
+    return (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(start)).assumingMemoryBound(to: UInt8.self)
+  }
+
+  /// Makes the first `size` bytes of the draft a text, and gives its offset.
+  static func keep(_ header: UnsafeMutablePointer<allocs_header>, _ size: Int) -> UInt64 {
+    let strings = Segment.section(header, ALLOCS_SECTION_STRINGS)
+    let start = strings.pointee.used
     allocs_store_release_u64(&strings.pointee.used, start + UInt64(size))
-    return Place(offset: start, size: UInt32(size))
+    return start
   }
 
   /// Adds `size` bytes of `text`, cut to `limit`.

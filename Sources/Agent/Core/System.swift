@@ -11,13 +11,15 @@
 //   events, while they are on  madvise and mremap (memory of rings), futex (waiting for a lossless consumer); clock_gettime
 //                 where the kernel's clock is not one that the vdso can read
 //   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
-//   its first capture  sched_getaffinity, by pthread_getattr_np of libc
+//                 where libc's descriptor of a thread is not understood: openat, read and close of /proc/self/maps
+//                 where ended threads may be known by nothing else: tgkill with signal 0, twice
 //   its end       prctl
 //   a call of mmap, of a file  fstat, readlinkat
+//   a module without a build id or an absolute path  readlinkat, newfstatat, clock_gettime; at the start, newfstatat once
 //   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64,
 //                 mmap, clock_gettime, gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise,
 //                 prlimit64, ftruncate, linkat, close, munmap, prctl, get*id
-//   a capture on an unknown stack  sigaltstack
+//   a capture on an unknown stack  sigaltstack; madvise (whether a page can be read)
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
 import AgentMachine
@@ -133,6 +135,21 @@ enum System {
     }
   }
 
+  /// Notes what tells the file at `path` from others, and one state of it from the next. Nothing if there is none.
+  static func identify(_ path: UnsafePointer<CChar>, _ file: inout allocs_module_file) {
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress,
+        call(Int(ALLOCS_SYS_NEWFSTATAT), currentDirectory, Int(bitPattern: path), Int(bitPattern: words)) >= 0
+      else { return }
+      // st_dev, st_ino, st_size, st_mtim: at the same places on both machines.
+      file.device = words[0]
+      file.inode = words[1]
+      file.size = words[6]
+      file.mtime_seconds = words[11]
+      file.mtime_nanoseconds = UInt32(truncatingIfNeeded: words[12])
+    }
+  }
+
   // MARK: memory
 
   private static let readWriteAccess = 3
@@ -226,6 +243,11 @@ enum System {
     let populateWrite = 23
     return advise(start, size, populateWrite) >= 0
   }
+  /// Whether these pages can be read. Backs them as reading them would.
+  static func canRead(_ start: UInt64, _ size: UInt64) -> Bool {
+    let populateRead = 22
+    return call(Int(ALLOCS_SYS_MADVISE), Int(truncatingIfNeeded: start), Int(size), populateRead) >= 0
+  }
   /// Whether anything is mapped at `address`.
   static func isMapped(_ address: UInt) -> Bool {
     let pageSize: UInt = 4096
@@ -256,15 +278,25 @@ enum System {
     _ = call(Int(ALLOCS_SYS_PRCTL), getName, Int(bitPattern: name))
   }
 
-  /// The alternate signal stack that the calling thread is on, nil if it is on none.
-  static var alternateSignalStack: (low: UInt64, high: UInt64)? {
+  /// Where a thread has its alternate signal stack, and whether it is on it.
+  struct AlternateStack {
+    var low: UInt64 = 0
+    /// One past the highest address; 0 if there is none, as in a handler on a stack that was set with SS_AUTODISARM.
+    var high: UInt64 = 0
+    var isInUse = false
+
+    func holds(_ sp: UInt64) -> Bool { isInUse && sp >= low && sp < high }
+  }
+  /// The calling thread's.
+  static var alternateStack: AlternateStack {
     var stack: (start: UInt64, flags: UInt64, size: UInt64) = (0, 0, 0)
     let result = withUnsafeMutablePointer(to: &stack) {
       call(Int(ALLOCS_SYS_SIGALTSTACK), 0, Int(bitPattern: $0))
     }
-    let isOnStack: UInt64 = 1
-    guard result >= 0, stack.flags & isOnStack != 0 else { return nil }
-    return (stack.start, stack.start &+ stack.size)
+    let (isOnStack, isDisabled): (UInt64, UInt64) = (1, 2)
+    guard result >= 0, stack.flags & isDisabled == 0 else { return AlternateStack() }
+    return AlternateStack(
+      low: stack.start, high: stack.start &+ stack.size, isInUse: stack.flags & isOnStack != 0)
   }
 
   enum Limit: Int {

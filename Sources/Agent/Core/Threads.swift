@@ -33,12 +33,13 @@ enum Threads {
       return nil
     }
     allocs_set_registered_block(thread)
-    if tid == header.pointee.pid { findMainStack(thread) }
-    if allocs_process().pointee.has_thread_key != 0 {
-      // libc may allocate for its own use in this; what it gives back at once is not a loss.
-      thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-      _ = pthread_setspecific(allocs_process().pointee.thread_key, thread)
-      Event.endDelegation(thread, nil)
+    if tid == header.pointee.pid {
+      findMainStack(thread)
+    } else {
+      findStack(thread)
+      if allocs_process().pointee.has_thread_key == 0 || !allocs_set_thread_key(thread) {
+        _ = allocs_fetch_add_u64(&shared.pointee.unannounced_threads, 1)
+      }
     }
     return thread
   }
@@ -49,24 +50,19 @@ enum Threads {
     let room = min(System.limit(.stack), 128 << 20)
     thread.pointee.stack_high = allocs_main_stack_end()
     thread.pointee.stack_low = thread.pointee.stack_high &- room
+    if allocs_process().pointee.stack_offset == 0 { ThreadStack.learn() }
     publishStack(thread)
   }
 
-  /// The same for another thread, once: libc knows. To ask, it takes the thread's own lock, under which it may have
-  /// called malloc to get here. So it is asked only if `site`, the call's return address, lies outside libc.
-  @inline(never)
-  static func findStack(_ thread: Thread, site: UInt64) {
-    let process = allocs_process()
-    guard thread.pointee.has_asked_for_stack == 0, site < process.pointee.libc_start || site >= process.pointee.libc_end
-    else { return }
-    thread.pointee.has_asked_for_stack = 1
-    // It allocates a moment's memory, which is not a loss.
-    let delegating = thread.pointee.delegating
-    thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-    _ = allocs_thread_stack(&thread.pointee.stack_low, &thread.pointee.stack_high)
-    Event.endDelegation(thread, nil)
-    thread.pointee.delegating = delegating
-    publishStack(thread)
+  /// The same for another thread.
+  private static func findStack(_ thread: Thread) {
+    guard let stack = ThreadStack.ofCaller else {
+      Index.count(ALLOCS_COUNTER_UNBOUNDED_STACKS)
+      return
+    }
+    thread.pointee.stack_low = stack.low
+    thread.pointee.stack_high = stack.high
+    if stack.isKnownWhole { publishStack(thread) }
   }
 
   private static func publishStack(_ thread: Thread) {
@@ -82,6 +78,7 @@ enum Threads {
   private static func reuse(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ tid: UInt32
   ) -> Thread? {
+    lookForEnded(shared, header, tid)
     guard let oldest = shared.pointee.ended_first,
       let entry = oldest.pointee.entry,
       entry.pointee.identity.end_ticks != allocs_now(),
@@ -96,6 +93,33 @@ enum Threads {
     oldest.pointee.events.recording = 0
     oldest.pointee.inner_base = 0
     return oldest
+  }
+
+  /// A thread without a key, as one that began before the agent's constructor, or where libc has no key to give, ends without
+  /// a word. While there are such, each new thread asks the kernel of two blocks, one after the other in a circle.
+  private static func lookForEnded(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ tid: UInt32
+  ) {
+    guard allocs_load_relaxed_u64(&shared.pointee.unannounced_threads) != 0 else { return }
+    for _ in 0..<2 {
+      if shared.pointee.hand_chunk == nil {
+        shared.pointee.hand_chunk = shared.pointee.chunk_first
+        shared.pointee.hand_index = 0
+      }
+      guard let chunk = shared.pointee.hand_chunk else { return }
+      let thread = allocs_chunk_thread(chunk, shared.pointee.hand_index)
+      shared.pointee.hand_index += 1
+      if shared.pointee.hand_index == ALLOCS_BLOCKS_PER_CHUNK {
+        shared.pointee.hand_chunk = chunk.pointee.next
+        shared.pointee.hand_index = 0
+      }
+      guard let entry = thread.pointee.entry, entry.pointee.state == ALLOCS_THREAD_LIVE.rawValue,
+        thread.pointee.queued == 0,
+        thread.pointee.tid == tid || System.hasEnded(thread.pointee.tid, of: header.pointee.pid)
+      else { continue }
+      end(entry)
+      queue(thread, shared)
+    }
   }
 
   private static func make(
@@ -166,7 +190,6 @@ enum Threads {
     thread.pointee.events.has_started = 0
     thread.pointee.stack_low = 0
     thread.pointee.stack_high = 0
-    thread.pointee.has_asked_for_stack = tid == header.pointee.pid ? 1 : 0
     change(thread.pointee.entry) { entry in
       entry.pointee.state = ALLOCS_THREAD_LIVE.rawValue
       entry.pointee.identity.tid = tid
@@ -241,7 +264,7 @@ enum Threads {
     guard Gate.regions(thread) != nil, thread.pointee.queued == 0 else { return }
     thread.pointee.destructor_rounds += 1
     if thread.pointee.destructor_rounds < 4,
-      pthread_setspecific(allocs_process().pointee.thread_key, thread) == 0
+      allocs_set_thread_key(thread)
     {
       return
     }
@@ -308,15 +331,12 @@ enum Threads {
       thread.pointee.entry = entry
       thread.pointee.slot = slot
     }
-    let (low, high, hasAsked) = (
-      thread.pointee.stack_low, thread.pointee.stack_high, thread.pointee.has_asked_for_stack
-    )
+    let (low, high) = (thread.pointee.stack_low, thread.pointee.stack_high)
     enter(thread, System.threadID, shared, header)
     thread.pointee.gated = 0
     thread.pointee.at_gate = 0
     thread.pointee.stack_low = low
     thread.pointee.stack_high = high
-    thread.pointee.has_asked_for_stack = hasAsked
     publishStack(thread)
     // They are of the old slot.
     for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }

@@ -1,7 +1,7 @@
 // Unwinding: one step, from a frame's registers to its caller's, and the bounds within which it may read.
 //
-// Loads are confined to the thread's own stack, or the alternate signal stack it is on. A stack pointer anywhere else, as of a
-// coroutine, lies in no stack that is known.
+// Loads are confined to the thread's own stack, or the alternate signal stack it is on (DisarmedStack.swift). A stack pointer anywhere
+// else, as of a coroutine, lies in no stack that is known.
 
 import AgentMachine
 import SharedLayout
@@ -38,13 +38,23 @@ struct Bounds {
   /// Whether it is the thread's own, which lies where it lies for good.
   private(set) var isOwn = false
 
-  init(_ thread: Thread, _ sp: UInt64) {
-    if sp >= thread.pointee.stack_low, sp < thread.pointee.stack_high {
+  /// `alternate`: the thread's alternate stack, if it has been asked for.
+  init(_ thread: Thread, _ registers: Registers, _ alternate: System.AlternateStack? = nil) {
+    if Self.isOwn(thread, registers.sp) {
       high = thread.pointee.stack_high
       isOwn = true
-    } else if let alternate = System.alternateSignalStack, sp >= alternate.low, sp < alternate.high {
-      high = alternate.high
+    } else {
+      let alternate = alternate ?? System.alternateStack
+      if alternate.holds(registers.sp) {
+        high = alternate.high
+      } else if alternate.high == 0 {
+        high = DisarmedStack.end(thread, registers)
+      }
     }
+  }
+  @inline(__always)
+  static func isOwn(_ thread: Thread, _ sp: UInt64) -> Bool {
+    sp >= thread.pointee.stack_low && sp < thread.pointee.stack_high
   }
   var isForeign: Bool { high == 0 }
 }

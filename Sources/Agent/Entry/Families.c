@@ -157,7 +157,7 @@ __attribute__((used)) static void *hook_new(struct allocs_hooked *hooked, uint64
   size_t alignment;
   size_t size = allocs_request(hooked, arguments, &alignment);
   uint32_t function = hooked->signature->function | hooked->allocator << 8;
-  struct allocs_thread_block *thread = allocs_operator_enter();
+  struct allocs_thread_block *thread = allocs_operator_enter(place, frame_pointer);
   void *block = (void *)(uintptr_t)allocs_call(hooked->below, arguments);
   if (thread) allocs_operator_leave(thread, block, size, alignment, place, frame_pointer, function);
   else allocs_operator_inner(block, size, place, frame_pointer, function);

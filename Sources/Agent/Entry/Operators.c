@@ -90,7 +90,7 @@ static inline void *own_operator(enum allocs_operator which) { return allocs_pro
   ALLOCS_OPERATOR(visibility, void *, name, parameters) {                                    \
     ALLOCS_UNWINDS;                                                                          \
     void *(*below) types = (void *(*) types)next;                                            \
-    struct allocs_thread_block *thread = allocs_operator_enter();                            \
+    struct allocs_thread_block *thread = allocs_operator_enter(ALLOCS_CALLER);               \
     void *block = below(size __VA_ARGS__);                                                   \
     if (thread) allocs_operator_leave(thread, block, size, alignment, ALLOCS_CALLER, function); \
     else allocs_operator_inner(block, size, ALLOCS_CALLER, function);                          \

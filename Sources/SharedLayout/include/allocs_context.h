@@ -18,7 +18,7 @@
 struct allocs_node {
   uint64_t pc;      // return address of the call
   uint32_t parent;  // node of the caller, 0 for the outermost frame; with DEPTH_LIMIT, see there
-  uint32_t flags;   // enum allocs_node_flag
+  uint32_t flags;   // enum allocs_node_flag, and the module
 };
 
 // A node that ends a stack early carries why: the frame is right, frames beyond it are missing.
@@ -29,6 +29,13 @@ enum allocs_node_flag {
   ALLOCS_NODE_DEPTH_LIMIT = 2,
   ALLOCS_NODE_INTERRUPTED = 4   // a signal handler ran here: pc is the instruction, not a return address
 };
+
+// Above the flags: the module that holds the call, 1 + its index, or one of the other two. 0: no address had changed hands
+// when the node was made, so the address says it.
+#define ALLOCS_NODE_MODULE_SHIFT 8u
+#define ALLOCS_NODE_MODULE_NONE 0xFFFFFFu     // none that the dynamic linker has loaded: generated code, say
+#define ALLOCS_NODE_MODULE_DROPPED 0xFFFFFEu  // one that found no room in the table
+static inline uint32_t allocs_node_module(uint32_t flags) { return flags >> ALLOCS_NODE_MODULE_SHIFT; }
 
 #define ALLOCS_NODE_LIMIT 0x1000000u
 

@@ -70,6 +70,12 @@ enum allocs_counter_kind {
   ROW(44, FORKS_UNFOLLOWED, "forks_unfollowed", FAULTS, "fork", "whose child was to be followed and could not be")  \
   ROW(51, SUMS_MOVED, "sums_moved", SUMS, "step", "of adding up what ended threads did; odd while one is being taken") \
   ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block", "not indexed: allocated by threads that there was no memory for") \
+  ROW(55, MODULES_CHANGED, "modules_changed", SUMS, "change", "of the table of modules")                              \
+  ROW(56, MODULES_FORGOTTEN, "modules_forgotten", FAULTS, "module",                                                   \
+      "unloaded and forgotten: the table was full, and others needed the entries")                                    \
+  ROW(59, UNBOUNDED_STACKS, "unbounded_stacks", FAULTS, "thread", "whose stack was not found: call sites only")        \
+  ROW(60, CALLS_LEFT, "calls_left", FIGURES, "call", "of the allocator left by a jump out of it")                     \
+  ROW(61, BLOCKS_LEFT, "blocks_left", LOST_BLOCKS, "block", "not indexed: a jump left the realloc of it")             \
   ROW(62, SETTINGS_REFUSED, "settings_refused", FAULTS, "setting",                                                     \
       "of the environment left out: ALLOCS_VERBOSE=1 says which, and why")
 

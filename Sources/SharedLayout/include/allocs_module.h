@@ -1,9 +1,13 @@
 // Modules: the executable and the shared objects whose code has allocated, so that a stack stays readable after
 // dlclose and after the process is gone.
 //
-// Entries only grow; `used` of the section is raised after an entry is complete (release). A module is the one that
-// held an address at a record's time if start <= pc < end and it was loaded by then and not yet unloaded: two entries may
-// cover the same addresses at different times. Only `unload_ticks` and `state` change later.
+// `used` of the section is raised after an entry is complete (release). Two entries may cover the same addresses at different
+// times. A frame's node says which of them it lies in (allocs_context.h), once addresses may have changed hands; before that,
+// the module is the one without ALLOCS_MODULE_LATER that covers the address and was loaded at the record's time.
+//
+// An entry changes when its module goes and when the same file is loaded at the same place again: it is then the same entry.
+// When the table is full, the entry of a module that was unloaded is given to another; nodes below `first_node` of the new one
+// were of the old. Whoever reads an entry reads the `sequence` of its allocs_module_file before and after.
 
 #ifndef ALLOCS_MODULE_H
 #define ALLOCS_MODULE_H
@@ -41,7 +45,28 @@ struct allocs_module {
 enum allocs_module_flag {
   ALLOCS_MODULE_MAIN = 1,   // the executable
   ALLOCS_MODULE_VDSO = 2,   // mapped by the kernel: there is no file
-  ALLOCS_MODULE_AGENT = 4
+  ALLOCS_MODULE_AGENT = 4,
+  ALLOCS_MODULE_LATER = 8   // noted when nodes said already which module they lie in
+};
+
+// Of which file a module is, where its build id does not tell; entry i belongs to module i. The section may be missing.
+struct allocs_module_file {
+  uint64_t device;          // st_dev, st_ino, st_size and st_mtim of the file, as of `noted_ns`; all 0 if not known
+  uint64_t inode;
+  uint64_t size;
+  uint64_t mtime_seconds;
+  uint32_t mtime_nanoseconds;
+  uint32_t flags;           // enum allocs_module_file_flag
+  uint64_t noted_ns;        // CLOCK_REALTIME at which the file was asked for; 0 if it was not
+  uint32_t first_node;      // nodes of the module have ids from here on
+  uint32_t sequence;        // odd while the module's two entries are changed
+  uint32_t place;           // the agent's own: entry i holds the index of the i-th module by address of those that are loaded
+  uint32_t path_room;       // bytes of the strings section that the path may take
+};
+
+enum allocs_module_file_flag {
+  ALLOCS_MODULE_FILE_DELETED = 1,  // the path did not lead to the file any more when the module was noted
+  ALLOCS_MODULE_FILE_ASKED = 2     // the kernel gave the path; without it, the dynamic linker's name stands there
 };
 
 _Static_assert(offsetof(struct allocs_module, bias) == 16, "module.bias");
@@ -50,5 +75,8 @@ _Static_assert(offsetof(struct allocs_module, build_id) == 40, "module.build_id"
 _Static_assert(offsetof(struct allocs_module, path) == 72, "module.path");
 _Static_assert(offsetof(struct allocs_module, thread_local_offset) == 88, "module.thread_local_offset");
 _Static_assert(sizeof(struct allocs_module) == 120, "module");
+_Static_assert(offsetof(struct allocs_module_file, flags) == 36, "module_file.flags");
+_Static_assert(offsetof(struct allocs_module_file, first_node) == 48, "module_file.first_node");
+_Static_assert(sizeof(struct allocs_module_file) == 64, "module_file");
 
 #endif

@@ -4,9 +4,9 @@
 //   0   +-------------------------------------------+
 //       | header         struct allocs_header       |          one page
 //       +-------------------------------------------+
-//       | modules        struct allocs_module       |  120 B   4,096
+//       | modules        struct allocs_module       |  120 B   65,536
 //       +-------------------------------------------+
-//       | strings        bytes: paths               |    1 B   4 MiB
+//       | strings        bytes: paths               |    1 B   16 MiB
 //       +-------------------------------------------+
 //       | threads        struct allocs_thread       |  128 B   32,768
 //       +-------------------------------------------+
@@ -75,6 +75,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_MODULE_FILES = 15,  // may be missing: capacity 0
   ALLOCS_SECTION_COUNT
 };
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
@@ -89,8 +90,11 @@ struct allocs_section {
   uint64_t used;
 };
 
-#define ALLOCS_MODULE_CAPACITY 4096u
-#define ALLOCS_STRINGS_CAPACITY 4194304u
+#define ALLOCS_MODULE_CAPACITY 65536u
+#define ALLOCS_STRINGS_CAPACITY 16777216u
+// Where address space or the size of files is limited.
+#define ALLOCS_MODULE_CAPACITY_SMALL 4096u
+#define ALLOCS_STRINGS_CAPACITY_SMALL 4194304u
 #define ALLOCS_THREAD_CAPACITY 32768u
 #define ALLOCS_FORMER_THREAD_CAPACITY 32768u
 #define ALLOCS_ARENA_CAPACITY 16384u

@@ -15,7 +15,11 @@ enum SymbolsFuzz {
     // A symbolizer keeps what it found: each file needs a new one.
     let symbolizer = Symbolizer(debugRoots: [])
     let bias: UInt64 = 0x7000_0000_0000
-    let module = ModuleReference(path: path, buildID: [], start: bias, end: bias + 0x10_0000, bias: bias)
+    // Proved, whatever is in it: as the very file, or, should it have a build id, by that.
+    var status = stat()
+    guard stat(path, &status) == 0 else { return }
+    let module = ModuleReference(
+      path: path, buildID: [], start: bias, end: bias + 0x10_0000, bias: bias, file: FileState(status))
     for offset in stride(from: UInt64(0x10), to: 0x5000, by: 0x171) {
       _ = symbolizer.frames(returnAddress: bias + offset, in: module)
       _ = symbolizer.staticSymbol(at: bias + offset, in: module)

@@ -37,7 +37,7 @@ int allocs_hook_dlclose(void *handle);
 uint64_t allocs_mapping_number(void);
 void allocs_hook_mapped(const struct allocs_mapping_call *_Nonnull call);
 
-struct allocs_thread_block *allocs_operator_enter(void);
+struct allocs_thread_block *allocs_operator_enter(uintptr_t place, uint64_t frame_pointer);
 void allocs_operator_leave(struct allocs_thread_block *thread, void *block, size_t size, size_t alignment, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t frame_pointer, uint32_t function);
 void allocs_operator_unwound(void);

@@ -93,6 +93,13 @@ enum allocs_delegating {
   ALLOCS_DELEGATING_OPERATOR = 2  // to what may call the new-handler, which is the program's own code
 };
 
+// Where a function that was called by the agent calls a hook: the agent's return address lies so far above that of the call.
+struct allocs_inner_site {
+  uint64_t pc;  // 0: none
+  uint64_t distance;
+};
+#define ALLOCS_INNER_SITE_COUNT 8u
+
 // Where the last pool that a thread was handed a block by has blocks: those in this range are known to be looked through.
 struct allocs_last_pool {
   uint64_t address;
@@ -144,7 +151,11 @@ struct allocs_thread_block {
   uint32_t full_stacks;          // whole call stacks, else the call site
   uint64_t stack_low;            // the thread's own stack
   uint64_t stack_high;
-  uint32_t has_asked_for_stack;
+  uint64_t outer_place;          // where the return address of the hook's call lies, while `delegating`; 0: not noted
+  uint64_t resizing;             // the block of a realloc that is under way, if its record was erased
+  struct allocs_inner_site inner_sites[ALLOCS_INNER_SITE_COUNT];
+  uint32_t foreign_misses;       // times in a row that the stack the thread was on was no alternate one
+  uint32_t foreign_skips;        // times that this is not looked at
   uint32_t frame_count;          // of the list
   uint32_t walk;                 // number of the last walk
   uint32_t must_forget;          // a module was unloaded: the frames kept may have wrong rules
@@ -204,6 +215,9 @@ static inline struct allocs_word *_Nonnull allocs_words(struct allocs_thread_blo
 static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->listed; }
 static inline struct allocs_child *_Nonnull allocs_children(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->children; }
 static inline struct allocs_site *_Nonnull allocs_sites(struct allocs_thread_block *_Nonnull thread) { return thread->sites; }
+static inline struct allocs_inner_site *_Nonnull allocs_inner_site(struct allocs_thread_block *_Nonnull thread, uint64_t pc) {
+  return &thread->inner_sites[pc >> 4 & (ALLOCS_INNER_SITE_COUNT - 1)];
+}
 static inline uint16_t *_Nonnull allocs_fresh(struct allocs_thread_block *_Nonnull thread) { return allocs_stacks(thread)->fresh; }
 enum { ALLOCS_CHUNK_WIPED_SIZE = ALLOCS_BLOCKS_PER_CHUNK * sizeof(union allocs_thread_place) };
 
@@ -341,7 +355,11 @@ struct allocs_shared {
   uint32_t depth_limit;
   uint32_t checks_stacks;                   // capture each stack twice, and compare
   uint32_t last_module;                     // the one that the last address asked for was found in
-  uint32_t modules_unloaded;                // ever: addresses may have changed hands
+  uint32_t modules_unloaded;                // ever: addresses may have changed hands, so nodes name their modules
+  uint32_t loaded_modules;                  // entries that are, in order of address (allocs_module_file.place)
+  uint32_t next_forgotten;                  // the entry that is looked at first when one is needed for another module
+  uint64_t root_device;                     // of the directory that was / at the start
+  uint64_t root_inode;
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
   uint64_t nested_count;
   uint8_t *nested_anchor;
@@ -367,6 +385,9 @@ struct allocs_shared {
   struct allocs_mapping_table *mappings;    // null until something was mapped
   uint64_t mapping_number;                  // of the last call that mapped something
   uint64_t directory_pages[ALLOCS_REGION_COUNT * 4 / ALLOCS_PAGE_SIZE / 64];
+  struct allocs_thread_chunk *hand_chunk;   // where ended threads are looked for next that nobody announces
+  uint64_t hand_index;
+  uint64_t unannounced_threads;             // ever
   uint64_t region_pages[((ALLOCS_REGION_LEVEL0_OFFSET + ALLOCS_REGION_LEVEL0_WORDS * 8) / ALLOCS_PAGE_SIZE + 63) / 64];
 };
 
@@ -458,6 +479,22 @@ enum allocs_operator {
 #define ALLOCS_GATED_MODULES 4u
 #define ALLOCS_GATES_SIZE 16384u
 
+// A table of frame description entries that a module does not have itself; see FrameTables.swift.
+struct allocs_frame_place {
+  uint32_t code;   // from the module's start
+  uint32_t entry;  // likewise
+};
+struct allocs_frame_table {
+  uint64_t map;    // the module's struct link_map; 0: none
+  uint64_t start;  // of the module
+  uint64_t count;
+  uint64_t capacity;
+  struct allocs_frame_place *entries;
+  uint32_t is_ready;
+  uint32_t unused;
+};
+#define ALLOCS_FRAME_TABLE_COUNT 64u
+
 enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY, ALLOCS_MAPPED_RINGS = ALLOCS_RING_COUNT };
 
 struct allocs_process {
@@ -473,8 +510,12 @@ struct allocs_process {
   uint32_t verbose;
   pthread_key_t thread_key;
   uint32_t has_thread_key;
-  uint64_t libc_start;            // where libc lies; nowhere if it was not found
-  uint64_t libc_end;
+  int (*find_object)(void *, void *);  // _dl_find_object
+  int (*set_specific)(pthread_key_t, const void *);
+  uint32_t descriptor_size;       // of a thread's by libc; 0: not known
+  uint64_t agent_start;           // where the agent's code lies
+  uint64_t agent_end;
+  int64_t stack_offset;           // from a thread's pointer to where libc keeps its stack's bounds; 0: not known
   uint64_t loader_start;          // the dynamic linker
   uint64_t loader_size;
   uint8_t *fixed_base;            // mapping of everything before the arenas
@@ -498,6 +539,8 @@ struct allocs_process {
   uint32_t *broken_gate;          // see Gate.swift
   struct allocs_bequest *bequest; // null if this fork's child will not be followed
   char directory[ALLOCS_DIRECTORY_SIZE];
+  struct allocs_frame_table frame_tables[ALLOCS_FRAME_TABLE_COUNT];
+  uint64_t frame_entries;                 // in all tables, ever
   struct allocs_thread_block passive;     // of threads that are not indexed: its region table is null
 };
 
@@ -525,6 +568,7 @@ _Static_assert(offsetof(struct allocs_process, terminal.malloc) == 0, "process.t
 _Static_assert(offsetof(struct allocs_process, terminal.fine_size) == ALLOCS_TERMINAL_FINE_SIZE_OFFSET, "process.terminal.fine_size");
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
 
+static inline struct allocs_frame_table *_Nonnull allocs_frame_tables(void) { return allocs_process_state.frame_tables; }
 static inline char *_Nonnull allocs_directory(void) { return allocs_process_state.directory; }
 static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
 static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }
@@ -571,7 +615,7 @@ extern ALLOCS_HIDDEN void allocs_complete_terminal(void);
 
 // MARK: time
 
-// The same by a call of the vdso.
+// allocs_now by a call of the vdso, where the words that it reads by itself were not found.
 extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
 // Nanoseconds of CLOCK_MONOTONIC, exactly, or as of the last timer interrupt.
 extern ALLOCS_HIDDEN uint64_t allocs_nanoseconds_by_call(bool exact);
@@ -600,27 +644,44 @@ static inline bool allocs_compare_exchange_pointer(void **word, void *expected, 
 
 // MARK: the dynamic linker
 
-static inline struct link_map *allocs_first_link_map(void) { return _r_debug.r_map; }
+// Finds what the agent needs of libc. False in another one than glibc, 2.35 or newer: there all calls are passed on.
+extern ALLOCS_HIDDEN bool allocs_find_libc(void);
+extern ALLOCS_HIDDEN struct link_map *_Nullable allocs_first_link_map(void);
 // Whether `map` is the module that the agent is in: its own, or, linked into it, the executable.
 extern ALLOCS_HIDDEN bool allocs_is_own_module(const struct link_map *map);
+// An address in that module.
+extern ALLOCS_HIDDEN const void *_Nonnull const allocs_own_module;
 // Whether `map` is the executable.
 extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
-// Where libc lies, as far as it may hold locks when it allocates. False if it was not found.
-extern ALLOCS_HIDDEN bool allocs_find_libc(uint64_t *start, uint64_t *end);
+extern ALLOCS_HIDDEN uint64_t allocs_vdso_start(void);  // 0 if there is none
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
 extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);
+// A key whose destructor tells of a thread's end. False if there is none that libc would keep without allocating.
+extern ALLOCS_HIDDEN bool allocs_create_thread_key(void (*_Nonnull destructor)(void *_Nullable));
+extern ALLOCS_HIDDEN bool allocs_set_thread_key(const void *_Nullable value);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
 // The end of the code around `address`, 0 if no module has code there. Takes the dynamic linker's lock.
 extern ALLOCS_HIDDEN uint64_t allocs_code_end(uint64_t address);
 // Where the dynamic linker lies.
 extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
-// Likewise, with the address of its .eh_frame_hdr, 0 if it has none.
-extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, uint64_t *table);
-// The calling thread's stack; false if libc does not know it. Not for the main thread, for which libc reads files.
-// Not under a lock of libc's.
-extern ALLOCS_HIDDEN bool allocs_thread_stack(uint64_t *low, uint64_t *high);
+// The segment or module around `address`, and the module's .eh_frame_hdr, which may lie in another segment; 0 if it has none.
+extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map, uint64_t *table);
+// The segment around `address`, or the whole module where its segments lie side by side: all that is mapped there and
+// belongs to `map`. False if it is another's.
+extern ALLOCS_HIDDEN bool allocs_find_segment(uint64_t address, const struct link_map *map, uint64_t *start, uint64_t *end);
+// A loaded segment of a module: what of it is from the file.
+struct allocs_code_segment {
+  uint64_t start;
+  uint64_t end;
+  uint32_t is_readable;
+  uint32_t is_code;
+};
+// The one with this index, from 0; false if there is none, or the module's headers are not found.
+extern ALLOCS_HIDDEN bool allocs_module_segment(const struct link_map *map, uint32_t index, struct allocs_code_segment *segment);
+// Whether `address` is in the entry code of the executable or the dynamic linker, which nobody calls.
+extern ALLOCS_HIDDEN bool allocs_is_entry(uint64_t address);
 // One past the main thread's first frame.
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
 // The calling thread's thread pointer.

@@ -57,6 +57,7 @@ enum {
   ALLOCS_SYS_MPROTECT = SYS_mprotect,
   ALLOCS_SYS_MREMAP = SYS_mremap,
   ALLOCS_SYS_MUNMAP = SYS_munmap,
+  ALLOCS_SYS_NEWFSTATAT = SYS_newfstatat,
   ALLOCS_SYS_OPENAT = SYS_openat,
   ALLOCS_SYS_PREAD64 = SYS_pread64,
   ALLOCS_SYS_PRCTL = SYS_prctl,

@@ -1,0 +1,113 @@
+// LeftCalls: calls of a hook that never return, because something jumped out of them. A signal handler does, by siglongjmp, out of
+// an allocator that faulted on a wild pointer; a forced unwinding does, of a thread that is cancelled.
+//
+// The hook has taken its thread and does not give it back. The thread's next allocation finds it taken, as it would inside the
+// hook, and has to tell the two apart. It looks outwards along the stack: if the hook still runs, its frame is there. Only
+// a stack that is known to its end, or to beyond the place of the hook's call, says that it is not: where a frame cannot be
+// left by call frame information, as in a coroutine that was switched to inside an allocator, the thread stays taken, and its
+// blocks are counted as nested.
+//
+// Nothing is noted for this on the paths of malloc and free. Where operator new calls malloc, the agent is nearly always the caller's
+// caller: sites at which that was seen are kept, with the distance of the word that says so.
+
+import AgentMachine
+import SharedLayout
+
+enum LeftCalls {
+  /// Where the agent's own code lies.
+  static func findAgent(_ process: UnsafeMutablePointer<allocs_process>) {
+    #if !ALLOCS_INEXE
+      var map: UnsafeMutablePointer<link_map>?
+      let own = UInt64(UInt(bitPattern: allocs_own_module))
+      if !allocs_find_module(own, &process.pointee.agent_start, &process.pointee.agent_end, &map) {
+        process.pointee.agent_end = 0
+      }
+    #endif
+  }
+
+  /// A hook was called on a thread that a hook has taken. Whether that hook was left: then its thread is as a hook that
+  /// has just taken it finds it.
+  @inline(__always)
+  static func takeBack(_ outer: Thread, _ caller: Caller) -> Bool {
+    isKnownInside(outer, caller) ? false : takeBackSlowly(outer, caller)
+  }
+
+  @inline(__always)
+  private static func isKnownInside(_ outer: Thread, _ caller: Caller) -> Bool {
+    guard caller.isKnown else { return false }
+    if isAgent(caller.site) { return true }  // a function that only jumps to the hook
+    let site = allocs_inner_site(outer, caller.site)
+    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.place) &+ site.pointee.distance))
+  }
+
+  @inline(__always)
+  private static func isAgent(_ pc: UInt64) -> Bool {
+    let process = allocs_process()
+    return pc &- process.pointee.agent_start < process.pointee.agent_end &- process.pointee.agent_start
+  }
+
+  @inline(never)
+  private static func takeBackSlowly(_ outer: Thread, _ caller: Caller) -> Bool {
+    guard hasLeft(outer, caller) else { return false }
+    Index.count(ALLOCS_COUNTER_CALLS_LEFT)
+    if outer.pointee.resizing != 0 {
+      // The allocator may have freed it, or not.
+      Index.count(ALLOCS_COUNTER_BLOCKS_LEFT)
+      outer.pointee.resizing = 0
+    }
+    // What the agent itself was doing, if a signal interrupted that.
+    outer.pointee.capturing = 0
+    outer.pointee.events.recording = 0
+    Contexts.flush(outer)
+    Event.endDelegation(outer, nil)
+    return true
+  }
+
+  private static func hasLeft(_ outer: Thread, _ caller: Caller) -> Bool {
+    let process = allocs_process()
+    guard caller.isKnown, outer.pointee.entry != nil, !allocs_holds_lock(), let shared = process.pointee.shared,
+      let rules = shared.pointee.frame_rules
+    else { return false }
+    var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
+    var bounds = Bounds(outer, registers)
+    let place = outer.pointee.outer_place
+    let isPlaceOwn = place >= outer.pointee.stack_low && place < outer.pointee.stack_high
+    // No call can be made from inside another whose return address lies below its own.
+    if bounds.isOwn, isPlaceOwn, UInt64(caller.place) >= place { return true }
+    // Linked into the executable, the agent's code cannot be told from the program's.
+    guard process.pointee.agent_end != 0 else { return false }
+    let mostFrames = 1 << 16
+    for count in 0..<mostFrames {
+      if isAgent(registers.pc & ~Registers.interrupted) {
+        if count == 1 { keep(outer, caller, Stack.rule(caller.site, rules)) }
+        return false
+      }
+      guard !bounds.isForeign else { return false }
+      if bounds.isOwn, isPlaceOwn, registers.sp > place &+ 8 { return true }
+      let rule = Stack.rule(registers.pc, rules)
+      // By the frame pointer, frames may be skipped.
+      if rule == .withoutInformation { return false }
+      switch registers.step(rule, high: bounds.high) {
+      case .stepped: break
+      case .crossedSignal: bounds = Bounds(outer, registers)
+      case .ended: return true
+      case .lost: return false
+      }
+    }
+    return false
+  }
+
+  /// Of a frame that is found by the stack pointer, the return address lies at the same distance each time.
+  private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
+    guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
+    let site = allocs_inner_site(outer, caller.site)
+    site.pointee.pc = 0
+    site.pointee.distance = 8 &+ rule.offset &- rule.returnAddress
+    site.pointee.pc = caller.site
+  }
+
+  /// What was code there may be other code now.
+  static func forgetSites(_ thread: Thread) {
+    for index in 0..<UInt64(ALLOCS_INNER_SITE_COUNT) { allocs_inner_site(thread, index << 4).pointee.pc = 0 }
+  }
+}

@@ -1,0 +1,74 @@
+// The environment of this process, which is that of the program that `run` starts: bytes, passed on as they are.
+//
+// Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets stay what and where they
+// are, also those that are no variables. Only used while the process has one thread.
+
+import ByteText
+import Glibc
+import SharedLayout
+
+enum Variables {
+  /// The value of a variable. Of several of one name the last counts, as for the dynamic linker and the agent.
+  static func value(of name: String) -> String? {
+    let prefix = "\(name)=".originalBytes
+    var found: String?
+    forEach { entry in
+      if starts(entry, with: prefix) { found = String(reversibly: entry + prefix.count) }
+    }
+    return found
+  }
+
+  /// The same, nil also if it is empty.
+  static func nonEmptyValue(of name: String) -> String? { value(of: name).flatMap { $0.isEmpty ? nil : $0 } }
+
+  /// Sets a variable, and removes others of its name.
+  static func set(_ name: String, to value: String) {
+    unsetenv(name.originalPath)
+    setenv(name.originalPath, value.originalPath, 1)
+  }
+
+  /// Names that begin as those of settings and are none.
+  static var unknownSettings: [String] {
+    var names: [String] = []
+    forEach { entry in
+      var value: UnsafePointer<CChar>?
+      guard allocs_setting_of(entry, &value) == -2 else { return }
+      let text = String(reversibly: entry)
+      guard let end = text.utf8.firstIndex(of: UInt8(ascii: "=")) else { return }
+      names.append(String(text[..<end]))
+    }
+    return names
+  }
+
+  private static func forEach(_ body: (UnsafePointer<CChar>) -> Void) {
+    var next = environ
+    while let entry = next.pointee {
+      body(entry)
+      next += 1
+    }
+  }
+
+  private static func starts(_ entry: UnsafePointer<CChar>, with prefix: [UInt8]) -> Bool {
+    // A zero, which ends the entry, is in no prefix.
+    for (index, byte) in prefix.enumerated() where UInt8(bitPattern: entry[index]) != byte { return false }
+    return true
+  }
+}
+
+/// Strings as execve(2) takes them, with a null behind the last.
+struct ArgumentVector: ~Copyable {
+  let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
+  private let count: Int
+
+  init(_ arguments: [String]) {
+    count = arguments.count
+    pointers = .allocate(capacity: count + 1)
+    for (index, argument) in arguments.enumerated() { (pointers + index).initialize(to: strdup(argument.originalPath)) }
+    (pointers + count).initialize(to: nil)
+  }
+
+  deinit {
+    for index in 0..<count { free(pointers[index]) }
+    pointers.deallocate()
+  }
+}

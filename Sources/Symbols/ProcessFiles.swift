@@ -1,0 +1,83 @@
+// The files of a live process, by the kernel's links in /proc/PID. They are good while the process lives and for whoever may trace it,
+// as root or the same user may; map_files takes root.
+//
+// What root reads here it reads for the process's user, so the file must be one that this user may read.
+
+import Glibc
+
+/// /proc/PID of one process, opened once: a later process of the same id is not meant.
+struct ProcessFiles: ~Copyable {
+  private let directory: Int32
+  private let process: ModuleReference.Process
+  /// Paths below /proc/PID that show the process's memory: its own, and a live task's, should the first thread have ended.
+  private static let taskLimit = 16
+
+  /// Nil if there is no process of this id.
+  init?(_ process: ModuleReference.Process) {
+    let descriptor = Glibc.open("/proc/\(process.id)", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { return nil }
+    directory = descriptor
+    self.process = process
+  }
+
+  deinit { close(directory) }
+
+  /// The file that the process knows as `path`.
+  func file(atPath path: [UInt8]) -> ObjectFile? { firstTask { open(Array("\($0)root".utf8) + path) } }
+
+  /// What it executes.
+  var executable: ObjectFile? { isSameProcess ? firstTask { open(Array("\($0)exe".utf8)) } : nil }
+
+  /// The file of the mapping that begins at `address`.
+  func file(mappedAt address: UInt64) -> ObjectFile? {
+    guard isSameProcess else { return nil }
+    let prefix = String(address, radix: 16) + "-"
+    guard let name = names(in: "map_files", where: { $0.hasPrefix(prefix) }).first else { return nil }
+    return open(Array("map_files/\(name)".utf8))
+  }
+
+  private func open(_ path: [UInt8]) -> ObjectFile? {
+    guard let file = OpenFile(path: path, in: directory), file.isReadable(by: process.ownerID) else { return nil }
+    return ObjectFile(file, path: Array("/proc/\(process.id)/".utf8) + path)
+  }
+
+  private func firstTask<Found>(_ body: (String) -> Found?) -> Found? {
+    if let found = body("") { return found }
+    // Of a process whose first thread has ended, only its other threads show what it is.
+    for name in names(in: "task", where: { $0 != String(process.id) }).prefix(Self.taskLimit) {
+      if let found = body("task/\(name)/") { return found }
+    }
+    return nil
+  }
+
+  private func names(in folder: String, where isWanted: (String) -> Bool) -> [String] {
+    let descriptor = openat(directory, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { return [] }
+    guard let stream = fdopendir(descriptor) else {
+      close(descriptor)
+      return []
+    }
+    defer { closedir(stream) }
+    var names: [String] = []
+    while let entry = readdir(stream) {
+      let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
+        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if name.first != ".", isWanted(name) { names.append(name) }
+    }
+    return names
+  }
+
+  /// Whether the process is the one that is meant, and no later one of its id.
+  private var isSameProcess: Bool {
+    let file = openat(directory, "stat", O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return false }
+    defer { close(file) }
+    var text = [UInt8](repeating: 0, count: 1024)
+    let count = read(file, &text, text.count)
+    guard count > 0, let name = text[..<count].lastIndex(of: UInt8(ascii: ")")) else { return false }
+    // Field 3 follows the name.
+    let fields = text[name..<count].split(separator: UInt8(ascii: " "))
+    return fields.count > 20 && UInt64(String(decoding: fields[20], as: UTF8.self)) == process.startTime
+  }
+}
