@@ -53,10 +53,12 @@ enum Fine {
       arena: arena, slot: Nested.slot(fine, base), granule: allocs_fine_granule(UInt64(base)))
   }
 
-  /// The slot of `base`, writable; nil, and counted, if it cannot be.
-  static func place(_ regions: Regions, _ base: UInt) -> Index.Place? {
-    if let place = knownPlace(regions, base) { return place }
-    guard NestedArenas.prepareFine(regions, base) else { return nil }
+  /// The slot of a block, writable; nil, and counted, if it cannot be. That of a tail behind it is committed only where there will
+  /// be one: of small blocks, which nearly all are, it would take a page more at the end of each page.
+  static func place(_ regions: Regions, _ base: UInt, _ size: UInt) -> Index.Place? {
+    let hasTail = size >= UInt(ALLOCS_SMALL_SIZE_LIMIT)
+    if !hasTail, let place = knownPlace(regions, base) { return place }
+    guard NestedArenas.prepareFine(regions, base, hasTail: hasTail) else { return nil }
     return knownPlace(regions, base)
   }
 
@@ -65,7 +67,7 @@ enum Fine {
   /// False, and counted, if the allocation cannot be recorded.
   @inline(never)
   static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) -> Bool {
-    guard let place = place(regions, base) else { return false }
+    guard let place = place(regions, base, size) else { return false }
     _ = Index.erase(regions, base)
     Index.write(place, base, size, alignment, context, allocs_now())
     return true

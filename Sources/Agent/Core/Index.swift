@@ -126,7 +126,7 @@ enum Index {
   /// Where a new allocation goes; nil, and counted, if it cannot be recorded.
   static func place(_ regions: Regions, _ base: UInt, _ size: UInt, isTight: Bool) -> Place? {
     guard Fine.holds(base, size, isTight: isTight) else { return arena(regions, base).map { place($0, base) } }
-    guard let place = Fine.place(regions, base) else { return nil }
+    guard let place = Fine.place(regions, base, size) else { return nil }
     _ = erase(regions, base)
     return place
   }
