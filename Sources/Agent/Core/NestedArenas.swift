@@ -1,8 +1,9 @@
-// NestedArenas: where the memory behind suballocations' slots and fine slots comes from. The slow path of Nested and Fine, taken
-// once for 512 bytes.
+// NestedArenas: where the memory behind suballocations' slots and fine slots comes from. The slow
+// path of Nested and Fine, taken once for 512 bytes.
 //
-// The invariants of Arenas hold here, too: nothing is written before its page is committed, a region's nested arena is
-// complete before anyone is shown it, and the file is reached through an anchor, which grows into the next arena.
+// The invariants of Arenas hold here, too: nothing is written before its page is committed, a
+// region's nested arena is complete before anyone is shown it, and the file is reached through an
+// anchor, which grows into the next arena.
 
 import AgentMachine
 import SharedLayout
@@ -32,8 +33,8 @@ enum NestedArenas {
     return arena
   }
 
-  /// Makes the fine slot of the block at `base` writable, and that of its tail. False, and counted as other allocations are, if
-  /// it cannot be.
+  /// Makes the fine slot of the block at `base` writable, and that of its tail. False, and counted
+  /// as other allocations are, if it cannot be.
   @inline(never)
   static func prepareFine(_ regions: Regions, _ base: UInt, hasTail: Bool) -> Bool {
     guard !Fine.isUnindexable(base) else {
@@ -131,8 +132,8 @@ enum NestedArenas {
 
   // MARK: slot pages and summary
 
-  /// As in Arenas: dense memory gets up to 32 KiB of slots at a time, but not more than there are in a row before, for these slots
-  /// are as large as what they stand for.
+  /// As in Arenas: dense memory gets up to 32 KiB of slots at a time, but not more than there are
+  /// in a row before, for these slots are as large as what they stand for.
   private static func commitSlots(_ arena: Nested.Base, _ base: UInt, hasTail: Bool) -> Bool {
     let slotsPerBit = Int(ALLOCS_SLOTS_PER_SUMMARY_BIT)
     let slotsPerPage = Int(ALLOCS_SLOTS_PER_PAGE)
