@@ -237,7 +237,8 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is free, else anywhere.
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is
+  /// free, else anywhere.
   static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
     address(
       call(
