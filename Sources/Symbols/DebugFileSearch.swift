@@ -54,9 +54,14 @@ struct DebugFileSearch: Sendable {
     return module.buildID.isEmpty && !spanMatches(file, module) ? .otherFile : nil
   }
 
+  /// Bytes of a build id that an index has room for.
+  private static let longestBuildID = 32
+
   static func loss(
     of module: ModuleReference, buildID: [UInt8], _ state: FileState?, isMapped: Bool
   ) -> NameLoss? {
+    // The agent notes no longer ones: then the file is proved as if it had none.
+    let buildID = buildID.count > longestBuildID && module.buildID.isEmpty ? [] : buildID
     guard buildID == module.buildID else { return .otherFile }
     guard buildID.isEmpty else { return nil }
     guard let state else { return .unproved }
@@ -97,7 +102,7 @@ struct DebugFileSearch: Sendable {
     if let found = byBuildID(buildID, kind: .common) { return found }
     let path =
       name.utf8.first == UInt8(ascii: "/")
-      ? Array(name.utf8) : parent(of: referringFile.path) + Array("/\(name)".utf8)
+      ? name.originalBytes : parent(of: referringFile.path) + "/\(name)".originalBytes
     guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
       return nil
     }
@@ -111,7 +116,7 @@ struct DebugFileSearch: Sendable {
     let compiled = skeleton.path
     var paths = compiled.utf8.first == UInt8(ascii: "/") ? [compiled] + roots.map { $0 + compiled } : []
     for path in objectPaths {
-      let directory = parent(of: path)
+      let directory = String(reversibly: parent(of: path.originalBytes))
       if skeleton.name.utf8.first != UInt8(ascii: "/") { paths.append("\(directory)/\(skeleton.name)") }
       if file != skeleton.name { paths.append("\(directory)/\(file)") }
     }

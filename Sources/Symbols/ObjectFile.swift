@@ -91,8 +91,8 @@ final class ObjectFile {
   private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
   /// Bytes.
   let size: Int
-  /// As of the opening.
-  let state: FileState
+  /// As of the opening; nil of an image.
+  let state: FileState?
   /// Empty if it has none.
   let buildID: [UInt8]
   let sections: [Section]
@@ -154,7 +154,7 @@ final class ObjectFile {
   }
 
   /// The file whose bytes these are; `path` is where they come from. Takes `image`, also if it returns nil.
-  init?(image: UnsafeMutableRawBufferPointer, path: String, kind: Kind) {
+  init?(image: UnsafeMutableRawBufferPointer, path: [UInt8], kind: Kind) {
     guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let start = image.baseAddress,
       let elf = elf_memory(start.assumingMemoryBound(to: CChar.self), image.count)
     else {
@@ -170,6 +170,7 @@ final class ObjectFile {
     (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
     self.path = path
     size = image.count
+    state = nil
     self.image = image
   }
 
@@ -181,7 +182,37 @@ final class ObjectFile {
   private static func readBuildID(_ elf: OpaquePointer) -> [UInt8] {
     var bytes: UnsafeRawPointer?
     let count = dwelf_elf_gnu_build_id(elf, &bytes)
-    return count > 0 ? [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) : []
+    if count > 0 { return [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) }
+    // libelf takes no note whose length is no multiple of 4 and that ends with its segment, as linkers write it.
+    var segments = 0
+    guard elf_getphdrnum(elf, &segments) == 0 else { return [] }
+    for index in 0..<min(segments, 1024) {
+      var segment = GElf_Phdr()
+      guard gelf_getphdr(elf, Int32(index), &segment) != nil, segment.p_type == PT_NOTE, segment.p_filesz <= 1 << 16,
+        let data = elf_getdata_rawchunk(elf, Int64(bitPattern: segment.p_offset), Int(segment.p_filesz), ELF_T_BYTE),
+        let start = data.pointee.d_buf
+      else { continue }
+      let found = buildID(inNotes: UnsafeRawBufferPointer(start: start, count: data.pointee.d_size))
+      if !found.isEmpty { return found }
+    }
+    return []
+  }
+
+  private static func buildID(inNotes notes: UnsafeRawBufferPointer) -> [UInt8] {
+    var offset = 0
+    while offset <= notes.count - 12 {
+      let nameSize = Int(notes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+      let size = Int(notes.loadUnaligned(fromByteOffset: offset + 4, as: UInt32.self))
+      let type = notes.loadUnaligned(fromByteOffset: offset + 8, as: UInt32.self)
+      let name = offset + 12
+      let content = name + (nameSize + 3) & ~3
+      guard content + size <= notes.count else { return [] }
+      if type == 3, notes[name..<name + nameSize].elementsEqual("GNU\0".utf8) {  // NT_GNU_BUILD_ID
+        return Array(notes[content..<content + size])
+      }
+      offset = content + (size + 3) & ~3
+    }
+    return []
   }
 
   deinit {
