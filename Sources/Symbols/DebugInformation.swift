@@ -190,7 +190,7 @@ struct DebugInformation: ~Copyable {
         entries[index].half = known
         return
       }
-      guard splitFiles[path] == nil, let candidate = ObjectFile(path: path.originalBytes, kind: .split) else { continue }
+      guard splitFiles[path] == nil, let candidate = ObjectFile(path: path, kind: .split) else { continue }
       let name = skeleton.name
       let directory = skeleton.directory
       let members = entries.compactMap(\.skeleton).filter { $0.name == name && $0.directory == directory }
@@ -209,7 +209,7 @@ struct DebugInformation: ~Copyable {
     var problem: String?
     let skeletons = entries.compactMap(\.skeleton)
     for path in search.packagePaths(objectPaths) where package == nil {
-      guard let candidate = ObjectFile(path: path.originalBytes, kind: .split),
+      guard let candidate = ObjectFile(path: path, kind: .split),
         candidate.section(named: ".debug_cu_index") != nil
       else { continue }
       package = openSplit(candidate, skeletons, &problem)
@@ -242,7 +242,7 @@ struct DebugInformation: ~Copyable {
     guard UInt64(taken) <= left,
       let found = SplitFile(candidate, skeletons: skeletons, addresses: addresses.bytes, ranges: ranges.bytes)
     else {
-      problem = "its split debug information is damaged, or of another build: \(String(reversibly: candidate.path))"
+      problem = "its split debug information is damaged, or of another build: \(candidate.path)"
       return nil
     }
     splitBudget = left - UInt64(taken)
