@@ -2,6 +2,7 @@
 // to another process by another name.
 
 import ByteText
+import CLibrary
 import Glibc
 
 /// A file system's device and the number of a file on it, as stat(2) gives them.
@@ -57,7 +58,7 @@ enum RunningProcesses {
     let wanted = " rw-s "
     var place = 0
     while place < text.count, let start = text.baseAddress,
-      let found = memmem(start + place, text.count - place, wanted, wanted.utf8.count)
+      let found = memmem(start + place, UInt(text.count - place), wanted, UInt(wanted.utf8.count))
     {
       place = found - UnsafeMutableRawPointer(mutating: start) + wanted.utf8.count
       // … offset major:minor inode   path

@@ -7,3 +7,6 @@ static const int allocs_set_lock_of_opening = 37;
 
 // Only GNU's: <string.h> hides it from modules.
 const char *sigabbrev_np(int signal);
+
+// Only GNU's, too.
+void *memmem(const void *text, unsigned long size, const void *wanted, unsigned long wanted_size);
