@@ -163,6 +163,8 @@ public struct Answer: Hashable, Sendable {
   public var mappingBelow: Mapping?
   public var mappingAbove: Mapping?
   public var note: Note?
+  /// What the index that gave this answer is known to lack.
+  public var losses = Losses()
 
   /// Why a variable's name may be less than it could be, with its module; frames have theirs.
   public var variableProblem: String?

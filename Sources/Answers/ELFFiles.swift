@@ -71,7 +71,8 @@ final class ELFFiles: Sendable {
     let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
     // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as in a container
     // the path means another file than here; there the inode must tell.
-    let places = ["/proc/\(processID)/map_files/\(bounds)"] + (file.isDeleted ? [] : ["/proc/\(processID)/root\(path)", path])
+    var places = ["/proc/\(processID)/map_files/\(bounds)"]
+    if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {
       // Not blocking: a path may by now be that of a pipe.
       let descriptor = open(place.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)

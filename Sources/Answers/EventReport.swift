@@ -255,6 +255,18 @@ public struct EventReport: ~Copyable {
     }
   }
 
+  /// Says what the index is known to lack: of those blocks there are no events. Nothing where nothing is missing.
+  public mutating func append(_ losses: Losses) {
+    guard !losses.isEmpty else { return }
+    switch form {
+    case .jsonLines:
+      writer.append("{\"event\":\"missing\"")
+      losses.appendJSONFields(to: &writer)
+      writer.append("}\n")
+    case .text: for line in losses.lines { writer.append(text: line + "\n") }
+    }
+  }
+
   /// Says that a ring can't be believed, and is not read any more.
   public mutating func appendDamage(ring: Int) {
     switch form {

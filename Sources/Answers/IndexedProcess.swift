@@ -38,6 +38,8 @@ public struct IndexedProcess: Hashable, Sendable {
   public var path: String
   /// Blocks that were allocated and not indexed; nil if not known.
   public var lostBlocks: UInt64?
+  /// All that the index is known to lack, those blocks included.
+  public var losses = Losses()
   /// Why it is unreadable or not permitted, and what to do.
   public var problem: String?
 
@@ -81,7 +83,8 @@ public struct IndexedProcess: Hashable, Sendable {
       command = segment.command
       started = Self.wallTime(ofStart: file.startTime, segment.clockOffsets)
       if !file.isLive, segment.state == .exited { state = .exited }
-      lostBlocks = segment.lostBlocks
+      losses = Losses(of: segment)
+      lostBlocks = losses.blocks
       try segment.checkIntact()
       if !file.isLive {
         ending = ProcessEnding(ofSegment: file.path)
@@ -91,6 +94,7 @@ public struct IndexedProcess: Hashable, Sendable {
       problem = error.description
       command = []
       lostBlocks = nil
+      losses = Losses()
       if case .notPermitted = error {
         state = .notPermitted
       } else {
@@ -174,6 +178,7 @@ public struct IndexedProcess: Hashable, Sendable {
     writer.append(",\"segment\":", string: path)
     writer.append(",\"segment_bytes\":", decimal: segmentBytes)
     if let lostBlocks { writer.append(",\"lost_blocks\":", decimal: lostBlocks) }
+    losses.appendJSONFields(withBlocks: false, to: &writer)
     if let problem { writer.append(",\"problem\":", string: problem) }
   }
 }

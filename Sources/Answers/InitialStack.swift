@@ -6,6 +6,7 @@
 // Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and environ, which show
 // the memory as it is now: a program may have written over it. Of the pointers only those who may trace the process learn.
 
+import ByteText
 import Glibc
 import IndexReader
 
@@ -104,7 +105,7 @@ struct InitialStack {
   }
 
   private static func text(_ bytes: ArraySlice<UInt8>) -> String {
-    let text = String(decoding: bytes.prefix(longestText), as: UTF8.self)
+    let text = String(reversibly: bytes.prefix(longestText))
     return bytes.count > longestText ? text + "…" : text
   }
 

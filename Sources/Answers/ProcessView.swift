@@ -23,6 +23,7 @@ public final class ProcessView: Sendable {
   let names = NameCache()
   let latestMaps = LatestMaps()
   let mappedRanges = MappedRanges()
+  let balance = IndexBalance()
 
   /// Serves every view that is not given another.
   public static let sharedSymbolizer = Symbolizer()
@@ -92,8 +93,8 @@ public final class ProcessView: Sendable {
   // MARK: facts
 
   /// Whether a request takes no longer than a fraction of a millisecond to begin, judged by the last one: false if the
-  /// process has thousands of mappings.
-  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 }
+  /// process has thousands of mappings, or its blocks are to be counted again.
+  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 && balance.isKnown(of: shared.segment) }
 
   /// The file of the segment.
   public var path: String { shared.segment.path }

@@ -1,5 +1,6 @@
 // What only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
+import ByteText
 import IndexReader
 
 /// The process beyond its segment.
@@ -26,6 +27,9 @@ final class Surroundings {
   var isAlive: Bool { reading.isAlive }
   /// The id of a thread that lives, under which /proc has what is the process's: its files, its root.
   var readableID: Int32? { reading.task }
+
+  /// Whether the process runs, and writes to this index.
+  var isWriting: Bool { isAlive && absence != .indexAbandoned }
 
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
@@ -102,7 +106,7 @@ final class Surroundings {
     // Two ticks of each clock: 20 ms of the kernel's, 31 ms of the segment's.
     guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
     if name.last == UInt8(ascii: "\n") { name.removeLast() }
-    return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
+    return name.isEmpty ? nil : String(reversibly: name)
   }
 }
 

@@ -70,6 +70,11 @@ public final class Recorder {
       cursors = cursors.map { RingCursor(ring: $0.ring) }
       consumer?.takeOver(shared.segment)
     }
+    let unindexed = shared.segment.lostBlocks
+    if !options.isFromStart, unindexed > 0 {
+      // They may live, and are not in the state.
+      writer.lose(RecordedLoss(reason: .unrecorded, ring: .max, count: unindexed, from: lastLook, to: lastLook))
+    }
     // Also then: what the rings have lost already is not missing in the state.
     writer.appendBlocks()
   }

@@ -87,6 +87,7 @@ enum Segment {
     place(
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
+    place(ALLOCS_SECTION_BYPASSES, MemoryLayout<allocs_bypass>.stride, UInt64(ALLOCS_BYPASS_CAPACITY))
     place(ALLOCS_SECTION_MODULE_FILES, MemoryLayout<allocs_module_file>.stride, capacities.modules)
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
@@ -202,7 +203,9 @@ enum Segment {
     let anchor = System.map(descriptor, at: arenas.offset, pageSize)
     // Without room for it suballocations are counted, and nothing else.
     let nested = section(header, ALLOCS_SECTION_NESTED).pointee
-    let nestedAnchor = nested.capacity == 0 ? nil : System.map(descriptor, at: nested.offset, pageSize)
+    let nestedAnchor =
+      nested.capacity == 0
+      ? nil : System.map(descriptor, at: nested.offset, pageSize, preferring: placeAside(of: UInt(bitPattern: mapped)))
     guard let anchor, nestedAnchor.map({ System.keepFromChildren($0, pageSize) }) ?? true,
       System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
       commitFirstPages(header)
@@ -224,6 +227,14 @@ enum Segment {
     shared.pointee.contexts.next_id = 1
     shared.pointee.strings_committed = pageSize
     return nil
+  }
+
+  /// Where nested arenas are to lie, if there is room: aside of what the program maps. Each takes as much of the address space as
+  /// the region that it is for; between the program's mappings, it would drive every new one into a region of its own, which
+  /// needs another arena. From there they grow in place, one behind the other.
+  private static func placeAside(of start: UInt) -> UInt {
+    let distance: UInt = 1 << 42
+    return start > 2 * distance ? (start - distance) & ~((1 << UInt(ALLOCS_REGION_SHIFT)) - 1) : 0
   }
 
   /// Where it can't be done, events have no rings and are counted.

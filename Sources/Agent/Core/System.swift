@@ -7,6 +7,7 @@
 //                 one start in 32 looks for what ended processes left (Sweep.swift): prctl, mmap, getdents64, tgkill with
 //                 signal 0, newfstatat, openat, fstat, fcntl, pread64, unlinkat, close, munmap
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
+//                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
 //                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
 //                 mincore, for a suballocation that is in no chunk
@@ -236,9 +237,12 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped.
-  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
-    address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | noReserve, descriptor, Int(offset)))
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is free, else anywhere.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
+    address(
+      call(
+        Int(ALLOCS_SYS_MMAP), Int(bitPattern: place), Int(size), readWriteAccess, shared | noReserve, descriptor,
+        Int(offset)))
   }
   /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
@@ -285,6 +289,10 @@ enum System {
   }
   static func protect(_ start: UInt64, _ size: UInt64, _ access: Access) -> Bool {
     call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), access.rawValue) >= 0
+  }
+  /// `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
+  static func protect(_ start: UInt64, _ size: UInt64, flags: Int) -> Bool {
+    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), flags) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))

@@ -24,6 +24,10 @@
 //       +-------------------------------------------+
 //       | mappings       struct allocs_mapping      |   64 B   65,536
 //       +-------------------------------------------+
+//       | bypasses       struct allocs_bypass       |   32 B   128
+//       +-------------------------------------------+
+//       | module files   struct allocs_module_file  |   64 B   65,536
+//       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
 //       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
@@ -49,6 +53,7 @@
 
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
+#include "allocs_bypass.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_counter.h"
@@ -78,6 +83,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_BYPASSES = 14,  // may be missing
   ALLOCS_SECTION_MODULE_FILES = 15,  // may be missing: capacity 0
   ALLOCS_SECTION_COUNT
 };
