@@ -22,7 +22,8 @@ public struct ProcessList: Hashable, Sendable {
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
         started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
-        segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+        segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil,
+        problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
     }
   }
 

@@ -22,10 +22,13 @@ public struct PruneReport: Sendable {
   public var text: String {
     var text = ""
     for process in processes {
-      let line = "\(process.processID)  \(process.stateText)  \(Units.rounded(process.segmentBytes))  \(process.commandLine)"
+      let line =
+        "\(process.processID)  \(process.stateText)  \(Units.rounded(process.segmentBytes))  \(process.commandLine)"
       text += TextLayout.fit(line, columns: TextLayout.columns) + "\n"
     }
-    for control in controls { text += TextLayout.fit(TextLayout.printable(control), columns: TextLayout.columns) + "\n" }
+    for control in controls {
+      text += TextLayout.fit(TextLayout.printable(control), columns: TextLayout.columns) + "\n"
+    }
     var sum = "\(isTrial ? "would remove" : "removed") "
     if processes.isEmpty, controls.isEmpty {
       sum += "nothing"

@@ -160,7 +160,8 @@ extension Mapping {
     }
     // Some file systems (btrfs, overlay) have another device here than in stat(2). Then the agent's mapping of the file's start,
     // hundreds of megabytes in one piece, is told by its size; and one of an arena by where it lies.
-    return identity == segment.identity || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
+    return identity == segment.identity
+      || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
   }
 }
 

@@ -63,7 +63,8 @@ struct Prune: ParsableCommand {
     let processes = Dictionary(result.removed.map { ($0.path, IndexedProcess($0)) }) { $1 }
     if !dryRun { result = try prune(isTrial: false) }
     let report = PruneReport(
-      processes: result.removed.map { processes[$0.path] ?? IndexedProcess($0) }, controls: result.removedControls.sorted(),
+      processes: result.removed.map { processes[$0.path] ?? IndexedProcess($0) },
+      controls: result.removedControls.sorted(),
       bytes: result.removedBytes, kept: result.kept.count, isTrial: dryRun)
     try StandardOutput.write(json ? report.json + "\n" : report.text)
     guard let (path, why) = result.failed.min(by: { $0.key < $1.key }) else { return }

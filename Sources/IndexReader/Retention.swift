@@ -222,12 +222,14 @@ extension OpenDirectory {
 
   /// Whether any process has the file mapped as an agent does, which no process of its id is.
   private func isInUse(_ file: SegmentFile, _ name: String, _ sweep: Sweep) -> Bool {
-    guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity.inode == file.inode else {
+    guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity.inode == file.inode
+    else {
       // Gone, or nothing that the caller may look into, and so none of its own segments.
       return true
     }
     if evidence.isLocked { return true }
-    if RunningProcesses.writtenFiles(ofProcess: file.processID).contains(evidence.identity), file.processID != getpid() {
+    if RunningProcesses.writtenFiles(ofProcess: file.processID).contains(evidence.identity), file.processID != getpid()
+    {
       return true
     }
     return !evidence.tellsUse && sweep.writtenFiles.contains(evidence.identity)

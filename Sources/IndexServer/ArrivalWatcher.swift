@@ -81,7 +81,10 @@ final class ArrivalWatcher: Sendable {
     deinit { close(stop) }
 
     func run() {
-      // Few instructions for each process that starts: soon, as the process may not live long.
+      // Few instructions for each process that starts: soon, as the process may not live long, and where the server may do that,
+      // also beside many that work.
+      let thisThread: id_t = 0
+      setpriority(__priority_which_t(PRIO_PROCESS.rawValue), thisThread, -10)
       allocs_prefer_latency()
       while true {
         var requests = [

@@ -77,6 +77,7 @@ struct DirectoryService: Service {
     /// Those of ended ones; nil before the first look: how those ended that had ended before is not asked.
     var dead: Set<String>?
     var marks = SweeperMarks()
+    let threadEnds = ThreadEnds()
     var keeper: FileKeeper
   }
 
@@ -107,7 +108,8 @@ struct DirectoryService: Service {
   /// Compares what there is with what there was at the last look, and sweeps.
   private func look(_ memory: inout Memory, _ endings: EndingWatcher?) {
     memory.marks.renew(in: SegmentDirectory.searchPaths)
-    for (file, ending) in endings?.ended() ?? [] { note(ending, file) }
+    memory.threadEnds?.take()
+    for (file, ending) in endings?.ended() ?? [] { note(ending ?? memory.threadEnds?.ending(of: file), file) }
     let swept = SegmentDirectory.sweep(retention)
     for file in swept.removed {
       registry.forget(file.path)
@@ -138,7 +140,11 @@ struct DirectoryService: Service {
       case .gone:
         // Live, and nowhere to be seen: it is in a pid namespace that this one does not hold.
         let isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true
-        missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file)
+        if !isLive, let ending = memory.threadEnds?.ending(of: file) {
+          note(ending, file)
+        } else {
+          missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file)
+        }
       case .system(let code):
         missed("cannot learn how the process ends: \(SocketError.words(code))", .notTold, file)
       }
@@ -149,13 +155,17 @@ struct DirectoryService: Service {
       metadata["ending"] = ProcessEnding(ofSegment: file.path).map { "\($0)" }
       logger.info("process ended", metadata: metadata)
     }
-    // Those that ended between two looks, and were not held by then.
+    // Those that ended since the last look and were not held.
     if let known = memory.dead {
       for file in dead
-      where memory.live[file.path] == nil && !known.contains(file.path) && SegmentFile.mayBeNoted(file)
+      where !known.contains(file.path) && SegmentFile.mayBeNoted(file)
         && endings?.isWatching(file.path) != true && ProcessEnding(ofSegment: file.path) == nil
       {
-        missed("how the process ended is not known", .notSeen, file)
+        if let ending = memory.threadEnds?.ending(of: file) {
+          note(ending, file)
+        } else if UnknownEnding(ofSegment: file.path) == nil {
+          missed("how the process ended is not known", .notSeen, file)
+        }
       }
     }
     memory.keeper.look(at: files)

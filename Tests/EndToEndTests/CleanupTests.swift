@@ -31,7 +31,8 @@ extension EndToEnd {
       return program.pid
     }
 
-    @Test("where no server runs, thousands of short programs leave little, and what crashed stays longer than what did not")
+    @Test(
+      "where no server runs, thousands of short programs leave little, and what crashed stays longer than what did not")
     func manyPrograms() throws {
       let directory = try TestDirectory()
       let old = try crash(in: directory)
@@ -95,14 +96,20 @@ extension EndToEnd {
       let alone = try directory.write("", to: "5000000.77.ctl")
       func prune(_ options: [String]) throws -> Outcome { try Tool.control(["prune"] + options, in: directory) }
       let trial = try prune(["--dry-run"])
-      #expect(trial.ending == .exit(0) && trial.output.contains("would remove 3 segments of ended processes and 1 control file"))
-      for pid in ended { #expect(trial.output.contains("\(pid)  ") && trial.output.contains("generations"), "\(trial)") }
+      #expect(
+        trial.ending == .exit(0)
+          && trial.output.contains("would remove 3 segments of ended processes and 1 control file"))
+      for pid in ended {
+        #expect(trial.output.contains("\(pid)  ") && trial.output.contains("generations"), "\(trial)")
+      }
       #expect(try directory.segments().count == 4)
       let young = try prune(["--older", "1h"])
       #expect(young.output == "removed nothing; 3 of ended processes stay\n", "\(young)")
       #expect(try directory.segments().count == 4)
       let done = try #require(try Tool.objects(prune(["--json"]).output).first)
-      #expect((done["removed"] as? [[String: Any]])?.count == 3 && (done["removed_bytes"] as? Int).map { $0 > 90_000 } == true)
+      #expect(
+        (done["removed"] as? [[String: Any]])?.count == 3 && (done["removed_bytes"] as? Int).map { $0 > 90_000 } == true
+      )
       let left = try directory.segment(of: living.pid)
       #expect(try directory.segments() == [left])
       #expect(!FileManager.default.fileExists(atPath: alone))
@@ -176,7 +183,8 @@ extension EndToEnd {
           && late.allSatisfy { $0["signal"] != nil || $0["ending_unknown"] as? String != "no allocsd watched it" }
       }
       #expect(late.allSatisfy { $0["signal"] as? String ?? "SIGSEGV" == "SIGSEGV" })
-      #expect(late.allSatisfy { $0["signal"] != nil || $0["ending_unknown"] as? String == "it ended before allocsd looked" })
+      #expect(
+        late.allSatisfy { $0["signal"] != nil || $0["ending_unknown"] as? String == "it ended before allocsd looked" })
       // On an idle machine all are.
       #expect(late.count { $0["signal"] != nil } > 30)
       #expect(early.count == 3 && early.allSatisfy { $0["ending_unknown"] as? String == "no allocsd watched it" })

@@ -54,13 +54,15 @@ extension EndToEnd {
       #expect(block["kind"] as? String == "heap" && age > 1 && age < passed + 0.1)
       #expect(try program.query("static")["kind"] as? String == "static")
       #expect(try program.query("stack")["kind"] as? String == "stack")
-      let history = try Tool.control(["history", "\(program.pid)", "\(program.place("block"))", "--json"], in: program.directory)
+      let history = try Tool.control(
+        ["history", "\(program.pid)", "\(program.place("block"))", "--json"], in: program.directory)
       let event = try #require(try Tool.objects(history.output).first)
       let eventAge = try #require(event["age_seconds"] as? Double)
       #expect(eventAge > 1 && eventAge < passed + 20)
       // A recording of the past: its seconds are those of the machine.
       let file = program.directory.file("recording")
-      let recorded = try Tool.control(["record", "\(program.pid)", "-o", file, "--duration", "1s"], in: program.directory)
+      let recorded = try Tool.control(
+        ["record", "\(program.pid)", "-o", file, "--duration", "1s"], in: program.directory)
       #expect(recorded.ending == .exit(0), "\(recorded.errors)")
       let recording = try Recording(path: file)
       let seconds = Double(recording.endStamp &- recording.startStamp) / 1e9
@@ -164,14 +166,17 @@ extension EndToEnd {
       #expect(try program.query("stack", in: directory)["kind"] as? String == "stack", "\(what)")
     }
 
-    @Test("a followed child, and a child's child, writes its index: it has its mappings, statics and stack", arguments: [1, 3])
+    @Test(
+      "a followed child, and a child's child, writes its index: it has its mappings, statics and stack",
+      arguments: [1, 3])
     func followed(generations: Int) throws {
       let program = try PlacedProgram(
         [Programs.path("generations.c"), "\(generations)"], environment: ["ALLOCS_FOLLOW": "1"])
       #expect(try program.directory.segments().count == generations + 1)
       try expectLive(program, "followed")
       let file = program.directory.file("recording")
-      let recorded = try Tool.control(["record", "\(program.pid)", "-o", file, "--duration", "1s"], in: program.directory)
+      let recorded = try Tool.control(
+        ["record", "\(program.pid)", "-o", file, "--duration", "1s"], in: program.directory)
       #expect(recorded.ending == .exit(0) && !recorded.output.contains("exec"), "\(recorded)")
       // Somebody removes the indexes of those that it comes from.
       for path in try program.directory.segments() where SegmentFile.process(ofPath: path)?.processID != program.pid {
@@ -180,7 +185,8 @@ extension EndToEnd {
       try expectLive(program, "its parents' indexes removed")
     }
 
-    @Test("a directory that was renamed, or is known to the program by another name, holds the indexes of live processes")
+    @Test(
+      "a directory that was renamed, or is known to the program by another name, holds the indexes of live processes")
     func otherNames() throws {
       let parent = try TestDirectory()
       let (first, second) = (try parent.directory("first"), parent.file("second"))
@@ -245,7 +251,8 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let server = try Server(directory, options: ["--keep-dead-for", "0s", "--keep-dead-count", "0"])
       let program = try PlacedProgram(
-        [Programs.path("generations.c"), "0"], prefix: ["unshare", "-pf", "--kill-child", "--mount-proc"], in: directory)
+        [Programs.path("generations.c"), "0"], prefix: ["unshare", "-pf", "--kill-child", "--mount-proc"], in: directory
+      )
       for _ in 0..<5 {
         server.process.signal(SIGHUP)
         usleep(200_000)

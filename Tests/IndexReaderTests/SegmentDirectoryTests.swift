@@ -346,12 +346,16 @@ struct RetentionTests {
     #expect(ClockOffsets(text: text) == ClockOffsets(monotonic: -600_000_000_000, boottime: 86_400_500_000_000))
     // Negative, with nanoseconds that are not: half a second below zero.
     #expect(ClockOffsets(text: "monotonic -1 500000000\nboottime 0 0\n")?.monotonic == -500_000_000)
-    for nonsense in ["", "monotonic 1 1", "monotonic x 0\nboottime 0 0", "monotonic 9223372036854775807 0\nboottime 0 0"] {
+    for nonsense in [
+      "", "monotonic 1 1", "monotonic x 0\nboottime 0 0", "monotonic 9223372036854775807 0\nboottime 0 0",
+    ] {
       #expect(ClockOffsets(text: nonsense) == nil, "\(nonsense)")
     }
   }
 
-  @Test("a server's mark says who sweeps a directory for as long as the server has it; another user's file by that name says nothing")
+  @Test(
+    "a server's mark says who sweeps a directory for as long as the server has it; another user's file by that name says nothing"
+  )
   func marks() throws {
     let directory = Directory()
     func keeps() -> Bool {

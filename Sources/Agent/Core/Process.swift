@@ -72,7 +72,11 @@ extension Process {
         while index < size, bytes[index] != UInt8(ascii: "\n") {
           let digit = bytes[index] &- UInt8(ascii: "0")
           if digit < 10 {
-            if isFirst { numbers.0 = numbers.0 &* 10 &+ Int64(digit) } else { numbers.1 = numbers.1 &* 10 &+ Int64(digit) }
+            if isFirst {
+              numbers.0 = numbers.0 &* 10 &+ Int64(digit)
+            } else {
+              numbers.1 = numbers.1 &* 10 &+ Int64(digit)
+            }
             hasDigits = true
           } else {
             if bytes[index] == UInt8(ascii: "-") { isNegative = true }

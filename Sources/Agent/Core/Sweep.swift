@@ -61,7 +61,9 @@ enum Sweep {
     name.append(UInt64(user))
     name.append(".sweeps")
     return name.withCString { path in
-      guard let status = System.status(in: directory, path), status.userID == user, status.isRegular else { return false }
+      guard let status = System.status(in: directory, path), status.userID == user, status.isRegular else {
+        return false
+      }
       typealias Flags = System.OpenFlags
       let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
       // The mark of root's server is there, and only root may ask whether it is held.

@@ -1,11 +1,16 @@
 // What a descriptor of a process tells once the process is gone: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or later,
 // which the headers of older systems lack; and epoll(7). The numbers are those of the kernel's include/uapi/linux/pidfd.h.
 #include <errno.h>
+#include <linux/cn_proc.h>
+#include <linux/connector.h>
+#include <linux/netlink.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,4 +44,65 @@ static inline void allocs_prefer_latency(void) {
     uint64_t runtime, deadline, period;
   } wanted = {.size = sizeof wanted, .nice = getpriority(PRIO_PROCESS, 0), .runtime = 100000};
   syscall(SYS_sched_setattr, 0, &wanted, 0);
+}
+
+// The ends of all threads of the machine, by the kernel's process connector (linux/cn_proc.h): for root in the first namespaces.
+struct allocs_thread_end {
+  int32_t thread;
+  int32_t process;
+  int32_t wait_status;
+  uint64_t nanoseconds;  // of the machine's CLOCK_MONOTONIC
+};
+
+// A descriptor that such ends come to, not waiting; negative: the number of an error. What nobody takes in time is dropped.
+static inline int allocs_open_thread_ends(void) {
+  enum { GROUP = 1, MULTICAST_LISTEN = 1, ROOM = 4 << 20 };
+  const uint32_t only_exits = 0x80000000;  // Linux 6.6 or later; before, other events come too
+  int descriptor = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_CONNECTOR);
+  if (descriptor < 0) return -errno;
+  struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = GROUP};
+  int room = ROOM;
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
+  struct {
+    struct nlmsghdr head;
+    struct cn_msg message;
+    uint32_t words[2];
+  } request = {.head = {.nlmsg_len = sizeof request, .nlmsg_type = NLMSG_DONE},
+               .message = {.id = {CN_IDX_PROC, CN_VAL_PROC}, .len = sizeof request.words},
+               .words = {MULTICAST_LISTEN, only_exits}};
+  if (bind(descriptor, (struct sockaddr *)&address, sizeof address) != 0 ||
+      send(descriptor, &request, sizeof request, 0) != sizeof request) {
+    int code = errno;
+    close(descriptor);
+    return -code;
+  }
+  return descriptor;
+}
+
+// The next one: 1; 0 if there is none now; else the negated number of an error (ENOBUFS: some were dropped, ask again).
+static inline int allocs_next_thread_end(int descriptor, struct allocs_thread_end *end) {
+  for (;;) {
+    struct {
+      struct nlmsghdr head;
+      struct cn_msg message;
+      struct {
+        uint32_t what, processor;
+        uint64_t nanoseconds;
+        uint32_t thread, process, status, signal, more[8];
+      } __attribute__((packed)) event;
+    } received;
+    struct sockaddr_nl sender = {0};
+    socklen_t size = sizeof sender;
+    ssize_t count = recvfrom(descriptor, &received, sizeof received, 0, (struct sockaddr *)&sender, &size);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return errno == EAGAIN ? 0 : -errno;
+    // Only the kernel's word counts.
+    if (sender.nl_pid != 0 || (size_t)count < offsetof(typeof(received), event.signal)) continue;
+    if (received.message.id.idx != CN_IDX_PROC || received.event.what != 0x80000000) continue;
+    end->thread = (int32_t)received.event.thread;
+    end->process = (int32_t)received.event.process;
+    end->wait_status = (int32_t)received.event.status;
+    end->nanoseconds = received.event.nanoseconds;
+    return 1;
+  }
 }
