@@ -39,6 +39,8 @@ struct Geometry: Sendable {
   let mappings: SectionPlace
   /// Capacity 0 if the segment has no room for any.
   let nested: SectionPlace
+  /// Capacity 0 if the segment has no such section.
+  let bypasses: SectionPlace
   /// Of the event rings; capacity 0 if the segment has none.
   let rings: SectionPlace
   /// Records of one ring, a power of two; 0 if there are none.
@@ -159,6 +161,13 @@ struct Geometry: Sendable {
       ? SectionPlace()
       : try place(
         ALLOCS_SECTION_NESTED, "nested arenas", entry: Layout.nestedStride, atMost: Int(ALLOCS_NESTED_CAPACITY))
+    let bypassSection = table[Int(ALLOCS_SECTION_BYPASSES.rawValue)]
+    bypasses =
+      bypassSection.capacity == 0 && bypassSection.offset == 0 && bypassSection.entry_size == 0
+      ? SectionPlace()
+      : try place(
+        ALLOCS_SECTION_BYPASSES, "bypasses", entry: MemoryLayout<allocs_bypass>.stride,
+        atMost: Int(ALLOCS_BYPASS_CAPACITY))
     let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
     let ringSize = ringSection.entry_size
     if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {

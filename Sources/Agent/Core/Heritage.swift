@@ -145,7 +145,7 @@ enum Heritage {
           result = copyPages(
             to: file, header, section, UnsafeMutableRawPointer($0), MemoryLayout.size(ofValue: $0.pointee))
         }
-      case ALLOCS_SECTION_RINGS.rawValue..<ALLOCS_SECTION_MODULE_FILES.rawValue:
+      case ALLOCS_SECTION_RINGS.rawValue:
         break
       default:
         let used = min(section.pointee.used, section.pointee.capacity) * section.pointee.entry_size

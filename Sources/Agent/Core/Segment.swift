@@ -87,6 +87,7 @@ enum Segment {
     place(
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
+    place(ALLOCS_SECTION_BYPASSES, MemoryLayout<allocs_bypass>.stride, UInt64(ALLOCS_BYPASS_CAPACITY))
     place(ALLOCS_SECTION_MODULE_FILES, MemoryLayout<allocs_module_file>.stride, capacities.modules)
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)

@@ -26,6 +26,8 @@
 //       +-------------------------------------------+
 //       | allocators     struct allocs_allocator    |   64 B   256
 //       +-------------------------------------------+
+//       | bypasses       struct allocs_bypass       |   32 B   128
+//       +-------------------------------------------+
 //       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
@@ -46,6 +48,7 @@
 
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
+#include "allocs_bypass.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_counter.h"
@@ -75,6 +78,7 @@ enum allocs_section_id {
   ALLOCS_SECTION_NESTED,
   ALLOCS_SECTION_MAPPINGS = 12,  // may be missing: capacity 0
   ALLOCS_SECTION_RINGS = 13,
+  ALLOCS_SECTION_BYPASSES = 14,  // may be missing
   ALLOCS_SECTION_MODULE_FILES = 15,  // may be missing: capacity 0
   ALLOCS_SECTION_COUNT
 };
