@@ -69,6 +69,7 @@ struct Targets {
       case .apart: break
       }
       collectFamilies(symbols)
+      if position == .behind, leadsOn(symbols) { removeAll() }
     }
     if module == allocs_first_link_map() { collectStatic(module, symbols) }
     if count > 0 { settle() }
@@ -104,6 +105,13 @@ struct Targets {
       else { continue }
       appendWinning(entry, symbol)
     }
+  }
+
+  /// Whether a library that serves the agent's callers only leads on to the next one, as one that counts calls does: it has malloc's
+  /// names and no others, and asks for the functions that come after its own. Nobody needs to be seen there who is not seen here.
+  private func leadsOn(_ symbols: DynamicSymbols) -> Bool {
+    for index in 0..<count where self[index].signature != nil { return false }
+    return symbols.imports("dlsym") || symbols.imports("__libc_malloc")
   }
 
   private mutating func appendWinning(
