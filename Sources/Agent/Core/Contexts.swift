@@ -251,9 +251,8 @@ enum OwnFrames {
   /// Where the call was made that led, by functions of the agent's, to that of `caller`; the caller's own site if that cannot be found.
   @inline(never)
   static func siteBehind(_ thread: Thread, _ caller: Caller) -> UInt64 {
-    if thread.pointee.has_asked_for_stack == 0 { Threads.findStack(thread, site: caller.site) }
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
-    let bounds = Bounds(thread, registers.sp)
+    let bounds = Bounds(thread, registers)
     while Contexts.isOwn(registers.pc) {
       guard !bounds.isForeign, registers.step(Stack.rule(registers.pc, nil), high: bounds.high) == .stepped else {
         return caller.site
