@@ -338,7 +338,9 @@ enum Gates {
 
   /// An entry that is not in use.
   static var free: Room? {
-    for index in 0..<Int(ALLOCS_GATED_MODULES) where allocs_gates()[index].start == nil { return allocs_gates() + index }
+    for index in 0..<Int(ALLOCS_GATED_MODULES) where allocs_gates()[index].start == nil {
+      return allocs_gates() + index
+    }
     return nil
   }
 
