@@ -69,7 +69,7 @@ enum Terminal {
 
   /// Fills the table. Runs before anything else of the agent; allocates nothing; may run twice.
   static func resolve() {
-    guard allocs_gates()[0] == nil else { return }  // names lead to the agent's own functions now
+    guard allocs_process().pointee.has_entries == 0 else { return }  // names lead to the agent's own functions now
     let terminal = allocs_terminal()
     func pointer(_ name: StaticString) -> UnsafeMutableRawPointer? { next(name).function }
     terminal.pointee.calloc = unsafeBitCast(pointer("calloc"), to: type(of: terminal.pointee.calloc))
@@ -105,7 +105,7 @@ enum Terminal {
 
   /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers get.
   static func takeFirst() {
-    guard allocs_gates()[0] == nil else { return }
+    guard allocs_process().pointee.has_entries == 0 else { return }
     var index: UInt32 = 0
     while let entry = allocs_entry_point(index) {
       index += 1
