@@ -21,6 +21,10 @@ struct Geometry: Sendable {
   let forkedFrom: Int32?
   let programsBefore: UInt32
   let userID: UInt32
+  /// Of the time namespace that the segment counts in; nil if that is not known.
+  let clockOffsets: ClockOffsets?
+  /// Whether the process holds a lock of the file for as long as it has it mapped.
+  let isLockedByProcess: Bool
   let command: [String]
   let hasFullStacks: Bool
   let modules: SectionPlace
@@ -39,6 +43,8 @@ struct Geometry: Sendable {
   let mappings: SectionPlace
   /// Capacity 0 if the segment has no room for any.
   let nested: SectionPlace
+  /// Capacity 0 if the segment has no such section.
+  let bypasses: SectionPlace
   /// Of the event rings; capacity 0 if the segment has none.
   let rings: SectionPlace
   /// Records of one ring, a power of two; 0 if there are none.
@@ -159,6 +165,13 @@ struct Geometry: Sendable {
       ? SectionPlace()
       : try place(
         ALLOCS_SECTION_NESTED, "nested arenas", entry: Layout.nestedStride, atMost: Int(ALLOCS_NESTED_CAPACITY))
+    let bypassSection = table[Int(ALLOCS_SECTION_BYPASSES.rawValue)]
+    bypasses =
+      bypassSection.capacity == 0 && bypassSection.offset == 0 && bypassSection.entry_size == 0
+      ? SectionPlace()
+      : try place(
+        ALLOCS_SECTION_BYPASSES, "bypasses", entry: MemoryLayout<allocs_bypass>.stride,
+        atMost: Int(ALLOCS_BYPASS_CAPACITY))
     let ringSection = table[Int(ALLOCS_SECTION_RINGS.rawValue)]
     let ringSize = ringSection.entry_size
     if ringSection.capacity == 0, ringSection.offset == 0, ringSize == 0 {
@@ -184,6 +197,8 @@ struct Geometry: Sendable {
     forkedFrom = header.forked_from == 0 ? nil : Int32(truncatingIfNeeded: header.forked_from)
     programsBefore = header.programs_before
     userID = header.uid
+    clockOffsets = ClockOffsets(header)
+    isLockedByProcess = header.identity & ALLOCS_IDENTITY_LOCKED.rawValue != 0
     hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
     command = withUnsafeBytes(of: header.command) { bytes in
       var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)

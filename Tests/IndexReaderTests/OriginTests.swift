@@ -33,6 +33,27 @@ struct OriginTests {
     #expect(segment.context(.max) == nil)
   }
 
+  @Test("what the agent could not hook has a name, a module and a reason; entries that make no sense are left out")
+  func bypasses() throws {
+    let synthetic = SyntheticSegment()
+    synthetic.addBypass("mi_free", of: "/lib/libmimalloc.so.2", reason: ALLOCS_BYPASS_SHORT.rawValue)
+    synthetic.addBypass("", of: "", reason: ALLOCS_BYPASS_SANITIZER.rawValue)
+    synthetic.addBypass("free", of: "", reason: 900)
+    synthetic.addBypass("free", of: "", reason: ALLOCS_BYPASS_NONE.rawValue)
+    let lost = synthetic.addBypass("malloc", of: "", reason: ALLOCS_BYPASS_SHORT.rawValue)
+    synthetic.entries(ALLOCS_SECTION_BYPASSES, as: allocs_bypass.self)[lost].function = .max
+    let segment = try Segment(path: synthetic.path)
+    #expect(
+      segment.bypasses == [
+        Bypass(function: "mi_free", module: "/lib/libmimalloc.so.2", reason: "it is too short"),
+        Bypass(function: nil, module: nil, reason: "it is a sanitizer's, which has its own index"),
+        Bypass(
+          function: "free", module: nil, reason: "for a reason that only a later version knows (900)"),
+      ])
+    synthetic.section(Int(ALLOCS_SECTION_BYPASSES.rawValue)).pointee = allocs_section()
+    #expect(try Segment(path: synthetic.path).bypasses == [])
+  }
+
   @Test("an allocator has a name, a function of its own, and a group; entries that contradict themselves are none")
   func allocators() throws {
     let synthetic = SyntheticSegment()

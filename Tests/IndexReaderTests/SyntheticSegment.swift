@@ -62,6 +62,7 @@ final class SyntheticSegment: @unchecked Sendable {
     // The sections between are other parts' and optional.
     while sections.count < Int(ALLOCS_SECTION_RINGS.rawValue) { sections.append(allocs_section()) }
     place(Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32, capacities.rings)
+    place(MemoryLayout<allocs_bypass>.stride, Int(ALLOCS_BYPASS_CAPACITY))
     size = offset
 
     path = directory + "/" + (name ?? "synthetic-\(getpid())-\(UInt64.random(in: 0 ... .max)).seg")
@@ -300,6 +301,18 @@ final class SyntheticSegment: @unchecked Sendable {
     ).copyBytes(from: text.utf8)
     allocs_store_release_u64(&strings.pointee.used, offset + UInt64(text.utf8.count))
     return offset
+  }
+
+  /// An empty name stands for all of the allocator, an empty module for the executable.
+  @discardableResult
+  func addBypass(_ function: String, of module: String, reason: UInt32) -> Int {
+    var entry = allocs_bypass()
+    entry.function = addString(function)
+    entry.function_size = UInt32(function.utf8.count)
+    entry.module = addString(module)
+    entry.module_size = UInt32(module.utf8.count)
+    entry.reason = reason
+    return append(ALLOCS_SECTION_BYPASSES, entry)
   }
 
   /// `module`: 1 + its index, 0 for none; `group`: nil if the entry is its group's first.

@@ -303,14 +303,25 @@ enum Declarations {
     for index in 0..<count { refuse(functions + index, reason) }
   }
 
+  private static func refuse(_ function: Declared, _ reason: allocs_bypass_reason) {
+    var line = refusal(of: function)
+    if let text = allocs_bypass_reason_text(reason.rawValue) { line.append(cString: text) }
+    line.sayOnRequest()
+  }
+
   private static func refuse(_ function: Declared, _ reason: StaticString) {
+    var line = refusal(of: function)
+    line.append(reason)
+    line.sayOnRequest()
+  }
+
+  private static func refusal(of function: Declared) -> Text {
     Index.count(ALLOCS_COUNTER_DECLARATIONS_REFUSED)
     var line = Text()
     line.append(" does not see ")
     line.append(function.pointee.is.function)
     line.append(" of ALLOCS_SUBALLOC: ")
-    line.append(reason)
-    line.sayOnRequest()
+    return line
   }
 }
 

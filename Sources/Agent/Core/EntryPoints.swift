@@ -26,14 +26,14 @@ enum EntryPoints {
   /// Hooks what wins over the agent. Runs once, at the agent's constructor.
   static func bind() {
     var targets = Targets()
-    var failure: StaticString?
+    var failure: Trampolines.Reason?
     var isReady = false
     var module = allocs_first_link_map()
     while let current = module, !allocs_is_own_module(current) {
       targets.collect(current)
       if targets.hasMalloc(Targets.winning) {
         if Predecessor.isSanitizer(current) {
-          giveUp(current, targets, "it is a sanitizer's, which has its own index")
+          giveUp(current, targets, ALLOCS_BYPASS_SANITIZER)
           targets.removeAll()
         } else if Process.threadCount == 1 {
           if Predecessor.isAllocator(targets, current) {
@@ -47,11 +47,11 @@ enum EntryPoints {
       if targets.count > 0 {
         if !isReady, failure == nil {
           if Process.threadCount != 1 {
-            failure = "the process has several threads already"
+            failure = ALLOCS_BYPASS_SEVERAL_THREADS
           } else if allocs_disassembler_open() {
             isReady = true
           } else {
-            failure = "libZydis.so.4.0, a disassembler, is missing: install libzydis4.0"
+            failure = ALLOCS_BYPASS_START_UNDECODED
           }
         }
         if let failure { giveUp(current, targets, failure) } else { bind(current, targets) }
@@ -84,7 +84,7 @@ enum EntryPoints {
     while place < Int(ALLOCS_GATED_MODULES), allocs_gates()[place] != nil { place += 1 }
     guard place < Int(ALLOCS_GATED_MODULES), targets.count * Trampolines.slotSize <= Int(ALLOCS_GATES_SIZE),
       let gates = Trampolines.room(near: targets[index].address, UInt64(ALLOCS_GATES_SIZE))
-    else { return giveUp(module, targets, "there is no room for code near it") }
+    else { return giveUp(module, targets, ALLOCS_BYPASS_NO_ROOM) }
     var allocators = InlineArray<8, UInt32>(repeating: 0)
     for index in 0..<targets.count where targets[index].moved != 0 {
       var record: UnsafeMutablePointer<allocs_hooked>?
@@ -96,14 +96,14 @@ enum EntryPoints {
         record = allocs_next_hooked(signature, allocators[family])
         guard let record else {
           System.unmap(gates, UInt64(ALLOCS_GATES_SIZE))
-          return giveUp(module, targets, "more functions are to be hooked than can be")
+          return giveUp(module, targets, ALLOCS_BYPASS_TOO_MANY)
         }
         targets[index].below = UnsafeMutableRawPointer(record).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
       }
       Trampolines.build(gates + index * Trampolines.slotSize, targets[index], record: record)
     }
     guard System.protect(UInt64(UInt(bitPattern: gates)), UInt64(ALLOCS_GATES_SIZE), .execute) else {
-      return giveUp(module, targets, "memory cannot be made executable here")
+      return giveUp(module, targets, ALLOCS_BYPASS_NOT_EXECUTABLE)
     }
     allocs_gates()[place] = gates
     for index in 0..<targets.count where targets[index].moved != 0 {
@@ -118,7 +118,7 @@ enum EntryPoints {
         Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
       } else {
         allocs_store_release_pointer(place, below)
-        refuse(module, "its code cannot be changed", target)
+        refuse(module, ALLOCS_BYPASS_UNCHANGEABLE, target)
         if target.is_essential { Start.giveUp() }
       }
     }
@@ -139,7 +139,7 @@ enum EntryPoints {
     for index in 0..<targets.count where targets[index].is_essential && targets[index].moved == 0 {
       let missing = targets[index]
       if missing.family == Targets.winning, !missing.is_operator {
-        return giveUp(module, targets, "what it frees would not be known")
+        return giveUp(module, targets, ALLOCS_BYPASS_FREES_UNKNOWN)
       }
       // Operators that win over the agent call a malloc that can be hooked all the same.
       for other in 0..<targets.count
@@ -153,7 +153,7 @@ enum EntryPoints {
 
   /// Leaves all functions of the module alone. If malloc itself is among those that win over the agent, the process runs
   /// unindexed: blocks would be recorded that others free.
-  private static func giveUp(_ module: Module, _ targets: Targets, _ reason: StaticString) {
+  private static func giveUp(_ module: Module, _ targets: Targets, _ reason: Trampolines.Reason) {
     for index in 0..<targets.count {
       targets[index].moved = 0
       if targets[index].family == Targets.winning, !targets[index].is_operator { Start.giveUp() }
@@ -161,24 +161,12 @@ enum EntryPoints {
     refuse(module, reason)
   }
 
-  private static func refuse(_ module: Module, _ reason: StaticString, _ target: allocs_target? = nil) {
-    Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
-    var line = Text()
-    line.append(" does not see ")
+  private static func refuse(_ module: Module, _ reason: Trampolines.Reason, _ target: allocs_target? = nil) {
+    var name = Text()
     if let target {
-      line.append(cString: target.prefix)
-      line.append(cString: target.name)
-    } else {
-      line.append("the allocator")
+      name.append(cString: target.prefix)
+      name.append(cString: target.name)
     }
-    line.append(" of ")
-    if let path = module.pointee.l_name, path.pointee != 0 {
-      line.append(cString: path)
-    } else {
-      line.append("the executable")
-    }
-    line.append(": ")
-    line.append(reason)
-    line.sayOnRequest()
+    Bypasses.note(module, name, reason)
   }
 }

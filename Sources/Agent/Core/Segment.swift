@@ -87,6 +87,7 @@ enum Segment {
     place(
       ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
     place(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
+    place(ALLOCS_SECTION_BYPASSES, MemoryLayout<allocs_bypass>.stride, UInt64(ALLOCS_BYPASS_CAPACITY))
     place(ALLOCS_SECTION_MODULE_FILES, MemoryLayout<allocs_module_file>.stride, capacities.modules)
     place(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
     place(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
@@ -215,6 +216,7 @@ enum Segment {
       return anchor == nil ? noAddressSpace : noSpace
     }
     describe(header, pid, startTime)
+    identify(header, descriptor, Process.clockOffsets)
     allocs_process().pointee.fixed_base = mapped.assumingMemoryBound(to: UInt8.self)
     allocs_process().pointee.fixed_size = arenas.offset
     shared.pointee.header = header
@@ -271,6 +273,20 @@ enum Segment {
       let size = Process.readFile("/proc/self/cmdline", bytes, Int(ALLOCS_COMMAND_SIZE))
       header.pointee.command_size = UInt32(max(0, size))
     }
+  }
+
+  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still has it.
+  static func identify(
+    _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
+  ) {
+    var known: UInt32 = 0
+    if let offsets {
+      header.pointee.monotonic_offset = offsets.monotonic
+      header.pointee.boottime_offset = offsets.boottime
+      known |= ALLOCS_IDENTITY_CLOCKS.rawValue
+    }
+    if System.lock(descriptor) { known |= ALLOCS_IDENTITY_LOCKED.rawValue }
+    header.pointee.identity = known
   }
 
   /// Opens the segment to readers.

@@ -201,7 +201,7 @@ enum Terminal {
     #endif
   }
 
-  private static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
+  static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
     guard let module else { return false }
     // Not __libc_malloc: other allocators define that too.
     return lookUp("gnu_get_libc_version", in: module) != nil

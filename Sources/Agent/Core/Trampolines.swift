@@ -10,9 +10,11 @@
 // - Sizes come from the symbol table. An IFUNC is left alone: who has asked for it has the address of something else.
 
 import AgentMachine
+import SharedLayout
 
 enum Trampolines {
   typealias Code = UnsafeMutablePointer<UInt8>
+  typealias Reason = allocs_bypass_reason
 
   static let pageSize: UInt64 = 4096
   private static let jumpSize: UInt64 = 5
@@ -32,37 +34,37 @@ enum Trampolines {
   }
 
   /// Notes how many bytes of whole instructions give way to a jump. A reason if the function must be left alone.
-  static func examine(_ target: inout allocs_target) -> StaticString? {
-    guard !target.is_ambiguous else { return "the executable has several functions of that name" }
-    guard target.type == DynamicSymbols.function else { return "it is not an ordinary function" }
+  static func examine(_ target: inout allocs_target) -> Reason? {
+    guard !target.is_ambiguous else { return ALLOCS_BYPASS_AMBIGUOUS }
+    guard target.type == DynamicSymbols.function else { return ALLOCS_BYPASS_NOT_ORDINARY }
     let start = start(target)
     let end = max(target.address + target.size, start + jumpSize)
-    guard isPadding(from: target.address + target.size, to: end) else { return "it is too short" }
+    guard isPadding(from: target.address + target.size, to: end) else { return ALLOCS_BYPASS_SHORT }
     var next = start
     var instruction = allocs_instruction()
     var isMoved = true
     while isMoved {
       guard allocs_decode(next, longestInstruction, &instruction) else {
-        return "its first instructions cannot be decoded"
+        return ALLOCS_BYPASS_START_UNDECODED
       }
       if instruction.relative_at != 0, !reaches(start, instruction.target) {
-        return "what it refers to is too far away"
+        return ALLOCS_BYPASS_FAR
       }
       // A branch of one byte grows, which loop and jrcxz cannot.
       if instruction.is_branch, instruction.relative_size == 1, instruction.opcode != 0xEB,
         instruction.opcode & 0xF0 != 0x70
       {
-        return "its first instructions cannot be moved"
+        return ALLOCS_BYPASS_UNMOVABLE
       }
       next += UInt64(instruction.length)
       isMoved = next < start + jumpSize
       // The callee must return to where it always did, for whoever unwinds the stack.
-      if instruction.is_call, isMoved || !instruction.is_branch { return "it calls another in its first instructions" }
+      if instruction.is_call, isMoved || !instruction.is_branch { return ALLOCS_BYPASS_CALLS }
     }
     let size = next - start
     while next < end {
       guard allocs_decode(next, min(longestInstruction, end - next), &instruction) else {
-        return "it cannot be decoded to its end"
+        return ALLOCS_BYPASS_END_UNDECODED
       }
       next += UInt64(instruction.length)
     }
@@ -70,7 +72,7 @@ enum Trampolines {
     next = start
     while next < end, allocs_decode(next, min(longestInstruction, end - next), &instruction) {
       if instruction.is_branch, instruction.target > start, instruction.target < start + size {
-        return "it branches into its first instructions"
+        return ALLOCS_BYPASS_BRANCHES_IN
       }
       next += UInt64(instruction.length)
     }

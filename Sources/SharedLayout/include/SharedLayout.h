@@ -2,6 +2,7 @@
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
 #include "allocs_atomic.h"
+#include "allocs_bypass.h"
 #include "allocs_clock.h"
 #include "allocs_context.h"
 #include "allocs_control.h"

@@ -1,0 +1,76 @@
+// Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why (allocs_bypass.h).
+//
+// Invariants:
+// - Each function of each module stands there once: a plugin that is opened a thousand times says the same thing once.
+// - Whoever notes has taken its thread's `self`, or runs in the agent's constructor; it does not hold the lock.
+
+import AgentMachine
+import SharedLayout
+
+enum Bypasses {
+  typealias Module = UnsafeMutablePointer<link_map>
+  typealias Reason = allocs_bypass_reason
+
+  /// Notes that the function of this name is not seen; all of the allocator, if `name` is empty.
+  static func note(_ module: Module, _ name: Text, _ reason: Reason) {
+    Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
+    say(module, name, reason)
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    let isNoted = locked(shared) {
+      let path = module.pointee.l_name.map { Allocators.Name(cString: $0) } ?? Allocators.Name()
+      return name.withCString { add(shared, header, path, Allocators.Name(cString: $0), reason) }
+    }
+    if !isNoted { Index.count(ALLOCS_COUNTER_BYPASSES_DROPPED) }
+  }
+
+  private static func add(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
+    _ module: Allocators.Name, _ function: Allocators.Name, _ reason: Reason
+  ) -> Bool {
+    let section = Segment.section(header, ALLOCS_SECTION_BYPASSES)
+    let table = Segment.start(header, ALLOCS_SECTION_BYPASSES).assumingMemoryBound(to: allocs_bypass.self)
+    let used = section.pointee.used
+    let strings = Segment.start(header, ALLOCS_SECTION_STRINGS).assumingMemoryBound(to: CChar.self)
+    func isSame(_ offset: UInt64, _ size: UInt32, _ name: Allocators.Name) -> Bool {
+      guard Int(size) == min(name.size, Strings.limit) else { return false }
+      guard let text = name.start else { return true }
+      for index in 0..<Int(size) where strings[Int(offset) + index] != text[index] { return false }
+      return true
+    }
+    for index in 0..<Int(used) {
+      let entry = table[index]
+      if isSame(entry.function, entry.function_size, function), isSame(entry.module, entry.module_size, module) {
+        return true
+      }
+    }
+    guard used < section.pointee.capacity,
+      used > 0 || System.commit(UnsafeMutableRawPointer(table), UInt64(ALLOCS_PAGE_SIZE)),
+      let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Place(),
+      let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Place()
+    else { return false }
+    table[Int(used)] = allocs_bypass(
+      function: functionPlace.offset, module: modulePlace.offset, function_size: functionPlace.size,
+      module_size: modulePlace.size, reason: reason.rawValue, reserved: 0)
+    allocs_store_release_u64(&section.pointee.used, used + 1)
+    return true
+  }
+
+  private static func say(_ module: Module, _ name: Text, _ reason: Reason) {
+    var line = Text()
+    line.append(" does not see ")
+    if name.count > 0 {
+      name.withCString { line.append(cString: $0) }
+    } else {
+      line.append("the allocator")
+    }
+    line.append(" of ")
+    if let path = module.pointee.l_name, path.pointee != 0 {
+      line.append(cString: path)
+    } else {
+      line.append("the executable")
+    }
+    line.append(": ")
+    if let text = allocs_bypass_reason_text(reason.rawValue) { line.append(cString: text) }
+    line.sayOnRequest()
+  }
+}

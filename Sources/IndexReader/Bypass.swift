@@ -1,0 +1,38 @@
+// What passes by: functions that allocate or free and that the agent could not hook (allocs_bypass.h).
+
+import SharedLayout
+
+/// A function, or all of an allocator, that the agent does not see.
+public struct Bypass: Hashable, Sendable {
+  /// Its name in the symbol table; nil: all functions of the allocator.
+  public var function: String?
+  /// The path of its module; nil: the executable.
+  public var module: String?
+  /// Why, in words that go on behind "of MODULE: ".
+  public var reason: String
+
+  public init(function: String?, module: String?, reason: String) {
+    self.function = function
+    self.module = module
+    self.reason = reason
+  }
+}
+
+extension Segment {
+  /// What the agent could not hook, in the order in which it was met. Entries that contradict themselves are left out.
+  public var bypasses: [Bypass] {
+    let table = entries(geometry.bypasses, as: allocs_bypass.self)
+    return (0..<used(ALLOCS_SECTION_BYPASSES, geometry.bypasses)).compactMap { index in
+      var entry = allocs_bypass()
+      copyWords(of: table + index, into: &entry)
+      guard let function = path(at: entry.function, size: entry.function_size),
+        let module = path(at: entry.module, size: entry.module_size),
+        entry.reason != ALLOCS_BYPASS_NONE.rawValue
+      else { return nil }
+      let reason = allocs_bypass_reason_text(entry.reason).map { String(cString: $0) }
+      return Bypass(
+        function: function.isEmpty ? nil : function, module: module.isEmpty ? nil : module,
+        reason: reason ?? "for a reason that only a later version knows (\(entry.reason))")
+    }
+  }
+}
