@@ -462,7 +462,9 @@ func operatorLeave(
 
 /// An operator inside another hook: notes the block for the outer one.
 @c(allocs_operator_inner)
-func operatorInner(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ functionAndAllocator: UInt32) {
+func operatorInner(
+  _ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ functionAndAllocator: UInt32
+) {
   let caller = Caller(place: place, framePointer: framePointer)
   let function = allocs_function(functionAndAllocator & 0xFF)
   if let outer = allocs_registered_block() {
