@@ -76,6 +76,8 @@ public struct Answer: Hashable, Sendable {
     case mappingsNotPermitted
     /// Descriptors or memory were lacking to read them.
     case mappingsNotRead
+    /// The process runs in a pid namespace whose processes the caller does not see.
+    case processNotVisible
     /// Below the main thread's stack, where the kernel lets nothing be mapped: a stack that overflows ends here.
     case stackGap
     /// At or above 2^47, where no memory of a process can be.
@@ -89,6 +91,7 @@ public struct Answer: Hashable, Sendable {
       case .indexAbandoned: "its process left this index: mappings not known"
       case .mappingsNotPermitted: "its mappings may not be read: ask as its user or root"
       case .mappingsNotRead: "can't read its mappings: descriptors or memory short"
+      case .processNotVisible: "its mappings aren't seen from this pid namespace"
       case .stackGap: "in the gap below the main stack: did it overflow?"
       case .outsideUserSpace: "beyond user space, which ends at 0x7fffffffffff"
       }
@@ -160,6 +163,8 @@ public struct Answer: Hashable, Sendable {
   public var mappingBelow: Mapping?
   public var mappingAbove: Mapping?
   public var note: Note?
+  /// What the index that gave this answer is known to lack.
+  public var losses = Losses()
 
   /// Why a variable's name may be less than it could be, with its module; frames have theirs.
   public var variableProblem: String?

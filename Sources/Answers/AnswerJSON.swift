@@ -52,6 +52,7 @@ extension Answer {
     if let mappingAbove { writer.append(mapping: mappingAbove, named: ",\"above\":") }
     if let variableProblem, stack == nil { writer.append(namesMissing: [variableProblem]) }
     if let note { writer.append(",\"note\":", string: note.text) }
+    losses.appendJSONFields(to: &writer)
     writer.append("}")
   }
 }

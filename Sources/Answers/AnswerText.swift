@@ -10,7 +10,13 @@ extension Answer {
   public var text: String {
     var lines: [String] = []
     let start = "\(hex(address)): \(kind.rawValue)"
-    lines.append(TextLayout.fit("\(start) — \(headline)", columns: TextLayout.columns))
+    if kind == .free, let reservation = losses.reservation {
+      // That no block in the index holds it does not say that none does.
+      lines.append(TextLayout.fit("\(start), \(reservation)", columns: TextLayout.columns))
+      lines.append(TextLayout.fit("  \(headline)", columns: TextLayout.columns))
+    } else {
+      lines.append(TextLayout.fit("\(start) — \(headline)", columns: TextLayout.columns))
+    }
     switch kind {
     case .heap:
       lines += TextLayout.wrap(origin, indent: "  ")
@@ -25,6 +31,7 @@ extension Answer {
     }
     lines += containerLines
     if let mapping { lines.append(Self.line(of: mapping)) }
+    lines += losses.lines
     return lines.map { $0 + "\n" }.joined()
   }
 
@@ -68,13 +75,14 @@ extension Answer {
     let below = previous.flatMap { previous in mapping.map { previous.end > $0.start } ?? true ? previous : nil }
     let above = next.flatMap { next in mapping.map { next.base < $0.end } ?? true ? next : nil }
     let place = mapping.map { $0.path == nil ? "its mapping" : TextLayout.printable($0.path!) } ?? "the heap"
+    let known = losses.isEmpty ? "live block" : "known live block"
     switch (below, above) {
     case (let below?, let above?) where above.base >= below.end:
-      return "in a gap of \(Units.distance(above.base - below.end)) between two live blocks"
-    case (_?, _?): return "between two live blocks"
-    case (_?, nil): return "above the last live block of \(place)"
-    case (nil, _?): return "below the first live block of \(place)"
-    case (nil, nil): return "\(place) was heap, and holds no live block"
+      return "in a gap of \(Units.distance(above.base - below.end)) between two \(known)s"
+    case (_?, _?): return "between two \(known)s"
+    case (_?, nil): return "above the last \(known) of \(place)"
+    case (nil, _?): return "below the first \(known) of \(place)"
+    case (nil, nil): return "\(place) was heap, and holds no \(known)"
     }
   }
 

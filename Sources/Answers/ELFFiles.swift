@@ -35,11 +35,12 @@ final class ELFFiles: Sendable {
   private static let limit = 4096
 
   /// The module that `file` maps, if it is one and holds `address`. `start`: seconds since 1970-01-01 UTC at which the process started;
-  /// a file without a build id that was changed since proves nothing.
+  /// a file without a build id that was changed since proves nothing. `id`: of a thread that lives, under which /proc has the files.
   func module(
-    of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process, since start: Double
+    of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process,
+    readableAs id: Int32, since start: Double
   ) -> ModuleReference? {
-    guard let path = file.path, let found = found(file, path, process.id) else { return nil }
+    guard let path = file.path, let found = found(file, path, id) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
     guard
       let first = maps.mappings.last(where: {
@@ -70,7 +71,8 @@ final class ELFFiles: Sendable {
     let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
     // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as in a container
     // the path means another file than here; there the inode must tell.
-    let places = ["/proc/\(processID)/map_files/\(bounds)"] + (file.isDeleted ? [] : ["/proc/\(processID)/root\(path)", path])
+    var places = ["/proc/\(processID)/map_files/\(bounds)"]
+    if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {
       // Not blocking: a path may by now be that of a pipe.
       let descriptor = open(place.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)

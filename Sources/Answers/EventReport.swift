@@ -40,7 +40,7 @@ public struct EventReport: ~Copyable {
     origins = OriginCache(surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     attribution = Attribution(view, wrappers: wrappers)
     writer = ByteWriter(capacity: 1 << 16)
-    wallOffset = Self.nanoseconds(CLOCK_REALTIME) - Self.nanoseconds(CLOCK_MONOTONIC)
+    wallOffset = Self.nanoseconds(CLOCK_REALTIME) &- Int64(bitPattern: clock.stampNow)
   }
 
   private static func nanoseconds(_ clock: clockid_t) -> Int64 {
@@ -252,6 +252,18 @@ public struct EventReport: ~Copyable {
         text:
           "\(wallTime(to)) lost    \(Units.count(count, "event")) since \(wallTime(from)): not read or recorded\n"
       )
+    }
+  }
+
+  /// Says what the index is known to lack: of those blocks there are no events. Nothing where nothing is missing.
+  public mutating func append(_ losses: Losses) {
+    guard !losses.isEmpty else { return }
+    switch form {
+    case .jsonLines:
+      writer.append("{\"event\":\"missing\"")
+      losses.appendJSONFields(to: &writer)
+      writer.append("}\n")
+    case .text: for line in losses.lines { writer.append(text: line + "\n") }
     }
   }
 

@@ -22,6 +22,8 @@ public struct IndexedProcess: Hashable, Sendable {
   public var state: State
   /// How it ended; nil if it runs, or nobody learned it: see ProcessEnding.
   public var ending: ProcessEnding?
+  /// Why that is not known; nil if it is, or the process runs.
+  public var unknownEnding: String?
   /// Owner of the segment.
   public var userID: UInt32
   /// Program and arguments; empty if not known.
@@ -36,16 +38,20 @@ public struct IndexedProcess: Hashable, Sendable {
   public var path: String
   /// Blocks that were allocated and not indexed; nil if not known.
   public var lostBlocks: UInt64?
+  /// All that the index is known to lack, those blocks included.
+  public var losses = Losses()
   /// Why it is unreadable or not permitted, and what to do.
   public var problem: String?
 
   public init(
     processID: Int32, state: State, userID: UInt32, command: [String], startTime: UInt64, started: Double?,
-    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil, problem: String? = nil
+    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil,
+    unknownEnding: String? = nil, problem: String? = nil
   ) {
     self.processID = processID
     self.state = state
     self.ending = ending
+    self.unknownEnding = unknownEnding
     self.userID = userID
     self.command = command
     self.startTime = startTime
@@ -69,19 +75,26 @@ public struct IndexedProcess: Hashable, Sendable {
   public init(_ file: SegmentFile) {
     self.init(
       processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
-      startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes,
+      startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime, file.offsets ?? .own),
+      segmentBytes: file.allocatedBytes,
       path: file.path, lostBlocks: nil)
     do throws(SegmentError) {
       let segment = try Segment(path: file.path)
       command = segment.command
+      started = Self.wallTime(ofStart: file.startTime, segment.clockOffsets)
       if !file.isLive, segment.state == .exited { state = .exited }
-      lostBlocks = segment.lostBlocks
+      losses = Losses(of: segment)
+      lostBlocks = losses.blocks
       try segment.checkIntact()
-      if !file.isLive { ending = ProcessEnding(ofSegment: file.path) }
+      if !file.isLive {
+        ending = ProcessEnding(ofSegment: file.path)
+        if ending == nil { unknownEnding = UnknownEnding.reason(ofSegment: file.path) }
+      }
     } catch {
       problem = error.description
       command = []
       lostBlocks = nil
+      losses = Losses()
       if case .notPermitted = error {
         state = .notPermitted
       } else {
@@ -92,10 +105,11 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot; nil if it lies ahead: then it was counted
-  /// from another boot.
-  static func wallTime(ofStart ticks: UInt64) -> Double? {
-    let age = SystemClock.sinceBoot() - Double(ticks) / SystemClock.ticksPerSecond
+  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these offsets; nil if
+  /// it lies ahead: then it was counted from another boot.
+  static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
+    let shift = Double(offsets.boottime &- ClockOffsets.own.boottime) / 1e9
+    let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond
     return age >= -1 ? SystemClock.now() - max(0, age) : nil
   }
 
@@ -144,7 +158,7 @@ public struct IndexedProcess: Hashable, Sendable {
     case .killed(let signal, let hasDumpedCore):
       writer.append(",\"signal\":", string: ProcessEnding.name(ofSignal: signal))
       if hasDumpedCore { writer.append(",\"core_dumped\":true") }
-    case nil: break
+    case nil: if let unknownEnding { writer.append(",\"ending_unknown\":", string: unknownEnding) }
     }
     writer.append(",\"uid\":", decimal: UInt64(userID))
     writer.append(",\"user\":", string: Self.name(ofUser: userID))
@@ -164,6 +178,7 @@ public struct IndexedProcess: Hashable, Sendable {
     writer.append(",\"segment\":", string: path)
     writer.append(",\"segment_bytes\":", decimal: segmentBytes)
     if let lostBlocks { writer.append(",\"lost_blocks\":", decimal: lostBlocks) }
+    losses.appendJSONFields(withBlocks: false, to: &writer)
     if let problem { writer.append(",\"problem\":", string: problem) }
   }
 }

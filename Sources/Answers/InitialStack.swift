@@ -6,7 +6,9 @@
 // Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and environ, which show
 // the memory as it is now: a program may have written over it. Of the pointers only those who may trace the process learn.
 
+import ByteText
 import Glibc
+import IndexReader
 
 struct InitialStack {
   private let start: UInt64
@@ -24,7 +26,7 @@ struct InitialStack {
 
   /// nil if the places may not be read.
   init?(_ directory: borrowing ProcessDirectory) {
-    guard let line = try? directory.line("stat"), let end = line.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    guard let line = try? directory.memoryStatistics(), let end = line.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     let fields = line[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3 is the first one behind the command.
     func field(_ number: Int) -> UInt64 {
@@ -103,7 +105,7 @@ struct InitialStack {
   }
 
   private static func text(_ bytes: ArraySlice<UInt8>) -> String {
-    let text = String(decoding: bytes.prefix(longestText), as: UTF8.self)
+    let text = String(reversibly: bytes.prefix(longestText))
     return bytes.count > longestText ? text + "…" : text
   }
 

@@ -187,13 +187,17 @@ extension Inquiry {
       answer.frameFailure = "the thread is not known, or its process has ended"
       return
     }
+    guard surroundings.knowsThreads else {
+      answer.frameFailure = "its thread has another id in this pid namespace"
+      return
+    }
     let end =
       allThreads().last { $0.id == thread.id && $0.state != .ended }?.stack?.upperBound
       ?? surroundings.maps?.index(containing: answer.address).flatMap { unlistedThread(inMapping: $0)?.pointer }
     let stack: StoppedStack
     do throws(StoppedStack.Failure) {
       stack = try StoppedStack(
-        process: view.processID, thread: thread.id, stackEnd: min(end ?? mapping.end, mapping.end),
+        thread: thread.id, stackEnd: min(end ?? mapping.end, mapping.end),
         address: answer.address)
     } catch {
       answer.frameFailure = failure(error, thread)

@@ -39,6 +39,9 @@ public struct Inquiry: ~Copyable {
   /// nil: as the process was started.
   private let level: Level?
   private let hasSuballocations: Bool
+  private let losses: Losses
+  /// Their JSON, for each answer.
+  private let lossesJSON: [UInt8]
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
 
@@ -61,10 +64,20 @@ public struct Inquiry: ~Copyable {
     origins = OriginCache(
       surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     mappingJSON = Array(repeating: [], count: mappings.mappings.count)
+    losses = view.losses(isWriting: surroundings.isWriting)
+    var json = ByteWriter(capacity: 0)
+    losses.appendJSONFields(to: &json)
+    lossesJSON = json.take()
   }
 
   /// What is at `address`.
   public mutating func answer(_ address: UInt64, stacks: Bool = true) -> Answer {
+    var answer = bareAnswer(address, stacks: stacks)
+    answer.losses = losses
+    return answer
+  }
+
+  private mutating func bareAnswer(_ address: UInt64, stacks: Bool) -> Answer {
     let lookup = shared.segment.lookup(address)
     if let answer = nested(address, lookup, stacks: stacks) { return answer }
     if let allocation = lookup.containing {
@@ -101,12 +114,15 @@ public struct Inquiry: ~Copyable {
   /// about a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
     let lookup = shared.segment.lookup(address)
-    if let answer = nested(address, lookup, stacks: stacks) {
+    if var answer = nested(address, lookup, stacks: stacks) {
+      answer.losses = losses
       answer.appendJSON(to: &writer)
     } else if let allocation = lookup.containing {
       appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
     } else {
-      answer(address, lookup, stacks: stacks).appendJSON(to: &writer)
+      var answer = answer(address, lookup, stacks: stacks)
+      answer.losses = losses
+      answer.appendJSON(to: &writer)
     }
     writer.append(byte: UInt8(ascii: "\n"))
   }
@@ -252,6 +268,7 @@ public struct Inquiry: ~Copyable {
       if mappingJSON[index].isEmpty { renderMapping(index) }
       writer.append(bytes: mappingJSON[index])
     }
+    writer.append(bytes: lossesJSON)
     writer.append("}")
   }
 
@@ -367,7 +384,8 @@ public struct Inquiry: ~Copyable {
     guard let file = maps.file(behind: index) else { return nil }
     return view.elfFiles.module(
       of: file, at: address, in: maps, of: ModuleReference.Process(of: shared.segment),
-      since: IndexedProcess.wallTime(ofStart: view.startTime) ?? 0)
+      readableAs: surroundings.readableID ?? view.processID,
+      since: IndexedProcess.wallTime(ofStart: view.startTime, shared.segment.clockOffsets) ?? 0)
   }
 
   mutating func loadedModules() -> [Module] {

@@ -27,6 +27,6 @@ extension FileState {
 
 extension ModuleReference.Process {
   init(of segment: borrowing Segment) {
-    self.init(id: segment.processID, startTime: segment.startTime, ownerID: segment.ownerID)
+    self.init(id: segment.processID, startTime: segment.startTimeHere, ownerID: segment.ownerID)
   }
 }

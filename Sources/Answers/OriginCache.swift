@@ -41,7 +41,7 @@ struct OriginCache {
   init(surroundings: Surroundings, clock: SegmentClock, isAlive: Bool) {
     self.surroundings = surroundings
     self.clock = clock
-    limit = isAlive ? SegmentClock.ticksNow : nil
+    limit = isAlive ? clock.ticksNow : nil
   }
 
   // MARK: contexts

@@ -21,8 +21,8 @@ public struct ProcessList: Hashable, Sendable {
       guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
-        started: IndexedProcess.wallTime(ofStart: file.startTime), segmentBytes: file.allocatedBytes, path: file.path,
-        lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+        started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
+        segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil, problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
     }
   }
 
@@ -45,7 +45,7 @@ public struct ProcessList: Hashable, Sendable {
           cells: [
             String(process.processID), process.stateText,
             TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
-            Units.rounded(process.segmentBytes), process.lostBlocks.map { $0 == 0 ? "-" : Units.grouped($0) } ?? "?",
+            Units.rounded(process.segmentBytes), Self.lost(process),
           ], command: process.commandLine)
       }
     // Numbers are aligned at their right, words at their left.
@@ -67,6 +67,12 @@ public struct ProcessList: Hashable, Sendable {
     if let lost = processes.compactMap(\.lostBlocks).max(), lost > 0 {
       text += "LOST counts blocks that were allocated and are not in the index.\n"
     }
+    for process in ordered where Self.hasMore(process.losses) {
+      var more = process.losses
+      more.blocks = 0
+      text += TextLayout.wrap(more.phrases, indent: "  ").enumerated()
+        .map { ($0 == 0 ? "\(process.processID)" + $1 : $1) + "\n" }.joined()
+    }
     for process in ordered where process.state == .unreadable {
       if let problem = process.problem {
         text += TextLayout.fill("\(process.processID): \(TextLayout.printable(problem))", indent: "").map { $0 + "\n" }
@@ -74,6 +80,16 @@ public struct ProcessList: Hashable, Sendable {
       }
     }
     return text
+  }
+
+  /// Lost blocks; `+` where more is missing than can be counted in blocks.
+  private static func lost(_ process: IndexedProcess) -> String {
+    guard let blocks = process.lostBlocks else { return "?" }
+    let more = hasMore(process.losses) ? "+" : ""
+    return blocks > 0 ? Units.grouped(blocks) + more : more.isEmpty ? "-" : more
+  }
+  private static func hasMore(_ losses: Losses) -> Bool {
+    losses.unknownFrees > 0 || losses.imbalance != 0 || !losses.mayPassBy.isEmpty
   }
 
   /// `{"processes":[…]}`, without a newline.

@@ -46,10 +46,12 @@ public struct ProcessSummary: Hashable, Sendable {
   public var frees: UInt64
   /// Modules that have allocated, unloaded ones included.
   public var moduleCount: Int
+  /// What the agent could not hook, and why, in words.
+  public var bypasses: [String]
 
   public init(
     process: IndexedProcess, hasFullStacks: Bool, isAbandoned: Bool, counters: [Counter], threads: [Thread],
-    allocations: UInt64, frees: UInt64, moduleCount: Int
+    allocations: UInt64, frees: UInt64, moduleCount: Int, bypasses: [String] = []
   ) {
     self.process = process
     self.hasFullStacks = hasFullStacks
@@ -59,6 +61,7 @@ public struct ProcessSummary: Hashable, Sendable {
     self.allocations = allocations
     self.frees = frees
     self.moduleCount = moduleCount
+    self.bypasses = bypasses
   }
 }
 
@@ -69,11 +72,15 @@ extension ProcessView {
     let isAbandoned = surroundings.absence == .indexAbandoned
     let isAlive = surroundings.isAlive
     let counters = shared.segment.counters
-    let process = IndexedProcess(
+    let ending = isAlive ? nil : ProcessEnding(ofSegment: path)
+    var process = IndexedProcess(
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
-      command: shared.segment.command, startTime: startTime, started: IndexedProcess.wallTime(ofStart: startTime),
+      command: shared.segment.command, startTime: startTime,
+      started: IndexedProcess.wallTime(ofStart: startTime, shared.segment.clockOffsets),
       segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
-      lostBlocks: shared.segment.lostBlocks, ending: isAlive ? nil : ProcessEnding(ofSegment: path))
+      lostBlocks: shared.segment.lostBlocks, ending: ending,
+      unknownEnding: isAlive || ending != nil ? nil : UnknownEnding.reason(ofSegment: path))
+    process.losses = losses(isWriting: surroundings.isWriting)
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
     let threads = (shared.segment.formerThreads + present).map { thread in
@@ -87,7 +94,8 @@ extension ProcessView {
       process: process, hasFullStacks: shared.segment.hasFullStacks, isAbandoned: isAbandoned,
       counters: counters.map { ProcessSummary.Counter(name: $0.name, value: $0.value) }, threads: threads,
       allocations: present.reduce(counter("ended_allocations")) { $0 &+ $1.allocations },
-      frees: present.reduce(counter("ended_frees")) { $0 &+ $1.frees }, moduleCount: shared.segment.modules.count)
+      frees: present.reduce(counter("ended_frees")) { $0 &+ $1.frees }, moduleCount: shared.segment.modules.count,
+      bypasses: shared.segment.bypasses.map { "\(Losses.name(of: $0)): \($0.reason)" })
     try checkIntact()
     return summary
   }
@@ -107,6 +115,9 @@ extension ProcessSummary {
       lines.append("  command   \(TextLayout.printable(process.command.joined(separator: " ")))")
     }
     lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
+    if let reason = process.unknownEnding {
+      lines.append("  ended     \(process.state == .exited ? "in order, its status" : "how") is not known: \(reason)")
+    }
     if let started = process.started {
       lines.append("  started   \(Units.duration(SystemClock.now() - started)) ago")
     }
@@ -128,13 +139,27 @@ extension ProcessSummary {
     }
     // What ended threads did is in the line of threads.
     let nonzero = counters.filter { $0.value > 0 && IndexCounter.named($0.name)?.kind != .sums }
-    if nonzero.isEmpty { lines.append("  counters  nothing is missing from the index") }
-    for (index, counter) in nonzero.enumerated() {
-      let indent = String(repeating: " ", count: 12)
-      let filled = TextLayout.fill(Self.sentence(of: counter), indent: indent)
-      lines += index == 0 ? ["  counters  " + filled[0].dropFirst(indent.count)] + filled.dropFirst() : filled
+    let isWhole = process.losses.isEmpty && nonzero.allSatisfy { IndexCounter.named($0.name)?.kind == .figures }
+    var sentences = isWhole ? ["no loss is known"] : []
+    if process.losses.imbalance != 0 {
+      sentences.append("the index is not whole: \(process.losses.imbalanceText)")
     }
+    sentences += nonzero.map { Self.sentence(of: $0) }
+    lines += Self.lines("counters", sentences)
+    lines += Self.lines("passes by", bypasses.map { TextLayout.printable($0) })
     return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
+  }
+
+  /// Sentences, one below the other, the first behind a title.
+  private static func lines(_ title: String, _ sentences: [String]) -> [String] {
+    let indent = String(repeating: " ", count: 12)
+    var lines: [String] = []
+    for (index, sentence) in sentences.enumerated() {
+      let filled = TextLayout.fill(sentence, indent: indent)
+      let head = "  " + TextLayout.padded(title, right: 10)
+      lines += index == 0 ? [head + filled[0].dropFirst(indent.count)] + filled.dropFirst() : filled
+    }
+    return lines
   }
 
   /// A counter in words (allocs_counter.h); one of a later version is given by its name.

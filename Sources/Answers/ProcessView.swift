@@ -16,13 +16,14 @@ public final class ProcessView: Sendable {
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public let startTime: UInt64
   public let shared: SharedSegment
-  /// Of the segment's file, as it was opened: after exec another may have its name.
-  let inode: UInt64
+  /// Of the file beside the segment by which events are turned on; nil if there was none.
+  let control: FileNumber?
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
   let names = NameCache()
   let latestMaps = LatestMaps()
   let mappedRanges = MappedRanges()
+  let balance = IndexBalance()
 
   /// Serves every view that is not given another.
   public static let sharedSymbolizer = Symbolizer()
@@ -51,8 +52,7 @@ public final class ProcessView: Sendable {
       throw AnswerError(error)
     }
     self.shared = shared
-    var status = stat()
-    inode = stat(file.originalPath, &status) == 0 ? UInt64(status.st_ino) : 0
+    control = FileNumber(path: EventConsumer.controlPath(ofSegment: file))
     self.symbolizer = symbolizer
     processID = shared.segment.processID
     startTime = shared.segment.startTime
@@ -93,8 +93,8 @@ public final class ProcessView: Sendable {
   // MARK: facts
 
   /// Whether a request takes no longer than a fraction of a millisecond to begin, judged by the last one: false if the
-  /// process has thousands of mappings.
-  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 }
+  /// process has thousands of mappings, or its blocks are to be counted again.
+  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 && balance.isKnown(of: shared.segment) }
 
   /// The file of the segment.
   public var path: String { shared.segment.path }

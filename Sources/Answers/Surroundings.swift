@@ -1,5 +1,6 @@
 // What only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
+import ByteText
 import IndexReader
 
 /// The process beyond its segment.
@@ -8,30 +9,56 @@ final class Surroundings {
     var maps: ProcessMaps?
     var absence: Answer.Note?
     var isAlive = false
+    /// A thread that lives, by which /proc tells what is the process's.
+    var task: Int32?
   }
 
   private let reading: Reading
   /// Kept open for the time of a request; nil if there is no such process.
   let directory: ProcessDirectory?
+  /// Whether the process is in a pid namespace of its own: then its threads have other ids here than it knows itself, and than
+  /// the segment has.
+  private let hasOtherIDs: Bool
 
   /// nil if they could not be read; `absence` says why.
   var maps: ProcessMaps? { reading.maps }
   var absence: Answer.Note? { reading.absence }
   /// Whether the process ran.
   var isAlive: Bool { reading.isAlive }
+  /// The id of a thread that lives, under which /proc has what is the process's: its files, its root.
+  var readableID: Int32? { reading.task }
+
+  /// Whether the process runs, and writes to this index.
+  var isWriting: Bool { isAlive && absence != .indexAbandoned }
 
   /// Reads the mappings of the process that `view` is about, if it still runs that program.
   init(of view: ProcessView) {
-    let directory: ProcessDirectory
+    var ended = Reading(absence: .processEnded)
     do throws(ProcError) {
-      directory = try ProcessDirectory(processID: view.processID)
+      let directory = try ProcessDirectory(processID: view.processID)
+      let reading = Self.read(view, directory)
+      if reading.isAlive {
+        self.reading = reading
+        self.directory = consume directory
+        hasOtherIDs = false
+        return
+      }
     } catch {
-      self.directory = nil
-      reading = error.isShortage ? Self.unread(view) : Reading(absence: .processEnded)
-      return
+      if error.isShortage { ended = Self.unread(view) }
     }
-    reading = Self.read(view, directory)
-    self.directory = consume directory
+    // The process's own id may mean another process here, or none.
+    if !ended.isAlive, view.shared.segment.isLockedByProcess {
+      if let id = view.shared.segment.processIDHere, let directory = try? ProcessDirectory(processID: id) {
+        reading = Self.read(view, directory, isKnownToBeIt: true)
+        self.directory = consume directory
+        hasOtherIDs = true
+        return
+      }
+      ended = Reading(absence: .processNotVisible, isAlive: true)
+    }
+    reading = ended
+    directory = nil
+    hasOtherIDs = false
   }
 
   /// What is known where descriptors or memory are lacking to look.
@@ -39,16 +66,20 @@ final class Surroundings {
     Reading(absence: .mappingsNotRead, isAlive: view.shared.segment.isProcessAlive)
   }
 
-  private static func read(_ view: ProcessView, _ directory: borrowing ProcessDirectory) -> Reading {
+  private static func read(
+    _ view: ProcessView, _ directory: borrowing ProcessDirectory, isKnownToBeIt: Bool = false
+  ) -> Reading {
     var reading = Reading()
     do throws(ProcError) {
       let stat = try directory.stat()
-      // A process whose first thread ended goes on as a zombie with other threads.
-      reading.isAlive = stat.startTime == view.startTime && (!stat.isEnded || stat.threadCount > 1)
-      guard stat.startTime == view.startTime, !stat.isEnded else {
+      // The first thread may have ended before the others.
+      let task = stat.isEnded ? directory.liveTask() : UInt32(bitPattern: directory.processID)
+      guard let task, isKnownToBeIt || view.shared.segment.isStart(asRead: stat.startTime) else {
         reading.absence = .processEnded
         return reading
       }
+      reading.isAlive = true
+      reading.task = Int32(bitPattern: task)
       let maps = view.latestMaps.parse(try directory.read("maps"))
       // No mapping at all: the process is on its way out. Without its segment: it has executed another program, whose
       // memory has nothing to do with what the segment says.
@@ -69,13 +100,13 @@ final class Surroundings {
   /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started later
   /// is another one with the same id.
   func name(ofThread id: UInt32, runningFor seconds: Double) -> String? {
-    guard maps != nil else { return nil }
+    guard maps != nil, !hasOtherIDs else { return nil }
     guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
     let running = SystemClock.sinceBoot() - Double(stat.startTime) / SystemClock.ticksPerSecond
-    // Two ticks of each clock: 20 ms and 30 ms.
+    // Two ticks of each clock: 20 ms of the kernel's, 31 ms of the segment's.
     guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
     if name.last == UInt8(ascii: "\n") { name.removeLast() }
-    return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
+    return name.isEmpty ? nil : String(reversibly: name)
   }
 }
 
@@ -88,6 +119,9 @@ extension Surroundings {
     case .none: return nil
     }
   }
+
+  /// Whether thread `id` of the segment can be asked for by that number.
+  var knowsThreads: Bool { !hasOtherIDs }
 
   /// The process that traces thread `id`, if one does.
   func tracer(ofThread id: UInt32) -> UInt32? {
@@ -102,24 +136,38 @@ extension Surroundings {
   /// The threads that do not run just now, with where their stacks have their tops.
   func waitingThreads() -> [(id: UInt32, top: UInt64)] {
     // Gone meanwhile, or not permitted: then no stack is known.
-    guard maps != nil, let ids = try? directory?.threadIDs() else { return [] }
+    guard maps != nil, !hasOtherIDs, let ids = try? directory?.threadIDs() else { return [] }
     return ids.compactMap { id in directory?.stackPointer(ofThread: id).map { (id, $0) } }
   }
 }
 
 extension Mapping {
+  /// The file, as stat(2) tells it from others on most file systems.
+  fileprivate var identity: FileNumber {
+    FileNumber(major: device.major, minor: device.minor, inode: inode)
+  }
+
   /// Whether it is of the file of the view's segment, or of what goes with it.
   func isSegment(of view: ProcessView) -> Bool {
-    isFile && (inode == view.inode && inode != 0 || path.map { $0 == view.path.dropLast(4) + ".ctl" } ?? false)
+    isFile && (identity == view.control || isWritten(as: view.shared.segment))
+  }
+
+  /// Whether it is a mapping of this segment, by which the process may write to it. The file's names don't matter: a followed
+  /// child's had none when it was mapped, and a directory may have been renamed, or have another name in another mount namespace.
+  fileprivate func isWritten(as segment: borrowing Segment) -> Bool {
+    guard inode == segment.identity.inode, inode != 0, permissions.hasPrefix("rw"), permissions.hasSuffix("s") else {
+      return false
+    }
+    // Some file systems (btrfs, overlay) have another device here than in stat(2). Then the agent's mapping of the file's start,
+    // hundreds of megabytes in one piece, is told by its size; and one of an arena by where it lies.
+    return identity == segment.identity || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
   }
 }
 
 extension ProcessMaps {
-  /// Whether the process writes the segment of `view`. Not by device, which differs between views of some file systems.
+  /// Whether the process writes the segment of `view`.
   fileprivate func hasSegment(_ view: ProcessView) -> Bool {
-    mappings.contains {
-      $0.inode == view.inode && $0.inode != 0 && $0.permissions.hasPrefix("rw") && $0.path?.hasSuffix(".seg") == true
-    }
+    mappings.contains { $0.offset == 0 && $0.isWritten(as: view.shared.segment) }
   }
 
   /// The mapping of a file at `index`; or, if memory there is anonymous, the mapping of a file that ends where the anonymous

@@ -50,9 +50,14 @@ public struct TopTable: Hashable, Sendable {
   public var sites: [Site]
   /// Sum of the sites that are not shown.
   public var other: Total
+  /// What the index is known to lack.
+  public var losses: Losses
+  /// Of a recording: events that are missing from it.
+  public var lostEvents: UInt64 = 0
 
   public init(
-    processID: Int32, command: [String], total: Total, siteCount: Int, sites: [Site], other: Total
+    processID: Int32, command: [String], total: Total, siteCount: Int, sites: [Site], other: Total,
+    losses: Losses = Losses()
   ) {
     self.processID = processID
     self.command = command
@@ -60,6 +65,7 @@ public struct TopTable: Hashable, Sendable {
     self.siteCount = siteCount
     self.sites = sites
     self.other = other
+    self.losses = losses
   }
 }
 
@@ -97,7 +103,7 @@ extension ProcessView {
     }
     let table = TopTable(
       processID: processID, command: shared.segment.command, total: total, siteCount: sorted.count, sites: shown,
-      other: other)
+      other: other, losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
     try checkIntact()
     return table
   }

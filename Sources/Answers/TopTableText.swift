@@ -13,7 +13,8 @@ extension TopTable {
     if TextLayout.width(text) > TextLayout.columns {
       text = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
     }
-    guard total.blocks > 0 else { return text }
+    let missing = losses.lines.map { $0 + "\n" }.joined()
+    guard total.blocks > 0 else { return text + missing }
 
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
@@ -37,7 +38,7 @@ extension TopTable {
     for problem in sites.flatMap(\.frames).problems {
       text += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "").joined(separator: "\n") + "\n"
     }
-    return text
+    return text + missing
   }
 
   /// One JSON object, without a newline.
@@ -58,6 +59,8 @@ extension TopTable {
     writer.append("],\"other\":")
     other.appendJSON(to: &writer)
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
+    losses.appendJSONFields(to: &writer)
+    if lostEvents > 0 { writer.append(",\"lost_events\":", decimal: lostEvents) }
     writer.append("}")
     return writer.takeString()
   }

@@ -24,7 +24,7 @@ struct Allocsctl: ParsableCommand {
     version: allocsVersion,
     subcommands: [
       Run.self, PS.self, Info.self, Query.self, Top.self, Events.self, History.self, Record.self, ReplayCommand.self,
-      Export.self,
+      Export.self, Prune.self,
     ])
 
   /// Parses and runs, in place of the library's own: errors have one line and the statuses of the contract. It must not

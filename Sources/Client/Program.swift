@@ -57,7 +57,8 @@ struct Program {
     }
     guard status.st_mode & S_IFMT == S_IFREG else {
       throw Failure(
-        Status.notExecutable, "cannot run \(path): it is \(status.st_mode & S_IFMT == S_IFDIR ? "a directory" : "not a file")",
+        Status.notExecutable,
+        "cannot run \(path): it is \(status.st_mode & S_IFMT == S_IFDIR ? "a directory" : "not a file")",
         advice: "name a program")
     }
     guard access(path.originalPath, X_OK) == 0 else {

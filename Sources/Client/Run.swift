@@ -7,6 +7,7 @@ import Answers
 import ArgumentParser
 import ByteText
 import Glibc
+import IndexReader
 import ServerProtocol
 import SharedLayout
 
@@ -137,6 +138,8 @@ struct Run: ParsableCommand {
     try configuration.checkSuballocators(of: program)
     configuration.export()
     try IndexDirectory.check()
+    // Of the user's own programs that have ended the oldest go, where no server sees to it.
+    SegmentDirectory.sweepUnlessServed()
 
     let others = Variables.value(of: "LD_PRELOAD") ?? ""
     let isThere = others.split(whereSeparator: { $0 == ":" || $0 == " " }).contains { $0 == agent }

@@ -126,11 +126,12 @@ struct SettingKind {
     guard let (setting, steps) = ranked.min(by: { $0.1 < $1.1 }) else { return nil }
     let length = setting.variable.utf8.count - ALLOCS_SETTING_PREFIX.utf8.count
     if steps <= max(1, (min(length, name.count) + 1) / 3) { return setting }
-    // ALLOCS_RING_SIZE, ALLOCS_DIRECTORY; ALLOCS_STACK_DEPTH.
+    // ALLOCS_RING_SIZE, ALLOCS_DIRECTORY; ALLOCS_STACK_DEPTH; ALLOCS_VERBOSITY.
     let longest = offered.sorted { $0.variable.utf8.count > $1.variable.utf8.count }
     return longest.first { setting in
       let known = Array(setting.variable.dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)
       return name.starts(with: known) || known.count > 3 && name.suffix(known.count).elementsEqual(known)
+        || known.count > 5 && name.starts(with: known.prefix(5))
     }
   }
 

@@ -21,9 +21,12 @@ enum Variables {
   /// The same, nil also if it is empty.
   static func nonEmptyValue(of name: String) -> String? { value(of: name).flatMap { $0.isEmpty ? nil : $0 } }
 
-  /// Sets a variable, and removes others of its name.
+  /// Sets a variable where it is, or at the end. Where there are several of its name, one is left.
   static func set(_ name: String, to value: String) {
-    unsetenv(name.originalPath)
+    let prefix = "\(name)=".originalBytes
+    var count = 0
+    forEach { entry in if starts(entry, with: prefix) { count += 1 } }
+    if count > 1 { unsetenv(name.originalPath) }
     setenv(name.originalPath, value.originalPath, 1)
   }
 

@@ -8,7 +8,7 @@ public typealias EventRecord = allocs_event
 /// Events that a subscriber did not get: how many, and when the first and the last of them can have happened.
 public struct EventLoss: Sendable, Equatable {
   public var count: UInt64
-  /// Nanoseconds of CLOCK_MONOTONIC. The lost events lie in this range, which may be wider than they are.
+  /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events lie in this range, which may be wider than they are.
   public var from: UInt64
   public var to: UInt64
 

@@ -12,8 +12,8 @@
 //                           ended, 2 it was
 //                           asked for, 3 failed
 //
-// All numbers are little-endian; times are nanoseconds of CLOCK_MONOTONIC. Frames of unknown kinds have no payload. A stream
-// that stops without an end was cut.
+// All numbers are little-endian; times are nanoseconds of CLOCK_MONOTONIC, in the time namespace of the process. Frames of
+// unknown kinds have no payload. A stream that stops without an end was cut.
 
 import Glibc
 import IndexReader

@@ -15,6 +15,8 @@ public final class RingSource: EventSource {
   /// Of the last record of each ring, or when reading it began: what is lost was later.
   private var stamps: [UInt64] = []
   private let buffer: UnsafeMutableBufferPointer<allocs_event>
+  /// Stamps count in the process's time namespace: this is what is added to the reader's clock.
+  private let shift: UInt64
   private let began: UInt64
   /// What the process did not record, and when that was looked at.
   private var unrecorded: UInt64
@@ -30,7 +32,8 @@ public final class RingSource: EventSource {
   public init(_ segment: SharedSegment, policy: DeliveryPolicy) throws(ExportError) {
     shared = segment
     self.policy = policy == .lossless ? .lossless(waitNanoseconds: 0) : .overwrite
-    began = DrainLoop.now()
+    shift = UInt64(bitPattern: segment.segment.monotonicShift)
+    began = DrainLoop.now() &+ shift
     (unrecorded, lastLook) = (segment.segment.unrecordedEvents, began)
     guard segment.segment.isProcessAlive else {
       throw ExportError(
@@ -67,7 +70,7 @@ public final class RingSource: EventSource {
   public var processID: Int32 { shared.segment.processID }
 
   public var isLive: Bool {
-    shared.segment.isProcessAlive && shared.segment.isAtItsPath
+    shared.segment.isInUse
   }
 
   public func read(
@@ -77,6 +80,7 @@ public final class RingSource: EventSource {
       try renew()
       nextBeat = now + Self.beatInterval
     }
+    let now = now &+ shift
     guard !shared.segment.isBroken else {
       throw ExportError(
         "cannot read the events of process \(processID): its segment was cut short — run the process again")

@@ -21,6 +21,10 @@ struct Geometry: Sendable {
   let forkedFrom: Int32?
   let programsBefore: UInt32
   let userID: UInt32
+  /// Of the time namespace that the segment counts in; nil if that is not known.
+  let clockOffsets: ClockOffsets?
+  /// Whether the process holds a lock of the file for as long as it has it mapped.
+  let isLockedByProcess: Bool
   let command: [String]
   let hasFullStacks: Bool
   let modules: SectionPlace
@@ -193,6 +197,8 @@ struct Geometry: Sendable {
     forkedFrom = header.forked_from == 0 ? nil : Int32(truncatingIfNeeded: header.forked_from)
     programsBefore = header.programs_before
     userID = header.uid
+    clockOffsets = ClockOffsets(header)
+    isLockedByProcess = header.identity & ALLOCS_IDENTITY_LOCKED.rawValue != 0
     hasFullStacks = header.flags & ALLOCS_FLAG_FULL_STACKS.rawValue != 0
     command = withUnsafeBytes(of: header.command) { bytes in
       var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)

@@ -9,8 +9,7 @@ struct OpenFile: ~Copyable {
   let descriptor: Int32
   let size: UInt64
   let ownerID: UInt32
-  private let device: dev_t
-  private let inode: ino_t
+  let identity: FileNumber
 
   init(path: String) throws(SegmentError) {
     // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
@@ -38,7 +37,7 @@ struct OpenFile: ~Copyable {
     self.descriptor = descriptor
     self.size = UInt64(max(0, status.st_size))
     self.ownerID = status.st_uid
-    (device, inode) = (status.st_dev, status.st_ino)
+    identity = FileNumber(status)
   }
 
   deinit { close(descriptor) }
@@ -50,10 +49,10 @@ struct OpenFile: ~Copyable {
   }
 
   /// Whether `path` leads to this file, and not to another one, or nowhere.
-  func isAt(_ path: String) -> Bool {
-    var status = stat()
-    return lstat(path.originalPath, &status) == 0 && status.st_dev == device && status.st_ino == inode
-  }
+  func isAt(_ path: String) -> Bool { FileNumber(path: path) == identity }
+
+  /// Whether an agent holds its lock of the file: it has it mapped (SegmentEvidence.swift).
+  var isLocked: Bool { SegmentEvidence.isLocked(descriptor) }
 
   /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as zeros and stays one.
   func readStart(into buffer: UnsafeMutableRawBufferPointer, path: String) throws(SegmentError) -> Int {

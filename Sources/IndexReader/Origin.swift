@@ -269,5 +269,7 @@ public struct ModuleTableVersion: Hashable, Comparable, Sendable {
     self.unloaded = unloaded
   }
 
-  public static func < (a: Self, b: Self) -> Bool { (a.changes, a.count, a.unloaded) < (b.changes, b.count, b.unloaded) }
+  public static func < (a: Self, b: Self) -> Bool {
+    (a.changes, a.count, a.unloaded) < (b.changes, b.count, b.unloaded)
+  }
 }

@@ -53,18 +53,23 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
 
   /// What was noted with the segment at `path`; nil if nothing was, or that can't be read.
   public init?(ofSegment path: String) {
-    let text = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 8) { buffer in
-      let size = lgetxattr(path.originalPath, Self.attribute, buffer.baseAddress, buffer.count)
+    guard let status = Int32(Self.text(of: Self.attribute, path)) else { return nil }
+    self.init(waitStatus: status)
+  }
+
+  fileprivate static func text(of attribute: String, _ path: String) -> String {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16) { buffer in
+      let size = lgetxattr(path.originalPath, attribute, buffer.baseAddress, buffer.count)
       return String(decoding: buffer.prefix(max(0, size)), as: UTF8.self)
     }
-    guard let status = Int32(text) else { return nil }
-    self.init(waitStatus: status)
   }
 
   /// Notes it with `file`, if that is still there. Returns 0 or the number of the error; ENOTSUP where the file system keeps no
   /// attributes of users (tmpfs does since Linux 6.6).
   @discardableResult
-  public func note(with file: SegmentFile) -> Int32 {
+  public func note(with file: SegmentFile) -> Int32 { Self.note("\(waitStatus)", in: Self.attribute, of: file) }
+
+  fileprivate static func note(_ text: String, in attribute: String, of file: SegmentFile) -> Int32 {
     let descriptor = open(file.path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return errno }
     defer { close(descriptor) }
@@ -75,7 +80,42 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     let isWritable = status.st_mode & S_IWUSR != 0
     if !isWritable { fchmod(descriptor, status.st_mode & 0o7777 | S_IWUSR) }
     defer { if !isWritable { fchmod(descriptor, status.st_mode & 0o7777) } }
-    let text = Array(String(waitStatus).utf8)
-    return fsetxattr(descriptor, Self.attribute, text, text.count, 0) == 0 ? 0 : errno
+    let bytes = Array(text.utf8)
+    return fsetxattr(descriptor, attribute, bytes, bytes.count, 0) == 0 ? 0 : errno
+  }
+}
+
+/// Why it is not known how a process ended, as the server that should know has noted it.
+public enum UnknownEnding: String, Sendable, CustomStringConvertible {
+  /// It was gone, and waited for, before the server could open it.
+  case notSeen = "not seen"
+  /// The kernel doesn't tell: before Linux 6.15.
+  case notTold = "not told"
+  /// It ran in a pid namespace that the server does not see.
+  case notVisible = "not visible"
+  /// More processes ran than the server may watch, by its limit of open files.
+  case tooMany = "too many"
+
+  private static let attribute = "user.allocs.ending"
+
+  /// What was noted with the segment at `path`; nil if nothing was.
+  public init?(ofSegment path: String) { self.init(rawValue: ProcessEnding.text(of: Self.attribute, path)) }
+
+  /// Notes it with `file`. Returns 0 or the number of the error.
+  @discardableResult
+  public func note(with file: SegmentFile) -> Int32 { ProcessEnding.note(rawValue, in: Self.attribute, of: file) }
+
+  public var description: String {
+    switch self {
+    case .notSeen: "it ended before allocsd looked"
+    case .notTold: "the kernel did not tell allocsd, before Linux 6.15"
+    case .notVisible: "it ran in a pid namespace that allocsd does not see"
+    case .tooMany: "allocsd may not watch so many processes at a time"
+    }
+  }
+
+  /// The words for a process that ended nobody knows how, whose segment is at `path`.
+  public static func reason(ofSegment path: String) -> String {
+    UnknownEnding(ofSegment: path)?.description ?? "no allocsd watched it"
   }
 }

@@ -6,64 +6,69 @@
 import Glibc
 
 enum ProcessLiveness {
-  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
-  static func isAlive(processID: Int32, startTime: UInt64) -> Bool {
+  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs. `offsets`: those of the time
+  /// namespace that counts the start time; where they are not known, the process is asked for its own.
+  static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
-    let text: [UInt8]
-    switch contents(of: "/proc/\(processID)/stat") {
-    case .bytes(let bytes): text = bytes
-    case .none: return false
-    case .shortage: return kill(processID, 0) == 0 || errno == EPERM
+    do throws(ProcError) {
+      let directory = try ProcessDirectory(processID: processID)
+      let stat = try directory.stat()
+      guard isSame(startTime, stat.startTime, offsets, processID) else { return false }
+      // The first thread may end before the others, and then stays a zombie for as long as they run.
+      return !stat.isEnded || directory.liveTask() != nil
+    } catch {
+      return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
     }
-    // The second field is the name in parentheses, which may itself hold spaces and parentheses.
-    guard let close = text.lastIndex(of: UInt8(ascii: ")")) else { return false }
-    let fields = text[(close + 1)...].split(separator: UInt8(ascii: " "))
-    // From the third field on: state, …, number of threads (20th), …, start time (22nd).
-    guard fields.count > 19, UInt64(String(decoding: fields[19], as: UTF8.self)) == startTime else { return false }
-    let isZombie = fields[0].first == UInt8(ascii: "Z") || fields[0].first == UInt8(ascii: "X")
-    // A process whose first thread ended goes on as a zombie with other threads.
-    return !isZombie || Int(String(decoding: fields[17], as: UTF8.self)) ?? 0 > 1
+  }
+
+  /// Whether it is there, be it as a zombie that was not waited for.
+  static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
+    guard processID > 0, let stat = try? ProcessDirectory(processID: processID).stat() else { return false }
+    return isSame(startTime, stat.startTime, offsets, processID)
+  }
+
+  /// Whether a start time is the one that /proc shows of process `processID`.
+  static func isSame(
+    _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32
+  ) -> Bool {
+    if let offsets { return offsets.isSameStart(startTime, asRead: found) }
+    if startTime == found { return true }
+    // A segment that can't be opened, or of an agent that did not note it.
+    return ClockOffsets(ofProcess: processID)?.isSameStart(startTime, asRead: found) ?? false
   }
 
   /// The real, effective, saved and file system user ids of a process; nil if it doesn't run.
   static func userIDs(processID: Int32) -> [UInt32]? {
     let text: [UInt8]
-    switch contents(of: "/proc/\(processID)/status") {
-    case .bytes(let bytes): text = bytes
-    case .none: return nil
-    case .shortage:
+    do throws(ProcError) {
+      text = try ProcessDirectory(processID: processID).line("status")
+    } catch {
+      guard error.isShortage else { return nil }
       // Its effective user, or root if it may not be traced.
       var status = stat()
       return stat("/proc/\(processID)", &status) == 0 ? [status.st_uid] : nil
     }
+    return words(ofLine: "Uid:", in: text)?.compactMap { UInt32($0) }
+  }
+
+  /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has the id `inner` in the
+  /// innermost pid namespace that it is in; nil if there is none, or it may not be seen. Looks at every process.
+  static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
+    RunningProcesses.ids.first { id in
+      guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),
+        let ids = words(ofLine: "NSpid:", in: text), ids.count > 1, ids.last == "\(inner)"
+      else { return false }
+      return RunningProcesses.writtenFiles(ofProcess: id).contains(file)
+    }
+  }
+
+  private static func words(ofLine name: String, in text: [UInt8]) -> [String]? {
     for line in text.split(separator: UInt8(ascii: "\n")) {
       let words = line.split { $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: " ") }
-      guard let name = words.first, name.elementsEqual("Uid:".utf8) else { continue }
-      return words.dropFirst().compactMap { UInt32(String(decoding: $0, as: UTF8.self)) }
+      guard let first = words.first, first.elementsEqual(name.utf8) else { continue }
+      return words.dropFirst().map { String(decoding: $0, as: UTF8.self) }
     }
     return nil
-  }
-
-  private enum Contents {
-    case bytes([UInt8])
-    /// There is no such process.
-    case none
-    /// Nothing is known: the reader lacks what it takes to look.
-    case shortage
-  }
-
-  /// The first page of a file under /proc.
-  private static func contents(of path: String) -> Contents {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return isShortage(errno) ? .shortage : .none }
-    defer { close(descriptor) }
-    var failure: Int32 = 0
-    let bytes = [UInt8](unsafeUninitializedCapacity: 4096) { buffer, count in
-      let size = read(descriptor, buffer.baseAddress, buffer.count)
-      if size < 0 { failure = errno }
-      count = max(0, size)
-    }
-    return failure == 0 ? .bytes(bytes) : isShortage(failure) ? .shortage : .none
   }
 }
 

@@ -1,4 +1,4 @@
-// The slots of one region together: the coarse ones, and the fine ones of blocks that lie closer than 32 bytes, if it has any
+// The slots of one region together: the coarse ones, and the fine ones of blocks that may share 32 bytes with others, if it has any
 // (allocs_nested.h). An allocation is in one of them, so their union, in order of address, is what starts in the region.
 //
 // - The coarse slots are read first. Whoever finds nothing in either then met a moment at which that was so: an allocation that

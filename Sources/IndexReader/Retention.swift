@@ -1,6 +1,8 @@
 // Which segments of dead processes are kept, and for how long.
 //
-// - A segment of a running process is never touched, nor one of another user's unless root sweeps.
+// - A segment of a running process is never touched, nor one of another user's unless root sweeps. Whether a process runs is
+//   judged by its id and start time; before anything is removed, also by whether anybody has the file mapped, as an id may
+//   mean another process here, or none, while the process runs in another namespace.
 // - When a process died is written nowhere: it may have been killed. The first sweep that finds a segment dead takes away
 //   its owner's permission to write, which nobody needs any more; the time of that change (st_ctime) starts its age.
 // - If the dead ones are more, or take more bytes, than the policy has it, the oldest go first, whatever their age.
@@ -28,6 +30,10 @@ public struct RetentionPolicy: Hashable, Sendable {
 /// What a sweep did.
 public struct SweepResult: Hashable, Sendable {
   public var removed: [SegmentFile] = []
+  /// Bytes that they took, control files included.
+  public var removedBytes: UInt64 = 0
+  /// Control files whose segments were gone already.
+  public var removedControls: [String] = []
   /// Dead ones that were kept.
   public var kept: [SegmentFile] = []
   /// Files that should have gone, each with the system's reason why it could not be removed.
@@ -37,15 +43,42 @@ public struct SweepResult: Hashable, Sendable {
 extension SegmentDirectory {
   /// Removes segments of dead processes that are too old or too many, with their control files, from each of `directories`
   /// (nil: `searchPaths`). `time`: now, in seconds since 1970-01-01 UTC.
+  /// `ofUser`: only this user's segments; else those that the caller may remove.
   @discardableResult
   public static func sweep(
-    _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, at time: Double? = nil
+    _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, at time: Double? = nil,
+    ofUser: UInt32? = nil
   ) -> SweepResult {
     var result = SweepResult()
+    let sweep = Sweep(time: time ?? wallClock(), user: ofUser, isTrial: false)
     for path in directories ?? searchPaths {
       // Where that can't be looked at for want of descriptors, the next sweep will.
       guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
-      directory.sweep(names, policy, at: time ?? wallClock(), &result)
+      directory.sweep(names, policy, sweep, &result)
+    }
+    return result
+  }
+
+  /// A sweep of `ofUser`'s segments in those of `directories` that no server sweeps by limits of its own. For whoever starts
+  /// a process.
+  public static func sweepUnlessServed(
+    _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, ofUser: UInt32 = geteuid()
+  ) {
+    let unserved = (directories ?? searchPaths).filter { !SweeperMark.isHeld(in: $0, by: [0, ofUser]) }
+    sweep(policy, in: unserved, ofUser: ofUser)
+  }
+
+  /// Removes what ended processes of `ofUser` (nil: of all whose files the caller may remove) have left, if they ended at least
+  /// `age` seconds ago: segments, and control files without one. When a process ended is known where a sweep has found it dead;
+  /// else the last thing that its index tells of counts. `isTrial`: nothing is removed.
+  public static func prune(
+    olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
+  ) throws(SegmentError) -> SweepResult {
+    var result = SweepResult()
+    let sweep = Sweep(time: wallClock(), user: ofUser, isTrial: isTrial)
+    for path in directories ?? searchPaths {
+      guard let directory = try OpenDirectory(path: path) else { continue }
+      directory.prune(try directory.names(), olderThan: age, sweep, &result)
     }
     return result
   }
@@ -57,20 +90,33 @@ extension SegmentDirectory {
   }
 }
 
+/// How to sweep.
+private final class Sweep {
+  let time: Double
+  let user: UInt32?
+  /// Nothing is removed or marked.
+  let isTrial: Bool
+  /// What all processes write to; looked up when a file is met that doesn't tell by itself whether it is in use.
+  lazy var writtenFiles = RunningProcesses.allWrittenFiles()
+
+  init(time: Double, user: UInt32?, isTrial: Bool) {
+    self.time = time
+    self.user = user
+    self.isTrial = isTrial
+  }
+
+  func mayRemove(ofUser owner: UInt32) -> Bool {
+    let own = geteuid()
+    return (own == 0 || owner == own) && (user == nil || user == owner)
+  }
+}
+
 extension OpenDirectory {
   fileprivate func sweep(
-    _ names: [String], _ policy: RetentionPolicy, at time: Double, _ result: inout SweepResult
+    _ names: [String], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
   ) {
-    let user = geteuid()
-    var dead: [SegmentFile] = []
-    for name in names {
-      guard let process = SegmentFile.parse(name: name),
-        let file = segment(name: name, processID: process.processID, startTime: process.startTime),
-        !file.isLive, user == 0 || file.ownerID == user
-      else { continue }
-      if !file.isMarkedDead { mark(name, file) }
-      dead.append(file)
-    }
+    let time = sweep.time
+    var dead = dead(names, sweep)
     // Newest first; a sweep fills what may be kept from the front.
     func deathTime(_ file: SegmentFile) -> Double { file.isMarkedDead ? file.changed : time }
     dead.sort { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
@@ -80,7 +126,7 @@ extension OpenDirectory {
       let (sum, overflow) = bytes.addingReportingOverflow(file.allocatedBytes)
       let isTooOld = time - deathTime(file) > policy.maximumAge
       if isTooOld || overflow || sum > policy.maximumBytes || count >= policy.maximumCount {
-        remove(file, &result)
+        remove(file, sweep, &result)
       } else {
         bytes = sum
         count += 1
@@ -89,26 +135,116 @@ extension OpenDirectory {
     }
   }
 
-  private func mark(_ name: String, _ found: SegmentFile) {
+  /// The segments of ended processes that the sweep is about. Those that are found so for the first time are marked.
+  private func dead(_ names: [String], _ sweep: Sweep) -> [SegmentFile] {
+    names.compactMap { name in
+      guard let process = SegmentFile.parse(name: name),
+        let file = segment(name: name, processID: process.processID, startTime: process.startTime),
+        sweep.mayRemove(ofUser: file.ownerID)
+      else { return nil }
+      // The mark of a sweep that did not know that the process is in another namespace goes: the age begins at its end.
+      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(name, file, isDead: !file.isLive) }
+      return file.isLive ? nil : file
+    }
+  }
+
+  fileprivate func prune(_ names: [String], olderThan age: Double, _ sweep: Sweep, _ result: inout SweepResult) {
+    for file in dead(names, sweep) {
+      if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : file.lastSign) >= age {
+        remove(file, sweep, &result)
+      } else {
+        result.kept.append(file)
+      }
+    }
+    let present = Set(names)
+    for name in names where name.hasSuffix(".ctl") {
+      let segment = String(name.dropLast(3)) + "seg"
+      guard let process = SegmentFile.parse(name: segment), !present.contains(segment) else { continue }
+      removeControl(name, process.processID, process.startTime, olderThan: age, sweep, &result)
+    }
+  }
+
+  /// Removes a control file whose segment somebody has removed, if no process has it mapped.
+  private func removeControl(
+    _ name: String, _ processID: Int32, _ startTime: UInt64, olderThan age: Double, _ sweep: Sweep,
+    _ result: inout SweepResult
+  ) {
+    var status = stat()
+    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG,
+      sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age,
+      !ProcessLiveness.isAlive(processID: processID, startTime: startTime),
+      !sweep.writtenFiles.contains(FileNumber(status))
+    else { return }
+    if !sweep.isTrial {
+      guard unlinkat(descriptor, name, 0) == 0 else {
+        result.failed["\(path)/\(name)"] = systemMessage(errno)
+        return
+      }
+    }
+    result.removedControls.append("\(path)/\(name)")
+    result.removedBytes += UInt64(max(0, status.st_blocks)) * 512
+  }
+
+  private func mark(_ name: String, _ found: SegmentFile, isDead: Bool) {
     let file = openat(descriptor, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard file >= 0 else { return }
     defer { close(file) }
     var status = stat()
     guard fstat(file, &status) == 0, UInt64(status.st_ino) == found.inode else { return }
-    fchmod(file, status.st_mode & 0o7777 & ~S_IWUSR)
+    let mode = status.st_mode & 0o7777
+    fchmod(file, isDead ? mode & ~S_IWUSR : mode | S_IWUSR)
   }
 
-  private func remove(_ file: SegmentFile, _ result: inout SweepResult) {
+  private func remove(_ file: SegmentFile, _ sweep: Sweep, _ result: inout SweepResult) {
     let name = SegmentFile.name(processID: file.processID, startTime: file.startTime)
     // The same file still, and no process by its id has come to life: names are not reused, so nothing can come between.
     guard let present = segment(name: name, processID: file.processID, startTime: file.startTime),
       present.inode == file.inode, !present.isLive
     else { return }
-    guard unlinkat(descriptor, name, 0) == 0 else {
-      result.failed[file.path] = systemMessage(errno)
+    guard !isInUse(present, name, sweep) else {
+      result.kept.append(file)
       return
     }
-    unlinkat(descriptor, String(name.dropLast(3)) + "ctl", 0)
+    let control = String(name.dropLast(3)) + "ctl"
+    var status = stat()
+    let controlBytes =
+      fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+    if !sweep.isTrial {
+      guard unlinkat(descriptor, name, 0) == 0 else {
+        result.failed[file.path] = systemMessage(errno)
+        return
+      }
+      unlinkat(descriptor, control, 0)
+    }
     result.removed.append(file)
+    result.removedBytes += file.allocatedBytes &+ controlBytes
+  }
+
+  /// Whether any process has the file mapped as an agent does, which no process of its id is.
+  private func isInUse(_ file: SegmentFile, _ name: String, _ sweep: Sweep) -> Bool {
+    guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity.inode == file.inode else {
+      // Gone, or nothing that the caller may look into, and so none of its own segments.
+      return true
+    }
+    if evidence.isLocked { return true }
+    if RunningProcesses.writtenFiles(ofProcess: file.processID).contains(evidence.identity), file.processID != getpid() {
+      return true
+    }
+    return !evidence.tellsUse && sweep.writtenFiles.contains(evidence.identity)
+  }
+}
+
+extension SegmentFile {
+  /// Seconds since 1970-01-01 UTC of the last thing that the index tells of: the process ended then or later.
+  fileprivate var lastSign: Double {
+    guard let segment = try? Segment(path: path) else { return modified }
+    let clock = segment.clock(isAlive: false)
+    var last = modified
+    for thread in segment.threads {
+      last = max(last, clock.wallTime(ofTicks: thread.startTicks))
+      if thread.state != .live, let end = thread.endTicks { last = max(last, clock.wallTime(ofTicks: end)) }
+    }
+    segment.forEachAllocation { last = max(last, clock.wallTime(ofTicks: $0.ticks)) }
+    return last
   }
 }

@@ -100,12 +100,51 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Whether the process still runs, by /proc. A few system calls.
-  public var isProcessAlive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
+  /// Whether the process still runs: by /proc, or, where it can't be seen there, by its lock of the file. A few system calls.
+  public var isProcessAlive: Bool {
+    ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: geometry.clockOffsets)
+      || file.file.isLocked
+  }
 
   /// Whether the segment's path still leads to it. Else the process, if it runs, has become another program (exec), with an index
   /// of its own there; or someone removed the file. One system call.
   public var isAtItsPath: Bool { file.file.isAt(path) }
+
+  /// Whether the process still writes to this segment: false after exec, and after its end. A few system calls.
+  public var isInUse: Bool {
+    geometry.isLockedByProcess ? file.file.isLocked : isProcessAlive && isAtItsPath
+  }
+
+  /// The segment's file, whatever its name.
+  package var identity: FileNumber { file.file.identity }
+
+  /// Bytes from the file's start that the agent maps in one piece: all that lies before the arenas.
+  package var fixedBytes: UInt64 { UInt64(geometry.arenas.offset) }
+
+  /// Whether the process holds its lock of the file, wherever it runs. One system call.
+  package var isLockedByProcess: Bool { file.file.isLocked }
+
+  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it can't be found. Looks at every
+  /// process.
+  package var processIDHere: Int32? { ProcessLiveness.processID(ofInner: processID, writing: identity) }
+
+  /// Whether a process that started at that time, as /proc shows it to this reader, is the segment's.
+  package func isStart(asRead ticks: UInt64) -> Bool {
+    ProcessLiveness.isSame(startTime, ticks, geometry.clockOffsets, processID)
+  }
+
+  /// When the process started as /proc shows it to this reader; of one in another time namespace that is not what its segment says.
+  package var startTimeHere: UInt64 {
+    guard let offsets = geometry.clockOffsets, offsets.boottime != ClockOffsets.own.boottime,
+      let stat = try? ProcessDirectory(processID: processID).stat(), isStart(asRead: stat.startTime)
+    else { return startTime }
+    return stat.startTime
+  }
+
+  /// What the process's time namespace adds to the machine's clocks. Where that was not noted, the process is asked.
+  package var clockOffsets: ClockOffsets {
+    geometry.clockOffsets ?? ClockOffsets(ofProcess: processID) ?? .none
+  }
 
   // MARK: access to tables
 

@@ -1,5 +1,6 @@
-// Seconds from ticks. A tick is a part of CLOCK_MONOTONIC, so within one boot now is the reader's own clock; the moment
-// that the agent noted on both clocks when it started ties the ticks to wall clock time, which outlives a boot.
+// Seconds from ticks. A tick is a part of CLOCK_MONOTONIC, so within one boot now is the reader's own clock, shifted where the
+// process is in another time namespace; the moment that the agent noted on both clocks when it started ties the ticks to wall
+// clock time, which outlives a boot.
 
 import Glibc
 import SharedLayout
@@ -12,22 +13,26 @@ public struct SegmentClock: Sendable {
   /// Nanoseconds of now since then.
   private let elapsed: UInt64
   private let isAlive: Bool
+  /// What the process's CLOCK_MONOTONIC is ahead of the reader's, in nanoseconds.
+  private let shift: Int64
 
   /// `elapsed`: nanoseconds from the agent's start, which is given on both clocks, until now.
-  public init(startMonotonic: UInt64, startRealtime: UInt64, elapsed: UInt64, isAlive: Bool) {
+  /// `shift`: what the process's CLOCK_MONOTONIC is ahead of the reader's.
+  public init(startMonotonic: UInt64, startRealtime: UInt64, elapsed: UInt64, isAlive: Bool, shift: Int64 = 0) {
     self.startMonotonic = startMonotonic
     self.startRealtime = startRealtime
     self.elapsed = elapsed
     self.isAlive = isAlive
+    self.shift = shift
   }
 
-  init(_ start: allocs_clock_start, isAlive: Bool) {
+  init(_ start: allocs_clock_start, isAlive: Bool, shift: Int64) {
     // A dead process's segment may be of another machine or boot, with which the reader shares only the wall clock.
-    let now = Self.now(isAlive ? CLOCK_MONOTONIC : CLOCK_REALTIME)
+    let now = isAlive ? Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) : Self.now(CLOCK_REALTIME)
     let first = isAlive ? start.monotonic_ns : start.realtime_ns
     self.init(
       startMonotonic: start.monotonic_ns, startRealtime: start.realtime_ns, elapsed: now > first ? now - first : 0,
-      isAlive: isAlive)
+      isAlive: isAlive, shift: shift)
   }
 
   private static func now(_ clock: clockid_t) -> UInt64 {
@@ -59,17 +64,25 @@ public struct SegmentClock: Sendable {
     max(0, (Double(elapsed) - Double(Int64(bitPattern: stamp &- startMonotonic))) / 1e9)
   }
 
-  /// Now, in the ticks of a process that runs on this machine.
-  public static var ticksNow: UInt32 {
-    let now = now(CLOCK_MONOTONIC)
-    return allocs_ticks(now / 1_000_000_000, now % 1_000_000_000)
-  }
+  /// Now, in the ticks of a process in the reader's time namespace.
+  public static var ticksNow: UInt32 { ticks(now(CLOCK_MONOTONIC)) }
+
+  /// Now, in the ticks of the process.
+  public var ticksNow: UInt32 { Self.ticks(stampNow) }
+
+  /// Now, as an event's stamp.
+  public var stampNow: UInt64 { Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) }
+
+  private static func ticks(_ now: UInt64) -> UInt32 { allocs_ticks(now / 1_000_000_000, now % 1_000_000_000) }
 
   /// Seconds since the agent started in the process.
   public var uptime: Double { Double(elapsed) / 1e9 }
 }
 
 extension Segment {
+  /// Nanoseconds that the process's CLOCK_MONOTONIC, in which ticks and stamps count, is ahead of the reader's.
+  public var monotonicShift: Int64 { clockOffsets.monotonicShift }
+
   /// A reading of the clock for many conversions. A few system calls.
   public func clock() -> SegmentClock { clock(isAlive: isProcessAlive) }
 
@@ -77,7 +90,7 @@ extension Segment {
   public func clock(isAlive: Bool) -> SegmentClock {
     var start = allocs_clock_start()
     copyWords(of: headerField(\.clock, as: allocs_clock_start.self), into: &start)
-    return SegmentClock(start, isAlive: isAlive)
+    return SegmentClock(start, isAlive: isAlive, shift: monotonicShift)
   }
 
   /// Seconds since `ticks`; for more than a few, take one `clock()`.

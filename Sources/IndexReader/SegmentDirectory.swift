@@ -26,9 +26,30 @@ public struct SegmentFile: Hashable, Sendable {
   public var inode: UInt64
   /// Whether a sweep has seen it dead: see Retention.swift.
   var isMarkedDead: Bool
+  /// Of the time namespace in which the start time is counted; nil if that is not known.
+  package var offsets: ClockOffsets?
 
   /// Whether the process runs now. A few system calls.
-  public var isStillLive: Bool { ProcessLiveness.isAlive(processID: processID, startTime: startTime) }
+  public var isStillLive: Bool {
+    ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: offsets)
+  }
+
+  /// Whether the process is there, be it ended and not waited for yet. A few system calls.
+  public var isPresent: Bool {
+    ProcessLiveness.isPresent(processID: processID, startTime: startTime, offsets: offsets)
+  }
+
+  /// The id here of a process that runs in another pid namespace, under which `processID` is its own; nil if it doesn't run, or can't
+  /// be seen. Looks at every process.
+  public var processIDHere: Int32? {
+    guard let identity = FileNumber(path: path), identity.inode == inode else { return nil }
+    return ProcessLiveness.processID(ofInner: processID, writing: identity)
+  }
+
+  /// Process id and start time, if `path` ends in a segment's name.
+  public static func process(ofPath path: String) -> (processID: Int32, startTime: UInt64)? {
+    parse(name: String(path[(path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex)...]))
+  }
 
   /// The name of the segment of a process in a segment directory.
   public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
@@ -82,6 +103,15 @@ public enum SegmentDirectory {
   public static func find(processID: Int32, in directories: [String]? = nil) throws(SegmentError) -> SegmentFile? {
     let found = try files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
+  }
+
+  /// The segment at `path`; nil if there is none. Throws as `list` does.
+  public static func file(at path: String) throws(SegmentError) -> SegmentFile? {
+    guard let slash = path.lastIndex(of: "/"), let process = SegmentFile.process(ofPath: path),
+      let directory = try OpenDirectory(path: String(path[..<slash]))
+    else { return nil }
+    let name = String(path[path.index(after: slash)...])
+    return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
   }
 
   /// Files that have the name of a segment of process `processID` and were left out, in the order of `directories`.
@@ -171,7 +201,7 @@ struct OpenDirectory: ~Copyable {
     case S_IFDIR: return .failure(.directory)
     default: return .failure(.specialFile)
     }
-    let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
+    let (isLive, offsets) = liveness(name, processID, startTime, isMarkedDead: status.st_mode & S_IWUSR == 0)
     if isLive, status.st_uid != 0, let owners = ProcessLiveness.userIDs(processID: processID),
       !owners.contains(status.st_uid)
     {
@@ -183,7 +213,26 @@ struct OpenDirectory: ~Copyable {
       // stat(2) counts blocks of 512 bytes, whatever the file system's.
       allocatedBytes: UInt64(max(0, status.st_blocks)) * 512, modified: seconds(status.st_mtim),
       changed: seconds(status.st_ctim), inode: UInt64(status.st_ino),
-      isMarkedDead: status.st_mode & S_IWUSR == 0)
+      isMarkedDead: status.st_mode & S_IWUSR == 0, offsets: offsets)
     return .success(file)
+  }
+
+  /// Whether the process of the file `name` runs, and in whose time it counts, as far as the file had to be asked.
+  private func liveness(
+    _ name: String, _ processID: Int32, _ startTime: UInt64, isMarkedDead: Bool
+  ) -> (isLive: Bool, offsets: ClockOffsets?) {
+    // Nearly always the two are in the reader's namespaces, and a name tells all.
+    if ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: .own) { return (true, .own) }
+    // What a sweep has found dead stays so; but one of an earlier version did not know of namespaces.
+    if isMarkedDead, access("/proc/\(processID)", F_OK) != 0 { return (false, nil) }
+    guard let evidence = SegmentEvidence(directory: descriptor, name: name) else {
+      // Another user's.
+      let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
+      return (isLive, isLive ? ClockOffsets(ofProcess: processID) : nil)
+    }
+    let isLive =
+      evidence.isLocked
+      || ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: evidence.offsets)
+    return (isLive, evidence.offsets)
   }
 }

@@ -25,7 +25,7 @@ struct Allocsd: AsyncParsableCommand {
     discussion: """
       The server finds the segments in $ALLOCS_DIR, else in /run/allocs and /dev/shm/allocs, and notices by itself when \
       programs start under the agent. It answers a caller who is root or the user of the process asked about. SIGTERM \
-      stops it when the requests in progress are answered.
+      stops it when the requests in progress are answered; SIGHUP is noted in the log, as there is nothing to read again.
 
       Examples:
         allocsd
@@ -126,8 +126,7 @@ struct Allocsd: AsyncParsableCommand {
   }
 
   func run() async throws {
-    // A client that goes away while it is written to is an error of that write, not the end of the server.
-    signal(SIGPIPE, SIG_IGN)
+    Self.ignoreSignals()
     // Each piece of a batch is a megabyte or so, made on one thread and let go of on another. Given back to the kernel
     // each time, its pages would be cleared again for the next: a fifth of the work.
     _ = (mallopt(M_MMAP_THRESHOLD, 4 << 20), mallopt(M_TRIM_THRESHOLD, 8 << 20))
@@ -196,6 +195,16 @@ struct Allocsd: AsyncParsableCommand {
     Notification.stopping.send()
     withExtendedLifetime(listening) {}
     logger.info("stopped")
+  }
+
+  /// Lets no signal end the server but those that are there for it: SIGTERM and SIGINT, in order, and SIGQUIT and those of faults.
+  private static func ignoreSignals() {
+    // A client that goes away while it is written to is an error of that write. A SIGHUP is noted (DirectoryService.swift); the
+    // others mean nothing to it, and a stray one, or a script that has the wrong process, must do no harm.
+    for number in [SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
+      signal(number, SIG_IGN)
+    }
+    for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
   }
 
   private static let help = [

@@ -43,38 +43,50 @@ struct DirectoryService: Service {
     defer { timer.cancel() }
 
     let wake: @Sendable () -> Void = { wakeups.continuation.yield() }
-    var endings: EndingWatcher? = nil
+    let hangUps = HangUps {
+      logger.info("SIGHUP: there is nothing to read again, as all options are given at the start; looking for segments")
+      wake()
+    }
+    defer { hangUps.cancel() }
+    var endings: EndingWatcher?
     var deaths: Readiness?
     defer { deaths?.cancel() }
     do {
       let watcher = try EndingWatcher(limit: watchLimit)
       deaths = try Readiness(of: watcher.descriptor, wake)
-      endings = consume watcher
+      endings = watcher
     } catch {
       logger.warning("\(error); how processes end will not be known")
     }
 
     let directories = SegmentDirectory.searchPaths
     do {
-      var watcher = try DirectoryWatcher(directories)
+      let watcher = try ArrivalWatcher(directories, arrived: { [endings] in endings?.watchArrival($0) }, wake: wake)
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
-      let readiness = try Readiness(of: watcher.descriptor, wake)
-      defer { readiness.cancel() }
-      await keepUp(wakeups.stream, &endings, wake) { watcher.changes() }
+      await keepUp(wakeups.stream, endings, wake) { watcher.takeChanges() }
     } catch {
       logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
-      await keepUp(wakeups.stream, &endings, wake) { [.unknown] }
+      await keepUp(wakeups.stream, endings, wake) { [.unknown] }
     }
+  }
+
+  /// What is known from one look to the next.
+  private struct Memory {
+    /// The segments of running processes, paths and inodes.
+    var live: [String: UInt64] = [:]
+    /// Those of ended ones; nil before the first look: how those ended that had ended before is not asked.
+    var dead: Set<String>?
+    var marks = SweeperMarks()
+    var keeper: FileKeeper
   }
 
   /// Looks at the directories now and at each wake-up, until a graceful shutdown.
   private func keepUp(
-    _ wakeups: AsyncStream<Void>, _ endings: inout EndingWatcher?, _ wake: @escaping @Sendable () -> Void,
+    _ wakeups: AsyncStream<Void>, _ endings: EndingWatcher?, _ wake: @escaping @Sendable () -> Void,
     changes: () -> [DirectoryChange]
   ) async {
-    var live: [String: UInt64] = [:]
-    var keeper = FileKeeper(ProcessView.sharedSymbolizer.heldFiles)
-    look(&live, &endings, &keeper)
+    var memory = Memory(keeper: FileKeeper(ProcessView.sharedSymbolizer.heldFiles))
+    look(&memory, endings)
     for await _ in wakeups.cancelOnGracefulShutdown() {
       for change in changes() {
         switch change {
@@ -83,17 +95,18 @@ struct DirectoryService: Service {
         case .appeared: break
         }
       }
-      look(&live, &endings, &keeper)
-      if keeper.isEarly { DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(200), execute: wake) }
+      look(&memory, endings)
+      if memory.keeper.isEarly {
+        DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(200), execute: wake)
+      }
       // Where processes start by the hundred a second, a look at all segments for each would be most of the work.
       try? await Task.sleep(for: .milliseconds(50))
     }
   }
 
-  /// Compares what there is with `live`, the segments of running processes at the last look, paths and inodes, and sweeps.
-  private func look(
-    _ live: inout [String: UInt64], _ endings: inout EndingWatcher?, _ keeper: inout FileKeeper
-  ) {
+  /// Compares what there is with what there was at the last look, and sweeps.
+  private func look(_ memory: inout Memory, _ endings: EndingWatcher?) {
+    memory.marks.renew(in: SegmentDirectory.searchPaths)
     for (file, ending) in endings?.ended() ?? [] { note(ending, file) }
     let swept = SegmentDirectory.sweep(retention)
     for file in swept.removed {
@@ -115,37 +128,58 @@ struct DirectoryService: Service {
     }
     let running = files.filter(\.isLive)
     // A program that replaces itself by exec makes another file with the same name.
-    for file in running where live[file.path] != file.inode {
+    for file in running where memory.live[file.path] != file.inode {
       logger.info("process is indexed", metadata: Self.metadata(file))
       exports.begin(file)
-      // What is another user's, only root may write on.
-      guard geteuid() == 0 || geteuid() == file.ownerID else { continue }
-      let failure = endings?.watch(file) ?? ENOSYS
-      if failure != 0 { missed("cannot learn how the process ends: \(SocketError.words(failure))", file) }
+      guard SegmentFile.mayBeNoted(file) else { continue }
+      switch endings.map({ $0.watch(file) }) ?? .system(ENOSYS) {
+      case nil: break
+      case .tooMany: missed("cannot learn how the process ends", .tooMany, file)
+      case .gone:
+        // Live, and nowhere to be seen: it is in a pid namespace that this one does not hold.
+        let isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true
+        missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file)
+      case .system(let code):
+        missed("cannot learn how the process ends: \(SocketError.words(code))", .notTold, file)
+      }
     }
-    for file in files where !file.isLive && live[file.path] != nil {
+    let dead = files.filter { !$0.isLive }
+    for file in dead where memory.live[file.path] != nil {
       var metadata = Self.metadata(file)
       metadata["ending"] = ProcessEnding(ofSegment: file.path).map { "\($0)" }
       logger.info("process ended", metadata: metadata)
     }
-    keeper.look(at: files)
-    live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
+    // Those that ended between two looks, and were not held by then.
+    if let known = memory.dead {
+      for file in dead
+      where memory.live[file.path] == nil && !known.contains(file.path) && SegmentFile.mayBeNoted(file)
+        && endings?.isWatching(file.path) != true && ProcessEnding(ofSegment: file.path) == nil
+      {
+        missed("how the process ended is not known", .notSeen, file)
+      }
+    }
+    memory.keeper.look(at: files)
+    memory.dead = Set(dead.lazy.map(\.path))
+    memory.live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
     Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)
     Meter(label: "allocsd_segments", dimensions: [("process", "dead")]).set(files.count - running.count)
     Meter(label: "allocsd_segments_bytes").set(files.reduce(0) { $0 + Double($1.allocatedBytes) })
   }
 
   private func note(_ ending: ProcessEnding?, _ file: SegmentFile) {
-    guard let ending else { return missed("how the process ended is not known: that takes Linux 6.15", file) }
+    guard let ending else { return missed("how the process ended is not known: that takes Linux 6.15", .notTold, file) }
     let failure = ending.note(with: file)
     // What is gone needs no note.
     guard failure != 0, failure != ENOENT else { return }
-    missed("cannot note how the process ended, \(ending): \(SocketError.words(failure))", file)
+    Counter(label: "allocsd_endings_unknown_total").increment()
+    logger.debug(
+      "cannot note how the process ended, \(ending): \(SocketError.words(failure))", metadata: Self.metadata(file))
   }
 
-  private func missed(_ why: String, _ file: SegmentFile) {
+  private func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile) {
     Counter(label: "allocsd_endings_unknown_total").increment()
-    logger.debug("\(why)", metadata: Self.metadata(file))
+    reason.note(with: file)
+    logger.debug("\(why): \(reason)", metadata: Self.metadata(file))
   }
 
   private static func metadata(_ file: SegmentFile) -> Logger.Metadata {
@@ -166,6 +200,37 @@ private struct Readiness {
     source = DispatchSource.makeReadSource(fileDescriptor: duplicate)
     source.setEventHandler(handler: handler)
     source.setCancelHandler { close(duplicate) }
+    source.resume()
+  }
+
+  func cancel() { source.cancel() }
+}
+
+/// The marks by which the server says that it sweeps the directories itself (SweeperMark.swift).
+private final class SweeperMarks {
+  private final class Holder {
+    let mark: SweeperMark
+    init(_ mark: consuming SweeperMark) { self.mark = mark }
+  }
+
+  private var held: [String: Holder] = [:]
+
+  /// Puts a mark into each of `directories` that has none, as one that was not there before.
+  func renew(in directories: [String]) {
+    for directory in directories where held[directory]?.mark.isInPlace != true {
+      held[directory] = nil
+      if let mark = SweeperMark(in: directory) { held[directory] = Holder(mark) }
+    }
+  }
+}
+
+/// Calls a handler for each SIGHUP, which else would end the server.
+private struct HangUps {
+  private let source: any DispatchSourceSignal
+
+  init(_ handler: @escaping @Sendable () -> Void) {
+    source = DispatchSource.makeSignalSource(signal: SIGHUP)
+    source.setEventHandler(handler: handler)
     source.resume()
   }
 

@@ -1,21 +1,36 @@
 // How processes end: a descriptor of each live one (pidfd_open(2)) tells when its parent has waited for it, and then, on
-// Linux 6.15 or later, its wait status.
+// Linux 6.15 or later, its wait status. Of one that has ended and was not waited for yet, /proc tells it at once.
 //
-// A process that ends before it could be watched, or that the kernel says nothing about, ended nobody knows how: that is
-// counted, and its segment says no more than it would without this.
+// A process may crash within a millisecond of its start, so it is opened as soon as its segment appears (ArrivalWatcher.swift),
+// before anything else is done. One that was gone by then, or that the kernel says nothing about, ended nobody knows how: that
+// is counted, and the reason is noted with its segment.
 
 import CPidfd
 import Glibc
 import IndexReader
 import ServerProtocol
+import Synchronization
 
-/// Owns an epoll descriptor and one for each process that is watched. Not thread-safe: one task uses it.
-struct EndingWatcher: ~Copyable {
+/// Owns an epoll descriptor and one for each process that is watched. Thread-safe.
+final class EndingWatcher: Sendable {
+  private struct State {
+    /// By the descriptor of the process.
+    var watched: [Int32: SegmentFile] = [:]
+    var descriptors: [String: Int32] = [:]
+  }
+
+  /// What became of an attempt to watch.
+  enum Failure: Error {
+    /// The process had been waited for.
+    case gone
+    case tooMany
+    /// The number of an error.
+    case system(Int32)
+  }
+
   /// Is readable when a process has ended.
   let descriptor: Int32
-  /// By the descriptor of the process.
-  private var watched: [Int32: SegmentFile] = [:]
-  private var descriptors: [String: Int32] = [:]
+  private let state = Mutex(State())
   private let limit: Int
 
   /// `limit`: processes that are watched at a time.
@@ -28,40 +43,83 @@ struct EndingWatcher: ~Copyable {
   }
 
   deinit {
-    for process in watched.keys { close(process) }
+    state.withLock { for process in $0.watched.keys { close(process) } }
     close(descriptor)
   }
 
-  /// Watches the process of `file`, which was found live. Returns 0 or the number of the error.
-  mutating func watch(_ file: SegmentFile) -> Int32 {
+  /// Watches the process whose segment has just appeared at `path`, if that is one.
+  func watchArrival(_ path: String) {
+    guard let name = SegmentFile.process(ofPath: path), let process = try? open(name.processID) else { return }
+    // Held, the process's id can't go to another one. Whose segment it is may now be asked at leisure.
+    guard let file = try? SegmentDirectory.file(at: path) else {
+      close(process)
+      return
+    }
+    _ = keep(process, file)
+  }
+
+  /// Watches the process of `file`, which was found live. nil if it is being watched.
+  func watch(_ file: SegmentFile) -> Failure? {
     // After an exec the process has a new segment with the old name.
-    if let process = descriptors[file.path] {
-      watched[process] = file
-      return 0
+    let isKnown = state.withLock { state in
+      guard let process = state.descriptors[file.path] else { return false }
+      state.watched[process] = file
+      return true
     }
-    guard watched.count < limit else { return EMFILE }
-    let process = pidfd_open(file.processID, 0)
-    guard process >= 0 else { return errno }
-    // The descriptor may be of a later process with the same id; not if the one meant still runs.
-    guard file.isStillLive else {
+    guard !isKnown else { return nil }
+    do throws(Failure) {
+      if let failure = keep(try open(file.processID), file) { throw failure }
+      return nil
+    } catch {
+      // One in a pid namespace of its own has another id here.
+      guard case .gone = error, let id = file.processIDHere else { return error }
+      do throws(Failure) { return add(try open(id), file) } catch { return error }
+    }
+  }
+
+  /// Whether the process of the segment at `path` is being watched, or has ended and `ended` has not told it yet.
+  func isWatching(_ path: String) -> Bool { state.withLock { $0.descriptors[path] != nil } }
+
+  private func open(_ processID: Int32) throws(Failure) -> Int32 {
+    guard state.withLock({ $0.watched.count < limit }) else { throw .tooMany }
+    let process = pidfd_open(processID, 0)
+    guard process >= 0 else { throw errno == ESRCH ? .gone : .system(errno) }
+    return process
+  }
+
+  /// Takes the descriptor over.
+  private func keep(_ process: Int32, _ file: SegmentFile) -> Failure? {
+    // The descriptor may be of a later process with the same id; not if the one meant is still there, be it as a zombie.
+    guard file.isPresent, SegmentFile.mayBeNoted(file) else {
       close(process)
-      return ESRCH
+      return file.isPresent ? .system(EPERM) : .gone
     }
-    // No event is asked for: EPOLLHUP, that it was waited for, comes unasked. Before that it has no status for others.
-    var event = epoll_event()
-    event.data.fd = process
-    guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {
-      let code = errno
-      close(process)
-      return code
+    return add(process, file)
+  }
+
+  private func add(_ process: Int32, _ file: SegmentFile) -> Failure? {
+    state.withLock { state in
+      if let known = state.descriptors[file.path] {
+        state.watched[known] = file
+        close(process)
+        return nil
+      }
+      // No event is asked for: EPOLLHUP, that it was waited for, comes unasked. Before that it has no status for others.
+      var event = epoll_event()
+      event.data.fd = process
+      guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {
+        let code = errno
+        close(process)
+        return .system(code)
+      }
+      state.watched[process] = file
+      state.descriptors[file.path] = process
+      return nil
     }
-    watched[process] = file
-    descriptors[file.path] = process
-    return 0
   }
 
   /// The processes that have ended since the last call. `ending`: nil where the kernel doesn't tell.
-  mutating func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
+  func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
     var ended: [(file: SegmentFile, ending: ProcessEnding?)] = []
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     while true {
@@ -72,11 +130,19 @@ struct EndingWatcher: ~Copyable {
         let process = event.data.fd
         var status: Int32 = 0
         let isKnown = allocs_pidfd_wait_status(process, &status) == 0
+        let file = state.withLock { state in
+          let file = state.watched.removeValue(forKey: process)
+          if let file { state.descriptors[file.path] = nil }
+          return file
+        }
         close(process)
-        guard let file = watched.removeValue(forKey: process) else { continue }
-        descriptors[file.path] = nil
-        ended.append((file, isKnown ? ProcessEnding(waitStatus: status) : nil))
+        if let file { ended.append((file, isKnown ? ProcessEnding(waitStatus: status) : nil)) }
       }
     }
   }
+}
+
+extension SegmentFile {
+  /// What is another user's, only root may write on.
+  static func mayBeNoted(_ file: SegmentFile) -> Bool { geteuid() == 0 || geteuid() == file.ownerID }
 }

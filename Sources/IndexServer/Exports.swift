@@ -110,7 +110,9 @@ final class Exports: Sendable {
         let segment = try SharedSegment(path: path)
         var status = stat()
         guard stat(path.originalPath, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
-        guard access(EventConsumer.controlPath(ofSegment: path).originalPath, F_OK) != 0, patience > 0 else { return segment }
+        guard access(EventConsumer.controlPath(ofSegment: path).originalPath, F_OK) != 0, patience > 0 else {
+          return segment
+        }
       } catch {
         guard patience > 0, access(path.originalPath, F_OK) == 0 else { throw ExportError("\(error)") }
       }

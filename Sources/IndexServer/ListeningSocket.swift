@@ -126,7 +126,9 @@ struct SocketFile: ~Copyable {
 
   deinit {
     var status = stat()
-    if lstat(path.originalPath, &status) == 0, status.st_dev == device, status.st_ino == inode { unlink(path.originalPath) }
+    if lstat(path.originalPath, &status) == 0, status.st_dev == device, status.st_ino == inode {
+      unlink(path.originalPath)
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // Every block that covered an address, as far back as events go: from a recording, or from the rings of a process, which
 // may be dead.
 
+import Answers
 import IndexReader
 import SharedLayout
 
@@ -27,6 +28,8 @@ public struct AddressHistory: Sendable {
   public var completeFrom: UInt64
   /// Events were off at times; the last time until this stamp. 0 if they never were.
   public var offUntil: UInt64 = 0
+  /// What the index of the process is known to lack; of a recording not known.
+  public var losses = Losses()
   /// Events are off, or were when the process ended: what came after `lastStamp` is not known.
   public var isOff = false
 
@@ -76,6 +79,7 @@ public struct AddressHistory: Sendable {
       }
     }
     unrecorded = segment.unrecordedEvents
+    losses = Losses(of: segment)
     isOff = !EventConsumer.areEventsOn(of: segment)
     finish()
   }

@@ -24,7 +24,8 @@ extension Recording {
     }
     let descriptor =
       path == "-"
-      ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0) : open(path.originalPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+      ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
+      : open(path.originalPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     func failed(_ code: Int32) -> RecordingError {
       RecordingError(
         "cannot write \(path == "-" ? "to standard output" : path): \(String(cString: strerror(code)))",

@@ -77,7 +77,7 @@ extension RecordedContext {
 extension Symbolizer {
   /// `isExact`: `pc` is an instruction, not a return address.
   func frames(pc: UInt64, isExact: Bool, in reference: ModuleReference?) -> [Frame] {
-    guard let reference else { return [Frame(pc: pc, module: nil, function: nil, file: nil, line: nil, inlined: false)] }
+    guard let reference else { return [Frame(pc: pc, module: nil)] }
     // What is looked up is the instruction before a return address.
     let (address, overflow) = isExact ? pc.addingReportingOverflow(1) : (pc, false)
     var frames = frames(returnAddress: overflow ? pc : address, in: reference)

@@ -63,12 +63,17 @@ public final class Recorder {
     buffer = .allocate(capacity: 1 << 14)
     buffer.initialize(repeating: allocs_event())
     writer = RecordingWriter(shared, isCompressed: options.isCompressed, isFromStart: options.isFromStart)
-    lastLook = RecordingWriter.now(CLOCK_MONOTONIC)
+    lastLook = writer.stampNow
     if !options.isFromStart { unrecorded = shared.segment.unrecordedEvents }
     try attach()
     if options.isFromStart {
       cursors = cursors.map { RingCursor(ring: $0.ring) }
       consumer?.takeOver(shared.segment)
+    }
+    let unindexed = shared.segment.lostBlocks
+    if !options.isFromStart, unindexed > 0 {
+      // They may live, and are not in the state.
+      writer.lose(RecordedLoss(reason: .unrecorded, ring: .max, count: unindexed, from: lastLook, to: lastLook))
     }
     // Also then: what the rings have lost already is not missing in the state.
     writer.appendBlocks()
@@ -148,8 +153,8 @@ public final class Recorder {
 
   /// Reads every ring once; returns how many records there were.
   private func drain() throws(RecordingError) -> Int {
-    let now = RecordingWriter.now(CLOCK_MONOTONIC)
-    if now - lastBeat > ALLOCS_LEASE_NANOSECONDS / 5 {
+    let now = writer.stampNow
+    if now &- lastBeat > ALLOCS_LEASE_NANOSECONDS / 5 {
       lastBeat = now
       try renew()
     }

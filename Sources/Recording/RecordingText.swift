@@ -118,6 +118,7 @@ public struct HistoryReport {
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
     for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
+    lines += history.losses.lines
     return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
   }
 
@@ -211,6 +212,7 @@ public struct HistoryReport {
       writer.append(decimal: history.unrecorded)
     }
     if history.isOff { writer.append(",\"events_off\":true") }
+    history.losses.appendJSONFields(to: &writer)
     writer.append("}\n")
     return writer.takeString()
   }

@@ -27,6 +27,8 @@ final class RecordingWriter {
   private var contextNumbers: [UInt32: UInt32] = [:]
   /// Those with the highest numbers.
   private var newContexts: [RecordedContext] = []
+  /// What the process's clock, in which stamps count, is ahead of the recorder's: it may be in another time namespace.
+  private let shift: UInt64
   private var nodeCount: UInt32 = 0
   /// Those with the highest numbers.
   private var newNodes: [StackNode] = []
@@ -46,13 +48,17 @@ final class RecordingWriter {
     compressor = isCompressed ? ChunkCompressor() : nil
     output = RecordingFormat.fileHeader
     let segment = shared
+    shift = UInt64(bitPattern: segment.segment.monotonicShift)
     let process = RecordedProcess(
       processID: segment.segment.processID, startTime: segment.segment.startTime, command: segment.segment.command,
-      monotonic: Self.now(CLOCK_MONOTONIC), realtime: Self.now(CLOCK_REALTIME),
+      monotonic: Self.now(CLOCK_MONOTONIC) &+ shift, realtime: Self.now(CLOCK_REALTIME),
       hasFullStacks: segment.segment.hasFullStacks, isFromStart: isFromStart)
     append(.process, process.encoded())
     noteTables()
   }
+
+  /// Now, as the process would stamp an event.
+  var stampNow: UInt64 { Self.now(CLOCK_MONOTONIC) &+ shift }
 
   static func now(_ clock: clockid_t) -> UInt64 {
     var time = timespec()
@@ -76,7 +82,7 @@ final class RecordingWriter {
     func flush() {
       noteTables()
       appendNewOrigins()
-      append(.blocks, TableCoding.encode(blocks, until: isDone ? Self.now(CLOCK_MONOTONIC) : 0))
+      append(.blocks, TableCoding.encode(blocks, until: isDone ? stampNow : 0))
       blocks.removeAll(keepingCapacity: true)
     }
     shared.segment.forEachAllocation { allocation in
@@ -136,7 +142,7 @@ final class RecordingWriter {
     if let symbolizer { appendNames(symbolizer) }
     var bytes: [UInt8] = []
     bytes.append(number: end.rawValue)
-    bytes.append(number: Self.now(CLOCK_MONOTONIC))
+    bytes.append(number: stampNow)
     bytes.append(number: events)
     bytes.append(number: lost)
     append(.end, bytes)

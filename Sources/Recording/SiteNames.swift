@@ -89,10 +89,12 @@ extension Recording {
       total.add(site.value)
       if index >= limit { other.add(site.value) }
     }
-    return TopTable(
+    var table = TopTable(
       processID: process.processID, command: process.command, total: total, siteCount: sites.count,
       sites: sites.prefix(limit).map {
         TopTable.Site(total: $0.value, frames: $0.key.site, function: $0.key.function, allocator: $0.key.allocator)
       }, other: other)
+    table.lostEvents = lostCount
+    return table
   }
 }

@@ -125,9 +125,9 @@ enum TableCoding {
       guard index < 1 << 24, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
       modules.append(
         Module(
-          index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias, loadTicks: load,
-          unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0, isAgent: flags & 2 != 0,
-          isLater: flags & 4 != 0))
+          index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias,
+          loadTicks: load, unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0,
+          isAgent: flags & 2 != 0, isLater: flags & 4 != 0))
     }
     return modules
   }

@@ -8,6 +8,7 @@ import EventExport
 import Glibc
 import IndexReader
 import SharedLayout
+import Synchronization
 
 /// A stream of one process's events. `next` is for one thread at a time; `cancel` for any.
 public final class EventStream: Sendable {
@@ -19,6 +20,7 @@ public final class EventStream: Sendable {
   private let exporter: EventExporter
   private let queue: EventQueue
   private let subscription: EventExporter.Subscription
+  private let hasSaidLosses = Atomic(false)
 
   /// Begins: turns the process's events on. `onNews` is called, on another thread, when `next` has something new to give
   /// after it gave everything; it must not wait.
@@ -54,6 +56,7 @@ public final class EventStream: Sendable {
     let (entries, end) = queue.take()
     guard !entries.isEmpty || end != nil else { return ([], nil) }
     var report = EventReport(view, form: form, stacks: stacks, filter: filter, wrappers: wrappers)
+    if !hasSaidLosses.exchange(true, ordering: .relaxed) { report.append(Losses(of: view.shared.segment)) }
     for entry in Self.sorted(entries) {
       switch entry {
       case .record(let record, let ring, let position):

@@ -8,7 +8,6 @@
 // mapped where the module lies; what was held open for later. The links lead to files that were removed, replaced, never had a name,
 // or lie in another mount namespace.
 
-import ByteText
 import CLibdw
 import Glibc
 
@@ -24,8 +23,7 @@ struct DebugFileSearch: Sendable {
 
   /// The file that was loaded, if it is still there; else why there is none.
   func moduleFile(_ module: ModuleReference) -> Result<ObjectFile, NameLoss> {
-    let path = module.path.originalBytes
-    let isPath = path.first == UInt8(ascii: "/")
+    let isPath = module.path.utf8.first == UInt8(ascii: "/")
     var loss = isPath ? NameLoss.gone : .noPath
     func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
       guard let file else { return nil }
@@ -35,11 +33,11 @@ struct DebugFileSearch: Sendable {
       return nil
     }
     if isPath, !module.isDeleted {
-      if let file = check(ObjectFile(path: path)) { return .success(file) }
+      if let file = check(ObjectFile(path: module.path)) { return .success(file) }
       if loss == .gone, errno == EACCES { loss = .notPermitted }
     }
     if let process = module.process, let view = ProcessFiles(process) {
-      if isPath, !module.isDeleted, let file = check(view.file(atPath: path)) { return .success(file) }
+      if isPath, !module.isDeleted, let file = check(view.file(atPath: module.path)) { return .success(file) }
       if module.isMain, let file = check(view.executable, isMapped: true) { return .success(file) }
       if let file = check(view.file(mappedAt: module.start), isMapped: true) { return .success(file) }
     }
@@ -74,12 +72,10 @@ struct DebugFileSearch: Sendable {
     guard let file, let link = file.debugLink, !link.name.isEmpty, !link.name.utf8.contains(UInt8(ascii: "/")) else {
       return nil
     }
-    let name = Array(link.name.utf8)
-    var places: [[UInt8]] = []
-    for directory in Set([parent(of: file.path), parent(of: module.path.originalBytes)]) {
-      let slash = Array("/".utf8)
-      places += [directory + slash + name, directory + Array("/.debug/".utf8) + name]
-      places += roots.map { Array($0.utf8) + directory + slash + name }
+    var places: [String] = []
+    for directory in Set([parent(of: file.path), parent(of: module.path)]) {
+      places += ["\(directory)/\(link.name)", "\(directory)/.debug/\(link.name)"]
+      places += roots.map { "\($0)\(directory)/\(link.name)" }
     }
     for path in places where path != file.path {
       guard let candidate = ObjectFile(path: path) else { continue }
@@ -95,9 +91,7 @@ struct DebugFileSearch: Sendable {
   /// The file that `dwz` moved the common part of a debug file's DWARF to. `name` is what .gnu_debugaltlink says.
   func commonDebugFile(name: String, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
     if let found = byBuildID(buildID, kind: .common) { return found }
-    let path =
-      name.utf8.first == UInt8(ascii: "/")
-      ? Array(name.utf8) : parent(of: referringFile.path) + Array("/\(name)".utf8)
+    let path = name.utf8.first == UInt8(ascii: "/") ? name : "\(parent(of: referringFile.path))/\(name)"
     guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
       return nil
     }
@@ -133,7 +127,7 @@ struct DebugFileSearch: Sendable {
     let digits = id.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }
     let name = ".build-id/\(digits[0])/\(digits[1...].joined()).debug"
     for root in roots {
-      if let file = ObjectFile(path: Array("\(root)/\(name)".utf8), kind: kind), file.buildID == id { return file }
+      if let file = ObjectFile(path: "\(root)/\(name)", kind: kind), file.buildID == id { return file }
     }
     return nil
   }
@@ -147,8 +141,8 @@ struct DebugFileSearch: Sendable {
       && (end &+ page - 1) & ~(page - 1) == (span.end &+ page - 1) & ~(page - 1)
   }
 
-  private func parent(of path: [UInt8]) -> [UInt8] {
-    guard let slash = path.lastIndex(of: UInt8(ascii: "/")) else { return Array(".".utf8) }
-    return Array(path[..<slash])
+  private func parent(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return String(path[..<slash])
   }
 }

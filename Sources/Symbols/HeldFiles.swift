@@ -7,8 +7,8 @@ import Synchronization
 public final class HeldFiles: Sendable {
   private final class Held: Sendable {
     let file: OpenFile
-    let path: [UInt8]
-    init(_ file: consuming OpenFile, path: [UInt8]) {
+    let path: String
+    init(_ file: consuming OpenFile, path: String) {
       self.file = file
       self.path = path
     }

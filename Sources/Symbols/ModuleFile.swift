@@ -9,7 +9,7 @@ public struct ModuleFile {
 
   /// Nil if the file can't be read or is none.
   public init?(path: String) {
-    guard let file = ObjectFile(path: path.originalBytes) else { return nil }
+    guard let file = ObjectFile(path: path) else { return nil }
     self.file = file
   }
 

@@ -27,7 +27,7 @@ public struct ModuleReference: Hashable, Sendable {
   /// A process, by what tells it from a later one of its id.
   public struct Process: Hashable, Sendable {
     public var id: Int32
-    /// Clock ticks since boot, field 22 of /proc/PID/stat.
+    /// Clock ticks since boot, field 22 of /proc/PID/stat, as it reads for the caller.
     public var startTime: UInt64
     /// The user that it belongs to. What it has mapped and this user may not read is not read for others.
     public var ownerID: UInt32

@@ -20,13 +20,10 @@ struct OpenFile: ~Copyable, Sendable {
   var size: Int { Int(state.size) }
 
   /// Nil if there is no regular file at `path` that we may read. `directory`: what a relative path starts from.
-  init?(path: [UInt8], in directory: Int32 = AT_FDCWD) {
+  init?(path: String, in directory: Int32 = AT_FDCWD) {
     // O_NONBLOCK: a FIFO that was put in the file's place must not stop us before fstat can tell.
     let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
-    let descriptor = (path + [0]).withUnsafeBufferPointer { bytes in
-      bytes.withMemoryRebound(to: CChar.self) { openat(directory, $0.baseAddress!, flags) }
-    }
-    self.init(adopting: descriptor)
+    self.init(adopting: openat(directory, path.originalPath, flags))
   }
 
   private init?(adopting descriptor: Int32) {
@@ -81,7 +78,8 @@ struct OpenFile: ~Copyable, Sendable {
 
 /// An ELF executable, shared object or debug file of either; or an image of one in memory.
 final class ObjectFile {
-  let path: [UInt8]
+  /// By its bytes (ByteText).
+  let path: String
   let elf: OpaquePointer
   /// Nil after `closeDescriptor`, and for an image.
   private var file: OpenFile?
@@ -91,8 +89,8 @@ final class ObjectFile {
   private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
   /// Bytes.
   let size: Int
-  /// As of the opening.
-  let state: FileState
+  /// As of the opening; nil for an image.
+  let state: FileState?
   /// Empty if it has none.
   let buildID: [UInt8]
   let sections: [Section]
@@ -132,13 +130,13 @@ final class ObjectFile {
   }
 
   /// Nil if the file can't be read or isn't an ELF file of this kind.
-  convenience init?(path: [UInt8], kind: Kind = .module) {
+  convenience init?(path: String, kind: Kind = .module) {
     guard let file = OpenFile(path: path) else { return nil }
     self.init(file, path: path, kind: kind)
   }
 
   /// `path`: what led to the file.
-  init?(_ file: consuming OpenFile, path: [UInt8], kind: Kind = .module) {
+  init?(_ file: consuming OpenFile, path: String, kind: Kind = .module) {
     guard elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
     guard Self.isUsable(elf, kind) else {
@@ -170,6 +168,7 @@ final class ObjectFile {
     (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
     self.path = path
     size = image.count
+    state = nil
     self.image = image
   }
 

@@ -23,22 +23,22 @@ struct ProcessFiles: ~Copyable {
   deinit { close(directory) }
 
   /// The file that the process knows as `path`.
-  func file(atPath path: [UInt8]) -> ObjectFile? { firstTask { open(Array("\($0)root".utf8) + path) } }
+  func file(atPath path: String) -> ObjectFile? { firstTask { open("\($0)root\(path)") } }
 
   /// What it executes.
-  var executable: ObjectFile? { isSameProcess ? firstTask { open(Array("\($0)exe".utf8)) } : nil }
+  var executable: ObjectFile? { isSameProcess ? firstTask { open("\($0)exe") } : nil }
 
   /// The file of the mapping that begins at `address`.
   func file(mappedAt address: UInt64) -> ObjectFile? {
     guard isSameProcess else { return nil }
     let prefix = String(address, radix: 16) + "-"
     guard let name = names(in: "map_files", where: { $0.hasPrefix(prefix) }).first else { return nil }
-    return open(Array("map_files/\(name)".utf8))
+    return open("map_files/\(name)")
   }
 
-  private func open(_ path: [UInt8]) -> ObjectFile? {
+  private func open(_ path: String) -> ObjectFile? {
     guard let file = OpenFile(path: path, in: directory), file.isReadable(by: process.ownerID) else { return nil }
-    return ObjectFile(file, path: Array("/proc/\(process.id)/".utf8) + path)
+    return ObjectFile(file, path: "/proc/\(process.id)/\(path)")
   }
 
   private func firstTask<Found>(_ body: (String) -> Found?) -> Found? {

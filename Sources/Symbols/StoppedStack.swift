@@ -32,13 +32,13 @@ public struct StoppedStack: Sendable {
   private static let copyLimit: UInt64 = 32 << 20
   private static let frameLimit: Int32 = 20_000
 
-  /// Stops `thread` of `process` for as long as it takes to copy its stack up to `stackEnd`, lets it go, and finds the frame that
+  /// Stops `thread` for as long as it takes to copy its stack up to `stackEnd`, lets it go, and finds the frame that
   /// holds `address`. A thread that is stopped may see a system call end with EINTR, as after SIGSTOP and SIGCONT.
-  public init(
-    process: Int32, thread: UInt32, stackEnd: UInt64, address: UInt64
-  ) throws(Failure) {
+  public init(thread: UInt32, stackEnd: UInt64, address: UInt64) throws(Failure) {
     var copy = stopped_thread()
-    stopped_thread_copy(process, Int32(bitPattern: thread), stackEnd, Self.copyLimit, &copy)
+    // Memory and modules, too, are read by the thread's own id: the process's first thread may have ended, and has none then.
+    let thread = Int32(bitPattern: thread)
+    stopped_thread_copy(thread, thread, stackEnd, Self.copyLimit, &copy)
     defer { stopped_thread_free(&copy) }
     switch copy.failure {
     case STOPPED_THREAD_OK: break
@@ -51,7 +51,7 @@ public struct StoppedStack: Sendable {
     seconds = Double(copy.nanoseconds) / 1e9
     let found = [stopped_frame](unsafeUninitializedCapacity: Int(Self.frameLimit)) { buffer, count in
       let frames = stopped_thread_unwind(
-        &copy, process, Int32(bitPattern: thread), address, buffer.baseAddress!, Self.frameLimit)
+        &copy, thread, thread, address, buffer.baseAddress!, Self.frameLimit)
       count = Int(max(0, frames))
     }
     frames = found.map { frame in

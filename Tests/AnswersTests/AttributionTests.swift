@@ -26,7 +26,8 @@ struct AttributionTests {
     let address = Self.address(of: "qsort")
     let index = try #require(maps.index(containing: address))
     let file = try #require(maps.file(behind: index))
-    let library = try #require(ELFFiles().module(
+    let library = try #require(
+      ELFFiles().module(
         of: file, at: address, in: maps,
         of: ModuleReference.Process(id: getpid(), startTime: 0, ownerID: getuid()), since: .infinity))
     segment.addModule(

@@ -40,12 +40,13 @@ extension EndToEnd {
       /// unless the allocator has them.
       static func cpp(
         _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false, allocator: String? = nil,
-        tellsFunctions: Bool = true,
+        tellsFunctions: Bool = true, isLibc: (@Sendable (UInt32) -> Bool)? = nil, largest: Int? = nil,
         with library: @escaping @Sendable () throws -> [String] = { [] }
       ) -> Row {
         Row(
           testDescription: "C++, \(name)", source: "truth.cpp", options: { options + (try library()) },
-          arguments: ["3", "90000", "2", "6", "none"], hooked: hooked, isLibc: { $0 >= 10 && !hasOperators },
+          arguments: ["3", "90000", "2", "6", "none"] + (largest.map { ["\($0)"] } ?? []), hooked: hooked,
+          isLibc: isLibc ?? { $0 >= 10 && !hasOperators },
           tellsFunctions: tellsFunctions, allocator: allocator)
       }
       static func rust(
@@ -64,6 +65,7 @@ extension EndToEnd {
       [try StaticAllocators.jemalloc(prefix: "_rjem_"), "-lm", "-lc"]
     }
     private static let own = Programs.source("own_allocator.cpp")
+    private static let tight = Programs.source("tight_allocator.cpp")
 
     static let rows: [Row] = [
       .c("jemalloc, _rjem_", ["-DJEMALLOC", "-DPREFIX=_rjem_"], hooked: 12, allocator: "jemalloc", with: rjem),
@@ -117,6 +119,13 @@ extension EndToEnd {
       .cpp(
         "a hidden bump allocator, at a fixed address", ["-DOWN_NAMES", "-DBUMP", "-no-pie", "-fvisibility=hidden", own]),
       .cpp("hidden free lists, with landing pads", ["-DOWN_NAMES", "-fcf-protection", "-fvisibility=hidden", own]),
+      .cpp("blocks side by side at multiples of 8, hidden", ["-DOWN_NAMES", "-fvisibility=hidden", tight]),
+      .cpp(
+        "blocks side by side at multiples of 8, up to 64 bytes", ["-DOWN_NAMES", "-fvisibility=hidden", tight],
+        largest: 64),
+      .cpp(
+        "blocks side by side at multiples of 8, for all callers", ["-rdynamic", tight], isLibc: { _ in false },
+        largest: 200),
       .cpp(
         "hidden jemalloc, operators too", ["-DOWN_NAMES"], hooked: 15, hasOperators: true,
         with: { ["-l:libjemalloc_pic.a", "-lm", "-Wl,--exclude-libs,ALL"] }),

@@ -32,10 +32,13 @@ extension EndToEnd {
       return history
     }
 
-    @Test("the events of a program that does everything, sorted by stamp, are what it did")
-    func truth() throws {
+    @Test(
+      "the events of a program that does everything, sorted by stamp, are what it did",
+      arguments: [(Allocator.glibc, []), (.jemalloc, ["64"]), (.tcmalloc, ["200"])])
+    func truth(allocator: Allocator, largest: [String]) throws {
+      try allocator.require()
       let program = try RecordingProgram(
-        [Programs.path("truth.cpp"), "4", "100000", "2", "11", "none"],
+        [Programs.path("truth.cpp"), "4", "100000", "2", "11", "none"] + largest, below: allocator.library,
         environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "64M"])
       _ = try program.reach(0)
       let segment = try program.openSegment()

@@ -71,11 +71,14 @@ extension EndToEnd {
     @Test(
       "a child that is followed has an exact copy of the index, and goes on from there",
       arguments: [
-        ("fork", 8, 12), ("fork", 64, 3), ("fork", 0, 9), ("_Fork", 8, 6), ("signal", 0, 40), ("handler", 8, 30),
+        ("fork", 8, 12, Allocator.glibc), ("fork", 64, 3, .glibc), ("fork", 0, 9, .glibc), ("_Fork", 8, 6, .glibc),
+        ("signal", 0, 40, .glibc), ("handler", 8, 30, .glibc), ("fork", 8, 9, .jemalloc), ("fork", 4, 6, .tcmalloc),
       ])
-    func followed(way: String, threads: Int, children: Int) throws {
+    func followed(way: String, threads: Int, children: Int, allocator: Allocator) throws {
+      try allocator.require()
       let program = try RecordingProgram(
-        [Programs.path("heirs.c"), way, "\(threads)", "\(children)"], environment: ["ALLOCS_FOLLOW": "1"])
+        [Programs.path("heirs.c"), way, "\(threads)", "\(children)"], below: allocator.library,
+        environment: ["ALLOCS_FOLLOW": "1"])
       _ = try program.process.readLines(until: "checkpoint 0")
       let segment = try program.openSegment()
       try program.proceed()

@@ -39,8 +39,11 @@ extension EndToEnd {
         .type allocate,@function
         .cfi_sections .eh_frame
         allocate:
+          jmp .Lallocate
+        .size allocate, .-allocate
         .type "f\\033[31m\\302\\233\\342\\200\\256g",@function
         "f\\033[31m\\302\\233\\342\\200\\256g":
+        .Lallocate:
         .cfi_startproc
           subq $8, %rsp
           .cfi_adjust_cfa_offset 8
@@ -51,7 +54,6 @@ extension EndToEnd {
           ret
         .cfi_endproc
         .size "f\\033[31m\\302\\233\\342\\200\\256g", .-"f\\033[31m\\302\\233\\342\\200\\256g"
-        .size allocate, .-allocate
         .section .note.GNU-stack,"",@progbits
         """, to: "evil.s")
       let source = try directory.write(
@@ -177,7 +179,8 @@ extension EndToEnd {
     @Test("allocsd's errors of usage are like allocsctl's")
     func serverUsage() throws {
       for arguments in [
-        ["--nope"], ["nope"], ["--socket"], ["--log-level", "loud"], ["--keep-dead-for", "soon"], ["--idle-timeout", "0"],
+        ["--nope"], ["nope"], ["--socket"], ["--log-level", "loud"], ["--keep-dead-for", "soon"],
+        ["--idle-timeout", "0"],
         ["--export", "file"], ["--export-lossless"], ["--max-open-segments", "x"], ["--nope\u{1b}[31m"],
       ] {
         let outcome = try ChildProcess.run([Installation.path(of: "allocsd")] + arguments)
@@ -206,10 +209,13 @@ extension EndToEnd {
       }
     }
 
-    @Test("what is advised can be followed: for a live process, for one that has ended, and for the segment of another version")
+    @Test(
+      "what is advised can be followed: for a live process, for one that has ended, and for the segment of another version"
+    )
     func advice() throws {
       let program = try Stationary()
-      try expectError(["history", program.pid, "0x10"], status: 1, "allocsctl record \(program.pid)", in: program.directory)
+      try expectError(
+        ["history", program.pid, "0x10"], status: 1, "allocsctl record \(program.pid)", in: program.directory)
       program.process.signal(SIGKILL)
       _ = try program.process.wait()
       let history = try expectError(
@@ -238,7 +244,8 @@ extension EndToEnd {
       let count = all.output.split(separator: "\n").count { $0.contains(" ago: ") }
       try #require(count >= 1)
       if count > 1 {
-        let text = try Tool.control(["history", program.pid, address, "--limit", "\(count - 1)"], in: program.directory)
+        let text = try Tool.control(
+          ["history", program.pid, address, "--limit", "\(count - 1)"], in: program.directory)
         #expect(text.output.contains("… and 1 older event\n"), "\(text.output)")
       }
     }

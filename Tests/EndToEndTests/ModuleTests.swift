@@ -36,7 +36,9 @@ private final class Loader {
   }
 
   /// What is said of a block.
-  func answer(_ block: String, socket: String? = nil) throws -> (functions: [String], reasons: Set<String>, text: String) {
+  func answer(_ block: String, socket: String? = nil) throws -> (
+    functions: [String], reasons: Set<String>, text: String
+  ) {
     let pid = "\(process.pid)"
     let outcome = try Tool.control(["query", pid, block, "--json"], in: directory, socket: socket)
     let text = try Tool.control(["query", pid, block], in: directory, socket: socket)
@@ -47,7 +49,9 @@ private final class Loader {
     )
   }
 
-  func functions(_ block: String, socket: String? = nil) throws -> [String] { try answer(block, socket: socket).functions }
+  func functions(_ block: String, socket: String? = nil) throws -> [String] {
+    try answer(block, socket: socket).functions
+  }
 }
 
 /// A copy of `module.c` with this function, under a name of its own.
@@ -107,7 +111,9 @@ extension EndToEnd {
       #expect(dead.text.contains("no names of plugin.so: ") && dead.text.contains(isTold), "\(dead.text)")
     }
 
-    @Test("an executable that was removed, or built anew, has its names while it runs", arguments: [true, false], [true, false])
+    @Test(
+      "an executable that was removed, or built anew, has its names while it runs", arguments: [true, false],
+      [true, false])
     func executable(hasBuildID: Bool, isReplaced: Bool) throws {
       let files = try TestDirectory()
       let path = try program("alpha", hasBuildID: hasBuildID, as: "program", in: files)
@@ -149,7 +155,9 @@ extension EndToEnd {
       try FileManager.default.removeItem(atPath: files.file("program"))
       let server = try Server(loader.directory)
       let limit = Date().addingTimeInterval(60)
-      while try server.request("/metrics").body.contains("allocsd_files_held 2") == false, Date() < limit { usleep(50_000) }
+      while try server.request("/metrics").body.contains("allocsd_files_held 2") == false, Date() < limit {
+        usleep(50_000)
+      }
       try loader.kill()
       #expect(try loader.functions(blocks[0], socket: server.socket).first == "beta")
       #expect(try loader.functions(blocks[1], socket: server.socket).first == "alpha")
@@ -157,7 +165,9 @@ extension EndToEnd {
       #expect(try loader.functions(blocks[1]).first == "?")
     }
 
-    @Test("a file that only the program's mount namespace has gives its names, and one outside does not", arguments: [true, false])
+    @Test(
+      "a file that only the program's mount namespace has gives its names, and one outside does not",
+      arguments: [true, false])
     func mountNamespace(hasBuildID: Bool) throws {
       try #require(getuid() == 0, "mounting is for root only")
       let files = try TestDirectory()
@@ -187,7 +197,8 @@ extension EndToEnd {
       _ = try loader.say("directory \(files.path)")
       if !name.hasSuffix("plugin.so") {
         let full = Array((files.path + "/").utf8) + target + [0]
-        #expect(full.withUnsafeBufferPointer { $0.withMemoryRebound(to: CChar.self) { rename(path, $0.baseAddress!) } } == 0)
+        #expect(
+          full.withUnsafeBufferPointer { $0.withMemoryRebound(to: CChar.self) { rename(path, $0.baseAddress!) } } == 0)
       }
       let block = try loader.say("load \(name)")[0]
       _ = try loader.say("directory /")
@@ -219,7 +230,8 @@ extension EndToEnd {
 
     // MARK: many
 
-    @Test("two libraries in turns at one place are told apart, and take no more entries than two", arguments: [true, false])
+    @Test(
+      "two libraries in turns at one place are told apart, and take no more entries than two", arguments: [true, false])
     func turns(hasBuildID: Bool) throws {
       let files = try TestDirectory()
       let first = try library("alpha", hasBuildID: hasBuildID, as: "first.so", in: files)

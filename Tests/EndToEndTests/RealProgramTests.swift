@@ -251,5 +251,56 @@ extension EndToEnd {
       let live = try Sanity.check(directory)
       #expect((live["redis-server"]?.first ?? 0) > 40000)
     }
+
+    @Test("redis-server with jemalloc and small keys takes the memory that it takes, and that of its index, no more")
+    func redisMemory() throws {
+      let server = try installed("redis-server", package: "redis-server")
+      let client = try installed("redis-cli", package: "redis-tools")
+      /// What the keys take: by jemalloc's word, and resident without the index.
+      func run(_ agent: [String: String]) throws -> (used: Int, resident: Int) {
+        let work = try TestDirectory()
+        let socket = work.file("redis.sock")
+        let process = try ChildProcess(
+          [
+            server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", work.path, "--daemonize", "no",
+            "--logfile", work.file("log"), "--enable-debug-command", "yes",
+          ], environment: ChildProcess.baseEnvironment.merging(agent) { $1 })
+        func ask(_ words: String...) throws -> String {
+          try ChildProcess.run([client, "-s", socket] + words).output.trimmingCharacters(in: .whitespacesAndNewlines)
+        }
+        let limit = Date().addingTimeInterval(ChildProcess.patience)
+        while try ask("PING") != "PONG" {
+          guard Date() < limit, !process.hasEnded else {
+            throw HarnessError("redis-server does not answer: \(process.errors)")
+          }
+          usleep(20000)
+        }
+        func measure() throws -> (used: Int, resident: Int) {
+          let said = try ask("INFO", "memory").split(whereSeparator: \.isNewline)
+          let used = said.first { $0.hasPrefix("used_memory:") }?.split(separator: ":").last.flatMap { Int($0) }
+          var (resident, isSegment) = (0, false)
+          for line in try String(contentsOfFile: "/proc/\(process.pid)/smaps", encoding: .utf8).split(separator: "\n") {
+            let words = line.split(separator: " ")
+            if words.count >= 5, words[0].contains("-") { isSegment = line.hasSuffix(".seg") }
+            if words.first == "Rss:", !isSegment { resident += Int(words[1]) ?? 0 }
+          }
+          return (try #require(used), resident * 1024)
+        }
+        let idle = try measure()
+        _ = try ask("DEBUG", "POPULATE", "200000", "k", "4")
+        let full = try measure()
+        _ = try ask("SHUTDOWN", "NOSAVE")
+        #expect(try process.wait().ending == .exit(0))
+        return (full.used - idle.used, full.resident - idle.resident)
+      }
+      let directory = try TestDirectory()
+      let plain = try run([:])
+      let indexed = try run(Installation.agentEnvironment(directory.path))
+      #expect(plain.used > 10_000_000)
+      // What redis itself allocates meanwhile for its clients is never quite the same.
+      #expect(abs(indexed.used - plain.used) < 200_000, "\(indexed.used) bytes, not \(plain.used)")
+      #expect(indexed.resident < plain.resident + 1_500_000, "\(indexed.resident) bytes, not \(plain.resident)")
+      #expect((try Sanity.check(directory)["redis-server"]?.first ?? 0) > 400_000)
+    }
   }
 }

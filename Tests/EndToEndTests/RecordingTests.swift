@@ -30,9 +30,14 @@ private func expectEnd(_ recorder: ChildProcess, interrupting: Bool = false) thr
 extension EndToEnd {
   @Suite("recordings")
   struct Recordings {
-    @Test("what a recording replays is what the program holds, and lost nothing", arguments: [[], ["--zstd"]])
-    func truth(options: [String]) throws {
-      let program = try RecordingProgram([Programs.path("truth.cpp"), "4", "40000", "2", "17", "none"])
+    @Test(
+      "what a recording replays is what the program holds, and lost nothing",
+      arguments: [([], Allocator.glibc), (["--zstd"], .glibc), ([], .jemalloc)])
+    func truth(options: [String], allocator: Allocator) throws {
+      try allocator.require()
+      let program = try RecordingProgram(
+        [Programs.path("truth.cpp"), "4", "40000", "2", "17", "none"] + (allocator == .glibc ? [] : ["64"]),
+        below: allocator.library)
       _ = try program.reach(0)
       try program.proceed()
       _ = try program.reach(1)

@@ -74,10 +74,14 @@ extension EndToEnd {
     /// A setting, its values as the environment has them and as the agent gets them, and values that it can't have.
     private static let values: [(key: String, right: [(String, String)], wrong: [String])] = [
       ("stacks", [("full", "full"), ("Site", "site"), ("CHECK", "check")], ["some", "s", "sites", "full|site", "1"]),
-      ("depth", [("1", "1"), ("128", "128"), ("007", "7")], ["0", "129", "-1", "+1", "ten", "1K", "1.5", "99999999999999999999"]),
+      (
+        "depth", [("1", "1"), ("128", "128"), ("007", "7")],
+        ["0", "129", "-1", "+1", "ten", "1K", "1.5", "99999999999999999999"]
+      ),
       ("events_wait", [("0", "0"), ("10000", "10000")], ["10001", "-1", "1s", "x"]),
       (
-        "ring", [("16K", "16384"), ("16384", "16384"), ("8m", "8388608"), ("1GiB", "1073741824"), ("1g", "1073741824")],
+        "ring",
+        [("16K", "16384"), ("16384", "16384"), ("8m", "8388608"), ("1GiB", "1073741824"), ("1g", "1073741824")],
         ["8G", "1K", "0", "8X", "8 M", "M", "-8M", "16383", "1073741825", "8MB", "99999999999999999999T"]
       ),
       ("events", [("on", "1")], ["maybe", "2", "-1", "ye", "yes ", "onn", "10"]),
@@ -92,7 +96,9 @@ extension EndToEnd {
           let outcome = try run([name: text])
           #expect(lines(outcome).contains("\(name)=\(value)"), "\(name)=\(text): \(outcome)")
         }
-        for text in setting.wrong { expect(try run([name: text]), refuses: ["allocsctl: \(name): \"\(text)\"", "give "]) }
+        for text in setting.wrong {
+          expect(try run([name: text]), refuses: ["allocsctl: \(name): \"\(text)\"", "give "])
+        }
       }
       expect(try run(["ALLOCS_RING": "8G"]), refuses: ["from 16K to 1G"])
       expect(try run(["ALLOCS_DEPTH": "0"]), refuses: ["from 1 to 128"])
@@ -112,7 +118,8 @@ extension EndToEnd {
           expect(try configured("# comment\n\(setting.key) = '\(text)'"), refuses: ["allocs.toml:2: "])
         }
         expect(try configured("\(setting.key) = ['a', 'b']"), refuses: ["allocs.toml:1: ", "wrong kind", setting.key])
-        expect(try configured("\(setting.key) = 1\n\(setting.key) = 2"), refuses: [":2: ", "set twice, first in line 1"])
+        expect(
+          try configured("\(setting.key) = 1\n\(setting.key) = 2"), refuses: [":2: ", "set twice, first in line 1"])
       }
       for (text, line) in [
         ("depth = 128", "ALLOCS_DEPTH=128"), ("events_wait = 0", "ALLOCS_EVENTS_WAIT=0"),
@@ -121,7 +128,9 @@ extension EndToEnd {
         let outcome = try configured(text)
         #expect(lines(outcome).contains(Substring(line)), "\(text): \(outcome)")
       }
-      for text in ["depth = 129", "depth = -1", "events_wait = 10001", "ring = 1", "ring = -1", "ring = true", "events = 2"] {
+      for text in [
+        "depth = 129", "depth = -1", "events_wait = 10001", "ring = 1", "ring = -1", "ring = true", "events = 2",
+      ] {
         expect(try configured(text), refuses: ["allocs.toml:1: ", "give "])
       }
       expect(try configured("event = true"), refuses: ["there is no key \"event\"", "did you mean events?"])
@@ -136,7 +145,8 @@ extension EndToEnd {
       let environment = ["ALLOCS_RING": "2M", "ALLOCS_STACKS": "check", "ALLOCS_CONFIG": file]
       let some = try run(environment)
       #expect(
-        lines(some).isSuperset(of: ["ALLOCS_RING=2097152", "ALLOCS_STACKS=check", "ALLOCS_EVENTS=0", "ALLOCS_FOLLOW=1"]),
+        lines(some).isSuperset(of: ["ALLOCS_RING=2097152", "ALLOCS_STACKS=check", "ALLOCS_EVENTS=0", "ALLOCS_FOLLOW=1"]
+        ),
         "\(some)")
       let all = try run(environment, options: ["--ring", "4m", "--stacks", "full", "--events", "--free-stacks"])
       #expect(
@@ -145,7 +155,8 @@ extension EndToEnd {
         ]), "\(all)")
       expect(try run([:], options: ["--ring", "8G"]), refuses: ["--ring: \"8G\"", "from 16K to 1G"])
       // Options with values, without the --.
-      let outcome = try Tool.control(["run", "--ring", "64K", "--events", "sh", "-c", "echo $ALLOCS_RING"], in: directory)
+      let outcome = try Tool.control(
+        ["run", "--ring", "64K", "--events", "sh", "-c", "echo $ALLOCS_RING"], in: directory)
       #expect(outcome.output == "65536\n", "\(outcome)")
     }
 
@@ -161,14 +172,17 @@ extension EndToEnd {
       #expect(events.contains { $0.kind == .free && $0.context != 0 })
     }
 
-    @Test("a variable whose name is nearly that of a setting is refused with that; other programs' variables are left alone")
+    @Test(
+      "a variable whose name is nearly that of a setting is refused with that; other programs' variables are left alone"
+    )
     func names() throws {
       for (wrong, right) in [
         ("EVENT", "EVENTS"), ("EVENTS_", "EVENTS"), ("EVNETS", "EVENTS"), ("events", "EVENTS"), ("RINGS", "RING"),
         ("RING_SIZE", "RING"), ("RNIG", "RING"), ("FOLOW", "FOLLOW"), ("FOLLOW_FORK", "FOLLOW"), ("STACK", "STACKS"),
         ("STACK_DEPTH", "DEPTH"), ("DEPHT", "DEPTH"), ("FREESTACKS", "FREE_STACKS"), ("FREE_STACK", "FREE_STACKS"),
         ("EVENT_WAIT", "EVENTS_WAIT"), ("SUBALLOCS", "SUBALLOC"), ("WRAPPER", "WRAPPERS"), ("LEVELS", "LEVEL"),
-        ("DIRECTORY", "DIR"), ("VERBOS", "VERBOSE"), ("VERBOSITY", "VERBOSE"), ("CONFG", "CONFIG"), ("SOCKETS", "SOCKET"),
+        ("DIRECTORY", "DIR"), ("VERBOS", "VERBOSE"), ("VERBOSITY", "VERBOSE"), ("CONFG", "CONFIG"),
+        ("SOCKETS", "SOCKET"),
       ] {
         expect(
           try run(["ALLOCS_\(wrong)": "1"]),
@@ -181,7 +195,8 @@ extension EndToEnd {
     @Test("a value that the agent can't read, preloaded by hand, is left out, counted, and said on request")
     func byHand() throws {
       for (name, text) in [
-        ("EVENTS", "maybe"), ("FOLLOW", "2"), ("STACKS", "sight"), ("STACKS", "checked"), ("DEPTH", "0"), ("DEPTH", "12x"),
+        ("EVENTS", "maybe"), ("FOLLOW", "2"), ("STACKS", "sight"), ("STACKS", "checked"), ("DEPTH", "0"),
+        ("DEPTH", "12x"),
         ("RING", "8G"), ("RING", "8X"), ("EVENTS_WAIT", "-1"), ("FREE_STACKS", "y"),
       ] {
         let directory = try TestDirectory()
@@ -199,7 +214,9 @@ extension EndToEnd {
       }
       let directory = try TestDirectory()
       var environment = try Installation.agentEnvironment(directory.path)
-      for name in ["EVENTS", "FOLLOW", "STACKS", "DEPTH", "RING", "LEVEL", "VERBOSE"] { environment["ALLOCS_\(name)"] = "" }
+      for name in ["EVENTS", "FOLLOW", "STACKS", "DEPTH", "RING", "LEVEL", "VERBOSE"] {
+        environment["ALLOCS_\(name)"] = ""
+      }
       #expect(try ChildProcess.run(["true"], environment: environment).errors == "")
       #expect(try Segment(path: #require(directory.segments().first)).counter("settings_refused") == 0)
     }
@@ -209,7 +226,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let file = try directory.write("", to: "file")
       for (path, words) in [
-        ("/nonexistent/index", "No such file"), (file, "Not a directory"), ("/proc", ""), ("/proc/self/fd", ""),
+        ("/nonexistent/index", "No such file"), (file, "Not a directory"), ("/proc", "No such file"), ("/proc/self/fd", "No such file"),
         ("\(file)/x", "Not a directory"),
       ] {
         let outcome = try run(["ALLOCS_DIR": path], ["echo", "started"])
@@ -234,7 +251,8 @@ extension EndToEnd {
       var environment = try Installation.agentEnvironment("/nonexistent")
       environment["ALLOCS_VERBOSE"] = "on"
       let none = try ChildProcess.run(["true"], environment: environment)
-      #expect(none.errors.contains("cannot open the segment directory (no such file or directory) — "), "\(none.errors)")
+      #expect(
+        none.errors.contains("cannot open the segment directory (no such file or directory) — "), "\(none.errors)")
       environment["ALLOCS_DIR"] = "/etc/passwd"
       let file = try ChildProcess.run(["true"], environment: environment)
       #expect(file.errors.contains("(not a directory)"), "\(file.errors)")

@@ -13,7 +13,7 @@ extension EndToEnd {
     /// Runs the program and compares at each check point; returns what it said at its end.
     private func run(
       allocator: Allocator, linked: Bool = false, children: String = "none", threads: Int = 4,
-      operations: Int = Truth.operations, checkpoints: Int = Truth.checkpoints, seed: Int = 1
+      operations: Int = Truth.operations, checkpoints: Int = Truth.checkpoints, seed: Int = 1, largest: Int? = nil
     ) throws -> [String] {
       try allocator.require()
       let options = linked ? ["-Wl,--no-as-needed", "-l:\(allocator.library!)"] : []
@@ -21,7 +21,7 @@ extension EndToEnd {
         [
           Programs.path("truth.cpp", options: options), "\(threads)", "\(operations)", "\(checkpoints)", "\(seed)",
           children,
-        ], below: linked ? nil : allocator.library)
+        ] + (largest.map { ["\($0)"] } ?? []), below: linked ? nil : allocator.library)
       _ = try program.reach(0)
       let segment = try program.openSegment()
       let baseline = segment.allAllocations()
@@ -30,7 +30,8 @@ extension EndToEnd {
       for checkpoint in 1...checkpoints {
         let record = try program.reach(checkpoint)
         #expect(record.blocks.count > 5000)
-        let comparison = Comparison(record: record, baseline: baseline, allocatorPrefix: allocator.modulePrefix)
+        var comparison = Comparison(record: record, baseline: baseline, allocatorPrefix: allocator.modulePrefix)
+        comparison.looksAtEachByte = largest != nil
         let differences = comparison.differences(in: segment)
         #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
         if children == "none" { compareCounts(program.said, before: counted, in: segment) }
@@ -43,6 +44,40 @@ extension EndToEnd {
       }
       try program.finish()
       return program.said
+    }
+
+    @Test(
+      "blocks of 0 to 64 bytes, side by side and changing their size in every order, are told apart at each byte",
+      arguments: Allocator.allCases)
+    func small(allocator: Allocator) throws {
+      _ = try run(allocator: allocator, operations: 500_000, checkpoints: 2, seed: 8, largest: 64)
+    }
+
+    @Test(
+      "children leave no trace in the index of small blocks while other threads allocate",
+      arguments: [Allocator.jemalloc, .tcmalloc])
+    func smallAndChildren(allocator: Allocator) throws {
+      _ = try run(
+        allocator: allocator, children: "spawn", operations: 200_000, checkpoints: 1, seed: 9, largest: 64)
+    }
+
+    @Test(
+      "what an allocator makes of a request is what it makes of it without the agent, and no neighbour is touched",
+      arguments: Allocator.allCases)
+    func usableSizes(allocator: Allocator) throws {
+      try allocator.require()
+      let program = [try Programs.path("usable.c")]
+      let directory = try TestDirectory()
+      var plain = ChildProcess.baseEnvironment
+      if let library = allocator.library { plain["LD_PRELOAD"] = library }
+      let without = try ChildProcess.run(program, environment: plain)
+      let under = try ChildProcess.run(
+        program,
+        environment: ChildProcess.baseEnvironment.merging(
+          try Installation.agentEnvironment(directory.path, below: allocator.library)) { $1 })
+      #expect(without.ending == .exit(0) && without.output.count > 10_000)
+      #expect(!without.output.contains("overwritten"))
+      #expect(under == without)
     }
 
     /// Allocations and frees that the index has counted for each thread.

@@ -1,4 +1,4 @@
-// Blocks that lie closer than 32 bytes, or at no multiple of 16, have fine slots: they are allocations among the others.
+// Blocks that may share 32 bytes with others, or lie at no multiple of 16, have fine slots: they are allocations among the others.
 
 import IndexReader
 import SharedLayout
@@ -96,7 +96,7 @@ struct FineSlotTests {
       address = (address + 7) & ~7
       let size = next(4) == 0 ? next(300) : next(40)
       // As the agent decides it, for an allocator that is not glibc's.
-      let isFine = address % 16 != 0 || size < 32
+      let isFine = address % 16 != 0 || size <= 16
       if next(3) != 0 {
         if isFine { synthetic.allocateFine(address, size: size) } else { synthetic.allocate(address, size: size) }
         live.append((address, size))

@@ -3,6 +3,7 @@
 import CLibrary
 import Glibc
 import IndexReader
+import SharedLayout
 import Testing
 
 /// A directory of its own, removed with all that is in it.
@@ -249,6 +250,136 @@ struct RetentionTests {
     #expect(SegmentDirectory.sweep(all, in: [directory.path]).removed.isEmpty)
     #expect(directory.has("precious"))
     #expect(directory.has("\(nobody).3.seg"))
+  }
+
+  /// An agent's lock of a segment, which lasts as long as the opening of the file by which it was taken.
+  private func locking(_ path: String) throws -> Int32 {
+    let file = open(path, O_RDWR | O_CLOEXEC)
+    var lock = flock(l_type: Int16(F_WRLCK), l_whence: Int16(SEEK_SET), l_start: 0, l_len: 1, l_pid: 0)
+    try #require(file >= 0 && fcntl(file, allocs_set_lock_of_opening, &lock) == 0)
+    return file
+  }
+
+  @Test("a segment that somebody holds is a live process's, in whatever namespace that is, and is not swept away")
+  func held() throws {
+    let directory = Directory()
+    let path = directory.add(nobody, 8)
+    let all = RetentionPolicy(maximumAge: 0, maximumBytes: 0, maximumCount: 0)
+    let file = try locking(path)
+    #expect(try SegmentDirectory.list(in: [directory.path]).map(\.isLive) == [true])
+    #expect(try SegmentDirectory.find(processID: nobody, in: [directory.path])?.isLive == true)
+    #expect(try Segment(path: path).isProcessAlive)
+    #expect(SegmentDirectory.sweep(all, in: [directory.path]).removed.isEmpty)
+    #expect(try SegmentDirectory.prune(olderThan: 0, in: [directory.path], ofUser: nil, isTrial: false).removed.isEmpty)
+    // A sweep of an earlier version has marked it dead.
+    chmod(path, 0o400)
+    #expect(SegmentDirectory.sweep(all, in: [directory.path]).removed.isEmpty)
+    close(file)
+    #expect(try SegmentDirectory.list(in: [directory.path]).map(\.isLive) == [false])
+    #expect(SegmentDirectory.sweep(all, in: [directory.path]).removed.map(\.processID) == [nobody])
+  }
+
+  @Test("a segment that another process has mapped as an agent does, without a lock, is not swept away")
+  func mapped() throws {
+    let directory = Directory()
+    let path = directory.add(nobody, 8)
+    var child: pid_t = 0
+    let script = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 4096); sys.stdin.read()"
+    let words = ["/usr/bin/python3", "-c", script, path]
+    let arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
+    defer { for argument in arguments { free(argument) } }
+    var ends: [Int32] = [0, 0]
+    try #require(pipe(&ends) == 0)
+    _ = fcntl(ends[1], F_SETFD, FD_CLOEXEC)
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
+    try #require(posix_spawn(&child, words[0], &actions, nil, arguments, environ) == 0)
+    defer {
+      for end in ends { close(end) }
+      var status: Int32 = 0
+      waitpid(child, &status, 0)
+    }
+    let name = SegmentFile.name(processID: nobody, startTime: 8)
+    func isMapped() -> Bool {
+      guard let file = fopen("/proc/\(child)/maps", "r") else { return false }
+      defer { fclose(file) }
+      var line = [CChar](repeating: 0, count: 8192)
+      while fgets(&line, Int32(line.count), file) != nil {
+        if String(cString: line).contains(name) { return true }
+      }
+      return false
+    }
+    while !isMapped() { usleep(1000) }
+    let all = RetentionPolicy(maximumAge: 0, maximumBytes: 0, maximumCount: 0)
+    let swept = SegmentDirectory.sweep(all, in: [directory.path])
+    #expect(swept.removed.isEmpty && swept.kept.map(\.processID) == [nobody])
+    #expect(directory.has(name))
+  }
+
+  @Test("the start time of a process in another time namespace is known by the header, to within a tick")
+  func otherTime() throws {
+    let directory = Directory()
+    let start = try #require(ownStartTime())
+    let segment = SyntheticSegment(
+      processID: getpid(), startTime: start + 1_000_000, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: start + 1_000_000))
+    func isLive() throws -> Bool? { try SegmentDirectory.find(processID: getpid(), in: [directory.path])?.isLive }
+    #expect(try isLive() == false)
+    segment.header.pointee.identity = ALLOCS_IDENTITY_CLOCKS.rawValue
+    for (offset, isRight) in [
+      (10_000_000_000_000, true), (10_000_004_000_000, true), (9_999_996_000_000, true), (10_000_030_000_000, false),
+      (0, false), (.max, false), (.min, false),
+    ] as [(Int64, Bool)] {
+      segment.header.pointee.boottime_offset = offset
+      #expect(try isLive() == isRight, "\(offset)")
+      #expect(try Segment(path: segment.path).isProcessAlive == isRight, "\(offset)")
+    }
+    segment.header.pointee.start_time = .max
+    segment.header.pointee.boottime_offset = .min
+    #expect(try !Segment(path: segment.path).isProcessAlive)
+  }
+
+  @Test("offsets of clocks as the kernel writes them, and what it doesn't write")
+  func offsets() {
+    let text = "monotonic          -600         0\nboottime          86400 500000000\n"
+    #expect(ClockOffsets(text: text) == ClockOffsets(monotonic: -600_000_000_000, boottime: 86_400_500_000_000))
+    // Negative, with nanoseconds that are not: half a second below zero.
+    #expect(ClockOffsets(text: "monotonic -1 500000000\nboottime 0 0\n")?.monotonic == -500_000_000)
+    for nonsense in ["", "monotonic 1 1", "monotonic x 0\nboottime 0 0", "monotonic 9223372036854775807 0\nboottime 0 0"] {
+      #expect(ClockOffsets(text: nonsense) == nil, "\(nonsense)")
+    }
+  }
+
+  @Test("a server's mark says who sweeps a directory for as long as the server has it; another user's file by that name says nothing")
+  func marks() throws {
+    let directory = Directory()
+    func keeps() -> Bool {
+      directory.add(nobody, 8)
+      SegmentDirectory.sweepUnlessServed(
+        RetentionPolicy(maximumAge: 0, maximumBytes: 0, maximumCount: 0), in: [directory.path])
+      return directory.has(SegmentFile.name(processID: nobody, startTime: 8))
+    }
+    #expect(!keeps())
+    do {
+      guard let mark = SweeperMark(in: directory.path) else {
+        Issue.record("no mark")
+        return
+      }
+      #expect(keeps())
+      #expect(mark.isInPlace)
+      unlink("\(directory.path)/\(SegmentFile.name(processID: nobody, startTime: 8))")
+    }
+    #expect(!directory.has("allocsd.\(geteuid()).sweeps"))
+    // One that was killed has left its mark without holding it.
+    directory.touch("allocsd.\(geteuid()).sweeps")
+    #expect(!keeps())
+    if geteuid() == 0 {
+      chown("\(directory.path)/allocsd.0.sweeps", 12_345, 12_345)
+      #expect(!keeps())
+      let isMarked = SweeperMark(in: directory.path)?.isInPlace
+      #expect(isMarked == true)
+    }
   }
 
   @Test("a marked segment can still be read")

@@ -193,7 +193,7 @@ final class SyntheticSegment: @unchecked Sendable {
 
   // MARK: fine slots
 
-  /// For a block that lies closer to others than 32 bytes, or at no multiple of 16.
+  /// For a block of up to 16 bytes, or at no multiple of 16.
   func allocateFine(_ base: UInt64, size: UInt64, alignment: UInt32 = 0, context: UInt32 = 0, ticks: UInt32 = 0) {
     summarizeNested(base, level: Int(ALLOCS_NESTED_FINE))
     let slot = fineSlot(of: base)

@@ -1,5 +1,6 @@
 // Each encoded field of the layout against its inverse, at every boundary.
 
+import Foundation
 import SharedLayout
 import Testing
 
@@ -139,16 +140,73 @@ struct ContextTests {
     }
   }
 
-  @Test("each function in use has a name of its own, and numbers beyond the last have none")
-  func names() {
-    let count = UInt32(ALLOCS_FUNCTION_COUNT.rawValue)
-    // Numbers that are set aside have none.
-    let names = (1..<count).map { String(cString: allocs_function_name($0)) }.filter { !$0.isEmpty }
-    #expect(Set(names).count == names.count)
-    #expect(names.first == "malloc" && names.contains("sbrk"))
-    #expect(names.last == "operator delete")
-    #expect(String(cString: allocs_function_name(count)) == "")
-    #expect(String(cString: allocs_function_name(.max)) == "")
+  /// The members of an enumeration as its header writes them: "NAME", or "NAME = NUMBER", and a comma.
+  private func members(_ enumeration: String, in header: String) throws -> [UInt32: String] {
+    let text = try #require(Self.text(ofHeader: header))
+    let start = try #require(text.range(of: "enum \(enumeration) {"))
+    let end = try #require(text.range(of: "};", range: start.upperBound..<text.endIndex))
+    var members: [UInt32: String] = [:]
+    var next: UInt32 = 0
+    for line in text[start.upperBound..<end.lowerBound].split(separator: "\n") {
+      for member in (line.components(separatedBy: "//").first ?? "").split(separator: ",") {
+        let words = member.split(whereSeparator: { $0 == " " || $0 == "=" })
+        guard let name = words.first else { continue }
+        if words.count > 1 { next = try #require(UInt32(words[1])) }
+        members[next] = String(name)
+        next += 1
+      }
+    }
+    return members
+  }
+
+  private static func text(ofHeader name: String) -> String? { source("SharedLayout/include/\(name)") }
+
+  private static func source(_ path: String) -> String? {
+    let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
+    return try? String(contentsOf: package.appending(path: "Sources/\(path)"), encoding: .utf8)
+  }
+
+  @Test("the picture of the segment shows the sections in the order in which the agent places them")
+  func picture() throws {
+    let header = try #require(Self.text(ofHeader: "allocs_segment.h"))
+    let picture = header.prefix(upTo: try #require(header.range(of: "#ifndef")).lowerBound)
+    // A name takes the first fourteen columns of its row.
+    let rows = picture.split(separator: "\n").compactMap { line -> String? in
+      let cells = line.split(separator: "|")
+      return cells.count >= 2 ? cells[1].prefix(15).trimmingCharacters(in: .whitespaces) : nil
+    }
+    let agent = try #require(Self.source("Agent/Core/Segment.swift"))
+    var placed: [String] = []
+    for part in agent.components(separatedBy: "ALLOCS_SECTION_").dropFirst() {
+      let name = part.prefix { $0.isUppercase || $0 == "_" }.lowercased().replacingOccurrences(of: "_", with: " ")
+      let shown = name == "nested" ? "nested arenas" : name
+      if !placed.contains(shown) { placed.append(shown) }
+    }
+    #expect(rows == ["header"] + placed)
+  }
+
+  /// That each number of an enumeration has a name of its own, and no other number has one.
+  private func check(
+    _ enumeration: String, in header: String, count: UInt32, but unnamed: Set<String>, name: (UInt32) -> String
+  ) throws {
+    var members = try members(enumeration, in: header)
+    #expect(members.removeValue(forKey: count)?.hasSuffix("_COUNT") == true)
+    members = members.filter { !unnamed.contains($0.value) }
+    #expect(members.count > 10)
+    for (number, member) in members { #expect(!name(number).isEmpty, "\(member) has no name") }
+    for number in 0..<count + 100 where members[number] == nil { #expect(name(number).isEmpty, "\(number)") }
+    #expect(Set(members.keys.map(name)).count == members.count)
+    #expect(name(.max).isEmpty)
+  }
+
+  @Test("each function of the layout has a name of its own, and numbers that are not in use have none")
+  func names() throws {
+    try check(
+      "allocs_function", in: "allocs_context.h", count: UInt32(ALLOCS_FUNCTION_COUNT.rawValue),
+      but: ["ALLOCS_FUNCTION_UNKNOWN", "ALLOCS_FUNCTION_NONE"]
+    ) { String(cString: allocs_function_name($0)) }
+    #expect(String(cString: allocs_function_name(1)) == "malloc")
   }
 
   @Test("each counter in use has a name of its own, a kind and words; a number without a row has none of them")

@@ -60,24 +60,57 @@ struct DynamicSymbols {
   static let function: UInt8 = 2
   static let indirectFunction: UInt8 = 10
 
+  /// As the file has it, though Definitions may have changed it.
   func symbol(of name: UnsafePointer<CChar>) -> Symbol? {
-    if let gnuHash { return lookUpGNU(name, gnuHash) }
-    if let hash { return lookUpSystemV(name, hash) }
-    return nil
+    var found: Symbol?
+    forEachDefinition(of: name) { entry in
+      found = Symbol(
+        address: UInt64(bias &+ UInt(Definitions.value(of: entry))), size: entry.pointee.st_size,
+        type: entry.pointee.st_info & 15)
+      return false
+    }
+    return found
   }
+
+  /// Calls `body` with each entry of the table that defines `name`, of any version, until it returns false.
+  func forEachDefinition(of name: UnsafePointer<CChar>, _ body: (UnsafePointer<Elf64_Sym>) -> Bool) {
+    if let gnuHash { return lookUpGNU(name, gnuHash, body) }
+    if let hash { lookUpSystemV(name, hash, body) }
+  }
+
+  /// What the module wants of others is among these. They precede those in the hash table; if there are none in it, all are
+  /// outside. The names lie behind them in memory, as every linker puts them.
+  var importCount: Int {
+    guard let count = gnuHash?[1] ?? hash?[1] else { return 0 }
+    guard let gnuHash, !hasHashed(gnuHash) else { return Int(count) }
+    let room = Int(bitPattern: UInt(bitPattern: strings) &- UInt(bitPattern: symbols))
+    let most = 1 << 20
+    return room > 0 && room < most * MemoryLayout<Elf64_Sym>.stride ? room / MemoryLayout<Elf64_Sym>.stride : 0
+  }
+  private func hasHashed(_ table: UnsafePointer<UInt32>) -> Bool {
+    let buckets = table + 4 + Int(table[2]) * 2
+    for index in 0..<Int(table[0]) where buckets[index] != 0 { return true }
+    return false
+  }
+  func name(of entry: UnsafePointer<Elf64_Sym>) -> UnsafePointer<CChar> { strings + Int(entry.pointee.st_name) }
+  /// Whether `entry` is of this table, which lies below the names in memory, as every linker puts it.
+  func holds(_ entry: UnsafePointer<Elf64_Sym>) -> Bool {
+    UInt(bitPattern: entry) >= UInt(bitPattern: symbols) && UInt(bitPattern: entry) < UInt(bitPattern: strings)
+  }
+  func entry(_ index: Int) -> UnsafePointer<Elf64_Sym> { symbols + index }
 
   /// Whether the module wants `name` of another one.
   func imports(_ name: StaticString) -> Bool {
     let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
-    // What is not in the hash table comes first.
-    guard let count = gnuHash?[1] ?? hash?[1] else { return false }
-    for index in 0..<Int(count) where symbols[index].st_shndx == 0 {
+    for index in 0..<importCount where symbols[index].st_shndx == 0 {
       if StaticSymbols.isEqual(strings + Int(symbols[index].st_name), name) { return true }
     }
     return false
   }
 
-  private func lookUpGNU(_ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>) -> Symbol? {
+  private func lookUpGNU(
+    _ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>, _ body: (UnsafePointer<Elf64_Sym>) -> Bool
+  ) {
     var code: UInt32 = 5381
     var character = name
     while character.pointee != 0 {
@@ -87,20 +120,22 @@ struct DynamicSymbols {
     let bucketCount = table[0]
     let firstSymbol = table[1]
     let filterWords = table[2]
-    guard bucketCount != 0 else { return nil }
+    guard bucketCount != 0 else { return }
     let buckets = table + 4 + Int(filterWords) * 2
     let chains = buckets + Int(bucketCount)
     var index = buckets[Int(code % bucketCount)]
-    guard index >= firstSymbol else { return nil }
+    guard index >= firstSymbol else { return }
     while true {
       let chain = chains[Int(index - firstSymbol)]
-      if chain | 1 == code | 1, let symbol = definition(Int(index), name) { return symbol }
-      if chain & 1 != 0 { return nil }
+      if chain | 1 == code | 1, defines(Int(index), name), !body(symbols + Int(index)) { return }
+      if chain & 1 != 0 { return }
       index += 1
     }
   }
 
-  private func lookUpSystemV(_ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>) -> Symbol? {
+  private func lookUpSystemV(
+    _ name: UnsafePointer<CChar>, _ table: UnsafePointer<UInt32>, _ body: (UnsafePointer<Elf64_Sym>) -> Bool
+  ) {
     var code: UInt32 = 0
     var character = name
     while character.pointee != 0 {
@@ -110,29 +145,25 @@ struct DynamicSymbols {
       character += 1
     }
     let bucketCount = table[0]
-    guard bucketCount != 0 else { return nil }
+    guard bucketCount != 0 else { return }
     let chains = table + 2 + Int(bucketCount)
     var index = table[2 + Int(code % bucketCount)]
     while index != 0 {
-      if let symbol = definition(Int(index), name) { return symbol }
+      if defines(Int(index), name), !body(symbols + Int(index)) { return }
       index = chains[Int(index)]
     }
-    return nil
   }
 
-  private func definition(_ index: Int, _ name: UnsafePointer<CChar>) -> Symbol? {
+  private func defines(_ index: Int, _ name: UnsafePointer<CChar>) -> Bool {
     let symbol = symbols[index]
-    guard symbol.st_shndx != 0, symbol.st_value != 0 else { return nil }
+    guard symbol.st_shndx != 0, symbol.st_value != 0 else { return false }
     var expected = name
     var found = strings + Int(symbol.st_name)
     while expected.pointee == found.pointee {
-      if expected.pointee == 0 {
-        return Symbol(
-          address: UInt64(bias &+ UInt(symbol.st_value)), size: symbol.st_size, type: symbol.st_info & 15)
-      }
+      if expected.pointee == 0 { return true }
       expected += 1
       found += 1
     }
-    return nil
+    return false
   }
 }

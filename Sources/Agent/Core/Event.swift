@@ -13,9 +13,20 @@ enum Event {
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
     _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, allocator: UInt32 = 0, isTight: Bool
   ) {
-    guard let regions = Gate.regions(thread) else { return }
+    guard let regions = Gate.regions(thread) else {
+      if isUnentered(thread) { Index.count(ALLOCS_COUNTER_UNENTERED) }
+      return
+    }
     let context = Contexts.context(thread, caller, function, allocator: allocator)
     record(thread, regions, block, size, alignment, context, kind, origin: origin, isTight: isTight)
+  }
+
+  /// Whether the thread is not indexed though the process is: there was no memory for it. Then each of its blocks is a loss.
+  @inline(__always)
+  static func isUnentered(_ thread: Thread) -> Bool {
+    let process = allocs_process()
+    return withUnsafeMutablePointer(to: &process.pointee.passive) { $0 == thread }
+      && allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_READY.rawValue
   }
 
   /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are off.

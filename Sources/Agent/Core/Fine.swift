@@ -1,4 +1,4 @@
-// Fine: the slots of blocks that may lie closer than 32 bytes, or do not start at a multiple of 16 (allocs_nested.h). They are
+// Fine: the slots of blocks that may share 32 bytes with others, or do not start at a multiple of 16 (allocs_nested.h). They are
 // allocations like those of Index, and its argument for readers holds here, too. What is added to it:
 //
 // - A block is in one slot at a time. Which one hangs on its address, its size and the allocator that served the call; of these
@@ -23,8 +23,12 @@ enum Fine {
   /// Whether a block has a fine slot. `isTight`: its allocator's blocks may lie closer than 32 bytes.
   @inline(__always)
   static func holds(_ base: UInt, _ size: UInt, isTight: Bool) -> Bool {
-    base & UInt(ALLOCS_GRANULE_SIZE - 1) != 0 || isTight && size < UInt(ALLOCS_BLOCK_SIZE)
+    base & UInt(ALLOCS_GRANULE_SIZE - 1) != 0 || isTight && size <= UInt(ALLOCS_FINE_SIZE)
   }
+
+  /// Whether any region has fine slots. Who frees a block that has one finds it so: a block is recorded before anybody has it.
+  @inline(__always)
+  static var isUsed: Bool { allocs_load_relaxed_u32(&allocs_process().pointee.has_fine) != 0 }
 
   static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
 

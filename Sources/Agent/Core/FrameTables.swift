@@ -32,9 +32,8 @@ enum FrameTables {
   }
 
   static func find(_ address: UInt64, _ map: UnsafeMutablePointer<link_map>) -> CallFrameInformation.Found {
-    guard let table = table(of: map), let entries = table.pointee.entries, table.pointee.count > 0 else {
-      return .unreadable
-    }
+    guard let table = table(of: map), table.pointee.has_failed == 0 else { return .unreadable }
+    guard let entries = table.pointee.entries, table.pointee.count > 0 else { return .nothing }
     let count = Int(table.pointee.count)
     let offset = address &- table.pointee.start
     guard address >= table.pointee.start, offset >> 32 == 0, UInt64(entries[0].code) <= offset else { return .nothing }
@@ -59,21 +58,26 @@ enum FrameTables {
 
   // MARK: making one
 
-  /// The module's, made if need be; nil if it cannot be had, or another thread is making it.
+  /// The module's, made if need be; nil if it cannot be had, or another thread is making it, or the stack may be too small for
+  /// that: only that of a thread is known not to be.
   private static func table(of map: Map) -> Table? {
     let key = UInt64(UInt(bitPattern: map))
     for index in 0..<Int(ALLOCS_FRAME_TABLE_COUNT) {
       let table = allocs_frame_tables() + index
       if allocs_load_acquire_u64(&table.pointee.map) == key { return isReady(table) ? table : nil }
     }
+    guard let thread = allocs_registered_block(), Bounds.isOwn(thread, allocs_stack_address()) else { return nil }
     for index in 0..<Int(ALLOCS_FRAME_TABLE_COUNT) {
       let table = allocs_frame_tables() + index
       guard allocs_load_relaxed_u64(&table.pointee.map) == 0,
         allocs_compare_exchange_u64(&table.pointee.map, 0, key)
       else { continue }
       table.pointee.count = 0
+      table.pointee.has_failed = 0
       make(table, map)
       allocs_store_release_u32(&table.pointee.is_ready, 1)
+      // Meanwhile others have found none.
+      if let rules = allocs_process().pointee.shared?.pointee.frame_rules { FrameRules.flush(rules) }
       return table
     }
     return nil
@@ -99,7 +103,11 @@ enum FrameTables {
     let start = segments.first.pointee.start
     var counter = Filler(entries: nil, start: start)
     for index in 0..<segments.count { search(segments.first + index, segments, &counter) }
-    guard counter.count > 0, let entries = room(table, counter.count) else { return }
+    guard counter.count > 0 else { return }
+    guard let entries = room(table, counter.count) else {
+      table.pointee.has_failed = 1
+      return
+    }
     var filler = Filler(entries: entries, start: start, most: counter.count)
     for index in 0..<segments.count { search(segments.first + index, segments, &filler) }
     sort(entries, Int(filler.count))

@@ -103,6 +103,7 @@ enum Heritage {
     guard System.limit(.fileSize) >= header.pointee.file_size else { return noRoom }
     let sized = System.truncate(file, header.pointee.file_size)
     guard sized >= 0 else { return sized }
+    bequest.pointee.monotonic_offset = header.pointee.monotonic_offset
     bequest.pointee.shared = shared.pointee
     bequest.pointee.own = own.pointee
     bequest.pointee.own_place = own
@@ -284,6 +285,13 @@ enum Heritage {
     }
     let file = Int(bequest.pointee.file)
     let started = Process.startTime
+    let offsets = Process.clockOffsets
+    // After unshare(2) a child is in another time namespace: its clock does not go on from its parent's ticks.
+    guard offsets.map({ $0.monotonic == bequest.pointee.monotonic_offset }) ?? true else {
+      process.pointee.follows = 0
+      say("it is in another time namespace", 0)
+      return false
+    }
     guard started > 0, mapAll(bequest, file) else {
       process.pointee.follows = 0
       say("its segment cannot be mapped", min(started, 0))
@@ -297,6 +305,7 @@ enum Heritage {
     guard let header = shared.pointee.header else { return false }
     reduceCommitted(shared, header)
     describe(header, started)
+    Segment.identify(header, file, offsets)
     inheritThreads(bequest, shared, header)
     startEvents(bequest, shared, header)
     let error = name(bequest, header)

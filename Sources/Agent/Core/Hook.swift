@@ -66,7 +66,11 @@ private func allocateSlowly(
   } else {
     registered = Start.enterNewThread()
   }
-  guard let thread = registered else { return make() }
+  guard let thread = registered else {
+    let block = make()
+    if block != nil { Start.countEarly() }
+    return block
+  }
   let (block, isTight) = delegating(thread, caller, isTight: isTight, make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
@@ -90,7 +94,9 @@ func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   guard let block, thread.pointee.regions != nil else {
-    if let block, Gate.hasEverClosed { return mallocedUnknown(block, size, place, framePointer) }
+    if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
+      return mallocedUnknown(block, size, place, framePointer)
+    }
     allocs_leave(thread)
     return block
   }
@@ -124,7 +130,9 @@ private func malloced(
 func hookMallocedFine(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   guard let block, thread.pointee.regions != nil else {
-    if let block, Gate.hasEverClosed { return mallocedUnknown(block, size, place, framePointer) }
+    if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
+      return mallocedUnknown(block, size, place, framePointer)
+    }
     allocs_leave(thread)
     return block
   }
@@ -164,7 +172,7 @@ func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePo
     guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
       return mallocedUnknown(block, size, place, framePointer)
     }
-  } else if let block, Gate.hasEverClosed {
+  } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
     return mallocedUnknown(block, size, place, framePointer)
   }
   allocs_leave(thread)
@@ -352,7 +360,11 @@ func resize(
       registered = Start.enterNewThread()
     }
   }
-  guard let thread = registered else { return change() }
+  guard let thread = registered else {
+    let result = change()
+    if result != nil { Start.countEarly() }
+    return result
+  }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
   thread.pointee.resizing = old == 0 ? 0 : UInt64(UInt(bitPattern: block))
   let (result, isTight) = delegating(thread, caller, isTight: own, change)

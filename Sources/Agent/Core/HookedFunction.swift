@@ -31,7 +31,7 @@ func hookHookedMalloc(
         ? Event.postKnownFineAlloc(thread, regions, block, size, context)
         : Event.postKnownAlloc(thread, regions, block, size, context)
     else { return mallocedUnknown(thread, block, size, caller, allocator, isTight) }
-  } else if let block, Gate.hasEverClosed {
+  } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
     return mallocedUnknown(thread, block, size, caller, allocator, isTight)
   }
   allocs_leave(thread)

@@ -16,7 +16,7 @@ extension Index {
   static func chunk(_ shared: UnsafeMutablePointer<allocs_shared>, containing address: UInt) -> Chunk? {
     guard let regions = shared.pointee.regions, address >> UInt(ALLOCS_ADDRESS_BITS) == 0 else { return nil }
     if let found = chunk(regions, containing: address, { Slots(arena: $0) }) { return found }
-    guard allocs_load_relaxed_u32(&shared.pointee.has_fine) != 0 else { return nil }
+    guard Fine.isUsed else { return nil }
     return chunk(regions, containing: address) { Fine.arena($0).map { Slots(fine: $0) } }
   }
 

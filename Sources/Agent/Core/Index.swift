@@ -1,5 +1,5 @@
 // Index: the slots of the segment. To record an allocation is one store, to erase it is one store. Here are the coarse ones, one
-// for 32 bytes; blocks that lie closer have fine ones (Fine.swift).
+// for 32 bytes; blocks that may share them with others have fine ones (Fine.swift).
 //
 // The argument for readers, who look on without any lock:
 // - A slot is written only by the thread that owns the allocation: between the allocator's return and the call that
@@ -82,7 +82,7 @@ enum Index {
   @inline(__always)
   static func eraseAnywhere(_ regions: Regions, _ base: UInt) -> UInt64 {
     let head = erase(regions, base)
-    return head != 0 ? head : eraseFine(regions, base)
+    return head != 0 || !Fine.isUsed ? head : eraseFine(regions, base)
   }
 
   @inline(never)

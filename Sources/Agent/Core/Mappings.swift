@@ -29,7 +29,7 @@ enum Mappings {
   @inline(never)
   static func changed(_ call: UnsafePointer<allocs_mapping_call>) {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
-    if allocs_holds_lock() {
+    if allocs_holds_lock() || hasLittleStack {
       Index.count(ALLOCS_COUNTER_MAPPINGS_MISSED)
       return
     }
@@ -41,6 +41,13 @@ enum Mappings {
       ? context(own, caller, allocs_function(call.pointee.function), shared, header) : 0
     note(call, context, isSeen: isSeen, shared, header)
     if let own { allocs_leave(own) }
+  }
+
+  /// Whether the thread is on an alternate signal stack with less room than the note of a file takes.
+  private static var hasLittleStack: Bool {
+    guard let thread = allocs_registered_block(), !Bounds.isOwn(thread, allocs_stack_address()) else { return false }
+    let enough: UInt64 = 3500
+    return DisarmedStack.room(thread, System.alternateStack) < enough
   }
 
   /// Apart from the above: the stack is unwound where this one's names and entries are not in the way.

@@ -34,8 +34,8 @@ enum ModuleFiles {
       module.flags |= ALLOCS_MODULE_VDSO.rawValue
       return size
     }
-    // Where ld.so was called to start the program, it is what /proc/self/exe leads to, and the executable has a name here.
-    if isMain, size == 0 { return nameExecutable(bytes, limit, module, &file) }
+    // Where ld.so was called to start the program, /proc/self/exe leads to that.
+    if isMain, size == 0, !allocs_is_started_by_loader() { return nameExecutable(bytes, limit, module, &file) }
     if module.build_id_size > 0, size > 0, bytes[0] == slash, !isOfProcess(bytes, size) { return size }
     let named = size
     size = askKernel(bytes, limit, module)

@@ -76,7 +76,7 @@ enum NestedArenas {
     if let arena = Fine.arena(primary) { return arena }  // another thread was first
     guard let arena = make(shared, header, Int(base >> UInt(ALLOCS_REGION_SHIFT))) else { return nil }
     announce(arena, in: primary, Int(ALLOCS_NESTED_FINE))
-    allocs_store_release_u32(&shared.pointee.has_fine, 1)
+    allocs_store_release_u32(&allocs_process().pointee.has_fine, 1)
     return arena
   }
 

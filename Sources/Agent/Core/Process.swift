@@ -52,6 +52,61 @@ enum Process {
 }
 
 extension Process {
+  /// What the process's time namespace adds to CLOCK_MONOTONIC and to the time since boot, in nanoseconds; nil if that can't be
+  /// known. Zeros where the kernel has no time namespaces.
+  static var clockOffsets: (monotonic: Int64, boottime: Int64)? {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer -> (monotonic: Int64, boottime: Int64)? in
+      guard let bytes = buffer.baseAddress else { return nil }
+      let size = readFile("/proc/self/timens_offsets", bytes, 256)
+      if size == System.noEntry { return (0, 0) }
+      guard size > 0 else { return nil }
+      var offsets: (monotonic: Int64, boottime: Int64) = (0, 0)
+      var index = 0
+      // Each line: the clock's name, seconds, which may be negative, and nanoseconds, which are not.
+      while index < size {
+        let name = bytes[index]
+        var numbers: (Int64, Int64) = (0, 0)
+        var isNegative = false
+        var isFirst = true
+        var hasDigits = false
+        while index < size, bytes[index] != UInt8(ascii: "\n") {
+          let digit = bytes[index] &- UInt8(ascii: "0")
+          if digit < 10 {
+            if isFirst { numbers.0 = numbers.0 &* 10 &+ Int64(digit) } else { numbers.1 = numbers.1 &* 10 &+ Int64(digit) }
+            hasDigits = true
+          } else {
+            if bytes[index] == UInt8(ascii: "-") { isNegative = true }
+            if hasDigits { isFirst = false }
+          }
+          index += 1
+        }
+        index += 1
+        let total = (isNegative ? 0 &- numbers.0 : numbers.0) &* 1_000_000_000 &+ numbers.1
+        if name == UInt8(ascii: "m") { offsets.monotonic = total }
+        if name == UInt8(ascii: "b") { offsets.boottime = total }
+      }
+      // The file is about the namespace of the process's children to come, which is the process's own but where it has called
+      // unshare(2) and, before Linux 6.1, exec.
+      return offsets == (0, 0) || isInTimeNamespaceOfChildren ? offsets : nil
+    }
+  }
+
+  private static var isInTimeNamespaceOfChildren: Bool {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 128) { buffer in
+      guard let own = buffer.baseAddress else { return false }
+      let childrens = own + 64
+      func read(_ path: StaticString, _ text: UnsafeMutablePointer<UInt8>) -> Int {
+        System.readLink(UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), text, 64)
+      }
+      let size = read("/proc/self/ns/time", own)
+      guard size > 0, read("/proc/self/ns/time_for_children", childrens) == size else { return false }
+      for index in 0..<size where own[index] != childrens[index] { return false }
+      return true
+    }
+  }
+}
+
+extension Process {
   /// The lowest address of the mapping that /proc/self/maps calls `name`, 0 if there is none.
   static func startOfMapping(_ name: StaticString) -> UInt {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in

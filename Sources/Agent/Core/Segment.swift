@@ -203,7 +203,9 @@ enum Segment {
     let anchor = System.map(descriptor, at: arenas.offset, pageSize)
     // Without room for it suballocations are counted, and nothing else.
     let nested = section(header, ALLOCS_SECTION_NESTED).pointee
-    let nestedAnchor = nested.capacity == 0 ? nil : System.map(descriptor, at: nested.offset, pageSize)
+    let nestedAnchor =
+      nested.capacity == 0
+      ? nil : System.map(descriptor, at: nested.offset, pageSize, preferring: placeAside(of: UInt(bitPattern: mapped)))
     guard let anchor, nestedAnchor.map({ System.keepFromChildren($0, pageSize) }) ?? true,
       System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
       commitFirstPages(header)
@@ -214,6 +216,7 @@ enum Segment {
       return anchor == nil ? noAddressSpace : noSpace
     }
     describe(header, pid, startTime)
+    identify(header, descriptor, Process.clockOffsets)
     allocs_process().pointee.fixed_base = mapped.assumingMemoryBound(to: UInt8.self)
     allocs_process().pointee.fixed_size = arenas.offset
     shared.pointee.header = header
@@ -224,6 +227,14 @@ enum Segment {
     shared.pointee.contexts.next_id = 1
     shared.pointee.strings_committed = pageSize
     return nil
+  }
+
+  /// Where nested arenas are to lie, if there is room: aside of what the program maps. Each takes as much of the address space as
+  /// the region that it is for; between the program's mappings, it would drive every new one into a region of its own, which
+  /// needs another arena. From there they grow in place, one behind the other.
+  private static func placeAside(of start: UInt) -> UInt {
+    let distance: UInt = 1 << 42
+    return start > 2 * distance ? (start - distance) & ~((1 << UInt(ALLOCS_REGION_SHIFT)) - 1) : 0
   }
 
   /// Where it can't be done, events have no rings and are counted.
@@ -261,6 +272,20 @@ enum Segment {
       let size = Process.readFile("/proc/self/cmdline", bytes, Int(ALLOCS_COMMAND_SIZE))
       header.pointee.command_size = UInt32(max(0, size))
     }
+  }
+
+  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still has it.
+  static func identify(
+    _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
+  ) {
+    var known: UInt32 = 0
+    if let offsets {
+      header.pointee.monotonic_offset = offsets.monotonic
+      header.pointee.boottime_offset = offsets.boottime
+      known |= ALLOCS_IDENTITY_CLOCKS.rawValue
+    }
+    if System.lock(descriptor) { known |= ALLOCS_IDENTITY_LOCKED.rawValue }
+    header.pointee.identity = known
   }
 
   /// Opens the segment to readers.

@@ -1,7 +1,7 @@
 // Start: how the agent comes to life with the first call of a hook, before constructors run, and how it ends.
 //
-// The phases go one way: new → starting → ready or disabled. Whoever comes while another thread is starting passes through
-// and is counted. Disabled, and in a child of fork, threads get a block without region table: the hooks stay as
+// The phases go one way: new → starting → ready or disabled. Whoever comes while another thread is starting passes through;
+// what it allocates is counted, in a word of the process until there is a segment. Disabled, and in a child of fork, threads get a block without region table: the hooks stay as
 // short as they are, and nothing is recorded.
 
 import AgentMachine
@@ -23,6 +23,9 @@ enum Start {
         let ready = start(process)
         allocs_store_release_u32(
           &process.pointee.phase, ready ? ALLOCS_PHASE_READY.rawValue : ALLOCS_PHASE_DISABLED.rawValue)
+        // Either this sees what another thread has added, or that thread sees the phase.
+        allocs_fence_full()
+        publishEarly()
       }
     }
     switch allocs_load_acquire_u32(&process.pointee.phase) {
@@ -40,6 +43,24 @@ enum Start {
       allocs_set_registered_block(nil)
       return nil
     }
+  }
+
+  /// A block was handed out while another thread was starting the agent.
+  @inline(never)
+  static func countEarly() {
+    let word = withUnsafeMutablePointer(to: &allocs_process().pointee.early_blocks) { $0 }
+    var count = allocs_load_acquire_u32(word)
+    while !allocs_compare_exchange_u32(word, count, count &+ 1) { count = allocs_load_acquire_u32(word) }
+    allocs_fence_full()
+    publishEarly()
+  }
+
+  private static func publishEarly() {
+    let process = allocs_process()
+    guard allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_READY.rawValue else { return }
+    let word = withUnsafeMutablePointer(to: &process.pointee.early_blocks) { $0 }
+    let count = allocs_exchange_u32(word, 0)
+    if count > 0 { Index.count(ALLOCS_COUNTER_EARLY, UInt64(count)) }
   }
 
   private static func start(_ process: UnsafeMutablePointer<allocs_process>) -> Bool {
@@ -147,7 +168,10 @@ enum Start {
         code: directory)
     }
     let failure = Segment.create(in: directory, shared)
-    if failure == nil, allocs_process().pointee.follows != 0 { rememberDirectory(directory) }
+    if failure == nil {
+      if allocs_process().pointee.follows != 0 { rememberDirectory(directory) }
+      if let header = shared.pointee.header, Sweep.isDue(header) { Sweep.run(in: directory, header) }
+    }
     System.close(directory)
     return failure
   }
@@ -187,10 +211,9 @@ enum Start {
     allocs_leave(own)
     #if !ALLOCS_INEXE
       EntryPoints.bind()
-      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue {
-        Declarations.bind()
-        LaterModules.watch()
-      }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Definitions.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { LaterModules.watch() }
     #else
       KitLimits.report()
     #endif

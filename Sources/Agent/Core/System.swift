@@ -2,11 +2,14 @@
 //
 // None is made on the path of a hook. When they are made:
 //   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
-//                 madvise, close, unlinkat; write only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec
+//                 madvise, fcntl, close, unlinkat; write only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec
 //                 pread64
+//                 one start in 32 looks for what ended processes left (Sweep.swift): prctl, mmap, getdents64, tgkill with
+//                 signal 0, newfstatat, openat, fstat, fcntl, pread64, unlinkat, close, munmap
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
 //                 where a module has an allocator of its own: mmap and mprotect for code, openat, pread64, pwrite64 and close for
 //                 each jump; the same once for the dynamic linker
+//                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
 //   a module that is opened, if it has an allocator  the same, and mincore; munmap when it goes
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
 //                 mincore, for a suballocation that is in no chunk
@@ -20,7 +23,7 @@
 //   a module without a build id or an absolute path  readlinkat, newfstatat, clock_gettime; at the start, newfstatat once
 //   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64,
 //                 mmap, clock_gettime, gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise,
-//                 prlimit64, ftruncate, linkat, close, munmap, prctl, get*id
+//                 prlimit64, ftruncate, linkat, fcntl, close, munmap, prctl, get*id
 //   a capture on an unknown stack  sigaltstack; madvise (whether a page can be read)
 // Results are the kernel's: negative is a negated error number. errno is never touched.
 
@@ -126,6 +129,78 @@ enum System {
     call(Int(ALLOCS_SYS_FTRUNCATE), descriptor, Int(size))
   }
 
+  // MARK: whose file it is, and whether it is in use
+
+  /// The parts of `struct flock` (fcntl(2)) that are used; all zeros mean the whole file.
+  private struct Lock {
+    var type: Int16 = 1  // F_WRLCK
+    var whence: Int16 = 0
+    var start: Int64 = 0
+    var length: Int64 = 1
+    var owner: Int32 = 0
+  }
+  /// Locks the file's first byte for as long as this opening of it, or a mapping made by it, lasts. False if that can't be done.
+  static func lock(_ descriptor: Int) -> Bool {
+    let setLockOfOpening = 37  // F_OFD_SETLK
+    var lock = Lock()
+    return withUnsafeMutablePointer(to: &lock) {
+      call(Int(ALLOCS_SYS_FCNTL), descriptor, setLockOfOpening, Int(bitPattern: $0)) >= 0
+    }
+  }
+  /// Whether somebody holds that lock; nil if the kernel doesn't say.
+  static func isLocked(_ descriptor: Int) -> Bool? {
+    let getLockOfOpening = 36  // F_OFD_GETLK
+    let unlocked: Int16 = 2
+    var lock = Lock()
+    let result = withUnsafeMutablePointer(to: &lock) {
+      call(Int(ALLOCS_SYS_FCNTL), descriptor, getLockOfOpening, Int(bitPattern: $0))
+    }
+    return result < 0 ? nil : lock.type != unlocked
+  }
+
+  /// What stat(2) tells of a file.
+  struct FileStatus {
+    var inode: UInt64
+    var mode: UInt32
+    var userID: UInt32
+    /// Nanoseconds since 1970: when its size was set.
+    var modified: UInt64
+    /// Bytes of memory or disk.
+    var allocated: UInt64
+
+    var isRegular: Bool { mode & 0o170000 == 0o100000 }
+
+    fileprivate init(_ words: UnsafeMutablePointer<UInt64>) {
+      inode = words[1]
+      #if arch(arm64)
+        (mode, userID) = (UInt32(truncatingIfNeeded: words[2]), UInt32(truncatingIfNeeded: words[3]))
+      #else
+        (mode, userID) = (UInt32(truncatingIfNeeded: words[3]), UInt32(truncatingIfNeeded: words[3] >> 32))
+      #endif
+      // From the blocks on, both machines have the same places.
+      allocated = words[8] &* 512
+      modified = words[11] &* 1_000_000_000 &+ words[12]
+    }
+  }
+  private static func status(_ ask: (Int) -> Int) -> FileStatus? {
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress, ask(Int(bitPattern: words)) >= 0 else { return nil }
+      return FileStatus(words)
+    }
+  }
+  static func status(of descriptor: Int) -> FileStatus? {
+    status { call(Int(ALLOCS_SYS_FSTAT), descriptor, $0) }
+  }
+  /// Of the file itself where `path` is a symbolic link.
+  static func status(in directory: Int, _ path: UnsafePointer<CChar>) -> FileStatus? {
+    let noFollow = 0x100
+    return status { call(Int(ALLOCS_SYS_NEWFSTATAT), directory, Int(bitPattern: path), $0, noFollow) }
+  }
+  /// The next entries of an open directory (getdents64(2)); 0 at its end.
+  static func entries(_ directory: Int, _ buffer: Address, _ size: Int) -> Int {
+    call(Int(ALLOCS_SYS_GETDENTS64), directory, Int(bitPattern: buffer), size)
+  }
+
   /// What tells an open file from others, and one state of it from the next; nil if the descriptor is none.
   static func identity(of descriptor: Int32) -> allocs_mapped_file? {
     withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
@@ -164,9 +239,12 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped.
-  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
-    address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | noReserve, descriptor, Int(offset)))
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is free, else anywhere.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
+    address(
+      call(
+        Int(ALLOCS_SYS_MMAP), Int(bitPattern: place), Int(size), readWriteAccess, shared | noReserve, descriptor,
+        Int(offset)))
   }
   /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
@@ -211,9 +289,9 @@ enum System {
     else { return nil }
     return mapped
   }
-  /// `protection`: 1 to read, 2 to write, 4 to execute.
-  static func protect(_ start: UInt64, _ size: UInt64, _ protection: Int) -> Bool {
-    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), protection) >= 0
+  /// `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
+  static func protect(_ start: UInt64, _ size: UInt64, flags: Int) -> Bool {
+    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), flags) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))
@@ -271,6 +349,11 @@ enum System {
   static func hasEnded(_ tid: UInt32, of pid: UInt32) -> Bool {
     let noSuchProcess = -3
     return call(Int(ALLOCS_SYS_TGKILL), Int(pid), Int(tid), 0) == noSuchProcess
+  }
+  /// Whether a filter decides which system calls the process may make: what it forbids may end the process.
+  static var isFiltered: Bool {
+    let getSeccomp = 21
+    return call(Int(ALLOCS_SYS_PRCTL), getSeccomp) != 0
   }
   /// The calling thread's name into 16 bytes, zero terminated.
   static func threadName(_ name: Address) {

@@ -166,7 +166,7 @@ enum Terminal {
     note("pvalloc", ALLOCS_FUNCTION_PVALLOC)
     let terminal = allocs_terminal()
     terminal.pointee.tight = tight
-    terminal.pointee.fine_size = isTight(ALLOCS_FUNCTION_MALLOC) ? Int(ALLOCS_BLOCK_SIZE) : 0
+    terminal.pointee.fine_size = isTight(ALLOCS_FUNCTION_MALLOC) ? Int(ALLOCS_FINE_SIZE) + 1 : 0
   }
 
   /// A module was unloaded: the operators of C++, which are found when they are first called, may have been in it.

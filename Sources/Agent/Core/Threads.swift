@@ -221,8 +221,14 @@ enum Threads {
     _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ shared: UnsafeMutablePointer<allocs_shared>,
     _ header: UnsafeMutablePointer<allocs_header>
   ) {
-    Index.count(ALLOCS_COUNTER_ENDED_ALLOCATIONS, entry.pointee.identity.allocations)
-    Index.count(ALLOCS_COUNTER_ENDED_FREES, entry.pointee.identity.frees)
+    let identity = entry.pointee.identity
+    // A reader that adds up the table and the counters must not count these twice, nor miss them.
+    Index.count(ALLOCS_COUNTER_SUMS_MOVED)
+    Index.count(ALLOCS_COUNTER_ENDED_ALLOCATIONS, identity.allocations)
+    Index.count(ALLOCS_COUNTER_ENDED_FREES, identity.frees)
+    entry.pointee.identity.allocations = 0
+    entry.pointee.identity.frees = 0
+    Index.count(ALLOCS_COUNTER_SUMS_MOVED)
     let section = Segment.section(header, ALLOCS_SECTION_FORMER_THREADS)
     let number = shared.pointee.former_threads
     let index = number % section.pointee.capacity
@@ -237,7 +243,7 @@ enum Threads {
     allocs_store_relaxed_u64(&former.pointee.number, 0)
     allocs_fence_release()
     former.pointee.previous = entry.pointee.previous
-    former.pointee.identity = entry.pointee.identity
+    former.pointee.identity = identity
     allocs_store_release_u64(&former.pointee.number, number + 1)
     shared.pointee.former_threads = number + 1
     allocs_store_release_u64(&section.pointee.used, number + 1)

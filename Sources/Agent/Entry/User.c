@@ -72,5 +72,8 @@ const struct allocs_entry_point *allocs_entry_point(uint32_t index) {
   return index < ENTRY_POINT_COUNT ? &entry_points[index] : allocs_operator_point(index - ENTRY_POINT_COUNT);
 }
 
-__attribute__((constructor)) static void construct(void) { allocs_constructed(); }
+__attribute__((constructor)) static void construct(void) {
+  allocs_refer_to_early();
+  allocs_constructed();
+}
 __attribute__((destructor)) static void destruct(void) { allocs_destructed(); }

@@ -1,4 +1,9 @@
 // Storage of the agent's private state, and what it asks of libc besides system calls.
+//
+// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of all that is imported: when
+// it is called, what it may lock, whether it allocates. What is called here:
+//   anywhere            _dl_find_object, getauxval, clock_gettime, mem*, str*; pthread_setspecific for one of the first 32 keys
+//   in the constructor  __register_atfork, pthread_key_create, pthread_key_delete, dl_iterate_phdr
 #define _GNU_SOURCE
 #include "allocs_agent.h"
 
@@ -121,6 +126,13 @@ bool allocs_is_main_module(const struct link_map *map) {
 }
 
 uint64_t allocs_vdso_start(void) { return getauxval(AT_SYSINFO_EHDR); }
+
+bool allocs_is_started_by_loader(void) {
+#ifdef ALLOCS_INEXE
+  if (allocs_is_static()) return false;
+#endif
+  return getauxval(AT_BASE) == 0;
+}
 
 // The segment, or whole module, around `address`; the module's .eh_frame_hdr.
 static bool find_segment(uint64_t address, struct dl_find_object *found) {

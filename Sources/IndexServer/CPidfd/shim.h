@@ -5,6 +5,9 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 // The 72 bytes of its third version; an older kernel fills what it knows, and says in `mask` what that is.
 struct allocs_pidfd_info {
@@ -23,4 +26,17 @@ static inline int allocs_pidfd_wait_status(int descriptor, int *status) {
   if (!(info.mask & has_exited)) return ENODATA;
   *status = info.exit_code;
   return 0;
+}
+
+// Lets the calling thread run soon after it wakes, for a tenth of a millisecond at a time: it takes no more of the machine than
+// its share, only sooner (sched_setattr(2); Linux 6.12 or later, else without effect).
+static inline void allocs_prefer_latency(void) {
+  struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } wanted = {.size = sizeof wanted, .nice = getpriority(PRIO_PROCESS, 0), .runtime = 100000};
+  syscall(SYS_sched_setattr, 0, &wanted, 0);
 }

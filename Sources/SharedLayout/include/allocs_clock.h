@@ -2,7 +2,8 @@
 //
 // The agent reads the coarse clock, as the kernel left it at its last timer interrupt, so a tick is known to within a few
 // milliseconds. Ticks are compared modulo 2^31: an age is allocs_ticks_between(then, now), right for anything younger
-// than one wrap. The clock is the machine's, not the process's: readers on the same boot read the same one.
+// than one wrap. The clock is that of the process's time namespace (time_namespaces(7)): a reader of the same boot shifts its own
+// by what the two namespaces differ by (monotonic_offset of the segment's header).
 
 #ifndef ALLOCS_CLOCK_H
 #define ALLOCS_CLOCK_H

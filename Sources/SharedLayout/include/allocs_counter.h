@@ -68,8 +68,10 @@ enum allocs_counter_kind {
       "overwritten before a lossless consumer had taken them, after such a wait")                                     \
   ROW(36, CONSUMERS_EXPELLED, "consumers_expelled", FAULTS, "consumer", "of events sent away: no sign of life came") \
   ROW(44, FORKS_UNFOLLOWED, "forks_unfollowed", FAULTS, "fork", "whose child was to be followed and could not be")  \
-  ROW(48, BYPASSES_DROPPED, "bypasses_dropped", FAULTS, "function", "that could not be hooked, and that there was no room to name") \
-  ROW(49, HEAPS_DESTROYED, "heaps_destroyed", FAULTS, "heap", "destroyed whose blocks could not be known: they stay listed") \
+  ROW(48, BYPASSES_DROPPED, "bypasses_dropped", FAULTS, "function",                                                   \
+      "not hooked, for whose name the table had no room")                                                             \
+  ROW(49, HEAPS_DESTROYED, "heaps_destroyed", FAULTS, "heap",                                                         \
+      "destroyed at once: what of its blocks was not known stays listed")                                             \
   ROW(51, SUMS_MOVED, "sums_moved", SUMS, "step", "of adding up what ended threads did; odd while one is being taken") \
   ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block", "not indexed: allocated by threads that there was no memory for") \
   ROW(55, MODULES_CHANGED, "modules_changed", SUMS, "change", "of the table of modules")                              \

@@ -21,11 +21,12 @@
 // are allocations as those of the arena are, and lie in no chunk. Which blocks go there:
 //
 // - those that do not start at a multiple of 16;
-// - those of less than 32 bytes whose allocator is not glibc's.
+// - those of at most ALLOCS_FINE_SIZE bytes whose allocator is not glibc's.
 //
-// All others own at least 32 bytes from a multiple of 16 on, so each has a slot of the arena to itself. Of a block in a fine slot,
-// `granule` is the opposite of what it would be in the arena (bit 4 of its address): so a head tells which of the two slots of
-// an address it was in. No block is in both at once: see Fine.swift of the agent.
+// Any other starts at a multiple of 16 and owns the next such place, too: so of two in the same 32 bytes the lower would reach
+// into the upper. Each has its slot of the arena to itself. Of a block in a fine slot, `granule` is the opposite of what it would be
+// in the arena (bit 4 of its address): so a head tells which of the two slots of an address it was in. No block is in both at
+// once: see Fine.swift of the agent.
 //
 // MARK: the file
 //
@@ -55,6 +56,7 @@
 #define ALLOCS_NESTED_LEVELS 2u
 #define ALLOCS_NESTED_FINE 2u         // behind the levels: the nested arena of fine slots
 #define ALLOCS_NESTED_CAPACITY 4096u  // of all levels, and fine
+#define ALLOCS_FINE_SIZE 16u          // ALLOCS_GRANULE_SIZE: larger ones reach beyond it
 #define ALLOCS_NESTED_SHIFT 3u        // a slot for each 8 bytes
 #define ALLOCS_NESTED_SUMMARY_SHIFT 9u
 #define ALLOCS_NESTED_IN_CHUNK 0u
@@ -79,6 +81,7 @@ struct allocs_nested {
   uint64_t number;                                  // of this arena; likewise
 };
 
+_Static_assert(ALLOCS_FINE_SIZE == ALLOCS_GRANULE_SIZE, "what is larger reaches the next granule");
 _Static_assert(ALLOCS_NESTED_SLOTS == 1u << (ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SHIFT), "slots of a nested arena");
 _Static_assert(ALLOCS_NESTED_SUMMARY_BITS == 1u << (ALLOCS_REGION_SHIFT - ALLOCS_NESTED_SUMMARY_SHIFT), "summary bits");
 _Static_assert(ALLOCS_SLOTS_PER_SUMMARY_BIT == 1u << (ALLOCS_NESTED_SUMMARY_SHIFT - ALLOCS_NESTED_SHIFT), "slots under a bit");

@@ -20,11 +20,15 @@
 //       +-------------------------------------------+
 //       | directory      uint32_t: 1 + arena, or 0  |    4 B   2^21, one for each region
 //       +-------------------------------------------+
+//       | allocators     struct allocs_allocator    |   64 B   256
+//       +-------------------------------------------+
 //       | mappings       struct allocs_mapping      |   64 B   65,536
 //       +-------------------------------------------+
-//       | arenas         see allocs_arena.h         |  16 MiB  16,384
+//       | bypasses       struct allocs_bypass       |   32 B   128
 //       +-------------------------------------------+
-//       | allocators     struct allocs_allocator    |   64 B   256
+//       | module files   struct allocs_module_file  |   64 B   65,536
+//       +-------------------------------------------+
+//       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
 //       | bypasses       struct allocs_bypass       |   32 B   128
 //       +-------------------------------------------+
@@ -32,6 +36,9 @@
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
+//
+// The picture has the order in which the agent places sections (Agent/Core/Segment.swift, layOut); a reader takes their places
+// from the header alone. SharedLayoutTests compare the two.
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and
 // capacities are in the header, so that a process with little address space can have smaller tables. The file gets its
@@ -138,10 +145,25 @@ struct allocs_header {
   uint32_t forked_from;                                // process id of the parent whose index this was up to the fork, 0 if none
   // The header of version 2 ends here: see ALLOCS_HEADER_SIZE_2.
   uint32_t reserved;
+  // What the process's time namespace adds to the machine's clocks, in nanoseconds (time_namespaces(7)): to CLOCK_MONOTONIC,
+  // which all ticks and stamps of the segment count, and to the time since boot, which `start_time` counts.
+  int64_t monotonic_offset;
+  int64_t boottime_offset;
+  uint32_t identity;        // enum allocs_identity, bits
+  uint32_t reserved_identity;
+};
+
+// What the header knows of who its process is.
+enum allocs_identity {
+  ALLOCS_IDENTITY_CLOCKS = 1,  // the two offsets above
+  // The process holds a lock of the file's first byte (fcntl(2), F_OFD_SETLK, F_WRLCK), which lasts as long as its mapping: who
+  // finds the file without that lock knows that nobody writes to it any more, in whatever namespace the process was.
+  ALLOCS_IDENTITY_LOCKED = 2
 };
 
 enum {
   ALLOCS_PROGRAMS_BEFORE_OFFSET = 1092 + ALLOCS_REGION_LEVEL2_WORDS * 8,
+  ALLOCS_IDENTITY_OFFSET = 2144 + ALLOCS_REGION_LEVEL2_WORDS * 8,
   ALLOCS_HEADER_SIZE_2 = 2128 + ALLOCS_REGION_LEVEL2_WORDS * 8  // bytes, of version 2
 };
 
@@ -164,6 +186,7 @@ _Static_assert(offsetof(struct allocs_header, region_level2) == 1088, "header.re
 _Static_assert(offsetof(struct allocs_header, command_size) == 1088 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command_size");
 _Static_assert(offsetof(struct allocs_header, programs_before) == ALLOCS_PROGRAMS_BEFORE_OFFSET, "header.programs_before");
 _Static_assert(offsetof(struct allocs_header, command) == 1096 + ALLOCS_REGION_LEVEL2_WORDS * 8, "header.command");
+_Static_assert(offsetof(struct allocs_header, identity) == ALLOCS_IDENTITY_OFFSET, "header.identity");
 _Static_assert(offsetof(struct allocs_header, reserved) == ALLOCS_HEADER_SIZE_2 - 4, "header.reserved");
 _Static_assert(sizeof(struct allocs_header) <= ALLOCS_PAGE_SIZE, "header fits its page");
 

@@ -10,7 +10,7 @@
 //        +---------+-------------+--------------------+----+
 //
 // - Zero is "no allocation starts here". Allocations start at multiples of 16: `granule` says which half of the block.
-//   Others, and those that lie closer than 32 bytes, have finer slots elsewhere (allocs_nested.h).
+//   Others, and small ones that may share a block, have finer slots elsewhere (allocs_nested.h).
 // - SMALL: `size` is the requested size, below 64. LARGE: `size` holds the low 6 bits of the tail's size.
 // - The tail lies in a block that the allocation covers whole, so no other allocation can start there. It is never
 //   erased: a tail alone means nothing, and its own kind keeps a stale one from being taken for a head.
@@ -25,7 +25,7 @@
 
 #include "allocs_clock.h"
 
-#define ALLOCS_BLOCK_SHIFT 5u       // a slot for each 32 bytes: the smallest footprint of an allocation
+#define ALLOCS_BLOCK_SHIFT 5u       // a slot for each 32 bytes: the smallest footprint of glibc's blocks
 #define ALLOCS_BLOCK_SIZE 32u
 #define ALLOCS_GRANULE_SIZE 16u     // every allocation that has such a slot starts at a multiple of this
 #define ALLOCS_SMALL_SIZE_LIMIT 64u // sizes below are SMALL

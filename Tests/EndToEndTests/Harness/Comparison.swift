@@ -48,6 +48,9 @@ struct Comparison {
   /// Whether each address class of each block is looked up.
   var looksUp = true
 
+  /// Whether that is each byte of each block, for small ones.
+  var looksAtEachByte = false
+
   /// Compares the index with the record. The program must be at a check point.
   func differences(in segment: borrowing Segment) -> Differences {
     var differences = Differences()
@@ -170,6 +173,11 @@ struct Comparison {
     for block in record.blocks {
       for address in [block.base, block.base + block.size / 2, block.end - 1, block.end, block.base - 1] {
         compare(address, &differences)
+      }
+    }
+    if looksAtEachByte {
+      for block in record.blocks {
+        for address in block.base..<block.end { compare(address, &differences) }
       }
     }
     for block in record.freed {

@@ -18,6 +18,12 @@ enum Tool {
       of: #""age_seconds":[0-9.e+-]+"#, with: #""age_seconds":0"#, options: .regularExpression)
   }
 
+  /// The same without what else grows from one moment to the next.
+  static func withoutTimes(_ output: String) -> String {
+    withoutAges(output).replacingOccurrences(
+      of: #""(uptime_seconds|started)":[0-9.e+-]+"#, with: "", options: .regularExpression)
+  }
+
   /// The objects of an answer in JSON lines.
   static func objects(_ output: String) throws -> [[String: Any]] {
     try output.split(separator: "\n").map {

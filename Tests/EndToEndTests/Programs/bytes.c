@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -57,7 +58,11 @@ static int start(char **command, int many) {
 
   size_t given = 0;
   while (command[given]) given++;
-  size_t limit = many ? 200000 : 400;
+  // With a pointer and 11 bytes each, in a quarter of the stack's limit.
+  struct rlimit stack;
+  getrlimit(RLIMIT_STACK, &stack);
+  size_t room = stack.rlim_cur / 4 < 6 << 20 ? stack.rlim_cur / 4 : 6 << 20;
+  size_t limit = many ? room / (11 + sizeof(char *)) : 400;
   char **arguments = calloc(given + limit + 2, sizeof *arguments), **a = arguments;
   for (size_t i = 0; i < given; i++) *a++ = command[i];
   *a++ = "show";

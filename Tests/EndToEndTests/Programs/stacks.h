@@ -87,7 +87,7 @@ static void stacks_fail(const char *what) {
 }
 
 // Writes the record. Blocks stay allocated, so that the index tells of them after the end.
-static int stacks_finish(const char *what) {
+__attribute__((unused)) static int stacks_finish(const char *what) {
   const char *path = getenv("STACKS_RECORD");
   if (path != NULL) {
     int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);

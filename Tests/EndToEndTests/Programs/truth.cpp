@@ -1,6 +1,8 @@
 // The truth test's program: threads that allocate, free, resize and align at random, and a record of what they did.
 //
-//   truth THREADS OPERATIONS CHECKPOINTS SEED [none|fork|vfork|spawn|clone]
+//   truth THREADS OPERATIONS CHECKPOINTS SEED [none|fork|vfork|spawn|clone [LARGEST]]
+//
+// LARGEST: no block is asked to be larger; without it there are some of each size up to 4 MiB.
 //
 // - A thread owns a table of slots; blocks change hands through the exchange, so that they are freed by other threads.
 // - Check point 0 comes before the first random operation: what the index holds then is the libraries' own.
@@ -133,7 +135,10 @@ static uint64_t next_random(uint64_t *state) {
   return *state = x;
 }
 
+static size_t largest;
+
 static size_t random_size(uint64_t *random) {
+  if (largest > 0) return next_random(random) % (largest + 1);
   uint64_t choice = next_random(random) % 1000;
   if (choice < 20) return 0;
   unsigned bits = choice < 990 ? 1 + (unsigned)(next_random(random) % 12) : 1 + (unsigned)(next_random(random) % 22);
@@ -425,12 +430,13 @@ int main(int argc, char **argv) {
     free(p);
     return 0;
   }
-  if (argc < 5) record_fail("usage: truth THREADS OPERATIONS CHECKPOINTS SEED [none|fork|vfork|spawn|clone]");
+  if (argc < 5) record_fail("usage: truth THREADS OPERATIONS CHECKPOINTS SEED [none|fork|vfork|spawn|clone [LARGEST]]");
   worker_count = (size_t)atoi(argv[1]);
   checkpoints = atoi(argv[3]);
   operations_per_phase = (size_t)atoll(argv[2]) / worker_count / (size_t)checkpoints;
   uint64_t seed = (uint64_t)atoll(argv[4]);
   const char *way = argc > 5 ? argv[5] : "none";
+  if (argc > 6) largest = (size_t)atoll(argv[6]);
   self_path = "/proc/self/exe";
 
   *(void **)&free_sized_function = dlsym(RTLD_DEFAULT, "free_sized");

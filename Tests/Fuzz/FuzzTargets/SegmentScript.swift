@@ -57,7 +57,10 @@ final class Stage {
     for index in 0..<256 {
       synthetic.allocate(
         Self.heap + UInt64(index) * 0x80, size: UInt64(index % 100), context: contexts[index % 2], ticks: 3)
+      synthetic.allocateFine(
+        Self.heap + UInt64(index) * 0x80 + 0x70, size: UInt64(index % 9), context: contexts[index % 2], ticks: 3)
     }
+    synthetic.allocateFine(Self.heap + 0x5000_0008, size: 300, alignment: 3, context: contexts[1], ticks: 9)
     // A ring that has come round, and one that has hardly begun.
     synthetic.addRing(slot: thread, written: UInt64(ALLOCS_RING_RECORDS_MIN) + 100, context: contexts[0])
     synthetic.addRing(slot: thread, written: 5, context: contexts[1])

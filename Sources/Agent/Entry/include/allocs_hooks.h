@@ -54,6 +54,11 @@ void allocs_hook_hooked_free(void *block, uint64_t second, struct allocs_hooked 
 size_t allocs_request(struct allocs_hooked *hooked, uint64_t *arguments, size_t *alignment);
 uint64_t allocs_hook_hooked(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer);
 
+// Of definitions other than the agent's whose symbols lead to it (allocs_definition.h).
+uint64_t allocs_hook_passing(struct allocs_hooked *hooked, uint64_t *arguments, uintptr_t place, uint64_t frame_pointer);
+void allocs_bind_early(void);
+void allocs_refer_to_early(void);
+
 // The operators' part of allocs_entry_point.
 const struct allocs_entry_point *allocs_operator_point(uint32_t index);
 

@@ -363,7 +363,6 @@ struct allocs_shared {
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
   uint64_t nested_count;
   uint8_t *nested_anchor;
-  uint32_t has_fine;                        // some region has fine slots
   uint32_t fine_retry_ticks;                // as retry_ticks and out_of_memory, of fine slots: they take the most room
   uint32_t fine_out_of_memory;
   struct allocs_pool_entry *pools;
@@ -410,6 +409,7 @@ struct allocs_bequest {
   int64_t file;            // the child's segment, without a name yet
   int64_t directory;
   uint64_t size;           // of this struct with its heirs
+  int64_t monotonic_offset;  // of the parent's time namespace
   struct allocs_shared shared;
   struct allocs_thread_block own;
   struct allocs_thread_block *own_place;
@@ -442,7 +442,7 @@ struct allocs_terminal {
   void (*free_aligned_sized)(void *, size_t, size_t);
   int (*dlclose)(void *);
   int (*fork)(void);  // _Fork, which runs no fork handlers
-  size_t fine_size;  // blocks of malloc below this size have fine slots: 32, or 0 where it is glibc's
+  size_t fine_size;  // blocks of malloc below this size have fine slots: 17, or 0 where it is glibc's
   void *(*mmap)(void *, size_t, int, int, int, long);
   int (*munmap)(void *, size_t);
   void *(*mremap)(void *, size_t, size_t, int, ...);
@@ -503,7 +503,7 @@ struct allocs_frame_table {
   uint64_t capacity;
   struct allocs_frame_place *entries;
   uint32_t is_ready;
-  uint32_t unused;
+  uint32_t has_failed;  // there are entries, and no room for them
 };
 #define ALLOCS_FRAME_TABLE_COUNT 64u
 
@@ -553,7 +553,9 @@ struct allocs_process {
   uint32_t fork_gate;             // odd while a thread forks and nothing may be recorded; counts up
   uint32_t fork_gate_owner;       // id of that thread
   uint32_t forks_inside;          // of signal handlers on that thread
+  uint32_t has_fine;              // some region has fine slots
   uint32_t seen_below;            // see Predecessor.swift
+  uint32_t early_blocks;          // allocated while another thread was starting the agent, not yet counted in the segment
   uint32_t *broken_gate;          // see Gate.swift
   struct allocs_bequest *bequest; // null if this fork's child will not be followed
   char directory[ALLOCS_DIRECTORY_SIZE];
@@ -677,6 +679,8 @@ extern ALLOCS_HIDDEN const void *_Nonnull const allocs_own_module;
 // Whether `map` is the executable.
 extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
 extern ALLOCS_HIDDEN uint64_t allocs_vdso_start(void);  // 0 if there is none
+// Whether the dynamic linker is the program that was executed, and started this one (`ld.so PROGRAM`).
+extern ALLOCS_HIDDEN bool allocs_is_started_by_loader(void);
 // The initial environment, from the stack if libc has not set its own pointer yet. Null if neither is known.
 extern ALLOCS_HIDDEN char **allocs_environment(void);
 extern ALLOCS_HIDDEN void allocs_register_fork_handlers(void);

@@ -1,16 +1,19 @@
 // /proc/PID of one process, kept open: what is read through it is about that process, even if its id is used again.
+//
+// The first thread of a process may end before the others (pthread_exit in main). The process lives on, but the kernel then says
+// nothing of its memory under /proc/PID: no mappings, no memory, no arguments. Any other thread has the same memory, so what
+// /proc/PID doesn't tell is read under /proc/PID/task/TID of a thread that lives.
 
 import Glibc
-import IndexReader
 import SharedLayout
 
 /// An open /proc/PID. Everything read through it fails once the process is gone.
-struct ProcessDirectory: ~Copyable {
-  let processID: Int32
+package struct ProcessDirectory: ~Copyable {
+  package let processID: Int32
   private let descriptor: Int32
 
   /// Throws the error number of `open`: ENOENT if there is no such process.
-  init(processID: Int32) throws(ProcError) {
+  package init(processID: Int32) throws(ProcError) {
     let descriptor = open("/proc/\(processID)", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else { throw ProcError(number: errno) }
     self.processID = processID
@@ -19,8 +22,15 @@ struct ProcessDirectory: ~Copyable {
 
   deinit { close(descriptor) }
 
-  /// All of the file `name`, such as "maps" or "task/4242/comm"; at most `limit` bytes.
-  func read(_ name: String, limit: Int = 256 << 20) throws(ProcError) -> [UInt8] {
+  // MARK: files
+
+  /// All of the file `name`, such as "maps" or "task/4242/comm"; at most `limit` bytes. What is a process's alone, and not a
+  /// thread's, is read through any thread that lives.
+  package func read(_ name: String, limit: Int = 256 << 20) throws(ProcError) -> [UInt8] {
+    try throughLiveTask(name) { (name) throws(ProcError) in try contents(name, limit) }
+  }
+
+  private func contents(_ name: String, _ limit: Int) throws(ProcError) -> [UInt8] {
     let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
     guard file >= 0 else { throw ProcError(number: errno) }
     defer { close(file) }
@@ -45,7 +55,7 @@ struct ProcessDirectory: ~Copyable {
   }
 
   /// The file `name` of one line, as far as a page holds it.
-  func line(_ name: String) throws(ProcError) -> [UInt8] {
+  package func line(_ name: String) throws(ProcError) -> [UInt8] {
     let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
     guard file >= 0 else { throw ProcError(number: errno) }
     defer { close(file) }
@@ -61,30 +71,49 @@ struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
+  /// The line "stat" of a thread that has the process's memory: the first one, or where that has ended, another.
+  package func memoryStatistics() throws(ProcError) -> [UInt8] {
+    let own = try line("stat")
+    guard ProcessStat(own)?.isEnded == true else { return own }
+    guard let task = liveTask() else { throw ProcError(number: ESRCH) }
+    return try line("task/\(task)/stat")
+  }
+
   /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not trace it.
-  func memory(at address: UInt64, count: Int) -> [UInt8]? {
-    let file = openat(descriptor, "mem", O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else { return nil }
-    defer { close(file) }
-    var isRead = false
-    let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
-      let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: address))
-      isRead = got > 0
-      size = max(got, 0)
+  package func memory(at address: UInt64, count: Int) -> [UInt8]? {
+    let bytes = try? throughLiveTask("mem") { (name) throws(ProcError) in
+      let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
+      guard file >= 0 else { throw ProcError(number: errno) }
+      defer { close(file) }
+      return [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
+        let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: address))
+        size = max(got, 0)
+      }
     }
-    return isRead ? bytes : nil
+    return bytes?.isEmpty == false ? bytes : nil
   }
 
   /// Words of the process's memory, as `memory(at:count:)` has it.
-  func words(at address: UInt64, count: Int) -> [UInt64]? {
+  package func words(at address: UInt64, count: Int) -> [UInt64]? {
     guard let bytes = memory(at: address, count: count * 8) else { return nil }
     return bytes.withUnsafeBytes { buffer in
       (0..<buffer.count / 8).map { UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self)) }
     }
   }
 
+  // MARK: threads
+
   /// The threads that exist, by the kernel's ids.
-  func threadIDs() throws(ProcError) -> [UInt32] {
+  package func threadIDs() throws(ProcError) -> [UInt32] {
+    var ids: [UInt32] = []
+    try forEachThread { id in
+      ids.append(id)
+      return true
+    }
+    return ids
+  }
+
+  private func forEachThread(_ goesOn: (UInt32) -> Bool) throws(ProcError) {
     let tasks = openat(descriptor, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard tasks >= 0 else { throw ProcError(number: errno) }
     guard let stream = fdopendir(tasks) else {
@@ -93,55 +122,104 @@ struct ProcessDirectory: ~Copyable {
       throw ProcError(number: number)
     }
     defer { closedir(stream) }
-    var ids: [UInt32] = []
     while let entry = readdir(stream) {
       let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-      if let id = UInt32(name) { ids.append(id) }
+      if let id = UInt32(name), !goesOn(id) { return }
     }
-    return ids
+  }
+
+  /// A thread that lives; nil if all have ended. The first one, if it lives.
+  package func liveTask() -> UInt32? {
+    let first = UInt32(bitPattern: processID)
+    if isLive(first) { return first }
+    var found: UInt32?
+    try? forEachThread { id in
+      if id != first, isLive(id) { found = id }
+      return found == nil
+    }
+    return found
+  }
+
+  private func isLive(_ task: UInt32) -> Bool { (try? stat("task/\(task)/stat"))?.isEnded == false }
+
+  /// What `body` reads of the file `name`; where that is nothing and the first thread has ended, of the same file of a thread
+  /// that lives. That one may end, too, while it is asked.
+  private func throughLiveTask(
+    _ name: String, _ body: (String) throws(ProcError) -> [UInt8]
+  ) throws(ProcError) -> [UInt8] {
+    var failure: ProcError?
+    do throws(ProcError) {
+      let bytes = try body(name)
+      if !bytes.isEmpty { return bytes }
+    } catch {
+      guard error.isGone else { throw error }
+      failure = error
+    }
+    if !name.hasPrefix("task/"), (try? stat())?.isEnded == true {
+      for _ in 0..<8 {
+        guard let task = liveTask() else { break }
+        do throws(ProcError) {
+          let bytes = try body("task/\(task)/\(name)")
+          // The thread may have ended before it was asked; else there is nothing there.
+          if !bytes.isEmpty || isLive(task) { return bytes }
+        } catch {
+          guard error.isGone else { throw error }
+        }
+      }
+    }
+    if let failure { throw failure }
+    return []
   }
 
   /// Where the stack of thread `id` has its top; nil while the thread runs, or if the caller may not know.
-  func stackPointer(ofThread id: UInt32) -> UInt64? {
+  package func stackPointer(ofThread id: UInt32) -> UInt64? {
     // proc(5): a number and six arguments of a system call, or -1, then stack pointer and program counter; or "running".
     guard let line = try? line("task/\(id)/syscall") else { return nil }
     let fields = line.split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     guard fields.count >= 3 else { return nil }
-    return try? parseAddress(String(decoding: fields[fields.count - 2], as: UTF8.self))
+    let text = fields[fields.count - 2]
+    guard text.starts(with: "0x".utf8) else { return nil }
+    return UInt64(String(decoding: text.dropFirst(2), as: UTF8.self), radix: 16)
   }
 
   /// What "stat", or "task/TID/stat", says of the process or thread.
-  func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
+  package func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
     guard let stat = ProcessStat(try line(name)) else { throw ProcError(number: EINVAL) }
     return stat
   }
 }
 
 /// The error number of a system call on a file of /proc.
-struct ProcError: Error, Hashable {
-  var number: Int32
+package struct ProcError: Error, Hashable {
+  package var number: Int32
 
-  var isPermission: Bool { number == EACCES || number == EPERM }
+  package init(number: Int32) { self.number = number }
+
+  package var isPermission: Bool { number == EACCES || number == EPERM }
   /// Descriptors or memory of whoever looks, or of the machine, are short.
-  var isShortage: Bool { IndexReader.isShortage(number) }
+  package var isShortage: Bool { IndexReader.isShortage(number) }
   /// There is no such process or thread, or it ended meanwhile.
-  var isGone: Bool { number == ENOENT || number == ESRCH }
+  package var isGone: Bool { number == ENOENT || number == ESRCH }
 }
 
 /// A line of /proc/PID/stat, as far as it matters here (proc(5)).
-struct ProcessStat: Hashable {
+package struct ProcessStat: Hashable {
   /// `R`, `S`, … ; `Z` is a zombie, `X` a dead process.
-  var state: UInt8
-  /// Clock ticks since boot.
-  var startTime: UInt64
+  package var state: UInt8
+  /// Clock ticks since boot, as the caller's time namespace counts them.
+  package var startTime: UInt64
 
   /// Threads that run; also the first one of a process may end before the others.
-  var threadCount: UInt64
+  package var threadCount: UInt64
 
-  /// The first thread has ended, and with it what /proc says of the memory.
-  var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
+  /// Its exit status, or the number of the signal that ended it, as wait(2) has it. Only of one that has ended, and where the
+  /// caller may know.
+  package var waitStatus: Int32?
 
-  init?(_ bytes: [UInt8]) {
+  /// The thread has ended; its process may go on with others.
+  package var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
+
+  package init?(_ bytes: [UInt8]) {
     // The second field is the command in parentheses, which may itself contain blanks and parentheses.
     guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     let fields = bytes[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
@@ -152,6 +230,10 @@ struct ProcessStat: Hashable {
     self.state = state
     self.startTime = startTime
     self.threadCount = threadCount
+    // Field 52 is 0 for those who may not trace the process.
+    if isEnded, fields.count > 49, let status = Self.number(fields[49]), status != 0 {
+      waitStatus = Int32(exactly: status)
+    }
   }
 
   private static func number(_ digits: ArraySlice<UInt8>) -> UInt64? {
@@ -165,26 +247,19 @@ struct ProcessStat: Hashable {
 }
 
 /// The machine's clocks, as /proc counts.
-enum SystemClock {
+package enum SystemClock {
   /// Clock ticks of /proc a second (USER_HZ).
-  static let ticksPerSecond = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
-
-  /// Ticks of now, as the agent would record them (allocs_clock.h): by the same clock, and so never ahead of its records.
-  static func ticks() -> UInt32 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
-    return allocs_ticks(UInt64(time.tv_sec), UInt64(time.tv_nsec))
-  }
+  package static let ticksPerSecond = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
 
   /// Seconds since boot, sleep included.
-  static func sinceBoot() -> Double {
+  package static func sinceBoot() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_BOOTTIME, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 
   /// Seconds since 1970-01-01 UTC.
-  static func now() -> Double {
+  package static func now() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_REALTIME, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9

@@ -1,0 +1,237 @@
+// Sweep: removes old segments of ended processes, where no server does it. A shell that starts a thousand commands would else
+// leave a thousand segments for ever.
+//
+// One start in `interval` looks, right after it has made its own segment. What it may remove is a regular file of its own user
+// with the name of a segment, of which all of this is known:
+// - the process ended: there is none with its id, and nobody holds the lock that its agent took (ALLOCS_IDENTITY_LOCKED), in
+//   whatever namespace it was;
+// - there are `keptCount` newer ones of that user's ended processes, or `keptEndedOtherwise` if it did not exit in order, as what
+//   has crashed is looked at for longer; or the newer ones take `keptBytes`;
+// - no server of that user's or root's sweeps the directory by limits that it was given (Retention.swift, SweeperMark).
+// What can't be known stays. A pass looks at so many names and removes so many files at most; the next goes on.
+
+import AgentMachine
+import SharedLayout
+
+enum Sweep {
+  private static let interval: UInt64 = 32
+  private static let keptCount = 256
+  private static let keptEndedOtherwise = 384
+  private static let keptBytes: UInt64 = 1 << 30
+  private static let mostNames = 4096
+  private static let mostRemoved = 96
+  private static let mostExamined = 512
+
+  /// Of one file. The order of `modified` is that in which the processes started, also over a boot.
+  private struct Candidate {
+    var modified: UInt64
+    var inode: UInt64
+    var startTime: UInt64
+    var allocated: UInt64
+    var pid: UInt32
+  }
+
+  private static let namesSize = 32 << 10
+  private static var memorySize: UInt64 { UInt64(namesSize + mostNames * MemoryLayout<Candidate>.stride) }
+
+  /// Spread evenly over processes, whether their ids follow each other or not.
+  static func isDue(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {
+    let seed = (header.pointee.clock.realtime_ns / 1000) ^ UInt64(header.pointee.pid)
+    return (seed &* 0x9E37_79B9_7F4A_7C15) >> 32 % interval == 0
+  }
+
+  static func run(in directory: Int, _ header: UnsafeMutablePointer<allocs_header>) {
+    let user = header.pointee.uid
+    guard !System.isFiltered, !isSwept(directory, by: 0), user == 0 || !isSwept(directory, by: user),
+      let memory = System.map(memorySize)
+    else { return }
+    let candidates = (memory + namesSize).assumingMemoryBound(to: Candidate.self)
+    let count = list(directory, user, names: memory, candidates)
+    if count > keptCount || takesTooMuch(candidates, count) {
+      sort(candidates, count)
+      remove(candidates, count, in: directory)
+    }
+    System.unmap(memory, memorySize)
+  }
+
+  /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that name there: its owner tells.
+  private static func isSwept(_ directory: Int, by user: UInt32) -> Bool {
+    var name = Text()
+    name.append("allocsd.")
+    name.append(UInt64(user))
+    name.append(".sweeps")
+    return name.withCString { path in
+      guard let status = System.status(in: directory, path), status.userID == user, status.isRegular else { return false }
+      typealias Flags = System.OpenFlags
+      let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+      // The mark of root's server is there, and only root may ask whether it is held.
+      guard descriptor >= 0 else { return true }
+      defer { System.close(descriptor) }
+      return System.isLocked(descriptor) ?? true
+    }
+  }
+
+  // MARK: what there is
+
+  /// The user's segments whose processes seem to have ended.
+  private static func list(
+    _ directory: Int, _ user: UInt32, names: Address, _ candidates: UnsafeMutablePointer<Candidate>
+  ) -> Int {
+    var count = 0
+    var seen = 0
+    while seen < mostNames {
+      let size = System.entries(directory, names, namesSize)
+      guard size > 0 else { return count }
+      var offset = 0
+      // struct linux_dirent64: inode, offset, 16 bits of length, a byte of type, the name.
+      let (lengthOffset, nameOffset) = (16, 19)
+      while offset + nameOffset < size {
+        let entry = names + offset
+        let length = Int((entry + lengthOffset).loadUnaligned(as: UInt16.self))
+        guard length > nameOffset, offset + length <= size else { return count }
+        offset += length
+        seen += 1
+        let name = UnsafeMutableRawPointer(entry + nameOffset).assumingMemoryBound(to: CChar.self)
+        guard let process = parse(name), System.hasEnded(process.pid, of: process.pid),
+          let status = System.status(in: directory, name), status.userID == user, status.isRegular
+        else { continue }
+        candidates[count] = Candidate(
+          modified: status.modified, inode: status.inode, startTime: process.startTime, allocated: status.allocated,
+          pid: process.pid)
+        count += 1
+        if count == mostNames { return count }
+      }
+    }
+    return count
+  }
+
+  /// Process id and start time of a segment's name.
+  private static func parse(_ name: UnsafePointer<CChar>) -> (pid: UInt32, startTime: UInt64)? {
+    var next = name
+    guard let pid = number(&next), pid > 0, pid <= UInt64(Int32.max), next[0] == CChar(UInt8(ascii: ".")) else {
+      return nil
+    }
+    next += 1
+    guard let startTime = number(&next) else { return nil }
+    let end: StaticString = ".seg"
+    for index in 0..<end.utf8CodeUnitCount where next[index] != CChar(end.utf8Start[index]) { return nil }
+    return next[end.utf8CodeUnitCount] == 0 ? (UInt32(pid), startTime) : nil
+  }
+
+  /// A number without leading zeros, of at most 18 digits: one process, one name.
+  private static func number(_ next: inout UnsafePointer<CChar>) -> UInt64? {
+    let start = next
+    var value: UInt64 = 0
+    while next - start < 18 {
+      let digit = UInt8(bitPattern: next.pointee) &- UInt8(ascii: "0")
+      guard digit < 10 else { break }
+      value = value &* 10 &+ UInt64(digit)
+      next += 1
+    }
+    return next == start || (value > 0 && start.pointee == CChar(UInt8(ascii: "0"))) ? nil : value
+  }
+
+  private static func takesTooMuch(_ candidates: UnsafeMutablePointer<Candidate>, _ count: Int) -> Bool {
+    var bytes: UInt64 = 0
+    for index in 0..<count { bytes = bytes &+ candidates[index].allocated }
+    return bytes > keptBytes
+  }
+
+  /// Newest first. Shell's method: short, without recursion or memory.
+  private static func sort(_ candidates: UnsafeMutablePointer<Candidate>, _ count: Int) {
+    var gap = 1
+    while gap < count / 3 { gap = gap * 3 + 1 }
+    while gap > 0 {
+      var index = gap
+      while index < count {
+        let moved = candidates[index]
+        var place = index
+        while place >= gap, candidates[place - gap].modified < moved.modified {
+          candidates[place] = candidates[place - gap]
+          place -= gap
+        }
+        candidates[place] = moved
+        index += 1
+      }
+      gap /= 3
+    }
+  }
+
+  // MARK: removal
+
+  private static func remove(_ candidates: UnsafeMutablePointer<Candidate>, _ count: Int, in directory: Int) {
+    // The first that may go: behind those that are kept by number, or by the bytes that they take together.
+    var first = 0
+    var bytes: UInt64 = 0
+    var mustGo = count
+    while first < count, first < keptCount {
+      bytes = bytes &+ candidates[first].allocated
+      if bytes > keptBytes { break }
+      first += 1
+    }
+    if bytes > keptBytes { mustGo = first }
+    mustGo = min(mustGo, keptEndedOtherwise)
+    // The oldest first.
+    var examined = 0
+    var removed = 0
+    var index = count - 1
+    while index >= first, examined < mostExamined, removed < mostRemoved {
+      let ending = ending(of: candidates[index], in: directory)
+      if ending == .inOrder || (ending == .otherwise && index >= mustGo), unlink(candidates[index], in: directory) {
+        removed += 1
+      }
+      examined += 1
+      index -= 1
+    }
+  }
+
+  private enum Ending {
+    case inOrder
+    case otherwise
+    /// Nothing proves that the process has ended.
+    case unknown
+  }
+
+  private static func ending(of candidate: Candidate, in directory: Int) -> Ending {
+    let name = Segment.fileName(candidate.pid, candidate.startTime)
+    return name.withCString { path in
+      typealias Flags = System.OpenFlags
+      let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+      guard descriptor >= 0 else { return .unknown }
+      defer { System.close(descriptor) }
+      guard System.status(of: descriptor)?.inode == candidate.inode, System.isLocked(descriptor) == false else {
+        return .unknown
+      }
+      // The start of struct allocs_header.
+      var head: (magic: UInt64, version: UInt32, UInt32, (UInt64, UInt64, UInt64), state: UInt32, UInt32) = (
+        0, 0, 0, (0, 0, 0), 0, 0
+      )
+      var identity: UInt32 = 0
+      guard read(descriptor, &head, at: 0), read(descriptor, &identity, at: UInt64(ALLOCS_IDENTITY_OFFSET)),
+        head.magic == UInt64(ALLOCS_MAGIC), head.version == UInt32(ALLOCS_LAYOUT_VERSION),
+        identity & ALLOCS_IDENTITY_LOCKED.rawValue != 0
+      else { return .unknown }
+      return head.state == ALLOCS_STATE_EXITED.rawValue ? .inOrder : .otherwise
+    }
+  }
+
+  private static func read<Value>(_ descriptor: Int, _ value: inout Value, at offset: UInt64) -> Bool {
+    let size = MemoryLayout<Value>.size
+    return withUnsafeMutableBytes(of: &value) {
+      System.read(descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size, at: offset)
+    } == size
+  }
+
+  /// With the control file that goes with it.
+  private static func unlink(_ candidate: Candidate, in directory: Int) -> Bool {
+    let segment = Segment.fileName(candidate.pid, candidate.startTime)
+    guard segment.withCString({ System.unlink(in: directory, $0) }) >= 0 else { return false }
+    var control = Text()
+    control.append(UInt64(candidate.pid))
+    control.append(".")
+    control.append(candidate.startTime)
+    control.append(".ctl")
+    _ = control.withCString { System.unlink(in: directory, $0) }
+    return true
+  }
+}

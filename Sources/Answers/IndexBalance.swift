@@ -1,0 +1,130 @@
+// Whether an index accounts for all that its process did: a detector of losses that needs no cause. Allocations less frees must
+// equal the live blocks. Where more blocks were allocated and not freed than live, some were given back unseen, and others
+// took their places.
+//
+// The process goes on while the blocks are counted. So the sums are taken before and after: by as many calls as were made
+// meanwhile the count may be off, and by one for each thread that may be in the middle of a hook. That is none that sleeps:
+// a hook does not, between the store of a slot and the count of it. What is then still missing is looked at a second time.
+
+import Glibc
+import IndexReader
+import Synchronization
+
+/// What was last found out about one process's index. Thread-safe.
+final class IndexBalance: Sendable {
+  private struct Finding {
+    /// Allocations less frees, less the live blocks; 0 if they are equal, or it is not known.
+    var imbalance: Int64
+    var sums: CallSums?
+    var seconds: Double
+    /// Nothing that comes can change it.
+    var isFinal: Bool
+  }
+  private let finding = Mutex<Finding?>(nil)
+
+  /// Blocks that are counted for an answer which needs no count itself: a millisecond.
+  static let budget: UInt64 = 100_000
+  private static let freshSeconds = 5.0
+
+  /// Whether the next request need not count.
+  func isKnown(of segment: borrowing Segment) -> Bool {
+    guard let finding = finding.withLock({ $0 }) else { return false }
+    return isFresh(finding, segment)
+  }
+
+  private func isFresh(_ finding: Finding, _ segment: borrowing Segment) -> Bool {
+    finding.isFinal || SystemClock.sinceBoot() - finding.seconds < Self.freshSeconds
+      || finding.sums != nil && finding.sums == segment.callSums
+  }
+
+  /// `runsIn`: the process whose threads may be writing to the index; nil if it has ended or left this index. `budget`: how many
+  /// live blocks are counted at most; nil: any number.
+  func imbalance(of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget) -> Int64 {
+    if let known = finding.withLock({ $0 }), isFresh(known, segment) { return known.imbalance }
+    let sums = segment.callSums
+    if let budget, sums.map({ $0.live > budget }) ?? true {
+      note(Finding(imbalance: 0, sums: sums, seconds: SystemClock.sinceBoot(), isFinal: false))
+      return 0
+    }
+    var imbalance = Self.measure(segment, process)
+    if imbalance != 0 {
+      // A thread that was held up in the middle of a hook has had time to leave it.
+      usleep(2_000)
+      let again = Self.measure(segment, process)
+      imbalance =
+        again.signum() != imbalance.signum() ? 0 : again.magnitude < imbalance.magnitude ? again : imbalance
+    }
+    note(
+      Finding(
+        imbalance: imbalance, sums: sums, seconds: SystemClock.sinceBoot(), isFinal: imbalance != 0))
+    return imbalance
+  }
+
+  private func note(_ new: Finding) { finding.withLock { $0 = new } }
+
+  /// 0 if nothing is missing beyond what may have happened meanwhile.
+  private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
+    guard let before = segment.callSums else { return 0 }
+    let live = segment.totals().count
+    let unfinished: UInt64
+    if let process {
+      unfinished = UInt64(threadsAwake(process) ?? segment.unfinishedThreadCount)
+    } else {
+      // Whoever ran the exit handlers was in no hook.
+      unfinished = UInt64(max(0, segment.unfinishedThreadCount - (segment.state == .exited ? 1 : 0)))
+    }
+    guard let after = segment.callSums, after.allocations >= before.allocations, after.frees >= before.frees else {
+      return 0
+    }
+    let difference = Int64(bitPattern: before.live &- UInt64(live))
+    let meanwhile = (after.allocations - before.allocations) &+ (after.frees - before.frees)
+    return difference.magnitude > meanwhile &+ unfinished ? difference : 0
+  }
+
+  /// Threads of the process that do not sleep; nil if there are too many to ask, or they can't be asked.
+  private static func threadsAwake(_ process: Int32) -> Int? {
+    let most = 64
+    guard let directory = opendir("/proc/\(process)/task") else { return nil }
+    defer { closedir(directory) }
+    var awake = 0
+    var count = 0
+    while let entry = readdir(directory) {
+      let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
+        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      guard name.first != "." else { continue }
+      count += 1
+      guard count <= most else { return nil }
+      let file = open("/proc/\(process)/task/\(name)/stat", O_RDONLY | O_CLOEXEC)
+      // One that has just ended was in no hook.
+      guard file >= 0 else { continue }
+      var bytes = [UInt8](repeating: 0, count: 512)
+      let size = read(file, &bytes, bytes.count)
+      close(file)
+      // The state stands behind the name, which is in parentheses and may hold any byte.
+      guard size > 0, let end = bytes[..<size].lastIndex(of: UInt8(ascii: ")")), end + 2 < size else { continue }
+      let state = bytes[end + 2]
+      if state != UInt8(ascii: "S"), state != UInt8(ascii: "Z"), state != UInt8(ascii: "X") { awake += 1 }
+    }
+    return count > 0 ? awake : nil
+  }
+}
+
+extension Losses {
+  /// What an index is known to lack, for an answer that is given once.
+  package init(of segment: borrowing Segment) {
+    self.init(countedIn: segment)
+    let isWriting = segment.isProcessAlive && segment.isAtItsPath
+    imbalance = IndexBalance().imbalance(of: segment, runsIn: isWriting ? segment.processID : nil)
+  }
+}
+
+extension ProcessView {
+  /// What the index is known to lack. `isWriting`: whether the process runs and writes to this index.
+  func losses(isWriting: Bool, budget: UInt64? = IndexBalance.budget) -> Losses {
+    var losses = Losses(countedIn: shared.segment)
+    losses.imbalance = balance.imbalance(
+      of: shared.segment, runsIn: isWriting ? processID : nil, budget: budget)
+    return losses
+  }
+}

@@ -1,0 +1,76 @@
+// What time namespaces add to the clocks of the processes in them (time_namespaces(7)). A segment counts in the clocks of its
+// process, whoever reads it in those of its own namespace; so does /proc, which shows a start time in the reader's.
+
+import Glibc
+import SharedLayout
+
+/// What a time namespace adds to CLOCK_MONOTONIC and to the time since boot, in nanoseconds.
+package struct ClockOffsets: Hashable, Sendable {
+  package var monotonic: Int64
+  package var boottime: Int64
+
+  package static let none = ClockOffsets(monotonic: 0, boottime: 0)
+
+  /// Those of this process. None where they can't be known.
+  package static let own: ClockOffsets = {
+    guard let offsets = ClockOffsets(ofProcess: "self") else { return none }
+    // The file is about the namespace of the process's children to come.
+    return offsets == none || link("/proc/self/ns/time") == link("/proc/self/ns/time_for_children") ? offsets : none
+  }()
+
+  package init(monotonic: Int64, boottime: Int64) {
+    self.monotonic = monotonic
+    self.boottime = boottime
+  }
+
+  /// Those that the process with this id hands on to its children, which are its own but after unshare(2); nil if they can't
+  /// be read.
+  package init?(ofProcess processID: Int32) { self.init(ofProcess: "\(processID)") }
+
+  private init?(ofProcess name: String) {
+    let descriptor = open("/proc/\(name)/timens_offsets", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    let text = [UInt8](unsafeUninitializedCapacity: 256) { buffer, count in
+      count = max(0, read(descriptor, buffer.baseAddress, buffer.count))
+    }
+    self.init(text: String(decoding: text, as: UTF8.self))
+  }
+
+  /// From lines of a clock's name, seconds and nanoseconds; nil if a clock is missing.
+  package init?(text: String) {
+    var found: [Substring: Int64] = [:]
+    for line in text.split(separator: "\n") {
+      let words = line.split(separator: " ")
+      guard words.count == 3, let seconds = Int64(words[1]), let nanoseconds = Int64(words[2]) else { return nil }
+      let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+      let (sum, carry) = product.addingReportingOverflow(nanoseconds)
+      guard !overflow, !carry else { return nil }
+      found[words[0]] = sum
+    }
+    guard let monotonic = found["monotonic"], let boottime = found["boottime"] else { return nil }
+    self.init(monotonic: monotonic, boottime: boottime)
+  }
+
+  private static func link(_ path: String) -> [UInt8]? {
+    var failed = false
+    let text = [UInt8](unsafeUninitializedCapacity: 64) { buffer, count in
+      let size = readlink(path, buffer.baseAddress!, buffer.count)
+      failed = size < 0
+      count = max(0, size)
+    }
+    return failed ? nil : text
+  }
+
+  /// What is to be added to the reader's CLOCK_MONOTONIC for what a process with these offsets reads at the same moment.
+  package var monotonicShift: Int64 { monotonic &- Self.own.monotonic }
+
+  /// Whether a start time in clock ticks since boot, as a process with these offsets sees it, is the one that /proc shows to
+  /// this reader. Where the two count differently, each was rounded by itself: then they may differ by a tick.
+  package func isSameStart(_ ticks: UInt64, asRead read: UInt64) -> Bool {
+    let difference = boottime &- Self.own.boottime
+    guard difference != 0 else { return ticks == read }
+    let tick = Int128(1_000_000_000 / SystemClock.ticksPerSecond)
+    return abs(Int128(ticks) * tick - Int128(difference) - Int128(read) * tick) <= tick
+  }
+}

@@ -1,0 +1,79 @@
+// Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or be known
+// to another process by another name.
+
+import ByteText
+import CLibrary
+import Glibc
+
+/// A file system's device and the number of a file on it, as stat(2) gives them.
+package struct FileNumber: Hashable, Sendable {
+  package var device: UInt64
+  package var inode: UInt64
+
+  package init(device: UInt64, inode: UInt64) {
+    self.device = device
+    self.inode = inode
+  }
+
+  package init(_ status: stat) { self.init(device: UInt64(status.st_dev), inode: UInt64(status.st_ino)) }
+
+  /// Of the file at `path` itself, not of what a symbolic link leads to; nil if there is none.
+  package init?(path: String) {
+    var status = stat()
+    guard lstat(path.originalPath, &status) == 0 else { return nil }
+    self.init(status)
+  }
+
+  /// As /proc/PID/maps writes a device: two numbers, of which one of stat(2) is made up (makedev(3)).
+  package init(major: UInt32, minor: UInt32, inode: UInt64) {
+    let (major, minor) = (UInt64(major), UInt64(minor))
+    device = (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
+    self.inode = inode
+  }
+}
+
+/// What the processes of the machine have mapped, as far as the caller may know it.
+enum RunningProcesses {
+  /// All but this one.
+  static var ids: [Int32] {
+    guard let stream = opendir("/proc") else { return [] }
+    defer { closedir(stream) }
+    var ids: [Int32] = []
+    while let entry = readdir(stream) {
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+      if let id = Int32(name), id != getpid() { ids.append(id) }
+    }
+    return ids
+  }
+
+  /// The files that a process has mapped so that it shares what it writes to them, as an agent maps a segment.
+  static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber> {
+    guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
+    return text.withUnsafeBytes(writtenFiles)
+  }
+
+  /// Those in the text of /proc/PID/maps. Few lines are of such mappings, so they are searched for.
+  private static func writtenFiles(in text: UnsafeRawBufferPointer) -> Set<FileNumber> {
+    var files: Set<FileNumber> = []
+    let wanted = " rw-s "
+    var place = 0
+    while place < text.count, let start = text.baseAddress,
+      let found = memmem(start + place, UInt(text.count - place), wanted, UInt(wanted.utf8.count))
+    {
+      place = found - UnsafeMutableRawPointer(mutating: start) + wanted.utf8.count
+      // … offset major:minor inode   path
+      let rest = text[place...].prefix(128).prefix { $0 != UInt8(ascii: "\n") }
+      let fields = rest.split(separator: UInt8(ascii: " "), maxSplits: 3).map { String(decoding: $0, as: UTF8.self) }
+      guard fields.count >= 3 else { continue }
+      let device = fields[1].split(separator: ":").compactMap { UInt32($0, radix: 16) }
+      guard device.count == 2, let inode = UInt64(fields[2]) else { continue }
+      files.insert(FileNumber(major: device[0], minor: device[1], inode: inode))
+    }
+    return files
+  }
+
+  /// The files that any process, but this one, has mapped so.
+  static func allWrittenFiles() -> Set<FileNumber> {
+    ids.reduce(into: []) { $0.formUnion(writtenFiles(ofProcess: $1)) }
+  }
+}

@@ -1,0 +1,101 @@
+// A thread that does nothing but wait for segments to appear, so that each process is opened within a fraction of a millisecond:
+// how it ends can't be learnt later. What it sees it also hands on, to be looked at in peace.
+
+import CPidfd
+import Glibc
+import IndexReader
+import ServerProtocol
+import Synchronization
+
+/// Watches directories of segments from a thread of its own, until it is stopped or goes.
+final class ArrivalWatcher: Sendable {
+  private let changes = Mutex<[DirectoryChange]>([])
+  /// Written to end the thread.
+  private let stopping: (read: Int32, write: Int32)
+
+  /// More changes at a time than these say only that anything may have changed.
+  private static let limit = 10_000
+
+  /// `arrived` is called on the thread for each file that appears, `wake` when there are changes to take.
+  init(
+    _ directories: [String], arrived: @escaping @Sendable (String) -> Void, wake: @escaping @Sendable () -> Void
+  ) throws(SocketError) {
+    let watcher = try DirectoryWatcher(directories)
+    var ends: [Int32] = [0, 0]
+    guard pipe(&ends) == 0 else {
+      throw SocketError(code: errno, "cannot watch for new segments: \(SocketError.words(errno))")
+    }
+    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    stopping = (ends[0], ends[1])
+    let body = Body(watcher, stop: ends[0], arrived: arrived) { [weak self] changes in
+      self?.add(changes)
+      wake()
+    }
+    var thread = pthread_t()
+    let code = pthread_create(
+      &thread, nil,
+      { argument in
+        Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue().run()
+        return nil
+      }, Unmanaged.passRetained(body).toOpaque())
+    guard code == 0 else {
+      Unmanaged.passUnretained(body).release()
+      throw SocketError(code: code, "cannot watch for new segments: \(SocketError.words(code))")
+    }
+    pthread_detach(thread)
+  }
+
+  deinit { close(stopping.write) }
+
+  /// What has changed since the last call.
+  func takeChanges() -> [DirectoryChange] {
+    changes.withLock { changes in
+      defer { changes = [] }
+      return changes
+    }
+  }
+
+  private func add(_ new: [DirectoryChange]) {
+    changes.withLock { changes in
+      if changes.count + new.count > Self.limit { changes = [.unknown] } else { changes += new }
+    }
+  }
+
+  /// What runs on the thread.
+  private final class Body {
+    private var watcher: DirectoryWatcher
+    private let stop: Int32
+    private let arrived: @Sendable (String) -> Void
+    private let report: ([DirectoryChange]) -> Void
+
+    init(
+      _ watcher: consuming DirectoryWatcher, stop: Int32, arrived: @escaping @Sendable (String) -> Void,
+      report: @escaping ([DirectoryChange]) -> Void
+    ) {
+      self.watcher = watcher
+      self.stop = stop
+      self.arrived = arrived
+      self.report = report
+    }
+
+    deinit { close(stop) }
+
+    func run() {
+      // Few instructions for each process that starts: soon, as the process may not live long.
+      allocs_prefer_latency()
+      while true {
+        var requests = [
+          pollfd(fd: watcher.descriptor, events: Int16(POLLIN), revents: 0), pollfd(fd: stop, events: 0, revents: 0),
+        ]
+        if poll(&requests, 2, -1) < 0, errno != EINTR { return }
+        // The other end was closed.
+        guard requests[1].revents == 0 else { return }
+        let changes = watcher.changes()
+        for change in changes {
+          if case .appeared(let path) = change { arrived(path) }
+        }
+        if !changes.isEmpty { report(changes) }
+      }
+    }
+  }
+}
