@@ -58,15 +58,15 @@ enum Code {
       let beforeLast = first == last ? before : Process.protection(of: last)
     else { return false }
     let writable = 2
-    guard System.protect(first, pageSize, before | writable) else { return false }
-    if first != last, !System.protect(last, pageSize, beforeLast | writable) {
-      _ = System.protect(first, pageSize, before)
+    guard System.protect(first, pageSize, flags: before | writable) else { return false }
+    if first != last, !System.protect(last, pageSize, flags: beforeLast | writable) {
+      _ = System.protect(first, pageSize, flags: before)
       return false
     }
     for index in 0..<count { code[index] = bytes[index] }
     // Taking a permission away is refused by nobody.
-    _ = System.protect(first, pageSize, before)
-    if first != last { _ = System.protect(last, pageSize, beforeLast) }
+    _ = System.protect(first, pageSize, flags: before)
+    if first != last { _ = System.protect(last, pageSize, flags: beforeLast) }
     return true
   }
 
@@ -76,7 +76,7 @@ enum Code {
   /// place. False, and the memory is gone, if it cannot be done.
   static func makeExecutable(_ start: Bytes, _ size: UInt64) -> Bool {
     let address = UInt64(UInt(bitPattern: start))
-    if System.protect(address, size, System.Access.execute.rawValue) { return true }
+    if System.protect(address, size, flags: System.Access.execute.rawValue) { return true }
     let path: StaticString = "/proc/self/mem"
     let file = System.open(
       UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readWrite)

@@ -298,9 +298,9 @@ import SharedLayout
       let page = UInt64(ALLOCS_PAGE_SIZE)
       let first = start & ~(page - 1)
       let size = ((end + page - 1) & ~(page - 1)) - first
-      guard System.protect(first, size, readable | writable) else { return false }
+      guard System.protect(first, size, flags: readable | writable) else { return false }
       body()
-      _ = System.protect(first, size, flags)
+      _ = System.protect(first, size, flags: flags)
       return true
     }
 

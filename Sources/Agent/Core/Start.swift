@@ -211,11 +211,9 @@ enum Start {
     allocs_leave(own)
     #if !ALLOCS_INEXE
       EntryPoints.bind()
-      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue {
-        Declarations.bind()
-        Definitions.bind()
-        LaterModules.watch()
-      }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Definitions.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { LaterModules.watch() }
     #else
       KitLimits.report()
     #endif

@@ -7,9 +7,9 @@
 //                 one start in 32 looks for what ended processes left (Sweep.swift): prctl, mmap, getdents64, tgkill with
 //                 signal 0, newfstatat, openat, fstat, fcntl, pread64, unlinkat, close, munmap
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
-//                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
 //                 where a module has an allocator of its own: mmap and mprotect for code, openat, pread64, pwrite64 and close for
 //                 each jump; the same once for the dynamic linker
+//                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
 //   a module that is opened, if it has an allocator  the same, and mincore; munmap when it goes
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
 //                 mincore, for a suballocation that is in no chunk
@@ -290,9 +290,9 @@ enum System {
     else { return nil }
     return mapped
   }
-  /// `protection`: 1 to read, 2 to write, 4 to execute.
-  static func protect(_ start: UInt64, _ size: UInt64, _ protection: Int) -> Bool {
-    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), protection) >= 0
+  /// `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
+  static func protect(_ start: UInt64, _ size: UInt64, flags: Int) -> Bool {
+    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), flags) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))

@@ -63,10 +63,10 @@ __attribute__((used)) ALLOCS_HIDDEN struct allocs_hooked allocs_passing_records[
 struct allocs_hooked *allocs_passing_record(uint32_t index) { return &allocs_passing_records[index]; }
 
 #if defined(__x86_64__)
-_Static_assert(sizeof(struct allocs_hooked) == 24, "the stubs' distance between records");
+_Static_assert(sizeof(struct allocs_hooked) == 48, "the stubs' distance between records");
 #define PASSING(index)                                                                     \
   __attribute__((naked)) static void passing_##index(void) {                               \
-    __asm__("leaq allocs_passing_records+24*" #index "(%rip), %r11\n" ALLOCS_ENTRY_HOOKED( \
+    __asm__("leaq allocs_passing_records+48*" #index "(%rip), %r11\n" ALLOCS_ENTRY_HOOKED( \
         allocs_hook_passing));                                                             \
   }
 PASSING(0) PASSING(1) PASSING(2) PASSING(3) PASSING(4) PASSING(5)
