@@ -39,7 +39,8 @@ final class IndexBalance: Sendable {
 
   /// `runsIn`: the process whose threads may be writing to the index; nil if it has ended or left this index. `budget`: how many
   /// live blocks are counted at most; nil: any number.
-  func imbalance(of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget) -> Int64 {
+  func imbalance(of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget) -> Int64
+  {
     if let known = finding.withLock({ $0 }), isFresh(known, segment) { return known.imbalance }
     let sums = segment.callSums
     if let budget, sums.map({ $0.live > budget }) ?? true {
@@ -64,7 +65,8 @@ final class IndexBalance: Sendable {
 
   /// 0 if nothing is missing beyond what may have happened meanwhile.
   private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
-    guard let before = segment.callSums else { return 0 }
+    // Where no call is counted, nothing is known of calls.
+    guard let before = segment.callSums, before.allocations > 0 else { return 0 }
     let live = segment.totals().count
     let unfinished: UInt64
     if let process {

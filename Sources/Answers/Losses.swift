@@ -6,6 +6,8 @@ import IndexReader
 public struct Losses: Hashable, Sendable {
   /// Blocks that were allocated and are not in the index, since the start.
   public var blocks: UInt64 = 0
+  /// Blocks that are not in the index either, allocated inside a call of the allocator: its own, or a signal handler's.
+  public var innerBlocks: UInt64 = 0
   /// Frees of blocks whose allocation was not seen, since the start: it came before the agent, or passed it by.
   public var unknownFrees: UInt64 = 0
   /// By how much allocations less frees exceed the live blocks: so many blocks were given back unseen, and their memory
@@ -21,10 +23,13 @@ public struct Losses: Hashable, Sendable {
   /// What a person is told, in the order of weight.
   var phrases: [String] {
     var phrases: [String] = []
-    if blocks > 0 { phrases.append("\(Units.count(blocks, "block")) \(blocks == 1 ? "is" : "are") not in the index") }
+    func verb(_ count: UInt64) -> String { count == 1 ? "is" : "are" }
+    if blocks > 0 { phrases.append("\(Units.count(blocks, "block")) \(verb(blocks)) not in the index") }
+    if innerBlocks > 0 {
+      phrases.append("\(Units.count(innerBlocks, "block")) made inside allocation calls \(verb(innerBlocks)) not")
+    }
     if unknownFrees > 0 {
-      phrases.append(
-        "\(Units.count(unknownFrees, "free")) of blocks whose allocation was not seen")
+      phrases.append("\(Units.count(unknownFrees, "free")) where no block was known")
     }
     if imbalance != 0 { phrases.append(imbalanceText) }
     if !mayPassBy.isEmpty {
@@ -50,12 +55,14 @@ public struct Losses: Hashable, Sendable {
   package var reservation: String? {
     guard !isEmpty else { return nil }
     return blocks > 0
-      ? "unless it is one of the \(Units.grouped(blocks)) blocks not in the index" : "unless its allocation was not seen"
+      ? "unless it is one of the \(Units.grouped(blocks)) blocks not in the index"
+      : "unless its allocation was not seen"
   }
 
   /// The JSON fields, each with the comma before it. `blocks` is left out where the caller has written it.
   package func appendJSONFields(withBlocks: Bool = true, to writer: inout ByteWriter) {
     if withBlocks, blocks > 0 { writer.append(",\"lost_blocks\":", decimal: blocks) }
+    if innerBlocks > 0 { writer.append(",\"inner_blocks\":", decimal: innerBlocks) }
     if unknownFrees > 0 { writer.append(",\"unknown_frees\":", decimal: unknownFrees) }
     if imbalance != 0 {
       writer.append(imbalance < 0 ? ",\"imbalance\":-" : ",\"imbalance\":")
@@ -72,6 +79,7 @@ extension Losses {
   /// What the counters and the table of what could not be hooked say; a few loads where there is nothing.
   init(countedIn segment: borrowing Segment) {
     blocks = segment.lostBlocks
+    innerBlocks = segment.innerBlocks
     unknownFrees = segment.unknownFrees
     // The same allocator may have been left alone in several modules.
     for bypass in segment.bypasses {

@@ -90,7 +90,7 @@ public struct ProcessList: Hashable, Sendable {
     return blocks > 0 ? Units.grouped(blocks) + more : more.isEmpty ? "-" : more
   }
   private static func hasMore(_ losses: Losses) -> Bool {
-    losses.unknownFrees > 0 || losses.imbalance != 0 || !losses.mayPassBy.isEmpty
+    losses.innerBlocks > 0 || losses.unknownFrees > 0 || losses.imbalance != 0 || !losses.mayPassBy.isEmpty
   }
 
   /// `{"processes":[…]}`, without a newline.

@@ -79,12 +79,16 @@ extension Configuration {
         found.removeAll { $0.module != module && Answer.fileName(of: $0.module) != module }
       }
       let place = "\(function.place): the function \(function.name)"
+      // A module that the program is not linked to may come later, with its functions.
+      if let module = function.module, !modules.contains(where: { $0 == module || Answer.fileName(of: $0) == module }) {
+        continue
+      }
       guard let first = found.first else {
         throw Failure(
           Status.usage,
           "\(place) is not found in \(function.module ?? program.path)\(function.module == nil ? " or its libraries" : "")",
           advice:
-            "check its name; what is static in a stripped program, inlined, or in a library opened later can't be hooked"
+            "check its name; for a library opened later, say which: NAME@plugin.so: \(function.name)(…); what is inlined, or static in a stripped program, can't be hooked"
         )
       }
       if found.count > 1 {

@@ -1,11 +1,12 @@
-// The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one below or above. What both
-// say together: RegionSlots.swift.
+// The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one
+// below or above. What both say together: RegionSlots.swift.
 //
-// - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a group may hold nothing
-//   but zeros and stale tails. Where a search has met one such group it expects more, as above gigabytes of freed small
-//   blocks, and passes over them at the speed of memory (`hasHead`).
-// - Whatever a search returns was true when it was read. A search that finds nothing met, for each slot, a moment at
-//   which no allocation started there.
+// - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a
+//   group may hold nothing but zeros and stale tails. Where a search has met one such group it
+//   expects more, as above gigabytes of freed small blocks, and passes over them at the speed of
+//   memory (`hasHead`).
+// - Whatever a search returns was true when it was read. A search that finds nothing met, for each
+//   slot, a moment at which no allocation started there.
 
 import MappingGuard
 import SharedLayout
@@ -40,7 +41,8 @@ struct Arena {
     groupCount = Layout.summaryLevel0Words << 6
   }
 
-  /// The fine slots in the nested arena at `start` (allocs_nested.h); nil if that is not one of `region`.
+  /// The fine slots in the nested arena at `start` (allocs_nested.h); nil if that is not one of
+  /// `region`.
   init?(fineAt start: UnsafeRawPointer, region: Int) {
     guard let nested = NestedArena(at: start, region: region) else { return nil }
     regionStart = nested.regionStart
@@ -115,8 +117,8 @@ struct Arena {
     return (both.x | both.y) & 1 != 0
   }
 
-  /// The allocation with the highest base up to `offset`, counted from the region's start; it may be left out if it starts below
-  /// `floor`, counted likewise.
+  /// The allocation with the highest base up to `offset`, counted from the region's start; it may
+  /// be left out if it starts below `floor`, counted likewise.
   func last(atOrBelow offset: UInt64, floor: UInt64 = 0) -> Allocation? {
     let limit = regionStart + offset
     let topSlot = Int(offset >> shift)

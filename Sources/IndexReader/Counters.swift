@@ -19,6 +19,8 @@ public struct IndexCounter: Hashable, Sendable {
     case figures
     /// The same, shown as a part of another figure or not at all.
     case sums
+    /// Blocks that are not in the index, allocated inside a call of the allocator: its own, or a signal handler's.
+    case innerBlocks
   }
 
   /// The name in JSON.
@@ -43,6 +45,7 @@ public struct IndexCounter: Hashable, Sendable {
 
   static let lostBlocks = all.filter { $0.kind == .lostBlocks }
   static let unknownFrees = all.filter { $0.kind == .unknownFrees }
+  static let innerBlocks = all.filter { $0.kind == .innerBlocks }
   static let lostEvents = all.filter { $0.kind == .lostEvents }
 
   /// `2 blocks not indexed: no arena was left`; `grouped` writes the number.
@@ -69,12 +72,15 @@ extension Segment {
     case .lostBlocks: sum(of: IndexCounter.lostBlocks)
     case .unknownFrees: sum(of: IndexCounter.unknownFrees)
     case .lostEvents: sum(of: IndexCounter.lostEvents)
+    case .innerBlocks: sum(of: IndexCounter.innerBlocks)
     case .faults, .figures, .sums: sum(of: IndexCounter.all.filter { $0.kind == kind })
     }
   }
 
   /// Blocks that were allocated and are not in the index, since the start. A few loads.
   public var lostBlocks: UInt64 { sum(of: .lostBlocks) }
+  /// Blocks that are not in the index either, which the allocator made for itself, or a signal handler inside it. A load.
+  public var innerBlocks: UInt64 { sum(of: .innerBlocks) }
   /// Blocks given back whose allocation was not seen, since the start. A few loads.
   public var unknownFrees: UInt64 { sum(of: .unknownFrees) }
 }

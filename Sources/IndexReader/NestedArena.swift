@@ -1,5 +1,6 @@
-// The slots of what suballocators have handed out in one region (allocs_nested.h); or fine slots, which Arena reads. The rules are those of Arena: slots are read
-// only in groups whose summary bit is set, and whatever a search returns was true when it was read.
+// The slots of what suballocators have handed out in one region (allocs_nested.h); or fine slots,
+// which Arena reads. The rules are those of Arena: slots are read only in groups whose summary bit
+// is set, and whatever a search returns was true when it was read.
 
 import SharedLayout
 

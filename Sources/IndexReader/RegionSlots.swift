@@ -1,10 +1,13 @@
-// The slots of one region together: the coarse ones, and the fine ones of blocks that may share 32 bytes with others, if it has any
-// (allocs_nested.h). An allocation is in one of them, so their union, in order of address, is what starts in the region.
+// The slots of one region together: the coarse ones, and the fine ones of blocks that may share 32
+// bytes with others, if it has any (allocs_nested.h). An allocation is in one of them, so their
+// union, in order of address, is what starts in the region.
 //
-// - The coarse slots are read first. Whoever finds nothing in either then met a moment at which that was so: an allocation that
-//   goes from one to the other is erased here before it is written there.
-// - What is read of one may be gone when the other is read. Both were true then. Of two at one base, the coarse one is taken:
-//   the agent lets a fine record never replace it in silence, while the other way round that may be, where frees are not seen.
+// - The coarse slots are read first. Whoever finds nothing in either then met a moment at which
+//   that was so: an allocation that goes from one to the other is erased here before it is written
+//   there.
+// - What is read of one may be gone when the other is read. Both were true then. Of two at one
+//   base, the coarse one is taken: the agent lets a fine record never replace it in silence, while
+//   the other way round that may be, where frees are not seen.
 
 import SharedLayout
 
@@ -37,8 +40,8 @@ struct RegionSlots {
     return (fine?.summary.first(atOrAbove: group * fineGroups)).map { $0 / fineGroups == group } ?? false
   }
 
-  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the region's start, in order
-  /// of address, until it returns false. Returns false if it did.
+  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the
+  /// region's start, in order of address, until it returns false. Returns false if it did.
   @inline(__always)
   func scan<Failure: Error>(
     from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool

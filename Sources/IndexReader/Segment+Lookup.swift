@@ -12,7 +12,8 @@ extension Segment {
     return arenas + (entry - 1) * Layout.arenaStride
   }
 
-  /// Where the nested arena begins whose number, from 1, is at `word` in an arena; nil if there is none.
+  /// Where the nested arena begins whose number, from 1, is at `word` in an arena; nil if there is
+  /// none.
   @inline(__always)
   func nestedStart(numberAt word: UnsafeRawPointer) -> UnsafeRawPointer? {
     // Pairs with the agent's release, which it makes when the nested arena is complete.

@@ -101,6 +101,8 @@ extension Segment {
       if let truncation = entry.truncation {
         stack.truncation = truncation
         stack.framesCut = entry.framesCut
+        // The agent leaves its own frames out, but for one that has none outside of it.
+        if isAgent(entry.pc) { stack.addresses.removeLast() }
         return stack
       }
       next = entry.parent
@@ -114,6 +116,16 @@ extension Segment {
       }
     }
     return stack
+  }
+
+  private func isAgent(_ address: UInt64) -> Bool {
+    let table = entries(geometry.modules, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) {
+      var entry = allocs_module()
+      copyWords(of: table + index, into: &entry)
+      if entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0 { return entry.start <= address && address < entry.end }
+    }
+    return false
   }
 
   // MARK: modules

@@ -52,9 +52,14 @@ struct DebugFileSearch: Sendable {
     return module.buildID.isEmpty && !spanMatches(file, module) ? .otherFile : nil
   }
 
+  /// Bytes of a build id that an index has room for.
+  private static let longestBuildID = 32
+
   static func loss(
     of module: ModuleReference, buildID: [UInt8], _ state: FileState?, isMapped: Bool
   ) -> NameLoss? {
+    // The agent notes no longer ones: then the file is proved as if it had none.
+    let buildID = buildID.count > longestBuildID && module.buildID.isEmpty ? [] : buildID
     guard buildID == module.buildID else { return .otherFile }
     guard buildID.isEmpty else { return nil }
     guard let state else { return .unproved }

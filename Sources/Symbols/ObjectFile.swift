@@ -180,7 +180,37 @@ final class ObjectFile {
   private static func readBuildID(_ elf: OpaquePointer) -> [UInt8] {
     var bytes: UnsafeRawPointer?
     let count = dwelf_elf_gnu_build_id(elf, &bytes)
-    return count > 0 ? [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) : []
+    if count > 0 { return [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) }
+    // libelf takes no note whose length is no multiple of 4 and that ends with its segment, as linkers write it.
+    var segments = 0
+    guard elf_getphdrnum(elf, &segments) == 0 else { return [] }
+    for index in 0..<min(segments, 1024) {
+      var segment = GElf_Phdr()
+      guard gelf_getphdr(elf, Int32(index), &segment) != nil, segment.p_type == PT_NOTE, segment.p_filesz <= 1 << 16,
+        let data = elf_getdata_rawchunk(elf, Int64(bitPattern: segment.p_offset), Int(segment.p_filesz), ELF_T_BYTE),
+        let start = data.pointee.d_buf
+      else { continue }
+      let found = buildID(inNotes: UnsafeRawBufferPointer(start: start, count: data.pointee.d_size))
+      if !found.isEmpty { return found }
+    }
+    return []
+  }
+
+  private static func buildID(inNotes notes: UnsafeRawBufferPointer) -> [UInt8] {
+    var offset = 0
+    while offset <= notes.count - 12 {
+      let nameSize = Int(notes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+      let size = Int(notes.loadUnaligned(fromByteOffset: offset + 4, as: UInt32.self))
+      let type = notes.loadUnaligned(fromByteOffset: offset + 8, as: UInt32.self)
+      let name = offset + 12
+      let content = name + (nameSize + 3) & ~3
+      guard content + size <= notes.count else { return [] }
+      if type == 3, notes[name..<name + nameSize].elementsEqual("GNU\0".utf8) {  // NT_GNU_BUILD_ID
+        return Array(notes[content..<content + size])
+      }
+      offset = content + (size + 3) & ~3
+    }
+    return []
   }
 
   deinit {

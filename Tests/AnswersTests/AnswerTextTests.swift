@@ -53,23 +53,78 @@ struct AnswerTextTests {
   }
 
   @Test(
-    "a frame that is too long for its line is shortened in one place at most",
+    "a frame that is too long for its line loses what matters least: never its own name, its scope or the line",
     arguments: [
       ("parse", "config.c", 40, "parse (config.c:101)"),
       ("parse", "configuration_of_everything.c", 30, "parse (configurati…hing.c:101)"),
-      ("std::vector<int>::push_back", "vec.h", 30, "std::vector…h_back (vec.h:101)"),
-      ("std::vector<int>::push_back", "configuration_of_everything.c", 30, "std::vector<int>::push_back"),
+      ("std::vector<int>::push_back", "vec.h", 30, "std::vector::push_back (…:101)"),
+      ("std::vector<int>::push_back", "configuration_of_everything.c", 30, "std::vector::push_back (…:101)"),
       (
         "std::map<long, std::vector<int>>::insert", "configuration_of_everything.c", 30,
-        "std::map<long, std…t>>::insert"
+        "std::map::insert (conf….c:101)"
       ),
+      (
+        "void shop::Shelf<std::basic_string<char>>::put(std::basic_string<char> const&)", "shelf.cpp", 60,
+        "shop::Shelf<std::basic_string<char>>::put(…) (shelf.cpp:101)"
+      ),
+      (
+        "Shop::run(int, std::vector<int> const&)::{lambda(int)#1}::operator()(int) const", "s.cpp", 50,
+        "Shop::run::{lambda#1}::operator() (s.cpp:101)"
+      ),
+      (
+        "<alloc::vec::Vec<alloc::string::String> as core::clone::Clone>::clone", "mod.rs", 60,
+        "<alloc::vec::Vec as core::clone::Clone>::clone (mod.rs:101)"
+      ),
+      ("core::ptr::drop_in_place::<alloc::vec::Vec<u8>>", "mod.rs", 40, "core::ptr::drop_in_place (mod.rs:101)"),
+      ("<alloc::raw_vec::RawVec<u8>>::reserve", "mod.rs", 45, "alloc::raw_vec::RawVec::reserve (mod.rs:101)"),
+      (
+        "std::ostream& std::operator<< <char>(std::ostream&, char const*)", "ostream", 40,
+        "std::operator<< <char>(…) (ostream:101)"
+      ),
+      ("Hidden::operator void*() const", "h.cpp", 30, "Hidden::operator void* (…:101)"),
+      ("(anonymous namespace)::run(int, int, int, int)", "a.c", 40, "(anonymous namespace)::run(…) (a.c:101)"),
     ])
   func frame(function: String, file: String, columns: Int, text: String) {
     let frame = Frame(pc: 0x1000, module: "/lib/m.so", function: function, file: "/src/\(file)", line: 101)
     let described = Answer.describe(frame, columns: columns)
     #expect(described == text)
     #expect(TextLayout.width(described) <= columns)
-    #expect(described.count { $0 == "…" } <= 1)
+  }
+
+  @Test("a frame without a name is its place in the module's file; in no module it says so")
+  func unnamedFrames() throws {
+    let place = Frame.FilePlace(address: 0x11b8, buildID: [0xA5, 0x01, 0xFF])
+    var frame = Frame(pc: 0x5555_5555_51b9, module: "/usr/bin/pm", place: place)
+    #expect(Answer.describe(frame, columns: 40) == "pm+0x11b8")
+    frame.file = "/src/pm.c"
+    frame.line = 7
+    #expect(Answer.describe(frame, columns: 40) == "pm+0x11b8 (pm.c:7)")
+    #expect(Answer.describe(Frame(pc: 0x7f00_0000_1000, module: nil), columns: 40) == "0x7f0000001000 in no module")
+
+    var answer = Self.heap()
+    answer.stack = [frame, Frame(pc: 0x1000, module: nil)]
+    answer.siteIndex = 0
+    let json = try parseJSON(answer.json)
+    let first = json["stack"]?[0]
+    #expect(first?["offset"]?.number == 0x11b8 && first?["build_id"]?.string == "a501ff")
+    #expect(json["site"]?["build_id"]?.string == "a501ff")
+    #expect(json["stack"]?[1]?["offset"] == nil && json["stack"]?[1]?["build_id"] == nil)
+  }
+
+  @Test("what names lack is said once, in the text and as JSON")
+  func namesMissing() throws {
+    let problem = "its split debug information (.dwo) is missing: /src/ps.dwo"
+    var answer = Self.heap()
+    answer.stack = (0..<3).map { index in
+      Frame(pc: 0x1000 + UInt64(index), module: "/usr/bin/ps", function: "f\(index)", problem: problem)
+    }
+    answer.siteIndex = 0
+    let lines = answer.text.split(separator: "\n").filter { $0.hasPrefix("  names    ") }
+    #expect(lines.count == 1 && lines.first?.hasPrefix("  names    ps: its split debug information") == true)
+    let json = try parseJSON(answer.json)
+    #expect(json["names_missing"]?.count == 1)
+    #expect(json["names_missing"]?[0]?.string == "ps: \(problem)")
+    #expect(try parseJSON(Self.heap().json)["names_missing"] == nil)
   }
 
   private static func deep(_ count: Int, site: Int) -> Answer {

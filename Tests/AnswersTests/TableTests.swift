@@ -54,8 +54,8 @@ struct TopTableTests {
       table.text == """
         program, process 1: 1,000 live blocks of 208,000 bytes (203.1 KiB), 4 sites
           BYTES   SHARE  BLOCKS  ALLOCATED BY
-        200,000   96.2%     200  0x10000200 in libexample.so: malloc
-          4,000    1.9%     400  0x10000100 in libexample.so: malloc
+        200,000   96.2%     200  libexample.so+0x100001ff: malloc
+          4,000    1.9%     400  libexample.so+0x100000ff: malloc
           4,000    1.9%     400  2 other sites
         208,000  100.0%   1,000  all
 

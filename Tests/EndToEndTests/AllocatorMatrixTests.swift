@@ -28,13 +28,13 @@ extension EndToEnd {
       /// families.c: its first three sites call the C library.
       static func c(
         _ name: String, _ options: [String], hooked: UInt64 = 8, allocator: String? = nil, tellsFunctions: Bool = true,
-        isLibc: @escaping @Sendable (UInt32) -> Bool = { $0 < 3 },
+        isLibc: @escaping @Sendable (UInt32) -> Bool = { $0 < 3 }, module: String? = nil,
         with library: @escaping @Sendable () throws -> [String]
       ) -> Row {
         Row(
           testDescription: "C, \(name)", source: "families.c", options: { options + (try library()) },
           arguments: ["80000", "2", "5"], hooked: hooked, isLibc: isLibc, tellsFunctions: tellsFunctions,
-          allocator: allocator)
+          allocator: allocator, module: module)
       }
       /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10 on,
       /// unless the allocator has them.
@@ -95,6 +95,19 @@ extension EndToEnd {
         "tcmalloc, malloc and tc_", ["-DTCMALLOC", "-DPREFIX=tc_"], hooked: 10, tellsFunctions: false,
         isLibc: { _ in false }
       ) { ["-l:libtcmalloc_minimal.a", "-lstdc++", "-lm"] },
+      // Libraries behind the agent: malloc's names come to the agent, the others are hooked.
+      .c(
+        "jemalloc's library, malloc and mallocx", ["-DJEMALLOC", "-DPREFIX="], hooked: 12, tellsFunctions: false,
+        isLibc: { _ in false }, module: "libjemalloc"
+      ) { ["-ljemalloc"] },
+      .c(
+        "mimalloc's library, malloc and mi_", ["-DMIMALLOC", "-DPREFIX=mi_"], hooked: 20, tellsFunctions: false,
+        isLibc: { _ in false }, module: "libmimalloc"
+      ) { ["-lmimalloc"] },
+      .c(
+        "tcmalloc's library, malloc and tc_", ["-DTCMALLOC", "-DPREFIX=tc_"], hooked: 10, tellsFunctions: false,
+        isLibc: { _ in false }, module: "libtcmalloc"
+      ) { ["-l:libtcmalloc_minimal.so.4"] },
       .c("dlmalloc, dl", ["-DDLMALLOC", "-DPREFIX=dl"], allocator: "dlmalloc") { [try StaticAllocators.dlmalloc()] },
       .c(
         "dlmalloc, dl, with landing pads", ["-O0", "-fcf-protection", "-DDLMALLOC", "-DPREFIX=dl"],

@@ -83,7 +83,7 @@ extension EndToEnd {
         cp '\(agent)' "$odd/agent"$'\\xe9'.so
         ALLOCS_AGENT=$PWD/$odd/agent$'\\xe9'.so "$ctl" run -- sh -c 'grep -q "agent.*\\.so" /proc/$$/maps && ls "$ALLOCS_DIR"/$$.*.seg' > out
         grep -q 'seg$' out && say agent
-        "$ctl" run --record "$odd/r"$'\\xe9'.rec -- sh -c true $'a\\xe9\\e' | grep -q 'r\\\\xE9.rec: .*events' && say recorded
+        "$ctl" run --record "$odd/r"$'\\xe9'.rec -- sh -c true $'a\\xe9\\e' 2>&1 | grep -q 'r\\\\xE9.rec: .*events' && say recorded
         "$ctl" replay "$odd/r"$'\\xe9'.rec | grep -q 'allocation' && say replayed
         "$ctl" history --recording "$odd/r"$'\\xe9'.rec 0x10 | grep -q 'looked through' && say history
         "$ctl" export "$odd/r"$'\\xe9'.rec --format jsonl -o "$odd/o"$'\\xe9' && grep -q '"a\\\\\\\\xE9\\\\u001b"' "$odd/o"$'\\xe9' && say exported

@@ -31,7 +31,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let name = "lib\(Self.evil).so"
       let library = directory.file(name)
-      // GNU as takes any name in quotes.
+      // GNU as takes any name in quotes, and knows no escapes there.
       let assembly = try directory.write(
         """
         .text
@@ -41,8 +41,8 @@ extension EndToEnd {
         allocate:
           jmp .Lallocate
         .size allocate, .-allocate
-        .type "f\\033[31m\\302\\233\\342\\200\\256g",@function
-        "f\\033[31m\\302\\233\\342\\200\\256g":
+        .type "f\u{1b}[31m\u{9b}\u{202e}g",@function
+        "f\u{1b}[31m\u{9b}\u{202e}g":
         .Lallocate:
         .cfi_startproc
           subq $8, %rsp
@@ -53,7 +53,7 @@ extension EndToEnd {
           .cfi_adjust_cfa_offset -8
           ret
         .cfi_endproc
-        .size "f\\033[31m\\302\\233\\342\\200\\256g", .-"f\\033[31m\\302\\233\\342\\200\\256g"
+        .size "f\u{1b}[31m\u{9b}\u{202e}g", .-"f\u{1b}[31m\u{9b}\u{202e}g"
         .section .note.GNU-stack,"",@progbits
         """, to: "evil.s")
       let source = try directory.write(

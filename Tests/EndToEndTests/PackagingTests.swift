@@ -109,10 +109,13 @@ extension EndToEnd {
         let environment = try Installation.agentEnvironment(directory.path)
         #expect(try ChildProcess.run([program, "x"], environment: environment) == plain)
         // system, posix_spawn and exec, by programs of glibc's.
+        let python = { (call: String) in
+          ["python3", "-c", "import os; os._exit(os.waitstatus_to_exitcode(\(call)))"]
+        }
         let starters = [
           ["/bin/sh", "-c", "\(program) x; exit $?"], ["/bin/sh", "-c", "exec \(program) x"],
-          ["python3", "-c", "import os; os._exit(os.waitstatus_to_exitcode(os.system('\(program) x')))"],
-          ["python3", "-c", "import os; os._exit(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn('\(program)', ['a', 'x'], os.environ), 0)[1]))"],
+          python("os.system('\(program) x')"),
+          python("os.waitpid(os.posix_spawn('\(program)', ['a', 'x'], os.environ), 0)[1]"),
         ]
         for starter in starters {
           #expect(try ChildProcess.run(starter, environment: environment) == plain, "\(starter)")

@@ -211,7 +211,7 @@ extension EndToEnd {
     ]
 
     @Test("room between segments, and call frame information without a table: the same stack", arguments: linkings)
-    func linkings(options: [String]) throws {
+    func roomBetweenSegments(options: [String]) throws {
       let forLibraries = ["-fPIC", "-shared", "-DGAPS_LIBRARY"] + options.filter { $0 != "-no-pie" }
       let linked = try Programs.path("stacks_gaps.c", options: forLibraries)
       let loaded = try Programs.path("stacks_gaps.c", options: forLibraries + ["-O1"])

@@ -74,7 +74,8 @@ extension EndToEnd {
       let under = try ChildProcess.run(
         program,
         environment: ChildProcess.baseEnvironment.merging(
-          try Installation.agentEnvironment(directory.path, below: allocator.library)) { $1 })
+          try Installation.agentEnvironment(directory.path, below: allocator.library)
+        ) { $1 })
       #expect(without.ending == .exit(0) && without.output.count > 10_000)
       #expect(!without.output.contains("overwritten"))
       #expect(under == without)

@@ -1,4 +1,5 @@
-// Blocks that may share 32 bytes with others, or lie at no multiple of 16, have fine slots: they are allocations among the others.
+// Blocks that may share 32 bytes with others, or lie at no multiple of 16, have fine slots: they
+// are allocations among the others.
 
 import IndexReader
 import SharedLayout
@@ -171,7 +172,8 @@ struct FineSlotTests {
     #expect(met == [heap + 40])
   }
 
-  @Test("a number of fine slots that leads nowhere, or to another region's, is passed over", arguments: [1, 2, 3, .max])
+  @Test(
+    "a number of fine slots that leads nowhere, or to another region's, is passed over", arguments: [1, 2, 3, .max])
   func wrongNumber(number: UInt32) throws {
     let synthetic = SyntheticSegment()
     synthetic.allocate(heap, size: 100)

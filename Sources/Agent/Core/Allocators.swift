@@ -59,6 +59,43 @@ enum Allocators {
     }
   }
 
+  /// The number of an allocator in a module that the dynamic linker has mapped and not yet entered among those that it finds by
+  /// address. It is called by its module's file name if it has no other. The same one of the same file keeps its number, however often
+  /// it comes and goes.
+  static func register(
+    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
+    later module: UnsafeMutablePointer<link_map>, name: Name
+  ) -> UInt32 {
+    guard let text = module.pointee.l_name else { return 0 }
+    let path = Name(cString: text)
+    var name = name
+    if name.size == 0 {
+      var start = 0
+      for index in 0..<path.size where text[index] == CChar(UInt8(ascii: "/")) { start = index + 1 }
+      name = Name(text + start, size: path.size - start)
+    }
+    let known: UInt32? = locked(shared) {
+      for number in 1..<max(1, Int(Segment.section(header, ALLOCS_SECTION_ALLOCATORS).pointee.used)) {
+        let entry = entries(header)[number]
+        if entry.path_size > 0, Strings.holds(header, entry.path, Int(entry.path_size), path),
+          Strings.holds(header, entry.name, Int(entry.name_size), name)
+        {
+          return UInt32(number)
+        }
+      }
+      return nil
+    }
+    if let known { return known }
+    let number = register(shared, header, address: 0, kind: ALLOCS_ALLOCATOR_PRIMARY, name: name)
+    guard number != 0 else { return 0 }
+    locked(shared) {
+      guard let place = Strings.add(shared, header, text, path.size) else { return }
+      entries(header)[Int(number)].path = place.offset
+      entries(header)[Int(number)].path_size = UInt64(place.size)
+    }
+    return number
+  }
+
   static func entries(_ header: UnsafeMutablePointer<allocs_header>) -> UnsafeMutablePointer<allocs_allocator> {
     Segment.start(header, ALLOCS_SECTION_ALLOCATORS).assumingMemoryBound(to: allocs_allocator.self)
   }

@@ -31,7 +31,8 @@ enum Arenas {
     return arena
   }
 
-  /// The arena of `base`'s region, whose slots may not be writable. Nil, and counted, if there is none.
+  /// The arena of `base`'s region, whose slots may not be writable. Nil, and counted, if there is
+  /// none.
   static func prepareRegion(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ regions: Regions,
     _ base: UInt

@@ -30,16 +30,11 @@ enum Bypasses {
     let section = Segment.section(header, ALLOCS_SECTION_BYPASSES)
     let table = Segment.start(header, ALLOCS_SECTION_BYPASSES).assumingMemoryBound(to: allocs_bypass.self)
     let used = section.pointee.used
-    let strings = Segment.start(header, ALLOCS_SECTION_STRINGS).assumingMemoryBound(to: CChar.self)
-    func isSame(_ offset: UInt64, _ size: UInt32, _ name: Allocators.Name) -> Bool {
-      guard Int(size) == min(name.size, Strings.limit) else { return false }
-      guard let text = name.start else { return true }
-      for index in 0..<Int(size) where strings[Int(offset) + index] != text[index] { return false }
-      return true
-    }
     for index in 0..<Int(used) {
       let entry = table[index]
-      if isSame(entry.function, entry.function_size, function), isSame(entry.module, entry.module_size, module) {
+      if Strings.holds(header, entry.function, Int(entry.function_size), function),
+        Strings.holds(header, entry.module, Int(entry.module_size), module)
+      {
         return true
       }
     }

@@ -21,7 +21,8 @@ enum Contexts {
     _ thread: Thread, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0
   ) -> UInt32 {
     // With whole stacks a node stands for the stack, else the call site itself.
-    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
+    var origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
+    if isOwn(origin) { origin = OwnFrames.siteBehind(thread, caller) }
     let (cached, key) = cache(thread, origin, function, allocator: allocator)
     if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.context) }
     return intern(thread, origin, function, allocator, cached, key)
@@ -87,12 +88,20 @@ enum Contexts {
     Stack.forget(thread)
   }
 
+  /// Whether `pc` lies in the agent's code. Nodes of stacks, which are small numbers, never do.
+  @inline(__always)
+  static func isOwn(_ pc: UInt64) -> Bool {
+    pc &- allocs_process().pointee.own_start < allocs_process().pointee.own_size
+  }
+
   // MARK: the two tables
 
   static func node(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, parent: UInt32,
     pc: UInt64, flags: UInt32
   ) -> UInt32 {
+    // A frame of the agent's is none of the program's: who called it takes its place.
+    if isOwn(pc), parent != 0 { return parent }
     // The call itself lies before the address that it returns to.
     let place = flags & ALLOCS_NODE_INTERRUPTED.rawValue == 0 ? pc &- 1 : pc
     var flags = flags
@@ -233,5 +242,22 @@ enum Contexts {
       System.unmap(made, count * 4)
     }
     return allocs_load_acquire_pointer(word)?.assumingMemoryBound(to: UInt32.self)
+  }
+}
+
+/// Frames of the agent's between the program's: the stubs around declared functions, and operators of C++ that run the program's
+/// new-handler.
+enum OwnFrames {
+  /// Where the call was made that led, by functions of the agent's, to that of `caller`; the caller's own site if that cannot be found.
+  @inline(never)
+  static func siteBehind(_ thread: Thread, _ caller: Caller) -> UInt64 {
+    var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
+    let bounds = Bounds(thread, registers)
+    while Contexts.isOwn(registers.pc) {
+      guard !bounds.isForeign, registers.step(Stack.rule(registers.pc, nil), high: bounds.high) == .stepped else {
+        return caller.site
+      }
+    }
+    return registers.pc
   }
 }

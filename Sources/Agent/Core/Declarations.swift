@@ -3,47 +3,75 @@
 // allocsctl has checked the text, and the program's modules, before it started the program. Who preloads the agent by himself has
 // it checked here: what is wrong is left out, counted, and said on request.
 //
-// Hooked are the modules that are there when the agent's constructor runs. A library that the program opens later is not: its
-// code would be changed while other threads may be in it.
+// A library that the program opens later is looked at when it comes, for functions that no module has had before (LaterModules); when
+// it goes, they are looked for again.
 
 import AgentMachine
 import SharedLayout
 
 enum Declarations {
-  private typealias Module = UnsafeMutablePointer<link_map>
+  typealias Module = UnsafeMutablePointer<link_map>
   private typealias Declared = UnsafeMutablePointer<allocs_declared>
 
   /// Runs once, at the agent's constructor, after EntryPoints.
   static func bind() {
-    guard let text = allocs_process().pointee.suballocators else { return }
+    guard let setting = allocs_process().pointee.suballocators, let text = copy(setting) else { return }
     let count = read(text)
+    allocs_process().pointee.declared_count = UInt32(count)
     guard count > 0 else { return }
     let functions = allocs_declared_functions()
     var module = allocs_first_link_map()
-    var mapped = Mapped()
     while let current = module {
       if !allocs_is_own_module(current) { find(functions, count, current) }
       module = current.pointee.l_next
     }
     findStatic(functions, count)
     guard Process.threadCount == 1 else {
-      return refuseAll(functions, count, "the process has several threads already")
-    }
-    guard allocs_disassembler_open() else {
-      return refuseAll(functions, count, "libZydis.so.4.0, a disassembler, is missing: install libzydis4.0")
+      return refuseAll(functions, count, ALLOCS_BYPASS_SEVERAL_THREADS)
     }
     module = allocs_first_link_map()
     while let current = module {
-      if !allocs_is_own_module(current) { mapped.hook(functions, count, current) }
+      if !allocs_is_own_module(current) { hook(functions, count, current, isLater: false) }
       module = current.pointee.l_next
     }
-    for index in 0..<count where !functions[index].is_found { refuse(functions + index, "no module defines it") }
-    let thread: Thread? = allocs_enter()
-    allocs_disassembler_close()
-    if let thread { allocs_leave(thread) }
+    // What is said to be in a module by name may come with it.
+    for index in 0..<count where !functions[index].is_found && functions[index].is.module.size == 0 {
+      functions[index].is_missed = true
+      refuse(functions + index, "no module defines it")
+    }
+  }
+
+  /// Hooks what a new module has of what was not found so far.
+  static func bind(later module: Module) {
+    let count = Int(allocs_process().pointee.declared_count)
+    guard count > 0, !DynamicSymbols.hasRelocatedCode(module) else { return }
+    let functions = allocs_declared_functions()
+    find(functions, count, module)
+    hook(functions, count, module, isLater: true)
+  }
+
+  /// A module is gone whose functions have their trampolines there.
+  static func release(within start: UnsafeMutablePointer<UInt8>, _ size: UInt64) {
+    let functions = allocs_declared_functions()
+    for index in 0..<Int(allocs_process().pointee.declared_count) {
+      guard let below = functions[index].below, UInt64(UInt(bitPattern: below) &- UInt(bitPattern: start)) < size else {
+        continue
+      }
+      functions[index].below = nil
+      functions[index].is_found = false
+    }
   }
 
   // MARK: the text
+
+  /// The program may write over its environment, and the names are looked for again.
+  private static func copy(_ text: UnsafePointer<CChar>) -> UnsafePointer<CChar>? {
+    var size: UInt64 = 1
+    while text[Int(size) - 1] != 0 { size += 1 }
+    guard let memory = System.map(size) else { return nil }
+    allocs_copy(memory, text, size)
+    return UnsafePointer(memory.assumingMemoryBound(to: CChar.self))
+  }
 
   /// Reads the text into the table; gives how many functions are there.
   private static func read(_ text: UnsafePointer<CChar>) -> Int {
@@ -173,68 +201,65 @@ enum Declarations {
 
   // MARK: hooking
 
-  /// What was hooked so far.
-  private struct Mapped {
-    var place = 0
-
-    /// Hooks the functions that lie in `module`.
-    mutating func hook(_ functions: Declared, _ count: Int, _ module: Module) {
-      var gates: Trampolines.Code?
-      var used = 0
-      for index in 0..<count where functions[index].is_found && functions[index].below == nil {
-        var start: UInt64 = 0
-        var end: UInt64 = 0
-        var map: Module?
-        guard allocs_find_module(functions[index].address, &start, &end, &map), map == module else { continue }
-        var target = target(functions + index)
-        if isHooked(functions, index) {
-          refuse(functions + index, "it is hooked under another name already")
-          continue
-        }
-        if let reason = Trampolines.examine(&target) {
-          refuse(functions + index, reason)
-          continue
-        }
-        if !Trampolines.callsOthers(target) { target.own = allocs_declared_stub(true) }
-        if gates == nil {
-          gates = Trampolines.room(near: target.address, UInt64(ALLOCS_GATES_SIZE))
-          if let gates { keep(gates) }
-        }
-        guard let gates, (used + 1) * Trampolines.slotSize <= Int(ALLOCS_GATES_SIZE) else {
-          refuse(functions + index, "there is no room for code near it")
-          continue
-        }
-        let gate = gates + used * Trampolines.slotSize
-        Trampolines.build(gate, target, record: UnsafeMutableRawPointer(functions + index))
-        functions[index].below = UnsafeMutableRawPointer(Trampolines.trampoline(of: gate))
-        used += 1
+  /// Hooks the functions that lie in `module`.
+  private static func hook(_ functions: Declared, _ count: Int, _ module: Module, isLater: Bool) {
+    var image: Image?
+    var room: Gates.Room?
+    var used = 0
+    for index in 0..<count where functions[index].is_found && functions[index].below == nil {
+      if image == nil { image = Image(module) }
+      guard let image else { return }
+      guard image.contains(functions[index].address) else { continue }
+      var target = target(functions + index, isOfExecutable: module == allocs_first_link_map())
+      if isHooked(functions, index) {
+        refuse(functions + index, "it is hooked under another name already")
+        continue
       }
-      guard let gates else { return }
-      guard System.protect(UInt64(UInt(bitPattern: gates)), UInt64(ALLOCS_GATES_SIZE), .execute) else {
-        return refuseAll(functions, count, "memory cannot be made executable here")
+      if let reason = Trampolines.examine(&target, image) {
+        refuse(functions + index, reason)
+        continue
       }
-      used = 0
-      for index in 0..<count {
-        guard let below = functions[index].below,
-          UInt(bitPattern: below) &- UInt(bitPattern: gates) < UInt(ALLOCS_GATES_SIZE)
-        else { continue }
-        enter(functions, index)
-        if Trampolines.jump(
-          from: Trampolines.start(target(functions + index)), to: gates + used * Trampolines.slotSize)
-        {
-          Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
-        } else {
-          refuse(functions + index, "its code cannot be changed")
+      if !Trampolines.callsOthers(target, image) { target.own = allocs_declared_stub(true) }
+      if room == nil { room = Trampolines.room(near: image, count: count) }
+      guard let gates = room?.pointee.start else {
+        refuse(functions + index, ALLOCS_BYPASS_NO_ROOM)
+        continue
+      }
+      let gate = gates + used * Trampolines.slotSize
+      Trampolines.build(gate, target, record: UnsafeMutableRawPointer(functions + index))
+      functions[index].below = UnsafeMutableRawPointer(Trampolines.trampoline(of: gate))
+      used += 1
+    }
+    guard let room, let gates = room.pointee.start else { return }
+    let size = room.pointee.size
+    if isLater { room.pointee.module = module }
+    let isReady = Code.makeExecutable(gates, size)
+    var gate = gates
+    for index in 0..<count {
+      guard let below = functions[index].below, UInt64(UInt(bitPattern: below) &- UInt(bitPattern: gates)) < size else {
+        continue
+      }
+      defer { gate += Trampolines.slotSize }
+      guard isReady else {
+        functions[index].below = nil
+        refuse(functions + index, ALLOCS_BYPASS_NOT_EXECUTABLE)
+        continue
+      }
+      enter(functions, index)
+      var target = target(functions + index, isOfExecutable: false)
+      if Trampolines.jump(&target, to: gate) {
+        Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
+        if functions[index].is_missed {
+          // It has come, with a module that was opened.
+          functions[index].is_missed = false
+          Index.count(ALLOCS_COUNTER_DECLARATIONS_REFUSED, .max)
         }
-        used += 1
+      } else {
+        functions[index].below = nil
+        refuse(functions + index, ALLOCS_BYPASS_UNCHANGEABLE)
       }
     }
-
-    private func keep(_ gates: Trampolines.Code) {
-      var place = 0
-      while place < Int(ALLOCS_GATED_MODULES), allocs_gates()[place] != nil { place += 1 }
-      if place < Int(ALLOCS_GATED_MODULES) { allocs_gates()[place] = gates }
-    }
+    if !isReady { room.pointee = allocs_gate_room() }
   }
 
   private static func isHooked(_ functions: Declared, _ index: Int) -> Bool {
@@ -245,25 +270,17 @@ enum Declarations {
     return false
   }
 
-  private static func target(_ function: Declared) -> allocs_target {
-    allocs_target(
-      prefix: allocs_family(0).pointee.prefix, name: allocs_family(0).pointee.prefix, address: function.pointee.address,
-      size: function.pointee.size, moved: 0, own: allocs_declared_stub(isOfExecutable(function)), below: nil,
-      signature: nil,
-      type: DynamicSymbols.function, family: 0, is_essential: false, is_operator: false, is_ambiguous: false,
-      preserves: true,
-      leads_to: 0)
-  }
-
-  private static func isOfExecutable(_ function: Declared) -> Bool {
-    var start: UInt64 = 0
-    var end: UInt64 = 0
-    var map: Module?
-    return !allocs_find_module(function.pointee.address, &start, &end, &map) || map == allocs_first_link_map()
+  private static func target(_ function: Declared, isOfExecutable: Bool) -> allocs_target {
+    var target = allocs_target(at: function.pointee.address)
+    target.size = function.pointee.size
+    target.own = allocs_declared_stub(isOfExecutable)
+    return target
   }
 
   /// Enters what the function allocates for in the table of allocators.
   private static func enter(_ functions: Declared, _ index: Int) {
+    // A module that has come again.
+    guard functions[index].group == 0 else { return }
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let function = functions + index
     var group: UInt32?
@@ -299,7 +316,7 @@ enum Declarations {
 
   // MARK: what was left alone
 
-  private static func refuseAll(_ functions: Declared, _ count: Int, _ reason: StaticString) {
+  private static func refuseAll(_ functions: Declared, _ count: Int, _ reason: allocs_bypass_reason) {
     for index in 0..<count { refuse(functions + index, reason) }
   }
 

@@ -23,427 +23,431 @@ import AgentMachine
 import SharedLayout
 
 #if !ALLOCS_INEXE
-enum Definitions {
-  typealias Module = UnsafeMutablePointer<link_map>
-  typealias Entry = UnsafePointer<Elf64_Sym>
+  enum Definitions {
+    typealias Module = UnsafeMutablePointer<link_map>
+    typealias Entry = UnsafePointer<Elf64_Sym>
 
-  /// What the file says of a symbol, relative to its module.
-  static func value(of entry: Entry) -> UInt64 {
-    let state = allocs_definitions()
-    for index in 0..<Int(state.pointee.count) where allocs_changed_symbols()[index].symbol == entry {
-      return allocs_changed_symbols()[index].value
-    }
-    return entry.pointee.st_value
-  }
-
-  // MARK: when
-
-  /// Before any constructor. Nothing of the agent has run yet, nor has the executable been relocated.
-  static func bindEarly() {
-    guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst else { return }
-    Terminal.resolve()
-    noteModulesBelow()
-    bindAll()
-    // Until the constructor has seen whether that is needed.
-    if leadsOn { takeFree() }
-  }
-
-  /// At the agent's constructor, when it is known what the allocator below is.
-  static func bind() {
-    noteModulesBelow()
-    if !bindAll() {
-      Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
-      var line = Text()
-      line.append(" does not see calls of the C library's own malloc: its table of symbols cannot be changed")
-      line.sayOnRequest()
-    }
-    var module = allocs_first_link_map()
-    while let current = module {
-      if !allocs_is_own_module(current) { rebind(current) }
-      module = current.pointee.l_next
-    }
-    if leadsOn, !callsFreeOfLibc {
-      giveFreeBack()
-    } else if leadsOn {
-      takeFree()
-    }
-  }
-
-  /// Whether no module before the agent defines a function of the malloc family.
-  private static var isFirst: Bool {
-    var module = allocs_first_link_map()
-    while let current = module, !allocs_is_own_module(current) {
-      if let symbols = DynamicSymbols(current) {
-        var index: UInt32 = 0
-        while let point = allocs_entry_point(index) {
-          index += 1
-          if !point.pointee.is_operator, symbols.symbol(of: point.pointee.name) != nil { return false }
-        }
+    /// What the file says of a symbol, relative to its module.
+    static func value(of entry: Entry) -> UInt64 {
+      let state = allocs_definitions()
+      for index in 0..<Int(state.pointee.count) where allocs_changed_symbols()[index].symbol == entry {
+        return allocs_changed_symbols()[index].value
       }
-      module = current.pointee.l_next
+      return entry.pointee.st_value
     }
-    return module != nil
-  }
 
-  // MARK: symbols
+    // MARK: when
 
-  /// False if something had to be left as it is.
-  @discardableResult
-  private static func bindAll() -> Bool {
-    var isComplete = true
-    var module = allocs_first_link_map()
-    while let current = module {
-      if !allocs_is_own_module(current), let symbols = DynamicSymbols(current),
-        !bind(current, symbols)
-      {
-        isComplete = false
+    /// Before any constructor. Nothing of the agent has run yet, nor has the executable been relocated.
+    static func bindEarly() {
+      guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst, allocs_find_libc()
+      else { return }
+      Terminal.resolve()
+      noteModulesBelow()
+      bindAll()
+      // Until the constructor has seen whether that is needed.
+      if leadsOn { takeFree() }
+    }
+
+    /// At the agent's constructor, when it is known what the allocator below is.
+    static func bind() {
+      noteModulesBelow()
+      if !bindAll() {
+        Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
+        var line = Text()
+        line.append(" does not see calls of the C library's own malloc: its table of symbols cannot be changed")
+        line.sayOnRequest()
       }
-      module = current.pointee.l_next
+      var module = allocs_first_link_map()
+      while let current = module {
+        if !allocs_is_own_module(current) { rebind(current) }
+        module = current.pointee.l_next
+      }
+      if leadsOn, !callsFreeOfLibc {
+        giveFreeBack()
+      } else if leadsOn {
+        takeFree()
+      }
     }
-    return isComplete
-  }
 
-  private static func bind(_ module: Module, _ symbols: DynamicSymbols) -> Bool {
-    let passes = Terminal.isLibc(module)
-    // The same twice: which entries, then their new values.
-    var first = UInt64.max
-    var last: UInt64 = 0
-    var isComplete = forEachChange(module, symbols, passes: passes) { entry, _ in
-      first = min(first, UInt64(UInt(bitPattern: entry)))
-      last = max(last, UInt64(UInt(bitPattern: entry)))
-    }
-    guard first <= last else { return isComplete }
-    let size = UInt64(MemoryLayout<Elf64_Sym>.stride)
-    let done = writing(module, from: first, to: last + size) {
-      isComplete =
-        forEachChange(module, symbols, passes: passes) { entry, address in
-          change(entry, to: address &- UInt64(module.pointee.l_addr))
-        } && isComplete
-    }
-    return isComplete && done
-  }
-
-  /// Calls `body` with each entry of the module's table that is to lead elsewhere, and the address to which. False if one
-  /// cannot be led anywhere.
-  private static func forEachChange(
-    _ module: Module, _ symbols: DynamicSymbols, passes: Bool, _ body: (Entry, UInt64) -> Void
-  ) -> Bool {
-    var isComplete = true
-    var index: UInt32 = 0
-    while let point = allocs_entry_point(index) {
-      let number = index
-      index += 1
-      guard !point.pointee.is_operator else { continue }
-      forEachName(of: point.pointee.name) { name in
-        symbols.forEachDefinition(of: name) { entry in
-          guard entry.pointee.st_info & 15 == DynamicSymbols.function, !isChanged(entry) else { return true }
-          let address = UInt64(module.pointee.l_addr) &+ entry.pointee.st_value
-          if address == UInt64(UInt(bitPattern: point.pointee.below.pointee)) {
-            body(entry, UInt64(UInt(bitPattern: point.pointee.own)))
-          } else if passes {
-            if let stub = passingStub(number, point.pointee.name, address) {
-              body(entry, stub)
-            } else {
-              isComplete = false
-            }
+    /// Whether no module before the agent defines a function of the malloc family.
+    private static var isFirst: Bool {
+      var module = allocs_first_link_map()
+      while let current = module, !allocs_is_own_module(current) {
+        if let symbols = DynamicSymbols(current) {
+          var index: UInt32 = 0
+          while let point = allocs_entry_point(index) {
+            index += 1
+            if !point.pointee.is_operator, symbols.symbol(of: point.pointee.name) != nil { return false }
           }
-          return true
+        }
+        module = current.pointee.l_next
+      }
+      return module != nil
+    }
+
+    // MARK: symbols
+
+    /// False if something had to be left as it is.
+    @discardableResult
+    private static func bindAll() -> Bool {
+      var isComplete = true
+      var module = allocs_first_link_map()
+      while let current = module {
+        if !allocs_is_own_module(current), let symbols = DynamicSymbols(current),
+          !bind(current, symbols)
+        {
+          isComplete = false
+        }
+        module = current.pointee.l_next
+      }
+      return isComplete
+    }
+
+    private static func bind(_ module: Module, _ symbols: DynamicSymbols) -> Bool {
+      let passes = Terminal.isLibc(module)
+      // The same twice: which entries, then their new values.
+      var first = UInt64.max
+      var last: UInt64 = 0
+      var isComplete = forEachChange(module, symbols, passes: passes) { entry, _ in
+        first = min(first, UInt64(UInt(bitPattern: entry)))
+        last = max(last, UInt64(UInt(bitPattern: entry)))
+      }
+      guard first <= last else { return isComplete }
+      let size = UInt64(MemoryLayout<Elf64_Sym>.stride)
+      let done = writing(module, from: first, to: last + size) {
+        isComplete =
+          forEachChange(module, symbols, passes: passes) { entry, address in
+            change(entry, to: address &- UInt64(module.pointee.l_addr))
+          } && isComplete
+      }
+      return isComplete && done
+    }
+
+    /// Calls `body` with each entry of the module's table that is to lead elsewhere, and the address to which. False if one
+    /// cannot be led anywhere.
+    private static func forEachChange(
+      _ module: Module, _ symbols: DynamicSymbols, passes: Bool, _ body: (Entry, UInt64) -> Void
+    ) -> Bool {
+      var isComplete = true
+      var index: UInt32 = 0
+      while let point = allocs_entry_point(index) {
+        let number = index
+        index += 1
+        guard !point.pointee.is_operator else { continue }
+        forEachName(of: point.pointee.name) { name in
+          symbols.forEachDefinition(of: name) { entry in
+            guard entry.pointee.st_info & 15 == DynamicSymbols.function, !isChanged(entry) else { return true }
+            let address = UInt64(module.pointee.l_addr) &+ entry.pointee.st_value
+            if address == UInt64(UInt(bitPattern: point.pointee.below.pointee)) {
+              body(entry, UInt64(UInt(bitPattern: point.pointee.own)))
+            } else if passes {
+              if let stub = passingStub(number, point.pointee.name, address) {
+                body(entry, stub)
+              } else {
+                isComplete = false
+              }
+            }
+            return true
+          }
         }
       }
+      return isComplete
     }
-    return isComplete
-  }
 
-  /// The names under which the C library defines the function: its own, that behind `__libc_`, and old ones.
-  private static func forEachName(of function: UnsafePointer<CChar>, _ body: (UnsafePointer<CChar>) -> Void) {
-    body(function)
-    var name = Text()
-    name.append("__libc_")
-    name.append(cString: function)
-    name.withCString(body)
-    var free = Text()
-    free.append("free")
-    if free.withCString({ StaticSymbols.isEqual($0, function) }) {
-      var old = Text()
-      old.append("cfree")
-      old.withCString(body)
-    }
-  }
-
-  /// nil if there is none, or its record stands for another definition of the same name.
-  private static func passingStub(_ index: UInt32, _ name: UnsafePointer<CChar>, _ address: UInt64) -> UInt64? {
-    guard let stub = allocs_passing_stub(index) else { return nil }
-    let record = allocs_passing_record(index)
-    if let below = record.pointee.below {
-      return UInt64(UInt(bitPattern: below)) == address ? UInt64(UInt(bitPattern: stub)) : nil
-    }
-    var number: UInt32 = 0
-    while let signature = allocs_signature(number), !StaticSymbols.isEqual(signature.pointee.name, name) { number += 1 }
-    guard let signature = allocs_signature(number) else { return nil }
-    record.pointee.signature = signature
-    record.pointee.below = UnsafeMutableRawPointer(bitPattern: UInt(address))
-    return UInt64(UInt(bitPattern: stub))
-  }
-
-  private static func isChanged(_ entry: Entry) -> Bool {
-    for index in 0..<Int(allocs_definitions().pointee.count) where allocs_changed_symbols()[index].symbol == entry {
-      return true
-    }
-    return false
-  }
-
-  private static func change(_ entry: Entry, to value: UInt64) {
-    let state = allocs_definitions()
-    guard state.pointee.count < ALLOCS_CHANGED_SYMBOLS else { return }
-    allocs_changed_symbols()[Int(state.pointee.count)] = allocs_changed_symbol(
-      symbol: entry, value: entry.pointee.st_value)
-    state.pointee.count += 1
-    allocs_change_symbol(entry, value)
-  }
-
-  // MARK: words that lead there already
-
-  /// Changes what the dynamic linker has stored in the module for the names behind `__libc_`.
-  private static func rebind(_ module: Module) {
-    guard let symbols = DynamicSymbols(module), wants(symbols) else { return }
-    var tables = InlineArray<2, (start: UInt, size: UInt)>(repeating: (start: 0, size: 0))
-    var entry = module.pointee.l_ld
-    while let current = entry, current.pointee.d_tag != 0 {
-      let value = UInt(current.pointee.d_un.d_ptr)
-      switch current.pointee.d_tag {
-      case 7: tables[0].start = value  // DT_RELA
-      case 8: tables[0].size = value  // DT_RELASZ
-      case 23: tables[1].start = value  // DT_JMPREL
-      case 2: tables[1].size = value  // DT_PLTRELSZ
-      default: break
-      }
-      entry = current + 1
-    }
-    for index in 0..<2 {
-      let relocations = UnsafePointer<Elf64_Rela>(bitPattern: tables[index].start)
-      for number in 0..<Int(tables[index].size) / MemoryLayout<Elf64_Rela>.stride {
-        if let relocation = relocations.map({ $0[number] }) { rebind(module, symbols, relocation) }
+    /// The names under which the C library defines the function: its own, that behind `__libc_`, and old ones.
+    private static func forEachName(of function: UnsafePointer<CChar>, _ body: (UnsafePointer<CChar>) -> Void) {
+      body(function)
+      var name = Text()
+      name.append("__libc_")
+      name.append(cString: function)
+      name.withCString(body)
+      var free = Text()
+      free.append("free")
+      if free.withCString({ StaticSymbols.isEqual($0, function) }) {
+        var old = Text()
+        old.append("cfree")
+        old.withCString(body)
       }
     }
-  }
 
-  private static func wants(_ symbols: DynamicSymbols) -> Bool {
-    for index in 0..<symbols.importCount where isOfLibc(symbols.name(of: symbols.entry(index))) { return true }
-    return false
-  }
+    /// nil if there is none, or its record stands for another definition of the same name.
+    private static func passingStub(_ index: UInt32, _ name: UnsafePointer<CChar>, _ address: UInt64) -> UInt64? {
+      guard let stub = allocs_passing_stub(index) else { return nil }
+      let record = allocs_passing_record(index)
+      if let below = record.pointee.below {
+        return UInt64(UInt(bitPattern: below)) == address ? UInt64(UInt(bitPattern: stub)) : nil
+      }
+      var number: UInt32 = 0
+      while let signature = allocs_signature(number), !StaticSymbols.isEqual(signature.pointee.name, name) {
+        number += 1
+      }
+      guard let signature = allocs_signature(number) else { return nil }
+      record.pointee.signature = signature
+      record.pointee.below = UnsafeMutableRawPointer(bitPattern: UInt(address))
+      return UInt64(UInt(bitPattern: stub))
+    }
 
-  private static func isOfLibc(_ name: UnsafePointer<CChar>) -> Bool {
-    let prefix: StaticString = "__libc_"
-    for index in 0..<prefix.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != prefix.utf8Start[index] {
+    private static func isChanged(_ entry: Entry) -> Bool {
+      for index in 0..<Int(allocs_definitions().pointee.count) where allocs_changed_symbols()[index].symbol == entry {
+        return true
+      }
       return false
     }
-    return true
-  }
 
-  private static func rebind(_ module: Module, _ symbols: DynamicSymbols, _ relocation: Elf64_Rela) {
-    #if arch(arm64)
-      let (word, data, call): (UInt64, UInt64, UInt64) = (257, 1025, 1026)
-    #else
-      let (word, data, call): (UInt64, UInt64, UInt64) = (1, 6, 7)  // R_X86_64_64, GLOB_DAT, JUMP_SLOT
-    #endif
-    let kind = relocation.r_info & 0xFFFF_FFFF
-    let index = Int(relocation.r_info >> 32)
-    guard kind == word || kind == data || kind == call, index < symbols.importCount else { return }
-    let wanted = symbols.entry(index)
-    guard wanted.pointee.st_shndx == 0, isOfLibc(symbols.name(of: wanted)) else { return }
-    // An addend is for data alone.
-    let addend = kind == word ? UInt64(bitPattern: relocation.r_addend) : 0
-    let place = UInt64(module.pointee.l_addr) &+ relocation.r_offset
-    guard let slot = UnsafeMutablePointer<UInt64>(bitPattern: UInt(place)) else { return }
-    let state = allocs_definitions()
-    for number in 0..<Int(state.pointee.count) {
-      let changed = allocs_changed_symbols()[number]
-      guard let symbol = changed.symbol else { continue }
-      var definer: Module? = allocs_first_link_map()
-      while let current = definer {
-        if let theirs = DynamicSymbols(current), theirs.holds(symbol) {
-          let bias = UInt64(current.pointee.l_addr)
-          if slot.pointee == bias &+ changed.value &+ addend,
-            StaticSymbols.isEqual(theirs.name(of: symbol), symbols.name(of: wanted))
-          {
-            _ = writing(module, from: place, to: place + 8) {
-              allocs_store_word(slot, bias &+ symbol.pointee.st_value &+ addend)
-            }
-            return
-          }
-          break
+    private static func change(_ entry: Entry, to value: UInt64) {
+      let state = allocs_definitions()
+      guard state.pointee.count < ALLOCS_CHANGED_SYMBOLS else { return }
+      allocs_changed_symbols()[Int(state.pointee.count)] = allocs_changed_symbol(
+        symbol: entry, value: entry.pointee.st_value)
+      state.pointee.count += 1
+      allocs_change_symbol(entry, value)
+    }
+
+    // MARK: words that lead there already
+
+    /// Changes what the dynamic linker has stored in the module for the names behind `__libc_`.
+    private static func rebind(_ module: Module) {
+      guard let symbols = DynamicSymbols(module), wants(symbols) else { return }
+      var tables = InlineArray<2, (start: UInt, size: UInt)>(repeating: (start: 0, size: 0))
+      var entry = module.pointee.l_ld
+      while let current = entry, current.pointee.d_tag != 0 {
+        let value = UInt(current.pointee.d_un.d_ptr)
+        switch current.pointee.d_tag {
+        case 7: tables[0].start = value  // DT_RELA
+        case 8: tables[0].size = value  // DT_RELASZ
+        case 23: tables[1].start = value  // DT_JMPREL
+        case 2: tables[1].size = value  // DT_PLTRELSZ
+        default: break
         }
-        definer = current.pointee.l_next
+        entry = current + 1
+      }
+      for index in 0..<2 {
+        let relocations = UnsafePointer<Elf64_Rela>(bitPattern: tables[index].start)
+        for number in 0..<Int(tables[index].size) / MemoryLayout<Elf64_Rela>.stride {
+          if let relocation = relocations.map({ $0[number] }) { rebind(module, symbols, relocation) }
+        }
       }
     }
-  }
 
-  // MARK: memory that may not be written
+    private static func wants(_ symbols: DynamicSymbols) -> Bool {
+      for index in 0..<symbols.importCount where isOfLibc(symbols.name(of: symbols.entry(index))) { return true }
+      return false
+    }
 
-  /// Runs `body` while the range, which lies in one segment of the module's file, can be written. False, and `body` not run, if
-  /// that cannot be had.
-  private static func writing(_ module: Module, from start: UInt64, to end: UInt64, _ body: () -> Void) -> Bool {
-    let (readable, writable, executable) = (1, 2, 4)
-    let flags = Int(allocs_protection(module, start))
-    guard flags & readable != 0 else { return false }
-    if flags & writable != 0 {
-      body()
+    private static func isOfLibc(_ name: UnsafePointer<CChar>) -> Bool {
+      let prefix: StaticString = "__libc_"
+      for index in 0..<prefix.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != prefix.utf8Start[index] {
+        return false
+      }
       return true
     }
-    // Code may be running there.
-    if flags & executable != 0, Process.threadCount != 1 { return false }
-    let page = UInt64(ALLOCS_PAGE_SIZE)
-    let first = start & ~(page - 1)
-    let size = ((end + page - 1) & ~(page - 1)) - first
-    guard System.protect(first, size, flags: readable | writable) else { return false }
-    body()
-    _ = System.protect(first, size, flags: flags)
-    return true
-  }
 
-  // MARK: calls inside calls
-
-  private static func noteModulesBelow() {
-    let state = allocs_definitions()
-    var count = 0
-    func note(_ module: Module) {
-      var start: UInt64 = 0
-      var end: UInt64 = 0
-      guard count < Int(ALLOCS_MODULES_BELOW), allocs_module_range(module, &start, &end) else { return }
-      allocs_modules_below()[count] = allocs_address_range(start: start, end: end)
-      count += 1
-    }
-    var module = allocs_first_link_map()
-    while let current = module {
-      let name: StaticString = "malloc"
-      let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
-      if allocs_is_own_module(current)
-        || !Terminal.isLibc(current) && DynamicSymbols(current)?.symbol(of: cString) != nil
-      {
-        note(current)
+    private static func rebind(_ module: Module, _ symbols: DynamicSymbols, _ relocation: Elf64_Rela) {
+      #if arch(arm64)
+        let (word, data, call): (UInt64, UInt64, UInt64) = (257, 1025, 1026)
+      #else
+        let (word, data, call): (UInt64, UInt64, UInt64) = (1, 6, 7)  // R_X86_64_64, GLOB_DAT, JUMP_SLOT
+      #endif
+      let kind = relocation.r_info & 0xFFFF_FFFF
+      let index = Int(relocation.r_info >> 32)
+      guard kind == word || kind == data || kind == call, index < symbols.importCount else { return }
+      let wanted = symbols.entry(index)
+      guard wanted.pointee.st_shndx == 0, isOfLibc(symbols.name(of: wanted)) else { return }
+      // An addend is for data alone.
+      let addend = kind == word ? UInt64(bitPattern: relocation.r_addend) : 0
+      let place = UInt64(module.pointee.l_addr) &+ relocation.r_offset
+      guard let slot = UnsafeMutablePointer<UInt64>(bitPattern: UInt(place)) else { return }
+      let state = allocs_definitions()
+      for number in 0..<Int(state.pointee.count) {
+        let changed = allocs_changed_symbols()[number]
+        guard let symbol = changed.symbol else { continue }
+        var definer: Module? = allocs_first_link_map()
+        while let current = definer {
+          if let theirs = DynamicSymbols(current), theirs.holds(symbol) {
+            let bias = UInt64(current.pointee.l_addr)
+            if slot.pointee == bias &+ changed.value &+ addend,
+              StaticSymbols.isEqual(theirs.name(of: symbol), symbols.name(of: wanted))
+            {
+              _ = writing(module, from: place, to: place + 8) {
+                allocs_store_word(slot, bias &+ symbol.pointee.st_value &+ addend)
+              }
+              return
+            }
+            break
+          }
+          definer = current.pointee.l_next
+        }
       }
-      module = current.pointee.l_next
     }
-    state.pointee.below_count = UInt32(count)
-  }
 
-  @inline(__always)
-  static func isBelow(_ address: UInt64) -> Bool {
-    for index in 0..<Int(allocs_definitions().pointee.below_count) {
-      let range = allocs_modules_below()[index]
-      if address >= range.start, address < range.end { return true }
+    // MARK: memory that may not be written
+
+    /// Runs `body` while the range, which lies in one segment of the module's file, can be written. False, and `body` not run, if
+    /// that cannot be had.
+    private static func writing(_ module: Module, from start: UInt64, to end: UInt64, _ body: () -> Void) -> Bool {
+      let (readable, writable, executable) = (1, 2, 4)
+      let flags = Int(allocs_protection(module, start))
+      guard flags & readable != 0 else { return false }
+      if flags & writable != 0 {
+        body()
+        return true
+      }
+      // Code may be running there.
+      if flags & executable != 0, Process.threadCount != 1 { return false }
+      let page = UInt64(ALLOCS_PAGE_SIZE)
+      let first = start & ~(page - 1)
+      let size = ((end + page - 1) & ~(page - 1)) - first
+      guard System.protect(first, size, readable | writable) else { return false }
+      body()
+      _ = System.protect(first, size, flags)
+      return true
     }
-    return false
-  }
 
-  /// Whether the C library's free leads to a stub: what is below the agent is another.
-  private static var leadsOn: Bool {
-    guard let index = freeIndex else { return false }
-    return allocs_passing_stub(index) != nil && allocs_passing_record(index).pointee.below != nil
-  }
-  private static var freeIndex: UInt32? {
-    let name: StaticString = "free"
-    let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
-    var index: UInt32 = 0
-    while let point = allocs_entry_point(index) {
-      if StaticSymbols.isEqual(point.pointee.name, cString) { return index }
-      index += 1
+    // MARK: calls inside calls
+
+    private static func noteModulesBelow() {
+      let state = allocs_definitions()
+      var count = 0
+      func note(_ module: Module) {
+        var start: UInt64 = 0
+        var end: UInt64 = 0
+        guard count < Int(ALLOCS_MODULES_BELOW), allocs_module_range(module, &start, &end) else { return }
+        allocs_modules_below()[count] = allocs_address_range(start: start, end: end)
+        count += 1
+      }
+      var module = allocs_first_link_map()
+      while let current = module {
+        let name: StaticString = "malloc"
+        let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+        if allocs_is_own_module(current)
+          || !Terminal.isLibc(current) && DynamicSymbols(current)?.symbol(of: cString) != nil
+        {
+          note(current)
+        }
+        module = current.pointee.l_next
+      }
+      state.pointee.below_count = UInt32(count)
     }
-    return nil
+
+    @inline(__always)
+    static func isBelow(_ address: UInt64) -> Bool {
+      for index in 0..<Int(allocs_definitions().pointee.below_count) {
+        let range = allocs_modules_below()[index]
+        if address >= range.start, address < range.end { return true }
+      }
+      return false
+    }
+
+    /// Whether the C library's free leads to a stub: what is below the agent is another.
+    private static var leadsOn: Bool {
+      guard let index = freeIndex else { return false }
+      return allocs_passing_stub(index) != nil && allocs_passing_record(index).pointee.below != nil
+    }
+    private static var freeIndex: UInt32? {
+      let name: StaticString = "free"
+      let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      var index: UInt32 = 0
+      while let point = allocs_entry_point(index) {
+        if StaticSymbols.isEqual(point.pointee.name, cString) { return index }
+        index += 1
+      }
+      return nil
+    }
+
+    /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its turn, by a
+    /// symbol that leads to the agent, it would be seen a second time. So then a function of the agent's takes its
+    /// place, which runs it inside a hook.
+    private static func takeFree() {
+      let state = allocs_definitions()
+      guard state.pointee.free_below == nil else { return }
+      state.pointee.free_below = allocs_terminal().pointee.free
+      allocs_terminal().pointee.free = freeBelow
+    }
+    private static func giveFreeBack() {
+      let state = allocs_definitions()
+      guard let below = state.pointee.free_below else { return }
+      // Not cleared: another thread may be about to call it.
+      allocs_terminal().pointee.free = below
+    }
+
+    /// Found out by a block of the function below, which is given back.
+    private static var callsFreeOfLibc: Bool {
+      guard let index = freeIndex, let own = allocs_enter() else { return true }
+      let record = allocs_passing_record(index)
+      let below = record.pointee.below
+      let process = allocs_process()
+      process.pointee.seen_below = 0
+      allocs_definitions().pointee.seen_free = unsafeBitCast(below, to: type(of: allocs_terminal().pointee.free))
+      let seen: @convention(c) (UnsafeMutableRawPointer?) -> Void = seenFreeBelow
+      record.pointee.below = unsafeBitCast(seen, to: UnsafeMutableRawPointer.self)
+      delegate(own)
+      let free = allocs_definitions().pointee.free_below ?? allocs_terminal().pointee.free
+      free?(allocs_terminal().pointee.malloc(32))
+      record.pointee.below = below
+      Event.endDelegation(own, nil)
+      allocs_leave(own)
+      return process.pointee.seen_below != 0
+    }
+
+    /// What the function that is called next allocates in a hook is its own affair. It is called from here.
+    static func delegate(_ thread: Thread) {
+      thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+      thread.pointee.outer_place = allocs_stack_address()
+    }
+
+    /// The number of the C library among the allocators: entered when one of its functions is first called past the one below.
+    @inline(never)
+    static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
+      let state = allocs_definitions()
+      let flag = withUnsafeMutablePointer(to: &state.pointee.is_entering) { $0 }
+      var thread: Thread? = allocs_enter()
+      if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
+      guard let thread else { return }
+      defer { allocs_leave(thread) }
+      guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared,
+        let header = shared.pointee.header,
+        allocs_compare_exchange_u32(flag, 0, 1)
+      else { return }
+      let number = Allocators.register(
+        shared, header, address: UInt64(UInt(bitPattern: hooked.pointee.below)), kind: ALLOCS_ALLOCATOR_PRIMARY)
+      allocs_store_release_u32(&state.pointee.allocator, number)
+    }
   }
 
-  /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its turn, by a
-  /// symbol that leads to the agent, it would be seen a second time. So then a function of the agent's takes its
-  /// place, which runs it inside a hook.
-  private static func takeFree() {
-    let state = allocs_definitions()
-    guard state.pointee.free_below == nil else { return }
-    state.pointee.free_below = allocs_terminal().pointee.free
-    allocs_terminal().pointee.free = freeBelow
-  }
-  private static func giveFreeBack() {
-    let state = allocs_definitions()
-    guard let below = state.pointee.free_below else { return }
-    // Not cleared: another thread may be about to call it.
-    allocs_terminal().pointee.free = below
+  @c(allocs_bind_early) func bindEarly() { Definitions.bindEarly() }
+
+  @c(allocs_seen_free_below) func seenFreeBelow(_ block: UnsafeMutableRawPointer?) {
+    allocs_process().pointee.seen_below = 1
+    allocs_definitions().pointee.seen_free(block)
   }
 
-  /// Found out by a block of the function below, which is given back.
-  private static var callsFreeOfLibc: Bool {
-    guard let index = freeIndex, let own = allocs_enter() else { return true }
-    let record = allocs_passing_record(index)
-    let below = record.pointee.below
-    let process = allocs_process()
-    process.pointee.seen_below = 0
-    allocs_definitions().pointee.seen_free = unsafeBitCast(below, to: type(of: allocs_terminal().pointee.free))
-    let seen: @convention(c) (UnsafeMutableRawPointer?) -> Void = seenFreeBelow
-    record.pointee.below = unsafeBitCast(seen, to: UnsafeMutableRawPointer.self)
-    delegate(own)
-    let free = allocs_definitions().pointee.free_below ?? allocs_terminal().pointee.free
-    free?(allocs_terminal().pointee.malloc(32))
-    record.pointee.below = below
-    Event.endDelegation(own, nil)
-    allocs_leave(own)
-    return process.pointee.seen_below != 0
-  }
-
-  /// What the function that is called next allocates in a hook is its own affair. It is called from here.
-  static func delegate(_ thread: Thread) {
-    thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-    thread.pointee.outer_place = allocs_stack_address()
-  }
-
-  /// The number of the C library among the allocators: entered when one of its functions is first called past the one below.
-  @inline(never)
-  static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
-    let state = allocs_definitions()
-    let flag = withUnsafeMutablePointer(to: &state.pointee.is_entering) { $0 }
-    var thread: Thread? = allocs_enter()
-    if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
+  /// What the function below allocates meanwhile is recorded like any inner block.
+  @c(allocs_free_below) func freeBelow(_ block: UnsafeMutableRawPointer?) {
+    let thread: Thread? = allocs_enter()
+    if let thread { Definitions.delegate(thread) }
+    allocs_definitions().pointee.free_below(block)
     guard let thread else { return }
-    defer { allocs_leave(thread) }
-    guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
-      allocs_compare_exchange_u32(flag, 0, 1)
-    else { return }
-    let number = Allocators.register(
-      shared, header, address: UInt64(UInt(bitPattern: hooked.pointee.below)), kind: ALLOCS_ALLOCATOR_PRIMARY)
-    allocs_store_release_u32(&state.pointee.allocator, number)
+    Event.endDelegation(thread, nil)
+    allocs_leave(thread)
   }
-}
 
-@c(allocs_bind_early) func bindEarly() { Definitions.bindEarly() }
-
-@c(allocs_seen_free_below) func seenFreeBelow(_ block: UnsafeMutableRawPointer?) {
-  allocs_process().pointee.seen_below = 1
-  allocs_definitions().pointee.seen_free(block)
-}
-
-/// What the function below allocates meanwhile is recorded like any inner block.
-@c(allocs_free_below) func freeBelow(_ block: UnsafeMutableRawPointer?) {
-  let thread: Thread? = allocs_enter()
-  if let thread { Definitions.delegate(thread) }
-  allocs_definitions().pointee.free_below(block)
-  guard let thread else { return }
-  Event.endDelegation(thread, nil)
-  allocs_leave(thread)
-}
-
-@c(allocs_hook_passing)
-func hookPassing(
-  _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
-  _ framePointer: UInt64
-) -> UInt64 {
-  if allocs_is_inside(), Definitions.isBelow(Caller(place: place, framePointer: framePointer).site) {
-    return allocs_call(hooked.pointee.below.unsafelyUnwrapped, arguments)
+  @c(allocs_hook_passing)
+  func hookPassing(
+    _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
+    _ framePointer: UInt64
+  ) -> UInt64 {
+    if allocs_is_inside(), Definitions.isBelow(Caller(place: place, framePointer: framePointer).site) {
+      return allocs_call(hooked.pointee.below.unsafelyUnwrapped, arguments)
+    }
+    let allocator = allocs_definitions().pointee.allocator
+    if allocator == 0 { Definitions.enterAllocator(hooked) }
+    hooked.pointee.allocator = allocs_definitions().pointee.allocator
+    return hookHooked(hooked, arguments, place, framePointer)
   }
-  let allocator = allocs_definitions().pointee.allocator
-  if allocator == 0 { Definitions.enterAllocator(hooked) }
-  hooked.pointee.allocator = allocs_definitions().pointee.allocator
-  return hookHooked(hooked, arguments, place, framePointer)
-}
 #else
-/// Linked into the executable, the agent changes no library's symbols.
-enum Definitions {
-  static func value(of entry: UnsafePointer<Elf64_Sym>) -> UInt64 { entry.pointee.st_value }
-}
+  /// Linked into the executable, the agent changes no library's symbols.
+  enum Definitions {
+    static func value(of entry: UnsafePointer<Elf64_Sym>) -> UInt64 { entry.pointee.st_value }
+  }
 #endif

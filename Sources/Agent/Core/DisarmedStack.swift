@@ -1,12 +1,14 @@
-// DisarmedStack: an alternate signal stack that the kernel does not tell of, because it was set with SS_AUTODISARM: while the
-// handler runs, the thread has none.
+// DisarmedStack: an alternate signal stack that the kernel does not tell of, because it was set
+// with SS_AUTODISARM: while the handler runs, the thread has none.
 //
-// The kernel wrote the stack's bounds into the signal frame, at the stack's upper end. So the handler's frames are walked from the
-// stack pointer to that frame, and only if the bounds in it include all that was walked is the stack one. On the way each
-// new page is asked for before it is read: what lies above an unknown stack pointer is not known to be mapped.
+// The kernel wrote the stack's bounds into the signal frame, at the stack's upper end. So the
+// handler's frames are walked from the stack pointer to that frame, and only if the bounds in it
+// include all that was walked is the stack one. On the way each new page is asked for before it is
+// read: what lies above an unknown stack pointer is not known to be mapped.
 //
-// That walk itself takes more of the stack than there may be. How much is left is learned by looking for what the kernel wrote, word
-// by word; what is found that way is believed no further than to record less.
+// That walk itself takes more of the stack than there may be. How much is left is learned by
+// looking for what the kernel wrote, word by word; what is found that way is believed no further
+// than to record less.
 
 import AgentMachine
 import SharedLayout

@@ -1,145 +1,207 @@
-// EntryPoints: the second way of binding. Where the executable, or a library that wins over the agent, is an allocator of its
-// own, nobody ever calls the agent's functions. So they are put in front of its functions, at their entries
-// (Trampolines). Every caller is seen once, whichever way it was bound.
+// EntryPoints: the second way of binding. Allocators are hooked where they are defined, by a jump at the entry of each function
+// (Trampolines), where not every caller comes to the agent by name:
 //
-// Where what wins over the agent only leads on to it, as a library that counts the calls of malloc does, it is left as it is:
-// the agent is called all the same (Predecessor).
+// - What lies before the agent and defines malloc is what callers get: the agent's function of that name takes its place, and
+//   the trampoline is the function below (Terminal). Where it only leads on to the agent, as a library that counts the calls of malloc
+//   does, it is left as it is (Predecessor).
+// - What lies behind the agent serves the agent's callers, and by names of its own (mallocx, mi_malloc) those who call it
+//   straight, or past all others (dlsym, -Bsymbolic). It is hooked in the same way; not so glibc's malloc.
+// - What lies beside that: definitions that only the module's own code can call, families with a prefix, allocators of modules that
+//   come later (LaterModules). Each function gets a record with its signature, its own function below, and its allocator
+//   (HookedFunction).
 //
-// There are two kinds:
-// - What callers of malloc get from a module before the agent: the agent's function of that name takes its place, and the
-//   trampoline is the function below (Terminal).
-// - What lies beside that: definitions that only the executable's own code can call, and families with a prefix (mi_malloc).
-//   Each gets a record with its signature, its own function below, and its allocator (HookedFunction).
+// A call that comes through several of them is seen once, by the outermost: the hooks inside it find themselves inside one.
 //
 // Invariants:
 // - If a function that frees must be left alone, so are all of its family: an index that misses frees would lie. If it
-//   is the family that wins over the agent, the process runs unindexed.
-// - No page is ever writable and executable. While a page is writable it cannot be run; so this happens only while the
-//   process has one thread, in the agent's constructor.
+//   is the family that callers get before the agent, the process runs unindexed.
+// - A module is hooked wholly or not at all: what fails half-way is put back as it was (Code).
+// - Nobody is in a module's code while that changes: the process has one thread, in the agent's constructor; or the module is new.
+//   The tables of records and gates are changed by the constructor and by whoever holds the dynamic linker's lock.
 
 import AgentMachine
 import SharedLayout
 
 enum EntryPoints {
-  private typealias Module = UnsafeMutablePointer<link_map>
+  typealias Module = UnsafeMutablePointer<link_map>
 
-  /// Hooks what wins over the agent. Runs once, at the agent's constructor.
+  /// Hooks what is there. Runs once, at the agent's constructor.
   static func bind() {
     var targets = Targets()
-    var failure: Trampolines.Reason?
-    var isReady = false
+    var position = Targets.Position.before
+    var isAlone: Bool?
     var module = allocs_first_link_map()
-    while let current = module, !allocs_is_own_module(current) {
-      targets.collect(current)
-      if targets.hasMalloc(Targets.winning) {
-        if Predecessor.isSanitizer(current) {
-          giveUp(current, targets, ALLOCS_BYPASS_SANITIZER)
-          targets.removeAll()
-        } else if Process.threadCount == 1 {
-          if Predecessor.isAllocator(targets, current) {
-            Terminal.takeFirst()
-          } else {
-            targets.remove(Targets.winning)
-            Predecessor.pass()
-          }
-        }
-      }
-      if targets.count > 0 {
-        if !isReady, failure == nil {
-          if Process.threadCount != 1 {
-            failure = ALLOCS_BYPASS_SEVERAL_THREADS
-          } else if allocs_disassembler_open() {
-            isReady = true
-          } else {
-            failure = ALLOCS_BYPASS_START_UNDECODED
-          }
-        }
-        if let failure { giveUp(current, targets, failure) } else { bind(current, targets) }
-      }
+    while let current = module {
       module = current.pointee.l_next
+      if allocs_is_own_module(current) {
+        position = .behind
+        continue
+      }
+      if position == .behind, Terminal.isLibc(current) { continue }
+      targets.collect(current, position)
+      guard targets.count > 0 else { continue }
+      if isAlone == nil { isAlone = Process.threadCount == 1 }
+      if Predecessor.isSanitizer(current) {
+        // One behind the agent ends the process by itself, or lets the agent go before.
+        if position == .before { giveUp(current, targets, position, ALLOCS_BYPASS_SANITIZER) }
+        continue
+      }
+      guard isAlone == true else {
+        giveUp(current, targets, position, ALLOCS_BYPASS_SEVERAL_THREADS)
+        continue
+      }
+      if position == .before, targets.hasMalloc(Targets.winning) {
+        if Predecessor.isAllocator(targets, current) {
+          Terminal.takeFirst()
+        } else {
+          targets.remove(Targets.winning)
+          Predecessor.pass()
+        }
+      }
+      if targets.count > 0 { bind(current, targets, position) }
     }
     targets.unmap()
-    guard isReady else { return }
-    // What it gives back may have come from an allocator that was not hooked then.
-    let thread: Thread? = allocs_enter()
-    allocs_disassembler_close()
-    if let thread { allocs_leave(thread) }
   }
 
-  private static func bind(_ module: Module, _ targets: Targets) {
+  /// Hooks what a module has that nobody has called yet.
+  static func bind(later module: Module, _ targets: inout Targets) {
+    targets.collect(module, .apart)
+    guard targets.count > 0, !Predecessor.isSanitizer(module) else { return }
+    guard !DynamicSymbols.hasRelocatedCode(module) else {
+      return giveUp(module, targets, .apart, ALLOCS_BYPASS_RELOCATED)
+    }
+    bind(module, targets, .apart)
+  }
+
+  private static func bind(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
+    guard let image = Image(module) else { return giveUp(module, targets, position, ALLOCS_BYPASS_UNREADABLE) }
     // Everything is examined before anything changes.
     for index in 0..<targets.count {
-      if let reason = Trampolines.examine(&targets[index]) { refuse(module, reason, targets[index]) }
-      if targets[index].moved != 0, !Trampolines.callsOthers(targets[index]) { targets.preserveRegisters(of: index) }
+      if let reason = Trampolines.examine(&targets[index], image) { refuse(module, targets, index, reason) }
+      if targets[index].moved != 0, !Trampolines.callsOthers(targets[index], image) {
+        targets.preserveRegisters(of: index)
+      }
       let callee = Trampolines.jumpTarget(targets[index])
       for other in 0..<targets.count where other != index && targets[other].address == callee {
         targets[index].leads_to = UInt16(other + 1)
       }
     }
-    leaveAlone(module, targets)
-    var index = 0
-    while index < targets.count, targets[index].moved == 0 { index += 1 }
-    guard index < targets.count else { return }
-    var place = 0
-    while place < Int(ALLOCS_GATED_MODULES), allocs_gates()[place] != nil { place += 1 }
-    guard place < Int(ALLOCS_GATED_MODULES), targets.count * Trampolines.slotSize <= Int(ALLOCS_GATES_SIZE),
-      let gates = Trampolines.room(near: targets[index].address, UInt64(ALLOCS_GATES_SIZE))
-    else { return giveUp(module, targets, ALLOCS_BYPASS_NO_ROOM) }
-    var allocators = InlineArray<8, UInt32>(repeating: 0)
+    if targets.dropped > 0 { Bypasses.note(module, Text(), ALLOCS_BYPASS_TOO_MANY) }
+    leaveAlone(module, targets, position)
+    var isAnyLeft = false
+    for index in 0..<targets.count where targets[index].moved != 0 { isAnyLeft = true }
+    guard isAnyLeft else { return }
+    guard let room = Trampolines.room(near: image, count: targets.count), let gates = room.pointee.start else {
+      return giveUp(module, targets, position, ALLOCS_BYPASS_NO_ROOM)
+    }
+    // What is there at the start stays.
+    room.pointee.module = position == .apart ? module : nil
+    if let reason = prepare(targets, module, gates, position) {
+      undo(targets, room)
+      return giveUp(module, targets, position, reason)
+    }
+    guard Code.makeExecutable(gates, room.pointee.size) else {
+      room.pointee = allocs_gate_room()
+      undo(targets, nil)
+      return giveUp(module, targets, position, ALLOCS_BYPASS_NOT_EXECUTABLE)
+    }
     for index in 0..<targets.count where targets[index].moved != 0 {
-      var record: UnsafeMutablePointer<allocs_hooked>?
-      if let signature = targets[index].signature {
-        let family = Int(targets[index].family)
-        if family != Targets.winning, allocators[family] == 0 {
-          allocators[family] = noteAllocator(family, at: targets[index].address)
-        }
-        record = allocs_next_hooked(signature, allocators[family])
-        guard let record else {
-          System.unmap(gates, UInt64(ALLOCS_GATES_SIZE))
-          return giveUp(module, targets, ALLOCS_BYPASS_TOO_MANY)
-        }
-        targets[index].below = UnsafeMutableRawPointer(record).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+      guard hook(targets, index, gates) else {
+        for earlier in 0..<index where targets[earlier].moved != 0 { unhook(targets, earlier) }
+        undo(targets, room)
+        return giveUp(module, targets, position, ALLOCS_BYPASS_UNCHANGEABLE)
       }
-      Trampolines.build(gates + index * Trampolines.slotSize, targets[index], record: record)
     }
-    guard System.protect(UInt64(UInt(bitPattern: gates)), UInt64(ALLOCS_GATES_SIZE), .execute) else {
-      return giveUp(module, targets, ALLOCS_BYPASS_NOT_EXECUTABLE)
-    }
-    allocs_gates()[place] = gates
     for index in 0..<targets.count where targets[index].moved != 0 {
-      let target = targets[index]
-      let gate = gates + index * Trampolines.slotSize
-      guard let place = target.below else { continue }
-      // The function below, before anything leads to it.
-      let below = place.pointee
-      let end = targets.end(of: index)
-      allocs_store_release_pointer(place, Trampolines.trampoline(of: gates + end * Trampolines.slotSize))
-      if Trampolines.jump(from: Trampolines.start(target), to: gate) {
-        Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
-      } else {
-        allocs_store_release_pointer(place, below)
-        refuse(module, ALLOCS_BYPASS_UNCHANGEABLE, target)
-        if target.is_essential { Start.giveUp() }
+      Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
+      if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
+      if targets[index].record?.pointee.visit == nil, isOfHeap(targets[index]) {
+        refuse(module, targets, index, ALLOCS_BYPASS_HEAP_UNKNOWN)
       }
     }
   }
 
-  /// The number of a new allocator, whose code lies at `address`, as contexts have it.
-  private static func noteAllocator(_ family: Int, at address: UInt64) -> UInt32 {
+  private static func isOfHeap(_ target: allocs_target) -> Bool {
+    target.signature.map { UInt32($0.pointee.operation) == ALLOCS_FREE_HEAP.rawValue } ?? false
+  }
+
+  /// Writes gates and trampolines, and gets the records. A reason if that cannot be done.
+  private static func prepare(
+    _ targets: Targets, _ module: Module, _ gates: Trampolines.Place, _ position: Targets.Position
+  ) -> Trampolines.Reason? {
+    var allocators = InlineArray<16, UInt32>(repeating: 0)
+    for index in 0..<targets.count where targets[index].moved != 0 {
+      let target = targets[index]
+      let gate = gates + index * Trampolines.slotSize
+      if let signature = target.signature {
+        let family = Int(target.family)
+        if family != Targets.winning, allocators[family] == 0 {
+          allocators[family] = noteAllocator(family, module, at: target.address, position)
+        }
+        guard let record = allocs_next_hooked(signature, allocators[family]) else { return ALLOCS_BYPASS_TOO_MANY }
+        record.pointee.address = target.address
+        if isOfHeap(target), targets.knowsHeaps {
+          record.pointee.visit = unsafeBitCast(
+            UnsafeMutableRawPointer(bitPattern: UInt(targets.visitor)), to: type(of: record.pointee.visit))
+          record.pointee.backing = unsafeBitCast(
+            UnsafeMutableRawPointer(bitPattern: UInt(targets.backing)), to: type(of: record.pointee.backing))
+        }
+        targets[index].record = record
+        targets[index].below = UnsafeMutableRawPointer(record).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+      }
+      Trampolines.build(gate, targets[index], record: targets[index].record.map { UnsafeMutableRawPointer($0) })
+    }
+    return nil
+  }
+
+  /// Puts the jump there. `original` has the first bytes then, `below` the trampoline; the function below that there was is noted in
+  /// `size`, which nobody needs any more.
+  private static func hook(_ targets: Targets, _ index: Int, _ gates: Trampolines.Place) -> Bool {
+    guard let place = targets[index].below else { return false }
+    let end = targets.end(of: index)
+    // The function below, before anything leads to it.
+    targets[index].size = UInt64(UInt(bitPattern: place.pointee))
+    allocs_store_release_pointer(place, Trampolines.trampoline(of: gates + end * Trampolines.slotSize))
+    if Trampolines.jump(&targets[index], to: gates + index * Trampolines.slotSize) { return true }
+    allocs_store_release_pointer(place, UnsafeMutableRawPointer(bitPattern: UInt(targets[index].size)))
+    return false
+  }
+
+  private static func unhook(_ targets: Targets, _ index: Int) {
+    Trampolines.restore(&targets[index])
+    guard let place = targets[index].below else { return }
+    allocs_store_release_pointer(place, UnsafeMutableRawPointer(bitPattern: UInt(targets[index].size)))
+  }
+
+  /// Gives back what was prepared.
+  private static func undo(_ targets: Targets, _ room: Gates.Room?) {
+    for index in 0..<targets.count {
+      if let record = targets[index].record { allocs_release_hooked(record) }
+      targets[index].record = nil
+    }
+    if let room { Gates.giveBack(room) }
+  }
+
+  /// The number of the allocator, as contexts have it.
+  private static func noteAllocator(
+    _ family: Int, _ module: Module, at address: UInt64, _ position: Targets.Position
+  ) -> UInt32 {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
-    return Allocators.register(
-      shared, header, address: address, kind: ALLOCS_ALLOCATOR_PRIMARY,
-      name: Allocators.Name(cString: allocs_family(UInt32(family)).pointee.allocator))
+    let name = Allocators.Name(cString: allocs_family(UInt32(family)).pointee.allocator)
+    if position == .apart { return Allocators.register(shared, header, later: module, name: name) }
+    return Allocators.register(shared, header, address: address, kind: ALLOCS_ALLOCATOR_PRIMARY, name: name)
   }
 
   // MARK: what was left alone
 
   /// Takes out what must be left alone because something else is: all of a family of which a function that frees cannot be hooked.
-  private static func leaveAlone(_ module: Module, _ targets: Targets) {
+  private static func leaveAlone(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
     for index in 0..<targets.count where targets[index].is_essential && targets[index].moved == 0 {
       let missing = targets[index]
+      // A family that was taken out for another function is told of once.
+      if missing.leads_to == Self.takenOut { continue }
       if missing.family == Targets.winning, !missing.is_operator {
-        return giveUp(module, targets, ALLOCS_BYPASS_FREES_UNKNOWN)
+        return giveUp(module, targets, position, ALLOCS_BYPASS_FREES_UNKNOWN)
       }
       // Operators that win over the agent call a malloc that can be hooked all the same.
       for other in 0..<targets.count
@@ -147,26 +209,26 @@ enum EntryPoints {
         && (missing.family != Targets.winning || targets[other].is_operator)
       {
         targets[other].moved = 0
+        targets[other].leads_to = Self.takenOut
       }
+      if missing.family != Targets.winning { Bypasses.note(module, Text(), ALLOCS_BYPASS_FREES_UNKNOWN) }
     }
   }
+  private static let takenOut = UInt16.max
 
-  /// Leaves all functions of the module alone. If malloc itself is among those that win over the agent, the process runs
+  /// Leaves all functions of the module alone. If malloc itself is among those that callers get before the agent, the process runs
   /// unindexed: blocks would be recorded that others free.
-  private static func giveUp(_ module: Module, _ targets: Targets, _ reason: Trampolines.Reason) {
+  private static func giveUp(
+    _ module: Module, _ targets: Targets, _ position: Targets.Position, _ reason: Trampolines.Reason
+  ) {
     for index in 0..<targets.count {
       targets[index].moved = 0
-      if targets[index].family == Targets.winning, !targets[index].is_operator { Start.giveUp() }
+      if position == .before, targets[index].family == Targets.winning, !targets[index].is_operator { Start.giveUp() }
     }
-    refuse(module, reason)
+    Bypasses.note(module, Text(), reason)
   }
 
-  private static func refuse(_ module: Module, _ reason: Trampolines.Reason, _ target: allocs_target? = nil) {
-    var name = Text()
-    if let target {
-      name.append(cString: target.prefix)
-      name.append(cString: target.name)
-    }
-    Bypasses.note(module, name, reason)
+  private static func refuse(_ module: Module, _ targets: Targets, _ index: Int, _ reason: Trampolines.Reason) {
+    Bypasses.note(module, targets.name(of: index), reason)
   }
 }

@@ -6,8 +6,8 @@ import AgentMachine
 import SharedLayout
 
 enum Event {
-  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet. `isTight`: the blocks of the one that
-  /// served the call may lie closer than 32 bytes.
+  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet. `isTight`:
+  /// the blocks of the one that served the call may lie closer than 32 bytes.
   @inline(__always)
   static func postAlloc(
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
@@ -288,8 +288,9 @@ enum Event {
     return old
   }
 
-  /// The outer function returned `block`. An inner block that is not it is one of its own. Gives whether the allocator that
-  /// served the call is tight: of the outer function, if none inside it made the block, that is `isTight`.
+  /// The outer function returned `block`. An inner block that is not it is one of its own. Gives
+  /// whether the allocator that served the call is tight: of the outer function, if none inside it
+  /// made the block, that is `isTight`.
   @inline(__always) @discardableResult
   static func endDelegation(_ thread: Thread, _ block: Block?, isTight: Bool = false) -> Bool {
     thread.pointee.delegating = 0
@@ -302,17 +303,18 @@ enum Event {
     return thread.pointee.inner_is_tight != 0
   }
 
-  /// What was noted last is another block: a signal handler's, say, which came after the one that is returned. Then that has
-  /// been recorded already.
+  /// What was noted last is another block: a signal handler's, say, which came after the one that
+  /// is returned. Then that has been recorded already.
   @inline(never)
   private static func endDelegationOfOther(_ thread: Thread, _ block: Block?, isTight: Bool) -> Bool {
     noteInner(thread)
     return block.flatMap { replaceInner(thread, $0) } ?? isTight
   }
 
-  /// The outer function returned `block`, which a function inside it has recorded like any other, as the malloc inside an operator
-  /// new after the new-handler has run. That gives way to the record of the outer one. Gives whether its allocator is tight, as
-  /// far as that matters for a block of its size; nil if it was not recorded.
+  /// The outer function returned `block`, which a function inside it has recorded like any other,
+  /// as the malloc inside an operator new after the new-handler has run. That gives way to the
+  /// record of the outer one. Gives whether its allocator is tight, as far as that matters for a
+  /// block of its size; nil if it was not recorded.
   @inline(never)
   static func replaceInner(_ thread: Thread, _ block: Block) -> Bool? {
     let old = erase(thread, block, isInner: true)

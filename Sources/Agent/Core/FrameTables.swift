@@ -1,12 +1,14 @@
-// FrameTables: sorted tables of frame description entries, for modules that have none: linked with --no-eh-frame-hdr, or by a
-// linker that wrote a header without a table.
+// FrameTables: sorted tables of frame description entries, for modules that have none: linked with
+// --no-eh-frame-hdr, or by a linker that wrote a header without a table.
 //
-// Nothing that is loaded says where such a module has its .eh_frame. But a section of that kind is unmistakable: it begins with
-// a common entry, of a few forms, and is a chain of records from there on, each of which tells where the next one begins,
-// which common entry it belongs to, and which code of the module it is for. So all that can be read of the module is searched
-// for such chains, once: when the module is noted, or when a stack first needs it.
+// Nothing that is loaded says where such a module has its .eh_frame. But a section of that kind is
+// unmistakable: it begins with a common entry, of a few forms, and is a chain of records from there
+// on, each of which tells where the next one begins, which common entry it belongs to, and which
+// code of the module it is for. So all that can be read of the module is searched for such chains,
+// once: when the module is noted, or when a stack first needs it.
 //
-// A table is written by one thread, then published. When its module goes it is forgotten; its memory stays, for the next one's.
+// A table is written by one thread, then published. When its module goes it is forgotten; its
+// memory stays, for the next one's.
 
 import AgentMachine
 import SharedLayout
@@ -58,8 +60,8 @@ enum FrameTables {
 
   // MARK: making one
 
-  /// The module's, made if need be; nil if it cannot be had, or another thread is making it, or the stack may be too small for
-  /// that: only that of a thread is known not to be.
+  /// The module's, made if need be; nil if it cannot be had, or another thread is making it, or the
+  /// stack may be too small for that: only that of a thread is known not to be.
   private static func table(of map: Map) -> Table? {
     let key = UInt64(UInt(bitPattern: map))
     for index in 0..<Int(ALLOCS_FRAME_TABLE_COUNT) {
@@ -151,7 +153,8 @@ enum FrameTables {
     let alignment: UInt64 = 8
     var place = (segment.start + alignment - 1) & ~(alignment - 1)
     while place < segment.end, segment.end - place >= 16 {
-      // A length and a zero, then the version and "zR" or "zP": nearly nothing else looks like that.
+      // A length and a zero, then the version and "zR" or "zP": nearly nothing else looks like
+      // that.
       let words = UnsafePointer<UInt32>(bitPattern: UInt(place)).unsafelyUnwrapped
       let letterZ: UInt32 = 0x7A
       guard words[1] == 0, words[0] >= 12, words[0] < 256, words[2] & 0xFF == 1 || words[2] & 0xFF == 3,

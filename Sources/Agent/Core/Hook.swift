@@ -1,14 +1,17 @@
-// Hook: the narrow waist. Every exported function of the User layer comes here with its caller, as one of three
-// things: an allocation, a free, a resize. Calls Event around Terminal.
+// Hook: the narrow waist. Every exported function of the User layer comes here with its caller, as
+// one of three things: an allocation, a free, a resize. Calls Event around Terminal.
 //
 // Invariants:
-// - The outermost hook records; one that runs inside it passes straight through (`allocs_enter` gave null).
-// - A free is an event before the block goes back, an allocation after it came: nobody else can own the address between.
-// - errno, results and side effects are those of the function below, and so are its arguments: none is ever another than
-//   the program's.
+// - The outermost hook records; one that runs inside it passes straight through (`allocs_enter`
+//   gave null).
+// - A free is an event before the block goes back, an allocation after it came: nobody else can own
+//   the address between.
+// - errno, results and side effects are those of the function below, and so are its arguments: none
+//   is ever another than the program's.
 //
-// A function is *tight* if its blocks may lie closer than 32 bytes: any but glibc's. What counts is the one that served the call:
-// where the function below works by calling another that is hooked, that one.
+// A function is *tight* if its blocks may lie closer than 32 bytes: any but glibc's. What counts is
+// the one that served the call: where the function below works by calling another that is hooked,
+// that one.
 
 import AgentMachine
 import SharedLayout
@@ -18,8 +21,8 @@ typealias Thread = UnsafeMutablePointer<allocs_thread_block>
 
 // MARK: allocation
 
-/// `make` calls the function below; `function` is what the caller called, of `allocator`. `isTight`: nil stands for what Terminal
-/// knows of `function`.
+/// `make` calls the function below; `function` is what the caller called, of `allocator`.
+/// `isTight`: nil stands for what Terminal knows of `function`.
 @inline(__always)
 func allocate(
   _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
@@ -38,8 +41,8 @@ func allocate(
   return block
 }
 
-/// Runs the function below, which may come back through a hook for the same block, as a calloc that calls malloc does. Gives
-/// whether the one that made the block is tight.
+/// Runs the function below, which may come back through a hook for the same block, as a calloc that
+/// calls malloc does. Gives whether the one that made the block is tight.
 @inline(__always)
 private func delegating(
   _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
@@ -197,8 +200,8 @@ func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
   return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) { Terminal.calloc(count, size) }
 }
 
-/// Bytes asked for; -1 if they are more than there can be: the function below fails, and it must not look like a request for
-/// nothing.
+/// Bytes asked for; -1 if they are more than there can be: the function below fails, and it must
+/// not look like a request for nothing.
 @inline(__always)
 private func product(_ count: Int, _ size: Int) -> Int {
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))

@@ -90,8 +90,19 @@ func hookHooked(
     return result
   case ALLOCS_FREE_ARRAY.rawValue:
     return freeArray(block, count: arguments[Int(signature.pointee.count) - 1]) { allocs_call(below, arguments) }
+  case ALLOCS_FREE_HEAP.rawValue:
+    return freeHeap(hooked, block) { allocs_call(below, arguments) }
+  case ALLOCS_ALLOCATE_TEXT.rawValue:
+    return allocateText(hooked, arguments, caller)
+  case ALLOCS_ALLOCATE_SEVERAL.rawValue:
+    return allocateSeveral(hooked, arguments, caller)
   default:
     let request = Request(signature, arguments)
+    if signature.pointee.operation == ALLOCS_RESIZE.rawValue, let place = Place(signature, arguments) {
+      // The block that is resized lies where its successor will.
+      return place.pointee.map { resize(hooked, arguments, request, caller, $0, at: place) }
+        ?? allocate(hooked, arguments, request, caller)
+    }
     return block == nil
       ? allocate(hooked, arguments, request, caller)
       : resize(hooked, arguments, request, caller, block.unsafelyUnwrapped)
@@ -123,6 +134,25 @@ private struct Request {
   }
 }
 
+/// Where the function stores the block; nil if it returns it.
+private typealias Place = UnsafeMutablePointer<Block?>
+extension Place {
+  fileprivate init?(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
+    guard signature.pointee.result != 0 else { return nil }
+    self.init(bitPattern: UInt(arguments[Int(signature.pointee.result) - 1]))
+  }
+}
+
+/// The block that a function has allocated, which has returned `returned`.
+private func block(
+  _ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments, _ returned: UInt64
+) -> Block? {
+  guard signature.pointee.result != 0 else { return Block(bitPattern: UInt(returned)) }
+  // An int, 0 on success: the upper half of the register means nothing.
+  guard UInt32(truncatingIfNeeded: returned) == 0, let place = Place(signature, arguments) else { return nil }
+  return place.pointee
+}
+
 @inline(never)
 private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
@@ -133,19 +163,89 @@ private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Reque
     allocator: hooked.pointee.allocator, isTight: true
   ) {
     returned = allocs_call(below, arguments)
-    guard signature.pointee.result != 0 else { return Block(bitPattern: UInt(returned)) }
-    // An int, 0 on success: the upper half of the register means nothing.
-    guard UInt32(truncatingIfNeeded: returned) == 0,
-      let place = UnsafePointer<Block?>(bitPattern: UInt(arguments[Int(signature.pointee.result) - 1]))
-    else { return nil }
-    return place.pointee
+    return block(signature, arguments, returned)
   }
+  return returned
+}
+
+/// The text that is allocated says itself how long it is. A function that fills a buffer of its caller's allocates nothing.
+@inline(never)
+private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
+  let signature = hooked.pointee.signature
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  let function = allocs_function(UInt32(signature.pointee.function))
+  let given = (arguments[0], arguments[1], arguments[2])
+  func text(_ returned: UInt64) -> (block: Block, size: Int)? {
+    guard let block = block(signature, arguments, returned) else { return nil }
+    let address = UInt64(UInt(bitPattern: block))
+    guard address != given.0, address != given.1, address != given.2 else { return nil }
+    var size = 0
+    if signature.pointee.count == 1 {
+      while block.load(fromByteOffset: size, as: UInt8.self) != 0 { size += 1 }
+      return (block, size + 1)
+    }
+    while block.load(fromByteOffset: size, as: UInt16.self) != 0 { size += 2 }
+    return (block, size + 2)
+  }
+  let thread: Thread? = allocs_enter() ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
+  guard let thread else {
+    let returned = allocs_call(below, arguments)
+    if let outer = allocs_registered_block(), let text = text(returned) {
+      Event.innerAlloc(
+        outer, text.block, text.size, caller, function, allocator: hooked.pointee.allocator, isTight: true)
+    }
+    return returned
+  }
+  // What is allocated on the way, and given back, is no block of the program's.
+  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  let returned = allocs_call(below, arguments)
+  let made = text(returned)
+  let isTight = Event.endDelegation(thread, made?.block, isTight: true)
+  if let made {
+    Event.postAlloc(
+      thread, made.block, made.size, 0, caller, function, allocator: hooked.pointee.allocator, isTight: isTight)
+  }
+  allocs_leave(thread)
+  return returned
+}
+
+/// Blocks that were one until the allocator cut it: into an array of the caller's, or into one that is a block, too.
+@inline(never)
+private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
+  let signature = hooked.pointee.signature
+  let below = hooked.pointee.below.unsafelyUnwrapped
+  let count = Int(truncatingIfNeeded: arguments[Int(signature.pointee.count) - 1])
+  let size = arguments[Int(signature.pointee.size) - 1]
+  let isGivenArray = arguments[Int(signature.pointee.result) - 1] != 0
+  let function = allocs_function(UInt32(signature.pointee.function))
+  let thread: Thread? = allocs_enter() ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
+  thread?.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  let returned = allocs_call(below, arguments)
+  guard let thread else {
+    if returned != 0 { Index.count(ALLOCS_COUNTER_NESTED, UInt64(max(count, 1))) }
+    return returned
+  }
+  thread.pointee.inner_base = 0
+  thread.pointee.delegating = 0
+  if let blocks = UnsafePointer<Block?>(bitPattern: UInt(returned)) {
+    func record(_ block: Block, _ size: Int) {
+      Event.postAlloc(
+        thread, block, size, 0, caller, function, allocator: hooked.pointee.allocator, isTight: true)
+    }
+    // Sizes of their own, or one for all.
+    let sizes = signature.pointee.flags == 0 ? nil : UnsafePointer<Int>(bitPattern: UInt(size))
+    for index in 0..<max(count, 0) {
+      if let block = blocks[index] { record(block, sizes?[index] ?? Int(truncatingIfNeeded: size)) }
+    }
+    if !isGivenArray { record(Block(mutating: blocks), count &* 8) }
+  }
+  allocs_leave(thread)
   return returned
 }
 
 @inline(never)
 private func resize(
-  _ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller, _ block: Block
+  _ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller, _ block: Block, at place: Place? = nil
 ) -> UInt64 {
   let signature = hooked.pointee.signature
   let below = hooked.pointee.below.unsafelyUnwrapped
@@ -155,12 +255,14 @@ private func resize(
   _ = resize(
     block, request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
     allocator: hooked.pointee.allocator, isTight: true,
-    failureFrees: operation == ALLOCS_RESIZE_OR_FREE.rawValue || request.size == 0 && !isInPlace
+    failureFrees: place == nil
+      && (operation == ALLOCS_RESIZE_OR_FREE.rawValue || request.size == 0 && !isInPlace)
   ) {
     returned = allocs_call(below, arguments)
     if operation == ALLOCS_RESIZE_TO.rawValue {
       return returned >= UInt64(UInt(bitPattern: request.size)) ? block : nil
     }
+    if let place { return UInt32(truncatingIfNeeded: returned) == 0 ? place.pointee : nil }
     return Block(bitPattern: UInt(returned))
   }
   return returned
@@ -179,4 +281,36 @@ private func freeArray(_ array: Block?, count: UInt64, _ release: () -> UInt64) 
     returned = release()
   }
   return returned
+}
+
+/// All blocks of a heap go back. The allocator is asked which those are, before; where it cannot be, the heap is counted.
+private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64) -> UInt64 {
+  var returned: UInt64 = 0
+  free(nil) { _ in
+    // Blocks of the backing heap outlive it.
+    if let heap, hooked.pointee.backing?() != heap {
+      if let visit = hooked.pointee.visit {
+        _ = visit(heap, true, allocs_block_visitor(), nil)
+      } else {
+        Index.count(ALLOCS_COUNTER_HEAPS_DESTROYED)
+      }
+    }
+    returned = release()
+  }
+  return returned
+}
+
+/// A block of a heap that is about to go back, called by the allocator; an area without a block comes before its blocks.
+/// An aligned block begins somewhere in what the allocator takes for it.
+@c(allocs_visited_block)
+func visitedBlock(
+  _ heap: UnsafeRawPointer?, _ area: UnsafeRawPointer?, _ block: Block?, _ size: Int, _ argument: UnsafeRawPointer?
+) -> Bool {
+  guard let block, let thread = allocs_registered_block() else { return true }
+  var offset = 0
+  repeat {
+    if Event.innerFree(thread, block + offset) != 0 { break }
+    offset += 16
+  } while offset < size
+  return true
 }

@@ -1,15 +1,20 @@
-// Index: the slots of the segment. To record an allocation is one store, to erase it is one store. Here are the coarse ones, one
-// for 32 bytes; blocks that may share them with others have fine ones (Fine.swift).
+// Index: the slots of the segment. To record an allocation is one store, to erase it is one store.
+// Here are the coarse ones, one for 32 bytes; blocks that may share them with others have fine ones
+// (Fine.swift).
 //
 // The argument for readers, who look on without any lock:
-// - A slot is written only by the thread that owns the allocation: between the allocator's return and the call that
-//   frees it, nobody else may pass its address to a hook. So slot stores need no read-modify-write.
-// - LARGE: tail, then head, both with release. The head's pairs with the reader's acquire of the head: who sees the head sees
-//   its tail, or a later one. The tail's pairs with the acquire of the tail: who sees a later tail sees that the head before
-//   it was erased, and notices when it looks at the head again. (Tests/Models/slot.pml, for all orders of plain stores.)
-// - The summary bit is set, with release, before the first slot under it is written; the pages behind are committed before
-//   that. So a reader that finds the bit may load the slots, and a slot that holds something has its bit set.
-// - An erased slot is zero before the allocator below gets the block back, so the next owner's store comes after it.
+// - A slot is written only by the thread that owns the allocation: between the allocator's return
+//   and the call that frees it, nobody else may pass its address to a hook. So slot stores need no
+//   read-modify-write.
+// - LARGE: tail, then head, both with release. The head's pairs with the reader's acquire of the
+//   head: who sees the head sees its tail, or a later one. The tail's pairs with the acquire of the
+//   tail: who sees a later tail sees that the head before it was erased, and notices when it looks
+//   at the head again. (Tests/Models/slot.pml, for all orders of plain stores.)
+// - The summary bit is set, with release, before the first slot under it is written; the pages
+//   behind are committed before that. So a reader that finds the bit may load the slots, and a slot
+//   that holds something has its bit set.
+// - An erased slot is zero before the allocator below gets the block back, so the next owner's
+//   store comes after it.
 
 import AgentMachine
 import SharedLayout
@@ -22,7 +27,8 @@ enum Index {
 
   // MARK: the path
 
-  /// False, and counted, if the allocation cannot be recorded. `isTight`: its allocator's blocks may lie closer than 32 bytes.
+  /// False, and counted, if the allocation cannot be recorded. `isTight`: its allocator's blocks
+  /// may lie closer than 32 bytes.
   @inline(__always)
   static func record(
     _ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, isTight: Bool
@@ -72,7 +78,8 @@ enum Index {
     return head
   }
 
-  /// Whether no allocation is known in the coarse slot that `base` has in `arena`, or would have if it were a multiple of 16.
+  /// Whether no allocation is known in the coarse slot that `base` has in `arena`, or would have if
+  /// it were a multiple of 16.
   @inline(__always)
   static func isUnused(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Bool {
     !isSummarized(arena, base) || place(arena, base).head == 0
@@ -104,7 +111,8 @@ enum Index {
 
   // MARK: places
 
-  /// Where an allocation is recorded: its slot, with the `granule` of a head there, and its region's arena.
+  /// Where an allocation is recorded: its slot, with the `granule` of a head there, and its
+  /// region's arena.
   struct Place {
     var arena: UnsafeMutablePointer<UInt8>
     var slot: UnsafeMutablePointer<UInt64>
@@ -126,7 +134,7 @@ enum Index {
   /// Where a new allocation goes; nil, and counted, if it cannot be recorded.
   static func place(_ regions: Regions, _ base: UInt, _ size: UInt, isTight: Bool) -> Place? {
     guard Fine.holds(base, size, isTight: isTight) else { return arena(regions, base).map { place($0, base) } }
-    guard let place = Fine.place(regions, base) else { return nil }
+    guard let place = Fine.place(regions, base, size) else { return nil }
     _ = erase(regions, base)
     return place
   }

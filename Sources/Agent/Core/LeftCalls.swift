@@ -1,14 +1,17 @@
-// LeftCalls: calls of a hook that never return, because something jumped out of them. A signal handler does, by siglongjmp, out of
-// an allocator that faulted on a wild pointer; a forced unwinding does, of a thread that is cancelled.
+// LeftCalls: calls of a hook that never return, because something jumped out of them. A signal
+// handler does, by siglongjmp, out of an allocator that faulted on a wild pointer; a forced
+// unwinding does, of a thread that is cancelled.
 //
-// The hook has taken its thread and does not give it back. The thread's next allocation finds it taken, as it would inside the
-// hook, and has to tell the two apart. It looks outwards along the stack: if the hook still runs, its frame is there. Only
-// a stack that is known to its end, or to beyond the place of the hook's call, says that it is not: where a frame cannot be
-// left by call frame information, as in a coroutine that was switched to inside an allocator, the thread stays taken, and its
-// blocks are counted as nested.
+// The hook has taken its thread and does not give it back. The thread's next allocation finds it
+// taken, as it would inside the hook, and has to tell the two apart. It looks outwards along the
+// stack: if the hook still runs, its frame is there. Only a stack that is known to its end, or to
+// beyond the place of the hook's call, says that it is not: where a frame cannot be left by call
+// frame information, as in a coroutine that was switched to inside an allocator, the thread stays
+// taken, and its blocks are counted as nested.
 //
-// Nothing is noted for this on the paths of malloc and free. Where operator new calls malloc, the agent is nearly always the caller's
-// caller: sites at which that was seen are kept, with the distance of the word that says so.
+// Nothing is noted for this on the paths of malloc and free. Where operator new calls malloc, the
+// agent is nearly always the caller's caller: sites at which that was seen are kept, with the
+// distance of the word that says so.
 
 import AgentMachine
 import SharedLayout
@@ -25,8 +28,8 @@ enum LeftCalls {
     #endif
   }
 
-  /// A hook was called on a thread that a hook has taken. Whether that hook was left: then its thread is as a hook that
-  /// has just taken it finds it.
+  /// A hook was called on a thread that a hook has taken. Whether that hook was left: then its
+  /// thread is as a hook that has just taken it finds it.
   @inline(__always)
   static func takeBack(_ outer: Thread, _ caller: Caller) -> Bool {
     isKnownInside(outer, caller) ? false : takeBackSlowly(outer, caller)
@@ -97,7 +100,8 @@ enum LeftCalls {
     return false
   }
 
-  /// Of a frame that is found by the stack pointer, the return address lies at the same distance each time.
+  /// Of a frame that is found by the stack pointer, the return address lies at the same distance
+  /// each time.
   private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
     guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
     let site = allocs_inner_site(outer, caller.site)

@@ -1,8 +1,9 @@
-// NestedArenas: where the memory behind suballocations' slots and fine slots comes from. The slow path of Nested and Fine, taken
-// once for 512 bytes.
+// NestedArenas: where the memory behind suballocations' slots and fine slots comes from. The slow
+// path of Nested and Fine, taken once for 512 bytes.
 //
-// The invariants of Arenas hold here, too: nothing is written before its page is committed, a region's nested arena is
-// complete before anyone is shown it, and the file is reached through an anchor, which grows into the next arena.
+// The invariants of Arenas hold here, too: nothing is written before its page is committed, a
+// region's nested arena is complete before anyone is shown it, and the file is reached through an
+// anchor, which grows into the next arena.
 
 import AgentMachine
 import SharedLayout
@@ -23,7 +24,7 @@ enum NestedArenas {
     guard
       let arena = Nested.arena(shared, level, base)
         ?? locked(shared, { make(shared, header, level, Int(base >> UInt(ALLOCS_REGION_SHIFT))) }),
-      commitSlots(arena, base)
+      commitSlots(arena, base, hasTail: true)
     else {
       Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST)
       return nil
@@ -32,9 +33,10 @@ enum NestedArenas {
     return arena
   }
 
-  /// Makes the fine slot of the block at `base` writable. False, and counted as other allocations are, if it cannot be.
+  /// Makes the fine slot of the block at `base` writable, and that of its tail. False, and counted
+  /// as other allocations are, if it cannot be.
   @inline(never)
-  static func prepareFine(_ regions: Regions, _ base: UInt) -> Bool {
+  static func prepareFine(_ regions: Regions, _ base: UInt, hasTail: Bool) -> Bool {
     guard !Fine.isUnindexable(base) else {
       Index.count(base & 7 != 0 ? ALLOCS_COUNTER_UNALIGNED : ALLOCS_COUNTER_HIGH_ADDRESS)
       return false
@@ -54,7 +56,7 @@ enum NestedArenas {
       if isFull { Index.count(ALLOCS_COUNTER_ARENAS_EXHAUSTED) } else { outOfMemory(shared) }
       return false
     }
-    guard commitSlots(arena, base) else {
+    guard commitSlots(arena, base, hasTail: hasTail) else {
       outOfMemory(shared)
       return false
     }
@@ -130,9 +132,9 @@ enum NestedArenas {
 
   // MARK: slot pages and summary
 
-  /// As in Arenas: dense memory gets up to 32 KiB of slots at a time, but not more than there are in a row before, for these slots
-  /// are as large as what they stand for.
-  private static func commitSlots(_ arena: Nested.Base, _ base: UInt) -> Bool {
+  /// As in Arenas: dense memory gets up to 32 KiB of slots at a time, but not more than there are
+  /// in a row before, for these slots are as large as what they stand for.
+  private static func commitSlots(_ arena: Nested.Base, _ base: UInt, hasTail: Bool) -> Bool {
     let slotsPerBit = Int(ALLOCS_SLOTS_PER_SUMMARY_BIT)
     let slotsPerPage = Int(ALLOCS_SLOTS_PER_PAGE)
     let firstSlot = Int(allocs_nested_slot_index(UInt64(base))) / slotsPerBit * slotsPerBit
@@ -152,7 +154,7 @@ enum NestedArenas {
       guard commit(arena, page, count) else { return false }
       for page in page..<page + count { Arenas.setBit(committed, page) }
     }
-    if tailPage != page && (tailPage == pages || !isCommitted(tailPage)) {
+    if hasTail && tailPage != page && (tailPage == pages || !isCommitted(tailPage)) {
       guard commit(arena, tailPage, 1) else { return false }
       if tailPage < pages { Arenas.setBit(committed, tailPage) }
     }

@@ -174,6 +174,47 @@ extension Process {
     }
   }
 
+  /// What may be done with the page at `address`, as mprotect has it; nil if that cannot be found out.
+  static func protection(of address: UInt64) -> Int? {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+      guard let bytes = buffer.baseAddress else { return nil }
+      let path: StaticString = "/proc/self/maps"
+      let descriptor = System.open(
+        UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readOnly)
+      guard descriptor >= 0 else { return nil }
+      defer { System.close(descriptor) }
+      // "start-end rwxp …": two numbers, then a letter for each permission.
+      var numbers: (UInt, UInt) = (0, 0)
+      var field = 0
+      var protection = 0
+      while true {
+        let count = System.read(descriptor, bytes, 1024)
+        guard count > 0 else { return nil }
+        for index in 0..<count {
+          let byte = bytes[index]
+          switch byte {
+          case UInt8(ascii: "\n"): (numbers, field, protection) = ((0, 0), 0, 0)
+          case UInt8(ascii: "-") where field == 0: field = 1
+          case UInt8(ascii: " ") where field == 1: field = 2
+          case UInt8(ascii: " ") where field == 2:
+            if UInt(address) >= numbers.0, UInt(address) < numbers.1 { return protection }
+            field = 3
+          default:
+            switch field {
+            case 0: numbers.0 = numbers.0 << 4 | (hexadecimalDigit(byte) ?? 0)
+            case 1: numbers.1 = numbers.1 << 4 | (hexadecimalDigit(byte) ?? 0)
+            case 2:
+              if byte == UInt8(ascii: "r") { protection |= 1 }
+              if byte == UInt8(ascii: "w") { protection |= 2 }
+              if byte == UInt8(ascii: "x") { protection |= 4 }
+            default: break
+            }
+          }
+        }
+      }
+    }
+  }
+
   private static func hexadecimalDigit(_ byte: UInt8) -> UInt? {
     switch byte {
     case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt(byte - UInt8(ascii: "0"))

@@ -229,9 +229,10 @@ enum Segment {
     return nil
   }
 
-  /// Where nested arenas are to lie, if there is room: aside of what the program maps. Each takes as much of the address space as
-  /// the region that it is for; between the program's mappings, it would drive every new one into a region of its own, which
-  /// needs another arena. From there they grow in place, one behind the other.
+  /// Where nested arenas are to lie, if there is room: aside of what the program maps. Each takes
+  /// as much of the address space as the region that it is for; between the program's mappings, it
+  /// would drive every new one into a region of its own, which needs another arena. From there they
+  /// grow in place, one behind the other.
   private static func placeAside(of start: UInt) -> UInt {
     let distance: UInt = 1 << 42
     return start > 2 * distance ? (start - distance) & ~((1 << UInt(ALLOCS_REGION_SHIFT)) - 1) : 0

@@ -46,6 +46,8 @@ enum StackCheck {
         case .lost: end = ALLOCS_NODE_TRUNCATED.rawValue
         }
       }
+      // A frame of the agent's has the node of the one outside of it.
+      if end == nil, Contexts.isOwn(pc & ~Registers.interrupted) { continue }
       if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
       guard entry.pc == pc & ~Registers.interrupted,
         entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)

@@ -205,14 +205,30 @@ enum Start {
       allocs_visit_thread_local_blocks(noteThreadLocalBlock)
     }
     Modules.findLoader()
+    #if !ALLOCS_INEXE
+      findOwnCode()
+    #endif
     allocs_leave(own)
     #if !ALLOCS_INEXE
       EntryPoints.bind()
-      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Declarations.bind() }
-      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue { Definitions.bind() }
+      if process.pointee.phase == ALLOCS_PHASE_READY.rawValue {
+        Declarations.bind()
+        Definitions.bind()
+        LaterModules.watch()
+      }
     #else
       KitLimits.report()
     #endif
+  }
+
+  private static func findOwnCode() {
+    var start: UInt64 = 0
+    var end: UInt64 = 0
+    var map: UnsafeMutablePointer<link_map>?
+    let address = UInt64(UInt(bitPattern: allocs_preserving_stub()))
+    guard allocs_find_module(address, &start, &end, &map), let map, allocs_is_own_module(map) else { return }
+    allocs_process().pointee.own_start = start
+    allocs_process().pointee.own_size = end &- start
   }
 
   /// Records nothing any more. Nothing is in the index yet that this thread has not put there.
@@ -388,7 +404,13 @@ struct Settings {
 @c(allocs_child_started) func agentChildStarted() { Start.childStarted() }
 @c(allocs_next_definition)
 func agentNextDefinition(_ name: UnsafePointer<CChar>) -> UnsafeMutableRawPointer? {
-  Terminal.next(cString: name).function
+  let function = Terminal.next(cString: name).function
+  #if ALLOCS_INEXE
+    return function
+  #else
+    // Behind its hook, if it has one: this call is being recorded.
+    return allocs_below_entry(UInt64(UInt(bitPattern: function))) ?? function
+  #endif
 }
 /// Whether a preloaded agent is among the modules.
 @c(allocs_agent_is_preloaded) func agentIsPreloaded() -> Bool {

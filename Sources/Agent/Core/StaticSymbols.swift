@@ -48,7 +48,9 @@ struct StaticSymbols {
   mutating func unmap() { System.unmap(mapping, mappingSize) }
 
   /// The next function of the table of families.
-  mutating func next() -> (family: UInt8, signature: UnsafePointer<allocs_signature>, symbol: DynamicSymbols.Symbol)? {
+  mutating func next() -> (
+    family: UInt8, signature: UnsafePointer<allocs_signature>, token: UInt16, symbol: DynamicSymbols.Symbol
+  )? {
     while unread < end {
       let symbol = unread
       unread += 1
@@ -58,13 +60,16 @@ struct StaticSymbols {
       else { continue }
       let name = strings + Int(symbol.pointee.st_name)
       guard filter.mayMatch(name), symbol.pointee.st_shndx != 0, symbol.pointee.st_shndx < 0xFF00,
-        symbol.pointee.st_value != 0, let (family, signature) = Self.find(name)
+        symbol.pointee.st_value != 0, let (family, signature, token) = Self.find(name)
       else { continue }
       let address = bias &+ symbol.pointee.st_value
       let size = symbol.pointee.st_size
       // What cannot be a function is left alone, and with it its family.
       let isFunction = isCode(address, size)
-      return (family, signature, DynamicSymbols.Symbol(address: address, size: size, type: isFunction ? type : 0))
+      return (
+        family, signature, token,
+        DynamicSymbols.Symbol(address: address, size: size, type: isFunction ? type : 0)
+      )
     }
     return nil
   }
@@ -88,7 +93,7 @@ struct StaticSymbols {
     return nil
   }
 
-  private static func find(_ name: UnsafePointer<CChar>) -> (UInt8, UnsafePointer<allocs_signature>)? {
+  private static func find(_ name: UnsafePointer<CChar>) -> (UInt8, UnsafePointer<allocs_signature>, UInt16)? {
     for family in 0..<UInt8(ALLOCS_FAMILY_COUNT) {
       var rest = name
       var prefix = allocs_family(UInt32(family)).pointee.prefix
@@ -97,15 +102,29 @@ struct StaticSymbols {
         rest += 1
       }
       guard prefix.pointee == 0 else { continue }
+      let token = family == UInt8(ALLOCS_FAMILY_TOKEN) ? Self.token(&rest) : 0
       var index: UInt32 = 0
       while let signature = allocs_signature(index) {
         index += 1
         if signature.pointee.families >> UInt32(family) & 1 != 0, isEqual(signature.pointee.name, rest) {
-          return (family, signature)
+          return (family, signature, token)
         }
       }
     }
     return nil
+  }
+
+  /// 1 + the number in front of an underscore, which is passed over; 0 if there is none.
+  private static func token(_ text: inout UnsafePointer<CChar>) -> UInt16 {
+    var number: UInt16 = 0
+    var next = text
+    while next.pointee >= 0x30, next.pointee <= 0x39, number < 1000 {
+      number = number * 10 + UInt16(next.pointee - 0x30)
+      next += 1
+    }
+    guard next != text, next.pointee == 0x5F else { return 0 }
+    text = next + 1
+    return number + 1
   }
 
   static func isEqual(_ one: UnsafePointer<CChar>, _ other: UnsafePointer<CChar>) -> Bool {

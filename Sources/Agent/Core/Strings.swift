@@ -58,4 +58,15 @@ enum Strings {
       return min(size, limit)
     }
   }
+
+  /// Whether this text is there, as `add` would have put it.
+  static func holds(
+    _ header: UnsafeMutablePointer<allocs_header>, _ offset: UInt64, _ size: Int, _ text: Allocators.Name
+  ) -> Bool {
+    guard size == min(text.size, limit) else { return false }
+    guard let start = text.start else { return true }
+    let strings = Segment.start(header, ALLOCS_SECTION_STRINGS).assumingMemoryBound(to: CChar.self) + Int(offset)
+    for index in 0..<size where strings[index] != start[index] { return false }
+    return true
+  }
 }

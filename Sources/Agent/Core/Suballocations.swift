@@ -77,9 +77,10 @@ enum Suballocations {
   }
 
   /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler.
-  private static func enter() -> Thread? {
+  private static func enter(_ caller: Caller = .unknown) -> Thread? {
     if let thread = allocs_enter() { return thread }
-    if allocs_registered_block() != nil {
+    if let outer = allocs_registered_block() {
+      if LeftCalls.takeBack(outer, caller) { return outer }
       Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST)
       return nil
     }
@@ -101,7 +102,7 @@ enum Suballocations {
     }
     let declaration = function.pointee.is
     guard declaration.freed != UInt8(ALLOCS_DECLARATION_NONE) || declaration.reset != UInt8(ALLOCS_DECLARATION_NONE),
-      let thread = enter()
+      let thread = enter(caller(call))
     else { return }
     defer { allocs_leave(thread) }
     guard Gate.regions(thread) != nil else { return }
@@ -121,15 +122,19 @@ enum Suballocations {
     let declaration = function.pointee.is
     guard declaration.allocates, function.pointee.allocator != 0 else { return }
     guard call.pointee.result != 0 else { return resizeFailed(call, declaration) }
-    guard let thread = enter() else { return }
-    let place = UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS)
+    guard let thread = enter(caller(call)) else { return }
     allocated(
       thread, UInt(call.pointee.result), size(call, declaration), allocator: function.pointee.allocator,
       group: function.pointee.group,
       pool: function.pointee.has_pools && declaration.pool != UInt8(ALLOCS_DECLARATION_NONE)
         ? UInt64(argument(call, declaration.pool)) : nil,
-      isStack: function.pointee.is_stack, Caller(place: place, framePointer: call.pointee.frame_pointer))
+      isStack: function.pointee.is_stack, caller(call))
     allocs_leave(thread)
+  }
+
+  private static func caller(_ call: Call) -> Caller {
+    Caller(
+      place: UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS), framePointer: call.pointee.frame_pointer)
   }
 
   /// A block that was to be resized, to something, lives on.
@@ -165,7 +170,7 @@ enum Suballocations {
   static func announcedAllocation(
     _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ caller: Caller
   ) {
-    guard let thread = enter() else { return }
+    guard let thread = enter(caller) else { return }
     if Gate.regions(thread) != nil, let number = number(of: kind, at: caller.site) {
       allocated(
         thread, block, size, allocator: number, group: number, pool: pool == 0 ? nil : pool, isStack: true, caller)

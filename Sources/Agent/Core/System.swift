@@ -8,7 +8,9 @@
 //                 signal 0, newfstatat, openat, fstat, fcntl, pread64, unlinkat, close, munmap
 //                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
 //                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
-//                 where the executable has an allocator of its own: mmap and mprotect; those of dlopen for libZydis
+//                 where a module has an allocator of its own: mmap and mprotect for code, openat, pread64, pwrite64 and close for
+//                 each jump; the same once for the dynamic linker
+//   a module that is opened, if it has an allocator  the same, and mincore; munmap when it goes
 //   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
 //                 mincore, for a suballocation that is in no chunk
 //   events, while they are on  madvise and mremap (memory of rings), futex (waiting for a lossless consumer); clock_gettime
@@ -237,7 +239,8 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is free, else anywhere.
+  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is
+  /// free, else anywhere.
   static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
     address(
       call(
@@ -278,21 +281,18 @@ enum System {
     case execute = 5  // and read
   }
   /// Private zeroed memory at this very place, if nothing else is there.
-  static func map(at start: UInt64, _ size: UInt64) -> Address? {
+  static func map(at start: UInt64, _ size: UInt64, _ access: Access = .readWrite) -> Address? {
     let fixedNoReplace = 0x100000
     guard
       let mapped = address(
         call(
-          Int(ALLOCS_SYS_MMAP), Int(start), Int(size), readWriteAccess, privateAnonymous | fixedNoReplace, -1, 0))
+          Int(ALLOCS_SYS_MMAP), Int(start), Int(size), access.rawValue, privateAnonymous | fixedNoReplace, -1, 0))
     else { return nil }
     return mapped
   }
-  static func protect(_ start: UInt64, _ size: UInt64, _ access: Access) -> Bool {
-    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), access.rawValue) >= 0
-  }
-  /// `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
-  static func protect(_ start: UInt64, _ size: UInt64, flags: Int) -> Bool {
-    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), flags) >= 0
+  /// `protection`: 1 to read, 2 to write, 4 to execute.
+  static func protect(_ start: UInt64, _ size: UInt64, _ protection: Int) -> Bool {
+    call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), protection) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))

@@ -2,22 +2,45 @@
 // executable, from the static one too.
 //
 // Invariants:
-// - Each function is there once, whatever its names: two families with a function in common are one (`join`).
+// - Each function is there once, whatever its names: families with a function in common are one. Which those are is known when all
+//   symbols have been seen, and only then is a family judged: the order of the symbols says nothing.
 // - A family that nothing can be allocated from, or given back to, is not there: its names mean something else.
+// - A function that finds no place is noted as one that is not seen.
 
 import AgentMachine
+import SharedLayout
 
 struct Targets {
   typealias Module = UnsafeMutablePointer<link_map>
 
-  /// The family of what callers of malloc get, which wins over the agent.
+  /// Where a module stands to the agent.
+  enum Position {
+    /// Before it: callers of malloc get the module's, if it has one.
+    case before
+    /// Behind it: they get the agent's, which leads on to the first such module.
+    case behind
+    /// It comes after the start, or belongs to a namespace of its own. Nobody gets its functions but who asks for them.
+    case apart
+  }
+
+  /// The family of what callers of malloc get.
   static let winning = UInt8(ALLOCS_FAMILY_COUNT)
-  private static let familyWithoutPrefix: UInt8 = 0
+  private static let familyWithoutPrefix = UInt8(ALLOCS_FAMILY_OWN)
+  private static let tokens = UInt8(ALLOCS_FAMILY_TOKEN)
   private static let nothing = UInt8.max
   private static let size = UInt64(MemoryLayout<allocs_target>.stride * Int(ALLOCS_TARGET_CAPACITY))
 
   private var memory: UnsafeMutablePointer<allocs_target>?
   private(set) var count = 0
+  /// Functions that found no place.
+  private(set) var dropped = 0
+  /// What each family is a part of.
+  private var unions = InlineArray<16, UInt8>(repeating: 0)
+  /// Where the functions are that tell of heaps; 0 if there are none.
+  private(set) var visitor: UInt64 = 0
+  private(set) var backing: UInt64 = 0
+  private var makesHeapsThatStay = false
+  private var position = Position.before
 
   subscript(_ index: Int) -> allocs_target {
     get { memory.unsafelyUnwrapped[index] }
@@ -32,12 +55,21 @@ struct Targets {
   }
 
   /// Puts the functions of `module` here.
-  mutating func collect(_ module: Module) {
+  mutating func collect(_ module: Module, _ position: Position) {
     count = 0
+    dropped = 0
+    (visitor, backing, makesHeapsThatStay) = (0, 0, false)
+    for family in 0..<16 { unions[family] = UInt8(family) }
+    self.position = position
     let symbols = DynamicSymbols(module)
     if let symbols {
-      collectWinning(module, symbols)
+      switch position {
+      case .before: collectWinning(module, symbols)
+      case .behind: collectServing(symbols)
+      case .apart: break
+      }
       collectFamilies(symbols)
+      if position == .behind, leadsOn(symbols) { removeAll() }
     }
     if module == allocs_first_link_map() { collectStatic(module, symbols) }
     if count > 0 { settle() }
@@ -50,12 +82,7 @@ struct Targets {
       index += 1
       guard let symbol = symbols.symbol(of: entry.pointee.name), !Self.isDefined(entry.pointee.name, before: module)
       else { continue }
-      append(
-        allocs_target(
-          prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
-          moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
-          family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
-          is_ambiguous: false, preserves: false, leads_to: 0))
+      appendWinning(entry, symbol)
     }
   }
 
@@ -68,30 +95,94 @@ struct Targets {
     return false
   }
 
-  /// Families by the names that the module exports. They are looked for by their functions that free; those of the agent's
-  /// names are not here, as only the first definition of each counts.
-  private mutating func collectFamilies(_ symbols: DynamicSymbols) {
-    for family in 0..<UInt8(ALLOCS_FAMILY_COUNT) where collect(family, symbols, frees: true) {
-      _ = collect(family, symbols, frees: false)
+  /// Functions of the agent's names that the agent's lead on to. Who calls them past the agent comes to it all the same, then.
+  private mutating func collectServing(_ symbols: DynamicSymbols) {
+    var index: UInt32 = 0
+    while let entry = allocs_entry_point(index) {
+      index += 1
+      guard !entry.pointee.is_operator, let below = entry.pointee.below.pointee,
+        let symbol = symbols.symbol(of: entry.pointee.name), symbol.address == UInt64(UInt(bitPattern: below))
+      else { continue }
+      appendWinning(entry, symbol)
     }
   }
 
-  private mutating func collect(_ family: UInt8, _ symbols: DynamicSymbols, frees: Bool) -> Bool {
+  /// Whether a library that serves the agent's callers only leads on to the next one, as one that counts calls does: it has malloc's
+  /// names and no others, and asks for the functions that come after its own. Nobody needs to be seen there who is not seen here.
+  private func leadsOn(_ symbols: DynamicSymbols) -> Bool {
+    for index in 0..<count where self[index].signature != nil { return false }
+    return symbols.imports("dlsym") || symbols.imports("__libc_malloc")
+  }
+
+  private mutating func appendWinning(
+    _ entry: UnsafePointer<allocs_entry_point>, _ symbol: DynamicSymbols.Symbol
+  ) {
+    append(
+      allocs_target(
+        prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
+        moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
+        family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
+        is_ambiguous: false, preserves: false, leads_to: 0, token: 0, original: (0, 0, 0, 0, 0, 0, 0, 0), record: nil))
+  }
+
+  /// Families by the names that the module exports. They are looked for by their functions that free. Of the agent's names, in a module
+  /// before it only the first definition of each counts, which is the winning one.
+  private mutating func collectFamilies(_ symbols: DynamicSymbols) {
+    for family in 0..<Self.winning {
+      if family == Self.tokens {
+        collectTokens(symbols)
+      } else if collect(family, symbols, frees: true) {
+        _ = collect(family, symbols, frees: false)
+      }
+    }
+  }
+
+  private mutating func collect(
+    _ family: UInt8, _ symbols: DynamicSymbols, frees: Bool?, token: UInt16 = 0
+  ) -> Bool {
     var isThere = false
     var index: UInt32 = 0
     while let signature = allocs_signature(index) {
       index += 1
-      guard signature.pointee.families >> UInt32(family) & 1 != 0, allocs_frees(signature) == frees,
-        family != Self.familyWithoutPrefix || !Self.isEntryPoint(signature.pointee.name)
+      guard signature.pointee.families >> UInt32(family) & 1 != 0, frees == nil || allocs_frees(signature) == frees,
+        position != .before || family != Self.familyWithoutPrefix || !Self.isEntryPoint(signature.pointee.name)
       else { continue }
-      var name = Text()
-      name.append(cString: allocs_family(UInt32(family)).pointee.prefix)
-      name.append(cString: signature.pointee.name)
+      let name = Self.name(family, token, signature.pointee.name)
       guard let symbol = name.withCString({ symbols.symbol(of: $0) }) else { continue }
       isThere = true
-      append(family, signature, symbol)
+      append(family, signature, symbol, token: token)
     }
     return isThere
+  }
+
+  /// clang writes the token behind the other arguments, or, with its faster interface, into the name: then from 0 on.
+  private mutating func collectTokens(_ symbols: DynamicSymbols) {
+    _ = collect(Self.tokens, symbols, frees: nil)
+    var token: UInt16 = 1
+    while token < UInt16(ALLOCS_TARGET_CAPACITY), collect(Self.tokens, symbols, frees: nil, token: token) { token += 1 }
+  }
+
+  static func name(_ family: UInt8, _ token: UInt16, _ rest: UnsafePointer<CChar>) -> Text {
+    var name = Text()
+    name.append(cString: allocs_family(UInt32(family)).pointee.prefix)
+    if token != 0 {
+      name.append(UInt64(token - 1))
+      name.append("_")
+    }
+    name.append(cString: rest)
+    return name
+  }
+
+  /// A target's name in the symbol table.
+  func name(of index: Int) -> Text {
+    var name = Text()
+    name.append(cString: self[index].prefix)
+    if self[index].token != 0 {
+      name.append(UInt64(self[index].token - 1))
+      name.append("_")
+    }
+    name.append(cString: self[index].name)
+    return name
   }
 
   private static func isEntryPoint(_ name: UnsafePointer<CChar>) -> Bool {
@@ -105,7 +196,7 @@ struct Targets {
 
   private mutating func collectStatic(_ module: Module, _ dynamic: DynamicSymbols?) {
     guard var symbols = StaticSymbols(module) else { return }
-    while let found = symbols.next() { append(found.family, found.signature, found.symbol) }
+    while let found = symbols.next() { append(found.family, found.signature, found.symbol, token: found.token) }
     symbols.unmap()
   }
 
@@ -138,22 +229,38 @@ struct Targets {
   // MARK: one more
 
   private mutating func append(
-    _ family: UInt8, _ signature: UnsafePointer<allocs_signature>, _ symbol: DynamicSymbols.Symbol
+    _ family: UInt8, _ signature: UnsafePointer<allocs_signature>, _ symbol: DynamicSymbols.Symbol, token: UInt16
   ) {
+    guard UInt32(signature.pointee.operation) != ALLOCS_HELPER.rawValue else {
+      return help(allocs_helper(UInt32(signature.pointee.function)), symbol)
+    }
     let name = signature.pointee.name
     append(
       allocs_target(
         prefix: allocs_family(UInt32(family)).pointee.prefix, name: name, address: symbol.address, size: symbol.size,
-        moved: 0, own: allocs_signature_stub(signature), below: nil, signature: signature, type: symbol.type,
-        family: family, is_essential: allocs_frees(signature),
-        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, preserves: false, leads_to: 0))
+        moved: 0, own: allocs_signature_stub(signature, UInt32(family)), below: nil, signature: signature,
+        type: symbol.type, family: family, is_essential: allocs_frees(signature),
+        is_operator: name[0] == 0x5F && name[1] == 0x5A /* _Z */, is_ambiguous: false, preserves: false, leads_to: 0,
+        token: token, original: (0, 0, 0, 0, 0, 0, 0, 0), record: nil))
   }
+
+  private mutating func help(_ helper: allocs_helper, _ symbol: DynamicSymbols.Symbol) {
+    guard symbol.type == DynamicSymbols.function else { return }
+    switch helper {
+    case ALLOCS_HELPER_VISIT: visitor = symbol.address
+    case ALLOCS_HELPER_BACKING: backing = symbol.address
+    default: makesHeapsThatStay = true
+    }
+  }
+
+  /// Whether it is known which blocks go when a heap is destroyed.
+  var knowsHeaps: Bool { visitor != 0 && backing != 0 && !makesHeapsThatStay }
 
   private mutating func append(_ target: allocs_target) {
     var target = target
     for index in 0..<count {
       if self[index].address == target.address { return join(self[index].family, target.family) }
-      guard StaticSymbols.isEqual(self[index].prefix, target.prefix),
+      guard self[index].token == target.token, StaticSymbols.isEqual(self[index].prefix, target.prefix),
         StaticSymbols.isEqual(self[index].name, target.name)
       else { continue }
       if self[index].signature == nil {
@@ -165,24 +272,37 @@ struct Targets {
       target.is_ambiguous = true
     }
     if memory == nil { memory = System.map(Self.size)?.assumingMemoryBound(to: allocs_target.self) }
-    guard let memory, count < Int(ALLOCS_TARGET_CAPACITY) else { return }
+    guard let memory, count < Int(ALLOCS_TARGET_CAPACITY) else {
+      dropped += 1
+      return
+    }
     memory[count] = target
     count += 1
   }
 
   /// Two names of one function: they are of one allocator.
-  private func join(_ one: UInt8, _ other: UInt8) {
-    let joined = max(one, other)  // a prefix tells more than none, the winning one wins
-    for index in 0..<count where self[index].family == one || self[index].family == other {
-      self[index].family = joined
+  private mutating func join(_ one: UInt8, _ other: UInt8) {
+    let (one, other) = (union(of: one), union(of: other))
+    // The winning one wins, and a family that has a name says more than one that has none.
+    func rank(_ family: UInt8) -> Int {
+      family == Self.winning ? 2 : allocs_family(UInt32(family)).pointee.allocator.pointee != 0 ? 1 : 0
     }
+    if rank(one) >= rank(other) { unions[Int(other)] = one } else { unions[Int(one)] = other }
+  }
+
+  private func union(of family: UInt8) -> UInt8 {
+    var family = family
+    while unions[Int(family)] != family { family = unions[Int(family)] }
+    return family
   }
 
   // MARK: which of them stay
 
   private mutating func settle() {
-    // What the executable has of malloc's names for itself, beside what it exports, is of the same allocator.
+    // What a module has of malloc's names for itself, beside what callers get, is of the same allocator.
     if hasMalloc(Self.winning) { join(Self.familyWithoutPrefix, Self.winning) }
+    join(Self.familyWithoutPrefix, Self.tokens)
+    for index in 0..<count { self[index].family = union(of: self[index].family) }
     for family in 0..<Self.winning where !isWhole(family) {
       for index in 0..<count where self[index].family == family { self[index].family = Self.nothing }
     }
@@ -223,7 +343,7 @@ struct Targets {
     for index in 0..<count where self[index].family == family && !self[index].is_operator {
       guard let signature = self[index].signature else { return true }
       switch UInt32(signature.pointee.operation) {
-      case ALLOCS_ALLOCATE.rawValue: allocates = true
+      case ALLOCS_ALLOCATE.rawValue, ALLOCS_ALLOCATE_TEXT.rawValue: allocates = true
       case ALLOCS_FREE.rawValue: frees = true
       default: break
       }

@@ -69,7 +69,7 @@ enum Terminal {
 
   /// Fills the table. Runs before anything else of the agent; allocates nothing; may run twice.
   static func resolve() {
-    guard allocs_gates()[0] == nil else { return }  // names lead to the agent's own functions now
+    guard allocs_process().pointee.has_entries == 0 else { return }  // names lead to the agent's own functions now
     let terminal = allocs_terminal()
     func pointer(_ name: StaticString) -> UnsafeMutableRawPointer? { next(name).function }
     terminal.pointee.calloc = unsafeBitCast(pointer("calloc"), to: type(of: terminal.pointee.calloc))
@@ -105,7 +105,7 @@ enum Terminal {
 
   /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers get.
   static func takeFirst() {
-    guard allocs_gates()[0] == nil else { return }
+    guard allocs_process().pointee.has_entries == 0 else { return }
     var index: UInt32 = 0
     while let entry = allocs_entry_point(index) {
       index += 1
@@ -128,15 +128,16 @@ enum Terminal {
 
   // MARK: which are tight
 
-  /// Whether the blocks of `function` may lie closer than 32 bytes: see Hook. Operators of C++ are taken for that; where they work by
-  /// calling malloc, malloc's hook knows better.
+  /// Whether the blocks of `function` may lie closer than 32 bytes: see Hook. Operators of C++ are
+  /// taken for that; where they work by calling malloc, malloc's hook knows better.
   @inline(__always)
   static func isTight(_ function: allocs_function) -> Bool {
     allocs_terminal().pointee.tight >> UInt64(function.rawValue) & 1 != 0
   }
 
-  /// glibc's smallest chunk is 32 bytes. Others have smaller classes. What is before the agent may turn out to be one, so `module`
-  /// gives the module that callers get a function from, while nothing is known of that.
+  /// glibc's smallest chunk is 32 bytes. Others have smaller classes. What is before the agent may
+  /// turn out to be one, so `module` gives the module that callers get a function from, while
+  /// nothing is known of that.
   private static func noteTight(_ module: (UnsafePointer<CChar>) -> UnsafeMutablePointer<link_map>?) {
     func isTightBelow(_ name: StaticString) -> Bool {
       let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
@@ -145,7 +146,8 @@ enum Terminal {
       #endif
       if let module = module(name) { return !isLibc(module) }
       #if ALLOCS_INEXE
-        // The kit's own stands for what nobody defines, and calls what the executable is linked with.
+        // The kit's own stands for what nobody defines, and calls what the executable is linked
+        // with.
         return !allocs_linked_is_libc()
       #else
         return true

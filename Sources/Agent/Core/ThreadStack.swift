@@ -1,10 +1,12 @@
-// ThreadStack: where a thread's stack lies, without a call of libc's. pthread_getattr_np takes the thread's lock, under which
-// the thread may have called malloc to get here.
+// ThreadStack: where a thread's stack lies, without a call of libc's. pthread_getattr_np takes the
+// thread's lock, under which the thread may have called malloc to get here.
 //
-// glibc keeps the bounds in the thread's descriptor, at a place that its versions differ in: start, size, and how much of that
-// is a guard, side by side. Of the main thread, the start is 0 and in the size stands where the kernel put the stack's end
-// (glibc 2.34 and newer). So the place is learned there, once, and counts only if that is found at one place alone. Each other
-// thread's words are believed if its thread pointer lies between: libc puts the descriptor into the stack it is of.
+// glibc keeps the bounds in the thread's descriptor, at a place that its versions differ in: start,
+// size, and how much of that is a guard, side by side. Of the main thread, the start is 0 and in
+// the size stands where the kernel put the stack's end (glibc 2.34 and newer). So the place is
+// learned there, once, and counts only if that is found at one place alone. Each other thread's
+// words are believed if its thread pointer lies between: libc puts the descriptor into the stack it
+// is of.
 
 import AgentMachine
 import SharedLayout
@@ -83,8 +85,9 @@ enum ThreadStack {
     #endif
   }
 
-  /// What is mapped around the stack pointer, where libc's descriptors are not understood; nil if the thread pointer, and
-  /// with it the thread's descriptor, lies elsewhere: then it is not the stack that the thread began with.
+  /// What is mapped around the stack pointer, where libc's descriptors are not understood; nil if
+  /// the thread pointer, and with it the thread's descriptor, lies elsewhere: then it is not the
+  /// stack that the thread began with.
   private static var mapped: Bounds? {
     guard let mapping = Process.mapping(of: allocs_stack_address()), allocs_thread_pointer() >= mapping.low,
       allocs_thread_pointer() < mapping.high

@@ -7,23 +7,28 @@
 // - A function is left alone unless all of it could be decoded, nothing in it branches into the bytes that change, and what
 //   moves means the same in its new place.
 // - An endbr64 at the start stays where it is, and a trampoline begins with one.
+// - Nothing is read outside of the module's code, and nothing written that was not examined.
 // - Sizes come from the symbol table. An IFUNC is left alone: who has asked for it has the address of something else.
 
 import AgentMachine
 import SharedLayout
 
 enum Trampolines {
-  typealias Code = UnsafeMutablePointer<UInt8>
+  typealias Place = UnsafeMutablePointer<UInt8>
   typealias Reason = allocs_bypass_reason
 
-  static let pageSize: UInt64 = 4096
+  private static let pageSize: UInt64 = 4096
   private static let jumpSize: UInt64 = 5
   static let slotSize = 128  // a gate and a trampoline
   private static let trampolineOffset = 32
+  // Behind the trampoline: for each instruction that was moved its size and that of what was written for it, and where the first was.
+  private static let sizesOffset = 104
+  private static let mostMoved = 5
+  private static let addressOffset = 120
   private static let longestInstruction: UInt64 = 15
   private static let endbr64: UInt32 = 0xFA1E_0FF3
 
-  static func trampoline(of gate: Code) -> Code { gate + trampolineOffset }
+  static func trampoline(of gate: Place) -> Place { gate + trampolineOffset }
 
   // MARK: what can be moved
 
@@ -34,17 +39,22 @@ enum Trampolines {
   }
 
   /// Notes how many bytes of whole instructions give way to a jump. A reason if the function must be left alone.
-  static func examine(_ target: inout allocs_target) -> Reason? {
+  static func examine(_ target: inout allocs_target, _ image: Image) -> Reason? {
     guard !target.is_ambiguous else { return ALLOCS_BYPASS_AMBIGUOUS }
     guard target.type == DynamicSymbols.function else { return ALLOCS_BYPASS_NOT_ORDINARY }
+    let codeEnd = image.codeEnd(target.address)
+    guard codeEnd != 0 else { return ALLOCS_BYPASS_UNREADABLE }
+    guard target.size <= codeEnd - target.address else { return ALLOCS_BYPASS_NOT_ORDINARY }
     let start = start(target)
     let end = max(target.address + target.size, start + jumpSize)
-    guard isPadding(from: target.address + target.size, to: end) else { return ALLOCS_BYPASS_SHORT }
+    guard end <= codeEnd, isPadding(from: target.address + target.size, to: end, codeEnd) else {
+      return ALLOCS_BYPASS_SHORT
+    }
     var next = start
     var instruction = allocs_instruction()
     var isMoved = true
     while isMoved {
-      guard allocs_decode(next, longestInstruction, &instruction) else {
+      guard allocs_decode(next, min(longestInstruction, codeEnd - next), &instruction) else {
         return ALLOCS_BYPASS_START_UNDECODED
       }
       if instruction.relative_at != 0, !reaches(start, instruction.target) {
@@ -56,6 +66,8 @@ enum Trampolines {
       {
         return ALLOCS_BYPASS_UNMOVABLE
       }
+      let breakpoint: UInt8 = 0xCC
+      if instruction.opcode == breakpoint { return ALLOCS_BYPASS_START_UNDECODED }  // a debugger's, maybe
       next += UInt64(instruction.length)
       isMoved = next < start + jumpSize
       // The callee must return to where it always did, for whoever unwinds the stack.
@@ -82,7 +94,7 @@ enum Trampolines {
 
   /// Whether some way through the function leads to a function of another module. Then its callers hold nothing in registers that
   /// a call may change. Else the compiler, which knew the function, may have let them (-fipa-ra of gcc).
-  static func callsOthers(_ target: allocs_target) -> Bool {
+  static func callsOthers(_ target: allocs_target, _ image: Image) -> Bool {
     var places = InlineArray<256, UInt64>(repeating: 0)
     places[0] = target.address
     var known = 1
@@ -92,7 +104,7 @@ enum Trampolines {
     while visited < known {
       var next = places[visited]
       visited += 1
-      let end = allocs_code_end(next)
+      let end = image.codeEnd(next)
       while next + longestInstruction <= end, budget > 0, allocs_decode(next, longestInstruction, &instruction) {
         budget -= 1
         if instruction.is_foreign { return true }
@@ -128,35 +140,48 @@ enum Trampolines {
   }
 
   /// Whether only padding lies between a function's end and the next place where another may begin.
-  private static func isPadding(from start: UInt64, to end: UInt64) -> Bool {
+  private static func isPadding(from start: UInt64, to end: UInt64, _ codeEnd: UInt64) -> Bool {
     let alignment: UInt64 = 16
     guard start < end else { return true }
     guard (start - 1) / alignment == (end - 1) / alignment else { return false }
     var next = start
     var instruction = allocs_instruction()
     while next < end {
-      guard allocs_decode(next, longestInstruction, &instruction), instruction.is_padding
+      guard allocs_decode(next, min(longestInstruction, codeEnd - next), &instruction), instruction.is_padding
       else { return false }
       next += UInt64(instruction.length)
     }
     return true
   }
 
+  /// Whether the function is but a return, with room behind it for a jump.
+  static func isEmpty(_ address: UInt64, _ image: Image) -> Bool {
+    let codeEnd = image.codeEnd(address)
+    guard codeEnd >= address + jumpSize + 4 else { return false }
+    let start = start(allocs_target(at: address))
+    let justReturn: UInt8 = 0xC3
+    guard UnsafePointer<UInt8>(bitPattern: UInt(start))?.pointee == justReturn else { return false }
+    return isPadding(from: start + 1, to: start + jumpSize, codeEnd)
+  }
+
   // MARK: gates and trampolines
 
-  /// Room for gates from which a jump reaches the module, below it: above, the heap may want to grow.
-  static func room(near address: UInt64, _ size: UInt64) -> Code? {
-    var start: UInt64 = 0
-    var end: UInt64 = 0
-    var map: UnsafeMutablePointer<link_map>?
-    guard allocs_find_module(address, &start, &end, &map) else { return nil }
+  /// Room for `count` gates from which a jump reaches the module, below it: above, the heap may want to grow.
+  static func room(near image: Image, count: Int) -> UnsafeMutablePointer<allocs_gate_room>? {
+    let size = (UInt64(count * slotSize) + pageSize - 1) & ~(pageSize - 1)
+    let (start, end) = image.range
+    guard count > 0, end != 0, let place = Gates.free else { return nil }
     let reach: UInt64 = 1 << 30
     let step: UInt64 = 16 * pageSize
     var candidate = start & ~(step - 1)
     while candidate > step, start - candidate < reach, end - candidate < 2 * reach {
       candidate -= step
       if let room = System.map(at: candidate, size) {
-        if UInt64(UInt(bitPattern: room)) == candidate { return room.assumingMemoryBound(to: UInt8.self) }
+        if UInt64(UInt(bitPattern: room)) == candidate {
+          place.pointee.start = room.assumingMemoryBound(to: UInt8.self)
+          place.pointee.size = size
+          return place
+        }
         System.unmap(room, size)  // a kernel that takes the place for a hint
         return nil
       }
@@ -166,7 +191,7 @@ enum Trampolines {
 
   /// Writes the gate to what takes the target's place, which finds `record` in r11 if there is one, and the trampoline for
   /// its first instructions, which `examine` has approved.
-  static func build(_ gate: Code, _ target: allocs_target, record: UnsafeMutableRawPointer?) {
+  static func build(_ gate: Place, _ target: allocs_target, record: UnsafeMutableRawPointer?) {
     var output = Output(next: gate)
     if let record, target.preserves {
       output.append(0x35FF as UInt16)  // push [rip + 14], which is behind the jump
@@ -182,18 +207,47 @@ enum Trampolines {
     output.append(endbr64)
     let start = start(target)
     var next = start
+    var count = 0
     var instruction = allocs_instruction()
     while next < start + target.moved, allocs_decode(next, longestInstruction, &instruction) {
+      let before = output.next
       output.move(next, instruction)
+      if count < mostMoved {
+        gate[sizesOffset + 2 * count] = instruction.length
+        gate[sizesOffset + 2 * count + 1] = UInt8(truncatingIfNeeded: output.next - before)
+      }
+      count += 1
       next += UInt64(instruction.length)
     }
     output.jump(near: next)
+    // Of the function, for `original`.
+    UnsafeMutableRawPointer(gate + addressOffset).storeBytes(of: start, as: UInt64.self)
+  }
+
+  /// The address in the function that is run at `pc`, if that is in a gate or a trampoline; else `pc`.
+  static func original(_ pc: UInt64) -> UInt64 {
+    for place in 0..<Int(ALLOCS_GATED_MODULES) {
+      guard let rooms = allocs_gates()[place].start else { continue }
+      let offset = pc &- UInt64(UInt(bitPattern: rooms))
+      guard offset < allocs_gates()[place].size else { continue }
+      let gate = rooms + Int(offset) / slotSize * slotSize
+      var next = UnsafeMutableRawPointer(gate + addressOffset).load(as: UInt64.self)
+      // Of what was written for the instructions before `next`.
+      var end = trampolineOffset + 4
+      for index in 0..<mostMoved where Int(offset) % slotSize >= end && gate[sizesOffset + 2 * index] != 0 {
+        end += Int(gate[sizesOffset + 2 * index + 1])
+        if Int(offset) % slotSize < end { break }
+        next += UInt64(gate[sizesOffset + 2 * index])
+      }
+      return next
+    }
+    return pc
   }
 
   private struct Output {
-    var next: Code
+    var next: Place
 
-    init(next: Code) { self.next = next }
+    init(next: Place) { self.next = next }
 
     mutating func append<Value: FixedWidthInteger>(_ value: Value) {
       UnsafeMutableRawPointer(next).storeBytes(of: value, as: Value.self)
@@ -249,17 +303,60 @@ enum Trampolines {
     }
   }
 
-  /// Puts a jump to the gate over the code at `address`.
-  static func jump(from address: UInt64, to gate: Code) -> Bool {
-    let firstPage = address & ~(pageSize - 1)
-    let size = (address + jumpSize - 1 & ~(pageSize - 1)) + pageSize - firstPage
-    let distance = Int64(bitPattern: UInt64(UInt(bitPattern: gate)) &- (address + jumpSize))
-    guard distance == Int64(Int32(truncatingIfNeeded: distance)), System.protect(firstPage, size, .readWrite) else {
+  /// Puts a jump to `place` over the code of the target, whose first bytes it notes. False, and nothing is changed, if that
+  /// cannot be done.
+  static func jump(_ target: inout allocs_target, to place: Place) -> Bool {
+    let address = start(target)
+    let distance = Int64(bitPattern: UInt64(UInt(bitPattern: place)) &- (address + jumpSize))
+    guard distance == Int64(Int32(truncatingIfNeeded: distance)), let code = Place(bitPattern: UInt(address)) else {
       return false
     }
-    let code = UnsafeMutablePointer<UInt8>(bitPattern: UInt(address)).unsafelyUnwrapped
-    code[0] = 0xE9
-    UnsafeMutableRawPointer(code + 1).storeBytes(of: Int32(truncatingIfNeeded: distance), as: Int32.self)
-    return System.protect(firstPage, size, .execute)
+    var bytes = InlineArray<8, UInt8>(repeating: 0xE9)
+    return withUnsafeMutablePointer(to: &bytes) { bytes in
+      let bytes = UnsafeMutableRawPointer(bytes)
+      bytes.storeBytes(of: Int32(truncatingIfNeeded: distance), toByteOffset: 1, as: Int32.self)
+      withUnsafeMutablePointer(to: &target.original) {
+        allocs_copy(UnsafeMutableRawPointer($0), code, jumpSize)
+      }
+      return Code.write(address, bytes.assumingMemoryBound(to: UInt8.self), Int(jumpSize))
+    }
+  }
+
+  /// Takes the jump away again.
+  static func restore(_ target: inout allocs_target) {
+    let address = start(target)
+    withUnsafeMutablePointer(to: &target.original) {
+      let bytes = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt8.self)
+      _ = Code.write(address, bytes, Int(jumpSize))
+    }
+  }
+}
+
+/// The table of what leads to and from hooked functions.
+enum Gates {
+  typealias Room = UnsafeMutablePointer<allocs_gate_room>
+
+  /// An entry that is not in use.
+  static var free: Room? {
+    for index in 0..<Int(ALLOCS_GATED_MODULES) where allocs_gates()[index].start == nil {
+      return allocs_gates() + index
+    }
+    return nil
+  }
+
+  static func giveBack(_ room: Room) {
+    if let start = room.pointee.start { System.unmap(start, room.pointee.size) }
+    room.pointee = allocs_gate_room()
+  }
+}
+
+extension allocs_target {
+  /// A function of which nothing but its address is known; it is long enough to begin with a landing pad.
+  init(at address: UInt64) {
+    self.init(
+      prefix: allocs_family(0).pointee.prefix, name: allocs_family(0).pointee.prefix, address: address, size: 4,
+      moved: 0, own: allocs_preserving_stub(), below: nil, signature: nil, type: DynamicSymbols.function, family: 0,
+      is_essential: false, is_operator: false, is_ambiguous: false, preserves: true, leads_to: 0, token: 0,
+      original: (0, 0, 0, 0, 0, 0, 0, 0), record: nil)
   }
 }

@@ -128,7 +128,7 @@ struct Registers {
       let context = sp
       fp = load(context &+ Machine.interruptedFramePointer)
       sp = load(context &+ Machine.interruptedStackPointer)
-      pc = load(context &+ Machine.interruptedCounter) | Self.interrupted
+      pc = Trampolines.original(load(context &+ Machine.interruptedCounter)) | Self.interrupted
       if let interruptedLink = Machine.interruptedLink { link = load(context &+ interruptedLink) }
       return .crossedSignal
     case FrameRule.Kind.unstored.rawValue:

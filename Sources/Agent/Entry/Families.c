@@ -7,12 +7,31 @@
 
 #include <string.h>
 
+// Records are taken and given back by whoever hooks: the agent's constructor, while there is one thread, and then whoever holds the
+// dynamic linker's lock.
+static struct allocs_hooked hooked_functions[ALLOCS_HOOKED_CAPACITY];
+
 struct allocs_hooked *allocs_next_hooked(const struct allocs_signature *signature, uint32_t allocator) {
-  static struct allocs_hooked functions[ALLOCS_HOOKED_CAPACITY];
-  static uint32_t count;  // only the constructor hooks functions
-  if (count == ALLOCS_HOOKED_CAPACITY) return 0;
-  functions[count] = (struct allocs_hooked){.signature = signature, .allocator = allocator};
-  return &functions[count++];
+  for (uint32_t index = 0; index < ALLOCS_HOOKED_CAPACITY; index++) {
+    struct allocs_hooked *record = &hooked_functions[index];
+    if (record->signature) continue;
+    *record = (struct allocs_hooked){.signature = signature, .allocator = allocator};
+    return record;
+  }
+  return 0;
+}
+void allocs_release_hooked(struct allocs_hooked *record) { *record = (struct allocs_hooked){0}; }
+
+void allocs_release_hooked_within(const uint8_t *start, uint64_t size) {
+  for (uint32_t index = 0; index < ALLOCS_HOOKED_CAPACITY; index++)
+    if ((uint64_t)((const uint8_t *)hooked_functions[index].below - start) < size) allocs_release_hooked(&hooked_functions[index]);
+}
+
+void *allocs_below_entry(uint64_t address) {
+  if (!address) return 0;
+  for (uint32_t index = 0; index < ALLOCS_HOOKED_CAPACITY; index++)
+    if (hooked_functions[index].address == address) return hooked_functions[index].below;
+  return 0;
 }
 
 // MARK: families
@@ -24,13 +43,18 @@ enum {
   MI,
   TC,
   DL,         // dlmalloc with USE_DL_PREFIX
+  MSPACE,     // dlmalloc's spaces: their first argument is the space
+  TOKEN,      // clang's -fsanitize=alloc-token: one more argument behind the others, or a number in the name
   ALL = 1 << OWN | 1 << RJEM | 1 << JE | 1 << MI | 1 << TC | 1 << DL,
+  BOTH = 1 << OWN | 1 << TOKEN,
   JEMALLOC = 1 << OWN | 1 << RJEM | 1 << JE,
 };
+_Static_assert(OWN == ALLOCS_FAMILY_OWN && TOKEN == ALLOCS_FAMILY_TOKEN, "families");
 
 static const struct allocs_family families[ALLOCS_FAMILY_COUNT] = {
     [OWN] = {"", ""}, [RJEM] = {"_rjem_", "jemalloc"}, [JE] = {"je_", "jemalloc"},
     [MI] = {"mi_", "mimalloc"}, [TC] = {"tc_", "tcmalloc"}, [DL] = {"dl", "dlmalloc"},
+    [MSPACE] = {"", "dlmalloc"}, [TOKEN] = {"__alloc_token_", ""},
 };
 const struct allocs_family *allocs_family(uint32_t index) { return &families[index]; }
 
@@ -38,23 +62,49 @@ const struct allocs_family *allocs_family(uint32_t index) { return &families[ind
 
 #define ALLOCATES(name, families, function, ...) {name, families, ALLOCS_ALLOCATE, ALLOCS_FUNCTION_##function, __VA_ARGS__}
 #define RESIZES(name, families, function, ...) {name, families, ALLOCS_RESIZE, ALLOCS_FUNCTION_##function, .block = 1, __VA_ARGS__}
+// Of a heap, which is the first argument.
+#define HEAP_RESIZES(name, function, ...) {name, 1 << MI, ALLOCS_RESIZE, ALLOCS_FUNCTION_##function, .block = 2, __VA_ARGS__}
+// The block lies where the first argument leads to; 0 is returned on success.
+#define RESIZES_AT(name, families, function, ...) {name, families, ALLOCS_RESIZE, ALLOCS_FUNCTION_##function, .result = 1, __VA_ARGS__}
+// What is allocated is a text with its end; `count` has the bytes of a character.
+#define DUPLICATES(name, families, ...) {name, families, ALLOCS_ALLOCATE_TEXT, ALLOCS_FUNCTION_MALLOC, .count = 1, __VA_ARGS__}
+// Not hooked; what it is for says the number.
+#define HELPS(name, families, helper) {name, families, ALLOCS_HELPER, helper, .block = 0}
+// `result` blocks, or where it is null in an array of their own; with `flags`, `size` leads to the size of each.
+#define SEVERAL(name, family, ...) {name, 1 << family, ALLOCS_ALLOCATE_SEVERAL, ALLOCS_FUNCTION_CALLOC, __VA_ARGS__}
 #define FREES(name, families, ...) {name, families, ALLOCS_FREE, 0, .block = 1, __VA_ARGS__}
 
 static const struct allocs_signature signatures[] = {
     // Of the C library, ISO C and POSIX.
-    ALLOCATES("malloc", ALL, MALLOC, .size = 1),
-    ALLOCATES("calloc", ALL, CALLOC, .count = 1, .size = 2),
-    RESIZES("realloc", ALL, REALLOC, .size = 2),
-    RESIZES("reallocarray", ALL, REALLOCARRAY, .count = 2, .size = 3),
-    ALLOCATES("memalign", ALL, MEMALIGN, .alignment = 1, .size = 2),
-    ALLOCATES("aligned_alloc", ALL, ALIGNED_ALLOC, .alignment = 1, .size = 2),
-    ALLOCATES("posix_memalign", ALL, POSIX_MEMALIGN, .result = 1, .alignment = 2, .size = 3),
-    ALLOCATES("valloc", ALL, VALLOC, .size = 1),
-    ALLOCATES("pvalloc", ALL, PVALLOC, .size = 1),
+    ALLOCATES("malloc", ALL | 1 << TOKEN, MALLOC, .size = 1),
+    ALLOCATES("calloc", ALL | 1 << TOKEN, CALLOC, .count = 1, .size = 2),
+    RESIZES("realloc", ALL | 1 << TOKEN, REALLOC, .size = 2),
+    RESIZES("reallocarray", ALL | 1 << TOKEN, REALLOCARRAY, .count = 2, .size = 3),
+    ALLOCATES("memalign", ALL | 1 << TOKEN, MEMALIGN, .alignment = 1, .size = 2),
+    ALLOCATES("aligned_alloc", ALL | 1 << TOKEN, ALIGNED_ALLOC, .alignment = 1, .size = 2),
+    ALLOCATES("posix_memalign", ALL | 1 << TOKEN, POSIX_MEMALIGN, .result = 1, .alignment = 2, .size = 3),
+    ALLOCATES("valloc", ALL | 1 << TOKEN, VALLOC, .size = 1),
+    ALLOCATES("pvalloc", ALL | 1 << TOKEN, PVALLOC, .size = 1),
     FREES("free", ALL),
     FREES("cfree", ALL),
     FREES("free_sized", ALL, .size = 2),
     FREES("free_aligned_sized", ALL, .alignment = 2, .size = 3),
+
+    // The same functions by other names, of allocators that take the place of glibc's.
+    ALLOCATES("__libc_malloc", 1 << OWN, MALLOC, .size = 1),
+    ALLOCATES("__libc_calloc", 1 << OWN, CALLOC, .count = 1, .size = 2),
+    RESIZES("__libc_realloc", 1 << OWN, REALLOC, .size = 2),
+    RESIZES("__libc_reallocarray", 1 << OWN, REALLOCARRAY, .count = 2, .size = 3),
+    ALLOCATES("__libc_memalign", 1 << OWN, MEMALIGN, .alignment = 1, .size = 2),
+    ALLOCATES("__posix_memalign", 1 << OWN, POSIX_MEMALIGN, .result = 1, .alignment = 2, .size = 3),
+    ALLOCATES("__libc_valloc", 1 << OWN, VALLOC, .size = 1),
+    ALLOCATES("__libc_pvalloc", 1 << OWN, PVALLOC, .size = 1),
+    FREES("__libc_free", 1 << OWN),
+    FREES("__libc_cfree", 1 << OWN),
+    // Of the BSDs' C libraries.
+    {"reallocf", 1 << OWN, ALLOCS_RESIZE_OR_FREE, ALLOCS_FUNCTION_REALLOC, .block = 1, .size = 2},
+    RESIZES_AT("reallocarr", 1 << OWN | 1 << MI, REALLOCARRAY, .count = 2, .size = 3),
+    FREES("vfree", 1 << OWN),
 
     // jemalloc(3).
     ALLOCATES("mallocx", JEMALLOC, MALLOCX, .size = 1, .flags = 2),
@@ -63,7 +113,7 @@ static const struct allocs_signature signatures[] = {
     FREES("dallocx", JEMALLOC),
     FREES("sdallocx", JEMALLOC, .size = 2),
 
-    // mimalloc.h, but for its heaps and strings.
+    // mimalloc.h.
     ALLOCATES("zalloc", 1 << MI, ZALLOC, .size = 1),
     ALLOCATES("malloc_small", 1 << MI, MALLOC, .size = 1),
     ALLOCATES("zalloc_small", 1 << MI, ZALLOC, .size = 1),
@@ -96,6 +146,48 @@ static const struct allocs_signature signatures[] = {
     FREES("free_size_aligned", 1 << MI, .size = 2, .alignment = 3),
     FREES("free_aligned", 1 << MI),
 
+    ALLOCATES("heap_malloc", 1 << MI, MALLOC, .size = 2),
+    ALLOCATES("heap_zalloc", 1 << MI, ZALLOC, .size = 2),
+    ALLOCATES("heap_calloc", 1 << MI, CALLOC, .count = 2, .size = 3),
+    ALLOCATES("heap_mallocn", 1 << MI, MALLOC, .count = 2, .size = 3),
+    ALLOCATES("heap_malloc_small", 1 << MI, MALLOC, .size = 2),
+    ALLOCATES("heap_malloc_aligned", 1 << MI, MALLOC_ALIGNED, .size = 2, .alignment = 3),
+    ALLOCATES("heap_malloc_aligned_at", 1 << MI, MALLOC_ALIGNED, .size = 2),
+    ALLOCATES("heap_zalloc_aligned", 1 << MI, ZALLOC_ALIGNED, .size = 2, .alignment = 3),
+    ALLOCATES("heap_zalloc_aligned_at", 1 << MI, ZALLOC_ALIGNED, .size = 2),
+    ALLOCATES("heap_calloc_aligned", 1 << MI, CALLOC_ALIGNED, .count = 2, .size = 3, .alignment = 4),
+    ALLOCATES("heap_calloc_aligned_at", 1 << MI, CALLOC_ALIGNED, .count = 2, .size = 3),
+    ALLOCATES("heap_alloc_new", 1 << MI, NEW, .size = 2),
+    ALLOCATES("heap_alloc_new_n", 1 << MI, NEW_ARRAY, .count = 2, .size = 3),
+    HEAP_RESIZES("heap_realloc", REALLOC, .size = 3),
+    HEAP_RESIZES("heap_reallocn", REALLOC, .count = 3, .size = 4),
+    {"heap_reallocf", 1 << MI, ALLOCS_RESIZE_OR_FREE, ALLOCS_FUNCTION_REALLOC, .block = 2, .size = 3},
+    HEAP_RESIZES("heap_rezalloc", REALLOC, .size = 3),
+    HEAP_RESIZES("heap_recalloc", REALLOC, .count = 3, .size = 4),
+    HEAP_RESIZES("heap_realloc_aligned", REALLOC_ALIGNED, .size = 3, .alignment = 4),
+    HEAP_RESIZES("heap_realloc_aligned_at", REALLOC_ALIGNED, .size = 3),
+    HEAP_RESIZES("heap_rezalloc_aligned", REALLOC_ALIGNED, .size = 3, .alignment = 4),
+    HEAP_RESIZES("heap_rezalloc_aligned_at", REALLOC_ALIGNED, .size = 3),
+    HEAP_RESIZES("heap_recalloc_aligned", REALLOC_ALIGNED, .count = 3, .size = 4, .alignment = 5),
+    HEAP_RESIZES("heap_recalloc_aligned_at", REALLOC_ALIGNED, .count = 3, .size = 4),
+    {"heap_destroy", 1 << MI, ALLOCS_FREE_HEAP, 0, .block = 1},
+    HELPS("heap_visit_blocks", 1 << MI, ALLOCS_HELPER_VISIT),
+    HELPS("heap_get_backing", 1 << MI, ALLOCS_HELPER_BACKING),
+    HELPS("heap_new_ex", 1 << MI, ALLOCS_HELPER_NEW_EX),
+    DUPLICATES("strdup", 1 << MI),
+    DUPLICATES("strndup", 1 << MI),
+    DUPLICATES("mbsdup", 1 << MI),
+    DUPLICATES("realpath", 1 << MI),
+    DUPLICATES("heap_strdup", 1 << MI),
+    DUPLICATES("heap_strndup", 1 << MI),
+    DUPLICATES("heap_realpath", 1 << MI),
+    {"wcsdup", 1 << MI, ALLOCS_ALLOCATE_TEXT, ALLOCS_FUNCTION_MALLOC, .count = 2},
+    DUPLICATES("dupenv_s", 1 << MI, .result = 1),
+    {"wdupenv_s", 1 << MI, ALLOCS_ALLOCATE_TEXT, ALLOCS_FUNCTION_MALLOC, .count = 2, .result = 1},
+    RESIZES("aligned_recalloc", 1 << MI, REALLOC_ALIGNED, .count = 2, .size = 3, .alignment = 4),
+    RESIZES("aligned_offset_recalloc", 1 << MI, REALLOC_ALIGNED, .count = 2, .size = 3),
+    {"_expand", 1 << MI, ALLOCS_RESIZE_IN_PLACE, ALLOCS_FUNCTION_EXPAND, .block = 1, .size = 2},
+
     // gperftools/tcmalloc.h.
     ALLOCATES("malloc_skip_new_handler", 1 << TC, MALLOC, .size = 1),
     ALLOCATES("newarray", 1 << TC, NEW_ARRAY, .size = 1),
@@ -115,19 +207,38 @@ static const struct allocs_signature signatures[] = {
     FREES("deletearray_aligned_nothrow", 1 << TC),
     FREES("deletearray_sized_aligned", 1 << TC, .size = 2, .alignment = 3),
 
-    // dlmalloc, but for its spaces and independent_calloc.
+    // dlmalloc.
     {"realloc_in_place", 1 << DL, ALLOCS_RESIZE_IN_PLACE, ALLOCS_FUNCTION_REALLOC, .block = 1, .size = 2},
     {"bulk_free", 1 << DL, ALLOCS_FREE_ARRAY, 0, .block = 1, .count = 2},
+    SEVERAL("independent_calloc", DL, .count = 1, .size = 2, .result = 3),
+    SEVERAL("independent_comalloc", DL, .count = 1, .size = 2, .result = 3, .flags = 2),
+    ALLOCATES("mspace_malloc", 1 << MSPACE, MALLOC, .size = 2),
+    ALLOCATES("mspace_calloc", 1 << MSPACE, CALLOC, .count = 2, .size = 3),
+    {"mspace_realloc", 1 << MSPACE, ALLOCS_RESIZE, ALLOCS_FUNCTION_REALLOC, .block = 2, .size = 3},
+    {"mspace_realloc_in_place", 1 << MSPACE, ALLOCS_RESIZE_IN_PLACE, ALLOCS_FUNCTION_REALLOC, .block = 2, .size = 3},
+    ALLOCATES("mspace_memalign", 1 << MSPACE, MEMALIGN, .alignment = 2, .size = 3),
+    {"mspace_free", 1 << MSPACE, ALLOCS_FREE, 0, .block = 2},
+    {"mspace_bulk_free", 1 << MSPACE, ALLOCS_FREE_ARRAY, 0, .block = 2, .count = 3},
+    {"destroy_mspace", 1 << MSPACE, ALLOCS_FREE_HEAP, 0, .block = 1},
+    SEVERAL("mspace_independent_calloc", MSPACE, .count = 2, .size = 3, .result = 4),
+    SEVERAL("mspace_independent_comalloc", MSPACE, .count = 2, .size = 3, .result = 4, .flags = 3),
+
+    // mozjemalloc's arenas.
+    ALLOCATES("moz_arena_malloc", 1 << OWN, MALLOC, .size = 2),
+    ALLOCATES("moz_arena_calloc", 1 << OWN, CALLOC, .count = 2, .size = 3),
+    {"moz_arena_realloc", 1 << OWN, ALLOCS_RESIZE, ALLOCS_FUNCTION_REALLOC, .block = 2, .size = 3},
+    ALLOCATES("moz_arena_memalign", 1 << OWN, MEMALIGN, .alignment = 2, .size = 3),
+    {"moz_arena_free", 1 << OWN, ALLOCS_FREE, 0, .block = 2},
 
     // Operators of C++ (Operators.c has them in words).
-    ALLOCATES("_Znwm", 1 << OWN, NEW, .size = 1),
-    ALLOCATES("_Znam", 1 << OWN, NEW_ARRAY, .size = 1),
-    ALLOCATES("_ZnwmRKSt9nothrow_t", 1 << OWN, NEW, .size = 1),
-    ALLOCATES("_ZnamRKSt9nothrow_t", 1 << OWN, NEW_ARRAY, .size = 1),
-    ALLOCATES("_ZnwmSt11align_val_t", 1 << OWN, NEW, .size = 1, .alignment = 2),
-    ALLOCATES("_ZnamSt11align_val_t", 1 << OWN, NEW_ARRAY, .size = 1, .alignment = 2),
-    ALLOCATES("_ZnwmSt11align_val_tRKSt9nothrow_t", 1 << OWN, NEW, .size = 1, .alignment = 2),
-    ALLOCATES("_ZnamSt11align_val_tRKSt9nothrow_t", 1 << OWN, NEW_ARRAY, .size = 1, .alignment = 2),
+    ALLOCATES("_Znwm", BOTH, NEW, .size = 1),
+    ALLOCATES("_Znam", BOTH, NEW_ARRAY, .size = 1),
+    ALLOCATES("_ZnwmRKSt9nothrow_t", BOTH, NEW, .size = 1),
+    ALLOCATES("_ZnamRKSt9nothrow_t", BOTH, NEW_ARRAY, .size = 1),
+    ALLOCATES("_ZnwmSt11align_val_t", BOTH, NEW, .size = 1, .alignment = 2),
+    ALLOCATES("_ZnamSt11align_val_t", BOTH, NEW_ARRAY, .size = 1, .alignment = 2),
+    ALLOCATES("_ZnwmSt11align_val_tRKSt9nothrow_t", BOTH, NEW, .size = 1, .alignment = 2),
+    ALLOCATES("_ZnamSt11align_val_tRKSt9nothrow_t", BOTH, NEW_ARRAY, .size = 1, .alignment = 2),
     FREES("_ZdlPv", 1 << OWN),
     FREES("_ZdaPv", 1 << OWN),
     FREES("_ZdlPvRKSt9nothrow_t", 1 << OWN),
@@ -144,6 +255,9 @@ static const struct allocs_signature signatures[] = {
 enum { SIGNATURE_COUNT = sizeof signatures / sizeof *signatures };
 
 const struct allocs_signature *allocs_signature(uint32_t index) { return index < SIGNATURE_COUNT ? &signatures[index] : 0; }
+
+extern ALLOCS_HIDDEN bool allocs_visited_block(const void *heap, const void *area, void *block, size_t size, void *argument);
+void *allocs_block_visitor(void) { return (void *)allocs_visited_block; }
 
 // MARK: stubs
 
@@ -170,16 +284,16 @@ __attribute__((naked)) static void free_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED
 __attribute__((naked)) static void new_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED(hook_new)); }
 __attribute__((naked)) static void general_stub(void) { __asm__(ALLOCS_ENTRY_HOOKED(allocs_hook_hooked)); }
 
-void *allocs_signature_stub(const struct allocs_signature *signature) {
-  if (!strcmp(signature->name, "malloc")) return (void *)malloc_stub;
-  // A second argument, as dallocx has, is passed on.
-  if (signature->operation == ALLOCS_FREE && !signature->size) return (void *)free_stub;
+void *allocs_signature_stub(const struct allocs_signature *signature, uint32_t family) {
+  // The first two pass on one argument and two: all that malloc takes, and the flags of dallocx.
+  if (!strcmp(signature->name, "malloc") && family != TOKEN) return (void *)malloc_stub;
+  if (signature->operation == ALLOCS_FREE && signature->block == 1 && !signature->size) return (void *)free_stub;
   if (signature->operation == ALLOCS_ALLOCATE && (signature->function == ALLOCS_FUNCTION_NEW || signature->function == ALLOCS_FUNCTION_NEW_ARRAY))
     return (void *)new_stub;
   return (void *)general_stub;
 }
 #else
 // Nothing is hooked at its entry on other machines yet.
-void *allocs_signature_stub(const struct allocs_signature *signature) { return (void *)(uintptr_t)signature; }
+void *allocs_signature_stub(const struct allocs_signature *signature, uint32_t family) { return (void *)((uintptr_t)signature + family); }
 void *allocs_preserving_stub(void) { return (void *)families; }
 #endif

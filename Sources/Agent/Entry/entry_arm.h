@@ -15,8 +15,9 @@
 #define ALLOCS_ENTRY_2(hook) ALLOCS_RECORD "add x2, sp, #8\n mov x3, x29\n" ALLOCS_CALL(#hook)
 #define ALLOCS_ENTRY_3(hook) ALLOCS_RECORD "add x3, sp, #8\n mov x4, x29\n" ALLOCS_CALL(#hook)
 
-// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the size and the same two: that
-// of fine slots, if an allocator other than glibc's has made a small block.
+// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the
+// size and the same two: that of fine slots, if an allocator other than glibc's has made a small
+// block.
 #define ALLOCS_STRING(number) #number
 #define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
 #define ALLOCS_ENTRY_MALLOC                                                                         \

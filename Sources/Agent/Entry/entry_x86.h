@@ -24,8 +24,9 @@
 #endif
 #define ALLOCS_STRING(number) #number
 #define ALLOCS_OFFSET(number) ALLOCS_STRING(number)
-// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the size and the same two: that
-// of fine slots, if an allocator other than glibc's has made a small block.
+// malloc: takes the thread's block, calls the function below, goes on to a hook with the block, the
+// size and the same two: that of fine slots, if an allocator other than glibc's has made a small
+// block.
 #define ALLOCS_ENTRY_MALLOC                                                                                     \
   "movq allocs_thread_local@GOTTPOFF(%rip), %rax\n"                                                             \
   "cmpq $0, %fs:(%rax)\n"                                                                                       \

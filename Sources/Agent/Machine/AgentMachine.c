@@ -40,6 +40,12 @@ bool allocs_find_libc(void) {
 }
 static void *stack_end(void) { return &__libc_stack_end ? __libc_stack_end : NULL; }
 
+// Of Embedded Swift's library. Imported, it would be relocated after what runs before any constructor (Entry/Definitions.c).
+ALLOCS_HIDDEN int bcmp(const void *one, const void *other, size_t count) {
+  for (size_t index = 0; index < count; index++)
+    if (((const volatile uint8_t *)one)[index] != ((const volatile uint8_t *)other)[index]) return 1;
+  return 0;
+}
 // Embedded Swift's library names it, in what is never called; glibc has it since 2.36 only.
 ALLOCS_HIDDEN void arc4random_buf(void *bytes, size_t count) {
   (void)bytes, (void)count;
@@ -217,6 +223,47 @@ bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct
   span_segments(*map, start, end);
   return true;
 }
+
+const ElfW(Phdr) *allocs_executable_headers(uint64_t *count) {
+  *count = getauxval(AT_PHNUM);
+  return (const ElfW(Phdr) *)getauxval(AT_PHDR);
+}
+
+const struct r_debug *allocs_next_namespace(const struct r_debug *previous) {
+  if (!previous) return &_r_debug;
+  // From version 2 on, which is there as soon as there is a second namespace, the next follows (link.h of glibc 2.35).
+  return previous->r_version < 2 ? NULL : *(struct r_debug **)(previous + 1);
+}
+
+#if defined(__x86_64__) && !defined(ALLOCS_INEXE)
+// The function has no arguments and no result; its callers were compiled to expect that it may change what any function may. All the
+// same nothing is changed: who knows what it is called by.
+__attribute__((naked)) void allocs_debugger_stub(void) {
+  __asm__(
+      "pushq %rax\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n"
+      "pushq %r8\n pushq %r9\n pushq %r10\n pushq %r11\n"
+      ".cfi_adjust_cfa_offset 72\n"
+      "subq $256, %rsp\n"
+      ".cfi_adjust_cfa_offset 256\n"
+      "movups %xmm0, (%rsp)\n movups %xmm1, 16(%rsp)\n movups %xmm2, 32(%rsp)\n movups %xmm3, 48(%rsp)\n"
+      "movups %xmm4, 64(%rsp)\n movups %xmm5, 80(%rsp)\n movups %xmm6, 96(%rsp)\n movups %xmm7, 112(%rsp)\n"
+      "movups %xmm8, 128(%rsp)\n movups %xmm9, 144(%rsp)\n movups %xmm10, 160(%rsp)\n movups %xmm11, 176(%rsp)\n"
+      "movups %xmm12, 192(%rsp)\n movups %xmm13, 208(%rsp)\n movups %xmm14, 224(%rsp)\n movups %xmm15, 240(%rsp)\n"
+      "callq allocs_modules_changed\n"
+      "movups (%rsp), %xmm0\n movups 16(%rsp), %xmm1\n movups 32(%rsp), %xmm2\n movups 48(%rsp), %xmm3\n"
+      "movups 64(%rsp), %xmm4\n movups 80(%rsp), %xmm5\n movups 96(%rsp), %xmm6\n movups 112(%rsp), %xmm7\n"
+      "movups 128(%rsp), %xmm8\n movups 144(%rsp), %xmm9\n movups 160(%rsp), %xmm10\n movups 176(%rsp), %xmm11\n"
+      "movups 192(%rsp), %xmm12\n movups 208(%rsp), %xmm13\n movups 224(%rsp), %xmm14\n movups 240(%rsp), %xmm15\n"
+      "addq $256, %rsp\n"
+      ".cfi_adjust_cfa_offset -256\n"
+      "popq %r11\n popq %r10\n popq %r9\n popq %r8\n"
+      "popq %rdi\n popq %rsi\n popq %rdx\n popq %rcx\n popq %rax\n"
+      ".cfi_adjust_cfa_offset -72\n"
+      "retq\n");
+}
+#else
+void allocs_debugger_stub(void) {}
+#endif
 
 struct code_range {
   uint64_t address, end;

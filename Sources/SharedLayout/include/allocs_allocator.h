@@ -35,7 +35,9 @@ struct allocs_allocator {
   uint32_t kind;           // enum allocs_allocator_kind
   uint32_t group;          // index of the first entry of the same allocator, which may be this one
   uint32_t flags;          // enum allocs_allocator_flag
-  uint64_t reserved[3];
+  uint64_t path;           // offset into the strings: the path of a module that came later, of which `module` says nothing
+  uint64_t path_size;      // bytes; 0 if it is none
+  uint64_t reserved;
 };
 
 _Static_assert(sizeof(struct allocs_allocator) == 64, "allocator");

@@ -34,6 +34,9 @@ enum allocs_bypass_reason {
   ALLOCS_BYPASS_HEAP_UNKNOWN,
   ALLOCS_BYPASS_OTHER_NAMESPACE,
   ALLOCS_BYPASS_LATER_MODULES,
+  ALLOCS_BYPASS_UNREADABLE,
+  ALLOCS_BYPASS_SEVERAL_BLOCKS,
+  ALLOCS_BYPASS_RELOCATED,
   ALLOCS_BYPASS_REASON_COUNT
 };
 
@@ -67,7 +70,10 @@ static inline const char *allocs_bypass_reason_text(uint32_t reason) {
       [ALLOCS_BYPASS_SEVERAL_THREADS] = "the process has several threads already",
       [ALLOCS_BYPASS_HEAP_UNKNOWN] = "it gives back all blocks of a heap, and does not say which",
       [ALLOCS_BYPASS_OTHER_NAMESPACE] = "it was opened by dlmopen, with a C library of its own",
-      [ALLOCS_BYPASS_LATER_MODULES] = "it cannot be seen when modules are opened"};
+      [ALLOCS_BYPASS_LATER_MODULES] = "it cannot be seen when modules are opened",
+      [ALLOCS_BYPASS_UNREADABLE] = "its code cannot be read",
+      [ALLOCS_BYPASS_SEVERAL_BLOCKS] = "it hands out several blocks at once",
+      [ALLOCS_BYPASS_RELOCATED] = "the dynamic linker changes the code of its module"};
   return reason < ALLOCS_BYPASS_REASON_COUNT ? texts[reason] : 0;
 }
 

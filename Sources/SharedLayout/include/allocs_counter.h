@@ -19,7 +19,8 @@ enum allocs_counter_kind {
   ALLOCS_COUNTS_LOST_EVENTS,    // events that are in no ring
   ALLOCS_COUNTS_FAULTS,         // anything else that is missing, refused or wrong
   ALLOCS_COUNTS_FIGURES,        // how often something happened; nothing is missing
-  ALLOCS_COUNTS_SUMS            // the same, shown as a part of another figure or not at all
+  ALLOCS_COUNTS_SUMS,           // the same, shown as a part of another figure or not at all
+  ALLOCS_COUNTS_INNER_BLOCKS    // blocks that are not in the index and mostly the allocator's own: allocated inside a call of it
 };
 
 // Number, name, name in JSON, kind; then the words: what is counted, in the singular, and what is said of it.
@@ -29,9 +30,9 @@ enum allocs_counter_kind {
   ROW(2, HIGH_ADDRESS, "high_address", LOST_BLOCKS, "block",                                                          \
       "not indexed: above the addresses that the index covers")                                                       \
   ROW(3, UNALIGNED, "unaligned", LOST_BLOCKS, "block", "not indexed: not aligned to 8 bytes")                         \
-  ROW(4, NESTED, "nested", LOST_BLOCKS, "block", "not indexed: allocated inside another allocation call")             \
+  ROW(4, NESTED, "nested", INNER_BLOCKS, "block", "not indexed: allocated inside another allocation call")             \
   ROW(5, EARLY, "early", LOST_BLOCKS, "block", "not indexed: allocated while the agent started")                      \
-  ROW(6, UNKNOWN_FREES, "unknown_frees", UNKNOWN_FREES, "free", "of blocks whose allocation was not seen")            \
+  ROW(6, UNKNOWN_FREES, "unknown_frees", UNKNOWN_FREES, "free", "where no block was known")                           \
   ROW(7, UNKNOWN_CONTEXTS, "unknown_contexts", FAULTS, "block", "indexed without call site and thread")               \
   ROW(8, UNKNOWN_THREADS, "unknown_threads", FAULTS, "thread", "without an entry")                                    \
   ROW(9, MODULES_DROPPED, "modules_dropped", FAULTS, "module", "without an entry")                                    \

@@ -1,49 +1,49 @@
-// A nested arena: finer slots for one region, 64 MiB of address space. A region has up to three: two of what suballocators have
-// handed out there, and one of fine slots.
+// A nested arena: finer slots for one region, 64 MiB of address space. A region has up to three:
+// two of what suballocators have handed out there, and one of fine slots.
 //
 // MARK: suballocations
 //
-// The blocks of a pool lie inside a chunk of another allocator, in a mapping, or in static memory; so they have slots of their
-// own, and one for each 8 bytes: pools hand out blocks of 8 bytes, side by side. A slot is what allocs_slot.h says, but
-// for its `granule` bit, which means here:
+// The blocks of a pool lie inside a chunk of another allocator, in a mapping, or in static memory;
+// so they have slots of their own, and one for each 8 bytes: pools hand out blocks of 8 bytes, side
+// by side. A slot is what allocs_slot.h says, but for its `granule` bit, which means here:
 //
-//   granule 0   the block lies in a chunk: in an allocation of the arena, or of the nested arena one level down
-//   granule 1   it lies in no chunk: in a mapping of its pool's own, or in static memory
+//  granule 0 the block lies in a chunk: in an allocation of the arena, or of the nested arena one
+// level down granule 1 it lies in no chunk: in a mapping of its pool's own, or in static memory
 //
-// A block of 64 bytes or more covers the slot behind its head, so the tail lies there as in an arena. What a pool hands out may be
-// carved up again: ALLOCS_NESTED_LEVELS levels, each with arenas of its own. A region's nested arenas are found through its
-// arena (allocs_arena.h), which is made for that if the region has no chunks.
+// A block of 64 bytes or more covers the slot behind its head, so the tail lies there as in an
+// arena. What a pool hands out may be carved up again: ALLOCS_NESTED_LEVELS levels, each with
+// arenas of its own. A region's nested arenas are found through its arena (allocs_arena.h), which
+// is made for that if the region has no chunks.
 //
 // MARK: fine slots
 //
-// An allocator other than glibc's may hand out blocks that lie closer than the 32 bytes of a slot, or do not start at a multiple of
-// 16: jemalloc, mimalloc and tcmalloc have classes of 8 and 16 bytes. Such blocks have their slots in the third nested arena. They
-// are allocations as those of the arena are, and lie in no chunk. Which blocks go there:
+// An allocator other than glibc's may hand out blocks that lie closer than the 32 bytes of a slot,
+// or do not start at a multiple of 16: jemalloc, mimalloc and tcmalloc have classes of 8 and 16
+// bytes. Such blocks have their slots in the third nested arena. They are allocations as those of
+// the arena are, and lie in no chunk. Which blocks go there:
 //
 // - those that do not start at a multiple of 16;
 // - those of at most ALLOCS_FINE_SIZE bytes whose allocator is not glibc's.
 //
-// Any other starts at a multiple of 16 and owns the next such place, too: so of two in the same 32 bytes the lower would reach
-// into the upper. Each has its slot of the arena to itself. Of a block in a fine slot, `granule` is the opposite of what it would be
-// in the arena (bit 4 of its address): so a head tells which of the two slots of an address it was in. No block is in both at
+// Any other starts at a multiple of 16 and owns the next such place, too: so of two in the same 32
+// bytes the lower would reach into the upper. Each has its slot of the arena to itself. Of a block
+// in a fine slot, `granule` is the opposite of what it would be in the arena (bit 4 of its
+// address): so a head tells which of the two slots of an address it was in. No block is in both at
 // once: see Fine.swift of the agent.
 //
 // MARK: the file
 //
-//   nested arena i of the file
-//   +--------------------------+  0
-//   | struct allocs_nested     |  region, summary levels 2 and 1, committed bits     (one page)
-//   +--------------------------+  ALLOCS_NESTED_SUMMARY_OFFSET
-//   | summary level 0          |  one bit for 512 bytes: 64 slots                    (four pages)
-//   +--------------------------+  ALLOCS_NESTED_SLOTS_OFFSET
-//   | slots                    |  2^23 × 8 bytes, holes where nothing was handed out
-//   +--------------------------+
-//   | spare                    |  one slot, for the tail of a block that starts in the last 8 bytes (one page)
-//   +--------------------------+  ALLOCS_NESTED_STRIDE
+//  nested arena i of the file +--------------------------+ 0 | struct allocs_nested | region,
+// summary levels 2 and 1, committed bits (one page) +--------------------------+
+// ALLOCS_NESTED_SUMMARY_OFFSET | summary level 0 | one bit for 512 bytes: 64 slots (four pages)
+// +--------------------------+ ALLOCS_NESTED_SLOTS_OFFSET | slots | 2^23 × 8 bytes, holes where
+// nothing was handed out +--------------------------+ | spare | one slot, for the tail of a block
+// that starts in the last 8 bytes (one page) +--------------------------+ ALLOCS_NESTED_STRIDE
 //
-// The rules for bits, pages and readers are those of an arena. Besides: what freed a chunk has erased all nested slots in it
-// before the chunk went back. A reader believes a block with granule 0 only if a live chunk holds all of it and is not
-// younger, by more than a second of which the clock may be astray: see Nested.swift of the agent.
+// The rules for bits, pages and readers are those of an arena. Besides: what freed a chunk has
+// erased all nested slots in it before the chunk went back. A reader believes a block with granule
+// 0 only if a live chunk holds all of it and is not younger, by more than a second of which the
+// clock may be astray: see Nested.swift of the agent.
 
 #ifndef ALLOCS_NESTED_H
 #define ALLOCS_NESTED_H

@@ -30,6 +30,8 @@
 //       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
+//       | bypasses       struct allocs_bypass       |   32 B   128
+//       +-------------------------------------------+
 //       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096

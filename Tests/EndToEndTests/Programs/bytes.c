@@ -38,7 +38,7 @@ static char *joined(const char *name, const char *value) {
 }
 
 static int start(char **command, int many) {
-  static char every[256], name[260];
+  static char every[256], name[280];
   for (int i = 1; i < 256; i++) every[i - 1] = (char)i;
   sprintf(name, "NAME\xe9\xff=%s", every);
   const char *preload = getenv("HOSTILE_PRELOAD"), *directory = getenv("ALLOCS_DIR"), *path = getenv("PATH");

@@ -1,6 +1,7 @@
-// A thread whose first allocation is the one that libc makes while it holds the thread's own lock, as in every thread of a JVM:
-// pthread_getattr_np. Sets what it was told against what it knows. With -DFIRST_CALL_WRAPPER the library that counts calls
-// of malloc and leads on, between libc and the agent.
+// A thread whose first allocation is the one that libc makes while it holds the thread's own lock,
+// as in every thread of a JVM: pthread_getattr_np. Sets what it was told against what it knows.
+// With -DFIRST_CALL_WRAPPER the library that counts calls of malloc and leads on, between libc and
+// the agent.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -1,7 +1,9 @@
-// Jumps out of calls of the allocator, and allocates afterwards: left_calls HOW [thread] [alternate].
+// Jumps out of calls of the allocator, and allocates afterwards: left_calls HOW [thread]
+// [alternate].
 //
-// HOW is the call that faults: on a pointer that leads nowhere, or in a heap that was overwritten. A handler of SIGSEGV jumps out
-// of it by siglongjmp. Each block that is allocated afterwards is named on standard output, with its size.
+// HOW is the call that faults: on a pointer that leads nowhere, or in a heap that was overwritten.
+// A handler of SIGSEGV jumps out of it by siglongjmp. Each block that is allocated afterwards is
+// named on standard output, with its size.
 #include <atomic>
 #include <csetjmp>
 #include <csignal>
@@ -46,7 +48,8 @@ __attribute__((noinline)) static void fault(int round) {
   } else if (is("reallocarray")) {
     if (!reallocarray(wild, 10, 20)) fail();
   } else if (is("resize")) {
-    // A block whose size leads out of the heap: glibc notices that, and ends the program by SIGABRT.
+    // A block whose size leads out of the heap: glibc notices that, and ends the program by
+    // SIGABRT.
     char *volatile block = (char *)malloc(size);
     size_t wrong = (size_t)1 << 40 | 1;
     memcpy(block - sizeof wrong, &wrong, sizeof wrong);

@@ -1,4 +1,5 @@
-// What a program may ask of its C library's allocator and its neighbours, in a few lines: compiled for another C library than glibc.
+// What a program may ask of its C library's allocator and its neighbours, in a few lines: compiled
+// for another C library than glibc.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

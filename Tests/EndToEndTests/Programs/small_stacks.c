@@ -1,5 +1,6 @@
-// Allocates in a signal handler on an alternate stack: small_stacks FLAGS SIZE WHAT. FLAGS are sigaltstack's; below the stack
-// nothing can be touched. The block is named on standard output, with the functions that its stack must have.
+// Allocates in a signal handler on an alternate stack: small_stacks FLAGS SIZE WHAT. FLAGS are
+// sigaltstack's; below the stack nothing can be touched. The block is named on standard output,
+// with the functions that its stack must have.
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

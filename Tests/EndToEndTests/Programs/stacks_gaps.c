@@ -1,5 +1,6 @@
-// Allocates in an executable, a library that it is linked with, and one that it loads, each linked in whatever way leaves room
-// between segments or no table of call frame information: stacks_gaps [LIBRARY]. Built with -DGAPS_LIBRARY it is the library.
+// Allocates in an executable, a library that it is linked with, and one that it loads, each linked
+// in whatever way leaves room between segments or no table of call frame information: stacks_gaps
+// [LIBRARY]. Built with -DGAPS_LIBRARY it is the library.
 //
 // libgcc's unwinder would not find its way there. So each function says itself where it returns to.
 #include "stacks.h"

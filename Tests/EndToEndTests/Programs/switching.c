@@ -1,5 +1,6 @@
-// An allocator's calloc that lets another coroutine run in the middle of a call, as one does that waits for memory. The program
-// and, with -DSWITCHING_LIBRARY, the library that is preloaded below the agent. Each block is named on standard output, with its size.
+// An allocator's calloc that lets another coroutine run in the middle of a call, as one does that
+// waits for memory. The program and, with -DSWITCHING_LIBRARY, the library that is preloaded below
+// the agent. Each block is named on standard output, with its size.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,9 @@
-// An allocator to be linked into a program, whose blocks lie as close as can be: side by side, without headers, in classes of each
-// multiple of 8 up to 128 bytes and of powers of two above. So blocks of up to 8 bytes lie 8 bytes apart, those of 40 at multiples of 8.
+// An allocator to be linked into a program, whose blocks lie as close as can be: side by side,
+// without headers, in classes of each multiple of 8 up to 128 bytes and of powers of two above. So
+// blocks of up to 8 bytes lie 8 bytes apart, those of 40 at multiples of 8.
 //
-// All memory is from one reservation of spans of 64 KiB; a table beside it says of each span what its blocks' size is.
+// All memory is from one reservation of spans of 64 KiB; a table beside it says of each span what
+// its blocks' size is.
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -39,7 +41,11 @@ __attribute__((noinline)) void *take(size_t size, size_t alignment) {
   size = rounded(size);
   size_t of = class_of(size);
   lock();
-  if (!memory) memory = static_cast<char *>(mmap(nullptr, span_size * span_count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (!memory) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    memory = static_cast<char *>(
+        mmap(nullptr, span_size * span_count, PROT_READ | PROT_WRITE, flags, -1, 0));
+  }
   if (!free_blocks[of]) {
     size_t spans = size > span_size ? size / span_size : 1;
     // Larger ones begin where they are aligned to 2 MiB at most.

@@ -1,5 +1,5 @@
-// What the allocator below makes of each request: how many bytes of a block may be used, asked in every way that there is. The
-// same under the agent as without it, or a request was changed.
+// What the allocator below makes of each request: how many bytes of a block may be used, asked in
+// every way that there is. The same under the agent as without it, or a request was changed.
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -16,7 +16,8 @@ static void say(const char *what, size_t size, void *block) {
   printf("%s %zu: %zu %zu%s\n", what, size, malloc_usable_size(block), sallocx ? sallocx(block, 0) : 0, block ? "" : " none");
 }
 
-// Small blocks side by side are each other's witnesses: if one is another's size, a byte of a neighbour changes.
+// Small blocks side by side are each other's witnesses: if one is another's size, a byte of a
+// neighbour changes.
 static void neighbours(size_t size) {
   enum { COUNT = 600 };
   static unsigned char *blocks[COUNT];

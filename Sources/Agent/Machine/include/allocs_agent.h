@@ -476,9 +476,20 @@ enum allocs_operator {
   ALLOCS_OPERATOR_COUNT
 };
 
-// Modules with functions that are hooked at their entry, and the room for code of each.
-#define ALLOCS_GATED_MODULES 4u
-#define ALLOCS_GATES_SIZE 16384u
+// Room for code near a module with functions that are hooked at their entry: what leads to the hooks, and back.
+struct allocs_gate_room {
+  uint8_t *_Nullable start;          // null: the entry is free
+  uint64_t size;                     // bytes
+  struct link_map *_Nullable module; // null: for good
+};
+#define ALLOCS_GATED_MODULES 256u
+
+// A module that was looked at when it came, by what tells it from others.
+struct allocs_seen_module {
+  struct link_map *map;
+  const void *dynamic;
+  uint64_t bias;
+};
 
 // A table of frame description entries that a module does not have itself; see FrameTables.swift.
 struct allocs_frame_place {
@@ -524,8 +535,15 @@ struct allocs_process {
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];  // mappings, in the order of their making
   uint8_t *nested[ALLOCS_NESTED_CAPACITY];  // likewise
   void *nested_owners[ALLOCS_NESTED_CAPACITY];  // for each, the number of the pool of each slot; null if none has a pool
-  // What leads to and from functions that are hooked at their entry, of one module each; null where there is none.
-  uint8_t *gates[ALLOCS_GATED_MODULES];
+  struct allocs_gate_room gates[ALLOCS_GATED_MODULES];  // changed by the constructor, and under the dynamic linker's lock
+  uint32_t has_entries;           // callers of malloc get the agent's functions by a jump at another's entry
+  uint32_t declared_count;        // functions in the table of declared ones
+  uint32_t watches_modules;       // the dynamic linker calls the agent when modules come and go
+  uint64_t own_start;             // where the agent's own code lies, as a library
+  uint64_t own_size;
+  struct allocs_seen_module *seen;  // in the dynamic linker's order
+  uint64_t seen_count;
+  uint64_t seen_capacity;
   uint8_t *rings[ALLOCS_MAPPED_RINGS];    // likewise
   uint64_t ring_size;                     // of each
   uint64_t stamp_floor;                   // every event gets a stamp above this
@@ -572,7 +590,7 @@ _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.se
 
 static inline struct allocs_frame_table *_Nonnull allocs_frame_tables(void) { return allocs_process_state.frame_tables; }
 static inline char *_Nonnull allocs_directory(void) { return allocs_process_state.directory; }
-static inline uint8_t *_Nullable *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
+static inline struct allocs_gate_room *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
 static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }
 static inline void *_Nullable *_Nonnull allocs_nested_owners(void) { return allocs_process_state.nested_owners; }
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
@@ -644,6 +662,11 @@ static inline bool allocs_compare_exchange_pointer(void **word, void *expected, 
   return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+// Of code that somebody else than this thread's instructions may have changed.
+static inline uint8_t allocs_load_byte(const uint8_t *_Nonnull byte) { return __atomic_load_n(byte, __ATOMIC_ACQUIRE); }
+// Swift moves one by one.
+static inline void allocs_copy(void *_Nonnull to, const void *_Nonnull from, uint64_t size) { __builtin_memcpy(to, from, size); }
+
 // MARK: the dynamic linker
 
 // Finds what the agent needs of libc. False in another one than glibc, 2.35 or newer: there all calls are passed on.
@@ -666,6 +689,15 @@ extern ALLOCS_HIDDEN bool allocs_create_thread_key(void (*_Nonnull destructor)(v
 extern ALLOCS_HIDDEN bool allocs_set_thread_key(const void *_Nullable value);
 // The module that covers `address`, without a lock. False if there is none.
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
+// The program headers of the executable, by the kernel's word; null if it gave none.
+extern ALLOCS_HIDDEN const ElfW(Phdr) *_Nullable allocs_executable_headers(uint64_t *_Nonnull count);
+// The list of modules of a namespace of dlmopen's: the first is the program's own. Null behind the last. Under the dynamic linker's lock.
+extern ALLOCS_HIDDEN const struct r_debug *_Nullable allocs_next_namespace(const struct r_debug *_Nullable previous);
+// What the dynamic linker calls when modules come and go, as debuggers know it.
+static inline uint64_t allocs_debugger_function(void) { return (uint64_t)_r_debug.r_brk; }
+// What the agent puts there: it calls allocs_modules_changed, and leaves every register as it was.
+extern ALLOCS_HIDDEN void allocs_debugger_stub(void);
+static inline uint64_t allocs_debugger_stub_address(void) { return (uint64_t)(uintptr_t)allocs_debugger_stub; }
 // The end of the code around `address`, 0 if no module has code there. Takes the dynamic linker's lock.
 extern ALLOCS_HIDDEN uint64_t allocs_code_end(uint64_t address);
 // Where the dynamic linker lies.

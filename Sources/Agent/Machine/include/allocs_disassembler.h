@@ -1,16 +1,14 @@
 // One instruction of x86-64, as far as moving it to another place needs: its length, and where in it lies what is relative to
 // the place.
 //
-// Decoded by Zydis, which is loaded into the process only where an allocator is hooked at its entries, and let go
-// again. It allocates nothing.
+// The decoder is the agent's own, and reads nothing but the bytes it is given: it may run inside the dynamic linker. What it does
+// not know, it refuses; a function with such an instruction is left alone.
 
 #ifndef ALLOCS_DISASSEMBLER_H
 #define ALLOCS_DISASSEMBLER_H
 
 #include <stdbool.h>
 #include <stdint.h>
-
-#include "allocs_agent.h"
 
 struct allocs_instruction {
   uint8_t length;          // bytes
@@ -25,11 +23,8 @@ struct allocs_instruction {
   uint64_t target;         // what the displacement leads to
 };
 
-// Loads the disassembler. False if this machine has none, or another version of it.
-extern ALLOCS_HIDDEN bool allocs_disassembler_open(void);
-extern ALLOCS_HIDDEN void allocs_disassembler_close(void);
 // Decodes the instruction at `address`, of which at most `size` bytes may be read. False if it is none, or is relative in a way
-// not told here.
-extern ALLOCS_HIDDEN bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *_Nonnull result);
+// not told here. On other machines than x86-64 always false.
+extern __attribute__((visibility("hidden"))) bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *_Nonnull result);
 
 #endif

@@ -19,7 +19,18 @@ enum allocs_operation {
   ALLOCS_RESIZE_IN_PLACE,  // returns the block, or null
   ALLOCS_RESIZE_TO,        // in place; returns the size that the block has then
   ALLOCS_FREE,
-  ALLOCS_FREE_ARRAY        // `block` is an array of `count` blocks
+  ALLOCS_FREE_ARRAY,       // `block` is an array of `count` blocks
+  ALLOCS_FREE_HEAP,        // `block` is a heap, all of whose blocks go back
+  ALLOCS_ALLOCATE_TEXT,    // the size is that of the text which the block holds then
+  ALLOCS_ALLOCATE_SEVERAL, // `count` blocks, in an array that is returned
+  ALLOCS_HELPER            // does neither, and is not hooked: the agent calls it (enum allocs_helper)
+};
+
+// What helps to know which blocks a heap has. `function` of the signature.
+enum allocs_helper {
+  ALLOCS_HELPER_VISIT = 1,  // calls a function with each block of a heap
+  ALLOCS_HELPER_BACKING,    // gives the heap that cannot be destroyed
+  ALLOCS_HELPER_NEW_EX      // makes heaps that look like others, and cannot be destroyed
 };
 
 // Which argument is what, counted from 1; 0: there is none such.
@@ -41,7 +52,7 @@ struct allocs_family {
   const char *_Nonnull prefix;
   const char *_Nonnull allocator;  // what it is called; empty: after its module
 };
-enum { ALLOCS_FAMILY_COUNT = 6 };
+enum { ALLOCS_FAMILY_COUNT = 8, ALLOCS_FAMILY_OWN = 0, ALLOCS_FAMILY_TOKEN = 7 };
 
 // A function that is hooked at its entry by a signature.
 struct allocs_hooked {
@@ -49,8 +60,12 @@ struct allocs_hooked {
   const struct allocs_signature *_Nonnull signature;
   uint32_t allocator;  // as in a context
   uint32_t unused;
+  uint64_t address;    // of the function
+  // Of a function that gives back a heap: what tells its blocks, and the heap that it leaves alone; null if neither is known.
+  bool (*_Nullable visit)(const void *_Nonnull heap, bool with_blocks, void *_Nonnull visitor, void *_Nullable argument);
+  void *_Nullable (*_Nullable backing)(void);
 };
-#define ALLOCS_HOOKED_CAPACITY 256u
+#define ALLOCS_HOOKED_CAPACITY 1024u
 
 // A function that is to be hooked: what its symbol says, and what leads to it and from it.
 struct allocs_target {
@@ -69,18 +84,24 @@ struct allocs_target {
   bool is_ambiguous;            // the name stands for several functions
   bool preserves;               // its callers may count on registers that it leaves alone
   uint16_t leads_to;            // all that it does is to jump to this target, counted from 1; 0: it does more
+  uint16_t token;               // 1 + the number in a name of clang's; 0: there is none
+  uint8_t original[8];          // the bytes that a jump was written over
+  struct allocs_hooked *_Nullable record;
 };
-enum { ALLOCS_TARGET_CAPACITY = 256 };
+enum { ALLOCS_TARGET_CAPACITY = 512 };
 
 extern ALLOCS_HIDDEN const struct allocs_family *_Nonnull allocs_family(uint32_t index);
 // The one with this index, from 0; null behind the last.
 extern ALLOCS_HIDDEN const struct allocs_signature *_Nullable allocs_signature(uint32_t index);
 // What takes the place of a function with this signature. It expects its struct allocs_hooked in the register r11.
-extern ALLOCS_HIDDEN void *_Nonnull allocs_signature_stub(const struct allocs_signature *_Nonnull signature);
+extern ALLOCS_HIDDEN void *_Nonnull allocs_signature_stub(const struct allocs_signature *_Nonnull signature, uint32_t family);
+// What an allocator is to call with each block of a heap.
+extern ALLOCS_HIDDEN void *_Nonnull allocs_block_visitor(void);
 // The same for a function whose callers count on registers. It expects its struct allocs_hooked on the stack.
 extern ALLOCS_HIDDEN void *_Nonnull allocs_preserving_stub(void);
 static inline bool allocs_frees(const struct allocs_signature *_Nonnull signature) {
-  return signature->operation != ALLOCS_ALLOCATE;
+  return signature->operation != ALLOCS_ALLOCATE && signature->operation != ALLOCS_ALLOCATE_TEXT &&
+         signature->operation != ALLOCS_ALLOCATE_SEVERAL && signature->operation != ALLOCS_HELPER;
 }
 
 // For code in the machine's own language.
@@ -91,8 +112,14 @@ _Static_assert(offsetof(struct allocs_hooked, signature) == ALLOCS_HOOKED_SIGNAT
 _Static_assert(offsetof(struct allocs_signature, operation) == ALLOCS_SIGNATURE_OPERATION_OFFSET, "signature.operation");
 _Static_assert(ALLOCS_FREE == ALLOCS_FREE_NUMBER, "ALLOCS_FREE");
 
-// A record, never given back; null if there are no more.
+// A record; null if there are no more.
 extern ALLOCS_HIDDEN struct allocs_hooked *_Nullable allocs_next_hooked(const struct allocs_signature *_Nonnull signature, uint32_t allocator);
+
+extern ALLOCS_HIDDEN void allocs_release_hooked(struct allocs_hooked *_Nonnull record);
+// Those of functions whose trampolines lie there.
+extern ALLOCS_HIDDEN void allocs_release_hooked_within(const uint8_t *_Nonnull start, uint64_t size);
+// Where the function with this entry goes on behind its hook; null if it is not hooked.
+extern ALLOCS_HIDDEN void *_Nullable allocs_below_entry(uint64_t address);
 
 // Calls `function` with all six arguments, whatever it takes.
 static inline uint64_t allocs_call(void *_Nonnull function, const uint64_t *_Nonnull a) {

@@ -18,6 +18,7 @@ struct allocs_declared {
   bool has_pools;               // the allocator takes back all of a pool at once
   bool is_stack;                // all since a block, in the reverse order
   bool is_found;
+  bool is_missed;               // it was told of as one that is nowhere
   uint64_t address;
   uint64_t size;                // bytes of code
 };

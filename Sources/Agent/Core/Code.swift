@@ -1,0 +1,96 @@
+// Code: changes instructions of the program, and makes memory for instructions.
+//
+// Invariants:
+// - What fails leaves every byte, and the permissions of every page, as they were. A page that could be run can be run at every
+//   moment.
+// - Nobody is in the code that changes: the agent's constructor runs while there is one thread, and later only code is
+//   changed that has not been handed to the program yet.
+//
+// It is written through /proc/self/mem, which leaves a page's permissions alone, and works where a policy forbids memory that is
+// written and then run (PR_SET_MDWE, a filter of system calls). Where that file cannot be used, the pages are made writable beside
+// what they are, and then what they were: a policy that minds refuses the first step.
+
+import AgentMachine
+import SharedLayout
+
+enum Code {
+  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+  /// Bytes of a jump, the most that is written at once.
+  static let limit = 5
+
+  typealias Bytes = UnsafeMutablePointer<UInt8>
+
+  // MARK: what is there
+
+  /// Writes `count` bytes over code. False, and nothing is changed, if that cannot be done.
+  static func write(_ address: UInt64, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Bool {
+    writeThroughFile(address, bytes, count) || writeInPlace(address, bytes, count)
+  }
+
+  private static func writeThroughFile(_ address: UInt64, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Bool {
+    let path: StaticString = "/proc/self/mem"
+    let file = System.open(
+      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readWrite)
+    guard file >= 0 else { return false }
+    defer { System.close(file) }
+    guard let code = Bytes(bitPattern: UInt(address)) else { return false }
+    // Emulators may have another idea of addresses than the kernel: what is there must be what is seen.
+    var old = InlineArray<8, UInt8>(repeating: 0)
+    let isSame = withUnsafeMutablePointer(to: &old) { old -> Bool in
+      let old = UnsafeMutableRawPointer(old).assumingMemoryBound(to: UInt8.self)
+      guard count <= 8, System.read(file, old, count, at: address) == count else { return false }
+      for index in 0..<count where old[index] != code[index] { return false }
+      return true
+    }
+    guard isSame else { return false }
+    let written = System.writeAll(file, UnsafeMutableRawPointer(mutating: bytes), count, at: address)
+    var isThere = written == count
+    for index in 0..<count where allocs_load_byte(code + index) != bytes[index] { isThere = false }
+    if isThere { return true }
+    withUnsafeMutablePointer(to: &old) { _ = System.writeAll(file, $0, count, at: address) }
+    return false
+  }
+
+  private static func writeInPlace(_ address: UInt64, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Bool {
+    let first = address & ~(pageSize - 1)
+    let last = (address + UInt64(count) - 1) & ~(pageSize - 1)
+    guard let code = Bytes(bitPattern: UInt(address)), let before = Process.protection(of: first),
+      let beforeLast = first == last ? before : Process.protection(of: last)
+    else { return false }
+    let writable = 2
+    guard System.protect(first, pageSize, before | writable) else { return false }
+    if first != last, !System.protect(last, pageSize, beforeLast | writable) {
+      _ = System.protect(first, pageSize, before)
+      return false
+    }
+    for index in 0..<count { code[index] = bytes[index] }
+    // Taking a permission away is refused by nobody.
+    _ = System.protect(first, pageSize, before)
+    if first != last { _ = System.protect(last, pageSize, beforeLast) }
+    return true
+  }
+
+  // MARK: what is new
+
+  /// Makes memory that was written executable. Where that is forbidden, it becomes other memory with the same bytes in the same
+  /// place. False, and the memory is gone, if it cannot be done.
+  static func makeExecutable(_ start: Bytes, _ size: UInt64) -> Bool {
+    let address = UInt64(UInt(bitPattern: start))
+    if System.protect(address, size, System.Access.execute.rawValue) { return true }
+    let path: StaticString = "/proc/self/mem"
+    let file = System.open(
+      UnsafeRawPointer(path.utf8Start).assumingMemoryBound(to: CChar.self), System.OpenFlags.readWrite)
+    let copy = System.map(size)
+    if let copy { allocs_copy(copy, start, size) }
+    System.unmap(start, size)
+    var isDone = false
+    if file >= 0, let copy, let again = System.map(at: address, size, System.Access.execute) {
+      isDone =
+        again == UnsafeMutableRawPointer(start) && System.writeAll(file, copy, Int(size), at: address) == Int(size)
+      if !isDone { System.unmap(again, size) }
+    }
+    if let copy { System.unmap(copy, size) }
+    if file >= 0 { System.close(file) }
+    return isDone
+  }
+}
