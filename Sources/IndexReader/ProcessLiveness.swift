@@ -23,8 +23,12 @@ enum ProcessLiveness {
 
   /// Whether it is there, be it as a zombie that was not waited for.
   static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
-    guard processID > 0, let stat = try? ProcessDirectory(processID: processID).stat() else { return false }
-    return isSame(startTime, stat.startTime, offsets, processID)
+    guard processID > 0 else { return false }
+    do throws(ProcError) {
+      return isSame(startTime, try ProcessDirectory(processID: processID).stat().startTime, offsets, processID)
+    } catch {
+      return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
+    }
   }
 
   /// Whether a start time is the one that /proc shows of process `processID`.
