@@ -367,7 +367,8 @@ struct RetentionTests {
         return
       }
       #expect(keeps())
-      #expect(mark.isInPlace)
+      let isInPlace = mark.isInPlace
+      #expect(isInPlace)
       unlink("\(directory.path)/\(SegmentFile.name(processID: nobody, startTime: 8))")
     }
     #expect(!directory.has("allocsd.\(geteuid()).sweeps"))
