@@ -226,7 +226,8 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let file = try directory.write("", to: "file")
       for (path, words) in [
-        ("/nonexistent/index", "No such file"), (file, "Not a directory"), ("/proc", "No such file"), ("/proc/self/fd", "No such file"),
+        ("/nonexistent/index", "No such file"), (file, "Not a directory"), ("/proc", "No such file"),
+        ("/proc/self/fd", "No such file"),
         ("\(file)/x", "Not a directory"),
       ] {
         let outcome = try run(["ALLOCS_DIR": path], ["echo", "started"])
