@@ -29,7 +29,8 @@ struct AttributionTests {
     let library = try #require(
       ELFFiles().module(
         of: file, at: address, in: maps,
-        of: ModuleReference.Process(id: getpid(), startTime: 0, ownerID: getuid()), since: .infinity))
+        of: ModuleReference.Process(id: getpid(), startTime: 0, ownerID: getuid()),
+        readableAs: getpid(), since: .infinity))
     segment.addModule(
       path: library.path, range: library.start..<library.end, bias: library.bias, buildID: library.buildID)
     view = try ProcessView(file: segment.path)
