@@ -2,9 +2,9 @@
 //
 //   allocs-export-bench FILE SECONDS      FILE is made anew for each measurement, and removed
 //
-// The rings are four of the default size, 1 MiB, in a mapped file on tmpfs as a segment's are, and always have as much new
-// as a look takes. Each measurement moves records for about SECONDS and prints "KIND EVENTS_PER_SECOND CPU_PER_SECOND":
-// events, and the processor time of all threads, the kernel's workers included.
+// The rings are four of the default size, 1 MiB, in a mapped file on tmpfs as a segment's are, and always have as much
+// new as a look takes. Each measurement moves records for about SECONDS and prints "KIND EVENTS_PER_SECOND
+// CPU_PER_SECOND": events, and the processor time of all threads, the kernel's workers included.
 //
 //   export BATCH        the drain loop, records in frames, by io_uring
 //   plain BATCH         the same loop without io_uring

@@ -5,8 +5,8 @@ import Measurement
 /// One line of the result.
 struct Row {
   enum Value {
-    /// Rounds of plain, the agent with call sites, with full stacks, and heaptrack; the figures are the medians of the agent's
-    /// ratios to plain.
+    /// Rounds of plain, the agent with call sites, with full stacks, and heaptrack; the figures are the medians of the
+    /// agent's ratios to plain.
     case comparison(Rounds)
     /// What the agent costs, with call sites and with full stacks, as a share of what heaptrack costs.
     case share(site: Spread?, full: Spread?)

@@ -73,8 +73,8 @@ private struct Captures {
   }
 }
 
-/// Runs `command` once with full stacks and reads its segment: what is measured has to be a capture of `depth` frames, and
-/// the frames that the program calls new have to be. Returns the number of changed frames that it tells.
+/// Runs `command` once with full stacks and reads its segment: what is measured has to be a capture of `depth` frames,
+/// and the frames that the program calls new have to be. Returns the number of changed frames that it tells.
 private func check(_ workshop: Workshop, _ command: Command) throws -> Int {
   defer { workshop.cleanUp() }
   let run = workshop.command(command, under: .full)

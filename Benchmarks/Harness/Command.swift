@@ -1,5 +1,5 @@
-// Running a program and learning what it cost. posix_spawn and wait4 instead of Foundation's Process, which tells neither
-// processor time nor lets the child inherit a processor.
+// Running a program and learning what it cost. posix_spawn and wait4 instead of Foundation's Process, which tells
+// neither processor time nor lets the child inherit a processor.
 
 import Foundation
 import Glibc

@@ -1,5 +1,5 @@
-// What it costs more to hook an allocator at its entries than to be called in its place: one program and one allocator, once
-// in the program itself and once as a shared library below the agent.
+// What it costs more to hook an allocator at its entries than to be called in its place: one program and one allocator,
+// once in the program itself and once as a shared library below the agent.
 
 import Measurement
 

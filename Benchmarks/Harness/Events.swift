@@ -1,5 +1,5 @@
-// What the recording of events costs the target: while it is off, while it is on and nobody reads, and while a consumer takes
-// every record.
+// What the recording of events costs the target: while it is off, while it is on and nobody reads, and while a consumer
+// takes every record.
 
 import Foundation
 import Measurement
@@ -66,8 +66,8 @@ private struct EventTimes {
   }
 }
 
-/// One thread at full speed, every event of it recorded into a file on tmpfs by the server's drain loop, which has another
-/// processor. Fails if an event is missing.
+/// One thread at full speed, every event of it recorded into a file on tmpfs by the server's drain loop, which has
+/// another processor. Fails if an event is missing.
 private struct Recorded {
   /// Times as long as an operation takes while nobody reads.
   let ratio: Double

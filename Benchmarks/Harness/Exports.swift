@@ -1,5 +1,5 @@
-// The export of events: how many a second one thread of the server brings into a file on tmpfs, and what it costs to watch
-// processes that do nothing.
+// The export of events: how many a second one thread of the server brings into a file on tmpfs, and what it costs to
+// watch processes that do nothing.
 
 import Foundation
 import Measurement

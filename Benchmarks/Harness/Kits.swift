@@ -1,5 +1,5 @@
-// What the agent costs a pair of malloc and free where it is linked into the executable: left off, and active, beside the
-// same program without it and, where there can be one, under the preloaded agent.
+// What the agent costs a pair of malloc and free where it is linked into the executable: left off, and active, beside
+// the same program without it and, where there can be one, under the preloaded agent.
 
 import Foundation
 import Measurement
@@ -36,8 +36,8 @@ let kitBenchmark = Benchmark(name: "kit", part: .time) { workshop in
   return rows
 }
 
-/// Nanoseconds of processor time a pair that each of `runs` takes more than the first, one for each round. In turns, and the least of each: a
-/// difference of two times varies by more than either.
+/// Nanoseconds of processor time a pair that each of `runs` takes more than the first, one for each round. In turns,
+/// and the least of each: a difference of two times varies by more than either.
 private func costs(
   of runs: [(program: String, environment: [String: String])], in workshop: Workshop
 ) throws -> [[Double]] {

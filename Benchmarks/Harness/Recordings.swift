@@ -1,5 +1,5 @@
-// What it costs to record every allocation and free of a real program, with whole call stacks, beside heaptrack: the time
-// that is added to the program, and the size of the file.
+// What it costs to record every allocation and free of a real program, with whole call stacks, beside heaptrack: the
+// time that is added to the program, and the size of the file.
 
 import Foundation
 import Measurement

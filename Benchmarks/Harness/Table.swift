@@ -18,8 +18,9 @@ enum Table {
     return trimmed(head) + "\n" + String(repeating: "─", count: 80)
   }
 
-  /// Times: name, plain; for each of the agent's two ways its ratio to plain, the least and the greatest round, the bar and
-  /// whether it is met; heaptrack's ratio. Others: name, median, spread or 99th percentile, the bar and the verdict.
+  /// Times: name, plain; for each of the agent's two ways its ratio to plain, the least and the greatest round, the bar
+  /// and whether it is met; heaptrack's ratio. Others: name, median, spread or 99th percentile, the bar and the
+  /// verdict.
   static func line(_ row: Row) -> String {
     var line: String
     switch row.value {

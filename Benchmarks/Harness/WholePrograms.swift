@@ -23,8 +23,8 @@ let wholePrograms = [
   Benchmark(name: "redis", part: .time, run: measureRedis),
 ]
 
-/// User and system time of a program of one thread that waits for nothing: elapsed time would differ from it only by what
-/// other programs took.
+/// User and system time of a program of one thread that waits for nothing: elapsed time would differ from it only by
+/// what other programs took.
 private func measureWhole(
   _ title: String, bar: Bar, fullBar: Bar, repeats: Int, in workshop: Workshop, command: () -> Command
 ) throws -> [Row] {
@@ -45,9 +45,10 @@ private func measureWhole(
 
 // MARK: redis
 
-/// A fixed number of SET and of GET requests, 16 in a pipeline, by 20 clients; server and client each on its own processor.
-/// Elapsed time is what a user of it sees, but hides some of the cost where the client is the slower end, and varies with what
-/// else the machine does; so the server's own processor time for the same requests is told as well.
+/// A fixed number of SET and of GET requests, 16 in a pipeline, by 20 clients; server and client each on its own
+/// processor. Elapsed time is what a user of it sees, but hides some of the cost where the client is the slower end,
+/// and varies with what else the machine does; so the server's own processor time for the same requests is told as
+/// well.
 @Sendable private func measureRedis(_ workshop: Workshop) throws -> [Row] {
   let rounds = try Rounds.several(
     workshop.options.roundCount, of: workshop.variants, repeats: workshop.repeats(2)

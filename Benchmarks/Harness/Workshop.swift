@@ -40,8 +40,8 @@ final class Workshop {
   /// The directory that every agent of this run writes to.
   var segments: String { "\(scratch)/segments" }
 
-  /// The path of a program of Benchmarks/Programs, compiled on first use: as distributions do, optimized and without frame
-  /// pointers. With other `options` it must have another name, `binaryName`.
+  /// The path of a program of Benchmarks/Programs, compiled on first use: as distributions do, optimized and without
+  /// frame pointers. With other `options` it must have another name, `binaryName`.
   func program(
     _ name: String, as binaryName: String? = nil, options: [String] = [], libraries: [String] = []
   ) throws -> String {
@@ -79,8 +79,8 @@ final class Workshop {
     }
   }
 
-  /// How often a round measures each variant, where it measures all but heaptrack `count` times: heaptrack's ratio is so
-  /// large that once will do, and it takes most of the time.
+  /// How often a round measures each variant, where it measures all but heaptrack `count` times: heaptrack's ratio is
+  /// so large that once will do, and it takes most of the time.
   func repeats(_ count: Int) -> [Variant: Int] {
     options.quick ? [:] : [.plain: count, .site: count, .full: count]
   }

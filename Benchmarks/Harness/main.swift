@@ -1,4 +1,5 @@
-// allocs-bench: measures the agent against the plain run and heaptrack, and the index's answers, side by side in one run.
+// allocs-bench: measures the agent against the plain run and heaptrack, and the index's answers, side by side in one
+// run.
 
 import Foundation
 import Measurement

@@ -7,8 +7,8 @@
 //   allocs-lookup-bench stack SEGMENT ADDRESS            prints "FRAMES NODES": the frames of the stack that allocated
 //                                                        ADDRESS, which must be whole, and of all stacks together
 //
-// Numbers are decimal or 0x… . Each kind prints "KIND MEDIAN P99", in nanoseconds: each look-up is timed by two readings
-// of the clock, of which the cost of reading it is taken off.
+// Numbers are decimal or 0x… . Each kind prints "KIND MEDIAN P99", in nanoseconds: each look-up is timed by two
+// readings of the clock, of which the cost of reading it is taken off.
 
 import Glibc
 import IndexReader

@@ -26,8 +26,8 @@ public struct Rounds: Sendable {
     self = try Self.several(count, of: variants, repeats: repeats) { [try measure($0)] }.first ?? Rounds(values: [:])
   }
 
-  /// As the initializer, where one run gives several figures: returns one `Rounds` for each, in the order in which `measure`
-  /// gives them. The least of each figure is taken for itself.
+  /// As the initializer, where one run gives several figures: returns one `Rounds` for each, in the order in which
+  /// `measure` gives them. The least of each figure is taken for itself.
   public static func several(
     _ count: Int, of variants: [Variant], repeats: [Variant: Int] = [:], measure: (Variant) throws -> [Double]
   ) rethrows -> [Rounds] {
@@ -63,8 +63,8 @@ public struct Rounds: Sendable {
   /// How much longer `variant` takes than `base`, round by round; below 0 where it took less.
   public func costs(of variant: Variant, over base: Variant) -> [Double] { pairs(variant, base).map { $0 - $1 } }
 
-  /// The cost of `variant` over plain as a share of the cost of `other` over plain, round by round. Rounds in which `other`
-  /// cost nothing are left out.
+  /// The cost of `variant` over plain as a share of the cost of `other` over plain, round by round. Rounds in which
+  /// `other` cost nothing are left out.
   public func costShare(of variant: Variant, in other: Variant) -> Spread? {
     Spread(
       zip(costs(of: variant, over: .plain), costs(of: other, over: .plain)).compactMap { $1 > 0 ? $0 / $1 : nil })

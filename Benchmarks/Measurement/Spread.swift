@@ -4,7 +4,8 @@ public struct Spread: Equatable, Sendable {
   public let minimum: Double
   public let maximum: Double
 
-  /// The spread of `values`; nil if there are none. The median of an even number of values is the mean of the middle two.
+  /// The spread of `values`; nil if there are none. The median of an even number of values is the mean of the middle
+  /// two.
   public init?(_ values: [Double]) {
     let sorted = values.sorted()
     guard let least = sorted.first, let greatest = sorted.last else { return nil }

@@ -1,6 +1,6 @@
-// hold SIZE COUNT [KEPT]: allocates COUNT blocks of SIZE bytes, prints "ready FIRST LAST" (their addresses, in hexadecimal)
-// and keeps them until its standard input ends. The blocks are not written to: what is measured is the index of them.
-// With SIZE 0 their sizes are random, 16 to 143 bytes, and a tenth of them is freed again, scattered.
+// hold SIZE COUNT [KEPT]: allocates COUNT blocks of SIZE bytes, prints "ready FIRST LAST" (their addresses, in
+// hexadecimal) and keeps them until its standard input ends. The blocks are not written to: what is measured is the
+// index of them. With SIZE 0 their sizes are random, 16 to 143 bytes, and a tenth of them is freed again, scattered.
 // With KEPT all blocks but the first KEPT are freed at the end; SIZE must be at least 8, to chain them.
 #include "bench.h"
 

@@ -1,5 +1,5 @@
-// mapping anonymous|file [OPERATIONS]: maps a page, with nothing behind it or of this program's file, and unmaps it; an operation
-// is both. The page is not touched: what the kernel does for that would hide what the calls themselves take.
+// mapping anonymous|file [OPERATIONS]: maps a page, with nothing behind it or of this program's file, and unmaps it; an
+// operation is both. The page is not touched: what the kernel does for that would hide what the calls themselves take.
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>

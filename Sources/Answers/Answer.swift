@@ -70,7 +70,8 @@ public struct Answer: Hashable, Sendable {
     case givenBack
     /// The process is gone: nobody knows what else was mapped.
     case processEnded
-    /// The process runs and has another index or none, as after exec: what is mapped now has nothing to do with this one.
+    /// The process runs and has another index or none, as after exec: what is mapped now has nothing to do with this
+    /// one.
     case indexAbandoned
     /// /proc/PID/maps may not be read by the caller.
     case mappingsNotPermitted

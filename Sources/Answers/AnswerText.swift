@@ -258,9 +258,10 @@ extension Answer {
     return index
   }
 
-  /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is `module+0x1234`, or the
-  /// address in no module. What is too long loses what matters least: the function its parameters and the like, then the file
-  /// the middle of its name; the line stays, and the function's scope as long as there is room for it at all.
+  /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is
+  /// `module+0x1234`, or the address in no module. What is too long loses what matters least: the function its
+  /// parameters and the like, then the file the middle of its name; the line stays, and the function's scope as long as
+  /// there is room for it at all.
   package static func describe(_ frame: Frame, columns: Int) -> String {
     if let whole = whole(frame, columns: columns) { return whole }
     let function = name(of: frame)
@@ -365,6 +366,8 @@ extension Answer {
     let room = TextLayout.columns - TextLayout.width(place) - mark.count - 1
     // The size can be worked out; the name can't.
     if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }
+    if TextLayout.width(name) <= room { return "\(place) \(name)\(mark)" }
+    if let short = TextLayout.fitPath(name, columns: room - size.count) { return "\(place) \(short)\(mark)\(size)" }
     return "\(place) \(TextLayout.fit(name, columns: max(8, room), head: 1))\(mark)"
   }
 

@@ -5,8 +5,8 @@
 // was made for.
 //
 // A return address means the same in each record as long as one module alone has ever held it. Such an address gets its
-// names once, and a stack of such addresses is rendered once (NameCache). So does one whose node names its module. The others,
-// of memory from which a module was unloaded, are looked up for each record, by its time.
+// names once, and a stack of such addresses is rendered once (NameCache). So does one whose node names its module. The
+// others, of memory from which a module was unloaded, are looked up for each record, by its time.
 
 import IndexReader
 import SharedLayout

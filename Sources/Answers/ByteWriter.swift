@@ -223,8 +223,9 @@ public struct ByteWriter: ~Copyable {
     return place + 6
   }
 
-  /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. What a terminal would act upon is escaped, as
-  /// `TextLayout.printable` does; a byte that is no text becomes `\\xE9`, which a reader of JSON sees as `\xE9`.
+  /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. What a terminal would act upon is
+  /// escaped, as `TextLayout.printable` does; a byte that is no text becomes `\\xE9`, which a reader of JSON sees as
+  /// `\xE9`.
   @inline(never)
   private static func copy(
     scalarIn source: UnsafeBufferPointer<UInt8>, at index: inout Int, to place: UnsafeMutablePointer<UInt8>

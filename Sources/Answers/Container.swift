@@ -1,7 +1,7 @@
 // What an address lies in, one in the other: a block of a pool in a chunk of malloc.
 //
-// An answer leads with one link of the chain; the others are here. Which one leads is the reader's choice (`Level`), else that of
-// who started the process (ALLOCS_LEVEL).
+// An answer leads with one link of the chain; the others are here. Which one leads is the reader's choice (`Level`),
+// else that of who started the process (ALLOCS_LEVEL).
 
 import IndexReader
 import Symbols

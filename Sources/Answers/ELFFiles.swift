@@ -1,5 +1,5 @@
-// Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an ELF
-// file's program headers say that it lies. Format: System V gABI, chapter 5; 64-bit little-endian files only.
+// Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an
+// ELF file's program headers say that it lies. Format: System V gABI, chapter 5; 64-bit little-endian files only.
 
 import ByteText
 import Glibc
@@ -34,8 +34,9 @@ final class ELFFiles: Sendable {
   /// Files are forgotten all at once beyond this many: more than any process maps in earnest.
   private static let limit = 4096
 
-  /// The module that `file` maps, if it is one and holds `address`. `start`: seconds since 1970-01-01 UTC at which the process started;
-  /// a file without a build id that was changed since proves nothing. `id`: of a thread that lives, under which /proc has the files.
+  /// The module that `file` maps, if it is one and holds `address`. `start`: seconds since 1970-01-01 UTC at which the
+  /// process started; a file without a build id that was changed since proves nothing. `id`: of a thread that lives,
+  /// under which /proc has the files.
   func module(
     of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process,
     readableAs id: Int32, since start: Double
@@ -69,8 +70,8 @@ final class ELFFiles: Sendable {
   /// What is in the file that process `processID` has mapped as `file`, if that is an ELF file.
   private static func read(_ file: Mapping, _ path: String, _ processID: Int32) -> Found? {
     let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
-    // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as in a container
-    // the path means another file than here; there the inode must tell.
+    // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as
+    // in a container the path means another file than here; there the inode must tell.
     var places = ["/proc/\(processID)/map_files/\(bounds)"]
     if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {

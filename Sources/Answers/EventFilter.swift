@@ -1,4 +1,5 @@
-// Which events a person wants to see: the conditions of `allocsctl events` and of the parameters of its resource, as text.
+// Which events a person wants to see: the conditions of `allocsctl events` and of the parameters of its resource, as
+// text.
 
 import IndexReader
 
@@ -23,7 +24,8 @@ public struct EventFilter: Sendable {
   /// Whether a record alone can't tell.
   var needsNames: Bool { !functions.isEmpty || !sites.isEmpty || !threads.isEmpty }
 
-  /// Adds the condition `name` with its value. A name that may be given several times is fulfilled by any of its values.
+  /// Adds the condition `name` with its value. A name that may be given several times is fulfilled by any of its
+  /// values.
   public mutating func add(_ name: String, _ value: String) throws(AnswerError) {
     switch name {
     case "size": sizes = try Self.sizes(value)

@@ -1,5 +1,5 @@
-// Ever shorter forms of a function's name, for a line that is too narrow for it. What matters least goes first: parameters,
-// the result's type, arguments of templates. What it is declared in, and its own name, stay.
+// Ever shorter forms of a function's name, for a line that is too narrow for it. What matters least goes first:
+// parameters, the result's type, arguments of templates. What it is declared in, and its own name, stay.
 //
 //   void* shop::Shelf<int>::put<char>(int const&)   →  void* shop::Shelf<int>::put<char>(…)
 //     →  shop::Shelf<int>::put<char>(…)             →  shop::Shelf<…>::put<…>(…)             →  shop::Shelf::put

@@ -1,12 +1,13 @@
-// The plain name of a function: what is left of a demangled name when types are taken away. Patterns are held against it.
+// The plain name of a function: what is left of a demangled name when types are taken away. Patterns are held against
+// it.
 //
 //   void* std::__new_allocator<char>::allocate(unsigned long, void const*)   →  std::__new_allocator::allocate
 //   generic specialization <Swift.Int> of Swift.Array.append(__owned A) -> () →  Swift.Array.append
 //   alloc::raw_vec::RawVec<T,A>::grow_one::h0123456789abcdef                 →  alloc::raw_vec::RawVec::grow_one
 //   zmalloc_usable.part.0                                                    →  zmalloc_usable
 //
-// Names come from any file, so every input has some result; one that isn't understood stays as it is, or loses too much,
-// and then no pattern matches it.
+// Names come from any file, so every input has some result; one that isn't understood stays as it is, or loses too
+// much, and then no pattern matches it.
 
 enum FunctionName {
   /// Longest name, in bytes, that is taken apart.

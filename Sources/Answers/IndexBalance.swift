@@ -1,10 +1,11 @@
-// Whether an index accounts for all that its process did: a detector of losses that needs no cause. Allocations less frees must
-// equal the live blocks. Where more blocks were allocated and not freed than live, some were given back unseen, and others
-// took their places.
+// Whether an index accounts for all that its process did: a detector of losses that needs no cause. Allocations less
+// frees must equal the live blocks. Where more blocks were allocated and not freed than live, some were given back
+// unseen, and others took their places.
 //
-// The process goes on while the blocks are counted. So the sums are taken before and after: by as many calls as were made
-// meanwhile the count may be off, and by one for each thread that may be in the middle of a hook. That is none that sleeps:
-// a hook does not, between the store of a slot and the count of it. What is then still missing is looked at a second time.
+// The process goes on while the blocks are counted. So the sums are taken before and after: by as many calls as were
+// made meanwhile the count may be off, and by one for each thread that may be in the middle of a hook. That is none
+// that sleeps: a hook does not, between the store of a slot and the count of it. What is then still missing is looked
+// at a second time.
 
 import Glibc
 import IndexReader
@@ -37,8 +38,8 @@ final class IndexBalance: Sendable {
       || finding.sums != nil && finding.sums == segment.callSums
   }
 
-  /// `runsIn`: the process whose threads may be writing to the index; nil if it has ended or left this index. `budget`: how many
-  /// live blocks are counted at most; nil: any number.
+  /// `runsIn`: the process whose threads may be writing to the index; nil if it has ended or left this index. `budget`:
+  /// how many live blocks are counted at most; nil: any number.
   func imbalance(of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget) -> Int64
   {
     if let known = finding.withLock({ $0 }), isFresh(known, segment) { return known.imbalance }

@@ -105,8 +105,8 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these offsets; nil if
-  /// it lies ahead: then it was counted from another boot.
+  /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these
+  /// offsets; nil if it lies ahead: then it was counted from another boot.
   static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
     let shift = Double(offsets.boottime &- ClockOffsets.own.boottime) / 1e9
     let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond

@@ -3,8 +3,9 @@
 //   start of stack   argc | argv pointers, 0 | environment pointers, 0 | auxiliary vector | … random bytes, platform name |
 //                    strings of the arguments | strings of the environment | path that was executed
 //
-// Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and environ, which show
-// the memory as it is now: a program may have written over it. Of the pointers only those who may trace the process learn.
+// Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and
+// environ, which show the memory as it is now: a program may have written over it. Of the pointers only those who may
+// trace the process learn.
 
 import ByteText
 import Glibc

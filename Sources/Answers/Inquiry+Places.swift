@@ -1,4 +1,5 @@
-// What an inquiry finds beyond blocks and symbols: who mapped, thread-local variables, guard pages, frames of stopped threads.
+// What an inquiry finds beyond blocks and symbols: who mapped, thread-local variables, guard pages, frames of stopped
+// threads.
 
 import Glibc
 import IndexReader
@@ -134,7 +135,8 @@ extension Inquiry {
 
   // MARK: threads that never allocated
 
-  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it, which `range` holds.
+  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it, which
+  /// `range` holds.
   mutating func unlistedThreadAnswer(_ address: UInt64, _ index: Int, within range: Range<UInt64>) -> Answer? {
     guard let thread = unlistedThread(inMapping: index), range.contains(thread.pointer),
       address < thread.pointer &+ ThreadDescriptor.size

@@ -45,9 +45,9 @@ public struct Inquiry: ~Copyable {
   /// The JSON of each mapping that was answered with, by its index.
   private var mappingJSON: [[UInt8]]
 
-  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level` is what answers lead
-  /// with where a suballocator's block is in a chunk; nil: as the process was started. `stopsThreads`: a thread in whose stack an
-  /// address lies is stopped for a moment, to say which frame it is in.
+  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level` is
+  /// what answers lead with where a suballocator's block is in a chunk; nil: as the process was started.
+  /// `stopsThreads`: a thread in whose stack an address lies is stopped for a moment, to say which frame it is in.
   public init(
     _ view: ProcessView, wrappers: Wrappers = .standard, level: Level? = nil, stopsThreads: Bool = false
   ) {
@@ -110,8 +110,8 @@ public struct Inquiry: ~Copyable {
     return answer
   }
 
-  /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it is
-  /// about a block of the heap.
+  /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it
+  /// is about a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
     let lookup = shared.segment.lookup(address)
     if var answer = nested(address, lookup, stacks: stacks) {
@@ -317,8 +317,8 @@ public struct Inquiry: ~Copyable {
       return answer
     }
     if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
-    // One mapping of the kernel's may be made by several calls, of an allocator and of others; a thread's stack is all in
-    // that of one.
+    // One mapping of the kernel's may be made by several calls, of an allocator and of others; a thread's stack is all
+    // in that of one.
     let record = record(at: address)
     let range = (record?.range ?? mapping.start..<mapping.end).clamped(to: mapping.start..<mapping.end)
     if !mapping.isBreak {
@@ -434,9 +434,9 @@ public struct Inquiry: ~Copyable {
     allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
   }
 
-  /// The thread in whose stack `address` must be if it is in one, as `range` of a mapping holds a stack: a thread's stack pointer
-  /// is in it, as far as can be seen, or libc's description of one. Libc describes the main thread elsewhere than on its stack,
-  /// and others at the upper end of theirs.
+  /// The thread in whose stack `address` must be if it is in one, as `range` of a mapping holds a stack: a thread's
+  /// stack pointer is in it, as far as can be seen, or libc's description of one. Libc describes the main thread
+  /// elsewhere than on its stack, and others at the upper end of theirs.
   mutating func threadIn(_ range: Range<UInt64>, ofMapping index: Int, around address: UInt64) -> UInt32? {
     if let thread = unlistedThread(inMapping: index), range.contains(thread.pointer), thread.id != mainThread {
       return address < thread.pointer &+ ThreadDescriptor.size ? thread.id : nil

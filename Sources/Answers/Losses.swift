@@ -1,4 +1,5 @@
-// What an index is known to lack. It stands in every answer that comes from the index, as text and as JSON, in the same words.
+// What an index is known to lack. It stands in every answer that comes from the index, as text and as JSON, in the same
+// words.
 
 import IndexReader
 

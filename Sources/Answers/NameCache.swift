@@ -1,8 +1,7 @@
 // What the addresses of one process are called, kept from one request to the next.
 //
-// Nodes of the stack trie never change once they are published, and rows of the module table only with its version; so what
-// was found holds until that changes, and then all of it is dropped.
-// Two things more decide whether it is used:
+// Nodes of the stack trie never change once they are published, and rows of the module table only with its version; so
+// what was found holds until that changes, and then all of it is dropped. Two things more decide whether it is used:
 // - A name may be right for a part of the records: those not older than the module (`Span`).
 // - A module's file may be missing, and appear: names that were found without it are kept for some seconds only.
 // What depends on more than that (memory from which a module was unloaded, a damaged trie) is not kept.

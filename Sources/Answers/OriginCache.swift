@@ -2,7 +2,8 @@
 // answers repeats for each address.
 //
 // A thread slot has one holder after another. What is kept is a slot's present holder, and it is used only for records
-// that are not younger than the request: a later record may be of a later holder. Holders of the past are looked up each time.
+// that are not younger than the request: a later record may be of a later holder. Holders of the past are looked up
+// each time.
 
 import IndexReader
 import SharedLayout
@@ -71,8 +72,8 @@ struct OriginCache {
 
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
-    // Ids have 24 bits and are given out in order. An id that leads nowhere now may lead somewhere soon: kept only within
-    // the table, so that a damaged slot doesn't make it grow.
+    // Ids have 24 bits and are given out in order. An id that leads nowhere now may lead somewhere soon: kept only
+    // within the table, so that a damaged slot doesn't make it grow.
     guard let context = segment.context(id) else { return nil }
     let needed = Int(id) + 1
     if originOfContext.count < needed {

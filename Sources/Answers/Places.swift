@@ -1,5 +1,5 @@
-// What an answer says of an address beyond block and symbol: who mapped the memory, which arena of an allocator it is in,
-// what the kernel put there, which frame of a stack it is in.
+// What an answer says of an address beyond block and symbol: who mapped the memory, which arena of an allocator it is
+// in, what the kernel put there, which frame of a stack it is in.
 
 import IndexReader
 import Symbols

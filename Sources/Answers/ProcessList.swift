@@ -8,8 +8,9 @@ public struct ProcessList: Hashable, Sendable {
 
   public init(_ processes: [IndexedProcess]) { self.processes = processes }
 
-  /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see them: root
-  /// all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs this program.
+  /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see
+  /// them: root all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs
+  /// this program.
   public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(AnswerError) {
     let files: [SegmentFile]
     do throws(SegmentError) {

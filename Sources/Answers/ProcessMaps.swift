@@ -4,8 +4,8 @@
 //   55d0c0fc0000-55d0c1000000 rw-p 00000000 00:00 0                          [heap]
 //
 // The path is what follows the inode and its blanks, to the line's end: it may hold blanks itself; the kernel writes
-// a newline in it as \012 and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the format
-// is passed over, as a later kernel may add some; lines are in order of address, and are sorted if they are not.
+// a newline in it as \012 and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the
+// format is passed over, as a later kernel may add some; lines are in order of address, and are sorted if they are not.
 
 import ByteText
 

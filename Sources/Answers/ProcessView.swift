@@ -1,9 +1,9 @@
 // A process that is indexed, live or dead: its segment, and what names the places in it.
 //
-// A view holds no state of the process beyond the mapped segment: each request (Inquiry) reads anew what may have changed
-// (mappings, thread names, whether the process still runs), so that no answer is stale. What it keeps is worked out from
-// what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all views, as
-// most processes have the same libraries.
+// A view holds no state of the process beyond the mapped segment: each request (Inquiry) reads anew what may have
+// changed (mappings, thread names, whether the process still runs), so that no answer is stale. What it keeps is worked
+// out from what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all
+// views, as most processes have the same libraries.
 
 import ByteText
 import Glibc

@@ -16,8 +16,8 @@ final class Surroundings {
   private let reading: Reading
   /// Kept open for the time of a request; nil if there is no such process.
   let directory: ProcessDirectory?
-  /// Whether the process is in a pid namespace of its own: then its threads have other ids here than it knows itself, and than
-  /// the segment has.
+  /// Whether the process is in a pid namespace of its own: then its threads have other ids here than it knows itself,
+  /// and than the segment has.
   private let hasOtherIDs: Bool
 
   /// nil if they could not be read; `absence` says why.
@@ -97,8 +97,8 @@ final class Surroundings {
     return reading
   }
 
-  /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started later
-  /// is another one with the same id.
+  /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started
+  /// later is another one with the same id.
   func name(ofThread id: UInt32, runningFor seconds: Double) -> String? {
     guard maps != nil, !hasOtherIDs else { return nil }
     guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
@@ -152,14 +152,15 @@ extension Mapping {
     isFile && (identity == view.control || isWritten(as: view.shared.segment))
   }
 
-  /// Whether it is a mapping of this segment, by which the process may write to it. The file's names don't matter: a followed
-  /// child's had none when it was mapped, and a directory may have been renamed, or have another name in another mount namespace.
+  /// Whether it is a mapping of this segment, by which the process may write to it. The file's names don't matter: a
+  /// followed child's had none when it was mapped, and a directory may have been renamed, or have another name in
+  /// another mount namespace.
   fileprivate func isWritten(as segment: borrowing Segment) -> Bool {
     guard inode == segment.identity.inode, inode != 0, permissions.hasPrefix("rw"), permissions.hasSuffix("s") else {
       return false
     }
-    // Some file systems (btrfs, overlay) have another device here than in stat(2). Then the agent's mapping of the file's start,
-    // hundreds of megabytes in one piece, is told by its size; and one of an arena by where it lies.
+    // Some file systems (btrfs, overlay) have another device here than in stat(2). Then the agent's mapping of the
+    // file's start, hundreds of megabytes in one piece, is told by its size; and one of an arena by where it lies.
     return identity == segment.identity
       || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
   }
@@ -171,8 +172,8 @@ extension ProcessMaps {
     mappings.contains { $0.offset == 0 && $0.isWritten(as: view.shared.segment) }
   }
 
-  /// The mapping of a file at `index`; or, if memory there is anonymous, the mapping of a file that ends where the anonymous
-  /// memory begins, as .bss follows .data.
+  /// The mapping of a file at `index`; or, if memory there is anonymous, the mapping of a file that ends where the
+  /// anonymous memory begins, as .bss follows .data.
   func file(behind index: Int) -> Mapping? {
     let mapping = mappings[index]
     if mapping.isFile { return mapping }

@@ -26,7 +26,8 @@ package enum TextLayout {
   }
 
   /// `text`, with what a terminal would act upon (control characters, direction marks, line separators) written as
-  /// escapes: names come from other processes, and may be made to deceive. Bytes that are no text are written as `\xE9`.
+  /// escapes: names come from other processes, and may be made to deceive. Bytes that are no text are written as
+  /// `\xE9`.
   package static func printable(_ text: String) -> String {
     if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
     var result = ""
@@ -82,7 +83,25 @@ package enum TextLayout {
     return String(characters[..<head]) + "…" + String(characters[tail...])
   }
 
-  /// `phrases` joined by commas, in lines that begin with `indent`; a phrase stays whole unless it is longer than a line.
+  /// A path in at most `columns`, with whole directories left out: `/srv/…/bin/prog`. The first one stays, and as many
+  /// of the last as there is room for; nil if there is none for the first and the file's name.
+  package static func fitPath(_ path: String, columns: Int) -> String? {
+    if width(path) <= columns { return path }
+    let parts = path.split(separator: "/", omittingEmptySubsequences: true)
+    guard path.hasPrefix("/"), parts.count > 2, let last = parts.last else { return nil }
+    let head = "/\(parts[0])/…"
+    var tail = "/\(last)"
+    guard width(head) + width(tail) <= columns else { return nil }
+    for part in parts[1..<(parts.count - 1)].reversed() {
+      let longer = "/\(part)\(tail)"
+      if width(head) + width(longer) > columns { break }
+      tail = longer
+    }
+    return head + tail
+  }
+
+  /// `phrases` joined by commas, in lines that begin with `indent`; a phrase stays whole unless it is longer than a
+  /// line.
   package static func wrap(_ phrases: [String], indent: String) -> [String] {
     var lines: [String] = []
     var current = ""

@@ -1,8 +1,9 @@
-// Threads as libc describes them, at their thread pointers: for those that have never allocated, which the index does not know.
+// Threads as libc describes them, at their thread pointers: for those that have never allocated, which the index does
+// not know.
 //
-// libc puts a thread's description at the upper end of the stack that it maps for it, with the thread-local variables below.
-// It says itself where it is (twice, x86-64's tcbhead_t) and whose it is (struct pthread's tid, at the same place in all
-// versions since 2.4). What does not agree in all three is none.
+// libc puts a thread's description at the upper end of the stack that it maps for it, with the thread-local variables
+// below. It says itself where it is (twice, x86-64's tcbhead_t) and whose it is (struct pthread's tid, at the same
+// place in all versions since 2.4). What does not agree in all three is none.
 
 /// Where a thread has its description, and which one it is.
 struct ThreadDescriptor: Hashable {
@@ -14,7 +15,8 @@ struct ThreadDescriptor: Hashable {
 }
 
 extension Surroundings {
-  /// That of a thread whose stack ends where the mapping at `index` does; nil if there is none, or the memory may not be read.
+  /// That of a thread whose stack ends where the mapping at `index` does; nil if there is none, or the memory may not
+  /// be read.
   func threadDescriptor(inMapping index: Int) -> ThreadDescriptor? {
     guard let mapping = maps?.mappings[index], mapping.isAnonymous, mapping.permissions.hasPrefix("rw") else {
       return nil

@@ -73,8 +73,8 @@ extension ProcessView {
   /// The `limit` sites with the most live bytes. Reads every slot that was ever used: about a second for 10 million
   /// allocations.
   /// `wrappers` are passed over in the search for the sites.
-  /// `level`: what counts where suballocators carve up chunks; nil: as the process was started. At that of blocks, a chunk that
-  /// blocks lie in counts with what they leave of it.
+  /// `level`: what counts where suballocators carve up chunks; nil: as the process was started. At that of blocks, a
+  /// chunk that blocks lie in counts with what they leave of it.
   public func top(
     limit: Int = 20, wrappers: Wrappers = .standard, level: Level? = nil
   ) throws(AnswerError) -> TopTable {

@@ -1,9 +1,11 @@
-// Which functions allocate on behalf of their caller: the list in Wrappers.txt, and what the person who asks adds to it.
+// Which functions allocate on behalf of their caller: the list in Wrappers.txt, and what the person who asks adds to
+// it.
 //
 // A name is held against the patterns once for each return address of a request (Attribution), so the search is plain:
 // whole names by hash, the others one after another.
 
-/// Patterns of functions that are passed over in the search for an allocation site. Wrappers.txt says how they are written.
+/// Patterns of functions that are passed over in the search for an allocation site. Wrappers.txt says how they are
+/// written.
 public struct Wrappers: Sendable {
   /// Longest pattern that is accepted, in bytes, and how many may be added.
   public static let patternLimit = 1000

@@ -1,10 +1,12 @@
-// Bytes as a String, and back: arguments, paths and the environment are bytes in no encoding, Swift's strings are Unicode.
+// Bytes as a String, and back: arguments, paths and the environment are bytes in no encoding, Swift's strings are
+// Unicode.
 //
-// What is UTF-8 becomes the text that it is. Each other byte becomes a character of its own, out of 128 at U+10FE80 that are
-// set aside for it in a plane for private use; where those characters themselves come in the bytes, theirs become so, too.
-// So no two sequences of bytes become the same text, and each text leads back to its bytes. Text like that may be cut, joined
-// and searched as any other. It is made where bytes come in (`String(reversibly:)`), becomes bytes where the system is
-// called (`originalBytes`, `originalPath`), and is written as \xE9 where a person or JSON gets it.
+// What is UTF-8 becomes the text that it is. Each other byte becomes a character of its own, out of 128 at U+10FE80
+// that are set aside for it in a plane for private use; where those characters themselves come in the bytes, theirs
+// become so, too. So no two sequences of bytes become the same text, and each text leads back to its bytes. Text like
+// that may be cut, joined and searched as any other. It is made where bytes come in (`String(reversibly:)`), becomes
+// bytes where the system is called (`originalBytes`, `originalPath`), and is written as \xE9 where a person or JSON
+// gets it.
 
 /// The characters that stand for bytes.
 enum StandIn {

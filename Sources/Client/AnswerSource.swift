@@ -1,4 +1,5 @@
-// Where answers come from: a server, or the segments themselves, mapped by this process. Both say the same, byte for byte.
+// Where answers come from: a server, or the segments themselves, mapped by this process. Both say the same, byte for
+// byte.
 
 import Answers
 import Glibc
@@ -18,7 +19,8 @@ protocol AnswerSource {
   func processes(json: Bool) throws(Failure) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Failure) -> [UInt8]
   func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Failure) -> [UInt8]
-  /// The answers to all addresses, in their order. Throws also where there is none, if the process can't be asked about.
+  /// The answers to all addresses, in their order. Throws also where there is none, if the process can't be asked
+  /// about.
   func answers(
     of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Failure) -> [UInt8]

@@ -1,8 +1,9 @@
-// The configuration: a TOML file, environment variables of the same names, and options of `run`. A key of the file is the
-// variable's name in lower case without ALLOCS_. The environment counts more than the file, and an option more than both.
+// The configuration: a TOML file, environment variables of the same names, and options of `run`. A key of the file is
+// the variable's name in lower case without ALLOCS_. The environment counts more than the file, and an option more than
+// both.
 //
-// `run` checks all of it before the program starts, and hands it to the agent as environment variables. The commands that ask
-// take from it what is a reader's matter: `wrappers`; and `level`, if the environment of the asker has it.
+// `run` checks all of it before the program starts, and hands it to the agent as environment variables. The commands
+// that ask take from it what is a reader's matter: `wrappers`; and `level`, if the environment of the asker has it.
 
 import Answers
 import ByteText
@@ -86,7 +87,8 @@ struct Configuration {
     }
   }
 
-  /// The value as the environment would have it. Whether it is one that the setting can have is checked with the others.
+  /// The value as the environment would have it. Whether it is one that the setting can have is checked with the
+  /// others.
   private static func setting(_ entry: TOML.Entry, _ kind: SettingKind, _ path: String) throws(Failure) -> Setting {
     let origin = Origin.file(path: path, line: entry.line)
     switch (kind.kind, entry.value) {

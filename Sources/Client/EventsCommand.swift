@@ -160,8 +160,8 @@ private final class Signal: Sendable {
   }
 }
 
-/// Turns ^C, and being asked to end, into a call: so that events are turned off and the last lines are whole. A second one
-/// ends the program at once. Made before other threads are, which inherit that the signals are blocked.
+/// Turns ^C, and being asked to end, into a call: so that events are turned off and the last lines are whole. A second
+/// one ends the program at once. Made before other threads are, which inherit that the signals are blocked.
 final class Interruption: Sendable {
   private struct State {
     var isInterrupted = false

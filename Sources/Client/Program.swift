@@ -1,8 +1,8 @@
 // The program that `run` is to start: which file a command names, and whether an agent can be preloaded into it.
 //
 // LD_PRELOAD is the dynamic loader's affair (ld.so(8)): a program without a loader never sees it, a loader of another C
-// library or machine can't load the agent, and a program that gains privileges ignores it. Each would run unindexed without a
-// word, or not at all. Of a script its interpreter is the program; of `ld.so PROG` it is PROG.
+// library or machine can't load the agent, and a program that gains privileges ignores it. Each would run unindexed
+// without a word, or not at all. Of a script its interpreter is the program; of `ld.so PROG` it is PROG.
 
 import ByteText
 import CLibrary
@@ -15,7 +15,8 @@ struct Program {
   /// The file that is executed: an absolute path, or one relative to the working directory.
   let path: String
 
-  /// The first word of `command` is a path if it has a slash, else the first executable of that name in PATH, as execvp(3).
+  /// The first word of `command` is a path if it has a slash, else the first executable of that name in PATH, as
+  /// execvp(3).
   init(_ command: [String]) throws(Failure) {
     guard let name = command.first, !name.isEmpty else {
       throw Failure(Status.notFound, "cannot run \"\": the command is empty", advice: "name a program after --")
@@ -131,7 +132,8 @@ func systemWords(_ code: Int32) -> String { String(cString: strerror(code)) }
 struct Image {
   /// The ELF file; nil if it is not known: it can't be read, or isn't one.
   private(set) var path: String?
-  /// The dynamic loader that was named on the command line, and its options: then the loader does not come from the file.
+  /// The dynamic loader that was named on the command line, and its options: then the loader does not come from the
+  /// file.
   private(set) var loader: (path: String, options: [String])?
   /// What the kernel executes: the file, and interpreters.
   private(set) var files: [String] = []

@@ -1,5 +1,5 @@
-// What a file that is to be executed is, by what the kernel looks at: #! and an interpreter, or ELF headers (System V ABI,
-// chapters 4 and 5). The file is foreign: each number in it is checked before it is used.
+// What a file that is to be executed is, by what the kernel looks at: #! and an interpreter, or ELF headers (System V
+// ABI, chapters 4 and 5). The file is foreign: each number in it is checked before it is used.
 
 import ByteText
 import Glibc
@@ -71,8 +71,8 @@ struct ELFProgram {
   let machine: String
   /// The dynamic loader that it names (PT_INTERP).
   private(set) var interpreter: String?
-  /// Whether it is linked with others when it runs, as programs and libraries are; a static program is not, though one that can
-  /// lie anywhere has a table for that (PT_DYNAMIC).
+  /// Whether it is linked with others when it runs, as programs and libraries are; a static program is not, though one
+  /// that can lie anywhere has a table for that (PT_DYNAMIC).
   private(set) var isDynamic = false
   /// DT_SONAME
   private(set) var sharedName: String?
@@ -167,7 +167,8 @@ struct ELFProgram {
     sharedName = file.text(at: segment.offset &+ (table - segment.address) &+ name)
   }
 
-  /// Whether a note of this owner is among the notes, which are aligned to 4 bytes (or 8, as of the processor's properties).
+  /// Whether a note of this owner is among the notes, which are aligned to 4 bytes (or 8, as of the processor's
+  /// properties).
   private static func hasNote(of owner: String, _ notes: [UInt8]) -> Bool {
     let name = Array(owner.utf8) + [0]
     return stride(from: 0, to: max(0, notes.count - 12 - name.count + 1), by: 4).contains { offset in

@@ -1,9 +1,10 @@
 // `allocsctl run --record`: the program as a child of allocsctl, which records it to its end and then ends as it did.
 //
-// - Signals of the terminal reach the program, which decides; allocsctl ignores them. SIGTERM and SIGHUP, which are sent to one
-//   process, are handed on.
+// - Signals of the terminal reach the program, which decides; allocsctl ignores them. SIGTERM and SIGHUP, which are
+//   sent to one process, are handed on.
 // - The program's own output is left alone: what became of the recording is told on standard error.
-// - A program that exec puts in its place has an index of its own, and so a recording of its own: run.rec, then run-2.rec.
+// - A program that exec puts in its place has an index of its own, and so a recording of its own: run.rec, then
+//   run-2.rec.
 
 import Answers
 import ByteText
@@ -17,7 +18,8 @@ nonisolated(unsafe) private var programID: pid_t = 0
 enum RecordedRun {
   /// Starts the program and returns its exit status, or 128 + the signal that ended it.
   static func run(_ started: Program, to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
-    // From its first call on: what the recorder comes too late for is in the rings. Not those of its children, which inherit this.
+    // From its first call on: what the recorder comes too late for is in the rings. Not those of its children, which
+    // inherit this.
     Variables.set("ALLOCS_RECORDER", to: "\(getpid())")
     let child = try start(started)
     var status: Int32?

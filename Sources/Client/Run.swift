@@ -1,7 +1,7 @@
 // `allocsctl run`: becomes the command, with the agent preloaded.
 //
-// What would leave the program unindexed in silence is looked for first. The command then takes this process's place: same
-// process id, same parent, same signals, same open files; nothing of allocsctl stays.
+// What would leave the program unindexed in silence is looked for first. The command then takes this process's place:
+// same process id, same parent, same signals, same open files; nothing of allocsctl stays.
 
 import Answers
 import ArgumentParser
@@ -110,8 +110,8 @@ struct Run: ParsableCommand {
   /// The options that have a value behind them.
   private static let optionsWithValue: Set<String> = ["--stacks", "--config", "--record", "--ring"]
 
-  /// Where the command of `run` begins among the arguments: behind `--`, or where that was left out at what is no option.
-  /// What follows the command's name is the command's, whatever it looks like. Nil if there is none.
+  /// Where the command of `run` begins among the arguments: behind `--`, or where that was left out at what is no
+  /// option. What follows the command's name is the command's, whatever it looks like. Nil if there is none.
   static func startOfCommand(in arguments: [String]) -> Int? {
     guard arguments.first == "run" else { return nil }
     var index = 1
@@ -245,8 +245,8 @@ private enum IndexDirectory {
     return true
   }
 
-  /// The agent takes the path as it is, in this and in all processes that the program starts: a relative one would lead them
-  /// elsewhere once they change their working directory, and links are not followed.
+  /// The agent takes the path as it is, in this and in all processes that the program starts: a relative one would lead
+  /// them elsewhere once they change their working directory, and links are not followed.
   private static func makeAbsolute(_ path: String) {
     var status = stat()
     let isLink = lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK

@@ -8,7 +8,8 @@ import NIOPosix
 import ServerProtocol
 import Synchronization
 
-/// Talks to one server. Not thread-safe, but for `close`. Makes system threads, so nothing that forks or execs comes after it.
+/// Talks to one server. Not thread-safe, but for `close`. Makes system threads, so nothing that forks or execs comes
+/// after it.
 final class ServerConnection: @unchecked Sendable {
   struct Response {
     var status: UInt
@@ -84,8 +85,8 @@ final class ServerConnection: @unchecked Sendable {
     }
   }
 
-  /// A response that may have no end: its body is written to standard output as it comes, in whole lines. Returns at its
-  /// end, or when the connection was closed by `close`; of an error, with its body.
+  /// A response that may have no end: its body is written to standard output as it comes, in whole lines. Returns at
+  /// its end, or when the connection was closed by `close`; of an error, with its body.
   func receive(_ uri: String, accept: String) throws(Failure) -> Response {
     do {
       return try exchange(.GET, uri, accept, [], isStream: true)

@@ -1,5 +1,5 @@
-// The settings as allocsctl shows and checks them. Which there are, and how their values are written, is in allocs_settings.h,
-// by which the agent reads them, too; here are the words.
+// The settings as allocsctl shows and checks them. Which there are, and how their values are written, is in
+// allocs_settings.h, by which the agent reads them, too; here are the words.
 
 import ByteText
 import SharedLayout

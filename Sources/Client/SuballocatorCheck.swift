@@ -1,5 +1,6 @@
-// Checks what `run` is to hand to the agent, before the program starts: the settings themselves, and that each function of
-// ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. Those are named by the dynamic linker.
+// Checks what `run` is to hand to the agent, before the program starts: the settings themselves, and that each function
+// of ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. Those are named by the
+// dynamic linker.
 
 import Answers
 import ByteText

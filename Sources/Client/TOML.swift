@@ -4,8 +4,8 @@
 //   value     "basic string", 'literal string', both also with three quotes over several lines; a decimal integer; true or false; an
 //             array of strings, over several lines if need be
 //
-// Tables, dotted keys, dates and floating-point numbers are errors that say so. Not TOMLKit, which knows lines only of text that
-// is not TOML: an unknown key, a wrong letter in a string, must be named with its line, too.
+// Tables, dotted keys, dates and floating-point numbers are errors that say so. Not TOMLKit, which knows lines only of
+// text that is not TOML: an unknown key, a wrong letter in a string, must be named with its line, too.
 
 enum TOML {
   struct Text {

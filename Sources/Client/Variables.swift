@@ -1,7 +1,7 @@
 // The environment of this process, which is that of the program that `run` starts: bytes, passed on as they are.
 //
-// Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets stay what and where they
-// are, also those that are no variables. Only used while the process has one thread.
+// Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets stay what and where
+// they are, also those that are no variables. Only used while the process has one thread.
 
 import ByteText
 import Glibc

@@ -3,8 +3,8 @@
 
 /// The time until the next look, from what the last ones found.
 struct AdaptivePeriod {
-  /// Nanoseconds. The shortest wait that is a wait; a ring of the default size, written to at full speed, is full in about
-  /// as long.
+  /// Nanoseconds. The shortest wait that is a wait; a ring of the default size, written to at full speed, is full in
+  /// about as long.
   static let shortest: UInt64 = 250_000
   /// When nothing comes: twenty looks a second.
   static let longest: UInt64 = 50_000_000

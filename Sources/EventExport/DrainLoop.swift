@@ -2,9 +2,9 @@
 //
 // A turn: what was asked for meanwhile; a look at every source, whose records go to its subscribers; a write for every
 // destination that has something waiting and none in progress; then one wait, for the next look, the end of a
-// write, or the wake-up. Nothing in a turn waits for a destination. A subscriber that overwrites shares its source with the
-// others of its process; a lossless one has a source, and a place in the rings, of its own, so that its slowness holds up
-// the process, as it asks for, and nobody else.
+// write, or the wake-up. Nothing in a turn waits for a destination. A subscriber that overwrites shares its source with
+// the others of its process; a lossless one has a source, and a place in the rings, of its own, so that its slowness
+// holds up the process, as it asks for, and nobody else.
 
 import CLiburing
 import Glibc

@@ -1,14 +1,15 @@
 // The export of events: one thread, whatever the number of processes, rings and destinations.
 //
-// It writes by io_uring; where the kernel has none, or it is forbidden (sysctl kernel.io_uring_disabled, a seccomp filter), or
-// ALLOCSD_IO_URING=0 says so, by plain system calls. The thread is started by the first subscriber, so a process that exports
-// nothing has neither a thread nor an io_uring.
+// It writes by io_uring; where the kernel has none, or it is forbidden (sysctl kernel.io_uring_disabled, a seccomp
+// filter), or ALLOCSD_IO_URING=0 says so, by plain system calls. The thread is started by the first subscriber, so a
+// process that exports nothing has neither a thread nor an io_uring.
 
 import CLiburing
 import Glibc
 import Synchronization
 
-/// What a subscriber is to get, and where its bytes go. Made by one thread, handed to `EventExporter.add`, used no more.
+/// What a subscriber is to get, and where its bytes go. Made by one thread, handed to `EventExporter.add`, used no
+/// more.
 public final class ExportRequest: @unchecked Sendable {
   let subscriber: any EventSubscriber
   let key: String
@@ -21,7 +22,8 @@ public final class ExportRequest: @unchecked Sendable {
   /// - Parameters:
   ///   - key: Names the rings. Subscribers that overwrite share the source of their key.
   ///   - bufferBytes: What may wait for the destination, a power of two from 4096. The only memory that grows with it.
-  ///   - waitsForSpace: Whether a full disk is waited for (and what comes meanwhile is lost, counted); else it is the end.
+  ///   - waitsForSpace: Whether a full disk is waited for (and what comes meanwhile is lost, counted); else it is the
+  ///     end.
   ///   - makeSource: Called on the export's thread.
   public init(
     subscriber: any EventSubscriber, key: String, policy: DeliveryPolicy = .overwrite,

@@ -1,5 +1,5 @@
-// Events for another thread of this process, which names them and writes them out at its own pace: nothing of that may hold
-// up the loop. What it can't keep up with is lost, and counted.
+// Events for another thread of this process, which names them and writes them out at its own pace: nothing of that may
+// hold up the loop. What it can't keep up with is lost, and counted.
 
 import Glibc
 import SharedLayout

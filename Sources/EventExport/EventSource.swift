@@ -8,7 +8,8 @@ public typealias EventRecord = allocs_event
 /// Events that a subscriber did not get: how many, and when the first and the last of them can have happened.
 public struct EventLoss: Sendable, Equatable {
   public var count: UInt64
-  /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events lie in this range, which may be wider than they are.
+  /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events lie in this range, which may be wider
+  /// than they are.
   public var from: UInt64
   public var to: UInt64
 
@@ -44,8 +45,8 @@ public struct SourceStatus: Sendable, Equatable {
 
 /// Receives what a source reads.
 public protocol EventReceiver {
-  /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look begins
-  /// behind them.
+  /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look
+  /// begins behind them.
   mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int
   /// Records of one ring that were overwritten before they were read; nil: events that the process recorded in no ring.
   mutating func lost(_ loss: EventLoss, ring: Int?)

@@ -24,15 +24,15 @@ public enum DeliveryEnd: Sendable, Equatable {
 
 /// Takes the events of one process, as bytes for a destination or in any other way.
 ///
-/// All calls come from the drain loop's thread, one at a time, and hold up every other subscriber while they last: nothing
-/// may be waited for, and nothing symbolized, in them.
+/// All calls come from the drain loop's thread, one at a time, and hold up every other subscriber while they last:
+/// nothing may be waited for, and nothing symbolized, in them.
 public protocol EventSubscriber: AnyObject, Sendable {
   /// Before all others, once.
   func begin(_ output: inout EventOutput)
 
   /// Takes records of the thread whose ring is number `ring`, in their order; `first` is the sequence number of the
-  /// first. Returns how many it took; fewer than all only for want of room. With the policy `overwrite` the rest is lost
-  /// and counted; with `lossless` it comes again.
+  /// first. Returns how many it took; fewer than all only for want of room. With the policy `overwrite` the rest is
+  /// lost and counted; with `lossless` it comes again.
   func take(_ records: Span<EventRecord>, ring: Int, first: UInt64, _ output: inout EventOutput) -> Int
 
   /// Says that events were lost at this point of the stream. false if there is no room to say it: it comes again, with
@@ -60,8 +60,8 @@ extension EventSubscriber {
   public func ended(_ end: DeliveryEnd) {}
 }
 
-/// Where a subscriber puts its bytes: they wait in bounded memory until the destination takes them. A subscriber without a
-/// destination has no room here.
+/// Where a subscriber puts its bytes: they wait in bounded memory until the destination takes them. A subscriber
+/// without a destination has no room here.
 public struct EventOutput: ~Copyable {
   var ring: ByteRing?
   /// The bytes so far are to be on the device, not only in the system's cache, before anything more is written.

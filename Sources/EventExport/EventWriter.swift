@@ -1,7 +1,8 @@
 // How waiting bytes reach their destinations: the one interface of both ways, io_uring and plain system calls.
 //
-// A destination has at most one write in progress, so that a stream stays in order; the bytes of that write neither move
-// nor change until its end is reported. Everything here runs on the drain loop's thread; only `Wakeup` is for others.
+// A destination has at most one write in progress, so that a stream stays in order; the bytes of that write neither
+// move nor change until its end is reported. Everything here runs on the drain loop's thread; only `Wakeup` is for
+// others.
 
 import CLiburing
 import Glibc
@@ -27,7 +28,8 @@ protocol EventWriter: AnyObject {
   /// Starts to write `range` of the destination's memory. `sync`: and then to have the file on its device.
   func write(_ id: UInt32, _ range: Range<Int>, sync: Bool)
 
-  /// Reports `id` as gone, once, when one of the poll(2) `events` is true of the descriptor, or it is hung up or in error.
+  /// Reports `id` as gone, once, when one of the poll(2) `events` is true of the descriptor, or it is hung up or in
+  /// error.
   func watch(_ id: UInt32, descriptor: Int32, events: Int32)
 
   /// No longer. The descriptor may be closed afterwards.

@@ -95,7 +95,8 @@ struct IORing: ~Copyable {
     freeFiles.append(slot)
   }
 
-  /// The number under which the kernel now has the memory, pinned. nil if it has no place, or RLIMIT_MEMLOCK forbids it.
+  /// The number under which the kernel now has the memory, pinned. nil if it has no place, or RLIMIT_MEMLOCK forbids
+  /// it.
   mutating func register(buffer: UnsafeMutableRawBufferPointer) -> Int32? {
     guard let slot = freeBuffers.popLast() else { return nil }
     var vector = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)

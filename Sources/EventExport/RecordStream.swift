@@ -1,4 +1,5 @@
-// The binary form of an event stream: records as they lie in the rings, in frames, for tools that decode them themselves.
+// The binary form of an event stream: records as they lie in the rings, in frames, for tools that decode them
+// themselves.
 //
 //   | magic "ALLOCEVS" | version u32 = 1 | bytes of a record u32 = 32 |         16 bytes, once
 //   | kind u32 | ring u32 | a u64 | b u64 | c u64 | payload |                  a frame: 32 bytes, then its payload
@@ -12,8 +13,8 @@
 //                           ended, 2 it was
 //                           asked for, 3 failed
 //
-// All numbers are little-endian; times are nanoseconds of CLOCK_MONOTONIC, in the time namespace of the process. Frames of
-// unknown kinds have no payload. A stream that stops without an end was cut.
+// All numbers are little-endian; times are nanoseconds of CLOCK_MONOTONIC, in the time namespace of the process. Frames
+// of unknown kinds have no payload. A stream that stops without an end was cut.
 
 import Glibc
 import IndexReader

@@ -5,8 +5,8 @@ import Glibc
 import IndexReader
 import SharedLayout
 
-/// Reads the event rings of a process. Its creation turns the process's events on, its release turns them off again, unless
-/// others want them. Used by one thread.
+/// Reads the event rings of a process. Its creation turns the process's events on, its release turns them off again,
+/// unless others want them. Used by one thread.
 public final class RingSource: EventSource {
   private let shared: SharedSegment
   private let policy: EventConsumer.Policy

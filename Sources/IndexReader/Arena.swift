@@ -97,8 +97,8 @@ struct Arena {
 
   /// Whether any slot of the group holds a head: about five times as quick as looking at one after another.
   ///
-  /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the search
-  /// will be when it arrives, is fetched already.
+  /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the
+  /// search will be when it arrives, is fetched already.
   ///
   /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as the processor
   /// tears none that is aligned; what is found is only a hint to look at the group again, word by word.

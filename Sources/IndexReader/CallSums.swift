@@ -2,7 +2,8 @@
 //
 // - A thread's entry counts what the thread did. When an entry gets another holder, what the last one did moves to
 //   two counters of the header, and a third counter is odd meanwhile (Threads.swift of the agent).
-// - Between a slot's store and the count of it a thread is in the middle of a hook: by so many blocks the sums may be off.
+// - Between a slot's store and the count of it a thread is in the middle of a hook: by so many blocks the sums may be
+//   off.
 
 import SharedLayout
 

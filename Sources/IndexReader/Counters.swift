@@ -1,5 +1,5 @@
-// The header's counters: what was not indexed or not recorded, and why. All that is known of a counter beside its value is
-// in one table of the layout, allocs_counter.h; which counters are losses is read from there.
+// The header's counters: what was not indexed or not recorded, and why. All that is known of a counter beside its value
+// is in one table of the layout, allocs_counter.h; which counters are losses is read from there.
 
 import SharedLayout
 
@@ -79,7 +79,8 @@ extension Segment {
 
   /// Blocks that were allocated and are not in the index, since the start. A few loads.
   public var lostBlocks: UInt64 { sum(of: .lostBlocks) }
-  /// Blocks that are not in the index either, which the allocator made for itself, or a signal handler inside it. A load.
+  /// Blocks that are not in the index either, which the allocator made for itself, or a signal handler inside it. A
+  /// load.
   public var innerBlocks: UInt64 { sum(of: .innerBlocks) }
   /// Blocks given back whose allocation was not seen, since the start. A few loads.
   public var unknownFrees: UInt64 { sum(of: .unknownFrees) }

@@ -34,12 +34,13 @@ public struct Event: Hashable, Sendable {
   public var alignment: UInt64?
   /// Of the thread that made it: with `ticks`, for `Segment.thread(slot:at:)`.
   public var slot: UInt32
-  /// Who made it, for `Segment.context(_:)`; 0 if not known or not asked for. Of a module, its index in the table of modules.
+  /// Who made it, for `Segment.context(_:)`; 0 if not known or not asked for. Of a module, its index in the table of
+  /// modules.
   public var context: UInt32
   /// Of a block that ends: the context that it was allocated in.
   public var origin: UInt32
-  /// Nanoseconds of CLOCK_MONOTONIC: not later than the event, and earlier by a few milliseconds at most. Sorted by it, the
-  /// events of all rings are a history that can have been.
+  /// Nanoseconds of CLOCK_MONOTONIC: not later than the event, and earlier by a few milliseconds at most. Sorted by it,
+  /// the events of all rings are a history that can have been.
   public var stamp: UInt64
 
   public init(_ record: allocs_event) {

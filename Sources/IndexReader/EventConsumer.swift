@@ -1,8 +1,9 @@
 // A consumer of a process's events: turns them on by its presence in the control file (allocs_control.h), and off again
 // when it was the last to leave.
 //
-// Threat: the file belongs to another process, which may be hostile and changes any word at any moment. Nothing read from it leads to
-// memory; a file cut short under the mapping becomes zeros (MappingGuard), which look like having been expelled.
+// Threat: the file belongs to another process, which may be hostile and changes any word at any moment. Nothing read
+// from it leads to memory; a file cut short under the mapping becomes zeros (MappingGuard), which look like having been
+// expelled.
 
 import ByteText
 import Glibc
@@ -14,8 +15,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   public enum Policy: Hashable, Sendable {
     /// The target never waits: what is not read in time is overwritten.
     case overwrite
-    /// A thread of the target waits before it overwrites a record that this consumer has not taken (`setPosition`), at most so many
-    /// nanoseconds; 0: what the target was told at its start (ALLOCS_EVENTS_WAIT, else 100 ms).
+    /// A thread of the target waits before it overwrites a record that this consumer has not taken (`setPosition`), at
+    /// most so many nanoseconds; 0: what the target was told at its start (ALLOCS_EVENTS_WAIT, else 100 ms).
     case lossless(waitNanoseconds: UInt64)
   }
 
@@ -30,8 +31,9 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     path.hasSuffix(".seg") ? String(path.dropLast(3)) + "ctl" : path + ".ctl"
   }
 
-  /// Attaches to the process of `segment`. Returns with a cursor for each ring there is; rings that come later are to be read from
-  /// position 0. From the cursors on, nothing is lost with the lossless policy unless it is counted as overrun.
+  /// Attaches to the process of `segment`. Returns with a cursor for each ring there is; rings that come later are to
+  /// be read from position 0. From the cursors on, nothing is lost with the lossless policy unless it is counted as
+  /// overrun.
   public init(
     to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
   ) throws(SegmentError) {
@@ -134,7 +136,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: the switch
 
-  /// Says that the program's recorder (ALLOCS_RECORDER) is attached: from now on events stay on only while somebody wants them.
+  /// Says that the program's recorder (ALLOCS_RECORDER) is attached: from now on events stay on only while somebody
+  /// wants them.
   public func takeOver(_ segment: borrowing Segment) { Self.takeOver(start, segment) }
 
   /// The same for a recorder that can't record: events go off, unless somebody else wants them.
@@ -148,8 +151,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   }
 
   private static func takeOver(_ start: UnsafeMutableRawPointer, _ segment: borrowing Segment) {
-    // The control file of a program that exec has put in the place of this one waits for a recorder of its own. It is made after
-    // the segment of that program.
+    // The control file of a program that exec has put in the place of this one waits for a recorder of its own. It is
+    // made after the segment of that program.
     guard segment.isAtItsPath else { return }
     _ = allocs_compare_exchange_u32(
       control(start, \.always), ALLOCS_UNTIL_RECORDED.rawValue, ALLOCS_WHILE_WANTED.rawValue)

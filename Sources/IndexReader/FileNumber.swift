@@ -1,5 +1,5 @@
-// Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or be known
-// to another process by another name.
+// Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or
+// be known to another process by another name.
 
 import ByteText
 import CLibrary

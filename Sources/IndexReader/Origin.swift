@@ -179,7 +179,8 @@ public struct ThreadIdentity: Hashable, Sendable {
 public struct Module: Hashable, Sendable {
   /// Index in the segment's table: two modules may have the same path.
   public var index: UInt32
-  /// The path, by its bytes (ByteText). Of a module whose file is not known: the name that the dynamic linker has for it.
+  /// The path, by its bytes (ByteText). Of a module whose file is not known: the name that the dynamic linker has for
+  /// it.
   public var path: String
   /// GNU build id; empty if there is none.
   public var buildID: [UInt8]
@@ -195,7 +196,8 @@ public struct Module: Hashable, Sendable {
   /// The executable.
   public var isMain: Bool
   public var isAgent: Bool
-  /// Where each thread has its copy of the thread-local variables, if that is at one distance from all threads' pointers.
+  /// Where each thread has its copy of the thread-local variables, if that is at one distance from all threads'
+  /// pointers.
   public var threadLocal: ThreadLocal?
   /// The file that was mapped, as it was when the module was noted; nil if that is not known.
   public var file: FileIdentity?

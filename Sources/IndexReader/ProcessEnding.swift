@@ -1,6 +1,6 @@
-// How a process ended, and where that is kept: with its segment, in an extended attribute of the file. The status of a process
-// goes to its parent alone, and to who holds a descriptor of it (allocsd); from the attribute everybody knows who may list
-// the directory, without a server and after a restart of it.
+// How a process ended, and where that is kept: with its segment, in an extended attribute of the file. The status of a
+// process goes to its parent alone, and to who holds a descriptor of it (allocsd); from the attribute everybody knows
+// who may list the directory, without a server and after a restart of it.
 //
 // The attribute is the word of the file's owner, as all of the segment is.
 
@@ -64,8 +64,8 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// Notes it with `file`, if that is still there. Returns 0 or the number of the error; ENOTSUP where the file system keeps no
-  /// attributes of users (tmpfs does since Linux 6.6).
+  /// Notes it with `file`, if that is still there. Returns 0 or the number of the error; ENOTSUP where the file system
+  /// keeps no attributes of users (tmpfs does since Linux 6.6).
   @discardableResult
   public func note(with file: SegmentFile) -> Int32 { Self.note("\(waitStatus)", in: Self.attribute, of: file) }
 

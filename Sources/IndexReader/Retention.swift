@@ -1,10 +1,11 @@
 // Which segments of dead processes are kept, and for how long.
 //
-// - A segment of a running process is never touched, nor one of another user's unless root sweeps. Whether a process runs is
-//   judged by its id and start time; before anything is removed, also by whether anybody has the file mapped, as an id may
-//   mean another process here, or none, while the process runs in another namespace.
-// - When a process died is written nowhere: it may have been killed. The first sweep that finds a segment dead takes away
-//   its owner's permission to write, which nobody needs any more; the time of that change (st_ctime) starts its age.
+// - A segment of a running process is never touched, nor one of another user's unless root sweeps. Whether a process
+//   runs is judged by its id and start time; before anything is removed, also by whether anybody has the file mapped,
+//   as an id may mean another process here, or none, while the process runs in another namespace.
+// - When a process died is written nowhere: it may have been killed. The first sweep that finds a segment dead takes
+//   away its owner's permission to write, which nobody needs any more; the time of that change (st_ctime) starts its
+//   age.
 // - If the dead ones are more, or take more bytes, than the policy has it, the oldest go first, whatever their age.
 
 import Glibc
@@ -41,9 +42,9 @@ public struct SweepResult: Hashable, Sendable {
 }
 
 extension SegmentDirectory {
-  /// Removes segments of dead processes that are too old or too many, with their control files, from each of `directories`
-  /// (nil: `searchPaths`). `time`: now, in seconds since 1970-01-01 UTC.
-  /// `ofUser`: only this user's segments; else those that the caller may remove.
+  /// Removes segments of dead processes that are too old or too many, with their control files, from each of
+  /// `directories` (nil: `searchPaths`). `time`: now, in seconds since 1970-01-01 UTC. `ofUser`: only this user's
+  /// segments; else those that the caller may remove.
   @discardableResult
   public static func sweep(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, at time: Double? = nil,
@@ -59,8 +60,8 @@ extension SegmentDirectory {
     return result
   }
 
-  /// A sweep of `ofUser`'s segments in those of `directories` that no server sweeps by limits of its own. For whoever starts
-  /// a process.
+  /// A sweep of `ofUser`'s segments in those of `directories` that no server sweeps by limits of its own. For whoever
+  /// starts a process.
   public static func sweepUnlessServed(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, ofUser: UInt32 = geteuid()
   ) {
@@ -68,9 +69,9 @@ extension SegmentDirectory {
     sweep(policy, in: unserved, ofUser: ofUser)
   }
 
-  /// Removes what ended processes of `ofUser` (nil: of all whose files the caller may remove) have left, if they ended at least
-  /// `age` seconds ago: segments, and control files without one. When a process ended is known where a sweep has found it dead;
-  /// else the last thing that its index tells of counts. `isTrial`: nothing is removed.
+  /// Removes what ended processes of `ofUser` (nil: of all whose files the caller may remove) have left, if they ended
+  /// at least `age` seconds ago: segments, and control files without one. When a process ended is known where a sweep
+  /// has found it dead; else the last thing that its index tells of counts. `isTrial`: nothing is removed.
   public static func prune(
     olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
   ) throws(SegmentError) -> SweepResult {
@@ -197,7 +198,8 @@ extension OpenDirectory {
 
   private func remove(_ file: SegmentFile, _ sweep: Sweep, _ result: inout SweepResult) {
     let name = SegmentFile.name(processID: file.processID, startTime: file.startTime)
-    // The same file still, and no process by its id has come to life: names are not reused, so nothing can come between.
+    // The same file still, and no process by its id has come to life: names are not reused, so nothing can come
+    // between.
     guard let present = segment(name: name, processID: file.processID, startTime: file.startTime),
       present.inode == file.inode, !present.isLive
     else { return }

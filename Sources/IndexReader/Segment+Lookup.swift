@@ -97,8 +97,8 @@ extension Segment {
     return Lookup(address: address, containing: candidate, previous: allocation(before: candidate.base), next: next)
   }
 
-  /// Whether an allocation has ever started in the 2 KiB of heap around `address`: heap that is free now, rather than memory
-  /// that was never heap.
+  /// Whether an allocation has ever started in the 2 KiB of heap around `address`: heap that is free now, rather than
+  /// memory that was never heap.
   public func wasUsed(_ address: UInt64) -> Bool {
     guard address < Layout.addressLimit else { return false }
     let region = Int(allocs_region_of_address(address))

@@ -153,7 +153,8 @@ extension Segment {
     (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
   }
 
-  /// The module that held a call to `address` at a record's time, by what the call's node says; nil if none is known to have.
+  /// The module that held a call to `address` at a record's time, by what the call's node says; nil if none is known to
+  /// have.
   public func module(of holder: CallHolder, containing address: UInt64, at ticks: UInt32) -> Module? {
     switch holder {
     case .unsaid: module(containing: address, at: ticks, isLater: false)
@@ -163,8 +164,8 @@ extension Segment {
     }
   }
 
-  /// The module that held `address` at a record's time, as far as the time tells; nil if none is known to have. What a record's
-  /// node says of its module is exact, and this is not.
+  /// The module that held `address` at a record's time, as far as the time tells; nil if none is known to have. What a
+  /// record's node says of its module is exact, and this is not.
   public func module(containing address: UInt64, at ticks: UInt32) -> Module? {
     module(containing: address, at: ticks, isLater: true)
   }
@@ -187,8 +188,8 @@ extension Segment {
     return nil
   }
 
-  /// Whether `module` (nil: none) is what `address` means in all records whose nodes say nothing: no other has ever been there, and
-  /// it still is.
+  /// Whether `module` (nil: none) is what `address` means in all records whose nodes say nothing: no other has ever
+  /// been there, and it still is.
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
     let table = entries(geometry.modules, as: allocs_module.self)
     for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) where index != module.map({ Int($0.index) }) {

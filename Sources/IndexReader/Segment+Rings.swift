@@ -58,8 +58,8 @@ extension Segment {
   public func unrecorded(inRing ring: Int) -> UInt64 {
     allocs_load_relaxed_u64(ringWord(ring, \.unrecorded, as: UInt64.self))
   }
-  /// What no ring holds and none ever held, since the process's start: events of all threads that were not recorded, also of
-  /// those without a ring; and allocations and frees of blocks that the index lacks, which make no event.
+  /// What no ring holds and none ever held, since the process's start: events of all threads that were not recorded,
+  /// also of those without a ring; and allocations and frees of blocks that the index lacks, which make no event.
   public var unrecordedEvents: UInt64 {
     sum(of: .lostEvents) &+ sum(of: .lostBlocks) &+ sum(of: .unknownFrees)
   }
@@ -105,9 +105,10 @@ extension Segment {
     return batch
   }
 
-  /// The records of a ring where they lie, from `position` on, at most `limit`, as one or two pieces of mapped memory, for a caller who hands
-  /// them to the kernel. What is there may be overwritten at any moment: when it has been taken, those at or above
-  /// `oldestPosition(inRing:)` were whole. `body` may not keep the pointers longer than this segment is open.
+  /// The records of a ring where they lie, from `position` on, at most `limit`, as one or two pieces of mapped memory,
+  /// for a caller who hands them to the kernel. What is there may be overwritten at any moment: when it has been taken,
+  /// those at or above `oldestPosition(inRing:)` were whole. `body` may not keep the pointers longer than this segment
+  /// is open.
   public func withMappedRecords<Result>(
     ofRing ring: Int, from position: UInt64, limit: Int,
     _ body: (_ first: UnsafeRawBufferPointer, _ second: UnsafeRawBufferPointer) -> Result

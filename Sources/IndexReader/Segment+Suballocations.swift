@@ -1,7 +1,7 @@
 // What suballocators have handed out: blocks that lie in chunks, in mappings of a pool's own, or in each other.
 //
-// The agent erases what was handed out of a chunk before the chunk goes back; but it does not see every free. So a block is
-// believed only together with what holds it:
+// The agent erases what was handed out of a chunk before the chunk goes back; but it does not see every free. So a
+// block is believed only together with what holds it:
 // - one that was handed out of a chunk, if a live chunk holds all of it and is not younger than it;
 // - one that was not, if no chunk lies there now;
 // - one of level 1, if a block of level 0 that is believed holds all of it and is not younger.
@@ -62,7 +62,8 @@ extension Segment {
 
   private func suballocation(containing address: UInt64, level: Int, in container: Allocation?) -> Suballocation? {
     var found: Suballocation?
-    // A block that an allocator has handed out of one of its own hides what lies behind it there: a few are passed over.
+    // A block that an allocator has handed out of one of its own hides what lies behind it there: a few are passed
+    // over.
     var tries = 64
     var region = Int(allocs_region_of_address(address))
     var offset = address & (Layout.regionSize - 1)
@@ -111,8 +112,9 @@ extension Segment {
     return (previous, next)
   }
 
-  /// Calls `body` with each suballocation that is believed, in order of address at each level, and with what holds it: a chunk, a
-  /// block of the level below, or nothing. What `forEachAllocation` says of a target that goes on running is true here, too.
+  /// Calls `body` with each suballocation that is believed, in order of address at each level, and with what holds it:
+  /// a chunk, a block of the level below, or nothing. What `forEachAllocation` says of a target that goes on running is
+  /// true here, too.
   public func forEachSuballocation(_ body: (_ block: Suballocation, _ level: Int, _ container: Allocation?) -> Void) {
     guard hasSuballocations else { return }
     for level in 0..<Self.levels {

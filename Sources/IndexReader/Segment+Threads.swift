@@ -40,8 +40,8 @@ extension Segment {
       ? since <= allocs_ticks_between(identity.start_ticks, identity.end_ticks) : since < 1 << (ALLOCS_TICK_BITS - 1)
   }
 
-  /// A copy of the entry of a slot, all of one moment but its counters; nil if the slot has had no holder, or the process
-  /// died while it changed the entry.
+  /// A copy of the entry of a slot, all of one moment but its counters; nil if the slot has had no holder, or the
+  /// process died while it changed the entry.
   private func holder(ofSlot slot: Int) -> allocs_thread? {
     let entry = entries(geometry.threads, as: allocs_thread.self) + slot
     let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)

@@ -6,8 +6,8 @@
 //   once, from a copy; afterwards only numbers that can't lead outside a section's checked bounds are taken from it.
 // - Shared words are read through the accessors of allocs_atomic.h; text is copied before it is decoded.
 // - No chain in the segment is followed without a bound on its length.
-// - A page that vanished is replaced by zeros (MappingGuard), and the segment is broken from then on: who acts on answers
-//   calls `checkIntact()` after asking.
+// - A page that vanished is replaced by zeros (MappingGuard), and the segment is broken from then on: who acts on
+//   answers calls `checkIntact()` after asking.
 // - Only what was written is read, because reading a hole of a tmpfs file through a mapping allocates the page.
 
 import SharedLayout
@@ -100,14 +100,15 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Whether the process still runs: by /proc, or, where it can't be seen there, by its lock of the file. A few system calls.
+  /// Whether the process still runs: by /proc, or, where it can't be seen there, by its lock of the file. A few system
+  /// calls.
   public var isProcessAlive: Bool {
     ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: geometry.clockOffsets)
       || file.file.isLocked
   }
 
-  /// Whether the segment's path still leads to it. Else the process, if it runs, has become another program (exec), with an index
-  /// of its own there; or someone removed the file. One system call.
+  /// Whether the segment's path still leads to it. Else the process, if it runs, has become another program (exec),
+  /// with an index of its own there; or someone removed the file. One system call.
   public var isAtItsPath: Bool { file.file.isAt(path) }
 
   /// Whether the process still writes to this segment: false after exec, and after its end. A few system calls.
@@ -124,8 +125,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Whether the process holds its lock of the file, wherever it runs. One system call.
   package var isLockedByProcess: Bool { file.file.isLocked }
 
-  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it can't be found. Looks at every
-  /// process.
+  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it can't be found.
+  /// Looks at every process.
   package var processIDHere: Int32? { ProcessLiveness.processID(ofInner: processID, writing: identity) }
 
   /// Whether a process that started at that time, as /proc shows it to this reader, is the segment's.
@@ -133,7 +134,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     ProcessLiveness.isSame(startTime, ticks, geometry.clockOffsets, processID)
   }
 
-  /// When the process started as /proc shows it to this reader; of one in another time namespace that is not what its segment says.
+  /// When the process started as /proc shows it to this reader; of one in another time namespace that is not what its
+  /// segment says.
   package var startTimeHere: UInt64 {
     guard let offsets = geometry.clockOffsets, offsets.boottime != ClockOffsets.own.boottime,
       let stat = try? ProcessDirectory(processID: processID).stat(), isStart(asRead: stat.startTime)

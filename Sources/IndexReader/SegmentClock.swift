@@ -1,6 +1,6 @@
-// Seconds from ticks. A tick is a part of CLOCK_MONOTONIC, so within one boot now is the reader's own clock, shifted where the
-// process is in another time namespace; the moment that the agent noted on both clocks when it started ties the ticks to wall
-// clock time, which outlives a boot.
+// Seconds from ticks. A tick is a part of CLOCK_MONOTONIC, so within one boot now is the reader's own clock, shifted
+// where the process is in another time namespace; the moment that the agent noted on both clocks when it started ties
+// the ticks to wall clock time, which outlives a boot.
 
 import Glibc
 import SharedLayout
@@ -41,8 +41,8 @@ public struct SegmentClock: Sendable {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than one wrap, the latest
-  /// time until now that has these 31 bits; when a dead one died is written nowhere, so its first wrap is meant.
+  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than one wrap, the
+  /// latest time until now that has these 31 bits; when a dead one died is written nowhere, so its first wrap is meant.
   private func offset(ofTicks ticks: UInt32) -> Double {
     let startTicks = allocs_ticks(startMonotonic / 1_000_000_000, startMonotonic % 1_000_000_000)
     let sinceStart = UInt64(allocs_age_ticks(startTicks, ticks))

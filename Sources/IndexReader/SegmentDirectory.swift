@@ -39,8 +39,8 @@ public struct SegmentFile: Hashable, Sendable {
     ProcessLiveness.isPresent(processID: processID, startTime: startTime, offsets: offsets)
   }
 
-  /// The id here of a process that runs in another pid namespace, under which `processID` is its own; nil if it doesn't run, or can't
-  /// be seen. Looks at every process.
+  /// The id here of a process that runs in another pid namespace, under which `processID` is its own; nil if it doesn't
+  /// run, or can't be seen. Looks at every process.
   public var processIDHere: Int32? {
     guard let identity = FileNumber(path: path), identity.inode == inode else { return nil }
     return ProcessLiveness.processID(ofInner: processID, writing: identity)
@@ -92,8 +92,9 @@ public enum SegmentDirectory {
     return ["/run/allocs", "/dev/shm/allocs"]
   }
 
-  /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time. A directory that is missing or
-  /// may not be read has none; one that can't be read for want of descriptors or memory is an error (`.system`).
+  /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time. A directory that is
+  /// missing or may not be read has none; one that can't be read for want of descriptors or memory is an error
+  /// (`.system`).
   public static func list(in directories: [String]? = nil) throws(SegmentError) -> [SegmentFile] {
     try files(in: directories) { _ in true }
   }

@@ -1,8 +1,9 @@
-// What a segment's file says of its process without being mapped: whose time it counts in, and whether somebody still has it.
+// What a segment's file says of its process without being mapped: whose time it counts in, and whether somebody still
+// has it.
 //
-// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)), which lasts as long as the mapping
-// that was made through that opening. So the kernel knows whether the process has its segment, in whatever pid, time or mount
-// namespace it is; and whoever may read the file may ask.
+// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)), which lasts as long as
+// the mapping that was made through that opening. So the kernel knows whether the process has its segment, in whatever
+// pid, time or mount namespace it is; and whoever may read the file may ask.
 
 import CLibrary
 import Glibc

@@ -1,6 +1,6 @@
-// The mark by which a server says that it sweeps a directory of segments, by limits that it was given: agents, and whoever starts
-// programs, then remove nothing there. The mark is a file of the server's user, allocsd.UID.sweeps, that it holds locked, so that
-// the mark of a server that was killed says nothing.
+// The mark by which a server says that it sweeps a directory of segments, by limits that it was given: agents, and
+// whoever starts programs, then remove nothing there. The mark is a file of the server's user, allocsd.UID.sweeps, that
+// it holds locked, so that the mark of a server that was killed says nothing.
 
 import ByteText
 import CLibrary
@@ -13,8 +13,9 @@ public struct SweeperMark: ~Copyable {
   private let name: String
   private let descriptor: Int32
 
-  /// Nothing if the directory can't have one, as where it is not there, or another server of the same user holds it. Nor in one
-  /// that another user could have put there, or could put another file in: root must make no files where others want them.
+  /// Nothing if the directory can't have one, as where it is not there, or another server of the same user holds it.
+  /// Nor in one that another user could have put there, or could put another file in: root must make no files where
+  /// others want them.
   public init?(in path: String) {
     let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
     guard directory >= 0 else { return nil }
@@ -63,7 +64,8 @@ public struct SweeperMark: ~Copyable {
     return file
   }
 
-  /// Whether it is where it was put: somebody may have removed it, or have put another directory in the place of its own.
+  /// Whether it is where it was put: somebody may have removed it, or have put another directory in the place of its
+  /// own.
   public var isInPlace: Bool {
     var (own, there) = (stat(), stat())
     return fstat(descriptor, &own) == 0 && fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW) == 0

@@ -197,10 +197,12 @@ struct Allocsd: AsyncParsableCommand {
     logger.info("stopped")
   }
 
-  /// Lets no signal end the server but those that are there for it: SIGTERM and SIGINT, in order, and SIGQUIT and those of faults.
+  /// Lets no signal end the server but those that are there for it: SIGTERM and SIGINT, in order, and SIGQUIT and those
+  /// of faults.
   private static func ignoreSignals() {
-    // A client that goes away while it is written to is an error of that write. A SIGHUP is noted (DirectoryService.swift); the
-    // others mean nothing to it, and a stray one, or a script that has the wrong process, must do no harm.
+    // A client that goes away while it is written to is an error of that write. A SIGHUP is noted
+    // (DirectoryService.swift); the others mean nothing to it, and a stray one, or a script that has the wrong process,
+    // must do no harm.
     for number in [SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
       signal(number, SIG_IGN)
     }

@@ -1,5 +1,5 @@
-// A thread that does nothing but wait for segments to appear, so that each process is opened within a fraction of a millisecond:
-// how it ends can't be learnt later. What it sees it also hands on, to be looked at in peace.
+// A thread that does nothing but wait for segments to appear, so that each process is opened within a fraction of a
+// millisecond: how it ends can't be learnt later. What it sees it also hands on, to be looked at in peace.
 
 import CPidfd
 import Glibc
@@ -81,8 +81,8 @@ final class ArrivalWatcher: Sendable {
     deinit { close(stop) }
 
     func run() {
-      // Few instructions for each process that starts: soon, as the process may not live long, and where the server may do that,
-      // also beside many that work.
+      // Few instructions for each process that starts: soon, as the process may not live long, and where the server may
+      // do that, also beside many that work.
       let thisThread: id_t = 0
       setpriority(__priority_which_t(PRIO_PROCESS.rawValue), thisThread, -10)
       allocs_prefer_latency()

@@ -166,8 +166,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   }
 }
 
-/// Rests for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays the
-/// next read, but leaves the socket registered as readable, which it stays: the event loop would spin.
+/// Rests for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays
+/// the next read, but leaves the socket registered as readable, which it stays: the event loop would spin.
 private final class AcceptPause: ChannelInboundHandler {
   typealias InboundIn = any Channel
 

@@ -1,8 +1,8 @@
 // How the descriptors that the server may have are shared out.
 //
-// Each connection takes one, each live process one by which its end is learnt (EndingWatcher.swift), and each answer some for a
-// moment: the segment, the lists of mappings, files of symbols. None of these may leave the others without any, whoever
-// opens connections and however many processes start. So the limit of open files is shared between them:
+// Each connection takes one, each live process one by which its end is learnt (EndingWatcher.swift), and each answer
+// some for a moment: the segment, the lists of mappings, files of symbols. None of these may leave the others without
+// any, whoever opens connections and however many processes start. So the limit of open files is shared between them:
 //
 //     connections, half, of which all users but root get half | ends of processes, a quarter | all else, a quarter
 
@@ -21,8 +21,8 @@ struct DescriptorBudget {
 
   init(limit: Int) { self.limit = limit }
 
-  /// Raises the process's limit as far as it may (the soft one is low for the sake of programs that use select(2)), and shares
-  /// it out.
+  /// Raises the process's limit as far as it may (the soft one is low for the sake of programs that use select(2)), and
+  /// shares it out.
   static func raisingLimit() -> DescriptorBudget {
     let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
     var limit = rlimit()

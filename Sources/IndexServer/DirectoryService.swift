@@ -1,5 +1,5 @@
-// Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes ended,
-// and removes those of dead processes by the retention policy.
+// Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes
+// ended, and removes those of dead processes by the retention policy.
 
 import Answers
 import Dispatch

@@ -1,9 +1,9 @@
-// How processes end: a descriptor of each live one (pidfd_open(2)) tells when its parent has waited for it, and then, on
-// Linux 6.15 or later, its wait status. Of one that has ended and was not waited for yet, /proc tells it at once.
+// How processes end: a descriptor of each live one (pidfd_open(2)) tells when its parent has waited for it, and then,
+// on Linux 6.15 or later, its wait status. Of one that has ended and was not waited for yet, /proc tells it at once.
 //
-// A process may crash within a millisecond of its start, so it is opened as soon as its segment appears (ArrivalWatcher.swift),
-// before anything else is done. One that was gone by then, or that the kernel says nothing about, ended nobody knows how: that
-// is counted, and the reason is noted with its segment.
+// A process may crash within a millisecond of its start, so it is opened as soon as its segment appears
+// (ArrivalWatcher.swift), before anything else is done. One that was gone by then, or that the kernel says nothing
+// about, ended nobody knows how: that is counted, and the reason is noted with its segment.
 
 import CPidfd
 import Glibc
@@ -89,7 +89,8 @@ final class EndingWatcher: Sendable {
 
   /// Takes the descriptor over.
   private func keep(_ process: Int32, _ file: SegmentFile) -> Failure? {
-    // The descriptor may be of a later process with the same id; not if the one meant is still there, be it as a zombie.
+    // The descriptor may be of a later process with the same id; not if the one meant is still there, be it as a
+    // zombie.
     guard file.isPresent, SegmentFile.mayBeNoted(file) else {
       close(process)
       return file.isPresent ? .system(EPERM) : .gone
@@ -104,7 +105,8 @@ final class EndingWatcher: Sendable {
         close(process)
         return nil
       }
-      // No event is asked for: EPOLLHUP, that it was waited for, comes unasked. Before that it has no status for others.
+      // No event is asked for: EPOLLHUP, that it was waited for, comes unasked. Before that it has no status for
+      // others.
       var event = epoll_event()
       event.data.fd = process
       guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {

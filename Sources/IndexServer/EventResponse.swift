@@ -1,8 +1,8 @@
 // A stream of events as the body of a response: rendered on a worker, written as fast as the client takes it.
 //
 // While the client doesn't read, nothing is rendered, and the stream's queue fills: its memory is bounded, and what it
-// loses is counted and said. The stream ends with the process, with the connection, also while there are no events, and when
-// the server stops.
+// loses is counted and said. The stream ends with the process, with the connection, also while there are no events, and
+// when the server stops.
 
 import Answers
 import Hummingbird

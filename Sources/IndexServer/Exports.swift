@@ -11,7 +11,8 @@ import NIOPosix
 import Synchronization
 
 /// Where all events go, as its option has it: `{pid}` stands for the process, for its number and, where there is such a
-/// file already, `-2`, `-3` and so on behind it: of a program that it ran before, or of another process with that number.
+/// file already, `-2`, `-3` and so on behind it: of a program that it ran before, or of another process with that
+/// number.
 struct ExportTarget: Sendable {
   private let text: String
 
@@ -100,8 +101,8 @@ final class Exports: Sendable {
     }
   }
 
-  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet. nil if
-  /// another file has taken its place: after an exec, which is a beginning of its own.
+  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet.
+  /// nil if another file has taken its place: after an exec, which is a beginning of its own.
   private static func open(_ file: SegmentFile) throws(ExportError) -> SharedSegment? {
     var patience = 100
     let path = file.path

@@ -1,9 +1,9 @@
-// Keeps what names are read from, for the time after a process: a file that no path leads to any more is held open while the segments
-// of its processes are there (HeldFiles in Symbols).
+// Keeps what names are read from, for the time after a process: a file that no path leads to any more is held open
+// while the segments of its processes are there (HeldFiles in Symbols).
 //
-// A process is looked at when it has noted its first modules, and from then on now and then, if its table of modules changed; the
-// paths of all modules are looked at as often, as any of the files may be replaced. What is replaced and ends between two
-// looks has no names afterwards, unless somebody asked about it meanwhile.
+// A process is looked at when it has noted its first modules, and from then on now and then, if its table of modules
+// changed; the paths of all modules are looked at as often, as any of the files may be replaced. What is replaced and
+// ends between two looks has no names afterwards, unless somebody asked about it meanwhile.
 
 import Answers
 import IndexReader

@@ -1,11 +1,11 @@
 // The processes that the server answers for: which segments there are, and the ones that are open.
 //
-// - What is open is a cache. Before a view is used again, its file must still be the same one (a program that calls exec
-//   starts a new segment under the same name) and its process alive, else the segment is looked for anew. So an answer
-//   never depends on how quickly events arrived.
+// - What is open is a cache. Before a view is used again, its file must still be the same one (a program that calls
+//   exec starts a new segment under the same name) and its process alive, else the segment is looked for anew. So an
+//   answer never depends on how quickly events arrived.
 // - At most `openLimit` segments stay open, the least recently used is closed. A request keeps its own alive.
-// - Opening maps a file and reads symbols' headers; it happens outside the lock. Where that fails for want of address space
-//   or descriptors, what is not in use is closed first, one by one.
+// - Opening maps a file and reads symbols' headers; it happens outside the lock. Where that fails for want of address
+//   space or descriptors, what is not in use is closed first, one by one.
 
 import Answers
 import ByteText
@@ -103,7 +103,8 @@ final class ProcessRegistry: Sendable {
     }
   }
 
-  /// What `open` gives; while it is short of something, the least recently used segment is closed and it is tried again.
+  /// What `open` gives; while it is short of something, the least recently used segment is closed and it is tried
+  /// again.
   func makingRoom<Result>(_ open: () throws(AnswerError) -> Result) throws(AnswerError) -> Result {
     while true {
       do {

@@ -1,8 +1,8 @@
 // The server's figures about itself: a swift-metrics backend that keeps them and writes them in Prometheus' text format
 // 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
 //
-// Labels come from the code, never from a client: the number of series is bounded by the source. A metric is made once and lives as
-// long as the program.
+// Labels come from the code, never from a client: the number of series is bounded by the source. A metric is made once
+// and lives as long as the program.
 
 import CoreMetrics
 import Synchronization

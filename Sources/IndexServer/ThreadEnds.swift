@@ -1,6 +1,7 @@
-// The ends of processes as the kernel tells them to root (the process connector, netlink(7)): for those that were gone before they
-// could be opened (EndingWatcher.swift). Nothing waits for what comes here: it is taken when a process is found dead whose ending is
-// not known, and otherwise at each look at the directories. Where the kernel doesn't tell, as in namespaces, nothing comes.
+// The ends of processes as the kernel tells them to root (the process connector, netlink(7)): for those that were gone
+// before they could be opened (EndingWatcher.swift). Nothing waits for what comes here: it is taken when a process is
+// found dead whose ending is not known, and otherwise at each look at the directories. Where the kernel doesn't tell,
+// as in namespaces, nothing comes.
 
 import CPidfd
 import Glibc

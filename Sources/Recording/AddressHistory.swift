@@ -1,5 +1,5 @@
-// Every block that covered an address, as far back as events go: from a recording, or from the rings of a process, which
-// may be dead.
+// Every block that covered an address, as far back as events go: from a recording, or from the rings of a process,
+// which may be dead.
 
 import Answers
 import IndexReader
@@ -24,7 +24,8 @@ public struct AddressHistory: Sendable {
   public var lost: UInt64
   /// Events that the process never recorded, at any time since its start; of a recording they are among `lost`.
   public var unrecorded: UInt64 = 0
-  /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is lost.
+  /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is
+  /// lost.
   public var completeFrom: UInt64
   /// Events were off at times; the last time until this stamp. 0 if they never were.
   public var offUntil: UInt64 = 0

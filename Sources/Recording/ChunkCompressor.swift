@@ -1,9 +1,10 @@
-// Compresses chunks beside the thread that drains the rings: while that one did it itself, full rings had the recorded process
-// wait.
+// Compresses chunks beside the thread that drains the rings: while that one did it itself, full rings had the recorded
+// process wait.
 //
 // - Chunks come out in the order in which they were put in.
-// - Each is compressed on a thread of its own, one at a time, which is joined before anybody else touches what it works on: the
-//   chunk's bytes and the compressor's state have one owner at any time. `isDone` only says whether joining would wait.
+// - Each is compressed on a thread of its own, one at a time, which is joined before anybody else touches what it works
+//   on: the chunk's bytes and the compressor's state have one owner at any time. `isDone` only says whether joining
+//   would wait.
 // - The thread is a little less important than others: a burst of events is taken in first and compressed after.
 
 import CZstd
@@ -40,7 +41,8 @@ final class ChunkCompressor {
     begin()
   }
 
-  /// The next chunk and its frame, if that succeeded; nil if none is ready. Waits for it if `all` are wanted or too many wait.
+  /// The next chunk and its frame, if that succeeded; nil if none is ready. Waits for it if `all` are wanted or too
+  /// many wait.
   func take(all: Bool) -> (chunk: Chunk, frame: [UInt8]?)? {
     guard let job, all || waiting.count > Self.waitingLimit || job.isDone.load(ordering: .acquiring) else { return nil }
     job.join()

@@ -125,8 +125,8 @@ struct EventEncoder: ~Copyable {
 
   var isFull: Bool { count >= RecordingFormat.eventsPerChunk }
 
-  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many. `number` gives a
-  /// context's number in the recording.
+  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many. `number`
+  /// gives a context's number in the recording.
   mutating func add(
     _ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64, number: (UInt32) -> UInt32 = { $0 }
   ) -> Int {

@@ -1,15 +1,17 @@
-// What both ends of a recording guess about the next event: so that an event which comes as guessed takes next to nothing.
+// What both ends of a recording guess about the next event: so that an event which comes as guessed takes next to
+// nothing.
 //
-// Programs allocate and free in patterns. For a new block the guesses are the last block of that size class that was freed,
-// the one that followed the class's last one before, and the memory behind the last new block that was none of the freed
-// ones; for a free, the block whose free followed that of the last freed one before, the newest block of its kind, and the
-// one behind the last freed one. Which guess was right is written; else the address. Nothing is assumed of the allocator: a
-// guess that is never right costs nothing but room.
+// Programs allocate and free in patterns. For a new block the guesses are the last block of that size class that was
+// freed, the one that followed the class's last one before, and the memory behind the last new block that was none of
+// the freed ones; for a free, the block whose free followed that of the last freed one before, the newest block of its
+// kind, and the one behind the last freed one. Which guess was right is written; else the address. Nothing is assumed
+// of the allocator: a guess that is never right costs nothing but room.
 //
-// An address has one entry, with all that is known of it: a table for each guess would cost the recorder a miss of the cache each.
+// An address has one entry, with all that is known of it: a table for each guess would cost the recorder a miss of the
+// cache each.
 //
-// Invariant: encoder and decoder call `note…` with the same events in the same order, from the same empty state, so that
-// they guess the same. All tables have a fixed size and are emptied at the start of each chunk.
+// Invariant: encoder and decoder call `note…` with the same events in the same order, from the same empty state, so
+// that they guess the same. All tables have a fixed size and are emptied at the start of each chunk.
 
 import Glibc
 import SharedLayout
@@ -44,7 +46,8 @@ struct EventModel: ~Copyable {
     /// Of the next newer and the next older block of its kind.
     var newer: UInt32 = 0
     var older: UInt32 = 0
-    /// Of the block that was allocated next of its size class, and of the one that was freed next, when this one was last.
+    /// Of the block that was allocated next of its size class, and of the one that was freed next, when this one was
+    /// last.
     var allocatedNext: UInt32 = 0
     var freedNext: UInt32 = 0
   }
@@ -97,8 +100,8 @@ struct EventModel: ~Copyable {
     }
   }
 
-  /// The first guess of an allocation that is right; `guessCount`: none is. A guess that leads to an entry is right if that is the
-  /// address's own: no other entry is looked at, as it might not be in the cache.
+  /// The first guess of an allocation that is right; `guessCount`: none is. A guess that leads to an entry is right if
+  /// that is the address's own: no other entry is looked at, as it might not be in the cache.
   @inline(__always)
   func guess(ofAllocation address: UInt64, size: UInt64) -> UInt8 {
     if guessedAllocation(0, size: size) == address { return 0 }
@@ -127,7 +130,8 @@ struct EventModel: ~Copyable {
     return Int(entry.kind - 1)
   }
 
-  /// Brings what is known of addresses into the cache: the processor fetches the entries at once if nothing waits for each.
+  /// Brings what is known of addresses into the cache: the processor fetches the entries at once if nothing waits for
+  /// each.
   @inline(__always)
   mutating func touch(_ records: Slice<UnsafeBufferPointer<allocs_event>>) {
     var bits: UInt64 = 0
@@ -240,8 +244,8 @@ struct EventModel: ~Copyable {
   }
 }
 
-/// A table of entries that begin as zeros, at a page's start. Pages of it that are never written cost nothing: a chunk may have few
-/// events.
+/// A table of entries that begin as zeros, at a page's start. Pages of it that are never written cost nothing: a chunk
+/// may have few events.
 private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
   private let size: Int
   private(set) var start: UnsafeMutablePointer<Entry>

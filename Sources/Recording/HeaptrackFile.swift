@@ -1,5 +1,5 @@
-// A recording as heaptrack's own file, for heaptrack_print and heaptrack_gui: version 3 of its text format, as written by
-// heaptrack_interpret 1.4 and read in its src/analyze/accumulatedtracedata.cpp. All numbers are hexadecimal.
+// A recording as heaptrack's own file, for heaptrack_print and heaptrack_gui: version 3 of its text format, as written
+// by heaptrack_interpret 1.4 and read in its src/analyze/accumulatedtracedata.cpp. All numbers are hexadecimal.
 //
 //   v 10400 3   X COMMAND   I PAGESIZE PAGES   s LENGTH STRING   i PC MODULE [FUNCTION FILE LINE]…   t IP PARENT
 //   a SIZE TRACE   + A   - A   c MILLISECONDS

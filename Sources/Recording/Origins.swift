@@ -1,4 +1,5 @@
-// Who did it: contexts, stacks, threads and modules of a process, whether they come from its segment or from a recording.
+// Who did it: contexts, stacks, threads and modules of a process, whether they come from its segment or from a
+// recording.
 
 import Answers
 import IndexReader

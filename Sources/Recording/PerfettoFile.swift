@@ -1,5 +1,5 @@
-// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace processor: what heapprofd writes
-// (protos/perfetto/trace/profiling/profile_packet.proto), one dump for each of a number of moments.
+// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace processor: what heapprofd
+// writes (protos/perfetto/trace/profiling/profile_packet.proto), one dump for each of a number of moments.
 //
 // Each dump has, for every call stack, what was allocated and freed there so far. Names are interned once, before the
 // first dump that needs them. Nothing is sampled: the interval is one byte.
@@ -11,8 +11,9 @@ import Symbols
 
 /// Writes the packets; `flush` takes them one by one.
 struct PerfettoFile: ~Copyable {
-  /// Moments of the recording that get a dump, at equal distances, the last of them its end; that of the peak has one of its own. A
-  /// dump holds every call stack, so a trace grows with their product, and viewers show each as a mark to be clicked on.
+  /// Moments of the recording that get a dump, at equal distances, the last of them its end; that of the peak has one
+  /// of its own. A dump holds every call stack, so a trace grows with their product, and viewers show each as a mark to
+  /// be clicked on.
   private static let moments: UInt64 = 32
   /// Samples of a packet: a dump of more goes into several.
   private static let samplesPerPacket = 1 << 16

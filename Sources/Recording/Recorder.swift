@@ -1,7 +1,7 @@
 // Records one process's events into a file: attaches to its rings, drains them, writes chunks.
 //
-// - The process's events are on from the creation of a recorder to its end. With the lossless policy the rings' threads wait
-//   for it; else what it is too late for is counted as lost.
+// - The process's events are on from the creation of a recorder to its end. With the lossless policy the rings' threads
+//   wait for it; else what it is too late for is counted as lost.
 // - The file is appended to only; a recorder that is killed leaves every chunk that it wrote.
 
 import ByteText
@@ -110,7 +110,8 @@ public final class Recorder {
 
   // MARK: draining
 
-  /// Drains until the process ends, or becomes another program, or `shouldStop` says so, which is asked every few milliseconds.
+  /// Drains until the process ends, or becomes another program, or `shouldStop` says so, which is asked every few
+  /// milliseconds.
   public func run(until shouldStop: () -> RecordingEnd?) throws(RecordingError) -> Result {
     let began = RecordingWriter.now(CLOCK_MONOTONIC)
     var lastChunk = began
@@ -118,7 +119,8 @@ public final class Recorder {
     var reason: RecordingEnd?
     var count = 0
     while true {
-      // In this order: what was written before the end is there after it was seen. A process whose events come has not ended.
+      // In this order: what was written before the end is there after it was seen. A process whose events come has not
+      // ended.
       let isAlive = count > 0 || shared.segment.isProcessAlive
       count = try drain()
       let now = RecordingWriter.now(CLOCK_MONOTONIC)

@@ -1,8 +1,8 @@
 // A recording as it is read: its tables in memory, its events chunk by chunk.
 //
 // Threat: the file is anybody's. Lengths are bounded before memory is taken, checksums are compared before bytes are
-// believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said and
-// counted; the rest is kept.
+// believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said
+// and counted; the rest is kept.
 
 import ByteText
 import CZstd
@@ -23,8 +23,8 @@ public final class Recording: OriginTables {
   /// Stamps: of the first and the last event.
   public private(set) var firstStamp = UInt64.max
   public private(set) var lastStamp: UInt64 = 0
-  /// When it begins: with the recorder, or with the first event where the rings had some before (`run --record`). A stamp may
-  /// also be a little older than its event.
+  /// When it begins: with the recorder, or with the first event where the rings had some before (`run --record`). A
+  /// stamp may also be a little older than its event.
   public var startStamp: UInt64 { min(process.monotonic, firstStamp) }
   /// Of the end, or of the last event where there is none.
   public private(set) var endStamp: UInt64 = 0
@@ -325,8 +325,8 @@ public final class Recording: OriginTables {
 
   // MARK: events
 
-  /// Gives every event in the order of its stamps, with its ring, until `body` returns false. A chunk that turns out to be damaged is
-  /// added to `losses`.
+  /// Gives every event in the order of its stamps, with its ring, until `body` returns false. A chunk that turns out to
+  /// be damaged is added to `losses`.
   public func forEachEvent(_ body: (Event) -> Bool) {
     // Events of later chunks are not older than this.
     var later = [UInt64](repeating: .max, count: eventChunks.count + 1)

@@ -1,14 +1,17 @@
-// The format of a recording: a header, then chunks, each with checksums of its own. docs/recording.md describes all of it.
+// The format of a recording: a header, then chunks, each with checksums of its own. docs/recording.md describes all of
+// it.
 //
 //   +----------------+-------+-------+-------+--- … ---+-------+
 //   | file header 32 | chunk | chunk | chunk |         | end   |
 //   +----------------+-------+-------+-------+--- … ---+-------+
 //   chunk: 64 bytes of header, then `stored` bytes
 //
-// - All numbers are little-endian. A chunk means the same whatever became of the chunks around it: tables only add to what is
-//   known, and chunks of events are decoded on their own.
-// - A header counts the events of all chunks before it; so whoever finds the next whole chunk knows what the damaged ones held.
-// - A recording is written front to back and nothing is changed later: one that was cut short lacks its end, and nothing else.
+// - All numbers are little-endian. A chunk means the same whatever became of the chunks around it: tables only add to
+//   what is known, and chunks of events are decoded on their own.
+// - A header counts the events of all chunks before it; so whoever finds the next whole chunk knows what the damaged
+//   ones held.
+// - A recording is written front to back and nothing is changed later: one that was cut short lacks its end, and
+//   nothing else.
 
 /// Numbers of the format.
 public enum RecordingFormat {
@@ -21,7 +24,8 @@ public enum RecordingFormat {
   static let chunkHeaderSize = 64
   /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
   static let chunkLimit = 64 << 20
-  /// Events of a chunk at most. A writer that is killed loses the one that it fills, and those that are being compressed.
+  /// Events of a chunk at most. A writer that is killed loses the one that it fills, and those that are being
+  /// compressed.
   static let eventsPerChunk = 1 << 20
 
   enum ChunkKind: UInt16 {

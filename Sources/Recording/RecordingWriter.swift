@@ -1,4 +1,5 @@
-// From records of rings to the bytes of a recording. Knows nothing of files: whoever uses it writes what it has collected.
+// From records of rings to the bytes of a recording. Knows nothing of files: whoever uses it writes what it has
+// collected.
 //
 // Invariant: what a chunk of events refers to (nodes, contexts, modules) stands in chunks before it.
 

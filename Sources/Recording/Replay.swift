@@ -1,7 +1,7 @@
 // What lived at a moment of a recording: the index as it was at its start, and the events until then.
 //
-// The look at the index at the start takes a while, and events are on meanwhile. So a block whose first event is its end lived
-// at the start, whether the look found it or not; one whose first event is its beginning did not.
+// The look at the index at the start takes a while, and events are on meanwhile. So a block whose first event is its
+// end lived at the start, whether the look found it or not; one whose first event is its beginning did not.
 
 import IndexReader
 import SharedLayout

@@ -1,5 +1,5 @@
-// The place in a program that a block is attributed to, by the rule of docs/json.md: the innermost function that is no wrapper;
-// and what lived at a moment of a recording, by such places: the table that `top` makes of a process.
+// The place in a program that a block is attributed to, by the rule of docs/json.md: the innermost function that is no
+// wrapper; and what lived at a moment of a recording, by such places: the table that `top` makes of a process.
 
 import Answers
 import IndexReader

@@ -1,5 +1,5 @@
-// The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again replaces the
-// earlier one.
+// The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again
+// replaces the earlier one.
 
 import ByteText
 import IndexReader
@@ -134,8 +134,8 @@ enum TableCoding {
 
   // MARK: stacks
 
-  // In columns: what is alike stands together. A child mostly follows its parent, and is at one of the few addresses that
-  // were called from there before.
+  // In columns: what is alike stands together. A child mostly follows its parent, and is at one of the few addresses
+  // that were called from there before.
 
   private static func code(of holder: CallHolder) -> UInt64 {
     switch holder {
@@ -428,8 +428,8 @@ enum TableCoding {
   }
 }
 
-/// For each address of a caller the addresses that were called from there, the last one first. Encoder and decoder take the same
-/// addresses in the same order.
+/// For each address of a caller the addresses that were called from there, the last one first. Encoder and decoder take
+/// the same addresses in the same order.
 private struct CalleeRanks {
   private var lists: [UInt64: [UInt64]] = [:]
   /// Ranks beyond this are forgotten: bounds the time that a list takes.

@@ -13,8 +13,8 @@ public enum AddressLine: Equatable, Sendable {
   case rejected(AnswerError)
 }
 
-/// Splits pieces of a list into lines, and reads the addresses in them. Inlinable, so that a batch has no call through a
-/// closure for each of millions of lines.
+/// Splits pieces of a list into lines, and reads the addresses in them. Inlinable, so that a batch has no call through
+/// a closure for each of millions of lines.
 public struct AddressLines: Sendable {
   /// A longer line, in bytes, is no address.
   public static let lineLimit = 256

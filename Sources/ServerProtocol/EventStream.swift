@@ -1,7 +1,7 @@
 // The events of one process as bytes, in pieces: what the server sends and `allocsctl events --direct` prints.
 //
-// The export's thread fills a bounded queue; whoever calls `next` names what is in it and renders it, at its own pace. What
-// the queue can't keep is counted, and said where it is missing.
+// The export's thread fills a bounded queue; whoever calls `next` names what is in it and renders it, at its own pace.
+// What the queue can't keep is counted, and said where it is missing.
 
 import Answers
 import EventExport
@@ -22,8 +22,8 @@ public final class EventStream: Sendable {
   private let subscription: EventExporter.Subscription
   private let hasSaidLosses = Atomic(false)
 
-  /// Begins: turns the process's events on. `onNews` is called, on another thread, when `next` has something new to give
-  /// after it gave everything; it must not wait.
+  /// Begins: turns the process's events on. `onNews` is called, on another thread, when `next` has something new to
+  /// give after it gave everything; it must not wait.
   public init(
     of view: ProcessView, form: EventReport.Form, stacks: Bool, filter: EventFilter, wrappers: Wrappers,
     policy: DeliveryPolicy, exporter: EventExporter, onNews: @escaping @Sendable () -> Void

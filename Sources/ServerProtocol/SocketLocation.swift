@@ -30,7 +30,8 @@ public enum SocketLocation {
   }
 
   /// Makes the directory of the socket `path` if it is one of the default ones and missing: open to all users, who put
-  /// their segments there, with the sticky bit, so that nobody removes another's. A directory the user named is not made.
+  /// their segments there, with the sticky bit, so that nobody removes another's. A directory the user named is not
+  /// made.
   public static func prepareDirectory(of path: String) throws(SocketError) {
     guard let directory = directories.first(where: { path == "\($0)/\(fileName)" }) else { return }
     try makeShared(directory)

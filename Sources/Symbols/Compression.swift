@@ -1,7 +1,8 @@
 // Unpacking of what libelf 0.188 can't unpack: sections compressed with zstd, and .gnu_debugdata, which is an .xz file.
 //
-// What is packed comes from any file: its claims about sizes may be lies. The result never exceeds the caller's bound, the
-// memory of the .xz decoder has a bound of its own, and memory that a claim alone has taken is given back untouched.
+// What is packed comes from any file: its claims about sizes may be lies. The result never exceeds the caller's bound,
+// the memory of the .xz decoder has a bound of its own, and memory that a claim alone has taken is given back
+// untouched.
 
 import CLzma
 import CZstd

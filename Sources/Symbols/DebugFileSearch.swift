@@ -1,12 +1,13 @@
 // Where a module's files are, and whether they are the ones that were loaded.
 //
-// Rule: a file counts only if it is proven to be the one that ran. The proof is the build id; for a module without one, that it
-// is the very file (device, inode, size and time of change are those that the agent noted), and, beside that, that its segments take
-// the mapped addresses; for a debug file without one, the checksum in .gnu_debuglink. No path proves anything.
+// Rule: a file counts only if it is proven to be the one that ran. The proof is the build id; for a module without one,
+// that it is the very file (device, inode, size and time of change are those that the agent noted), and, beside that,
+// that its segments take the mapped addresses; for a debug file without one, the checksum in .gnu_debuglink. No path
+// proves anything.
 //
-// Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link to what is
-// mapped where the module lies; what was held open for later. The links lead to files that were removed, replaced, never had a name,
-// or lie in another mount namespace.
+// Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link
+// to what is mapped where the module lies; what was held open for later. The links lead to files that were removed,
+// replaced, never had a name, or lie in another mount namespace.
 
 import CLibdw
 import Glibc
@@ -45,8 +46,8 @@ struct DebugFileSearch: Sendable {
     return .failure(loss)
   }
 
-  /// Why `file` is not proven to be the one that `module` was loaded from; nil if it is. `isMapped`: the kernel says that it is what is
-  /// mapped there, so it is the file, and only its contents may have changed.
+  /// Why `file` is not proven to be the one that `module` was loaded from; nil if it is. `isMapped`: the kernel says
+  /// that it is what is mapped there, so it is the file, and only its contents may have changed.
   static func loss(of module: ModuleReference, _ file: ObjectFile, isMapped: Bool) -> NameLoss? {
     if let loss = loss(of: module, buildID: file.buildID, file.state, isMapped: isMapped) { return loss }
     return module.buildID.isEmpty && !spanMatches(file, module) ? .otherFile : nil
@@ -103,8 +104,8 @@ struct DebugFileSearch: Sendable {
     return file
   }
 
-  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. What proves that
-  /// it is the right one is its id.
+  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. What proves
+  /// that it is the right one is its id.
   func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
     let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
     let compiled = skeleton.path

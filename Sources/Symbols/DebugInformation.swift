@@ -6,9 +6,9 @@
 //
 // A unit may be split: what the program has of it gives its ranges and lines, the other half all else (SplitUnits).
 //
-// The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the size of what is
-// read, depth by `deepest`. libdw never opens a file by itself: .dwo and .dwp files, and the common file of `dwz`, are
-// looked for by us. Not thread-safe: the owner holds a lock.
+// The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the size of what
+// is read, depth by `deepest`. libdw never opens a file by itself: .dwo and .dwp files, and the common file of `dwz`,
+// are looked for by us. Not thread-safe: the owner holds a lock.
 
 import ByteText
 import CLibdw

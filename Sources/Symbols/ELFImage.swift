@@ -20,8 +20,8 @@ struct ELFImage {
     sections.append((name, bytes, UnsafeRawBufferPointer(start: nil, count: 0)))
   }
 
-  /// The file's bytes: for a 64-bit machine, lowest byte first. The caller owns them. Sections of strings get one zero more, so
-  /// that none of them runs on.
+  /// The file's bytes: for a 64-bit machine, lowest byte first. The caller owns them. Sections of strings get one zero
+  /// more, so that none of them runs on.
   consuming func build() -> UnsafeMutableRawBufferPointer {
     var names: [UInt8] = [0]
     var places: [(name: Int, offset: Int, size: Int)] = []

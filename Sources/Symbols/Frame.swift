@@ -21,7 +21,8 @@ public struct Frame: Hashable, Sendable {
   /// Why less is known than the module's files could tell; nil if nothing is in the way.
   public var problem: String?
 
-  /// A place in the file of a module, by which a name can be found elsewhere: in an unstripped copy, on another machine.
+  /// A place in the file of a module, by which a name can be found elsewhere: in an unstripped copy, on another
+  /// machine.
   public struct FilePlace: Hashable, Sendable {
     /// The address that the file's own symbols use, which `addr2line` takes: of the call, not of what follows it.
     public var address: UInt64

@@ -1,5 +1,6 @@
-// Files that no path leads to, held open for the time after their process: a removed executable, a library that was upgraded, memory
-// that was loaded as one, files of another mount namespace. Each takes a descriptor, so there are at most `limit` of them.
+// Files that no path leads to, held open for the time after their process: a removed executable, a library that was
+// upgraded, memory that was loaded as one, files of another mount namespace. Each takes a descriptor, so there are at
+// most `limit` of them.
 
 import Synchronization
 
@@ -53,7 +54,8 @@ public final class HeldFiles: Sendable {
   /// Files held, and files that found no room.
   public var counts: (held: Int, refused: UInt64) { state.withLock { ($0.files.count, $0.refused) } }
 
-  /// Holds the module's file for `owner`, a segment, if no path leads to it and its process still shows it. Whether it is, or need not be.
+  /// Holds the module's file for `owner`, a segment, if no path leads to it and its process still shows it. Whether it
+  /// is, or need not be.
   @discardableResult
   public func hold(_ module: ModuleReference, for owner: String) -> Bool {
     let key = Key(module)

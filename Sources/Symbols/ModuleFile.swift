@@ -32,7 +32,8 @@ public struct ModuleFile {
 
   /// What the file defines under these names; those that are not there, or are no functions, are left out.
   ///
-  /// - `exported`: only what other modules can call; else also what the file keeps to itself, as far as its symbol table is there.
+  /// - `exported`: only what other modules can call; else also what the file keeps to itself, as far as its symbol
+  ///   table is there.
   public func functions(named names: Set<String>, exported: Bool) -> [String: Definition] {
     var found: [String: Definition] = [:]
     for section in file.sections

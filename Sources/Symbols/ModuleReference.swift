@@ -2,8 +2,8 @@
 
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
-  /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name of the vdso,
-  /// leads to no file.
+  /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name
+  /// of the vdso, leads to no file.
   public var path: String
   /// The GNU build id, empty if the module has none.
   public var buildID: [UInt8]

@@ -40,7 +40,8 @@ struct OpenFile: ~Copyable, Sendable {
     ownerID = status.st_uid
   }
 
-  /// Whether user `id` may read it, as far as the permissions for its owner and for all tell. Who is not root is told by the kernel.
+  /// Whether user `id` may read it, as far as the permissions for its owner and for all tell. Who is not root is told
+  /// by the kernel.
   func isReadable(by id: UInt32) -> Bool {
     if id == 0 || geteuid() != 0 { return true }
     return mode & (id == ownerID ? S_IRUSR : S_IROTH) != 0
@@ -295,8 +296,8 @@ final class ObjectFile {
     return elf_getdata(place, nil)
   }
 
-  /// What a section holds, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has looked at
-  /// `unpackedSize`.
+  /// What a section holds, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has looked
+  /// at `unpackedSize`.
   func contents(of section: Section) -> UnsafeRawBufferPointer? {
     if section.compression == Compression.zstd { return zstdContents(of: section) }
     guard let data = unpack(section) else { return nil }

@@ -1,5 +1,5 @@
-// The files of a live process, by the kernel's links in /proc/PID. They are good while the process lives and for whoever may trace it,
-// as root or the same user may; map_files takes root.
+// The files of a live process, by the kernel's links in /proc/PID. They are good while the process lives and for
+// whoever may trace it, as root or the same user may; map_files takes root.
 //
 // What root reads here it reads for the process's user, so the file must be one that this user may read.
 
@@ -9,7 +9,8 @@ import Glibc
 struct ProcessFiles: ~Copyable {
   private let directory: Int32
   private let process: ModuleReference.Process
-  /// Paths below /proc/PID that show the process's memory: its own, and a live task's, should the first thread have ended.
+  /// Paths below /proc/PID that show the process's memory: its own, and a live task's, should the first thread have
+  /// ended.
   private static let taskLimit = 16
 
   /// Nil if there is no process of this id.

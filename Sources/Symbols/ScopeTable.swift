@@ -1,9 +1,9 @@
 // What a function is declared in: `space::Class::f`, `run::{lambda(int)}::operator()`.
 //
-// An entry of DWARF doesn't know its parent, so a unit is walked once when a name in it is first wanted: the parents of its
-// functions, and of what holds functions, are kept. An inlined or out-of-line instance of a function leads to the function's
-// declaration, whose place counts; that may be in another unit. Depth, entries and lengths are bounded, as the file may be
-// hostile.
+// An entry of DWARF doesn't know its parent, so a unit is walked once when a name in it is first wanted: the parents of
+// its functions, and of what holds functions, are kept. An inlined or out-of-line instance of a function leads to the
+// function's declaration, whose place counts; that may be in another unit. Depth, entries and lengths are bounded, as
+// the file may be hostile.
 
 import CLibdw
 
@@ -11,13 +11,14 @@ struct ScopeTable {
   private static let deepest = 64
   private static let longestName = 4096
 
-  /// By the unit: from a function or holder to its parent, both by their addresses; those at the unit's top are left out.
+  /// By the unit: from a function or holder to its parent, both by their addresses; those at the unit's top are left
+  /// out.
   private var parents: [OpaquePointer: [UInt: UInt]] = [:]
   /// Bytes of memory, about.
   private(set) var cost = 0
 
-  /// The name of the function at `entry` with all that it is declared in; nil if it has none. At most `limit` entries of a
-  /// unit are looked at.
+  /// The name of the function at `entry` with all that it is declared in; nil if it has none. At most `limit` entries
+  /// of a unit are looked at.
   mutating func name(of entry: Dwarf_Die, limit: Int) -> String? {
     var entry = Self.declaration(of: entry)
     guard let own = Self.ownName(&entry) else { return nil }

@@ -1,17 +1,17 @@
 // Split DWARF: units of which the program has only a skeleton, and a .dwo file, or a package (.dwp) of many, the rest.
 //
-// libdw 0.188 finds a .dwo file by opening whatever path the program names, without a bound, and knows no packages. So the
-// other halves are found by us, and made into units that are whole: an image in memory with the sections under their
-// ordinary names, in which a unit's first entry has got what its skeleton and the package's index say:
+// libdw 0.188 finds a .dwo file by opening whatever path the program names, without a bound, and knows no packages. So
+// the other halves are found by us, and made into units that are whole: an image in memory with the sections under
+// their ordinary names, in which a unit's first entry has got what its skeleton and the package's index say:
 //
 // - the abbreviation of that entry is written anew, with the bases of the sections as constants that take no bytes;
-// - DWARF 5: a split unit's header is 8 bytes longer than an ordinary one's, by the id; the entry moves up, and the unit's
-//   base address, which the skeleton has, comes behind its code: no other offset in the unit changes;
-// - DWARF 4: the base address takes the place of the id, which is an attribute there, and offsets of ranges, which count
-//   from a base in the skeleton, are written anew.
+// - DWARF 5: a split unit's header is 8 bytes longer than an ordinary one's, by the id; the entry moves up, and the
+//   unit's base address, which the skeleton has, comes behind its code: no other offset in the unit changes;
+// - DWARF 4: the base address takes the place of the id, which is an attribute there, and offsets of ranges, which
+//   count from a base in the skeleton, are written anew.
 //
-// Proof that a half belongs to a skeleton: the id of 8 bytes, a hash of the unit that the compiler wrote into both. The files
-// are anybody's; all reads are checked (DWARFBytes), and what is added is bounded.
+// Proof that a half belongs to a skeleton: the id of 8 bytes, a hash of the unit that the compiler wrote into both. The
+// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded.
 
 import CLibdw
 
@@ -99,7 +99,8 @@ final class SplitFile {
     image.append(".debug_info", units.info)
     if !units.types.isEmpty { image.append(".debug_types", units.types) }
     image.append(".debug_abbrev", units.abbreviations)
-    // Not .debug_line.dwo: it names files of types only. Not .debug_loc.dwo, whose form libdw knows of split units only.
+    // Not .debug_line.dwo: it names files of types only. Not .debug_loc.dwo, whose form libdw knows of split units
+    // only.
     for name in ["str", "str_offsets", "loclists", "rnglists"] {
       if let bytes = file.contents(ofSplit: name) { image.append(".debug_\(name)", bytes) }
     }

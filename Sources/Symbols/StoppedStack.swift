@@ -36,7 +36,8 @@ public struct StoppedStack: Sendable {
   /// holds `address`. A thread that is stopped may see a system call end with EINTR, as after SIGSTOP and SIGCONT.
   public init(thread: UInt32, stackEnd: UInt64, address: UInt64) throws(Failure) {
     var copy = stopped_thread()
-    // Memory and modules, too, are read by the thread's own id: the process's first thread may have ended, and has none then.
+    // Memory and modules, too, are read by the thread's own id: the process's first thread may have ended, and has none
+    // then.
     let thread = Int32(bitPattern: thread)
     stopped_thread_copy(thread, thread, stackEnd, Self.copyLimit, &copy)
     defer { stopped_thread_free(&copy) }

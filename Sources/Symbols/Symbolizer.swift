@@ -166,15 +166,16 @@ public final class Symbolizer: Sendable {
     return symbol
   }
 
-  /// The variable that holds `address`, down to its member, by the module's debug information; nil if that knows none. The
-  /// first question about a module takes as long as it takes to read its debug information: milliseconds to seconds.
+  /// The variable that holds `address`, down to its member, by the module's debug information; nil if that knows none.
+  /// The first question about a module takes as long as it takes to read its debug information: milliseconds to
+  /// seconds.
   public func variable(at address: UInt64, in module: ModuleReference) -> Variable? {
     guard address >= module.start, address < module.end else { return nil }
     return variable(at: address &- module.bias, isThreadLocal: false, in: module)
   }
 
-  /// Why the module's debug information names fewer variables than it could, as of the last look-up; nil if nothing is in
-  /// the way.
+  /// Why the module's debug information names fewer variables than it could, as of the last look-up; nil if nothing is
+  /// in the way.
   public func variableProblem(in module: ModuleReference) -> String? {
     tables.withLock { find(ModuleKey(module), module, &$0) }.variableProblem()
   }
@@ -201,7 +202,8 @@ public final class Symbolizer: Sendable {
     return variable
   }
 
-  /// The variable or parameter that holds `memory` in a frame of the function that executes the instruction at `address`.
+  /// The variable or parameter that holds `memory` in a frame of the function that executes the instruction at
+  /// `address`.
   public func local(
     at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters, in module: ModuleReference
   ) -> Variable? {

@@ -1,9 +1,9 @@
 // From a byte of a variable to the member that holds it: "server.clients[3].len".
 //
-// The types come from a file that may be hostile: a type may contain itself, or be an array of 2^60 elements. Nothing here
-// loops over elements; depth, and the number of entries that are looked at, are bounded, and what lies beyond a bound is
-// left out of the path. libdw's own functions that follow types (dwarf_peel_type, dwarf_aggregate_size) are not used, as they
-// follow a circle for ever.
+// The types come from a file that may be hostile: a type may contain itself, or be an array of 2^60 elements. Nothing
+// here loops over elements; depth, and the number of entries that are looked at, are bounded, and what lies beyond a
+// bound is left out of the path. libdw's own functions that follow types (dwarf_peel_type, dwarf_aggregate_size) are
+// not used, as they follow a circle for ever.
 
 import CLibdw
 

@@ -1,8 +1,8 @@
 // The variables of a module that have an address of their own: which one holds a byte.
 //
-// Two steps, each made when it is first needed: those outside of functions, which takes a walk over the units' outermost
-// entries; then the static ones inside functions, for which all entries are read. Thread-local ones are kept apart: their
-// places are offsets in the module's thread-local storage.
+// Two steps, each made when it is first needed: those outside of functions, which takes a walk over the units'
+// outermost entries; then the static ones inside functions, for which all entries are read. Thread-local ones are kept
+// apart: their places are offsets in the module's thread-local storage.
 
 import CLibdw
 

@@ -151,7 +151,7 @@ struct AnswerTextTests {
     #expect(lines[1].hasPrefix("  allocated by function1 in libexample.so.1, with calloc"))
     #expect(lines[3] == "  stack  #0  function0 (file.c:10) inlined")
     #expect(lines[4] == "        →#1  function1 in libexample.so.1")
-    #expect(lines[5] == "         #2  0x1002 in libexample.so.1")
+    #expect(lines[5] == "         #2  0x1002 in libexample.so.1 (file.c:12)")
     #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
     #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
     #expect(lines[lines.count - 1] == "         … cut at the depth limit")

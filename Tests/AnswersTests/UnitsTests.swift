@@ -47,6 +47,16 @@ struct UnitsTests {
     #expect(Units.share(0, of: 0) == "0.0%")
   }
 
+  @Test("a path that is too long loses directories from its middle, whole ones")
+  func paths() {
+    #expect(TextLayout.fitPath("/srv/demo/bin/prog", columns: 18) == "/srv/demo/bin/prog")
+    #expect(TextLayout.fitPath("/srv/demo/bin/prog", columns: 17) == "/srv/…/bin/prog")
+    #expect(TextLayout.fitPath("/srv/demo/bin/prog", columns: 11) == "/srv/…/prog")
+    #expect(TextLayout.fitPath("/srv/demo/bin/prog", columns: 10) == nil)
+    #expect(TextLayout.fitPath("/srv/a-very-long-name", columns: 12) == nil)
+    #expect(TextLayout.fitPath("memfd:a/b/c/d", columns: 8) == nil)
+  }
+
   @Test("long text loses its middle, and is exactly as wide as it may be")
   func cutting() {
     #expect(TextLayout.fit("short", columns: 5) == "short")

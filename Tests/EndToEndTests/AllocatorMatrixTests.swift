@@ -1,5 +1,5 @@
-// Allocator × language × linkage: programs with an allocator of their own, each against its own record. Where functions have
-// names of their own, the C library's are used beside them.
+// Allocator × language × linkage: programs with an allocator of their own, each against its own record. Where functions
+// have names of their own, the C library's are used beside them.
 
 import Foundation
 import IndexReader
@@ -36,8 +36,8 @@ extension EndToEnd {
           arguments: ["80000", "2", "5"], hooked: hooked, isLibc: isLibc, tellsFunctions: tellsFunctions,
           allocator: allocator, module: module)
       }
-      /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10 on,
-      /// unless the allocator has them.
+      /// truth.cpp with an allocator whose names only the program has; operators are the C++ library's, from site 10
+      /// on, unless the allocator has them.
       static func cpp(
         _ name: String, _ options: [String], hooked: UInt64 = 6, hasOperators: Bool = false, allocator: String? = nil,
         tellsFunctions: Bool = true, isLibc: (@Sendable (UInt32) -> Bool)? = nil, largest: Int? = nil,

@@ -1,4 +1,5 @@
-// Programs that confine themselves by filters of system calls, leave what they were started in, or use up what threads have.
+// Programs that confine themselves by filters of system calls, leave what they were started in, or use up what threads
+// have.
 
 import Foundation
 import IndexReader

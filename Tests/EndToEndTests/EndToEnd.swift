@@ -1,5 +1,5 @@
-// The suite of all end-to-end tests. They run one after the other: each starts programs with several threads of their own,
-// and some of them (a full file system, many processes) concern the whole machine.
+// The suite of all end-to-end tests. They run one after the other: each starts programs with several threads of their
+// own, and some of them (a full file system, many processes) concern the whole machine.
 
 import Testing
 

@@ -1,5 +1,5 @@
-// Programs that define the malloc family themselves: the agent's functions are never called there, and are put in front of the
-// program's own instead.
+// Programs that define the malloc family themselves: the agent's functions are never called there, and are put in front
+// of the program's own instead.
 
 import Foundation
 import IndexReader

@@ -1,4 +1,5 @@
-// Real programs that fork, followed (ALLOCS_FOLLOW=1): the same result as in the plain run, and for each child an index that can be right.
+// Real programs that fork, followed (ALLOCS_FOLLOW=1): the same result as in the plain run, and for each child an index
+// that can be right.
 
 import Foundation
 import IndexReader
@@ -21,7 +22,8 @@ extension EndToEnd {
       return environment
     }
 
-    /// Checks every index in `directory`; returns, by process, how many blocks those of children of fork hold, and whose they were.
+    /// Checks every index in `directory`; returns, by process, how many blocks those of children of fork hold, and
+    /// whose they were.
     private func children(in directory: TestDirectory) throws -> [Int32: (parent: Int32, blocks: UInt64)] {
       var found: [Int32: (parent: Int32, blocks: UInt64)] = [:]
       for path in try directory.segments() {

@@ -1,4 +1,5 @@
-// Functions of allocators that are found in the executable's own symbol table only, and what is wrong with some of them.
+// Functions of allocators that are found in the executable's own symbol table only, and what is wrong with some of
+// them.
 
 import Foundation
 import IndexReader

@@ -1,5 +1,5 @@
-// Who a process is and whether it lives: in whatever namespaces it is, whichever of its threads have ended, whatever its segment and
-// the directory are called.
+// Who a process is and whether it lives: in whatever namespaces it is, whichever of its threads have ended, whatever
+// its segment and the directory are called.
 
 import Foundation
 import IndexReader
@@ -17,7 +17,8 @@ extension EndToEnd {
       var testDescription: String { "monotonic \(monotonic) s, boottime \(boottime) s" }
     }
 
-    /// Neither clock may become negative, and neither may go beyond half of what the kernel's 63 bits of nanoseconds hold.
+    /// Neither clock may become negative, and neither may go beyond half of what the kernel's 63 bits of nanoseconds
+    /// hold.
     static let offsets: [Offsets] = {
       let uptime = Int(ProcessInfo.processInfo.systemUptime)
       return [

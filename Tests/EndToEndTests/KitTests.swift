@@ -1,4 +1,5 @@
-// Programs that the agent is linked into: every linker, every kind of executable, with libc's allocator and with others.
+// Programs that the agent is linked into: every linker, every kind of executable, with libc's allocator and with
+// others.
 
 import Foundation
 import IndexReader

@@ -1,5 +1,5 @@
-// What an index lacks is said in every answer: as text and as JSON, of a process that runs and of one that has ended, by
-// allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
+// What an index lacks is said in every answer: as text and as JSON, of a process that runs and of one that has ended,
+// by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
 
 import Foundation
 import IndexReader

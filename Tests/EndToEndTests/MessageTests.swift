@@ -1,5 +1,5 @@
-// What commands say: names that other programs made can't act upon a terminal, and errors say what is wrong and what can be
-// done, in one line.
+// What commands say: names that other programs made can't act upon a terminal, and errors say what is wrong and what
+// can be done, in one line.
 
 import Foundation
 import IndexReader

@@ -1,4 +1,5 @@
-// Names come from the file that ran, and from no other, whatever happened to it since; and from modules however many there were.
+// Names come from the file that ran, and from no other, whatever happened to it since; and from modules however many
+// there were.
 
 import Foundation
 import IndexReader

@@ -1,5 +1,5 @@
-// Every address answers: variables, stacks, what the kernel put there, and what was mapped by whom, against what the program
-// itself says of its addresses (Programs/places.c).
+// Every address answers: variables, stacks, what the kernel put there, and what was mapped by whom, against what the
+// program itself says of its addresses (Programs/places.c).
 
 import Foundation
 import Testing

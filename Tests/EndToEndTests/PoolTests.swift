@@ -1,4 +1,5 @@
-// Suballocators: real ones and our own, declared and announced, each against the program's own record; and what is refused.
+// Suballocators: real ones and our own, declared and announced, each against the program's own record; and what is
+// refused.
 
 import Foundation
 import Testing

@@ -178,8 +178,8 @@ extension EndToEnd {
               atPath: files.file("\(number).txt"), andPath: files.file("\(target)/\(number)")))
         }
       }
-      // Once the server's threads are gone, it waits for connections, and looks up from that twice a second: between, its index
-      // stands still.
+      // Once the server's threads are gone, it waits for connections, and looks up from that twice a second: between,
+      // its index stands still.
       let threads = "/proc/\(server.pid)/task"
       for _ in 0..<1000 where try FileManager.default.contentsOfDirectory(atPath: threads).count > 1 { usleep(10_000) }
       let segment = try Segment(path: directory.segment(of: server.pid))

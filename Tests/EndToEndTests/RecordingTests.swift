@@ -1,5 +1,5 @@
-// Recordings: what is replayed is what the program did; other programs read them; what is cut or damaged costs itself only; and
-// the history of an address, also after death.
+// Recordings: what is replayed is what the program did; other programs read them; what is cut or damaged costs itself
+// only; and the history of an address, also after death.
 
 import Foundation
 import IndexReader

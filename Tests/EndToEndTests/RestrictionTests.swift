@@ -1,4 +1,5 @@
-// Programs that can't have an index, or that restrict themselves after they have one: they run as if the agent were not there.
+// Programs that can't have an index, or that restrict themselves after they have one: they run as if the agent were not
+// there.
 
 import Foundation
 import IndexReader

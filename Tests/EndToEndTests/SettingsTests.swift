@@ -1,5 +1,5 @@
-// Settings reach the agent however they are written, and what is wrong is named: from the environment, the configuration and
-// the command line, and by the agent itself where nobody checked before.
+// Settings reach the agent however they are written, and what is wrong is named: from the environment, the
+// configuration and the command line, and by the agent itself where nobody checked before.
 
 import Foundation
 import IndexReader

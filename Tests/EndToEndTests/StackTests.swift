@@ -1,4 +1,5 @@
-// Call stacks in difficult places: the program is undisturbed, and what is recorded is what libgcc's unwinder said there.
+// Call stacks in difficult places: the program is undisturbed, and what is recorded is what libgcc's unwinder said
+// there.
 
 import Foundation
 import IndexReader
@@ -67,8 +68,8 @@ extension EndToEnd {
       var stack: IndexReader.Stack
     }
 
-    /// Runs a program plain, under the agent, and under the agent with each stack captured twice, and compares all it noted.
-    /// Returns what was recorded in the second of these.
+    /// Runs a program plain, under the agent, and under the agent with each stack captured twice, and compares all it
+    /// noted. Returns what was recorded in the second of these.
     @discardableResult
     private func check(
       _ command: [String], environment: [String: String] = [:], depthLimit: Int = 128, atLeast: Int = 10,

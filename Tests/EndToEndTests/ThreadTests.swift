@@ -112,9 +112,9 @@ extension EndToEnd {
         try program.finish()
         return numbers[0] / numbers[1] * 1e6
       }
-      // In turn, and the best of each: what else the machine does must not decide. It is about half as often on a machine
-      // with nothing else to do, and a quarter where each waking of a thread takes long; a search of all records for each
-      // thread would be a hundredth.
+      // In turn, and the best of each: what else the machine does must not decide. It is about half as often on a
+      // machine with nothing else to do, and a quarter where each waking of a thread takes long; a search of all
+      // records for each thread would be a hundredth.
       var (without, with) = (0.0, 0.0)
       for _ in 0..<4 {
         without = max(without, try run(underAgent: false))

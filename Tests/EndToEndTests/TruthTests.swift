@@ -86,7 +86,8 @@ extension EndToEnd {
       Dictionary(segment.threads.map { ($0.id, ($0.allocations, $0.frees)) }, uniquingKeysWith: { $1 })
     }
 
-    /// The program says "worker TID ALLOCATIONS FREES FAILURES" for each thread. bad_alloc's own blocks come and go beside.
+    /// The program says "worker TID ALLOCATIONS FREES FAILURES" for each thread. bad_alloc's own blocks come and go
+    /// beside.
     private func compareCounts(
       _ said: [String], before: [UInt32: (UInt64, UInt64)], in segment: borrowing Segment
     ) {

@@ -1,4 +1,5 @@
-// Files that are no segment, no longer one, or one that lies: each gets its own error, or harmless answers; never a crash.
+// Files that are no segment, no longer one, or one that lies: each gets its own error, or harmless answers; never a
+// crash.
 
 import Glibc
 import IndexReader

@@ -1,4 +1,5 @@
-// Recordings made of events that are made up: what was put in comes out, and what is damaged is said, counted, and costs nothing else.
+// Recordings made of events that are made up: what was put in comes out, and what is damaged is said, counted, and
+// costs nothing else.
 
 import CZstd
 import IndexReader

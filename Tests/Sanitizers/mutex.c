@@ -1,9 +1,10 @@
 // What a Mutex of Synchronization calls when it is held by another thread, for ThreadSanitizer.
 //
-// The library's own waits in the kernel, by a priority-inheriting futex, and the kernel passes the lock on: an instrumented
-// program never sees who released it to whom, and takes what the mutex protects for a race. These wait by trying again.
-// Neither sets the word's bit for waiting threads, so that unlocking always takes the short way, which is instrumented.
-// Linked in front of the library; the names are mangled `_MutexHandle._lockSlow(_:)`, `_tryLockSlow()`, `_unlockSlow()`.
+// The library's own waits in the kernel, by a priority-inheriting futex, and the kernel passes the lock on: an
+// instrumented program never sees who released it to whom, and takes what the mutex protects for a race. These wait by
+// trying again. Neither sets the word's bit for waiting threads, so that unlocking always takes the short way, which is
+// instrumented. Linked in front of the library; the names are mangled `_MutexHandle._lockSlow(_:)`, `_tryLockSlow()`,
+// `_unlockSlow()`.
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
-// The forms in which compilers, linkers and packagers write the same debug information: each gives the same answers as the plain
-// one, and a part that is missing or damaged is said.
+// The forms in which compilers, linkers and packagers write the same debug information: each gives the same answers as
+// the plain one, and a part that is missing or damaged is said.
 
 import Foundation
 import Symbols
@@ -82,7 +82,7 @@ extension TestProgram {
     DebugForm("g++", "-O1 -gdwarf-5 -gsplit-dwarf -fdebug-types-section", .package("llvm-dwp")),
     DebugForm("clang++", "-O1 -g -fstandalone-debug"), DebugForm("clang++", "-O1 -g -gpubnames -fstandalone-debug"),
     DebugForm("clang++", "-O1 -g -fstandalone-debug -flto=thin -fuse-ld=lld"),
-    DebugForm("clang++", "-O1 -g -fstandalone-debug -gsimple-template-names=simple"),
+    DebugForm("clang++", "-O1 -g -fstandalone-debug -gsimple-template-names"),
     DebugForm("clang++", "-O1 -gdwarf-5 -gsplit-dwarf -fstandalone-debug"),
     DebugForm("clang++", "-O1 -gdwarf-4 -gsplit-dwarf -fstandalone-debug"),
     DebugForm("clang++", "-O1 -gdwarf-5 -gsplit-dwarf -fdebug-types-section -fstandalone-debug"),

@@ -102,7 +102,7 @@ struct ProofTests {
     let folder = try TemporaryFolder()
     let path = Array("\(folder.path)/b".utf8) + [0xFF, 0x80, 0x0A]
     let moved = (path + [0]).withUnsafeBufferPointer { bytes in
-      bytes.withMemoryRebound(to: CChar.self) { rename(program.path, $0.baseAddress!) }
+      bytes.withMemoryRebound(to: CChar.self) { link(program.path, $0.baseAddress!) }
     }
     try #require(moved == 0)
     defer { _ = try? run("rm", ["-rf", folder.path]) }

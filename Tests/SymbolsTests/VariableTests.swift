@@ -1,5 +1,5 @@
-// Variables by their addresses, down to the member: against what the program says of itself, and with debug information that is
-// made to mislead.
+// Variables by their addresses, down to the member: against what the program says of itself, and with debug information
+// that is made to mislead.
 
 import Foundation
 import Symbols
@@ -10,8 +10,8 @@ import Testing
     "each address answers the member that the source names",
     arguments: [
       ("g++", ["-g", "-O1"]), ("g++", ["-g", "-gdwarf-4", "-O0"]), ("g++", ["-g3", "-O2"]),
-      // Else clang describes a class with virtual functions only where its first one is defined, which may be nowhere; and
-      // its linker, unlike gcc's, gives a file no build id unless it is asked.
+      // Else clang describes a class with virtual functions only where its first one is defined, which may be nowhere;
+      // and its linker, unlike gcc's, gives a file no build id unless it is asked.
       ("clang++", ["-g", "-fstandalone-debug", "-O1", "-Wl,--build-id"]),
       ("clang++", ["-g", "-fstandalone-debug", "-gdwarf-4", "-O2", "-Wl,--build-id"]),
     ])
@@ -24,8 +24,8 @@ import Testing
       if compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(
         symbolizer.variable(at: address + TestProgram.bias, in: program.module), "\(name), \(compiler) \(options)")
-      // Where the program stands in a namespace or function, its source leaves the scope out; a whole structure's address is
-      // that of its first member; of a union any member will do.
+      // Where the program stands in a namespace or function, its source leaves the scope out; a whole structure's
+      // address is that of its first member; of a union any member will do.
       let paths = [found.path] + found.alternatives
       #expect(
         paths.contains { path in
@@ -97,8 +97,8 @@ import Testing
 
   // MARK: hostile debug information
 
-  /// A program whose debug information is this assembly: abbreviations, and the entries below the unit. Types are referred to
-  /// by labels.
+  /// A program whose debug information is this assembly: abbreviations, and the entries below the unit. Types are
+  /// referred to by labels.
   private func assemble(_ abbreviations: String, _ entries: String) throws -> (TestProgram.Hostile, UInt64) {
     try TestProgram.Hostile.make(abbreviations, entries)
   }

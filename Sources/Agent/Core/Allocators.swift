@@ -1,6 +1,7 @@
 // Allocators: the table in the segment that says whose memory a block is (allocs_allocator.h).
 //
-// A number is given out once and means the same until the process ends: contexts hold it, and thread's caches of contexts.
+// A number is given out once and means the same until the process ends: contexts hold it, and thread's caches of
+// contexts.
 
 import AgentMachine
 import SharedLayout
@@ -59,9 +60,9 @@ enum Allocators {
     }
   }
 
-  /// The number of an allocator in a module that the dynamic linker has mapped and not yet entered among those that it finds by
-  /// address. It is called by its module's file name if it has no other. The same one of the same file keeps its number, however often
-  /// it comes and goes.
+  /// The number of an allocator in a module that the dynamic linker has mapped and not yet entered among those that it
+  /// finds by address. It is called by its module's file name if it has no other. The same one of the same file keeps
+  /// its number, however often it comes and goes.
   static func register(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     later module: UnsafeMutablePointer<link_map>, name: Name

@@ -1,10 +1,10 @@
 // Arenas: where the memory behind the slots comes from. The slow path of Index, taken once for 2 KiB of heap.
 //
 // Invariants:
-// - Nothing in the segment is written before its page is committed: where the file system is full, the region stays without
-//   index and a counter says so. The target never gets SIGBUS.
-// - A region's arena is complete in the file before the private region table shows it to the hooks, and the bits above a
-//   summary bit are set before it. Bits are set with read-modify-write, for neighbours share words.
+// - Nothing in the segment is written before its page is committed: where the file system is full, the region stays
+//   without index and a counter says so. The target never gets SIGBUS.
+// - A region's arena is complete in the file before the private region table shows it to the hooks, and the bits above
+//   a summary bit are set before it. Bits are set with read-modify-write, for neighbours share words.
 // - The segment's descriptor is closed at the start, for programs that close all descriptors, change their root or drop
 //   privileges. The file is reached through the anchor: a mapping of the first page of the next arena, which grows into
 //   the whole arena and one page more, the next anchor.
@@ -103,7 +103,8 @@ enum Arenas {
     return arena
   }
 
-  /// Enters arena `number` in the directory: its word first, then the bits that lead to it, from the top down to level 0.
+  /// Enters arena `number` in the directory: its word first, then the bits that lead to it, from the top down to level
+  /// 0.
   private static func publish(_ header: UnsafeMutablePointer<allocs_header>, _ region: Int, _ number: UInt32) {
     let directory = Segment.start(header, ALLOCS_SECTION_DIRECTORY).assumingMemoryBound(to: UInt32.self)
     allocs_store_release_u32(directory + region, number + 1)

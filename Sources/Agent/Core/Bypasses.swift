@@ -11,9 +11,10 @@ enum Bypasses {
   typealias Module = UnsafeMutablePointer<link_map>
   typealias Reason = allocs_bypass_reason
 
-  /// Notes that the function of this name is not seen; all of the allocator, if `name` is empty.
-  static func note(_ module: Module, _ name: Text, _ reason: Reason) {
-    Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED)
+  /// Notes that the function of this name is not seen; all of the allocator, if `name` is empty. `isRefused`: it was not
+  /// hooked.
+  static func note(_ module: Module, _ name: Text, _ reason: Reason, isRefused: Bool = true) {
+    if isRefused { Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED) }
     say(module, name, reason)
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let isNoted = locked(shared) {

@@ -1,18 +1,20 @@
 // CallFrameInformation: what .eh_frame says about one program counter, as a rule.
 //
-// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table, or, where a module has
-// none, through one that was made of its .eh_frame (FrameTables.swift). Follows the DWARF 4 standard, section 6.4, and the
-// Linux Standard Base's "Exception Frames". Keeps track of three columns: the canonical frame address, the frame pointer, the
-// return address. Whatever else a function may use ends the stack.
+// Reads the sections of modules that are loaded, found through their .eh_frame_hdr with its sorted table, or, where a
+// module has none, through one that was made of its .eh_frame (FrameTables.swift). Follows the DWARF 4 standard,
+// section 6.4, and the Linux Standard Base's "Exception Frames". Keeps track of three columns: the canonical frame
+// address, the frame pointer, the return address. Whatever else a function may use ends the stack.
 //
-// Every read is checked against the end of the segment it is in, and every loop is bounded: a damaged table must not crash the
-// host. A module may have room between its segments, where nothing can be read; a table is in another one than the code.
+// Every read is checked against the end of the segment it is in, and every loop is bounded: a damaged table must not
+// crash the host. A module may have room between its segments, where nothing can be read; a table is in another one
+// than the code.
 
 import AgentMachine
 import SharedLayout
 
 enum CallFrameInformation {
-  /// The rule for the call that returns to `pc`, or, if `isExact`, for the instruction at `pc` that a signal interrupted.
+  /// The rule for the call that returns to `pc`, or, if `isExact`, for the instruction at `pc` that a signal
+  /// interrupted.
   static func rule(for pc: UInt64, isExact: Bool) -> FrameRule {
     let address = isExact ? pc : pc &- 1
     var start: UInt64 = 0

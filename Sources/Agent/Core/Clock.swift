@@ -1,7 +1,7 @@
 // Clock: finds where the kernel keeps its coarse monotonic clock, in the page that the vdso reads.
 //
-// The layout of that page is the kernel's own affair and changes. But it holds CLOCK_MONOTONIC_COARSE as two words, seconds
-// and nanoseconds, and both are known from a system call: 128 bits that agree are not there by chance. They may
+// The layout of that page is the kernel's own affair and changes. But it holds CLOCK_MONOTONIC_COARSE as two words,
+// seconds and nanoseconds, and both are known from a system call: 128 bits that agree are not there by chance. They may
 // be absent (another time namespace, an old kernel); then the vdso is called.
 
 import AgentMachine

@@ -1,14 +1,14 @@
 // Code: changes instructions of the program, and makes memory for instructions.
 //
 // Invariants:
-// - What fails leaves every byte, and the permissions of every page, as they were. A page that could be run can be run at every
-//   moment.
+// - What fails leaves every byte, and the permissions of every page, as they were. A page that could be run can be run
+//   at every moment.
 // - Nobody is in the code that changes: the agent's constructor runs while there is one thread, and later only code is
 //   changed that has not been handed to the program yet.
 //
-// It is written through /proc/self/mem, which leaves a page's permissions alone, and works where a policy forbids memory that is
-// written and then run (PR_SET_MDWE, a filter of system calls). Where that file cannot be used, the pages are made writable beside
-// what they are, and then what they were: a policy that minds refuses the first step.
+// It is written through /proc/self/mem, which leaves a page's permissions alone, and works where a policy forbids
+// memory that is written and then run (PR_SET_MDWE, a filter of system calls). Where that file cannot be used, the
+// pages are made writable beside what they are, and then what they were: a policy that minds refuses the first step.
 
 import AgentMachine
 import SharedLayout
@@ -72,8 +72,8 @@ enum Code {
 
   // MARK: what is new
 
-  /// Makes memory that was written executable. Where that is forbidden, it becomes other memory with the same bytes in the same
-  /// place. False, and the memory is gone, if it cannot be done.
+  /// Makes memory that was written executable. Where that is forbidden, it becomes other memory with the same bytes in
+  /// the same place. False, and the memory is gone, if it cannot be done.
   static func makeExecutable(_ start: Bytes, _ size: UInt64) -> Bool {
     let address = UInt64(UInt(bitPattern: start))
     if System.protect(address, size, flags: System.Access.execute.rawValue) { return true }

@@ -1,8 +1,8 @@
 // Consumers: the control file's side of the agent. Makes the file, lets threads wait for lossless consumers, and sends
 // away those that no longer live. The protocol stands in allocs_control.h.
 //
-// Threat: others write to the file. Each word is read once and only compared: a position, a number of nanoseconds that has a
-// limit here, whether there is an entry. None leads to memory.
+// Threat: others write to the file. Each word is read once and only compared: a position, a number of nanoseconds that
+// has a limit here, whether there is an entry. None leads to memory.
 
 import AgentMachine
 import SharedLayout
@@ -81,8 +81,8 @@ enum Consumers {
 
   // MARK: positions
 
-  /// How many records below `position` of the thread's ring some lossless consumer has not taken, at most; waits for it if
-  /// that is allowed. 0 if there are none: then the thread knows it (`taken`).
+  /// How many records below `position` of the thread's ring some lossless consumer has not taken, at most; waits for it
+  /// if that is allowed. 0 if there are none: then the thread knows it (`taken`).
   static func missing(_ thread: Thread, below position: UInt64, mayWait: Bool) -> UInt64 {
     guard let shared = allocs_process().pointee.shared, shared.pointee.positions != nil else {
       thread.pointee.events.taken = .max
@@ -173,7 +173,8 @@ enum Consumers {
 
   // MARK: leases
 
-  /// Sends away consumers whose beat stopped, and turns events off if the last one went. Looks four times a second at most.
+  /// Sends away consumers whose beat stopped, and turns events off if the last one went. Looks four times a second at
+  /// most.
   @inline(never)
   static func checkLeases(_ now: UInt32) {
     guard let shared = allocs_process().pointee.shared, shared.pointee.positions != nil else { return }

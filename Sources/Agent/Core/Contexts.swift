@@ -2,9 +2,9 @@
 // seen is interned in the segment's tables.
 //
 // The interning tables are private to the agent and lock-free. Each is a cascade of arrays of cells (id:24, tag:8),
-// each array 16 times as large as the one before. A key may lie in one line of 16 cells of each array, and goes into the first empty
-// one in cascade order. Cells are only ever filled, so who meets an empty cell knows that the key is in none that
-// follow: a look-up costs one line for each array in use, and a lost race is found by reading the cell again.
+// each array 16 times as large as the one before. A key may lie in one line of 16 cells of each array, and goes into
+// the first empty one in cascade order. Cells are only ever filled, so who meets an empty cell knows that the key is in
+// none that follow: a look-up costs one line for each array in use, and a lost race is found by reading the cell again.
 //
 // An entry is written to the segment before its id enters a cell (compare-and-exchange, release), and the id
 // enters a slot after that: whoever reads an id may read the entry.
@@ -28,7 +28,8 @@ enum Contexts {
     return intern(thread, origin, function, allocator, cached, key)
   }
 
-  /// The id of (node or call site, thread, function, allocator) if the thread has it in its cache; else 0. Calls nothing.
+  /// The id of (node or call site, thread, function, allocator) if the thread has it in its cache; else 0. Calls
+  /// nothing.
   @inline(__always)
   static func known(
     _ thread: Thread, origin: UInt64, _ function: allocs_function, allocator: UInt32 = 0
@@ -245,10 +246,11 @@ enum Contexts {
   }
 }
 
-/// Frames of the agent's between the program's: the stubs around declared functions, and operators of C++ that run the program's
-/// new-handler.
+/// Frames of the agent's between the program's: the stubs around declared functions, and operators of C++ that run the
+/// program's new-handler.
 enum OwnFrames {
-  /// Where the call was made that led, by functions of the agent's, to that of `caller`; the caller's own site if that cannot be found.
+  /// Where the call was made that led, by functions of the agent's, to that of `caller`; the caller's own site if that
+  /// cannot be found.
   @inline(never)
   static func siteBehind(_ thread: Thread, _ caller: Caller) -> UInt64 {
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)

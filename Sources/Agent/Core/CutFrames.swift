@@ -4,8 +4,8 @@ import AgentMachine
 import SharedLayout
 
 enum CutFrames {
-  /// Frames from `start` outwards, at least one; as many as its budget lets the thread count. That is some 20 ms' worth at
-  /// first, and then a little for each allocation, so that no pattern of calls makes allocations slow without bound.
+  /// Frames from `start` outwards, at least one; as many as its budget lets the thread count. That is some 20 ms' worth
+  /// at first, and then a little for each allocation, so that no pattern of calls makes allocations slow without bound.
   @inline(never)
   static func count(_ thread: Thread, _ start: Registers, _ bounds: Bounds, _ rules: Stack.Rules) -> UInt32 {
     let atFirst: UInt64 = 1 << 22

@@ -1,10 +1,11 @@
-// Declarations: the functions that ALLOCS_SUBALLOC names, found in the modules of the process and hooked at their entries.
+// Declarations: the functions that ALLOCS_SUBALLOC names, found in the modules of the process and hooked at their
+// entries.
 //
-// allocsctl has checked the text, and the program's modules, before it started the program. Who preloads the agent by himself has
-// it checked here: what is wrong is left out, counted, and said on request.
+// allocsctl has checked the text, and the program's modules, before it started the program. Who preloads the agent by
+// himself has it checked here: what is wrong is left out, counted, and said on request.
 //
-// A library that the program opens later is looked at when it comes, for functions that no module has had before (LaterModules); when
-// it goes, they are looked for again.
+// A library that the program opens later is looked at when it comes, for functions that no module has had before
+// (LaterModules); when it goes, they are looked for again.
 
 import AgentMachine
 import SharedLayout

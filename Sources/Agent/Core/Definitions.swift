@@ -1,23 +1,26 @@
-// Definitions: the third way of binding. Callers that do not take the first definition of malloc in the search order reach the
-// C library's, past the agent: objects opened with RTLD_DEEPBIND, `__libc_malloc` by name, dlsym with a handle or RTLD_NEXT.
-// So the symbols of these definitions are changed, in the memory of this process alone, to lead to the agent: whoever asks
-// the dynamic linker for them from then on gets the agent's function, however it asks. No code is touched.
+// Definitions: the third way of binding. Callers that do not take the first definition of malloc in the search order
+// reach the C library's, past the agent: objects opened with RTLD_DEEPBIND, `__libc_malloc` by name, dlsym with a
+// handle or RTLD_NEXT. So the symbols of these definitions are changed, in the memory of this process alone, to lead to
+// the agent: whoever asks the dynamic linker for them from then on gets the agent's function, however it asks. No code
+// is touched.
 //
-// - A definition that is the function below the agent's leads to the agent's of that name. `&malloc` is the same address by
-//   whatever way it was found.
-// - The C library's, where another allocator is below the agent, leads to a stub with a record (allocs_family.h): its blocks are
-//   indexed beside those of that allocator, and the function below the stub is the definition itself. Where it is the
-//   allocator below that calls it, or a library that counts calls, the call is part of one that the agent has seen.
+// - A definition that is the function below the agent's leads to the agent's of that name. `&malloc` is the same
+//   address by whatever way it was found.
+// - The C library's, where another allocator is below the agent, leads to a stub with a record (allocs_family.h): its
+//   blocks are indexed beside those of that allocator, and the function below the stub is the definition itself. Where
+//   it is the allocator below that calls it, or a library that counts calls, the call is part of one that the agent has
+//   seen.
 //
-// The symbols are changed as early as the dynamic linker lets the agent run: by a resolver, when all libraries are relocated
-// and none of their code has run. What was bound before that, or by then could not be known to lead here, is the constructor's:
-// words that lead to `__libc_malloc` are found by their relocations, and changed too.
+// The symbols are changed as early as the dynamic linker lets the agent run: by a resolver, when all libraries are
+// relocated and none of their code has run. What was bound before that, or by then could not be known to lead here, is
+// the constructor's: words that lead to `__libc_malloc` are found by their relocations, and changed too.
 //
 // Invariants:
-// - A symbol's value is one aligned word, changed by one store: a thread that looks it up meanwhile sees the old or the new.
-//   Its page stays readable, and gets back the protection that the file asks for.
+// - A symbol's value is one aligned word, changed by one store: a thread that looks it up meanwhile sees the old or the
+//   new. Its page stays readable, and gets back the protection that the file asks for.
 // - What the agent looks up by hand is what the file says (`value(of:)`), whenever it looks.
-// - Nothing is changed unless the agent is the first definition of all names, or the constructor has found out what the first is.
+// - Nothing is changed unless the agent is the first definition of all names, or the constructor has found out what the
+//   first is.
 
 import AgentMachine
 import SharedLayout
@@ -124,8 +127,8 @@ import SharedLayout
       return isComplete && done
     }
 
-    /// Calls `body` with each entry of the module's table that is to lead elsewhere, and the address to which. False if one
-    /// cannot be led anywhere.
+    /// Calls `body` with each entry of the module's table that is to lead elsewhere, and the address to which. False if
+    /// one cannot be led anywhere.
     private static func forEachChange(
       _ module: Module, _ symbols: DynamicSymbols, passes: Bool, _ body: (Entry, UInt64) -> Void
     ) -> Bool {
@@ -283,8 +286,8 @@ import SharedLayout
 
     // MARK: memory that may not be written
 
-    /// Runs `body` while the range, which lies in one segment of the module's file, can be written. False, and `body` not run, if
-    /// that cannot be had.
+    /// Runs `body` while the range, which lies in one segment of the module's file, can be written. False, and `body`
+    /// not run, if that cannot be had.
     private static func writing(_ module: Module, from start: UInt64, to end: UInt64, _ body: () -> Void) -> Bool {
       let (readable, writable, executable) = (1, 2, 4)
       let flags = Int(allocs_protection(module, start))
@@ -355,9 +358,9 @@ import SharedLayout
       return nil
     }
 
-    /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its turn, by a
-    /// symbol that leads to the agent, it would be seen a second time. So then a function of the agent's takes its
-    /// place, which runs it inside a hook.
+    /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its
+    /// turn, by a symbol that leads to the agent, it would be seen a second time. So then a function of the agent's
+    /// takes its place, which runs it inside a hook.
     private static func takeFree() {
       let state = allocs_definitions()
       guard state.pointee.free_below == nil else { return }
@@ -371,8 +374,43 @@ import SharedLayout
       allocs_terminal().pointee.free = below
     }
 
+    /// Where the address of the function below is kept, for one of the agent's functions. `freeBelow`, where it has
+    /// taken the place of free's, keeps that address itself.
+    static func placeOfBelow(
+      _ point: UnsafePointer<allocs_entry_point>
+    ) -> UnsafeMutablePointer<UnsafeMutableRawPointer?> {
+      let between: @convention(c) (UnsafeMutableRawPointer?) -> Void = freeBelow
+      guard point.pointee.below.pointee == unsafeBitCast(between, to: UnsafeMutableRawPointer.self) else {
+        return point.pointee.below
+      }
+      return withUnsafeMutablePointer(to: &allocs_definitions().pointee.free_below) {
+        UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+      }
+    }
+
+    /// Whether an allocator that is not libc's has any way to reach libc's free. Most have none, and are not to be called
+    /// before the program does: their first call may do more than allocate.
+    private static var mayCallFreeOfLibc: Bool {
+      let name: StaticString = "malloc"
+      let malloc = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      var module = allocs_first_link_map()
+      while let current = module {
+        module = current.pointee.l_next
+        guard !allocs_is_own_module(current), !Terminal.isLibc(current), let symbols = DynamicSymbols(current),
+          symbols.symbol(of: malloc) != nil
+        else { continue }
+        if symbols.imports("dlsym") || symbols.imports("dlvsym") || symbols.imports("free")
+          || symbols.imports("__libc_free")
+        {
+          return true
+        }
+      }
+      return false
+    }
+
     /// Found out by a block of the function below, which is given back.
     private static var callsFreeOfLibc: Bool {
+      guard mayCallFreeOfLibc else { return false }
       guard let index = freeIndex, let own = allocs_enter() else { return true }
       let record = allocs_passing_record(index)
       let below = record.pointee.below
@@ -396,7 +434,8 @@ import SharedLayout
       thread.pointee.outer_place = allocs_stack_address()
     }
 
-    /// The number of the C library among the allocators: entered when one of its functions is first called past the one below.
+    /// The number of the C library among the allocators: entered when one of its functions is first called past the one
+    /// below.
     @inline(never)
     static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
       let state = allocs_definitions()

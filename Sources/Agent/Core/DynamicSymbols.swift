@@ -1,4 +1,5 @@
-// DynamicSymbols: the symbols that a loaded module defines for others, by hand from its hash tables: dlsym may allocate.
+// DynamicSymbols: the symbols that a loaded module defines for others, by hand from its hash tables: dlsym may
+// allocate.
 
 import AgentMachine
 
@@ -78,8 +79,8 @@ struct DynamicSymbols {
     if let hash { lookUpSystemV(name, hash, body) }
   }
 
-  /// What the module wants of others is among these. They precede those in the hash table; if there are none in it, all are
-  /// outside. The names lie behind them in memory, as every linker puts them.
+  /// What the module wants of others is among these. They precede those in the hash table; if there are none in it, all
+  /// are outside. The names lie behind them in memory, as every linker puts them.
   var importCount: Int {
     guard let count = gnuHash?[1] ?? hash?[1] else { return 0 }
     guard let gnuHash, !hasHashed(gnuHash) else { return Int(count) }

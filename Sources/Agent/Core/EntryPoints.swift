@@ -1,23 +1,25 @@
-// EntryPoints: the second way of binding. Allocators are hooked where they are defined, by a jump at the entry of each function
-// (Trampolines), where not every caller comes to the agent by name:
+// EntryPoints: the second way of binding. Allocators are hooked where they are defined, by a jump at the entry of each
+// function (Trampolines), where not every caller comes to the agent by name:
 //
-// - What lies before the agent and defines malloc is what callers get: the agent's function of that name takes its place, and
-//   the trampoline is the function below (Terminal). Where it only leads on to the agent, as a library that counts the calls of malloc
-//   does, it is left as it is (Predecessor).
-// - What lies behind the agent serves the agent's callers, and by names of its own (mallocx, mi_malloc) those who call it
-//   straight, or past all others (dlsym, -Bsymbolic). It is hooked in the same way; not so glibc's malloc.
-// - What lies beside that: definitions that only the module's own code can call, families with a prefix, allocators of modules that
-//   come later (LaterModules). Each function gets a record with its signature, its own function below, and its allocator
-//   (HookedFunction).
+// - What lies before the agent and defines malloc is what callers get: the agent's function of that name takes its
+//   place, and the trampoline is the function below (Terminal). Where it only leads on to the agent, as a library that
+//   counts the calls of malloc does, it is left as it is (Predecessor).
+// - What lies behind the agent serves the agent's callers, and by names of its own (mallocx, mi_malloc) those who call
+//   it straight, or past all others (dlsym, -Bsymbolic). It is hooked in the same way; not so glibc's malloc.
+// - What lies beside that: definitions that only the module's own code can call, families with a prefix, allocators of
+//   modules that come later (LaterModules). Each function gets a record with its signature, its own function below, and
+//   its allocator (HookedFunction).
 //
-// A call that comes through several of them is seen once, by the outermost: the hooks inside it find themselves inside one.
+// A call that comes through several of them is seen once, by the outermost: the hooks inside it find themselves inside
+// one.
 //
 // Invariants:
 // - If a function that frees must be left alone, so are all of its family: an index that misses frees would lie. If it
 //   is the family that callers get before the agent, the process runs unindexed.
 // - A module is hooked wholly or not at all: what fails half-way is put back as it was (Code).
-// - Nobody is in a module's code while that changes: the process has one thread, in the agent's constructor; or the module is new.
-//   The tables of records and gates are changed by the constructor and by whoever holds the dynamic linker's lock.
+// - Nobody is in a module's code while that changes: the process has one thread, in the agent's constructor; or the
+//   module is new. The tables of records and gates are changed by the constructor and by whoever holds the dynamic
+//   linker's lock.
 
 import AgentMachine
 import SharedLayout
@@ -115,9 +117,6 @@ enum EntryPoints {
     for index in 0..<targets.count where targets[index].moved != 0 {
       Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
       if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
-      if targets[index].record?.pointee.visit == nil, isOfHeap(targets[index]) {
-        refuse(module, targets, index, ALLOCS_BYPASS_HEAP_UNKNOWN)
-      }
     }
   }
 
@@ -154,8 +153,8 @@ enum EntryPoints {
     return nil
   }
 
-  /// Puts the jump there. `original` has the first bytes then, `below` the trampoline; the function below that there was is noted in
-  /// `size`, which nobody needs any more.
+  /// Puts the jump there. `original` has the first bytes then, `below` the trampoline; the function below that there
+  /// was is noted in `size`, which nobody needs any more.
   private static func hook(_ targets: Targets, _ index: Int, _ gates: Trampolines.Place) -> Bool {
     guard let place = targets[index].below else { return false }
     let end = targets.end(of: index)
@@ -194,7 +193,8 @@ enum EntryPoints {
 
   // MARK: what was left alone
 
-  /// Takes out what must be left alone because something else is: all of a family of which a function that frees cannot be hooked.
+  /// Takes out what must be left alone because something else is: all of a family of which a function that frees cannot
+  /// be hooked.
   private static func leaveAlone(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
     for index in 0..<targets.count where targets[index].is_essential && targets[index].moved == 0 {
       let missing = targets[index]
@@ -216,8 +216,8 @@ enum EntryPoints {
   }
   private static let takenOut = UInt16.max
 
-  /// Leaves all functions of the module alone. If malloc itself is among those that callers get before the agent, the process runs
-  /// unindexed: blocks would be recorded that others free.
+  /// Leaves all functions of the module alone. If malloc itself is among those that callers get before the agent, the
+  /// process runs unindexed: blocks would be recorded that others free.
   private static func giveUp(
     _ module: Module, _ targets: Targets, _ position: Targets.Position, _ reason: Trampolines.Reason
   ) {

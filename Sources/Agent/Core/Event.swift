@@ -1,4 +1,5 @@
-// Event: what happened, for whoever keeps account of it: the Index always, the thread's ring of events while they are on.
+// Event: what happened, for whoever keeps account of it: the Index always, the thread's ring of events while they are
+// on.
 //
 // All run with the thread's `self` taken. "Inner" events come from a hook inside another hook.
 
@@ -21,7 +22,8 @@ enum Event {
     record(thread, regions, block, size, alignment, context, kind, origin: origin, isTight: isTight)
   }
 
-  /// Whether the thread is not indexed though the process is: there was no memory for it. Then each of its blocks is a loss.
+  /// Whether the thread is not indexed though the process is: there was no memory for it. Then each of its blocks is a
+  /// loss.
   @inline(__always)
   static func isUnentered(_ thread: Thread) -> Bool {
     let process = allocs_process()
@@ -29,8 +31,8 @@ enum Event {
       && allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_READY.rawValue
   }
 
-  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are off.
-  /// False, and nothing done, if its context or heap is not. Calls nothing.
+  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are
+  /// off. False, and nothing done, if its context or heap is not. Calls nothing.
   @inline(__always)
   static func postKnownAlloc(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32

@@ -1,12 +1,13 @@
 // Events: puts records of what happened into the thread's ring, while somebody wants them (allocs_control.h).
 //
 // Invariants:
-// - A ring has one writer, the thread whose slot it is. `recording` is set while a record is under way: a signal handler
-//   whose own frees and allocations come in between counts them and leaves the ring alone.
+// - A ring has one writer, the thread whose slot it is. `recording` is set while a record is under way: a signal
+//   handler whose own frees and allocations come in between counts them and leaves the ring alone.
 // - A record is whole before `written` says so (release). Room for it was announced before (Rings.swift).
-// - What the index records is what is recorded here, but for what is counted: a block without a slot has no events either.
-// - An allocation is recorded after the allocator returned the block, a free before it goes back, each with its stamp taken
-//   there (Stamps.swift).
+// - What the index records is what is recorded here, but for what is counted: a block without a slot has no events
+//   either.
+// - An allocation is recorded after the allocator returned the block, a free before it goes back, each with its stamp
+//   taken there (Stamps.swift).
 
 import AgentMachine
 import SharedLayout
@@ -19,7 +20,8 @@ enum Events {
   // MARK: a record
 
   /// Makes the thread's ring ready for one record, which `append` writes and `end` closes. False if events are off, or
-  /// the event can't be recorded and was counted. May wait for a lossless consumer; not if `isInner`, in a signal handler.
+  /// the event can't be recorded and was counted. May wait for a lossless consumer; not if `isInner`, in a signal
+  /// handler.
   @inline(__always)
   static func begin(_ thread: Thread, isInner: Bool = false) -> Bool {
     guard thread.pointee.events.recording == 0 else { return isNested(thread) }
@@ -33,8 +35,8 @@ enum Events {
     return Rings.prepare(thread, isInner: isInner)
   }
 
-  /// The same for a thread in its outermost hook, if nothing has to be done for it. If not, `end` has to follow all the same.
-  /// Calls nothing.
+  /// The same for a thread in its outermost hook, if nothing has to be done for it. If not, `end` has to follow all the
+  /// same. Calls nothing.
   @inline(__always)
   static func beginKnown(_ thread: Thread) -> Bool {
     thread.pointee.events.recording = 1

@@ -5,15 +5,15 @@
 //       |  saved     |  offset      | saves | on fp   | kind |
 //       +------------+--------------+-------+---------+------+
 //
-// - FRAME: the canonical frame address (CFA) is stack or frame pointer + offset; `saved` below it tells where the return
-//   address lies and, if `saves`, the caller's frame pointer, else it is unchanged. How wide the two fields are, and what
-//   `saved` means, is the machine's affair (Machine*.swift).
+// - FRAME: the canonical frame address (CFA) is stack or frame pointer + offset; `saved` below it tells where the
+//   return address lies and, if `saves`, the caller's frame pointer, else it is unchanged. How wide the two fields are,
+//   and what `saved` means, is the machine's affair (Machine*.swift).
 // - REALIGNED: the CFA is what is stored at frame pointer - offset, the caller's frame pointer at the frame pointer.
 // - UNSTORED: the CFA is stack pointer + offset, the return address still in a register.
 // - The rest have no fields.
 //
-// The cache has one word for each of its lines, (upper bits of pc, rule), which line and word together name the pc exactly. So
-// it needs no lock: a word is right or of another pc, and whoever loses a race decodes once more.
+// The cache has one word for each of its lines, (upper bits of pc, rule), which line and word together name the pc
+// exactly. So it needs no lock: a word is right or of another pc, and whoever loses a race decodes once more.
 
 import AgentMachine
 import SharedLayout

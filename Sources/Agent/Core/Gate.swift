@@ -1,26 +1,30 @@
 // Gate: keeps the index still while a thread forks whose child gets a copy of it (Heritage.swift).
 //
-// What lies inside the gate is writing to the segment, not allocating. The thread that forks takes the region tables of all
-// threads away; a hook that finds none and the gate closed waits here, before it records or erases. So the hooks' paths test
-// nothing that they did not test before. What was taken from the allocator below and is not yet recorded belongs to a call that has not
-// returned; what is still recorded has not been freed: a copy made meanwhile says of each block what is true in the child.
+// What lies inside the gate is writing to the segment, not allocating. The thread that forks takes the region tables of
+// all threads away; a hook that finds none and the gate closed waits here, before it records or erases. So the hooks'
+// paths test nothing that they did not test before. What was taken from the allocator below and is not yet recorded
+// belongs to a call that has not returned; what is still recorded has not been freed: a copy made meanwhile says of
+// each block what is true in the child.
 //
 // Invariants:
-// - `fork_gate` is odd while the gate is closed, and only ever counts up. It is closed under the lock of the slow paths, under which
-//   threads get their blocks: a thread that the closing one did not see, sees the gate closed.
-// - A hook that loaded its region table before it was taken away ends before the gate counts as closed: membarrier orders the taking
-//   before the look at `self`, and the hook's own order is that of Hook.swift: enter, load the table, store, leave.
-// - `at_gate` is set before the gate is looked at and cleared before the table is loaded again; with the fence between, a closing
-//   thread that has seen it set knows that the waiting one will find its table gone (store, fence, load on both sides).
-// - Nobody waits for ever. What a fork handler that runs after the closing waits for may be a lock whose holder waits here: after a
-//   while the waiting thread breaks the gate. Then the copy may not be exact, and the child runs without an index.
+// - `fork_gate` is odd while the gate is closed, and only ever counts up. It is closed under the lock of the slow
+//   paths, under which threads get their blocks: a thread that the closing one did not see, sees the gate closed.
+// - A hook that loaded its region table before it was taken away ends before the gate counts as closed: membarrier
+//   orders the taking before the look at `self`, and the hook's own order is that of Hook.swift: enter, load the table,
+//   store, leave.
+// - `at_gate` is set before the gate is looked at and cleared before the table is loaded again; with the fence between,
+//   a closing thread that has seen it set knows that the waiting one will find its table gone (store, fence, load on
+//   both sides).
+// - Nobody waits for ever. What a fork handler that runs after the closing waits for may be a lock whose holder waits
+//   here: after a while the waiting thread breaks the gate. Then the copy may not be exact, and the child runs without
+//   an index.
 
 import AgentMachine
 import SharedLayout
 
 enum Gate {
-  /// The thread's region table, to be asked for before anything is written to the segment; nil if it is not indexed. Waits at the
-  /// gate. The caller has taken its `self`.
+  /// The thread's region table, to be asked for before anything is written to the segment; nil if it is not indexed.
+  /// Waits at the gate. The caller has taken its `self`.
   @inline(__always)
   static func regions(_ thread: Thread) -> Regions? {
     if let regions = thread.pointee.regions { return regions }
@@ -106,8 +110,8 @@ enum Gate {
 
   // MARK: whether the copy is exact
 
-  /// In a page that parent and child share, so that the child sees what happened up to its start: the count of the last gate
-  /// that was broken.
+  /// In a page that parent and child share, so that the child sees what happened up to its start: the count of the last
+  /// gate that was broken.
   private static var broken: UnsafeMutablePointer<UInt32>? { allocs_process().pointee.broken_gate }
 
   /// Whether the gate that was closed as `count`, or a later one, was broken: something was recorded after the copy.
@@ -140,7 +144,8 @@ enum Gate {
     case failed
   }
 
-  /// Takes all region tables away, and waits until no other thread can write to the segment. If that cannot be had, the gate is open. Calls nothing but the kernel: it may run in a signal handler.
+  /// Takes all region tables away, and waits until no other thread can write to the segment. If that cannot be had, the
+  /// gate is open. Calls nothing but the kernel: it may run in a signal handler.
   static func close(_ shared: UnsafeMutablePointer<allocs_shared>) -> Closing {
     let process = allocs_process()
     // In a signal handler inside a hook, this thread may itself be what the others wait for.
@@ -198,8 +203,8 @@ enum Gate {
     }
   }
 
-  /// Whether another thread is inside a hook and not at the gate. Its `self` is looked at through the kernel: a thread that has
-  /// ended may have taken its thread-local storage with it, and then it is not.
+  /// Whether another thread is inside a hook and not at the gate. Its `self` is looked at through the kernel: a thread
+  /// that has ended may have taken its thread-local storage with it, and then it is not.
   private static func isInside(_ thread: Thread, _ local: UnsafePointer<allocs_thread_local>) -> Bool {
     let flag = withUnsafeMutablePointer(to: &thread.pointee.at_gate) { $0 }
     if allocs_load_acquire_u32(flag) != 0 { return false }

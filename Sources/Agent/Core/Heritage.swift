@@ -1,4 +1,5 @@
-// Heritage: gives a child of fork a segment of its own, with an exact copy of the index as of the fork (ALLOCS_FOLLOW=1).
+// Heritage: gives a child of fork a segment of its own, with an exact copy of the index as of the fork
+// (ALLOCS_FOLLOW=1).
 //
 //   parent, before   close the gate; make a file without a name; write to it what of the segment is backed by memory; put what the
 //                    child will find wiped into private memory, of which it gets a copy as of everything else
@@ -124,8 +125,9 @@ enum Heritage {
 
   // MARK: the copy
 
-  /// Writes all of the segment that is backed by memory, but not the rings of events, which are the parent's. A negated error number if it
-  /// cannot be done. A hole that is read here becomes a page of the parent's; where there is no memory for that, the kernel says so.
+  /// Writes all of the segment that is backed by memory, but not the rings of events, which are the parent's. A negated
+  /// error number if it cannot be done. A hole that is read here becomes a page of the parent's; where there is no
+  /// memory for that, the kernel says so.
   private static func copy(to file: Int, _ shared: Shared, _ header: Header) -> Int {
     var result = copy(to: file, header, 0, pageSize)
     for id in 0..<Int(ALLOCS_SECTION_SPACE) {
@@ -415,8 +417,8 @@ enum Heritage {
     }
   }
 
-  /// This thread goes on under its new id, in a slot of its own, so that what it allocated in the parent keeps the id it had there.
-  /// The others have ended.
+  /// This thread goes on under its new id, in a slot of its own, so that what it allocated in the parent keeps the id
+  /// it had there. The others have ended.
   private static func inheritThreads(_ bequest: Bequest, _ shared: Shared, _ header: Header) {
     let heirs = allocs_heirs(bequest)
     // In the order of the queue: first those that had ended before. Their links were wiped, so by their state.

@@ -82,8 +82,8 @@ private func allocateSlowly(
   return block
 }
 
-// malloc and free are nearly all that programs call. Their paths for what is known call nothing but the allocator, and hand
-// over to another function, as the last thing they do, when something is new: so they save no registers.
+// malloc and free are nearly all that programs call. Their paths for what is known call nothing but the allocator, and
+// hand over to another function, as the last thing they do, when something is new: so they save no registers.
 
 @c(allocs_hook_malloc)
 func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {

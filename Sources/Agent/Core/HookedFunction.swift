@@ -1,9 +1,10 @@
-// HookedFunction: the hook of functions that are known by a signature (allocs_family.h). Like Hook, it makes an allocation,
-// a free or a resize of each call; which argument says what, the signature tells. The function below is the hooked
-// one's own trampoline, so several allocators never meet.
+// HookedFunction: the hook of functions that are known by a signature (allocs_family.h). Like Hook, it makes an
+// allocation, a free or a resize of each call; which argument says what, the signature tells. The function below is the
+// hooked one's own trampoline, so several allocators never meet.
 //
 // Invariants:
-// - All six arguments in registers are passed on, as is what the function returns: more of them than it takes do no harm.
+// - All six arguments in registers are passed on, as is what the function returns: more of them than it takes do no
+//   harm.
 // - What is hooked here is taken for tight: see Hook.
 
 import AgentMachine
@@ -168,7 +169,8 @@ private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Reque
   return returned
 }
 
-/// The text that is allocated says itself how long it is. A function that fills a buffer of its caller's allocates nothing.
+/// The text that is allocated says itself how long it is. A function that fills a buffer of its caller's allocates
+/// nothing.
 @inline(never)
 private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
@@ -283,7 +285,8 @@ private func freeArray(_ array: Block?, count: UInt64, _ release: () -> UInt64) 
   return returned
 }
 
-/// All blocks of a heap go back. The allocator is asked which those are, before; where it cannot be, the heap is counted.
+/// All blocks of a heap go back. The allocator is asked which those are, before; where it cannot be, the heap is
+/// counted.
 private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64) -> UInt64 {
   var returned: UInt64 = 0
   free(nil) { _ in
@@ -292,6 +295,7 @@ private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64)
       if let visit = hooked.pointee.visit {
         _ = visit(heap, true, allocs_block_visitor(), nil)
       } else {
+        if Index.value(of: ALLOCS_COUNTER_HEAPS_DESTROYED) == 0 { noteUnknownHeap(hooked) }
         Index.count(ALLOCS_COUNTER_HEAPS_DESTROYED)
       }
     }
@@ -300,8 +304,21 @@ private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64)
   return returned
 }
 
-/// A block of a heap that is about to go back, called by the allocator; an area without a block comes before its blocks.
-/// An aligned block begins somewhere in what the allocator takes for it.
+/// The first heap of which nobody says what was in it: from now on the index lists what may be gone.
+@inline(never)
+private func noteUnknownHeap(_ hooked: Hooked) {
+  var (start, end): (UInt64, UInt64) = (0, 0)
+  var module: UnsafeMutablePointer<link_map>?
+  guard allocs_find_module(hooked.pointee.address, &start, &end, &module), let module else { return }
+  let signature = hooked.pointee.signature
+  var name = Text()
+  name.append(cString: allocs_family(UInt32(signature.pointee.families.trailingZeroBitCount)).pointee.prefix)
+  name.append(cString: signature.pointee.name)
+  Bypasses.note(module, name, ALLOCS_BYPASS_HEAP_UNKNOWN, isRefused: false)
+}
+
+/// A block of a heap that is about to go back, called by the allocator; an area without a block comes before its
+/// blocks. An aligned block begins somewhere in what the allocator takes for it.
 @c(allocs_visited_block)
 func visitedBlock(
   _ heap: UnsafeRawPointer?, _ area: UnsafeRawPointer?, _ block: Block?, _ size: Int, _ argument: UnsafeRawPointer?

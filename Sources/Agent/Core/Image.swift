@@ -1,5 +1,5 @@
-// Image: a module as it is mapped, by its program headers. Those are in memory, so it takes neither a lock nor a system call of the
-// dynamic linker's, and a module that the dynamic linker has mapped and not yet finished has one, too.
+// Image: a module as it is mapped, by its program headers. Those are in memory, so it takes neither a lock nor a system
+// call of the dynamic linker's, and a module that the dynamic linker has mapped and not yet finished has one, too.
 //
 // A module is believed only if its headers say that its dynamic section lies where the dynamic linker has it.
 

@@ -1,4 +1,5 @@
-// The chunk that an address is in: what a suballocator carves up. Only Nested asks; hooks know where their blocks start.
+// The chunk that an address is in: what a suballocator carves up. Only Nested asks; hooks know where their blocks
+// start.
 
 import AgentMachine
 import SharedLayout

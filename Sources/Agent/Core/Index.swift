@@ -177,6 +177,15 @@ enum Index {
 
   static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
 
+  /// What a counter of the segment has come to.
+  static func value(of counter: allocs_counter) -> UInt64 {
+    guard let header = allocs_process().pointee.shared?.pointee.header else { return 0 }
+    return withUnsafeMutablePointer(to: &header.pointee.counters) {
+      let counters = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self)
+      return allocs_load_relaxed_u64(counters + Int(counter.rawValue))
+    }
+  }
+
   /// Adds one to a counter of the segment.
   @inline(never)
   static func count(_ counter: allocs_counter, _ amount: UInt64 = 1) {

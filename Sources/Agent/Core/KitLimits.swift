@@ -1,5 +1,5 @@
-// What the agent inside an executable does not see, where it can tell: no function is hooked at its entry there. Counted, and
-// said on request.
+// What the agent inside an executable does not see, where it can tell: no function is hooked at its entry there.
+// Counted, and said on request.
 
 #if ALLOCS_INEXE
   import AgentMachine
@@ -8,8 +8,8 @@
   enum KitLimits {
     /// Runs once, before the libraries' constructors.
     static func report() {
-      // Operators of an allocator, which go past its malloc. Those of a statically linked executable can't be told from the C++
-      // library's, which call malloc.
+      // Operators of an allocator, which go past its malloc. Those of a statically linked executable can't be told from
+      // the C++ library's, which call malloc.
       if !allocs_is_static(), let executable = allocs_first_link_map(), let symbols = DynamicSymbols(executable),
         defines("_Znwm", symbols) || defines("_ZdlPv", symbols)
       {

@@ -1,18 +1,18 @@
 // LaterModules: allocators in modules that come after the start.
 //
-// The dynamic linker calls a function of its own, which does nothing, for debuggers to know when modules came and went. It does so
-// when a new module is mapped, and before it is relocated and its constructors run: nobody can be in its code. The agent puts a jump
-// there, once, and does for each new module what EntryPoints does at the start.
+// The dynamic linker calls a function of its own, which does nothing, for debuggers to know when modules came and went.
+// It does so when a new module is mapped, and before it is relocated and its constructors run: nobody can be in its
+// code. The agent puts a jump there, once, and does for each new module what EntryPoints does at the start.
 //
 // Invariants:
-// - The dynamic linker's lock is held, by this thread, on which anything may be under way, as in a hook of an allocator that
-//   opens a library. So nothing here allocates, opens a module, or waits for that lock; what it needs of a module it reads from the module.
-//   The lock of the slow paths is held by nobody who waits for the dynamic linker's.
-// - The table of modules that were looked at is in the dynamic linker's order, as far as they are still there. A module that is gone
-//   gives back its gates and records before a new one is looked at, which may lie where it lay: nothing grows with the number of
-//   times that modules come and go.
-// - A debugger that stands at that function already is left alone, and so is a function that is more than a return: what comes later
-//   is not seen then, and that is noted.
+// - The dynamic linker's lock is held, by this thread, on which anything may be under way, as in a hook of an allocator
+//   that opens a library. So nothing here allocates, opens a module, or waits for that lock; what it needs of a module
+//   it reads from the module. The lock of the slow paths is held by nobody who waits for the dynamic linker's.
+// - The table of modules that were looked at is in the dynamic linker's order, as far as they are still there. A module
+//   that is gone gives back its gates and records before a new one is looked at, which may lie where it lay: nothing
+//   grows with the number of times that modules come and go.
+// - A debugger that stands at that function already is left alone, and so is a function that is more than a return:
+//   what comes later is not seen then, and that is noted.
 
 import AgentMachine
 import SharedLayout
@@ -49,7 +49,8 @@ enum LaterModules {
     return Trampolines.jump(&target, to: stub)
   }
 
-  /// The function, if it is what it is known to be: one return, and nothing behind it that can be run before the next function.
+  /// The function, if it is what it is known to be: one return, and nothing behind it that can be run before the next
+  /// function.
   private static func target(_ address: UInt64) -> allocs_target? {
     var module = allocs_first_link_map()
     while let current = module {

@@ -1,14 +1,17 @@
-// MachineARM: what the unwinder must know of AArch64, and nothing else knows. Register numbers are those of the "DWARF for the Arm
-// 64-bit Architecture", frame records those of the AAPCS64 (section 6.4.6), signal frames as Linux builds them.
+// MachineARM: what the unwinder must know of AArch64, and nothing else knows. Register numbers are those of the "DWARF
+// for the Arm 64-bit Architecture", frame records those of the AAPCS64 (section 6.4.6), signal frames as Linux builds
+// them.
 //
 // A call leaves its return address in register x30; a function that calls others stores it, nearly always in a frame
-// record: the caller's x29, and the return address above it. Where in its frame a function keeps the record is up to the compiler.
+// record: the caller's x29, and the return address above it. Where in its frame a function keeps the record is up to
+// the compiler.
 
 import AgentMachine
 
 #if arch(arm64)
   enum Machine {
-    /// User addresses are below 2 to this power. With 52 bits, the kernel gives out higher ones only to who asks for them.
+    /// User addresses are below 2 to this power. With 52 bits, the kernel gives out higher ones only to who asks for
+    /// them.
     static let addressBits: UInt64 = 48
     static let framePointerColumn: UInt64 = 29  // x29
     static let stackPointerColumn: UInt64 = 31  // sp
@@ -17,21 +20,21 @@ import AgentMachine
     static let stackPointerOperation: UInt8 = 0x8F  // DW_OP_breg31
     static let signsReturnAddresses = true
 
-    /// The address in a word that was stored as one. Pointer authentication puts a signature above the address, which is the
-    /// same with and without.
+    /// The address in a word that was stored as one. Pointer authentication puts a signature above the address, which
+    /// is the same with and without.
     @inline(__always) static func address(_ word: UInt64) -> UInt64 { word & (1 << addressBits - 1) }
 
-    /// The caller's stack pointer, where code without information keeps frame pointers. A record does not tell: it lies above.
-    /// This odd address stands for it, by which whatever lies above the record may be read, and from which no rule leads on
-    /// that needs the stack pointer itself: what it would find is not aligned.
+    /// The caller's stack pointer, where code without information keeps frame pointers. A record does not tell: it lies
+    /// above. This odd address stands for it, by which whatever lies above the record may be read, and from which no
+    /// rule leads on that needs the stack pointer itself: what it would find is not aligned.
     @inline(__always) static func stackPointer(aboveRecord fp: UInt64) -> UInt64 { fp &+ 9 }
 
     /// Stubs of the procedure linkage table leave the stack as it is, and have no information.
     static func isProcedureLinkage(_ address: UInt64, _ size: UInt64) -> Bool { false }
     static func procedureLinkageOffset(at address: UInt64) -> Int64 { 0 }
 
-    /// Where the interrupted registers are, from the stack pointer of the signal return stub: there lies a siginfo of 128
-    /// bytes, then a ucontext, whose uc_mcontext, 176 bytes on, has x0 to x30, sp and pc after a first word.
+    /// Where the interrupted registers are, from the stack pointer of the signal return stub: there lies a siginfo of
+    /// 128 bytes, then a ucontext, whose uc_mcontext, 176 bytes on, has x0 to x30, sp and pc after a first word.
     static let interruptedFramePointer: UInt64 = registers + 29 * 8
     static let interruptedStackPointer: UInt64 = registers + 31 * 8
     static let interruptedCounter: UInt64 = registers + 32 * 8

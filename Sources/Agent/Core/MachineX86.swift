@@ -1,5 +1,5 @@
-// MachineX86: what the unwinder must know of x86-64, and nothing else knows. Register numbers are those of the System V ABI's
-// DWARF mapping (section 3.6.2), signal frames as Linux builds them. MachineARM says the same of AArch64.
+// MachineX86: what the unwinder must know of x86-64, and nothing else knows. Register numbers are those of the System V
+// ABI's DWARF mapping (section 3.6.2), signal frames as Linux builds them. MachineARM says the same of AArch64.
 
 import AgentMachine
 
@@ -20,8 +20,8 @@ import AgentMachine
     /// The caller's stack pointer, where code without information keeps frame pointers: the call left them right above.
     @inline(__always) static func stackPointer(aboveRecord fp: UInt64) -> UInt64 { fp &+ 16 }
 
-    /// Whether the expression is the one that linkers write for stubs of the procedure linkage table: rsp + 8, and 8 more
-    /// once the stub has pushed its index, at its 11th byte.
+    /// Whether the expression is the one that linkers write for stubs of the procedure linkage table: rsp + 8, and 8
+    /// more once the stub has pushed its index, at its 11th byte.
     static func isProcedureLinkage(_ address: UInt64, _ size: UInt64) -> Bool {
       // breg7 8, breg16 0, lit15, and, lit11, ge, lit3, shl, plus
       let expected: InlineArray<11, UInt8> = [0x77, 0x08, 0x80, 0x00, 0x3F, 0x1A, 0x3B, 0x2A, 0x33, 0x24, 0x22]

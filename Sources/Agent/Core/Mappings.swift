@@ -1,13 +1,14 @@
 // Mappings: the table of what was mapped by whom (allocs_mapping.h), kept by the calls of mmap and its like.
 //
-// A call is noted after it succeeded, with nothing held meanwhile. Another thread may have mapped something new in between
-// where this one unmapped: so each call takes a number before it is made, and what it unmaps are the entries with lower
-// ones only. A new mapping gets its number afterwards, and puts an end to whatever is listed at its addresses.
+// A call is noted after it succeeded, with nothing held meanwhile. Another thread may have mapped something new in
+// between where this one unmapped: so each call takes a number before it is made, and what it unmaps are the entries
+// with lower ones only. A new mapping gets its number afterwards, and puts an end to whatever is listed at its
+// addresses.
 //
-// These functions may be called where malloc may not: in a signal handler, under an allocator's locks, in a vfork child, which
-// works on its parent's memory. Therefore nothing of libc is called here, and the agent's lock is taken only by a thread
-// that does not hold it. Where the call interrupted a hook, or comes from the allocator below one, nothing
-// of the thread's own memory of stacks is touched, as it may be half changed: the stack is unwound anew.
+// These functions may be called where malloc may not: in a signal handler, under an allocator's locks, in a vfork
+// child, which works on its parent's memory. Therefore nothing of libc is called here, and the agent's lock is taken
+// only by a thread that does not hold it. Where the call interrupted a hook, or comes from the allocator below one,
+// nothing of the thread's own memory of stacks is touched, as it may be half changed: the stack is unwound anew.
 
 import AgentMachine
 import SharedLayout
@@ -143,8 +144,8 @@ enum Mappings {
 
   // MARK: while a thread forks
 
-  /// Whether a thread that closes the gate waits for this one. A thread inside a hook must not wait in turn: it may hold
-  /// the allocator's locks, which fork takes.
+  /// Whether a thread that closes the gate waits for this one. A thread inside a hook must not wait in turn: it may
+  /// hold the allocator's locks, which fork takes.
   private static func isSeenAtGate(_ own: Thread?) -> Bool {
     if let own { return Gate.regions(own) != nil }
     guard let inside = allocs_registered_block(), inside.pointee.entry != nil else { return false }
@@ -373,8 +374,8 @@ enum Mappings {
     return part
   }
 
-  /// Whether `draft` goes on where an entry of the same context ends, and has been added to it: a program that moves its
-  /// break in small steps has one entry for them.
+  /// Whether `draft` goes on where an entry of the same context ends, and has been added to it: a program that moves
+  /// its break in small steps has one entry for them.
   private static func grow(_ draft: allocs_mapping, _ header: Header, _ table: Table) -> Bool {
     let place = place(above: draft.start, header, table)
     guard place > 0 else { return false }

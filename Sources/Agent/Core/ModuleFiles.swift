@@ -1,10 +1,11 @@
-// ModuleFiles: of which file a module is. Its build id tells, which lies in its memory, together with an absolute path. Only
-// where one of them is missing is the kernel asked: /proc/self/map_files/START-END is a link to the file that is mapped, and
-// may be read (not followed) without any right. No descriptor is opened.
+// ModuleFiles: of which file a module is. Its build id tells, which lies in its memory, together with an absolute path.
+// Only where one of them is missing is the kernel asked: /proc/self/map_files/START-END is a link to the file that is
+// mapped, and may be read (not followed) without any right. No descriptor is opened.
 //
-// The file's identity (device, inode, size, time of change) is as of the moment when the module is noted, before the first
-// node that refers to it. A file that is overwritten in place changes the code that runs, so what it held at that moment is
-// what the module's records are about; a reader that finds another time of change says that nothing is proved.
+// The file's identity (device, inode, size, time of change) is as of the moment when the module is noted, before the
+// first node that refers to it. A file that is overwritten in place changes the code that runs, so what it held at that
+// moment is what the module's records are about; a reader that finds another time of change says that nothing is
+// proved.
 
 import AgentMachine
 import SharedLayout
@@ -16,7 +17,8 @@ enum ModuleFiles {
 
   // MARK: the name
 
-  /// Writes the module's path into `bytes`, and what is known of its file into `module` and `file`. How many bytes it took.
+  /// Writes the module's path into `bytes`, and what is known of its file into `module` and `file`. How many bytes it
+  /// took.
   static func name(
     _ bytes: UnsafeMutablePointer<UInt8>, _ limit: Int, _ module: inout allocs_module, _ file: inout allocs_module_file,
     _ map: UnsafeMutablePointer<link_map>, _ shared: UnsafeMutablePointer<allocs_shared>

@@ -1,19 +1,19 @@
-// Modules: notes in the segment which module lies where, so that return addresses mean something after dlclose and after
-// the process is gone.
+// Modules: notes in the segment which module lies where, so that return addresses mean something after dlclose and
+// after the process is gone.
 //
-// A module is noted when the agent starts, or when the first call from it is seen: _dl_find_object finds it without a lock,
-// so a thread that holds the dynamic linker's lock cannot be waited for. dlclose is hooked to note which modules went.
-// libc unloads modules of its own (converters, name services) past that hook, and between a dlclose and the note another
-// thread may load something in the same place. So the question is asked again before anything new is mapped: the
-// dynamic linker allocates the description of a new module first, by calloc.
+// A module is noted when the agent starts, or when the first call from it is seen: _dl_find_object finds it without a
+// lock, so a thread that holds the dynamic linker's lock cannot be waited for. dlclose is hooked to note which modules
+// went. libc unloads modules of its own (converters, name services) past that hook, and between a dlclose and the note
+// another thread may load something in the same place. So the question is asked again before anything new is mapped:
+// the dynamic linker allocates the description of a new module first, by calloc.
 //
-// From the first unloading on, each new node of the stack trie names the entry of its module, so that records tell modules
-// apart that lay at the same addresses, however soon after each other. A file that is loaded again at its place gets its entry
-// again: a program that loads a plugin a million times has one entry for it. Where the table is full, the entry of a module
-// that was unloaded is given to another, and counted; `first_node` keeps their nodes apart.
+// From the first unloading on, each new node of the stack trie names the entry of its module, so that records tell
+// modules apart that lay at the same addresses, however soon after each other. A file that is loaded again at its place
+// gets its entry again: a program that loads a plugin a million times has one entry for it. Where the table is full,
+// the entry of a module that was unloaded is given to another, and counted; `first_node` keeps their nodes apart.
 //
-// Entries of loaded modules are found by binary search in their order of address (`place`). The search takes no lock: one
-// that meets a change may miss, and who misses asks again under the lock.
+// Entries of loaded modules are found by binary search in their order of address (`place`). The search takes no lock:
+// one that meets a change may miss, and who misses asks again under the lock.
 
 import AgentMachine
 import SharedLayout
@@ -27,7 +27,8 @@ enum Modules {
   private static let none = UInt32(ALLOCS_NODE_MODULE_NONE)
   private static let dropped = UInt32(ALLOCS_NODE_MODULE_DROPPED)
 
-  /// Notes the module that covers `address`, if it is new. What a node is to say of it: 1 + its index, or why it has none.
+  /// Notes the module that covers `address`, if it is new. What a node is to say of it: 1 + its index, or why it has
+  /// none.
   @discardableResult
   static func note(_ shared: Shared, _ header: Header, address: UInt64) -> UInt32 {
     let known = known(shared, header, address)
@@ -116,7 +117,8 @@ enum Modules {
     return covers(table + Int(index), address) ? index + 1 : 0
   }
 
-  /// The first node of the module in entry `number`: those below were made for another module, which had the entry before.
+  /// The first node of the module in entry `number`: those below were made for another module, which had the entry
+  /// before.
   @inline(__always)
   static func firstNode(_ header: Header, ofModule number: UInt32) -> UInt32 {
     number < dropped ? places(header)[Int(number) - 1].first_node : 0
@@ -296,8 +298,8 @@ enum Modules {
     return false
   }
 
-  /// Writes the entry at `index`, with the name that stands in `draft`; without one, the name goes where that of the entry's former
-  /// module stood.
+  /// Writes the entry at `index`, with the name that stands in `draft`; without one, the name goes where that of the
+  /// entry's former module stood.
   private static func fill(
     _ shared: Shared, _ header: Header, _ index: Int, _ module: inout allocs_module, _ file: inout allocs_module_file,
     _ draft: UnsafeMutablePointer<UInt8>?, _ size: Int, _ map: UnsafeMutablePointer<link_map>
@@ -338,7 +340,8 @@ enum Modules {
     allocs_store_release_u32(&place.pointee.sequence, sequence &+ 2)
   }
 
-  /// Puts the entry at `index` among those that are loaded, in order of address. They are one more then; the caller says so.
+  /// Puts the entry at `index` among those that are loaded, in order of address. They are one more then; the caller
+  /// says so.
   private static func insert(_ shared: Shared, _ header: Header, _ index: Int) {
     let places = places(header)
     let table = entries(header)

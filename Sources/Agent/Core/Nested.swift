@@ -1,17 +1,19 @@
-// Nested: the index of suballocations, which pools carve out of chunks, of mappings, or of each other's blocks (allocs_nested.h).
+// Nested: the index of suballocations, which pools carve out of chunks, of mappings, or of each other's blocks
+// (allocs_nested.h).
 //
 // Invariants:
-// - A block goes to level 0, or, if it lies in a block of another suballocator, one level above that block: the chain of
-//   containers is read off the addresses. What would need a third level is refused.
-// - Blocks of two suballocators never overlap but in that way. Who would overlap another's is refused, and the other's stay: a wrong
-//   declaration harms only what it declares. Where an allocator hands out memory of its own again, the later word counts.
+// - A block goes to level 0, or, if it lies in a block of another suballocator, one level above that block: the chain
+//   of containers is read off the addresses. What would need a third level is refused.
+// - Blocks of two suballocators never overlap but in that way. Who would overlap another's is refused, and the other's
+//   stay: a wrong declaration harms only what it declares. Where an allocator hands out memory of its own again, the
+//   later word counts.
 // - Only the chunk's free, its own allocator, and its pool's reset erase a block.
 //
 // That a reader never shows a block whose chunk is gone has two legs. The hook that frees a chunk erases its slot, then
-// all nested slots in it, and only then lets the chunk go: whoever gets that memory next finds no slot there. Where a free is
-// not seen (inside another hook before this was on, by an allocator that is not hooked), the reader's own test holds: it
-// believes a block in a chunk only if a live chunk holds all of it and is not younger. A block that was in no chunk when it was
-// handed out is not believed once a chunk lies there.
+// all nested slots in it, and only then lets the chunk go: whoever gets that memory next finds no slot there. Where a
+// free is not seen (inside another hook before this was on, by an allocator that is not hooked), the reader's own test
+// holds: it believes a block in a chunk only if a live chunk holds all of it and is not younger. A block that was in no
+// chunk when it was handed out is not believed once a chunk lies there.
 //
 // Slots are written by who owns the memory, as in Index. The lock is taken for new arenas alone.
 
@@ -91,8 +93,8 @@ enum Nested {
     allocs_store_release_u64(slot, allocs_slot_head(kind, granule, UInt64(size), context, ticks))
   }
 
-  /// Makes room at `level`: erases what the same allocator had handed out in the range. False, and nothing done, if a block
-  /// of another starts there.
+  /// Makes room at `level`: erases what the same allocator had handed out in the range. False, and nothing done, if a
+  /// block of another starts there.
   private static func clear(
     _ shared: Shared, _ header: Header, _ level: Int, _ base: UInt, _ end: UInt, of group: UInt32
   ) -> Bool {

@@ -12,8 +12,8 @@ enum NestedArenas {
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
   private static let stride = UInt64(ALLOCS_NESTED_STRIDE)
 
-  /// Makes the slots of a block at `base` writable. Nil, and counted, if they cannot be. Unless `isMapped`, the block must be
-  /// seen to lie in memory of the process: a function that is no allocator returns anything.
+  /// Makes the slots of a block at `base` writable. Nil, and counted, if they cannot be. Unless `isMapped`, the block
+  /// must be seen to lie in memory of the process: a function that is no allocator returns anything.
   static func prepare(
     _ shared: Nested.Shared, _ header: Nested.Header, _ level: Int, _ base: UInt, _ end: UInt, isMapped: Bool
   ) -> Nested.Base? {

@@ -6,8 +6,8 @@
 //   grows while blocks come in ascending order; it may hold blocks of other pools, which the numbers tell apart.
 // A reset looks through the ranges and forgets them: the time is that for the memory the pool has used.
 //
-// The lock here is taken where a pool begins a new range or another 4 KiB, not for each block: a thread remembers the last. Only
-// where a pool takes back in the reverse order, ranges are exact, and each block takes it.
+// The lock here is taken where a pool begins a new range or another 4 KiB, not for each block: a thread remembers the
+// last. Only where a pool takes back in the reverse order, ranges are exact, and each block takes it.
 
 import AgentMachine
 import SharedLayout
@@ -19,8 +19,8 @@ enum Pools {
 
   private static let reach: UInt = 4096
 
-  /// Notes that the pool at `pool`, of the allocator `group`, has handed out a block that Nested has recorded at `level`.
-  /// `isStack`: it takes back in the reverse order, so the order of its ranges matters.
+  /// Notes that the pool at `pool`, of the allocator `group`, has handed out a block that Nested has recorded at
+  /// `level`. `isStack`: it takes back in the reverse order, so the order of its ranges matters.
   static func handedOut(
     _ shared: Shared, _ thread: Thread, _ pool: UInt64, _ group: UInt32, isStack: Bool, _ level: Int, _ base: UInt,
     _ end: UInt
@@ -109,8 +109,8 @@ enum Pools {
       last.pointee.end = max(last.pointee.end, reachEnd)
       return (last.pointee.start, last.pointee.end)
     }
-    // A pool that has blocks freed one by one comes back to the same memory again and again. Where the order matters, what has
-    // a range keeps it: a stack has given up the ranges that it comes back to.
+    // A pool that has blocks freed one by one comes back to the same memory again and again. Where the order matters,
+    // what has a range keeps it: a stack has given up the ranges that it comes back to.
     if isStack {
       var known = entry.pointee.ranges?.pointee.next
       while let range = known {

@@ -4,9 +4,9 @@
 // - An allocator serves its callers itself.
 // - Anything else leads on to the next definition, which is the agent's, and from there to the allocator.
 //
-// Which of the last two it is, is found out by asking it for a block: does the agent see the call? No more is done than any
-// constructor of a library may do. A library whose own constructor has not run may serve from an array of its own until then:
-// if it asks dlsym for functions, it will lead on.
+// Which of the last two it is, is found out by asking it for a block: does the agent see the call? No more is done than
+// any constructor of a library may do. A library whose own constructor has not run may serve from an array of its own
+// until then: if it asks dlsym for functions, it will lead on.
 
 import AgentMachine
 import SharedLayout

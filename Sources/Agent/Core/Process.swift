@@ -24,7 +24,8 @@ enum Process {
   /// How many threads it has; likewise.
   static var threadCount: Int { statistic(20) }
 
-  /// A field of /proc/self/stat, counted from 1 as in proc(5); a negated error number if it cannot be read, 0 if it is not there.
+  /// A field of /proc/self/stat, counted from 1 as in proc(5); a negated error number if it cannot be read, 0 if it is
+  /// not there.
   private static func statistic(_ number: Int) -> Int {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
       guard let bytes = buffer.baseAddress else { return 0 }
@@ -52,8 +53,8 @@ enum Process {
 }
 
 extension Process {
-  /// What the process's time namespace adds to CLOCK_MONOTONIC and to the time since boot, in nanoseconds; nil if that can't be
-  /// known. Zeros where the kernel has no time namespaces.
+  /// What the process's time namespace adds to CLOCK_MONOTONIC and to the time since boot, in nanoseconds; nil if that
+  /// can't be known. Zeros where the kernel has no time namespaces.
   static var clockOffsets: (monotonic: Int64, boottime: Int64)? {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer -> (monotonic: Int64, boottime: Int64)? in
       guard let bytes = buffer.baseAddress else { return nil }
@@ -89,8 +90,8 @@ extension Process {
         if name == UInt8(ascii: "m") { offsets.monotonic = total }
         if name == UInt8(ascii: "b") { offsets.boottime = total }
       }
-      // The file is about the namespace of the process's children to come, which is the process's own but where it has called
-      // unshare(2) and, before Linux 6.1, exec.
+      // The file is about the namespace of the process's children to come, which is the process's own but where it has
+      // called unshare(2) and, before Linux 6.1, exec.
       return offsets == (0, 0) || isInTimeNamespaceOfChildren ? offsets : nil
     }
   }
@@ -142,7 +143,8 @@ extension Process {
     }
   }
 
-  /// The bounds of the mapping around `address`, as /proc/self/maps has them; nil if there is none, or too many are before it.
+  /// The bounds of the mapping around `address`, as /proc/self/maps has them; nil if there is none, or too many are
+  /// before it.
   static func mapping(of address: UInt64) -> (low: UInt64, high: UInt64)? {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer in
       let mostReads = 1 << 16

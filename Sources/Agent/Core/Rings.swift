@@ -4,13 +4,13 @@
 // Invariants:
 // - No record is written before its memory was got: where the file system is full the event is counted, and the target
 //   never gets SIGBUS.
-// - `reserved` is stored, and a release fence follows, before the first record of its chunk is written. It pairs with the reader's
-//   acquire fence behind its copy: who has copied a word of such a record sees `reserved` above it.
-// - What may take long, or take the lock, is done with `recording` clear, so that a signal handler's events in between are
-//   recorded like others; what was found out then is looked at again before it is used.
+// - `reserved` is stored, and a release fence follows, before the first record of its chunk is written. It pairs with
+//   the reader's acquire fence behind its copy: who has copied a word of such a record sees `reserved` above it.
+// - What may take long, or take the lock, is done with `recording` clear, so that a signal handler's events in between
+//   are recorded like others; what was found out then is looked at again before it is used.
 // - A ring belongs to a thread's block, and goes with it to the next thread that gets the block: one at a time.
-// - The segment's descriptor is closed at the start. Rings are reached as arenas are: an anchor, a mapping of the next ring's first
-//   page, grows into the ring and one page more.
+// - The segment's descriptor is closed at the start. Rings are reached as arenas are: an anchor, a mapping of the next
+//   ring's first page, grows into the ring and one page more.
 
 import AgentMachine
 import SharedLayout
@@ -73,7 +73,8 @@ enum Rings {
       && allocs_load_acquire_u32(&allocs_control().pointee.changes) == thread.pointee.events.changes
   }
 
-  /// What `announce` needs: a ring, memory, consumers that have taken what is in the way. False, and counted, if it can't be had.
+  /// What `announce` needs: a ring, memory, consumers that have taken what is in the way. False, and counted, if it
+  /// can't be had.
   private static func makeRoom(_ thread: Thread, isInner: Bool) -> Bool {
     // In a signal handler the thread may hold the lock.
     if thread.pointee.events.ring == nil {

@@ -275,7 +275,8 @@ enum Segment {
     }
   }
 
-  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still has it.
+  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still
+  /// has it.
   static func identify(
     _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
   ) {

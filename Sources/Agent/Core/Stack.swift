@@ -1,31 +1,33 @@
 // Stack: from the caller's registers to a node of the trie of call stacks.
 //
-// Unwinding is a function of the registers it begins with and the words of the stack it reads: a rule depends on nothing
-// but the program counter, and what lies where the rule says is all that a step looks at. So a capture that begins with
-// the same registers as an earlier one, and finds in all those words what was there then, gives the same stack. The
-// same holds from any frame on outwards. Two kinds of memory of earlier captures follow from that, both the thread's own:
+// Unwinding is a function of the registers it begins with and the words of the stack it reads: a rule depends on
+// nothing but the program counter, and what lies where the rule says is all that a step looks at. So a capture that
+// begins with the same registers as an earlier one, and finds in all those words what was there then, gives the same
+// stack. The same holds from any frame on outwards. Two kinds of memory of earlier captures follow from that, both the
+// thread's own:
 //
-// - The frames kept: any frame met of late, with its way out (the CFA), where its caller's frame is kept, and its node. A walk
-//   follows these links from frame to frame instead of looking up rules, and reads the words on the way to see that they
-//   still lead there; the innermost frame's node is that of the stack if each was made from the very node that the
-//   caller's frame has.
+// - The frames kept: any frame met of late, with its way out (the CFA), where its caller's frame is kept, and its node.
+//   A walk follows these links from frame to frame instead of looking up rules, and reads the words on the way to see
+//   that they still lead there; the innermost frame's node is that of the stack if each was made from the very node
+//   that the caller's frame has.
 // - The list: frames that two walks in a row have met, outermost first, with all words that led from each to the end. A
 //   walk that meets a frame of the list, and finds its words unchanged, has the rest of the stack.
 //
 // In the list, what a frame's frame pointer register holds counts only if a frame outside is found by it before it is
 // loaded again; else neither it nor the word it was saved in takes part, for functions use that register as any other.
 //
-// What is kept is used only for frames on the thread's own stack, whose bounds never change: a word that was inside them
-// when the frame was met is inside them now.
+// What is kept is used only for frames on the thread's own stack, whose bounds never change: a word that was inside
+// them when the frame was met is inside them now.
 //
 // A frame has at most one place in the list, and counts as there only if frame and entry name each other: an entry
-// whose frame gave way to another is passed over. One walk does not replace a frame it has met; if both of a pair were, the
-// next goes to room that no later walk looks at.
+// whose frame gave way to another is passed over. One walk does not replace a frame it has met; if both of a pair were,
+// the next goes to room that no later walk looks at.
 //
 // With ALLOCS_STACKS=check, each stack is unwound a second time with nothing kept, and compared (StackCheck.swift).
 //
-// A stack deeper than the limit keeps its innermost frames, and its outermost node says how many were cut. That number is carried
-// along from one capture to the next; a capture that has none to begin with walks on to count, within a budget (CutFrames.swift).
+// A stack deeper than the limit keeps its innermost frames, and its outermost node says how many were cut. That number
+// is carried along from one capture to the next; a capture that has none to begin with walks on to count, within a
+// budget (CutFrames.swift).
 
 import AgentMachine
 import SharedLayout
@@ -85,8 +87,8 @@ enum Stack {
   private static let roomForAll: UInt64 = 1408
   private static let roomForSite: UInt64 = 768
 
-  /// On a stack that the thread did not start with. A signal handler may have an alternate stack that is just large enough for
-  /// what the program does there; then less is recorded.
+  /// On a stack that the thread did not start with. A signal handler may have an alternate stack that is just large
+  /// enough for what the program does there; then less is recorded.
   @inline(never)
   private static func captureForeign(_ thread: Thread, _ caller: Caller) -> UInt32 {
     let alternate = System.alternateStack
@@ -127,8 +129,8 @@ enum Stack {
     }
   }
 
-  /// The node of the caller's stack, unwound with nothing kept and nothing of the thread's changed: for a call inside a hook.
-  /// 0 if it cannot be recorded.
+  /// The node of the caller's stack, unwound with nothing kept and nothing of the thread's changed: for a call inside a
+  /// hook. 0 if it cannot be recorded.
   @inline(never)
   static func nodeAnew(
     _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header
@@ -502,8 +504,8 @@ enum Stack {
     }
   }
 
-  /// Cuts the outermost `excess` of the list's first `count` frames, and finds the nodes of the rest anew, as their root
-  /// is another. False if there is a node that cannot be recorded.
+  /// Cuts the outermost `excess` of the list's first `count` frames, and finds the nodes of the rest anew, as their
+  /// root is another. False if there is a node that cannot be recorded.
   @inline(never)
   private static func shorten(
     _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Header, _ count: Int, by excess: Int

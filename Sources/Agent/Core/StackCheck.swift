@@ -1,5 +1,5 @@
-// StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, with nothing kept of earlier captures and no cached rule,
-// and compared with what readers will find. For tests: a stack takes microseconds.
+// StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, with nothing kept of earlier captures and no cached
+// rule, and compared with what readers will find. For tests: a stack takes microseconds.
 
 import AgentMachine
 import SharedLayout

@@ -1,23 +1,28 @@
 // Stamps: the times of events, and with them the order of events of different threads.
 //
-// What is promised stands in allocs_ring.h: sorted by stamp, the events of all threads are a legal history. A clock that is
-// exact costs more than the rest of an event (20 ns in a virtual machine, 11 for the counter alone, which may moreover be
-// read before what precedes it has happened). So it is read only where the order hangs on it. The argument:
+// What is promised stands in allocs_ring.h: sorted by stamp, the events of all threads are a legal history. A clock
+// that is exact costs more than the rest of an event (20 ns in a virtual machine, 11 for the counter alone, which may
+// moreover be read before what precedes it has happened). So it is read only where the order hangs on it. The argument:
 //
-// 1. A stamp is never later than the moment at which it is taken. It is the greatest of: the coarse clock; one more than the
+// 1. A stamp is never later than the moment at which it is taken. It is the greatest of: the coarse clock; one more
+// than the
 //    thread's last stamp; one more than the floor, which is a stamp of an earlier event; the exact clock, if that was read. One
 //    nanosecond is less than an event takes, so the ones that are added up stay behind time.
 // 2. So an event that takes the exact clock gets a greater stamp than every event of any thread before it.
-// 3. Two events concern the same bytes in three ways only. They are of one thread: then stamps rise. Or a free, and later an allocation
+// 3. Two events concern the same bytes in three ways only. They are of one thread: then stamps rise. Or a free, and
+// later an allocation
 //    of some of the bytes by another thread; or an allocation, and later the free by another thread. The later event has to take
 //    the exact clock, unless it can tell that there was no such earlier event of another thread.
-// 4. An allocation can tell if in all of the 64 KiB that it touches nobody but its own thread ever freed. A word for each of them says
+// 4. An allocation can tell if in all of the 64 KiB that it touches nobody but its own thread ever freed. A word for
+// each of them says
 //    who did: nobody, one thread, or several, which then stays so. A free sees to its words before the block goes back; the
 //    allocator's own synchronization brings what it wrote to whoever gets the bytes next. From nobody to one thread goes a
 //    compare-and-exchange, so that of two threads none is forgotten. A thread that finds its own number there has nothing to do.
-// 5. A block that is large, or reaches into another region, does not look at words: its allocation takes the exact clock, its free
+// 5. A block that is large, or reaches into another region, does not look at words: its allocation takes the exact
+// clock, its free
 //    raises the floor to its stamp before the block goes back.
-// 6. A free can tell that the block was allocated by its own thread, from the context in its slot; or that the allocation
+// 6. A free can tell that the block was allocated by its own thread, from the context in its slot; or that the
+// allocation
 //    is two ticks old: then the coarse clock has moved on since, and 1. gives the rest. The ticks in the slot are those that were read
 //    with the stamp.
 // 7. A realloc that failed puts back the old slot, with its old time: it raises the floor.
@@ -93,8 +98,8 @@ enum Stamps {
       | (allocs_load_relaxed_u64(clock + 1) ^ thread.pointee.events.clock_nanoseconds) == 0
   }
 
-  /// As `ofAllocation`, if no clock has to be read, and it lies within 64 KiB as most do; else 0, and nothing done. Calls
-  /// nothing.
+  /// As `ofAllocation`, if no clock has to be read, and it lies within 64 KiB as most do; else 0, and nothing done.
+  /// Calls nothing.
   @inline(__always)
   static func ofKnownAllocation(
     _ thread: Thread, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt, _ size: UInt

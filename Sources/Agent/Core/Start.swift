@@ -1,15 +1,15 @@
 // Start: how the agent comes to life with the first call of a hook, before constructors run, and how it ends.
 //
-// The phases go one way: new → starting → ready or disabled. Whoever comes while another thread is starting passes through;
-// what it allocates is counted, in a word of the process until there is a segment. Disabled, and in a child of fork, threads get a block without region table: the hooks stay as
-// short as they are, and nothing is recorded.
+// The phases go one way: new → starting → ready or disabled. Whoever comes while another thread is starting passes
+// through; what it allocates is counted, in a word of the process until there is a segment. Disabled, and in a child of
+// fork, threads get a block without region table: the hooks stay as short as they are, and nothing is recorded.
 
 import AgentMachine
 import SharedLayout
 
 enum Start {
-  /// A hook was called on a thread that has no block. Gives the thread's block, taken as by `allocs_enter`, or nil if the
-  /// call must pass through.
+  /// A hook was called on a thread that has no block. Gives the thread's block, taken as by `allocs_enter`, or nil if
+  /// the call must pass through.
   @inline(never)
   static func enterNewThread() -> Thread? {
     let process = allocs_process()
@@ -308,8 +308,8 @@ struct Settings {
   var checksStacks = false
   /// ALLOCS_EVENTS: events are on from the start and stay so
   var wantsEvents = false
-  /// ALLOCS_RECORDER: the process whose child's events are on from the start until they were recorded; 0 if not set. Children
-  /// of that child inherit the variable, and have another parent.
+  /// ALLOCS_RECORDER: the process whose child's events are on from the start until they were recorded; 0 if not set.
+  /// Children of that child inherit the variable, and have another parent.
   var recorder: UInt32 = 0
   /// ALLOCS_FREE_STACKS: frees have a context of their own
   var wantsFreeStacks = false

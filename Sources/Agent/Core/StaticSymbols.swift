@@ -1,6 +1,6 @@
-// StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab), which has those that it
-// keeps to itself. The table is not in memory: it is read from the file that the process was started from, if the executable
-// that is mapped is that file.
+// StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab), which has those that
+// it keeps to itself. The table is not in memory: it is read from the file that the process was started from, if the
+// executable that is mapped is that file.
 //
 // A stripped file costs four system calls. In one that is not, each function's name is looked at, most of them only at
 // their first three bytes. The file may hold anything: nothing outside of it is read.

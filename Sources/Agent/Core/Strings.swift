@@ -12,8 +12,8 @@ enum Strings {
     var size: UInt32 = 0
   }
 
-  /// Adds what `write` puts into the `limit` bytes that it is given; it says how many it has put there. Nil if there is no
-  /// room or no memory. Under the lock of the slow paths.
+  /// Adds what `write` puts into the `limit` bytes that it is given; it says how many it has put there. Nil if there is
+  /// no room or no memory. Under the lock of the slow paths.
   static func add(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ write: (UnsafeMutablePointer<UInt8>) -> Int

@@ -1,8 +1,8 @@
 // Suballocations: what happens at the calls of declared functions, and of those that allocs_pool.h leads to.
 //
 // Invariants:
-// - Of declared functions that call each other, the outermost records: apr_pcalloc calls apr_palloc, and it is one block. A free or
-//   a reset works at any depth, before the function does: what goes back is nobody's from then on.
+// - Of declared functions that call each other, the outermost records: apr_pcalloc calls apr_palloc, and it is one
+//   block. A free or a reset works at any depth, before the function does: what goes back is nobody's from then on.
 // - The thread is not inside a hook meanwhile: a chunk that a pool takes from malloc is an allocation like any other.
 // - A call that an exception or longjmp has left is recognized by the stack pointer: it lies below.
 //
@@ -18,8 +18,8 @@ enum Suballocations {
 
   // MARK: on and off
 
-  /// The first suballocator is there: from here on frees look whether something was handed out of the chunk. Whoever frees a
-  /// chunk of which this thread hands out has got it from this thread, and sees it.
+  /// The first suballocator is there: from here on frees look whether something was handed out of the chunk. Whoever
+  /// frees a chunk of which this thread hands out has got it from this thread, and sees it.
   static func turnOn(_ shared: Shared, _ header: Header) {
     guard shared.pointee.nested_regions.0 == nil else { return }
     let size = UInt64(ALLOCS_REGION_COUNT) * 8

@@ -1,12 +1,12 @@
-// Sweep: removes old segments of ended processes, where no server does it. A shell that starts a thousand commands would else
-// leave a thousand segments for ever.
+// Sweep: removes old segments of ended processes, where no server does it. A shell that starts a thousand commands
+// would else leave a thousand segments for ever.
 //
-// One start in `interval` looks, right after it has made its own segment. What it may remove is a regular file of its own user
-// with the name of a segment, of which all of this is known:
-// - the process ended: there is none with its id, and nobody holds the lock that its agent took (ALLOCS_IDENTITY_LOCKED), in
-//   whatever namespace it was;
-// - there are `keptCount` newer ones of that user's ended processes, or `keptEndedOtherwise` if it did not exit in order, as what
-//   has crashed is looked at for longer; or the newer ones take `keptBytes`;
+// One start in `interval` looks, right after it has made its own segment. What it may remove is a regular file of its
+// own user with the name of a segment, of which all of this is known:
+// - the process ended: there is none with its id, and nobody holds the lock that its agent took
+//   (ALLOCS_IDENTITY_LOCKED), in whatever namespace it was;
+// - there are `keptCount` newer ones of that user's ended processes, or `keptEndedOtherwise` if it did not exit in
+//   order, as what has crashed is looked at for longer; or the newer ones take `keptBytes`;
 // - no server of that user's or root's sweeps the directory by limits that it was given (Retention.swift, SweeperMark).
 // What can't be known stays. A pass looks at so many names and removes so many files at most; the next goes on.
 
@@ -54,7 +54,8 @@ enum Sweep {
     System.unmap(memory, memorySize)
   }
 
-  /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that name there: its owner tells.
+  /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that name there: its owner
+  /// tells.
   private static func isSwept(_ directory: Int, by user: UInt32) -> Bool {
     var name = Text()
     name.append("allocsd.")

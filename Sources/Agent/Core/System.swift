@@ -139,7 +139,8 @@ enum System {
     var length: Int64 = 1
     var owner: Int32 = 0
   }
-  /// Locks the file's first byte for as long as this opening of it, or a mapping made by it, lasts. False if that can't be done.
+  /// Locks the file's first byte for as long as this opening of it, or a mapping made by it, lasts. False if that can't
+  /// be done.
   static func lock(_ descriptor: Int) -> Bool {
     let setLockOfOpening = 37  // F_OFD_SETLK
     var lock = Lock()
@@ -450,7 +451,8 @@ enum System {
     let wakePrivate = 129
     _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wakePrivate, Int(Int32.max))
   }
-  /// After it, every other thread of the process has seen what this one stored before. False if the kernel does not do that.
+  /// After it, every other thread of the process has seen what this one stored before. False if the kernel does not do
+  /// that.
   static func synchronizeThreads() -> Bool {
     let expedited = 1 << 3
     let register = 1 << 4

@@ -1,9 +1,9 @@
-// Targets: the functions of one module that are to be hooked at their entries, from its dynamic symbol table and, for the
-// executable, from the static one too.
+// Targets: the functions of one module that are to be hooked at their entries, from its dynamic symbol table and, for
+// the executable, from the static one too.
 //
 // Invariants:
-// - Each function is there once, whatever its names: families with a function in common are one. Which those are is known when all
-//   symbols have been seen, and only then is a family judged: the order of the symbols says nothing.
+// - Each function is there once, whatever its names: families with a function in common are one. Which those are is
+//   known when all symbols have been seen, and only then is a family judged: the order of the symbols says nothing.
 // - A family that nothing can be allocated from, or given back to, is not there: its names mean something else.
 // - A function that finds no place is noted as one that is not seen.
 
@@ -82,7 +82,7 @@ struct Targets {
       index += 1
       guard let symbol = symbols.symbol(of: entry.pointee.name), !Self.isDefined(entry.pointee.name, before: module)
       else { continue }
-      appendWinning(entry, symbol)
+      appendWinning(entry, symbol, below: entry.pointee.below)
     }
   }
 
@@ -95,38 +95,46 @@ struct Targets {
     return false
   }
 
-  /// Functions of the agent's names that the agent's lead on to. Who calls them past the agent comes to it all the same, then.
+  /// Functions of the agent's names that the agent's lead on to. Who calls them past the agent comes to it all the
+  /// same, then.
   private mutating func collectServing(_ symbols: DynamicSymbols) {
     var index: UInt32 = 0
     while let entry = allocs_entry_point(index) {
       index += 1
-      guard !entry.pointee.is_operator, let below = entry.pointee.below.pointee,
+      #if ALLOCS_INEXE
+        let place = entry.pointee.below
+      #else
+        let place = Definitions.placeOfBelow(entry)
+      #endif
+      guard !entry.pointee.is_operator, let below = place.pointee,
         let symbol = symbols.symbol(of: entry.pointee.name), symbol.address == UInt64(UInt(bitPattern: below))
       else { continue }
-      appendWinning(entry, symbol)
+      appendWinning(entry, symbol, below: place)
     }
   }
 
-  /// Whether a library that serves the agent's callers only leads on to the next one, as one that counts calls does: it has malloc's
-  /// names and no others, and asks for the functions that come after its own. Nobody needs to be seen there who is not seen here.
+  /// Whether a library that serves the agent's callers only leads on to the next one, as one that counts calls does: it
+  /// has malloc's names and no others, and asks for the functions that come after its own. Nobody needs to be seen
+  /// there who is not seen here.
   private func leadsOn(_ symbols: DynamicSymbols) -> Bool {
     for index in 0..<count where self[index].signature != nil { return false }
     return symbols.imports("dlsym") || symbols.imports("__libc_malloc")
   }
 
   private mutating func appendWinning(
-    _ entry: UnsafePointer<allocs_entry_point>, _ symbol: DynamicSymbols.Symbol
+    _ entry: UnsafePointer<allocs_entry_point>, _ symbol: DynamicSymbols.Symbol,
+    below: UnsafeMutablePointer<UnsafeMutableRawPointer?>
   ) {
     append(
       allocs_target(
         prefix: allocs_family(0).pointee.prefix, name: entry.pointee.name, address: symbol.address, size: symbol.size,
-        moved: 0, own: entry.pointee.own, below: entry.pointee.below, signature: nil, type: symbol.type,
+        moved: 0, own: entry.pointee.own, below: below, signature: nil, type: symbol.type,
         family: Self.winning, is_essential: entry.pointee.is_essential, is_operator: entry.pointee.is_operator,
         is_ambiguous: false, preserves: false, leads_to: 0, token: 0, original: (0, 0, 0, 0, 0, 0, 0, 0), record: nil))
   }
 
-  /// Families by the names that the module exports. They are looked for by their functions that free. Of the agent's names, in a module
-  /// before it only the first definition of each counts, which is the winning one.
+  /// Families by the names that the module exports. They are looked for by their functions that free. Of the agent's
+  /// names, in a module before it only the first definition of each counts, which is the winning one.
   private mutating func collectFamilies(_ symbols: DynamicSymbols) {
     for family in 0..<Self.winning {
       if family == Self.tokens {
@@ -200,8 +208,8 @@ struct Targets {
     symbols.unmap()
   }
 
-  /// Where the jumps of functions that only jump lead to from this one, as far as they are hooked: what is called past its gate
-  /// would come to another.
+  /// Where the jumps of functions that only jump lead to from this one, as far as they are hooked: what is called past
+  /// its gate would come to another.
   func end(of index: Int) -> Int {
     var index = index
     var steps = 0

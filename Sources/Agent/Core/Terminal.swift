@@ -1,9 +1,9 @@
-// Terminal: the functions below the hooks. For each name, the next definition after the agent's in the order in which the
-// dynamic linker searches: what the caller would have got if the agent were not there.
+// Terminal: the functions below the hooks. For each name, the next definition after the agent's in the order in which
+// the dynamic linker searches: what the caller would have got if the agent were not there.
 //
-// A definition before the agent's is what callers get. Either it leads on to the agent's, as one found by dlsym(RTLD_NEXT):
-// then the agent must not lead back to it. Or it is an allocator of its own, and nobody ever calls the agent's: then it is hooked
-// at its entry, and becomes the function below (EntryPoints).
+// A definition before the agent's is what callers get. Either it leads on to the agent's, as one found by
+// dlsym(RTLD_NEXT): then the agent must not lead back to it. Or it is an allocator of its own, and nobody ever calls
+// the agent's: then it is hooked at its entry, and becomes the function below (EntryPoints).
 //
 // Found by hand in the modules' hash tables: dlsym may allocate, and the first malloc comes before libc is ready.
 
@@ -103,7 +103,8 @@ enum Terminal {
     terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
   }
 
-  /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers get.
+  /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers
+  /// get.
   static func takeFirst() {
     guard allocs_process().pointee.has_entries == 0 else { return }
     var index: UInt32 = 0
@@ -181,8 +182,8 @@ enum Terminal {
     }
   }
 
-  /// An address inside the module that is the allocator, before anything is known of what is before the agent: the first
-  /// there is.
+  /// An address inside the module that is the allocator, before anything is known of what is before the agent: the
+  /// first there is.
   static var mallocAddress: UInt64 {
     #if ALLOCS_INEXE
       let function = unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)

@@ -1,8 +1,8 @@
 // Threads: gives each thread its block and its entry in the segment, and takes them back when it is gone.
 //
 // Invariants:
-// - A block and its slot are reused only when the kernel says that the thread has ended (or has given its id to another),
-//   never on the word of a destructor: a thread may allocate after its last one.
+// - A block and its slot are reused only when the kernel says that the thread has ended (or has given its id to
+//   another), never on the word of a destructor: a thread may allocate after its last one.
 // - A slot is not reused within the tick in which its holder ended, so that time tells holders apart (allocs_thread.h).
 // - Everything here runs with `self` taken and `registered` set, so a signal handler passes through.
 
@@ -95,8 +95,9 @@ enum Threads {
     return oldest
   }
 
-  /// A thread without a key, as one that began before the agent's constructor, or where libc has no key to give, ends without
-  /// a word. While there are such, each new thread asks the kernel of two blocks, one after the other in a circle.
+  /// A thread without a key, as one that began before the agent's constructor, or where libc has no key to give, ends
+  /// without a word. While there are such, each new thread asks the kernel of two blocks, one after the other in a
+  /// circle.
   private static func lookForEnded(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ tid: UInt32
   ) {
@@ -322,8 +323,8 @@ enum Threads {
     }
   }
 
-  /// In the child: the thread that called fork, whose block is as it was. It has a new id, and so gets another slot: what it
-  /// allocated in the parent keeps the id that it had there. The old slot stays with that.
+  /// In the child: the thread that called fork, whose block is as it was. It has a new id, and so gets another slot:
+  /// what it allocated in the parent keeps the id that it had there. The old slot stays with that.
   static func continueInChild(
     _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {

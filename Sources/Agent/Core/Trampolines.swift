@@ -4,8 +4,8 @@
 //             …   ◄───────────────────────────────────────────  jmp [behind them]
 //
 // Invariants:
-// - A function is left alone unless all of it could be decoded, nothing in it branches into the bytes that change, and what
-//   moves means the same in its new place.
+// - A function is left alone unless all of it could be decoded, nothing in it branches into the bytes that change, and
+//   what moves means the same in its new place.
 // - An endbr64 at the start stays where it is, and a trampoline begins with one.
 // - Nothing is read outside of the module's code, and nothing written that was not examined.
 // - Sizes come from the symbol table. An IFUNC is left alone: who has asked for it has the address of something else.
@@ -21,7 +21,8 @@ enum Trampolines {
   private static let jumpSize: UInt64 = 5
   static let slotSize = 128  // a gate and a trampoline
   private static let trampolineOffset = 32
-  // Behind the trampoline: for each instruction that was moved its size and that of what was written for it, and where the first was.
+  // Behind the trampoline: for each instruction that was moved its size and that of what was written for it, and where
+  // the first was.
   private static let sizesOffset = 104
   private static let mostMoved = 5
   private static let addressOffset = 120
@@ -92,8 +93,8 @@ enum Trampolines {
     return nil
   }
 
-  /// Whether some way through the function leads to a function of another module. Then its callers hold nothing in registers that
-  /// a call may change. Else the compiler, which knew the function, may have let them (-fipa-ra of gcc).
+  /// Whether some way through the function leads to a function of another module. Then its callers hold nothing in
+  /// registers that a call may change. Else the compiler, which knew the function, may have let them (-fipa-ra of gcc).
   static func callsOthers(_ target: allocs_target, _ image: Image) -> Bool {
     var places = InlineArray<256, UInt64>(repeating: 0)
     places[0] = target.address
@@ -189,8 +190,8 @@ enum Trampolines {
     return nil
   }
 
-  /// Writes the gate to what takes the target's place, which finds `record` in r11 if there is one, and the trampoline for
-  /// its first instructions, which `examine` has approved.
+  /// Writes the gate to what takes the target's place, which finds `record` in r11 if there is one, and the trampoline
+  /// for its first instructions, which `examine` has approved.
   static func build(_ gate: Place, _ target: allocs_target, record: UnsafeMutableRawPointer?) {
     var output = Output(next: gate)
     if let record, target.preserves {
@@ -303,8 +304,8 @@ enum Trampolines {
     }
   }
 
-  /// Puts a jump to `place` over the code of the target, whose first bytes it notes. False, and nothing is changed, if that
-  /// cannot be done.
+  /// Puts a jump to `place` over the code of the target, whose first bytes it notes. False, and nothing is changed, if
+  /// that cannot be done.
   static func jump(_ target: inout allocs_target, to place: Place) -> Bool {
     let address = start(target)
     let distance = Int64(bitPattern: UInt64(UInt(bitPattern: place)) &- (address + jumpSize))

@@ -1,7 +1,7 @@
 // Unwinding: one step, from a frame's registers to its caller's, and the bounds within which it may read.
 //
-// Loads are confined to the thread's own stack, or the alternate signal stack it is on (DisarmedStack.swift). A stack pointer anywhere
-// else, as of a coroutine, lies in no stack that is known.
+// Loads are confined to the thread's own stack, or the alternate signal stack it is on (DisarmedStack.swift). A stack
+// pointer anywhere else, as of a coroutine, lies in no stack that is known.
 
 import AgentMachine
 import SharedLayout
@@ -85,8 +85,8 @@ struct Registers {
     self.fp = fp
   }
 
-  /// A step by a rule of kind FRAME, from a frame whose `cfa` and bounds are known from before. False, and nothing done, if
-  /// it is not that simple.
+  /// A step by a rule of kind FRAME, from a frame whose `cfa` and bounds are known from before. False, and nothing
+  /// done, if it is not that simple.
   @inline(__always)
   mutating func stepAgain(_ rule: FrameRule, cfa: UInt64) -> Bool {
     let returnAddress = Machine.address(load(cfa &- rule.returnAddress))

@@ -12,8 +12,8 @@ struct allocs_definitions allocs_definitions_state;
 
 // MARK: protection
 
-// Of the executable the kernel says where its headers are. Of a library linked to begin at address 0, as all are that were not
-// prelinked, its file begins at its bias.
+// Of the executable the kernel says where its headers are. Of a library linked to begin at address 0, as all are that
+// were not prelinked, its file begins at its bias.
 static const ElfW(Phdr) *program_headers(const struct link_map *map, uint32_t *count) {
   if (allocs_is_main_module(map)) {
     *count = (uint32_t)getauxval(AT_PHNUM);
@@ -82,12 +82,12 @@ void *allocs_passing_stub(uint32_t index) { return (void)index, NULL; }
 
 // MARK: before any constructor
 
-// The dynamic linker calls a resolver when it relocates the agent: when all libraries are mapped and relocated, before the executable
-// is, and before any code of theirs runs. What asks for libc's malloc from then on, gets the agent's.
+// The dynamic linker calls a resolver when it relocates the agent: when all libraries are mapped and relocated, before
+// the executable is, and before any code of theirs runs. What asks for libc's malloc from then on, gets the agent's.
 //
-// Other dynamic linkers know no resolvers, and musl's would refuse the agent for a relocation of that kind. So this is one by a
-// symbol, of a name that glibc and its programs do not have: musl's passes over a symbol of that type, and finds its
-// own function of the name.
+// Other dynamic linkers know no resolvers, and musl's would refuse the agent for a relocation of that kind. So this is
+// one by a symbol, of a name that glibc and its programs do not have: musl's passes over a symbol of that type, and
+// finds its own function of the name.
 extern struct r_debug _r_debug __attribute__((weak));
 static void nothing(void) {}
 typedef void (*function)(void);
@@ -99,8 +99,8 @@ __attribute__((used)) static function resolve_early(void) {
   return nothing;
 }
 __attribute__((used)) ALLOCS_EXPORT void __freadptr(void) __attribute__((ifunc("resolve_early")));
-// Without a reference the linker would leave the function out. By this one it is relocated behind everything else: a compiler that
-// goes without a PLT would have the address among the words of the table before.
+// Without a reference the linker would leave the function out. By this one it is relocated behind everything else: a
+// compiler that goes without a PLT would have the address among the words of the table before.
 #if defined(__x86_64__)
 __attribute__((naked)) void allocs_refer_to_early(void) { __asm__("jmp __freadptr@PLT"); }
 #else

@@ -1,5 +1,5 @@
-// User, for allocators beside the one below the agent: see allocs_family.h. The table of names, and the stubs that take a
-// hooked function's place.
+// User, for allocators beside the one below the agent: see allocs_family.h. The table of names, and the stubs that take
+// a hooked function's place.
 #include "allocs_family.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"
@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-// Records are taken and given back by whoever hooks: the agent's constructor, while there is one thread, and then whoever holds the
-// dynamic linker's lock.
+// Records are taken and given back by whoever hooks: the agent's constructor, while there is one thread, and then
+// whoever holds the dynamic linker's lock.
 static struct allocs_hooked hooked_functions[ALLOCS_HOOKED_CAPACITY];
 
 struct allocs_hooked *allocs_next_hooked(const struct allocs_signature *signature, uint32_t allocator) {

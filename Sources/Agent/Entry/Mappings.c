@@ -1,8 +1,9 @@
-// User, for what is mapped: libc's functions that change it. Each calls the function below first, with nothing held, and tells
-// of it afterwards; a call that fails, or changes nothing, is none of our business. errno is left as the call left it.
+// User, for what is mapped: libc's functions that change it. Each calls the function below first, with nothing held,
+// and tells of it afterwards; a call that fails, or changes nothing, is none of our business. errno is left as the call
+// left it.
 //
-// They are declared here, not included: mremap, which takes a fifth argument only with MREMAP_FIXED, is defined as if it
-// always did, and hands on whatever it got.
+// They are declared here, not included: mremap, which takes a fifth argument only with MREMAP_FIXED, is defined as if
+// it always did, and hands on whatever it got.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"

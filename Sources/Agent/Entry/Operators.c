@@ -1,9 +1,9 @@
 // User, for C++: every replaceable operator new and delete, under its mangled name (Itanium C++ ABI).
 //
-// Each calls the next definition of the same operator, as the dynamic linker would have found it, and lets it do what it
-// does: call malloc, run the new-handler, throw. An exception that leaves operator new crosses the frame of the
-// function here, whose personality routine puts the thread back as it was. It is named in the frame's call
-// frame information, so the path without exceptions pays nothing and the agent needs no unwinder of its own.
+// Each calls the next definition of the same operator, as the dynamic linker would have found it, and lets it do what
+// it does: call malloc, run the new-handler, throw. An exception that leaves operator new crosses the frame of the
+// function here, whose personality routine puts the thread back as it was. It is named in the frame's call frame
+// information, so the path without exceptions pays nothing and the agent needs no unwinder of its own.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"
@@ -76,8 +76,8 @@ static inline void *operator_below(enum allocs_operator which) {
   return __builtin_expect(function != NULL, 1) ? function : find_operator(which);
 }
 
-// An executable's own is hooked at its entry, and what goes on there is the one below. It may lead on by dlsym(RTLD_NEXT) to the
-// agent's of that name, which must not lead back to it: so each is here twice.
+// An executable's own is hooked at its entry, and what goes on there is the one below. It may lead on by
+// dlsym(RTLD_NEXT) to the agent's of that name, which must not lead back to it: so each is here twice.
 static inline void *own_operator(enum allocs_operator which) { return allocs_process()->own_operators[which]; }
 
 // MARK: operator new

@@ -1,4 +1,5 @@
-// User, for suballocators: what takes the place of a function that ALLOCS_SUBALLOC declares, and what allocs_pool.h calls.
+// User, for suballocators: what takes the place of a function that ALLOCS_SUBALLOC declares, and what allocs_pool.h
+// calls.
 #include "allocs_suballocator.h"
 
 #include "allocs_hooks.h"
@@ -60,8 +61,8 @@ struct allocs_declared *allocs_declared_functions(void) {
   "movq 24(%rsp), %rcx\n movq 32(%rsp), %r8\n movq 40(%rsp), %r9\n"
 #define RESTORE_RESULT "movq 80(%rsp), %rax\n movq 88(%rsp), %rdx\n"
 
-// Builds a struct allocs_declared_call below the return address and the pointer that the gate has pushed. No argument is a
-// floating-point number, by the letters. The function below finds its arguments, and all else, where they were.
+// Builds a struct allocs_declared_call below the return address and the pointer that the gate has pushed. No argument
+// is a floating-point number, by the letters. The function below finds its arguments, and all else, where they were.
 #define DECLARED(save, restore_before, restore_after)                           \
   __asm__(                                                                      \
       ".cfi_adjust_cfa_offset 8\n"                                             \

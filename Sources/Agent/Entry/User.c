@@ -1,7 +1,8 @@
 // User, for a preloaded library: the exported names of libc's malloc family. Each adds where it was called from to its
 // arguments and goes on to the hook; there is nothing else here, because nothing else can be said only in C.
 //
-// They are written in the machine's own language: a compiler may move the frame pointer register before C could ask for it.
+// They are written in the machine's own language: a compiler may move the frame pointer register before C could ask for
+// it.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"

@@ -1,5 +1,6 @@
-// How a call of AArch64 comes in. The return address is in register x30; so an entry stores it where a call of x86-64 would have, right
-// below the caller's frame, as the upper word of a frame record, and takes the record away when the hook returns.
+// How a call of AArch64 comes in. The return address is in register x30; so an entry stores it where a call of x86-64
+// would have, right below the caller's frame, as the upper word of a frame record, and takes the record away when the
+// hook returns.
 #ifndef ALLOCS_ENTRY_ARM_H
 #define ALLOCS_ENTRY_ARM_H
 #if defined(__aarch64__)
@@ -63,8 +64,8 @@
   "b allocs_hook_free\n"                                   \
   "1:\n" ALLOCS_ENTRY_1(allocs_hook_free_recorded)
 
-// The head of an operator new or delete. Its body has a record of its own somewhere in its frame, which leads to the entry's: there
-// lie the same two.
+// The head of an operator new or delete. Its body has a record of its own somewhere in its frame, which leads to the
+// entry's: there lie the same two.
 #define ALLOCS_OPERATOR(visibility, result, name, parameters)                                                      \
   __attribute__((used)) ALLOCS_HIDDEN result allocs##name parameters;                                              \
   visibility __attribute__((naked)) result name parameters { __asm__(ALLOCS_RECORD ALLOCS_CALL("allocs" #name)); } \

@@ -63,9 +63,9 @@
   ".cfi_adjust_cfa_offset -56\n"                            \
   "retq"
 
-// The same with the struct allocs_hooked on the stack, for callers that count on any register: all that a call may change are
-// put back, but for rax where the function returns something. Saved are rax to r11, below them xmm0 to xmm15, below
-// them lie the arguments.
+// The same with the struct allocs_hooked on the stack, for callers that count on any register: all that a call may
+// change are put back, but for rax where the function returns something. Saved are rax to r11, below them xmm0 to
+// xmm15, below them lie the arguments.
 #define ALLOCS_ENTRY_PRESERVING(hook)                                          \
   ".cfi_adjust_cfa_offset 8\n"                                                 \
   "pushq %rax\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n"            \
@@ -128,7 +128,8 @@
 // free: who frees is asked for only while events are on.
 #define ALLOCS_ENTRY_FREE ALLOCS_BY_EVENTS(allocs_hook_free, ALLOCS_ENTRY_1(allocs_hook_free_recorded))
 
-// The head of an operator new or delete, and in its body the same two: above the saved frame pointer lies the return address.
+// The head of an operator new or delete, and in its body the same two: above the saved frame pointer lies the return
+// address.
 #define ALLOCS_OPERATOR(visibility, result, name, parameters) visibility result name parameters
 // Any other exported function written in C.
 #define ALLOCS_FRAMED(type, name, parameters) ALLOCS_OPERATOR(ALLOCS_EXPORT, type, name, parameters)

@@ -1,7 +1,7 @@
 // Whether the process is to be indexed, and what lies below the hooks.
 //
-// Decided by the first call of the malloc family, long before constructors run; it may be decided twice, by two threads, to
-// the same effect.
+// Decided by the first call of the malloc family, long before constructors run; it may be decided twice, by two
+// threads, to the same effect.
 #include "kit.h"
 
 #include <errno.h>

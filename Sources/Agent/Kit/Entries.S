@@ -1,15 +1,15 @@
 // User, for an executable that the kit is linked into (liballocs_inexe.a): the names of the malloc family.
 //
-// The executable's own calls come by `ld --wrap`, which makes each reference to `malloc` one to `__wrap_malloc`; those of
-// libraries by the dynamic symbol `malloc`, which is the same code. Whoever else in the executable defines `malloc`, its
-// allocator, is kept from libraries: the references to it here are hidden, and of the visibilities of one symbol the most
-// constraining wins. So every call comes through here once, and what is below is a symbol: `__real_malloc`.
+// The executable's own calls come by `ld --wrap`, which makes each reference to `malloc` one to `__wrap_malloc`; those
+// of libraries by the dynamic symbol `malloc`, which is the same code. Whoever else in the executable defines `malloc`,
+// its allocator, is kept from libraries: the references to it here are hidden, and of the visibilities of one symbol
+// the most constraining wins. So every call comes through here once, and what is below is a symbol: `__real_malloc`.
 //
-// Each function is a jump through a table that at first leads to allocs_decide: from then on to the hooks if the process is
-// to be indexed, else past them. A call to libc's malloc is a jump through a pointer, too.
+// Each function is a jump through a table that at first leads to allocs_decide: from then on to the hooks if the
+// process is to be indexed, else past them. A call to libc's malloc is a jump through a pointer, too.
 //
-// With a version in its name the dynamic symbol does not clash with an allocator's `malloc` at the link. ld.bfd gives it that
-// version; ld.lld gives it none.
+// With a version in its name the dynamic symbol does not clash with an allocator's `malloc` at the link. ld.bfd gives
+// it that version; ld.lld gives it none.
 #if !defined(__x86_64__)
 #error "the kit's entries are written for x86-64 only"
 #endif

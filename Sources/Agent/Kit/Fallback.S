@@ -1,8 +1,8 @@
-// The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the next definition in the order
-// in which the dynamic linker searches, as Terminal has found it.
+// The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the next definition in the
+// order in which the dynamic linker searches, as Terminal has found it.
 //
-// An archive member for each: linked in only if nothing before it defines the name. Weak, for in a static link libc's comes
-// after it, and is linked in by its other name.
+// An archive member for each: linked in only if nothing before it defines the name. Weak, for in a static link libc's
+// comes after it, and is linked in by its other name.
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 

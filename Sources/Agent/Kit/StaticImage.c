@@ -1,5 +1,5 @@
-// A statically linked executable, the one module of its process: what _dl_find_object says of others. In a static link that
-// knows nothing before libc is ready, and reads where nothing is.
+// A statically linked executable, the one module of its process: what _dl_find_object says of others. In a static link
+// that knows nothing before libc is ready, and reads where nothing is.
 #include "allocs_agent.h"
 
 extern ALLOCS_HIDDEN const ElfW(Ehdr) __ehdr_start;

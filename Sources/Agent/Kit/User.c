@@ -1,5 +1,5 @@
-// User, for an executable that the kit is linked into: where the entries lead when the process is indexed. As Entry/User.c,
-// but malloc is called directly.
+// User, for an executable that the kit is linked into: where the entries lead when the process is indexed. As
+// Entry/User.c, but malloc is called directly.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 #define ALLOCS_TERMINAL_MALLOC "__real_malloc"

@@ -1,4 +1,5 @@
-// The functions of the kit, X(name, number, version): the number is the place in its tables, the version libc's for x86-64.
+// The functions of the kit, X(name, number, version): the number is the place in its tables, the version libc's for
+// x86-64.
 #ifndef ALLOCS_KIT_NAMES_H
 #define ALLOCS_KIT_NAMES_H
 

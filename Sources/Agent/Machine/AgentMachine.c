@@ -1,7 +1,7 @@
 // Storage of the agent's private state, and what it asks of libc besides system calls.
 //
-// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of all that is imported: when
-// it is called, what it may lock, whether it allocates. What is called here:
+// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of all that is imported:
+// when it is called, what it may lock, whether it allocates. What is called here:
 //   anywhere            _dl_find_object, getauxval, clock_gettime, mem*, str*; pthread_setspecific for one of the first 32 keys
 //   in the constructor  __register_atfork, pthread_key_create, pthread_key_delete, dl_iterate_phdr
 #define _GNU_SOURCE
@@ -21,9 +21,9 @@ __attribute__((aligned(ALLOCS_PAGE_SIZE))) uint8_t allocs_control_page[ALLOCS_PA
 
 // MARK: what glibc has and others have not
 
-// The agent is loaded into whatever a program of an indexed one starts: by musl's dynamic linker, by an older glibc's. There
-// it must load, and do nothing. So it asks for no library but libc, by a name that musl takes for itself, and for no version
-// that came after the first ones: these are weak, and what else is new is looked up by hand.
+// The agent is loaded into whatever a program of an indexed one starts: by musl's dynamic linker, by an older glibc's.
+// There it must load, and do nothing. So it asks for no library but libc, by a name that musl takes for itself, and for
+// no version that came after the first ones: these are weak, and what else is new is looked up by hand.
 #ifndef ALLOCS_INEXE
 extern ALLOCS_HIDDEN void *allocs_next_definition(const char *name);
 #define LIBC(name) allocs_next_definition(#name)
@@ -40,7 +40,8 @@ bool allocs_find_libc(void) {
 }
 static void *stack_end(void) { return &__libc_stack_end ? __libc_stack_end : NULL; }
 
-// Of Embedded Swift's library. Imported, it would be relocated after what runs before any constructor (Entry/Definitions.c).
+// Of Embedded Swift's library. Imported, it would be relocated after what runs before any constructor
+// (Entry/Definitions.c).
 ALLOCS_HIDDEN int bcmp(const void *one, const void *other, size_t count) {
   for (size_t index = 0; index < count; index++)
     if (((const volatile uint8_t *)one)[index] != ((const volatile uint8_t *)other)[index]) return 1;
@@ -67,6 +68,11 @@ struct link_map *allocs_first_link_map(void) {
   return linker ? linker->r_map : NULL;
 }
 
+uint64_t allocs_debugger_function(void) {
+  const struct r_debug *linker = dynamic_linker();
+  return linker ? (uint64_t)linker->r_brk : 0;
+}
+
 // Where the kernel put argc, argv and envp: set by the dynamic linker before anything else runs.
 char **allocs_environment(void) {
   if (environ) return environ;
@@ -79,8 +85,8 @@ extern ALLOCS_HIDDEN void allocs_fork_begins(void);
 extern ALLOCS_HIDDEN void allocs_fork_ended(void);
 extern ALLOCS_HIDDEN void allocs_child_started(void);
 
-// libc's functions that are called when the agent starts. pthread_atfork is in the static part of libc and names the caller's
-// object, so that dlclose could undo it.
+// libc's functions that are called when the agent starts. pthread_atfork is in the static part of libc and names the
+// caller's object, so that dlclose could undo it.
 typedef int register_atfork(void (*)(void), void (*)(void), void (*)(void), void *);
 typedef int key_create(pthread_key_t *, void (*)(void *));
 typedef int key_delete(pthread_key_t);
@@ -167,7 +173,8 @@ static const ElfW(Phdr) *program_headers(const struct link_map *map, uint64_t *c
 }
 
 // Of a module between whose segments there is room, as huge pages, ld.gold or lld leave it, _dl_find_object tells each
-// segment apart. All of it: the kernel, or libc for a library, has mapped it at once, and nothing else comes to lie in between.
+// segment apart. All of it: the kernel, or libc for a library, has mapped it at once, and nothing else comes to lie in
+// between.
 static void span_segments(const struct link_map *map, uint64_t *start, uint64_t *end) {
   uint64_t count = 0;
   const ElfW(Phdr) *headers = program_headers(map, &count);
@@ -236,8 +243,8 @@ const struct r_debug *allocs_next_namespace(const struct r_debug *previous) {
 }
 
 #if defined(__x86_64__) && !defined(ALLOCS_INEXE)
-// The function has no arguments and no result; its callers were compiled to expect that it may change what any function may. All the
-// same nothing is changed: who knows what it is called by.
+// The function has no arguments and no result; its callers were compiled to expect that it may change what any function
+// may. All the same nothing is changed: who knows what it is called by.
 __attribute__((naked)) void allocs_debugger_stub(void) {
   __asm__(
       "pushq %rax\n pushq %rcx\n pushq %rdx\n pushq %rsi\n pushq %rdi\n"

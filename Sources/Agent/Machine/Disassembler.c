@@ -2,8 +2,8 @@
 //
 // Invariants:
 // - No byte behind `size` is read, and none behind the 15th.
-// - An instruction that is decoded has the length that the processor gives it. Where processors differ (a branch with an
-//   operand-size prefix), and where the tables say nothing, it is refused.
+// - An instruction that is decoded has the length that the processor gives it. Where processors differ (a branch with
+//   an operand-size prefix), and where the tables say nothing, it is refused.
 #include "allocs_disassembler.h"
 
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// liburing for Swift: its static inline functions are imported as they are; here is what it has as macros, and what of the
-// system Swift's Glibc module leaves out.
+// liburing for Swift: its static inline functions are imported as they are; here is what it has as macros, and what of
+// the system Swift's Glibc module leaves out.
 //
 // A module of its own, never imported together with libdw's: each sets feature macros of glibc for itself.
 
@@ -35,7 +35,8 @@ static inline int allocs_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NON
 // Names the calling thread, for people who look at it.
 static inline void allocs_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 
-// A descriptor of a process that poll finds readable when it has ended (pidfd_open(2), Linux 5.3). -1 and errno on failure.
+// A descriptor of a process that poll finds readable when it has ended (pidfd_open(2), Linux 5.3). -1 and errno on
+// failure.
 static inline int allocs_pidfd_open(int pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 
 #endif

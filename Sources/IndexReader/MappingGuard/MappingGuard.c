@@ -1,4 +1,5 @@
-// The handler behind MappingGuard.h. It calls nothing that is not async-signal-safe: mmap and sigaction, and those only.
+// The handler behind MappingGuard.h. It calls nothing that is not async-signal-safe: mmap and sigaction, and those
+// only.
 #define _GNU_SOURCE
 #include "MappingGuard.h"
 

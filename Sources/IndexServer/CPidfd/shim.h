@@ -1,5 +1,6 @@
-// What a descriptor of a process tells once the process is gone: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or later,
-// which the headers of older systems lack; and epoll(7). The numbers are those of the kernel's include/uapi/linux/pidfd.h.
+// What a descriptor of a process tells once the process is gone: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or
+// later, which the headers of older systems lack; and epoll(7). The numbers are those of the kernel's
+// include/uapi/linux/pidfd.h.
 #include <errno.h>
 #include <linux/cn_proc.h>
 #include <linux/connector.h>
@@ -23,7 +24,8 @@ struct allocs_pidfd_info {
   uint32_t coredump[2];
 };
 
-// The wait status of a process that is gone and was waited for: 0, or the number of an error. ENODATA: the kernel doesn't tell it.
+// The wait status of a process that is gone and was waited for: 0, or the number of an error. ENODATA: the kernel
+// doesn't tell it.
 static inline int allocs_pidfd_wait_status(int descriptor, int *status) {
   const uint64_t has_exited = 1 << 3;
   struct allocs_pidfd_info info = {.mask = has_exited};
@@ -33,8 +35,8 @@ static inline int allocs_pidfd_wait_status(int descriptor, int *status) {
   return 0;
 }
 
-// Lets the calling thread run soon after it wakes, for a tenth of a millisecond at a time: it takes no more of the machine than
-// its share, only sooner (sched_setattr(2); Linux 6.12 or later, else without effect).
+// Lets the calling thread run soon after it wakes, for a tenth of a millisecond at a time: it takes no more of the
+// machine than its share, only sooner (sched_setattr(2); Linux 6.12 or later, else without effect).
 static inline void allocs_prefer_latency(void) {
   struct {
     uint32_t size, policy;
@@ -46,7 +48,8 @@ static inline void allocs_prefer_latency(void) {
   syscall(SYS_sched_setattr, 0, &wanted, 0);
 }
 
-// The ends of all threads of the machine, by the kernel's process connector (linux/cn_proc.h): for root in the first namespaces.
+// The ends of all threads of the machine, by the kernel's process connector (linux/cn_proc.h): for root in the first
+// namespaces.
 struct allocs_thread_end {
   int32_t thread;
   int32_t process;
@@ -54,7 +57,8 @@ struct allocs_thread_end {
   uint64_t nanoseconds;  // of the machine's CLOCK_MONOTONIC
 };
 
-// A descriptor that such ends come to, not waiting; negative: the number of an error. What nobody takes in time is dropped.
+// A descriptor that such ends come to, not waiting; negative: the number of an error. What nobody takes in time is
+// dropped.
 static inline int allocs_open_thread_ends(void) {
   enum { GROUP = 1, MULTICAST_LISTEN = 1, ROOM = 4 << 20 };
   const uint32_t only_exits = 0x80000000;  // Linux 6.6 or later; before, other events come too

@@ -3,8 +3,8 @@
 //   entry 0     the allocator below the agent's malloc: the C library's, or one that takes its place
 //   others      as they were met: another malloc of the process, or one way in which a pool hands out its blocks
 //
-// A pool that has several functions for it has an entry for each; they have the same `group`, the entry of its first one.
-// Entries only grow, and do not change; `used` of the section is raised after an entry is complete (release).
+// A pool that has several functions for it has an entry for each; they have the same `group`, the entry of its first
+// one. Entries only grow, and do not change; `used` of the section is raised after an entry is complete (release).
 
 #ifndef ALLOCS_ALLOCATOR_H
 #define ALLOCS_ALLOCATOR_H

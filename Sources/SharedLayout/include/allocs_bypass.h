@@ -1,8 +1,9 @@
-// Bypasses: functions that allocate or free and that the agent could not hook. What passes by there is not in the index.
+// Bypasses: functions that allocate or free and that the agent could not hook. What passes by there is not in the
+// index.
 //
-// An entry is one function of a module, or all of an allocator. Each is there once, however often its module was loaded.
-// Entries only grow, and do not change; `used` of the section is raised after an entry is complete (release). The counter
-// bypasses_dropped has those that found no place.
+// An entry is one function of a module, or all of an allocator. Each is there once, however often its module was
+// loaded. Entries only grow, and do not change; `used` of the section is raised after an entry is complete (release).
+// The counter bypasses_dropped has those that found no place.
 
 #ifndef ALLOCS_BYPASS_H
 #define ALLOCS_BYPASS_H

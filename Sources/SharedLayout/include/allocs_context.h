@@ -1,5 +1,5 @@
-// Contexts: who allocated. A slot holds the 24-bit id of a context; a context is (call stack, thread, function, allocator);
-// a call stack is a node of a trie of return addresses, so that a shared prefix is stored once.
+// Contexts: who allocated. A slot holds the 24-bit id of a context; a context is (call stack, thread, function,
+// allocator); a call stack is a node of a trie of return addresses, so that a shared prefix is stored once.
 //
 //   slot ── context id ──► context ── node id ──► node ──parent──► node ──parent──► … ──► 0, the root
 //                             └── thread slot       innermost frame   its caller          outermost's parent
@@ -30,8 +30,8 @@ enum allocs_node_flag {
   ALLOCS_NODE_INTERRUPTED = 4   // a signal handler ran here: pc is the instruction, not a return address
 };
 
-// Above the flags: the module that holds the call, 1 + its index, or one of the other two. 0: no address had changed hands
-// when the node was made, so the address says it.
+// Above the flags: the module that holds the call, 1 + its index, or one of the other two. 0: no address had changed
+// hands when the node was made, so the address says it.
 #define ALLOCS_NODE_MODULE_SHIFT 8u
 #define ALLOCS_NODE_MODULE_NONE 0xFFFFFFu     // none that the dynamic linker has loaded: generated code, say
 #define ALLOCS_NODE_MODULE_DROPPED 0xFFFFFEu  // one that found no room in the table

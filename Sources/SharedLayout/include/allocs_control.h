@@ -8,27 +8,29 @@
 //          | positions[consumer][ring], uint64_t  | ALLOCS_CONSUMER_COUNT × ALLOCS_RING_COUNT, holes until used
 //          +--------------------------------------+
 //
-// Switch. `events` is the only word that a hook looks at: 0, off; else the number of this period of recording. Who turns them
-// on exchanges 0 for ++periods (an atomic add). Who leaves, or expels the last consumer, with `always` 0, exchanges
-// the value for 0, then looks through the consumers again, and if one has come, turns them on again. Each thread notes
-// where a period begins in its ring (RESUMED or THREAD_START).
+// Switch. `events` is the only word that a hook looks at: 0, off; else the number of this period of recording. Who
+// turns them on exchanges 0 for ++periods (an atomic add). Who leaves, or expels the last consumer, with `always` 0,
+// exchanges the value for 0, then looks through the consumers again, and if one has come, turns them on again. Each
+// thread notes where a period begins in its ring (RESUMED or THREAD_START).
 //
-// Consumer, for as long as it wants events: exchanges `owner` of a free entry, 0, for a number of its own, not 0; sets the rest
-// (policy, wait_ns; for LOSSLESS all of its positions); stores the low half of `owner`, not 0 either, in `ready` (release): the
-// entry is complete while the two agree; adds 1 to `changes`; turns events on.
-// To keep its entry it adds to `beat` at least every ALLOCS_LEASE_NANOSECONDS / 4, and looks whether `owner` is still its own:
-// the agent expels a consumer (exchanges `owner` for 0) whose beat stays the same for ALLOCS_LEASE_NANOSECONDS by the agent's clock, while events are made. So no consumer's death keeps events on or holds the target up,
-// and nobody needs to clean up. Who finds that it was expelled attaches again, and has lost what was overwritten meanwhile.
-// To leave it exchanges `owner` for 0, adds 1 to `changes`, and turns events off if it was the last.
+// Consumer, for as long as it wants events: exchanges `owner` of a free entry, 0, for a number of its own, not 0; sets
+// the rest (policy, wait_ns; for LOSSLESS all of its positions); stores the low half of `owner`, not 0 either, in
+// `ready` (release): the entry is complete while the two agree; adds 1 to `changes`; turns events on. To keep its entry
+// it adds to `beat` at least every ALLOCS_LEASE_NANOSECONDS / 4, and looks whether `owner` is still its own: the agent
+// expels a consumer (exchanges `owner` for 0) whose beat stays the same for ALLOCS_LEASE_NANOSECONDS by the agent's
+// clock, while events are made. So no consumer's death keeps events on or holds the target up, and nobody needs to
+// clean up. Who finds that it was expelled attaches again, and has lost what was overwritten meanwhile. To leave it
+// exchanges `owner` for 0, adds 1 to `changes`, and turns events off if it was the last.
 //
-// Policy. OVERWRITE: the target never waits. LOSSLESS: before a thread overwrites a record that this consumer has not taken
-// (its position of that ring is not above it), the thread waits for it, at most `wait_ns`; then it goes on, counts (`overrun`
-// of the ring), and waits no more until that position moves. It sets `waiting` of its ring and waits on a futex (not a private one)
-// that is the low half of the position; a consumer that has stored a position and finds `waiting` set wakes it.
+// Policy. OVERWRITE: the target never waits. LOSSLESS: before a thread overwrites a record that this consumer has not
+// taken (its position of that ring is not above it), the thread waits for it, at most `wait_ns`; then it goes on,
+// counts (`overrun` of the ring), and waits no more until that position moves. It sets `waiting` of its ring and waits
+// on a futex (not a private one) that is the low half of the position; a consumer that has stored a position and finds
+// `waiting` set wakes it.
 //
 // Threat: this file is written by others. The agent reads each word once, and whatever stands there, does no worse than
-// to record, to stop recording, or to wait as long as it was told to at its start. Only its owner and root may open the file.
-// To cut it short kills the target, as cutting the segment does: nobody but them can.
+// to record, to stop recording, or to wait as long as it was told to at its start. Only its owner and root may open the
+// file. To cut it short kills the target, as cutting the segment does: nobody but them can.
 
 #ifndef ALLOCS_CONTROL_H
 #define ALLOCS_CONTROL_H

@@ -1,9 +1,9 @@
-// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any longer. Counts since the
-// start of the process, at a fixed number each in the header.
+// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any longer. Counts since
+// the start of the process, at a fixed number each in the header.
 //
-// One table says all of a counter: its number, its name in JSON, what it counts, and its words in `info`. Everything else is
-// derived from it: which counters are losses of blocks or of events (IndexReader's Counters.swift), and the sentences
-// (Answers). To add a counter is to add a row, at a number that no row has had.
+// One table says all of a counter: its number, its name in JSON, what it counts, and its words in `info`. Everything
+// else is derived from it: which counters are losses of blocks or of events (IndexReader's Counters.swift), and the
+// sentences (Answers). To add a counter is to add a row, at a number that no row has had.
 
 #ifndef ALLOCS_COUNTER_H
 #define ALLOCS_COUNTER_H

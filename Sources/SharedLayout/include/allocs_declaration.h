@@ -4,8 +4,9 @@
 //   allocator  [ name [ "@" module ] ":" ] function { ("," | blank) function }
 //   function   symbol "(" letters ")" [ "p" ] [ "->" symbol ]
 //
-// `name` is what answers call it, its first function if it has none; `module` is the file name of the executable or library that
-// defines the functions, for names that several define. A letter stands for one argument, the first six of which count:
+// `name` is what answers call it, its first function if it has none; `module` is the file name of the executable or
+// library that defines the functions, for names that several define. A letter stands for one argument, the first six of
+// which count:
 //
 //   Z I   a factor of the size, in bytes: apr_palloc(pZ)p, calloc(ZZ)p
 //   z i   some other number
@@ -13,8 +14,8 @@
 //   P     the block that goes back: with a result and a Z, it is resized; else it is freed
 //   R     the pool whose blocks all go back; with P, those that it handed out since that block, which included
 //
-// A "p" behind the parenthesis is the result: the function allocates. "->symbol" names an allocating function of the allocator that
-// this one belongs to, if it is not the one that the list has last begun.
+// A "p" behind the parenthesis is the result: the function allocates. "->symbol" names an allocating function of the
+// allocator that this one belongs to, if it is not the one that the list has last begun.
 
 #ifndef ALLOCS_DECLARATION_H
 #define ALLOCS_DECLARATION_H
@@ -75,8 +76,9 @@ static inline struct allocs_declaration_reader allocs_declaration_reader_of(cons
 }
 // Reads the next function. False at the end of the text, or if it is wrong: then `error` says what, `error_at` where.
 bool allocs_read_declaration(struct allocs_declaration_reader *reader, struct allocs_declaration *declaration);
-// Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas between, prefers the chunk for the
-// allocator `name`. What it says of the name counts more than what it says of all, and later words more than earlier ones.
+// Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas between, prefers the
+// chunk for the allocator `name`. What it says of the name counts more than what it says of all, and later words more
+// than earlier ones.
 bool allocs_level_is_chunk(const char *text, struct allocs_text_part name);
 // Where `text` is wrong as such a list; null if it is right.
 const char *allocs_level_error(const char *text);

@@ -1,13 +1,14 @@
-// Mappings: who mapped which addresses, as far as the calls passed through libc's functions (mmap, munmap, mremap, brk, sbrk).
+// Mappings: who mapped which addresses, as far as the calls passed through libc's functions (mmap, munmap, mremap, brk,
+// sbrk).
 //
 // An entry is a range of addresses that one call mapped, or what later calls left of it: an unmapping in the middle
-// makes two entries of one. Live entries do not overlap; they are in no order. Those that are free have state FREE, and are used
-// again. What is unmapped past libc (a thread's stack, a system call by hand) stays listed: of a process that runs,
-// /proc/PID/maps says what is mapped, and an entry only who did it.
+// makes two entries of one. Live entries do not overlap; they are in no order. Those that are free have state FREE, and
+// are used again. What is unmapped past libc (a thread's stack, a system call by hand) stays listed: of a process that
+// runs, /proc/PID/maps says what is mapped, and an entry only who did it.
 //
-// `sequence` is odd while an entry changes; a reader reads it before and after, as in allocs_thread.h. A change of several
-// entries is not one for the reader: it may see the first of them only. The counter MAPPINGS_CHANGED counts changes
-// when they are complete.
+// `sequence` is odd while an entry changes; a reader reads it before and after, as in allocs_thread.h. A change of
+// several entries is not one for the reader: it may see the first of them only. The counter MAPPINGS_CHANGED counts
+// changes when they are complete.
 
 #ifndef ALLOCS_MAPPING_H
 #define ALLOCS_MAPPING_H

@@ -1,13 +1,15 @@
 // Modules: the executable and the shared objects whose code has allocated, so that a stack stays readable after
 // dlclose and after the process is gone.
 //
-// `used` of the section is raised after an entry is complete (release). Two entries may cover the same addresses at different
-// times. A frame's node says which of them it lies in (allocs_context.h), once addresses may have changed hands; before that,
-// the module is the one without ALLOCS_MODULE_LATER that covers the address and was loaded at the record's time.
+// `used` of the section is raised after an entry is complete (release). Two entries may cover the same addresses at
+// different times. A frame's node says which of them it lies in (allocs_context.h), once addresses may have changed
+// hands; before that, the module is the one without ALLOCS_MODULE_LATER that covers the address and was loaded at the
+// record's time.
 //
-// An entry changes when its module goes and when the same file is loaded at the same place again: it is then the same entry.
-// When the table is full, the entry of a module that was unloaded is given to another; nodes below `first_node` of the new one
-// were of the old. Whoever reads an entry reads the `sequence` of its allocs_module_file before and after.
+// An entry changes when its module goes and when the same file is loaded at the same place again: it is then the same
+// entry. When the table is full, the entry of a module that was unloaded is given to another; nodes below `first_node`
+// of the new one were of the old. Whoever reads an entry reads the `sequence` of its allocs_module_file before and
+// after.
 
 #ifndef ALLOCS_MODULE_H
 #define ALLOCS_MODULE_H
@@ -35,8 +37,8 @@ struct allocs_module {
   uint64_t path;            // offset into the strings section, not zero terminated
   uint32_t path_size;       // bytes
   uint32_t flags;           // enum allocs_module_flag
-  // Of a module with thread-local variables whose block lies at the same distance from each thread's thread pointer: that
-  // distance, added to the pointer, and the block's size in bytes; 0 if there is none, or it is not known.
+  // Of a module with thread-local variables whose block lies at the same distance from each thread's thread pointer:
+  // that distance, added to the pointer, and the block's size in bytes; 0 if there is none, or it is not known.
   uint64_t thread_local_offset;
   uint64_t thread_local_size;
   uint64_t reserved[2];

@@ -7,21 +7,21 @@
 //   | records    struct allocs_event            | 32 each; a power of two of them, the capacity
 //   +-------------------------------------------+
 //
-// - Positions count the records that were ever written to the ring; they never go back and are never reset. Record p lies
-//   at index p % capacity: so its position is its sequence number.
-// - The writer, before it writes records above the last multiple of ALLOCS_RING_CHUNK that it announced: stores `reserved`,
-//   the end of the next chunk; then a release fence. Then the records, each with plain stores, and after each `written` (release).
-//   So a record below `written` is whole, and whoever has seen a word of record p, and then (acquire fence) loads
-//   `reserved`, finds it above p.
-// - A reader therefore loads `written` (acquire), copies records below it, makes an acquire fence, loads `reserved`, and
-//   drops what it copied from positions below `reserved` - capacity: those may have been overwritten meanwhile. What it
-//   dropped, and what had been overwritten before, is what it lost: a number of records, exactly, between the stamps of the
-//   records around them. Records written = records read + records lost, always.
+// - Positions count the records that were ever written to the ring; they never go back and are never reset. Record p
+//   lies at index p % capacity: so its position is its sequence number.
+// - The writer, before it writes records above the last multiple of ALLOCS_RING_CHUNK that it announced: stores
+//   `reserved`, the end of the next chunk; then a release fence. Then the records, each with plain stores, and after
+//   each `written` (release). So a record below `written` is whole, and whoever has seen a word of record p, and then
+//   (acquire fence) loads `reserved`, finds it above p.
+// - A reader therefore loads `written` (acquire), copies records below it, makes an acquire fence, loads `reserved`,
+//   and drops what it copied from positions below `reserved` - capacity: those may have been overwritten meanwhile.
+//   What it dropped, and what had been overwritten before, is what it lost: a number of records, exactly, between the
+//   stamps of the records around them. Records written = records read + records lost, always.
 // - Nothing is ever written by a reader. A process that dies leaves the ring as it is: the records from
 //   `reserved` - capacity up to `written` are whole.
-// - The ring belongs to the thread slot `slot`, and every record names that slot. The holder of the slot at the record's time
-//   made it, as with contexts (allocs_thread.h). Each holder begins with THREAD_START. It may make events after its
-//   THREAD_END, from late destructors.
+// - The ring belongs to the thread slot `slot`, and every record names that slot. The holder of the slot at the
+//   record's time made it, as with contexts (allocs_thread.h). Each holder begins with THREAD_START. It may make events
+//   after its THREAD_END, from late destructors.
 // - Within a ring stamps rise. Over all rings: see allocs_event_stamp below.
 // - The memory behind the records is committed as they are first written: records at or above `written` may be holes.
 //
@@ -99,13 +99,14 @@ _Static_assert(ALLOCS_RING_RECORDS_MIN >= 4 * ALLOCS_RING_CHUNK, "a ring is seve
 
 // MARK: order
 //
-// A stamp is a time: nanoseconds of CLOCK_MONOTONIC. It is never later than the moment at which its event was recorded, and
-// at most a timer interrupt (4 ms) and a little earlier. Within a ring stamps rise by one at least.
+// A stamp is a time: nanoseconds of CLOCK_MONOTONIC. It is never later than the moment at which its event was recorded,
+// and at most a timer interrupt (4 ms) and a little earlier. Within a ring stamps rise by one at least.
 //
 // A free is recorded before the block goes back, an allocation after it came. All records sorted by stamp are a legal
 // history: no block comes to life while another one covers part of it, none ends that is not alive. That takes, for two
 // events of different threads that concern the same bytes, that the later one has the greater stamp. How the writer
-// gets that without a clock that is exact each time stands in the agent (Stamps.swift). Equal stamps concern different bytes.
+// gets that without a clock that is exact each time stands in the agent (Stamps.swift). Equal stamps concern different
+// bytes.
 
 static inline uint32_t allocs_event_kind_of(uint64_t place) { return (uint32_t)(place >> 48) & 0xFF; }
 static inline uint64_t allocs_event_address(uint64_t place) { return place & 0xFFFFFFFFFFFFull; }

@@ -30,15 +30,13 @@
 //       +-------------------------------------------+
 //       | arenas         see allocs_arena.h         |  16 MiB  16,384
 //       +-------------------------------------------+
-//       | bypasses       struct allocs_bypass       |   32 B   128
-//       +-------------------------------------------+
 //       | nested arenas  see allocs_nested.h        |  64 MiB  4,096, also of fine slots
 //       +-------------------------------------------+
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
 //
-// The picture has the order in which the agent places sections (Agent/Core/Segment.swift, layOut); a reader takes their places
-// from the header alone. SharedLayoutTests compare the two.
+// The picture has the order in which the agent places sections (Agent/Core/Segment.swift, layOut); a reader takes their
+// places from the header alone. SharedLayoutTests compare the two.
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and
 // capacities are in the header, so that a process with little address space can have smaller tables. The file gets its
@@ -66,8 +64,9 @@
 
 #define ALLOCS_MAGIC 0x474553434F4C4C41ull  // "ALLOCSEG" in memory order
 #define ALLOCS_LAYOUT_VERSION 3u
-// A reader also takes segments of this version, written by agents that were there before an upgrade. They lack what version 3
-// added: sections (capacity 0), counters, and the fields at the header's end. All of it reads as zero, "not known".
+// A reader also takes segments of this version, written by agents that were there before an upgrade. They lack what
+// version 3 added: sections (capacity 0), counters, and the fields at the header's end. All of it reads as zero, "not
+// known".
 #define ALLOCS_OLDEST_LAYOUT_VERSION 2u
 #define ALLOCS_COMMAND_SIZE 1024u
 
@@ -92,8 +91,8 @@ enum allocs_section_id {
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table; the rest are for later versions
 
 // `used`: entries that a reader may read. For nodes and contexts, ids below it; for former threads, holders ever moved
-// there (may exceed the capacity: the section is a ring); for region bits and the directory always the capacity. A section
-// of capacity 0 is not there: the rings, where there is no room for any.
+// there (may exceed the capacity: the section is a ring); for region bits and the directory always the capacity. A
+// section of capacity 0 is not there: the rings, where there is no room for any.
 struct allocs_section {
   uint64_t offset;      // from the start of the file, a multiple of ALLOCS_PAGE_SIZE
   uint64_t entry_size;  // bytes
@@ -145,8 +144,9 @@ struct allocs_header {
   uint32_t forked_from;                                // process id of the parent whose index this was up to the fork, 0 if none
   // The header of version 2 ends here: see ALLOCS_HEADER_SIZE_2.
   uint32_t reserved;
-  // What the process's time namespace adds to the machine's clocks, in nanoseconds (time_namespaces(7)): to CLOCK_MONOTONIC,
-  // which all ticks and stamps of the segment count, and to the time since boot, which `start_time` counts.
+  // What the process's time namespace adds to the machine's clocks, in nanoseconds (time_namespaces(7)): to
+  // CLOCK_MONOTONIC, which all ticks and stamps of the segment count, and to the time since boot, which `start_time`
+  // counts.
   int64_t monotonic_offset;
   int64_t boottime_offset;
   uint32_t identity;        // enum allocs_identity, bits
@@ -156,8 +156,9 @@ struct allocs_header {
 // What the header knows of who its process is.
 enum allocs_identity {
   ALLOCS_IDENTITY_CLOCKS = 1,  // the two offsets above
-  // The process holds a lock of the file's first byte (fcntl(2), F_OFD_SETLK, F_WRLCK), which lasts as long as its mapping: who
-  // finds the file without that lock knows that nobody writes to it any more, in whatever namespace the process was.
+  // The process holds a lock of the file's first byte (fcntl(2), F_OFD_SETLK, F_WRLCK), which lasts as long as its
+  // mapping: who finds the file without that lock knows that nobody writes to it any more, in whatever namespace the
+  // process was.
   ALLOCS_IDENTITY_LOCKED = 2
 };
 

@@ -1,7 +1,8 @@
 // The settings: environment variables that begin with ALLOCS_, and how their values are written. The one list of them.
 //
-// The agent reads them when it starts; `allocsctl run` checks them first, and takes them also from a TOML file, whose keys
-// are the names in lower case, and from its options. Both read values by the functions below, and so agree on what is one.
+// The agent reads them when it starts; `allocsctl run` checks them first, and takes them also from a TOML file, whose
+// keys are the names in lower case, and from its options. Both read values by the functions below, and so agree on what
+// is one.
 //
 // Nothing here calls libc: the agent reads its settings before libc is ready.
 
@@ -93,8 +94,8 @@ static inline const char *allocs_text_behind(const char *text, const char *prefi
   return text;
 }
 
-// Which setting a variable of the environment ("NAME=value") is: its number, and its value. -1 if its name does not begin
-// with the prefix, -2 if it does and there is no such setting.
+// Which setting a variable of the environment ("NAME=value") is: its number, and its value. -1 if its name does not
+// begin with the prefix, -2 if it does and there is no such setting.
 static inline int32_t allocs_setting_of(const char *variable, const char **value) {
   const char *name = allocs_text_behind(variable, ALLOCS_SETTING_PREFIX);
   if (!name) return -1;
@@ -130,7 +131,8 @@ static inline int32_t allocs_read_flag(const char *text) {
   return word < 0 ? -1 : word & 1;
 }
 
-// A decimal number, with a unit behind it if `has_unit`. False if `text` is none; one that 64 bits can't hold is UINT64_MAX.
+// A decimal number, with a unit behind it if `has_unit`. False if `text` is none; one that 64 bits can't hold is
+// UINT64_MAX.
 static inline bool allocs_read_number(const char *text, bool has_unit, uint64_t *number) {
   uint64_t value = 0;
   const char *next = text;

@@ -49,7 +49,8 @@ static inline uint64_t allocs_slot_head(uint32_t kind, uint32_t granule, uint64_
   return (uint64_t)kind | (uint64_t)granule << 2 | (size & 63) << 3 | (uint64_t)context << 9 | (uint64_t)ticks << 33;
 }
 static inline uint32_t allocs_slot_kind_of_size(uint64_t size) { return ALLOCS_SLOT_SMALL + (size >= ALLOCS_SMALL_SIZE_LIMIT); }
-// `granule` 0 or 1, `size` below ALLOCS_SMALL_SIZE_LIMIT, `context` below ALLOCS_CONTEXT_LIMIT, `ticks` at most ALLOCS_TICK_MASK.
+// `granule` 0 or 1, `size` below ALLOCS_SMALL_SIZE_LIMIT, `context` below ALLOCS_CONTEXT_LIMIT, `ticks` at most
+// ALLOCS_TICK_MASK.
 static inline uint64_t allocs_slot_small(uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
   return allocs_slot_head(ALLOCS_SLOT_SMALL, granule, size, context, ticks);
 }

@@ -6,7 +6,8 @@
 // with start_ticks <= block's ticks <= end_ticks. Former holders are moved to the history, a ring; once a holder was
 // overwritten there, its blocks have no thread rather than a wrong one.
 //
-// `sequence` is odd while an entry changes; a reader reads it before and after, and tries again if it changed or is odd.
+// `sequence` is odd while an entry changes; a reader reads it before and after, and tries again if it changed or is
+// odd.
 
 #ifndef ALLOCS_THREAD_H
 #define ALLOCS_THREAD_H

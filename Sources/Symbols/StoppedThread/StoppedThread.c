@@ -85,7 +85,8 @@ void stopped_thread_copy(pid_t process, pid_t thread, uint64_t stack_end, uint64
   uint64_t start = now();
   int status = ptrace(PTRACE_INTERRUPT, thread, NULL, NULL) == 0 ? await_stop(thread) : -1;
   if (status <= 0) {
-    // Not stopped, so it cannot be let go of: it will be when this process ends. An interrupt that is pending then lapses.
+    // Not stopped, so it cannot be let go of: it will be when this process ends. An interrupt that is pending then
+    // lapses.
     copy->failure = status == 0 ? STOPPED_THREAD_WAIT : STOPPED_THREAD_GONE;
     return;
   }

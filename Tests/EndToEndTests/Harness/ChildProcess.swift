@@ -37,7 +37,8 @@ final class ChildProcess: @unchecked Sendable {
   private var unread: [UInt8] = []
   private var status: Int32?
 
-  /// What programs of the tests find in their environment, and nothing else: no preload and no ALLOCS_ variable of ours.
+  /// What programs of the tests find in their environment, and nothing else: no preload and no ALLOCS_ variable of
+  /// ours.
   static let baseEnvironment: [String: String] = {
     let own = ProcessInfo.processInfo.environment
     var environment = ["LC_ALL": "C.UTF-8", "PATH": own["PATH"] ?? "/usr/local/bin:/usr/bin:/bin"]
@@ -48,8 +49,8 @@ final class ChildProcess: @unchecked Sendable {
     return environment
   }()
 
-  /// Starts a program; `conversing` connects its standard input and output to `send` and `readLine`, else the input is the
-  /// file `inputPath` or nothing.
+  /// Starts a program; `conversing` connects its standard input and output to `send` and `readLine`, else the input is
+  /// the file `inputPath` or nothing.
   init(
     _ arguments: [String], environment: [String: String], inputPath: String = "/dev/null",
     conversing: Bool = false

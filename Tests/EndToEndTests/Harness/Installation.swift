@@ -13,7 +13,8 @@ struct HarnessError: Error, CustomStringConvertible {
 enum Installation {
   static let agent = "liballocs_agent.so"
 
-  /// The directory with liballocs_agent.so, allocsctl and allocsd: $ALLOCS_BIN_DIR, else the release build of this package.
+  /// The directory with liballocs_agent.so, allocsctl and allocsd: $ALLOCS_BIN_DIR, else the release build of this
+  /// package.
   static let directory: Result<String, HarnessError> = {
     if let named = ProcessInfo.processInfo.environment["ALLOCS_BIN_DIR"] { return .success(named) }
     do {

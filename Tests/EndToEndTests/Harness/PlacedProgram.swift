@@ -1,5 +1,5 @@
-// A program that names addresses of its own, running under the agent, however it was started: it prints "NAME ADDRESS SIZE" a line,
-// then "ready", and ends with its standard input.
+// A program that names addresses of its own, running under the agent, however it was started: it prints "NAME ADDRESS
+// SIZE" a line, then "ready", and ends with its standard input.
 
 import Foundation
 import IndexReader
@@ -12,7 +12,8 @@ final class PlacedProgram {
   /// The only process with an index, unless the program has named another.
   private(set) var pid: Int32 = 0
 
-  /// `prefix`: a command that runs the program, and is not indexed. `indexes`: where the agent puts the index, if not `directory`.
+  /// `prefix`: a command that runs the program, and is not indexed. `indexes`: where the agent puts the index, if not
+  /// `directory`.
   init(
     _ arguments: [String], prefix: [String] = [], in directory: TestDirectory? = nil, indexes: String? = nil,
     environment: [String: String] = [:]

@@ -31,7 +31,7 @@ inline __attribute__((always_inline)) int times(int value) {
   return value * count;
 }
 
-static int table[8];
+__attribute__((used)) static int table[8];
 }  // namespace shop
 
 __attribute__((noinline)) int run(int value) {

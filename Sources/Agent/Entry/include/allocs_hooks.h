@@ -43,7 +43,8 @@ void allocs_operator_inner(void *block, size_t size, uintptr_t place, uint64_t f
 void allocs_operator_unwound(void);
 struct allocs_thread_block *allocs_operator_deleting(void *block, uintptr_t place, uint64_t frame_pointer);
 
-// Put at the start of a function that an exception may leave: lets the frame put the thread back as it was (Operators.c).
+// Put at the start of a function that an exception may leave: lets the frame put the thread back as it was
+// (Operators.c).
 #define ALLOCS_UNWINDS __asm__ volatile(".cfi_personality 0x9b, DW.ref.allocs_personality")
 
 // Of functions hooked by a signature (allocs_family.h).

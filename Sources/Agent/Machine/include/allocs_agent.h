@@ -5,7 +5,8 @@
 // - `struct allocs_thread_block`, one for each thread, and `struct allocs_shared`, one for the process, lie in mappings
 //   with MADV_WIPEONFORK. A child of fork, however it was made, finds zeros there: no region table, no segment.
 //   Every path to the segment begins at one of them, so a child cannot write to its parent's segment.
-// - `struct allocs_process` is ordinary memory, the same in a child: the functions below the hooks, and where the mappings are.
+// - `struct allocs_process` is ordinary memory, the same in a child: the functions below the hooks, and where the
+//   mappings are.
 //
 // The hooks' protocol with thread-local `self`: a hook takes it and leaves null; it puts it back at its end. So null
 // means that the thread is inside a hook (then `registered` says which block is its own), or is not yet
@@ -29,8 +30,8 @@
 
 // MARK: threads
 
-// A context this thread has allocated in: key is node (or, with one frame, return address) | allocator << 48 | function << 56, 0 if
-// empty.
+// A context this thread has allocated in: key is node (or, with one frame, return address) | allocator << 48 | function
+// << 56, 0 if empty.
 struct allocs_site {
   uint64_t key;
   uint64_t context;
@@ -66,8 +67,8 @@ struct allocs_word {
 };
 #define ALLOCS_FRAME_WORDS 4u  // of one frame, at most
 
-// An entry of the list: a frame, its node there, its frame pointer register if what is outside hangs on that, and how many
-// of the words led from there to the outermost frame.
+// An entry of the list: a frame, its node there, its frame pointer register if what is outside hangs on that, and how
+// many of the words led from there to the outermost frame.
 struct allocs_listed {
   uint64_t fp;
   uint32_t node;
@@ -93,14 +94,16 @@ enum allocs_delegating {
   ALLOCS_DELEGATING_OPERATOR = 2  // to what may call the new-handler, which is the program's own code
 };
 
-// Where a function that was called by the agent calls a hook: the agent's return address lies so far above that of the call.
+// Where a function that was called by the agent calls a hook: the agent's return address lies so far above that of the
+// call.
 struct allocs_inner_site {
   uint64_t pc;  // 0: none
   uint64_t distance;
 };
 #define ALLOCS_INNER_SITE_COUNT 8u
 
-// Where the last pool that a thread was handed a block by has blocks: those in this range are known to be looked through.
+// Where the last pool that a thread was handed a block by has blocks: those in this range are known to be looked
+// through.
 struct allocs_last_pool {
   uint64_t address;
   uint64_t start;
@@ -403,8 +406,8 @@ struct allocs_heir {
   uint32_t slot;
   uint32_t tid;
 };
-// What a child that is followed takes over of its parent's wiped memory. In the parent's private memory from the closing
-// of the gate to its opening; a child finds its copy.
+// What a child that is followed takes over of its parent's wiped memory. In the parent's private memory from the
+// closing of the gate to its opening; a child finds its copy.
 struct allocs_bequest {
   int64_t file;            // the child's segment, without a name yet
   int64_t directory;
@@ -511,7 +514,8 @@ enum { ALLOCS_MAPPED_ARENAS = ALLOCS_ARENA_CAPACITY, ALLOCS_MAPPED_RINGS = ALLOC
 
 struct allocs_process {
   struct allocs_terminal terminal;
-  // Where the kernel keeps CLOCK_MONOTONIC_COARSE, seconds and nanoseconds, in the page that the vdso reads; null if not found.
+  // Where the kernel keeps CLOCK_MONOTONIC_COARSE, seconds and nanoseconds, in the page that the vdso reads; null if
+  // not found.
   const uint64_t *coarse_clock;
   void *operators[ALLOCS_OPERATOR_COUNT];      // the next after the agent's; null until called
   void *own_operators[ALLOCS_OPERATOR_COUNT];  // of an executable that has its own, hooked at their entries; else null
@@ -598,8 +602,8 @@ static inline uint8_t **_Nonnull allocs_ring_mappings(void) { return allocs_proc
 
 // MARK: the switch of events
 
-// A page of its own, over which the control file's first page is mapped: so a hook sees whether events are on with one load from a
-// constant address. Until then, and in a child, it is a page of zeros.
+// A page of its own, over which the control file's first page is mapped: so a hook sees whether events are on with one
+// load from a constant address. Until then, and in a child, it is a page of zeros.
 extern ALLOCS_HIDDEN uint8_t allocs_control_page[ALLOCS_PAGE_SIZE];
 static inline struct allocs_control *_Nonnull allocs_control(void) { return (struct allocs_control *)(void *)allocs_control_page; }
 // The period of recording; 0, events are off.
@@ -640,9 +644,9 @@ extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
 // Nanoseconds of CLOCK_MONOTONIC, exactly, or as of the last timer interrupt.
 extern ALLOCS_HIDDEN uint64_t allocs_nanoseconds_by_call(bool exact);
 
-// Now, in ticks. The counter instruction costs 10 ns in a virtual machine, the vdso's coarse clock 5; the two words that the vdso
-// would load cost less than one. Its check for an update under way is left out, as the place of its sequence number
-// is not known; a reader allows for that (allocs_age_ticks).
+// Now, in ticks. The counter instruction costs 10 ns in a virtual machine, the vdso's coarse clock 5; the two words
+// that the vdso would load cost less than one. Its check for an update under way is left out, as the place of its
+// sequence number is not known; a reader allows for that (allocs_age_ticks).
 static inline uint32_t allocs_clock_ticks(const uint64_t *_Nonnull clock) {
   return allocs_ticks(__atomic_load_n(&clock[0], __ATOMIC_RELAXED), __atomic_load_n(&clock[1], __ATOMIC_RELAXED));
 }
@@ -691,10 +695,11 @@ extern ALLOCS_HIDDEN bool allocs_set_thread_key(const void *_Nullable value);
 extern ALLOCS_HIDDEN bool allocs_find_module(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map);
 // The program headers of the executable, by the kernel's word; null if it gave none.
 extern ALLOCS_HIDDEN const ElfW(Phdr) *_Nullable allocs_executable_headers(uint64_t *_Nonnull count);
-// The list of modules of a namespace of dlmopen's: the first is the program's own. Null behind the last. Under the dynamic linker's lock.
+// The list of modules of a namespace of dlmopen's: the first is the program's own. Null behind the last. Under the
+// dynamic linker's lock.
 extern ALLOCS_HIDDEN const struct r_debug *_Nullable allocs_next_namespace(const struct r_debug *_Nullable previous);
 // What the dynamic linker calls when modules come and go, as debuggers know it.
-static inline uint64_t allocs_debugger_function(void) { return (uint64_t)_r_debug.r_brk; }
+extern ALLOCS_HIDDEN uint64_t allocs_debugger_function(void);
 // What the agent puts there: it calls allocs_modules_changed, and leaves every register as it was.
 extern ALLOCS_HIDDEN void allocs_debugger_stub(void);
 static inline uint64_t allocs_debugger_stub_address(void) { return (uint64_t)(uintptr_t)allocs_debugger_stub; }
@@ -702,7 +707,8 @@ static inline uint64_t allocs_debugger_stub_address(void) { return (uint64_t)(ui
 extern ALLOCS_HIDDEN uint64_t allocs_code_end(uint64_t address);
 // Where the dynamic linker lies.
 extern ALLOCS_HIDDEN bool allocs_find_loader(uint64_t *start, uint64_t *end);
-// The segment or module around `address`, and the module's .eh_frame_hdr, which may lie in another segment; 0 if it has none.
+// The segment or module around `address`, and the module's .eh_frame_hdr, which may lie in another segment; 0 if it has
+// none.
 extern ALLOCS_HIDDEN bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, struct link_map **map, uint64_t *table);
 // The segment around `address`, or the whole module where its segments lie side by side: all that is mapped there and
 // belongs to `map`. False if it is another's.
@@ -722,8 +728,8 @@ extern ALLOCS_HIDDEN bool allocs_is_entry(uint64_t address);
 extern ALLOCS_HIDDEN uint64_t allocs_main_stack_end(void);
 // The calling thread's thread pointer.
 static inline uint64_t allocs_thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
-// For each module with a block of thread-local variables of the calling thread: an address in the module, where the block
-// lies, its size. Takes the dynamic linker's lock.
+// For each module with a block of thread-local variables of the calling thread: an address in the module, where the
+// block lies, its size. Takes the dynamic linker's lock.
 typedef void (*allocs_thread_local_visitor)(uint64_t module, uint64_t block, uint64_t size);
 extern ALLOCS_HIDDEN void allocs_visit_thread_local_blocks(allocs_thread_local_visitor _Nonnull visitor);
 static inline uint64_t allocs_stack_address(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }

@@ -29,7 +29,8 @@ struct allocs_definitions {
   struct allocs_changed_symbol changed[ALLOCS_CHANGED_SYMBOLS];
   // The modules whose code may be what the agent's hooks have called: the agent, and who defines malloc.
   struct allocs_address_range below[ALLOCS_MODULES_BELOW];
-  // The C library as an allocator beside the one below the agent: its number once it is entered, and whether it is being.
+  // The C library as an allocator beside the one below the agent: its number once it is entered, and whether it is
+  // being.
   uint32_t allocator;
   uint32_t is_entering;
   // What Terminal.free was, where it leads on to a definition that leads to the agent.
@@ -48,16 +49,16 @@ static inline bool allocs_is_in_agent(uint64_t address) {
   return address - (uint64_t)(uintptr_t)__ehdr_start < (uint64_t)(_end - __ehdr_start);
 }
 
-// What takes the place of a definition that is not the function below the agent, and its record, which names that definition.
-// By the index of the agent's function of that name, as in allocs_entry_point; null behind the last, and on machines for
-// which there are none.
+// What takes the place of a definition that is not the function below the agent, and its record, which names that
+// definition. By the index of the agent's function of that name, as in allocs_entry_point; null behind the last, and on
+// machines for which there are none.
 extern ALLOCS_HIDDEN void *_Nullable allocs_passing_stub(uint32_t index);
 extern ALLOCS_HIDDEN struct allocs_hooked *_Nonnull allocs_passing_record(uint32_t index);
 
 // Where a module lies, by its program headers, for before _dl_find_object knows. False if they cannot be had.
 extern ALLOCS_HIDDEN bool allocs_module_range(const struct link_map *_Nonnull map, uint64_t *_Nonnull start, uint64_t *_Nonnull end);
-// How the memory at `address` of a module is protected: PROT_READ and its like, as the file's headers say, RELRO included; 0 if
-// they cannot be had.
+// How the memory at `address` of a module is protected: PROT_READ and its like, as the file's headers say, RELRO
+// included; 0 if they cannot be had.
 extern ALLOCS_HIDDEN uint32_t allocs_protection(const struct link_map *_Nonnull map, uint64_t address);
 
 // Writes a word that other threads may be reading.

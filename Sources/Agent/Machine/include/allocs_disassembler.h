@@ -1,8 +1,8 @@
-// One instruction of x86-64, as far as moving it to another place needs: its length, and where in it lies what is relative to
-// the place.
+// One instruction of x86-64, as far as moving it to another place needs: its length, and where in it lies what is
+// relative to the place.
 //
-// The decoder is the agent's own, and reads nothing but the bytes it is given: it may run inside the dynamic linker. What it does
-// not know, it refuses; a function with such an instruction is left alone.
+// The decoder is the agent's own, and reads nothing but the bytes it is given: it may run inside the dynamic linker.
+// What it does not know, it refuses; a function with such an instruction is left alone.
 
 #ifndef ALLOCS_DISASSEMBLER_H
 #define ALLOCS_DISASSEMBLER_H
@@ -23,8 +23,8 @@ struct allocs_instruction {
   uint64_t target;         // what the displacement leads to
 };
 
-// Decodes the instruction at `address`, of which at most `size` bytes may be read. False if it is none, or is relative in a way
-// not told here. On other machines than x86-64 always false.
+// Decodes the instruction at `address`, of which at most `size` bytes may be read. False if it is none, or is relative
+// in a way not told here. On other machines than x86-64 always false.
 extern __attribute__((visibility("hidden"))) bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *_Nonnull result);
 
 #endif

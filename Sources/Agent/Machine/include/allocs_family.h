@@ -1,6 +1,6 @@
-// Families of allocation functions: for each name, what the function does and which of its arguments says what. One table
-// (Families.c) stands for all allocators that are hooked at their entries beside the one below the agent: those with
-// a prefix (_rjem_malloc, mi_malloc), and definitions of malloc itself that an executable keeps to itself.
+// Families of allocation functions: for each name, what the function does and which of its arguments says what. One
+// table (Families.c) stands for all allocators that are hooked at their entries beside the one below the agent: those
+// with a prefix (_rjem_malloc, mi_malloc), and definitions of malloc itself that an executable keeps to itself.
 //
 // Each hooked function has a record of its own, with the function below it: two allocators side by side never meet.
 
@@ -61,7 +61,8 @@ struct allocs_hooked {
   uint32_t allocator;  // as in a context
   uint32_t unused;
   uint64_t address;    // of the function
-  // Of a function that gives back a heap: what tells its blocks, and the heap that it leaves alone; null if neither is known.
+  // Of a function that gives back a heap: what tells its blocks, and the heap that it leaves alone; null if neither is
+  // known.
   bool (*_Nullable visit)(const void *_Nonnull heap, bool with_blocks, void *_Nonnull visitor, void *_Nullable argument);
   void *_Nullable (*_Nullable backing)(void);
 };

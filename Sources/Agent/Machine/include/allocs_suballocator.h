@@ -1,5 +1,5 @@
-// Suballocators inside the process: functions that ALLOCS_SUBALLOC declares, hooked at their entries, and what programs announce
-// by themselves (allocs_pool.h).
+// Suballocators inside the process: functions that ALLOCS_SUBALLOC declares, hooked at their entries, and what programs
+// announce by themselves (allocs_pool.h).
 
 #ifndef ALLOCS_SUBALLOCATOR_H
 #define ALLOCS_SUBALLOCATOR_H
@@ -46,11 +46,12 @@ _Static_assert(offsetof(struct allocs_declared_call, function) == 112, "declared
 _Static_assert(offsetof(struct allocs_declared_call, return_address) == ALLOCS_DECLARED_RETURN_ADDRESS, "declared_call.return_address");
 
 extern ALLOCS_HIDDEN struct allocs_declared *_Nonnull allocs_declared_functions(void);
-// What takes the place of every declared function. `preserves`: one whose callers may count on any register that it leaves alone, as
-// a compiler has them do within a file.
+// What takes the place of every declared function. `preserves`: one whose callers may count on any register that it
+// leaves alone, as a compiler has them do within a file.
 extern ALLOCS_HIDDEN void *_Nonnull allocs_declared_stub(bool preserves);
 
-// The outermost call under way on this thread. A call that an exception or a longjmp has left lies below the stack pointer.
+// The outermost call under way on this thread. A call that an exception or a longjmp has left lies below the stack
+// pointer.
 static inline struct allocs_declared_call *_Nullable allocs_declared_outermost(void) { return allocs_thread_local.declared; }
 static inline void allocs_set_declared_outermost(struct allocs_declared_call *_Nullable call) { allocs_thread_local.declared = call; }
 

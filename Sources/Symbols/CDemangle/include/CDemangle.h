@@ -9,13 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Writes the demangled form of a C++ (Itanium ABI) or Rust (legacy, without its hash, or v0) name to `buffer`, without a
-// final zero. Returns its length in bytes; 0 if `name` is of neither scheme, isn't well formed, or needs more than
+// Writes the demangled form of a C++ (Itanium ABI) or Rust (legacy, without its hash, or v0) name to `buffer`, without
+// a final zero. Returns its length in bytes; 0 if `name` is of neither scheme, isn't well formed, or needs more than
 // `capacity` bytes.
 size_t cdemangle_cxx_or_rust(const char *name, char *buffer, size_t capacity);
 
-// The demangler of Swift's own runtime, linked with every Swift program. Returns a string to be given to free(), or null
-// if `name` (`length` bytes) isn't a Swift symbol's.
+// The demangler of Swift's own runtime, linked with every Swift program. Returns a string to be given to free(), or
+// null if `name` (`length` bytes) isn't a Swift symbol's.
 char *cdemangle_swift(const char *name, size_t length);
 
 #endif

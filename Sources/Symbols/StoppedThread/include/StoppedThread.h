@@ -1,7 +1,7 @@
 // One thread of another process, stopped for as long as it takes to copy its registers and its stack.
 //
-// What the copy means is worked out afterwards, with the thread running again. A thread that was seized goes on by itself
-// when the process that seized it ends, however it ends.
+// What the copy means is worked out afterwards, with the thread running again. A thread that was seized goes on by
+// itself when the process that seized it ends, however it ends.
 
 #ifndef STOPPED_THREAD_H
 #define STOPPED_THREAD_H
@@ -43,8 +43,8 @@ struct stopped_frame {
   bool is_activation;    // pc is the instruction itself, not a return address
 };
 
-// The frames of the copied stack, innermost first, up to the one that holds `address`; at most `count`. Reads the modules' files.
-// Returns how many there are; negative if no module could be read.
+// The frames of the copied stack, innermost first, up to the one that holds `address`; at most `count`. Reads the
+// modules' files. Returns how many there are; negative if no module could be read.
 int stopped_thread_unwind(const struct stopped_thread *_Nonnull copy, pid_t process, pid_t thread, uint64_t address,
                           struct stopped_frame *_Nonnull frames, int count);
 
