@@ -128,11 +128,14 @@ struct SettingKind {
     if steps <= max(1, (min(length, name.count) + 1) / 3) { return setting }
     // ALLOCS_RING_SIZE, ALLOCS_DIRECTORY; ALLOCS_STACK_DEPTH; ALLOCS_VERBOSITY.
     let longest = offered.sorted { $0.variable.utf8.count > $1.variable.utf8.count }
-    return longest.first { setting in
-      let known = Array(setting.variable.dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)
-      return name.starts(with: known) || known.count > 3 && name.suffix(known.count).elementsEqual(known)
-        || known.count > 5 && name.starts(with: known.prefix(5))
+    func known(_ setting: SettingKind) -> [UInt8] {
+      Array(setting.variable.dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)
     }
+    let whole = longest.first {
+      let known = known($0)
+      return name.starts(with: known) || known.count > 3 && name.suffix(known.count).elementsEqual(known)
+    }
+    return whole ?? longest.first { known($0).count > 5 && name.starts(with: known($0).prefix(5)) }
   }
 
   /// Letters to be put in, left out, exchanged, or swapped with their neighbour (optimal string alignment).

@@ -118,17 +118,16 @@ extension EndToEnd {
       try check(said, of: process, in: directory, sites: ["main", "asking_allocate"])
     }
 
-    @Test("libmemusage counts before and behind the agent, and every block is indexed once", arguments: [true, false])
-    func memusage(isBefore: Bool) throws {
+    // Before the agent: ThreadTests. A program that asks for free_sized, which this C library does not have, gets the
+    // agent's, which libmemusage knows nothing of.
+    @Test("libmemusage counts behind the agent, and every block is indexed once")
+    func memusage() throws {
       let library = "/lib/x86_64-linux-gnu/libmemusage.so"
       guard FileManager.default.fileExists(atPath: library) else { return }
       let program = try RecordingProgram(
         [Programs.path("truth.cpp"), "4", "100000", "1", "11", "none"],
         environment: [
-          "LD_PRELOAD": isBefore
-            ? "\(library):\(try Installation.path(of: Installation.agent))"
-            : "\(try Installation.path(of: Installation.agent)):\(library)",
-          "MEMUSAGE_OUTPUT": "/dev/null",
+          "LD_PRELOAD": "\(try Installation.path(of: Installation.agent)):\(library)", "MEMUSAGE_OUTPUT": "/dev/null",
         ])
       _ = try program.reach(0)
       let segment = try program.openSegment()

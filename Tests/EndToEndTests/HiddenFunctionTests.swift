@@ -136,7 +136,7 @@ extension EndToEnd {
       #expect(outcome.output == "")
       #expect(
         outcome.errors.contains("is statically linked, so no agent can be preloaded into it"), "\(outcome.errors)")
-      #expect(outcome.errors.contains("allocs-inexe), or dynamically"), "\(outcome.errors)")
+      #expect(outcome.errors.contains("with the agent inside (pkg-config --libs allocs-inexe"), "\(outcome.errors)")
     }
   }
 }
