@@ -27,7 +27,9 @@ struct InitialStack {
 
   /// nil if the places may not be read.
   init?(_ directory: borrowing ProcessDirectory) {
-    guard let line = try? directory.memoryStatistics(), let end = line.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    guard let line = try? directory.memoryStatistics(), let end = line.lastIndex(of: UInt8(ascii: ")")) else {
+      return nil
+    }
     let fields = line[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3 is the first one behind the command.
     func field(_ number: Int) -> UInt64 {

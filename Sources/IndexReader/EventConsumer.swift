@@ -102,7 +102,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   /// Whether the process of `segment` records events, or did when it ended. False where its control file is gone.
   public static func areEventsOn(of segment: borrowing Segment) -> Bool {
-    let descriptor = open(controlPath(ofSegment: segment.path).originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
+    let flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
+    let descriptor = open(controlPath(ofSegment: segment.path).originalPath, flags)
     guard descriptor >= 0 else { return false }
     defer { close(descriptor) }
     var header = allocs_control()

@@ -296,7 +296,8 @@ struct AnswerTextTests {
   @Test(
     "notes fit the first line whole",
     arguments: [
-      .givenBack, .processEnded, .indexAbandoned, .mappingsNotPermitted, .mappingsNotRead, .processNotVisible, .outsideUserSpace,
+      .givenBack, .processEnded, .indexAbandoned, .mappingsNotPermitted, .mappingsNotRead, .processNotVisible,
+      .outsideUserSpace,
     ] as [Answer.Note])
   func notes(note: Answer.Note) {
     for (kind, address) in [(.unmapped, 0x7fff_ffff_ffff), (.free, 0x7fff_ffff_ffff)] as [(Answer.Kind, UInt64)] {
