@@ -234,7 +234,8 @@ extension EndToEnd {
     @Test("the rings of five hundred programs killed in the middle are whole")
     func killed() throws {
       var events = 0
-      for kill in 0..<500 {
+      // How much a program gets done before it is killed is the machine's affair: more programs, then.
+      for kill in 0..<5000 where kill < 500 || events <= 100_000 {
         let (process, directory) = try handoff(
           threads: 2, operations: 0, rounds: 1, environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "4M"])
         try process.send("\n")
