@@ -1,8 +1,9 @@
 // A library to be preloaded: its constructor starts threads before anybody in the process has called malloc. The first of
 // them calls it, and so starts the agent; it is held up in the middle of that, until each of the others has allocated its blocks.
 //
-// Threads are made by clone, with a copy of the main thread's thread-local memory: pthread_create would itself allocate. The
-// first one is held up where the agent asks for the user's id: a filter makes a signal of that call.
+// Threads are made by clone, with a copy of the main thread's thread-local memory: pthread_create would itself allocate. libc
+// doesn't know of such threads and takes no lock in malloc, so the others allocate one after another. The first one is
+// held up where the agent asks for the user's id: a filter makes a signal of that call.
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -52,15 +53,15 @@ static int run_first(void *argument) {
   return end();
 }
 
-static int run_other(void *argument) {
-  (void)argument;
+static int run_other(void *turn) {
   wait_for(&is_starting, 1);
+  wait_for(&others_done, (int)(intptr_t)turn);
   allocate_all();
   __atomic_add_fetch(&others_done, 1, __ATOMIC_SEQ_CST);
   return end();
 }
 
-static void start_thread(int (*run)(void *)) {
+static void start_thread(int (*run)(void *), intptr_t turn) {
   char *pointer = __builtin_thread_pointer();
   // Thread-local memory lies below the thread pointer, libc's description of the thread above; as far as it is mapped.
   char *lowest = (char *)((uintptr_t)pointer & -(uintptr_t)4096);
@@ -75,7 +76,7 @@ static void start_thread(int (*run)(void *)) {
   ((void **)own)[0] = own;
   ((void **)own)[2] = own;
   int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS;
-  if (clone(run, memory + STORAGE + DESCRIPTOR + STACK - 64, flags, NULL, NULL, own, NULL) < 0) abort();
+  if (clone(run, memory + STORAGE + DESCRIPTOR + STACK - 64, flags, (void *)turn, NULL, own, NULL) < 0) abort();
 }
 
 __attribute__((constructor)) static void start(void) {
@@ -90,7 +91,7 @@ __attribute__((constructor)) static void start(void) {
   };
   struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) abort();
-  for (int index = 0; index < OTHERS; index++) start_thread(run_other);
-  start_thread(run_first);
+  for (int index = 0; index < OTHERS; index++) start_thread(run_other, index);
+  start_thread(run_first, 0);
   wait_for(&first_done, 1);
 }
