@@ -176,7 +176,7 @@ struct ContextTests {
       let cells = line.split(separator: "|")
       return cells.count >= 2 ? cells[1].prefix(15).trimmingCharacters(in: .whitespaces) : nil
     }
-    let whole = try #require(Self.source("Agent/Core/Segment.swift"))
+    let whole = try #require(Self.source("Agent/Core/Life/Segment.swift"))
     let start = try #require(whole.range(of: "func layOut(")).lowerBound
     let agent = whole[start...].prefix(upTo: try #require(whole[start...].range(of: "// MARK:")).lowerBound)
     var placed: [String] = []

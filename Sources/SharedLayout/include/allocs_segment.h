@@ -35,7 +35,7 @@
 //       | rings          see allocs_ring.h          |  1 MiB   4,096
 //       +-------------------------------------------+
 //
-// The picture has the order in which the agent places sections (Agent/Core/Segment.swift, layOut); a reader takes their
+// The picture has the order in which the agent places sections (Agent/Core/Life/Segment.swift, layOut); a reader takes their
 // places from the header alone. SharedLayoutTests compare the two.
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The sections' places and

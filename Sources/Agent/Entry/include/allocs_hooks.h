@@ -1,4 +1,4 @@
-// What the User layer calls: the hooks, in Embedded Swift (Sources/Agent/Core/Hook.swift). `place` is
+// What the User layer calls: the hooks, in Embedded Swift (Sources/Agent/Core/Hooks/Hook.swift). `place` is
 // where the return address of the call lies that the program made, `frame_pointer` its frame pointer register.
 
 #ifndef ALLOCS_HOOKS_H
