@@ -138,7 +138,7 @@ import SharedLayout
         let number = index
         index += 1
         guard !point.pointee.is_operator else { continue }
-        forEachName(of: point.pointee.name) { name in
+        Libc.forEachName(of: point.pointee.name) { name in
           symbols.forEachDefinition(of: name) { entry in
             guard entry.pointee.st_info & 15 == DynamicSymbols.function, !isChanged(entry) else { return true }
             let address = UInt64(module.pointee.l_addr) &+ entry.pointee.st_value
@@ -156,22 +156,6 @@ import SharedLayout
         }
       }
       return isComplete
-    }
-
-    /// The names under which the C library defines the function: its own, that behind `__libc_`, and old ones.
-    private static func forEachName(of function: UnsafePointer<CChar>, _ body: (UnsafePointer<CChar>) -> Void) {
-      body(function)
-      var name = Text()
-      name.append("__libc_")
-      name.append(cString: function)
-      name.withCString(body)
-      var free = Text()
-      free.append("free")
-      if free.withCString({ StaticSymbols.isEqual($0, function) }) {
-        var old = Text()
-        old.append("cfree")
-        old.withCString(body)
-      }
     }
 
     /// nil if there is none, or its record stands for another definition of the same name.
@@ -234,16 +218,8 @@ import SharedLayout
     }
 
     private static func wants(_ symbols: DynamicSymbols) -> Bool {
-      for index in 0..<symbols.importCount where isOfLibc(symbols.name(of: symbols.entry(index))) { return true }
+      for index in 0..<symbols.importCount where Libc.isOwn(symbols.name(of: symbols.entry(index))) { return true }
       return false
-    }
-
-    private static func isOfLibc(_ name: UnsafePointer<CChar>) -> Bool {
-      let prefix: StaticString = "__libc_"
-      for index in 0..<prefix.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != prefix.utf8Start[index] {
-        return false
-      }
-      return true
     }
 
     private static func rebind(_ module: Module, _ symbols: DynamicSymbols, _ relocation: Elf64_Rela) {
@@ -256,7 +232,7 @@ import SharedLayout
       let index = Int(relocation.r_info >> 32)
       guard kind == word || kind == data || kind == call, index < symbols.importCount else { return }
       let wanted = symbols.entry(index)
-      guard wanted.pointee.st_shndx == 0, isOfLibc(symbols.name(of: wanted)) else { return }
+      guard wanted.pointee.st_shndx == 0, Libc.isOwn(symbols.name(of: wanted)) else { return }
       // An addend is for data alone.
       let addend = kind == word ? UInt64(bitPattern: relocation.r_addend) : 0
       let place = UInt64(module.pointee.l_addr) &+ relocation.r_offset
@@ -400,7 +376,7 @@ import SharedLayout
           symbols.symbol(of: malloc) != nil
         else { continue }
         if symbols.imports("dlsym") || symbols.imports("dlvsym") || symbols.imports("free")
-          || symbols.imports("__libc_free")
+          || symbols.imports(Libc.free)
         {
           return true
         }

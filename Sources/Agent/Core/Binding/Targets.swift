@@ -118,7 +118,7 @@ struct Targets {
   /// there who is not seen here.
   private func leadsOn(_ symbols: DynamicSymbols) -> Bool {
     for index in 0..<count where self[index].signature != nil { return false }
-    return symbols.imports("dlsym") || symbols.imports("__libc_malloc")
+    return symbols.imports("dlsym") || symbols.imports(Libc.malloc)
   }
 
   private mutating func appendWinning(

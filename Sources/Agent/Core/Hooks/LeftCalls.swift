@@ -61,7 +61,7 @@ enum LeftCalls {
     // What the agent itself was doing, if a signal interrupted that.
     outer.pointee.capturing = 0
     outer.pointee.events.recording = 0
-    Contexts.flush(outer)
+    StackCaches.flush(outer)
     Event.endDelegation(outer, nil)
     return true
   }
@@ -82,12 +82,12 @@ enum LeftCalls {
     let mostFrames = 1 << 16
     for count in 0..<mostFrames {
       if isAgent(registers.pc & ~Registers.interrupted) {
-        if count == 1 { keep(outer, caller, Stack.rule(caller.site, rules)) }
+        if count == 1 { keep(outer, caller, FrameRules.rule(caller.site, rules)) }
         return false
       }
       guard !bounds.isForeign else { return false }
       if bounds.isOwn, isPlaceOwn, registers.sp > place &+ 8 { return true }
-      let rule = Stack.rule(registers.pc, rules)
+      let rule = FrameRules.rule(registers.pc, rules)
       // By the frame pointer, frames may be skipped.
       if rule == .withoutInformation { return false }
       switch registers.step(rule, high: bounds.high) {
@@ -108,10 +108,5 @@ enum LeftCalls {
     site.pointee.pc = 0
     site.pointee.distance = 8 &+ rule.offset &- rule.returnAddress
     site.pointee.pc = caller.site
-  }
-
-  /// What was code there may be other code now.
-  static func forgetSites(_ thread: Thread) {
-    for index in 0..<UInt64(ALLOCS_INNER_SITE_COUNT) { allocs_inner_site(thread, index << 4).pointee.pc = 0 }
   }
 }

@@ -203,9 +203,8 @@ enum Terminal {
   }
 
   static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
-    guard let module else { return false }
-    // Not __libc_malloc: other allocators define that too.
-    return lookUp("gnu_get_libc_version", in: module) != nil
+    guard let module, !allocs_is_own_module(module), !isAnotherAgent(module) else { return false }
+    return DynamicSymbols(module).map(Libc.isLibrary) ?? false
   }
 
   /// The next definition of `name` after the agent's, and the module it is in.
@@ -245,12 +244,6 @@ enum Terminal {
       module = current.pointee.l_next
     }
     return (nil, nil)
-  }
-
-  private static func lookUp(_ name: StaticString, in module: UnsafeMutablePointer<link_map>)
-    -> UnsafeMutableRawPointer?
-  {
-    lookUp(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self), in: module)
   }
 
   /// The address of the function that `module` defines under `name`; nil if it does not, or is the agent itself.

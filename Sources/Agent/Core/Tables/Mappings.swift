@@ -138,7 +138,7 @@ enum Mappings {
     let node =
       shared.pointee.full_stacks != 0
       ? Stack.nodeAnew(inside, caller, shared, header)
-      : Contexts.node(shared, header, parent: 0, pc: caller.site, flags: 0)
+      : StackNodes.node(shared, header, parent: 0, pc: caller.site, flags: 0)
     return node == 0 ? 0 : Contexts.context(shared, header, node, inside.pointee.slot, function, 0)
   }
 

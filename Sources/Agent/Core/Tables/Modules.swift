@@ -179,7 +179,7 @@ enum Modules {
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
     var chunk = shared.pointee.chunk_first
     while let current = chunk {
-      for index in 0..<UInt64(ALLOCS_BLOCKS_PER_CHUNK) { Contexts.flush(allocs_chunk_thread(current, index)) }
+      for index in 0..<UInt64(ALLOCS_BLOCKS_PER_CHUNK) { StackCaches.flush(allocs_chunk_thread(current, index)) }
       chunk = current.pointee.next
     }
   }

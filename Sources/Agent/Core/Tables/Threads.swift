@@ -88,7 +88,7 @@ enum Threads {
     if oldest.pointee.next == nil { shared.pointee.ended_last = nil }
     oldest.pointee.next = nil
     if oldest.pointee.slot != ALLOCS_THREAD_UNKNOWN { retire(entry, oldest.pointee.slot, shared, header) }
-    Contexts.flush(oldest)
+    StackCaches.flush(oldest)
     oldest.pointee.delegating = 0
     oldest.pointee.events.recording = 0
     oldest.pointee.inner_base = 0
@@ -267,14 +267,9 @@ enum Threads {
 
   /// A round of thread-specific destructors. Stays for the last round, since other destructors may allocate.
   static func end(_ thread: Thread) {
-    // PTHREAD_DESTRUCTOR_ITERATIONS is 4.
     guard Gate.regions(thread) != nil, thread.pointee.queued == 0 else { return }
     thread.pointee.destructor_rounds += 1
-    if thread.pointee.destructor_rounds < 4,
-      allocs_set_thread_key(thread)
-    {
-      return
-    }
+    if thread.pointee.destructor_rounds < Libc.destructorRounds, allocs_set_thread_key(thread) { return }
     guard let shared = allocs_process().pointee.shared else { return }
     Events.threadEnds(thread)
     change(thread.pointee.entry) { entry in
@@ -302,7 +297,7 @@ enum Threads {
   // MARK: a child of fork
 
   /// In the child: a thread of the parent's, whose block was wiped. It has ended, if it had not before.
-  static func bury(
+  static func endInChild(
     _ thread: Thread, _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ tid: UInt32,
     _ shared: UnsafeMutablePointer<allocs_shared>
   ) {

@@ -1,26 +1,30 @@
-// Heritage: gives a child of fork a segment of its own, with an exact copy of the index as of the fork
-// (ALLOCS_FOLLOW=1).
+// ForkCopy: gives a child of fork a segment of its own, with an exact copy of the index as of the
+// fork (ALLOCS_FOLLOW=1).
 //
-//   parent, before   close the gate; make a file without a name; write to it what of the segment is backed by memory; put what the
-//                    child will find wiped into private memory, of which it gets a copy as of everything else
-//   child            map the file where the parent's segment was: every pointer of the agent's private memory then means the same
-//                    there, and so does what a hook under way holds in registers; put back what was wiped; make the threads that
-//                    did not come along ended ones; give the file its name
-//   parent, after    open the gate
+//   parent, before   Close the gate. Make a file without a name, and write to it all parts of the
+//                    segment that are backed by memory. Save the memory that the child will find
+//                    wiped, in private memory: the child gets a copy of all private memory.
+//   child            Map the file at the address of the parent's segment, so that all of the
+//                    agent's pointers stay valid, also those in registers of a hook that was
+//                    interrupted by fork. Restore the wiped memory. Mark the threads that fork did
+//                    not copy as ended. Give the file its name.
+//   parent, after    Open the gate.
 //
 // Invariants:
-// - The file has no name until all in it is right: nobody ever sees half a copy.
-// - On any failure the child runs without an index, as if it were not to be followed; the parent's counter says so.
-// - In the parent, nothing but system calls and stores: a signal handler may call fork.
+// - The file has no name until everything in it is right: nobody ever sees half a copy.
+// - On any failure the child runs without an index, as if it were not followed, and a counter of
+//   the parent's says so.
+// - The parent makes nothing but system calls and stores: a signal handler may call fork.
 
 import AgentMachine
 import SharedLayout
 
-enum Heritage {
+enum ForkCopy {
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
   private typealias Shared = UnsafeMutablePointer<allocs_shared>
   private typealias Header = UnsafeMutablePointer<allocs_header>
-  private typealias Bequest = UnsafeMutablePointer<allocs_bequest>
+  /// The saved memory, with the descriptors of the copy and of its directory.
+  private typealias Saved = UnsafeMutablePointer<allocs_bequest>
 
   // MARK: the parent, before
 
@@ -30,33 +34,34 @@ enum Heritage {
       let shared = process.pointee.shared, let header = shared.pointee.header
     else { return }
     if process.pointee.fork_gate_owner == System.threadID {
-      // In a signal handler, while this thread forks. Neither child is followed.
+      // A signal handler forks while this thread forks. The agent follows none of the two children.
       process.pointee.forks_inside &+= 1
       return Gate.breakOpen()
     }
-    // For a fork of another thread, which must not wait for this one: in a signal handler it may be inside a hook.
+    // A thread without a block gets one, so that a fork of another thread need not wait for this
+    // thread, which may be in a signal handler inside a hook.
     if allocs_registered_block() == nil, let thread = Start.enterNewThread() { allocs_leave(thread) }
     guard let own = allocs_registered_block(), own.pointee.entry != nil else {
       return refuse("its thread is not indexed", 0)
     }
     var result = Gate.Closing.busy
-    // More threads than these do not fork at once in earnest.
+    // No program has so many threads that fork at once.
     for _ in 0..<64 where result == .busy {
       Gate.wait(own)
       result = Gate.close(shared)
     }
     guard result == .closed else { return refuse("its threads did not come to rest", 0) }
-    guard let bequest = makeBequest(shared) else {
+    guard let saved = makeSaved(shared) else {
       Gate.open(shared)
       return refuse("there is no memory", 0)
     }
-    let error = fill(bequest, shared, header, own)
+    let error = fill(saved, shared, header, own)
     guard error >= 0 else {
-      drop(bequest)
+      drop(saved)
       Gate.open(shared)
       return refuse("its segment cannot be made", error)
     }
-    allocs_store_release_pointer(place, UnsafeMutableRawPointer(bequest))
+    allocs_store_release_pointer(savedWord, UnsafeMutableRawPointer(saved))
   }
 
   private static func refuse(_ reason: StaticString, _ code: Int) {
@@ -72,62 +77,64 @@ enum Heritage {
     line.sayOnRequest()
   }
 
-  private static func makeBequest(_ shared: Shared) -> Bequest? {
+  private static func makeSaved(_ shared: Shared) -> Saved? {
     var count: UInt64 = 0
     Gate.forEachThread(shared) { _ in count += 1 }
     let bytes = UInt64(MemoryLayout<allocs_bequest>.size) + count * UInt64(MemoryLayout<allocs_heir>.stride)
     let size = (bytes + pageSize - 1) / pageSize * pageSize
     guard let memory = System.map(size) else { return nil }
-    let bequest = memory.assumingMemoryBound(to: allocs_bequest.self)
-    bequest.pointee.file = -1
-    bequest.pointee.directory = -1
-    bequest.pointee.size = size
-    return bequest
+    let saved = memory.assumingMemoryBound(to: allocs_bequest.self)
+    saved.pointee.file = -1
+    saved.pointee.directory = -1
+    saved.pointee.size = size
+    return saved
   }
 
-  private static func drop(_ bequest: Bequest) {
-    if bequest.pointee.file >= 0 { System.close(Int(bequest.pointee.file)) }
-    if bequest.pointee.directory >= 0 { System.close(Int(bequest.pointee.directory)) }
-    System.unmap(UnsafeMutableRawPointer(bequest), bequest.pointee.size)
+  private static func drop(_ saved: Saved) {
+    if saved.pointee.file >= 0 { System.close(Int(saved.pointee.file)) }
+    if saved.pointee.directory >= 0 { System.close(Int(saved.pointee.directory)) }
+    System.unmap(UnsafeMutableRawPointer(saved), saved.pointee.size)
   }
 
-  private static func fill(_ bequest: Bequest, _ shared: Shared, _ header: Header, _ own: Thread) -> Int {
+  /// Makes the copy, and saves the memory that will be wiped. A negated error number if it cannot
+  /// be done.
+  private static func fill(_ saved: Saved, _ shared: Shared, _ header: Header, _ own: Thread) -> Int {
     typealias Flags = System.OpenFlags
-    let noRoom = -27  // EFBIG
-    bequest.pointee.directory = Int64(
+    let fileTooLarge = -27  // EFBIG
+    saved.pointee.directory = Int64(
       System.open(allocs_directory(), Flags.readOnly | Flags.directory | Flags.noFollow))
-    guard bequest.pointee.directory >= 0 else { return Int(bequest.pointee.directory) }
-    bequest.pointee.file = Int64(System.openUnnamed(in: Int(bequest.pointee.directory), mode: 0o600))
-    let file = Int(bequest.pointee.file)
+    guard saved.pointee.directory >= 0 else { return Int(saved.pointee.directory) }
+    saved.pointee.file = Int64(System.openUnnamed(in: Int(saved.pointee.directory), mode: 0o600))
+    let file = Int(saved.pointee.file)
     guard file >= 0 else { return file }
-    // Beyond the limit, the kernel would send a signal.
-    guard System.limit(.fileSize) >= header.pointee.file_size else { return noRoom }
+    // For a file beyond the limit, the kernel would send a signal.
+    guard System.limit(.fileSize) >= header.pointee.file_size else { return fileTooLarge }
     let sized = System.truncate(file, header.pointee.file_size)
     guard sized >= 0 else { return sized }
-    bequest.pointee.monotonic_offset = header.pointee.monotonic_offset
-    bequest.pointee.shared = shared.pointee
-    bequest.pointee.own = own.pointee
-    bequest.pointee.own_place = own
-    listHeirs(bequest, shared)
+    saved.pointee.monotonic_offset = header.pointee.monotonic_offset
+    saved.pointee.shared = shared.pointee
+    saved.pointee.own = own.pointee
+    saved.pointee.own_place = own
+    saveThreads(saved, shared)
     return copy(to: file, shared, header)
   }
 
-  private static func listHeirs(_ bequest: Bequest, _ shared: Shared) {
-    let heirs = allocs_heirs(bequest)
+  private static func saveThreads(_ saved: Saved, _ shared: Shared) {
+    let threads = allocs_heirs(saved)
     var count = 0
     Gate.forEachThread(shared) { thread in
-      heirs[count] = allocs_heir(
+      threads[count] = allocs_heir(
         block: thread, entry: thread.pointee.entry, slot: thread.pointee.slot, tid: thread.pointee.tid)
       count += 1
     }
-    bequest.pointee.heir_count = UInt64(count)
+    saved.pointee.heir_count = UInt64(count)
   }
 
   // MARK: the copy
 
-  /// Writes all of the segment that is backed by memory, but not the rings of events, which are the parent's. A negated
-  /// error number if it cannot be done. A hole that is read here becomes a page of the parent's; where there is no
-  /// memory for that, the kernel says so.
+  /// Writes all of the segment that is backed by memory, but for the rings of events: the child
+  /// begins with none. A negated error number if it cannot be done. Reading a hole of the parent's
+  /// segment makes it a page there; where there is no memory for that, the kernel reports an error.
   private static func copy(to file: Int, _ shared: Shared, _ header: Header) -> Int {
     var result = copy(to: file, header, 0, pageSize)
     for id in 0..<Int(ALLOCS_SECTION_SPACE) {
@@ -164,12 +171,12 @@ enum Heritage {
     }
   }
 
-  /// Of what is mapped in one piece with the header.
+  /// Copies a part of the segment that is mapped in one piece with the header.
   private static func copy(to file: Int, _ header: Header, _ offset: UInt64, _ size: UInt64) -> Int {
     System.writeAll(file, UnsafeMutableRawPointer(header) + Int(offset), Int(size), at: offset)
   }
 
-  /// Those pages of a section whose bit is set in `known`, `size` bytes.
+  /// Copies the pages of a section whose bits are set in `known`, which has `size` bytes.
   private static func copyPages(
     to file: Int, _ header: Header, _ section: UnsafeMutablePointer<allocs_section>, _ known: UnsafeMutableRawPointer,
     _ size: Int
@@ -182,10 +189,14 @@ enum Heritage {
     return 0
   }
 
+  /// The layout of arenas of one kind, in bytes.
   private struct Shape {
     var stride: Int
-    var head: Int  // bytes before the slots
-    var committed: Int  // where the bits of committed slot pages are
+    /// Bytes before the slots.
+    var head: Int
+    /// Offset of the bits that say which pages of slots are committed.
+    var committed: Int
+    /// Pages of slots.
     var pages: Int
   }
   private static var ordinary: Shape {
@@ -199,7 +210,8 @@ enum Heritage {
       committed: Int(ALLOCS_NESTED_COMMITTED_OFFSET), pages: Int(ALLOCS_NESTED_SLOT_PAGES))
   }
 
-  /// The heads, and the slot pages that are committed, in as few writes as there are runs of them.
+  /// Copies the heads of arenas, and the pages of slots that are committed, one write for each run
+  /// of such pages.
   private static func copyArenas(
     to file: Int, _ section: UnsafeMutablePointer<allocs_section>,
     _ mappings: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>,
@@ -225,10 +237,10 @@ enum Heritage {
         }
         var end = page + 1
         while end < shape.pages, isCommitted(end) { end += 1 }
-        // The page of the spare slot goes with the last.
+        // The page of the spare slot belongs to the last page.
         if end == shape.pages { end += 1 }
-        let place = shape.head + page * pageSize
-        result = System.writeAll(file, start + place, (end - page) * pageSize, at: offset + UInt64(place))
+        let first = shape.head + page * pageSize
+        result = System.writeAll(file, start + first, (end - page) * pageSize, at: offset + UInt64(first))
         page = end
       }
       guard result >= 0 else { return result }
@@ -236,99 +248,97 @@ enum Heritage {
     return 0
   }
 
-  private static var place: UnsafeMutablePointer<UnsafeMutableRawPointer?> {
+  // MARK: the word that leads to the saved memory
+
+  private static var savedWord: UnsafeMutablePointer<UnsafeMutableRawPointer?> {
     withUnsafeMutablePointer(to: &allocs_process().pointee.bequest) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
     }
   }
-  private static var bequest: Bequest? {
-    allocs_load_acquire_pointer(place)?.assumingMemoryBound(to: allocs_bequest.self)
+  private static var saved: Saved? {
+    allocs_load_acquire_pointer(savedWord)?.assumingMemoryBound(to: allocs_bequest.self)
   }
 
-  /// Whether the copy is done, and the fork itself is waited for.
-  static var isCopied: Bool { bequest != nil }
+  /// Whether the copy is done, so that whoever waits at the gate waits for the fork alone.
+  static var isCopied: Bool { saved != nil }
 
   // MARK: the parent, after
 
   static func finish() {
     let process = allocs_process()
-    guard let bequest, let shared = process.pointee.shared, process.pointee.fork_gate_owner == System.threadID else {
+    guard let saved, let shared = process.pointee.shared, process.pointee.fork_gate_owner == System.threadID else {
       return
     }
     guard process.pointee.forks_inside == 0 else {
       process.pointee.forks_inside &-= 1
       return
     }
-    allocs_store_release_pointer(place, nil)
+    allocs_store_release_pointer(savedWord, nil)
     Gate.open(shared)
-    drop(bequest)
+    drop(saved)
   }
 
   // MARK: the child
 
-  /// True if the child is indexed from here on. Else it is as if it had not been followed.
+  /// True if the child is indexed from here on. Else the child is as if it had not been followed.
   /// `wantsEvents`: events are on from the start, as in the parent.
   static func takeOver(wantsEvents: Bool) -> Bool {
     let process = allocs_process()
     guard process.pointee.follows != 0 else { return false }
     let isExact = Gate.openInChild()
     process.pointee.forks_inside = 0
-    let left = bequest
+    let left = saved
     process.pointee.bequest = nil
-    // What is there may be for the child of another thread, which forks at the same time.
-    guard let bequest = left, bequest.pointee.own_place == allocs_registered_block() else {
+    // The saved memory may be meant for the child of another thread that forks at this moment.
+    guard let saved = left, saved.pointee.own_place == allocs_registered_block() else {
       process.pointee.follows = 0
       return false
     }
-    defer { drop(bequest) }
-    guard isExact, let shared = process.pointee.shared else {
+    defer { drop(saved) }
+    guard isExact, let shared = process.pointee.shared, let birth = mapCopy(saved) else {
       process.pointee.follows = 0
       return false
     }
-    let file = Int(bequest.pointee.file)
-    let started = Process.startTime
-    let offsets = Process.clockOffsets
-    // After unshare(2) a child is in another time namespace: its clock does not go on from its parent's ticks.
-    guard offsets.map({ $0.monotonic == bequest.pointee.monotonic_offset }) ?? true else {
-      process.pointee.follows = 0
-      say("it is in another time namespace", 0)
-      return false
-    }
-    guard started > 0, mapAll(bequest, file) else {
-      process.pointee.follows = 0
-      say("its segment cannot be mapped", min(started, 0))
-      return false
-    }
-    // The parent's is of the parent's gate. Not before the segment is mapped: it might come to lie in its place.
+    // The page that says whether a gate was broken is of the parent's gate. It is replaced only
+    // now, because a new page might have come to lie where the segment goes.
     process.pointee.broken_gate = System.mapShared(pageSize)?.assumingMemoryBound(to: UInt32.self)
     if process.pointee.broken_gate == nil { process.pointee.follows = 0 }
-    shared.pointee = bequest.pointee.shared
-    shared.pointee.lock = 0
-    guard let header = shared.pointee.header else { return false }
-    reduceCommitted(shared, header)
-    describe(header, started)
-    Segment.identify(header, file, offsets)
-    inheritThreads(bequest, shared, header)
-    startEvents(bequest, shared, header)
-    let error = name(bequest, header)
-    if error >= 0 {
-      Consumers.create(in: Int(bequest.pointee.directory), header.pointee.pid, header.pointee.start_time, shared)
-      if wantsEvents { Consumers.turnOn(for: ALLOCS_ALWAYS) }
-    } else {
-      // The segment stays mapped, without a name: what is written to it goes away with the process.
-      say("its segment cannot be named", error)
-    }
+    guard let header = restore(saved, shared, birth) else { return false }
+    open(saved, shared, header, wantsEvents: wantsEvents)
     return true
   }
 
-  /// Maps the copy where the parent has its segment.
-  private static func mapAll(_ bequest: Bequest, _ file: Int) -> Bool {
+  /// Facts about the child that its header needs, and the copied header does not have.
+  private struct Birth {
+    /// As Process.startTime.
+    var started: Int
+    /// As Process.clockOffsets.
+    var offsets: (monotonic: Int64, boottime: Int64)?
+  }
+
+  /// Maps the copy where the parent has its segment. nil if that can't be done.
+  private static func mapCopy(_ saved: Saved) -> Birth? {
+    let birth = Birth(started: Process.startTime, offsets: Process.clockOffsets)
+    // After unshare(2) a child is in another time namespace: there the clock does not go on from
+    // the ticks of the parent.
+    guard birth.offsets.map({ $0.monotonic == saved.pointee.monotonic_offset }) ?? true else {
+      say("it is in another time namespace", 0)
+      return nil
+    }
+    guard birth.started > 0, mapAll(saved, Int(saved.pointee.file)) else {
+      say("its segment cannot be mapped", min(birth.started, 0))
+      return nil
+    }
+    return birth
+  }
+
+  private static func mapAll(_ saved: Saved, _ file: Int) -> Bool {
     let process = allocs_process()
     guard let base = process.pointee.fixed_base,
-      take(file, UnsafeMutableRawPointer(base), at: 0, process.pointee.fixed_size)
+      map(file, UnsafeMutableRawPointer(base), at: 0, process.pointee.fixed_size)
     else { return false }
     let header = UnsafeMutableRawPointer(base).assumingMemoryBound(to: allocs_header.self)
-    let shared = bequest.pointee.shared
+    let shared = saved.pointee.shared
     return mapArenas(
       file, sections(header) + Int(ALLOCS_SECTION_ARENAS.rawValue), allocs_arena_mappings(), shared.arena_count,
       shared.arena_anchor, ordinary)
@@ -345,19 +355,46 @@ enum Heritage {
     let stride = UInt64(shape.stride)
     for number in 0..<count {
       guard let arena = mappings[Int(number)] else { return false }
-      guard take(file, UnsafeMutableRawPointer(arena), at: section.pointee.offset + number * stride, stride) else {
+      guard map(file, UnsafeMutableRawPointer(arena), at: section.pointee.offset + number * stride, stride) else {
         return false
       }
     }
     guard let anchor else { return true }
-    return take(file, UnsafeMutableRawPointer(anchor), at: section.pointee.offset + count * stride, pageSize)
+    return map(file, UnsafeMutableRawPointer(anchor), at: section.pointee.offset + count * stride, pageSize)
   }
 
-  private static func take(_ file: Int, _ start: Address, at offset: UInt64, _ size: UInt64) -> Bool {
+  private static func map(_ file: Int, _ start: Address, at offset: UInt64, _ size: UInt64) -> Bool {
     System.map(file, at: offset, size, onto: start) && System.keepFromChildren(start, size)
   }
 
-  /// Only what is in use was copied; what the parent had committed beyond is a hole here.
+  /// Restores the memory that was wiped, and changes it and the copy to be the child's.
+  private static func restore(_ saved: Saved, _ shared: Shared, _ birth: Birth) -> Header? {
+    shared.pointee = saved.pointee.shared
+    shared.pointee.lock = 0
+    guard let header = shared.pointee.header else { return nil }
+    reduceCommitted(shared, header)
+    header.pointee.forked_from = header.pointee.pid
+    header.pointee.pid = System.processID
+    header.pointee.uid = System.userID
+    header.pointee.start_time = UInt64(birth.started)
+    Segment.identify(header, Int(saved.pointee.file), birth.offsets)
+    restoreThreads(saved, shared, header)
+    startEvents(saved, shared, header)
+    return header
+  }
+
+  /// Gives the copy its name, and the child its control file.
+  private static func open(_ saved: Saved, _ shared: Shared, _ header: Header, wantsEvents: Bool) {
+    let error = name(saved, header)
+    guard error >= 0 else {
+      // The segment stays mapped, without a name, and is gone when the process ends.
+      return say("its segment cannot be named", error)
+    }
+    Consumers.create(in: Int(saved.pointee.directory), header.pointee.pid, header.pointee.start_time, shared)
+    if wantsEvents { Consumers.turnOn(for: ALLOCS_ALWAYS) }
+  }
+
+  /// Only the parts in use were copied. Memory that the parent had committed beyond is a hole here.
   private static func reduceCommitted(_ shared: Shared, _ header: Header) {
     func reduce(_ table: inout allocs_intern_table, _ id: allocs_section_id) {
       let section = Segment.section(header, id)
@@ -371,24 +408,19 @@ enum Heritage {
       shared.pointee.strings_committed, (strings + pageSize - 1) / pageSize * pageSize)
   }
 
-  private static func describe(_ header: Header, _ started: Int) {
-    header.pointee.forked_from = header.pointee.pid
-    header.pointee.pid = System.processID
-    header.pointee.uid = System.userID
-    header.pointee.start_time = UInt64(started)
-  }
-
-  /// The rings are the parent's, and so are the consumers of what is in them. The child begins with none.
-  private static func startEvents(_ bequest: Bequest, _ shared: Shared, _ header: Header) {
+  /// The rings are the parent's, and so are the consumers of the records in them. The child begins
+  /// with no rings.
+  private static func startEvents(_ saved: Saved, _ shared: Shared, _ header: Header) {
     let process = allocs_process()
     Segment.section(header, ALLOCS_SECTION_RINGS).pointee.used = 0
     shared.pointee.positions = nil
     shared.pointee.news_first = shared.pointee.news_end
-    if let own = bequest.pointee.own_place {
+    if let own = saved.pointee.own_place {
       if own.pointee.events.recording == 0 {
         own.pointee.events = allocs_events()
       } else {
-        // A signal handler in the middle of a record called fork. That record, and the thread's others, go nowhere.
+        // A signal handler in the middle of a record called fork. That record, and all that the
+        // thread records later, goes to private memory, where nobody reads it.
         for index in 0..<Int(shared.pointee.ring_count) {
           if let ring = allocs_ring_mappings()[index] { System.mapOver(ring, process.pointee.ring_size) }
         }
@@ -398,15 +430,15 @@ enum Heritage {
     for index in 0..<Int(shared.pointee.ring_count) { allocs_ring_mappings()[index] = nil }
     shared.pointee.ring_count = 0
     shared.pointee.ring_anchor = nil
-    Segment.anchorRings(Int(bequest.pointee.file), header, shared)
+    Segment.anchorRings(Int(saved.pointee.file), header, shared)
   }
 
-  private static func name(_ bequest: Bequest, _ header: Header) -> Int {
+  private static func name(_ saved: Saved, _ header: Header) -> Int {
     var source = Text()
     source.append("/proc/self/fd/")
-    source.append(UInt64(bequest.pointee.file))
+    source.append(UInt64(saved.pointee.file))
     let target = Segment.fileName(header.pointee.pid, header.pointee.start_time)
-    let directory = Int(bequest.pointee.directory)
+    let directory = Int(saved.pointee.directory)
     return source.withCString { source in
       target.withCString { target in
         let result = System.link(source, in: directory, target)
@@ -417,24 +449,25 @@ enum Heritage {
     }
   }
 
-  /// This thread goes on under its new id, in a slot of its own, so that what it allocated in the parent keeps the id
-  /// it had there. The others have ended.
-  private static func inheritThreads(_ bequest: Bequest, _ shared: Shared, _ header: Header) {
-    let heirs = allocs_heirs(bequest)
-    // In the order of the queue: first those that had ended before. Their links were wiped, so by their state.
+  /// The calling thread goes on under its new id, in a slot of its own, so that the blocks which it
+  /// allocated in the parent keep the id that it had there. The other threads have ended.
+  private static func restoreThreads(_ saved: Saved, _ shared: Shared, _ header: Header) {
+    let threads = allocs_heirs(saved)
+    // In the order of the queue of ended threads: first the threads that had ended before. The
+    // links of the queue were wiped, so their states tell.
     shared.pointee.ended_first = nil
     shared.pointee.ended_last = nil
     for round in 0..<2 {
-      for index in 0..<Int(bequest.pointee.heir_count) {
-        let heir = heirs[index]
-        guard let block = heir.block, let entry = heir.entry, block != bequest.pointee.own_place,
+      for index in 0..<Int(saved.pointee.heir_count) {
+        let thread = threads[index]
+        guard let block = thread.block, let entry = thread.entry, block != saved.pointee.own_place,
           (entry.pointee.state == ALLOCS_THREAD_LIVE.rawValue) == (round == 1)
         else { continue }
-        Threads.bury(block, entry, heir.slot, heir.tid, shared)
+        Threads.endInChild(block, entry, thread.slot, thread.tid, shared)
       }
     }
-    if let own = bequest.pointee.own_place {
-      own.pointee = bequest.pointee.own
+    if let own = saved.pointee.own_place {
+      own.pointee = saved.pointee.own
       Threads.continueInChild(own, shared, header)
     }
   }
