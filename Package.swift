@@ -28,7 +28,7 @@ let agentSwiftFlags = [
 ]
 let agentCFlags = [
   "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
-  "-mframe-pointer=none", "-Wall", "-Wextra",
+  "-mframe-pointer=none", "-falign-functions=64", "-Wall", "-Wextra",
 ]
 let agentSwift: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded"),
