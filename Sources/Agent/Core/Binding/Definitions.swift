@@ -431,7 +431,7 @@ import SharedLayout
     /// What the function that is called next allocates in a hook is its own affair. It is called from here.
     static func delegate(_ thread: Thread) {
       thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-      thread.pointee.outer_place = allocs_stack_address()
+      thread.pointee.outer_return_slot = allocs_stack_address()
     }
 
     /// The number of the C library among the allocators: entered when one of its functions is first called past the one
@@ -440,9 +440,7 @@ import SharedLayout
     static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
       let state = allocs_definitions()
       let flag = withUnsafeMutablePointer(to: &state.pointee.is_entering) { $0 }
-      var thread: Thread? = allocs_enter()
-      if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
-      guard let thread else { return }
+      guard case .taken(let thread) = Entering.enter() else { return }
       defer { allocs_leave(thread) }
       guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared,
         let header = shared.pointee.header,
@@ -473,16 +471,16 @@ import SharedLayout
 
   @c(allocs_hook_passing)
   func hookPassing(
-    _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
+    _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ returnSlot: UInt,
     _ framePointer: UInt64
   ) -> UInt64 {
-    if allocs_is_inside(), Definitions.isBelow(Caller(place: place, framePointer: framePointer).site) {
+    if allocs_is_inside(), Definitions.isBelow(Caller(returnSlot: returnSlot, framePointer: framePointer).site) {
       return allocs_call(hooked.pointee.below.unsafelyUnwrapped, arguments)
     }
     let allocator = allocs_definitions().pointee.allocator
     if allocator == 0 { Definitions.enterAllocator(hooked) }
     hooked.pointee.allocator = allocs_definitions().pointee.allocator
-    return hookHooked(hooked, arguments, place, framePointer)
+    return hookAtEntry(hooked, arguments, returnSlot, framePointer)
   }
 #else
   /// Linked into the executable, the agent changes no library's symbols.

@@ -147,11 +147,14 @@ enum LaterModules {
     else { return }
     // In a signal handler that has interrupted the agent's own work nothing can be done; no handler may open a module.
     guard !allocs_holds_lock() else { return }
-    let own: Thread? = allocs_enter()
-    let thread = own ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
-    // Inside a hook, whose thread is indexed or is not.
-    if let indexed = thread ?? allocs_registered_block(), Gate.isIndexed(indexed) { lookAtAll(thread) }
-    if let thread { allocs_leave(thread) }
+    switch Entering.enter() {
+    case .taken(let thread):
+      if Gate.isIndexed(thread) { lookAtAll(thread) }
+      allocs_leave(thread)
+    case .inside(let outer):
+      if Gate.isIndexed(outer) { lookAtAll(nil) }
+    case .starting: break
+    }
   }
 
   private static var isConsistent: Bool {

@@ -40,7 +40,7 @@ enum LeftCalls {
     guard caller.isKnown else { return false }
     if isAgent(caller.site) { return true }  // a function that only jumps to the hook
     let site = allocs_inner_site(outer, caller.site)
-    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.place) &+ site.pointee.distance))
+    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.returnSlot) &+ site.pointee.distance))
   }
 
   @inline(__always)
@@ -73,10 +73,11 @@ enum LeftCalls {
     else { return false }
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(outer, registers)
-    let place = outer.pointee.outer_place
-    let isPlaceOwn = place >= outer.pointee.stack_low && place < outer.pointee.stack_high
+    // Where the hook was called.
+    let hook = outer.pointee.outer_return_slot
+    let isHookOnOwn = hook >= outer.pointee.stack_low && hook < outer.pointee.stack_high
     // No call can be made from inside another whose return address lies below its own.
-    if bounds.isOwn, isPlaceOwn, UInt64(caller.place) >= place { return true }
+    if bounds.isOwn, isHookOnOwn, UInt64(caller.returnSlot) >= hook { return true }
     // Linked into the executable, the agent's code cannot be told from the program's.
     guard process.pointee.agent_end != 0 else { return false }
     let mostFrames = 1 << 16
@@ -86,7 +87,7 @@ enum LeftCalls {
         return false
       }
       guard !bounds.isForeign else { return false }
-      if bounds.isOwn, isPlaceOwn, registers.sp > place &+ 8 { return true }
+      if bounds.isOwn, isHookOnOwn, registers.sp > hook &+ 8 { return true }
       let rule = Stack.rule(registers.pc, rules)
       // By the frame pointer, frames may be skipped.
       if rule == .withoutInformation { return false }
