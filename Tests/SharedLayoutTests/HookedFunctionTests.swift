@@ -12,8 +12,8 @@ struct HookedFunctionTests {
     return try String(contentsOf: package.appending(path: path), encoding: .utf8)
   }
 
-  /// The given column of the rows `X(…, …)` of a list, which is a macro of the header.
-  private static func column(_ column: Int, of list: String, in header: String) throws -> [String] {
+  /// The rows `X(…, …)` of a list, which is a macro of the header.
+  private static func rows(of list: String, in header: String) throws -> [String] {
     let text = try text("Sources/Agent/Machine/include/\(header)")
     let start = try #require(text.range(of: "#define \(list)(X)")).upperBound
     var definition = ""
@@ -21,9 +21,17 @@ struct HookedFunctionTests {
       definition += line + "\n"
       if !line.hasSuffix("\\") { break }
     }
-    let rows = definition.matches(of: /\bX\((\w+), *(\w*)/)
+    let rows = definition.components(separatedBy: "X(").dropFirst()
     try #require(!rows.isEmpty, "\(list) has no rows")
-    return rows.map { String(column == 0 ? $0.output.1 : $0.output.2) }
+    return Array(rows)
+  }
+
+  /// One of the first columns of the rows.
+  private static func column(_ column: Int, of list: String, in header: String) throws -> [String] {
+    try rows(of: list, in: header).map { row in
+      let cells = row.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
+      return try #require(cells.count > column ? cells[column] : nil)
+    }
   }
 
   private static let functions = "allocs_hooked_functions.h"
@@ -76,6 +84,17 @@ struct HookedFunctionTests {
     #expect(try Self.missing(family, in: "docs/kit.md") == [])
   }
 
+  @Test("the kit has a fallback for each function that an allocator must define, in the order of their rows")
+  func fallbacks() throws {
+    let hooked = try Self.hooked()
+    let places = try Self.column(1, of: "ALLOCS_HOOKED_FUNCTIONS", in: Self.functions)
+    let essential = zip(hooked, places).filter { $0.1 == "ESSENTIAL" }.map(\.0)
+    let script = try Self.text("scripts/build-kit")
+    let loop = try #require(script.firstMatch(of: /for name in ([a-z ]+); do\n  compile "fallback_/))
+    #expect(loop.output.1.split(separator: " ").map(String.init) == essential)
+    #expect(Array(hooked.prefix(essential.count)) == essential)
+  }
+
   @Test("a test program calls each function of the malloc family")
   func called() throws {
     let family = try Self.hooked() + Self.passed() + Self.old()
@@ -84,10 +103,8 @@ struct HookedFunctionTests {
 
   @Test("functions that allocate are wrappers: the call site is their caller's")
   func wrappers() throws {
-    let list = try Self.text("Sources/Agent/Machine/include/\(Self.functions)")
-    let freeing = try Self.hooked().filter { name in
-      list.contains(try Regex("X\\(\(name), [^\\n]*(\\n[^\\n]*)?FREES, FREE"))
-    }
+    let rows = try Self.rows(of: "ALLOCS_HOOKED_FUNCTIONS", in: Self.functions)
+    let freeing = zip(try Self.hooked(), rows).filter { $0.1.contains("FREES, FREE") }.map(\.0)
     #expect(freeing == ["free", "free_sized", "free_aligned_sized"])
     let allocating = try Self.hooked().filter { !freeing.contains($0) }
     #expect(allocating.count >= 9)

@@ -85,8 +85,8 @@ void *allocs_passing_stub(uint32_t index) { return (void)index, NULL; }
 // MARK: before any constructor
 
 // The dynamic linker calls a resolver when it relocates the agent. All libraries are mapped and
-// relocated by then; the executable is not relocated yet, and no code of either has run. A module that
-// asks for libc's malloc from then on gets the agent's.
+// relocated by then; the executable is not relocated yet, and no code of either has run. A module
+// that asks for libc's malloc from then on gets the agent's.
 //
 // Other dynamic linkers know no resolvers, and musl's would refuse the agent for a relocation that
 // names one. So this resolver is named by a symbol, under a name that glibc and its programs do not

@@ -1,5 +1,5 @@
-// The tables and functions that the kit's parts share. Names that begin with allocs_ are hidden in the
-// executable.
+// The tables and functions that the kit's parts share. Names that begin with allocs_ are hidden in
+// the executable.
 #ifndef ALLOCS_KIT_H
 #define ALLOCS_KIT_H
 

@@ -1,8 +1,7 @@
 // Storage of the agent's private state, and what it asks of libc besides system calls.
 //
-// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of
-// all that is imported: when it is called, what it may lock, whether it allocates. What is called
-// here:
+// Inside a hook nothing is called that can take a lock or allocate. docs/libc.md has the table of all that is imported:
+// when it is called, what it may lock, whether it allocates. What is called here:
 //   anywhere            _dl_find_object, getauxval, clock_gettime, mem*, str*; pthread_setspecific for one of the first 32 keys
 //   in the constructor  __register_atfork, pthread_key_create, pthread_key_delete, dl_iterate_phdr
 #define _GNU_SOURCE
@@ -23,10 +22,9 @@ __attribute__((aligned(ALLOCS_PAGE_SIZE))) uint8_t allocs_control_page[ALLOCS_PA
 
 // MARK: what glibc has and others have not
 
-// The agent is loaded into whatever a program of an indexed one starts: by musl's dynamic linker,
-// by an older glibc's. There it must load, and do nothing. So it asks for no library but libc, by a
-// name that musl takes for itself, and for no version that came after the first ones: these are
-// weak, and what else is new is looked up by hand.
+// The agent is loaded into whatever a program of an indexed one starts: by musl's dynamic linker, by an older glibc's.
+// There it must load, and do nothing. So it asks for no library but libc, by a name that musl takes for itself, and for
+// no version that came after the first ones: these are weak, and what else is new is looked up by hand.
 #ifndef ALLOCS_INEXE
 extern ALLOCS_HIDDEN void *allocs_next_definition(const char *name);
 #define LIBC(name) allocs_next_definition(#name)
@@ -43,8 +41,8 @@ bool allocs_find_libc(void) {
 }
 static void *stack_end(void) { return &__libc_stack_end ? __libc_stack_end : NULL; }
 
-// Of Embedded Swift's library. Imported, it would be relocated after what runs before any
-// constructor (Entry/Definitions.c).
+// Of Embedded Swift's library. Imported, it would be relocated after what runs before any constructor
+// (Entry/Definitions.c).
 ALLOCS_HIDDEN int bcmp(const void *one, const void *other, size_t count) {
   for (size_t index = 0; index < count; index++)
     if (((const volatile uint8_t *)one)[index] != ((const volatile uint8_t *)other)[index]) return 1;
@@ -88,8 +86,8 @@ extern ALLOCS_HIDDEN void allocs_fork_begins(void);
 extern ALLOCS_HIDDEN void allocs_fork_ended(void);
 extern ALLOCS_HIDDEN void allocs_child_started(void);
 
-// libc's functions that are called when the agent starts. pthread_atfork is in the static part of
-// libc and names the caller's object, so that dlclose could undo it.
+// libc's functions that are called when the agent starts. pthread_atfork is in the static part of libc and names the
+// caller's object, so that dlclose could undo it.
 typedef int register_atfork(void (*)(void), void (*)(void), void (*)(void), void *);
 typedef int key_create(pthread_key_t *, void (*)(void *));
 typedef int key_delete(pthread_key_t);
@@ -104,8 +102,7 @@ void allocs_register_fork_handlers(void) {
   if (function) function(allocs_fork_begins, allocs_fork_ended, allocs_child_started, &__dso_handle);
 }
 
-// libc keeps the values of its first keys in the thread's descriptor. For a later one, it would
-// allocate in the hook.
+// libc keeps the values of its first keys in the thread's descriptor. For a later one, it would allocate in the hook.
 enum { KEYS_KEPT_IN_PLACE = 32 };
 
 bool allocs_create_thread_key(void (*destructor)(void *)) {
@@ -176,9 +173,9 @@ static const ElfW(Phdr) *program_headers(const struct link_map *map, uint64_t *c
   return (const ElfW(Phdr) *)(map->l_addr + header->e_phoff);
 }
 
-// Of a module between whose segments there is room, as huge pages, ld.gold or lld leave it,
-// _dl_find_object tells each segment apart. All of it: the kernel, or libc for a library, has
-// mapped it at once, and nothing else comes to lie in between.
+// Of a module between whose segments there is room, as huge pages, ld.gold or lld leave it, _dl_find_object tells each
+// segment apart. All of it: the kernel, or libc for a library, has mapped it at once, and nothing else comes to lie in
+// between.
 static void span_segments(const struct link_map *map, uint64_t *start, uint64_t *end) {
   uint64_t count = 0;
   const ElfW(Phdr) *headers = program_headers(map, &count);
@@ -242,14 +239,13 @@ const ElfW(Phdr) *allocs_executable_headers(uint64_t *count) {
 
 const struct r_debug *allocs_next_namespace(const struct r_debug *previous) {
   if (!previous) return &_r_debug;
-  // From version 2 on, which is there as soon as there is a second namespace, the next follows
-  // (link.h of glibc 2.35).
+  // From version 2 on, which is there as soon as there is a second namespace, the next follows (link.h of glibc 2.35).
   return previous->r_version < 2 ? NULL : *(struct r_debug **)(previous + 1);
 }
 
 #if defined(__x86_64__) && !defined(ALLOCS_INEXE)
-// The function has no arguments and no result; its callers were compiled to expect that it may
-// change what any function may. All the same nothing is changed: who knows what it is called by.
+// The function has no arguments and no result; its callers were compiled to expect that it may change what any function
+// may. All the same nothing is changed: who knows what it is called by.
 __attribute__((naked)) void allocs_debugger_stub(void) {
   __asm__(
       ALLOCS_PUSH_REGISTERS
@@ -307,8 +303,7 @@ bool allocs_find_frame_table(uint64_t address, uint64_t *start, uint64_t *end, s
   return true;
 }
 
-// Where the kernel, or the dynamic linker, began to run a module: in hand-written code of a few
-// instructions.
+// Where the kernel, or the dynamic linker, began to run a module: in hand-written code of a few instructions.
 enum { LONGEST_ENTRY = 96 };
 static bool is_near_entry(uint64_t address, uint64_t entry) { return entry && address - entry < LONGEST_ENTRY; }
 

@@ -5,7 +5,7 @@
 //
 // Invariants:
 // - All six arguments in registers are passed on, also where the function takes fewer, which does
-//   no harm. What the function returns is returned.
+//   no harm. The result of the function is returned.
 // - A function that is hooked here is taken for tight ("tight" is explained in Hook).
 
 import AgentMachine
@@ -117,7 +117,7 @@ func hookAtEntry(
   }
 }
 
-/// What a call asks for.
+/// The size and the alignment that a call asks for.
 private struct Request {
   /// Bytes; -1 if it is more than there can be.
   let size: Int

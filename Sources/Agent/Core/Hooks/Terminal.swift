@@ -2,10 +2,10 @@
 // agent's in the order in which the dynamic linker searches: the function that the caller would
 // have got without the agent.
 //
-// If another module defines a function before the agent does, callers reach that definition. Either
-// it forwards to the agent's (say by dlsym(RTLD_NEXT)), and the agent must not call it back. Or it
-// belongs to an allocator that never calls the agent; then it is hooked at its entry, and becomes
-// the function below (EntryPoints).
+// If another module defines a function before the agent does, callers reach that definition. If the
+// definition forwards to the agent's (say by dlsym(RTLD_NEXT)), the agent must not call it back. If
+// it belongs to an allocator that never calls the agent, it is hooked at its entry, and becomes the
+// function below (EntryPoints).
 //
 // The definitions are looked up by hand in the modules' hash tables: dlsym may allocate, and the
 // first call of malloc is made before libc is ready.
@@ -186,7 +186,7 @@ enum Terminal {
 
   static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
     guard let module else { return false }
-    // Other allocators define __libc_malloc, too.
+    // Not __libc_malloc: other allocators define that too.
     return lookUp("gnu_get_libc_version", in: module) != nil
   }
 
