@@ -1,8 +1,8 @@
 // The entries of C++: every replaceable operator new and delete, under its mangled name (Itanium
 // C++ ABI; allocs_operators.h lists them).
 //
-// Each calls the next definition of its operator, the one that the dynamic linker would have found
-// without the agent, and lets it do what it does: call malloc, run the new-handler, throw. An
+// Each calls the next definition of its operator, which the dynamic linker would have found without
+// the agent. That definition may call malloc, run the new-handler, throw. An
 // exception that leaves operator new crosses the frame of the function here. The personality
 // routine of that frame puts the thread back as it was. The routine is named in the frame's call
 // frame information, so a call without an exception pays nothing, and the agent needs no unwinder
@@ -67,7 +67,7 @@ static inline void *operator_below(enum allocs_operator which) {
 // below.
 static inline void *own_operator(enum allocs_operator which) { return allocs_process()->own_operators[which]; }
 
-// The exported operator, and the one that takes the place of an executable's own.
+// The exported operator, and the operator that takes the place of an executable's own.
 #define TWICE(ONE, enumerator, symbol, ...)                                                                     \
   ONE(ALLOCS_EXPORT, symbol, operator_below(ALLOCS_OPERATOR_##enumerator), __VA_ARGS__)                         \
   ONE(ALLOCS_HIDDEN, allocs_own_##symbol, own_operator(ALLOCS_OPERATOR_##enumerator), __VA_ARGS__)

@@ -25,7 +25,7 @@ struct allocs_declared *allocs_declared_functions(void) {
   ".cfi_adjust_cfa_offset -264\n"                                               \
   ALLOCS_POP_REGISTERS
 // Or only the registers that have a meaning are put back: the arguments before the function, and
-// what it returned after it.
+// its result behind it.
 #define SAVE_NOTHING "movq %rsp, %rdi\n"
 #define RESTORE_ARGUMENTS                                                       \
   "movq (%rsp), %rdi\n movq 8(%rsp), %rsi\n movq 16(%rsp), %rdx\n"             \

@@ -17,11 +17,11 @@ enum { LONGEST = 15 };
 enum {
   BAD = 0,
   NONE = 1,       // nothing
-  MODRM = 2,      // an operand byte, and what that asks for
+  MODRM = 2,      // an operand byte, and the bytes that it asks for
   BYTE = 4,       // an immediate of one byte
-  WORD = 8,       // of two
-  WIDE = 16,      // of four bytes, or of two with an operand-size prefix
-  FULL = 32,      // the same, or of eight with REX.W
+  WORD = 8,       // an immediate of two bytes
+  WIDE = 16,      // an immediate of four bytes, or of two with an operand-size prefix
+  FULL = 32,      // an immediate of four bytes, of two with an operand-size prefix, or of eight with REX.W
   OFFSET = 64,    // an address of eight bytes, or of four with an address-size prefix
   BRANCH = 128    // the immediate is relative
 };

@@ -83,6 +83,26 @@ enum EntryPoints {
   private static func bind(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
     guard let image = Image(module) else { return giveUp(module, targets, position, ALLOCS_BYPASS_UNREADABLE) }
     // Everything is examined before anything changes.
+    examine(module, targets, image)
+    leaveAlone(module, targets, position)
+    var isAnyLeft = false
+    for index in 0..<targets.count where targets[index].moved != 0 { isAnyLeft = true }
+    guard isAnyLeft else { return }
+    guard let room = Trampolines.room(near: image, count: targets.count) else {
+      return giveUp(module, targets, position, ALLOCS_BYPASS_NO_ROOM)
+    }
+    // Code for modules that are there at the start stays.
+    room.pointee.module = position == .apart ? module : nil
+    if let reason = hook(module, targets, room, position) { return giveUp(module, targets, position, reason) }
+    for index in 0..<targets.count where targets[index].moved != 0 {
+      Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
+      if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
+    }
+  }
+
+  /// Finds out which targets can be hooked, with which stub, and which of them only jump to
+  /// another.
+  private static func examine(_ module: Module, _ targets: Targets, _ image: Image) {
     for index in 0..<targets.count {
       if let reason = Trampolines.examine(&targets[index], image) { refuse(module, targets, index, reason) }
       if targets[index].moved != 0, !Trampolines.callsOthers(targets[index], image) {
@@ -94,35 +114,31 @@ enum EntryPoints {
       }
     }
     if targets.dropped > 0 { Bypasses.note(module, Text(), ALLOCS_BYPASS_TOO_MANY) }
-    leaveAlone(module, targets, position)
-    var isAnyLeft = false
-    for index in 0..<targets.count where targets[index].moved != 0 { isAnyLeft = true }
-    guard isAnyLeft else { return }
-    guard let room = Trampolines.room(near: image, count: targets.count), let gates = room.pointee.start else {
-      return giveUp(module, targets, position, ALLOCS_BYPASS_NO_ROOM)
-    }
-    // Code for modules that are there at the start stays.
-    room.pointee.module = position == .apart ? module : nil
+  }
+
+  /// Fills the room, and puts a jump at each entry. Gives a reason if that cannot be done; then
+  /// everything is as it was, and the room is given back.
+  private static func hook(
+    _ module: Module, _ targets: Targets, _ room: Gates.Room, _ position: Targets.Position
+  ) -> Trampolines.Reason? {
+    guard let gates = room.pointee.start else { return ALLOCS_BYPASS_NO_ROOM }
     if let reason = prepare(targets, module, gates, position) {
       undo(targets, room)
-      return giveUp(module, targets, position, reason)
+      return reason
     }
     guard Code.makeExecutable(gates, room.pointee.size) else {
       room.pointee = allocs_gate_room()
       undo(targets, nil)
-      return giveUp(module, targets, position, ALLOCS_BYPASS_NOT_EXECUTABLE)
+      return ALLOCS_BYPASS_NOT_EXECUTABLE
     }
     for index in 0..<targets.count where targets[index].moved != 0 {
       guard hook(targets, index, gates) else {
         for earlier in 0..<index where targets[earlier].moved != 0 { unhook(targets, earlier) }
         undo(targets, room)
-        return giveUp(module, targets, position, ALLOCS_BYPASS_UNCHANGEABLE)
+        return ALLOCS_BYPASS_UNCHANGEABLE
       }
     }
-    for index in 0..<targets.count where targets[index].moved != 0 {
-      Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
-      if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
-    }
+    return nil
   }
 
   private static func isOfHeap(_ target: allocs_target) -> Bool {

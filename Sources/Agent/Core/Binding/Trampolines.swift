@@ -6,7 +6,7 @@
 //
 // Invariants:
 // - A function is left alone unless all of it could be decoded, nothing in it branches into the
-//   bytes that change, and each instruction that moves means in its new place what it meant in the
+//   bytes that change, and each instruction that moves has one meaning in its new place and in the
 //   old one.
 // - An endbr64 at the start stays where it is, and a trampoline begins with one.
 // - Only the module's code is read, and only bytes that were examined are written.

@@ -94,9 +94,9 @@ private func allocateEarly(_ make: () -> Block?) -> Block? {
 
 // MARK: malloc
 
-// malloc and free are nearly all that programs call. Their paths for what is known call nothing but
-// the allocator; when something is new, they hand over to another function as the last thing they
-// do. So they save no registers.
+// Programs call hardly anything but malloc and free. The hooks' paths for a known context and known
+// memory call nothing but the allocator; for anything new they hand over to another function as the
+// last thing they do. So they save no registers.
 
 /// For a thread that has no block to take.
 @c(allocs_hook_malloc)

@@ -87,15 +87,15 @@ enum Terminal {
     resolve(0)
   }
 
-  /// A function that nothing defines keeps what the kit has put in its place.
+  /// Where nothing defines a function, the kit's substitute stays.
   private static func resolve(_ index: UInt32) {
     guard let entry = allocs_terminal_function(index), let function = next(cString: entry.pointee.name).function
     else { return }
     entry.pointee.below.pointee = function
   }
 
-  /// An allocator before the agent is the one below. Callers get what it defines, also where that
-  /// cannot be hooked.
+  /// An allocator before the agent is the allocator below. Callers get its definitions, also of
+  /// functions that cannot be hooked.
   static func takeFirst() {
     guard allocs_process().pointee.has_entries == 0 else { return }
     var index: UInt32 = 0

@@ -1,4 +1,4 @@
-// All of the agent's private memory, and what it asks of libc: one header an owner.
+// All of the agent's private memory, and the functions by which it asks libc: one header an owner.
 //
 // It is written in C because it is thread-local, or code in the machine's own language reaches it
 // by address. Two kinds of storage are told apart by what happens to them in a child process:
@@ -22,7 +22,7 @@
 #include "allocs_thread_block.h"      // a thread
 #include "allocs_mapping_table.h"     // the table of mappings
 #include "allocs_shared.h"            // the process, wiped in a child
-#include "allocs_bequest.h"           // what a child that is followed takes over
+#include "allocs_bequest.h"           // the copy that a child takes over
 
 #include "allocs_hooked_functions.h"  // the list of hooked functions
 #include "allocs_operators.h"         // the list of C++'s operators

@@ -18,7 +18,7 @@ struct allocs_gate_room {
 };
 #define ALLOCS_GATED_MODULES 256u
 
-// A module that was looked at when it was loaded, by what tells it from others.
+// A module that was looked at when it was loaded: the three values by which it is known again.
 struct allocs_seen_module {
   struct link_map *map;
   const void *dynamic;

@@ -1,7 +1,7 @@
-// Families of allocation functions. A signature tells what the function of a name does, and which
-// of its arguments has what meaning. One table of signatures (Families.c) serves all allocators
-// that are hooked at their entries beside the one below the agent: allocators with a prefix
-// (_rjem_malloc, mi_malloc), and definitions of malloc that an executable keeps to itself.
+// Families of allocation functions. The signature of a function tells its operation, and the
+// meaning of its arguments. One table of signatures (Families.c) serves all allocators that are
+// hooked at their entries beside the one below the agent: allocators with a prefix (_rjem_malloc,
+// mi_malloc), and definitions of malloc that an executable keeps to itself.
 //
 // Each hooked function has a record of its own, with the function below it: two allocators side by
 // side never meet.
@@ -99,7 +99,7 @@ struct allocs_target {
 enum { ALLOCS_TARGET_CAPACITY = 512 };
 
 extern ALLOCS_HIDDEN const struct allocs_family *_Nonnull allocs_family(uint32_t index);
-// The one with this index, from 0; null behind the last.
+// The signature with this index, from 0; null behind the last.
 extern ALLOCS_HIDDEN const struct allocs_signature *_Nullable allocs_signature(uint32_t index);
 // The stub that takes the place of a function with this signature. It expects the function's struct
 // allocs_hooked in the register r11.

@@ -11,14 +11,15 @@
 //
 // To hook one more function of the malloc family is to add a row, and to write its hook in
 // Hook.swift, which the linker asks for. A macro can't reach Entry/exports.map and the
-// documentation; a test (HookedFunctionTests) names what is missing there.
+// documentation; a test (HookedFunctionTests) names the rows that are missing there.
 //
 // This file has nothing but macros: the assembler reads it, too.
 
 #ifndef ALLOCS_HOOKED_FUNCTIONS_H
 #define ALLOCS_HOOKED_FUNCTIONS_H
 
-// The malloc family: what these functions hand out and take back is recorded. The columns:
+// The malloc family: the blocks that these functions hand out and take back are recorded. The
+// columns:
 //
 //   name
 //   kit          whether an allocator that is linked into an executable must define it to take
@@ -30,7 +31,7 @@
 //   parameters
 //   operation    ALLOCATES, RESIZES the block that is the first argument, or FREES that block
 //   function     the name that contexts have for it: ALLOCS_FUNCTION_…
-//   …            which arguments have what meaning, counted from 1 (struct allocs_signature)
+//   …            positions of the arguments, counted from 1 (struct allocs_signature)
 //
 // malloc, free, calloc and realloc are the first four, in this order: Kit/Fallback.S counts on it.
 #define ALLOCS_HOOKED_FUNCTIONS(X)                                                                                    \

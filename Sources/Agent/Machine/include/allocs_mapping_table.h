@@ -23,7 +23,7 @@ struct allocs_mapped_file {
 
 // A call that changed what is mapped and has succeeded.
 struct allocs_mapping_call {
-  uint64_t number;        // what allocs_mapping_number gave before the call
+  uint64_t number;        // the result of allocs_mapping_number before the call
   uint64_t return_slot;   // address of the call's return address
   uint64_t frame_pointer;
   uint32_t function;      // enum allocs_function; unknown for a call that only unmaps

@@ -2,7 +2,7 @@
 // (Itanium C++ ABI). Everything that has one piece an operator is made from these rows: the
 // exported functions and their entry points (Entry/Operators.c), and the signatures of operators
 // that are hooked at their entries (Entry/Families.c). A macro can't reach Entry/exports.map; a
-// test (HookedFunctionTests) names what is missing there.
+// test (HookedFunctionTests) names the rows that are missing there.
 
 #ifndef ALLOCS_OPERATORS_H
 #define ALLOCS_OPERATORS_H
@@ -33,9 +33,9 @@
   X(DELETE_ARRAY_SIZED_ALIGNED, _ZdaPvmSt11align_val_t, DELETE, SIZED_ALIGNED)
 #define ALLOCS_OPERATORS(X) ALLOCS_NEW_OPERATORS(X) ALLOCS_DELETE_OPERATORS(X)
 
-// The forms: parameters; arguments for the operator below; what the agent makes of them (in
-// operator new the alignment that is asked for, 0 for none); positions of the arguments as in
-// struct allocs_signature.
+// The forms of the operators: their parameters; the arguments for the operator below; for operator
+// new, the alignment that is asked for, 0 for none; the positions of the arguments (struct
+// allocs_signature).
 #define ALLOCS_NEW_PLAIN (size_t size), (size), 0, .size = 1
 #define ALLOCS_NEW_NOTHROW (size_t size, const void *nothrow), (size, nothrow), 0, .size = 1
 #define ALLOCS_NEW_ALIGNED (size_t size, size_t alignment), (size, alignment), alignment, .size = 1, .alignment = 2

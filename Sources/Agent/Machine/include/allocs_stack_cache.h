@@ -9,8 +9,8 @@
 #include "SharedLayout.h"
 #include "allocs_hidden.h"
 
-// A frame that a capture of the thread has met: the registers on entry to it, and what the capture
-// found by them.
+// A frame that a capture of the thread has met: the registers on entry to it, and the facts that
+// the capture has derived from them.
 struct allocs_frame {
   uint64_t sp;
   uint64_t pc;

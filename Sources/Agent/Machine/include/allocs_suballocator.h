@@ -14,7 +14,7 @@ struct allocs_declared {
   void *_Nullable below;        // its trampoline
   uint32_t allocator;           // number of its entry in the table, if it allocates
   uint32_t group;               // number of its allocator's first entry
-  struct allocs_declaration is; // what each argument is
+  struct allocs_declaration is; // the meaning of each argument
   bool has_pools;               // the allocator takes back all blocks of a pool at once
   bool is_stack;                // the allocator takes back all blocks since one of them, in the reverse order
   bool is_found;

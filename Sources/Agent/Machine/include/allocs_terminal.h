@@ -44,7 +44,8 @@ struct allocs_terminal_function {
   bool is_of_family;                // the malloc family
   uint32_t function;                // enum allocs_function, if it allocates; else 0
 };
-// The one with this index, from 0, in the order of struct allocs_terminal; null behind the last.
+// The function with this index, from 0, in the order of struct allocs_terminal; null behind the
+// last.
 extern ALLOCS_HIDDEN const struct allocs_terminal_function *_Nullable allocs_terminal_function(uint32_t index);
 
 // A function that the agent exports and that takes the place of another definition of its name.
@@ -55,8 +56,8 @@ struct allocs_entry_point {
   bool is_essential;                // it frees
   bool is_operator;                 // of C++
 };
-// The one with this index, from 0; null behind the last. The functions of the malloc family come
-// first, in the order of their rows.
+// The entry point with this index, from 0; null behind the last. The functions of the malloc family
+// come first, in the order of their rows.
 extern ALLOCS_HIDDEN const struct allocs_entry_point *_Nullable allocs_entry_point(uint32_t index);
 
 #endif

@@ -72,7 +72,7 @@ struct allocs_events {
   uint64_t clock_seconds;        // the clock's words as of the last event
   uint64_t clock_nanoseconds;
   const uint64_t *contexts;      // the segment's table
-  uint32_t ticks;                // the tick of those words
+  uint32_t ticks;                // the tick of the clock's words
   uint32_t slot;                 // the thread's
   // The fields below are looked at once for each chunk of records.
   uint64_t committed;            // records that memory was got for
@@ -87,7 +87,7 @@ struct allocs_events {
 
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
-  uint8_t **free_regions;        // the same table; null also if more than the index must be told of a free
+  uint8_t **free_regions;        // as `regions`; null also if a free concerns more than the index
   struct allocs_thread *entry;   // the thread's entry in the segment
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
@@ -108,7 +108,7 @@ struct allocs_thread_block {
   uint32_t walk;                 // number of the last walk
   uint32_t must_forget;          // a module was unloaded: the frames kept may have wrong rules
   uint32_t frames_cut;           // frames beyond the depth limit; 0: the stack was not cut
-  uint32_t checked_frame_count;  // what frame_count is between captures that are checked
+  uint32_t checked_frame_count;  // frame_count between captures that are checked
   uint32_t capturing;
   struct allocs_thread_block *next;  // in the queue of ended threads
   uint32_t destructor_rounds;
