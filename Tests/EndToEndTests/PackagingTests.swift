@@ -122,6 +122,20 @@ extension EndToEnd {
       #expect(inFolder.count >= 8, "\(inFolder)")
     }
 
+    @Test("the agent exports what its version script names, and nothing else")
+    func exports() throws {
+      let script = try String(
+        contentsOfFile: "\(Installation.packageDirectory)/Sources/Agent/Entry/exports.map", encoding: .utf8)
+      let global = try #require(script.range(of: "global:")).upperBound
+      let local = try #require(script.range(of: "local:")).lowerBound
+      let named = script[global..<local].split(whereSeparator: { $0 == ";" || $0.isWhitespace }).map(String.init)
+      let agent = try Installation.path(of: Installation.agent)
+      let symbols = try ChildProcess.run([tool("nm", package: "binutils"), "-D", "--defined-only", agent]).output
+      let exported = symbols.split(separator: "\n").compactMap { $0.split(separator: " ").last.map(String.init) }
+      #expect(exported.sorted() == named.sorted())
+      #expect(exported.contains("malloc"))
+    }
+
     @Test("a program of musl runs under the agent as without, alone and as the child of an indexed one")
     func otherLibrary() throws {
       let directory = try TestDirectory()

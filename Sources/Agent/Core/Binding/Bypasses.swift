@@ -1,8 +1,10 @@
-// Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why (allocs_bypass.h).
+// Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why
+// (allocs_bypass.h).
 //
 // Invariants:
-// - Each function of each module stands there once: a plugin that is opened a thousand times says the same thing once.
-// - Whoever notes has taken its thread's `self`, or runs in the agent's constructor; it does not hold the lock.
+// - Each function of each module is noted once, also if a plugin is opened a thousand times.
+// - The caller has taken its thread's block, or runs in the agent's constructor; it does not hold
+//   the lock.
 
 import AgentMachine
 import SharedLayout
@@ -11,8 +13,8 @@ enum Bypasses {
   typealias Module = UnsafeMutablePointer<link_map>
   typealias Reason = allocs_bypass_reason
 
-  /// Notes that the function of this name is not seen; all of the allocator, if `name` is empty. `isRefused`: it was not
-  /// hooked.
+  /// Notes that calls of the function with this name are not seen; if `name` is empty, that no call
+  /// of the module's allocator is. `isRefused`: it was not hooked.
   static func note(_ module: Module, _ name: Text, _ reason: Reason, isRefused: Bool = true) {
     if isRefused { Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED) }
     say(module, name, reason)

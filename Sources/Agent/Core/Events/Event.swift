@@ -296,7 +296,7 @@ enum Event {
   @inline(__always) @discardableResult
   static func endDelegation(_ thread: Thread, _ block: Block?, isTight: Bool = false) -> Bool {
     thread.pointee.delegating = 0
-    thread.pointee.outer_place = 0
+    thread.pointee.outer_return_slot = 0
     guard thread.pointee.inner_base != 0 else { return isTight }
     guard thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) else {
       return endDelegationOfOther(thread, block, isTight: isTight)

@@ -76,15 +76,16 @@ enum Suballocations {
     Pools.reset(shared, pool, group, from: block)
   }
 
-  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler.
+  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler, or the agent
+  /// is being started.
   private static func enter(_ caller: Caller = .unknown) -> Thread? {
-    if let thread = allocs_enter() { return thread }
-    if let outer = allocs_registered_block() {
-      if LeftCalls.takeBack(outer, caller) { return outer }
+    switch Entering.enter(from: caller) {
+    case .taken(let thread): return thread
+    case .inside:
       Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST)
       return nil
+    case .starting: return nil
     }
-    return Start.enterNewThread()
   }
 
   // MARK: declared functions
@@ -134,7 +135,8 @@ enum Suballocations {
 
   private static func caller(_ call: Call) -> Caller {
     Caller(
-      place: UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS), framePointer: call.pointee.frame_pointer)
+      returnSlot: UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS),
+      framePointer: call.pointee.frame_pointer)
   }
 
   /// A block that was to be resized, to something, lives on.
@@ -224,10 +226,11 @@ func declaredReturned(_ call: UnsafeMutablePointer<allocs_declared_call>) { Suba
 
 @c(allocs_announced_allocation)
 func announcedAllocation(
-  _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ place: UInt,
+  _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ returnSlot: UInt,
   _ framePointer: UInt64
 ) {
-  Suballocations.announcedAllocation(kind, pool, block, size, Caller(place: place, framePointer: framePointer))
+  Suballocations.announcedAllocation(
+    kind, pool, block, size, Caller(returnSlot: returnSlot, framePointer: framePointer))
 }
 @c(allocs_announced_free)
 func announcedFree(_ kind: UnsafeMutablePointer<allocs_pool_kind>, _ block: UInt) {

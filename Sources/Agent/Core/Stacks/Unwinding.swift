@@ -9,20 +9,20 @@ import SharedLayout
 /// Where a hook was called from.
 struct Caller {
   /// The address of the word that holds the call's return address.
-  let place: UInt
+  let returnSlot: UInt
   /// The caller's frame pointer register.
   let framePointer: UInt64
 
   /// The caller of a hook that was not told who called it.
-  static var unknown: Caller { Caller(place: 0, framePointer: 0) }
-  @inline(__always) var isKnown: Bool { place != 0 }
+  static var unknown: Caller { Caller(returnSlot: 0, framePointer: 0) }
+  @inline(__always) var isKnown: Bool { returnSlot != 0 }
 
   /// The return address of the call.
   @inline(__always) var site: UInt64 {
-    UnsafePointer<UInt64>(bitPattern: place).unsafelyUnwrapped.pointee
+    UnsafePointer<UInt64>(bitPattern: returnSlot).unsafelyUnwrapped.pointee
   }
   /// The caller's stack pointer after the call has returned.
-  @inline(__always) var stackPointer: UInt64 { UInt64(place) &+ 8 }
+  @inline(__always) var stackPointer: UInt64 { UInt64(returnSlot) &+ 8 }
 }
 
 /// The word at `address`, which lies in a stack.

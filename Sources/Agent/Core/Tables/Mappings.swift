@@ -34,7 +34,8 @@ enum Mappings {
       Index.count(ALLOCS_COUNTER_MAPPINGS_MISSED)
       return
     }
-    let caller = Caller(place: UInt(call.pointee.place), framePointer: call.pointee.frame_pointer)
+    let caller = Caller(
+      returnSlot: UInt(call.pointee.return_slot), framePointer: call.pointee.frame_pointer)
     let own = enter()
     let isSeen = isSeenAtGate(own)
     let context =
@@ -119,12 +120,11 @@ enum Mappings {
 
   // MARK: who
 
-  /// The thread, taken; nil if it is inside a hook, or cannot be told.
+  /// The thread, taken; nil if it is inside a hook, or the agent has not started: a call of mmap does
+  /// not start it.
   private static func enter() -> Thread? {
-    if let thread = allocs_enter() { return thread }
-    guard allocs_registered_block() == nil else { return nil }
-    guard allocs_process().pointee.phase == ALLOCS_PHASE_READY.rawValue else { return nil }
-    return Start.enterNewThread()
+    guard case .taken(let thread) = Entering.enterStarted() else { return nil }
+    return thread
   }
 
   private static func context(

@@ -1,0 +1,46 @@
+// The copy of its parent's wiped memory that a child of fork takes over, if the child is followed
+// (Heritage.swift).
+
+#ifndef ALLOCS_BEQUEST_H
+#define ALLOCS_BEQUEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "SharedLayout.h"
+#include "allocs_hidden.h"
+#include "allocs_shared.h"
+#include "allocs_thread_block.h"
+
+// One thread's block as of a fork.
+struct allocs_heir {
+  struct allocs_thread_block *block;
+  struct allocs_thread *entry;
+  uint32_t slot;
+  uint32_t tid;
+};
+// It lies in the parent's private memory from the closing of the gate to its opening; a child finds
+// its own copy.
+struct allocs_bequest {
+  int64_t file;              // the child's segment, without a name yet
+  int64_t directory;
+  uint64_t size;             // of this struct with its heirs
+  int64_t monotonic_offset;  // of the parent's time namespace
+  struct allocs_shared shared;
+  struct allocs_thread_block own;
+  struct allocs_thread_block *own_place;
+  uint64_t heir_count;
+  struct allocs_heir heirs[];
+};
+static inline struct allocs_heir *_Nonnull allocs_heirs(struct allocs_bequest *_Nonnull bequest) {
+  return bequest->heirs;
+}
+
+// Swift has no offsetof for members of C's structs.
+enum {
+  ALLOCS_ARENA_COMMITTED_OFFSET = offsetof(struct allocs_arena, committed),
+  ALLOCS_ARENA_FINE_OFFSET = offsetof(struct allocs_arena, fine),
+  ALLOCS_NESTED_COMMITTED_OFFSET = offsetof(struct allocs_nested, committed)
+};
+
+#endif
