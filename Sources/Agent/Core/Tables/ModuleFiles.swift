@@ -36,7 +36,7 @@ enum ModuleFiles {
     if module.build_id_size > 0, size > 0, bytes[0] == slash, !isOfProcess(bytes, size) { return size }
     let named = size
     size = askKernel(bytes, limit, module)
-    guard size > 0 else { 
+    guard size > 0 else {
       // The kernel may have left something over the name.
       return named > 0 ? copyLinkerName(bytes, limit, map) : 0
     }
