@@ -43,7 +43,7 @@
 // The rules for bits, pages and readers are those of an arena. Besides: what freed a chunk has
 // erased all nested slots in it before the chunk went back. A reader believes a block with granule
 // 0 only if a live chunk holds all of it and is not younger, by more than a second of which the
-// clock may be astray: see Nested.swift of the agent.
+// clock may be astray: see NestedIndex.swift of the agent.
 
 #ifndef ALLOCS_NESTED_H
 #define ALLOCS_NESTED_H

@@ -30,26 +30,23 @@ enum Bypasses {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ module: Allocators.Name, _ function: Allocators.Name, _ reason: Reason
   ) -> Bool {
-    let section = Segment.section(header, ALLOCS_SECTION_BYPASSES)
-    let table = Segment.start(header, ALLOCS_SECTION_BYPASSES).assumingMemoryBound(to: allocs_bypass.self)
-    let used = section.pointee.used
-    for index in 0..<Int(used) {
-      let entry = table[index]
+    let table = SegmentTable<allocs_bypass>(header, ALLOCS_SECTION_BYPASSES)
+    for index in 0..<table.count {
+      let entry = table[index].pointee
       if Strings.holds(header, entry.function, Int(entry.function_size), function),
         Strings.holds(header, entry.module, Int(entry.module_size), module)
       {
         return true
       }
     }
-    guard used < section.pointee.capacity,
-      used > 0 || System.commit(UnsafeMutableRawPointer(table), UInt64(ALLOCS_PAGE_SIZE)),
+    guard let index = table.reserve(),
       let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Place(),
       let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Place()
     else { return false }
-    table[Int(used)] = allocs_bypass(
+    table[index].pointee = allocs_bypass(
       function: functionPlace.offset, module: modulePlace.offset, function_size: functionPlace.size,
       module_size: modulePlace.size, reason: reason.rawValue, reserved: 0)
-    allocs_store_release_u64(&section.pointee.used, used + 1)
+    table.publish(index + 1)
     return true
   }
 

@@ -59,7 +59,7 @@ enum Predecessor {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let address = UInt64(UInt(bitPattern: Terminal.next("malloc").function))
     Modules.note(shared, header, address: address)
-    Allocators.entries(header).pointee.module = Modules.number(header, of: address)
+    Allocators.table(header)[0].pointee.module = Modules.number(header, of: address)
   }
 }
 

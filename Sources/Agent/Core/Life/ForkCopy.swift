@@ -79,7 +79,7 @@ enum ForkCopy {
 
   private static func makeSaved(_ shared: Shared) -> Saved? {
     var count: UInt64 = 0
-    Gate.forEachThread(shared) { _ in count += 1 }
+    Threads.forEach(shared) { _ in count += 1 }
     let bytes = UInt64(MemoryLayout<allocs_bequest>.size) + count * UInt64(MemoryLayout<allocs_heir>.stride)
     let size = (bytes + pageSize - 1) / pageSize * pageSize
     guard let memory = System.map(size) else { return nil }
@@ -122,7 +122,7 @@ enum ForkCopy {
   private static func saveThreads(_ saved: Saved, _ shared: Shared) {
     let threads = allocs_heirs(saved)
     var count = 0
-    Gate.forEachThread(shared) { thread in
+    Threads.forEach(shared) { thread in
       threads[count] = allocs_heir(
         block: thread, entry: thread.pointee.entry, slot: thread.pointee.slot, tid: thread.pointee.tid)
       count += 1
@@ -142,9 +142,9 @@ enum ForkCopy {
       guard result >= 0, section.pointee.capacity > 0 else { continue }
       switch UInt32(id) {
       case ALLOCS_SECTION_ARENAS.rawValue:
-        result = copyArenas(to: file, section, allocs_arena_mappings(), shared.pointee.arena_count, ordinary)
+        result = copyArenas(to: file, AnchoredSection.arenas(shared, header), ArenaShape.self)
       case ALLOCS_SECTION_NESTED.rawValue:
-        result = copyArenas(to: file, section, allocs_nested_mappings(), shared.pointee.nested_count, nested)
+        result = copyArenas(to: file, AnchoredSection.nestedArenas(shared, header), NestedShape.self)
       case ALLOCS_SECTION_REGION_BITS.rawValue:
         withUnsafeMutablePointer(to: &shared.pointee.region_pages) {
           result = copyPages(
@@ -189,59 +189,25 @@ enum ForkCopy {
     return 0
   }
 
-  /// The layout of arenas of one kind, in bytes.
-  private struct Shape {
-    var stride: Int
-    /// Bytes before the slots.
-    var head: Int
-    /// Offset of the bits that say which pages of slots are committed.
-    var committed: Int
-    /// Pages of slots.
-    var pages: Int
-  }
-  private static var ordinary: Shape {
-    Shape(
-      stride: Int(ALLOCS_ARENA_STRIDE), head: Int(ALLOCS_ARENA_SLOTS_OFFSET),
-      committed: Int(ALLOCS_ARENA_COMMITTED_OFFSET), pages: Int(ALLOCS_ARENA_SLOT_PAGES))
-  }
-  private static var nested: Shape {
-    Shape(
-      stride: Int(ALLOCS_NESTED_STRIDE), head: Int(ALLOCS_NESTED_SLOTS_OFFSET),
-      committed: Int(ALLOCS_NESTED_COMMITTED_OFFSET), pages: Int(ALLOCS_NESTED_SLOT_PAGES))
-  }
-
-  /// Copies the heads of arenas, and the pages of slots that are committed, one write for each run
-  /// of such pages.
-  private static func copyArenas(
-    to file: Int, _ section: UnsafeMutablePointer<allocs_section>,
-    _ mappings: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>,
-    _ count: UInt64, _ shape: Shape
+  /// Writes the heads of the arenas, and their slot pages that are backed by memory, in as few
+  /// writes as there are runs of such pages.
+  private static func copyArenas<Shape: SlotArenaShape>(
+    to file: Int, _ arenas: AnchoredSection, _ shape: Shape.Type
   ) -> Int {
     let pageSize = Int(pageSize)
-    for number in 0..<Int(count) {
-      guard let arena = mappings[number] else { continue }
-      let start = UnsafeMutableRawPointer(arena)
-      let offset = section.pointee.offset + UInt64(number * shape.stride)
-      var result = System.writeAll(file, start, shape.head, at: offset)
-      let bits = (start + shape.committed).assumingMemoryBound(to: UInt64.self)
-      func isCommitted(_ page: Int) -> Bool { bits[page / 64] >> UInt64(page % 64) & 1 != 0 }
+    for number in 0..<arenas.count {
+      guard let mapping = arenas.mappings[number] else { continue }
+      let arena = SlotArena<Shape>(mapping)
+      let start = UnsafeMutableRawPointer(mapping)
+      let offset = arenas.section.pointee.offset + UInt64(number * Shape.stride)
+      var result = System.writeAll(file, start, Shape.slotsOffset, at: offset)
       var page = 0
-      while page < shape.pages, result >= 0 {
-        if page % 64 == 0, bits[page / 64] == 0 {
-          page += 64
-          continue
-        }
-        guard isCommitted(page) else {
-          page += 1
-          continue
-        }
-        var end = page + 1
-        while end < shape.pages, isCommitted(end) { end += 1 }
+      while result >= 0, let run = arena.committedPages(from: page) {
         // The page of the spare slot belongs to the last page.
-        if end == shape.pages { end += 1 }
-        let first = shape.head + page * pageSize
-        result = System.writeAll(file, start + first, (end - page) * pageSize, at: offset + UInt64(first))
-        page = end
+        page = run.upperBound == Shape.slotPages ? run.upperBound + 1 : run.upperBound
+        let first = Shape.slotsOffset + run.lowerBound * pageSize
+        result = System.writeAll(
+          file, start + first, (page - run.lowerBound) * pageSize, at: offset + UInt64(first))
       }
       guard result >= 0 else { return result }
     }
@@ -338,29 +304,23 @@ enum ForkCopy {
       map(file, UnsafeMutableRawPointer(base), at: 0, process.pointee.fixed_size)
     else { return false }
     let header = UnsafeMutableRawPointer(base).assumingMemoryBound(to: allocs_header.self)
-    let shared = saved.pointee.shared
-    return mapArenas(
-      file, sections(header) + Int(ALLOCS_SECTION_ARENAS.rawValue), allocs_arena_mappings(), shared.arena_count,
-      shared.arena_anchor, ordinary)
-      && mapArenas(
-        file, sections(header) + Int(ALLOCS_SECTION_NESTED.rawValue), allocs_nested_mappings(), shared.nested_count,
-        shared.nested_anchor, nested)
+    return withUnsafeMutablePointer(to: &saved.pointee.shared) { shared in
+      mapArenas(file, AnchoredSection.arenas(shared, header))
+        && mapArenas(file, AnchoredSection.nestedArenas(shared, header))
+    }
   }
 
-  private static func mapArenas(
-    _ file: Int, _ section: UnsafeMutablePointer<allocs_section>,
-    _ mappings: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>,
-    _ count: UInt64, _ anchor: UnsafeMutablePointer<UInt8>?, _ shape: Shape
-  ) -> Bool {
-    let stride = UInt64(shape.stride)
-    for number in 0..<count {
-      guard let arena = mappings[Int(number)] else { return false }
-      guard map(file, UnsafeMutableRawPointer(arena), at: section.pointee.offset + number * stride, stride) else {
-        return false
-      }
+  private static func mapArenas(_ file: Int, _ arenas: AnchoredSection) -> Bool {
+    let section = arenas.section.pointee
+    let stride = section.entry_size
+    for number in 0..<arenas.count {
+      guard let arena = arenas.mappings[number],
+        map(file, UnsafeMutableRawPointer(arena), at: section.offset + UInt64(number) * stride, stride)
+      else { return false }
     }
-    guard let anchor else { return true }
-    return map(file, UnsafeMutableRawPointer(anchor), at: section.pointee.offset + count * stride, pageSize)
+    let anchor = arenas.anchor.pointee
+    guard let start = anchor.start else { return true }
+    return map(file, UnsafeMutableRawPointer(start), at: section.offset + anchor.count * stride, anchor.size)
   }
 
   private static func map(_ file: Int, _ start: Address, at offset: UInt64, _ size: UInt64) -> Bool {
@@ -412,6 +372,7 @@ enum ForkCopy {
   /// with no rings.
   private static func startEvents(_ saved: Saved, _ shared: Shared, _ header: Header) {
     let process = allocs_process()
+    let rings = AnchoredSection.rings(shared, header)
     Segment.section(header, ALLOCS_SECTION_RINGS).pointee.used = 0
     shared.pointee.positions = nil
     shared.pointee.news_first = shared.pointee.news_end
@@ -421,15 +382,13 @@ enum ForkCopy {
       } else {
         // A signal handler in the middle of a record called fork. That record, and all that the
         // thread records later, goes to private memory, where nobody reads it.
-        for index in 0..<Int(shared.pointee.ring_count) {
-          if let ring = allocs_ring_mappings()[index] { System.mapOver(ring, process.pointee.ring_size) }
+        for index in 0..<rings.count {
+          if let ring = rings.mappings[index] { System.mapOver(ring, process.pointee.ring_size) }
         }
         Index.count(ALLOCS_COUNTER_EVENTS_UNRECORDED)
       }
     }
-    for index in 0..<Int(shared.pointee.ring_count) { allocs_ring_mappings()[index] = nil }
-    shared.pointee.ring_count = 0
-    shared.pointee.ring_anchor = nil
+    for index in 0..<rings.count { rings.mappings[index] = nil }
     Segment.anchorRings(Int(saved.pointee.file), header, shared)
   }
 

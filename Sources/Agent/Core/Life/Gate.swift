@@ -175,7 +175,7 @@ enum Gate {
     }
     process.pointee.fork_gate_owner = System.threadID
     _ = allocs_exchange_u32(gate, count &+ 1)
-    forEachThread(shared) { thread in
+    Threads.forEach(shared) { thread in
       guard thread.pointee.regions != nil else { return }
       thread.pointee.gated = 1
       thread.pointee.free_regions = nil
@@ -198,7 +198,7 @@ enum Gate {
   }
 
   private static func giveBack(_ shared: UnsafeMutablePointer<allocs_shared>) {
-    forEachThread(shared) { thread in
+    Threads.forEach(shared) { thread in
       guard thread.pointee.gated != 0 else { return }
       thread.pointee.gated = 0
       Threads.giveRegions(thread, shared)
@@ -209,7 +209,7 @@ enum Gate {
     let own = allocs_own_thread_local()
     while true {
       var isQuiet = allocs_load_acquire_u32(&shared.pointee.lock) == 0
-      forEachThread(shared) { thread in
+      Threads.forEach(shared) { thread in
         guard let local = thread.pointee.local, local != own else { return }
         if isInside(thread, local) { isQuiet = false }
       }
@@ -228,19 +228,6 @@ enum Gate {
     let words = UnsafeMutableRawPointer(mutating: UnsafeRawPointer(local)).assumingMemoryBound(to: UInt32.self)
     let own = UInt32(truncatingIfNeeded: UInt(bitPattern: thread))
     return System.holds(words, 0) && System.holds(words + 2, own)
-  }
-
-  static func forEachThread(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: (Thread) -> Void) {
-    var chunk = shared.pointee.chunk_first
-    var count = shared.pointee.chunk_used
-    while let current = chunk {
-      for index in 0..<count {
-        let thread = allocs_chunk_thread(current, index)
-        if thread.pointee.entry != nil { body(thread) }
-      }
-      chunk = current.pointee.next
-      count = UInt64(ALLOCS_BLOCKS_PER_CHUNK)
-    }
   }
 
   // MARK: the lock of the slow paths, with a deadline

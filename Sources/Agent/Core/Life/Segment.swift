@@ -29,11 +29,6 @@ enum Segment {
     UnsafeMutableRawPointer(header) + Int(section(header, id).pointee.offset)
   }
 
-  /// How many nested arenas there is room for.
-  static func nestedCapacity(_ header: UnsafeMutablePointer<allocs_header>) -> UInt64 {
-    section(header, ALLOCS_SECTION_NESTED).pointee.capacity
-  }
-
   private struct Capacities {
     var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
     var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
@@ -210,8 +205,8 @@ enum Segment {
     allocs_process().pointee.fixed_base = parts.start.assumingMemoryBound(to: UInt8.self)
     allocs_process().pointee.fixed_size = fixedSize
     shared.pointee.header = header
-    shared.pointee.arena_anchor = parts.arenaAnchor.assumingMemoryBound(to: UInt8.self)
-    shared.pointee.nested_anchor = parts.nestedAnchor?.assumingMemoryBound(to: UInt8.self)
+    AnchoredSection.arenas(shared, header).begin(at: parts.arenaAnchor)
+    AnchoredSection.nestedArenas(shared, header).begin(at: parts.nestedAnchor)
     anchorRings(descriptor, header, shared)
     shared.pointee.nodes.next_id = 1
     shared.pointee.contexts.next_id = 1
@@ -280,13 +275,14 @@ enum Segment {
     _ descriptor: Int, _ header: UnsafeMutablePointer<allocs_header>, _ shared: UnsafeMutablePointer<allocs_shared>
   ) {
     let rings = section(header, ALLOCS_SECTION_RINGS).pointee
+    AnchoredSection.rings(shared, header).begin(at: nil)
     guard rings.capacity > 0, let anchor = System.map(descriptor, at: rings.offset, pageSize) else { return }
     guard System.keepFromChildren(anchor, pageSize) else {
       System.unmap(anchor, pageSize)
       return
     }
     allocs_process().pointee.ring_size = rings.entry_size
-    shared.pointee.ring_anchor = anchor.assumingMemoryBound(to: UInt8.self)
+    AnchoredSection.rings(shared, header).begin(at: anchor)
   }
 
   private static func commitFirstPages(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {

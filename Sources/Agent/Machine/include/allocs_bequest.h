@@ -38,8 +38,12 @@ static inline struct allocs_heir *_Nonnull allocs_heirs(struct allocs_bequest *_
 
 // Swift has no offsetof for members of C's structs.
 enum {
+  ALLOCS_ARENA_LEVEL2_OFFSET = offsetof(struct allocs_arena, level2),
+  ALLOCS_ARENA_LEVEL1_OFFSET = offsetof(struct allocs_arena, level1),
   ALLOCS_ARENA_COMMITTED_OFFSET = offsetof(struct allocs_arena, committed),
   ALLOCS_ARENA_FINE_OFFSET = offsetof(struct allocs_arena, fine),
+  ALLOCS_NESTED_LEVEL2_OFFSET = offsetof(struct allocs_nested, level2),
+  ALLOCS_NESTED_LEVEL1_OFFSET = offsetof(struct allocs_nested, level1),
   ALLOCS_NESTED_COMMITTED_OFFSET = offsetof(struct allocs_nested, committed)
 };
 

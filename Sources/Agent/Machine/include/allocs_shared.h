@@ -45,15 +45,20 @@ struct allocs_lease {
 #define ALLOCS_NEWS_COUNT 64u
 #define ALLOCS_NEWS_UNLOADED 0x80000000u
 
+// Where the next entry of a section begins whose entries are mapped one by one
+// (AnchoredSection.swift).
+struct allocs_anchor {
+  uint8_t *start;  // of a mapping of the entry's first bytes; null if there is none
+  uint64_t size;   // of that mapping: a page, or the whole entry where it could not shrink back
+  uint64_t count;  // entries made so far, each with a mapping of its own
+};
+
 struct allocs_shared {
   struct allocs_header *header;  // the segment; null: do not index
   uint8_t **regions;
   uint32_t lock;                 // futex: 0 free, 1 held, 2 held and waited for
-  uint32_t retry_ticks;          // after the file system was full: do not ask again before
-  uint32_t out_of_memory;
-  uint32_t next_slot;
-  uint64_t arena_count;
-  uint8_t *arena_anchor;         // a mapping of the first page of the next arena; the segment's descriptor is closed
+  uint32_t arena_refusal;        // the tick at which memory for arenas was refused last (Shortage.swift); 0: never
+  struct allocs_anchor arena_anchor;
   struct allocs_intern_table nodes;
   struct allocs_intern_table contexts;
   struct allocs_thread_block *ended_first;  // queue of ended threads, oldest first
@@ -73,19 +78,16 @@ struct allocs_shared {
   uint64_t root_device;                     // of the directory that was / at the start
   uint64_t root_inode;
   uint8_t **nested_regions[ALLOCS_NESTED_LEVELS];  // as regions, for suballocations; null until there are any
-  uint64_t nested_count;
-  uint8_t *nested_anchor;
-  uint32_t fine_retry_ticks;                // as retry_ticks and out_of_memory, of fine slots: they take the most room
-  uint32_t fine_out_of_memory;
+  struct allocs_anchor nested_anchor;
+  uint32_t fine_refusal;                    // as arena_refusal, of fine slots, which take the most room
   struct allocs_pool_entry *pools;
   uint64_t pool_capacity;                   // a power of two
   uint64_t pool_count;
   struct allocs_pool_range *free_ranges;
   uint32_t last_pool_number;
   uint32_t pool_epoch;                      // resets so far
-  uint8_t *ring_anchor;                     // a mapping of the first page of the next ring
-  uint64_t ring_records;                    // of each
-  uint64_t ring_count;
+  struct allocs_anchor ring_anchor;
+  uint64_t ring_records;                    // of each ring
   uint8_t *positions;                       // of the consumers, in the control file; null if there is none
   uint64_t wait_ns;                         // how long a thread waits for a lossless consumer that names no time itself
   uint64_t position_pages[ALLOCS_CONSUMER_COUNT];  // bit for each page of a consumer's positions that has memory

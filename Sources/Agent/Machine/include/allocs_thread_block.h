@@ -81,7 +81,7 @@ struct allocs_events {
   uint32_t changes;              // changes of the consumers that `taken` takes account of
   uint32_t number;               // of the ring
   uint32_t has_started;          // the thread's start is in the ring
-  uint32_t retry_ticks;          // when memory for the ring was last asked for in vain; 0: it was not
+  uint32_t refusal;              // the tick at which memory for the ring was refused last; 0: never
   uint64_t given_up[ALLOCS_CONSUMER_COUNT];  // 1 + the position that a consumer was waited for in vain at
 };
 
