@@ -15,7 +15,7 @@
 //   isSummarized          whether that has been done
 //   slot, Slot.write      a block begins; a zero in the slot ends it (one store)
 //   last, forEach         the blocks that are there; IndexedBlock.containing looks across regions
-//   committedPages        the slot pages to copy into the segment of a child (Heritage.swift)
+//   committedPages        the slot pages to copy into the segment of a child (ForkCopy.swift)
 //
 // Invariants:
 // - A slot is written only after its page is backed by memory and its summary bit is set; a bit of

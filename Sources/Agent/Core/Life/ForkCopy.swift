@@ -24,7 +24,7 @@ enum ForkCopy {
   private typealias Shared = UnsafeMutablePointer<allocs_shared>
   private typealias Header = UnsafeMutablePointer<allocs_header>
   /// The saved memory, with the descriptors of the copy and of its directory.
-  private typealias Saved = UnsafeMutablePointer<allocs_bequest>
+  private typealias Saved = UnsafeMutablePointer<allocs_saved_state>
 
   // MARK: the parent, before
 
@@ -80,10 +80,10 @@ enum ForkCopy {
   private static func makeSaved(_ shared: Shared) -> Saved? {
     var count: UInt64 = 0
     Threads.forEach(shared) { _ in count += 1 }
-    let bytes = UInt64(MemoryLayout<allocs_bequest>.size) + count * UInt64(MemoryLayout<allocs_heir>.stride)
+    let bytes = UInt64(MemoryLayout<allocs_saved_state>.size) + count * UInt64(MemoryLayout<allocs_saved_thread>.stride)
     let size = (bytes + pageSize - 1) / pageSize * pageSize
     guard let memory = System.map(size) else { return nil }
-    let saved = memory.assumingMemoryBound(to: allocs_bequest.self)
+    let saved = memory.assumingMemoryBound(to: allocs_saved_state.self)
     saved.pointee.file = -1
     saved.pointee.directory = -1
     saved.pointee.size = size
@@ -114,20 +114,20 @@ enum ForkCopy {
     saved.pointee.monotonic_offset = header.pointee.monotonic_offset
     saved.pointee.shared = shared.pointee
     saved.pointee.own = own.pointee
-    saved.pointee.own_place = own
+    saved.pointee.own_block = own
     saveThreads(saved, shared)
     return copy(to: file, shared, header)
   }
 
   private static func saveThreads(_ saved: Saved, _ shared: Shared) {
-    let threads = allocs_heirs(saved)
+    let threads = allocs_saved_threads(saved)
     var count = 0
     Threads.forEach(shared) { thread in
-      threads[count] = allocs_heir(
+      threads[count] = allocs_saved_thread(
         block: thread, entry: thread.pointee.entry, slot: thread.pointee.slot, tid: thread.pointee.tid)
       count += 1
     }
-    saved.pointee.heir_count = UInt64(count)
+    saved.pointee.thread_count = UInt64(count)
   }
 
   // MARK: the copy
@@ -217,12 +217,12 @@ enum ForkCopy {
   // MARK: the word that leads to the saved memory
 
   private static var savedWord: UnsafeMutablePointer<UnsafeMutableRawPointer?> {
-    withUnsafeMutablePointer(to: &allocs_process().pointee.bequest) {
+    withUnsafeMutablePointer(to: &allocs_process().pointee.saved_state) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
     }
   }
   private static var saved: Saved? {
-    allocs_load_acquire_pointer(savedWord)?.assumingMemoryBound(to: allocs_bequest.self)
+    allocs_load_acquire_pointer(savedWord)?.assumingMemoryBound(to: allocs_saved_state.self)
   }
 
   /// Whether the copy is done, so that whoever waits at the gate waits for the fork alone.
@@ -254,9 +254,9 @@ enum ForkCopy {
     let isExact = Gate.openInChild()
     process.pointee.forks_inside = 0
     let left = saved
-    process.pointee.bequest = nil
+    process.pointee.saved_state = nil
     // The saved memory may be meant for the child of another thread that forks at this moment.
-    guard let saved = left, saved.pointee.own_place == allocs_registered_block() else {
+    guard let saved = left, saved.pointee.own_block == allocs_registered_block() else {
       process.pointee.follows = 0
       return false
     }
@@ -376,7 +376,7 @@ enum ForkCopy {
     Segment.section(header, ALLOCS_SECTION_RINGS).pointee.used = 0
     shared.pointee.positions = nil
     shared.pointee.news_first = shared.pointee.news_end
-    if let own = saved.pointee.own_place {
+    if let own = saved.pointee.own_block {
       if own.pointee.events.recording == 0 {
         own.pointee.events = allocs_events()
       } else {
@@ -411,21 +411,21 @@ enum ForkCopy {
   /// The calling thread goes on under its new id, in a slot of its own, so that the blocks which it
   /// allocated in the parent keep the id that it had there. The other threads have ended.
   private static func restoreThreads(_ saved: Saved, _ shared: Shared, _ header: Header) {
-    let threads = allocs_heirs(saved)
+    let threads = allocs_saved_threads(saved)
     // In the order of the queue of ended threads: first the threads that had ended before. The
     // links of the queue were wiped, so their states tell.
     shared.pointee.ended_first = nil
     shared.pointee.ended_last = nil
     for round in 0..<2 {
-      for index in 0..<Int(saved.pointee.heir_count) {
+      for index in 0..<Int(saved.pointee.thread_count) {
         let thread = threads[index]
-        guard let block = thread.block, let entry = thread.entry, block != saved.pointee.own_place,
+        guard let block = thread.block, let entry = thread.entry, block != saved.pointee.own_block,
           (entry.pointee.state == ALLOCS_THREAD_LIVE.rawValue) == (round == 1)
         else { continue }
         Threads.endInChild(block, entry, thread.slot, thread.tid, shared)
       }
     }
-    if let own = saved.pointee.own_place {
+    if let own = saved.pointee.own_block {
       own.pointee = saved.pointee.own
       Threads.continueInChild(own, shared, header)
     }

@@ -16,7 +16,7 @@ extension Stack {
     let frames = allocs_frames(thread)
     if walk.repeated > 0 { list(thread, walk, from: walk.joined) }
     return walk.count > 0
-      ? frames[Int(allocs_fresh(thread)[0])].node
+      ? frames[Int(allocs_met_frames(thread)[0])].node
       : allocs_listed(thread)[walk.joined - 1].node
   }
 
@@ -27,7 +27,7 @@ extension Stack {
     _ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk, _ limit: Int
   ) -> UInt32 {
     let frames = allocs_frames(thread)
-    let met = allocs_fresh(thread)
+    let met = allocs_met_frames(thread)
     var joined = walk.joined
     var unresolved = walk.unresolved
     var end = walk.end
@@ -85,7 +85,7 @@ extension Stack {
   private static func list(_ thread: Thread, _ walk: Walk, from count: Int) {
     let frames = allocs_frames(thread)
     let listed = allocs_listed(thread)
-    let met = allocs_fresh(thread)
+    let met = allocs_met_frames(thread)
     var count = count
     for next in (walk.count - walk.repeated..<walk.count).reversed() {
       let frame = frames + Int(met[next])
@@ -111,7 +111,7 @@ extension Stack {
         }
         words = UInt16(truncatingIfNeeded: word - allocs_words(thread))
       }
-      frame.pointee.place = UInt32(truncatingIfNeeded: count)
+      frame.pointee.list_index = UInt32(truncatingIfNeeded: count)
       listed[count] = allocs_listed(
         fp: frame.pointee.fp, node: frame.pointee.node, frame: met[next], words: words,
         needs_fp: needsFramePointer ? 1 : 0)
@@ -175,7 +175,9 @@ extension Stack {
       guard parent != 0 else { return false }
       listed[index].node = parent
       let frame = frames + Int(listed[index].frame)
-      if Int(frame.pointee.place) == index + excess { frame.pointee.place = UInt32(truncatingIfNeeded: index) }
+      if Int(frame.pointee.list_index) == index + excess {
+        frame.pointee.list_index = UInt32(truncatingIfNeeded: index)
+      }
     }
     thread.pointee.frame_count = UInt32(truncatingIfNeeded: left)
     return true

@@ -15,8 +15,8 @@ extension Stack {
     /// Frames of the list with which the stack goes on, counted from the outermost; 0 if the walk
     /// did not join the list.
     var joined = 0
-    /// Frames that the walk met before it joined. Their numbers are in `allocs_fresh`, innermost
-    /// first.
+    /// Frames that the walk met before it joined. Their indices are in `allocs_met_frames`,
+    /// innermost first.
     var count = 0
     /// Of these, so many innermost ones may have wrong nodes: a node is right only if it was made
     /// from the node of the caller's frame.
@@ -40,13 +40,13 @@ extension Stack {
     case elsewhere
   }
 
-  /// `listCount` entries of the list count.
+  /// How a kept frame stands to the list, of which the first `listCount` entries are in use.
   @inline(__always)
   private static func meeting(
     _ thread: Thread, _ frame: Frame, _ registers: Registers, _ listCount: UInt32
   ) -> Meeting {
-    guard frame.pointee.place < listCount else { return .elsewhere }
-    let entry = allocs_listed(thread) + Int(frame.pointee.place)
+    guard frame.pointee.list_index < listCount else { return .elsewhere }
+    let entry = allocs_listed(thread) + Int(frame.pointee.list_index)
     guard allocs_frames(thread) + Int(entry.pointee.frame) == frame,
       entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
     else { return .elsewhere }
@@ -58,7 +58,7 @@ extension Stack {
     _ thread: Thread, _ caller: Caller, _ rules: FrameRules.Cache, _ limit: Int, _ alternate: System.AlternateStack?
   ) -> Walk {
     let frames = allocs_frames(thread)
-    let met = allocs_fresh(thread)
+    let met = allocs_met_frames(thread)
     let number = thread.pointee.walk &+ 1
     thread.pointee.walk = number
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
@@ -78,7 +78,7 @@ extension Stack {
         case .elsewhere: break
         case .stale: listCount = 0
         case .joined(let entry):
-          let known = Int(frame.pointee.place) + 1
+          let known = Int(frame.pointee.list_index) + 1
           if thread.pointee.frames_cut == 0 || known + walk.count >= limit {
             callee.pointee.outer = UInt32(entry.pointee.frame)
             if callee.pointee.parent != entry.pointee.node { walk.unresolved = walk.count }
@@ -162,7 +162,7 @@ extension Stack {
     let base = rule.isBasedOnFramePointer ? registers.fp : registers.sp
     return allocs_frame(
       sp: registers.sp, pc: registers.pc, fp: registers.fp, cfa: base &+ rule.offset, rule: rule.bits, node: 0,
-      parent: 0, walk: number, outer: 0, place: ALLOCS_FRAME_NOWHERE, unused: 0)
+      parent: 0, walk: number, outer: 0, list_index: ALLOCS_FRAME_NOT_LISTED, unused: 0)
   }
 
   /// Whether the way out of `frame` is that of the frame with these registers.

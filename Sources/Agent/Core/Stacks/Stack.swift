@@ -69,7 +69,7 @@ enum Stack {
     let entry = allocs_listed(thread) + (count - 1)
     let frame = allocs_frames(thread) + Int(entry.pointee.frame)
     guard frame.pointee.pc == caller.site, frame.pointee.sp == caller.stackPointer,
-      frame.pointee.place == thread.pointee.frame_count &- 1,
+      frame.pointee.list_index == thread.pointee.frame_count &- 1,
       entry.pointee.needs_fp == 0 || entry.pointee.fp == caller.framePointer,
       areUnchanged(allocs_words(thread), Int(entry.pointee.words))
     else { return 0 }

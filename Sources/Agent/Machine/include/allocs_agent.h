@@ -22,7 +22,7 @@
 #include "allocs_thread_block.h"      // a thread
 #include "allocs_mapping_table.h"     // the table of mappings
 #include "allocs_shared.h"            // the process, wiped in a child
-#include "allocs_bequest.h"           // the copy that a child takes over
+#include "allocs_saved_state.h"       // the copy that a child takes over
 
 #include "allocs_hooked_functions.h"  // the list of hooked functions
 #include "allocs_operators.h"         // the list of C++'s operators

@@ -1,5 +1,5 @@
-// The functions by which the agent asks libc and the dynamic linker (AgentMachine.c). docs/libc.md
-// tells which functions of libc they need.
+// The functions by which the agent asks libc and the dynamic linker: the seam to another C library
+// (Core/Libc answers them; docs/porting.md). docs/libc.md tells which functions of libc they need.
 
 #ifndef ALLOCS_LIBC_H
 #define ALLOCS_LIBC_H

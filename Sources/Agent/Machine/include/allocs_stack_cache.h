@@ -21,14 +21,14 @@ struct allocs_frame {
   uint32_t parent;       // the node that `node` was made from
   uint32_t walk;         // number of the last walk that met this frame
   uint32_t outer;        // where the caller's frame was in the last walk
-  uint32_t place;        // its index in the list, if the entry there names this frame
+  uint32_t list_index;   // in the list, if the entry there names this frame
   uint64_t unused;
 };
 #define ALLOCS_FRAME_LIMIT 128u  // of one stack
 _Static_assert(ALLOCS_FRAME_LIMIT == ALLOCS_DEPTH_MAX, "ALLOCS_DEPTH may ask for each depth");
 #define ALLOCS_FRAME_SHIFT 56u
 #define ALLOCS_FRAMES_KEPT 512u
-#define ALLOCS_FRAME_NOWHERE 0xFFFFFFFFu
+#define ALLOCS_FRAME_NOT_LISTED 0xFFFFFFFFu
 #define ALLOCS_DEPTH_DEFAULT 128u
 
 // A word of the stack that a capture has read.
@@ -66,7 +66,7 @@ struct allocs_stack_block {
   struct allocs_frame frames[ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1];
   struct allocs_word words[ALLOCS_FRAME_LIMIT * ALLOCS_FRAME_WORDS];
   struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
-  uint16_t fresh[ALLOCS_FRAME_LIMIT];               // frames that the walk under way has met, innermost first
+  uint16_t met[ALLOCS_FRAME_LIMIT];                 // frames that the walk under way has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
   // To the end of a page.
   uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 +

@@ -160,8 +160,8 @@ static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_
 static inline struct allocs_child *_Nonnull allocs_children(struct allocs_thread_block *_Nonnull thread) {
   return allocs_stacks(thread)->children;
 }
-static inline uint16_t *_Nonnull allocs_fresh(struct allocs_thread_block *_Nonnull thread) {
-  return allocs_stacks(thread)->fresh;
+static inline uint16_t *_Nonnull allocs_met_frames(struct allocs_thread_block *_Nonnull thread) {
+  return allocs_stacks(thread)->met;
 }
 static inline struct allocs_site *_Nonnull allocs_sites(struct allocs_thread_block *_Nonnull thread) {
   return thread->sites;

@@ -1,8 +1,8 @@
 // The copy of its parent's wiped memory that a child of fork takes over, if the child is followed
-// (Heritage.swift).
+// (ForkCopy.swift).
 
-#ifndef ALLOCS_BEQUEST_H
-#define ALLOCS_BEQUEST_H
+#ifndef ALLOCS_SAVED_STATE_H
+#define ALLOCS_SAVED_STATE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -13,7 +13,7 @@
 #include "allocs_thread_block.h"
 
 // One thread's block as of a fork.
-struct allocs_heir {
+struct allocs_saved_thread {
   struct allocs_thread_block *block;
   struct allocs_thread *entry;
   uint32_t slot;
@@ -21,19 +21,19 @@ struct allocs_heir {
 };
 // It lies in the parent's private memory from the closing of the gate to its opening; a child finds
 // its own copy.
-struct allocs_bequest {
+struct allocs_saved_state {
   int64_t file;              // the child's segment, without a name yet
   int64_t directory;
-  uint64_t size;             // of this struct with its heirs
+  uint64_t size;             // of this struct with its threads
   int64_t monotonic_offset;  // of the parent's time namespace
   struct allocs_shared shared;
-  struct allocs_thread_block own;
-  struct allocs_thread_block *own_place;
-  uint64_t heir_count;
-  struct allocs_heir heirs[];
+  struct allocs_thread_block own;          // the block of the thread that forks
+  struct allocs_thread_block *own_block;   // where that block lies
+  uint64_t thread_count;
+  struct allocs_saved_thread threads[];
 };
-static inline struct allocs_heir *_Nonnull allocs_heirs(struct allocs_bequest *_Nonnull bequest) {
-  return bequest->heirs;
+static inline struct allocs_saved_thread *_Nonnull allocs_saved_threads(struct allocs_saved_state *_Nonnull saved) {
+  return saved->threads;
 }
 
 // Swift has no offsetof for members of C's structs.
