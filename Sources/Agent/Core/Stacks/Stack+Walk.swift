@@ -18,10 +18,10 @@ extension Stack {
     /// Frames that the walk met before it joined. Their indices are in `allocs_met_frames`,
     /// innermost first.
     var count = 0
-    /// Of these, so many innermost ones may have wrong nodes: a node is right only if it was made
-    /// from the node of the caller's frame.
+    /// How many of the frames met, counted from the innermost, may have wrong nodes: a node is
+    /// right only if it was made from the node of the caller's frame.
     var unresolved = 0
-    /// Of these, so many outermost ones were also met by the walk before this one.
+    /// How many of the frames met, counted from the outermost, the walk before this one met, too.
     var repeated = 0
     /// Flags of the outermost node, if the walk did not join the list.
     var end: UInt32 = 0
