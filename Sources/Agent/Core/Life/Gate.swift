@@ -18,9 +18,11 @@
 //   each thread's `self`. The hook has the order of Hook.swift: enter, load the table, store,
 //   leave.
 // - A waiting thread sets `at_gate` before it looks at the gate, and clears it before it loads its
-//   table again; a fence lies in between. The closing thread stores and loads in the opposite order
-//   (store, fence, load on both sides). So a closing thread that has seen `at_gate` set knows that
-//   the waiting thread will find its table gone.
+//   table again. Each of the two threads stores, then fences, then loads: the closing thread takes
+//   the table away
+//   and then reads `at_gate`; the waiting thread clears `at_gate` and then loads its table. So a
+//   closing thread that has seen `at_gate` set knows that the waiting thread will find its table
+//   gone.
 // - No thread waits for ever. A fork handler of the program may run after the gate was closed, and
 //   wait for a lock whose holder waits here. So after a while a waiting thread breaks the gate
 //   open. Then the copy may not be exact, and the child runs without an index.
@@ -87,8 +89,8 @@ enum Gate {
     }
   }
 
-  /// Waits until the gate is open. For a thread with a block: the closing thread need not wait for
-  /// it.
+  /// Waits until the gate is open. For a thread with a block, which records nothing before this
+  /// returns: so the closing thread need not wait for it.
   static func wait(_ thread: Thread) {
     let flag = withUnsafeMutablePointer(to: &thread.pointee.at_gate) { $0 }
     _ = allocs_exchange_u32(flag, 1)
@@ -100,8 +102,8 @@ enum Gate {
   static func waitUntilOpen() {
     let count = allocs_load_acquire_u32(gate)
     guard isClosed(count), !isBroken(count) else { return }
-    // The copy of a large index takes its time. Only the fork itself must not take longer than
-    // this.
+    // The copy of a large index takes its time, and is waited for. The fork itself is waited for
+    // no longer than this.
     let patience: UInt64 = 2_000_000_000
     var start: UInt64 = 0
     while allocs_load_acquire_u32(gate) == count {
@@ -163,7 +165,7 @@ enum Gate {
   /// kernel, because it may run in a signal handler.
   static func close(_ shared: UnsafeMutablePointer<allocs_shared>) -> Closing {
     let process = allocs_process()
-    // In a signal handler inside a hook, this thread may hold the very lock that the others wait
+    // In a signal handler inside a hook, this thread may be the one that the other threads wait
     // for.
     let patience: UInt64 = allocs_is_inside() ? 200_000_000 : 2_000_000_000
     let deadline = System.nanoseconds(.monotonic) &+ patience

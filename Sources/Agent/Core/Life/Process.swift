@@ -99,8 +99,8 @@ extension Process {
       guard size > 0 else { return nil }
       let offsets = clockOffsets(in: bytes, size)
       // The file tells of the time namespace of the process's future children. It is the process's
-      // own namespace, unless the process has called unshare(2) and, before Linux 6.1, has not
-      // called exec since.
+      // own namespace, unless the process has called unshare(2). (Since Linux 6.1, exec takes the
+      // process itself into that namespace.)
       return offsets == (0, 0) || isInTimeNamespaceOfChildren ? offsets : nil
     }
   }

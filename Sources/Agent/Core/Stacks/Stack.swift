@@ -11,7 +11,7 @@
 // A capture walks from the innermost frame outwards. For that, a thread keeps two things:
 //
 // - The kept frames: frames that its walks have met of late. Each has its registers, its way out
-//   (the rule and the CFA), the place of the frame that its caller had (`outer`), its node, and the
+//   (the rule and the CFA), the kept frame that its caller had last (`outer`), its node, and the
 //   node from which this node was made (`parent`). A walk follows `outer` from frame to frame
 //   instead of looking up rules, and reads the words on the way to see that they still lead there.
 //   The node of the innermost frame is the node of the stack if the `parent` of every frame is the
