@@ -19,10 +19,9 @@
 //   leave.
 // - A waiting thread sets `at_gate` before it looks at the gate, and clears it before it loads its
 //   table again. Each of the two threads stores, then fences, then loads: the closing thread takes
-//   the table away
-//   and then reads `at_gate`; the waiting thread clears `at_gate` and then loads its table. So a
-//   closing thread that has seen `at_gate` set knows that the waiting thread will find its table
-//   gone.
+//   the table away and then reads `at_gate`; the waiting thread clears `at_gate` and then loads its
+//   table. So a closing thread that has seen `at_gate` set knows that the waiting thread will find
+//   its table gone.
 // - No thread waits for ever. A fork handler of the program may run after the gate was closed, and
 //   wait for a lock whose holder waits here. So after a while a waiting thread breaks the gate
 //   open. Then the copy may not be exact, and the child runs without an index.
