@@ -40,8 +40,8 @@ enum Bypasses {
       }
     }
     guard let index = table.reserve(),
-      let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Place(),
-      let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Place()
+      let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Extent(),
+      let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Extent()
     else { return false }
     table[index].pointee = allocs_bypass(
       function: functionPlace.offset, module: modulePlace.offset, function_size: functionPlace.size,

@@ -105,9 +105,12 @@ enum Events {
 
   // MARK: modules
 
-  /// Notes that a module was loaded or unloaded. The caller holds the lock, and calls `tellNews`
-  /// when it has given the lock back.
-  static func addNews(_ shared: UnsafeMutablePointer<allocs_shared>, module index: UInt32, isUnloaded: Bool) {
+  // `news` in allocs_shared is a queue of modules that came or went, whose events wait to be
+  // recorded.
+
+  /// Notes that a module was loaded or unloaded. The caller holds the lock, and calls
+  /// `recordModules` when it has given the lock back.
+  static func noteModule(_ shared: UnsafeMutablePointer<allocs_shared>, module index: UInt32, isUnloaded: Bool) {
     guard areOn else { return }
     let end = shared.pointee.news_end
     guard end &- shared.pointee.news_first < ALLOCS_NEWS_COUNT else {
@@ -118,8 +121,8 @@ enum Events {
     shared.pointee.news_end = end &+ 1
   }
 
-  /// Records the modules that `addNews` has noted, in the calling thread's ring.
-  static func tellNews(
+  /// Records the modules that `noteModule` has noted, in the calling thread's ring.
+  static func recordModules(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {
     guard shared.pointee.news_first != shared.pointee.news_end, let thread = allocs_registered_block(),

@@ -47,8 +47,8 @@ enum Allocators {
       guard let number = table.reserve() else { return 0 }
       let entry = table[number]
       // A name for which there is no room is left out: the name of the module has to do.
-      let ownName = name.start.flatMap { Strings.add(shared, header, $0, name.size) } ?? Strings.Place()
-      let functionName = function.start.flatMap { Strings.add(shared, header, $0, function.size) } ?? Strings.Place()
+      let ownName = name.start.flatMap { Strings.add(shared, header, $0, name.size) } ?? Strings.Extent()
+      let functionName = function.start.flatMap { Strings.add(shared, header, $0, function.size) } ?? Strings.Extent()
       entry.pointee.name = ownName.offset
       entry.pointee.name_size = ownName.size
       entry.pointee.function = functionName.offset
@@ -93,10 +93,10 @@ enum Allocators {
     let number = register(shared, header, address: 0, kind: ALLOCS_ALLOCATOR_PRIMARY, name: name)
     guard number != 0 else { return 0 }
     locked(shared) {
-      guard let place = Strings.add(shared, header, text, path.size) else { return }
+      guard let extent = Strings.add(shared, header, text, path.size) else { return }
       let entry = table(header)[Int(number)]
-      entry.pointee.path = place.offset
-      entry.pointee.path_size = UInt64(place.size)
+      entry.pointee.path = extent.offset
+      entry.pointee.path_size = UInt64(extent.size)
     }
     return number
   }

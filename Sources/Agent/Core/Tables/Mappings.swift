@@ -249,10 +249,10 @@ enum Mappings {
     let limit = UInt64(Strings.table(header).capacity / 2)
     let size = name.count
     guard table.pointee.strings_used + UInt64(size) <= limit,
-      let place = name.withCString({ Strings.add(shared, header, $0, size) })
+      let extent = name.withCString({ Strings.add(shared, header, $0, size) })
     else { return nil }
     table.pointee.strings_used += UInt64(size)
-    return place.offset
+    return extent.offset
   }
 
   // MARK: the table

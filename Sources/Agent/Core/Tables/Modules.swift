@@ -47,7 +47,7 @@ enum Modules {
       let known = Self.number(shared, header, of: address)
       return known != 0 ? known : add(shared, header, start, end, map)
     }
-    Events.tellNews(shared, header)
+    Events.recordModules(shared, header)
     return number
   }
 
@@ -100,7 +100,7 @@ enum Modules {
         Terminal.forgetOperators()
       }
     }
-    Events.tellNews(shared, header)
+    Events.recordModules(shared, header)
   }
 
   /// The number of the module that covers `address`; 0 if no known module does.
@@ -180,7 +180,7 @@ enum Modules {
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
     Index.count(ALLOCS_COUNTER_MODULES_CHANGED)
-    Events.addNews(shared, module: index, isUnloaded: true)
+    Events.noteModule(shared, module: index, isUnloaded: true)
   }
 
   /// Empties all caches in which the module's code may stand. The caches of contexts belong to
@@ -245,7 +245,7 @@ enum Modules {
     }
     allocs_store_release_u32(&shared.pointee.loaded_modules, shared.pointee.loaded_modules + 1)
     Index.count(ALLOCS_COUNTER_MODULES_CHANGED)
-    Events.addNews(shared, module: UInt32(index), isUnloaded: false)
+    Events.noteModule(shared, module: UInt32(index), isUnloaded: false)
     return UInt32(index) + 1
   }
 

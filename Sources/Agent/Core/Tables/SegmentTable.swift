@@ -62,7 +62,9 @@ struct SegmentTable<Entry> {
     let end = start + MemoryLayout<Entry>.stride
     let firstPage = (start + pageSize - 1) / pageSize * pageSize
     guard firstPage < end else { return true }
-    return System.commit(UnsafeMutableRawPointer(entries) + firstPage, UInt64(end - firstPage))
+    let lastPage = (end - 1) / pageSize * pageSize
+    return System.commit(
+      UnsafeMutableRawPointer(entries) + firstPage, UInt64(lastPage + pageSize - firstPage))
   }
 
   /// Shows readers the entries below `count`. They are complete.

@@ -13,7 +13,8 @@ enum Strings {
   /// The most bytes that one text may have.
   static let limit = Int(ALLOCS_PAGE_SIZE)
 
-  struct Place {
+  /// Where a text lies in the section, in bytes. The size is 0 if there is no text.
+  struct Extent {
     var offset: UInt64 = 0
     var size: UInt32 = 0
   }
@@ -28,10 +29,10 @@ enum Strings {
   static func add(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ write: (UnsafeMutablePointer<UInt8>) -> Int
-  ) -> Place? {
+  ) -> Extent? {
     guard let bytes = draft(shared, header) else { return nil }
     let size = write(bytes)
-    return Place(offset: keep(header, size), size: UInt32(size))
+    return Extent(offset: keep(header, size), size: UInt32(size))
   }
 
   /// `limit` bytes behind the last text, to be written to. Nil if there is no room or no memory.
@@ -62,8 +63,8 @@ enum Strings {
   static func add(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ text: UnsafePointer<CChar>, _ size: Int
-  ) -> Place? {
-    guard size > 0 else { return Place() }
+  ) -> Extent? {
+    guard size > 0 else { return Extent() }
     return add(shared, header) { bytes in
       for index in 0..<min(size, limit) { bytes[index] = UInt8(bitPattern: text[index]) }
       return min(size, limit)
