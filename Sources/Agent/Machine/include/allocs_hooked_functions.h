@@ -9,17 +9,21 @@
 //   Entry/Families.c                signatures, for allocators that are hooked at their entries
 //   Kit                             the entries of an executable that the agent is linked into
 //
-// To hook one more function of the malloc family is to add a row, and to write its hook in
-// Hook.swift, which the linker asks for. A macro can't reach Entry/exports.map and the
-// documentation; a test (HookedFunctionTests) names the rows that are missing there.
+// To hook one more function of the malloc family:
+// 1. Add a row to ALLOCS_HOOKED_FUNCTIONS.
+// 2. Write its hook in Core/Hooks/Hook.swift, which the linker asks for, and the call of the
+//    function below in Core/Hooks/Terminal.swift. If not every libc has the function,
+//    Kit/Activation.c says how the kit does without it.
+// 3. Name it where no macro reaches: Entry/exports.map, docs/libc.md, docs/design.md, docs/kit.md,
+//    and Sources/Answers/Wrappers.txt if it allocates. Call it in the test program battery.c.
+//    HookedFunctionTests names the file in which the function is missing.
 //
 // This file has nothing but macros: the assembler reads it, too.
 
 #ifndef ALLOCS_HOOKED_FUNCTIONS_H
 #define ALLOCS_HOOKED_FUNCTIONS_H
 
-// The malloc family: the blocks that these functions hand out and take back are recorded. The
-// columns:
+// The malloc family: the blocks that these functions hand out and take back are recorded. Columns:
 //
 //   name
 //   kit          whether an allocator that is linked into an executable must define it to take
