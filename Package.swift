@@ -79,11 +79,13 @@ let package = Package(
 
     // MARK: outside it
     .target(name: "ByteText"),
+    .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout"],
+      exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -100,7 +102,8 @@ let package = Package(
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      name: "Symbols",
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(

@@ -21,8 +21,8 @@ public struct Bypass: Hashable, Sendable {
 extension Segment {
   /// What the agent could not hook, in the order in which it was met. Entries that contradict themselves are left out.
   public var bypasses: [Bypass] {
-    let table = entries(geometry.bypasses, as: allocs_bypass.self)
-    return (0..<used(ALLOCS_SECTION_BYPASSES, geometry.bypasses)).compactMap { index in
+    let table = entries(ALLOCS_SECTION_BYPASSES, as: allocs_bypass.self)
+    return (0..<used(ALLOCS_SECTION_BYPASSES)).compactMap { index in
       var entry = allocs_bypass()
       copyWords(of: table + index, into: &entry)
       guard let function = path(at: entry.function, size: entry.function_size),

@@ -51,7 +51,7 @@ extension Segment {
   }
 
   private func forEachThreadEntry(_ body: (UnsafePointer<allocs_thread>) -> Void) {
-    let table = entries(geometry.threads, as: allocs_thread.self)
-    for slot in 0..<used(ALLOCS_SECTION_THREADS, geometry.threads) { body(table + slot) }
+    let table = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self)
+    for slot in 0..<used(ALLOCS_SECTION_THREADS) { body(table + slot) }
   }
 }

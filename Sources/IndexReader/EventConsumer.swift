@@ -209,7 +209,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
       throw .notASegment(path: path, why: "it does not begin with a control file's magic")
     }
     guard header.version == ALLOCS_CONTROL_VERSION else {
-      throw .otherVersion(path: path, found: header.version, known: ALLOCS_CONTROL_VERSION)
+      throw .otherVersion(
+        path: path, found: header.version, known: ALLOCS_CONTROL_VERSION...ALLOCS_CONTROL_VERSION)
     }
     guard header.start_time == startTime, Int(header.size) == size else {
       throw .notASegment(path: path, why: "it is another process's, or damaged")

@@ -41,8 +41,8 @@ extension Segment {
 
   /// What is noted as mapped, in order of address.
   public var mappingRecords: [MappingRecord] {
-    let table = entries(geometry.mappings, as: allocs_mapping.self)
-    let records = (0..<used(ALLOCS_SECTION_MAPPINGS, geometry.mappings)).compactMap { mappingRecord(table + $0) }
+    let table = entries(ALLOCS_SECTION_MAPPINGS, as: allocs_mapping.self)
+    let records = (0..<used(ALLOCS_SECTION_MAPPINGS)).compactMap { mappingRecord(table + $0) }
     return records.sorted { $0.range.lowerBound < $1.range.lowerBound }
   }
 

@@ -200,7 +200,7 @@ public struct Module: Hashable, Sendable {
   /// pointers.
   public var threadLocal: ThreadLocal?
   /// The file that was mapped, as it was when the module was noted; nil if that is not known.
-  public var file: FileIdentity?
+  public var file: FileState?
   /// Nanoseconds since 1970-01-01 UTC at which the agent asked for the file; 0 if it had no need to, or could not.
   public var notedNanoseconds: UInt64
   /// The path did not lead to the file any more when the module was noted.
@@ -218,7 +218,7 @@ public struct Module: Hashable, Sendable {
   public init(
     index: UInt32, path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
     unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil,
-    file: FileIdentity? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isLater: Bool = false
+    file: FileState? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isLater: Bool = false
   ) {
     self.index = index
     self.path = path
@@ -235,25 +235,6 @@ public struct Module: Hashable, Sendable {
     self.isMain = isMain
     self.isAgent = isAgent
     self.threadLocal = threadLocal
-  }
-}
-
-/// What tells a file from all others of the machine, and one state of it from the next.
-public struct FileIdentity: Hashable, Sendable {
-  public var device: UInt64
-  public var inode: UInt64
-  /// Bytes.
-  public var size: UInt64
-  /// When its contents were last changed.
-  public var seconds: UInt64
-  public var nanoseconds: UInt32
-
-  public init(device: UInt64, inode: UInt64, size: UInt64, seconds: UInt64, nanoseconds: UInt32) {
-    self.device = device
-    self.inode = inode
-    self.size = size
-    self.seconds = seconds
-    self.nanoseconds = nanoseconds
   }
 }
 

@@ -18,8 +18,8 @@ extension Segment {
   func nestedStart(numberAt word: UnsafeRawPointer) -> UnsafeRawPointer? {
     // Pairs with the agent's release, which it makes when the nested arena is complete.
     let number = Int(allocs_load_acquire_u32(word.assumingMemoryBound(to: UInt32.self)))
-    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED, geometry.nested) else { return nil }
-    return UnsafeRawPointer(header) + geometry.nested.offset + (number - 1) * Layout.nestedStride
+    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED) else { return nil }
+    return UnsafeRawPointer(entries(ALLOCS_SECTION_NESTED, as: UInt8.self)) + (number - 1) * Layout.nestedStride
   }
 
   /// The slots of a region whose bit is set; nil if it has none.

@@ -5,12 +5,12 @@ import SharedLayout
 
 extension Segment {
   /// One above the highest context id that was given out.
-  public var contextCount: Int { used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) }
+  public var contextCount: Int { used(ALLOCS_SECTION_CONTEXTS) }
 
   /// Who made the allocations with this context id; nil if the agent didn't know, or the id leads nowhere.
   public func context(_ id: UInt32) -> Context? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) else { return nil }
-    let word = allocs_load_acquire_u64(entries(geometry.contexts, as: UInt64.self) + Int(id))
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS) else { return nil }
+    let word = allocs_load_acquire_u64(entries(ALLOCS_SECTION_CONTEXTS, as: UInt64.self) + Int(id))
     guard word != 0 else { return nil }
     let name = String(cString: allocs_function_name(allocs_context_function(word)))
     let allocator = allocator(allocs_context_allocator(word))
@@ -25,14 +25,14 @@ extension Segment {
 
   /// All allocators that the process has shown so far; the first is the one below the agent's malloc.
   public var allocators: [Allocator] {
-    (0..<used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators)).compactMap { allocator(UInt32($0)) }
+    (0..<used(ALLOCS_SECTION_ALLOCATORS)).compactMap { allocator(UInt32($0)) }
   }
 
   /// Entry `number` of the table of allocators; nil if there is none, or it contradicts itself.
   public func allocator(_ number: UInt32) -> Allocator? {
-    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators) else { return nil }
+    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS) else { return nil }
     var entry = allocs_allocator()
-    copyWords(of: entries(geometry.allocators, as: allocs_allocator.self) + Int(number), into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self) + Int(number), into: &entry)
     let kind: Allocator.Kind
     switch entry.kind {
     case ALLOCS_ALLOCATOR_PRIMARY.rawValue: kind = .primary
@@ -54,9 +54,9 @@ extension Segment {
 
   /// A node of the trie; nil if `id` is the root's or leads outside the table.
   public func node(_ id: UInt32) -> StackNode? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES, geometry.nodes) else { return nil }
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES) else { return nil }
     var entry = allocs_node()
-    copyWords(of: entries(geometry.nodes, as: allocs_node.self) + Int(id), into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_NODES, as: allocs_node.self) + Int(id), into: &entry)
     let isAtLimit = entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0
     let isCut = entry.flags & (ALLOCS_NODE_DEPTH_LIMIT.rawValue | ALLOCS_NODE_TRUNCATED.rawValue) != 0
     return StackNode(
@@ -119,8 +119,8 @@ extension Segment {
   }
 
   private func isAgent(_ address: UInt64) -> Bool {
-    let table = entries(geometry.modules, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) {
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES) {
       var entry = allocs_module()
       copyWords(of: table + index, into: &entry)
       if entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0 { return entry.start <= address && address < entry.end }
@@ -135,8 +135,8 @@ extension Segment {
     let changes = allocs_load_acquire_u64(
       headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MODULES_CHANGED.rawValue))
     if changes > 0 { return ModuleTableVersion(changes: changes) }
-    let table = entries(geometry.modules, as: allocs_module.self)
-    let count = used(ALLOCS_SECTION_MODULES, geometry.modules)
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    let count = used(ALLOCS_SECTION_MODULES)
     var unloaded = 0
     for index in 0..<count {
       let state = UnsafeRawPointer(table + index) + MemoryLayout<allocs_module>.offset(of: \.state)!
@@ -150,7 +150,7 @@ extension Segment {
 
   /// All modules that the agent has met, in that order.
   public var modules: [Module] {
-    (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
+    (0..<used(ALLOCS_SECTION_MODULES)).compactMap { module(index: $0) }
   }
 
   /// The module that held a call to `address` at a record's time, by what the call's node says; nil if none is known to
@@ -172,9 +172,9 @@ extension Segment {
 
   /// `isLater`: whether those count as well of which nodes speak.
   private func module(containing address: UInt64, at ticks: UInt32, isLater: Bool) -> Module? {
-    let table = entries(geometry.modules, as: allocs_module.self)
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
     // The latest entry first: within one tick a module may be unloaded and another loaded in its place.
-    for index in (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).reversed() {
+    for index in (0..<used(ALLOCS_SECTION_MODULES)).reversed() {
       // Only what covers the address is worth a copy: the table may have tens of thousands of entries.
       let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
       guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
@@ -191,8 +191,8 @@ extension Segment {
   /// Whether `module` (nil: none) is what `address` means in all records whose nodes say nothing: no other has ever
   /// been there, and it still is.
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
-    let table = entries(geometry.modules, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) where index != module.map({ Int($0.index) }) {
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES) where index != module.map({ Int($0.index) }) {
       let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
       guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
       var entry = allocs_module()
@@ -216,7 +216,7 @@ extension Segment {
 
   /// Entry `index` of the module table; nil if there is none, it contradicts itself, or it is being changed.
   public func module(index: Int) -> Module? {
-    guard index >= 0, index < used(ALLOCS_SECTION_MODULES, geometry.modules) else { return nil }
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULES) else { return nil }
     // An entry may be given to another module under the reader, path and all.
     for _ in 0..<4 {
       let before = moduleFile(index)
@@ -230,7 +230,7 @@ extension Segment {
 
   private func module(index: Int, _ file: allocs_module_file?) -> Module? {
     var entry = allocs_module()
-    copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_MODULES, as: allocs_module.self) + index, into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
       entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = path(at: entry.path, size: entry.path_size)
     else { return nil }
@@ -243,31 +243,31 @@ extension Segment {
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0,
       threadLocal: entry.thread_local_size == 0
         ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size),
-      file: file.flatMap { FileIdentity($0) }, notedNanoseconds: file?.noted_ns ?? 0,
+      file: file.flatMap { FileState($0) }, notedNanoseconds: file?.noted_ns ?? 0,
       isDeleted: (file?.flags ?? 0) & ALLOCS_MODULE_FILE_DELETED.rawValue != 0,
       isLater: entry.flags & ALLOCS_MODULE_LATER.rawValue != 0)
   }
 
   /// What is noted of the file of module `index`; nil if the segment has no such table.
   private func moduleFile(_ index: Int) -> allocs_module_file? {
-    guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES, geometry.moduleFiles) else { return nil }
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES) else { return nil }
     var entry = allocs_module_file()
-    copyWords(of: entries(geometry.moduleFiles, as: allocs_module_file.self) + index, into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_MODULE_FILES, as: allocs_module_file.self) + index, into: &entry)
     return entry
   }
 
   /// A text of the strings section, which may be empty; nil if it would lie outside.
   func path(at offset: UInt64, size: UInt32) -> String? {
-    let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
+    let strings = UInt64(used(ALLOCS_SECTION_STRINGS))
     guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
     let text = UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
+      start: UnsafeRawPointer(entries(ALLOCS_SECTION_STRINGS, as: UInt8.self)) + Int(offset), count: Int(size))
     return String(reversibly: Array(text))
   }
 }
 
-extension FileIdentity {
+extension FileState {
   /// nil if the agent did not learn which file it was.
   fileprivate init?(_ file: allocs_module_file) {
     guard file.inode != 0 else { return nil }

@@ -39,9 +39,9 @@ public struct RingBatch: Hashable, Sendable {
 
 extension Segment {
   /// Records that each ring holds, a power of two; 0 if this segment has no rings.
-  public var ringCapacity: Int { geometry.ringRecords }
+  public var ringCapacity: Int { geometry.sections.ringRecords }
   /// Rings in use: they are 0..<ringCount. Grows; never shrinks.
-  public var ringCount: Int { used(ALLOCS_SECTION_RINGS, geometry.rings) }
+  public var ringCount: Int { used(ALLOCS_SECTION_RINGS) }
 
   /// The thread slot that writes to a ring.
   public func slot(ofRing ring: Int) -> UInt32 { allocs_load_relaxed_u32(ringWord(ring, \.slot, as: UInt32.self)) }
@@ -74,7 +74,7 @@ extension Segment {
     // The records were copied before; pairs with the writer's fence after it stored `reserved`.
     allocs_fence_acquire()
     let reserved = allocs_load_relaxed_u64(ringWord(ring, \.reserved, as: UInt64.self))
-    return reserved > UInt64(geometry.ringRecords) ? reserved - UInt64(geometry.ringRecords) : 0
+    return reserved > UInt64(ringCapacity) ? reserved - UInt64(ringCapacity) : 0
   }
 
   /// Copies records from the cursor on into `buffer`, at most as many as fit, and moves the cursor behind them. Returns
@@ -88,7 +88,7 @@ extension Segment {
     let written = written(toRing: cursor.ring)
     // Not above `written`: what the writer has begun since belongs to the next batch.
     let start = min(max(cursor.position, oldestPosition(inRing: cursor.ring)), written)
-    guard written >= cursor.position, written - start <= UInt64(geometry.ringRecords) else {
+    guard written >= cursor.position, written - start <= UInt64(ringCapacity) else {
       cursor.isDamaged = true
       return batch
     }
@@ -118,7 +118,7 @@ extension Segment {
     let written = written(toRing: ring)
     let oldest = oldestPosition(inRing: ring)
     guard position >= oldest, position < written else { return body(empty, empty) }
-    let capacity = geometry.ringRecords
+    let capacity = ringCapacity
     let count = Int(min(written - position, UInt64(min(max(limit, 0), capacity))))
     let index = Int(position % UInt64(capacity))
     let firstCount = min(count, capacity - index)
@@ -133,7 +133,7 @@ extension Segment {
     ofRing ring: Int, from position: UInt64, _ count: Int, to buffer: UnsafeMutableBufferPointer<allocs_event>
   ) {
     guard count > 0, let target = buffer.baseAddress else { return }
-    let capacity = geometry.ringRecords
+    let capacity = ringCapacity
     let index = Int(position % UInt64(capacity))
     let size = MemoryLayout<allocs_event>.stride
     let start = ringStart(ring) + Int(ALLOCS_RING_RECORDS_OFFSET)
@@ -144,11 +144,11 @@ extension Segment {
   }
 
   private func ringStart(_ ring: Int) -> UnsafeRawPointer {
-    precondition(ring >= 0 && ring < geometry.rings.capacity, "no such ring")
-    return UnsafeRawPointer(header) + geometry.rings.offset + ring * ringStride
+    precondition(ring >= 0 && ring < geometry.sections[ALLOCS_SECTION_RINGS].capacity, "no such ring")
+    return UnsafeRawPointer(entries(ALLOCS_SECTION_RINGS, as: UInt8.self)) + ring * ringStride
   }
 
-  private var ringStride: Int { Int(Layout.ringRecordsOffset) + geometry.ringRecords * Int(Layout.eventSize) }
+  private var ringStride: Int { Int(Layout.ringRecordsOffset) + ringCapacity * Int(Layout.eventSize) }
 
   private func ringWord<Root, Value>(
     _ ring: Int, _ field: KeyPath<allocs_ring, Root>, as type: Value.Type

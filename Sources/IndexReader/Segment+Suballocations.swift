@@ -23,7 +23,7 @@ public struct Suballocation: Hashable, Sendable {
 extension Segment {
   /// Whether a suballocation may ever have been recorded: not if there is no nested arena, which
   /// blocks in fine slots have, too.
-  public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED, geometry.nested) > 0 }
+  public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED) > 0 }
 
   private static let levels = Int(ALLOCS_NESTED_LEVELS)
 

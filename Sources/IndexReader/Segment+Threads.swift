@@ -6,19 +6,19 @@ import SharedLayout
 extension Segment {
   /// The present holders of all thread slots; one that ended stays until its slot has another.
   public var threads: [ThreadIdentity] {
-    (0..<used(ALLOCS_SECTION_THREADS, geometry.threads)).compactMap { holder(ofSlot: $0).map { identity($0) } }
+    (0..<used(ALLOCS_SECTION_THREADS)).compactMap { holder(ofSlot: $0).map { identity($0) } }
   }
 
   /// Threads that ended and whose slot has another holder, oldest first, as far back as the segment remembers.
   public var formerThreads: [ThreadIdentity] {
     let used = rawUsed(ALLOCS_SECTION_FORMER_THREADS)
-    let count = min(used, UInt64(geometry.formerThreads.capacity))
+    let count = min(used, UInt64(geometry.sections[ALLOCS_SECTION_FORMER_THREADS].capacity))
     return (used - count..<used).compactMap { former(number: $0).map { identity($0.identity, state: .ended) } }
   }
 
   /// The thread that held `slot` at a record's time; nil if that is no longer known.
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
-    guard Int(slot) < used(ALLOCS_SECTION_THREADS, geometry.threads), let present = holder(ofSlot: Int(slot)) else {
+    guard Int(slot) < used(ALLOCS_SECTION_THREADS), let present = holder(ofSlot: Int(slot)) else {
       return nil
     }
     // The slot has had no holder since, so what came after its end is its own too, from a late destructor.
@@ -43,7 +43,7 @@ extension Segment {
   /// A copy of the entry of a slot, all of one moment but its counters; nil if the slot has had no holder, or the
   /// process died while it changed the entry.
   private func holder(ofSlot slot: Int) -> allocs_thread? {
-    let entry = entries(geometry.threads, as: allocs_thread.self) + slot
+    let entry = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + slot
     let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
     // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
     let rounds = 10_000
@@ -64,9 +64,9 @@ extension Segment {
   /// A copy of a former holder; nil if it was overwritten, or never existed.
   private func former(number: UInt64) -> allocs_former_thread? {
     let used = rawUsed(ALLOCS_SECTION_FORMER_THREADS)
-    let capacity = UInt64(geometry.formerThreads.capacity)
+    let capacity = UInt64(geometry.sections[ALLOCS_SECTION_FORMER_THREADS].capacity)
     guard number < used, capacity > 0, used - number <= capacity else { return nil }
-    let entry = entries(geometry.formerThreads, as: allocs_former_thread.self) + Int(number % capacity)
+    let entry = entries(ALLOCS_SECTION_FORMER_THREADS, as: allocs_former_thread.self) + Int(number % capacity)
     let stamp = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
     guard allocs_load_acquire_u64(stamp) == number + 1 else { return nil }
     var copy = allocs_former_thread()

@@ -31,7 +31,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     let geometry = try Geometry(of: file, path: path)
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
     let start = mapped.start
-    let words = (start + geometry.regionBits.offset).assumingMemoryBound(to: UInt64.self)
+    let words = (start + geometry.sections[ALLOCS_SECTION_REGION_BITS].offset).assumingMemoryBound(to: UInt64.self)
     self.path = path
     self.geometry = geometry
     self.header = start.assumingMemoryBound(to: allocs_header.self)
@@ -40,9 +40,9 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     self.regions = SummaryBits(
       level2: (start + MemoryLayout<allocs_header>.offset(of: \.region_level2)!).assumingMemoryBound(to: UInt64.self),
       level1: words, level0: words + Layout.regionLevel1Words, wordCount: Layout.regionLevel0Words)
-    self.directory = (start + geometry.directory.offset).assumingMemoryBound(to: UInt32.self)
-    self.arenas = start + geometry.arenas.offset
-    self.arenaCapacity = geometry.arenas.capacity
+    self.directory = (start + geometry.sections[ALLOCS_SECTION_DIRECTORY].offset).assumingMemoryBound(to: UInt32.self)
+    self.arenas = start + geometry.sections[ALLOCS_SECTION_ARENAS].offset
+    self.arenaCapacity = geometry.sections[ALLOCS_SECTION_ARENAS].capacity
     self.file = mapped
   }
 
@@ -120,7 +120,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   package var identity: FileNumber { file.file.identity }
 
   /// Bytes from the file's start that the agent maps in one piece: all that lies before the arenas.
-  package var fixedBytes: UInt64 { UInt64(geometry.arenas.offset) }
+  package var fixedBytes: UInt64 { UInt64(geometry.sections[ALLOCS_SECTION_ARENAS].offset) }
 
   /// Whether the process holds its lock of the file, wherever it runs. One system call.
   package var isLockedByProcess: Bool { file.file.isLocked }
@@ -156,8 +156,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     (UnsafeRawPointer(header) + MemoryLayout<allocs_header>.offset(of: field)!).assumingMemoryBound(to: type)
   }
 
-  func entries<Entry>(_ place: SectionPlace, as type: Entry.Type) -> UnsafePointer<Entry> {
-    (UnsafeRawPointer(header) + place.offset).assumingMemoryBound(to: type)
+  func entries<Entry>(_ id: allocs_section_id, as type: Entry.Type) -> UnsafePointer<Entry> {
+    (UnsafeRawPointer(header) + geometry.sections[id].offset).assumingMemoryBound(to: type)
   }
 
   /// `used` of a section, as it stands: may exceed the capacity.
@@ -169,8 +169,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   }
 
   /// The entries of a section that may be read.
-  func used(_ id: allocs_section_id, _ place: SectionPlace) -> Int {
-    Int(min(rawUsed(id), UInt64(place.capacity)))
+  func used(_ id: allocs_section_id) -> Int {
+    Int(min(rawUsed(id), UInt64(geometry.sections[id].capacity)))
   }
 }
 

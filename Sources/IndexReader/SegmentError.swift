@@ -10,8 +10,9 @@ public enum SegmentError: Error, Hashable, Sendable {
   case notASegment(path: String, why: String)
   /// The magic is still zero: the process is about to write the header, or died before it did.
   case halfWritten(path: String)
-  /// A layout that this build does not know.
-  case otherVersion(path: String, found: UInt32, known: UInt32)
+  /// The file is of a layout version that this build does not read; `known` are the versions that
+  /// it reads.
+  case otherVersion(path: String, found: UInt32, known: ClosedRange<UInt32>)
   /// The file is shorter than its header says, or than a header is.
   case truncated(path: String, why: String)
   /// The file was cut or overwritten after it was opened: what was read since may be wrong.
@@ -46,10 +47,10 @@ extension SegmentError: CustomStringConvertible {
     case .halfWritten(let path):
       "can't read segment \(path): it is half-written — try again; if that stays so, the process ended while it started"
     case .otherVersion(let path, let found, let known):
-      "can't read segment \(path): its layout is version \(found), this build knows version \(known) — "
-        + (found > known
+      "can't read segment \(path): its layout is version \(found), this build knows \(Self.words(for: known)) — "
+        + (found > known.upperBound
           ? "install the allocsctl of that version, which is newer, or start the process again under this one's agent"
-          : "its agent is of an older version: start the process again")
+          : "its agent is of an older version: start the process again, or use the allocsctl of that version")
     case .truncated(let path, let why):
       "can't read segment \(path): it is cut short, \(why) — the file is damaged; run the process again"
     case .broken(let path, let why):
@@ -60,5 +61,9 @@ extension SegmentError: CustomStringConvertible {
     case .system(let path, let operation, let why):
       "can't \(operation) \(path): \(why) — free the resource that is short, or raise its limit, and try again"
     }
+  }
+
+  private static func words(for versions: ClosedRange<UInt32>) -> String {
+    versions.count == 1 ? "version \(versions.upperBound)" : "versions \(versions.lowerBound) to \(versions.upperBound)"
   }
 }

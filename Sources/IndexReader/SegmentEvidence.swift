@@ -32,11 +32,7 @@ struct SegmentEvidence {
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
     identity = FileNumber(status)
     isLocked = Self.isLocked(descriptor)
-    var header = allocs_header()
-    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
-    guard count == MemoryLayout<allocs_header>.size, header.magic == ALLOCS_MAGIC,
-      header.layout_version == ALLOCS_LAYOUT_VERSION
-    else {
+    guard let header = SegmentHeader(descriptor: descriptor)?.fields else {
       (offsets, tellsUse) = (nil, false)
       return
     }

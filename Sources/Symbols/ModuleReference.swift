@@ -1,5 +1,7 @@
 // What the index says of a module, enough to find its file again and to be sure that it is the same one.
 
+@_exported import FileFacts
+
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
   /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name
@@ -54,30 +56,6 @@ public struct ModuleReference: Hashable, Sendable {
     self.isDeleted = isDeleted
     self.isMain = isMain
     self.process = process
-  }
-}
-
-/// What tells a file from all others of the machine, and one state of it from the next.
-public struct FileState: Hashable, Sendable {
-  public var device: UInt64
-  public var inode: UInt64
-  /// Bytes.
-  public var size: UInt64
-  /// When its contents were last changed.
-  public var seconds: UInt64
-  public var nanoseconds: UInt32
-
-  public init(device: UInt64, inode: UInt64, size: UInt64, seconds: UInt64, nanoseconds: UInt32) {
-    self.device = device
-    self.inode = inode
-    self.size = size
-    self.seconds = seconds
-    self.nanoseconds = nanoseconds
-  }
-
-  /// Nanoseconds since 1970-01-01 UTC; those beyond the year 2500 are at its end.
-  var changed: UInt64 {
-    seconds > 1 << 34 ? .max : seconds &* 1_000_000_000 &+ UInt64(nanoseconds)
   }
 }
 

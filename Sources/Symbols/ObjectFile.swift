@@ -6,6 +6,7 @@
 
 import ByteText
 import CLibdw
+import FileFacts
 import Glibc
 
 /// An open descriptor, closed with its owner.
@@ -191,25 +192,9 @@ final class ObjectFile {
         let data = elf_getdata_rawchunk(elf, Int64(bitPattern: segment.p_offset), Int(segment.p_filesz), ELF_T_BYTE),
         let start = data.pointee.d_buf
       else { continue }
-      let found = buildID(inNotes: UnsafeRawBufferPointer(start: start, count: data.pointee.d_size))
+      let notes = UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)
+      let found = ELFNote.buildID(among: ELFNote.all(in: notes, alignment: 4))
       if !found.isEmpty { return found }
-    }
-    return []
-  }
-
-  private static func buildID(inNotes notes: UnsafeRawBufferPointer) -> [UInt8] {
-    var offset = 0
-    while offset <= notes.count - 12 {
-      let nameSize = Int(notes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
-      let size = Int(notes.loadUnaligned(fromByteOffset: offset + 4, as: UInt32.self))
-      let type = notes.loadUnaligned(fromByteOffset: offset + 8, as: UInt32.self)
-      let name = offset + 12
-      let content = name + (nameSize + 3) & ~3
-      guard content + size <= notes.count else { return [] }
-      if type == 3, notes[name..<name + nameSize].elementsEqual("GNU\0".utf8) {  // NT_GNU_BUILD_ID
-        return Array(notes[content..<content + size])
-      }
-      offset = content + (size + 3) & ~3
     }
     return []
   }
@@ -357,21 +342,5 @@ final class ObjectFile {
       span = (min(span?.start ?? .max, header.p_vaddr), max(span?.end ?? 0, end))
     }
     return span
-  }
-}
-
-extension FileState {
-  /// Nil if there is none, or the path is not absolute.
-  init?(ofPath path: String) {
-    var status = stat()
-    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
-    self.init(status)
-  }
-
-  package init(_ status: stat) {
-    self.init(
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
-      seconds: UInt64(max(0, status.st_mtim.tv_sec)),
-      nanoseconds: UInt32(truncatingIfNeeded: status.st_mtim.tv_nsec))
   }
 }

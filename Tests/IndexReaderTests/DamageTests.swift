@@ -181,7 +181,7 @@ struct DamageTests {
       bytes[place] ^= 1 << UInt8(bit % 8)
       let field = (place - sections) % 32
       let isSection =
-        place >= sections && place < sections + Int(ALLOCS_SECTION_COUNT.rawValue) * 32
+        place >= sections && place < sections + Int(ALLOCS_SECTION_SPACE) * 32
         && synthetic.section((place - sections) / 32).pointee.capacity > 0
       if shape.contains(place) || isSection && field < 16, error == nil { accepted.append(bit) }
     }
@@ -197,7 +197,7 @@ struct DamageTests {
     let tables = Int(synthetic.section(Int(ALLOCS_SECTION_ARENAS.rawValue)).pointee.offset)
     let words = synthetic.start.assumingMemoryBound(to: UInt64.self)
     for index in 4096 / 8..<tables / 8 { words[index] = generator.next() }
-    for index in 0..<Int(ALLOCS_SECTION_COUNT.rawValue) { synthetic.section(index).pointee.used = generator.next() }
+    for index in 0..<Int(ALLOCS_SECTION_SPACE) { synthetic.section(index).pointee.used = generator.next() }
     let arenaWords = arena.assumingMemoryBound(to: UInt64.self)
     for index in 1..<(2 * 4096 + 100_000) / 8 { arenaWords[index] = generator.next() }
     // The directory's way to this arena stays, so that its slots are read.

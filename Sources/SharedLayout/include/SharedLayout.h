@@ -12,6 +12,7 @@
 #include "allocs_module.h"
 #include "allocs_nested.h"
 #include "allocs_ring.h"
+#include "allocs_section.h"
 #include "allocs_segment.h"
 #include "allocs_settings.h"
 #include "allocs_slot.h"

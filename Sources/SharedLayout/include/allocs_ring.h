@@ -52,22 +52,63 @@ struct allocs_ring {
   uint64_t reserved_words[3];
 };
 
-// What a record says. The order is part of the format; unknown kinds are to be skipped.
+// What a record is about.
+enum allocs_event_subject {
+  ALLOCS_ABOUT_NOTHING = 0,
+  ALLOCS_ABOUT_LIVE_BLOCK,   // a block lives from here on: address, size, alignment, context
+  ALLOCS_ABOUT_ENDED_BLOCK,  // a block ends: address, size; origin: the context that allocated it
+  ALLOCS_ABOUT_THREAD,
+  ALLOCS_ABOUT_MODULE,
+  ALLOCS_ABOUT_MAPPING       // address and size of memory, in bytes
+};
+
+// The kinds of records. One list says all of each: its number, which is a part of the format; its
+// enumerator; its name in JSON; its word in lines of text; the word by which `--kind` selects it;
+// what it is about. A reader skips kinds that it does not know.
+//
+// To add a kind is to add a row and a case of Event.Kind (IndexReader); RingTests compare the two,
+// and the compiler names each `switch` over Event.Kind that lacks the case.
+//
+// The fields of a record, by kind:
+//
+//   ALLOC            address, size, alignment; context: who allocated
+//   FREE             address, size; context: who freed, 0 if not asked for; origin: who had allocated
+//   REALLOC_OLD      a block goes into realloc: fields as of FREE
+//   REALLOC_NEW      the block that came out of realloc: fields as of ALLOC; origin: that of the old
+//                    block. Follows the REALLOC_OLD of its thread
+//   REALLOC_FAILED   the block of the REALLOC_OLD before lives on: fields as of ALLOC, context: who
+//                    had allocated it
+//   THREAD_START     address: tid; size: the thread's start in ticks, which is earlier than the
+//                    record if events were off then
+//   THREAD_END       fields as of THREAD_START
+//   MODULE_LOAD      address, size: where the module lies; context: its index in the modules
+//   MODULE_UNLOAD    fields as of MODULE_LOAD
+//   RESUMED          events were off: what this thread did since its record before is not in the ring
+//   MAP              address, size: now mapped; context: who mapped it; origin: flags of the mapping,
+//                    as in the table of mappings
+//   UNMAP            address, size: not mapped any more; context: who unmapped it
+//
+// Number, enumerator, name in JSON, word in text, word of the filter, subject.
+#define ALLOCS_EVENT_TABLE(ROW)                                               \
+  ROW(1, ALLOC, "alloc", "alloc", "alloc", LIVE_BLOCK)                        \
+  ROW(2, FREE, "free", "free", "free", ENDED_BLOCK)                           \
+  ROW(3, REALLOC_OLD, "realloc_old", "re-from", "realloc", ENDED_BLOCK)       \
+  ROW(4, REALLOC_NEW, "realloc_new", "re-to", "realloc", LIVE_BLOCK)          \
+  ROW(5, REALLOC_FAILED, "realloc_failed", "re-fail", "realloc", LIVE_BLOCK)  \
+  ROW(6, THREAD_START, "thread_start", "thread+", "thread", THREAD)           \
+  ROW(7, THREAD_END, "thread_end", "thread-", "thread", THREAD)               \
+  ROW(8, MODULE_LOAD, "module_load", "module+", "module", MODULE)             \
+  ROW(9, MODULE_UNLOAD, "module_unload", "module-", "module", MODULE)         \
+  ROW(10, RESUMED, "resumed", "resumed", "thread", THREAD)                    \
+  ROW(11, MAP, "map", "map", "map", MAPPING)                                  \
+  ROW(12, UNMAP, "unmap", "unmap", "map", MAPPING)
+
 enum allocs_event_kind {
   ALLOCS_EVENT_NONE = 0,
-  ALLOCS_EVENT_ALLOC = 1,           // address, size, alignment; context: who allocated
-  ALLOCS_EVENT_FREE = 2,            // address, size; context: who freed, 0 if not asked for; origin: who had allocated
-  ALLOCS_EVENT_REALLOC_OLD = 3,     // as FREE: a block goes into realloc
-  ALLOCS_EVENT_REALLOC_NEW = 4,     // as ALLOC: what came out. Follows the OLD of its thread; origin: that one's
-  ALLOCS_EVENT_REALLOC_FAILED = 5,  // as ALLOC, context: who had allocated: the block of the OLD before lives on
-  ALLOCS_EVENT_THREAD_START = 6,    // address: tid; size: its start in ticks, earlier than this if events were off then
-  ALLOCS_EVENT_THREAD_END = 7,      // the same
-  ALLOCS_EVENT_MODULE_LOAD = 8,     // address, size: where it lies; context: its index in the table of modules
-  ALLOCS_EVENT_MODULE_UNLOAD = 9,   // the same
-  ALLOCS_EVENT_RESUMED = 10,        // events were off: what this thread did since its record before is not in the ring
-  ALLOCS_EVENT_MAP = 11,            // address, size: now mapped; context: who; origin: MAP's flags of the mapping table
-  ALLOCS_EVENT_UNMAP = 12,          // address, size: no longer
-  ALLOCS_EVENT_KIND_COUNT = 13
+#define ALLOCS_EVENT_ENUMERATOR(number, id, name, word, filter, subject) ALLOCS_EVENT_##id = number,
+  ALLOCS_EVENT_TABLE(ALLOCS_EVENT_ENUMERATOR)
+#undef ALLOCS_EVENT_ENUMERATOR
+  ALLOCS_EVENT_KIND_COUNT  // one more than the greatest number, which stands in the last row
 };
 
 //   bit   63      56 55     48 47                     0
@@ -124,11 +165,33 @@ static inline uint64_t allocs_event_place(uint32_t kind, uint64_t address, uint3
 static inline uint64_t allocs_event_extent(uint64_t size, uint32_t slot) { return size | (uint64_t)slot << 48; }
 static inline uint64_t allocs_event_source(uint32_t context, uint32_t origin) { return (uint64_t)context | (uint64_t)origin << 32; }
 
-static inline const char *allocs_event_name(uint32_t kind) {
-  static const char *const names[ALLOCS_EVENT_KIND_COUNT] = {
-      "none",       "alloc",       "free",          "realloc_old", "realloc_new", "realloc_failed", "thread_start",
-      "thread_end", "module_load", "module_unload", "resumed",     "map",         "unmap"};
-  return kind < ALLOCS_EVENT_KIND_COUNT ? names[kind] : "";
+struct allocs_event_facts {
+  const char *name;    // in JSON
+  const char *word;    // in lines of text
+  const char *filter;  // the word by which `--kind` selects it
+};
+
+// Empty strings for a number that is no kind.
+static inline struct allocs_event_facts allocs_event_facts(uint32_t kind) {
+  switch (kind) {
+#define ALLOCS_EVENT_CASE(number, id, name, word, filter, subject) \
+  case number: return (struct allocs_event_facts){name, word, filter};
+    ALLOCS_EVENT_TABLE(ALLOCS_EVENT_CASE)
+#undef ALLOCS_EVENT_CASE
+    default: return (struct allocs_event_facts){"", "", ""};
+  }
+}
+
+// ALLOCS_ABOUT_NOTHING for a number that is no kind. Not more than a load: recorders ask for each
+// record.
+static inline uint32_t allocs_event_subject_of(uint32_t kind) {
+  static const uint8_t subjects[ALLOCS_EVENT_KIND_COUNT] = {
+#define ALLOCS_EVENT_SUBJECT(number, id, name, word, filter, subject) \
+  [number] = ALLOCS_ABOUT_##subject,
+      ALLOCS_EVENT_TABLE(ALLOCS_EVENT_SUBJECT)
+#undef ALLOCS_EVENT_SUBJECT
+  };
+  return kind < ALLOCS_EVENT_KIND_COUNT ? subjects[kind] : (uint32_t)ALLOCS_ABOUT_NOTHING;
 }
 
 #endif
