@@ -67,6 +67,10 @@
 // The oldest version that readers of this one take: the version before. Processes whose agent was
 // there before an upgrade stay readable.
 #define ALLOCS_OLDEST_LAYOUT_VERSION 2u
+// From this version on the header has the fields from `monotonic_offset` on, the lock among them.
+#define ALLOCS_IDENTITY_VERSION 3u
+// From this version on `programs_before` is where it is now.
+#define ALLOCS_PROGRAMS_BEFORE_VERSION 2u
 #define ALLOCS_COMMAND_SIZE 1024u
 
 enum allocs_state {

@@ -149,14 +149,22 @@ enum Segment {
     let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
     guard descriptor >= 0 else { return 0 }
     defer { System.close(descriptor) }
+    // The start of struct allocs_header.
+    var head: (magic: UInt64, version: UInt32, UInt32) = (0, 0, 0)
     var number: UInt32 = 0
-    let size = MemoryLayout<UInt32>.size
-    let count = withUnsafeMutableBytes(of: &number) {
-      System.read(
-        descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size,
-        at: UInt64(ALLOCS_PROGRAMS_BEFORE_OFFSET))
-    }
-    return count == size ? number : 0
+    guard read(descriptor, &head, at: 0), head.magic == UInt64(ALLOCS_MAGIC),
+      head.version >= UInt32(ALLOCS_PROGRAMS_BEFORE_VERSION),
+      read(descriptor, &number, at: UInt64(ALLOCS_PROGRAMS_BEFORE_OFFSET))
+    else { return 0 }
+    return number
+  }
+
+  /// Reads `value` from an open file at `offset`; false if the file is shorter, or can't be read.
+  static func read<Value>(_ descriptor: Int, _ value: inout Value, at offset: UInt64) -> Bool {
+    let size = MemoryLayout<Value>.size
+    return withUnsafeMutableBytes(of: &value) {
+      System.read(descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size, at: offset)
+    } == size
   }
 
   static func fileName(_ pid: UInt32, _ startTime: UInt64) -> Text {
