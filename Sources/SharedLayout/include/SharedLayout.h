@@ -1,4 +1,5 @@
-// The one thing that the agent and its readers share: the binary layout of a segment. Start with allocs_segment.h.
+// The one thing that the agent and its readers share: the binary layout of a segment.
+// allocs_segment.h comes first.
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
 #include "allocs_atomic.h"

@@ -117,8 +117,8 @@ enum allocs_section_row {
   ALLOCS_SECTION_ROWS
 };
 
-// What the list says of a section, but for its words: without a pointer, so that the agent's copy
-// needs no relocation.
+// The facts that the list has of a section, but for its words: without a pointer, so that the
+// agent's copy needs no relocation.
 struct allocs_section_facts {
   uint64_t entry_size;     // bytes; ALLOCS_ENTRY_SIZE_VARIES for the rings
   uint64_t capacity;       // entries that an agent without limits makes room for

@@ -17,7 +17,7 @@
 //       +-----------------+--------------------------+
 //       | contexts        | uint64_t                 |     8 B   16,777,216
 //       +-----------------+--------------------------+
-//       | region bits     | level 1, then level 0    |     8 B       33,280   level 2: in the header
+//       | region bits     | level 1, then level 0    |     8 B       33,280   level 2: the header
 //       +-----------------+--------------------------+
 //       | arena directory | 1 + arena, or 0          |     4 B    2,097,152   one for each region
 //       +-----------------+--------------------------+
@@ -33,12 +33,12 @@
 //       +-----------------+--------------------------+
 //       | nested arenas   | see allocs_nested.h      |  64 MiB        4,096   also of fine slots
 //       +-----------------+--------------------------+
-//       | event rings     | see allocs_ring.h        |   1 MiB        4,096   ALLOCS_RING: the size
+//       | event rings     | see allocs_ring.h        |   1 MiB        4,096   size: ALLOCS_RING
 //       +-----------------+--------------------------+
 //
-// The picture shows x86-64, and the order in which the agent places the sections. Both are derived
-// from the list of sections in allocs_section.h, or compared with it (SharedLayoutTests). A reader
-// takes the sections' places from the header alone.
+// The picture shows x86-64, and the order in which the agent places the sections. The agent's order
+// is the order of the list of sections in allocs_section.h, and the picture is compared with that
+// list (SharedLayoutTests). A reader takes the sections' places from the header alone.
 //
 // Name: PID.STARTTIME.seg in the segment directory (STARTTIME: field 22 of /proc/PID/stat). The
 // sections' places and capacities are in the header, so that a process with little address space
@@ -104,7 +104,7 @@ struct allocs_header {
   uint32_t reserved;
   // The header of version 2 ends here: see ALLOCS_HEADER_SIZE_2. The fields below are of version 3.
   //
-  // What the process's time namespace adds to the machine's clocks, in nanoseconds
+  // The nanoseconds that the process's time namespace adds to the machine's clocks
   // (time_namespaces(7)): to CLOCK_MONOTONIC, which all ticks and stamps of the segment count, and
   // to the time since boot, which `start_time` counts.
   int64_t monotonic_offset;
@@ -113,7 +113,7 @@ struct allocs_header {
   uint32_t reserved_identity;
 };
 
-// What the header knows of who its process is.
+// What is known of the process beside its numbers.
 enum allocs_identity {
   ALLOCS_IDENTITY_CLOCKS = 1,  // the two offsets above
   // The process holds a lock of the file's first byte (fcntl(2), F_OFD_SETLK, F_WRLCK), which lasts
