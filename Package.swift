@@ -161,7 +161,8 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
+    .testTarget(
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"], exclude: ["Segments"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
       name: "RecordingTests",

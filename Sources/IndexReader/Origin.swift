@@ -1,5 +1,8 @@
 // Where an allocation comes from, decoded: context, call stack, thread, module.
 
+// FileState is a part of what Module says: importers of this module need not import another.
+@_exported import FileFacts
+
 /// Who made an allocation.
 public struct Context: Hashable, Sendable {
   public var id: UInt32

@@ -113,7 +113,7 @@ struct allocs_header {
   uint32_t reserved_identity;
 };
 
-// What is known of the process beside its numbers.
+// Further facts of the process, one bit each.
 enum allocs_identity {
   ALLOCS_IDENTITY_CLOCKS = 1,  // the two offsets above
   // The process holds a lock of the file's first byte (fcntl(2), F_OFD_SETLK, F_WRLCK), which lasts

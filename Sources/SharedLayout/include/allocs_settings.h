@@ -1,5 +1,5 @@
 // The settings: environment variables that begin with ALLOCS_, and how their values are written.
-// This is the one list of them.
+// All settings stand in the one list below.
 //
 // The agent reads the settings when it starts. `allocsctl run` checks them first, and takes them
 // also from a TOML file, whose keys are the names in lower case, and from its options. Agent and
