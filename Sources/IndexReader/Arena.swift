@@ -57,9 +57,10 @@ struct Arena {
   @inline(__always)
   func allocation(inSlot index: Int) -> Allocation? {
     var head = allocs_load_acquire_u64(slots + index)
-    // Each further round means that the allocation changed under the read. That many changes in a row don't happen to
-    // a block that a program uses; if they do, each passed through "no allocation starts here", which is then the
-    // answer. A head whose tail never matches is damage, and gets the same.
+    // Each further round means that the allocation changed under the read. That many changes in a
+    // row don't happen to a block that a program uses; if they do, each passed through "no
+    // allocation starts here", which is then the answer. A head whose tail never matches is damage,
+    // and gets the same.
     let rounds = 256
     for _ in 0..<rounds {
       guard allocs_slot_is_head(head) else { return nil }
@@ -70,7 +71,8 @@ struct Arena {
           base: base, size: allocs_slot_small_size(head), context: allocs_slot_context(head),
           ticks: allocs_slot_ticks(head))
       }
-      // Acquire, so that the head is not loaded again before the tail; pairs with the head's release.
+      // Acquire, so that the head is not loaded again before the tail; pairs with the head's
+      // release.
       let tail = allocs_load_acquire_u64(slots + index + 1)
       let again = allocs_load_acquire_u64(slots + index)
       if again == head, allocs_slot_tail_matches(head, tail) {
@@ -95,13 +97,15 @@ struct Arena {
     return found
   }
 
-  /// Whether any slot of the group holds a head: about five times as quick as looking at one after another.
+  /// Whether any slot of the group holds a head: about five times as quick as looking at one after
+  /// another.
   ///
-  /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the
-  /// search will be when it arrives, is fetched already.
+  /// What is waited for is memory, one page of slots after another, so the group `distance` further
+  /// on, where the search will be when it arrives, is fetched already.
   ///
-  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as the processor
-  /// tears none that is aligned; what is found is only a hint to look at the group again, word by word.
+  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one
+  /// moment, as the processor tears none that is aligned; what is found is only a hint to look at
+  /// the group again, word by word.
   @inline(__always)
   private func hasHead(inGroup group: Int, prefetching distance: Int) -> Bool {
     let words = UnsafeRawPointer(slots + group << 6)
@@ -157,7 +161,8 @@ struct Arena {
       var found = heads(inEightSlotsAt: start + eight) & mask
       while found != 0 {
         let bit = 63 - found.leadingZeroBitCount
-        // The highest slot may hold an allocation that starts in the upper half of the block, above the limit.
+        // The highest slot may hold an allocation that starts in the upper half of the block, above
+        // the limit.
         if let allocation = allocation(inSlot: start + eight + bit), allocation.base <= limit { return allocation }
         found &= ~(1 << UInt64(bit))
       }
@@ -167,8 +172,8 @@ struct Arena {
     return nil
   }
 
-  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the region's start, in order
-  /// of address, until it returns false. Returns false if it did.
+  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the
+  /// region's start, in order of address, until it returns false. Returns false if it did.
   @inline(__always)
   func scan<Failure: Error>(
     from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool

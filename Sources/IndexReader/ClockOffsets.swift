@@ -1,6 +1,6 @@
-// What time namespaces add to the clocks of the processes in them (time_namespaces(7)). A segment counts in the clocks
-// of its process, whoever reads it in those of its own namespace; so does /proc, which shows a start time in the
-// reader's.
+// What time namespaces add to the clocks of the processes in them (time_namespaces(7)). A segment
+// counts in the clocks of its process, whoever reads it in those of its own namespace; so does
+// /proc, which shows a start time in the reader's.
 
 import Glibc
 import SharedLayout
@@ -24,8 +24,8 @@ package struct ClockOffsets: Hashable, Sendable {
     self.boottime = boottime
   }
 
-  /// Those that the process with this id hands on to its children, which are its own but after unshare(2); nil if they
-  /// can't be read.
+  /// Those that the process with this id hands on to its children, which are its own but after
+  /// unshare(2); nil if they can't be read.
   package init?(ofProcess processID: Int32) { self.init(ofProcess: "\(processID)") }
 
   private init?(ofProcess name: String) {
@@ -63,12 +63,13 @@ package struct ClockOffsets: Hashable, Sendable {
     return failed ? nil : text
   }
 
-  /// What is to be added to the reader's CLOCK_MONOTONIC for what a process with these offsets reads at the same
-  /// moment.
+  /// What is to be added to the reader's CLOCK_MONOTONIC for what a process with these offsets
+  /// reads at the same moment.
   package var monotonicShift: Int64 { monotonic &- Self.own.monotonic }
 
-  /// Whether a start time in clock ticks since boot, as a process with these offsets sees it, is the one that /proc
-  /// shows to this reader. Where the two count differently, each was rounded by itself: then they may differ by a tick.
+  /// Whether a start time in clock ticks since boot, as a process with these offsets sees it, is
+  /// the one that /proc shows to this reader. Where the two count differently, each was rounded by
+  /// itself: then they may differ by a tick.
   package func isSameStart(_ ticks: UInt64, asRead read: UInt64) -> Bool {
     let difference = boottime &- Self.own.boottime
     guard difference != 0 else { return ticks == read }

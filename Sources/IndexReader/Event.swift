@@ -73,22 +73,22 @@ public struct Event: Hashable, Sendable {
   public var address: UInt64
   /// In bytes, for blocks, modules and mappings; for threads, the thread's start in ticks.
   public var size: UInt64
-  /// The alignment that the call asked for, in bytes, a power of two; nil if it asked for none, or the record is not
-  /// of an allocation.
+  /// The alignment that the call asked for, in bytes, a power of two; nil if it asked for none, or
+  /// the record is not of an allocation.
   public var alignment: UInt64?
   /// The slot of the thread that made it: with `ticks`, for `Segment.thread(slot:at:)`.
   public var slot: UInt32
-  /// Who made it, for `Segment.context(_:)`; 0 if not known or not asked for. Of a module, its index in the table of
-  /// modules.
+  /// Who made it, for `Segment.context(_:)`; 0 if not known or not asked for. Of a module, its
+  /// index in the table of modules.
   public var context: UInt32
   /// Of a block that ends: the context that it was allocated in; 0 if that is not known.
   public var origin: UInt32
-  /// Nanoseconds of CLOCK_MONOTONIC: not later than the event, and earlier by a few milliseconds at most. Sorted by it,
-  /// the events of all rings are a history that can have been.
+  /// Nanoseconds of CLOCK_MONOTONIC: not later than the event, and earlier by a few milliseconds at
+  /// most. Sorted by it, the events of all rings are a history that can have been.
   public var stamp: UInt64
 
-  /// Decodes a record. Foreign numbers never trap: a kind that this build does not know is nil, an alignment of more
-  /// than 63 bits is none.
+  /// Decodes a record. Foreign numbers never trap: a kind that this build does not know is nil, an
+  /// alignment of more than 63 bits is none.
   public init(_ record: allocs_event) {
     kind = Kind(rawValue: allocs_event_kind_of(record.place))
     address = allocs_event_address(record.place)

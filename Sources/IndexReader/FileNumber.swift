@@ -1,5 +1,5 @@
-// Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or
-// be known to another process by another name.
+// Which file it is, whatever its name: a segment of a followed child has none at first, a directory
+// may be renamed, or be known to another process by another name.
 
 import ByteText
 import CLibrary
@@ -24,7 +24,8 @@ package struct FileNumber: Hashable, Sendable {
     self.init(status)
   }
 
-  /// As /proc/PID/maps writes a device: two numbers, of which one of stat(2) is made up (makedev(3)).
+  /// As /proc/PID/maps writes a device: two numbers, of which one of stat(2) is made up
+  /// (makedev(3)).
   package init(major: UInt32, minor: UInt32, inode: UInt64) {
     let (major, minor) = (UInt64(major), UInt64(minor))
     device = (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
@@ -46,7 +47,8 @@ enum RunningProcesses {
     return ids
   }
 
-  /// The files that a process has mapped so that it shares what it writes to them, as an agent maps a segment.
+  /// The files that a process has mapped so that it shares what it writes to them, as an agent maps
+  /// a segment.
   static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber> {
     guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
     return text.withUnsafeBytes(writtenFiles)

@@ -1,6 +1,6 @@
 // The header's check: from a copy of it and the file's size to facts and section bounds that are
-// safe to use. What is checked is the copy, and only the copy is used: the file may change between a
-// check and a use.
+// safe to use. What is checked is the copy, and only the copy is used: the file may change between
+// a check and a use.
 
 import ByteText
 import SharedLayout

@@ -46,7 +46,8 @@ struct NestedArena {
     return nil
   }
 
-  /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns false. False if it did.
+  /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns
+  /// false. False if it did.
   func scanDown(from offset: UInt64, _ body: (Suballocation) -> Bool) -> Bool {
     let top = Int(offset >> UInt64(ALLOCS_NESTED_SHIFT))
     var slot = top
@@ -64,7 +65,8 @@ struct NestedArena {
     return true
   }
 
-  /// Calls `body` with the blocks that start at or above `offset`, upwards, until it returns false. False if it did.
+  /// Calls `body` with the blocks that start at or above `offset`, upwards, until it returns false.
+  /// False if it did.
   func scanUp(from offset: UInt64, _ body: (Suballocation) -> Bool) -> Bool {
     let bottom = Int((offset + 7) >> UInt64(ALLOCS_NESTED_SHIFT))
     var slot = bottom

@@ -1,20 +1,24 @@
-// Whether the process behind a segment still runs: its id may have gone to another one, which started later.
+// Whether the process behind a segment still runs: its id may have gone to another one, which
+// started later.
 //
-// Who has no descriptor or memory left to read /proc with knows less, and must not take a live process for a dead one:
-// its segment would be swept away. What can be known without a descriptor then decides.
+// Who has no descriptor or memory left to read /proc with knows less, and must not take a live
+// process for a dead one: its segment would be swept away. What can be known without a descriptor
+// then decides.
 
 import Glibc
 
 enum ProcessLiveness {
-  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs. `offsets`: those of
-  /// the time namespace that counts the start time; where they are not known, the process is asked for its own.
+  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
+  /// `offsets`: those of the time namespace that counts the start time; where they are not known,
+  /// the process is asked for its own.
   static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
       let directory = try ProcessDirectory(processID: processID)
       let stat = try directory.stat()
       guard isSame(startTime, stat.startTime, offsets, processID) else { return false }
-      // The first thread may end before the others, and then stays a zombie for as long as they run.
+      // The first thread may end before the others, and then stays a zombie for as long as they
+      // run.
       return !stat.isEnded || directory.liveTask() != nil
     } catch {
       return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
@@ -55,8 +59,9 @@ enum ProcessLiveness {
     return words(ofLine: "Uid:", in: text)?.compactMap { UInt32($0) }
   }
 
-  /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has the id `inner` in
-  /// the innermost pid namespace that it is in; nil if there is none, or it may not be seen. Looks at every process.
+  /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has
+  /// the id `inner` in the innermost pid namespace that it is in; nil if there is none, or it may
+  /// not be seen. Looks at every process.
   static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
     RunningProcesses.ids.first { id in
       guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),

@@ -1,12 +1,14 @@
-// Why a segment can't be read: one case for each thing a person can do something about, each with the file's path.
+// Why a segment can't be read: one case for each thing that a person can do something about, each
+// with the file's path.
 
 /// Why a segment could not be opened, or is no longer to be believed.
 public enum SegmentError: Error, Hashable, Sendable {
   /// There is no such file.
   case noSuchFile(path: String)
-  /// The file exists, and the caller may not open it.
+  /// The file exists, but the caller may not open it.
   case notPermitted(path: String)
-  /// The file is something else: another magic, not a regular file, a header that contradicts itself.
+  /// The file is no segment: it has another magic, is no regular file, or its header contradicts
+  /// itself.
   case notASegment(path: String, why: String)
   /// The magic is still zero: the process is about to write the header, or died before it did.
   case halfWritten(path: String)
@@ -15,14 +17,14 @@ public enum SegmentError: Error, Hashable, Sendable {
   case otherVersion(path: String, found: UInt32, known: ClosedRange<UInt32>)
   /// The file is shorter than its header says, or than a header is.
   case truncated(path: String, why: String)
-  /// The file was cut or overwritten after it was opened: what was read since may be wrong.
+  /// The file was cut or overwritten after it was opened: answers since then may be wrong.
   case broken(path: String, why: String)
   /// The process has as many consumers of its events as there can be.
   case occupied(path: String, consumers: Int)
   /// The system refused something else: `why` is its own message.
   case system(path: String, operation: String, why: String)
 
-  /// The file it is about.
+  /// The path of the file that could not be read.
   public var path: String {
     switch self {
     case .noSuchFile(let path), .notPermitted(let path), .halfWritten(let path): path
@@ -35,7 +37,7 @@ public enum SegmentError: Error, Hashable, Sendable {
 }
 
 extension SegmentError: CustomStringConvertible {
-  /// What was attempted, on what, why it failed — what to do.
+  /// A message for people: what was attempted, on which file, why it failed — what to do about it.
   public var description: String {
     switch self {
     case .noSuchFile(let path):

@@ -1,9 +1,10 @@
-// What a segment's file says of its process without being mapped: whose time it counts in, and whether somebody still
-// has it.
+// What a segment's file says of its process without being mapped: whose time it counts in, and
+// whether somebody still has it.
 //
-// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)), which lasts as long as
-// the mapping that was made through that opening. So the kernel knows whether the process has its segment, in whatever
-// pid, time or mount namespace it is; and whoever may read the file may ask.
+// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)),
+// which lasts as long as the mapping that was made through that opening. So the kernel knows
+// whether the process has its segment, in whatever pid, time or mount namespace it is; and whoever
+// may read the file may ask.
 
 import CLibrary
 import Glibc
@@ -19,7 +20,8 @@ struct SegmentEvidence {
   /// Whether a file that is not locked is in nobody's use: its agent took the lock.
   let tellsUse: Bool
 
-  /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be opened.
+  /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be
+  /// opened.
   init?(directory: Int32, name: String) {
     let descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return nil }

@@ -33,16 +33,18 @@ struct LayoutVersionTests {
       let aligned = try #require(blocks[8192])
       #expect(aligned.alignment == 4096 && aligned.base % 4096 == 0)
 
-      let context = try #require(segment.context(try #require(blocks[3100]).context))
+      let block = try #require(blocks[3100])
+      let found = segment.context(block.context)
+      let context = try #require(found)
       #expect(context.function == "malloc")
-      let thread = try #require(segment.thread(slot: context.threadSlot, at: try #require(blocks[3100]).ticks))
-      #expect(thread.name == "tiny")
+      let holder = segment.thread(slot: try #require(context.threadSlot), at: block.ticks)
+      #expect(holder?.name == "tiny")
       let stack = segment.stack(ofNode: context.node)
       #expect(stack.addresses.count >= 3, "allocate, main, and what calls main")
       let paths = stack.addresses.prefix(2).map { segment.module(containing: $0, at: aligned.ticks)?.path }
       #expect(paths == ["/tmp/tiny", "/tmp/tiny"])
 
-      let events = try #require(Self.events(of: segment))
+      let events = Self.events(of: segment)
       #expect(events.count { $0.kind == .free } >= 4)
       #expect(events.contains { $0.kind == .reallocNew && $0.size == 5000 })
       #expect(events.contains { $0.kind == .alloc && $0.size == 8192 && $0.alignment == 4096 })
@@ -74,8 +76,7 @@ struct LayoutVersionTests {
     }
   #endif
 
-  private static func events(of segment: borrowing Segment) -> [Event]? {
-    guard segment.ringCount > 0 else { return nil }
+  private static func events(of segment: borrowing Segment) -> [Event] {
     var cursor = RingCursor(ring: 0)
     return withUnsafeTemporaryAllocation(of: allocs_event.self, capacity: 512) { buffer in
       let batch = segment.read(&cursor, into: buffer)
