@@ -3,7 +3,7 @@
 import ByteText
 import Glibc
 
-/// What tells a file from all others of the machine, and one state of it from the next, as stat(2) gives it.
+/// The numbers of stat(2) that tell a file from all others of the machine, and one state of it from the next.
 public struct FileState: Hashable, Sendable {
   /// The file system's device: st_dev.
   public var device: UInt64
@@ -25,7 +25,7 @@ public struct FileState: Hashable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
-  /// What stat(2) said; negative numbers count as 0.
+  /// From the answer of stat(2); negative numbers count as 0.
   package init(_ status: stat) {
     self.init(
       device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),

@@ -8,7 +8,7 @@ import SharedLayout
 /// An event is a value of its own: nothing of it is in the segment any more, so it may be kept and
 /// passed between threads.
 public struct Event: Hashable, Sendable {
-  /// What a thread did. The raw value is the kind's number in the format.
+  /// The kinds of events. The raw value is the kind's number in the format.
   public enum Kind: UInt32, Hashable, Sendable, CaseIterable {
     /// A block was allocated.
     case alloc = 1
@@ -36,7 +36,7 @@ public struct Event: Hashable, Sendable {
     /// Memory was unmapped.
     case unmap
 
-    /// What a record of a kind is about (enum allocs_event_subject).
+    /// The subjects of events (enum allocs_event_subject).
     public enum Subject: UInt32, Hashable, Sendable {
       /// A block that lives from here on. Its context says who allocated it.
       case liveBlock = 1

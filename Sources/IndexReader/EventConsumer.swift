@@ -145,7 +145,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     guard ring >= 0, ring < Int(ALLOCS_RING_COUNT), isAttached else { return }
     let word = (start + Int(allocs_control_position_offset(number, UInt32(ring)))).assumingMemoryBound(to: UInt64.self)
     allocs_store_release_u64(word, position)
-    // Either the thread sees the new position before it sleeps, or the load below sees that the
+    // The thread sees the new position before it sleeps, or else the load below sees that the
     // thread is about to sleep.
     allocs_fence_full()
     if segment.isWaiting(ring) { allocs_wake_writer(word) }
@@ -190,8 +190,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     let events = control(start, \.events)
     let period = allocs_load_acquire_u32(events)
     guard period != 0, allocs_compare_exchange_u32(events, period, 0) else { return }
-    // One that came meanwhile may have found events on. Either it is seen here, or it sees that
-    // they are off.
+    // A consumer that came meanwhile may have found events on. This thread sees that consumer now,
+    // or else the consumer sees that events are off.
     allocs_fence_full()
     if isWanted(start) { turnOn(start) }
   }

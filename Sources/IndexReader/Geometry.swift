@@ -1,11 +1,11 @@
 // The header's check: from a copy of it and the file's size to facts and section bounds that are
-// safe to use. What is checked is the copy, and only the copy is used: the file may change between
-// a check and a use.
+// safe to use. The copy is checked, and only the copy is used: the file may change between a check
+// and a use.
 
 import ByteText
 import SharedLayout
 
-/// What a header says, checked.
+/// The facts of a header, checked.
 struct Geometry: Sendable {
   /// Bytes.
   let fileSize: UInt64
@@ -15,7 +15,8 @@ struct Geometry: Sendable {
   let forkedFrom: Int32?
   let programsBefore: UInt32
   let userID: UInt32
-  /// What the process's time namespace adds to the machine's clocks; nil if that is not known.
+  /// The offsets that the process's time namespace adds to the machine's clocks; nil if they are
+  /// not known.
   let clockOffsets: ClockOffsets?
   /// Whether the process holds a lock of the file for as long as it has it mapped.
   let isLockedByProcess: Bool
@@ -41,7 +42,7 @@ struct Geometry: Sendable {
     command = Self.command(fields)
   }
 
-  /// The fields but for the sections.
+  /// Checks the fields but for the sections.
   private static func check(
     _ header: allocs_header, actualSize: UInt64, _ path: String
   ) throws(SegmentError) {

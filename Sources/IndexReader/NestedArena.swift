@@ -1,6 +1,6 @@
-// The slots of what suballocators have handed out in one region (allocs_nested.h); or fine slots,
-// which Arena reads. The rules are those of Arena: slots are read only in groups whose summary bit
-// is set, and whatever a search returns was true when it was read.
+// The slots of blocks that suballocators have handed out in one region (allocs_nested.h); or fine
+// slots, which Arena reads. The rules are those of Arena: slots are read only in groups whose
+// summary bit is set, and each result of a search was true when it was read.
 
 import SharedLayout
 
@@ -22,7 +22,7 @@ struct NestedArena {
     slots = (start + Layout.nestedSlotsOffset).assumingMemoryBound(to: UInt64.self)
   }
 
-  /// What the slot says: the protocol of allocs_slot.h, as in Arena.
+  /// The block that starts in the slot, read by the protocol of allocs_slot.h, as in Arena.
   func block(inSlot index: Int) -> Suballocation? {
     var head = allocs_load_acquire_u64(slots + index)
     for _ in 0..<256 {

@@ -91,12 +91,12 @@ public struct Stack: Hashable, Sendable {
   /// Indices of the addresses at which a signal interrupted the program. Such an address is the
   /// address of the interrupted instruction, not a return address.
   public var interrupted: [Int]
-  /// What the nodes say of the modules in which the addresses lie, one for each address; empty if
-  /// no node says anything.
+  /// For each address, the module in which it lies by the word of its node; empty if no node says
+  /// anything.
   public var holders: [CallHolder] = []
 
-  /// What is said of the module in which address `index` lies; `.unsaid` for an index beyond the
-  /// stack.
+  /// The module in which address `index` lies by the word of its node; `.unsaid` for an index
+  /// beyond the stack.
   public func holder(ofCallAt index: Int) -> CallHolder { index < holders.count ? holders[index] : .unsaid }
 
   /// A stack of these addresses, innermost first.
@@ -108,7 +108,7 @@ public struct Stack: Hashable, Sendable {
   }
 }
 
-/// What a node of the trie of call stacks says of the module in which its call lies.
+/// The module in which a call lies, by the word of its node in the trie of call stacks.
 public enum CallHolder: Hashable, Sendable {
   /// The node says nothing: when it was made, no address had changed hands. The address and the
   /// record's time tell the module.
@@ -138,7 +138,7 @@ public struct StackNode: Hashable, Sendable {
   public var truncation: Stack.Truncation?
   /// How many frames were cut at the depth limit: at least so many; nil if that is not known.
   public var framesCut: UInt32?
-  /// What the node says of the module in which the call lies.
+  /// The module in which the call lies, by the word of this node.
   public var holder: CallHolder
 
   /// A node of these properties.

@@ -1,16 +1,16 @@
-// Whether the process behind a segment still runs: its id may have gone to another one, which
+// Whether the process behind a segment still runs: its id may have gone to another process, which
 // started later.
 //
-// Who has no descriptor or memory left to read /proc with knows less, and must not take a live
-// process for a dead one: its segment would be swept away. What can be known without a descriptor
-// then decides.
+// A reader that has no descriptor or memory left to read /proc with knows less, and must not take a
+// live process for a dead one: the process's segment would be swept away. Then kill(2), which needs
+// no descriptor, decides.
 
 import Glibc
 
 enum ProcessLiveness {
   /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
-  /// `offsets`: those of the time namespace that counts the start time; where they are not known,
-  /// the process is asked for its own.
+  /// `offsets`: the offsets of the time namespace that counts the start time; if they are nil, the
+  /// process is asked for its own.
   static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
@@ -25,7 +25,7 @@ enum ProcessLiveness {
     }
   }
 
-  /// Whether it is there, be it as a zombie that was not waited for.
+  /// Whether the process exists, also as a zombie for which its parent has not waited.
   static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
@@ -35,13 +35,14 @@ enum ProcessLiveness {
     }
   }
 
-  /// Whether a start time is the one that /proc shows of process `processID`.
+  /// Whether a start time is the start time that /proc shows of process `processID`, which is
+  /// `found`.
   static func isSame(
     _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32
   ) -> Bool {
     if let offsets { return offsets.isSameStart(startTime, asRead: found) }
     if startTime == found { return true }
-    // A segment that can't be opened, or of an agent that did not note it.
+    // The segment can't be opened, or its agent did not note the offsets.
     return ClockOffsets(ofProcess: processID)?.isSameStart(startTime, asRead: found) ?? false
   }
 
@@ -52,7 +53,7 @@ enum ProcessLiveness {
       text = try ProcessDirectory(processID: processID).line("status")
     } catch {
       guard error.isShortage else { return nil }
-      // Its effective user, or root if it may not be traced.
+      // The owner of the directory: the process's effective user, or root if it may not be traced.
       var status = stat()
       return stat("/proc/\(processID)", &status) == 0 ? [status.st_uid] : nil
     }

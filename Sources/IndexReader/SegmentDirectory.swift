@@ -86,7 +86,7 @@ public struct IgnoredFile: Hashable, Sendable {
     case directory
     /// It is a named pipe, a socket or a device.
     case specialFile
-    /// Neither the user of the running process nor root owns it.
+    /// Its owner is somebody else than root and the user of the running process.
     case foreign
     /// It was removed meanwhile.
     case gone

@@ -56,7 +56,8 @@ extension SegmentError: CustomStringConvertible {
     case .truncated(let path, let why):
       "can't read segment \(path): it is cut short, \(why) — the file is damaged; run the process again"
     case .broken(let path, let why):
-      "can't go on with segment \(path): \(why) — what it said can't be trusted any more; open it again or run the process again"
+      "can't go on with segment \(path): \(why) — what it said can't be trusted any more; open it again or run the "
+        + "process again"
     case .occupied(let path, let consumers):
       "can't attach to \(path): it has \(consumers) consumers of its events, the most there can be — "
         + "end one of them and try again; those of a server that overwrite (policy=overwrite) share one place"

@@ -9,8 +9,8 @@
 //   that a segment of any other version is named as such, whatever else is in it.
 // - The file may change between a check and a use: only the copy is checked and used.
 //
-// What agents and readers of different versions do with each other's files stands in
-// docs/layout-versions.md.
+// docs/layout-versions.md tells how agents and readers of different versions treat each other's
+// files.
 
 import Glibc
 import SharedLayout

@@ -1,4 +1,4 @@
-// What the index says of a module, enough to find its file again and to be sure that it is the same one.
+// A module as the index has it: enough to find its file again, and to be sure that it is the file that was loaded.
 
 @_exported import FileFacts
 
@@ -13,11 +13,12 @@ public struct ModuleReference: Hashable, Sendable {
   public var start: UInt64
   /// One past the highest mapped address.
   public var end: UInt64
-  /// What is added to an address in the ELF file to get the mapped one.
+  /// The number that is added to an address in the ELF file to get the mapped address.
   public var bias: UInt64
   /// The file that was mapped, as it was then; nil if that is not known. It proves nothing where there is a build id.
   public var file: FileState?
-  /// Nanoseconds since 1970-01-01 UTC: what was mapped and not changed since is the file that ran; 0 if not known.
+  /// Nanoseconds since 1970-01-01 UTC: a file that was mapped then, and not changed since, is the file that ran; 0 if
+  /// not known.
   public var notedNanoseconds: UInt64
   /// The path did not lead to the file any more when the module was noted.
   public var isDeleted: Bool
@@ -31,7 +32,7 @@ public struct ModuleReference: Hashable, Sendable {
     public var id: Int32
     /// Clock ticks since boot, field 22 of /proc/PID/stat, as it reads for the caller.
     public var startTime: UInt64
-    /// The user that it belongs to. What it has mapped and this user may not read is not read for others.
+    /// The user that it belongs to. Files that it has mapped and that this user may not read are not read for others.
     public var ownerID: UInt32
 
     public init(id: Int32, startTime: UInt64, ownerID: UInt32) {

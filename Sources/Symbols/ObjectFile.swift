@@ -104,7 +104,7 @@ final class ObjectFile {
     var flags: UInt64
     var address: UInt64
     var size: UInt64
-    /// What `sh_link` says: for a symbol table, the section with its strings.
+    /// The section that `sh_link` names: for a symbol table, the section with its strings.
     var link: Int
     /// Size in memory, above `size` if it is compressed.
     var unpackedSize: UInt64
@@ -119,9 +119,9 @@ final class ObjectFile {
   }
 
   enum Kind {
-    /// What is mapped as a module, and its debug file.
+    /// A file that is mapped as a module, or the debug file of one.
     case module
-    /// What `dwz` has moved out of several debug files; it calls it relocatable.
+    /// A file with the information that `dwz` has moved out of several debug files; `dwz` calls it relocatable.
     case common
     /// A .dwo or .dwp file, which is relocatable, too.
     case split
@@ -243,7 +243,7 @@ final class ObjectFile {
     return result
   }
 
-  /// What the file says it was made for: EM_X86_64 and others.
+  /// The machine for which the file was made, by its own word: EM_X86_64 and others.
   var machine: UInt16 {
     var header = GElf_Ehdr()
     return gelf_getehdr(elf, &header) == nil ? 0 : header.e_machine
@@ -251,7 +251,7 @@ final class ObjectFile {
 
   func section(named name: String) -> Section? { sections.first { $0.name == name } }
 
-  /// The section that holds an address of the file. Those of thread-local variables have no place in memory.
+  /// The section that holds an address of the file. Sections of thread-local variables have no place in memory.
   func section(at address: UInt64) -> Section? {
     sections.first { $0.isAllocated && !($0.isThreadLocal && $0.type == SHT_NOBITS) && $0.contains(address) }
   }
@@ -272,7 +272,7 @@ final class ObjectFile {
     if header.sh_flags & UInt64(SHF_COMPRESSED) != 0 {
       guard elf_compress(place, 0, 0) >= 0 else { return nil }
     } else if section.name.hasPrefix(".z"), elf_compress_gnu(place, 0, 0) < 0 {
-      // Where that fails because it was done before, the mark at its start is gone.
+      // If the call failed because the section was unpacked before, the mark at its start is gone.
       guard let data = elf_getdata(place, nil), let start = data.pointee.d_buf,
         !UnsafeRawBufferPointer(start: start, count: data.pointee.d_size).starts(with: "ZLIB".utf8)
       else { return nil }
@@ -281,20 +281,21 @@ final class ObjectFile {
     return elf_getdata(place, nil)
   }
 
-  /// What a section holds, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has looked
-  /// at `unpackedSize`.
+  /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has
+  /// looked at `unpackedSize`.
   func contents(of section: Section) -> UnsafeRawBufferPointer? {
     if section.compression == Compression.zstd { return zstdContents(of: section) }
     guard let data = unpack(section) else { return nil }
     return UnsafeRawBufferPointer(start: data.pointee.d_buf, count: data.pointee.d_buf == nil ? 0 : data.pointee.d_size)
   }
 
-  /// The same of a section of split debug information: `info` for .debug_info.dwo.
+  /// The contents of a section of split debug information: `info` for .debug_info.dwo.
   func contents(ofSplit name: String) -> UnsafeRawBufferPointer? {
     sections.first { $0.isSplit(name) }.flatMap { contents(of: $0) }
   }
 
-  /// What all sections of that name hold: gcc gives each type that has a unit of its own a section of its own, too.
+  /// The contents of all sections of that name: gcc gives each type that has a unit of its own a section of its own,
+  /// too.
   func allContents(ofSplit name: String) -> [UInt8] {
     sections.reduce(into: []) { bytes, section in
       if section.isSplit(name), let part = contents(of: section) { bytes += part }

@@ -1,7 +1,7 @@
 // An ELF file by its headers: what kernel and dynamic linker look at. Format: System V gABI, chapters 4 and 5; files of
 // this machine's class and byte order only, 64 bits and lowest byte first.
 //
-// This is the one place outside the agent that reads ELF headers by hand: it needs a few hundred bytes of a file, where
+// No other place outside the agent reads ELF headers by hand. This file needs a few hundred bytes of an ELF file, where
 // libelf (ObjectFile) takes it as a whole. The file is foreign: each number in it is checked before it is used.
 
 /// The headers of an executable or shared object.
@@ -90,7 +90,7 @@ public struct ELFFile {
 
   // MARK: the dynamic section
 
-  /// What the dynamic linker is told (PT_DYNAMIC).
+  /// The file's words to the dynamic linker (PT_DYNAMIC).
   public struct Dynamic {
     /// Whether it is linked with others when it runs, as programs and libraries are. A static program that can lie
     /// anywhere has such a section, too: it names no library, and says that it is a program.

@@ -4,7 +4,7 @@
 public struct ELFNote: Hashable, Sendable {
   /// The owner's name, without the zero at its end.
   public let owner: String
-  /// What the content is, by the owner's own numbers.
+  /// The meaning of the content, by the owner's own numbers.
   public let type: UInt32
   public let content: [UInt8]
 
