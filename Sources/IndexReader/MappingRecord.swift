@@ -53,28 +53,14 @@ extension Segment {
   }
 
   private func mappingRecord(_ entry: UnsafePointer<allocs_mapping>) -> MappingRecord? {
-    let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
-    // As for threads: a change takes less than a microsecond, unless its thread is stopped or died
-    // in the middle.
-    for _ in 0..<1000 {
-      // Pairs with the writer's release of an even number.
-      let before = allocs_load_acquire_u32(sequence)
-      guard before & 1 == 0 else { continue }
-      var copy = allocs_mapping()
-      copyWords(of: entry, into: &copy)
-      // Pairs with the writer's fence after it stored an odd number.
-      allocs_fence_acquire()
-      guard allocs_load_relaxed_u32(sequence) == before else { continue }
-      guard copy.start < copy.end else { return nil }
-      return MappingRecord(
-        range: copy.start..<copy.end, context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
-        isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
-        isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
-        isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,
-        isAgent: copy.flags & ALLOCS_MAPPING_AGENT.rawValue != 0,
-        isMoved: copy.flags & ALLOCS_MAPPING_MOVED.rawValue != 0, fileOffset: copy.offset,
-        path: copy.path_size == 0 ? nil : path(at: copy.path, size: copy.path_size))
-    }
-    return nil
+    guard let copy = copySequenced(of: entry, into: allocs_mapping()), copy.start < copy.end else { return nil }
+    return MappingRecord(
+      range: copy.start..<copy.end, context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
+      isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
+      isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
+      isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,
+      isAgent: copy.flags & ALLOCS_MAPPING_AGENT.rawValue != 0,
+      isMoved: copy.flags & ALLOCS_MAPPING_MOVED.rawValue != 0, fileOffset: copy.offset,
+      path: copy.path_size == 0 ? nil : path(at: copy.path, size: copy.path_size))
   }
 }

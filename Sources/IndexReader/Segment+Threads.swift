@@ -49,21 +49,8 @@ extension Segment {
   /// holder, or the process died while it changed the entry.
   private func holder(ofSlot slot: Int) -> allocs_thread? {
     let entry = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + slot
-    let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
-    // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
-    let rounds = 10_000
-    for _ in 0..<rounds {
-      // Pairs with the writer's release of an even number.
-      let before = allocs_load_acquire_u32(sequence)
-      guard before & 1 == 0 else { continue }
-      var copy = allocs_thread()
-      copyWords(of: entry, into: &copy)
-      // Pairs with the writer's fence after it stored an odd number.
-      allocs_fence_acquire()
-      guard allocs_load_relaxed_u32(sequence) == before else { continue }
-      return copy.state == ALLOCS_THREAD_FREE.rawValue || copy.state > ALLOCS_THREAD_ENDED.rawValue ? nil : copy
-    }
-    return nil
+    guard let copy = copySequenced(of: entry, into: allocs_thread()) else { return nil }
+    return copy.state == ALLOCS_THREAD_FREE.rawValue || copy.state > ALLOCS_THREAD_ENDED.rawValue ? nil : copy
   }
 
   /// A copy of a former holder; nil if it was overwritten, or never existed.

@@ -197,6 +197,26 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   }
 }
 
+/// A copy of an entry that its writer changes under a sequence lock (allocs_thread.h), all of one
+/// moment; nil if the writer died while it changed the entry. The first word of the entry is its
+/// `sequence`.
+func copySequenced<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into empty: Entry) -> Entry? {
+  let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
+  // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
+  let rounds = 10_000
+  for _ in 0..<rounds {
+    // Pairs with the writer's release of an even number.
+    let before = allocs_load_acquire_u32(sequence)
+    guard before & 1 == 0 else { continue }
+    var copy = empty
+    copyWords(of: entry, into: &copy)
+    // Pairs with the writer's fence after it stored an odd number.
+    allocs_fence_acquire()
+    if allocs_load_relaxed_u32(sequence) == before { return copy }
+  }
+  return nil
+}
+
 /// Copies an entry word by word. Each word is as it was at one moment; the words need not belong
 /// together.
 func copyWords<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into copy: inout Entry) {
