@@ -82,11 +82,13 @@ let package = Package(
 
     // MARK: outside it
     .target(name: "ByteText"),
+    .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout"],
+      exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -103,7 +105,8 @@ let package = Package(
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      name: "Symbols",
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
@@ -161,7 +164,8 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
+    .testTarget(
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"], exclude: ["Segments"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
       name: "RecordingTests",

@@ -2,6 +2,7 @@
 // hold up the loop. What it can't keep up with is lost, and counted.
 
 import Glibc
+import IndexReader
 import SharedLayout
 import Synchronization
 
@@ -20,17 +21,12 @@ public struct RecordFilter: Sendable, Equatable {
     self.kinds = kinds
   }
 
-  private static func isAboutMemory(_ kind: UInt32) -> Bool {
-    ALLOCS_EVENT_ALLOC.rawValue...ALLOCS_EVENT_REALLOC_FAILED.rawValue ~= kind
-      || ALLOCS_EVENT_MAP.rawValue...ALLOCS_EVENT_UNMAP.rawValue ~= kind
-  }
-
   public func wants(_ record: EventRecord) -> Bool {
     let kind = allocs_event_kind_of(record.place)
     if let kinds, !kinds.contains(kind) { return false }
     let size = allocs_event_size(record.extent)
     // Threads and modules have sizes of another kind.
-    guard sizes == nil && addresses == nil || Self.isAboutMemory(kind) else { return false }
+    guard sizes == nil && addresses == nil || Event.Kind(rawValue: kind)?.isAboutMemory == true else { return false }
     if let sizes, !sizes.contains(size) { return false }
     guard let addresses else { return true }
     let address = allocs_event_address(record.place)
