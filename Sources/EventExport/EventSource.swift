@@ -43,15 +43,26 @@ public struct SourceStatus: Sendable, Equatable {
   }
 }
 
-/// Receives what a source reads.
+/// Receives the events that are read from rings.
 public protocol EventReceiver {
-  /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look
-  /// begins behind them.
+  /// Whether the receiver is always done with all records that it gets. Then a thread of the process that waits for
+  /// room goes on before the receiver has worked on them.
+  var takesAll: Bool { get }
+
+  /// Takes records of one ring, in their order, without a gap between them; `first` is the position of the first one in
+  /// its ring. Returns how many are done with: the next look begins behind them.
   mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int
-  /// Records of one ring that were overwritten before they were read; nil: events that the process recorded in no ring.
+
+  /// Is told of events that will not come: of one ring, whose records were overwritten before they were read; or, if
+  /// `ring` is nil, of events that the process recorded in no ring.
   mutating func lost(_ loss: EventLoss, ring: Int?)
-  /// The ring's header contradicts itself: nothing more is read from it.
+
+  /// Is told once that the ring's header contradicts itself: nothing more is read from the ring.
   mutating func damaged(ring: Int)
+}
+
+extension EventReceiver {
+  public var takesAll: Bool { false }
 }
 
 /// A process's rings. Used by the drain loop's thread alone, from its creation to its release, which detaches.

@@ -80,45 +80,11 @@ extension Segment {
 
   /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
   public func stack(ofNode node: UInt32) -> Stack {
-    // Far above any stack that the agent records: only a damaged trie is deeper.
-    let depthLimit = 1 << 16
-    var stack = Stack(addresses: [], truncation: nil)
-    var next = node
-    // A node met again after a power of two of steps (Brent) closes a circle.
-    var mark = node
-    var markAt = 1
-    while next != 0 {
-      guard stack.addresses.count < depthLimit, let entry = self.node(next) else {
-        stack.truncation = .damaged
-        return stack
-      }
-      if entry.isInterrupted { stack.interrupted.append(stack.addresses.count) }
-      if entry.holder != .unsaid, stack.holders.isEmpty {
-        stack.holders = Array(repeating: .unsaid, count: stack.addresses.count)
-      }
-      if entry.holder != .unsaid || !stack.holders.isEmpty { stack.holders.append(entry.holder) }
-      stack.addresses.append(entry.pc)
-      if let truncation = entry.truncation {
-        stack.truncation = truncation
-        stack.framesCut = entry.framesCut
-        // The agent leaves its own frames out, but for one that has none outside of it.
-        if isAgent(entry.pc) { stack.addresses.removeLast() }
-        return stack
-      }
-      next = entry.parent
-      if next == mark {
-        stack.truncation = .damaged
-        return stack
-      }
-      if stack.addresses.count == markAt {
-        mark = next
-        markAt *= 2
-      }
-    }
-    return stack
+    Stack(ofNode: node, isAgent: { isAgent($0) }) { self.node($0) }
   }
 
-  private func isAgent(_ address: UInt64) -> Bool {
+  /// Whether `address` lies in the agent's own code.
+  public func isAgent(_ address: UInt64) -> Bool {
     let table = entries(geometry.modules, as: allocs_module.self)
     for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) {
       var entry = allocs_module()

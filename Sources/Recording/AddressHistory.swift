@@ -2,8 +2,8 @@
 // which may be dead.
 
 import Answers
+import EventExport
 import IndexReader
-import SharedLayout
 
 /// One event of a block that covers the address.
 public struct HistoryEntry: Hashable, Sendable {
@@ -29,6 +29,9 @@ public struct AddressHistory: Sendable {
   public var completeFrom: UInt64
   /// Events were off at times; the last time until this stamp. 0 if they never were.
   public var offUntil: UInt64 = 0
+  /// Rings whose headers contradict themselves, so that nothing more of them could be read; of a recording, its problems
+  /// name them.
+  public var damagedRings = 0
   /// What the index of the process is known to lack; of a recording not known.
   public var losses = Losses()
   /// Events are off, or were when the process ended: what came after `lastStamp` is not known.
@@ -58,31 +61,34 @@ public struct AddressHistory: Sendable {
   }
 
   /// From the rings of a segment, of which every record that is still whole is read.
-  public init(of address: UInt64, in segment: borrowing Segment) {
+  public init(of address: UInt64, in shared: SharedSegment) {
     self.init(address: address)
-    withUnsafeTemporaryAllocation(of: allocs_event.self, capacity: 4096) { buffer in
-      buffer.initialize(repeating: allocs_event())
-      for ring in 0..<segment.ringCount {
-        var cursor = RingCursor(ring: ring)
-        // Not past what was there at the first look: a busy thread would hold this up for ever.
-        let end = segment.written(toRing: ring)
-        var oldest: UInt64?
-        while cursor.position < end, !cursor.isDamaged {
-          let batch = segment.read(&cursor, into: buffer)
-          if batch.records.isEmpty, batch.lost == 0 { break }
-          for record in buffer[batch.records] {
-            if oldest == nil { oldest = record.stamp }
-            look(at: Event(record))
-          }
-        }
-        lost = lost &+ cursor.lost
-        if cursor.lost > 0, let oldest { completeFrom = max(completeFrom, oldest) }
-      }
-    }
-    unrecorded = segment.unrecordedEvents
-    losses = Losses(of: segment)
-    isOff = !EventConsumer.areEventsOn(of: segment)
+    var receiver = Receiver(history: self)
+    // No ring is read for longer than it can be filled once: a busy thread would hold this up for ever.
+    let now = shared.segment.clock().stampNow
+    _ = RingReader(shared).read(limit: shared.segment.ringCapacity, now: now, into: &receiver)
+    self = receiver.history
+    unrecorded = shared.segment.unrecordedEvents
+    losses = Losses(of: shared.segment)
+    isOff = !EventConsumer.areEventsOn(of: shared.segment)
     finish()
+  }
+
+  /// Looks at all that is read from the rings.
+  private struct Receiver: EventReceiver {
+    var history: AddressHistory
+
+    mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int {
+      for index in records.indices { history.look(at: Event(records[index])) }
+      return records.count
+    }
+
+    mutating func lost(_ loss: EventLoss, ring: Int?) {
+      history.lost &+= loss.count
+      history.completeFrom = max(history.completeFrom, loss.to)
+    }
+
+    mutating func damaged(ring: Int) { history.damagedRings += 1 }
   }
 
   /// From a recording, of its events up to a stamp.

@@ -39,6 +39,7 @@ public enum RecordingFormat {
     case losses = 8
     case names = 9
     case end = 10
+    case damagedRings = 11
   }
 
   /// The payload is a zstd frame.

@@ -1,7 +1,8 @@
-// A recording and an address's history as text of 80 columns, and as JSON (docs/json.md).
+// A recording and an address's history as text, and as JSON (docs/json.md).
 
 import Answers
 import IndexReader
+import Provenance
 import Symbols
 
 extension Recording {
@@ -19,7 +20,7 @@ extension Recording {
   public func text(of summary: RecordingSummary) -> String {
     let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
     let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
-    var lines = [TextLayout.fit(title, columns: 80)]
+    var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
     lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
     lines.append(
       "  events     \(Units.grouped(eventCount)): \(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
@@ -29,7 +30,7 @@ extension Recording {
       "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
         + "after \(Units.duration(seconds(at: summary.peakStamp)))")
     lines.append("  at its end \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
-    return (lines.map { TextLayout.fit($0, columns: 80) } + problemLines).joined(separator: "\n") + "\n"
+    return (lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines).joined(separator: "\n") + "\n"
   }
 
   /// What is not whole, a line each; the first few of many.
@@ -43,14 +44,14 @@ extension Recording {
 /// Writes histories of addresses.
 public struct HistoryReport {
   private let origins: any OriginTables
-  private let names: SiteNames
+  private let naming: StackNaming
   /// Seconds before now of a stamp; and seconds since 1970.
   private let age: (UInt64) -> Double
 
   public init(_ origins: any OriginTables, age: @escaping (UInt64) -> Double) {
     self.origins = origins
     self.age = age
-    names = SiteNames(origins)
+    naming = StackNaming(origins)
   }
 
   private static func verb(_ kind: Event.Kind?) -> String {
@@ -82,12 +83,17 @@ public struct HistoryReport {
 
   private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
     var lines: [String] = []
-    if let function = origins.context(context)?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
-    let frames = origins.stack(of: context, at: event.ticks).prefix(64)
-    for frame in frames { lines.append("    " + Answer.describe(frame, columns: 76)) }
+    let origin = origins.context(context)
+    if let function = origin?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
+    let frames = naming.stack(of: origin, at: event.ticks).frames.prefix(Self.printedFrames)
+    let indent = "    "
+    for frame in frames { lines.append(indent + Answer.describe(frame, columns: TextLayout.columns - indent.count)) }
     problems += Array(frames).problems.filter { !problems.contains($0) }
     return lines
   }
+
+  /// Frames of a stack that are printed; JSON has all.
+  private static let printedFrames = 64
 
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
@@ -119,7 +125,7 @@ public struct HistoryReport {
     for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     lines += history.losses.lines
-    return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
+    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) }.joined(separator: "\n") + "\n"
   }
 
   private func reach(of history: AddressHistory) -> String {
@@ -136,12 +142,24 @@ public struct HistoryReport {
       let count = Units.countOf(history.unrecorded, "was", "were")
       text += "; \(count) never recorded, at any time: `allocsctl info` has the reasons"
     }
+    if history.damagedRings > 0 {
+      let count = UInt64(history.damagedRings)
+      text += "; \(Units.count(count, "ring")) \(count == 1 ? "is" : "are") damaged, and not read to the end"
+    }
     if history.offUntil > 0 { text += "; events were off at times, until \(Units.duration(age(history.offUntil))) ago" }
     if history.isOff {
       let last = Units.duration(age(history.lastStamp))
       text += "; events are off: what came after the last one, \(last) ago, is not known"
     }
     return text
+  }
+
+  private func append(_ origin: Origin?, at ticks: UInt32, to writer: inout ByteWriter) {
+    if let function = origin?.function {
+      writer.append(",\"function\":")
+      writer.appendJSONString(function)
+    }
+    writer.append(stack: naming.stack(of: origin, at: ticks))
   }
 
   /// One object a line: the events, then what was looked through.
@@ -169,21 +187,13 @@ public struct HistoryReport {
         writer.append("}")
       }
       if let context = Self.who(event) {
-        if let function = origins.context(context)?.function {
-          writer.append(",\"function\":")
-          writer.appendJSONString(function)
-        }
-        writer.append(stack: names.stack(of: context, at: event.ticks))
+        append(origins.context(context), at: event.ticks, to: &writer)
       }
       if let origin = Self.origin(of: event) {
         writer.append(",\"allocated_by\":{")
         writer.append("\"context\":")
         writer.append(decimal: UInt64(origin))
-        if let function = origins.context(origin)?.function {
-          writer.append(",\"function\":")
-          writer.appendJSONString(function)
-        }
-        writer.append(stack: names.stack(of: origin, at: event.ticks))
+        append(origins.context(origin), at: event.ticks, to: &writer)
         writer.append("}")
       }
       writer.append("}\n")
@@ -210,6 +220,10 @@ public struct HistoryReport {
     if history.unrecorded > 0 {
       writer.append(",\"unrecorded\":")
       writer.append(decimal: history.unrecorded)
+    }
+    if history.damagedRings > 0 {
+      writer.append(",\"damaged_rings\":")
+      writer.append(decimal: UInt64(history.damagedRings))
     }
     if history.isOff { writer.append(",\"events_off\":true") }
     history.losses.appendJSONFields(to: &writer)

@@ -5,6 +5,7 @@
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -21,6 +22,7 @@ final class RecordingWriter {
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
+  private(set) var damagedRings = 0
   private var knownContexts: [UInt64] = []
   /// The nodes' numbers in the recording, by their ids in the segment; 0: below a node that is being noted.
   private var nodeNumbers: [UInt32: UInt32] = [:]
@@ -117,6 +119,12 @@ final class RecordingWriter {
     if losses.count >= 4096 { appendLosses() }
   }
 
+  /// Notes that nothing more is read from a ring, as its header contradicts itself.
+  func noteDamage(ofRing ring: Int) {
+    damagedRings += 1
+    append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(ring), stamp: stampNow)]))
+  }
+
   /// Makes a chunk of what has been collected.
   func appendEvents() {
     noteTables()
@@ -155,8 +163,9 @@ final class RecordingWriter {
     let byIndex = Dictionary((formerModules + moduleTable).map { ($0.index, $0) }) { $1 }
     for key in names.sorted(by: { ($0.module, $0.pc) < ($1.module, $1.pc) }) {
       guard let module = byIndex[key.module] else { continue }
-      let frames = symbolizer.frames(
-        pc: key.pc, isExact: key.isExact, in: ModuleReference(module, in: shared.segment))
+      let frames = symbolizer.functions(
+        at: CallAddress(pc: key.pc, isExact: key.isExact), in: ModuleReference(module, in: shared.segment)
+      ).frames
       guard frames.contains(where: { $0.function != nil }) else { continue }
       rows.append((key, frames))
       if rows.count == 4096 {
@@ -239,7 +248,7 @@ final class RecordingWriter {
   /// The number of the module that the call of `node` lies in.
   private func module(of node: StackNode, at ticks: UInt32) -> UInt32? {
     if shared.segment.moduleTableVersion != modules { noteModules() }
-    let pc = node.isInterrupted ? node.pc : node.pc &- 1
+    let pc = CallAddress(node).instruction
     switch node.holder {
     case .none, .dropped, .forgotten: return nil
     case .module(let index): return number(ofModule: index)

@@ -58,6 +58,31 @@ public struct RecordedProcess: Hashable, Sendable {
   }
 }
 
+/// A context as a recording has it.
+struct RecordedContext: Hashable, Sendable {
+  /// The number in the recording of the node of the stack's innermost call; 0 for none.
+  var node: UInt32
+  /// Slot of the thread table; nil for none.
+  var threadSlot: UInt32?
+  /// The function that was called.
+  var function: String?
+  /// Whose memory it is: an allocator's name, or the path of its module.
+  var allocator: String?
+
+  init(node: UInt32, threadSlot: UInt32? = nil, function: String? = nil, allocator: String? = nil) {
+    self.node = node
+    self.threadSlot = threadSlot
+    self.function = function
+    self.allocator = allocator
+  }
+
+  init(_ context: Context) {
+    self.init(
+      node: context.node, threadSlot: context.threadSlot, function: context.function,
+      allocator: context.allocator.flatMap { $0.name ?? $0.module?.path })
+  }
+}
+
 /// Events that a recording lacks.
 public struct RecordedLoss: Hashable, Sendable {
   public enum Reason: UInt64, Sendable {
@@ -74,6 +99,13 @@ public struct RecordedLoss: Hashable, Sendable {
   /// The lost events lie between these stamps.
   public var from: UInt64
   public var to: UInt64
+}
+
+/// A ring that was damaged while it was recorded: its header contradicted itself, and nothing more was read from it.
+struct DamagedRing: Hashable, Sendable {
+  var ring: UInt32
+  /// When the recorder noticed it, as a stamp.
+  var stamp: UInt64
 }
 
 /// Why a recording ends where it ends.
@@ -385,6 +417,24 @@ enum TableCoding {
           to: try reader.number()))
     }
     return losses
+  }
+
+  static func encode(_ rings: [DamagedRing]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(rings.count))
+    for ring in rings {
+      bytes.append(number: UInt64(ring.ring))
+      bytes.append(number: ring.stamp)
+    }
+    return bytes
+  }
+
+  static func damagedRings(_ reader: inout NumberReader) throws(MalformedChunk) -> [DamagedRing] {
+    var rings: [DamagedRing] = []
+    for _ in 0..<(try reader.count(of: 2)) {
+      rings.append(DamagedRing(ring: try reader.number32(), stamp: try reader.number()))
+    }
+    return rings
   }
 
   static func encode(_ names: [(key: NameKey, frames: [Frame])]) -> [UInt8] {
