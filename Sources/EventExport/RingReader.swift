@@ -1,6 +1,6 @@
 // The one reading of event rings: a place in each ring of a process, from which records, losses and damage go to a
-// receiver. Whatever reads rings does it here: exports and recordings through RingSource, which also keeps events on, and
-// histories of addresses directly.
+// receiver. Whatever reads rings does it here: exports and recordings through RingSource, which also keeps events on,
+// and histories of addresses directly.
 //
 // Threat: the rings are another process's, and any word of them may change at any moment. `Segment.read` copies records
 // before it believes them. A ring whose header contradicts itself, or an earlier reading, is damaged: the receiver is

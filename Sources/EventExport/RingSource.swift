@@ -23,8 +23,8 @@ public final class RingSource: EventSource {
   private let reader: RingReader
   private var entry: EventConsumer?
   private var isDetached = false
-  /// What is added to the reader's clock to get the process's, in which stamps count: the process may be in another time
-  /// namespace.
+  /// What is added to the reader's clock to get the process's, in which stamps count: the process may be in another
+  /// time namespace.
   private let shift: UInt64
   /// How many events the process had not recorded at the last look, and the stamp of that look.
   private var unrecorded: UInt64

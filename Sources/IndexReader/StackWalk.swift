@@ -29,13 +29,14 @@ extension Stack {
   }
 }
 
-/// A walk along one stack, one call at a time. It ends at the root, at a call beyond which the stack
-/// was cut, or, with the truncation `damaged`, where the trie has a circle, a node outside the table
-/// or more than `Stack.depthLimit` calls.
+/// A walk along one stack, one call at a time. It ends at the root, at a call beyond which the
+/// stack was cut, or, with the truncation `damaged`, where the trie has a circle, a node outside
+/// the table or more than `Stack.depthLimit` calls.
 public struct StackWalk {
   /// The id of the node that the last `next` returned; before that, of the node to begin with.
   public private(set) var node: UInt32
-  /// Why the calls beyond the last one are missing; nil while the walk is under way, and if none are.
+  /// Why the calls beyond the last one are missing; nil while the walk is under way, and if none
+  /// are.
   public private(set) var truncation: Stack.Truncation?
   /// At least so many calls were cut at the depth limit; nil if none were, or it is not known.
   public private(set) var framesCut: UInt32?

@@ -1,11 +1,11 @@
 // The names of one process's addresses, kept from one request to the next.
 //
 // Nodes of the stack trie never change once they are published, and rows of the module table change only with the
-// table's version. So a name holds until the version changes, and then all names are dropped. Two more conditions decide
-// whether a name that was kept is used:
+// table's version. So a name holds until the version changes, and then all names are dropped. Two more conditions
+// decide whether a name that was kept is used:
 // - It may be right for some records only: for those that are not older than the module (`Span`).
-// - A module's file may be missing, and appear: names that were found without it are kept for some seconds only.
-// A name that depends on anything else is not kept: of memory from which a module was unloaded, say, or of a damaged trie.
+// - A module's file may be missing, and appear: names that were found without it are kept for some seconds only. A name
+//   that depends on anything else is not kept: of memory from which a module was unloaded, say, or of a damaged trie.
 
 import IndexReader
 import Symbols

@@ -1,12 +1,12 @@
 // The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. Its live index
-// has them (SegmentTables, in Answers), and so has a recording of it (Recording). Whoever names a stack or sums up sites
-// asks for nothing else, and so names both in one way.
+// has them (SegmentTables, in Answers), and so has a recording of it (Recording). Whoever names a stack or sums up
+// sites asks for nothing else, and so names both in one way.
 
 import IndexReader
 import Symbols
 
-/// Contexts, call stacks, threads and modules of one process. One thread at a time may use the tables, unless their type
-/// says more.
+/// Contexts, call stacks, threads and modules of one process. One thread at a time may use the tables, unless their
+/// type says more.
 ///
 /// Times are ticks, as records have them: 1/64 s of CLOCK_MONOTONIC, modulo 2^27.
 public protocol OriginTables: AnyObject {

@@ -4,8 +4,8 @@
 // stack was cut inside them, or only the call site is recorded), the site is the outermost function: the one that is
 // nearest to the purpose of the allocation.
 //
-// The names at a return address are right for all records as long as one module alone has ever held the address. Such an
-// address is named once, and a stack of such addresses is rendered once (NameCache). An address whose node says its
+// The names at a return address are right for all records as long as one module alone has ever held the address. Such
+// an address is named once, and a stack of such addresses is rendered once (NameCache). An address whose node says its
 // module is treated in the same way. Other addresses, in memory from which a module was unloaded, are named for each
 // record anew, by the record's time.
 
@@ -100,7 +100,8 @@ public struct StackNaming {
     return json
   }
 
-  /// Whether all names in the stack that ends in `node` are known: then naming it takes microseconds, and reads no file.
+  /// Whether all names in the stack that ends in `node` are known: then naming it takes microseconds, and reads no
+  /// file.
   package func knows(node: UInt32, at ticks: UInt32) -> Bool {
     if names.json(ofNode: node, ticks: ticks, version: version, now: now) != nil { return true }
     let stack = tables.stack(ofNode: node)

@@ -1,5 +1,5 @@
-// Every block that covered an address, as far back as events go: from a recording, or from the rings of a process,
-// which may be dead.
+// The events of all blocks that covered an address, as far back as events go: from a recording, or
+// from the rings of a process, which may have ended.
 
 import Answers
 import EventExport
@@ -8,33 +8,36 @@ import IndexReader
 /// One event of a block that covers the address.
 public struct HistoryEntry: Hashable, Sendable {
   public var event: Event
-  /// Of the address in the block.
+  /// Bytes from the block's base to the address.
   public var offset: UInt64
 }
 
 /// The events of one address, newest first.
 public struct AddressHistory: Sendable {
   public var address: UInt64
+  /// The events, newest first.
   public var entries: [HistoryEntry]
-  /// Events that were looked through, and the oldest and newest stamp of them; 0 without any.
+  /// Events that were looked through.
   public var events: UInt64
+  /// The oldest and the newest stamp of these events; 0 if there are none.
   public var firstStamp: UInt64
   public var lastStamp: UInt64
-  /// Events that are gone, overwritten in the rings or missing in the recording.
+  /// Events that are gone: overwritten in the rings, or missing in the recording.
   public var lost: UInt64
-  /// Events that the process never recorded, at any time since its start; of a recording they are among `lost`.
+  /// Events that the process never recorded, at any time since its start. Of a recording, they are
+  /// among `lost`.
   public var unrecorded: UInt64 = 0
-  /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is
-  /// lost.
+  /// From this stamp on no event of any thread is missing; 0 if nothing is lost.
   public var completeFrom: UInt64
-  /// Events were off at times; the last time until this stamp. 0 if they never were.
+  /// Events were off at times, the last time until this stamp; 0 if they never were.
   public var offUntil: UInt64 = 0
-  /// Rings whose headers contradict themselves, so that nothing more of them could be read; of a recording, its problems
-  /// name them.
+  /// Rings whose headers contradict themselves, so that they were not read to the end. A recording
+  /// names its damaged rings among its problems.
   public var damagedRings = 0
-  /// What the index of the process is known to lack; of a recording not known.
+  /// The blocks that the index of the process is known to lack; empty for a recording.
   public var losses = Losses()
-  /// Events are off, or were when the process ended: what came after `lastStamp` is not known.
+  /// Events are off, or were off when the process ended: nothing is known of the time after
+  /// `lastStamp`.
   public var isOff = false
 
   public init(address: UInt64) {
@@ -64,7 +67,8 @@ public struct AddressHistory: Sendable {
   public init(of address: UInt64, in shared: SharedSegment) {
     self.init(address: address)
     var receiver = Receiver(history: self)
-    // No ring is read for longer than it can be filled once: a busy thread would hold this up for ever.
+    // No ring is read for longer than it can be filled once: a busy thread would never let this
+    // end.
     let now = shared.segment.clock().stampNow
     _ = RingReader(shared).read(limit: shared.segment.ringCapacity, now: now, into: &receiver)
     self = receiver.history
@@ -74,7 +78,7 @@ public struct AddressHistory: Sendable {
     finish()
   }
 
-  /// Looks at all that is read from the rings.
+  /// Looks at every event that is read from the rings.
   private struct Receiver: EventReceiver {
     var history: AddressHistory
 
@@ -91,7 +95,7 @@ public struct AddressHistory: Sendable {
     mutating func damaged(ring: Int) { history.damagedRings += 1 }
   }
 
-  /// From a recording, of its events up to a stamp.
+  /// From a recording, of its events up to the stamp `end`.
   public init(of address: UInt64, in recording: Recording, until end: UInt64 = .max) {
     self.init(address: address)
     recording.forEachEvent { event in

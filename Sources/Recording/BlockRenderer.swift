@@ -1,24 +1,26 @@
-// The course of the heap in a recording, for formats that know no events but the beginnings and ends of blocks.
+// The course of the heap in a recording, for formats that know no events but the beginnings and
+// ends of blocks.
 
-/// A renderer of a format that is told of blocks: each block once at its beginning and once at its end, if it has one.
+/// A renderer of a format that is told of blocks: each block once at its beginning and once at its
+/// end, if it has one.
 protocol BlockRenderer: ExportRenderer {
-  /// What the renderer keeps of a live block.
+  /// The renderer's own record of a live block, given back at the block's end.
   associatedtype Block
 
-  /// Is called before each event, with its stamp, and before each block that lived at the recording's start. The place
-  /// to write out what has been collected.
+  /// Is called before each event, with its stamp, and before each block that lived at the
+  /// recording's start. The place to write out what has been collected.
   mutating func advance(to stamp: UInt64) throws(RecordingError)
 
-  /// A block of `size` bytes begins. It was allocated with the call stack that ends in `node`, 0 if none is known;
-  /// `ticks` is the time of its record.
+  /// A block of `size` bytes begins. It was allocated with the call stack that ends in `node`, 0 if
+  /// none is known; `ticks` is the time of its record.
   mutating func begin(size: UInt64, node: UInt32, ticks: UInt32) -> Block
 
   mutating func end(_ block: Block)
 }
 
 extension BlockRenderer {
-  /// Tells the blocks that lived at the recording's start, by address, and then what became of blocks, in the order of
-  /// time.
+  /// Tells the blocks that lived at the recording's start, by address, and then the beginnings and
+  /// ends of blocks in the order of time.
   mutating func tellBlocks(of recording: Recording) throws(RecordingError) {
     var live: [UInt64: Block] = [:]
     var nodes: [UInt32: UInt32] = [:]

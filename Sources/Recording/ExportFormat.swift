@@ -1,5 +1,6 @@
-// The formats of other programs that a recording can be written in. A format is a file with its renderer, and a row here:
-// the command's help and its errors list the rows.
+// The formats of other programs in which a recording can be written. A format is a file with its
+// renderer (a type that conforms to ExportRenderer) and a row here. The command's help, its errors
+// and its option list the rows.
 
 import Answers
 
@@ -21,7 +22,7 @@ public enum ExportFormat: String, CaseIterable, Sendable {
     }
   }
 
-  /// What the format is for, in the words of the command's help.
+  /// The purpose of the format, in the words of the command's help.
   public var purpose: String { row.purpose }
 
   var renderer: any ExportRenderer.Type { row.renderer }
@@ -69,7 +70,8 @@ final class ExportOutput {
 extension Recording {
   /// Writes the recording in `format` to a file, which is replaced; "-" is standard output.
   public func export(_ format: ExportFormat, to path: String) throws(RecordingError) {
-    // Chunks of events are read while they are exported: the recording's own file must stay as it is.
+    // Chunks of events are read while they are exported: the recording's own file must stay as it
+    // is.
     guard !isFile(at: path) else {
       throw RecordingError("cannot write \(path): it is the recording itself", advice: "name another file")
     }

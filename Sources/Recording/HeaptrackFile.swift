@@ -1,10 +1,15 @@
-// A recording as heaptrack's own file, for heaptrack_print and heaptrack_gui: version 3 of its text format, as written
-// by heaptrack_interpret 1.4 and read in its src/analyze/accumulatedtracedata.cpp. All numbers are hexadecimal.
+// A recording as a file of heaptrack, for heaptrack_print and heaptrack_gui: version 3 of
+// heaptrack's text format, as heaptrack_interpret 1.4 writes it and
+// src/analyze/accumulatedtracedata.cpp of heaptrack reads it. All numbers are hexadecimal.
 //
-//   v 10400 3   X COMMAND   I PAGESIZE PAGES   s LENGTH STRING   i PC MODULE [FUNCTION FILE LINE]…   t IP PARENT
-//   a SIZE TRACE   + A   - A   c MILLISECONDS
+//   v 10400 3           the version            i PC MODULE [FUNCTION FILE LINE]…   an address
+//   X COMMAND           the command            t IP PARENT      a call stack
+//   I PAGESIZE PAGES    the machine            a SIZE TRACE     a kind of block
+//   s LENGTH STRING     a string               + A   - A        a block of a kind begins, ends
+//                                              c MILLISECONDS   the time
 //
-// Indices begin with 1, in the order of the lines. Blocks that lived before the recording are allocated at its time 0.
+// Indices begin with 1, in the order of the lines. Blocks that lived before the recording are
+// allocated at its time 0.
 
 import ByteText
 import IndexReader
@@ -17,7 +22,7 @@ struct HeaptrackFile: BlockRenderer {
   private let output: ExportOutput
   /// Bytes of whole lines that are not written yet.
   private var pending: [UInt8] = []
-  /// Indices of lines that were written, by what they tell.
+  /// Indices of the lines that were written, by their contents.
   private var strings: [String: Int] = [:]
   private var addresses: [NameKey: Int] = [:]
   private struct Trace: Hashable {

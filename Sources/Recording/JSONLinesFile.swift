@@ -1,5 +1,5 @@
-// A recording as lines of JSON, one object each: the recording, the blocks of its start, the events, and each context
-// before the first line that refers to it. docs/json.md lists the fields.
+// A recording as lines of JSON, one object each: the recording, the blocks of its start, the
+// events, and each context before the first line that refers to it. docs/json.md lists the fields.
 
 import Answers
 import IndexReader
@@ -91,7 +91,8 @@ struct JSONLinesFile: ExportRenderer {
     writer.append("}\n")
   }
 
-  /// The line that says what the number of a context means in the lines after it; nothing if it was written before.
+  /// The line that says what the number of a context means in the lines after it; nothing if it was
+  /// written before.
   private mutating func append(context id: UInt32, at ticks: UInt32, to writer: inout ByteWriter) {
     guard told.insert(id).inserted else { return }
     let origin = recording.context(id)

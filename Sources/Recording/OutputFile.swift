@@ -1,4 +1,5 @@
-// A file that is written from its beginning to its end: a recording, or one in another program's format.
+// A file that is written from its beginning to its end: a recording, or one in another program's
+// format.
 
 import ByteText
 import Glibc

@@ -1,8 +1,10 @@
-// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace processor: what heapprofd
-// writes (protos/perfetto/trace/profiling/profile_packet.proto), one dump for each of a number of moments.
+// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace
+// processor. The trace has the packets that heapprofd writes
+// (protos/perfetto/trace/profiling/profile_packet.proto): one dump for each of a number of moments.
 //
-// Each dump has, for every call stack, what was allocated and freed there so far. Names are interned once, before the
-// first dump that needs them. Nothing is sampled: the interval is one byte.
+// A dump has, for every call stack, the bytes and blocks that were allocated and freed there so
+// far. Names are interned once, before the first dump that needs them. Nothing is sampled: the
+// sampling interval is one byte.
 
 import ByteText
 import CPerfetto
@@ -11,11 +13,12 @@ import Provenance
 
 /// Writes the packets, one by one.
 struct PerfettoFile: BlockRenderer {
-  /// Moments of the recording that get a dump, at equal distances, the last of them its end; that of the peak has one
-  /// of its own. A dump holds every call stack, so a trace grows with their product, and viewers show each as a mark to
+  /// Moments of the recording that get a dump, at equal distances; the last of them is the end. The
+  /// moment of the peak gets one as well. A dump holds every call stack, so the size of a trace
+  /// grows with the number of stacks times that of moments; and viewers show each dump as a mark to
   /// be clicked on.
   static let moments: UInt64 = 32
-  /// Samples of a packet: a dump of more goes into several.
+  /// Samples that a packet has at most: a dump with more of them is several packets.
   private static let samplesPerPacket = 1 << 16
   /// CLOCK_REALTIME and CLOCK_MONOTONIC, as Perfetto numbers clocks.
   private static let realtimeClock: UInt32 = 1
@@ -36,7 +39,7 @@ struct PerfettoFile: BlockRenderer {
   private let recording: Recording
   private let output: ExportOutput
   private var pending = MessageStorage()
-  /// What was interned since the last packet.
+  /// Names that were interned since the last packet, and go into the next.
   private var interned: UnsafeMutablePointer<Perfetto__InternedData>
   private var news = News()
   private struct News {
@@ -50,7 +53,8 @@ struct PerfettoFile: BlockRenderer {
   private var functions: [String: UInt64] = [:]
   private var mappings: [UInt32: UInt64] = [:]
   private var frames: [Code: UInt64] = [:]
-  /// By the innermost node; their numbers are their indices in `sums` plus 1.
+  /// Indices in `sums` of call stacks, by their innermost nodes. A call stack's number in the trace
+  /// is its index plus 1.
   private var callstacks: [UInt32: Int] = [:]
   private var sums: [Sum] = []
   private var packets: UInt64 = 0
@@ -125,7 +129,7 @@ struct PerfettoFile: BlockRenderer {
         ids.append(self.frame(Code(pc: call.pc, module: module?.index, function: function), module))
       }
     }
-    // A call stack without a frame is damage to readers.
+    // Readers take a call stack without a frame for damage.
     if ids.isEmpty { ids.append(frame(Code(pc: 0, module: nil, function: "[not known]"), nil)) }
     let index = sums.count
     callstacks[node] = index
@@ -162,7 +166,7 @@ struct PerfettoFile: BlockRenderer {
     return id
   }
 
-  /// What is in no module is in a mapping without a path.
+  /// The number of a module's mapping. Addresses in no module are in a mapping without a path.
   private mutating func mapping(_ module: Module?) -> UInt64 {
     let key = module?.index ?? .max
     if let known = mappings[key] { return known }
@@ -191,7 +195,7 @@ struct PerfettoFile: BlockRenderer {
     return message
   }
 
-  /// Puts what is new into a packet.
+  /// Puts the new names into a packet.
   private mutating func intern(in packet: UnsafeMutablePointer<Perfetto__TracePacket>) {
     (interned.pointee.n_function_names, interned.pointee.function_names) = pending.list(of: news.functions)
     (interned.pointee.n_mapping_paths, interned.pointee.mapping_paths) = pending.list(of: news.paths)
@@ -271,7 +275,8 @@ struct PerfettoFile: BlockRenderer {
     packets += 1
     fill(packet)
     intern(in: packet)
-    // A trace of many packets is traces of one packet, one behind the other.
+    // Protobuf messages that follow each other are merged: a trace of many packets may be written
+    // as traces of one packet each.
     let trace = pending.message(perfetto__trace__init)
     (trace.pointee.n_packet, trace.pointee.packet) = pending.list(of: [packet])
     let bytes = [UInt8](unsafeUninitializedCapacity: perfetto__trace__get_packed_size(trace)) { buffer, count in
@@ -283,7 +288,7 @@ struct PerfettoFile: BlockRenderer {
   }
 }
 
-/// The memory of the messages of one packet; goes as a whole.
+/// The memory of the messages of one packet, given back as a whole.
 private final class MessageStorage {
   private var pieces: [UnsafeMutableRawPointer] = []
 

@@ -1,11 +1,12 @@
-// What lived at a moment of a recording, by allocation site: the table that `top` makes of a process.
+// The memory that lived at a moment of a recording, by allocation site: the table that `top` makes
+// of a process.
 
 import Answers
 import Provenance
 
 extension Recording {
-  /// Live bytes and blocks of a replayed moment by site, the `limit` largest. `wrappers` are passed over in the search
-  /// for the sites.
+  /// Live bytes and blocks of a replayed moment by site, the `limit` largest. `wrappers` are passed
+  /// over in the search for the sites.
   public func top(_ replay: Replay, limit: Int, wrappers: Wrappers = .standard) -> TopTable {
     var sums: [UInt32: ContextSum] = [:]
     for block in replay.blocks.values {

@@ -1,8 +1,8 @@
 // Records one process's events into a file: reads its rings (RingSource) and writes chunks.
 //
-// - The process's events are on from the creation of a recorder to its end. With the lossless policy
-//   the threads of the process wait for the recorder; else events for which the recorder comes too
-//   late are counted as lost.
+// - The process's events are on from the creation of a recorder to its end. With the lossless
+//   policy the threads of the process wait for the recorder; else events for which the recorder
+//   comes too late are counted as lost.
 // - The file is only appended to. A recorder that is killed leaves every chunk that it has written.
 
 import ByteText
@@ -17,8 +17,8 @@ public final class Recorder {
   public struct Options: Sendable {
     /// Whether threads of the process wait where the recorder is too slow.
     public var isLossless = true
-    /// Milliseconds that a thread of the process waits at most; 0: as long as the process was told at
-    /// its start.
+    /// Milliseconds that a thread of the process waits at most; 0: as long as the process was told
+    /// at its start.
     public var waitMilliseconds: UInt64 = 0
     public var isCompressed = false
     /// Whether the rings are read from their first records on, also of a process that has ended.
@@ -32,7 +32,8 @@ public final class Recorder {
   public struct Result: Hashable, Sendable {
     public var events: UInt64
     public var lost: UInt64
-    /// Rings whose headers contradicted themselves: what their threads did is not recorded to the end.
+    /// Rings whose headers contradicted themselves: what their threads did is not recorded to the
+    /// end.
     public var damagedRings: Int
     /// Bytes of the file.
     public var bytes: UInt64
@@ -83,7 +84,8 @@ public final class Recorder {
       // These blocks may live, and the state at the start lacks them.
       writer.lose(RecordedLoss(reason: .unrecorded, ring: .max, count: unindexed, from: began, to: began))
     }
-    // Also of a recording from the start: the state has the blocks whose events the rings have lost.
+    // Also of a recording from the start: the state has the blocks whose events the rings have
+    // lost.
     writer.appendBlocks()
   }
 
@@ -93,8 +95,8 @@ public final class Recorder {
       advice: "check that it runs, and that its control file can be written")
   }
 
-  /// Whether the index of another program is where this one was. An index that is gone was removed by
-  /// somebody.
+  /// Whether the index of another program is where this one was. An index that is gone was removed
+  /// by somebody.
   private var isReplaced: Bool {
     !shared.segment.isAtItsPath && access(shared.segment.path.originalPath, F_OK) == 0
   }
@@ -122,8 +124,8 @@ public final class Recorder {
       }
       try write()
       if shared.segment.isBroken { reason = .sourceFailed }
-      // The check for another index is made also if the process has ended: exec puts a new index in the
-      // place of this one, and the new program may have ended by now.
+      // The check for another index is made also if the process has ended: exec puts a new index in
+      // the place of this one, and the new program may have ended by now.
       if reason == nil, count == 0 || !isAlive, isReplaced { reason = .replaced }
       if reason == nil, !isAlive { reason = .processEnded }
       if reason == nil { reason = shouldStop() }

@@ -1,8 +1,9 @@
 // A recording as it is read: its tables in memory, its events chunk by chunk.
 //
-// Threat: the file is anybody's. Lengths are bounded before memory is taken, checksums are compared before bytes are
-// believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said
-// and counted; the rest is kept.
+// Threat: the file may come from anybody. Lengths are bounded before memory is taken, and checksums
+// are compared before bytes are believed. Bytes with a right checksum may still contradict the
+// format: then their chunk counts as damaged. Damage is said and counted (`problems`, `losses`);
+// the rest is kept.
 
 import Answers
 import ByteText
@@ -14,22 +15,31 @@ import SharedLayout
 import Symbols
 
 /// An open recording. Used by one thread.
+///
+/// Its tables are those that events refer to: who names stacks or sums up sites asks for nothing
+/// else.
 public final class Recording: OriginTables {
   public let path: String
+  /// Whose recording it is.
   public private(set) var process: RecordedProcess
+  /// The events that are missing, whatever the reason.
   public private(set) var losses: [RecordedLoss] = []
-  /// What is damaged or missing in the file, in words.
+  /// In words: damage of the file, and what the recorder could not read.
   public private(set) var problems: [String] = []
   public private(set) var eventCount: UInt64 = 0
+  /// Why it ends; nil if its end is missing.
   public private(set) var end: RecordingEnd?
-  /// Stamps: of the first and the last event.
+  /// Stamp of the oldest event; `endStamp` if there are none. Stamps are nanoseconds of the
+  /// process's CLOCK_MONOTONIC.
   public private(set) var firstStamp = UInt64.max
+  /// Stamp of the newest event; 0 if there are none.
   public private(set) var lastStamp: UInt64 = 0
-  /// When it begins: with the recorder, or with the first event where the rings had some before (`run --record`). A
-  /// stamp may also be a little older than its event.
+  /// The stamp at which it begins: when the recorder began, or at the first event if the rings had
+  /// older ones (`run --record`). A stamp may also be a little older than its event.
   public var startStamp: UInt64 { min(process.monotonic, firstStamp) }
-  /// Of the end, or of the last event where there is none.
+  /// The stamp at which it ends; of a recording without an end, the stamp of the last event.
   public private(set) var endStamp: UInt64 = 0
+  /// The modules of the process, each with its number in the recording as its index.
   public private(set) var modules: [Module] = []
   /// Where in `modules` the one with an index is.
   private var moduleOfIndex: [UInt32: Int] = [:]
@@ -39,8 +49,9 @@ public final class Recording: OriginTables {
   private let descriptor: Int32
   private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
-  /// Where in the file the whole chunks begin, and those of events that can be read.
+  /// Offsets in the file at which whole chunks begin.
   public private(set) var chunkOffsets: [Int] = []
+  /// Offsets in the file at which those chunks of events begin that can be read.
   public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset - RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
@@ -50,14 +61,18 @@ public final class Recording: OriginTables {
   /// The names at the file's end, and those that were looked up since.
   private var functions: [NameKey: [Frame]] = [:]
   public let names = NameCache()
-  /// What lived when the look at the index came by; it was over at `blocksUntil`.
+  /// The blocks that the recorder's look at the index found, each as it was when the look came by.
   public private(set) var blocks: [Allocation] = []
+  /// Stamp of the end of that look; 0 if the file does not have all of it.
   public private(set) var blocksUntil: UInt64 = 0
   private let symbolizer = Symbolizer()
   private var unpackedTables = 0
-  /// Bytes of tables, unpacked, that are taken into memory at most.
+  /// So many bytes of unpacked tables are taken into memory at most.
   private static let tableLimit = 2 << 30
 
+  /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
+  /// recording, or one of another version of the format, or so damaged that nobody knows whose it
+  /// is.
   public init(path: String) throws(RecordingError) {
     self.path = path
     process = RecordedProcess(
@@ -129,7 +144,7 @@ public final class Recording: OriginTables {
     }
   }
 
-  /// Reads all headers and tables, and checks every checksum.
+  /// Reads the headers of all chunks and the tables, and checks every checksum.
   private func load() {
     var offset = RecordingFormat.headerSize
     var number: UInt32 = 0
@@ -191,7 +206,7 @@ public final class Recording: OriginTables {
     index()
   }
 
-  /// What the recorder could not read, though the file is whole.
+  /// Notes what the recorder could not read, though the file is whole.
   private func notePartsThatWereNotRecorded() {
     for ring in damagedRings {
       problems.append(
@@ -229,7 +244,7 @@ public final class Recording: OriginTables {
       guard stored.count == Int(header.unpacked) else { throw MalformedChunk() }
       return stored
     }
-    // A frame of zstd says how much it unpacks to; the header's word bounds the memory.
+    // The chunk's header bounds the memory, whatever the frame says of its size.
     let result = [UInt8](unsafeUninitializedCapacity: Int(header.unpacked)) { buffer, count in
       let size = ZSTD_decompress(buffer.baseAddress, buffer.count, stored, stored.count)
       count = ZSTD_isError(size) != 0 ? 0 : size
@@ -241,7 +256,7 @@ public final class Recording: OriginTables {
   // MARK: tables
 
   private func table(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) {
-    // A kind that this reader doesn't know is of a later minor form: it is passed over.
+    // A kind that this reader doesn't know comes from a later writer, and is skipped.
     guard let kind = RecordingFormat.ChunkKind(rawValue: header.kind) else { return }
     unpackedTables += Int(header.unpacked)
     guard unpackedTables <= Self.tableLimit else { throw MalformedChunk() }
@@ -295,7 +310,7 @@ public final class Recording: OriginTables {
     }
   }
 
-  /// Events that are missing, whatever the reason.
+  /// How many events are missing, whatever the reason.
   public var lostCount: UInt64 { losses.reduce(0) { $0 &+ $1.count } }
 
   // MARK: what events refer to
@@ -315,7 +330,7 @@ public final class Recording: OriginTables {
 
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
     guard let holders = threads[slot] else { return nil }
-    // The latest that had begun by then.
+    // Of the threads that had begun by then, the latest.
     return holders.filter { allocs_ticks_between($0.startTicks, ticks) < 1 << (ALLOCS_TICK_BITS - 1) }
       .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
   }
@@ -365,15 +380,15 @@ public final class Recording: OriginTables {
 
   // MARK: events
 
-  /// Gives every event in the order of its stamps, with its ring, until `body` returns false. A chunk that turns out to
-  /// be damaged is added to `losses`.
+  /// Gives `body` every event, in the order of stamps, until `body` returns false. A chunk that
+  /// turns out to be damaged is added to `losses`.
   public func forEachEvent<Failure: Error>(_ body: (Event) throws(Failure) -> Bool) throws(Failure) {
     // Events of later chunks are not older than this.
     var later = [UInt64](repeating: .max, count: eventChunks.count + 1)
     for index in eventChunks.indices.reversed() {
       later[index] = min(later[index + 1], eventChunks[index].header.firstStamp)
     }
-    // So many events wait at most for older ones of other rings; more than that is a file that lies.
+    // So many events wait at most for older ones of other rings; only a damaged file has more.
     let waitingLimit = 1 << 23
     var waiting: [allocs_event] = []
     var broken: [Int] = []
@@ -405,7 +420,7 @@ public final class Recording: OriginTables {
     for record in waiting { guard try body(Event(record)) else { return } }
   }
 
-  /// By stamp; equal ones stay in their order.
+  /// Sorts by stamp; records with equal stamps keep their order.
   private static func sort(_ records: inout [allocs_event]) {
     var isSorted = true
     for index in records.indices.dropFirst() where records[index].stamp < records[index - 1].stamp {

@@ -16,15 +16,15 @@ extension Recording {
     return "\(program), process \(process.processID)"
   }
 
-  /// What there is in it.
+  /// The recording in a few lines of text: what and when was recorded, how many events, how much
+  /// memory.
   public func text(of summary: RecordingSummary) -> String {
     let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
     let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
     var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
     lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
-    lines.append(
-      "  events     \(Units.grouped(eventCount)): \(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
-    )
+    let counts = "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
+    lines.append("  events     \(Units.grouped(eventCount)): \(counts)")
     lines.append("  lost       \(lostCount == 0 ? "none" : Units.grouped(lostCount))")
     lines.append(
       "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
@@ -33,7 +33,7 @@ extension Recording {
     return (lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines).joined(separator: "\n") + "\n"
   }
 
-  /// What is not whole, a line each; the first few of many.
+  /// The problems of the recording, each in lines of text; of many, the first few.
   public var problemLines: [String] {
     var lines = problems.prefix(5).flatMap { TextLayout.fill("note: \(TextLayout.printable($0))", indent: "  ") }
     if problems.count > 5 { lines.append("  note: \(problems.count - 5) more") }
@@ -41,13 +41,14 @@ extension Recording {
   }
 }
 
-/// Writes histories of addresses.
+/// Writes histories of addresses, as text and as JSON.
 public struct HistoryReport {
   private let origins: any OriginTables
   private let naming: StackNaming
-  /// Seconds before now of a stamp; and seconds since 1970.
+  /// How many seconds ago a stamp was.
   private let age: (UInt64) -> Double
 
+  /// A report with names from `origins`. `age` says how many seconds ago a stamp was.
   public init(_ origins: any OriginTables, age: @escaping (UInt64) -> Double) {
     self.origins = origins
     self.age = age
@@ -65,16 +66,17 @@ public struct HistoryReport {
     }
   }
 
-  /// The context that says who did it; nil where that was not recorded.
+  /// The context of the event itself; nil where it was not recorded.
   private static func who(_ event: Event) -> UInt32? { event.context == 0 ? nil : event.context }
 
-  /// Who allocated the block that an event ends.
+  /// The context in which the block that `event` ends was allocated; nil if it ends none, or it is
+  /// not known.
   private static func origin(of event: Event) -> UInt32? {
     guard event.kind == .free || event.kind == .reallocOld, event.origin != 0 else { return nil }
     return event.origin
   }
 
-  /// Whether the history tells, further down, of the allocation of the block that `event` ends.
+  /// Whether the next entry of the history is the allocation of the block that `event` ends.
   private static func hasBeginning(of event: Event, in history: AddressHistory) -> Bool {
     let older = history.entries.first { $0.event.stamp <= event.stamp && $0.event != event }
     return older.map { $0.event.address == event.address && ($0.event.kind == .alloc || $0.event.kind == .reallocNew) }
@@ -95,6 +97,7 @@ public struct HistoryReport {
   /// Frames of a stack that are printed; JSON has all.
   private static let printedFrames = 64
 
+  /// The history in lines of text, with at most `limit` events.
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     var problems: [String] = []
@@ -162,7 +165,7 @@ public struct HistoryReport {
     writer.append(stack: naming.stack(of: origin, at: ticks))
   }
 
-  /// One object a line: the events, then what was looked through.
+  /// One JSON object a line: at most `limit` events, then the events that were looked through.
   public func jsonLines(of history: AddressHistory, limit: Int) -> String {
     var writer = ByteWriter()
     for entry in history.entries.prefix(limit) {
@@ -233,7 +236,7 @@ public struct HistoryReport {
 }
 
 extension ByteWriter {
-  /// An address, as a string.
+  /// Appends an address as a JSON string.
   mutating func append(quoted address: UInt64) {
     append("\"")
     append(address: address)
