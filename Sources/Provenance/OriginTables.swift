@@ -8,7 +8,7 @@ import Symbols
 /// Contexts, call stacks, threads and modules of one process. One thread at a time may use the tables, unless their
 /// type says more.
 ///
-/// Times are ticks, as records have them: 1/64 s of CLOCK_MONOTONIC, modulo 2^27.
+/// Times are ticks, as records have them: 1/64 s of CLOCK_MONOTONIC, modulo 2^31.
 public protocol OriginTables: AnyObject {
   /// The context with this number; nil if there is none.
   func context(_ id: UInt32) -> Origin?

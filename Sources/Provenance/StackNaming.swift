@@ -14,13 +14,16 @@ import Symbols
 
 /// The function of a program that an allocation is attributed to.
 public struct Site: Sendable {
-  /// Tells sites apart: the address, and the module that held it (its index plus 1, 0 for none).
+  /// Tells sites apart: the address, and the module that held it.
   public struct Key: Hashable, Comparable, Sendable {
+    /// The address of the call, as `Frame.pc` has it.
     public var pc: UInt64
+    /// Index in the module table, plus 1; 0 for none.
     public var module: UInt32
 
     public static func < (a: Key, b: Key) -> Bool { (a.pc, a.module) < (b.pc, b.module) }
   }
+  /// Equal for all stacks that lead through the site.
   public var key: Key
   /// The site's frame, and the functions that it is inlined into.
   public var frames: [Frame]

@@ -14,12 +14,14 @@ import Symbols
 /// Makes a recording. Used by one thread; the closure given to `run` may tell it what other threads
 /// want.
 public final class Recorder {
+  /// How a recording is made.
   public struct Options: Sendable {
     /// Whether threads of the process wait where the recorder is too slow.
     public var isLossless = true
     /// Milliseconds that a thread of the process waits at most; 0: as long as the process was told
     /// at its start.
     public var waitMilliseconds: UInt64 = 0
+    /// Whether chunks are compressed, with zstd.
     public var isCompressed = false
     /// Whether the rings are read from their first records on, also of a process that has ended.
     public var isFromStart = false
@@ -30,7 +32,9 @@ public final class Recorder {
 
   /// How it went.
   public struct Result: Hashable, Sendable {
+    /// Events that are in the file.
     public var events: UInt64
+    /// Events that are missing.
     public var lost: UInt64
     /// Rings whose headers contradicted themselves: what their threads did is not recorded to the
     /// end.
@@ -38,6 +42,7 @@ public final class Recorder {
     /// Bytes of the file.
     public var bytes: UInt64
     public var seconds: Double
+    /// Why it ended.
     public var end: RecordingEnd
   }
 
