@@ -16,8 +16,7 @@ import Symbols
 
 /// An open recording. Used by one thread.
 ///
-/// Its tables are those that events refer to: who names stacks or sums up sites asks for nothing
-/// else.
+/// Its tables are all that naming stacks (StackNaming) and summing up sites (SiteTable) need.
 public final class Recording: OriginTables {
   /// The path of the file.
   public let path: String
