@@ -1,6 +1,6 @@
-// The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. Its live index
-// has them (SegmentTables, in Answers), and so has a recording of it (Recording). Whoever names a stack or sums up
-// sites asks for nothing else, and so names both in one way.
+// The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. The process's
+// live index has such tables (SegmentTables, in Answers), and so has a recording of the process (Recording). The naming
+// of stacks (StackNaming) and the table of sites (SiteTable) need nothing else, so both sources get the same names.
 
 import IndexReader
 import Symbols
