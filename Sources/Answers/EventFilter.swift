@@ -2,6 +2,7 @@
 // text.
 
 import IndexReader
+import Provenance
 
 /// Conditions on events; all must be true. Of a block that is freed or resized, function and site are those that
 /// allocated it.

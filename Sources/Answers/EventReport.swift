@@ -5,6 +5,7 @@
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -18,7 +19,7 @@ public struct EventReport: ~Copyable {
   private let filter: EventFilter
   private let clock: SegmentClock
   private var origins: OriginCache
-  private var attribution: Attribution
+  private var attribution: StackNaming
   private var writer: ByteWriter
   /// Nanoseconds that wall clock time is ahead of the stamps.
   private let wallOffset: Int64
@@ -38,7 +39,7 @@ public struct EventReport: ~Copyable {
     let surroundings = Surroundings(of: view)
     clock = view.shared.segment.clock(isAlive: surroundings.isAlive)
     origins = OriginCache(surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
-    attribution = Attribution(view, wrappers: wrappers)
+    attribution = StackNaming(view.tables, wrappers: wrappers)
     writer = ByteWriter(capacity: 1 << 16)
     wallOffset = Self.nanoseconds(CLOCK_REALTIME) &- Int64(bitPattern: clock.stampNow)
   }

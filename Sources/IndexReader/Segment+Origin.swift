@@ -83,46 +83,11 @@ extension Segment {
   /// The call stack whose innermost frame is a node of the trie. Node 0, the root, is the empty
   /// stack. A damaged trie gives a stack that says so, after at most 65,536 frames.
   public func stack(ofNode node: UInt32) -> Stack {
-    // Far above any stack that the agent records: only a damaged trie is deeper.
-    let depthLimit = 1 << 16
-    var stack = Stack(addresses: [], truncation: nil)
-    var next = node
-    // Brent's way to find a circle: a node that comes again after the mark, which moves after each
-    // power of two of steps.
-    var mark = node
-    var markAt = 1
-    while next != 0 {
-      guard stack.addresses.count < depthLimit, let entry = self.node(next) else {
-        stack.truncation = .damaged
-        return stack
-      }
-      if entry.isInterrupted { stack.interrupted.append(stack.addresses.count) }
-      if entry.holder != .unsaid, stack.holders.isEmpty {
-        stack.holders = Array(repeating: .unsaid, count: stack.addresses.count)
-      }
-      if entry.holder != .unsaid || !stack.holders.isEmpty { stack.holders.append(entry.holder) }
-      stack.addresses.append(entry.pc)
-      if let truncation = entry.truncation {
-        stack.truncation = truncation
-        stack.framesCut = entry.framesCut
-        // The agent leaves its own frames out of stacks, but for a stack that has no other frame.
-        if isAgent(entry.pc) { stack.addresses.removeLast() }
-        return stack
-      }
-      next = entry.parent
-      if next == mark {
-        stack.truncation = .damaged
-        return stack
-      }
-      if stack.addresses.count == markAt {
-        mark = next
-        markAt *= 2
-      }
-    }
-    return stack
+    Stack(ofNode: node, isAgent: { isAgent($0) }) { self.node($0) }
   }
 
-  private func isAgent(_ address: UInt64) -> Bool {
+  /// Whether `address` lies in the agent's own code.
+  public func isAgent(_ address: UInt64) -> Bool {
     let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
     for index in 0..<used(ALLOCS_SECTION_MODULES) {
       var entry = allocs_module()
