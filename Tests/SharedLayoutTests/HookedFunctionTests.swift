@@ -108,6 +108,6 @@ struct HookedFunctionTests {
     #expect(freeing == ["free", "free_sized", "free_aligned_sized"])
     let allocating = try Self.hooked().filter { !freeing.contains($0) }
     #expect(allocating.count >= 9)
-    #expect(try Self.missing(allocating, in: "Sources/Answers/Wrappers.txt") == [])
+    #expect(try Self.missing(allocating, in: "Sources/Provenance/Wrappers.txt") == [])
   }
 }
