@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import SharedLayout
 import Testing
 
 extension EndToEnd {
@@ -64,11 +65,21 @@ extension EndToEnd {
       let path = try directory.segment(of: foreign)
       let isRoot = geteuid() == 0
       if isRoot { chown(path, 65_534, 65_534) }
+      // Of a layout version that has no lock, and of one that this agent does not know.
+      let strangers = try [ALLOCS_IDENTITY_VERSION - 1, ALLOCS_LAYOUT_VERSION + 1].map { version in
+        let path = try directory.segment(of: crash(in: directory))
+        let file = try #require(FileHandle(forWritingAtPath: path))
+        try file.seek(toOffset: UInt64(MemoryLayout<allocs_header>.offset(of: \.layout_version)!))
+        try file.write(contentsOf: withUnsafeBytes(of: version.littleEndian) { Data($0) })
+        try file.close()
+        return path
+      }
       let other = try directory.write("mine", to: "5000000.77.seg")
       _ = try directory.write("mine", to: "notes")
       try start(900, in: directory)
       #expect(try directory.segments(of: living.pid).count == 1)
       if isRoot { #expect(FileManager.default.fileExists(atPath: path)) }
+      for path in strangers { #expect(FileManager.default.fileExists(atPath: path), "\(path)") }
       // Nothing proves that its process has ended.
       #expect(FileManager.default.fileExists(atPath: other))
       #expect(FileManager.default.fileExists(atPath: directory.file("notes")))
