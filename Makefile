@@ -69,10 +69,17 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 	@scripts/install-dependencies build bench
 	SCRATCH='$(SCRATCH)' Benchmarks/run $(ARGS)
 
-lint: ## the formatter's and shellcheck's rules
+lint: ## format, comments, documents, licence lines, generated code, scripts
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
+	scripts/check-comments --self-test
+	scripts/check-comments
+	scripts/check-markdown --self-test
+	scripts/check-markdown
+	scripts/add-spdx --self-test
+	scripts/add-spdx --check
+	scripts/generate-perfetto --check
 	@if command -v shellcheck >/dev/null; then \
-	  grep -lE '^#!/bin/(ba)?sh' scripts/* .ci/* Benchmarks/* 2>/dev/null | xargs shellcheck; \
+	  git grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck; \
 	else echo "shellcheck is not installed, scripts were not looked at: scripts/install-dependencies lint"; fi
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install

@@ -8,7 +8,7 @@
 //
 //   export BATCH        the drain loop, records in frames, by io_uring
 //   plain BATCH         the same loop without io_uring
-//   write BATCH         a loop that copies a batch out of the ring and writes it by one write(2): the least there is to do
+//   write BATCH         a loop that copies a batch out of the ring and writes it by one write(2): the least to do
 //   copy BATCH          the batches copied to memory, as memcpy does
 //
 // BATCH is the number of records that one look takes from one ring.

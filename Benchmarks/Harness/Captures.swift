@@ -94,7 +94,8 @@ private func check(_ workshop: Workshop, _ command: Command) throws -> Int {
   }
   guard frames == depth else {
     throw BenchmarkError(
-      "\(command.arguments[0]): the recorded stack has \(frames) frames instead of \(depth), so its capture can't be judged"
+      "\(command.arguments[0]): the recorded stack has \(frames) frames instead of \(depth), so that its capture "
+        + "can't be judged"
     )
   }
   // More are new than those which are counted, in the warm-up, but not twice as many.
