@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The ways to build, try, test and install allocsd. `make` alone lists them.
 #
 # Every target does its own set-up: missing Debian packages are installed where that is allowed, else the line to run is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the agent's call stacks with gdb's, address by address, while a program runs. Run by scripts/compare-stacks.
 
 Stops at the first instruction of the hooks of malloc, calloc and realloc, and where operator new is about to record its

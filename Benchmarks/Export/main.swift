@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocs-export-bench: how fast one thread drains rings into a file, and into what it would be by plain means.
 //
 //   allocs-export-bench FILE SECONDS      FILE is made anew for each measurement, and removed

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the capture of a call stack costs: malloc + free with full stacks, less the same calls with call sites, beside
 // libunwind's unw_backtrace at the same depth.
 

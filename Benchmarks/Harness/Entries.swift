@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What it costs more to hook an allocator at its entries than to be called in its place: one program and one allocator,
 // once in the program itself, in several layouts of it whose mean counts, and once as a shared library below the agent.
 

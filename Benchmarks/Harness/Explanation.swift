@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of docs/benchmarks.md that tells what was measured and how.
 
 extension Report {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The result of a run: as JSON, and as the page docs/benchmarks.md.
 
 import Foundation
