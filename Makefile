@@ -12,10 +12,10 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint documentation install clean
+.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint docs install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## the agent, the kit, allocsctl and allocsd, for release
 	@scripts/install-dependencies build
@@ -83,7 +83,7 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	  git grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck; \
 	else echo "shellcheck is not installed, scripts were not looked at: scripts/install-dependencies lint"; fi
 
-documentation: ## the library's documentation, by DocC; every public symbol has a comment
+docs: ## the library's documentation, by DocC; every public symbol has a comment
 	scripts/check-documentation '$(SCRATCH)'
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install
