@@ -171,7 +171,8 @@ extension EndToEnd {
       #expect(outcome.ending == .exit(1) && outcome.output == "")
       let lines = outcome.errors.split(separator: "\n")
       #expect(lines.count == 2 && lines.first?.hasPrefix("install-dependencies: ") == true, "\(outcome.errors)")
-      let install = "apt-get install -y --no-install-recommends perl python3 shellcheck redis-server redis-tools binutils"
+      let packages = "perl python3 shellcheck redis-server redis-tools binutils"
+      let install = "apt-get install -y --no-install-recommends \(packages)"
       #expect(lines.last.map { String($0) } == "  sudo apt-get update && sudo \(install)", "\(outcome.errors)")
       #expect(calls.contains("sudo -n true\n") && installations(calls).isEmpty, "\(calls)")
     }
