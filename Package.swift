@@ -183,8 +183,8 @@ let package = Package(
 )
 
 // With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
-// configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests
-// run the release binaries that users get.
+// configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests run
+// the release binaries that users get.
 if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   var needed = Set(package.targets.filter(\.isTest).map(\.name))
   var added = true
