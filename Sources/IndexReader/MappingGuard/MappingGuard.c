@@ -66,8 +66,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
   uintptr_t address = (uintptr_t)info->si_addr, end = 0;
   struct mapping_guard *guard = info->si_code > 0 ? guard_of(address, &end) : NULL;
   if (guard != NULL) {
-    // The mark comes before the zeros: a reader that reads a zero that was put there, and asks after
-    // that, sees the mark.
+    // The mark comes before the zeros: a reader that reads a zero that was put there, and asks
+    // after that, sees the mark.
     __c11_atomic_store(&guard->broken, true, __ATOMIC_SEQ_CST);
     uintptr_t page = address & ~(page_size - 1);
     int access = __c11_atomic_load(&guard->writable, __ATOMIC_RELAXED) ? PROT_READ | PROT_WRITE : PROT_READ;

@@ -80,8 +80,8 @@ enum PoolCalls {
     Pools.reset(shared, pool, group, from: block)
   }
 
-  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler, or the agent
-  /// is being started.
+  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler, or the
+  /// agent is being started.
   private static func enter(_ caller: Caller = .unknown) -> Thread? {
     switch Entering.enter(from: caller) {
     case .taken(let thread): return thread
