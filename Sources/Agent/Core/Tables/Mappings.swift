@@ -125,8 +125,8 @@ enum Mappings {
 
   // MARK: who called
 
-  /// The thread, taken; nil if it is inside a hook, or the agent has not started: a call of mmap does
-  /// not start it.
+  /// The thread, taken; nil if it is inside a hook, or the agent has not started: a call of mmap
+  /// does not start it.
   private static func enter() -> Thread? {
     guard case .taken(let thread) = Entering.enterStarted() else { return nil }
     return thread
