@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The ways to build, try, test and install allocsd. `make` alone lists them.
 #
 # Every target does its own set-up: missing Debian packages are installed where that is allowed, else the line to run is
@@ -11,10 +12,10 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint install clean
+.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint docs install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## the agent, the kit, allocsctl and allocsd, for release
 	@scripts/install-dependencies build
@@ -69,11 +70,21 @@ bench: ## plain against agent against heaptrack; options of Benchmarks/run in AR
 	@scripts/install-dependencies build bench
 	SCRATCH='$(SCRATCH)' Benchmarks/run $(ARGS)
 
-lint: ## the formatter's and shellcheck's rules
+lint: ## format, comments, documents, licence lines, generated code, scripts
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
+	scripts/check-comments --self-test
+	scripts/check-comments
+	scripts/check-markdown --self-test
+	scripts/check-markdown
+	scripts/add-spdx --self-test
+	scripts/add-spdx --check
+	scripts/generate-perfetto --check
 	@if command -v shellcheck >/dev/null; then \
-	  grep -lE '^#!/bin/(ba)?sh' scripts/* .ci/* Benchmarks/* 2>/dev/null | xargs shellcheck; \
+	  git grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck; \
 	else echo "shellcheck is not installed, scripts were not looked at: scripts/install-dependencies lint"; fi
+
+docs: ## the library's documentation, by DocC; every public symbol has a comment
+	scripts/check-documentation '$(SCRATCH)'
 
 install: ## into PREFIX (/usr/local), below DESTDIR; builds first if there is nothing to install
 	@test -x '$(BIN)/allocsd' -a -x '$(BIN)/allocsctl' -a -e '$(BIN)/liballocs_agent.so' || $(MAKE) build

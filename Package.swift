@@ -1,4 +1,6 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+
 import Foundation
 import PackageDescription
 
@@ -14,8 +16,8 @@ let toolchain: String = {
 
 // With ALLOCS_WITHOUT_EVENTS set the agent has no events, for `make bench` to tell what they cost while they are off.
 let withoutEvents = Context.environment["ALLOCS_WITHOUT_EVENTS"] != nil ? ["-DALLOCS_WITHOUT_EVENTS"] : []
-// The options of every build of the agent. scripts/agent-flags reads these two lists, for the builds that SwiftPM can't do:
-// nothing but strings in them, a comment on a line of its own.
+// The options of every build of the agent. scripts/agent-flags reads these three lists, for the builds that SwiftPM
+// can't do (scripts/build-kit, scripts/build-aarch64): nothing but strings in them, a comment on a line of its own.
 //
 // No allocation (the compiler refuses any), no runtime checks that could abort the host, no frame pointer of its own.
 let agentSwiftFlags = [
@@ -30,6 +32,9 @@ let agentCFlags = [
   "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
   "-mframe-pointer=none", "-falign-functions=64", "-Wall", "-Wextra",
 ]
+let agentLinkerFlags = [
+  "--gc-sections", "-z", "now",
+]
 let agentSwift: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded"),
   .unsafeFlags(
@@ -39,13 +44,13 @@ let agentC: [CSetting] = [.unsafeFlags(agentCFlags + withoutEvents)]
 // An Embedded library would export swift_retain and its like and break every Swift program: the version script hides
 // them. Named as Embedded at the link as well, it is not linked to libswiftCore and has no start-up code.
 let agentLinker: [LinkerSetting] = [
-  .unsafeFlags([
-    "-enable-experimental-feature", "Embedded", "-nostartfiles",
-    "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/Agent/Entry/exports.map",
-    "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "now",
-    // libc alone, and not the dynamic linker that libc.so names beside it: musl's would look for that one and refuse.
-    "-Xclang-linker", "-nodefaultlibs", "-Xlinker", "-l:libc.so.6",
-  ])
+  .unsafeFlags(
+    [
+      "-enable-experimental-feature", "Embedded", "-nostartfiles",
+      "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/Agent/Entry/exports.map",
+      // libc alone, and not the dynamic linker that libc.so names beside it: musl's would look for that one and refuse.
+      "-Xclang-linker", "-nodefaultlibs", "-Xlinker", "-l:libc.so.6",
+    ] + agentLinkerFlags.flatMap { ["-Xlinker", $0] })
 ]
 
 let package = Package(
@@ -94,7 +99,7 @@ let package = Package(
     .target(
       name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"],
       exclude: ["CLiburing"],
-      // As an archive: nothing more to be installed where the binaries run, nothing more for a tool to load at its start.
+      // As an archive: nothing more is to be installed where the binaries run, and a tool's start loads nothing more.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
@@ -210,8 +215,8 @@ if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   package.targets.removeAll { !needed.contains($0.name) }
 }
 
-// With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer, as
-// `make fuzz` does.
+// With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer,
+// as `make fuzz` does.
 if Context.environment["ALLOCS_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(name: "allocs-fuzz", dependencies: ["FuzzTargets"], path: "Tests/Fuzz/Fuzzer"))

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the agent's call stacks with gdb's, address by address, while a program runs. Run by scripts/compare-stacks.
 
 Stops at the first instruction of the hooks of malloc, calloc and realloc, and where operator new is about to record its
-block; takes gdb's stack there; lets the call return and looks the block up in the segment. Settings come from the environment:
-ALLOCS_COMPARE_AGENT, _DIR (for the segment), _OUTPUT (the result), _COUNT, _EVERY, _SKIP (allocations at first),
-_SECONDS (after which it ends the program), _FEWER (set: that a program makes fewer allocations is no failure).
+block; takes gdb's stack there; lets the call return and looks the block up in the segment. Settings come from the
+environment: ALLOCS_COMPARE_AGENT, _DIR (for the segment), _OUTPUT (the result), _COUNT, _EVERY, _SKIP (allocations at
+first), _SECONDS (after which it ends the program), _FEWER (set: that a program makes fewer allocations is no failure).
 """
 
 import collections
@@ -155,7 +156,8 @@ def describe(found, expected, reason):
     else:
         kind = "they differ"
     key = f"{kind} after {shared}"
-    examples.setdefault(key, ([symbol(x) for x in addresses[depth:depth + 3]], [symbol(x) for x in expected[depth:depth + 3]]))
+    ours, theirs = addresses[depth:depth + 3], expected[depth:depth + 3]
+    examples.setdefault(key, ([symbol(x) for x in ours], [symbol(x) for x in theirs]))
     return key, is_astray
 
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocs-drain-bench: records every event of a process into a file, by the server's own drain loop and with the policy
 // lossless: what that costs the process.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocs-export-bench: how fast one thread drains rings into a file, and into what it would be by plain means.
 //
 //   allocs-export-bench FILE SECONDS      FILE is made anew for each measurement, and removed
@@ -8,7 +9,7 @@
 //
 //   export BATCH        the drain loop, records in frames, by io_uring
 //   plain BATCH         the same loop without io_uring
-//   write BATCH         a loop that copies a batch out of the ring and writes it by one write(2): the least there is to do
+//   write BATCH         a loop that copies a batch out of the ring and writes it by one write(2): the least to do
 //   copy BATCH          the batches copied to memory, as memcpy does
 //
 // BATCH is the number of records that one look takes from one ring.

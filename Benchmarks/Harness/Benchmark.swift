@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a benchmark is, and what it returns: rows of a table, each a comparison of variants or a single figure.
 
 import Measurement

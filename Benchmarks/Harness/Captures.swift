@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the capture of a call stack costs: malloc + free with full stacks, less the same calls with call sites, beside
 // libunwind's unw_backtrace at the same depth.
 
@@ -94,7 +95,8 @@ private func check(_ workshop: Workshop, _ command: Command) throws -> Int {
   }
   guard frames == depth else {
     throw BenchmarkError(
-      "\(command.arguments[0]): the recorded stack has \(frames) frames instead of \(depth), so its capture can't be judged"
+      "\(command.arguments[0]): the recorded stack has \(frames) frames instead of \(depth), so that its capture "
+        + "can't be judged"
     )
   }
   // More are new than those which are counted, in the warm-up, but not twice as many.

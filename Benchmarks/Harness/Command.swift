@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Running a program and learning what it cost. posix_spawn and wait4 instead of Foundation's Process, which tells
 // neither processor time nor lets the child inherit a processor.
 

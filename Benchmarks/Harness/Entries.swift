@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What it costs more to hook an allocator at its entries than to be called in its place: one program and one allocator,
 // once in the program itself, in several layouts of it whose mean counts, and once as a shared library below the agent.
 
@@ -8,7 +9,7 @@ let entryBenchmark = Benchmark(name: "entry", part: .time) { workshop in
   let operations = workshop.options.quick ? "100000" : "300000"
   let allocator = try workshop.program(
     "allocator", as: "liballocator.so", options: ["-shared", "-fPIC", "-fno-builtin"])
-  // Where a program's malloc lies in its cache lines costs or saves half a nanosecond, and is up to the program's linker.
+  // Where a program's malloc lies in its cache lines costs or saves half a nanosecond. The program's linker decides it.
   let layouts = [["-falign-functions=16"], ["-falign-functions=32"], ["-falign-functions=64"], ["-no-pie"]]
   let hooked = try layouts.enumerated().map { index, layout in
     Command(

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the recording of events costs the target: while it is off, while it is on and nobody reads, and while a consumer
 // takes every record.
 

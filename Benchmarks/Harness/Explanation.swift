@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of docs/benchmarks.md that tells what was measured and how.
 
 extension Report {
@@ -5,47 +6,50 @@ extension Report {
     ## What the rows are
 
     - **malloc(64) + free**: the pair, in a loop. **pair at depth 5**: with five return addresses on the stack, those of
-      libc's start included. **churn**: random replacement among live blocks of 16 to 527 bytes. **two threads**: one pair
-      and one replacement among 1,000 blocks, in each of two threads, each on its own processor. **realloc**: a buffer that
-      grows by half from 16 bytes to 64 KiB. **1 MiB blocks**: random replacement among 16. **thread start + join**: each
-      thread allocates and frees one block. Each program does nine batches after a warm-up and tells the median batch.
-      The blocks are not written to (but for one byte of each 1 MiB), so the ratios are those of the calls alone.
+      libc's start included. **churn**: random replacement among live blocks of 16 to 527 bytes. **two threads**: one
+      pair and one replacement among 1,000 blocks, in each of two threads, each on its own processor. **realloc**: a
+      buffer that grows by half from 16 bytes to 64 KiB. **1 MiB blocks**: random replacement among 16. **thread start +
+      join**: each thread allocates and frees one block. Each program does nine batches after a warm-up and tells the
+      median batch. The blocks are not written to (but for one byte of each 1 MiB), so the ratios are those of the calls
+      alone.
     - A round runs the short programs, the captures too, two or three times, in turns, and takes the least time of each
       variant: what disturbs a program only slows it down. heaptrack is run once, as are all in the rows churn with a
       million blocks, realloc and 1 MiB blocks.
     - **cost ÷ heaptrack's**: the agent's time over plain, divided by heaptrack's time over plain. heaptrack is
-      preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing here.
-    - **pair, off − a build without**: the agent with events off, less the same agent built without them (ALLOCS_WITHOUT_EVENTS).
-      **on − off**: they are on and nobody reads. **lossless into a file**: the server's drain loop on another processor
-      records every event into a file on tmpfs, and the target waits for it where it must; the benchmark fails if one is missing.
-    - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3**
-      [a loop](../Benchmarks/Programs/json_loop.py) that writes and reads JSON, with PYTHONMALLOC=malloc. Both have one thread
-      and wait for nothing, so their time is their processor time, user and system, from start to exit: elapsed time would
-      add what other programs took. **redis**: a fixed number of SET and GET by redis-benchmark, 16 in a pipeline, server and
-      client each on its own processor: the time that passes, and the server's processor time for the same requests, which
-      the wait for the client doesn't hide.
-    - **Capture of a call stack**: [the program](../Benchmarks/Programs/capture.c) calls malloc and free with 25 return addresses
-      on the stack (the recorded stack is checked to have as many, in code without frame pointers). A capture costs its
-      time with full stacks less its time with call sites, in the same round. **same stack**: always the same call.
-      **unw_backtrace**: libunwind's, in a plain program at the same depth, on the same stack each time. **5 innermost
-      frames other**: eight chains of five functions in turns; all outside them is the same. **new stack**: no stack comes
-      twice, and two follow each other that have only the five outermost frames in common, but each return address was seen
-      before. The frames below the first one that differs are then all new to the index, which has to write a node for each
-      (75 thousand in all, checked); the cost is divided by their number alone, though one more frame is unwound. **known**: 16
-      stacks in turns that differ as much, but are all in the index already.
+      preloaded and records to a file in memory: its interpreter, which usually runs beside the program, costs nothing
+      here.
+    - **pair, off − a build without**: the agent with events off, less the same agent built without them
+      (ALLOCS_WITHOUT_EVENTS). **on − off**: they are on and nobody reads. **lossless into a file**: the server's drain
+      loop on another processor records every event into a file on tmpfs, and the target waits for it where it must; the
+      benchmark fails if one is missing.
+    - **sqlite3** runs [a script](../Benchmarks/Programs/tables.sql) on a database in memory, **python3** [a
+      loop](../Benchmarks/Programs/json_loop.py) that writes and reads JSON, with PYTHONMALLOC=malloc. Both have one
+      thread and wait for nothing, so their time is their processor time, user and system, from start to exit: elapsed
+      time would add what other programs took. **redis**: a fixed number of SET and GET by redis-benchmark, 16 in a
+      pipeline, server and client each on its own processor: the time that passes, and the server's processor time for
+      the same requests, which the wait for the client doesn't hide.
+    - **Capture of a call stack**: [the program](../Benchmarks/Programs/capture.c) calls malloc and free with 25 return
+      addresses on the stack (the recorded stack is checked to have as many, in code without frame pointers). A capture
+      costs its time with full stacks less its time with call sites, in the same round. **same stack**: always the same
+      call. **unw_backtrace**: libunwind's, in a plain program at the same depth, on the same stack each time. **5
+      innermost frames other**: eight chains of five functions in turns; all outside them is the same. **new stack**: no
+      stack comes twice, and two follow each other that have only the five outermost frames in common, but each return
+      address was seen before. The frames below the first one that differs are then all new to the index, which has to
+      write a node for each (75 thousand in all, checked); the cost is divided by their number alone, though one more
+      frame is unwound. **known**: 16 stacks in turns that differ as much, but are all in the index already.
     - **segment, N-byte blocks**: blocks of the segment's file on its file system, less those of an idle process,
       divided by the number of live allocations. Here and below, the agent records full stacks.
     - **look-ups** are timed one at a time, among 100,000 random ones, in a mapped segment of a live process, without
-      symbols; every answer is checked. *with neighbours* also finds the nearest live allocations below and above.
-      *1 TiB into a block* is a segment that was written for the purpose. *free, above N freed*: all blocks but the lowest
+      symbols; every answer is checked. *with neighbours* also finds the nearest live allocations below and above. *1
+      TiB into a block* is a segment that was written for the purpose. *free, above N freed*: all blocks but the lowest
       were freed, and the nearest live one is searched from the top.
     - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
       allocsd on a Unix socket, of a process with a million live allocations.
 
-    - **recorded** is the python3 loop of above with whole call stacks and `allocsctl record --zstd` beside it, on the other
-      processor, from as soon as it can be attached to: the time that passes until the program has ended, over plain, since a
-      program that waits for its recorder uses no processor. heaptrack's is as above: preloaded, and nobody interprets what
-      it writes. Its file is that output, interpreted and compressed as its script does it.
+    - **recorded** is the python3 loop of above with whole call stacks and `allocsctl record --zstd` beside it, on the
+      other processor, from as soon as it can be attached to: the time that passes until the program has ended, over
+      plain, since a program that waits for its recorder uses no processor. heaptrack's is as above: preloaded, and
+      nobody interprets what it writes. Its file is that output, interpreted and compressed as its script does it.
 
     Run it: `make bench`, or `Benchmarks/run --help` for single ones, fewer rounds, JSON.
 

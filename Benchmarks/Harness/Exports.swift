@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The export of events: how many a second one thread of the server brings into a file on tmpfs, and what it costs to
 // watch processes that do nothing.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One connection to a server on a Unix socket, with as little of HTTP/1.1 as measuring it takes: a request, and the
 // answer to it, whose body has a Content-Length or is chunked. Blocking; not for use by several threads.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the agent costs a pair of malloc and free where it is linked into the executable: left off, and active, beside
 // the same program without it and, where there can be one, under the preloaded agent.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Look-ups in the mapped index, without symbols: allocs-lookup-bench asks a live process's segment.
 
 import Foundation

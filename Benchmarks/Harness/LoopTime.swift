@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the programs of Benchmarks/Programs print of their loops.
 
 import Measurement

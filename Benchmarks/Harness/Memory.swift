@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a segment takes for each live allocation: its blocks on the file system less those of an idle process's.
 
 import Foundation

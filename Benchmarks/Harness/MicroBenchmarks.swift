@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loops of allocator calls: nanoseconds an operation, plain against agent against heaptrack.
 
 import Measurement

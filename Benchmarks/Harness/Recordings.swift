@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What it costs to record every allocation and free of a real program, with whole call stacks, beside heaptrack: the
 // time that is added to the program, and the size of the file.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The result of a run: as JSON, and as the page docs/benchmarks.md.
 
 import Foundation
@@ -111,7 +112,8 @@ struct Report {
     # Benchmarks
 
     What the agent costs a program, and how fast the index answers: the table that `make bench` printed last, which
-    replaces this page but for what is written by hand. Everything is measured in one run: each of \(options.roundCount) rounds runs the program
+    replaces this page but for what is written by hand. Everything is measured in one run: each of \
+    \(options.roundCount) rounds runs the program
     plain, under the agent with `ALLOCS_STACKS=site` (the call site of each allocation) and with `full` (its whole call
     stack: the default), and under heaptrack, starting with another of the four each time. Ratios are taken within
     a round; the table has their median, the least and the greatest, the bar, and whether it is met (✓) or missed (✗).\

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Queries through allocsd: one at a time on a connection that is kept, each on a new connection, and in batches.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The result as tables of 80 columns.
 
 import Foundation

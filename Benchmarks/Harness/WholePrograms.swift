@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Real programs from start to end, plain against agent against heaptrack. Each has to print the same under all of them.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the benchmarks work: a scratch directory, the compiled programs, and what makes a command a variant.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocs-bench: measures the agent against the plain run and heaptrack, and the index's answers, side by side in one
 // run.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocs-lookup-bench: times single look-ups in a mapped segment, without symbols, and checks each answer.
 //
 //   allocs-lookup-bench times SEGMENT                    random live allocations and the gaps between them

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// What a figure has to reach.
 public enum Bar: Equatable, Sendable {
   case atMost(Double)

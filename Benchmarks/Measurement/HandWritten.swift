@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of a generated page that people write: it says of one table what no program can know, and has to outlive the
 // table without seeming to speak of the next one.
 

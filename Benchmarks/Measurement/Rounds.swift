@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Interleaved rounds: every round measures each variant, and variants are compared within a round only, so that
 // whatever slows the machine for a while slows all of them.
 

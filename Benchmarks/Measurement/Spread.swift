@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// A median with the least and the greatest of the values it stands for. Values keep their unit.
 public struct Spread: Equatable, Sendable {
   public let median: Double

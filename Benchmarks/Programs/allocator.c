@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An allocator to be linked into a program, or to be a shared library below the agent: lists of freed blocks by size,
 // for one thread. As short as one can be, so that what a hook adds is seen.
 #include <stddef.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // backtrace DEPTH [OPERATIONS]: libunwind's unw_backtrace at DEPTH of the call stack, always the same call, the fastest
 // that libunwind has; an operation is one stack. Fails if the stack that it gives has not DEPTH frames.
 #include "bench.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the micro benchmark programs share: the clock, a generator of random numbers and the way a result is printed.
 //
 // - A program runs its operation in batches after a warm-up and prints the median batch, so that one batch in which

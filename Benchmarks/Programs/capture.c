@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // capture SHAPE DEPTH [OPERATIONS]: malloc(64) and free at a depth of the call stack; an operation is the pair. Under
 // the agent with and without whole stacks, the difference is what the capture of a stack costs. SHAPE is one of
 //

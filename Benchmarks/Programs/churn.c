@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // churn [LIVE [OPERATIONS]]: random replacement among LIVE live blocks of 16 to 527 bytes; an operation is one free and
 // one malloc. The warm-up replaces each block once on average.
 #include "bench.h"

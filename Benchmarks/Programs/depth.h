@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // depth.h: calls a function at a known depth of the call stack, through frames as distribution binaries have them.
 //
 // - The depth counts every return address from the innermost call out to _start, as unw_backtrace counts them. main and

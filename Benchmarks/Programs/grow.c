@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // grow [OPERATIONS]: a buffer that grows by realloc from 16 bytes to 64 KiB, each time by half, as a vector does, while
 // another lives behind it in the heap; an operation is one realloc.
 #include "bench.h"

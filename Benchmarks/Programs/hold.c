@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // hold SIZE COUNT [KEPT]: allocates COUNT blocks of SIZE bytes, prints "ready FIRST LAST" (their addresses, in
 // hexadecimal) and keeps them until its standard input ends. The blocks are not written to: what is measured is the
 // index of them. With SIZE 0 their sizes are random, 16 to 143 bytes, and a tenth of them is freed again, scattered.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a document as JSON and reads it again, as often as the argument says; prints a checksum."""
 
 import json

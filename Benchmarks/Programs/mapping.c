@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mapping anonymous|file [OPERATIONS]: maps a page, with nothing behind it or of this program's file, and unmaps it; an
 // operation is both. The page is not touched: what the kernel does for that would hide what the calls themselves take.
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mebibyte [OPERATIONS]: random replacement among 16 live blocks of 1 MiB, whose first byte is written; an operation is
 // one free, one malloc and the write.
 #include "bench.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // pair [OPERATIONS]: malloc(64) and free of it; an operation is the pair.
 #include "bench.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // spawn [OPERATIONS]: starts a thread that allocates and frees one block, and joins it; an operation is one thread.
 #include "bench.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // synthetic FILE BASE SIZE: writes a segment of a process that doesn't exist, with one live allocation of SIZE bytes at
 // BASE (decimal) and one of 24 bytes in the first region behind it: for sizes that no machine at hand can allocate.
 #include "bench.h"

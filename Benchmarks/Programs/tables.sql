@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- A database in memory: bulk insert, index, joins, grouping, update, delete, and many small statements' worth of rows.
 PRAGMA temp_store = MEMORY;
 CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT, city TEXT, born INTEGER);

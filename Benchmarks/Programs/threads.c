@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // threads [OPERATIONS]: two threads, each on its own processor, each in a loop of one pair (malloc(64), free) and one
 // replacement among its own 1,000 live blocks; an operation is one turn of the loop, timed from the moment when both
 // have started until both have ended.

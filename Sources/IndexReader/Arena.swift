@@ -5,7 +5,7 @@
 //   group may hold nothing but zeros and stale tails. Where a search has met one such group it
 //   expects more, as above gigabytes of freed small blocks, and passes over them at the speed of
 //   memory (`hasHead`).
-// - Whatever a search returns was true when it was read. A search that finds nothing met, for each
+// - A search's result was true when it was read. A search that finds nothing met, for each
 //   slot, a moment at which no allocation started there.
 
 import MappingGuard

@@ -117,8 +117,8 @@ public final class Recorder {
     var reason: RecordingEnd?
     var count = 0
     while true {
-      // The process is looked at before the rings: if it has ended, the rings have all its events. A
-      // process whose events come has not ended.
+      // The process is looked at before the rings: if it has ended, the rings have all its events.
+      // A process whose events come has not ended.
       let isAlive = count > 0 || shared.segment.isProcessAlive
       count = try drain()
       let now = RecordingWriter.now(CLOCK_MONOTONIC)

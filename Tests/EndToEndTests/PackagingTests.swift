@@ -213,7 +213,8 @@ extension EndToEnd {
       #expect(outcome.ending == .exit(1) && outcome.output == "")
       let lines = outcome.errors.split(separator: "\n")
       #expect(lines.count == 2 && lines.first?.hasPrefix("install-dependencies: ") == true, "\(outcome.errors)")
-      let install = "apt-get install -y --no-install-recommends shellcheck redis-server redis-tools binutils"
+      let packages = "perl python3 shellcheck redis-server redis-tools binutils"
+      let install = "apt-get install -y --no-install-recommends \(packages)"
       #expect(lines.last.map { String($0) } == "  sudo apt-get update && sudo \(install)", "\(outcome.errors)")
       #expect(calls.contains("sudo -n true\n") && installations(calls).isEmpty, "\(calls)")
     }
@@ -224,7 +225,8 @@ extension EndToEnd {
       #expect(outcome.ending == .exit(1) && installations(calls).isEmpty)
       #expect(
         outcome.errors.split(separator: "\n").last
-          == "  su -c 'apt-get update && apt-get install -y --no-install-recommends shellcheck'", "\(outcome.errors)")
+          == "  su -c 'apt-get update && apt-get install -y --no-install-recommends perl python3 shellcheck'",
+        "\(outcome.errors)")
     }
 
     @Test("with sudo that asks for no password the missing packages are installed, and a failure is told")
@@ -234,7 +236,7 @@ extension EndToEnd {
       #expect(outcome.ending == .exit(0), "\(outcome.errors)")
       #expect(
         installations(calls).filter { $0.hasPrefix("apt-get") }
-          == ["apt-get update -q", "apt-get install -y --no-install-recommends shellcheck"])
+          == ["apt-get update -q", "apt-get install -y --no-install-recommends perl python3 shellcheck"])
       let failing = try installDependencies(["lint"], passing.merging(["apt-get": "exit 100"]) { $1 }).outcome
       #expect(failing.ending == .exit(1) && failing.errors.contains("apt-get failed"), "\(failing.errors)")
     }

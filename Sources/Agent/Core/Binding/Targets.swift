@@ -22,8 +22,8 @@ struct Targets {
     /// Behind the agent: callers of malloc get the agent's, which calls that of the first such
     /// module.
     case behind
-    /// It comes after the start, or belongs to a namespace of its own. Only callers that ask for
-    /// its functions get them.
+    /// The module comes after the start, or belongs to a namespace of its own. Only callers that
+    /// ask for its functions get them.
     case apart
   }
 

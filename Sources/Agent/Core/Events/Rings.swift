@@ -7,7 +7,7 @@
 // - `reserved` is stored, and a release fence follows, before the first record of a chunk is
 //   written. The fence pairs with the acquire fence that a reader makes after it has copied
 //   records: a reader that has copied a word of such a record finds `reserved` above it.
-// - Whatever may take long, or take the lock, is done while `recording` is clear, so that a signal
+// - Work that may take long, or take the lock, is done while `recording` is clear, so that a signal
 //   handler's events in the meantime are recorded like others. Each fact that was found out then is
 //   checked again before it is used.
 // - A ring belongs to a thread's block, and goes with the block to the next thread that gets it. So

@@ -1,7 +1,8 @@
 // All of the agent's private memory, and the functions by which it asks libc: one header an owner.
 //
-// It is written in C because it is thread-local, or code in the machine's own language reaches it
-// by address. Two kinds of storage are told apart by what happens to them in a child process:
+// The memory is declared in C because it is thread-local, or code in the machine's own language
+// reaches it by address. Two kinds of storage are told apart by what happens to them in a child
+// process:
 //
 // - `struct allocs_thread_block`, one for each thread, and `struct allocs_shared`, one for the
 //   process, lie in mappings with MADV_WIPEONFORK. A child of fork, by whatever call it was made,

@@ -19,8 +19,8 @@ struct allocs_saved_thread {
   uint32_t slot;
   uint32_t tid;
 };
-// It lies in the parent's private memory from the closing of the gate to its opening; a child finds
-// its own copy.
+// The saved state lies in the parent's private memory from the closing of the gate to its opening;
+// a child finds its own copy.
 struct allocs_saved_state {
   int64_t file;              // the child's segment, without a name yet
   int64_t directory;
