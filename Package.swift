@@ -155,25 +155,30 @@ let package = Package(
       name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader"], path: "Benchmarks/Drain"),
 
     // MARK: tests
-    .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
-    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
-    .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
-    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
+    .target(name: "TestSupport", dependencies: ["SharedLayout"], path: "Tests/TestSupport"),
+    .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"]),
+    .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
+    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
+    .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
+    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "TestSupport"]),
+    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "TestSupport"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols"]),
-    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
+      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],
+      name: "AnswersTests",
+      dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols", "TestSupport"]),
+    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers", "TestSupport"]),
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout", "TestSupport"],
       exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
-      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols"],
+      name: "FuzzTargets",
+      dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
       path: "Tests/Fuzz/FuzzTargets"),
-    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets"]),
+    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]
 )
 

@@ -4,11 +4,12 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Attribution")
+@Suite("Attribution", .bounded)
 struct AttributionTests {
   private let directory = TemporaryDirectory()
   private let segment: SyntheticSegment

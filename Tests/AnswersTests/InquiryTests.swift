@@ -3,6 +3,7 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
 @testable import Answers
@@ -52,7 +53,7 @@ final class Pages {
   deinit { munmap(mapping, size + 2 * Self.guardSize) }
 }
 
-@Suite("Inquiries, of a live process")
+@Suite("Inquiries, of a live process", .bounded)
 struct LiveInquiryTests {
   private let directory = TemporaryDirectory()
 
@@ -202,10 +203,10 @@ struct LiveInquiryTests {
     pthread_attr_destroy(&attributes)
     // Until it waits in read, it may be seen running, or not at all.
     var answer = try answer(segment, pages.start + 64)
-    while answer.kind != .stack {
-      #expect(answer.kind == .mapping)
-      usleep(1000)
+    try wait(for: "the thread waits, and its stack is known", pause: 1000) {
       answer = try self.answer(segment, pages.start + 64)
+      #expect(answer.kind == .stack || answer.kind == .mapping)
+      return answer.kind == .stack
     }
     #expect(answer.thread != nil && answer.thread?.id != UInt32(getpid()))
     #expect(answer.thread?.name != nil)
@@ -280,7 +281,7 @@ struct LiveInquiryTests {
   }
 }
 
-@Suite("Inquiries, of a process that is gone")
+@Suite("Inquiries, of a process that is gone", .bounded)
 struct DeadInquiryTests {
   private let directory = TemporaryDirectory()
 
@@ -346,7 +347,7 @@ struct DeadInquiryTests {
   }
 }
 
-@Suite("Views")
+@Suite("Views", .bounded)
 struct ProcessViewTests {
   private let directory = TemporaryDirectory()
 

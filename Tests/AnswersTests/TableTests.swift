@@ -4,11 +4,12 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Allocation sites")
+@Suite("Allocation sites", .bounded)
 struct TopTableTests {
   private let directory = TemporaryDirectory()
 
@@ -95,7 +96,7 @@ struct TopTableTests {
   }
 }
 
-@Suite("Processes")
+@Suite("Processes", .bounded)
 struct ProcessListTests {
   private let directory = TemporaryDirectory()
 

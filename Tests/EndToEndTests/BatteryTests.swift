@@ -1,6 +1,7 @@
 // Every allocation function with every edge: what a caller can see is the same with and without the agent.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {

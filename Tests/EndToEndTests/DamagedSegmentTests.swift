@@ -2,6 +2,7 @@
 
 import Foundation
 import Synchronization
+import TestSupport
 import Testing
 
 /// A file with its first content: bytes of it are changed, it is cut, put in another's place, and made whole again.
@@ -110,11 +111,13 @@ extension EndToEnd {
       let before = try (memory: server.process.memory(), descriptors: server.process.descriptors())
 
       let isOver = Mutex(false)
+      let numbers = RandomNumbers()
       let damager = Thread {
-        var random = SystemRandomNumberGenerator()
+        var random = numbers
         while !isOver.withLock({ $0 }) {
-          if let victim = victims.randomElement() { victim.damage(&random) }
-          usleep(UInt32.random(in: 0..<400))
+          if let victim = victims.randomElement(using: &random) { victim.damage(&random) }
+          // Readers get some of each damage to read: how much is what is tried.
+          letRun(microseconds: UInt32.random(in: 0..<400, using: &random))
         }
       }
       damager.start()

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -193,7 +194,12 @@ extension EndToEnd {
       let process = try ChildProcess(
         command,
         environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 })
-      usleep(300_000)
+      try wait(for: "it has an index, and works", of: process) {
+        guard let path = try directory.segments(of: process.pid).first, let segment = try? Segment(path: path) else {
+          return false
+        }
+        return segment.threads.reduce(0) { $0 + $1.allocations } > 5000
+      }
       for round in 0..<20 {
         if round == 15 {
           kill(process.pid, SIGKILL)

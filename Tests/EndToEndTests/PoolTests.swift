@@ -2,6 +2,7 @@
 // refused.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {

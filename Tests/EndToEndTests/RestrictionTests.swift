@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -66,7 +67,7 @@ extension EndToEnd {
       let agent = try Installation.path(of: Installation.agent)
       try FileManager.default.copyItem(atPath: agent, toPath: program.file(Installation.agent))
       chmod(directory.path, 0o555)
-      let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+      let user = OtherUsers.nobody
       let plain = try ChildProcess.run(user + [program.file("worker")])
       let environment = ["env", "LD_PRELOAD=\(program.file(Installation.agent))", "ALLOCS_DIR=\(directory.path)"]
       #expect(try ChildProcess.run(user + environment + [program.file("worker")]) == plain)

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -355,22 +356,10 @@ extension EndToEnd {
     @Test("redis-server under load has the same stacks twice")
     func redisTwice() throws {
       let directory = try TestDirectory()
-      let socket = directory.file("redis.sock")
-      let variables = try Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 }
-      let server = try ChildProcess(
-        ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--logfile", directory.file("log")],
-        environment: ChildProcess.baseEnvironment.merging(variables) { $1 })
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try ChildProcess.run(["redis-cli", "-s", socket, "PING"]).output != "PONG\n" {
-        try #require(Date() < limit && !server.hasEnded, "redis-server does not answer: \(server.errors)")
-        usleep(20000)
-      }
-      let load = try ChildProcess.run([
-        "redis-benchmark", "-s", socket, "-q", "-n", "5000", "-r", "1000", "-t", "set,lpush,hset,sadd,zadd",
-      ])
-      #expect(load.ending == .exit(0))
-      _ = try ChildProcess.run(["redis-cli", "-s", socket, "SHUTDOWN", "NOSAVE"])
-      #expect(try server.wait().ending == .exit(0))
+      let redis = try RedisServer(
+        environment: Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 })
+      try redis.load(["-n", "5000", "-r", "1000", "-t", "set,lpush,hset,sadd,zadd"])
+      try redis.shutDown()
       try Self.expectNoDifference(Segment(path: directory.segments()[0]), atLeast: 10000, #_sourceLocation)
     }
 

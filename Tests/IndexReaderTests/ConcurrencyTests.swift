@@ -4,6 +4,7 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Synchronization
+import TestSupport
 import Testing
 
 private let heap: UInt64 = 0x5555_0000_0000
@@ -28,7 +29,7 @@ private func isTrue(_ allocation: Allocation) -> Bool {
   return allocation == truth(block: block, generation: allocation.context)
 }
 
-@Suite("Concurrency")
+@Suite("Concurrency", .bounded)
 struct ConcurrencyTests {
   @Test("look-ups and iterations while every block changes all the time")
   func hammer() async throws {
@@ -59,7 +60,7 @@ struct ConcurrencyTests {
       }
       for reader in 0..<2 {
         group.addTask {
-          var generator = SplitMix(state: UInt64(reader))
+          var generator = RandomNumbers(seed: UInt64(reader))
           while !tally.isDone.load(ordering: .acquiring) {
             for _ in 0..<200 {
               let address = heap + generator.next() % UInt64(blocks * 0x2_0000)

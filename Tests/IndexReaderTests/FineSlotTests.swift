@@ -3,12 +3,13 @@
 
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
 private let heap: UInt64 = 0x5555_0000_0000
 private let regionSize: UInt64 = 1 << 26
 
-@Suite("Fine slots")
+@Suite("Fine slots", .bounded)
 struct FineSlotTests {
   @Test(
     "each size is found by its base and its last byte, and not by its neighbours",

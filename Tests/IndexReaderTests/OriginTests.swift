@@ -3,9 +3,10 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
-@Suite("Contexts and stacks")
+@Suite("Contexts and stacks", .bounded)
 struct OriginTests {
   @Test("a context gives function, allocator, thread and stack")
   func context() throws {
@@ -139,7 +140,7 @@ struct OriginTests {
   }
 }
 
-@Suite("Modules")
+@Suite("Modules", .bounded)
 struct ModuleTests {
   @Test("of two modules at one place, the one that was loaded at the time")
   func byTime() throws {
@@ -191,7 +192,7 @@ struct ModuleTests {
   }
 }
 
-@Suite("Threads")
+@Suite("Threads", .bounded)
 struct ThreadTests {
   @Test("a slot's holder is told by time; who is overwritten in the history is nobody")
   func holders() throws {
@@ -257,7 +258,7 @@ struct ThreadTests {
   }
 }
 
-@Suite("Time")
+@Suite("Time", .bounded)
 struct TimeTests {
   private let second: UInt64 = 1_000_000_000
 
@@ -342,7 +343,7 @@ func ownStartTime() -> UInt64? {
   return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
 }
 
-@Suite("Modules that nodes name")
+@Suite("Modules that nodes name", .bounded)
 struct NamedModuleTests {
   private let synthetic = SyntheticSegment()
 

@@ -5,6 +5,7 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Recording
@@ -13,7 +14,7 @@ import Testing
 private final class SmallRecording {
   static let start: UInt64 = 1_000_000_000_000
   static let heap: UInt64 = 0x5555_0000_0000
-  let path = "/dev/shm/recording-\(getpid())-\(UInt64.random(in: 0 ... .max)).rec"
+  let path = unusedPath("recording")
   private(set) var bytes = RecordingFormat.fileHeader
   /// Where chunks begin, and where the last one ends.
   private(set) var offsets = [RecordingFormat.headerSize]
@@ -124,7 +125,7 @@ private func take(_ path: String) throws -> [UInt8] {
   }
 }
 
-@Suite("files of recordings")
+@Suite("files of recordings", .bounded)
 struct RecordingFileTests {
   @Test("what was recorded is replayed at any moment, and at the peak")
   func replay() throws {

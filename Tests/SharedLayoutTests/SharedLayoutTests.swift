@@ -2,6 +2,7 @@
 
 import Foundation
 import SharedLayout
+import TestSupport
 import Testing
 
 private let sizes: [UInt64] = [
@@ -11,7 +12,7 @@ private let contexts: [UInt32] = [0, 1, 2, 0x7FFFFF, 0x800000, ALLOCS_CONTEXT_LI
 private let times: [UInt32] = [0, 1, 0x1FF, 0x200, 0x3FFF_FFFF, 0x4000_0000, ALLOCS_TICK_MASK]
 private let smallLimit = UInt64(ALLOCS_SMALL_SIZE_LIMIT)
 
-@Suite("Slots")
+@Suite("Slots", .bounded)
 struct SlotTests {
   @Test("a small head gives back granule, size, context and time", arguments: sizes.filter { $0 < smallLimit }, [0, 1])
   func small(size: UInt64, granule: UInt32) {
@@ -94,7 +95,7 @@ struct SlotTests {
   }
 }
 
-@Suite("Addresses")
+@Suite("Addresses", .bounded)
 struct AddressTests {
   static let addresses: [UInt64] = [
     0, 16, 32, 48, 0x3FF_FFE0, 0x3FF_FFF0, 0x400_0000, 0x400_0010, 0x7F12_3456_7890, 0x7FFF_FFFF_FFF0,
@@ -121,7 +122,7 @@ struct AddressTests {
   }
 }
 
-@Suite("Contexts")
+@Suite("Contexts", .bounded)
 struct ContextTests {
   @Test("a context's word gives back its four parts")
   func inverse() {
@@ -230,7 +231,7 @@ struct ContextTests {
   }
 }
 
-@Suite("Ticks")
+@Suite("Ticks", .bounded)
 struct TickTests {
   @Test("a second is 64 ticks, and 31 bits of them are kept")
   func seconds() {
@@ -269,7 +270,7 @@ struct TickTests {
   }
 }
 
-@Suite("Atomics")
+@Suite("Atomics", .bounded)
 struct AtomicTests {
   @Test("exchange, fetch and compare-exchange do what they say")
   func operations() {

@@ -3,9 +3,10 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
-@Suite struct VariableTests {
+@Suite(.bounded) struct VariableTests {
   @Test(
     "each address answers the member that the source names",
     arguments: [
@@ -66,10 +67,9 @@ import Testing
     #expect(Symbolizer(debugRoots: []).staticSymbol(at: address, in: program.module)?.name == "space::derived")
   }
 
-  @Test("Rust statics answer with their fields")
+  @Test("Rust statics answer with their fields", .enabled(if: findTool("rustc") != nil))
   func rust() throws {
-    guard findTool("rustc") != nil else { return }
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     let source = "\(folder.path)/statics.rs"
     try """
     pub struct Inner { pub len: u64, pub names: [u16; 4] }
@@ -184,11 +184,8 @@ import Testing
     let program = try TestProgram("variables.cpp", compiler: "g++", ["-g", "-O1"])
     let whole = try Data(contentsOf: URL(fileURLWithPath: program.path))
     let id = try #require(whole.range(of: Data(program.buildID)))
-    var state: UInt64 = 99
-    func random(_ bound: Int) -> Int {
-      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      return Int((state >> 33) % UInt64(bound))
-    }
+    var numbers = RandomNumbers()
+    func random(_ bound: Int) -> Int { Int.random(in: 0..<bound, using: &numbers) }
     for round in 0..<300 {
       var copy = whole
       for _ in 0...(round % 30) {
@@ -208,7 +205,7 @@ import Testing
 extension TestProgram {
   /// A shared object of nothing but a variable and debug information in assembly.
   struct Hostile {
-    let folder: TemporaryFolder
+    let folder: TestDirectory
     let path: String
     let buildID: [UInt8]
 
@@ -220,7 +217,7 @@ extension TestProgram {
 
     /// `abbreviations` from number 2 on; `entries` below the unit. Also the address of the variable's storage.
     static func make(_ abbreviations: String, _ entries: String) throws -> (Hostile, UInt64) {
-      let folder = try TemporaryFolder()
+      let folder = try TestDirectory()
       let path = "\(folder.path)/hostile"
       let assembly = """
         .data
@@ -245,7 +242,7 @@ extension TestProgram {
       try run("gcc", ["-nostdlib", "-static", "-Wl,-e,0", "-Wl,--build-id", "\(path).s", "-o", path])
       let line = try run("nm", [path]).split(separator: "\n").first { $0.hasSuffix(" storage") }
       guard let line, let storage = UInt64(line.split(separator: " ")[0], radix: 16) else {
-        throw ToolFailure(description: "no storage in \(path)")
+        throw HarnessError("no storage in \(path)")
       }
       return (Hostile(folder: folder, path: path, buildID: try TestProgram.readBuildID(path)), storage)
     }

@@ -2,6 +2,7 @@
 
 import Foundation
 import Synchronization
+import TestSupport
 
 enum StaticAllocators {
   private static let made = Mutex<[String: String]>([:])

@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 
 struct UncertainRecord {
   /// Blocks that there surely are.

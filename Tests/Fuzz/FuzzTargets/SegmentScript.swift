@@ -8,6 +8,7 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 
 // lseek(2); the Swift overlay lacks them.
 private let seekData: Int32 = 3
