@@ -1,4 +1,4 @@
-// What an address is, by a segment written by hand. The live process is the test itself: its own mappings decide.
+// Answers to addresses, from a segment written by hand. The live process is the test itself: its own mappings decide.
 
 import Glibc
 import IndexReader
@@ -300,9 +300,9 @@ struct DeadInquiryTests {
     #expect(!view.isProcessAlive)
     let block = try view.answer(base + 0x1_0010)
     #expect(block.kind == .heap && block.mapping == nil)
-    // Both neighbours lie in the same 64 MiB.
+    // The neighbours on both sides lie in the same 64 MiB.
     #expect(try view.answer(base + 0x100_0000).kind == .free)
-    // The same 2 KiB was heap.
+    // Its 2 KiB were heap.
     #expect(try view.answer(base + 0x200_0100).kind == .free)
     let beyond = try view.answer(base + 0x300_0000)
     #expect(beyond.kind == .unmapped && beyond.note == .processEnded && beyond.previous == nil)
@@ -339,7 +339,7 @@ struct DeadInquiryTests {
     #expect(try view.answer(pages.start).kind == .mapping)
     #expect(try !view.summary().isAbandoned)
     mprotect(segment.start, segment.size, PROT_READ)
-    // What the present program has mapped says nothing about the former one.
+    // The mappings of the present program say nothing about the former one.
     let answer = try view.answer(pages.start)
     #expect(answer.kind == .unmapped && answer.note == .indexAbandoned)
     #expect(try view.answer(block).kind == .heap)

@@ -31,7 +31,7 @@ extension EndToEnd {
       #expect(try directory.segments().count == 1, sourceLocation: sourceLocation)
     }
 
-    /// What an allocator does not survive on its own is left out for it.
+    /// Mistakes that an allocator does not survive on its own are left out for it.
     private func cArguments(_ allocator: Allocator) -> [String] { allocator == .tcmalloc ? [] : ["corrupting"] }
     private func operatorArguments(_ allocator: Allocator) -> [String] { allocator == .mimalloc ? ["throwless"] : [] }
 

@@ -1,4 +1,5 @@
-// What ended processes leave: how they ended, what is kept of them, who removes it, and what never is removed.
+// Segments of ended processes: how the processes ended, which segments are kept, who removes them, and which files are
+// never removed.
 
 import Foundation
 import IndexReader

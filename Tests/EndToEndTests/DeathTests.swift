@@ -72,7 +72,7 @@ extension EndToEnd {
             segment = try Segment(path: path)
           } catch {
             switch error {
-            // One that was not finished has not its length yet, or no magic.
+            // A file that was not finished has not its length yet, or no magic.
             case .halfWritten, .truncated: refused += 1
             default: throw error
             }

@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// What an export has brought into a file, in the binary form.
+/// The contents of a file that an export wrote, in the binary form.
 struct Exported {
   /// Events of blocks of one size.
   private(set) var blocks = 0

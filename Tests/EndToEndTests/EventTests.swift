@@ -162,7 +162,7 @@ extension EndToEnd {
       let history = EventHistory(contents.events, isWhole: false)
       #expect(history.faults == [])
       #expect(contents.events.count > 150_000)
-      // What lived before is not in the events, unless it was freed.
+      // A block that lived before is not in the events, unless it was freed.
       let known = Set(before.map(\.base))
       let differences = history.differences(from: segment.allAllocations().filter { !known.contains($0.base) })
       #expect(differences.allSatisfy { $0.hasSuffix("events only") }, "\(differences)")
@@ -264,7 +264,7 @@ extension EndToEnd {
         guard contents.lost == 0, kill % 4 == 0 else { continue }
         let history = EventHistory(contents.events)
         #expect(history.faults == [])
-        // What a thread was about when it was killed is in the index only, or in the events only.
+        // The call in which a thread was killed is in the index only, or in the events only.
         #expect(history.differences(from: segment.allAllocations()).count <= 3)
         compared += 1
       }

@@ -34,7 +34,8 @@ extension EndToEnd {
       let script = """
         declare -A table; for i in {1..60}; do table[key$i]=$(printf 'value %d' $i); done
         (table[key1]=changed; (table[key2]=deeper; echo "${table[key1]} ${table[key2]}"); echo "${table[key2]}")
-        printf '%s\\n' "${table[@]}" | while read -r line; do echo "<$line>"; done | sort | sed s/value/number/ | tail -n 3
+        printf '%s\\n' "${table[@]}" | while read -r line; do echo "<$line>"; done |
+          sort | sed s/value/number/ | tail -n 3
         for i in 1 2 3 4 5 6 7 8; do (echo "job $i" > "$1/$i") & done; wait; cat "$1"/?
         echo "${#table[@]} ${table[key1]}"
         """

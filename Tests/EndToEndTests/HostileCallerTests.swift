@@ -1,4 +1,4 @@
-// Those who would hurt the server or read what is not theirs: files made to mislead it, and clients that mean no good.
+// Callers who would hurt the server or read what is not theirs: files made to mislead it, and hostile clients.
 
 import Foundation
 import TestSupport

@@ -18,8 +18,7 @@ extension EndToEnd {
       var testDescription: String { "monotonic \(monotonic) s, boottime \(boottime) s" }
     }
 
-    /// Neither clock may become negative, and neither may go beyond half of what the kernel's 63 bits of nanoseconds
-    /// hold.
+    /// No clock may become negative, nor go beyond half of what the kernel's 63 bits of nanoseconds hold.
     static let offsets: [Offsets] = {
       let uptime = Int(ProcessInfo.processInfo.systemUptime)
       return [
@@ -89,7 +88,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "allocsd keeps the segments of live processes in other time namespaces, and removes them when the processes have ended",
+      "allocsd keeps the segments of live processes in other time namespaces, and removes those of ended ones",
       .enabled(if: hasTimeNamespaces, "needs root and time namespaces"))
     func otherTimeServed() throws {
       let directory = try TestDirectory()

@@ -1,5 +1,5 @@
-// What an index lacks is said in every answer: as text and as JSON, of a process that runs and of one that has ended,
-// by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
+// Blocks that an index lacks are said in every answer: as text and as JSON, of a process that runs and of one that has
+// ended, by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
 
 import Foundation
 import IndexReader
@@ -140,7 +140,7 @@ extension EndToEnd {
           let top = try #require(try Tool.objects(try control(["top", pid, "--json"])).first)
           #expect(top["lost_blocks"] as? Int == lost)
           let total = try #require((top["total"] as? [String: Any])?["blocks"] as? Int)
-          // What the program has allocated is in the index or counted.
+          // Each block that the program has allocated is in the index or counted.
           #expect(total + lost >= 200_000)
           for answer in try Tool.objects(try control(["query", pid, "--json", first, last, freed, "0x10"])) {
             #expect(answer["lost_blocks"] as? Int == lost, "\(answer)")

@@ -1,5 +1,5 @@
-// What commands say: names that other programs made can't act upon a terminal, and errors say what is wrong and what
-// can be done, in one line.
+// The words of commands: names that other programs made can't act upon a terminal, and errors say what is wrong and
+// what can be done, in one line.
 
 import Foundation
 import IndexReader
@@ -9,7 +9,7 @@ import Testing
 extension EndToEnd {
   @Suite("messages")
   struct Messages {
-    /// What a terminal would act upon, other than the ends of lines.
+    /// The characters that a terminal would act upon, other than the ends of lines.
     private func hostile(_ text: String) -> [Unicode.Scalar] {
       text.unicodeScalars.filter { scalar in
         switch scalar.properties.generalCategory {
@@ -209,7 +209,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "what is advised can be followed: for a live process, for one that has ended, and for the segment of another version"
+      "what is advised can be followed: for a live process, for an ended one, and for the segment of another version"
     )
     func advice() throws {
       let program = try Stationary()

@@ -37,7 +37,7 @@ private final class Loader {
     _ = try process.wait()
   }
 
-  /// What is said of a block.
+  /// The answer to a block's address.
   func answer(_ block: String, socket: String? = nil) throws -> (
     functions: [String], reasons: Set<String>, text: String
   ) {
@@ -102,7 +102,7 @@ extension EndToEnd {
       if isInPlace || getuid() != 0 {
         #expect(live.functions.prefix(2) == ["?", "?"] && live.reasons.count == 1)
       } else {
-        // What is mapped is shown by the kernel.
+        // The kernel shows a file that is mapped.
         #expect(live.functions.prefix(2) == ["alpha", "make"])
       }
       try loader.kill()

@@ -1,4 +1,5 @@
-// What surrounds the programs: `make install`, the units for systemd, and the script that installs Debian packages.
+// The surroundings of the programs: `make install`, the units for systemd, and the script that installs Debian
+// packages.
 
 import Foundation
 import TestSupport
@@ -23,7 +24,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       try install(below: directory.path)
       let units = ["allocsd.service", "allocsd.socket"].map { directory.file("lib/systemd/system/\($0)") }
-      /// What the checker says about our units; whatever else it finds on the machine is not ours.
+      /// The checker's complaints about our units; others on the machine are not ours.
       func complaints() throws -> [Substring] {
         let outcome = try ChildProcess.run([checker, "verify", "--man=no"] + units)
         let lines = outcome.errors.split(separator: "\n").filter { $0.contains("allocsd") }

@@ -252,7 +252,7 @@ extension EndToEnd {
       try body(path, sleeper.pid, directory)
     }
 
-    /// Neither an answer nor a crash, from the reader and from the command.
+    /// Expects an error, and no crash, from the reader and from the command.
     private func expectUnreadable(_ path: String, _ pid: Int32, _ directory: TestDirectory, _ what: String) throws {
       #expect(throws: SegmentError.self, "\(what)") { _ = try Segment(path: path) }
       try expectError(["query", "\(pid)", "0x1000"], status: 1, in: directory)

@@ -226,7 +226,7 @@ extension EndToEnd {
 
     @Test("redis-server with jemalloc and small keys takes the memory that it takes, and that of its index, no more")
     func redisMemory() throws {
-      /// What the keys take: by jemalloc's word, and resident without the index.
+      /// Bytes that the keys take: by jemalloc's word, and resident without the index.
       func run(_ agent: [String: String]) throws -> (used: Int, resident: Int) {
         let redis = try RedisServer(environment: agent)
         func measure() throws -> (used: Int, resident: Int) {
@@ -251,7 +251,7 @@ extension EndToEnd {
       let plain = try run([:])
       let indexed = try run(Installation.agentEnvironment(directory.path))
       #expect(plain.used > 10_000_000)
-      // What redis itself allocates meanwhile for its clients is never quite the same.
+      // The memory that redis itself allocates meanwhile for its clients is never quite the same.
       #expect(abs(indexed.used - plain.used) < 200_000, "\(indexed.used) bytes, not \(plain.used)")
       #expect(indexed.resident < plain.resident + 1_500_000, "\(indexed.resident) bytes, not \(plain.resident)")
       #expect((try Sanity.check(directory)["redis-server"]?.first ?? 0) > 400_000)

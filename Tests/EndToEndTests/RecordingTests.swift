@@ -271,7 +271,7 @@ extension EndToEnd {
       let counts = recordings.map(allocations)
       expect([(4321, 200), (777, 0)], in: recordings[0], of: counts[0])
       expect([(4321, 0), (777, 300)], in: recordings[1], of: counts[1])
-      // One who records from outside is told, and may begin again.
+      // A recorder from outside is told, and may begin again.
       let other = try Eventful()
       let recorder = try record(other.process.pid, to: other.directory.file("run.rec"), in: other.directory)
       try other.process.send("exec\n")

@@ -189,13 +189,13 @@ extension EndToEnd {
         let bytes = Array(requests[number % requests.count].utf8)
         _ = write(descriptor, bytes, bytes.count)
       }
-      // One that asks for much and reads nothing of it.
+      // A client that asks for much and reads nothing of it.
       let greedy = try connection()
       open.append(greedy)
       let body = String(repeating: "\(block.address)\n", count: 100_000)
       let bytes = Array(
-        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
-          .utf8)
+        ("POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\n"
+          + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)").utf8)
       _ = fcntl(greedy, F_SETFL, O_NONBLOCK)
       _ = write(greedy, bytes, bytes.count)
       for offset in 0..<50 {
@@ -211,7 +211,8 @@ extension EndToEnd {
       let block = try program.place("block")
       let script = """
         for i in $(seq 0 39); do
-          curl -s --unix-socket '\(server.socket)' "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
+          curl -s --unix-socket '\(server.socket)' \\
+            "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
         done
         wait
         """
@@ -231,7 +232,7 @@ extension EndToEnd {
       let next = try Server(directory)
       next.process.signal(SIGKILL)
       _ = try next.process.wait()
-      // One that was killed leaves its socket behind, which must not keep another from starting.
+      // A server that was killed leaves its socket behind, which must not keep another from starting.
       let last = try Server(directory)
       #expect(try last.request("/v1/processes").status == 200)
     }

@@ -87,7 +87,7 @@ extension EndToEnd {
     @Test("a server without file descriptors waits at rest, loses no segment, and answers when some are free")
     func descriptors() throws {
       let program = try Stationary()
-      // Whatever were taken for a dead process's would be removed at once.
+      // A segment that were taken for a dead process's would be removed at once.
       let server = try Server(program.directory, options: ["--keep-dead-for", "0s", "--look-every", "1s"])
       let open = { try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count }
       // It has shared out more than it may have now: a few beyond those that it has at rest.

@@ -9,7 +9,7 @@ import Testing
 extension EndToEnd {
   @Suite("stacks")
   struct Stacks {
-    /// What a program of stacks.h noted about one block.
+    /// The notes of a program of stacks.h about one block.
     private struct Noted {
       enum Expectation: UInt64 {
         case whole = 1
@@ -36,7 +36,7 @@ extension EndToEnd {
         return noted
       }
 
-      /// What is wrong with the recorded stack; nil if nothing.
+      /// The fault of the recorded stack; nil if there is none.
       func fault(_ stack: IndexReader.Stack, depthLimit: Int) -> String? {
         // The truth was taken by the call right before the malloc.
         let largestDistance: UInt64 = 4096
@@ -63,7 +63,7 @@ extension EndToEnd {
       }
     }
 
-    /// What the index says of one noted block.
+    /// The index's word about one noted block.
     private struct Recorded {
       var size: UInt64
       var stack: IndexReader.Stack
@@ -175,7 +175,7 @@ extension EndToEnd {
         [Programs.path("stacks.c"), "depths"], environment: ["ALLOCS_DEPTH": "\(limit)"], depthLimit: limit,
         atLeast: 1200)
       let whole = recorded.filter { $0.stack.truncation == nil }
-      // Those of main and its callers. With a limit of 1 no stack is whole.
+      // The frames of main and its callers. With a limit of 1 no stack is whole.
       let outer = whole.first.map { $0.stack.addresses.count - Int($0.size) } ?? Self.outerFrames
       #expect(outer == Self.outerFrames && whole.allSatisfy { $0.stack.addresses.count == Int($0.size) + outer })
       for block in recorded where block.stack.truncation == .depthLimit {
@@ -218,7 +218,7 @@ extension EndToEnd {
       let linked = try Programs.path("stacks_gaps.c", options: forLibraries)
       let loaded = try Programs.path("stacks_gaps.c", options: forLibraries + ["-O1"])
       let recorded = try check([Programs.path("stacks_gaps.c", options: options + [linked]), loaded], atLeast: 15)
-      // Those of constructors end in the dynamic linker's first function, those of threads in clone.
+      // Stacks of constructors end in the dynamic linker's first function, stacks of threads in clone.
       #expect(recorded.allSatisfy { $0.stack.truncation == nil })
     }
 

@@ -130,7 +130,7 @@ struct EventExporterTests {
     for _ in 0..<20 {
       script.add(10_000)
       try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
-      // What the keen one is sent is taken before more comes.
+      // The keen reader's records are taken before more come.
       try wait(for: "what was for the keen one is on its way") { exporter.figures.reading().waitingBytes <= 1 << 16 }
     }
     let figures = exporter.figures.reading()

@@ -1,4 +1,4 @@
-// What is wanted of the records, and the queue to another thread.
+// Filters of records, and the queue to another thread.
 
 import EventExport
 import SharedLayout

@@ -9,8 +9,8 @@ import Testing
 
 private let heap: UInt64 = 0x5555_0000_0000
 
-/// What the writer records at a block in a generation. Everything follows from the block and the context, so a reader
-/// can tell an answer that mixes two generations.
+/// The allocation that the writer records at a block in a generation. Everything follows from the block and the
+/// context, so a reader can tell an answer that mixes two generations.
 private func truth(block: Int, generation: UInt32) -> Allocation {
   let context = generation & 0xFF_FFFF
   // The low six bits of the size and the time stay alike over many generations: then only the head's second reading
@@ -128,7 +128,7 @@ struct ConcurrencyTests {
   }
 }
 
-/// What the threads of a test count together.
+/// The counts that the threads of a test keep together.
 private final class Tally: Sendable {
   let isDone = Atomic(false)
   let answers = Atomic(0)

@@ -7,7 +7,7 @@ import SharedLayout
 import TestSupport
 import Testing
 
-/// The error that opening `path` ends in; nil if it opens. What opens is asked everything.
+/// The error that opening `path` ends in; nil if it opens. A segment that opens is asked everything.
 private func openingError(_ path: String) -> SegmentError? {
   do throws(SegmentError) {
     let segment = try Segment(path: path)

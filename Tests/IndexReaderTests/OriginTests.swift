@@ -264,6 +264,14 @@ struct TimeTests {
 
   private func ticks(_ nanoseconds: UInt64) -> UInt32 { allocs_ticks(nanoseconds / second, nanoseconds % second) }
 
+  /// Of a process that has ended; its agent started ten seconds after its machine did, at 1,700,000,000 s.
+  private func deadSegment() -> SyntheticSegment {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    synthetic.header.pointee.clock = allocs_clock_start(
+      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    return synthetic
+  }
+
   @Test("in a running process, an age is the time since then by this machine's clock")
   func live() throws {
     let start = try #require(ownStartTime())
@@ -284,9 +292,7 @@ struct TimeTests {
 
   @Test("in a dead process, an age is the time since then by the wall clock, of whatever machine")
   func dead() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    synthetic.header.pointee.clock = allocs_clock_start(
-      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    let synthetic = deadSegment()
     let segment = try Segment(path: synthetic.path)
     #expect(segment.isProcessAlive == false)
     let clock = segment.clock()
@@ -302,9 +308,7 @@ struct TimeTests {
 
   @Test("a tick from just before the start, as a coarse clock gives it, is the start")
   func coarse() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    synthetic.header.pointee.clock = allocs_clock_start(
-      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    let synthetic = deadSegment()
     let segment = try Segment(path: synthetic.path)
     #expect(segment.clock().wallTime(ofTicks: 639) == 1_700_000_000)
   }
@@ -385,7 +389,7 @@ struct NamedModuleTests {
       #expect(holder == expected)
       #expect(segment.module(of: holder, containing: 0x1100, at: 1) == nil)
     }
-    // One that leads outside the table.
+    // An index that leads outside the table.
     #expect(segment.module(of: try holder(7), containing: 0x1100, at: 1) == nil)
   }
 }

@@ -355,7 +355,7 @@ struct RetentionTests {
   }
 
   @Test(
-    "a server's mark says who sweeps a directory for as long as the server has it; another user's file by that name says nothing"
+    "a server's mark says who sweeps a directory while the server has it; another user's file by that name says nothing"
   )
   func marks() throws {
     let directory = Directory()
@@ -377,7 +377,7 @@ struct RetentionTests {
       unlink("\(directory.path)/\(SegmentFile.name(processID: nobody, startTime: 8))")
     }
     #expect(!directory.has("allocsd.\(geteuid()).sweeps"))
-    // One that was killed has left its mark without holding it.
+    // A server that was killed has left its mark without holding it.
     directory.touch("allocsd.\(geteuid()).sweeps")
     #expect(!keeps())
     if geteuid() == 0 {

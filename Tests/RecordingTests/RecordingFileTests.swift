@@ -147,7 +147,7 @@ struct RecordingFileTests {
     let small = SmallRecording()
     for length in 0..<small.bytes.count {
       let kept = small.offsets.filter { $0 <= length }.count - 1
-      // What was recorded of which process is in the first chunk.
+      // The first chunk says which process was recorded.
       guard kept > 0 else {
         #expect(throws: RecordingError.self) { _ = try small.open(Array(small.bytes[..<length])) }
         continue

@@ -14,19 +14,26 @@ private let smallLimit = UInt64(ALLOCS_SMALL_SIZE_LIMIT)
 
 @Suite("Slots", .bounded)
 struct SlotTests {
+  /// Expects what heads of both kinds have: what they were made of.
+  private func expectHead(
+    _ head: UInt64, _ kind: allocs_slot_kind, _ granule: UInt32, _ size: UInt64, _ context: UInt32, _ ticks: UInt32
+  ) {
+    #expect(allocs_slot_kind(head) == kind.rawValue)
+    #expect(allocs_slot_kind_of_size(size) == kind.rawValue)
+    #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
+    #expect(allocs_slot_is_head(head))
+    #expect(allocs_slot_granule(head) == granule)
+    #expect(allocs_slot_context(head) == context)
+    #expect(allocs_slot_ticks(head) == ticks)
+  }
+
   @Test("a small head gives back granule, size, context and time", arguments: sizes.filter { $0 < smallLimit }, [0, 1])
   func small(size: UInt64, granule: UInt32) {
     for context in contexts {
       for ticks in times {
         let head = allocs_slot_small(granule, size, context, ticks)
-        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue)
-        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_SMALL.rawValue)
-        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
-        #expect(allocs_slot_is_head(head))
-        #expect(allocs_slot_granule(head) == granule)
+        expectHead(head, ALLOCS_SLOT_SMALL, granule, size, context, ticks)
         #expect(allocs_slot_small_size(head) == size)
-        #expect(allocs_slot_context(head) == context)
-        #expect(allocs_slot_ticks(head) == ticks)
       }
     }
   }
@@ -37,13 +44,7 @@ struct SlotTests {
     for context in contexts {
       for ticks in times {
         let head = allocs_slot_large(granule, size, context, ticks)
-        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_LARGE.rawValue)
-        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_LARGE.rawValue)
-        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
-        #expect(allocs_slot_is_head(head))
-        #expect(allocs_slot_granule(head) == granule)
-        #expect(allocs_slot_context(head) == context)
-        #expect(allocs_slot_ticks(head) == ticks)
+        expectHead(head, ALLOCS_SLOT_LARGE, granule, size, context, ticks)
         for alignment: UInt32 in [0, 4, 5, 12, 21, 46, ALLOCS_ALIGNMENT_LIMIT - 1] {
           let tail = allocs_slot_tail(size, alignment, ticks)
           #expect(allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL.rawValue)

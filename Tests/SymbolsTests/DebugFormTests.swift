@@ -119,7 +119,7 @@ extension TestProgram {
     let symbolizer = Symbolizer(debugRoots: [])
     #expect(program.probes.count >= 17)
     for (name, _) in program.probes {
-      // What an initializer gives an open array is not found in what clang compiles.
+      // The length that an initializer gives an open array is not in what clang compiles.
       if form.compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(try program.variable(name, symbolizer), "\(name)")
       let paths = ([found.path] + found.alternatives).map {

@@ -16,7 +16,7 @@ struct ProofTests {
     return FileState(status)
   }
 
-  /// What is found at the probe `hidden` of a module whose reference is changed by `change`.
+  /// The names found at the probe `hidden` of a module whose reference is changed by `change`.
   private func found(
     _ program: TestProgram, _ change: (inout ModuleReference) throws -> Void = { _ in }
   ) throws -> (function: String?, loss: NameLoss?) {

@@ -102,7 +102,7 @@ import Testing
     #expect(FileManager.default.fileExists(atPath: common))
     #expect(try program.frames("constructor") == expected)
     try FileManager.default.removeItem(atPath: common)
-    // What is left of the names lies in the file that is gone; the symbol table stays.
+    // The rest of the names lies in the file that is gone; the symbol table stays.
     #expect(
       try program.frames("constructor").map(\.seen) == [ExpectedFrame(function: expected.last?.function)])
   }

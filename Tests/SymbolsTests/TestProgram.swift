@@ -97,7 +97,7 @@ struct TestProgram {
   }
 }
 
-/// What a test expects of one frame.
+/// One frame as a test expects it.
 struct ExpectedFrame: Equatable, CustomStringConvertible {
   var function: String?
   var file: String?

@@ -21,7 +21,7 @@ import Testing
     let symbolizer = Symbolizer(debugRoots: [])
     #expect(program.probes.count >= 17)
     for (name, address) in program.probes {
-      // What an initializer gives an open array is not found in what clang compiles.
+      // The length that an initializer gives an open array is not in what clang compiles.
       if compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(
         symbolizer.variable(at: address + TestProgram.bias, in: program.module), "\(name), \(compiler) \(options)")
@@ -139,9 +139,11 @@ import Testing
       "t: .uleb128 4; .asciz \"S\"; .quad 64\n.uleb128 5; .asciz \"m\"; .long t - unit; .quad 0\n.byte 0",
       "t: .uleb128 6; .long t - unit\n.uleb128 7; .quad 9\n.byte 0",
       // 2^62 elements of 2^62 elements; elements of no bytes; members beyond the end of memory.
-      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0x3fffffffffffffff\n.uleb128 7; .quad 0x3fffffffffffffff\n.byte 0\n"
+      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0x3fffffffffffffff\n"
+        + ".uleb128 7; .quad 0x3fffffffffffffff\n.byte 0\n"
         + "u: .uleb128 8; .asciz \"b\"; .quad 0x4000000000000000",
-      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0xffffffffffffffff\n.byte 0\nu: .uleb128 8; .asciz \"b\"; .quad 0",
+      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0xffffffffffffffff\n.byte 0\n"
+        + "u: .uleb128 8; .asciz \"b\"; .quad 0",
       "t: .uleb128 4; .asciz \"S\"; .quad 0xffffffffffffffff\n"
         + ".uleb128 5; .asciz \"m\"; .long t - unit; .quad 0xffffffffffffffff\n.byte 0",
       // Pointers to pointers to themselves, whose name has no end; a type outside of the file.

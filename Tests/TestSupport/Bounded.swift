@@ -11,8 +11,8 @@
   import Testing
 
   package struct Bounded: SuiteTrait, TestTrait, TestScoping {
-    /// What one case of a test may take. Many times what the slowest takes: unit tests run all at once on two threads,
-    /// so that the clock of each runs while others work. $ALLOCS_TEST_MINUTES sets another limit.
+    /// Minutes that one case of a test may take, many times as many as the slowest takes: unit tests run all at once on
+    /// a few threads, so that the clock of each runs while others work. $ALLOCS_TEST_MINUTES sets another limit.
     static let minutes = ProcessInfo.processInfo.environment["ALLOCS_TEST_MINUTES"].flatMap { Double($0) } ?? 10
 
     private static let watchdogs = DispatchQueue(label: "watchdogs of tests")

@@ -8,7 +8,7 @@
 import Foundation
 import Synchronization
 
-/// What a program left behind.
+/// The end of a program, and its output.
 package struct Outcome: Equatable {
   package enum Ending: Equatable, CustomStringConvertible, Sendable {
     case exit(Int32)
@@ -46,8 +46,7 @@ package final class ChildProcess: @unchecked Sendable {
   private var unread: [UInt8] = []
   private var status: Int32?
 
-  /// What programs of the tests find in their environment, and nothing else: no preload and no ALLOCS_ variable of
-  /// ours.
+  /// The environment of the tests' programs: no preload and no ALLOCS_ variable of ours.
   package static let baseEnvironment: [String: String] = {
     let own = ProcessInfo.processInfo.environment
     var environment = ["LC_ALL": "C.UTF-8", "PATH": own["PATH"] ?? "/usr/local/bin:/usr/bin:/bin"]
@@ -229,10 +228,10 @@ package final class ChildProcess: @unchecked Sendable {
     return hasEnded
   }
 
-  /// What it wrote to standard output so far, unless that is read with `readLine`.
+  /// Its standard output so far, unless that is read with `readLine`.
   package var said: String { (try? String(contentsOfFile: files.file("out"), encoding: .utf8)) ?? "" }
 
-  /// What it wrote to standard error so far.
+  /// Its standard error so far.
   package var errors: String { (try? String(contentsOfFile: files.file("err"), encoding: .utf8)) ?? "" }
 
   /// Closes its input, waits for its end, and takes what it left.

@@ -2,7 +2,7 @@
 
 import Foundation
 
-/// What keeps a test from doing its work, in the words of whoever must put it right.
+/// The reason why a test can't do its work, in words for the person who puts it right.
 package struct HarnessError: Error, CustomStringConvertible {
   package var description: String
   package init(_ description: String) { self.description = description }
@@ -44,7 +44,8 @@ package enum Installation {
     return path
   }
 
-  /// What runs a program under the agent, its index in `directory`; `below` are libraries preloaded after the agent.
+  /// The environment of a program under the agent, its index in `directory`; `below`: libraries preloaded after the
+  /// agent.
   package static func agentEnvironment(_ directory: String, below: String? = nil) throws -> [String: String] {
     let preload = try [path(of: agent)] + (below.map { [$0] } ?? [])
     return ["LD_PRELOAD": preload.joined(separator: ":"), "ALLOCS_DIR": directory]

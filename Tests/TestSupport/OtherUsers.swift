@@ -4,11 +4,11 @@ package enum OtherUsers {
   /// The user and the group "nobody": an id that owns nothing.
   package static let nobodyID: UInt32 = 65_534
 
-  /// What stands before a command that is to run as the user and the group of this name or number, of no other group.
+  /// The words before a command that is to run as the user and the group of this name or number, in no other group.
   package static func command(as user: String, group: String? = nil) -> [String] {
     ["setpriv", "--reuid", user, "--regid", group ?? user, "--clear-groups", "--"]
   }
 
-  /// What stands before a command that is to run as nobody.
+  /// The words before a command that is to run as nobody.
   package static let nobody = command(as: "\(nobodyID)")
 }

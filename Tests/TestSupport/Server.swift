@@ -27,6 +27,14 @@ package final class Server {
     return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n") + outcome.errors)
   }
 
+  /// The statuses of many requests, by one curl.
+  package func statuses(_ paths: [String]) throws -> [Int] {
+    let outcome = try ChildProcess.run(
+      ["curl", "-sS", "--unix-socket", socket, "-w", "%{http_code}\\n"]
+        + paths.flatMap { ["-o", "/dev/null", "http://localhost\($0)"] })
+    return outcome.output.split(separator: "\n").map { Int($0) ?? 0 }
+  }
+
   /// The value of a metric by its name with its labels, as in `allocsd_segments{process="live"}`; nil while there is
   /// none.
   package func metric(_ name: String, as prefix: [String] = []) throws -> Int? {

@@ -12,13 +12,13 @@ package enum Tool {
       environment: ["ALLOCS_DIR": directory.path, "ALLOCS_SOCKET": socket ?? directory.file("none.sock")], input: input)
   }
 
-  /// What must not be compared between two runs: ages grow.
+  /// An output without ages, which grow: two runs are compared without them.
   package static func withoutAges(_ output: String) -> String {
     output.replacingOccurrences(
       of: #""age_seconds":[0-9.e+-]+"#, with: #""age_seconds":0"#, options: .regularExpression)
   }
 
-  /// The same without what else grows from one moment to the next.
+  /// An output without ages, and without the other times that grow from one moment to the next.
   package static func withoutTimes(_ output: String) -> String {
     withoutAges(output).replacingOccurrences(
       of: #""(uptime_seconds|started)":[0-9.e+-]+"#, with: "", options: .regularExpression)

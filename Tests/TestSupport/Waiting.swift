@@ -27,7 +27,7 @@ package func wait(
   }
 }
 
-/// Lets programs run for a time: how far they get until then is what the test leaves open (a kill at any moment), or
-/// the time is what it measures. Whatever must have happened is waited for with `wait(for:)` instead; a comment at each
-/// use says which of the two it is.
+/// Lets programs run for a time: how far they get until then is what a test varies (a kill at any moment), or the test
+/// measures something over that time. A comment at each use says which of the two. An event that must have happened is
+/// waited for with `wait(for:)` instead.
 package func letRun(microseconds: UInt32) { usleep(microseconds) }

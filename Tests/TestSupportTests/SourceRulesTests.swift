@@ -34,7 +34,7 @@ struct SourceRulesTests {
       var attributes = ""
       var isBounded = false
       for (number, line) in lines.enumerated() {
-        // What begins a line is outside of everything; attributes may take several lines.
+        // A declaration that begins its line is outside of all others; attributes may take several lines.
         if line.hasPrefix("@") { attributes = line } else if line.hasPrefix("  ") { attributes += line }
         if line.contains(#/^(@\S.* )?(private |final |package )*(struct|class|enum|actor) /#) {
           isBounded = attributes.contains(".bounded") || line.contains(".bounded")

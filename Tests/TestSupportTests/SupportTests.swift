@@ -1,4 +1,5 @@
-// What the tests rely on: that waiting ends, that a hanging test ends the run, that random numbers come again.
+// The support that all tests rely on: that waiting ends, that a hanging test ends the run, that random numbers come
+// again.
 
 import Foundation
 import Testing

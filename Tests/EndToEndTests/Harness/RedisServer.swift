@@ -23,7 +23,7 @@ final class RedisServer {
     try wait(for: "redis-server answers", of: process) { try ask("PING") == "PONG" }
   }
 
-  /// What it answers to a command.
+  /// The server's answer to a command.
   func ask(_ words: String...) throws -> String {
     try ChildProcess.run([client, "-s", socket] + words).output.trimmingCharacters(in: .whitespacesAndNewlines)
   }

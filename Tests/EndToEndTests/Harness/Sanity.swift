@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 enum Sanity {
-  /// What is wrong with the index: empty if it is valid, complete by its own counters, and each block has its origin.
+  /// The faults of the index: none if it is valid, complete by its own counters, and each block has its origin.
   static func faults(of segment: borrowing Segment, balanced: Bool = true) -> [String] {
     var faults: [String] = []
     let all = segment.allAllocations()
