@@ -74,6 +74,10 @@ extension EndToEnd {
       #expect(try program.listed()?["state"] as? String == "exited")
     }
 
+    /// Options of a server that keeps nothing of ended processes, and notices each end within a second: nothing tells it
+    /// of one in another pid namespace.
+    private static let keepsNothing = ["--keep-dead-for", "0s", "--keep-dead-count", "0", "--look-every", "1s"]
+
     /// Has a server that keeps nothing of ended processes sweep its directory, three times: what it takes for an ended
     /// process's goes with what an ended process has left.
     private func sweep(_ server: Server) throws {
@@ -92,7 +96,7 @@ extension EndToEnd {
       .enabled(if: hasTimeNamespaces, "needs root and time namespaces"))
     func otherTimeServed() throws {
       let directory = try TestDirectory()
-      let server = try Server(directory, options: ["--keep-dead-for", "0s", "--keep-dead-count", "0"])
+      let server = try Server(directory, options: Self.keepsNothing)
       let program = try Programs.path("generations.c")
       let programs = try Self.offsets.map {
         try PlacedProgram([program, "0"], prefix: Self.inTime($0), in: directory)
@@ -260,7 +264,7 @@ extension EndToEnd {
       .enabled(if: mayUnshare, "needs root and namespaces"))
     func otherIDs() throws {
       let directory = try TestDirectory()
-      let server = try Server(directory, options: ["--keep-dead-for", "0s", "--keep-dead-count", "0"])
+      let server = try Server(directory, options: Self.keepsNothing)
       let program = try PlacedProgram(
         [Programs.path("generations.c"), "0"], prefix: ["unshare", "-pf", "--kill-child", "--mount-proc"], in: directory
       )
@@ -271,11 +275,7 @@ extension EndToEnd {
       #expect(block["mapping"] != nil && block["note"] == nil, "\(block)")
       #expect(try program.query("static")["symbol"] as? String == "static_variable")
       _ = try program.process.wait()
-      try wait(for: "its segment goes when it has ended") {
-        // Nothing tells allocsd of an end in another pid namespace.
-        server.process.signal(SIGHUP)
-        return try directory.segments().isEmpty
-      }
+      try wait(for: "its segment goes when it has ended") { try directory.segments().isEmpty }
     }
   }
 }

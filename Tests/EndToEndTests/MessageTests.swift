@@ -124,7 +124,7 @@ extension EndToEnd {
             ["ALLOCS_DIR": directory.path, "ALLOCS_SOCKET": socket]) { $1 })
         try wait(for: "an event is told", of: events) {
           try process.send("x")
-          return events.said.contains("alloc")
+          return events.said.contains(arguments.contains("--json") ? "\"alloc\"" : " alloc ")
         }
         events.signal(SIGINT)
         let outcome = try events.wait()
