@@ -120,7 +120,8 @@ extension EndToEnd {
       let indexed = each(try [few, more, most].map { try instructions($0, underAgent: true) })
       // A search of all records for each thread would double it here, and cost more and more.
       #expect(indexed[1] < indexed[0] * 5 / 4, "\(indexed) a thread, \(plain) without the agent")
-      #expect(indexed[0] < plain[0] * 4, "\(indexed) a thread, \(plain) without the agent")
+      // With whole stacks it is five times as many as without the agent, most of them for the stacks of two calls.
+      #expect(indexed[0] < plain[0] * 8, "\(indexed) a thread, \(plain) without the agent")
     }
   }
 }
