@@ -71,19 +71,24 @@ let package = Package(
     // MARK: inside the target process
     .target(name: "AgentMachine", dependencies: ["SharedLayout"], path: "Sources/Agent/Machine", cSettings: agentC),
     .target(
-      name: "AgentCore", dependencies: ["SharedLayout", "AgentMachine"], path: "Sources/Agent/Core",
-      swiftSettings: agentSwift),
+      name: "AgentLibc", dependencies: ["SharedLayout", "AgentMachine"], path: "Sources/Agent/Core/Libc/C",
+      publicHeadersPath: ".", cSettings: agentC),
+    .target(
+      name: "AgentCore", dependencies: ["SharedLayout", "AgentMachine", "AgentLibc"], path: "Sources/Agent/Core",
+      exclude: ["Libc/C"], swiftSettings: agentSwift),
     .target(
       name: "AgentEntry", dependencies: ["SharedLayout", "AgentMachine", "AgentCore"], path: "Sources/Agent/Entry",
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
     .target(name: "ByteText"),
+    .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout"],
+      exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -100,26 +105,32 @@ let package = Package(
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      name: "Symbols",
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Answers", dependencies: ["ByteText", "IndexReader", "SharedLayout", "Symbols"],
-      resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
     .target(
-      name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
+      name: "Answers", dependencies: ["ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
+    .target(
+      name: "ServerProtocol",
+      dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout"]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
       name: "Recording",
-      dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      dependencies: [
+        "Answers", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance", "SharedLayout",
+        "Symbols",
+      ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout",
-        "Symbols",
+        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording", "ServerProtocol",
+        "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -131,7 +142,8 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance", "ServerProtocol",
+        "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -160,15 +172,21 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "TestSupport"]),
+    .testTarget(
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "TestSupport"],
+      exclude: ["Segments"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "TestSupport"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"]),
+      dependencies: [
+        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "TestSupport",
+      ]),
     .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
     .testTarget(
+      name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
+    .testTarget(
       name: "AnswersTests",
-      dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols", "TestSupport"]),
+      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers", "TestSupport"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout", "TestSupport"],

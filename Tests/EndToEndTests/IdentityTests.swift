@@ -74,8 +74,8 @@ extension EndToEnd {
       #expect(try program.listed()?["state"] as? String == "exited")
     }
 
-    /// Options of a server that keeps nothing of ended processes, and notices each end within a second: nothing tells it
-    /// of one in another pid namespace.
+    /// Options of a server that keeps nothing of ended processes, and notices each end within a second: nothing tells
+    /// the server of an end in another pid namespace.
     private static let keepsNothing = ["--keep-dead-for", "0s", "--keep-dead-count", "0", "--look-every", "1s"]
 
     /// Has a server that keeps nothing of ended processes sweep its directory, three times: what it takes for an ended

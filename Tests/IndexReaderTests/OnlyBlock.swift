@@ -1,6 +1,7 @@
 // A segment with one block, asked at the block's edges: coarse slots and fine ones answer alike.
 
 import IndexReader
+import TestSupport
 import Testing
 
 /// Expects that `block`, the only one in `segment`, is found by its first byte and its last one, at no address beside

@@ -1,0 +1,25 @@
+// From a module, as the index or a recording has it, to the reference by which the symbolizer finds the module's file.
+
+import IndexReader
+import Symbols
+
+extension ModuleReference {
+  /// `segment` is that of the process that had the module loaded, and whose view of the file system may still have it.
+  package init(_ module: Module, in segment: borrowing Segment) {
+    self.init(module, process: Process(of: segment))
+  }
+
+  /// `process` is one whose view of the file system may still have the file; nil for none.
+  package init(_ module: Module, process: Process?) {
+    self.init(
+      path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias,
+      file: module.file, notedNanoseconds: module.notedNanoseconds,
+      isDeleted: module.isDeleted, isMain: module.isMain, process: process)
+  }
+}
+
+extension ModuleReference.Process {
+  package init(of segment: borrowing Segment) {
+    self.init(id: segment.processID, startTime: segment.startTimeHere, ownerID: segment.ownerID)
+  }
+}
