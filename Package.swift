@@ -172,35 +172,43 @@ let package = Package(
       name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader"], path: "Benchmarks/Drain"),
 
     // MARK: tests
-    .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
-    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
-    .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
+    .target(name: "TestSupport", dependencies: ["SharedLayout"], path: "Tests/TestSupport"),
+    .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"]),
+    .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
+    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
+    .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(
-      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"], exclude: ["Segments"]),
-    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "TestSupport"],
+      exclude: ["Segments"]),
+    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "TestSupport"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols"]),
+      dependencies: [
+        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "TestSupport",
+      ]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
+    .testTarget(
+      name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(
       name: "AnswersTests",
-      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
-    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
+      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
+    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers", "TestSupport"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],
+      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout", "TestSupport"],
       exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
-      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols"],
+      name: "FuzzTargets",
+      dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
       path: "Tests/Fuzz/FuzzTargets"),
-    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets"]),
+    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]
 )
 
 // With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
 // configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests run
-// the release binaries that users get.
+// the release binaries that users get. All is optimised, with the assertions of a debug build: comparing an index with a
+// record, byte by byte, is most of what the tests do.
 if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   var needed = Set(package.targets.filter(\.isTest).map(\.name))
   var added = true
@@ -213,6 +221,10 @@ if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   }
   package.products = []
   package.targets.removeAll { !needed.contains($0.name) }
+  for target in package.targets where target.type == .regular || target.type == .test {
+    target.swiftSettings =
+      (target.swiftSettings ?? []) + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
+  }
 }
 
 // With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer,

@@ -61,6 +61,12 @@ struct Allocsd: AsyncParsableCommand {
       valueName: "number"))
   var keepDeadCount: KeepCount = KeepCount(number: 1000)
 
+  @Option(
+    help: .init(
+      "Look for ended processes this often, besides whenever something happens: a number with s, m, h or d.",
+      valueName: "time"))
+  var lookEvery: KeepTime = KeepTime(seconds: 10)
+
   @Option(help: .init("Close connections that are idle for this long, in seconds.", valueName: "seconds"))
   var idleTimeout: Int64 = 60
 
@@ -117,6 +123,7 @@ struct Allocsd: AsyncParsableCommand {
     } else if exportLossless {
       throw ValidationError("--export-lossless says how to --export: give that, too.")
     }
+    guard (1...86400).contains(lookEvery.seconds) else { throw ValidationError("--look-every must be 1s to 1d.") }
     guard (1...86400).contains(idleTimeout) else { throw ValidationError("--idle-timeout must be 1 to 86400 seconds.") }
     guard (1...100_000).contains(maxConnections), (1...100_000).contains(maxConnectionsPerUser) else {
       throw ValidationError("A number of connections must be 1 to 100000.")
@@ -181,7 +188,7 @@ struct Allocsd: AsyncParsableCommand {
       registry: registry,
       retention: RetentionPolicy(
         maximumAge: keepDeadFor.seconds, maximumBytes: keepDeadSize.bytes, maximumCount: keepDeadCount.number),
-      watchLimit: budget.watchedProcesses, exports: exports, logger: logger)
+      lookInterval: .seconds(lookEvery.seconds), watchLimit: budget.watchedProcesses, exports: exports, logger: logger)
     // The library logs each step of each service.
     var lifecycle = Logger(label: "lifecycle")
     lifecycle.logLevel = max(logLevel, .notice)

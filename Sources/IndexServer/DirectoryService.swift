@@ -14,19 +14,20 @@ import ServiceLifecycle
 struct DirectoryService: Service {
   let registry: ProcessRegistry
   let retention: RetentionPolicy
+  /// The longest time between two looks: not every death wakes it (EndingWatcher.swift).
+  let lookInterval: Duration
   /// Processes that may be watched for how they end.
   let watchLimit: Int
   let exports: Exports
   let logger: Logger
 
-  /// Not every death wakes it (EndingWatcher.swift), so it looks now and then as well.
-  private static let sweepInterval = Duration.seconds(10)
-
   init(
-    registry: ProcessRegistry, retention: RetentionPolicy, watchLimit: Int, exports: Exports, logger: Logger
+    registry: ProcessRegistry, retention: RetentionPolicy, lookInterval: Duration, watchLimit: Int, exports: Exports,
+    logger: Logger
   ) {
     self.registry = registry
     self.retention = retention
+    self.lookInterval = lookInterval
     self.watchLimit = watchLimit
     self.exports = exports
     self.logger = logger
@@ -36,7 +37,7 @@ struct DirectoryService: Service {
     let wakeups = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
     let timer = Task {
       while !Task.isCancelled {
-        try await Task.sleep(for: Self.sweepInterval)
+        try await Task.sleep(for: lookInterval)
         wakeups.continuation.yield()
       }
     }
@@ -65,7 +66,7 @@ struct DirectoryService: Service {
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
       await keepUp(wakeups.stream, endings, wake) { watcher.takeChanges() }
     } catch {
-      logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
+      logger.warning("\(error); segments are noticed every \(lookInterval) only")
       await keepUp(wakeups.stream, endings, wake) { [.unknown] }
     }
   }

@@ -1,9 +1,10 @@
 // Addresses as people and scripts write them.
 
 import Answers
+import TestSupport
 import Testing
 
-@Suite("Addresses")
+@Suite("Addresses", .bounded)
 struct AddressParsingTests {
   @Test(
     "hexadecimal after 0x, or decimal",

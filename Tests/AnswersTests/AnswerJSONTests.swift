@@ -2,11 +2,12 @@
 
 import IndexReader
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Answers as JSON")
+@Suite("Answers as JSON", .bounded)
 struct AnswerJSONTests {
   @Test("heap, byte for byte")
   func heap() throws {

@@ -1,11 +1,12 @@
 // The text of each kind of answer, word for word.
 
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Answers as text")
+@Suite("Answers as text", .bounded)
 struct AnswerTextTests {
   private static let heapMapping = Mapping(
     start: 0x55d0_c0e0_0000, end: 0x55d0_c100_0000, permissions: "rw-p", path: "[heap]")

@@ -5,11 +5,12 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Attribution")
+@Suite("Attribution", .bounded)
 struct AttributionTests {
   private let directory = TemporaryDirectory()
   private let segment: SyntheticSegment
@@ -163,7 +164,7 @@ struct AttributionTests {
     }
   }
 
-  /// What a request of its own says of the module at the site of the block at `base`, as JSON and otherwise.
+  /// The module at the site of the block at `base`, as a request of its own answers it, as JSON and otherwise.
   private func moduleOfSite(_ base: UInt64) throws -> String? {
     var inquiry = Inquiry(view)
     var writer = ByteWriter()
@@ -244,7 +245,8 @@ struct AttributionTests {
       #expect(isKept(node))
     }
     #expect((1...1000).count(where: { isKept($0) }) < 60)
-    // What was found without its file is kept for a time, and what is of an earlier state of the modules not at all.
+    // Names that were found without their file are kept for a time, names of an earlier state of the modules not at
+    // all.
     names.store(json: json, ofNode: 1, span: NameCache.Span(end: 10), version: version)
     #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 9) != nil)
     #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 10) == nil)

@@ -1,10 +1,11 @@
 // Conditions on events, as people write them.
 
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Event filters")
+@Suite("Event filters", .bounded)
 struct EventFilterTests {
   private func filter(_ conditions: [(String, String)]) throws -> EventFilter {
     var filter = EventFilter()

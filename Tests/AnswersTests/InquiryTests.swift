@@ -1,8 +1,9 @@
-// What an address is, by a segment written by hand. The live process is the test itself: its own mappings decide.
+// Answers to addresses, from a segment written by hand. The live process is the test itself: its own mappings decide.
 
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
 @testable import Answers
@@ -52,7 +53,7 @@ final class Pages {
   deinit { munmap(mapping, size + 2 * Self.guardSize) }
 }
 
-@Suite("Inquiries, of a live process")
+@Suite("Inquiries, of a live process", .bounded)
 struct LiveInquiryTests {
   private let directory = TemporaryDirectory()
 
@@ -202,10 +203,10 @@ struct LiveInquiryTests {
     pthread_attr_destroy(&attributes)
     // Until it waits in read, it may be seen running, or not at all.
     var answer = try answer(segment, pages.start + 64)
-    while answer.kind != .stack {
-      #expect(answer.kind == .mapping)
-      usleep(1000)
+    try wait(for: "the thread waits, and its stack is known", pause: 1000) {
       answer = try self.answer(segment, pages.start + 64)
+      #expect(answer.kind == .stack || answer.kind == .mapping)
+      return answer.kind == .stack
     }
     #expect(answer.thread != nil && answer.thread?.id != UInt32(getpid()))
     #expect(answer.thread?.name != nil)
@@ -280,7 +281,7 @@ struct LiveInquiryTests {
   }
 }
 
-@Suite("Inquiries, of a process that is gone")
+@Suite("Inquiries, of a process that is gone", .bounded)
 struct DeadInquiryTests {
   private let directory = TemporaryDirectory()
 
@@ -299,9 +300,9 @@ struct DeadInquiryTests {
     #expect(!view.isProcessAlive)
     let block = try view.answer(base + 0x1_0010)
     #expect(block.kind == .heap && block.mapping == nil)
-    // Both neighbours lie in the same 64 MiB.
+    // The neighbours on both sides lie in the same 64 MiB.
     #expect(try view.answer(base + 0x100_0000).kind == .free)
-    // The same 2 KiB was heap.
+    // Its 2 KiB were heap.
     #expect(try view.answer(base + 0x200_0100).kind == .free)
     let beyond = try view.answer(base + 0x300_0000)
     #expect(beyond.kind == .unmapped && beyond.note == .processEnded && beyond.previous == nil)
@@ -338,7 +339,7 @@ struct DeadInquiryTests {
     #expect(try view.answer(pages.start).kind == .mapping)
     #expect(try !view.summary().isAbandoned)
     mprotect(segment.start, segment.size, PROT_READ)
-    // What the present program has mapped says nothing about the former one.
+    // The mappings of the present program say nothing about the former one.
     let answer = try view.answer(pages.start)
     #expect(answer.kind == .unmapped && answer.note == .indexAbandoned)
     #expect(try view.answer(block).kind == .heap)
@@ -346,7 +347,7 @@ struct DeadInquiryTests {
   }
 }
 
-@Suite("Views")
+@Suite("Views", .bounded)
 struct ProcessViewTests {
   private let directory = TemporaryDirectory()
 

@@ -1,10 +1,11 @@
 // Numbers and lines as people read them.
 
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Units")
+@Suite("Units", .bounded)
 struct UnitsTests {
   @Test("counts have their noun in the right number")
   func counts() {
@@ -75,7 +76,7 @@ struct UnitsTests {
   }
 }
 
-@Suite("Byte writer")
+@Suite("Byte writer", .bounded)
 struct ByteWriterTests {
   private func written(_ body: (inout ByteWriter) -> Void) -> String {
     var writer = ByteWriter(capacity: 1)

@@ -1,11 +1,12 @@
 // Wrappers that a person adds.
 
 import Provenance
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Wrappers that are added")
+@Suite("Wrappers that are added", .bounded)
 struct WrapperAdditionsTests {
   @Test("added patterns: plain names, or whole ones where they have < or (")
   func adding() throws {

@@ -1,37 +1,8 @@
 // allocsd: the same answers as without it, for many processes at once, to those who may ask.
 
 import Foundation
+import TestSupport
 import Testing
-
-/// A running allocsd with a socket of its own.
-final class Server {
-  let directory: TestDirectory
-  let socket: String
-  let process: ChildProcess
-
-  /// `prefix`: a command that runs the server.
-  init(_ directory: TestDirectory, options: [String] = [], prefix: [String] = []) throws {
-    self.directory = directory
-    socket = directory.file("allocsd.sock")
-    process = try ChildProcess(
-      prefix + [Installation.path(of: "allocsd"), "--socket", socket] + options,
-      environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
-    let limit = Date().addingTimeInterval(60)
-    while try request("/v1/processes").status != 200 {
-      guard Date() < limit, !process.hasEnded else { throw HarnessError("allocsd does not answer: \(process.errors)") }
-      usleep(20000)
-    }
-  }
-
-  /// A request by curl; the status is 0 if there was no answer.
-  func request(_ path: String, _ options: [String] = [], as prefix: [String] = []) throws -> (status: Int, body: String)
-  {
-    let outcome = try ChildProcess.run(
-      prefix + ["curl", "-sS", "--unix-socket", socket, "-w", "\n%{http_code}", "http://localhost\(path)"] + options)
-    let lines = outcome.output.split(separator: "\n", omittingEmptySubsequences: false)
-    return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n") + outcome.errors)
-  }
-}
 
 extension EndToEnd {
   @Suite("the server")
@@ -109,7 +80,7 @@ extension EndToEnd {
       let program = try Stationary(in: directory)
       let server = try Server(directory)
       chmod(server.socket, 0o666)
-      let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+      let nobody = OtherUsers.nobody
       for path in [
         "/v1/processes/\(program.pid)", "/v1/processes/\(program.pid)/query?address=1",
         "/v1/processes/\(program.pid)/top",
@@ -132,7 +103,7 @@ extension EndToEnd {
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try own.readLines(until: "ready")
       let path = "/v1/processes/\(own.pid)/query?address=1"
-      try waitUntil("its own process answers its user") { try server.request(path, as: nobody).status == 200 }
+      try wait(for: "its own process answers its user") { try server.request(path, as: nobody).status == 200 }
       #expect(try server.request(path).status == 200)
     }
 
@@ -162,22 +133,13 @@ extension EndToEnd {
       #expect(refused.status == 503 && refused.body.contains("raise its limit"), "\(refused)")
     }
 
-    /// Waits for what comes by itself.
-    private func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
-      let limit = Date().addingTimeInterval(30)
-      while try !condition() {
-        guard Date() < limit else { throw HarnessError("this did not come about: \(what)") }
-        usleep(20000)
-      }
-    }
-
     @Test("the server notices by itself that processes start and end, many at once")
     func many() throws {
       let directory = try TestDirectory()
       let server = try Server(directory)
       #expect(try !server.request("/v1/processes").body.contains("\"pid\""))
       let programs = try (0..<24).map { _ in try Stationary(in: directory) }
-      try waitUntil("all processes are listed") {
+      try wait(for: "all processes are listed") {
         let body = try server.request("/v1/processes").body
         return programs.allSatisfy { body.contains("\"pid\":\($0.pid),") }
       }
@@ -187,7 +149,7 @@ extension EndToEnd {
         #expect(answer.status == 200 && answer.body.contains("\"offset\":7"), "\(answer)")
       }
       _ = try programs[0].process.wait()
-      try waitUntil("the end of a process shows") {
+      try wait(for: "the end of a process shows") {
         let objects = try Tool.objects(try server.request("/v1/processes/\(programs[0].pid)").body)
         let state = objects.first?["state"] as? String
         return state != nil && state != "live"
@@ -227,13 +189,13 @@ extension EndToEnd {
         let bytes = Array(requests[number % requests.count].utf8)
         _ = write(descriptor, bytes, bytes.count)
       }
-      // One that asks for much and reads nothing of it.
+      // A client that asks for much and reads nothing of it.
       let greedy = try connection()
       open.append(greedy)
       let body = String(repeating: "\(block.address)\n", count: 100_000)
       let bytes = Array(
-        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
-          .utf8)
+        ("POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\n"
+          + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)").utf8)
       _ = fcntl(greedy, F_SETFL, O_NONBLOCK)
       _ = write(greedy, bytes, bytes.count)
       for offset in 0..<50 {
@@ -249,7 +211,8 @@ extension EndToEnd {
       let block = try program.place("block")
       let script = """
         for i in $(seq 0 39); do
-          curl -s --unix-socket '\(server.socket)' "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
+          curl -s --unix-socket '\(server.socket)' \\
+            "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
         done
         wait
         """
@@ -269,7 +232,7 @@ extension EndToEnd {
       let next = try Server(directory)
       next.process.signal(SIGKILL)
       _ = try next.process.wait()
-      // One that was killed leaves its socket behind, which must not keep another from starting.
+      // A server that was killed leaves its socket behind, which must not keep another from starting.
       let last = try Server(directory)
       #expect(try last.request("/v1/processes").status == 200)
     }

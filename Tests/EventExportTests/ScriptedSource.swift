@@ -5,7 +5,7 @@ import Glibc
 import SharedLayout
 import Synchronization
 
-/// What a scripted source gives, and what it was asked. Thread-safe.
+/// The records that a scripted source gives, and how often it was asked. Thread-safe.
 final class Script: Sendable {
   struct State {
     /// Records of each ring that were not taken yet; positions count from 0.

@@ -3,11 +3,12 @@
 
 import Foundation
 import SharedLayout
+import TestSupport
 import Testing
 
 @testable import IndexReader
 
-@Suite("Layout versions")
+@Suite("Layout versions", .bounded)
 struct LayoutVersionTests {
   private static let readVersions = Array(ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION)
   private static let versionOffset = MemoryLayout<allocs_header>.offset(of: \.layout_version)!

@@ -2,11 +2,12 @@
 
 import Foundation
 import SharedLayout
+import TestSupport
 import Testing
 
 @testable import IndexReader
 
-@Suite("Event rings")
+@Suite("Event rings", .bounded)
 struct RingTests {
   /// Writes to a ring as an agent does.
   struct Writer {
@@ -202,7 +203,8 @@ struct RingTests {
         let records = drain(segment, &cursor)
         #expect(records.count <= 512)
         #expect(cursor.position - before.position == UInt64(records.count) + cursor.lost - before.lost)
-        if written < 10 { #expect(cursor.isDamaged) }
+        // Ten were read: a ring in which fewer are said to be written has lied.
+        #expect(cursor.isDamaged || written >= 10)
         segment.withMappedRecords(ofRing: 0, from: cursor.position, limit: .max) { first, second in
           #expect(first.count + second.count <= 512 * 32)
         }
@@ -236,7 +238,7 @@ struct RingTests {
   }
 }
 
-@Suite("Consumers of events")
+@Suite("Consumers of events", .bounded)
 struct EventConsumerTests {
   /// A control file as the agent makes it, and a mapping of it.
   private final class Control {

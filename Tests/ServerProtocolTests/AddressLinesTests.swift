@@ -2,9 +2,10 @@
 
 import Answers
 import ServerProtocol
+import TestSupport
 import Testing
 
-@Suite("Lists of addresses")
+@Suite("Lists of addresses", .bounded)
 struct AddressLinesTests {
   /// The lines of `text`, fed in pieces that end at `cuts`.
   private func lines(_ text: String, cutAt cuts: [Int] = []) -> [AddressLine] {

@@ -2,9 +2,10 @@
 
 import Glibc
 import ServerProtocol
+import TestSupport
 import Testing
 
-@Suite("Unix sockets")
+@Suite("Unix sockets", .bounded)
 struct UnixSocketTests {
   @Test("a path is taken whole or refused, never cut")
   func pathLimit() throws {

@@ -2,9 +2,10 @@
 // forgotten in one of them fails here by its name.
 
 import Foundation
+import TestSupport
 import Testing
 
-@Suite("Hooked functions")
+@Suite("Hooked functions", .bounded)
 struct HookedFunctionTests {
   private static func text(_ path: String) throws -> String {
     let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
