@@ -78,16 +78,18 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
+    .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout", "SystemAccess"],
+      exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
-      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"],
+      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout", "SystemAccess"],
       exclude: ["CLiburing"],
       // As an archive: nothing more to be installed where the binaries run, nothing more for a tool to load at its start.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
@@ -100,16 +102,18 @@ let package = Package(
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      name: "Symbols",
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread", "SystemAccess"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
       name: "Provenance", dependencies: ["IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
     .target(
-      name: "Answers", dependencies: ["ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
-    .target(
-      name: "ServerProtocol",
-      dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout"]),
+      name: "Answers",
+      dependencies: [
+        "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+      ]),
+    .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
@@ -117,14 +121,14 @@ let package = Package(
       name: "Recording",
       dependencies: [
         "Answers", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance", "SharedLayout",
-        "Symbols",
+        "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
         "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording", "ServerProtocol",
-        "SharedLayout", "Symbols",
+        "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -137,7 +141,7 @@ let package = Package(
       name: "allocsd",
       dependencies: [
         "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance", "ServerProtocol",
-        "Symbols",
+        "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -155,28 +159,33 @@ let package = Package(
     .executableTarget(
       name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
     .executableTarget(
-      name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout"],
+      name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout", "SystemAccess"],
       path: "Benchmarks/Export"),
     .executableTarget(
-      name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader"], path: "Benchmarks/Drain"),
+      name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader", "SystemAccess"],
+      path: "Benchmarks/Drain"),
 
     // MARK: tests
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
-    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
+    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess"]),
+    .testTarget(
+      name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "SystemAccess"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols"]),
+      dependencies: [
+        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
+      ]),
     .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
     .testTarget(name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols"]),
     .testTarget(
       name: "AnswersTests",
-      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
-    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
+      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess"]),
+    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess"]),
+    .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],
+      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout", "SystemAccess"],
       exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(

@@ -1,6 +1,7 @@
 // The list of indexed processes, live and dead, for people and as JSON.
 
 import IndexReader
+import SystemAccess
 
 /// All processes that have a segment, by process id and start time.
 public struct ProcessList: Hashable, Sendable {
@@ -11,20 +12,14 @@ public struct ProcessList: Hashable, Sendable {
   /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see
   /// them: root all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs
   /// this program.
-  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(AnswerError) {
-    let files: [SegmentFile]
-    do throws(SegmentError) {
-      files = try SegmentDirectory.list(in: directories)
-    } catch {
-      throw AnswerError(error)
-    }
-    processes = files.map { file in
+  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(Complaint) {
+    processes = try SegmentDirectory.list(in: directories).map { file in
       guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
         started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
         segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil,
-        problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+        problem: Complaint.notPermitted(path: file.path).description)
     }
   }
 

@@ -55,7 +55,7 @@ public struct Mapping: Hashable, Sendable {
 
   public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
 
-  /// Neither readable, writable nor executable: address space that is only reserved.
+  /// Whether the mapping is neither readable nor writable nor executable: address space that is only reserved.
   public var isInaccessible: Bool { permissions.hasPrefix("---") }
   /// The memory of `brk`.
   public var isBreak: Bool { path == "[heap]" }

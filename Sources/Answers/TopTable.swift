@@ -3,6 +3,7 @@
 
 import IndexReader
 import Provenance
+import SystemAccess
 
 /// Live bytes and blocks of a process by allocation site, of now or of a moment of a recording.
 public struct TopTable: Hashable, Sendable {
@@ -42,7 +43,7 @@ extension ProcessView {
   /// bytes that they leave of it.
   public func top(
     limit: Int = 20, wrappers: Wrappers = .standard, level: Level? = nil
-  ) throws(AnswerError) -> TopTable {
+  ) throws(Complaint) -> TopTable {
     let tally = Tally(of: shared.segment, level)
     let table = TopTable(
       processID: processID, command: shared.segment.command,

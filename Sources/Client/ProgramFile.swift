@@ -1,5 +1,5 @@
-// What a file that is to be executed is, by what the kernel looks at: #! and an interpreter, or ELF headers (System V
-// ABI, chapters 4 and 5). The file is foreign: each number in it is checked before it is used.
+// The kind of a file that is to be executed, told by what the kernel looks at: #! and an interpreter, or ELF headers
+// (System V ABI, chapters 4 and 5). The file is foreign: each number in it is checked before it is used.
 
 import ByteText
 import Glibc
@@ -7,21 +7,21 @@ import Glibc
 struct ProgramFile {
   enum Kind {
     case elf(ELFProgram)
-    /// A script: all behind the interpreter is one argument.
+    /// A script. All text behind the interpreter is one argument.
     case script(interpreter: String, argument: String?)
     case unknown
   }
 
   let kind: Kind
 
-  /// nil if the file can't be read.
+  /// Fails if the file can't be read.
   init?(path: String) {
     // Without O_NONBLOCK, opening a pipe would wait for its writer.
     let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     let file = FileBytes(descriptor: descriptor)
-    // As much as the kernel reads (BINPRM_BUF_SIZE).
+    // The kernel reads as much (BINPRM_BUF_SIZE).
     let head = file.bytes(at: 0, count: 256)
     if head.starts(with: "#!".utf8) {
       kind = Self.script(head.dropFirst(2))
@@ -32,7 +32,7 @@ struct ProgramFile {
     }
   }
 
-  /// As the kernel reads it (fs/binfmt_script.c). A carriage return is a part of the name.
+  /// Reads the first line as the kernel does (fs/binfmt_script.c). A carriage return is a part of the name.
   private static func script(_ text: ArraySlice<UInt8>) -> Kind {
     func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
     var line = text.prefix { $0 != UInt8(ascii: "\n") && $0 != 0 }.drop(while: isBlank)
@@ -45,11 +45,11 @@ struct ProgramFile {
   }
 }
 
-/// Bytes of a file by their places.
+/// Reads bytes of a file at any offset.
 private struct FileBytes {
   let descriptor: Int32
 
-  /// At most `count` bytes, fewer at the file's end; none where there can be none.
+  /// At most `count` bytes at `offset`, fewer at the file's end; none at an offset that no file has.
   func bytes(at offset: UInt64, count: Int) -> [UInt8] {
     guard let place = off_t(exactly: offset), count > 0 else { return [] }
     return [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
@@ -57,7 +57,7 @@ private struct FileBytes {
     }
   }
 
-  /// Up to a zero.
+  /// The bytes at `offset` up to a zero.
   func text(at offset: UInt64, limit: Int = 4096) -> String {
     String(reversibly: bytes(at: offset, count: limit).prefix { $0 != 0 })
   }

@@ -6,6 +6,7 @@
 
 import ByteText
 import SharedLayout
+import SystemAccess
 
 /// A section's checked place.
 struct SectionPlace: Sendable {
@@ -51,7 +52,7 @@ struct Geometry: Sendable {
   let ringRecords: Int
 
   /// Reads the header of `file` and checks it.
-  init(of file: borrowing OpenFile, path: String) throws(SegmentError) {
+  init(of file: borrowing OpenFile, path: String) throws(Complaint) {
     var header = allocs_header()
     let wanted = MemoryLayout<allocs_header>.size
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: wanted, alignment: 8)
@@ -76,7 +77,7 @@ struct Geometry: Sendable {
     try self.init(header, size: size, actualSize: file.size, path: path)
   }
 
-  private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(SegmentError) {
+  private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(Complaint) {
     guard !bytes.isEmpty else {
       throw .truncated(path: path, why: "it is empty: the process is about to write it, or someone cut it")
     }
@@ -90,8 +91,8 @@ struct Geometry: Sendable {
     throw .notASegment(path: path, why: "it does not begin with a segment's magic")
   }
 
-  private init(_ header: allocs_header, size wanted: Int, actualSize: UInt64, path: String) throws(SegmentError) {
-    func damaged(_ why: String) -> SegmentError { .notASegment(path: path, why: why) }
+  private init(_ header: allocs_header, size wanted: Int, actualSize: UInt64, path: String) throws(Complaint) {
+    func damaged(_ why: String) -> Complaint { .notASegment(path: path, why: why) }
     guard header.header_size == wanted else {
       throw damaged("its header says that it takes \(header.header_size) bytes instead of \(wanted)")
     }
@@ -111,7 +112,7 @@ struct Geometry: Sendable {
     var ranges: [Range<UInt64>] = []
     func place(
       _ id: allocs_section_id, _ name: String, entry: Int, capacity: Int? = nil, atMost limit: Int = .max
-    ) throws(SegmentError) -> SectionPlace {
+    ) throws(Complaint) -> SectionPlace {
       let section = table[Int(id.rawValue)]
       guard section.entry_size == entry else {
         throw damaged("an entry of its \(name) takes \(section.entry_size) bytes instead of \(entry)")

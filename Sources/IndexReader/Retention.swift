@@ -9,6 +9,7 @@
 // - If the dead ones are more, or take more bytes, than the policy has it, the oldest go first, whatever their age.
 
 import Glibc
+import SystemAccess
 
 /// How much of the dead is kept.
 public struct RetentionPolicy: Hashable, Sendable {
@@ -51,7 +52,7 @@ extension SegmentDirectory {
     ofUser: UInt32? = nil
   ) -> SweepResult {
     var result = SweepResult()
-    let sweep = Sweep(time: time ?? wallClock(), user: ofUser, isTrial: false)
+    let sweep = Sweep(time: time ?? SystemClock.now(), user: ofUser, isTrial: false)
     for path in directories ?? searchPaths {
       // Where that can't be looked at for want of descriptors, the next sweep will.
       guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
@@ -74,20 +75,14 @@ extension SegmentDirectory {
   /// has found it dead; else the last thing that its index tells of counts. `isTrial`: nothing is removed.
   public static func prune(
     olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
-  ) throws(SegmentError) -> SweepResult {
+  ) throws(Complaint) -> SweepResult {
     var result = SweepResult()
-    let sweep = Sweep(time: wallClock(), user: ofUser, isTrial: isTrial)
+    let sweep = Sweep(time: SystemClock.now(), user: ofUser, isTrial: isTrial)
     for path in directories ?? searchPaths {
       guard let directory = try OpenDirectory(path: path) else { continue }
       directory.prune(try directory.names(), olderThan: age, sweep, &result)
     }
     return result
-  }
-
-  private static func wallClock() -> Double {
-    var now = timespec()
-    clock_gettime(CLOCK_REALTIME, &now)
-    return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
   }
 }
 
@@ -178,7 +173,7 @@ extension OpenDirectory {
     else { return }
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
-        result.failed["\(path)/\(name)"] = systemMessage(errno)
+        result.failed["\(path)/\(name)"] = systemWords(errno)
         return
       }
     }
@@ -213,7 +208,7 @@ extension OpenDirectory {
       fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
-        result.failed[file.path] = systemMessage(errno)
+        result.failed[file.path] = systemWords(errno)
         return
       }
       unlinkat(descriptor, control, 0)

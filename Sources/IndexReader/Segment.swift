@@ -11,6 +11,7 @@
 // - Only what was written is read, because reading a hole of a tmpfs file through a mapping allocates the page.
 
 import SharedLayout
+import SystemAccess
 
 /// A process's index. Every read may be made from any thread, while the process runs or after it ended.
 public struct Segment: ~Copyable, @unchecked Sendable {
@@ -26,7 +27,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   private let sections: UnsafePointer<allocs_section>
 
   /// Opens a segment and checks its header against the file.
-  public init(path: String) throws(SegmentError) {
+  public init(path: String) throws(Complaint) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
@@ -53,7 +54,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 
   /// Throws `.broken` if the file was cut or overwritten since it was opened: answers given so far may then be wrong.
   /// One system call.
-  public func checkIntact() throws(SegmentError) {
+  public func checkIntact() throws(Complaint) {
     // The size first: reading the header of a file that was cut to nothing would itself break the mapping.
     if let size = file.file.presentSize, size < geometry.fileSize {
       throw .broken(path: path, why: "the file was cut to \(size) of \(geometry.fileSize) bytes while it was read")

@@ -114,7 +114,9 @@ struct StackNamingTests {
     tables.add(module: "/lib/later", at: 0x40000, loaded: 30)
     let node = tables.stack([0x40110])
     let naming = StackNaming(tables)
-    for (ticks, path) in [(15, "/lib/former"), (40, "/lib/later"), (25, nil), (15, "/lib/former")] as [(UInt32, String?)] {
+    for (ticks, path) in [(15, "/lib/former"), (40, "/lib/later"), (25, nil), (15, "/lib/former")]
+      as [(UInt32, String?)]
+    {
       #expect(naming.site(ofNode: node, at: ticks)?.frames.first?.module == path, "at \(ticks)")
     }
   }

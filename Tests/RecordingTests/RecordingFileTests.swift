@@ -5,6 +5,7 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import SystemAccess
 import Testing
 
 @testable import Recording
@@ -148,7 +149,7 @@ struct RecordingFileTests {
       let kept = small.offsets.filter { $0 <= length }.count - 1
       // What was recorded of which process is in the first chunk.
       guard kept > 0 else {
-        #expect(throws: RecordingError.self) { _ = try small.open(Array(small.bytes[..<length])) }
+        #expect(throws: Complaint.self) { _ = try small.open(Array(small.bytes[..<length])) }
         continue
       }
       let recording = try small.open(Array(small.bytes[..<length]))
@@ -172,7 +173,7 @@ struct RecordingFileTests {
       bytes[offset] ^= UInt8(1 << (offset % 8))
       let chunk = small.offsets.lastIndex { $0 <= offset } ?? -1
       guard chunk > 0 else {
-        #expect(throws: RecordingError.self, "offset \(offset)") { _ = try small.open(bytes) }
+        #expect(throws: Complaint.self, "offset \(offset)") { _ = try small.open(bytes) }
         continue
       }
       let recording = try small.open(bytes)
