@@ -55,6 +55,35 @@ extension Answer {
   }
 }
 
+extension Answer.Container {
+  func appendJSON(of address: UInt64, to writer: inout ByteWriter) {
+    switch kind {
+    case .suballocation: writer.append("{\"kind\":\"suballocation\"")
+    case .chunk: writer.append("{\"kind\":\"chunk\"")
+    }
+    writer.append(block: block, offset: address &- block.base)
+    writer.appendOrigin(allocator: allocator, module: allocatorModule, function: function)
+    if let thread { writer.append(thread: thread) }
+    if let age { writer.append(age: age) }
+    if let stack { writer.append(stack: stack) }
+    writer.append("}")
+  }
+}
+
+extension ByteWriter {
+  /// Appends `,"NAME":[…]`, nothing if there are none.
+  mutating func append(_ name: StaticString, _ containers: [Answer.Container], of address: UInt64) {
+    guard !containers.isEmpty else { return }
+    append(name)
+    append("[")
+    for (index, container) in containers.enumerated() {
+      if index > 0 { append(",") }
+      container.appendJSON(of: address, to: &self)
+    }
+    append("]")
+  }
+}
+
 extension Frame {
   func appendJSON(isInterrupted: Bool = false, to writer: inout ByteWriter) {
     writer.append("{")

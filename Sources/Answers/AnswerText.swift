@@ -376,6 +376,25 @@ extension Answer {
   static func lastComponent(_ path: String) -> String { Origin.fileName(of: path) }
 }
 
+extension Answer.Container {
+  /// The block and its origin, in phrases.
+  func phrases(columns: Int) -> [String] {
+    let what = kind == .chunk ? "a chunk" : "a block"
+    let start = "\(what) of \(Units.bytes(block.size)) at \(hex(block.base))"
+    var phrases = [start]
+    let whose = Answer.words(of: allocator, module: allocatorModule, function: function)
+    switch (function.map { TextLayout.printable($0) }, whose) {
+    case (let function?, let allocator?): phrases.append("with \(function) of \(allocator)")
+    case (let function?, nil): phrases.append("with \(function)")
+    case (nil, let allocator?): phrases.append("of \(allocator)")
+    case (nil, nil): break
+    }
+    if let site = stack?.site { phrases.append("by \(Answer.describe(site, columns: columns - 4))") }
+    if let age { phrases.append("\(Units.duration(age)) ago") }
+    return phrases
+  }
+}
+
 extension [Frame] {
   /// Why names of these frames are incomplete, each reason once, with its module.
   package var problems: [String] { problems(and: nil) }

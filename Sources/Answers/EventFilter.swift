@@ -1,22 +1,22 @@
-// Which events a person wants to see: the conditions of `allocsctl events` and of the parameters of its resource, as
-// text.
+// The events that a person wants to see: the conditions of `allocsctl events`, and of the parameters of its resource,
+// as text.
 
 import IndexReader
 import Provenance
 import SystemAccess
 
-/// Conditions on events; all must be true. Of a block that is freed or resized, function and site are those that
-/// allocated it.
+/// Conditions on events; all must be true. For a block that is freed or resized, function and site are those of its
+/// allocation.
 public struct EventFilter: Sendable {
-  /// Names of conditions: options of the command, parameters of the resource.
+  /// The names of conditions: options of the command, parameters of the resource.
   public static let names = ["size", "range", "kind", "function", "site", "thread"]
 
-  /// Bytes.
+  /// Bytes of the block.
   public private(set) var sizes: ClosedRange<UInt64>?
   public private(set) var addresses: Range<UInt64>?
-  /// nil: all.
+  /// The kinds of events; nil for all kinds.
   public private(set) var kinds: Set<Event.Kind>?
-  /// Patterns, of which one must fit: of the function that allocated, of the allocation site, of the thread.
+  /// Patterns of which one must fit: for the function that allocated, the allocation site, the thread.
   private(set) var functions: [[UInt8]] = []
   private(set) var sites: [[UInt8]] = []
   private(set) var threads: [[UInt8]] = []
@@ -28,11 +28,10 @@ public struct EventFilter: Sendable {
     for (name, value) in conditions { try add(name, value) }
   }
 
-  /// Whether a record alone can't tell.
+  /// Whether names must be looked up, as the record alone can't tell.
   var needsNames: Bool { !functions.isEmpty || !sites.isEmpty || !threads.isEmpty }
 
-  /// Adds the condition `name` with its value. A name that may be given several times is fulfilled by any of its
-  /// values.
+  /// Adds the condition `name` with its value. Where a name is given several times, any of its values fulfils it.
   public mutating func add(_ name: String, _ value: String) throws(Complaint) {
     switch name {
     case "size": sizes = try Self.sizes(value)
@@ -60,7 +59,7 @@ public struct EventFilter: Sendable {
     return low...high
   }
 
-  /// `0x1000-0x2000`: from the first address to below the second; or one address.
+  /// `0x1000-0x2000`: from the first address to below the second address; or a single address.
   private static func range(_ text: String) throws(Complaint) -> Range<UInt64> {
     let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
     let low = try parseAddress(parts[0])
@@ -110,7 +109,7 @@ public struct EventFilter: Sendable {
 }
 
 extension Event.Kind {
-  /// Whether it is about memory of the program, with an address and a size in bytes.
+  /// Whether the event is about memory of the program, with an address and a size in bytes.
   public var isAboutMemory: Bool {
     switch self {
     case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed, .map, .unmap: true
@@ -118,6 +117,6 @@ extension Event.Kind {
     }
   }
 
-  /// Whether the block ends, so that who allocated it is the record's origin.
+  /// Whether the block ends with the event: then the record's origin says who allocated it.
   var endsBlock: Bool { self == .free || self == .reallocOld }
 }

@@ -73,6 +73,8 @@ extension EndToEnd {
       let input = words.joined(separator: "\n") + "\n"
       for (arguments, input) in [
         (["query", program.pid, "--json"] + words, nil), (["query", program.pid, "-", "--json"], input),
+        // allocsctl asks about more than 64 addresses in another way than about fewer.
+        (["query", program.pid, "-", "--json"], String(repeating: input, count: 65)),
         (["query", program.pid, "-", "--json", "--no-stacks"], input), (["top", program.pid, "--json"], nil),
         (["top", program.pid], nil), (["query", program.pid, "xyz"], nil), (["query", "999999999", "0"], nil),
       ] as [([String], String?)] {
