@@ -80,11 +80,12 @@ let package = Package(
     // MARK: outside it
     .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
+    .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout", "SystemAccess"],
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess"],
       exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
@@ -103,7 +104,7 @@ let package = Package(
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
       name: "Symbols",
-      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread", "SystemAccess"],
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
@@ -169,7 +170,9 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess"]),
+    .testTarget(
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess"],
+      exclude: ["Segments"]),
     .testTarget(
       name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "SystemAccess"]),
     .testTarget(

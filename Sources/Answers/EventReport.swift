@@ -74,7 +74,7 @@ public struct EventReport: ~Copyable {
     }
     guard !filter.functions.isEmpty || !filter.sites.isEmpty else { return true }
     guard let kind = event.kind, kind.isAboutMemory else { return false }
-    let context = kind.endsBlock ? event.origin : event.context
+    let context = kind.subject == .endedBlock ? event.origin : event.context
     if let known = wanted[context] { return known }
     var isWanted = false
     if let index = origins.originIndex(ofContext: context, in: view.shared.segment) {
@@ -166,7 +166,7 @@ public struct EventReport: ~Copyable {
       size = ""
     }
     let thread = thread(of: event)
-    var line = "\(wallTime(event.stamp)) \(TextLayout.padded(Self.word(event.kind), right: 7)) "
+    var line = "\(wallTime(event.stamp)) \(TextLayout.padded(event.kind?.word ?? "?", right: 7)) "
     line += TextLayout.padded(address, right: 14) + " " + TextLayout.padded(size, left: 9)
     line += " " + TextLayout.padded(thread.map { "\($0.id)" } ?? "-", right: 7) + " "
     line += TextLayout.fit(
@@ -200,24 +200,6 @@ public struct EventReport: ~Copyable {
     let name = Answer.describe(frame, columns: columns)
     siteNames[key] = name
     return name
-  }
-
-  private static func word(_ kind: Event.Kind?) -> String {
-    switch kind {
-    case .alloc: "alloc"
-    case .free: "free"
-    case .reallocOld: "re-from"
-    case .reallocNew: "re-to"
-    case .reallocFailed: "re-fail"
-    case .threadStart: "thread+"
-    case .threadEnd: "thread-"
-    case .moduleLoad: "module+"
-    case .moduleUnload: "module-"
-    case .resumed: "resumed"
-    case .map: "map"
-    case .unmap: "unmap"
-    case nil: "?"
-    }
   }
 
   /// Hours, minutes, seconds and milliseconds of the local time zone.

@@ -8,6 +8,7 @@
 import ByteText
 import CLibrary
 import Glibc
+import Symbols
 import SystemAccess
 
 /// A command, and the file that it names.
@@ -210,7 +211,8 @@ struct Image {
     guard !elf.isNative else { return }
     throw Complaint(
       .obstacle,
-      what: "\(what) is for \(elf.machine), a program for another machine than this one (\(ELFProgram.nativeMachine))",
+      what:
+        "\(what) is for \(elf.machine.name), a program for another machine than this one (\(ELFMachine.native.name))",
       advice: "run it with the allocsctl and agent of that machine, or without")
   }
 

@@ -33,14 +33,20 @@ extension Complaint {
       advice: "try again; if that stays so, the process ended while it started")
   }
 
-  /// The segment has a layout that this build does not know.
-  public static func otherVersion(path: String, found: UInt32, known: UInt32) -> Complaint {
-    Complaint(
+  /// The file is of a layout version that this build does not read; `known` are the versions that it
+  /// reads.
+  public static func otherVersion(
+    path: String, found: UInt32, known: ClosedRange<UInt32>
+  ) -> Complaint {
+    let versions =
+      known.count == 1
+      ? "version \(known.upperBound)" : "versions \(known.lowerBound) to \(known.upperBound)"
+    return Complaint(
       .unreadable,
-      what: "can't read segment \(path): its layout is version \(found), this build knows version \(known)",
-      advice: found > known
+      what: "can't read segment \(path): its layout is version \(found), this build knows \(versions)",
+      advice: found > known.upperBound
         ? "install the allocsctl of that version, which is newer, or start the process again under this one's agent"
-        : "its agent is of an older version: start the process again")
+        : "its agent is of an older version: start the process again, or use the allocsctl of that version")
   }
 
   /// The file is shorter than its header says, or than a header is.
@@ -50,7 +56,7 @@ extension Complaint {
       advice: "the file is damaged; run the process again")
   }
 
-  /// The file was cut or overwritten after it was opened: everything read since may be wrong.
+  /// The file was cut or overwritten after it was opened: answers since then may be wrong.
   public static func broken(path: String, why: String) -> Complaint {
     Complaint(
       .unreadable, what: "can't go on with segment \(path): \(why)",

@@ -13,15 +13,8 @@ extension ModuleReference {
   package init(_ module: Module, process: Process?) {
     self.init(
       path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias,
-      file: module.file.map { FileState($0) }, notedNanoseconds: module.notedNanoseconds,
+      file: module.file, notedNanoseconds: module.notedNanoseconds,
       isDeleted: module.isDeleted, isMain: module.isMain, process: process)
-  }
-}
-
-extension FileState {
-  init(_ file: FileIdentity) {
-    self.init(
-      device: file.device, inode: file.inode, size: file.size, seconds: file.seconds, nanoseconds: file.nanoseconds)
   }
 }
 

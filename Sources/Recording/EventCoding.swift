@@ -24,11 +24,10 @@ private enum Op {
   static let detail: UInt8 = 0x80
 
   static func begins(_ kind: UInt32) -> Bool {
-    kind == ALLOCS_EVENT_ALLOC.rawValue || kind == ALLOCS_EVENT_REALLOC_NEW.rawValue
-      || kind == ALLOCS_EVENT_REALLOC_FAILED.rawValue
+    allocs_event_subject_of(kind) == ALLOCS_ABOUT_LIVE_BLOCK.rawValue
   }
   static func ends(_ kind: UInt32) -> Bool {
-    kind == ALLOCS_EVENT_FREE.rawValue || kind == ALLOCS_EVENT_REALLOC_OLD.rawValue
+    allocs_event_subject_of(kind) == ALLOCS_ABOUT_ENDED_BLOCK.rawValue
   }
 }
 
@@ -194,7 +193,7 @@ struct EventEncoder: ~Copyable {
       model.noteFree(address, size: size)
     } else {
       op = Op.asItIs
-      let isMapping = kind == ALLOCS_EVENT_MAP.rawValue || kind == ALLOCS_EVENT_UNMAP.rawValue
+      let isMapping = allocs_event_subject_of(kind) == ALLOCS_ABOUT_MAPPING.rawValue
       let context = allocs_event_context(record.source)
       put(.rest, record.place)
       put(.rest, size)

@@ -187,11 +187,9 @@ final class RecordingWriter {
   private func note(_ record: allocs_event) {
     let context = allocs_event_context(record.source)
     let origin = allocs_event_origin(record.source)
-    switch allocs_event_kind_of(record.place) {
-    case ALLOCS_EVENT_MODULE_LOAD.rawValue, ALLOCS_EVENT_MODULE_UNLOAD.rawValue,
-      ALLOCS_EVENT_THREAD_START.rawValue, ALLOCS_EVENT_THREAD_END.rawValue:
-      return
-    case ALLOCS_EVENT_MAP.rawValue, ALLOCS_EVENT_UNMAP.rawValue: break
+    switch allocs_event_subject_of(allocs_event_kind_of(record.place)) {
+    case ALLOCS_ABOUT_MODULE.rawValue, ALLOCS_ABOUT_THREAD.rawValue: return
+    case ALLOCS_ABOUT_MAPPING.rawValue: break
     default:
       if origin != 0, !Self.contains(knownContexts, origin) { note(context: origin, at: Event(record).ticks) }
     }

@@ -69,7 +69,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
     __c11_atomic_store(&guard->broken, true, __ATOMIC_SEQ_CST);
     uintptr_t page = address & ~(page_size - 1);
     int access = __c11_atomic_load(&guard->writable, __ATOMIC_RELAXED) ? PROT_READ | PROT_WRITE : PROT_READ;
-    void *zeros = mmap((void *)page, end - page, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    void *zeros = mmap((void *)page, end - page, access, flags, -1, 0);
     errno = saved;
     if (zeros != MAP_FAILED) return;
   }
