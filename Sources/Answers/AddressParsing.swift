@@ -1,4 +1,5 @@
-// Addresses as people and programs write them: hexadecimal after 0x, or decimal. They are read here and nowhere else.
+// Addresses as people and programs write them: hexadecimal after 0x, or decimal. They are read here and nowhere else; so
+// are process ids.
 
 import SystemAccess
 
@@ -31,6 +32,12 @@ public func parseAddresses(_ bytes: [UInt8]) throws(Complaint) -> [UInt64] {
     start = end + 1
   }
   return addresses
+}
+
+/// The process id that `text` names, in decimal digits; nil for anything else, and for 0.
+public func parseProcessID(_ text: some StringProtocol) -> Int32? {
+  guard text.utf8.allSatisfy(isDecimal), let value = Int32(text), value > 0 else { return nil }
+  return value
 }
 
 /// The fault in the text of an address.

@@ -7,10 +7,8 @@ import SystemAccess
 
 /// A process id on the command line.
 func processID(_ text: String) throws -> Int32 {
-  guard let value = Int32(text), value > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
-    throw ValidationError("a process id is a positive number")
-  }
-  return value
+  guard let id = parseProcessID(text) else { throw ValidationError("a process id is a positive number") }
+  return id
 }
 
 /// Functions that are passed over in the search for allocation sites.

@@ -29,4 +29,7 @@ enum MediaKind: String {
     }
     self = best?.kind ?? .json
   }
+
+  /// This form for a list: JSON has one object a line then.
+  var ofList: MediaKind { self == .text ? .text : .jsonLines }
 }

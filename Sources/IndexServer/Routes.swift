@@ -131,7 +131,7 @@ struct Routes: Sendable {
       sizeLimit: limits.bodySize,
       workers: workers)
     return Response(
-      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
   }
 
@@ -159,7 +159,7 @@ struct Routes: Sendable {
     // A HEAD request, which gets no body, never asks for events.
     if request.method == .head { stream.cancel() }
     return Response(
-      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await response.send(stream, to: &writer) })
   }
 
@@ -167,7 +167,7 @@ struct Routes: Sendable {
 
   private func view(_ context: CallerContext) throws -> ProcessView {
     let text = context.parameters.get("pid") ?? ""
-    guard let pid = Int32(text), pid > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
+    guard let pid = parseProcessID(text) else {
       throw Complaint(
         .usage, what: "\"\(text.prefix(40))\" is not a process id",
         advice: "give a positive number, as GET /v1/processes lists")

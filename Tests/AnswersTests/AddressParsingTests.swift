@@ -53,4 +53,12 @@ struct AddressParsingTests {
     #expect(error?.description.hasPrefix("line 3: \"foo\"") == true)
     #expect(throws: Complaint.self) { try parseAddresses([0x30, 0x78, 0xFF, 0xFE]) }
   }
+
+  @Test("a process id is decimal digits, from 1 to 2^31 - 1")
+  func processIDs() {
+    #expect(parseProcessID("1") == 1 && parseProcessID("2147483647") == .max)
+    for text in ["", "0", "-1", "+1", "0x1", " 1", "1a", "2147483648", "１"] {
+      #expect(parseProcessID(text) == nil, "\(text)")
+    }
+  }
 }
