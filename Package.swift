@@ -28,7 +28,7 @@ let agentSwiftFlags = [
 ]
 let agentCFlags = [
   "-O2", "-gdwarf-4", "-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec", "-Xclang",
-  "-mframe-pointer=none", "-Wall", "-Wextra",
+  "-mframe-pointer=none", "-falign-functions=64", "-Wall", "-Wextra",
 ]
 let agentSwift: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded"),
@@ -71,8 +71,11 @@ let package = Package(
     // MARK: inside the target process
     .target(name: "AgentMachine", dependencies: ["SharedLayout"], path: "Sources/Agent/Machine", cSettings: agentC),
     .target(
-      name: "AgentCore", dependencies: ["SharedLayout", "AgentMachine"], path: "Sources/Agent/Core",
-      swiftSettings: agentSwift),
+      name: "AgentLibc", dependencies: ["SharedLayout", "AgentMachine"], path: "Sources/Agent/Core/Libc/C",
+      publicHeadersPath: ".", cSettings: agentC),
+    .target(
+      name: "AgentCore", dependencies: ["SharedLayout", "AgentMachine", "AgentLibc"], path: "Sources/Agent/Core",
+      exclude: ["Libc/C"], swiftSettings: agentSwift),
     .target(
       name: "AgentEntry", dependencies: ["SharedLayout", "AgentMachine", "AgentCore"], path: "Sources/Agent/Entry",
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),

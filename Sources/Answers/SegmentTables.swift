@@ -11,6 +11,7 @@ public final class SegmentTables: OriginTables, Sendable {
   private let symbolizer: Symbolizer
   public let names = NameCache()
 
+  /// The tables of `shared`. `symbolizer` finds the names; views of several processes may share one.
   public init(_ shared: SharedSegment, symbolizer: Symbolizer = Symbolizer()) {
     self.shared = shared
     self.symbolizer = symbolizer

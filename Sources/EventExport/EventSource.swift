@@ -8,6 +8,7 @@ public typealias EventRecord = allocs_event
 
 /// Events that a receiver did not get: how many, and when the first and the last of them can have happened.
 public struct EventLoss: Sendable, Equatable {
+  /// How many events were lost.
   public var count: UInt64
   /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events happened from `from` to `to`; the
   /// range may be wider than need be.

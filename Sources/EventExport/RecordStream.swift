@@ -33,6 +33,8 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   }
 
   private let onEnd: @Sendable (DeliveryEnd) -> Void
+  /// Damaged rings that were not told yet, for want of room. Used on the export's thread alone.
+  private var untold: [Int] = []
 
   /// `onEnd` is called on the export's thread.
   public init(onEnd: @escaping @Sendable (DeliveryEnd) -> Void = { _ in }) { self.onEnd = onEnd }
@@ -59,11 +61,23 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   }
 
   public func damaged(ring: Int, _ output: inout EventOutput) {
-    if output.room >= Self.frameBytes { frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output) }
+    untold.append(ring)
+    tellDamage(&output)
+  }
+
+  public func turn(isIdle: Bool, _ output: inout EventOutput) { tellDamage(&output) }
+
+  private func tellDamage(_ output: inout EventOutput) {
+    let count = min(untold.count, output.room / Self.frameBytes)
+    for ring in untold.prefix(count) {
+      frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output)
+    }
+    untold.removeFirst(count)
   }
 
   public func finish(_ end: DeliveryEnd, _ output: inout EventOutput) -> Bool {
-    guard output.room >= Self.frameBytes else { return false }
+    tellDamage(&output)
+    guard untold.isEmpty, output.room >= Self.frameBytes else { return false }
     let reason: UInt64 =
       switch end {
       case .processEnded: 1

@@ -7,6 +7,7 @@ import Symbols
 public struct CallAddress: Hashable, Sendable {
   /// The return address; if `isExact`, the instruction at which a signal interrupted the program.
   public var pc: UInt64
+  /// Whether `pc` is an instruction, not a return address.
   public var isExact: Bool
   /// What the node says of the module that the call lies in.
   public var holder: CallHolder
@@ -17,6 +18,7 @@ public struct CallAddress: Hashable, Sendable {
     self.holder = holder
   }
 
+  /// The call of a node of the trie.
   public init(_ node: StackNode) { self.init(pc: node.pc, isExact: node.isInterrupted, holder: node.holder) }
 
   /// An address in the instruction that makes the call. Of a return address it is the byte below: a call may be the

@@ -73,6 +73,7 @@ public final class NameCache: Sendable {
   private let budget: Int
   private let tables: Mutex<Tables>
 
+  /// An empty cache of about `budget` bytes.
   public init(budget: Int = NameCache.defaultBudget) {
     self.budget = budget
     tables = Mutex(Self.empty(budget))

@@ -1,6 +1,6 @@
-// The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. Its live index
-// has them (SegmentTables, in Answers), and so has a recording of it (Recording). Whoever names a stack or sums up
-// sites asks for nothing else, and so names both in one way.
+// The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. The process's
+// live index has such tables (SegmentTables, in Answers), and so has a recording of the process (Recording). The naming
+// of stacks (StackNaming) and the table of sites (SiteTable) need nothing else, so both sources get the same names.
 
 import IndexReader
 import Symbols
@@ -8,7 +8,7 @@ import Symbols
 /// Contexts, call stacks, threads and modules of one process. One thread at a time may use the tables, unless their
 /// type says more.
 ///
-/// Times are ticks, as records have them: 1/64 s of CLOCK_MONOTONIC, modulo 2^27.
+/// Times are ticks, as records have them: 1/64 s of CLOCK_MONOTONIC, modulo 2^31.
 public protocol OriginTables: AnyObject {
   /// The context with this number; nil if there is none.
   func context(_ id: UInt32) -> Origin?

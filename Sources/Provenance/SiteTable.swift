@@ -13,6 +13,7 @@ public struct SiteTable: Hashable, Sendable {
   public struct Total: Hashable, Sendable {
     /// Bytes asked for.
     public var bytes: UInt64 = 0
+    /// Live blocks.
     public var blocks: UInt64 = 0
 
     public init(bytes: UInt64 = 0, blocks: UInt64 = 0) {
@@ -29,6 +30,7 @@ public struct SiteTable: Hashable, Sendable {
 
   /// One row of the table.
   public struct Site: Hashable, Sendable {
+    /// The live memory that was allocated there.
     public var total: Total
     /// The allocation site, and the functions it is inlined into; empty if it is not known.
     public var frames: [Frame]
@@ -45,6 +47,7 @@ public struct SiteTable: Hashable, Sendable {
     }
   }
 
+  /// Sum of all sites.
   public var total: Total
   /// Number of sites, shown or not.
   public var siteCount: Int

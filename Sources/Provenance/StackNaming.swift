@@ -1,8 +1,8 @@
 // From a node of the trie of call stacks to names: the frames of the stack, and which of them is the allocation site.
 //
-// The site is the innermost function that is no wrapper; a function without a name is none. If all are wrappers (the
-// stack was cut inside them, or only the call site is recorded), the site is the outermost function: the one that is
-// nearest to the purpose of the allocation.
+// The site is the innermost function that is no wrapper; a function without a name is no wrapper. If all are wrappers
+// (the stack was cut inside them, or only the call site is recorded), the site is the outermost function: the one that
+// is nearest to the purpose of the allocation.
 //
 // The names at a return address are right for all records as long as one module alone has ever held the address. Such
 // an address is named once, and a stack of such addresses is rendered once (NameCache). An address whose node says its
@@ -14,13 +14,16 @@ import Symbols
 
 /// The function of a program that an allocation is attributed to.
 public struct Site: Sendable {
-  /// Tells sites apart: the address, and the module that held it (its index plus 1, 0 for none).
+  /// Tells sites apart: the address, and the module that held it.
   public struct Key: Hashable, Comparable, Sendable {
+    /// The address of the call, as `Frame.pc` has it.
     public var pc: UInt64
+    /// Index in the module table, plus 1; 0 for none.
     public var module: UInt32
 
     public static func < (a: Key, b: Key) -> Bool { (a.pc, a.module) < (b.pc, b.module) }
   }
+  /// Equal for all stacks that lead through the site.
   public var key: Key
   /// The site's frame, and the functions that it is inlined into.
   public var frames: [Frame]

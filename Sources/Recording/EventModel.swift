@@ -1,15 +1,15 @@
 // The guesses that the writer and the reader of a recording make about the next event. An event
 // that is as guessed takes next to no room.
 //
-// Programs allocate and free in patterns. The address of a new block has three guesses: 0 the block
-// of its size class that was freed last; 1 the block of its class that came after the class's last
-// block when that one was allocated before; 2 the memory behind the last new block that was no
-// reused one.
+// Programs allocate and free in patterns. There are three guesses for the address of a new block:
+// - 0: the block of its size class that was freed last.
+// - 1: the block that followed the class's last block when that one was allocated the time before.
+// - 2: the memory behind the last new block that was not a reused one.
 //
-// So has the address of a freed block:
-// 0 the block that was freed after the last freed block when that one was freed before;
-// 1 the newest block of the kind of the block that is freed now;
-// 2 the block behind the last freed one.
+// There are three guesses for the address of a freed block:
+// - 0: the block that was freed after the last freed block when that one was freed the time before.
+// - 1: the newest block of the freed block's kind.
+// - 2: the block behind the last freed one.
 //
 // The recording has the number of the guess that was right, else the address. Nothing is assumed of
 // the allocator: a guess that is never right costs nothing but room.

@@ -15,12 +15,14 @@ import SystemAccess
 /// Makes a recording. Used by one thread; the closure given to `run` may tell it what other threads
 /// want.
 public final class Recorder {
+  /// How a recording is made.
   public struct Options: Sendable {
     /// Whether threads of the process wait where the recorder is too slow.
     public var isLossless = true
     /// Milliseconds that a thread of the process waits at most; 0: as long as the process was told
     /// at its start.
     public var waitMilliseconds: UInt64 = 0
+    /// Whether chunks are compressed, with zstd.
     public var isCompressed = false
     /// Whether the rings are read from their first records on, also of a process that has ended.
     public var isFromStart = false
@@ -31,7 +33,9 @@ public final class Recorder {
 
   /// How it went.
   public struct Result: Hashable, Sendable {
+    /// Events that are in the file.
     public var events: UInt64
+    /// Events that are missing.
     public var lost: UInt64
     /// Rings whose headers contradicted themselves: what their threads did is not recorded to the
     /// end.
@@ -39,6 +43,7 @@ public final class Recorder {
     /// Bytes of the file.
     public var bytes: UInt64
     public var seconds: Double
+    /// Why it ended.
     public var end: RecordingEnd
   }
 
@@ -115,8 +120,8 @@ public final class Recorder {
     var reason: RecordingEnd?
     var count = 0
     while true {
-      // In this order: events that were written before the process's end are read after the end was
-      // seen. A process whose events come has not ended.
+      // The process is looked at before the rings: if it has ended, the rings have all its events. A
+      // process whose events come has not ended.
       let isAlive = count > 0 || shared.segment.isProcessAlive
       count = try drain()
       let now = nanoseconds(of: CLOCK_MONOTONIC)

@@ -17,9 +17,9 @@ import SystemAccess
 
 /// An open recording. Used by one thread.
 ///
-/// Its tables are those that events refer to: who names stacks or sums up sites asks for nothing
-/// else.
+/// Its tables are all that naming stacks (StackNaming) and summing up sites (SiteTable) need.
 public final class Recording: OriginTables {
+  /// The path of the file.
   public let path: String
   /// Whose recording it is.
   public private(set) var process: RecordedProcess
@@ -61,6 +61,7 @@ public final class Recording: OriginTables {
   private var threads: [UInt32: [ThreadIdentity]] = [:]
   /// The names at the file's end, and those that were looked up since.
   private var functions: [NameKey: [Frame]] = [:]
+  /// Names that were found with the standard wrappers.
   public let names = NameCache()
   /// The blocks that the recorder's look at the index found, each as it was when the look came by.
   public private(set) var blocks: [Allocation] = []

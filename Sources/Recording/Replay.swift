@@ -11,6 +11,7 @@ import SharedLayout
 /// A block that lived at the moment of a replay.
 public struct ReplayedBlock: Hashable, Sendable {
   public var base: UInt64
+  /// Bytes asked for.
   public var size: UInt64
   /// Who allocated it, for `Recording.context(_:)`.
   public var context: UInt32

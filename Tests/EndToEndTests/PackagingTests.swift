@@ -94,6 +94,48 @@ extension EndToEnd {
       }
     }
 
+    @Test("names of glibc's own stand in the agent's folder for them, and in the files that docs/porting.md names")
+    func seam() throws {
+      let root = Installation.packageDirectory
+      let porting = try String(contentsOfFile: "\(root)/docs/porting.md", encoding: .utf8)
+      let names = [
+        "__libc_", "_dl_find_object", "_r_debug", "_dl_debug_addr", "__register_atfork", "gnu_get_libc_version",
+        "_thread_db_", "dl_iterate_phdr", "pthread_key_create", "__freadptr", "GLIBC_",
+      ]
+      var inFolder: Set<String> = []
+      let sources = try #require(FileManager.default.enumerator(atPath: "\(root)/Sources/Agent"))
+      for case let path as String in sources {
+        guard let text = try? String(contentsOfFile: "\(root)/Sources/Agent/\(path)", encoding: .utf8) else { continue }
+        for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+          let code = line.components(separatedBy: "//")[0]
+          for name in names where code.contains(name) {
+            if path.hasPrefix("Core/Libc/") {
+              inFolder.insert(name)
+            } else {
+              let file = path.split(separator: "/").last.map(String.init) ?? path
+              let folder = path.hasPrefix("Kit/") ? "Agent/Kit" : file
+              #expect(porting.contains(folder), "\(path):\(number + 1) has \(name)")
+            }
+          }
+        }
+      }
+      #expect(inFolder.count >= 8, "\(inFolder)")
+    }
+
+    @Test("the agent exports what its version script names, and nothing else")
+    func exports() throws {
+      let script = try String(
+        contentsOfFile: "\(Installation.packageDirectory)/Sources/Agent/Entry/exports.map", encoding: .utf8)
+      let global = try #require(script.range(of: "global:")).upperBound
+      let local = try #require(script.range(of: "local:")).lowerBound
+      let named = script[global..<local].split(whereSeparator: { $0 == ";" || $0.isWhitespace }).map(String.init)
+      let agent = try Installation.path(of: Installation.agent)
+      let symbols = try ChildProcess.run([tool("nm", package: "binutils"), "-D", "--defined-only", agent]).output
+      let exported = symbols.split(separator: "\n").compactMap { $0.split(separator: " ").last.map(String.init) }
+      #expect(exported.sorted() == named.sorted())
+      #expect(exported.contains("malloc"))
+    }
+
     @Test("a program of musl runs under the agent as without, alone and as the child of an indexed one")
     func otherLibrary() throws {
       let directory = try TestDirectory()

@@ -37,6 +37,19 @@ extension EndToEnd {
       #expect(complete > 0 && complete < indexed, "\(complete) of \(indexed) were complete")
     }
 
+    @Test("where memory for an arena is refused and its mapping cannot shrink back, the next arena is made there")
+    func unshrinkable() throws {
+      let program = try RecordingProgram([Programs.path("unshrinkable.c")])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      #expect(segment.counter("no_memory") == 1 && segment.counter("anchors_unshrunk") == 1)
+      #expect(segment.counter("arenas_exhausted") == 0)
+      let differences = Comparison(record: record, baseline: [], isComplete: false).differences(in: segment)
+      #expect(differences.isEmpty, "\(differences)")
+      try program.proceed()
+      try program.finish()
+    }
+
     @Test(
       "children that are to be followed into a file system that is full run on, and are counted",
       .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))

@@ -1,4 +1,5 @@
-// User, for callers that reach a definition of the malloc family other than the agent's: see Definitions.swift.
+// The entries of callers that reach another definition of the malloc family than the agent's: see
+// Definitions.swift.
 #include "allocs_definition.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"
@@ -12,8 +13,9 @@ struct allocs_definitions allocs_definitions_state;
 
 // MARK: protection
 
-// Of the executable the kernel says where its headers are. Of a library linked to begin at address 0, as all are that
-// were not prelinked, its file begins at its bias.
+// The kernel tells where the headers of the executable are. The file of a library that was linked
+// to begin at address 0 is mapped at the library's bias; only prelinked libraries are linked
+// otherwise.
 static const ElfW(Phdr) *program_headers(const struct link_map *map, uint32_t *count) {
   if (allocs_is_main_module(map)) {
     *count = (uint32_t)getauxval(AT_PHNUM);
@@ -58,49 +60,53 @@ uint32_t allocs_protection(const struct link_map *map, uint64_t address) {
 
 // MARK: stubs
 
-enum { PASSING_COUNT = 12 };  // functions of the malloc family that the agent exports: see entry_points in User.c
-__attribute__((used)) ALLOCS_HIDDEN struct allocs_hooked allocs_passing_records[PASSING_COUNT];
-struct allocs_hooked *allocs_passing_record(uint32_t index) { return &allocs_passing_records[index]; }
+// One record and one stub for each row of allocs_hooked_functions.h.
+#define RECORD(name, ...) __attribute__((used)) ALLOCS_HIDDEN struct allocs_hooked allocs_passing_##name;
+ALLOCS_HOOKED_FUNCTIONS(RECORD)
+#define RECORD_OF(name, ...) &allocs_passing_##name,
+static struct allocs_hooked *const records[] = {ALLOCS_HOOKED_FUNCTIONS(RECORD_OF)};
+struct allocs_hooked *allocs_passing_record(uint32_t index) { return records[index]; }
 
 #if defined(__x86_64__)
-_Static_assert(sizeof(struct allocs_hooked) == 48, "the stubs' distance between records");
-#define PASSING(index)                                                                     \
-  __attribute__((naked)) static void passing_##index(void) {                               \
-    __asm__("leaq allocs_passing_records+48*" #index "(%rip), %r11\n" ALLOCS_ENTRY_HOOKED( \
-        allocs_hook_passing));                                                             \
+#define STUB(name, ...)                                                                                    \
+  __attribute__((naked)) static void passing_##name(void) {                                                \
+    __asm__("leaq allocs_passing_" #name "(%rip), %r11\n" ALLOCS_ENTRY_HOOKED(allocs_hook_passing));       \
   }
-PASSING(0) PASSING(1) PASSING(2) PASSING(3) PASSING(4) PASSING(5)
-PASSING(6) PASSING(7) PASSING(8) PASSING(9) PASSING(10) PASSING(11)
-static void (*const stubs[PASSING_COUNT])(void) = {
-    passing_0, passing_1, passing_2, passing_3, passing_4,  passing_5,
-    passing_6, passing_7, passing_8, passing_9, passing_10, passing_11,
-};
-void *allocs_passing_stub(uint32_t index) { return index < PASSING_COUNT ? (void *)stubs[index] : NULL; }
+ALLOCS_HOOKED_FUNCTIONS(STUB)
+#define STUB_OF(name, ...) passing_##name,
+static void (*const stubs[])(void) = {ALLOCS_HOOKED_FUNCTIONS(STUB_OF)};
+void *allocs_passing_stub(uint32_t index) {
+  return index < sizeof stubs / sizeof *stubs ? (void *)stubs[index] : NULL;
+}
 #else
 void *allocs_passing_stub(uint32_t index) { return (void)index, NULL; }
 #endif
 
 // MARK: before any constructor
 
-// The dynamic linker calls a resolver when it relocates the agent: when all libraries are mapped and relocated, before
-// the executable is, and before any code of theirs runs. What asks for libc's malloc from then on, gets the agent's.
+// The dynamic linker calls a resolver when it relocates the agent. All libraries are mapped and
+// relocated by then; the executable is not relocated yet, and no code of either has run. A module
+// that asks for libc's malloc from then on gets the agent's.
 //
-// Other dynamic linkers know no resolvers, and musl's would refuse the agent for a relocation of that kind. So this is
-// one by a symbol, of a name that glibc and its programs do not have: musl's passes over a symbol of that type, and
-// finds its own function of the name.
+// Other dynamic linkers know no resolvers, and musl's would refuse the agent for a relocation that
+// names one. So this resolver is named by a symbol, under a name that glibc and its programs do not
+// have: musl's dynamic linker passes over a symbol of that type, and finds musl's own function of
+// the name.
 extern struct r_debug _r_debug __attribute__((weak));
 static void nothing(void) {}
 typedef void (*function)(void);
 __attribute__((used)) static function resolve_early(void) {
-  // Not if the agent's own words have not been relocated, as a linker might arrange it: the constructor does it, then.
+  // A linker might arrange the relocations so that the agent's own words come later. Then the
+  // constructor does it all.
   const struct r_debug *debug = &_r_debug;
   __asm__("" : "+r"(debug));
   if (debug) allocs_bind_early();
   return nothing;
 }
 __attribute__((used)) ALLOCS_EXPORT void __freadptr(void) __attribute__((ifunc("resolve_early")));
-// Without a reference the linker would leave the function out. By this one it is relocated behind everything else: a
-// compiler that goes without a PLT would have the address among the words of the table before.
+// Without a reference the linker would leave the function out. This reference has it relocated
+// behind everything else: without a PLT, the address would be among the words that are relocated
+// before.
 #if defined(__x86_64__)
 __attribute__((naked)) void allocs_refer_to_early(void) { __asm__("jmp __freadptr@PLT"); }
 #else

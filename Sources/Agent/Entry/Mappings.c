@@ -1,9 +1,9 @@
-// User, for what is mapped: libc's functions that change it. Each calls the function below first, with nothing held,
-// and tells of it afterwards; a call that fails, or changes nothing, is none of our business. errno is left as the call
-// left it.
+// The entries of libc's functions that change what is mapped. Each calls the function below first,
+// with nothing held, and tells the agent afterwards. A call that fails or changes nothing is not
+// told. errno stays as the call left it.
 //
-// They are declared here, not included: mremap, which takes a fifth argument only with MREMAP_FIXED, is defined as if
-// it always did, and hands on whatever it got.
+// The functions are declared here, without libc's header: mremap takes a fifth argument only with
+// MREMAP_FIXED; here it is defined as if it always took one, and passes on whatever it got.
 #include "allocs_agent.h"
 #include "allocs_hooks.h"
 #include "entry_arm.h"
@@ -24,7 +24,7 @@ ALLOCS_FRAMED(void *, mmap, (void *address, size_t size, int protection, int fla
     int type = flags & MAPS_TYPE;
     bool is_anonymous = flags & MAPS_ANONYMOUS;
     struct allocs_mapping_call call = {
-        .place = caller[0],
+        .return_slot = caller[0],
         .frame_pointer = caller[1],
         .function = ALLOCS_FUNCTION_MMAP,
         .protection = (uint32_t)protection,
@@ -39,7 +39,7 @@ ALLOCS_FRAMED(void *, mmap, (void *address, size_t size, int protection, int fla
   }
   return result;
 }
-// Offsets have 64 bits either way.
+// mmap takes offsets of 64 bits, too.
 extern ALLOCS_EXPORT __typeof__(mmap) mmap64 __attribute__((alias("mmap")));
 
 ALLOCS_FRAMED(int, munmap, (void *address, size_t size)) {
@@ -49,7 +49,7 @@ ALLOCS_FRAMED(int, munmap, (void *address, size_t size)) {
     uint64_t caller[] = {ALLOCS_CALLER};
     struct allocs_mapping_call call = {
         .number = number,
-        .place = caller[0],
+        .return_slot = caller[0],
         .frame_pointer = caller[1],
         .descriptor = -1,
         .old_start = (uint64_t)(uintptr_t)address,
@@ -67,12 +67,12 @@ ALLOCS_FRAMED(void *, mremap, (void *old, size_t old_size, size_t size, int flag
     uint64_t caller[] = {ALLOCS_CALLER};
     struct allocs_mapping_call call = {
         .number = number,
-        .place = caller[0],
+        .return_slot = caller[0],
         .frame_pointer = caller[1],
         .function = ALLOCS_FUNCTION_MREMAP,
         .descriptor = -1,
         .old_start = (uint64_t)(uintptr_t)old,
-        // What stays mapped at the old place keeps its entry.
+        // With MREMAP_DONTUNMAP the old range stays mapped, and keeps its entry.
         .old_size = flags & REMAPS_LEAVING ? 0 : old_size,
         .new_start = (uint64_t)(uintptr_t)result,
         .new_size = size,
@@ -84,13 +84,14 @@ ALLOCS_FRAMED(void *, mremap, (void *old, size_t old_size, size_t size, int flag
 }
 
 // The program break was `old` and is `new`.
-static inline void moved_break(uint64_t number, uint64_t old, uint64_t new, enum allocs_function function, const uint64_t *caller) {
+static inline void moved_break(
+    uint64_t number, uint64_t old, uint64_t new, enum allocs_function function, const uint64_t *caller) {
   struct allocs_mapping_call call = {
       .number = number,
-      .place = caller[0],
+      .return_slot = caller[0],
       .frame_pointer = caller[1],
       .function = new > old ? function : ALLOCS_FUNCTION_UNKNOWN,
-      .protection = 3,  // the kernel's way: PROT_READ | PROT_WRITE
+      .protection = 3,  // PROT_READ | PROT_WRITE, as the kernel maps the break
       .flags = ALLOCS_MAPPING_ANONYMOUS | ALLOCS_MAPPING_BREAK,
       .descriptor = -1,
       .old_start = new < old ? new : 0,
@@ -117,7 +118,8 @@ ALLOCS_FRAMED(void *, sbrk, (intptr_t increment)) {
   void *old = below()->sbrk(increment);
   if (old != MAPPING_FAILED && increment != 0) {
     uint64_t caller[] = {ALLOCS_CALLER};
-    moved_break(number, (uint64_t)(uintptr_t)old, (uint64_t)(uintptr_t)old + (uint64_t)increment, ALLOCS_FUNCTION_SBRK, caller);
+    uint64_t end = (uint64_t)(uintptr_t)old;
+    moved_break(number, end, end + (uint64_t)increment, ALLOCS_FUNCTION_SBRK, caller);
   }
   return old;
 }

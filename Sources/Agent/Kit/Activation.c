@@ -1,7 +1,7 @@
-// Whether the process is to be indexed, and what lies below the hooks.
+// Whether the process is to be indexed, and which functions lie below the hooks.
 //
-// Decided by the first call of the malloc family, long before constructors run; it may be decided twice, by two
-// threads, to the same effect.
+// The first call of the malloc family decides, long before constructors run. Two threads may decide
+// at once, to the same effect.
 #include "kit.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@
 
 static uint32_t phase;  // 0 undecided, 1 not active, 2 active
 
-// ALLOCS is set, to something that does not say no.
+// Whether ALLOCS is set, and its value does not mean no.
 static bool is_asked_for(void) {
   for (char **next = allocs_environment(); next && *next; next++)
     if (strncmp(*next, "ALLOCS=", 7) == 0) return (*next)[7] != 0 && allocs_read_flag(*next + 7) != 0;
@@ -21,19 +21,19 @@ static bool is_asked_for(void) {
 
 ALLOCS_HIDDEN void allocs_decide(void) {
   allocs_resolve_terminal();
-  // Whoever starts a program that gains privileges must not make it write files; the dynamic linker thinks so, too, of
-  // libraries that are preloaded.
+  // A user who starts a program that gains privileges must not make it write files. For this reason
+  // the dynamic linker does not preload libraries into such a program, either.
   bool active = getauxval(AT_SECURE) == 0 && (is_asked_for() || allocs_agent_is_preloaded());
-  void **terminal = (void **)allocs_terminal();
-  static const uint8_t members[ALLOCS_KIT_COUNT] = {
-#define MEMBER(name, number, version) [number] = offsetof(struct allocs_terminal, name) / sizeof(void *),
-      ALLOCS_KIT_ESSENTIAL(MEMBER)
-#define cfree free
-      ALLOCS_KIT_OPTIONAL(MEMBER) ALLOCS_KIT_RECENT(MEMBER)
-#undef cfree
-  };
-  for (int index = 0; index < ALLOCS_KIT_COUNT; index++)
-    allocs_store_release_pointer(&allocs_entries[index], active && allocs_hooked_functions[index] ? allocs_hooked_functions[index] : terminal[members[index]]);
+  const struct allocs_terminal *terminal = allocs_terminal();
+#define BELOW(name, ...) [ALLOCS_KIT_##name] = (void *)terminal->name,
+#define BELOW_OLD_NAME(name, kit, version, entry, result, parameters, today) \
+  [ALLOCS_KIT_##name] = (void *)terminal->today,
+  void *const below[ALLOCS_KIT_COUNT] = {
+      ALLOCS_HOOKED_FUNCTIONS(BELOW) ALLOCS_PASSED_FUNCTIONS(BELOW) ALLOCS_OLD_NAMES(BELOW_OLD_NAME)};
+  for (int index = 0; index < ALLOCS_KIT_COUNT; index++) {
+    void *hooked = allocs_hooked_functions[index];
+    allocs_store_release_pointer(&allocs_entries[index], active && hooked ? hooked : below[index]);
+  }
   __atomic_store_n(&phase, active ? 2 : 1, __ATOMIC_RELEASE);
 }
 
@@ -42,48 +42,61 @@ bool allocs_kit_is_active(void) {
   return __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == 2;
 }
 
-// MARK: what is below
+// MARK: functions below
 
-#define NEXT(name, number, version) \
+// Rows of the functions that Fallback.S defines where nothing else does, and of the others.
+#define FOR_FALLBACKS(name, kit, ...) FOR_FALLBACKS_##kit(name)
+#define FOR_FALLBACKS_OPTIONAL(name)
+#define FOR_FALLBACKS_RECENT(name)
+
+#define FOR_FALLBACKS_ESSENTIAL(name)                                       \
   extern ALLOCS_HIDDEN __attribute__((weak)) void allocs_next_##name(void); \
   extern ALLOCS_HIDDEN __attribute__((weak)) void *const allocs_libc_##name;
-ALLOCS_KIT_ESSENTIAL(NEXT)
+ALLOCS_KIT_FUNCTIONS(FOR_FALLBACKS)
+#undef FOR_FALLBACKS_ESSENTIAL
 
-// By a table, in which a weak symbol that nothing defines is null however the executable is linked.
+// These are words of a table because a weak symbol that nothing defines is null there however the
+// executable is linked.
 static const struct {
   const char *name;
   void *next;               // the function of Fallback.S
-  void *const *libc;        // where it keeps libc's
+  void *const *libc;        // where Fallback.S keeps the address of libc's function
 } functions[] = {
-#define FUNCTION(name, number, version) [number] = {#name, (void *)allocs_next_##name, &allocs_libc_##name},
-#define OTHER(name, number, version) [number] = {#name, NULL, NULL},
-    ALLOCS_KIT_ESSENTIAL(FUNCTION) ALLOCS_KIT_OPTIONAL(OTHER) ALLOCS_KIT_RECENT(OTHER)};
+#define FUNCTION(name, kit, ...) [ALLOCS_KIT_##name] = {#name, FUNCTION_##kit(name)},
+#define FUNCTION_ESSENTIAL(name) (void *)allocs_next_##name, &allocs_libc_##name
+#define FUNCTION_OPTIONAL(name) NULL, NULL
+#define FUNCTION_RECENT(name) NULL, NULL
+    ALLOCS_KIT_FUNCTIONS(FUNCTION)};
 
 void *allocs_linked_definition(const char *name) {
   for (int index = 0; index < ALLOCS_KIT_COUNT; index++)
-    if (strcmp(name, functions[index].name) == 0) return allocs_linked[index] == functions[index].next ? NULL : allocs_linked[index];
+    if (strcmp(name, functions[index].name) == 0)
+      return allocs_linked[index] == functions[index].next ? NULL : allocs_linked[index];
   return NULL;
 }
 
-// In libc.a beside malloc, and in no other allocator.
+// A function that is in libc.a beside malloc, and in no other allocator.
 extern ALLOCS_HIDDEN __attribute__((weak)) void __libc_mallinfo(void);
 static void (*const libc_mark)(void) = __libc_mallinfo;
 bool allocs_linked_is_libc(void) { return *(void (*const volatile *)(void))&libc_mark != NULL; }
 
-// MARK: what nobody defines
+// MARK: functions that nobody defines
 
 static void *aligned(size_t alignment, size_t size) {
-  enum { MEMALIGN = 4, ALIGNED_ALLOC = 5, POSIX_MEMALIGN = 6, GUARANTEED = 16 };
+  enum { GUARANTEED = 16 };
+  const struct allocs_terminal *terminal = allocs_terminal();
+  __typeof__(terminal->memalign) linked_memalign = allocs_linked[ALLOCS_KIT_memalign];
+  __typeof__(terminal->posix_memalign) linked_posix_memalign = allocs_linked[ALLOCS_KIT_posix_memalign];
+  __typeof__(terminal->aligned_alloc) linked_aligned_alloc = allocs_linked[ALLOCS_KIT_aligned_alloc];
   void *block = NULL;
-  if (allocs_linked[MEMALIGN]) return ((void *(*)(size_t, size_t))allocs_linked[MEMALIGN])(alignment, size);
-  if (allocs_linked[POSIX_MEMALIGN]) {
+  if (linked_memalign) return linked_memalign(alignment, size);
+  if (linked_posix_memalign) {
     if (alignment < sizeof(void *)) alignment = sizeof(void *);
-    int error = ((int (*)(void **, size_t, size_t))allocs_linked[POSIX_MEMALIGN])(&block, alignment, size);
+    int error = linked_posix_memalign(&block, alignment, size);
     if (error != 0) errno = error;
     return error == 0 ? block : NULL;
   }
-  if (allocs_linked[ALIGNED_ALLOC])
-    return ((void *(*)(size_t, size_t))allocs_linked[ALIGNED_ALLOC])(alignment, (size + alignment - 1) & -alignment);
+  if (linked_aligned_alloc) return linked_aligned_alloc(alignment, (size + alignment - 1) & -alignment);
   if (alignment <= GUARANTEED) return allocs_terminal()->malloc(size);
   errno = ENOMEM;
   return NULL;
@@ -98,7 +111,9 @@ static int aligned_into(void **result, size_t alignment, size_t size) {
   return 0;
 }
 static void *page_aligned(size_t size) { return aligned(ALLOCS_PAGE_SIZE, size); }
-static void *whole_pages(size_t size) { return aligned(ALLOCS_PAGE_SIZE, (size + ALLOCS_PAGE_SIZE - 1) & -(size_t)ALLOCS_PAGE_SIZE); }
+static void *whole_pages(size_t size) {
+  return aligned(ALLOCS_PAGE_SIZE, (size + ALLOCS_PAGE_SIZE - 1) & -(size_t)ALLOCS_PAGE_SIZE);
+}
 static void *array(void *block, size_t count, size_t size) {
   size_t bytes;
   if (!__builtin_mul_overflow(count, size, &bytes)) return allocs_terminal()->realloc(block, bytes);
@@ -120,9 +135,10 @@ static void free_aligned_sized(void *block, size_t alignment, size_t size) {
 
 void allocs_complete_terminal(void) {
   struct allocs_terminal *terminal = allocs_terminal();
-#define LIBC(name, number, version) \
-  if (!terminal->name && functions[number].libc) terminal->name = (__typeof__(terminal->name))*functions[number].libc;
-  ALLOCS_KIT_ESSENTIAL(LIBC)
+#define FOR_FALLBACKS_ESSENTIAL(name)                        \
+  if (!terminal->name && functions[ALLOCS_KIT_##name].libc)  \
+    terminal->name = (__typeof__(terminal->name))*functions[ALLOCS_KIT_##name].libc;
+  ALLOCS_KIT_FUNCTIONS(FOR_FALLBACKS)
   if (!terminal->memalign) terminal->memalign = aligned;
   if (!terminal->aligned_alloc) terminal->aligned_alloc = aligned;
   if (!terminal->posix_memalign) terminal->posix_memalign = aligned_into;

@@ -1,22 +1,26 @@
-// User, for an executable that the kit is linked into (liballocs_inexe.a): the names of the malloc family.
+// The entries of an executable that the kit is linked into (liballocs_inexe.a): the names of the
+// malloc family.
 //
-// The executable's own calls come by `ld --wrap`, which makes each reference to `malloc` one to `__wrap_malloc`; those
-// of libraries by the dynamic symbol `malloc`, which is the same code. Whoever else in the executable defines `malloc`,
-// its allocator, is kept from libraries: the references to it here are hidden, and of the visibilities of one symbol
-// the most constraining wins. So every call comes through here once, and what is below is a symbol: `__real_malloc`.
+// The executable's own calls get here by `ld --wrap`, which turns each reference to `malloc` into
+// one to `__wrap_malloc`. The calls of libraries get here by the dynamic symbol `malloc`, which is
+// the same code. If something else in the executable defines `malloc`, that allocator is hidden
+// from libraries: the references to it here are hidden, and of the visibilities of one symbol the
+// most constraining wins. So every call passes here once, and the function below is a symbol:
+// `__real_malloc`.
 //
-// Each function is a jump through a table that at first leads to allocs_decide: from then on to the hooks if the
-// process is to be indexed, else past them. A call to libc's malloc is a jump through a pointer, too.
+// Each function is a jump through a table whose words at first lead to allocs_decide: from then on
+// they lead to the hooks if the process is to be indexed, else to the functions below. A call of
+// libc's malloc is a jump through a pointer, too.
 //
-// With a version in its name the dynamic symbol does not clash with an allocator's `malloc` at the link. ld.bfd gives
-// it that version; ld.lld gives it none.
+// With a version in its name the dynamic symbol does not clash with an allocator's `malloc` at the
+// link. ld.bfd gives the symbol that version; ld.lld gives it none.
 #if !defined(__x86_64__)
 #error "the kit's entries are written for x86-64 only"
 #endif
-#include "names.h"
+#include "allocs_hooked_functions.h"
 
-// `.hidden` by two names: ld.bfd takes the first for the one below, ld.lld the second.
-.macro entry name, number
+// The function below is hidden under two names: ld.bfd knows it by the first, ld.lld by the second.
+.macro entry name
 	.globl __wrap_\name
 	.hidden __wrap_\name, __real_\name, \name
 	.reloc 0, R_X86_64_NONE, \name
@@ -24,7 +28,7 @@
 	.cfi_startproc
 __wrap_\name:
 	endbr64
-	jmp *allocs_entries+8*\number(%rip)
+	jmp *.Lentry_\name(%rip)
 	.cfi_endproc
 	.size __wrap_\name, .-__wrap_\name
 	.type first_\name, @function
@@ -43,10 +47,11 @@ first_\name:
 	.cfi_adjust_cfa_offset -8
 	popq %rdi
 	.cfi_adjust_cfa_offset -8
-	jmp *allocs_entries+8*\number(%rip)
+	jmp *.Lentry_\name(%rip)
 	.cfi_endproc
 	.size first_\name, .-first_\name
 	.pushsection .data
+.Lentry_\name:
 	.quad first_\name
 	.section .data.rel.ro, "aw", @progbits
 	.quad __real_\name
@@ -77,18 +82,23 @@ allocs_linked:
 
 	.text
 	.p2align 4
-#define ENTRY(name, number, version) entry name, number;
-#define EXPORT(name, number, version) export name, version;
-#define OPTIONAL(name, number, version) optional name;
-ALLOCS_KIT_OPTIONAL(OPTIONAL)
-ALLOCS_KIT_RECENT(OPTIONAL)
-ALLOCS_KIT_ESSENTIAL(ENTRY)
-ALLOCS_KIT_OPTIONAL(ENTRY)
-ALLOCS_KIT_RECENT(ENTRY)
-ALLOCS_KIT_ESSENTIAL(EXPORT)
-ALLOCS_KIT_OPTIONAL(EXPORT)
+// An allocator that is linked in must define the ESSENTIAL functions, and may define the others.
+// libc gives RECENT functions no version that all programs know.
+#define OPTIONAL_ESSENTIAL(name)
+#define OPTIONAL_OPTIONAL(name) optional name;
+#define OPTIONAL_RECENT(name) optional name;
+#define EXPORT_ESSENTIAL(name, version) export name, version;
+#define EXPORT_OPTIONAL(name, version) export name, version;
+#define EXPORT_RECENT(name, version)
+#define OPTIONAL(name, kit, ...) OPTIONAL_##kit(name)
+#define ENTRY(name, ...) entry name;
+#define EXPORT(name, kit, version, ...) EXPORT_##kit(name, version)
+ALLOCS_HOOKED_FUNCTIONS(OPTIONAL) ALLOCS_PASSED_FUNCTIONS(OPTIONAL) ALLOCS_OLD_NAMES(OPTIONAL)
+ALLOCS_HOOKED_FUNCTIONS(ENTRY) ALLOCS_PASSED_FUNCTIONS(ENTRY) ALLOCS_OLD_NAMES(ENTRY)
+ALLOCS_HOOKED_FUNCTIONS(EXPORT) ALLOCS_PASSED_FUNCTIONS(EXPORT) ALLOCS_OLD_NAMES(EXPORT)
 
-// What says that the executable has the kit: to an agent that is preloaded, and to `allocsctl run` (the note).
+// A symbol and a note say that the executable has the kit: the symbol to an agent that is
+// preloaded, the note to `allocsctl run`.
 	.globl allocs_inexe
 	.type allocs_inexe, @object
 	.section .note.allocs, "a", @note

@@ -1,8 +1,10 @@
-// The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the next definition in the
-// order in which the dynamic linker searches, as Terminal has found it.
+// The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the
+// next definition in the order in which the dynamic linker searches, as Terminal has found it.
+// OFFSET is where struct allocs_terminal keeps that definition's address.
 //
-// An archive member for each: linked in only if nothing before it defines the name. Weak, for in a static link libc's
-// comes after it, and is linked in by its other name.
+// Each of the four functions is an archive member, linked in only if nothing before it defines the
+// name. The names are weak, for in a static link libc's own definition comes behind this one; that
+// definition is linked in by its other name.
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 

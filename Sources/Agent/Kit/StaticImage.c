@@ -1,5 +1,6 @@
-// A statically linked executable, the one module of its process: what _dl_find_object says of others. In a static link
-// that knows nothing before libc is ready, and reads where nothing is.
+// A statically linked executable, the only module of its process: where it lies, as _dl_find_object
+// tells of modules elsewhere. In a static link that function knows nothing before libc is ready,
+// and reads where nothing is.
 #include "allocs_agent.h"
 
 extern ALLOCS_HIDDEN const ElfW(Ehdr) __ehdr_start;
@@ -9,7 +10,7 @@ static uint64_t first, last, frame_table;
 static struct link_map image = {.l_name = (char *)""};
 static uint32_t state;  // 0 not known, 1 dynamic, 2 static
 
-// Twice at once does no harm: the same words are written.
+// Two threads may run this at once: they write the same words.
 static uint32_t read_headers(void) {
   const char *base = (const char *)&__ehdr_start;
   const ElfW(Phdr) *headers = (const ElfW(Phdr) *)(base + __ehdr_start.e_phoff);

@@ -1,9 +1,11 @@
-// See allocs_disassembler.h. The tables are those of the Intel 64 manual, volume 2, appendix A, for 64-bit mode.
+// The decoder of allocs_disassembler.h. Its tables are those of the Intel 64 manual, volume 2,
+// appendix A, for 64-bit mode.
 //
 // Invariants:
 // - No byte behind `size` is read, and none behind the 15th.
-// - An instruction that is decoded has the length that the processor gives it. Where processors differ (a branch with
-//   an operand-size prefix), and where the tables say nothing, it is refused.
+// - An instruction that is decoded has the length that the processor gives it. An instruction is
+//   refused where processors differ (a branch with an operand-size prefix), and where the tables
+//   have no entry.
 #include "allocs_disassembler.h"
 
 #if defined(__x86_64__)
@@ -11,21 +13,21 @@
 
 enum { LONGEST = 15 };
 
-// What follows an opcode.
+// The shape of an instruction: the bytes that follow its opcode.
 enum {
   BAD = 0,
   NONE = 1,       // nothing
-  MODRM = 2,      // an operand byte, and what that asks for
+  MODRM = 2,      // an operand byte, and the bytes that it asks for
   BYTE = 4,       // an immediate of one byte
-  WORD = 8,       // of two
-  WIDE = 16,      // of four bytes, or of two with an operand-size prefix
-  FULL = 32,      // the same, or of eight with REX.W
+  WORD = 8,       // an immediate of two bytes
+  WIDE = 16,      // an immediate of four bytes, or of two with an operand-size prefix
+  FULL = 32,      // an immediate of four bytes, of two with an operand-size prefix, or of eight with REX.W
   OFFSET = 64,    // an address of eight bytes, or of four with an address-size prefix
   BRANCH = 128    // the immediate is relative
 };
 enum { MB = MODRM | BYTE, MW = MODRM | WIDE, RB = BRANCH | BYTE, RW = BRANCH | WIDE };
 
-// Prefixes and escapes are not looked up.
+// Opcodes of one byte. Prefixes and escapes are not looked up.
 static const uint8_t one_byte[256] = {
     /* 00 */ MODRM, MODRM, MODRM, MODRM, BYTE, WIDE, BAD, BAD, MODRM, MODRM, MODRM, MODRM, BYTE, WIDE, BAD, BAD,
     /* 10 */ MODRM, MODRM, MODRM, MODRM, BYTE, WIDE, BAD, BAD, MODRM, MODRM, MODRM, MODRM, BYTE, WIDE, BAD, BAD,
@@ -45,50 +47,66 @@ static const uint8_t one_byte[256] = {
     /* F0 */ BAD, NONE, BAD, BAD, NONE, NONE, MODRM, MODRM, NONE, NONE, NONE, NONE, NONE, NONE, MODRM, MODRM,
 };
 
-// Behind 0F. 3DNow!'s (0F 0F) are left out, and what only other makers' processors know.
+// Opcodes behind 0F. The table leaves out 3DNow!'s (0F 0F), and opcodes that only processors of
+// other makers know.
 static const uint8_t two_bytes[256] = {
     /* 00 */ MODRM, MODRM, MODRM, MODRM, BAD, NONE, NONE, NONE, NONE, NONE, BAD, NONE, BAD, MODRM, BAD, BAD,
-    /* 10 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* 10 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
     /* 20 */ BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
     /* 30 */ NONE, NONE, NONE, NONE, NONE, NONE, BAD, NONE, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD,
-    /* 40 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
-    /* 50 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
-    /* 60 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* 40 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* 50 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* 60 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
     /* 70 */ MB, MB, MB, MB, MODRM, MODRM, MODRM, NONE, BAD, BAD, BAD, BAD, MODRM, MODRM, MODRM, MODRM,
     /* 80 */ RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW, RW,
-    /* 90 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* 90 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
     /* A0 */ NONE, NONE, NONE, MODRM, MB, MODRM, BAD, BAD, NONE, NONE, NONE, MODRM, MB, MODRM, MODRM, MODRM,
-    /* B0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MB, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* B0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MB, MODRM, MODRM, MODRM, MODRM, MODRM,
     /* C0 */ MODRM, MODRM, MB, MODRM, MB, MB, MB, MODRM, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE,
-    /* D0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
-    /* E0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
-    /* F0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* D0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* E0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+    /* F0 */ MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
+             MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM, MODRM,
 };
 
-// Sets of opcodes, as first and last of each range. All of a set have the same shape.
+// Sets of opcodes, as first and last of each range. All opcodes of a set have one shape.
 #define IS_IN(set, opcode) is_in(set, sizeof set / 2, opcode)
 static bool is_in(const uint8_t (*ranges)[2], size_t count, uint8_t opcode) {
   for (size_t index = 0; index < count; index++)
     if (opcode >= ranges[index][0] && opcode <= ranges[index][1]) return true;
   return false;
 }
-// Behind 0F 38, an operand byte; behind 0F 3A, one and an immediate byte.
-static const uint8_t legacy_38[][2] = {{0x00, 0x0B}, {0x10, 0x10}, {0x14, 0x15}, {0x17, 0x17}, {0x1C, 0x1E}, {0x20, 0x25},
-    {0x28, 0x2B}, {0x30, 0x35}, {0x37, 0x41}, {0x80, 0x82}, {0xC8, 0xCD}, {0xCF, 0xCF}, {0xDB, 0xDF}, {0xF0, 0xF1}, {0xF5, 0xF6},
-    {0xF8, 0xF9}};
-static const uint8_t legacy_3a[][2] = {{0x08, 0x0F}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42}, {0x44, 0x44}, {0x60, 0x63},
-    {0xCC, 0xCC}, {0xCE, 0xCF}, {0xDF, 0xDF}};
-// With a VEX prefix, of the maps 1 (0F), 2 (0F 38) and 3 (0F 3A).
-static const uint8_t vex_1[][2] = {{0x10, 0x17}, {0x28, 0x2F}, {0x41, 0x42}, {0x44, 0x47}, {0x4A, 0x4B}, {0x50, 0x77},
-    {0x7C, 0x7F}, {0x90, 0x93}, {0x98, 0x99}, {0xAE, 0xAE}, {0xC2, 0xC2}, {0xC4, 0xC6}, {0xD0, 0xFE}};
-static const uint8_t vex_2[][2] = {{0x00, 0x0F}, {0x13, 0x13}, {0x16, 0x1A}, {0x1C, 0x1E}, {0x20, 0x2F}, {0x30, 0x41},
-    {0x45, 0x47}, {0x50, 0x53}, {0x58, 0x5A}, {0x78, 0x79}, {0x8C, 0x8C}, {0x8E, 0x8E}, {0x90, 0x93}, {0x96, 0x9F}, {0xA6, 0xAF},
-    {0xB4, 0xBF}, {0xCF, 0xCF}, {0xDB, 0xDF}, {0xF2, 0xF3}, {0xF5, 0xF7}};
-static const uint8_t vex_3[][2] = {{0x00, 0x02}, {0x04, 0x06}, {0x08, 0x0F}, {0x14, 0x19}, {0x1D, 0x1D}, {0x20, 0x22},
-    {0x30, 0x33}, {0x38, 0x39}, {0x40, 0x42}, {0x44, 0x44}, {0x46, 0x46}, {0x48, 0x4C}, {0x5C, 0x63}, {0x68, 0x6F}, {0x78, 0x7F},
-    {0xCE, 0xCF}, {0xDF, 0xDF}, {0xF0, 0xF0}};
-// Those of map 1, with VEX or EVEX, that have an immediate byte.
-static const uint8_t vector_bytes[][2] = {{0x70, 0x73}, {0xC2, 0xC2}, {0xC4, 0xC6}};
+// Behind 0F 38, an operand byte follows; behind 0F 3A, an operand byte and an immediate byte.
+static const uint8_t legacy_38[][2] = {
+    {0x00, 0x0B}, {0x10, 0x10}, {0x14, 0x15}, {0x17, 0x17}, {0x1C, 0x1E}, {0x20, 0x25}, {0x28, 0x2B},
+    {0x30, 0x35}, {0x37, 0x41}, {0x80, 0x82}, {0xC8, 0xCD}, {0xCF, 0xCF}, {0xDB, 0xDF}, {0xF0, 0xF1},
+    {0xF5, 0xF6}, {0xF8, 0xF9}};
+static const uint8_t legacy_3a[][2] = {
+    {0x08, 0x0F}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42}, {0x44, 0x44}, {0x60, 0x63}, {0xCC, 0xCC},
+    {0xCE, 0xCF}, {0xDF, 0xDF}};
+// Opcodes with a VEX prefix, of the maps 1 (0F), 2 (0F 38) and 3 (0F 3A).
+static const uint8_t vex_1[][2] = {
+    {0x10, 0x17}, {0x28, 0x2F}, {0x41, 0x42}, {0x44, 0x47}, {0x4A, 0x4B}, {0x50, 0x77}, {0x7C, 0x7F},
+    {0x90, 0x93}, {0x98, 0x99}, {0xAE, 0xAE}, {0xC2, 0xC2}, {0xC4, 0xC6}, {0xD0, 0xFE}};
+static const uint8_t vex_2[][2] = {
+    {0x00, 0x0F}, {0x13, 0x13}, {0x16, 0x1A}, {0x1C, 0x1E}, {0x20, 0x2F}, {0x30, 0x41}, {0x45, 0x47},
+    {0x50, 0x53}, {0x58, 0x5A}, {0x78, 0x79}, {0x8C, 0x8C}, {0x8E, 0x8E}, {0x90, 0x93}, {0x96, 0x9F},
+    {0xA6, 0xAF}, {0xB4, 0xBF}, {0xCF, 0xCF}, {0xDB, 0xDF}, {0xF2, 0xF3}, {0xF5, 0xF7}};
+static const uint8_t vex_3[][2] = {
+    {0x00, 0x02}, {0x04, 0x06}, {0x08, 0x0F}, {0x14, 0x19}, {0x1D, 0x1D}, {0x20, 0x22}, {0x30, 0x33},
+    {0x38, 0x39}, {0x40, 0x42}, {0x44, 0x44}, {0x46, 0x46}, {0x48, 0x4C}, {0x5C, 0x63}, {0x68, 0x6F},
+    {0x78, 0x7F}, {0xCE, 0xCF}, {0xDF, 0xDF}, {0xF0, 0xF0}};
+// Opcodes of map 1, with VEX or EVEX, that have an immediate byte.
+static const uint8_t vector_bytes[][2] = {
+    {0x70, 0x73}, {0xC2, 0xC2}, {0xC4, 0xC6}};
 
 struct cursor {
   const uint8_t *code;
@@ -103,7 +121,7 @@ static uint8_t next(struct cursor *cursor) {
   return cursor->code[cursor->at++];
 }
 
-// What follows the opcode of an instruction with a VEX or EVEX prefix, whose map is known.
+// The shape of an instruction with a VEX or EVEX prefix, whose map is known.
 static uint8_t vector_shape(unsigned map, uint8_t opcode, bool is_evex) {
   switch (map) {
     case 1:
@@ -117,15 +135,16 @@ static uint8_t vector_shape(unsigned map, uint8_t opcode, bool is_evex) {
   }
 }
 
-// Opcodes of groups of which not all members are instructions, and those with an immediate in some.
+// The shape of an instruction in a group: not all members of these groups are instructions, or only
+// some have an immediate.
 static uint8_t group_shape(bool is_two_bytes, uint8_t opcode, uint8_t modrm, uint8_t shape) {
   uint8_t member = modrm >> 3 & 7;
   bool is_memory = modrm < 0xC0;
   if (is_two_bytes) return opcode == 0xBA && member < 4 ? BAD : shape;
   switch (opcode) {
     case 0x8D: return is_memory ? shape : BAD;
-    case 0x8F: return member == 0 ? shape : BAD;  // others begin an XOP prefix
-    case 0xC6: return member == 0 ? shape : BAD;  // xabort goes to where no byte of it says
+    case 0x8F: return member == 0 ? shape : BAD;  // the other members begin an XOP prefix
+    case 0xC6: return member == 0 ? shape : BAD;  // xabort: no byte of it tells where it jumps to
     case 0xC7: return member == 0 ? shape : modrm == 0xF8 ? MODRM | RW : BAD;  // xbegin
     case 0xF6: return member < 2 ? MB : shape;
     case 0xF7: return member < 2 ? MW : shape;
@@ -133,6 +152,18 @@ static uint8_t group_shape(bool is_two_bytes, uint8_t opcode, uint8_t modrm, uin
     case 0xFF: return member == 7 || (!is_memory && (member == 3 || member == 5)) ? BAD : shape;
     default: return shape;
   }
+}
+
+// A prefix that names a segment register.
+static bool is_segment(uint8_t opcode) {
+  return opcode == 0x26 || opcode == 0x2E || opcode == 0x36 || opcode == 0x3E || opcode == 0x64 || opcode == 0x65;
+}
+
+// The displacement in the bytes of an instruction.
+static int64_t displacement_at(const uint8_t *bytes, uint8_t size) {
+  if (size == 1) return (int8_t)bytes[0];
+  return (int32_t)(
+      (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24);
 }
 
 bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *result) {
@@ -146,7 +177,7 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
     else if (opcode == 0x67) has_address_size = true;
     else if (opcode == 0xF2 || opcode == 0xF0) has_mandatory = true;
     else if (opcode == 0xF3) has_repeat = true;
-    else if (opcode != 0x2E && opcode != 0x36 && opcode != 0x3E && opcode != 0x26 && opcode != 0x64 && opcode != 0x65) break;
+    else if (!is_segment(opcode)) break;
   }
   if (opcode >> 4 == 4) {
     rex = opcode;
@@ -155,7 +186,7 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
   uint8_t shape;
   bool is_legacy = false, is_two_bytes = false;
   if (opcode == 0xC4 || opcode == 0xC5 || opcode == 0x62) {
-    // With these, the prefixes that choose an operation are not allowed.
+    // With VEX or EVEX, the prefixes that choose an operation are not allowed.
     if (rex || has_operand_size || has_mandatory || has_repeat) return false;
     uint8_t first = next(&cursor);
     unsigned map = opcode == 0xC5 ? 1 : opcode == 0xC4 ? first & 31 : first & 7;
@@ -196,7 +227,7 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
     if (mode != 3 && base == 4) {
       if ((next(&cursor) & 7) == 5 && mode == 0) displacement = 4;
     } else if (mode == 0 && base == 5) {
-      // From the instruction pointer; of which there are only four bytes with an address-size prefix.
+      // Relative to the instruction pointer; with an address-size prefix, to its lower four bytes.
       if (has_address_size) return false;
       displacement = 4;
       result->relative_at = (uint8_t)cursor.at;
@@ -225,19 +256,17 @@ bool allocs_decode(uint64_t address, uint64_t size, struct allocs_instruction *r
     unsigned member = modrm >> 3 & 7;
     result->is_call = opcode == 0xE8 || (opcode == 0xFF && (member == 2 || member == 3));
     is_jump = opcode == 0xE9 || opcode == 0xEB || (opcode == 0xFF && (member == 4 || member == 5));
-    result->ends_flow = is_jump || opcode == 0xC2 || opcode == 0xC3 || opcode == 0xCA || opcode == 0xCB || opcode == 0xCF;
+    result->ends_flow =
+        is_jump || opcode == 0xC2 || opcode == 0xC3 || opcode == 0xCA || opcode == 0xCB || opcode == 0xCF;
     result->is_padding = opcode == 0xCC || (opcode == 0x90 && !has_repeat && !(rex & 1));
   } else if (is_two_bytes) {
     result->ends_flow = opcode == 0x0B;  // ud2
     result->is_padding = opcode == 0x1F;
   }
-  // A jump by a register may be a switch's.
+  // A jump through a register may belong to a switch statement.
   result->is_foreign = !result->is_branch && (result->is_call || (is_jump && result->relative_at != 0));
   if (result->relative_at) {
-    const uint8_t *place = cursor.code + result->relative_at;
-    int64_t displacement = result->relative_size == 1
-                               ? (int8_t)place[0]
-                               : (int32_t)((uint32_t)place[0] | (uint32_t)place[1] << 8 | (uint32_t)place[2] << 16 | (uint32_t)place[3] << 24);
+    int64_t displacement = displacement_at(cursor.code + result->relative_at, result->relative_size);
     result->target = address + result->length + (uint64_t)displacement;
   }
   return true;

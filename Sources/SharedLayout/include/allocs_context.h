@@ -49,49 +49,54 @@ _Static_assert(sizeof(struct allocs_node) == 16, "node");
 _Static_assert(offsetof(struct allocs_node, parent) == 8, "node.parent");
 _Static_assert(offsetof(struct allocs_node, flags) == 12, "node.flags");
 
-// The functions through which an allocation is made, or freed. The numbers are part of the format.
+// The functions through which an allocation is made, or freed: number, enumerator, name. The numbers are
+// part of the format. To add a function is to add a row, at a number that no row has had; which
+// functions the agent hooks says allocs_hooked_functions.h.
+#define ALLOCS_FUNCTION_TABLE(ROW)                  \
+  ROW(1, MALLOC, "malloc")                          \
+  ROW(2, CALLOC, "calloc")                          \
+  ROW(3, REALLOC, "realloc")                        \
+  ROW(4, REALLOCARRAY, "reallocarray")              \
+  ROW(5, MEMALIGN, "memalign")                      \
+  ROW(6, POSIX_MEMALIGN, "posix_memalign")          \
+  ROW(7, ALIGNED_ALLOC, "aligned_alloc")            \
+  ROW(8, VALLOC, "valloc")                          \
+  ROW(9, PVALLOC, "pvalloc")                        \
+  ROW(10, NEW, "operator new")                      \
+  ROW(11, NEW_ARRAY, "operator new[]")              \
+  /* Functions that only jemalloc or mimalloc has. */ \
+  ROW(12, MALLOCX, "mallocx")                       \
+  ROW(13, RALLOCX, "rallocx")                       \
+  ROW(14, XALLOCX, "xallocx")                       \
+  ROW(15, ZALLOC, "zalloc")                         \
+  ROW(16, MALLOC_ALIGNED, "malloc_aligned")         \
+  ROW(17, ZALLOC_ALIGNED, "zalloc_aligned")         \
+  ROW(18, CALLOC_ALIGNED, "calloc_aligned")         \
+  ROW(19, REALLOC_ALIGNED, "realloc_aligned")       \
+  ROW(20, EXPAND, "expand")                         \
+  /* Functions that make mappings, not blocks. */   \
+  ROW(21, MMAP, "mmap")                             \
+  ROW(22, MREMAP, "mremap")                         \
+  ROW(23, BRK, "brk")                               \
+  ROW(24, SBRK, "sbrk")                             \
+  /* Functions that free, where frees record their own context. */ \
+  ROW(32, FREE, "free")                             \
+  ROW(33, DELETE, "operator delete")
+
 enum allocs_function {
   ALLOCS_FUNCTION_UNKNOWN = 0,
-  ALLOCS_FUNCTION_MALLOC,
-  ALLOCS_FUNCTION_CALLOC,
-  ALLOCS_FUNCTION_REALLOC,
-  ALLOCS_FUNCTION_REALLOCARRAY,
-  ALLOCS_FUNCTION_MEMALIGN,
-  ALLOCS_FUNCTION_POSIX_MEMALIGN,
-  ALLOCS_FUNCTION_ALIGNED_ALLOC,
-  ALLOCS_FUNCTION_VALLOC,
-  ALLOCS_FUNCTION_PVALLOC,
-  ALLOCS_FUNCTION_NEW,
-  ALLOCS_FUNCTION_NEW_ARRAY,
-  // jemalloc's and mimalloc's own.
-  ALLOCS_FUNCTION_MALLOCX,
-  ALLOCS_FUNCTION_RALLOCX,
-  ALLOCS_FUNCTION_XALLOCX,
-  ALLOCS_FUNCTION_ZALLOC,
-  ALLOCS_FUNCTION_MALLOC_ALIGNED,
-  ALLOCS_FUNCTION_ZALLOC_ALIGNED,
-  ALLOCS_FUNCTION_CALLOC_ALIGNED,
-  ALLOCS_FUNCTION_REALLOC_ALIGNED,
-  ALLOCS_FUNCTION_EXPAND,
-  // Of mappings, not of blocks.
-  ALLOCS_FUNCTION_MMAP,
-  ALLOCS_FUNCTION_MREMAP,
-  ALLOCS_FUNCTION_BRK,
-  ALLOCS_FUNCTION_SBRK,
-  // Of frees that record their own context.
-  ALLOCS_FUNCTION_FREE = 32,
-  ALLOCS_FUNCTION_DELETE,
+#define ALLOCS_ENUMERATOR(number, enumerator, name) ALLOCS_FUNCTION_##enumerator = number,
+  ALLOCS_FUNCTION_TABLE(ALLOCS_ENUMERATOR)
+#undef ALLOCS_ENUMERATOR
   ALLOCS_FUNCTION_COUNT
 };
 
 static inline const char *allocs_function_name(uint32_t function) {
   static const char *const names[ALLOCS_FUNCTION_COUNT] = {
-      "",         "malloc",         "calloc",        "realloc", "reallocarray", "memalign",
-      "posix_memalign", "aligned_alloc", "valloc",  "pvalloc",      "operator new", "operator new[]",
-      "mallocx",  "rallocx",        "xallocx",       "zalloc",  "malloc_aligned", "zalloc_aligned",
-      "calloc_aligned", "realloc_aligned", "expand",
-      "mmap",     "mremap",         "brk",           "sbrk",
-      [ALLOCS_FUNCTION_FREE] = "free", "operator delete"};
+#define ALLOCS_NAME(number, enumerator, name) [number] = name,
+      ALLOCS_FUNCTION_TABLE(ALLOCS_NAME)
+#undef ALLOCS_NAME
+  };
   return function < ALLOCS_FUNCTION_COUNT && names[function] ? names[function] : "";
 }
 

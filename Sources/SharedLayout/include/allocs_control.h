@@ -11,10 +11,10 @@
 //          +--------------------------------------+
 //
 // Switch. `events` is the only word of the file that a hook looks at: 0 means off, any other value
-// is the number of this period of recording. A consumer that turns events on exchanges 0 for ++periods (an
-// atomic add). A consumer that leaves, or the agent when it expels the last consumer, exchanges the
-// value for 0 if `always` is 0; then it looks through the consumers again, and turns events on
-// again if one has come. Each thread notes in its ring where a period begins (RESUMED or
+// is the number of this period of recording. A consumer that turns events on exchanges 0 for
+// ++periods (an atomic add). A consumer that leaves, or the agent when it expels the last consumer,
+// exchanges the value for 0 if `always` is 0; then it looks through the consumers again, and turns
+// events on again if one has come. Each thread notes in its ring where a period begins (RESUMED or
 // THREAD_START).
 //
 // Consumer. A program that wants events becomes a consumer for as long as it wants them:

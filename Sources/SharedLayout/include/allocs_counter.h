@@ -92,7 +92,9 @@ enum allocs_counter_kind {
   ROW(60, CALLS_LEFT, "calls_left", FIGURES, "call", "of the allocator left by a jump out of it")                     \
   ROW(61, BLOCKS_LEFT, "blocks_left", LOST_BLOCKS, "block", "not indexed: a jump left the realloc of it")             \
   ROW(62, SETTINGS_REFUSED, "settings_refused", FAULTS, "setting",                                                     \
-      "of the environment left out: ALLOCS_VERBOSE=1 says which, and why")
+      "of the environment left out: ALLOCS_VERBOSE=1 says which, and why")                                             \
+  ROW(63, ANCHORS_UNSHRUNK, "anchors_unshrunk", FAULTS, "mapping",                                                    \
+      "of the index left larger than it has memory for: the kernel refused to shrink it")
 
 enum allocs_counter {
 #define ALLOCS_COUNTER_ENUMERATOR(number, enumerator, name, kind, noun, words) ALLOCS_COUNTER_##enumerator = number,

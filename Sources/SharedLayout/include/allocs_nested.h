@@ -50,7 +50,7 @@
 // The rules for bits, pages and readers are those of an arena. One rule is added: the call that
 // frees a chunk erases all nested slots in the chunk before the chunk goes back. A reader believes
 // a block with granule 0 only if a live chunk holds all of the block and is not younger than it, by
-// more than the second that the clock may be wrong: see Nested.swift of the agent.
+// more than the second that the clock may be wrong: see NestedIndex.swift of the agent.
 
 #ifndef ALLOCS_NESTED_H
 #define ALLOCS_NESTED_H

@@ -1,8 +1,10 @@
-// Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why (allocs_bypass.h).
+// Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why
+// (allocs_bypass.h).
 //
 // Invariants:
-// - Each function of each module stands there once: a plugin that is opened a thousand times says the same thing once.
-// - Whoever notes has taken its thread's `self`, or runs in the agent's constructor; it does not hold the lock.
+// - Each function of each module is noted once, also if a plugin is opened a thousand times.
+// - The caller has taken its thread's block, or runs in the agent's constructor; it does not hold
+//   the lock.
 
 import AgentMachine
 import SharedLayout
@@ -11,8 +13,8 @@ enum Bypasses {
   typealias Module = UnsafeMutablePointer<link_map>
   typealias Reason = allocs_bypass_reason
 
-  /// Notes that the function of this name is not seen; all of the allocator, if `name` is empty. `isRefused`: it was not
-  /// hooked.
+  /// Notes that calls of the function with this name are not seen; if `name` is empty, that no call
+  /// of the module's allocator is. `isRefused`: it was not hooked.
   static func note(_ module: Module, _ name: Text, _ reason: Reason, isRefused: Bool = true) {
     if isRefused { Index.count(ALLOCS_COUNTER_ENTRIES_REFUSED) }
     say(module, name, reason)
@@ -28,26 +30,23 @@ enum Bypasses {
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     _ module: Allocators.Name, _ function: Allocators.Name, _ reason: Reason
   ) -> Bool {
-    let section = Segment.section(header, ALLOCS_SECTION_BYPASSES)
-    let table = Segment.start(header, ALLOCS_SECTION_BYPASSES).assumingMemoryBound(to: allocs_bypass.self)
-    let used = section.pointee.used
-    for index in 0..<Int(used) {
-      let entry = table[index]
+    let table = SegmentTable<allocs_bypass>(header, ALLOCS_SECTION_BYPASSES)
+    for index in 0..<table.count {
+      let entry = table[index].pointee
       if Strings.holds(header, entry.function, Int(entry.function_size), function),
         Strings.holds(header, entry.module, Int(entry.module_size), module)
       {
         return true
       }
     }
-    guard used < section.pointee.capacity,
-      used > 0 || System.commit(UnsafeMutableRawPointer(table), UInt64(ALLOCS_PAGE_SIZE)),
-      let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Place(),
-      let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Place()
+    guard let index = table.reserve(),
+      let functionPlace = function.start.map({ Strings.add(shared, header, $0, function.size) }) ?? Strings.Extent(),
+      let modulePlace = module.start.map({ Strings.add(shared, header, $0, module.size) }) ?? Strings.Extent()
     else { return false }
-    table[Int(used)] = allocs_bypass(
+    table[index].pointee = allocs_bypass(
       function: functionPlace.offset, module: modulePlace.offset, function_size: functionPlace.size,
       module_size: modulePlace.size, reason: reason.rawValue, reserved: 0)
-    allocs_store_release_u64(&section.pointee.used, used + 1)
+    table.publish(index + 1)
     return true
   }
 

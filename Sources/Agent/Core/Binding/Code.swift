@@ -1,14 +1,15 @@
 // Code: changes instructions of the program, and makes memory for instructions.
 //
 // Invariants:
-// - What fails leaves every byte, and the permissions of every page, as they were. A page that could be run can be run
-//   at every moment.
-// - Nobody is in the code that changes: the agent's constructor runs while there is one thread, and later only code is
-//   changed that has not been handed to the program yet.
+// - If a step fails, every byte, and the permissions of every page, are as they were. A page that
+//   could be run can be run at every moment.
+// - No thread is in the code that changes: the agent's constructor runs while there is one thread,
+//   and later only code is changed that the program has not been given yet.
 //
-// It is written through /proc/self/mem, which leaves a page's permissions alone, and works where a policy forbids
-// memory that is written and then run (PR_SET_MDWE, a filter of system calls). Where that file cannot be used, the
-// pages are made writable beside what they are, and then what they were: a policy that minds refuses the first step.
+// The code is written through /proc/self/mem. That leaves a page's permissions alone, and works
+// where a policy forbids memory that is written and then run (PR_SET_MDWE, a filter of system
+// calls). Where that file cannot be used, the pages are made writable in addition, and then what
+// they were before: a policy against that refuses the first step.
 
 import AgentMachine
 import SharedLayout
@@ -20,7 +21,7 @@ enum Code {
 
   typealias Bytes = UnsafeMutablePointer<UInt8>
 
-  // MARK: what is there
+  // MARK: code that is there
 
   /// Writes `count` bytes over code. False, and nothing is changed, if that cannot be done.
   static func write(_ address: UInt64, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Bool {
@@ -34,7 +35,8 @@ enum Code {
     guard file >= 0 else { return false }
     defer { System.close(file) }
     guard let code = Bytes(bitPattern: UInt(address)) else { return false }
-    // Emulators may have another idea of addresses than the kernel: what is there must be what is seen.
+    // In an emulator, the kernel's addresses may be others than the program's: the file must have
+    // the bytes that the program sees.
     var old = InlineArray<8, UInt8>(repeating: 0)
     let isSame = withUnsafeMutablePointer(to: &old) { old -> Bool in
       let old = UnsafeMutableRawPointer(old).assumingMemoryBound(to: UInt8.self)
@@ -64,16 +66,17 @@ enum Code {
       return false
     }
     for index in 0..<count { code[index] = bytes[index] }
-    // Taking a permission away is refused by nobody.
+    // No policy refuses to take a permission away.
     _ = System.protect(first, pageSize, flags: before)
     if first != last { _ = System.protect(last, pageSize, flags: beforeLast) }
     return true
   }
 
-  // MARK: what is new
+  // MARK: new code
 
-  /// Makes memory that was written executable. Where that is forbidden, it becomes other memory with the same bytes in
-  /// the same place. False, and the memory is gone, if it cannot be done.
+  /// Makes memory that was written executable. Where that is forbidden, other memory with the same
+  /// bytes takes its place at the address. False if neither can be done; then the memory is
+  /// unmapped.
   static func makeExecutable(_ start: Bytes, _ size: UInt64) -> Bool {
     let address = UInt64(UInt(bitPattern: start))
     if System.protect(address, size, flags: System.Access.execute.rawValue) { return true }

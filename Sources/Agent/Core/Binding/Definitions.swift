@@ -1,26 +1,29 @@
-// Definitions: the third way of binding. Callers that do not take the first definition of malloc in the search order
-// reach the C library's, past the agent: objects opened with RTLD_DEEPBIND, `__libc_malloc` by name, dlsym with a
-// handle or RTLD_NEXT. So the symbols of these definitions are changed, in the memory of this process alone, to lead to
-// the agent: whoever asks the dynamic linker for them from then on gets the agent's function, however it asks. No code
-// is touched.
+// Definitions: the third way of binding. Some callers do not take the first definition of malloc in
+// the search order, and reach the C library's, past the agent: objects opened with RTLD_DEEPBIND,
+// callers of `__libc_malloc`, of dlsym with a handle or RTLD_NEXT. So the symbols of these
+// definitions are changed, in the memory of this process alone, to mean the agent's functions. A
+// caller that asks the dynamic linker for them from then on gets the agent's function, in whatever
+// way. No code is touched.
 //
-// - A definition that is the function below the agent's leads to the agent's of that name. `&malloc` is the same
-//   address by whatever way it was found.
-// - The C library's, where another allocator is below the agent, leads to a stub with a record (allocs_family.h): its
-//   blocks are indexed beside those of that allocator, and the function below the stub is the definition itself. Where
-//   it is the allocator below that calls it, or a library that counts calls, the call is part of one that the agent has
-//   seen.
+// - A definition that is the function below the agent's is made to mean the agent's function of
+//   that name. `&malloc` is one address, by whatever way a program finds it.
+// - The C library's definition, where another allocator is below the agent, is made to mean a stub
+//   with a record (allocs_family.h). Its blocks are indexed beside those of the other allocator,
+//   and the function below the stub is the definition itself. If the caller is the allocator below,
+//   or a library that counts calls, the call is part of one that the agent has seen.
 //
-// The symbols are changed as early as the dynamic linker lets the agent run: by a resolver, when all libraries are
-// relocated and none of their code has run. What was bound before that, or by then could not be known to lead here, is
-// the constructor's: words that lead to `__libc_malloc` are found by their relocations, and changed too.
+// The symbols are changed as early as the dynamic linker lets the agent run: by a resolver, when
+// all libraries are relocated and none of their code has run. The constructor does the rest:
+// symbols of which it was not known by then whether they should be changed, and words that were
+// bound before. These words are found by the relocations for names that begin with `__libc_`.
 //
 // Invariants:
-// - A symbol's value is one aligned word, changed by one store: a thread that looks it up meanwhile sees the old or the
-//   new. Its page stays readable, and gets back the protection that the file asks for.
-// - What the agent looks up by hand is what the file says (`value(of:)`), whenever it looks.
-// - Nothing is changed unless the agent is the first definition of all names, or the constructor has found out what the
-//   first is.
+// - A symbol's value is one aligned word, changed by one store: a thread that looks it up meanwhile
+//   sees the old or the new value. Its page stays readable, and gets back the protection that the
+//   file asks for.
+// - The agent's own look-ups always find the file's values (`value(of:)`).
+// - Nothing is changed unless the agent is the first definition of all names, or the constructor
+//   has found out which module the first is.
 
 import AgentMachine
 import SharedLayout
@@ -30,7 +33,7 @@ import SharedLayout
     typealias Module = UnsafeMutablePointer<link_map>
     typealias Entry = UnsafePointer<Elf64_Sym>
 
-    /// What the file says of a symbol, relative to its module.
+    /// The value that the file has for a symbol, relative to its module.
     static func value(of entry: Entry) -> UInt64 {
       let state = allocs_definitions()
       for index in 0..<Int(state.pointee.count) where allocs_changed_symbols()[index].symbol == entry {
@@ -41,18 +44,19 @@ import SharedLayout
 
     // MARK: when
 
-    /// Before any constructor. Nothing of the agent has run yet, nor has the executable been relocated.
+    /// Before any constructor. Nothing of the agent has run yet, nor has the executable been
+    /// relocated.
     static func bindEarly() {
       guard let executable = allocs_first_link_map(), !DynamicSymbols.hasKit(executable), isFirst, allocs_find_libc()
       else { return }
       Terminal.resolve()
       noteModulesBelow()
       bindAll()
-      // Until the constructor has seen whether that is needed.
-      if leadsOn { takeFree() }
+      // The constructor will find out whether this is needed.
+      if hasPassingFree { takeFree() }
     }
 
-    /// At the agent's constructor, when it is known what the allocator below is.
+    /// In the agent's constructor, when it is known which allocator is below.
     static func bind() {
       noteModulesBelow()
       if !bindAll() {
@@ -66,9 +70,9 @@ import SharedLayout
         if !allocs_is_own_module(current) { rebind(current) }
         module = current.pointee.l_next
       }
-      if leadsOn, !callsFreeOfLibc {
+      if hasPassingFree, !callsFreeOfLibc {
         giveFreeBack()
-      } else if leadsOn {
+      } else if hasPassingFree {
         takeFree()
       }
     }
@@ -109,7 +113,7 @@ import SharedLayout
 
     private static func bind(_ module: Module, _ symbols: DynamicSymbols) -> Bool {
       let passes = Terminal.isLibc(module)
-      // The same twice: which entries, then their new values.
+      // Once to find the entries, and once to change them.
       var first = UInt64.max
       var last: UInt64 = 0
       var isComplete = forEachChange(module, symbols, passes: passes) { entry, _ in
@@ -127,8 +131,8 @@ import SharedLayout
       return isComplete && done
     }
 
-    /// Calls `body` with each entry of the module's table that is to lead elsewhere, and the address to which. False if
-    /// one cannot be led anywhere.
+    /// Calls `body` with each entry of the module's table that is to be changed, and the address
+    /// that it is to mean. False if there is no such address for an entry.
     private static func forEachChange(
       _ module: Module, _ symbols: DynamicSymbols, passes: Bool, _ body: (Entry, UInt64) -> Void
     ) -> Bool {
@@ -138,7 +142,7 @@ import SharedLayout
         let number = index
         index += 1
         guard !point.pointee.is_operator else { continue }
-        forEachName(of: point.pointee.name) { name in
+        Libc.forEachName(of: point.pointee.name) { name in
           symbols.forEachDefinition(of: name) { entry in
             guard entry.pointee.st_info & 15 == DynamicSymbols.function, !isChanged(entry) else { return true }
             let address = UInt64(module.pointee.l_addr) &+ entry.pointee.st_value
@@ -158,23 +162,8 @@ import SharedLayout
       return isComplete
     }
 
-    /// The names under which the C library defines the function: its own, that behind `__libc_`, and old ones.
-    private static func forEachName(of function: UnsafePointer<CChar>, _ body: (UnsafePointer<CChar>) -> Void) {
-      body(function)
-      var name = Text()
-      name.append("__libc_")
-      name.append(cString: function)
-      name.withCString(body)
-      var free = Text()
-      free.append("free")
-      if free.withCString({ StaticSymbols.isEqual($0, function) }) {
-        var old = Text()
-        old.append("cfree")
-        old.withCString(body)
-      }
-    }
-
-    /// nil if there is none, or its record stands for another definition of the same name.
+    /// The stub for a definition; nil if there is none, or its record stands for another definition
+    /// of the name.
     private static func passingStub(_ index: UInt32, _ name: UnsafePointer<CChar>, _ address: UInt64) -> UInt64? {
       guard let stub = allocs_passing_stub(index) else { return nil }
       let record = allocs_passing_record(index)
@@ -207,9 +196,10 @@ import SharedLayout
       allocs_change_symbol(entry, value)
     }
 
-    // MARK: words that lead there already
+    // MARK: words that are bound already
 
-    /// Changes what the dynamic linker has stored in the module for the names behind `__libc_`.
+    /// Changes the words in which the dynamic linker has stored addresses of names that begin with
+    /// `__libc_`.
     private static func rebind(_ module: Module) {
       guard let symbols = DynamicSymbols(module), wants(symbols) else { return }
       var tables = InlineArray<2, (start: UInt, size: UInt)>(repeating: (start: 0, size: 0))
@@ -234,16 +224,8 @@ import SharedLayout
     }
 
     private static func wants(_ symbols: DynamicSymbols) -> Bool {
-      for index in 0..<symbols.importCount where isOfLibc(symbols.name(of: symbols.entry(index))) { return true }
+      for index in 0..<symbols.importCount where Libc.isOwn(symbols.name(of: symbols.entry(index))) { return true }
       return false
-    }
-
-    private static func isOfLibc(_ name: UnsafePointer<CChar>) -> Bool {
-      let prefix: StaticString = "__libc_"
-      for index in 0..<prefix.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != prefix.utf8Start[index] {
-        return false
-      }
-      return true
     }
 
     private static func rebind(_ module: Module, _ symbols: DynamicSymbols, _ relocation: Elf64_Rela) {
@@ -256,8 +238,8 @@ import SharedLayout
       let index = Int(relocation.r_info >> 32)
       guard kind == word || kind == data || kind == call, index < symbols.importCount else { return }
       let wanted = symbols.entry(index)
-      guard wanted.pointee.st_shndx == 0, isOfLibc(symbols.name(of: wanted)) else { return }
-      // An addend is for data alone.
+      guard wanted.pointee.st_shndx == 0, Libc.isOwn(symbols.name(of: wanted)) else { return }
+      // Only words for data have an addend.
       let addend = kind == word ? UInt64(bitPattern: relocation.r_addend) : 0
       let place = UInt64(module.pointee.l_addr) &+ relocation.r_offset
       guard let slot = UnsafeMutablePointer<UInt64>(bitPattern: UInt(place)) else { return }
@@ -286,8 +268,8 @@ import SharedLayout
 
     // MARK: memory that may not be written
 
-    /// Runs `body` while the range, which lies in one segment of the module's file, can be written. False, and `body`
-    /// not run, if that cannot be had.
+    /// Runs `body` while the range, which lies in one segment of the module's file, can be written.
+    /// False if it cannot be made writable; then `body` is not run.
     private static func writing(_ module: Module, from start: UInt64, to end: UInt64, _ body: () -> Void) -> Bool {
       let (readable, writable, executable) = (1, 2, 4)
       let flags = Int(allocs_protection(module, start))
@@ -296,7 +278,7 @@ import SharedLayout
         body()
         return true
       }
-      // Code may be running there.
+      // Another thread may be running code there.
       if flags & executable != 0, Process.threadCount != 1 { return false }
       let page = UInt64(ALLOCS_PAGE_SIZE)
       let first = start & ~(page - 1)
@@ -342,8 +324,8 @@ import SharedLayout
       return false
     }
 
-    /// Whether the C library's free leads to a stub: what is below the agent is another.
-    private static var leadsOn: Bool {
+    /// Whether the C library's free means a stub: then another allocator is below the agent.
+    private static var hasPassingFree: Bool {
       guard let index = freeIndex else { return false }
       return allocs_passing_stub(index) != nil && allocs_passing_record(index).pointee.below != nil
     }
@@ -358,9 +340,9 @@ import SharedLayout
       return nil
     }
 
-    /// The hook of free ends before it calls the function below. Where that function calls the C library's free in its
-    /// turn, by a symbol that leads to the agent, it would be seen a second time. So then a function of the agent's
-    /// takes its place, which runs it inside a hook.
+    /// The hook of free ends before it calls the function below. If that function calls the C
+    /// library's free, by a symbol that means the agent's, the agent would see a second call. So
+    /// then Terminal gets a function of the agent's, which runs the function below inside a hook.
     private static func takeFree() {
       let state = allocs_definitions()
       guard state.pointee.free_below == nil else { return }
@@ -374,8 +356,8 @@ import SharedLayout
       allocs_terminal().pointee.free = below
     }
 
-    /// Where the address of the function below is kept, for one of the agent's functions. `freeBelow`, where it has
-    /// taken the place of free's, keeps that address itself.
+    /// The variable with the address of the function below, for one of the agent's functions. If
+    /// Terminal has `freeBelow` for free, `freeBelow` keeps that address.
     static func placeOfBelow(
       _ point: UnsafePointer<allocs_entry_point>
     ) -> UnsafeMutablePointer<UnsafeMutableRawPointer?> {
@@ -388,8 +370,9 @@ import SharedLayout
       }
     }
 
-    /// Whether an allocator that is not libc's has any way to reach libc's free. Most have none, and are not to be called
-    /// before the program does: their first call may do more than allocate.
+    /// Whether an allocator that is not libc's has any way to reach libc's free. Most have none.
+    /// Such an allocator should not be called before the program calls it: its first call may do
+    /// more than allocate.
     private static var mayCallFreeOfLibc: Bool {
       let name: StaticString = "malloc"
       let malloc = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
@@ -400,7 +383,7 @@ import SharedLayout
           symbols.symbol(of: malloc) != nil
         else { continue }
         if symbols.imports("dlsym") || symbols.imports("dlvsym") || symbols.imports("free")
-          || symbols.imports("__libc_free")
+          || symbols.imports(Libc.free)
         {
           return true
         }
@@ -408,7 +391,8 @@ import SharedLayout
       return false
     }
 
-    /// Found out by a block of the function below, which is given back.
+    /// Whether the function below calls libc's free. The agent allocates a block, gives it back,
+    /// and sees.
     private static var callsFreeOfLibc: Bool {
       guard mayCallFreeOfLibc else { return false }
       guard let index = freeIndex, let own = allocs_enter() else { return true }
@@ -428,21 +412,20 @@ import SharedLayout
       return process.pointee.seen_below != 0
     }
 
-    /// What the function that is called next allocates in a hook is its own affair. It is called from here.
+    /// Before the agent itself calls a function below: a block that the function allocates
+    /// meanwhile, in another hook, is the function's own. The caller calls it from its own frame.
     static func delegate(_ thread: Thread) {
       thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-      thread.pointee.outer_place = allocs_stack_address()
+      thread.pointee.outer_return_slot = allocs_stack_address()
     }
 
-    /// The number of the C library among the allocators: entered when one of its functions is first called past the one
-    /// below.
+    /// Gives the C library an entry in the table of allocators, when a function of it is first
+    /// called past the allocator below.
     @inline(never)
     static func enterAllocator(_ hooked: UnsafeMutablePointer<allocs_hooked>) {
       let state = allocs_definitions()
       let flag = withUnsafeMutablePointer(to: &state.pointee.is_entering) { $0 }
-      var thread: Thread? = allocs_enter()
-      if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
-      guard let thread else { return }
+      guard case .taken(let thread) = Entering.enter() else { return }
       defer { allocs_leave(thread) }
       guard Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared,
         let header = shared.pointee.header,
@@ -461,7 +444,8 @@ import SharedLayout
     allocs_definitions().pointee.seen_free(block)
   }
 
-  /// What the function below allocates meanwhile is recorded like any inner block.
+  /// Stands for free in Terminal: see `takeFree`. A block that the function below allocates
+  /// meanwhile is recorded like any inner block.
   @c(allocs_free_below) func freeBelow(_ block: UnsafeMutableRawPointer?) {
     let thread: Thread? = allocs_enter()
     if let thread { Definitions.delegate(thread) }
@@ -473,16 +457,16 @@ import SharedLayout
 
   @c(allocs_hook_passing)
   func hookPassing(
-    _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
+    _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ returnSlot: UInt,
     _ framePointer: UInt64
   ) -> UInt64 {
-    if allocs_is_inside(), Definitions.isBelow(Caller(place: place, framePointer: framePointer).site) {
+    if allocs_is_inside(), Definitions.isBelow(Caller(returnSlot: returnSlot, framePointer: framePointer).site) {
       return allocs_call(hooked.pointee.below.unsafelyUnwrapped, arguments)
     }
     let allocator = allocs_definitions().pointee.allocator
     if allocator == 0 { Definitions.enterAllocator(hooked) }
     hooked.pointee.allocator = allocs_definitions().pointee.allocator
-    return hookHooked(hooked, arguments, place, framePointer)
+    return hookAtEntry(hooked, arguments, returnSlot, framePointer)
   }
 #else
   /// Linked into the executable, the agent changes no library's symbols.

@@ -1,9 +1,9 @@
-// DynamicSymbols: the symbols that a loaded module defines for others, by hand from its hash tables: dlsym may
-// allocate.
+// DynamicSymbols: the symbols that a loaded module defines for others. They are looked up by hand
+// in its hash tables: dlsym may allocate.
 
 import AgentMachine
 
-/// What DT_SYMTAB, DT_STRTAB and a hash table say of one module (System V ABI, and DT_GNU_HASH as in binutils).
+/// A module's DT_SYMTAB, DT_STRTAB and hash table (System V ABI, and DT_GNU_HASH as in binutils).
 struct DynamicSymbols {
   private var symbols: UnsafePointer<Elf64_Sym>
   private var strings: UnsafePointer<CChar>
@@ -50,7 +50,7 @@ struct DynamicSymbols {
     return DynamicSymbols(module)?.symbol(of: name) != nil
   }
 
-  /// What a module defines under a name.
+  /// A module's definition of a name.
   struct Symbol {
     var address: UInt64
     /// Bytes; 0 if it is not known.
@@ -61,7 +61,7 @@ struct DynamicSymbols {
   static let function: UInt8 = 2
   static let indirectFunction: UInt8 = 10
 
-  /// As the file has it, though Definitions may have changed it.
+  /// The definition as the file has it, also where Definitions has changed it.
   func symbol(of name: UnsafePointer<CChar>) -> Symbol? {
     var found: Symbol?
     forEachDefinition(of: name) { entry in
@@ -73,14 +73,16 @@ struct DynamicSymbols {
     return found
   }
 
-  /// Calls `body` with each entry of the table that defines `name`, of any version, until it returns false.
+  /// Calls `body` with each entry of the table that defines `name`, of any version, until it
+  /// returns false.
   func forEachDefinition(of name: UnsafePointer<CChar>, _ body: (UnsafePointer<Elf64_Sym>) -> Bool) {
     if let gnuHash { return lookUpGNU(name, gnuHash, body) }
     if let hash { lookUpSystemV(name, hash, body) }
   }
 
-  /// What the module wants of others is among these. They precede those in the hash table; if there are none in it, all
-  /// are outside. The names lie behind them in memory, as every linker puts them.
+  /// Symbols that the module needs from others are among the first `importCount` of its table. They
+  /// precede the symbols that are in the hash table; if the hash table is empty, all symbols count.
+  /// Then their number follows from the names, which every linker puts right behind the symbols.
   var importCount: Int {
     guard let count = gnuHash?[1] ?? hash?[1] else { return 0 }
     guard let gnuHash, !hasHashed(gnuHash) else { return Int(count) }
@@ -94,13 +96,13 @@ struct DynamicSymbols {
     return false
   }
   func name(of entry: UnsafePointer<Elf64_Sym>) -> UnsafePointer<CChar> { strings + Int(entry.pointee.st_name) }
-  /// Whether `entry` is of this table, which lies below the names in memory, as every linker puts it.
+  /// Whether `entry` is of this table. Every linker puts the table right below the names.
   func holds(_ entry: UnsafePointer<Elf64_Sym>) -> Bool {
     UInt(bitPattern: entry) >= UInt(bitPattern: symbols) && UInt(bitPattern: entry) < UInt(bitPattern: strings)
   }
   func entry(_ index: Int) -> UnsafePointer<Elf64_Sym> { symbols + index }
 
-  /// Whether the module wants `name` of another one.
+  /// Whether the module needs `name` from another module.
   func imports(_ name: StaticString) -> Bool {
     let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
     for index in 0..<importCount where symbols[index].st_shndx == 0 {

@@ -1,25 +1,30 @@
-// EntryPoints: the second way of binding. Allocators are hooked where they are defined, by a jump at the entry of each
-// function (Trampolines), where not every caller comes to the agent by name:
+// EntryPoints: the second way of binding. An allocator whose callers do not all reach the agent by
+// name is hooked where it is defined, by a jump at the entry of each of its functions
+// (Trampolines):
 //
-// - What lies before the agent and defines malloc is what callers get: the agent's function of that name takes its
-//   place, and the trampoline is the function below (Terminal). Where it only leads on to the agent, as a library that
-//   counts the calls of malloc does, it is left as it is (Predecessor).
-// - What lies behind the agent serves the agent's callers, and by names of its own (mallocx, mi_malloc) those who call
-//   it straight, or past all others (dlsym, -Bsymbolic). It is hooked in the same way; not so glibc's malloc.
-// - What lies beside that: definitions that only the module's own code can call, families with a prefix, allocators of
-//   modules that come later (LaterModules). Each function gets a record with its signature, its own function below, and
-//   its allocator (HookedFunction).
+// - A module before the agent that defines malloc: callers get its definition. The agent's function
+//   of that name takes its place, and the trampoline is the function below (Terminal). If the
+//   module only forwards to the agent, as a library that counts the calls of malloc does, it is
+//   left as it is (Predecessor).
+// - A module behind the agent that serves the agent's callers. Some callers call it straight: by
+//   names of its own (mallocx, mi_malloc), or past all other definitions (dlsym, -Bsymbolic). It is
+//   hooked in the same way, but for glibc's malloc.
+// - Everything else: definitions that only the module's own code can call, families with a prefix,
+//   allocators of modules that come later (LaterModules). Each function gets a record with its
+//   signature, its own function below, and its allocator (HookedFunction).
 //
-// A call that comes through several of them is seen once, by the outermost: the hooks inside it find themselves inside
-// one.
+// A call that passes several hooks is recorded once, by the outermost: the others find that the
+// thread is inside a hook.
 //
 // Invariants:
-// - If a function that frees must be left alone, so are all of its family: an index that misses frees would lie. If it
-//   is the family that callers get before the agent, the process runs unindexed.
-// - A module is hooked wholly or not at all: what fails half-way is put back as it was (Code).
-// - Nobody is in a module's code while that changes: the process has one thread, in the agent's constructor; or the
-//   module is new. The tables of records and gates are changed by the constructor and by whoever holds the dynamic
-//   linker's lock.
+// - If a function that frees must be left alone, so are all functions of its family: an index that
+//   misses frees would be wrong. If callers get that family before the agent's, the process runs
+//   unindexed.
+// - A module is hooked wholly or not at all: if a step fails, the steps before it are undone
+//   (Code).
+// - No thread is in a module's code while that changes: in the agent's constructor the process has
+//   one thread, and later only new modules are changed. The tables of records and gates are changed
+//   by the constructor, and later under the dynamic linker's lock.
 
 import AgentMachine
 import SharedLayout
@@ -27,7 +32,7 @@ import SharedLayout
 enum EntryPoints {
   typealias Module = UnsafeMutablePointer<link_map>
 
-  /// Hooks what is there. Runs once, at the agent's constructor.
+  /// Hooks the modules that are there. Runs once, in the agent's constructor.
   static func bind() {
     var targets = Targets()
     var position = Targets.Position.before
@@ -44,7 +49,7 @@ enum EntryPoints {
       guard targets.count > 0 else { continue }
       if isAlone == nil { isAlone = Process.threadCount == 1 }
       if Predecessor.isSanitizer(current) {
-        // One behind the agent ends the process by itself, or lets the agent go before.
+        // A sanitizer behind the agent ends the process by itself, or lets the agent be the first.
         if position == .before { giveUp(current, targets, position, ALLOCS_BYPASS_SANITIZER) }
         continue
       }
@@ -65,7 +70,7 @@ enum EntryPoints {
     targets.unmap()
   }
 
-  /// Hooks what a module has that nobody has called yet.
+  /// Hooks the functions of a module that nobody has called yet.
   static func bind(later module: Module, _ targets: inout Targets) {
     targets.collect(module, .apart)
     guard targets.count > 0, !Predecessor.isSanitizer(module) else { return }
@@ -78,6 +83,26 @@ enum EntryPoints {
   private static func bind(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
     guard let image = Image(module) else { return giveUp(module, targets, position, ALLOCS_BYPASS_UNREADABLE) }
     // Everything is examined before anything changes.
+    examine(module, targets, image)
+    leaveAlone(module, targets, position)
+    var isAnyLeft = false
+    for index in 0..<targets.count where targets[index].moved != 0 { isAnyLeft = true }
+    guard isAnyLeft else { return }
+    guard let room = Trampolines.room(near: image, count: targets.count) else {
+      return giveUp(module, targets, position, ALLOCS_BYPASS_NO_ROOM)
+    }
+    // Code for modules that are there at the start stays.
+    room.pointee.module = position == .apart ? module : nil
+    if let reason = hook(module, targets, room, position) { return giveUp(module, targets, position, reason) }
+    for index in 0..<targets.count where targets[index].moved != 0 {
+      Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
+      if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
+    }
+  }
+
+  /// Finds out which targets can be hooked, with which stub, and which of them only jump to
+  /// another.
+  private static func examine(_ module: Module, _ targets: Targets, _ image: Image) {
     for index in 0..<targets.count {
       if let reason = Trampolines.examine(&targets[index], image) { refuse(module, targets, index, reason) }
       if targets[index].moved != 0, !Trampolines.callsOthers(targets[index], image) {
@@ -89,42 +114,38 @@ enum EntryPoints {
       }
     }
     if targets.dropped > 0 { Bypasses.note(module, Text(), ALLOCS_BYPASS_TOO_MANY) }
-    leaveAlone(module, targets, position)
-    var isAnyLeft = false
-    for index in 0..<targets.count where targets[index].moved != 0 { isAnyLeft = true }
-    guard isAnyLeft else { return }
-    guard let room = Trampolines.room(near: image, count: targets.count), let gates = room.pointee.start else {
-      return giveUp(module, targets, position, ALLOCS_BYPASS_NO_ROOM)
-    }
-    // What is there at the start stays.
-    room.pointee.module = position == .apart ? module : nil
+  }
+
+  /// Fills the room, and puts a jump at each entry. Gives a reason if that cannot be done; then
+  /// everything is as it was, and the room is given back.
+  private static func hook(
+    _ module: Module, _ targets: Targets, _ room: Gates.Room, _ position: Targets.Position
+  ) -> Trampolines.Reason? {
+    guard let gates = room.pointee.start else { return ALLOCS_BYPASS_NO_ROOM }
     if let reason = prepare(targets, module, gates, position) {
       undo(targets, room)
-      return giveUp(module, targets, position, reason)
+      return reason
     }
     guard Code.makeExecutable(gates, room.pointee.size) else {
       room.pointee = allocs_gate_room()
       undo(targets, nil)
-      return giveUp(module, targets, position, ALLOCS_BYPASS_NOT_EXECUTABLE)
+      return ALLOCS_BYPASS_NOT_EXECUTABLE
     }
     for index in 0..<targets.count where targets[index].moved != 0 {
       guard hook(targets, index, gates) else {
         for earlier in 0..<index where targets[earlier].moved != 0 { unhook(targets, earlier) }
         undo(targets, room)
-        return giveUp(module, targets, position, ALLOCS_BYPASS_UNCHANGEABLE)
+        return ALLOCS_BYPASS_UNCHANGEABLE
       }
     }
-    for index in 0..<targets.count where targets[index].moved != 0 {
-      Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
-      if targets[index].signature == nil { allocs_process().pointee.has_entries = 1 }
-    }
+    return nil
   }
 
   private static func isOfHeap(_ target: allocs_target) -> Bool {
     target.signature.map { UInt32($0.pointee.operation) == ALLOCS_FREE_HEAP.rawValue } ?? false
   }
 
-  /// Writes gates and trampolines, and gets the records. A reason if that cannot be done.
+  /// Writes gates and trampolines, and takes the records. Gives a reason if that cannot be done.
   private static func prepare(
     _ targets: Targets, _ module: Module, _ gates: Trampolines.Place, _ position: Targets.Position
   ) -> Trampolines.Reason? {
@@ -153,12 +174,13 @@ enum EntryPoints {
     return nil
   }
 
-  /// Puts the jump there. `original` has the first bytes then, `below` the trampoline; the function below that there
-  /// was is noted in `size`, which nobody needs any more.
+  /// Puts the jump at the entry. Then `original` has the first bytes of the function, and the word
+  /// at `below` the address of the trampoline. The word's former value is kept in `size`, which
+  /// nobody needs any more.
   private static func hook(_ targets: Targets, _ index: Int, _ gates: Trampolines.Place) -> Bool {
     guard let place = targets[index].below else { return false }
     let end = targets.end(of: index)
-    // The function below, before anything leads to it.
+    // The word of the function below is set before any call can need it.
     targets[index].size = UInt64(UInt(bitPattern: place.pointee))
     allocs_store_release_pointer(place, Trampolines.trampoline(of: gates + end * Trampolines.slotSize))
     if Trampolines.jump(&targets[index], to: gates + index * Trampolines.slotSize) { return true }
@@ -172,7 +194,7 @@ enum EntryPoints {
     allocs_store_release_pointer(place, UnsafeMutableRawPointer(bitPattern: UInt(targets[index].size)))
   }
 
-  /// Gives back what was prepared.
+  /// Gives back the records, and the room for gates and trampolines.
   private static func undo(_ targets: Targets, _ room: Gates.Room?) {
     for index in 0..<targets.count {
       if let record = targets[index].record { allocs_release_hooked(record) }
@@ -191,19 +213,19 @@ enum EntryPoints {
     return Allocators.register(shared, header, address: address, kind: ALLOCS_ALLOCATOR_PRIMARY, name: name)
   }
 
-  // MARK: what was left alone
+  // MARK: functions that are left alone
 
-  /// Takes out what must be left alone because something else is: all of a family of which a function that frees cannot
-  /// be hooked.
+  /// Takes out functions that must be left alone because another is: all of a family in which a
+  /// function that frees cannot be hooked.
   private static func leaveAlone(_ module: Module, _ targets: Targets, _ position: Targets.Position) {
     for index in 0..<targets.count where targets[index].is_essential && targets[index].moved == 0 {
       let missing = targets[index]
-      // A family that was taken out for another function is told of once.
+      // A family that was taken out is noted once.
       if missing.leads_to == Self.takenOut { continue }
       if missing.family == Targets.winning, !missing.is_operator {
         return giveUp(module, targets, position, ALLOCS_BYPASS_FREES_UNKNOWN)
       }
-      // Operators that win over the agent call a malloc that can be hooked all the same.
+      // The operators that win over the agent's call malloc, which can be hooked without them.
       for other in 0..<targets.count
       where targets[other].family == missing.family
         && (missing.family != Targets.winning || targets[other].is_operator)
@@ -216,8 +238,9 @@ enum EntryPoints {
   }
   private static let takenOut = UInt16.max
 
-  /// Leaves all functions of the module alone. If malloc itself is among those that callers get before the agent, the
-  /// process runs unindexed: blocks would be recorded that others free.
+  /// Leaves all functions of the module alone. If callers get the module's malloc before the
+  /// agent's, the process runs unindexed: blocks would be recorded that functions free which the
+  /// agent does not see.
   private static func giveUp(
     _ module: Module, _ targets: Targets, _ position: Targets.Position, _ reason: Trampolines.Reason
   ) {

@@ -1,7 +1,9 @@
-// Image: a module as it is mapped, by its program headers. Those are in memory, so it takes neither a lock nor a system
-// call of the dynamic linker's, and a module that the dynamic linker has mapped and not yet finished has one, too.
+// Image: a module as it is mapped, by its program headers. They are in memory. So reading them
+// takes neither a lock nor a system call of the dynamic linker's, and a module that the dynamic
+// linker has mapped and not finished yet has an image, too.
 //
-// A module is believed only if its headers say that its dynamic section lies where the dynamic linker has it.
+// The headers are believed only if they say that the module's dynamic section lies where the
+// dynamic linker has it.
 
 import AgentMachine
 import SharedLayout
@@ -27,7 +29,7 @@ struct Image {
     var map: UnsafeMutablePointer<link_map>?
     let pageSize = UInt64(ALLOCS_PAGE_SIZE)
     if !allocs_find_module(dynamic, &start, &end, &map) || map != module {
-      // The dynamic linker has not finished it.
+      // The dynamic linker has not finished the module.
       start = bias
       guard start != 0, start % pageSize == 0, System.isMapped(UInt(start)) else { return nil }
     }
@@ -58,7 +60,7 @@ struct Image {
   private static let executable: UInt32 = 1
   private static let readable: UInt32 = 4
 
-  /// The addresses that it takes, whole pages.
+  /// The addresses from the first page of the module to its last.
   var range: (start: UInt64, end: UInt64) {
     let pageSize = UInt64(ALLOCS_PAGE_SIZE)
     var low = UInt64.max
@@ -90,7 +92,7 @@ struct Image {
   }
 }
 
-/// What a module's dynamic section says of it as a whole.
+/// Entries of the dynamic section that concern the module as a whole.
 extension DynamicSymbols {
   /// Whether the dynamic linker is to change the module's code.
   static func hasRelocatedCode(_ module: UnsafeMutablePointer<link_map>) -> Bool {

@@ -1,18 +1,21 @@
 // LaterModules: allocators in modules that come after the start.
 //
-// The dynamic linker calls a function of its own, which does nothing, for debuggers to know when modules came and went.
-// It does so when a new module is mapped, and before it is relocated and its constructors run: nobody can be in its
-// code. The agent puts a jump there, once, and does for each new module what EntryPoints does at the start.
+// The dynamic linker has a function that does nothing: it calls it so that debuggers know when
+// modules came and went. It calls it for a new module when that is mapped, and before it is
+// relocated and its constructors run: no thread can be in the module's code. The agent puts a jump
+// at that function, once, and does for each new module what EntryPoints does at the start.
 //
 // Invariants:
-// - The dynamic linker's lock is held, by this thread, on which anything may be under way, as in a hook of an allocator
-//   that opens a library. So nothing here allocates, opens a module, or waits for that lock; what it needs of a module
-//   it reads from the module. The lock of the slow paths is held by nobody who waits for the dynamic linker's.
-// - The table of modules that were looked at is in the dynamic linker's order, as far as they are still there. A module
-//   that is gone gives back its gates and records before a new one is looked at, which may lie where it lay: nothing
-//   grows with the number of times that modules come and go.
-// - A debugger that stands at that function already is left alone, and so is a function that is more than a return:
-//   what comes later is not seen then, and that is noted.
+// - This thread holds the dynamic linker's lock, and may be in the middle of anything, as in a hook
+//   of an allocator that opens a library. So nothing here allocates, opens a module, or waits for
+//   that lock; the agent reads what it needs of a module from the module itself. No thread that
+//   holds the lock of the slow paths waits for the dynamic linker's lock.
+// - The table of modules that were looked at is in the dynamic linker's order, as far as the
+//   modules are still there. The gates and records of a module that is gone are given back before a
+//   new module is looked at, which may lie where the old one lay: nothing grows with the number of
+//   times that modules come and go.
+// - The agent leaves that function alone if a debugger is there already, or if the function is more
+//   than a return. Then it does not see modules that come later, and notes that.
 
 import AgentMachine
 import SharedLayout
@@ -20,7 +23,7 @@ import SharedLayout
 enum LaterModules {
   typealias Module = UnsafeMutablePointer<link_map>
 
-  /// Begins to watch. Runs once, at the agent's constructor.
+  /// Begins to watch. Runs once, in the agent's constructor.
   static func watch() {
     #if arch(x86_64)
       guard rememberAll(), Process.threadCount == 1, putJump() else {
@@ -49,8 +52,8 @@ enum LaterModules {
     return Trampolines.jump(&target, to: stub)
   }
 
-  /// The function, if it is what it is known to be: one return, and nothing behind it that can be run before the next
-  /// function.
+  /// The dynamic linker's function, if it is one return, and nothing behind the return can be run
+  /// before the next function.
   private static func target(_ address: UInt64) -> allocs_target? {
     var module = allocs_first_link_map()
     while let current = module {
@@ -61,9 +64,9 @@ enum LaterModules {
     return nil
   }
 
-  // MARK: what was looked at
+  // MARK: modules that were looked at
 
-  /// Enters what is there, which EntryPoints has looked at.
+  /// Enters the modules that are there, which EntryPoints has looked at.
   private static func rememberAll() -> Bool {
     var isComplete = true
     forEachModule { if !isSeen($0), !remember($0) { isComplete = false } }
@@ -88,7 +91,7 @@ enum LaterModules {
 
   /// Whether the dynamic linker has the module, in any list.
   private static func isLoaded(_ seen: allocs_seen_module, _ next: inout Module?) -> Bool {
-    // In most cases it comes right behind the one before.
+    // In most cases it comes right behind the module that was asked for before.
     if let map = next, isSame(seen, map) {
       next = map.pointee.l_next
       return true
@@ -108,7 +111,8 @@ enum LaterModules {
   private static func isSeen(_ map: Module) -> Bool {
     let process = allocs_process()
     guard let seen = process.pointee.seen else { return false }
-    // The dynamic linker itself is in the lists of all namespaces, under other addresses of the same.
+    // The dynamic linker itself is in the lists of all namespaces, each with its own struct
+    // link_map.
     for index in 0..<Int(process.pointee.seen_count)
     where isSame(seen[index], map)
       || seen[index].dynamic == UnsafeRawPointer(map.pointee.l_ld) && seen[index].bias == UInt64(map.pointee.l_addr)
@@ -139,19 +143,24 @@ enum LaterModules {
 
   // MARK: a change
 
-  /// Modules came, or went. The lists are in order: the dynamic linker says so when it has finished.
+  /// Modules came, or went. Nothing is done until the dynamic linker says that its lists are
+  /// consistent.
   static func changed() {
     let process = allocs_process()
     guard process.pointee.watches_modules != 0, process.pointee.phase == ALLOCS_PHASE_READY.rawValue,
       process.pointee.shared?.pointee.header != nil, isConsistent
     else { return }
-    // In a signal handler that has interrupted the agent's own work nothing can be done; no handler may open a module.
+    // A signal handler that has interrupted the agent's own work can do nothing here; no handler
+    // may open a module.
     guard !allocs_holds_lock() else { return }
-    let own: Thread? = allocs_enter()
-    let thread = own ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
-    // Inside a hook, whose thread is indexed or is not.
-    if let indexed = thread ?? allocs_registered_block(), Gate.isIndexed(indexed) { lookAtAll(thread) }
-    if let thread { allocs_leave(thread) }
+    switch Entering.enter() {
+    case .taken(let thread):
+      if Gate.isIndexed(thread) { lookAtAll(thread) }
+      allocs_leave(thread)
+    case .inside(let outer):
+      if Gate.isIndexed(outer) { lookAtAll(nil) }
+    case .starting: break
+    }
   }
 
   private static var isConsistent: Bool {

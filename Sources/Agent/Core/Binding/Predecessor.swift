@@ -1,12 +1,16 @@
-// Predecessor: what a module is that defines malloc before the agent, and so is what callers get.
+// Predecessor: a module that defines malloc before the agent, so that callers get its definition.
+// It is one of three things:
 //
-// - A sanitizer's runtime has an index of its own, and checks what the agent would change: the process runs unindexed.
+// - The runtime of a sanitizer has an index of its own, and checks what the agent would change: the
+//   process runs unindexed.
 // - An allocator serves its callers itself.
-// - Anything else leads on to the next definition, which is the agent's, and from there to the allocator.
+// - Anything else forwards to the next definition, which is the agent's, and from there to the
+//   allocator.
 //
-// Which of the last two it is, is found out by asking it for a block: does the agent see the call? No more is done than
-// any constructor of a library may do. A library whose own constructor has not run may serve from an array of its own
-// until then: if it asks dlsym for functions, it will lead on.
+// The agent tells the last two apart by asking the module for a block: does the call reach the
+// function below the agent? Any constructor of a library may allocate, too. A library whose own
+// constructor has not run may serve from an array of its own until then: if it asks dlsym for
+// functions, it will forward.
 
 import AgentMachine
 import SharedLayout
@@ -21,9 +25,9 @@ enum Predecessor {
     return DynamicSymbols(module)?.symbol(of: text) != nil
   }
 
-  /// Whether blocks come from the winning functions themselves. The process has one thread.
+  /// Whether blocks come from the module itself. The process has one thread.
   static func isAllocator(_ targets: Targets, _ module: Module) -> Bool {
-    // A module that cannot free what it allocates is none.
+    // A module that cannot free what it allocates is no allocator.
     guard let malloc = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("malloc"))),
       let free = UnsafeMutableRawPointer(bitPattern: UInt(targets.winner("free")))
     else { return false }
@@ -40,7 +44,7 @@ enum Predecessor {
   }
 
   private static func isNotReady(_ module: Module, _ block: UnsafeMutableRawPointer?) -> Bool {
-    // The executable is the first, and has more reasons to ask dlsym for something.
+    // The executable is the first module, and may have other reasons to ask dlsym for something.
     guard module != allocs_first_link_map(), DynamicSymbols(module)?.imports("dlsym") == true else { return false }
     var start: UInt64 = 0
     var end: UInt64 = 0
@@ -48,13 +52,14 @@ enum Predecessor {
     return allocs_find_module(UInt64(UInt(bitPattern: block)), &start, &end, &holder) && holder == module
   }
 
-  /// What was found leads on: the allocator is the next after the agent.
+  /// The definition before the agent only forwards: the allocator is the next definition after the
+  /// agent's.
   static func pass() {
     Terminal.takeNext()
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let address = UInt64(UInt(bitPattern: Terminal.next("malloc").function))
     Modules.note(shared, header, address: address)
-    Allocators.entries(header).pointee.module = Modules.number(header, of: address)
+    Allocators.table(header)[0].pointee.module = Modules.number(header, of: address)
   }
 }
 

@@ -1,9 +1,11 @@
-// StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab), which has those that
-// it keeps to itself. The table is not in memory: it is read from the file that the process was started from, if the
-// executable that is mapped is that file.
+// StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab),
+// which also has the functions that the executable keeps to itself. The table is not in memory: it
+// is read from the file that the process was started from, if the executable that is mapped is that
+// file.
 //
-// A stripped file costs four system calls. In one that is not, each function's name is looked at, most of them only at
-// their first three bytes. The file may hold anything: nothing outside of it is read.
+// A stripped file costs four system calls. In a file that is not stripped, each function's name is
+// looked at, most names only at their first three bytes. The file may hold anything: nothing
+// outside of it is read.
 
 import AgentMachine
 
@@ -38,7 +40,7 @@ struct StaticSymbols {
     strings = UnsafePointer((mapping + Int(table.strings.sh_offset - first)).assumingMemoryBound(to: CChar.self))
     stringsSize = table.strings.sh_size
     bias = UInt64(module.pointee.l_addr)
-    // A last name without an end would lead out of the table.
+    // Reading a last name without an end would go beyond the table.
     guard strings[Int(stringsSize) - 1] == 0 else {
       unmap()
       return nil
@@ -64,7 +66,7 @@ struct StaticSymbols {
       else { continue }
       let address = bias &+ symbol.pointee.st_value
       let size = symbol.pointee.st_size
-      // What cannot be a function is left alone, and with it its family.
+      // A symbol that cannot be a function is left alone, and with it its family.
       let isFunction = isCode(address, size)
       return (
         family, signature, token,
@@ -137,7 +139,7 @@ struct StaticSymbols {
     return false
   }
 
-  /// Whether all of the function lies in the executable, where it can be run: the table may say anything.
+  /// Whether all of the function lies in code of the executable: the table may say anything.
   private func isCode(_ address: UInt64, _ size: UInt64) -> Bool {
     let (end, overflow) = address.addingReportingOverflow(size)
     var (start, last): (UInt64, UInt64) = (0, 0)
@@ -163,7 +165,8 @@ struct StaticSymbols {
       guard let header = isMapped(file, module, bytes), header.e_shentsize == MemoryLayout<Elf64_Shdr>.size,
         header.e_shoff < 1 << 40
       else { return nil }
-      // Those of symbols come last, or nearly so: a page of section headers at a time, from the end.
+      // The header of the symbol table is among the last: headers are read by the page, from the
+      // end.
       let sections = UnsafeMutableRawPointer(page).assumingMemoryBound(to: Elf64_Shdr.self)
       var end = Int(header.e_shnum)
       while end > 0 {
@@ -191,7 +194,7 @@ struct StaticSymbols {
     return System.read(file, bytes, count * size, at: header.e_shoff + UInt64(first * size)) == count * size
   }
 
-  /// The ELF header, if the file begins as the module in memory does.
+  /// The ELF header, if the first page of the file is that of the module in memory.
   private static func isMapped(
     _ file: Int, _ module: UnsafeMutablePointer<link_map>, _ page: UnsafeMutablePointer<UInt8>
   ) -> Elf64_Ehdr? {
@@ -211,7 +214,8 @@ struct StaticSymbols {
 
 // MARK: the first three bytes
 
-/// Which names may be in the table of families: a bit for each three bytes that one begins with, after mixing.
+/// Which names may be in the table of families: a bit for the first three bytes of each of these
+/// names, after mixing.
 private struct Filter {
   private var bits = InlineArray<16, UInt64>(repeating: 0)
 

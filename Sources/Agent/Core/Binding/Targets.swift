@@ -1,11 +1,13 @@
-// Targets: the functions of one module that are to be hooked at their entries, from its dynamic symbol table and, for
-// the executable, from the static one too.
+// Targets: the functions of one module that are to be hooked at their entries: from its dynamic
+// symbol table and, for the executable, from the static symbol table, too.
 //
 // Invariants:
-// - Each function is there once, whatever its names: families with a function in common are one. Which those are is
-//   known when all symbols have been seen, and only then is a family judged: the order of the symbols says nothing.
-// - A family that nothing can be allocated from, or given back to, is not there: its names mean something else.
-// - A function that finds no place is noted as one that is not seen.
+// - Each function is there once, whatever its names: families with a function in common are one
+//   family. Which families these are is known when all symbols have been seen. Only then is a
+//   family judged, so the order of the symbols does not matter.
+// - A family is there only if it has a function that allocates and a function that frees: else its
+//   names mean something else.
+// - A function for which there is no room is noted as not seen.
 
 import AgentMachine
 import SharedLayout
@@ -15,15 +17,17 @@ struct Targets {
 
   /// Where a module stands to the agent.
   enum Position {
-    /// Before it: callers of malloc get the module's, if it has one.
+    /// Before the agent: callers of malloc get the module's, if it has one.
     case before
-    /// Behind it: they get the agent's, which leads on to the first such module.
+    /// Behind the agent: callers of malloc get the agent's, which calls that of the first such
+    /// module.
     case behind
-    /// It comes after the start, or belongs to a namespace of its own. Nobody gets its functions but who asks for them.
+    /// It comes after the start, or belongs to a namespace of its own. Only callers that ask for
+    /// its functions get them.
     case apart
   }
 
-  /// The family of what callers of malloc get.
+  /// The family that callers of malloc get.
   static let winning = UInt8(ALLOCS_FAMILY_COUNT)
   private static let familyWithoutPrefix = UInt8(ALLOCS_FAMILY_OWN)
   private static let tokens = UInt8(ALLOCS_FAMILY_TOKEN)
@@ -34,7 +38,7 @@ struct Targets {
   private(set) var count = 0
   /// Functions that found no place.
   private(set) var dropped = 0
-  /// What each family is a part of.
+  /// For each family, the family that it is a part of.
   private var unions = InlineArray<16, UInt8>(repeating: 0)
   /// Where the functions are that tell of heaps; 0 if there are none.
   private(set) var visitor: UInt64 = 0
@@ -69,13 +73,13 @@ struct Targets {
       case .apart: break
       }
       collectFamilies(symbols)
-      if position == .behind, leadsOn(symbols) { removeAll() }
+      if position == .behind, forwards(symbols) { removeAll() }
     }
     if module == allocs_first_link_map() { collectStatic(module, symbols) }
     if count > 0 { settle() }
   }
 
-  /// Functions of the agent's names that callers get from this module.
+  /// Functions with the agent's names that callers get from this module.
   private mutating func collectWinning(_ module: Module, _ symbols: DynamicSymbols) {
     var index: UInt32 = 0
     while let entry = allocs_entry_point(index) {
@@ -95,8 +99,8 @@ struct Targets {
     return false
   }
 
-  /// Functions of the agent's names that the agent's lead on to. Who calls them past the agent comes to it all the
-  /// same, then.
+  /// Functions with the agent's names that are the functions below the agent. Once they are hooked,
+  /// a caller that calls them past the agent gets to it, too.
   private mutating func collectServing(_ symbols: DynamicSymbols) {
     var index: UInt32 = 0
     while let entry = allocs_entry_point(index) {
@@ -113,12 +117,12 @@ struct Targets {
     }
   }
 
-  /// Whether a library that serves the agent's callers only leads on to the next one, as one that counts calls does: it
-  /// has malloc's names and no others, and asks for the functions that come after its own. Nobody needs to be seen
-  /// there who is not seen here.
-  private func leadsOn(_ symbols: DynamicSymbols) -> Bool {
+  /// Whether a library that serves the agent's callers only forwards to the next one, as a library
+  /// that counts calls does: it has malloc's names and no others, and asks for the functions that
+  /// come after its own. All calls that reach it have passed the agent.
+  private func forwards(_ symbols: DynamicSymbols) -> Bool {
     for index in 0..<count where self[index].signature != nil { return false }
-    return symbols.imports("dlsym") || symbols.imports("__libc_malloc")
+    return symbols.imports("dlsym") || symbols.imports(Libc.malloc)
   }
 
   private mutating func appendWinning(
@@ -133,8 +137,9 @@ struct Targets {
         is_ambiguous: false, preserves: false, leads_to: 0, token: 0, original: (0, 0, 0, 0, 0, 0, 0, 0), record: nil))
   }
 
-  /// Families by the names that the module exports. They are looked for by their functions that free. Of the agent's
-  /// names, in a module before it only the first definition of each counts, which is the winning one.
+  /// Families by the names that the module exports. A family is looked for by its functions that
+  /// free. In a module before the agent, only the first definition of each of the agent's names
+  /// counts, which is the winning one.
   private mutating func collectFamilies(_ symbols: DynamicSymbols) {
     for family in 0..<Self.winning {
       if family == Self.tokens {
@@ -163,7 +168,8 @@ struct Targets {
     return isThere
   }
 
-  /// clang writes the token behind the other arguments, or, with its faster interface, into the name: then from 0 on.
+  /// clang passes the token as one more argument, or, with its faster interface, writes it into the
+  /// name, counted from 0.
   private mutating func collectTokens(_ symbols: DynamicSymbols) {
     _ = collect(Self.tokens, symbols, frees: nil)
     var token: UInt16 = 1
@@ -208,8 +214,9 @@ struct Targets {
     symbols.unmap()
   }
 
-  /// Where the jumps of functions that only jump lead to from this one, as far as they are hooked: what is called past
-  /// its gate would come to another.
+  /// The last function of a chain: a function that only jumps leads to the next one, as far as
+  /// these are hooked. The function below a hooked one must be the last of its chain, as the others
+  /// have hooks, too.
   func end(of index: Int) -> Int {
     var index = index
     var steps = 0
@@ -220,10 +227,10 @@ struct Targets {
     return index
   }
 
-  /// Has all registers preserved for the callers of a function that is left to be hooked.
+  /// Hooks a function with a stub that preserves all registers for its callers.
   func preserveRegisters(of index: Int) {
     if self[index].signature == nil {
-      // It is hooked by its signature, then; the winning family has no prefix.
+      // Such a stub needs a signature; the winning family has no prefix.
       var number: UInt32 = 0
       while let signature = allocs_signature(number), !StaticSymbols.isEqual(signature.pointee.name, self[index].name) {
         number += 1
@@ -261,7 +268,7 @@ struct Targets {
     }
   }
 
-  /// Whether it is known which blocks go when a heap is destroyed.
+  /// Whether the allocator tells which blocks go when a heap is destroyed.
   var knowsHeaps: Bool { visitor != 0 && backing != 0 && !makesHeapsThatStay }
 
   private mutating func append(_ target: allocs_target) {
@@ -272,7 +279,7 @@ struct Targets {
         StaticSymbols.isEqual(self[index].name, target.name)
       else { continue }
       if self[index].signature == nil {
-        // Callers get the one that is exported. This one is some file's own.
+        // Callers get the function that is exported. This one belongs to a single source file.
         target.is_essential = false
       } else {
         self[index].is_ambiguous = true
@@ -291,7 +298,7 @@ struct Targets {
   /// Two names of one function: they are of one allocator.
   private mutating func join(_ one: UInt8, _ other: UInt8) {
     let (one, other) = (union(of: one), union(of: other))
-    // The winning one wins, and a family that has a name says more than one that has none.
+    // The winning family wins over all others, and a family with a name over one without.
     func rank(_ family: UInt8) -> Int {
       family == Self.winning ? 2 : allocs_family(UInt32(family)).pointee.allocator.pointee != 0 ? 1 : 0
     }
@@ -307,7 +314,8 @@ struct Targets {
   // MARK: which of them stay
 
   private mutating func settle() {
-    // What a module has of malloc's names for itself, beside what callers get, is of the same allocator.
+    // If callers get some of a module's functions with malloc's names, and the module has others
+    // for itself, all belong to one allocator.
     if hasMalloc(Self.winning) { join(Self.familyWithoutPrefix, Self.winning) }
     join(Self.familyWithoutPrefix, Self.tokens)
     for index in 0..<count { self[index].family = union(of: self[index].family) }
@@ -329,7 +337,7 @@ struct Targets {
 
   mutating func removeAll() { count = 0 }
 
-  /// Where the winning function of this name is; 0 if there is none.
+  /// The address of the winning function of this name; 0 if there is none.
   func winner(_ name: StaticString) -> UInt64 {
     let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
     for index in 0..<count
@@ -339,7 +347,8 @@ struct Targets {
     return 0
   }
 
-  /// Whether the family has more than operators of C++, which may be the library's, linked in, and call malloc.
+  /// Whether the family has more than operators of C++. Operators alone may be the C++ library's,
+  /// linked in, which call malloc.
   func hasMalloc(_ family: UInt8) -> Bool {
     for index in 0..<count where self[index].family == family && !self[index].is_operator { return true }
     return false

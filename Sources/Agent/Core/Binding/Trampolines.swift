@@ -1,14 +1,17 @@
-// Trampolines: whether a function can be hooked at its entry, and the code that leads to the hook and back.
+// Trampolines: whether a function can be hooked at its entry, and the code that leads to the hook
+// and back.
 //
 //   function: jmp ──► gate: (r11 = its record) jmp [hook] … ──► trampoline: moved instructions
 //             …   ◄───────────────────────────────────────────  jmp [behind them]
 //
 // Invariants:
-// - A function is left alone unless all of it could be decoded, nothing in it branches into the bytes that change, and
-//   what moves means the same in its new place.
+// - A function is left alone unless all of it could be decoded, nothing in it branches into the
+//   bytes that change, and each instruction that moves has one meaning in its new place and in the
+//   old one.
 // - An endbr64 at the start stays where it is, and a trampoline begins with one.
-// - Nothing is read outside of the module's code, and nothing written that was not examined.
-// - Sizes come from the symbol table. An IFUNC is left alone: who has asked for it has the address of something else.
+// - Only the module's code is read, and only bytes that were examined are written.
+// - Sizes come from the symbol table. An IFUNC is left alone: a caller that asked for it has got
+//   the address of another function.
 
 import AgentMachine
 import SharedLayout
@@ -21,8 +24,8 @@ enum Trampolines {
   private static let jumpSize: UInt64 = 5
   static let slotSize = 128  // a gate and a trampoline
   private static let trampolineOffset = 32
-  // Behind the trampoline: for each instruction that was moved its size and that of what was written for it, and where
-  // the first was.
+  // Behind the trampoline: for each instruction that was moved, its size and the size of the code
+  // that was written for it; and the address of the first.
   private static let sizesOffset = 104
   private static let mostMoved = 5
   private static let addressOffset = 120
@@ -31,15 +34,16 @@ enum Trampolines {
 
   static func trampoline(of gate: Place) -> Place { gate + trampolineOffset }
 
-  // MARK: what can be moved
+  // MARK: which instructions can be moved
 
-  /// Behind an endbr64, if the function begins with one.
+  /// The address of the first instruction; behind an endbr64, if the function begins with one.
   static func start(_ target: allocs_target) -> UInt64 {
     let first = UnsafeRawPointer(bitPattern: UInt(target.address)).unsafelyUnwrapped
     return target.size >= 4 && first.loadUnaligned(as: UInt32.self) == endbr64 ? target.address + 4 : target.address
   }
 
-  /// Notes how many bytes of whole instructions give way to a jump. A reason if the function must be left alone.
+  /// Notes how many bytes of whole instructions give way to a jump. Gives a reason if the function
+  /// must be left alone.
   static func examine(_ target: inout allocs_target, _ image: Image) -> Reason? {
     guard !target.is_ambiguous else { return ALLOCS_BYPASS_AMBIGUOUS }
     guard target.type == DynamicSymbols.function else { return ALLOCS_BYPASS_NOT_ORDINARY }
@@ -61,7 +65,8 @@ enum Trampolines {
       if instruction.relative_at != 0, !reaches(start, instruction.target) {
         return ALLOCS_BYPASS_FAR
       }
-      // A branch of one byte grows, which loop and jrcxz cannot.
+      // A branch with a displacement of one byte gets one of four; loop and jrcxz have no such
+      // form.
       if instruction.is_branch, instruction.relative_size == 1, instruction.opcode != 0xEB,
         instruction.opcode & 0xF0 != 0x70
       {
@@ -71,7 +76,7 @@ enum Trampolines {
       if instruction.opcode == breakpoint { return ALLOCS_BYPASS_START_UNDECODED }  // a debugger's, maybe
       next += UInt64(instruction.length)
       isMoved = next < start + jumpSize
-      // The callee must return to where it always did, for whoever unwinds the stack.
+      // The callee must return to its old return address, for code that unwinds the stack.
       if instruction.is_call, isMoved || !instruction.is_branch { return ALLOCS_BYPASS_CALLS }
     }
     let size = next - start
@@ -81,7 +86,7 @@ enum Trampolines {
       }
       next += UInt64(instruction.length)
     }
-    // From anywhere in it, the moved instructions included.
+    // No branch of the function may go into the moved bytes, also none of the moved instructions.
     next = start
     while next < end, allocs_decode(next, min(longestInstruction, end - next), &instruction) {
       if instruction.is_branch, instruction.target > start, instruction.target < start + size {
@@ -93,14 +98,15 @@ enum Trampolines {
     return nil
   }
 
-  /// Whether some way through the function leads to a function of another module. Then its callers hold nothing in
-  /// registers that a call may change. Else the compiler, which knew the function, may have let them (-fipa-ra of gcc).
+  /// Whether some way through the function calls a function of another module. Then the function's
+  /// callers hold nothing in registers that a call may change. Else the compiler, which knew the
+  /// whole function, may have let callers do so (-fipa-ra of gcc).
   static func callsOthers(_ target: allocs_target, _ image: Image) -> Bool {
     var places = InlineArray<256, UInt64>(repeating: 0)
     places[0] = target.address
     var known = 1
     var visited = 0
-    var budget = 20_000  // instructions: what is not found by then is taken for not there
+    var budget = 20_000  // instructions: a call that is not found by then is taken for not there
     var instruction = allocs_instruction()
     while visited < known {
       var next = places[visited]
@@ -124,7 +130,7 @@ enum Trampolines {
     return false
   }
 
-  /// Where the function jumps to, if it does nothing but that; else 0.
+  /// The function that this one jumps to, if it does nothing but jump; else 0.
   static func jumpTarget(_ target: allocs_target) -> UInt64 {
     var instruction = allocs_instruction()
     guard target.moved != 0, allocs_decode(start(target), longestInstruction, &instruction), instruction.is_branch,
@@ -133,14 +139,16 @@ enum Trampolines {
     return instruction.target
   }
 
-  /// Whether `target` is near enough for a displacement in a page near the module: each lies within 1 GiB of the code.
+  /// Whether a displacement in a page near the module can reach `target`: the page and the target
+  /// must each lie within 1 GiB of the code.
   private static func reaches(_ start: UInt64, _ target: UInt64) -> Bool {
     let reach: Int64 = 1 << 30
     let distance = Int64(bitPattern: target &- start)
     return distance > -reach && distance < reach
   }
 
-  /// Whether only padding lies between a function's end and the next place where another may begin.
+  /// Whether only padding lies between a function's end and the next address at which another may
+  /// begin.
   private static func isPadding(from start: UInt64, to end: UInt64, _ codeEnd: UInt64) -> Bool {
     let alignment: UInt64 = 16
     guard start < end else { return true }
@@ -155,7 +163,7 @@ enum Trampolines {
     return true
   }
 
-  /// Whether the function is but a return, with room behind it for a jump.
+  /// Whether the function is only a return, with room behind it for a jump.
   static func isEmpty(_ address: UInt64, _ image: Image) -> Bool {
     let codeEnd = image.codeEnd(address)
     guard codeEnd >= address + jumpSize + 4 else { return false }
@@ -167,7 +175,8 @@ enum Trampolines {
 
   // MARK: gates and trampolines
 
-  /// Room for `count` gates from which a jump reaches the module, below it: above, the heap may want to grow.
+  /// Room for `count` gates from which a jump reaches the module. It lies below the module: above
+  /// it, the heap may want to grow.
   static func room(near image: Image, count: Int) -> UnsafeMutablePointer<allocs_gate_room>? {
     let size = (UInt64(count * slotSize) + pageSize - 1) & ~(pageSize - 1)
     let (start, end) = image.range
@@ -183,19 +192,20 @@ enum Trampolines {
           place.pointee.size = size
           return place
         }
-        System.unmap(room, size)  // a kernel that takes the place for a hint
+        System.unmap(room, size)  // an old kernel takes the address for a hint
         return nil
       }
     }
     return nil
   }
 
-  /// Writes the gate to what takes the target's place, which finds `record` in r11 if there is one, and the trampoline
-  /// for its first instructions, which `examine` has approved.
+  /// Writes the gate to the stub that takes the target's place; the stub finds `record` in r11, if
+  /// there is a record. Writes the trampoline for the target's first instructions, which `examine`
+  /// has approved.
   static func build(_ gate: Place, _ target: allocs_target, record: UnsafeMutableRawPointer?) {
     var output = Output(next: gate)
     if let record, target.preserves {
-      output.append(0x35FF as UInt16)  // push [rip + 14], which is behind the jump
+      output.append(0x35FF as UInt16)  // push [rip + 14]: the word behind the jump
       output.append(14 as UInt32)
       output.jump(to: UInt64(UInt(bitPattern: target.own)))
       output.append(UInt64(UInt(bitPattern: record)))
@@ -221,11 +231,12 @@ enum Trampolines {
       next += UInt64(instruction.length)
     }
     output.jump(near: next)
-    // Of the function, for `original`.
+    // The function's address, for `original`.
     UnsafeMutableRawPointer(gate + addressOffset).storeBytes(of: start, as: UInt64.self)
   }
 
-  /// The address in the function that is run at `pc`, if that is in a gate or a trampoline; else `pc`.
+  /// For a `pc` in a gate or a trampoline: the address of the moved instruction in its function.
+  /// Else `pc`.
   static func original(_ pc: UInt64) -> UInt64 {
     for place in 0..<Int(ALLOCS_GATED_MODULES) {
       guard let rooms = allocs_gates()[place].start else { continue }
@@ -233,7 +244,7 @@ enum Trampolines {
       guard offset < allocs_gates()[place].size else { continue }
       let gate = rooms + Int(offset) / slotSize * slotSize
       var next = UnsafeMutableRawPointer(gate + addressOffset).load(as: UInt64.self)
-      // Of what was written for the instructions before `next`.
+      // The end of the code that was written for the instructions before `next`.
       var end = trampolineOffset + 4
       for index in 0..<mostMoved where Int(offset) % slotSize >= end && gate[sizesOffset + 2 * index] != 0 {
         end += Int(gate[sizesOffset + 2 * index + 1])
@@ -260,7 +271,7 @@ enum Trampolines {
       append(0 as UInt32)
       append(address)
     }
-    /// The same to what lies within 2 GiB, without a load.
+    /// A jump to an address within 2 GiB, without a load.
     mutating func jump(near address: UInt64) {
       append(0xE9 as UInt8)
       append(relative: address)
@@ -272,7 +283,8 @@ enum Trampolines {
     }
     mutating func move(_ address: UInt64, _ instruction: allocs_instruction) {
       if instruction.is_call {
-        // push [rip + 5], jmp, and the return address: that behind the call, not one in the trampoline.
+        // push [rip + 5]; jmp; the word that is pushed, the return address of the call in the
+        // function.
         append(0x35FF as UInt16)
         append(5 as UInt32)
         append(0xE9 as UInt8)
@@ -292,7 +304,8 @@ enum Trampolines {
       var index = 0
       while index < Int(instruction.length) {
         if instruction.relative_at != 0, index == Int(instruction.relative_at) {
-          // From behind the instruction, which may have an immediate after this.
+          // The displacement counts from behind the instruction, which may have an immediate after
+          // it.
           let behind = Int(instruction.length) - index - 4
           append(relative: instruction.target &- UInt64(behind))
           index += 4
@@ -304,8 +317,8 @@ enum Trampolines {
     }
   }
 
-  /// Puts a jump to `place` over the code of the target, whose first bytes it notes. False, and nothing is changed, if
-  /// that cannot be done.
+  /// Puts a jump to `place` over the code of the target, and notes the target's first bytes. False
+  /// if that cannot be done; then nothing is changed.
   static func jump(_ target: inout allocs_target, to place: Place) -> Bool {
     let address = start(target)
     let distance = Int64(bitPattern: UInt64(UInt(bitPattern: place)) &- (address + jumpSize))
@@ -333,7 +346,7 @@ enum Trampolines {
   }
 }
 
-/// The table of what leads to and from hooked functions.
+/// The table of the rooms with gates and trampolines.
 enum Gates {
   typealias Room = UnsafeMutablePointer<allocs_gate_room>
 
@@ -352,7 +365,7 @@ enum Gates {
 }
 
 extension allocs_target {
-  /// A function of which nothing but its address is known; it is long enough to begin with a landing pad.
+  /// A function of which only the address is known; it is long enough to begin with an endbr64.
   init(at address: UInt64) {
     self.init(
       prefix: allocs_family(0).pointee.prefix, name: allocs_family(0).pointee.prefix, address: address, size: 4,

@@ -1,8 +1,9 @@
-// Consumers: the control file's side of the agent. Makes the file, lets threads wait for lossless consumers, and sends
-// away those that no longer live. The protocol stands in allocs_control.h.
+// Consumers: the agent's side of the control file. Makes the file, lets threads wait for lossless
+// consumers, and sends away consumers that no longer live. The protocol stands in allocs_control.h.
 //
-// Threat: others write to the file. Each word is read once and only compared: a position, a number of nanoseconds that
-// has a limit here, whether there is an entry. None leads to memory.
+// Threat: other processes write to the file. The agent reads each word of it once, and only
+// compares the word: a position, a number of nanoseconds that is limited here, whether an entry is
+// taken. No word leads to memory.
 
 import AgentMachine
 import SharedLayout
@@ -13,7 +14,8 @@ enum Consumers {
 
   // MARK: the file
 
-  /// Makes PID.STARTTIME.ctl in `directory`. Without it events can only be on from the start.
+  /// Makes PID.STARTTIME.ctl in `directory`. Where that fails, events can only be on from the
+  /// start.
   static func create(
     in directory: Int, _ pid: UInt32, _ startTime: UInt64, _ shared: UnsafeMutablePointer<allocs_shared>
   ) {
@@ -55,7 +57,8 @@ enum Consumers {
       System.unmap(positions, size - offset)
       return false
     }
-    // Committed at another place first: once it is over the page, there is no way back but a page of zeros.
+    // The first page gets its memory while it is mapped elsewhere. Once it lies over the agent's
+    // own page, a failure could only be undone by a new page of zeros.
     guard let draft = System.map(descriptor, at: 0, pageSize) else {
       System.unmap(positions, size - offset)
       return false
@@ -71,7 +74,7 @@ enum Consumers {
     return true
   }
 
-  /// Events from the start, before anybody can have come for them.
+  /// Turns events on at the start, before any consumer can have come.
   static func turnOn(for reason: allocs_always) {
     let control = allocs_control()
     control.pointee.always = reason.rawValue
@@ -81,8 +84,9 @@ enum Consumers {
 
   // MARK: positions
 
-  /// How many records below `position` of the thread's ring some lossless consumer has not taken, at most; waits for it
-  /// if that is allowed. 0 if there are none: then the thread knows it (`taken`).
+  /// How many records below `position` of the thread's ring some lossless consumer has not taken,
+  /// at most. Waits for that consumer if `mayWait`. Gives 0 if all have taken all of them, which
+  /// the thread's `taken` notes.
   static func missing(_ thread: Thread, below position: UInt64, mayWait: Bool) -> UInt64 {
     guard let shared = allocs_process().pointee.shared, shared.pointee.positions != nil else {
       thread.pointee.events.taken = .max
@@ -94,7 +98,7 @@ enum Consumers {
       let changes = allocs_load_acquire_u32(&allocs_control().pointee.changes)
       var taken = UInt64.max
       var slowest = -1
-      var given = UInt64.max  // by those that were not waited for in vain
+      var given = UInt64.max  // the lowest position of a consumer that was not waited for in vain
       for index in 0..<count {
         guard let place = self.position(shared, thread, index) else { continue }
         let value = allocs_load_acquire_u64(place)
@@ -121,7 +125,8 @@ enum Consumers {
     }
   }
 
-  /// Where consumer `index` keeps its position of the thread's ring; nil if it is not a lossless one.
+  /// Where consumer `index` keeps its position of the thread's ring; nil if there is no such
+  /// consumer, or it is not lossless.
   private static func position(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ thread: Thread, _ index: Int
   ) -> UnsafeMutablePointer<UInt64>? {
@@ -134,7 +139,8 @@ enum Consumers {
     let offset =
       allocs_control_position_offset(UInt32(index), thread.pointee.events.number)
       - UInt64(ALLOCS_CONTROL_POSITIONS_OFFSET)
-    // A consumer got memory for its positions when it came; but that is its word.
+    // A consumer backs its positions with memory when it comes. But it is not to be trusted with
+    // that: the agent would get SIGBUS.
     let page = offset / pageSize
     let bit = UInt64(1) << (page % 64)
     let pages = allocs_position_pages(shared) + index
@@ -145,19 +151,22 @@ enum Consumers {
     return (UnsafeMutableRawPointer(positions) + Int(offset)).assumingMemoryBound(to: UInt64.self)
   }
 
+  /// How long a thread waits for the consumer, in nanoseconds.
   private static func waitLimit(_ shared: UnsafeMutablePointer<allocs_shared>, _ index: Int) -> UInt64 {
     let asked = allocs_load_relaxed_u64(&allocs_consumer(UInt32(index)).pointee.wait_ns)
     return min(asked == 0 ? shared.pointee.wait_ns : asked, ALLOCS_WAIT_NANOSECONDS_MAX)
   }
 
-  /// Sleeps until the consumer's position moves, a moment at most.
+  /// Sleeps until the consumer's position moves, 5 ms at most.
   private static func wait(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ thread: Thread, _ index: Int, for needed: UInt64,
     until deadline: UInt64, _ now: UInt64
   ) {
     guard let place = position(shared, thread, index), let ring = thread.pointee.events.ring else { return }
     allocs_store_relaxed_u32(&ring.pointee.waiting, 1)
-    // Either the consumer sees this after it stored its position, or the position is seen here.
+    // The consumer stores its position, makes a full fence, and looks at `waiting`. So one of the
+    // two sees the other's store: the consumer wakes this thread, or the new position is found
+    // here.
     allocs_fence_full()
     let value = allocs_load_acquire_u64(place)
     if value < needed {
@@ -173,8 +182,8 @@ enum Consumers {
 
   // MARK: leases
 
-  /// Sends away consumers whose beat stopped, and turns events off if the last one went. Looks four times a second at
-  /// most.
+  /// Sends away consumers whose beat has stopped, and turns events off if the last of them went.
+  /// Looks at them four times a second at most.
   @inline(never)
   static func checkLeases(_ now: UInt32) {
     guard let shared = allocs_process().pointee.shared, shared.pointee.positions != nil else { return }
@@ -209,18 +218,21 @@ enum Consumers {
     if !isWanted { turnOffIfUnwanted() }
   }
 
+  /// Turns events off if no consumer is left, unless they are to stay on without one.
   private static func turnOffIfUnwanted() {
     let control = allocs_control()
     let period = allocs_events_period()
     guard period != 0, allocs_load_relaxed_u32(&control.pointee.always) == 0, !hasOwners else { return }
     guard allocs_compare_exchange_u32(&control.pointee.events, period, 0) else { return }
-    // One that came meanwhile may have found events on. Either it is seen here, or it sees that they are off.
+    // A consumer that came meanwhile may have found events on. With the fences on both sides, it is
+    // found here, or it finds that events are off.
     allocs_fence_full()
     guard hasOwners else { return }
     let next = allocs_fetch_add_u32(&control.pointee.periods, 1) &+ 1
     _ = allocs_compare_exchange_u32(&control.pointee.events, 0, next == 0 ? 1 : next)
   }
 
+  /// Whether any entry is taken by a consumer.
   private static var hasOwners: Bool {
     for index in 0..<count where allocs_load_acquire_u64(&allocs_consumer(UInt32(index)).pointee.owner) != 0 {
       return true

@@ -1,14 +1,15 @@
-// Event: what happened, for whoever keeps account of it: the Index always, the thread's ring of events while they are
-// on.
+// Event: what happened, for those who keep account of it: the index always, and the thread's ring
+// of events while events are on.
 //
-// All run with the thread's `self` taken. "Inner" events come from a hook inside another hook.
+// All functions run with the thread's `self` taken. An *inner* allocation or free comes from a hook
+// inside another hook, the *outer* one.
 
 import AgentMachine
 import SharedLayout
 
 enum Event {
-  /// The allocator below returned `block` for `size` bytes; nobody else knows it yet. `isTight`:
-  /// the blocks of the one that served the call may lie closer than 32 bytes.
+  /// The allocator returned `block` for `size` bytes; nobody else knows it yet. `isTight`: the
+  /// blocks of the allocator that served the call may lie closer than 32 bytes.
   @inline(__always)
   static func postAlloc(
     _ thread: Thread, _ block: Block, _ size: Int, _ alignment: Int, _ caller: Caller, _ function: allocs_function,
@@ -22,8 +23,8 @@ enum Event {
     record(thread, regions, block, size, alignment, context, kind, origin: origin, isTight: isTight)
   }
 
-  /// Whether the thread is not indexed though the process is: there was no memory for it. Then each of its blocks is a
-  /// loss.
+  /// Whether the thread is not indexed though the process is: there was no memory for the thread's
+  /// block. Then each block that it allocates is a loss.
   @inline(__always)
   static func isUnentered(_ thread: Thread) -> Bool {
     let process = allocs_process()
@@ -31,8 +32,8 @@ enum Event {
       && allocs_load_acquire_u32(&process.pointee.phase) == ALLOCS_PHASE_READY.rawValue
   }
 
-  /// The same for an allocation like one before: its `context` is known, its 2 KiB of heap are in use; and events are
-  /// off. False, and nothing done, if its context or heap is not. Calls nothing.
+  /// As `postAlloc`, for an allocation like earlier ones, while events are off. False, and nothing
+  /// done, if its context is not known or its 2 KiB of heap were not in use. Calls nothing.
   @inline(__always)
   static func postKnownAlloc(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
@@ -40,7 +41,7 @@ enum Event {
     guard context != 0,
       Index.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
     else { return false }
-    thread.pointee.entry.pointee.identity.allocations &+= 1
+    countAllocation(thread)
     return true
   }
 
@@ -52,9 +53,17 @@ enum Event {
     guard context != 0,
       Fine.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
     else { return false }
-    thread.pointee.entry.pointee.identity.allocations &+= 1
+    countAllocation(thread)
     return true
   }
+
+  @inline(__always)
+  private static func countAllocation(_ thread: Thread) {
+    thread.pointee.entry.pointee.identity.allocations &+= 1
+  }
+
+  @inline(__always)
+  private static func countFree(_ thread: Thread) { thread.pointee.entry.pointee.identity.frees &+= 1 }
 
   @inline(__always)
   private static func record(
@@ -65,11 +74,12 @@ enum Event {
     if Index.record(
       regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context, isTight: isTight)
     {
-      thread.pointee.entry.pointee.identity.allocations &+= 1
+      countAllocation(thread)
     }
   }
 
-  /// As `postKnownAlloc`, with events on; the event too has to be one like those before. Calls nothing.
+  /// As `postKnownAlloc`, while events are on. The thread's ring must be ready, too, and the event
+  /// must need no clock. Calls nothing.
   @inline(__always)
   static func postKnownAllocRecorded(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
@@ -86,14 +96,14 @@ enum Event {
     }
     thread.pointee.events.stamp = stamp
     Index.write(Index.place(arena, base), base, UInt(bitPattern: size), 0, context, thread.pointee.events.ticks)
-    thread.pointee.entry.pointee.identity.allocations &+= 1
+    countAllocation(thread)
     Events.append(
       thread, ALLOCS_EVENT_ALLOC, base, UInt64(UInt(bitPattern: size)), context: context, stamp: stamp)
     Events.end(thread)
     return true
   }
 
-  /// In the index and in the thread's ring.
+  /// Records an allocation in the index and in the thread's ring.
   @inline(never)
   private static func recordAll(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ alignment: Int, _ context: UInt32,
@@ -106,7 +116,7 @@ enum Event {
     Index.write(
       place, base, UInt(bitPattern: size), UInt(bitPattern: alignment), context,
       isRecorded ? thread.pointee.events.ticks : allocs_now())
-    thread.pointee.entry.pointee.identity.allocations &+= 1
+    countAllocation(thread)
     guard isRecorded else { return }
     Events.append(
       thread, kind, base, UInt64(UInt(bitPattern: size)),
@@ -115,13 +125,14 @@ enum Event {
     Events.end(thread)
   }
 
-  /// `block` is about to go back; and events are off. False, and nothing done, if it has no record. Calls nothing.
+  /// `block` is about to go back to its allocator, while events are off. False, and nothing done,
+  /// if it has no record in a coarse slot. Calls nothing.
   @inline(__always)
   static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
     guard let regions = thread.pointee.free_regions, Index.erase(regions, UInt(bitPattern: block)) != 0 else {
       return false
     }
-    thread.pointee.entry.pointee.identity.frees &+= 1
+    countFree(thread)
     return true
   }
 
@@ -131,21 +142,22 @@ enum Event {
     guard let regions = thread.pointee.free_regions, Fine.erase(regions, UInt(bitPattern: block)) != 0 else {
       return false
     }
-    thread.pointee.entry.pointee.identity.frees &+= 1
+    countFree(thread)
     return true
   }
 
-  /// As `preKnownFree`, with events on; the event too has to be one like those before. Calls nothing.
+  /// As `preKnownFree`, while events are on. The thread's ring must be ready, too, and the event
+  /// must need no clock. Calls nothing.
   @inline(__always)
   static func preKnownFreeRecorded(_ thread: Thread, _ block: Block) -> Bool {
     let base = UInt(bitPattern: block)
     guard let regions = thread.pointee.free_regions, let arena = Index.knownArena(regions, base) else { return false }
-    let slot = Index.slot(arena, base)
+    let slot = arena.slot(base)
     let head = allocs_load_relaxed_u64(slot)
     guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))),
       allocs_process().pointee.free_stacks == 0
     else { return false }
-    let size = Index.size(slot, head)
+    let size = Slot.size(slot, head)
     guard Events.beginKnown(thread) else {
       Events.end(thread)
       return false
@@ -159,44 +171,55 @@ enum Event {
     Events.append(thread, ALLOCS_EVENT_FREE, base, UInt64(size), origin: allocs_slot_context(head), stamp: stamp)
     Events.end(thread)
     allocs_store_relaxed_u64(slot, 0)
-    thread.pointee.entry.pointee.identity.frees &+= 1
+    countFree(thread)
     return true
   }
 
-  /// `block` is about to go back. Gives its erased record, 0 if it had none.
+  /// `block` is about to go back to its allocator. Gives the head of its record, which is erased; 0
+  /// if it had none.
   @inline(__always) @discardableResult
   static func preFree(
     _ thread: Thread, _ block: Block, _ caller: Caller = .unknown, _ function: allocs_function = ALLOCS_FUNCTION_FREE,
     _ kind: allocs_event_kind = ALLOCS_EVENT_FREE
   ) -> UInt64 {
     guard let regions = Gate.regions(thread) else { return 0 }
-    let old: UInt64
-    if Events.areOn {
-      old = eraseAll(thread, regions, block, caller, function, kind)
-    } else {
-      old = Index.eraseAnywhere(regions, UInt(bitPattern: block))
-      if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
-    }
-    if old == 0 {
-      Index.count(ALLOCS_COUNTER_UNKNOWN_FREES)
-    } else if thread.pointee.free_regions == nil {
-      dropNested(regions, block, old)
-    }
+    let old = erase(thread, regions, block, caller, function, kind, isInner: false)
+    if old == 0 { Index.count(ALLOCS_COUNTER_UNKNOWN_FREES) }
     return old
   }
 
-  /// What suballocators have handed out of `block`, erased with record `old`, goes with it.
-  @inline(never)
-  private static func dropNested(_ regions: Regions, _ block: Block, _ old: UInt64) {
-    let base = UInt(bitPattern: block)
-    Nested.dropChunk(base, old, Index.size(regions, base, erased: old))
+  /// Erases the record of `block`, with all that pools have handed out of the block. Gives the
+  /// record's head, 0 if there was none. `isInner`: the free comes from inside another hook,
+  /// perhaps from a signal handler.
+  @inline(__always)
+  private static func erase(
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ caller: Caller, _ function: allocs_function,
+    _ kind: allocs_event_kind, isInner: Bool
+  ) -> UInt64 {
+    let old: UInt64
+    if Events.areOn {
+      old = eraseAll(thread, regions, block, caller, function, kind, isInner: isInner)
+    } else {
+      old = Index.eraseAnywhere(regions, UInt(bitPattern: block))
+      if old != 0 { countFree(thread) }
+    }
+    if old != 0, thread.pointee.free_regions == nil { dropChunk(regions, block, old) }
+    return old
   }
 
-  /// In the index and in the thread's ring. `isInner`: inside another hook, maybe in a signal handler.
+  /// The blocks that pools have handed out of `block` go with it. `old` is the head of its erased
+  /// record.
+  @inline(never)
+  private static func dropChunk(_ regions: Regions, _ block: Block, _ old: UInt64) {
+    let base = UInt(bitPattern: block)
+    Chunk.drop(base, Index.size(regions, base, erased: old))
+  }
+
+  /// Erases the block's record from the index and records the free in the thread's ring.
   @inline(never)
   private static func eraseAll(
     _ thread: Thread, _ regions: Regions, _ block: Block, _ caller: Caller, _ function: allocs_function,
-    _ kind: allocs_event_kind, isInner: Bool = false
+    _ kind: allocs_event_kind, isInner: Bool
   ) -> UInt64 {
     let base = UInt(bitPattern: block)
     guard let place = Index.place(regions, base) else { return 0 }
@@ -205,18 +228,19 @@ enum Event {
       allocs_process().pointee.free_stacks != 0 && caller.isKnown && !isInner
       ? Contexts.context(thread, caller, function) : 0
     if Events.begin(thread, isInner: isInner) {
-      let size = Index.size(place.slot, head)
+      let size = Slot.size(place.slot, head)
       let stamp = Stamps.ofFree(thread, place.arena, base, size, head)
       Events.append(
         thread, kind, base, UInt64(size), context: context, origin: allocs_slot_context(head), stamp: stamp)
       Events.end(thread)
     }
     allocs_store_relaxed_u64(place.slot, 0)
-    thread.pointee.entry.pointee.identity.frees &+= 1
+    countFree(thread)
     return head
   }
 
-  /// A realloc failed: `block`, erased with record `old` by `preFree`, lives on.
+  /// A realloc failed: `block` lives on. `old` is the head of its record, which `preFree` has
+  /// erased.
   @inline(never)
   static func reallocFailed(_ thread: Thread, _ block: Block, _ old: UInt64) {
     guard old != 0, let regions = Gate.regions(thread) else { return }
@@ -230,15 +254,16 @@ enum Event {
     let stamp = Stamps.next(thread)
     Stamps.raiseFloor(to: stamp)
     Events.append(
-      thread, ALLOCS_EVENT_REALLOC_FAILED, base, UInt64(Index.size(place.slot, old)),
+      thread, ALLOCS_EVENT_REALLOC_FAILED, base, UInt64(Slot.size(place.slot, old)),
       context: allocs_slot_context(old), origin: allocs_slot_context(old), stamp: stamp)
     Events.end(thread)
   }
 
   // MARK: inside another hook
 
-  /// An allocation inside a hook of `outer`. Where the outer function works by calling this one, the outer event
-  /// will tell of the block; so it is only noted. Elsewhere it is the allocator's own, or a signal handler's.
+  /// An allocation inside a hook of the thread `outer`. Where the outer function works by calling
+  /// this one, the outer event will tell of the block: the block is only noted here. Anywhere else
+  /// it is a block of the allocator's own, or of a signal handler.
   @inline(never)
   static func innerAlloc(
     _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function,
@@ -249,17 +274,18 @@ enum Event {
       return
     }
     guard let block else {
-      // operator new found no memory and will call the new-handler, which is the program's code: from here on the
-      // thread is outside, and operator new itself will be recorded once more when it succeeds.
+      // operator new found no memory and will call the new-handler, which is the program's code. So
+      // the thread counts as outside from here on; if operator new succeeds in the end, it is
+      // recorded then.
       if outer.pointee.delegating == ALLOCS_DELEGATING_OPERATOR.rawValue {
         outer.pointee.delegating = 0
         allocs_leave(outer)
       }
       return
     }
-    // operator new(nothrow) calls operator new, which calls malloc: one block, noted once.
+    // operator new(nothrow) calls operator new, which calls malloc: that is one block, noted once.
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
-    // First of all: it may allocate.
+    // The context comes first: finding it may allocate.
     let isBusy = Gate.regions(outer) == nil || outer.pointee.capturing != 0
     let context = isBusy ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
     noteInner(outer)
@@ -269,34 +295,27 @@ enum Event {
     outer.pointee.inner_is_tight = isTight ? 1 : 0
   }
 
-  /// A free inside a hook: erases the record if there is one, which a signal handler's free has.
+  /// A free inside a hook of the thread `outer`. Erases the block's record if it has one, as a
+  /// block that a signal handler frees has. Gives the head of that record, 0 if there is none.
   @inline(never) @discardableResult
   static func innerFree(_ outer: Thread, _ block: Block) -> UInt64 {
     if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) { outer.pointee.inner_base = 0 }
-    return erase(outer, block, isInner: true)
+    return eraseInner(outer, block)
   }
 
-  private static func erase(_ thread: Thread, _ block: Block, isInner: Bool) -> UInt64 {
-    guard let regions = Gate.regions(thread) else { return 0 }
-    let old: UInt64
-    if Events.areOn {
-      old = eraseAll(
-        thread, regions, block, .unknown, ALLOCS_FUNCTION_UNKNOWN, ALLOCS_EVENT_FREE, isInner: isInner)
-    } else {
-      old = Index.eraseAnywhere(regions, UInt(bitPattern: block))
-      if old != 0 { thread.pointee.entry.pointee.identity.frees &+= 1 }
-    }
-    if old != 0, thread.pointee.free_regions == nil { dropNested(regions, block, old) }
-    return old
+  private static func eraseInner(_ outer: Thread, _ block: Block) -> UInt64 {
+    guard let regions = Gate.regions(outer) else { return 0 }
+    return erase(
+      outer, regions, block, .unknown, ALLOCS_FUNCTION_UNKNOWN, ALLOCS_EVENT_FREE, isInner: true)
   }
 
-  /// The outer function returned `block`. An inner block that is not it is one of its own. Gives
-  /// whether the allocator that served the call is tight: of the outer function, if none inside it
-  /// made the block, that is `isTight`.
+  /// The outer function returned `block`. A noted inner block of another address is an allocation
+  /// of its own. Gives whether the allocator that served the call is tight; `isTight` says so of
+  /// the outer function, and counts if no function inside it made the block.
   @inline(__always) @discardableResult
   static func endDelegation(_ thread: Thread, _ block: Block?, isTight: Bool = false) -> Bool {
     thread.pointee.delegating = 0
-    thread.pointee.outer_place = 0
+    thread.pointee.outer_return_slot = 0
     guard thread.pointee.inner_base != 0 else { return isTight }
     guard thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) else {
       return endDelegationOfOther(thread, block, isTight: isTight)
@@ -305,25 +324,25 @@ enum Event {
     return thread.pointee.inner_is_tight != 0
   }
 
-  /// What was noted last is another block: a signal handler's, say, which came after the one that
-  /// is returned. Then that has been recorded already.
+  /// The block that was noted last is another one, such as a signal handler's, which came after the
+  /// block that is returned now. Then the returned block has been recorded already.
   @inline(never)
   private static func endDelegationOfOther(_ thread: Thread, _ block: Block?, isTight: Bool) -> Bool {
     noteInner(thread)
     return block.flatMap { replaceInner(thread, $0) } ?? isTight
   }
 
-  /// The outer function returned `block`, which a function inside it has recorded like any other,
-  /// as the malloc inside an operator new after the new-handler has run. That gives way to the
-  /// record of the outer one. Gives whether its allocator is tight, as far as that matters for a
-  /// block of its size; nil if it was not recorded.
+  /// The outer function returned `block`, which a function inside it may have recorded as an
+  /// allocation of its own: so does the malloc inside an operator new after the new-handler has
+  /// run. That record is erased, for the outer function's. Gives whether the allocator is tight, as
+  /// far as that matters for a block of this size; nil if the block was not recorded.
   @inline(never)
   static func replaceInner(_ thread: Thread, _ block: Block) -> Bool? {
-    let old = erase(thread, block, isInner: true)
+    let old = eraseInner(thread, block)
     return old == 0 ? nil : Index.isFine(old, UInt(bitPattern: block))
   }
 
-  /// Records the noted inner block, if there is one.
+  /// Records the inner block that was noted, if there is one.
   @inline(never)
   private static func noteInner(_ thread: Thread) {
     guard thread.pointee.inner_base != 0, let block = Block(bitPattern: UInt(thread.pointee.inner_base)) else { return }

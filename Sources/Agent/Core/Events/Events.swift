@@ -1,27 +1,30 @@
-// Events: puts records of what happened into the thread's ring, while somebody wants them (allocs_control.h).
+// Events: writes records of what happened into the thread's ring, while somebody wants them
+// (allocs_control.h).
 //
 // Invariants:
-// - A ring has one writer, the thread whose slot it is. `recording` is set while a record is under way: a signal
-//   handler whose own frees and allocations come in between counts them and leaves the ring alone.
-// - A record is whole before `written` says so (release). Room for it was announced before (Rings.swift).
-// - What the index records is what is recorded here, but for what is counted: a block without a slot has no events
-//   either.
-// - An allocation is recorded after the allocator returned the block, a free before it goes back, each with its stamp
-//   taken there (Stamps.swift).
+// - A ring has one writer, the thread whose block it belongs to. `recording` is set while that
+//   thread writes a record. A signal handler that interrupts it there counts its own allocations
+//   and frees, and leaves the ring alone.
+// - A record is whole before `written` counts it (release). It was announced before it was begun
+//   (Rings.swift).
+// - What is recorded here is what the index records, except for events that are counted as lost. A
+//   block without a slot has no events either.
+// - An allocation is recorded after the allocator returned the block, and a free before the block
+//   goes back. Each gets the stamp that was taken there (Stamps.swift).
 
 import AgentMachine
 import SharedLayout
 
 enum Events {
-  /// Whether events are on. One load.
+  /// Whether events are on. Costs one load.
   @inline(__always)
   static var areOn: Bool { allocs_events_period() != 0 }
 
   // MARK: a record
 
-  /// Makes the thread's ring ready for one record, which `append` writes and `end` closes. False if events are off, or
-  /// the event can't be recorded and was counted. May wait for a lossless consumer; not if `isInner`, in a signal
-  /// handler.
+  /// Makes the thread's ring ready for one record, which `append` writes and `end` closes. False if
+  /// events are off, or if the event cannot be recorded, which is counted. May wait for a lossless
+  /// consumer, unless `isInner`: then the caller may be a signal handler.
   @inline(__always)
   static func begin(_ thread: Thread, isInner: Bool = false) -> Bool {
     guard thread.pointee.events.recording == 0 else { return isNested(thread) }
@@ -35,8 +38,9 @@ enum Events {
     return Rings.prepare(thread, isInner: isInner)
   }
 
-  /// The same for a thread in its outermost hook, if nothing has to be done for it. If not, `end` has to follow all the
-  /// same. Calls nothing.
+  /// Makes the ring ready for one record of a thread in its outermost hook, if nothing has to be
+  /// done for that. If it gives false, the ring is not ready, but `end` has to follow in either
+  /// case. Calls nothing.
   @inline(__always)
   static func beginKnown(_ thread: Thread) -> Bool {
     thread.pointee.events.recording = 1
@@ -51,6 +55,7 @@ enum Events {
     thread.pointee.events.recording = 0
   }
 
+  /// Counts an event that interrupted the recording of another. Gives false.
   @inline(never)
   private static func isNested(_ thread: Thread) -> Bool {
     Index.count(ALLOCS_COUNTER_EVENTS_NESTED)
@@ -72,13 +77,13 @@ enum Events {
     allocs_store_relaxed_u64(record + 2, allocs_event_source(context, origin))
     allocs_store_relaxed_u64(record + 3, stamp)
     thread.pointee.events.position = position &+ 1
-    // Pairs with the reader's acquire: who sees the number sees the record.
+    // Pairs with the reader's acquire: a reader that sees the number sees the record.
     allocs_store_release_u64(&thread.pointee.events.ring.pointee.written, position &+ 1)
   }
 
-  // MARK: what is not an allocation
+  // MARK: other events than allocations and frees
 
-  /// The thread is about to end.
+  /// Records that the thread is about to end.
   static func threadEnds(_ thread: Thread) {
     guard areOn, thread.pointee.events.ring != nil, begin(thread) else { return }
     append(
@@ -87,7 +92,7 @@ enum Events {
     end(thread)
   }
 
-  /// A mapping came or went; `detail` is what the record's `origin` holds.
+  /// Records that a mapping came or went. `detail` goes to the record's `origin`.
   @inline(never)
   static func mapping(
     _ thread: Thread, _ kind: allocs_event_kind, _ address: UInt, _ size: UInt64, context: UInt32, detail: UInt32
@@ -100,8 +105,12 @@ enum Events {
 
   // MARK: modules
 
-  /// A module was loaded or unloaded. The caller holds the lock, and calls `tellNews` when it has let go.
-  static func addNews(_ shared: UnsafeMutablePointer<allocs_shared>, module index: UInt32, isUnloaded: Bool) {
+  // `news` in allocs_shared is a queue of modules that came or went, whose events wait to be
+  // recorded.
+
+  /// Notes that a module was loaded or unloaded. The caller holds the lock, and calls
+  /// `recordModules` when it has given the lock back.
+  static func noteModule(_ shared: UnsafeMutablePointer<allocs_shared>, module index: UInt32, isUnloaded: Bool) {
     guard areOn else { return }
     let end = shared.pointee.news_end
     guard end &- shared.pointee.news_first < ALLOCS_NEWS_COUNT else {
@@ -112,8 +121,8 @@ enum Events {
     shared.pointee.news_end = end &+ 1
   }
 
-  /// Records what `addNews` has noted, in the calling thread's ring.
-  static func tellNews(
+  /// Records the modules that `noteModule` has noted, in the calling thread's ring.
+  static func recordModules(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {
     guard shared.pointee.news_first != shared.pointee.news_end, let thread = allocs_registered_block(),
@@ -129,8 +138,7 @@ enum Events {
       guard news != 0 else { return }
       guard areOn, begin(thread) else { continue }
       let index = news & ~ALLOCS_NEWS_UNLOADED &- 1
-      let module =
-        Segment.start(header, ALLOCS_SECTION_MODULES).assumingMemoryBound(to: allocs_module.self) + Int(index)
+      let module = SegmentTable<allocs_module>(header, ALLOCS_SECTION_MODULES)[Int(index)]
       append(
         thread, news & ALLOCS_NEWS_UNLOADED != 0 ? ALLOCS_EVENT_MODULE_UNLOAD : ALLOCS_EVENT_MODULE_LOAD,
         UInt(module.pointee.start), module.pointee.end - module.pointee.start, context: index,

@@ -1,16 +1,17 @@
-// Rings: the memory of the event rings, and the announcement of room in them. The slow path of Events, taken once for
-// ALLOCS_RING_CHUNK records.
+// Rings: the memory of the event rings, and the announcement of records in them (allocs_ring.h).
+// The slow path of Events, taken once for ALLOCS_RING_CHUNK records.
 //
 // Invariants:
-// - No record is written before its memory was got: where the file system is full the event is counted, and the target
-//   never gets SIGBUS.
-// - `reserved` is stored, and a release fence follows, before the first record of its chunk is written. It pairs with
-//   the reader's acquire fence behind its copy: who has copied a word of such a record sees `reserved` above it.
-// - What may take long, or take the lock, is done with `recording` clear, so that a signal handler's events in between
-//   are recorded like others; what was found out then is looked at again before it is used.
-// - A ring belongs to a thread's block, and goes with it to the next thread that gets the block: one at a time.
-// - The segment's descriptor is closed at the start. Rings are reached as arenas are: an anchor, a mapping of the next
-//   ring's first page, grows into the ring and one page more.
+// - No record is written before its memory is there: where the file system is full the event is
+//   counted, and the process never gets SIGBUS.
+// - `reserved` is stored, and a release fence follows, before the first record of a chunk is
+//   written. The fence pairs with the acquire fence that a reader makes after it has copied
+//   records: a reader that has copied a word of such a record finds `reserved` above it.
+// - Whatever may take long, or take the lock, is done while `recording` is clear, so that a signal
+//   handler's events in the meantime are recorded like others. Each fact that was found out then is
+//   checked again before it is used.
+// - A ring belongs to a thread's block, and goes with the block to the next thread that gets it. So
+//   each ring has one writer at a time.
 
 import AgentMachine
 import SharedLayout
@@ -20,7 +21,8 @@ enum Rings {
   private static let chunk = UInt64(ALLOCS_RING_CHUNK)
   private static let recordSize = UInt64(MemoryLayout<allocs_event>.stride)
 
-  /// The rest of Events.begin, with `recording` set; clear again if it gives false.
+  /// The rest of Events.begin. `recording` is set when it is called, and when it gives true; it is
+  /// clear when it gives false.
   @inline(never)
   static func prepare(_ thread: Thread, isInner: Bool) -> Bool {
     while true {
@@ -41,7 +43,7 @@ enum Rings {
     }
   }
 
-  /// The first record of a thread, or of a period.
+  /// Writes the first record of a thread, or its first record of a period of recording.
   private static func noteBeginning(_ thread: Thread, _ period: UInt32) {
     thread.pointee.events.period = period
     let stamp = Stamps.next(thread)
@@ -55,7 +57,8 @@ enum Rings {
     }
   }
 
-  /// Announces the next chunk, if it has memory and nobody needs what is in it. False, and nothing done, if not.
+  /// Announces the next chunk of records, if there is memory behind them and no consumer needs the
+  /// records that they replace. False, and nothing done, otherwise.
   private static func announce(_ thread: Thread) -> Bool {
     let next = thread.pointee.events.announced &+ chunk
     let capacity = thread.pointee.events.mask &+ 1
@@ -68,13 +71,14 @@ enum Rings {
     return true
   }
 
+  /// Whether all lossless consumers are known to have taken the records below `position`.
   private static func isTaken(_ thread: Thread, below position: UInt64) -> Bool {
     position <= thread.pointee.events.taken
       && allocs_load_acquire_u32(&allocs_control().pointee.changes) == thread.pointee.events.changes
   }
 
-  /// What `announce` needs: a ring, memory, consumers that have taken what is in the way. False, and counted, if it
-  /// can't be had.
+  /// Gets what `announce` needs: a ring, memory, and consumers that have taken the records which
+  /// are in the way. False, and counted, if the thread cannot have a ring or memory.
   private static func makeRoom(_ thread: Thread, isInner: Bool) -> Bool {
     // In a signal handler the thread may hold the lock.
     if thread.pointee.events.ring == nil {
@@ -102,43 +106,42 @@ enum Rings {
 
   // MARK: memory
 
-  /// Backs the records below `count` with memory. Little at first: most threads make few events.
+  /// Backs the records below `count` with memory. A ring begins with four pages and doubles, by 64
+  /// pages at most: most threads make few events.
   private static func commit(_ thread: Thread, upTo count: UInt64) -> Bool {
     let committed = thread.pointee.events.committed
     guard committed < count else { return true }
-    guard mayAsk(thread) else { return false }
+    guard Shortage.mayAsk(&thread.pointee.events.refusal) else { return false }
     let capacity = thread.pointee.events.mask &+ 1
     let least = 4 * pageSize / recordSize
     let most = 64 * pageSize / recordSize
     let end = min(committed &+ min(max(committed, least), most), capacity)
     let start = UnsafeMutableRawPointer(thread.pointee.events.records + Int(committed))
     guard System.commit(start, (end - committed) * recordSize) else {
-      refuse(thread)
+      Shortage.begin(&thread.pointee.events.refusal)
       return false
     }
     if thread.pointee.events.committed < end { thread.pointee.events.committed = end }
     return true
   }
 
-  /// Once a second, not at each event.
-  private static func mayAsk(_ thread: Thread) -> Bool {
-    let last = thread.pointee.events.retry_ticks
-    return last == 0 || allocs_ticks_between(last, allocs_now()) > ALLOCS_TICKS_PER_SECOND
-  }
-
-  private static func refuse(_ thread: Thread) { thread.pointee.events.retry_ticks = allocs_now() | 1 }
-
-  /// Gives the thread a ring.
+  /// Gives the thread a ring. False if there is none left, or no memory.
   private static func open(_ thread: Thread) -> Bool {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
-      thread.pointee.slot != ALLOCS_THREAD_UNKNOWN, mayAsk(thread)
+      thread.pointee.slot != ALLOCS_THREAD_UNKNOWN, Shortage.mayAsk(&thread.pointee.events.refusal)
     else { return false }
-    guard let (mapped, number) = locked(shared, { make(shared, header, thread.pointee.slot) }) else {
-      refuse(thread)
+    let slot = thread.pointee.slot
+    let made = locked(shared) {
+      AnchoredSection.rings(shared, header).append(backing: pageSize) { start, _ in
+        start.assumingMemoryBound(to: allocs_ring.self).pointee.slot = slot
+      }
+    }
+    guard let (start, number) = made else {
+      Shortage.begin(&thread.pointee.events.refusal)
       return false
     }
-    thread.pointee.events.records = (mapped + Int(ALLOCS_RING_RECORDS_OFFSET)).assumingMemoryBound(
-      to: allocs_event.self)
+    let ring = UnsafeMutableRawPointer(start)
+    thread.pointee.events.records = (ring + Int(ALLOCS_RING_RECORDS_OFFSET)).assumingMemoryBound(to: allocs_event.self)
     thread.pointee.events.mask = shared.pointee.ring_records - 1
     thread.pointee.events.slot = thread.pointee.slot
     thread.pointee.events.number = UInt32(truncatingIfNeeded: number)
@@ -146,30 +149,8 @@ enum Rings {
       Segment.start(header, ALLOCS_SECTION_CONTEXTS).assumingMemoryBound(to: UInt64.self))
     thread.pointee.events.taken = .max
     thread.pointee.events.changes = 0
-    thread.pointee.events.ring = mapped.assumingMemoryBound(to: allocs_ring.self)
+    // Last: the ring is what tells that all of this is there.
+    thread.pointee.events.ring = ring.assumingMemoryBound(to: allocs_ring.self)
     return true
-  }
-
-  /// Maps the next ring of the segment. The caller holds the lock.
-  private static func make(
-    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ slot: UInt32
-  ) -> (Address, UInt64)? {
-    let section = Segment.section(header, ALLOCS_SECTION_RINGS)
-    let number = shared.pointee.ring_count
-    guard number < section.pointee.capacity, let anchor = shared.pointee.ring_anchor else { return nil }
-    let stride = section.pointee.entry_size
-    let size = number + 1 < section.pointee.capacity ? stride + pageSize : stride
-    guard let mapped = System.grow(anchor, from: pageSize, to: size) else { return nil }
-    shared.pointee.ring_anchor = nil
-    guard System.commit(mapped, pageSize) else {
-      shared.pointee.ring_anchor = System.grow(mapped, from: size, to: pageSize)?.assumingMemoryBound(to: UInt8.self)
-      return nil
-    }
-    if size > stride { shared.pointee.ring_anchor = (mapped + Int(stride)).assumingMemoryBound(to: UInt8.self) }
-    shared.pointee.ring_count = number + 1
-    allocs_ring_mappings()[Int(number)] = mapped.assumingMemoryBound(to: UInt8.self)
-    mapped.assumingMemoryBound(to: allocs_ring.self).pointee.slot = slot
-    allocs_store_release_u64(&section.pointee.used, number + 1)
-    return (mapped, number)
   }
 }

@@ -1,30 +1,35 @@
 // Stamps: the times of events, and with them the order of events of different threads.
 //
-// What is promised stands in allocs_ring.h: sorted by stamp, the events of all threads are a legal history. A clock
-// that is exact costs more than the rest of an event (20 ns in a virtual machine, 11 for the counter alone, which may
-// moreover be read before what precedes it has happened). So it is read only where the order hangs on it. The argument:
+// The promise stands in allocs_ring.h: sorted by stamp, the events of all threads are a legal
+// history. To read an exact clock costs more than the rest of an event: 20 ns in a virtual machine.
+// The counter instruction alone costs 11, and may be read before what precedes it has happened. So
+// the exact clock is read only where the order depends on it. Why that is enough:
 //
-// 1. A stamp is never later than the moment at which it is taken. It is the greatest of: the coarse clock; one more
-// than the
-//    thread's last stamp; one more than the floor, which is a stamp of an earlier event; the exact clock, if that was read. One
-//    nanosecond is less than an event takes, so the ones that are added up stay behind time.
-// 2. So an event that takes the exact clock gets a greater stamp than every event of any thread before it.
-// 3. Two events concern the same bytes in three ways only. They are of one thread: then stamps rise. Or a free, and
-// later an allocation
-//    of some of the bytes by another thread; or an allocation, and later the free by another thread. The later event has to take
-//    the exact clock, unless it can tell that there was no such earlier event of another thread.
-// 4. An allocation can tell if in all of the 64 KiB that it touches nobody but its own thread ever freed. A word for
-// each of them says
-//    who did: nobody, one thread, or several, which then stays so. A free sees to its words before the block goes back; the
-//    allocator's own synchronization brings what it wrote to whoever gets the bytes next. From nobody to one thread goes a
-//    compare-and-exchange, so that of two threads none is forgotten. A thread that finds its own number there has nothing to do.
-// 5. A block that is large, or reaches into another region, does not look at words: its allocation takes the exact
-// clock, its free
-//    raises the floor to its stamp before the block goes back.
-// 6. A free can tell that the block was allocated by its own thread, from the context in its slot; or that the
-// allocation
-//    is two ticks old: then the coarse clock has moved on since, and 1. gives the rest. The ticks in the slot are those that were read
-//    with the stamp.
+// 1. A stamp is never later than the moment at which it is taken. It is the greatest of: the coarse
+//    clock; the thread's last stamp plus one; the floor plus one; the exact clock, if that was
+//    read. The floor is a stamp of an earlier event. One nanosecond is less than an event takes, so
+//    the additions never overtake time.
+// 2. So an event that takes the exact clock gets a greater stamp than every earlier event of any
+//    thread.
+// 3. Two events concern the same bytes in three ways only. First, both are of one thread: stamps of
+//    a thread rise. Second, a free, and later an allocation of some of the bytes by another thread.
+//    Third, an allocation, and later the free of the block by another thread. In the second and
+//    third case the later event has to take the exact clock, unless it can tell that there was no
+//    such earlier event of another thread.
+// 4. An allocation can tell if nobody but its own thread ever freed anything in the 64 KiB areas
+//    that it touches. Each such area has a word (`freers` of the arena) that says who freed there:
+//    nobody, one thread, or several, which then stays so. A free sees to the words of its block
+//    before the block goes back, and the allocator's own synchronization brings that store to
+//    whoever gets the bytes next. A word goes from nobody to one thread by compare-and-exchange, so
+//    that of two threads none is forgotten. A thread that finds its own number there has nothing to
+//    do.
+// 5. A block that is larger than 64 KiB, or reaches into another region, does not use words. Its
+//    allocation takes the exact clock. Its free raises the floor to its own stamp before the block
+//    goes back.
+// 6. A free can tell that its own thread allocated the block, from the context in the slot. Or it
+//    can tell that the allocation is two ticks old: the coarse clock has moved on since, so by 1
+//    the free's stamp is the greater one. The ticks in the slot are those that were read with the
+//    allocation's stamp.
 // 7. A realloc that failed puts back the old slot, with its old time: it raises the floor.
 
 import AgentMachine
@@ -36,7 +41,7 @@ enum Stamps {
 
   // MARK: the three kinds
 
-  /// For an event that no other thread's could have to precede.
+  /// A stamp for an event that no event of another thread has to precede.
   @inline(__always)
   static func next(_ thread: Thread) -> UInt64 {
     let stamp = max(thread.pointee.events.stamp, floor) &+ 1
@@ -48,10 +53,11 @@ enum Stamps {
     return stamp
   }
 
-  /// For an allocation that the allocator below has made.
+  /// A stamp for an allocation, after the allocator returned the block. `arena` is that of the
+  /// block's region.
   @inline(__always)
   static func ofAllocation(
-    _ thread: Thread, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt, _ size: UInt
+    _ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt
   ) -> UInt64 {
     let stamp = next(thread)
     let own = number(thread)
@@ -63,19 +69,13 @@ enum Stamps {
     return stamp
   }
 
-  /// For a free, before the block goes back. `head`: its slot.
+  /// A stamp for a free, before the block goes back. `head` is the head in the block's slot.
   @inline(__always)
   static func ofFree(
-    _ thread: Thread, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt, _ size: UInt, _ head: UInt64
+    _ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt, _ head: UInt64
   ) -> UInt64 {
     var stamp = next(thread)
-    // Younger than two ticks, or ahead of time.
-    let age = allocs_ticks_between(allocs_slot_ticks(head), thread.pointee.events.ticks)
-    if age < 2 || age > ALLOCS_TICK_MASK / 2 {
-      let context = allocs_slot_context(head)
-      let word = allocs_load_relaxed_u64(thread.pointee.events.contexts + Int(context))
-      if context == 0 || allocs_context_thread(word) != thread.pointee.events.slot { stamp = exact(thread) }
-    }
+    if isOfAnotherThread(thread, head) { stamp = exact(thread) }
     guard size <= largeSize, isInOneRegion(base, size) else {
       raiseFloor(to: stamp)
       return stamp
@@ -88,7 +88,7 @@ enum Stamps {
     return stamp
   }
 
-  // MARK: what nearly all events are
+  // MARK: the quick path, which nearly all events take
 
   /// Whether the coarse clock is where it was at the thread's last event.
   @inline(__always)
@@ -98,11 +98,11 @@ enum Stamps {
       | (allocs_load_relaxed_u64(clock + 1) ^ thread.pointee.events.clock_nanoseconds) == 0
   }
 
-  /// As `ofAllocation`, if no clock has to be read, and it lies within 64 KiB as most do; else 0, and nothing done.
-  /// Calls nothing.
+  /// As `ofAllocation`, if no clock has to be read and the block lies within one area of 64 KiB, as
+  /// most blocks do. Else 0, and nothing done. Calls nothing.
   @inline(__always)
   static func ofKnownAllocation(
-    _ thread: Thread, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt, _ size: UInt
+    _ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt
   ) -> UInt64 {
     guard isClockSame(thread), (base ^ (base &+ size)) >> UInt(ALLOCS_FREER_SHIFT) == 0 else { return 0 }
     let word = allocs_load_relaxed_u16(freer(arena, base))
@@ -110,26 +110,33 @@ enum Stamps {
     return max(thread.pointee.events.stamp, floor) &+ 1
   }
 
-  /// As `ofFree`, likewise.
+  /// As `ofFree`, under the conditions of `ofKnownAllocation`.
   @inline(__always)
   static func ofKnownFree(
-    _ thread: Thread, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt, _ size: UInt, _ head: UInt64
+    _ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt, _ head: UInt64
   ) -> UInt64 {
     guard isClockSame(thread), (base ^ (base &+ size)) >> UInt(ALLOCS_FREER_SHIFT) == 0,
       allocs_load_relaxed_u16(freer(arena, base)) == number(thread)
     else { return 0 }
-    let age = allocs_ticks_between(allocs_slot_ticks(head), thread.pointee.events.ticks)
-    if age < 2 || age > ALLOCS_TICK_MASK / 2 {
-      let context = allocs_slot_context(head)
-      let word = allocs_load_relaxed_u64(thread.pointee.events.contexts + Int(context))
-      guard context != 0, allocs_context_thread(word) == thread.pointee.events.slot else { return 0 }
-    }
+    guard !isOfAnotherThread(thread, head) else { return 0 }
     return max(thread.pointee.events.stamp, floor) &+ 1
+  }
+
+  /// Whether another thread may have made the allocation whose head is `head`, less than two ticks
+  /// ago. An age that seems to be of the future counts as none.
+  @inline(__always)
+  private static func isOfAnotherThread(_ thread: Thread, _ head: UInt64) -> Bool {
+    let age = allocs_ticks_between(allocs_slot_ticks(head), thread.pointee.events.ticks)
+    guard age < 2 || age > ALLOCS_TICK_MASK / 2 else { return false }
+    let context = allocs_slot_context(head)
+    let word = allocs_load_relaxed_u64(thread.pointee.events.contexts + Int(context))
+    return context == 0 || allocs_context_thread(word) != thread.pointee.events.slot
   }
 
   // MARK: clocks
 
-  /// A new reading of the coarse clock. The vdso is called, for what was read may be half of the kernel's update.
+  /// The coarse clock has moved: gives a stamp that is no less than `least`. The vdso is called,
+  /// since the two words that were read may come from two sides of an update by the kernel.
   @inline(never)
   private static func clockMoved(_ thread: Thread, _ least: UInt64) -> UInt64 {
     if let clock = allocs_process().pointee.coarse_clock {
@@ -144,7 +151,7 @@ enum Stamps {
     return stamp
   }
 
-  /// Greater than the stamp of every event so far.
+  /// A stamp that is greater than the stamp of every event so far.
   @inline(never)
   private static func exact(_ thread: Thread) -> UInt64 {
     let stamp = max(thread.pointee.events.stamp, allocs_nanoseconds_by_call(true))
@@ -168,6 +175,7 @@ enum Stamps {
 
   // MARK: who freed
 
+  /// The thread's mark in the words that say who freed.
   @inline(__always)
   private static func number(_ thread: Thread) -> UInt16 {
     UInt16(truncatingIfNeeded: thread.pointee.events.slot &+ 1)
@@ -178,13 +186,15 @@ enum Stamps {
     (base ^ (base &+ size)) >> UInt(ALLOCS_REGION_SHIFT) == 0
   }
 
+  /// The word that says who freed in the 64 KiB around `address`.
   @inline(__always)
-  private static func freer(_ arena: UnsafeMutablePointer<UInt8>, _ address: UInt) -> UnsafeMutablePointer<UInt16> {
+  private static func freer(_ arena: Arena, _ address: UInt) -> UnsafeMutablePointer<UInt16> {
     let index = Int(address >> UInt(ALLOCS_FREER_SHIFT)) & (1 << Int(ALLOCS_REGION_SHIFT - ALLOCS_FREER_SHIFT) - 1)
-    return UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_FREERS_OFFSET))
+    return UnsafeMutableRawPointer(arena.start + Int(ALLOCS_ARENA_FREERS_OFFSET))
       .assumingMemoryBound(to: UInt16.self) + index
   }
 
+  /// Notes in `word` that thread `own` frees there.
   @inline(never)
   private static func enter(_ own: UInt16, _ word: UnsafeMutablePointer<UInt16>) {
     if allocs_load_relaxed_u16(word) == several || allocs_compare_exchange_u16(word, 0, own) { return }

@@ -1,17 +1,18 @@
-// Hook: the narrow waist. Every exported function of the User layer comes here with its caller, as
-// one of three things: an allocation, a free, a resize. Calls Event around Terminal.
+// Hook: every exported function of the malloc family gets here with its caller
+// (Entry/MallocFamily.c), as one of three things: an allocation, a free, a resize. A hook calls the
+// function below (Terminal) and reports the event before or after that call (Event).
 //
 // Invariants:
-// - The outermost hook records; one that runs inside it passes straight through (`allocs_enter`
-//   gave null).
-// - A free is an event before the block goes back, an allocation after it came: nobody else can own
-//   the address between.
-// - errno, results and side effects are those of the function below, and so are its arguments: none
-//   is ever another than the program's.
+// - The outermost hook records. A hook that runs inside it only notes what it allocates for the
+//   outer one, or passes the call through (Entering).
+// - A free is reported before the block goes back, an allocation after the block came: nobody else
+//   can own the address between.
+// - errno, results and side effects are those of the function below. Its arguments are always the
+//   program's.
 //
-// A function is *tight* if its blocks may lie closer than 32 bytes: any but glibc's. What counts is
-// the one that served the call: where the function below works by calling another that is hooked,
-// that one.
+// A function is *tight* if its blocks may lie closer to each other than 32 bytes; only glibc's
+// functions are not. Where the function below works by calling another function that is hooked, the
+// inner function counts.
 
 import AgentMachine
 import SharedLayout
@@ -21,8 +22,8 @@ typealias Thread = UnsafeMutablePointer<allocs_thread_block>
 
 // MARK: allocation
 
-/// `make` calls the function below; `function` is what the caller called, of `allocator`.
-/// `isTight`: nil stands for what Terminal knows of `function`.
+/// An allocation of `size` bytes by the function that `caller` called, `function` of `allocator`.
+/// `make` calls the function below. `isTight`: nil stands for what Terminal knows of `function`.
 @inline(__always)
 func allocate(
   _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
@@ -33,47 +34,17 @@ func allocate(
       size, alignment: alignment, caller, function, allocator: allocator,
       isTight: isTight ?? Terminal.isTight(function), make)
   }
-  let (block, isTight) = delegating(thread, caller, isTight: isTight ?? Terminal.isTight(function), make)
-  if let block {
-    Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
-  }
-  allocs_leave(thread)
-  return block
+  return allocateOutermost(
+    thread, size, alignment: alignment, caller, function, allocator: allocator,
+    isTight: isTight ?? Terminal.isTight(function), make)
 }
 
-/// Runs the function below, which may come back through a hook for the same block, as a calloc that
-/// calls malloc does. Gives whether the one that made the block is tight.
+/// The thread's block is taken.
 @inline(__always)
-private func delegating(
-  _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
-) -> (Block?, isTight: Bool) {
-  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
-  thread.pointee.outer_place = UInt64(caller.place)
-  let result = body()
-  return (result, Event.endDelegation(thread, result, isTight: isTight))
-}
-
-/// The thread is inside a hook, or has not been seen before.
-@inline(never)
-private func allocateSlowly(
-  _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
+private func allocateOutermost(
+  _ thread: Thread, _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32,
   isTight: Bool, _ make: () -> Block?
 ) -> Block? {
-  var registered = allocs_registered_block()
-  if let outer = registered {
-    guard LeftCalls.takeBack(outer, caller) else {
-      let block = make()
-      Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
-      return block
-    }
-  } else {
-    registered = Start.enterNewThread()
-  }
-  guard let thread = registered else {
-    let block = make()
-    if block != nil { Start.countEarly() }
-    return block
-  }
   let (block, isTight) = delegating(thread, caller, isTight: isTight, make)
   if let block {
     Event.postAlloc(thread, block, size, alignment, caller, function, allocator: allocator, isTight: isTight)
@@ -82,151 +53,208 @@ private func allocateSlowly(
   return block
 }
 
-// malloc and free are nearly all that programs call. Their paths for what is known call nothing but the allocator, and
-// hand over to another function, as the last thing they do, when something is new: so they save no registers.
+/// Runs the function below, which may call another hook for the block that it will return, as a
+/// calloc does that calls malloc. Gives whether the function that made the block is tight.
+@inline(__always)
+private func delegating(
+  _ thread: Thread, _ caller: Caller, isTight: Bool, _ body: () -> Block?
+) -> (Block?, isTight: Bool) {
+  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  thread.pointee.outer_return_slot = UInt64(caller.returnSlot)
+  let result = body()
+  return (result, Event.endDelegation(thread, result, isTight: isTight))
+}
 
+/// `allocs_enter` gave null.
+@inline(never)
+private func allocateSlowly(
+  _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0,
+  isTight: Bool, _ make: () -> Block?
+) -> Block? {
+  switch Entering.enterSlowly(from: caller) {
+  case .taken(let thread):
+    return allocateOutermost(
+      thread, size, alignment: alignment, caller, function, allocator: allocator, isTight: isTight, make)
+  case .inside(let outer):
+    let block = make()
+    Event.innerAlloc(outer, block, size, caller, function, allocator: allocator, isTight: isTight)
+    return block
+  case .starting:
+    return allocateEarly(make)
+  }
+}
+
+/// While another thread is starting the agent.
+@inline(__always)
+private func allocateEarly(_ make: () -> Block?) -> Block? {
+  let block = make()
+  if block != nil { Start.countEarly() }
+  return block
+}
+
+// MARK: malloc
+
+// Programs call hardly anything but malloc and free. The hooks' paths for a known context and known
+// memory call nothing but the allocator; for anything new they hand over to another function as the
+// last thing they do. So they save no registers.
+
+/// For a thread that has no block to take.
 @c(allocs_hook_malloc)
-func hookMalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+func hookMalloc(_ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   allocateSlowly(
-    size, alignment: 0, Caller(place: place, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC,
+    size, alignment: 0, Caller(returnSlot: returnSlot, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC,
     isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC)
   ) { Terminal.malloc(size) }
 }
 
+/// malloc's entry has taken the thread's block, and malloc has returned `block`; events are off.
 @c(allocs_hook_malloced)
-func hookMalloced(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let thread = allocs_registered_block().unsafelyUnwrapped
-  guard let block, thread.pointee.regions != nil else {
-    if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-      return mallocedUnknown(block, size, place, framePointer)
-    }
-    allocs_leave(thread)
-    return block
-  }
-  // Two functions, because the stack's needs more registers.
-  if thread.pointee.full_stacks != 0 { return mallocedWithStack(block, size, place, framePointer) }
-  let site = Caller(place: place, framePointer: framePointer).site
-  return malloced(thread, block, size, place, framePointer, origin: site)
+func hookMalloced(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  malloced(block, size, returnSlot, framePointer, isFine: false)
 }
 
-@inline(never)
-private func mallocedWithStack(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let thread = allocs_registered_block().unsafelyUnwrapped
-  let node = Stack.last(thread, Caller(place: place, framePointer: framePointer))
-  return malloced(thread, block, size, place, framePointer, origin: UInt64(node))
+/// As `hookMalloced`, for a block that gets a fine slot; events may be on.
+@c(allocs_hook_malloced_fine)
+func hookMallocedFine(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  malloced(block, size, returnSlot, framePointer, isFine: true)
 }
 
 @inline(__always)
 private func malloced(
-  _ thread: Thread, _ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64, origin: UInt64
+  _ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, isFine: Bool
 ) -> Block? {
-  let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
-  guard let regions = thread.pointee.regions, Event.postKnownAlloc(thread, regions, block, size, context) else {
-    return mallocedUnknown(block, size, place, framePointer)
-  }
-  allocs_leave(thread)
-  return block
-}
-
-/// As `hookMalloced`, for a block that goes to a fine slot; events may be on.
-@c(allocs_hook_malloced_fine)
-func hookMallocedFine(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   guard let block, thread.pointee.regions != nil else {
     if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-      return mallocedUnknown(block, size, place, framePointer)
+      return mallocedSlowly(block, size, returnSlot, framePointer)
     }
     allocs_leave(thread)
     return block
   }
-  if Events.areOn { return mallocedUnknown(block, size, place, framePointer) }
-  if thread.pointee.full_stacks != 0 { return mallocedFineWithStack(block, size, place, framePointer) }
-  let site = Caller(place: place, framePointer: framePointer).site
-  return mallocedFine(thread, block, size, place, framePointer, origin: site)
+  if isFine, Events.areOn { return mallocedSlowly(block, size, returnSlot, framePointer) }
+  // Whole stacks have a function of their own, because it needs more registers.
+  if thread.pointee.full_stacks != 0 {
+    return isFine
+      ? mallocedFineWithStack(block, size, returnSlot, framePointer)
+      : mallocedWithStack(block, size, returnSlot, framePointer)
+  }
+  let site = Caller(returnSlot: returnSlot, framePointer: framePointer).site
+  return mallocedAtKnown(thread, block, size, returnSlot, framePointer, origin: site, isFine: isFine)
 }
 
 @inline(never)
-private func mallocedFineWithStack(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let thread = allocs_registered_block().unsafelyUnwrapped
-  let node = Stack.last(thread, Caller(place: place, framePointer: framePointer))
-  return mallocedFine(thread, block, size, place, framePointer, origin: UInt64(node))
+private func mallocedWithStack(
+  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
+) -> Block? {
+  mallocedAtStack(block, size, returnSlot, framePointer, isFine: false)
+}
+
+@inline(never)
+private func mallocedFineWithStack(
+  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
+) -> Block? {
+  mallocedAtStack(block, size, returnSlot, framePointer, isFine: true)
 }
 
 @inline(__always)
-private func mallocedFine(
-  _ thread: Thread, _ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64, origin: UInt64
+private func mallocedAtStack(
+  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, isFine: Bool
+) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  let node = Stack.last(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
+  return mallocedAtKnown(thread, block, size, returnSlot, framePointer, origin: UInt64(node), isFine: isFine)
+}
+
+/// Records the block if its context and its memory are known. `origin`: the call site, or the
+/// stack's node.
+@inline(__always)
+private func mallocedAtKnown(
+  _ thread: Thread, _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, origin: UInt64,
+  isFine: Bool
 ) -> Block? {
   let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
-  guard let regions = thread.pointee.regions, Event.postKnownFineAlloc(thread, regions, block, size, context) else {
-    return mallocedUnknown(block, size, place, framePointer)
-  }
+  guard let regions = thread.pointee.regions,
+    isFine
+      ? Event.postKnownFineAlloc(thread, regions, block, size, context)
+      : Event.postKnownAlloc(thread, regions, block, size, context)
+  else { return mallocedSlowly(block, size, returnSlot, framePointer) }
   allocs_leave(thread)
   return block
 }
 
 /// As `hookMalloced`, while events are on.
 @c(allocs_hook_malloced_recorded)
-func hookMallocedRecorded(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+func hookMallocedRecorded(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
   if let block, let regions = thread.pointee.regions {
-    let caller = Caller(place: place, framePointer: framePointer)
+    let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
     let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
     let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
     guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
-      return mallocedUnknown(block, size, place, framePointer)
+      return mallocedSlowly(block, size, returnSlot, framePointer)
     }
   } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-    return mallocedUnknown(block, size, place, framePointer)
+    return mallocedSlowly(block, size, returnSlot, framePointer)
   }
   allocs_leave(thread)
   return block
 }
 
+/// Records a block whatever it takes: its context or its memory is new, the gate may be closed, or
+/// the thread is not indexed.
 @inline(never)
-private func mallocedUnknown(_ block: Block, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
+private func mallocedSlowly(_ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  let caller = Caller(place: place, framePointer: framePointer)
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   Event.postAlloc(
     thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC))
   allocs_leave(thread)
   return block
 }
 
+// MARK: the other functions that allocate
+
 @c(allocs_hook_calloc)
-func hookCalloc(_ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookCalloc(_ count: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   let total = product(count, size)
   if Modules.isLoader(caller.site) { noteUnloaded() }
   return allocate(total, caller, ALLOCS_FUNCTION_CALLOC) { Terminal.calloc(count, size) }
 }
 
-/// Bytes asked for; -1 if they are more than there can be: the function below fails, and it must
-/// not look like a request for nothing.
+/// Bytes asked for; -1 if they are more than there can be: the function below fails then, and the
+/// call must not look like a request for nothing.
 @inline(__always)
 private func product(_ count: Int, _ size: Int) -> Int {
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(by: UInt(bitPattern: size))
   return overflow ? -1 : Int(bitPattern: bytes)
 }
 
-/// Unless inside a hook.
+/// The dynamic linker allocates: it may have unloaded modules before. Inside a hook this is not
+/// noted.
 @inline(never)
 private func noteUnloaded() {
-  guard let thread = allocs_enter() else { return }
+  if let thread = allocs_enter() { noteUnloaded(thread) }
+}
+
+/// Puts the thread's block back.
+@inline(__always)
+private func noteUnloaded(_ thread: Thread) {
   if Gate.regions(thread) != nil { Modules.noteUnloaded() }
   allocs_leave(thread)
 }
 
 @c(allocs_hook_memalign)
-func hookMemalign(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookMemalign(_ alignment: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_MEMALIGN) {
     Terminal.memalign(alignment, size)
   }
 }
 
 @c(allocs_hook_aligned_alloc)
-func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   return allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_ALIGNED_ALLOC) {
     Terminal.alignedAlloc(alignment, size)
   }
@@ -234,9 +262,9 @@ func hookAlignedAlloc(_ alignment: Int, _ size: Int, _ place: UInt, _ framePoint
 
 @c(allocs_hook_posix_memalign)
 func hookPosixMemalign(
-  _ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64
+  _ result: UnsafeMutablePointer<Block?>, _ alignment: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
 ) -> CInt {
-  let caller = Caller(place: place, framePointer: framePointer)
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   var status: CInt = 0
   _ = allocate(size, alignment: alignment, caller, ALLOCS_FUNCTION_POSIX_MEMALIGN) {
     status = Terminal.posixMemalign(result, alignment, size)
@@ -246,16 +274,16 @@ func hookPosixMemalign(
 }
 
 @c(allocs_hook_valloc)
-func hookValloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookValloc(_ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_VALLOC) {
     Terminal.valloc(size)
   }
 }
 
 @c(allocs_hook_pvalloc)
-func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookPvalloc(_ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   return allocate(size, alignment: Int(ALLOCS_PAGE_SIZE), caller, ALLOCS_FUNCTION_PVALLOC) {
     Terminal.pvalloc(size)
   }
@@ -263,39 +291,51 @@ func hookPvalloc(_ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
 
 // MARK: free
 
+/// `release` calls the function below, inside the hook.
 @inline(__always)
 func free(_ block: Block?, _ caller: Caller = .unknown, _ release: (Block?) -> Void) {
   guard let thread = allocs_enter() else { return freeSlowly(block, caller, release) }
+  freeOutermost(thread, block, caller, release)
+}
+
+/// The thread's block is taken.
+@inline(__always)
+private func freeOutermost(_ thread: Thread, _ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
   if let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }
   release(block)
   allocs_leave(thread)
 }
 
+/// `allocs_enter` gave null.
 @inline(never)
 private func freeSlowly(_ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
-  if let outer = allocs_registered_block() {
+  switch Entering.enterSlowly() {
+  case .taken(let thread):
+    freeOutermost(thread, block, caller, release)
+  case .inside(let outer):
     if let block { Event.innerFree(outer, block) }
-    return release(block)
+    release(block)
+  case .starting:
+    release(block)
   }
-  let thread = Start.enterNewThread()
-  if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }
-  release(block)
-  if let thread { allocs_leave(thread) }
 }
 
-/// The allocator's free runs outside the hook: an allocation it may make is one like any other.
+/// `release` calls the allocator's free outside the hook: an allocation that it may make is
+/// recorded like any other.
 @inline(__always)
 func freeOutside(_ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
   guard let thread = allocs_enter() else { return freeSlowly(block, caller, release) }
   if let block {
-    guard !Events.areOn, Event.preKnownFree(thread, block) else { return freeUnknown(block, caller, release) }
+    guard !Events.areOn, Event.preKnownFree(thread, block) else { return eraseSlowly(block, caller, release) }
   }
   allocs_leave(thread)
   release(block)
 }
 
+/// Erases a record that the quick path did not find, or whose event must be recorded; then the
+/// block goes back outside the hook.
 @inline(never)
-private func freeUnknown(_ block: Block, _ caller: Caller, _ release: (Block?) -> Void) {
+private func eraseSlowly(_ block: Block, _ caller: Caller, _ release: (Block?) -> Void) {
   let thread = allocs_registered_block().unsafelyUnwrapped
   if Events.areOn || !Event.preKnownFineFree(thread, block) {
     Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE)
@@ -309,21 +349,21 @@ private func freeUnknown(_ block: Block, _ caller: Caller, _ release: (Block?) -
 func hookFree(_ block: Block?) {
   guard let thread = allocs_enter() else { return freeSlowly(block, .unknown) { Terminal.free($0) } }
   if let block {
-    guard Event.preKnownFree(thread, block) else { return freeUnknown(block, .unknown) { Terminal.free($0) } }
+    guard Event.preKnownFree(thread, block) else { return eraseSlowly(block, .unknown) { Terminal.free($0) } }
   }
   allocs_leave(thread)
   Terminal.free(block)
 }
 
-/// While they are on.
+/// While events are on.
 @c(allocs_hook_free_recorded)
-func hookFreeRecorded(_ block: Block?, _ place: UInt, _ framePointer: UInt64) {
+func hookFreeRecorded(_ block: Block?, _ returnSlot: UInt, _ framePointer: UInt64) {
   guard let thread = allocs_enter() else {
-    return freeSlowly(block, Caller(place: place, framePointer: framePointer)) { Terminal.free($0) }
+    return freeSlowly(block, Caller(returnSlot: returnSlot, framePointer: framePointer)) { Terminal.free($0) }
   }
   if let block {
     guard Event.preKnownFreeRecorded(thread, block) else {
-      return freeUnknown(block, Caller(place: place, framePointer: framePointer)) { Terminal.free($0) }
+      return eraseSlowly(block, Caller(returnSlot: returnSlot, framePointer: framePointer)) { Terminal.free($0) }
     }
   }
   allocs_leave(thread)
@@ -331,42 +371,36 @@ func hookFreeRecorded(_ block: Block?, _ place: UInt, _ framePointer: UInt64) {
 }
 
 @c(allocs_hook_free_sized)
-func hookFreeSized(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
-  free(block, Caller(place: place, framePointer: framePointer)) { Terminal.freeSized($0, size) }
+func hookFreeSized(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) {
+  free(block, Caller(returnSlot: returnSlot, framePointer: framePointer)) { Terminal.freeSized($0, size) }
 }
 
 @c(allocs_hook_free_aligned_sized)
-func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) {
-  free(block, Caller(place: place, framePointer: framePointer)) {
+func hookFreeAlignedSized(_ block: Block?, _ alignment: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) {
+  free(block, Caller(returnSlot: returnSlot, framePointer: framePointer)) {
     Terminal.freeAlignedSized($0, alignment, size)
   }
 }
 
 // MARK: resize
 
-/// The old record goes before the call: afterwards another thread may own the address. It comes back if the call fails,
-/// unless the block is gone then: it is when nothing was asked for, as realloc(block, 0) frees in glibc.
+/// The old record is erased before the call: afterwards another thread may own the address. The
+/// record comes back if the call fails, unless the block is gone then (`failureFrees`): it is gone
+/// when nothing was asked for, as realloc(block, 0) frees in glibc.
 @inline(__always)
 func resize(
   _ block: Block, _ size: Int, alignment: Int = 0, _ caller: Caller, _ function: allocs_function,
   allocator: UInt32 = 0, isTight: Bool? = nil, failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
   let own = isTight ?? Terminal.isTight(function)
-  var registered: Thread? = allocs_enter()
-  if registered == nil {
-    registered = allocs_registered_block()
-    if let outer = registered {
-      guard LeftCalls.takeBack(outer, caller) else {
-        return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
-      }
-    } else {
-      registered = Start.enterNewThread()
-    }
-  }
-  guard let thread = registered else {
-    let result = change()
-    if result != nil { Start.countEarly() }
-    return result
+  let thread: Thread
+  switch Entering.enter(from: caller) {
+  case .taken(let taken):
+    thread = taken
+  case .inside(let outer):
+    return resizeInside(outer, block, size, caller, function, allocator, isTight: own, failureFrees, change)
+  case .starting:
+    return allocateEarly(change)
   }
   let old = Event.preFree(thread, block, caller, function, ALLOCS_EVENT_REALLOC_OLD)
   thread.pointee.resizing = old == 0 ? 0 : UInt64(UInt(bitPattern: block))
@@ -399,8 +433,8 @@ private func resizeInside(
 }
 
 @c(allocs_hook_realloc)
-func hookRealloc(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookRealloc(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   guard let block else {
     return allocate(size, caller, ALLOCS_FUNCTION_REALLOC) { Terminal.realloc(nil, size) }
   }
@@ -408,10 +442,12 @@ func hookRealloc(_ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UI
 }
 
 @c(allocs_hook_reallocarray)
-func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt, _ framePointer: UInt64) -> Block? {
-  let caller = Caller(place: place, framePointer: framePointer)
+func hookReallocarray(
+  _ block: Block?, _ count: Int, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
+) -> Block? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   let total = product(count, size)
-  // libc's comes back through the hook of realloc.
+  // libc's reallocarray calls realloc, whose hook runs inside this one.
   guard let block else {
     return allocate(total, caller, ALLOCS_FUNCTION_REALLOCARRAY) { Terminal.reallocarray(nil, count, size) }
   }
@@ -422,32 +458,28 @@ func hookReallocarray(_ block: Block?, _ count: Int, _ size: Int, _ place: UInt,
 
 // MARK: operators of C++
 
-// An exception may leave operator new, so C holds its frame (see Operators.c): it enters, calls the operator below,
-// and leaves through these.
+// An exception may leave operator new, so its frame is one of C (Operators.c), which calls these
+// functions before and after the operator below.
 
+/// Before operator new calls the operator below. Gives the thread, taken; nil if it is inside a
+/// hook.
 @c(allocs_operator_enter)
-func operatorEnter(_ place: UInt, _ framePointer: UInt64) -> Thread? {
-  var thread: Thread? = allocs_enter()
-  if thread == nil {
-    thread = allocs_registered_block()
-    if let outer = thread {
-      guard LeftCalls.takeBack(outer, Caller(place: place, framePointer: framePointer)) else { return nil }
-    } else {
-      thread = Start.enterNewThread()
-    }
-  }
-  thread?.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
+func operatorEnter(_ returnSlot: UInt, _ framePointer: UInt64) -> Thread? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
+  guard case .taken(let thread) = Entering.enter(from: caller) else { return nil }
+  thread.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
 }
 
-/// `functionAndAllocator`: one of allocs_function, and above its eight bits the allocator.
+/// After the operator below has returned `block`, or null, to the outermost hook.
+/// `functionAndAllocator`: enum allocs_function in the lowest eight bits, above them the allocator.
 @c(allocs_operator_leave)
 func operatorLeave(
-  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ place: UInt, _ framePointer: UInt64,
+  _ thread: Thread, _ block: Block?, _ size: Int, _ alignment: Int, _ returnSlot: UInt, _ framePointer: UInt64,
   _ functionAndAllocator: UInt32
 ) {
-  let caller = Caller(place: place, framePointer: framePointer)
-  // The new-handler may have run as an ordinary caller in between; take the thread back from it.
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
+  // The new-handler may have run in between, outside the hook: the block is taken again.
   _ = allocs_enter()
   let function = allocs_function(functionAndAllocator & 0xFF)
   var isTight = Terminal.isTight(function)
@@ -463,9 +495,9 @@ func operatorLeave(
 /// An operator inside another hook: notes the block for the outer one.
 @c(allocs_operator_inner)
 func operatorInner(
-  _ block: Block?, _ size: Int, _ place: UInt, _ framePointer: UInt64, _ functionAndAllocator: UInt32
+  _ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, _ functionAndAllocator: UInt32
 ) {
-  let caller = Caller(place: place, framePointer: framePointer)
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   let function = allocs_function(functionAndAllocator & 0xFF)
   if let outer = allocs_registered_block() {
     Event.innerAlloc(
@@ -482,24 +514,21 @@ func operatorUnwound() {
   }
 }
 
-/// Before operator delete calls the one below. Gives the thread to put back with allocs_leave, or nil.
+/// Before operator delete calls the operator below. Gives the thread, to be put back with
+/// allocs_leave; nil if it is inside a hook.
 @c(allocs_operator_deleting)
-func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) -> Thread? {
-  let caller = Caller(place: place, framePointer: framePointer)
-  var thread: Thread? = allocs_enter()
-  if thread == nil {
-    thread = allocs_registered_block()
-    if let outer = thread {
-      guard LeftCalls.takeBack(outer, caller) else {
-        if let block { Event.innerFree(outer, block) }
-        return nil
-      }
-    } else {
-      thread = Start.enterNewThread()
-    }
+func operatorDeleting(_ block: Block?, _ returnSlot: UInt, _ framePointer: UInt64) -> Thread? {
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
+  switch Entering.enter(from: caller) {
+  case .taken(let thread):
+    if let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
+    return thread
+  case .inside(let outer):
+    if let block { Event.innerFree(outer, block) }
+    return nil
+  case .starting:
+    return nil
   }
-  if let thread, let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_DELETE) }
-  return thread
 }
 
 // MARK: modules
@@ -507,11 +536,6 @@ func operatorDeleting(_ block: Block?, _ place: UInt, _ framePointer: UInt64) ->
 @c(allocs_hook_dlclose)
 func hookDlclose(_ handle: UnsafeMutableRawPointer?) -> CInt {
   let result = Terminal.dlclose(handle)
-  var thread: Thread? = allocs_enter()
-  if thread == nil, allocs_registered_block() == nil { thread = Start.enterNewThread() }
-  if let thread {
-    if Gate.regions(thread) != nil { Modules.noteUnloaded() }
-    allocs_leave(thread)
-  }
+  if case .taken(let thread) = Entering.enter() { noteUnloaded(thread) }
   return result
 }

@@ -1,11 +1,12 @@
-// HookedFunction: the hook of functions that are known by a signature (allocs_family.h). Like Hook, it makes an
-// allocation, a free or a resize of each call; which argument says what, the signature tells. The function below is the
-// hooked one's own trampoline, so several allocators never meet.
+// HookedFunction: the hook of functions that are hooked at their entries and known by a signature
+// (allocs_family.h). As in Hook, each call is an allocation, a free or a resize; the signature
+// tells which argument has what meaning. The function below is the hooked function's own
+// trampoline, so several allocators in a process never meet.
 //
 // Invariants:
-// - All six arguments in registers are passed on, as is what the function returns: more of them than it takes do no
-//   harm.
-// - What is hooked here is taken for tight: see Hook.
+// - All six arguments in registers are passed on, also where the function takes fewer, which does
+//   no harm. The result of the function is returned.
+// - A function that is hooked here is taken for tight ("tight" is explained in Hook).
 
 import AgentMachine
 import SharedLayout
@@ -13,13 +14,14 @@ import SharedLayout
 private typealias Hooked = UnsafeMutablePointer<allocs_hooked>
 private typealias Arguments = UnsafeMutablePointer<UInt64>
 
-@c(allocs_hook_hooked_malloc)
-func hookHookedMalloc(
-  _ size: Int, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ place: UInt, _ framePointer: UInt64
+/// The hook of functions named malloc, which programs call most.
+@c(allocs_hook_malloc_at_entry)
+func hookMallocAtEntry(
+  _ size: Int, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ returnSlot: UInt, _ framePointer: UInt64
 ) -> Block? {
   let below = hooked.pointee.below.unsafelyUnwrapped
   let allocator = hooked.pointee.allocator
-  let caller = Caller(place: place, framePointer: framePointer)
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   guard let thread = allocs_enter() else { return mallocSlowly(size, hooked, caller) }
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
   let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: size)))
@@ -31,16 +33,16 @@ func hookHookedMalloc(
       Fine.holds(UInt(bitPattern: block), UInt(bitPattern: size), isTight: isTight)
         ? Event.postKnownFineAlloc(thread, regions, block, size, context)
         : Event.postKnownAlloc(thread, regions, block, size, context)
-    else { return mallocedUnknown(thread, block, size, caller, allocator, isTight) }
+    else { return mallocedSlowly(thread, block, size, caller, allocator, isTight) }
   } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-    return mallocedUnknown(thread, block, size, caller, allocator, isTight)
+    return mallocedSlowly(thread, block, size, caller, allocator, isTight)
   }
   allocs_leave(thread)
   return block
 }
 
 @inline(never)
-private func mallocedUnknown(
+private func mallocedSlowly(
   _ thread: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ allocator: UInt32, _ isTight: Bool
 ) -> Block? {
   Event.postAlloc(thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, allocator: allocator, isTight: isTight)
@@ -55,16 +57,19 @@ private func mallocSlowly(_ size: Int, _ hooked: Hooked, _ caller: Caller) -> Bl
   }
 }
 
-@c(allocs_hook_hooked_free)
-func hookHookedFree(
-  _ block: Block?, _ second: UInt64, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ place: UInt,
+/// The hook of functions that take the block, and nothing else that matters, as their first
+/// argument.
+@c(allocs_hook_free_at_entry)
+func hookFreeAtEntry(
+  _ block: Block?, _ second: UInt64, _ hooked: UnsafeMutablePointer<allocs_hooked>, _ returnSlot: UInt,
   _ framePointer: UInt64
 ) {
-  freeOutside(block, Caller(place: place, framePointer: framePointer)) {
+  freeOutside(block, Caller(returnSlot: returnSlot, framePointer: framePointer)) {
     allocs_call_with_block(hooked.pointee.below.unsafelyUnwrapped, $0, second)
   }
 }
 
+/// For operator new, whose hook is in C (Entry/Families.c).
 @c(allocs_request)
 func request(
   _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>,
@@ -75,14 +80,15 @@ func request(
   return request.size
 }
 
-@c(allocs_hook_hooked)
-func hookHooked(
-  _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ place: UInt,
+/// The hook of all others.
+@c(allocs_hook_at_entry)
+func hookAtEntry(
+  _ hooked: UnsafeMutablePointer<allocs_hooked>, _ arguments: UnsafeMutablePointer<UInt64>, _ returnSlot: UInt,
   _ framePointer: UInt64
 ) -> UInt64 {
   let signature = hooked.pointee.signature
   let below = hooked.pointee.below.unsafelyUnwrapped
-  let caller = Caller(place: place, framePointer: framePointer)
+  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   let block = signature.pointee.block == 0 ? nil : Block(bitPattern: UInt(arguments[Int(signature.pointee.block) - 1]))
   switch UInt32(signature.pointee.operation) {
   case ALLOCS_FREE.rawValue:
@@ -99,9 +105,10 @@ func hookHooked(
     return allocateSeveral(hooked, arguments, caller)
   default:
     let request = Request(signature, arguments)
-    if signature.pointee.operation == ALLOCS_RESIZE.rawValue, let place = Place(signature, arguments) {
-      // The block that is resized lies where its successor will.
-      return place.pointee.map { resize(hooked, arguments, request, caller, $0, at: place) }
+    if signature.pointee.operation == ALLOCS_RESIZE.rawValue, let result = Result(signature, arguments) {
+      // The caller's variable holds the block that is resized before the call, and the new one
+      // after it.
+      return result.pointee.map { resize(hooked, arguments, request, caller, $0, storedIn: result) }
         ?? allocate(hooked, arguments, request, caller)
     }
     return block == nil
@@ -110,11 +117,11 @@ func hookHooked(
   }
 }
 
-/// What is asked for.
+/// The size and the alignment that a call asks for.
 private struct Request {
   /// Bytes; -1 if it is more than there can be.
   let size: Int
-  /// 0 if none was asked for.
+  /// In bytes; 0 if the call asks for none.
   let alignment: Int
 
   init(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
@@ -135,23 +142,23 @@ private struct Request {
   }
 }
 
-/// Where the function stores the block; nil if it returns it.
-private typealias Place = UnsafeMutablePointer<Block?>
-extension Place {
+/// The caller's variable in which the function stores the block; nil if it returns the block.
+private typealias Result = UnsafeMutablePointer<Block?>
+extension Result {
   fileprivate init?(_ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments) {
     guard signature.pointee.result != 0 else { return nil }
     self.init(bitPattern: UInt(arguments[Int(signature.pointee.result) - 1]))
   }
 }
 
-/// The block that a function has allocated, which has returned `returned`.
+/// The block that a function has allocated, after it has returned `returned`.
 private func block(
   _ signature: UnsafePointer<allocs_signature>, _ arguments: Arguments, _ returned: UInt64
 ) -> Block? {
   guard signature.pointee.result != 0 else { return Block(bitPattern: UInt(returned)) }
-  // An int, 0 on success: the upper half of the register means nothing.
-  guard UInt32(truncatingIfNeeded: returned) == 0, let place = Place(signature, arguments) else { return nil }
-  return place.pointee
+  // The function returns an int, 0 on success: the upper half of the register means nothing.
+  guard UInt32(truncatingIfNeeded: returned) == 0, let result = Result(signature, arguments) else { return nil }
+  return result.pointee
 }
 
 @inline(never)
@@ -169,8 +176,8 @@ private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Reque
   return returned
 }
 
-/// The text that is allocated says itself how long it is. A function that fills a buffer of its caller's allocates
-/// nothing.
+/// The size of the block is that of the text in it. A function that fills a buffer of its caller's
+/// has allocated nothing.
 @inline(never)
 private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
@@ -189,16 +196,19 @@ private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Ca
     while block.load(fromByteOffset: size, as: UInt16.self) != 0 { size += 2 }
     return (block, size + 2)
   }
-  let thread: Thread? = allocs_enter() ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
-  guard let thread else {
+  let thread: Thread
+  switch Entering.enter() {
+  case .taken(let taken): thread = taken
+  case .inside(let outer):
     let returned = allocs_call(below, arguments)
-    if let outer = allocs_registered_block(), let text = text(returned) {
+    if let text = text(returned) {
       Event.innerAlloc(
         outer, text.block, text.size, caller, function, allocator: hooked.pointee.allocator, isTight: true)
     }
     return returned
+  case .starting: return allocs_call(below, arguments)
   }
-  // What is allocated on the way, and given back, is no block of the program's.
+  // A block that the function allocates on the way and gives back is none of the program's.
   thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
   let returned = allocs_call(below, arguments)
   let made = text(returned)
@@ -211,7 +221,8 @@ private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Ca
   return returned
 }
 
-/// Blocks that were one until the allocator cut it: into an array of the caller's, or into one that is a block, too.
+/// The allocator cuts one block into several. Their addresses are stored in an array of the
+/// caller's, or in an array that is itself a block.
 @inline(never)
 private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
@@ -220,13 +231,13 @@ private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller:
   let size = arguments[Int(signature.pointee.size) - 1]
   let isGivenArray = arguments[Int(signature.pointee.result) - 1] != 0
   let function = allocs_function(UInt32(signature.pointee.function))
-  let thread: Thread? = allocs_enter() ?? (allocs_registered_block() == nil ? Start.enterNewThread() : nil)
-  thread?.pointee.delegating = ALLOCS_DELEGATING.rawValue
-  let returned = allocs_call(below, arguments)
-  guard let thread else {
+  guard case .taken(let thread) = Entering.enter() else {
+    let returned = allocs_call(below, arguments)
     if returned != 0 { Index.count(ALLOCS_COUNTER_NESTED, UInt64(max(count, 1))) }
     return returned
   }
+  thread.pointee.delegating = ALLOCS_DELEGATING.rawValue
+  let returned = allocs_call(below, arguments)
   thread.pointee.inner_base = 0
   thread.pointee.delegating = 0
   if let blocks = UnsafePointer<Block?>(bitPattern: UInt(returned)) {
@@ -234,7 +245,7 @@ private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller:
       Event.postAlloc(
         thread, block, size, 0, caller, function, allocator: hooked.pointee.allocator, isTight: true)
     }
-    // Sizes of their own, or one for all.
+    // Each block has its own size, or all have the same.
     let sizes = signature.pointee.flags == 0 ? nil : UnsafePointer<Int>(bitPattern: UInt(size))
     for index in 0..<max(count, 0) {
       if let block = blocks[index] { record(block, sizes?[index] ?? Int(truncatingIfNeeded: size)) }
@@ -247,7 +258,8 @@ private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller:
 
 @inline(never)
 private func resize(
-  _ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller, _ block: Block, at place: Place? = nil
+  _ hooked: Hooked, _ arguments: Arguments, _ request: Request, _ caller: Caller, _ block: Block,
+  storedIn result: Result? = nil
 ) -> UInt64 {
   let signature = hooked.pointee.signature
   let below = hooked.pointee.below.unsafelyUnwrapped
@@ -257,14 +269,14 @@ private func resize(
   _ = resize(
     block, request.size, alignment: request.alignment, caller, allocs_function(UInt32(signature.pointee.function)),
     allocator: hooked.pointee.allocator, isTight: true,
-    failureFrees: place == nil
+    failureFrees: result == nil
       && (operation == ALLOCS_RESIZE_OR_FREE.rawValue || request.size == 0 && !isInPlace)
   ) {
     returned = allocs_call(below, arguments)
     if operation == ALLOCS_RESIZE_TO.rawValue {
       return returned >= UInt64(UInt(bitPattern: request.size)) ? block : nil
     }
-    if let place { return UInt32(truncatingIfNeeded: returned) == 0 ? place.pointee : nil }
+    if let result { return UInt32(truncatingIfNeeded: returned) == 0 ? result.pointee : nil }
     return Block(bitPattern: UInt(returned))
   }
   return returned
@@ -273,7 +285,7 @@ private func resize(
 private func freeArray(_ array: Block?, count: UInt64, _ release: () -> UInt64) -> UInt64 {
   var returned: UInt64 = 0
   let blocks = array?.assumingMemoryBound(to: Block?.self)
-  // The hook of nothing, around the whole.
+  // Without a block of its own, the hook only takes the thread around the whole.
   free(nil) { _ in
     if let blocks, let thread = allocs_registered_block() {
       for index in 0..<Int(truncatingIfNeeded: count) {
@@ -285,8 +297,8 @@ private func freeArray(_ array: Block?, count: UInt64, _ release: () -> UInt64) 
   return returned
 }
 
-/// All blocks of a heap go back. The allocator is asked which those are, before; where it cannot be, the heap is
-/// counted.
+/// All blocks of a heap go back. Before, the allocator is asked which blocks these are; where it
+/// has no function for that, the heap is counted.
 private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64) -> UInt64 {
   var returned: UInt64 = 0
   free(nil) { _ in
@@ -304,7 +316,7 @@ private func freeHeap(_ hooked: Hooked, _ heap: Block?, _ release: () -> UInt64)
   return returned
 }
 
-/// The first heap of which nobody says what was in it: from now on the index lists what may be gone.
+/// The first heap whose blocks nobody tells: from now on the index may list blocks that are gone.
 @inline(never)
 private func noteUnknownHeap(_ hooked: Hooked) {
   var (start, end): (UInt64, UInt64) = (0, 0)
@@ -317,8 +329,9 @@ private func noteUnknownHeap(_ hooked: Hooked) {
   Bypasses.note(module, name, ALLOCS_BYPASS_HEAP_UNKNOWN, isRefused: false)
 }
 
-/// A block of a heap that is about to go back, called by the allocator; an area without a block comes before its
-/// blocks. An aligned block begins somewhere in what the allocator takes for it.
+/// The allocator calls this for each block of a heap that is about to go back, and for each area of
+/// blocks, before its blocks and without a block. An aligned block begins somewhere inside the
+/// memory that the allocator counts as the block.
 @c(allocs_visited_block)
 func visitedBlock(
   _ heap: UnsafeRawPointer?, _ area: UnsafeRawPointer?, _ block: Block?, _ size: Int, _ argument: UnsafeRawPointer?

@@ -1,17 +1,17 @@
 // LeftCalls: calls of a hook that never return, because something jumped out of them. A signal
-// handler does, by siglongjmp, out of an allocator that faulted on a wild pointer; a forced
-// unwinding does, of a thread that is cancelled.
+// handler does so by siglongjmp, out of an allocator that faulted on a wild pointer; a forced
+// unwinding does so, of a thread that is cancelled.
 //
-// The hook has taken its thread and does not give it back. The thread's next allocation finds it
-// taken, as it would inside the hook, and has to tell the two apart. It looks outwards along the
-// stack: if the hook still runs, its frame is there. Only a stack that is known to its end, or to
-// beyond the place of the hook's call, says that it is not: where a frame cannot be left by call
-// frame information, as in a coroutine that was switched to inside an allocator, the thread stays
-// taken, and its blocks are counted as nested.
+// Such a hook has taken its thread's block and does not put it back. The thread's next allocation
+// finds the block taken, as it would inside the hook, and has to tell the two cases apart. It looks
+// outwards along the stack: if the hook still runs, its frame is there. The hook counts as left
+// only if the stack is known to its end, or to beyond the call of the hook. Where a frame cannot be
+// left by call frame information, as in a coroutine that was switched to inside an allocator, the
+// block stays taken, and the thread's blocks are counted as nested.
 //
-// Nothing is noted for this on the paths of malloc and free. Where operator new calls malloc, the
-// agent is nearly always the caller's caller: sites at which that was seen are kept, with the
-// distance of the word that says so.
+// The paths of malloc and free note nothing for this. Where operator new calls malloc, the agent is
+// nearly always the caller's caller: call sites where that was seen are kept, each with the
+// distance of the word on the stack that is the agent's return address.
 
 import AgentMachine
 import SharedLayout
@@ -28,8 +28,8 @@ enum LeftCalls {
     #endif
   }
 
-  /// A hook was called on a thread that a hook has taken. Whether that hook was left: then its
-  /// thread is as a hook that has just taken it finds it.
+  /// A hook was called on a thread whose block another hook has taken. Gives whether that hook was
+  /// left: then the block is in the state in which a hook finds it that has just taken it.
   @inline(__always)
   static func takeBack(_ outer: Thread, _ caller: Caller) -> Bool {
     isKnownInside(outer, caller) ? false : takeBackSlowly(outer, caller)
@@ -38,9 +38,9 @@ enum LeftCalls {
   @inline(__always)
   private static func isKnownInside(_ outer: Thread, _ caller: Caller) -> Bool {
     guard caller.isKnown else { return false }
-    if isAgent(caller.site) { return true }  // a function that only jumps to the hook
+    if isAgent(caller.site) { return true }  // the function below only jumps to the hook
     let site = allocs_inner_site(outer, caller.site)
-    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.place) &+ site.pointee.distance))
+    return site.pointee.pc == caller.site && isAgent(load(UInt64(caller.returnSlot) &+ site.pointee.distance))
   }
 
   @inline(__always)
@@ -58,10 +58,10 @@ enum LeftCalls {
       Index.count(ALLOCS_COUNTER_BLOCKS_LEFT)
       outer.pointee.resizing = 0
     }
-    // What the agent itself was doing, if a signal interrupted that.
+    // A signal may have interrupted the agent's own work.
     outer.pointee.capturing = 0
     outer.pointee.events.recording = 0
-    Contexts.flush(outer)
+    StackCaches.flush(outer)
     Event.endDelegation(outer, nil)
     return true
   }
@@ -73,22 +73,23 @@ enum LeftCalls {
     else { return false }
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(outer, registers)
-    let place = outer.pointee.outer_place
-    let isPlaceOwn = place >= outer.pointee.stack_low && place < outer.pointee.stack_high
+    // Where the hook was called.
+    let hook = outer.pointee.outer_return_slot
+    let isHookOnOwn = hook >= outer.pointee.stack_low && hook < outer.pointee.stack_high
     // No call can be made from inside another whose return address lies below its own.
-    if bounds.isOwn, isPlaceOwn, UInt64(caller.place) >= place { return true }
+    if bounds.isOwn, isHookOnOwn, UInt64(caller.returnSlot) >= hook { return true }
     // Linked into the executable, the agent's code cannot be told from the program's.
     guard process.pointee.agent_end != 0 else { return false }
     let mostFrames = 1 << 16
     for count in 0..<mostFrames {
       if isAgent(registers.pc & ~Registers.interrupted) {
-        if count == 1 { keep(outer, caller, Stack.rule(caller.site, rules)) }
+        if count == 1 { keep(outer, caller, FrameRules.rule(caller.site, rules)) }
         return false
       }
       guard !bounds.isForeign else { return false }
-      if bounds.isOwn, isPlaceOwn, registers.sp > place &+ 8 { return true }
-      let rule = Stack.rule(registers.pc, rules)
-      // By the frame pointer, frames may be skipped.
+      if bounds.isOwn, isHookOnOwn, registers.sp > hook &+ 8 { return true }
+      let rule = FrameRules.rule(registers.pc, rules)
+      // A step by the frame pointer may skip frames.
       if rule == .withoutInformation { return false }
       switch registers.step(rule, high: bounds.high) {
       case .stepped: break
@@ -100,7 +101,7 @@ enum LeftCalls {
     return false
   }
 
-  /// Of a frame that is found by the stack pointer, the return address lies at the same distance
+  /// The return address of a frame that is found by the stack pointer lies at the same distance
   /// each time.
   private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
     guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
@@ -108,10 +109,5 @@ enum LeftCalls {
     site.pointee.pc = 0
     site.pointee.distance = 8 &+ rule.offset &- rule.returnAddress
     site.pointee.pc = caller.site
-  }
-
-  /// What was code there may be other code now.
-  static func forgetSites(_ thread: Thread) {
-    for index in 0..<UInt64(ALLOCS_INNER_SITE_COUNT) { allocs_inner_site(thread, index << 4).pointee.pc = 0 }
   }
 }

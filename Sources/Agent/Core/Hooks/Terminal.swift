@@ -1,11 +1,14 @@
-// Terminal: the functions below the hooks. For each name, the next definition after the agent's in the order in which
-// the dynamic linker searches: what the caller would have got if the agent were not there.
+// Terminal: the functions below the hooks. For each name, this is the next definition after the
+// agent's in the order in which the dynamic linker searches: the function that the caller would
+// have got without the agent.
 //
-// A definition before the agent's is what callers get. Either it leads on to the agent's, as one found by
-// dlsym(RTLD_NEXT): then the agent must not lead back to it. Or it is an allocator of its own, and nobody ever calls
-// the agent's: then it is hooked at its entry, and becomes the function below (EntryPoints).
+// If another module defines a function before the agent does, callers reach that definition. If the
+// definition forwards to the agent's (say by dlsym(RTLD_NEXT)), the agent must not call it back. If
+// it belongs to an allocator that never calls the agent, it is hooked at its entry, and becomes the
+// function below (EntryPoints).
 //
-// Found by hand in the modules' hash tables: dlsym may allocate, and the first malloc comes before libc is ready.
+// The definitions are looked up by hand in the modules' hash tables: dlsym may allocate, and the
+// first call of malloc is made before libc is ready.
 
 import AgentMachine
 import SharedLayout
@@ -70,109 +73,87 @@ enum Terminal {
   /// Fills the table. Runs before anything else of the agent; allocates nothing; may run twice.
   static func resolve() {
     guard allocs_process().pointee.has_entries == 0 else { return }  // names lead to the agent's own functions now
-    let terminal = allocs_terminal()
-    func pointer(_ name: StaticString) -> UnsafeMutableRawPointer? { next(name).function }
-    terminal.pointee.calloc = unsafeBitCast(pointer("calloc"), to: type(of: terminal.pointee.calloc))
-    terminal.pointee.realloc = unsafeBitCast(pointer("realloc"), to: type(of: terminal.pointee.realloc))
-    terminal.pointee.reallocarray = unsafeBitCast(pointer("reallocarray"), to: type(of: terminal.pointee.reallocarray))
-    terminal.pointee.memalign = unsafeBitCast(pointer("memalign"), to: type(of: terminal.pointee.memalign))
-    terminal.pointee.posix_memalign = unsafeBitCast(
-      pointer("posix_memalign"), to: type(of: terminal.pointee.posix_memalign))
-    terminal.pointee.aligned_alloc = unsafeBitCast(
-      pointer("aligned_alloc"), to: type(of: terminal.pointee.aligned_alloc))
-    terminal.pointee.valloc = unsafeBitCast(pointer("valloc"), to: type(of: terminal.pointee.valloc))
-    terminal.pointee.pvalloc = unsafeBitCast(pointer("pvalloc"), to: type(of: terminal.pointee.pvalloc))
-    terminal.pointee.malloc_usable_size = unsafeBitCast(
-      pointer("malloc_usable_size"), to: type(of: terminal.pointee.malloc_usable_size))
-    terminal.pointee.free_sized = unsafeBitCast(pointer("free_sized"), to: type(of: terminal.pointee.free_sized))
-    terminal.pointee.free_aligned_sized = unsafeBitCast(
-      pointer("free_aligned_sized"), to: type(of: terminal.pointee.free_aligned_sized))
-    terminal.pointee.dlclose = unsafeBitCast(pointer("dlclose"), to: type(of: terminal.pointee.dlclose))
-    terminal.pointee.fork = unsafeBitCast(pointer("_Fork"), to: type(of: terminal.pointee.fork))
-    terminal.pointee.mmap = unsafeBitCast(pointer("mmap"), to: type(of: terminal.pointee.mmap))
-    terminal.pointee.munmap = unsafeBitCast(pointer("munmap"), to: type(of: terminal.pointee.munmap))
-    allocs_set_terminal_mremap(pointer("mremap"))
-    terminal.pointee.brk = unsafeBitCast(pointer("brk"), to: type(of: terminal.pointee.brk))
-    terminal.pointee.sbrk = unsafeBitCast(pointer("sbrk"), to: type(of: terminal.pointee.sbrk))
-    terminal.pointee.free = unsafeBitCast(pointer("free"), to: type(of: terminal.pointee.free))
+    var count: UInt32 = 0
+    while allocs_terminal_function(count) != nil { count += 1 }
+    // From the last to the first, malloc: a thread that finds the first of them finds all.
+    while count > 1 {
+      count -= 1
+      resolve(count)
+    }
     #if ALLOCS_INEXE
       allocs_complete_terminal()
     #endif
-    let malloc = next("malloc")
     noteTight { first(cString: $0).module }
-    terminal.pointee.malloc = unsafeBitCast(malloc.function, to: type(of: terminal.pointee.malloc))
+    resolve(0)
   }
 
-  /// An allocator before the agent is the one below: what it defines, also where that cannot be hooked, is what callers
-  /// get.
+  /// Where nothing defines a function, the kit's substitute stays.
+  private static func resolve(_ index: UInt32) {
+    guard let entry = allocs_terminal_function(index), let function = next(cString: entry.pointee.name).function
+    else { return }
+    entry.pointee.below.pointee = function
+  }
+
+  /// An allocator before the agent is the allocator below. Callers get its definitions, also of
+  /// functions that cannot be hooked.
   static func takeFirst() {
     guard allocs_process().pointee.has_entries == 0 else { return }
     var index: UInt32 = 0
-    while let entry = allocs_entry_point(index) {
+    while let entry = allocs_terminal_function(index) {
       index += 1
-      if !entry.pointee.is_operator, let function = first(cString: entry.pointee.name).function {
+      if entry.pointee.is_of_family, let function = first(cString: entry.pointee.name).function {
         entry.pointee.below.pointee = function
       }
     }
-    if let function = first("malloc_usable_size").function {
-      allocs_terminal().pointee.malloc_usable_size = unsafeBitCast(
-        function, to: type(of: allocs_terminal().pointee.malloc_usable_size))
-    }
   }
 
-  /// What callers of malloc get leads on to the agent: the allocator is the one after it.
+  /// The malloc that callers get forwards to the agent: the allocator is the one after the agent.
   static func takeNext() {
     #if !ALLOCS_INEXE
       noteTight { next(cString: $0).module }
     #endif
   }
 
-  // MARK: which are tight
+  // MARK: functions that are tight
 
-  /// Whether the blocks of `function` may lie closer than 32 bytes: see Hook. Operators of C++ are
-  /// taken for that; where they work by calling malloc, malloc's hook knows better.
+  /// Whether the blocks of `function` may lie closer than 32 bytes ("tight" is explained in Hook).
+  /// The operators of C++ are taken for tight; where they work by calling malloc, malloc's hook
+  /// knows better.
   @inline(__always)
   static func isTight(_ function: allocs_function) -> Bool {
     allocs_terminal().pointee.tight >> UInt64(function.rawValue) & 1 != 0
   }
 
-  /// glibc's smallest chunk is 32 bytes. Others have smaller classes. What is before the agent may
-  /// turn out to be one, so `module` gives the module that callers get a function from, while
-  /// nothing is known of that.
+  /// glibc's smallest chunk is 32 bytes; other allocators have smaller classes. `module` gives the
+  /// module whose definition of a name counts: as long as nothing is known of a definition before
+  /// the agent, that is the first, since it may turn out to be an allocator.
   private static func noteTight(_ module: (UnsafePointer<CChar>) -> UnsafeMutablePointer<link_map>?) {
-    func isTightBelow(_ name: StaticString) -> Bool {
-      let name = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+    func isTightBelow(_ name: UnsafePointer<CChar>) -> Bool {
       #if ALLOCS_INEXE
         if allocs_linked_definition(name) != nil { return !allocs_linked_is_libc() }
       #endif
       if let module = module(name) { return !isLibc(module) }
       #if ALLOCS_INEXE
-        // The kit's own stands for what nobody defines, and calls what the executable is linked
-        // with.
+        // The kit's own stands for a function that nobody defines, and calls functions that the
+        // executable is linked with.
         return !allocs_linked_is_libc()
       #else
         return true
       #endif
     }
     var tight: UInt64 = ~0
-    func note(_ name: StaticString, _ function: allocs_function) {
-      if !isTightBelow(name) { tight &= ~(1 << UInt64(function.rawValue)) }
+    var index: UInt32 = 0
+    while let entry = allocs_terminal_function(index) {
+      index += 1
+      let function = UInt64(entry.pointee.function)
+      if function != 0, !isTightBelow(entry.pointee.name) { tight &= ~(1 << function) }
     }
-    note("malloc", ALLOCS_FUNCTION_MALLOC)
-    note("calloc", ALLOCS_FUNCTION_CALLOC)
-    note("realloc", ALLOCS_FUNCTION_REALLOC)
-    note("reallocarray", ALLOCS_FUNCTION_REALLOCARRAY)
-    note("memalign", ALLOCS_FUNCTION_MEMALIGN)
-    note("posix_memalign", ALLOCS_FUNCTION_POSIX_MEMALIGN)
-    note("aligned_alloc", ALLOCS_FUNCTION_ALIGNED_ALLOC)
-    note("valloc", ALLOCS_FUNCTION_VALLOC)
-    note("pvalloc", ALLOCS_FUNCTION_PVALLOC)
-    let terminal = allocs_terminal()
-    terminal.pointee.tight = tight
-    terminal.pointee.fine_size = isTight(ALLOCS_FUNCTION_MALLOC) ? Int(ALLOCS_FINE_SIZE) + 1 : 0
+    allocs_terminal().pointee.tight = tight
+    allocs_set_fine_size(isTight(ALLOCS_FUNCTION_MALLOC) ? Int(ALLOCS_FINE_SIZE) + 1 : 0)
   }
 
-  /// A module was unloaded: the operators of C++, which are found when they are first called, may have been in it.
+  /// A module was unloaded: it may have defined operators of C++, which are found when they are
+  /// first called.
   static func forgetOperators() {
     withUnsafeMutablePointer(to: &allocs_process().pointee.operators) {
       let operators = UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
@@ -182,8 +163,8 @@ enum Terminal {
     }
   }
 
-  /// An address inside the module that is the allocator, before anything is known of what is before the agent: the
-  /// first there is.
+  /// An address inside the module that is the allocator. Nothing is known yet of definitions before
+  /// the agent, so the first counts.
   static var mallocAddress: UInt64 {
     #if ALLOCS_INEXE
       let function = unsafeBitCast(allocs_terminal().pointee.malloc, to: UnsafeMutableRawPointer?.self)
@@ -193,7 +174,8 @@ enum Terminal {
     return UInt64(UInt(bitPattern: function))
   }
 
-  /// Of a preloaded agent and one in the executable, each must not take the other for the function below.
+  /// Of a preloaded agent and one in the executable, neither must take the other for the function
+  /// below.
   private static func isAnotherAgent(_ module: UnsafeMutablePointer<link_map>) -> Bool {
     #if ALLOCS_INEXE
       DynamicSymbols.isAgent(module)
@@ -203,9 +185,8 @@ enum Terminal {
   }
 
   static func isLibc(_ module: UnsafeMutablePointer<link_map>?) -> Bool {
-    guard let module else { return false }
-    // Not __libc_malloc: other allocators define that too.
-    return lookUp("gnu_get_libc_version", in: module) != nil
+    guard let module, !allocs_is_own_module(module), !isAnotherAgent(module) else { return false }
+    return DynamicSymbols(module).map(Libc.isLibrary) ?? false
   }
 
   /// The next definition of `name` after the agent's, and the module it is in.
@@ -221,11 +202,12 @@ enum Terminal {
     #if ALLOCS_INEXE
       if let linked = allocs_linked_definition(name) { return (linked, nil) }
     #endif
-    // The loader's list begins with the search order: the executable, what is preloaded, what they need.
+    // The dynamic linker's list begins with its search order: the executable, preloaded libraries,
+    // the libraries that these need.
     var own = allocs_first_link_map()
     while let current = own, !allocs_is_own_module(current) { own = current.pointee.l_next }
     let found = first(cString: name, from: own?.pointee.l_next)
-    // Opened by dlopen, the agent is the last, and nobody calls it.
+    // An agent that was opened by dlopen is the last, and nobody calls it.
     return found.function == nil ? first(cString: name) : found
   }
 
@@ -247,13 +229,8 @@ enum Terminal {
     return (nil, nil)
   }
 
-  private static func lookUp(_ name: StaticString, in module: UnsafeMutablePointer<link_map>)
-    -> UnsafeMutableRawPointer?
-  {
-    lookUp(cString: UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self), in: module)
-  }
-
-  /// The address of the function that `module` defines under `name`; nil if it does not, or is the agent itself.
+  /// The address of the function that `module` defines under `name`; nil if it does not, or is the
+  /// agent itself.
   private static func lookUp(
     cString name: UnsafePointer<CChar>, in module: UnsafeMutablePointer<link_map>
   ) -> UnsafeMutableRawPointer? {

@@ -1,24 +1,20 @@
-// Arenas: where the memory behind the slots comes from. The slow path of Index, taken once for 2 KiB of heap.
+// Arenas: makes the arena of a region, and the memory behind its slots. The slow path of Index,
+// taken once for 2 KiB of heap.
 //
 // Invariants:
-// - Nothing in the segment is written before its page is committed: where the file system is full, the region stays
-//   without index and a counter says so. The target never gets SIGBUS.
-// - A region's arena is complete in the file before the private region table shows it to the hooks, and the bits above
-//   a summary bit are set before it. Bits are set with read-modify-write, for neighbours share words.
-// - The segment's descriptor is closed at the start, for programs that close all descriptors, change their root or drop
-//   privileges. The file is reached through the anchor: a mapping of the first page of the next arena, which grows into
-//   the whole arena and one page more, the next anchor.
+// - Nothing in the segment is written before its page is backed by memory: where the file system is
+//   full, the block is not recorded and a counter says so. The process never gets SIGBUS.
+// - A region's arena is complete in the file before the private region table shows it to the hooks.
 
 import AgentMachine
 import SharedLayout
 
 enum Arenas {
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
-  private static let stride = UInt64(ALLOCS_ARENA_STRIDE)
 
-  /// Makes `base`'s slot writable. Nil, and counted, if it cannot be.
+  /// Makes the coarse slot of `base` writable. Nil, and counted, if that cannot be done.
   @inline(never)
-  static func prepare(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+  static func prepare(_ regions: Regions, _ base: UInt) -> Arena? {
     guard !Index.isUnindexable(base) else {
       Index.count(ALLOCS_COUNTER_HIGH_ADDRESS)
       return nil
@@ -26,39 +22,38 @@ enum Arenas {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
       let arena = prepareRegion(shared, header, regions, base)
     else { return nil }
-    guard commitSlots(shared, arena, base) else { return nil }
-    summarize(arena, base)
+    guard arena.commitSlots(base, hasTail: true) else {
+      outOfMemory(shared)
+      return nil
+    }
+    arena.summarize(base)
     return arena
   }
 
-  /// The arena of `base`'s region, whose slots may not be writable. Nil, and counted, if there is
-  /// none.
+  /// The arena of the region of `base`; its slots may have no memory yet. Nil, and counted, if
+  /// there is none.
   static func prepareRegion(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ regions: Regions,
     _ base: UInt
-  ) -> UnsafeMutablePointer<UInt8>? {
-    if shared.pointee.out_of_memory != 0 {
-      // Once a second, not at each allocation.
-      guard allocs_ticks_between(shared.pointee.retry_ticks, allocs_now()) > ALLOCS_TICKS_PER_SECOND else {
-        Index.count(ALLOCS_COUNTER_NO_MEMORY)
-        return nil
-      }
-      shared.pointee.out_of_memory = 0
+  ) -> Arena? {
+    guard Shortage.mayAsk(&shared.pointee.arena_refusal) else {
+      Index.count(ALLOCS_COUNTER_NO_MEMORY)
+      return nil
     }
-    let region = Int(base >> UInt(ALLOCS_REGION_SHIFT))
-    return regions[region] ?? locked(shared) { makeArena(shared, header, regions, region) }
+    return Arena(regions, base)
+      ?? locked(shared) { makeArena(shared, header, regions, Int(base >> UInt(ALLOCS_REGION_SHIFT))) }
   }
 
-  /// The arena of `region`, made if there is none, for what hangs on it besides slots. Under the lock.
+  /// The arena of `region`, which is made if there is none: for what else a region's arena tells
+  /// of. The caller holds the lock.
   static func arena(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ region: Int
-  ) -> UnsafeMutablePointer<UInt8>? {
+  ) -> Arena? {
     shared.pointee.regions.flatMap { makeArena(shared, header, $0, region) }
   }
 
   private static func outOfMemory(_ shared: UnsafeMutablePointer<allocs_shared>) {
-    shared.pointee.retry_ticks = allocs_now()
-    shared.pointee.out_of_memory = 1
+    Shortage.begin(&shared.pointee.arena_refusal)
     Index.count(ALLOCS_COUNTER_NO_MEMORY)
   }
 
@@ -67,44 +62,30 @@ enum Arenas {
   private static func makeArena(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ regions: Regions,
     _ region: Int
-  ) -> UnsafeMutablePointer<UInt8>? {
-    if let arena = regions[region] { return arena }  // another thread was first
-    let section = Segment.section(header, ALLOCS_SECTION_ARENAS)
-    let number = shared.pointee.arena_count
-    guard number < section.pointee.capacity, let anchor = shared.pointee.arena_anchor else {
+  ) -> Arena? {
+    // Another thread may have made it, before this one got the lock.
+    if let start = regions[region] { return Arena(start) }
+    let arenas = AnchoredSection.arenas(shared, header)
+    guard !arenas.isFull else {
       Index.count(ALLOCS_COUNTER_ARENAS_EXHAUSTED)
       return nil
     }
-    guard commitDirectory(shared, header, region) else {
+    // An arena begins with a page for its head, and a page of summary.
+    guard commitDirectory(shared, header, region),
+      let (start, number) = arenas.append(
+        backing: UInt64(ALLOCS_ARENA_SLOTS_OFFSET),
+        { start, _ in start.assumingMemoryBound(to: allocs_arena.self).pointee.region = UInt64(region) })
+    else {
       outOfMemory(shared)
       return nil
     }
-    // The last arena has no successor to anchor.
-    let size = number + 1 < section.pointee.capacity ? stride + pageSize : stride
-    guard let mapped = System.grow(anchor, from: pageSize, to: size) else {
-      outOfMemory(shared)
-      return nil
-    }
-    shared.pointee.arena_anchor = nil
-    guard System.commit(mapped, 2 * pageSize) else {
-      // Shrunk to the page it was, it is the anchor again.
-      shared.pointee.arena_anchor = System.grow(mapped, from: size, to: pageSize)?.assumingMemoryBound(to: UInt8.self)
-      outOfMemory(shared)
-      return nil
-    }
-    if size > stride { shared.pointee.arena_anchor = (mapped + Int(stride)).assumingMemoryBound(to: UInt8.self) }
-    shared.pointee.arena_count = number + 1
-    allocs_arena_mappings()[Int(number)] = mapped.assumingMemoryBound(to: UInt8.self)
-    mapped.assumingMemoryBound(to: allocs_arena.self).pointee.region = UInt64(region)
-    allocs_store_release_u64(&section.pointee.used, number + 1)
     publish(header, region, UInt32(truncatingIfNeeded: number))
-    let arena = mapped.assumingMemoryBound(to: UInt8.self)
-    regions[region] = arena
-    return arena
+    regions[region] = start
+    return Arena(start)
   }
 
-  /// Enters arena `number` in the directory: its word first, then the bits that lead to it, from the top down to level
-  /// 0.
+  /// Enters arena `number` in the directory: the region's word first, then the bits that lead
+  /// readers to it, of level 2, 1 and 0.
   private static func publish(_ header: UnsafeMutablePointer<allocs_header>, _ region: Int, _ number: UInt32) {
     let directory = Segment.start(header, ALLOCS_SECTION_DIRECTORY).assumingMemoryBound(to: UInt32.self)
     allocs_store_release_u32(directory + region, number + 1)
@@ -118,7 +99,7 @@ enum Arenas {
     setBit(level0, region)
   }
 
-  /// Backs the directory's and the region bits' pages for `region` with memory.
+  /// Backs with memory the pages of the directory and of the region bits that tell of `region`.
   private static func commitDirectory(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ region: Int
   ) -> Bool {
@@ -136,68 +117,12 @@ enum Arenas {
       }
   }
 
+  /// `known` has a bit for each page that is backed already.
   private static func commitPage(_ start: Address, _ page: Int, _ known: UnsafeMutablePointer<UInt64>) -> Bool {
     let bit = UInt64(1) << UInt64(page % 64)
     if known[page / 64] & bit != 0 { return true }
     guard System.commit(start + page * Int(pageSize), pageSize) else { return false }
     known[page / 64] |= bit
     return true
-  }
-
-  // MARK: slot pages and summary
-
-  /// Backs the slots of `base`'s 2 KiB, and of one tail behind them, with memory. Dense heaps get 32 KiB at a time,
-  /// which saves calls; where the neighbours are untouched, as between large blocks, a page has to do.
-  private static func commitSlots(
-    _ shared: UnsafeMutablePointer<allocs_shared>, _ arena: UnsafeMutablePointer<UInt8>, _ base: UInt
-  ) -> Bool {
-    let slotsPerBit = Int(ALLOCS_SLOTS_PER_SUMMARY_BIT)
-    let slotsPerPage = Int(ALLOCS_SLOTS_PER_PAGE)
-    let firstSlot = Int(allocs_slot_index(UInt64(base))) / slotsPerBit * slotsPerBit
-    let page = firstSlot / slotsPerPage
-    let tailPage = (firstSlot + slotsPerBit) / slotsPerPage  // the spare page after the last
-    let committed = withUnsafeMutablePointer(
-      to: &UnsafeMutableRawPointer(arena).assumingMemoryBound(to: allocs_arena.self).pointee.committed
-    ) { UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self) }
-    func isCommitted(_ page: Int) -> Bool {
-      allocs_load_acquire_u64(committed + page / 64) >> UInt64(page % 64) & 1 != 0
-    }
-    let pages = Int(ALLOCS_ARENA_SLOT_PAGES)
-    if !isCommitted(page) {
-      let dense = page > 0 && isCommitted(page - 1)
-      let count = dense ? min(8, pages - page) : 1
-      guard commit(shared, arena, page, count) else { return false }
-      for page in page..<page + count { setBit(committed, page) }
-    }
-    if tailPage != page && (tailPage == pages || !isCommitted(tailPage)) {
-      guard commit(shared, arena, tailPage, 1) else { return false }
-      if tailPage < pages { setBit(committed, tailPage) }
-    }
-    return true
-  }
-
-  private static func commit(
-    _ shared: UnsafeMutablePointer<allocs_shared>, _ arena: UnsafeMutablePointer<UInt8>, _ page: Int, _ count: Int
-  ) -> Bool {
-    let start = UnsafeMutableRawPointer(arena) + Int(ALLOCS_ARENA_SLOTS_OFFSET) + page * Int(pageSize)
-    if System.commit(start, UInt64(count) * pageSize) { return true }
-    outOfMemory(shared)
-    return false
-  }
-
-  private static func summarize(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) {
-    let index = Int(allocs_summary_index(UInt64(base)))
-    let head = UnsafeMutableRawPointer(arena).assumingMemoryBound(to: allocs_arena.self)
-    withUnsafeMutablePointer(to: &head.pointee.level2) { setBit($0, index >> 12) }
-    withUnsafeMutablePointer(to: &head.pointee.level1) {
-      setBit(UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self), index >> 6)
-    }
-    setBit(
-      UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET)).assumingMemoryBound(to: UInt64.self), index)
-  }
-
-  @inline(__always)
-  static func setBit(_ words: UnsafeMutablePointer<UInt64>, _ bit: Int) {
-    _ = allocs_fetch_or_u64(words + bit / 64, 1 << UInt64(bit % 64))
   }
 }

@@ -1,34 +1,37 @@
-// Index: the slots of the segment. To record an allocation is one store, to erase it is one store.
-// Here are the coarse ones, one for 32 bytes; blocks that may share them with others have fine ones
-// (Fine.swift).
+// Index: which allocations live. To record an allocation is one store into a slot of the segment,
+// to erase it is one store. Here are the coarse slots, one for 32 bytes. Blocks that may share 32
+// bytes with others have fine slots (Fine.swift).
 //
-// The argument for readers, who look on without any lock:
+// Readers look on without any lock. Why what they find is right:
 // - A slot is written only by the thread that owns the allocation: between the allocator's return
-//   and the call that frees it, nobody else may pass its address to a hook. So slot stores need no
-//   read-modify-write.
-// - LARGE: tail, then head, both with release. The head's pairs with the reader's acquire of the
-//   head: who sees the head sees its tail, or a later one. The tail's pairs with the acquire of the
-//   tail: who sees a later tail sees that the head before it was erased, and notices when it looks
-//   at the head again. (Tests/Models/slot.pml, for all orders of plain stores.)
-// - The summary bit is set, with release, before the first slot under it is written; the pages
-//   behind are committed before that. So a reader that finds the bit may load the slots, and a slot
-//   that holds something has its bit set.
-// - An erased slot is zero before the allocator below gets the block back, so the next owner's
-//   store comes after it.
+//   and the call that frees the block, nobody else may pass its address to a hook. So a store to a
+//   slot needs no read-modify-write.
+// - A block of kind LARGE (allocs_slot.h) has a tail, which is stored first, and then the head,
+//   both with release. The head's store pairs with the reader's acquire of the head: a reader that
+//   sees the head sees its tail, or a later tail. The tail's store pairs with the reader's acquire
+//   of the tail: a reader that sees a later tail also sees that the head before it was erased, and
+//   notices so when it loads the head again. (Tests/Models/slot.pml, for all orders of plain
+//   stores.)
+// - The summary bit is set, with release, before the first slot under it is written, and the pages
+//   behind the slots are backed by memory before that (SlotArena.swift).
+// - An erased slot is zero before the allocator gets the block back, so the next owner's store
+//   comes after it.
 
 import AgentMachine
 import SharedLayout
 
+/// The arena of each region, null where there is none.
 typealias Regions = UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
 
 enum Index {
-  // Above what the region table covers, or not a multiple of 16: such a block has no coarse slot.
+  // Set for an address above the region table, or not a multiple of 16: such a block has no coarse
+  // slot.
   private static let unindexable: UInt = ~((1 << UInt(ALLOCS_ADDRESS_BITS)) - 1) | 15
 
-  // MARK: the path
+  // MARK: the hooks' path
 
-  /// False, and counted, if the allocation cannot be recorded. `isTight`: its allocator's blocks
-  /// may lie closer than 32 bytes.
+  /// Records an allocation. False, and counted, if that cannot be done. `isTight`: the blocks of
+  /// its allocator may lie closer than 32 bytes.
   @inline(__always)
   static func record(
     _ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, isTight: Bool
@@ -39,7 +42,8 @@ enum Index {
     return true
   }
 
-  /// The same for memory that was in use before; false, and nothing done, if it was not. Calls nothing.
+  /// Records an allocation in memory that was in use before. False, and nothing done, if the memory
+  /// was not. Calls nothing.
   @inline(__always)
   static func recordKnown(_ regions: Regions, _ base: UInt, _ size: UInt, _ context: UInt32) -> Bool {
     guard let arena = knownArena(regions, base), let clock = allocs_process().pointee.coarse_clock else { return false }
@@ -47,9 +51,9 @@ enum Index {
     return true
   }
 
-  /// The arena of `base`, with its slot writable; nil, and counted, if there is none.
+  /// The arena of `base`, whose slot may be written. Nil, and counted, if there is none.
   @inline(__always)
-  static func arena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
+  static func arena(_ regions: Regions, _ base: UInt) -> Arena? {
     knownArena(regions, base) ?? Arenas.prepare(regions, base)
   }
 
@@ -57,21 +61,15 @@ enum Index {
   static func write(
     _ place: Place, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, _ ticks: UInt32
   ) {
-    let slot = place.slot
-    let kind = allocs_slot_kind_of_size(UInt64(size))
-    if kind == ALLOCS_SLOT_LARGE.rawValue {
-      let logarithm = alignment == 0 ? 0 : UInt32(truncatingIfNeeded: alignment.trailingZeroBitCount)
-      // An allocation of 2^47 bytes cannot exist: addresses have 47 bits, or 48 that are not free all the same.
-      allocs_store_release_u64(slot + 1, allocs_slot_tail(UInt64(size), logarithm, ticks))
-    }
-    allocs_store_release_u64(slot, allocs_slot_head(kind, place.granule, UInt64(size), context, ticks))
+    Slot.write(place.slot, granule: place.granule, size, alignment, context, ticks)
   }
 
-  /// Gives the head that was there, 0 if `base` is not the start of a known allocation.
+  /// Erases the allocation at `base` from its coarse slot, and gives the head that was there; 0 if
+  /// no allocation is known to start at `base`.
   @inline(__always)
   static func erase(_ regions: Regions, _ base: UInt) -> UInt64 {
     guard let arena = knownArena(regions, base) else { return 0 }
-    let slot = slot(arena, base)
+    let slot = arena.slot(base)
     let head = allocs_load_relaxed_u64(slot)
     guard allocs_slot_is_head_of(head, allocs_granule_of_address(UInt64(base))) else { return 0 }
     allocs_store_relaxed_u64(slot, 0)
@@ -81,11 +79,11 @@ enum Index {
   /// Whether no allocation is known in the coarse slot that `base` has in `arena`, or would have if
   /// it were a multiple of 16.
   @inline(__always)
-  static func isUnused(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Bool {
-    !isSummarized(arena, base) || place(arena, base).head == 0
+  static func isUnused(_ arena: Arena, _ base: UInt) -> Bool {
+    !arena.isSummarized(base) || place(arena, base).head == 0
   }
 
-  /// As `erase`, whichever slot it has.
+  /// Erases the allocation at `base` from its coarse or its fine slot; otherwise as `erase`.
   @inline(__always)
   static func eraseAnywhere(_ regions: Regions, _ base: UInt) -> UInt64 {
     let head = erase(regions, base)
@@ -95,30 +93,30 @@ enum Index {
   @inline(never)
   private static func eraseFine(_ regions: Regions, _ base: UInt) -> UInt64 { Fine.erase(regions, base) }
 
-  /// Puts back what `erase` gave. The tail is still there: the allocation has not moved.
+  /// Puts back the head that `erase` gave. The tail is still there: the allocation has not moved.
   static func restore(_ regions: Regions, _ base: UInt, _ head: UInt64) {
     if let place = place(regions, base, of: head) { allocs_store_release_u64(place.slot, head) }
   }
 
-  /// The arena of `base`, if its slots are committed.
+  /// The arena of `base`, if its slot may be written already.
   @inline(__always)
-  static func knownArena(_ regions: Regions, _ base: UInt) -> UnsafeMutablePointer<UInt8>? {
-    guard base & unindexable == 0, let arena = regions[Int(base >> UInt(ALLOCS_REGION_SHIFT))],
-      isSummarized(arena, base)
-    else { return nil }
+  static func knownArena(_ regions: Regions, _ base: UInt) -> Arena? {
+    guard base & unindexable == 0, let arena = Arena(regions, base), arena.isSummarized(base) else { return nil }
     return arena
   }
 
+  static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
+
   // MARK: places
 
-  /// Where an allocation is recorded: its slot, with the `granule` of a head there, and its
-  /// region's arena.
+  /// Where an allocation is recorded: its coarse or fine slot, with the `granule` that a head has
+  /// there, and the arena of its region.
   struct Place {
-    var arena: UnsafeMutablePointer<UInt8>
+    var arena: Arena
     var slot: UnsafeMutablePointer<UInt64>
     var granule: UInt32
 
-    /// The head of the allocation that is recorded here, 0 if none is.
+    /// The head of the allocation that is recorded here, 0 if there is none.
     @inline(__always)
     var head: UInt64 {
       let head = allocs_load_relaxed_u64(slot)
@@ -127,11 +125,11 @@ enum Index {
   }
 
   @inline(__always)
-  static func place(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Place {
-    Place(arena: arena, slot: slot(arena, base), granule: allocs_granule_of_address(UInt64(base)))
+  static func place(_ arena: Arena, _ base: UInt) -> Place {
+    Place(arena: arena, slot: arena.slot(base), granule: allocs_granule_of_address(UInt64(base)))
   }
 
-  /// Where a new allocation goes; nil, and counted, if it cannot be recorded.
+  /// Where a new allocation goes. Nil, and counted, if it cannot be recorded.
   static func place(_ regions: Regions, _ base: UInt, _ size: UInt, isTight: Bool) -> Place? {
     guard Fine.holds(base, size, isTight: isTight) else { return arena(regions, base).map { place($0, base) } }
     guard let place = Fine.place(regions, base, size) else { return nil }
@@ -148,7 +146,7 @@ enum Index {
     return Fine.knownPlace(regions, base).flatMap { $0.head == 0 ? nil : $0 }
   }
 
-  /// Where the allocation at `base` was recorded with `head`, which may be erased.
+  /// Where the allocation at `base` was recorded with `head`, which may have been erased.
   static func place(_ regions: Regions, _ base: UInt, of head: UInt64) -> Place? {
     isFine(head, base) ? Fine.knownPlace(regions, base) : knownArena(regions, base).map { place($0, base) }
   }
@@ -159,25 +157,14 @@ enum Index {
     allocs_slot_granule(head) != allocs_granule_of_address(UInt64(base))
   }
 
-  @inline(__always)
-  static func slot(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> UnsafeMutablePointer<UInt64> {
-    let offset = Int(ALLOCS_ARENA_SLOTS_OFFSET) &+ Int(allocs_slot_index(UInt64(base))) &* 8
-    return UnsafeMutableRawPointer(arena + offset).assumingMemoryBound(to: UInt64.self)
+  /// The size of the allocation at `base`, which was recorded with `head` and may have been erased.
+  static func size(_ regions: Regions, _ base: UInt, erased head: UInt64) -> UInt {
+    place(regions, base, of: head).map { Slot.size($0.slot, head) } ?? 0
   }
 
-  @inline(__always)
-  private static func isSummarized(_ arena: UnsafeMutablePointer<UInt8>, _ base: UInt) -> Bool {
-    let index = Int(allocs_summary_index(UInt64(base)))
-    let word = UnsafeMutableRawPointer(arena + Int(ALLOCS_ARENA_SUMMARY_OFFSET) + index / 64 * 8)
-      .assumingMemoryBound(to: UInt64.self)
-    return allocs_load_relaxed_u64(word) >> UInt64(index % 64) & 1 != 0
-  }
+  // MARK: the segment's counters
 
-  // MARK: losses
-
-  static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
-
-  /// What a counter of the segment has come to.
+  /// Where a counter of the segment stands.
   static func value(of counter: allocs_counter) -> UInt64 {
     guard let header = allocs_process().pointee.shared?.pointee.header else { return 0 }
     return withUnsafeMutablePointer(to: &header.pointee.counters) {
@@ -186,7 +173,7 @@ enum Index {
     }
   }
 
-  /// Adds one to a counter of the segment.
+  /// Adds to a counter of the segment.
   @inline(never)
   static func count(_ counter: allocs_counter, _ amount: UInt64 = 1) {
     guard let header = allocs_process().pointee.shared?.pointee.header else { return }

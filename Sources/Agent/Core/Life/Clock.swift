@@ -1,8 +1,9 @@
 // Clock: finds where the kernel keeps its coarse monotonic clock, in the page that the vdso reads.
 //
-// The layout of that page is the kernel's own affair and changes. But it holds CLOCK_MONOTONIC_COARSE as two words,
-// seconds and nanoseconds, and both are known from a system call: 128 bits that agree are not there by chance. They may
-// be absent (another time namespace, an old kernel); then the vdso is called.
+// The layout of that page is the kernel's own affair and changes. But the page holds
+// CLOCK_MONOTONIC_COARSE as two words, seconds and nanoseconds, and a system call tells the values
+// of both: that 128 bits agree by chance does not happen. The words may be absent (another time
+// namespace, an old kernel); then the vdso is called for the time.
 
 import AgentMachine
 import SharedLayout
@@ -12,7 +13,7 @@ enum Clock {
 
   static func find(_ process: UnsafeMutablePointer<allocs_process>) {
     guard let page = UnsafePointer<UInt64>(bitPattern: Process.startOfMapping("[vvar]")) else { return }
-    // A timer interrupt between the call and the search makes the search fail.
+    // A timer interrupt between the system call and the search makes the search fail.
     for _ in 0..<3 {
       let now = System.nanoseconds(.monotonicCoarse)
       let seconds = now / 1_000_000_000

@@ -1,40 +1,48 @@
-// Gate: keeps the index still while a thread forks whose child gets a copy of it (Heritage.swift).
+// Gate: keeps the index still while a thread forks whose child gets a copy of it (ForkCopy.swift).
 //
-// What lies inside the gate is writing to the segment, not allocating. The thread that forks takes the region tables of
-// all threads away; a hook that finds none and the gate closed waits here, before it records or erases. So the hooks'
-// paths test nothing that they did not test before. What was taken from the allocator below and is not yet recorded
-// belongs to a call that has not returned; what is still recorded has not been freed: a copy made meanwhile says of
-// each block what is true in the child.
+// The gate stops writes to the segment; it does not stop allocation. The forking thread takes every
+// thread's region table away. A hook that finds no table, and the gate closed, waits here before it
+// records or erases. The fast paths of the hooks need no extra test, because they test for the
+// table anyway. The copy is right for the child: an allocation that is not recorded yet belongs to
+// a call that has not returned in the parent, and a block that is still recorded has not been freed
+// yet.
+//
+// The model of the gate, for all interleavings, is Tests/Models/gate.pml.
 //
 // Invariants:
-// - `fork_gate` is odd while the gate is closed, and only ever counts up. It is closed under the lock of the slow
-//   paths, under which threads get their blocks: a thread that the closing one did not see, sees the gate closed.
-// - A hook that loaded its region table before it was taken away ends before the gate counts as closed: membarrier
-//   orders the taking before the look at `self`, and the hook's own order is that of Hook.swift: enter, load the table,
-//   store, leave.
-// - `at_gate` is set before the gate is looked at and cleared before the table is loaded again; with the fence between,
-//   a closing thread that has seen it set knows that the waiting one will find its table gone (store, fence, load on
-//   both sides).
-// - Nobody waits for ever. What a fork handler that runs after the closing waits for may be a lock whose holder waits
-//   here: after a while the waiting thread breaks the gate. Then the copy may not be exact, and the child runs without
-//   an index.
+// - `fork_gate` is odd while the gate is closed, and only ever counts up. The gate is closed under
+//   the lock of the slow paths, and threads get their blocks under that lock: a thread that the
+//   closing thread did not see will see the gate closed.
+// - A hook that loaded its region table before the table was taken away ends before the gate counts
+//   as closed. On the closing side, membarrier orders the taking of the tables before the look at
+//   each thread's `self`. The hook has the order of Hook.swift: enter, load the table, store,
+//   leave.
+// - A waiting thread sets `at_gate` before it looks at the gate, and clears it before it loads its
+//   table again. Each of the two threads stores, then fences, then loads: the closing thread takes
+//   the table away and then reads `at_gate`; the waiting thread clears `at_gate` and then loads its
+//   table. So a closing thread that has seen `at_gate` set knows that the waiting thread will find
+//   its table gone.
+// - No thread waits for ever. A fork handler of the program may run after the gate was closed, and
+//   wait for a lock whose holder waits here. So after a while a waiting thread breaks the gate
+//   open. Then the copy may not be exact, and the child runs without an index.
 
 import AgentMachine
 import SharedLayout
 
 enum Gate {
-  /// The thread's region table, to be asked for before anything is written to the segment; nil if it is not indexed.
-  /// Waits at the gate. The caller has taken its `self`.
+  /// The thread's region table; nil if the thread is not indexed. A hook asks for it before it
+  /// writes anything to the segment, and waits here while the gate is closed. The hook has taken
+  /// its `self`.
   @inline(__always)
   static func regions(_ thread: Thread) -> Regions? {
     if let regions = thread.pointee.regions { return regions }
     return hasEverClosed ? pass(thread) : nil
   }
 
-  /// Whether a region table may be missing for another reason than that the thread is not indexed.
+  /// Whether a gate was ever closed, so that the region table of an indexed thread may be missing.
   @inline(__always)
   static var hasEverClosed: Bool {
-    // Pairs with the release of the table's taking.
+    // Pairs with the release fence in `close`, after the tables were taken away.
     allocs_fence_acquire()
     return allocs_load_relaxed_u32(gate) != 0
   }
@@ -50,8 +58,9 @@ enum Gate {
   }
   private static func isClosed(_ count: UInt32) -> Bool { count & 1 != 0 }
 
-  // MARK: who waits
+  // MARK: threads that wait
 
+  /// Waits until the thread has its region table again; nil if it is not indexed.
   @inline(never)
   private static func pass(_ thread: Thread) -> Regions? {
     let process = allocs_process()
@@ -59,14 +68,16 @@ enum Gate {
     while true {
       let count = allocs_load_acquire_u32(gate)
       if isClosed(count) {
-        // A fork handler of the program's, or a signal handler, on the thread that forks.
+        // The thread that forks comes here itself: from a fork handler of the program, or from a
+        // signal handler.
         if process.pointee.fork_gate_owner == thread.pointee.tid { breakOpen() }
         guard isBroken(count), let shared = process.pointee.shared else {
           wait(thread)
           continue
         }
         Threads.giveRegions(thread, shared)
-        // Another gate may have been closed meanwhile; then it has taken the table, or is about to.
+        // Another thread may have closed the gate meanwhile. Then it has taken the table away, or
+        // is about to.
         allocs_fence_full()
         if allocs_load_relaxed_u32(gate) == count { return thread.pointee.regions }
         continue
@@ -77,7 +88,8 @@ enum Gate {
     }
   }
 
-  /// For a thread that does not go on to record before this returns.
+  /// Waits until the gate is open. For a thread with a block, which records nothing before this
+  /// returns: so the closing thread need not wait for it.
   static func wait(_ thread: Thread) {
     let flag = withUnsafeMutablePointer(to: &thread.pointee.at_gate) { $0 }
     _ = allocs_exchange_u32(flag, 1)
@@ -85,24 +97,25 @@ enum Gate {
     _ = allocs_exchange_u32(flag, 0)
   }
 
-  /// For a thread that has no block yet. Not under the lock.
+  /// Waits until the gate is open. For a thread that has no block yet. Not under the lock.
   static func waitUntilOpen() {
     let count = allocs_load_acquire_u32(gate)
     guard isClosed(count), !isBroken(count) else { return }
-    // The copy of a large index takes its time; the fork itself is not waited for any longer than this.
+    // The copy of a large index takes its time, and is waited for. The fork itself is waited for
+    // no longer than this.
     let patience: UInt64 = 2_000_000_000
     var start: UInt64 = 0
     while allocs_load_acquire_u32(gate) == count {
       System.wait(on: gate, while: count, nanoseconds: 100_000_000)
       if isBroken(count) { return }
-      guard Heritage.isCopied else { continue }
+      guard ForkCopy.isCopied else { continue }
       let now = System.nanoseconds(.monotonic)
       if start == 0 { start = now }
       if now &- start > patience { return breakOpen() }
     }
   }
 
-  /// Whether the gate is closed; asked under the lock of the slow paths.
+  /// Whether the gate is closed. Called under the lock of the slow paths.
   static var isClosed: Bool {
     let count = allocs_load_acquire_u32(gate)
     return isClosed(count) && !isBroken(count)
@@ -110,14 +123,15 @@ enum Gate {
 
   // MARK: whether the copy is exact
 
-  /// In a page that parent and child share, so that the child sees what happened up to its start: the count of the last
-  /// gate that was broken.
+  /// The count of the last gate that was broken open. The word lies in a page that parent and child
+  /// share, so that the child sees whether its gate was broken open before it started.
   private static var broken: UnsafeMutablePointer<UInt32>? { allocs_process().pointee.broken_gate }
 
-  /// Whether the gate that was closed as `count`, or a later one, was broken: something was recorded after the copy.
+  /// Whether the gate that was closed as `count`, or a later one, was broken open: then something
+  /// was recorded after the copy.
   static func isBroken(_ count: UInt32) -> Bool { broken.map { allocs_load_acquire_u32($0) >= count } ?? true }
 
-  /// Lets everybody go on who waits.
+  /// Lets all waiting threads go on, though the gate is closed.
   static func breakOpen() {
     guard let broken else { return }
     let count = allocs_load_acquire_u32(gate)
@@ -126,7 +140,8 @@ enum Gate {
     System.wakeAll(gate)
   }
 
-  /// In a child of fork: the gate is open. False if the copy that was made while it was closed is not exact.
+  /// Opens the gate in a child of fork. False if the copy that was made while the gate was closed
+  /// is not exact.
   static func openInChild() -> Bool {
     let count = allocs_load_relaxed_u32(gate)
     let isExact = isClosed(count) && !isBroken(count)
@@ -135,20 +150,22 @@ enum Gate {
     return isExact
   }
 
-  // MARK: who closes it
+  // MARK: the thread that closes it
 
   enum Closing {
     case closed
-    /// Another thread has closed it.
+    /// Another thread has closed the gate.
     case busy
     case failed
   }
 
-  /// Takes all region tables away, and waits until no other thread can write to the segment. If that cannot be had, the
-  /// gate is open. Calls nothing but the kernel: it may run in a signal handler.
+  /// Takes all region tables away, and waits until no other thread can write to the segment. If the
+  /// threads do not come to rest in time, the gate is open afterwards. Calls nothing but the
+  /// kernel, because it may run in a signal handler.
   static func close(_ shared: UnsafeMutablePointer<allocs_shared>) -> Closing {
     let process = allocs_process()
-    // In a signal handler inside a hook, this thread may itself be what the others wait for.
+    // In a signal handler inside a hook, this thread may be the one that the other threads wait
+    // for.
     let patience: UInt64 = allocs_is_inside() ? 200_000_000 : 2_000_000_000
     let deadline = System.nanoseconds(.monotonic) &+ patience
     guard takeLock(shared, until: deadline) else { return .failed }
@@ -159,7 +176,7 @@ enum Gate {
     }
     process.pointee.fork_gate_owner = System.threadID
     _ = allocs_exchange_u32(gate, count &+ 1)
-    forEachThread(shared) { thread in
+    Threads.forEach(shared) { thread in
       guard thread.pointee.regions != nil else { return }
       thread.pointee.gated = 1
       thread.pointee.free_regions = nil
@@ -182,7 +199,7 @@ enum Gate {
   }
 
   private static func giveBack(_ shared: UnsafeMutablePointer<allocs_shared>) {
-    forEachThread(shared) { thread in
+    Threads.forEach(shared) { thread in
       guard thread.pointee.gated != 0 else { return }
       thread.pointee.gated = 0
       Threads.giveRegions(thread, shared)
@@ -193,7 +210,7 @@ enum Gate {
     let own = allocs_own_thread_local()
     while true {
       var isQuiet = allocs_load_acquire_u32(&shared.pointee.lock) == 0
-      forEachThread(shared) { thread in
+      Threads.forEach(shared) { thread in
         guard let local = thread.pointee.local, local != own else { return }
         if isInside(thread, local) { isQuiet = false }
       }
@@ -203,8 +220,9 @@ enum Gate {
     }
   }
 
-  /// Whether another thread is inside a hook and not at the gate. Its `self` is looked at through the kernel: a thread
-  /// that has ended may have taken its thread-local storage with it, and then it is not.
+  /// Whether another thread is inside a hook and not at the gate. Its `self` is read by the kernel,
+  /// because a thread that has ended may have taken its thread-local storage with it; such a thread
+  /// is in no hook.
   private static func isInside(_ thread: Thread, _ local: UnsafePointer<allocs_thread_local>) -> Bool {
     let flag = withUnsafeMutablePointer(to: &thread.pointee.at_gate) { $0 }
     if allocs_load_acquire_u32(flag) != 0 { return false }
@@ -213,20 +231,7 @@ enum Gate {
     return System.holds(words, 0) && System.holds(words + 2, own)
   }
 
-  static func forEachThread(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: (Thread) -> Void) {
-    var chunk = shared.pointee.chunk_first
-    var count = shared.pointee.chunk_used
-    while let current = chunk {
-      for index in 0..<count {
-        let thread = allocs_chunk_thread(current, index)
-        if thread.pointee.entry != nil { body(thread) }
-      }
-      chunk = current.pointee.next
-      count = UInt64(ALLOCS_BLOCKS_PER_CHUNK)
-    }
-  }
-
-  // MARK: the lock of the slow paths, with patience
+  // MARK: the lock of the slow paths, with a deadline
 
   private static func takeLock(_ shared: UnsafeMutablePointer<allocs_shared>, until deadline: UInt64) -> Bool {
     let word = withUnsafeMutablePointer(to: &shared.pointee.lock) { $0 }

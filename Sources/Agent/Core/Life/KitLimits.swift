@@ -1,5 +1,6 @@
-// What the agent inside an executable does not see, where it can tell: no function is hooked at its entry there.
-// Counted, and said on request.
+// KitLimits: names what an agent that is linked into an executable does not see, where it can tell.
+// Such an agent hooks no function at its entry. Each limit is counted, and said if ALLOCS_VERBOSE
+// asks for it.
 
 #if ALLOCS_INEXE
   import AgentMachine
@@ -8,8 +9,9 @@
   enum KitLimits {
     /// Runs once, before the libraries' constructors.
     static func report() {
-      // Operators of an allocator, which go past its malloc. Those of a statically linked executable can't be told from
-      // the C++ library's, which call malloc.
+      // Operators of C++ that an allocator defines do not call its malloc. In a statically linked
+      // executable, they cannot be told from the operators of the C++ library, which do call
+      // malloc.
       if !allocs_is_static(), let executable = allocs_first_link_map(), let symbols = DynamicSymbols(executable),
         defines("_Znwm", symbols) || defines("_ZdlPv", symbols)
       {

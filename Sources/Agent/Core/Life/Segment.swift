@@ -1,7 +1,9 @@
-// Segment: makes the file, maps it, writes its header. Everything here happens once, at the start of the process.
+// Segment: makes the segment's file, maps it, and writes its header. Everything here happens once,
+// at the start of the process.
 //
-// Either the segment is complete, with its magic stored last, or there is none: on any failure the file is removed, the
-// mapping given back, and the process runs on unindexed.
+// Invariant: the process has a complete segment, whose magic is stored last, or none. On any
+// failure the file is removed, the mappings are given back, and the process runs on without an
+// index.
 
 import AgentMachine
 import SharedLayout
@@ -9,7 +11,7 @@ import SharedLayout
 enum Segment {
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
 
-  // MARK: places in the file
+  // MARK: sections
 
   @inline(__always)
   static func section(
@@ -20,15 +22,11 @@ enum Segment {
     }
   }
 
-  /// Where the entries of a section are mapped. Not for the arenas, which are mapped one by one.
+  /// Where the entries of a section are mapped. Not for arenas and rings, which are mapped one by
+  /// one.
   @inline(__always)
   static func start(_ header: UnsafeMutablePointer<allocs_header>, _ id: allocs_section_id) -> Address {
     UnsafeMutableRawPointer(header) + Int(section(header, id).pointee.offset)
-  }
-
-  /// Nested arenas that there is room for.
-  static func nestedCapacity(_ header: UnsafeMutablePointer<allocs_header>) -> UInt64 {
-    section(header, ALLOCS_SECTION_NESTED).pointee.capacity
   }
 
   private struct Capacities {
@@ -44,7 +42,7 @@ enum Segment {
       let addressSpace = System.limit(.addressSpace)
       if addressSpace != .max {
         while nodes > 1 << 12, nodes * 24 > addressSpace / 64 { nodes /= 2 }
-        // A nested arena takes as much of it as the region that it is for.
+        // A nested arena takes as much address space as the region that it is for.
         nested = min(nested, addressSpace / 4 / UInt64(ALLOCS_NESTED_STRIDE))
       }
       let fileSize = System.limit(.fileSize)
@@ -98,14 +96,29 @@ enum Segment {
 
   // MARK: making it
 
-  /// What could not be done, for the one line that ALLOCS_VERBOSE asks for.
-  struct Failure {
+  /// Why there is no segment, for the line that ALLOCS_VERBOSE asks for: what could not be done,
+  /// and what would help.
+  struct Failure: Error {
     var what: StaticString
     var advice: StaticString
+    /// A negated error number, or 0.
     var code: Int = 0
+
+    static var noMemory: Failure {
+      Failure(
+        what: "cannot get memory for the segment",
+        advice: "free space in the segment directory's file system (Linux 5.14 or newer is needed)")
+    }
+    static var noAddressSpace: Failure {
+      Failure(what: "cannot map the segment", advice: "raise the limit of address space (ulimit -v)")
+    }
+    static var tooLarge: Failure {
+      Failure(what: "cannot size the segment", advice: "raise the limit of file size (ulimit -f)")
+    }
   }
 
-  /// Makes and maps the segment in `directory` (an open descriptor). On success `shared` leads to it.
+  /// Makes and maps the segment in `directory`, an open descriptor. On success `shared` leads to
+  /// the segment.
   static func create(
     in directory: Int, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Failure? {
@@ -120,7 +133,7 @@ enum Segment {
       var descriptor = open(in: directory, path)
       var programsBefore: UInt32 = 0
       if descriptor == System.exists {
-        // What this very process ran before it called exec.
+        // The file is of this very process: of the program that it ran before it called exec.
         programsBefore = self.programsBefore(in: directory, path) &+ 1
         _ = System.unlink(in: directory, path)
         descriptor = open(in: directory, path)
@@ -130,7 +143,12 @@ enum Segment {
           what: "cannot create a file in the segment directory",
           advice: "make it writable, or set ALLOCS_DIR to one that is", code: descriptor)
       }
-      let failure = fill(descriptor, pid, startTime, shared)
+      var failure: Failure?
+      do throws(Failure) {
+        try fill(descriptor, pid, startTime, shared)
+      } catch {
+        failure = error
+      }
       System.close(descriptor)
       if failure != nil {
         _ = System.unlink(in: directory, path)
@@ -142,10 +160,10 @@ enum Segment {
     }
   }
 
-  /// What the header at `path` says; 0 if it can't be read.
+  /// The number of programs before, as the header at `path` has it; 0 if it can't be read.
   private static func programsBefore(in directory: Int, _ path: UnsafePointer<CChar>) -> UInt32 {
     typealias Flags = System.OpenFlags
-    // Whatever else has this name, a pipe say, must not hold the program up.
+    // A file of another kind with this name, for example a pipe, must not hold the program up.
     let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
     guard descriptor >= 0 else { return 0 }
     defer { System.close(descriptor) }
@@ -182,83 +200,96 @@ enum Segment {
       in: directory, path, Flags.readWrite | Flags.create | Flags.exclusive | Flags.noFollow, mode: 0o600)
   }
 
+  /// Sizes the file, maps it, and writes the header.
   private static func fill(
     _ descriptor: Int, _ pid: UInt32, _ startTime: UInt64, _ shared: UnsafeMutablePointer<allocs_shared>
-  ) -> Failure? {
-    let noSpace = Failure(
-      what: "cannot get memory for the segment",
-      advice: "free space in the segment directory's file system (Linux 5.14 or newer is needed)")
-    let noAddressSpace = Failure(
-      what: "cannot map the segment", advice: "raise the limit of address space (ulimit -v)")
-    // The header's page first, to lay the file out in it.
-    guard System.limit(.fileSize) >= 2 * pageSize, System.truncate(descriptor, pageSize) >= 0 else {
-      return Failure(what: "cannot size the segment", advice: "raise the limit of file size (ulimit -f)")
-    }
-    guard let first = System.map(descriptor, at: 0, pageSize) else { return noAddressSpace }
-    guard System.commit(first, pageSize) else {
-      System.unmap(first, pageSize)
-      return noSpace
-    }
-    let draft = first.assumingMemoryBound(to: allocs_header.self)
-    layOut(draft, ringRecords: shared.pointee.ring_records)
-    let fileSize = draft.pointee.file_size
-    let arenas = section(draft, ALLOCS_SECTION_ARENAS).pointee
-    System.unmap(first, pageSize)
-    guard arenas.capacity > 0, System.limit(.fileSize) >= fileSize, System.truncate(descriptor, fileSize) >= 0 else {
-      return Failure(what: "cannot size the segment", advice: "raise the limit of file size (ulimit -f)")
-    }
-    guard let mapped = System.map(descriptor, at: 0, arenas.offset) else { return noAddressSpace }
-    let header = mapped.assumingMemoryBound(to: allocs_header.self)
-    let anchor = System.map(descriptor, at: arenas.offset, pageSize)
-    // Without room for it suballocations are counted, and nothing else.
-    let nested = section(header, ALLOCS_SECTION_NESTED).pointee
-    let nestedAnchor =
-      nested.capacity == 0
-      ? nil : System.map(descriptor, at: nested.offset, pageSize, preferring: placeAside(of: UInt(bitPattern: mapped)))
-    guard let anchor, nestedAnchor.map({ System.keepFromChildren($0, pageSize) }) ?? true,
-      System.keepFromChildren(mapped, arenas.offset), System.keepFromChildren(anchor, pageSize),
-      commitFirstPages(header)
-    else {
-      System.unmap(mapped, arenas.offset)
-      if let anchor { System.unmap(anchor, pageSize) }
-      if let nestedAnchor { System.unmap(nestedAnchor, pageSize) }
-      return anchor == nil ? noAddressSpace : noSpace
-    }
+  ) throws(Failure) {
+    let fixedSize = try size(descriptor, ringRecords: shared.pointee.ring_records)
+    let parts = try map(descriptor, fixedSize)
+    let header = parts.start.assumingMemoryBound(to: allocs_header.self)
     describe(header, pid, startTime)
     identify(header, descriptor, Process.clockOffsets)
-    allocs_process().pointee.fixed_base = mapped.assumingMemoryBound(to: UInt8.self)
-    allocs_process().pointee.fixed_size = arenas.offset
+    allocs_process().pointee.fixed_base = parts.start.assumingMemoryBound(to: UInt8.self)
+    allocs_process().pointee.fixed_size = fixedSize
     shared.pointee.header = header
-    shared.pointee.arena_anchor = anchor.assumingMemoryBound(to: UInt8.self)
-    shared.pointee.nested_anchor = nestedAnchor?.assumingMemoryBound(to: UInt8.self)
+    AnchoredSection.arenas(shared, header).begin(at: parts.arenaAnchor)
+    AnchoredSection.nestedArenas(shared, header).begin(at: parts.nestedAnchor)
     anchorRings(descriptor, header, shared)
     shared.pointee.nodes.next_id = 1
     shared.pointee.contexts.next_id = 1
     shared.pointee.strings_committed = pageSize
-    return nil
   }
 
-  /// Where nested arenas are to lie, if there is room: aside of what the program maps. Each takes
-  /// as much of the address space as the region that it is for; between the program's mappings, it
-  /// would drive every new one into a region of its own, which needs another arena. From there they
-  /// grow in place, one behind the other.
-  private static func placeAside(of start: UInt) -> UInt {
+  /// Writes the layout to the header's page, and gives the file the size that it says. Returns the
+  /// size of all that lies before the arenas.
+  private static func size(_ descriptor: Int, ringRecords: UInt64) throws(Failure) -> UInt64 {
+    guard System.limit(.fileSize) >= 2 * pageSize, System.truncate(descriptor, pageSize) >= 0 else { throw .tooLarge }
+    guard let page = System.map(descriptor, at: 0, pageSize) else { throw .noAddressSpace }
+    defer { System.unmap(page, pageSize) }
+    guard System.commit(page, pageSize) else { throw .noMemory }
+    let header = page.assumingMemoryBound(to: allocs_header.self)
+    layOut(header, ringRecords: ringRecords)
+    let fileSize = header.pointee.file_size
+    let arenas = section(header, ALLOCS_SECTION_ARENAS).pointee
+    guard arenas.capacity > 0, System.limit(.fileSize) >= fileSize, System.truncate(descriptor, fileSize) >= 0 else {
+      throw .tooLarge
+    }
+    return arenas.offset
+  }
+
+  /// The parts of the file that are mapped at the start: all that lies before the arenas, and the
+  /// first pages of the first arena and the first nested arena. Without the last of these,
+  /// suballocations are counted and nothing else.
+  private struct Parts {
+    var start: Address
+    var arenaAnchor: Address
+    var nestedAnchor: Address?
+  }
+
+  private static func map(_ descriptor: Int, _ fixedSize: UInt64) throws(Failure) -> Parts {
+    guard let start = System.map(descriptor, at: 0, fixedSize) else { throw .noAddressSpace }
+    let header = start.assumingMemoryBound(to: allocs_header.self)
+    let arenaAnchor = System.map(descriptor, at: fixedSize, pageSize)
+    let nested = section(header, ALLOCS_SECTION_NESTED).pointee
+    let nestedAnchor =
+      nested.capacity == 0
+      ? nil
+      : System.map(descriptor, at: nested.offset, pageSize, preferring: addressAside(of: UInt(bitPattern: start)))
+    guard let arenaAnchor, nestedAnchor.map({ System.keepFromChildren($0, pageSize) }) ?? true,
+      System.keepFromChildren(start, fixedSize), System.keepFromChildren(arenaAnchor, pageSize),
+      commitFirstPages(header)
+    else {
+      System.unmap(start, fixedSize)
+      if let arenaAnchor { System.unmap(arenaAnchor, pageSize) }
+      if let nestedAnchor { System.unmap(nestedAnchor, pageSize) }
+      throw arenaAnchor == nil ? .noAddressSpace : .noMemory
+    }
+    return Parts(start: start, arenaAnchor: arenaAnchor, nestedAnchor: nestedAnchor)
+  }
+
+  /// The address at which nested arenas are to begin, if there is room: away from the program's
+  /// mappings. Each nested arena takes as much address space as the region that it is for. Between
+  /// the program's mappings, it would drive each new mapping into a region of its own, which needs
+  /// another arena. From this address, nested arenas grow in place, one behind the other.
+  private static func addressAside(of start: UInt) -> UInt {
     let distance: UInt = 1 << 42
     return start > 2 * distance ? (start - distance) & ~((1 << UInt(ALLOCS_REGION_SHIFT)) - 1) : 0
   }
 
-  /// Where it can't be done, events have no rings and are counted.
+  /// Maps the first page of the first ring. Where that can't be done, there are no rings, and
+  /// events are counted as unrecorded.
   static func anchorRings(
     _ descriptor: Int, _ header: UnsafeMutablePointer<allocs_header>, _ shared: UnsafeMutablePointer<allocs_shared>
   ) {
     let rings = section(header, ALLOCS_SECTION_RINGS).pointee
+    AnchoredSection.rings(shared, header).begin(at: nil)
     guard rings.capacity > 0, let anchor = System.map(descriptor, at: rings.offset, pageSize) else { return }
     guard System.keepFromChildren(anchor, pageSize) else {
       System.unmap(anchor, pageSize)
       return
     }
     allocs_process().pointee.ring_size = rings.entry_size
-    shared.pointee.ring_anchor = anchor.assumingMemoryBound(to: UInt8.self)
+    AnchoredSection.rings(shared, header).begin(at: anchor)
   }
 
   private static func commitFirstPages(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {
@@ -284,8 +315,8 @@ enum Segment {
     }
   }
 
-  /// Says in which time the process lives, and locks the file, so that whoever finds it knows whether the process still
-  /// has it.
+  /// Writes the offsets of the process's time namespace, if they are known, and locks the file: the
+  /// lock tells whoever finds the file whether the process still has it.
   static func identify(
     _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
   ) {

@@ -1,14 +1,17 @@
-// Sweep: removes old segments of ended processes, where no server does it. A shell that starts a thousand commands
-// would else leave a thousand segments for ever.
+// Sweep: removes old segments of ended processes, where no server does it. Without it, a shell that
+// starts a thousand commands would leave a thousand segments for ever.
 //
-// One start in `interval` looks, right after it has made its own segment. What it may remove is a regular file of its
-// own user with the name of a segment, of which all of this is known:
-// - the process ended: there is none with its id, and nobody holds the lock that its agent took
-//   (ALLOCS_IDENTITY_LOCKED), in whatever namespace it was;
-// - there are `keptCount` newer ones of that user's ended processes, or `keptEndedOtherwise` if it did not exit in
-//   order, as what has crashed is looked at for longer; or the newer ones take `keptBytes`;
-// - no server of that user's or root's sweeps the directory by limits that it was given (Retention.swift, SweeperMark).
-// What can't be known stays. A pass looks at so many names and removes so many files at most; the next goes on.
+// One start in `interval` sweeps, right after the process has made its own segment. It may remove a
+// regular file of its own user that has the name of a segment, if all of this is known of the file:
+// - The process has ended: no process has its id, and nobody holds the lock that its agent took
+//   (ALLOCS_IDENTITY_LOCKED), in whatever namespace the process was.
+// - `keptCount` newer segments of that user's ended processes are there, or they take `keptBytes`.
+//   A process that did not exit in order is kept for longer, because crashes are looked at for
+//   longer: for it, the number is `keptEndedOtherwise`.
+// - No server of that user or of root sweeps the directory by limits that it was given
+//   (Retention.swift, SweeperMark).
+// A segment stays if one of these cannot be known. One pass looks at a limited number of names, and
+// removes a limited number of files; the next pass goes on from there.
 
 import AgentMachine
 import SharedLayout
@@ -22,8 +25,9 @@ enum Sweep {
   private static let mostRemoved = 96
   private static let mostExamined = 512
 
-  /// Of one file. The order of `modified` is that in which the processes started, also over a boot.
+  /// A file that may be removed.
   private struct Candidate {
+    /// In the order in which the processes started, also across a boot.
     var modified: UInt64
     var inode: UInt64
     var startTime: UInt64
@@ -34,7 +38,8 @@ enum Sweep {
   private static let namesSize = 32 << 10
   private static var memorySize: UInt64 { UInt64(namesSize + mostNames * MemoryLayout<Candidate>.stride) }
 
-  /// Spread evenly over processes, whether their ids follow each other or not.
+  /// Whether this start is one that sweeps. Such starts are spread evenly over processes, whether
+  /// their ids follow each other or not.
   static func isDue(_ header: UnsafeMutablePointer<allocs_header>) -> Bool {
     let seed = (header.pointee.clock.realtime_ns / 1000) ^ UInt64(header.pointee.pid)
     return (seed &* 0x9E37_79B9_7F4A_7C15) >> 32 % interval == 0
@@ -54,8 +59,8 @@ enum Sweep {
     System.unmap(memory, memorySize)
   }
 
-  /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that name there: its owner
-  /// tells.
+  /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that
+  /// name there, so only a file that belongs to `user` counts.
   private static func isSwept(_ directory: Int, by user: UInt32) -> Bool {
     var name = Text()
     name.append("allocsd.")
@@ -67,14 +72,14 @@ enum Sweep {
       }
       typealias Flags = System.OpenFlags
       let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
-      // The mark of root's server is there, and only root may ask whether it is held.
+      // Root's server has a mark, and only root may ask whether the mark is held.
       guard descriptor >= 0 else { return true }
       defer { System.close(descriptor) }
       return System.isLocked(descriptor) ?? true
     }
   }
 
-  // MARK: what there is
+  // MARK: finding segments
 
   /// The user's segments whose processes seem to have ended.
   private static func list(
@@ -108,7 +113,7 @@ enum Sweep {
     return count
   }
 
-  /// Process id and start time of a segment's name.
+  /// The process id and the start time that the name of a segment has; nil if it is another name.
   private static func parse(_ name: UnsafePointer<CChar>) -> (pid: UInt32, startTime: UInt64)? {
     var next = name
     guard let pid = number(&next), pid > 0, pid <= UInt64(Int32.max), next[0] == CChar(UInt8(ascii: ".")) else {
@@ -121,7 +126,7 @@ enum Sweep {
     return next[end.utf8CodeUnitCount] == 0 ? (UInt32(pid), startTime) : nil
   }
 
-  /// A number without leading zeros, of at most 18 digits: one process, one name.
+  /// A number of at most 18 digits. It has no leading zeros, so that a process has one name only.
   private static func number(_ next: inout UnsafePointer<CChar>) -> UInt64? {
     let start = next
     var value: UInt64 = 0
@@ -140,7 +145,8 @@ enum Sweep {
     return bytes > keptBytes
   }
 
-  /// Newest first. Shell's method: short, without recursion or memory.
+  /// Sorts by age, the newest first, by Shell's method: it is short, and needs no recursion and no
+  /// memory.
   private static func sort(_ candidates: UnsafeMutablePointer<Candidate>, _ count: Int) {
     var gap = 1
     while gap < count / 3 { gap = gap * 3 + 1 }
@@ -163,7 +169,9 @@ enum Sweep {
   // MARK: removal
 
   private static func remove(_ candidates: UnsafeMutablePointer<Candidate>, _ count: Int, in directory: Int) {
-    // The first that may go: behind those that are kept by number, or by the bytes that they take together.
+    // `first` is the first candidate that may go: it comes after the candidates that are kept by
+    // their number, or by the bytes that they take together. `mustGo` is the first that goes
+    // however it ended.
     var first = 0
     var bytes: UInt64 = 0
     var mustGo = count
@@ -174,7 +182,7 @@ enum Sweep {
     }
     if bytes > keptBytes { mustGo = first }
     mustGo = min(mustGo, keptEndedOtherwise)
-    // The oldest first.
+    // From the oldest on.
     var examined = 0
     var removed = 0
     var index = count - 1
@@ -220,7 +228,7 @@ enum Sweep {
     }
   }
 
-  /// With the control file that goes with it.
+  /// Removes the segment, and the control file that goes with it.
   private static func unlink(_ candidate: Candidate, in directory: Int) -> Bool {
     let segment = Segment.fileName(candidate.pid, candidate.startTime)
     guard segment.withCString({ System.unlink(in: directory, $0) }) >= 0 else { return false }

@@ -1,31 +1,47 @@
-// Every system call of the agent, and nothing else.
+// System: every system call of the agent, and nothing else.
 //
-// None is made on the path of a hook. When they are made:
-//   start         openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid, clock_gettime, ftruncate, mmap,
-//                 madvise, fcntl, close, unlinkat; write only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec
-//                 pread64
-//                 one start in 32 looks for what ended processes left (Sweep.swift): prctl, mmap, getdents64, tgkill with
-//                 signal 0, newfstatat, openat, fstat, fcntl, pread64, unlinkat, close, munmap
-//                 for the executable's symbol table: openat, pread64 and close; lseek, mmap and munmap if it has one
-//                 where a module has an allocator of its own: mmap and mprotect for code, openat, pread64, pwrite64 and close for
-//                 each jump; the same once for the dynamic linker
-//                 for libc's table of symbols: mprotect, twice; twice more for words that already lead to it
-//   a module that is opened, if it has an allocator  the same, and mincore; munmap when it goes
-//   growth        madvise (commit pages of the segment), mremap (map the next arena), mmap (private tables), futex;
-//                 mincore, for a suballocation that is in no chunk
-//   events, while they are on  madvise and mremap (memory of rings), futex (waiting for a lossless consumer); clock_gettime
-//                 where the kernel's clock is not one that the vdso can read
-//   a new thread  gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16 threads
-//                 where libc's descriptor of a thread is not understood: openat, read and close of /proc/self/maps
-//                 where ended threads may be known by nothing else: tgkill with signal 0, twice
-//   its end       prctl
-//   a call of mmap, of a file  fstat, readlinkat
-//   a module without a build id or an absolute path  readlinkat, newfstatat, clock_gettime; at the start, newfstatat once
-//   fork          none without ALLOCS_FOLLOW; with it, before: membarrier, futex, openat, prlimit64, ftruncate, pwrite64,
-//                 mmap, clock_gettime, gettid; after: close, munmap, futex; in the child: openat, read, mmap, madvise,
-//                 prlimit64, ftruncate, linkat, fcntl, close, munmap, prctl, get*id
-//   a capture on an unknown stack  sigaltstack; madvise (whether a page can be read)
-// Results are the kernel's: negative is a negated error number. errno is never touched.
+// No system call is made on the path of a hook. When they are made:
+//   start           openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid,
+//                   clock_gettime, ftruncate, mmap, madvise, fcntl, close, unlinkat; write only
+//                   with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec pread64
+//     one start in 32, which looks for old segments of ended processes (Sweep.swift):
+//                   prctl, mmap, getdents64, tgkill with signal 0, newfstatat, openat, fstat,
+//                   fcntl, pread64, unlinkat, close, munmap
+//     for the executable's symbol table:
+//                   openat, pread64 and close; lseek, mmap and munmap if it has one
+//     where a module has an allocator of its own:
+//                   mmap and mprotect for code, openat, pread64, pwrite64 and close for each
+//                   jump; once more for the dynamic linker
+//     for libc's table of symbols:
+//                   mprotect, twice; twice more for words that already lead to it
+//   a module that is opened, if it has an allocator
+//                   as where a module has one at the start, and mincore; munmap when it goes
+//   growth          madvise (commit pages of the segment), mremap (map the next arena), mmap
+//                   (private tables), futex; mincore, for a suballocation that is in no chunk
+//   events, while they are on
+//                   madvise and mremap (memory of rings), futex (waiting for a lossless
+//                   consumer); clock_gettime where the kernel's clock is not one that the vdso
+//                   can read
+//   a new thread    gettid, prctl, tgkill with signal 0, mmap and madvise once for every 16
+//                   threads
+//     where libc's description of a thread is not understood:
+//                   openat, read and close of /proc/self/maps
+//     where ended threads may be known by nothing else:
+//                   tgkill with signal 0, twice
+//   a thread's end  prctl
+//   a call of mmap, of a file
+//                   fstat, readlinkat
+//   a module without a build id or an absolute path
+//                   readlinkat, newfstatat, clock_gettime; at the start, newfstatat once
+//   fork            none without ALLOCS_FOLLOW. With it, before: membarrier, futex, openat,
+//                   prlimit64, ftruncate, pwrite64, mmap, clock_gettime, gettid; after: close,
+//                   munmap, futex; in the child: openat, read, mmap, madvise, prlimit64,
+//                   ftruncate, linkat, fcntl, close, munmap, prctl, get*id
+//   a capture on an unknown stack
+//                   sigaltstack; madvise (whether a page can be read)
+//
+// A call returns the kernel's result: a negative number is a negated error number. errno is never
+// touched.
 
 import AgentMachine
 import SharedLayout
@@ -76,7 +92,7 @@ enum System {
   static func read(_ descriptor: Int, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int, at offset: UInt64) -> Int {
     call(Int(ALLOCS_SYS_PREAD64), descriptor, Int(bitPattern: buffer), count, Int(offset))
   }
-  /// Bytes; negative if it is not known.
+  /// The file's size in bytes; negative if it is not known.
   static func size(of descriptor: Int) -> Int {
     let fromEnd = 2
     return call(Int(ALLOCS_SYS_LSEEK), descriptor, 0, fromEnd)
@@ -97,7 +113,7 @@ enum System {
   static func unlink(in directory: Int, _ path: UnsafePointer<CChar>) -> Int {
     call(Int(ALLOCS_SYS_UNLINKAT), directory, Int(bitPattern: path), 0)
   }
-  /// A file without a name, in an open directory; a negated error number if it cannot be had.
+  /// Makes a file without a name in an open directory; its descriptor, or a negated error number.
   static func openUnnamed(in directory: Int, mode: Int) -> Int {
     let here: StaticString = "."
     let unnamed = 0o20000000 | OpenFlags.directory
@@ -105,13 +121,15 @@ enum System {
       in: directory, UnsafeRawPointer(here.utf8Start).assumingMemoryBound(to: CChar.self),
       OpenFlags.readWrite | unnamed, mode: mode)
   }
-  /// Gives the file that `path` leads to, by a link of the kernel's, a name in an open directory.
+  /// Gives a file a name in an open directory. `path` is a link of the kernel's that leads to the
+  /// file.
   static func link(_ path: UnsafePointer<CChar>, in directory: Int, _ name: UnsafePointer<CChar>) -> Int {
     let follow = 0x400
     return call(
       Int(ALLOCS_SYS_LINKAT), currentDirectory, Int(bitPattern: path), directory, Int(bitPattern: name), follow)
   }
-  /// All of the bytes, or a negated error number. Bytes that cannot be read are an error, not a signal.
+  /// Writes all of the bytes; their number, or a negated error number. Bytes that cannot be read
+  /// cause an error, not a signal.
   static func writeAll(_ descriptor: Int, _ bytes: Address, _ count: Int, at offset: UInt64) -> Int {
     var done = 0
     while done < count {
@@ -129,9 +147,9 @@ enum System {
     call(Int(ALLOCS_SYS_FTRUNCATE), descriptor, Int(size))
   }
 
-  // MARK: whose file it is, and whether it is in use
+  // MARK: locks and states of files
 
-  /// The parts of `struct flock` (fcntl(2)) that are used; all zeros mean the whole file.
+  /// The fields of `struct flock` (fcntl(2)).
   private struct Lock {
     var type: Int16 = 1  // F_WRLCK
     var whence: Int16 = 0
@@ -139,8 +157,8 @@ enum System {
     var length: Int64 = 1
     var owner: Int32 = 0
   }
-  /// Locks the file's first byte for as long as this opening of it, or a mapping made by it, lasts. False if that can't
-  /// be done.
+  /// Locks the file's first byte for as long as this opening of the file, or a mapping made by it,
+  /// lasts. False if that can't be done.
   static func lock(_ descriptor: Int) -> Bool {
     let setLockOfOpening = 37  // F_OFD_SETLK
     var lock = Lock()
@@ -148,7 +166,7 @@ enum System {
       call(Int(ALLOCS_SYS_FCNTL), descriptor, setLockOfOpening, Int(bitPattern: $0)) >= 0
     }
   }
-  /// Whether somebody holds that lock; nil if the kernel doesn't say.
+  /// Whether somebody holds the lock that `lock` takes; nil if the kernel doesn't say.
   static func isLocked(_ descriptor: Int) -> Bool? {
     let getLockOfOpening = 36  // F_OFD_GETLK
     let unlocked: Int16 = 2
@@ -159,12 +177,12 @@ enum System {
     return result < 0 ? nil : lock.type != unlocked
   }
 
-  /// What stat(2) tells of a file.
+  /// Fields of stat(2).
   struct FileStatus {
     var inode: UInt64
     var mode: UInt32
     var userID: UInt32
-    /// Nanoseconds since 1970: when its size was set.
+    /// Nanoseconds since 1970. The time at which the file's size was last set, for segments.
     var modified: UInt64
     /// Bytes of memory or disk.
     var allocated: UInt64
@@ -178,7 +196,7 @@ enum System {
       #else
         (mode, userID) = (UInt32(truncatingIfNeeded: words[3]), UInt32(truncatingIfNeeded: words[3] >> 32))
       #endif
-      // From the blocks on, both machines have the same places.
+      // From st_blocks on, the fields have equal offsets on both machines.
       allocated = words[8] &* 512
       modified = words[11] &* 1_000_000_000 &+ words[12]
     }
@@ -192,34 +210,37 @@ enum System {
   static func status(of descriptor: Int) -> FileStatus? {
     status { call(Int(ALLOCS_SYS_FSTAT), descriptor, $0) }
   }
-  /// Of the file itself where `path` is a symbolic link.
+  /// A symbolic link is not followed.
   static func status(in directory: Int, _ path: UnsafePointer<CChar>) -> FileStatus? {
     let noFollow = 0x100
     return status { call(Int(ALLOCS_SYS_NEWFSTATAT), directory, Int(bitPattern: path), $0, noFollow) }
   }
-  /// The next entries of an open directory (getdents64(2)); 0 at its end.
+  /// Reads the next entries of an open directory (getdents64(2)); their size in bytes, 0 at its
+  /// end.
   static func entries(_ directory: Int, _ buffer: Address, _ size: Int) -> Int {
     call(Int(ALLOCS_SYS_GETDENTS64), directory, Int(bitPattern: buffer), size)
   }
 
-  /// What tells an open file from others, and one state of it from the next; nil if the descriptor is none.
+  /// The numbers that tell an open file from other files, and one state of the file from the next;
+  /// nil if the descriptor is not open.
   static func identity(of descriptor: Int32) -> allocs_mapped_file? {
     withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
       guard let words = buffer.baseAddress, call(Int(ALLOCS_SYS_FSTAT), Int(descriptor), Int(bitPattern: words)) >= 0
       else { return nil }
-      // st_dev, st_ino, st_ctim: at the same places on both machines.
+      // st_dev, st_ino and st_ctim have equal offsets on both machines.
       return allocs_mapped_file(
         device: words[0], inode: words[1], seconds: words[13], nanoseconds: words[14], path: 0, path_size: 0)
     }
   }
 
-  /// Notes what tells the file at `path` from others, and one state of it from the next. Nothing if there is none.
+  /// Notes the numbers that tell the file at `path` from other files, and one state of the file
+  /// from the next. Notes nothing if there is no file.
   static func identify(_ path: UnsafePointer<CChar>, _ file: inout allocs_module_file) {
     withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
       guard let words = buffer.baseAddress,
         call(Int(ALLOCS_SYS_NEWFSTATAT), currentDirectory, Int(bitPattern: path), Int(bitPattern: words)) >= 0
       else { return }
-      // st_dev, st_ino, st_size, st_mtim: at the same places on both machines.
+      // st_dev, st_ino, st_size and st_mtim have equal offsets on both machines.
       file.device = words[0]
       file.inode = words[1]
       file.size = words[6]
@@ -236,24 +257,26 @@ enum System {
   private static let noReserve = 0x4000
   private static let fixed = 0x10
 
-  /// Private zeroed memory, committed as it is touched; nil if there is none.
+  /// Maps private zeroed memory, which is committed as it is touched; nil if there is none.
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
-  /// The file's bytes from `offset`, shared; nil if they cannot be mapped. At `place`, if that is
-  /// free, else anywhere.
-  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring place: UInt = 0) -> Address? {
+  /// Maps the file's bytes from `offset`, shared, at `start` if that is free, else anywhere; nil if
+  /// they cannot be mapped.
+  static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring start: UInt = 0) -> Address? {
     address(
       call(
-        Int(ALLOCS_SYS_MMAP), Int(bitPattern: place), Int(size), readWriteAccess, shared | noReserve, descriptor,
+        Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess, shared | noReserve, descriptor,
         Int(offset)))
   }
-  /// The file's bytes from `offset`, to be read only; nil if they cannot be mapped.
+  /// Maps the file's bytes from `offset`, privately and to be read only; nil if they cannot be
+  /// mapped.
   static func mapPrivately(_ descriptor: Int, at offset: UInt64, _ size: UInt64) -> Address? {
     let (readAccess, privately) = (1, 2)
     return address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readAccess, privately, descriptor, Int(offset)))
   }
-  /// The same at this very place, if nothing else is there.
+  /// Maps the file's bytes from `offset`, shared, exactly at `start`. False if something else is
+  /// mapped there.
   static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, onto start: Address) -> Bool {
     let fixedNoReplace = 0x100000
     return address(
@@ -261,18 +284,18 @@ enum System {
         Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
         shared | noReserve | fixedNoReplace, descriptor, Int(offset))) == start
   }
-  /// Zeroed memory that children share.
+  /// Maps zeroed memory that children share with their parent.
   static func mapShared(_ size: UInt64) -> Address? {
     let anonymous = 0x20
     return address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, shared | anonymous, -1, 0))
   }
-  /// Puts private zeroed memory where a mapping was.
+  /// Replaces a mapping by private zeroed memory.
   static func mapOver(_ start: Address, _ size: UInt64) {
     _ = call(
       Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess,
       privateAnonymous | noReserve | fixed, -1, 0)
   }
-  /// Puts the file's first bytes, shared, where a mapping was.
+  /// Replaces a mapping by the file's first bytes, shared.
   static func map(_ descriptor: Int, over start: Address, _ size: UInt64) -> Bool {
     call(
       Int(ALLOCS_SYS_MMAP), Int(bitPattern: start), Int(size), readWriteAccess, shared | fixed, descriptor, 0) >= 0
@@ -281,7 +304,7 @@ enum System {
     case readWrite = 3
     case execute = 5  // and read
   }
-  /// Private zeroed memory at this very place, if nothing else is there.
+  /// Maps private zeroed memory exactly at `start`; nil if something else is mapped there.
   static func map(at start: UInt64, _ size: UInt64, _ access: Access = .readWrite) -> Address? {
     let fixedNoReplace = 0x100000
     guard
@@ -291,14 +314,15 @@ enum System {
     else { return nil }
     return mapped
   }
-  /// `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
+  /// Changes the protection of pages. `flags`: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
   static func protect(_ start: UInt64, _ size: UInt64, flags: Int) -> Bool {
     call(Int(ALLOCS_SYS_MPROTECT), Int(start), Int(size), flags) >= 0
   }
   static func unmap(_ start: Address, _ size: UInt64) {
     _ = call(Int(ALLOCS_SYS_MUNMAP), Int(bitPattern: start), Int(size))
   }
-  /// Lets a shared mapping grow over the bytes of the file that follow, moving it if need be.
+  /// Lets a shared mapping grow over the bytes of the file that follow. The mapping moves if it
+  /// must.
   static func grow(_ start: Address, from oldSize: UInt64, to newSize: UInt64) -> Address? {
     let mayMove = 1
     return address(call(Int(ALLOCS_SYS_MREMAP), Int(bitPattern: start), Int(oldSize), Int(newSize), mayMove))
@@ -306,24 +330,25 @@ enum System {
   private static func advise(_ start: Address, _ size: UInt64, _ advice: Int) -> Int {
     call(Int(ALLOCS_SYS_MADVISE), Int(bitPattern: start), Int(size), advice)
   }
-  /// A child of fork does not get this mapping, and a core dump leaves it out.
+  /// Keeps a mapping from children of fork, and leaves it out of core dumps.
   static func keepFromChildren(_ start: Address, _ size: UInt64) -> Bool {
     let dontFork = 10
     let dontDump = 16
     _ = advise(start, size, dontDump)
     return advise(start, size, dontFork) >= 0
   }
-  /// A child of fork finds zeros in this mapping.
+  /// Lets children of fork find zeros in a mapping.
   static func wipeInChildren(_ start: Address, _ size: UInt64) -> Bool {
     let wipeOnFork = 18
     return advise(start, size, wipeOnFork) >= 0
   }
-  /// Backs pages of a shared mapping with memory. Fails, without a signal, where the file system is full (Linux 5.14).
+  /// Backs pages of a shared mapping with memory (Linux 5.14). False, and no signal, where the file
+  /// system is full.
   static func commit(_ start: Address, _ size: UInt64) -> Bool {
     let populateWrite = 23
     return advise(start, size, populateWrite) >= 0
   }
-  /// Whether these pages can be read. Backs them as reading them would.
+  /// Whether pages can be read. Backs them with memory as reading them would.
   static func canRead(_ start: UInt64, _ size: UInt64) -> Bool {
     let populateRead = 22
     return call(Int(ALLOCS_SYS_MADVISE), Int(truncatingIfNeeded: start), Int(size), populateRead) >= 0
@@ -352,27 +377,29 @@ enum System {
     let noSuchProcess = -3
     return call(Int(ALLOCS_SYS_TGKILL), Int(pid), Int(tid), 0) == noSuchProcess
   }
-  /// Whether a filter decides which system calls the process may make: what it forbids may end the process.
+  /// Whether a filter decides which system calls the process may make: what it forbids may end the
+  /// process.
   static var isFiltered: Bool {
     let getSeccomp = 21
     return call(Int(ALLOCS_SYS_PRCTL), getSeccomp) != 0
   }
-  /// The calling thread's name into 16 bytes, zero terminated.
+  /// Writes the calling thread's name to 16 bytes, zero terminated.
   static func threadName(_ name: Address) {
     let getName = 16
     _ = call(Int(ALLOCS_SYS_PRCTL), getName, Int(bitPattern: name))
   }
 
-  /// Where a thread has its alternate signal stack, and whether it is on it.
+  /// Where a thread has its alternate signal stack, and whether the thread is on it.
   struct AlternateStack {
     var low: UInt64 = 0
-    /// One past the highest address; 0 if there is none, as in a handler on a stack that was set with SS_AUTODISARM.
+    /// One past the highest address; 0 if the thread has no such stack. It has none in a handler on
+    /// a stack that was set with SS_AUTODISARM.
     var high: UInt64 = 0
     var isInUse = false
 
     func holds(_ sp: UInt64) -> Bool { isInUse && sp >= low && sp < high }
   }
-  /// The calling thread's.
+  /// The calling thread's alternate stack.
   static var alternateStack: AlternateStack {
     var stack: (start: UInt64, flags: UInt64, size: UInt64) = (0, 0, 0)
     let result = withUnsafeMutablePointer(to: &stack) {
@@ -417,7 +444,7 @@ enum System {
     let waitPrivate = 128
     _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), waitPrivate, Int(value), 0)
   }
-  /// On a word that another process shares, so long at most.
+  /// Waits on a word that another process shares, for `nanoseconds` at most.
   static func waitShared(on word: UnsafeMutablePointer<UInt32>, while value: UInt32, nanoseconds: UInt64) {
     var time: (seconds: Int, nanoseconds: Int) = (
       Int(nanoseconds / 1_000_000_000), Int(nanoseconds % 1_000_000_000)
@@ -427,7 +454,7 @@ enum System {
       _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wait, Int(value), Int(bitPattern: $0))
     }
   }
-  /// For so long at most.
+  /// Waits on a word of this process, for `nanoseconds` at most.
   static func wait(on word: UnsafeMutablePointer<UInt32>, while value: UInt32, nanoseconds: Int) {
     let waitPrivate = 128
     var time = (seconds: 0, nanoseconds: nanoseconds)
@@ -439,9 +466,10 @@ enum System {
     var never: UInt32 = 0
     withUnsafeMutablePointer(to: &never) { wait(on: $0, while: 0, nanoseconds: nanoseconds) }
   }
-  /// Whether the word is there, and holds this value. Asks the kernel: the memory may be gone.
+  /// Whether the word can be read and holds this value. The kernel reads it, because the memory may
+  /// be gone.
   static func holds(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) -> Bool {
-    // Of the calls that compare, the one that can be told to do nothing else.
+    // Of the system calls that compare a word, this is the one that can be told to do nothing else.
     let compareAndRequeuePrivate = 4 | 128
     return call(
       Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), compareAndRequeuePrivate, 0, 0, Int(bitPattern: word), Int(value))
@@ -451,8 +479,8 @@ enum System {
     let wakePrivate = 129
     _ = call(Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), wakePrivate, Int(Int32.max))
   }
-  /// After it, every other thread of the process has seen what this one stored before. False if the kernel does not do
-  /// that.
+  /// Makes every other thread of the process see what this thread stored before. False if the
+  /// kernel cannot do that.
   static func synchronizeThreads() -> Bool {
     let expedited = 1 << 3
     let register = 1 << 4
@@ -467,8 +495,8 @@ enum System {
 
 // MARK: the lock of the slow paths
 
-/// Runs `body` while no other thread is in such a body. Never taken twice by one thread: a hook that interrupts the
-/// holder finds `self` null and passes through.
+/// Runs `body` while no other thread runs a body under this lock. A thread never takes the lock
+/// twice: a hook that interrupts the holder finds `self` null and passes through.
 @inline(__always)
 func locked<Result>(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: () -> Result) -> Result {
   let word = withUnsafeMutablePointer(to: &shared.pointee.lock) { $0 }

@@ -1,11 +1,12 @@
-// Declarations: the functions that ALLOCS_SUBALLOC names, found in the modules of the process and hooked at their
-// entries.
+// Declarations: finds the functions that ALLOCS_SUBALLOC declares in the modules of the process,
+// and hooks them at their entries.
 //
-// allocsctl has checked the text, and the program's modules, before it started the program. Who preloads the agent by
-// himself has it checked here: what is wrong is left out, counted, and said on request.
+// allocsctl checks the text, and the program's modules, before it starts a program. Where the agent
+// is preloaded by hand, the text is checked here: a part that is wrong is left out, counted, and
+// said on request.
 //
-// A library that the program opens later is looked at when it comes, for functions that no module has had before
-// (LaterModules); when it goes, they are looked for again.
+// A library that the program opens later is looked through when it comes (LaterModules.swift), for
+// functions that no module has had so far. When it goes, its functions are looked for again.
 
 import AgentMachine
 import SharedLayout
@@ -35,14 +36,14 @@ enum Declarations {
       if !allocs_is_own_module(current) { hook(functions, count, current, isLater: false) }
       module = current.pointee.l_next
     }
-    // What is said to be in a module by name may come with it.
+    // A function that is declared for a module by name may still come, with that module.
     for index in 0..<count where !functions[index].is_found && functions[index].is.module.size == 0 {
       functions[index].is_missed = true
       refuse(functions + index, "no module defines it")
     }
   }
 
-  /// Hooks what a new module has of what was not found so far.
+  /// Hooks those declared functions that were not found so far and that the new module has.
   static func bind(later module: Module) {
     let count = Int(allocs_process().pointee.declared_count)
     guard count > 0, !DynamicSymbols.hasRelocatedCode(module) else { return }
@@ -51,7 +52,7 @@ enum Declarations {
     hook(functions, count, module, isLater: true)
   }
 
-  /// A module is gone whose functions have their trampolines there.
+  /// A module is gone whose functions have their trampolines in the `size` bytes at `start`.
   static func release(within start: UnsafeMutablePointer<UInt8>, _ size: UInt64) {
     let functions = allocs_declared_functions()
     for index in 0..<Int(allocs_process().pointee.declared_count) {
@@ -65,7 +66,8 @@ enum Declarations {
 
   // MARK: the text
 
-  /// The program may write over its environment, and the names are looked for again.
+  /// A copy of the text. The names in it are looked for again later, and the program may write over
+  /// its environment.
   private static func copy(_ text: UnsafePointer<CChar>) -> UnsafePointer<CChar>? {
     var size: UInt64 = 1
     while text[Int(size) - 1] != 0 { size += 1 }
@@ -83,7 +85,7 @@ enum Declarations {
     var count = 0
     while count < Int(ALLOCS_DECLARED_CAPACITY), allocs_read_declaration(&reader, &functions[count].is) { count += 1 }
     if reader.error != ALLOCS_DECLARATION_OK {
-      // What was right before it stays.
+      // The declarations before the error stay.
       Index.count(ALLOCS_COUNTER_DECLARATIONS_REFUSED)
       var line = Text()
       line.append(" cannot read ALLOCS_SUBALLOC at character ")
@@ -104,7 +106,7 @@ enum Declarations {
     return count
   }
 
-  /// A function with "->symbol" belongs to the allocator of that one.
+  /// A function declared with "->symbol" belongs to the allocator of the function `symbol`.
   private static func join(_ functions: Declared, _ count: Int) {
     for index in 0..<count where functions[index].is.belongs_to.size > 0 {
       let name = functions[index].is.belongs_to
@@ -123,7 +125,8 @@ enum Declarations {
 
   // MARK: the functions
 
-  /// Looks for the functions among what `module` exports. The first module that has one wins, as it does for callers.
+  /// Looks for the functions among the exports of `module`. The first module that has a function
+  /// wins, as it does for callers.
   private static func find(_ functions: Declared, _ count: Int, _ module: Module) {
     guard let symbols = DynamicSymbols(module) else { return }
     for index in 0..<count where !functions[index].is_found && isOf(functions[index].is.module, module) {
@@ -138,7 +141,8 @@ enum Declarations {
     }
   }
 
-  /// Those that the executable keeps to itself, from its static symbol table. A name that several have is none.
+  /// Looks for functions that the executable does not export, in its static symbol table. A name
+  /// that several functions have counts as not found.
   private static func findStatic(_ functions: Declared, _ count: Int) {
     guard let executable = allocs_first_link_map(), var symbols = StaticSymbols(executable) else { return }
     var isAmbiguous = InlineArray<256, Bool>(repeating: false)
@@ -148,7 +152,7 @@ enum Declarations {
         && isName(name, functions[index].is.function)
       {
         if functions[index].is_found {
-          // One that is exported, or that an earlier name led to.
+          // The function is exported, too, or an alias of it was met before.
           if functions[index].address == symbol.address { continue }
           if functions[index].below == nil { continue }
           isAmbiguous[index] = true
@@ -202,7 +206,8 @@ enum Declarations {
 
   // MARK: hooking
 
-  /// Hooks the functions that lie in `module`.
+  /// Hooks the functions that lie in `module`. `isLater`: the module came after the start, and may
+  /// go.
   private static func hook(_ functions: Declared, _ count: Int, _ module: Module, isLater: Bool) {
     var image: Image?
     var room: Gates.Room?
@@ -251,7 +256,8 @@ enum Declarations {
       if Trampolines.jump(&target, to: gate) {
         Index.count(ALLOCS_COUNTER_ENTRIES_HOOKED)
         if functions[index].is_missed {
-          // It has come, with a module that was opened.
+          // The function had been refused as missing. It has come now, with a module that was
+          // opened.
           functions[index].is_missed = false
           Index.count(ALLOCS_COUNTER_DECLARATIONS_REFUSED, .max)
         }
@@ -263,6 +269,7 @@ enum Declarations {
     if !isReady { room.pointee = allocs_gate_room() }
   }
 
+  /// Whether an earlier declaration hooks the function at this address.
   private static func isHooked(_ functions: Declared, _ index: Int) -> Bool {
     for other in 0..<index
     where functions[other].address == functions[index].address && functions[other].below != nil {
@@ -278,9 +285,9 @@ enum Declarations {
     return target
   }
 
-  /// Enters what the function allocates for in the table of allocators.
+  /// Enters the function's allocator in the table of allocators.
   private static func enter(_ functions: Declared, _ index: Int) {
-    // A module that has come again.
+    // The module was here before, and has come again: its allocator is entered already.
     guard functions[index].group == 0 else { return }
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let function = functions + index
@@ -290,13 +297,13 @@ enum Declarations {
       group = functions[other].group
       break
     }
-    Suballocations.turnOn(shared, header)
+    PoolCalls.turnOn(shared, header)
     if group == nil || function.pointee.is.allocates {
       let name = function.pointee.is.name
       let symbol = function.pointee.is.function
       let shownName = name.size > 0 ? name : firstName(functions, index)
       guard let nameStart = shownName.start, let symbolStart = symbol.start else { return }
-      let flags = Suballocations.flags(ofAllocator: shownName)
+      let flags = PoolCalls.flags(ofAllocator: shownName)
       let number = Allocators.register(
         shared, header, address: function.pointee.address, kind: ALLOCS_ALLOCATOR_SUBALLOCATOR,
         name: Allocators.Name(nameStart, size: Int(shownName.size)),
@@ -307,7 +314,7 @@ enum Declarations {
     function.pointee.group = group ?? 0
   }
 
-  /// That of the first function of the same allocator in the text.
+  /// The name of the first function of the same allocator in the text.
   private static func firstName(_ functions: Declared, _ index: Int) -> allocs_text_part {
     for other in 0...index where functions[other].is.allocator == functions[index].is.allocator {
       return functions[other].is.function
@@ -315,7 +322,7 @@ enum Declarations {
     return functions[index].is.function
   }
 
-  // MARK: what was left alone
+  // MARK: functions that are not hooked
 
   private static func refuseAll(_ functions: Declared, _ count: Int, _ reason: allocs_bypass_reason) {
     for index in 0..<count { refuse(functions + index, reason) }

@@ -1,13 +1,17 @@
-// Pools: which blocks a pool has handed out, for allocators that take all of them back at once.
+// Pools: which blocks each pool has handed out, for allocators whose pools take all blocks back at
+// once.
 //
-// A pool is an address, as the program names it, and the allocator's group. Kept in private memory:
-// - for each slot of a nested arena, the number of the pool that handed out its block;
-// - for each pool, the ranges of memory in which blocks of it lie, in the order in which it began to use them. A range
-//   grows while blocks come in ascending order; it may hold blocks of other pools, which the numbers tell apart.
-// A reset looks through the ranges and forgets them: the time is that for the memory the pool has used.
+// A pool is known by an address, as the program names it, and by the group of its allocator. All of
+// this is in private memory:
+// - for each slot of a nested arena, the number of the pool that handed out the slot's block;
+// - for each pool, the ranges of memory in which blocks of it lie, in the order in which the pool
+//   began to use them. A range grows while blocks come in ascending order. It may hold blocks of
+//   other pools, which the numbers tell apart. A reset looks through the pool's ranges and forgets
+//   them: it takes time for the memory that the pool has used.
 //
-// The lock here is taken where a pool begins a new range or another 4 KiB, not for each block: a thread remembers the
-// last. Only where a pool takes back in the reverse order, ranges are exact, and each block takes it.
+// The lock is taken here when a pool begins a new range or another 4 KiB, not for each block: a
+// thread remembers its last pool and range. Only where a pool takes blocks back in the reverse
+// order, as a stack does, ranges are exact and each block takes the lock.
 
 import AgentMachine
 import SharedLayout
@@ -17,15 +21,19 @@ enum Pools {
   private typealias Entry = UnsafeMutablePointer<allocs_pool_entry>
   private typealias Range = UnsafeMutablePointer<allocs_pool_range>
 
+  /// A range ends at a multiple of this, beyond its last block, unless ranges have to be exact.
+  /// Blocks that come up to this far behind the range extend it.
   private static let reach: UInt = 4096
 
-  /// Notes that the pool at `pool`, of the allocator `group`, has handed out a block that Nested has recorded at
-  /// `level`. `isStack`: it takes back in the reverse order, so the order of its ranges matters.
+  /// Notes that the pool at `pool`, of the allocator `group`, has handed out a block, which
+  /// NestedIndex has recorded at `level`. `isStack`: the pool takes blocks back in the reverse
+  /// order, so the order of its ranges matters.
   static func handedOut(
     _ shared: Shared, _ thread: Thread, _ pool: UInt64, _ group: UInt32, isStack: Bool, _ level: Int, _ base: UInt,
     _ end: UInt
   ) {
-    // The latest reset anywhere may have been this pool's.
+    // A reset of any pool may have been this pool's: what the thread remembers from before it does
+    // not count.
     let epoch = allocs_load_acquire_u32(&shared.pointee.pool_epoch)
     let known = thread.pointee.last_pool
     if known.address == pool, known.group == group, known.epoch == epoch, base >= known.start, end <= known.end {
@@ -45,17 +53,19 @@ enum Pools {
     }
   }
 
-  /// The pool takes back all that it has handed out; `from`: all since that block, which included.
+  /// The pool takes back all blocks that it has handed out; with `from`, only that block and those
+  /// that came after it.
   static func reset(_ shared: Shared, _ pool: UInt64, _ group: UInt32, from block: UInt = 0) {
     locked(shared) {
       guard let entry = find(shared, pool, group) else { return }
       allocs_store_release_u32(&shared.pointee.pool_epoch, shared.pointee.pool_epoch &+ 1)
-      // Newest first, up to the range with the block, and there from it on.
+      // The newest range first, down to the range that holds the block, and there from the block
+      // on.
       while let range = entry.pointee.ranges {
         let start = UInt(range.pointee.start)
         let end = UInt(range.pointee.end)
         let holds = block >= start && block < end
-        Nested.drop(shared, from: holds ? block : start, to: end, ofPool: entry.pointee.number)
+        NestedIndex.drop(shared, from: holds ? block : start, to: end, ofPool: entry.pointee.number)
         if holds, block > start {
           range.pointee.end = UInt64(block)
           return
@@ -70,21 +80,24 @@ enum Pools {
     }
   }
 
-  /// The pool that handed out the block at `base`, 0 if it is not known.
+  /// The number of the pool that handed out the block at `base`, 0 if it is not known.
   static func owner(_ shared: Shared, _ level: Int, _ base: UInt) -> UInt32 {
-    guard let arena = Nested.arena(shared, level, base), let owners = owners(arena, makes: false) else { return 0 }
-    return owners[Int(allocs_nested_slot_index(UInt64(base)))]
+    guard let arena = NestedIndex.arena(shared, level, base), let owners = owners(arena, makes: false) else { return 0 }
+    return owners[NestedShape.slotIndex(base)]
   }
 
   // MARK: owners
 
+  /// Notes that pool `number` has handed out the block at `base`.
   private static func own(_ shared: Shared, _ level: Int, _ base: UInt, _ number: UInt32) {
-    guard let arena = Nested.arena(shared, level, base) else { return }
-    owners(arena, makes: true)?[Int(allocs_nested_slot_index(UInt64(base)))] = number
+    guard let arena = NestedIndex.arena(shared, level, base) else { return }
+    owners(arena, makes: true)?[NestedShape.slotIndex(base)] = number
   }
 
-  private static func owners(_ arena: Nested.Base, makes: Bool) -> UnsafeMutablePointer<UInt32>? {
-    let number = Int(UnsafeMutableRawPointer(arena).assumingMemoryBound(to: allocs_nested.self).pointee.number)
+  /// For each slot of the arena, the number of the pool that handed out its block. Nil if there is
+  /// no such table and `makes` does not ask for one, or if there is no memory for it.
+  private static func owners(_ arena: NestedArena, makes: Bool) -> UnsafeMutablePointer<UInt32>? {
+    let number = Int(arena.head.pointee.number)
     guard number < Int(ALLOCS_NESTED_CAPACITY) else { return nil }
     let word = allocs_nested_owners() + number
     if let owners = allocs_load_acquire_pointer(word) { return owners.assumingMemoryBound(to: UInt32.self) }
@@ -97,10 +110,12 @@ enum Pools {
 
   // MARK: ranges
 
+  /// Sees to it that a range of the pool holds the block, and gives that range's bounds.
   private static func extend(_ shared: Shared, _ entry: Entry, _ isStack: Bool, _ base: UInt, _ end: UInt)
     -> (UInt64, UInt64)
   {
-    // A range that reaches beyond its blocks might seem to hold one of an older range.
+    // Ranges of a stack do not reach beyond their blocks: they might seem to hold a block of an
+    // older range.
     let slack = isStack ? 64 : reach
     let reachEnd = isStack ? UInt64(end) : UInt64((end + reach - 1) & ~(reach - 1))
     if let last = entry.pointee.ranges, UInt64(base) >= last.pointee.start,
@@ -109,8 +124,9 @@ enum Pools {
       last.pointee.end = max(last.pointee.end, reachEnd)
       return (last.pointee.start, last.pointee.end)
     }
-    // A pool that has blocks freed one by one comes back to the same memory again and again. Where the order matters,
-    // what has a range keeps it: a stack has given up the ranges that it comes back to.
+    // A pool that has blocks freed one by one uses the same memory again and again. Where the order
+    // matters, a block in an older range stays in it: had the stack taken that memory back, the
+    // range would be gone.
     if isStack {
       var known = entry.pointee.ranges?.pointee.next
       while let range = known {
@@ -136,7 +152,7 @@ enum Pools {
     return (range.pointee.start, range.pointee.end)
   }
 
-  /// Sorts the pool's ranges by address and makes one of those that meet.
+  /// Sorts the pool's ranges by address and joins ranges that meet.
   private static func coalesce(_ shared: Shared, _ entry: Entry) {
     entry.pointee.ranges = sorted(entry.pointee.ranges, entry.pointee.range_count)
     var range = entry.pointee.ranges
@@ -176,6 +192,7 @@ enum Pools {
     return result
   }
 
+  /// A range that no pool uses; nil if there is no memory.
   private static func newRange(_ shared: Shared) -> Range? {
     if shared.pointee.free_ranges == nil {
       let size: UInt64 = 64 << 10
@@ -191,7 +208,10 @@ enum Pools {
     return range
   }
 
-  // MARK: the table of pools: open addressing, emptied entries are filled from behind
+  // MARK: the table of pools
+
+  // A hash table with open addressing: an entry that is emptied is filled with an entry from
+  // behind.
 
   private static func hash(_ pool: UInt64, _ group: UInt32) -> UInt64 {
     (pool ^ UInt64(group) << 48) &* 0x9E37_79B9_7F4A_7C15 >> 20
@@ -209,6 +229,7 @@ enum Pools {
     return nil
   }
 
+  /// The pool's entry, which is made if there is none. Nil if there is no memory.
   private static func entry(_ shared: Shared, _ pool: UInt64, _ group: UInt32) -> Entry? {
     if let known = find(shared, pool, group) { return known }
     if shared.pointee.pool_count * 2 >= shared.pointee.pool_capacity, !grow(shared) { return nil }
@@ -253,7 +274,7 @@ enum Pools {
     var index = (hole + 1) & mask
     while table[Int(index)].number != 0 {
       let home = hash(table[Int(index)].address, table[Int(index)].group) & mask
-      // Moves back unless its home lies behind the hole.
+      // The entry moves to the hole, unless its home lies behind the hole.
       if (index &- home) & mask >= (index &- hole) & mask {
         table[Int(hole)] = table[Int(index)]
         table[Int(index)].number = 0

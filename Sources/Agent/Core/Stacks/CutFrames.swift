@@ -1,13 +1,14 @@
-// CutFrames: how many frames of a stack lie beyond the depth limit.
+// CutFrames: how many frames of a stack lie beyond the limit of depth.
 
 import AgentMachine
 import SharedLayout
 
 enum CutFrames {
-  /// Frames from `start` outwards, at least one; as many as its budget lets the thread count. That is some 20 ms' worth
-  /// at first, and then a little for each allocation, so that no pattern of calls makes allocations slow without bound.
+  /// Frames from `start` outwards, at least one, and at most as many as the thread's budget allows.
+  /// The budget is worth some 20 ms at first, and grows a little with each allocation, so that no
+  /// pattern of calls makes allocations slow without bound.
   @inline(never)
-  static func count(_ thread: Thread, _ start: Registers, _ bounds: Bounds, _ rules: Stack.Rules) -> UInt32 {
+  static func count(_ thread: Thread, _ start: Registers, _ bounds: Bounds, _ rules: FrameRules.Cache) -> UInt32 {
     let atFirst: UInt64 = 1 << 22
     let perAllocation: UInt64 = 16
     let budget = atFirst &+ thread.pointee.entry.pointee.identity.allocations &* perAllocation
@@ -15,7 +16,7 @@ enum CutFrames {
     var bounds = bounds
     var count: UInt64 = 1
     counting: while thread.pointee.frames_counted &+ count < budget {
-      switch registers.step(Stack.rule(registers.pc, rules), high: bounds.high) {
+      switch registers.step(FrameRules.rule(registers.pc, rules), high: bounds.high) {
       case .stepped: break
       case .crossedSignal:
         bounds = Bounds(thread, registers)
@@ -28,7 +29,8 @@ enum CutFrames {
     return UInt32(truncatingIfNeeded: count)
   }
 
-  /// Rounded down, by less than 1 in 64: a recursion has as many nodes as there are numbers.
+  /// `count` rounded down, by less than 1 in 64. The number is part of the outermost node, so each
+  /// number makes nodes of its own, and a recursion shall not make nodes for each of its depths.
   static func rounded(_ count: UInt32) -> UInt32 {
     let precision = 7  // bits
     let low = max(0, UInt32.bitWidth - count.leadingZeroBitCount - precision)

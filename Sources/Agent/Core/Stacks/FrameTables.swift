@@ -1,14 +1,14 @@
-// FrameTables: sorted tables of frame description entries, for modules that have none: linked with
-// --no-eh-frame-hdr, or by a linker that wrote a header without a table.
+// FrameTables: sorted tables of frame description entries, made by the agent for modules that have
+// none: modules linked with --no-eh-frame-hdr, or by a linker that wrote a header without a table.
 //
-// Nothing that is loaded says where such a module has its .eh_frame. But a section of that kind is
-// unmistakable: it begins with a common entry, of a few forms, and is a chain of records from there
-// on, each of which tells where the next one begins, which common entry it belongs to, and which
-// code of the module it is for. So all that can be read of the module is searched for such chains,
-// once: when the module is noted, or when a stack first needs it.
+// Nothing in memory says where such a module has its .eh_frame. But a section of that kind cannot
+// be mistaken: it begins with a common entry, of a few forms, and is a chain of records from there
+// on. Each record tells where the next one begins, which common entry it belongs to, and which code
+// of the module it is for. So everything that can be read of the module is searched for such
+// chains, once: when the module is noted, or when a stack first needs the table.
 //
-// A table is written by one thread, then published. When its module goes it is forgotten; its
-// memory stays, for the next one's.
+// A table is written by one thread, then published. When its module goes, the table is forgotten.
+// Its memory stays, for the table of the next module.
 
 import AgentMachine
 import SharedLayout
@@ -18,22 +18,23 @@ enum FrameTables {
   private typealias Map = UnsafeMutablePointer<link_map>
   private typealias Entry = UnsafeMutablePointer<allocs_frame_place>
 
-  /// Of all tables together.
+  /// Entries of all tables together.
   private static let mostEntries: UInt64 = 1 << 22
   private static let mostSegments = 16
 
   /// Makes the module's table, if it needs one and has none yet.
   static func prepare(_ map: UnsafeMutablePointer<link_map>, at address: UInt64) {
-    var segment = CallFrameInformation.Segment(start: 0, end: 0)
+    var segment = FrameSegment(start: 0, end: 0)
     var table: UInt64 = 0
     var found: UnsafeMutablePointer<link_map>?
     guard allocs_find_frame_table(address, &segment.start, &segment.end, &found, &table), found == map,
-      !CallFrameInformation.isSearchable(table, map, segment)
+      !FrameEntry.isSearchable(table, map, segment)
     else { return }
     _ = self.table(of: map)
   }
 
-  static func find(_ address: UInt64, _ map: UnsafeMutablePointer<link_map>) -> CallFrameInformation.Found {
+  /// The entry for `address` of a module without a table of its own.
+  static func find(_ address: UInt64, _ map: UnsafeMutablePointer<link_map>) -> FrameEntry.Found {
     guard let table = table(of: map), table.pointee.has_failed == 0 else { return .unreadable }
     guard let entries = table.pointee.entries, table.pointee.count > 0 else { return .nothing }
     let count = Int(table.pointee.count)
@@ -47,7 +48,8 @@ enum FrameTables {
     return .entry(table.pointee.start &+ UInt64(entries[low].entry))
   }
 
-  /// What was mapped there is another module's.
+  /// Forgets the tables of the modules that lay in this range: another module may come to lie
+  /// there.
   static func forget(from start: UInt64, to end: UInt64) {
     for index in 0..<Int(ALLOCS_FRAME_TABLE_COUNT) {
       let table = allocs_frame_tables() + index
@@ -60,8 +62,9 @@ enum FrameTables {
 
   // MARK: making one
 
-  /// The module's, made if need be; nil if it cannot be had, or another thread is making it, or the
-  /// stack may be too small for that: only that of a thread is known not to be.
+  /// The module's table, which is made if there is none. nil if it cannot be made, if another
+  /// thread is making it, or if the stack may be too small to make it here: only a thread's own
+  /// stack is known to be large enough.
   private static func table(of map: Map) -> Table? {
     let key = UInt64(UInt(bitPattern: map))
     for index in 0..<Int(ALLOCS_FRAME_TABLE_COUNT) {
@@ -78,7 +81,7 @@ enum FrameTables {
       table.pointee.has_failed = 0
       make(table, map)
       allocs_store_release_u32(&table.pointee.is_ready, 1)
-      // Meanwhile others have found none.
+      // Meanwhile other threads may have cached that there is no rule.
       if let rules = allocs_process().pointee.shared?.pointee.frame_rules { FrameRules.flush(rules) }
       return table
     }
@@ -127,7 +130,7 @@ enum FrameTables {
     return table.pointee.entries
   }
 
-  /// Counts entries, and writes them down if there is room for them.
+  /// Counts entries, and writes them to `entries` if that is not nil.
   private struct Filler {
     let entries: Entry?
     let start: UInt64
@@ -151,33 +154,33 @@ enum FrameTables {
     let segment = segment.pointee
     guard segment.is_readable != 0 else { return }
     let alignment: UInt64 = 8
-    var place = (segment.start + alignment - 1) & ~(alignment - 1)
-    while place < segment.end, segment.end - place >= 16 {
-      // A length and a zero, then the version and "zR" or "zP": nearly nothing else looks like
-      // that.
-      let words = UnsafePointer<UInt32>(bitPattern: UInt(place)).unsafelyUnwrapped
+    var address = (segment.start + alignment - 1) & ~(alignment - 1)
+    while address < segment.end, segment.end - address >= 16 {
+      // A length and a zero, then the version and "zR" or "zP": hardly any other data looks like a
+      // common entry.
+      let words = UnsafePointer<UInt32>(bitPattern: UInt(address)).unsafelyUnwrapped
       let letterZ: UInt32 = 0x7A
       guard words[1] == 0, words[0] >= 12, words[0] < 256, words[2] & 0xFF == 1 || words[2] & 0xFF == 3,
-        words[2] >> 8 & 0xFF == letterZ, CallFrameInformation.isCommon(place, end: segment.end)
+        words[2] >> 8 & 0xFF == letterZ, FrameEntry.isCommon(address, end: segment.end)
       else {
-        place += alignment
+        address += alignment
         continue
       }
-      while let next = CallFrameInformation.next(after: place, end: segment.end) {
-        let link = UnsafeRawPointer(bitPattern: UInt(place)).unsafelyUnwrapped.loadUnaligned(
+      while let next = FrameEntry.next(after: address, end: segment.end) {
+        let link = UnsafeRawPointer(bitPattern: UInt(address)).unsafelyUnwrapped.loadUnaligned(
           fromByteOffset: 4, as: UInt32.self)
         if link == 0 {
-          guard CallFrameInformation.isCommon(place, end: segment.end) else { break }
+          guard FrameEntry.isCommon(address, end: segment.end) else { break }
         } else {
           guard
-            let code = CallFrameInformation.code(ofEntry: place, start: segment.start, end: segment.end),
-            isCode(code.start, code.size, segments)
+            let entry = FrameEntry(at: address, in: FrameSegment(start: segment.start, end: segment.end)),
+            isCode(entry.code.start, entry.code.size, segments)
           else { break }
-          if code.size > 0 { filler.add(code.start, place) }
+          if entry.code.size > 0 { filler.add(entry.code.start, address) }
         }
-        place = next
+        address = next
       }
-      place = (place + alignment) & ~(alignment - 1)
+      address = (address + alignment) & ~(alignment - 1)
     }
   }
 
@@ -193,7 +196,7 @@ enum FrameTables {
     return false
   }
 
-  /// In place, in bounded time, without a call of itself.
+  /// Sorts in place, in bounded time, without recursion: a heap sort.
   private static func sort(_ entries: Entry, _ count: Int) {
     for start in (0..<count / 2).reversed() { sink(entries, start, count) }
     for end in (0..<count).reversed() where end > 0 {

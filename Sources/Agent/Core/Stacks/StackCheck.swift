@@ -1,17 +1,19 @@
-// StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, with nothing kept of earlier captures and no cached
-// rule, and compared with what readers will find. For tests: a stack takes microseconds.
+// StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, without kept frames and without
+// cached rules, and compared with the stack that readers will find. For tests: a stack takes
+// microseconds.
 
 import AgentMachine
 import SharedLayout
 
 enum StackCheck {
-  /// What `capture` gives, checked and counted.
+  /// The node that `capture` returns. It is checked, and both the check and a difference are
+  /// counted.
   @inline(never)
   static func node(
-    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: Stack.Header,
+    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: StackNodes.Header,
     _ limit: Int, _ capture: () -> UInt32
   ) -> UInt32 {
-    // Between captures the list has no frames, so that all come here.
+    // Between captures the list seems empty, so that no hook takes the short way past this check.
     thread.pointee.frame_count = thread.pointee.checked_frame_count
     let node = capture()
     thread.pointee.checked_frame_count = thread.pointee.frame_count
@@ -24,9 +26,9 @@ enum StackCheck {
 
   /// Whether `node` stands for the caller's stack, frame by frame to its end.
   private static func isRecorded(
-    _ thread: Thread, _ caller: Caller, _ node: UInt32, _ header: Stack.Header, _ limit: Int
+    _ thread: Thread, _ caller: Caller, _ node: UInt32, _ header: StackNodes.Header, _ limit: Int
   ) -> Bool {
-    let nodes = Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+    let nodes = StackNodes.all(header)
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(thread, registers)
     var next = node
@@ -34,10 +36,11 @@ enum StackCheck {
       guard next != 0 else { return false }
       let entry = nodes[Int(next)]
       let pc = registers.pc
-      // What the outermost frame's node says of the stack's end; nil: there is one more.
+      // If this frame is the outermost one, the flags of its node that say how the stack ends
+      // there; nil if there is a frame further out.
       var end: UInt32? = bounds.isForeign ? ALLOCS_NODE_TRUNCATED.rawValue : nil
       if !bounds.isForeign {
-        switch registers.step(Stack.rule(pc, nil), high: bounds.high) {
+        switch registers.step(FrameRules.rule(pc, nil), high: bounds.high) {
         case .stepped: break
         case .crossedSignal:
           bounds = Bounds(thread, registers)
@@ -46,11 +49,11 @@ enum StackCheck {
         case .lost: end = ALLOCS_NODE_TRUNCATED.rawValue
         }
       }
-      // A frame of the agent's has the node of the one outside of it.
-      if end == nil, Contexts.isOwn(pc & ~Registers.interrupted) { continue }
+      // A frame of the agent has the node of the frame further out.
+      if end == nil, OwnFrames.isOwn(pc & ~Registers.interrupted) { continue }
       if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
       guard entry.pc == pc & ~Registers.interrupted,
-        entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == Stack.nodeFlags(pc, isOutermost: end != nil, end ?? 0)
+        entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == StackNodes.flags(pc, isOutermost: end != nil, end ?? 0)
       else { return false }
       if let end { return end == ALLOCS_NODE_DEPTH_LIMIT.rawValue || entry.parent == 0 }
       next = entry.parent

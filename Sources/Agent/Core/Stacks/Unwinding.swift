@@ -1,26 +1,28 @@
-// Unwinding: one step, from a frame's registers to its caller's, and the bounds within which it may read.
+// Unwinding: one step, from the registers of a frame to those of its caller's frame.
 //
-// Loads are confined to the thread's own stack, or the alternate signal stack it is on (DisarmedStack.swift). A stack
-// pointer anywhere else, as of a coroutine, lies in no stack that is known.
+// A step reads only words of a stack whose bounds are known (StackBounds.swift): the thread's own
+// stack, or the alternate signal stack that the thread is on.
 
 import AgentMachine
 import SharedLayout
 
 /// Where a hook was called from.
 struct Caller {
-  /// The address of the call's return address.
-  let place: UInt
+  /// The address of the word that holds the call's return address.
+  let returnSlot: UInt
   /// The caller's frame pointer register.
   let framePointer: UInt64
 
-  /// Of a call whose caller was not asked for.
-  static var unknown: Caller { Caller(place: 0, framePointer: 0) }
-  @inline(__always) var isKnown: Bool { place != 0 }
+  /// The caller of a hook that was not told who called it.
+  static var unknown: Caller { Caller(returnSlot: 0, framePointer: 0) }
+  @inline(__always) var isKnown: Bool { returnSlot != 0 }
 
+  /// The return address of the call.
   @inline(__always) var site: UInt64 {
-    UnsafePointer<UInt64>(bitPattern: place).unsafelyUnwrapped.pointee
+    UnsafePointer<UInt64>(bitPattern: returnSlot).unsafelyUnwrapped.pointee
   }
-  @inline(__always) var stackPointer: UInt64 { UInt64(place) &+ 8 }
+  /// The caller's stack pointer after the call has returned.
+  @inline(__always) var stackPointer: UInt64 { UInt64(returnSlot) &+ 8 }
 }
 
 /// The word at `address`, which lies in a stack.
@@ -29,54 +31,28 @@ func load(_ address: UInt64) -> UInt64 {
   UnsafePointer<UInt64>(bitPattern: UInt(address)).unsafelyUnwrapped.pointee
 }
 
-// MARK: bounds
-
-/// The stack that a stack pointer lies in.
-struct Bounds {
-  /// One past the highest address; 0 if no stack is known there, or after its end.
-  private(set) var high: UInt64 = 0
-  /// Whether it is the thread's own, which lies where it lies for good.
-  private(set) var isOwn = false
-
-  /// `alternate`: the thread's alternate stack, if it has been asked for.
-  init(_ thread: Thread, _ registers: Registers, _ alternate: System.AlternateStack? = nil) {
-    if Self.isOwn(thread, registers.sp) {
-      high = thread.pointee.stack_high
-      isOwn = true
-    } else {
-      let alternate = alternate ?? System.alternateStack
-      if alternate.holds(registers.sp) {
-        high = alternate.high
-      } else if alternate.high == 0 {
-        high = DisarmedStack.end(thread, registers)
-      }
-    }
-  }
-  @inline(__always)
-  static func isOwn(_ thread: Thread, _ sp: UInt64) -> Bool {
-    sp >= thread.pointee.stack_low && sp < thread.pointee.stack_high
-  }
-  var isForeign: Bool { high == 0 }
-}
-
-// MARK: one step
-
+/// The registers of a frame, as far as unwinding needs them.
 struct Registers {
   enum Outcome {
+    /// The registers are the caller's now.
     case stepped
+    /// The registers are now those of the code that a signal interrupted. That code may run on
+    /// another stack, so its bounds have to be found anew.
     case crossedSignal
-    /// This was the outermost frame.
+    /// The frame was the outermost frame.
     case ended
+    /// The frame has a caller, but the rule doesn't lead to it.
     case lost
   }
 
-  /// Set in a frame's pc: a signal interrupted it there, it is not a return address.
+  /// Set in the pc of a frame that a signal interrupted: this pc is not a return address.
   static let interrupted: UInt64 = 1 << 63
 
   var sp: UInt64
   var pc: UInt64
   var fp: UInt64
-  /// Where a machine keeps it in a register: the return address of an interrupted function that has not stored it.
+  /// The return address of an interrupted function that has not stored it yet, on a machine that
+  /// keeps return addresses in a register; else 0.
   private var link: UInt64 = 0
 
   init(sp: UInt64, pc: UInt64, fp: UInt64) {
@@ -85,8 +61,8 @@ struct Registers {
     self.fp = fp
   }
 
-  /// A step by a rule of kind FRAME, from a frame whose `cfa` and bounds are known from before. False, and nothing
-  /// done, if it is not that simple.
+  /// A step by a rule of kind `frame`, from a frame whose CFA and bounds are known from an earlier
+  /// step. False, and nothing done, if the return address is not a plain address.
   @inline(__always)
   mutating func stepAgain(_ rule: FrameRule, cfa: UInt64) -> Bool {
     let returnAddress = Machine.address(load(cfa &- rule.returnAddress))
@@ -97,31 +73,31 @@ struct Registers {
     return true
   }
 
-  /// From this frame to its caller. Loads from the stack pointer up to `high` only.
+  /// From this frame to its caller. Reads words from the stack pointer up to `high` only.
   mutating func step(_ rule: FrameRule, high: UInt64) -> Outcome {
-    // Whatever was skipped stays skipped: a frame lies above the one it called.
+    // Words below the stack pointer are never read: a frame lies above the frame that it called.
     func isReadable(_ address: UInt64) -> Bool {
       address >= sp && address & 7 == 0 && address < high && high - address >= 8
     }
     var cfa: UInt64
-    var place: UInt64  // of the return address
+    var returnSlot: UInt64
     var callerFramePointer = fp
     switch rule.kind {
-    case FrameRule.Kind.frame.rawValue:
+    case .frame:
       cfa = (rule.isBasedOnFramePointer ? fp : sp) &+ rule.offset
-      place = cfa &- rule.returnAddress
-      guard cfa > sp, isReadable(place) else { return .lost }
+      returnSlot = cfa &- rule.returnAddress
+      guard cfa > sp, isReadable(returnSlot) else { return .lost }
       if rule.savesFramePointer {
         guard isReadable(cfa &- rule.framePointer) else { return .lost }
         callerFramePointer = load(cfa &- rule.framePointer)
       }
-    case FrameRule.Kind.realigned.rawValue:
+    case .realigned:
       guard isReadable(fp &- rule.offset), isReadable(fp) else { return .lost }
       cfa = load(fp &- rule.offset)
-      place = cfa &- 8
-      guard cfa > sp, isReadable(place) else { return .lost }
+      returnSlot = cfa &- 8
+      guard cfa > sp, isReadable(returnSlot) else { return .lost }
       callerFramePointer = load(fp)
-    case FrameRule.Kind.signalFrame.rawValue:
+    case .signalFrame:
       guard isReadable(sp &+ Machine.interruptedFramePointer), isReadable(sp &+ Machine.interruptedCounter) else {
         return .lost
       }
@@ -131,26 +107,27 @@ struct Registers {
       pc = Trampolines.original(load(context &+ Machine.interruptedCounter)) | Self.interrupted
       if let interruptedLink = Machine.interruptedLink { link = load(context &+ interruptedLink) }
       return .crossedSignal
-    case FrameRule.Kind.unstored.rawValue:
+    case .unstored:
       let returnAddress = Machine.address(link)
       guard returnAddress != 0, returnAddress >> Machine.addressBits == 0 else { return .lost }
       sp = sp &+ rule.offset
       pc = returnAddress
       link = 0
       return .stepped
-    case FrameRule.Kind.withoutInformation.rawValue:
-      // Code made at run time, or by hand: if it keeps a frame pointer, that leads on.
-      // With no local variables, the frame pointer is where the call left the stack pointer.
-      place = fp &+ 8
-      guard isReadable(fp), isReadable(place) else { return .lost }
+    case .withoutInformation:
+      // Code that was made at run time or written by hand. If the code keeps a frame pointer, its
+      // frame record leads to the caller. In a function without local variables the frame pointer
+      // equals the stack pointer.
+      returnSlot = fp &+ 8
+      guard isReadable(fp), isReadable(returnSlot) else { return .lost }
       cfa = Machine.stackPointer(aboveRecord: fp)
       callerFramePointer = load(fp)
-    case FrameRule.Kind.outermost.rawValue:
+    case .outermost:
       return .ended
-    default:
+    case .unsupported, .none:
       return .lost
     }
-    let returnAddress = Machine.address(load(place))
+    let returnAddress = Machine.address(load(returnSlot))
     guard returnAddress != 0 else {
       return .ended
     }

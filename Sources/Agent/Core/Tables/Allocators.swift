@@ -1,13 +1,13 @@
 // Allocators: the table in the segment that says whose memory a block is (allocs_allocator.h).
 //
-// A number is given out once and means the same until the process ends: contexts hold it, and thread's caches of
-// contexts.
+// A number is given out once and means one allocator until the process ends: contexts hold it, and
+// so do the threads' caches of contexts.
 
 import AgentMachine
 import SharedLayout
 
 enum Allocators {
-  /// A text that is part of another: of an environment variable, of a symbol table.
+  /// A text that is part of a longer one, of an environment variable or a symbol table.
   struct Name {
     var start: UnsafePointer<CChar>?
     var size = 0
@@ -23,30 +23,32 @@ enum Allocators {
     }
   }
 
-  /// Enters an allocator and gives its number. 0, the allocator below the agent's malloc, if the table or memory is
-  /// exhausted. May run on any thread that has taken its `self`, in a hook's slow path; not under the lock.
+  @inline(__always)
+  static func table(_ header: UnsafeMutablePointer<allocs_header>) -> SegmentTable<allocs_allocator> {
+    SegmentTable(header, ALLOCS_SECTION_ALLOCATORS)
+  }
+
+  /// Enters an allocator and gives its number. Gives 0, the number of the allocator that the
+  /// agent's malloc calls, if the table is full or there is no memory. May run on any thread that
+  /// has taken its `self`, in a hook's slow path, but not under the lock.
   ///
-  /// - `address`: of any of its code: the module that it lies in.
-  /// - `name`: what it is called; none if that is its module's file name.
-  /// - `function`: what hands out its blocks; none if contexts say which of the malloc family it was.
-  /// - `group`: the number of its first entry; nil if this is it.
+  /// - `address`: of any code of the allocator; it tells the module.
+  /// - `name`: none if the allocator is called by its module's file name.
+  /// - `function`: the function that hands out its blocks; none if contexts say which function of
+  ///   the malloc family it was.
+  /// - `group`: the number of the first entry of the same allocator; nil if this is the first.
   static func register(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, address: UInt64,
     kind: allocs_allocator_kind, name: Name = Name(), function: Name = Name(), group: UInt32? = nil, flags: UInt32 = 0
   ) -> UInt32 {
     Modules.note(shared, header, address: address)
     return locked(shared) {
-      let section = Segment.section(header, ALLOCS_SECTION_ALLOCATORS)
-      let number = section.pointee.used
-      guard number < section.pointee.capacity else { return 0 }
-      let entry = entries(header) + Int(number)
-      let entriesPerPage = UInt64(ALLOCS_PAGE_SIZE) / section.pointee.entry_size
-      if number % entriesPerPage == 0 {
-        guard System.commit(UnsafeMutableRawPointer(entry), UInt64(ALLOCS_PAGE_SIZE)) else { return 0 }
-      }
-      // A name that finds no room is left out: its module's has to do.
-      let ownName = name.start.flatMap { Strings.add(shared, header, $0, name.size) } ?? Strings.Place()
-      let functionName = function.start.flatMap { Strings.add(shared, header, $0, function.size) } ?? Strings.Place()
+      let table = table(header)
+      guard let number = table.reserve() else { return 0 }
+      let entry = table[number]
+      // A name for which there is no room is left out: the name of the module has to do.
+      let ownName = name.start.flatMap { Strings.add(shared, header, $0, name.size) } ?? Strings.Extent()
+      let functionName = function.start.flatMap { Strings.add(shared, header, $0, function.size) } ?? Strings.Extent()
       entry.pointee.name = ownName.offset
       entry.pointee.name_size = ownName.size
       entry.pointee.function = functionName.offset
@@ -55,14 +57,14 @@ enum Allocators {
       entry.pointee.kind = kind.rawValue
       entry.pointee.group = group ?? UInt32(truncatingIfNeeded: number)
       entry.pointee.flags = flags
-      allocs_store_release_u64(&section.pointee.used, number + 1)
+      table.publish(number + 1)
       return UInt32(truncatingIfNeeded: number)
     }
   }
 
-  /// The number of an allocator in a module that the dynamic linker has mapped and not yet entered among those that it
-  /// finds by address. It is called by its module's file name if it has no other. The same one of the same file keeps
-  /// its number, however often it comes and goes.
+  /// The number of an allocator in a module that the dynamic linker has mapped but does not find by
+  /// address yet. The allocator is called by its module's file name if `name` is empty. An
+  /// allocator of one name in one file keeps its number, however often the module comes and goes.
   static func register(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>,
     later module: UnsafeMutablePointer<link_map>, name: Name
@@ -76,8 +78,9 @@ enum Allocators {
       name = Name(text + start, size: path.size - start)
     }
     let known: UInt32? = locked(shared) {
-      for number in 1..<max(1, Int(Segment.section(header, ALLOCS_SECTION_ALLOCATORS).pointee.used)) {
-        let entry = entries(header)[number]
+      let table = table(header)
+      for number in 1..<max(1, table.count) {
+        let entry = table[number].pointee
         if entry.path_size > 0, Strings.holds(header, entry.path, Int(entry.path_size), path),
           Strings.holds(header, entry.name, Int(entry.name_size), name)
         {
@@ -90,14 +93,11 @@ enum Allocators {
     let number = register(shared, header, address: 0, kind: ALLOCS_ALLOCATOR_PRIMARY, name: name)
     guard number != 0 else { return 0 }
     locked(shared) {
-      guard let place = Strings.add(shared, header, text, path.size) else { return }
-      entries(header)[Int(number)].path = place.offset
-      entries(header)[Int(number)].path_size = UInt64(place.size)
+      guard let extent = Strings.add(shared, header, text, path.size) else { return }
+      let entry = table(header)[Int(number)]
+      entry.pointee.path = extent.offset
+      entry.pointee.path_size = UInt64(extent.size)
     }
     return number
-  }
-
-  static func entries(_ header: UnsafeMutablePointer<allocs_header>) -> UnsafeMutablePointer<allocs_allocator> {
-    Segment.start(header, ALLOCS_SECTION_ALLOCATORS).assumingMemoryBound(to: allocs_allocator.self)
   }
 }

@@ -1,14 +1,16 @@
-// Mappings: the table of what was mapped by whom (allocs_mapping.h), kept by the calls of mmap and its like.
+// Mappings: the table of which call mapped which addresses (allocs_mapping.h), kept by the hooks of
+// mmap and its like.
 //
-// A call is noted after it succeeded, with nothing held meanwhile. Another thread may have mapped something new in
-// between where this one unmapped: so each call takes a number before it is made, and what it unmaps are the entries
-// with lower ones only. A new mapping gets its number afterwards, and puts an end to whatever is listed at its
-// addresses.
+// A call is noted after it succeeded, and no lock is held in between. Another thread may meanwhile
+// have mapped something new where this call unmapped. So each call takes a number before it is
+// made, and its unmapping ends only entries with lower numbers. A new mapping gets its number
+// afterwards, and ends whatever is listed at its addresses.
 //
-// These functions may be called where malloc may not: in a signal handler, under an allocator's locks, in a vfork
-// child, which works on its parent's memory. Therefore nothing of libc is called here, and the agent's lock is taken
-// only by a thread that does not hold it. Where the call interrupted a hook, or comes from the allocator below one,
-// nothing of the thread's own memory of stacks is touched, as it may be half changed: the stack is unwound anew.
+// These functions may be called where malloc may not: in a signal handler, under an allocator's
+// locks, in a child of vfork, which works on its parent's memory. Therefore nothing of libc is
+// called here, and the agent's lock is taken only by a thread that does not hold it. A call that
+// interrupted a hook, or that comes from the allocator below a hook, may find the thread's cache of
+// stacks half changed: that cache is left alone, and the stack is unwound anew.
 
 import AgentMachine
 import SharedLayout
@@ -16,7 +18,7 @@ import SharedLayout
 enum Mappings {
   private typealias Shared = UnsafeMutablePointer<allocs_shared>
   private typealias Header = UnsafeMutablePointer<allocs_header>
-  private typealias Entry = UnsafeMutablePointer<allocs_mapping>
+  /// The agent's own part of the table: the entries in order of address, and those that are free.
   private typealias Table = UnsafeMutablePointer<allocs_mapping_table>
 
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
@@ -27,6 +29,7 @@ enum Mappings {
     return allocs_load_acquire_u64(&shared.pointee.mapping_number)
   }
 
+  /// A call has changed what is mapped.
   @inline(never)
   static func changed(_ call: UnsafePointer<allocs_mapping_call>) {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
@@ -34,7 +37,8 @@ enum Mappings {
       Index.count(ALLOCS_COUNTER_MAPPINGS_MISSED)
       return
     }
-    let caller = Caller(place: UInt(call.pointee.place), framePointer: call.pointee.frame_pointer)
+    let caller = Caller(
+      returnSlot: UInt(call.pointee.return_slot), framePointer: call.pointee.frame_pointer)
     let own = enter()
     let isSeen = isSeenAtGate(own)
     let context =
@@ -44,14 +48,16 @@ enum Mappings {
     if let own { allocs_leave(own) }
   }
 
-  /// Whether the thread is on an alternate signal stack with less room than the note of a file takes.
+  /// Whether the thread is on an alternate signal stack with less room, in bytes, than noting a
+  /// file takes.
   private static var hasLittleStack: Bool {
     guard let thread = allocs_registered_block(), !Bounds.isOwn(thread, allocs_stack_address()) else { return false }
     let enough: UInt64 = 3500
     return DisarmedStack.room(thread, System.alternateStack) < enough
   }
 
-  /// Apart from the above: the stack is unwound where this one's names and entries are not in the way.
+  /// A function of its own, never inlined: its local names and entries take no room on the stack
+  /// while the stack is unwound.
   @inline(never)
   private static func note(
     _ call: UnsafePointer<allocs_mapping_call>, _ context: UInt32, isSeen: Bool, _ shared: Shared, _ header: Header
@@ -97,7 +103,7 @@ enum Mappings {
     return nil
   }
 
-  /// The agent has mapped memory for itself. `isLocked`: the caller holds the lock.
+  /// The agent has mapped memory for itself. `isLocked`: the caller holds the agent's lock.
   static func noteOwn(_ memory: Address, _ size: UInt64, isLocked: Bool = false) {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     var draft = allocs_mapping()
@@ -117,14 +123,13 @@ enum Mappings {
     Index.count(ALLOCS_COUNTER_MAPPINGS_CHANGED)
   }
 
-  // MARK: who
+  // MARK: who called
 
-  /// The thread, taken; nil if it is inside a hook, or cannot be told.
+  /// The thread, taken; nil if it is inside a hook, or the agent has not started: a call of mmap does
+  /// not start it.
   private static func enter() -> Thread? {
-    if let thread = allocs_enter() { return thread }
-    guard allocs_registered_block() == nil else { return nil }
-    guard allocs_process().pointee.phase == ALLOCS_PHASE_READY.rawValue else { return nil }
-    return Start.enterNewThread()
+    guard case .taken(let thread) = Entering.enterStarted() else { return nil }
+    return thread
   }
 
   private static func context(
@@ -138,14 +143,14 @@ enum Mappings {
     let node =
       shared.pointee.full_stacks != 0
       ? Stack.nodeAnew(inside, caller, shared, header)
-      : Contexts.node(shared, header, parent: 0, pc: caller.site, flags: 0)
+      : StackNodes.node(shared, header, parent: 0, pc: caller.site, flags: 0)
     return node == 0 ? 0 : Contexts.context(shared, header, node, inside.pointee.slot, function, 0)
   }
 
   // MARK: while a thread forks
 
-  /// Whether a thread that closes the gate waits for this one. A thread inside a hook must not wait in turn: it may
-  /// hold the allocator's locks, which fork takes.
+  /// Whether a thread that closes the gate (Gate.swift) waits for this thread. A thread inside a
+  /// hook must not wait in turn: it may hold the allocator's locks, which fork takes.
   private static func isSeenAtGate(_ own: Thread?) -> Bool {
     if let own { return Gate.regions(own) != nil }
     guard let inside = allocs_registered_block(), inside.pointee.entry != nil else { return false }
@@ -154,6 +159,8 @@ enum Mappings {
     return true
   }
 
+  /// Runs `body` under the lock and while no thread forks, unless the forking thread waits for this
+  /// one (`isSeen`).
   private static func lockedAtGate(_ shared: Shared, isSeen: Bool, _ body: () -> Void) {
     var isDone = false
     while !isDone {
@@ -168,6 +175,7 @@ enum Mappings {
 
   // MARK: files
 
+  /// Where the cache of file names keeps `file`.
   @inline(__always)
   private static func line(_ table: Table, _ file: allocs_mapped_file) -> UnsafeMutablePointer<allocs_mapped_file> {
     let hash = (file.device &* 31 &+ file.inode) &* 0x9E37_79B9_7F4A_7C15
@@ -179,7 +187,8 @@ enum Mappings {
       && one.nanoseconds == other.nanoseconds
   }
 
-  /// Whether the path need not be asked for. Without the lock: a line that changes meanwhile costs the name, not more.
+  /// Whether the file's name is known, so that the kernel need not be asked. Called without the
+  /// lock: if the line changes meanwhile, this mapping has no name, and nothing worse happens.
   private static func isKnown(_ file: allocs_mapped_file, _ shared: Shared) -> Bool {
     guard let table = shared.pointee.mappings else { return false }
     return isSame(line(table, file).pointee, file)
@@ -194,7 +203,7 @@ enum Mappings {
         var name = Text()
         guard let bytes = buffer.baseAddress else { return name }
         let size = System.readLink(path, bytes, Text.capacity + 1)
-        // One that is cut would be another file's.
+        // A path that was cut would be another file's.
         guard size > 0, size <= Text.capacity else { return name }
         for index in 0..<size { name.append(byte: bytes[index]) }
         return name
@@ -202,7 +211,8 @@ enum Mappings {
     }
   }
 
-  /// The caller holds the lock.
+  /// Gives the draft the file's path, which becomes one of the strings if it is new. The caller
+  /// holds the lock.
   private static func setPath(
     _ draft: inout allocs_mapping, _ file: allocs_mapped_file, _ name: borrowing Text, _ table: Table, _ shared: Shared,
     _ header: Header
@@ -226,22 +236,23 @@ enum Mappings {
   }
 
   private static func holds(_ header: Header, _ path: UInt64, _ name: borrowing Text) -> Bool {
-    let bytes = (Segment.start(header, ALLOCS_SECTION_STRINGS) + Int(path)).assumingMemoryBound(to: UInt8.self)
+    let bytes = Strings.table(header)[Int(path)]
     for index in 0..<name.count where bytes[index] != name[index] { return false }
     return true
   }
 
-  /// Where the name is now; nil if there is no room. Half of the section is left for modules.
+  /// Adds the name to the strings and gives its offset; nil if there is no room. Half of the
+  /// section is left for modules.
   private static func store(
     _ name: borrowing Text, _ table: Table, _ shared: Shared, _ header: Header
   ) -> UInt64? {
-    let limit = Segment.section(header, ALLOCS_SECTION_STRINGS).pointee.capacity / 2
+    let limit = UInt64(Strings.table(header).capacity / 2)
     let size = name.count
     guard table.pointee.strings_used + UInt64(size) <= limit,
-      let place = name.withCString({ Strings.add(shared, header, $0, size) })
+      let extent = name.withCString({ Strings.add(shared, header, $0, size) })
     else { return nil }
     table.pointee.strings_used += UInt64(size)
-    return place.offset
+    return extent.offset
   }
 
   // MARK: the table
@@ -257,10 +268,11 @@ enum Mappings {
   }
 
   @inline(__always)
-  private static func entries(_ header: Header) -> Entry {
-    Segment.start(header, ALLOCS_SECTION_MAPPINGS).assumingMemoryBound(to: allocs_mapping.self)
+  private static func entries(_ header: Header) -> SegmentTable<allocs_mapping> {
+    SegmentTable(header, ALLOCS_SECTION_MAPPINGS)
   }
 
+  /// Lists what the call did. The caller holds the lock.
   private static func apply(
     _ call: allocs_mapping_call, _ draft: allocs_mapping, _ shared: Shared, _ header: Header, _ table: Table
   ) {
@@ -280,16 +292,17 @@ enum Mappings {
     insert(draft, header, table)
   }
 
-  /// One past the last address: the kernel maps whole pages, but for the break.
+  /// One past the last address of a mapping. The kernel maps whole pages; only the program break
+  /// may be at any byte.
   private static func end(_ start: UInt64, _ size: UInt64, _ flags: UInt32) -> UInt64 {
     if flags & ALLOCS_MAPPING_BREAK.rawValue != 0 { return start &+ size }
     return start &+ (size &+ pageSize &- 1) & ~(pageSize - 1)
   }
 
-  /// What a mapping that mremap moved is of.
+  /// mremap moved a mapping: gives the draft what was known of the mapping that `source` lay in.
   private static func inherit(_ draft: inout allocs_mapping, from source: UInt64, _ header: Header, _ table: Table) {
-    let place = place(above: source, header, table)
-    let old = place > 0 ? entries(header) + Int(allocs_mapping_order(table)[place - 1]) : nil
+    let rank = rank(above: source, header, table)
+    let old = rank > 0 ? entries(header)[Int(allocs_mapping_order(table)[rank - 1])] : nil
     guard let old, source < old.pointee.end else {
       draft.flags |= ALLOCS_MAPPING_MOVED.rawValue
       return
@@ -302,49 +315,51 @@ enum Mappings {
     if old.pointee.path_size > 0 { draft.offset += source - old.pointee.start }
   }
 
-  /// How many entries start at or below `address`.
-  private static func place(above address: UInt64, _ header: Header, _ table: Table) -> Int {
+  /// How many live entries start at or below `address`: the position, in the order of addresses, of
+  /// the first entry above it.
+  private static func rank(above address: UInt64, _ header: Header, _ table: Table) -> Int {
     let order = allocs_mapping_order(table)
     let entries = entries(header)
     var low = 0
     var high = Int(table.pointee.live_count)
     while low < high {
       let middle = (low + high) / 2
-      if entries[Int(order[middle])].start <= address { low = middle + 1 } else { high = middle }
+      if entries[Int(order[middle])].pointee.start <= address { low = middle + 1 } else { high = middle }
     }
     return low
   }
 
-  /// Nothing is mapped from `start` to `end` any more by the calls up to `number`.
+  /// The calls up to `number` have nothing mapped any more from `start` to `end`: entries that
+  /// reach into that range shrink, end, or become two.
   private static func remove(
     _ start: UInt64, _ end: UInt64, upTo number: UInt64, _ header: Header, _ table: Table
   ) {
     let order = allocs_mapping_order(table)
     let entries = entries(header)
-    var next = place(above: start, header, table)
+    var next = rank(above: start, header, table)
     // The entry that starts below may reach into the range.
-    if next > 0, entries[Int(order[next - 1])].end > start { next -= 1 }
+    if next > 0, entries[Int(order[next - 1])].pointee.end > start { next -= 1 }
     var kept = next
     let count = Int(table.pointee.live_count)
     var rest: allocs_mapping?
     while next < count {
       let index = order[next]
-      let entry = entries + Int(index)
+      let entry = entries[Int(index)]
       guard entry.pointee.start < end else { break }
       var isGone = false
       if entry.pointee.number <= number {
         let old = entry.pointee
         if old.start < start {
           if old.end > end { rest = part(of: old, from: end) }
-          change(entry) { $0.pointee.end = start }
+          entry.change { $0.pointee.end = start }
         } else if old.end > end {
           let part = part(of: old, from: end)
-          change(entry) {
+          entry.change {
             $0.pointee.start = part.start
             $0.pointee.offset = part.offset
           }
         } else {
-          change(entry) {
+          entry.change {
             $0.pointee.start = 0
             $0.pointee.end = 0
           }
@@ -367,6 +382,7 @@ enum Mappings {
     if let rest { insert(rest, header, table) }
   }
 
+  /// The rest of a mapping, from `start` on.
   private static func part(of old: allocs_mapping, from start: UInt64) -> allocs_mapping {
     var part = old
     part.start = start
@@ -374,16 +390,16 @@ enum Mappings {
     return part
   }
 
-  /// Whether `draft` goes on where an entry of the same context ends, and has been added to it: a program that moves
-  /// its break in small steps has one entry for them.
+  /// Adds `draft` to the entry that ends where `draft` begins, if both have one context. Gives
+  /// whether it did. A program that moves its break in small steps has one entry for all of them.
   private static func grow(_ draft: allocs_mapping, _ header: Header, _ table: Table) -> Bool {
-    let place = place(above: draft.start, header, table)
-    guard place > 0 else { return false }
-    let below = entries(header) + Int(allocs_mapping_order(table)[place - 1])
+    let rank = rank(above: draft.start, header, table)
+    guard rank > 0 else { return false }
+    let below = entries(header)[Int(allocs_mapping_order(table)[rank - 1])]
     guard below.pointee.end == draft.start, below.pointee.context == draft.context,
       below.pointee.flags == draft.flags
     else { return false }
-    change(below) {
+    below.change {
       $0.pointee.end = draft.end
       $0.pointee.ticks = draft.ticks
       $0.pointee.number = draft.number
@@ -396,44 +412,22 @@ enum Mappings {
       Index.count(ALLOCS_COUNTER_MAPPINGS_DROPPED)
       return
     }
-    change(entries(header) + Int(index)) { entry in
-      let sequence = entry.pointee.sequence
-      entry.pointee = draft
-      entry.pointee.sequence = sequence
-    }
+    entries(header)[Int(index)].replace(with: draft)
     let order = allocs_mapping_order(table)
-    let place = place(above: draft.start, header, table)
+    let rank = rank(above: draft.start, header, table)
     let count = Int(table.pointee.live_count)
-    allocs_mapping_move(order + place + 1, order + place, UInt64(count - place))
-    order[place] = index
+    allocs_mapping_move(order + rank + 1, order + rank, UInt64(count - rank))
+    order[rank] = index
     table.pointee.live_count += 1
   }
 
-  /// An entry that is free, backed by memory; nil if there is none.
+  /// The index of a free entry, backed by memory; nil if there is none.
   private static func newEntry(_ header: Header, _ table: Table) -> UInt32? {
-    if table.pointee.free_count > 0 {
+    guard table.pointee.free_count == 0 else {
       table.pointee.free_count -= 1
       return allocs_mapping_free(table)[Int(table.pointee.free_count)]
     }
-    let section = Segment.section(header, ALLOCS_SECTION_MAPPINGS)
-    let used = section.pointee.used
-    let offset = used * section.pointee.entry_size
-    guard used < section.pointee.capacity,
-      offset % pageSize != 0
-        || System.commit(Segment.start(header, ALLOCS_SECTION_MAPPINGS) + Int(offset), pageSize)
-    else { return nil }
-    allocs_store_release_u64(&section.pointee.used, used + 1)
-    return UInt32(truncatingIfNeeded: used)
-  }
-
-  /// Changes an entry so that a reader can tell: the sequence is odd meanwhile.
-  @inline(__always)
-  private static func change(_ entry: Entry, _ body: (Entry) -> Void) {
-    let sequence = entry.pointee.sequence
-    allocs_store_relaxed_u32(&entry.pointee.sequence, sequence &+ 1)
-    allocs_fence_release()
-    body(entry)
-    allocs_store_release_u32(&entry.pointee.sequence, sequence &+ 2)
+    return entries(header).append().map { UInt32(truncatingIfNeeded: $0) }
   }
 }
 

@@ -1,11 +1,12 @@
-// ModuleFiles: of which file a module is. Its build id tells, which lies in its memory, together with an absolute path.
-// Only where one of them is missing is the kernel asked: /proc/self/map_files/START-END is a link to the file that is
-// mapped, and may be read (not followed) without any right. No descriptor is opened.
+// ModuleFiles: which file a module is of. The module's build id, which lies in its memory, and an
+// absolute path tell. Only where one of the two is missing is the kernel asked:
+// /proc/self/map_files/START-END is a link to the file that is mapped there, and any process may
+// read it (not follow it). No descriptor is opened.
 //
-// The file's identity (device, inode, size, time of change) is as of the moment when the module is noted, before the
-// first node that refers to it. A file that is overwritten in place changes the code that runs, so what it held at that
-// moment is what the module's records are about; a reader that finds another time of change says that nothing is
-// proved.
+// The identity of the file (device, inode, size, time of change) is noted when the module is noted,
+// before the first stack node that refers to the module. A file that is overwritten in place
+// changes the code that runs. So the records of the module are about what the file held at that
+// moment; a reader that finds another time of change says that nothing is proved.
 
 import AgentMachine
 import SharedLayout
@@ -17,31 +18,28 @@ enum ModuleFiles {
 
   // MARK: the name
 
-  /// Writes the module's path into `bytes`, and what is known of its file into `module` and `file`. How many bytes it
-  /// took.
+  /// Writes the module's path into `bytes`, and what is known of its file into `module` and `file`.
+  /// Gives the path's size in bytes.
   static func name(
     _ bytes: UnsafeMutablePointer<UInt8>, _ limit: Int, _ module: inout allocs_module, _ file: inout allocs_module_file,
     _ map: UnsafeMutablePointer<link_map>, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Int {
     let isMain = allocs_is_main_module(map)
     if isMain { module.flags |= ALLOCS_MODULE_MAIN.rawValue }
-    var size = 0
-    if let name = map.pointee.l_name {
-      while size < limit, name[size] != 0 {
-        bytes[size] = UInt8(bitPattern: name[size])
-        size += 1
-      }
-    }
+    var size = copyLinkerName(bytes, limit, map)
     if module.start == allocs_vdso_start() {
       module.flags |= ALLOCS_MODULE_VDSO.rawValue
       return size
     }
-    // Where ld.so was called to start the program, /proc/self/exe leads to that.
+    // Where ld.so was called to start the program, /proc/self/exe is ld.so.
     if isMain, size == 0, !allocs_is_started_by_loader() { return nameExecutable(bytes, limit, module, &file) }
     if module.build_id_size > 0, size > 0, bytes[0] == slash, !isOfProcess(bytes, size) { return size }
     let named = size
     size = askKernel(bytes, limit, module)
-    guard size > 0 else { return named > 0 ? rename(bytes, limit, map) : 0 }
+    guard size > 0 else {
+      // The kernel may have left something over the name.
+      return named > 0 ? copyLinkerName(bytes, limit, map) : 0
+    }
     file.flags |= ALLOCS_MODULE_FILE_ASKED.rawValue
     file.noted_ns = System.nanoseconds(.realtime)
     if isDeleted(bytes, size) {
@@ -65,19 +63,20 @@ enum ModuleFiles {
     let hasMark = isDeleted(bytes, found)
     if module.build_id_size > 0, !hasMark { return found }
     file.noted_ns = System.nanoseconds(.realtime)
-    // The link leads to the file even where no path does any more.
+    // The link is the file itself, even if the file has no path any more.
     System.identify(path, &file)
     guard hasMark else { return found }
     var named = allocs_module_file()
     identify(bytes, found, limit, &named)
-    // A file may really be called so.
+    // The name of a file may really end in the kernel's mark " (deleted)".
     if isSame(named, file) { return found }
     file.flags |= ALLOCS_MODULE_FILE_DELETED.rawValue
     return found - deleted.utf8CodeUnitCount
   }
 
-  /// Writes the dynamic linker's name again, over what the kernel may have left there.
-  private static func rename(
+  /// Writes the dynamic linker's name of the module, as far as there is room; gives its size in
+  /// bytes.
+  private static func copyLinkerName(
     _ bytes: UnsafeMutablePointer<UInt8>, _ limit: Int, _ map: UnsafeMutablePointer<link_map>
   ) -> Int {
     var size = 0
@@ -89,7 +88,7 @@ enum ModuleFiles {
     return size
   }
 
-  /// Whether the path means one thing here and another in other processes: /proc/self/fd/3, /dev/fd/3.
+  /// Whether the path means another file in other processes, as /proc/self/fd/3 and /dev/fd/3 do.
   private static func isOfProcess(_ bytes: UnsafeMutablePointer<UInt8>, _ size: Int) -> Bool {
     hasPrefix(bytes, size, "/proc/") || hasPrefix(bytes, size, "/dev/fd/")
   }
@@ -113,13 +112,15 @@ enum ModuleFiles {
 
   // MARK: the kernel's links
 
-  /// Writes the path of the file that is mapped where the module is; 0 if the kernel does not say it.
+  /// Writes the path of the file that is mapped where the module is, and gives its size; 0 if the
+  /// kernel does not tell.
   private static func askKernel(
     _ bytes: UnsafeMutablePointer<UInt8>, _ limit: Int, _ module: allocs_module
   ) -> Int {
     guard let segments = segments(module) else { return 0 }
     let page = UInt64(ALLOCS_PAGE_SIZE)
-    // The bounds must be those of a mapping: the kernel joins neighbours that agree, so not every segment is one.
+    // The bounds must be those of a mapping. Not every segment is a mapping of its own: the kernel
+    // joins neighbours that agree.
     for index in 0..<segments.count where segments[index].p_type == 1 {  // PT_LOAD
       let start = module.bias &+ segments[index].p_vaddr
       let end = (start &+ segments[index].p_filesz &+ page &- 1) & ~(page - 1)
@@ -134,7 +135,8 @@ enum ModuleFiles {
     return 0
   }
 
-  /// The program headers in the module's first page, which holds its ELF header where it is mapped at all.
+  /// The program headers, if they lie in the module's first page with the ELF header, as they do
+  /// where they are mapped.
   private static func segments(_ module: allocs_module) -> UnsafeBufferPointer<Elf64_Phdr>? {
     guard let image = UnsafeRawPointer(bitPattern: UInt(module.start)) else { return nil }
     let header = image.assumingMemoryBound(to: Elf64_Ehdr.self).pointee
@@ -150,7 +152,8 @@ enum ModuleFiles {
 
   // MARK: identity
 
-  /// Which directory is the root now: a path that the kernel gives later is only good while that is so.
+  /// Notes which directory is the root now. A path that the kernel gives later is only good while
+  /// the root is the same directory.
   static func noteRoot(_ shared: UnsafeMutablePointer<allocs_shared>) {
     let root = Self.root
     shared.pointee.root_device = root.device
@@ -169,7 +172,8 @@ enum ModuleFiles {
     return file
   }
 
-  /// Notes the identity of the file at the path that fills `size` bytes; a zero is put behind it for that.
+  /// Notes the identity of the file at the path that fills `size` bytes. A zero is put behind the
+  /// path for that.
   private static func identify(
     _ bytes: UnsafeMutablePointer<UInt8>, _ size: Int, _ limit: Int, _ file: inout allocs_module_file
   ) {
@@ -183,7 +187,7 @@ enum ModuleFiles {
       && one.mtime_seconds == other.mtime_seconds && one.mtime_nanoseconds == other.mtime_nanoseconds
   }
 
-  /// Whether two modules are of the same file in the same state.
+  /// Whether two modules are of one file in one state.
   static func isSameFile(
     _ one: allocs_module, _ file: allocs_module_file, _ other: allocs_module, _ otherFile: allocs_module_file
   ) -> Bool {

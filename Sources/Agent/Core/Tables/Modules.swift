@@ -1,19 +1,25 @@
-// Modules: notes in the segment which module lies where, so that return addresses mean something after dlclose and
-// after the process is gone.
+// Modules: notes in the segment which module lay where, so that return addresses mean something
+// after dlclose and after the process is gone (allocs_module.h).
 //
-// A module is noted when the agent starts, or when the first call from it is seen: _dl_find_object finds it without a
-// lock, so a thread that holds the dynamic linker's lock cannot be waited for. dlclose is hooked to note which modules
-// went. libc unloads modules of its own (converters, name services) past that hook, and between a dlclose and the note
-// another thread may load something in the same place. So the question is asked again before anything new is mapped:
-// the dynamic linker allocates the description of a new module first, by calloc.
+// A module is noted when the agent starts, or when a call from it is first seen. _dl_find_object
+// finds it without a lock, so nobody waits for a thread that holds the dynamic linker's lock.
+// dlclose is hooked, to note which modules went. libc unloads modules of its own (converters, name
+// services) past that hook, and between a dlclose and the note of it another thread may load
+// something in the same place. So before anything new is mapped, the agent checks once more which
+// modules are gone. It notices in time, because the dynamic linker first allocates the description
+// of a new module, by calloc.
 //
-// From the first unloading on, each new node of the stack trie names the entry of its module, so that records tell
-// modules apart that lay at the same addresses, however soon after each other. A file that is loaded again at its place
-// gets its entry again: a program that loads a plugin a million times has one entry for it. Where the table is full,
-// the entry of a module that was unloaded is given to another, and counted; `first_node` keeps their nodes apart.
+// From the first unloading on, each new stack node names the entry of its module. So records tell
+// modules apart that lay at the same addresses, however soon after each other. A file that is
+// loaded again in its old place gets its old entry: a program that loads a plugin a million times
+// has one entry for it. Where the table is full, a new module is given the entry of a module that
+// was unloaded, which is counted; `first_node` of the entry keeps the nodes of the two apart.
 //
-// Entries of loaded modules are found by binary search in their order of address (`place`). The search takes no lock:
-// one that meets a change may miss, and who misses asks again under the lock.
+// Each module has two entries of one index, in the table of modules and in the table of their files
+// (allocs_module_file). The second table also keeps, in `place`, the indexes of the loaded modules
+// in the order of their addresses; the position of a module in that order is its *rank* here. A
+// binary search over the ranks finds the module of an address. It takes no lock: a search that
+// meets a change may miss, and then asks again under the lock.
 
 import AgentMachine
 import SharedLayout
@@ -22,13 +28,13 @@ enum Modules {
   typealias Shared = UnsafeMutablePointer<allocs_shared>
   typealias Header = UnsafeMutablePointer<allocs_header>
 
-  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
-  /// What a node says of its module, where that is none or has no entry.
+  /// The word that a node has in place of its module's number, if its address lies in no module, or
+  /// in one that has no entry.
   private static let none = UInt32(ALLOCS_NODE_MODULE_NONE)
   private static let dropped = UInt32(ALLOCS_NODE_MODULE_DROPPED)
 
-  /// Notes the module that covers `address`, if it is new. What a node is to say of it: 1 + its index, or why it has
-  /// none.
+  /// Notes the module that covers `address`, if it is new. Gives its number, which is 1 + the index
+  /// of its entries, or why it has none (`none`, `dropped`): nodes say either.
   @discardableResult
   static func note(_ shared: Shared, _ header: Header, address: UInt64) -> UInt32 {
     let known = known(shared, header, address)
@@ -41,7 +47,7 @@ enum Modules {
       let known = Self.number(shared, header, of: address)
       return known != 0 ? known : add(shared, header, start, end, map)
     }
-    Events.tellNews(shared, header)
+    Events.recordModules(shared, header)
     return number
   }
 
@@ -50,7 +56,7 @@ enum Modules {
     ModuleFiles.noteRoot(shared)
     var map = allocs_first_link_map()
     while let current = map {
-      // Its dynamic section lies within it.
+      // A module's dynamic section lies within the module.
       note(shared, header, address: UInt64(UInt(bitPattern: current.pointee.l_ld)))
       map = current.pointee.l_next
     }
@@ -64,26 +70,27 @@ enum Modules {
     allocs_process().pointee.loader_size = end &- start
   }
 
-  /// Whether the dynamic linker calls: it may be about to map a module.
+  /// Whether the caller at `site` is the dynamic linker, which may be about to map a module.
   @inline(__always)
   static func isLoader(_ site: UInt64) -> Bool {
     site &- allocs_process().pointee.loader_start < allocs_process().pointee.loader_size
   }
 
-  /// dlclose has returned, or a module is about to be mapped: which of the noted modules are gone?
+  /// Notes which of the known modules are gone. dlclose has returned, or a module is about to be
+  /// mapped.
   static func noteUnloaded() {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     locked(shared) {
-      let table = entries(header)
+      let table = table(header)
+      let files = files(header)
       var changed = false
       var rank = Int(shared.pointee.loaded_modules)
       while rank > 0 {
         rank -= 1
-        let index = places(header)[rank].place
+        let module = table[Int(files[rank].pointee.place)]
         var start: UInt64 = 0
         var end: UInt64 = 0
         var map: UnsafeMutablePointer<link_map>?
-        let module = table + Int(index)
         if allocs_find_module(module.pointee.start, &start, &end, &map), start == module.pointee.start { continue }
         unload(shared, header, rank: rank)
         changed = true
@@ -93,53 +100,55 @@ enum Modules {
         Terminal.forgetOperators()
       }
     }
-    Events.tellNews(shared, header)
+    Events.recordModules(shared, header)
   }
 
-  /// The place of the module that covers `address`, counted from 1; 0 if it is not known.
+  /// The number of the module that covers `address`; 0 if no known module does.
   static func number(_ header: Header, of address: UInt64) -> UInt32 {
     guard let shared = allocs_process().pointee.shared else { return 0 }
     return number(shared, header, of: address)
   }
 
   private static func number(_ shared: Shared, _ header: Header, of address: UInt64) -> UInt32 {
-    let table = entries(header)
-    let places = places(header)
+    let table = table(header)
+    let files = files(header)
     var low = 0
     var high = Int(allocs_load_acquire_u32(&shared.pointee.loaded_modules))
     while low < high {
       let middle = (low + high) / 2
-      let index = Int(allocs_load_relaxed_u32(&places[middle].place))
-      if table[index].start <= address { low = middle + 1 } else { high = middle }
+      let index = Int(allocs_load_relaxed_u32(&files[middle].pointee.place))
+      if table[index].pointee.start <= address { low = middle + 1 } else { high = middle }
     }
     guard low > 0 else { return 0 }
-    let index = allocs_load_relaxed_u32(&places[low - 1].place)
-    return covers(table + Int(index), address) ? index + 1 : 0
+    let index = allocs_load_relaxed_u32(&files[low - 1].pointee.place)
+    return covers(table[Int(index)], address) ? index + 1 : 0
   }
 
-  /// The first node of the module in entry `number`: those below were made for another module, which had the entry
-  /// before.
+  /// The first node that may be of the module with this number: nodes with lower ids were made for
+  /// the module that had its entries before.
   @inline(__always)
   static func firstNode(_ header: Header, ofModule number: UInt32) -> UInt32 {
-    number < dropped ? places(header)[Int(number) - 1].first_node : 0
+    number < dropped ? files(header)[Int(number) - 1].pointee.first_node : 0
   }
 
-  /// The module at `address` has its thread-local variables of this thread at `block`. Those of modules that are loaded
-  /// at the start lie at the same distance from every thread's pointer.
+  /// The module at `address` has this thread's thread-local variables at `block`. Of a module that
+  /// is loaded at the start, they lie at one distance from the thread pointer in every thread.
   static func noteThreadLocalBlock(_ address: UInt64, _ block: UInt64, _ size: UInt64) {
     guard let header = allocs_process().pointee.shared?.pointee.header else { return }
     let number = number(header, of: address)
     guard number > 0 else { return }
-    let module = entries(header) + Int(number - 1)
+    let module = table(header)[Int(number - 1)]
     module.pointee.thread_local_offset = block &- allocs_thread_pointer()
     allocs_store_release_u64(&module.pointee.thread_local_size, size)
   }
 
-  /// Most questions are about the module of the last one.
+  /// The number of the module that covers `address`, 0 if it is not known. Most questions are about
+  /// the module that the last question was about.
   private static func known(_ shared: Shared, _ header: Header, _ address: UInt64) -> UInt32 {
     let index = allocs_load_relaxed_u32(&shared.pointee.last_module)
-    let used = allocs_load_acquire_u64(&Segment.section(header, ALLOCS_SECTION_MODULES).pointee.used)
-    if UInt64(index) < used, covers(entries(header) + Int(index), address) { return index + 1 }
+    let table = table(header)
+    let used = allocs_load_acquire_u64(&table.section.pointee.used)
+    if UInt64(index) < used, covers(table[Int(index)], address) { return index + 1 }
     let number = number(shared, header, of: address)
     if number > 0 { shared.pointee.last_module = number - 1 }
     return number
@@ -150,52 +159,49 @@ enum Modules {
       && allocs_load_relaxed_u32(&module.pointee.state) == ALLOCS_MODULE_LOADED.rawValue
   }
 
-  private static func entries(_ header: Header) -> UnsafeMutablePointer<allocs_module> {
-    Segment.start(header, ALLOCS_SECTION_MODULES).assumingMemoryBound(to: allocs_module.self)
+  private static func table(_ header: Header) -> SegmentTable<allocs_module> {
+    SegmentTable(header, ALLOCS_SECTION_MODULES)
   }
 
-  private static func places(_ header: Header) -> UnsafeMutablePointer<allocs_module_file> {
-    Segment.start(header, ALLOCS_SECTION_MODULE_FILES).assumingMemoryBound(to: allocs_module_file.self)
+  private static func files(_ header: Header) -> SegmentTable<allocs_module_file> {
+    SegmentTable(header, ALLOCS_SECTION_MODULE_FILES)
   }
 
-  /// The module at `rank` among those that are loaded is gone. The caller holds the lock.
+  /// The loaded module at `rank` is gone. The caller holds the lock.
   private static func unload(_ shared: Shared, _ header: Header, rank: Int) {
-    let places = places(header)
-    let index = places[rank].place
+    let files = files(header)
+    let index = files[rank].pointee.place
     let last = Int(shared.pointee.loaded_modules) - 1
-    for next in rank..<last { allocs_store_relaxed_u32(&places[next].place, places[next + 1].place) }
+    for next in rank..<last { allocs_store_relaxed_u32(&files[next].pointee.place, files[next + 1].pointee.place) }
     allocs_store_release_u32(&shared.pointee.loaded_modules, UInt32(last))
     shared.pointee.modules_unloaded = 1
-    let module = entries(header) + Int(index)
+    let module = table(header)[Int(index)]
     FrameTables.forget(from: module.pointee.start, to: module.pointee.end)
     module.pointee.unload_ticks = allocs_now()
     allocs_store_release_u32(&module.pointee.state, ALLOCS_MODULE_UNLOADED.rawValue)
     Index.count(ALLOCS_COUNTER_MODULES_CHANGED)
-    Events.addNews(shared, module: index, isUnloaded: true)
+    Events.noteModule(shared, module: index, isUnloaded: true)
   }
 
-  /// Threads that go on may have cached sites of the module. Their caches are theirs; an empty key does no harm there.
+  /// Empties all caches in which the module's code may stand. The caches of contexts belong to
+  /// threads that run meanwhile: an empty key does no harm there.
   private static func flushAll(_ shared: Shared, _ header: Header) {
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
-    var chunk = shared.pointee.chunk_first
-    while let current = chunk {
-      for index in 0..<UInt64(ALLOCS_BLOCKS_PER_CHUNK) { Contexts.flush(allocs_chunk_thread(current, index)) }
-      chunk = current.pointee.next
-    }
+    Threads.forEach(shared) { StackCaches.flush($0) }
   }
 
   // MARK: a module that comes
 
-  /// What a node is to say of it. The caller holds the lock.
+  /// Enters a module and gives its number, or `dropped`. The caller holds the lock.
   private static func add(
     _ shared: Shared, _ header: Header, _ start: UInt64, _ end: UInt64, _ map: UnsafeMutablePointer<link_map>
   ) -> UInt32 {
-    // A module that was here and is not any more went without a call of dlclose that we saw.
+    // A known module that covers some of these addresses is gone, and no dlclose was seen for it.
     var isReplaced = false
     var rank = Int(shared.pointee.loaded_modules)
     while rank > 0 {
       rank -= 1
-      let other = entries(header)[Int(places(header)[rank].place)]
+      let other = table(header)[Int(files(header)[rank].pointee.place)].pointee
       if other.start >= end { continue }
       if other.end <= start { break }
       unload(shared, header, rank: rank)
@@ -214,7 +220,7 @@ enum Modules {
     #endif
     FrameTables.prepare(map, at: UInt64(UInt(bitPattern: map.pointee.l_ld)))
     ModuleFiles.readBuildID(&module)
-    // The name is written where the strings end, and stays there only if it is new.
+    // The name is drafted behind the last of the strings, and stays there only if it is new.
     let draft = Strings.draft(shared, header)
     var size = 0
     if let draft { size = ModuleFiles.name(draft, Strings.limit, &module, &file, map, shared) }
@@ -226,63 +232,53 @@ enum Modules {
       return dropped
     }
     if former != nil {
-      allocs_store_release_u32(&entries(header)[index].state, ALLOCS_MODULE_LOADED.rawValue)
+      allocs_store_release_u32(&table(header)[index].pointee.state, ALLOCS_MODULE_LOADED.rawValue)
     } else {
       fill(shared, header, index, &module, &file, draft, size, map)
     }
     insert(shared, header, index)
-    // What was code without information there may have some now.
+    // Code at these addresses for which there was no unwinding rule may have a rule now.
     if let rules = shared.pointee.frame_rules { FrameRules.flush(rules) }
-    let used = Segment.section(header, ALLOCS_SECTION_MODULES)
-    if UInt64(index) >= used.pointee.used {
-      Segment.section(header, ALLOCS_SECTION_MODULE_FILES).pointee.used = UInt64(index) + 1
-      allocs_store_release_u64(&used.pointee.used, UInt64(index) + 1)
+    if index >= table(header).count {
+      files(header).publish(index + 1)
+      table(header).publish(index + 1)
     }
     allocs_store_release_u32(&shared.pointee.loaded_modules, shared.pointee.loaded_modules + 1)
     Index.count(ALLOCS_COUNTER_MODULES_CHANGED)
-    Events.addNews(shared, module: UInt32(index), isUnloaded: false)
+    Events.noteModule(shared, module: UInt32(index), isUnloaded: false)
     return UInt32(index) + 1
   }
 
-  /// The entry that this very file had when it was loaded at this very place before.
+  /// The index of the entry that the file had when it was loaded in the same place before.
   private static func former(
     _ header: Header, _ module: allocs_module, _ file: allocs_module_file, _ name: UnsafeMutablePointer<UInt8>?,
     _ size: Int
   ) -> Int? {
     guard let name, size > 0, module.build_id_size > 0 || file.inode != 0 else { return nil }
-    let table = entries(header)
-    let strings = Segment.start(header, ALLOCS_SECTION_STRINGS)
-    for index in 0..<Int(Segment.section(header, ALLOCS_SECTION_MODULES).pointee.used) {
-      let old = table + index
+    let table = table(header)
+    let strings = Strings.table(header)
+    for index in 0..<table.count {
+      let old = table[index]
       guard old.pointee.start == module.start, old.pointee.end == module.end, old.pointee.bias == module.bias,
         old.pointee.state == ALLOCS_MODULE_UNLOADED.rawValue, Int(old.pointee.path_size) == size,
-        ModuleFiles.isSameFile(old.pointee, places(header)[index], module, file),
-        ModuleFiles.isEqual(strings + Int(old.pointee.path), UnsafeRawPointer(name), size)
+        ModuleFiles.isSameFile(old.pointee, files(header)[index].pointee, module, file),
+        ModuleFiles.isEqual(strings[Int(old.pointee.path)], name, size)
       else { continue }
       return index
     }
     return nil
   }
 
-  /// The index of an entry for a new module, backed by memory: that of one that was unloaded, if the table is full.
+  /// The index of an entry for a new module, backed by memory. If the table is full, that is the
+  /// entry of a module that was unloaded.
   private static func room(_ shared: Shared, _ header: Header) -> Int? {
-    let section = Segment.section(header, ALLOCS_SECTION_MODULES)
-    let used = section.pointee.used
-    guard used >= section.pointee.capacity else {
-      let size = section.pointee.entry_size
-      let lastPage = ((used + 1) * size - 1) / pageSize
-      let entriesPerPage = pageSize / UInt64(MemoryLayout<allocs_module_file>.stride)
-      guard
-        used * size / pageSize == lastPage && used != 0
-          || System.commit(UnsafeMutableRawPointer(entries(header)) + Int(lastPage * pageSize), pageSize),
-        used % entriesPerPage != 0 || System.commit(UnsafeMutableRawPointer(places(header) + Int(used)), pageSize)
-      else { return nil }
-      return Int(used)
-    }
+    let table = table(header)
+    let used = table.count
+    if used < table.capacity { return files(header).back(used) ? table.reserve() : nil }
     for _ in 0..<used {
       let index = Int(shared.pointee.next_forgotten)
-      shared.pointee.next_forgotten = UInt64(index) + 1 < used ? UInt32(index) + 1 : 0
-      guard entries(header)[index].state == ALLOCS_MODULE_UNLOADED.rawValue, !isAllocator(header, index) else {
+      shared.pointee.next_forgotten = index + 1 < used ? UInt32(index) + 1 : 0
+      guard table[index].pointee.state == ALLOCS_MODULE_UNLOADED.rawValue, !isAllocator(header, index) else {
         continue
       }
       Index.count(ALLOCS_COUNTER_MODULES_FORGOTTEN)
@@ -291,66 +287,72 @@ enum Modules {
     return nil
   }
 
-  /// Whether an allocator is named by the module.
+  /// Whether the module gives an allocator its name: its entry is not forgotten.
   private static func isAllocator(_ header: Header, _ index: Int) -> Bool {
-    let used = Int(Segment.section(header, ALLOCS_SECTION_ALLOCATORS).pointee.used)
-    for number in 0..<used where Int(Allocators.entries(header)[number].module) == index + 1 { return true }
+    let allocators = Allocators.table(header)
+    for number in 0..<allocators.count where Int(allocators[number].pointee.module) == index + 1 { return true }
     return false
   }
 
-  /// Writes the entry at `index`, with the name that stands in `draft`; without one, the name goes where that of the
-  /// entry's former module stood.
+  /// Writes the two entries at `index`, under the sequence lock of the second, with the name that
+  /// stands in `draft`. Where there is no draft, the name goes where the name of the entry's former
+  /// module stood.
   private static func fill(
     _ shared: Shared, _ header: Header, _ index: Int, _ module: inout allocs_module, _ file: inout allocs_module_file,
     _ draft: UnsafeMutablePointer<UInt8>?, _ size: Int, _ map: UnsafeMutablePointer<link_map>
   ) {
-    let entry = entries(header) + index
-    let place = places(header) + index
+    let entry = table(header)[index]
     let isTaken = entry.pointee.state != ALLOCS_MODULE_NONE.rawValue
-    let (oldPath, oldRoom) = (entry.pointee.path, place.pointee.path_room)
-    let sequence = place.pointee.sequence
-    allocs_store_relaxed_u32(&place.pointee.sequence, sequence &+ 1)
-    allocs_fence_release()
-    allocs_store_release_u32(&entry.pointee.state, ALLOCS_MODULE_NONE.rawValue)
-    file.path_room = oldRoom
-    module.path = oldPath
-    let strings = Segment.start(header, ALLOCS_SECTION_STRINGS).assumingMemoryBound(to: UInt8.self)
+    files(header)[index].change { fileEntry in
+      allocs_store_release_u32(&entry.pointee.state, ALLOCS_MODULE_NONE.rawValue)
+      file.path_room = fileEntry.pointee.path_room
+      module.path = entry.pointee.path
+      writeName(header, &module, &file, draft, size, map, shared)
+      if isTaken {
+        module.flags |= ALLOCS_MODULE_LATER.rawValue
+        file.first_node = UInt32(truncatingIfNeeded: allocs_load_acquire_u64(&shared.pointee.nodes.next_id))
+      }
+      // `place` belongs to the order of loaded modules, not to this module.
+      file.place = fileEntry.pointee.place
+      module.state = ALLOCS_MODULE_NONE.rawValue
+      entry.pointee = module
+      fileEntry.write(file)
+      allocs_store_release_u32(&entry.pointee.state, ALLOCS_MODULE_LOADED.rawValue)
+    }
+  }
+
+  /// Puts the module's name among the strings: over the name of the entries' former module, at
+  /// `module.path` with room for `file.path_room` bytes, if it fits there.
+  private static func writeName(
+    _ header: Header, _ module: inout allocs_module, _ file: inout allocs_module_file,
+    _ draft: UnsafeMutablePointer<UInt8>?, _ size: Int, _ map: UnsafeMutablePointer<link_map>, _ shared: Shared
+  ) {
+    let former = Strings.table(header)[Int(module.path)]
+    let room = Int(file.path_room)
     if let draft {
       module.path_size = UInt32(size)
-      if size <= Int(oldRoom) {
-        for next in 0..<size { strings[Int(oldPath) + next] = draft[next] }
+      if size <= room {
+        for next in 0..<size { former[next] = draft[next] }
       } else {
         module.path = Strings.keep(header, size)
         file.path_room = module.path_size
       }
-    } else if oldRoom > 0 {
-      let name = ModuleFiles.name(strings + Int(oldPath), Int(oldRoom), &module, &file, map, shared)
-      module.path_size = UInt32(name)
+    } else if room > 0 {
+      module.path_size = UInt32(ModuleFiles.name(former, room, &module, &file, map, shared))
     }
-    if isTaken {
-      module.flags |= ALLOCS_MODULE_LATER.rawValue
-      file.first_node = UInt32(truncatingIfNeeded: allocs_load_acquire_u64(&shared.pointee.nodes.next_id))
-    }
-    file.place = place.pointee.place
-    file.sequence = sequence &+ 1
-    module.state = ALLOCS_MODULE_NONE.rawValue
-    entry.pointee = module
-    place.pointee = file
-    allocs_store_release_u32(&entry.pointee.state, ALLOCS_MODULE_LOADED.rawValue)
-    allocs_store_release_u32(&place.pointee.sequence, sequence &+ 2)
   }
 
-  /// Puts the entry at `index` among those that are loaded, in order of address. They are one more then; the caller
-  /// says so.
+  /// Puts the module at `index` among the loaded modules, by its address. Their number is one more
+  /// then, which the caller stores.
   private static func insert(_ shared: Shared, _ header: Header, _ index: Int) {
-    let places = places(header)
-    let table = entries(header)
+    let files = files(header)
+    let table = table(header)
     var rank = Int(shared.pointee.loaded_modules)
-    while rank > 0, table[Int(places[rank - 1].place)].start > table[index].start {
-      allocs_store_relaxed_u32(&places[rank].place, places[rank - 1].place)
+    while rank > 0, table[Int(files[rank - 1].pointee.place)].pointee.start > table[index].pointee.start {
+      allocs_store_relaxed_u32(&files[rank].pointee.place, files[rank - 1].pointee.place)
       rank -= 1
     }
-    allocs_store_relaxed_u32(&places[rank].place, UInt32(index))
+    allocs_store_relaxed_u32(&files[rank].pointee.place, UInt32(index))
   }
 }
 

@@ -1,18 +1,26 @@
-// Threads: gives each thread its block and its entry in the segment, and takes them back when it is gone.
+// Threads: gives each thread its block, in the agent's private memory, and its entry in the segment
+// (allocs_thread.h), and takes them back when the thread is gone. The index of an entry is the
+// thread's *slot*.
 //
 // Invariants:
-// - A block and its slot are reused only when the kernel says that the thread has ended (or has given its id to
-//   another), never on the word of a destructor: a thread may allocate after its last one.
-// - A slot is not reused within the tick in which its holder ended, so that time tells holders apart (allocs_thread.h).
-// - Everything here runs with `self` taken and `registered` set, so a signal handler passes through.
+// - A block and its slot are reused only when the kernel says that the thread has ended, or has
+//   given its id to another thread. The word of a thread-specific destructor is not enough: a
+//   thread may allocate after its last destructor.
+// - A slot is not reused within the tick in which its holder ended, so that time tells the holders
+//   of a slot apart.
+// - Everything here runs with `self` taken and `registered` set, so a signal handler's hooks pass
+//   through.
 
 import AgentMachine
 import SharedLayout
 
 enum Threads {
-  private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
+  private static func table(_ header: UnsafeMutablePointer<allocs_header>) -> SegmentTable<allocs_thread> {
+    SegmentTable(header, ALLOCS_SECTION_THREADS)
+  }
 
-  /// Gives the calling thread a block and an entry. Nil, and counted, if there is no memory for a block.
+  /// Gives the calling thread a block and an entry. Nil, and counted, if there is no memory for a
+  /// block.
   static func register(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) -> Thread? {
@@ -44,8 +52,8 @@ enum Threads {
     return thread
   }
 
-  /// The bounds within which the main thread's stack may be read. The kernel lets it grow to the limit, and keeps at
-  /// least 128 MiB free for it.
+  /// Notes the bounds within which the main thread's stack may be read. The kernel lets that stack
+  /// grow to the limit, and keeps at least 128 MiB free for it.
   private static func findMainStack(_ thread: Thread) {
     let room = min(System.limit(.stack), 128 << 20)
     thread.pointee.stack_high = allocs_main_stack_end()
@@ -54,7 +62,7 @@ enum Threads {
     publishStack(thread)
   }
 
-  /// The same for another thread.
+  /// Notes the bounds within which the stack of another thread may be read.
   private static func findStack(_ thread: Thread) {
     guard let stack = ThreadStack.ofCaller else {
       Index.count(ALLOCS_COUNTER_UNBOUNDED_STACKS)
@@ -66,7 +74,7 @@ enum Threads {
   }
 
   private static func publishStack(_ thread: Thread) {
-    change(thread.pointee.entry) { entry in
+    thread.pointee.entry.change { entry in
       entry.pointee.stack_low = thread.pointee.stack_low
       entry.pointee.stack_high = thread.pointee.stack_high
     }
@@ -88,16 +96,17 @@ enum Threads {
     if oldest.pointee.next == nil { shared.pointee.ended_last = nil }
     oldest.pointee.next = nil
     if oldest.pointee.slot != ALLOCS_THREAD_UNKNOWN { retire(entry, oldest.pointee.slot, shared, header) }
-    Contexts.flush(oldest)
+    StackCaches.flush(oldest)
     oldest.pointee.delegating = 0
     oldest.pointee.events.recording = 0
     oldest.pointee.inner_base = 0
     return oldest
   }
 
-  /// A thread without a key, as one that began before the agent's constructor, or where libc has no key to give, ends
-  /// without a word. While there are such, each new thread asks the kernel of two blocks, one after the other in a
-  /// circle.
+  /// Finds threads that ended without a word, and queues their blocks. Such a thread has no
+  /// thread-specific key: it began before the agent's constructor, or libc had no key to give. Once
+  /// there has been such a thread, each new thread asks the kernel about two blocks, and so goes
+  /// round all blocks in turn.
   private static func lookForEnded(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ tid: UInt32
   ) {
@@ -141,39 +150,45 @@ enum Threads {
     }
     guard let chunk = shared.pointee.chunk_first else { return nil }
     let thread = allocs_chunk_thread(chunk, shared.pointee.chunk_used)
-    let slot = newSlot(shared, header)
-    guard
-      let entry = slot == ALLOCS_THREAD_UNKNOWN
-        ? privateEntry()
-        : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
-    else { return nil }
+    let slot = newSlot(header)
+    guard let entry = entry(slot, header) else { return nil }
     shared.pointee.chunk_used += 1
     thread.pointee.slot = slot
     thread.pointee.entry = entry
     return thread
   }
 
-  private static func newSlot(
-    _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
-  ) -> UInt32 {
-    let section = Segment.section(header, ALLOCS_SECTION_THREADS)
-    let slot = section.pointee.used
-    let entriesPerPage = pageSize / section.pointee.entry_size
-    guard slot < section.pointee.capacity,
-      slot % entriesPerPage != 0
-        || System.commit(
-          Segment.start(header, ALLOCS_SECTION_THREADS) + Int(slot * section.pointee.entry_size), pageSize)
-    else {
+  /// ALLOCS_THREAD_UNKNOWN, and counted, if the table is full or there is no memory.
+  private static func newSlot(_ header: UnsafeMutablePointer<allocs_header>) -> UInt32 {
+    guard let slot = table(header).append() else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_THREADS)
       return ALLOCS_THREAD_UNKNOWN
     }
-    allocs_store_release_u64(&section.pointee.used, slot + 1)
     return UInt32(truncatingIfNeeded: slot)
   }
 
-  /// For a thread that found no slot: its counters go nowhere.
-  private static func privateEntry() -> UnsafeMutablePointer<allocs_thread>? {
-    System.map(pageSize)?.assumingMemoryBound(to: allocs_thread.self)
+  /// The entry of a slot. A thread that found no slot gets a page of its own for an entry: what it
+  /// counts there, nobody reads. Nil if there is no memory for that page.
+  private static func entry(
+    _ slot: UInt32, _ header: UnsafeMutablePointer<allocs_header>
+  ) -> UnsafeMutablePointer<allocs_thread>? {
+    guard slot == ALLOCS_THREAD_UNKNOWN else { return table(header)[Int(slot)] }
+    return System.map(UInt64(ALLOCS_PAGE_SIZE))?.assumingMemoryBound(to: allocs_thread.self)
+  }
+
+  /// Calls `body` with each block that a thread has, or had.
+  static func forEach(_ shared: UnsafeMutablePointer<allocs_shared>, _ body: (Thread) -> Void) {
+    var chunk = shared.pointee.chunk_first
+    // Only the newest chunk has blocks that no thread has had.
+    var count = shared.pointee.chunk_used
+    while let current = chunk {
+      for index in 0..<count {
+        let thread = allocs_chunk_thread(current, index)
+        if thread.pointee.entry != nil { body(thread) }
+      }
+      chunk = current.pointee.next
+      count = UInt64(ALLOCS_BLOCKS_PER_CHUNK)
+    }
   }
 
   // MARK: entries
@@ -191,7 +206,7 @@ enum Threads {
     thread.pointee.events.has_started = 0
     thread.pointee.stack_low = 0
     thread.pointee.stack_high = 0
-    change(thread.pointee.entry) { entry in
+    thread.pointee.entry.change { entry in
       entry.pointee.state = ALLOCS_THREAD_LIVE.rawValue
       entry.pointee.identity.tid = tid
       entry.pointee.identity.start_ticks = allocs_now()
@@ -210,74 +225,56 @@ enum Threads {
     giveRegions(thread, shared)
   }
 
-  /// Lets the thread record.
+  /// Gives the thread its region tables: from here on it records.
   static func giveRegions(_ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>) {
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
     thread.pointee.free_regions =
       shared.pointee.nested_regions.0 == nil ? UnsafeMutablePointer(shared.pointee.regions) : nil
   }
 
-  /// Moves the former holder of `slot` to the history.
+  /// Moves the former holder of `slot` to the history, a ring of entries.
   private static func retire(
     _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ shared: UnsafeMutablePointer<allocs_shared>,
     _ header: UnsafeMutablePointer<allocs_header>
   ) {
     let identity = entry.pointee.identity
-    // A reader that adds up the table and the counters must not count these twice, nor miss them.
+    // A reader that adds up the table and the counters must not count these calls twice, nor miss
+    // them: it waits while SUMS_MOVED is odd.
     Index.count(ALLOCS_COUNTER_SUMS_MOVED)
     Index.count(ALLOCS_COUNTER_ENDED_ALLOCATIONS, identity.allocations)
     Index.count(ALLOCS_COUNTER_ENDED_FREES, identity.frees)
     entry.pointee.identity.allocations = 0
     entry.pointee.identity.frees = 0
     Index.count(ALLOCS_COUNTER_SUMS_MOVED)
-    let section = Segment.section(header, ALLOCS_SECTION_FORMER_THREADS)
+    let history = SegmentTable<allocs_former_thread>(header, ALLOCS_SECTION_FORMER_THREADS)
     let number = shared.pointee.former_threads
-    let index = number % section.pointee.capacity
-    let entriesPerPage = pageSize / section.pointee.entry_size
-    let former =
-      Segment.start(header, ALLOCS_SECTION_FORMER_THREADS)
-      .assumingMemoryBound(to: allocs_former_thread.self) + Int(index)
-    guard index % entriesPerPage != 0 || System.commit(UnsafeMutableRawPointer(former), pageSize) else {
-      change(entry) { $0.pointee.previous = 0 }
+    let index = Int(number) % history.capacity
+    guard history.back(index) else {
+      entry.change { $0.pointee.previous = 0 }
       return
     }
+    let former = history[index]
     allocs_store_relaxed_u64(&former.pointee.number, 0)
     allocs_fence_release()
     former.pointee.previous = entry.pointee.previous
     former.pointee.identity = identity
     allocs_store_release_u64(&former.pointee.number, number + 1)
     shared.pointee.former_threads = number + 1
-    allocs_store_release_u64(&section.pointee.used, number + 1)
-    change(entry) { $0.pointee.previous = number + 1 }
-  }
-
-  /// Changes an entry so that a reader can tell: the sequence is odd meanwhile.
-  @inline(__always)
-  private static func change(
-    _ entry: UnsafeMutablePointer<allocs_thread>, _ body: (UnsafeMutablePointer<allocs_thread>) -> Void
-  ) {
-    let sequence = entry.pointee.sequence
-    allocs_store_relaxed_u32(&entry.pointee.sequence, sequence &+ 1)
-    allocs_fence_release()
-    body(entry)
-    allocs_store_release_u32(&entry.pointee.sequence, sequence &+ 2)
+    history.publish(Int(number) + 1)
+    entry.change { $0.pointee.previous = number + 1 }
   }
 
   // MARK: the end of a thread
 
-  /// A round of thread-specific destructors. Stays for the last round, since other destructors may allocate.
+  /// A round of thread-specific destructors runs. The thread counts as live up to the last round,
+  /// since other destructors may allocate.
   static func end(_ thread: Thread) {
-    // PTHREAD_DESTRUCTOR_ITERATIONS is 4.
     guard Gate.regions(thread) != nil, thread.pointee.queued == 0 else { return }
     thread.pointee.destructor_rounds += 1
-    if thread.pointee.destructor_rounds < 4,
-      allocs_set_thread_key(thread)
-    {
-      return
-    }
+    if thread.pointee.destructor_rounds < Libc.destructorRounds, allocs_set_thread_key(thread) { return }
     guard let shared = allocs_process().pointee.shared else { return }
     Events.threadEnds(thread)
-    change(thread.pointee.entry) { entry in
+    thread.pointee.entry.change { entry in
       entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
       // Stamps of events may be a tick ahead of the coarse clock.
       let last = allocs_event_ticks(thread.pointee.events.stamp)
@@ -301,8 +298,9 @@ enum Threads {
 
   // MARK: a child of fork
 
-  /// In the child: a thread of the parent's, whose block was wiped. It has ended, if it had not before.
-  static func bury(
+  /// In the child: a thread of the parent's, whose block was wiped. Unless it had ended before, it
+  /// ends now.
+  static func endInChild(
     _ thread: Thread, _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ tid: UInt32,
     _ shared: UnsafeMutablePointer<allocs_shared>
   ) {
@@ -315,25 +313,21 @@ enum Threads {
 
   private static func end(_ entry: UnsafeMutablePointer<allocs_thread>) {
     guard entry.pointee.state == ALLOCS_THREAD_LIVE.rawValue else { return }
-    // A signal handler on that thread may have stopped it in the middle of a change.
-    entry.pointee.sequence += entry.pointee.sequence & 1
-    change(entry) { entry in
+    entry.releaseAbandonedLock()
+    entry.change { entry in
       entry.pointee.state = ALLOCS_THREAD_EXITING.rawValue
       entry.pointee.identity.end_ticks = allocs_now()
     }
   }
 
-  /// In the child: the thread that called fork, whose block is as it was. It has a new id, and so gets another slot:
-  /// what it allocated in the parent keeps the id that it had there. The old slot stays with that.
+  /// In the child: the thread that called fork goes on. Its block is as it was. It has a new id,
+  /// and so gets another slot; its old slot, with the old id, stays that of the blocks which it
+  /// allocated in the parent.
   static func continueInChild(
     _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {
-    let slot = newSlot(shared, header)
-    let entry =
-      slot == ALLOCS_THREAD_UNKNOWN
-      ? privateEntry()
-      : Segment.start(header, ALLOCS_SECTION_THREADS).assumingMemoryBound(to: allocs_thread.self) + Int(slot)
-    if let entry {
+    let slot = newSlot(header)
+    if let entry = entry(slot, header) {
       end(thread.pointee.entry)
       thread.pointee.entry = entry
       thread.pointee.slot = slot
@@ -345,7 +339,7 @@ enum Threads {
     thread.pointee.stack_low = low
     thread.pointee.stack_high = high
     publishStack(thread)
-    // They are of the old slot.
+    // The cached contexts name the old slot.
     for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
   }
 }

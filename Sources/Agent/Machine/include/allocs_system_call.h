@@ -1,7 +1,9 @@
-// System calls by register, for a library that must not disturb errno, be interposed, or be a cancellation point.
+// System calls by register, for a library that must not disturb errno, be interposed, or be a
+// cancellation point.
 //
-// The result is the kernel's: a value, or the negated error number. Which calls the agent makes, and when, is listed in
-// Sources/Agent/Core/Life/System.swift, the only file that uses this one.
+// The result is the kernel's: a value, or the negated error number. System.swift
+// (Sources/Agent/Core), the only file that uses this header, lists which calls the agent makes, and
+// when.
 
 #ifndef ALLOCS_SYSTEM_CALL_H
 #define ALLOCS_SYSTEM_CALL_H

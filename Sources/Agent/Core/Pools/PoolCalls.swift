@@ -1,25 +1,32 @@
-// Suballocations: what happens at the calls of declared functions, and of those that allocs_pool.h leads to.
+// PoolCalls: what happens at the calls of a pool's functions: of those that ALLOCS_SUBALLOC
+// declares (Declarations.swift), and of those by which a program announces its pools itself
+// (allocs_pool.h).
 //
 // Invariants:
-// - Of declared functions that call each other, the outermost records: apr_pcalloc calls apr_palloc, and it is one
-//   block. A free or a reset works at any depth, before the function does: what goes back is nobody's from then on.
-// - The thread is not inside a hook meanwhile: a chunk that a pool takes from malloc is an allocation like any other.
-// - A call that an exception or longjmp has left is recognized by the stack pointer: it lies below.
+// - Where declared functions call each other, the outermost call records: apr_pcalloc calls
+//   apr_palloc, and both are one block. A free or a reset counts at any depth, and before the
+//   function runs: from then on the memory is nobody's.
+// - The thread is not inside a hook while the pool's function runs: a chunk that the pool takes
+//   from malloc is an allocation like any other.
+// - A call that an exception or longjmp has left never returns. It is recognized by its record,
+//   which lies on the stack: the record of a call that is under way lies above that of a call
+//   inside it.
 //
 // A block is recorded after the function returned it, and before its caller knows it.
 
 import AgentMachine
 import SharedLayout
 
-enum Suballocations {
+enum PoolCalls {
   typealias Shared = UnsafeMutablePointer<allocs_shared>
   typealias Header = UnsafeMutablePointer<allocs_header>
   typealias Call = UnsafeMutablePointer<allocs_declared_call>
 
   // MARK: on and off
 
-  /// The first suballocator is there: from here on frees look whether something was handed out of the chunk. Whoever
-  /// frees a chunk of which this thread hands out has got it from this thread, and sees it.
+  /// The first suballocator is there: from here on, each free also looks for suballocations in the
+  /// block. No fence is needed: a thread that frees a chunk of which this thread hands out blocks
+  /// got the chunk from this thread, and so sees what was stored here before.
   static func turnOn(_ shared: Shared, _ header: Header) {
     guard shared.pointee.nested_regions.0 == nil else { return }
     let size = UInt64(ALLOCS_REGION_COUNT) * 8
@@ -32,23 +39,18 @@ enum Suballocations {
       }
       shared.pointee.nested_regions.1 = second.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
       shared.pointee.nested_regions.0 = first.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)
-      var chunk = shared.pointee.chunk_first
-      while let current = chunk {
-        for index in 0..<UInt64(ALLOCS_BLOCKS_PER_CHUNK) {
-          allocs_chunk_thread(current, index).pointee.free_regions = nil
-        }
-        chunk = current.pointee.next
-      }
+      Threads.forEach(shared) { $0.pointee.free_regions = nil }
     }
   }
 
-  /// What ALLOCS_LEVEL says of the allocator: `block` or `chunk` for all, `name=block` or `name=chunk` for one.
+  /// The flags that ALLOCS_LEVEL asks for: the setting says `block` or `chunk` for all allocators,
+  /// `name=block` or `name=chunk` for one.
   static func flags(ofAllocator name: allocs_text_part) -> UInt32 {
     guard let text = allocs_process().pointee.level else { return 0 }
     return allocs_level_is_chunk(text, name) ? ALLOCS_ALLOCATOR_SHOWN_AS_CHUNK.rawValue : 0
   }
 
-  // MARK: one event
+  // MARK: a block, whichever way it was told of
 
   private static func allocated(
     _ thread: Thread, _ block: UInt, _ size: UInt, allocator: UInt32, group: UInt32, pool: UInt64?, isStack: Bool,
@@ -58,15 +60,17 @@ enum Suballocations {
       let header = shared.pointee.header
     else { return }
     let context = Contexts.context(thread, caller, ALLOCS_FUNCTION_UNKNOWN, allocator: allocator)
-    guard context != 0, let level = Nested.record(shared, header, block, size, group, context), let pool else { return }
+    guard context != 0, let level = NestedIndex.record(shared, header, block, size, group, context), let pool else {
+      return
+    }
     Pools.handedOut(shared, thread, pool, group, isStack: isStack, level, block, block &+ max(size, 1))
   }
 
-  private static func freed(_ block: UInt, group: UInt32) -> Nested.Erased {
+  private static func freed(_ block: UInt, group: UInt32) -> NestedIndex.Erased {
     guard block != 0, let shared = allocs_process().pointee.shared, let header = shared.pointee.header else {
-      return Nested.Erased()
+      return NestedIndex.Erased()
     }
-    let erased = Nested.erase(shared, header, block, group)
+    let erased = NestedIndex.erase(shared, header, block, group)
     if erased.head == 0 { Index.count(ALLOCS_COUNTER_UNKNOWN_SUBFREES) }
     return erased
   }
@@ -76,19 +80,21 @@ enum Suballocations {
     Pools.reset(shared, pool, group, from: block)
   }
 
-  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler.
+  /// The thread's block, taken; nil if the thread is inside a hook, as in a signal handler, or the agent
+  /// is being started.
   private static func enter(_ caller: Caller = .unknown) -> Thread? {
-    if let thread = allocs_enter() { return thread }
-    if let outer = allocs_registered_block() {
-      if LeftCalls.takeBack(outer, caller) { return outer }
+    switch Entering.enter(from: caller) {
+    case .taken(let thread): return thread
+    case .inside:
       Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST)
       return nil
+    case .starting: return nil
     }
-    return Start.enterNewThread()
   }
 
   // MARK: declared functions
 
+  /// A declared function is called, and runs next.
   static func entered(_ call: Call) {
     let function = call.pointee.function
     call.pointee.old_head = 0
@@ -115,6 +121,7 @@ enum Suballocations {
     call.pointee.old_level = UInt64(erased.level)
   }
 
+  /// A declared function has returned; its caller runs next.
   static func returned(_ call: Call) {
     guard call.pointee.outer == nil else { return }
     allocs_set_declared_outermost(nil)
@@ -134,16 +141,18 @@ enum Suballocations {
 
   private static func caller(_ call: Call) -> Caller {
     Caller(
-      place: UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS), framePointer: call.pointee.frame_pointer)
+      returnSlot: UInt(bitPattern: call) + UInt(ALLOCS_DECLARED_RETURN_ADDRESS),
+      framePointer: call.pointee.frame_pointer)
   }
 
-  /// A block that was to be resized, to something, lives on.
+  /// The function returned nothing. If it was to resize a block, to more than no bytes, that block
+  /// lives on.
   private static func resizeFailed(_ call: Call, _ declaration: allocs_declaration) {
     guard call.pointee.old_head != 0, size(call, declaration) != 0, let thread = enter() else { return }
     if Gate.regions(thread) != nil, let shared = allocs_process().pointee.shared {
-      Nested.restore(
+      NestedIndex.restore(
         shared, argument(call, declaration.freed),
-        Nested.Erased(head: call.pointee.old_head, level: Int(call.pointee.old_level)))
+        NestedIndex.Erased(head: call.pointee.old_head, level: Int(call.pointee.old_level)))
     }
     allocs_leave(thread)
   }
@@ -154,7 +163,8 @@ enum Suballocations {
     }
   }
 
-  /// The product of all factors of the size; as good as none if it overflows: then the function has failed.
+  /// The size that was asked for: the product of the arguments that the declaration names. If that
+  /// overflows, any value will do: the function has failed.
   private static func size(_ call: Call, _ declaration: allocs_declaration) -> UInt {
     var size: UInt = 1
     for index in 0..<UInt8(ALLOCS_DECLARATION_ARGUMENTS) where declaration.sizes >> index & 1 != 0 {
@@ -165,7 +175,7 @@ enum Suballocations {
     return size
   }
 
-  // MARK: announced
+  // MARK: announced calls
 
   static func announcedAllocation(
     _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ caller: Caller
@@ -190,11 +200,15 @@ enum Suballocations {
     allocs_leave(thread)
   }
 
+  /// The number of an announced allocator that has been entered; nil if it has not, or could not
+  /// be.
   private static func known(_ kind: UnsafeMutablePointer<allocs_pool_kind>) -> UInt32? {
     let number = allocs_load_acquire_u64(&kind.pointee.number)
     return number == 0 || number >= UInt64(ALLOCS_ALLOCATOR_CAPACITY) ? nil : UInt32(number)
   }
 
+  /// The number of an announced allocator, which is entered now if it is new. Nil, and counted, if
+  /// the table is full.
   private static func number(of kind: UnsafeMutablePointer<allocs_pool_kind>, at site: UInt64) -> UInt32? {
     if let number = known(kind) { return number }
     guard allocs_load_acquire_u64(&kind.pointee.number) == 0, let shared = allocs_process().pointee.shared,
@@ -207,7 +221,8 @@ enum Suballocations {
     let number = Allocators.register(
       shared, header, address: site, kind: ALLOCS_ALLOCATOR_SUBALLOCATOR, name: name, function: function,
       flags: flags | ALLOCS_ALLOCATOR_ANNOUNCED.rawValue)
-    // A thread that was here at the same time has entered it as well: the first number is the one.
+    // Another thread may have entered the allocator at the same time: the number that is stored
+    // first counts.
     _ = allocs_compare_exchange_u64(
       &kind.pointee.number, 0, number == 0 ? UInt64(ALLOCS_ALLOCATOR_CAPACITY) : UInt64(number))
     if number == 0 { Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST) }
@@ -218,22 +233,23 @@ enum Suballocations {
 // MARK: called from C
 
 @c(allocs_declared_entered)
-func declaredEntered(_ call: UnsafeMutablePointer<allocs_declared_call>) { Suballocations.entered(call) }
+func declaredEntered(_ call: UnsafeMutablePointer<allocs_declared_call>) { PoolCalls.entered(call) }
 @c(allocs_declared_returned)
-func declaredReturned(_ call: UnsafeMutablePointer<allocs_declared_call>) { Suballocations.returned(call) }
+func declaredReturned(_ call: UnsafeMutablePointer<allocs_declared_call>) { PoolCalls.returned(call) }
 
 @c(allocs_announced_allocation)
 func announcedAllocation(
-  _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ place: UInt,
+  _ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ block: UInt, _ size: UInt, _ returnSlot: UInt,
   _ framePointer: UInt64
 ) {
-  Suballocations.announcedAllocation(kind, pool, block, size, Caller(place: place, framePointer: framePointer))
+  PoolCalls.announcedAllocation(
+    kind, pool, block, size, Caller(returnSlot: returnSlot, framePointer: framePointer))
 }
 @c(allocs_announced_free)
 func announcedFree(_ kind: UnsafeMutablePointer<allocs_pool_kind>, _ block: UInt) {
-  Suballocations.announcedFree(kind, block)
+  PoolCalls.announcedFree(kind, block)
 }
 @c(allocs_announced_reset)
 func announcedReset(_ kind: UnsafeMutablePointer<allocs_pool_kind>, _ pool: UInt64, _ since: UInt) {
-  Suballocations.announcedReset(kind, pool, since)
+  PoolCalls.announcedReset(kind, pool, since)
 }

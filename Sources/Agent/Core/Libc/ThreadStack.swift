@@ -1,12 +1,13 @@
-// ThreadStack: where a thread's stack lies, without a call of libc's. pthread_getattr_np takes the
+// ThreadStack: where a thread's stack lies, without a call of libc. pthread_getattr_np takes the
 // thread's lock, under which the thread may have called malloc to get here.
 //
-// glibc keeps the bounds in the thread's descriptor, at a place that its versions differ in: start,
-// size, and how much of that is a guard, side by side. Of the main thread, the start is 0 and in
-// the size stands where the kernel put the stack's end (glibc 2.34 and newer). So the place is
-// learned there, once, and counts only if that is found at one place alone. Each other thread's
-// words are believed if its thread pointer lies between: libc puts the descriptor into the stack it
-// is of.
+// glibc keeps the bounds of a thread's stack in its description of the thread (struct pthread,
+// called the descriptor), at an offset that differs between its versions: the start, the size, and
+// the size of the guard pages within, side by side. For the main thread, the start is 0, and the
+// size is the address of the stack's end, as the kernel set it (glibc 2.34 and newer). So the
+// offset is learned from the main thread's descriptor, once, and it counts only if these two words
+// are found at one offset alone. The words of any other thread are believed if the thread pointer
+// lies between the bounds that they give: libc puts the descriptor into the stack of its thread.
 
 import AgentMachine
 import SharedLayout
@@ -15,15 +16,16 @@ enum ThreadStack {
   struct Bounds {
     var low: UInt64
     var high: UInt64
-    /// Not just what is mapped around the stack pointer.
+    /// Whether these are the bounds of the whole stack; else they are only those of the memory that
+    /// is mapped around the stack pointer.
     var isKnownWhole = true
   }
 
-  /// Bytes of a descriptor, if libc does not say how many: fewer than any version has.
+  /// Bytes of a descriptor, if libc does not say how many: fewer than in any version.
   private static let leastDescriptorSize = 2048
   private static let greatestDescriptorSize = 1 << 14
 
-  /// Called on the main thread.
+  /// Learns the offset. Called on the main thread.
   static func learn() {
     let stackEnd = allocs_main_stack_end()
     guard stackEnd != 0, let (start, count) = descriptor else { return }
@@ -33,11 +35,11 @@ enum ThreadStack {
       found = index
     }
     guard found != 0 else { return }
-    let place = UInt64(UInt(bitPattern: start + (found - 1)))
-    allocs_process().pointee.stack_offset = Int64(bitPattern: place &- allocs_thread_pointer())
+    let address = UInt64(UInt(bitPattern: start + (found - 1)))
+    allocs_process().pointee.stack_offset = Int64(bitPattern: address &- allocs_thread_pointer())
   }
 
-  /// The calling thread's, which is not the main thread; nil if it is not known.
+  /// The bounds of the calling thread's stack; nil if they are not known. Not for the main thread.
   static var ofCaller: Bounds? {
     let offset = allocs_process().pointee.stack_offset
     guard offset != 0 else { return mapped }
@@ -51,31 +53,31 @@ enum ThreadStack {
     return Bounds(low: start + guardSize, high: start + size)
   }
 
-  /// The words of the calling thread's descriptor; nil if it is none of libc's.
+  /// The words of the calling thread's descriptor; nil if libc has none at the thread pointer.
   private static var descriptor: (words: UnsafePointer<UInt64>, count: Int)? {
     let pointer = allocs_thread_pointer()
     guard let words = UnsafePointer<UInt64>(bitPattern: UInt(pointer)) else { return nil }
     let size = allocs_process().pointee.descriptor_size
     #if arch(arm64)
-      // It lies below the thread pointer, by its size.
+      // The descriptor lies right below the thread pointer.
       guard size != 0 else { return nil }
       return (words - Int(size) / 8, Int(size) / 8)
     #else
-      // tcbhead_t: the thread pointer, twice.
+      // The descriptor begins at the thread pointer with a tcbhead_t, which has the thread pointer
+      // twice.
       guard words[0] == pointer, words[2] == pointer else { return nil }
       return (words, (size == 0 ? leastDescriptorSize : Int(size)) / 8)
     #endif
   }
 
-  /// libc tells debuggers how large a descriptor is.
+  /// Looks for the number by which libc tells debuggers how large a descriptor is.
   static func findDescriptorSize() {
     #if !ALLOCS_INEXE
-      let name: StaticString = "_thread_db_sizeof_pthread"
-      let cString = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+      let name = UnsafeRawPointer(Libc.sizeOfDescription.utf8Start).assumingMemoryBound(to: CChar.self)
       var module = allocs_first_link_map()
       while let current = module {
         module = current.pointee.l_next
-        guard let symbol = DynamicSymbols(current)?.symbol(of: cString),
+        guard let symbol = DynamicSymbols(current)?.symbol(of: name),
           let size = UnsafePointer<UInt32>(bitPattern: UInt(symbol.address))?.pointee,
           size >= leastDescriptorSize, size <= greatestDescriptorSize
         else { continue }
@@ -85,9 +87,9 @@ enum ThreadStack {
     #endif
   }
 
-  /// What is mapped around the stack pointer, where libc's descriptors are not understood; nil if
-  /// the thread pointer, and with it the thread's descriptor, lies elsewhere: then it is not the
-  /// stack that the thread began with.
+  /// The memory that is mapped around the stack pointer, where libc's descriptors are not
+  /// understood. nil if the thread pointer, and with it the descriptor, lies outside of that
+  /// memory: then the thread is not on the stack that it began with.
   private static var mapped: Bounds? {
     guard let mapping = Process.mapping(of: allocs_stack_address()), allocs_thread_pointer() >= mapping.low,
       allocs_thread_pointer() < mapping.high

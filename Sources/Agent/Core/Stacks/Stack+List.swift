@@ -1,0 +1,185 @@
+// Stack+List: the node of a stack that was walked, and the list of the frames that two walks in a
+// row have met. The head of Stack.swift says why they are kept.
+
+import AgentMachine
+import SharedLayout
+
+extension Stack {
+  // MARK: the node
+
+  /// The node of the stack that was walked; 0 if it cannot be recorded.
+  @inline(__always)
+  static func node(_ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk, _ limit: Int) -> UInt32 {
+    if walk.joined == 0 || walk.unresolved > 0 || walk.joined + walk.count > limit {
+      return resolvedNode(thread, shared, header, walk, limit)
+    }
+    let frames = allocs_frames(thread)
+    if walk.repeated > 0 { list(thread, walk, from: walk.joined) }
+    return walk.count > 0
+      ? frames[Int(allocs_met_frames(thread)[0])].node
+      : allocs_listed(thread)[walk.joined - 1].node
+  }
+
+  /// The node of a stack of which some frames have no node yet, or nodes that were made from
+  /// others.
+  @inline(never)
+  private static func resolvedNode(
+    _ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk, _ limit: Int
+  ) -> UInt32 {
+    let frames = allocs_frames(thread)
+    let met = allocs_met_frames(thread)
+    var joined = walk.joined
+    var unresolved = walk.unresolved
+    var end = walk.end
+    var cut = walk.cut
+    if joined + walk.count > limit {
+      // The outermost frames are cut off. With them goes the root of all nodes, so all are found
+      // anew.
+      let excess = joined + walk.count - limit
+      cut = thread.pointee.frames_cut &+ UInt32(truncatingIfNeeded: excess)
+      end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
+      joined -= excess
+      unresolved = walk.count
+      guard joined == 0 || shorten(thread, shared, header, walk.joined, by: excess) else {
+        thread.pointee.frame_count = 0
+        return 0
+      }
+    }
+    var parent: UInt32
+    if joined > 0 {
+      parent = allocs_listed(thread)[joined - 1].node
+    } else {
+      let outermost = frames + Int(met[walk.count - 1])
+      parent = StackNodes.child(
+        thread, shared, header, CutFrames.rounded(cut), outermost.pointee.pc & ~Registers.interrupted,
+        StackNodes.flags(outermost.pointee.pc, isOutermost: true, end))
+      unresolved = walk.count - 1
+      outermost.pointee.node = parent
+      outermost.pointee.parent = 0
+    }
+    if unresolved < walk.count { parent = frames[Int(met[unresolved])].node }
+    while unresolved > 0, parent != 0 {
+      unresolved -= 1
+      let frame = frames + Int(met[unresolved])
+      if frame.pointee.parent != parent {
+        let pc = frame.pointee.pc
+        frame.pointee.parent = parent
+        frame.pointee.node = StackNodes.child(
+          thread, shared, header, parent, pc & ~Registers.interrupted, StackNodes.flags(pc, isOutermost: false, 0))
+        // Ids or memory have run out: the next walk asks again.
+        if frame.pointee.node == 0 { frame.pointee.parent = 0 }
+      }
+      parent = frame.pointee.node
+    }
+    if walk.repeated > 0, parent != 0 {
+      if joined == 0 { thread.pointee.frames_cut = cut }
+      list(thread, walk, from: joined)
+    }
+    return parent
+  }
+
+  // MARK: the list
+
+  /// Puts the repeated frames of the walk behind the first `count` entries of the list.
+  @inline(never)
+  private static func list(_ thread: Thread, _ walk: Walk, from count: Int) {
+    let frames = allocs_frames(thread)
+    let listed = allocs_listed(thread)
+    let met = allocs_met_frames(thread)
+    var count = count
+    for next in (walk.count - walk.repeated..<walk.count).reversed() {
+      let frame = frames + Int(met[next])
+      let rule = FrameRule(bits: frame.pointee.rule)
+      var needsFramePointer = rule.needsFramePointer
+      var words: UInt16 = 0
+      // No word is noted for the outermost frame. If the stack goes on beyond that frame, the list
+      // says nothing of what lies there.
+      if count > 0 {
+        let outer = listed[count - 1]
+        var word = allocs_words(thread) + Int(outer.words)
+        if rule.isFrame {
+          note(&word, frame.pointee.cfa &- rule.returnAddress)
+          if outer.needs_fp != 0 {
+            if rule.savesFramePointer {
+              note(&word, frame.pointee.cfa &- rule.framePointer)
+            } else {
+              needsFramePointer = true
+            }
+          }
+        } else {
+          noteUncommon(&word, frame, frames + Int(outer.frame), rule)
+        }
+        words = UInt16(truncatingIfNeeded: word - allocs_words(thread))
+      }
+      frame.pointee.list_index = UInt32(truncatingIfNeeded: count)
+      listed[count] = allocs_listed(
+        fp: frame.pointee.fp, node: frame.pointee.node, frame: met[next], words: words,
+        needs_fp: needsFramePointer ? 1 : 0)
+      count += 1
+    }
+    thread.pointee.frame_count = UInt32(truncatingIfNeeded: count)
+  }
+
+  @inline(__always)
+  private static func note(_ word: inout UnsafeMutablePointer<allocs_word>, _ address: UInt64) {
+    word.pointee = allocs_word(address: address, value: load(address))
+    word += 1
+  }
+
+  /// The words that a step of an uncommon kind has read; see Registers.step.
+  @inline(never)
+  private static func noteUncommon(
+    _ word: inout UnsafeMutablePointer<allocs_word>, _ frame: Frame, _ outer: Frame, _ rule: FrameRule
+  ) {
+    let (sp, fp) = (frame.pointee.sp, frame.pointee.fp)
+    switch rule.kind {
+    case .realigned:
+      note(&word, fp &- rule.offset)
+      note(&word, fp)
+      note(&word, outer.pointee.sp &- 8)
+    case .withoutInformation:
+      note(&word, fp)
+      note(&word, fp &+ 8)
+    case .signalFrame:
+      note(&word, sp &+ Machine.interruptedFramePointer)
+      note(&word, sp &+ Machine.interruptedStackPointer)
+      note(&word, sp &+ Machine.interruptedCounter)
+      if let interruptedLink = Machine.interruptedLink { note(&word, sp &+ interruptedLink) }
+    case .frame, .unstored, .outermost, .unsupported, .none:
+      break  // a step of these kinds reads registers alone
+    }
+  }
+
+  /// Cuts the outermost `excess` of the list's first `count` frames off, and finds the nodes of the
+  /// others anew, as their root is another one. False if a node cannot be recorded.
+  @inline(never)
+  private static func shorten(
+    _ thread: Thread, _ shared: Shared, _ header: Header, _ count: Int, by excess: Int
+  ) -> Bool {
+    let frames = allocs_frames(thread)
+    let listed = allocs_listed(thread)
+    let words = allocs_words(thread)
+    thread.pointee.frames_cut &+= UInt32(truncatingIfNeeded: excess)
+    let left = count - excess
+    let unneeded = listed[excess].words
+    for index in unneeded..<listed[count - 1].words { words[Int(index - unneeded)] = words[Int(index)] }
+    // The frames themselves may have been evicted; the trie knows their program counters.
+    let nodes = StackNodes.all(header)
+    var parent = CutFrames.rounded(thread.pointee.frames_cut)
+    for index in 0..<left {
+      listed[index] = listed[index + excess]
+      listed[index].words -= unneeded
+      let old = nodes[Int(listed[index].node)]
+      let flags = old.flags & ALLOCS_NODE_INTERRUPTED.rawValue | (index == 0 ? ALLOCS_NODE_DEPTH_LIMIT.rawValue : 0)
+      parent = StackNodes.child(thread, shared, header, parent, old.pc, flags)
+      guard parent != 0 else { return false }
+      listed[index].node = parent
+      let frame = frames + Int(listed[index].frame)
+      if Int(frame.pointee.list_index) == index + excess {
+        frame.pointee.list_index = UInt32(truncatingIfNeeded: index)
+      }
+    }
+    thread.pointee.frame_count = UInt32(truncatingIfNeeded: left)
+    return true
+  }
+}

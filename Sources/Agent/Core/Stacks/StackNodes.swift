@@ -1,0 +1,80 @@
+// StackNodes: the trie of call stacks in the segment. A node is one frame: the return address of a
+// call, and as its parent the node of the caller's frame. So a node's id stands for the whole stack
+// from that frame to the outermost one, and stacks with equal outer frames have those nodes in
+// common.
+//
+// Each thread keeps a cache of the nodes that it has looked up (`child`). A node that is in no
+// cache is found in, or added to, the table that all threads have in common (`node`;
+// InternTable.swift).
+
+import AgentMachine
+import SharedLayout
+
+enum StackNodes {
+  typealias Shared = UnsafeMutablePointer<allocs_shared>
+  typealias Header = UnsafeMutablePointer<allocs_header>
+
+  /// The node of the call that returns to `pc`, below the node `parent`, from the thread's cache if
+  /// it is there; 0 if it cannot be recorded.
+  @inline(__always)
+  static func child(
+    _ thread: Thread, _ shared: Shared, _ header: Header, _ parent: UInt32, _ pc: UInt64, _ flags: UInt32
+  ) -> UInt32 {
+    // Few frames have flags. The key has them in its upper bits, where no address has bits.
+    let key = pc | UInt64(flags) << 56
+    let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
+    let cached = allocs_children(thread) + index
+    if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
+    let node = node(shared, header, parent: parent, pc: pc, flags: flags)
+    if node != 0 { cached.pointee = allocs_child(pc: key, parent: parent, node: node) }
+    return node
+  }
+
+  /// The node of the call that returns to `pc`, below the node `parent`; 0 if it cannot be
+  /// recorded.
+  static func node(_ shared: Shared, _ header: Header, parent: UInt32, pc: UInt64, flags: UInt32) -> UInt32 {
+    // A frame of the agent is no frame of the program: the frame that called the agent stands for
+    // it.
+    if OwnFrames.isOwn(pc), parent != 0 { return parent }
+    // A call lies before the address that it returns to.
+    let address = flags & ALLOCS_NODE_INTERRUPTED.rawValue == 0 ? pc &- 1 : pc
+    var flags = flags
+    var first: UInt32 = 0
+    if shared.pointee.modules_unloaded != 0 {
+      let module = Modules.note(shared, header, address: address)
+      flags |= module << ALLOCS_NODE_MODULE_SHIFT
+      first = Modules.firstNode(header, ofModule: module)
+    }
+    return withUnsafeMutablePointer(to: &shared.pointee.nodes) { state in
+      let table = InternTable<allocs_node>(state, header, ALLOCS_SECTION_NODES)
+      let nodes = table.entries
+      let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
+      return table.id(
+        hash: InternTable<allocs_node>.hash(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed),
+        matches: { id in
+          nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags && id >= first
+        },
+        create: {
+          if flags >> ALLOCS_NODE_MODULE_SHIFT == 0 { Modules.note(shared, header, address: address) }
+          return table.append { id in
+            nodes[id].pc = pc
+            nodes[id].parent = parent
+            nodes[id].flags = flags
+          }
+        })
+    }
+  }
+
+  /// The flags of the node of a frame with `pc`, which may have the bit `Registers.interrupted`.
+  /// `end` is what the outermost node says of the stack's end.
+  @inline(__always)
+  static func flags(_ pc: UInt64, isOutermost: Bool, _ end: UInt32) -> UInt32 {
+    (isOutermost ? end : 0) | (pc & Registers.interrupted == 0 ? 0 : ALLOCS_NODE_INTERRUPTED.rawValue)
+  }
+
+  /// All nodes, by their ids.
+  @inline(__always)
+  static func all(_ header: Header) -> UnsafeMutablePointer<allocs_node> {
+    Segment.start(header, ALLOCS_SECTION_NODES).assumingMemoryBound(to: allocs_node.self)
+  }
+}
