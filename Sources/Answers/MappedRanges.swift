@@ -1,4 +1,4 @@
-// Who mapped what, as the segment says, read again only when it has changed.
+// The segment's table of mappings, read again only when it has changed.
 
 import IndexReader
 import Synchronization
@@ -23,7 +23,7 @@ final class MappedRanges: Sendable {
 }
 
 extension [MappingRecord] {
-  /// The one that holds `address`.
+  /// The record that holds `address`.
   func record(containing address: UInt64) -> MappingRecord? {
     var low = 0
     var high = count

@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -254,7 +255,7 @@ extension EndToEnd {
 
     /// Expects an error, and no crash, from the reader and from the command.
     private func expectUnreadable(_ path: String, _ pid: Int32, _ directory: TestDirectory, _ what: String) throws {
-      #expect(throws: SegmentError.self, "\(what)") { _ = try Segment(path: path) }
+      #expect(throws: Complaint.self, "\(what)") { _ = try Segment(path: path) }
       try expectError(["query", "\(pid)", "0x1000"], status: 1, in: directory)
       try expectError(["top", "\(pid)"], status: 1, in: directory)
     }
@@ -289,7 +290,7 @@ extension EndToEnd {
         lengths += stride(from: 9000, through: 0, by: -1)
         for (number, length) in lengths.enumerated() {
           #expect(truncate(path, Int(length)) == 0)
-          #expect(throws: SegmentError.self, "\(length) bytes") { _ = try Segment(path: path) }
+          #expect(throws: Complaint.self, "\(length) bytes") { _ = try Segment(path: path) }
           if number < 6 || length < 3 || length % 1500 == 0 {
             try expectUnreadable(path, pid, directory, "\(length) bytes")
           }

@@ -7,6 +7,33 @@ import Testing
 extension EndToEnd {
   @Suite("the server")
   struct Servers {
+    @Test("GET /metrics tells every metric that docs/http.md lists from the start, with its kind, labels and help")
+    func metrics() throws {
+      let server = try Server(TestDirectory())
+      _ = try server.request("/v1/processes/0")
+      let document = try String(contentsOfFile: "\(Installation.packageDirectory)/docs/http.md", encoding: .utf8)
+      var listed: [String] = []
+      var labels: [String: Set<String>] = [:]
+      for row in document.matches(of: /(?m)^\| `(allocsd_\w+)` \| (\w+) \| ([^|]*) ?\| (.+) \|$/) {
+        let name = String(row.1)
+        listed += ["# HELP \(name) \(row.4)", "# TYPE \(name) \(row.2)"]
+        labels[name] = Set(row.3.matches(of: /`(\w+)`/).map { String($0.1) })
+      }
+      #expect(labels.count > 20)
+      let lines = try server.request("/metrics").body.split(separator: "\n").map(String.init)
+      #expect(lines.filter { $0.hasPrefix("#") } == listed)
+      for line in lines where !line.hasPrefix("#") {
+        let series = try #require(
+          try /(\w+?)(_bucket|_sum|_count)?(\{.*\})? [0-9.e+-]+/.wholeMatch(in: line), "\(line)")
+        let named = (series.3 ?? "").matches(of: /(\w+)="/).map { String($0.1) }.filter { $0 != "le" }
+        #expect(labels[String(series.1)] == Set(named), "\(line)")
+      }
+      // All that have no labels are there before there is anything to count.
+      for (name, labels) in labels where labels.isEmpty {
+        #expect(lines.contains { $0.hasPrefix("\(name) ") }, "\(name)")
+      }
+    }
+
     @Test("queries, ps and top answer the same with and without a server, in text and JSON")
     func same() throws {
       let program = try Stationary()
@@ -17,6 +44,8 @@ extension EndToEnd {
       let input = words.joined(separator: "\n") + "\n"
       for (arguments, input) in [
         (["query", program.pid, "--json"] + words, nil), (["query", program.pid, "-", "--json"], input),
+        // allocsctl asks about more than 64 addresses in another way than about fewer.
+        (["query", program.pid, "-", "--json"], String(repeating: input, count: 65)),
         (["query", program.pid, "-", "--json", "--no-stacks"], input), (["top", program.pid, "--json"], nil),
         (["top", program.pid], nil), (["query", program.pid, "xyz"], nil), (["query", "999999999", "0"], nil),
       ] as [([String], String?)] {

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -348,7 +349,7 @@ extension EndToEnd {
       ]) { $1 }
       let outcome = try ChildProcess.run(command, environment: variables)
       #expect(outcome.ending == .exit(0), "\(outcome.errors)")
-      let segments = try directory.segments().map { path throws(SegmentError) in try Self.counts(Segment(path: path)) }
+      let segments = try directory.segments().map { path throws(Complaint) in try Self.counts(Segment(path: path)) }
       #expect(segments.reduce(0) { $0 + $1.checked } > 10000)
       #expect(segments.allSatisfy { $0.differing == 0 }, "\(segments)")
     }

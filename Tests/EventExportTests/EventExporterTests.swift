@@ -4,6 +4,7 @@ import EventExport
 import Foundation
 import Glibc
 import Synchronization
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -37,7 +38,7 @@ func request(
   ExportRequest(
     subscriber: RecordStream { end.set($0) }, key: key, policy: policy, destination: destination, bufferBytes: buffer,
     waitsForSpace: waitsForSpace
-  ) { () throws(ExportError) in ScriptedSource(script) }
+  ) { () throws(Complaint) in ScriptedSource(script) }
 }
 
 /// A pipe's or socket pair's two descriptors: where the export writes, where the test reads.
@@ -221,12 +222,12 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test")))
     try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
-    script.state.withLock { $0.failure = ExportError("the segment was cut") }
+    script.state.withLock { $0.failure = Complaint(.obstacle, what: "the segment was cut") }
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
     #expect(contents.records == 5)
     #expect(contents.end == 3)
-    #expect(try end.wait() == .sourceFailed(ExportError("the segment was cut")))
+    #expect(try end.wait() == .sourceFailed(Complaint(.obstacle, what: "the segment was cut")))
     exporter.stop()
   }
 
@@ -239,8 +240,8 @@ struct EventExporterTests {
       ExportRequest(
         subscriber: RecordStream { end.set($0) }, key: "none",
         destination: try Destination(adopting: ends.write, name: "test")
-      ) { () throws(ExportError) in throw ExportError("no such process") })
-    #expect(try end.wait() == .sourceFailed(ExportError("no such process")))
+      ) { () throws(Complaint) in throw Complaint(.obstacle, what: "no such process") })
+    #expect(try end.wait() == .sourceFailed(Complaint(.obstacle, what: "no such process")))
     #expect(readAll(ends.read).isEmpty)
     close(ends.read)
     #expect(exporter.figures.reading().subscribers == 0)

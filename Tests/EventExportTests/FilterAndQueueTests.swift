@@ -3,6 +3,7 @@
 import EventExport
 import SharedLayout
 import Synchronization
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -40,7 +41,7 @@ struct FilterAndQueueTests {
       figures: exporter.figures, onNews: {})
     script.add(300)
     exporter.add(
-      ExportRequest(subscriber: queue, key: "process") { () throws(ExportError) in ScriptedSource(script) })
+      ExportRequest(subscriber: queue, key: "process") { () throws(Complaint) in ScriptedSource(script) })
     try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
     #expect(exporter.figures.reading().eventsDropped == 150)
     let (entries, end) = queue.take()
@@ -69,7 +70,7 @@ struct FilterAndQueueTests {
       let queue = EventQueue(
         filter: RecordFilter(), policy: policy, capacity: 10, figures: exporter.figures, onNews: {})
       exporter.add(
-        ExportRequest(subscriber: queue, key: "process", policy: policy) { () throws(ExportError) in
+        ExportRequest(subscriber: queue, key: "process", policy: policy) { () throws(Complaint) in
           ScriptedSource(script)
         })
       return queue

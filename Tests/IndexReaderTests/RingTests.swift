@@ -2,6 +2,7 @@
 
 import Foundation
 import SharedLayout
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -222,7 +223,7 @@ struct RingTests {
         let synthetic = SyntheticSegment()
         let section = synthetic.section(Int(ALLOCS_SECTION_RINGS.rawValue))
         (UnsafeMutableRawPointer(section) + field).storeBytes(of: value, as: UInt64.self)
-        #expect(throws: SegmentError.self) { _ = try Segment(path: synthetic.path) }
+        #expect(throws: Complaint.self) { _ = try Segment(path: synthetic.path) }
       }
     }
   }
@@ -323,7 +324,7 @@ struct EventConsumerTests {
     }
     var cursors: [RingCursor] = []
     #expect(
-      throws: SegmentError.occupied(
+      throws: Complaint.occupied(
         path: EventConsumer.controlPath(ofSegment: control.segment.path), consumers: Int(ALLOCS_CONSUMER_COUNT))
     ) { _ = try EventConsumer(to: segment, cursors: &cursors) }
   }
@@ -331,9 +332,9 @@ struct EventConsumerTests {
   @Test("a control file that is missing, short, another's, or of another version is an error")
   func damage() throws {
     var cursors: [RingCursor] = []
-    func error(_ control: Control) throws -> SegmentError? {
+    func error(_ control: Control) throws -> Complaint? {
       let segment = try Segment(path: control.segment.path)
-      do throws(SegmentError) {
+      do throws(Complaint) {
         _ = try EventConsumer(to: segment, cursors: &cursors)
         return nil
       } catch { return error }

@@ -5,6 +5,7 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -152,7 +153,7 @@ struct RecordingFileTests {
       let kept = small.offsets.filter { $0 <= length }.count - 1
       // The first chunk says which process was recorded.
       guard kept > 0 else {
-        #expect(throws: RecordingError.self) { _ = try small.open(Array(small.bytes[..<length])) }
+        #expect(throws: Complaint.self) { _ = try small.open(Array(small.bytes[..<length])) }
         continue
       }
       let recording = try small.open(Array(small.bytes[..<length]))
@@ -176,7 +177,7 @@ struct RecordingFileTests {
       bytes[offset] ^= UInt8(1 << (offset % 8))
       let chunk = small.offsets.lastIndex { $0 <= offset } ?? -1
       guard chunk > 0 else {
-        #expect(throws: RecordingError.self, "offset \(offset)") { _ = try small.open(bytes) }
+        #expect(throws: Complaint.self, "offset \(offset)") { _ = try small.open(bytes) }
         continue
       }
       let recording = try small.open(bytes)

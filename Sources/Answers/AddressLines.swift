@@ -1,26 +1,26 @@
 // A list of addresses, one a line, that arrives in pieces: the body of a POST, or standard input.
 //
-// Blank lines and blanks around an address don't matter; a line that is not an address is reported in its place and
-// the list goes on. A line that lies whole in one piece is read in place, and at most `lineLimit` bytes of any line are
-// kept.
+// Blank lines and blanks around an address don't matter. A line that is not an address is reported in its place, and
+// the list goes on. A line that lies whole in one piece is read in place; of any other line at most `lineLimit` bytes
+// are kept.
 
-import Answers
+import SystemAccess
 
 /// One line of a list of addresses.
 public enum AddressLine: Equatable, Sendable {
   case address(UInt64)
   /// The line is not an address; the error names its number.
-  case rejected(AnswerError)
+  case rejected(Complaint)
 }
 
-/// Splits pieces of a list into lines, and reads the addresses in them. Inlinable, so that a batch has no call through
-/// a closure for each of millions of lines.
+/// Splits pieces of a list into lines, and reads the addresses in them. It is inlinable, so that a batch makes no call
+/// through a closure for each of millions of lines.
 public struct AddressLines: Sendable {
-  /// A longer line, in bytes, is no address.
+  /// Bytes of the longest line that can be an address.
   public static let lineLimit = 256
 
   @usableFromInline var partial: [UInt8] = []
-  /// Lines that ended so far.
+  /// Lines that have ended so far.
   public internal(set) var count = 0
 
   public init() {}
@@ -49,7 +49,7 @@ public struct AddressLines: Sendable {
     if !partial.isEmpty { try takePartial(body) }
   }
 
-  /// Keeps one byte more than the limit, so that a line that exceeds it can be told.
+  /// Keeps one byte more than the limit, so that a line that exceeds the limit can be told.
   @usableFromInline
   mutating func keep(_ bytes: Span<UInt8>) {
     var index = 0
@@ -73,7 +73,7 @@ public struct AddressLines: Sendable {
     if let result = read(line) { try body(result) }
   }
 
-  /// What the next line says; nil if it is blank.
+  /// The meaning of the next line; nil if it is blank.
   @usableFromInline
   mutating func read(_ line: Span<UInt8>) -> AddressLine? {
     count += 1
@@ -81,7 +81,8 @@ public struct AddressLines: Sendable {
     return examine(line)
   }
 
-  /// The address in a line of nothing but `0x` and up to 16 hexadecimal digits: what programs write. nil says nothing.
+  /// The address in a line that is nothing but `0x` and up to 16 hexadecimal digits, as programs write it. Nil for
+  /// other lines: they may be addresses, too.
   private static func plainAddress(_ line: Span<UInt8>) -> UInt64? {
     guard line.count > 2, line.count <= 18, line[0] == UInt8(ascii: "0"), line[1] == UInt8(ascii: "x") else {
       return nil
@@ -100,14 +101,14 @@ public struct AddressLines: Sendable {
     return value
   }
 
-  /// What any other line says; nil if it is blank.
+  /// The meaning of any other line; nil if it is blank.
   private func examine(_ line: Span<UInt8>) -> AddressLine? {
     var bytes: [UInt8] = []
     for index in 0..<min(line.count, Self.lineLimit) { bytes.append(line[index]) }
     let text = String(decoding: bytes, as: UTF8.self)
-    do throws(AnswerError) {
+    do throws(Complaint) {
       if line.count > Self.lineLimit {
-        throw AnswerError(
+        throw Complaint(
           .usage, what: "the line is longer than \(Self.lineLimit) bytes", advice: "write one address on each line")
       }
       if bytes.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0D }) { return nil }

@@ -1,7 +1,6 @@
 // Lists of addresses that arrive in pieces.
 
 import Answers
-import ServerProtocol
 import TestSupport
 import Testing
 

@@ -1,15 +1,15 @@
-// The events of one process as bytes, in pieces: what the server sends and `allocsctl events --direct` prints.
+// The events of one process as bytes, in pieces. The server sends them, and `allocsctl events --direct` prints them.
 //
-// The export's thread fills a bounded queue; whoever calls `next` names what is in it and renders it, at its own pace.
-// What the queue can't keep is counted, and said where it is missing.
+// The export's thread fills a bounded queue. The caller of `next` names the events in it and renders them, at its own
+// pace. Events that find no room in the queue are counted, and the stream says at their place how many are missing.
 
-import Answers
 import EventExport
 import Glibc
 import IndexReader
 import Provenance
 import SharedLayout
 import Synchronization
+import SystemAccess
 
 /// A stream of one process's events. `next` is for one thread at a time; `cancel` for any.
 public final class EventStream: Sendable {
@@ -39,7 +39,7 @@ public final class EventStream: Sendable {
       sizes: filter.sizes, addresses: filter.addresses, kinds: filter.kinds.map { Set($0.map(\.rawValue)) })
     queue = EventQueue(filter: records, policy: policy, figures: exporter.figures, onNews: onNews)
     subscription = exporter.add(
-      ExportRequest(subscriber: queue, key: view.path, policy: policy) { () throws(ExportError) in
+      ExportRequest(subscriber: queue, key: view.path, policy: policy) { () throws(Complaint) in
         try RingSource(view.shared, policy: policy)
       })
   }
@@ -52,7 +52,7 @@ public final class EventStream: Sendable {
   /// Ends the stream: events are turned off soon, unless others want them; `next` gives the rest and the end.
   public func cancel() { exporter.remove(subscription) }
 
-  /// What came since the last call, rendered: empty if nothing that is wanted. `end`: there will be nothing more.
+  /// The events since the last call, rendered; empty if none of them is wanted. `end`: there will be no more.
   public func next() -> (bytes: [UInt8], end: DeliveryEnd?) {
     let (entries, end) = queue.take()
     guard !entries.isEmpty || end != nil else { return ([], nil) }
@@ -66,11 +66,12 @@ public final class EventStream: Sendable {
       case .damaged(let ring): report.appendDamage(ring: ring)
       }
     }
-    if let error = end?.answerError { report.append(error) } else if let end { report.appendEnd(reason: end.words) }
+    if let error = end?.complaint { report.append(error) } else if let end { report.appendEnd(reason: end.words) }
     return (report.take(), end)
   }
 
-  /// Records between two losses by their stamps: of several threads, each ring was read after the other.
+  /// The entries, with records between two losses ordered by their stamps: the rings of several threads were read one
+  /// after the other.
   private static func sorted(_ entries: [EventQueue.Entry]) -> [EventQueue.Entry] {
     func stamp(_ entry: EventQueue.Entry) -> UInt64? {
       if case .record(let record, _, _) = entry { record.stamp } else { nil }
@@ -93,7 +94,7 @@ public final class EventStream: Sendable {
 }
 
 extension DeliveryEnd {
-  /// For people.
+  /// The words for people.
   public var words: String {
     switch self {
     case .processEnded: "the process has ended"
@@ -105,20 +106,10 @@ extension DeliveryEnd {
   }
 
   /// The failure, if it is one.
-  public var answerError: AnswerError? {
+  public var complaint: Complaint? {
     switch self {
-    case .destinationFailed(let error), .sourceFailed(let error):
-      let parts = error.description.split(separator: " — ", maxSplits: 1)
-      let kind: AnswerError.Kind =
-        switch error.code {
-        case ESRCH, ENOENT: .notIndexed
-        case EACCES, EPERM: .notPermitted
-        case EAGAIN, EBUSY: .shortage
-        default: .unreadable
-        }
-      return AnswerError(
-        kind, what: String(parts[0]), advice: parts.count > 1 ? String(parts[1]) : "see the log of the server")
-    case .processEnded, .removed, .destinationGone: return nil
+    case .destinationFailed(let complaint), .sourceFailed(let complaint): complaint
+    case .processEnded, .removed, .destinationGone: nil
     }
   }
 }

@@ -1,8 +1,9 @@
-// A list of answers, as bytes: the one form in which server and client give it, so that both say the same.
+// A list of answers, as bytes. Server and client both print this list, so their answers are the same.
 //
-// JSON: one object a line. Text: each answer's lines, of which the first begins in the first column.
+// As JSON, each answer is one object on a line. As text, each answer has several lines, of which only the first begins
+// in the first column.
 
-import Answers
+import SystemAccess
 
 /// Collects answers, rendered. Not thread-safe.
 public struct AnswerList: ~Copyable {
@@ -31,7 +32,7 @@ public struct AnswerList: ~Copyable {
     return writer.withBytes(body)
   }
 
-  /// The answer to what is at `address`.
+  /// Appends the answer about `address`.
   public mutating func append(_ address: UInt64, from inquiry: inout Inquiry, stacks: Bool) {
     switch form {
     case .text: writer.append(text: inquiry.answer(address, stacks: stacks).text)
@@ -39,8 +40,8 @@ public struct AnswerList: ~Copyable {
     }
   }
 
-  /// An error in the place of an answer.
-  public mutating func append(_ error: AnswerError) {
+  /// Appends an error in the place of an answer.
+  public mutating func append(_ error: Complaint) {
     switch form {
     case .text: writer.append(text: error.description)
     case .jsonLines: writer.append(text: error.json)
