@@ -20,7 +20,8 @@ struct HeapReferences {
   /// The thread slot that the block's thread held when it allocated.
   var threadSlot: UInt32?
   var arena: Answer.Arena?
-  var mappedBy: MappingRecord?
+  /// Index in the inquiry's `mappedRecords`. An index, as a copy of the record would cost a batch more than its text.
+  var mappedBy: Int?
   /// Index in the inquiry's `mappings`.
   var mapping: Int?
 }
@@ -39,8 +40,8 @@ extension Inquiry {
       heap.arena = arena(
         at: address, of: Answer.Block(allocation), allocator: origins.allocator(ofOriginAt: origin))
     }
-    heap.mappedBy = record(at: address)
     heap.mapping = mappings.index(containing: address)
+    heap.mappedBy = recordIndex(at: address, mapping: heap.mapping)
     return heap
   }
 
@@ -63,7 +64,7 @@ extension Inquiry {
     answer.previous = heap.previous.map { Answer.Block($0) }
     answer.next = heap.next.map { Answer.Block($0) }
     answer.arena = heap.arena
-    if let record = heap.mappedBy { answer.mappedBy = mappedBy(record, stacks: false) }
+    if let index = heap.mappedBy { answer.mappedBy = mappedBy(mappedRecords[index], stacks: false) }
     answer.mapping = heap.mapping.map { mappings.mappings[$0] }
     return answer
   }
@@ -84,7 +85,7 @@ extension Inquiry {
     }
     if let next = heap.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
     if let arena = heap.arena { writer.append(arena: arena) }
-    if let record = heap.mappedBy { writer.append(mappedBy: mappedBy(record, stacks: false)) }
+    if let index = heap.mappedBy { writer.append(mappedBy: mappedBy(mappedRecords[index], stacks: false)) }
     if let index = heap.mapping {
       if mappingJSON[index].isEmpty { renderMapping(index) }
       writer.append(bytes: mappingJSON[index])

@@ -12,22 +12,26 @@ extension Inquiry {
 
   /// The record of the mapping at `address`, if it can describe the present mapping there.
   mutating func record(at address: UInt64) -> MappingRecord? {
-    let records: [MappingRecord]
-    if let known = mappedRecords {
-      records = known
-    } else {
-      records = view.mappedRanges.records(of: shared.segment)
-      mappedRecords = records
+    recordIndex(at: address, mapping: mappings.index(containing: address)).map { mappedRecords[$0] }
+  }
+
+  /// Index in `mappedRecords` of the record of the mapping at `address`, if it can describe the present mapping there,
+  /// which is number `mapping` of `mappings`.
+  mutating func recordIndex(at address: UInt64, mapping: Int?) -> Int? {
+    if !hasMappedRecords {
+      mappedRecords = view.mappedRanges.records(of: shared.segment)
+      hasMappedRecords = true
     }
-    guard let record = records.record(containing: address) else { return nil }
+    guard let index = mappedRecords.index(containing: address) else { return nil }
     // Memory that was unmapped without libc's functions stays in the table, and something else may be mapped there now.
-    guard let maps = surroundings.maps else { return record }
-    guard let mapping = maps.mapping(containing: address) else { return nil }
-    if !record.isMoved {
+    if surroundings.maps == nil { return index }
+    guard let mapping else { return nil }
+    if !mappedRecords[index].isMoved {
+      let (record, mapping) = (mappedRecords[index], mappings.mappings[mapping])
       guard record.isBreak == mapping.isBreak || !mapping.isBreak && mapping.isAnonymous else { return nil }
       if !record.isBreak, record.isAnonymous != mapping.isAnonymousMemory { return nil }
     }
-    return record
+    return index
   }
 
   mutating func mappedBy(_ record: MappingRecord, stacks: Bool) -> Answer.MappedBy {

@@ -27,7 +27,8 @@ public struct Inquiry: ~Copyable {
   let mappings: ProcessMaps
   let hasFullStacks: Bool
   /// The table of mappings in the segment, as of the first question about it.
-  var mappedRecords: [MappingRecord]?
+  var mappedRecords: [MappingRecord] = []
+  var hasMappedRecords = false
   private let stopsThreads: Bool
   /// Whether a thread that should have been stopped could not be stopped.
   public internal(set) var hasFailedToStop = false
