@@ -82,11 +82,13 @@ let package = Package(
 
     // MARK: outside it
     .target(name: "ByteText"),
+    .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "MappingGuard", "SharedLayout"], exclude: ["CLibrary", "MappingGuard"]),
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout"],
+      exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -103,26 +105,32 @@ let package = Package(
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
-      name: "Symbols", dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      name: "Symbols",
+      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Answers", dependencies: ["ByteText", "IndexReader", "SharedLayout", "Symbols"],
-      resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
     .target(
-      name: "ServerProtocol", dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "SharedLayout"]),
+      name: "Answers", dependencies: ["ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
+    .target(
+      name: "ServerProtocol",
+      dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout"]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
       name: "Recording",
-      dependencies: ["Answers", "ByteText", "CPerfetto", "CZstd", "IndexReader", "SharedLayout", "Symbols"],
+      dependencies: [
+        "Answers", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance", "SharedLayout",
+        "Symbols",
+      ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Recording", "ServerProtocol", "SharedLayout",
-        "Symbols",
+        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording", "ServerProtocol",
+        "SharedLayout", "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -134,7 +142,8 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "ServerProtocol", "Symbols",
+        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance", "ServerProtocol",
+        "Symbols",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -161,13 +170,17 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
-    .testTarget(name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"]),
+    .testTarget(
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"], exclude: ["Segments"]),
     .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Recording", "SharedLayout", "Symbols"]),
+      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols"]),
     .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "AnswersTests", dependencies: ["Answers", "ByteText", "IndexReader", "SharedLayout", "Symbols"]),
+    .testTarget(name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols"]),
+    .testTarget(
+      name: "AnswersTests",
+      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
     .testTarget(
       name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],

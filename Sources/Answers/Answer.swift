@@ -181,11 +181,6 @@ public struct Answer: Hashable, Sendable {
     return symbol?.offset
   }
 
-  /// What an allocator is called: by its own name, else by its module's file name.
-  static func name(of allocator: Allocator) -> String? {
-    allocator.name ?? allocator.module.map { lastComponent($0.path) }
-  }
-
   /// The frame that the allocation is attributed to.
   public var site: Frame? {
     guard let stack, let siteIndex, stack.indices.contains(siteIndex) else { return nil }

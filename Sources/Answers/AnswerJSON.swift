@@ -1,5 +1,6 @@
 // An answer as one line of JSON. Every field is described in docs/json.md; one that isn't known is left out.
 
+import Provenance
 import Symbols
 
 extension Answer {

@@ -1,5 +1,6 @@
 // An answer for people: what it is in the first line, then who, when and where; one screen of 80 columns.
 
+import Provenance
 import Symbols
 
 extension Answer {
@@ -374,11 +375,7 @@ extension Answer {
   /// The last part of a path.
   public static func fileName(of path: String) -> String { lastComponent(path) }
 
-  static func lastComponent(_ path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return path }
-    let name = path[path.index(after: slash)...]
-    return name.isEmpty ? path : String(name)
-  }
+  static func lastComponent(_ path: String) -> String { Origin.fileName(of: path) }
 }
 
 extension [Frame] {

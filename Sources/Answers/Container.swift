@@ -4,6 +4,7 @@
 // else that of who started the process (ALLOCS_LEVEL).
 
 import IndexReader
+import Provenance
 import Symbols
 
 /// At which level memory that suballocators have handed out is shown.

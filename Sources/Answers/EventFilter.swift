@@ -2,6 +2,7 @@
 // text.
 
 import IndexReader
+import Provenance
 
 /// Conditions on events; all must be true. Of a block that is freed or resized, function and site are those that
 /// allocated it.
@@ -85,17 +86,12 @@ public struct EventFilter: Sendable {
   }
 
   private static func kinds(_ text: String) throws(AnswerError) -> Set<Event.Kind> {
-    switch text {
-    case "alloc": return [.alloc]
-    case "free": return [.free]
-    case "realloc": return [.reallocOld, .reallocNew, .reallocFailed]
-    case "thread": return [.threadStart, .threadEnd, .resumed]
-    case "module": return [.moduleLoad, .moduleUnload]
-    case "map": return [.map, .unmap]
-    default:
-      throw AnswerError(
-        .usage, what: "\"\(text)\" is no kind of event", advice: "there are: alloc, free, realloc, thread, module, map")
-    }
+    let kinds = Event.Kind.allCases.filter { $0.filterWord == text }
+    guard kinds.isEmpty else { return Set(kinds) }
+    var words: [String] = []
+    for word in Event.Kind.allCases.map(\.filterWord) where !words.contains(word) { words.append(word) }
+    throw AnswerError(
+      .usage, what: "\"\(text)\" is no kind of event", advice: "there are: \(words.joined(separator: ", "))")
   }
 
   private static func pattern(_ name: String, _ text: String) throws(AnswerError) -> [UInt8] {
@@ -115,17 +111,4 @@ public struct EventFilter: Sendable {
     let plain = FunctionName.plain(whole)
     return patterns.contains { Wrappers.matches(plain, $0) || Wrappers.matches(whole, $0) }
   }
-}
-
-extension Event.Kind {
-  /// Whether it is about memory of the program, with an address and a size in bytes.
-  public var isAboutMemory: Bool {
-    switch self {
-    case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed, .map, .unmap: true
-    case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed: false
-    }
-  }
-
-  /// Whether the block ends, so that who allocated it is the record's origin.
-  var endsBlock: Bool { self == .free || self == .reallocOld }
 }

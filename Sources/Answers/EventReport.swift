@@ -5,6 +5,7 @@
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -18,7 +19,7 @@ public struct EventReport: ~Copyable {
   private let filter: EventFilter
   private let clock: SegmentClock
   private var origins: OriginCache
-  private var attribution: Attribution
+  private var attribution: StackNaming
   private var writer: ByteWriter
   /// Nanoseconds that wall clock time is ahead of the stamps.
   private let wallOffset: Int64
@@ -38,7 +39,7 @@ public struct EventReport: ~Copyable {
     let surroundings = Surroundings(of: view)
     clock = view.shared.segment.clock(isAlive: surroundings.isAlive)
     origins = OriginCache(surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
-    attribution = Attribution(view, wrappers: wrappers)
+    attribution = StackNaming(view.tables, wrappers: wrappers)
     writer = ByteWriter(capacity: 1 << 16)
     wallOffset = Self.nanoseconds(CLOCK_REALTIME) &- Int64(bitPattern: clock.stampNow)
   }
@@ -78,7 +79,7 @@ public struct EventReport: ~Copyable {
     }
     guard !filter.functions.isEmpty || !filter.sites.isEmpty else { return true }
     guard let kind = event.kind, kind.isAboutMemory else { return false }
-    let context = kind.endsBlock ? event.origin : event.context
+    let context = kind.subject == .endedBlock ? event.origin : event.context
     if let known = wanted[context] { return known }
     var isWanted = false
     if let index = origins.originIndex(ofContext: context, in: view.shared.segment) {
@@ -172,7 +173,7 @@ public struct EventReport: ~Copyable {
       size = ""
     }
     let thread = thread(of: event)
-    var line = "\(wallTime(event.stamp)) \(TextLayout.padded(Self.word(event.kind), right: 7)) "
+    var line = "\(wallTime(event.stamp)) \(TextLayout.padded(event.kind?.word ?? "?", right: 7)) "
     line += TextLayout.padded(address, right: 14) + " " + TextLayout.padded(size, left: 9)
     line += " " + TextLayout.padded(thread.map { "\($0.id)" } ?? "-", right: 7) + " "
     line += TextLayout.fit(
@@ -206,24 +207,6 @@ public struct EventReport: ~Copyable {
     let name = Answer.describe(frame, columns: columns)
     siteNames[key] = name
     return name
-  }
-
-  private static func word(_ kind: Event.Kind?) -> String {
-    switch kind {
-    case .alloc: "alloc"
-    case .free: "free"
-    case .reallocOld: "re-from"
-    case .reallocNew: "re-to"
-    case .reallocFailed: "re-fail"
-    case .threadStart: "thread+"
-    case .threadEnd: "thread-"
-    case .moduleLoad: "module+"
-    case .moduleUnload: "module-"
-    case .resumed: "resumed"
-    case .map: "map"
-    case .unmap: "unmap"
-    case nil: "?"
-    }
   }
 
   /// Hours, minutes, seconds and milliseconds of the local time zone.

@@ -4,6 +4,8 @@
 //   void* shop::Shelf<int>::put<char>(int const&)   →  void* shop::Shelf<int>::put<char>(…)
 //     →  shop::Shelf<int>::put<char>(…)             →  shop::Shelf<…>::put<…>(…)             →  shop::Shelf::put
 
+import Provenance
+
 extension FunctionName {
   private enum Groups { case kept, marked, dropped }
 

@@ -7,6 +7,7 @@
 //   otherwise: the segment alone. Module bounds → static, stack bounds → stack, ever heap or near live blocks → free, else unmapped.
 
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -35,7 +36,7 @@ public struct Inquiry: ~Copyable {
   /// By mapping; nil in those that were looked through in vain.
   var threadDescriptors: [Int: ThreadDescriptor?] = [:]
   var origins: OriginCache
-  var attribution: Attribution
+  var attribution: StackNaming
   /// nil: as the process was started.
   private let level: Level?
   private let hasSuballocations: Bool
@@ -56,7 +57,7 @@ public struct Inquiry: ~Copyable {
     self.level = level
     shared = view.shared
     hasSuballocations = shared.segment.hasSuballocations
-    attribution = Attribution(view, wrappers: wrappers)
+    attribution = StackNaming(view.tables, wrappers: wrappers)
     hasFullStacks = shared.segment.hasFullStacks
     surroundings = Surroundings(of: view)
     clock = shared.segment.clock(isAlive: surroundings.isAlive)

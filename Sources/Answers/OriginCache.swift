@@ -1,22 +1,17 @@
 // Who allocated, decoded once a request: contexts and threads with their names, and with the JSON that a batch of
 // answers repeats for each address.
 //
-// A thread slot has one holder after another. What is kept is a slot's present holder, and it is used only for records
-// that are not younger than the request: a later record may be of a later holder. Holders of the past are looked up
-// each time.
+// A thread slot has one holder after another. The cache keeps a slot's present holder, and uses it only for records that
+// are not younger than the request: a later record may be of a later holder. Holders of the past are looked up each
+// time.
 
 import IndexReader
+import Provenance
 import SharedLayout
 
 struct OriginCache {
-  struct Origin {
-    /// Node of the innermost frame, 0 if there is none.
-    var node: UInt32
-    var threadSlot: UInt32?
-    var function: String?
-    var allocator: String?
-    /// Path of the module that has its code.
-    var allocatorModule: String?
+  private struct Entry {
+    var origin: Origin
     /// `,"allocator":"…","allocator_module":"…","function":"…"`, as far as known.
     var json: [UInt8]
   }
@@ -32,9 +27,9 @@ struct OriginCache {
   private let clock: SegmentClock
   /// Ticks of the request's start; nil if the process is gone, and no slot can change hands any more.
   private let limit: UInt32?
-  /// 1 + index into `origins`, by context id; 0 if not looked up yet, -1 if the id leads nowhere.
+  /// 1 + index into `origins`, by context id; 0 if not looked up yet, -1 if there is no such context.
   private var originOfContext: [Int32] = []
-  private var origins: [Origin] = []
+  private var origins: [Entry] = []
   /// 1 + index into `holders`, by thread slot.
   private var holderOfSlot: [Int32] = []
   private var holders: [Holder] = []
@@ -58,35 +53,31 @@ struct OriginCache {
     return lookUp(context: id, in: segment)
   }
 
-  func origin(at index: Int) -> Origin { origins[index] }
+  func origin(at index: Int) -> Origin { origins[index].origin }
 
   // Without a copy of the origin, whose reference counts would cost more than the bytes.
   @inline(__always)
   func appendOrigin(at index: Int, to writer: inout ByteWriter) { writer.append(bytes: origins[index].json) }
 
   @inline(__always)
-  func threadSlot(ofOriginAt index: Int) -> UInt32? { origins[index].threadSlot }
+  func threadSlot(ofOriginAt index: Int) -> UInt32? { origins[index].origin.threadSlot }
 
   @inline(__always)
-  func node(ofOriginAt index: Int) -> UInt32 { origins[index].node }
+  func node(ofOriginAt index: Int) -> UInt32 { origins[index].origin.node }
 
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
-    // Ids have 24 bits and are given out in order. An id that leads nowhere now may lead somewhere soon: kept only
-    // within the table, so that a damaged slot doesn't make it grow.
+    // Ids have 24 bits and are given out in order. An id without a context now may have one soon, so its
+    // absence is not kept; and a damaged slot doesn't make the array grow beyond the table.
     guard let context = segment.context(id) else { return nil }
     let needed = Int(id) + 1
     if originOfContext.count < needed {
       originOfContext += Array(repeating: 0, count: max(needed - originOfContext.count, originOfContext.count, 256))
     }
-    let allocator = context.allocator.flatMap { Answer.name(of: $0) }
-    let module = context.allocator?.module?.path
+    let origin = Origin(context)
     var writer = ByteWriter(capacity: 128)
-    writer.appendOrigin(allocator: allocator, module: module, function: context.function)
-    origins.append(
-      Origin(
-        node: context.node, threadSlot: context.threadSlot, function: context.function, allocator: allocator,
-        allocatorModule: module, json: writer.take()))
+    writer.appendOrigin(allocator: origin.allocator, module: origin.allocatorModule, function: origin.function)
+    origins.append(Entry(origin: origin, json: writer.take()))
     originOfContext[Int(id)] = Int32(origins.count)
     return origins.count - 1
   }

@@ -2,6 +2,7 @@
 // in, what the kernel put there, which frame of a stack it is in.
 
 import IndexReader
+import Provenance
 import Symbols
 
 extension Answer {

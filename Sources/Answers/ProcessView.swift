@@ -8,6 +8,7 @@
 import ByteText
 import Glibc
 import IndexReader
+import Provenance
 import Symbols
 
 /// An indexed process. May be used from several threads at once.
@@ -20,7 +21,7 @@ public final class ProcessView: Sendable {
   let control: FileNumber?
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
-  let names = NameCache()
+  let tables: SegmentTables
   let latestMaps = LatestMaps()
   let mappedRanges = MappedRanges()
   let balance = IndexBalance()
@@ -54,6 +55,7 @@ public final class ProcessView: Sendable {
     self.shared = shared
     control = FileNumber(path: EventConsumer.controlPath(ofSegment: file))
     self.symbolizer = symbolizer
+    tables = SegmentTables(shared, symbolizer: symbolizer)
     processID = shared.segment.processID
     startTime = shared.segment.startTime
   }

@@ -1,5 +1,6 @@
 // The table of allocation sites, for people and as JSON.
 
+import Provenance
 import Symbols
 
 extension TopTable {
@@ -114,7 +115,7 @@ extension TopTable.Site {
 
 extension ByteWriter {
   /// A JSON array of strings.
-  mutating func appendArray(_ strings: [String]) {
+  package mutating func appendArray(_ strings: [String]) {
     append("[")
     for (index, string) in strings.enumerated() {
       if index > 0 { append(",") }

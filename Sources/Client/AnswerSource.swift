@@ -4,6 +4,7 @@
 import Answers
 import Glibc
 import NIOHTTP1
+import Provenance
 import ServerProtocol
 
 /// How whoever asks wants to see allocations.

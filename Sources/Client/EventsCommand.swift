@@ -4,6 +4,7 @@ import Answers
 import ArgumentParser
 import EventExport
 import Glibc
+import Provenance
 import ServerProtocol
 import Synchronization
 

@@ -207,7 +207,7 @@ struct Image {
     guard !elf.isNative else { return }
     throw Failure(
       Status.notAnswered,
-      "\(what) is for \(elf.machine), a program for another machine than this one (\(ELFProgram.nativeMachine))",
+      "\(what) is for \(elf.machine.name), a program for another machine than this one (\(ELFMachine.native.name))",
       advice: "run it with the allocsctl and agent of that machine, or without")
   }
 

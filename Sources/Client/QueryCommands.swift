@@ -2,6 +2,7 @@
 
 import Answers
 import ArgumentParser
+import Provenance
 import ServerProtocol
 
 /// A process id on the command line.

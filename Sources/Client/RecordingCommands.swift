@@ -118,8 +118,14 @@ extension Recorder.Result {
   /// "1,234 events, none lost, 567 bytes"
   var text: String {
     let lost = lost == 0 ? "none lost" : "\(Units.grouped(lost)) lost"
-    let end = end == .replaced ? "; then the process became another program (exec)" : ""
-    return "\(Units.count(events, "event")), \(lost), \(Units.bytes(bytes))\(end)"
+    let damage = damagedRings == 0 ? "" : ", \(Units.count(UInt64(damagedRings), "ring")) damaged"
+    let end =
+      switch end {
+      case .replaced: "; then the process became another program (exec)"
+      case .sourceFailed: "; then the index of the process was cut short"
+      case .processEnded, .stopped, .durationOver: ""
+      }
+    return "\(Units.count(events, "event")), \(lost)\(damage), \(Units.bytes(bytes))\(end)"
   }
 }
 
@@ -214,8 +220,7 @@ struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write a recording in another program's format.",
     discussion: """
-      jsonl: one JSON object a line. heaptrack: for heaptrack_print and heaptrack_gui. perfetto: heap profiles of 32 \
-      moments and of the peak, for ui.perfetto.dev and its trace processor.
+      \(ExportFormat.allCases.map { "\($0.rawValue): \($0.purpose)." }.joined(separator: " "))
 
       Examples:
         allocsctl export run.rec --format jsonl -o run.jsonl
@@ -227,7 +232,7 @@ struct Export: ParsableCommand {
   @Argument(help: "The recording.", completion: .file())
   var file: String
 
-  @Option(help: .init("jsonl, heaptrack or perfetto.", valueName: "format"))
+  @Option(help: .init("\(ExportFormat.list).", valueName: "format"))
   var format: ExportFormat
 
   @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))
@@ -297,10 +302,10 @@ struct History: ParsableCommand {
             ? "record from now on with `allocsctl record \(pid) -o FILE`, or start it again with `allocsctl run --events`"
             : "it has ended: start it again with `allocsctl run --events -- COMMAND`")
       }
-      history = AddressHistory(of: address, in: shared.segment)
+      history = AddressHistory(of: address, in: shared)
       do { try shared.segment.checkIntact() } catch { throw Failure(AnswerError(error)) }
       let clock = shared.segment.clock()
-      report = HistoryReport(SegmentOrigins(shared)) { clock.age(ofStamp: $0) }
+      report = HistoryReport(SegmentTables(shared)) { clock.age(ofStamp: $0) }
     }
     if json {
       try StandardOutput.write(report.jsonLines(of: history, limit: limit))

@@ -5,6 +5,7 @@
 import Answers
 import ByteText
 import Glibc
+import Provenance
 import SharedLayout
 import Symbols
 

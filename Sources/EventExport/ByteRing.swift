@@ -1,12 +1,12 @@
-// What waits to be written to one destination: a ring of bytes of fixed capacity, so that a destination that takes
+// The bytes that wait to be written to one destination: a ring of fixed capacity, so that a destination that takes
 // nothing costs a known amount of memory.
 //
 //     start            taken            appended          capacity
 //       |  free          |###waiting######|   free            |      waiting bytes may wrap around the end
 //
 // Invariants: taken <= appended <= taken + capacity; both only grow. Bytes between them don't move and don't change,
-// so the kernel may read them at any time (a write in progress). The memory comes from mmap: pages are taken as they
-// are first used, and may be registered with io_uring.
+// so the kernel may read them at any time (a write in progress). The memory comes from mmap: a page takes memory when
+// it is first used, and pages may be registered with io_uring.
 
 import Glibc
 
@@ -15,6 +15,7 @@ struct ByteRing: ~Copyable {
   let start: UnsafeMutableRawPointer
   /// Bytes, a power of two.
   let capacity: Int
+  /// Bytes ever written to the destination, and ever appended.
   private(set) var taken: UInt64 = 0
   private(set) var appended: UInt64 = 0
 
@@ -34,7 +35,9 @@ struct ByteRing: ~Copyable {
 
   deinit { munmap(start, capacity) }
 
+  /// Bytes that wait.
   var waiting: Int { Int(appended - taken) }
+  /// Bytes that can be appended.
   var room: Int { capacity - waiting }
 
   /// Appends all of `bytes`; they must fit.
@@ -60,6 +63,6 @@ struct ByteRing: ~Copyable {
     taken += UInt64(count)
   }
 
-  /// Forgets what waits; none of it may be in a write.
+  /// Drops all waiting bytes; none of them may be in a write.
   mutating func clear() { taken = appended }
 }

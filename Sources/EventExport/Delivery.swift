@@ -1,36 +1,44 @@
-// One subscriber in the drain loop: its place to write to, what it has lost and not been told, and how it ends.
+// One subscriber in the drain loop: its destination, the losses that it has not been told yet, and how it ends.
 //
 //   running ──(process ended, removed, export stopped)──► finishing ──(all written, or time over)──► over
 //      └──────(destination gone or failed)────────────────────────────────────────────────────────────┘
 
 import Glibc
 
-/// Used by the drain loop's thread alone.
+/// The delivery of events to one subscriber. Used by the drain loop's thread alone.
 final class Delivery {
   let id: UInt32
   let subscriber: any EventSubscriber
   let policy: DeliveryPolicy
+  /// Identifies the attachment, in the drain loop, that the subscriber belongs to.
   let source: ObjectIdentifier
-  /// Whether a destination that is full is tried again; else it is the end.
+  /// Whether a destination that is full is tried again; else a full destination ends the delivery.
   let waitsForSpace: Bool
   private var destination: Destination?
   private var output: EventOutput
   private let figures: ExportFigures
+  /// Events that the subscriber lost and has not been told of.
   private(set) var pendingLoss: EventLoss?
   private(set) var isWriting = false
-  /// Why it ends, from the moment that is known.
+  /// Why the delivery ends; nil until that is known.
   private(set) var end: DeliveryEnd?
+  /// The subscriber has put out all that it has to say.
   private var isFinished = false
-  /// Nanoseconds of CLOCK_MONOTONIC: no write before; what waits has waited since; all over after.
+  // Moments, in nanoseconds of CLOCK_MONOTONIC.
+  /// No write begins before this moment.
   private var retryAt: UInt64 = 0
+  /// The oldest waiting bytes have waited since this moment; 0 if none wait.
   private var waitingSince: UInt64 = 0
+  /// At this moment all is over, whether the waiting bytes were written or not.
   private var deadline = UInt64.max
-  /// The failure that a write is repeated for.
+  /// The failure because of which a write is repeated.
   private var obstacle: ExportError?
 
-  /// So much is worth a write of its own while events pour; less waits for more, for at most `patience`.
+  /// So many bytes are worth a write of their own while many events come. Fewer bytes wait for more, for at most
+  /// `patience` nanoseconds.
   private static let worthWriting = 64 << 10
   private static let patience: UInt64 = 20_000_000
+  /// Nanoseconds until a full destination is tried again.
   private static let retryDelay: UInt64 = 250_000_000
 
   init(
@@ -52,6 +60,7 @@ final class Delivery {
     self.figures = figures
   }
 
+  /// Bytes that wait for the destination.
   var waiting: Int { output.waiting }
 
   func begin(_ writer: any EventWriter) {
@@ -59,7 +68,7 @@ final class Delivery {
     case .some(let destination):
       writer.add(id, destination, memory: output.memory)
       if destination.kind == .pipe || destination.kind == .socket {
-        // Hang-ups and errors are reported always.
+        // Hang-ups and errors are reported whatever the events.
         writer.watch(id, descriptor: destination.descriptor, events: 0)
       }
     case nil: break
@@ -74,7 +83,7 @@ final class Delivery {
     guard end == nil else { return records.count }
     var taken = 0
     if sayLoss() {
-      // One that claims to have taken more than there was has taken everything.
+      // A subscriber that claims to have taken more than there were has taken all.
       taken = min(max(subscriber.take(records, ring: ring, first: first, &output), 0), records.count)
     }
     guard taken < records.count, policy == .overwrite else { return taken }
@@ -84,6 +93,7 @@ final class Delivery {
     return records.count
   }
 
+  /// Notes a loss, which the subscriber is told of before its next events.
   func lose(_ loss: EventLoss) {
     guard end == nil else { return }
     if pendingLoss == nil { pendingLoss = loss } else { pendingLoss?.merge(loss) }
@@ -96,7 +106,7 @@ final class Delivery {
     lose(loss)
   }
 
-  /// Whether the subscriber knows of everything that it lost.
+  /// Tells the subscriber of its losses; returns whether it knows of all of them now.
   private func sayLoss() -> Bool {
     guard let loss = pendingLoss else { return true }
     guard subscriber.lost(loss, &output) else { return false }
@@ -128,7 +138,7 @@ final class Delivery {
     guard isIdle || waiting >= min(Self.worthWriting, output.capacity / 2) || now - waitingSince >= Self.patience
     else { return }
     var range = output.contiguous
-    // While one part is written, others are filled.
+    // While this part of the memory is written, other parts are filled.
     range = range.prefix(max(4096, output.capacity / 4))
     let isLast = range.count == waiting
     isWriting = true
@@ -137,7 +147,7 @@ final class Delivery {
     waitingSince = now
   }
 
-  /// A write has ended: with so many bytes, or a negative errno value.
+  /// Takes note of the end of a write: `result` is the number of bytes, or a negative errno value.
   func wrote(_ result: Int, now: UInt64) {
     isWriting = false
     if result >= 0 {
@@ -184,20 +194,20 @@ final class Delivery {
 
   // MARK: the end
 
-  /// No more events: what waits is still written, until `deadline`.
+  /// Ends the delivery: no more events come. Waiting bytes are still written, until `deadline`.
   func finish(_ end: DeliveryEnd, deadline: UInt64) {
     self.deadline = min(self.deadline, deadline)
     if self.end == nil { self.end = end }
   }
 
-  /// Nothing more can be written.
+  /// Ends the delivery at once: nothing more can be written.
   func abandon(_ end: DeliveryEnd) {
     self.end = end
     isFinished = true
     deadline = 0
   }
 
-  /// Whether it can be let go of now; asks a write that should not go on to end.
+  /// Whether the delivery is over, and can be closed. Asks a write to end that takes longer than the deadline.
   func isOver(now: UInt64, _ writer: any EventWriter) -> Bool {
     guard end != nil else { return false }
     let isLate = now >= deadline
@@ -214,12 +224,13 @@ final class Delivery {
     writer.remove(id)
     destination = nil
     var end = end ?? .removed
-    // What could not be written for want of space is the reason, whatever came after.
+    // If bytes could not be written for want of space, that is the reason, whatever happened later.
     if let obstacle { end = .destinationFailed(obstacle) }
     subscriber.ended(end)
   }
 
-  /// Nanoseconds of CLOCK_MONOTONIC at which something is to be done though nothing happens.
+  /// The next moment, in nanoseconds of CLOCK_MONOTONIC, at which there is something to do even if nothing happens
+  /// until then.
   var nextMoment: UInt64 {
     var moment = end == nil ? UInt64.max : deadline
     if retryAt != 0, obstacle != nil { moment = min(moment, retryAt) }

@@ -1,4 +1,4 @@
-// Where exported bytes go: a descriptor with its kind. What a kind means for writing is decided here, once:
+// Where exported bytes go: a descriptor with its kind, which decides how it is written to:
 //
 // | kind   | written at            | who else may close it | a reader that is gone shows as |
 // |--------|-----------------------|-----------------------|--------------------------------|
@@ -12,13 +12,14 @@ import Glibc
 
 /// Owns the descriptor of a destination and closes it.
 public struct Destination: ~Copyable {
+  /// The kind of open file that a descriptor stands for.
   public enum Kind: Sendable, Equatable {
     case file, pipe, socket, other
   }
 
   let descriptor: Int32
   public let kind: Kind
-  /// What it is called in messages.
+  /// Its name in messages.
   public let name: String
 
   /// Takes over an open descriptor; `name` is for messages. Sockets must be connected streams.
@@ -49,7 +50,7 @@ public struct Destination: ~Copyable {
     self.name = name
   }
 
-  /// Another descriptor of what `descriptor` stands for, which stays open: standard output, say.
+  /// A second descriptor of the open file of `descriptor`, which stays open: of standard output, say.
   public init(duplicating descriptor: Int32, name: String) throws(ExportError) {
     let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
     guard copy >= 0 else {
@@ -59,10 +60,10 @@ public struct Destination: ~Copyable {
     try self.init(adopting: copy, name: name)
   }
 
-  /// A new file, mode 0600; one that exists is replaced only with `replacing`. A named pipe that exists is opened, and
-  /// must have a reader.
+  /// A new file, mode 0600; a file that exists is replaced only with `replacing`. A named pipe that exists is opened,
+  /// and must have a reader.
   public init(file path: String, replacing: Bool) throws(ExportError) {
-    // Without O_NONBLOCK, opening a pipe would wait for its reader for ever; it means nothing for files.
+    // Without O_NONBLOCK, opening a pipe would wait for its reader for ever. Files are not affected by the flag.
     var flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
     flags |= replacing ? O_TRUNC : O_EXCL
     let descriptor = open(path.originalPath, flags, 0o600)

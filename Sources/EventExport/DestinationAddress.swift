@@ -1,4 +1,4 @@
-// Destinations by name: what a person writes on a command line, and how it is reached.
+// Destinations by name, as a person writes them on a command line, and the way to reach them.
 
 import ByteText
 import Glibc

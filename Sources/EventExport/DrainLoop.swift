@@ -1,10 +1,11 @@
 // The one loop that drains the rings of all processes into all destinations.
 //
-// A turn: what was asked for meanwhile; a look at every source, whose records go to its subscribers; a write for every
-// destination that has something waiting and none in progress; then one wait, for the next look, the end of a
-// write, or the wake-up. Nothing in a turn waits for a destination. A subscriber that overwrites shares its source with
-// the others of its process; a lossless one has a source, and a place in the rings, of its own, so that its slowness
-// holds up the process, as it asks for, and nobody else.
+// A turn has four steps: the commands that came meanwhile; a look at every source, whose records go to its subscribers;
+// a write for every destination that has bytes waiting and no write in progress; one wait, for the next look, the end
+// of a write, or the wake-up. No step waits for a destination.
+//
+// Subscribers that overwrite share one source for each process. A lossless subscriber has a source of its own, with a
+// place of its own in the rings. So its slowness holds up the process, which it asks for, and no other subscriber.
 
 import CLiburing
 import Glibc
@@ -15,13 +16,16 @@ final class DrainLoop {
   /// A source and its subscribers.
   private final class Attachment {
     let id: UInt32
+    /// Names the rings, for subscribers that share the source; nil if it is not shared.
     let key: String?
     let source: any EventSource
     var deliveries: [Delivery] = []
     let isLossless: Bool
     /// Ready to read when the process has ended; -1 if there is none.
     var processDescriptor: Int32 = -1
+    /// The process has ended, or writes to other rings since an exec.
     var hasEnded = false
+    /// When it is checked exactly whether the process still runs, in nanoseconds of CLOCK_MONOTONIC.
     var nextCheck: UInt64 = 0
 
     init(id: UInt32, key: String?, source: any EventSource, isLossless: Bool) {
@@ -40,7 +44,7 @@ final class DrainLoop {
     let figures: ExportFigures
 
     mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int {
-      // One lossless subscriber decides by itself; the others take all there is.
+      // An attachment has one lossless subscriber, whose number counts, or others, which take all records.
       var done = records.count
       for delivery in deliveries { done = min(done, delivery.deliver(records, ring: ring, first: first)) }
       figures.events.wrappingAdd(UInt64(done), ordering: .relaxed)
@@ -70,11 +74,12 @@ final class DrainLoop {
   private var reports = WriterReports()
   private var isStopping = false
 
-  /// Records of one ring in one look: what waits then, 256 KiB, is still in the processor's cache when it is written.
+  /// Records of one ring that are read in one look. They are 256 KiB, which are still in the processor's cache when
+  /// they are written.
   private static let recordsAtATime = 8192
-  /// Between two exact checks whether a process still runs; most ends are reported at once.
+  /// Nanoseconds between two exact checks whether a process still runs. Most ends are reported at once, without them.
   private static let checkInterval: UInt64 = 1_000_000_000
-  /// So long a destination may take what waits for it once its subscriber is removed.
+  /// Nanoseconds for which waiting bytes are still written after their subscriber was removed.
   private static let grace: UInt64 = 1_000_000_000
 
   init(writer: any EventWriter, figures: ExportFigures) {
@@ -82,13 +87,14 @@ final class DrainLoop {
     self.figures = figures
   }
 
+  /// Nanoseconds of CLOCK_MONOTONIC.
   static func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  // MARK: what is asked for
+  // MARK: commands
 
   /// Adds a subscriber, or tells it the end if its source can't be opened.
   func add(_ request: ExportRequest, id: UInt32) {
@@ -126,7 +132,7 @@ final class DrainLoop {
     if attachment.processDescriptor >= 0 {
       writer.watch(attachment.id, descriptor: attachment.processDescriptor, events: Int32(POLLIN))
     }
-    // Behind the opening: the descriptor may be of another process that has got the number.
+    // Asked after the opening: the descriptor may be that of another process, which has got the process id.
     attachment.hasEnded = !source.isLive
     return attachment
   }
@@ -169,7 +175,7 @@ final class DrainLoop {
   private func look(at attachment: Attachment, now: UInt64) -> SourceStatus {
     var receiver = FanOut(deliveries: attachment.deliveries, figures: figures)
     do throws(ExportError) {
-      // Whether it has ended is known before the look that finds nothing more.
+      // The end of the process must be known before the look that finds nothing more: then nothing more can come.
       let hadEnded = attachment.hasEnded
       let status = try attachment.source.read(limit: Self.recordsAtATime, now: now, into: &receiver)
       if hadEnded, status.records == 0, status.waiting == 0 {
@@ -205,13 +211,13 @@ final class DrainLoop {
       if let delivery = deliveries[id] {
         delivery.abandon(.destinationGone)
       } else if let attachment = attachments.first(where: { $0.id == id }) {
-        // A number that another process has got meanwhile is told apart by the exact check.
+        // The exact check tells the process from another one that has got its process id.
         attachment.hasEnded = !attachment.source.isLive
       }
     }
   }
 
-  /// Lets go of subscribers that are over, and of sources that nobody reads any more.
+  /// Removes deliveries that are over, and sources that nobody reads any more.
   private func close(now: UInt64) {
     var over: [Delivery] = []
     for delivery in deliveries.values where delivery.isOver(now: now, writer) { over.append(delivery) }
@@ -219,14 +225,14 @@ final class DrainLoop {
       deliveries[delivery.id] = nil
       attachments.first { ObjectIdentifier($0) == delivery.source }?.deliveries.removeAll { $0 === delivery }
     }
-    // Events are off before anyone hears of the end.
+    // Events are off before any subscriber is told the end.
     detachUnused()
     for delivery in over { delivery.close(writer) }
   }
 
   private func detachUnused() {
     attachments.removeAll { attachment in
-      // Those that only finish need no source any more: the process is to do without events as soon as possible.
+      // Deliveries that only finish need no source any more: the process's events go off as soon as possible.
       guard attachment.deliveries.allSatisfy({ $0.end != nil }) else { return false }
       writer.unwatch(attachment.id)
       return true

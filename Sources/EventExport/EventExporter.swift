@@ -1,15 +1,15 @@
 // The export of events: one thread, whatever the number of processes, rings and destinations.
 //
-// It writes by io_uring; where the kernel has none, or it is forbidden (sysctl kernel.io_uring_disabled, a seccomp
-// filter), or ALLOCSD_IO_URING=0 says so, by plain system calls. The thread is started by the first subscriber, so a
-// process that exports nothing has neither a thread nor an io_uring.
+// The thread writes by io_uring. Where the kernel has no io_uring, or forbids it (sysctl kernel.io_uring_disabled, a
+// seccomp filter), or ALLOCSD_IO_URING=0 says so, it writes by plain system calls. The first subscriber starts the
+// thread, so a process that exports nothing has neither a thread nor an io_uring.
 
 import CLiburing
 import Glibc
 import Synchronization
 
-/// What a subscriber is to get, and where its bytes go. Made by one thread, handed to `EventExporter.add`, used no
-/// more.
+/// A subscriber with its source and its destination. Made by one thread, handed to `EventExporter.add`, and not used
+/// afterwards.
 public final class ExportRequest: @unchecked Sendable {
   let subscriber: any EventSubscriber
   let key: String
@@ -21,10 +21,11 @@ public final class ExportRequest: @unchecked Sendable {
 
   /// - Parameters:
   ///   - key: Names the rings. Subscribers that overwrite share the source of their key.
-  ///   - bufferBytes: What may wait for the destination, a power of two from 4096. The only memory that grows with it.
-  ///   - waitsForSpace: Whether a full disk is waited for (and what comes meanwhile is lost, counted); else it is the
-  ///     end.
-  ///   - makeSource: Called on the export's thread.
+  ///   - bufferBytes: The bytes that may wait for the destination, a power of two from 4096. No other memory grows with
+  ///     this number.
+  ///   - waitsForSpace: Whether the subscriber waits until a full disk has room again; events that come meanwhile are
+  ///     lost, and counted. Otherwise a full disk is its end.
+  ///   - makeSource: Opens the rings. Called on the export's thread.
   public init(
     subscriber: any EventSubscriber, key: String, policy: DeliveryPolicy = .overwrite,
     destination: consuming Destination? = nil, bufferBytes: Int = 1 << 20, waitsForSpace: Bool = false,
@@ -45,7 +46,7 @@ public final class ExportRequest: @unchecked Sendable {
 /// How bytes are written.
 public enum ExportMethod: Sendable, Equatable {
   case ioUring
-  /// Plain system calls, and why.
+  /// Plain system calls, and the reason in words.
   case plain(reason: String)
 }
 
@@ -69,13 +70,14 @@ public final class EventExporter: Sendable {
     var isStopped = false
   }
 
+  /// Counts of what the export has done.
   public let figures = ExportFigures()
   private let allowIOUring: Bool
   private let report: @Sendable (ExportMethod) -> Void
   private let state = Mutex(State())
   private let wakeup: Wakeup
 
-  /// `report` is told once, when the first subscriber comes, how bytes are written.
+  /// `report` is called once, when the first subscriber comes, with the way in which bytes are written.
   public init(
     allowIOUring: Bool = EventExporter.isIOUringAllowed, report: @escaping @Sendable (ExportMethod) -> Void = { _ in }
   ) throws(ExportError) {
@@ -84,13 +86,13 @@ public final class EventExporter: Sendable {
     wakeup = try Wakeup()
   }
 
-  /// Whether ALLOCSD_IO_URING is anything but 0.
+  /// Whether io_uring may be used: false if ALLOCSD_IO_URING is 0.
   public static var isIOUringAllowed: Bool {
     guard let value = getenv("ALLOCSD_IO_URING") else { return true }
     return strcmp(value, "0") != 0
   }
 
-  /// Adds a subscriber. It is told its end in any case: also if its source can't be opened.
+  /// Adds a subscriber. It is told its end in any case, also if its source can't be opened.
   @discardableResult
   public func add(_ request: ExportRequest) -> Subscription {
     let id = state.withLock { state in
@@ -105,7 +107,7 @@ public final class EventExporter: Sendable {
     return Subscription(id: id)
   }
 
-  /// Ends a subscriber soon: what it has collected is still written, for at most a second.
+  /// Ends a subscriber soon: bytes that wait are still written, for at most a second.
   public func remove(_ subscription: Subscription) { send(.remove(subscription.id)) }
 
   /// Ends all subscribers and waits for their end, about a second at most.
@@ -146,7 +148,7 @@ public final class EventExporter: Sendable {
 
   private func run() {
     allocs_name_thread("events")
-    // Signals are for other threads; above all SIGPIPE, of a pipe whose reader is gone, is for nobody.
+    // Signals are for other threads. Above all, no thread gets a SIGPIPE for a pipe whose reader is gone.
     var signals = sigset_t()
     sigfillset(&signals)
     pthread_sigmask(SIG_SETMASK, &signals, nil)

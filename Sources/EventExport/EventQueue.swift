@@ -1,17 +1,18 @@
-// Events for another thread of this process, which names them and writes them out at its own pace: nothing of that may
-// hold up the loop. What it can't keep up with is lost, and counted.
+// Events for another thread of this process, which names them and writes them out at its own pace, so that the loop
+// does not have to wait for either. Events for which the thread is too slow are lost, and counted.
 
 import Glibc
+import IndexReader
 import SharedLayout
 import Synchronization
 
-/// What records are wanted, as far as a record itself tells.
+/// Conditions on records that a record itself can answer.
 public struct RecordFilter: Sendable, Equatable {
-  /// Bytes, for blocks and mappings.
+  /// Sizes in bytes of blocks and mappings; nil: all.
   public var sizes: ClosedRange<UInt64>?
-  /// The record's bytes, its address at least, must touch these.
+  /// Addresses, of which at least one must be the record's address or in its bytes; nil: all.
   public var addresses: Range<UInt64>?
-  /// By number, as in `allocs_event_kind`; nil: all.
+  /// Kinds of events, by their numbers in `allocs_event_kind`; nil: all.
   public var kinds: Set<UInt32>?
 
   public init(sizes: ClosedRange<UInt64>? = nil, addresses: Range<UInt64>? = nil, kinds: Set<UInt32>? = nil) {
@@ -20,17 +21,13 @@ public struct RecordFilter: Sendable, Equatable {
     self.kinds = kinds
   }
 
-  private static func isAboutMemory(_ kind: UInt32) -> Bool {
-    ALLOCS_EVENT_ALLOC.rawValue...ALLOCS_EVENT_REALLOC_FAILED.rawValue ~= kind
-      || ALLOCS_EVENT_MAP.rawValue...ALLOCS_EVENT_UNMAP.rawValue ~= kind
-  }
-
+  /// Whether a record meets all conditions.
   public func wants(_ record: EventRecord) -> Bool {
     let kind = allocs_event_kind_of(record.place)
     if let kinds, !kinds.contains(kind) { return false }
     let size = allocs_event_size(record.extent)
-    // Threads and modules have sizes of another kind.
-    guard sizes == nil && addresses == nil || Self.isAboutMemory(kind) else { return false }
+    // The sizes of threads and modules are not sizes of memory that the program asked for.
+    guard sizes == nil && addresses == nil || Event.Kind(rawValue: kind)?.isAboutMemory == true else { return false }
     if let sizes, !sizes.contains(size) { return false }
     guard let addresses else { return true }
     let address = allocs_event_address(record.place)
@@ -40,11 +37,12 @@ public struct RecordFilter: Sendable, Equatable {
 
 /// Keeps records until another thread takes them. Thread-safe.
 public final class EventQueue: EventSubscriber {
-  /// One thing to tell, at its place among the others.
+  /// One entry of the queue: a record, or something to tell at this point among the records.
   public enum Entry: Sendable {
-    /// With the number of its ring, and its position there.
+    /// A record with the number of its ring, and its position there.
     case record(EventRecord, ring: Int, position: UInt64)
     case loss(EventLoss)
+    /// Nothing more is read from this ring.
     case damaged(ring: Int)
   }
 
@@ -62,10 +60,11 @@ public final class EventQueue: EventSubscriber {
   private let onNews: @Sendable () -> Void
 
   /// - Parameters:
-  ///   - policy: That of the request. What a full queue drops of the policy `overwrite` is only what the filter wants.
-  ///   - capacity: Entries that it keeps, 56 bytes each.
-  ///   - onNews: Called on the export's thread when the queue has begun, and when an empty one has got something. Must
-  ///     not wait.
+  ///   - policy: The policy of the request. With `overwrite`, a full queue drops records; only records that the filter
+  ///     wants count as lost.
+  ///   - capacity: Records that the queue keeps at most, 56 bytes each.
+  ///   - onNews: Called on the export's thread when the queue has begun, and when an empty queue has got an entry or an
+  ///     end. Must not wait.
   public init(
     filter: RecordFilter, policy: DeliveryPolicy, capacity: Int = 1 << 14, figures: ExportFigures,
     onNews: @escaping @Sendable () -> Void
@@ -77,7 +76,7 @@ public final class EventQueue: EventSubscriber {
     self.onNews = onNews
   }
 
-  /// Takes out everything. `end`: no more will come.
+  /// Takes all entries out. With an `end`, no more entries come.
   public func take() -> (entries: [Entry], end: DeliveryEnd?) {
     state.withLock { state in
       defer { state.entries = [] }
@@ -94,7 +93,7 @@ public final class EventQueue: EventSubscriber {
     if isNews { onNews() }
   }
 
-  /// Whether the source was opened. If it can't be, there is an end.
+  /// Whether the source was opened. If it can't be opened, the queue gets an end.
   public var hasBegun: Bool { state.withLock { $0.hasBegun } }
 
   public func begin(_ output: inout EventOutput) {

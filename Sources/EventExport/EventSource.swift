@@ -1,15 +1,16 @@
-// Where events come from, as the drain loop sees it: the rings of one process and one reader's place in them.
+// The interface between the rings of a process and what takes their events: a source reads, a receiver takes.
 
 import SharedLayout
 
 /// One record of a ring (allocs_ring.h), 32 bytes.
 public typealias EventRecord = allocs_event
 
-/// Events that a subscriber did not get: how many, and when the first and the last of them can have happened.
+/// Events that a receiver did not get: how many, and when the first and the last of them can have happened.
 public struct EventLoss: Sendable, Equatable {
+  /// How many events were lost.
   public var count: UInt64
-  /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events lie in this range, which may be wider
-  /// than they are.
+  /// Nanoseconds of the process's CLOCK_MONOTONIC, as stamps are. The lost events happened from `from` to `to`; the
+  /// range may be wider than need be.
   public var from: UInt64
   public var to: UInt64
 
@@ -19,7 +20,7 @@ public struct EventLoss: Sendable, Equatable {
     self.to = to
   }
 
-  /// Both together.
+  /// Makes this loss both losses together.
   public mutating func merge(_ other: EventLoss) {
     count += other.count
     from = min(from, other.from)
@@ -27,9 +28,9 @@ public struct EventLoss: Sendable, Equatable {
   }
 }
 
-/// What one look at all rings of a process found.
+/// The outcome of one look at all rings of a process.
 public struct SourceStatus: Sendable, Equatable {
-  /// Records that were read.
+  /// Records that are done with, lost ones included.
   public var records = 0
   /// Records that a lossless receiver had no room for: they are still in the rings.
   public var waiting = 0
@@ -43,25 +44,38 @@ public struct SourceStatus: Sendable, Equatable {
   }
 }
 
-/// Receives what a source reads.
+/// Receives the events that are read from rings.
 public protocol EventReceiver {
-  /// Records of one ring, in their order, without a gap between them. Returns how many are done with: the next look
-  /// begins behind them.
+  /// Whether the receiver is always done with all records that it gets. Then a thread of the process that waits for
+  /// room goes on before the receiver has worked on them.
+  var takesAll: Bool { get }
+
+  /// Takes records of one ring, in their order, without a gap between them; `first` is the position of the first one in
+  /// its ring. Returns how many are done with: the next look begins behind them.
   mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int
-  /// Records of one ring that were overwritten before they were read; nil: events that the process recorded in no ring.
+
+  /// Is told of events that will not come: of one ring, whose records were overwritten before they were read; or, if
+  /// `ring` is nil, of events that the process recorded in no ring.
   mutating func lost(_ loss: EventLoss, ring: Int?)
-  /// The ring's header contradicts itself: nothing more is read from it.
+
+  /// Is told once that the ring's header contradicts itself: nothing more is read from the ring.
   mutating func damaged(ring: Int)
 }
 
-/// A process's rings. Used by the drain loop's thread alone, from its creation to its release, which detaches.
+extension EventReceiver {
+  public var takesAll: Bool { false }
+}
+
+/// The rings of one process, with a place in each. Used by one thread, from its creation to its release, which turns
+/// the process's events off unless others want them.
 public protocol EventSource: AnyObject {
+  /// The id of the process.
   var processID: Int32 { get }
 
   /// Whether the process still runs and still writes to these rings: false after an exec. A few system calls.
   var isLive: Bool { get }
 
-  /// Reads what all rings hold, at most about `limit` records of each, and renews the reader's lease where that is due.
-  /// `now`: nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
+  /// Reads all rings, at most about `limit` records of each, and renews the reader's lease when that is due. `now` is
+  /// the present in nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
   func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(ExportError) -> SourceStatus
 }

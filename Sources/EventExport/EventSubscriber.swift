@@ -1,10 +1,11 @@
-// Who gets events: a recording, a stream to a socket, a queue that another thread empties.
+// Subscribers of the export: a stream of records to a file or socket, a queue that another thread empties.
 
 /// Whether a process waits for its subscribers.
 public enum DeliveryPolicy: Sendable, Equatable {
-  /// The process never waits; what is not read in time is overwritten, and counted.
+  /// The process never waits. Records that are not read in time are overwritten, and counted as lost.
   case overwrite
-  /// The process waits until its events were taken, for at most the time that its control file says; then as above.
+  /// The process waits until its records were taken, for at most the time that its control file says. Then it
+  /// overwrites them, and they are counted as lost.
   case lossless
 }
 
@@ -12,7 +13,7 @@ public enum DeliveryPolicy: Sendable, Equatable {
 public enum DeliveryEnd: Sendable, Equatable {
   /// The process ended; everything that it recorded was delivered, or counted as lost.
   case processEnded
-  /// It was removed, or the export stopped.
+  /// The subscriber was removed, or the export stopped.
   case removed
   /// The reader of the pipe, or the peer of the socket, is gone.
   case destinationGone
@@ -24,31 +25,32 @@ public enum DeliveryEnd: Sendable, Equatable {
 
 /// Takes the events of one process, as bytes for a destination or in any other way.
 ///
-/// All calls come from the drain loop's thread, one at a time, and hold up every other subscriber while they last:
-/// nothing may be waited for, and nothing symbolized, in them.
+/// All calls come from the drain loop's thread, one at a time, and hold up every other subscriber while they last: a
+/// subscriber must neither wait nor look up names in them.
 public protocol EventSubscriber: AnyObject, Sendable {
-  /// Before all others, once.
+  /// Is called once, before all other calls.
   func begin(_ output: inout EventOutput)
 
-  /// Takes records of the thread whose ring is number `ring`, in their order; `first` is the sequence number of the
-  /// first. Returns how many it took; fewer than all only for want of room. With the policy `overwrite` the rest is
-  /// lost and counted; with `lossless` it comes again.
+  /// Takes records of the ring with number `ring`, in their order; `first` is the position of the first one in its
+  /// ring. Returns how many it took; fewer than all only for want of room. With the policy `overwrite` the other
+  /// records are lost, and counted; with `lossless` they come again.
   func take(_ records: Span<EventRecord>, ring: Int, first: UInt64, _ output: inout EventOutput) -> Int
 
-  /// Says that events were lost at this point of the stream. false if there is no room to say it: it comes again, with
-  /// what was lost meanwhile added.
+  /// Says that events were lost at this point of the stream. Returns false if there is no room to say so: then the call
+  /// comes again, and further losses are added.
   func lost(_ loss: EventLoss, _ output: inout EventOutput) -> Bool
 
-  /// Says that a ring can't be believed any more: what its thread does from here on is not told. Other rings go on.
+  /// Says that a ring can't be believed any more: no events of its thread come from here on. Other rings go on.
   func damaged(ring: Int, _ output: inout EventOutput)
 
-  /// After each turn of the loop: the moment to send what was collected. `isIdle`: nothing new was found.
+  /// Is called after each turn of the loop: the moment to put out what was collected. `isIdle` says that no records
+  /// were found in any ring.
   func turn(isIdle: Bool, _ output: inout EventOutput)
 
-  /// Says that no more events come: false if there is no room for what it still has to write: it comes again.
+  /// Says that no more events come. Returns false if there is no room for the last bytes: then the call comes again.
   func finish(_ end: DeliveryEnd, _ output: inout EventOutput) -> Bool
 
-  /// After all others, once: the destination has taken what it will take, and is closed.
+  /// Is called once, after all other calls: the destination has taken all the bytes that it will take, and is closed.
   func ended(_ end: DeliveryEnd)
 }
 
@@ -60,11 +62,11 @@ extension EventSubscriber {
   public func ended(_ end: DeliveryEnd) {}
 }
 
-/// Where a subscriber puts its bytes: they wait in bounded memory until the destination takes them. A subscriber
+/// The place for a subscriber's bytes: they wait in bounded memory until the destination takes them. A subscriber
 /// without a destination has no room here.
 public struct EventOutput: ~Copyable {
   var ring: ByteRing?
-  /// The bytes so far are to be on the device, not only in the system's cache, before anything more is written.
+  /// The bytes so far are to be on the device, not only in the system's cache, before more bytes are written.
   var wantsSync = false
 
   /// Bytes that can be appended now.
@@ -110,10 +112,12 @@ public struct EventOutput: ~Copyable {
     bytes.withUnsafeBytes { ring?.append($0) }
   }
 
+  /// Appends all of `bytes`, of which there must not be more than `room`.
   public mutating func append(_ bytes: [UInt8]) {
     bytes.withUnsafeBytes { ring?.append($0) }
   }
 
-  /// Has what was appended so far synced to its device (fdatasync), as a part of its last write. For files.
+  /// Has the bytes that were appended so far synced to their device (fdatasync), as a part of their last write. For
+  /// files.
   public mutating func sync() { wantsSync = true }
 }

@@ -1,17 +1,17 @@
-// How waiting bytes reach their destinations: the one interface of both ways, io_uring and plain system calls.
+// How waiting bytes reach their destinations: the interface of the two ways, io_uring and plain system calls.
 //
 // A destination has at most one write in progress, so that a stream stays in order; the bytes of that write neither
-// move nor change until its end is reported. Everything here runs on the drain loop's thread; only `Wakeup` is for
-// others.
+// move nor change until its end is reported. A writer is used on the drain loop's thread; `Wakeup` alone is used by
+// other threads as well.
 
 import CLiburing
 import Glibc
 
-/// What happened since the last wait.
+/// The events of one wait.
 struct WriterReports {
   /// Writes that ended, each with the bytes written (0: try again), or a negative `errno` value.
   var ended: [(id: UInt32, result: Int)] = []
-  /// What was watched and is gone: destinations whose other end was closed, processes that ended.
+  /// Watched descriptors that are gone: destinations whose other end was closed, processes that ended.
   var gone: [UInt32] = []
 
   mutating func removeAll() {
@@ -22,17 +22,17 @@ struct WriterReports {
 
 /// Writes to many destinations for one thread.
 protocol EventWriter: AnyObject {
-  /// Makes a destination known. `memory` is where its waiting bytes lie, valid until `remove`.
+  /// Makes a destination known. Its waiting bytes lie in `memory`, which must be valid until `remove`.
   func add(_ id: UInt32, _ destination: borrowing Destination, memory: UnsafeMutableRawBufferPointer)
 
-  /// Starts to write `range` of the destination's memory. `sync`: and then to have the file on its device.
+  /// Starts to write `range` of the destination's memory. With `sync`, the file is then synced to its device.
   func write(_ id: UInt32, _ range: Range<Int>, sync: Bool)
 
   /// Reports `id` as gone, once, when one of the poll(2) `events` is true of the descriptor, or it is hung up or in
   /// error.
   func watch(_ id: UInt32, descriptor: Int32, events: Int32)
 
-  /// No longer. The descriptor may be closed afterwards.
+  /// Ends the watching of `id`. The descriptor may be closed afterwards.
   func unwatch(_ id: UInt32)
 
   /// Ends a write in progress soon; its end is reported all the same.
@@ -41,7 +41,8 @@ protocol EventWriter: AnyObject {
   /// Forgets a destination without a write in progress. Its descriptor may be closed afterwards.
   func remove(_ id: UInt32)
 
-  /// Waits until something ends, the wake-up is rung, or the time is over, and reports.
+  /// Waits until a write ends, a watched descriptor is gone, the wake-up is rung, or the time is over. Adds what
+  /// happened to `reports`.
   func wait(nanoseconds: UInt64, _ reports: inout WriterReports)
 }
 
@@ -60,11 +61,13 @@ final class Wakeup: Sendable {
 
   deinit { close(descriptor) }
 
+  /// Ends the present wait, or the next one.
   func ring() {
     var value: UInt64 = 1
     _ = write(descriptor, &value, 8)
   }
 
+  /// Makes later waits wait again.
   func clear() {
     var value: UInt64 = 0
     _ = read(descriptor, &value, 8)

@@ -1,4 +1,4 @@
-// Why events can't be exported: what was attempted, on what, why it failed, what to do.
+// Why events can't be exported: the attempt, on what it was made, the reason of its failure, and advice.
 
 import Glibc
 

@@ -28,18 +28,21 @@ public final class ExportFigures: Sendable {
     public var eventsDropped: UInt64
     /// Bytes that destinations took.
     public var bytes: UInt64
+    /// Writes by which destinations took bytes.
     public var writes: UInt64
     /// Subscribers that ended because their destination or source failed.
     public var failures: UInt64
     /// Turns of the drain loop.
     public var turns: UInt64
-    /// Processes whose rings are read, once for each reader's place in them.
+    /// Sources that are read: one for each process, and one more for each of its lossless subscribers.
     public var sources: UInt64
+    /// Subscribers that have not ended.
     public var subscribers: UInt64
     /// Bytes that wait for destinations.
     public var waitingBytes: UInt64
   }
 
+  /// The figures as they are now.
   public func reading() -> Reading {
     func value(_ atomic: borrowing Atomic<UInt64>) -> UInt64 { atomic.load(ordering: .relaxed) }
     return Reading(

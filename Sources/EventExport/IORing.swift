@@ -11,14 +11,14 @@ struct IORing: ~Copyable {
   private var freeFiles: [Int32] = []
   private var freeBuffers: [Int32] = []
 
-  /// Registered at most; what comes beyond works without.
+  /// So many files, and so many pieces of memory, are registered at most. Others are used without registration.
   private static let tableSize: Int32 = 128
 
   /// Throws with `code` ENOSYS or EPERM where the kernel has no io_uring, or does not let this process have one.
   init(entries: UInt32) throws(ExportError) {
     ring = .allocate(capacity: 1)
     var code: Int32 = 0
-    // Completions are handled when this thread asks for them, without interrupting it (Linux 6.1); else as ever.
+    // From Linux 6.1 on, completions are handled when this thread asks for them, and don't interrupt it.
     for flags in [UInt32(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN), 0] {
       ring.initialize(to: io_uring())
       code = -io_uring_queue_init(entries, ring, flags)
@@ -32,7 +32,8 @@ struct IORing: ~Copyable {
       ring.deallocate()
       throw ExportError(code: code, "io_uring is not to be had: \(ExportError.words(code))")
     }
-    // Workers, for writes to files: as many at once as files are usually written to, within the tasks of a service.
+    // The number of the kernel's workers, which write to files: enough for the files that are usually written to at
+    // once, and few enough for the limit of tasks that a service has.
     var workers: [UInt32] = [8, 8]
     io_uring_register_iowq_max_workers(ring, &workers)
     if io_uring_register_files_sparse(ring, UInt32(Self.tableSize)) == 0 { freeFiles = Array(0..<Self.tableSize) }
@@ -44,7 +45,7 @@ struct IORing: ~Copyable {
     ring.deallocate()
   }
 
-  /// An empty entry of the submission queue; what is queued is submitted first if there is none left.
+  /// An empty entry of the submission queue. If none is left, the queued entries are submitted first.
   func entry() -> UnsafeMutablePointer<io_uring_sqe>? {
     if let entry = io_uring_get_sqe(ring) { return entry }
     io_uring_submit(ring)
@@ -58,9 +59,9 @@ struct IORing: ~Copyable {
 
   func submit() { io_uring_submit(ring) }
 
-  /// Submits what is queued, and waits for a completion or the time.
+  /// Submits the queued entries, and waits for a completion or until the time is over.
   func wait(nanoseconds: UInt64) {
-    // A wait of no time would still be a sleep, of as long as the kernel's timers are allowed to be late.
+    // A wait for no time would still sleep, for as long as the kernel's timers may be late.
     if nanoseconds == 0 || io_uring_cq_ready(ring) > 0 {
       io_uring_submit_and_get_events(ring)
       return
@@ -71,7 +72,7 @@ struct IORing: ~Copyable {
     io_uring_submit_and_wait_timeout(ring, &completion, 1, &time, nil)
   }
 
-  /// The next completion: its `user_data`, result and flags. nil if there is none.
+  /// The next completion's `user_data`, result and flags; nil if there is none.
   func next() -> (data: UInt64, result: Int32, flags: UInt32)? {
     guard let completion = allocs_peek(ring) else { return nil }
     defer { io_uring_cqe_seen(ring, completion) }
@@ -80,7 +81,7 @@ struct IORing: ~Copyable {
 
   // MARK: registration
 
-  /// The number under which the kernel now knows the open file, nil if it has no place for it.
+  /// Registers an open file; returns its number, nil if the kernel has no place for it.
   mutating func register(file descriptor: Int32) -> Int32? {
     guard let slot = freeFiles.popLast() else { return nil }
     var descriptor = descriptor
@@ -95,8 +96,8 @@ struct IORing: ~Copyable {
     freeFiles.append(slot)
   }
 
-  /// The number under which the kernel now has the memory, pinned. nil if it has no place, or RLIMIT_MEMLOCK forbids
-  /// it.
+  /// Registers memory, which the kernel pins; returns its number, nil if the kernel has no place for it or
+  /// RLIMIT_MEMLOCK forbids it.
   mutating func register(buffer: UnsafeMutableRawBufferPointer) -> Int32? {
     guard let slot = freeBuffers.popLast() else { return nil }
     var vector = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)

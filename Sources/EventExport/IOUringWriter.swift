@@ -1,14 +1,15 @@
 // Writes by io_uring: all writes that a turn of the loop starts, and its wait, are one system call. A destination that
-// blocks, a disk or a terminal too, keeps the loop from nothing.
+// blocks, be it a disk or a terminal, does not hold the loop up.
 //
 // - Pipes and sockets that are full are polled by the kernel; sockets get `send`, which makes no SIGPIPE.
 // - A write and the fdatasync behind it are linked: the second begins when the first has written everything.
-// - The wake-up and the other ends of idle destinations are polled; the wake-up by one request that stays (multishot).
+// - The wake-up and the other ends of idle destinations are polled; for the wake-up, one request is polled again and
+//   again (multishot).
 
 import CLiburing
 import Glibc
 
-/// Not thread-safe: used by the thread that made it.
+/// Writes by an io_uring. Not thread-safe: used by the thread that made it.
 final class IOUringWriter: EventWriter {
   private struct Target {
     var descriptor: Int32
@@ -17,7 +18,7 @@ final class IOUringWriter: EventWriter {
     var file: Int32?
     var buffer: Int32?
     var isWriting = false
-    /// What the write has written, while the sync linked to it is not done.
+    /// The bytes that the write has written, while the sync that is linked to it is not done.
     var written: Int?
     /// The write's descriptor is non-blocking and was full: it is polled before the next attempt.
     var isPolling = false
@@ -32,7 +33,7 @@ final class IOUringWriter: EventWriter {
   private let wakeup: Wakeup
   private var targets: [UInt32: Target] = [:]
   private var watched: Set<UInt32> = []
-  /// Writes for which there was no place in the submission queue: to be tried again.
+  /// Writes for which there was no place in the submission queue; they are tried again.
   private var postponed: [UInt32] = []
 
   init(wakeup: Wakeup) throws(ExportError) {
@@ -54,7 +55,7 @@ final class IOUringWriter: EventWriter {
     targets[id] = Target(
       descriptor: destination.descriptor, isSocket: isSocket, memory: memory,
       file: ring.register(file: destination.descriptor),
-      // The kernel takes registered memory for writes; to send it without a copy did not pay (docs/events.md).
+      // Writes use registered memory. For sockets, sending it without a copy was no gain (docs/events.md).
       buffer: isSocket ? nil : ring.register(buffer: memory))
   }
 
@@ -67,7 +68,7 @@ final class IOUringWriter: EventWriter {
     }
     let descriptor = target.file ?? target.descriptor
     let length = UInt32(range.count)
-    // At the file's own position, as write(2): other holders of the descriptor see it move.
+    // The write is made at the file's own position, as by write(2): other holders of the open file see it move.
     let position = UInt64.max
     if target.isSocket {
       io_uring_prep_send(entry, descriptor, start + range.lowerBound, range.count, allocs_no_signal)
@@ -98,7 +99,7 @@ final class IOUringWriter: EventWriter {
 
   func unwatch(_ id: UInt32) {
     guard watched.remove(id) != nil else { return }
-    // A poll holds the open file: without its end the other side would not see this one close.
+    // A poll keeps the file open: unless the poll is ended, the other side would not see this one close.
     cancel(Self.data(.gone, id))
     ring.submit()
   }
@@ -143,7 +144,7 @@ final class IOUringWriter: EventWriter {
         if watched.remove(id) != nil { reports.gone.append(id) }
       case .wake:
         wakeup.clear()
-        // The kernel may end a multishot request, as when its queue of completions was full.
+        // The kernel may end a multishot request, as it does when the queue of completions was full.
         if completion.flags & allocs_cqe_more == 0 { watchWakeup() }
       case .cancel, nil: break
       }
@@ -157,13 +158,13 @@ final class IOUringWriter: EventWriter {
       targets[id]?.isPolling = true
       return
     }
-    // The sync linked to it ends after it, cancelled if the write was short.
+    // The sync that is linked to the write ends after it; if the write was short, it is cancelled.
     if target.written != nil { targets[id]?.written = Int(result) } else { end(id, Int(result), &reports) }
   }
 
   private func synced(_ id: UInt32, _ result: Int32, _ reports: inout WriterReports) {
     guard let written = targets[id]?.written else { return }
-    // A file system that has nothing to sync to (EINVAL) has done what it can.
+    // EINVAL: the file system has no device to sync to. The write is done all the same.
     let failed = result < 0 && result != -ECANCELED && result != -EINVAL && written >= 0
     end(id, failed ? Int(result) : written == -Int(EAGAIN) ? 0 : written, &reports)
   }

@@ -1,10 +1,10 @@
-// Writes by poll(2), write(2) and send(2), where io_uring is not to be had. The same to its callers, with two
-// differences: each write is a system call, and one to a file, which poll can't tell to be slow, holds the loop up.
+// Writes by poll(2), write(2) and send(2), where io_uring is not available. It differs from IOUringWriter in two
+// things: each write is a system call, and a write to a file, which poll can't tell to be slow, holds the loop up.
 
 import CLiburing
 import Glibc
 
-/// Not thread-safe.
+/// Writes by plain system calls. Not thread-safe: used by the thread that made it.
 final class PlainWriter: EventWriter {
   private struct Target {
     var descriptor: Int32
@@ -87,7 +87,7 @@ final class PlainWriter: EventWriter {
       case .socket:
         send(target.descriptor, start, range.count, allocs_no_signal | allocs_dont_wait)
       case .file: Glibc.write(target.descriptor, start, range.count)
-      // A pipe that can be written to takes so much without making its writer wait.
+      // A pipe that can be written to takes PIPE_BUF bytes without making its writer wait.
       case .pipe, .other: Glibc.write(target.descriptor, start, min(range.count, Int(PIPE_BUF)))
       }
     let code = errno

@@ -22,7 +22,9 @@ import SharedLayout
 
 /// Writes the records of a process to a destination.
 public final class RecordStream: EventSubscriber, @unchecked Sendable {
+  /// "ALLOCEVS" in the stream's order.
   public static let magic: UInt64 = 0x5356_4543_4F4C_4C41
+  /// Bytes of a frame without its payload.
   public static let frameBytes = 32
 
   private enum Kind: UInt32 {
@@ -31,6 +33,8 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   }
 
   private let onEnd: @Sendable (DeliveryEnd) -> Void
+  /// Damaged rings that were not told yet, for want of room. Used on the export's thread alone.
+  private var untold: [Int] = []
 
   /// `onEnd` is called on the export's thread.
   public init(onEnd: @escaping @Sendable (DeliveryEnd) -> Void = { _ in }) { self.onEnd = onEnd }
@@ -42,7 +46,7 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   public func take(_ records: Span<EventRecord>, ring: Int, first: UInt64, _ output: inout EventOutput) -> Int {
     let size = MemoryLayout<EventRecord>.size
     let count = min(records.count, max(0, output.room - Self.frameBytes) / size)
-    // A frame of a few records would be mostly its head.
+    // A frame with few records would mostly be its head.
     guard count == records.count || count >= 64 else { return 0 }
     frame(.records, ring: UInt32(truncatingIfNeeded: ring), first, UInt64(count), 0, to: &output)
     output.append(records.extracting(first: count).bytes)
@@ -50,18 +54,30 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   }
 
   public func lost(_ loss: EventLoss, _ output: inout EventOutput) -> Bool {
-    // With room left for the frames behind it, so that a stream without room doesn't only say so.
+    // Room is left for frames of records, so that a stream with little room has more than frames of losses.
     guard output.room >= min(64 << 10, output.capacity / 4) else { return false }
     frame(.loss, ring: .max, loss.count, loss.from, loss.to, to: &output)
     return true
   }
 
   public func damaged(ring: Int, _ output: inout EventOutput) {
-    if output.room >= Self.frameBytes { frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output) }
+    untold.append(ring)
+    tellDamage(&output)
+  }
+
+  public func turn(isIdle: Bool, _ output: inout EventOutput) { tellDamage(&output) }
+
+  private func tellDamage(_ output: inout EventOutput) {
+    let count = min(untold.count, output.room / Self.frameBytes)
+    for ring in untold.prefix(count) {
+      frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output)
+    }
+    untold.removeFirst(count)
   }
 
   public func finish(_ end: DeliveryEnd, _ output: inout EventOutput) -> Bool {
-    guard output.room >= Self.frameBytes else { return false }
+    tellDamage(&output)
+    guard untold.isEmpty, output.room >= Self.frameBytes else { return false }
     let reason: UInt64 =
       switch end {
       case .processEnded: 1

@@ -1,82 +1,106 @@
-// The rings of one process's segment as a source: a place in each ring, and the entry in the control file that keeps
-// events on.
+// The rings of one process's segment as a source of events: a reader of the rings, and the entry in the control file
+// that keeps the process's events on.
 
 import Glibc
 import IndexReader
 import SharedLayout
 
-/// Reads the event rings of a process. Its creation turns the process's events on, its release turns them off again,
-/// unless others want them. Used by one thread.
+/// Reads the event rings of a process while it keeps the process's events on: from its creation to `detach` or its
+/// release, unless others want them longer. Used by one thread.
 public final class RingSource: EventSource {
+  /// Where reading begins.
+  public enum Beginning: Sendable {
+    /// With the events that come after the source's creation. The process must still run.
+    case now
+    /// With the first record of each ring that is left, also of a process that has ended. The source acts as the
+    /// recorder that the program was started with (ALLOCS_RECORDER): from now on events stay on only while somebody
+    /// wants them.
+    case programStart
+  }
+
   private let shared: SharedSegment
   private let policy: EventConsumer.Policy
+  private let reader: RingReader
   private var entry: EventConsumer?
-  private var cursors: [RingCursor] = []
-  /// Of the last record of each ring, or when reading it began: what is lost was later.
-  private var stamps: [UInt64] = []
-  private let buffer: UnsafeMutableBufferPointer<allocs_event>
-  /// Stamps count in the process's time namespace: this is what is added to the reader's clock.
+  private var isDetached = false
+  /// What is added to the reader's clock to get the process's, in which stamps count: the process may be in another
+  /// time namespace.
   private let shift: UInt64
-  private let began: UInt64
-  /// What the process did not record, and when that was looked at.
+  /// How many events the process had not recorded at the last look, and the stamp of that look.
   private var unrecorded: UInt64
   private var lastLook: UInt64
   private var nextBeat: UInt64 = 0
-  /// Rings whose header lied.
-  private var damaged: Set<Int> = []
 
   private static let beatInterval = ALLOCS_LEASE_NANOSECONDS / 5
-  private static let bufferRecords = 8192
 
-  /// Attaches to the process of `segment`, from the events of now on.
-  public init(_ segment: SharedSegment, policy: DeliveryPolicy) throws(ExportError) {
+  /// Attaches to the process of `segment`.
+  ///
+  /// With the policy `lossless`, a thread of the process waits for this source for at most `waitNanoseconds` at a time;
+  /// 0: for as long as the process was told at its start (ALLOCS_EVENTS_WAIT).
+  public init(
+    _ segment: SharedSegment, policy: DeliveryPolicy, waitNanoseconds: UInt64 = 0, from beginning: Beginning = .now
+  ) throws(ExportError) {
     shared = segment
-    self.policy = policy == .lossless ? .lossless(waitNanoseconds: 0) : .overwrite
+    self.policy = policy == .lossless ? .lossless(waitNanoseconds: waitNanoseconds) : .overwrite
     shift = UInt64(bitPattern: segment.segment.monotonicShift)
-    began = DrainLoop.now() &+ shift
-    (unrecorded, lastLook) = (segment.segment.unrecordedEvents, began)
-    guard segment.segment.isProcessAlive else {
-      throw ExportError(
-        code: ESRCH,
-        "process \(segment.segment.processID) has ended — "
-          + "its last events are still there: `allocsctl history` shows those of an address")
+    let now = DrainLoop.now() &+ shift
+    switch beginning {
+    case .now:
+      (unrecorded, lastLook) = (segment.segment.unrecordedEvents, now)
+      reader = RingReader(segment, began: now)
+    case .programStart:
+      (unrecorded, lastLook) = (0, 0)
+      reader = RingReader(segment)
     }
-    guard segment.segment.ringCapacity > 0 else {
+    guard segment.segment.ringCapacity > 0 || !segment.segment.isProcessAlive else {
       throw ExportError(
         "process \(segment.segment.processID) has no event rings: there was no room for them when it started — "
           + "start it with more address space (ulimit -v)")
     }
-    buffer = .allocate(capacity: Self.bufferRecords)
-    buffer.initialize(repeating: allocs_event())
-    try attach()
+    let cursors = try attach()
+    switch beginning {
+    case .now:
+      guard let cursors else {
+        throw ExportError(
+          code: ESRCH,
+          "process \(segment.segment.processID) has ended — "
+            + "its last events are still there: `allocsctl history` shows those of an address")
+      }
+      reader.begin(at: cursors)
+    case .programStart: entry?.takeOver(segment.segment)
+    }
   }
 
-  deinit { buffer.deallocate() }
-
-  private func attach() throws(ExportError) {
-    var fresh: [RingCursor] = []
+  /// Takes an entry in the control file, and returns where each ring is now; nil if the process has ended. Its entry
+  /// would tell nobody anything then, and its rings can be read without.
+  private func attach() throws(ExportError) -> [RingCursor]? {
+    guard shared.segment.isProcessAlive else { return nil }
+    var cursors: [RingCursor] = []
     do throws(SegmentError) {
-      entry = try EventConsumer(to: shared.segment, policy: policy, cursors: &fresh)
+      entry = try EventConsumer(to: shared.segment, policy: policy, cursors: &cursors)
     } catch {
+      // The process may have ended meanwhile, and taken its control file with it.
+      guard shared.segment.isProcessAlive else { return nil }
       throw ExportError(error)
     }
-    // Where this is not the first time, reading goes on where it was: what came meanwhile is there, or is counted.
-    for cursor in fresh.dropFirst(cursors.count) {
-      cursors.append(cursor)
-      stamps.append(began)
-    }
+    return cursors
+  }
+
+  /// Gives the entry in the control file back: events go off, unless others want them. What the rings still hold can be
+  /// read.
+  public func detach() {
+    isDetached = true
+    entry = nil
   }
 
   public var processID: Int32 { shared.segment.processID }
 
-  public var isLive: Bool {
-    shared.segment.isInUse
-  }
+  public var isLive: Bool { shared.segment.isInUse }
 
   public func read(
     limit: Int, now: UInt64, into receiver: inout some EventReceiver
   ) throws(ExportError) -> SourceStatus {
-    if now >= nextBeat {
+    if now >= nextBeat, !isDetached {
       try renew()
       nextBeat = now + Self.beatInterval
     }
@@ -85,24 +109,9 @@ public final class RingSource: EventSource {
       throw ExportError(
         "cannot read the events of process \(processID): its segment was cut short — run the process again")
     }
-    while cursors.count < shared.segment.ringCount {
-      cursors.append(RingCursor(ring: cursors.count))
-      stamps.append(began)
-    }
-    var status = SourceStatus()
-    for ring in cursors.indices {
-      let written = shared.segment.written(toRing: ring)
-      guard written != cursors[ring].position, !damaged.contains(ring) else { continue }
-      // More than was ever announced: to read on would take for ever, and give what was not written.
-      guard written <= shared.segment.oldestPosition(inRing: ring) &+ UInt64(shared.segment.ringCapacity) else {
-        damaged.insert(ring)
-        receiver.damaged(ring: ring)
-        continue
-      }
-      let (count, waiting) = read(ring, limit: limit, now: now, into: &receiver)
-      status.records += count
-      status.waiting += waiting
-      status.fullest = max(status.fullest, Double(count) / Double(shared.segment.ringCapacity))
+    let status = reader.read(limit: limit, now: now, into: &receiver) { ring, position in
+      guard case .lossless = policy else { return }
+      entry?.setPosition(position, ofRing: ring, in: shared.segment)
     }
     let missing = shared.segment.unrecordedEvents
     if missing > unrecorded {
@@ -113,36 +122,6 @@ public final class RingSource: EventSource {
     return status
   }
 
-  /// Reads one ring; returns how many records were new, lost ones included, and how many were not taken.
-  private func read(
-    _ ring: Int, limit: Int, now: UInt64, into receiver: inout some EventReceiver
-  ) -> (done: Int, waiting: Int) {
-    let before = stamps[ring]
-    let part = UnsafeMutableBufferPointer(rebasing: buffer[..<max(1, min(limit, buffer.count))])
-    let batch = shared.segment.read(&cursors[ring], into: part)
-    let records = UnsafeBufferPointer(rebasing: buffer[batch.records])
-    if let last = records.last { stamps[ring] = last.stamp }
-    if batch.lost > 0 {
-      receiver.lost(
-        EventLoss(count: batch.lost, from: before, to: max(before, records.first?.stamp ?? now)), ring: ring)
-    }
-    if cursors[ring].isDamaged {
-      damaged.insert(ring)
-      receiver.damaged(ring: ring)
-      return (0, 0)
-    }
-    guard !records.isEmpty else { return (Int(clamping: batch.lost), 0) }
-    let done = receiver.receive(records.span, ring: ring, first: batch.position)
-    if done < records.count {
-      cursors[ring] = RingCursor(ring: ring, position: batch.position + UInt64(done))
-      stamps[ring] = done == 0 ? before : records[done - 1].stamp
-    }
-    if case .lossless = policy, done > 0 || batch.lost > 0 {
-      entry?.setPosition(cursors[ring].position, ofRing: ring, in: shared.segment)
-    }
-    return (Int(clamping: UInt64(done) &+ batch.lost), records.count - done)
-  }
-
   /// Keeps the entry in the control file, or takes another where the process took this reader for dead.
   private func renew() throws(ExportError) {
     switch entry {
@@ -150,9 +129,12 @@ public final class RingSource: EventSource {
     case nil: break
     }
     entry = nil
-    try attach()
+    guard let cursors = try attach() else { return }
+    reader.begin(at: cursors)
     guard case .lossless = policy else { return }
-    for cursor in cursors { entry?.setPosition(cursor.position, ofRing: cursor.ring, in: shared.segment) }
+    for (ring, position) in reader.positions.enumerated() {
+      entry?.setPosition(position, ofRing: ring, in: shared.segment)
+    }
   }
 }
 

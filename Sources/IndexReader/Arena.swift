@@ -1,5 +1,5 @@
 // The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one
-// below or above. What both say together: RegionSlots.swift.
+// below or above. RegionSlots.swift puts coarse and fine slots together.
 //
 // - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a
 //   group may hold nothing but zeros and stale tails. Where a search has met one such group it
@@ -19,9 +19,9 @@ struct Arena {
   let regionStart: UInt64
   let summary: SummaryBits
   let slots: UnsafePointer<UInt64>
-  /// Logarithm of the bytes for which there is a slot.
+  /// The logarithm of the bytes for which there is a slot.
   private let shift: UInt64
-  /// What a set `granule` in a head adds to the address.
+  /// Bytes that are added to the address if `granule` is set in the head.
   private let granuleSize: UInt64
   private let groupCount: Int
 
@@ -53,13 +53,14 @@ struct Arena {
     groupCount = Layout.nestedSummaryWords << 6
   }
 
-  /// What the slot says: the protocol of allocs_slot.h.
+  /// The allocation that starts in the slot, read by the protocol of allocs_slot.h.
   @inline(__always)
   func allocation(inSlot index: Int) -> Allocation? {
     var head = allocs_load_acquire_u64(slots + index)
-    // Each further round means that the allocation changed under the read. That many changes in a row don't happen to
-    // a block that a program uses; if they do, each passed through "no allocation starts here", which is then the
-    // answer. A head whose tail never matches is damage, and gets the same.
+    // Each further round means that the allocation changed under the read. So many changes in a row
+    // don't happen to a block that a program uses. If they do, the slot said "no allocation starts
+    // here" between any two of them, and nil is a true answer. A head whose tail never matches is
+    // damage, and the answer is nil, too.
     let rounds = 256
     for _ in 0..<rounds {
       guard allocs_slot_is_head(head) else { return nil }
@@ -70,7 +71,8 @@ struct Arena {
           base: base, size: allocs_slot_small_size(head), context: allocs_slot_context(head),
           ticks: allocs_slot_ticks(head))
       }
-      // Acquire, so that the head is not loaded again before the tail; pairs with the head's release.
+      // Acquire, so that the head is not loaded again before the tail; pairs with the head's
+      // release.
       let tail = allocs_load_acquire_u64(slots + index + 1)
       let again = allocs_load_acquire_u64(slots + index)
       if again == head, allocs_slot_tail_matches(head, tail) {
@@ -95,13 +97,15 @@ struct Arena {
     return found
   }
 
-  /// Whether any slot of the group holds a head: about five times as quick as looking at one after another.
+  /// Whether any slot of the group holds a head: about five times as quick as looking at one after
+  /// another.
   ///
-  /// What is waited for is memory, one page of slots after another, so the group `distance` further on, where the
-  /// search will be when it arrives, is fetched already.
+  /// The search waits for memory, one page of slots after another. So the group `distance` further
+  /// on, where the search will be when the memory arrives, is fetched already.
   ///
-  /// Plain wide loads, as atomic ones are never merged. Each lane is a word as it was at one moment, as the processor
-  /// tears none that is aligned; what is found is only a hint to look at the group again, word by word.
+  /// The loads are plain and wide, as a compiler never merges atomic loads. Each lane is a word as
+  /// it was at one moment, as the processor tears no aligned word. A head that is found is only a
+  /// hint to look at the group again, word by word.
   @inline(__always)
   private func hasHead(inGroup group: Int, prefetching distance: Int) -> Bool {
     let words = UnsafeRawPointer(slots + group << 6)
@@ -157,7 +161,8 @@ struct Arena {
       var found = heads(inEightSlotsAt: start + eight) & mask
       while found != 0 {
         let bit = 63 - found.leadingZeroBitCount
-        // The highest slot may hold an allocation that starts in the upper half of the block, above the limit.
+        // The highest slot may hold an allocation that starts in the upper half of the block, above
+        // the limit.
         if let allocation = allocation(inSlot: start + eight + bit), allocation.base <= limit { return allocation }
         found &= ~(1 << UInt64(bit))
       }
@@ -167,8 +172,8 @@ struct Arena {
     return nil
   }
 
-  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the region's start, in order
-  /// of address, until it returns false. Returns false if it did.
+  /// Calls `body` with each allocation whose base is at or above `offset`, counted from the
+  /// region's start, in order of address, until it returns false. Returns false if it did.
   @inline(__always)
   func scan<Failure: Error>(
     from offset: UInt64, _ body: (Allocation) throws(Failure) -> Bool

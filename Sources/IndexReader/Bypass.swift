@@ -1,16 +1,17 @@
-// What passes by: functions that allocate or free and that the agent could not hook (allocs_bypass.h).
+// Functions that allocate or free, and that the agent could not hook (allocs_bypass.h).
 
 import SharedLayout
 
-/// A function, or all of an allocator, that the agent does not see.
+/// A function, or all functions of an allocator, whose calls the agent does not see.
 public struct Bypass: Hashable, Sendable {
-  /// Its name in the symbol table; nil: all functions of the allocator.
+  /// The function's name in the symbol table; nil: all functions of the allocator.
   public var function: String?
-  /// The path of its module; nil: the executable.
+  /// The path of the module that has the function; nil: the executable.
   public var module: String?
-  /// Why, in words that go on behind "of MODULE: ".
+  /// Why it could not be hooked, in words that go on behind "of MODULE: ".
   public var reason: String
 
+  /// A bypass of these parts.
   public init(function: String?, module: String?, reason: String) {
     self.function = function
     self.module = module
@@ -19,10 +20,11 @@ public struct Bypass: Hashable, Sendable {
 }
 
 extension Segment {
-  /// What the agent could not hook, in the order in which it was met. Entries that contradict themselves are left out.
+  /// The functions that the agent could not hook, in the order in which it met them. Entries that
+  /// contradict themselves are left out. Any thread may ask.
   public var bypasses: [Bypass] {
-    let table = entries(geometry.bypasses, as: allocs_bypass.self)
-    return (0..<used(ALLOCS_SECTION_BYPASSES, geometry.bypasses)).compactMap { index in
+    let table = entries(ALLOCS_SECTION_BYPASSES, as: allocs_bypass.self)
+    return (0..<used(ALLOCS_SECTION_BYPASSES)).compactMap { index in
       var entry = allocs_bypass()
       copyWords(of: table + index, into: &entry)
       guard let function = path(at: entry.function, size: entry.function_size),

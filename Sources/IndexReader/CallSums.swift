@@ -1,24 +1,29 @@
-// What all threads of a process have called: two sums, which must differ by the number of live blocks.
+// How often all threads of a process have allocated and freed: two sums, which must differ by the
+// number of live blocks.
 //
-// - A thread's entry counts what the thread did. When an entry gets another holder, what the last one did moves to
-//   two counters of the header, and a third counter is odd meanwhile (Threads.swift of the agent).
-// - Between a slot's store and the count of it a thread is in the middle of a hook: by so many blocks the sums may be
-//   off.
+// - A thread's entry counts the calls of the thread. When an entry gets another holder, the counts
+//   of the last holder move to two counters of the header, and a third counter is odd meanwhile
+//   (Threads.swift of the agent).
+// - A thread in the middle of a hook may have stored a slot and not yet counted it, or the other
+//   way round: the sums may be off by one for each such thread.
 
 import SharedLayout
 
+/// Calls of all threads since the process's start.
 public struct CallSums: Hashable, Sendable {
   /// Calls that returned a block which was recorded.
   public var allocations: UInt64
   /// Recorded blocks that were given back.
   public var frees: UInt64
 
-  /// How many blocks must live.
+  /// How many blocks must live; wraps around if the sums contradict each other.
   public var live: UInt64 { allocations &- frees }
 }
 
 extension Segment {
-  /// nil if they are not known: threads found no room for an entry, or an entry is being passed on.
+  /// The sums at this moment, or nil if they are not known: because threads found no room for an
+  /// entry, or because an entry is getting another holder right now. Reads every thread's entry;
+  /// any thread may ask.
   public var callSums: CallSums? {
     let values = headerField(\.counters, as: UInt64.self)
     func counter(_ counter: allocs_counter) -> UInt64 { allocs_load_acquire_u64(values + Int(counter.rawValue)) }
@@ -39,7 +44,8 @@ extension Segment {
     return counter(ALLOCS_COUNTER_SUMS_MOVED) == moved ? sums : nil
   }
 
-  /// Threads that had not ended when they were last heard of: each may have been in the middle of a hook.
+  /// How many threads had not ended, as far as the index knows. Each of them may have been in the
+  /// middle of a hook when the process ended.
   public var unfinishedThreadCount: Int {
     var count = 0
     forEachThreadEntry { entry in
@@ -51,7 +57,7 @@ extension Segment {
   }
 
   private func forEachThreadEntry(_ body: (UnsafePointer<allocs_thread>) -> Void) {
-    let table = entries(geometry.threads, as: allocs_thread.self)
-    for slot in 0..<used(ALLOCS_SECTION_THREADS, geometry.threads) { body(table + slot) }
+    let table = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self)
+    for slot in 0..<used(ALLOCS_SECTION_THREADS) { body(table + slot) }
   }
 }

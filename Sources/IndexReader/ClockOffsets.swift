@@ -1,21 +1,21 @@
-// What time namespaces add to the clocks of the processes in them (time_namespaces(7)). A segment counts in the clocks
-// of its process, whoever reads it in those of its own namespace; so does /proc, which shows a start time in the
-// reader's.
+// The offsets that time namespaces add to the clocks of the processes in them (time_namespaces(7)).
+// A segment counts in the clocks of its process. A reader counts in the clocks of its own
+// namespace, and /proc shows a start time in the clock of the reader.
 
 import Glibc
 import SharedLayout
 
-/// What a time namespace adds to CLOCK_MONOTONIC and to the time since boot, in nanoseconds.
+/// The nanoseconds that a time namespace adds to CLOCK_MONOTONIC and to the time since boot.
 package struct ClockOffsets: Hashable, Sendable {
   package var monotonic: Int64
   package var boottime: Int64
 
   package static let none = ClockOffsets(monotonic: 0, boottime: 0)
 
-  /// Those of this process. None where they can't be known.
+  /// The offsets of this process; `none` where they can't be known.
   package static let own: ClockOffsets = {
     guard let offsets = ClockOffsets(ofProcess: "self") else { return none }
-    // The file is about the namespace of the process's children to come.
+    // The file tells of the namespace of the children that the process will have.
     return offsets == none || link("/proc/self/ns/time") == link("/proc/self/ns/time_for_children") ? offsets : none
   }()
 
@@ -24,8 +24,8 @@ package struct ClockOffsets: Hashable, Sendable {
     self.boottime = boottime
   }
 
-  /// Those that the process with this id hands on to its children, which are its own but after unshare(2); nil if they
-  /// can't be read.
+  /// The offsets that the process with this id hands on to its children: the process's own offsets,
+  /// unless it has called unshare(2). Nil if they can't be read.
   package init?(ofProcess processID: Int32) { self.init(ofProcess: "\(processID)") }
 
   private init?(ofProcess name: String) {
@@ -38,7 +38,8 @@ package struct ClockOffsets: Hashable, Sendable {
     self.init(text: String(decoding: text, as: UTF8.self))
   }
 
-  /// From lines of a clock's name, seconds and nanoseconds; nil if a clock is missing.
+  /// From lines of text that have a clock's name, seconds and nanoseconds; nil if a clock is
+  /// missing.
   package init?(text: String) {
     var found: [Substring: Int64] = [:]
     for line in text.split(separator: "\n") {
@@ -63,12 +64,13 @@ package struct ClockOffsets: Hashable, Sendable {
     return failed ? nil : text
   }
 
-  /// What is to be added to the reader's CLOCK_MONOTONIC for what a process with these offsets reads at the same
-  /// moment.
+  /// The nanoseconds to add to the reader's CLOCK_MONOTONIC to get the time that a process with
+  /// these offsets reads at that moment.
   package var monotonicShift: Int64 { monotonic &- Self.own.monotonic }
 
-  /// Whether a start time in clock ticks since boot, as a process with these offsets sees it, is the one that /proc
-  /// shows to this reader. Where the two count differently, each was rounded by itself: then they may differ by a tick.
+  /// Whether a start time in clock ticks since boot, as a process with these offsets sees it, is
+  /// the start time that /proc shows to this reader. Where the two clocks differ, each time was
+  /// rounded by itself: then the two may differ by a tick.
   package func isSameStart(_ ticks: UInt64, asRead read: UInt64) -> Bool {
     let difference = boottime &- Self.own.boottime
     guard difference != 0 else { return ticks == read }

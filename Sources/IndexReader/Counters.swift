@@ -1,11 +1,11 @@
-// The header's counters: what was not indexed or not recorded, and why. All that is known of a counter beside its value
-// is in one table of the layout, allocs_counter.h; which counters are losses is read from there.
+// The header's counters: what was not indexed or not recorded, and why. All facts of a counter but
+// its value stand in one table of the layout, allocs_counter.h, and are read from there.
 
 import SharedLayout
 
-/// A number of the segment's header, and what it counts.
+/// A counter of the segment's header: its facts, without its value.
 public struct IndexCounter: Hashable, Sendable {
-  /// What a counter counts: enum allocs_counter_kind.
+  /// The kinds of counters; the raw values are those of enum allocs_counter_kind.
   public enum Kind: UInt32, Hashable, Sendable {
     /// Blocks that were allocated and are not in the index; they make no event either.
     case lostBlocks = 1
@@ -17,21 +17,23 @@ public struct IndexCounter: Hashable, Sendable {
     case faults
     /// How often something happened; nothing is missing.
     case figures
-    /// The same, shown as a part of another figure or not at all.
+    /// How often something happened, shown as a part of another figure or not at all.
     case sums
-    /// Blocks that are not in the index, allocated inside a call of the allocator: its own, or a signal handler's.
+    /// Blocks that are not in the index, allocated inside a call of the allocator: its own, or a
+    /// signal handler's.
     case innerBlocks
   }
 
-  /// The name in JSON.
+  /// The name in JSON, such as `arenas_exhausted`.
   public let name: String
+  /// The counter's kind: whether it counts a loss.
   public let kind: Kind
-  /// What is counted, in the singular, and what is said of it.
+  /// The thing that is counted, in the singular, and the words that are said of it.
   let noun: String
   let words: String
   let number: Int
 
-  /// All that the layout has, in the order of their numbers.
+  /// All counters of the layout, in the order of their numbers.
   public static let all: [IndexCounter] = (0..<UInt32(ALLOCS_COUNTER_COUNT.rawValue)).compactMap { number in
     let facts = allocs_counter_facts(number)
     guard let kind = Kind(rawValue: facts.kind) else { return nil }
@@ -40,7 +42,7 @@ public struct IndexCounter: Hashable, Sendable {
       words: String(cString: facts.words), number: Int(number))
   }
 
-  /// nil for a name that this version has no counter of.
+  /// The counter with this name in JSON; nil if this version has none.
   public static func named(_ name: String) -> IndexCounter? { all.first { $0.name == name } }
 
   static let lostBlocks = all.filter { $0.kind == .lostBlocks }
@@ -48,14 +50,16 @@ public struct IndexCounter: Hashable, Sendable {
   static let innerBlocks = all.filter { $0.kind == .innerBlocks }
   static let lostEvents = all.filter { $0.kind == .lostEvents }
 
-  /// `2 blocks not indexed: no arena was left`; `grouped` writes the number.
+  /// A sentence for people, such as `2 blocks not indexed: no arena was left`. `grouped` writes the
+  /// number.
   public func sentence(of value: UInt64, grouped: (UInt64) -> String) -> String {
     "\(grouped(value)) \(noun)\(value == 1 ? "" : "s") \(words)"
   }
 }
 
 extension Segment {
-  /// All counters, zeros too, in the segment's order: counts since the start.
+  /// All counters with their values, zeros too, in the order of their numbers. Values count since
+  /// the start of the process, and may go on growing. Any thread may ask.
   public var counters: [(name: String, value: UInt64)] {
     IndexCounter.all.map { ($0.name, value(of: $0)) }
   }
@@ -77,11 +81,11 @@ extension Segment {
     }
   }
 
-  /// Blocks that were allocated and are not in the index, since the start. A few loads.
+  /// Blocks that were allocated since the start and are not in the index. A few loads.
   public var lostBlocks: UInt64 { sum(of: .lostBlocks) }
-  /// Blocks that are not in the index either, which the allocator made for itself, or a signal handler inside it. A
-  /// load.
+  /// Blocks that are not in the index because they were allocated inside a call of the allocator:
+  /// by the allocator for itself, or by a signal handler that interrupted it. One load.
   public var innerBlocks: UInt64 { sum(of: .innerBlocks) }
-  /// Blocks given back whose allocation was not seen, since the start. A few loads.
+  /// Blocks that were given back since the start and whose allocation was not seen. A few loads.
   public var unknownFrees: UInt64 { sum(of: .unknownFrees) }
 }

@@ -1,39 +1,50 @@
-// A consumer of a process's events: turns them on by its presence in the control file (allocs_control.h), and off again
-// when it was the last to leave.
+// A consumer of a process's events: its presence in the control file (allocs_control.h) turns the
+// events on, and the last consumer that leaves turns them off.
 //
-// Threat: the file belongs to another process, which may be hostile and changes any word at any moment. Nothing read
-// from it leads to memory; a file cut short under the mapping becomes zeros (MappingGuard), which look like having been
-// expelled.
+// Threat: the file belongs to another process, which may be hostile and changes any word at any
+// moment. No number that is read from it leads to memory. A file that is cut short under the
+// mapping becomes zeros (MappingGuard), and then this consumer looks as if it had been expelled.
 
 import ByteText
 import Glibc
 import MappingGuard
 import SharedLayout
 
-/// An entry in the control file of a process, given back when this value goes. One thread at a time may use it.
+/// An entry in the control file of a process, given back when this value goes. One thread at a time
+/// may use it.
+///
+/// While any consumer is attached, the process records events. The records are read from the
+/// segment, with `Segment.read(_:into:)`.
 public struct EventConsumer: ~Copyable, @unchecked Sendable {
+  /// Whether the target waits for this consumer.
   public enum Policy: Hashable, Sendable {
-    /// The target never waits: what is not read in time is overwritten.
+    /// The target never waits: records that are not read in time are overwritten.
     case overwrite
-    /// A thread of the target waits before it overwrites a record that this consumer has not taken (`setPosition`), at
-    /// most so many nanoseconds; 0: what the target was told at its start (ALLOCS_EVENTS_WAIT, else 100 ms).
+    /// A thread of the target waits before it overwrites a record that this consumer has not taken
+    /// (`setPosition(_:ofRing:in:)`), at most so many nanoseconds; at most 10^10. With 0 it waits
+    /// as long as the target was told at its start (ALLOCS_EVENTS_WAIT, else 100 ms).
     case lossless(waitNanoseconds: UInt64)
   }
 
+  /// The path of the control file.
   public let path: String
   private let start: UnsafeMutableRawPointer
   private let entry: OpaquePointer
   private let number: UInt32
   private let token: UInt64
 
-  /// The control file of the process whose segment is at `path`.
+  /// The path of the control file of the process whose segment is at `path`.
   public static func controlPath(ofSegment path: String) -> String {
     path.hasSuffix(".seg") ? String(path.dropLast(3)) + "ctl" : path + ".ctl"
   }
 
-  /// Attaches to the process of `segment`. Returns with a cursor for each ring there is; rings that come later are to
-  /// be read from position 0. From the cursors on, nothing is lost with the lossless policy unless it is counted as
-  /// overrun.
+  /// Attaches to the process of `segment`, and gives a cursor for each ring that there is. Rings
+  /// that come later are to be read from position 0. With the lossless policy no record from the
+  /// cursors on is lost, unless it is counted as overrun (`Segment.overrun(inRing:)`).
+  ///
+  /// Throws `.noSuchFile` or `.notPermitted` for the control file, `.occupied` if the process has
+  /// as many consumers as there can be, `.otherVersion` if the control file is of another version,
+  /// and `.system` if its file system is full.
   public init(
     to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
   ) throws(SegmentError) {
@@ -83,7 +94,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
       consumer.pointee.wait_ns = nanoseconds
     }
     consumer.pointee.pid = UInt32(bitPattern: getpid())
-    // Pairs with the agent's acquire: who sees the entry ready sees it whole.
+    // Pairs with the agent's acquire: an agent that sees the entry ready sees all of it.
     allocs_store_release_u32(Self.word(start, number, \.ready), UInt32(truncatingIfNeeded: token))
     _ = allocs_fetch_add_u32(Self.control(start, \.changes), 1)
     Self.turnOn(start)
@@ -100,7 +111,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: staying
 
-  /// Whether the process of `segment` records events, or did when it ended. False where its control file is gone.
+  /// Whether the process of `segment` records events, or did when it ended. False where its control
+  /// file is gone. A few system calls.
   public static func areEventsOn(of segment: borrowing Segment) -> Bool {
     let flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
     let descriptor = open(controlPath(ofSegment: segment.path).originalPath, flags)
@@ -112,36 +124,41 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
       && header.start_time == segment.startTime && header.events != 0
   }
 
-  /// Whether this consumer still has its entry. If not, the target took it for dead (`keepAlive` was not called for two
-  /// seconds), or the file is broken: attach again.
+  /// Whether this consumer still has its entry. If not, the target took it for dead, as
+  /// `keepAlive()` was not called for two seconds, or the file is broken: then attach again. One
+  /// load.
   public var isAttached: Bool {
     !mapping_guard_is_broken(entry) && allocs_load_acquire_u64(Self.word(start, number, \.owner)) == token
   }
 
-  /// To be called at least every half second. Gives `isAttached`.
+  /// Shows the target that this consumer lives; to be called at least every half second. Returns
+  /// `isAttached`.
   public func keepAlive() -> Bool {
     guard isAttached else { return false }
     _ = allocs_fetch_add_u64(Self.word(start, number, \.beat), 1)
     return true
   }
 
-  /// Says that the records of a ring below `position` are taken. Wakes its thread if that waits.
+  /// Says that the records of a ring below `position` are taken. Wakes the ring's thread if it
+  /// waits. A ring that can't be, and a consumer that is not attached, are passed over.
   public func setPosition(_ position: UInt64, ofRing ring: Int, in segment: borrowing Segment) {
     guard ring >= 0, ring < Int(ALLOCS_RING_COUNT), isAttached else { return }
     let word = (start + Int(allocs_control_position_offset(number, UInt32(ring)))).assumingMemoryBound(to: UInt64.self)
     allocs_store_release_u64(word, position)
-    // Either the thread sees the new position before it sleeps, or this sees that it is about to.
+    // The thread sees the new position before it sleeps, or else the load below sees that the
+    // thread is about to sleep.
     allocs_fence_full()
     if segment.isWaiting(ring) { allocs_wake_writer(word) }
   }
 
   // MARK: the switch
 
-  /// Says that the program's recorder (ALLOCS_RECORDER) is attached: from now on events stay on only while somebody
-  /// wants them.
+  /// Says that the program's recorder (ALLOCS_RECORDER) is attached: from now on events stay on
+  /// only while there are consumers. For the recorder that started the program.
   public func takeOver(_ segment: borrowing Segment) { Self.takeOver(start, segment) }
 
-  /// The same for a recorder that can't record: events go off, unless somebody else wants them.
+  /// For a recorder that can't record the program that it started: events go off, unless there are
+  /// consumers. Nothing happens where the control file can't be opened.
   public static func giveUp(_ segment: borrowing Segment) {
     guard let start = try? map(controlPath(ofSegment: segment.path), segment.startTime) else { return }
     defer { munmap(start, Int(ALLOCS_CONTROL_SIZE)) }
@@ -152,8 +169,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   }
 
   private static func takeOver(_ start: UnsafeMutableRawPointer, _ segment: borrowing Segment) {
-    // The control file of a program that exec has put in the place of this one waits for a recorder of its own. It is
-    // made after the segment of that program.
+    // After an exec, the control file at the path is the new program's, and waits for a recorder of
+    // its own. It is made after that program's segment.
     guard segment.isAtItsPath else { return }
     _ = allocs_compare_exchange_u32(
       control(start, \.always), ALLOCS_UNTIL_RECORDED.rawValue, ALLOCS_WHILE_WANTED.rawValue)
@@ -173,7 +190,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     let events = control(start, \.events)
     let period = allocs_load_acquire_u32(events)
     guard period != 0, allocs_compare_exchange_u32(events, period, 0) else { return }
-    // One that came meanwhile may have found events on. Either it is seen here, or it sees that they are off.
+    // A consumer that came meanwhile may have found events on. This thread sees that consumer now,
+    // or else the consumer sees that events are off.
     allocs_fence_full()
     if isWanted(start) { turnOn(start) }
   }
@@ -209,7 +227,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
       throw .notASegment(path: path, why: "it does not begin with a control file's magic")
     }
     guard header.version == ALLOCS_CONTROL_VERSION else {
-      throw .otherVersion(path: path, found: header.version, known: ALLOCS_CONTROL_VERSION)
+      throw .otherVersion(
+        path: path, found: header.version, known: ALLOCS_CONTROL_VERSION...ALLOCS_CONTROL_VERSION)
     }
     guard header.start_time == startTime, Int(header.size) == size else {
       throw .notASegment(path: path, why: "it is another process's, or damaged")

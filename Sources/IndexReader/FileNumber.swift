@@ -1,5 +1,5 @@
-// Which file it is, whatever its name: a segment of a followed child has none at first, a directory may be renamed, or
-// be known to another process by another name.
+// Which file it is, whatever its name. A segment of a followed child has no name at first; a
+// directory may be renamed, or be known to another process by another name.
 
 import ByteText
 import CLibrary
@@ -17,14 +17,16 @@ package struct FileNumber: Hashable, Sendable {
 
   package init(_ status: stat) { self.init(device: UInt64(status.st_dev), inode: UInt64(status.st_ino)) }
 
-  /// Of the file at `path` itself, not of what a symbolic link leads to; nil if there is none.
+  /// Of the file at `path` itself: of a symbolic link, not of the file that it leads to. Nil if
+  /// there is none.
   package init?(path: String) {
     var status = stat()
     guard lstat(path.originalPath, &status) == 0 else { return nil }
     self.init(status)
   }
 
-  /// As /proc/PID/maps writes a device: two numbers, of which one of stat(2) is made up (makedev(3)).
+  /// From the two numbers of a device that /proc/PID/maps has: stat(2) makes one number of them
+  /// (makedev(3)).
   package init(major: UInt32, minor: UInt32, inode: UInt64) {
     let (major, minor) = (UInt64(major), UInt64(minor))
     device = (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
@@ -32,9 +34,10 @@ package struct FileNumber: Hashable, Sendable {
   }
 }
 
-/// What the processes of the machine have mapped, as far as the caller may know it.
+/// The processes of the machine and the files that they have mapped, as far as the caller may know
+/// them.
 enum RunningProcesses {
-  /// All but this one.
+  /// The ids of all processes but this one.
   static var ids: [Int32] {
     guard let stream = opendir("/proc") else { return [] }
     defer { closedir(stream) }
@@ -46,13 +49,15 @@ enum RunningProcesses {
     return ids
   }
 
-  /// The files that a process has mapped so that it shares what it writes to them, as an agent maps a segment.
+  /// The files that a process has mapped so that it shares what it writes to them, as an agent maps
+  /// a segment.
   static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber> {
     guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
     return text.withUnsafeBytes(writtenFiles)
   }
 
-  /// Those in the text of /proc/PID/maps. Few lines are of such mappings, so they are searched for.
+  /// The files in the text of /proc/PID/maps. Few lines are of such mappings, so the text is
+  /// searched for their permissions.
   private static func writtenFiles(in text: UnsafeRawBufferPointer) -> Set<FileNumber> {
     var files: Set<FileNumber> = []
     let wanted = " rw-s "

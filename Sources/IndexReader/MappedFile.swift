@@ -1,10 +1,12 @@
-// The owner of a segment's descriptor and mapping, and the only place where either is opened or closed.
+// The owner of a segment's descriptor and mapping, and the only place where either is opened or
+// closed.
 
 import ByteText
 import Glibc
 import MappingGuard
 
-/// A regular file, opened for reading without following a symbolic link or waiting for a pipe's other end.
+/// A regular file, opened for reading without following a symbolic link or waiting for a pipe's
+/// other end.
 struct OpenFile: ~Copyable {
   let descriptor: Int32
   let size: UInt64
@@ -54,7 +56,8 @@ struct OpenFile: ~Copyable {
   /// Whether an agent holds its lock of the file: it has it mapped (SegmentEvidence.swift).
   var isLocked: Bool { SegmentEvidence.isLocked(descriptor) }
 
-  /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as zeros and stays one.
+  /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as
+  /// zeros and stays one.
   func readStart(into buffer: UnsafeMutableRawBufferPointer, path: String) throws(SegmentError) -> Int {
     var filled = 0
     while filled < buffer.count {

@@ -2,30 +2,35 @@
 
 import SharedLayout
 
-/// What one call of mmap, mremap, brk or sbrk mapped, or what is left of it.
+/// A range of addresses that one call of mmap, mremap, brk or sbrk mapped, or the part of it that
+/// later calls left.
 public struct MappingRecord: Hashable, Sendable {
-  /// Addresses, as far as calls through libc's functions tell: of a live process its mappings are the truth.
+  /// The addresses, as far as calls through libc's functions tell. For a live process,
+  /// /proc/PID/maps tells what is mapped.
   public var range: Range<UInt64>
-  /// Context id of the call; 0 if stack and thread are not known.
+  /// The id of the call's context, for `Segment.context(_:)`; 0 if stack and thread are not known.
   public var context: UInt32
-  /// Time of the call.
+  /// When the call was made, in ticks of 1/64 s modulo 2^31.
   public var ticks: UInt32
-  /// As asked for when it was mapped: 1 to read, 2 to write, 4 to execute.
+  /// The protection that the call asked for: the sum of 1 to read, 2 to write, 4 to execute.
   public var protection: UInt32
+  /// Whether no file is behind it.
   public var isAnonymous: Bool
+  /// Whether it is shared with other processes (MAP_SHARED).
   public var isShared: Bool
-  /// Made by brk or sbrk.
+  /// Whether brk or sbrk made it.
   public var isBreak: Bool
-  /// The agent's own.
+  /// Whether it is memory of the agent's own.
   public var isAgent: Bool
-  /// Moved here by mremap, from memory of which nothing was known: neither is its protection.
+  /// Whether mremap moved it here from memory of which nothing was known; then its protection and
+  /// its file are not known either.
   public var isMoved: Bool
   /// Bytes from the file's start to the first address.
   public var fileOffset: UInt64
-  /// Path of the file, as the kernel names it; nil if there is none, or it is not known.
+  /// The path of the file, as the kernel names it; nil if there is no file, or it is not known.
   public var path: String?
 
-  /// As /proc/PID/maps writes permissions.
+  /// The permissions as /proc/PID/maps writes them, such as `rw-p`.
   public var permissions: String {
     (protection & 1 != 0 ? "r" : "-") + (protection & 2 != 0 ? "w" : "-") + (protection & 4 != 0 ? "x" : "-")
       + (isShared ? "s" : "p")
@@ -33,41 +38,29 @@ public struct MappingRecord: Hashable, Sendable {
 }
 
 extension Segment {
-  /// Changes that were made to the table so far: as long as it is the same, so are the records.
+  /// How many changes were made to the table of mappings so far. As long as the number stays, the
+  /// records stay. One load; any thread may ask.
   public var mappingChanges: UInt64 {
     allocs_load_acquire_u64(
       headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MAPPINGS_CHANGED.rawValue))
   }
 
-  /// What is noted as mapped, in order of address.
+  /// The mappings that are noted, in order of address. Reads the whole table; any thread may ask.
   public var mappingRecords: [MappingRecord] {
-    let table = entries(geometry.mappings, as: allocs_mapping.self)
-    let records = (0..<used(ALLOCS_SECTION_MAPPINGS, geometry.mappings)).compactMap { mappingRecord(table + $0) }
+    let table = entries(ALLOCS_SECTION_MAPPINGS, as: allocs_mapping.self)
+    let records = (0..<used(ALLOCS_SECTION_MAPPINGS)).compactMap { mappingRecord(table + $0) }
     return records.sorted { $0.range.lowerBound < $1.range.lowerBound }
   }
 
   private func mappingRecord(_ entry: UnsafePointer<allocs_mapping>) -> MappingRecord? {
-    let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
-    // As for threads: a change takes less than a microsecond, unless its thread is stopped or died in the middle.
-    for _ in 0..<1000 {
-      // Pairs with the writer's release of an even number.
-      let before = allocs_load_acquire_u32(sequence)
-      guard before & 1 == 0 else { continue }
-      var copy = allocs_mapping()
-      copyWords(of: entry, into: &copy)
-      // Pairs with the writer's fence after it stored an odd number.
-      allocs_fence_acquire()
-      guard allocs_load_relaxed_u32(sequence) == before else { continue }
-      guard copy.start < copy.end else { return nil }
-      return MappingRecord(
-        range: copy.start..<copy.end, context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
-        isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
-        isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
-        isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,
-        isAgent: copy.flags & ALLOCS_MAPPING_AGENT.rawValue != 0,
-        isMoved: copy.flags & ALLOCS_MAPPING_MOVED.rawValue != 0, fileOffset: copy.offset,
-        path: copy.path_size == 0 ? nil : path(at: copy.path, size: copy.path_size))
-    }
-    return nil
+    guard let copy = copySequenced(of: entry, into: allocs_mapping()), copy.start < copy.end else { return nil }
+    return MappingRecord(
+      range: copy.start..<copy.end, context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
+      isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
+      isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
+      isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,
+      isAgent: copy.flags & ALLOCS_MAPPING_AGENT.rawValue != 0,
+      isMoved: copy.flags & ALLOCS_MAPPING_MOVED.rawValue != 0, fileOffset: copy.offset,
+      path: copy.path_size == 0 ? nil : path(at: copy.path, size: copy.path_size))
   }
 }

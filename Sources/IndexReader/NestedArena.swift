@@ -1,6 +1,6 @@
-// The slots of what suballocators have handed out in one region (allocs_nested.h); or fine slots,
-// which Arena reads. The rules are those of Arena: slots are read only in groups whose summary bit
-// is set, and whatever a search returns was true when it was read.
+// The slots of blocks that suballocators have handed out in one region (allocs_nested.h); or fine
+// slots, which Arena reads. The rules are those of Arena: slots are read only in groups whose
+// summary bit is set, and each result of a search was true when it was read.
 
 import SharedLayout
 
@@ -22,7 +22,7 @@ struct NestedArena {
     slots = (start + Layout.nestedSlotsOffset).assumingMemoryBound(to: UInt64.self)
   }
 
-  /// What the slot says: the protocol of allocs_slot.h, as in Arena.
+  /// The block that starts in the slot, read by the protocol of allocs_slot.h, as in Arena.
   func block(inSlot index: Int) -> Suballocation? {
     var head = allocs_load_acquire_u64(slots + index)
     for _ in 0..<256 {
@@ -46,7 +46,8 @@ struct NestedArena {
     return nil
   }
 
-  /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns false. False if it did.
+  /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns
+  /// false. False if it did.
   func scanDown(from offset: UInt64, _ body: (Suballocation) -> Bool) -> Bool {
     let top = Int(offset >> UInt64(ALLOCS_NESTED_SHIFT))
     var slot = top
@@ -64,7 +65,8 @@ struct NestedArena {
     return true
   }
 
-  /// Calls `body` with the blocks that start at or above `offset`, upwards, until it returns false. False if it did.
+  /// Calls `body` with the blocks that start at or above `offset`, upwards, until it returns false.
+  /// False if it did.
   func scanUp(from offset: UInt64, _ body: (Suballocation) -> Bool) -> Bool {
     let bottom = Int((offset + 7) >> UInt64(ALLOCS_NESTED_SHIFT))
     var slot = bottom

@@ -1,8 +1,10 @@
-// /proc/PID of one process, kept open: what is read through it is about that process, even if its id is used again.
+// /proc/PID of one process, kept open: what is read through it is about that process, even if its
+// id is used again.
 //
-// The first thread of a process may end before the others (pthread_exit in main). The process lives on, but the kernel
-// then says nothing of its memory under /proc/PID: no mappings, no memory, no arguments. Any other thread has the same
-// memory, so what /proc/PID doesn't tell is read under /proc/PID/task/TID of a thread that lives.
+// The first thread of a process may end before the others (pthread_exit in main). The process lives
+// on, but the kernel then says nothing of its memory under /proc/PID: no mappings, no memory, no
+// arguments. Any other thread has the same memory, so what /proc/PID doesn't tell is read under
+// /proc/PID/task/TID of a thread that lives.
 
 import Glibc
 import SharedLayout
@@ -24,8 +26,8 @@ package struct ProcessDirectory: ~Copyable {
 
   // MARK: files
 
-  /// All of the file `name`, such as "maps" or "task/4242/comm"; at most `limit` bytes. What is a process's alone, and
-  /// not a thread's, is read through any thread that lives.
+  /// All of the file `name`, such as "maps" or "task/4242/comm"; at most `limit` bytes. A file that
+  /// is the process's, and not a thread's, is read through any thread that lives.
   package func read(_ name: String, limit: Int = 256 << 20) throws(ProcError) -> [UInt8] {
     try throughLiveTask(name) { (name) throws(ProcError) in try contents(name, limit) }
   }
@@ -71,7 +73,8 @@ package struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
-  /// The line "stat" of a thread that has the process's memory: the first one, or where that has ended, another.
+  /// The line "stat" of a thread that has the process's memory: the first one, or where that has
+  /// ended, another.
   package func memoryStatistics() throws(ProcError) -> [UInt8] {
     let own = try line("stat")
     guard ProcessStat(own)?.isEnded == true else { return own }
@@ -79,7 +82,8 @@ package struct ProcessDirectory: ~Copyable {
     return try line("task/\(task)/stat")
   }
 
-  /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not trace it.
+  /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not
+  /// trace it.
   package func memory(at address: UInt64, count: Int) -> [UInt8]? {
     let bytes = try? throughLiveTask("mem") { (name) throws(ProcError) in
       let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
@@ -142,8 +146,8 @@ package struct ProcessDirectory: ~Copyable {
 
   private func isLive(_ task: UInt32) -> Bool { (try? stat("task/\(task)/stat"))?.isEnded == false }
 
-  /// What `body` reads of the file `name`; where that is nothing and the first thread has ended, of the same file of a
-  /// thread that lives. That one may end, too, while it is asked.
+  /// The bytes that `body` reads of the file `name`. If it reads nothing and the first thread has
+  /// ended, it reads that file of a thread that lives; which may end, too, while it is asked.
   private func throughLiveTask(
     _ name: String, _ body: (String) throws(ProcError) -> [UInt8]
   ) throws(ProcError) -> [UInt8] {
@@ -171,10 +175,10 @@ package struct ProcessDirectory: ~Copyable {
     return []
   }
 
-  /// Where the stack of thread `id` has its top; nil while the thread runs, or if the caller may not know.
+  /// The stack pointer of thread `id`; nil while the thread runs, or if the caller may not know it.
   package func stackPointer(ofThread id: UInt32) -> UInt64? {
-    // proc(5): a number and six arguments of a system call, or -1, then stack pointer and program counter; or
-    // "running".
+    // proc(5): a number and six arguments of a system call, or -1, then stack pointer and program
+    // counter; or "running".
     guard let line = try? line("task/\(id)/syscall") else { return nil }
     let fields = line.split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     guard fields.count >= 3 else { return nil }
@@ -183,7 +187,7 @@ package struct ProcessDirectory: ~Copyable {
     return UInt64(String(decoding: text.dropFirst(2), as: UTF8.self), radix: 16)
   }
 
-  /// What "stat", or "task/TID/stat", says of the process or thread.
+  /// The line "stat", or "task/TID/stat", of the process or thread.
   package func stat(_ name: String = "stat") throws(ProcError) -> ProcessStat {
     guard let stat = ProcessStat(try line(name)) else { throw ProcError(number: EINVAL) }
     return stat
@@ -197,7 +201,7 @@ package struct ProcError: Error, Hashable {
   package init(number: Int32) { self.number = number }
 
   package var isPermission: Bool { number == EACCES || number == EPERM }
-  /// Descriptors or memory of whoever looks, or of the machine, are short.
+  /// Descriptors or memory are short: the caller's, or the machine's.
   package var isShortage: Bool { IndexReader.isShortage(number) }
   /// There is no such process or thread, or it ended meanwhile.
   package var isGone: Bool { number == ENOENT || number == ESRCH }
@@ -213,15 +217,16 @@ package struct ProcessStat: Hashable {
   /// Threads that run; also the first one of a process may end before the others.
   package var threadCount: UInt64
 
-  /// Its exit status, or the number of the signal that ended it, as wait(2) has it. Only of one that has ended, and
-  /// where the caller may know.
+  /// Its exit status, or the number of the signal that ended it, as wait(2) has it. Nil unless it
+  /// has ended, and the caller may know.
   package var waitStatus: Int32?
 
   /// The thread has ended; its process may go on with others.
   package var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
 
   package init?(_ bytes: [UInt8]) {
-    // The second field is the command in parentheses, which may itself contain blanks and parentheses.
+    // The second field is the command in parentheses, which may itself contain blanks and
+    // parentheses.
     guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     let fields = bytes[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3, the state, is the first one after the command; field 22 is the start time.

@@ -1,8 +1,10 @@
-// How a process ended, and where that is kept: with its segment, in an extended attribute of the file. The status of a
-// process goes to its parent alone, and to who holds a descriptor of it (allocsd); from the attribute everybody knows
-// who may list the directory, without a server and after a restart of it.
+// How a process ended, and where that is kept: with its segment, in an extended attribute of the
+// file. The kernel gives the status of a process only to its parent, and to a program that holds a
+// descriptor of the process (allocsd). From the attribute, anybody who may list the directory knows
+// it, without a server, and after the server was restarted.
 //
-// The attribute is the word of the file's owner, as all of the segment is.
+// The attribute is written by the file's owner, as the segment is, and is as credible as the
+// segment.
 
 import ByteText
 import CLibrary
@@ -10,12 +12,12 @@ import Glibc
 
 /// How a process ended.
 public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
-  /// It called exit or `_exit`, or its last thread ended; 0 to 255.
+  /// The process called exit or `_exit`, or its last thread ended; the status is 0 to 255.
   case exited(status: Int32)
-  /// A signal ended it; 1 to 127.
+  /// A signal ended the process; its number is 1 to 126.
   case killed(signal: Int32, hasDumpedCore: Bool)
 
-  /// nil if it is none that waitpid(2) gives for an ended process.
+  /// From a status as waitpid(2) gives it; nil if it is not the status of an ended process.
   public init?(waitStatus: Int32) {
     guard 0...0xffff ~= waitStatus else { return nil }
     let signal = waitStatus & 0x7f
@@ -26,7 +28,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// `exit status 3`, `SIGKILL`, `SIGSEGV, core dumped`.
+  /// Words for people, such as `exit status 3`, `SIGKILL`, or `SIGSEGV, core dumped`.
   public var description: String {
     switch self {
     case .exited(let status): "exit status \(status)"
@@ -41,7 +43,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The name of a signal as in `SIGKILL`, or `SIG40`.
+  /// The name of a signal, such as `SIGKILL`, or `SIG40` for a number without a name.
   public static func name(ofSignal number: Int32) -> String {
     sigabbrev_np(number).map { "SIG" + String(cString: $0) } ?? "SIG\(number)"
   }
@@ -51,7 +53,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   /// Holds the wait status as a decimal number.
   private static let attribute = "user.allocs.wait_status"
 
-  /// What was noted with the segment at `path`; nil if nothing was, or that can't be read.
+  /// The ending that was noted with the segment at `path`; nil if none was, or it can't be read.
   public init?(ofSegment path: String) {
     guard let status = Int32(Self.text(of: Self.attribute, path)) else { return nil }
     self.init(waitStatus: status)
@@ -64,8 +66,9 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// Notes it with `file`, if that is still there. Returns 0 or the number of the error; ENOTSUP where the file system
-  /// keeps no attributes of users (tmpfs does since Linux 6.6).
+  /// Notes the ending with `file`, if that file is still at its path. Returns 0, or the system's
+  /// number of the error: ENOTSUP where the file system keeps no attributes of users (tmpfs keeps
+  /// them since Linux 6.6).
   @discardableResult
   public func note(with file: SegmentFile) -> Int32 { Self.note("\(waitStatus)", in: Self.attribute, of: file) }
 
@@ -87,24 +90,26 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
 
 /// Why it is not known how a process ended, as the server that should know has noted it.
 public enum UnknownEnding: String, Sendable, CustomStringConvertible {
-  /// It was gone, and waited for, before the server could open it.
+  /// The process was gone, and its parent had waited for it, before the server could open it.
   case notSeen = "not seen"
-  /// The kernel doesn't tell: before Linux 6.15.
+  /// The kernel doesn't tell how it ended: kernels before Linux 6.15.
   case notTold = "not told"
-  /// It ran in a pid namespace that the server does not see.
+  /// The process ran in a pid namespace that the server does not see.
   case notVisible = "not visible"
   /// More processes ran than the server may watch, by its limit of open files.
   case tooMany = "too many"
 
   private static let attribute = "user.allocs.ending"
 
-  /// What was noted with the segment at `path`; nil if nothing was.
+  /// The reason that was noted with the segment at `path`; nil if none was.
   public init?(ofSegment path: String) { self.init(rawValue: ProcessEnding.text(of: Self.attribute, path)) }
 
-  /// Notes it with `file`. Returns 0 or the number of the error.
+  /// Notes the reason with `file`, as `ProcessEnding.note(with:)` notes an ending. Returns 0, or
+  /// the system's number of the error.
   @discardableResult
   public func note(with file: SegmentFile) -> Int32 { ProcessEnding.note(rawValue, in: Self.attribute, of: file) }
 
+  /// Words for people, which begin with what went wrong.
   public var description: String {
     switch self {
     case .notSeen: "it ended before allocsd looked"
@@ -114,7 +119,7 @@ public enum UnknownEnding: String, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The words for a process that ended nobody knows how, whose segment is at `path`.
+  /// Words for people: why nobody knows how the process ended whose segment is at `path`.
   public static func reason(ofSegment path: String) -> String {
     UnknownEnding(ofSegment: path)?.description ?? "no allocsd watched it"
   }

@@ -1,27 +1,31 @@
-// Whether the process behind a segment still runs: its id may have gone to another one, which started later.
+// Whether the process behind a segment still runs: its id may have gone to another process, which
+// started later.
 //
-// Who has no descriptor or memory left to read /proc with knows less, and must not take a live process for a dead one:
-// its segment would be swept away. What can be known without a descriptor then decides.
+// A reader that has no descriptor or memory left to read /proc with knows less, and must not take a
+// live process for a dead one: the process's segment would be swept away. Then kill(2), which needs
+// no descriptor, decides.
 
 import Glibc
 
 enum ProcessLiveness {
-  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs. `offsets`: those of
-  /// the time namespace that counts the start time; where they are not known, the process is asked for its own.
+  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
+  /// `offsets`: the offsets of the time namespace that counts the start time; if they are nil, the
+  /// process is asked for its own.
   static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
       let directory = try ProcessDirectory(processID: processID)
       let stat = try directory.stat()
       guard isSame(startTime, stat.startTime, offsets, processID) else { return false }
-      // The first thread may end before the others, and then stays a zombie for as long as they run.
+      // The first thread may end before the others, and then stays a zombie for as long as they
+      // run.
       return !stat.isEnded || directory.liveTask() != nil
     } catch {
       return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
     }
   }
 
-  /// Whether it is there, be it as a zombie that was not waited for.
+  /// Whether the process exists, also as a zombie for which its parent has not waited.
   static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
@@ -31,13 +35,14 @@ enum ProcessLiveness {
     }
   }
 
-  /// Whether a start time is the one that /proc shows of process `processID`.
+  /// Whether a start time is the start time that /proc shows of process `processID`, which is
+  /// `found`.
   static func isSame(
     _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32
   ) -> Bool {
     if let offsets { return offsets.isSameStart(startTime, asRead: found) }
     if startTime == found { return true }
-    // A segment that can't be opened, or of an agent that did not note it.
+    // The segment can't be opened, or its agent did not note the offsets.
     return ClockOffsets(ofProcess: processID)?.isSameStart(startTime, asRead: found) ?? false
   }
 
@@ -48,15 +53,16 @@ enum ProcessLiveness {
       text = try ProcessDirectory(processID: processID).line("status")
     } catch {
       guard error.isShortage else { return nil }
-      // Its effective user, or root if it may not be traced.
+      // The owner of the directory: the process's effective user, or root if it may not be traced.
       var status = stat()
       return stat("/proc/\(processID)", &status) == 0 ? [status.st_uid] : nil
     }
     return words(ofLine: "Uid:", in: text)?.compactMap { UInt32($0) }
   }
 
-  /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has the id `inner` in
-  /// the innermost pid namespace that it is in; nil if there is none, or it may not be seen. Looks at every process.
+  /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has
+  /// the id `inner` in the innermost pid namespace that it is in; nil if there is none, or it may
+  /// not be seen. Looks at every process.
   static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
     RunningProcesses.ids.first { id in
       guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),

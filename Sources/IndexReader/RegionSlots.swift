@@ -2,12 +2,13 @@
 // bytes with others, if it has any (allocs_nested.h). An allocation is in one of them, so their
 // union, in order of address, is what starts in the region.
 //
-// - The coarse slots are read first. Whoever finds nothing in either then met a moment at which
-//   that was so: an allocation that goes from one to the other is erased here before it is written
-//   there.
-// - What is read of one may be gone when the other is read. Both were true then. Of two at one
-//   base, the coarse one is taken: the agent lets a fine record never replace it in silence, while
-//   the other way round that may be, where frees are not seen.
+// - The coarse slots are read first. A search that finds nothing in coarse and fine slots met a
+//   moment at which there was nothing: an allocation that goes from a fine slot to a coarse one, or
+//   back, is erased in the one before it is written in the other.
+// - The allocation that is read in a coarse slot may be gone when the fine slot is read. Each was
+//   true when it was read. Of two allocations at one base, the coarse one is taken: the agent never
+//   lets a fine record replace a coarse one in silence, but where frees are not seen, a coarse
+//   record may replace a fine one.
 
 import SharedLayout
 

@@ -1,16 +1,18 @@
 // Which segments of dead processes are kept, and for how long.
 //
-// - A segment of a running process is never touched, nor one of another user's unless root sweeps. Whether a process
-//   runs is judged by its id and start time; before anything is removed, also by whether anybody has the file mapped,
-//   as an id may mean another process here, or none, while the process runs in another namespace.
-// - When a process died is written nowhere: it may have been killed. The first sweep that finds a segment dead takes
-//   away its owner's permission to write, which nobody needs any more; the time of that change (st_ctime) starts its
-//   age.
-// - If the dead ones are more, or take more bytes, than the policy has it, the oldest go first, whatever their age.
+// - A segment of a running process is never touched, nor one of another user's unless root sweeps.
+//   Whether a process runs is judged by its id and start time; before anything is removed, also by
+//   whether anybody has the file mapped, as an id may mean another process here, or none, while the
+//   process runs in another namespace.
+// - When a process died is written nowhere: it may have been killed. The first sweep that finds a
+//   segment dead takes away its owner's permission to write, which nobody needs any more; the time
+//   of that change (st_ctime) starts its age.
+// - If the segments of dead processes are more, or take more bytes, than the policy allows, the
+//   oldest go first, whatever their age.
 
 import Glibc
 
-/// How much of the dead is kept.
+/// How many segments of dead processes are kept, and for how long.
 public struct RetentionPolicy: Hashable, Sendable {
   /// Seconds since a sweep first found the process dead.
   public var maximumAge: Double
@@ -19,8 +21,8 @@ public struct RetentionPolicy: Hashable, Sendable {
   /// Segments of dead processes that a directory may hold.
   public var maximumCount: UInt64
 
-  /// A day; a gibibyte, as memory is what a tmpfs takes from the machine; a thousand, as each is looked at whenever a
-  /// process is asked about.
+  /// By default a day; a gibibyte, as a tmpfs takes memory from the machine; and a thousand, as
+  /// each segment is looked at whenever a process is asked about.
   public init(maximumAge: Double = 86_400, maximumBytes: UInt64 = 1 << 30, maximumCount: UInt64 = 1000) {
     self.maximumAge = maximumAge
     self.maximumBytes = maximumBytes
@@ -28,23 +30,27 @@ public struct RetentionPolicy: Hashable, Sendable {
   }
 }
 
-/// What a sweep did.
+/// The files that a sweep removed, and those that it did not.
 public struct SweepResult: Hashable, Sendable {
+  /// The segments that were removed.
   public var removed: [SegmentFile] = []
-  /// Bytes that they took, control files included.
+  /// Bytes that the removed files took, control files included.
   public var removedBytes: UInt64 = 0
-  /// Control files whose segments were gone already.
+  /// Paths of removed control files whose segments were gone already.
   public var removedControls: [String] = []
-  /// Dead ones that were kept.
+  /// Segments of dead processes that were kept.
   public var kept: [SegmentFile] = []
-  /// Files that should have gone, each with the system's reason why it could not be removed.
+  /// Paths of files that should have been removed, each with the system's reason why it could not
+  /// be.
   public var failed: [String: String] = [:]
 }
 
 extension SegmentDirectory {
-  /// Removes segments of dead processes that are too old or too many, with their control files, from each of
-  /// `directories` (nil: `searchPaths`). `time`: now, in seconds since 1970-01-01 UTC. `ofUser`: only this user's
-  /// segments; else those that the caller may remove.
+  /// Removes segments of dead processes that are too old or too many, with their control files,
+  /// from each of `directories` (nil: `searchPaths`).
+  ///
+  /// `time`: the present time in seconds since 1970-01-01 UTC; nil: the system's. `ofUser`: the
+  /// user whose segments are swept; nil: all users whose segments the caller may remove.
   @discardableResult
   public static func sweep(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, at time: Double? = nil,
@@ -53,15 +59,16 @@ extension SegmentDirectory {
     var result = SweepResult()
     let sweep = Sweep(time: time ?? wallClock(), user: ofUser, isTrial: false)
     for path in directories ?? searchPaths {
-      // Where that can't be looked at for want of descriptors, the next sweep will.
+      // A directory that can't be read now, because descriptors are short, is left to the next
+      // sweep.
       guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
       directory.sweep(names, policy, sweep, &result)
     }
     return result
   }
 
-  /// A sweep of `ofUser`'s segments in those of `directories` that no server sweeps by limits of its own. For whoever
-  /// starts a process.
+  /// Sweeps the segments of `ofUser` in those of `directories` that no server sweeps by limits of
+  /// its own. For programs that start a process.
   public static func sweepUnlessServed(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, ofUser: UInt32 = geteuid()
   ) {
@@ -69,9 +76,12 @@ extension SegmentDirectory {
     sweep(policy, in: unserved, ofUser: ofUser)
   }
 
-  /// Removes what ended processes of `ofUser` (nil: of all whose files the caller may remove) have left, if they ended
-  /// at least `age` seconds ago: segments, and control files without one. When a process ended is known where a sweep
-  /// has found it dead; else the last thing that its index tells of counts. `isTrial`: nothing is removed.
+  /// Removes the files that ended processes of `ofUser` (nil: of all users whose files the caller
+  /// may remove) have left, if they ended at least `age` seconds ago: segments, and control files
+  /// without a segment.
+  ///
+  /// When a process ended is known where a sweep has found it dead; else the latest time that
+  /// stands in its index counts. `isTrial`: nothing is removed. Throws as `list(in:)` does.
   public static func prune(
     olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
   ) throws(SegmentError) -> SweepResult {
@@ -97,7 +107,8 @@ private final class Sweep {
   let user: UInt32?
   /// Nothing is removed or marked.
   let isTrial: Bool
-  /// What all processes write to; looked up when a file is met that doesn't tell by itself whether it is in use.
+  /// The files that all processes write to; looked up when a file is met that doesn't tell by
+  /// itself whether it is in use.
   lazy var writtenFiles = RunningProcesses.allWrittenFiles()
 
   init(time: Double, user: UInt32?, isTrial: Bool) {
@@ -118,7 +129,7 @@ extension OpenDirectory {
   ) {
     let time = sweep.time
     var dead = dead(names, sweep)
-    // Newest first; a sweep fills what may be kept from the front.
+    // Newest first: segments are kept from the front on, until the policy's limits are reached.
     func deathTime(_ file: SegmentFile) -> Double { file.isMarkedDead ? file.changed : time }
     dead.sort { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
     var bytes: UInt64 = 0
@@ -136,14 +147,16 @@ extension OpenDirectory {
     }
   }
 
-  /// The segments of ended processes that the sweep is about. Those that are found so for the first time are marked.
+  /// The segments of ended processes that the sweep is about. Segments that are found dead for the
+  /// first time are marked.
   private func dead(_ names: [String], _ sweep: Sweep) -> [SegmentFile] {
     names.compactMap { name in
       guard let process = SegmentFile.parse(name: name),
         let file = segment(name: name, processID: process.processID, startTime: process.startTime),
         sweep.mayRemove(ofUser: file.ownerID)
       else { return nil }
-      // The mark of a sweep that did not know that the process is in another namespace goes: the age begins at its end.
+      // A mark goes that was made by a sweep that did not know that the process is in another
+      // namespace: the age begins when the process ends.
       if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(name, file, isDead: !file.isLive) }
       return file.isLive ? nil : file
     }
@@ -198,8 +211,8 @@ extension OpenDirectory {
 
   private func remove(_ file: SegmentFile, _ sweep: Sweep, _ result: inout SweepResult) {
     let name = SegmentFile.name(processID: file.processID, startTime: file.startTime)
-    // The same file still, and no process by its id has come to life: names are not reused, so nothing can come
-    // between.
+    // The file must still be the one that was found, and its process dead. Names are not used
+    // again, so no process can come to life under this name between this check and the removal.
     guard let present = segment(name: name, processID: file.processID, startTime: file.startTime),
       present.inode == file.inode, !present.isLive
     else { return }
@@ -222,11 +235,11 @@ extension OpenDirectory {
     result.removedBytes += file.allocatedBytes &+ controlBytes
   }
 
-  /// Whether any process has the file mapped as an agent does, which no process of its id is.
+  /// Whether any process has the file mapped as an agent does, though no process of its id runs.
   private func isInUse(_ file: SegmentFile, _ name: String, _ sweep: Sweep) -> Bool {
     guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity.inode == file.inode
     else {
-      // Gone, or nothing that the caller may look into, and so none of its own segments.
+      // The file is gone, or the caller may not open it, and so it is no segment of the caller's.
       return true
     }
     if evidence.isLocked { return true }
@@ -239,7 +252,8 @@ extension OpenDirectory {
 }
 
 extension SegmentFile {
-  /// Seconds since 1970-01-01 UTC of the last thing that the index tells of: the process ended then or later.
+  /// The latest time that stands in the index, in seconds since 1970-01-01 UTC: the process ended
+  /// then or later.
   fileprivate var lastSign: Double {
     guard let segment = try? Segment(path: path) else { return modified }
     let clock = segment.clock(isAlive: false)

@@ -1,9 +1,9 @@
-// What lies at an address: the search from regions down to slots.
+// The look-up of an address: the search from regions down to slots.
 
 import SharedLayout
 
 extension Segment {
-  /// Where the arena of a region begins whose bit is set; nil if the directory leads nowhere.
+  /// The start of the arena of a region whose bit is set; nil if the directory leads nowhere.
   @inline(__always)
   func arenaStart(ofMarkedRegion region: Int) -> UnsafeRawPointer? {
     // Pairs with the writer's store of the entry, which it makes before the region's bit.
@@ -12,14 +12,14 @@ extension Segment {
     return arenas + (entry - 1) * Layout.arenaStride
   }
 
-  /// Where the nested arena begins whose number, from 1, is at `word` in an arena; nil if there is
-  /// none.
+  /// The start of the nested arena whose number, from 1, stands at `word` in an arena; nil if there
+  /// is none.
   @inline(__always)
   func nestedStart(numberAt word: UnsafeRawPointer) -> UnsafeRawPointer? {
     // Pairs with the agent's release, which it makes when the nested arena is complete.
     let number = Int(allocs_load_acquire_u32(word.assumingMemoryBound(to: UInt32.self)))
-    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED, geometry.nested) else { return nil }
-    return UnsafeRawPointer(header) + geometry.nested.offset + (number - 1) * Layout.nestedStride
+    guard number >= 1, number <= used(ALLOCS_SECTION_NESTED) else { return nil }
+    return UnsafeRawPointer(entries(ALLOCS_SECTION_NESTED, as: UInt8.self)) + (number - 1) * Layout.nestedStride
   }
 
   /// The slots of a region whose bit is set; nil if it has none.
@@ -47,7 +47,8 @@ extension Segment {
     return nil
   }
 
-  /// Calls `body` with each allocation whose base is at or above `address`, in order, until it returns false.
+  /// Calls `body` with each allocation whose base is at or above `address`, in order, until it
+  /// returns false.
   @inline(__always)
   private func scan<Failure: Error>(
     from address: UInt64, _ body: (Allocation) throws(Failure) -> Bool
@@ -64,19 +65,20 @@ extension Segment {
     }
   }
 
-  /// The live allocation that `address` is in, nil if it is in none: then there was a moment during the call at which
-  /// that was so. Any address may be asked for.
+  /// The live allocation that `address` is in; nil if it is in none. In either case there was a
+  /// moment during the call at which the answer was true. Any address may be asked for, by any
+  /// thread.
   public func allocation(containing address: UInt64) -> Allocation? {
     guard let candidate = last(atOrBelow: address), candidate.contains(address) else { return nil }
     return candidate
   }
 
-  /// The live allocation with the highest base below `address`.
+  /// The live allocation with the highest base below `address`; nil if there is none.
   public func allocation(before address: UInt64) -> Allocation? {
     address == 0 ? nil : last(atOrBelow: address - 1)
   }
 
-  /// The live allocation with the lowest base above `address`.
+  /// The live allocation with the lowest base above `address`; nil if there is none.
   public func allocation(after address: UInt64) -> Allocation? {
     guard address < Layout.addressLimit else { return nil }
     var found: Allocation?
@@ -87,7 +89,7 @@ extension Segment {
     return found
   }
 
-  /// What is at an address, and what is beside it.
+  /// The allocations at an address and beside it. Takes a microsecond or two; any thread may ask.
   public func lookup(_ address: UInt64) -> Lookup {
     let candidate = last(atOrBelow: address)
     let next = allocation(after: address)
@@ -97,8 +99,8 @@ extension Segment {
     return Lookup(address: address, containing: candidate, previous: allocation(before: candidate.base), next: next)
   }
 
-  /// Whether an allocation has ever started in the 2 KiB of heap around `address`: heap that is free now, rather than
-  /// memory that was never heap.
+  /// Whether an allocation has ever started in the 2 KiB of heap around `address`. It tells heap
+  /// that is free now from memory that was never heap.
   public func wasUsed(_ address: UInt64) -> Bool {
     guard address < Layout.addressLimit else { return false }
     let region = Int(allocs_region_of_address(address))
@@ -106,10 +108,12 @@ extension Segment {
     return slots.wasUsed(address)
   }
 
-  /// Calls `body` with each live allocation whose base is in `range` (nil: everywhere), in order of address.
+  /// Calls `body` with each live allocation whose base is in `range` (nil: everywhere), in order of
+  /// address.
   ///
-  /// The target goes on running: each allocation reported was live when its slot was read. One that is made or freed
-  /// meanwhile may be missed, and one that realloc moves upwards may be seen at both places. To stop early, throw.
+  /// The target goes on running: each allocation that is reported was live when its slot was read.
+  /// An allocation that is made or freed meanwhile may be missed, and an allocation that realloc
+  /// moves upwards may be seen at both places. To stop early, throw: the error is passed on.
   public func forEachAllocation<Failure: Error>(
     in range: ClosedRange<UInt64>? = nil, _ body: (Allocation) throws(Failure) -> Void
   ) throws(Failure) {
@@ -121,7 +125,8 @@ extension Segment {
     }
   }
 
-  /// Counts the live allocations whose base is in `range` (nil: everywhere) by reading every slot in use.
+  /// Counts the live allocations whose base is in `range` (nil: everywhere), by reading every slot
+  /// in use: a few milliseconds for a million allocations.
   public func totals(in range: ClosedRange<UInt64>? = nil) -> AllocationTotals {
     var totals = AllocationTotals()
     forEachAllocation(in: range) { allocation in

@@ -1,16 +1,17 @@
-// Who allocated: contexts, call stacks and modules.
+// Who allocated: contexts, allocators, call stacks and modules.
 
 import ByteText
 import SharedLayout
 
 extension Segment {
   /// One above the highest context id that was given out.
-  public var contextCount: Int { used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) }
+  public var contextCount: Int { used(ALLOCS_SECTION_CONTEXTS) }
 
-  /// Who made the allocations with this context id; nil if the agent didn't know, or the id leads nowhere.
+  /// The context with this id; nil for id 0, which stands for "not known", and for an id that leads
+  /// nowhere. Any thread may ask.
   public func context(_ id: UInt32) -> Context? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS, geometry.contexts) else { return nil }
-    let word = allocs_load_acquire_u64(entries(geometry.contexts, as: UInt64.self) + Int(id))
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS) else { return nil }
+    let word = allocs_load_acquire_u64(entries(ALLOCS_SECTION_CONTEXTS, as: UInt64.self) + Int(id))
     guard word != 0 else { return nil }
     let name = String(cString: allocs_function_name(allocs_context_function(word)))
     let allocator = allocator(allocs_context_allocator(word))
@@ -23,16 +24,17 @@ extension Segment {
 
   // MARK: allocators
 
-  /// All allocators that the process has shown so far; the first is the one below the agent's malloc.
+  /// All allocators that the agent has met so far. The first is the allocator below the agent's
+  /// malloc.
   public var allocators: [Allocator] {
-    (0..<used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators)).compactMap { allocator(UInt32($0)) }
+    (0..<used(ALLOCS_SECTION_ALLOCATORS)).compactMap { allocator(UInt32($0)) }
   }
 
   /// Entry `number` of the table of allocators; nil if there is none, or it contradicts itself.
   public func allocator(_ number: UInt32) -> Allocator? {
-    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS, geometry.allocators) else { return nil }
+    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS) else { return nil }
     var entry = allocs_allocator()
-    copyWords(of: entries(geometry.allocators, as: allocs_allocator.self) + Int(number), into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self) + Int(number), into: &entry)
     let kind: Allocator.Kind
     switch entry.kind {
     case ALLOCS_ALLOCATOR_PRIMARY.rawValue: kind = .primary
@@ -52,11 +54,11 @@ extension Segment {
     size > 0 ? path(at: offset, size: size) : nil
   }
 
-  /// A node of the trie; nil if `id` is the root's or leads outside the table.
+  /// A node of the trie of call stacks; nil if `id` is 0, the root's, or leads outside the table.
   public func node(_ id: UInt32) -> StackNode? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES, geometry.nodes) else { return nil }
+    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES) else { return nil }
     var entry = allocs_node()
-    copyWords(of: entries(geometry.nodes, as: allocs_node.self) + Int(id), into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_NODES, as: allocs_node.self) + Int(id), into: &entry)
     let isAtLimit = entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0
     let isCut = entry.flags & (ALLOCS_NODE_DEPTH_LIMIT.rawValue | ALLOCS_NODE_TRUNCATED.rawValue) != 0
     return StackNode(
@@ -78,49 +80,16 @@ extension Segment {
     }
   }
 
-  /// The call stack that ends in a node of the trie. Node 0, the root, is the empty stack.
+  /// The call stack whose innermost frame is a node of the trie. Node 0, the root, is the empty
+  /// stack. A damaged trie gives a stack that says so, after at most 65,536 frames.
   public func stack(ofNode node: UInt32) -> Stack {
-    // Far above any stack that the agent records: only a damaged trie is deeper.
-    let depthLimit = 1 << 16
-    var stack = Stack(addresses: [], truncation: nil)
-    var next = node
-    // A node met again after a power of two of steps (Brent) closes a circle.
-    var mark = node
-    var markAt = 1
-    while next != 0 {
-      guard stack.addresses.count < depthLimit, let entry = self.node(next) else {
-        stack.truncation = .damaged
-        return stack
-      }
-      if entry.isInterrupted { stack.interrupted.append(stack.addresses.count) }
-      if entry.holder != .unsaid, stack.holders.isEmpty {
-        stack.holders = Array(repeating: .unsaid, count: stack.addresses.count)
-      }
-      if entry.holder != .unsaid || !stack.holders.isEmpty { stack.holders.append(entry.holder) }
-      stack.addresses.append(entry.pc)
-      if let truncation = entry.truncation {
-        stack.truncation = truncation
-        stack.framesCut = entry.framesCut
-        // The agent leaves its own frames out, but for one that has none outside of it.
-        if isAgent(entry.pc) { stack.addresses.removeLast() }
-        return stack
-      }
-      next = entry.parent
-      if next == mark {
-        stack.truncation = .damaged
-        return stack
-      }
-      if stack.addresses.count == markAt {
-        mark = next
-        markAt *= 2
-      }
-    }
-    return stack
+    Stack(ofNode: node, isAgent: { isAgent($0) }) { self.node($0) }
   }
 
-  private func isAgent(_ address: UInt64) -> Bool {
-    let table = entries(geometry.modules, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) {
+  /// Whether `address` lies in the agent's own code.
+  public func isAgent(_ address: UInt64) -> Bool {
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES) {
       var entry = allocs_module()
       copyWords(of: table + index, into: &entry)
       if entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0 { return entry.start <= address && address < entry.end }
@@ -130,13 +99,14 @@ extension Segment {
 
   // MARK: modules
 
-  /// The state of the module table. Where the agent does not count changes, one word of each module is read.
+  /// The state of the table of modules: as long as it is equal, so are the modules. Where the agent
+  /// does not count changes (layout version 2), one word of each module is read.
   public var moduleTableVersion: ModuleTableVersion {
     let changes = allocs_load_acquire_u64(
       headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MODULES_CHANGED.rawValue))
     if changes > 0 { return ModuleTableVersion(changes: changes) }
-    let table = entries(geometry.modules, as: allocs_module.self)
-    let count = used(ALLOCS_SECTION_MODULES, geometry.modules)
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    let count = used(ALLOCS_SECTION_MODULES)
     var unloaded = 0
     for index in 0..<count {
       let state = UnsafeRawPointer(table + index) + MemoryLayout<allocs_module>.offset(of: \.state)!
@@ -148,13 +118,14 @@ extension Segment {
     return ModuleTableVersion(count: count, unloaded: unloaded)
   }
 
-  /// All modules that the agent has met, in that order.
+  /// All modules in the table, in the order in which the agent met them.
   public var modules: [Module] {
-    (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).compactMap { module(index: $0) }
+    (0..<used(ALLOCS_SECTION_MODULES)).compactMap { module(index: $0) }
   }
 
-  /// The module that held a call to `address` at a record's time, by what the call's node says; nil if none is known to
-  /// have.
+  /// The module that held the call to `address` at a record's time; nil if no module is known to
+  /// have held it. `holder`: what the call's node says, which is exact. `ticks`: the record's time,
+  /// which tells where the node says nothing.
   public func module(of holder: CallHolder, containing address: UInt64, at ticks: UInt32) -> Module? {
     switch holder {
     case .unsaid: module(containing: address, at: ticks, isLater: false)
@@ -164,18 +135,22 @@ extension Segment {
     }
   }
 
-  /// The module that held `address` at a record's time, as far as the time tells; nil if none is known to have. What a
-  /// record's node says of its module is exact, and this is not.
+  /// The module that held `address` at a time in ticks, as far as the time tells; nil if no module
+  /// is known to have held it. Where a record's node says in which module it lies,
+  /// `module(of:containing:at:)` is exact, and this is not.
   public func module(containing address: UInt64, at ticks: UInt32) -> Module? {
     module(containing: address, at: ticks, isLater: true)
   }
 
-  /// `isLater`: whether those count as well of which nodes speak.
+  /// `isLater`: whether modules count, too, that were noted when nodes said already in which module
+  /// they lie.
   private func module(containing address: UInt64, at ticks: UInt32, isLater: Bool) -> Module? {
-    let table = entries(geometry.modules, as: allocs_module.self)
-    // The latest entry first: within one tick a module may be unloaded and another loaded in its place.
-    for index in (0..<used(ALLOCS_SECTION_MODULES, geometry.modules)).reversed() {
-      // Only what covers the address is worth a copy: the table may have tens of thousands of entries.
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    // The latest entry first: within one tick a module may be unloaded and another loaded in its
+    // place.
+    for index in (0..<used(ALLOCS_SECTION_MODULES)).reversed() {
+      // Only an entry that covers the address is copied: the table may have tens of thousands of
+      // entries.
       let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
       guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
       var entry = allocs_module()
@@ -188,11 +163,11 @@ extension Segment {
     return nil
   }
 
-  /// Whether `module` (nil: none) is what `address` means in all records whose nodes say nothing: no other has ever
-  /// been there, and it still is.
+  /// Whether `address` means `module` (nil: no module) in all records whose nodes say nothing: no
+  /// other module has ever been there, and `module` still is.
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
-    let table = entries(geometry.modules, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES, geometry.modules) where index != module.map({ Int($0.index) }) {
+    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    for index in 0..<used(ALLOCS_SECTION_MODULES) where index != module.map({ Int($0.index) }) {
       let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
       guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
       var entry = allocs_module()
@@ -214,10 +189,11 @@ extension Segment {
     }
   }
 
-  /// Entry `index` of the module table; nil if there is none, it contradicts itself, or it is being changed.
+  /// Entry `index` of the module table; nil if there is none, it contradicts itself, or it is being
+  /// changed.
   public func module(index: Int) -> Module? {
-    guard index >= 0, index < used(ALLOCS_SECTION_MODULES, geometry.modules) else { return nil }
-    // An entry may be given to another module under the reader, path and all.
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULES) else { return nil }
+    // The agent may give an entry to another module, path and all, while the reader copies it.
     for _ in 0..<4 {
       let before = moduleFile(index)
       if let before, before.sequence & 1 == 1 { continue }
@@ -230,7 +206,7 @@ extension Segment {
 
   private func module(index: Int, _ file: allocs_module_file?) -> Module? {
     var entry = allocs_module()
-    copyWords(of: entries(geometry.modules, as: allocs_module.self) + index, into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_MODULES, as: allocs_module.self) + index, into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
       entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = path(at: entry.path, size: entry.path_size)
     else { return nil }
@@ -243,31 +219,31 @@ extension Segment {
       isAgent: entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0,
       threadLocal: entry.thread_local_size == 0
         ? nil : Module.ThreadLocal(offset: entry.thread_local_offset, size: entry.thread_local_size),
-      file: file.flatMap { FileIdentity($0) }, notedNanoseconds: file?.noted_ns ?? 0,
+      file: file.flatMap { FileState($0) }, notedNanoseconds: file?.noted_ns ?? 0,
       isDeleted: (file?.flags ?? 0) & ALLOCS_MODULE_FILE_DELETED.rawValue != 0,
       isLater: entry.flags & ALLOCS_MODULE_LATER.rawValue != 0)
   }
 
-  /// What is noted of the file of module `index`; nil if the segment has no such table.
+  /// The entry of the file of module `index`; nil if the segment has no such table.
   private func moduleFile(_ index: Int) -> allocs_module_file? {
-    guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES, geometry.moduleFiles) else { return nil }
+    guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES) else { return nil }
     var entry = allocs_module_file()
-    copyWords(of: entries(geometry.moduleFiles, as: allocs_module_file.self) + index, into: &entry)
+    copyWords(of: entries(ALLOCS_SECTION_MODULE_FILES, as: allocs_module_file.self) + index, into: &entry)
     return entry
   }
 
-  /// A text of the strings section, which may be empty; nil if it would lie outside.
+  /// A text of the strings section, which may be empty; nil if it would lie outside the section.
   func path(at offset: UInt64, size: UInt32) -> String? {
-    let strings = UInt64(used(ALLOCS_SECTION_STRINGS, geometry.strings))
+    let strings = UInt64(used(ALLOCS_SECTION_STRINGS))
     guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
     let text = UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(header) + geometry.strings.offset + Int(offset), count: Int(size))
+      start: UnsafeRawPointer(entries(ALLOCS_SECTION_STRINGS, as: UInt8.self)) + Int(offset), count: Int(size))
     return String(reversibly: Array(text))
   }
 }
 
-extension FileIdentity {
+extension FileState {
   /// nil if the agent did not learn which file it was.
   fileprivate init?(_ file: allocs_module_file) {
     guard file.inode != 0 else { return nil }
@@ -278,12 +254,14 @@ extension FileIdentity {
 }
 
 extension Module {
-  /// Whether a module that was loaded at `load`, and not unloaded since, was there when a record with `ticks` was made.
+  /// Whether a module that was noted at `load`, and not unloaded since, was there when a record
+  /// with `ticks` was made; both in ticks of 1/64 s modulo 2^31.
   public static func wasLoaded(at load: UInt32, before ticks: UInt32) -> Bool {
     // Without an end, times from half a wrap on count as before the start.
     allocs_ticks_between(earliestRecord(ofLoad: load), ticks) < 1 << (ALLOCS_TICK_BITS - 1)
   }
 
-  /// The module is noted after the time of the record that first shows it was taken: a tick may lie between.
+  /// A module is noted after the time was taken of the record that first shows the module: a tick
+  /// may lie between the two.
   fileprivate static func earliestRecord(ofLoad load: UInt32) -> UInt32 { (load &- 1) & ALLOCS_TICK_MASK }
 }

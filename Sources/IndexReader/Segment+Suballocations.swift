@@ -1,19 +1,22 @@
-// What suballocators have handed out: blocks that lie in chunks, in mappings of a pool's own, or in each other.
+// The blocks of suballocators, which lie in chunks, in mappings of a pool's own, or in each other.
 //
-// The agent erases what was handed out of a chunk before the chunk goes back; but it does not see every free. So a
-// block is believed only together with what holds it:
-// - one that was handed out of a chunk, if a live chunk holds all of it and is not younger than it;
-// - one that was not, if no chunk lies there now;
-// - one of level 1, if a block of level 0 that is believed holds all of it and is not younger.
+// The agent erases the blocks in a chunk before the chunk goes back; but it does not see every
+// free. So a block is believed only together with its container:
+// - a block that was handed out of a chunk, if a live chunk holds all of it and is not younger than
+//   it;
+// - a block that was handed out elsewhere, if no chunk lies there now;
+// - a block of level 1, if a block of level 0 that is believed holds all of it and is not younger.
 
 import SharedLayout
 
 /// A block that a suballocator has handed out, as its slot said at one moment.
 public struct Suballocation: Hashable, Sendable {
+  /// The block: its address, size, context and time.
   public var block: Allocation
   /// Whether it was handed out of a chunk; else of a mapping, or of static memory.
   public var isInChunk: Bool
 
+  /// A block of these properties.
   public init(block: Allocation, isInChunk: Bool) {
     self.block = block
     self.isInChunk = isInChunk
@@ -21,9 +24,9 @@ public struct Suballocation: Hashable, Sendable {
 }
 
 extension Segment {
-  /// Whether a suballocation may ever have been recorded: not if there is no nested arena, which
-  /// blocks in fine slots have, too.
-  public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED, geometry.nested) > 0 }
+  /// Whether suballocations may have been recorded. False if there is no nested arena; true also if
+  /// the only nested arenas are those of fine slots. One load.
+  public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED) > 0 }
 
   private static let levels = Int(ALLOCS_NESTED_LEVELS)
 
@@ -34,7 +37,7 @@ extension Segment {
     return NestedArena(at: start, region: region)
   }
 
-  /// The clock of a record may be a second ahead of another's.
+  /// The time of one record may be a second ahead of the time of another.
   private static func isNotYounger(_ container: Allocation, than block: Allocation) -> Bool {
     let lead = allocs_ticks_between(block.ticks, container.ticks)
     return lead <= ALLOCS_TICKS_PER_SECOND || lead >= 1 << (ALLOCS_TICK_BITS - 1)
@@ -47,7 +50,8 @@ extension Segment {
       && isNotYounger(container, than: block.block)
   }
 
-  /// The blocks of suballocators that `address` is in, innermost first. `chunk`: the live allocation that it is in.
+  /// The blocks of suballocators in which `address` lies, innermost first, at most two. `chunk`:
+  /// the live allocation in which the address lies; nil if it lies in none.
   public func suballocations(containing address: UInt64, in chunk: Allocation?) -> [Suballocation] {
     guard hasSuballocations, address < Layout.addressLimit else { return [] }
     var found: [Suballocation] = []
@@ -62,8 +66,8 @@ extension Segment {
 
   private func suballocation(containing address: UInt64, level: Int, in container: Allocation?) -> Suballocation? {
     var found: Suballocation?
-    // A block that an allocator has handed out of one of its own hides what lies behind it there: a few are passed
-    // over.
+    // A block that is not believed, or too short, may lie between the address and the block that
+    // holds it: a few such blocks are passed over.
     var tries = 64
     var region = Int(allocs_region_of_address(address))
     var offset = address & (Layout.regionSize - 1)
@@ -88,7 +92,8 @@ extension Segment {
     return found
   }
 
-  /// The nearest blocks beside `block`, at the same `level`, in `container`; in its region, if it is in none.
+  /// The nearest blocks below and above `block`, at its `level` (0, or 1 for blocks in blocks), in
+  /// its `container`; in its region, if it has no container.
   public func neighbours(
     of block: Suballocation, level: Int, in container: Allocation?
   ) -> (previous: Allocation?, next: Allocation?) {
@@ -112,9 +117,11 @@ extension Segment {
     return (previous, next)
   }
 
-  /// Calls `body` with each suballocation that is believed, in order of address at each level, and with what holds it:
-  /// a chunk, a block of the level below, or nothing. What `forEachAllocation` says of a target that goes on running is
-  /// true here, too.
+  /// Calls `body` with each suballocation that is believed, in order of address at each level, and
+  /// with its container: a chunk, a block of the level below, or nil.
+  ///
+  /// The target goes on running, as with `forEachAllocation(in:_:)`: each block was live when its
+  /// slot was read, and a block that is made or freed meanwhile may be missed.
   public func forEachSuballocation(_ body: (_ block: Suballocation, _ level: Int, _ container: Allocation?) -> Void) {
     guard hasSuballocations else { return }
     for level in 0..<Self.levels {

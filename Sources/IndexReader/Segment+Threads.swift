@@ -1,30 +1,35 @@
-// Which thread: a slot of the thread table has one holder after another, and time tells them apart (allocs_thread.h).
+// Which thread: a slot of the thread table has one holder after another, and time tells them apart
+// (allocs_thread.h).
 
 import ByteText
 import SharedLayout
 
 extension Segment {
-  /// The present holders of all thread slots; one that ended stays until its slot has another.
+  /// The present holders of all thread slots. A thread that ended stays until its slot has another
+  /// holder. Any thread may ask.
   public var threads: [ThreadIdentity] {
-    (0..<used(ALLOCS_SECTION_THREADS, geometry.threads)).compactMap { holder(ofSlot: $0).map { identity($0) } }
+    (0..<used(ALLOCS_SECTION_THREADS)).compactMap { holder(ofSlot: $0).map { identity($0) } }
   }
 
-  /// Threads that ended and whose slot has another holder, oldest first, as far back as the segment remembers.
+  /// Threads that ended and whose slot has another holder, oldest first: the last 32,768 of them,
+  /// where the agent's tables have their full size.
   public var formerThreads: [ThreadIdentity] {
     let used = rawUsed(ALLOCS_SECTION_FORMER_THREADS)
-    let count = min(used, UInt64(geometry.formerThreads.capacity))
+    let count = min(used, UInt64(geometry.sections[ALLOCS_SECTION_FORMER_THREADS].capacity))
     return (used - count..<used).compactMap { former(number: $0).map { identity($0.identity, state: .ended) } }
   }
 
-  /// The thread that held `slot` at a record's time; nil if that is no longer known.
+  /// The thread that held `slot` at a record's time, in ticks; nil if that is no longer known.
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
-    guard Int(slot) < used(ALLOCS_SECTION_THREADS, geometry.threads), let present = holder(ofSlot: Int(slot)) else {
+    guard Int(slot) < used(ALLOCS_SECTION_THREADS), let present = holder(ofSlot: Int(slot)) else {
       return nil
     }
-    // The slot has had no holder since, so what came after its end is its own too, from a late destructor.
+    // The slot has had no holder since, so a record after the holder's end is the holder's, too: a
+    // late destructor made it.
     if Self.held(present.identity, hasSuccessor: false, at: ticks) { return identity(present) }
     var link = present.previous
-    // Former holders are numbered in the order in which they ended, so a chain only leads downwards.
+    // Former holders are numbered in the order in which they ended, so a chain only leads
+    // downwards.
     while link != 0, let entry = former(number: link - 1), entry.identity.slot == slot {
       if Self.held(entry.identity, hasSuccessor: true, at: ticks) { return identity(entry.identity, state: .ended) }
       guard entry.previous < link else { return nil }
@@ -40,33 +45,20 @@ extension Segment {
       ? since <= allocs_ticks_between(identity.start_ticks, identity.end_ticks) : since < 1 << (ALLOCS_TICK_BITS - 1)
   }
 
-  /// A copy of the entry of a slot, all of one moment but its counters; nil if the slot has had no holder, or the
-  /// process died while it changed the entry.
+  /// A copy of the entry of a slot, all of one moment but its counters; nil if the slot has had no
+  /// holder, or the process died while it changed the entry.
   private func holder(ofSlot slot: Int) -> allocs_thread? {
-    let entry = entries(geometry.threads, as: allocs_thread.self) + slot
-    let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
-    // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
-    let rounds = 10_000
-    for _ in 0..<rounds {
-      // Pairs with the writer's release of an even number.
-      let before = allocs_load_acquire_u32(sequence)
-      guard before & 1 == 0 else { continue }
-      var copy = allocs_thread()
-      copyWords(of: entry, into: &copy)
-      // Pairs with the writer's fence after it stored an odd number.
-      allocs_fence_acquire()
-      guard allocs_load_relaxed_u32(sequence) == before else { continue }
-      return copy.state == ALLOCS_THREAD_FREE.rawValue || copy.state > ALLOCS_THREAD_ENDED.rawValue ? nil : copy
-    }
-    return nil
+    let entry = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self) + slot
+    guard let copy = copySequenced(of: entry, into: allocs_thread()) else { return nil }
+    return copy.state == ALLOCS_THREAD_FREE.rawValue || copy.state > ALLOCS_THREAD_ENDED.rawValue ? nil : copy
   }
 
   /// A copy of a former holder; nil if it was overwritten, or never existed.
   private func former(number: UInt64) -> allocs_former_thread? {
     let used = rawUsed(ALLOCS_SECTION_FORMER_THREADS)
-    let capacity = UInt64(geometry.formerThreads.capacity)
+    let capacity = UInt64(geometry.sections[ALLOCS_SECTION_FORMER_THREADS].capacity)
     guard number < used, capacity > 0, used - number <= capacity else { return nil }
-    let entry = entries(geometry.formerThreads, as: allocs_former_thread.self) + Int(number % capacity)
+    let entry = entries(ALLOCS_SECTION_FORMER_THREADS, as: allocs_former_thread.self) + Int(number % capacity)
     let stamp = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
     guard allocs_load_acquire_u64(stamp) == number + 1 else { return nil }
     var copy = allocs_former_thread()

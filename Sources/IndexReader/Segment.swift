@@ -1,19 +1,27 @@
 // The entry point of the reader: a segment file, mapped read-only.
 //
-// Threat: the file belongs to another process, which may be hostile, may be dying, and changes any word of it at any
-// moment, also the file's length. Therefore:
-// - What decides where memory is read is copied first, the copy is checked, and the copy is used. The header is checked
-//   once, from a copy; afterwards only numbers that can't lead outside a section's checked bounds are taken from it.
-// - Shared words are read through the accessors of allocs_atomic.h; text is copied before it is decoded.
+// Threat: the file belongs to another process, which may be hostile, may be dying, and changes any
+// word of it at any moment, and the file's length. Therefore:
+// - A number that decides where memory is read is copied first, the copy is checked, and the copy
+//   is used. The header is checked once, from a copy; afterwards only numbers that can't lead
+//   outside a section's checked bounds are taken from it.
+// - Shared words are read through the accessors of allocs_atomic.h; text is copied before it is
+//   decoded.
 // - No chain in the segment is followed without a bound on its length.
-// - A page that vanished is replaced by zeros (MappingGuard), and the segment is broken from then on: who acts on
-//   answers calls `checkIntact()` after asking.
-// - Only what was written is read, because reading a hole of a tmpfs file through a mapping allocates the page.
+// - A page that vanished is replaced by zeros (MappingGuard), and the segment is broken from then
+//   on: a caller that acts on answers calls `checkIntact()` after asking.
+// - Only memory that was written is read, because reading a hole of a tmpfs file through a mapping
+//   allocates the page.
 
 import SharedLayout
 
-/// A process's index. Every read may be made from any thread, while the process runs or after it ended.
+/// The index of a process: a segment file, mapped read-only, for as long as this value lives.
+///
+/// Every read may be made from any thread, while the process runs or after it ended. Nothing that
+/// stands in the file makes a read trap or leave the mapping; a damaged file gives wrong answers,
+/// or none. After answers on which something depends, call `checkIntact()`.
 public struct Segment: ~Copyable, @unchecked Sendable {
+  /// The path that the segment was opened at.
   public let path: String
   private let file: MappedFile
   let geometry: Geometry
@@ -25,13 +33,17 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   let header: UnsafePointer<allocs_header>
   private let sections: UnsafePointer<allocs_section>
 
-  /// Opens a segment and checks its header against the file.
+  /// Opens a segment, checks its header against the file, and maps it.
+  ///
+  /// Throws `.noSuchFile` or `.notPermitted`; `.notASegment`, `.halfWritten` or `.truncated` for a
+  /// file that is none, not yet one, or no longer one; `.otherVersion` for a layout version that
+  /// this build does not read; `.system` if the address space or memory is short.
   public init(path: String) throws(SegmentError) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
     let start = mapped.start
-    let words = (start + geometry.regionBits.offset).assumingMemoryBound(to: UInt64.self)
+    let words = (start + geometry.sections[ALLOCS_SECTION_REGION_BITS].offset).assumingMemoryBound(to: UInt64.self)
     self.path = path
     self.geometry = geometry
     self.header = start.assumingMemoryBound(to: allocs_header.self)
@@ -40,21 +52,23 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     self.regions = SummaryBits(
       level2: (start + MemoryLayout<allocs_header>.offset(of: \.region_level2)!).assumingMemoryBound(to: UInt64.self),
       level1: words, level0: words + Layout.regionLevel1Words, wordCount: Layout.regionLevel0Words)
-    self.directory = (start + geometry.directory.offset).assumingMemoryBound(to: UInt32.self)
-    self.arenas = start + geometry.arenas.offset
-    self.arenaCapacity = geometry.arenas.capacity
+    self.directory = (start + geometry.sections[ALLOCS_SECTION_DIRECTORY].offset).assumingMemoryBound(to: UInt32.self)
+    self.arenas = start + geometry.sections[ALLOCS_SECTION_ARENAS].offset
+    self.arenaCapacity = geometry.sections[ALLOCS_SECTION_ARENAS].capacity
     self.file = mapped
   }
 
   // MARK: whether to believe it
 
-  /// Whether a page of the file was missing when it was read: answers since then may be wrong.
+  /// Whether a page of the file was missing when it was read: then answers since that moment may be
+  /// wrong. No system call.
   public var isBroken: Bool { file.isBroken }
 
-  /// Throws `.broken` if the file was cut or overwritten since it was opened: answers given so far may then be wrong.
-  /// One system call.
+  /// Throws `.broken` if the file was cut or overwritten since it was opened: the answers so far
+  /// may then be wrong. One system call.
   public func checkIntact() throws(SegmentError) {
-    // The size first: reading the header of a file that was cut to nothing would itself break the mapping.
+    // The size first: reading the header of a file that was cut to nothing would itself break the
+    // mapping.
     if let size = file.file.presentSize, size < geometry.fileSize {
       throw .broken(path: path, why: "the file was cut to \(size) of \(geometry.fileSize) bytes while it was read")
     }
@@ -67,31 +81,36 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 
   // MARK: facts of the header
 
+  /// The id of the process, in the pid namespace of the process.
   public var processID: Int32 { geometry.processID }
   /// When the process started: clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64 { geometry.startTime }
-  /// The process whose index this was up to the fork that made this process; nil if it began with none.
+  /// The id of the parent whose index this was up to the fork that made this process
+  /// (ALLOCS_FOLLOW); nil if the process began with an index of its own.
   public var forkedFrom: Int32? { geometry.forkedFrom }
-  /// Programs with an index that the process ran before this one, and left by exec.
+  /// How many programs with an index the process ran before this one, and left by exec.
   public var programsBefore: UInt32 { geometry.programsBefore }
-  /// The user that the process ran as when it started, by its own word. To decide who may read, use `ownerID`.
+  /// The user that the process ran as when it started, by the process's own word. To decide who may
+  /// read, use `ownerID`.
   public var userID: UInt32 { geometry.userID }
-  /// The file's owner, by the kernel's word.
+  /// The user that owns the file, by the kernel's word.
   public var ownerID: UInt32 { file.file.ownerID }
-  /// Program name and arguments, the first kilobyte of them.
+  /// Program name and arguments, by their bytes (ByteText): the first 1,024 bytes of them.
   public var command: [String] { geometry.command }
   /// Whether contexts hold whole call stacks; else one frame, the call site.
   public var hasFullStacks: Bool { geometry.hasFullStacks }
 
+  /// The states of a process.
   public enum State: Hashable, Sendable {
     /// The agent is still setting up.
     case starting
-    /// Indexed, as far as the segment knows: after a crash or a kill it says so still.
+    /// The process is indexed, as far as the segment knows: after a crash or a kill it says so
+    /// still.
     case live
     /// The process ran its exit handlers.
     case exited
   }
-  /// What the agent last said about its process.
+  /// The state that the agent last noted. One load.
   public var state: State {
     switch allocs_load_acquire_u32(headerField(\.state, as: UInt32.self)) {
     case ALLOCS_STATE_LIVE.rawValue: .live
@@ -100,42 +119,45 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Whether the process still runs: by /proc, or, where it can't be seen there, by its lock of the file. A few system
-  /// calls.
+  /// Whether the process still runs: by /proc, or by its lock of the file where /proc does not show
+  /// it. A few system calls.
   public var isProcessAlive: Bool {
     ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: geometry.clockOffsets)
       || file.file.isLocked
   }
 
-  /// Whether the segment's path still leads to it. Else the process, if it runs, has become another program (exec),
-  /// with an index of its own there; or someone removed the file. One system call.
+  /// Whether the segment's path still leads to this file. If not, the process, if it runs, has
+  /// become another program (exec), whose index is there; or someone removed the file. One system
+  /// call.
   public var isAtItsPath: Bool { file.file.isAt(path) }
 
-  /// Whether the process still writes to this segment: false after exec, and after its end. A few system calls.
+  /// Whether the process still writes to this segment: false after its exec, and after its end. A
+  /// few system calls.
   public var isInUse: Bool {
     geometry.isLockedByProcess ? file.file.isLocked : isProcessAlive && isAtItsPath
   }
 
-  /// The segment's file, whatever its name.
+  /// The segment's file, by its number and not by its name.
   package var identity: FileNumber { file.file.identity }
 
-  /// Bytes from the file's start that the agent maps in one piece: all that lies before the arenas.
-  package var fixedBytes: UInt64 { UInt64(geometry.arenas.offset) }
+  /// Bytes from the file's start that the agent maps in one piece: all bytes before the arenas.
+  package var fixedBytes: UInt64 { UInt64(geometry.sections[ALLOCS_SECTION_ARENAS].offset) }
 
   /// Whether the process holds its lock of the file, wherever it runs. One system call.
   package var isLockedByProcess: Bool { file.file.isLocked }
 
-  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it can't be found.
-  /// Looks at every process.
+  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it
+  /// can't be found. Looks at every process.
   package var processIDHere: Int32? { ProcessLiveness.processID(ofInner: processID, writing: identity) }
 
-  /// Whether a process that started at that time, as /proc shows it to this reader, is the segment's.
+  /// Whether a process with that start time, as /proc shows it to this reader, is the segment's
+  /// process.
   package func isStart(asRead ticks: UInt64) -> Bool {
     ProcessLiveness.isSame(startTime, ticks, geometry.clockOffsets, processID)
   }
 
-  /// When the process started as /proc shows it to this reader; of one in another time namespace that is not what its
-  /// segment says.
+  /// When the process started, as /proc shows it to this reader. For a process in another time
+  /// namespace the number differs from the segment's.
   package var startTimeHere: UInt64 {
     guard let offsets = geometry.clockOffsets, offsets.boottime != ClockOffsets.own.boottime,
       let stat = try? ProcessDirectory(processID: processID).stat(), isStart(asRead: stat.startTime)
@@ -143,7 +165,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     return stat.startTime
   }
 
-  /// What the process's time namespace adds to the machine's clocks. Where that was not noted, the process is asked.
+  /// The offsets that the process's time namespace adds to the machine's clocks. Where the segment
+  /// does not have them, the process is asked.
   package var clockOffsets: ClockOffsets {
     geometry.clockOffsets ?? ClockOffsets(ofProcess: processID) ?? .none
   }
@@ -156,25 +179,46 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     (UnsafeRawPointer(header) + MemoryLayout<allocs_header>.offset(of: field)!).assumingMemoryBound(to: type)
   }
 
-  func entries<Entry>(_ place: SectionPlace, as type: Entry.Type) -> UnsafePointer<Entry> {
-    (UnsafeRawPointer(header) + place.offset).assumingMemoryBound(to: type)
+  func entries<Entry>(_ id: allocs_section_id, as type: Entry.Type) -> UnsafePointer<Entry> {
+    (UnsafeRawPointer(header) + geometry.sections[id].offset).assumingMemoryBound(to: type)
   }
 
   /// `used` of a section, as it stands: may exceed the capacity.
   func rawUsed(_ id: allocs_section_id) -> UInt64 {
-    // Pairs with the writer's release after the entries below are complete.
+    // Pairs with the writer's release, which it makes after the entries below `used` are complete.
     let section = UnsafeRawPointer(sections + Int(id.rawValue))
     let used = section + MemoryLayout<allocs_section>.offset(of: \.used)!
     return allocs_load_acquire_u64(used.assumingMemoryBound(to: UInt64.self))
   }
 
   /// The entries of a section that may be read.
-  func used(_ id: allocs_section_id, _ place: SectionPlace) -> Int {
-    Int(min(rawUsed(id), UInt64(place.capacity)))
+  func used(_ id: allocs_section_id) -> Int {
+    Int(min(rawUsed(id), UInt64(geometry.sections[id].capacity)))
   }
 }
 
-/// Copies an entry word by word, each word as it was at one moment; the words need not belong together.
+/// A copy of an entry that its writer changes under a sequence lock (allocs_thread.h), all of one
+/// moment; nil if the writer died while it changed the entry. The first word of the entry is its
+/// `sequence`.
+func copySequenced<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into empty: Entry) -> Entry? {
+  let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
+  // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
+  let rounds = 10_000
+  for _ in 0..<rounds {
+    // Pairs with the writer's release of an even number.
+    let before = allocs_load_acquire_u32(sequence)
+    guard before & 1 == 0 else { continue }
+    var copy = empty
+    copyWords(of: entry, into: &copy)
+    // Pairs with the writer's fence after it stored an odd number.
+    allocs_fence_acquire()
+    if allocs_load_relaxed_u32(sequence) == before { return copy }
+  }
+  return nil
+}
+
+/// Copies an entry word by word. Each word is as it was at one moment; the words need not belong
+/// together.
 func copyWords<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into copy: inout Entry) {
   let source = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
   withUnsafeMutableBytes(of: &copy) { bytes in

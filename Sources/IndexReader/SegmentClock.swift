@@ -1,23 +1,26 @@
-// Seconds from ticks. A tick is a part of CLOCK_MONOTONIC, so within one boot now is the reader's own clock, shifted
-// where the process is in another time namespace; the moment that the agent noted on both clocks when it started ties
-// the ticks to wall clock time, which outlives a boot.
+// Seconds from ticks. A tick is 1/64 s of CLOCK_MONOTONIC. So within one boot the present time is
+// the reader's own clock, shifted where the process is in another time namespace. When the agent
+// started, it noted one moment on CLOCK_MONOTONIC and on CLOCK_REALTIME: the two numbers tie the
+// ticks to wall clock time, which outlives a boot.
 
 import Glibc
 import SharedLayout
 
-/// Relates ticks to seconds, as of one moment. A value: any thread may use it.
+/// Relates ticks and stamps to seconds, as of one moment. A value: any thread may use it.
 public struct SegmentClock: Sendable {
-  /// When the agent started, in nanoseconds: CLOCK_MONOTONIC there, CLOCK_REALTIME.
+  /// When the agent started, in nanoseconds of the process's CLOCK_MONOTONIC, and of
+  /// CLOCK_REALTIME.
   private let startMonotonic: UInt64
   private let startRealtime: UInt64
-  /// Nanoseconds of now since then.
+  /// Nanoseconds from the agent's start until now.
   private let elapsed: UInt64
   private let isAlive: Bool
-  /// What the process's CLOCK_MONOTONIC is ahead of the reader's, in nanoseconds.
+  /// How far the process's CLOCK_MONOTONIC is ahead of the reader's, in nanoseconds.
   private let shift: Int64
 
-  /// `elapsed`: nanoseconds from the agent's start, which is given on both clocks, until now.
-  /// `shift`: what the process's CLOCK_MONOTONIC is ahead of the reader's.
+  /// `startMonotonic`, `startRealtime`: the agent's start, in nanoseconds of both clocks.
+  /// `elapsed`: nanoseconds from that start until now. `isAlive`: whether the process runs.
+  /// `shift`: how far the process's CLOCK_MONOTONIC is ahead of the reader's, in nanoseconds.
   public init(startMonotonic: UInt64, startRealtime: UInt64, elapsed: UInt64, isAlive: Bool, shift: Int64 = 0) {
     self.startMonotonic = startMonotonic
     self.startRealtime = startRealtime
@@ -27,7 +30,8 @@ public struct SegmentClock: Sendable {
   }
 
   init(_ start: allocs_clock_start, isAlive: Bool, shift: Int64) {
-    // A dead process's segment may be of another machine or boot, with which the reader shares only the wall clock.
+    // A dead process's segment may come from another machine or boot: then only the wall clock is
+    // common.
     let now = isAlive ? Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) : Self.now(CLOCK_REALTIME)
     let first = isAlive ? start.monotonic_ns : start.realtime_ns
     self.init(
@@ -41,8 +45,9 @@ public struct SegmentClock: Sendable {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than one wrap, the
-  /// latest time until now that has these 31 bits; when a dead one died is written nowhere, so its first wrap is meant.
+  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than
+  /// one wrap, the latest time until now that has these 31 bits is meant. When a dead process died
+  /// is written nowhere, so there its first wrap is meant.
   private func offset(ofTicks ticks: UInt32) -> Double {
     let startTicks = allocs_ticks(startMonotonic / 1_000_000_000, startMonotonic % 1_000_000_000)
     let sinceStart = UInt64(allocs_age_ticks(startTicks, ticks))
@@ -52,25 +57,27 @@ public struct SegmentClock: Sendable {
     return Double(sinceStart + wraps * wrap) / Double(ALLOCS_TICKS_PER_SECOND)
   }
 
-  /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything that is younger than
-  /// one wrap, 388 days, in a running process, and for what a dead one did in its first 388 days.
+  /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything that
+  /// is younger than one wrap, 388 days, in a running process, and for anything that a dead process
+  /// did in its first 388 days.
   public func age(ofTicks ticks: UInt32) -> Double { max(0, Double(elapsed) / 1e9 - offset(ofTicks: ticks)) }
 
-  /// Seconds since 1970-01-01 UTC.
+  /// The time of `ticks` in seconds since 1970-01-01 UTC.
   public func wallTime(ofTicks ticks: UInt32) -> Double { Double(startRealtime) / 1e9 + offset(ofTicks: ticks) }
 
-  /// Seconds from an event's stamp until now.
+  /// Seconds from an event's stamp (nanoseconds of the process's CLOCK_MONOTONIC) until now, never
+  /// negative.
   public func age(ofStamp stamp: UInt64) -> Double {
     max(0, (Double(elapsed) - Double(Int64(bitPattern: stamp &- startMonotonic))) / 1e9)
   }
 
-  /// Now, in the ticks of a process in the reader's time namespace.
+  /// The present time in the ticks of a process in the reader's time namespace.
   public static var ticksNow: UInt32 { ticks(now(CLOCK_MONOTONIC)) }
 
-  /// Now, in the ticks of the process.
+  /// The present time in the ticks of the process.
   public var ticksNow: UInt32 { Self.ticks(stampNow) }
 
-  /// Now, as an event's stamp.
+  /// The present time as an event's stamp.
   public var stampNow: UInt64 { Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) }
 
   private static func ticks(_ now: UInt64) -> UInt32 { allocs_ticks(now / 1_000_000_000, now % 1_000_000_000) }
@@ -80,19 +87,20 @@ public struct SegmentClock: Sendable {
 }
 
 extension Segment {
-  /// Nanoseconds that the process's CLOCK_MONOTONIC, in which ticks and stamps count, is ahead of the reader's.
+  /// How far the process's CLOCK_MONOTONIC, in which ticks and stamps count, is ahead of the
+  /// reader's, in nanoseconds.
   public var monotonicShift: Int64 { clockOffsets.monotonicShift }
 
   /// A reading of the clock for many conversions. A few system calls.
   public func clock() -> SegmentClock { clock(isAlive: isProcessAlive) }
 
-  /// As `clock()`, for a caller who knows whether the process runs.
+  /// As `clock()`, for a caller that knows whether the process runs.
   public func clock(isAlive: Bool) -> SegmentClock {
     var start = allocs_clock_start()
     copyWords(of: headerField(\.clock, as: allocs_clock_start.self), into: &start)
     return SegmentClock(start, isAlive: isAlive, shift: monotonicShift)
   }
 
-  /// Seconds since `ticks`; for more than a few, take one `clock()`.
+  /// Seconds since `ticks`. For more than a few conversions take one `clock()`.
   public func age(ofTicks ticks: UInt32) -> Double { clock().age(ofTicks: ticks) }
 }

@@ -1,32 +1,39 @@
-// Where segments lie: the directories, and the files in them that are segments by name, kind and owner.
+// Where segments lie: the directories, and the files in them that are segments by name, kind and
+// owner.
 //
-// Anybody may put files into a segment directory (mode 1777). Only regular files whose name has the right form are
-// listed; a file that claims a running process of someone else, who is neither its owner nor root, is left out.
+// Anybody may put files into a segment directory (mode 1777). Only regular files whose name has the
+// right form are listed; a file that claims a running process of someone else, who is neither its
+// owner nor root, is left out.
 
 import ByteText
 import Glibc
 
 /// A segment file, found by its name; not opened.
 public struct SegmentFile: Hashable, Sendable {
+  /// The process id of its name, in the pid namespace of that process.
   public var processID: Int32
-  /// Clock ticks since boot, field 22 of /proc/PID/stat.
+  /// The start time of its name: clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64
+  /// The path of the file.
   public var path: String
   /// Whether the process with this id and start time ran when the file was found.
   public var isLive: Bool
-  /// The file's owner.
+  /// The user that owns the file.
   public var ownerID: UInt32
-  /// Bytes that it takes, holes left out.
+  /// Bytes of memory that it takes, holes left out.
   public var allocatedBytes: UInt64
-  /// Seconds since 1970-01-01 UTC: when the agent gave the file its size. Stores through a mapping don't change it.
+  /// When the agent gave the file its size, in seconds since 1970-01-01 UTC. Stores through a
+  /// mapping don't change that time.
   public var modified: Double
-  /// Seconds since 1970-01-01 UTC: the last change of the file's mode or size.
+  /// The last change of the file's mode or size, in seconds since 1970-01-01 UTC.
   var changed: Double
-  /// The number of the file on its file system: after an exec there is another file with the same path.
+  /// The number of the file on its file system: after an exec there is another file with the same
+  /// path.
   public var inode: UInt64
   /// Whether a sweep has seen it dead: see Retention.swift.
   var isMarkedDead: Bool
-  /// Of the time namespace in which the start time is counted; nil if that is not known.
+  /// The offsets of the time namespace in which the start time is counted; nil if they are not
+  /// known.
   package var offsets: ClockOffsets?
 
   /// Whether the process runs now. A few system calls.
@@ -34,19 +41,21 @@ public struct SegmentFile: Hashable, Sendable {
     ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: offsets)
   }
 
-  /// Whether the process is there, be it ended and not waited for yet. A few system calls.
+  /// Whether the process exists: also if it has ended and its parent has not waited for it yet. A
+  /// few system calls.
   public var isPresent: Bool {
     ProcessLiveness.isPresent(processID: processID, startTime: startTime, offsets: offsets)
   }
 
-  /// The id here of a process that runs in another pid namespace, under which `processID` is its own; nil if it doesn't
-  /// run, or can't be seen. Looks at every process.
+  /// The process's id in the reader's pid namespace, for a process in another one; nil if it
+  /// doesn't run, or can't be seen. Looks at every process.
   public var processIDHere: Int32? {
     guard let identity = FileNumber(path: path), identity.inode == inode else { return nil }
     return ProcessLiveness.processID(ofInner: processID, writing: identity)
   }
 
-  /// Process id and start time, if `path` ends in a segment's name.
+  /// The process id and start time of the segment's name in which `path` ends; nil if it ends in
+  /// another name.
   public static func process(ofPath path: String) -> (processID: Int32, startTime: UInt64)? {
     parse(name: String(path[(path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex)...]))
   }
@@ -54,7 +63,7 @@ public struct SegmentFile: Hashable, Sendable {
   /// The name of the segment of a process in a segment directory.
   public static func name(processID: Int32, startTime: UInt64) -> String { "\(processID).\(startTime).seg" }
 
-  /// Process id and start time of a segment's name; nil if it is something else's.
+  /// The process id and start time of a segment's name; nil if the name is no segment's.
   static func parse(name: String) -> (processID: Int32, startTime: UInt64)? {
     let parts = name.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
     guard parts.count == 3, parts[2].elementsEqual("seg".utf8),
@@ -69,44 +78,53 @@ public struct SegmentFile: Hashable, Sendable {
 
 /// A file that has a segment's name and is not taken for one.
 public struct IgnoredFile: Hashable, Sendable {
+  /// Why a file is not taken for a segment.
   public enum Reason: Error, Hashable, Sendable {
+    /// It is a symbolic link.
     case symbolicLink
+    /// It is a directory.
     case directory
-    /// A named pipe, a socket, a device.
+    /// It is a named pipe, a socket or a device.
     case specialFile
-    /// Neither the process's user nor root owns it.
+    /// Its owner is somebody else than root and the user of the running process.
     case foreign
+    /// It was removed meanwhile.
     case gone
   }
 
+  /// The path of the file.
   public var path: String
+  /// Why it is not taken for a segment.
   public var reason: Reason
 }
 
-/// The directories that segments are written to and looked for in.
+/// The directories to which agents write segments, and in which readers look for them.
+///
+/// All functions may be called by any thread. A directory is read anew each time.
 public enum SegmentDirectory {
-  /// $ALLOCS_DIR alone if it is set, else /run/allocs and /dev/shm/allocs, in which agents try in this order. They need
-  /// not exist.
+  /// The directory of $ALLOCS_DIR alone if that is set, else /run/allocs and /dev/shm/allocs, which
+  /// agents try in this order. They need not exist.
   public static var searchPaths: [String] {
     if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(reversibly: UnsafePointer(value))] }
     return ["/run/allocs", "/dev/shm/allocs"]
   }
 
-  /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time. A directory that is
-  /// missing or may not be read has none; one that can't be read for want of descriptors or memory is an error
-  /// (`.system`).
+  /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time.
+  ///
+  /// A directory that is missing or may not be read has none. Throws `.system` if a directory can't
+  /// be read because descriptors or memory are short.
   public static func list(in directories: [String]? = nil) throws(SegmentError) -> [SegmentFile] {
     try files(in: directories) { _ in true }
   }
 
-  /// The segment of the running process with this id; else the newest one of a process that had it; else nil.
-  /// Throws as `list` does.
+  /// The segment of the running process with this id; else the newest segment of a process that had
+  /// this id; else nil. Throws as `list(in:)` does.
   public static func find(processID: Int32, in directories: [String]? = nil) throws(SegmentError) -> SegmentFile? {
     let found = try files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
   }
 
-  /// The segment at `path`; nil if there is none. Throws as `list` does.
+  /// The segment file at `path`; nil if there is none. Throws as `list(in:)` does.
   public static func file(at path: String) throws(SegmentError) -> SegmentFile? {
     guard let slash = path.lastIndex(of: "/"), let process = SegmentFile.process(ofPath: path),
       let directory = try OpenDirectory(path: String(path[..<slash]))
@@ -115,7 +133,8 @@ public enum SegmentDirectory {
     return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
   }
 
-  /// Files that have the name of a segment of process `processID` and were left out, in the order of `directories`.
+  /// The files in `directories` (nil: `searchPaths`) that have the name of a segment of process
+  /// `processID` and are not taken for one, in the order of the directories.
   public static func ignored(processID: Int32, in directories: [String]? = nil) -> [IgnoredFile] {
     var ignored: [IgnoredFile] = []
     for path in directories ?? searchPaths {
@@ -148,12 +167,13 @@ public enum SegmentDirectory {
   }
 }
 
-/// An open directory, so that what is found in it and what is done to it are the same files.
+/// An open directory: files that are found in it and files that are changed in it are in one
+/// directory, even if its path leads elsewhere meanwhile.
 struct OpenDirectory: ~Copyable {
   let path: String
   let descriptor: Int32
 
-  /// nil if it is missing or may not be read. Throws where what it takes to look is short.
+  /// nil if it is missing or may not be read. Throws `.system` if descriptors or memory are short.
   init?(path: String) throws(SegmentError) {
     // The directory itself may be reached through links, as /var/run is; the files in it may not.
     let descriptor = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -218,16 +238,18 @@ struct OpenDirectory: ~Copyable {
     return .success(file)
   }
 
-  /// Whether the process of the file `name` runs, and in whose time it counts, as far as the file had to be asked.
+  /// Whether the process of the file `name` runs, and the offsets of its time namespace, as far as
+  /// the file had to be asked.
   private func liveness(
     _ name: String, _ processID: Int32, _ startTime: UInt64, isMarkedDead: Bool
   ) -> (isLive: Bool, offsets: ClockOffsets?) {
-    // Nearly always the two are in the reader's namespaces, and a name tells all.
+    // Nearly always the process is in the reader's namespaces, and its name tells all.
     if ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: .own) { return (true, .own) }
-    // What a sweep has found dead stays so; but one of an earlier version did not know of namespaces.
+    // A process that a sweep has found dead stays dead; but a sweep of an earlier version did not
+    // know of namespaces.
     if isMarkedDead, access("/proc/\(processID)", F_OK) != 0 { return (false, nil) }
     guard let evidence = SegmentEvidence(directory: descriptor, name: name) else {
-      // Another user's.
+      // The file is another user's.
       let isLive = ProcessLiveness.isAlive(processID: processID, startTime: startTime)
       return (isLive, isLive ? ClockOffsets(ofProcess: processID) : nil)
     }

@@ -1,25 +1,27 @@
-// What a segment's file says of its process without being mapped: whose time it counts in, and whether somebody still
-// has it.
+// The evidence of a segment's file about its process, without mapping the file: in which time
+// namespace the process counts, and whether some process still has the segment.
 //
-// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)), which lasts as long as
-// the mapping that was made through that opening. So the kernel knows whether the process has its segment, in whatever
-// pid, time or mount namespace it is; and whoever may read the file may ask.
+// The agent locks the first byte of its segment by an "open file description lock" (fcntl(2)),
+// which lasts as long as the mapping that was made through that opening. So the kernel knows
+// whether the process has its segment, in whatever pid, time or mount namespace the process is; and
+// anybody who may read the file may ask.
 
 import CLibrary
 import Glibc
 import SharedLayout
 
-/// What is known of one file that has a segment's name. A few system calls.
+/// The facts that one file with a segment's name tells. A few system calls.
 struct SegmentEvidence {
   let identity: FileNumber
-  /// Of the time namespace that the segment counts in; nil if that is not known.
+  /// The offsets of the time namespace in which the segment counts; nil if they are not known.
   let offsets: ClockOffsets?
-  /// Whether somebody holds the agent's lock. False also where the agent took none: see `tellsUse`.
+  /// Whether somebody holds the agent's lock. False also if the agent took no lock: see `tellsUse`.
   let isLocked: Bool
-  /// Whether a file that is not locked is in nobody's use: its agent took the lock.
+  /// Whether the agent took the lock, so that a file that is not locked is in nobody's use.
   let tellsUse: Bool
 
-  /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be opened.
+  /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be
+  /// opened.
   init?(directory: Int32, name: String) {
     let descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return nil }
@@ -32,11 +34,7 @@ struct SegmentEvidence {
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
     identity = FileNumber(status)
     isLocked = Self.isLocked(descriptor)
-    var header = allocs_header()
-    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
-    guard count == MemoryLayout<allocs_header>.size, header.magic == ALLOCS_MAGIC,
-      header.layout_version == ALLOCS_LAYOUT_VERSION
-    else {
+    guard let header = SegmentHeader(descriptor: descriptor)?.fields else {
       (offsets, tellsUse) = (nil, false)
       return
     }
@@ -53,7 +51,7 @@ struct SegmentEvidence {
 }
 
 extension ClockOffsets {
-  /// As the header says; nil if it doesn't.
+  /// The offsets that a header has; nil if it has none.
   init?(_ header: allocs_header) {
     guard header.identity & ALLOCS_IDENTITY_CLOCKS.rawValue != 0 else { return nil }
     self.init(monotonic: header.monotonic_offset, boottime: header.boottime_offset)

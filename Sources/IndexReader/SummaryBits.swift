@@ -1,13 +1,13 @@
-// A set of small numbers as bits in three levels, in shared memory: the regions that have an arena, and the 2 KiB
-// groups of an arena that were ever used.
+// A set of small numbers as bits in three levels, in shared memory: the regions that have an arena,
+// and the 2 KiB groups of an arena that were ever used.
 //
 //   level 2   bit m: word m of level 1 is not zero
 //   level 1   bit w of the whole level: word w of level 0 is not zero
 //   level 0   bit n: n is in the set
 //
-// The writer sets level 2 first and never clears a bit, and a word is read only if the bit above it says that it was
-// written: so no hole of the file is ever touched, and a search skips 64 or 4,096 words at a step.
-// The levels may lie: a bit above a zero word costs a step, nothing else.
+// The writer sets level 2 first and never clears a bit, and a word is read only if the bit above it
+// says that it was written: so no hole of the file is ever touched, and a search skips 64 or 4,096
+// words at a step. The levels may lie: a bit above a zero word costs a step, nothing else.
 
 import SharedLayout
 
@@ -26,8 +26,8 @@ struct SummaryBits {
 
   @inline(__always)
   private func level1Word(_ index: Int) -> UInt64 {
-    // Each load of a level pairs with the writer's setting of the bit (or with release): what is below it was set
-    // before.
+    // Each load of a level pairs with the writer's setting of the bit (or with release): what is
+    // below it was set before.
     guard allocs_load_acquire_u64(level2 + index >> 6) >> UInt64(index & 63) & 1 != 0 else { return 0 }
     return allocs_load_acquire_u64(level1 + index)
   }

@@ -1,21 +1,23 @@
-// The mark by which a server says that it sweeps a directory of segments, by limits that it was given: agents, and
-// whoever starts programs, then remove nothing there. The mark is a file of the server's user, allocsd.UID.sweeps, that
-// it holds locked, so that the mark of a server that was killed says nothing.
+// The mark by which a server says that it sweeps a directory of segments, by limits that it was
+// given: then agents, and programs that start others, remove nothing there. The mark is a file of
+// the server's user, allocsd.UID.sweeps, that the server holds locked, so that the mark of a server
+// that was killed says nothing.
 
 import ByteText
 import CLibrary
 import Glibc
 
-/// A held mark. It is taken away when this value goes.
+/// A held mark of a server. The mark is taken away when this value goes.
 public struct SweeperMark: ~Copyable {
   private let path: String
   private let directory: Int32
   private let name: String
   private let descriptor: Int32
 
-  /// Nothing if the directory can't have one, as where it is not there, or another server of the same user holds it.
-  /// Nor in one that another user could have put there, or could put another file in: root must make no files where
-  /// others want them.
+  /// Puts the mark into the directory at `path`, and holds it. Nil if the directory is not there,
+  /// or another server of this user holds the mark. Nil also for a directory that another user
+  /// could have put there, or in which another user could replace files: root must make no files
+  /// where others want them.
   public init?(in path: String) {
     let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
     guard directory >= 0 else { return nil }
@@ -46,7 +48,8 @@ public struct SweeperMark: ~Copyable {
 
   private static func make(_ name: String, in directory: Int32) -> Int32? {
     var status = stat()
-    // What somebody else put there is not opened; root, and the directory's owner, can remove it.
+    // A file that somebody else put there is not opened; root, and the directory's owner, can
+    // remove it.
     if fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
       status.st_uid != geteuid() || status.st_mode & S_IFMT != S_IFREG
     {
@@ -64,8 +67,8 @@ public struct SweeperMark: ~Copyable {
     return file
   }
 
-  /// Whether it is where it was put: somebody may have removed it, or have put another directory in the place of its
-  /// own.
+  /// Whether the mark is where it was put: somebody may have removed it, or have put another
+  /// directory in the place of its directory. A few system calls.
   public var isInPlace: Bool {
     var (own, there) = (stat(), stat())
     return fstat(descriptor, &own) == 0 && fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW) == 0
@@ -84,7 +87,7 @@ public struct SweeperMark: ~Copyable {
         return false
       }
       let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-      // The mark of root's server, that only root may look into.
+      // A mark that may not be opened is that of root's server.
       guard descriptor >= 0 else { return true }
       defer { close(descriptor) }
       return SegmentEvidence.isLocked(descriptor)

@@ -9,6 +9,7 @@ import Hummingbird
 import Metrics
 import NIOCore
 import NIOPosix
+import Provenance
 import ServerProtocol
 
 struct Batch: Sendable {

@@ -8,6 +8,7 @@ import IndexReader
 import Metrics
 import NIOCore
 import NIOPosix
+import Provenance
 import ServerProtocol
 
 /// Answers requests from the segments that `registry` opens.

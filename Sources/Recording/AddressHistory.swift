@@ -1,37 +1,43 @@
-// Every block that covered an address, as far back as events go: from a recording, or from the rings of a process,
-// which may be dead.
+// The events of all blocks that covered an address, as far back as events go: from a recording, or
+// from the rings of a process, which may have ended.
 
 import Answers
+import EventExport
 import IndexReader
-import SharedLayout
 
 /// One event of a block that covers the address.
 public struct HistoryEntry: Hashable, Sendable {
   public var event: Event
-  /// Of the address in the block.
+  /// Bytes from the block's base to the address.
   public var offset: UInt64
 }
 
 /// The events of one address, newest first.
 public struct AddressHistory: Sendable {
   public var address: UInt64
+  /// The events, newest first.
   public var entries: [HistoryEntry]
-  /// Events that were looked through, and the oldest and newest stamp of them; 0 without any.
+  /// Events that were looked through.
   public var events: UInt64
+  /// The oldest and the newest stamp of these events; 0 if there are none.
   public var firstStamp: UInt64
   public var lastStamp: UInt64
-  /// Events that are gone, overwritten in the rings or missing in the recording.
+  /// Events that are gone: overwritten in the rings, or missing in the recording.
   public var lost: UInt64
-  /// Events that the process never recorded, at any time since its start; of a recording they are among `lost`.
+  /// Events that the process never recorded, at any time since its start. Of a recording, they are
+  /// among `lost`.
   public var unrecorded: UInt64 = 0
-  /// No event of a ring before this stamp is missing in another: how far back all threads are known. 0 if nothing is
-  /// lost.
+  /// From this stamp on no event of any thread is missing; 0 if nothing is lost.
   public var completeFrom: UInt64
-  /// Events were off at times; the last time until this stamp. 0 if they never were.
+  /// Events were off at times, the last time until this stamp; 0 if they never were.
   public var offUntil: UInt64 = 0
-  /// What the index of the process is known to lack; of a recording not known.
+  /// Rings whose headers contradict themselves, so that they were not read to the end. A recording
+  /// names its damaged rings among its problems.
+  public var damagedRings = 0
+  /// The blocks that the index of the process is known to lack; empty for a recording.
   public var losses = Losses()
-  /// Events are off, or were when the process ended: what came after `lastStamp` is not known.
+  /// Events are off, or were off when the process ended: nothing is known of the time after
+  /// `lastStamp`.
   public var isOff = false
 
   public init(address: UInt64) {
@@ -58,34 +64,38 @@ public struct AddressHistory: Sendable {
   }
 
   /// From the rings of a segment, of which every record that is still whole is read.
-  public init(of address: UInt64, in segment: borrowing Segment) {
+  public init(of address: UInt64, in shared: SharedSegment) {
     self.init(address: address)
-    withUnsafeTemporaryAllocation(of: allocs_event.self, capacity: 4096) { buffer in
-      buffer.initialize(repeating: allocs_event())
-      for ring in 0..<segment.ringCount {
-        var cursor = RingCursor(ring: ring)
-        // Not past what was there at the first look: a busy thread would hold this up for ever.
-        let end = segment.written(toRing: ring)
-        var oldest: UInt64?
-        while cursor.position < end, !cursor.isDamaged {
-          let batch = segment.read(&cursor, into: buffer)
-          if batch.records.isEmpty, batch.lost == 0 { break }
-          for record in buffer[batch.records] {
-            if oldest == nil { oldest = record.stamp }
-            look(at: Event(record))
-          }
-        }
-        lost = lost &+ cursor.lost
-        if cursor.lost > 0, let oldest { completeFrom = max(completeFrom, oldest) }
-      }
-    }
-    unrecorded = segment.unrecordedEvents
-    losses = Losses(of: segment)
-    isOff = !EventConsumer.areEventsOn(of: segment)
+    var receiver = Receiver(history: self)
+    // No ring is read for longer than it can be filled once: a busy thread would never let this
+    // end.
+    let now = shared.segment.clock().stampNow
+    _ = RingReader(shared).read(limit: shared.segment.ringCapacity, now: now, into: &receiver)
+    self = receiver.history
+    unrecorded = shared.segment.unrecordedEvents
+    losses = Losses(of: shared.segment)
+    isOff = !EventConsumer.areEventsOn(of: shared.segment)
     finish()
   }
 
-  /// From a recording, of its events up to a stamp.
+  /// Looks at every event that is read from the rings.
+  private struct Receiver: EventReceiver {
+    var history: AddressHistory
+
+    mutating func receive(_ records: Span<EventRecord>, ring: Int, first: UInt64) -> Int {
+      for index in records.indices { history.look(at: Event(records[index])) }
+      return records.count
+    }
+
+    mutating func lost(_ loss: EventLoss, ring: Int?) {
+      history.lost &+= loss.count
+      history.completeFrom = max(history.completeFrom, loss.to)
+    }
+
+    mutating func damaged(ring: Int) { history.damagedRings += 1 }
+  }
+
+  /// From a recording, of its events up to the stamp `end`.
   public init(of address: UInt64, in recording: Recording, until end: UInt64 = .max) {
     self.init(address: address)
     recording.forEachEvent { event in

@@ -1,11 +1,12 @@
-// Compresses chunks beside the thread that drains the rings: while that one did it itself, full rings had the recorded
-// process wait.
+// Compresses chunks on another thread than the one that drains the rings. When the draining thread
+// compressed, rings filled up meanwhile, and the recorded process had to wait.
 //
 // - Chunks come out in the order in which they were put in.
-// - Each is compressed on a thread of its own, one at a time, which is joined before anybody else touches what it works
-//   on: the chunk's bytes and the compressor's state have one owner at any time. `isDone` only says whether joining
-//   would wait.
-// - The thread is a little less important than others: a burst of events is taken in first and compressed after.
+// - Chunks are compressed one at a time, each on a thread of its own. The thread is joined before
+//   anybody else touches the chunk's bytes or the compressor's state: both have one owner at any
+//   time. `isDone` only says whether joining would wait.
+// - The thread has a lower priority than others: a burst of events is read from the rings first,
+//   and compressed later.
 
 import CZstd
 import Glibc
@@ -19,13 +20,14 @@ final class ChunkCompressor {
   private var job: Job?
   private var waiting: [Chunk] = []
 
-  /// Smaller than with 3, zstd's default, by a fifth; higher levels take much more time for little.
+  /// Frames are a fifth smaller than with level 3, zstd's default. Higher levels take much more
+  /// time for little gain.
   private static let level: Int32 = 8
-  /// Chunks that wait at most, some megabytes each: then whoever brings another one waits.
+  /// So many chunks, of some megabytes each, may wait. Beyond it, `take` waits for a chunk.
   private static let waitingLimit = 6
   private static let niceness: Int32 = 5
 
-  /// nil where there is no memory.
+  /// nil if there is no memory for it.
   init?() {
     guard let compressor = ZSTD_createCCtx() else { return nil }
     self.compressor = compressor
@@ -36,13 +38,14 @@ final class ChunkCompressor {
     ZSTD_freeCCtx(compressor)
   }
 
+  /// Takes a chunk, to be compressed when those before it are.
   func put(_ header: ChunkHeader, _ payload: [UInt8]) {
     waiting.append((header, payload))
     begin()
   }
 
-  /// The next chunk and its frame, if that succeeded; nil if none is ready. Waits for it if `all` are wanted or too
-  /// many wait.
+  /// The next chunk with its frame, which is nil if compressing failed. Returns nil if no chunk is
+  /// ready, but waits for one if `all` are wanted, or if too many wait.
   func take(all: Bool) -> (chunk: Chunk, frame: [UInt8]?)? {
     guard let job, all || waiting.count > Self.waitingLimit || job.isDone.load(ordering: .acquiring) else { return nil }
     job.join()
@@ -56,7 +59,8 @@ final class ChunkCompressor {
     job = Job(waiting.removeFirst(), compressor)
   }
 
-  /// A chunk and the thread that compresses it. All but `isDone` is the thread's until it was joined.
+  /// A chunk and the thread that compresses it. All fields but `isDone` belong to the thread until
+  /// it was joined.
   private final class Job {
     let chunk: Chunk
     private let compressor: OpaquePointer

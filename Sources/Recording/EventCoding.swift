@@ -1,15 +1,19 @@
-// A chunk of events: batches of one thread's records each, as columns of bytes. docs/recording.md has the format.
+// A chunk of events as bytes: batches of records, each of one thread, split into columns.
+// docs/recording.md describes the format.
 //
 //   op      bit   7         6          5 4         3 0
 //               +---------+----------+-----------+---------+
-//               | detail  | stamp +1 | guess     | kind    |   kind 15: a record as it is, in the rest column
+//               | detail  | stamp +1 | guess     | kind    |
 //               +---------+----------+-----------+---------+
-//   guess 0, 1, 2: the address is what the model guesses (EventModel); 3: it is in the column of addresses.
-//   detail: of a block that ends: what the model knows of it is not what the record says; context, size, origin follow.
+//   kind:  15: the record is in the rest column.
+//   guess: 0, 1, 2: the address is that guess of the model's (EventModel); 3: it is in a column.
+//   detail: of a block that ends: the record differs from the model's knowledge of the block; its
+//           context, origin, size and alignment are in the rest column.
 
 import SharedLayout
 
-/// What the events of a chunk are split into: like stands beside like, for the compressor.
+/// The columns into which the events of a chunk are split. Values of one sort stand side by side,
+/// which the compressor makes use of.
 private enum Column: Int, CaseIterable { case ops, stamps, kinds, allocated, ended, freed, rest }
 
 private enum Op {
@@ -20,15 +24,15 @@ private enum Op {
   static let detail: UInt8 = 0x80
 
   static func begins(_ kind: UInt32) -> Bool {
-    kind == ALLOCS_EVENT_ALLOC.rawValue || kind == ALLOCS_EVENT_REALLOC_NEW.rawValue
-      || kind == ALLOCS_EVENT_REALLOC_FAILED.rawValue
+    allocs_event_subject_of(kind) == ALLOCS_ABOUT_LIVE_BLOCK.rawValue
   }
   static func ends(_ kind: UInt32) -> Bool {
-    kind == ALLOCS_EVENT_FREE.rawValue || kind == ALLOCS_EVENT_REALLOC_OLD.rawValue
+    allocs_event_subject_of(kind) == ALLOCS_ABOUT_ENDED_BLOCK.rawValue
   }
 }
 
-/// The difference of two addresses: they are multiples of 16 mostly.
+/// The difference of two addresses as a number. Most differences are multiples of 16: they are
+/// divided by it.
 private func distance(_ address: UInt64, from last: UInt64) -> UInt64 {
   let difference = Int64(bitPattern: address &- last)
   let zigzag = { (value: Int64) in UInt64(bitPattern: value << 1 ^ value >> 63) }
@@ -41,10 +45,10 @@ private func blockAddress(at distance: UInt64, from last: UInt64) -> UInt64 {
   return last &+ UInt64(bitPattern: distance & 1 == 0 ? value << 4 : value)
 }
 
-/// The columns as they grow: arrays would ask for each byte whether it is theirs alone.
+/// The columns while they grow. An array would check for each byte whether its memory is shared.
 private struct EncoderColumns: ~Copyable {
   private var bytes: UnsafeMutablePointer<UInt8>
-  /// Of each column.
+  /// Bytes that each column has room for.
   private var capacity = 1 << 16
   private var counts = InlineArray<7, Int>(repeating: 0)
 
@@ -81,7 +85,7 @@ private struct EncoderColumns: ~Copyable {
     capacity *= 2
   }
 
-  /// Sizes first; then they are empty.
+  /// Appends the sizes of all columns, then the columns, which are empty afterwards.
   mutating func move(to output: inout [UInt8]) {
     for column in counts.indices { output.append(number: UInt64(counts[column])) }
     for column in counts.indices {
@@ -104,13 +108,14 @@ struct EventEncoder: ~Copyable {
   private var model = EventModel()
   private var columns = EncoderColumns()
   private var batches: [Batch] = []
-  /// Of the last record of the batch.
+  /// The stamp of the batch's last record.
   private var stamp: UInt64 = 0
   private var kinds: [AllocationKind] = []
-  /// Indices of kinds, plus 1, by hash; a kind that was displaced gets another index.
+  /// Indices of kinds, plus 1, by the kind's hash. A kind whose entry another one takes gets a new
+  /// index when it comes again.
   private var kindTable: UnsafeMutablePointer<UInt32>
   private static let kindBits: UInt64 = 17
-  /// Entries of the model are brought into the cache for so many records at once.
+  /// For so many records at a time the entries of the model are brought into the cache.
   private static let lookAhead = 16
   private(set) var count = 0
   private(set) var firstStamp = UInt64.max
@@ -125,8 +130,8 @@ struct EventEncoder: ~Copyable {
 
   var isFull: Bool { count >= RecordingFormat.eventsPerChunk }
 
-  /// Adds records of one ring; `first` is the position of the first. Takes as many as fit; returns how many. `number`
-  /// gives a context's number in the recording.
+  /// Adds records of one ring, of which the first has the position `first`. Returns how many of
+  /// them the chunk had room for. `number` gives a context's number in the recording.
   mutating func add(
     _ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64, number: (UInt32) -> UInt32 = { $0 }
   ) -> Int {
@@ -188,7 +193,7 @@ struct EventEncoder: ~Copyable {
       model.noteFree(address, size: size)
     } else {
       op = Op.asItIs
-      let isMapping = kind == ALLOCS_EVENT_MAP.rawValue || kind == ALLOCS_EVENT_UNMAP.rawValue
+      let isMapping = allocs_event_subject_of(kind) == ALLOCS_ABOUT_MAPPING.rawValue
       let context = allocs_event_context(record.source)
       put(.rest, record.place)
       put(.rest, size)
@@ -226,7 +231,7 @@ struct EventEncoder: ~Copyable {
     return kinds.count - 1
   }
 
-  /// The payload of the chunk; then it is empty again.
+  /// The payload of the chunk; the encoder begins an empty one.
   mutating func take() -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.reserveCapacity(columns.total + 64 + batches.count * 16)
@@ -248,11 +253,11 @@ struct EventEncoder: ~Copyable {
   }
 }
 
-/// Records of one ring as a recording gives them back.
+/// Records of one ring, decoded.
 struct EventBatch {
   var ring: UInt32
   var slot: UInt32
-  /// Position of the first.
+  /// Position of the first record in its ring.
   var first: UInt64
   var records: [allocs_event]
 }

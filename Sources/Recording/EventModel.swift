@@ -1,22 +1,31 @@
-// What both ends of a recording guess about the next event: so that an event which comes as guessed takes next to
-// nothing.
+// The guesses that the writer and the reader of a recording make about the next event. An event
+// that is as guessed takes next to no room.
 //
-// Programs allocate and free in patterns. For a new block the guesses are the last block of that size class that was
-// freed, the one that followed the class's last one before, and the memory behind the last new block that was none of
-// the freed ones; for a free, the block whose free followed that of the last freed one before, the newest block of its
-// kind, and the one behind the last freed one. Which guess was right is written; else the address. Nothing is assumed
-// of the allocator: a guess that is never right costs nothing but room.
+// Programs allocate and free in patterns. There are three guesses for the address of a new block:
+// - 0: the block of its size class that was freed last.
+// - 1: the block that followed the class's last block when that one was allocated the time before.
+// - 2: the memory behind the last new block that was not a reused one.
 //
-// An address has one entry, with all that is known of it: a table for each guess would cost the recorder a miss of the
-// cache each.
+// There are three guesses for the address of a freed block:
+// - 0: the block that was freed after the last freed block when that one was freed the time before.
+// - 1: the newest block of the freed block's kind.
+// - 2: the block behind the last freed one.
 //
-// Invariant: encoder and decoder call `note…` with the same events in the same order, from the same empty state, so
-// that they guess the same. All tables have a fixed size and are emptied at the start of each chunk.
+// The recording has the number of the guess that was right, else the address. Nothing is assumed of
+// the allocator: a guess that is never right costs nothing but room.
+//
+// An address has one entry for all that is known of it. With a table for each guess, each guess
+// would cost the recorder a cache miss of its own.
+//
+// Invariant: encoder and decoder call `note…` with the same events in the same order, from the same
+// empty state, so that they make the same guesses. All tables have a fixed size and are emptied at
+// the start of each chunk.
 
 import Glibc
 import SharedLayout
 
-/// What the allocations of a kind have in common.
+/// The common part of all allocations of one kind: who made them, and the size and alignment that
+/// were asked for.
 struct AllocationKind: Hashable {
   var context: UInt32
   var origin: UInt32
@@ -31,30 +40,33 @@ struct AllocationKind: Hashable {
 }
 
 struct EventModel: ~Copyable {
-  /// Guesses, as the format numbers them: the last of them is none.
+  /// Guesses have the numbers below this one; as a guess, it means that none is right.
   static let guessCount: UInt8 = 3
 
   private static let classCount = 128
   private static let stackDepth = 256
   private static let entryBits: UInt64 = 19
 
-  /// What is known of an address, and of the block there. Slots are those of `entries`, plus 1; 0: none.
+  /// The knowledge about an address, and about the block there. A slot is an index in `entries`
+  /// plus 1; 0 stands for none.
   private struct Entry: BitwiseCopyable {
     var address: UInt64 = 0
     /// Index of the block's kind, plus 1; 0: no block is known there.
     var kind: UInt32 = 0
-    /// Of the next newer and the next older block of its kind.
+    /// Slots of the next newer and the next older block of its kind.
     var newer: UInt32 = 0
     var older: UInt32 = 0
-    /// Of the block that was allocated next of its size class, and of the one that was freed next, when this one was
-    /// last.
+    /// Slots of the block of its size class that was allocated right after this one, and of the
+    /// block that was freed right after this one.
     var allocatedNext: UInt32 = 0
     var freedNext: UInt32 = 0
   }
 
-  /// Pairs, of which an address's hash selects one: they lie in one line of the cache.
+  /// A hash table of pairs: an address's hash selects a pair, whose two entries lie in one cache
+  /// line.
   private var entries = ZeroedTable<Entry>(1 << entryBits)
-  /// Freed blocks of each size class, the last on top; the oldest is forgotten.
+  /// A stack of freed blocks for each size class, the last freed one on top; a full stack forgets
+  /// its oldest block.
   private var freed = ZeroedTable<UInt64>(classCount * stackDepth)
   private var freedCounts = ZeroedTable<Int>(classCount)
   private var lastOfClass = ZeroedTable<UInt64>(classCount)
@@ -64,7 +76,7 @@ struct EventModel: ~Copyable {
   private var behindAllocated: UInt64 = 0
   private(set) var lastFreed: UInt64 = 0
   private var behindFreed: UInt64 = 0
-  /// What `touch` read: it would be left out otherwise.
+  /// The result of the loads in `touch`, without which the compiler would leave them out.
   private var touched: UInt64 = 0
 
   mutating func clear() {
@@ -90,7 +102,7 @@ struct EventModel: ~Copyable {
     }
   }
 
-  /// `kind`: of the block, for guess 1.
+  /// `kind` is the kind of the freed block, for guess 1.
   @inline(__always)
   func guessedFree(_ guess: UInt8, kind: Int) -> UInt64 {
     switch guess {
@@ -100,8 +112,9 @@ struct EventModel: ~Copyable {
     }
   }
 
-  /// The first guess of an allocation that is right; `guessCount`: none is. A guess that leads to an entry is right if
-  /// that is the address's own: no other entry is looked at, as it might not be in the cache.
+  /// The number of the first guess for an allocation that is right; `guessCount` if none is. A
+  /// guess that is a slot is right if the slot is that of the address's own entry: no other entry
+  /// is read, as it might not be in the cache.
   @inline(__always)
   func guess(ofAllocation address: UInt64, size: UInt64) -> UInt8 {
     if guessedAllocation(0, size: size) == address { return 0 }
@@ -109,7 +122,7 @@ struct EventModel: ~Copyable {
     return behindAllocated == address ? 2 : Self.guessCount
   }
 
-  /// The same of a free.
+  /// The number of the first guess for a free that is right; `guessCount` if none is.
   @inline(__always)
   func guess(ofFree address: UInt64, kind: Int?) -> UInt8 {
     if let slot = entry(of: lastFreed)?.freedNext, holds(slot, address) { return 0 }
@@ -123,15 +136,15 @@ struct EventModel: ~Copyable {
     return index & ~1 == Self.index(address) && entries[index].address == address
   }
 
-  /// The index of the kind of the block at `address`; nil if that was forgotten.
+  /// The index of the kind of the block at `address`; nil if the block was forgotten.
   @inline(__always)
   func kind(ofBlockAt address: UInt64) -> Int? {
     guard let entry = entry(of: address), entry.kind != 0 else { return nil }
     return Int(entry.kind - 1)
   }
 
-  /// Brings what is known of addresses into the cache: the processor fetches the entries at once if nothing waits for
-  /// each.
+  /// Brings the entries of the records' addresses into the cache. The processor fetches them all at
+  /// once, as no load here waits for another.
   @inline(__always)
   mutating func touch(_ records: Slice<UnsafeBufferPointer<allocs_event>>) {
     var bits: UInt64 = 0
@@ -155,14 +168,15 @@ struct EventModel: ~Copyable {
     return entries[Int(slot) - 1].address
   }
 
-  // MARK: what came
+  // MARK: events
 
   @inline(__always)
   mutating func noteAllocation(_ address: UInt64, size: UInt64, kind number: Int) {
     let kind = Self.sizeClass(size)
     let count = freedCounts[kind]
     let stack = freed.start + kind * Self.stackDepth
-    // What lies near the top is taken out, so that the rest is guessed right again.
+    // A block near the top of the stack is taken out of it, so that the next guesses are right
+    // again.
     var isReused = false
     for depth in 0..<min(count, 12) where stack[(count - 1 - depth) % Self.stackDepth] == address {
       for above in stride(from: depth, to: 0, by: -1) {
@@ -177,7 +191,7 @@ struct EventModel: ~Copyable {
     if let last = find(lastOfClass[kind]) { entries[last].allocatedNext = slot }
     lastOfClass[kind] = address
     lastAllocated = address
-    // Allocators cut new blocks off a larger piece, and hand out freed ones in between.
+    // Allocators cut new blocks off a larger piece, and hand out freed blocks in between.
     if !isReused { behindAllocated = address &+ Self.footprint(size) }
     while newest.count <= number { newest.append(0) }
     let older = newest[number]
@@ -200,7 +214,9 @@ struct EventModel: ~Copyable {
     freedCounts[kind] = count + 1
   }
 
-  /// Makes an entry the address's, with no block, and returns its index. Blocks are forgotten last.
+  /// Gives the address an entry, with no block in it, and returns the entry's index. A pair in
+  /// which the address has no entry loses its first entry, or its second if that alone has no
+  /// block.
   @inline(__always)
   private mutating func claim(_ address: UInt64) -> Int {
     if let index = find(address) {
@@ -228,7 +244,8 @@ struct EventModel: ~Copyable {
     (entries[index].kind, entries[index].newer, entries[index].older) = (0, 0, 0)
   }
 
-  /// glibc's chunk for so many bytes: of other allocators a good enough guess.
+  /// The size of glibc's chunk for a block of so many bytes: a good enough guess for other
+  /// allocators.
   private static func footprint(_ size: UInt64) -> UInt64 { max(32, (size &+ 23) & ~15) }
 
   @inline(__always)
@@ -244,8 +261,8 @@ struct EventModel: ~Copyable {
   }
 }
 
-/// A table of entries that begin as zeros, at a page's start. Pages of it that are never written cost nothing: a chunk
-/// may have few events.
+/// A table whose entries begin as zeros, at the start of a page. Pages of it that are never written
+/// cost nothing: a chunk may have few events.
 private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
   private let size: Int
   private(set) var start: UnsafeMutablePointer<Entry>
@@ -259,7 +276,8 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
 
   private static func zeros(_ size: Int) -> UnsafeMutablePointer<Entry> {
     let memory = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    // As with any allocation of Swift's: this is a tool's process, not the target.
+    // Swift's own allocations end the process in this case, too. It is a tool's process, not the
+    // target.
     guard let memory, memory != MAP_FAILED else { fatalError("no memory for a table of \(size) bytes") }
     return memory.assumingMemoryBound(to: Entry.self)
   }

@@ -1,20 +1,28 @@
-// A recording as heaptrack's own file, for heaptrack_print and heaptrack_gui: version 3 of its text format, as written
-// by heaptrack_interpret 1.4 and read in its src/analyze/accumulatedtracedata.cpp. All numbers are hexadecimal.
+// A recording as a file of heaptrack, for heaptrack_print and heaptrack_gui: version 3 of
+// heaptrack's text format, as heaptrack_interpret 1.4 writes it and
+// src/analyze/accumulatedtracedata.cpp of heaptrack reads it. All numbers are hexadecimal.
 //
-//   v 10400 3   X COMMAND   I PAGESIZE PAGES   s LENGTH STRING   i PC MODULE [FUNCTION FILE LINE]…   t IP PARENT
-//   a SIZE TRACE   + A   - A   c MILLISECONDS
+//   v 10400 3           the version            i PC MODULE [FUNCTION FILE LINE]…   an address
+//   X COMMAND           the command            t IP PARENT      a call stack
+//   I PAGESIZE PAGES    the machine            a SIZE TRACE     a kind of block
+//   s LENGTH STRING     a string               + A   - A        a block of a kind begins, ends
+//                                              c MILLISECONDS   the time
 //
-// Indices begin with 1, in the order of the lines. What lived before the recording is allocated at its time 0.
+// Indices begin with 1, in the order of the lines. Blocks that lived before the recording are
+// allocated at its time 0.
 
 import ByteText
 import IndexReader
+import Provenance
 import Symbols
 
-/// Writes the lines; `flush` takes them piece by piece.
-struct HeaptrackFile: ~Copyable {
+/// Writes the lines.
+struct HeaptrackFile: BlockRenderer {
   private let recording: Recording
-  private let flush: ([UInt8]) throws(RecordingError) -> Void
-  private var output: [UInt8] = []
+  private let output: ExportOutput
+  /// Bytes of whole lines that are not written yet.
+  private var pending: [UInt8] = []
+  /// Indices of the lines that were written, by their contents.
   private var strings: [String: Int] = [:]
   private var addresses: [NameKey: Int] = [:]
   private struct Trace: Hashable {
@@ -22,56 +30,48 @@ struct HeaptrackFile: ~Copyable {
     var parent: Int
   }
   private var traces: [Trace: Int] = [:]
+  /// The traces of nodes of the trie.
   private var nodes: [UInt32: Int] = [:]
   private struct Kind: Hashable {
     var size: UInt64
     var trace: Int
   }
   private var kinds: [Kind: Int] = [:]
-  private var live: [UInt64: Int] = [:]
   private var lastMilliseconds: UInt64 = 0
 
-  init(_ recording: Recording, flush: @escaping ([UInt8]) throws(RecordingError) -> Void) {
+  /// So many bytes are collected before they are written.
+  private static let bufferBytes = 1 << 20
+
+  init(_ recording: Recording, to output: ExportOutput) {
     self.recording = recording
-    self.flush = flush
+    self.output = output
   }
 
-  mutating func write() throws(RecordingError) {
+  mutating func render() throws(RecordingError) {
     line("v 10400 3")
-    line(
-      "X \(recording.process.command.joined(separator: " ").split(whereSeparator: \.isNewline).joined(separator: " "))")
+    line("X \(Self.joined(recording.process.command.joined(separator: " ")))")
     line("I 1000 0")
-    let start = Replay(recording)
-    for block in start.blocks.values.sorted(by: { $0.base < $1.base }) {
-      begin(block.base, block.size, block.context, block.ticks)
-      try flushFull()
-    }
-    var failure: RecordingError?
-    recording.forEachEvent { event in
-      time(event.stamp)
-      switch event.kind {
-      case .alloc, .reallocNew: begin(event.address, event.size, event.context, event.ticks)
-      case .reallocFailed: begin(event.address, event.size, event.context, event.ticks)
-      case .free, .reallocOld: end(event.address)
-      default: break
-      }
-      do throws(RecordingError) { try flushFull() } catch { failure = error }
-      return failure == nil
-    }
-    if let failure { throw failure }
+    try tellBlocks(of: recording)
     time(recording.endStamp)
-    try flush(output)
+    try output.write(pending)
   }
 
-  private mutating func flushFull() throws(RecordingError) {
-    guard output.count > 1 << 20 else { return }
-    try flush(output)
-    output.removeAll(keepingCapacity: true)
+  mutating func advance(to stamp: UInt64) throws(RecordingError) {
+    if pending.count > Self.bufferBytes {
+      try output.write(pending)
+      pending.removeAll(keepingCapacity: true)
+    }
+    time(stamp)
   }
 
   private mutating func line(_ text: String) {
-    output.append(contentsOf: text.originalBytes)
-    output.append(UInt8(ascii: "\n"))
+    pending.append(contentsOf: text.originalBytes)
+    pending.append(UInt8(ascii: "\n"))
+  }
+
+  /// `text` on one line.
+  private static func joined(_ text: String) -> String {
+    text.split(whereSeparator: \.isNewline).joined(separator: " ")
   }
 
   private static func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
@@ -84,10 +84,11 @@ struct HeaptrackFile: ~Copyable {
     line("c \(Self.hex(milliseconds))")
   }
 
-  private mutating func begin(_ base: UInt64, _ size: UInt64, _ context: UInt32, _ ticks: UInt32) {
-    // Two beginnings without an end between them: the end was lost.
-    end(base)
-    let kind = Kind(size: size, trace: trace(recording.context(context)?.node ?? 0, ticks))
+  // MARK: blocks
+
+  /// The index of the block's kind: its size, and who allocated it.
+  mutating func begin(size: UInt64, node: UInt32, ticks: UInt32) -> Int {
+    let kind = Kind(size: size, trace: trace(node, ticks))
     let index: Int
     if let known = kinds[kind] {
       index = known
@@ -96,29 +97,25 @@ struct HeaptrackFile: ~Copyable {
       kinds[kind] = index
       line("a \(Self.hex(size)) \(Self.hex(kind.trace))")
     }
-    live[base] = index
     line("+ \(Self.hex(index))")
+    return index
   }
 
-  private mutating func end(_ base: UInt64) {
-    guard let index = live.removeValue(forKey: base) else { return }
-    line("- \(Self.hex(index))")
-  }
+  mutating func end(_ block: Int) { line("- \(Self.hex(block))") }
+
+  // MARK: stacks
 
   private mutating func trace(_ node: UInt32, _ ticks: UInt32) -> Int {
-    // Outermost first: a trace names its caller's.
+    // A trace names its caller's, so the outermost comes first.
     var path: [(UInt32, StackNode)] = []
-    var next = node
     var result = 0
-    while next != 0, path.count < 1 << 12 {
-      if let known = nodes[next] {
+    var walk = StackWalk(from: node)
+    while let call = walk.next({ recording.node($0) }) {
+      if let known = nodes[walk.node] {
         result = known
         break
       }
-      guard let entry = recording.node(next) else { break }
-      path.append((next, entry))
-      if entry.truncation != nil { break }
-      next = entry.parent
+      path.append((walk.node, call))
     }
     for (id, entry) in path.reversed() {
       let trace = Trace(address: address(entry, ticks), parent: result)
@@ -134,13 +131,13 @@ struct HeaptrackFile: ~Copyable {
     return result
   }
 
-  private mutating func address(_ entry: StackNode, _ ticks: UInt32) -> Int {
-    let module = recording.module(of: entry, at: ticks)
-    let key = NameKey(pc: entry.pc, isExact: entry.isInterrupted, module: module.map { $0.index + 1 } ?? 0)
+  private mutating func address(_ node: StackNode, _ ticks: UInt32) -> Int {
+    let call = CallAddress(node)
+    let module = recording.module(at: call, ticks: ticks)
+    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.map { $0.index + 1 } ?? 0)
     if let known = addresses[key] { return known }
-    let frames = recording.frames(
-      pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder)
-    var text = "i \(Self.hex(entry.pc)) \(Self.hex(string(module?.path ?? "")))"
+    let frames = recording.names(at: call, ticks: ticks).frames
+    var text = "i \(Self.hex(call.pc)) \(Self.hex(string(module?.path ?? "")))"
     if frames.contains(where: { $0.function != nil || $0.placeName != nil }) {
       for frame in frames {
         text += " \(Self.hex(string(frame.function ?? frame.placeName ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
@@ -158,7 +155,7 @@ struct HeaptrackFile: ~Copyable {
     if let known = strings[text] { return known }
     let index = strings.count + 1
     strings[text] = index
-    let plain = text.split(whereSeparator: \.isNewline).joined(separator: " ")
+    let plain = Self.joined(text)
     line("s \(Self.hex(plain.originalBytes.count)) \(plain)")
     return index
   }

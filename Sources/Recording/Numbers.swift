@@ -1,4 +1,5 @@
-// Numbers as bytes: little-endian words, and LEB128 numbers (7 bits a byte, the low ones first), signed ones zigzag.
+// Numbers as bytes: little-endian words; and numbers in LEB128, 7 bits a byte, the lowest bits
+// first. Signed numbers are zigzag-coded: 0, -1, 1, -2, …
 
 import ByteText
 
@@ -35,10 +36,10 @@ extension ArraySlice<UInt8> {
   }
 }
 
-/// What a chunk holds contradicts the format, though its checksum is right.
+/// The payload of a chunk contradicts the format, though its checksum is right.
 struct MalformedChunk: Error {}
 
-/// Reads numbers off the front of bytes. Throws where they end too early.
+/// Reads numbers, one after another, from bytes. Throws if the bytes end too early.
 struct NumberReader {
   private let bytes: [UInt8]
   private(set) var index: Int
@@ -81,7 +82,8 @@ struct NumberReader {
     return Int64(bitPattern: value >> 1) ^ -Int64(value & 1)
   }
 
-  /// A count of things of which each takes at least `size` bytes.
+  /// A count of things, each of which takes at least `size` bytes. Throws if the bytes have no room
+  /// for so many, so that a count bounds the memory that is taken for it.
   mutating func count(of size: Int = 1) throws(MalformedChunk) -> Int {
     let value = try number()
     guard value <= UInt64(remaining / size) else { throw MalformedChunk() }
@@ -94,7 +96,7 @@ struct NumberReader {
     return index..<index + count
   }
 
-  /// A reader of the next `count` bytes, which are passed over.
+  /// A reader of the next `count` bytes. This reader goes on behind them.
   mutating func part(_ count: Int) throws(MalformedChunk) -> NumberReader { NumberReader(bytes, in: try slice(count)) }
 
   mutating func data(_ count: Int) throws(MalformedChunk) -> [UInt8] { Array(bytes[try slice(count)]) }

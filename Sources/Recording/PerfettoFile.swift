@@ -1,21 +1,24 @@
-// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace processor: what heapprofd
-// writes (protos/perfetto/trace/profiling/profile_packet.proto), one dump for each of a number of moments.
+// A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace
+// processor. The trace has the packets that heapprofd writes
+// (protos/perfetto/trace/profiling/profile_packet.proto): one dump for each of a number of moments.
 //
-// Each dump has, for every call stack, what was allocated and freed there so far. Names are interned once, before the
-// first dump that needs them. Nothing is sampled: the interval is one byte.
+// A dump has, for every call stack, the bytes and blocks that were allocated and freed there so
+// far. Names are interned once, before the first dump that needs them. Nothing is sampled: the
+// sampling interval is one byte.
 
 import ByteText
 import CPerfetto
 import IndexReader
-import Symbols
+import Provenance
 
-/// Writes the packets; `flush` takes them one by one.
-struct PerfettoFile: ~Copyable {
-  /// Moments of the recording that get a dump, at equal distances, the last of them its end; that of the peak has one
-  /// of its own. A dump holds every call stack, so a trace grows with their product, and viewers show each as a mark to
+/// Writes the packets, one by one.
+struct PerfettoFile: BlockRenderer {
+  /// Moments of the recording that get a dump, at equal distances; the last of them is the end. The
+  /// moment of the peak gets one as well. A dump holds every call stack, so the size of a trace
+  /// grows with the number of stacks times that of moments; and viewers show each dump as a mark to
   /// be clicked on.
-  private static let moments: UInt64 = 32
-  /// Samples of a packet: a dump of more goes into several.
+  static let moments: UInt64 = 32
+  /// Samples that a packet has at most: a dump with more of them is several packets.
   private static let samplesPerPacket = 1 << 16
   /// CLOCK_REALTIME and CLOCK_MONOTONIC, as Perfetto numbers clocks.
   private static let realtimeClock: UInt32 = 1
@@ -34,9 +37,9 @@ struct PerfettoFile: ~Copyable {
   }
 
   private let recording: Recording
-  private let flush: ([UInt8]) throws(RecordingError) -> Void
+  private let output: ExportOutput
   private var pending = MessageStorage()
-  /// What was interned since the last packet.
+  /// Names that were interned since the last packet, and go into the next.
   private var interned: UnsafeMutablePointer<Perfetto__InternedData>
   private var news = News()
   private struct News {
@@ -50,67 +53,64 @@ struct PerfettoFile: ~Copyable {
   private var functions: [String: UInt64] = [:]
   private var mappings: [UInt32: UInt64] = [:]
   private var frames: [Code: UInt64] = [:]
-  /// By the innermost node; their numbers are their indices in `sums` plus 1.
+  /// Indices in `sums` of call stacks, by their innermost nodes. A call stack's number in the trace
+  /// is its index plus 1.
   private var callstacks: [UInt32: Int] = [:]
   private var sums: [Sum] = []
-  private var live: [UInt64: (stack: Int, size: UInt64)] = [:]
   private var packets: UInt64 = 0
   private var dumps: UInt64 = 0
+  /// Stamps: between two moments, of the next moment, and of the peak, unless it has its dump.
+  private let step: UInt64
+  private var next: UInt64
+  private var peak: UInt64?
+  private let startStamp: UInt64
+  private let endStamp: UInt64
 
-  init(_ recording: Recording, flush: @escaping ([UInt8]) throws(RecordingError) -> Void) {
+  init(_ recording: Recording, to output: ExportOutput) {
     self.recording = recording
-    self.flush = flush
+    self.output = output
     interned = pending.message(perfetto__interned_data__init)
+    startStamp = recording.startStamp
+    endStamp = max(recording.endStamp, startStamp)
+    step = max(1, (endStamp - startStamp) / Self.moments)
+    next = startStamp &+ step
+    let peak = max(recording.summary().peakStamp, startStamp)
+    // At the end there is a dump anyway.
+    self.peak = peak < endStamp ? peak : nil
   }
 
-  mutating func write() throws(RecordingError) {
+  mutating func render() throws(RecordingError) {
     try writeProcess()
-    let start = recording.startStamp
-    let end = max(recording.endStamp, start)
-    let step = max(1, (end - start) / Self.moments)
-    for block in Replay(recording).blocks.values { begin(block.base, block.size, block.context, block.ticks) }
-    var next = start &+ step
-    let peak = max(recording.summary().peakStamp, start)
-    // At the end there is a dump anyway.
-    var isPeakDue = peak < end
-    var failure: RecordingError?
-    recording.forEachEvent { event in
-      // The moments before it have theirs: the event of the peak was behind them.
-      if isPeakDue, event.stamp > peak {
-        isPeakDue = false
-        if peak != next { do throws(RecordingError) { try dump(at: peak) } catch { failure = error } }
-      }
-      while event.stamp > next, next < end {
-        do throws(RecordingError) { try dump(at: next) } catch { failure = error }
-        // Where nothing happened for long, nothing is to be told.
-        let (following, isPast) = next.addingReportingOverflow(step)
-        next = isPast ? .max : max(following, event.stamp &- (event.stamp &- start) % step)
-      }
-      switch event.kind {
-      case .alloc, .reallocNew, .reallocFailed: begin(event.address, event.size, event.context, event.ticks)
-      case .free, .reallocOld: finish(event.address)
-      default: break
-      }
-      return failure == nil
+    try tellBlocks(of: recording)
+    if let peak { try dump(at: peak) }
+    try dump(at: endStamp)
+  }
+
+  /// Writes the dumps of all moments before `stamp`.
+  mutating func advance(to stamp: UInt64) throws(RecordingError) {
+    // An event of the peak's stamp belongs to the peak.
+    if let peak, stamp > peak {
+      self.peak = nil
+      if peak != next { try dump(at: peak) }
     }
-    if let failure { throw failure }
-    if isPeakDue { try dump(at: peak) }
-    try dump(at: end)
+    while stamp > next, next < endStamp {
+      try dump(at: next)
+      // Moments between which nothing happened have one dump.
+      let (following, isPast) = next.addingReportingOverflow(step)
+      next = isPast ? .max : max(following, stamp &- (stamp &- startStamp) % step)
+    }
   }
 
   // MARK: sums
 
-  private mutating func begin(_ base: UInt64, _ size: UInt64, _ context: UInt32, _ ticks: UInt32) {
-    // Two beginnings without an end between them: the end was lost.
-    finish(base)
-    let stack = callstack(recording.context(context)?.node ?? 0, ticks)
+  mutating func begin(size: UInt64, node: UInt32, ticks: UInt32) -> (stack: Int, size: UInt64) {
+    let stack = callstack(node, ticks)
     sums[stack].allocated &+= size
     sums[stack].allocations += 1
-    live[base] = (stack, size)
+    return (stack, size)
   }
 
-  private mutating func finish(_ base: UInt64) {
-    guard let block = live.removeValue(forKey: base) else { return }
+  mutating func end(_ block: (stack: Int, size: UInt64)) {
     sums[block.stack].freed &+= block.size
     sums[block.stack].frees += 1
   }
@@ -120,14 +120,16 @@ struct PerfettoFile: ~Copyable {
   private mutating func callstack(_ node: UInt32, _ ticks: UInt32) -> Int {
     if let known = callstacks[node] { return known }
     var ids: [UInt64] = []
-    for entry in recording.nodes(from: node) {
-      let module = recording.module(of: entry, at: ticks)
-      for frame in recording.frames(pc: entry.pc, isExact: entry.isInterrupted, at: ticks, in: entry.holder) {
+    var walk = StackWalk(from: node)
+    while let node = walk.next({ recording.node($0) }) {
+      let call = CallAddress(node)
+      let (functions, module, _) = recording.names(at: call, ticks: ticks)
+      for frame in functions {
         let function = frame.function ?? frame.placeName ?? ""
-        ids.append(self.frame(Code(pc: entry.pc, module: module?.index, function: function), module))
+        ids.append(self.frame(Code(pc: call.pc, module: module?.index, function: function), module))
       }
     }
-    // A call stack without a frame is damage to readers.
+    // Readers take a call stack without a frame for damage.
     if ids.isEmpty { ids.append(frame(Code(pc: 0, module: nil, function: "[not known]"), nil)) }
     let index = sums.count
     callstacks[node] = index
@@ -164,7 +166,7 @@ struct PerfettoFile: ~Copyable {
     return id
   }
 
-  /// What is in no module is in a mapping without a path.
+  /// The number of a module's mapping. Addresses in no module are in a mapping without a path.
   private mutating func mapping(_ module: Module?) -> UInt64 {
     let key = module?.index ?? .max
     if let known = mappings[key] { return known }
@@ -193,7 +195,7 @@ struct PerfettoFile: ~Copyable {
     return message
   }
 
-  /// Puts what is new into a packet.
+  /// Puts the new names into a packet.
   private mutating func intern(in packet: UnsafeMutablePointer<Perfetto__TracePacket>) {
     (interned.pointee.n_function_names, interned.pointee.function_names) = pending.list(of: news.functions)
     (interned.pointee.n_mapping_paths, interned.pointee.mapping_paths) = pending.list(of: news.paths)
@@ -273,19 +275,20 @@ struct PerfettoFile: ~Copyable {
     packets += 1
     fill(packet)
     intern(in: packet)
-    // A trace of many packets is traces of one packet, one behind the other.
+    // Protobuf messages that follow each other are merged: a trace of many packets may be written
+    // as traces of one packet each.
     let trace = pending.message(perfetto__trace__init)
     (trace.pointee.n_packet, trace.pointee.packet) = pending.list(of: [packet])
     let bytes = [UInt8](unsafeUninitializedCapacity: perfetto__trace__get_packed_size(trace)) { buffer, count in
       count = perfetto__trace__pack(trace, buffer.baseAddress)
     }
-    try flush(bytes)
+    try output.write(bytes)
     pending = MessageStorage()
     interned = pending.message(perfetto__interned_data__init)
   }
 }
 
-/// The memory of the messages of one packet; goes as a whole.
+/// The memory of the messages of one packet, given back as a whole.
 private final class MessageStorage {
   private var pieces: [UnsafeMutableRawPointer] = []
 

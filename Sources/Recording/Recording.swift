@@ -1,55 +1,79 @@
 // A recording as it is read: its tables in memory, its events chunk by chunk.
 //
-// Threat: the file is anybody's. Lengths are bounded before memory is taken, checksums are compared before bytes are
-// believed, and what is believed may still contradict itself: then the chunk counts as damaged. What is damaged is said
-// and counted; the rest is kept.
+// Threat: the file may come from anybody. Lengths are bounded before memory is taken, and checksums
+// are compared before bytes are believed. Bytes with a right checksum may still contradict the
+// format: then their chunk counts as damaged. Damage is said and counted (`problems`, `losses`);
+// the rest is kept.
 
+import Answers
 import ByteText
 import CZstd
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
 /// An open recording. Used by one thread.
+///
+/// Its tables are all that naming stacks (StackNaming) and summing up sites (SiteTable) need.
 public final class Recording: OriginTables {
+  /// The path of the file.
   public let path: String
+  /// Whose recording it is.
   public private(set) var process: RecordedProcess
+  /// The events that are missing, whatever the reason.
   public private(set) var losses: [RecordedLoss] = []
-  /// What is damaged or missing in the file, in words.
+  /// In words: damage of the file, and what the recorder could not read.
   public private(set) var problems: [String] = []
   public private(set) var eventCount: UInt64 = 0
+  /// Why it ends; nil if its end is missing.
   public private(set) var end: RecordingEnd?
-  /// Stamps: of the first and the last event.
+  /// Stamp of the oldest event; `endStamp` if there are none. Stamps are nanoseconds of the
+  /// process's CLOCK_MONOTONIC.
   public private(set) var firstStamp = UInt64.max
+  /// Stamp of the newest event; 0 if there are none.
   public private(set) var lastStamp: UInt64 = 0
-  /// When it begins: with the recorder, or with the first event where the rings had some before (`run --record`). A
-  /// stamp may also be a little older than its event.
+  /// The stamp at which it begins: when the recorder began, or at the first event if the rings had
+  /// older ones (`run --record`). A stamp may also be a little older than its event.
   public var startStamp: UInt64 { min(process.monotonic, firstStamp) }
-  /// Of the end, or of the last event where there is none.
+  /// The stamp at which it ends; of a recording without an end, the stamp of the last event.
   public private(set) var endStamp: UInt64 = 0
+  /// The modules of the process, each with its number in the recording as its index.
   public private(set) var modules: [Module] = []
   /// Where in `modules` the one with an index is.
   private var moduleOfIndex: [UInt32: Int] = [:]
 
+  private var damagedRings: [DamagedRing] = []
+
   private let descriptor: Int32
   private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
-  /// Where in the file the whole chunks begin, and those of events that can be read.
+  /// Offsets in the file at which whole chunks begin.
   public private(set) var chunkOffsets: [Int] = []
+  /// Offsets in the file at which those chunks of events begin that can be read.
   public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset - RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
-  private var contexts: [UInt32: RecordedContext] = [:]
+  private var origins: [UInt32: Origin] = [:]
+  /// Numbers of allocators, by their names, in the order in which contexts name them.
+  private var allocators: [String: UInt32] = [:]
   private var threads: [UInt32: [ThreadIdentity]] = [:]
-  private var names: [NameKey: [Frame]] = [:]
-  /// What lived when the look at the index came by; it was over at `blocksUntil`.
+  /// The names at the file's end, and those that were looked up since.
+  private var functions: [NameKey: [Frame]] = [:]
+  /// Names that were found with the standard wrappers.
+  public let names = NameCache()
+  /// The blocks that the recorder's look at the index found, each as it was when the look came by.
   public private(set) var blocks: [Allocation] = []
+  /// Stamp of the end of that look; 0 if the file does not have all of it.
   public private(set) var blocksUntil: UInt64 = 0
   private let symbolizer = Symbolizer()
   private var unpackedTables = 0
-  /// Bytes of tables, unpacked, that are taken into memory at most.
+  /// So many bytes of unpacked tables are taken into memory at most.
   private static let tableLimit = 2 << 30
 
+  /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
+  /// recording, or one of another version of the format, or so damaged that nobody knows whose it
+  /// is.
   public init(path: String) throws(RecordingError) {
     self.path = path
     process = RecordedProcess(
@@ -121,7 +145,7 @@ public final class Recording: OriginTables {
     }
   }
 
-  /// Reads all headers and tables, and checks every checksum.
+  /// Reads the headers of all chunks and the tables, and checks every checksum.
   private func load() {
     var offset = RecordingFormat.headerSize
     var number: UInt32 = 0
@@ -179,7 +203,20 @@ public final class Recording: OriginTables {
     if end == nil, !isTailMissing { problems.append("it has no end: whoever recorded it was killed, or still records") }
     endStamp = max(endStamp, lastStamp)
     if firstStamp > lastStamp { firstStamp = endStamp }
+    notePartsThatWereNotRecorded()
     index()
+  }
+
+  /// Notes what the recorder could not read, though the file is whole.
+  private func notePartsThatWereNotRecorded() {
+    for ring in damagedRings {
+      problems.append(
+        "ring \(ring.ring) of the process was damaged: what its thread did after "
+          + "\(Units.duration(seconds(at: ring.stamp))) is not recorded")
+    }
+    if end == .sourceFailed {
+      problems.append("the index of the process was cut short: what the process did after that is not recorded")
+    }
   }
 
   private func lose(_ count: UInt64, from: UInt64, to: UInt64) {
@@ -208,7 +245,7 @@ public final class Recording: OriginTables {
       guard stored.count == Int(header.unpacked) else { throw MalformedChunk() }
       return stored
     }
-    // A frame of zstd says how much it unpacks to; the header's word bounds the memory.
+    // The chunk's header bounds the memory, whatever the frame says of its size.
     let result = [UInt8](unsafeUninitializedCapacity: Int(header.unpacked)) { buffer, count in
       let size = ZSTD_decompress(buffer.baseAddress, buffer.count, stored, stored.count)
       count = ZSTD_isError(size) != 0 ? 0 : size
@@ -220,7 +257,7 @@ public final class Recording: OriginTables {
   // MARK: tables
 
   private func table(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) {
-    // A kind that this reader doesn't know is of a later minor form: it is passed over.
+    // A kind that this reader doesn't know comes from a later writer, and is skipped.
     guard let kind = RecordingFormat.ChunkKind(rawValue: header.kind) else { return }
     unpackedTables += Int(header.unpacked)
     guard unpackedTables <= Self.tableLimit else { throw MalformedChunk() }
@@ -237,7 +274,7 @@ public final class Recording: OriginTables {
       for (index, node) in rows.enumerated() { nodes[first + UInt32(index)] = node }
     case .contexts:
       let (first, rows) = try TableCoding.contexts(&reader)
-      for (index, context) in rows.enumerated() { contexts[first + UInt32(index)] = context }
+      for (index, context) in rows.enumerated() { origins[first + UInt32(index)] = origin(context) }
     case .threads:
       for thread in try TableCoding.threads(&reader) {
         var holders = threads[thread.slot] ?? []
@@ -250,7 +287,8 @@ public final class Recording: OriginTables {
       blocksUntil = max(blocksUntil, until)
       self.blocks += blocks
     case .losses: losses += try TableCoding.losses(&reader)
-    case .names: for (key, frames) in try TableCoding.names(&reader) { names[key] = frames }
+    case .damagedRings: damagedRings += try TableCoding.damagedRings(&reader)
+    case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
     case .end:
       end = RecordingEnd(rawValue: try reader.number())
       endStamp = try reader.number()
@@ -262,60 +300,78 @@ public final class Recording: OriginTables {
     modules.sort { $0.index < $1.index }
     moduleOfIndex = Dictionary(modules.enumerated().map { ($1.index, $0) }) { $1 }
     let byIndex = Dictionary(modules.map { ($0.index, $0) }) { $1 }
-    for key in names.keys {
+    for key in functions.keys {
       guard let module = byIndex[key.module] else { continue }
-      for index in names[key]!.indices {
-        names[key]![index].module = module.path
-        guard names[key]![index].function == nil else { continue }
+      for index in functions[key]!.indices {
+        functions[key]![index].module = module.path
+        guard functions[key]![index].function == nil else { continue }
         let instruction = key.isExact ? key.pc : key.pc &- 1
-        names[key]![index].place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
+        functions[key]![index].place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
       }
     }
   }
 
-  /// Events that are missing, whatever the reason.
+  /// How many events are missing, whatever the reason.
   public var lostCount: UInt64 { losses.reduce(0) { $0 &+ $1.count } }
 
-  public func context(_ id: UInt32) -> RecordedContext? { contexts[id] }
+  // MARK: what events refer to
+
+  private func origin(_ context: RecordedContext) -> Origin {
+    var origin = Origin(node: context.node, threadSlot: context.threadSlot, function: context.function)
+    guard let allocator = context.allocator else { return origin }
+    let name = Origin.fileName(of: allocator)
+    let number = allocators[name] ?? UInt32(allocators.count)
+    allocators[name] = number
+    (origin.allocator, origin.allocatorNumber) = (name, number)
+    return origin
+  }
+
+  public func context(_ id: UInt32) -> Origin? { origins[id] }
   public func node(_ id: UInt32) -> StackNode? { nodes[id] }
 
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
     guard let holders = threads[slot] else { return nil }
-    // The latest that had begun by then.
+    // Of the threads that had begun by then, the latest.
     return holders.filter { allocs_ticks_between($0.startTicks, ticks) < 1 << (ALLOCS_TICK_BITS - 1) }
       .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
   }
 
-  /// The module that a call lies in, by what its node says, and by the record's time where that says nothing.
-  public func module(of node: StackNode, at ticks: UInt32) -> Module? {
-    module(containing: node.isInterrupted ? node.pc : node.pc &- 1, at: ticks, in: node.holder)
-  }
-
-  private func module(containing pc: UInt64, at ticks: UInt32, in holder: CallHolder) -> Module? {
-    switch holder {
+  public func module(at call: CallAddress, ticks: UInt32) -> Module? {
+    switch call.holder {
     case .none, .dropped, .forgotten: return nil
     case .module(let index): return moduleOfIndex[index].map { modules[$0] }
     case .unsaid: break
     }
+    let address = call.instruction
     return modules.last { module in
-      guard module.start <= pc, pc < module.end, !module.isLater, Module.wasLoaded(at: module.loadTicks, before: ticks)
-      else { return false }
+      guard Self.held(module, address), Module.wasLoaded(at: module.loadTicks, before: ticks) else { return false }
       guard let unloaded = module.unloadTicks else { return true }
       return allocs_ticks_between(ticks, unloaded) < 1 << (ALLOCS_TICK_BITS - 1)
     }
   }
 
-  public func frames(pc: UInt64, isExact: Bool, at ticks: UInt32, in holder: CallHolder) -> [Frame] {
-    guard let module = module(containing: isExact ? pc : pc &- 1, at: ticks, in: holder) else {
-      let loss: NameLoss? = holder == .dropped ? .noRoom : holder == .forgotten ? .forgotten : nil
-      return [Frame(pc: pc, module: nil, unnamed: loss)]
-    }
-    let key = NameKey(pc: pc, isExact: isExact, module: module.index)
-    if let known = names[key] { return known }
+  /// Whether a module held an address of which nodes say nothing.
+  private static func held(_ module: Module, _ address: UInt64) -> Bool {
+    module.start <= address && address < module.end && !module.isLater
+  }
+
+  public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
+    module?.unloadTicks == nil && modules.allSatisfy { $0.index == module?.index || !Self.held($0, address) }
+  }
+
+  public func isAgent(_ address: UInt64) -> Bool {
+    modules.first { $0.isAgent }.map { $0.start <= address && address < $0.end } ?? false
+  }
+
+  public var moduleTableVersion: ModuleTableVersion { ModuleTableVersion() }
+
+  public func functions(at call: CallAddress, in module: Module) -> (frames: [Frame], isFinal: Bool) {
+    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.index)
+    if let known = functions[key] { return (known, true) }
     // The file's end, with its names, is missing; or there were none when it was made.
-    let found = symbolizer.frames(pc: pc, isExact: isExact, in: ModuleReference(module, process: nil))
-    names[key] = found
-    return found
+    let (found, isFinal) = symbolizer.functions(at: call, in: ModuleReference(module, process: nil))
+    functions[key] = found
+    return (found, isFinal)
   }
 
   /// Seconds since 1970-01-01 UTC.
@@ -325,15 +381,15 @@ public final class Recording: OriginTables {
 
   // MARK: events
 
-  /// Gives every event in the order of its stamps, with its ring, until `body` returns false. A chunk that turns out to
-  /// be damaged is added to `losses`.
-  public func forEachEvent(_ body: (Event) -> Bool) {
+  /// Gives `body` every event, in the order of stamps, until `body` returns false. A chunk that
+  /// turns out to be damaged is added to `losses`.
+  public func forEachEvent<Failure: Error>(_ body: (Event) throws(Failure) -> Bool) throws(Failure) {
     // Events of later chunks are not older than this.
     var later = [UInt64](repeating: .max, count: eventChunks.count + 1)
     for index in eventChunks.indices.reversed() {
       later[index] = min(later[index + 1], eventChunks[index].header.firstStamp)
     }
-    // So many events wait at most for older ones of other rings; more than that is a file that lies.
+    // So many events wait at most for older ones of other rings; only a damaged file has more.
     let waitingLimit = 1 << 23
     var waiting: [allocs_event] = []
     var broken: [Int] = []
@@ -357,15 +413,15 @@ public final class Recording: OriginTables {
       let limit = waiting.count > waitingLimit ? UInt64.max : later[index + 1]
       var done = 0
       while done < waiting.count, waiting[done].stamp < limit {
-        guard body(Event(waiting[done])) else { return }
+        guard try body(Event(waiting[done])) else { return }
         done += 1
       }
       waiting.removeFirst(done)
     }
-    for record in waiting { guard body(Event(record)) else { return } }
+    for record in waiting { guard try body(Event(record)) else { return } }
   }
 
-  /// By stamp; equal ones stay in their order.
+  /// Sorts by stamp; records with equal stamps keep their order.
   private static func sort(_ records: inout [allocs_event]) {
     var isSorted = true
     for index in records.indices.dropFirst() where records[index].stamp < records[index - 1].stamp {

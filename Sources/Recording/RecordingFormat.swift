@@ -1,17 +1,17 @@
-// The format of a recording: a header, then chunks, each with checksums of its own. docs/recording.md describes all of
-// it.
+// The format of a recording: a header, then chunks, each with checksums of its own.
+// docs/recording.md describes all of it.
 //
 //   +----------------+-------+-------+-------+--- … ---+-------+
 //   | file header 32 | chunk | chunk | chunk |         | end   |
 //   +----------------+-------+-------+-------+--- … ---+-------+
 //   chunk: 64 bytes of header, then `stored` bytes
 //
-// - All numbers are little-endian. A chunk means the same whatever became of the chunks around it: tables only add to
-//   what is known, and chunks of events are decoded on their own.
-// - A header counts the events of all chunks before it; so whoever finds the next whole chunk knows what the damaged
-//   ones held.
-// - A recording is written front to back and nothing is changed later: one that was cut short lacks its end, and
-//   nothing else.
+// - All numbers are little-endian. The meaning of a chunk does not depend on the chunks around it
+//   being whole: tables only add rows, and each chunk of events is decoded on its own.
+// - A header counts the events of all chunks before it. So a reader that finds the next whole chunk
+//   knows how many events the damaged ones held.
+// - A recording is written front to back and nothing is changed later: a recording that was cut
+//   short lacks its end, and nothing else.
 
 /// Numbers of the format.
 public enum RecordingFormat {
@@ -22,10 +22,11 @@ public enum RecordingFormat {
   /// "CHNK" in the file's order.
   static let chunkMagic: UInt32 = 0x4B4E_4843
   static let chunkHeaderSize = 64
-  /// Bytes of a chunk, stored or unpacked: bounds what a reader of a hostile file takes.
+  /// Bytes that a chunk has at most, stored or unpacked: bounds the memory that a hostile file can
+  /// make a reader take.
   static let chunkLimit = 64 << 20
-  /// Events of a chunk at most. A writer that is killed loses the one that it fills, and those that are being
-  /// compressed.
+  /// Events that a chunk has at most. A writer that is killed loses the chunk that it is filling,
+  /// and the chunks that are being compressed.
   static let eventsPerChunk = 1 << 20
 
   enum ChunkKind: UInt16 {
@@ -39,12 +40,13 @@ public enum RecordingFormat {
     case losses = 8
     case names = 9
     case end = 10
+    case damagedRings = 11
   }
 
   /// The payload is a zstd frame.
   static let flagZstd: UInt16 = 1
 
-  /// What a file of this version begins with.
+  /// The first bytes of a file of this version.
   package static var fileHeader: [UInt8] {
     var header: [UInt8] = []
     header.append(word: magic)
@@ -57,24 +59,26 @@ public enum RecordingFormat {
   }
 }
 
-/// What stands before each chunk's payload.
+/// The header of a chunk, which stands before its payload.
 package struct ChunkHeader: Equatable {
   package var kind: UInt16
   package var flags: UInt16 = 0
-  /// Bytes of the payload, as it is stored and unpacked.
+  /// Bytes of the payload as it is stored.
   var stored: UInt32 = 0
+  /// Bytes of the payload when it is unpacked.
   package var unpacked: UInt32 = 0
   /// Chunks before this one.
   package var number: UInt32 = 0
-  /// Events in this chunk, and in all before it.
+  /// Events in this chunk.
   package var events: UInt32 = 0
+  /// Events in all chunks before it.
   package var eventsBefore: UInt64 = 0
-  /// The least and the greatest stamp in it, if it has events.
+  /// The least and the greatest stamp in the chunk; 0 if it has no events.
   package var firstStamp: UInt64 = 0
   package var lastStamp: UInt64 = 0
   var payloadChecksum: UInt32 = 0
 
-  /// The chunk that has this payload, as it is stored.
+  /// The whole chunk with this payload, which is stored as it is given.
   package mutating func chunk(of stored: [UInt8]) -> [UInt8] {
     self.stored = UInt32(stored.count)
     payloadChecksum = CRC32C.of(stored)
@@ -102,7 +106,8 @@ package struct ChunkHeader: Equatable {
 
   package init(kind: UInt16) { self.kind = kind }
 
-  /// nil if `bytes` don't begin with a whole header, or it promises more than a chunk may have.
+  /// The header that `bytes` begin with; nil if there is no whole one, or if it promises more bytes
+  /// than a chunk may have.
   init?(_ bytes: ArraySlice<UInt8>) {
     guard bytes.count >= RecordingFormat.chunkHeaderSize else { return nil }
     let bytes = bytes.prefix(RecordingFormat.chunkHeaderSize)

@@ -1,7 +1,8 @@
-// A recording and an address's history as text of 80 columns, and as JSON (docs/json.md).
+// A recording and an address's history as text, and as JSON (docs/json.md).
 
 import Answers
 import IndexReader
+import Provenance
 import Symbols
 
 extension Recording {
@@ -15,24 +16,24 @@ extension Recording {
     return "\(program), process \(process.processID)"
   }
 
-  /// What there is in it.
+  /// The recording in a few lines of text: what and when was recorded, how many events, how much
+  /// memory.
   public func text(of summary: RecordingSummary) -> String {
     let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
     let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
-    var lines = [TextLayout.fit(title, columns: 80)]
+    var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
     lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
-    lines.append(
-      "  events     \(Units.grouped(eventCount)): \(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
-    )
+    let counts = "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
+    lines.append("  events     \(Units.grouped(eventCount)): \(counts)")
     lines.append("  lost       \(lostCount == 0 ? "none" : Units.grouped(lostCount))")
     lines.append(
       "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
         + "after \(Units.duration(seconds(at: summary.peakStamp)))")
     lines.append("  at its end \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
-    return (lines.map { TextLayout.fit($0, columns: 80) } + problemLines).joined(separator: "\n") + "\n"
+    return (lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines).joined(separator: "\n") + "\n"
   }
 
-  /// What is not whole, a line each; the first few of many.
+  /// The problems of the recording, each in lines of text; of many, the first few.
   public var problemLines: [String] {
     var lines = problems.prefix(5).flatMap { TextLayout.fill("note: \(TextLayout.printable($0))", indent: "  ") }
     if problems.count > 5 { lines.append("  note: \(problems.count - 5) more") }
@@ -40,17 +41,18 @@ extension Recording {
   }
 }
 
-/// Writes histories of addresses.
+/// Writes histories of addresses, as text and as JSON.
 public struct HistoryReport {
   private let origins: any OriginTables
-  private let names: SiteNames
-  /// Seconds before now of a stamp; and seconds since 1970.
+  private let naming: StackNaming
+  /// How many seconds ago a stamp was.
   private let age: (UInt64) -> Double
 
+  /// A report with names from `origins`. `age` says how many seconds ago a stamp was.
   public init(_ origins: any OriginTables, age: @escaping (UInt64) -> Double) {
     self.origins = origins
     self.age = age
-    names = SiteNames(origins)
+    naming = StackNaming(origins)
   }
 
   private static func verb(_ kind: Event.Kind?) -> String {
@@ -64,16 +66,17 @@ public struct HistoryReport {
     }
   }
 
-  /// The context that says who did it; nil where that was not recorded.
+  /// The context of the event itself; nil where it was not recorded.
   private static func who(_ event: Event) -> UInt32? { event.context == 0 ? nil : event.context }
 
-  /// Who allocated the block that an event ends.
+  /// The context in which the block that `event` ends was allocated; nil if it ends none, or it is
+  /// not known.
   private static func origin(of event: Event) -> UInt32? {
     guard event.kind == .free || event.kind == .reallocOld, event.origin != 0 else { return nil }
     return event.origin
   }
 
-  /// Whether the history tells, further down, of the allocation of the block that `event` ends.
+  /// Whether the next entry of the history is the allocation of the block that `event` ends.
   private static func hasBeginning(of event: Event, in history: AddressHistory) -> Bool {
     let older = history.entries.first { $0.event.stamp <= event.stamp && $0.event != event }
     return older.map { $0.event.address == event.address && ($0.event.kind == .alloc || $0.event.kind == .reallocNew) }
@@ -82,13 +85,19 @@ public struct HistoryReport {
 
   private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
     var lines: [String] = []
-    if let function = origins.context(context)?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
-    let frames = origins.stack(of: context, at: event.ticks).prefix(64)
-    for frame in frames { lines.append("    " + Answer.describe(frame, columns: 76)) }
+    let origin = origins.context(context)
+    if let function = origin?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
+    let frames = naming.stack(of: origin, at: event.ticks).frames.prefix(Self.printedFrames)
+    let indent = "    "
+    for frame in frames { lines.append(indent + Answer.describe(frame, columns: TextLayout.columns - indent.count)) }
     problems += Array(frames).problems.filter { !problems.contains($0) }
     return lines
   }
 
+  /// Frames of a stack that are printed; JSON has all.
+  private static let printedFrames = 64
+
+  /// The history in lines of text, with at most `limit` events.
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     var problems: [String] = []
@@ -119,7 +128,7 @@ public struct HistoryReport {
     for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     lines += history.losses.lines
-    return lines.map { TextLayout.fit($0, columns: 80) }.joined(separator: "\n") + "\n"
+    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) }.joined(separator: "\n") + "\n"
   }
 
   private func reach(of history: AddressHistory) -> String {
@@ -136,6 +145,10 @@ public struct HistoryReport {
       let count = Units.countOf(history.unrecorded, "was", "were")
       text += "; \(count) never recorded, at any time: `allocsctl info` has the reasons"
     }
+    if history.damagedRings > 0 {
+      let count = UInt64(history.damagedRings)
+      text += "; \(Units.count(count, "ring")) \(count == 1 ? "is" : "are") damaged, and not read to the end"
+    }
     if history.offUntil > 0 { text += "; events were off at times, until \(Units.duration(age(history.offUntil))) ago" }
     if history.isOff {
       let last = Units.duration(age(history.lastStamp))
@@ -144,7 +157,15 @@ public struct HistoryReport {
     return text
   }
 
-  /// One object a line: the events, then what was looked through.
+  private func append(_ origin: Origin?, at ticks: UInt32, to writer: inout ByteWriter) {
+    if let function = origin?.function {
+      writer.append(",\"function\":")
+      writer.appendJSONString(function)
+    }
+    writer.append(stack: naming.stack(of: origin, at: ticks))
+  }
+
+  /// One JSON object a line: at most `limit` events, then the events that were looked through.
   public func jsonLines(of history: AddressHistory, limit: Int) -> String {
     var writer = ByteWriter()
     for entry in history.entries.prefix(limit) {
@@ -169,21 +190,13 @@ public struct HistoryReport {
         writer.append("}")
       }
       if let context = Self.who(event) {
-        if let function = origins.context(context)?.function {
-          writer.append(",\"function\":")
-          writer.appendJSONString(function)
-        }
-        writer.append(stack: names.stack(of: context, at: event.ticks))
+        append(origins.context(context), at: event.ticks, to: &writer)
       }
       if let origin = Self.origin(of: event) {
         writer.append(",\"allocated_by\":{")
         writer.append("\"context\":")
         writer.append(decimal: UInt64(origin))
-        if let function = origins.context(origin)?.function {
-          writer.append(",\"function\":")
-          writer.appendJSONString(function)
-        }
-        writer.append(stack: names.stack(of: origin, at: event.ticks))
+        append(origins.context(origin), at: event.ticks, to: &writer)
         writer.append("}")
       }
       writer.append("}\n")
@@ -211,6 +224,10 @@ public struct HistoryReport {
       writer.append(",\"unrecorded\":")
       writer.append(decimal: history.unrecorded)
     }
+    if history.damagedRings > 0 {
+      writer.append(",\"damaged_rings\":")
+      writer.append(decimal: UInt64(history.damagedRings))
+    }
     if history.isOff { writer.append(",\"events_off\":true") }
     history.losses.appendJSONFields(to: &writer)
     writer.append("}\n")
@@ -219,7 +236,7 @@ public struct HistoryReport {
 }
 
 extension ByteWriter {
-  /// An address, as a string.
+  /// Appends an address as a JSON string.
   mutating func append(quoted address: UInt64) {
     append("\"")
     append(address: address)

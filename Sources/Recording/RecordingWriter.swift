@@ -1,10 +1,12 @@
-// From records of rings to the bytes of a recording. Knows nothing of files: whoever uses it writes what it has
-// collected.
+// From records of rings to the bytes of a recording. The writer knows nothing of files: the
+// recorder takes the bytes and writes them.
 //
-// Invariant: what a chunk of events refers to (nodes, contexts, modules) stands in chunks before it.
+// Invariant: the nodes, contexts and modules that a chunk of events refers to stand in chunks
+// before it.
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -12,7 +14,9 @@ import Symbols
 final class RecordingWriter {
   /// Bytes that are to be written next.
   private(set) var output: [UInt8] = []
+  /// Events so far.
   private(set) var events: UInt64 = 0
+  /// Events that are missing so far.
   private(set) var lost: UInt64 = 0
 
   private let shared: SharedSegment
@@ -21,24 +25,29 @@ final class RecordingWriter {
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
+  private(set) var damagedRings = 0
+  /// A bit for each context of the segment that has a number in the recording.
   private var knownContexts: [UInt64] = []
-  /// The nodes' numbers in the recording, by their ids in the segment; 0: below a node that is being noted.
+  /// The numbers of nodes in the recording, by their ids in the segment; 0 while a node's stack is
+  /// being noted.
   private var nodeNumbers: [UInt32: UInt32] = [:]
-  /// Their numbers in the recording, from 1.
+  /// The numbers of contexts in the recording, from 1, by their ids in the segment.
   private var contextNumbers: [UInt32: UInt32] = [:]
-  /// Those with the highest numbers.
+  /// The contexts that are in no chunk yet. They have the highest numbers.
   private var newContexts: [RecordedContext] = []
-  /// What the process's clock, in which stamps count, is ahead of the recorder's: it may be in another time namespace.
+  /// The time that is added to the recorder's clock to get the process's, in which stamps count:
+  /// the process may be in another time namespace.
   private let shift: UInt64
   private var nodeCount: UInt32 = 0
-  /// Those with the highest numbers.
+  /// The nodes that are in no chunk yet. They have the highest numbers.
   private var newNodes: [StackNode] = []
   private var modules = ModuleTableVersion()
-  /// Each with its number in the recording in place of its index in the table.
+  /// The segment's table of modules, each module with its number in the recording as its index.
   private var moduleTable: [Module] = []
-  /// Those whose entries others have now.
+  /// Modules that have gone, and whose entries in the table other modules have now.
   private var formerModules: [Module] = []
-  /// Numbers in the recording, by index in the table, of modules whose entries others had before.
+  /// Numbers in the recording, by index in the table, of modules whose entries other modules had
+  /// before. The number of any other module is its index.
   private var moduleNumbers: [UInt32: UInt32] = [:]
   private var nextModuleNumber = ALLOCS_MODULE_CAPACITY
   private var threads: [ThreadIdentity: Bool] = [:]
@@ -67,16 +76,17 @@ final class RecordingWriter {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// Takes the bytes away.
+  /// The bytes that are to be written next; the writer keeps none of them.
   func takeOutput() -> [UInt8] {
     collect(all: false)
     defer { output.removeAll(keepingCapacity: true) }
     return output
   }
 
-  // MARK: what there is
+  // MARK: blocks and events
 
-  /// The index as it is now: what lives. Events must be on already; what changes meanwhile, they tell.
+  /// Writes the blocks of the index as it is now. Events must be on already: they tell of the
+  /// blocks that come and go meanwhile.
   func appendBlocks() {
     var blocks: [Allocation] = []
     var isDone = false
@@ -97,7 +107,7 @@ final class RecordingWriter {
     flush()
   }
 
-  /// Records of one ring; `first` is the position of the first.
+  /// Adds records of one ring, of which the first has the position `first`.
   func append(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) {
     for record in records { note(record) }
     var rest = records
@@ -111,13 +121,20 @@ final class RecordingWriter {
     }
   }
 
+  /// Notes events that are missing.
   func lose(_ loss: RecordedLoss) {
     lost &+= loss.count
     losses.append(loss)
     if losses.count >= 4096 { appendLosses() }
   }
 
-  /// Makes a chunk of what has been collected.
+  /// Notes that nothing more is read from a ring, as its header contradicts itself.
+  func noteDamage(ofRing ring: Int) {
+    damagedRings += 1
+    append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(ring), stamp: stampNow)]))
+  }
+
+  /// Makes a chunk of the events that have been collected, and of what they refer to.
   func appendEvents() {
     noteTables()
     appendNewOrigins()
@@ -137,7 +154,8 @@ final class RecordingWriter {
     losses.removeAll()
   }
 
-  /// The last chunks: names of all addresses in stacks, and how it ended.
+  /// Makes the last chunks: the names of all addresses in stacks, unless `symbolizer` is nil; and
+  /// why the recording ends.
   func finish(_ end: RecordingEnd, symbolizer: Symbolizer?) {
     appendEvents()
     if let symbolizer { appendNames(symbolizer) }
@@ -155,8 +173,9 @@ final class RecordingWriter {
     let byIndex = Dictionary((formerModules + moduleTable).map { ($0.index, $0) }) { $1 }
     for key in names.sorted(by: { ($0.module, $0.pc) < ($1.module, $1.pc) }) {
       guard let module = byIndex[key.module] else { continue }
-      let frames = symbolizer.frames(
-        pc: key.pc, isExact: key.isExact, in: ModuleReference(module, in: shared.segment))
+      let frames = symbolizer.functions(
+        at: CallAddress(pc: key.pc, isExact: key.isExact), in: ModuleReference(module, in: shared.segment)
+      ).frames
       guard frames.contains(where: { $0.function != nil }) else { continue }
       rows.append((key, frames))
       if rows.count == 4096 {
@@ -167,24 +186,22 @@ final class RecordingWriter {
     if !rows.isEmpty { append(.names, TableCoding.encode(rows)) }
   }
 
-  // MARK: what events refer to
+  // MARK: contexts, stacks and modules
 
   @inline(__always)
   private func note(_ record: allocs_event) {
     let context = allocs_event_context(record.source)
     let origin = allocs_event_origin(record.source)
-    switch allocs_event_kind_of(record.place) {
-    case ALLOCS_EVENT_MODULE_LOAD.rawValue, ALLOCS_EVENT_MODULE_UNLOAD.rawValue,
-      ALLOCS_EVENT_THREAD_START.rawValue, ALLOCS_EVENT_THREAD_END.rawValue:
-      return
-    case ALLOCS_EVENT_MAP.rawValue, ALLOCS_EVENT_UNMAP.rawValue: break
+    switch allocs_event_subject_of(allocs_event_kind_of(record.place)) {
+    case ALLOCS_ABOUT_MODULE.rawValue, ALLOCS_ABOUT_THREAD.rawValue: return
+    case ALLOCS_ABOUT_MAPPING.rawValue: break
     default:
       if origin != 0, !Self.contains(knownContexts, origin) { note(context: origin, at: Event(record).ticks) }
     }
     if context != 0, !Self.contains(knownContexts, context) { note(context: context, at: Event(record).ticks) }
   }
 
-  /// A context's number in the recording; 0 for one that the segment doesn't have.
+  /// The number of a context in the recording; 0 for one that the segment doesn't have.
   private func number(ofContext id: UInt32) -> UInt32 { contextNumbers[id] ?? 0 }
 
   @inline(__always)
@@ -199,7 +216,7 @@ final class RecordingWriter {
   }
 
   private func note(context id: UInt32, at ticks: UInt32) {
-    // An id beyond the table is damage, and no reason to take memory.
+    // An id beyond the table is damage: it must not make the set of bits grow.
     guard id != 0, id < ALLOCS_NODE_LIMIT, !Self.contains(knownContexts, id) else { return }
     guard let context = shared.segment.context(id) else { return }
     Self.insert(id, into: &knownContexts)
@@ -209,11 +226,12 @@ final class RecordingWriter {
     contextNumbers[id] = UInt32(contextNumbers.count + 1)
   }
 
-  /// Gives a stack's nodes numbers, its callers before those they called; returns the number of the innermost.
+  /// Gives the nodes of a stack numbers, callers before the functions that they called. Returns the
+  /// number of the innermost node.
   private func note(node id: UInt32, at ticks: UInt32) -> UInt32 {
     var path: [(id: UInt32, node: StackNode)] = []
     var next = id
-    // Marked on the way up: a damaged trie may lead in a circle.
+    // Nodes are marked on the way to the root: a damaged trie may have a circle.
     while next != 0, nodeNumbers[next] == nil, let node = shared.segment.node(next) {
       nodeNumbers[next] = 0
       path.append((next, node))
@@ -236,10 +254,11 @@ final class RecordingWriter {
     return number
   }
 
-  /// The number of the module that the call of `node` lies in.
+  /// The number of the module that the call of `node` lies in; nil if there is none, or none is
+  /// known.
   private func module(of node: StackNode, at ticks: UInt32) -> UInt32? {
     if shared.segment.moduleTableVersion != modules { noteModules() }
-    let pc = node.isInterrupted ? node.pc : node.pc &- 1
+    let pc = CallAddress(node).instruction
     switch node.holder {
     case .none, .dropped, .forgotten: return nil
     case .module(let index): return number(ofModule: index)
@@ -263,12 +282,12 @@ final class RecordingWriter {
     }
   }
 
-  /// Modules and threads that are new or changed.
+  /// Makes chunks of the modules and threads that are new or have changed.
   func noteTables() {
     if shared.segment.moduleTableVersion != modules { noteModules() }
     var changed: [ThreadIdentity] = []
     for var thread in shared.segment.formerThreads + shared.segment.threads {
-      // Its counters and bounds are no part of the recording, and change all the time.
+      // A thread's counters and bounds are no part of the recording, and change all the time.
       (thread.allocations, thread.frees, thread.stack) = (0, 0, nil)
       if threads.updateValue(true, forKey: thread) == nil { changed.append(thread) }
     }
@@ -312,7 +331,7 @@ final class RecordingWriter {
     collect(all: false)
   }
 
-  /// Takes what the compressor is done with.
+  /// Takes the chunks that the compressor is done with; with `all`, waits for those that it has.
   private func collect(all: Bool) {
     while let (chunk, frame) = compressor?.take(all: all) { append(chunk.header, chunk.payload, frame: frame) }
   }
@@ -329,7 +348,7 @@ final class RecordingWriter {
 }
 
 extension Module {
-  /// Whether both are of one file at one place: of one entry of the table, at two times.
+  /// Whether both are one file at one place: one module, whose entry in the table has changed.
   fileprivate func isSameFile(as other: Module) -> Bool {
     start == other.start && end == other.end && bias == other.bias && path == other.path
       && buildID == other.buildID && file == other.file && notedNanoseconds == other.notedNanoseconds

@@ -1,7 +1,9 @@
-// What lived at a moment of a recording: the index as it was at its start, and the events until then.
+// The blocks that lived at a moment of a recording: those of the index at its start, changed by the
+// events until the moment.
 //
-// The look at the index at the start takes a while, and events are on meanwhile. So a block whose first event is its
-// end lived at the start, whether the look found it or not; one whose first event is its beginning did not.
+// The recorder's look at the index takes a while, and events are on meanwhile. So a block whose
+// first event is its end lived at the start, whether the look found it or not; a block whose first
+// event is its beginning did not.
 
 import IndexReader
 import SharedLayout
@@ -9,28 +11,34 @@ import SharedLayout
 /// A block that lived at the moment of a replay.
 public struct ReplayedBlock: Hashable, Sendable {
   public var base: UInt64
+  /// Bytes asked for.
   public var size: UInt64
+  /// Who allocated it, for `Recording.context(_:)`.
   public var context: UInt32
+  /// When it was allocated, in ticks.
   public var ticks: UInt32
 
+  /// Whether `address` is in the block. A block of no bytes has its base.
   public func contains(_ address: UInt64) -> Bool { address >= base && address - base < max(size, 1) }
 }
 
-/// Live blocks, moved forward by events.
+/// The live blocks of a moment, which events move forward.
 public struct Replay {
+  /// The live blocks, by their bases.
   public private(set) var blocks: [UInt64: ReplayedBlock] = [:]
+  /// Bytes of all live blocks.
   public private(set) var bytes: UInt64 = 0
   /// Ends of blocks that were not known to live: their beginning was lost.
   public private(set) var unknownEnds: UInt64 = 0
 
-  /// As of the recording's start.
+  /// The blocks that lived at the recording's start.
   public init(_ recording: Recording) {
     for block in recording.blocks {
       add(ReplayedBlock(base: block.base, size: block.size, context: block.context, ticks: block.ticks))
     }
     guard recording.blocksUntil > 0 else { return }
     var seen: Set<UInt64> = []
-    // A stamp may be a timer interrupt, 4 ms, and a little older than its event.
+    // A stamp may be older than its event by a timer interrupt, 4 ms, and a little more.
     let limit = recording.blocksUntil &+ 20_000_000
     let start = allocs_event_ticks(recording.process.monotonic)
     recording.forEachEvent { event in
@@ -59,6 +67,7 @@ public struct Replay {
     return block
   }
 
+  /// Moves on by one event.
   public mutating func apply(_ event: Event) {
     switch event.kind {
     case .alloc, .reallocNew, .reallocFailed:
@@ -76,15 +85,18 @@ public struct Replay {
   }
 }
 
-/// What a recording tells in numbers.
+/// A recording in numbers.
 public struct RecordingSummary: Hashable, Sendable {
+  /// Events of each kind.
   public var counts: [Event.Kind: UInt64] = [:]
-  /// Bytes in blocks, at most, and the stamp of the moment; the number of blocks then.
+  /// Most bytes that lived at once; how many blocks they were; and the stamp of that moment.
   public var peakBytes: UInt64 = 0
   public var peakBlocks: UInt64 = 0
   public var peakStamp: UInt64 = 0
+  /// Bytes and blocks that lived at the end.
   public var endBytes: UInt64 = 0
   public var endBlocks: UInt64 = 0
+  /// Ends of blocks that were not known to live: their beginning was lost.
   public var unknownEnds: UInt64 = 0
 }
 

@@ -1,21 +1,23 @@
-// The tables of a recording as chunks: what is in each, in order, stands in docs/recording.md. A row that comes again
-// replaces the earlier one.
+// The tables of a recording as chunks. docs/recording.md lists the fields of each, in order. A row
+// that comes again replaces the earlier one.
 
 import ByteText
 import IndexReader
 import SharedLayout
 import Symbols
 
-/// What was recorded, and by which clock.
+/// Which process was recorded, and how its stamps relate to the time of day.
 public struct RecordedProcess: Hashable, Sendable {
+  /// 0 if it is not known.
   public var processID: Int32
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64
   public var command: [String]
-  /// One moment on both clocks, in nanoseconds: stamps are of the monotonic one.
+  /// One moment on two clocks, in nanoseconds: CLOCK_MONOTONIC of the process, which stamps count,
+  /// and CLOCK_REALTIME.
   public var monotonic: UInt64
   public var realtime: UInt64
-  /// Whether contexts hold whole stacks; else the call site.
+  /// Whether contexts have whole call stacks; else they have the call site alone.
   public var hasFullStacks: Bool
   /// Whether the rings were read from their first records on.
   public var isFromStart: Bool
@@ -58,6 +60,31 @@ public struct RecordedProcess: Hashable, Sendable {
   }
 }
 
+/// A context as a recording has it.
+struct RecordedContext: Hashable, Sendable {
+  /// The number in the recording of the node of the stack's innermost call; 0 for none.
+  var node: UInt32
+  /// Slot of the thread table; nil for none.
+  var threadSlot: UInt32?
+  /// The function that was called.
+  var function: String?
+  /// Whose memory it is: an allocator's name, or the path of its module.
+  var allocator: String?
+
+  init(node: UInt32, threadSlot: UInt32? = nil, function: String? = nil, allocator: String? = nil) {
+    self.node = node
+    self.threadSlot = threadSlot
+    self.function = function
+    self.allocator = allocator
+  }
+
+  init(_ context: Context) {
+    self.init(
+      node: context.node, threadSlot: context.threadSlot, function: context.function,
+      allocator: context.allocator.flatMap { $0.name ?? $0.module?.path })
+  }
+}
+
 /// Events that a recording lacks.
 public struct RecordedLoss: Hashable, Sendable {
   public enum Reason: UInt64, Sendable {
@@ -65,10 +92,12 @@ public struct RecordedLoss: Hashable, Sendable {
     case overwritten = 0
     /// The process could not record them.
     case unrecorded = 1
-    /// The chunk that held them is damaged. Never in a file: it is what its reader finds.
+    /// The chunk that held them is damaged. No file has this reason: the reader of the file finds
+    /// it.
     case damaged = 2
   }
   public var reason: Reason
+  /// The ring that had them; `.max` if no ring had them, 0 if that is not known.
   public var ring: UInt32
   public var count: UInt64
   /// The lost events lie between these stamps.
@@ -76,14 +105,23 @@ public struct RecordedLoss: Hashable, Sendable {
   public var to: UInt64
 }
 
+/// A ring that was damaged while it was recorded: its header contradicted itself, and nothing more
+/// was read from it.
+struct DamagedRing: Hashable, Sendable {
+  var ring: UInt32
+  /// When the recorder noticed it, as a stamp.
+  var stamp: UInt64
+}
+
 /// Why a recording ends where it ends.
 public enum RecordingEnd: UInt64, Sendable {
   case processEnded = 0
+  /// The recorder was told to stop.
   case stopped = 1
   case durationOver = 2
-  /// The rings could not be read any more.
+  /// The rings could not be read any more: the index was cut short.
   case sourceFailed = 3
-  /// The process called exec: what it does since is another program's, with an index of its own.
+  /// The process called exec. It runs another program since, which has an index of its own.
   case replaced = 4
 }
 
@@ -134,8 +172,8 @@ enum TableCoding {
 
   // MARK: stacks
 
-  // In columns: what is alike stands together. A child mostly follows its parent, and is at one of the few addresses
-  // that were called from there before.
+  // Nodes are written in columns, so that values of one sort stand together. Mostly a child follows
+  // its parent, and has one of the few addresses that were called from the parent's before.
 
   private static func code(of holder: CallHolder) -> UInt64 {
     switch holder {
@@ -159,7 +197,8 @@ enum TableCoding {
     }
   }
 
-  /// `first`: the number of the first node; the others follow it. A parent has a smaller number than its children.
+  /// `first` is the number of the first node; the others follow it. A parent has a smaller number
+  /// than its children.
   static func encode(_ nodes: [StackNode], from first: UInt32) -> [UInt8] {
     var callees = CalleeRanks()
     var parents: [UInt8] = []
@@ -232,7 +271,7 @@ enum TableCoding {
     return (first, nodes)
   }
 
-  /// `first`: the number of the first context; the others follow it.
+  /// `first` is the number of the first context; the others follow it.
   static func encode(_ contexts: [RecordedContext], from first: UInt32) -> [UInt8] {
     var strings: [String: Int] = [:]
     var table: [String] = []
@@ -286,7 +325,7 @@ enum TableCoding {
     return (first, contexts)
   }
 
-  /// Readers of columns: their sizes come first.
+  /// Readers of `count` columns, whose sizes stand before them.
   private static func columns(_ count: Int, _ reader: inout NumberReader) throws(MalformedChunk) -> [NumberReader] {
     var sizes: [Int] = []
     for _ in 0..<count { sizes.append(try reader.count()) }
@@ -329,7 +368,8 @@ enum TableCoding {
 
   // MARK: blocks
 
-  /// `until`: when the look at the index ended, as a stamp; it began when events did.
+  /// `until` is the stamp at which the look at the index ended; 0 if it goes on. It began when
+  /// events did.
   static func encode(_ blocks: [Allocation], until: UInt64) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.append(number: until)
@@ -387,6 +427,24 @@ enum TableCoding {
     return losses
   }
 
+  static func encode(_ rings: [DamagedRing]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(rings.count))
+    for ring in rings {
+      bytes.append(number: UInt64(ring.ring))
+      bytes.append(number: ring.stamp)
+    }
+    return bytes
+  }
+
+  static func damagedRings(_ reader: inout NumberReader) throws(MalformedChunk) -> [DamagedRing] {
+    var rings: [DamagedRing] = []
+    for _ in 0..<(try reader.count(of: 2)) {
+      rings.append(DamagedRing(ring: try reader.number32(), stamp: try reader.number()))
+    }
+    return rings
+  }
+
   static func encode(_ names: [(key: NameKey, frames: [Frame])]) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.append(number: UInt64(names.count))
@@ -403,7 +461,7 @@ enum TableCoding {
     return bytes
   }
 
-  /// The frames' modules are left to the caller, who has their table.
+  /// The names without the frames' modules, which the caller adds from the table of modules.
   static func names(_ reader: inout NumberReader) throws(MalformedChunk) -> [(key: NameKey, frames: [Frame])] {
     var names: [(key: NameKey, frames: [Frame])] = []
     for _ in 0..<(try reader.count(of: 3)) {
@@ -428,14 +486,14 @@ enum TableCoding {
   }
 }
 
-/// For each address of a caller the addresses that were called from there, the last one first. Encoder and decoder take
-/// the same addresses in the same order.
+/// For each address of a caller, the addresses that were called from there, the last one first.
+/// Encoder and decoder take the same addresses in the same order, and so have the same lists.
 private struct CalleeRanks {
   private var lists: [UInt64: [UInt64]] = [:]
-  /// Ranks beyond this are forgotten: bounds the time that a list takes.
+  /// Addresses beyond this rank are forgotten: it bounds the time that a search in a list takes.
   private static let limit = 512
 
-  /// The rank of an address, which moves to the front; nil: it was new.
+  /// The rank of an address, which moves to the front; nil if it was not in the list, and is now.
   mutating func take(_ pc: UInt64, calledFrom caller: UInt64) -> Int? {
     guard let rank = lists[caller]?.firstIndex(of: pc) else {
       add(pc, calledFrom: caller)

@@ -7,6 +7,7 @@ import Answers
 import EventExport
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Synchronization
 

@@ -115,7 +115,8 @@ bool allocs_read_declaration(Reader *r, struct allocs_declaration *d) {
   if (r->next < r->end && !is_blank(next) && next != ',' && next != ';') return fail(r, ALLOCS_DECLARATION_AMISS);
   if (d->allocates && d->sizes == 0) return fail(r, ALLOCS_DECLARATION_NO_SIZE);
   if (d->allocates && d->reset != ALLOCS_DECLARATION_NONE) return fail(r, ALLOCS_DECLARATION_RESULT_AND_RESET);
-  if (!d->allocates && d->freed == ALLOCS_DECLARATION_NONE && d->reset == ALLOCS_DECLARATION_NONE) return fail(r, ALLOCS_DECLARATION_NO_EFFECT);
+  if (!d->allocates && d->freed == ALLOCS_DECLARATION_NONE && d->reset == ALLOCS_DECLARATION_NONE)
+    return fail(r, ALLOCS_DECLARATION_NO_EFFECT);
   return true;
 }
 

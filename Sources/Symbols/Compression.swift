@@ -1,8 +1,8 @@
 // Unpacking of what libelf 0.188 can't unpack: sections compressed with zstd, and .gnu_debugdata, which is an .xz file.
 //
-// What is packed comes from any file: its claims about sizes may be lies. The result never exceeds the caller's bound,
-// the memory of the .xz decoder has a bound of its own, and memory that a claim alone has taken is given back
-// untouched.
+// The packed bytes come from any file: their claims about sizes may be lies. The result never exceeds the caller's
+// bound, the memory of the .xz decoder has a bound of its own, and memory that was taken only because of a claim is
+// given back untouched.
 
 import CLzma
 import CZstd
@@ -31,7 +31,8 @@ enum Compression {
     return result
   }
 
-  /// What an .xz file of any number of streams holds, if that is `limit` bytes at most; the caller deallocates it.
+  /// The contents of an .xz file of any number of streams, if they are `limit` bytes at most; the caller deallocates
+  /// them.
   static func xz(_ packed: UnsafeRawBufferPointer, limit: Int) -> UnsafeMutableRawBufferPointer? {
     guard let start = packed.bindMemory(to: UInt8.self).baseAddress else { return nil }
     // It grows with what comes out: what a header promises is not believed.

@@ -52,7 +52,7 @@ extension [UInt8] {
     } while value != 0
   }
 
-  /// The same for a signed one; `value` is below 2^63.
+  /// Writes a signed number so; `value` is below 2^63.
   mutating func append(positive value: UInt64) {
     var value = value
     while value >= 0x40 {

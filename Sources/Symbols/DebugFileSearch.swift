@@ -1,8 +1,8 @@
-// Where a module's files are, and whether they are the ones that were loaded.
+// Where a module's files are, and whether they are the files that were loaded.
 //
-// Rule: a file counts only if it is proven to be the one that ran. The proof is the build id; for a module without one,
-// that it is the very file (device, inode, size and time of change are those that the agent noted), and, beside that,
-// that its segments take the mapped addresses; for a debug file without one, the checksum in .gnu_debuglink. No path
+// Rule: a file counts only if it is proven to be the file that ran. The proof is the build id. For a module without a
+// build id it is that device, inode, size and time of change are those that the agent noted, and that the file's
+// segments take the mapped addresses. For a debug file without a build id it is the checksum in .gnu_debuglink. No path
 // proves anything.
 //
 // Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link
@@ -29,7 +29,7 @@ struct DebugFileSearch: Sendable {
     func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
       guard let file else { return nil }
       guard let why = Self.loss(of: module, file, isMapped: isMapped) else { return file }
-      // What stands at the path says most.
+      // The reason that the file at the path gave is the most telling.
       if loss == .gone || loss == .noPath || isMapped { loss = why }
       return nil
     }
@@ -46,8 +46,8 @@ struct DebugFileSearch: Sendable {
     return .failure(loss)
   }
 
-  /// Why `file` is not proven to be the one that `module` was loaded from; nil if it is. `isMapped`: the kernel says
-  /// that it is what is mapped there, so it is the file, and only its contents may have changed.
+  /// Why `file` is not proven to be the file that `module` was loaded from; nil if it is proven. `isMapped`: the kernel
+  /// says that the file is mapped there, so that only its contents may have changed.
   static func loss(of module: ModuleReference, _ file: ObjectFile, isMapped: Bool) -> NameLoss? {
     if let loss = loss(of: module, buildID: file.buildID, file.state, isMapped: isMapped) { return loss }
     return module.buildID.isEmpty && !spanMatches(file, module) ? .otherFile : nil
@@ -104,8 +104,8 @@ struct DebugFileSearch: Sendable {
     return file
   }
 
-  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. What proves
-  /// that it is the right one is its id.
+  /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. Its id proves
+  /// that it is the right file.
   func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
     let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
     let compiled = skeleton.path

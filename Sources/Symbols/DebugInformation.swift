@@ -44,14 +44,14 @@ struct DebugInformation: ~Copyable {
   private var splitBudget = DebugInformation.largest
 
   private struct Unit {
-    /// Of the program: what gives lines.
+    /// The unit in the program, which gives lines.
     var entry: Dwarf_Die
-    /// What the rest is looked for by; nil if there is no other half.
+    /// The skeleton by which the other half is looked for; nil if there is no other half.
     var skeleton: Skeleton?
     var isLookedFor = false
     /// The first entry of the other half.
     var half: Dwarf_Die?
-    /// Why there is none.
+    /// Why the other half is missing.
     var problem: String?
   }
 
@@ -149,7 +149,7 @@ struct DebugInformation: ~Copyable {
     return dwarf_begin_elf(readable.elf, DWARF_C_READ, nil).map { ($0, readable) }
   }
 
-  /// What is left of `budget` bytes when these sections are unpacked; nil if they need more.
+  /// The bytes that are left of `budget` when these sections are unpacked; nil if they need more.
   private static func isSizeAllowed(_ sections: [ObjectFile.Section], budget: UInt64) -> UInt64? {
     var left = budget
     for section in sections {

@@ -50,7 +50,7 @@ public struct Frame: Hashable, Sendable {
     self.problem = problem
   }
 
-  /// What stands for the name of a function that is not known: `module+0x1234`; nil in no module.
+  /// The text in place of the name of a function that is not known: `module+0x1234`; nil in no module.
   public var placeName: String? {
     guard let module, let place else { return nil }
     let name = module.split(separator: "/").last.map { String($0) } ?? module

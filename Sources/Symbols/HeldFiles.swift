@@ -1,10 +1,10 @@
-// Files that no path leads to, held open for the time after their process: a removed executable, a library that was
-// upgraded, memory that was loaded as one, files of another mount namespace. Each takes a descriptor, so there are at
-// most `limit` of them.
+// Files to which no path leads, held open for the time after their process: a removed executable, a library that was
+// upgraded, memory that was loaded as a library, files of another mount namespace. Each takes a descriptor, so there
+// are at most `limit` of them.
 
 import Synchronization
 
-/// Files of modules, by what proves them. Thread-safe.
+/// Files of modules, by the proofs of the files. Thread-safe.
 public final class HeldFiles: Sendable {
   private final class Held: Sendable {
     let file: OpenFile
@@ -39,7 +39,7 @@ public final class HeldFiles: Sendable {
       path = module.path
       buildID = module.buildID
       file = module.file
-      // What is proved by nothing else is proved by its module's process alone.
+      // A file that nothing else proves is proved by its module's process alone.
       noted = buildID.isEmpty && file == nil ? module.notedNanoseconds : 0
     }
   }

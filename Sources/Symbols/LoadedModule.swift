@@ -2,7 +2,7 @@
 
 import Synchronization
 
-/// Thread-safe: look-ups in one module wait for each other, those in different modules don't.
+/// Thread-safe: look-ups in one module wait for each other, look-ups in different modules don't.
 final class LoadedModule: Sendable {
   private struct Files: ~Copyable {
     var isOpen = false
@@ -85,7 +85,8 @@ final class LoadedModule: Sendable {
       openDebugInformation(&files)
       var variable = files.debugInformation?.variable(at: address, plus: 0, isThreadLocal: isThreadLocal)
       if let symbol = isThreadLocal ? nil : files.symbols.symbol(at: address) {
-        // What an initializer gave a structure's open array lies behind the structure: only the symbol's size has it.
+        // The elements that an initializer gave a structure's open array lie behind the structure: only the symbol's
+        // size counts them.
         if variable == nil, symbol.start < address {
           variable = files.debugInformation?.variable(
             at: symbol.start, plus: address - symbol.start, isThreadLocal: false)
@@ -138,7 +139,8 @@ final class LoadedModule: Sendable {
       DebugInformation.isPresent(in: file) && file.section(named: ".symtab") != nil
     }
     if isComplete != true { files.debug = search.debugFile(reference, file: files.module) }
-    // What has no build id is told by its time of change: what was read while that changed may be of another build.
+    // A file without a build id is known by its time of change: bytes that were read while the time changed may be of
+    // another build.
     if reference.buildID.isEmpty, files.module?.isUnchanged == false {
       (files.module, files.debug, files.loss) = (nil, nil, .changed)
     }

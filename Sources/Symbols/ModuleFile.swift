@@ -1,4 +1,4 @@
-// What an executable or shared object on disk defines: for checks before a program starts.
+// The functions that an executable or shared object on disk defines: for checks before a program starts.
 
 import ByteText
 import CLibdw
@@ -22,18 +22,19 @@ public struct ModuleFile {
     return text.isEmpty ? nil : String(reversibly: text)
   }
 
-  /// What the file defines under one name.
+  /// The functions that the file defines under one name.
   public struct Definition {
     /// Where functions of that name begin, by the file's addresses.
     public var addresses: Set<UInt64> = []
-    /// One is an IFUNC: which function callers get is decided when the program runs.
+    /// Whether one of the functions is an IFUNC: which function callers get is decided when the program runs.
     public var isIndirect = false
   }
 
-  /// What the file defines under these names; those that are not there, or are no functions, are left out.
+  /// The functions that the file defines under these names. Names that are not there, or are no functions', are left
+  /// out.
   ///
-  /// - `exported`: only what other modules can call; else also what the file keeps to itself, as far as its symbol
-  ///   table is there.
+  /// - `exported`: only functions that other modules can call; else also functions that the file keeps to itself, as
+  ///   far as its symbol table is there.
   public func functions(named names: Set<String>, exported: Bool) -> [String: Definition] {
     var found: [String: Definition] = [:]
     for section in file.sections

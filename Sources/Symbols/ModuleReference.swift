@@ -1,4 +1,6 @@
-// What the index says of a module, enough to find its file again and to be sure that it is the same one.
+// A module as the index has it: enough to find its file again, and to be sure that it is the file that was loaded.
+
+@_exported import FileFacts
 
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
@@ -11,11 +13,12 @@ public struct ModuleReference: Hashable, Sendable {
   public var start: UInt64
   /// One past the highest mapped address.
   public var end: UInt64
-  /// What is added to an address in the ELF file to get the mapped one.
+  /// The number that is added to an address in the ELF file to get the mapped address.
   public var bias: UInt64
   /// The file that was mapped, as it was then; nil if that is not known. It proves nothing where there is a build id.
   public var file: FileState?
-  /// Nanoseconds since 1970-01-01 UTC: what was mapped and not changed since is the file that ran; 0 if not known.
+  /// Nanoseconds since 1970-01-01 UTC: a file that was mapped then, and not changed since, is the file that ran; 0 if
+  /// not known.
   public var notedNanoseconds: UInt64
   /// The path did not lead to the file any more when the module was noted.
   public var isDeleted: Bool
@@ -29,7 +32,7 @@ public struct ModuleReference: Hashable, Sendable {
     public var id: Int32
     /// Clock ticks since boot, field 22 of /proc/PID/stat, as it reads for the caller.
     public var startTime: UInt64
-    /// The user that it belongs to. What it has mapped and this user may not read is not read for others.
+    /// The user that it belongs to. Files that it has mapped and that this user may not read are not read for others.
     public var ownerID: UInt32
 
     public init(id: Int32, startTime: UInt64, ownerID: UInt32) {
@@ -54,30 +57,6 @@ public struct ModuleReference: Hashable, Sendable {
     self.isDeleted = isDeleted
     self.isMain = isMain
     self.process = process
-  }
-}
-
-/// What tells a file from all others of the machine, and one state of it from the next.
-public struct FileState: Hashable, Sendable {
-  public var device: UInt64
-  public var inode: UInt64
-  /// Bytes.
-  public var size: UInt64
-  /// When its contents were last changed.
-  public var seconds: UInt64
-  public var nanoseconds: UInt32
-
-  public init(device: UInt64, inode: UInt64, size: UInt64, seconds: UInt64, nanoseconds: UInt32) {
-    self.device = device
-    self.inode = inode
-    self.size = size
-    self.seconds = seconds
-    self.nanoseconds = nanoseconds
-  }
-
-  /// Nanoseconds since 1970-01-01 UTC; those beyond the year 2500 are at its end.
-  var changed: UInt64 {
-    seconds > 1 << 34 ? .max : seconds &* 1_000_000_000 &+ UInt64(nanoseconds)
   }
 }
 

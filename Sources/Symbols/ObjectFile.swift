@@ -6,6 +6,7 @@
 
 import ByteText
 import CLibdw
+import FileFacts
 import Glibc
 
 /// An open descriptor, closed with its owner.
@@ -103,7 +104,7 @@ final class ObjectFile {
     var flags: UInt64
     var address: UInt64
     var size: UInt64
-    /// What `sh_link` says: for a symbol table, the section with its strings.
+    /// The section that `sh_link` names: for a symbol table, the section with its strings.
     var link: Int
     /// Size in memory, above `size` if it is compressed.
     var unpackedSize: UInt64
@@ -118,9 +119,9 @@ final class ObjectFile {
   }
 
   enum Kind {
-    /// What is mapped as a module, and its debug file.
+    /// A file that is mapped as a module, or the debug file of one.
     case module
-    /// What `dwz` has moved out of several debug files; it calls it relocatable.
+    /// A file with the information that `dwz` has moved out of several debug files; `dwz` calls it relocatable.
     case common
     /// A .dwo or .dwp file, which is relocatable, too.
     case split
@@ -191,25 +192,9 @@ final class ObjectFile {
         let data = elf_getdata_rawchunk(elf, Int64(bitPattern: segment.p_offset), Int(segment.p_filesz), ELF_T_BYTE),
         let start = data.pointee.d_buf
       else { continue }
-      let found = buildID(inNotes: UnsafeRawBufferPointer(start: start, count: data.pointee.d_size))
+      let notes = UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)
+      let found = ELFNote.buildID(among: ELFNote.all(in: notes, alignment: 4))
       if !found.isEmpty { return found }
-    }
-    return []
-  }
-
-  private static func buildID(inNotes notes: UnsafeRawBufferPointer) -> [UInt8] {
-    var offset = 0
-    while offset <= notes.count - 12 {
-      let nameSize = Int(notes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
-      let size = Int(notes.loadUnaligned(fromByteOffset: offset + 4, as: UInt32.self))
-      let type = notes.loadUnaligned(fromByteOffset: offset + 8, as: UInt32.self)
-      let name = offset + 12
-      let content = name + (nameSize + 3) & ~3
-      guard content + size <= notes.count else { return [] }
-      if type == 3, notes[name..<name + nameSize].elementsEqual("GNU\0".utf8) {  // NT_GNU_BUILD_ID
-        return Array(notes[content..<content + size])
-      }
-      offset = content + (size + 3) & ~3
     }
     return []
   }
@@ -258,7 +243,7 @@ final class ObjectFile {
     return result
   }
 
-  /// What the file says it was made for: EM_X86_64 and others.
+  /// The machine for which the file was made, by its own word: EM_X86_64 and others.
   var machine: UInt16 {
     var header = GElf_Ehdr()
     return gelf_getehdr(elf, &header) == nil ? 0 : header.e_machine
@@ -266,7 +251,7 @@ final class ObjectFile {
 
   func section(named name: String) -> Section? { sections.first { $0.name == name } }
 
-  /// The section that holds an address of the file. Those of thread-local variables have no place in memory.
+  /// The section that holds an address of the file. Sections of thread-local variables have no place in memory.
   func section(at address: UInt64) -> Section? {
     sections.first { $0.isAllocated && !($0.isThreadLocal && $0.type == SHT_NOBITS) && $0.contains(address) }
   }
@@ -287,7 +272,7 @@ final class ObjectFile {
     if header.sh_flags & UInt64(SHF_COMPRESSED) != 0 {
       guard elf_compress(place, 0, 0) >= 0 else { return nil }
     } else if section.name.hasPrefix(".z"), elf_compress_gnu(place, 0, 0) < 0 {
-      // Where that fails because it was done before, the mark at its start is gone.
+      // If the call failed because the section was unpacked before, the mark at its start is gone.
       guard let data = elf_getdata(place, nil), let start = data.pointee.d_buf,
         !UnsafeRawBufferPointer(start: start, count: data.pointee.d_size).starts(with: "ZLIB".utf8)
       else { return nil }
@@ -296,20 +281,21 @@ final class ObjectFile {
     return elf_getdata(place, nil)
   }
 
-  /// What a section holds, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has looked
-  /// at `unpackedSize`.
+  /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has
+  /// looked at `unpackedSize`.
   func contents(of section: Section) -> UnsafeRawBufferPointer? {
     if section.compression == Compression.zstd { return zstdContents(of: section) }
     guard let data = unpack(section) else { return nil }
     return UnsafeRawBufferPointer(start: data.pointee.d_buf, count: data.pointee.d_buf == nil ? 0 : data.pointee.d_size)
   }
 
-  /// The same of a section of split debug information: `info` for .debug_info.dwo.
+  /// The contents of a section of split debug information: `info` for .debug_info.dwo.
   func contents(ofSplit name: String) -> UnsafeRawBufferPointer? {
     sections.first { $0.isSplit(name) }.flatMap { contents(of: $0) }
   }
 
-  /// What all sections of that name hold: gcc gives each type that has a unit of its own a section of its own, too.
+  /// The contents of all sections of that name: gcc gives each type that has a unit of its own a section of its own,
+  /// too.
   func allContents(ofSplit name: String) -> [UInt8] {
     sections.reduce(into: []) { bytes, section in
       if section.isSplit(name), let part = contents(of: section) { bytes += part }
@@ -357,21 +343,5 @@ final class ObjectFile {
       span = (min(span?.start ?? .max, header.p_vaddr), max(span?.end ?? 0, end))
     }
     return span
-  }
-}
-
-extension FileState {
-  /// Nil if there is none, or the path is not absolute.
-  init?(ofPath path: String) {
-    var status = stat()
-    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
-    self.init(status)
-  }
-
-  package init(_ status: stat) {
-    self.init(
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
-      seconds: UInt64(max(0, status.st_mtim.tv_sec)),
-      nanoseconds: UInt32(truncatingIfNeeded: status.st_mtim.tv_nsec))
   }
 }

@@ -1,7 +1,7 @@
-// The files of a live process, by the kernel's links in /proc/PID. They are good while the process lives and for
-// whoever may trace it, as root or the same user may; map_files takes root.
+// The files of a live process, by the kernel's links in /proc/PID. The links are good while the process lives, for
+// callers that may trace it, as root or the process's user may; map_files takes root.
 //
-// What root reads here it reads for the process's user, so the file must be one that this user may read.
+// Root reads files here for the process's user, so a file must be one that this user may read.
 
 import Glibc
 
@@ -26,7 +26,7 @@ struct ProcessFiles: ~Copyable {
   /// The file that the process knows as `path`.
   func file(atPath path: String) -> ObjectFile? { firstTask { open("\($0)root\(path)") } }
 
-  /// What it executes.
+  /// The file that it executes.
   var executable: ObjectFile? { isSameProcess ? firstTask { open("\($0)exe") } : nil }
 
   /// The file of the mapping that begins at `address`.

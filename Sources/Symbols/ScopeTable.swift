@@ -1,9 +1,9 @@
-// What a function is declared in: `space::Class::f`, `run::{lambda(int)}::operator()`.
+// The scopes in which a function is declared: `space::Class::f`, `run::{lambda(int)}::operator()`.
 //
 // An entry of DWARF doesn't know its parent, so a unit is walked once when a name in it is first wanted: the parents of
-// its functions, and of what holds functions, are kept. An inlined or out-of-line instance of a function leads to the
-// function's declaration, whose place counts; that may be in another unit. Depth, entries and lengths are bounded, as
-// the file may be hostile.
+// its functions, and of entries that hold functions, are kept. An inlined or out-of-line instance of a function refers
+// to the function's declaration, whose scopes count; the declaration may be in another unit. Depth, entries and lengths
+// are bounded, as the file may be hostile.
 
 import CLibdw
 
@@ -37,7 +37,8 @@ struct ScopeTable {
     return parts.reversed().joined(separator: "::")
   }
 
-  /// What an instance is an instance of, and a definition outside of its class the definition of.
+  /// The function of which an entry is an instance, or the declaration of which it is the definition outside of its
+  /// class.
   private static func declaration(of entry: Dwarf_Die) -> Dwarf_Die {
     var entry = entry
     for _ in 0..<8 {
@@ -137,7 +138,7 @@ struct ScopeTable {
     }
   }
 
-  /// What may hold functions without being a part of their names.
+  /// Entries that may hold functions without being a part of their names.
   private static func isTransparent(_ tag: Int) -> Bool {
     switch tag {
     case DW_TAG_compile_unit, DW_TAG_partial_unit, DW_TAG_type_unit, DW_TAG_skeleton_unit, DW_TAG_lexical_block,

@@ -15,13 +15,13 @@
 
 import CLibdw
 
-/// What the program has of a split unit.
+/// The part of a split unit that the program has.
 struct Skeleton: Hashable {
   var id: UInt64
   /// Where the unit's part of .debug_addr begins, and of .debug_ranges (DWARF 4).
   var addresses: UInt64
   var ranges: UInt64
-  /// What ranges and locations are relative to.
+  /// The address to which ranges and locations are relative.
   var baseAddress: UInt64
   /// Of the .dwo file, and the directory that it was compiled in.
   var name: String
@@ -317,7 +317,7 @@ private struct WholeUnits {
     roots[id] = UInt64(root)
   }
 
-  /// What our own attributes replace keeps its bytes under a name that nobody asks for.
+  /// Attributes that our own replace keep their bytes, under a name that nobody asks for.
   private static func renamed(_ attribute: Abbreviation.Attribute) -> Abbreviation.Attribute {
     var attribute = attribute
     if replaced.contains(attribute.name) { attribute.name = UInt64(DW_AT_hi_user) }

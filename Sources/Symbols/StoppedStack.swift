@@ -3,7 +3,7 @@
 import Glibc
 import StoppedThread
 
-/// What was found in a thread's stack.
+/// The frames that were found in a thread's stack.
 public struct StoppedStack: Sendable {
   public struct Frame: Hashable, Sendable {
     /// The return address, or the instruction to run next in the innermost frame and where a signal interrupted.

@@ -1,8 +1,8 @@
-// From an address in a process to what its source calls it.
+// From an address in a process to the names that its source has for it.
 //
-// Two levels of cache under one short lock: modules by what proves their identity, so that processes that map the same
-// file share its symbols; answers by (module, address in the file). Work on a module's files happens outside that lock,
-// behind the module's own.
+// Two levels of cache are under one short lock: modules by the proof of their identity, so that processes that map one
+// file share its symbols; and answers by (module, address in the file). Work on a module's files happens outside that
+// lock, behind the module's own.
 
 import Glibc
 import Synchronization
@@ -14,7 +14,7 @@ import Synchronization
 ///
 /// Thread-safe. Memory is bounded by the limits given at the start.
 public final class Symbolizer: Sendable {
-  /// What memory a symbolizer may take.
+  /// The memory that a symbolizer may take.
   public struct Limits: Sendable {
     /// Modules whose files are held at once.
     public var modules: Int
@@ -36,7 +36,7 @@ public final class Symbolizer: Sendable {
     /// Of the mapping, relative to the bias.
     var start: UInt64
     var end: UInt64
-    /// What stands in for a build id where there is none.
+    /// The proof in place of a build id, for a module that has none.
     var file: FileState?
     var noted: UInt64
 

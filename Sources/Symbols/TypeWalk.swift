@@ -117,7 +117,7 @@ struct TypeWalk {
         guard let next = Self.type(of: type) else { return nil }
         type = next
       default:
-        // Described in a unit of its own. What stands here is a declaration, or, as gcc has it, nothing more.
+        // The type is described in a unit of its own. The entry here is a declaration, or, with gcc, nothing more.
         guard let whole = Self.whole(type) else { return type }
         type = whole
       }
@@ -345,7 +345,7 @@ struct TypeWalk {
     return name.count <= Self.longestName ? name : name.prefix(Self.longestName - 1) + "…"
   }
 
-  /// What stands before and behind a variable's name in a declaration.
+  /// The text before and behind a variable's name in a declaration.
   private mutating func declarator(of type: Dwarf_Die?, depth: Int) -> (head: String, tail: String) {
     guard let type else { return ("void", "") }
     guard depth < 16, budget > 0 else { return ("…", "") }

@@ -2,6 +2,7 @@
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 import Testing

@@ -2,6 +2,7 @@
 
 import Glibc
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 import Testing
@@ -85,8 +86,10 @@ struct TopTableTests {
       }
     }
     let table = TopTable(
-      processID: 1, command: [long], total: .init(bytes: .max, blocks: .max), siteCount: .max, sites: sites,
-      other: .init(bytes: .max, blocks: .max))
+      processID: 1, command: [long],
+      table: SiteTable(
+        total: .init(bytes: .max, blocks: .max), siteCount: .max, sites: sites,
+        other: .init(bytes: .max, blocks: .max)))
     for line in table.text.split(separator: "\n") {
       #expect(TextLayout.width(line) <= 80, "\(line)")
       #expect(!line.unicodeScalars.contains("\u{1B}"))

@@ -4,6 +4,7 @@
 import Foundation
 import IndexReader
 import Recording
+import SharedLayout
 import Testing
 
 /// `allocsctl record` while it runs.
@@ -25,6 +26,25 @@ private func expectEnd(_ recorder: ChildProcess, interrupting: Bool = false) thr
   let outcome = try recorder.wait()
   try #require(outcome.ending == .exit(0) && outcome.errors == "", "\(outcome)")
   return outcome.output
+}
+
+/// Makes the last ring of a process claim records that were never written. It must be the ring of a thread that has
+/// ended: a living thread would write its own number again.
+private func damageLastRing(of path: String) throws -> Int {
+  let segment = try Segment(path: path)
+  let ring = segment.ringCount - 1
+  try #require(ring > 0)
+  let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+  defer { try? file.close() }
+  let sections = try #require(MemoryLayout<allocs_header>.offset(of: \.sections))
+  try file.seek(
+    toOffset: UInt64(sections + Int(ALLOCS_SECTION_RINGS.rawValue) * MemoryLayout<allocs_section>.stride))
+  let word = try #require(try file.read(upToCount: 8))
+  let start = word.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64($1.offset * 8) }
+  let stride = UInt64(ALLOCS_RING_RECORDS_OFFSET) + UInt64(segment.ringCapacity) * 32
+  try file.seek(toOffset: start + UInt64(ring) * stride)
+  try file.write(contentsOf: withUnsafeBytes(of: UInt64(1 << 40).littleEndian) { Data($0) })
+  return ring
 }
 
 extension EndToEnd {
@@ -367,6 +387,63 @@ extension EndToEnd {
       let count = lost.reduce(0) { $0 + ($1["count"] as? Int ?? 0) }
       #expect(count > 0 && count <= Int(recording.lostCount), "\(lost)")
       #expect(history.last?["unrecorded"] as? Int ?? 0 > 0 && history.last?["complete_seconds"] == nil, "\(history)")
+    }
+
+    @Test("a ring that is damaged is said by the recorder, its recording, all that is made of it, and the history")
+    func damagedRing() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, in: program.directory)
+      try program.tell("thread 500 777")
+      let ring = try damageLastRing(of: program.directory.segment(of: program.process.pid))
+      try program.tell("pairs 100 4321")
+      let live = try Tool.control(["history", program.pid, "0x10"], in: program.directory)
+      try program.process.send("end\n")
+      #expect(try expectEnd(recorder).contains(", 1 ring damaged, "))
+      let recording = try Recording(path: file)
+      #expect(recording.end == .processEnded)
+      let problem = "ring \(ring) of the process was damaged"
+      #expect(recording.problems.count == 1 && recording.problems[0].hasPrefix(problem), "\(recording.problems)")
+      // The other rings are whole.
+      var pairs = 0
+      recording.forEachEvent { event in
+        if event.size == 4321, event.kind == .alloc { pairs += 1 }
+        return true
+      }
+      #expect(pairs == 100)
+      func words(_ text: String) -> String { text.split(whereSeparator: \.isWhitespace).joined(separator: " ") }
+      let replayed = try Tool.control(["replay", file], in: program.directory)
+      #expect(words(replayed.output).contains("note: \(problem)"), "\(replayed)")
+      for command in [
+        ["replay", file, "--json"], ["history", "--recording", file, "0x10"],
+        ["export", file, "--format", "jsonl", "-o", "/dev/null"],
+      ] {
+        let outcome = try Tool.control(command, in: program.directory)
+        #expect(outcome.ending == .exit(0) && words(outcome.errors).contains(problem), "\(command): \(outcome)")
+      }
+      #expect(words(live.output).contains("1 ring is damaged"), "\(live)")
+      let last = try Tool.objects(
+        Tool.control(["history", program.pid, "0x10", "--json"], in: program.directory).output
+      ).last
+      #expect(last?["damaged_rings"] as? Int == 1)
+    }
+
+    @Test("an index that is cut short ends the recording, which says so")
+    func cutIndex() throws {
+      let program = try Eventful()
+      let file = program.directory.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, in: program.directory)
+      try program.tell("pairs 100 4321")
+      // A program that went on would meet the cut itself.
+      program.process.signal(SIGSTOP)
+      #expect(truncate(try program.directory.segment(of: program.process.pid), 4096) == 0)
+      #expect(try expectEnd(recorder).contains("; then the index of the process was cut short"))
+      program.process.signal(SIGKILL)
+      let recording = try Recording(path: file)
+      #expect(recording.end == .sourceFailed)
+      #expect(recording.problems.contains { $0.contains("was cut short") }, "\(recording.problems)")
+      let replayed = try Tool.control(["replay", file], in: program.directory)
+      #expect(replayed.ending == .exit(0) && replayed.output.contains("note: the index of the process"), "\(replayed)")
     }
 
     @Test("a history says when events were off, and what of a recording is missing")

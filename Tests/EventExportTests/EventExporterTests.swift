@@ -277,6 +277,25 @@ struct EventExporterTests {
     exporter.stop()
   }
 
+  @Test("damaged rings are said, also those for which there was no room at first", arguments: Method.allCases)
+  func damageWithoutRoom(_ method: Method) throws {
+    let (script, end) = (Script(), End())
+    script.add(50_000)
+    let ends = pair(socket: true)
+    let exporter = try exporter(method)
+    exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test"), buffer: 4096))
+    // Nobody reads yet: the buffer has room for a part of 200 frames.
+    #expect(until { exporter.figures.reading().eventsDropped > 0 })
+    script.state.withLock { $0.damaged = Array(0..<200) }
+    #expect(until { script.state.withLock { $0.damaged.isEmpty } })
+    script.end()
+    let contents = StreamContents(readAll(ends.read))
+    close(ends.read)
+    #expect(contents.damagedRings == Array(0..<200))
+    #expect(contents.end == 1 && end.wait() == .processEnded)
+    exporter.stop()
+  }
+
   @Test("a thousand that never read, and one that does", arguments: Method.allCases)
   func thousand(_ method: Method) throws {
     var limit = rlimit()

@@ -1,6 +1,6 @@
 // Event rings from the layout headers alone: what is read, what is lost, and headers that lie.
 
-import Glibc
+import Foundation
 import SharedLayout
 import Testing
 
@@ -70,8 +70,34 @@ struct RingTests {
     #expect(event.slot == 0xFFFE && event.context == 0xFF_FFFF && event.origin == 0xAB_CDEF)
     #expect(event.stamp == 1_500_000_000 && event.ticks == 95)
     #expect(Event(allocs_event(place: 200 << 48, extent: 0, source: 0, stamp: 0)).kind == nil)
-    #expect(Event.Kind.allCases.count == Int(ALLOCS_EVENT_KIND_COUNT.rawValue) - 1)
+  }
+
+  @Test("each kind of event in the layout's list is a case of Event.Kind, and each case is in the list")
+  func kinds() {
+    for number in 0..<UInt32(ALLOCS_EVENT_KIND_COUNT.rawValue) + 100 {
+      let name = String(cString: allocs_event_facts(number).name)
+      let kind = Event.Kind(rawValue: number)
+      #expect(name.isEmpty == (kind == nil), "kind \(number), \"\(name)\"")
+      // The case's name is the enumerator's, which is the name in JSON in upper case.
+      guard let kind else { continue }
+      let words = name.split(separator: "_")
+      #expect("\(kind)" == words[0] + words.dropFirst().map(\.capitalized).joined(), "kind \(number)")
+      #expect(!kind.word.isEmpty && !kind.filterWord.isEmpty, "\(name)")
+      #expect(kind.subject.rawValue == allocs_event_subject_of(number), "\(name)")
+    }
     #expect(Set(Event.Kind.allCases.map(\.name)).count == Event.Kind.allCases.count)
+    #expect(Set(Event.Kind.allCases.map(\.word)).count == Event.Kind.allCases.count)
+  }
+
+  @Test("docs/json.md names each kind of event, and docs/events.md each word of the filter")
+  func documentation() throws {
+    for (page, words) in [
+      ("json.md", Event.Kind.allCases.map(\.name)), ("events.md", Event.Kind.allCases.map(\.filterWord)),
+    ] {
+      let package = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..")
+      let text = try String(contentsOf: package.appending(path: "docs/\(page)"), encoding: .utf8)
+      for word in words { #expect(text.contains("`\(word)`"), "\(page) lacks \(word)") }
+    }
   }
 
   @Test("what is written is read once, in order, also around the end of the ring")

@@ -19,6 +19,32 @@ final class SyntheticSegment: @unchecked Sendable {
     var nested = 2
     var rings = 4
     var ringRecords = Int(ALLOCS_RING_RECORDS_MIN)
+    /// Sections that a segment need not have, and that this one lacks.
+    var mappings = 0
+    var moduleFiles = 0
+
+    fileprivate func capacity(of facts: allocs_section_facts) -> Int {
+      switch allocs_section_id(facts.id) {
+      case ALLOCS_SECTION_MODULES: modules
+      case ALLOCS_SECTION_STRINGS: strings
+      case ALLOCS_SECTION_THREADS: threads
+      case ALLOCS_SECTION_FORMER_THREADS: formerThreads
+      case ALLOCS_SECTION_NODES: nodes
+      case ALLOCS_SECTION_CONTEXTS: contexts
+      case ALLOCS_SECTION_ARENAS: arenas
+      case ALLOCS_SECTION_NESTED: nested
+      case ALLOCS_SECTION_RINGS: rings
+      case ALLOCS_SECTION_MAPPINGS: mappings
+      case ALLOCS_SECTION_MODULE_FILES: moduleFiles
+      default: Int(facts.capacity)
+      }
+    }
+
+    /// Entries that count from the start: all, or the entry of id 0, which stands for none.
+    fileprivate func used(of facts: allocs_section_facts) -> Int {
+      if facts.presence == ALLOCS_SECTION_WHOLE.rawValue { return capacity(of: facts) }
+      return facts.id == ALLOCS_SECTION_NODES.rawValue || facts.id == ALLOCS_SECTION_CONTEXTS.rawValue ? 1 : 0
+    }
   }
 
   static let regionCount = 1 << Int(ALLOCS_ADDRESS_BITS - ALLOCS_REGION_SHIFT)
@@ -40,29 +66,23 @@ final class SyntheticSegment: @unchecked Sendable {
     publish: Bool = true
   ) {
     var offset = Int(ALLOCS_PAGE_SIZE)
-    var sections: [allocs_section] = []
-    func place(_ entrySize: Int, _ capacity: Int, used: Int = 0) {
+    var sections: [(id: allocs_section_id, section: allocs_section)] = []
+    for row in 0..<UInt32(ALLOCS_SECTION_ROWS.rawValue) {
+      let facts = allocs_section_facts(row)
+      let capacity = capacities.capacity(of: facts)
+      if capacity == 0, facts.presence == ALLOCS_SECTION_OPTIONAL.rawValue { continue }
+      let entrySize =
+        facts.id == ALLOCS_SECTION_RINGS.rawValue
+        ? Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32 : Int(facts.entry_size)
       sections.append(
-        allocs_section(
-          offset: UInt64(offset), entry_size: UInt64(entrySize), capacity: UInt64(capacity), used: UInt64(used)))
+        (
+          allocs_section_id(facts.id),
+          allocs_section(
+            offset: UInt64(offset), entry_size: UInt64(entrySize), capacity: UInt64(capacity),
+            used: UInt64(capacities.used(of: facts)))
+        ))
       offset = (offset + entrySize * capacity + 4095) / 4096 * 4096
     }
-    place(MemoryLayout<allocs_module>.stride, capacities.modules)
-    place(1, capacities.strings)
-    place(MemoryLayout<allocs_thread>.stride, capacities.threads)
-    place(MemoryLayout<allocs_former_thread>.stride, capacities.formerThreads)
-    place(MemoryLayout<allocs_node>.stride, capacities.nodes, used: 1)
-    place(8, capacities.contexts, used: 1)
-    let bitWords = Self.level1Words + Self.level0Words
-    place(8, bitWords, used: bitWords)
-    place(4, Self.regionCount, used: Self.regionCount)
-    place(Self.arenaStride, capacities.arenas)
-    place(MemoryLayout<allocs_allocator>.stride, Int(ALLOCS_ALLOCATOR_CAPACITY))
-    place(Self.nestedStride, capacities.nested)
-    // The sections between are other parts' and optional.
-    while sections.count < Int(ALLOCS_SECTION_RINGS.rawValue) { sections.append(allocs_section()) }
-    place(Int(ALLOCS_RING_RECORDS_OFFSET) + capacities.ringRecords * 32, capacities.rings)
-    place(MemoryLayout<allocs_bypass>.stride, Int(ALLOCS_BYPASS_CAPACITY))
     size = offset
 
     path = directory + "/" + (name ?? "synthetic-\(getpid())-\(UInt64.random(in: 0 ... .max)).seg")
@@ -82,7 +102,7 @@ final class SyntheticSegment: @unchecked Sendable {
     header.pointee.state = ALLOCS_STATE_LIVE.rawValue
     header.pointee.clock = allocs_clock_start(
       monotonic_ns: Self.nanoseconds(CLOCK_MONOTONIC), realtime_ns: Self.nanoseconds(CLOCK_REALTIME))
-    for (index, section) in sections.enumerated() { self.section(index).pointee = section }
+    for (id, section) in sections { self.section(id).pointee = section }
     let text = Array(command.joined(separator: "\0").utf8) + [0]
     header.pointee.command_size = UInt32(text.count)
     withUnsafeMutableBytes(of: &header.pointee.command) { $0.copyBytes(from: text) }

@@ -113,14 +113,17 @@ private final class SmallRecording {
 
 /// All bytes of a file, which is removed.
 private func take(_ path: String) throws -> [UInt8] {
+  defer { unlink(path) }
+  return try read(path)
+}
+
+/// All bytes of a file, a megabyte at most.
+private func read(_ path: String) throws -> [UInt8] {
   let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-  try #require(descriptor >= 0)
-  defer {
-    close(descriptor)
-    unlink(path)
-  }
+  try #require(descriptor >= 0, "\(path)")
+  defer { close(descriptor) }
   return [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, count in
-    count = max(0, read(descriptor, buffer.baseAddress, buffer.count))
+    count = max(0, Glibc.read(descriptor, buffer.baseAddress, buffer.count))
   }
 }
 
@@ -191,6 +194,22 @@ struct RecordingFileTests {
     // 0x3000 began twice: the second counts.
     #expect(summary.unknownEnds == 1 && summary.endBytes == 500 + 48 && summary.endBlocks == 3)
     #expect(AddressHistory(of: SmallRecording.heap + 0x3010, in: recording).entries.map(\.event.size) == [48, 24])
+  }
+
+  @Test("each format can be written, and is described in the command's help and in docs/recording.md")
+  func formats() throws {
+    let small = SmallRecording()
+    let recording = try small.open()
+    let page = #filePath.replacing("Tests/RecordingTests/RecordingFileTests.swift", with: "docs/recording.md")
+    let description = String(decoding: try read(page), as: UTF8.self)
+    for format in ExportFormat.allCases {
+      let output = "\(small.path).\(format.rawValue)"
+      try recording.export(format, to: output)
+      #expect(try !take(output).isEmpty, "\(format)")
+      #expect(description.contains("- **\(format.rawValue)**: "), "\(format)")
+      #expect(ExportFormat.list.contains(format.rawValue) && !format.purpose.isEmpty)
+    }
+    #expect(ExportFormat.list.contains(", ") && ExportFormat.list.contains(" or "))
   }
 
   @Test("Perfetto's trace has the sums of every call stack, whose names were interned before they are used")

@@ -11,6 +11,13 @@ private let contexts: [UInt32] = [0, 1, 2, 0x7FFFFF, 0x800000, ALLOCS_CONTEXT_LI
 private let times: [UInt32] = [0, 1, 0x1FF, 0x200, 0x3FFF_FFFF, 0x4000_0000, ALLOCS_TICK_MASK]
 private let smallLimit = UInt64(ALLOCS_SMALL_SIZE_LIMIT)
 
+/// A file of the package, by its path from the package's folder.
+private func text(ofFile path: String) throws -> String {
+  let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent()
+  return try String(contentsOf: package.appending(path: path), encoding: .utf8)
+}
+
 @Suite("Slots")
 struct SlotTests {
   @Test("a small head gives back granule, size, context and time", arguments: sizes.filter { $0 < smallLimit }, [0, 1])
@@ -140,35 +147,6 @@ struct ContextTests {
     }
   }
 
-  private static func text(ofHeader name: String) -> String? { source("SharedLayout/include/\(name)") }
-
-  private static func source(_ path: String) -> String? {
-    let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent()
-    return try? String(contentsOf: package.appending(path: "Sources/\(path)"), encoding: .utf8)
-  }
-
-  @Test("the picture of the segment shows the sections in the order in which the agent places them")
-  func picture() throws {
-    let header = try #require(Self.text(ofHeader: "allocs_segment.h"))
-    let picture = header.prefix(upTo: try #require(header.range(of: "#ifndef")).lowerBound)
-    // A name takes the first fourteen columns of its row.
-    let rows = picture.split(separator: "\n").compactMap { line -> String? in
-      let cells = line.split(separator: "|")
-      return cells.count >= 2 ? cells[1].prefix(15).trimmingCharacters(in: .whitespaces) : nil
-    }
-    let whole = try #require(Self.source("Agent/Core/Life/Segment.swift"))
-    let start = try #require(whole.range(of: "func layOut(")).lowerBound
-    let agent = whole[start...].prefix(upTo: try #require(whole[start...].range(of: "// MARK:")).lowerBound)
-    var placed: [String] = []
-    for part in agent.components(separatedBy: "ALLOCS_SECTION_").dropFirst() {
-      let name = part.prefix { $0.isUppercase || $0 == "_" }.lowercased().replacingOccurrences(of: "_", with: " ")
-      let shown = name == "nested" ? "nested arenas" : name
-      if !placed.contains(shown) { placed.append(shown) }
-    }
-    #expect(rows == ["header"] + placed)
-  }
-
   @Test("each function of the layout keeps its number and its name, and other numbers have none")
   func names() {
     let format: [UInt32: String] = [
@@ -202,6 +180,103 @@ struct ContextTests {
     #expect(names.first == "no_memory" && names.contains("forks_unfollowed"))
     #expect(String(cString: allocs_counter_name(count)) == "")
     #expect(String(cString: allocs_counter_name(.max)) == "")
+  }
+}
+
+@Suite("Sections")
+struct SectionTests {
+  private let rows = (0..<UInt32(ALLOCS_SECTION_ROWS.rawValue)).map { allocs_section_facts($0) }
+
+  @Test("each section has words, and no other number has any")
+  func words() {
+    let numbers = Set(rows.map(\.id))
+    #expect(numbers.count == rows.count)
+    #expect(Set(rows.map { String(cString: allocs_section_words($0.id)) }).count == rows.count)
+    for number in 0..<UInt32(ALLOCS_SECTION_SPACE) + 100 {
+      #expect(String(cString: allocs_section_words(number)).isEmpty == !numbers.contains(number), "\(number)")
+    }
+  }
+
+  @Test("what the agent makes room for, a reader accepts, and what a version added may be missing")
+  func capacities() {
+    for facts in rows {
+      let words = String(cString: allocs_section_words(facts.id))
+      #expect(facts.capacity > 0 && facts.capacity <= facts.most_accepted, "\(words)")
+      #expect(facts.since <= ALLOCS_LAYOUT_VERSION, "\(words)")
+      // A reader of the version before takes a segment without the section for what it is.
+      if facts.since >= ALLOCS_OLDEST_LAYOUT_VERSION + 1 {
+        #expect(facts.presence == ALLOCS_SECTION_OPTIONAL.rawValue, "\(words)")
+      }
+    }
+  }
+
+  #if arch(x86_64)
+    @Test("the picture of the segment is the list of sections: order, words, bytes of an entry, entries")
+    func picture() throws {
+      let header = try text(ofFile: "Sources/SharedLayout/include/allocs_segment.h")
+      let picture = header.prefix(upTo: try #require(header.range(of: "#ifndef")).lowerBound)
+      // A row is `| words | type | entry, entries and a remark`.
+      let shown = picture.split(separator: "\n").compactMap { line -> String? in
+        let cells = line.split(separator: "|").map { $0.trimmingCharacters(in: .whitespaces) }
+        guard cells.count == 4, cells[1] != "header" else { return nil }
+        let columns = cells[3].split(separator: " ")
+        return columns.count < 3 ? nil : "\(cells[1]): \(columns[0]) \(columns[1]), \(columns[2])"
+      }
+      #expect(shown == rows.map { pictureRow($0) })
+    }
+  #endif
+
+  private func pictureRow(_ facts: allocs_section_facts) -> String {
+    let ring = UInt64(ALLOCS_RING_RECORDS_OFFSET) + UInt64(ALLOCS_RING_RECORDS_DEFAULT) * 32
+    let size = facts.entry_size == UInt64(ALLOCS_ENTRY_SIZE_VARIES) ? ring : facts.entry_size
+    let entry = size < 1 << 20 ? "\(size) B" : "\(size >> 20) MiB"
+    var digits = Array(String(facts.capacity))
+    for place in stride(from: digits.count - 3, to: 0, by: -3) { digits.insert(",", at: place) }
+    return "\(String(cString: allocs_section_words(facts.id))): \(entry), \(String(digits))"
+  }
+}
+
+@Suite("Layout versions")
+struct LayoutVersionTests {
+  @Test("a reader knows the size of the header of its own version and of the one before, and of no other")
+  func sizes() {
+    #expect(allocs_header_size(ALLOCS_LAYOUT_VERSION) == UInt32(MemoryLayout<allocs_header>.size))
+    #expect(allocs_header_size(ALLOCS_OLDEST_LAYOUT_VERSION) < allocs_header_size(ALLOCS_LAYOUT_VERSION))
+    for version in 0...UInt32(100) {
+      let isKnown = (ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION).contains(version)
+      #expect((allocs_header_size(version) > 0) == isKnown, "\(version)")
+    }
+  }
+
+  @Test("docs/layout-versions.md tells of this version")
+  func documented() throws {
+    let page = try text(ofFile: "docs/layout-versions.md")
+    #expect(page.contains("| \(ALLOCS_LAYOUT_VERSION) |"), "the table of versions has no row of this one")
+  }
+}
+
+@Suite("Settings")
+struct SettingTests {
+  @Test("the README's table has each setting that people may give, and says which of them no file may have")
+  func readme() throws {
+    let lines = try text(ofFile: "README.md").split(separator: "\n")
+    var shown: [String: Substring] = [:]
+    for line in lines where line.hasPrefix("| `ALLOCS_") {
+      let cells = line.split(separator: "|")
+      for word in cells[0].split(whereSeparator: { "`, =".contains($0) }) where word.hasPrefix("ALLOCS_") {
+        shown[String(word)] = cells[1]
+      }
+    }
+    var expected: Set<String> = []
+    for id in 0..<UInt32(ALLOCS_SETTING_COUNT.rawValue) {
+      let setting = try #require(allocs_setting_at(id))
+      let name = "ALLOCS_" + String(cString: allocs_setting_name(id))
+      guard setting.pointee.scope != ALLOCS_SCOPE_INTERNAL.rawValue else { continue }
+      expected.insert(name)
+      let isForEnvironment = setting.pointee.scope == ALLOCS_SCOPE_ENVIRONMENT.rawValue
+      #expect(shown[name]?.contains("environment alone") == isForEnvironment, "\(name)")
+    }
+    #expect(Set(shown.keys) == expected)
   }
 }
 

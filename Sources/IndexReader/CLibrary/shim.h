@@ -1,8 +1,9 @@
-// What Swift's module of the C library leaves out: extended attributes of files, the names of signals, and locks of
-// openings.
+// What Swift's module of the C library leaves out: extended attributes of files, the names of
+// signals, and locks of openings.
 #include <sys/xattr.h>
 
-// F_OFD_GETLK and F_OFD_SETLK (fcntl(2)), the same on all machines: <fcntl.h> has them for GNU's sources only.
+// F_OFD_GETLK and F_OFD_SETLK (fcntl(2)), the same on all machines: <fcntl.h> has them for GNU's
+// sources only.
 static const int allocs_get_lock_of_opening = 36;
 static const int allocs_set_lock_of_opening = 37;
 

@@ -1,5 +1,5 @@
-// The handler behind MappingGuard.h. It calls nothing that is not async-signal-safe: mmap and sigaction, and those
-// only.
+// The handler behind MappingGuard.h. It calls nothing that is not async-signal-safe: mmap and
+// sigaction, and those only.
 #define _GNU_SOURCE
 #include "MappingGuard.h"
 
@@ -34,8 +34,9 @@ static struct mapping_guard *guard_of(uintptr_t address, uintptr_t *end) {
   for (struct block *block = &first_block; block != NULL; block = __c11_atomic_load(&block->next, __ATOMIC_ACQUIRE)) {
     for (int i = 0; i < BLOCK_ENTRIES; i++) {
       struct mapping_guard *guard = &block->entries[i];
-      // Pairs with the stores in mapping_guard_add. An entry that changes hands under this look belongs to a mapping
-      // that no thread is reading, so not to the one that faulted; the second load keeps its two halves together.
+      // Pairs with the stores in mapping_guard_add. An entry that changes hands under this look
+      // belongs to a mapping that no thread is reading, so not to the one that faulted; the second
+      // load keeps its two halves together.
       uintptr_t start = __c11_atomic_load(&guard->start, __ATOMIC_ACQUIRE);
       if (start == 0 || address < start) continue;
       *end = __c11_atomic_load(&guard->end, __ATOMIC_ACQUIRE);
@@ -65,11 +66,13 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
   uintptr_t address = (uintptr_t)info->si_addr, end = 0;
   struct mapping_guard *guard = info->si_code > 0 ? guard_of(address, &end) : NULL;
   if (guard != NULL) {
-    // First the mark, then the zeros: whoever reads a zero that was put there, and asks after that, sees the mark.
+    // The mark comes before the zeros: a reader that reads a zero that was put there, and asks after
+    // that, sees the mark.
     __c11_atomic_store(&guard->broken, true, __ATOMIC_SEQ_CST);
     uintptr_t page = address & ~(page_size - 1);
     int access = __c11_atomic_load(&guard->writable, __ATOMIC_RELAXED) ? PROT_READ | PROT_WRITE : PROT_READ;
-    void *zeros = mmap((void *)page, end - page, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    void *zeros = mmap((void *)page, end - page, access, flags, -1, 0);
     errno = saved;
     if (zeros != MAP_FAILED) return;
   }

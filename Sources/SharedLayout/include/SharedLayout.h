@@ -1,4 +1,5 @@
-// The one thing that the agent and its readers share: the binary layout of a segment. Start with allocs_segment.h.
+// The one thing that the agent and its readers share: the binary layout of a segment.
+// allocs_segment.h comes first.
 #include "allocs_allocator.h"
 #include "allocs_arena.h"
 #include "allocs_atomic.h"
@@ -12,6 +13,7 @@
 #include "allocs_module.h"
 #include "allocs_nested.h"
 #include "allocs_ring.h"
+#include "allocs_section.h"
 #include "allocs_segment.h"
 #include "allocs_settings.h"
 #include "allocs_slot.h"

@@ -1,4 +1,5 @@
-// An arena: the slots of one region, 64 MiB of address space, and the summary that says which of them were ever used.
+// An arena: the slots of one region, 64 MiB of address space, and the summary that says which of
+// the slots were ever used.
 //
 //   arena i of the file
 //   +--------------------+  0
@@ -9,12 +10,15 @@
 //   +--------------------+  ALLOCS_ARENA_SLOTS_OFFSET
 //   | slots              |  2^21 × 8 bytes, holes where nothing was allocated
 //   +--------------------+
-//   | spare              |  one slot, for the tail of an allocation that starts in the last block (one page)
+//   | spare              |  one slot, for the tail of an allocation that starts in the last
+//   |                    |  block of the region                                (one page)
 //   +--------------------+  ALLOCS_ARENA_STRIDE
 //
-// - A summary bit is set before the first slot under it is written, and is never cleared. Levels 2 and 1 are set before
-//   level 0, so whoever finds a level 0 bit set may write slots without touching the levels above.
-// - A reader loads a slot only if its level 0 bit is set: reading a hole of a tmpfs file would allocate the page.
+// - A summary bit is set before the first slot under it is written, and is never cleared. The bits
+//   of levels 2 and 1 are set before the bit of level 0, so a thread that finds a level 0 bit set
+//   may write slots without touching the levels above.
+// - A reader loads a slot only if the slot's level 0 bit is set: reading a hole of a tmpfs file
+//   would allocate the page.
 // - The last block's tail goes to the spare page, which is committed with the last slot page.
 
 #ifndef ALLOCS_ARENA_H
@@ -26,7 +30,8 @@
 #include "allocs_slot.h"
 
 #define ALLOCS_PAGE_SIZE 4096u
-// Of user addresses. On either machine the kernel gives out higher ones only to who asks for them.
+// Bits of user addresses. On either machine the kernel gives out higher addresses only to programs
+// that ask for them.
 #if defined(__aarch64__)
 #define ALLOCS_ADDRESS_BITS 48u
 #else
@@ -36,7 +41,8 @@
 #define ALLOCS_SUMMARY_SHIFT 11u  // level 0: 2 KiB of heap a bit
 #define ALLOCS_FREER_SHIFT 16u    // 64 KiB of heap a word that says who freed there
 
-// Constants that are computed are enumerators, which Swift imports; it does not import macros with operators.
+// Constants that are computed are enumerators, because Swift imports those, and does not import
+// macros with operators.
 enum {
   ALLOCS_REGION_SIZE = 1 << 26,
   ALLOCS_REGION_COUNT = 1 << (ALLOCS_ADDRESS_BITS - 26),
@@ -61,12 +67,16 @@ _Static_assert(ALLOCS_SLOTS_PER_SUMMARY_BIT == 1u << (ALLOCS_SUMMARY_SHIFT - ALL
 _Static_assert(ALLOCS_SUMMARY_BITS == 1u << (ALLOCS_REGION_SHIFT - ALLOCS_SUMMARY_SHIFT), "summary bits");
 
 struct allocs_arena {
-  uint64_t region;                                       // address >> ALLOCS_REGION_SHIFT
-  uint64_t level2;                                       // bit i: word i of level 1 is not zero
-  uint64_t level1[ALLOCS_SUMMARY_LEVEL1_WORDS];          // bit i of word j: word 64j + i of level 0 is not zero
-  uint64_t committed[ALLOCS_ARENA_SLOT_PAGES / 64];      // slot pages backed by memory; the agent's own note
-  uint32_t nested[2];                                    // 1 + number of the region's nested arena of each level, 0: none
-  uint32_t fine;                                         // likewise of the one with fine slots (allocs_nested.h)
+  uint64_t region;  // address >> ALLOCS_REGION_SHIFT
+  uint64_t level2;  // bit i: word i of level 1 is not zero
+  // Bit i of word j: word 64j + i of level 0 is not zero.
+  uint64_t level1[ALLOCS_SUMMARY_LEVEL1_WORDS];
+  // Slot pages that memory is behind; the agent's own note.
+  uint64_t committed[ALLOCS_ARENA_SLOT_PAGES / 64];
+  // 1 + the number of the region's nested arena of each level; 0 if there is none
+  // (allocs_nested.h).
+  uint32_t nested[2];
+  uint32_t fine;  // 1 + the number of the region's nested arena of fine slots; 0 if there is none
   uint32_t reserved;
 };
 
@@ -80,7 +90,9 @@ _Static_assert(offsetof(struct allocs_arena, nested) == 592, "arena.nested");
 _Static_assert(offsetof(struct allocs_arena, fine) == 600, "arena.fine");
 _Static_assert(sizeof(struct allocs_arena) == 608, "arena");
 _Static_assert(sizeof(struct allocs_arena) <= ALLOCS_ARENA_FREERS_OFFSET, "arena head ends before the freers");
-_Static_assert(ALLOCS_ARENA_FREERS_OFFSET + (ALLOCS_REGION_SIZE >> ALLOCS_FREER_SHIFT) * 2 <= ALLOCS_ARENA_SUMMARY_OFFSET, "freers fit");
+_Static_assert(ALLOCS_ARENA_FREERS_OFFSET + (ALLOCS_REGION_SIZE >> ALLOCS_FREER_SHIFT) * 2 <=
+                   ALLOCS_ARENA_SUMMARY_OFFSET,
+               "freers fit");
 _Static_assert(ALLOCS_ARENA_STRIDE % ALLOCS_PAGE_SIZE == 0, "arenas are page aligned");
 
 // MARK: where an address lies
@@ -88,12 +100,17 @@ _Static_assert(ALLOCS_ARENA_STRIDE % ALLOCS_PAGE_SIZE == 0, "arenas are page ali
 static inline uint64_t allocs_region_of_address(uint64_t address) { return address >> ALLOCS_REGION_SHIFT; }
 static inline uint64_t allocs_address_of_region(uint64_t region) { return region << ALLOCS_REGION_SHIFT; }
 // The index of the slot, within its arena, of the block that holds `address`.
-static inline uint32_t allocs_slot_index(uint64_t address) { return (uint32_t)(address >> ALLOCS_BLOCK_SHIFT) & (ALLOCS_ARENA_SLOTS - 1); }
-// The inverse: where the allocation starts whose head, with `granule`, is in slot `index` of `region`.
+static inline uint32_t allocs_slot_index(uint64_t address) {
+  return (uint32_t)(address >> ALLOCS_BLOCK_SHIFT) & (ALLOCS_ARENA_SLOTS - 1);
+}
+// The inverse: the address at which the allocation starts whose head, with `granule`, is in slot
+// `index` of `region`.
 static inline uint64_t allocs_address_of_slot(uint64_t region, uint32_t index, uint32_t granule) {
   return (region << ALLOCS_REGION_SHIFT) + ((uint64_t)index << ALLOCS_BLOCK_SHIFT) + granule * ALLOCS_GRANULE_SIZE;
 }
 static inline uint32_t allocs_granule_of_address(uint64_t address) { return (uint32_t)(address >> 4) & 1; }
-static inline uint32_t allocs_summary_index(uint64_t address) { return (uint32_t)(address >> ALLOCS_SUMMARY_SHIFT) & (ALLOCS_SUMMARY_BITS - 1); }
+static inline uint32_t allocs_summary_index(uint64_t address) {
+  return (uint32_t)(address >> ALLOCS_SUMMARY_SHIFT) & (ALLOCS_SUMMARY_BITS - 1);
+}
 
 #endif

@@ -1,9 +1,11 @@
-// Time as the segment keeps it: ticks, 1/64 s of CLOCK_MONOTONIC, of which 31 bits are kept (they last 388 days).
+// Time as the segment keeps it: in ticks of 1/64 s of CLOCK_MONOTONIC, of which 31 bits are kept
+// (they last 388 days).
 //
-// The agent reads the coarse clock, as the kernel left it at its last timer interrupt, so a tick is known to within a
-// few milliseconds. Ticks are compared modulo 2^31: an age is allocs_ticks_between(then, now), right for anything
-// younger than one wrap. The clock is that of the process's time namespace (time_namespaces(7)): a reader of the same
-// boot shifts its own by what the two namespaces differ by (monotonic_offset of the segment's header).
+// The agent reads the coarse clock, which the kernel sets at each timer interrupt, so a tick is
+// known to within a few milliseconds. Ticks are compared modulo 2^31: an age is
+// allocs_ticks_between(then, now), right for anything younger than one wrap. The clock is the clock
+// of the process's time namespace (time_namespaces(7)): a reader of the same boot shifts its own
+// clock by the difference of the two namespaces (monotonic_offset of the segment's header).
 
 #ifndef ALLOCS_CLOCK_H
 #define ALLOCS_CLOCK_H
@@ -14,15 +16,16 @@
 #define ALLOCS_TICK_MASK 0x7FFFFFFFu
 #define ALLOCS_TICKS_PER_SECOND 64u
 
-// `nanoseconds` below 10^9: 274 / 2^32 is the largest such multiple of a nanosecond that gives at most 63 ticks.
+// `nanoseconds`: below 10^9. 274 / 2^32 is the largest factor of that form that gives at most 63
+// ticks.
 static inline uint32_t allocs_ticks(uint64_t seconds, uint64_t nanoseconds) {
   return (uint32_t)(seconds * ALLOCS_TICKS_PER_SECOND + (nanoseconds * 274 >> 32)) & ALLOCS_TICK_MASK;
 }
 // Ticks from `then` to `now`, both modulo 2^31.
 static inline uint32_t allocs_ticks_between(uint32_t then, uint32_t now) { return (now - then) & ALLOCS_TICK_MASK; }
 
-// A tick may be read in the middle of the kernel's own update and be up to a second ahead: what would be within a
-// minute of a whole wrap is a moment ago.
+// The age of a block: as above, but an age within a minute of a whole wrap is taken for none,
+// because a tick that was read in the middle of the kernel's update may be up to a second ahead.
 static inline uint32_t allocs_age_ticks(uint32_t then, uint32_t now) {
   uint32_t age = allocs_ticks_between(then, now);
   return age > ALLOCS_TICK_MASK - ALLOCS_TICKS_PER_SECOND * 60 ? 0 : age;

@@ -1,11 +1,14 @@
-// Contexts: who allocated. A slot holds the 24-bit id of a context; a context is (call stack, thread, function,
-// allocator); a call stack is a node of a trie of return addresses, so that a shared prefix is stored once.
+// Contexts: who allocated. A slot holds the 24-bit id of a context. A context is (call stack,
+// thread, function, allocator). A call stack is a node of a trie of return addresses, so that a
+// shared prefix is stored once.
 //
-//   slot ── context id ──► context ── node id ──► node ──parent──► node ──parent──► … ──► 0, the root
-//                             └── thread slot       innermost frame   its caller          outermost's parent
+//   slot ── context id ──► context ── node id ──► node ──parent──► node ──parent──► … ──► 0: root
+//                             └── thread slot       innermost frame   its caller
 //
-// Both tables only grow. Node and context 0 are never written: context 0 is "not known", node 0 the root.
-// An entry is complete before its id is stored anywhere else (release), so whoever reads an id may read the entry.
+// The tables of nodes and of contexts only grow. Entry 0 of either is never written: context 0
+// stands for "not known", node 0 for the root, which is the parent of the outermost frame. An entry
+// is complete before its id is stored anywhere else (release), so a reader that has an id may read
+// the entry.
 
 #ifndef ALLOCS_CONTEXT_H
 #define ALLOCS_CONTEXT_H
@@ -17,24 +20,27 @@
 
 struct allocs_node {
   uint64_t pc;      // return address of the call
-  uint32_t parent;  // node of the caller, 0 for the outermost frame; with DEPTH_LIMIT, see there
+  uint32_t parent;  // node of the caller, 0 for the outermost frame; but see DEPTH_LIMIT
   uint32_t flags;   // enum allocs_node_flag, and the module
 };
 
-// A node that ends a stack early carries why: the frame is right, frames beyond it are missing.
+// A node that ends a stack early says why: its frame is right, and frames beyond it are missing.
 enum allocs_node_flag {
   ALLOCS_NODE_TRUNCATED = 1,  // the unwinder could go no further
-  // Cut at the depth limit. `parent` says how many frames are missing: at least so many, rounded down to 7 significant
-  // bits; 0 if not known.
+  // The stack was cut at the depth limit. `parent` says how many frames are missing: at least so
+  // many, rounded down to 7 significant bits; 0 if the number is not known.
   ALLOCS_NODE_DEPTH_LIMIT = 2,
   ALLOCS_NODE_INTERRUPTED = 4   // a signal handler ran here: pc is the instruction, not a return address
 };
 
-// Above the flags: the module that holds the call, 1 + its index, or one of the other two. 0: no address had changed
-// hands when the node was made, so the address says it.
+// Above the flags of a node: 1 + the index of the module that holds the call, or one of the two
+// numbers below. 0: no address had changed hands when the node was made, so the address itself says
+// which module it is.
 #define ALLOCS_NODE_MODULE_SHIFT 8u
-#define ALLOCS_NODE_MODULE_NONE 0xFFFFFFu     // none that the dynamic linker has loaded: generated code, say
-#define ALLOCS_NODE_MODULE_DROPPED 0xFFFFFEu  // one that found no room in the table
+// The dynamic linker has loaded no module there: generated code, say.
+#define ALLOCS_NODE_MODULE_NONE 0xFFFFFFu
+// The module found no room in the table.
+#define ALLOCS_NODE_MODULE_DROPPED 0xFFFFFEu
 static inline uint32_t allocs_node_module(uint32_t flags) { return flags >> ALLOCS_NODE_MODULE_SHIFT; }
 
 #define ALLOCS_NODE_LIMIT 0x1000000u
@@ -94,13 +100,14 @@ static inline const char *allocs_function_name(uint32_t function) {
   return function < ALLOCS_FUNCTION_COUNT && names[function] ? names[function] : "";
 }
 
-// A context is one word, so it is published by one store:
+// A context is one word, so that one store publishes it:
 //   allocator:8 | function:8 | thread:16 | node:32
-// `thread` is an index into the thread table, ALLOCS_THREAD_UNKNOWN if the thread has no entry.
+// `thread` is an index into the thread table, or ALLOCS_THREAD_UNKNOWN if the thread has no entry.
 #define ALLOCS_THREAD_UNKNOWN 0xFFFFu
 
 static inline uint64_t allocs_context_word(uint32_t node, uint32_t thread, uint32_t function, uint32_t allocator) {
-  return (uint64_t)node | (uint64_t)(thread & 0xFFFF) << 32 | (uint64_t)(function & 0xFF) << 48 | (uint64_t)(allocator & 0xFF) << 56;
+  return (uint64_t)node | (uint64_t)(thread & 0xFFFF) << 32 | (uint64_t)(function & 0xFF) << 48 |
+         (uint64_t)(allocator & 0xFF) << 56;
 }
 static inline uint32_t allocs_context_node(uint64_t context) { return (uint32_t)context; }
 static inline uint32_t allocs_context_thread(uint64_t context) { return (uint32_t)(context >> 32) & 0xFFFF; }

@@ -1,9 +1,11 @@
-// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any longer. Counts since
-// the start of the process, at a fixed number each in the header.
+// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any
+// longer. Each counts since the start of the process, in a word of the header that never changes
+// its place.
 //
-// One table says all of a counter: its number, its name in JSON, what it counts, and its words in `info`. Everything
-// else is derived from it: which counters are losses of blocks or of events (IndexReader's Counters.swift), and the
-// sentences (Answers). To add a counter is to add a row, at a number that no row has had.
+// One table says all of a counter: its number, its name in JSON, what it counts, and its words in
+// `info`. Everything else is derived from the table: which counters are losses of blocks or of
+// events (IndexReader's Counters.swift), and the sentences (Answers). To add a counter is to add a
+// row, at a number that no row has had.
 
 #ifndef ALLOCS_COUNTER_H
 #define ALLOCS_COUNTER_H
@@ -11,19 +13,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// What a counter counts.
+// The kinds of counters. IndexCounter.Kind of IndexReader has a case for each but the first.
 enum allocs_counter_kind {
   ALLOCS_COUNTS_NOTHING = 0,    // the number is not in use
-  ALLOCS_COUNTS_LOST_BLOCKS,    // blocks that were allocated and are not in the index; they make no event either
-  ALLOCS_COUNTS_UNKNOWN_FREES,  // blocks given back whose allocation was not seen; they make no event either
+  // Blocks that were allocated and are not in the index; they make no event either.
+  ALLOCS_COUNTS_LOST_BLOCKS,
+  // Blocks that were given back and whose allocation was not seen; they make no event either.
+  ALLOCS_COUNTS_UNKNOWN_FREES,
   ALLOCS_COUNTS_LOST_EVENTS,    // events that are in no ring
   ALLOCS_COUNTS_FAULTS,         // anything else that is missing, refused or wrong
   ALLOCS_COUNTS_FIGURES,        // how often something happened; nothing is missing
-  ALLOCS_COUNTS_SUMS,           // the same, shown as a part of another figure or not at all
-  ALLOCS_COUNTS_INNER_BLOCKS    // blocks that are not in the index and mostly the allocator's own: allocated inside a call of it
+  // How often something happened, shown as a part of another figure or not at all.
+  ALLOCS_COUNTS_SUMS,
+  // Blocks that are not in the index because they were allocated inside a call of the allocator;
+  // they are mostly the allocator's own.
+  ALLOCS_COUNTS_INNER_BLOCKS
 };
 
-// Number, name, name in JSON, kind; then the words: what is counted, in the singular, and what is said of it.
+// Number, enumerator, name in JSON, kind; then the words: the thing that is counted, in the
+// singular, and what is said of it.
 #define ALLOCS_COUNTER_TABLE(ROW)                                                                                      \
   ROW(0, NO_MEMORY, "no_memory", LOST_BLOCKS, "block", "not indexed: the segment's file system was full")             \
   ROW(1, ARENAS_EXHAUSTED, "arenas_exhausted", LOST_BLOCKS, "block", "not indexed: no arena was left")                \
@@ -52,7 +60,8 @@ enum allocs_counter_kind {
       "of pools refused: in no memory, or over another allocator's blocks")                                           \
   ROW(23, SUBALLOCATIONS_REPLACED, "suballocations_replaced", FAULTS, "block",                                        \
       "of pools handed out again without having been freed")                                                          \
-  ROW(24, SUBALLOCATIONS_DROPPED, "suballocations_dropped", FIGURES, "block", "of pools gone with their chunk or pool") \
+  ROW(24, SUBALLOCATIONS_DROPPED, "suballocations_dropped", FIGURES, "block",                                          \
+      "of pools gone with their chunk or pool")                                                                        \
   ROW(25, UNKNOWN_SUBFREES, "unknown_subfrees", FAULTS, "free",                                                       \
       "of what the pool is not known to have handed out")                                                             \
   ROW(26, MAPPINGS_CHANGED, "mappings_changed", SUMS, "change", "of the table of mappings")                           \
@@ -74,7 +83,8 @@ enum allocs_counter_kind {
   ROW(49, HEAPS_DESTROYED, "heaps_destroyed", FAULTS, "heap",                                                         \
       "destroyed at once: what of its blocks was not known stays listed")                                             \
   ROW(51, SUMS_MOVED, "sums_moved", SUMS, "step", "of adding up what ended threads did; odd while one is being taken") \
-  ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block", "not indexed: allocated by threads that there was no memory for") \
+  ROW(52, UNENTERED, "unentered", LOST_BLOCKS, "block",                                                                \
+      "not indexed: allocated by threads that there was no memory for")                                                \
   ROW(55, MODULES_CHANGED, "modules_changed", SUMS, "change", "of the table of modules")                              \
   ROW(56, MODULES_FORGOTTEN, "modules_forgotten", FAULTS, "module",                                                   \
       "unloaded and forgotten: the table was full, and others needed the entries")                                    \

@@ -1,21 +1,27 @@
-// Declarations of suballocators: the text of ALLOCS_SUBALLOC, which allocsctl checks and the agent acts on.
+// Declarations of suballocators: the text of ALLOCS_SUBALLOC, which allocsctl checks and on which
+// the agent acts.
 //
 //   list       allocator { ";" allocator }
 //   allocator  [ name [ "@" module ] ":" ] function { ("," | blank) function }
 //   function   symbol "(" letters ")" [ "p" ] [ "->" symbol ]
 //
-// `name` is what answers call it, its first function if it has none; `module` is the file name of the executable or
-// library that defines the functions, for names that several define. A letter stands for one argument, the first six of
-// which count:
+// `name` is the allocator's name in answers; an allocator without one is called by its first
+// function. `module` is the file name of the executable or library that defines the functions, for
+// names that several modules define. A letter stands for one argument; the first six arguments
+// count:
 //
 //   Z I   a factor of the size, in bytes: apr_palloc(pZ)p, calloc(ZZ)p
 //   z i   some other number
-//   p     a pointer; of a function that allocates, the first one is the pool, if the allocator has a function with R
-//   P     the block that goes back: with a result and a Z, it is resized; else it is freed
-//   R     the pool whose blocks all go back; with P, those that it handed out since that block, which included
+//   p     a pointer; in a function that allocates, the first p is the pool, if the allocator has a
+//         function with R
+//   P     the block that goes back; in a function with a result and a Z, the block is resized, else
+//         it is freed
+//   R     the pool whose blocks all go back; in a function with P, the blocks that the pool handed
+//         out since that block, and the block itself
 //
-// A "p" behind the parenthesis is the result: the function allocates. "->symbol" names an allocating function of the
-// allocator that this one belongs to, if it is not the one that the list has last begun.
+// A "p" behind the parenthesis is the result: the function allocates. "->symbol" names an
+// allocating function of the allocator to which this function belongs, if that is not the allocator
+// that the list has last begun.
 
 #ifndef ALLOCS_DECLARATION_H
 #define ALLOCS_DECLARATION_H
@@ -33,8 +39,8 @@ struct allocs_text_part {
 };
 
 struct allocs_declaration {
-  struct allocs_text_part name;    // of its allocator; empty: it has none
-  struct allocs_text_part module;  // likewise
+  struct allocs_text_part name;    // of its allocator; empty if it has none
+  struct allocs_text_part module;  // of its allocator; empty if none is named
   struct allocs_text_part function;
   struct allocs_text_part belongs_to;  // behind "->"; empty if it is not there
   uint32_t allocator;              // number of its allocator in the text, from 0
@@ -66,7 +72,7 @@ struct allocs_declaration_reader {
   struct allocs_text_part name;
   struct allocs_text_part module;
   uint32_t allocator;
-  bool is_begun;                       // an allocator is, and has a function
+  bool is_begun;                       // an allocator is begun, and has a function
   enum allocs_declaration_error error;
   const char *error_at;
 };
@@ -74,15 +80,16 @@ struct allocs_declaration_reader {
 static inline struct allocs_declaration_reader allocs_declaration_reader_of(const char *text, uint32_t size) {
   return (struct allocs_declaration_reader){.next = text, .end = text + size};
 }
-// Reads the next function. False at the end of the text, or if it is wrong: then `error` says what, `error_at` where.
+// Reads the next function. False at the end of the text, or if the text is wrong: then `error` says
+// what is wrong, and `error_at` where.
 bool allocs_read_declaration(struct allocs_declaration_reader *reader, struct allocs_declaration *declaration);
-// Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas between, prefers the
-// chunk for the allocator `name`. What it says of the name counts more than what it says of all, and later words more
-// than earlier ones.
+// Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas
+// between, prefers the chunk for the allocator `name`. Words about the name count more than words
+// about all allocators, and later words count more than earlier ones.
 bool allocs_level_is_chunk(const char *text, struct allocs_text_part name);
 // Where `text` is wrong as such a list; null if it is right.
 const char *allocs_level_error(const char *text);
-// What the error is, in words that follow "because".
+// The error, in words that follow "because".
 const char *allocs_declaration_error_text(enum allocs_declaration_error error);
 
 #endif

@@ -1,8 +1,10 @@
-// The settings: environment variables that begin with ALLOCS_, and how their values are written. The one list of them.
+// The settings: environment variables that begin with ALLOCS_, and how their values are written.
+// All settings stand in the one list below.
 //
-// The agent reads them when it starts; `allocsctl run` checks them first, and takes them also from a TOML file, whose
-// keys are the names in lower case, and from its options. Both read values by the functions below, and so agree on what
-// is one.
+// The agent reads the settings when it starts. `allocsctl run` checks them first, and takes them
+// also from a TOML file, whose keys are the names in lower case, and from its options. Agent and
+// allocsctl read values by the functions below, and so agree on which texts are values. The
+// README's table of settings is held against this list by SharedLayoutTests.
 //
 // Nothing here calls libc: the agent reads its settings before libc is ready.
 
@@ -21,20 +23,20 @@
 
 enum allocs_setting_kind {
   ALLOCS_KIND_TEXT = 0,  // anything: a path, a list
-  ALLOCS_KIND_WORD,      // one of the words, which are separated by |
+  ALLOCS_KIND_WORD,      // one of the row's words, which are separated by |
   ALLOCS_KIND_FLAG,      // 1, true, yes, on; 0, false, no, off
   ALLOCS_KIND_NUMBER,    // decimal digits, in the range
-  ALLOCS_KIND_SIZE       // the same, in bytes; K, M, G or T may follow, also as KiB, MiB, GiB or TiB
+  ALLOCS_KIND_SIZE       // a number of bytes; K, M, G or T may follow, also as KiB, MiB, GiB or TiB
 };
 
 enum allocs_setting_scope {
   ALLOCS_SCOPE_CONFIGURED = 0,  // the environment, or the TOML file
-  ALLOCS_SCOPE_ENVIRONMENT,     // the environment alone: where programs find each other
+  ALLOCS_SCOPE_ENVIRONMENT,     // the environment alone: these say where programs find each other
   ALLOCS_SCOPE_INTERNAL         // set by allocsctl for the agent
 };
 
-// Upper and lower case make no difference in flags, words and units.
-//  NAME, kind, least, most, words, scope
+// Name, kind, least and most value, words, scope. Upper and lower case make no difference in flags,
+// words and units.
 #define ALLOCS_SETTINGS(X)                                                                                  \
   X(DIR, TEXT, 0, 0, "", CONFIGURED)                                                                        \
   X(STACKS, WORD, 0, 0, "full|site|check", CONFIGURED)                                                      \
@@ -87,15 +89,16 @@ static inline const char *allocs_setting_words(uint32_t id) {
   return id < ALLOCS_SETTING_COUNT ? allocs_setting_at(id)->words : "";
 }
 
-// What follows `prefix` in `text`; NULL if it does not begin so.
+// The text behind `prefix` in `text`; NULL if `text` does not begin with `prefix`.
 static inline const char *allocs_text_behind(const char *text, const char *prefix) {
   while (*prefix != 0)
     if (*text++ != *prefix++) return NULL;
   return text;
 }
 
-// Which setting a variable of the environment ("NAME=value") is: its number, and its value. -1 if its name does not
-// begin with the prefix, -2 if it does and there is no such setting.
+// The number of the setting that a variable of the environment ("NAME=value") is, and its value. -1
+// if the variable's name does not begin with the prefix, -2 if it does and there is no such
+// setting.
 static inline int32_t allocs_setting_of(const char *variable, const char **value) {
   const char *name = allocs_text_behind(variable, ALLOCS_SETTING_PREFIX);
   if (!name) return -1;
@@ -110,7 +113,7 @@ static inline int32_t allocs_setting_of(const char *variable, const char **value
 
 static inline char allocs_lower_case(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }
 
-// Which of `words`, which are separated by |, `text` is: from 0 on; -1 if none.
+// The place of `text` among `words`, which are separated by |: from 0 on; -1 if it is none of them.
 static inline int32_t allocs_read_word(const char *text, const char *words) {
   for (int32_t index = 0;; index++) {
     const char *next = text;
@@ -131,8 +134,8 @@ static inline int32_t allocs_read_flag(const char *text) {
   return word < 0 ? -1 : word & 1;
 }
 
-// A decimal number, with a unit behind it if `has_unit`. False if `text` is none; one that 64 bits can't hold is
-// UINT64_MAX.
+// Reads a decimal number, with a unit behind it if `has_unit`. False if `text` is no number. A
+// number that 64 bits can't hold is read as UINT64_MAX.
 static inline bool allocs_read_number(const char *text, bool has_unit, uint64_t *number) {
   uint64_t value = 0;
   const char *next = text;

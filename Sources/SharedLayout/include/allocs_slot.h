@@ -1,4 +1,5 @@
-// A slot: the 8 bytes that say whether an allocation starts in a 32-byte block of the heap, and everything about it.
+// A slot: the 8 bytes that say whether an allocation starts in a 32-byte block of the heap, and
+// everything about that allocation.
 //
 //   bit  63            33 32          9 8      3   2     1  0
 //        +---------------+-------------+--------+-------+----+
@@ -6,16 +7,21 @@
 //        +---------------+-------------+--------+-------+----+
 //   bit  63     55 54          49 48                 2  1  0
 //        +---------+-------------+--------------------+----+
-//   tail | check:9 | alignment:6 |      size:47       |kind|     kind = TAIL, in the slot after a LARGE head
+//   tail | check:9 | alignment:6 |      size:47       |kind|     kind = TAIL
 //        +---------+-------------+--------------------+----+
 //
-// - Zero is "no allocation starts here". Allocations start at multiples of 16: `granule` says which half of the block.
-//   Others, and small ones that may share a block, have finer slots elsewhere (allocs_nested.h).
-// - SMALL: `size` is the requested size, below 64. LARGE: `size` holds the low 6 bits of the tail's size.
-// - The tail lies in a block that the allocation covers whole, so no other allocation can start there. It is never
-//   erased: a tail alone means nothing, and its own kind keeps a stale one from being taken for a head.
-// - The tail is stored before its head (release). `check` (the low bits of the head's time) and the low bits of the
-//   size tie the two together; a reader loads head, tail, head again, and believes them if the head did not change.
+// - The tail stands in the slot behind a LARGE head.
+// - A slot of zero says that no allocation starts in its block. Allocations start at multiples of
+//   16: `granule` says in which half of the block. Allocations that start elsewhere, and small
+//   allocations that may share a block with others, have finer slots (allocs_nested.h).
+// - SMALL: `size` is the requested size, below 64. LARGE: `size` holds the low 6 bits of the tail's
+//   size.
+// - The tail's slot belongs to a block that the allocation covers whole, so no other allocation can
+//   start there. A tail is never erased: a tail alone means nothing, and its kind keeps a stale
+//   tail from being taken for a head.
+// - The tail is stored before its head (release). `check` (the low bits of the head's time) and the
+//   low bits of the size tie the two together. A reader loads head, tail, and head again, and
+//   believes them if the head did not change.
 
 #ifndef ALLOCS_SLOT_H
 #define ALLOCS_SLOT_H
@@ -25,9 +31,11 @@
 
 #include "allocs_clock.h"
 
-#define ALLOCS_BLOCK_SHIFT 5u       // a slot for each 32 bytes: the smallest footprint of glibc's blocks
+// A slot for each 32 bytes: the smallest footprint of glibc's blocks.
+#define ALLOCS_BLOCK_SHIFT 5u
 #define ALLOCS_BLOCK_SIZE 32u
-#define ALLOCS_GRANULE_SIZE 16u     // every allocation that has such a slot starts at a multiple of this
+// Every allocation that has such a slot starts at a multiple of this.
+#define ALLOCS_GRANULE_SIZE 16u
 #define ALLOCS_SMALL_SIZE_LIMIT 64u // sizes below are SMALL
 #define ALLOCS_SIZE_BITS 47u
 #define ALLOCS_SIZE_LIMIT 0x800000000000ull  // 2^ALLOCS_SIZE_BITS
@@ -45,40 +53,51 @@ enum allocs_slot_kind {
 
 // MARK: encoding
 
-static inline uint64_t allocs_slot_head(uint32_t kind, uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
+static inline uint64_t allocs_slot_head(uint32_t kind, uint32_t granule, uint64_t size, uint32_t context,
+                                        uint32_t ticks) {
   return (uint64_t)kind | (uint64_t)granule << 2 | (size & 63) << 3 | (uint64_t)context << 9 | (uint64_t)ticks << 33;
 }
-static inline uint32_t allocs_slot_kind_of_size(uint64_t size) { return ALLOCS_SLOT_SMALL + (size >= ALLOCS_SMALL_SIZE_LIMIT); }
-// `granule` 0 or 1, `size` below ALLOCS_SMALL_SIZE_LIMIT, `context` below ALLOCS_CONTEXT_LIMIT, `ticks` at most
-// ALLOCS_TICK_MASK.
+static inline uint32_t allocs_slot_kind_of_size(uint64_t size) {
+  return ALLOCS_SLOT_SMALL + (size >= ALLOCS_SMALL_SIZE_LIMIT);
+}
+// `granule`: 0 or 1; `size`: below ALLOCS_SMALL_SIZE_LIMIT; `context`: below ALLOCS_CONTEXT_LIMIT;
+// `ticks`: at most ALLOCS_TICK_MASK.
 static inline uint64_t allocs_slot_small(uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
   return allocs_slot_head(ALLOCS_SLOT_SMALL, granule, size, context, ticks);
 }
 static inline uint64_t allocs_slot_large(uint32_t granule, uint64_t size, uint32_t context, uint32_t ticks) {
   return allocs_slot_head(ALLOCS_SLOT_LARGE, granule, size, context, ticks);
 }
-// `size` below ALLOCS_SIZE_LIMIT, `alignment` a logarithm below ALLOCS_ALIGNMENT_LIMIT, `ticks` those of the head.
+// `size`: below ALLOCS_SIZE_LIMIT; `alignment`: a logarithm below ALLOCS_ALIGNMENT_LIMIT; `ticks`:
+// the ticks of the head.
 static inline uint64_t allocs_slot_tail(uint64_t size, uint32_t alignment, uint32_t ticks) {
-  return (uint64_t)ALLOCS_SLOT_TAIL | size << 2 | (uint64_t)alignment << 49 | (uint64_t)(ticks & ALLOCS_CHECK_MASK) << 55;
+  return (uint64_t)ALLOCS_SLOT_TAIL | size << 2 | (uint64_t)alignment << 49 |
+         (uint64_t)(ticks & ALLOCS_CHECK_MASK) << 55;
 }
 
 // MARK: decoding
 
 static inline uint32_t allocs_slot_kind(uint64_t slot) { return (uint32_t)slot & 3; }
 static inline bool allocs_slot_is_head(uint64_t slot) { return ((slot ^ slot >> 1) & 1) != 0; }
-// Whether it is the head of an allocation that starts in `granule`, 0 or 1: kind 1 or 2, in one comparison.
+// Whether a slot is the head of an allocation that starts in `granule`, 0 or 1: one comparison
+// tells kinds 1 and 2 from the others.
 static inline bool allocs_slot_is_head_of(uint64_t slot, uint32_t granule) {
   return (((uint32_t)slot ^ granule << 2) & 7) - 1 < 2;
 }
 static inline uint32_t allocs_slot_granule(uint64_t head) { return (uint32_t)(head >> 2) & 1; }
 static inline uint64_t allocs_slot_small_size(uint64_t head) { return head >> 3 & 63; }
-static inline uint32_t allocs_slot_context(uint64_t head) { return (uint32_t)(head >> 9) & (ALLOCS_CONTEXT_LIMIT - 1); }
+static inline uint32_t allocs_slot_context(uint64_t head) {
+  return (uint32_t)(head >> 9) & (ALLOCS_CONTEXT_LIMIT - 1);
+}
 static inline uint32_t allocs_slot_ticks(uint64_t head) { return (uint32_t)(head >> 33); }
 static inline uint64_t allocs_slot_tail_size(uint64_t tail) { return tail >> 2 & (ALLOCS_SIZE_LIMIT - 1); }
-static inline uint32_t allocs_slot_tail_alignment(uint64_t tail) { return (uint32_t)(tail >> 49) & (ALLOCS_ALIGNMENT_LIMIT - 1); }
+static inline uint32_t allocs_slot_tail_alignment(uint64_t tail) {
+  return (uint32_t)(tail >> 49) & (ALLOCS_ALIGNMENT_LIMIT - 1);
+}
 // Whether `tail` was written for the LARGE head `head`.
 static inline bool allocs_slot_tail_matches(uint64_t head, uint64_t tail) {
-  return allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL && (allocs_slot_tail_size(tail) & 63) == allocs_slot_small_size(head) &&
+  return allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL &&
+         (allocs_slot_tail_size(tail) & 63) == allocs_slot_small_size(head) &&
          (uint32_t)(tail >> 55) == (allocs_slot_ticks(head) & ALLOCS_CHECK_MASK);
 }
 

@@ -1,13 +1,15 @@
-// Threads: the table of thread slots, which contexts refer to, and the history of who held a slot before.
+// Threads: the table of thread slots, to which contexts refer, and the history of who held a slot
+// before.
 //
-// A program that starts a thread for each request must not use up contexts, so a thread slot is reused once its
-// thread is gone, and contexts (stack, slot) are reused with it. Blocks that an earlier holder left behind are told
-// apart by time: a slot is never reused within the tick in which its holder ended, so a block belongs to the holder
-// with start_ticks <= block's ticks <= end_ticks. Former holders are moved to the history, a ring; once a holder was
-// overwritten there, its blocks have no thread rather than a wrong one.
+// A program that starts a thread for each request must not use up contexts, so a thread slot is
+// reused once its thread is gone, and contexts (stack, slot) are reused with it. Blocks that an
+// earlier holder of the slot left behind are told apart by time: a slot is never reused within the
+// tick in which its holder ended, so a block belongs to the holder for which start_ticks <= block's
+// ticks <= end_ticks. Former holders are moved to the history, which is a ring. Once a holder was
+// overwritten there, its blocks have no thread, rather than a wrong one.
 //
-// `sequence` is odd while an entry changes; a reader reads it before and after, and tries again if it changed or is
-// odd.
+// `sequence` is odd while an entry changes. A reader reads `sequence` before and after the entry,
+// and tries again if it changed or is odd.
 
 #ifndef ALLOCS_THREAD_H
 #define ALLOCS_THREAD_H
@@ -42,13 +44,14 @@ struct allocs_thread {
   uint64_t stack_hint;     // an address inside the thread's stack
   uint64_t stack_low;      // bounds of the stack, 0 if not known
   uint64_t stack_high;
-  uint64_t thread_pointer; // what its thread-local variables are found by; 0 if not known
+  uint64_t thread_pointer; // by which its thread-local variables are found; 0 if not known
   uint64_t reserved[4];    // fills two cache lines: the counters are written by one thread only
 };
 
-// Holder number n (counted from 0, over the process's life) is in entry n % capacity until n + capacity overwrites it.
+// Holder number n (counted from 0, over the process's life) is in entry n % capacity until holder
+// n + capacity overwrites it.
 struct allocs_former_thread {
-  uint64_t number;         // 1 + n, stored last (release) and set to 0 before the entry changes
+  uint64_t number;         // 1 + n, stored last (release); set to 0 before the entry changes
   uint64_t previous;       // as in allocs_thread
   struct allocs_thread_identity identity;
 };

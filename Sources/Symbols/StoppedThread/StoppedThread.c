@@ -150,7 +150,8 @@ static bool get_thread(Dwfl *dwfl, pid_t id, void *argument, void **thread) {
 static bool read_memory(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void *argument) {
   (void)dwfl;
   const struct stopped_thread *copy = ((struct walk *)argument)->copy;
-  if (address < copy->stack_start || copy->stack_size < 8 || address - copy->stack_start > copy->stack_size - 8) return false;
+  if (address < copy->stack_start || copy->stack_size < 8) return false;
+  if (address - copy->stack_start > copy->stack_size - 8) return false;
   memcpy(result, copy->stack + (address - copy->stack_start), 8);
   return true;
 }
@@ -186,7 +187,10 @@ int stopped_thread_unwind(const struct stopped_thread *copy, pid_t process, pid_
                           struct stopped_frame *frames, int count) {
   static const Dwfl_Callbacks files = {.find_elf = dwfl_linux_proc_find_elf, .find_debuginfo = find_no_debug_file};
   static const Dwfl_Thread_Callbacks state = {
-      .next_thread = next_thread, .get_thread = get_thread, .memory_read = read_memory, .set_initial_registers = set_registers};
+      .next_thread = next_thread,
+      .get_thread = get_thread,
+      .memory_read = read_memory,
+      .set_initial_registers = set_registers};
   struct walk walk = {.copy = copy, .thread = thread, .address = address, .frames = frames, .limit = count};
   Dwfl *dwfl = dwfl_begin(&files);
   if (!dwfl) return -1;

@@ -40,7 +40,7 @@ final class Stage {
   /// The segment of a process that has ended: PID 0 never runs.
   init() {
     synthetic = SyntheticSegment(processID: 0x7FFF_FFFF, name: "0-\(getpid()).fuzz")
-    places = (0..<Int(ALLOCS_SECTION_COUNT.rawValue)).map { [synthetic] in
+    places = (0..<Int(ALLOCS_SECTION_SPACE)).map { [synthetic] in
       Int(synthetic.section($0).pointee.offset)
     }
     let thread = synthetic.addThread(id: 4242, name: "worker", from: 1)

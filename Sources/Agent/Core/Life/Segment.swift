@@ -30,12 +30,12 @@ enum Segment {
   }
 
   private struct Capacities {
-    var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
-    var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
-    var nested: UInt64 = UInt64(ALLOCS_NESTED_CAPACITY)
-    var rings: UInt64 = UInt64(ALLOCS_RING_COUNT)
-    var modules: UInt64 = UInt64(ALLOCS_MODULE_CAPACITY)
-    var strings: UInt64 = UInt64(ALLOCS_STRINGS_CAPACITY)
+    private var nodes: UInt64 = UInt64(ALLOCS_NODE_LIMIT)
+    private var arenas: UInt64 = UInt64(ALLOCS_ARENA_CAPACITY)
+    private var nested: UInt64 = UInt64(ALLOCS_NESTED_CAPACITY)
+    private var rings: UInt64 = UInt64(ALLOCS_RING_COUNT)
+    private var modules: UInt64 = UInt64(ALLOCS_MODULE_CAPACITY)
+    private var strings: UInt64 = UInt64(ALLOCS_STRINGS_CAPACITY)
 
     /// A process with little address space, or allowed only small files, gets smaller tables.
     init(ringSize: UInt64) {
@@ -58,40 +58,39 @@ enum Segment {
         rings = min(rings, fileSize / 8 / ringSize)
       }
     }
+
+    /// Of a section: as the list of sections says, where no limit counts.
+    func capacity(of facts: allocs_section_facts) -> UInt64 {
+      switch facts.id {
+      case ALLOCS_SECTION_NODES.rawValue, ALLOCS_SECTION_CONTEXTS.rawValue: nodes
+      case ALLOCS_SECTION_ARENAS.rawValue: arenas
+      case ALLOCS_SECTION_NESTED.rawValue: nested
+      case ALLOCS_SECTION_RINGS.rawValue: rings
+      case ALLOCS_SECTION_MODULES.rawValue, ALLOCS_SECTION_MODULE_FILES.rawValue: modules
+      case ALLOCS_SECTION_STRINGS.rawValue: strings
+      default: facts.capacity
+      }
+    }
   }
 
-  /// Places the sections one behind the other, and writes the table of sections and the file's size
-  /// to the header.
+  /// Gives each section of the list in allocs_section.h its place in the file, in the list's order.
   private static func layOut(_ header: UnsafeMutablePointer<allocs_header>, ringRecords: UInt64) {
     let ringSize = UInt64(ALLOCS_RING_RECORDS_OFFSET) + ringRecords * UInt64(MemoryLayout<allocs_event>.stride)
     let capacities = Capacities(ringSize: ringSize)
     var offset = pageSize
-    func add(_ id: allocs_section_id, _ entrySize: Int, _ capacity: UInt64, used: UInt64 = 0) {
-      let section = section(header, id)
+    for row in 0..<UInt32(ALLOCS_SECTION_ROWS.rawValue) {
+      let facts = allocs_section_facts(row)
+      let capacity = capacities.capacity(of: facts)
+      // A section of capacity 0 that may be missing is missing: its place stays zero.
+      if capacity == 0, facts.presence == ALLOCS_SECTION_OPTIONAL.rawValue { continue }
+      let section = section(header, allocs_section_id(facts.id))
       section.pointee.offset = offset
-      section.pointee.entry_size = UInt64(entrySize)
+      section.pointee.entry_size = facts.id == ALLOCS_SECTION_RINGS.rawValue ? ringSize : facts.entry_size
       section.pointee.capacity = capacity
-      section.pointee.used = used
-      offset = (offset + UInt64(entrySize) * capacity + pageSize - 1) / pageSize * pageSize
+      section.pointee.used = facts.presence == ALLOCS_SECTION_WHOLE.rawValue ? capacity : 0
+      let end = offset + section.pointee.entry_size * capacity
+      offset = (end + pageSize - 1) / pageSize * pageSize
     }
-    add(ALLOCS_SECTION_MODULES, MemoryLayout<allocs_module>.stride, capacities.modules)
-    add(ALLOCS_SECTION_STRINGS, 1, capacities.strings)
-    add(ALLOCS_SECTION_THREADS, MemoryLayout<allocs_thread>.stride, UInt64(ALLOCS_THREAD_CAPACITY))
-    add(
-      ALLOCS_SECTION_FORMER_THREADS, MemoryLayout<allocs_former_thread>.stride, UInt64(ALLOCS_FORMER_THREAD_CAPACITY))
-    add(ALLOCS_SECTION_NODES, MemoryLayout<allocs_node>.stride, capacities.nodes)
-    add(ALLOCS_SECTION_CONTEXTS, 8, capacities.nodes)
-    let words = UInt64(ALLOCS_REGION_LEVEL1_WORDS + ALLOCS_REGION_LEVEL0_WORDS)
-    add(ALLOCS_SECTION_REGION_BITS, 8, words, used: words)
-    add(ALLOCS_SECTION_DIRECTORY, 4, UInt64(ALLOCS_REGION_COUNT), used: UInt64(ALLOCS_REGION_COUNT))
-    add(
-      ALLOCS_SECTION_ALLOCATORS, MemoryLayout<allocs_allocator>.stride, UInt64(ALLOCS_ALLOCATOR_CAPACITY))
-    add(ALLOCS_SECTION_MAPPINGS, MemoryLayout<allocs_mapping>.stride, UInt64(ALLOCS_MAPPING_CAPACITY))
-    add(ALLOCS_SECTION_BYPASSES, MemoryLayout<allocs_bypass>.stride, UInt64(ALLOCS_BYPASS_CAPACITY))
-    add(ALLOCS_SECTION_MODULE_FILES, MemoryLayout<allocs_module_file>.stride, capacities.modules)
-    add(ALLOCS_SECTION_ARENAS, Int(ALLOCS_ARENA_STRIDE), capacities.arenas)
-    add(ALLOCS_SECTION_NESTED, Int(ALLOCS_NESTED_STRIDE), capacities.nested)
-    if capacities.rings > 0 { add(ALLOCS_SECTION_RINGS, Int(ringSize), capacities.rings) }
     header.pointee.file_size = offset
   }
 
@@ -168,14 +167,22 @@ enum Segment {
     let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
     guard descriptor >= 0 else { return 0 }
     defer { System.close(descriptor) }
+    // The start of struct allocs_header.
+    var head: (magic: UInt64, version: UInt32, UInt32) = (0, 0, 0)
     var number: UInt32 = 0
-    let size = MemoryLayout<UInt32>.size
-    let count = withUnsafeMutableBytes(of: &number) {
-      System.read(
-        descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size,
-        at: UInt64(ALLOCS_PROGRAMS_BEFORE_OFFSET))
-    }
-    return count == size ? number : 0
+    guard read(descriptor, &head, at: 0), head.magic == UInt64(ALLOCS_MAGIC),
+      head.version >= UInt32(ALLOCS_PROGRAMS_BEFORE_VERSION),
+      read(descriptor, &number, at: UInt64(ALLOCS_PROGRAMS_BEFORE_OFFSET))
+    else { return 0 }
+    return number
+  }
+
+  /// Reads `value` from an open file at `offset`; false if the file is shorter, or can't be read.
+  static func read<Value>(_ descriptor: Int, _ value: inout Value, at offset: UInt64) -> Bool {
+    let size = MemoryLayout<Value>.size
+    return withUnsafeMutableBytes(of: &value) {
+      System.read(descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size, at: offset)
+    } == size
   }
 
   static func fileName(_ pid: UInt32, _ startTime: UInt64) -> Text {

@@ -218,19 +218,14 @@ enum Sweep {
         0, 0, 0, (0, 0, 0), 0, 0
       )
       var identity: UInt32 = 0
-      guard read(descriptor, &head, at: 0), read(descriptor, &identity, at: UInt64(ALLOCS_IDENTITY_OFFSET)),
-        head.magic == UInt64(ALLOCS_MAGIC), head.version == UInt32(ALLOCS_LAYOUT_VERSION),
+      guard Segment.read(descriptor, &head, at: 0),
+        Segment.read(descriptor, &identity, at: UInt64(ALLOCS_IDENTITY_OFFSET)),
+        head.magic == UInt64(ALLOCS_MAGIC), head.version >= UInt32(ALLOCS_IDENTITY_VERSION),
+        head.version <= UInt32(ALLOCS_LAYOUT_VERSION),
         identity & ALLOCS_IDENTITY_LOCKED.rawValue != 0
       else { return .unknown }
       return head.state == ALLOCS_STATE_EXITED.rawValue ? .inOrder : .otherwise
     }
-  }
-
-  private static func read<Value>(_ descriptor: Int, _ value: inout Value, at offset: UInt64) -> Bool {
-    let size = MemoryLayout<Value>.size
-    return withUnsafeMutableBytes(of: &value) {
-      System.read(descriptor, $0.baseAddress!.assumingMemoryBound(to: UInt8.self), size, at: offset)
-    } == size
   }
 
   /// Removes the segment, and the control file that goes with it.

@@ -1,5 +1,5 @@
-// Has the processor fetch memory that is read soon. It never faults: neither a page that is gone nor a hole of a file
-// is touched by it.
+// Has the processor fetch memory that is read soon. It never faults: neither a page that is gone
+// nor a hole of a file is touched by it.
 
 #ifndef PREFETCH_H
 #define PREFETCH_H

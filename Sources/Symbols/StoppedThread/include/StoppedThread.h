@@ -1,6 +1,6 @@
 // One thread of another process, stopped for as long as it takes to copy its registers and its stack.
 //
-// What the copy means is worked out afterwards, with the thread running again. A thread that was seized goes on by
+// The copy is interpreted afterwards, while the thread runs again. A thread that was seized goes on by
 // itself when the process that seized it ends, however it ends.
 
 #ifndef STOPPED_THREAD_H
@@ -32,7 +32,8 @@ struct stopped_thread {
 
 // Copies from `margin` bytes below the stack pointer up to `stack_end`, at most `limit` bytes. `copy` must be given to
 // stopped_thread_free in any case.
-void stopped_thread_copy(pid_t process, pid_t thread, uint64_t stack_end, uint64_t limit, struct stopped_thread *_Nonnull copy);
+void stopped_thread_copy(pid_t process, pid_t thread, uint64_t stack_end, uint64_t limit,
+                         struct stopped_thread *_Nonnull copy);
 void stopped_thread_free(struct stopped_thread *_Nonnull copy);
 
 struct stopped_frame {

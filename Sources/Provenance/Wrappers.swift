@@ -1,14 +1,15 @@
-// Which functions allocate on behalf of their caller: the list in Wrappers.txt, and what the person who asks adds to
-// it.
+// Which functions allocate on behalf of their callers: the list in Wrappers.txt, and the patterns that the person who
+// asks adds to it (Answers/Wrappers+Additions.swift).
 //
-// A name is held against the patterns once for each return address of a request (Attribution), so the search is plain:
-// whole names by hash, the others one after another.
+// A name is compared with the patterns once for each address of a request (StackNaming), so the search is plain: whole
+// names are found by hash, and the other patterns are tried one after another.
 
 /// Patterns of functions that are passed over in the search for an allocation site. Wrappers.txt says how they are
 /// written.
 public struct Wrappers: Sendable {
-  /// Longest pattern that is accepted, in bytes, and how many may be added.
+  /// The longest pattern that a person may add, in bytes.
   public static let patternLimit = 1000
+  /// Patterns that a person may add.
   public static let additionLimit = 100
 
   /// The patterns of Wrappers.txt.
@@ -18,39 +19,20 @@ public struct Wrappers: Sendable {
     return wrappers
   }()
 
-  /// Whether there are none but those of Wrappers.txt.
-  private(set) var isStandard = true
+  /// Whether all patterns are those of Wrappers.txt.
+  package private(set) var isStandard = true
   private var names: Set<[UInt8]> = []
-  /// Patterns held against plain names, and against whole ones.
+  /// Patterns that are compared with plain names, and those that are compared with whole names.
   private var plainGlobs: [[UInt8]] = []
   private var wholeGlobs: [[UInt8]] = []
 
   private init() {}
 
-  /// These and `patterns`. Throws `.usage` if one is empty or too long, or they are too many.
-  public func adding(_ patterns: [String]) throws(AnswerError) -> Wrappers {
-    guard patterns.count <= Self.additionLimit else {
-      throw AnswerError(
-        .usage, what: "there are \(patterns.count) patterns of wrappers",
-        advice: "give at most \(Self.additionLimit), with * for what they have in common")
-    }
-    var result = self
-    for pattern in patterns {
-      result.isStandard = false
-      let bytes = Self.trimmed(Array(pattern.utf8)[...])
-      guard !bytes.isEmpty else {
-        throw AnswerError(
-          .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*"
-        )
-      }
-      guard bytes.count <= Self.patternLimit else {
-        throw AnswerError(
-          .usage, what: "the pattern of a wrapper has \(bytes.count) bytes",
-          advice: "give at most \(Self.patternLimit), with * for the rest")
-      }
-      result.insert(Array(bytes))
-    }
-    return result
+  /// Adds a pattern that is not empty. `patternLimit` and `additionLimit` are for the caller to check, who tells a
+  /// person about them.
+  package mutating func add(_ pattern: [UInt8]) {
+    isStandard = false
+    insert(pattern)
   }
 
   /// Whether the function with the demangled name `function` is a wrapper.
@@ -69,7 +51,8 @@ public struct Wrappers: Sendable {
     }
   }
 
-  private static func trimmed(_ line: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
+  /// `line` without the blanks around it.
+  package static func trimmed(_ line: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
     let isBlank = { (byte: UInt8) in byte == 0x20 || byte == 0x09 || byte == 0x0D || byte == 0x0A }
     var line = line.drop(while: isBlank)
     while let last = line.last, isBlank(last) { line.removeLast() }
@@ -88,7 +71,7 @@ public struct Wrappers: Sendable {
 
   /// Whether `pattern` stands for all of `name`. Goes back to the last star alone, so that the time is bounded by the
   /// product of both lengths.
-  static func matches(_ name: [UInt8], _ pattern: [UInt8]) -> Bool {
+  package static func matches(_ name: [UInt8], _ pattern: [UInt8]) -> Bool {
     let star = UInt8(ascii: "*")
     var inName = 0
     var inPattern = 0

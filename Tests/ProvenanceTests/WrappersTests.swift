@@ -2,7 +2,7 @@
 
 import Testing
 
-@testable import Answers
+@testable import Provenance
 
 @Suite("Plain names of functions")
 struct FunctionNameTests {
@@ -114,21 +114,5 @@ struct WrappersTests {
   func list() {
     let list = Wrappers.patterns(in: Array("# comment\n\n  a_*  \r\noperator new\n\t#x\nb".utf8))
     #expect(list.map { String(decoding: $0, as: UTF8.self) } == ["a_*", "operator new", "b"])
-  }
-
-  @Test("added patterns: plain names, or whole ones where they have < or (")
-  func adding() throws {
-    let wrappers = try Wrappers.standard.adding(["pool_*", " Pool::get ", "*<int>::make(*"])
-    #expect(wrappers.contains("malloc") && wrappers.contains("pool_get"))
-    #expect(wrappers.contains("Pool::get(unsigned long)") && !Wrappers.standard.contains("Pool::get(unsigned long)"))
-    #expect(wrappers.contains("Maker<int>::make()") && !wrappers.contains("Maker<char>::make()"))
-  }
-
-  @Test("patterns that are none are refused")
-  func refused() {
-    for patterns in [[""], [" \t"], [String(repeating: "a", count: 1001)], Array(repeating: "a", count: 101)] {
-      let error = #expect(throws: AnswerError.self) { try Wrappers.standard.adding(patterns) }
-      #expect(error?.kind == .usage)
-    }
   }
 }

@@ -1,32 +1,25 @@
-// From a module as the index has it to what its file is found by.
+// From a module, as the index or a recording has it, to the reference by which the symbolizer finds the module's file.
 
 import IndexReader
 import Symbols
 
 extension ModuleReference {
-  /// `segment`: of the process that had it loaded, and may still show its files.
+  /// `segment` is that of the process that had the module loaded, and whose view of the file system may still have it.
   package init(_ module: Module, in segment: borrowing Segment) {
     self.init(module, process: Process(of: segment))
   }
 
-  /// `process`: that may still show its files; nil for none.
+  /// `process` is one whose view of the file system may still have the file; nil for none.
   package init(_ module: Module, process: Process?) {
     self.init(
       path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias,
-      file: module.file.map { FileState($0) }, notedNanoseconds: module.notedNanoseconds,
+      file: module.file, notedNanoseconds: module.notedNanoseconds,
       isDeleted: module.isDeleted, isMain: module.isMain, process: process)
   }
 }
 
-extension FileState {
-  init(_ file: FileIdentity) {
-    self.init(
-      device: file.device, inode: file.inode, size: file.size, seconds: file.seconds, nanoseconds: file.nanoseconds)
-  }
-}
-
 extension ModuleReference.Process {
-  init(of segment: borrowing Segment) {
+  package init(of segment: borrowing Segment) {
     self.init(id: segment.processID, startTime: segment.startTimeHere, ownerID: segment.ownerID)
   }
 }

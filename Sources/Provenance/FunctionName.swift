@@ -1,20 +1,19 @@
-// The plain name of a function: what is left of a demangled name when types are taken away. Patterns are held against
-// it.
+// The plain name of a function: a demangled name without its types. Patterns are compared with plain names.
 //
 //   void* std::__new_allocator<char>::allocate(unsigned long, void const*)   →  std::__new_allocator::allocate
 //   generic specialization <Swift.Int> of Swift.Array.append(__owned A) -> () →  Swift.Array.append
 //   alloc::raw_vec::RawVec<T,A>::grow_one::h0123456789abcdef                 →  alloc::raw_vec::RawVec::grow_one
 //   zmalloc_usable.part.0                                                    →  zmalloc_usable
 //
-// Names come from any file, so every input has some result; one that isn't understood stays as it is, or loses too
-// much, and then no pattern matches it.
+// Names come from any file, so every input has some result. A name that isn't understood stays as it is, or loses too
+// much; then no pattern matches it.
 
-enum FunctionName {
+package enum FunctionName {
   /// Longest name, in bytes, that is taken apart.
-  static let limit = 1 << 14
+  package static let limit = 1 << 14
 
   /// The plain name in the demangled `name`.
-  static func plain(_ name: [UInt8]) -> [UInt8] {
+  package static func plain(_ name: [UInt8]) -> [UInt8] {
     // A Rust implementation of a trait, <T as Trait>::f, has no name apart from its types.
     guard name.count <= limit, name.first != UInt8(ascii: "<") else { return name }
     var scan = Scan(name)
@@ -44,9 +43,13 @@ enum FunctionName {
       }
     }
     let hash = name.suffix(19)
-    if hash.count == 19, hash.starts(with: "::h".utf8), hash.dropFirst(3).allSatisfy({ hexadecimalDigit($0) != nil }) {
+    if hash.count == 19, hash.starts(with: "::h".utf8), hash.dropFirst(3).allSatisfy(isHexadecimal) {
       name.removeLast(19)
     }
+  }
+
+  private static func isHexadecimal(_ byte: UInt8) -> Bool {
+    byte &- UInt8(ascii: "0") < 10 || (byte | 0x20) &- UInt8(ascii: "a") < 6
   }
 
   private static let cloneSuffixes = ["part.", "constprop.", "isra.", "cold", "lto_priv.", "localalias", "llvm."]

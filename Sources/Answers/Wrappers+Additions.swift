@@ -1,0 +1,30 @@
+// The wrappers that a person adds to the standard ones, checked before they are used.
+
+import Provenance
+
+extension Wrappers {
+  /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many.
+  public func adding(_ patterns: [String]) throws(AnswerError) -> Wrappers {
+    guard patterns.count <= Self.additionLimit else {
+      throw AnswerError(
+        .usage, what: "there are \(patterns.count) patterns of wrappers",
+        advice: "give at most \(Self.additionLimit), with * for what they have in common")
+    }
+    var result = self
+    for pattern in patterns {
+      let bytes = Self.trimmed(Array(pattern.utf8)[...])
+      guard !bytes.isEmpty else {
+        throw AnswerError(
+          .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*"
+        )
+      }
+      guard bytes.count <= Self.patternLimit else {
+        throw AnswerError(
+          .usage, what: "the pattern of a wrapper has \(bytes.count) bytes",
+          advice: "give at most \(Self.patternLimit), with * for the rest")
+      }
+      result.add(Array(bytes))
+    }
+    return result
+  }
+}

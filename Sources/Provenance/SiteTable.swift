@@ -1,0 +1,136 @@
+// Live memory by allocation site, from sums by context: the table that `top` prints of a process and `replay` of a
+// moment of a recording.
+//
+// A context is (stack, thread, function, allocator). Each stack is attributed to its site (StackNaming). Sites are told
+// apart by return address, function and allocator; the stacks that lead through a site, and threads, are merged.
+
+import IndexReader
+import Symbols
+
+/// Live bytes and blocks by allocation site, largest first.
+public struct SiteTable: Hashable, Sendable {
+  /// A sum.
+  public struct Total: Hashable, Sendable {
+    /// Bytes asked for.
+    public var bytes: UInt64 = 0
+    /// Live blocks.
+    public var blocks: UInt64 = 0
+
+    public init(bytes: UInt64 = 0, blocks: UInt64 = 0) {
+      self.bytes = bytes
+      self.blocks = blocks
+    }
+
+    /// Adds another sum; numbers of a damaged index wrap.
+    package mutating func add(_ other: Total) {
+      bytes &+= other.bytes
+      blocks &+= other.blocks
+    }
+  }
+
+  /// One row of the table.
+  public struct Site: Hashable, Sendable {
+    /// The live memory that was allocated there.
+    public var total: Total
+    /// The allocation site, and the functions it is inlined into; empty if it is not known.
+    public var frames: [Frame]
+    /// The function that was called, such as `calloc`; nil if not known.
+    public var function: String?
+    /// Name of the allocator, else its module's file name; nil if not known.
+    public var allocator: String?
+
+    public init(total: Total, frames: [Frame], function: String?, allocator: String?) {
+      self.total = total
+      self.frames = frames
+      self.function = function
+      self.allocator = allocator
+    }
+  }
+
+  /// Sum of all sites.
+  public var total: Total
+  /// Number of sites, shown or not.
+  public var siteCount: Int
+  /// The sites that are shown.
+  public var sites: [Site]
+  /// Sum of the sites that are not shown.
+  public var other: Total
+
+  public init(total: Total, siteCount: Int, sites: [Site], other: Total) {
+    self.total = total
+    self.siteCount = siteCount
+    self.sites = sites
+    self.other = other
+  }
+}
+
+/// Live memory of one context.
+package struct ContextSum {
+  package var context: UInt32
+  package var total: SiteTable.Total
+  /// The time of a record of the context, which tells which modules were loaded then.
+  package var ticks: UInt32
+
+  package init(context: UInt32, total: SiteTable.Total, ticks: UInt32) {
+    self.context = context
+    self.total = total
+    self.ticks = ticks
+  }
+}
+
+extension SiteTable {
+  private struct Key: Hashable, Comparable {
+    /// nil if not known.
+    var site: Provenance.Site.Key?
+    var function: String
+    /// The allocator's number plus 1; 0 if not known.
+    var allocator: UInt32
+
+    static func < (a: Key, b: Key) -> Bool {
+      let none = Provenance.Site.Key(pc: 0, module: 0)
+      return a.site == b.site
+        ? (a.function, a.allocator) < (b.function, b.allocator) : a.site ?? none < b.site ?? none
+    }
+  }
+
+  private struct Sum {
+    var total = Total()
+    /// The origin of one of the contexts, and the time of a record of it: their stack is one that leads through the
+    /// site.
+    var origin: Origin?
+    var ticks: UInt32 = 0
+  }
+
+  /// The `limit` sites with the most live bytes, from the sums of all contexts of `tables`.
+  package init(
+    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, limit: Int
+  ) {
+    let naming = StackNaming(tables, wrappers: wrappers)
+    var sums: [Key: Sum] = [:]
+    for context in contexts where context.total.blocks > 0 {
+      let origin = tables.context(context.context)
+      let key = Key(
+        site: naming.siteKey(ofNode: origin?.node ?? 0, at: context.ticks), function: origin?.function ?? "",
+        allocator: origin?.allocatorNumber.map { $0 + 1 } ?? 0)
+      sums[key, default: Sum(origin: origin, ticks: context.ticks)].total.add(context.total)
+    }
+    let sorted = sums.sorted { a, b in
+      let left = (a.value.total.bytes, a.value.total.blocks)
+      let right = (b.value.total.bytes, b.value.total.blocks)
+      // Equal sums in a fixed order, so that two tables of one state are equal.
+      return left != right ? left > right : a.key < b.key
+    }
+    let limit = max(0, limit)
+    self.init(total: Total(), siteCount: sorted.count, sites: [], other: Total())
+    for (index, (_, sum)) in sorted.enumerated() {
+      total.add(sum.total)
+      if index >= limit { other.add(sum.total) }
+    }
+    for (_, sum) in sorted.prefix(limit) {
+      sites.append(
+        Site(
+          total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],
+          function: sum.origin?.function, allocator: sum.origin?.allocator))
+    }
+  }
+}

@@ -1,0 +1,81 @@
+// The formats of other programs in which a recording can be written. A format is a file with its
+// renderer (a type that conforms to ExportRenderer) and a row here. The command's help, its errors
+// and its option list the rows.
+
+import Answers
+
+/// A format that `allocsctl export` can write.
+public enum ExportFormat: String, CaseIterable, Sendable {
+  case jsonl
+  case heaptrack
+  case perfetto
+
+  private var row: (purpose: String, renderer: any ExportRenderer.Type) {
+    switch self {
+    case .jsonl: ("one JSON object a line", JSONLinesFile.self)
+    case .heaptrack: ("for heaptrack_print and heaptrack_gui", HeaptrackFile.self)
+    case .perfetto:
+      (
+        "heap profiles of \(PerfettoFile.moments) moments and of the peak, for ui.perfetto.dev and its trace processor",
+        PerfettoFile.self
+      )
+    }
+  }
+
+  /// The purpose of the format, in the words of the command's help.
+  public var purpose: String { row.purpose }
+
+  var renderer: any ExportRenderer.Type { row.renderer }
+
+  /// `jsonl, heaptrack or perfetto`.
+  public static var list: String {
+    let names = allCases.map(\.rawValue)
+    return names.dropLast().joined(separator: ", ") + " or " + names[names.count - 1]
+  }
+}
+
+/// Writes a recording in one format.
+protocol ExportRenderer {
+  init(_ recording: Recording, to output: ExportOutput)
+  /// Writes all of it, once.
+  mutating func render() throws(RecordingError)
+}
+
+/// Where a renderer puts its bytes: a file, or standard output.
+final class ExportOutput {
+  private let file: OutputFile
+  private let path: String
+
+  /// The output at `path`, which replaces a file that is there; "-" is standard output.
+  init(path: String) throws(RecordingError) {
+    self.path = path
+    do throws(OutputFile.Failure) {
+      file = try path == "-" ? .standardOutput() : OutputFile(path: path)
+    } catch {
+      throw Self.error(path, error)
+    }
+  }
+
+  func write(_ bytes: [UInt8]) throws(RecordingError) {
+    do throws(OutputFile.Failure) { try file.write(bytes) } catch { throw Self.error(path, error) }
+  }
+
+  private static func error(_ path: String, _ failure: OutputFile.Failure) -> RecordingError {
+    RecordingError(
+      "cannot write \(path == "-" ? "to standard output" : path): \(failure.words)",
+      advice: path == "-" ? "check where it is redirected to" : "name another file")
+  }
+}
+
+extension Recording {
+  /// Writes the recording in `format` to a file, which is replaced; "-" is standard output.
+  public func export(_ format: ExportFormat, to path: String) throws(RecordingError) {
+    // Chunks of events are read while they are exported: the recording's own file must stay as it
+    // is.
+    guard !isFile(at: path) else {
+      throw RecordingError("cannot write \(path): it is the recording itself", advice: "name another file")
+    }
+    var renderer = format.renderer.init(self, to: try ExportOutput(path: path))
+    try renderer.render()
+  }
+}
