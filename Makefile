@@ -53,7 +53,7 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 
 fuzz: ## damaged segments, symbol files and recordings, ten million of each kind; RUNS for another number
 	@scripts/install-dependencies build
-	scripts/fuzz '$(abspath $(SCRATCH))/fuzz' $(RUNS)
+	scripts/fuzz $(if $(RUNS),--runs $(RUNS)) '$(abspath $(SCRATCH))/fuzz'
 
 sanitize: ## the tests of the server side under ThreadSanitizer and AddressSanitizer
 	@scripts/install-dependencies build test

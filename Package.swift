@@ -86,18 +86,19 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
+    .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout"],
+      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess"],
       exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
-      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout"],
+      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout", "SystemAccess"],
       exclude: ["CLiburing"],
       // As an archive: nothing more is to be installed where the binaries run, and a tool's start loads nothing more.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
@@ -117,10 +118,11 @@ let package = Package(
     .target(
       name: "Provenance", dependencies: ["IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
     .target(
-      name: "Answers", dependencies: ["ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
-    .target(
-      name: "ServerProtocol",
-      dependencies: ["Answers", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout"]),
+      name: "Answers",
+      dependencies: [
+        "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+      ]),
+    .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
@@ -128,14 +130,14 @@ let package = Package(
       name: "Recording",
       dependencies: [
         "Answers", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance", "SharedLayout",
-        "Symbols",
+        "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
         "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording", "ServerProtocol",
-        "SharedLayout", "Symbols",
+        "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -148,7 +150,7 @@ let package = Package(
       name: "allocsd",
       dependencies: [
         "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance", "ServerProtocol",
-        "Symbols",
+        "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -166,41 +168,56 @@ let package = Package(
     .executableTarget(
       name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
     .executableTarget(
-      name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout"],
+      name: "allocs-export-bench", dependencies: ["EventExport", "Measurement", "SharedLayout", "SystemAccess"],
       path: "Benchmarks/Export"),
     .executableTarget(
-      name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader"], path: "Benchmarks/Drain"),
+      name: "allocs-drain-bench", dependencies: ["EventExport", "IndexReader", "SystemAccess"],
+      path: "Benchmarks/Drain"),
 
     // MARK: tests
-    .testTarget(name: "MeasurementTests", dependencies: ["Measurement"]),
-    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout"]),
-    .testTarget(name: "ByteTextTests", dependencies: ["ByteText"]),
+    .target(name: "TestSupport", dependencies: ["SharedLayout"], path: "Tests/TestSupport"),
+    .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"]),
+    .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
+    .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
+    .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(
-      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout"], exclude: ["Segments"]),
-    .testTarget(name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout"]),
+      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
+      exclude: ["Segments"]),
+    .testTarget(
+      name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "RecordingTests",
-      dependencies: ["CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols"]),
-    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols"], exclude: ["Programs"]),
-    .testTarget(name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols"]),
+      dependencies: [
+        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
+        "TestSupport",
+      ]),
+    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
+    .testTarget(
+      name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(
       name: "AnswersTests",
-      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols"]),
-    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "Answers"]),
+      dependencies: [
+        "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
+      ]),
+    .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
+    .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout"],
+      name: "EndToEndTests",
+      dependencies: ["CLibrary", "IndexReader", "Recording", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Programs"]),
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
-      name: "FuzzTargets", dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols"],
+      name: "FuzzTargets",
+      dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
       path: "Tests/Fuzz/FuzzTargets"),
-    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets"]),
+    .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]
 )
 
 // With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
 // configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests run
-// the release binaries that users get.
+// the release binaries that users get. All is optimised, with the assertions of a debug build: comparing an index with a
+// record, byte by byte, is most of what the tests do.
 if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   var needed = Set(package.targets.filter(\.isTest).map(\.name))
   var added = true
@@ -213,6 +230,10 @@ if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   }
   package.products = []
   package.targets.removeAll { !needed.contains($0.name) }
+  for target in package.targets where target.type == .regular || target.type == .test {
+    target.swiftSettings =
+      (target.swiftSettings ?? []) + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
+  }
 }
 
 // With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer,

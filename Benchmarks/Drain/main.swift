@@ -11,6 +11,7 @@ import EventExport
 import Glibc
 import IndexReader
 import Synchronization
+import SystemAccess
 
 func fail(_ message: String) -> Never {
   let line = Array("allocs-drain-bench: \(message)\n".utf8)
@@ -31,7 +32,7 @@ do {
     ExportRequest(
       subscriber: subscriber, key: "bench", policy: .lossless,
       destination: try Destination(duplicating: file, name: path)
-    ) { () throws(ExportError) in try RingSource(segment, policy: .lossless) })
+    ) { () throws(Complaint) in try RingSource(segment, policy: .lossless) })
   close(file)
   while end.withLock({ $0 == nil }) { usleep(5000) }
   guard end.withLock({ $0 }) == .processEnded else { fail("the export ended early: \(end.withLock { $0 }!)") }

@@ -19,6 +19,7 @@ import Glibc
 import Measurement
 import SharedLayout
 import Synchronization
+import SystemAccess
 
 func fail(_ message: String) -> Never {
   let line = Array("allocs-export-bench: \(message)\n".utf8)
@@ -79,7 +80,7 @@ final class FullRings: EventSource {
   var processID: Int32 { getpid() }
   var isLive: Bool { true }
 
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(ExportError) -> SourceStatus {
+  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus {
     var status = SourceStatus(records: 0, fullest: 1)
     let count = min(limit, batch)
     for ring in 0..<Rings.count {
@@ -130,7 +131,7 @@ func export(_ kind: String, batch: Int, ioUring: Bool) throws {
     ExportRequest(
       subscriber: RecordStream(), key: "bench", policy: .lossless,
       destination: try Destination(duplicating: descriptor, name: path)
-    ) { () throws(ExportError) in FullRings(rings, batch: batch) })
+    ) { () throws(Complaint) in FullRings(rings, batch: batch) })
   var written: UInt64 = 0
   while seconds() - began < duration {
     usleep(5000)

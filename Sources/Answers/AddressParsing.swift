@@ -1,8 +1,11 @@
-// Addresses as people and programs write them: hexadecimal after 0x, or decimal. The one place that reads them.
+// Addresses as people and programs write them: hexadecimal after 0x, or decimal. They are read here and nowhere else; so
+// are process ids.
+
+import SystemAccess
 
 /// The address that `text` names: `0x` and hexadecimal digits, or decimal digits; blanks around it don't matter.
 /// Throws `.usage` for anything else: empty, signed, not a number, 2^64 or more.
-public func parseAddress(_ text: some StringProtocol) throws(AnswerError) -> UInt64 {
+public func parseAddress(_ text: some StringProtocol) throws(Complaint) -> UInt64 {
   let bytes = Array(text.utf8)
   switch scanAddress(bytes, from: 0, to: bytes.count) {
   case .success(let address): return address
@@ -10,8 +13,8 @@ public func parseAddress(_ text: some StringProtocol) throws(AnswerError) -> UIn
   }
 }
 
-/// The addresses in `bytes`, one a line; empty lines are passed over. The error of a line names its number.
-public func parseAddresses(_ bytes: [UInt8]) throws(AnswerError) -> [UInt64] {
+/// The addresses in `bytes`, one a line; empty lines are skipped. The complaint about a line has the line's number.
+public func parseAddresses(_ bytes: [UInt8]) throws(Complaint) -> [UInt64] {
   var addresses: [UInt64] = []
   // The shortest line that scripts write is about 15 bytes: 0x, 12 digits and a newline.
   addresses.reserveCapacity(bytes.count / 15 + 1)
@@ -31,7 +34,13 @@ public func parseAddresses(_ bytes: [UInt8]) throws(AnswerError) -> [UInt64] {
   return addresses
 }
 
-/// What is wrong with the text of an address.
+/// The process id that `text` names, in decimal digits; nil for anything else, and for 0.
+public func parseProcessID(_ text: some StringProtocol) -> Int32? {
+  guard text.utf8.allSatisfy(isDecimal), let value = Int32(text), value > 0 else { return nil }
+  return value
+}
+
+/// The fault in the text of an address.
 enum AddressFault: Error {
   case empty
   case negative
@@ -41,42 +50,42 @@ enum AddressFault: Error {
   case notANumber
   case tooLarge
 
-  func error(of text: String, line: Int?) -> AnswerError {
+  func error(of text: String, line: Int?) -> Complaint {
     let place = line.map { "line \($0): " } ?? ""
     let shown = TextLayout.fit(TextLayout.printable(text), columns: 40)
     switch self {
     case .empty:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)the address is empty", advice: "give one, such as 0x55d0c0ffee10 or 94355")
     case .negative:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not an address: it is negative",
         advice: "write it unsigned, in hexadecimal after 0x or in decimal")
     case .signed:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not an address: it has a sign", advice: "leave the + out")
     case .noDigits:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not an address: nothing follows 0x",
         advice: "write hexadecimal digits after it")
     case .hexadecimalWithoutPrefix:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not a decimal number",
         advice: "if it is hexadecimal, write 0x before it")
     case .notANumber:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not an address: it is not a number",
         advice: "write hexadecimal digits after 0x, or decimal digits")
     case .tooLarge:
-      return AnswerError(
+      return Complaint(
         .usage, what: "\(place)\"\(shown)\" is not an address: it is 2^64 or more",
         advice: "addresses go up to 0xffffffffffffffff")
     }
   }
 }
 
-/// Reads the address in `bytes[start..<end]`. Takes an array and two bounds, not a slice, as a batch calls it for each
-/// of millions of lines.
+/// Reads the address in `bytes[start..<end]`. It takes an array and two bounds, not a slice, as a batch calls it for
+/// each of millions of lines.
 func scanAddress(_ bytes: [UInt8], from start: Int, to end: Int) -> Result<UInt64, AddressFault> {
   var start = start
   var end = end

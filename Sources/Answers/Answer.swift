@@ -1,22 +1,23 @@
-// What an address of a process is: the fields of the contract, each nil where it isn't known.
+// An answer: what an address of a process is. Its fields are those of docs/json.md; each is nil where it isn't known.
 
 import IndexReader
+import Provenance
 import Symbols
 
 /// The answer to "what is at this address?".
 public struct Answer: Hashable, Sendable {
   public enum Kind: String, Hashable, Sendable {
-    /// In a live allocation.
+    /// The address is in a live allocation.
     case heap
-    /// In memory of the heap, and in no live allocation.
+    /// The address is in memory of the heap, and in no live allocation.
     case free
-    /// In an executable or shared object: code, constants, variables.
+    /// The address is in an executable or shared object: code, a constant, a variable.
     case `static`
-    /// In a thread's stack.
+    /// The address is in a thread's stack.
     case stack
-    /// In some other mapping.
+    /// The address is in some other mapping.
     case mapping
-    /// In none.
+    /// The address is in no mapping.
     case unmapped
   }
 
@@ -31,7 +32,7 @@ public struct Answer: Hashable, Sendable {
       self.size = size
     }
 
-    /// One past the last address; a block of no bytes still owns its base.
+    /// The address behind the last byte; a block of no bytes still owns its base.
     public var end: UInt64 {
       let (end, overflow) = base.addingReportingOverflow(max(size, 1))
       return overflow ? .max : end
@@ -64,28 +65,29 @@ public struct Answer: Hashable, Sendable {
     }
   }
 
-  /// What the answer cannot say, and why; the same words in text and JSON.
+  /// Something that the answer cannot say, and why; text and JSON have the same words.
   public enum Note: Hashable, Sendable {
-    /// The memory was heap, and is mapped no longer.
+    /// The memory was heap, and is no longer mapped.
     case givenBack
-    /// The process is gone: nobody knows what else was mapped.
+    /// The process is gone: nobody knows its other mappings.
     case processEnded
-    /// The process runs and has another index or none, as after exec: what is mapped now has nothing to do with this
-    /// one.
+    /// The process runs and has another index or none, as after exec: its present mappings have nothing to do with this
+    /// index.
     case indexAbandoned
     /// /proc/PID/maps may not be read by the caller.
     case mappingsNotPermitted
-    /// Descriptors or memory were lacking to read them.
+    /// The reader was short of descriptors or memory to read /proc/PID/maps.
     case mappingsNotRead
     /// The process runs in a pid namespace whose processes the caller does not see.
     case processNotVisible
-    /// Below the main thread's stack, where the kernel lets nothing be mapped: a stack that overflows ends here.
+    /// The address is below the main thread's stack, where the kernel lets nothing be mapped: a stack that overflows
+    /// ends here.
     case stackGap
-    /// At or above 2^47, where no memory of a process can be.
+    /// The address is at or above 2^47, where no memory of a process can be.
     case outsideUserSpace
 
     var text: String {
-      // Short enough for the first line of an answer.
+      // The words are short enough for the first line of an answer.
       switch self {
       case .givenBack: "its pages were given back to the system"
       case .processEnded: "the process has ended, its mappings are not known"
@@ -103,38 +105,31 @@ public struct Answer: Hashable, Sendable {
   public var kind: Kind
   /// The allocation that the address is in (heap).
   public var block: Block?
-  /// Bytes, if the caller asked for an alignment (heap).
+  /// Bytes, if the call asked for an alignment (heap).
   public var alignment: UInt64?
-  /// Whose memory it is: the allocator's name, else its module's file name, such as `libc.so.6` (heap).
+  /// The allocator whose memory it is: its name, else its module's file name, such as `libc.so.6` (heap).
   public var allocator: String?
   /// Path of the module that has the allocator's code (heap).
   public var allocatorModule: String?
   /// The function that was called, such as `calloc` (heap).
   public var function: String?
-  /// Who allocated (heap), or whose stack it is (stack).
+  /// The thread that allocated (heap), or whose stack it is (stack).
   public var thread: Thread?
-  /// Seconds since it was allocated (heap); of a process that is gone, until its last known moment.
+  /// Seconds since the allocation (heap); of a process that is gone, until now as well.
   public var age: Double?
-  /// Innermost frame first; nil if not known or not asked for (heap).
-  public var stack: [Frame]?
-  /// Index in `stack` of the allocation site: the innermost function that is no wrapper; nil if there is no stack.
-  public var siteIndex: Int?
-  /// Indices in `stack` of the frames that a signal interrupted; what is there is not a call.
-  public var interruptedFrames: [Int] = []
-  /// Why frames beyond the last one are missing; nil if none are.
-  public var stackTruncation: Stack.Truncation?
-  /// At least so many frames were cut at the depth limit; nil if none were, or it is not known.
-  public var stackFramesCut: UInt32?
-  /// Whether `stack` was recorded as a whole stack; else it is the call site, with what is inlined there.
+  /// The calls that led to the allocation; nil if not known or not asked for (heap).
+  public var stack: NamedStack?
+  /// Whether `stack` was recorded as a whole stack; else it is the call site, with the functions inlined there.
   public var hasFullStack = false
-  /// What else the address is in: outwards, what holds what the answer leads with; and inwards, where it leads with a
-  /// container, what is passed over, innermost first (heap).
+  /// The other blocks that the address is in (heap). `containers`: blocks around the block that the answer leads with,
+  /// from the inside to the outside. `contents`: where the answer leads with a container, the blocks inside it,
+  /// innermost first.
   public var containers: [Container] = []
   public var contents: [Container] = []
-  /// The nearest live allocations (heap, free); of a suballocation, those of its container.
+  /// The nearest live allocations (heap, free); of a suballocation, the nearest in its container.
   public var previous: Block?
   public var next: Block?
-  /// What the address is in (static).
+  /// The variable or function that the address is in (static).
   public var symbol: Symbol?
   /// Section of the module, such as `.bss` (static).
   public var section: String?
@@ -144,15 +139,15 @@ public struct Answer: Hashable, Sendable {
   public var unnamed: NameLoss?
   /// The part of a variable, by debug information (static).
   public var variable: Variable?
-  /// Of code (static).
+  /// The source of the code (static).
   public var source: SourceLine?
-  /// The variable is `thread`'s own copy (static).
+  /// Whether the variable is `thread`'s own copy (static).
   public var isThreadLocal = false
-  /// Which arena of the allocator holds the block (heap), or the gap (free).
+  /// The arena of the allocator that holds the block (heap), or the gap (free).
   public var arena: Arena?
-  /// Who mapped the memory.
+  /// The call that mapped the memory.
   public var mappedBy: MappedBy?
-  /// What the kernel, libc or the agent has there.
+  /// The part of the process that the kernel, libc or the agent has there.
   public var part: Part?
   /// The frame of the stack, if its thread was stopped to find out.
   public var frame: StackFrame?
@@ -164,10 +159,10 @@ public struct Answer: Hashable, Sendable {
   public var mappingBelow: Mapping?
   public var mappingAbove: Mapping?
   public var note: Note?
-  /// What the index that gave this answer is known to lack.
+  /// The known losses of the index that gave this answer.
   public var losses = Losses()
 
-  /// Why a variable's name may be less than it could be, with its module; frames have theirs.
+  /// Why a variable's name may be incomplete, with its module. Frames have such reasons of their own.
   public var variableProblem: String?
 
   public init(address: UInt64, kind: Kind) {
@@ -175,15 +170,10 @@ public struct Answer: Hashable, Sendable {
     self.kind = kind
   }
 
-  /// Bytes from the start of what it is in: the block, or the symbol.
+  /// Bytes from the start of the block, or of the symbol, that the address is in.
   public var offset: UInt64? {
     if let block { return address &- block.base }
     return symbol?.offset
   }
 
-  /// The frame that the allocation is attributed to.
-  public var site: Frame? {
-    guard let stack, let siteIndex, stack.indices.contains(siteIndex) else { return nil }
-    return stack[siteIndex]
-  }
 }

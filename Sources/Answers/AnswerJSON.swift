@@ -1,7 +1,9 @@
-// An answer as one line of JSON. Every field is described in docs/json.md; one that isn't known is left out.
+// An answer as one line of JSON. docs/json.md describes every field; a field that isn't known is left out.
 
+import ByteText
 import Provenance
 import Symbols
+import SystemAccess
 
 extension Answer {
   /// One JSON object, without a newline.
@@ -36,12 +38,7 @@ extension Answer {
     if let frame { writer.append(stackFrame: frame) }
     if let frameFailure { writer.append(",\"frame_error\":", string: frameFailure) }
     if let age { writer.append(age: age) }
-    if let stack {
-      writer.append(
-        stack: NamedStack(
-          frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation,
-          framesCut: stackFramesCut))
-    }
+    if let stack { writer.append(stack: stack) }
     writer.append(",\"containers\":", containers, of: address)
     writer.append(",\"contents\":", contents, of: address)
     if let previous { writer.append(neighbour: previous, opening: ",\"previous\":{\"base\":\"") }
@@ -58,6 +55,35 @@ extension Answer {
   }
 }
 
+extension Answer.Container {
+  func appendJSON(of address: UInt64, to writer: inout ByteWriter) {
+    switch kind {
+    case .suballocation: writer.append("{\"kind\":\"suballocation\"")
+    case .chunk: writer.append("{\"kind\":\"chunk\"")
+    }
+    writer.append(block: block, offset: address &- block.base)
+    writer.appendOrigin(allocator: allocator, module: allocatorModule, function: function)
+    if let thread { writer.append(thread: thread) }
+    if let age { writer.append(age: age) }
+    if let stack { writer.append(stack: stack) }
+    writer.append("}")
+  }
+}
+
+extension ByteWriter {
+  /// Appends `,"NAME":[…]`, nothing if there are none.
+  mutating func append(_ name: StaticString, _ containers: [Answer.Container], of address: UInt64) {
+    guard !containers.isEmpty else { return }
+    append(name)
+    append("[")
+    for (index, container) in containers.enumerated() {
+      if index > 0 { append(",") }
+      container.appendJSON(of: address, to: &self)
+    }
+    append("]")
+  }
+}
+
 extension Frame {
   func appendJSON(isInterrupted: Bool = false, to writer: inout ByteWriter) {
     writer.append("{")
@@ -66,7 +92,7 @@ extension Frame {
     if isInterrupted { writer.append(",\"interrupted\":true}") } else { writer.append("}") }
   }
 
-  /// What a site and a frame of a stack have in common.
+  /// Appends the fields that a site and a frame of a stack have in common.
   private func appendFields(to writer: inout ByteWriter) {
     writer.append("\"pc\":\"")
     writer.append(address: pc)
@@ -75,8 +101,7 @@ extension Frame {
     if module != nil, let place {
       writer.append(",\"offset\":", decimal: place.address)
       if !place.buildID.isEmpty {
-        let digits = place.buildID.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
-        writer.append(",\"build_id\":", string: digits)
+        writer.append(",\"build_id\":", string: place.buildID.map(\.hexadecimal).joined())
       }
     }
     if let function { writer.append(",\"function\":", string: function) }
@@ -90,6 +115,17 @@ extension Frame {
     writer.append(",\"site\":{")
     appendFields(to: &writer)
     writer.append("}")
+  }
+}
+
+extension Complaint {
+  /// `{"error":"<what> — <advice>"}`, without a newline.
+  public var json: String {
+    var writer = ByteWriter(capacity: 256)
+    writer.append("{\"error\":")
+    writer.appendJSONString(description)
+    writer.append("}")
+    return writer.takeString()
   }
 }
 
@@ -124,7 +160,7 @@ extension ByteWriter {
   }
 
   package mutating func append(stack: NamedStack) {
-    if let site = stack.siteIndex, stack.frames.indices.contains(site) { stack.frames[site].appendSite(to: &self) }
+    if let site = stack.site { site.appendSite(to: &self) }
     append(",\"stack\":[")
     for (index, frame) in stack.frames.enumerated() {
       if index > 0 { append(",") }
@@ -157,7 +193,7 @@ extension ByteWriter {
   @inline(__always)
   mutating func append(age: Double) {
     append(",\"age_seconds\":")
-    // A tick is 1/64 s: further digits would be made up.
+    // A tick is 1/64 s, so a third digit would say nothing.
     append(decimal: age, places: 2)
   }
 

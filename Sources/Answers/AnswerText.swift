@@ -1,10 +1,11 @@
-// An answer for people: what it is in the first line, then who, when and where; one screen of 80 columns.
+// An answer for people: its first line says what the address is; then come who, when and where; all on one screen of 80
+// columns.
 
 import Provenance
 import Symbols
 
 extension Answer {
-  /// Most frames that are printed, so that an answer fits a screen of 24 lines; JSON has all.
+  /// The number of frames that are printed at most, so that an answer fits a screen of 24 lines; JSON has all frames.
   static let printedFrames = 14
 
   /// Several lines of at most 80 columns, each with a newline.
@@ -12,7 +13,7 @@ extension Answer {
     var lines: [String] = []
     let start = "\(hex(address)): \(kind.rawValue)"
     if kind == .free, let reservation = losses.reservation {
-      // That no block in the index holds it does not say that none does.
+      // The address may still be in a block that the index lacks.
       lines.append(TextLayout.fit("\(start), \(reservation)", columns: TextLayout.columns))
       lines.append(TextLayout.fit("  \(headline)", columns: TextLayout.columns))
     } else {
@@ -63,7 +64,7 @@ extension Answer {
   }
 
   private var freeHeadline: String {
-    // What an address right behind a block usually means is an end pointer, or an overflow by one.
+    // An address right behind a block is usually an end pointer, or an overflow by one.
     if let previous, previous.end == address, previous.size > 0 {
       let start = "one past the end of a block of "
       return fitting([
@@ -72,7 +73,7 @@ extension Answer {
       ])
     }
     if let note { return note.text }
-    // Blocks of other mappings say nothing about this one's gaps.
+    // Blocks in other mappings say nothing about the gaps of this mapping.
     let below = previous.flatMap { previous in mapping.map { previous.end > $0.start } ?? true ? previous : nil }
     let above = next.flatMap { next in mapping.map { next.base < $0.end } ?? true ? next : nil }
     let place = mapping.map { $0.path == nil ? "its mapping" : TextLayout.printable($0.path!) } ?? "the heap"
@@ -92,12 +93,12 @@ extension Answer {
     TextLayout.columns - TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
   }
 
-  /// The first of `texts` that fits the first line; the last if none does.
+  /// The first of `texts` that fits into the first line; the last if none does.
   private func fitting(_ texts: [String]) -> String {
     texts.first { TextLayout.width($0) <= headlineRoom } ?? texts.last ?? ""
   }
 
-  /// `name`, cut so that it fits the first line with all of `suffix`, unless hardly anything would be left of it.
+  /// `name`, cut so that it fits into the first line with all of `suffix`, unless hardly anything would be left of it.
   private func fitting(_ name: String, suffix: String) -> String {
     TextLayout.fit(name, columns: max(16, headlineRoom - TextLayout.width(suffix))) + suffix
   }
@@ -144,7 +145,7 @@ extension Answer {
         ? "\(offset) into reserved address space"
         : "\(offset) into anonymous memory\(mappedBy == nil ? ", never used as heap" : "")"
     }
-    // The name alone: the line below has the path.
+    // The file's name alone: the line below has the path.
     if mapping.isFile {
       let place = Units.grouped(mapping.offset &+ (address &- mapping.start))
       return "byte \(place) of the file \(TextLayout.printable(Self.lastComponent(path)))"
@@ -156,13 +157,13 @@ extension Answer {
 
   private var allocatorWords: String? { Self.words(of: allocator, module: allocatorModule, function: function) }
 
-  /// What an allocator is called beside its function: one that has no other name is called by its module.
+  /// The name of an allocator beside its function: an allocator that has no other name is called by its module.
   static func words(of allocator: String?, module: String?, function: String?) -> String? {
     let name = allocator == function ? module.map { lastComponent($0) } ?? allocator : allocator
     return name.map { TextLayout.printable($0) }
   }
 
-  /// Who allocated the block, with what, when, on which thread: phrases, in the order of their weight.
+  /// Who allocated the block, by which function, when, on which thread: phrases, the weightiest first.
   private var origin: [String] {
     var phrases: [String] = []
     let with =
@@ -172,7 +173,7 @@ extension Answer {
       case (nil, let allocator?): "by \(allocator)"
       case (nil, nil): ""
       }
-    if let site {
+    if let site = stack?.site {
       let room = TextLayout.columns - 3 - TextLayout.width("allocated by ")
       phrases.append("allocated by \(Self.describe(site, columns: room))")
       if !with.isEmpty { phrases.append(with) }
@@ -185,13 +186,10 @@ extension Answer {
     return phrases
   }
 
-  /// The frames, the site marked by an arrow, if there is more to them than the line above already says.
+  /// The frames, with an arrow at the site, if they say more than the line above.
   private var stackLines: [String] {
     guard let stack else { return [] }
-    return Self.stackLines(
-      of: NamedStack(
-        frames: stack, interrupted: interruptedFrames, siteIndex: siteIndex, truncation: stackTruncation,
-        framesCut: stackFramesCut), title: hasFullStack ? "  stack " : "  site  ")
+    return Self.stackLines(of: stack, title: hasFullStack ? "  stack " : "  site  ")
   }
 
   static func stackLines(of named: NamedStack, title: String) -> [String] {
@@ -226,7 +224,7 @@ extension Answer {
     return lines + losses.flatMap { TextLayout.wrap($0, indent: "\(blank) ") }
   }
 
-  /// For each module of the frames that has no names though its file may have some: which, and why. In phrases.
+  /// For each module of the frames that has no names though its file may have some: which module, and why. In phrases.
   private static func lossLines(of frames: [Frame]) -> [[String]] {
     var told: Set<String> = []
     return frames.compactMap { frame in
@@ -239,12 +237,12 @@ extension Answer {
 
   private enum StackPart {
     case frame(Int)
-    /// So many frames that are left out, all of them wrappers.
+    /// The number of frames that are left out, all of them wrappers.
     case wrappers(Int)
   }
 
-  /// What is printed of `count` frames: the innermost ones, or, if the site lies deeper, the first two and those from
-  /// the site's callee on.
+  /// The printed part of `count` frames: the innermost frames; or, if the site lies deeper, the first two frames and
+  /// those from the site's callee on.
   private static func printedParts(of count: Int, _ siteIndex: Int?) -> [StackPart] {
     guard let siteIndex, siteIndex > Self.printedFrames / 2, siteIndex < count else {
       return (0..<min(count, Self.printedFrames)).map { .frame($0) }
@@ -260,9 +258,9 @@ extension Answer {
   }
 
   /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is
-  /// `module+0x1234`, or the address in no module. What is too long loses what matters least: the function its
-  /// parameters and the like, then the file the middle of its name; the line stays, and the function's scope as long as
-  /// there is room for it at all.
+  /// `module+0x1234`, or its address if it is in no module. A text that is too long loses its least important part: of
+  /// the function the parameters and the like, then of the file the middle of its name. The line number stays, and so
+  /// does the function's scope as long as there is room for it at all.
   package static func describe(_ frame: Frame, columns: Int) -> String {
     if let whole = whole(frame, columns: columns) { return whole }
     let function = name(of: frame)
@@ -272,7 +270,7 @@ extension Answer {
     return room < 12 ? TextLayout.fit(shortest, columns: columns) : TextLayout.fit(shortest, columns: room) + place
   }
 
-  /// The same, if there is room for it without a cut through the function's name or scope.
+  /// As `describe`, but nil if there is no room without a cut through the function's name or scope.
   static func whole(_ frame: Frame, columns: Int) -> String? {
     let function = name(of: frame)
     guard let (before, name, after) = place(of: frame) else {
@@ -283,7 +281,7 @@ extension Answer {
       return function + before + name + after
     }
     let forms = [function] + FunctionName.shorterForms(of: function)
-    // Enough of a file's name to know it by; and no more than that there is one.
+    // First the whole name of the file, then enough to know it by, then no more than a sign that there is one.
     for least in [whole, min(whole, 6), min(whole, 1)] {
       for form in forms {
         let room = columns - TextLayout.width(form) - before.count - after.count
@@ -299,7 +297,7 @@ extension Answer {
     return "\(hex(frame.pc)) in \(module ?? "no module")"
   }
 
-  /// What stands behind a function's name: the file with the line, or the module.
+  /// The text behind a function's name: the file with the line, or the module.
   private static func place(of frame: Frame) -> (before: String, name: String, after: String)? {
     if let file = frame.file {
       return (" (", TextLayout.printable(lastComponent(file)), frame.line.map { ":\($0))" } ?? ")")
@@ -313,10 +311,10 @@ extension Answer {
     return "\(thread.id) \"\(TextLayout.printable(name))\""
   }
 
-  /// Why names are less than they could be, each reason once.
+  /// Why names are incomplete, each reason once.
   private var namesMissing: [String] {
-    var frames = stack ?? []
-    frames += (contents + containers).flatMap { $0.stack ?? [] }
+    var frames = stack?.frames ?? []
+    frames += (contents + containers).flatMap { $0.stack?.frames ?? [] }
     frames += mappedBy?.stack?.frames ?? []
     frames += frame?.functions ?? []
     return frames.problems(and: variableProblem)
@@ -365,7 +363,7 @@ extension Answer {
     let mark = mapping.isDeleted ? " (deleted)" : ""
     let size = ", \(Units.rounded(mapping.end &- mapping.start))"
     let room = TextLayout.columns - TextLayout.width(place) - mark.count - 1
-    // The size can be worked out; the name can't.
+    // The reader can work out the size, but not the name.
     if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }
     if TextLayout.width(name) <= room { return "\(place) \(name)\(mark)" }
     if let short = TextLayout.fitPath(name, columns: room - size.count) { return "\(place) \(short)\(mark)\(size)" }
@@ -378,8 +376,27 @@ extension Answer {
   static func lastComponent(_ path: String) -> String { Origin.fileName(of: path) }
 }
 
+extension Answer.Container {
+  /// The block and its origin, in phrases.
+  func phrases(columns: Int) -> [String] {
+    let what = kind == .chunk ? "a chunk" : "a block"
+    let start = "\(what) of \(Units.bytes(block.size)) at \(hex(block.base))"
+    var phrases = [start]
+    let whose = Answer.words(of: allocator, module: allocatorModule, function: function)
+    switch (function.map { TextLayout.printable($0) }, whose) {
+    case (let function?, let allocator?): phrases.append("with \(function) of \(allocator)")
+    case (let function?, nil): phrases.append("with \(function)")
+    case (nil, let allocator?): phrases.append("of \(allocator)")
+    case (nil, nil): break
+    }
+    if let site = stack?.site { phrases.append("by \(Answer.describe(site, columns: columns - 4))") }
+    if let age { phrases.append("\(Units.duration(age)) ago") }
+    return phrases
+  }
+}
+
 extension [Frame] {
-  /// Why names of these frames are less than they could be, each reason once, with its module.
+  /// Why names of these frames are incomplete, each reason once, with its module.
   package var problems: [String] { problems(and: nil) }
 
   func problems(and further: String?) -> [String] {

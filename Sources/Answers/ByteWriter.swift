@@ -1,4 +1,4 @@
-// Bytes that grow at their end: what answers are rendered into, millions a second, without a string for each field.
+// A growing sequence of bytes. Answers are rendered into it, millions a second, without a string for each field.
 //
 // Invariants: `count <= capacity`; the bytes below `count` are initialized; the memory is owned by the writer alone.
 
@@ -21,19 +21,19 @@ public struct ByteWriter: ~Copyable {
 
   // MARK: getting the bytes out
 
-  /// What was written, copied out; the writer is empty afterwards and keeps its memory.
+  /// The written bytes, copied out; the writer is empty afterwards and keeps its memory.
   public mutating func take() -> [UInt8] {
     defer { count = 0 }
     return Array(UnsafeBufferPointer(start: start, count: count))
   }
 
-  /// What was written, as a string; the writer is empty afterwards and keeps its memory.
+  /// The written bytes as a string; the writer is empty afterwards and keeps its memory.
   public mutating func takeString() -> String {
     defer { count = 0 }
     return String(decoding: UnsafeBufferPointer(start: start, count: count), as: UTF8.self)
   }
 
-  /// What was written, in place, for as long as `body` runs.
+  /// The written bytes in place, for as long as `body` runs.
   public func withBytes<Result>(_ body: (RawSpan) -> Result) -> Result {
     body(UnsafeRawBufferPointer(start: start, count: count).bytes)
   }
@@ -42,7 +42,8 @@ public struct ByteWriter: ~Copyable {
 
   // MARK: bytes
 
-  /// Makes room for `extra` more bytes, and returns where they go. The caller adds what it wrote with `advance`.
+  /// Makes room for `extra` more bytes, and returns where they go. The caller then adds the number of bytes written to
+  /// `count`.
   @inline(__always)
   private mutating func room(_ extra: Int) -> UnsafeMutablePointer<UInt8> {
     if capacity - count < extra { grow(extra) }
@@ -120,7 +121,7 @@ public struct ByteWriter: ~Copyable {
     let digits = max(1, (64 - address.leadingZeroBitCount + 3) / 4)
     let place = UnsafeMutableRawPointer(room(18))
     place.storeBytes(of: UInt16(littleEndian: 0x7830), as: UInt16.self)  // 0x
-    // All sixteen places, the first digit foremost; what lies behind the last one is overwritten by what comes next.
+    // All sixteen digits are stored, the first digit first; the next append overwrites those behind the last one.
     let aligned = address << UInt64(64 - 4 * digits)
     place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned >> 32)), toByteOffset: 2, as: UInt64.self)
     place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned)), toByteOffset: 10, as: UInt64.self)
@@ -140,8 +141,8 @@ public struct ByteWriter: ~Copyable {
     return (spread &+ 0x3030_3030_3030_3030 &+ isLetter &* 0x27).bigEndian
   }
 
-  /// `value` with at most `places` digits after the point, without zeros at the end. Below zero, or not a number, is
-  /// written as 0; above 2^53, as 2^53.
+  /// `value` with at most `places` digits after the point, without zeros at the end. A value below zero, or that is not
+  /// a number, is written as 0; a value above 2^53, as 2^53.
   public mutating func append(decimal value: Double, places: Int) {
     var scale: UInt64 = 1
     for _ in 0..<places { scale *= 10 }
@@ -171,7 +172,7 @@ public struct ByteWriter: ~Copyable {
 
   @inline(__always)
   private mutating func appendJSONString(_ source: UnsafeBufferPointer<UInt8>) {
-    // Six bytes for each is the longest escape, \u001f.
+    // The longest escape, \u001f, has six bytes.
     var place = room(source.count * 6 + 2)
     let first = place
     place.pointee = UInt8(ascii: "\"")
@@ -223,8 +224,8 @@ public struct ByteWriter: ~Copyable {
     return place + 6
   }
 
-  /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. What a terminal would act upon is
-  /// escaped, as `TextLayout.printable` does; a byte that is no text becomes `\\xE9`, which a reader of JSON sees as
+  /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. A scalar that a terminal would act upon
+  /// is escaped, as `TextLayout.printable` does. A byte that is no text becomes `\\xE9`, which a reader of JSON sees as
   /// `\xE9`.
   @inline(never)
   private static func copy(

@@ -1,33 +1,38 @@
-// Which events a person wants to see: the conditions of `allocsctl events` and of the parameters of its resource, as
-// text.
+// The events that a person wants to see: the conditions of `allocsctl events`, and of the parameters of its resource,
+// as text.
 
 import IndexReader
 import Provenance
+import SystemAccess
 
-/// Conditions on events; all must be true. Of a block that is freed or resized, function and site are those that
-/// allocated it.
+/// Conditions on events; all must be true. For a block that is freed or resized, function and site are those of its
+/// allocation.
 public struct EventFilter: Sendable {
-  /// Names of conditions: options of the command, parameters of the resource.
+  /// The names of conditions: options of the command, parameters of the resource.
   public static let names = ["size", "range", "kind", "function", "site", "thread"]
 
-  /// Bytes.
+  /// Bytes of the block.
   public private(set) var sizes: ClosedRange<UInt64>?
   public private(set) var addresses: Range<UInt64>?
-  /// nil: all.
+  /// The kinds of events; nil for all kinds.
   public private(set) var kinds: Set<Event.Kind>?
-  /// Patterns, of which one must fit: of the function that allocated, of the allocation site, of the thread.
+  /// Patterns of which one must fit: for the function that allocated, the allocation site, the thread.
   private(set) var functions: [[UInt8]] = []
   private(set) var sites: [[UInt8]] = []
   private(set) var threads: [[UInt8]] = []
 
   public init() {}
 
-  /// Whether a record alone can't tell.
+  /// A filter with all these conditions, each a name and a value.
+  public init(_ conditions: [(name: String, value: String)]) throws(Complaint) {
+    for (name, value) in conditions { try add(name, value) }
+  }
+
+  /// Whether names must be looked up, as the record alone can't tell.
   var needsNames: Bool { !functions.isEmpty || !sites.isEmpty || !threads.isEmpty }
 
-  /// Adds the condition `name` with its value. A name that may be given several times is fulfilled by any of its
-  /// values.
-  public mutating func add(_ name: String, _ value: String) throws(AnswerError) {
+  /// Adds the condition `name` with its value. Where a name is given several times, any of its values fulfils it.
+  public mutating func add(_ name: String, _ value: String) throws(Complaint) {
     switch name {
     case "size": sizes = try Self.sizes(value)
     case "range": addresses = try Self.range(value)
@@ -36,41 +41,26 @@ public struct EventFilter: Sendable {
     case "site": sites.append(try Self.pattern(name, value))
     case "thread": threads.append(try Self.pattern(name, value))
     default:
-      throw AnswerError(
+      throw Complaint(
         .usage, what: "events have no condition \"\(name)\"", advice: "there are: \(Self.names.joined(separator: ", "))"
       )
     }
   }
 
   /// `96`, `64-128`, `4K-`, `-64`: bytes, with K, M or G.
-  private static func sizes(_ text: String) throws(AnswerError) -> ClosedRange<UInt64> {
+  private static func sizes(_ text: String) throws(Complaint) -> ClosedRange<UInt64> {
     let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
-    let low = parts[0].isEmpty ? 0 : size(parts[0])
-    let high = parts.count == 1 ? low : parts[1].isEmpty ? .max : size(parts[1])
+    let low = parts[0].isEmpty ? 0 : Units.bytes(inSize: parts[0])
+    let high = parts.count == 1 ? low : parts[1].isEmpty ? .max : Units.bytes(inSize: parts[1])
     guard let low, let high, low <= high, text != "-", !text.isEmpty else {
-      throw AnswerError(
+      throw Complaint(
         .usage, what: "\"\(text)\" is no size", advice: "give bytes, such as 96, 64-128, 4K- or -64 (K, M, G)")
     }
     return low...high
   }
 
-  private static func size(_ text: Substring) -> UInt64? {
-    var digits = text
-    var factor: UInt64 = 1
-    switch text.last {
-    case "K", "k": factor = 1 << 10
-    case "M", "m": factor = 1 << 20
-    case "G", "g": factor = 1 << 30
-    default: break
-    }
-    if factor > 1 { digits.removeLast() }
-    guard !digits.isEmpty, digits.utf8.allSatisfy({ $0 &- 0x30 < 10 }), let value = UInt64(digits) else { return nil }
-    let (product, overflow) = value.multipliedReportingOverflow(by: factor)
-    return overflow ? nil : product
-  }
-
-  /// `0x1000-0x2000`: from the first address to below the second; or one address.
-  private static func range(_ text: String) throws(AnswerError) -> Range<UInt64> {
+  /// `0x1000-0x2000`: from the first address to below the second address; or a single address.
+  private static func range(_ text: String) throws(Complaint) -> Range<UInt64> {
     let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
     let low = try parseAddress(parts[0])
     guard parts.count == 2 else {
@@ -79,24 +69,24 @@ public struct EventFilter: Sendable {
     }
     let high = try parseAddress(parts[1])
     guard low < high else {
-      throw AnswerError(
+      throw Complaint(
         .usage, what: "the range \"\(text)\" is empty", advice: "give the lower address first: 0x1000-0x2000")
     }
     return low..<high
   }
 
-  private static func kinds(_ text: String) throws(AnswerError) -> Set<Event.Kind> {
+  private static func kinds(_ text: String) throws(Complaint) -> Set<Event.Kind> {
     let kinds = Event.Kind.allCases.filter { $0.filterWord == text }
     guard kinds.isEmpty else { return Set(kinds) }
     var words: [String] = []
     for word in Event.Kind.allCases.map(\.filterWord) where !words.contains(word) { words.append(word) }
-    throw AnswerError(
+    throw Complaint(
       .usage, what: "\"\(text)\" is no kind of event", advice: "there are: \(words.joined(separator: ", "))")
   }
 
-  private static func pattern(_ name: String, _ text: String) throws(AnswerError) -> [UInt8] {
+  private static func pattern(_ name: String, _ text: String) throws(Complaint) -> [UInt8] {
     guard !text.isEmpty, text.utf8.count <= Wrappers.patternLimit else {
-      throw AnswerError(
+      throw Complaint(
         .usage, what: "the \(name) to look for has \(text.utf8.count) bytes",
         advice: "give a name of 1 to \(Wrappers.patternLimit) bytes; * and ? stand for any characters")
     }

@@ -8,6 +8,7 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import SystemAccess
 
 /// Writes events of one process as lines. Used from one thread, for events that have come before it was made.
 public struct EventReport: ~Copyable {
@@ -21,9 +22,9 @@ public struct EventReport: ~Copyable {
   private var origins: OriginCache
   private var attribution: StackNaming
   private var writer: ByteWriter
-  /// Nanoseconds that wall clock time is ahead of the stamps.
+  /// Nanoseconds by which the wall clock is ahead of the stamps.
   private let wallOffset: Int64
-  /// Of contexts that were asked about, of nodes and widths, and of nodes that were rendered.
+  /// Earlier results: whether a context is wanted; names of sites by node and width; JSON of sites by node.
   private var wanted: [UInt32: Bool] = [:]
   private var siteNames: [UInt64: String] = [:]
   private var siteJSON: [UInt32: [UInt8]] = [:]
@@ -41,16 +42,10 @@ public struct EventReport: ~Copyable {
     origins = OriginCache(surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     attribution = StackNaming(view.tables, wrappers: wrappers)
     writer = ByteWriter(capacity: 1 << 16)
-    wallOffset = Self.nanoseconds(CLOCK_REALTIME) &- Int64(bitPattern: clock.stampNow)
+    wallOffset = Int64(bitPattern: nanoseconds(of: CLOCK_REALTIME) &- clock.stampNow)
   }
 
-  private static func nanoseconds(_ clock: clockid_t) -> Int64 {
-    var time = timespec()
-    clock_gettime(clock, &time)
-    return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
-  }
-
-  /// What was appended since the last call.
+  /// The bytes that were appended since the last call.
   public mutating func take() -> [UInt8] { writer.take() }
 
   /// The line above the columns of the text form.
@@ -95,9 +90,7 @@ public struct EventReport: ~Copyable {
   }
 
   private mutating func thread(of event: Event) -> Answer.Thread? {
-    let ticks = event.ticks
-    if let holder = origins.holderIndex(ofSlot: event.slot, at: ticks) { return origins.holder(at: holder).thread }
-    return origins.lookUp(slot: event.slot, at: ticks, in: view.shared.segment)?.thread
+    origins.thread(ofSlot: event.slot, at: event.ticks, in: view.shared.segment)
   }
 
   // MARK: JSON
@@ -116,7 +109,7 @@ public struct EventReport: ~Copyable {
       writer.append("\",\"size\":", decimal: event.size)
       if let alignment = event.alignment { writer.append(",\"alignment\":", decimal: alignment) }
     }
-    if let thread = thread(of: event) { writer.append(thread: thread) }
+    origins.appendThread(ofSlot: event.slot, at: event.ticks, in: view.shared.segment, to: &writer)
     switch event.kind {
     case .alloc, .reallocNew, .reallocFailed, .map, .unmap: appendOrigin(event.context, event.ticks)
     case .free, .reallocOld:
@@ -134,7 +127,7 @@ public struct EventReport: ~Copyable {
   }
 
   private func modulePath(_ event: Event) -> String? {
-    // Another may have the entry by now.
+    // Another module may have the entry by now.
     view.shared.segment.module(index: Int(event.context)).flatMap { $0.start == event.address ? $0.path : nil }
   }
 
@@ -187,7 +180,7 @@ public struct EventReport: ~Copyable {
     switch event.kind {
     case .alloc, .reallocNew, .reallocFailed, .map, .unmap: return siteName(event.context, event.ticks, columns) ?? ""
     case .free, .reallocOld:
-      // Who freed, if that was recorded; else whose block it was.
+      // The site that freed, if that was recorded; else the site that allocated the block.
       if let site = siteName(event.context, event.ticks, columns) { return site }
       return siteName(event.origin, event.ticks, columns - 3).map { "of \($0)" } ?? ""
     case .threadStart, .threadEnd, .resumed: return thread?.name.map { "\"\(TextLayout.printable($0))\"" } ?? ""
@@ -238,7 +231,8 @@ public struct EventReport: ~Copyable {
     }
   }
 
-  /// Says what the index is known to lack: of those blocks there are no events. Nothing where nothing is missing.
+  /// Says what the index is known to lack: blocks that it lacks have no events. Appends nothing where nothing is
+  /// missing.
   public mutating func append(_ losses: Losses) {
     guard !losses.isEmpty else { return }
     switch form {
@@ -271,7 +265,7 @@ public struct EventReport: ~Copyable {
   }
 
   /// Says that no more events come, as they can't be read.
-  public mutating func append(_ error: AnswerError) {
+  public mutating func append(_ error: Complaint) {
     writer.append(text: form == .jsonLines ? error.json : error.description)
     writer.append("\n")
   }

@@ -1,4 +1,4 @@
-// Which memory was ever heap.
+// Whether memory was ever heap.
 
 import IndexReader
 import SharedLayout

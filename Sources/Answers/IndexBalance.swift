@@ -1,33 +1,33 @@
-// Whether an index accounts for all that its process did: a detector of losses that needs no cause. Allocations less
-// frees must equal the live blocks. Where more blocks were allocated and not freed than live, some were given back
-// unseen, and others took their places.
+// Whether an index accounts for all allocations of its process: a check that finds losses without knowing their cause.
+// Allocations less frees must equal the live blocks. Where that difference exceeds the live blocks, some blocks were
+// given back unseen, and other blocks took their places.
 //
-// The process goes on while the blocks are counted. So the sums are taken before and after: by as many calls as were
-// made meanwhile the count may be off, and by one for each thread that may be in the middle of a hook. That is none
-// that sleeps: a hook does not, between the store of a slot and the count of it. What is then still missing is looked
-// at a second time.
+// The process goes on while the blocks are counted. So the sums are taken before and after the count: the count may be
+// off by the number of calls in between, and by one for each thread that may be in the middle of a hook. A sleeping
+// thread is not in a hook: no hook sleeps between storing a slot and counting it. If blocks are missing beyond these
+// bounds, the index is looked at a second time.
 
 import Glibc
 import IndexReader
 import Synchronization
 
-/// What was last found out about one process's index. Thread-safe.
+/// The last finding about one process's index. Thread-safe.
 final class IndexBalance: Sendable {
   private struct Finding {
     /// Allocations less frees, less the live blocks; 0 if they are equal, or it is not known.
     var imbalance: Int64
     var sums: CallSums?
     var seconds: Double
-    /// Nothing that comes can change it.
+    /// Whether nothing that happens later can change the finding.
     var isFinal: Bool
   }
   private let finding = Mutex<Finding?>(nil)
 
-  /// Blocks that are counted for an answer which needs no count itself: a millisecond.
+  /// The number of blocks that are counted for an answer that does not itself need a count: they take a millisecond.
   static let budget: UInt64 = 100_000
   private static let freshSeconds = 5.0
 
-  /// Whether the next request need not count.
+  /// Whether the next request can do without a count.
   func isKnown(of segment: borrowing Segment) -> Bool {
     guard let finding = finding.withLock({ $0 }) else { return false }
     return isFresh(finding, segment)
@@ -50,7 +50,7 @@ final class IndexBalance: Sendable {
     }
     var imbalance = Self.measure(segment, process)
     if imbalance != 0 {
-      // A thread that was held up in the middle of a hook has had time to leave it.
+      // A thread that was interrupted in the middle of a hook has had time to leave it.
       usleep(2_000)
       let again = Self.measure(segment, process)
       imbalance =
@@ -64,16 +64,16 @@ final class IndexBalance: Sendable {
 
   private func note(_ new: Finding) { finding.withLock { $0 = new } }
 
-  /// 0 if nothing is missing beyond what may have happened meanwhile.
+  /// The imbalance; 0 if nothing is missing beyond the calls that may have happened meanwhile.
   private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
-    // Where no call is counted, nothing is known of calls.
+    // If no call was counted, nothing is known of calls.
     guard let before = segment.callSums, before.allocations > 0 else { return 0 }
     let live = segment.totals().count
     let unfinished: UInt64
     if let process {
       unfinished = UInt64(threadsAwake(process) ?? segment.unfinishedThreadCount)
     } else {
-      // Whoever ran the exit handlers was in no hook.
+      // A process that ran its exit handlers ended outside of hooks.
       unfinished = UInt64(max(0, segment.unfinishedThreadCount - (segment.state == .exited ? 1 : 0)))
     }
     guard let after = segment.callSums, after.allocations >= before.allocations, after.frees >= before.frees else {
@@ -99,7 +99,7 @@ final class IndexBalance: Sendable {
       count += 1
       guard count <= most else { return nil }
       let file = open("/proc/\(process)/task/\(name)/stat", O_RDONLY | O_CLOEXEC)
-      // One that has just ended was in no hook.
+      // A thread that has just ended was in no hook.
       guard file >= 0 else { continue }
       var bytes = [UInt8](repeating: 0, count: 512)
       let size = read(file, &bytes, bytes.count)
@@ -114,7 +114,7 @@ final class IndexBalance: Sendable {
 }
 
 extension Losses {
-  /// What an index is known to lack, for an answer that is given once.
+  /// The known losses of an index, for an answer that is given once.
   package init(of segment: borrowing Segment) {
     self.init(countedIn: segment)
     let isWriting = segment.isProcessAlive && segment.isAtItsPath
@@ -123,7 +123,7 @@ extension Losses {
 }
 
 extension ProcessView {
-  /// What the index is known to lack. `isWriting`: whether the process runs and writes to this index.
+  /// The known losses of the index. `isWriting`: whether the process runs and writes to this index.
   func losses(isWriting: Bool, budget: UInt64? = IndexBalance.budget) -> Losses {
     var losses = Losses(countedIn: shared.segment)
     losses.imbalance = balance.imbalance(

@@ -1,16 +1,17 @@
-// An indexed process as `ps` lists it: who it is, whether it lives, what its index takes and misses.
+// An indexed process as `ps` lists it: which process it is, whether it lives, how much its index takes and lacks.
 
 import ByteText
 import Glibc
 import IndexReader
+import SystemAccess
 
 /// A process that has a segment.
 public struct IndexedProcess: Hashable, Sendable {
   public enum State: String, Hashable, Sendable {
     case live
-    /// It ended in order: its exit handlers ran.
+    /// The process ended in order: its exit handlers ran.
     case exited
-    /// It ended otherwise: by a signal, by `_exit`, with the machine's memory at an end.
+    /// The process ended otherwise: by a signal, by `_exit`, for want of memory.
     case dead
     /// The caller may not read its segment.
     case notPermitted = "not permitted"
@@ -20,9 +21,9 @@ public struct IndexedProcess: Hashable, Sendable {
 
   public var processID: Int32
   public var state: State
-  /// How it ended; nil if it runs, or nobody learned it: see ProcessEnding.
+  /// How it ended; nil if it runs, or nobody learned how it ended: see ProcessEnding.
   public var ending: ProcessEnding?
-  /// Why that is not known; nil if it is, or the process runs.
+  /// Why it is not known how it ended; nil if it is known, or the process runs.
   public var unknownEnding: String?
   /// Owner of the segment.
   public var userID: UInt32
@@ -38,7 +39,7 @@ public struct IndexedProcess: Hashable, Sendable {
   public var path: String
   /// Blocks that were allocated and not indexed; nil if not known.
   public var lostBlocks: UInt64?
-  /// All that the index is known to lack, those blocks included.
+  /// All known losses of the index, lost blocks included.
   public var losses = Losses()
   /// Why it is unreadable or not permitted, and what to do.
   public var problem: String?
@@ -62,7 +63,7 @@ public struct IndexedProcess: Hashable, Sendable {
     self.problem = problem
   }
 
-  /// Its state in a word or two: `live`, `exited`, `exit 3` in order and `_exit 3` otherwise, `SIGKILL`.
+  /// Its state in a word or two: `live`; `exited` or `exit 3` in order, `_exit 3` otherwise; `SIGKILL`.
   var stateText: String {
     switch ending {
     case .exited(let status): state == .exited ? status == 0 ? "exited" : "exit \(status)" : "_exit \(status)"
@@ -71,14 +72,14 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// The process whose segment is in `file`. A segment that can't be read is told by `state` and `problem`.
+  /// The process whose segment is in `file`. If the segment can't be read, `state` and `problem` say so.
   public init(_ file: SegmentFile) {
     self.init(
       processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
       startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime, file.offsets ?? .own),
       segmentBytes: file.allocatedBytes,
       path: file.path, lostBlocks: nil)
-    do throws(SegmentError) {
+    do throws(Complaint) {
       let segment = try Segment(path: file.path)
       command = segment.command
       started = Self.wallTime(ofStart: file.startTime, segment.clockOffsets)
@@ -95,18 +96,19 @@ public struct IndexedProcess: Hashable, Sendable {
       command = []
       lostBlocks = nil
       losses = Losses()
-      if case .notPermitted = error {
+      if error.kind == .notPermitted {
         state = .notPermitted
       } else {
         state = .unreadable
-        // The name alone says when it started, which anybody may have made up, unless such a process runs.
+        // Only the file's name says when the process started, and anybody may have made that up, unless such a process
+        // runs.
         if !file.isLive { started = nil }
       }
     }
   }
 
   /// Seconds since 1970-01-01 UTC of a moment in clock ticks since boot, counted in a time namespace with these
-  /// offsets; nil if it lies ahead: then it was counted from another boot.
+  /// offsets; nil if the moment lies ahead: then it was counted from another boot.
   static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
     let shift = Double(offsets.boottime &- ClockOffsets.own.boottime) / 1e9
     let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond
@@ -144,7 +146,7 @@ public struct IndexedProcess: Hashable, Sendable {
     return TextLayout.printable(([Answer.lastComponent(program)] + command.dropFirst()).joined(separator: " "))
   }
 
-  /// Seconds that it has run, or nil if it doesn't, or that can't be told.
+  /// Seconds for which it has run; nil if it does not run, or its start is not known.
   var uptime: Double? {
     guard state == .live, let started else { return nil }
     return max(0, SystemClock.now() - started)

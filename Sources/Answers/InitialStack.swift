@@ -1,11 +1,12 @@
-// What the kernel put at the top of the main thread's stack when the program was executed (Linux fs/binfmt_elf.c):
+// The top of the main thread's stack, as the kernel fills it when a program is executed (Linux fs/binfmt_elf.c):
 //
-//   start of stack   argc | argv pointers, 0 | environment pointers, 0 | auxiliary vector | … random bytes, platform name |
-//                    strings of the arguments | strings of the environment | path that was executed
+//   start of stack   argc | argv pointers, 0 | environment pointers, 0 | auxiliary vector | …
+//                    random bytes, platform name | strings of the arguments | strings of the environment |
+//                    path that was executed
 //
-// Where each part lies is in /proc/PID/stat and /proc/PID/auxv. The strings are read from /proc/PID/cmdline and
-// environ, which show the memory as it is now: a program may have written over it. Of the pointers only those who may
-// trace the process learn.
+// /proc/PID/stat and /proc/PID/auxv say where each part lies. The strings are read from /proc/PID/cmdline and environ,
+// which show the memory as it is now: a program may have written over it. Only those who may trace the process can read
+// the pointers.
 
 import ByteText
 import Glibc
@@ -19,19 +20,19 @@ struct InitialStack {
   private let environmentText: [UInt8]
   /// Types and values.
   private let vector: [(type: UInt64, value: UInt64)]
-  /// How many pointers there are; nil if they may not be read.
+  /// The numbers of pointers; nil if they may not be read.
   private let counts: (arguments: UInt64, environment: UInt64)?
 
   private static let longestText = 256
   private static let mostPointers: UInt64 = 1 << 20
 
-  /// nil if the places may not be read.
+  /// Fails if the places of the parts may not be read.
   init?(_ directory: borrowing ProcessDirectory) {
     guard let line = try? directory.memoryStatistics(), let end = line.lastIndex(of: UInt8(ascii: ")")) else {
       return nil
     }
     let fields = line[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
-    // Field 3 is the first one behind the command.
+    // Field 3 is the first field behind the command.
     func field(_ number: Int) -> UInt64 {
       fields.count > number - 3 ? UInt64(String(decoding: fields[number - 3], as: UTF8.self)) ?? 0 : 0
     }
@@ -73,7 +74,7 @@ struct InitialStack {
 
   // MARK: a place
 
-  /// What is at `address`, if the kernel put something there.
+  /// The part at `address`, if the kernel put something there.
   func part(at address: UInt64) -> Answer.Part? {
     if arguments.contains(address) {
       guard let found = Self.string(in: argumentText, at: address - arguments.lowerBound) else {
@@ -112,7 +113,7 @@ struct InitialStack {
     return bytes.count > longestText ? text + "…" : text
   }
 
-  /// What entries of the auxiliary vector point to.
+  /// The parts that entries of the auxiliary vector point to.
   private func kernelString(at address: UInt64) -> Answer.Part? {
     let randomBytes: UInt64 = 16
     for entry in vector where entry.value > start && entry.value <= address {
@@ -120,7 +121,7 @@ struct InitialStack {
       case UInt64(AT_RANDOM) where address - entry.value < randomBytes:
         return Answer.Part(.kernelStrings, name: "AT_RANDOM", offset: address - entry.value, size: randomBytes)
       case UInt64(AT_EXECFN):
-        // The last thing on the stack but for a word of zeros.
+        // The path lies at the end of the stack, before a word of zeros.
         return Answer.Part(.kernelStrings, name: "AT_EXECFN", offset: address - entry.value)
       case UInt64(AT_PLATFORM) where address < entry.value + 16 && address < arguments.lowerBound:
         return Answer.Part(.kernelStrings, name: "AT_PLATFORM", offset: address - entry.value)

@@ -1,32 +1,37 @@
-// What an inquiry finds beyond blocks and symbols: who mapped, thread-local variables, guard pages, frames of stopped
-// threads.
+// The part of an inquiry beyond blocks and symbols: who mapped memory, arenas, thread-local variables, guard pages,
+// frames of stopped threads.
 
 import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import SystemAccess
 
 extension Inquiry {
   // MARK: who mapped
 
-  /// The record of the mapping at `address`, if it can be about what is mapped there now.
+  /// The record of the mapping at `address`, if it can describe the present mapping there.
   mutating func record(at address: UInt64) -> MappingRecord? {
-    let records: [MappingRecord]
-    if let known = mappedRecords {
-      records = known
-    } else {
-      records = view.mappedRanges.records(of: shared.segment)
-      mappedRecords = records
+    recordIndex(at: address, mapping: mappings.index(containing: address)).map { mappedRecords[$0] }
+  }
+
+  /// Index in `mappedRecords` of the record of the mapping at `address`, if it can describe the present mapping there,
+  /// which is number `mapping` of `mappings`.
+  mutating func recordIndex(at address: UInt64, mapping: Int?) -> Int? {
+    if !hasMappedRecords {
+      mappedRecords = view.mappedRanges.records(of: shared.segment)
+      hasMappedRecords = true
     }
-    guard let record = records.record(containing: address) else { return nil }
-    // What was unmapped past libc's functions stays listed: something else may be there now.
-    guard let maps = surroundings.maps else { return record }
-    guard let mapping = maps.mapping(containing: address) else { return nil }
-    if !record.isMoved {
+    guard let index = mappedRecords.index(containing: address) else { return nil }
+    // Memory that was unmapped without libc's functions stays in the table, and something else may be mapped there now.
+    if surroundings.maps == nil { return index }
+    guard let mapping else { return nil }
+    if !mappedRecords[index].isMoved {
+      let (record, mapping) = (mappedRecords[index], mappings.mappings[mapping])
       guard record.isBreak == mapping.isBreak || !mapping.isBreak && mapping.isAnonymous else { return nil }
       if !record.isBreak, record.isAnonymous != mapping.isAnonymousMemory { return nil }
     }
-    return record
+    return index
   }
 
   mutating func mappedBy(_ record: MappingRecord, stacks: Bool) -> Answer.MappedBy {
@@ -38,11 +43,7 @@ extension Inquiry {
     let origin = origins.origin(at: index)
     mapped.function = origin.function
     if let slot = origin.threadSlot {
-      if let holder = origins.holderIndex(ofSlot: slot, at: record.ticks) {
-        mapped.thread = origins.holder(at: holder).thread
-      } else {
-        mapped.thread = origins.lookUp(slot: slot, at: record.ticks, in: shared.segment)?.thread
-      }
+      mapped.thread = origins.thread(ofSlot: slot, at: record.ticks, in: shared.segment)
     }
     if stacks, origin.node != 0 { mapped.stack = attribution.stack(ofNode: origin.node, at: record.ticks) }
     return mapped
@@ -50,7 +51,7 @@ extension Inquiry {
 
   // MARK: arenas
 
-  /// The arena of its allocator that a block lies in, or that `address` beside such a block lies in.
+  /// The allocator's arena that holds the block, or that holds `address` beside such a block.
   mutating func arena(at address: UInt64, of block: Answer.Block?, allocator: String?) -> Answer.Arena? {
     guard let allocator else { return nil }
     guard allocator.hasPrefix("libc.so") || allocator.hasPrefix("libc-2") else {
@@ -68,7 +69,7 @@ extension Inquiry {
       || index + 1 < maps.mappings.count && maps.mappings[index + 1].start == mapping.end
         && maps.mappings[index + 1].isInaccessible && maps.mappings[index + 1].end >= heap + heapSize
     if mapping.start == heap, isReserved { return Answer.Arena(range: heap..<heap + heapSize, kind: .thread) }
-    // A chunk of its own begins with 16 bytes of description, and its end is rounded to pages.
+    // A chunk that libc mapped by itself begins with 16 bytes of description, and its end is rounded up to a page.
     guard let block, block.base & 4095 == 16 else { return nil }
     let chunk = (block.size + 8 + 15) & ~15
     let end = block.base - 16 + (chunk + 8 + 4095) & ~4095
@@ -76,7 +77,7 @@ extension Inquiry {
     return Answer.Arena(range: block.base - 16..<end, kind: .single)
   }
 
-  /// The allocator of the nearest block, if that lies in the same mapping.
+  /// The allocator of the nearest block, if that block lies in the same mapping.
   mutating func allocator(beside lookup: Lookup, in mapping: Mapping?) -> String? {
     guard let mapping else { return nil }
     for block in [lookup.previous, lookup.next] {
@@ -90,7 +91,7 @@ extension Inquiry {
 
   // MARK: thread-local variables
 
-  /// Of the thread whose copy `address` lies in.
+  /// The answer for an address in a thread's copy of thread-local variables; nil for other addresses.
   mutating func threadLocalAnswer(_ address: UInt64) -> Answer? {
     for thread in allThreads() where thread.state != .ended {
       guard let pointer = thread.threadPointer, var answer = threadLocalAnswer(address, threadPointer: pointer) else {
@@ -102,10 +103,11 @@ extension Inquiry {
     return nil
   }
 
-  /// What `address` is to the thread with this thread pointer: a variable of it, or libc's description of it.
+  /// The answer for an address that belongs to the thread with this thread pointer: one of its variables, or libc's
+  /// description of it.
   private mutating func threadLocalAnswer(_ address: UInt64, threadPointer pointer: UInt64) -> Answer? {
-    // Blocks of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local storage,
-    // variant II), libc's description of the thread above it.
+    // The variables of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local
+    // storage, variant II), and libc's description of the thread lies above it.
     if address >= pointer {
       guard address - pointer < ThreadDescriptor.size else { return nil }
       var answer = Answer(address: address, kind: .mapping)
@@ -135,8 +137,8 @@ extension Inquiry {
 
   // MARK: threads that never allocated
 
-  /// What `address` is to a thread that the index does not have: a part of the stack that libc mapped for it, which
-  /// `range` holds.
+  /// The answer for an address that belongs to a thread that is not in the index: a part of the stack that libc mapped
+  /// for it, which `range` holds.
   mutating func unlistedThreadAnswer(_ address: UInt64, _ index: Int, within range: Range<UInt64>) -> Answer? {
     guard let thread = unlistedThread(inMapping: index), range.contains(thread.pointer),
       address < thread.pointer &+ ThreadDescriptor.size
@@ -145,7 +147,7 @@ extension Inquiry {
     if let local = threadLocalAnswer(address, threadPointer: thread.pointer) {
       answer = local
     } else if thread.id == mainThread {
-      // Its stack is another mapping.
+      // The main thread's stack is another mapping.
       return nil
     }
     answer.thread = Answer.Thread(id: thread.id, name: surroundings.name(ofThread: thread.id, runningFor: 0))
@@ -222,14 +224,14 @@ extension Inquiry {
     let holder = stack.frames[found]
     frame.index = found
     if holder.isLast, found + 1 == stack.frames.count, found > 0 || !holder.isExact {
-      // The outermost frame, or where unwinding ended.
+      // The frame is the outermost one, or the one at which unwinding ended.
       frame.functions = functions(of: holder)
       return
     }
     frame.functions = functions(of: holder)
     guard !holder.isLast else { return }
     frame.cfa = holder.registers.cfa
-    // The call pushed it right below what it calls the frame's end.
+    // The call pushed the return address right below the canonical frame address.
     if holder.registers.cfa - address <= 8 { frame.role = .returnAddress }
     let pc = holder.isExact ? holder.pc : holder.pc &- 1
     if let module = module(ofCode: pc) {
@@ -259,18 +261,18 @@ extension Inquiry {
     case .didNotStop:
       return "thread \(thread.id) did not stop within a second, as in an uninterruptible wait — ask again later"
     case .notReadable(let number):
-      return "the memory of thread \(thread.id) can't be read: \(String(cString: strerror(number))) — ask again"
+      return "the memory of thread \(thread.id) can't be read: \(systemWords(number)) — ask again"
     case .notPermitted(let number):
       if let tracer = surroundings.tracer(ofThread: thread.id) {
         return "thread \(thread.id) is traced by process \(tracer) already — detach that debugger, or ask it"
       }
-      return "thread \(thread.id) can't be stopped: \(String(cString: strerror(number)))"
+      return "thread \(thread.id) can't be stopped: \(systemWords(number))"
         + " — ask as root, or set kernel.yama.ptrace_scope to 0"
     }
   }
 }
 
 extension Mapping {
-  /// No file: also where the kernel shows the pseudo file of shared anonymous memory.
+  /// Whether no file is mapped; also where the kernel shows the pseudo file of shared anonymous memory.
   fileprivate var isAnonymousMemory: Bool { isAnonymous || isBreak || path?.hasPrefix("/dev/zero") == true }
 }

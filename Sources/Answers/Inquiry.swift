@@ -1,53 +1,59 @@
-// One request about a process: the questions in it are answered from one reading of what may change meanwhile.
+// One request about a process: all its questions are answered from one reading of the facts that may change meanwhile.
 //
-// Order of the rules, for an address that no live allocation holds:
-//   live process: its mappings decide. A file's → static if it is a module's, else mapping. Anonymous → static within a
-//     module's bounds (.bss), stack within a thread's, free where memory of that mapping was ever heap, else mapping.
-//     Not mapped → free if it was ever heap, else unmapped.
-//   otherwise: the segment alone. Module bounds → static, stack bounds → stack, ever heap or near live blocks → free, else unmapped.
+// The order of the rules, for an address that no live allocation holds:
+//
+//   live process: its mappings decide.
+//     file of a module → static; another file → mapping
+//     anonymous memory within a module's bounds (.bss) → static; within a thread's stack → stack;
+//       in a mapping of which any memory was ever heap → free; else mapping
+//     not mapped, but heap once → free; else unmapped
+//   otherwise: the segment alone decides.
+//     within a module's bounds → static; within a stack's bounds → stack;
+//     heap once, or between live blocks → free; else unmapped
 
 import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
 
-/// A request. Used from one thread; make one for each request, as it sees the process as of its start.
+/// A request. To be used from one thread, and to be made anew for each request, as it sees the process as of its start.
 public struct Inquiry: ~Copyable {
   let view: ProcessView
-  /// That of `view`: named here, as a batch goes to it several times for each address.
+  /// The segment of `view`, kept here as a batch reads it several times for each address.
   let shared: SharedSegment
   let clock: SegmentClock
   let surroundings: Surroundings
-  /// Those of `surroundings`, none if they are not known: not optional, so that a batch needs no copy of them.
-  private let mappings: ProcessMaps
-  private let hasFullStacks: Bool
-  /// What is noted as mapped, as of the first question about it.
-  var mappedRecords: [MappingRecord]?
+  /// The mappings in `surroundings`; none if they are not known. They are not optional, so that a batch needs no copy.
+  let mappings: ProcessMaps
+  let hasFullStacks: Bool
+  /// The table of mappings in the segment, as of the first question about it.
+  var mappedRecords: [MappingRecord] = []
+  var hasMappedRecords = false
   private let stopsThreads: Bool
-  /// A thread should have been stopped, and could not.
+  /// Whether a thread that should have been stopped could not be stopped.
   public internal(set) var hasFailedToStop = false
-  /// nil: not read yet.
+  /// Nil if it was not read yet.
   private var initialStack: InitialStack??
-  /// For each mapping that was asked about: whether memory of it was ever heap.
+  /// Whether memory of a mapping was ever heap, by the index of each mapping that was asked about.
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
   private var threads: [ThreadIdentity]?
   private var waitingThreads: [(id: UInt32, top: UInt64)]?
-  /// By mapping; nil in those that were looked through in vain.
+  /// libc's descriptions of threads, by the index of the mapping; nil for mappings without one.
   var threadDescriptors: [Int: ThreadDescriptor?] = [:]
   var origins: OriginCache
   var attribution: StackNaming
-  /// nil: as the process was started.
-  private let level: Level?
-  private let hasSuballocations: Bool
+  /// Nil means: as the process was started.
+  let level: Level?
+  let hasSuballocations: Bool
   private let losses: Losses
-  /// Their JSON, for each answer.
-  private let lossesJSON: [UInt8]
-  /// The JSON of each mapping that was answered with, by its index.
-  private var mappingJSON: [[UInt8]]
+  /// The JSON of `losses`, which ends each answer.
+  let lossesJSON: [UInt8]
+  /// The JSON of each mapping in an answer, by the mapping's index; empty until it is needed.
+  var mappingJSON: [[UInt8]]
 
-  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level` is
-  /// what answers lead with where a suballocator's block is in a chunk; nil: as the process was started.
+  /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level`:
+  /// which block answers lead with where a suballocator's block is in a chunk; nil: as the process was started.
   /// `stopsThreads`: a thread in whose stack an address lies is stopped for a moment, to say which frame it is in.
   public init(
     _ view: ProcessView, wrappers: Wrappers = .standard, level: Level? = nil, stopsThreads: Bool = false
@@ -71,7 +77,7 @@ public struct Inquiry: ~Copyable {
     lossesJSON = json.take()
   }
 
-  /// What is at `address`.
+  /// The answer about `address`.
   public mutating func answer(_ address: UInt64, stacks: Bool = true) -> Answer {
     var answer = bareAnswer(address, stacks: stacks)
     answer.losses = losses
@@ -82,7 +88,7 @@ public struct Inquiry: ~Copyable {
     let lookup = shared.segment.lookup(address)
     if let answer = nested(address, lookup, stacks: stacks) { return answer }
     if let allocation = lookup.containing {
-      return heap(address, allocation, lookup, stacks: stacks)
+      return answer(heap(address, allocation, previous: lookup.previous, next: lookup.next, stacks: stacks))
     }
     return answer(address, lookup, stacks: stacks)
   }
@@ -98,7 +104,7 @@ public struct Inquiry: ~Copyable {
     }
     if answer.part == nil, answer.kind != .static, answer.kind != .stack, let record = record(at: address) {
       answer.mappedBy = mappedBy(record, stacks: stacks && answer.kind != .free)
-      // Of a process that is gone, nobody else knows.
+      // If the process is gone, only the record tells of the mapping.
       if answer.kind == .unmapped, surroundings.maps == nil {
         answer.kind = .mapping
         answer.note = nil
@@ -111,15 +117,16 @@ public struct Inquiry: ~Copyable {
     return answer
   }
 
-  /// Appends the answer as a line of JSON: the same bytes as `answer(_:stacks:)` gives, at a fraction of the time if it
-  /// is about a block of the heap.
+  /// Appends the answer as a line of JSON: the same bytes as the JSON of `answer(_:stacks:)`, in a fraction of the time
+  /// if the address is in a block of the heap.
   public mutating func appendJSONLine(of address: UInt64, stacks: Bool, to writer: inout ByteWriter) {
     let lookup = shared.segment.lookup(address)
     if var answer = nested(address, lookup, stacks: stacks) {
       answer.losses = losses
       answer.appendJSON(to: &writer)
     } else if let allocation = lookup.containing {
-      appendJSON(of: address, allocation, lookup, stacks: stacks, to: &writer)
+      appendJSON(
+        heap(address, allocation, previous: lookup.previous, next: lookup.next, stacks: stacks), to: &writer)
     } else {
       var answer = answer(address, lookup, stacks: stacks)
       answer.losses = losses
@@ -128,8 +135,8 @@ public struct Inquiry: ~Copyable {
     writer.append(byte: UInt8(ascii: "\n"))
   }
 
-  /// Whether the answer is a matter of microseconds, and no file must be read for it: the address is in a block whose
-  /// stack has been named before.
+  /// Whether the answer takes microseconds and needs no file: the address is in a block whose stack has been named
+  /// before.
   public mutating func isQuick(_ address: UInt64, stacks: Bool) -> Bool {
     guard let allocation = shared.segment.allocation(containing: address) else { return false }
     guard stacks, let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else {
@@ -137,146 +144,6 @@ public struct Inquiry: ~Copyable {
     }
     let node = origins.node(ofOriginAt: index)
     return node == 0 || attribution.knows(node: node, at: allocation.ticks)
-  }
-
-  // MARK: heap
-
-  private mutating func heap(
-    _ address: UInt64, _ allocation: Allocation, _ lookup: Lookup, stacks: Bool
-  ) -> Answer {
-    heap(
-      address, allocation, previous: lookup.previous, next: lookup.next, stacks: stacks)
-  }
-
-  private mutating func heap(
-    _ address: UInt64, _ allocation: Allocation, previous: Allocation?, next: Allocation?, stacks: Bool
-  ) -> Answer {
-    var answer = Answer(address: address, kind: .heap)
-    answer.block = Answer.Block(allocation)
-    answer.alignment = allocation.alignment
-    answer.age = clock.age(ofTicks: allocation.ticks)
-    answer.previous = previous.map { Answer.Block($0) }
-    answer.next = next.map { Answer.Block($0) }
-    answer.mapping = surroundings.maps?.mapping(containing: address)
-    answer.hasFullStack = hasFullStacks
-    if let record = record(at: address) { answer.mappedBy = mappedBy(record, stacks: false) }
-    guard let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else { return answer }
-    let origin = origins.origin(at: index)
-    answer.function = origin.function
-    answer.allocator = origin.allocator
-    answer.allocatorModule = origin.allocatorModule
-    answer.arena = arena(at: address, of: Answer.Block(allocation), allocator: origin.allocator)
-    if let slot = origin.threadSlot {
-      if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
-        answer.thread = origins.holder(at: holder).thread
-      } else {
-        answer.thread = origins.lookUp(slot: slot, at: allocation.ticks, in: shared.segment)?.thread
-      }
-    }
-    if stacks, origin.node != 0 {
-      if let stack = attribution.stack(ofNode: origin.node, at: allocation.ticks) {
-        answer.stack = stack.frames
-        answer.siteIndex = stack.siteIndex
-        answer.interruptedFrames = stack.interrupted
-        answer.stackTruncation = stack.truncation
-        answer.stackFramesCut = stack.framesCut
-      }
-    }
-    return answer
-  }
-
-  // MARK: suballocations
-
-  /// The answer for an address in a block of a suballocator; nil if it is in none.
-  private mutating func nested(_ address: UInt64, _ lookup: Lookup, stacks: Bool) -> Answer? {
-    guard hasSuballocations else { return nil }
-    let blocks = shared.segment.suballocations(containing: address, in: lookup.containing)
-    // Memory that was unmapped holds nothing, whatever the pool said.
-    guard let innermost = blocks.first, lookup.containing != nil || isMapped(address) else { return nil }
-    var links = blocks.map { ($0.block, Answer.Container.Kind.suballocation) }
-    if let chunk = lookup.containing { links.append((chunk, .chunk)) }
-    let lead = isShownAsChunk(innermost) ? links.count - 1 : 0
-    var previous = lookup.previous
-    var next = lookup.next
-    if lead < blocks.count {
-      let place = blocks.count - 1 - lead
-      let container = place > 0 ? blocks[lead + 1].block : lookup.containing
-      (previous, next) = shared.segment.neighbours(of: blocks[lead], level: place, in: container)
-    }
-    var answer = heap(address, links[lead].0, previous: previous, next: next, stacks: stacks)
-    for (index, (block, kind)) in links.enumerated() where index != lead {
-      let container = container(kind, heap(address, block, previous: nil, next: nil, stacks: stacks))
-      if index < lead { answer.contents.append(container) } else { answer.containers.append(container) }
-    }
-    return answer
-  }
-
-  private func isMapped(_ address: UInt64) -> Bool {
-    surroundings.maps.map { $0.index(containing: address) != nil } ?? true
-  }
-
-  private func isShownAsChunk(_ block: Suballocation) -> Bool {
-    if let level { return level == .chunk }
-    return shared.segment.context(block.block.context)?.allocator?.isShownAsChunk ?? false
-  }
-
-  private func container(_ kind: Answer.Container.Kind, _ answer: Answer) -> Answer.Container {
-    var container = Answer.Container(kind: kind, block: answer.block ?? Answer.Block(base: answer.address, size: 0))
-    container.allocator = answer.allocator
-    container.allocatorModule = answer.allocatorModule
-    container.function = answer.function
-    container.thread = answer.thread
-    container.age = answer.age
-    container.stack = answer.stack
-    container.siteIndex = answer.siteIndex
-    container.interruptedFrames = answer.interruptedFrames
-    container.stackTruncation = answer.stackTruncation
-    container.stackFramesCut = answer.stackFramesCut
-    return container
-  }
-
-  /// What `heap` answers, from parts that were rendered before.
-  private mutating func appendJSON(
-    of address: UInt64, _ allocation: Allocation, _ lookup: Lookup, stacks: Bool, to writer: inout ByteWriter
-  ) {
-    writer.appendHead(address, .heap)
-    writer.append(block: Answer.Block(allocation), offset: address - allocation.base)
-    if let alignment = allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
-    var node: UInt32 = 0
-    var arena: Answer.Arena?
-    if let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
-      if stacks { node = origins.node(ofOriginAt: index) }
-      origins.appendOrigin(at: index, to: &writer)
-      arena = self.arena(
-        at: address, of: Answer.Block(allocation), allocator: origins.origin(at: index).allocator)
-      if let slot = origins.threadSlot(ofOriginAt: index) {
-        if let holder = origins.holderIndex(ofSlot: slot, at: allocation.ticks) {
-          origins.appendHolder(at: holder, to: &writer)
-        } else if let holder = origins.lookUp(slot: slot, at: allocation.ticks, in: shared.segment) {
-          writer.append(bytes: holder.json)
-        }
-      }
-    }
-    writer.append(age: clock.age(ofTicks: allocation.ticks))
-    if node != 0 { attribution.appendJSON(ofNode: node, at: allocation.ticks, to: &writer) }
-    if let previous = lookup.previous {
-      writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
-    }
-    if let next = lookup.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
-    if let arena { writer.append(arena: arena) }
-    if let record = record(at: address) { writer.append(mappedBy: mappedBy(record, stacks: false)) }
-    if let index = mappings.index(containing: address) {
-      if mappingJSON[index].isEmpty { renderMapping(index) }
-      writer.append(bytes: mappingJSON[index])
-    }
-    writer.append(bytes: lossesJSON)
-    writer.append("}")
-  }
-
-  private mutating func renderMapping(_ index: Int) {
-    var part = ByteWriter(capacity: 256)
-    part.append(mapping: mappings.mappings[index])
-    mappingJSON[index] = part.take()
   }
 
   // MARK: elsewhere
@@ -318,13 +185,13 @@ public struct Inquiry: ~Copyable {
       return answer
     }
     if shared.segment.wasUsed(address) { return Answer(address: address, kind: .free) }
-    // One mapping of the kernel's may be made by several calls, of an allocator and of others; a thread's stack is all
-    // in that of one.
+    // Several calls, of an allocator and of others, may have made one mapping of the kernel's; a thread's stack is made
+    // by one call.
     let record = record(at: address)
     let range = (record?.range ?? mapping.start..<mapping.end).clamped(to: mapping.start..<mapping.end)
     if !mapping.isBreak {
       if let answer = unlistedThreadAnswer(address, index, within: range) { return answer }
-      // Without bounds, memory is a thread's stack if the thread is seen in it.
+      // Where no bounds are known, memory is a thread's stack if the thread is seen in it.
       if let thread = threadIn(range, ofMapping: index, around: address) { return stack(address, ofThread: thread) }
     }
     if record != nil {
@@ -333,7 +200,7 @@ public struct Inquiry: ~Copyable {
     return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
   }
 
-  /// What the kernel, libc or the agent has put there, and thread-local variables.
+  /// The answer for memory that the kernel, libc or the agent uses for itself, and for thread-local variables.
   private mutating func special(
     _ address: UInt64, _ mapping: Mapping, _ index: Int, _ maps: ProcessMaps
   ) -> Answer? {
@@ -378,8 +245,8 @@ public struct Inquiry: ~Copyable {
   /// The module whose file, or zeroed data behind its file, is mapped at `address`.
   mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
     if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
-      // The segment may learn late that a module is gone, so the mappings must agree: its file is mapped here, or
-      // directly below the anonymous memory here.
+      // The segment may learn late that a module is gone, so the mappings must agree: the module's file is mapped here,
+      // or directly below the anonymous memory here.
       if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module, in: shared.segment) }
     }
     guard let file = maps.file(behind: index) else { return nil }
@@ -404,7 +271,7 @@ public struct Inquiry: ~Copyable {
       answer.symbol = Answer.Symbol(
         name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
     }
-    // Where it is not known whether the memory holds code, the debug information tells.
+    // The debug information tells whether the memory holds code.
     let code = view.symbolizer.frames(returnAddress: address &+ 1, in: module).first
     if let code, let file = code.file {
       answer.source = Answer.SourceLine(file: file, line: code.line)
@@ -416,7 +283,7 @@ public struct Inquiry: ~Copyable {
     return answer
   }
 
-  /// Why a variable of a module has no name, or its symbol's alone.
+  /// Why a variable of a module has no name, or only its symbol's name.
   func variableProblem(in module: ModuleReference) -> String? {
     view.symbolizer.variableProblem(in: module).map { "\(Answer.lastComponent(module.path)): \($0)" }
   }
@@ -430,14 +297,14 @@ public struct Inquiry: ~Copyable {
     return all
   }
 
-  /// The thread, not known to have ended, in whose stack `address` is.
+  /// The thread that is not known to have ended and in whose stack `address` is.
   private mutating func threadWithStack(at address: UInt64) -> ThreadIdentity? {
     allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
   }
 
-  /// The thread in whose stack `address` must be if it is in one, as `range` of a mapping holds a stack: a thread's
-  /// stack pointer is in it, as far as can be seen, or libc's description of one. Libc describes the main thread
-  /// elsewhere than on its stack, and others at the upper end of theirs.
+  /// The thread to whose stack `address` must belong, if it belongs to one, as `range` of the mapping holds a stack:
+  /// the stack pointer of a waiting thread is in it, or libc's description of a thread. Libc describes the main thread
+  /// elsewhere than on its stack, and other threads at the upper end of their stacks.
   mutating func threadIn(_ range: Range<UInt64>, ofMapping index: Int, around address: UInt64) -> UInt32? {
     if let thread = unlistedThread(inMapping: index), range.contains(thread.pointer), thread.id != mainThread {
       return address < thread.pointer &+ ThreadDescriptor.size ? thread.id : nil
@@ -481,8 +348,4 @@ public struct Inquiry: ~Copyable {
     }
     return answer
   }
-}
-
-extension Answer.Block {
-  init(_ allocation: Allocation) { self.init(base: allocation.base, size: allocation.size) }
 }

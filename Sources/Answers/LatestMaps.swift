@@ -1,16 +1,16 @@
-// The mappings of a process, parsed again only if what the kernel says has changed: it takes several times as long as
-// reading it.
+// The mappings of a process, parsed again only if the kernel's text has changed: parsing takes several times as long as
+// reading.
 
 import Synchronization
 
-/// What the last request read and parsed. Thread-safe.
+/// The text that the last request read, with its mappings. Thread-safe.
 final class LatestMaps: Sendable {
   private struct Reading {
     var text: [UInt8]
     var maps: ProcessMaps
   }
 
-  /// A longer text is not kept, in bytes: some ten thousand mappings.
+  /// Bytes of the longest text that is kept: some ten thousand mappings.
   private static let limit = 1 << 20
 
   private let reading = Mutex<Reading?>(nil)

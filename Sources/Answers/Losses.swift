@@ -1,18 +1,19 @@
-// What an index is known to lack. It stands in every answer that comes from the index, as text and as JSON, in the same
-// words.
+// The known losses of an index. They stand in every answer that comes from the index, in the same words in text and
+// JSON.
 
 import IndexReader
 
-/// What is missing from an index, as far as that is known; all zero where nothing is.
+/// The parts that are missing from an index, as far as that is known; all zero where nothing is missing.
 public struct Losses: Hashable, Sendable {
   /// Blocks that were allocated and are not in the index, since the start.
   public var blocks: UInt64 = 0
-  /// Blocks that are not in the index either, allocated inside a call of the allocator: its own, or a signal handler's.
+  /// Blocks that were allocated inside a call of the allocator, by itself or by a signal handler, and are not in the
+  /// index.
   public var innerBlocks: UInt64 = 0
   /// Frees of blocks whose allocation was not seen, since the start: it came before the agent, or passed it by.
   public var unknownFrees: UInt64 = 0
-  /// By how much allocations less frees exceed the live blocks: so many blocks were given back unseen, and their memory
-  /// handed out again. Of others given back unseen the index still says that they live.
+  /// The number by which allocations less frees exceed the live blocks: so many blocks were given back unseen, and
+  /// their memory handed out again. Of other blocks that were given back unseen, the index still says that they live.
   public var imbalance: Int64 = 0
   /// Functions and allocators that the agent could not hook.
   public var mayPassBy: [String] = []
@@ -21,7 +22,7 @@ public struct Losses: Hashable, Sendable {
 
   public var isEmpty: Bool { self == Losses() }
 
-  /// What a person is told, in the order of weight.
+  /// The phrases for people, the weightiest first.
   var phrases: [String] {
     var phrases: [String] = []
     func verb(_ count: UInt64) -> String { count == 1 ? "is" : "are" }
@@ -44,7 +45,7 @@ public struct Losses: Hashable, Sendable {
     return "allocations less frees are \(count) \(imbalance > 0 ? "more" : "fewer") than the live blocks"
   }
 
-  /// Lines of text that say all of it; none where nothing is missing.
+  /// Lines of text with all losses; no lines where nothing is missing.
   package var lines: [String] {
     guard !isEmpty else { return [] }
     var lines = TextLayout.wrap(phrases, indent: "           ")
@@ -77,12 +78,12 @@ public struct Losses: Hashable, Sendable {
 }
 
 extension Losses {
-  /// What the counters and the table of what could not be hooked say; a few loads where there is nothing.
+  /// The losses that the counters and the table of bypasses tell; a few loads where there are none.
   init(countedIn segment: borrowing Segment) {
     blocks = segment.lostBlocks
     innerBlocks = segment.innerBlocks
     unknownFrees = segment.unknownFrees
-    // The same allocator may have been left alone in several modules.
+    // An allocator may have been left alone in several modules.
     for bypass in segment.bypasses {
       let name = Self.name(of: bypass)
       if !mayPassBy.contains(name) { mayPassBy.append(name) }

@@ -1,4 +1,4 @@
-// Who mapped what, as the segment says, read again only when it has changed.
+// The segment's table of mappings, read again only when it has changed.
 
 import IndexReader
 import Synchronization
@@ -23,14 +23,14 @@ final class MappedRanges: Sendable {
 }
 
 extension [MappingRecord] {
-  /// The one that holds `address`.
-  func record(containing address: UInt64) -> MappingRecord? {
+  /// Index of the record that holds `address`.
+  func index(containing address: UInt64) -> Int? {
     var low = 0
     var high = count
     while low < high {
       let middle = (low + high) / 2
       if self[middle].range.upperBound <= address { low = middle + 1 } else { high = middle }
     }
-    return low < count && self[low].range.contains(address) ? self[low] : nil
+    return low < count && self[low].range.contains(address) ? low : nil
   }
 }

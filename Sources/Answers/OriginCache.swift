@@ -1,8 +1,8 @@
-// Who allocated, decoded once a request: contexts and threads with their names, and with the JSON that a batch of
+// The contexts and threads of allocations, decoded once a request: with their names, and with the JSON that a batch of
 // answers repeats for each address.
 //
-// A thread slot has one holder after another. The cache keeps a slot's present holder, and uses it only for records that
-// are not younger than the request: a later record may be of a later holder. Holders of the past are looked up each
+// A thread slot has one holder after another. The present holder of a slot is kept, and is used only for records that
+// are not younger than the request: a later record may belong to a later holder. Former holders are looked up each
 // time.
 
 import IndexReader
@@ -55,7 +55,7 @@ struct OriginCache {
 
   func origin(at index: Int) -> Origin { origins[index].origin }
 
-  // Without a copy of the origin, whose reference counts would cost more than the bytes.
+  // The functions below make no copy of the origin, whose reference counts would cost more than its bytes.
   @inline(__always)
   func appendOrigin(at index: Int, to writer: inout ByteWriter) { writer.append(bytes: origins[index].json) }
 
@@ -64,6 +64,9 @@ struct OriginCache {
 
   @inline(__always)
   func node(ofOriginAt index: Int) -> UInt32 { origins[index].origin.node }
+
+  @inline(__always)
+  func allocator(ofOriginAt index: Int) -> String? { origins[index].origin.allocator }
 
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
@@ -84,32 +87,45 @@ struct OriginCache {
 
   // MARK: threads
 
-  /// Index for `holder(at:)` of the present holder of `slot`, if the record with `ticks` is certainly its own.
+  /// The thread that held `slot` at the time of a record with `ticks`; nil if that is not known.
+  mutating func thread(ofSlot slot: UInt32, at ticks: UInt32, in segment: borrowing Segment) -> Answer.Thread? {
+    if let index = holderIndex(ofSlot: slot, at: ticks) { return holders[index].thread }
+    return lookUp(slot: slot, at: ticks, in: segment)?.thread
+  }
+
+  /// Appends the JSON of that thread, if it is known.
   @inline(__always)
-  func holderIndex(ofSlot slot: UInt32, at ticks: UInt32) -> Int? {
+  mutating func appendThread(
+    ofSlot slot: UInt32, at ticks: UInt32, in segment: borrowing Segment, to writer: inout ByteWriter
+  ) {
+    if let index = holderIndex(ofSlot: slot, at: ticks) {
+      writer.append(bytes: holders[index].json)
+    } else if let holder = lookUp(slot: slot, at: ticks, in: segment) {
+      writer.append(bytes: holder.json)
+    }
+  }
+
+  /// Index in `holders` of the present holder of `slot`, if the record with `ticks` is certainly its own.
+  @inline(__always)
+  private func holderIndex(ofSlot slot: UInt32, at ticks: UInt32) -> Int? {
     guard Int(slot) < holderOfSlot.count else { return nil }
     let known = Int(holderOfSlot[Int(slot)]) - 1
     guard known >= 0, isCertain(holders[known], at: ticks) else { return nil }
     return known
   }
 
-  func holder(at index: Int) -> Holder { holders[index] }
-
-  @inline(__always)
-  func appendHolder(at index: Int, to writer: inout ByteWriter) { writer.append(bytes: holders[index].json) }
-
   @inline(__always)
   private func isCertain(_ holder: Holder, at ticks: UInt32) -> Bool {
-    // Half a wrap, about half a year, tells before from after.
+    // Ticks wrap around after 388 days: a distance of less than half of that tells before from after.
     let half: UInt32 = 1 << (ALLOCS_TICK_BITS - 1)
     guard allocs_ticks_between(holder.startTicks, ticks) < half else { return false }
     guard let limit else { return true }
     return allocs_ticks_between(ticks, limit) < half
   }
 
-  /// The holder of `slot` at a record's time, looked up; kept if it is the present one.
+  /// Looks up the holder of `slot` at a record's time, and keeps it if it is the present holder.
   @inline(never)
-  mutating func lookUp(slot: UInt32, at ticks: UInt32, in segment: borrowing Segment) -> Holder? {
+  private mutating func lookUp(slot: UInt32, at ticks: UInt32, in segment: borrowing Segment) -> Holder? {
     guard let identity = segment.thread(slot: slot, at: ticks) else { return nil }
     let holder = self.holder(of: identity)
     guard identity.state == .live else { return holder }

@@ -1,23 +1,23 @@
-// What an answer says of an address beyond block and symbol: who mapped the memory, which arena of an allocator it is
-// in, what the kernel put there, which frame of a stack it is in.
+// The parts of an answer beyond block and symbol: who mapped the memory, which arena of an allocator holds it, what the
+// kernel put there, which frame of a stack holds it.
 
 import IndexReader
 import Provenance
 import Symbols
 
 extension Answer {
-  /// Who mapped the memory, with a call of libc's functions.
+  /// The call of libc's functions that mapped the memory.
   public struct MappedBy: Hashable, Sendable {
-    /// What is left of what the call mapped.
+    /// The part of the mapped range that is still mapped.
     public var range: Range<UInt64>
     /// `mmap`, `mremap`, `brk` or `sbrk`; nil if not known.
     public var function: String?
     public var thread: Thread?
-    /// Seconds.
+    /// Seconds since the call.
     public var age: Double
-    /// As asked for: `rw-p`; nil if not known.
+    /// The permissions that the call asked for, such as `rw-p`; nil if not known.
     public var permissions: String?
-    /// Path of the file; nil if none is mapped, or it is not known.
+    /// Path of the file; nil if no file is mapped, or it is not known.
     public var path: String?
     /// Bytes from the file's start to the first address of `range`.
     public var fileOffset: UInt64?
@@ -30,9 +30,9 @@ extension Answer {
     public enum Kind: String, Hashable, Sendable {
       /// The C library's first arena, which the program break ends.
       case main
-      /// One of its arenas for further threads.
+      /// One of the C library's arenas for further threads.
       case thread
-      /// Memory that it mapped for one block alone.
+      /// Memory that the C library mapped for one block alone.
       case single
       /// Memory that a call from inside an allocation function mapped.
       case mapped
@@ -49,7 +49,7 @@ extension Answer {
       /// The list of pointers to the arguments or variables.
       case pointers
       case auxiliaryVector = "auxiliary vector"
-      /// The path by which the program was executed, and such that the kernel puts above the environment.
+      /// The path by which the program was executed, and similar strings that the kernel puts above the environment.
       case kernelStrings = "kernel strings"
       case vdso
       case vvar
@@ -65,7 +65,7 @@ extension Answer {
     public var text: String?
     /// Bytes from the part's start.
     public var offset: UInt64?
-    /// Bytes.
+    /// Bytes of the part.
     public var size: UInt64?
 
     init(_ kind: Kind, name: String? = nil, text: String? = nil, offset: UInt64? = nil, size: UInt64? = nil) {
@@ -80,7 +80,7 @@ extension Answer {
   /// The frame of a stack that holds the address, as of the moment when its thread was stopped.
   public struct StackFrame: Hashable, Sendable {
     public enum Role: String, Hashable, Sendable {
-      /// In the frame's own memory: variables, saved registers.
+      /// The frame's own memory: variables, saved registers.
       case frame
       case returnAddress = "return address"
       /// Up to 128 bytes below the innermost frame.
@@ -91,95 +91,18 @@ extension Answer {
     public var role: Role
     /// 0 is the innermost frame.
     public var index: Int
-    /// What the frame's function is inlined into follows it.
+    /// The frame's function, and behind it the functions that it is inlined into.
     public var functions: [Frame]
     public var cfa: UInt64?
     /// The local variable or parameter.
     public var variable: Variable?
-    /// For how long the thread was stopped, at most.
+    /// Seconds for which the thread was stopped, at most.
     public var stopped: Double
   }
 
-  /// Where code comes from.
+  /// The source line of code.
   public struct SourceLine: Hashable, Sendable {
     public var file: String
     public var line: Int?
-  }
-}
-
-// MARK: JSON
-
-extension ByteWriter {
-  mutating func append(mappedBy mapped: Answer.MappedBy) {
-    append(",\"mapped_by\":{\"start\":\"")
-    append(address: mapped.range.lowerBound)
-    append("\",\"end\":\"")
-    append(address: mapped.range.upperBound)
-    append("\"")
-    if let function = mapped.function { append(",\"function\":", string: function) }
-    if let permissions = mapped.permissions { append(",\"permissions\":", string: permissions) }
-    if let path = mapped.path { append(",\"path\":", string: path) }
-    if let offset = mapped.fileOffset { append(",\"file_offset\":", decimal: offset) }
-    if let thread = mapped.thread { append(thread: thread) }
-    append(age: mapped.age)
-    if let stack = mapped.stack { append(stack: stack) }
-    append("}")
-  }
-
-  mutating func append(arena: Answer.Arena) {
-    append(",\"arena\":{\"kind\":", string: arena.kind.rawValue)
-    append(",\"start\":\"")
-    append(address: arena.range.lowerBound)
-    append("\",\"end\":\"")
-    append(address: arena.range.upperBound)
-    append("\"}")
-  }
-
-  mutating func append(part: Answer.Part) {
-    append(",\"part\":{\"kind\":", string: part.kind.rawValue)
-    if let name = part.name { append(",\"name\":", string: name) }
-    if let text = part.text { append(",\"text\":", string: text) }
-    if let offset = part.offset { append(",\"offset\":", decimal: offset) }
-    if let size = part.size { append(",\"size\":", decimal: size) }
-    append("}")
-  }
-
-  mutating func append(variable: Variable) {
-    append(",\"variable\":{\"path\":", string: variable.path)
-    if let type = variable.type { append(",\"type\":", string: type) }
-    append(",\"offset\":", decimal: variable.offset)
-    if let size = variable.size { append(",\"size\":", decimal: size) }
-    if variable.isPadding { append(",\"padding\":true") }
-    if !variable.alternatives.isEmpty {
-      append(",\"alternatives\":[")
-      for (index, name) in variable.alternatives.enumerated() {
-        if index > 0 { append(",") }
-        appendJSONString(name)
-      }
-      append("]")
-    }
-    if let file = variable.file { append(",\"file\":", string: file) }
-    if let line = variable.line { append(",\"line\":", decimal: UInt64(line)) }
-    append("}")
-  }
-
-  mutating func append(stackFrame frame: Answer.StackFrame) {
-    append(",\"frame\":{\"index\":", decimal: UInt64(frame.index))
-    append(",\"role\":", string: frame.role.rawValue)
-    if let cfa = frame.cfa {
-      append(",\"cfa\":\"")
-      append(address: cfa)
-      append("\"")
-    }
-    append(",\"functions\":[")
-    for (index, function) in frame.functions.enumerated() {
-      if index > 0 { append(",") }
-      function.appendJSON(to: &self)
-    }
-    append("]")
-    if let variable = frame.variable { append(variable: variable) }
-    append(",\"stopped_seconds\":")
-    append(decimal: frame.stopped, places: 6)
-    append("}")
   }
 }

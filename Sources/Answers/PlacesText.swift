@@ -3,7 +3,7 @@
 import Symbols
 
 extension Answer {
-  /// What stands between the first line and the mapping's.
+  /// The lines between the first line and the mapping's.
   var placeLines: [String] {
     var lines: [String] = []
     if let variable { lines += Self.lines(of: variable, label: "  type     ") }
@@ -22,7 +22,7 @@ extension Answer {
     return lines
   }
 
-  /// What stands below, outermost last: arena, who mapped, the neighbours of what is not mapped.
+  /// The lines below, outermost last: arena, who mapped, the neighbours of an address that is not mapped.
   var containerLines: [String] {
     var lines: [String] = []
     if let arena { lines.append(Self.line("  arena    ", Self.text(of: arena))) }
@@ -54,7 +54,7 @@ extension Answer {
     TextLayout.printable(file) + (line.map { ":\($0)" } ?? "")
   }
 
-  /// The variable's own name: what comes before the first member or subscript.
+  /// The variable's own name: the part before the first member or subscript.
   private static func root(of path: String) -> String {
     String(path.prefix { $0 != "." && $0 != "[" })
   }
@@ -119,7 +119,7 @@ extension Answer {
 
   private func lines(of mapped: MappedBy) -> [String] {
     var phrases: [String] = []
-    if let site = mapped.stack.flatMap({ stack in stack.siteIndex.map { stack.frames[$0] } }) {
+    if let site = mapped.stack?.site {
       phrases.append("mapped by \(Self.describe(site, columns: 55))")
       if let function = mapped.function { phrases.append("with \(TextLayout.printable(function))") }
     } else {

@@ -1,6 +1,7 @@
 // The list of indexed processes, live and dead, for people and as JSON.
 
 import IndexReader
+import SystemAccess
 
 /// All processes that have a segment, by process id and start time.
 public struct ProcessList: Hashable, Sendable {
@@ -9,22 +10,16 @@ public struct ProcessList: Hashable, Sendable {
   public init(_ processes: [IndexedProcess]) { self.processes = processes }
 
   /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see
-  /// them: root all, others their own. The segments of others are listed as not permitted, unopened. nil: whoever runs
-  /// this program.
-  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(AnswerError) {
-    let files: [SegmentFile]
-    do throws(SegmentError) {
-      files = try SegmentDirectory.list(in: directories)
-    } catch {
-      throw AnswerError(error)
-    }
-    processes = files.map { file in
+  /// them: root sees all, other users their own. The segments of others are listed as not permitted, unopened. Nil for
+  /// `reader` means the user who runs this program.
+  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(Complaint) {
+    processes = try SegmentDirectory.list(in: directories).map { file in
       guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
       return IndexedProcess(
         processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
         started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
         segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil,
-        problem: AnswerError(SegmentError.notPermitted(path: file.path)).description)
+        problem: Complaint.notPermitted(path: file.path).description)
     }
   }
 
@@ -50,7 +45,7 @@ public struct ProcessList: Hashable, Sendable {
             Units.rounded(process.segmentBytes), Self.lost(process),
           ], command: process.commandLine)
       }
-    // Numbers are aligned at their right, words at their left.
+    // Numbers are aligned at the right, words at the left.
     let isNumber = [true, false, false, true, true, true]
     let widths = isNumber.indices.map { column in rows.map { TextLayout.width($0.cells[column]) }.max() ?? 0 }
     var text = ""
@@ -84,7 +79,7 @@ public struct ProcessList: Hashable, Sendable {
     return text
   }
 
-  /// Lost blocks; `+` where more is missing than can be counted in blocks.
+  /// Lost blocks, with a `+` where losses are known that can't be counted in blocks.
   private static func lost(_ process: IndexedProcess) -> String {
     guard let blocks = process.lostBlocks else { return "?" }
     let more = hasMore(process.losses) ? "+" : ""

@@ -3,9 +3,9 @@
 //   start-end perms offset major:minor inode   path
 //   55d0c0fc0000-55d0c1000000 rw-p 00000000 00:00 0                          [heap]
 //
-// The path is what follows the inode and its blanks, to the line's end: it may hold blanks itself; the kernel writes
-// a newline in it as \012 and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the
-// format is passed over, as a later kernel may add some; lines are in order of address, and are sorted if they are not.
+// The path is the rest of the line behind the inode and its blanks; it may hold blanks itself. The kernel writes a
+// newline in it as \012, and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the
+// format is skipped, as a later kernel may add lines. Lines are in order of address, and are sorted if they are not.
 
 import ByteText
 
@@ -13,22 +13,22 @@ import ByteText
 public struct Mapping: Hashable, Sendable {
   /// First address.
   public var start: UInt64
-  /// One past the last.
+  /// The address behind the last byte.
   public var end: UInt64
-  /// As /proc writes it: `rw-p`.
+  /// The permissions as /proc writes them: `rw-p`.
   public var permissions: String
   /// Bytes from the file's start.
   public var offset: UInt64
   public var device: Device
-  /// 0 if no file is mapped.
+  /// The inode; 0 if no file is mapped.
   public var inode: UInt64
   /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping. By its
   /// bytes (ByteText).
   public var path: String?
-  /// The file was removed or replaced since it was mapped; `path` is without the kernel's mark of that.
+  /// Whether the file was removed or replaced since it was mapped; `path` is without the kernel's mark of that.
   public var isDeleted: Bool
 
-  /// Number of a device.
+  /// The number of a device.
   public struct Device: Hashable, Sendable {
     public var major: UInt32
     public var minor: UInt32
@@ -55,25 +55,25 @@ public struct Mapping: Hashable, Sendable {
 
   public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
 
-  /// Neither readable, writable nor executable: address space that is only reserved.
+  /// Whether the mapping is neither readable nor writable nor executable: address space that is only reserved.
   public var isInaccessible: Bool { permissions.hasPrefix("---") }
-  /// The memory of `brk`.
+  /// Whether it is the memory of `brk`.
   public var isBreak: Bool { path == "[heap]" }
-  /// No file, and no name of the kernel's but those a program gave by prctl: `[anon:…]`.
+  /// Whether no file is mapped, and the kernel gives no name but one that a program set by prctl: `[anon:…]`.
   public var isAnonymous: Bool {
     guard let path else { return true }
     return path.hasPrefix("[anon:") || path.hasPrefix("[anon_shmem:")
   }
-  /// The stack of the main thread.
+  /// Whether it is the stack of the main thread.
   public var isMainStack: Bool { path == "[stack]" }
-  /// A file's, by a path that names one.
+  /// Whether a file is mapped, judged by the path.
   public var isFile: Bool { inode != 0 && path?.hasPrefix("/") == true }
 }
 
 /// All mappings of a process at one moment, in order of address.
 public struct ProcessMaps: Sendable {
   public private(set) var mappings: [Mapping]
-  /// The mappings' ends: a search reads these alone.
+  /// The ends of the mappings: a search reads these alone.
   private var ends: [UInt64]
 
   public init(_ mappings: [Mapping]) {
@@ -101,7 +101,7 @@ public struct ProcessMaps: Sendable {
     index(containing: address).map { mappings[$0] }
   }
 
-  /// Index in `mappings` of the one that holds `address`.
+  /// Index in `mappings` of the mapping that holds `address`.
   public func index(containing address: UInt64) -> Int? {
     var low = 0
     var high = ends.count

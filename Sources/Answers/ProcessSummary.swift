@@ -1,6 +1,7 @@
 // All that a segment's header and thread table say of a process, for people and as JSON.
 
 import IndexReader
+import SystemAccess
 
 /// Facts of one process.
 public struct ProcessSummary: Hashable, Sendable {
@@ -41,12 +42,12 @@ public struct ProcessSummary: Hashable, Sendable {
   public var counters: [Counter]
   /// The threads that the thread table holds, ended ones included, and those of its history.
   public var threads: [Thread]
-  /// Over all threads, those included that are no longer listed: calls that returned a block, blocks given back.
+  /// Sums over all threads, also over those that are no longer listed: calls that returned a block, blocks given back.
   public var allocations: UInt64
   public var frees: UInt64
   /// Modules that have allocated, unloaded ones included.
   public var moduleCount: Int
-  /// What the agent could not hook, and why, in words.
+  /// The functions and allocators that the agent could not hook, and why, in words.
   public var bypasses: [String]
 
   public init(
@@ -67,7 +68,7 @@ public struct ProcessSummary: Hashable, Sendable {
 
 extension ProcessView {
   /// The facts as of now. Reads the header and the thread table, no allocations.
-  public func summary() throws(AnswerError) -> ProcessSummary {
+  public func summary() throws(Complaint) -> ProcessSummary {
     let surroundings = Surroundings(of: self)
     let isAbandoned = surroundings.absence == .indexAbandoned
     let isAlive = surroundings.isAlive
@@ -84,7 +85,7 @@ extension ProcessView {
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
     let threads = (shared.segment.formerThreads + present).map { thread in
-      // Of a dead process no thread lives, whatever its last word was.
+      // No thread of a dead process lives, whatever it noted last.
       ProcessSummary.Thread(
         id: thread.id, name: thread.name, state: isAlive ? thread.state : .ended, allocations: thread.allocations,
         frees: thread.frees)
@@ -137,7 +138,7 @@ extension ProcessSummary {
         "            \(name)\(ended): \(Units.count(thread.allocations, "allocation")), "
           + Units.count(thread.frees, "free"))
     }
-    // What ended threads did is in the line of threads.
+    // The sums of ended threads are in the line of threads.
     let nonzero = counters.filter { $0.value > 0 && IndexCounter.named($0.name)?.kind != .sums }
     let isWhole = process.losses.isEmpty && nonzero.allSatisfy { IndexCounter.named($0.name)?.kind == .figures }
     var sentences = isWhole ? ["no loss is known"] : []
@@ -162,7 +163,7 @@ extension ProcessSummary {
     return lines
   }
 
-  /// A counter in words (allocs_counter.h); one of a later version is given by its name.
+  /// A counter in words (allocs_counter.h); a counter of a later version is given by its name.
   static func sentence(of counter: Counter) -> String {
     IndexCounter.named(counter.name)?.sentence(of: counter.value, grouped: Units.grouped)
       ?? "\(Units.grouped(counter.value)) \(TextLayout.printable(counter.name))"

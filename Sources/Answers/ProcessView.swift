@@ -1,15 +1,16 @@
-// A process that is indexed, live or dead: its segment, and what names the places in it.
+// An indexed process, live or dead: its segment, and the names of its code and data.
 //
-// A view holds no state of the process beyond the mapped segment: each request (Inquiry) reads anew what may have
-// changed (mappings, thread names, whether the process still runs), so that no answer is stale. What it keeps is worked
-// out from what doesn't change, or is used again only where what was read is the same. The symbolizer is shared by all
-// views, as most processes have the same libraries.
+// A view holds no state of the process beyond the mapped segment. Each request (Inquiry) reads anew all that may have
+// changed (mappings, thread names, whether the process still runs), so that no answer is stale. Results that a view
+// keeps are made from facts that don't change, or are used again only where the facts read are the same as before. All
+// views share the symbolizer, as most processes have the same libraries.
 
 import ByteText
 import Glibc
 import IndexReader
 import Provenance
 import Symbols
+import SystemAccess
 
 /// An indexed process. May be used from several threads at once.
 public final class ProcessView: Sendable {
@@ -17,7 +18,7 @@ public final class ProcessView: Sendable {
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public let startTime: UInt64
   public let shared: SharedSegment
-  /// Of the file beside the segment by which events are turned on; nil if there was none.
+  /// The control file beside the segment, by which events are turned on; nil if there was none.
   let control: FileNumber?
   let symbolizer: Symbolizer
   let elfFiles = ELFFiles()
@@ -26,33 +27,27 @@ public final class ProcessView: Sendable {
   let mappedRanges = MappedRanges()
   let balance = IndexBalance()
 
-  /// Serves every view that is not given another.
+  /// The symbolizer of every view that is not given another.
   public static let sharedSymbolizer = Symbolizer()
 
-  /// The view of process `pid`: of the live one if it is indexed, else of the newest dead one whose segment is left.
-  /// `directories` replaces the places where segments are looked for.
+  /// The view of process `pid`: of the live process if it is indexed, else of the newest dead process with that id
+  /// whose segment is left. `directories` replaces the directories in which segments are looked for.
   public convenience init(
     pid: Int32, in directories: [String]? = nil, symbolizer: Symbolizer = ProcessView.sharedSymbolizer
-  ) throws(AnswerError) {
+  ) throws(Complaint) {
     try self.init(file: Self.segmentFile(of: pid, in: directories), symbolizer: symbolizer)
   }
 
   /// The view of a segment that was found by `SegmentDirectory`.
   public convenience init(
     file: SegmentFile, symbolizer: Symbolizer = ProcessView.sharedSymbolizer
-  ) throws(AnswerError) {
+  ) throws(Complaint) {
     try self.init(file: file.path, symbolizer: symbolizer)
   }
 
   /// The view of the segment in `file`.
-  public init(file: String, symbolizer: Symbolizer = ProcessView.sharedSymbolizer) throws(AnswerError) {
-    let shared: SharedSegment
-    do {
-      shared = try SharedSegment(path: file)
-    } catch {
-      throw AnswerError(error)
-    }
-    self.shared = shared
+  public init(file: String, symbolizer: Symbolizer = ProcessView.sharedSymbolizer) throws(Complaint) {
+    shared = try SharedSegment(path: file)
     control = FileNumber(path: EventConsumer.controlPath(ofSegment: file))
     self.symbolizer = symbolizer
     tables = SegmentTables(shared, symbolizer: symbolizer)
@@ -60,65 +55,53 @@ public final class ProcessView: Sendable {
     startTime = shared.segment.startTime
   }
 
-  /// The segment of process `pid`: of the live one, else of the newest dead one. Throws if there is none.
+  /// The segment of process `pid`: of the live process, else of the newest dead one. Throws if there is none.
   public static func segmentFile(
     of pid: Int32, in directories: [String]? = nil
-  ) throws(AnswerError) -> SegmentFile {
-    let file: SegmentFile?
-    do throws(SegmentError) {
-      file = try SegmentDirectory.find(processID: pid, in: directories)
-    } catch {
-      throw AnswerError(error)
-    }
-    guard let file else { throw missing(processID: pid, in: directories) }
-    return file
+  ) throws(Complaint) -> SegmentFile {
+    if let file = try SegmentDirectory.find(processID: pid, in: directories) { return file }
+    throw missing(processID: pid, in: directories)
   }
 
   /// Why process `pid` can't be asked about when no segment of it was found.
-  public static func missing(processID pid: Int32, in directories: [String]? = nil) -> AnswerError {
+  public static func missing(processID pid: Int32, in directories: [String]? = nil) -> Complaint {
     if let ignored = SegmentDirectory.ignored(processID: pid, in: directories).first(where: { $0.reason != .gone }) {
-      return AnswerError(
+      return Complaint(
         .notIndexed, what: "process \(pid) is not indexed: \(ignored.path) \(ignored.reason.text), and is ignored",
         advice: "remove it, and start the program with `allocsctl run -- COMMAND`")
     }
     guard pid > 0, kill(pid, 0) == 0 || errno == EPERM else {
-      return AnswerError(
+      return Complaint(
         .noSuchProcess, what: "there is no process \(pid), and no segment of one",
         advice: "`allocsctl ps` lists the processes that are indexed")
     }
     let places = (directories ?? SegmentDirectory.searchPaths).joined(separator: " and ")
-    return AnswerError(
+    return Complaint(
       .notIndexed, what: "process \(pid) is not indexed: it has no segment in \(places)",
       advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
   }
 
   // MARK: facts
 
-  /// Whether a request takes no longer than a fraction of a millisecond to begin, judged by the last one: false if the
-  /// process has thousands of mappings, or its blocks are to be counted again.
+  /// Whether a request begins within a fraction of a millisecond, judged by the last request: false if the process has
+  /// thousands of mappings, or its blocks are to be counted again.
   public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 && balance.isKnown(of: shared.segment) }
 
   /// The file of the segment.
   public var path: String { shared.segment.path }
-  /// Owner of the segment: whoever may read it, and root.
+  /// The owner of the segment: this user, and root, may read it.
   public var ownerID: UInt32 { shared.segment.ownerID }
   /// Whether the process still runs.
   public var isProcessAlive: Bool { shared.segment.isProcessAlive }
 
-  /// Throws `.unreadable` if the segment was cut or damaged under the reader: then what was answered since the request
-  /// began is not to be believed.
-  public func checkIntact() throws(AnswerError) {
-    do {
-      try shared.segment.checkIntact()
-    } catch {
-      throw AnswerError(error)
-    }
-  }
+  /// Throws `.unreadable` if the segment was cut or damaged under the reader: then the answers since the request began
+  /// are not to be believed.
+  public func checkIntact() throws(Complaint) { try shared.segment.checkIntact() }
 
   // MARK: answers
 
-  /// What is at `address`. `stacks` false leaves the call stack out, the dearest part of an answer.
-  public func answer(_ address: UInt64, stacks: Bool = true, wrappers: Wrappers = .standard) throws(AnswerError)
+  /// The answer about `address`. With `stacks` false it has no call stack, which is the costliest part of an answer.
+  public func answer(_ address: UInt64, stacks: Bool = true, wrappers: Wrappers = .standard) throws(Complaint)
     -> Answer
   {
     var inquiry = Inquiry(self, wrappers: wrappers)
@@ -128,7 +111,7 @@ public final class ProcessView: Sendable {
   }
 
   /// The answers to all `addresses` as text, in their order.
-  public func text(of addresses: [UInt64], stacks: Bool = true) throws(AnswerError) -> String {
+  public func text(of addresses: [UInt64], stacks: Bool = true) throws(Complaint) -> String {
     var inquiry = Inquiry(self)
     var text = ""
     for address in addresses { text += inquiry.answer(address, stacks: stacks).text }
@@ -139,7 +122,7 @@ public final class ProcessView: Sendable {
   /// Appends the answers to all `addresses`, in their order, as one JSON object a line.
   public func appendJSON(
     of addresses: some Sequence<UInt64>, stacks: Bool = true, to writer: inout ByteWriter
-  ) throws(AnswerError) {
+  ) throws(Complaint) {
     var inquiry = Inquiry(self)
     for address in addresses { inquiry.appendJSONLine(of: address, stacks: stacks, to: &writer) }
     try checkIntact()
@@ -147,7 +130,7 @@ public final class ProcessView: Sendable {
 }
 
 extension IgnoredFile.Reason {
-  /// What the file does or is, behind its name.
+  /// The words behind the file's name.
   fileprivate var text: String {
     switch self {
     case .symbolicLink: "is a symbolic link"

@@ -1,9 +1,9 @@
-// What `prune` says that it removed.
+// The report of `prune`: what it removed.
 
-/// What was removed, or would be.
+/// The files that were removed, or would be.
 public struct PruneReport: Sendable {
   public var processes: [IndexedProcess]
-  /// Control files that were alone.
+  /// Control files without a segment.
   public var controls: [String]
   public var bytes: UInt64
   /// Segments of ended processes that stay.

@@ -1,31 +1,30 @@
-// What only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
+// The facts that only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
 import ByteText
 import IndexReader
 
-/// The process beyond its segment.
+/// The process as /proc shows it.
 final class Surroundings {
   private struct Reading {
     var maps: ProcessMaps?
     var absence: Answer.Note?
     var isAlive = false
-    /// A thread that lives, by which /proc tells what is the process's.
+    /// A live thread, by whose id /proc shows the process's files.
     var task: Int32?
   }
 
   private let reading: Reading
-  /// Kept open for the time of a request; nil if there is no such process.
+  /// The process's directory in /proc, kept open for the time of a request; nil if there is no such process.
   let directory: ProcessDirectory?
-  /// Whether the process is in a pid namespace of its own: then its threads have other ids here than it knows itself,
-  /// and than the segment has.
+  /// Whether the process is in a pid namespace of its own: then its threads have other ids here than in the segment.
   private let hasOtherIDs: Bool
 
-  /// nil if they could not be read; `absence` says why.
+  /// The mappings; nil if they could not be read: `absence` says why.
   var maps: ProcessMaps? { reading.maps }
   var absence: Answer.Note? { reading.absence }
   /// Whether the process ran.
   var isAlive: Bool { reading.isAlive }
-  /// The id of a thread that lives, under which /proc has what is the process's: its files, its root.
+  /// The id of a live thread, under which /proc has the process's files and its root.
   var readableID: Int32? { reading.task }
 
   /// Whether the process runs, and writes to this index.
@@ -61,7 +60,7 @@ final class Surroundings {
     hasOtherIDs = false
   }
 
-  /// What is known where descriptors or memory are lacking to look.
+  /// The reading where descriptors or memory are short.
   private static func unread(_ view: ProcessView) -> Reading {
     Reading(absence: .mappingsNotRead, isAlive: view.shared.segment.isProcessAlive)
   }
@@ -81,8 +80,8 @@ final class Surroundings {
       reading.isAlive = true
       reading.task = Int32(bitPattern: task)
       let maps = view.latestMaps.parse(try directory.read("maps"))
-      // No mapping at all: the process is on its way out. Without its segment: it has executed another program, whose
-      // memory has nothing to do with what the segment says.
+      // A process without any mapping is on its way out. A process that does not map its segment has executed another
+      // program, whose memory has nothing to do with the segment.
       if maps.mappings.isEmpty {
         reading.absence = .processEnded
       } else if !maps.hasSegment(view) {
@@ -98,7 +97,7 @@ final class Surroundings {
   }
 
   /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started
-  /// later is another one with the same id.
+  /// later is another thread with the same id.
   func name(ofThread id: UInt32, runningFor seconds: Double) -> String? {
     guard maps != nil, !hasOtherIDs else { return nil }
     guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
@@ -111,7 +110,7 @@ final class Surroundings {
 }
 
 extension Surroundings {
-  /// What the kernel put on the main thread's stack; nil if the caller may not know.
+  /// The part of the main thread's stack that the kernel filled; nil if the caller may not know.
   func initialStack() -> InitialStack? {
     guard maps != nil else { return nil }
     switch directory {
@@ -120,7 +119,7 @@ extension Surroundings {
     }
   }
 
-  /// Whether thread `id` of the segment can be asked for by that number.
+  /// Whether threads have the same ids here as in the segment.
   var knowsThreads: Bool { !hasOtherIDs }
 
   /// The process that traces thread `id`, if one does.
@@ -133,34 +132,35 @@ extension Surroundings {
     return nil
   }
 
-  /// The threads that do not run just now, with where their stacks have their tops.
+  /// The threads that do not run at this moment, with the tops of their stacks.
   func waitingThreads() -> [(id: UInt32, top: UInt64)] {
-    // Gone meanwhile, or not permitted: then no stack is known.
+    // If the process is gone meanwhile, or its threads may not be read, no stack is known.
     guard maps != nil, !hasOtherIDs, let ids = try? directory?.threadIDs() else { return [] }
     return ids.compactMap { id in directory?.stackPointer(ofThread: id).map { (id, $0) } }
   }
 }
 
 extension Mapping {
-  /// The file, as stat(2) tells it from others on most file systems.
+  /// The identity of the file, which on most file systems is the one that stat(2) tells.
   fileprivate var identity: FileNumber {
     FileNumber(major: device.major, minor: device.minor, inode: inode)
   }
 
-  /// Whether it is of the file of the view's segment, or of what goes with it.
+  /// Whether the mapping is of the view's segment, or of its control file.
   func isSegment(of view: ProcessView) -> Bool {
     isFile && (identity == view.control || isWritten(as: view.shared.segment))
   }
 
-  /// Whether it is a mapping of this segment, by which the process may write to it. The file's names don't matter: a
-  /// followed child's had none when it was mapped, and a directory may have been renamed, or have another name in
-  /// another mount namespace.
+  /// Whether the mapping is of this segment and lets the process write to it. The file's name doesn't matter: the
+  /// segment of a followed child had no name when it was mapped, and a directory may have been renamed, or have another
+  /// name in another mount namespace.
   fileprivate func isWritten(as segment: borrowing Segment) -> Bool {
     guard inode == segment.identity.inode, inode != 0, permissions.hasPrefix("rw"), permissions.hasSuffix("s") else {
       return false
     }
-    // Some file systems (btrfs, overlay) have another device here than in stat(2). Then the agent's mapping of the
-    // file's start, hundreds of megabytes in one piece, is told by its size; and one of an arena by where it lies.
+    // Some file systems (btrfs, overlay) show another device here than in stat(2). Then the agent's mapping of the
+    // file's start, hundreds of megabytes in one piece, is told by its size, and the mapping of an arena by its offset
+    // in the file.
     return identity == segment.identity
       || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
   }

@@ -1,10 +1,10 @@
-// How text is fitted to a terminal of 80 columns: what a string takes, cutting it in its middle, breaking lines.
+// How text is fitted to a terminal of 80 columns: the width of a string, cutting it in its middle, breaking lines.
 
 import ByteText
 
 package enum TextLayout {
-  /// Columns of a line. Answers are made for a terminal of this width, whatever the real one is, so that they are the
-  /// same from every program.
+  /// Columns of a line. Answers are made for a terminal of this width, whatever the width of the real terminal is, so
+  /// that every program prints the same answer.
   package static let columns = 80
 
   /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, one for all others.
@@ -25,9 +25,9 @@ package enum TextLayout {
     }
   }
 
-  /// `text`, with what a terminal would act upon (control characters, direction marks, line separators) written as
-  /// escapes: names come from other processes, and may be made to deceive. Bytes that are no text are written as
-  /// `\xE9`.
+  /// `text`, with characters that a terminal would act upon (control characters, direction marks, line separators)
+  /// written as escapes: names come from other processes, and may be made to deceive. Bytes that are no text are
+  /// written as `\xE9`.
   package static func printable(_ text: String) -> String {
     if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
     var result = ""
@@ -43,7 +43,7 @@ package enum TextLayout {
     return result
   }
 
-  /// Whether a terminal only shows the character, and everybody knows what.
+  /// Whether a terminal only shows the character, and acts upon it in no way.
   static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.properties.generalCategory {
     case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate: false

@@ -1,13 +1,14 @@
-// Threads as libc describes them, at their thread pointers: for those that have never allocated, which the index does
-// not know.
+// libc's descriptions of threads, at their thread pointers. They tell of threads that have never allocated, which the
+// index does not have.
 //
-// libc puts a thread's description at the upper end of the stack that it maps for it, with the thread-local variables
-// below. It says itself where it is (twice, x86-64's tcbhead_t) and whose it is (struct pthread's tid, at the same
-// place in all versions since 2.4). What does not agree in all three is none.
+// libc puts a thread's description at the upper end of the stack that it maps for the thread, with the thread-local
+// variables below. The description holds its own address (twice, x86-64's tcbhead_t) and the thread's id (struct
+// pthread's tid, at the same offset in all versions since 2.4). Memory that does not agree in all three is no
+// description.
 
-/// Where a thread has its description, and which one it is.
+/// The address of a thread's description, and the thread's id.
 struct ThreadDescriptor: Hashable {
-  /// Bytes from the thread pointer on that belong to it.
+  /// Bytes of the description, from the thread pointer on.
   static let size: UInt64 = 2304
 
   var pointer: UInt64
@@ -15,13 +16,13 @@ struct ThreadDescriptor: Hashable {
 }
 
 extension Surroundings {
-  /// That of a thread whose stack ends where the mapping at `index` does; nil if there is none, or the memory may not
-  /// be read.
+  /// The description of the thread whose stack ends where the mapping at `index` does; nil if there is none, or the
+  /// memory may not be read.
   func threadDescriptor(inMapping index: Int) -> ThreadDescriptor? {
     guard let mapping = maps?.mappings[index], mapping.isAnonymous, mapping.permissions.hasPrefix("rw") else {
       return nil
     }
-    // Above the description there is next to nothing.
+    // Hardly anything lies above the description.
     let start = max(mapping.start, mapping.end - min(mapping.end, 64 << 10))
     let alignment = 64 / 8
     let (otherSelf, threadID) = (2, 90)  // words

@@ -3,6 +3,7 @@
 
 import IndexReader
 import Provenance
+import SystemAccess
 
 /// Live bytes and blocks of a process by allocation site, of now or of a moment of a recording.
 public struct TopTable: Hashable, Sendable {
@@ -12,9 +13,9 @@ public struct TopTable: Hashable, Sendable {
   public var processID: Int32
   public var command: [String]
   public var table: SiteTable
-  /// What the index is known to lack.
+  /// The known losses of the index.
   public var losses: Losses
-  /// Of a recording: events that are missing from it.
+  /// Of a recording: the number of events that are missing from it.
   public var lostEvents: UInt64 = 0
 
   public init(processID: Int32, command: [String], table: SiteTable, losses: Losses = Losses()) {
@@ -25,11 +26,11 @@ public struct TopTable: Hashable, Sendable {
   }
 
   public var total: Total { table.total }
-  /// Number of sites, shown or not.
+  /// The number of sites, shown or not.
   public var siteCount: Int { table.siteCount }
   /// The sites that are shown.
   public var sites: [Site] { table.sites }
-  /// Sum of the sites that are not shown.
+  /// The sum of the sites that are not shown.
   public var other: Total { table.other }
 }
 
@@ -42,7 +43,7 @@ extension ProcessView {
   /// bytes that they leave of it.
   public func top(
     limit: Int = 20, wrappers: Wrappers = .standard, level: Level? = nil
-  ) throws(AnswerError) -> TopTable {
+  ) throws(Complaint) -> TopTable {
     let tally = Tally(of: shared.segment, level)
     let table = TopTable(
       processID: processID, command: shared.segment.command,

@@ -4,7 +4,8 @@ import Provenance
 import Symbols
 
 extension TopTable {
-  /// A table of 80 columns: a line with the sums first, the sites, what the others have in common, the sums again.
+  /// A table of 80 columns: a line with the sums first, then the sites, a line that sums up the sites not shown, and
+  /// the sums again.
   public var text: String {
     let title = IndexedProcess.title(processID, command)
     let sums =
@@ -83,7 +84,8 @@ extension TopTable.Site {
       return function == nil ? "not known" : TextLayout.fit("caller not known\(called)", columns: columns)
     }
     let room = max(12, columns - TextLayout.width(called))
-    // An inlined function is known by the one it is in: gc_alloc in PyObject_New tells more than a line of gc_alloc.
+    // An inlined function is named by the function that contains it: gc_alloc in PyObject_New tells more than a line of
+    // gc_alloc.
     guard let outer = frames.last?.function, outer != site.function, site.function != nil else {
       return Answer.describe(site, columns: room) + called
     }

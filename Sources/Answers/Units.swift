@@ -1,6 +1,11 @@
-// Numbers as people read them: counts with their noun, exact bytes with a rounded unit beside them, ages, times.
+// Numbers as people read and write them: counts with their noun, exact bytes with a rounded unit beside them, ages,
+// times, sizes with K, M or G.
+
+import SharedLayout
 
 package enum Units {
+  // MARK: for reading
+
   /// Digits in groups of three: 1,234,567.
   package static func grouped(_ value: UInt64) -> String {
     let digits = Array(String(value).utf8)
@@ -28,7 +33,8 @@ package enum Units {
     return "\(count(value, "byte")) (\(rounded(value)))"
   }
 
-  /// `96 bytes`, `4.2 MiB`: exact below 1 MiB, rounded from there on, as between blocks it is the scale that counts.
+  /// `96 bytes`, `4.2 MiB`: exact below 1 MiB, rounded from there on, as distances between blocks are told for their
+  /// scale.
   package static func distance(_ value: UInt64) -> String {
     value < 1 << 20 ? count(value, "byte") : rounded(value)
   }
@@ -39,7 +45,7 @@ package enum Units {
     let names = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     var unit = 0
     var scaled = Double(value) / 1024
-    // Not 1024.0: what would be shown as that belongs to the next unit.
+    // A number that would be shown as 1024.0 belongs to the next unit.
     while scaled >= 1023.95, unit + 1 < names.count {
       scaled /= 1024
       unit += 1
@@ -78,5 +84,41 @@ package enum Units {
     if percent < 0.05 { return "<0.1%" }
     if part < whole, percent >= 99.95 { return ">99.9%" }
     return "\(tenths(percent))%"
+  }
+
+  // MARK: as options have them
+
+  /// `4096`, `512K`, `8M`: bytes with the largest unit that leaves no fraction.
+  package static func size(_ bytes: UInt64) -> String {
+    let units: [(name: String, shift: UInt64)] = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
+    let unit = units.first { bytes != 0 && bytes & ((1 << $0.shift) - 1) == 0 }
+    return unit.map { "\(bytes >> $0.shift)\($0.name)" } ?? "\(bytes)"
+  }
+
+  /// Bytes, from digits with or without K, M, G or T, as the settings have them (allocs_settings.h); nil if `text` is
+  /// no such number, or stands for 2^64 - 1 bytes or more.
+  package static func bytes(inSize text: some StringProtocol) -> UInt64? {
+    var bytes: UInt64 = 0
+    guard !text.utf8.contains(0), allocs_read_number(String(text), true, &bytes), bytes != .max else { return nil }
+    return bytes
+  }
+
+  private static let timeUnits: [(name: String, seconds: Double)] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
+
+  /// Seconds, from a number with or without ms, s, m, h or d; nil if `text` is no such number, or stands for 10^10
+  /// seconds or more.
+  package static func seconds(inTime text: String) -> Double? {
+    // "ms" ends as "s" does.
+    let units = [("ms", 0.001)] + timeUnits + [("", 1)]
+    guard let unit = units.first(where: { text.hasSuffix($0.0) }),
+      let number = Double(text.dropLast(unit.0.count)), number >= 0, number * unit.1 < 1e10
+    else { return nil }
+    return number * unit.1
+  }
+
+  /// `90s`, `24h`: seconds with the largest unit that leaves no fraction.
+  package static func time(_ seconds: Double) -> String {
+    let unit = timeUnits.first { seconds >= $0.seconds && seconds.truncatingRemainder(dividingBy: $0.seconds) == 0 }
+    return unit.map { "\(UInt64(seconds / $0.seconds))\($0.name)" } ?? "0s"
   }
 }

@@ -1,12 +1,13 @@
 // The wrappers that a person adds to the standard ones, checked before they are used.
 
 import Provenance
+import SystemAccess
 
 extension Wrappers {
   /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many.
-  public func adding(_ patterns: [String]) throws(AnswerError) -> Wrappers {
+  public func adding(_ patterns: [String]) throws(Complaint) -> Wrappers {
     guard patterns.count <= Self.additionLimit else {
-      throw AnswerError(
+      throw Complaint(
         .usage, what: "there are \(patterns.count) patterns of wrappers",
         advice: "give at most \(Self.additionLimit), with * for what they have in common")
     }
@@ -14,12 +15,12 @@ extension Wrappers {
     for pattern in patterns {
       let bytes = Self.trimmed(Array(pattern.utf8)[...])
       guard !bytes.isEmpty else {
-        throw AnswerError(
+        throw Complaint(
           .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*"
         )
       }
       guard bytes.count <= Self.patternLimit else {
-        throw AnswerError(
+        throw Complaint(
           .usage, what: "the pattern of a wrapper has \(bytes.count) bytes",
           advice: "give at most \(Self.patternLimit), with * for the rest")
       }

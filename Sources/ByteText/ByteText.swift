@@ -1,12 +1,12 @@
-// Bytes as a String, and back: arguments, paths and the environment are bytes in no encoding, Swift's strings are
+// Bytes as a String, and back: arguments, paths and the environment are bytes in no encoding, while Swift's strings are
 // Unicode.
 //
-// What is UTF-8 becomes the text that it is. Each other byte becomes a character of its own, out of 128 at U+10FE80
-// that are set aside for it in a plane for private use; where those characters themselves come in the bytes, theirs
-// become so, too. So no two sequences of bytes become the same text, and each text leads back to its bytes. Text like
-// that may be cut, joined and searched as any other. It is made where bytes come in (`String(reversibly:)`), becomes
-// bytes where the system is called (`originalBytes`, `originalPath`), and is written as \xE9 where a person or JSON
-// gets it.
+// Bytes that are UTF-8 become the text that they are. Each other byte becomes a character of its own, out of 128 at
+// U+10FE80 in a plane for private use that are set aside for it. Where these characters themselves occur in the bytes,
+// each of their bytes becomes such a character, too. So no two sequences of bytes become the same text, and each text
+// leads back to its bytes. Such text may be cut, joined and searched as any other. It is made where bytes come in
+// (`String(reversibly:)`), becomes bytes where the system is called (`originalBytes`, `originalPath`), and is written
+// as \xE9 for people and in JSON.
 
 /// The characters that stand for bytes.
 enum StandIn {
@@ -107,7 +107,7 @@ extension String {
     }
   }
 
-  /// The same with a zero behind them, as the system takes names and paths.
+  /// The original bytes with a zero behind them, as the system takes names and paths.
   public var originalPath: [CChar] { originalBytes.map { CChar(bitPattern: $0) } + [0] }
 
   /// The text with each byte that is no UTF-8 as `\xE9`, for people and for JSON.
@@ -131,8 +131,11 @@ extension Unicode.Scalar {
 }
 
 extension UInt8 {
+  /// Two digits, in lower case: `e9`.
+  public var hexadecimal: String { (self < 16 ? "0" : "") + String(self, radix: 16) }
+
   /// `\xE9`
-  public var escaped: String { "\\x" + (self < 16 ? "0" : "") + String(self, radix: 16, uppercase: true) }
+  public var escaped: String { "\\x\(hexadecimal.uppercased())" }
 }
 
 extension CommandLine {

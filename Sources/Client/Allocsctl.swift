@@ -4,6 +4,7 @@ import ArgumentParser
 import ByteText
 import Glibc
 import ServerProtocol
+import SystemAccess
 
 @main
 struct Allocsctl: ParsableCommand {
@@ -27,14 +28,15 @@ struct Allocsctl: ParsableCommand {
       Export.self, Prune.self,
     ])
 
-  /// Parses and runs, in place of the library's own: errors have one line and the statuses of the contract. It must not
-  /// be asynchronous: `run` becomes another program, which inherits the signal mask of the thread that calls exec.
+  /// Parses and runs, in place of the library's own `main`: an error has one line, and a status of `ExitStatus`. This
+  /// function must not be asynchronous: `run` becomes another program, which inherits the signal mask of the thread
+  /// that calls exec.
   static func main() {
     do {
       var arguments = CommandLine.argumentsReversibly
       var words: [String] = []
       if let start = Run.startOfCommand(in: arguments) {
-        // The library takes seconds for ten thousand arguments, which are no concern of it.
+        // The library would take seconds for a command of ten thousand arguments.
         words = Array(arguments[start...])
         arguments.removeSubrange(start...)
       }
@@ -51,9 +53,9 @@ struct Allocsctl: ParsableCommand {
   }
 
   private static func end(with error: any Error) -> Never {
-    if let failure = error as? Failure {
-      complain(failure.message)
-      Glibc.exit(failure.status)
+    if let complaint = error as? Complaint {
+      complain(complaint.description)
+      Glibc.exit(ExitStatus.of(complaint))
     }
     let status = exitCode(for: error)
     if status.isSuccess {
@@ -62,7 +64,7 @@ struct Allocsctl: ParsableCommand {
     } else if !message(for: error).isEmpty {
       var what = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
       while what.hasSuffix(".") { what.removeLast() }
-      complain(what.contains(" — ") ? what : "\(what) — see `\(helpCommand)`")
+      complain("\(what) — see `\(helpCommand)`")
     }
     Glibc.exit(status.rawValue)
   }
@@ -71,29 +73,29 @@ struct Allocsctl: ParsableCommand {
     $0.configuration.commandName ?? "\($0)".lowercased()
   }
 
-  /// Throws if a command is named that there is not: the library answers `help nope` with help.
-  private static func checkCommand(_ arguments: [String]) throws(Failure) {
+  /// Throws if a command is named that does not exist: the library answers `help nope` with help.
+  private static func checkCommand(_ arguments: [String]) throws(Complaint) {
     guard let first = arguments.first, !first.hasPrefix("-") else { return }
     if arguments.count > 1, first != "run", first != "help", arguments[1].first == "-",
       arguments[1].dropFirst().allSatisfy(\.isNumber), arguments[1].count > 1
     {
-      // The library takes it for an option, and finds fault with what follows.
-      throw Failure(Status.usage, "\(arguments[1]) is no process", advice: "a process id is a positive number")
+      // The library takes such an argument for an option, and complains of the argument after it.
+      throw Complaint(.usage, what: "\(arguments[1]) is no process", advice: "a process id is a positive number")
     }
     let named = first == "help" ? Array(arguments.dropFirst().prefix { !$0.hasPrefix("-") }) : [first]
     guard let wrong = named.enumerated().first(where: { $0.offset > 0 || !commands.contains($0.element) }) else {
       return
     }
     guard wrong.offset == 0 else {
-      throw Failure(
-        Status.usage, "\(named[0]) has no command \(wrong.element)", advice: "see `allocsctl \(named[0]) --help`")
+      throw Complaint(
+        .usage, what: "\(named[0]) has no command \(wrong.element)", advice: "see `allocsctl \(named[0]) --help`")
     }
-    throw Failure(
-      Status.usage, "there is no command \(wrong.element)",
+    throw Complaint(
+      .usage, what: "there is no command \(wrong.element)",
       advice: "the commands are \(commands.joined(separator: ", ")); see `allocsctl --help`")
   }
 
-  /// How to get the help of the command that was given.
+  /// The command line that prints the help of the command that was given.
   private static var helpCommand: String {
     guard let name = CommandLine.argumentsReversibly.first(where: { commands.contains($0) }) else {
       return "allocsctl --help"

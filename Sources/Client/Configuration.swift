@@ -1,14 +1,16 @@
-// The configuration: a TOML file, environment variables of the same names, and options of `run`. A key of the file is
-// the variable's name in lower case without ALLOCS_. The environment counts more than the file, and an option more than
-// both.
+// The configuration: a TOML file, environment variables, and options of `run`. A key of the file is the variable's name
+// in lower case without ALLOCS_. A variable outweighs the file, and an option outweighs both.
 //
-// `run` checks all of it before the program starts, and hands it to the agent as environment variables. The commands
-// that ask take from it what is a reader's matter: `wrappers`; and `level`, if the environment of the asker has it.
+// `run` checks the whole configuration before the program starts, and hands it to the agent as environment variables.
+// The commands that ask take two settings from it that are for readers: `wrappers`, and `level` if the environment of
+// the caller has it.
 
 import Answers
 import ByteText
 import Glibc
+import Provenance
 import SharedLayout
+import SystemAccess
 
 struct Configuration {
   /// Where a value was written: for messages.
@@ -21,10 +23,10 @@ struct Configuration {
   struct Setting {
     var text: String
     var origin: Origin
-    /// For lists: where each part of the text, up to the separator, was written.
+    /// Of a list: the line of each part of the text, which ends with the separator.
     var parts: [(end: Int, line: Int)] = []
 
-    /// Where the byte `offset` of the text was written.
+    /// The place at which the byte `offset` of the text was written.
     func place(at offset: Int) -> String {
       if case .named(let name) = origin { return name }
       guard case .file(let path, _) = origin else { return "" }
@@ -38,13 +40,13 @@ struct Configuration {
   /// Keys whose value may be an array of strings.
   private static let lists: Set<String> = ["level", "suballoc", "wrappers"]
 
-  /// By key.
+  /// The settings that were given, by key.
   private(set) var settings: [String: Setting] = [:]
 
   // MARK: reading
 
-  /// The file at `path`, else at $ALLOCS_CONFIG, else the default one if it is there; then the environment.
-  init(path: String?) throws(Failure) {
+  /// Reads the file at `path`, else at $ALLOCS_CONFIG, else the default file if it exists; then the environment.
+  init(path: String?) throws(Complaint) {
     if let path = Self.path(named: path) { try read(path) }
     for kind in SettingKind.configured {
       guard let value = Variables.nonEmptyValue(of: kind.variable) else { continue }
@@ -57,7 +59,7 @@ struct Configuration {
     settings[key] = Setting(text: value, origin: .named(option))
   }
 
-  /// The file that applies; nil if none was named and there is no default one.
+  /// The file that applies; nil if none was named and no default file exists.
   private static func path(named path: String?) -> String? {
     if let path { return path }
     if let named = Variables.nonEmptyValue(of: "ALLOCS_CONFIG") { return named }
@@ -67,34 +69,34 @@ struct Configuration {
     return candidates.first { access($0.originalPath, F_OK) == 0 }
   }
 
-  private mutating func read(_ path: String) throws(Failure) {
+  private mutating func read(_ path: String) throws(Complaint) {
     let bytes = try Self.bytes(of: path)
     let entries: [TOML.Entry]
     do throws(TOML.Failure) {
       entries = try TOML.parse(bytes)
     } catch {
-      throw Failure(Status.usage, "\(path):\(error.line): \(error.what)", advice: error.advice)
+      throw Complaint(.usage, what: "\(path):\(error.line): \(error.what)", advice: error.advice)
     }
     for entry in entries {
       guard let kind = SettingKind.configured.first(where: { $0.key == entry.key }) else {
         let meant = SettingKind.meant(by: ALLOCS_SETTING_PREFIX + entry.key)
         let question = meant.flatMap { $0.scope == ALLOCS_SCOPE_CONFIGURED ? "did you mean \($0.key)? " : nil } ?? ""
-        throw Failure(
-          Status.usage, "\(path):\(entry.line): there is no key \"\(entry.key)\"",
+        throw Complaint(
+          .usage, what: "\(path):\(entry.line): there is no key \"\(entry.key)\"",
           advice: question + "the keys are \(SettingKind.configured.map(\.key).sorted().joined(separator: ", "))")
       }
       settings[entry.key] = try Self.setting(entry, kind, path)
     }
   }
 
-  /// The value as the environment would have it. Whether it is one that the setting can have is checked with the
-  /// others.
-  private static func setting(_ entry: TOML.Entry, _ kind: SettingKind, _ path: String) throws(Failure) -> Setting {
+  /// The value in the form that the environment would have it. Whether the setting can have that value is checked
+  /// later, with all others.
+  private static func setting(_ entry: TOML.Entry, _ kind: SettingKind, _ path: String) throws(Complaint) -> Setting {
     let origin = Origin.file(path: path, line: entry.line)
     switch (kind.kind, entry.value) {
     case (ALLOCS_KIND_NUMBER, .string): break
     case (_, .string(let text, let line)):
-      // An empty string would be taken for no value at all.
+      // An empty variable counts as no value at all.
       guard kind.kind == ALLOCS_KIND_TEXT || !text.isEmpty else { break }
       return Setting(text: text, origin: origin, parts: [(text.utf8.count, line)])
     case (ALLOCS_KIND_NUMBER, .integer(let number)), (ALLOCS_KIND_SIZE, .integer(let number)),
@@ -106,8 +108,8 @@ struct Configuration {
       var setting = Setting(text: "", origin: origin)
       for item in items {
         guard !item.text.contains(separator) || entry.key != "wrappers" else {
-          throw Failure(
-            Status.usage, "\(path):\(item.line): a pattern has a ;", advice: "give each pattern a string of its own")
+          throw Complaint(
+            .usage, what: "\(path):\(item.line): a pattern has a ;", advice: "give each pattern a string of its own")
         }
         setting.text += item.text + separator
         setting.parts.append((setting.text.utf8.count, item.line))
@@ -123,23 +125,23 @@ struct Configuration {
       case ALLOCS_KIND_WORD: "a string"
       default: lists.contains(entry.key) ? "a string or an array of strings" : "a string"
       }
-    throw Failure(
-      Status.usage, "\(path):\(entry.line): the value of \(entry.key) is of the wrong kind", advice: "give \(wanted)")
+    throw Complaint(
+      .usage, what: "\(path):\(entry.line): the value of \(entry.key) is of the wrong kind", advice: "give \(wanted)")
   }
 
-  private static func bytes(of path: String) throws(Failure) -> [UInt8] {
+  private static func bytes(of path: String) throws(Complaint) -> [UInt8] {
     let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
-      throw Failure(
-        Status.usage, "cannot read the configuration \(path): \(String(cString: strerror(errno)))",
+      throw Complaint(
+        .usage, what: "cannot read the configuration \(path): \(systemWords(errno))",
         advice: "name another with --config or ALLOCS_CONFIG")
     }
     defer { close(descriptor) }
     let limit = 1 << 20
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size <= limit else {
-      throw Failure(
-        Status.usage, "cannot read the configuration \(path): it is no file of at most 1 MiB",
+      throw Complaint(
+        .usage, what: "cannot read the configuration \(path): it is no file of at most 1 MiB",
         advice: "name another with --config or ALLOCS_CONFIG")
     }
     return [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
@@ -149,8 +151,8 @@ struct Configuration {
 
   // MARK: for who asks
 
-  /// What a reader takes from the configuration.
-  static func ofReader() throws(Failure) -> (wrappers: [String], level: Level?) {
+  /// The settings for readers.
+  static func ofReader() throws(Complaint) -> (wrappers: [String], level: Level?) {
     let configuration = try Configuration(path: nil)
     var level: Level?
     if let setting = configuration.settings["level"] {

@@ -1,7 +1,7 @@
 // The server's error bodies, {"error":"…"}, read without a JSON library: the server and this client are built together.
 
 enum ErrorBody {
-  /// The message of an error object; nil if `text` is none.
+  /// The message of an error object; nil if `text` is no such object.
   static func message(_ text: String) -> String? {
     let start = "{\"error\":\""
     guard text.hasPrefix(start) else { return nil }

@@ -1,4 +1,4 @@
-// What a file that is to be executed is, by what the kernel looks at: #! and an interpreter, or ELF headers.
+// The kind of a file that is to be executed, told by what the kernel looks at: #! and an interpreter, or ELF headers.
 
 import ByteText
 import Glibc
@@ -7,21 +7,21 @@ import Symbols
 struct ProgramFile {
   enum Kind {
     case elf(ELFProgram)
-    /// A script: all behind the interpreter is one argument.
+    /// A script. All text behind the interpreter is one argument.
     case script(interpreter: String, argument: String?)
     case unknown
   }
 
   let kind: Kind
 
-  /// nil if the file can't be read.
+  /// Fails if the file can't be read.
   init?(path: String) {
     // Without O_NONBLOCK, opening a pipe would wait for its writer.
     let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     let file = ELFBytes(descriptor: descriptor)
-    // As much as the kernel reads (BINPRM_BUF_SIZE).
+    // The kernel reads as much (BINPRM_BUF_SIZE).
     let head = file.bytes(at: 0, count: 256)
     if head.starts(with: "#!".utf8) {
       kind = Self.script(head.dropFirst(2))
@@ -32,7 +32,7 @@ struct ProgramFile {
     }
   }
 
-  /// As the kernel reads it (fs/binfmt_script.c). A carriage return is a part of the name.
+  /// Reads the first line as the kernel does (fs/binfmt_script.c). A carriage return is a part of the name.
   private static func script(_ text: ArraySlice<UInt8>) -> Kind {
     func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
     var line = text.prefix { $0 != UInt8(ascii: "\n") && $0 != 0 }.drop(while: isBlank)

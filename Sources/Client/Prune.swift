@@ -1,19 +1,20 @@
-// prune: removes what ended processes have left in the directories of segments.
+// The command prune: removes the files that ended processes have left in the directories of segments.
 
 import Answers
 import ArgumentParser
 import Glibc
 import IndexReader
+import SystemAccess
 
 struct Prune: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Remove the indexes of processes that have ended.",
     usage: "allocsctl prune [--older <time>] [--dry-run] [--all-users] [--json]",
     discussion: """
-      Those of the user who asks, with their control files: all, or those of processes that ended long enough ago. When a \
-      process ended is known where allocsd or `allocsctl run` has found it dead since; else the last thing that its index \
-      tells of counts. An index that any process still has mapped is never removed. allocsd, and each program that starts, \
-      remove the oldest by themselves.
+      Those of the user who asks, with their control files: all, or those of processes that ended long enough ago. \
+      When a process ended is known where allocsd or `allocsctl run` has found it dead since; else the last thing that \
+      its index tells of counts. An index that any process still has mapped is never removed. allocsd, and each \
+      program that starts, remove the oldest by themselves.
 
       Examples:
         allocsctl prune
@@ -34,31 +35,22 @@ struct Prune: ParsableCommand {
   var json = false
 
   func validate() throws {
-    if let older, Self.seconds(older) == nil { throw ValidationError("--older is a time such as 1h, not '\(older)'") }
-  }
-
-  /// Seconds, with s, m, h or d behind the number; nil if it is none.
-  private static func seconds(_ text: String) -> Double? {
-    let units: [Character: Double] = ["s": 1, "m": 60, "h": 3600, "d": 86_400]
-    guard let unit = text.last.flatMap({ units[$0] }), let number = UInt32(text.dropLast()) else { return nil }
-    return Double(number) * unit
+    if let older, Units.seconds(inTime: older) == nil {
+      throw ValidationError("--older is a time such as 1h, not '\(older)'")
+    }
   }
 
   func run() throws {
     guard !allUsers || geteuid() == 0 else {
-      throw Failure(
-        Status.notAnswered, "cannot remove the indexes of other users", advice: "leave --all-users out, or ask as root")
+      throw Complaint(
+        .obstacle, what: "cannot remove the indexes of other users", advice: "leave --all-users out, or ask as root")
     }
-    let age = older.flatMap(Self.seconds) ?? 0
+    let age = older.flatMap { Units.seconds(inTime: $0) } ?? 0
     let user = allUsers ? nil : geteuid()
-    func prune(isTrial: Bool) throws(Failure) -> SweepResult {
-      do throws(SegmentError) {
-        return try SegmentDirectory.prune(olderThan: age, ofUser: user, isTrial: isTrial)
-      } catch {
-        throw Failure(AnswerError(error))
-      }
+    func prune(isTrial: Bool) throws(Complaint) -> SweepResult {
+      try SegmentDirectory.prune(olderThan: age, ofUser: user, isTrial: isTrial)
     }
-    // What they were is read while they are there.
+    // The descriptions of the processes are read while their files still exist.
     var result = try prune(isTrial: true)
     let processes = Dictionary(result.removed.map { ($0.path, IndexedProcess($0)) }) { $1 }
     if !dryRun { result = try prune(isTrial: false) }
@@ -69,8 +61,8 @@ struct Prune: ParsableCommand {
     try StandardOutput.write(json ? report.json + "\n" : report.text)
     guard let (path, why) = result.failed.min(by: { $0.key < $1.key }) else { return }
     let others = result.failed.count > 1 ? ", and \(result.failed.count - 1) more" : ""
-    throw Failure(
-      Status.notAnswered, "cannot remove \(path): \(why)\(others)",
+    throw Complaint(
+      .obstacle, what: "cannot remove \(path): \(why)\(others)",
       advice: "check who may write to the directory, and how it is mounted")
   }
 }

@@ -1,9 +1,10 @@
-// `allocsctl run --record`: the program as a child of allocsctl, which records it to its end and then ends as it did.
+// `allocsctl run --record`: runs the program as a child of allocsctl, which records it to its end and then ends as the
+// program did.
 //
-// - Signals of the terminal reach the program, which decides; allocsctl ignores them. SIGTERM and SIGHUP, which are
-//   sent to one process, are handed on.
-// - The program's own output is left alone: what became of the recording is told on standard error.
-// - A program that exec puts in its place has an index of its own, and so a recording of its own: run.rec, then
+// - Signals of the terminal reach the program, which decides about them; allocsctl ignores them. SIGTERM and SIGHUP,
+//   which are sent to one process, are passed on to the program.
+// - The program's own output is left alone: the result of the recording is told on standard error.
+// - A program that replaces this one by exec has an index of its own, and so a recording of its own: run.rec, then
 //   run-2.rec.
 
 import Answers
@@ -11,15 +12,17 @@ import ByteText
 import Glibc
 import IndexReader
 import Recording
+import SystemAccess
 
 /// The program's process id, for the signal handler; 0 before it was started.
 nonisolated(unsafe) private var programID: pid_t = 0
 
 enum RecordedRun {
   /// Starts the program and returns its exit status, or 128 + the signal that ended it.
-  static func run(_ started: Program, to file: String, isCompressed: Bool) throws(Failure) -> Int32 {
-    // From its first call on: what the recorder comes too late for is in the rings. Not those of its children, which
-    // inherit this.
+  static func run(_ started: Program, to file: String, isCompressed: Bool) throws(Complaint) -> Int32 {
+    // The agent records from the program's first call on; until the recorder attaches, the rings keep the events. The
+    // value is this process's id: the agent in a child of the program, which inherits the variable, has another parent
+    // and ignores it.
     Variables.set("ALLOCS_RECORDER", to: "\(getpid())")
     let child = try start(started)
     var status: Int32?
@@ -36,14 +39,17 @@ enum RecordedRun {
       }
       let missed = shared.segment.programsBefore &- programs
       if missed > 0, missed < .max / 2 {
+        let (verb, object) = missed == 1 ? ("is", "it") : ("are", "them")
         complain(
-          "\(Units.count(UInt64(missed), "program")) that the process ran before \(shared.segment.command.first ?? "this one") "
-            + "\(missed == 1 ? "is" : "are") not recorded: exec replaced \(missed == 1 ? "it" : "them") too soon to be seen"
-        )
+          """
+          \(Units.count(UInt64(missed), "program")) that the process ran before \
+          \(shared.segment.command.first ?? "this one") \(verb) not recorded: exec replaced \(object) too \
+          soon to be seen
+          """)
       }
       programs = shared.segment.programsBefore &+ 1
       let path = number == 1 ? file : numbered(file, number)
-      do throws(RecordingError) {
+      do throws(Complaint) {
         let result = try Recorder(shared, to: path, options: options).run { nil }
         complain("\(path): \(result.text)")
         guard result.end == .replaced else { break }
@@ -66,14 +72,14 @@ enum RecordedRun {
     return "\(file[..<dot])-\(number)\(file[dot...])"
   }
 
-  private static func start(_ program: Program) throws(Failure) -> pid_t {
+  private static func start(_ program: Program) throws(Complaint) -> pid_t {
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
-    // What was ignored stays ignored in the program; what allocsctl ignores now does not.
+    // Signals that were ignored before stay ignored in the program; signals that allocsctl begins to ignore now do not.
     var defaults = sigset_t()
     sigemptyset(&defaults)
-    // SIGPIPE: a recording into a pipe whose reader goes away ends with an error, and the program goes on.
+    // A recording into a pipe whose reader goes away ends with an error and not by SIGPIPE, and the program goes on.
     for number in [SIGINT, SIGQUIT, SIGPIPE] {
       var old = sigaction()
       sigaction(number, nil, &old)
@@ -98,10 +104,10 @@ enum RecordedRun {
     return child
   }
 
-  /// The program's segment, as soon as it is whole; nil if the program ended before, with its status.
+  /// The program's segment, as soon as it is complete; nil if the program ended before that, with its status.
   private static func segment(of child: pid_t, _ status: inout Int32?) -> SharedSegment? {
     while true {
-      // In this order: a segment that was made before the end is there after it was seen.
+      // The order matters: a segment that was made before the end was seen is found after it.
       var code: Int32 = 0
       if waitpid(child, &code, WNOHANG) == child { status = code }
       if let file = try? SegmentDirectory.find(processID: child), file.isLive || status != nil,
@@ -117,7 +123,7 @@ enum RecordedRun {
   private static func end(of child: pid_t, _ known: Int32?) -> Int32 {
     var status = known ?? 0
     if known == nil {
-      while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return Status.notAnswered } }
+      while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return ExitStatus.notAnswered } }
     }
     let number = status & 0x7F
     return number == 0 ? status >> 8 & 0xFF : 128 + number

@@ -6,35 +6,21 @@ import Glibc
 import IndexReader
 import Recording
 import Synchronization
+import SystemAccess
 
-/// Runs `body`, its error as a failure of the command.
-private func recording<Result>(_ body: () throws(RecordingError) -> Result) throws(Failure) -> Result {
-  do { return try body() } catch { throw Failure(status: Status.notAnswered, message: error.description) }
-}
-
-private func openSegment(_ pid: Int32) throws(Failure) -> SharedSegment {
-  // A process that has just started is still writing its segment's header: that takes far less than this.
+private func openSegment(_ pid: Int32) throws(Complaint) -> SharedSegment {
+  // A process that has just started may still be writing its segment's header, which takes far less than this patience.
   var patience = 100
   while true {
-    let file: SegmentFile
-    do { file = try ProcessView.segmentFile(of: pid) } catch { throw Failure(error) }
-    do throws(SegmentError) {
+    let file = try ProcessView.segmentFile(of: pid)
+    do throws(Complaint) {
       return try SharedSegment(path: file.path)
     } catch {
-      guard case .halfWritten = error, patience > 0 else { throw Failure(AnswerError(error)) }
+      guard error.kind == .halfWritten, patience > 0 else { throw error }
       patience -= 1
       usleep(10_000)
     }
   }
-}
-
-/// Seconds, or with ms, s, m, h behind the number; nil if it is none.
-private func seconds(_ text: String) -> Double? {
-  let units: [(String, Double)] = [("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600), ("", 1)]
-  guard let (unit, factor) = units.first(where: { text.hasSuffix($0.0) }),
-    let value = Double(text.dropLast(unit.count)), value >= 0, value < 1e9
-  else { return nil }
-  return value * factor
 }
 
 struct Record: ParsableCommand {
@@ -46,8 +32,9 @@ struct Record: ParsableCommand {
       """,
     discussion: """
       Until the process ends or becomes another program (exec), the time is over, or ^C. By default the process waits \
-      where the recorder is too slow (lossless), a tenth of a second at a time at most; with --policy overwrite it never \
-      waits. What was lost is counted in the recording and told at the end, either way. A file that exists is replaced.
+      where the recorder is too slow (lossless), a tenth of a second at a time at most; with --policy overwrite it \
+      never waits. What was lost is counted in the recording and told at the end, either way. A file that exists is \
+      replaced.
 
       Examples:
         allocsctl record 4242 -o run.rec --duration 30s --zstd
@@ -75,7 +62,7 @@ struct Record: ParsableCommand {
   var policy: Policy?
 
   func validate() throws {
-    if let duration, seconds(duration) == nil {
+    if let duration, Units.seconds(inTime: duration) == nil {
       throw ValidationError("--duration is a time such as 30s, not '\(duration)'.")
     }
     if lossless, policy == .overwrite { throw ValidationError("--lossless and --policy overwrite exclude each other.") }
@@ -87,8 +74,8 @@ struct Record: ParsableCommand {
     interruption.onInterruption { stop.set() }
     let shared = try openSegment(pid)
     guard shared.segment.isProcessAlive else {
-      throw Failure(
-        Status.notAnswered, "cannot record process \(pid): it has ended",
+      throw Complaint(
+        .obstacle, what: "cannot record process \(pid): it has ended",
         advice: shared.segment.ringCount > 0
           ? "its last events are still there: `allocsctl history \(pid) ADDRESS`"
           : "start it again with `allocsctl run --record FILE -- COMMAND`")
@@ -96,21 +83,13 @@ struct Record: ParsableCommand {
     var options = Recorder.Options()
     options.isLossless = policy != .overwrite
     options.isCompressed = zstd
-    let recorder = try recording { () throws(RecordingError) in try Recorder(shared, to: output, options: options) }
-    let deadline = duration.flatMap(seconds).map { Self.now() + $0 }
-    let result = try recording { () throws(RecordingError) in
-      try recorder.run {
-        if stop.isSet { return .stopped }
-        return deadline.map { Self.now() >= $0 } == true ? .durationOver : nil
-      }
+    let recorder = try Recorder(shared, to: output, options: options)
+    let deadline = duration.flatMap { Units.seconds(inTime: $0) }.map { seconds(of: CLOCK_MONOTONIC) + $0 }
+    let result = try recorder.run {
+      if stop.isSet { return .stopped }
+      return deadline.map { seconds(of: CLOCK_MONOTONIC) >= $0 } == true ? .durationOver : nil
     }
     try StandardOutput.write("\(TextLayout.printable(output)): \(result.text)\n")
-  }
-
-  private static func now() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 }
 
@@ -172,17 +151,17 @@ struct ReplayCommand: ParsableCommand {
   var json = false
 
   func validate() throws {
-    if let at, seconds(at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
+    if let at, Units.seconds(inTime: at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
     if at != nil, peak { throw ValidationError("--at and --peak exclude each other: give one of them.") }
     guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
   }
 
   func run() throws {
-    let recorded = try recording { () throws(RecordingError) in try Recording(path: file) }
+    let recorded = try Recording(path: file)
     let summary = recorded.summary()
     var stamp = recorded.endStamp
     if peak { stamp = summary.peakStamp }
-    if let at, let time = seconds(at) {
+    if let at, let time = Units.seconds(inTime: at) {
       let wanted = recorded.startStamp &+ UInt64(time * 1e9)
       if wanted > stamp {
         complain("\(file) ends after \(Units.duration(recorded.seconds(at: stamp))): that moment is shown")
@@ -191,14 +170,14 @@ struct ReplayCommand: ParsableCommand {
     }
     let replay = recorded.replay(until: stamp)
     if let query {
-      let address = try failing { () throws(AnswerError) in try parseAddress(query) }
+      let address = try parseAddress(query)
       let history = AddressHistory(of: address, in: recorded, until: stamp)
       let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp - $0) / 1e9 : 0 }
       for problem in recorded.problems { complain("\(file): \(problem)") }
       if json { return try StandardOutput.write(report.jsonLines(of: history, limit: 2)) }
       let block = replay.block(containing: address)
       try StandardOutput.write(
-        block.map { "\(hexadecimal($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n")
+        block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n")
       try StandardOutput.write(report.text(of: history, limit: 2))
       return
     }
@@ -210,8 +189,6 @@ struct ReplayCommand: ParsableCommand {
     let moment = Units.duration(recorded.seconds(at: stamp))
     try StandardOutput.write("\(recorded.text(of: summary))\nAfter \(moment):\n\(table.text)")
   }
-
-  private func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 }
 
 extension ExportFormat: ExpressibleByArgument {}
@@ -239,8 +216,8 @@ struct Export: ParsableCommand {
   var output: String
 
   func run() throws {
-    let recorded = try recording { () throws(RecordingError) in try Recording(path: file) }
-    try recording { () throws(RecordingError) in try recorded.export(format, to: output) }
+    let recorded = try Recording(path: file)
+    try recorded.export(format, to: output)
     for problem in recorded.problems { complain("\(file): \(problem)") }
   }
 }
@@ -281,12 +258,12 @@ struct History: ParsableCommand {
   }
 
   func run() throws {
-    let address = try failing { () throws(AnswerError) in try parseAddress(arguments[arguments.count - 1]) }
+    let address = try parseAddress(arguments[arguments.count - 1])
     let report: HistoryReport
     let history: AddressHistory
     var note = ""
     if let recording {
-      let recorded = try open(recording)
+      let recorded = try Recording(path: recording)
       history = AddressHistory(of: address, in: recorded)
       let end = recorded.endStamp
       report = HistoryReport(recorded) { $0 < end ? Double(end - $0) / 1e9 : 0 }
@@ -296,14 +273,16 @@ struct History: ParsableCommand {
       let pid = try processID(arguments[0])
       let shared = try openSegment(pid)
       guard shared.segment.ringCount > 0 else {
-        throw Failure(
-          Status.notAnswered, "process \(pid) has recorded no events: they were off",
+        throw Complaint(
+          .obstacle, what: "process \(pid) has recorded no events: they were off",
           advice: shared.segment.isProcessAlive
-            ? "record from now on with `allocsctl record \(pid) -o FILE`, or start it again with `allocsctl run --events`"
+            ? """
+            record from now on with `allocsctl record \(pid) -o FILE`, or start it again with `allocsctl run --events`
+            """
             : "it has ended: start it again with `allocsctl run --events -- COMMAND`")
       }
       history = AddressHistory(of: address, in: shared)
-      do { try shared.segment.checkIntact() } catch { throw Failure(AnswerError(error)) }
+      try shared.segment.checkIntact()
       let clock = shared.segment.clock()
       report = HistoryReport(SegmentTables(shared)) { clock.age(ofStamp: $0) }
     }
@@ -311,12 +290,6 @@ struct History: ParsableCommand {
       try StandardOutput.write(report.jsonLines(of: history, limit: limit))
     } else {
       try StandardOutput.write(report.text(of: history, limit: limit) + note)
-    }
-  }
-
-  private func open(_ path: String) throws(Failure) -> Recording {
-    do { return try Recording(path: path) } catch {
-      throw Failure(status: Status.notAnswered, message: error.description)
     }
   }
 }

@@ -1,18 +1,18 @@
-// `allocsctl run`: becomes the command, with the agent preloaded.
+// The command run: becomes the program, with the agent preloaded.
 //
-// What would leave the program unindexed in silence is looked for first. The command then takes this process's place:
-// same process id, same parent, same signals, same open files; nothing of allocsctl stays.
+// All that would leave the program unindexed in silence is looked for first. The program then takes the place of this
+// process: it has the same process id, parent, signals and open files, and nothing of allocsctl stays.
 
 import Answers
 import ArgumentParser
 import ByteText
 import Glibc
 import IndexReader
-import ServerProtocol
 import SharedLayout
+import SystemAccess
 
 struct Run: ParsableCommand {
-  /// What is recorded of the call stack of each allocation (ALLOCS_STACKS).
+  /// The part of each allocation's call stack that is recorded (ALLOCS_STACKS).
   enum Stacks: String, ExpressibleByArgument, CaseIterable {
     case full
     /// The call site alone: the return address of the call.
@@ -37,8 +37,9 @@ struct Run: ParsableCommand {
       status.
 
       Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
-      /etc/allocs/allocs.toml, if there is one; environment variables count more, and options most. All are checked first: \
-      one that is wrong, or a variable whose name is nearly that of a setting, is an error, and the program is not started.
+      /etc/allocs/allocs.toml, if there is one; environment variables count more, and options most. All are checked \
+      first: one that is wrong, or a variable whose name is nearly that of a setting, is an error, and the program is \
+      not started.
 
       Settings, as variables and as keys of the file:
       \(settings)
@@ -55,7 +56,7 @@ struct Run: ParsableCommand {
         allocsctl run --record job.rec -- ./job
       """)
 
-  /// A line each: `ALLOCS_RING         ring        bytes of each thread's ring of events: 16K to 1G`.
+  /// The settings, a line each: `ALLOCS_RING         ring        bytes of each thread's ring of events: 16K to 1G`.
   private static var settings: String {
     SettingKind.all.filter { $0.scope != ALLOCS_SCOPE_INTERNAL }.map { setting in
       let key = setting.scope == ALLOCS_SCOPE_CONFIGURED ? setting.key : "-"
@@ -107,19 +108,29 @@ struct Run: ParsableCommand {
   @Argument(parsing: .postTerminator, help: .init("The command, and its arguments.", valueName: "command"))
   var command: [String] = []
 
-  /// The options that have a value behind them.
-  private static let optionsWithValue: Set<String> = ["--stacks", "--config", "--record", "--ring"]
-
-  /// Where the command of `run` begins among the arguments: behind `--`, or where that was left out at what is no
-  /// option. What follows the command's name is the command's, whatever it looks like. Nil if there is none.
+  /// Where the command of `run` begins among the arguments: behind `--`, or without `--` at the first argument that
+  /// neither is an option nor belongs to one. All arguments behind the command's name are the command's own, also those
+  /// that look like options. Nil if there is no command.
   static func startOfCommand(in arguments: [String]) -> Int? {
     guard arguments.first == "run" else { return nil }
     var index = 1
     while index < arguments.count, arguments[index].utf8.first == UInt8(ascii: "-") {
       if arguments[index] == "--" { return index + 1 }
-      index += optionsWithValue.contains(arguments[index]) ? 2 : 1
+      index += takesValue(arguments[index]) ? 2 : 1
     }
     return index < arguments.count ? index : nil
+  }
+
+  /// Whether the next argument is the value of `option`. The library's own parser tells: an option that lacks its value
+  /// is an error, a flag is not. An option that does not exist is an error here, and is reported when all is parsed.
+  private static func takesValue(_ option: String) -> Bool {
+    do {
+      _ = try parse([option])
+      return false
+    } catch {
+      // --help ends the parsing, and is no error.
+      return !exitCode(for: error).isSuccess
+    }
   }
 
   func run() throws {
@@ -138,119 +149,19 @@ struct Run: ParsableCommand {
     try configuration.checkSuballocators(of: program)
     configuration.export()
     try IndexDirectory.check()
-    // Of the user's own programs that have ended the oldest go, where no server sees to it.
+    // Where no server removes segments, the oldest segments of the user's ended programs are removed here.
     SegmentDirectory.sweepUnlessServed()
 
     let others = Variables.value(of: "LD_PRELOAD") ?? ""
     let isThere = others.split(whereSeparator: { $0 == ":" || $0 == " " }).contains { $0 == agent }
     Variables.set("LD_PRELOAD", to: isThere ? others : others.isEmpty ? agent : "\(agent):\(others)")
-    // For the agent inside an executable.
+    // This variable switches on an agent that is linked into the executable.
     Variables.set("ALLOCS", to: "1")
 
     if let record {
-      // Not ExitCode: for 0 it prints an empty line.
+      // ExitCode would print an empty line for status 0.
       Glibc.exit(try RecordedRun.run(program, to: record, isCompressed: true))
     }
     try program.become()
-  }
-}
-
-/// The library that is preloaded.
-private enum Agent {
-  static let name = "liballocs_agent.so"
-
-  /// `ALLOCS_AGENT`, else beside this program, else in ../lib.
-  static func find() throws(Failure) -> String {
-    let path: String
-    if let named = Variables.nonEmptyValue(of: "ALLOCS_AGENT") {
-      guard let real = realPath(named) else {
-        throw Failure(
-          Status.notAnswered, "cannot find the agent: there is no \(named)",
-          advice: "set ALLOCS_AGENT to the path of \(name), or unset it")
-      }
-      path = real
-    } else {
-      let own = realPath("/proc/self/exe") ?? "/"
-      let directory = own[..<(own.lastIndex(of: "/") ?? own.startIndex)]
-      let candidates = ["\(directory)/\(name)", "\(directory)/../lib/\(name)"]
-      guard let found = candidates.lazy.compactMap({ realPath($0) }).first else {
-        throw Failure(
-          Status.notAnswered, "cannot find the agent \(name) in \(directory) or \(directory)/../lib",
-          advice: "install it there, or set ALLOCS_AGENT to its path")
-      }
-      path = found
-    }
-    guard access(path.originalPath, R_OK) == 0 else {
-      throw Failure(
-        Status.notAnswered, "cannot read the agent \(path): \(systemWords(errno))",
-        advice: "make it readable (chmod a+r)")
-    }
-    // ld.so(8) splits LD_PRELOAD at both, and knows no way to quote them.
-    guard !path.contains(":"), !path.contains(" ") else {
-      throw Failure(
-        Status.notAnswered, "cannot preload \(path): the loader can't take a path with a space or a colon",
-        advice: "install it elsewhere, or set ALLOCS_AGENT to a link without them")
-    }
-    return path
-  }
-
-  static func realPath(_ path: String) -> String? {
-    guard let resolved = realpath(path.originalPath, nil) else { return nil }
-    defer { free(resolved) }
-    return String(reversibly: UnsafePointer(resolved))
-  }
-}
-
-/// The directory into which the agent will put the program's index.
-private enum IndexDirectory {
-  /// Throws if the agent would find none to write to. Makes the last of the default ones where there is none.
-  static func check() throws(Failure) {
-    if let named = Variables.nonEmptyValue(of: "ALLOCS_DIR") {
-      guard isUsable(named) else {
-        throw Failure(
-          Status.notAnswered, "cannot put an index into ALLOCS_DIR \(named): \(systemWords(errno))",
-          advice: "create it and make it writable, or unset ALLOCS_DIR")
-      }
-      makeAbsolute(named)
-      return
-    }
-    if SocketLocation.directories.contains(where: isUsable) { return }
-    let last = SocketLocation.directories[SocketLocation.directories.count - 1]
-    do throws(SocketError) {
-      try SocketLocation.makeShared(last)
-    } catch {
-      throw Failure(status: Status.notAnswered, message: error.description)
-    }
-    guard isUsable(last) else {
-      throw Failure(
-        Status.notAnswered, "cannot put an index into \(last): \(systemWords(errno))",
-        advice: "have it made writable for all users (mode 1777), or set ALLOCS_DIR to another directory")
-    }
-  }
-
-  /// Whether the agent can make a file there; else errno says why not. The rights of root, and of what is mounted
-  /// read-only, are known only by trying: by a file without a name, where the file system has such.
-  private static func isUsable(_ path: String) -> Bool {
-    let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard directory >= 0 else { return false }
-    defer { close(directory) }
-    var file = openat(directory, ".", O_RDWR | __O_TMPFILE | O_DIRECTORY | O_CLOEXEC, 0o600)
-    if file < 0, errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT {
-      let name = ".allocsctl-\(getpid())"
-      file = openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-      if file >= 0 { unlinkat(directory, name, 0) }
-    }
-    guard file >= 0 else { return false }
-    close(file)
-    return true
-  }
-
-  /// The agent takes the path as it is, in this and in all processes that the program starts: a relative one would lead
-  /// them elsewhere once they change their working directory, and links are not followed.
-  private static func makeAbsolute(_ path: String) {
-    var status = stat()
-    let isLink = lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
-    guard isLink || path.utf8.first != UInt8(ascii: "/"), let real = Agent.realPath(path) else { return }
-    Variables.set("ALLOCS_DIR", to: real)
   }
 }

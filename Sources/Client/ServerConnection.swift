@@ -7,9 +7,9 @@ import NIOHTTP1
 import NIOPosix
 import ServerProtocol
 import Synchronization
+import SystemAccess
 
-/// Talks to one server. Not thread-safe, but for `close`. Makes system threads, so nothing that forks or execs comes
-/// after it.
+/// Talks to one server. Not thread-safe, except `close`. It makes threads, so no fork or exec may come after it.
 final class ServerConnection: @unchecked Sendable {
   struct Response {
     var status: UInt
@@ -20,13 +20,13 @@ final class ServerConnection: @unchecked Sendable {
   private let requireTrust: Bool
   private let group: MultiThreadedEventLoopGroup
   private var channel: any Channel
-  /// Whether the connection has answered before: then the server may have closed it for idleness since.
+  /// Whether the connection has answered before. The server may have closed it since, for idleness.
   private var isUsed = false
   private let isClosing = Mutex(false)
 
   /// Connects to the server at `path`. With `requireTrust`, the server must run as root or as the caller: anybody may
   /// put a socket into a directory that all users share, and a false server could tell false answers.
-  init(path: String, requireTrust: Bool) throws(SocketError) {
+  init(path: String, requireTrust: Bool) throws(Complaint) {
     let socket = try Self.connect(path, requireTrust)
     self.path = path
     self.requireTrust = requireTrust
@@ -34,20 +34,20 @@ final class ServerConnection: @unchecked Sendable {
     channel = try Self.adopt(socket, path, group)
   }
 
-  private static func connect(_ path: String, _ requireTrust: Bool) throws(SocketError) -> UnixSocket {
+  private static func connect(_ path: String, _ requireTrust: Bool) throws(Complaint) -> UnixSocket {
     let socket = try UnixSocket.connected(to: path)
     let server = try socket.peer()
     guard !requireTrust || server.userID == 0 || server.userID == geteuid() else {
-      throw SocketError(
-        code: EPERM,
-        "the server at \(path) runs as user \(server.userID), neither root nor you — name it with --socket to trust it")
+      throw Complaint(
+        .obstacle, what: "the server at \(path) runs as user \(server.userID), neither root nor you",
+        advice: "name it with --socket to trust it", code: EPERM)
     }
     return socket
   }
 
   private static func adopt(
     _ socket: consuming UnixSocket, _ path: String, _ group: MultiThreadedEventLoopGroup
-  ) throws(SocketError) -> any Channel {
+  ) throws(Complaint) -> any Channel {
     do {
       return try ClientBootstrap(group: group)
         .channelInitializer { channel in
@@ -58,44 +58,46 @@ final class ServerConnection: @unchecked Sendable {
         }
         .withConnectedSocket(socket.release()).wait()
     } catch {
-      throw SocketError("cannot use the connection to the server at \(path): \(error) — try again, or use --direct")
+      throw Complaint(
+        .obstacle, what: "cannot use the connection to the server at \(path): \(error)",
+        advice: "try again, or use --direct")
     }
   }
 
   /// The server's response, whatever its status.
   func send(
     _ method: HTTPMethod, _ uri: String, accept: String, body: [UInt8] = []
-  ) throws(Failure) -> Response {
+  ) throws(Complaint) -> Response {
     do {
       defer { isUsed = true }
       do {
         return try exchange(method, uri, accept, body)
       } catch  where isUsed {
-        // Every request only asks, so it may be sent twice.
+        // No request changes anything, so it may be sent twice.
         channel = try Self.adopt(Self.connect(path, requireTrust), path, group)
         return try exchange(method, uri, accept, body)
       }
-    } catch let error as SocketError {
-      throw Failure(status: Status.notAnswered, message: error.description)
+    } catch let complaint as Complaint {
+      throw complaint
     } catch {
       let why = (error as? Interrupted).map(\.description) ?? "\(error)"
-      throw Failure(
-        Status.notAnswered, "the server at \(path) broke off its answer: \(why)",
+      throw Complaint(
+        .obstacle, what: "the server at \(path) broke off its answer: \(why)",
         advice: "see its log; --direct does without it")
     }
   }
 
-  /// A response that may have no end: its body is written to standard output as it comes, in whole lines. Returns at
-  /// its end, or when the connection was closed by `close`; of an error, with its body.
-  func receive(_ uri: String, accept: String) throws(Failure) -> Response {
+  /// Receives a response that may have no end: its body is written to standard output as it comes, in whole lines.
+  /// Returns at its end, or when `close` has closed the connection; if the status is an error, with the body.
+  func receive(_ uri: String, accept: String) throws(Complaint) -> Response {
     do {
       return try exchange(.GET, uri, accept, [], isStream: true)
     } catch {
-      if let failure = error as? Failure { throw failure }
+      if let complaint = error as? Complaint { throw complaint }
       if isClosing.withLock({ $0 }) { return Response(status: 200, body: []) }
       let why = (error as? Interrupted).map(\.description) ?? "\(error)"
-      throw Failure(
-        Status.notAnswered, "the server at \(path) broke off its answer: \(why)",
+      throw Complaint(
+        .obstacle, what: "the server at \(path) broke off its answer: \(why)",
         advice: "see its log; --direct does without it")
     }
   }
@@ -122,9 +124,9 @@ final class ServerConnection: @unchecked Sendable {
   }
 }
 
-/// What a connection that ended too early leaves.
+/// The error of a connection that ended too early.
 private struct Interrupted: Error, CustomStringConvertible {
-  /// What the server had sent so far.
+  /// The part of the body that the server had sent.
   var body: [UInt8]
 
   /// A server that can't go on says why in its last line.
@@ -180,10 +182,10 @@ private final class Exchange: ChannelDuplexHandler {
     }
   }
 
-  /// Writes whole lines out. This thread reads nothing meanwhile, so a slow reader slows the server's writes down.
+  /// Writes whole lines. This thread reads nothing meanwhile, so a slow reader slows down the server's writes.
   private func printLines(_ context: ChannelHandlerContext) {
     guard let end = body.lastIndex(of: UInt8(ascii: "\n")) else { return }
-    do throws(Failure) {
+    do throws(Complaint) {
       try StandardOutput.write(Array(body[...end]))
       body.removeSubrange(...end)
     } catch {

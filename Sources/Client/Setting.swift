@@ -1,6 +1,7 @@
-// The settings as allocsctl shows and checks them. Which there are, and how their values are written, is in
-// allocs_settings.h, by which the agent reads them, too; here are the words.
+// The settings as allocsctl shows and checks them. allocs_settings.h lists them and says how their values are written,
+// for the agent as well; this file adds the words for people.
 
+import Answers
 import ByteText
 import SharedLayout
 
@@ -26,10 +27,10 @@ struct SettingKind {
       range: setting.least...max(setting.least, setting.most), words: words.split(separator: "|"))
   }
 
-  /// Those that a configuration file may have.
+  /// The settings that a configuration file may have.
   static let configured = all.filter { $0.scope == ALLOCS_SCOPE_CONFIGURED }
 
-  /// What it is for, in a line of `run --help`.
+  /// The purpose of the setting, in a line of `run --help`.
   var meaning: String {
     switch allocs_setting_id(id) {
     case ALLOCS_SETTING_DIR: "the directory of the index"
@@ -54,7 +55,7 @@ struct SettingKind {
   // MARK: values
 
   enum Reading {
-    /// As the agent is to get it.
+    /// The value as the agent is to get it.
     case value(String)
     case unreadable
     case outOfRange
@@ -74,7 +75,7 @@ struct SettingKind {
     }
   }
 
-  /// What is said of a value that can't be read: `"8X" is no size of a ring`.
+  /// The words for a value that can't be read: `"8X" is no size of a ring`.
   var complaint: String {
     switch allocs_setting_id(id) {
     case ALLOCS_SETTING_STACKS: "says nothing about stacks"
@@ -85,7 +86,7 @@ struct SettingKind {
     }
   }
 
-  /// What to write instead.
+  /// The words for what to write instead.
   var advice: String {
     switch kind {
     case ALLOCS_KIND_FLAG: "give 1, true, yes or on; or 0, false, no or off"
@@ -97,13 +98,7 @@ struct SettingKind {
 
   private var rangeText: String {
     guard kind == ALLOCS_KIND_SIZE else { return "\(range.lowerBound) to \(range.upperBound)" }
-    return "\(Self.size(range.lowerBound)) to \(Self.size(range.upperBound))"
-  }
-
-  private static func size(_ bytes: UInt64) -> String {
-    let units: [(name: String, shift: UInt64)] = [("G", 30), ("M", 20), ("K", 10)]
-    let unit = units.first { bytes != 0 && bytes & ((1 << $0.shift) - 1) == 0 }
-    return unit.map { "\(bytes >> $0.shift)\($0.name)" } ?? "\(bytes)"
+    return "\(Units.size(range.lowerBound)) to \(Units.size(range.upperBound))"
   }
 
   /// "full, site or check"
@@ -114,7 +109,7 @@ struct SettingKind {
 
   // MARK: names that are nearly right
 
-  /// The setting of which `variable` is a misspelt name; nil if it is like none: then it is somebody else's.
+  /// The setting of which `variable` is a misspelt name; nil if it resembles none: then it belongs to another program.
   static func meant(by variable: String) -> SettingKind? {
     let name = variable.originalBytes.dropFirst(ALLOCS_SETTING_PREFIX.utf8.count).map {
       UInt8(ascii: "a")...UInt8(ascii: "z") ~= $0 ? $0 & ~0x20 : $0
@@ -126,7 +121,8 @@ struct SettingKind {
     guard let (setting, steps) = ranked.min(by: { $0.1 < $1.1 }) else { return nil }
     let length = setting.variable.utf8.count - ALLOCS_SETTING_PREFIX.utf8.count
     if steps <= max(1, (min(length, name.count) + 1) / 3) { return setting }
-    // ALLOCS_RING_SIZE, ALLOCS_DIRECTORY; ALLOCS_STACK_DEPTH; ALLOCS_VERBOSITY.
+    // Names that begin or end as a setting's name does: ALLOCS_RING_SIZE, ALLOCS_DIRECTORY; ALLOCS_STACK_DEPTH;
+    // ALLOCS_VERBOSITY.
     let longest = offered.sorted { $0.variable.utf8.count > $1.variable.utf8.count }
     func known(_ setting: SettingKind) -> [UInt8] {
       Array(setting.variable.dropFirst(ALLOCS_SETTING_PREFIX.count).utf8)
@@ -138,9 +134,10 @@ struct SettingKind {
     return whole ?? longest.first { known($0).count > 5 && name.starts(with: known($0).prefix(5)) }
   }
 
-  /// Letters to be put in, left out, exchanged, or swapped with their neighbour (optimal string alignment).
+  /// The number of letters to insert, remove, replace, or swap with their neighbour to turn one name into the other
+  /// (optimal string alignment).
   private static func distance(_ one: [UInt8], _ other: [UInt8]) -> Int {
-    // A long name is like none.
+    // A long name resembles no setting.
     guard one.count < 64 else { return one.count }
     var before: [Int] = []
     var last = Array(0...other.count)

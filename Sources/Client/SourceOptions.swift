@@ -1,9 +1,10 @@
-// Which source of answers a command uses: the options that say so, and what happens without them.
+// Which source of answers a command uses: the options that name a source, and the choice without them.
 
 import Answers
 import ArgumentParser
 import Glibc
 import ServerProtocol
+import SystemAccess
 
 struct SourceOptions: ParsableArguments {
   @Option(
@@ -17,17 +18,13 @@ struct SourceOptions: ParsableArguments {
     if direct, socket != nil { throw ValidationError("--direct and --socket exclude each other: give one of them.") }
   }
 
-  /// A server that was named must answer. Without a name, a server in one of the usual places is asked if one runs
-  /// there as root or as the caller; else the segments are read directly, as also where ALLOCS_DIR names a directory of
-  /// the caller's own, which a common server doesn't know.
-  func source() throws(Failure) -> any AnswerSource {
+  /// The source of the answers. A server that was named must answer. Without a name, a server in one of the shared
+  /// directories is asked if it runs as root or as the caller; else the segments are read directly. They are read
+  /// directly also where ALLOCS_DIR names a directory of the caller's own, which a common server doesn't know.
+  func source() throws(Complaint) -> any AnswerSource {
     if direct { return DirectSource() }
     if let socket {
-      do throws(SocketError) {
-        return ServerSource(try ServerConnection(path: socket, requireTrust: false))
-      } catch {
-        throw Failure(status: Status.notAnswered, message: error.description)
-      }
+      return ServerSource(try ServerConnection(path: socket, requireTrust: false))
     }
     let named = SocketLocation.named(nil)
     if named == nil, getenv("ALLOCS_DIR") != nil { return DirectSource() }

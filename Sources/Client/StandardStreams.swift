@@ -1,38 +1,23 @@
-// Standard output and input, without buffers of their own: what was answered is written before the next is read.
+// Standard output and input, without buffers: an answer is written before the next question is read.
 
 import Glibc
+import SystemAccess
 
 enum StandardOutput {
   /// Writes all bytes. If nobody reads any more (`| head`), the program ends there, quietly, as by SIGPIPE's default.
-  static func write(_ bytes: [UInt8]) throws(Failure) {
-    var written = 0
-    while written < bytes.count {
-      let result = bytes.withUnsafeBytes { Glibc.write(STDOUT_FILENO, $0.baseAddress! + written, $0.count - written) }
-      if result >= 0 {
-        written += result
-        continue
-      }
-      switch errno {
-      case EINTR: continue
-      case EAGAIN: waitUntilWritable()
-      case EPIPE: endByBrokenPipe()
-      default:
-        throw Failure(
-          Status.notAnswered, "cannot write the answer to standard output: \(String(cString: strerror(errno)))",
-          advice: "check where it is redirected to")
-      }
+  static func write(_ bytes: [UInt8]) throws(Complaint) {
+    let code = writeAll(bytes, to: STDOUT_FILENO)
+    if code == EPIPE { endByBrokenPipe() }
+    guard code == 0 else {
+      throw Complaint(
+        .obstacle, what: "cannot write the answer to standard output: \(systemWords(code))",
+        advice: "check where it is redirected to", code: code)
     }
   }
 
-  static func write(_ text: String) throws(Failure) { try write(Array(text.utf8)) }
+  static func write(_ text: String) throws(Complaint) { try write(Array(text.utf8)) }
 
-  /// Whoever started the program may have given it a non-blocking descriptor.
-  private static func waitUntilWritable() {
-    var request = pollfd(fd: STDOUT_FILENO, events: Int16(POLLOUT), revents: 0)
-    poll(&request, 1, -1)
-  }
-
-  /// The event loop ignores SIGPIPE; so its default is set again, and the signal sent.
+  /// Ends the program by SIGPIPE, whose default is set again first, as the event loop ignores it.
   private static func endByBrokenPipe() -> Never {
     signal(SIGPIPE, SIG_DFL)
     var signals = sigset_t()
@@ -45,8 +30,8 @@ enum StandardOutput {
 }
 
 enum StandardInput {
-  /// The next bytes, at most `limit`: as soon as there are some. Empty at the end.
-  static func read(limit: Int) throws(Failure) -> [UInt8] {
+  /// The next bytes, at most `limit`, as soon as there are any. Empty at the end.
+  static func read(limit: Int) throws(Complaint) -> [UInt8] {
     while true {
       var result = 0
       let bytes = [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
@@ -60,8 +45,8 @@ enum StandardInput {
         var request = pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0)
         poll(&request, 1, -1)
       default:
-        throw Failure(
-          Status.notAnswered, "cannot read addresses from standard input: \(String(cString: strerror(errno)))",
+        throw Complaint(
+          .obstacle, what: "cannot read addresses from standard input: \(systemWords(errno))",
           advice: "check where it comes from")
       }
     }

@@ -1,6 +1,6 @@
-// Checks what `run` is to hand to the agent, before the program starts: the settings themselves, and that each function
-// of ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. Those are named by the
-// dynamic linker.
+// Checks the settings that `run` is to hand to the agent, before the program starts: their values, and that each
+// function of ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. The dynamic linker
+// names these libraries.
 
 import Answers
 import ByteText
@@ -8,40 +8,42 @@ import Glibc
 import Provenance
 import SharedLayout
 import Symbols
+import SystemAccess
 
 extension Configuration {
-  /// Throws if the environment has a variable that is nearly one of the settings, which the agent would not see.
-  static func checkNames() throws(Failure) {
+  /// Throws if the environment has a variable whose name is nearly that of a setting: the agent would not see it.
+  static func checkNames() throws(Complaint) {
     for name in Variables.unknownSettings {
       guard let meant = SettingKind.meant(by: name) else { continue }
-      throw Failure(
-        Status.usage, "there is no setting \(name)", advice: "did you mean \(meant.variable)? Else unset \(name)")
+      throw Complaint(
+        .usage, what: "there is no setting \(name)", advice: "did you mean \(meant.variable)? Else unset \(name)")
     }
   }
 
-  /// Throws, with the place, if a value is wrong.
-  func check() throws(Failure) {
+  /// Throws if a value is wrong; the complaint names the place where it was written.
+  func check() throws(Complaint) {
     for kind in SettingKind.configured {
       guard let setting = settings[kind.key] else { continue }
       switch kind.read(setting.text) {
       case .value: break
       case .unreadable, .outOfRange:
-        throw Failure(
-          Status.usage, "\(setting.place(at: 0)): \"\(setting.text)\" \(kind.complaint)", advice: kind.advice)
+        throw Complaint(
+          .usage, what: "\(setting.place(at: 0)): \"\(setting.text)\" \(kind.complaint)", advice: kind.advice)
       }
     }
     if let setting = settings["level"] {
       let wrong = setting.text.withCString { text in allocs_level_error(text).map { $0 - text } }
       if let wrong {
-        throw Failure(
-          Status.usage, "\(setting.place(at: wrong)): the level \"\(Self.word(setting.text, at: wrong))\" is not known",
+        throw Complaint(
+          .usage, what: "\(setting.place(at: wrong)): the level \"\(Self.word(setting.text, at: wrong))\" is not known",
           advice: "give block, chunk, NAME=block or NAME=chunk, with commas between")
       }
     }
-    do throws(AnswerError) {
+    do throws(Complaint) {
       _ = try Wrappers.standard.adding(wrappers)
     } catch {
-      throw Failure(Status.usage, "\(settings["wrappers"]?.place(at: 0) ?? "wrappers"): \(error)", advice: "see --help")
+      throw Complaint(
+        .usage, what: "\(settings["wrappers"]?.place(at: 0) ?? "wrappers"): \(error)", advice: "see --help")
     }
   }
 
@@ -54,15 +56,16 @@ extension Configuration {
     return String(decoding: word, as: UTF8.self)
   }
 
-  /// A function that is declared, and where.
+  /// A declared function, and where it was declared.
   fileprivate struct Declared {
     var name: String
     var module: String?
     var place: String
   }
 
-  /// Throws if the declarations can't be read, or a function is not found once among the modules of `program`.
-  func checkSuballocators(of program: Program) throws(Failure) {
+  /// Throws if the declarations can't be read, or a function is not defined exactly once among the modules of
+  /// `program`.
+  func checkSuballocators(of program: Program) throws(Complaint) {
     guard let setting = settings["suballoc"] else { return }
     let declared = try declared(in: setting)
     guard !declared.isEmpty else { return }
@@ -81,38 +84,41 @@ extension Configuration {
         found.removeAll { $0.module != module && Answer.fileName(of: $0.module) != module }
       }
       let place = "\(function.place): the function \(function.name)"
-      // A module that the program is not linked to may come later, with its functions.
+      // A module that the program is not linked to may be loaded later, with its functions.
       if let module = function.module, !modules.contains(where: { $0 == module || Answer.fileName(of: $0) == module }) {
         continue
       }
       guard let first = found.first else {
-        throw Failure(
-          Status.usage,
-          "\(place) is not found in \(function.module ?? program.path)\(function.module == nil ? " or its libraries" : "")",
+        throw Complaint(
+          .usage, what: "\(place) is not found in \(function.module ?? "\(program.path) or its libraries")",
           advice:
-            "check its name; for a library opened later, say which: NAME@plugin.so: \(function.name)(…); what is inlined, or static in a stripped program, can't be hooked"
+            """
+            check its name; for a library opened later, say which: NAME@plugin.so: \(function.name)(…); what is \
+            inlined, or static in a stripped program, can't be hooked
+            """
         )
       }
       if found.count > 1 {
-        throw Failure(
-          Status.usage, "\(place) is found twice: in \(first.module) and in \(found[1].module)",
+        throw Complaint(
+          .usage, what: "\(place) is found twice: in \(first.module) and in \(found[1].module)",
           advice: "say which: NAME@\(Answer.fileName(of: first.module)): \(function.name)(…)")
       }
-      // Beside an old version of it, which nobody calls, there may be a plain one: memcpy of libc has both.
+      // A module may have an old version of a function, which nobody calls, beside the present one: libc has two of
+      // memcpy.
       if first.functions.isIndirect {
-        throw Failure(
-          Status.usage, "\(place) is an IFUNC of \(first.module), which stands for several functions",
+        throw Complaint(
+          .usage, what: "\(place) is an IFUNC of \(first.module), which stands for several functions",
           advice: "declare the function around it")
       }
       if first.functions.addresses.count > 1 {
-        throw Failure(
-          Status.usage, "\(place) is found \(first.functions.addresses.count) times in \(first.module)",
+        throw Complaint(
+          .usage, what: "\(place) is found \(first.functions.addresses.count) times in \(first.module)",
           advice: "static functions of one name can't be told apart; give them names of their own")
       }
     }
   }
 
-  private func declared(in setting: Setting) throws(Failure) -> [Declared] {
+  private func declared(in setting: Setting) throws(Complaint) -> [Declared] {
     var declared: [Declared] = []
     var wrong: (offset: Int, why: String)?
     setting.text.withCString { text in
@@ -132,24 +138,24 @@ extension Configuration {
     if let wrong {
       let last = declared.last.map { ", behind \($0.name)" } ?? ""
       let rest = Self.word(setting.text, at: wrong.offset)
-      // Where a declaration ends too early, what there is of it says more than the nothing that follows.
+      // Where a declaration ends too early, the words before the end say more than the empty rest.
       let before = Self.word(before: wrong.offset, of: setting.text)
       let at = rest.isEmpty && !before.isEmpty ? "behind \"\(before)\"" : "at \"\(rest)\""
-      throw Failure(
-        Status.usage,
-        "\(setting.place(at: wrong.offset)): cannot read suballoc \(at)\(last): \(wrong.why)",
+      throw Complaint(
+        .usage,
+        what: "\(setting.place(at: wrong.offset)): cannot read suballoc \(at)\(last): \(wrong.why)",
         advice: "write NAME: function(letters)p, as in apr: apr_palloc(pZ)p")
     }
     let limit = Int(ALLOCS_ALLOCATOR_CAPACITY) - 1
     guard declared.count <= limit else {
-      throw Failure(
-        Status.usage, "\(setting.place(at: 0)): suballoc declares \(declared.count) functions",
+      throw Complaint(
+        .usage, what: "\(setting.place(at: 0)): suballoc declares \(declared.count) functions",
         advice: "declare at most \(limit)")
     }
     return declared
   }
 
-  /// Hands the settings to the agent, and to who asks from within the program.
+  /// Hands the settings to the agent, and to commands that are run from within the program.
   func export() {
     for kind in SettingKind.configured {
       guard let setting = settings[kind.key], case .value(let value) = kind.read(setting.text) else { continue }
@@ -168,7 +174,7 @@ extension allocs_text_part {
 
 extension Program {
   /// The paths of the executable and of the libraries that it will be started with, in the dynamic linker's order.
-  fileprivate func modules() throws(Failure) -> [String] {
+  fileprivate func modules() throws(Complaint) -> [String] {
     let found = try Image(of: self)
     guard let image = found.path, let interpreter = found.loader?.path ?? ModuleFile(path: image)?.interpreter else {
       return [found.path ?? path]
@@ -198,7 +204,7 @@ extension Program {
     }
     var ended: Int32 = 0
     while waitpid(child, &ended, 0) < 0, errno == EINTR {}
-    // A line: blanks, name, " => ", path, " (address)"; or blanks, path, " (address)".
+    // Each line has blanks, a name, " => ", a path and " (address)"; or blanks, a path and " (address)".
     var modules = [image]
     for line in String(reversibly: output).split(separator: "\n") {
       var words = line.split(separator: " => ", maxSplits: 1).last ?? line

@@ -1,16 +1,17 @@
-// TOML, as much of it as a flat configuration needs (toml.io, version 1.0): key = value, one a line, with comments.
+// The part of TOML (toml.io, version 1.0) that a flat configuration needs: key = value, one a line, with comments.
 //
 //   key       bare: letters, digits, _ and -
-//   value     "basic string", 'literal string', both also with three quotes over several lines; a decimal integer; true or false; an
-//             array of strings, over several lines if need be
+//   value     "basic string" or 'literal string', both also with three quotes over several lines;
+//             a decimal integer; true or false; an array of strings, over several lines if need be
 //
-// Tables, dotted keys, dates and floating-point numbers are errors that say so. Not TOMLKit, which knows lines only of
-// text that is not TOML: an unknown key, a wrong letter in a string, must be named with its line, too.
+// Tables, dotted keys, dates and floating-point numbers are errors that say so. TOMLKit does not serve here: it knows
+// the line of text that is not TOML, but an unknown key, or a wrong letter in a string, must be named with its line,
+// too.
 
 enum TOML {
   struct Text {
     var text: String
-    /// Of its first character.
+    /// The line of the value's first character.
     var line: Int
   }
 
@@ -57,7 +58,7 @@ private struct Parser {
     while let byte, byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") { next += 1 }
   }
 
-  /// Blanks, comments and line ends.
+  /// Skips blanks, comments and line ends.
   private mutating func skipSpace() {
     while true {
       skipBlanks()
@@ -210,7 +211,7 @@ private struct Parser {
       text += Array(String(scalar).utf8)
     case UInt8(ascii: "\n") where isLong, UInt8(ascii: " ") where isLong, UInt8(ascii: "\t") where isLong,
       UInt8(ascii: "\r") where isLong:
-      // A backslash at the end of a line takes the line's end and what is blank behind it.
+      // A backslash at the end of a line removes the line's end and the blanks behind it.
       next -= 1
       while let byte = self.byte, byte == 0x20 || byte == 0x09 || byte == 0x0A || byte == 0x0D {
         if byte == 0x0A { line += 1 }

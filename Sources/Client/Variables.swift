@@ -1,14 +1,15 @@
-// The environment of this process, which is that of the program that `run` starts: bytes, passed on as they are.
+// The environment of this process, which the program that `run` starts inherits: bytes, passed on unchanged.
 //
-// Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets stay what and where
-// they are, also those that are no variables. Only used while the process has one thread.
+// Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets keep their place and
+// their bytes, also entries that are no variables. Only to be used while the process has one thread.
 
 import ByteText
 import Glibc
 import SharedLayout
 
 enum Variables {
-  /// The value of a variable. Of several of one name the last counts, as for the dynamic linker and the agent.
+  /// The value of a variable. Of several variables of one name the last counts, as for the dynamic linker and the
+  /// agent.
   static func value(of name: String) -> String? {
     let prefix = "\(name)=".originalBytes
     var found: String?
@@ -18,10 +19,10 @@ enum Variables {
     return found
   }
 
-  /// The same, nil also if it is empty.
+  /// The value of a variable; nil also if the value is empty.
   static func nonEmptyValue(of name: String) -> String? { value(of: name).flatMap { $0.isEmpty ? nil : $0 } }
 
-  /// Sets a variable where it is, or at the end. Where there are several of its name, one is left.
+  /// Sets a variable in its place, or at the end. Of several variables of its name, one is left.
   static func set(_ name: String, to value: String) {
     let prefix = "\(name)=".originalBytes
     var count = 0
@@ -30,7 +31,7 @@ enum Variables {
     setenv(name.originalPath, value.originalPath, 1)
   }
 
-  /// Names that begin as those of settings and are none.
+  /// Names of variables that begin as the names of settings do and are no settings.
   static var unknownSettings: [String] {
     var names: [String] = []
     forEach { entry in
@@ -52,13 +53,13 @@ enum Variables {
   }
 
   private static func starts(_ entry: UnsafePointer<CChar>, with prefix: [UInt8]) -> Bool {
-    // A zero, which ends the entry, is in no prefix.
+    // No prefix contains a zero, which ends the entry, so nothing behind the end is read.
     for (index, byte) in prefix.enumerated() where UInt8(bitPattern: entry[index]) != byte { return false }
     return true
   }
 }
 
-/// Strings as execve(2) takes them, with a null behind the last.
+/// Strings as execve(2) takes them, with a null pointer behind the last.
 struct ArgumentVector: ~Copyable {
   let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
   private let count: Int

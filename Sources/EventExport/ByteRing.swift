@@ -9,6 +9,7 @@
 // it is first used, and pages may be registered with io_uring.
 
 import Glibc
+import SystemAccess
 
 /// Owns the memory of one destination's waiting bytes. Used by one thread.
 struct ByteRing: ~Copyable {
@@ -20,14 +21,13 @@ struct ByteRing: ~Copyable {
   private(set) var appended: UInt64 = 0
 
   /// `capacity`: a power of two from 4096.
-  init(capacity: Int) throws(ExportError) {
+  init(capacity: Int) throws(Complaint) {
     precondition(capacity >= 4096 && capacity & (capacity - 1) == 0, "capacity of a byte ring")
     let memory = mmap(nil, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     guard let memory, memory != MAP_FAILED else {
-      throw ExportError(
-        code: errno,
-        "cannot get \(capacity) bytes for a destination of events: \(ExportError.words(errno)) — "
-          + "stop other consumers, or allow more memory")
+      throw Complaint(
+        .obstacle, what: "cannot get \(capacity) bytes for a destination of events: \(systemWords(errno))",
+        advice: "stop other consumers, or allow more memory", code: errno)
     }
     start = memory
     self.capacity = capacity

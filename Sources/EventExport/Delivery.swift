@@ -4,6 +4,7 @@
 //      └──────(destination gone or failed)────────────────────────────────────────────────────────────┘
 
 import Glibc
+import SystemAccess
 
 /// The delivery of events to one subscriber. Used by the drain loop's thread alone.
 final class Delivery {
@@ -32,7 +33,7 @@ final class Delivery {
   /// At this moment all is over, whether the waiting bytes were written or not.
   private var deadline = UInt64.max
   /// The failure because of which a write is repeated.
-  private var obstacle: ExportError?
+  private var obstacle: Complaint?
 
   /// So many bytes are worth a write of their own while many events come. Fewer bytes wait for more, for at most
   /// `patience` nanoseconds.
@@ -44,7 +45,7 @@ final class Delivery {
   init(
     id: UInt32, subscriber: any EventSubscriber, policy: DeliveryPolicy, source: ObjectIdentifier, waitsForSpace: Bool,
     destination: consuming Destination?, bufferBytes: Int, figures: ExportFigures
-  ) throws(ExportError) {
+  ) throws(Complaint) {
     let ring: ByteRing?
     switch destination {
     case .some: ring = try ByteRing(capacity: bufferBytes)
@@ -164,8 +165,8 @@ final class Delivery {
     case ECANCELED: break
     case EPIPE, ECONNRESET, ECONNABORTED, ENOTCONN: abandon(.destinationGone)
     default:
-      let error = ExportError(
-        code: code, "cannot write events to \(name): \(ExportError.words(code)) — \(Self.advice(code))")
+      let error = Complaint(
+        .obstacle, what: "cannot write events to \(name): \(systemWords(code))", advice: Self.advice(code), code: code)
       if code == ENOSPC || code == EDQUOT, waitsForSpace {
         if obstacle == nil { figures.failures.wrappingAdd(1, ordering: .relaxed) }
         obstacle = error

@@ -9,6 +9,7 @@
 
 import ByteText
 import Glibc
+import SystemAccess
 
 /// Owns the descriptor of a destination and closes it.
 public struct Destination: ~Copyable {
@@ -23,19 +24,21 @@ public struct Destination: ~Copyable {
   public let name: String
 
   /// Takes over an open descriptor; `name` is for messages. Sockets must be connected streams.
-  public init(adopting descriptor: Int32, name: String) throws(ExportError) {
+  public init(adopting descriptor: Int32, name: String) throws(Complaint) {
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
       let code = errno
       close(descriptor)
-      throw ExportError(
-        code: code, "cannot write events to \(name): \(ExportError.words(code)) — name an open descriptor")
+      throw Complaint(
+        .obstacle, what: "cannot write events to \(name): \(systemWords(code))", advice: "name an open descriptor",
+        code: code)
     }
     let flags = fcntl(descriptor, F_GETFL)
     guard flags & O_ACCMODE != O_RDONLY else {
       close(descriptor)
-      throw ExportError(
-        code: EBADF, "cannot write events to \(name): it is open for reading only — open it for writing")
+      throw Complaint(
+        .obstacle, what: "cannot write events to \(name): it is open for reading only", advice: "open it for writing",
+        code: EBADF)
     }
     switch status.st_mode & S_IFMT {
     case S_IFREG: kind = .file
@@ -43,7 +46,8 @@ public struct Destination: ~Copyable {
     case S_IFSOCK: kind = .socket
     case S_IFDIR:
       close(descriptor)
-      throw ExportError(code: EISDIR, "cannot write events to \(name): it is a directory — name a file")
+      throw Complaint(
+        .obstacle, what: "cannot write events to \(name): it is a directory", advice: "name a file", code: EISDIR)
     default: kind = .other
     }
     self.descriptor = descriptor
@@ -51,18 +55,19 @@ public struct Destination: ~Copyable {
   }
 
   /// A second descriptor of the open file of `descriptor`, which stays open: of standard output, say.
-  public init(duplicating descriptor: Int32, name: String) throws(ExportError) {
+  public init(duplicating descriptor: Int32, name: String) throws(Complaint) {
     let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
     guard copy >= 0 else {
-      throw ExportError(
-        code: errno, "cannot write events to \(name): \(ExportError.words(errno)) — check the redirection")
+      throw Complaint(
+        .obstacle, what: "cannot write events to \(name): \(systemWords(errno))", advice: "check the redirection",
+        code: errno)
     }
     try self.init(adopting: copy, name: name)
   }
 
   /// A new file, mode 0600; a file that exists is replaced only with `replacing`. A named pipe that exists is opened,
   /// and must have a reader.
-  public init(file path: String, replacing: Bool) throws(ExportError) {
+  public init(file path: String, replacing: Bool) throws(Complaint) {
     // Without O_NONBLOCK, opening a pipe would wait for its reader for ever. Files are not affected by the flag.
     var flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
     flags |= replacing ? O_TRUNC : O_EXCL
@@ -77,7 +82,7 @@ public struct Destination: ~Copyable {
         case EACCES, EPERM, EROFS: "name a place that you may write to"
         default: "name another place"
         }
-      throw ExportError(code: code, "cannot create \(path): \(ExportError.words(code)) — \(advice)")
+      throw Complaint(.obstacle, what: "cannot create \(path): \(systemWords(code))", advice: advice, code: code)
     }
     try self.init(adopting: descriptor, name: path)
   }

@@ -2,6 +2,7 @@
 
 import ByteText
 import Glibc
+import SystemAccess
 
 /// A destination that is not open yet.
 public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
@@ -10,19 +11,21 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
   case tcp(host: String, port: String)
 
   /// `unix:PATH`, `tcp:HOST:PORT` (an IPv6 address in brackets), `file:PATH`, or a path.
-  public init(_ text: String) throws(ExportError) {
+  public init(_ text: String) throws(Complaint) {
     func rest(_ prefix: String) -> String? { text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : nil }
     if let path = rest("unix:") {
       self = .unixSocket(path: path)
     } else if let place = rest("tcp:") {
       guard let colon = place.lastIndex(of: ":") else {
-        throw ExportError("\"\(text)\" names no port — write tcp:HOST:PORT")
+        throw Complaint(.usage, what: "\"\(text)\" names no port", advice: "write tcp:HOST:PORT")
       }
       var host = place[..<colon]
       if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
       let port = place[place.index(after: colon)...]
       guard !host.isEmpty, let number = UInt16(port), number > 0 else {
-        throw ExportError("\"\(text)\" names no host and port — write tcp:HOST:PORT, with a port from 1 to 65535")
+        throw Complaint(
+          .usage, what: "\"\(text)\" names no host and port", advice: "write tcp:HOST:PORT, with a port from 1 to 65535"
+        )
       }
       self = .tcp(host: String(host), port: String(number))
     } else {
@@ -31,7 +34,7 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     switch self {
     case .file(let path), .unixSocket(let path):
       guard !path.isEmpty, !path.utf8.contains(0) else {
-        throw ExportError("\"\(text)\" names no file — write a path")
+        throw Complaint(.usage, what: "\"\(text)\" names no file", advice: "write a path")
       }
     case .tcp: break
     }
@@ -46,7 +49,7 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
   }
 
   /// Creates the file (which must not exist, unless `replacing`), or connects. May wait for the network.
-  public func open(replacing: Bool = false) throws(ExportError) -> Destination {
+  public func open(replacing: Bool = false) throws(Complaint) -> Destination {
     switch self {
     case .file(let path): return try Destination(file: path, replacing: replacing)
     case .unixSocket(let path): return try Destination(adopting: Self.connectUnix(path), name: description)
@@ -54,16 +57,15 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     }
   }
 
-  private static func connectUnix(_ path: String) throws(ExportError) -> Int32 {
+  private static func connectUnix(_ path: String) throws(Complaint) -> Int32 {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let capacity = MemoryLayout.size(ofValue: address.sun_path)
     let bytes = path.originalBytes
     guard bytes.count < capacity else {
-      throw ExportError(
-        code: ENAMETOOLONG,
-        "cannot connect to unix:\(path): a socket's name has at most \(capacity - 1) bytes — "
-          + "choose a shorter path")
+      throw Complaint(
+        .obstacle, what: "cannot connect to unix:\(path): a socket's name has at most \(capacity - 1) bytes",
+        advice: "choose a shorter path", code: ENAMETOOLONG)
     }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
@@ -78,19 +80,21 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     guard result == 0 else {
       let code = errno
       if descriptor >= 0 { close(descriptor) }
-      throw ExportError(
-        code: code, "cannot connect to unix:\(path): \(ExportError.words(code)) — start the program that listens there")
+      throw Complaint(
+        .obstacle, what: "cannot connect to unix:\(path): \(systemWords(code))",
+        advice: "start the program that listens there", code: code)
     }
     return descriptor
   }
 
-  private func connectTCP(_ host: String, _ port: String) throws(ExportError) -> Int32 {
+  private func connectTCP(_ host: String, _ port: String) throws(Complaint) -> Int32 {
     var hints = addrinfo()
     hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
     var list: UnsafeMutablePointer<addrinfo>?
     let failure = getaddrinfo(host, port, &hints, &list)
     guard failure == 0, let list else {
-      throw ExportError("cannot find \(host): \(String(cString: gai_strerror(failure))) — check the name")
+      throw Complaint(
+        .obstacle, what: "cannot find \(host): \(String(cString: gai_strerror(failure)))", advice: "check the name")
     }
     defer { freeaddrinfo(list) }
     var code = ECONNREFUSED
@@ -107,7 +111,8 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
       }
       entry = info.ai_next
     }
-    throw ExportError(
-      code: code, "cannot connect to \(self): \(ExportError.words(code)) — start the program that listens there")
+    throw Complaint(
+      .obstacle, what: "cannot connect to \(self): \(systemWords(code))",
+      advice: "start the program that listens there", code: code)
   }
 }

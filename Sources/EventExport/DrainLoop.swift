@@ -10,6 +10,7 @@
 import CLiburing
 import Glibc
 import Synchronization
+import SystemAccess
 
 /// The loop's state; used by its thread alone.
 final class DrainLoop {
@@ -88,11 +89,7 @@ final class DrainLoop {
   }
 
   /// Nanoseconds of CLOCK_MONOTONIC.
-  static func now() -> UInt64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-  }
+  static func now() -> UInt64 { nanoseconds(of: CLOCK_MONOTONIC) }
 
   // MARK: commands
 
@@ -103,7 +100,7 @@ final class DrainLoop {
       subscriber.ended(.removed)
       return
     }
-    do throws(ExportError) {
+    do throws(Complaint) {
       let attachment = try attachment(for: request)
       let delivery = try Delivery(
         id: id, subscriber: subscriber, policy: request.policy, source: ObjectIdentifier(attachment),
@@ -121,7 +118,7 @@ final class DrainLoop {
     publishNumbers()
   }
 
-  private func attachment(for request: ExportRequest) throws(ExportError) -> Attachment {
+  private func attachment(for request: ExportRequest) throws(Complaint) -> Attachment {
     let isLossless = request.policy == .lossless
     if !isLossless, let shared = attachments.first(where: { $0.key == request.key && !$0.hasEnded }) { return shared }
     let source = try request.makeSource()
@@ -174,7 +171,7 @@ final class DrainLoop {
 
   private func look(at attachment: Attachment, now: UInt64) -> SourceStatus {
     var receiver = FanOut(deliveries: attachment.deliveries, figures: figures)
-    do throws(ExportError) {
+    do throws(Complaint) {
       // The end of the process must be known before the look that finds nothing more: then nothing more can come.
       let hadEnded = attachment.hasEnded
       let status = try attachment.source.read(limit: Self.recordsAtATime, now: now, into: &receiver)

@@ -7,6 +7,7 @@
 import CLiburing
 import Glibc
 import Synchronization
+import SystemAccess
 
 /// A subscriber with its source and its destination. Made by one thread, handed to `EventExporter.add`, and not used
 /// afterwards.
@@ -16,7 +17,7 @@ public final class ExportRequest: @unchecked Sendable {
   let policy: DeliveryPolicy
   let waitsForSpace: Bool
   let bufferBytes: Int
-  let makeSource: @Sendable () throws(ExportError) -> any EventSource
+  let makeSource: @Sendable () throws(Complaint) -> any EventSource
   private var destination: Destination?
 
   /// - Parameters:
@@ -29,7 +30,7 @@ public final class ExportRequest: @unchecked Sendable {
   public init(
     subscriber: any EventSubscriber, key: String, policy: DeliveryPolicy = .overwrite,
     destination: consuming Destination? = nil, bufferBytes: Int = 1 << 20, waitsForSpace: Bool = false,
-    makeSource: @escaping @Sendable () throws(ExportError) -> any EventSource
+    makeSource: @escaping @Sendable () throws(Complaint) -> any EventSource
   ) {
     self.subscriber = subscriber
     self.key = key
@@ -80,7 +81,7 @@ public final class EventExporter: Sendable {
   /// `report` is called once, when the first subscriber comes, with the way in which bytes are written.
   public init(
     allowIOUring: Bool = EventExporter.isIOUringAllowed, report: @escaping @Sendable (ExportMethod) -> Void = { _ in }
-  ) throws(ExportError) {
+  ) throws(Complaint) {
     self.allowIOUring = allowIOUring
     self.report = report
     wakeup = try Wakeup()
@@ -173,7 +174,7 @@ public final class EventExporter: Sendable {
   private func makeWriter() -> any EventWriter {
     let reason: String
     if allowIOUring {
-      do throws(ExportError) {
+      do throws(Complaint) {
         let writer = try IOUringWriter(wakeup: wakeup)
         report(.ioUring)
         return writer

@@ -1,6 +1,7 @@
 // The interface between the rings of a process and what takes their events: a source reads, a receiver takes.
 
 import SharedLayout
+import SystemAccess
 
 /// One record of a ring (allocs_ring.h), 32 bytes.
 public typealias EventRecord = allocs_event
@@ -77,5 +78,5 @@ public protocol EventSource: AnyObject {
 
   /// Reads all rings, at most about `limit` records of each, and renews the reader's lease when that is due. `now` is
   /// the present in nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(ExportError) -> SourceStatus
+  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus
 }

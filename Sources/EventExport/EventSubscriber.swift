@@ -1,5 +1,7 @@
 // Subscribers of the export: a stream of records to a file or socket, a queue that another thread empties.
 
+import SystemAccess
+
 /// Whether a process waits for its subscribers.
 public enum DeliveryPolicy: Sendable, Equatable {
   /// The process never waits. Records that are not read in time are overwritten, and counted as lost.
@@ -18,9 +20,9 @@ public enum DeliveryEnd: Sendable, Equatable {
   /// The reader of the pipe, or the peer of the socket, is gone.
   case destinationGone
   /// The destination can't be written to.
-  case destinationFailed(ExportError)
+  case destinationFailed(Complaint)
   /// The rings can't be read.
-  case sourceFailed(ExportError)
+  case sourceFailed(Complaint)
 }
 
 /// Takes the events of one process, as bytes for a destination or in any other way.

@@ -6,6 +6,7 @@
 
 import CLiburing
 import Glibc
+import SystemAccess
 
 /// The events of one wait.
 struct WriterReports {
@@ -50,12 +51,12 @@ protocol EventWriter: AnyObject {
 final class Wakeup: Sendable {
   let descriptor: Int32
 
-  init() throws(ExportError) {
+  init() throws(Complaint) {
     descriptor = allocs_eventfd()
     guard descriptor >= 0 else {
-      throw ExportError(
-        code: errno, "cannot create an eventfd: \(ExportError.words(errno)) — raise the limit of open files (ulimit -n)"
-      )
+      throw Complaint(
+        .obstacle, what: "cannot create an eventfd: \(systemWords(errno))",
+        advice: "raise the limit of open files (ulimit -n)", code: errno)
     }
   }
 

@@ -4,6 +4,7 @@
 
 import CLiburing
 import Glibc
+import SystemAccess
 
 /// Owns an io_uring. Not thread-safe.
 struct IORing: ~Copyable {
@@ -15,7 +16,7 @@ struct IORing: ~Copyable {
   private static let tableSize: Int32 = 128
 
   /// Throws with `code` ENOSYS or EPERM where the kernel has no io_uring, or does not let this process have one.
-  init(entries: UInt32) throws(ExportError) {
+  init(entries: UInt32) throws(Complaint) {
     ring = .allocate(capacity: 1)
     var code: Int32 = 0
     // From Linux 6.1 on, completions are handled when this thread asks for them, and don't interrupt it.
@@ -30,7 +31,7 @@ struct IORing: ~Copyable {
     }
     guard code == 0 else {
       ring.deallocate()
-      throw ExportError(code: code, "io_uring is not to be had: \(ExportError.words(code))")
+      throw Complaint(.obstacle, what: "io_uring is not to be had: \(systemWords(code))", code: code)
     }
     // The number of the kernel's workers, which write to files: enough for the files that are usually written to at
     // once, and few enough for the limit of tasks that a service has.

@@ -8,6 +8,7 @@
 
 import CLiburing
 import Glibc
+import SystemAccess
 
 /// Writes by an io_uring. Not thread-safe: used by the thread that made it.
 final class IOUringWriter: EventWriter {
@@ -36,7 +37,7 @@ final class IOUringWriter: EventWriter {
   /// Writes for which there was no place in the submission queue; they are tried again.
   private var postponed: [UInt32] = []
 
-  init(wakeup: Wakeup) throws(ExportError) {
+  init(wakeup: Wakeup) throws(Complaint) {
     ring = try IORing(entries: 256)
     self.wakeup = wakeup
     watchWakeup()

@@ -4,6 +4,7 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import SystemAccess
 
 /// Reads the event rings of a process while it keeps the process's events on: from its creation to `detach` or its
 /// release, unless others want them longer. Used by one thread.
@@ -39,7 +40,7 @@ public final class RingSource: EventSource {
   /// 0: for as long as the process was told at its start (ALLOCS_EVENTS_WAIT).
   public init(
     _ segment: SharedSegment, policy: DeliveryPolicy, waitNanoseconds: UInt64 = 0, from beginning: Beginning = .now
-  ) throws(ExportError) {
+  ) throws(Complaint) {
     shared = segment
     self.policy = policy == .lossless ? .lossless(waitNanoseconds: waitNanoseconds) : .overwrite
     shift = UInt64(bitPattern: segment.segment.monotonicShift)
@@ -53,18 +54,18 @@ public final class RingSource: EventSource {
       reader = RingReader(segment)
     }
     guard segment.segment.ringCapacity > 0 || !segment.segment.isProcessAlive else {
-      throw ExportError(
-        "process \(segment.segment.processID) has no event rings: there was no room for them when it started — "
-          + "start it with more address space (ulimit -v)")
+      throw Complaint(
+        .obstacle,
+        what: "process \(segment.segment.processID) has no event rings: there was no room for them when it started",
+        advice: "start it with more address space (ulimit -v)")
     }
     let cursors = try attach()
     switch beginning {
     case .now:
       guard let cursors else {
-        throw ExportError(
-          code: ESRCH,
-          "process \(segment.segment.processID) has ended — "
-            + "its last events are still there: `allocsctl history` shows those of an address")
+        throw Complaint(
+          .notIndexed, what: "process \(segment.segment.processID) has ended",
+          advice: "its last events are still there: `allocsctl history` shows those of an address")
       }
       reader.begin(at: cursors)
     case .programStart: entry?.takeOver(segment.segment)
@@ -73,15 +74,15 @@ public final class RingSource: EventSource {
 
   /// Takes an entry in the control file, and returns where each ring is now; nil if the process has ended. Its entry
   /// would tell nobody anything then, and its rings can be read without.
-  private func attach() throws(ExportError) -> [RingCursor]? {
+  private func attach() throws(Complaint) -> [RingCursor]? {
     guard shared.segment.isProcessAlive else { return nil }
     var cursors: [RingCursor] = []
-    do throws(SegmentError) {
+    do throws(Complaint) {
       entry = try EventConsumer(to: shared.segment, policy: policy, cursors: &cursors)
     } catch {
       // The process may have ended meanwhile, and taken its control file with it.
       guard shared.segment.isProcessAlive else { return nil }
-      throw ExportError(error)
+      throw error
     }
     return cursors
   }
@@ -99,15 +100,16 @@ public final class RingSource: EventSource {
 
   public func read(
     limit: Int, now: UInt64, into receiver: inout some EventReceiver
-  ) throws(ExportError) -> SourceStatus {
+  ) throws(Complaint) -> SourceStatus {
     if now >= nextBeat, !isDetached {
       try renew()
       nextBeat = now + Self.beatInterval
     }
     let now = now &+ shift
     guard !shared.segment.isBroken else {
-      throw ExportError(
-        "cannot read the events of process \(processID): its segment was cut short — run the process again")
+      throw Complaint(
+        .obstacle, what: "cannot read the events of process \(processID): its segment was cut short",
+        advice: "run the process again")
     }
     let status = reader.read(limit: limit, now: now, into: &receiver) { ring, position in
       guard case .lossless = policy else { return }
@@ -123,7 +125,7 @@ public final class RingSource: EventSource {
   }
 
   /// Keeps the entry in the control file, or takes another where the process took this reader for dead.
-  private func renew() throws(ExportError) {
+  private func renew() throws(Complaint) {
     switch entry {
     case .some(let held): if held.keepAlive() { return }
     case nil: break
@@ -135,19 +137,5 @@ public final class RingSource: EventSource {
     for (ring, position) in reader.positions.enumerated() {
       entry?.setPosition(position, ofRing: ring, in: shared.segment)
     }
-  }
-}
-
-extension ExportError {
-  init(_ error: SegmentError) {
-    let code: Int32 =
-      switch error {
-      case .noSuchFile: ENOENT
-      case .notPermitted: EACCES
-      case .occupied: EBUSY
-      case .system: EAGAIN
-      default: 0
-      }
-    self.init(code: code, error.description)
   }
 }

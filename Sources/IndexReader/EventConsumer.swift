@@ -9,6 +9,7 @@ import ByteText
 import Glibc
 import MappingGuard
 import SharedLayout
+import SystemAccess
 
 /// An entry in the control file of a process, given back when this value goes. One thread at a time
 /// may use it.
@@ -47,14 +48,14 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   /// and `.system` if its file system is full.
   public init(
     to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
-  ) throws(SegmentError) {
+  ) throws(Complaint) {
     let path = Self.controlPath(ofSegment: segment.path)
     let start = try Self.map(path, segment.startTime)
     guard let guardEntry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else {
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
-      throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
+      throw .system(path: path, operation: "guard the mapping of", why: systemWords(ENOMEM))
     }
-    func refuse(_ error: SegmentError) -> SegmentError {
+    func refuse(_ error: Complaint) -> Complaint {
       mapping_guard_remove(guardEntry)
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
       return error
@@ -71,7 +72,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     let positions = start + Int(allocs_control_position_offset(number, 0))
     let populateWrite: Int32 = 23
     guard madvise(positions, Int(ALLOCS_RING_COUNT) * 8, populateWrite) == 0 else {
-      let why = systemMessage(errno)
+      let why = systemWords(errno)
       allocs_store_release_u64(Self.word(start, number, \.owner), 0)
       throw refuse(.system(path: path, operation: "get memory for", why: why))
     }
@@ -202,14 +203,14 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: the mapping
 
-  private static func map(_ path: String, _ startTime: UInt64) throws(SegmentError) -> UnsafeMutableRawPointer {
+  private static func map(_ path: String, _ startTime: UInt64) throws(Complaint) -> UnsafeMutableRawPointer {
     let descriptor = open(path.originalPath, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       switch errno {
       case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
       case EACCES, EPERM: throw .notPermitted(path: path)
       case ELOOP: throw .notASegment(path: path, why: "it is a symbolic link")
-      case let code: throw .system(path: path, operation: "open", why: systemMessage(code))
+      case let code: throw .system(path: path, operation: "open", why: systemWords(code))
       }
     }
     defer { close(descriptor) }
@@ -235,7 +236,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     }
     let mapping = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor, 0)
     guard let mapping, mapping != MAP_FAILED else {
-      throw .system(path: path, operation: "map", why: systemMessage(errno))
+      throw .system(path: path, operation: "map", why: systemWords(errno))
     }
     return mapping
   }

@@ -4,6 +4,7 @@
 
 import ByteText
 import SharedLayout
+import SystemAccess
 
 /// The facts of a header, checked.
 struct Geometry: Sendable {
@@ -25,7 +26,7 @@ struct Geometry: Sendable {
   let sections: SectionPlaces
 
   /// Reads the header of `file` and checks it.
-  init(of file: borrowing OpenFile, path: String) throws(SegmentError) {
+  init(of file: borrowing OpenFile, path: String) throws(Complaint) {
     let header = try SegmentHeader(of: file, path: path)
     let fields = header.fields
     try Self.check(fields, actualSize: file.size, path)
@@ -45,8 +46,8 @@ struct Geometry: Sendable {
   /// Checks the fields but for the sections.
   private static func check(
     _ header: allocs_header, actualSize: UInt64, _ path: String
-  ) throws(SegmentError) {
-    func damaged(_ why: String) -> SegmentError { .notASegment(path: path, why: why) }
+  ) throws(Complaint) {
+    func damaged(_ why: String) -> Complaint { .notASegment(path: path, why: why) }
     // Sections are addressed below 2^47: no file that can be mapped is larger.
     guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size < 1 << 47 else {
       throw damaged("its header says that the file has \(header.file_size) bytes")

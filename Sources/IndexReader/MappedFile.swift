@@ -4,6 +4,7 @@
 import ByteText
 import Glibc
 import MappingGuard
+import SystemAccess
 
 /// A regular file, opened for reading without following a symbolic link or waiting for a pipe's
 /// other end.
@@ -13,7 +14,7 @@ struct OpenFile: ~Copyable {
   let ownerID: UInt32
   let identity: FileNumber
 
-  init(path: String) throws(SegmentError) {
+  init(path: String) throws(Complaint) {
     // Without O_NONBLOCK, opening a pipe that someone put there would wait for its writer for ever.
     let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
@@ -22,14 +23,14 @@ struct OpenFile: ~Copyable {
       case EACCES, EPERM: throw .notPermitted(path: path)
       case ELOOP: throw .notASegment(path: path, why: "it is a symbolic link")
       case ENXIO, ENODEV: throw .notASegment(path: path, why: "it is a socket or a device")
-      case let code: throw .system(path: path, operation: "open", why: systemMessage(code))
+      case let code: throw .system(path: path, operation: "open", why: systemWords(code))
       }
     }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
       let code = errno
       close(descriptor)
-      throw .system(path: path, operation: "examine", why: systemMessage(code))
+      throw .system(path: path, operation: "examine", why: systemWords(code))
     }
     guard status.st_mode & S_IFMT == S_IFREG else {
       close(descriptor)
@@ -58,14 +59,14 @@ struct OpenFile: ~Copyable {
 
   /// Reads into `buffer` from the file's start; returns the bytes that were there. A hole reads as
   /// zeros and stays one.
-  func readStart(into buffer: UnsafeMutableRawBufferPointer, path: String) throws(SegmentError) -> Int {
+  func readStart(into buffer: UnsafeMutableRawBufferPointer, path: String) throws(Complaint) -> Int {
     var filled = 0
     while filled < buffer.count {
       let count = pread(descriptor, buffer.baseAddress! + filled, buffer.count - filled, off_t(filled))
       if count == 0 { break }
       if count < 0 {
         if errno == EINTR { continue }
-        throw .system(path: path, operation: "read", why: systemMessage(errno))
+        throw .system(path: path, operation: "read", why: systemWords(errno))
       }
       filled += count
     }
@@ -81,18 +82,18 @@ struct MappedFile: ~Copyable, @unchecked Sendable {
   private let entry: OpaquePointer
 
   /// Maps `length` bytes; the file must have them.
-  init(_ file: consuming OpenFile, length: UInt64, path: String) throws(SegmentError) {
+  init(_ file: consuming OpenFile, length: UInt64, path: String) throws(Complaint) {
     guard let size = Int(exactly: length), size > 0 else {
       throw .notASegment(path: path, why: "its header says that it has \(length) bytes")
     }
     // The mapping is far larger than the memory behind it, and nothing is ever written to it.
     let mapping = mmap(nil, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, file.descriptor, 0)
     guard let mapping, mapping != MAP_FAILED else {
-      throw .system(path: path, operation: "map", why: systemMessage(errno))
+      throw .system(path: path, operation: "map", why: systemWords(errno))
     }
     guard let entry = mapping_guard_add(mapping, size, false) else {
       munmap(mapping, size)
-      throw .system(path: path, operation: "guard the mapping of", why: systemMessage(ENOMEM))
+      throw .system(path: path, operation: "guard the mapping of", why: systemWords(ENOMEM))
     }
     self.file = file
     self.start = UnsafeRawPointer(mapping)
@@ -108,6 +109,3 @@ struct MappedFile: ~Copyable, @unchecked Sendable {
   /// A page was missing when it was read, and zeros were put in its place.
   var isBroken: Bool { mapping_guard_is_broken(entry) }
 }
-
-/// The system's own words for an error number.
-func systemMessage(_ code: Int32) -> String { String(cString: strerror(code)) }

@@ -8,6 +8,7 @@
 
 import Glibc
 import SharedLayout
+import SystemAccess
 
 /// An open /proc/PID. Everything read through it fails once the process is gone.
 package struct ProcessDirectory: ~Copyable {
@@ -258,16 +259,8 @@ package enum SystemClock {
   package static let ticksPerSecond = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
 
   /// Seconds since boot, sleep included.
-  package static func sinceBoot() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_BOOTTIME, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-  }
+  package static func sinceBoot() -> Double { seconds(of: CLOCK_BOOTTIME) }
 
   /// Seconds since 1970-01-01 UTC.
-  package static func now() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_REALTIME, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-  }
+  package static func now() -> Double { seconds(of: CLOCK_REALTIME) }
 }

@@ -11,6 +11,7 @@
 //   oldest go first, whatever their age.
 
 import Glibc
+import SystemAccess
 
 /// How many segments of dead processes are kept, and for how long.
 public struct RetentionPolicy: Hashable, Sendable {
@@ -57,7 +58,7 @@ extension SegmentDirectory {
     ofUser: UInt32? = nil
   ) -> SweepResult {
     var result = SweepResult()
-    let sweep = Sweep(time: time ?? wallClock(), user: ofUser, isTrial: false)
+    let sweep = Sweep(time: time ?? SystemClock.now(), user: ofUser, isTrial: false)
     for path in directories ?? searchPaths {
       // A directory that can't be read now, because descriptors are short, is left to the next
       // sweep.
@@ -84,20 +85,14 @@ extension SegmentDirectory {
   /// stands in its index counts. `isTrial`: nothing is removed. Throws as `list(in:)` does.
   public static func prune(
     olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
-  ) throws(SegmentError) -> SweepResult {
+  ) throws(Complaint) -> SweepResult {
     var result = SweepResult()
-    let sweep = Sweep(time: wallClock(), user: ofUser, isTrial: isTrial)
+    let sweep = Sweep(time: SystemClock.now(), user: ofUser, isTrial: isTrial)
     for path in directories ?? searchPaths {
       guard let directory = try OpenDirectory(path: path) else { continue }
       directory.prune(try directory.names(), olderThan: age, sweep, &result)
     }
     return result
-  }
-
-  private static func wallClock() -> Double {
-    var now = timespec()
-    clock_gettime(CLOCK_REALTIME, &now)
-    return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
   }
 }
 
@@ -191,7 +186,7 @@ extension OpenDirectory {
     else { return }
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
-        result.failed["\(path)/\(name)"] = systemMessage(errno)
+        result.failed["\(path)/\(name)"] = systemWords(errno)
         return
       }
     }
@@ -226,7 +221,7 @@ extension OpenDirectory {
       fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
-        result.failed[file.path] = systemMessage(errno)
+        result.failed[file.path] = systemWords(errno)
         return
       }
       unlinkat(descriptor, control, 0)

@@ -6,6 +6,7 @@
 //   an event ring is a choice of the process, and is checked by itself.
 
 import SharedLayout
+import SystemAccess
 
 /// A section's checked place.
 struct SectionPlace: Sendable {
@@ -24,7 +25,7 @@ struct SectionPlaces: Sendable {
 
   subscript(id: allocs_section_id) -> SectionPlace { places[Int(id.rawValue)] }
 
-  init(_ header: SegmentHeader, path: String) throws(SegmentError) {
+  init(_ header: SegmentHeader, path: String) throws(Complaint) {
     let table = header.sections
     var ranges: [Range<UInt64>] = []
     for row in 0..<UInt32(ALLOCS_SECTION_ROWS.rawValue) {
@@ -49,7 +50,7 @@ struct SectionPlaces: Sendable {
   /// The bytes of the file that a section takes.
   private static func range(
     of section: allocs_section, _ facts: allocs_section_facts, fileSize: UInt64, _ path: String
-  ) throws(SegmentError) -> Range<UInt64> {
+  ) throws(Complaint) -> Range<UInt64> {
     let words = String(cString: allocs_section_words(facts.id))
     let entrySize = facts.entry_size == UInt64(ALLOCS_ENTRY_SIZE_VARIES) ? section.entry_size : facts.entry_size
     guard section.entry_size == entrySize else {
@@ -72,7 +73,7 @@ struct SectionPlaces: Sendable {
   }
 
   /// Records of one ring, from the bytes that a ring takes.
-  private static func ringRecords(_ section: allocs_section, _ path: String) throws(SegmentError) -> Int {
+  private static func ringRecords(_ section: allocs_section, _ path: String) throws(Complaint) -> Int {
     let size = section.entry_size
     let records = size > Layout.ringRecordsOffset ? (size - Layout.ringRecordsOffset) / Layout.eventSize : 0
     guard section.capacity > 0, records >= ALLOCS_RING_RECORDS_MIN, records <= ALLOCS_RING_RECORDS_MAX,

@@ -14,6 +14,7 @@
 //   allocates the page.
 
 import SharedLayout
+import SystemAccess
 
 /// The index of a process: a segment file, mapped read-only, for as long as this value lives.
 ///
@@ -38,7 +39,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Throws `.noSuchFile` or `.notPermitted`; `.notASegment`, `.halfWritten` or `.truncated` for a
   /// file that is none, not yet one, or no longer one; `.otherVersion` for a layout version that
   /// this build does not read; `.system` if the address space or memory is short.
-  public init(path: String) throws(SegmentError) {
+  public init(path: String) throws(Complaint) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
@@ -66,7 +67,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 
   /// Throws `.broken` if the file was cut or overwritten since it was opened: the answers so far
   /// may then be wrong. One system call.
-  public func checkIntact() throws(SegmentError) {
+  public func checkIntact() throws(Complaint) {
     // The size first: reading the header of a file that was cut to nothing would itself break the
     // mapping.
     if let size = file.file.presentSize, size < geometry.fileSize {

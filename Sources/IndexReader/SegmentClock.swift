@@ -5,6 +5,7 @@
 
 import Glibc
 import SharedLayout
+import SystemAccess
 
 /// Relates ticks and stamps to seconds, as of one moment. A value: any thread may use it.
 public struct SegmentClock: Sendable {
@@ -32,17 +33,12 @@ public struct SegmentClock: Sendable {
   init(_ start: allocs_clock_start, isAlive: Bool, shift: Int64) {
     // A dead process's segment may come from another machine or boot: then only the wall clock is
     // common.
-    let now = isAlive ? Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) : Self.now(CLOCK_REALTIME)
+    let now =
+      isAlive ? nanoseconds(of: CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) : nanoseconds(of: CLOCK_REALTIME)
     let first = isAlive ? start.monotonic_ns : start.realtime_ns
     self.init(
       startMonotonic: start.monotonic_ns, startRealtime: start.realtime_ns, elapsed: now > first ? now - first : 0,
       isAlive: isAlive, shift: shift)
-  }
-
-  private static func now(_ clock: clockid_t) -> UInt64 {
-    var time = timespec()
-    clock_gettime(clock, &time)
-    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
   /// Seconds from the agent's start to the tick, never negative. If the process has run longer than
@@ -72,13 +68,13 @@ public struct SegmentClock: Sendable {
   }
 
   /// The present time in the ticks of a process in the reader's time namespace.
-  public static var ticksNow: UInt32 { ticks(now(CLOCK_MONOTONIC)) }
+  public static var ticksNow: UInt32 { ticks(nanoseconds(of: CLOCK_MONOTONIC)) }
 
   /// The present time in the ticks of the process.
   public var ticksNow: UInt32 { Self.ticks(stampNow) }
 
   /// The present time as an event's stamp.
-  public var stampNow: UInt64 { Self.now(CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) }
+  public var stampNow: UInt64 { nanoseconds(of: CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) }
 
   private static func ticks(_ now: UInt64) -> UInt32 { allocs_ticks(now / 1_000_000_000, now % 1_000_000_000) }
 

@@ -7,6 +7,7 @@
 
 import ByteText
 import Glibc
+import SystemAccess
 
 /// A segment file, found by its name; not opened.
 public struct SegmentFile: Hashable, Sendable {
@@ -106,26 +107,26 @@ public enum SegmentDirectory {
   /// agents try in this order. They need not exist.
   public static var searchPaths: [String] {
     if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(reversibly: UnsafePointer(value))] }
-    return ["/run/allocs", "/dev/shm/allocs"]
+    return SharedDirectories.paths
   }
 
   /// All segment files in `directories` (nil: `searchPaths`), by process id, then start time.
   ///
   /// A directory that is missing or may not be read has none. Throws `.system` if a directory can't
   /// be read because descriptors or memory are short.
-  public static func list(in directories: [String]? = nil) throws(SegmentError) -> [SegmentFile] {
+  public static func list(in directories: [String]? = nil) throws(Complaint) -> [SegmentFile] {
     try files(in: directories) { _ in true }
   }
 
   /// The segment of the running process with this id; else the newest segment of a process that had
   /// this id; else nil. Throws as `list(in:)` does.
-  public static func find(processID: Int32, in directories: [String]? = nil) throws(SegmentError) -> SegmentFile? {
+  public static func find(processID: Int32, in directories: [String]? = nil) throws(Complaint) -> SegmentFile? {
     let found = try files(in: directories) { $0 == processID }
     return found.first { $0.isLive } ?? found.max { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) }
   }
 
   /// The segment file at `path`; nil if there is none. Throws as `list(in:)` does.
-  public static func file(at path: String) throws(SegmentError) -> SegmentFile? {
+  public static func file(at path: String) throws(Complaint) -> SegmentFile? {
     guard let slash = path.lastIndex(of: "/"), let process = SegmentFile.process(ofPath: path),
       let directory = try OpenDirectory(path: String(path[..<slash]))
     else { return nil }
@@ -152,7 +153,7 @@ public enum SegmentDirectory {
 
   private static func files(
     in directories: [String]?, where isWanted: (Int32) -> Bool
-  ) throws(SegmentError) -> [SegmentFile] {
+  ) throws(Complaint) -> [SegmentFile] {
     var found: [SegmentFile] = []
     for path in directories ?? searchPaths {
       guard let directory = try OpenDirectory(path: path) else { continue }
@@ -174,7 +175,7 @@ struct OpenDirectory: ~Copyable {
   let descriptor: Int32
 
   /// nil if it is missing or may not be read. Throws `.system` if descriptors or memory are short.
-  init?(path: String) throws(SegmentError) {
+  init?(path: String) throws(Complaint) {
     // The directory itself may be reached through links, as /var/run is; the files in it may not.
     let descriptor = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     let code = errno
@@ -182,19 +183,19 @@ struct OpenDirectory: ~Copyable {
     self.path = path
     guard descriptor >= 0 else {
       guard isShortage(code) else { return nil }
-      throw .system(path: path, operation: "look for segments in", why: systemMessage(code))
+      throw .system(path: path, operation: "look for segments in", why: systemWords(code))
     }
   }
 
   deinit { if descriptor >= 0 { close(descriptor) } }
 
-  func names() throws(SegmentError) -> [String] {
+  func names() throws(Complaint) -> [String] {
     // The stream takes a descriptor of its own, and closes it.
     let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
     guard copy >= 0, let stream = fdopendir(copy) else {
       let code = errno
       if copy >= 0 { close(copy) }
-      throw .system(path: path, operation: "look for segments in", why: systemMessage(code))
+      throw .system(path: path, operation: "look for segments in", why: systemWords(code))
     }
     defer { closedir(stream) }
     // The copy shares its place in the directory with the original.

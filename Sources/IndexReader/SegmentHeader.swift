@@ -14,6 +14,7 @@
 
 import Glibc
 import SharedLayout
+import SystemAccess
 
 /// The header of a segment that this reader can read: a copy, of which the magic, the version and
 /// the size are checked. All other fields are as the file has them.
@@ -24,7 +25,7 @@ struct SegmentHeader {
   static let size = MemoryLayout<allocs_header>.size
 
   /// Reads the header of `file`.
-  init(of file: borrowing OpenFile, path: String) throws(SegmentError) {
+  init(of file: borrowing OpenFile, path: String) throws(Complaint) {
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.size, alignment: 8)
     defer { bytes.deallocate() }
     let count = try file.readStart(into: bytes, path: path)
@@ -42,7 +43,7 @@ struct SegmentHeader {
   }
 
   /// `bytes`: the file's start, `size` bytes of it unless the file is shorter.
-  private init(_ bytes: UnsafeRawBufferPointer, path: String) throws(SegmentError) {
+  private init(_ bytes: UnsafeRawBufferPointer, path: String) throws(Complaint) {
     try Self.checkMagic(bytes, path: path)
     let versionEnd = 12
     guard bytes.count >= versionEnd else {
@@ -66,7 +67,7 @@ struct SegmentHeader {
     leaveOutLaterSections()
   }
 
-  private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(SegmentError) {
+  private static func checkMagic(_ bytes: UnsafeRawBufferPointer, path: String) throws(Complaint) {
     guard !bytes.isEmpty else {
       throw .truncated(path: path, why: "it is empty: the process is about to write it, or someone cut it")
     }

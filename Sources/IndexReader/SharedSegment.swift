@@ -1,5 +1,7 @@
 // A segment that has several owners.
 
+import SystemAccess
+
 /// Owns one segment for as long as anyone refers to it; every read of a segment may be made from
 /// any thread.
 public final class SharedSegment: Sendable {
@@ -7,7 +9,7 @@ public final class SharedSegment: Sendable {
   public let segment: Segment
 
   /// Opens the segment at `path`. Throws as `Segment.init(path:)` does.
-  public init(path: String) throws(SegmentError) { segment = try Segment(path: path) }
+  public init(path: String) throws(Complaint) { segment = try Segment(path: path) }
 
   /// Owns `segment` from now on.
   public init(_ segment: consuming Segment) { self.segment = segment }

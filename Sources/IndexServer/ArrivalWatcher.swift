@@ -1,29 +1,30 @@
-// A thread that does nothing but wait for segments to appear, so that each process is opened within a fraction of a
-// millisecond: how it ends can't be learnt later. What it sees it also hands on, to be looked at in peace.
+// A thread that does nothing but wait for segments to appear. Each process is so opened within a fraction of a
+// millisecond, as how a process ends can't be learnt once it is gone. The thread also queues each change that it sees,
+// for a task that looks at the directories at its leisure.
 
 import CPidfd
 import Glibc
 import IndexReader
-import ServerProtocol
 import Synchronization
+import SystemAccess
 
-/// Watches directories of segments from a thread of its own, until it is stopped or goes.
+/// Watches directories of segments from a thread of its own, which ends with the watcher.
 final class ArrivalWatcher: Sendable {
   private let changes = Mutex<[DirectoryChange]>([])
-  /// Written to end the thread.
+  /// A pipe: the thread ends when the writing end is closed.
   private let stopping: (read: Int32, write: Int32)
 
-  /// More changes at a time than these say only that anything may have changed.
+  /// With more changes than these at a time, all that is kept is that anything may have changed.
   private static let limit = 10_000
 
   /// `arrived` is called on the thread for each file that appears, `wake` when there are changes to take.
   init(
     _ directories: [String], arrived: @escaping @Sendable (String) -> Void, wake: @escaping @Sendable () -> Void
-  ) throws(SocketError) {
+  ) throws(Complaint) {
     let watcher = try DirectoryWatcher(directories)
     var ends: [Int32] = [0, 0]
     guard pipe(&ends) == 0 else {
-      throw SocketError(code: errno, "cannot watch for new segments: \(SocketError.words(errno))")
+      throw Complaint(.obstacle, what: "cannot watch for new segments: \(systemWords(errno))", code: errno)
     }
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
     stopping = (ends[0], ends[1])
@@ -40,14 +41,14 @@ final class ArrivalWatcher: Sendable {
       }, Unmanaged.passRetained(body).toOpaque())
     guard code == 0 else {
       Unmanaged.passUnretained(body).release()
-      throw SocketError(code: code, "cannot watch for new segments: \(SocketError.words(code))")
+      throw Complaint(.obstacle, what: "cannot watch for new segments: \(systemWords(code))", code: code)
     }
     pthread_detach(thread)
   }
 
   deinit { close(stopping.write) }
 
-  /// What has changed since the last call.
+  /// The changes since the last call.
   func takeChanges() -> [DirectoryChange] {
     changes.withLock { changes in
       defer { changes = [] }
@@ -61,7 +62,7 @@ final class ArrivalWatcher: Sendable {
     }
   }
 
-  /// What runs on the thread.
+  /// The body of the thread.
   private final class Body {
     private var watcher: DirectoryWatcher
     private let stop: Int32
@@ -81,8 +82,8 @@ final class ArrivalWatcher: Sendable {
     deinit { close(stop) }
 
     func run() {
-      // Few instructions for each process that starts: soon, as the process may not live long, and where the server may
-      // do that, also beside many that work.
+      // The thread runs few instructions for each process that starts, and must run soon, as the process may not live
+      // long: where the server may raise its priority, it runs soon also on a busy machine.
       let thisThread: id_t = 0
       setpriority(__priority_which_t(PRIO_PROCESS.rawValue), thisThread, -10)
       allocs_prefer_latency()
@@ -91,7 +92,7 @@ final class ArrivalWatcher: Sendable {
           pollfd(fd: watcher.descriptor, events: Int16(POLLIN), revents: 0), pollfd(fd: stop, events: 0, revents: 0),
         ]
         if poll(&requests, 2, -1) < 0, errno != EINTR { return }
-        // The other end was closed.
+        // The watcher closed the other end of the pipe.
         guard requests[1].revents == 0 else { return }
         let changes = watcher.changes()
         for change in changes {

@@ -6,11 +6,10 @@
 
 import Answers
 import Hummingbird
-import Metrics
 import NIOCore
 import NIOPosix
 import Provenance
-import ServerProtocol
+import SystemAccess
 
 struct Batch: Sendable {
   let view: ProcessView
@@ -18,9 +17,9 @@ struct Batch: Sendable {
   let stacks: Bool
   let wrappers: Wrappers
   let level: Level?
-  /// Bytes of the body that are accepted.
+  /// Bytes of the body that are accepted at most.
   let sizeLimit: Int
-  /// Where the answers are made.
+  /// The threads on which the answers are made.
   let workers: NIOThreadPool
 
   /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
@@ -33,7 +32,7 @@ struct Batch: Sendable {
       guard received <= sizeLimit else {
         try await write(
           failed(
-            AnswerError(
+            Complaint(
               .usage, what: "the list of addresses is longer than \(sizeLimit) bytes",
               advice: "send it in several requests")), to: &writer)
         return
@@ -44,7 +43,7 @@ struct Batch: Sendable {
     try await writer.finish(nil)
   }
 
-  /// As `rendered`, on a worker: the next piece is received meanwhile.
+  /// Calls `rendered` on a worker: the next piece is received meanwhile.
   private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) async throws -> Rendered {
     let before = lines
     let result = try await workers.runIfActive {
@@ -58,7 +57,7 @@ struct Batch: Sendable {
 
   private struct Rendered {
     var bytes: ByteBuffer
-    var error: AnswerError?
+    var error: Complaint?
   }
 
   private func write(_ rendered: Rendered, to writer: inout any ResponseBodyWriter) async throws {
@@ -66,8 +65,8 @@ struct Batch: Sendable {
     if let error = rendered.error { throw error }
   }
 
-  /// The answers to the lines that end in `piece`, or to the last line if it is nil. The process is looked at anew for
-  /// each piece: a list may arrive over hours.
+  /// The answers to the lines that end in `piece`, or to the last line if `piece` is nil. Each piece has an inquiry of
+  /// its own, which looks at the process anew: a list may arrive over hours.
   private func rendered(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
     // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
@@ -85,7 +84,7 @@ struct Batch: Sendable {
     } else {
       lines.finish(take)
     }
-    Counter(label: "allocsd_addresses_total").increment(by: count)
+    Metric.Count.addresses.increment(by: Int64(count))
     do {
       try view.checkIntact()
     } catch {
@@ -94,7 +93,7 @@ struct Batch: Sendable {
     return Rendered(bytes: ByteBuffer(taking: &list), error: nil)
   }
 
-  private func failed(_ error: AnswerError) -> Rendered {
+  private func failed(_ error: Complaint) -> Rendered {
     var list = AnswerList(form: form)
     list.append(error)
     return Rendered(bytes: ByteBuffer(taking: &list), error: error)
@@ -102,7 +101,7 @@ struct Batch: Sendable {
 }
 
 extension ByteBuffer {
-  /// What `list` has collected: copied once.
+  /// The bytes that `list` has collected, copied once.
   init(taking list: inout AnswerList) {
     self = list.take { bytes in
       var buffer = ByteBuffer()

@@ -1,12 +1,12 @@
 // Serves Hummingbird's responder on a socket that is already bound.
 //
-// Hummingbird's own server binds its address itself, so it can serve neither a socket that systemd passed nor one whose
-// file must not be replaced while a server lives. What it does for each connection is public, though, and used here:
-// HTTP1Channel turns a connection into requests and responses.
+// Hummingbird's own server binds its address itself. So it can serve neither a socket that systemd passed nor a socket
+// whose file must not be replaced while another server lives. The part of it that handles one connection is public and
+// is used here: HTTP1Channel turns a connection into requests and responses.
 //
-// - A connection belongs to the user who opened it (SO_PEERCRED), which each request's context carries.
-// - Connections are limited, in all and for each user, and closed when idle: a client that opens many and says nothing
-//   keeps nobody else out, and leaves descriptors for the answers (DescriptorBudget.swift).
+// - A connection belongs to the user who opened it (SO_PEERCRED). Each request's context carries that user.
+// - Connections are limited, in all and for each user, and are closed when idle. A client that opens many connections
+//   and says nothing keeps nobody else out, and leaves descriptors for the answers (DescriptorBudget.swift).
 // - Where descriptors are short, new connections wait in the socket's queue until some are free.
 
 import Glibc
@@ -14,21 +14,22 @@ import HTTPTypes
 import Hummingbird
 import HummingbirdCore
 import Logging
-import Metrics
 import NIOCore
 import NIOPosix
 import ServerProtocol
 import ServiceLifecycle
 import Synchronization
+import SystemAccess
 
-/// What the server grants a client.
+/// The limits of connections and requests.
 struct ConnectionLimits: Sendable {
-  /// Open connections of all users other than root, and of one of them.
+  /// Open connections of all users other than root together, and of one such user.
   var connections = 512
   var connectionsOfOneUser = 64
   /// Open connections in all, root's included.
   var connectionsWithRoot = 1024
-  /// Seconds after which a connection is closed on which no request is in progress, or one doesn't arrive.
+  /// Seconds after which a connection is closed while no request is in progress on it, or while a request has begun and
+  /// doesn't go on.
   var idleSeconds: Int64 = 60
   /// Bytes of a request's body: about four million addresses.
   var bodySize = 64 << 20
@@ -59,8 +60,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
       .serverChannelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
-          // NIO has shortened the queue of the socket it adopted to 128 connections. One user who connects faster than
-          // they are accepted would keep the others out.
+          // NIO has shortened the queue of the adopted socket to 128 connections. A user who connects faster than
+          // connections are accepted would keep the other users out.
           guard listen(descriptor, SOMAXCONN) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }
           try channel.pipeline.syncOperations.addHandler(AcceptPause(logger: logger))
         }
@@ -91,7 +92,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
 
   private enum Connection: Sendable {
     case accepted(HTTP1Channel, HTTP1Channel.Value)
-    /// It exceeds a limit.
+    /// The connection exceeds a limit.
     case refused(any Channel)
   }
 
@@ -105,7 +106,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       let caller = credentials.peer
       guard open.add(channel, of: caller) else {
         logger.debug("connection refused, too many are open", metadata: ["uid": "\(caller.userID)"])
-        Counter(label: "allocsd_connections_refused_total").increment()
+        Metric.Count.connectionsRefused.increment()
         return channel.eventLoop.makeSucceededFuture(.refused(channel))
       }
       channel.closeFuture.whenComplete { _ in open.remove(channel, of: caller) }
@@ -118,12 +119,12 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     }
   }
 
-  /// Says why, without waiting for a request, and closes.
+  /// Tells the client why the connection is refused, without waiting for a request, and closes it.
   private func refuse(_ channel: any Channel) async {
-    let body = Problem(
-      .serviceUnavailable, "the server has no room for another connection of yours",
+    let body = Complaint(
+      .shortage, what: "the server has no room for another connection of yours",
       advice: "close some, or try again later"
-    ).json
+    ).httpBody
     let answer = """
       HTTP/1.1 503 Service Unavailable\r
       Content-Type: \(MediaKind.json.rawValue)\r
@@ -140,17 +141,18 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     to request: Request, of caller: Peer, closing: EventLoopFuture<Void>, _ writer: consuming ResponseWriter
   ) async throws {
     if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
-      let response = Problem(
-        .contentTooLarge, "the request's body is longer than \(limits.bodySize) bytes",
-        advice: "send it in several requests"
-      ).response
+      let response = Response(
+        Complaint(
+          .usage, what: "the request's body is longer than \(limits.bodySize) bytes",
+          advice: "send it in several requests"), status: .contentTooLarge)
       var head = response.head
       head.headerFields[.connection] = "close"
       try await writer.write(response: head, body: response.body)
-      // Nobody wants to receive what was announced.
+      // The announced body is not to be received, so the connection ends here.
       throw ChannelError.inputClosed
     }
-    // A client that asks first, as curl does before it sends a long body, waits a second for this.
+    // A client that asks for permission first, as curl does before it sends a long body, waits a second for this
+    // answer.
     if request.headers[.expect]?.lowercased() == "100-continue" {
       try await writer.writeInformationalHead(HTTPResponse(status: .continue))
     }
@@ -160,20 +162,22 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       response = try await responder.respond(to: request, context: context)
     } catch {
       logger.error("request failed", metadata: ["path": "\(request.uri.path)", "error": "\(error)"])
-      response = Problem(.internalServerError, "the server failed to answer", advice: "see its log").response
+      response = Response(Complaint(.obstacle, what: "the server failed to answer", advice: "see its log"))
     }
     try await writer.write(response: response.head, body: response.body)
   }
 }
 
-/// Rests for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays
-/// the next read, but leaves the socket registered as readable, which it stays: the event loop would spin.
+/// Pauses for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays
+/// the next read, but leaves the socket registered as readable: the socket stays readable, so the event loop would
+/// spin.
 private final class AcceptPause: ChannelInboundHandler {
   typealias InboundIn = any Channel
 
-  /// A queue of a thousand is worked off in seconds, a dozen at a time; trying costs a hundredth of a processor.
+  /// With this pause a queue of a thousand connections is accepted within seconds, a dozen at a time; failed attempts
+  /// take a hundredth of a processor.
   private static let rest = TimeAmount.milliseconds(10)
-  /// A line of the log for each connection that waits would be many.
+  /// Seconds between two lines of the log about waiting connections.
   private static let logInterval = Duration.seconds(10)
   private let logger: Logger
   private var lastLog: ContinuousClock.Instant?
@@ -181,9 +185,9 @@ private final class AcceptPause: ChannelInboundHandler {
   init(logger: Logger) { self.logger = logger }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    // NIO's own handler, if it heard of this, would let a second pass before the next read.
+    // The error is not forwarded to NIO's own handler, which would pause for a whole second.
     guard error is IOError, context.channel.isActive else { return context.fireErrorCaught(error) }
-    Counter(label: "allocsd_connections_delayed_total").increment()
+    Metric.Count.connectionsDelayed.increment()
     let now = ContinuousClock.now
     if lastLog.map({ now - $0 > Self.logInterval }) ?? true {
       logger.warning("cannot accept connections: \(error); they wait — raise the limit of open files (LimitNOFILE=)")
@@ -196,7 +200,7 @@ private final class AcceptPause: ChannelInboundHandler {
   }
 }
 
-/// The context of a request: who asks.
+/// The context of a request: the caller, and the connection.
 struct CallerContext: RequestContext {
   struct Source: RequestContextSource {
     var logger: Logger
@@ -206,7 +210,7 @@ struct CallerContext: RequestContext {
 
   var coreContext: CoreRequestContextStorage
   let caller: Peer
-  /// Completes when the connection is closed, by whomever.
+  /// Completes when either side has closed the connection.
   let closing: EventLoopFuture<Void>
 
   init(source: Source) {
@@ -225,7 +229,6 @@ private final class OpenConnections: Sendable {
   }
   private let state = Mutex(State())
   private let limits: ConnectionLimits
-  private let gauge = Meter(label: "allocsd_connections")
 
   init(limits: ConnectionLimits) { self.limits = limits }
 
@@ -233,7 +236,7 @@ private final class OpenConnections: Sendable {
   func add(_ channel: any Channel, of caller: Peer) -> Bool {
     let added = state.withLock { state in
       let count = state.ofUser[caller.userID, default: 0]
-      // Root is who is called when something is wrong: it finds room whatever others hold.
+      // Root is called when something is wrong, so root finds room whatever other users hold.
       let hasRoom =
         if caller.userID == 0 {
           state.channels.count < limits.connectionsWithRoot
@@ -246,7 +249,7 @@ private final class OpenConnections: Sendable {
       state.ofUser[caller.userID] = count + 1
       return true
     }
-    if added { gauge.increment() }
+    if added { Metric.Level.connections.change(by: 1) }
     return added
   }
 
@@ -256,10 +259,10 @@ private final class OpenConnections: Sendable {
       let count = state.ofUser[caller.userID, default: 0] - 1
       state.ofUser[caller.userID] = count > 0 ? count : nil
     }
-    gauge.decrement()
+    Metric.Level.connections.change(by: -1)
   }
 
-  /// Tells each connection to close when its request is answered: idle ones at once.
+  /// Tells each connection to close when its request is answered. Idle connections close at once.
   func quiesce() {
     let channels = state.withLock { state in
       state.isQuiescing = true

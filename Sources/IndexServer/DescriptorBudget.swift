@@ -1,28 +1,29 @@
 // How the descriptors that the server may have are shared out.
 //
-// Each connection takes one, each live process one by which its end is learnt (EndingWatcher.swift), and each answer
-// some for a moment: the segment, the lists of mappings, files of symbols. None of these may leave the others without
-// any, whoever opens connections and however many processes start. So what the limit of open files leaves, above those
-// that were open at the start and those that the server keeps for itself, is shared between them:
+// Each connection takes a descriptor; each live process takes a descriptor by which its end is learnt
+// (EndingWatcher.swift); and each answer takes some for a moment: the segment, the lists of mappings, files of symbols.
+// None of these uses may leave the others without descriptors, whoever opens connections and however many processes
+// start. The server keeps some descriptors for itself, and some were open at its start. The rest of the limit of open
+// files is shared out:
 //
 //     connections, half, of which all users but root get half | ends of processes, a quarter | all else, a quarter
 
 import Glibc
 
-/// What of the limit of open files is for what.
+/// The shares of the limit of open files.
 struct DescriptorBudget {
   /// The limit: the greatest number that the server may have open.
   let limit: Int
-  /// What there is to share out.
+  /// The descriptors that are shared out.
   private let shared: Int
 
   var connections: Int { max(shared / 2, 1) }
   var connectionsOfUsers: Int { max(shared / 4, 1) }
   var watchedProcesses: Int { shared / 4 }
-  /// Of all else: files held for the names of processes that have ended.
+  /// Files that are held open for the names of processes that have ended: a part of the last quarter.
   var heldFiles: Int { min(shared / 16, 4096) }
 
-  /// Of the server's own: loops, timers, signals, its socket, watches and marks.
+  /// Descriptors of the server itself: loops, timers, signals, its socket, watches and marks.
   private static let own = 32
 
   init(limit: Int, inherited: Int = 0) {
@@ -30,12 +31,12 @@ struct DescriptorBudget {
     shared = max(limit - inherited - Self.own, 0)
   }
 
-  /// Raises the process's limit as far as it may (the soft one is low for the sake of programs that use select(2)), and
-  /// shares it out.
+  /// Raises this process's limit as far as it may, and shares it out. The soft limit is low for the sake of programs
+  /// that use select(2), which the server does not.
   static func raisingLimit() -> DescriptorBudget {
     let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
     var limit = rlimit()
-    // Only a wrong number or address makes it fail.
+    // getrlimit fails only for a wrong number or address.
     guard getrlimit(resource, &limit) == 0 else { return DescriptorBudget(limit: 1024) }
     var raised = limit
     raised.rlim_cur = raised.rlim_max
@@ -43,13 +44,13 @@ struct DescriptorBudget {
     return DescriptorBudget(limit: Int(clamping: limit.rlim_cur), inherited: openDescriptors)
   }
 
-  /// How many are open now.
+  /// The descriptors that are open now.
   private static var openDescriptors: Int {
     guard let stream = opendir("/proc/self/fd") else { return 3 }
     defer { closedir(stream) }
     var count = 0
     while readdir(stream) != nil { count += 1 }
-    // Not the stream's own, nor "." and "..".
+    // Without the stream's own descriptor, and without "." and "..".
     return max(count - 3, 0)
   }
 }

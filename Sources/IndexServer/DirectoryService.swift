@@ -1,32 +1,32 @@
-// Keeps up with the directories of segments: notices segments that appear and go, notes with them how their processes
-// ended, and removes those of dead processes by the retention policy.
+// Follows the directories of segments: notices segments that appear and disappear, notes with each segment how its
+// process ended, and removes segments of dead processes by the retention policy.
 
 import Answers
 import Dispatch
 import Glibc
 import IndexReader
 import Logging
-import Metrics
-import ServerProtocol
 import ServiceLifecycle
+import SystemAccess
 
 /// Watches the directories of segments until a graceful shutdown.
 struct DirectoryService: Service {
   let registry: ProcessRegistry
   let retention: RetentionPolicy
-  /// Processes that may be watched for how they end.
+  /// The longest time between two looks at the directories: not every death wakes the service (EndingWatcher.swift).
+  let lookInterval: Duration
+  /// Processes whose ends may be watched at a time.
   let watchLimit: Int
   let exports: Exports
   let logger: Logger
 
-  /// Not every death wakes it (EndingWatcher.swift), so it looks now and then as well.
-  private static let sweepInterval = Duration.seconds(10)
-
   init(
-    registry: ProcessRegistry, retention: RetentionPolicy, watchLimit: Int, exports: Exports, logger: Logger
+    registry: ProcessRegistry, retention: RetentionPolicy, lookInterval: Duration, watchLimit: Int, exports: Exports,
+    logger: Logger
   ) {
     self.registry = registry
     self.retention = retention
+    self.lookInterval = lookInterval
     self.watchLimit = watchLimit
     self.exports = exports
     self.logger = logger
@@ -36,7 +36,7 @@ struct DirectoryService: Service {
     let wakeups = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
     let timer = Task {
       while !Task.isCancelled {
-        try await Task.sleep(for: Self.sweepInterval)
+        try await Task.sleep(for: lookInterval)
         wakeups.continuation.yield()
       }
     }
@@ -65,16 +65,17 @@ struct DirectoryService: Service {
       logger.info("watching for segments", metadata: ["directories": "\(directories.joined(separator: " "))"])
       await keepUp(wakeups.stream, endings, wake) { watcher.takeChanges() }
     } catch {
-      logger.warning("\(error); segments are noticed every \(Self.sweepInterval) only")
+      logger.warning("\(error); segments are noticed every \(lookInterval) only")
       await keepUp(wakeups.stream, endings, wake) { [.unknown] }
     }
   }
 
-  /// What is known from one look to the next.
+  /// The knowledge that is kept from one look to the next.
   private struct Memory {
-    /// The segments of running processes, paths and inodes.
+    /// The segments of running processes: the inode by path.
     var live: [String: UInt64] = [:]
-    /// Those of ended ones; nil before the first look: how those ended that had ended before is not asked.
+    /// The paths of the segments of ended processes. Nil before the first look: of processes that ended before it,
+    /// nobody asks how.
     var dead: Set<String>?
     var marks = SweeperMarks()
     let threadEnds = ThreadEnds()
@@ -100,12 +101,13 @@ struct DirectoryService: Service {
       if memory.keeper.isEarly {
         DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(200), execute: wake)
       }
-      // Where processes start by the hundred a second, a look at all segments for each would be most of the work.
+      // Where hundreds of processes start each second, a look at all segments for each of them would be most of the
+      // work.
       try? await Task.sleep(for: .milliseconds(50))
     }
   }
 
-  /// Compares what there is with what there was at the last look, and sweeps.
+  /// Compares the segments with those of the last look, and sweeps.
   private func look(_ memory: inout Memory, _ endings: EndingWatcher?) {
     memory.marks.renew(in: SegmentDirectory.searchPaths)
     memory.threadEnds?.take()
@@ -115,7 +117,7 @@ struct DirectoryService: Service {
       registry.forget(file.path)
       logger.info("removed the segment of a dead process", metadata: Self.metadata(file))
     }
-    Counter(label: "allocsd_segments_removed_total").increment(by: swept.removed.count)
+    Metric.Count.segmentsRemoved.increment(by: Int64(swept.removed.count))
     for (path, why) in swept.failed {
       logger.warning("cannot remove the segment of a dead process: \(why)", metadata: ["segment": "\(path)"])
     }
@@ -124,7 +126,7 @@ struct DirectoryService: Service {
     do {
       files = try SegmentDirectory.list()
     } catch {
-      // What was known stays so: processes have not ended because nobody could look.
+      // The memory stays as it is: processes have not ended because nobody could look.
       logger.warning("\(error)")
       return
     }
@@ -138,7 +140,7 @@ struct DirectoryService: Service {
       case nil: break
       case .tooMany: missed("cannot learn how the process ends", .tooMany, file)
       case .gone:
-        // Live, and nowhere to be seen: it is in a pid namespace that this one does not hold.
+        // A live process that can't be seen here runs in a pid namespace that this server's namespace does not hold.
         let isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true
         if !isLive, let ending = memory.threadEnds?.ending(of: file) {
           note(ending, file)
@@ -146,7 +148,7 @@ struct DirectoryService: Service {
           missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file)
         }
       case .system(let code):
-        missed("cannot learn how the process ends: \(SocketError.words(code))", .notTold, file)
+        missed("cannot learn how the process ends: \(systemWords(code))", .notTold, file)
       }
     }
     let dead = files.filter { !$0.isLive }
@@ -155,7 +157,7 @@ struct DirectoryService: Service {
       metadata["ending"] = ProcessEnding(ofSegment: file.path).map { "\($0)" }
       logger.info("process ended", metadata: metadata)
     }
-    // Those that ended since the last look and were not held.
+    // Processes that ended since the last look and were not watched.
     if let known = memory.dead {
       for file in dead
       where !known.contains(file.path) && SegmentFile.mayBeNoted(file)
@@ -171,23 +173,23 @@ struct DirectoryService: Service {
     memory.keeper.look(at: files)
     memory.dead = Set(dead.lazy.map(\.path))
     memory.live = Dictionary(running.lazy.map { ($0.path, $0.inode) }) { $1 }
-    Meter(label: "allocsd_segments", dimensions: [("process", "live")]).set(running.count)
-    Meter(label: "allocsd_segments", dimensions: [("process", "dead")]).set(files.count - running.count)
-    Meter(label: "allocsd_segments_bytes").set(files.reduce(0) { $0 + Double($1.allocatedBytes) })
+    Metric.Level.segments.set(Double(running.count), "live")
+    Metric.Level.segments.set(Double(files.count - running.count), "dead")
+    Metric.Level.segmentBytes.set(files.reduce(0) { $0 + Double($1.allocatedBytes) })
   }
 
   private func note(_ ending: ProcessEnding?, _ file: SegmentFile) {
     guard let ending else { return missed("how the process ended is not known: that takes Linux 6.15", .notTold, file) }
     let failure = ending.note(with: file)
-    // What is gone needs no note.
+    // A segment that is gone needs no note.
     guard failure != 0, failure != ENOENT else { return }
-    Counter(label: "allocsd_endings_unknown_total").increment()
+    Metric.Count.endingsUnknown.increment()
     logger.debug(
-      "cannot note how the process ended, \(ending): \(SocketError.words(failure))", metadata: Self.metadata(file))
+      "cannot note how the process ended, \(ending): \(systemWords(failure))", metadata: Self.metadata(file))
   }
 
   private func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile) {
-    Counter(label: "allocsd_endings_unknown_total").increment()
+    Metric.Count.endingsUnknown.increment()
     reason.note(with: file)
     logger.debug("\(why): \(reason)", metadata: Self.metadata(file))
   }
@@ -202,10 +204,10 @@ struct DirectoryService: Service {
 private struct Readiness {
   private let source: any DispatchSourceRead
 
-  init(of descriptor: Int32, _ handler: @escaping @Sendable () -> Void) throws(SocketError) {
+  init(of descriptor: Int32, _ handler: @escaping @Sendable () -> Void) throws(Complaint) {
     let duplicate = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
     guard duplicate >= 0 else {
-      throw SocketError(code: errno, "cannot wait for new segments: \(SocketError.words(errno))")
+      throw Complaint(.obstacle, what: "cannot wait for new segments: \(systemWords(errno))", code: errno)
     }
     source = DispatchSource.makeReadSource(fileDescriptor: duplicate)
     source.setEventHandler(handler: handler)
@@ -225,7 +227,7 @@ private final class SweeperMarks {
 
   private var held: [String: Holder] = [:]
 
-  /// Puts a mark into each of `directories` that has none, as one that was not there before.
+  /// Puts a mark into each of `directories` that has none: also into a directory that was removed and made again.
   func renew(in directories: [String]) {
     for directory in directories where held[directory]?.mark.isInPlace != true {
       held[directory] = nil
@@ -234,7 +236,7 @@ private final class SweeperMarks {
   }
 }
 
-/// Calls a handler for each SIGHUP, which else would end the server.
+/// Calls a handler for each SIGHUP, which would otherwise end the server.
 private struct HangUps {
   private let source: any DispatchSourceSignal
 

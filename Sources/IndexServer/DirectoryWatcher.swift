@@ -1,14 +1,15 @@
-// What changes in the directories of segments, by inotify(7).
+// Changes in the directories of segments, by inotify(7).
 //
-// The kernel may drop events (IN_Q_OVERFLOW), and a directory may not be there yet or go away: after each of these the
-// reader is told to look again at everything. So events say *when* to look and which files are gone; they are never the
-// only source of what there is. A directory that doesn't exist is waited for in the nearest ancestor that does.
+// The kernel may drop events (IN_Q_OVERFLOW), and a directory may not exist yet or may go away. After each of these the
+// reader is told to look at everything again. So events say *when* to look and which files are gone; they are never the
+// only source of knowledge about segments. A directory that doesn't exist is waited for in its nearest ancestor that
+// does.
 
 import ByteText
 import Glibc
-import ServerProtocol
+import SystemAccess
 
-/// What a watcher has seen.
+/// A change that a watcher has seen.
 enum DirectoryChange: Equatable {
   /// A file appeared, or got its final name, or was changed by its owner.
   case appeared(path: String)
@@ -21,16 +22,17 @@ enum DirectoryChange: Equatable {
 struct DirectoryWatcher: ~Copyable {
   let descriptor: Int32
   private let directories: [String]
-  /// What each watch stands for: one of `directories`, or an ancestor in which one is expected to appear.
+  /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
+  /// is expected to appear.
   private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
   private var buffer = [UInt8](repeating: 0, count: 64 << 10)
 
-  init(_ directories: [String]) throws(SocketError) {
+  init(_ directories: [String]) throws(Complaint) {
     descriptor = inotify_init1(Int32(IN_NONBLOCK | IN_CLOEXEC))
     guard descriptor >= 0 else {
-      throw SocketError(
-        code: errno,
-        "cannot watch for new segments: \(SocketError.words(errno)) — raise /proc/sys/fs/inotify/max_user_instances")
+      throw Complaint(
+        .obstacle, what: "cannot watch for new segments: \(systemWords(errno))",
+        advice: "raise /proc/sys/fs/inotify/max_user_instances", code: errno)
     }
     self.directories = directories
     watchAll()
@@ -64,7 +66,7 @@ struct DirectoryWatcher: ~Copyable {
           if event.mask & UInt32(IN_MOVE_SELF) != 0 { inotify_rm_watch(descriptor, event.watch) }
           mustWatchAnew = true
         } else if !watch.isDirectory {
-          // Only directories matter in an ancestor; one of them may be the way to ours.
+          // In an ancestor only directories matter: one of them may lead to a directory of ours.
           mustWatchAnew = mustWatchAnew || event.mask & UInt32(IN_ISDIR) != 0
         } else {
           let path = "\(watch.path)/\(event.name)"
@@ -80,17 +82,17 @@ struct DirectoryWatcher: ~Copyable {
     return changes
   }
 
-  /// Watches each directory, or for its coming.
+  /// Watches each directory, or waits for it in an ancestor.
   private mutating func watchAll() {
     for directory in directories {
-      // A segment is complete in its directory when its writer renames it there or first closes it; IN_CREATE comes
+      // A segment is complete when its writer renames it into its directory or first closes it. IN_CREATE comes
       // earlier, and serves to list processes that have only just started.
       if watch(directory, isDirectory: true) { continue }
       var ancestor = directory[...]
       while let slash = ancestor.lastIndex(of: "/") {
         ancestor = ancestor[..<slash]
         if watch(ancestor.isEmpty ? "/" : String(ancestor), isDirectory: false) {
-          // The directory may have come since the first attempt.
+          // The directory may have appeared since the first attempt.
           _ = watch(directory, isDirectory: true)
           break
         }
@@ -104,7 +106,7 @@ struct DirectoryWatcher: ~Copyable {
     let mask = isDirectory ? ofSelf | events | UInt32(IN_DELETE | IN_MOVED_FROM) : ofSelf | events | UInt32(IN_MASK_ADD)
     let watch = inotify_add_watch(descriptor, path.originalPath, mask)
     guard watch >= 0 else { return false }
-    // The same directory may be one of ours and another's ancestor: then it stays ours.
+    // A directory may be one of `directories` and the ancestor of another. It then stays one of `directories`.
     if isDirectory || watches[watch] == nil { watches[watch] = (path, isDirectory) }
     return true
   }
@@ -115,7 +117,7 @@ private struct Event {
   var watch: Int32
   var mask: UInt32
   var name: String
-  /// Bytes that it takes in the buffer.
+  /// Bytes of the event in the buffer.
   var size: Int
 
   init?(_ bytes: ArraySlice<UInt8>, at offset: Int) {

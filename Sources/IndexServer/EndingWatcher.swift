@@ -1,17 +1,18 @@
-// How processes end: a descriptor of each live one (pidfd_open(2)) tells when its parent has waited for it, and then,
-// on Linux 6.15 or later, its wait status. Of one that has ended and was not waited for yet, /proc tells it at once.
+// How processes end. A descriptor of each live process (pidfd_open(2)) tells when its parent has waited for it, and
+// then, on Linux 6.15 or later, tells its wait status. Of a process that has ended and that nobody has waited for yet,
+// /proc tells the status at once.
 //
-// A process may crash within a millisecond of its start, so it is opened as soon as its segment appears
-// (ArrivalWatcher.swift), before anything else is done. One that was gone by then, or that the kernel says nothing
-// about, ended nobody knows how: that is counted, and the reason is noted with its segment.
+// A process may crash within a millisecond of its start. So it is opened as soon as its segment appears
+// (ArrivalWatcher.swift), before anything else is done. Where a process was gone by then, or the kernel tells nothing
+// about it, nobody knows how it ended: such ends are counted, and the reason is noted with the segment.
 
 import CPidfd
 import Glibc
 import IndexReader
-import ServerProtocol
 import Synchronization
+import SystemAccess
 
-/// Owns an epoll descriptor and one for each process that is watched. Thread-safe.
+/// Owns an epoll descriptor, and a descriptor of each process that is watched. Thread-safe.
 final class EndingWatcher: Sendable {
   private struct State {
     /// By the descriptor of the process.
@@ -19,26 +20,26 @@ final class EndingWatcher: Sendable {
     var descriptors: [String: Int32] = [:]
   }
 
-  /// What became of an attempt to watch.
+  /// Why a process could not be watched.
   enum Failure: Error {
-    /// The process had been waited for.
+    /// The parent had waited for the process already.
     case gone
     case tooMany
-    /// The number of an error.
+    /// The `errno` value of a system call that failed.
     case system(Int32)
   }
 
-  /// Is readable when a process has ended.
+  /// The epoll descriptor: readable when a process has ended.
   let descriptor: Int32
   private let state = Mutex(State())
   private let limit: Int
 
-  /// `limit`: processes that are watched at a time.
-  init(limit: Int) throws(SocketError) {
+  /// `limit`: processes that are watched at a time at most.
+  init(limit: Int) throws(Complaint) {
     self.limit = limit
     descriptor = epoll_create1(Int32(EPOLL_CLOEXEC))
     guard descriptor >= 0 else {
-      throw SocketError(code: errno, "cannot wait for the ends of processes: \(SocketError.words(errno))")
+      throw Complaint(.obstacle, what: "cannot wait for the ends of processes: \(systemWords(errno))", code: errno)
     }
   }
 
@@ -47,10 +48,11 @@ final class EndingWatcher: Sendable {
     close(descriptor)
   }
 
-  /// Watches the process whose segment has just appeared at `path`, if that is one.
+  /// Watches the process whose segment has just appeared at `path`, if the file is a segment.
   func watchArrival(_ path: String) {
     guard let name = SegmentFile.process(ofPath: path), let process = try? open(name.processID) else { return }
-    // Held, the process's id can't go to another one. Whose segment it is may now be asked at leisure.
+    // While the descriptor is held, the process's id can't go to another process. Whose segment the file is may now be
+    // asked at leisure.
     guard let file = try? SegmentDirectory.file(at: path) else {
       close(process)
       return
@@ -58,7 +60,7 @@ final class EndingWatcher: Sendable {
     _ = keep(process, file)
   }
 
-  /// Watches the process of `file`, which was found live. nil if it is being watched.
+  /// Watches the process of `file`, which was found live. Returns nil if it is being watched now.
   func watch(_ file: SegmentFile) -> Failure? {
     // After an exec the process has a new segment with the old name.
     let isKnown = state.withLock { state in
@@ -71,7 +73,7 @@ final class EndingWatcher: Sendable {
       if let failure = keep(try open(file.processID), file) { throw failure }
       return nil
     } catch {
-      // One in a pid namespace of its own has another id here.
+      // A process in a pid namespace of its own has another id here.
       guard case .gone = error, let id = file.processIDHere else { return error }
       do throws(Failure) { return add(try open(id), file) } catch { return error }
     }
@@ -87,10 +89,10 @@ final class EndingWatcher: Sendable {
     return process
   }
 
-  /// Takes the descriptor over.
+  /// Takes over the descriptor, and watches it or closes it.
   private func keep(_ process: Int32, _ file: SegmentFile) -> Failure? {
-    // The descriptor may be of a later process with the same id; not if the one meant is still there, be it as a
-    // zombie.
+    // The descriptor may be that of a later process with the same id. It is not if the process that is meant is still
+    // there, even as a zombie.
     guard file.isPresent, SegmentFile.mayBeNoted(file) else {
       close(process)
       return file.isPresent ? .system(EPERM) : .gone
@@ -105,8 +107,8 @@ final class EndingWatcher: Sendable {
         close(process)
         return nil
       }
-      // No event is asked for: EPOLLHUP, that it was waited for, comes unasked. Before that it has no status for
-      // others.
+      // No event is asked for: EPOLLHUP, which says that the parent has waited, comes unasked. Before that moment the
+      // process has no status for others.
       var event = epoll_event()
       event.data.fd = process
       guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {
@@ -120,7 +122,7 @@ final class EndingWatcher: Sendable {
     }
   }
 
-  /// The processes that have ended since the last call. `ending`: nil where the kernel doesn't tell.
+  /// The processes that have ended since the last call. `ending` is nil where the kernel doesn't tell.
   func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
     var ended: [(file: SegmentFile, ending: ProcessEnding?)] = []
     var events = [epoll_event](repeating: epoll_event(), count: 64)
@@ -145,6 +147,6 @@ final class EndingWatcher: Sendable {
 }
 
 extension SegmentFile {
-  /// What is another user's, only root may write on.
+  /// Whether this process may write notes on the segment: only root may, where it belongs to another user.
   static func mayBeNoted(_ file: SegmentFile) -> Bool { geteuid() == 0 || geteuid() == file.ownerID }
 }

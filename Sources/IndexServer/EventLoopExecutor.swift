@@ -1,7 +1,7 @@
 // Runs the tasks of a connection on the thread that reads and writes it, so that a short request costs no change of
-// threads: on a busy machine each of these may take longer than the answer.
+// threads: on a busy machine each change may take longer than the answer.
 //
-// What may take long is not for this thread; see Routes.
+// Work that may take long runs on other threads (Routes.swift).
 
 import NIOCore
 

@@ -1,14 +1,13 @@
 // A stream of events as the body of a response: rendered on a worker, written as fast as the client takes it.
 //
-// While the client doesn't read, nothing is rendered, and the stream's queue fills: its memory is bounded, and what it
-// loses is counted and said. The stream ends with the process, with the connection, also while there are no events, and
-// when the server stops.
+// While the client doesn't read, nothing is rendered, and the stream's queue fills. The queue's memory is bounded;
+// events that find no room in it are counted, and the stream says how many. The stream ends with the process, with the
+// connection (also while there are no events), and when the server stops.
 
 import Answers
 import Hummingbird
 import NIOCore
 import NIOPosix
-import ServerProtocol
 import ServiceLifecycle
 
 /// Sends one stream of events.
@@ -18,7 +17,7 @@ struct EventResponse: Sendable {
   private let news: AsyncStream<Void>
   private let continuation: AsyncStream<Void>.Continuation
 
-  /// So long events are collected before they are sent: fifty pieces a second at most.
+  /// The time for which events are collected before they are sent: fifty pieces a second at most.
   private static let collecting = Duration.milliseconds(20)
 
   /// `closing`: completes with the connection.
@@ -29,29 +28,28 @@ struct EventResponse: Sendable {
     closing.whenComplete { [continuation] _ in continuation.finish() }
   }
 
-  /// To be called when the stream has news.
+  /// The stream calls this when it has news.
   var ring: @Sendable () -> Void {
     { [continuation] in continuation.yield() }
   }
 
-  /// Waits until the process's events are on. Throws why they can't be.
+  /// Waits until the process's events are on. Throws the reason if they can't be turned on.
   func begin(_ stream: EventStream) async throws {
     var iterator = news.makeAsyncIterator()
     _ = await iterator.next()
-    guard !stream.hasBegun, let error = stream.next().end?.answerError else { return }
-    throw Problem(error)
+    if !stream.hasBegun, let complaint = stream.next().end?.complaint { throw complaint }
   }
 
-  /// Sends until the end. Throws, so that the body has no end mark, if the events can't be read any more.
+  /// Sends the stream until its end. Throws if the events can't be read any more, so that the body has no end mark.
   func send(_ stream: EventStream, to writer: inout any ResponseBodyWriter) async throws {
     defer { stream.cancel() }
     if isText { try await writer.write(ByteBuffer(string: EventReport.header)) }
-    // What came between the beginning and this is there already.
+    // Events that came since `begin` are waiting already.
     continuation.yield()
     for await _ in news.cancelOnGracefulShutdown() {
       let (bytes, end) = try await workers.runIfActive { stream.next() }
       if !bytes.isEmpty { try await writer.write(ByteBuffer(bytes: bytes)) }
-      if let error = end?.answerError { throw error }
+      if let complaint = end?.complaint { throw complaint }
       if end != nil { break }
       try await Task.sleep(for: Self.collecting)
     }

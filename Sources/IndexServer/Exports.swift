@@ -1,34 +1,35 @@
-// The server's export of events: its one loop, the destination that every process's events go to if one was named, and
-// its figures.
+// The server's export of events: its one loop; the destination of all processes' events, if one was named; and its
+// figures.
 
 import ByteText
 import EventExport
 import Glibc
 import IndexReader
 import Logging
-import Metrics
 import NIOPosix
 import Synchronization
+import SystemAccess
 
-/// Where all events go, as its option has it: `{pid}` stands for the process, for its number and, where there is such a
-/// file already, `-2`, `-3` and so on behind it: of a program that it ran before, or of another process with that
-/// number.
+/// The destination of all events, as the option --export has it. `{pid}` in it stands for the process's number. Where a
+/// file of that name exists, `-2`, `-3` and so on follow the number: the file is of a program that the process ran
+/// before, or of an earlier process with that number.
 struct ExportTarget: Sendable {
   private let text: String
 
-  /// Throws if it can't be a destination, or is a file that all processes would share.
-  init(_ text: String) throws(ExportError) {
+  /// Throws if the text is no destination, or names a file that all processes would share.
+  init(_ text: String) throws(Complaint) {
     self.text = text
     if case .file = try Self.address(text, process: "1"), !text.contains("{pid}") {
-      throw ExportError("the file \(text) would be written by all processes — put {pid} into its name")
+      throw Complaint(
+        .usage, what: "the file \(text) would be written by all processes", advice: "put {pid} into its name")
     }
   }
 
   /// Creates the file, or connects.
-  func open(processID: Int32) throws(ExportError) -> Destination {
+  func open(processID: Int32) throws(Complaint) -> Destination {
     var number = 1
     while true {
-      do throws(ExportError) {
+      do throws(Complaint) {
         return try Self.address(text, process: number == 1 ? "\(processID)" : "\(processID)-\(number)").open()
       } catch {
         guard error.code == EEXIST, number < 1000 else { throw error }
@@ -37,7 +38,7 @@ struct ExportTarget: Sendable {
     }
   }
 
-  private static func address(_ text: String, process: String) throws(ExportError) -> DestinationAddress {
+  private static func address(_ text: String, process: String) throws(Complaint) -> DestinationAddress {
     try DestinationAddress(
       text.split(separator: "{pid}", omittingEmptySubsequences: false).joined(separator: process))
   }
@@ -50,12 +51,12 @@ final class Exports: Sendable {
   private let policy: DeliveryPolicy
   private let workers: NIOThreadPool
   private let logger: Logger
-  /// The figures as last published: counters are told what was added.
+  /// The figures as of the last publication: counters are increased by the difference.
   private let published = Mutex<ExportFigures.Reading?>(nil)
 
   init(
     allowIOUring: Bool, target: ExportTarget?, policy: DeliveryPolicy, workers: NIOThreadPool, logger: Logger
-  ) throws(ExportError) {
+  ) throws(Complaint) {
     self.target = target
     self.policy = policy
     self.workers = workers
@@ -69,15 +70,15 @@ final class Exports: Sendable {
     }
   }
 
-  /// Exports the events of a process that has begun, or has replaced its program, if all are to be.
+  /// Exports the events of a process that has begun or has replaced its program, if the server exports events at all.
   func begin(_ file: SegmentFile) {
     guard let target else { return }
     let (logger, policy) = (logger, policy)
     let metadata: Logger.Metadata = ["pid": "\(file.processID)"]
-    // To connect may take long.
+    // A connection may take long, so a worker makes it.
     workers.submit { [exporter] state in
       guard state == .active else { return }
-      do throws(ExportError) {
+      do throws(Complaint) {
         guard let segment = try Self.open(file) else { return }
         let destination = try target.open(processID: file.processID)
         let name = destination.name
@@ -91,7 +92,7 @@ final class Exports: Sendable {
         exporter.add(
           ExportRequest(
             subscriber: subscriber, key: file.path, policy: policy, destination: destination, waitsForSpace: true
-          ) { () throws(ExportError) in
+          ) { () throws(Complaint) in
             try RingSource(segment, policy: policy)
           })
         logger.info("exporting events", metadata: metadata.merging(["to": "\(name)"]) { $1 })
@@ -101,13 +102,14 @@ final class Exports: Sendable {
     }
   }
 
-  /// The segment of a process that may have begun a moment ago: it is half-written then, or has no control file yet.
-  /// nil if another file has taken its place: after an exec, which is a beginning of its own.
-  private static func open(_ file: SegmentFile) throws(ExportError) -> SharedSegment? {
+  /// The segment of a process that may have begun a moment ago: until then the segment may be half-written, or have no
+  /// control file. Returns nil if another file has taken the segment's place after an exec: the new program is exported
+  /// by itself.
+  private static func open(_ file: SegmentFile) throws(Complaint) -> SharedSegment? {
     var patience = 100
     let path = file.path
     while true {
-      do throws(SegmentError) {
+      do throws(Complaint) {
         let segment = try SharedSegment(path: path)
         var status = stat()
         guard stat(path.originalPath, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
@@ -115,7 +117,7 @@ final class Exports: Sendable {
           return segment
         }
       } catch {
-        guard patience > 0, access(path.originalPath, F_OK) == 0 else { throw ExportError("\(error)") }
+        guard patience > 0, access(path.originalPath, F_OK) == 0 else { throw error }
       }
       patience -= 1
       usleep(10_000)
@@ -126,21 +128,20 @@ final class Exports: Sendable {
   func publishFigures() {
     published.withLock { published in
       let now = exporter.figures.reading()
-      func count(_ name: String, _ labels: [(String, String)], _ field: KeyPath<ExportFigures.Reading, UInt64>) {
-        let before = published?[keyPath: field] ?? 0
-        Counter(label: name, dimensions: labels).increment(by: Int64(clamping: now[keyPath: field] - before))
+      func added(_ field: KeyPath<ExportFigures.Reading, UInt64>) -> Int64 {
+        Int64(clamping: now[keyPath: field] - (published?[keyPath: field] ?? 0))
       }
-      count("allocsd_events_total", [], \.events)
-      count("allocsd_events_lost_total", [("reason", "overwritten")], \.eventsOverwritten)
-      count("allocsd_events_lost_total", [("reason", "unrecorded")], \.eventsUnrecorded)
-      count("allocsd_events_lost_total", [("reason", "no_room")], \.eventsDropped)
-      count("allocsd_events_bytes_total", [], \.bytes)
-      count("allocsd_events_writes_total", [], \.writes)
-      count("allocsd_events_failures_total", [], \.failures)
-      count("allocsd_events_turns_total", [], \.turns)
-      Meter(label: "allocsd_events_sources").set(Int64(clamping: now.sources))
-      Meter(label: "allocsd_events_subscribers").set(Int64(clamping: now.subscribers))
-      Meter(label: "allocsd_events_waiting_bytes").set(Int64(clamping: now.waitingBytes))
+      Metric.Count.events.increment(by: added(\.events))
+      Metric.Count.eventsLost.increment(by: added(\.eventsOverwritten), "overwritten")
+      Metric.Count.eventsLost.increment(by: added(\.eventsUnrecorded), "unrecorded")
+      Metric.Count.eventsLost.increment(by: added(\.eventsDropped), "no_room")
+      Metric.Count.eventBytes.increment(by: added(\.bytes))
+      Metric.Count.eventWrites.increment(by: added(\.writes))
+      Metric.Count.eventFailures.increment(by: added(\.failures))
+      Metric.Count.eventTurns.increment(by: added(\.turns))
+      Metric.Level.eventSources.set(Double(now.sources))
+      Metric.Level.eventSubscribers.set(Double(now.subscribers))
+      Metric.Level.eventBytesWaiting.set(Double(now.waitingBytes))
       published = now
     }
   }

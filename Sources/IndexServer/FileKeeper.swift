@@ -1,13 +1,13 @@
-// Keeps what names are read from, for the time after a process: a file that no path leads to any more is held open
-// while the segments of its processes are there (HeldFiles in Symbols).
+// Keeps the files that names are read from beyond the end of a process: a file that no path leads to any more is held
+// open as long as the segments of its processes exist (HeldFiles in Symbols).
 //
-// A process is looked at when it has noted its first modules, and from then on now and then, if its table of modules
-// changed; the paths of all modules are looked at as often, as any of the files may be replaced. What is replaced and
-// ends between two looks has no names afterwards, unless somebody asked about it meanwhile.
+// A process is looked at as soon as it has noted its first modules. From then on it is looked at every few seconds if
+// its table of modules has changed, and the paths of its modules are looked at as often, as any of the files may be
+// replaced. Where a file is replaced and the process ends between two looks, the module has no names afterwards, unless
+// somebody asked about it in between.
 
 import Answers
 import IndexReader
-import Metrics
 import Symbols
 
 /// Looks after the files of live processes. Used by one task.
@@ -15,7 +15,7 @@ struct FileKeeper {
   private struct Process {
     var version: ModuleTableVersion
     var modules: [ModuleReference]
-    /// Monotonic seconds of the first look and of the last one.
+    /// Monotonic seconds of the first look at the process, and of the last look.
     var since: Int
     var lookedAt: Int
   }
@@ -29,12 +29,12 @@ struct FileKeeper {
 
   init(_ files: HeldFiles) { self.files = files }
 
-  /// Whether a process has noted no module yet: it is worth another look soon.
+  /// Whether a process has not noted a module yet: it is worth another look soon.
   var isEarly: Bool {
     processes.values.contains { $0.modules.isEmpty && $0.lookedAt - $0.since < Self.interval }
   }
 
-  /// Looks at the processes that run, and lets go of what is held for segments that are not there any more.
+  /// Looks at the running processes, and releases files that were held for segments that are gone.
   mutating func look(at segments: [SegmentFile]) {
     let now = Symbolizer.monotonicSeconds()
     let present = Set(segments.map(Self.owner))
@@ -50,8 +50,8 @@ struct FileKeeper {
       look(at: segment, owner, now)
     }
     let counts = files.counts
-    Meter(label: "allocsd_files_held").set(counts.held)
-    Meter(label: "allocsd_files_unheld").set(Double(counts.refused))
+    Metric.Level.filesHeld.set(Double(counts.held))
+    Metric.Level.filesUnheld.set(Double(counts.refused))
   }
 
   private mutating func look(at file: SegmentFile, _ owner: String, _ now: Int) {
@@ -61,7 +61,7 @@ struct FileKeeper {
     process.lookedAt = now
     if process.version != version {
       let modules = segment.modules.filter { $0.unloadTicks == nil && !$0.isAgent }
-      // What was read of a segment that is cut or damaged says nothing.
+      // Data that was read from a cut or damaged segment means nothing.
       guard (try? segment.checkIntact()) != nil else { return }
       process.modules = modules.map { ModuleReference($0, in: segment) }
       process.version = version

@@ -1,13 +1,14 @@
 // The socket on which the server listens: made at a path, or inherited from systemd.
 //
-// - A socket file that a dead server left behind is replaced; a live server's never. Two servers that start at once are
-//   kept apart by a lock on the directory while one of them looks and binds.
-// - Anybody may connect (mode 0666): who may know what is decided for each request, by the user at the other end.
-// - Whoever made the file removes it, and only if it is still the same file.
+// - A socket file that a dead server left behind is replaced; the file of a live server never is. Two servers that
+//   start at once take turns: each holds a lock on the directory while it looks and binds.
+// - Anybody may connect (mode 0666). The user at the other end decides, for each request, which answers are given.
+// - The server that made the file removes it, if the name still leads to that file.
 
 import ByteText
 import Glibc
 import ServerProtocol
+import SystemAccess
 
 /// Owns a listening socket, and the socket's file if this process made it.
 struct ListeningSocket: ~Copyable {
@@ -16,15 +17,16 @@ struct ListeningSocket: ~Copyable {
   private var socket: UnixSocket?
   private let file: SocketFile?
 
-  /// The socket that systemd passed, if any, else one at `path`. Call before other threads start.
-  static func open(at path: String) throws(SocketError) -> ListeningSocket {
+  /// The socket that systemd passed, if there is one, else a new socket at `path`. To be called before other threads
+  /// start.
+  static func open(at path: String) throws(Complaint) -> ListeningSocket {
     if let inherited = try inherited() { return inherited }
     try SocketLocation.prepareDirectory(of: path)
     return try ListeningSocket(at: path)
   }
 
   /// sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, descriptor 3. Takes the variables out of the environment.
-  private static func inherited() throws(SocketError) -> ListeningSocket? {
+  private static func inherited() throws(Complaint) -> ListeningSocket? {
     defer {
       unsetenv("LISTEN_PID")
       unsetenv("LISTEN_FDS")
@@ -34,21 +36,23 @@ struct ListeningSocket: ~Copyable {
       let descriptors = Int(String(cString: count)), descriptors > 0
     else { return nil }
     guard descriptors == 1 else {
-      throw SocketError(
-        "cannot serve \(descriptors) inherited sockets — have allocsd.socket list one ListenStream only")
+      throw Complaint(
+        .obstacle, what: "cannot serve \(descriptors) inherited sockets",
+        advice: "have allocsd.socket list one ListenStream only")
     }
     let first: Int32 = 3  // SD_LISTEN_FDS_START
     guard fcntl(first, F_SETFD, FD_CLOEXEC) == 0, option(SO_DOMAIN, of: first) == AF_UNIX,
       option(SO_TYPE, of: first) == Int32(SOCK_STREAM.rawValue), option(SO_ACCEPTCONN, of: first) == 1
     else {
-      throw SocketError(
-        "cannot serve the inherited descriptor 3: it is not a listening Unix stream socket — check allocsd.socket")
+      throw Complaint(
+        .obstacle, what: "cannot serve the inherited descriptor 3: it is not a listening Unix stream socket",
+        advice: "check allocsd.socket")
     }
     return ListeningSocket(place: "the socket passed by systemd", socket: UnixSocket(adopting: first), file: nil)
   }
 
   /// Binds a socket to `path` and listens.
-  private init(at path: String) throws(SocketError) {
+  private init(at path: String) throws(Complaint) {
     let lock = try DirectoryLock(ofDirectoryOf: path)
     defer { withExtendedLifetime(lock) {} }
     try Self.clear(path)
@@ -56,13 +60,14 @@ struct ListeningSocket: ~Copyable {
     let socket = try UnixSocket.create()
     let result = try UnixSocket.withAddress(of: path) { bind(socket.descriptor, $0, $1) }
     guard result == 0 else {
-      throw SocketError(
-        code: errno, "cannot listen at \(path): \(SocketError.words(errno)) — name another place with --socket")
+      throw Complaint(
+        .obstacle, what: "cannot listen at \(path): \(systemWords(errno))", advice: "name another place with --socket",
+        code: errno)
     }
     let file = SocketFile(path: path)
-    // While the queue is full others can't connect: one who makes connections without end would keep them out.
+    // While the queue is full nobody can connect: a client that opens connections without end would keep others out.
     guard chmod(path.originalPath, 0o666) == 0, listen(socket.descriptor, SOMAXCONN) == 0 else {
-      throw SocketError(code: errno, "cannot listen at \(path): \(SocketError.words(errno))")
+      throw Complaint(.obstacle, what: "cannot listen at \(path): \(systemWords(errno))", code: errno)
     }
     self.init(place: path, socket: socket, file: file)
   }
@@ -73,32 +78,33 @@ struct ListeningSocket: ~Copyable {
     self.file = file
   }
 
-  /// Gives away the descriptor, once; its new owner closes it. The file stays with this owner.
+  /// Gives away the descriptor, once; its new owner closes it. This owner keeps the file.
   mutating func takeDescriptor() -> Int32? { socket.take()?.release() }
 
-  /// Removes a dead server's socket file. Throws if something else is there, or a server that lives.
-  private static func clear(_ path: String) throws(SocketError) {
+  /// Removes a dead server's socket file. Throws if another kind of file is there, or the socket of a live server.
+  private static func clear(_ path: String) throws(Complaint) {
     var status = stat()
     guard lstat(path.originalPath, &status) == 0 else {
       if errno == ENOENT { return }
-      throw SocketError(code: errno, "cannot look at \(path): \(SocketError.words(errno)) — check the path")
+      throw Complaint(
+        .obstacle, what: "cannot look at \(path): \(systemWords(errno))", advice: "check the path", code: errno)
     }
     guard status.st_mode & S_IFMT == S_IFSOCK else {
-      throw SocketError("cannot listen at \(path): a file that is not a socket is there — name another with --socket")
+      throw Complaint(
+        .obstacle, what: "cannot listen at \(path): a file that is not a socket is there",
+        advice: "name another with --socket")
     }
-    do throws(SocketError) {
+    do throws(Complaint) {
       let other = try UnixSocket.connected(to: path).peer()
-      throw SocketError(
-        code: EADDRINUSE,
-        "cannot listen at \(path): process \(other.processID) of user \(other.userID) serves it — "
-          + "stop that server, or name another socket with --socket")
+      throw Complaint(
+        .obstacle, what: "cannot listen at \(path): process \(other.processID) of user \(other.userID) serves it",
+        advice: "stop that server, or name another socket with --socket", code: EADDRINUSE)
     } catch {
       guard error.code == ECONNREFUSED else { throw error }
       guard unlink(path.originalPath) == 0 || errno == ENOENT else {
-        throw SocketError(
-          code: errno,
-          "cannot replace \(path), left by a server of user \(status.st_uid): \(SocketError.words(errno)) — "
-            + "remove it as that user or as root")
+        throw Complaint(
+          .obstacle, what: "cannot replace \(path), left by a server of user \(status.st_uid): \(systemWords(errno))",
+          advice: "remove it as that user or as root", code: errno)
       }
     }
   }
@@ -110,7 +116,7 @@ struct ListeningSocket: ~Copyable {
   }
 }
 
-/// A socket's name in the file system: removed with its owner, if it still is the same file.
+/// A socket's name in the file system. It is removed with its owner, if it still leads to the same file.
 struct SocketFile: ~Copyable {
   private let path: String
   private let device: dev_t
@@ -136,7 +142,7 @@ struct SocketFile: ~Copyable {
 private struct DirectoryLock: ~Copyable {
   private let descriptor: Int32
 
-  init(ofDirectoryOf path: String) throws(SocketError) {
+  init(ofDirectoryOf path: String) throws(Complaint) {
     let directory =
       switch path.lastIndex(of: "/") {
       case nil: "."
@@ -145,19 +151,18 @@ private struct DirectoryLock: ~Copyable {
       }
     descriptor = Glibc.open(directory.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else {
-      throw SocketError(
-        code: errno,
-        "cannot open the directory \(directory) of the socket: \(SocketError.words(errno)) — "
-          + "create it, or name another place with --socket")
+      throw Complaint(
+        .obstacle, what: "cannot open the directory \(directory) of the socket: \(systemWords(errno))",
+        advice: "create it, or name another place with --socket", code: errno)
     }
-    // A server holds the lock for well under a millisecond. Whoever holds it longer is no server.
+    // A server holds the lock for well under a millisecond. A process that holds it longer is no server.
     for _ in 0..<200 {
       if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return }
       usleep(10_000)
     }
-    throw SocketError(
-      code: EBUSY,
-      "cannot lock \(directory): another process holds it — see with `fuser \(directory)` which, and stop it")
+    throw Complaint(
+      .obstacle, what: "cannot lock \(directory): another process holds it",
+      advice: "see with `fuser \(directory)` which, and stop it", code: EBUSY)
   }
 
   deinit { close(descriptor) }

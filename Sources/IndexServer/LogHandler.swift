@@ -1,4 +1,5 @@
-// The server's log on standard error. Names in it come from other programs: what a terminal would act upon is escaped.
+// The server's log on standard error. Names in it come from other programs: characters that a terminal would act upon
+// are escaped.
 
 import Answers
 import Logging

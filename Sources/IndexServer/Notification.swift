@@ -1,4 +1,5 @@
-// Tells systemd how far the server is (sd_notify(3)): one datagram to the socket that NOTIFY_SOCKET names, if it does.
+// Tells systemd that the server is ready, and that it stops (sd_notify(3)): one datagram to the socket that
+// NOTIFY_SOCKET names, if it names one.
 
 import ByteText
 import Glibc
@@ -8,7 +9,8 @@ enum Notification: String {
   case ready = "READY=1"
   case stopping = "STOPPING=1"
 
-  /// Does nothing where nobody listens; an error is nobody's concern but systemd's, which has a timeout for it.
+  /// Does nothing where no socket is named. Errors are ignored: systemd has a timeout for a server that it does not
+  /// hear from.
   func send() {
     guard let variable = getenv("NOTIFY_SOCKET") else { return }
     let name = String(reversibly: UnsafePointer(variable))

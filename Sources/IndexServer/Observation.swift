@@ -1,11 +1,11 @@
-// What is done around every request: its metrics, its line in the log, and errors in their one form.
+// The work around every request: its metrics, its line in the log, and errors in one form.
 
 import HTTPTypes
 import Hummingbird
 import Logging
-import Metrics
+import SystemAccess
 
-/// Counts and times requests by route and status, logs them, and turns Hummingbird's errors into `Problem`s.
+/// Counts and times requests by route and status, logs them, and turns all errors into responses of the one form.
 struct Observation: MiddlewareProtocol {
   typealias Input = Request
   typealias Output = Response
@@ -18,29 +18,24 @@ struct Observation: MiddlewareProtocol {
     var response: Response
     do {
       response = try await next(request, context)
-    } catch let problem as Problem {
-      response = problem.response
+    } catch let complaint as Complaint {
+      response = Response(complaint)
     } catch let error as HTTPError where error.status == .notFound {
-      response =
-        Problem(
-          .notFound, "there is no resource for \(request.method) \(request.uri.path.prefix(200))",
-          advice: "see docs/http.md for the resources; the first is /v1/processes"
-        ).response
+      response = Response(
+        Complaint(
+          .usage, what: "there is no resource for \(request.method) \(request.uri.path.prefix(200))",
+          advice: "see docs/http.md for the resources; the first is /v1/processes"), status: .notFound)
     } catch let error as HTTPError {
-      response =
-        Problem(
-          error.status, error.body ?? "the request was not understood", advice: "see docs/http.md"
-        ).response
+      response = Response(
+        Complaint(.usage, what: error.body ?? "the request was not understood", advice: "see docs/http.md"),
+        status: error.status)
     }
     if request.method == .head { response = response.createHeadResponse() }
     let duration = ContinuousClock.now - start
-    // The route's pattern, not the path: a client must not be able to make new series.
+    // The label is the route's pattern and not the path: a client must not be able to make new series.
     let route = context.endpointPath ?? "none"
-    Counter(
-      label: "allocsd_requests_total", dimensions: [("route", route), ("status", "\(response.status.code)")]
-    ).increment()
-    Timer(label: "allocsd_request_duration_seconds", dimensions: [("route", route)])
-      .recordNanoseconds(duration.components.seconds * 1_000_000_000 + duration.components.attoseconds / 1_000_000_000)
+    Metric.Count.requests.increment(route, "\(response.status.code)")
+    Metric.Time.requestDuration.record(duration, route)
     context.logger.debug(
       "request",
       metadata: [

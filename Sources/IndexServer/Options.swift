@@ -1,13 +1,12 @@
 // Durations, sizes and numbers as options of the command line.
 
+import Answers
 import ArgumentParser
 
 /// A duration: `90s`, `15m`, `24h`, `7d`, or `forever`.
 struct KeepTime: ExpressibleByArgument {
   /// Infinite for `forever`.
   var seconds: Double
-
-  private static let units: [(name: Character, seconds: Double)] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
 
   init(seconds: Double) { self.seconds = seconds }
 
@@ -16,17 +15,12 @@ struct KeepTime: ExpressibleByArgument {
       self.init(seconds: .infinity)
       return
     }
-    guard let unit = Self.units.first(where: { $0.name == argument.last }), let number = UInt32(argument.dropLast())
-    else {
-      return nil
-    }
-    self.init(seconds: Double(number) * unit.seconds)
+    guard let seconds = Units.seconds(inTime: argument) else { return nil }
+    self.init(seconds: seconds)
   }
 
   var defaultValueDescription: String {
-    guard seconds.isFinite else { return "forever" }
-    let unit = Self.units.first { seconds >= $0.seconds && seconds.truncatingRemainder(dividingBy: $0.seconds) == 0 }
-    return unit.map { "\(UInt64(seconds / $0.seconds))\($0.name)" } ?? "0s"
+    seconds.isFinite ? Units.time(seconds) : "forever"
   }
 }
 
@@ -35,8 +29,6 @@ struct KeepSize: ExpressibleByArgument {
   /// The greatest value stands for `unlimited`.
   var bytes: UInt64
 
-  private static let units: [(name: Character, shift: UInt64)] = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
-
   init(bytes: UInt64) { self.bytes = bytes }
 
   init?(argument: String) {
@@ -44,17 +36,12 @@ struct KeepSize: ExpressibleByArgument {
       self.init(bytes: .max)
       return
     }
-    let unit = Self.units.first { $0.name == argument.last }
-    guard let number = UInt32(unit == nil ? argument[...] : argument.dropLast()) else { return nil }
-    // 32 bits shifted by at most 40 would lose high ones: such a size is no limit anyway.
-    let bytes = UInt64(number).multipliedReportingOverflow(by: 1 << (unit?.shift ?? 0))
-    self.init(bytes: bytes.overflow ? .max : bytes.partialValue)
+    guard let bytes = Units.bytes(inSize: argument) else { return nil }
+    self.init(bytes: bytes)
   }
 
   var defaultValueDescription: String {
-    guard bytes != .max else { return "unlimited" }
-    let unit = Self.units.first { bytes >= 1 << $0.shift && bytes & ((1 << $0.shift) - 1) == 0 }
-    return unit.map { "\(bytes >> $0.shift)\($0.name)" } ?? "\(bytes)"
+    bytes == .max ? "unlimited" : Units.size(bytes)
   }
 }
 

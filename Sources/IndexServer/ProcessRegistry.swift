@@ -1,24 +1,25 @@
-// The processes that the server answers for: which segments there are, and the ones that are open.
+// The processes that the server answers for: their segments, some of which are kept open.
 //
-// - What is open is a cache. Before a view is used again, its file must still be the same one (a program that calls
-//   exec starts a new segment under the same name) and its process alive, else the segment is looked for anew. So an
-//   answer never depends on how quickly events arrived.
-// - At most `openLimit` segments stay open, the least recently used is closed. A request keeps its own alive.
-// - Opening maps a file and reads symbols' headers; it happens outside the lock. Where that fails for want of address
-//   space or descriptors, what is not in use is closed first, one by one.
+// - The open segments are a cache. Before a view is used again, its path must still lead to the same file (a program
+//   that calls exec starts a new segment under the same name) and its process must be alive; otherwise the segment is
+//   looked for anew. So an answer never depends on how quickly events arrived.
+// - At most `openLimit` segments stay open; the least recently used segment is closed first. A request keeps its own
+//   segment open.
+// - Opening maps a file and reads the headers of symbols; it happens outside the lock. Where opening fails for want of
+//   address space or descriptors, segments that are not in use are closed first, one by one.
 
 import Answers
 import ByteText
 import Glibc
 import IndexReader
 import Logging
-import Metrics
 import ServerProtocol
 import Synchronization
+import SystemAccess
 
 /// Finds and opens the segments of processes. Thread-safe.
 final class ProcessRegistry: Sendable {
-  /// A file as it was when it was opened: the same name may later stand for another.
+  /// The identity of a file when it was opened: its path may later lead to another file.
   private struct Identity: Equatable {
     var device: dev_t
     var inode: ino_t
@@ -44,50 +45,49 @@ final class ProcessRegistry: Sendable {
 
   private let openLimit: Int
   private let state = Mutex(State())
-  private let openGauge = Meter(label: "allocsd_segments_open")
 
   init(openLimit: Int) { self.openLimit = openLimit }
 
   /// The view of the process `pid`, for `caller`: of the live process, else of the newest dead one.
-  func view(of pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView {
+  func view(of pid: Int32, for caller: Peer) throws(Complaint) -> ProcessView {
     if let view = try cached(pid, for: caller) { return view }
-    let file = try makingRoom { () throws(AnswerError) in try ProcessView.segmentFile(of: pid) }
+    let file = try makingRoom { () throws(Complaint) in try ProcessView.segmentFile(of: pid) }
     guard let identity = Identity(file.path) else { throw ProcessView.missing(processID: pid) }
     try Self.authorize(caller, file.path, owner: identity.ownerID)
-    // Of a process that has ended, what is open may still be the newest there is.
+    // The open segment of a process that has ended may still be the newest segment of that id.
     if let open = opened(pid), open.view.path == file.path, open.identity == identity { return open.view }
-    let view = try makingRoom { () throws(AnswerError) in try ProcessView(file: file) }
-    // What counts is who owned the file that was opened, should another have taken its name meanwhile.
+    let view = try makingRoom { () throws(Complaint) in try ProcessView(file: file) }
+    // The owner of the opened file counts, should another file have taken its name meanwhile.
     try Self.authorize(caller, file.path, owner: view.ownerID)
     remember(Open(identity: identity, view: view, lastUse: 0), pid)
     return view
   }
 
-  /// Closes what was opened under this name.
+  /// Closes the segment that was opened at this path.
   func forget(_ path: String) {
     state.withLock { state in
       for (pid, open) in state.open where open.view.path == path { state.open[pid] = nil }
-      openGauge.set(Double(state.open.count))
+      Metric.Level.segmentsOpen.set(Double(state.open.count))
     }
   }
 
-  /// Closes whatever is no longer there.
+  /// Closes each segment whose path no longer leads to it.
   func forgetMissing() {
     state.withLock { state in
       for (pid, open) in state.open where Identity(open.view.path) != open.identity { state.open[pid] = nil }
-      openGauge.set(Double(state.open.count))
+      Metric.Level.segmentsOpen.set(Double(state.open.count))
     }
   }
 
-  /// A caller is root or the owner of the segment.
+  /// Whether the caller is root or the owner of the segment.
   static func mayRead(_ caller: Peer, owner: UInt32) -> Bool { caller.userID == 0 || caller.userID == owner }
 
-  private static func authorize(_ caller: Peer, _ path: String, owner: UInt32) throws(AnswerError) {
-    // The same words as when the caller had tried to open the file.
-    guard mayRead(caller, owner: owner) else { throw AnswerError(SegmentError.notPermitted(path: path)) }
+  private static func authorize(_ caller: Peer, _ path: String, owner: UInt32) throws(Complaint) {
+    // The complaint has the words that the caller would get from opening the file.
+    guard mayRead(caller, owner: owner) else { throw Complaint.notPermitted(path: path) }
   }
 
-  private func cached(_ pid: Int32, for caller: Peer) throws(AnswerError) -> ProcessView? {
+  private func cached(_ pid: Int32, for caller: Peer) throws(Complaint) -> ProcessView? {
     guard let open = opened(pid), open.identity == Identity(open.view.path), open.view.isProcessAlive else {
       return nil
     }
@@ -103,9 +103,9 @@ final class ProcessRegistry: Sendable {
     }
   }
 
-  /// What `open` gives; while it is short of something, the least recently used segment is closed and it is tried
-  /// again.
-  func makingRoom<Result>(_ open: () throws(AnswerError) -> Result) throws(AnswerError) -> Result {
+  /// The result of `open`. While `open` is short of something, the least recently used segment is closed and `open` is
+  /// called again.
+  func makingRoom<Result>(_ open: () throws(Complaint) -> Result) throws(Complaint) -> Result {
     while true {
       do {
         return try open()
@@ -116,11 +116,11 @@ final class ProcessRegistry: Sendable {
   }
 
   private func closeLeastRecentlyUsed() -> Bool {
-    // Released after the lock, like those below.
+    // The view is released after the lock, as in `remember`.
     let closed = state.withLock { state in
       let oldest = state.open.min(by: { $0.value.lastUse < $1.value.lastUse })
       let removed = oldest.flatMap { state.open.removeValue(forKey: $0.key) }
-      openGauge.set(Double(state.open.count))
+      Metric.Level.segmentsOpen.set(Double(state.open.count))
       return removed
     }
     return closed != nil
@@ -138,7 +138,7 @@ final class ProcessRegistry: Sendable {
         state.open[oldest.key] = nil
         closed.append(oldest.value.view)
       }
-      openGauge.set(Double(state.open.count))
+      Metric.Level.segmentsOpen.set(Double(state.open.count))
     }
     closed.removeAll()
   }

@@ -1,15 +1,14 @@
-// The server's figures about itself: a swift-metrics backend that keeps them and writes them in Prometheus' text format
-// 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
-//
-// Labels come from the code, never from a client: the number of series is bounded by the source. A metric is made once
-// and lives as long as the program.
+// The server's figures about itself (Metrics.swift): a swift-metrics backend that keeps them, and writes them in
+// Prometheus' text format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats). A series is made once and lives
+// as long as the program.
 
 import CoreMetrics
 import Synchronization
 
-/// Makes metrics, and writes down all that it made. Thread-safe.
+/// Makes series, and writes down those of the server's own metrics. Thread-safe.
 final class PrometheusMetrics: MetricsFactory, Sendable {
-  /// What a series was made as. Looked up for each request, so what its lines say is worked out when they are written.
+  /// The name and the labels of a series. A series is looked up for each request, so the text of its labels is made
+  /// only when it is written.
   private struct Key: Hashable {
     struct Label: Hashable {
       var name: String
@@ -22,8 +21,6 @@ final class PrometheusMetrics: MetricsFactory, Sendable {
       self.name = name
       labels = dimensions.map { Label(name: $0.0, value: $0.1) }
     }
-
-    var lineName: String { String(name.map { $0 == "-" || $0 == "." ? "_" : $0 }) }
 
     var lineLabels: String { labels.map { "\($0.name)=\"\(Self.escaped($0.value))\"" }.joined(separator: ",") }
 
@@ -39,10 +36,6 @@ final class PrometheusMetrics: MetricsFactory, Sendable {
   }
 
   private let series = Mutex<[Key: any Series]>([:])
-  private let help: [String: String]
-
-  /// `help` has a line for each metric's name that is to have one.
-  init(help: [String: String]) { self.help = help }
 
   private func make<Kind: Series>(_ name: String, _ dimensions: [(String, String)], _ new: () -> Kind) -> Kind {
     series.withLock { series in
@@ -71,34 +64,30 @@ final class PrometheusMetrics: MetricsFactory, Sendable {
     make(label, dimensions) { Distribution(bounds: Distribution.seconds) }
   }
 
-  // A series that was handed out is shared by all who made it under the same name, and stays.
+  // A series is shared by all callers that made it under the same name, and stays.
   func destroyCounter(_ handler: any CounterHandler) {}
   func destroyMeter(_ handler: any MeterHandler) {}
   func destroyRecorder(_ handler: any RecorderHandler) {}
   func destroyTimer(_ handler: any TimerHandler) {}
 
-  /// All series, in Prometheus' text format.
+  /// All metrics with their series, in Prometheus' text format.
   func exposition() -> String {
-    let sorted = series.withLock { $0 }
-      .map { (name: $0.key.lineName, labels: $0.key.lineLabels, series: $0.value) }
-      .sorted { ($0.name, $0.labels) < ($1.name, $1.labels) }
+    let entries = series.withLock { $0 }.map { (key: $0.key, series: $0.value) }
+    let known = Dictionary(grouping: entries) { $0.key.name }
     var text = ""
-    var name: String?
-    for entry in sorted {
-      if entry.name != name {
-        name = entry.name
-        if let help = help[entry.name] { text += "# HELP \(entry.name) \(help)\n" }
-        text += "# TYPE \(entry.name) \(entry.series.type)\n"
+    for metric in Metric.all.sorted(by: { $0.name < $1.name }) {
+      text += "# HELP \(metric.name) \(metric.row.help)\n# TYPE \(metric.name) \(metric.type)\n"
+      let lines = (known[metric.name] ?? []).map { (labels: $0.key.lineLabels, series: $0.series) }
+      for line in lines.sorted(by: { $0.labels < $1.labels }) {
+        line.series.write(name: metric.name, labels: line.labels, to: &text)
       }
-      entry.series.write(name: entry.name, labels: entry.labels, to: &text)
     }
     return text
   }
 }
 
-/// What can be written as one or more lines of the format.
+/// One series: it is written as one or more lines of the format.
 private protocol Series: Sendable {
-  var type: String { get }
   func write(name: String, labels: String, to text: inout String)
 }
 
@@ -110,7 +99,6 @@ private func line(_ name: String, _ labels: [String], _ value: String) -> String
 private final class Count: Series, CounterHandler {
   private let value = Atomic<Int64>(0)
 
-  var type: String { "counter" }
   func increment(by amount: Int64) { value.wrappingAdd(amount, ordering: .relaxed) }
   func reset() { value.store(0, ordering: .relaxed) }
 
@@ -122,7 +110,6 @@ private final class Count: Series, CounterHandler {
 private final class Level: Series, MeterHandler, RecorderHandler {
   private let value = Mutex<Double>(0)
 
-  var type: String { "gauge" }
   func set(_ value: Int64) { set(Double(value)) }
   func set(_ value: Double) { self.value.withLock { $0 = value } }
   func increment(by amount: Double) { value.withLock { $0 += amount } }
@@ -136,12 +123,12 @@ private final class Level: Series, MeterHandler, RecorderHandler {
 }
 
 private final class Distribution: Series, RecorderHandler, TimerHandler {
-  /// A query over a kept connection takes about 0.1 ms, the first one with symbols may take seconds.
+  /// A query over a kept connection takes about 0.1 ms; the first query with symbols may take seconds.
   static let seconds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1, 5]
   static let powersOfTen = (0...9).map { digits in (0..<digits).reduce(1.0) { value, _ in value * 10 } }
 
   private struct State {
-    var counts: [UInt64]  // one for each bound, and one for what is above them all
+    var counts: [UInt64]  // one for each bound, and one for values above all bounds
     var sum = 0.0
   }
   private let bounds: [Double]
@@ -152,7 +139,6 @@ private final class Distribution: Series, RecorderHandler, TimerHandler {
     state = Mutex(State(counts: Array(repeating: 0, count: bounds.count + 1)))
   }
 
-  var type: String { "histogram" }
   func record(_ value: Int64) { record(Double(value)) }
   func recordNanoseconds(_ duration: Int64) { record(Double(duration) / 1e9) }
 

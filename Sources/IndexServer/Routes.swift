@@ -1,29 +1,27 @@
-// The resources of the API (docs/http.md): who may ask, what is answered, in which form.
+// The resources of the API (docs/http.md): who may ask, how the question is answered, and in which form.
 
 import Answers
 import EventExport
 import HTTPTypes
 import Hummingbird
 import IndexReader
-import Metrics
 import NIOCore
 import NIOPosix
 import Provenance
 import ServerProtocol
+import SystemAccess
 
 /// Answers requests from the segments that `registry` opens.
 struct Routes: Sendable {
   let registry: ProcessRegistry
   let metrics: PrometheusMetrics
   let limits: ConnectionLimits
-  /// Where that is answered which may take long: debug information to be read, all slots to be visited. The threads
-  /// that serve connections are few, and must not wait for it.
+  /// The threads for work that may take long: reading debug information, visiting all slots. The threads that serve
+  /// connections are few, and must not wait for such work.
   let workers: NIOThreadPool
   let exports: Exports
 
   private static let rowLimit = 100_000
-  /// Addresses of one request that are answered where it was received.
-  private static let quickLimit = 64
 
   func responder() -> some HTTPResponder<CallerContext> {
     let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
@@ -47,16 +45,14 @@ struct Routes: Sendable {
 
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
     let list = try await workers.runIfActive {
-      try answering { () throws(AnswerError) in
-        try registry.makingRoom { () throws(AnswerError) in try ProcessList(readableBy: context.caller.userID) }
-      }
+      try registry.makingRoom { () throws(Complaint) in try ProcessList(readableBy: context.caller.userID) }
     }
     return respond(to: request, list.text, list.json)
   }
 
   @Sendable private func process(_ request: Request, _ context: CallerContext) throws -> Response {
     let view = try view(context)
-    let summary = try answering { () throws(AnswerError) in try view.summary() }
+    let summary = try view.summary()
     return respond(to: request, summary.text, summary.json)
   }
 
@@ -67,7 +63,7 @@ struct Routes: Sendable {
     let level = try parameters.level()
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let table = try await workers.runIfActive {
-      try answering { () throws(AnswerError) in try view.top(limit: limit, wrappers: wrappers, level: level) }
+      try view.top(limit: limit, wrappers: wrappers, level: level)
     }
     return respond(to: request, table.text, table.json)
   }
@@ -82,14 +78,10 @@ struct Routes: Sendable {
     let stacks = try parameters.flag("stacks") ?? true
     let texts = parameters.all("address")
     guard !texts.isEmpty else {
-      throw Problem(
-        .badRequest, "the query names no address", advice: "add ?address=0x…, once or several times, or POST a list")
+      throw Complaint(
+        .usage, what: "the query names no address", advice: "add ?address=0x…, once or several times, or POST a list")
     }
-    let addresses = try answering { () throws(AnswerError) in
-      var addresses: [UInt64] = []
-      for text in texts { addresses.append(try parseAddress(text)) }
-      return addresses
-    }
+    let addresses = try texts.map { text throws(Complaint) in try parseAddress(text) }
     let kind = MediaKind(accepting: request)
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
     let bytes: ByteBuffer
@@ -101,18 +93,18 @@ struct Routes: Sendable {
         return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
       }
     }
-    Counter(label: "allocsd_addresses_total").increment(by: addresses.count)
+    Metric.Count.addresses.increment(by: Int64(addresses.count))
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
       body: ResponseBody(byteBuffer: bytes))
   }
 
-  /// The answers, if they are so quick that a change of threads would take longer; else nil.
+  /// The answers, if making them takes less time than a change of threads would; else nil.
   private static func quickAnswers(
     _ view: ProcessView, _ wrappers: Wrappers, _ level: Level?, _ addresses: [UInt64], _ form: AnswerList.Form,
     stacks: Bool
-  ) throws(Problem) -> ByteBuffer? {
-    guard addresses.count <= quickLimit, view.isQuickToAsk else { return nil }
+  ) throws(Complaint) -> ByteBuffer? {
+    guard addresses.count <= RequestLimits.quickAddresses, view.isQuickToAsk else { return nil }
     var inquiry = Inquiry(view, wrappers: wrappers, level: level)
     for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
     return try answers(view, &inquiry, addresses, form, stacks: stacks)
@@ -120,10 +112,10 @@ struct Routes: Sendable {
 
   private static func answers(
     _ view: ProcessView, _ inquiry: inout Inquiry, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
-  ) throws(Problem) -> ByteBuffer {
+  ) throws(Complaint) -> ByteBuffer {
     var list = AnswerList(form: form)
     for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
-    try answering(view.checkIntact)
+    try view.checkIntact()
     return ByteBuffer(taking: &list)
   }
 
@@ -139,7 +131,7 @@ struct Routes: Sendable {
       sizeLimit: limits.bodySize,
       workers: workers)
     return Response(
-      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
   }
 
@@ -152,7 +144,7 @@ struct Routes: Sendable {
     var filter = EventFilter()
     for name in EventFilter.names {
       for value in parameters.all(name[...]) {
-        try answering { () throws(AnswerError) in try filter.add(name, String(value)) }
+        try filter.add(name, String(value))
       }
     }
     let policy = try parameters.policy()
@@ -164,10 +156,10 @@ struct Routes: Sendable {
       of: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, filter: filter, wrappers: wrappers,
       policy: policy, exporter: exports.exporter, onNews: response.ring)
     try await response.begin(stream)
-    // The form without a body, for HEAD, never asks for events.
+    // A HEAD request, which gets no body, never asks for events.
     if request.method == .head { stream.cancel() }
     return Response(
-      status: .ok, headers: [.contentType: (kind == .text ? kind : .jsonLines).rawValue],
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await response.send(stream, to: &writer) })
   }
 
@@ -175,12 +167,12 @@ struct Routes: Sendable {
 
   private func view(_ context: CallerContext) throws -> ProcessView {
     let text = context.parameters.get("pid") ?? ""
-    guard let pid = Int32(text), pid > 0, text.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }) else {
-      throw Problem(
-        .badRequest, "\"\(text.prefix(40))\" is not a process id",
+    guard let pid = parseProcessID(text) else {
+      throw Complaint(
+        .usage, what: "\"\(text.prefix(40))\" is not a process id",
         advice: "give a positive number, as GET /v1/processes lists")
     }
-    return try answering { () throws(AnswerError) in try registry.view(of: pid, for: context.caller) }
+    return try registry.view(of: pid, for: context.caller)
   }
 
   private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String)
@@ -194,20 +186,15 @@ struct Routes: Sendable {
   }
 }
 
-/// The result of `body`, its error as a response.
-func answering<Result>(_ body: () throws(AnswerError) -> Result) throws(Problem) -> Result {
-  do { return try body() } catch { throw Problem(error) }
-}
-
-/// The parameters in a request's URI. Unknown ones are errors: a misspelt one must not be passed over in silence.
+/// The parameters in a request's URI. An unknown parameter is an error: a misspelt one must not be ignored in silence.
 private struct Parameters {
   private var values: [(name: Substring, value: Substring)] = []
 
-  init(_ request: Request, known: Set<Substring>) throws(Problem) {
+  init(_ request: Request, known: Set<Substring>) throws(Complaint) {
     for (name, value) in request.uri.queryParameters {
       guard known.contains(name) else {
-        throw Problem(
-          .badRequest, "there is no parameter \"\(name.prefix(40))\" here",
+        throw Complaint(
+          .usage, what: "there is no parameter \"\(name.prefix(40))\" here",
           advice: "the parameters are: \(known.sorted().joined(separator: ", "))")
       }
       values.append((name, value))
@@ -216,45 +203,45 @@ private struct Parameters {
 
   func all(_ name: Substring) -> [Substring] { values.filter { $0.name == name }.map(\.value) }
 
-  /// The known wrappers, and those that `wrapper` names, once or several times.
-  func wrappers() throws(Problem) -> Wrappers {
+  /// The known wrappers, and the patterns that `wrapper` names, once or several times.
+  func wrappers() throws(Complaint) -> Wrappers {
     let patterns = all("wrapper").map { String($0) }
-    return try answering { () throws(AnswerError) in try Wrappers.standard.adding(patterns) }
+    return try Wrappers.standard.adding(patterns)
   }
 
-  /// At which level suballocations are shown; nil: as their process was started.
-  func level() throws(Problem) -> Level? {
+  /// The level at which suballocations are shown; nil: as their process was started.
+  func level() throws(Complaint) -> Level? {
     guard let value = all("level").last else { return nil }
     guard let level = Level(rawValue: String(value)) else {
-      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
     }
     return level
   }
 
-  func policy() throws(Problem) -> DeliveryPolicy {
+  func policy() throws(Complaint) -> DeliveryPolicy {
     switch all("policy").last {
     case nil, "overwrite": return .overwrite
     case "lossless": return .lossless
     case let value?:
-      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no policy", advice: "give overwrite or lossless")
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no policy", advice: "give overwrite or lossless")
     }
   }
 
-  func flag(_ name: Substring) throws(Problem) -> Bool? {
+  func flag(_ name: Substring) throws(Complaint) -> Bool? {
     guard let value = all(name).last else { return nil }
     switch value {
     case "true", "1": return true
     case "false", "0": return false
     default:
-      throw Problem(.badRequest, "\"\(value.prefix(40))\" is no value of \(name)", advice: "give true or false")
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no value of \(name)", advice: "give true or false")
     }
   }
 
-  func number(_ name: Substring, in range: ClosedRange<Int>) throws(Problem) -> Int? {
+  func number(_ name: Substring, in range: ClosedRange<Int>) throws(Complaint) -> Int? {
     guard let value = all(name).last else { return nil }
     guard let number = Int(value), range.contains(number) else {
-      throw Problem(
-        .badRequest, "\"\(value.prefix(40))\" is no value of \(name)",
+      throw Complaint(
+        .usage, what: "\"\(value.prefix(40))\" is no value of \(name)",
         advice: "give a number from \(range.lowerBound) to \(range.upperBound)")
     }
     return number

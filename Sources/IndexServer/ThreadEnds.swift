@@ -1,13 +1,14 @@
-// The ends of processes as the kernel tells them to root (the process connector, netlink(7)): for those that were gone
-// before they could be opened (EndingWatcher.swift). Nothing waits for what comes here: it is taken when a process is
-// found dead whose ending is not known, and otherwise at each look at the directories. Where the kernel doesn't tell,
-// as in namespaces, nothing comes.
+// The ends of processes as the kernel tells them to root (the process connector, netlink(7)): for processes that were
+// gone before they could be opened (EndingWatcher.swift). Nothing waits for these messages. They are taken when a
+// process is found dead whose ending is not known, and otherwise at each look at the directories. Where the kernel
+// doesn't tell, as in namespaces, no message comes.
 
 import CPidfd
 import Glibc
 import IndexReader
+import SystemAccess
 
-/// Owns the descriptor, and keeps what came in the last minute. One task uses it.
+/// Owns the descriptor, and keeps the ends of the last minute. One task uses it.
 final class ThreadEnds {
   private struct End {
     var isFirstThread: Bool
@@ -23,7 +24,7 @@ final class ThreadEnds {
   private static let keptSeconds = 60.0
   private static let keptEnds = 100_000
 
-  /// nil where the caller may not know.
+  /// Fails where the caller may not know of other processes' ends.
   init?() {
     descriptor = allocs_open_thread_ends()
     guard descriptor >= 0 else { return nil }
@@ -31,16 +32,16 @@ final class ThreadEnds {
 
   deinit { if descriptor >= 0 { close(descriptor) } }
 
-  /// Takes what has come.
+  /// Takes the messages that have come.
   func take() {
-    let now = (wall: Self.seconds(CLOCK_REALTIME), monotonic: Self.machineMonotonic())
+    let now = (wall: seconds(of: CLOCK_REALTIME), monotonic: Self.machineMonotonic())
     if count > Self.keptEnds { (ends, count) = ([:], 0) }
     ends = ends.filter { $0.value.contains { now.wall - $0.time < Self.keptSeconds } }
     count = ends.reduce(0) { $0 + $1.value.count }
     var end = allocs_thread_end()
     for _ in 0..<Self.keptEnds {
       let result = allocs_next_thread_end(descriptor, &end)
-      // Some were dropped for want of room: what those were of ends as unknown.
+      // The kernel dropped some messages for want of room: the ends of those processes stay unknown.
       if result == -ENOBUFS { continue }
       guard result > 0 else { return }
       let age = now.monotonic - Double(end.nanoseconds) / 1e9
@@ -53,25 +54,21 @@ final class ThreadEnds {
   /// How the process of `file`, which is dead, has ended; nil if that can't be said for certain.
   func ending(of file: SegmentFile) -> ProcessEnding? {
     take()
-    // A clock that was set meanwhile is off by more than this; then nothing fits, or what fits is no other process's.
+    // A clock that was set meanwhile is off by more than this slack; then no end fits, but never the end of another
+    // process.
     let slack = 0.01
     let later = (ends[file.processID] ?? []).filter { $0.time >= file.modified - slack }
-    // The id may have gone to another process since, which has a first thread of its own.
+    // The id may have gone to another process since; that process has a first thread of its own.
     guard let first = later.firstIndex(where: \.isFirstThread) else { return nil }
     let next = later[(first + 1)...].firstIndex(where: \.isFirstThread) ?? later.endIndex
-    // Where the first thread has ended by itself before the others, its status is not the process's.
+    // Where the first thread has ended by itself before the others, its status is not the status of the process.
     let statuses = Set(later[first..<next].map(\.waitStatus))
     return statuses.count == 1 ? ProcessEnding(waitStatus: later[first].waitStatus) : nil
   }
 
-  private static func seconds(_ clock: clockid_t) -> Double {
-    var time = timespec()
-    clock_gettime(clock, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-  }
-
-  /// What the kernel's stamps count in, whatever time namespace this process is in.
+  /// Seconds of the machine's own monotonic clock, in which the kernel's stamps count, whatever time namespace this
+  /// process is in.
   private static func machineMonotonic() -> Double {
-    seconds(CLOCK_MONOTONIC) - Double(ClockOffsets.own.monotonic) / 1e9
+    seconds(of: CLOCK_MONOTONIC) - Double(ClockOffsets.own.monotonic) / 1e9
   }
 }

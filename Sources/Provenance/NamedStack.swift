@@ -26,4 +26,10 @@ public struct NamedStack: Hashable, Sendable {
     self.truncation = truncation
     self.framesCut = framesCut
   }
+
+  /// The frame that the allocation is attributed to; nil if there is none.
+  public var site: Frame? {
+    guard let siteIndex, frames.indices.contains(siteIndex) else { return nil }
+    return frames[siteIndex]
+  }
 }

@@ -1,6 +1,8 @@
 // The course of the heap in a recording, for formats that know no events but the beginnings and
 // ends of blocks.
 
+import SystemAccess
+
 /// A renderer of a format that is told of blocks: each block once at its beginning and once at its
 /// end, if it has one.
 protocol BlockRenderer: ExportRenderer {
@@ -9,7 +11,7 @@ protocol BlockRenderer: ExportRenderer {
 
   /// Is called before each event, with its stamp, and before each block that lived at the
   /// recording's start. The place to write out what has been collected.
-  mutating func advance(to stamp: UInt64) throws(RecordingError)
+  mutating func advance(to stamp: UInt64) throws(Complaint)
 
   /// A block of `size` bytes begins. It was allocated with the call stack that ends in `node`, 0 if
   /// none is known; `ticks` is the time of its record.
@@ -21,7 +23,7 @@ protocol BlockRenderer: ExportRenderer {
 extension BlockRenderer {
   /// Tells the blocks that lived at the recording's start, by address, and then the beginnings and
   /// ends of blocks in the order of time.
-  mutating func tellBlocks(of recording: Recording) throws(RecordingError) {
+  mutating func tellBlocks(of recording: Recording) throws(Complaint) {
     var live: [UInt64: Block] = [:]
     var nodes: [UInt32: UInt32] = [:]
     func node(ofContext id: UInt32) -> UInt32 {
@@ -34,7 +36,7 @@ extension BlockRenderer {
       try advance(to: recording.startStamp)
       live[block.base] = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
     }
-    try recording.forEachEvent { event throws(RecordingError) in
+    try recording.forEachEvent { event throws(Complaint) in
       try advance(to: event.stamp)
       switch event.kind {
       case .alloc, .reallocNew, .reallocFailed:

@@ -3,6 +3,7 @@
 // and its option list the rows.
 
 import Answers
+import SystemAccess
 
 /// A format that `allocsctl export` can write.
 public enum ExportFormat: String, CaseIterable, Sendable {
@@ -38,7 +39,7 @@ public enum ExportFormat: String, CaseIterable, Sendable {
 protocol ExportRenderer {
   init(_ recording: Recording, to output: ExportOutput)
   /// Writes all of it, once.
-  mutating func render() throws(RecordingError)
+  mutating func render() throws(Complaint)
 }
 
 /// Where a renderer puts its bytes: a file, or standard output.
@@ -47,7 +48,7 @@ final class ExportOutput {
   private let path: String
 
   /// The output at `path`, which replaces a file that is there; "-" is standard output.
-  init(path: String) throws(RecordingError) {
+  init(path: String) throws(Complaint) {
     self.path = path
     do throws(OutputFile.Failure) {
       file = try path == "-" ? .standardOutput() : OutputFile(path: path)
@@ -56,24 +57,24 @@ final class ExportOutput {
     }
   }
 
-  func write(_ bytes: [UInt8]) throws(RecordingError) {
+  func write(_ bytes: [UInt8]) throws(Complaint) {
     do throws(OutputFile.Failure) { try file.write(bytes) } catch { throw Self.error(path, error) }
   }
 
-  private static func error(_ path: String, _ failure: OutputFile.Failure) -> RecordingError {
-    RecordingError(
-      "cannot write \(path == "-" ? "to standard output" : path): \(failure.words)",
+  private static func error(_ path: String, _ failure: OutputFile.Failure) -> Complaint {
+    Complaint(
+      .obstacle, what: "cannot write \(path == "-" ? "to standard output" : path): \(failure.words)",
       advice: path == "-" ? "check where it is redirected to" : "name another file")
   }
 }
 
 extension Recording {
   /// Writes the recording in `format` to a file, which is replaced; "-" is standard output.
-  public func export(_ format: ExportFormat, to path: String) throws(RecordingError) {
+  public func export(_ format: ExportFormat, to path: String) throws(Complaint) {
     // Chunks of events are read while they are exported: the recording's own file must stay as it
     // is.
     guard !isFile(at: path) else {
-      throw RecordingError("cannot write \(path): it is the recording itself", advice: "name another file")
+      throw Complaint(.obstacle, what: "cannot write \(path): it is the recording itself", advice: "name another file")
     }
     var renderer = format.renderer.init(self, to: try ExportOutput(path: path))
     try renderer.render()

@@ -15,6 +15,7 @@ import ByteText
 import IndexReader
 import Provenance
 import Symbols
+import SystemAccess
 
 /// Writes the lines.
 struct HeaptrackFile: BlockRenderer {
@@ -47,7 +48,7 @@ struct HeaptrackFile: BlockRenderer {
     self.output = output
   }
 
-  mutating func render() throws(RecordingError) {
+  mutating func render() throws(Complaint) {
     line("v 10400 3")
     line("X \(Self.joined(recording.process.command.joined(separator: " ")))")
     line("I 1000 0")
@@ -56,7 +57,7 @@ struct HeaptrackFile: BlockRenderer {
     try output.write(pending)
   }
 
-  mutating func advance(to stamp: UInt64) throws(RecordingError) {
+  mutating func advance(to stamp: UInt64) throws(Complaint) {
     if pending.count > Self.bufferBytes {
       try output.write(pending)
       pending.removeAll(keepingCapacity: true)

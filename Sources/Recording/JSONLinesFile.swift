@@ -4,6 +4,7 @@
 import Answers
 import IndexReader
 import Provenance
+import SystemAccess
 
 /// Writes the lines.
 struct JSONLinesFile: ExportRenderer {
@@ -22,14 +23,14 @@ struct JSONLinesFile: ExportRenderer {
     naming = StackNaming(recording)
   }
 
-  mutating func render() throws(RecordingError) {
+  mutating func render() throws(Complaint) {
     var writer = ByteWriter(capacity: Self.bufferBytes)
     appendHead(to: &writer)
     for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
       append(block, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
     }
-    try recording.forEachEvent { event throws(RecordingError) in
+    try recording.forEachEvent { event throws(Complaint) in
       append(event, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
       return true

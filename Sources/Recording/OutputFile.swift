@@ -3,13 +3,14 @@
 
 import ByteText
 import Glibc
+import SystemAccess
 
 /// An open file, closed when this value goes.
 struct OutputFile: ~Copyable {
   /// Why a file can't be written, in the system's words.
   struct Failure: Error {
     var words: String
-    init(_ code: Int32) { words = String(cString: strerror(code)) }
+    init(_ code: Int32) { words = systemWords(code) }
   }
 
   private let descriptor: Int32
@@ -33,12 +34,7 @@ struct OutputFile: ~Copyable {
 
   /// Appends all of `bytes`.
   func write(_ bytes: [UInt8]) throws(Failure) {
-    var written = 0
-    while written < bytes.count {
-      let result = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress! + written, $0.count - written) }
-      if result < 0, errno == EINTR { continue }
-      guard result >= 0 else { throw Failure(errno) }
-      written += result
-    }
+    let code = writeAll(bytes, to: descriptor)
+    guard code == 0 else { throw Failure(code) }
   }
 }

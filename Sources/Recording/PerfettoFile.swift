@@ -10,6 +10,7 @@ import ByteText
 import CPerfetto
 import IndexReader
 import Provenance
+import SystemAccess
 
 /// Writes the packets, one by one.
 struct PerfettoFile: BlockRenderer {
@@ -79,7 +80,7 @@ struct PerfettoFile: BlockRenderer {
     self.peak = peak < endStamp ? peak : nil
   }
 
-  mutating func render() throws(RecordingError) {
+  mutating func render() throws(Complaint) {
     try writeProcess()
     try tellBlocks(of: recording)
     if let peak { try dump(at: peak) }
@@ -87,7 +88,7 @@ struct PerfettoFile: BlockRenderer {
   }
 
   /// Writes the dumps of all moments before `stamp`.
-  mutating func advance(to stamp: UInt64) throws(RecordingError) {
+  mutating func advance(to stamp: UInt64) throws(Complaint) {
     // An event of the peak's stamp belongs to the peak.
     if let peak, stamp > peak {
       self.peak = nil
@@ -209,7 +210,7 @@ struct PerfettoFile: BlockRenderer {
 
   // MARK: packets
 
-  private mutating func writeProcess() throws(RecordingError) {
+  private mutating func writeProcess() throws(Complaint) {
     let clocks = pending.message(perfetto__clock_snapshot__init)
     let times = [
       (Self.monotonicClock, recording.process.monotonic), (Self.realtimeClock, recording.process.realtime),
@@ -233,7 +234,7 @@ struct PerfettoFile: BlockRenderer {
     try write(at: recording.process.monotonic) { $0.pointee.process_tree = tree }
   }
 
-  private mutating func dump(at stamp: UInt64) throws(RecordingError) {
+  private mutating func dump(at stamp: UInt64) throws(Complaint) {
     var first = 0
     repeat {
       let last = min(first + Self.samplesPerPacket, sums.count)
@@ -266,7 +267,7 @@ struct PerfettoFile: BlockRenderer {
 
   private mutating func write(
     at stamp: UInt64, _ fill: (UnsafeMutablePointer<Perfetto__TracePacket>) -> Void
-  ) throws(RecordingError) {
+  ) throws(Complaint) {
     let packet = pending.message(perfetto__trace_packet__init)
     (packet.pointee.has_timestamp, packet.pointee.timestamp) = (1, stamp)
     (packet.pointee.has_timestamp_clock_id, packet.pointee.timestamp_clock_id) = (1, Self.monotonicClock)

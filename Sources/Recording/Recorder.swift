@@ -10,6 +10,7 @@ import EventExport
 import Glibc
 import IndexReader
 import Symbols
+import SystemAccess
 
 /// Makes a recording. Used by one thread; the closure given to `run` may tell it what other threads
 /// want.
@@ -54,30 +55,32 @@ public final class Recorder {
   private let path: String
   private var bytes: UInt64 = 0
   /// Why the file could not be written while records were received.
-  private var failure: RecordingError?
+  private var failure: Complaint?
 
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
   /// Opens the file, which replaces one that was there, and turns events on. Throws if the file
   /// cannot be written, or the process's rings cannot be read.
-  public init(_ shared: SharedSegment, to path: String, options: Options) throws(RecordingError) {
+  public init(_ shared: SharedSegment, to path: String, options: Options) throws(Complaint) {
     self.shared = shared
     self.path = path
     writesNames = options.names
     guard shared.segment.ringCapacity > 0 else {
-      throw RecordingError(
-        "process \(shared.segment.processID) has no event rings: there was no room for them when it started",
+      throw Complaint(
+        .obstacle,
+        what: "process \(shared.segment.processID) has no event rings: there was no room for them when it started",
         advice: "start it with more address space (ulimit -v)")
     }
     do throws(OutputFile.Failure) {
       file = try OutputFile(path: path)
     } catch {
-      throw RecordingError("cannot write a recording to \(path): \(error.words)", advice: "name another file")
+      throw Complaint(
+        .obstacle, what: "cannot write a recording to \(path): \(error.words)", advice: "name another file")
     }
     writer = RecordingWriter(shared, isCompressed: options.isCompressed, isFromStart: options.isFromStart)
     let began = writer.stampNow
-    do throws(ExportError) {
+    do throws(Complaint) {
       source = try RingSource(
         shared, policy: options.isLossless ? .lossless : .overwrite,
         waitNanoseconds: options.waitMilliseconds * 1_000_000, from: options.isFromStart ? .programStart : .now)
@@ -94,9 +97,9 @@ public final class Recorder {
     writer.appendBlocks()
   }
 
-  private static func cannotRecord(_ shared: SharedSegment, _ error: ExportError) -> RecordingError {
-    RecordingError(
-      "cannot record process \(shared.segment.processID): \(error.description)",
+  private static func cannotRecord(_ shared: SharedSegment, _ error: Complaint) -> Complaint {
+    Complaint(
+      .obstacle, what: "cannot record process \(shared.segment.processID): \(error.description)",
       advice: "check that it runs, and that its control file can be written")
   }
 
@@ -110,8 +113,8 @@ public final class Recorder {
 
   /// Drains until the process ends, or becomes another program, or its index is cut short, or
   /// `shouldStop` gives a reason to end. `shouldStop` is asked every few milliseconds.
-  public func run(until shouldStop: () -> RecordingEnd?) throws(RecordingError) -> Result {
-    let began = RecordingWriter.now(CLOCK_MONOTONIC)
+  public func run(until shouldStop: () -> RecordingEnd?) throws(Complaint) -> Result {
+    let began = nanoseconds(of: CLOCK_MONOTONIC)
     var lastChunk = began
     var pause: UInt32 = 50
     var reason: RecordingEnd?
@@ -121,7 +124,7 @@ public final class Recorder {
       // A process whose events come has not ended.
       let isAlive = count > 0 || shared.segment.isProcessAlive
       count = try drain()
-      let now = RecordingWriter.now(CLOCK_MONOTONIC)
+      let now = nanoseconds(of: CLOCK_MONOTONIC)
       // An event is in the file within a second.
       if now - lastChunk > 1_000_000_000 {
         writer.appendEvents()
@@ -149,7 +152,7 @@ public final class Recorder {
     let end = shared.segment.isBroken ? .sourceFailed : reason!
     writer.finish(end, symbolizer: writesNames ? Symbolizer() : nil)
     try write()
-    let seconds = Double(RecordingWriter.now(CLOCK_MONOTONIC) - began) / 1e9
+    let seconds = Double(nanoseconds(of: CLOCK_MONOTONIC) - began) / 1e9
     return Result(
       events: writer.events, lost: writer.lost, damagedRings: writer.damagedRings, bytes: bytes, seconds: seconds,
       end: end)
@@ -157,11 +160,11 @@ public final class Recorder {
 
   /// Reads every ring until it is empty, but not for longer than it can be filled once: other rings
   /// wait. Returns how many events there were; 0 if the index was cut short.
-  private func drain() throws(RecordingError) -> Int {
+  private func drain() throws(Complaint) -> Int {
     var receiver = Receiver(recorder: self)
     var count = 0
-    do throws(ExportError) {
-      let now = RecordingWriter.now(CLOCK_MONOTONIC)
+    do throws(Complaint) {
+      let now = nanoseconds(of: CLOCK_MONOTONIC)
       count = try source.read(limit: shared.segment.ringCapacity, now: now, into: &receiver).records
     } catch {
       guard shared.segment.isBroken else { throw Self.cannotRecord(shared, error) }
@@ -196,16 +199,16 @@ public final class Recorder {
 
   private func writeIfMuch() {
     guard writer.output.count > Self.bufferBytes, failure == nil else { return }
-    do throws(RecordingError) { try write() } catch { failure = error }
+    do throws(Complaint) { try write() } catch { failure = error }
   }
 
-  private func write() throws(RecordingError) {
+  private func write() throws(Complaint) {
     let output = writer.takeOutput()
     do throws(OutputFile.Failure) {
       try file.write(output)
     } catch {
-      throw RecordingError(
-        "cannot write the recording to \(path): \(error.words); what was written before can be read",
+      throw Complaint(
+        .obstacle, what: "cannot write the recording to \(path): \(error.words); what was written before can be read",
         advice: "make room there, or name another file")
     }
     bytes += UInt64(output.count)

@@ -13,6 +13,7 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import SystemAccess
 
 /// An open recording. Used by one thread.
 ///
@@ -74,27 +75,27 @@ public final class Recording: OriginTables {
   /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
   /// recording, or one of another version of the format, or so damaged that nobody knows whose it
   /// is.
-  public init(path: String) throws(RecordingError) {
+  public init(path: String) throws(Complaint) {
     self.path = path
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
     descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       fileSize = 0
-      throw RecordingError(
-        "cannot read the recording \(path): \(String(cString: strerror(errno)))", advice: "check the path")
+      throw Complaint(
+        .obstacle, what: "cannot read the recording \(path): \(systemWords(errno))", advice: "check the path")
     }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
       fileSize = 0
-      throw RecordingError("cannot read the recording \(path): it is not a file", advice: "check the path")
+      throw Complaint(.obstacle, what: "cannot read the recording \(path): it is not a file", advice: "check the path")
     }
     fileSize = Int(status.st_size)
     try checkHeader()
     load()
     guard process.processID != 0 else {
-      throw RecordingError(
-        "cannot read the recording \(path): it was cut or damaged before it says what was recorded",
+      throw Complaint(
+        .obstacle, what: "cannot read the recording \(path): it was cut or damaged before it says what was recorded",
         advice: "record again")
     }
   }
@@ -123,25 +124,29 @@ public final class Recording: OriginTables {
       && own.st_ino == other.st_ino
   }
 
-  private func checkHeader() throws(RecordingError) {
+  private func checkHeader() throws(Complaint) {
     let header = bytes(at: 0, RecordingFormat.headerSize)
     let magic = (0..<8).reduce(UInt64(0)) { $1 < header.count ? $0 | UInt64(header[$1]) << UInt64($1 * 8) : $0 }
     guard header.count >= 8, magic == RecordingFormat.magic else {
-      throw RecordingError("\(path) is no recording", advice: "`allocsctl record` makes them")
+      throw Complaint(.obstacle, what: "\(path) is no recording", advice: "`allocsctl record` makes them")
     }
     guard header.count == RecordingFormat.headerSize else {
-      throw RecordingError(
-        "cannot read the recording \(path): it has \(header.count) bytes, less than its header", advice: "record again")
+      throw Complaint(
+        .obstacle, what: "cannot read the recording \(path): it has \(header.count) bytes, less than its header",
+        advice: "record again")
     }
     guard header[28...].word(at: 28) == CRC32C.of(header[..<28]) else {
-      throw RecordingError(
-        "cannot read the recording \(path): its header is damaged", advice: "take an undamaged copy, or record again")
+      throw Complaint(
+        .obstacle, what: "cannot read the recording \(path): its header is damaged",
+        advice: "take an undamaged copy, or record again")
     }
     let version = header[8...].word(at: 8)
     guard version == RecordingFormat.version else {
-      throw RecordingError(
-        "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows version "
-          + "\(RecordingFormat.version)", advice: "use the allocsctl that made it")
+      throw Complaint(
+        .obstacle,
+        what:
+          "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows version \(RecordingFormat.version)",
+        advice: "use the allocsctl that made it")
     }
   }
 

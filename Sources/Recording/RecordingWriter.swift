@@ -9,6 +9,7 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import SystemAccess
 
 /// Makes the chunks of one recording. Used by one thread.
 final class RecordingWriter {
@@ -61,20 +62,14 @@ final class RecordingWriter {
     shift = UInt64(bitPattern: segment.segment.monotonicShift)
     let process = RecordedProcess(
       processID: segment.segment.processID, startTime: segment.segment.startTime, command: segment.segment.command,
-      monotonic: Self.now(CLOCK_MONOTONIC) &+ shift, realtime: Self.now(CLOCK_REALTIME),
+      monotonic: nanoseconds(of: CLOCK_MONOTONIC) &+ shift, realtime: nanoseconds(of: CLOCK_REALTIME),
       hasFullStacks: segment.segment.hasFullStacks, isFromStart: isFromStart)
     append(.process, process.encoded())
     noteTables()
   }
 
   /// Now, as the process would stamp an event.
-  var stampNow: UInt64 { Self.now(CLOCK_MONOTONIC) &+ shift }
-
-  static func now(_ clock: clockid_t) -> UInt64 {
-    var time = timespec()
-    clock_gettime(clock, &time)
-    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-  }
+  var stampNow: UInt64 { nanoseconds(of: CLOCK_MONOTONIC) &+ shift }
 
   /// The bytes that are to be written next; the writer keeps none of them.
   func takeOutput() -> [UInt8] {

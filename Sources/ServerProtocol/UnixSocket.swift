@@ -2,21 +2,7 @@
 
 import ByteText
 import Glibc
-
-/// Why a socket couldn't be used: what was attempted, on which, why it failed, what to do.
-public struct SocketError: Error, CustomStringConvertible {
-  /// The `errno` value of the failure, 0 where no system call failed.
-  public var code: Int32
-  public var description: String
-
-  public init(code: Int32 = 0, _ description: String) {
-    self.code = code
-    self.description = description
-  }
-
-  /// The system's words for an `errno` value.
-  public static func words(_ code: Int32) -> String { String(cString: strerror(code)) }
-}
+import SystemAccess
 
 /// The process at the other end of a connection, as of the moment it connected (or began to listen).
 public struct Peer: Sendable, Equatable {
@@ -57,17 +43,19 @@ public struct UnixSocket: ~Copyable {
   }
 
   /// A new, unconnected socket.
-  public static func create() throws(SocketError) -> UnixSocket {
+  public static func create() throws(Complaint) -> UnixSocket {
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else {
-      throw SocketError(
-        code: errno, "cannot create a socket: \(SocketError.words(errno)) — raise the limit of open files (ulimit -n)")
+      throw Complaint(
+        .obstacle, what: "cannot create a socket: \(systemWords(errno))",
+        advice: "raise the limit of open files (ulimit -n)", code: errno)
     }
     return UnixSocket(adopting: descriptor)
   }
 
-  /// A connection to the server that listens at `path`. `code` of the error is ENOENT or ECONNREFUSED if there is none.
-  public static func connected(to path: String) throws(SocketError) -> UnixSocket {
+  /// A connection to the server that listens at `path`. `code` of the complaint is ENOENT or ECONNREFUSED if no server
+  /// does.
+  public static func connected(to path: String) throws(Complaint) -> UnixSocket {
     let socket = try create()
     let result = try withAddress(of: path) { connect(socket.descriptor, $0, $1) }
     guard result == 0 else {
@@ -78,33 +66,35 @@ public struct UnixSocket: ~Copyable {
         case EACCES, EPERM: "run as a user who may write to the socket"
         default: "check the path"
         }
-      throw SocketError(code: code, "cannot connect to the server at \(path): \(SocketError.words(code)) — \(advice)")
+      throw Complaint(
+        .obstacle, what: "cannot connect to the server at \(path): \(systemWords(code))", advice: advice, code: code)
     }
     return socket
   }
 
   /// The process at the other end (SO_PEERCRED).
-  public borrowing func peer() throws(SocketError) -> Peer {
+  public borrowing func peer() throws(Complaint) -> Peer {
     var credentials = SocketCredentials()
     var size = socklen_t(MemoryLayout<SocketCredentials>.size)
     guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 else {
-      throw SocketError(code: errno, "cannot learn who is at the other end of a socket: \(SocketError.words(errno))")
+      throw Complaint(
+        .obstacle, what: "cannot learn who is at the other end of a socket: \(systemWords(errno))", code: errno)
     }
     return credentials.peer
   }
 
-  /// Calls `body` with the address of the socket named `path`; its result is `body`'s.
+  /// Calls `body` with the address of the socket named `path`, and returns the result of `body`.
   public static func withAddress(
     of path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
-  ) throws(SocketError) -> Int32 {
+  ) throws(Complaint) -> Int32 {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let capacity = MemoryLayout.size(ofValue: address.sun_path)
     let bytes = path.originalBytes
     guard !bytes.isEmpty, bytes.count < capacity, !bytes.contains(0) else {
-      throw SocketError(
-        code: ENAMETOOLONG,
-        "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity - 1) bytes — choose a shorter path")
+      throw Complaint(
+        .obstacle, what: "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity - 1) bytes",
+        advice: "choose a shorter path", code: ENAMETOOLONG)
     }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
     return withUnsafePointer(to: &address) { pointer in

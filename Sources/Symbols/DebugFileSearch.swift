@@ -9,6 +9,7 @@
 // to what is mapped where the module lies; what was held open for later. The links lead to files that were removed,
 // replaced, never had a name, or lie in another mount namespace.
 
+import ByteText
 import CLibdw
 import Glibc
 
@@ -130,7 +131,7 @@ struct DebugFileSearch: Sendable {
 
   private func byBuildID(_ id: [UInt8], kind: ObjectFile.Kind = .module) -> ObjectFile? {
     guard id.count > 1 else { return nil }
-    let digits = id.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }
+    let digits = id.map(\.hexadecimal)
     let name = ".build-id/\(digits[0])/\(digits[1...].joined()).debug"
     for root in roots {
       if let file = ObjectFile(path: "\(root)/\(name)", kind: kind), file.buildID == id { return file }

@@ -1,9 +1,11 @@
 // Addresses as people and scripts write them.
 
 import Answers
+import SystemAccess
+import TestSupport
 import Testing
 
-@Suite("Addresses")
+@Suite("Addresses", .bounded)
 struct AddressParsingTests {
   @Test(
     "hexadecimal after 0x, or decimal",
@@ -29,16 +31,14 @@ struct AddressParsingTests {
       ("99999999999999999999999999999999999999", "2^64"), ("0x1\0", "not a number"), ("nil", "not a number"),
     ])
   func refused(text: String, reason: String) {
-    let error = #expect(throws: AnswerError.self) { try parseAddress(text) }
+    let error = #expect(throws: Complaint.self) { try parseAddress(text) }
     #expect(error?.kind == .usage)
-    #expect(error?.exitStatus == 64)
-    #expect(error?.httpStatus == 400)
     #expect(error?.description.contains(reason) == true, "\(error?.description ?? "")")
   }
 
   @Test("what is refused is shown so that a terminal does not act upon it, and not at length")
   func shown() {
-    let error = #expect(throws: AnswerError.self) {
+    let error = #expect(throws: Complaint.self) {
       try parseAddress("\u{1B}[31m" + String(repeating: "x", count: 10_000))
     }
     let text = error?.description ?? ""
@@ -50,8 +50,16 @@ struct AddressParsingTests {
   func lists() throws {
     #expect(try parseAddresses(Array("0x10\n\n  \n17\r\n0x12".utf8)) == [16, 17, 18])
     #expect(try parseAddresses([]).isEmpty)
-    let error = #expect(throws: AnswerError.self) { try parseAddresses(Array("0x10\n\nfoo\n".utf8)) }
+    let error = #expect(throws: Complaint.self) { try parseAddresses(Array("0x10\n\nfoo\n".utf8)) }
     #expect(error?.description.hasPrefix("line 3: \"foo\"") == true)
-    #expect(throws: AnswerError.self) { try parseAddresses([0x30, 0x78, 0xFF, 0xFE]) }
+    #expect(throws: Complaint.self) { try parseAddresses([0x30, 0x78, 0xFF, 0xFE]) }
+  }
+
+  @Test("a process id is decimal digits, from 1 to 2^31 - 1")
+  func processIDs() {
+    #expect(parseProcessID("1") == 1 && parseProcessID("2147483647") == .max)
+    for text in ["", "0", "-1", "+1", "0x1", " 1", "1a", "2147483648", "１"] {
+      #expect(parseProcessID(text) == nil, "\(text)")
+    }
   }
 }

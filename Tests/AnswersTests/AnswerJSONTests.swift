@@ -1,12 +1,15 @@
 // The JSON of answers, by the contract: names, types, and nothing where nothing is known.
 
 import IndexReader
+import Provenance
 import Symbols
+import SystemAccess
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Answers as JSON")
+@Suite("Answers as JSON", .bounded)
 struct AnswerJSONTests {
   @Test("heap, byte for byte")
   func heap() throws {
@@ -34,7 +37,7 @@ struct AnswerJSONTests {
     #expect(
       answer.json == #"{"address":"0x10","kind":"static","symbol":"main","offset":0,"module":"/bin/true"}"#)
     answer = Answer(address: 16, kind: .heap)
-    answer.stack = []
+    answer.stack = NamedStack([], site: nil)
     answer.thread = Answer.Thread(id: 1, name: nil)
     #expect(answer.json == #"{"address":"0x10","kind":"heap","thread":{"id":1},"stack":[]}"#)
   }
@@ -42,13 +45,13 @@ struct AnswerJSONTests {
   @Test("a cut stack, an interrupted frame, a site that is not the first frame")
   func stack() throws {
     var answer = Answer(address: 16, kind: .heap)
-    answer.stack = [
+    let frames = [
       Frame(pc: 1, module: nil, function: "malloc_wrapper", inlined: true),
       Frame(pc: 1, module: "/m", function: "site"),
       Frame(pc: 2, module: nil),
     ]
-    answer.siteIndex = 1
-    answer.interruptedFrames = [2]
+    answer.stack = NamedStack(frames, site: 1)
+    answer.stack?.interrupted = [2]
     #expect(
       answer.json == """
         {"address":"0x10","kind":"heap","site":{"pc":"0x1","module":"/m","function":"site"},\
@@ -58,16 +61,16 @@ struct AnswerJSONTests {
     for (truncation, word) in [(.depthLimit, "depth limit"), (.unwinder, "unwinder"), (.damaged, "damage")]
       as [(Stack.Truncation, String)]
     {
-      answer.stackTruncation = truncation
+      answer.stack?.truncation = truncation
       let value = try parseJSON(answer.json)
       #expect(value["stack_truncated"] == .bool(true) && value["stack_truncated_by"]?.string == word)
     }
     #expect(try parseJSON(answer.json)["stack_frames_cut"] == nil)
-    answer.stackFramesCut = 99328
+    answer.stack?.framesCut = 99328
     #expect(try parseJSON(answer.json)["stack_frames_cut"]?.number == 99328)
     // An index that leads nowhere names no site.
-    answer.siteIndex = 3
-    #expect(try parseJSON(answer.json)["site"] == nil && answer.site == nil)
+    answer.stack?.siteIndex = 3
+    #expect(try parseJSON(answer.json)["site"] == nil && answer.stack?.site == nil)
   }
 
   @Test("a note has the same words as in the text")
@@ -90,7 +93,7 @@ struct AnswerJSONTests {
       answer.mapping?.path = evil
       answer.section = evil
       answer.module = evil
-      answer.stack = [Frame(pc: 1, module: evil, function: evil, file: evil, line: 1, inlined: true)]
+      answer.stack?.frames = [Frame(pc: 1, module: evil, function: evil, file: evil, line: 1, inlined: true)]
       let json = answer.json
       #expect(!json.utf8.contains(0x0A))
       let value = try parseJSON(json)
@@ -106,11 +109,7 @@ struct AnswerJSONTests {
 
   @Test("errors are one object with what failed and what to do")
   func errors() throws {
-    let error = AnswerError(.notPermitted, what: "can't \"open\"\n", advice: "ask root")
+    let error = Complaint(.notPermitted, what: "can't \"open\"\n", advice: "ask root")
     #expect(try parseJSON(error.json) == .object(["error": .string("can't \"open\"\n — ask root")]))
-    #expect(error.exitStatus == 1 && error.httpStatus == 403)
-    #expect(AnswerError(.noSuchProcess, what: "", advice: "").httpStatus == 404)
-    #expect(AnswerError(.notIndexed, what: "", advice: "").exitStatus == 1)
-    #expect(AnswerError(.unreadable, what: "", advice: "").httpStatus == 500)
   }
 }

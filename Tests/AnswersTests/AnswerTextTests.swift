@@ -1,11 +1,13 @@
 // The text of each kind of answer, word for word.
 
+import Provenance
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Answers as text")
+@Suite("Answers as text", .bounded)
 struct AnswerTextTests {
   private static let heapMapping = Mapping(
     start: 0x55d0_c0e0_0000, end: 0x55d0_c100_0000, permissions: "rw-p", path: "[heap]")
@@ -17,11 +19,11 @@ struct AnswerTextTests {
     answer.function = "calloc"
     answer.thread = Answer.Thread(id: 4242, name: "io_thd_1")
     answer.age = 12.4
-    answer.stack = [
-      Frame(
-        pc: 0x55d0_c000_1234, module: "/usr/bin/redis-server", function: "zmalloc", file: "/src/zmalloc.c", line: 101)
-    ]
-    answer.siteIndex = 0
+    answer.stack = NamedStack(
+      [
+        Frame(
+          pc: 0x55d0_c000_1234, module: "/usr/bin/redis-server", function: "zmalloc", file: "/src/zmalloc.c", line: 101)
+      ], site: 0)
     answer.previous = Answer.Block(base: 0x55d0_c0ff_edd0, size: 32)
     answer.next = Answer.Block(base: 0x55d0_c0ff_ee70, size: 1)
     answer.mapping = heapMapping
@@ -102,8 +104,7 @@ struct AnswerTextTests {
     #expect(Answer.describe(Frame(pc: 0x7f00_0000_1000, module: nil), columns: 40) == "0x7f0000001000 in no module")
 
     var answer = Self.heap()
-    answer.stack = [frame, Frame(pc: 0x1000, module: nil)]
-    answer.siteIndex = 0
+    answer.stack = NamedStack([frame, Frame(pc: 0x1000, module: nil)], site: 0)
     let json = try parseJSON(answer.json)
     let first = json["stack"]?[0]
     #expect(first?["offset"]?.number == 0x11b8 && first?["build_id"]?.string == "a501ff")
@@ -115,10 +116,10 @@ struct AnswerTextTests {
   func namesMissing() throws {
     let problem = "its split debug information (.dwo) is missing: /src/ps.dwo"
     var answer = Self.heap()
-    answer.stack = (0..<3).map { index in
+    let frames = (0..<3).map { index in
       Frame(pc: 0x1000 + UInt64(index), module: "/usr/bin/ps", function: "f\(index)", problem: problem)
     }
-    answer.siteIndex = 0
+    answer.stack = NamedStack(frames, site: 0)
     let lines = answer.text.split(separator: "\n").filter { $0.hasPrefix("  names    ") }
     #expect(lines.count == 1 && lines.first?.hasPrefix("  names    ps: its split debug information") == true)
     let json = try parseJSON(answer.json)
@@ -133,20 +134,20 @@ struct AnswerTextTests {
     answer.previous = nil
     answer.next = nil
     answer.mapping = nil
-    answer.stack = (0..<count).map { index in
+    let frames = (0..<count).map { index in
       Frame(
         pc: 0x1000 + UInt64(index), module: "/usr/lib/libexample.so.1", function: index == 2 ? nil : "function\(index)",
         file: index == 1 ? nil : "/a/b/file.c", line: index == 1 ? nil : 10 + index, inlined: index == 0)
     }
-    answer.siteIndex = site
+    answer.stack = NamedStack(frames, site: site)
     return answer
   }
 
   @Test("heap with a whole stack: its first frames, the site among them, how many more there are, why it was cut")
   func stack() {
     var answer = Self.deep(20, site: 1)
-    answer.stackTruncation = .depthLimit
-    answer.interruptedFrames = [3]
+    answer.stack?.truncation = .depthLimit
+    answer.stack?.interrupted = [3]
     let lines = answer.text.split(separator: "\n")
     #expect(lines[1].hasPrefix("  allocated by function1 in libexample.so.1, with calloc"))
     #expect(lines[3] == "  stack  #0  function0 (file.c:10) inlined")
@@ -155,7 +156,7 @@ struct AnswerTextTests {
     #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
     #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
     #expect(lines[lines.count - 1] == "         … cut at the depth limit")
-    answer.stackFramesCut = 99328
+    answer.stack?.framesCut = 99328
     #expect(answer.text.hasSuffix("         … cut at the depth limit: at least 99,328 frames beyond\n"))
     #expect(lines.count < 24)
   }
@@ -182,7 +183,7 @@ struct AnswerTextTests {
   func cutAtOnce() {
     var answer = Self.deep(1, site: 0)
     #expect(!answer.text.contains("#0"))
-    answer.stackTruncation = .unwinder
+    answer.stack?.truncation = .unwinder
     #expect(
       answer.text.hasSuffix(
         """
@@ -190,7 +191,7 @@ struct AnswerTextTests {
                  … the unwinder could go no further
 
         """))
-    answer.stackTruncation = .damaged
+    answer.stack?.truncation = .damaged
     #expect(answer.text.hasSuffix("         … the index is damaged beyond here\n"))
   }
 
@@ -318,7 +319,7 @@ struct AnswerTextTests {
         answer.allocator = evil
         answer.function = evil
         answer.thread?.name = evil
-        answer.stack = [
+        answer.stack?.frames = [
           Frame(pc: .max, module: evil, function: evil, file: evil, line: .max, inlined: true),
           Frame(pc: .max, module: evil), Frame(pc: .max, module: evil, function: evil),
         ]
@@ -341,5 +342,12 @@ struct AnswerTextTests {
         }
       }
     }
+  }
+}
+
+extension NamedStack {
+  /// A whole stack without interruptions.
+  init(_ frames: [Frame], site: Int?) {
+    self.init(frames: frames, interrupted: [], siteIndex: site, truncation: nil, framesCut: nil)
   }
 }

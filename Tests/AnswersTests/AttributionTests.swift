@@ -5,11 +5,12 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Attribution")
+@Suite("Attribution", .bounded)
 struct AttributionTests {
   private let directory = TemporaryDirectory()
   private let segment: SyntheticSegment
@@ -76,18 +77,18 @@ struct AttributionTests {
   @Test("the site is the innermost function that is no wrapper; all frames stay in the stack")
   func site() throws {
     let answer = try answer(node(["strdup", "qsort", "getenv"].map(Self.call)))
-    #expect(answer.stack?.count == 3 && answer.siteIndex == 1)
-    #expect(answer.site?.function?.contains("qsort") == true)
-    #expect(answer.text.contains("allocated by \(try #require(answer.site?.function))"))
+    #expect(answer.stack?.frames.count == 3 && answer.stack?.siteIndex == 1)
+    #expect(answer.stack?.site?.function?.contains("qsort") == true)
+    #expect(answer.text.contains("allocated by \(try #require(answer.stack?.site?.function))"))
     #expect(answer.text.contains("→#1 "))
-    #expect(try parseJSON(answer.json)["site"]?["function"]?.string == answer.site?.function)
+    #expect(try parseJSON(answer.json)["site"]?["function"]?.string == answer.stack?.site?.function)
   }
 
   @Test("patterns that are added move the site outwards")
   func added() throws {
     let stack = node(["strdup", "qsort", "getenv"].map(Self.call))
     let wrappers = try Wrappers.standard.adding(["*qsort*"])
-    #expect(try answer(stack, wrappers: wrappers).siteIndex == 2)
+    #expect(try answer(stack, wrappers: wrappers).stack?.siteIndex == 2)
     let table = try view.top(wrappers: wrappers)
     #expect(table.sites.first?.frames.first?.function?.contains("getenv") == true)
     #expect(try view.top().sites.first?.frames.first?.function?.contains("qsort") == true)
@@ -96,24 +97,24 @@ struct AttributionTests {
   @Test("where all are wrappers, the outermost is the site, also if it is the only one")
   func allWrappers() throws {
     let pcs = ["strdup", "wcsdup"].map(Self.call)
-    #expect(try answer(node(pcs)).siteIndex == 1)
+    #expect(try answer(node(pcs)).stack?.siteIndex == 1)
     let cut = try answer(node(pcs, flags: ALLOCS_NODE_TRUNCATED.rawValue))
-    #expect(cut.siteIndex == 1 && cut.stackTruncation == .unwinder)
-    #expect(try answer(node([pcs[0]])).siteIndex == 0)
-    #expect(try answer(node([])).siteIndex == nil)
+    #expect(cut.stack?.siteIndex == 1 && cut.stack?.truncation == .unwinder)
+    #expect(try answer(node([pcs[0]])).stack?.siteIndex == 0)
+    #expect(try answer(node([])).stack == nil)
   }
 
   @Test("an address without a name is a site")
   func unnamed() throws {
     let answer = try answer(node([Self.call(in: "strdup"), 0x1234, Self.call(in: "qsort")]))
-    #expect(answer.siteIndex == 1 && answer.site == Frame(pc: 0x1234, module: nil))
+    #expect(answer.stack?.siteIndex == 1 && answer.stack?.site == Frame(pc: 0x1234, module: nil))
   }
 
   @Test("a stack cut at the depth limit says so")
   func depthLimit() throws {
     let stack = ["strdup", "qsort"].map(Self.call)
     let answer = try answer(node(stack, flags: ALLOCS_NODE_DEPTH_LIMIT.rawValue))
-    #expect(answer.siteIndex == 1 && answer.stackTruncation == .depthLimit)
+    #expect(answer.stack?.siteIndex == 1 && answer.stack?.truncation == .depthLimit)
     #expect(answer.text.contains("… cut at the depth limit\n"))
   }
 
@@ -122,10 +123,10 @@ struct AttributionTests {
     // The first byte of a function: taken for a return address it would be in what lies below.
     let start = Self.address(of: "qsort")
     let exact = try answer(node([start], innermostFlags: ALLOCS_NODE_INTERRUPTED.rawValue))
-    #expect(exact.interruptedFrames == [0])
-    #expect(exact.stack?.first?.function?.contains("qsort") == true && exact.stack?.first?.pc == start)
+    #expect(exact.stack?.interrupted == [0])
+    #expect(exact.stack?.frames.first?.function?.contains("qsort") == true && exact.stack?.frames.first?.pc == start)
     let call = try answer(node([start]))
-    #expect(call.interruptedFrames.isEmpty && call.stack?.first?.function?.contains("qsort") != true)
+    #expect(call.stack?.interrupted == [] && call.stack?.frames.first?.function?.contains("qsort") != true)
   }
 
   @Test("stacks that lead through one site are one row; sites behind one wrapper are several")
@@ -158,18 +159,18 @@ struct AttributionTests {
     segment.allocate(Self.block + 0x1000, size: 1, context: context, ticks: 40)
     var inquiry = Inquiry(view)
     for _ in 0..<2 {
-      #expect(inquiry.answer(Self.block).site?.module == "/former")
-      #expect(inquiry.answer(Self.block + 0x1000).site?.module == "/later")
+      #expect(inquiry.answer(Self.block).stack?.site?.module == "/former")
+      #expect(inquiry.answer(Self.block + 0x1000).stack?.site?.module == "/later")
     }
   }
 
-  /// What a request of its own says of the module at the site of the block at `base`, as JSON and otherwise.
+  /// The module at the site of the block at `base`, as a request of its own answers it, as JSON and otherwise.
   private func moduleOfSite(_ base: UInt64) throws -> String? {
     var inquiry = Inquiry(view)
     var writer = ByteWriter()
     inquiry.appendJSONLine(of: base, stacks: true, to: &writer)
     let line = try parseJSON(String(writer.takeString().dropLast()))
-    let module = try view.answer(base).site?.module
+    let module = try view.answer(base).stack?.site?.module
     #expect(line["site"]?["module"]?.string == module)
     return module
   }
@@ -244,7 +245,8 @@ struct AttributionTests {
       #expect(isKept(node))
     }
     #expect((1...1000).count(where: { isKept($0) }) < 60)
-    // What was found without its file is kept for a time, and what is of an earlier state of the modules not at all.
+    // Names that were found without their file are kept for a time, names of an earlier state of the modules not at
+    // all.
     names.store(json: json, ofNode: 1, span: NameCache.Span(end: 10), version: version)
     #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 9) != nil)
     #expect(names.json(ofNode: 1, ticks: 0, version: version, now: 10) == nil)
@@ -259,7 +261,7 @@ struct AttributionTests {
     let second = segment.addNode(pc: pc, parent: first)
     (segment.entries(ALLOCS_SECTION_NODES, as: allocs_node.self) + Int(first)).pointee.parent = second
     let answer = try answer(second)
-    #expect(answer.stackTruncation == .damaged && answer.site?.pc == pc)
+    #expect(answer.stack?.truncation == .damaged && answer.stack?.site?.pc == pc)
     #expect(try view.top().sites.first?.frames.first?.pc == pc)
   }
 }

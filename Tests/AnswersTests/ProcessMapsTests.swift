@@ -3,9 +3,10 @@
 import Answers
 import ByteText
 import Glibc
+import TestSupport
 import Testing
 
-@Suite("Mappings")
+@Suite("Mappings", .bounded)
 struct ProcessMapsTests {
   private func parse(_ text: String) -> ProcessMaps { ProcessMaps(text: Array(text.utf8)) }
 

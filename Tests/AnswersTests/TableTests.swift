@@ -5,11 +5,12 @@ import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Allocation sites")
+@Suite("Allocation sites", .bounded)
 struct TopTableTests {
   private let directory = TemporaryDirectory()
 
@@ -98,7 +99,7 @@ struct TopTableTests {
   }
 }
 
-@Suite("Processes")
+@Suite("Processes", .bounded)
 struct ProcessListTests {
   private let directory = TemporaryDirectory()
 

@@ -1,10 +1,11 @@
 // Numbers and lines as people read them.
 
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Units")
+@Suite("Units", .bounded)
 struct UnitsTests {
   @Test("counts have their noun in the right number")
   func counts() {
@@ -36,6 +37,35 @@ struct UnitsTests {
       (86_400, "1 d"), (273_600, "3 d 4 h"), (-5, "0 ms"), (Double.nan, "0 ms"),
     ])
   func ages(seconds: Double, text: String) { #expect(Units.duration(seconds) == text) }
+
+  @Test(
+    "sizes are read with K, M, G or T, in either case, and written with the largest that leaves no fraction",
+    arguments: [(0, "0"), (1, "1"), (1023, "1023"), (1 << 10, "1K"), (1536, "1536"), (8 << 20, "8M"), (3 << 40, "3T")])
+  func sizes(bytes: UInt64, text: String) {
+    #expect(Units.size(bytes) == text && Units.bytes(inSize: text) == bytes)
+    #expect(Units.bytes(inSize: text.lowercased()) == bytes)
+  }
+
+  @Test(
+    "what is no size, or more than 64 bits hold, is none",
+    arguments: ["", "K", "-1", "1.5M", "4 K", "1P", "99999999T", "4\0"])
+  func noSize(text: String) { #expect(Units.bytes(inSize: text) == nil) }
+
+  @Test(
+    "times are read with ms, s, m, h or d, and written with the largest that leaves no fraction",
+    arguments: [(0, "0s"), (90, "90s"), (900, "15m"), (86_400, "1d"), (90_000, "25h")])
+  func times(seconds: Double, text: String) {
+    if seconds > 0 { #expect(Units.time(seconds) == text) }
+    #expect(Units.seconds(inTime: text) == seconds)
+  }
+
+  @Test("a time may have a fraction, thousandths, or no unit; what is no number, or has no end, is none")
+  func oddTimes() {
+    #expect(Units.seconds(inTime: "2.5") == 2.5 && Units.seconds(inTime: "500ms") == 0.5)
+    for text in ["", "s", "-1s", "soon", "1w", "infs", "nan", "1e10", "200000d"] {
+      #expect(Units.seconds(inTime: text) == nil, "\(text)")
+    }
+  }
 
   @Test("a share is not called nothing, or all, when it is not")
   func shares() {
@@ -75,7 +105,7 @@ struct UnitsTests {
   }
 }
 
-@Suite("Byte writer")
+@Suite("Byte writer", .bounded)
 struct ByteWriterTests {
   private func written(_ body: (inout ByteWriter) -> Void) -> String {
     var writer = ByteWriter(capacity: 1)

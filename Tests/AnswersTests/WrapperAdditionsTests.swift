@@ -1,11 +1,13 @@
 // Wrappers that a person adds.
 
 import Provenance
+import SystemAccess
+import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Wrappers that are added")
+@Suite("Wrappers that are added", .bounded)
 struct WrapperAdditionsTests {
   @Test("added patterns: plain names, or whole ones where they have < or (")
   func adding() throws {
@@ -18,7 +20,7 @@ struct WrapperAdditionsTests {
   @Test("patterns that are none are refused")
   func refused() {
     for patterns in [[""], [" \t"], [String(repeating: "a", count: 1001)], Array(repeating: "a", count: 101)] {
-      let error = #expect(throws: AnswerError.self) { try Wrappers.standard.adding(patterns) }
+      let error = #expect(throws: Complaint.self) { try Wrappers.standard.adding(patterns) }
       #expect(error?.kind == .usage)
     }
   }

@@ -1,9 +1,10 @@
 // Bytes become text and the same bytes again, whatever they are.
 
 import ByteText
+import TestSupport
 import Testing
 
-@Suite("Bytes as text")
+@Suite("Bytes as text", .bounded)
 struct ByteTextTests {
   private func expectReversible(_ bytes: [UInt8], sourceLocation: SourceLocation = #_sourceLocation) {
     let text = String(reversibly: bytes)

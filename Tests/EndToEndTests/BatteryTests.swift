@@ -1,6 +1,7 @@
 // Every allocation function with every edge: what a caller can see is the same with and without the agent.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -30,7 +31,7 @@ extension EndToEnd {
       #expect(try directory.segments().count == 1, sourceLocation: sourceLocation)
     }
 
-    /// What an allocator does not survive on its own is left out for it.
+    /// Mistakes that an allocator does not survive on its own are left out for it.
     private func cArguments(_ allocator: Allocator) -> [String] { allocator == .tcmalloc ? [] : ["corrupting"] }
     private func operatorArguments(_ allocator: Allocator) -> [String] { allocator == .mimalloc ? ["throwless"] : [] }
 

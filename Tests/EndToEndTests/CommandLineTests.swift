@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -81,12 +82,15 @@ extension EndToEnd {
         printf 'depth = 7\\n' > "$odd/c"$'\\xfe'
         "$ctl" run --config "$odd/c"$'\\xfe' -- sh -c 'test $ALLOCS_DEPTH = 7' && say configured
         cp '\(agent)' "$odd/agent"$'\\xe9'.so
-        ALLOCS_AGENT=$PWD/$odd/agent$'\\xe9'.so "$ctl" run -- sh -c 'grep -q "agent.*\\.so" /proc/$$/maps && ls "$ALLOCS_DIR"/$$.*.seg' > out
+        ALLOCS_AGENT=$PWD/$odd/agent$'\\xe9'.so "$ctl" run -- \\
+          sh -c 'grep -q "agent.*\\.so" /proc/$$/maps && ls "$ALLOCS_DIR"/$$.*.seg' > out
         grep -q 'seg$' out && say agent
-        "$ctl" run --record "$odd/r"$'\\xe9'.rec -- sh -c true $'a\\xe9\\e' 2>&1 | grep -q 'r\\\\xE9.rec: .*events' && say recorded
+        "$ctl" run --record "$odd/r"$'\\xe9'.rec -- sh -c true $'a\\xe9\\e' 2>&1 |
+          grep -q 'r\\\\xE9.rec: .*events' && say recorded
         "$ctl" replay "$odd/r"$'\\xe9'.rec | grep -q 'allocation' && say replayed
         "$ctl" history --recording "$odd/r"$'\\xe9'.rec 0x10 | grep -q 'looked through' && say history
-        "$ctl" export "$odd/r"$'\\xe9'.rec --format jsonl -o "$odd/o"$'\\xe9' && grep -q '"a\\\\\\\\xE9\\\\u001b"' "$odd/o"$'\\xe9' && say exported
+        "$ctl" export "$odd/r"$'\\xe9'.rec --format jsonl -o "$odd/o"$'\\xe9' &&
+          grep -q '"a\\\\\\\\xE9\\\\u001b"' "$odd/o"$'\\xe9' && say exported
         "$ctl" run --events -- sleep 1000 & p=$!
         while ! "$ctl" info $p >/dev/null 2>&1; do sleep 0.05; done
         "$ctl" ps | grep -q "$p .*live" && say listed
@@ -126,7 +130,8 @@ extension EndToEnd {
       let outcome = try ChildProcess.run(
         [
           "sh", "-c",
-          "seq 100000 | xargs -x -n 100000 -s 2000000 '\(control)' run -- '\(program)' show | tail -n +100000 | head -1",
+          "seq 100000 | xargs -x -n 100000 -s 2000000 '\(control)' run -- '\(program)' show"
+            + " | tail -n +100000 | head -1",
         ],
         environment: ["ALLOCS_DIR": directory.path])
       #expect(outcome.output == "argument 313030303030\n", "\(outcome)")
@@ -223,7 +228,7 @@ extension EndToEnd {
       try expectRefusal(
         [try self.program(loader: other, in: directory, "patched")], status: 1,
         says: ["needs the loader \(other)", "another C library (musl)"])
-      // What can't be looked through runs, and says of itself what became of it.
+      // A program that can't be looked through runs, and allocsctl says what became of it.
       let shell = try Tool.control(["run", "--", "sh", "-c", "echo before; exit 4"], in: directory)
       #expect(shell.ending == .exit(4) && shell.output == "before\n")
     }

@@ -3,12 +3,13 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("definitions behind the agent's")
   struct Definitions {
-    /// What a program has said of its blocks, up to "ready".
+    /// The blocks that a program has named, up to "ready".
     struct Said {
       var live: [(name: String, address: UInt64, size: UInt64)] = []
       var freed: [(name: String, address: UInt64, size: UInt64)] = []
@@ -118,13 +119,17 @@ extension EndToEnd {
       try check(said, of: process, in: directory, sites: ["main", "asking_allocate"])
     }
 
-    // Before the agent it is told nothing of functions that the agent has and this C library lacks, free_sized and cfree:
-    // a program that looks for them gets what goes past libmemusage, which then finds a block that is not its own. So in
-    // that order the program does without (README, Limits).
-    @Test("libmemusage counts before and behind the agent, and every block is indexed once", arguments: [true, false])
+    private static let libmemusage = "/lib/x86_64-linux-gnu/libmemusage.so"
+
+    // Before the agent, libmemusage is told nothing of functions that the agent has and this C library lacks,
+    // free_sized and cfree: a program that looks for them gets functions that go past libmemusage, which then finds a
+    // block that is not its own. So in that order the program does without (README, Limits).
+    @Test(
+      "libmemusage counts before and behind the agent, and every block is indexed once",
+      .enabled(if: FileManager.default.fileExists(atPath: libmemusage), "needs libmemusage, of libc6's utilities"),
+      arguments: [true, false])
     func memusage(isBefore: Bool) throws {
-      let library = "/lib/x86_64-linux-gnu/libmemusage.so"
-      guard FileManager.default.fileExists(atPath: library) else { return }
+      let library = Self.libmemusage
       let agent = try Installation.path(of: Installation.agent)
       let program = try RecordingProgram(
         [

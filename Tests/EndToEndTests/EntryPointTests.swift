@@ -3,12 +3,13 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("allocators of a program's own")
   struct EntryPoints {
-    /// What is linked into the program, beside its own source.
+    /// An allocator that is linked into the program, beside its own source.
     struct Build: CustomTestStringConvertible, Sendable {
       let testDescription: String
       let options: [String]
@@ -120,11 +121,7 @@ extension EndToEnd {
           record: record, baseline: baseline, allocatorPrefix: name, tellsFunctions: !build.hasAliases)
         let differences = comparison.differences(in: segment)
         #expect(differences.isEmpty, "check point \(checkpoint): \(differences)")
-        #expect(segment.unindexed == [])
-        let totals = segment.totals()
-        #expect(totals.count == UInt64(record.blocks.count + baseline.count))
-        let maps = try String(contentsOfFile: "/proc/\(program.process.pid)/maps", encoding: .utf8)
-        #expect(!maps.contains(" rwx"), "nothing is writable and executable")
+        try program.expectComplete(segment, record, baseline: baseline)
         try program.proceed()
       }
       try program.finish()

@@ -2,58 +2,10 @@
 // that misbehave do to others.
 
 import Foundation
+import TestSupport
 import Testing
 
-/// Programs/eventful.c under the agent.
-final class Eventful {
-  let directory: TestDirectory
-  let process: ChildProcess
-  var pid: String { "\(process.pid)" }
-
-  init(in directory: TestDirectory? = nil, environment: [String: String] = [:]) throws {
-    self.directory = try directory ?? TestDirectory()
-    process = try ChildProcess(
-      [Programs.path("eventful.c")],
-      environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(self.directory.path)) { $1 }
-        .merging(environment) { $1 },
-      conversing: true)
-    _ = try process.readLines(until: "ready")
-  }
-
-  @discardableResult
-  func tell(_ command: String) throws -> [String] {
-    try process.send(command + "\n")
-    return try process.readLines(until: "done")
-  }
-
-  /// Whether its hooks record events, by its control file.
-  var hasEventsOn: Bool {
-    let control = directory.path + "/" + ((try? controlName) ?? "")
-    guard let file = FileHandle(forReadingAtPath: control), let word = try? file.read(upToCount: 4) else {
-      return false
-    }
-    return word.contains { $0 != 0 }
-  }
-
-  private var controlName: String {
-    get throws {
-      let names = try FileManager.default.contentsOfDirectory(atPath: directory.path)
-      return try #require(names.first { $0.hasPrefix("\(process.pid).") && $0.hasSuffix(".ctl") })
-    }
-  }
-
-  /// A command that watches it, from the moment on at which events are on.
-  func watch(_ arguments: [String], server: Server? = nil) throws -> ChildProcess {
-    let command = try ChildProcess(
-      [Installation.path(of: "allocsctl"), "events", pid] + arguments
-        + (server.map { ["--socket", $0.socket] } ?? ["--direct"]),
-      environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
-    try wait("events are not turned on: \(command.errors)") { hasEventsOn || command.hasEnded }
-    return command
-  }
-}
-
-/// What an export has brought into a file, in the binary form.
+/// The contents of a file that an export wrote, in the binary form.
 struct Exported {
   /// Events of blocks of one size.
   private(set) var blocks = 0
@@ -81,15 +33,6 @@ struct Exported {
       }
     }
     #expect(place == bytes.count)
-  }
-}
-
-/// Waits for a condition, half a minute at most.
-func wait(_ what: @autoclosure () -> String, until condition: () throws -> Bool) throws {
-  let limit = Date().addingTimeInterval(30)
-  while try !condition() {
-    guard Date() < limit else { throw HarnessError(what()) }
-    usleep(10000)
   }
 }
 
@@ -136,8 +79,6 @@ extension EndToEnd {
         ["--size", "100-200"], ["--kind", "free"], ["--site", "pai*"], ["--site", "other"], ["--thread", "helper"],
         ["--function", "calloc"],
       ].map { try program.watch(["--json"] + $0, server: server) }
-      // All of them are attached when a block of each one's own would be told.
-      usleep(500_000)
       try program.tell("pairs 10 150")
       try program.tell("pairs 10 5000")
       try program.tell("thread 10 150")
@@ -162,16 +103,19 @@ extension EndToEnd {
       let watcher = try program.watch([], server: server)
       try program.tell("pairs 20 1234")
       try program.tell("thread 3 \(1 << 20)")
-      usleep(300_000)
+      func allocations(_ text: String) -> Int {
+        text.split(separator: "\n").count { $0.contains(" alloc ") && $0.contains(" 1234 ") }
+      }
+      try wait(for: "all allocations are told", of: watcher) { allocations(watcher.said) == 20 }
       watcher.signal(SIGINT)
       let outcome = try watcher.wait()
       #expect(outcome.ending == .exit(0), "\(outcome)")
       let lines = outcome.output.split(separator: "\n")
       #expect(lines.first?.hasPrefix("time ") == true)
-      #expect(lines.count { $0.contains(" alloc ") && $0.contains(" 1234 ") } == 20)
+      #expect(allocations(outcome.output) == 20)
       #expect(lines.contains { $0.contains("pairs") })
       for line in lines { #expect(line.count <= 80, "\(line)") }
-      try wait("events stay on") { !program.hasEventsOn }
+      try wait(for: "events go off") { !program.hasEventsOn }
       try program.tell("pairs 1 1")
     }
 
@@ -229,21 +173,18 @@ extension EndToEnd {
       let server = try Server(program.directory)
       // Stopped, so that it reads nothing; its connection stays.
       let deaf = try program.watch(["--json"], server: server)
-      usleep(300_000)
       deaf.signal(SIGSTOP)
       let keen = try program.watch(["--json", "--size", "4321"], server: server)
-      usleep(300_000)
       for _ in 0..<20 { try program.tell("pairs 10000 64") }
       try program.tell("pairs 100 4321")
-      let metrics = try server.request("/metrics").body
-      #expect(metrics.contains("allocsd_events_subscribers 2"), "\(metrics)")
-      usleep(300_000)
+      #expect(try server.metric("allocsd_events_subscribers") == 2)
+      func allocations(_ text: String) -> Int { text.components(separatedBy: #""event":"alloc""#).count - 1 }
+      try wait(for: "the other reader is told everything", of: keen) { allocations(keen.said) >= 100 }
       keen.signal(SIGINT)
-      let objects = try Tool.objects(try keen.wait().output)
-      #expect(objects.count { $0["event"] as? String == "alloc" } == 100)
+      #expect(try allocations(keen.wait().output) == 100)
       #expect(program.hasEventsOn)
       deaf.signal(SIGKILL)
-      try wait("events stay on though nobody wants them") { !program.hasEventsOn }
+      try wait(for: "events go off, as nobody wants them") { !program.hasEventsOn }
       #expect(try server.request("/v1/processes").status == 200)
     }
 
@@ -253,7 +194,7 @@ extension EndToEnd {
       let watcher = try program.watch(["--json"])
       watcher.signal(SIGKILL)
       _ = try watcher.wait()
-      try wait("events stay on") {
+      try wait(for: "events go off") {
         try program.tell("pairs 100000 64")
         return !program.hasEventsOn
       }
@@ -267,13 +208,13 @@ extension EndToEnd {
         directory, options: ["--export", files.file("{pid}.events"), "--export-lossless"] + options)
       let program = try Eventful(in: directory)
       let file = files.file("\(program.pid).events")
-      try wait("no export: \(server.process.errors)") {
+      try wait(for: "the export begins", of: server.process) {
         FileManager.default.fileExists(atPath: file) && program.hasEventsOn
       }
       try program.tell("pairs 200000 96")
       try program.process.send("end\n")
       _ = try program.process.wait()
-      try wait("the export does not end: \(server.process.errors)") {
+      try wait(for: "the export ends", of: server.process) {
         server.process.errors.contains("export of events ended")
       }
       let exported = try Exported(file, size: 96)
@@ -292,15 +233,15 @@ extension EndToEnd {
       func isExported(_ name: String) -> Bool {
         FileManager.default.fileExists(atPath: files.file(name)) && program.hasEventsOn
       }
-      try wait("no export: \(server.process.errors)") { isExported("\(program.pid).events") }
+      try wait(for: "the export begins", of: server.process) { isExported("\(program.pid).events") }
       try program.tell("pairs 1000 96")
       try program.process.send("exec\n")
       _ = try program.process.readLines(until: "ready")
-      try wait("the second is not exported: \(server.process.errors)") { isExported("\(program.pid)-2.events") }
+      try wait(for: "the export of the second begins", of: server.process) { isExported("\(program.pid)-2.events") }
       try program.tell("pairs 2000 80")
       try program.process.send("end\n")
       _ = try program.process.wait()
-      try wait("the exports do not end: \(server.process.errors)") {
+      try wait(for: "both exports end", of: server.process) {
         server.process.errors.components(separatedBy: "export of events ended").count == 3
       }
       let first = try Exported(files.file("\(program.pid).events"), size: 96)
@@ -314,7 +255,7 @@ extension EndToEnd {
       let program = try Eventful()
       let server = try Server(program.directory)
       let readers = try (0..<8).map { _ in try program.watch(["--json", "--lossless"], server: server) }
-      try wait("not eight readers") { try server.request("/metrics").body.contains("allocsd_events_subscribers 8") }
+      #expect(try server.metric("allocsd_events_subscribers") == 8)
       let refused = try server.request("/v1/processes/\(program.pid)/events?policy=lossless")
       #expect(refused.status == 503 && refused.body.contains("8 consumers"), "\(refused)")
       for reader in readers { reader.signal(SIGKILL) }
@@ -337,7 +278,7 @@ extension EndToEnd {
       }
       if getuid() == 0 {
         chmod(program.directory.path, 0o755)
-        let stranger = try server.request(events, as: ["setpriv", "--reuid", "65534", "--clear-groups"])
+        let stranger = try server.request(events, as: OtherUsers.nobody)
         #expect(stranger.status == 403, "\(stranger)")
       }
       #expect(!program.hasEventsOn)

@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -30,6 +31,28 @@ extension EndToEnd {
       let all = segment.allAllocations()
       #expect(history.differences(from: all) == [], sourceLocation: sourceLocation)
       return history
+    }
+
+    private func written(_ segment: borrowing Segment) -> UInt64 {
+      (0..<segment.ringCount).reduce(0) { $0 + segment.written(toRing: $1) }
+    }
+
+    /// Calls of the threads that run, as the index counts them.
+    private func calls(_ segment: borrowing Segment) -> UInt64 {
+      segment.threads.reduce(0) { $0 + $1.allocations + $1.frees }
+    }
+
+    /// Waits until the threads have made ten thousand more calls.
+    private func waitForCalls(_ segment: borrowing Segment) throws {
+      let before = calls(segment)
+      try wait(for: "the threads go on", pause: 1000) { calls(segment) >= before + 10_000 }
+    }
+
+    /// Whether nothing was recorded of ten thousand more calls.
+    private func isOff(_ segment: borrowing Segment) throws -> Bool {
+      let before = written(segment)
+      try waitForCalls(segment)
+      return written(segment) == before
     }
 
     @Test(
@@ -95,7 +118,7 @@ extension EndToEnd {
       _ = try process.readLines(until: "round 1")
       live.read(segment, &cursors)
       #expect(live.faults.prefix(10) == [])
-      let written = (0..<segment.ringCount).reduce(0) { $0 + segment.written(toRing: $1) }
+      let written = written(segment)
       #expect(live.written == written)
       #expect(UInt64(live.events.count) + cursors.reduce(0) { $0 + $1.lost } == written)
       #expect(written > 400_000)
@@ -117,22 +140,19 @@ extension EndToEnd {
       let consumer = try EventConsumer(
         to: segment, policy: .lossless(waitNanoseconds: 0), cursors: &cursors)
       let before = segment.allAllocations()
-      let allocations = { (segment: borrowing Segment) in segment.threads.reduce(0) { $0 + $1.allocations + $1.frees } }
-      let start = allocations(segment)
+      let start = calls(segment)
       try process.send("\n")
       var contents = RingContents()
       var last: UInt64 = 0
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while Date() < limit {
+      // At rest again, after what it does, which a busy machine may begin late.
+      try wait(for: "the threads have done their work, and rest", of: process, pause: 200) {
         contents.read(segment, &cursors)
         for cursor in cursors { consumer.setPosition(cursor.position, ofRing: cursor.ring, in: segment) }
         let isKept = consumer.keepAlive()
         #expect(isKept)
-        let now = allocations(segment)
-        // At rest again, after what it does, which a busy machine may begin late.
-        if now == last, now > start + 150_000, segment.threads.filter({ $0.state == .live }).count == 1 { break }
-        last = now
-        usleep(200)
+        let now = calls(segment)
+        defer { last = now }
+        return now == last && now > start + 150_000 && segment.threads.count { $0.state == .live } == 1
       }
       _ = try process.readLines(until: "round 1")
       contents.read(segment, &cursors)
@@ -142,7 +162,7 @@ extension EndToEnd {
       let history = EventHistory(contents.events, isWhole: false)
       #expect(history.faults == [])
       #expect(contents.events.count > 150_000)
-      // What lived before is not in the events, unless it was freed.
+      // A block that lived before is not in the events, unless it was freed.
       let known = Set(before.map(\.base))
       let differences = history.differences(from: segment.allAllocations().filter { !known.contains($0.base) })
       #expect(differences.allSatisfy { $0.hasSuffix("events only") }, "\(differences)")
@@ -154,51 +174,42 @@ extension EndToEnd {
       let (process, directory) = try handoff(threads: 2, operations: 0, rounds: 1, environment: [:])
       let segment = try Segment(path: directory.segment(of: process.pid))
       try process.send("\n")
-      usleep(20_000)
+      try waitForCalls(segment)
       #expect(segment.ringCount == 0)
-      func written(_ segment: borrowing Segment) -> UInt64 {
-        (0..<segment.ringCount).reduce(0) { $0 + segment.written(toRing: $1) }
-      }
-      func isStill(_ segment: borrowing Segment) -> Bool {
-        let before = written(segment)
-        usleep(50_000)
-        return written(segment) == before
-      }
       var cursors: [RingCursor] = []
       do {
         let consumer = try EventConsumer(to: segment, cursors: &cursors)
-        while written(segment) < 100_000, consumer.keepAlive() {}
+        func waitForRecords(_ count: UInt64) throws {
+          try wait(for: "\(count) records are written", pause: 1000) {
+            guard consumer.keepAlive() else { throw HarnessError("the consumer was sent away") }
+            return written(segment) >= count
+          }
+        }
+        try waitForRecords(100_000)
         do {
           let other = try EventConsumer(to: segment, cursors: &cursors)
           let isAttached = other.isAttached
           #expect(isAttached)
         }
-        let stopped = isStill(segment)
-        let isAttached = consumer.isAttached
-        #expect(!stopped && isAttached)
+        // One of two has gone: events stay on for the other.
+        try waitForRecords(written(segment) + 10_000)
       }
-      // A thread that lost its processor in the middle of a record writes that one still.
-      let off = Date().addingTimeInterval(30)
-      while !isStill(segment) { guard Date() < off else { throw HarnessError("events stay on") } }
+      // A thread that lost its processor in the middle of a record still writes that record.
+      try wait(for: "events go off with the last consumer") { try isOff(segment) }
       // Again: each thread notes that something is missing in between.
       let dead = try EventConsumer(to: segment, policy: .lossless(waitNanoseconds: 1_000_000_000), cursors: &cursors)
       var contents = RingContents()
-      while contents.events.filter({ $0.kind == .resumed }).count < 2 { contents.read(segment, &cursors) }
+      try wait(for: "both threads have noted the gap", pause: 1000) {
+        contents.read(segment, &cursors)
+        return contents.events.count { $0.kind == .resumed } >= 2
+      }
       #expect(contents.faults.prefix(5) == [])
       // It takes nothing any more, and shows no life: the threads stop, and go on when it is given up.
-      for _ in 0..<1000 where dead.isAttached { usleep(10_000) }
+      try wait(for: "the consumer without life is sent away") { !dead.isAttached }
       let isKept = dead.keepAlive()
       #expect(!isKept)
       #expect(segment.counter("consumers_expelled") == 1)
-      var isOffAgain = false
-      for _ in 0..<100 where !isOffAgain { isOffAgain = isStill(segment) }
-      #expect(isOffAgain)
-      let operations = segment.threads.reduce(0) { $0 + $1.allocations }
-      let on = Date().addingTimeInterval(30)
-      while segment.threads.reduce(0, { $0 + $1.allocations }) <= operations {
-        guard Date() < on else { throw HarnessError("the threads do not go on") }
-        usleep(20_000)
-      }
+      try wait(for: "events go off again, and the threads go on") { try isOff(segment) }
       process.signal(SIGKILL)
     }
 
@@ -216,14 +227,17 @@ extension EndToEnd {
       #expect(history.unknownFrees == 0)
       let module = try Programs.path("truth.cpp")
       var functions: Set<String> = []
+      var own = 0
       for event in contents.events where event.kind == .free || event.kind == .reallocOld {
         guard let context = segment.context(event.context) else { continue }
         functions.insert(context.function ?? "")
         #expect(context.threadSlot == event.slot)
         let stack = segment.stack(ofNode: context.node)
-        let modules = stack.addresses.map { segment.module(containing: $0, at: event.ticks)?.path }
-        if !modules.contains(module) { #expect(modules.contains { $0 != nil }) }
+        let modules = stack.addresses.compactMap { segment.module(containing: $0, at: event.ticks)?.path }
+        #expect(!modules.isEmpty)
+        if modules.contains(module) { own += 1 }
       }
+      #expect(own > 1000, "\(own) were made by the program itself")
       #expect(functions.isSuperset(of: ["free", "operator delete", "realloc"]))
       let without = contents.events.filter { $0.kind == .free && $0.context == 0 }.count
       #expect(without * 100 < contents.events.count)
@@ -233,13 +247,14 @@ extension EndToEnd {
 
     @Test("the rings of five hundred programs killed in the middle are whole")
     func killed() throws {
-      var events = 0
+      var (events, compared) = (0, 0)
       // How much a program gets done before it is killed is the machine's affair: more programs, then.
       for kill in 0..<5000 where kill < 500 || events <= 100_000 {
         let (process, directory) = try handoff(
           threads: 2, operations: 0, rounds: 1, environment: ["ALLOCS_EVENTS": "1", "ALLOCS_RING": "4M"])
         try process.send("\n")
-        usleep(UInt32(kill * 37 % 500))
+        // Where in its work the program is killed is what is tried: each time after another while.
+        letRun(microseconds: UInt32(kill * 37 % 500))
         process.signal(SIGKILL)
         _ = try process.wait()
         let segment = try Segment(path: directory.segment(of: process.pid))
@@ -249,10 +264,11 @@ extension EndToEnd {
         guard contents.lost == 0, kill % 4 == 0 else { continue }
         let history = EventHistory(contents.events)
         #expect(history.faults == [])
-        // What a thread was about when it was killed is in the index only, or in the events only.
+        // The call in which a thread was killed is in the index only, or in the events only.
         #expect(history.differences(from: segment.allAllocations()).count <= 3)
+        compared += 1
       }
-      #expect(events > 100_000)
+      #expect(events > 100_000 && compared > 100, "\(events) events, \(compared) histories")
     }
   }
 }

@@ -3,19 +3,12 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("followed programs")
   struct FollowedPrograms {
-    private func installed(_ name: String, package: String) throws -> String {
-      for directory in ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin"]
-      where FileManager.default.isExecutableFile(atPath: "\(directory)/\(name)") {
-        return "\(directory)/\(name)"
-      }
-      throw HarnessError("\(name) is missing: apt-get install \(package)")
-    }
-
     private func following(_ directory: TestDirectory, agent: String? = nil) throws -> [String: String] {
       var environment = try Installation.agentEnvironment(directory.path).merging(["ALLOCS_FOLLOW": "1"]) { $1 }
       if let agent { environment["LD_PRELOAD"] = agent }
@@ -36,25 +29,18 @@ extension EndToEnd {
       return found
     }
 
-    private func wait(for what: String, until isTrue: () throws -> Bool) throws {
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try !isTrue() {
-        guard Date() < limit else { throw HarnessError("in vain: \(what)") }
-        usleep(20_000)
-      }
-    }
-
     @Test("bash: subshells, pipes, substitutions, background jobs and subshells of subshells")
     func bash() throws {
       let script = """
         declare -A table; for i in {1..60}; do table[key$i]=$(printf 'value %d' $i); done
         (table[key1]=changed; (table[key2]=deeper; echo "${table[key1]} ${table[key2]}"); echo "${table[key2]}")
-        printf '%s\\n' "${table[@]}" | while read -r line; do echo "<$line>"; done | sort | sed s/value/number/ | tail -n 3
+        printf '%s\\n' "${table[@]}" | while read -r line; do echo "<$line>"; done |
+          sort | sed s/value/number/ | tail -n 3
         for i in 1 2 3 4 5 6 7 8; do (echo "job $i" > "$1/$i") & done; wait; cat "$1"/?
         echo "${#table[@]} ${table[key1]}"
         """
       let (plainWork, followedWork, directory) = (try TestDirectory(), try TestDirectory(), try TestDirectory())
-      let shell = try installed("bash", package: "bash")
+      let shell = try installedProgram("bash", package: "bash")
       let plain = try ChildProcess.run([shell, "-c", script, "bash", plainWork.path])
       let followed = try ChildProcess.run(
         [shell, "-c", script, "bash", followedWork.path], environment: following(directory))
@@ -79,7 +65,7 @@ extension EndToEnd {
         \t@echo `echo $* | sed s/1/one/` > $@
 
         """
-      let program = try installed("make", package: "make")
+      let program = try installedProgram("make", package: "make")
       func run(_ environment: [String: String]) throws -> [String: String] {
         let work = try TestDirectory()
         _ = try work.write(rules, to: "Makefile")
@@ -101,34 +87,21 @@ extension EndToEnd {
 
     @Test("redis-server: the child that saves in the background has all blocks of its parent as of the fork")
     func redis() throws {
-      let server = try installed("redis-server", package: "redis-server")
-      let client = try installed("redis-cli", package: "redis-tools")
-      let (work, directory) = (try TestDirectory(), try TestDirectory())
-      let socket = work.file("redis.sock")
-      let process = try ChildProcess(
-        [
-          server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", work.path, "--daemonize", "no",
-          "--logfile", work.file("log"), "--enable-debug-command", "yes",
-        ], environment: ChildProcess.baseEnvironment.merging(following(directory)) { $1 })
-      func ask(_ words: String...) throws -> String {
-        try ChildProcess.run([client, "-s", socket] + words).output.trimmingCharacters(in: .whitespacesAndNewlines)
-      }
-      try wait(for: "redis-server answers") { try ask("PING") == "PONG" }
-      _ = try ask("DEBUG", "POPULATE", "20000", "key", "120")
-      let digest = try ask("DEBUG", "DIGEST")
+      let directory = try TestDirectory()
+      let redis = try RedisServer(environment: following(directory))
+      _ = try redis.ask("DEBUG", "POPULATE", "20000", "key", "120")
+      let digest = try redis.ask("DEBUG", "DIGEST")
       for _ in 0..<3 {
-        #expect(try ask("BGSAVE").hasPrefix("Background saving started"))
-        for number in 0..<5 { _ = try ask("SET", "more:\(number)", "x") }
-        try wait(for: "the save ends") { try ask("INFO", "persistence").contains("rdb_bgsave_in_progress:0") }
-        #expect(try ask("INFO", "persistence").contains("rdb_last_bgsave_status:ok"))
+        try redis.saveInBackground {
+          for number in 0..<5 { _ = try redis.ask("SET", "more:\(number)", "x") }
+        }
       }
-      for number in 0..<5 { _ = try ask("DEL", "more:\(number)") }
-      #expect(try ask("DEBUG", "DIGEST") == digest)
-      _ = try ask("SHUTDOWN", "NOSAVE")
-      #expect(try process.wait().ending == .exit(0))
+      for number in 0..<5 { _ = try redis.ask("DEL", "more:\(number)") }
+      #expect(try redis.ask("DEBUG", "DIGEST") == digest)
+      try redis.shutDown()
       let children = try children(in: directory)
       #expect(children.count == 3)
-      #expect(children.values.allSatisfy { $0.parent == process.pid && $0.blocks > 40000 }, "\(children)")
+      #expect(children.values.allSatisfy { $0.parent == redis.process.pid && $0.blocks > 40000 }, "\(children)")
     }
 
     @Test("nginx: each worker that it forks before there is work has an index of its own")
@@ -136,7 +109,7 @@ extension EndToEnd {
       let (work, directory) = (try TestDirectory(), try TestDirectory())
       // Its workers are another user's.
       chmod(work.path, 0o755)
-      let program = try installed("nginx", package: "nginx-light")
+      let program = try installedProgram("nginx", package: "nginx-light")
       let text = String(repeating: "a page of some length\n", count: 200)
       _ = try work.write(text, to: "page")
       let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -152,9 +125,9 @@ extension EndToEnd {
       let process = try ChildProcess(
         [program, "-c", configuration, "-e", work.file("errors"), "-p", work.path],
         environment: ChildProcess.baseEnvironment.merging(following(directory)) { $1 })
-      let curl = try installed("curl", package: "curl")
+      let curl = try installedProgram("curl", package: "curl")
       let request = [curl, "-s", "--compressed", "--unix-socket", work.file("socket"), "http://localhost/page"]
-      try wait(for: "nginx answers") { try ChildProcess.run(request).output == text }
+      try wait(for: "nginx answers", of: process) { try ChildProcess.run(request).output == text }
       for _ in 0..<20 { #expect(try ChildProcess.run(request).output == text) }
       process.signal(SIGQUIT)
       #expect(try process.wait().ending == .exit(0))
@@ -173,8 +146,7 @@ extension EndToEnd {
       let binaries = "\(root)/\(version)/bin"
       let (work, directory) = (try TestDirectory(), try TestDirectory())
       // It refuses to run as root.
-      let prefix =
-        getuid() == 0 ? ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--"] : []
+      let prefix = getuid() == 0 ? OtherUsers.command(as: "nobody", group: "nogroup") : []
       for place in [work, directory] { chmod(place.path, 0o777) }
       let agent = work.file(Installation.agent)
       try FileManager.default.copyItem(atPath: Installation.path(of: Installation.agent), toPath: agent)
@@ -189,7 +161,7 @@ extension EndToEnd {
       func ask(_ query: String) throws -> Outcome {
         try ChildProcess.run(["\(binaries)/psql", "-h", work.path, "-U", "tester", "-At", "-c", query, "postgres"])
       }
-      try wait(for: "PostgreSQL answers") { try ask("select 1").output == "1\n" }
+      try wait(for: "PostgreSQL answers", of: server) { try ask("select 1").output == "1\n" }
       #expect(
         try ask("create table numbers as select i, md5(i::text) as hash from generate_series(1, 20000) i").ending
           == .exit(0))

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -31,7 +32,7 @@ extension EndToEnd {
       #expect(segment.counter("entries_hooked") == 0)
       #expect((segment.counter("entries_refused") ?? 0) >= 1)
       #expect(segment.counter("unknown_frees") == 0)
-      // What libc allocated for the program's standard output.
+      // The block that libc allocated for the program's standard output.
       #expect(segment.balance > 0)
     }
 

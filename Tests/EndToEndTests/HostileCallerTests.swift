@@ -1,20 +1,19 @@
-// Those who would hurt the server or read what is not theirs: files made to mislead it, and clients that mean no good.
+// Callers who would hurt the server or read what is not theirs: files made to mislead it, and hostile clients.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("hostile callers")
   struct HostileCallers {
-    private static let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
-
     /// A client of Programs/hostile_client.py that anybody may run, as another user if the tests run as root.
     private func client(_ server: Server, _ arguments: [String], conversing: Bool = false) throws -> ChildProcess {
       chmod(server.directory.path, 0o1777)
       chmod(server.socket, 0o666)
       let script = try String(contentsOfFile: Programs.source("hostile_client.py"), encoding: .utf8)
       return try ChildProcess(
-        (Restrictions.isRoot ? Self.nobody : []) + ["/usr/bin/python3", "-c", script, server.socket] + arguments,
+        (Restrictions.isRoot ? OtherUsers.nobody : []) + ["/usr/bin/python3", "-c", script, server.socket] + arguments,
         environment: ChildProcess.baseEnvironment, conversing: conversing)
     }
 
@@ -36,10 +35,8 @@ extension EndToEnd {
       if Restrictions.isRoot { for _ in 0..<20 { try expectService(server, program) } }
       #expect(try server.process.memory() - before.memory < 64 << 20)
       _ = try hostile.wait()
-      let limit = Date().addingTimeInterval(30)
-      while try server.process.descriptors() > before.descriptors + 4 {
-        guard Date() < limit else { throw HarnessError("connections of a client that is gone stay open") }
-        usleep(50000)
+      try wait(for: "the connections of a client that is gone are closed", of: server.process) {
+        try server.process.descriptors() <= before.descriptors + 4
       }
       try expectService(server, program)
     }
@@ -132,9 +129,7 @@ extension EndToEnd {
       }
       let server = try Server(directory)
       chmod(server.socket, 0o666)
-      let users = ["63001", "63002"].map { user in
-        ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--"]
-      }
+      let users = ["63001", "63002"].map { OtherUsers.command(as: $0) }
       let programs = try users.map { user in
         try ChildProcess(
           user + [

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -61,7 +62,7 @@ extension EndToEnd {
     }
 
     static let flags = ["-D_GNU_SOURCE", "-O2", "-g", "-fno-builtin", "-pthread", "-std=c++17"]
-    /// What pkg-config says.
+    /// The options to link with, as pkg-config says them.
     static let libraries = Result<[String], any Error> {
       let archive = try Installation.path(of: "liballocs_inexe.a")
       let outcome = try ChildProcess.run(

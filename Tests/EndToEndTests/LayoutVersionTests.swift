@@ -4,6 +4,7 @@
 import Foundation
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
 extension EndToEnd {

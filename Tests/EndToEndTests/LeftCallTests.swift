@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -33,7 +34,7 @@ extension EndToEnd {
       try body(Segment(path: paths[0]), blocks)
     }
 
-    /// Those that the index does not have as they are.
+    /// The blocks that the index does not have as they are.
     private func missing(_ blocks: [Block], in segment: borrowing Segment) -> [Block] {
       var missing: [Block] = []
       for block in blocks {
@@ -84,7 +85,7 @@ extension EndToEnd {
       let library = try Programs.path("switching.c", options: ["-fPIC", "-shared", "-DSWITCHING_LIBRARY"])
       try run([Programs.path("switching.c")], below: library) { segment, blocks in
         let missing = missing(blocks, in: segment)
-        // What the coroutine allocates meanwhile is in the index, or counted.
+        // A block that the coroutine allocates meanwhile is in the index, or counted.
         let ofProgram = missing.filter { $0.size < 3000 }
         #expect(blocks.count == 125 && ofProgram.isEmpty, "\(ofProgram)")
         #expect(UInt64(missing.count) <= segment.lostBlocks)

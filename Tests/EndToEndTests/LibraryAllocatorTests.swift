@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -141,7 +142,7 @@ extension EndToEnd {
 
     @Test("the agent's decoder and Zydis agree on every instruction of libraries and programs", .enabled(if: hasZydis))
     func decoder() throws {
-      let machine = "\(Installation.testsDirectory)/../../Sources/Agent/Machine/include"
+      let machine = "\(Installation.packageDirectory)/Sources/Agent/Machine/include"
       let program = try Programs.path(
         "decoder.c", options: ["-w", "-I", machine, "-D_Nonnull=", "-D_Nullable=", "-lZydis"])
       let libraries = [

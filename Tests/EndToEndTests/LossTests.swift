@@ -1,8 +1,9 @@
-// What an index lacks is said in every answer: as text and as JSON, of a process that runs and of one that has ended,
-// by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
+// Blocks that an index lacks are said in every answer: as text and as JSON, of a process that runs and of one that has
+// ended, by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -139,7 +140,7 @@ extension EndToEnd {
           let top = try #require(try Tool.objects(try control(["top", pid, "--json"])).first)
           #expect(top["lost_blocks"] as? Int == lost)
           let total = try #require((top["total"] as? [String: Any])?["blocks"] as? Int)
-          // What the program has allocated is in the index or counted.
+          // Each block that the program has allocated is in the index or counted.
           #expect(total + lost >= 200_000)
           for answer in try Tool.objects(try control(["query", pid, "--json", first, last, freed, "0x10"])) {
             #expect(answer["lost_blocks"] as? Int == lost, "\(answer)")
@@ -193,7 +194,12 @@ extension EndToEnd {
       let process = try ChildProcess(
         command,
         environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 })
-      usleep(300_000)
+      try wait(for: "it has an index, and works", of: process) {
+        guard let path = try directory.segments(of: process.pid).first, let segment = try? Segment(path: path) else {
+          return false
+        }
+        return segment.threads.reduce(0) { $0 + $1.allocations } > 5000
+      }
       for round in 0..<20 {
         if round == 15 {
           kill(process.pid, SIGKILL)

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 /// modules.c, which loads libraries on demand.
@@ -36,7 +37,7 @@ private final class Loader {
     _ = try process.wait()
   }
 
-  /// What is said of a block.
+  /// The answer to a block's address.
   func answer(_ block: String, socket: String? = nil) throws -> (
     functions: [String], reasons: Set<String>, text: String
   ) {
@@ -101,7 +102,7 @@ extension EndToEnd {
       if isInPlace || getuid() != 0 {
         #expect(live.functions.prefix(2) == ["?", "?"] && live.reasons.count == 1)
       } else {
-        // What is mapped is shown by the kernel.
+        // The kernel shows a file that is mapped.
         #expect(live.functions.prefix(2) == ["alpha", "make"])
       }
       try loader.kill()
@@ -155,10 +156,7 @@ extension EndToEnd {
       ]
       try FileManager.default.removeItem(atPath: files.file("program"))
       let server = try Server(loader.directory)
-      let limit = Date().addingTimeInterval(60)
-      while try server.request("/metrics").body.contains("allocsd_files_held 2") == false, Date() < limit {
-        usleep(50_000)
-      }
+      try wait(for: "allocsd holds both files", of: server.process) { try server.metric("allocsd_files_held") == 2 }
       try loader.kill()
       #expect(try loader.functions(blocks[0], socket: server.socket).first == "beta")
       #expect(try loader.functions(blocks[1], socket: server.socket).first == "alpha")

@@ -1,21 +1,14 @@
-// What surrounds the programs: `make install`, the units for systemd, and the script that installs Debian packages.
+// The surroundings of the programs: `make install`, the units for systemd, and the script that installs Debian
+// packages.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("packaging")
   struct PackagingTests {
     private func script(_ name: String) -> String { "\(Installation.packageDirectory)/scripts/\(name)" }
-
-    /// Path of a tool that must be there, or a failure that says how to get it.
-    private func tool(_ name: String, package: String) throws -> String {
-      for directory in ["/usr/bin", "/bin", "/usr/sbin", "/sbin"] {
-        let path = "\(directory)/\(name)"
-        if FileManager.default.isExecutableFile(atPath: path) { return path }
-      }
-      throw HarnessError("\(name) is missing: scripts/install-dependencies test, or apt-get install \(package)")
-    }
 
     // MARK: make install
 
@@ -27,11 +20,11 @@ extension EndToEnd {
 
     @Test("the installed units are right by systemd's own checker, and name what was installed")
     func units() throws {
-      let checker = try tool("systemd-analyze", package: "systemd")
+      let checker = try installedProgram("systemd-analyze", package: "systemd")
       let directory = try TestDirectory()
       try install(below: directory.path)
       let units = ["allocsd.service", "allocsd.socket"].map { directory.file("lib/systemd/system/\($0)") }
-      /// What the checker says about our units; whatever else it finds on the machine is not ours.
+      /// The checker's complaints about our units; others on the machine are not ours.
       func complaints() throws -> [Substring] {
         let outcome = try ChildProcess.run([checker, "verify", "--man=no"] + units)
         let lines = outcome.errors.split(separator: "\n").filter { $0.contains("allocsd") }
@@ -64,7 +57,7 @@ extension EndToEnd {
       "systemd-tmpfiles makes the directory of the segments, for all users",
       .enabled(if: Restrictions.isRoot, "needs root, to make a directory of root's"))
     func temporaryFiles() throws {
-      let maker = try tool("systemd-tmpfiles", package: "systemd")
+      let maker = try installedProgram("systemd-tmpfiles", package: "systemd")
       let directory = try TestDirectory()
       let outcome = try ChildProcess.run(
         [maker, "--create", "--root=\(directory.path)", "\(Installation.packageDirectory)/systemd/allocs.conf"])
@@ -79,11 +72,12 @@ extension EndToEnd {
     @Test("the agent needs libc alone, of any age, and calls nothing of it that is not in the table of docs/libc.md")
     func imports() throws {
       let agent = try Installation.path(of: Installation.agent)
-      let dynamic = try ChildProcess.run([tool("readelf", package: "binutils"), "-d", "-W", agent]).output
+      let dynamic = try ChildProcess.run([installedProgram("readelf", package: "binutils"), "-d", "-W", agent]).output
       let needed = dynamic.split(separator: "\n").filter { $0.contains("(NEEDED)") }
       #expect(needed.count == 1 && needed[0].contains("[libc.so.6]"), "\(needed)")
       let table = try String(contentsOfFile: "\(Installation.packageDirectory)/docs/libc.md", encoding: .utf8)
-      let symbols = try ChildProcess.run([tool("nm", package: "binutils"), "-D", "--undefined-only", agent]).output
+      let symbols = try ChildProcess.run([installedProgram("nm", package: "binutils"), "-D", "--undefined-only", agent])
+        .output
       for line in symbols.split(separator: "\n") {
         let words = line.split(separator: " ")
         let name = words[words.count - 1].split(separator: "@")
@@ -139,7 +133,7 @@ extension EndToEnd {
     @Test("a program of musl runs under the agent as without, alone and as the child of an indexed one")
     func otherLibrary() throws {
       let directory = try TestDirectory()
-      let compiler = try tool("musl-gcc", package: "musl-tools")
+      let compiler = try installedProgram("musl-gcc", package: "musl-tools")
       let agent = try Installation.path(of: Installation.agent)
       for options in [[], ["-no-pie"], ["-O2", "-Wl,-z,now"]] {
         let program = directory.file("other")
@@ -182,7 +176,7 @@ extension EndToEnd {
       let place = try directory.directory("bin")
       for name in ["bash", "id", "env", "sh"] {
         try FileManager.default.createSymbolicLink(
-          atPath: "\(place)/\(name)", withDestinationPath: try tool(name, package: "coreutils or bash"))
+          atPath: "\(place)/\(name)", withDestinationPath: try installedProgram(name, package: "coreutils or bash"))
       }
       let all = ["swift": "exit 0", "dpkg-query": "exit 1"].merging(commands) { $1 }
       for (name, code) in all {
@@ -194,10 +188,7 @@ extension EndToEnd {
       try FileManager.default.copyItem(atPath: script("install-dependencies"), toPath: copy)
       chmod(copy, 0o755)
       var command = ["\(place)/bash", copy] + arguments
-      if Restrictions.isRoot {
-        let setpriv = try tool("setpriv", package: "util-linux")
-        command = [setpriv, "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"] + command
-      }
+      if Restrictions.isRoot { command = OtherUsers.nobody + command }
       let outcome = try ChildProcess.run(command, environment: ["PATH": place])
       return (outcome, try String(contentsOfFile: calls, encoding: .utf8))
     }

@@ -2,6 +2,7 @@
 // program itself says of its addresses (Programs/places.c).
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {

@@ -2,6 +2,7 @@
 // refused.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -12,7 +13,7 @@ extension EndToEnd {
       var options: [String]
       /// ALLOCS_SUBALLOC; nil: the program announces its pools.
       var declaration: String?
-      /// What the blocks' allocator is called, and its functions.
+      /// The name of the blocks' allocator, and its functions.
       var name: String
       var functions: Set<String>
       /// Whether its blocks lie in chunks of malloc; else in mappings of its own.
@@ -49,18 +50,25 @@ extension EndToEnd {
     /// Starts a program under the agent by `run`; gives it and the places that it named.
     private func start(
       _ path: String, _ arguments: [String] = [], in directory: TestDirectory, _ settings: [String: String]
-    ) throws -> (process: ChildProcess, places: [(name: String, address: UInt64, size: Int)]) {
+    ) throws -> (process: ChildProcess, places: [Place]) {
       let environment = ChildProcess.baseEnvironment.merging(
         settings.merging(["ALLOCS_DIR": directory.path]) { $1 }
       ) { $1 }
       let process = try ChildProcess(
         [Installation.path(of: "allocsctl"), "run", "--", path] + arguments, environment: environment,
         conversing: true)
-      let places = try process.readLines(until: "ready").dropLast().map { line in
+      return (process, try readPlaces(process))
+    }
+
+    /// The places that a program names until it is ready.
+    private func readPlaces(_ process: ChildProcess) throws -> [Place] {
+      try process.readLines(until: "ready").dropLast().map { line in
         let words = line.split(separator: " ")
-        return (String(words[0]), UInt64(words[1]) ?? 0, Int(words[2]) ?? -1)
+        guard words.count == 3, let address = UInt64(words[1]), let size = Int(words[2]) else {
+          throw HarnessError("\(process.name) said '\(line)'")
+        }
+        return (String(words[0]), address, size)
       }
-      return (process, places)
     }
 
     private func ask(
@@ -88,6 +96,29 @@ extension EndToEnd {
       let program = try Programs.path("pools.cpp", options: kind.options)
       let settings = kind.declaration.map { ["ALLOCS_SUBALLOC": $0] } ?? [:]
       let (process, places) = try start(program, in: directory, settings)
+      try expectIndexed(places, of: process, kind, in: directory)
+    }
+
+    @Test("declared functions of a library that is opened later, closed, and opened again are hooked each time")
+    func openedLater() throws {
+      let directory = try TestDirectory()
+      let library = directory.file("libplugin_pools.so")
+      try FileManager.default.copyItem(
+        atPath: Programs.path("pool_plugin.c", options: ["-shared", "-fPIC"]), toPath: library)
+      let declaration =
+        "plugin@libplugin_pools.so: plugin_pool_get(pZ)p, plugin_pool_clear(R), plugin_pool_destroy(R)"
+      let kind = Kind(
+        testDescription: "pools of a plugin", options: [], declaration: declaration, name: "plugin",
+        functions: ["plugin_pool_get"])
+      let (process, places) = try start(
+        Programs.path("pool_loader.c"), [library], in: directory, ["ALLOCS_SUBALLOC": declaration])
+      try expectIndexed(places, of: process, kind, in: directory)
+    }
+
+    /// Expects of each place that a program with pools has named that the index says what it is.
+    private func expectIndexed(
+      _ places: [Place], of process: ChildProcess, _ kind: Kind, in directory: TestDirectory
+    ) throws {
       let live = places.filter { $0.name == "live" }
       #expect(live.count > 200)
       let inner = live.map { $0.address + UInt64(max(0, $0.size - 1)) }
@@ -201,10 +232,7 @@ extension EndToEnd {
         Installation.agentEnvironment(directory.path).merging(["ALLOCS_SUBALLOC": declaration]) { $1 }
       ) { $1 }
       let process = try ChildProcess([program], environment: environment, conversing: true)
-      let places: [Place] = try process.readLines(until: "ready").dropLast().map { line in
-        let words = line.split(separator: " ")
-        return (String(words[0]), UInt64(words[1]) ?? 0, Int(words[2]) ?? -1)
-      }
+      let places = try readPlaces(process)
       let chunk = try #require(places.first { $0.name == "chunk" })
       let answer = try #require(try ask(process, [chunk.address], ["--level", "chunk"], in: directory).first)
       #expect(number(answer["base"]) == chunk.address && answer["size"] as? Int == 5000)

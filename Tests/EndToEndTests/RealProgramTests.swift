@@ -2,20 +2,12 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("real programs")
   struct RealPrograms {
-    /// The path of an installed program, or a failure that says what to install.
-    private func installed(_ name: String, package: String) throws -> String {
-      for directory in ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin"]
-      where FileManager.default.isExecutableFile(atPath: "\(directory)/\(name)") {
-        return "\(directory)/\(name)"
-      }
-      throw HarnessError("\(name) is missing: apt-get install \(package)")
-    }
-
     /// Runs a program plain and under the agent, and compares what it wrote and how it ended.
     /// Returns the live blocks that each program of the run left in its index.
     @discardableResult
@@ -53,7 +45,8 @@ extension EndToEnd {
     func sqlite(allocator: Allocator) throws {
       try allocator.require()
       try compare(
-        [installed("sqlite3", package: "sqlite3"), "-batch", ":memory:"], input: script, below: allocator.library)
+        [installedProgram("sqlite3", package: "sqlite3"), "-batch", ":memory:"], input: script, below: allocator.library
+      )
     }
 
     @Test(
@@ -62,7 +55,7 @@ extension EndToEnd {
     func python(allocator: Allocator) throws {
       try allocator.require()
       let live = try compare(
-        [installed("python3", package: "python3"), Programs.source("documents.py")],
+        [installedProgram("python3", package: "python3"), Programs.source("documents.py")],
         environment: ["PYTHONMALLOC": "malloc", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"],
         below: allocator.library)
       // sys.executable is python's own full name for itself, and its child has an index too.
@@ -73,7 +66,7 @@ extension EndToEnd {
     func compiler() throws {
       let work = try TestDirectory()
       let source = Programs.source("battery.c")
-      let gcc = try installed("gcc", package: "gcc")
+      let gcc = try installedProgram("gcc", package: "gcc")
       func command(_ target: String) -> [String] {
         [gcc, "-D_GNU_SOURCE", "-O2", "-c", source, "-o", work.file(target)]
       }
@@ -90,7 +83,7 @@ extension EndToEnd {
 
     @Test("git makes, reads and checks a repository")
     func git() throws {
-      let git = try installed("git", package: "git")
+      let git = try installedProgram("git", package: "git")
       func history(_ environment: [String: String]) throws -> (log: Outcome, check: Outcome) {
         let repository = try TestDirectory()
         var variables = environment
@@ -127,7 +120,7 @@ extension EndToEnd {
     }
 
     @Test("perl works on hashes, with a child")
-    func perl() throws { try compare([installed("perl", package: "perl"), Programs.source("hashes.pl")]) }
+    func perl() throws { try compare([installedProgram("perl", package: "perl"), Programs.source("hashes.pl")]) }
 
     @Test("a C++ program with streams, maps, exceptions and threads", arguments: Allocator.allCases)
     func cxx(allocator: Allocator) throws {
@@ -143,8 +136,8 @@ extension EndToEnd {
 
     @Test("curl loads many files at once from a server in python")
     func curl() throws {
-      let curl = try installed("curl", package: "curl")
-      let python = try installed("python3", package: "python3")
+      let curl = try installedProgram("curl", package: "curl")
+      let python = try installedProgram("python3", package: "python3")
       let files = try TestDirectory()
       for number in 0..<30 {
         _ = try files.write(String(repeating: "file \(number)\n", count: 2000 * (number + 1)), to: "\(number).txt")
@@ -181,10 +174,15 @@ extension EndToEnd {
       // Once the server's threads are gone, it waits for connections, and looks up from that twice a second: between,
       // its index stands still.
       let threads = "/proc/\(server.pid)/task"
-      for _ in 0..<1000 where try FileManager.default.contentsOfDirectory(atPath: threads).count > 1 { usleep(10_000) }
+      try wait(for: "the threads of the server end", of: server) {
+        try FileManager.default.contentsOfDirectory(atPath: threads).count == 1
+      }
       let segment = try Segment(path: directory.segment(of: server.pid))
-      for _ in 0..<20 where Sanity.faults(of: segment, balanced: true) != [] { usleep(130_000) }
-      #expect(Sanity.faults(of: segment, balanced: true) == [])
+      var faults: [String] = []
+      try wait(for: "its index is right while it stands still: \(faults)", of: server, pause: 130_000) {
+        faults = Sanity.faults(of: segment, balanced: true)
+        return faults == []
+      }
       #expect(segment.totals().count > 10000)
       server.signal(SIGKILL)
       _ = try server.wait()
@@ -193,53 +191,27 @@ extension EndToEnd {
 
     @Test("redis-server under redis-benchmark, with background saves", arguments: [false, true])
     func redis(preloadsGlibc: Bool) throws {
-      let server = try installed("redis-server", package: "redis-server")
-      let benchmark = try installed("redis-benchmark", package: "redis-tools")
-      let client = try installed("redis-cli", package: "redis-tools")
-      func run(_ agent: [String: String]) throws -> (digest: String, size: String, segment: String?) {
-        let work = try TestDirectory()
-        let socket = work.file("redis.sock")
-        let process = try ChildProcess(
-          [
-            server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", work.path, "--daemonize", "no",
-            "--logfile", work.file("log"), "--enable-debug-command", "yes",
-          ], environment: ChildProcess.baseEnvironment.merging(agent) { $1 })
-        func ask(_ words: String...) throws -> String {
-          try ChildProcess.run([client, "-s", socket] + words).output.trimmingCharacters(in: .whitespacesAndNewlines)
-        }
-        let limit = Date().addingTimeInterval(ChildProcess.patience)
-        while try ask("PING") != "PONG" {
-          guard Date() < limit, !process.hasEnded else {
-            throw HarnessError("redis-server does not answer: \(process.errors)")
-          }
-          usleep(20000)
-        }
-        let load = try ChildProcess.run([
-          benchmark, "-s", socket, "-q", "-n", "20000", "-d", "100", "-P", "8", "-t",
-          "set,get,lpush,lpop,sadd,hset,zadd",
-        ])
-        #expect(load.ending == .exit(0))
+      func run(_ agent: [String: String]) throws -> (digest: String, size: String) {
+        let redis = try RedisServer(environment: agent)
+        try redis.load(["-n", "20000", "-d", "100", "-P", "8", "-t", "set,get,lpush,lpop,sadd,hset,zadd"])
         // A known content, saved by a child of fork while more is written.
-        _ = try ask("FLUSHALL")
-        _ = try ask("DEBUG", "POPULATE", "20000", "key", "120")
-        #expect(try ask("BGSAVE").hasPrefix("Background saving started"))
-        for number in 0..<20 { _ = try ask("SET", "more:\(number)", String(repeating: "x", count: number * 50)) }
-        while try !ask("INFO", "persistence").contains("rdb_bgsave_in_progress:0") {
-          guard Date() < limit else { throw HarnessError("the background save does not end") }
-          usleep(20000)
+        _ = try redis.ask("FLUSHALL")
+        _ = try redis.ask("DEBUG", "POPULATE", "20000", "key", "120")
+        try redis.saveInBackground {
+          for number in 0..<20 {
+            _ = try redis.ask("SET", "more:\(number)", String(repeating: "x", count: number * 50))
+          }
         }
-        #expect(try ask("INFO", "persistence").contains("rdb_last_bgsave_status:ok"))
-        let digest = try ask("DEBUG", "DIGEST")
-        let size = try ask("DBSIZE")
+        let digest = try redis.ask("DEBUG", "DIGEST")
+        let size = try redis.ask("DBSIZE")
         if let directory = agent["ALLOCS_DIR"] {
           let names = try FileManager.default.contentsOfDirectory(atPath: directory).filter { $0.hasSuffix(".seg") }
           #expect(names.count == 1, "the child that saves has none: \(names)")
           let segment = try Segment(path: "\(directory)/\(names[0])")
           #expect(segment.totals().count > 40000)
         }
-        _ = try ask("SHUTDOWN", "NOSAVE")
-        #expect(try process.wait().ending == .exit(0))
-        return (digest, size, nil)
+        try redis.shutDown()
+        return (digest, size)
       }
       let directory = try TestDirectory()
       // Debian's redis is linked to jemalloc; with glibc's own malloc in front of it only libc's is used.
@@ -254,32 +226,15 @@ extension EndToEnd {
 
     @Test("redis-server with jemalloc and small keys takes the memory that it takes, and that of its index, no more")
     func redisMemory() throws {
-      let server = try installed("redis-server", package: "redis-server")
-      let client = try installed("redis-cli", package: "redis-tools")
-      /// What the keys take: by jemalloc's word, and resident without the index.
+      /// Bytes that the keys take: by jemalloc's word, and resident without the index.
       func run(_ agent: [String: String]) throws -> (used: Int, resident: Int) {
-        let work = try TestDirectory()
-        let socket = work.file("redis.sock")
-        let process = try ChildProcess(
-          [
-            server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", work.path, "--daemonize", "no",
-            "--logfile", work.file("log"), "--enable-debug-command", "yes",
-          ], environment: ChildProcess.baseEnvironment.merging(agent) { $1 })
-        func ask(_ words: String...) throws -> String {
-          try ChildProcess.run([client, "-s", socket] + words).output.trimmingCharacters(in: .whitespacesAndNewlines)
-        }
-        let limit = Date().addingTimeInterval(ChildProcess.patience)
-        while try ask("PING") != "PONG" {
-          guard Date() < limit, !process.hasEnded else {
-            throw HarnessError("redis-server does not answer: \(process.errors)")
-          }
-          usleep(20000)
-        }
+        let redis = try RedisServer(environment: agent)
         func measure() throws -> (used: Int, resident: Int) {
-          let said = try ask("INFO", "memory").split(whereSeparator: \.isNewline)
+          let said = try redis.ask("INFO", "memory").split(whereSeparator: \.isNewline)
           let used = said.first { $0.hasPrefix("used_memory:") }?.split(separator: ":").last.flatMap { Int($0) }
           var (resident, isSegment) = (0, false)
-          for line in try String(contentsOfFile: "/proc/\(process.pid)/smaps", encoding: .utf8).split(separator: "\n") {
+          let maps = try String(contentsOfFile: "/proc/\(redis.process.pid)/smaps", encoding: .utf8)
+          for line in maps.split(separator: "\n") {
             let words = line.split(separator: " ")
             if words.count >= 5, words[0].contains("-") { isSegment = line.hasSuffix(".seg") }
             if words.first == "Rss:", !isSegment { resident += Int(words[1]) ?? 0 }
@@ -287,17 +242,16 @@ extension EndToEnd {
           return (try #require(used), resident * 1024)
         }
         let idle = try measure()
-        _ = try ask("DEBUG", "POPULATE", "200000", "k", "4")
+        _ = try redis.ask("DEBUG", "POPULATE", "200000", "k", "4")
         let full = try measure()
-        _ = try ask("SHUTDOWN", "NOSAVE")
-        #expect(try process.wait().ending == .exit(0))
+        try redis.shutDown()
         return (full.used - idle.used, full.resident - idle.resident)
       }
       let directory = try TestDirectory()
       let plain = try run([:])
       let indexed = try run(Installation.agentEnvironment(directory.path))
       #expect(plain.used > 10_000_000)
-      // What redis itself allocates meanwhile for its clients is never quite the same.
+      // The memory that redis itself allocates meanwhile for its clients is never quite the same.
       #expect(abs(indexed.used - plain.used) < 200_000, "\(indexed.used) bytes, not \(plain.used)")
       #expect(indexed.resident < plain.resident + 1_500_000, "\(indexed.resident) bytes, not \(plain.resident)")
       #expect((try Sanity.check(directory)["redis-server"]?.first ?? 0) > 400_000)

@@ -1,41 +1,39 @@
 // allocsd: the same answers as without it, for many processes at once, to those who may ask.
 
 import Foundation
+import TestSupport
 import Testing
-
-/// A running allocsd with a socket of its own.
-final class Server {
-  let directory: TestDirectory
-  let socket: String
-  let process: ChildProcess
-
-  /// `prefix`: a command that runs the server.
-  init(_ directory: TestDirectory, options: [String] = [], prefix: [String] = []) throws {
-    self.directory = directory
-    socket = directory.file("allocsd.sock")
-    process = try ChildProcess(
-      prefix + [Installation.path(of: "allocsd"), "--socket", socket] + options,
-      environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
-    let limit = Date().addingTimeInterval(60)
-    while try request("/v1/processes").status != 200 {
-      guard Date() < limit, !process.hasEnded else { throw HarnessError("allocsd does not answer: \(process.errors)") }
-      usleep(20000)
-    }
-  }
-
-  /// A request by curl; the status is 0 if there was no answer.
-  func request(_ path: String, _ options: [String] = [], as prefix: [String] = []) throws -> (status: Int, body: String)
-  {
-    let outcome = try ChildProcess.run(
-      prefix + ["curl", "-sS", "--unix-socket", socket, "-w", "\n%{http_code}", "http://localhost\(path)"] + options)
-    let lines = outcome.output.split(separator: "\n", omittingEmptySubsequences: false)
-    return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n") + outcome.errors)
-  }
-}
 
 extension EndToEnd {
   @Suite("the server")
   struct Servers {
+    @Test("GET /metrics tells every metric that docs/http.md lists from the start, with its kind, labels and help")
+    func metrics() throws {
+      let server = try Server(TestDirectory())
+      _ = try server.request("/v1/processes/0")
+      let document = try String(contentsOfFile: "\(Installation.packageDirectory)/docs/http.md", encoding: .utf8)
+      var listed: [String] = []
+      var labels: [String: Set<String>] = [:]
+      for row in document.matches(of: /(?m)^\| `(allocsd_\w+)` \| (\w+) \| ([^|]*) ?\| (.+) \|$/) {
+        let name = String(row.1)
+        listed += ["# HELP \(name) \(row.4)", "# TYPE \(name) \(row.2)"]
+        labels[name] = Set(row.3.matches(of: /`(\w+)`/).map { String($0.1) })
+      }
+      #expect(labels.count > 20)
+      let lines = try server.request("/metrics").body.split(separator: "\n").map(String.init)
+      #expect(lines.filter { $0.hasPrefix("#") } == listed)
+      for line in lines where !line.hasPrefix("#") {
+        let series = try #require(
+          try /(\w+?)(_bucket|_sum|_count)?(\{.*\})? [0-9.e+-]+/.wholeMatch(in: line), "\(line)")
+        let named = (series.3 ?? "").matches(of: /(\w+)="/).map { String($0.1) }.filter { $0 != "le" }
+        #expect(labels[String(series.1)] == Set(named), "\(line)")
+      }
+      // All that have no labels are there before there is anything to count.
+      for (name, labels) in labels where labels.isEmpty {
+        #expect(lines.contains { $0.hasPrefix("\(name) ") }, "\(name)")
+      }
+    }
+
     @Test("queries, ps and top answer the same with and without a server, in text and JSON")
     func same() throws {
       let program = try Stationary()
@@ -46,6 +44,8 @@ extension EndToEnd {
       let input = words.joined(separator: "\n") + "\n"
       for (arguments, input) in [
         (["query", program.pid, "--json"] + words, nil), (["query", program.pid, "-", "--json"], input),
+        // allocsctl asks about more than 64 addresses in another way than about fewer.
+        (["query", program.pid, "-", "--json"], String(repeating: input, count: 65)),
         (["query", program.pid, "-", "--json", "--no-stacks"], input), (["top", program.pid, "--json"], nil),
         (["top", program.pid], nil), (["query", program.pid, "xyz"], nil), (["query", "999999999", "0"], nil),
       ] as [([String], String?)] {
@@ -109,7 +109,7 @@ extension EndToEnd {
       let program = try Stationary(in: directory)
       let server = try Server(directory)
       chmod(server.socket, 0o666)
-      let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+      let nobody = OtherUsers.nobody
       for path in [
         "/v1/processes/\(program.pid)", "/v1/processes/\(program.pid)/query?address=1",
         "/v1/processes/\(program.pid)/top",
@@ -132,7 +132,7 @@ extension EndToEnd {
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try own.readLines(until: "ready")
       let path = "/v1/processes/\(own.pid)/query?address=1"
-      try waitUntil("its own process answers its user") { try server.request(path, as: nobody).status == 200 }
+      try wait(for: "its own process answers its user") { try server.request(path, as: nobody).status == 200 }
       #expect(try server.request(path).status == 200)
     }
 
@@ -162,22 +162,13 @@ extension EndToEnd {
       #expect(refused.status == 503 && refused.body.contains("raise its limit"), "\(refused)")
     }
 
-    /// Waits for what comes by itself.
-    private func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
-      let limit = Date().addingTimeInterval(30)
-      while try !condition() {
-        guard Date() < limit else { throw HarnessError("this did not come about: \(what)") }
-        usleep(20000)
-      }
-    }
-
     @Test("the server notices by itself that processes start and end, many at once")
     func many() throws {
       let directory = try TestDirectory()
       let server = try Server(directory)
       #expect(try !server.request("/v1/processes").body.contains("\"pid\""))
       let programs = try (0..<24).map { _ in try Stationary(in: directory) }
-      try waitUntil("all processes are listed") {
+      try wait(for: "all processes are listed") {
         let body = try server.request("/v1/processes").body
         return programs.allSatisfy { body.contains("\"pid\":\($0.pid),") }
       }
@@ -187,7 +178,7 @@ extension EndToEnd {
         #expect(answer.status == 200 && answer.body.contains("\"offset\":7"), "\(answer)")
       }
       _ = try programs[0].process.wait()
-      try waitUntil("the end of a process shows") {
+      try wait(for: "the end of a process shows") {
         let objects = try Tool.objects(try server.request("/v1/processes/\(programs[0].pid)").body)
         let state = objects.first?["state"] as? String
         return state != nil && state != "live"
@@ -227,13 +218,13 @@ extension EndToEnd {
         let bytes = Array(requests[number % requests.count].utf8)
         _ = write(descriptor, bytes, bytes.count)
       }
-      // One that asks for much and reads nothing of it.
+      // A client that asks for much and reads nothing of it.
       let greedy = try connection()
       open.append(greedy)
       let body = String(repeating: "\(block.address)\n", count: 100_000)
       let bytes = Array(
-        "POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
-          .utf8)
+        ("POST /v1/processes/\(program.pid)/query HTTP/1.1\r\nHost: x\r\n"
+          + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)").utf8)
       _ = fcntl(greedy, F_SETFL, O_NONBLOCK)
       _ = write(greedy, bytes, bytes.count)
       for offset in 0..<50 {
@@ -249,7 +240,8 @@ extension EndToEnd {
       let block = try program.place("block")
       let script = """
         for i in $(seq 0 39); do
-          curl -s --unix-socket '\(server.socket)' "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
+          curl -s --unix-socket '\(server.socket)' \\
+            "http://localhost/v1/processes/\(program.pid)/query?address=$((\(block.address) + i))" &
         done
         wait
         """
@@ -269,7 +261,7 @@ extension EndToEnd {
       let next = try Server(directory)
       next.process.signal(SIGKILL)
       _ = try next.process.wait()
-      // One that was killed leaves its socket behind, which must not keep another from starting.
+      // A server that was killed leaves its socket behind, which must not keep another from starting.
       let last = try Server(directory)
       #expect(try last.request("/v1/processes").status == 200)
     }

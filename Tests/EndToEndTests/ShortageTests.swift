@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -99,8 +100,8 @@ extension EndToEnd {
     @Test("a server without file descriptors waits at rest, loses no segment, and answers when some are free")
     func descriptors() throws {
       let program = try Stationary()
-      // Whatever were taken for a dead process's would be removed at once.
-      let server = try Server(program.directory, options: ["--keep-dead-for", "0s"])
+      // A segment that were taken for a dead process's would be removed at once.
+      let server = try Server(program.directory, options: ["--keep-dead-for", "0s", "--look-every", "1s"])
       let open = { try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count }
       // It has shared out more than it may have now: a few beyond those that it has at rest.
       let few = try open() + 12
@@ -113,23 +114,20 @@ extension EndToEnd {
       #expect(try open() >= few - 1)
       let before = try processorTime(of: server.process)
       let start = Date()
-      // Longer than the time between two looks at the directory.
-      sleep(12)
+      // The time is what is measured: that of three looks at the directory.
+      letRun(microseconds: 3_200_000)
       let used = try processorTime(of: server.process) - before
       let elapsed = Date().timeIntervalSince(start)
       #expect(used < elapsed / 4, "\(used) s of \(elapsed) on a processor, for nothing")
       #expect(!server.process.hasEnded)
       _ = try hostile.wait()
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try server.request("/v1/processes", ["--max-time", "5"]).status != 200 {
-        guard Date() < limit else { throw HarnessError("the server does not answer: \(server.process.errors)") }
+      try wait(for: "allocsd answers again", of: server.process) {
+        try server.request("/v1/processes", ["--max-time", "5"]).status == 200
       }
       let block = try program.place("block")
       let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 3)")
       #expect(answer.status == 200 && answer.body.contains("\"offset\":3"), "\(answer)")
-      let delayed = try server.request("/metrics").body.split(separator: "\n")
-        .first { $0.hasPrefix("allocsd_connections_delayed_total ") }
-      #expect(try #require(delayed?.split(separator: " ").last.flatMap { Int($0) }) > 0)
+      #expect(try #require(try server.metric("allocsd_connections_delayed_total")) > 0)
       #expect(server.process.errors.contains("cannot accept connections"))
     }
 
@@ -151,15 +149,13 @@ extension EndToEnd {
       let limits = try String(contentsOfFile: "/proc/\(server.process.pid)/limits", encoding: .utf8)
       let files = try #require(limits.split(separator: "\n").first { $0.hasPrefix("Max open files") })
       #expect(files.split(separator: " ").dropFirst(3).prefix(2) == ["\(hardLimit)", "\(hardLimit)"], "\(files)")
-      let another = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
       let full = try server.request("/v1/processes", ["--max-time", "60"])
       #expect(full.status == 503 && full.body.contains("no room for another connection of yours"), "\(full)")
       let open = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count
       #expect(open > hardLimit / 2 && open < hardLimit, "\(open) descriptors are open")
       _ = try root.wait()
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try server.request("/v1/processes", ["--max-time", "5"]).status != 200 {
-        guard Date() < limit else { throw HarnessError("connections of a client that is gone stay open") }
+      try wait(for: "the connections of a client that is gone are closed", of: server.process) {
+        try server.request("/v1/processes", ["--max-time", "5"]).status == 200
       }
       // Each of those that could not be watched is counted, and answered for like the others.
       for program in programs {
@@ -167,11 +163,8 @@ extension EndToEnd {
         let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 3)")
         #expect(answer.status == 200 && answer.body.contains("\"offset\":3"), "\(answer)")
       }
-      let metrics = try server.request("/metrics", as: another)
-      #expect(metrics.status == 200)
-      let lines = metrics.body.split(separator: "\n")
-      let unknown = lines.first { $0.hasPrefix("allocsd_endings_unknown_total ") }
-      #expect(try #require(unknown?.split(separator: " ").last.flatMap { Int($0) }) >= programs.count - hardLimit / 4)
+      let unknown = try #require(try server.metric("allocsd_endings_unknown_total", as: OtherUsers.nobody))
+      #expect(unknown >= programs.count - hardLimit / 4)
     }
 
     static let mayLimitWatches: Bool = {
@@ -188,10 +181,8 @@ extension EndToEnd {
       let command = "echo 0 > /proc/sys/user/max_inotify_\(limit); exec \"$@\""
       let server = try Server(directory, prefix: ["unshare", "-Ur", "sh", "-c", command, "sh"])
       let program = try Stationary(in: directory)
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try !server.request("/v1/processes").body.contains("\"pid\":\(program.pid),") {
-        guard Date() < limit else { throw HarnessError("the server does not find the process") }
-        usleep(100_000)
+      try wait(for: "allocsd finds the process", of: server.process, pause: 100_000) {
+        try server.request("/v1/processes").body.contains("\"pid\":\(program.pid),")
       }
     }
   }

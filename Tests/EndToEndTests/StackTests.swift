@@ -3,12 +3,14 @@
 
 import Foundation
 import IndexReader
+import SystemAccess
+import TestSupport
 import Testing
 
 extension EndToEnd {
   @Suite("stacks")
   struct Stacks {
-    /// What a program of stacks.h noted about one block.
+    /// The notes of a program of stacks.h about one block.
     private struct Noted {
       enum Expectation: UInt64 {
         case whole = 1
@@ -35,7 +37,7 @@ extension EndToEnd {
         return noted
       }
 
-      /// What is wrong with the recorded stack; nil if nothing.
+      /// The fault of the recorded stack; nil if there is none.
       func fault(_ stack: IndexReader.Stack, depthLimit: Int) -> String? {
         // The truth was taken by the call right before the malloc.
         let largestDistance: UInt64 = 4096
@@ -62,7 +64,7 @@ extension EndToEnd {
       }
     }
 
-    /// What the index says of one noted block.
+    /// The index's word about one noted block.
     private struct Recorded {
       var size: UInt64
       var stack: IndexReader.Stack
@@ -174,7 +176,7 @@ extension EndToEnd {
         [Programs.path("stacks.c"), "depths"], environment: ["ALLOCS_DEPTH": "\(limit)"], depthLimit: limit,
         atLeast: 1200)
       let whole = recorded.filter { $0.stack.truncation == nil }
-      // Those of main and its callers. With a limit of 1 no stack is whole.
+      // The frames of main and its callers. With a limit of 1 no stack is whole.
       let outer = whole.first.map { $0.stack.addresses.count - Int($0.size) } ?? Self.outerFrames
       #expect(outer == Self.outerFrames && whole.allSatisfy { $0.stack.addresses.count == Int($0.size) + outer })
       for block in recorded where block.stack.truncation == .depthLimit {
@@ -217,7 +219,7 @@ extension EndToEnd {
       let linked = try Programs.path("stacks_gaps.c", options: forLibraries)
       let loaded = try Programs.path("stacks_gaps.c", options: forLibraries + ["-O1"])
       let recorded = try check([Programs.path("stacks_gaps.c", options: options + [linked]), loaded], atLeast: 15)
-      // Those of constructors end in the dynamic linker's first function, those of threads in clone.
+      // Stacks of constructors end in the dynamic linker's first function, stacks of threads in clone.
       #expect(recorded.allSatisfy { $0.stack.truncation == nil })
     }
 
@@ -347,7 +349,7 @@ extension EndToEnd {
       ]) { $1 }
       let outcome = try ChildProcess.run(command, environment: variables)
       #expect(outcome.ending == .exit(0), "\(outcome.errors)")
-      let segments = try directory.segments().map { path throws(SegmentError) in try Self.counts(Segment(path: path)) }
+      let segments = try directory.segments().map { path throws(Complaint) in try Self.counts(Segment(path: path)) }
       #expect(segments.reduce(0) { $0 + $1.checked } > 10000)
       #expect(segments.allSatisfy { $0.differing == 0 }, "\(segments)")
     }
@@ -355,22 +357,10 @@ extension EndToEnd {
     @Test("redis-server under load has the same stacks twice")
     func redisTwice() throws {
       let directory = try TestDirectory()
-      let socket = directory.file("redis.sock")
-      let variables = try Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 }
-      let server = try ChildProcess(
-        ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--logfile", directory.file("log")],
-        environment: ChildProcess.baseEnvironment.merging(variables) { $1 })
-      let limit = Date().addingTimeInterval(ChildProcess.patience)
-      while try ChildProcess.run(["redis-cli", "-s", socket, "PING"]).output != "PONG\n" {
-        try #require(Date() < limit && !server.hasEnded, "redis-server does not answer: \(server.errors)")
-        usleep(20000)
-      }
-      let load = try ChildProcess.run([
-        "redis-benchmark", "-s", socket, "-q", "-n", "5000", "-r", "1000", "-t", "set,lpush,hset,sadd,zadd",
-      ])
-      #expect(load.ending == .exit(0))
-      _ = try ChildProcess.run(["redis-cli", "-s", socket, "SHUTDOWN", "NOSAVE"])
-      #expect(try server.wait().ending == .exit(0))
+      let redis = try RedisServer(
+        environment: Installation.agentEnvironment(directory.path).merging(["ALLOCS_STACKS": "check"]) { $1 })
+      try redis.load(["-n", "5000", "-r", "1000", "-t", "set,lpush,hset,sadd,zadd"])
+      try redis.shutDown()
       try Self.expectNoDifference(Segment(path: directory.segments()[0]), atLeast: 10000, #_sourceLocation)
     }
 

@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -28,7 +29,7 @@ extension EndToEnd {
       try program.proceed()
       let record = try program.reach(1)
       #expect(record.blocks.count == threads * ((blocks + 3) / 4))
-      // What pthread_create keeps for later threads is not in the record.
+      // The memory that pthread_create keeps for later threads is not in the record.
       var comparison = Comparison(record: record, baseline: [], isComplete: false)
       comparison.requiresThreads = requiresThreads
       comparison.looksUp = requiresThreads
@@ -92,33 +93,35 @@ extension EndToEnd {
       #expect(try run([wrapped, "50"], preload: [agent]).ending == .exit(0))
     }
 
-    @Test("threads start and end ten thousand times a second, or a tenth as often as without the agent")
-    func rate() throws {
+    @Test(
+      "a thread's start costs so many instructions, however many threads were before it",
+      .enabled(if: EntryPoints.hasValgrind, "needs valgrind, and what it needs of libc6-dbg"))
+    func cost() throws {
       let path = try Programs.path("brief.c")
-      /// Threads a second of one run; each left one block.
-      func run(underAgent: Bool) throws -> Double {
-        let program = try RecordingProgram([path, "400"], underAgent: underAgent)
-        let line = try program.process.readLines(until: "ready")[0]
-        let numbers = line.split(separator: " ").compactMap { Double($0) }
-        #expect(numbers.count == 2 && numbers[0] > 0, "\(line)")
-        if underAgent {
-          let segment = try program.openSegment()
-          #expect(Double(segment.allAllocations().count { $0.size == 777 }) == numbers[0])
+      /// Instructions of a run with so many threads, each of which leaves a block.
+      func instructions(_ threads: Int, underAgent: Bool) throws -> Int {
+        let directory = try TestDirectory()
+        let outcome = try ChildProcess.run(
+          ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", path, "\(threads)"],
+          environment: underAgent ? Installation.agentEnvironment(directory.path) : [:])
+        try #require(outcome.ending == .exit(0) && outcome.output == "ready\n", "\(outcome)")
+        for path in try directory.segments() {
+          let segment = try Segment(path: path)
+          #expect(segment.allAllocations().count { $0.size == 777 } == threads)
           #expect(segment.unindexed == [])
         }
-        program.process.closeInput()
-        try program.finish()
-        return numbers[0] / numbers[1] * 1e6
+        #expect(try directory.segments().count == (underAgent ? 1 : 0))
+        let collected = outcome.errors.firstMatch(of: /Collected : ([0-9]+)/)
+        return try #require(collected.flatMap { Int($0.1) }, "\(outcome.errors)")
       }
-      // In turn, and the best of each: what else the machine does must not decide. It is about half as often on a
-      // machine with nothing else to do, and a quarter where each waking of a thread takes long; a search of all
-      // records for each thread would be a hundredth.
-      var (without, with) = (0.0, 0.0)
-      for _ in 0..<4 {
-        without = max(without, try run(underAgent: false))
-        with = max(with, try run(underAgent: true))
-      }
-      #expect(with >= min(10_000, without / 10), "\(with) a second, \(without) without the agent")
+      let (few, more, most) = (400, 1200, 2000)
+      func each(_ runs: [Int]) -> [Int] { [(runs[1] - runs[0]) / (more - few), (runs[2] - runs[1]) / (most - more)] }
+      let plain = each(try [few, more, most].map { try instructions($0, underAgent: false) })
+      let indexed = each(try [few, more, most].map { try instructions($0, underAgent: true) })
+      // A search of all records for each thread would double it here, and cost more and more.
+      #expect(indexed[1] < indexed[0] * 5 / 4, "\(indexed) a thread, \(plain) without the agent")
+      // With whole stacks it is five times as many as without the agent, most of them for the stacks of two calls.
+      #expect(indexed[0] < plain[0] * 8, "\(indexed) a thread, \(plain) without the agent")
     }
   }
 }

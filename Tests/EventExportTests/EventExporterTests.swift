@@ -4,6 +4,8 @@ import EventExport
 import Foundation
 import Glibc
 import Synchronization
+import SystemAccess
+import TestSupport
 import Testing
 
 /// How the bytes are written: each test runs with both.
@@ -18,22 +20,11 @@ final class End: Sendable {
   func set(_ end: DeliveryEnd) { value.withLock { $0 = end } }
   var known: DeliveryEnd? { value.withLock { $0 } }
 
-  /// nil if it doesn't come in half a minute.
-  func wait() -> DeliveryEnd? {
-    for _ in 0..<6000 {
-      if let end = known { return end }
-      usleep(5000)
-    }
-    return nil
+  /// Waits for it.
+  func wait() throws -> DeliveryEnd {
+    try TestSupport.wait(for: "the export ends") { known != nil }
+    return known!
   }
-}
-
-func until(_ condition: () -> Bool) -> Bool {
-  for _ in 0..<6000 {
-    if condition() { return true }
-    usleep(5000)
-  }
-  return false
 }
 
 func exporter(_ method: Method) throws -> EventExporter {
@@ -47,7 +38,7 @@ func request(
   ExportRequest(
     subscriber: RecordStream { end.set($0) }, key: key, policy: policy, destination: destination, bufferBytes: buffer,
     waitsForSpace: waitsForSpace
-  ) { () throws(ExportError) in ScriptedSource(script) }
+  ) { () throws(Complaint) in ScriptedSource(script) }
 }
 
 /// A pipe's or socket pair's two descriptors: where the export writes, where the test reads.
@@ -72,19 +63,19 @@ func readAll(_ descriptor: Int32) -> [UInt8] {
   }
 }
 
-@Suite("Export to destinations", .serialized)
+@Suite("Export to destinations", .serialized, .bounded)
 struct EventExporterTests {
   @Test("every record reaches a file, and the stream says that the process ended", arguments: Method.allCases)
   func file(_ method: Method) throws {
-    let path = "/dev/shm/allocs-export-\(getpid())-\(method)"
+    let path = unusedPath("export")
     defer { unlink(path) }
     let (script, end) = (Script(rings: 3), End())
     for ring in 0..<3 { script.add(100_000, ring: ring) }
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(file: path, replacing: true)))
-    #expect(until { script.state.withLock { $0.rings.allSatisfy(\.isEmpty) } })
+    try wait(for: "every record is taken") { script.state.withLock { $0.rings.allSatisfy(\.isEmpty) } }
     script.end()
-    #expect(end.wait() == .processEnded)
+    #expect(try end.wait() == .processEnded)
     let contents = StreamContents(Array(try Data(contentsOf: URL(fileURLWithPath: path))))
     #expect(contents.problem == nil)
     // A file may be slower than the script, which has no ring to fill: then what is missing is counted.
@@ -109,13 +100,15 @@ struct EventExporterTests {
     exporter.add(
       request(
         script, end, try Destination(adopting: ends.write, name: "test"), policy: .lossless, buffer: 1 << 16))
-    usleep(50_000)
+    try wait(for: "the buffer is full, as the reader has not begun") {
+      exporter.figures.reading().waitingBytes > 1 << 15
+    }
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
     #expect(contents.problem == nil)
     #expect(contents.records == 100_000)
     #expect(contents.lost == 0)
-    #expect(end.wait() == .processEnded)
+    #expect(try end.wait() == .processEnded)
     exporter.stop()
   }
 
@@ -134,19 +127,19 @@ struct EventExporterTests {
       let all = readAll(open.read); received.withLock { $0 = all }
     }
     reader.start()
-    #expect(until { exporter.figures.reading().subscribers == 2 })
+    try wait(for: "both are subscribed") { exporter.figures.reading().subscribers == 2 }
     for _ in 0..<20 {
       script.add(10_000)
-      #expect(until { script.state.withLock { $0.rings[0].isEmpty } })
-      // What the keen one is sent is taken before more comes.
-      #expect(until { exporter.figures.reading().waitingBytes <= 1 << 16 })
+      try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
+      // The keen reader's records are taken before more come.
+      try wait(for: "what was for the keen one is on its way") { exporter.figures.reading().waitingBytes <= 1 << 16 }
     }
     let figures = exporter.figures.reading()
     #expect(figures.eventsDropped > 0)
     #expect(figures.sources == 1)
     script.end()
-    #expect(keen.wait() == .processEnded)
-    #expect(until { reader.isFinished })
+    #expect(try keen.wait() == .processEnded)
+    try wait(for: "the reader has read to the end") { reader.isFinished }
     let contents = received.withLock { StreamContents($0) }
     #expect(contents.problem == nil)
     #expect(contents.records == 200_000)
@@ -157,7 +150,7 @@ struct EventExporterTests {
     #expect(late.problem == nil)
     #expect(late.lost > 0)
     #expect(late.records + Int(late.lost) == 200_000)
-    #expect(deaf.wait() == .processEnded)
+    #expect(try deaf.wait() == .processEnded)
     for descriptor in [silent.read, open.read] { close(descriptor) }
     exporter.stop()
   }
@@ -172,14 +165,14 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     exporter.add(request(script, first, try Destination(adopting: leaving.write, name: "leaving")))
     exporter.add(request(script, second, try Destination(adopting: staying.write, name: "staying")))
-    #expect(until { exporter.figures.reading().subscribers == 2 })
+    try wait(for: "both are subscribed") { exporter.figures.reading().subscribers == 2 }
     close(leaving.read)
-    #expect(first.wait() == .destinationGone)
+    #expect(try first.wait() == .destinationGone)
     script.add(10)
     script.end()
     #expect(StreamContents(readAll(staying.read)).records == 10)
     close(staying.read)
-    #expect(second.wait() == .processEnded)
+    #expect(try second.wait() == .processEnded)
     exporter.stop()
   }
 
@@ -193,7 +186,7 @@ struct EventExporterTests {
     exporter.add(
       request(
         script, end, try Destination(file: "/dev/full", replacing: true), buffer: 1 << 16, waitsForSpace: true))
-    #expect(until { exporter.figures.reading().eventsDropped > 10_000 })
+    try wait(for: "events are dropped") { exporter.figures.reading().eventsDropped > 10_000 }
     #expect(exporter.figures.reading().waitingBytes <= 1 << 16)
     #expect(end.known == nil)
     script.state.withLock { $0.endless = 0 }
@@ -212,12 +205,12 @@ struct EventExporterTests {
     script.add(10)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(file: "/dev/full", replacing: true)))
-    guard case .destinationFailed(let error)? = end.wait() else {
-      Issue.record("no failure")
+    guard case .destinationFailed(let error) = try end.wait() else {
+      Issue.record("ended with \(String(describing: end.known))")
       return
     }
     #expect(error.code == ENOSPC)
-    #expect(until { exporter.figures.reading().sources == 0 })
+    try wait(for: "the source is given up") { exporter.figures.reading().sources == 0 }
     exporter.stop()
   }
 
@@ -228,13 +221,13 @@ struct EventExporterTests {
     let ends = pair(socket: false)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test")))
-    #expect(until { script.state.withLock { $0.rings[0].isEmpty } })
-    script.state.withLock { $0.failure = ExportError("the segment was cut") }
+    try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
+    script.state.withLock { $0.failure = Complaint(.obstacle, what: "the segment was cut") }
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
     #expect(contents.records == 5)
     #expect(contents.end == 3)
-    #expect(end.wait() == .sourceFailed(ExportError("the segment was cut")))
+    #expect(try end.wait() == .sourceFailed(Complaint(.obstacle, what: "the segment was cut")))
     exporter.stop()
   }
 
@@ -247,8 +240,8 @@ struct EventExporterTests {
       ExportRequest(
         subscriber: RecordStream { end.set($0) }, key: "none",
         destination: try Destination(adopting: ends.write, name: "test")
-      ) { () throws(ExportError) in throw ExportError("no such process") })
-    #expect(end.wait() == .sourceFailed(ExportError("no such process")))
+      ) { () throws(Complaint) in throw Complaint(.obstacle, what: "no such process") })
+    #expect(try end.wait() == .sourceFailed(Complaint(.obstacle, what: "no such process")))
     #expect(readAll(ends.read).isEmpty)
     close(ends.read)
     #expect(exporter.figures.reading().subscribers == 0)
@@ -266,14 +259,14 @@ struct EventExporterTests {
     let ends = pair(socket: true)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test")))
-    #expect(until { script.state.withLock { $0.rings[0].isEmpty } })
+    try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
     script.end()
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
     #expect(contents.lost == 7)
     #expect(contents.records == 3)
     #expect(contents.damagedRings == [1])
-    #expect(end.wait() == .processEnded)
+    #expect(try end.wait() == .processEnded)
     exporter.stop()
   }
 
@@ -314,7 +307,7 @@ struct EventExporterTests {
     let keen = End()
     let open = pair(socket: false)
     exporter.add(request(script, keen, try Destination(adopting: open.write, name: "keen"), policy: .lossless))
-    #expect(until { exporter.figures.reading().subscribers == 1001 })
+    try wait(for: "all are subscribed") { exporter.figures.reading().subscribers == 1001 }
     #expect(exporter.figures.reading().sources == 2)
     script.add(10_000)
     let received = Mutex<[UInt8]>([])
@@ -322,14 +315,14 @@ struct EventExporterTests {
       let all = readAll(open.read); received.withLock { $0 = all }
     }
     reader.start()
-    #expect(until { script.state.withLock { $0.rings[0].isEmpty } })
+    try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
     script.end()
-    #expect(keen.wait() == .processEnded)
-    #expect(until { reader.isFinished })
+    #expect(try keen.wait() == .processEnded)
+    try wait(for: "the reader has read to the end") { reader.isFinished }
     #expect(received.withLock { StreamContents($0).problem } == nil)
     for descriptor in silent { close(descriptor) }
-    for end in ends { #expect([.destinationGone, .processEnded].contains(end.wait())) }
-    #expect(until { exporter.figures.reading().subscribers == 0 })
+    for end in ends { #expect(try [.destinationGone, .processEnded].contains(end.wait())) }
+    try wait(for: "nobody is subscribed any more") { exporter.figures.reading().subscribers == 0 }
     close(open.read)
     exporter.stop()
   }
@@ -349,7 +342,7 @@ struct EventExporterTests {
           script, end, try Destination(adopting: pair.write, name: "test"),
           policy: index % 5 == 0 ? .lossless : .overwrite, buffer: 1 << 14))
     }
-    #expect(until { exporter.figures.reading().eventsDropped > 100_000 })
+    try wait(for: "events are dropped") { exporter.figures.reading().eventsDropped > 100_000 }
     exporter.stop()
     for end in ends { #expect(end.known == .removed) }
     for descriptor in readers { close(descriptor) }

@@ -1,11 +1,13 @@
-// What is wanted of the records, and the queue to another thread.
+// Filters of records, and the queue to another thread.
 
 import EventExport
 import SharedLayout
 import Synchronization
+import SystemAccess
+import TestSupport
 import Testing
 
-@Suite("Record filters and queues")
+@Suite("Record filters and queues", .bounded)
 struct FilterAndQueueTests {
   private func record(_ kind: allocs_event_kind, _ address: UInt64, _ size: UInt64) -> EventRecord {
     EventRecord(
@@ -39,8 +41,8 @@ struct FilterAndQueueTests {
       figures: exporter.figures, onNews: {})
     script.add(300)
     exporter.add(
-      ExportRequest(subscriber: queue, key: "process") { () throws(ExportError) in ScriptedSource(script) })
-    #expect(until { script.state.withLock { $0.rings[0].isEmpty } })
+      ExportRequest(subscriber: queue, key: "process") { () throws(Complaint) in ScriptedSource(script) })
+    try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
     #expect(exporter.figures.reading().eventsDropped == 150)
     let (entries, end) = queue.take()
     #expect(end == nil)
@@ -52,11 +54,10 @@ struct FilterAndQueueTests {
     #expect(loss == EventLoss(count: 150, from: 51, to: 200))
     script.end()
     var ending: DeliveryEnd?
-    #expect(
-      until {
-        ending = queue.take().end
-        return ending != nil
-      })
+    try wait(for: "the end comes through the queue") {
+      ending = queue.take().end
+      return ending != nil
+    }
     #expect(ending == .processEnded)
     exporter.stop()
   }
@@ -69,7 +70,7 @@ struct FilterAndQueueTests {
       let queue = EventQueue(
         filter: RecordFilter(), policy: policy, capacity: 10, figures: exporter.figures, onNews: {})
       exporter.add(
-        ExportRequest(subscriber: queue, key: "process", policy: policy) { () throws(ExportError) in
+        ExportRequest(subscriber: queue, key: "process", policy: policy) { () throws(Complaint) in
           ScriptedSource(script)
         })
       return queue
@@ -77,11 +78,10 @@ struct FilterAndQueueTests {
     let patient = queue(.lossless)
     script.add(25)
     var taken: [UInt64] = []
-    #expect(
-      until {
-        for case .record(_, _, let position) in patient.take().entries { taken.append(position) }
-        return taken.count == 25
-      })
+    try wait(for: "every record comes through the queue") {
+      for case .record(_, _, let position) in patient.take().entries { taken.append(position) }
+      return taken.count == 25
+    }
     #expect(taken == Array(0..<25))
     #expect(exporter.figures.reading().eventsDropped == 0)
     exporter.stop()

@@ -4,8 +4,9 @@ import EventExport
 import Glibc
 import SharedLayout
 import Synchronization
+import SystemAccess
 
-/// What a scripted source gives, and what it was asked. Thread-safe.
+/// The records that a scripted source gives, and how often it was asked. Thread-safe.
 final class Script: Sendable {
   struct State {
     /// Records of each ring that were not taken yet; positions count from 0.
@@ -14,7 +15,7 @@ final class Script: Sendable {
     var losses: [(ring: Int, loss: EventLoss)] = []
     var damaged: [Int] = []
     var isLive = true
-    var failure: ExportError?
+    var failure: Complaint?
     /// Of every look, so many more records appear in each ring.
     var endless = 0
     var looks = 0
@@ -61,7 +62,7 @@ final class ScriptedSource: EventSource {
 
   var isLive: Bool { script.state.withLock { $0.isLive } }
 
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(ExportError) -> SourceStatus {
+  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus {
     let (state, failure) = script.state.withLock { state in
       state.looks += 1
       for ring in state.rings.indices where state.endless > 0 {

@@ -4,12 +4,13 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Synchronization
+import TestSupport
 import Testing
 
 private let heap: UInt64 = 0x5555_0000_0000
 
-/// What the writer records at a block in a generation. Everything follows from the block and the context, so a reader
-/// can tell an answer that mixes two generations.
+/// The allocation that the writer records at a block in a generation. Everything follows from the block and the
+/// context, so a reader can tell an answer that mixes two generations.
 private func truth(block: Int, generation: UInt32) -> Allocation {
   let context = generation & 0xFF_FFFF
   // The low six bits of the size and the time stay alike over many generations: then only the head's second reading
@@ -28,7 +29,7 @@ private func isTrue(_ allocation: Allocation) -> Bool {
   return allocation == truth(block: block, generation: allocation.context)
 }
 
-@Suite("Concurrency")
+@Suite("Concurrency", .bounded)
 struct ConcurrencyTests {
   @Test("look-ups and iterations while every block changes all the time")
   func hammer() async throws {
@@ -59,7 +60,7 @@ struct ConcurrencyTests {
       }
       for reader in 0..<2 {
         group.addTask {
-          var generator = SplitMix(state: UInt64(reader))
+          var generator = RandomNumbers(seed: UInt64(reader))
           while !tally.isDone.load(ordering: .acquiring) {
             for _ in 0..<200 {
               let address = heap + generator.next() % UInt64(blocks * 0x2_0000)
@@ -127,7 +128,7 @@ struct ConcurrencyTests {
   }
 }
 
-/// What the threads of a test count together.
+/// The counts that the threads of a test keep together.
 private final class Tally: Sendable {
   let isDone = Atomic(false)
   let answers = Atomic(0)

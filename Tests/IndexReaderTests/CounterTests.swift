@@ -1,11 +1,12 @@
 // The counters of the layout, as the reader knows them.
 
 import SharedLayout
+import TestSupport
 import Testing
 
 @testable import IndexReader
 
-@Suite("Counters")
+@Suite("Counters", .bounded)
 struct CounterTests {
   @Test("each row of the layout's list is a counter of a kind that the reader knows")
   func rows() {

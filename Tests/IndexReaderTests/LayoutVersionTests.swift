@@ -3,11 +3,13 @@
 
 import Foundation
 import SharedLayout
+import SystemAccess
+import TestSupport
 import Testing
 
 @testable import IndexReader
 
-@Suite("Layout versions")
+@Suite("Layout versions", .bounded)
 struct LayoutVersionTests {
   private static let readVersions = Array(ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION)
   private static let versionOffset = MemoryLayout<allocs_header>.offset(of: \.layout_version)!
@@ -98,7 +100,7 @@ struct LayoutVersionTests {
     synthetic.header.pointee.layout_version = version
     synthetic.header.pointee.header_size = 17
     let known = ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION
-    let error = SegmentError.otherVersion(path: synthetic.path, found: version, known: known)
+    let error = Complaint.otherVersion(path: synthetic.path, found: version, known: known)
     #expect(openingError(synthetic.path) == error)
     truncate(synthetic.path, 20)
     #expect(openingError(synthetic.path) == error)
@@ -107,7 +109,7 @@ struct LayoutVersionTests {
   @Test("the message names both versions and the way out")
   func messages() {
     func message(_ found: UInt32) -> String {
-      SegmentError.otherVersion(path: "x.seg", found: found, known: 2...3).description
+      Complaint.otherVersion(path: "x.seg", found: found, known: 2...3).description
     }
     #expect(
       message(1) == "can't read segment x.seg: its layout is version 1, this build knows versions 2 to 3 — "

@@ -2,18 +2,19 @@
 
 import Glibc
 import IndexReader
+import TestSupport
 import Testing
 
 /// Maps a page of a file that has none, and reads it.
 private func faultElsewhere() -> UInt8 {
-  let path = "\(SyntheticSegment.temporaryDirectory)/guard-\(getpid())"
+  let path = unusedPath("guard")
   let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
   unlink(path)
   let mapping = mmap(nil, 4096, PROT_READ, MAP_SHARED, descriptor, 0)!
   return mapping.load(as: UInt8.self)
 }
 
-@Suite("Mapping guard")
+@Suite("Mapping guard", .bounded)
 struct MappingGuardTests {
   @Test("a fault outside the segments ends the process, as without the guard")
   func fallsThrough() async {

@@ -3,9 +3,10 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
-@Suite("Contexts and stacks")
+@Suite("Contexts and stacks", .bounded)
 struct OriginTests {
   @Test("a context gives function, allocator, thread and stack")
   func context() throws {
@@ -139,7 +140,7 @@ struct OriginTests {
   }
 }
 
-@Suite("Modules")
+@Suite("Modules", .bounded)
 struct ModuleTests {
   @Test("of two modules at one place, the one that was loaded at the time")
   func byTime() throws {
@@ -191,7 +192,7 @@ struct ModuleTests {
   }
 }
 
-@Suite("Threads")
+@Suite("Threads", .bounded)
 struct ThreadTests {
   @Test("a slot's holder is told by time; who is overwritten in the history is nobody")
   func holders() throws {
@@ -257,11 +258,19 @@ struct ThreadTests {
   }
 }
 
-@Suite("Time")
+@Suite("Time", .bounded)
 struct TimeTests {
   private let second: UInt64 = 1_000_000_000
 
   private func ticks(_ nanoseconds: UInt64) -> UInt32 { allocs_ticks(nanoseconds / second, nanoseconds % second) }
+
+  /// Of a process that has ended; its agent started ten seconds after its machine did, at 1,700,000,000 s.
+  private func deadSegment() -> SyntheticSegment {
+    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
+    synthetic.header.pointee.clock = allocs_clock_start(
+      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    return synthetic
+  }
 
   @Test("in a running process, an age is the time since then by this machine's clock")
   func live() throws {
@@ -283,9 +292,7 @@ struct TimeTests {
 
   @Test("in a dead process, an age is the time since then by the wall clock, of whatever machine")
   func dead() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    synthetic.header.pointee.clock = allocs_clock_start(
-      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    let synthetic = deadSegment()
     let segment = try Segment(path: synthetic.path)
     #expect(segment.isProcessAlive == false)
     let clock = segment.clock()
@@ -301,9 +308,7 @@ struct TimeTests {
 
   @Test("a tick from just before the start, as a coarse clock gives it, is the start")
   func coarse() throws {
-    let synthetic = SyntheticSegment(processID: 0x3F_FFFF, startTime: 5)
-    synthetic.header.pointee.clock = allocs_clock_start(
-      monotonic_ns: 10 * second, realtime_ns: 1_700_000_000 * second)
+    let synthetic = deadSegment()
     let segment = try Segment(path: synthetic.path)
     #expect(segment.clock().wallTime(ofTicks: 639) == 1_700_000_000)
   }
@@ -342,7 +347,7 @@ func ownStartTime() -> UInt64? {
   return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
 }
 
-@Suite("Modules that nodes name")
+@Suite("Modules that nodes name", .bounded)
 struct NamedModuleTests {
   private let synthetic = SyntheticSegment()
 
@@ -384,7 +389,7 @@ struct NamedModuleTests {
       #expect(holder == expected)
       #expect(segment.module(of: holder, containing: 0x1100, at: 1) == nil)
     }
-    // One that leads outside the table.
+    // An index that leads outside the table.
     #expect(segment.module(of: try holder(7), containing: 0x1100, at: 1) == nil)
   }
 }

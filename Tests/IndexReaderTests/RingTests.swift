@@ -2,11 +2,13 @@
 
 import Foundation
 import SharedLayout
+import SystemAccess
+import TestSupport
 import Testing
 
 @testable import IndexReader
 
-@Suite("Event rings")
+@Suite("Event rings", .bounded)
 struct RingTests {
   /// Writes to a ring as an agent does.
   struct Writer {
@@ -202,7 +204,8 @@ struct RingTests {
         let records = drain(segment, &cursor)
         #expect(records.count <= 512)
         #expect(cursor.position - before.position == UInt64(records.count) + cursor.lost - before.lost)
-        if written < 10 { #expect(cursor.isDamaged) }
+        // Ten were read: a ring in which fewer are said to be written has lied.
+        #expect(cursor.isDamaged || written >= 10)
         segment.withMappedRecords(ofRing: 0, from: cursor.position, limit: .max) { first, second in
           #expect(first.count + second.count <= 512 * 32)
         }
@@ -220,7 +223,7 @@ struct RingTests {
         let synthetic = SyntheticSegment()
         let section = synthetic.section(Int(ALLOCS_SECTION_RINGS.rawValue))
         (UnsafeMutableRawPointer(section) + field).storeBytes(of: value, as: UInt64.self)
-        #expect(throws: SegmentError.self) { _ = try Segment(path: synthetic.path) }
+        #expect(throws: Complaint.self) { _ = try Segment(path: synthetic.path) }
       }
     }
   }
@@ -236,7 +239,7 @@ struct RingTests {
   }
 }
 
-@Suite("Consumers of events")
+@Suite("Consumers of events", .bounded)
 struct EventConsumerTests {
   /// A control file as the agent makes it, and a mapping of it.
   private final class Control {
@@ -321,7 +324,7 @@ struct EventConsumerTests {
     }
     var cursors: [RingCursor] = []
     #expect(
-      throws: SegmentError.occupied(
+      throws: Complaint.occupied(
         path: EventConsumer.controlPath(ofSegment: control.segment.path), consumers: Int(ALLOCS_CONSUMER_COUNT))
     ) { _ = try EventConsumer(to: segment, cursors: &cursors) }
   }
@@ -329,9 +332,9 @@ struct EventConsumerTests {
   @Test("a control file that is missing, short, another's, or of another version is an error")
   func damage() throws {
     var cursors: [RingCursor] = []
-    func error(_ control: Control) throws -> SegmentError? {
+    func error(_ control: Control) throws -> Complaint? {
       let segment = try Segment(path: control.segment.path)
-      do throws(SegmentError) {
+      do throws(Complaint) {
         _ = try EventConsumer(to: segment, cursors: &cursors)
         return nil
       } catch { return error }

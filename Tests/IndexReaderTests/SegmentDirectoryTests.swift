@@ -4,6 +4,7 @@ import CLibrary
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
 /// A directory of its own, removed with all that is in it.
@@ -12,7 +13,7 @@ private final class Directory {
   private var segments: [SyntheticSegment] = []
 
   init() {
-    path = "\(SyntheticSegment.temporaryDirectory)/directory-\(getpid())-\(UInt64.random(in: 0 ... .max))"
+    path = unusedPath("directory")
     precondition(mkdir(path, 0o700) == 0)
   }
 
@@ -48,7 +49,7 @@ private final class Directory {
 /// Above the largest process id that Linux hands out (2^22).
 private let nobody: Int32 = 5_000_000
 
-@Suite("Segment directory")
+@Suite("Segment directory", .bounded)
 struct SegmentDirectoryTests {
   @Test("segments are listed with their process's state; other files, links, pipes and directories are not")
   func list() throws {
@@ -109,7 +110,7 @@ struct SegmentDirectoryTests {
   }
 }
 
-@Suite("Endings of processes")
+@Suite("Endings of processes", .bounded)
 struct EndingTests {
   @Test("every wait status is an ending or none, and words tell it")
   func statuses() {
@@ -170,7 +171,7 @@ struct EndingTests {
   }
 }
 
-@Suite("Retention")
+@Suite("Retention", .bounded)
 struct RetentionTests {
   private func now() -> Double { Double(SyntheticSegment.nanoseconds(CLOCK_REALTIME)) / 1e9 }
 
@@ -310,7 +311,7 @@ struct RetentionTests {
       }
       return false
     }
-    while !isMapped() { usleep(1000) }
+    try wait(for: "the program has mapped the segment", pause: 1000) { isMapped() }
     let all = RetentionPolicy(maximumAge: 0, maximumBytes: 0, maximumCount: 0)
     let swept = SegmentDirectory.sweep(all, in: [directory.path])
     #expect(swept.removed.isEmpty && swept.kept.map(\.processID) == [nobody])
@@ -354,7 +355,7 @@ struct RetentionTests {
   }
 
   @Test(
-    "a server's mark says who sweeps a directory for as long as the server has it; another user's file by that name says nothing"
+    "a server's mark says who sweeps a directory while the server has it; another user's file by that name says nothing"
   )
   func marks() throws {
     let directory = Directory()
@@ -376,7 +377,7 @@ struct RetentionTests {
       unlink("\(directory.path)/\(SegmentFile.name(processID: nobody, startTime: 8))")
     }
     #expect(!directory.has("allocsd.\(geteuid()).sweeps"))
-    // One that was killed has left its mark without holding it.
+    // A server that was killed has left its mark without holding it.
     directory.touch("allocsd.\(geteuid()).sweeps")
     #expect(!keeps())
     if geteuid() == 0 {

@@ -2,6 +2,7 @@
 // again as the sparse files that they were.
 
 import Foundation
+import TestSupport
 import Testing
 
 /// A segment file made from its stored text; removed when this goes.
@@ -13,7 +14,7 @@ final class StoredSegment {
     let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appending(path: "Segments")
     let text = try String(contentsOf: folder.appending(path: "\(name).segment"), encoding: .utf8)
     let lines = text.split(separator: "\n").map { $0.split(separator: " ") }
-    path = SyntheticSegment.temporaryDirectory + "/stored-\(getpid())-\(UInt64.random(in: 0 ... .max)).seg"
+    path = unusedPath("stored") + ".seg"
     let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
     try #require(descriptor >= 0)
     defer { close(descriptor) }

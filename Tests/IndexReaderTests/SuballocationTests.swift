@@ -2,9 +2,10 @@
 
 import IndexReader
 import SharedLayout
+import TestSupport
 import Testing
 
-@Suite("Suballocations")
+@Suite("Suballocations", .bounded)
 struct SuballocationTests {
   private static let heap: UInt64 = 0x5555_0000_0000
 

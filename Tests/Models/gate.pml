@@ -1,16 +1,17 @@
 /*
  * The gate of fork (Gate.swift, Hook.swift), for all interleavings, and for stores that wait in a processor's buffer.
  *
- * Two threads call hooks again and again. A hook takes `self`, loads its region table, and if there is one writes to the
- * segment, plainly; then it gives `self` back. Its plain stores wait in a buffer, in order, and drain at any time: so a load
- * may overtake the stores before it. Without a table it waits at the gate: it sets `at_gate`, a full fence, waits until the
- * gate is open, clears `at_gate`, and begins again; the closing thread gives the table back.
+ * Two threads call hooks again and again. A hook takes `self`, loads its region table, and if there is one writes to
+ * the segment, plainly; then it gives `self` back. Its plain stores wait in a buffer, in order, and drain at any time:
+ * so a load may overtake the stores before it. Without a table it waits at the gate: it sets `at_gate`, a full fence,
+ * waits until the gate is open, clears `at_gate`, and begins again; the closing thread gives the table back.
  *
- * A third thread forks: it makes the gate's count odd, takes the tables away, has membarrier empty all buffers, and waits
- * until each thread is outside its hooks or at the gate. From then until it opens the gate, it copies: nobody may
+ * A third thread forks: it makes the gate's count odd, takes the tables away, has membarrier empty all buffers, and
+ * waits until each thread is outside its hooks or at the gate. From then until it opens the gate, it copies: nobody may
  * write, or have begun to. It does so twice.
  *
- * refuted with -DNO_MEMBARRIER: a hook has taken `self` in its buffer only, and found its table before it was taken away.
+ * refuted with -DNO_MEMBARRIER: a hook has taken `self` in its buffer only, and found its table before it was taken
+ * away.
  * refuted with -DNO_WAIT: a hook that found its table still writes.
  * refuted with -DTABLE_FIRST: a hook that loads its table before it takes `self` is not seen, barrier or not.
  */

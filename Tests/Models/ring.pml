@@ -2,12 +2,14 @@
  * The protocol of an event ring (allocs_ring.h, Rings.swift, Segment+Rings.swift), for all interleavings, and for all
  * orders in which a processor may let plain stores to different words become visible.
  *
- * A ring of CAPACITY records of two words, announced CHUNK at a time. The writer stores `reserved`, makes a release fence, stores the
- * words of records, and after each record `written` with release. Stores wait in a buffer for each word and drain in any order
- * between the words; a fence, and a release before its own store, waits until all that were made before are in memory.
+ * A ring of CAPACITY records of two words, announced CHUNK at a time. The writer stores `reserved`, makes a release
+ * fence, stores the words of records, and after each record `written` with release. Stores wait in a buffer for each
+ * word and drain in any order between the words; a fence, and a release before its own store, waits until all that were
+ * made before are in memory.
  *
- * The reader loads `written`, copies the two words of any record below it, in either order, then loads `reserved`. A record at or
- * above `reserved` - CAPACITY must be whole and be the one asked for: its words hold its position, plus one.
+ * The reader loads `written`, copies the two words of any record below it, in either order, then loads `reserved`. A
+ * record at or above `reserved` - CAPACITY must be whole and be the one asked for: its words hold its position, plus
+ * one.
  *
  * refuted with -DNO_FENCE: `reserved` is stored and no fence follows, so words of the next lap may be seen before it.
  * refuted with -DPLAIN_WRITTEN: `written` is stored without release, so it may be seen before its record.

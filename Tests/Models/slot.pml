@@ -3,17 +3,18 @@
  * processor may let plain stores to different words become visible.
  *
  * A block is allocated and freed again and again with large sizes, each generation by its owner: the tail and then the
- * head, both with release; to free it, the head is set to 0. Stores wait in a buffer for each word and drain in any order
- * between the words; a release waits until both are empty. (An owner that is another thread has synchronized with the last
- * through the allocator, which empties the buffers: that allows fewer orders, not more.)
+ * head, both with release; to free it, the head is set to 0. Stores wait in a buffer for each word and drain in any
+ * order between the words; a release waits until both are empty. (An owner that is another thread has synchronized with
+ * the last through the allocator, which empties the buffers: that allows fewer orders, not more.)
  *
  * Heads of successive generations may be equal: same context, same tick, sizes that agree in their low bits. So
  * ALIKE of them carry the same bits, and the tail's check bits don't tell them apart either.
  *
- * The reader (Arena.allocation) loads head, tail, head, in this order: all with acquire. What it returns must have been the
- * truth at some moment during its read: a generation that was live then, with that generation's own tail.
+ * The reader (Arena.allocation) loads head, tail, head, in this order: all with acquire. What it returns must have been
+ * the truth at some moment during its read: a generation that was live then, with that generation's own tail.
  *
- * refuted with -DPLAIN_TAIL: a tail stored without release may be seen before the erased head of the generation before it.
+ * refuted with -DPLAIN_TAIL: a tail stored without release may be seen before the erased head of the generation before
+ * it.
  */
 
 #define GENERATIONS 4
@@ -30,7 +31,8 @@ byte head_generation[2];            /* that of the buffered stores to head */
 bool reading = false;
 
 inline buffer_head(value, generation) {
-  atomic { head_waiting < 2 -> head_buffer[head_waiting] = value; head_generation[head_waiting] = generation; head_waiting++ }
+  atomic { head_waiting < 2 ->
+    head_buffer[head_waiting] = value; head_generation[head_waiting] = generation; head_waiting++ }
 }
 inline buffer_tail(value) {
   atomic { tail_waiting < 2 -> tail_buffer[tail_waiting] = value; tail_waiting++ }

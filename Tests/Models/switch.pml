@@ -1,11 +1,11 @@
 /*
- * The switch of events (allocs_control.h, EventConsumer.swift, Consumers.swift): consumers come and go, one dies and is expelled by
- * a thread of the agent, in all interleavings. When all have done what they do, events are on if an entry is taken. They may be on
- * without one: who found a newcomer turns them on again, and the newcomer may have left by then. So the agent looks again from
- * time to time, and after that events are on if and only if an entry is taken.
+ * The switch of events (allocs_control.h, EventConsumer.swift, Consumers.swift): consumers come and go, one dies and is
+ * expelled by a thread of the agent, in all interleavings. When all have done what they do, events are on if an entry
+ * is taken. They may be on without one: who found a newcomer turns them on again, and the newcomer may have left by
+ * then. So the agent looks again from time to time, and after that events are on if and only if an entry is taken.
  *
- * Exchanges and atomic adds are full fences on the words; the fence behind the exchange of `events` is there because what
- * follows is a look at other words. So every step here is one access to memory in order.
+ * Exchanges and atomic adds are full fences on the words; the fence behind the exchange of `events` is there because
+ * what follows is a look at other words. So every step here is one access to memory in order.
  *
  * refuted with -DLOOK_ONCE: who turns events off does not look again for one who came meanwhile.
  * refuted with -DTURN_ON_FIRST: who comes turns events on before it takes its entry.

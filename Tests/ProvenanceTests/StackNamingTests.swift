@@ -2,6 +2,7 @@
 
 import IndexReader
 import Symbols
+import TestSupport
 import Testing
 
 @testable import Provenance
@@ -66,7 +67,7 @@ private final class MadeUpTables: OriginTables {
   }
 }
 
-@Suite("Naming of stacks")
+@Suite("Naming of stacks", .bounded)
 struct StackNamingTests {
   private let tables = MadeUpTables()
 
@@ -156,7 +157,7 @@ struct StackNamingTests {
   }
 }
 
-@Suite("Sites by size")
+@Suite("Sites by size", .bounded)
 struct SiteTableTests {
   private let tables = MadeUpTables()
 

@@ -1,10 +1,11 @@
 // Which functions are wrappers: plain names, patterns, the list that comes with the program.
 
+import TestSupport
 import Testing
 
 @testable import Provenance
 
-@Suite("Plain names of functions")
+@Suite("Plain names of functions", .bounded)
 struct FunctionNameTests {
   @Test(
     "without types, parameters, results and suffixes",
@@ -49,14 +50,10 @@ struct FunctionNameTests {
 
   @Test("any bytes have some plain name")
   func hostile() {
-    var state: UInt64 = 1
+    var random = RandomNumbers()
     let alphabet = Array("operator new()<>[]{}:. ->abi clone h0".utf8) + [0, 0xFF, 0xC3]
     for _ in 0..<20_000 {
-      let name = (0..<Int(state >> 59)).map { _ in
-        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        return alphabet[Int(state >> 33) % alphabet.count]
-      }
-      state = state &* 6_364_136_223_846_793_005 &+ 1
+      let name = (0..<Int.random(in: 0..<32, using: &random)).map { _ in alphabet.randomElement(using: &random)! }
       #expect(FunctionName.plain(name).count <= name.count)
     }
     let long = Array(repeating: UInt8(ascii: "<"), count: 1 << 20)
@@ -64,7 +61,7 @@ struct FunctionNameTests {
   }
 }
 
-@Suite("Wrappers")
+@Suite("Wrappers", .bounded)
 struct WrappersTests {
   @Test(
     "functions of the list",

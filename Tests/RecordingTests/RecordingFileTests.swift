@@ -5,6 +5,8 @@ import Glibc
 import IndexReader
 import SharedLayout
 import Symbols
+import SystemAccess
+import TestSupport
 import Testing
 
 @testable import Recording
@@ -13,7 +15,7 @@ import Testing
 private final class SmallRecording {
   static let start: UInt64 = 1_000_000_000_000
   static let heap: UInt64 = 0x5555_0000_0000
-  let path = "/dev/shm/recording-\(getpid())-\(UInt64.random(in: 0 ... .max)).rec"
+  let path = unusedPath("recording")
   private(set) var bytes = RecordingFormat.fileHeader
   /// Where chunks begin, and where the last one ends.
   private(set) var offsets = [RecordingFormat.headerSize]
@@ -127,7 +129,7 @@ private func read(_ path: String) throws -> [UInt8] {
   }
 }
 
-@Suite("files of recordings")
+@Suite("files of recordings", .bounded)
 struct RecordingFileTests {
   @Test("what was recorded is replayed at any moment, and at the peak")
   func replay() throws {
@@ -149,9 +151,9 @@ struct RecordingFileTests {
     let small = SmallRecording()
     for length in 0..<small.bytes.count {
       let kept = small.offsets.filter { $0 <= length }.count - 1
-      // What was recorded of which process is in the first chunk.
+      // The first chunk says which process was recorded.
       guard kept > 0 else {
-        #expect(throws: RecordingError.self) { _ = try small.open(Array(small.bytes[..<length])) }
+        #expect(throws: Complaint.self) { _ = try small.open(Array(small.bytes[..<length])) }
         continue
       }
       let recording = try small.open(Array(small.bytes[..<length]))
@@ -175,7 +177,7 @@ struct RecordingFileTests {
       bytes[offset] ^= UInt8(1 << (offset % 8))
       let chunk = small.offsets.lastIndex { $0 <= offset } ?? -1
       guard chunk > 0 else {
-        #expect(throws: RecordingError.self, "offset \(offset)") { _ = try small.open(bytes) }
+        #expect(throws: Complaint.self, "offset \(offset)") { _ = try small.open(bytes) }
         continue
       }
       let recording = try small.open(bytes)

@@ -1,10 +1,10 @@
-// What a Mutex of Synchronization calls when it is held by another thread, for ThreadSanitizer.
+// The functions that a Mutex of Synchronization calls when another thread holds it, for ThreadSanitizer.
 //
 // The library's own waits in the kernel, by a priority-inheriting futex, and the kernel passes the lock on: an
 // instrumented program never sees who released it to whom, and takes what the mutex protects for a race. These wait by
-// trying again. Neither sets the word's bit for waiting threads, so that unlocking always takes the short way, which is
-// instrumented. Linked in front of the library; the names are mangled `_MutexHandle._lockSlow(_:)`, `_tryLockSlow()`,
-// `_unlockSlow()`.
+// trying again. They do not set the word's bit for waiting threads, so that unlocking always takes the short way, which
+// is instrumented. Linked in front of the library; the names are mangled `_MutexHandle._lockSlow(_:)`,
+// `_tryLockSlow()`, `_unlockSlow()`.
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -17,8 +17,10 @@
 
 SWIFT_METHOD void lock_slow(uint32_t thread, SELF _Atomic uint32_t *word)
     __asm__("$s15Synchronization12_MutexHandleV9_lockSlowyys6UInt32VF");
-SWIFT_METHOD bool try_lock_slow(SELF _Atomic uint32_t *word) __asm__("$s15Synchronization12_MutexHandleV12_tryLockSlowSbyF");
-SWIFT_METHOD void unlock_slow(SELF _Atomic uint32_t *word) __asm__("$s15Synchronization12_MutexHandleV11_unlockSlowyyF");
+SWIFT_METHOD bool try_lock_slow(SELF _Atomic uint32_t *word)
+    __asm__("$s15Synchronization12_MutexHandleV12_tryLockSlowSbyF");
+SWIFT_METHOD void unlock_slow(SELF _Atomic uint32_t *word)
+    __asm__("$s15Synchronization12_MutexHandleV11_unlockSlowyyF");
 
 static bool take(_Atomic uint32_t *word, uint32_t thread) {
   uint32_t free = 0;

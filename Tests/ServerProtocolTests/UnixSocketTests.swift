@@ -2,9 +2,11 @@
 
 import Glibc
 import ServerProtocol
+import SystemAccess
+import TestSupport
 import Testing
 
-@Suite("Unix sockets")
+@Suite("Unix sockets", .bounded)
 struct UnixSocketTests {
   @Test("a path is taken whole or refused, never cut")
   func pathLimit() throws {
@@ -19,13 +21,13 @@ struct UnixSocketTests {
       #expect(length == Int32(size))
     }
     for path in ["", String(repeating: "a", count: 108), String(repeating: "a", count: 5000), "a\0b"] {
-      #expect(throws: SocketError.self) { try UnixSocket.withAddress(of: path) { _, _ in 0 } }
+      #expect(throws: Complaint.self) { try UnixSocket.withAddress(of: path) { _, _ in 0 } }
     }
   }
 
   @Test("connecting to nothing says ENOENT and what to do")
   func nobodyThere() {
-    do throws(SocketError) {
+    do throws(Complaint) {
       _ = try UnixSocket.connected(to: "/nonexistent/allocsd.sock")
       Issue.record("connected")
     } catch {

@@ -2,9 +2,10 @@
 // forgotten in one of them fails here by its name.
 
 import Foundation
+import TestSupport
 import Testing
 
-@Suite("Hooked functions")
+@Suite("Hooked functions", .bounded)
 struct HookedFunctionTests {
   private static func text(_ path: String) throws -> String {
     let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -108,6 +109,6 @@ struct HookedFunctionTests {
     #expect(freeing == ["free", "free_sized", "free_aligned_sized"])
     let allocating = try Self.hooked().filter { !freeing.contains($0) }
     #expect(allocating.count >= 9)
-    #expect(try Self.missing(allocating, in: "Sources/Answers/Wrappers.txt") == [])
+    #expect(try Self.missing(allocating, in: "Sources/Provenance/Wrappers.txt") == [])
   }
 }

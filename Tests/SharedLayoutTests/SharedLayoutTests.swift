@@ -2,6 +2,7 @@
 
 import Foundation
 import SharedLayout
+import TestSupport
 import Testing
 
 private let sizes: [UInt64] = [
@@ -18,21 +19,28 @@ private func text(ofFile path: String) throws -> String {
   return try String(contentsOf: package.appending(path: path), encoding: .utf8)
 }
 
-@Suite("Slots")
+@Suite("Slots", .bounded)
 struct SlotTests {
+  /// Expects what heads of both kinds have: what they were made of.
+  private func expectHead(
+    _ head: UInt64, _ kind: allocs_slot_kind, _ granule: UInt32, _ size: UInt64, _ context: UInt32, _ ticks: UInt32
+  ) {
+    #expect(allocs_slot_kind(head) == kind.rawValue)
+    #expect(allocs_slot_kind_of_size(size) == kind.rawValue)
+    #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
+    #expect(allocs_slot_is_head(head))
+    #expect(allocs_slot_granule(head) == granule)
+    #expect(allocs_slot_context(head) == context)
+    #expect(allocs_slot_ticks(head) == ticks)
+  }
+
   @Test("a small head gives back granule, size, context and time", arguments: sizes.filter { $0 < smallLimit }, [0, 1])
   func small(size: UInt64, granule: UInt32) {
     for context in contexts {
       for ticks in times {
         let head = allocs_slot_small(granule, size, context, ticks)
-        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue)
-        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_SMALL.rawValue)
-        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
-        #expect(allocs_slot_is_head(head))
-        #expect(allocs_slot_granule(head) == granule)
+        expectHead(head, ALLOCS_SLOT_SMALL, granule, size, context, ticks)
         #expect(allocs_slot_small_size(head) == size)
-        #expect(allocs_slot_context(head) == context)
-        #expect(allocs_slot_ticks(head) == ticks)
       }
     }
   }
@@ -43,13 +51,7 @@ struct SlotTests {
     for context in contexts {
       for ticks in times {
         let head = allocs_slot_large(granule, size, context, ticks)
-        #expect(allocs_slot_kind(head) == ALLOCS_SLOT_LARGE.rawValue)
-        #expect(allocs_slot_kind_of_size(size) == ALLOCS_SLOT_LARGE.rawValue)
-        #expect(allocs_slot_is_head_of(head, granule) && !allocs_slot_is_head_of(head, 1 - granule))
-        #expect(allocs_slot_is_head(head))
-        #expect(allocs_slot_granule(head) == granule)
-        #expect(allocs_slot_context(head) == context)
-        #expect(allocs_slot_ticks(head) == ticks)
+        expectHead(head, ALLOCS_SLOT_LARGE, granule, size, context, ticks)
         for alignment: UInt32 in [0, 4, 5, 12, 21, 46, ALLOCS_ALIGNMENT_LIMIT - 1] {
           let tail = allocs_slot_tail(size, alignment, ticks)
           #expect(allocs_slot_kind(tail) == ALLOCS_SLOT_TAIL.rawValue)
@@ -101,7 +103,7 @@ struct SlotTests {
   }
 }
 
-@Suite("Addresses")
+@Suite("Addresses", .bounded)
 struct AddressTests {
   static let addresses: [UInt64] = [
     0, 16, 32, 48, 0x3FF_FFE0, 0x3FF_FFF0, 0x400_0000, 0x400_0010, 0x7F12_3456_7890, 0x7FFF_FFFF_FFF0,
@@ -128,7 +130,7 @@ struct AddressTests {
   }
 }
 
-@Suite("Contexts")
+@Suite("Contexts", .bounded)
 struct ContextTests {
   @Test("a context's word gives back its four parts")
   func inverse() {
@@ -183,7 +185,7 @@ struct ContextTests {
   }
 }
 
-@Suite("Sections")
+@Suite("Sections", .bounded)
 struct SectionTests {
   private let rows = (0..<UInt32(ALLOCS_SECTION_ROWS.rawValue)).map { allocs_section_facts($0) }
 
@@ -236,7 +238,7 @@ struct SectionTests {
   }
 }
 
-@Suite("Layout versions")
+@Suite("Layout versions", .bounded)
 struct LayoutVersionTests {
   @Test("a reader knows the size of the header of its own version and of the one before, and of no other")
   func sizes() {
@@ -255,7 +257,7 @@ struct LayoutVersionTests {
   }
 }
 
-@Suite("Settings")
+@Suite("Settings", .bounded)
 struct SettingTests {
   @Test("the README's table has each setting that people may give, and says which of them no file may have")
   func readme() throws {
@@ -280,7 +282,7 @@ struct SettingTests {
   }
 }
 
-@Suite("Ticks")
+@Suite("Ticks", .bounded)
 struct TickTests {
   @Test("a second is 64 ticks, and 31 bits of them are kept")
   func seconds() {
@@ -319,7 +321,7 @@ struct TickTests {
   }
 }
 
-@Suite("Atomics")
+@Suite("Atomics", .bounded)
 struct AtomicTests {
   @Test("exchange, fetch and compare-exchange do what they say")
   func operations() {

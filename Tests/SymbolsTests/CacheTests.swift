@@ -3,9 +3,10 @@
 import Dispatch
 import Symbols
 import Synchronization
+import TestSupport
 import Testing
 
-@Suite struct CacheTests {
+@Suite(.bounded) struct CacheTests {
   @Test("answers are the same when asked again, and for another process that maps the file elsewhere")
   func again() throws {
     let program = try TestProgram("plain.c", compiler: "gcc", ["-O2", "-g"])

@@ -3,6 +3,7 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
 /// How a program is built, and what is done to it then.
@@ -62,7 +63,7 @@ extension TestProgram {
   }
 }
 
-@Suite struct DebugFormTests {
+@Suite(.bounded) struct DebugFormTests {
   private static let forms: [DebugForm] = [
     DebugForm("g++", "-O1 -gdwarf-4"), DebugForm("g++", "-O1 -gdwarf-5"),
     DebugForm("g++", "-O1 -gdwarf-5 -gdwarf64"),
@@ -118,7 +119,7 @@ extension TestProgram {
     let symbolizer = Symbolizer(debugRoots: [])
     #expect(program.probes.count >= 17)
     for (name, _) in program.probes {
-      // What an initializer gives an open array is not found in what clang compiles.
+      // The length that an initializer gives an open array is not in what clang compiles.
       if form.compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(try program.variable(name, symbolizer), "\(name)")
       let paths = ([found.path] + found.alternatives).map {
@@ -176,7 +177,7 @@ extension TestProgram {
     #expect(try program.frames("template", Symbolizer(debugRoots: [])).map(\.function) == ["run(int)"])
     #expect(try program.frames("template", Symbolizer(debugRoots: [root])).map(\.function) == inlined)
     // The program and its .dwo file, moved together.
-    let other = try TemporaryFolder()
+    let other = try TestDirectory()
     var moved = program.module
     moved.path = "\(other.path)/program"
     try FileManager.default.moveItem(atPath: program.path, toPath: moved.path)
@@ -187,9 +188,10 @@ extension TestProgram {
       Symbolizer(debugRoots: []).frames(returnAddress: address, in: moved).map(\.function) == inlined)
   }
 
-  @Test("a program that was stripped, its skeletons in a debug file: the package is found beside either")
+  @Test(
+    "a program that was stripped, its skeletons in a debug file: the package is found beside either",
+    .enabled(if: findTool("dwp") != nil))
   func strippedWithPackage() throws {
-    guard findTool("dwp") != nil else { return }
     let program = try DebugForm("g++", "-O1 -gdwarf-4 -gsplit-dwarf", .package("dwp")).build("templates.cpp")
     let expected = try program.frames("template", Symbolizer(debugRoots: [])).map(\.function)
     #expect(expected.count == 2)
@@ -225,7 +227,7 @@ extension TestProgram {
     }
   }
 
-  @Test("DWARF whose common part is gone, and sections that can't be unpacked, are said")
+  @Test("sections that can't be unpacked are said")
   func damagedForms() throws {
     let program = try DebugForm("g++", "-O1 -g", .compress("zstd")).build("templates.cpp")
     let path = URL(fileURLWithPath: program.path)
@@ -236,8 +238,10 @@ extension TestProgram {
     try bytes.write(to: path)
     let damaged = try #require(try program.frames("template", Symbolizer(debugRoots: [])).first)
     #expect(damaged.function == "run(int)" && damaged.problem?.contains("damaged") == true)
+  }
 
-    guard findTool("dwz") != nil else { return }
+  @Test("DWARF whose common part is gone is said", .enabled(if: findTool("dwz") != nil))
+  func commonPartGone() throws {
     let shared = try DebugForm("g++", "-O1 -g").build("templates.cpp")
     let common = "\(shared.folder.path)/common"
     try FileManager.default.copyItem(atPath: shared.path, toPath: "\(shared.path)2")

@@ -1,9 +1,10 @@
 // Names of each mangling scheme, and names of none.
 
 import Symbols
+import TestSupport
 import Testing
 
-@Suite struct DemanglingTests {
+@Suite(.bounded) struct DemanglingTests {
   @Test(
     "each scheme's names come out as its language writes them",
     arguments: [

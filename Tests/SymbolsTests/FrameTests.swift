@@ -2,6 +2,7 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
 struct Compilation: CustomTestStringConvertible, Sendable {
@@ -10,7 +11,7 @@ struct Compilation: CustomTestStringConvertible, Sendable {
   var testDescription: String { ([compiler] + arguments).joined(separator: " ") }
 }
 
-@Suite struct FrameTests {
+@Suite(.bounded) struct FrameTests {
   @Test(
     "inlined calls of a C program come innermost first, each with its line",
     arguments: [
@@ -125,7 +126,7 @@ struct Compilation: CustomTestStringConvertible, Sendable {
     let symbolizer = Symbolizer()
     var checked = 0
     for name in ["outer", "hidden", "last", "main"] {
-      guard let symbol = try? program.symbol(name) else { continue }
+      let symbol = try program.symbol(name)
       let addresses = (symbol.address..<symbol.address + symbol.size).map { $0 }
       let output = try run(
         "eu-addr2line", ["-i", "-e", program.path] + addresses.map { "0x" + String($0, radix: 16) })

@@ -2,18 +2,10 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
-@Suite struct HostileFileTests {
-  /// Repeatable: a failure must be found again.
-  private struct Random: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      return (state ^ (state >> 29)) &* 0xBF58_476D_1CE4_E5B9
-    }
-  }
-
+@Suite(.bounded) struct HostileFileTests {
   /// Asks for everything that a whole file would answer.
   private func interrogate(_ program: TestProgram) {
     let symbolizer = Symbolizer(debugRoots: [])
@@ -42,7 +34,7 @@ import Testing
     let program = try TestProgram(source, compiler: source.hasSuffix("c") ? "gcc" : "g++", ["-O2", "-g"])
     let whole = try Data(contentsOf: URL(fileURLWithPath: program.path))
     let id = try #require(whole.range(of: Data(program.buildID)))
-    var random = Random(state: 20_260)
+    var random = RandomNumbers()
     for round in 0..<400 {
       var copy = whole
       // Headers, names and debug information lie at both ends; code and the build id stay as they are.
@@ -64,7 +56,7 @@ import Testing
   func noise() throws {
     var program = try TestProgram("plain.c", compiler: "gcc", ["-O2"])
     program.buildID = []
-    var random = Random(state: 7)
+    var random = RandomNumbers()
     for size in [1, 4, 64, 5_000, 100_000] {
       var bytes = Data((0..<size).map { _ in UInt8.random(in: 0...255, using: &random) })
       try bytes.write(to: URL(fileURLWithPath: program.path))

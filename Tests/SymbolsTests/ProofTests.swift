@@ -3,9 +3,10 @@
 import ByteText
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
-@Suite("Proof of a module's file")
+@Suite("Proof of a module's file", .bounded)
 struct ProofTests {
   private static let flags = ["-O2", "-g", "-Wl,--build-id=none"]
 
@@ -15,7 +16,7 @@ struct ProofTests {
     return FileState(status)
   }
 
-  /// What is found at the probe `hidden` of a module whose reference is changed by `change`.
+  /// The names found at the probe `hidden` of a module whose reference is changed by `change`.
   private func found(
     _ program: TestProgram, _ change: (inout ModuleReference) throws -> Void = { _ in }
   ) throws -> (function: String?, loss: NameLoss?) {
@@ -87,7 +88,7 @@ struct ProofTests {
   func copied() throws {
     let program = try TestProgram("plain.c", compiler: "gcc", Self.flags)
     let known = try state(of: program.path)
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     try run("cp", ["-p", program.path, "\(folder.path)/copy"])
     let found = try found(program) {
       $0.file = known
@@ -99,7 +100,7 @@ struct ProofTests {
   @Test("a path of bytes that are no UTF-8 is opened as it is")
   func bytes() throws {
     let program = try TestProgram("plain.c", compiler: "gcc", Self.flags)
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     let path = Array("\(folder.path)/b".utf8) + [0xFF, 0x80, 0x0A]
     let moved = (path + [0]).withUnsafeBufferPointer { bytes in
       bytes.withMemoryRebound(to: CChar.self) { link(program.path, $0.baseAddress!) }

@@ -2,9 +2,10 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
-@Suite struct SeparateDebugFileTests {
+@Suite(.bounded) struct SeparateDebugFileTests {
   private func program(_ source: String = "plain.c") throws -> TestProgram {
     try TestProgram(source, compiler: source.hasSuffix("cpp") ? "g++" : "gcc", ["-O2", "-g"])
   }
@@ -101,7 +102,7 @@ import Testing
     #expect(FileManager.default.fileExists(atPath: common))
     #expect(try program.frames("constructor") == expected)
     try FileManager.default.removeItem(atPath: common)
-    // What is left of the names lies in the file that is gone; the symbol table stays.
+    // The rest of the names lies in the file that is gone; the symbol table stays.
     #expect(
       try program.frames("constructor").map(\.seen) == [ExpectedFrame(function: expected.last?.function)])
   }
@@ -155,7 +156,7 @@ import Testing
 
   @Test("a FIFO in the place of a module's file stops nobody")
   func fifo() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     try run("mkfifo", ["\(folder.path)/fifo"])
     let module = ModuleReference(
       path: "\(folder.path)/fifo", buildID: [1, 2], start: 0x1000, end: 0x3000, bias: 0x1000)

@@ -2,38 +2,17 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
-
-struct ToolFailure: Error, CustomStringConvertible {
-  var description: String
-}
 
 /// Runs a tool to its end; standard output as text. Throws what it wrote to standard error if it fails.
 @discardableResult
 func run(_ tool: String, _ arguments: [String], input: String? = nil) throws -> String {
-  guard let path = findTool(tool) else { throw ToolFailure(description: "\(tool) is not installed") }
-  let process = Process()
-  process.executableURL = URL(fileURLWithPath: path)
-  process.arguments = arguments
-  let output = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
-  let messages = output.appendingPathExtension("err")
-  for file in [output, messages] { _ = FileManager.default.createFile(atPath: file.path, contents: nil) }
-  defer { for file in [output, messages] { try? FileManager.default.removeItem(at: file) } }
-  process.standardOutput = try FileHandle(forWritingTo: output)
-  process.standardError = try FileHandle(forWritingTo: messages)
-  if let input {
-    let file = output.appendingPathExtension("in")
-    try Data(input.utf8).write(to: file)
-    process.standardInput = try FileHandle(forReadingFrom: file)
-    try FileManager.default.removeItem(at: file)
+  let outcome = try ChildProcess.run([tool] + arguments, input: input)
+  guard outcome.ending == .exit(0) else {
+    throw HarnessError("\(tool) \(arguments.joined(separator: " ")): \(outcome.ending), \(outcome.errors)")
   }
-  try process.run()
-  process.waitUntilExit()
-  guard process.terminationStatus == 0 else {
-    let text = (try? String(contentsOf: messages, encoding: .utf8)) ?? ""
-    throw ToolFailure(description: "\(tool) \(arguments.joined(separator: " ")): \(text)")
-  }
-  return String(decoding: try Data(contentsOf: output), as: UTF8.self)
+  return outcome.output
 }
 
 func findTool(_ name: String) -> String? {
@@ -42,24 +21,14 @@ func findTool(_ name: String) -> String? {
     .first { FileManager.default.isExecutableFile(atPath: $0) }
 }
 
-/// A folder that goes with its owner.
-final class TemporaryFolder {
-  let path: String
-  init() throws {
-    path = FileManager.default.temporaryDirectory.appendingPathComponent("symbols-\(UUID().uuidString)").path
-    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-  }
-  deinit { try? FileManager.default.removeItem(atPath: path) }
-}
-
 /// A compiled program, its probes' return addresses, and where its marked lines are.
 struct TestProgram {
-  static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Programs")
-    .path
+  static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    .appendingPathComponent("Programs").path
   /// Where the tests pretend that the module was mapped.
   static let bias: UInt64 = 0x7f12_3456_7000
 
-  let folder: TemporaryFolder
+  let folder: TestDirectory
   let path: String
   let source: String
   var buildID: [UInt8]
@@ -68,7 +37,7 @@ struct TestProgram {
 
   /// `arguments` come after the sources. The program is run once for its probes.
   init(_ source: String, compiler: String, _ arguments: [String], name: String = "program") throws {
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     self.folder = folder
     path = "\(folder.path)/\(name)"
     self.source = "\(Self.sources)/\(source)"
@@ -124,11 +93,11 @@ struct TestProgram {
         return (address, size)
       }
     }
-    throw ToolFailure(description: "no symbol \(name) in \(path)")
+    throw HarnessError("no symbol \(name) in \(path)")
   }
 }
 
-/// What a test expects of one frame.
+/// One frame as a test expects it.
 struct ExpectedFrame: Equatable, CustomStringConvertible {
   var function: String?
   var file: String?

@@ -3,9 +3,10 @@
 
 import Foundation
 import Symbols
+import TestSupport
 import Testing
 
-@Suite struct VariableTests {
+@Suite(.bounded) struct VariableTests {
   @Test(
     "each address answers the member that the source names",
     arguments: [
@@ -20,7 +21,7 @@ import Testing
     let symbolizer = Symbolizer(debugRoots: [])
     #expect(program.probes.count >= 17)
     for (name, address) in program.probes {
-      // What an initializer gives an open array is not found in what clang compiles.
+      // The length that an initializer gives an open array is not in what clang compiles.
       if compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(
         symbolizer.variable(at: address + TestProgram.bias, in: program.module), "\(name), \(compiler) \(options)")
@@ -66,10 +67,9 @@ import Testing
     #expect(Symbolizer(debugRoots: []).staticSymbol(at: address, in: program.module)?.name == "space::derived")
   }
 
-  @Test("Rust statics answer with their fields")
+  @Test("Rust statics answer with their fields", .enabled(if: findTool("rustc") != nil))
   func rust() throws {
-    guard findTool("rustc") != nil else { return }
-    let folder = try TemporaryFolder()
+    let folder = try TestDirectory()
     let source = "\(folder.path)/statics.rs"
     try """
     pub struct Inner { pub len: u64, pub names: [u16; 4] }
@@ -139,9 +139,11 @@ import Testing
       "t: .uleb128 4; .asciz \"S\"; .quad 64\n.uleb128 5; .asciz \"m\"; .long t - unit; .quad 0\n.byte 0",
       "t: .uleb128 6; .long t - unit\n.uleb128 7; .quad 9\n.byte 0",
       // 2^62 elements of 2^62 elements; elements of no bytes; members beyond the end of memory.
-      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0x3fffffffffffffff\n.uleb128 7; .quad 0x3fffffffffffffff\n.byte 0\n"
+      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0x3fffffffffffffff\n"
+        + ".uleb128 7; .quad 0x3fffffffffffffff\n.byte 0\n"
         + "u: .uleb128 8; .asciz \"b\"; .quad 0x4000000000000000",
-      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0xffffffffffffffff\n.byte 0\nu: .uleb128 8; .asciz \"b\"; .quad 0",
+      "t: .uleb128 6; .long u - unit\n.uleb128 7; .quad 0xffffffffffffffff\n.byte 0\n"
+        + "u: .uleb128 8; .asciz \"b\"; .quad 0",
       "t: .uleb128 4; .asciz \"S\"; .quad 0xffffffffffffffff\n"
         + ".uleb128 5; .asciz \"m\"; .long t - unit; .quad 0xffffffffffffffff\n.byte 0",
       // Pointers to pointers to themselves, whose name has no end; a type outside of the file.
@@ -184,11 +186,8 @@ import Testing
     let program = try TestProgram("variables.cpp", compiler: "g++", ["-g", "-O1"])
     let whole = try Data(contentsOf: URL(fileURLWithPath: program.path))
     let id = try #require(whole.range(of: Data(program.buildID)))
-    var state: UInt64 = 99
-    func random(_ bound: Int) -> Int {
-      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      return Int((state >> 33) % UInt64(bound))
-    }
+    var numbers = RandomNumbers()
+    func random(_ bound: Int) -> Int { Int.random(in: 0..<bound, using: &numbers) }
     for round in 0..<300 {
       var copy = whole
       for _ in 0...(round % 30) {
@@ -208,7 +207,7 @@ import Testing
 extension TestProgram {
   /// A shared object of nothing but a variable and debug information in assembly.
   struct Hostile {
-    let folder: TemporaryFolder
+    let folder: TestDirectory
     let path: String
     let buildID: [UInt8]
 
@@ -220,7 +219,7 @@ extension TestProgram {
 
     /// `abbreviations` from number 2 on; `entries` below the unit. Also the address of the variable's storage.
     static func make(_ abbreviations: String, _ entries: String) throws -> (Hostile, UInt64) {
-      let folder = try TemporaryFolder()
+      let folder = try TestDirectory()
       let path = "\(folder.path)/hostile"
       let assembly = """
         .data
@@ -245,7 +244,7 @@ extension TestProgram {
       try run("gcc", ["-nostdlib", "-static", "-Wl,-e,0", "-Wl,--build-id", "\(path).s", "-o", path])
       let line = try run("nm", [path]).split(separator: "\n").first { $0.hasSuffix(" storage") }
       guard let line, let storage = UInt64(line.split(separator: " ")[0], radix: 16) else {
-        throw ToolFailure(description: "no storage in \(path)")
+        throw HarnessError("no storage in \(path)")
       }
       return (Hostile(folder: folder, path: path, buildID: try TestProgram.readBuildID(path)), storage)
     }

@@ -1,6 +1,5 @@
-// What a descriptor of a process tells once the process is gone: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or
-// later, which the headers of older systems lack; and epoll(7). The numbers are those of the kernel's
-// include/uapi/linux/pidfd.h.
+// Descriptors of processes and their ends: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or later, which the headers
+// of older systems lack; and epoll(7). The numbers are those of the kernel's include/uapi/linux/pidfd.h.
 #include <errno.h>
 #include <linux/cn_proc.h>
 #include <linux/connector.h>
@@ -15,7 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// The 72 bytes of its third version; an older kernel fills what it knows, and says in `mask` what that is.
+// The 72 bytes of the structure's third version. An older kernel fills the fields that it knows, and says in `mask`
+// which these are.
 struct allocs_pidfd_info {
   uint64_t mask;
   uint64_t cgroup;
@@ -24,8 +24,8 @@ struct allocs_pidfd_info {
   uint32_t coredump[2];
 };
 
-// The wait status of a process that is gone and was waited for: 0, or the number of an error. ENODATA: the kernel
-// doesn't tell it.
+// The wait status of a process that is gone and was waited for. Returns 0, or the number of an error; ENODATA: the
+// kernel doesn't tell it.
 static inline int allocs_pidfd_wait_status(int descriptor, int *status) {
   const uint64_t has_exited = 1 << 3;
   struct allocs_pidfd_info info = {.mask = has_exited};
@@ -57,8 +57,8 @@ struct allocs_thread_end {
   uint64_t nanoseconds;  // of the machine's CLOCK_MONOTONIC
 };
 
-// A descriptor that such ends come to, not waiting; negative: the number of an error. What nobody takes in time is
-// dropped.
+// Returns a non-blocking descriptor at which such ends arrive, or the negated number of an error. Ends that nobody
+// takes in time are dropped.
 static inline int allocs_open_thread_ends(void) {
   enum { GROUP = 1, MULTICAST_LISTEN = 1, ROOM = 4 << 20 };
   const uint32_t only_exits = 0x80000000;  // Linux 6.6 or later; before, other events come too
@@ -83,7 +83,8 @@ static inline int allocs_open_thread_ends(void) {
   return descriptor;
 }
 
-// The next one: 1; 0 if there is none now; else the negated number of an error (ENOBUFS: some were dropped, ask again).
+// Takes the next end. Returns 1; 0 if there is none now; else the negated number of an error (ENOBUFS: some ends were
+// dropped, ask again).
 static inline int allocs_next_thread_end(int descriptor, struct allocs_thread_end *end) {
   for (;;) {
     struct {
@@ -100,7 +101,7 @@ static inline int allocs_next_thread_end(int descriptor, struct allocs_thread_en
     ssize_t count = recvfrom(descriptor, &received, sizeof received, 0, (struct sockaddr *)&sender, &size);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return errno == EAGAIN ? 0 : -errno;
-    // Only the kernel's word counts.
+    // Only messages from the kernel count.
     if (sender.nl_pid != 0 || (size_t)count < offsetof(typeof(received), event.signal)) continue;
     if (received.message.id.idx != CN_IDX_PROC || received.event.what != 0x80000000) continue;
     end->thread = (int32_t)received.event.thread;

@@ -27,11 +27,11 @@ extension Segment {
 
 struct Comparison {
   var record: Record
-  /// What the index held before the program's own allocations began: the libraries'.
+  /// The blocks of the index before the program's own allocations began: the libraries'.
   var baseline: [Allocation]
   /// How the allocator below is called; nil if it is not checked.
   var allocatorPrefix: String?
-  /// The same by the number of a block's site, where a program has several; nil if `allocatorPrefix` is meant.
+  /// `allocatorPrefix` by the number of a block's site, for a program with several allocators; nil if it has one.
   var allocatorPrefixOfSite: ((UInt32) -> String)?
   /// Whether blocks that are neither in the record nor in the baseline are a difference.
   var isComplete = true
@@ -48,7 +48,7 @@ struct Comparison {
   /// Whether each address class of each block is looked up.
   var looksUp = true
 
-  /// Whether that is each byte of each block, for small ones.
+  /// Whether each byte of each block is looked up as well, for programs whose blocks are small.
   var looksAtEachByte = false
 
   /// Compares the index with the record. The program must be at a check point.
@@ -165,7 +165,8 @@ struct Comparison {
         || answer.next != (low < found.count ? found[low] : nil)
       {
         differences.add(
-          "\(hex(address)) is in \(words(answer.containing)), not \(words(containing)), between \(words(answer.previous))"
+          "\(hex(address)) is in \(words(answer.containing)), not \(words(containing)),"
+            + " between \(words(answer.previous))"
             + " and \(words(answer.next)), not \(words(previous >= 0 ? found[previous] : nil)) and"
             + " \(words(low < found.count ? found[low] : nil))")
       }

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 final class PlacedProgram {
@@ -56,14 +57,5 @@ final class PlacedProgram {
   func listed(in other: TestDirectory? = nil) throws -> [String: Any]? {
     let processes = try ask(["ps"], in: other)["processes"] as? [[String: Any]]
     return processes?.first { $0["pid"] as? Int == Int(pid) }
-  }
-}
-
-/// Waits until something is true.
-func waitUntil(_ what: String, _ isTrue: () throws -> Bool) throws {
-  let limit = Date().addingTimeInterval(ChildProcess.patience)
-  while try !isTrue() {
-    guard Date() < limit else { throw HarnessError("in vain: \(what)") }
-    usleep(20_000)
   }
 }

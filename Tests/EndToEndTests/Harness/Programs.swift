@@ -2,6 +2,7 @@
 
 import Foundation
 import Synchronization
+import TestSupport
 
 enum Programs {
   private static let built = Mutex<[String: String]>([:])
@@ -24,7 +25,7 @@ enum Programs {
   }
 
   private static func command(for source: String, target: String) -> [String] {
-    let file = "\(Installation.testsDirectory)/Programs/\(source)"
+    let file = Self.source(source)
     // -fno-builtin, or the compiler would take calls away whose blocks are not used; what it warns of are the edges.
     let flags = [
       "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-alloc-size-larger-than", "-Wno-use-after-free",
@@ -40,5 +41,7 @@ enum Programs {
   }
 
   /// The path of a source file, for programs that are interpreted.
-  static func source(_ name: String) -> String { "\(Installation.testsDirectory)/Programs/\(name)" }
+  static func source(_ name: String) -> String {
+    "\(Installation.packageDirectory)/Tests/EndToEndTests/Programs/\(name)"
+  }
 }

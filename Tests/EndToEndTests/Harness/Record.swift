@@ -1,6 +1,7 @@
 // The record that a test program kept of its allocations: see Programs/record.h.
 
 import Foundation
+import TestSupport
 
 struct Record {
   struct Block: Equatable {

@@ -2,6 +2,7 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 final class RecordingProgram {
@@ -41,6 +42,19 @@ final class RecordingProgram {
   /// Opens the index of the program, or of another process with an index in the same directory.
   func openSegment(of pid: Int32? = nil) throws -> Segment {
     try Segment(path: directory.segment(of: pid ?? process.pid))
+  }
+
+  /// Expects that nothing is missing from the index by its own counters, that it has as many blocks as the record and
+  /// the baseline, and that no memory of the program is writable and executable.
+  func expectComplete(
+    _ segment: borrowing Segment, _ record: Record, baseline: [Allocation],
+    sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    #expect(segment.unindexed == [], sourceLocation: sourceLocation)
+    let count = segment.totals().count
+    #expect(count == UInt64(record.blocks.count + baseline.count), sourceLocation: sourceLocation)
+    let maps = try String(contentsOfFile: "/proc/\(process.pid)/maps", encoding: .utf8)
+    #expect(!maps.contains(" rwx"), "nothing is writable and executable", sourceLocation: sourceLocation)
   }
 
   /// Waits for the end, which must be as after a plain run.

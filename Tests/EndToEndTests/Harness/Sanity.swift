@@ -2,10 +2,11 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 import Testing
 
 enum Sanity {
-  /// What is wrong with the index: empty if it is valid, complete by its own counters, and each block has its origin.
+  /// The faults of the index: none if it is valid, complete by its own counters, and each block has its origin.
   static func faults(of segment: borrowing Segment, balanced: Bool = true) -> [String] {
     var faults: [String] = []
     let all = segment.allAllocations()

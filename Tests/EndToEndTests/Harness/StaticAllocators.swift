@@ -2,6 +2,7 @@
 
 import Foundation
 import Synchronization
+import TestSupport
 
 enum StaticAllocators {
   private static let made = Mutex<[String: String]>([:])
@@ -53,11 +54,12 @@ enum StaticAllocators {
       if file.hasSuffix("/mimalloc.o") { return "\(directory)/\(file)" }
     }
     throw HarnessError(
-      "there is no mimalloc.o in \(directory): run scripts/fetch-mimalloc, or name its directory with ALLOCS_MIMALLOC_DIR"
+      "there is no mimalloc.o in \(directory):"
+        + " run scripts/fetch-mimalloc, or name its directory with ALLOCS_MIMALLOC_DIR"
     )
   }
 
-  /// The same with none but the names that begin with mi_.
+  /// mimalloc's object file with none but the names that begin with mi_.
   static func mimallocWithoutOverride() throws -> String {
     try make("mimalloc-only.o") { path in
       try run(["objcopy", "--wildcard", "--keep-global-symbol=mi_*", try mimalloc(), path])

@@ -1,6 +1,7 @@
 // Programs/stationary.c, running under the agent, with the addresses that it named.
 
 import Foundation
+import TestSupport
 import Testing
 
 final class Stationary {

@@ -2,12 +2,13 @@
 
 import Foundation
 import IndexReader
+import TestSupport
 
 struct UncertainRecord {
   /// Blocks that there surely are.
   var certain: [Record.Block]
-  /// What calls under way may have left: blocks that were to be freed or resized; and, with base 0, sizes of blocks to
-  /// come.
+  /// Blocks that calls under way may have left: those that were to be freed or resized; and, with base 0, sizes of
+  /// blocks to come.
   var possible: [Record.Block]
   var sites: [UInt32: Record.Site]
 

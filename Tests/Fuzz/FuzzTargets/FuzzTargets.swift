@@ -1,7 +1,7 @@
-// What the fuzzers run, each a function of bytes; the same for a fuzzer that searches and for a test that replays.
+// The targets of the fuzzers, each a function of bytes, for a fuzzer that searches and for a test that replays.
 //
-// A target returns normally whatever the bytes: an error that is thrown is one of the answers. What counts as failure is
-// a crash, a hang, a read outside the mapping and memory without bound.
+// A target returns normally whatever the bytes: an error that is thrown is one of the answers. A failure is a crash,
+// a hang, a read outside the mapping, or memory without bound.
 
 import Answers
 import Glibc

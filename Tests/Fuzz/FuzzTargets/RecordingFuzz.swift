@@ -1,9 +1,9 @@
-// Bytes taken for the chunks of a recording. Checksums and lengths are made right, but for chunks that ask for another: a reader
-// that is handed random bytes would look at none.
+// Bytes taken for the chunks of a recording. Checksums and lengths are made right, but for chunks that ask for another:
+// a reader that is handed random bytes would look at none.
 //
 //   a chunk: kind u8, what u8, events u16, unpacked u16, size u16, payload
-//   what: bit 0 the payload is a zstd frame (of `unpacked` bytes), 1 a bit of it is flipped, 2 the file is cut within it,
-//         3 chunks before it are missing, 4 the stamps in its header are the wrong way round
+//   what: bit 0 the payload is a zstd frame (of `unpacked` bytes), 1 a bit of it is flipped, 2 the file is cut within
+//         it, 3 chunks before it are missing, 4 the stamps in its header are the wrong way round
 
 import Glibc
 import Recording

@@ -1,7 +1,8 @@
-// The reader of event rings on rings whose headers and records are anything: what is read, what is lost, and the events' report.
+// The reader of event rings on rings whose headers and records are anything: what is read, what is lost, and the
+// events' report.
 //
-// What has to hold whatever a ring says: every position is either read or counted as lost, once; nothing outside the ring
-// is read; and reading comes to an end.
+// Three things hold whatever a ring says: every position is either read or counted as lost, once; nothing outside the
+// ring is read; and reading comes to an end.
 
 import Answers
 import IndexReader
@@ -35,7 +36,7 @@ enum RingsFuzz {
           precondition(
             cursors[ring].position - before.position == UInt64(batch.records.count) + cursors[ring].lost - before.lost,
             "every position is read or lost")
-          // What was written to a dead process's ring doesn't grow: a ring is read once.
+          // The ring of a dead process doesn't grow: it is read once.
           budget -= batch.records.count
           precondition(budget >= 0, "more than a ring holds")
           if let first = batch.records.first {

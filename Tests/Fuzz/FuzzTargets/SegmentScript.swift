@@ -1,4 +1,5 @@
-// What a fuzzer's bytes mean for a segment: a script of stores into a sound one, some made while a reader has it open.
+// The meaning of a fuzzer's bytes for a segment: a script of stores into a sound one, some made while a reader has it
+// open.
 //
 // Random bytes would hardly get past the header's checks. A script starts from a segment with something in every table
 // and damages what it names: fields of the header, entries of tables, slots, summary bits, the file's length.
@@ -8,6 +9,7 @@
 import Glibc
 import IndexReader
 import SharedLayout
+import TestSupport
 
 // lseek(2); the Swift overlay lacks them.
 private let seekData: Int32 = 3
@@ -70,7 +72,8 @@ final class Stage {
 
   var path: String { synthetic.path }
 
-  /// Runs `script` and hands the path to `ask`, which says what a reader does; `whileOpen` runs what is left of the script.
+  /// Runs `script` and hands the path to `ask`, which says what a reader does; `whileOpen` runs what is left of the
+  /// script.
   func run(_ script: ArraySlice<UInt8>, ask: (_ path: String, _ whileOpen: () -> Void) -> Void) {
     var reader = ScriptReader(script)
     step(&reader)
@@ -95,7 +98,7 @@ final class Stage {
         // An entry of a table, near its start.
         store(at: places[Int(script.byte()) % places.count] + Int(script.number(bytes: 2)) * 8, script.number(bytes: 8))
       case 4:
-        // The same with a small number: another entry's index, mostly.
+        // An entry of a table, with a small number: another entry's index, mostly.
         store(at: places[Int(script.byte()) % places.count] + Int(script.byte()) * 8, UInt64(script.byte()))
       case 5:
         let slots = place(ALLOCS_SECTION_ARENAS) + Int(ALLOCS_ARENA_SLOTS_OFFSET)
@@ -125,7 +128,7 @@ final class Stage {
 
   private func store(at offset: Int, _ value: UInt64) {
     let aligned = offset & ~7
-    // What was cut off cannot be written; growing the file again brings zeros.
+    // Bytes that were cut off cannot be written; growing the file again brings zeros.
     guard !isCut, aligned >= 0, aligned + 8 <= synthetic.size else { return }
     let word = (synthetic.start + aligned).assumingMemoryBound(to: UInt64.self)
     changes.append((aligned, word.pointee))

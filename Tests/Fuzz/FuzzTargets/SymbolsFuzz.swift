@@ -1,5 +1,5 @@
-// Bytes taken for an ELF file; or, behind a first byte of 2 or 3 and a length, for two: the other one is half.dwo beside it, or
-// its package of split debug information.
+// Bytes taken for an ELF file; or, behind a first byte of 2 or 3 and a length, for two: the other one is half.dwo
+// beside it, or its package of split debug information.
 
 import Glibc
 import Symbols

@@ -1,4 +1,4 @@
-// What libFuzzer calls; its library wants a function of this name also where it is handed one.
+// The function that libFuzzer calls: its library wants one of this name also where it is handed another.
 
 import FuzzTargets
 

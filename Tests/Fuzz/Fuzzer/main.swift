@@ -1,6 +1,7 @@
 // FUZZ_TARGET=… allocs-fuzz [libFuzzer's arguments]: searches for an input that a target does not survive.
 //
-// The target is named by the environment because libFuzzer starts itself anew, with its own arguments, to merge a corpus.
+// The target is named by the environment because libFuzzer starts itself anew, with its own arguments, to merge a
+// corpus.
 
 import FuzzTargets
 import Glibc

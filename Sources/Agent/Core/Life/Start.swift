@@ -172,11 +172,8 @@ enum Start {
     _ settings: Settings, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Segment.Failure? {
     if let chosen = settings.directory { return createSegment(in: chosen, shared) }
-    let system: StaticString = "/run/allocs"
-    let systemPath = UnsafeRawPointer(system.utf8Start).assumingMemoryBound(to: CChar.self)
-    if createSegment(in: systemPath, shared) == nil { return nil }
-    let fallback: StaticString = "/dev/shm/allocs"
-    let path = UnsafeRawPointer(fallback.utf8Start).assumingMemoryBound(to: CChar.self)
+    if createSegment(in: allocs_shared_directory(0), shared) == nil { return nil }
+    let path: UnsafePointer<CChar> = allocs_shared_directory(ALLOCS_SHARED_DIRECTORIES - 1)
     if System.makeDirectory(path, mode: 0o1777) >= 0 {
       // The umask has taken bits from the mode.
       let directory = openDirectory(path)

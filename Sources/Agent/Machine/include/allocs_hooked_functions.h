@@ -15,7 +15,7 @@
 //    function below in Core/Hooks/Terminal.swift. If not every libc has the function,
 //    Kit/Activation.c says how the kit does without it.
 // 3. Name it where no macro reaches: Entry/exports.map, docs/libc.md, docs/design.md, docs/kit.md,
-//    and Sources/Answers/Wrappers.txt if it allocates. Call it in the test program battery.c.
+//    and Sources/Provenance/Wrappers.txt if it allocates. Call it in the test program battery.c.
 //    HookedFunctionTests names the file in which the function is missing.
 //
 // This file has nothing but macros: the assembler reads it, too.

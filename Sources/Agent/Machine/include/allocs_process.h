@@ -77,7 +77,7 @@ struct allocs_process {
   uint32_t seen_below;            // see Predecessor.swift
   uint32_t early_blocks;          // allocated while another thread started the agent, not in the segment's counter yet
   uint32_t *broken_gate;          // see Gate.swift
-  struct allocs_saved_state *saved_state; // null if this fork's child will not be followed
+  struct allocs_saved_state *saved_state;  // null if this fork's child will not be followed
   char directory[ALLOCS_DIRECTORY_SIZE];
   struct allocs_frame_table frame_tables[ALLOCS_FRAME_TABLE_COUNT];
   uint64_t frame_entries;         // in all tables, ever

@@ -1,0 +1,56 @@
+// Arguments and options that several commands have.
+
+import Answers
+import ArgumentParser
+import Provenance
+import SystemAccess
+
+/// A process id on the command line.
+func processID(_ text: String) throws -> Int32 {
+  guard let id = parseProcessID(text) else { throw ValidationError("a process id is a positive number") }
+  return id
+}
+
+/// Functions that are passed over in the search for allocation sites.
+struct WrapperOptions: ParsableArguments {
+  @Option(
+    help: .init(
+      "Pass over functions with this name, too, in the search for who allocated; * and ? stand for any characters.",
+      valueName: "pattern"))
+  var wrapper: [String] = []
+
+  /// The patterns. Throws if one of them is no pattern.
+  func patterns() throws(Complaint) -> [String] {
+    do throws(Complaint) {
+      _ = try Wrappers.standard.adding(wrapper)
+    } catch {
+      var error = error
+      error.what = "--wrapper: \(error.what)"
+      throw error
+    }
+    return wrapper
+  }
+}
+
+/// The level at which suballocations are shown.
+struct LevelOptions: ParsableArguments {
+  @Option(
+    help: .init(
+      """
+      Where a pool hands out parts of a chunk: show its blocks (block), or the chunk (chunk). \
+      (Default: as ALLOCS_LEVEL said when the process was started, else block.)
+      """, valueName: "block|chunk"))
+  var level: Level?
+}
+
+extension Level: ExpressibleByArgument {}
+
+extension Perspective {
+  /// The perspective that the options ask for; where they are silent, that of ALLOCS_WRAPPERS and ALLOCS_LEVEL, or of
+  /// the configuration file that applies.
+  init(_ wrappers: WrapperOptions, _ level: LevelOptions) throws(Complaint) {
+    let patterns = try wrappers.patterns()
+    let configured = try Configuration.ofReader()
+    self.init(wrappers: configured.wrappers + patterns, level: level.level ?? configured.level)
+  }
+}

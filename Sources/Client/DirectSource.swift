@@ -1,0 +1,79 @@
+// Answers from the segments themselves, mapped by this process. This way needs no server and nothing of its protocol.
+
+import Answers
+import EventExport
+import Glibc
+import Provenance
+import SystemAccess
+
+/// Maps the segments.
+final class DirectSource: AnswerSource {
+  /// Whether a thread in whose stack an address lies is stopped for a moment, to tell the frame.
+  var stopsThreads = false
+  /// Whether a thread that was to be stopped could not be stopped.
+  private(set) var hasFailedToStop = false
+  private var view: ProcessView?
+
+  func processes(json: Bool) throws(Complaint) -> [UInt8] {
+    let list = try ProcessList()
+    return Array((json ? list.json + "\n" : list.text).utf8)
+  }
+
+  func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
+    let summary = try view(of: pid).summary()
+    return Array((json ? summary.json + "\n" : summary.text).utf8)
+  }
+
+  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
+    let table = try view(of: pid).top(
+      limit: limit, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
+    return Array((json ? table.json + "\n" : table.text).utf8)
+  }
+
+  func answers(
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
+  ) throws(Complaint) -> [UInt8] {
+    let view = try view(of: pid)
+    var list = AnswerList(form: form, capacity: addresses.count * 256)
+    var inquiry = Inquiry(
+      view, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level,
+      stopsThreads: stopsThreads)
+    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+    try view.checkIntact()
+    if inquiry.hasFailedToStop { hasFailedToStop = true }
+    return list.take()
+  }
+
+  func events(of pid: Int32, _ request: EventRequest, until interruption: Interruption) throws(Complaint) {
+    let view = try view(of: pid)
+    let filter = try EventFilter(request.conditions)
+    let wrappers = try Wrappers.standard.adding(request.wrappers)
+    let exporter = try EventExporter()
+    defer { exporter.stop() }
+    let news = Signal()
+    let stream = EventStream(
+      of: view, form: request.json ? .jsonLines : .text, stacks: request.stacks, filter: filter, wrappers: wrappers,
+      policy: request.isLossless ? .lossless : .overwrite, exporter: exporter, onNews: news.set)
+    interruption.onInterruption { stream.cancel() }
+    news.wait()
+    if stream.hasBegun, !request.json { try StandardOutput.write(EventReport.header) }
+    while true {
+      let (bytes, end) = stream.next()
+      if let complaint = end?.complaint { throw complaint }
+      try StandardOutput.write(bytes)
+      if end != nil { return }
+      // Nobody reads more often than fifty times a second, and rendering more events at a time costs less.
+      usleep(20_000)
+      news.wait()
+    }
+  }
+
+  /// The view of process `pid`. A command asks about one process in several pieces; the segment stays open between them
+  /// as long as it is the live process's.
+  private func view(of pid: Int32) throws(Complaint) -> ProcessView {
+    if let view, view.processID == pid, view.isProcessAlive { return view }
+    let view = try ProcessView(pid: pid)
+    self.view = view
+    return view
+  }
+}

@@ -1,0 +1,47 @@
+// The commands that ask about processes: ps lists them, info tells of one.
+
+import ArgumentParser
+
+struct PS: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "ps",
+    abstract: "List the indexed processes, live and dead.",
+    discussion: """
+      STATE of one that ended: exited, or `exit 3` with a status; `_exit 3`, without its exit handlers; the signal \
+      that ended it, as SIGKILL; dead, where it did not end in order and how is not known. How is known where allocsd \
+      ran, on Linux 6.15 or later.
+
+      Examples:
+        allocsctl ps
+        allocsctl ps --json
+      """)
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var options: SourceOptions
+
+  func run() throws { try StandardOutput.write(try options.source().processes(json: json)) }
+}
+
+struct Info: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show what is known of one indexed process.",
+    discussion: """
+      State, threads, what its index takes, and what could not be indexed.
+
+      Examples:
+        allocsctl info 4242
+        allocsctl info 4242 --json
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var options: SourceOptions
+
+  func run() throws { try StandardOutput.write(try options.source().summary(of: pid, json: json)) }
+}

@@ -1,0 +1,91 @@
+// Answers from a server, over HTTP on its socket (docs/http.md).
+
+import Answers
+import ByteText
+import NIOHTTP1
+import ServerProtocol
+import SystemAccess
+
+/// Asks a server.
+final class ServerSource: AnswerSource {
+  private let connection: ServerConnection
+
+  init(_ connection: ServerConnection) { self.connection = connection }
+
+  func processes(json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes", json: json) }
+
+  func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
+
+  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
+    try get("/v1/processes/\(pid)/top?limit=\(limit)\(Self.parameters(perspective))", json: json)
+  }
+
+  func answers(
+    of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
+  ) throws(Complaint) -> [UInt8] {
+    let resource = "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(perspective))"
+    let accept = form == .text ? "text/plain" : "application/x-ndjson"
+    // The server answers a few addresses on the thread that receives them; it hands a list to another thread.
+    if !addresses.isEmpty, addresses.count <= RequestLimits.quickAddresses {
+      let list = addresses.map { ("address", hex($0)) }
+      return try send(.GET, resource + Self.parameters(list), accept, [])
+    }
+    var list = ByteWriter(capacity: addresses.count * 16)
+    for address in addresses {
+      list.append(address: address)
+      list.append("\n")
+    }
+    return try send(.POST, resource, accept, list.take())
+  }
+
+  func events(of pid: Int32, _ request: EventRequest, until interruption: Interruption) throws(Complaint) {
+    let policy = request.isLossless ? "lossless" : "overwrite"
+    let query = Self.parameters(
+      request.conditions + [("policy", policy), ("stacks", "\(request.stacks)")]
+        + request.wrappers.map { ("wrapper", $0) })
+    let connection = connection
+    interruption.onInterruption { connection.close() }
+    let response = try connection.receive(
+      "/v1/processes/\(pid)/events?\(query.dropFirst())",
+      accept: request.json ? "application/x-ndjson" : "text/plain")
+    if response.status != 200 { throw complaint(in: response) }
+  }
+
+  private static func parameters(_ perspective: Perspective) -> String {
+    parameters(
+      perspective.wrappers.map { ("wrapper", $0) } + (perspective.level.map { [("level", $0.rawValue)] } ?? []))
+  }
+
+  /// `&name=value` for each, all of a value but letters and digits as %XX.
+  private static func parameters(_ parameters: [(name: String, value: String)]) -> String {
+    var text = ""
+    for (name, value) in parameters {
+      text += "&\(name)="
+      for byte in value.utf8 {
+        let isPlain = byte &- UInt8(ascii: "0") < 10 || (byte | 0x20) &- UInt8(ascii: "a") < 26
+        text += isPlain ? String(UnicodeScalar(byte)) : "%\(byte.hexadecimal)"
+      }
+    }
+    return text
+  }
+
+  private func get(_ uri: String, json: Bool) throws(Complaint) -> [UInt8] {
+    try send(.GET, uri, json ? "application/json" : "text/plain", [])
+  }
+
+  private func send(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws(Complaint) -> [UInt8]
+  {
+    let response = try connection.send(method, uri, accept: accept, body: body)
+    if response.status == 200 { return response.body }
+    throw complaint(in: response)
+  }
+
+  /// The server's complaint. Its words include the advice.
+  private func complaint(in response: ServerConnection.Response) -> Complaint {
+    let kind: Complaint.Kind = response.status == 400 ? .usage : .obstacle
+    let text = String(decoding: response.body, as: UTF8.self)
+    if let message = ErrorBody.message(text) { return Complaint(kind, what: message) }
+    return Complaint(
+      kind, what: "the server answered with status \(response.status)", advice: "see its log, or use --direct")
+  }
+}

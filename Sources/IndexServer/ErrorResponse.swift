@@ -1,0 +1,33 @@
+// How a request that can't be answered is answered: a status, and one JSON object with the reason and the remedy,
+// `{"error":"<what> — <advice>"}` and a newline (docs/http.md).
+
+import Answers
+import HTTPTypes
+import Hummingbird
+import NIOCore
+import SystemAccess
+
+extension Complaint {
+  /// The status of a response that carries this complaint.
+  var httpStatus: HTTPResponse.Status {
+    switch kind {
+    case .usage: .badRequest
+    case .noSuchProcess, .notIndexed: .notFound
+    case .notPermitted: .forbidden
+    case .shortage: .serviceUnavailable
+    case .halfWritten, .unreadable, .obstacle, .programNotFound, .programNotExecutable: .internalServerError
+    }
+  }
+
+  /// The body of a response that carries this complaint.
+  var httpBody: String { json + "\n" }
+}
+
+extension Response {
+  /// `status`: nil for the status that goes with the complaint's kind.
+  init(_ complaint: Complaint, status: HTTPResponse.Status? = nil) {
+    self.init(
+      status: status ?? complaint.httpStatus, headers: [.contentType: MediaKind.json.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: complaint.httpBody)))
+  }
+}

@@ -1,0 +1,53 @@
+// The one error of all code outside the agent: what failed, why, and what to do about it.
+//
+// A complaint is made where something fails, with all its words, and passes through every layer unchanged. A front end
+// turns its kind into a status: `allocsctl` into an exit status (Client/ExitStatus.swift), `allocsd` into an HTTP
+// status (IndexServer/ErrorResponse.swift). Its words reach people unchanged: `<what> — <advice>` on one line.
+
+/// Why something could not be done, and what to do about it.
+public struct Complaint: Error, Hashable, Sendable {
+  /// The kinds of failures that a program can act upon.
+  public enum Kind: Hashable, Sendable, CaseIterable {
+    /// The request itself is wrong: an address that is not a number, an option that does not exist.
+    case usage
+    /// No process has this id, and no segment is left of an earlier process that had it.
+    case noSuchProcess
+    /// The process runs, or ran, without an index.
+    case notIndexed
+    /// The caller may not do this: to read a process, the caller must be root or the process's user.
+    case notPermitted
+    /// The process is still writing the head of its segment, or died while it did. Another attempt may succeed.
+    case halfWritten
+    /// The file, a segment or a recording, can't be believed: cut short, damaged, or of another version.
+    case unreadable
+    /// The reader has run out of memory, address space or descriptors; or all places for consumers of events are taken.
+    case shortage
+    /// A system call failed for another reason, or another program did not do its part: a full disk, a broken
+    /// connection.
+    case obstacle
+    /// There is no file of the program that is to be started.
+    case programNotFound
+    /// The program that is to be started was found and can't be executed.
+    case programNotExecutable
+  }
+
+  public var kind: Kind
+  /// The attempt, its object, and why it failed.
+  public var what: String
+  /// The remedy; empty if nobody knows one.
+  public var advice: String
+  /// The `errno` value of the system call that failed; 0 if none did.
+  public var code: Int32
+
+  public init(_ kind: Kind, what: String, advice: String = "", code: Int32 = 0) {
+    self.kind = kind
+    self.what = what
+    self.advice = advice
+    self.code = code
+  }
+}
+
+extension Complaint: CustomStringConvertible {
+  /// `<what> — <advice>`, as a program prints it behind its name.
+  public var description: String { advice.isEmpty ? what : "\(what) — \(advice)" }
+}

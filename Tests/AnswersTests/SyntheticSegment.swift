@@ -1,1 +1,0 @@
-../IndexReaderTests/SyntheticSegment.swift

@@ -1,0 +1,71 @@
+// Writes to the last byte, clocks, and errors in words.
+
+import Glibc
+import Synchronization
+import SystemAccess
+import Testing
+
+@Suite("Calls of the system")
+struct SystemCallTests {
+  /// The ends of a pipe, non-blocking. It holds 64 KiB (pipe(7)), far less than the test writes.
+  private static func pipe() throws -> (read: Int32, write: Int32) {
+    var ends: [Int32] = [0, 0]
+    try #require(Glibc.pipe(&ends) == 0)
+    for end in ends { try #require(fcntl(end, F_SETFL, O_NONBLOCK) == 0) }
+    return (ends[0], ends[1])
+  }
+
+  @Test(
+    "all bytes are written, also where the reader is slower and the descriptor doesn't wait", .timeLimit(.minutes(1)))
+  func slowReader() async throws {
+    let (input, output) = try Self.pipe()
+    let bytes = (0..<1_000_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+    let writer = Task.detached {
+      let code = writeAll(bytes, to: output)
+      close(output)
+      return code
+    }
+    var received: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 1500)
+    while true {
+      var request = pollfd(fd: input, events: Int16(POLLIN), revents: 0)
+      poll(&request, 1, -1)
+      let count = read(input, &buffer, buffer.count)
+      if count == 0 { break }
+      if count > 0 { received += buffer[..<count] }
+    }
+    #expect(await writer.value == 0)
+    #expect(received == bytes)
+    close(input)
+  }
+
+  @Test("a write that fails ends with the system's number")
+  func failure() {
+    #expect(writeAll([1], to: -1) == EBADF)
+    let full = open("/dev/full", O_WRONLY | O_CLOEXEC)
+    #expect(writeAll([1, 2, 3], to: full) == ENOSPC)
+    close(full)
+    #expect(writeAll([], to: -1) == 0)
+  }
+
+  @Test("a monotonic clock goes on, in nanoseconds and in seconds")
+  func clocks() {
+    let before = nanoseconds(of: CLOCK_MONOTONIC)
+    let after = seconds(of: CLOCK_MONOTONIC)
+    #expect(after >= Double(before) / 1e9 && after - Double(before) / 1e9 < 60)
+    #expect(seconds(of: CLOCK_REALTIME) > 1_700_000_000)
+  }
+
+  @Test("a complaint is printed as what failed and what to do; what is not known is left out")
+  func words() {
+    #expect(Complaint(.usage, what: "no — such", advice: "do").description == "no — such — do")
+    #expect(Complaint(.obstacle, what: "failed").description == "failed")
+    #expect(systemWords(ENOENT) == "No such file or directory")
+  }
+
+  @Test("the agent's shared directories are tried in their order")
+  func directories() {
+    #expect(SharedDirectories.paths == ["/run/allocs", "/dev/shm/allocs"])
+    #expect(SharedDirectories.fallback == "/dev/shm/allocs")
+  }
+}

@@ -1,0 +1,61 @@
+// Temporary directories and files of tests: in memory where the machine has /dev/shm, as segments are in use.
+
+import Foundation
+import Synchronization
+
+/// Counts what got a name of its own in this process.
+private let named = Atomic<Int>(0)
+
+/// A path for a temporary file that nothing has yet; `name` says what it is for.
+package func unusedPath(_ name: String) -> String {
+  "\(TestDirectory.parent)/allocs-\(name)-\(getpid())-\(named.add(1, ordering: .relaxed).newValue)"
+}
+
+/// A temporary directory of one test, removed with all that is in it.
+package final class TestDirectory: Sendable {
+  /// Where temporary files are. On tmpfs alone does reading a hole leave a trace.
+  package static let parent: String = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+
+  package let path: String
+
+  package init() throws {
+    var template = Array("\(Self.parent)/allocs-test-XXXXXX".utf8CString)
+    guard mkdtemp(&template) != nil else {
+      throw HarnessError("cannot make a directory in \(Self.parent): \(String(cString: strerror(errno)))")
+    }
+    path = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+  }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+
+  /// The path of a file in it.
+  package func file(_ name: String) -> String { "\(path)/\(name)" }
+
+  /// Makes a directory in it.
+  package func directory(_ name: String) throws -> String {
+    try FileManager.default.createDirectory(atPath: file(name), withIntermediateDirectories: true)
+    return file(name)
+  }
+
+  package func write(_ text: String, to name: String) throws -> String {
+    try text.write(toFile: file(name), atomically: false, encoding: .utf8)
+    return file(name)
+  }
+
+  /// The paths of the segments in it, `pid`'s only if it is given.
+  package func segments(of pid: Int32? = nil) throws -> [String] {
+    try FileManager.default.contentsOfDirectory(atPath: path).filter {
+      $0.hasSuffix(".seg") && (pid == nil || $0.hasPrefix("\(pid!)."))
+    }.sorted().map(file)
+  }
+
+  /// The path of the only segment of `pid`.
+  package func segment(of pid: Int32) throws -> String {
+    let found = try segments(of: pid)
+    guard found.count == 1 else {
+      let all = try FileManager.default.contentsOfDirectory(atPath: path)
+      throw HarnessError("process \(pid) has \(found.count) segments in \(path), which holds \(all)")
+    }
+    return found[0]
+  }
+}
