@@ -181,10 +181,12 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(
-      name: "IndexReaderTests", dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
+      name: "IndexReaderTests",
+      dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Segments"]),
     .testTarget(
-      name: "EventExportTests", dependencies: ["EventExport", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"]),
+      name: "EventExportTests",
+      dependencies: ["EventExport", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "RecordingTests",
       dependencies: [
@@ -215,9 +217,9 @@ let package = Package(
 )
 
 // With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
-// configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests run
-// the release binaries that users get. All is optimised, with the assertions of a debug build: comparing an index with a
-// record, byte by byte, is most of what the tests do.
+// configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests
+// run the release binaries that users get. All is optimised, with the assertions of a debug build: comparing an index
+// with a record, byte by byte, is most of what the tests do.
 if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   var needed = Set(package.targets.filter(\.isTest).map(\.name))
   var added = true

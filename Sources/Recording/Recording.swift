@@ -145,7 +145,8 @@ public final class Recording: OriginTables {
       throw Complaint(
         .obstacle,
         what:
-          "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows version \(RecordingFormat.version)",
+          "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows "
+          + "version \(RecordingFormat.version)",
         advice: "use the allocsctl that made it")
     }
   }

@@ -89,8 +89,8 @@ static inline const char *allocs_setting_words(uint32_t id) {
   return id < ALLOCS_SETTING_COUNT ? allocs_setting_at(id)->words : "";
 }
 
-// The directories of segments and of the server's socket that all users share, for processes without
-// ALLOCS_DIR: tried in this order. NULL for a number that is none.
+// The directories of segments and of the server's socket that all users share, for processes
+// without ALLOCS_DIR: tried in this order. NULL for a number that is none.
 #define ALLOCS_SHARED_DIRECTORIES 2u
 static inline const char *allocs_shared_directory(uint32_t index) {
   return index == 0 ? "/run/allocs" : index == 1 ? "/dev/shm/allocs" : NULL;
