@@ -278,9 +278,9 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test"), buffer: 4096))
     // Nobody reads yet: the buffer has room for a part of 200 frames.
-    #expect(until { exporter.figures.reading().eventsDropped > 0 })
+    try wait(for: "events are dropped") { exporter.figures.reading().eventsDropped > 0 }
     script.state.withLock { $0.damaged = Array(0..<200) }
-    #expect(until { script.state.withLock { $0.damaged.isEmpty } })
+    try wait(for: "the damaged rings are noticed") { script.state.withLock { $0.damaged.isEmpty } }
     script.end()
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
