@@ -1,4 +1,5 @@
-// The parts of an answer about places as JSON: variables, parts, frames, arenas, who mapped. docs/json.md lists the fields.
+// The parts of an answer about places as JSON: variables, parts, frames, arenas, who mapped. docs/json.md lists the
+// fields.
 
 import Provenance
 import Symbols

@@ -1,5 +1,5 @@
-// Why a segment can't be read: one complaint for each failure that a person can do something about, with the file's
-// path in its words.
+// Why a segment can't be read: one complaint for each failure that a person can do something about,
+// with the file's path in its words.
 
 import SystemAccess
 @_exported import SystemAccess
@@ -19,7 +19,8 @@ extension Complaint {
       advice: "ask as the user who owns the process, or as root")
   }
 
-  /// The file is something else: it has another magic, is no regular file, or has a header that contradicts itself.
+  /// The file is no segment: it has another magic, is no regular file, or its header contradicts
+  /// itself.
   public static func notASegment(path: String, why: String) -> Complaint {
     Complaint(
       .unreadable, what: "can't read \(path): it is not a segment, \(why)",
