@@ -34,8 +34,7 @@ extension Complaint {
       advice: "try again; if that stays so, the process ended while it started")
   }
 
-  /// The file is of a layout version that this build does not read; `known` are the versions that it
-  /// reads.
+  /// The file is of a layout version that this build does not read; it reads the versions `known`.
   public static func otherVersion(
     path: String, found: UInt32, known: ClosedRange<UInt32>
   ) -> Complaint {
