@@ -1,5 +1,5 @@
-// Addresses as people and programs write them: hexadecimal after 0x, or decimal. They are read here and nowhere else;
-// so are process ids.
+// Addresses and process ids as people and programs write them: an address is hexadecimal after 0x, or decimal. They are
+// read here and nowhere else.
 
 import SystemAccess
 

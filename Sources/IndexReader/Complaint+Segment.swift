@@ -19,8 +19,8 @@ extension Complaint {
       advice: "ask as the user who owns the process, or as root")
   }
 
-  /// The file is something else: it has another magic, is no regular file, or has a header that
-  /// contradicts itself.
+  /// The file is no segment: it has another magic, is no regular file, or its header contradicts
+  /// itself.
   public static func notASegment(path: String, why: String) -> Complaint {
     Complaint(
       .unreadable, what: "can't read \(path): it is not a segment, \(why)",
@@ -34,8 +34,7 @@ extension Complaint {
       advice: "try again; if that stays so, the process ended while it started")
   }
 
-  /// The file is of a layout version that this build does not read; `known` are the versions that
-  /// it reads.
+  /// The file is of a layout version that this build does not read; it reads the versions `known`.
   public static func otherVersion(
     path: String, found: UInt32, known: ClosedRange<UInt32>
   ) -> Complaint {
