@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A list of addresses, one a line, that arrives in pieces: the body of a POST, or standard input.
 //
 // Blank lines and blanks around an address don't matter. A line that is not an address is reported in its place, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Addresses and process ids as people and programs write them: an address is hexadecimal after 0x, or decimal. They are
 // read here and nowhere else.
 

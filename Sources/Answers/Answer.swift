@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An answer: what an address of a process is. Its fields are those of docs/json.md; each is nil where it isn't known.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An answer as one line of JSON. docs/json.md describes every field; a field that isn't known is left out.
 
 import ByteText

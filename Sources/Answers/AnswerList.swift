@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A list of answers, as bytes. Server and client both print this list, so their answers are the same.
 //
 // As JSON, each answer is one object on a line. As text, each answer has several lines, of which only the first begins

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An answer for people: its first line says what the address is; then come who, when and where; all on one screen of 80
 // columns.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A growing sequence of bytes. Answers are rendered into it, millions a second, without a string for each field.
 //
 // Invariants: `count <= capacity`; the bytes below `count` are initialized; the memory is owned by the writer alone.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The blocks that hold an address, one in the other: a block of a pool lies in a chunk of malloc.
 //
 // An answer leads with one block of this chain and has the other blocks as containers. The reader chooses which block

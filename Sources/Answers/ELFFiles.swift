@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an
 // ELF file's program headers say that it lies.
 

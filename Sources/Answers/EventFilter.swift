@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The events that a person wants to see: the conditions of `allocsctl events`, and of the parameters of its resource,
 // as text.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Events with names, as lines: what `allocsctl events` prints and the server streams. docs/json.md lists the fields.
 //
 // A report is made for each batch of events, as it sees threads and modules as of its start; names are those of the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The events of one process as bytes, in pieces. The server sends them, and `allocsctl events --direct` prints them.
 //
 // The export's thread fills a bounded queue. The caller of `next` names the events in it and renders them, at its own

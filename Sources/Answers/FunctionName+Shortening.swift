@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ever shorter forms of a function's name, for a line that is too narrow for it. What matters least goes first:
 // parameters, the result's type, arguments of templates. What it is declared in, and its own name, stay.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whether an index accounts for all allocations of its process: a check that finds losses without knowing their cause.
 // Allocations less frees must equal the live blocks. Where that difference exceeds the live blocks, some blocks were
 // given back unseen, and other blocks took their places.

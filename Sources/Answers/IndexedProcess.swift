@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An indexed process as `ps` lists it: which process it is, whether it lives, how much its index takes and lacks.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The top of the main thread's stack, as the kernel fills it when a program is executed (Linux fs/binfmt_elf.c):
 //
 //   start of stack   argc | argv pointers, 0 | environment pointers, 0 | auxiliary vector | …

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Addresses in live blocks of the heap. A struct of references (`HeapReferences`) holds all that is known of such an
 // address, and is filled in one place. It is printed in two ways: as an `Answer`, from which text is made; or straight
 // as JSON, from parts that were rendered before, for batches of millions of addresses. A test compares both byte for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of an inquiry beyond blocks and symbols: who mapped memory, arenas, thread-local variables, guard pages,
 // frames of stopped threads.
 

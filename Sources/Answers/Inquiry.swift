@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One request about a process: all its questions are answered from one reading of the facts that may change meanwhile.
 //
 // The order of the rules, for an address that no live allocation holds:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mappings of a process, parsed again only if the kernel's text has changed: parsing takes several times as long as
 // reading.
 

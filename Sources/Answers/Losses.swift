@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The known losses of an index. They stand in every answer that comes from the index, in the same words in text and
 // JSON.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The segment's table of mappings, read again only when it has changed.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contexts and threads of allocations, decoded once a request: with their names, and with the JSON that a batch of
 // answers repeats for each address.
 //

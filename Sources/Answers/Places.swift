@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The parts of an answer beyond block and symbol: who mapped the memory, which arena of an allocator holds it, what the
 // kernel put there, which frame of a stack holds it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The parts of an answer about places as JSON: variables, parts, frames, arenas, who mapped. docs/json.md lists the
 // fields.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The lines of an answer about places: variables, parts, frames, arenas, who mapped.
 
 import Symbols

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The list of indexed processes, live and dead, for people and as JSON.
 
 import IndexReader

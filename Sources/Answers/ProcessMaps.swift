@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mappings of a live process, from /proc/PID/maps (format: proc(5), Linux fs/proc/task_mmu.c).
 //
 //   start-end perms offset major:minor inode   path

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // All that a segment's header and thread table say of a process, for people and as JSON.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An indexed process, live or dead: its segment, and the names of its code and data.
 //
 // A view holds no state of the process beyond the mapped segment. Each request (Inquiry) reads anew all that may have

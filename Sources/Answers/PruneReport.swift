@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The report of `prune`: what it removed.
 
 /// The files that were removed, or would be.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tables of a process's index: contexts, stacks, threads and modules as its segment has them, and names from the
 // files of its modules.
 

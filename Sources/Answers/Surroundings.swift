@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The facts that only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How text is fitted to a terminal of 80 columns: the width of a string, cutting it in its middle, breaking lines.
 
 import ByteText

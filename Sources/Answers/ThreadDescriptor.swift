@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // libc's descriptions of threads, at their thread pointers. They tell of threads that have never allocated, which the
 // index does not have.
 //

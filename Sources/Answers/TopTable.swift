@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Live memory of a process by who allocated it: one pass over all live allocations, summed by context. From the sums by
 // context, SiteTable makes those by allocation site.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of allocation sites, for people and as JSON.
 
 import Provenance

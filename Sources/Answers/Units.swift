@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Numbers as people read and write them: counts with their noun, exact bytes with a rounded unit beside them, ages,
 // times, sizes with K, M or G.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The wrappers that a person adds to the standard ones, checked before they are used.
 
 import Provenance

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bytes as a String, and back: arguments, paths and the environment are bytes in no encoding, while Swift's strings are
 // Unicode.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The agent's library, which `run` preloads, and the directory into which the agent will put the program's index.
 
 import ByteText

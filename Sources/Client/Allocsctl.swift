@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocsctl: starts programs under the agent, and asks what is at their addresses.
 
 import ArgumentParser

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where answers come from: a server (ServerSource.swift), or the segments themselves, mapped by this process
 // (DirectSource.swift). The answers are the same, byte for byte.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The configuration: a TOML file, environment variables, and options of `run`. A key of the file is the variable's name
 // in lower case without ALLOCS_. A variable outweighs the file, and an option outweighs both.
 //

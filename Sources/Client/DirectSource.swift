@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Answers from the segments themselves, mapped by this process. This way needs no server and nothing of its protocol.
 
 import Answers

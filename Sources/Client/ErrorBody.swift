@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's error bodies, {"error":"…"}, read without a JSON library: the server and this client are built together.
 
 enum ErrorBody {

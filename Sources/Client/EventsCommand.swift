@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command events: what a process does, as it happens.
 
 import Answers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a command ends that could not do what was asked: one line on standard error, and an exit status.
 
 import Answers

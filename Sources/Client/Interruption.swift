@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads of commands that go on until something happens: a signal from the user, or a flag that another thread sets.
 
 import Glibc

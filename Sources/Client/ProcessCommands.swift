@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The commands that ask about processes: ps lists them, info tells of one.
 
 import ArgumentParser

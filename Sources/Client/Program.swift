@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The program that `run` is to start: which file a command names, and whether an agent can be preloaded into it.
 //
 // The dynamic loader (ld.so(8)) is what reads LD_PRELOAD. A program without a loader never sees it; a loader of another

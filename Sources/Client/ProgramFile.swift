@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kind of a file that is to be executed, told by what the kernel looks at: #! and an interpreter, or ELF headers.
 
 import ByteText

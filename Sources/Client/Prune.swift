@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command prune: removes the files that ended processes have left in the directories of segments.
 
 import Answers

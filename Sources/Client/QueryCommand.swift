@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command query: what is at addresses of a process.
 
 import Answers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // `allocsctl run --record`: runs the program as a child of allocsctl, which records it to its end and then ends as the
 // program did.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The commands of recordings: record, replay, export; and history, which asks recordings or rings.
 
 import Answers

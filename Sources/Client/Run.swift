@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command run: becomes the program, with the agent preloaded.
 //
 // All that would leave the program unindexed in silence is looked for first. The program then takes the place of this

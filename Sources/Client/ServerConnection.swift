@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A connection to allocsd, kept between requests: HTTP/1.1 on a Unix socket, one request at a time.
 
 import Answers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Answers from a server, over HTTP on its socket (docs/http.md).
 
 import Answers

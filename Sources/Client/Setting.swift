@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The settings as allocsctl shows and checks them. allocs_settings.h lists them and says how their values are written,
 // for the agent as well; this file adds the words for people.
 

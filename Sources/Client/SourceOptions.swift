@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which source of answers a command uses: the options that name a source, and the choice without them.
 
 import Answers

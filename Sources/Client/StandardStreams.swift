@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Standard output and input, without buffers: an answer is written before the next question is read.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks the settings that `run` is to hand to the agent, before the program starts: their values, and that each
 // function of ALLOCS_SUBALLOC is defined once, by the program or by a library that it is linked to. The dynamic linker
 // names these libraries.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of TOML (toml.io, version 1.0) that a flat configuration needs: key = value, one a line, with comments.
 //
 //   key       bare: letters, digits, _ and -

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command top: which allocation sites hold most memory.
 
 import ArgumentParser

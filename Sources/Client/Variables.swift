@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The environment of this process, which the program that `run` starts inherits: bytes, passed on unchanged.
 //
 // Names and values are text that leads back to its bytes (ByteText). Entries that nobody here sets keep their place and

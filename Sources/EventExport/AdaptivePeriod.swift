@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How long the drain loop waits between two looks at the rings: not at all while many events come, and while none come
 // so long that the looks take no noticeable part of a processor.
 

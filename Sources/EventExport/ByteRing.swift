@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The bytes that wait to be written to one destination: a ring of fixed capacity, so that a destination that takes
 // nothing costs a known amount of memory.
 //

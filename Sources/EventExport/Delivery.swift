@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One subscriber in the drain loop: its destination, the losses that it has not been told yet, and how it ends.
 //
 //   running ──(process ended, removed, export stopped)──► finishing ──(all written, or time over)──► over

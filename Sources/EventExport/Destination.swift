@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where exported bytes go: a descriptor with its kind, which decides how it is written to:
 //
 // | kind   | written at            | who else may close it | a reader that is gone shows as |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Destinations by name, as a person writes them on a command line, and the way to reach them.
 
 import ByteText

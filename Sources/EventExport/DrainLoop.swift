@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The one loop that drains the rings of all processes into all destinations.
 //
 // A turn has four steps: the commands that came meanwhile; a look at every source, whose records go to its subscribers;

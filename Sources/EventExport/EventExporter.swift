@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The export of events: one thread, whatever the number of processes, rings and destinations.
 //
 // The thread writes by io_uring. Where the kernel has no io_uring, or forbids it (sysctl kernel.io_uring_disabled, a

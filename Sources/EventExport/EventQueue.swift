@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Events for another thread of this process, which names them and writes them out at its own pace, so that the loop
 // does not have to wait for either. Events for which the thread is too slow are lost, and counted.
 

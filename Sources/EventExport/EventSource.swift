@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The interface between the rings of a process and what takes their events: a source reads, a receiver takes.
 
 import SharedLayout

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Subscribers of the export: a stream of records to a file or socket, a queue that another thread empties.
 
 import SystemAccess

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How waiting bytes reach their destinations: the interface of the two ways, io_uring and plain system calls.
 //
 // A destination has at most one write in progress, so that a stream stays in order; the bytes of that write neither

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The export's figures about itself, for /metrics and tests.
 
 import Synchronization

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The owner of one io_uring: its memory, its descriptor, the tables of what is registered with it.
 //
 // A ring is used by the thread that made it, and by no other (IORING_SETUP_SINGLE_ISSUER).

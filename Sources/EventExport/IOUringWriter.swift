@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes by io_uring: all writes that a turn of the loop starts, and its wait, are one system call. A destination that
 // blocks, be it a disk or a terminal, does not hold the loop up.
 //

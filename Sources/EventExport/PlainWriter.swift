@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes by poll(2), write(2) and send(2), where io_uring is not available. It differs from IOUringWriter in two
 // things: each write is a system call, and a write to a file, which poll can't tell to be slow, holds the loop up.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The binary form of an event stream: records as they lie in the rings, in frames, for tools that decode them
 // themselves.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The one reading of event rings: a place in each ring of a process, from which records, losses and damage go to a
 // receiver. Whatever reads rings does it here: exports and recordings through RingSource, which also keeps events on,
 // and histories of addresses directly.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The rings of one process's segment as a source of events: a reader of the rings, and the entry in the control file
 // that keeps the process's events on.
 

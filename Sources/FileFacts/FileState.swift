@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which file it is, and in which state: the index notes it of each module, and symbols prove files by it.
 
 import ByteText

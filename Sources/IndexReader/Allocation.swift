@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The values that a look-up answers with.
 
 /// A live allocation, as its slot said at one moment.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one
 // below or above. RegionSlots.swift puts coarse and fine slots together.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Functions that allocate or free, and that the agent could not hook (allocs_bypass.h).
 
 import SharedLayout

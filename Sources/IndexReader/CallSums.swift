@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How often all threads of a process have allocated and freed: two sums, which must differ by the
 // number of live blocks.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The offsets that time namespaces add to the clocks of the processes in them (time_namespaces(7)).
 // A segment counts in the clocks of its process. A reader counts in the clocks of its own
 // namespace, and /proc shows a start time in the clock of the reader.

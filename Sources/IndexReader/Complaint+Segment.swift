@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Why a segment can't be read: one complaint for each failure that a person can do something about,
 // with the file's path in its words.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A record of an event ring, decoded. The list of kinds, and the fields that a record of each kind
 // has, stand in allocs_ring.h.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A consumer of a process's events: its presence in the control file (allocs_control.h) turns the
 // events on, and the last consumer that leaves turns them off.
 //

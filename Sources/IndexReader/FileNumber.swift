@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which file it is, whatever its name. A segment of a followed child has no name at first; a
 // directory may be renamed, or be known to another process by another name.
 

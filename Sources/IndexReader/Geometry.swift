@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The header's check: from a copy of it and the file's size to facts and section bounds that are
 // safe to use. The copy is checked, and only the copy is used: the file may change between a check
 // and a use.

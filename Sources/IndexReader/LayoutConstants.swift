@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sizes of the layout whose macros Swift can't import, derived from those that it can.
 
 import SharedLayout

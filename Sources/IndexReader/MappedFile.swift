@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The owner of a segment's descriptor and mapping, and the only place where either is opened or
 // closed.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who mapped: the table of mappings (allocs_mapping.h).
 
 import SharedLayout

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The slots of blocks that suballocators have handed out in one region (allocs_nested.h); or fine
 // slots, which Arena reads. The rules are those of Arena: slots are read only in groups whose
 // summary bit is set, and each result of a search was true when it was read.

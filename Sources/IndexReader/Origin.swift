@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where an allocation comes from, decoded: context, allocator, call stack, thread, module.
 
 // FileState is a part of what Module says: importers of this module need not import another.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // /proc/PID of one process, kept open: what is read through it is about that process, even if its
 // id is used again.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a process ended, and where that is kept: with its segment, in an extended attribute of the
 // file. The kernel gives the status of a process only to its parent, and to a program that holds a
 // descriptor of the process (allocsd). From the attribute, anybody who may list the directory knows

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whether the process behind a segment still runs: its id may have gone to another process, which
 // started later.
 //

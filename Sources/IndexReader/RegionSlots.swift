@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The slots of one region together: the coarse ones, and the fine ones of blocks that may share 32
 // bytes with others, if it has any (allocs_nested.h). An allocation is in one of them, so their
 // union, in order of address, is what starts in the region.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which segments of dead processes are kept, and for how long.
 //
 // - A segment of a running process is never touched, nor one of another user's unless root sweeps.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the sections of a segment lie: from the header's table to bounds that are safe to use.
 //
 // - A layout version has one size for each entry; a header that says another is damaged, not newer.

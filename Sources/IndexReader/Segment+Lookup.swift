@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The look-up of an address: the search from regions down to slots.
 
 import SharedLayout

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who allocated: contexts, allocators, call stacks and modules.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The event rings: copies of records, and exactly how many are missing. The protocol stands in
 // allocs_ring.h.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The blocks of suballocators, which lie in chunks, in mappings of a pool's own, or in each other.
 //
 // The agent erases the blocks in a chunk before the chunk goes back; but it does not see every

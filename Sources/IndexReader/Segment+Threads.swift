@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which thread: a slot of the thread table has one holder after another, and time tells them apart
 // (allocs_thread.h).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entry point of the reader: a segment file, mapped read-only.
 //
 // Threat: the file belongs to another process, which may be hostile, may be dying, and changes any

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Seconds from ticks. A tick is 1/64 s of CLOCK_MONOTONIC. So within one boot the present time is
 // the reader's own clock, shifted where the process is in another time namespace. When the agent
 // started, it noted one moment on CLOCK_MONOTONIC and on CLOCK_REALTIME: the two numbers tie the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where segments lie: the directories, and the files in them that are segments by name, kind and
 // owner.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The evidence of a segment's file about its process, without mapping the file: in which time
 // namespace the process counts, and whether some process still has the segment.
 //

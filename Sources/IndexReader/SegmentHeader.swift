@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A segment's header, read from the file into a private copy, and the one place that knows of
 // layout versions.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The way along a trie of call stacks: from the node of the innermost call outwards to the root.
 // Readers of a segment and readers of a recording both go this way, so that both end a damaged
 // stack at the same place.

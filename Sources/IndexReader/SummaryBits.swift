@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A set of small numbers as bits in three levels, in shared memory: the regions that have an arena,
 // and the 2 KiB groups of an arena that were ever used.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mark by which a server says that it sweeps a directory of segments, by limits that it was
 // given: then agents, and programs that start others, remove nothing there. The mark is a file of
 // the server's user, allocsd.UID.sweeps, that the server holds locked, so that the mark of a server

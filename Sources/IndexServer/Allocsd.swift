@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocsd: answers questions about the indexed processes of this machine, over HTTP on a Unix socket.
 //
 // The server runs as the user who started it, in the foreground: it never changes its user and never forks. It can read

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A thread that does nothing but wait for segments to appear. Each process is so opened within a fraction of a
 // millisecond, as how a process ends can't be learnt once it is gone. The thread also queues each change that it sees,
 // for a task that looks at the directories at its leisure.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A list of addresses in a request's body, answered while it still arrives.
 //
 // Each piece of the body is answered as a piece of the response, so that a list of any length takes no more memory than

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Serves Hummingbird's responder on a socket that is already bound.
 //
 // Hummingbird's own server binds its address itself. So it can serve neither a socket that systemd passed nor a socket

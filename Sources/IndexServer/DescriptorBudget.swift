@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How the descriptors that the server may have are shared out.
 //
 // Each connection takes a descriptor; each live process takes a descriptor by which its end is learnt

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Follows the directories of segments: notices segments that appear and disappear, notes with each segment how its
 // process ended, and removes segments of dead processes by the retention policy.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Changes in the directories of segments, by inotify(7).
 //
 // The kernel may drop events (IN_Q_OVERFLOW), and a directory may not exist yet or may go away. After each of these the

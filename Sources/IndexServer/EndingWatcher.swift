@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How processes end. A descriptor of each live process (pidfd_open(2)) tells when its parent has waited for it, and
 // then, on Linux 6.15 or later, tells its wait status. Of a process that has ended and that nobody has waited for yet,
 // /proc tells the status at once.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a request that can't be answered is answered: a status, and one JSON object with the reason and the remedy,
 // `{"error":"<what> — <advice>"}` and a newline (docs/http.md).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs the tasks of a connection on the thread that reads and writes it, so that a short request costs no change of
 // threads: on a busy machine each change may take longer than the answer.
 //

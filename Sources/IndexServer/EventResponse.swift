@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A stream of events as the body of a response: rendered on a worker, written as fast as the client takes it.
 //
 // While the client doesn't read, nothing is rendered, and the stream's queue fills. The queue's memory is bounded;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's export of events: its one loop; the destination of all processes' events, if one was named; and its
 // figures.
 

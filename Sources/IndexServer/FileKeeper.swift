@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps the files that names are read from beyond the end of a process: a file that no path leads to any more is held
 // open as long as the segments of its processes exist (HeldFiles in Symbols).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The socket on which the server listens: made at a path, or inherited from systemd.
 //
 // - A socket file that a dead server left behind is replaced; the file of a live server never is. Two servers that

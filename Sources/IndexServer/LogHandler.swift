@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's log on standard error. Names in it come from other programs: characters that a terminal would act upon
 // are escaped.
 

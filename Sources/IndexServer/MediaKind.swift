@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The forms of answers, and which form a request asks for.
 
 import Hummingbird

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's metrics: one row for each, with its name, its labels and its help. All code that counts names a row, so
 // a name or a kind that does not exist is an error of the compiler; so is a row without its words. docs/http.md lists
 // the same rows; a test compares that table with `GET /metrics`, which has every row from the start.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tells systemd that the server is ready, and that it stops (sd_notify(3)): one datagram to the socket that
 // NOTIFY_SOCKET names, if it names one.
 

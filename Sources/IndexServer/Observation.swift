@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The work around every request: its metrics, its line in the log, and errors in one form.
 
 import HTTPTypes

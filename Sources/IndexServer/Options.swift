@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Durations, sizes and numbers as options of the command line.
 
 import Answers

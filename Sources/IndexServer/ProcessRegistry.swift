@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The processes that the server answers for: their segments, some of which are kept open.
 //
 // - The open segments are a cache. Before a view is used again, its path must still lead to the same file (a program

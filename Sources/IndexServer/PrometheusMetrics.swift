@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's figures about itself (Metrics.swift): a swift-metrics backend that keeps them, and writes them in
 // Prometheus' text format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats). A series is made once and lives
 // as long as the program.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The resources of the API (docs/http.md): who may ask, how the question is answered, and in which form.
 
 import Answers

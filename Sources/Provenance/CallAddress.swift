@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The address of a call, as a node of the trie of call stacks has it, and the instruction that it means.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The plain name of a function: a demangled name without its types. Patterns are compared with plain names.
 //
 //   void* std::__new_allocator<char>::allocate(unsigned long, void const*)   →  std::__new_allocator::allocate

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From a module, as the index or a recording has it, to the reference by which the symbolizer finds the module's file.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The names of one process's addresses, kept from one request to the next.
 //
 // Nodes of the stack trie never change once they are published, and rows of the module table change only with the

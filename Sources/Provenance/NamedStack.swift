@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A call stack with names.
 
 import IndexReader

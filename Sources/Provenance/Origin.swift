@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who did something: a context of a process, decoded. The index and a recording number contexts; a block or an event
 // refers to its context by that number.
 

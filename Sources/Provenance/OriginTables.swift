@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tables that blocks and events refer to: contexts, call stacks, threads and modules of one process. The process's
 // live index has such tables (SegmentTables, in Answers), and so has a recording of the process (Recording). The naming
 // of stacks (StackNaming) and the table of sites (SiteTable) need nothing else, so both sources get the same names.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Live memory by allocation site, from sums by context: the table that `top` prints of a process and `replay` of a
 // moment of a recording.
 //

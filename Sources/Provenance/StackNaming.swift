@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From a node of the trie of call stacks to names: the frames of the stack, and which of them is the allocation site.
 //
 // The site is the innermost function that is no wrapper; a function without a name is no wrapper. If all are wrappers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which functions allocate on behalf of their callers: the list in Wrappers.txt, and the patterns that the person who
 // asks adds to it (Answers/Wrappers+Additions.swift).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The events of all blocks that covered an address, as far back as events go: from a recording, or
 // from the rings of a process, which may have ended.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The course of the heap in a recording, for formats that know no events but the beginnings and
 // ends of blocks.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compresses chunks on another thread than the one that drains the rings. When the draining thread
 // compressed, rings filled up meanwhile, and the recorded process had to wait.
 //

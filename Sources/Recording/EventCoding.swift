@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A chunk of events as bytes: batches of records, each of one thread, split into columns.
 // docs/recording.md describes the format.
 //

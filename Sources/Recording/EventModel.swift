@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The guesses that the writer and the reader of a recording make about the next event. An event
 // that is as guessed takes next to no room.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The formats of other programs in which a recording can be written. A format is a file with its
 // renderer (a type that conforms to ExportRenderer) and a row here. The command's help, its errors
 // and its option list the rows.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recording as a file of heaptrack, for heaptrack_print and heaptrack_gui: version 3 of
 // heaptrack's text format, as heaptrack_interpret 1.4 writes it and
 // src/analyze/accumulatedtracedata.cpp of heaptrack reads it. All numbers are hexadecimal.

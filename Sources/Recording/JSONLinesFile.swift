@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recording as lines of JSON, one object each: the recording, the blocks of its start, the
 // events, and each context before the first line that refers to it. docs/json.md lists the fields.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Numbers as bytes: little-endian words; and numbers in LEB128, 7 bits a byte, the lowest bits
 // first. Signed numbers are zigzag-coded: 0, -1, 1, -2, …
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A file that is written from its beginning to its end: a recording, or one in another program's
 // format.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recording as a trace of Perfetto with heap profiles, for ui.perfetto.dev and its trace
 // processor. The trace has the packets that heapprofd writes
 // (protos/perfetto/trace/profiling/profile_packet.proto): one dump for each of a number of moments.

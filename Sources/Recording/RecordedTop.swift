@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The memory that lived at a moment of a recording, by allocation site: the table that `top` makes
 // of a process.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Records one process's events into a file: reads its rings (RingSource) and writes chunks.
 //
 // - The process's events are on from the creation of a recorder to its end. With the lossless

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recording as it is read: its tables in memory, its events chunk by chunk.
 //
 // Threat: the file may come from anybody. Lengths are bounded before memory is taken, and checksums

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The format of a recording: a header, then chunks, each with checksums of its own.
 // docs/recording.md describes all of it.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recording and an address's history as text, and as JSON (docs/json.md).
 
 import Answers

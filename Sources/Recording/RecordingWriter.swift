@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From records of rings to the bytes of a recording. The writer knows nothing of files: the
 // recorder takes the bytes and writes them.
 //

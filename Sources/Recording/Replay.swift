@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The blocks that lived at a moment of a recording: those of the index at its start, changed by the
 // events until the moment.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tables of a recording as chunks. docs/recording.md lists the fields of each, in order. A row
 // that comes again replaces the earlier one.
 

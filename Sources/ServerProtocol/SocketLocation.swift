@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where allocsd's socket is: the one rule that the server, which creates it, and its clients, which look for it, share.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A Unix stream socket: who owns its descriptor, and who is at its other end.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // See allocs_declaration.h.
 #include "allocs_declaration.h"
 

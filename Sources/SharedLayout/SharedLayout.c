@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compiles the static asserts of the layout once for the target, and what of it is more than a few instructions.
 #define _GNU_SOURCE
 #include "SharedLayout.h"

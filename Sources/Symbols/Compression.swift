@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Unpacking of what libelf 0.188 can't unpack: sections compressed with zstd, and .gnu_debugdata, which is an .xz file.
 //
 // The packed bytes come from any file: their claims about sizes may be lies. The result never exceeds the caller's

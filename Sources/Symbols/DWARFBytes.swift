@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DWARF as bytes: what has to be read of units and abbreviations before libdw may see them.
 //
 // The bytes are anybody's: each read is within bounds or throws.

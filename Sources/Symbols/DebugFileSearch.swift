@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where a module's files are, and whether they are the files that were loaded.
 //
 // Rule: a file counts only if it is proven to be the file that ran. The proof is the build id. For a module without a

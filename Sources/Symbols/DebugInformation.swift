@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The DWARF of one module: source lines, functions, and what was inlined into them.
 //
 // Three steps: which compilation unit holds an address (all units' ranges, read once; .debug_aranges isn't used, as

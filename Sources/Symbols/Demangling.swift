@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mangled names of C++, Rust and Swift to what people write.
 
 import CDemangle

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The answers of the symbolizer. A field that isn't known is nil, never guessed.
 
 /// One function of a call stack; several frames share a `pc` where calls were inlined.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A cache of bounded size that costs a hit one dictionary look-up.
 //
 // Two generations: entries go into the young one; when that holds half of the budget it becomes the old one, and the

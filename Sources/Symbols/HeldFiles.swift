@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files to which no path leads, held open for the time after their process: a removed executable, a library that was
 // upgraded, memory that was loaded as a library, files of another mount namespace. Each takes a descriptor, so there
 // are at most `limit` of them.

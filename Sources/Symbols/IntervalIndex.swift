@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Intervals of addresses that may nest or overlap, and the search for the innermost one that holds an address.
 //
 // Sorted by start, and at equal starts the preferred one last. `reach[i]` is the greatest end among intervals 0...i:

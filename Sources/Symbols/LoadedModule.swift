@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files of one module, opened when they are first needed, behind one lock.
 
 import Synchronization

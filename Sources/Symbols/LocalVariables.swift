@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The variables of a function that lie in its frame, at one moment of its execution.
 
 import CLibdw

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions that an executable or shared object on disk defines: for checks before a program starts.
 
 import ByteText

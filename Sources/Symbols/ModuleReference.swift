@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A module as the index has it: enough to find its file again, and to be sure that it is the file that was loaded.
 
 @_exported import FileFacts

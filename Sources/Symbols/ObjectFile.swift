@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One ELF file, opened for reading.
 //
 // The file may be anything: it is named by another process. It is opened only if it is a regular file, and it is read,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files of a live process, by the kernel's links in /proc/PID. The links are good while the process lives, for
 // callers that may trace it, as root or the process's user may; map_files takes root.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The scopes in which a function is declared: `space::Class::f`, `run::{lambda(int)}::operator()`.
 //
 // An entry of DWARF doesn't know its parent, so a unit is walked once when a name in it is first wanted: the parents of

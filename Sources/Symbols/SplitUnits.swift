@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Split DWARF: units of which the program has only a skeleton, and a .dwo file, or a package (.dwp) of many, the rest.
 //
 // libdw 0.188 finds a .dwo file by opening whatever path the program names, without a bound, and knows no packages. So

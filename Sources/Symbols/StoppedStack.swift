@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The frames of a thread of another process, seen while it was stopped for a moment.
 
 import Glibc

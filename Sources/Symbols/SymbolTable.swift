@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ELF symbol tables of a module: which function or variable holds an address.
 //
 // Tables of the module's own file and of its debug file are merged (.symtab of either, .dynsym). Names stay in the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From an address in a process to the names that its source has for it.
 //
 // Two levels of cache are under one short lock: modules by the proof of their identity, so that processes that map one

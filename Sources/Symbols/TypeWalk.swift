@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From a byte of a variable to the member that holds it: "server.clients[3].len".
 //
 // The types come from a file that may be hostile: a type may contain itself, or be an array of 2^60 elements. Nothing

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The variables of a module that have an address of their own: which one holds a byte.
 //
 // Two steps, each made when it is first needed: those outside of functions, which takes a walk over the units'

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The one error of all code outside the agent: what failed, why, and what to do about it.
 //
 // A complaint is made where something fails, with all its words, and passes through every layer unchanged. A front end

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The directories in which agents put their segments and allocsd its socket, where neither was told another place.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls of the system that many parts make: words for its errors, its clocks, and writes of all bytes.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lists of addresses that arrive in pieces.
 
 import Answers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The JSON of answers, by the contract: names, types, and nothing where nothing is known.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stacks of a segment written by hand, whose addresses lie in this test's own C library: names are real ones.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Answers to addresses, from a segment written by hand. The live process is the test itself: its own mappings decide.
 
 import Glibc

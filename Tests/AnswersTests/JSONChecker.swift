@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A strict reader of JSON (RFC 8259), written apart from the code under test: what it refuses is not JSON.
 
 indirect enum JSON: Equatable {

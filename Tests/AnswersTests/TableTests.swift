@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tables: allocation sites, indexed processes, one process.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bytes become text and the same bytes again, whatever they are.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocator × language × linkage: programs with an allocator of their own, each against its own record. Where functions
 // have names of their own, the C library's are used beside them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every allocation function with every edge: what a caller can see is the same with and without the agent.
 
 import Foundation

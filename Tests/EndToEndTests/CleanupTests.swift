@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments of ended processes: how the processes ended, which segments are kept, who removes them, and which files are
 // never removed.
 

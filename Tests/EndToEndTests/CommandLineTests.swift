@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What `run` hands on is what it was given, byte for byte; files and directories may have any name; and what can't be
 // run, or can't take the agent, is refused before it starts, by a message that says what it is.
 

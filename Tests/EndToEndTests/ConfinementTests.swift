@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs that confine themselves by filters of system calls, leave what they were started in, or use up what threads
 // have.
 

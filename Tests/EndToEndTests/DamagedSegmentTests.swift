@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments and control files that somebody cuts and writes over while allocsd and allocsctl read them.
 
 import Foundation

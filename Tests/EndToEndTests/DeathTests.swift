@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ends of every kind, at any moment: what is left answers, and is what the program's own log says.
 
 import CLibrary

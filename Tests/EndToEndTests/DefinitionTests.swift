@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Callers that reach the C library's own malloc by another way than the first definition in the search order: each
 // block is in the index, each free is seen, and no answer names the agent.
 

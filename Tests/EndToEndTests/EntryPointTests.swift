@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs that define the malloc family themselves: the agent's functions are never called there, and are put in front
 // of the program's own instead.
 

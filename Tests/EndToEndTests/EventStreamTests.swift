@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Live events: the same with a server and without one, filtered, to the process's end; and what readers and processes
 // that misbehave do to others.
 

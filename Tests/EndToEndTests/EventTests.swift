@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Events: what the rings tell, merged by stamp, against the index and the programs' own records.
 
 import Foundation

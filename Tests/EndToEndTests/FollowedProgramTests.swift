@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Real programs that fork, followed (ALLOCS_FOLLOW=1): the same result as in the plain run, and for each child an index
 // that can be right.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Children: what they do never shows in their parent's index, and exec gives them one of their own.
 
 import Foundation

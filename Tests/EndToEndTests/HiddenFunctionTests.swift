@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Functions of allocators that are found in the executable's own symbol table only, and what is wrong with some of
 // them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Callers who would hurt the server or read what is not theirs: files made to mislead it, and hostile clients.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who a process is and whether it lives: in whatever namespaces it is, whichever of its threads have ended, whatever
 // its segment and the directory are called.
 

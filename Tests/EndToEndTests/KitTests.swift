@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs that the agent is linked into: every linker, every kind of executable, with libc's allocator and with
 // others.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files of other layout versions: what an agent, `ps` and `prune` do with them. docs/layout-versions.md is held against
 // this.
 

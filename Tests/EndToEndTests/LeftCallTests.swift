@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls of the allocator that never return, because something jumped out of them: what the thread allocates afterwards.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocators that lie behind the agent, in libraries, and in what is opened later: each is hooked where it is defined.
 
 import Foundation

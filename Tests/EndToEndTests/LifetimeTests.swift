@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocations at the edges of a program's life and of a library's.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Blocks that an index lacks are said in every answer: as text and as JSON, of a process that runs and of one that has
 // ended, by allocsctl itself and by the server. And where nothing is missing, no answer says that anything is.
 

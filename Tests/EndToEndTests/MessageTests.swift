@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The words of commands: names that other programs made can't act upon a terminal, and errors say what is wrong and
 // what can be done, in one line.
 

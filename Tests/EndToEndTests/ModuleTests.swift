@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Names come from the file that ran, and from no other, whatever happened to it since; and from modules however many
 // there were.
 

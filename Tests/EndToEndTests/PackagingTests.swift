@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The surroundings of the programs: `make install`, the units for systemd, and the script that installs Debian
 // packages.
 

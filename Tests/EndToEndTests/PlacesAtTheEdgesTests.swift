@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every address, where things run out, go wrong or come at a bad time: Programs/mapper.c, and tools that are kept from
 // stopping a thread (Programs/seccomp.c).
 

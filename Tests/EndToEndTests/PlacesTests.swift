@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every address answers: variables, stacks, what the kernel put there, and what was mapped by whom, against what the
 // program itself says of its addresses (Programs/places.c).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Suballocators: real ones and our own, declared and announced, each against the program's own record; and what is
 // refused.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocsctl query: what is said of each kind of address of a known program, and of questions that can't be answered.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Real programs, each run to its end: the same result as in the plain run, and an index that can be right.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Recordings: what is replayed is what the program did; other programs read them; what is cut or damaged costs itself
 // only; and the history of an address, also after death.
 

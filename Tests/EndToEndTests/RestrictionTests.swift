@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs that can't have an index, or that restrict themselves after they have one: they run as if the agent were not
 // there.
 

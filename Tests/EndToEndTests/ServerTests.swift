@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocsd: the same answers as without it, for many processes at once, to those who may ask.
 
 import Foundation

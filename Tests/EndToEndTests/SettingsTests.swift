@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Settings reach the agent however they are written, and what is wrong is named: from the environment, the
 // configuration and the command line, and by the agent itself where nobody checked before.
 

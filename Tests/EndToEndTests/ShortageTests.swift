@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // No room, at every possible point: the program runs on, the counters say what is missing, nothing is half there.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Call stacks in difficult places: the program is undisturbed, and what is recorded is what libgcc's unwinder said
 // there.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads that are gone: their blocks stay theirs.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The truth test: the index against a program's own record of more than a million random operations, all of it.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One version: the file VERSION at the top.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The drain loop against destinations of all kinds, both ways of writing.
 
 import EventExport

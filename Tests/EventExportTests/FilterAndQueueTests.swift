@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Filters of records, and the queue to another thread.
 
 import EventExport

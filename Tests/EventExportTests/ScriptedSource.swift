@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A source of events that a test writes, in place of a process.
 
 import EventExport

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads the binary form of an event stream back, as its description in RecordStream.swift says.
 
 import EventExport

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The corpus that the fuzzers have found, replayed: inputs that reach different code, and those that once failed.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Readers against a writer that never rests: every answer is one that was true.
 
 import Glibc

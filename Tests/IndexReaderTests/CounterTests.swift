@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The counters of the layout, as the reader knows them.
 
 import SharedLayout

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files that are no segment, no longer one, or one that lies: each gets its own error, or harmless answers; never a
 // crash.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Blocks that may share 32 bytes with others, or lie at no multiple of 16, have fine slots: they
 // are allocations among the others.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments of other layout versions: the one before is read, any other is refused by name. docs/layout-versions.md is
 // held against this.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Look-ups of every class of address, and iteration, against what was written.
 
 import IndexReader

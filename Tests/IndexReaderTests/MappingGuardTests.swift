@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SIGBUS outside guarded mappings goes where it went before.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A segment with one block, asked at the block's edges: coarse slots and fine ones answer alike.
 
 import IndexReader

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Contexts, call stacks, modules, threads and time against what was written.
 
 import Glibc

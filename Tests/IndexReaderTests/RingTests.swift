@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Event rings from the layout headers alone: what is read, what is lost, and headers that lie.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which files are listed, which process they belong to, and which are swept away.
 
 import CLibrary

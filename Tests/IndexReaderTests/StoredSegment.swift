@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments that agents of other builds wrote, stored as text beside the tests (scripts/store-segment), and written out
 // again as the sparse files that they were.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Suballocations against what was written: chains, what is believed, neighbours, iteration.
 
 import IndexReader

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The gate of fork (Gate.swift, Hook.swift), for all interleavings, and for stores that wait in a processor's buffer.
  *

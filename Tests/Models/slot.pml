@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The protocol of a slot (allocs_slot.h, Index.swift), for all interleavings, and for all orders in which a
  * processor may let plain stores to different words become visible.

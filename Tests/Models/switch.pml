@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The switch of events (allocs_control.h, EventConsumer.swift, Consumers.swift): consumers come and go, one dies and is
  * expelled by a thread of the agent, in all interleavings. When all have done what they do, events are on if an entry

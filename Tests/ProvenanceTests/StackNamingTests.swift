@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Names and sites from tables that are made up: whoever has such tables, a live index or a recording, gets these.
 
 import IndexReader

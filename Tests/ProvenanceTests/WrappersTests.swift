@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which functions are wrappers: plain names, patterns, the list that comes with the program.
 
 import TestSupport

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whole recordings that are made up: cut, damaged and contradictory ones, and what is exported from them.
 
 import CPerfetto

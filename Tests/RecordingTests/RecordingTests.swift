@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Recordings made of events that are made up: what was put in comes out, and what is damaged is said, counted, and
 // costs nothing else.
 

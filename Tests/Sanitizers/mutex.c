@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions that a Mutex of Synchronization calls when another thread holds it, for ThreadSanitizer.
 //
 // The library's own waits in the kernel, by a priority-inheriting futex, and the kernel passes the lock on: an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Names of sockets, and who is at their other end.
 
 import Glibc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The lists of hooked functions and of C++'s operators against the files that no macro can reach. A row that was
 // forgotten in one of them fails here by its name.
 

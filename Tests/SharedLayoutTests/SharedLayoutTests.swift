@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Each encoded field of the layout against its inverse, at every boundary.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The symbolizer's caches: the same answers with them, without room for them, and from many threads.
 
 import Dispatch

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The forms in which compilers, linkers and packagers write the same debug information: each gives the same answers as
 // the plain one, and a part that is missing or damaged is said.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Names of each mangling scheme, and names of none.
 
 import Symbols

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Program headers and notes of ELF files: this program's own, cut and damaged ones.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Frames against lines that are known from the source, for each language and way of writing debug information.
 
 import Foundation

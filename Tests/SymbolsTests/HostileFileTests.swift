@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files that are cut short, damaged or made to mislead: an answer or none, never a crash.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which file counts as the one that ran: the rules, one by one.
 
 import ByteText

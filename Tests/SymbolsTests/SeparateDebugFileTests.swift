@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where debug information is looked for, and what proves that it belongs to the module.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs with known functions at known lines, compiled when a test needs them.
 
 import Foundation

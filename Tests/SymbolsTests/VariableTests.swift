@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Variables by their addresses, down to the member: against what the program says of itself, and with debug information
 // that is made to mislead.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes to the last byte, clocks, and errors in words.
 
 import Glibc

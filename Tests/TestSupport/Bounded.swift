@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The trait that every suite has: its tests end, and what they drew at random can be drawn again.
 //
 // Swift Testing's own `.timeLimit` cancels a test's task and then waits for it. Tests here block: they run programs,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs that the tests start: to their end, or to speak with while they run.
 //
 // - Standard error goes to a file, and standard output too unless the test speaks with the program: nothing waits for a

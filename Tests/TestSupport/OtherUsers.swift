@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Commands that run as another user. Only root may do that.
 
 package enum OtherUsers {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random numbers that can be had again.
 //
 // A run of the tests has one seed: $ALLOCS_TEST_SEED, else another one each time. Each test draws its numbers from the

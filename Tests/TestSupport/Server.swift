@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A running allocsd, with a socket of its own.
 
 import Foundation

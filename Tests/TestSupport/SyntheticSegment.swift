@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A segment written from the layout headers alone, the way an agent does it: what the reader's tests are held against.
 //
 // The order of stores is the agent's: an arena before its directory entry, an entry before the region's bits, summary

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Temporary directories and files of tests: in memory where the machine has /dev/shm, as segments are in use.
 
 import Foundation

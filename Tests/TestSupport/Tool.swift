@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocsctl and allocsd as the tests start them.
 
 import Foundation

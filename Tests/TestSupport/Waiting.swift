@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Waiting for what a test needs to have happened; and letting time pass, where time itself is the test's subject.
 //
 // No test sleeps but by these two functions: SourceRulesTests.swift holds all of them to it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rules that every test keeps, checked in the sources of all of them: a test that breaks one is found by reading, not
 // by a run that hangs or that can't be had again.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The support that all tests rely on: that waiting ends, that a hanging test ends the run, that random numbers come
 // again.
 

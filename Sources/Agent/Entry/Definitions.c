@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of callers that reach another definition of the malloc family than the agent's: see
 // Definitions.swift.
 #include "allocs_definition.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of allocators beside the one below the agent (allocs_family.h): the table of the
 // names of their functions, and the stubs that take a hooked function's place.
 #include "allocs_family.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of a preloaded library: the exported names of libc's malloc family. An entry adds to
 // its arguments where it was called from, and goes on to the hook. There is nothing else here,
 // because only this needs C.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of libc's functions that change what is mapped. Each calls the function below first,
 // with nothing held, and tells the agent afterwards. A call that fails or changes nothing is not
 // told. errno stays as the call left it.

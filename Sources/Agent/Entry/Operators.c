@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of C++: every replaceable operator new and delete, under its mangled name (Itanium
 // C++ ABI; allocs_operators.h lists them).
 //

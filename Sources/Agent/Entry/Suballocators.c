@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of suballocators: the stubs that take the place of functions that ALLOCS_SUBALLOC
 // declares, and the functions that allocs_pool.h calls.
 #include "allocs_suballocator.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a call of AArch64 gets to its hook. The return address is in register x30. An entry stores it
 // where a call of x86-64 would have, right below the caller's frame, as the upper word of a frame
 // record, and takes the record away when the hook returns.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a call of x86-64 gets to its hook. The return address is on the stack, right below the
 // caller's frame.
 #ifndef ALLOCS_ENTRY_X86_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whether the process is to be indexed, and which functions lie below the hooks.
 //
 // The first call of the malloc family decides, long before constructors run. Two threads may decide

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of an executable that the kit is linked into (liballocs_inexe.a): the names of the
 // malloc family.
 //

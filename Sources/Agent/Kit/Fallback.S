@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The malloc (free, calloc, realloc: NAME) of an executable without an allocator of its own: the
 // next definition in the order in which the dynamic linker searches, as Terminal has found it.
 // OFFSET is where struct allocs_terminal keeps that definition's address.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The entries of an executable that the kit is linked into: where its calls get to if the process
 // is indexed. As Entry/MallocFamily.c, but malloc below is called directly.
 #include "allocs_agent.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A statically linked executable, the only module of its process: where it lies, as _dl_find_object
 // tells of modules elsewhere. In a static link that function knows nothing before libc is ready,
 // and reads where nothing is.

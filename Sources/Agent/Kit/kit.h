@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tables and functions that the kit's parts share. Names that begin with allocs_ are hidden in
 // the executable.
 #ifndef ALLOCS_KIT_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DebuggerStub: the code to which the agent puts a jump, at the function that the dynamic linker
 // calls when modules come and go (LaterModules.swift).
 #include "allocs_agent.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The decoder of allocs_disassembler.h. Its tables are those of the Intel 64 manual, volume 2,
 // appendix A, for 64-bit mode.
 //

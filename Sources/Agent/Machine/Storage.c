@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The agent's private memory that C code, assembly and Swift reach by address: the words of a
 // thread, the process's state, and the page over which the control file is mapped. The headers say
 // what is in them, and what becomes of them in a child of fork.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of the functions that Terminal.swift looks for, and where their addresses are kept.
 #include "allocs_agent.h"
 

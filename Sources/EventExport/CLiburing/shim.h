@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // liburing for Swift: its static inline functions are imported as they are; here is what it has as macros, and what of
 // the system Swift's Glibc module leaves out.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What Swift's module of the C library leaves out: extended attributes of files, the names of
 // signals, and locks of openings.
 #include <sys/xattr.h>

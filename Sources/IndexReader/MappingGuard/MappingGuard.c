@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The handler behind MappingGuard.h. It calls nothing that is not async-signal-safe: mmap and
 // sigaction, and those only.
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Descriptors of processes and their ends: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or later, which the headers
 // of older systems lack; and epoll(7). The numbers are those of the kernel's include/uapi/linux/pidfd.h.
 #include <errno.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The one thing that the agent and its readers share: the binary layout of a segment.
 // allocs_segment.h comes first.
 #include "allocs_allocator.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocators: whose memory a block is. A context's `allocator` is an index into this table.
 //
 //   entry 0     the allocator below the agent's malloc: the C library's, or one in its place

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An arena: the slots of one region, 64 MiB of address space, and the summary that says which of
 // the slots were ever used.
 //

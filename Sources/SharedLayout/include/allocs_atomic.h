@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The atomic accesses to shared words, for C and for Swift, which imports these as inlined
 // functions.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bypasses: functions that allocate or free, and that the agent could not hook. Blocks that are
 // allocated there are not in the index.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Time as the segment keeps it: in ticks of 1/64 s of CLOCK_MONOTONIC, of which 31 bits are kept
 // (they last 388 days).
 //

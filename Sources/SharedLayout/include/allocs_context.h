@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Contexts: who allocated. A slot holds the 24-bit id of a context. A context is (call stack,
 // thread, function, allocator). A call stack is a node of a trie of return addresses, so that a
 // shared prefix is stored once.

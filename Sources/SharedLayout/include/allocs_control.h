@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The control file: PID.STARTTIME.ctl beside the segment, mode 0600, made by the agent. It is the
 // one file of a process that others write: it says whether events are recorded, and where their
 // consumers are.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Counters: what was not indexed or not recorded, and why; and sums that no other table holds any
 // longer. Each counts since the start of the process, in a word of the header that never changes
 // its place.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Declarations of suballocators: the text of ALLOCS_SUBALLOC, which allocsctl checks and on which
 // the agent acts.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mappings: who mapped which addresses, as far as the calls passed through libc's functions (mmap,
 // munmap, mremap, brk, sbrk).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Modules: the executable and the shared objects whose code has allocated, so that a stack stays
 // readable after dlclose and after the process is gone.
 //

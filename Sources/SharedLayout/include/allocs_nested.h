@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A nested arena: finer slots for one region, 64 MiB of address space. A region has up to three
 // nested arenas: two for blocks that suballocators have handed out there, and one of fine slots.
 //

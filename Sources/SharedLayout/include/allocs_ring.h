@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An event ring: records of what one thread did, written by that thread alone, read by anyone.
 //
 //   ring i of the section                        bytes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sections: the tables that a segment consists of. One list says all of each: the rest is derived
 // from it.
 //

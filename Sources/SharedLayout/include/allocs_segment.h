@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The segment: one sparse file for each process, written by the agent inside it and mapped
 // read-only by everyone else.
 //

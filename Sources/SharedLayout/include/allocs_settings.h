@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The settings: environment variables that begin with ALLOCS_, and how their values are written.
 // All settings stand in the one list below.
 //

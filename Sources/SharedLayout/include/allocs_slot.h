@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A slot: the 8 bytes that say whether an allocation starts in a 32-byte block of the heap, and
 // everything about that allocation.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads: the table of thread slots, to which contexts refer, and the history of who held a slot
 // before.
 //

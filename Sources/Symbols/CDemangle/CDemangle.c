@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Demangling through GNU libiberty and the Swift runtime; both are libraries that are kept up with their compilers.
 
 #include "CDemangle.h"

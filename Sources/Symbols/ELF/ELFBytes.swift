@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the bytes of an ELF file come from: an open file, or memory. Every number in them is foreign.
 
 import ByteText

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An ELF file by its headers: what kernel and dynamic linker look at. Format: System V gABI, chapters 4 and 5; files of
 // this machine's class and byte order only, 64 bits and lowest byte first.
 //

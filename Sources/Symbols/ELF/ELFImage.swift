@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An ELF file put together in memory: sections with names, for libdw to find debug information in.
 
 import CLibdw

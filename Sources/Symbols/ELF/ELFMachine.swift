@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // For which machine an ELF file is: its first bytes, which are alike in all files (System V gABI, chapter 4).
 
 /// Class, byte order and architecture of an ELF file.

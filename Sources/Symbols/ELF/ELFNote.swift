@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The notes of an ELF file (System V gABI, chapter 5): who wrote it, with which properties, and its build id.
 
 /// A note: three numbers, the owner's name and a content, of which the last two are padded.

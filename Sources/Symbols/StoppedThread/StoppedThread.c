@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // See StoppedThread.h. Between PTRACE_INTERRUPT and PTRACE_DETACH there is nothing but the copying.
 #define _GNU_SOURCE
 #include "StoppedThread.h"

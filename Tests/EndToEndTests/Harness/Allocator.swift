@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The allocators that the agent may have below it in a test.
 
 import Foundation

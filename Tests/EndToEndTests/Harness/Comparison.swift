@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An index compared with a record: every block, both directions, every class of address.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Events of all threads in the order of their stamps, and whether that is a history that can have been.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs/eventful.c under the agent, and those who watch its events.
 
 import Foundation

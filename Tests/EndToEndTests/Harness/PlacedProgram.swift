@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that names addresses of its own, running under the agent, however it was started: it prints "NAME ADDRESS
 // SIZE" a line, then "ready", and ends with its standard input.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The test programs, compiled when a test first needs them, warnings as errors.
 
 import Foundation

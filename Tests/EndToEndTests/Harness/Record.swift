@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The record that a test program kept of its allocations: see Programs/record.h.
 
 import Foundation

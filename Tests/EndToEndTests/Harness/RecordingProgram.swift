@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A test program that keeps a record, running under the agent, and the check points at which the two are compared.
 
 import Foundation

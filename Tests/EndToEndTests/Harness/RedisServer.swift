@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // redis-server, plain or under the agent, with a Unix socket of its own.
 
 import Foundation

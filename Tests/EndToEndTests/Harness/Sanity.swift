@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whether an index can be right, judged without knowing what the program allocated.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocators to be linked into test programs, made when a test first needs them.
 
 import Foundation

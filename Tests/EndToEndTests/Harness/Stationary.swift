@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs/stationary.c, running under the agent, with the addresses that it named.
 
 import Foundation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The record of a program that was stopped at any moment: Programs/tables.h.
 
 import Foundation

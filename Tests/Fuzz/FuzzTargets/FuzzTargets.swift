@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The targets of the fuzzers, each a function of bytes, for a fuzzer that searches and for a test that replays.
 //
 // A target returns normally whatever the bytes: an error that is thrown is one of the answers. A failure is a crash,

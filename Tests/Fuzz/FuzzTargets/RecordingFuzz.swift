@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bytes taken for the chunks of a recording. Checksums and lengths are made right, but for chunks that ask for another:
 // a reader that is handed random bytes would look at none.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The reader of event rings on rings whose headers and records are anything: what is read, what is lost, and the
 // events' report.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The meaning of a fuzzer's bytes for a segment: a script of stores into a sound one, some made while a reader has it
 // open.
 //

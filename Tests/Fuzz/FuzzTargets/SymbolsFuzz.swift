@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bytes taken for an ELF file; or, behind a first byte of 2 or 3 and a length, for two: the other one is half.dwo
 // beside it, or its package of split debug information.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The function that libFuzzer calls: its library wants one of this name also where it is handed another.
 
 import FuzzTargets

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FUZZ_TARGET=… allocs-fuzz [libFuzzer's arguments]: searches for an input that a target does not survive.
 //
 // The target is named by the environment because libFuzzer starts itself anew, with its own arguments, to merge a

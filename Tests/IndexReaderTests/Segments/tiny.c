@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The program whose segments are stored beside this file, one for each layout version that readers take: a few blocks
 // that live, a few that were freed, one after a realloc, and the end by _exit, so that nothing is given back.
 //

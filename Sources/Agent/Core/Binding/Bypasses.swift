@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bypasses: notes in the segment which functions that allocate or free could not be hooked, and why
 // (allocs_bypass.h).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Code: changes instructions of the program, and makes memory for instructions.
 //
 // Invariants:

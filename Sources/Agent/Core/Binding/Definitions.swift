@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Definitions: the third way of binding. Some callers do not take the first definition of malloc in
 // the search order, and reach the C library's, past the agent: objects opened with RTLD_DEEPBIND,
 // callers of `__libc_malloc`, of dlsym with a handle or RTLD_NEXT. So the symbols of these

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DynamicSymbols: the symbols that a loaded module defines for others. They are looked up by hand
 // in its hash tables: dlsym may allocate.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // EntryPoints: the second way of binding. An allocator whose callers do not all reach the agent by
 // name is hooked where it is defined, by a jump at the entry of each of its functions
 // (Trampolines):

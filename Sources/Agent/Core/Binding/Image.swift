@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Image: a module as it is mapped, by its program headers. They are in memory. So reading them
 // takes neither a lock nor a system call of the dynamic linker's, and a module that the dynamic
 // linker has mapped and not finished yet has an image, too.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LaterModules: allocators in modules that come after the start.
 //
 // The dynamic linker has a function that does nothing: it calls it so that debuggers know when

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Predecessor: a module that defines malloc before the agent, so that callers get its definition.
 // It is one of three things:
 //

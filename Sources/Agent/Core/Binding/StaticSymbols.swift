@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StaticSymbols: functions of allocators in the static symbol table of the executable (.symtab),
 // which also has the functions that the executable keeps to itself. The table is not in memory: it
 // is read from the file that the process was started from, if the executable that is mapped is that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Targets: the functions of one module that are to be hooked at their entries: from its dynamic
 // symbol table and, for the executable, from the static symbol table, too.
 //

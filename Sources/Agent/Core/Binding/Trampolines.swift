@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Trampolines: whether a function can be hooked at its entry, and the code that leads to the hook
 // and back.
 //

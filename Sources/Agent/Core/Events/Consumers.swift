@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Consumers: the agent's side of the control file. Makes the file, lets threads wait for lossless
 // consumers, and sends away consumers that no longer live. The protocol stands in allocs_control.h.
 //

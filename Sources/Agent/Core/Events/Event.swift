@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Event: what happened, for those who keep account of it: the index always, and the thread's ring
 // of events while events are on.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Events: writes records of what happened into the thread's ring, while somebody wants them
 // (allocs_control.h).
 //

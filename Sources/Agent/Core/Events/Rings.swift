@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rings: the memory of the event rings, and the announcement of records in them (allocs_ring.h).
 // The slow path of Events, taken once for ALLOCS_RING_CHUNK records.
 //

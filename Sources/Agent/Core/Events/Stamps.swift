@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stamps: the times of events, and with them the order of events of different threads.
 //
 // The promise stands in allocs_ring.h: sorted by stamp, the events of all threads are a legal

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Entering: how a call of a hook gets its thread's block.
 //
 // There are three cases. The call is the outermost of its thread: it takes the block. Or another

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hook: every exported function of the malloc family gets here with its caller
 // (Entry/MallocFamily.c), as one of three things: an allocation, a free, a resize. A hook calls the
 // function below (Terminal) and reports the event before or after that call (Event).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HookedFunction: the hook of functions that are hooked at their entries and known by a signature
 // (allocs_family.h). As in Hook, each call is an allocation, a free or a resize; the signature
 // tells which argument has what meaning. The function below is the hooked function's own

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LeftCalls: calls of a hook that never return, because something jumped out of them. A signal
 // handler does so by siglongjmp, out of an allocator that faulted on a wild pointer; a forced
 // unwinding does so, of a thread that is cancelled.

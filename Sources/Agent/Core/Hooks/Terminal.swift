@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Terminal: the functions below the hooks. For each name, this is the next definition after the
 // agent's in the order in which the dynamic linker searches: the function that the caller would
 // have got without the agent.

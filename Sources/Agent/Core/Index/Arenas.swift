@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arenas: makes the arena of a region, and the memory behind its slots. The slow path of Index,
 // taken once for 2 KiB of heap.
 //

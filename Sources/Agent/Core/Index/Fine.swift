@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Fine: the slots of blocks that may share 32 bytes with others, or do not start at a multiple of
 // 16 (allocs_nested.h). Such a block is an allocation like any other, and what Index.swift says of
 // readers holds for it, too. These rules are added:

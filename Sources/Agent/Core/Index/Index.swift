@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Index: which allocations live. To record an allocation is one store into a slot of the segment,
 // to erase it is one store. Here are the coarse slots, one for 32 bytes. Blocks that may share 32
 // bytes with others have fine slots (Fine.swift).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NestedArenas: makes the nested arenas of a region, which have the slots of suballocations and the
 // fine slots, and the memory behind those slots. The slow path of NestedIndex and Fine, taken once
 // for 512 bytes.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SlotArena: the slots of one region of 64 MiB, as the layout's headers draw them, and what can be
 // done with them: write a slot, find the block that an address lies in, back slots with memory.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Libc: the names and numbers of glibc that the agent goes by. With the other files of this folder,
 // it is what another C library would need its own version of; docs/porting.md tells which questions
 // each file answers. Files outside of this folder only ask.

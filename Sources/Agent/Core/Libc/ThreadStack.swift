@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ThreadStack: where a thread's stack lies, without a call of libc. pthread_getattr_np takes the
 // thread's lock, under which the thread may have called malloc to get here.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Clock: finds where the kernel keeps its coarse monotonic clock, in the page that the vdso reads.
 //
 // The layout of that page is the kernel's own affair and changes. But the page holds

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ForkCopy: gives a child of fork a segment of its own, with an exact copy of the index as of the
 // fork (ALLOCS_FOLLOW=1).
 //

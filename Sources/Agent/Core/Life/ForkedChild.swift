@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ForkedChild: the first thing that runs in a child of fork.
 //
 // The words that led to the parent's segment have been wiped, and the segment is not mapped here.

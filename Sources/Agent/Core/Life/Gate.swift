@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gate: keeps the index still while a thread forks whose child gets a copy of it (ForkCopy.swift).
 //
 // The gate stops writes to the segment; it does not stop allocation. The forking thread takes every

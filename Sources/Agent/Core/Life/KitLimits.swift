@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // KitLimits: names what an agent that is linked into an executable does not see, where it can tell.
 // Such an agent hooks no function at its entry. Each limit is counted, and said if ALLOCS_VERBOSE
 // asks for it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Process: what /proc/self tells the agent about its own process.
 
 import AgentMachine

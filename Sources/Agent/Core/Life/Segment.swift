@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segment: makes the segment's file, maps it, and writes its header. Everything here happens once,
 // at the start of the process.
 //

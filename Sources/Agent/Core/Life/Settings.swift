@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Settings: the agent's part of the environment. allocs_settings.h (SharedLayout) lists all
 // settings, with the names of their variables and the ranges of their values.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Start: how the agent starts, with the first call of a hook, before constructors run; and how it
 // ends.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sweep: removes old segments of ended processes, where no server does it. Without it, a shell that
 // starts a thousand commands would leave a thousand segments for ever.
 //

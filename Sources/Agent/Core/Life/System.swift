@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // System: every system call of the agent, and nothing else.
 //
 // No system call is made on the path of a hook. When they are made:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Text: short text, made without allocation: names of files, and the lines that ALLOCS_VERBOSE asks
 // for.
 

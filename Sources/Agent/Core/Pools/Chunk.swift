@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Chunk: the live allocation that an address lies in. A *chunk* is an allocation of the index as a
 // pool sees it: memory that the pool carves up into suballocations. Hooks know where their blocks
 // start; only NestedIndex has to search.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Declarations: finds the functions that ALLOCS_SUBALLOC declares in the modules of the process,
 // and hooks them at their entries.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NestedIndex: which suballocations live. A suballocation is a block that a pool has handed out of
 // a chunk, of a mapping, or of another pool's block. Its slot is in a nested arena
 // (allocs_nested.h).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PoolCalls: what happens at the calls of a pool's functions: of those that ALLOCS_SUBALLOC
 // declares (Declarations.swift), and of those by which a program announces its pools itself
 // (allocs_pool.h).

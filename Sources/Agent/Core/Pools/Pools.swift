@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pools: which blocks each pool has handed out, for allocators whose pools take all blocks back at
 // once.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CallFrameInformation: what .eh_frame says about one program counter, as a rule.
 //
 // The sections of loaded modules are read in memory. The entry for a program counter is found

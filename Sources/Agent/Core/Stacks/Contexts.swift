@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Contexts: from a call to the id that a slot holds. A context says which stack a block was
 // allocated with (as a node of StackNodes; in mode `site`, the node of the call site alone), by
 // which thread, with which function, from which allocator.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CutFrames: how many frames of a stack lie beyond the limit of depth.
 
 import AgentMachine

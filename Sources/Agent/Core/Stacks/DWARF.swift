@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DWARF: the numbers of call frame information that are used here, by name. The names are those of
 // the DWARF 4 standard (sections 7.7 and 7.23) and, for pointers, of the Linux Standard Base's
 // "Exception Frames" (DW_EH_PE_…), with words written out.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DisarmedStack: an alternate signal stack that the kernel does not tell of, because it was set
 // with SS_AUTODISARM: while the handler runs, the thread has no alternate stack.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FrameEntry: one entry of .eh_frame (a frame description entry), with the common entry that it
 // names; and the search for an entry in a table of .eh_frame_hdr.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FrameInstructions: runs the instructions of an entry of .eh_frame up to a program counter, and
 // makes a rule of the row that they describe there.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FrameRule: how to get from a frame to its caller's frame, in 32 bits; and the cache of the rules
 // of return addresses.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FrameTables: sorted tables of frame description entries, made by the agent for modules that have
 // none: modules linked with --no-eh-frame-hdr, or by a linker that wrote a header without a table.
 //

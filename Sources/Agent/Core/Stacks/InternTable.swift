@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // InternTable: gives each distinct key one id for good, without a lock. StackNodes and Contexts
 // each have one.
 //

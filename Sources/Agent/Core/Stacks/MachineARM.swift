@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // MachineARM: everything that the unwinder must know of AArch64, as MachineX86.swift says it of
 // x86-64. Numbers of registers are those of the "DWARF for the Arm 64-bit Architecture", frame
 // records are those of the AAPCS64 (section 6.4.6), signal frames are as Linux builds them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // MachineX86: everything that the unwinder must know of x86-64. MachineARM.swift says the same
 // things of AArch64; a port to another processor adds a third file (docs/porting.md). Numbers of
 // registers are those of the System V ABI's DWARF mapping (section 3.6.2); signal frames are as

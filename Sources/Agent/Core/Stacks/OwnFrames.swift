@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // OwnFrames: frames of the agent between frames of the program. They come from the stubs around
 // declared functions (Pools/Declarations.swift), and from operators of C++, which may run the
 // program's new-handler. Readers never see them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stack+List: the node of a stack that was walked, and the list of the frames that two walks in a
 // row have met. The head of Stack.swift says why they are kept.
 

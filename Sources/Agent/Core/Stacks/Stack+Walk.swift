@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stack+Walk: from the innermost frame outwards, until the walk joins the list, or comes to the end
 // of the stack or to the limit of depth; and the kept frames that the walk follows. The argument
 // why they may be followed is at the head of Stack.swift.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stack: from the caller's registers to a node of the trie of call stacks.
 //
 // Why earlier captures can be used. Unwinding has two inputs: the registers that it begins with,

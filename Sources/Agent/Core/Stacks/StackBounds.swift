@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bounds: the stack that a stack pointer lies in, and so the words that an unwinding step may read.
 //
 // A stack is known if it is the thread's own, or the alternate signal stack that the thread is on

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StackCaches: what a thread's block keeps of earlier calls, and how all of it is forgotten: when a
 // module was unloaded, as another module may come to lie at its addresses, and before the block
 // goes to another thread.

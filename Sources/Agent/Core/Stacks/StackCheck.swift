@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StackCheck: ALLOCS_STACKS=check. Each stack is unwound once more, without kept frames and without
 // cached rules, and compared with the stack that readers will find. For tests: a stack takes
 // microseconds.

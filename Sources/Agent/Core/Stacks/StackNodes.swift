@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StackNodes: the trie of call stacks in the segment. A node is one frame: the return address of a
 // call, and as its parent the node of the caller's frame. So a node's id stands for the whole stack
 // from that frame to the outermost one, and stacks with equal outer frames have those nodes in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Unwinding: one step, from the registers of a frame to those of its caller's frame.
 //
 // A step reads only words of a stack whose bounds are known (StackBounds.swift): the thread's own

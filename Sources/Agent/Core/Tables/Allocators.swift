@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Allocators: the table in the segment that says whose memory a block is (allocs_allocator.h).
 //
 // A number is given out once and means one allocator until the process ends: contexts hold it, and

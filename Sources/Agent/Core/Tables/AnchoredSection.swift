@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // AnchoredSection: a section whose entries are large and are mapped one by one, when they are
 // needed: arenas, nested arenas, event rings.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mappings: the table of which call mapped which addresses (allocs_mapping.h), kept by the hooks of
 // mmap and its like.
 //

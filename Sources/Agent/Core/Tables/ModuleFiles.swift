@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ModuleFiles: which file a module is of. The module's build id, which lies in its memory, and an
 // absolute path tell. Only where one of the two is missing is the kernel asked:
 // /proc/self/map_files/START-END is a link to the file that is mapped there, and any process may

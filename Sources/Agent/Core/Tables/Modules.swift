@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Modules: notes in the segment which module lay where, so that return addresses mean something
 // after dlclose and after the process is gone (allocs_module.h).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SegmentTable: a section of the segment that is a table of entries of one size, and the two things
 // that the agent does to such a table: it appends an entry, and it changes an entry.
 //

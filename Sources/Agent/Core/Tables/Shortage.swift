@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Shortage: how long the agent waits before it asks again for memory that it was refused.
 //
 // A file system that is full stays full for a while. Asking is a system call, so the agent asks

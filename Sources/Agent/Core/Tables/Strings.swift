@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strings: text in the segment, to which entries of other tables point. The section only grows.
 //
 // Invariants:

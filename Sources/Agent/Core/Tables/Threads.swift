@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads: gives each thread its block, in the agent's private memory, and its entry in the segment
 // (allocs_thread.h), and takes them back when the thread is gone. The index of an entry is the
 // thread's *slot*.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The hooks, which the entries call: in Embedded Swift (Sources/Agent/Core/Hooks/Hook.swift).
 //
 // `return_slot` is the address of the return address of the program's call; `frame_pointer` is the

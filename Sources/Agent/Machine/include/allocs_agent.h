@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // All of the agent's private memory, and the functions by which it asks libc: one header an owner.
 //
 // The memory is declared in C because it is thread-local, or code in the machine's own language

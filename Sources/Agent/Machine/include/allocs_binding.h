@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The memory that binding keeps of the modules whose functions were hooked at their entries
 // (EntryPoints.swift, LaterModules.swift).
 

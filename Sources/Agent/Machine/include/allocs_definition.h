@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Other definitions of the malloc family, behind the agent's, whose symbols were changed to lead to
 // the agent (Definitions.swift).
 

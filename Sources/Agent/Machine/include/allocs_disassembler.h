@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One instruction of x86-64, as far as moving it to another address needs: its length, and the part
 // of it that is relative to its own address.
 //

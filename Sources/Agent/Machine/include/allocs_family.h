@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Families of allocation functions. The signature of a function tells its operation, and the
 // meaning of its arguments. One table of signatures (Families.c) serves all allocators that are
 // hooked at their entries beside the one below the agent: allocators with a prefix (_rjem_malloc,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A table of frame description entries for a module that has no such table itself
 // (FrameTables.swift).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Visibility of the agent's own names, and the warning about nullability that its headers do
 // without.
 

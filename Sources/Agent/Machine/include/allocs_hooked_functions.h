@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions that the agent hooks: one row a function. Everything that has one piece a function
 // is made from these rows:
 //

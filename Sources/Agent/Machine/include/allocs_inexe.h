@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions that the agent asks of the kit, the agent inside an executable (Sources/Agent/Kit).
 
 #ifndef ALLOCS_INEXE_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions by which the agent asks libc and the dynamic linker: the seam to another C library
 // (Core/Libc answers them; docs/porting.md). docs/libc.md tells which functions of libc they need.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The agent's own memory of the table of mappings, and how it hears of a call that changed what is
 // mapped (Mappings.swift).
 

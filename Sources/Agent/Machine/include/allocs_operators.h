@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The replaceable operators new and delete of C++: one row an operator, under its mangled name
 // (Itanium C++ ABI). Everything that has one piece an operator is made from these rows: the
 // exported functions and their entry points (Entry/Operators.c), and the signatures of operators

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Atomic operations, fences and copies over the agent's private memory. allocs_atomic.h of
 // SharedLayout has the operations over the words of the segment.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // All registers of x86-64 that a call may change, saved around a call in the machine's own
 // language: for hooks at places whose callers count on every register that the function they call
 // leaves alone.

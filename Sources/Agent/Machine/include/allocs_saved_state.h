@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The copy of its parent's wiped memory that a child of fork takes over, if the child is followed
 // (ForkCopy.swift).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The memory that a thread keeps of its last captures of call stacks, so that the next capture need
 // not unwind from the beginning. Stack.swift explains how a capture uses it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Suballocators inside the process: functions that ALLOCS_SUBALLOC declares, which are hooked at
 // their entries, and pools that programs announce by themselves (allocs_pool.h).
 

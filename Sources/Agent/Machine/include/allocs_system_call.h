@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // System calls by register, for a library that must not disturb errno, be interposed, or be a
 // cancellation point.
 //

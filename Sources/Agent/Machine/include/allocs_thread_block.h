@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The agent's memory of one thread: its block, which a child of fork finds wiped; its variables in
 // thread-local storage; and the chunks that blocks are taken from.
 //

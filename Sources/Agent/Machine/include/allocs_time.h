@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The time of a record, in ticks, as cheaply as it can be got.
 
 #ifndef ALLOCS_TIME_H

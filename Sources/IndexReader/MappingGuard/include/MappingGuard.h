@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps a reader alive when a file is cut short, or its file system runs full, while it is mapped.
 //
 // Touching a page of a mapping that no longer has a page of the file behind it raises SIGBUS. The

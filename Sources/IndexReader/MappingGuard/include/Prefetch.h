@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Has the processor fetch memory that is read soon. It never faults: neither a page that is gone
 // nor a hole of a file is touched by it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Demangling into a buffer of the caller, bounded: a short mangled name can stand for a demangled one of any length, so
 // a file's author could otherwise make us fill the memory.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One thread of another process, stopped for as long as it takes to copy its registers and its stack.
 //
 // The copy is interpreted afterwards, while the thread runs again. A thread that was seized goes on by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DynamicLinker: the agent's questions about modules, answered by glibc's dynamic linker: which
 // modules there are, which of them an address is in, where the parts of a module lie. A port to
 // another C library answers these questions in another way (docs/porting.md).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Libc: the agent's other calls of libc, beside DynamicLinker.c: the first environment, the end of
 // the main thread's stack, fork handlers, thread-specific keys, the clock.
 //
