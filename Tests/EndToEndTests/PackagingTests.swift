@@ -125,7 +125,7 @@ extension EndToEnd {
       let local = try #require(script.range(of: "local:")).lowerBound
       let named = script[global..<local].split(whereSeparator: { $0 == ";" || $0.isWhitespace }).map(String.init)
       let agent = try Installation.path(of: Installation.agent)
-      let command = try [tool("nm", package: "binutils"), "-D", "--defined-only", "--extern-only", agent]
+      let command = try [installedProgram("nm", package: "binutils"), "-D", "--defined-only", "--extern-only", agent]
       let symbols = try ChildProcess.run(command).output
       let exported = symbols.split(separator: "\n").compactMap { $0.split(separator: " ").last.map(String.init) }
       #expect(exported.sorted() == named.sorted())

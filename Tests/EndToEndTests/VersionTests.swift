@@ -2,6 +2,7 @@
 // One version: the file VERSION at the top.
 
 import Foundation
+import TestSupport
 import Testing
 
 extension EndToEnd {

@@ -286,7 +286,7 @@ struct EventExporterTests {
     let contents = StreamContents(readAll(ends.read))
     close(ends.read)
     #expect(contents.damagedRings == Array(0..<200))
-    #expect(contents.end == 1 && end.wait() == .processEnded)
+    #expect(try contents.end == 1 && end.wait() == .processEnded)
     exporter.stop()
   }
 

@@ -4,9 +4,10 @@
 import Glibc
 import Synchronization
 import SystemAccess
+import TestSupport
 import Testing
 
-@Suite("Calls of the system")
+@Suite("Calls of the system", .bounded)
 struct SystemCallTests {
   /// The ends of a pipe, non-blocking. It holds 64 KiB (pipe(7)), far less than the test writes.
   private static func pipe() throws -> (read: Int32, write: Int32) {
