@@ -218,8 +218,7 @@ let package = Package(
 
 // With ALLOCS_TESTS_ONLY set, only what tests import is in the package. `swift test` builds every target, and in a
 // configuration of its own; this spares it the server's dependencies, which take minutes, while the end-to-end tests
-// run the release binaries that users get. All is optimised, with the assertions of a debug build: comparing an index
-// with a record, byte by byte, is most of what the tests do.
+// run the release binaries that users get.
 if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   var needed = Set(package.targets.filter(\.isTest).map(\.name))
   var added = true
@@ -232,10 +231,6 @@ if Context.environment["ALLOCS_TESTS_ONLY"] != nil {
   }
   package.products = []
   package.targets.removeAll { !needed.contains($0.name) }
-  for target in package.targets where target.type == .regular || target.type == .test {
-    target.swiftSettings =
-      (target.swiftSettings ?? []) + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
-  }
 }
 
 // With ALLOCS_FUZZ set, the fuzzer is in the package. It and all it imports must then be built with -sanitize=fuzzer,

@@ -33,7 +33,7 @@ private func isTrue(_ allocation: Allocation) -> Bool {
 @Suite("Concurrency", .bounded)
 struct ConcurrencyTests {
   @Test("look-ups and iterations while every block changes all the time")
-  func hammer() async throws {
+  func hammer() throws {
     let synthetic = SyntheticSegment()
     let blocks = 64
     // Every second block never changes, and has to be found at any moment.
@@ -43,8 +43,8 @@ struct ConcurrencyTests {
     let segment = try SharedSegment(path: synthetic.path)
     let tally = Tally()
     let slots = (0..<blocks).map { SendablePointer(synthetic.slot(of: heap + UInt64($0) * 0x2_0000)) }
-    try await withThrowingTaskGroup { group in
-      group.addTask {
+    var bodies: [@Sendable () -> Void] = [
+      {
         // Until the readers have had their share; the bound keeps contexts apart.
         for generation in UInt32(0)..<0xFF_FFFF {
           if tally.answers.load(ordering: .relaxed) >= 100_000 { break }
@@ -59,56 +59,56 @@ struct ConcurrencyTests {
         }
         tally.isDone.store(true, ordering: .releasing)
       }
-      for reader in 0..<2 {
-        group.addTask {
-          var generator = RandomNumbers(seed: UInt64(reader))
-          while !tally.isDone.load(ordering: .acquiring) {
-            for _ in 0..<200 {
-              let address = heap + generator.next() % UInt64(blocks * 0x2_0000)
-              let answer = segment.segment.lookup(address)
-              for allocation in [answer.containing, answer.previous, answer.next].compactMap({ $0 }) {
-                tally.answers.add(1, ordering: .relaxed)
-                if !isTrue(allocation) { tally.wrong.add(1, ordering: .relaxed) }
-              }
-              let fixed = constant[Int(generator.next() % UInt64(constant.count))]
-              if segment.segment.allocation(containing: fixed.base) != fixed {
-                tally.missing.add(1, ordering: .relaxed)
-              }
+    ]
+    for reader in 0..<2 {
+      bodies.append {
+        var generator = RandomNumbers(seed: UInt64(reader))
+        while !tally.isDone.load(ordering: .acquiring) {
+          for _ in 0..<200 {
+            let address = heap + generator.next() % UInt64(blocks * 0x2_0000)
+            let answer = segment.segment.lookup(address)
+            for allocation in [answer.containing, answer.previous, answer.next].compactMap({ $0 }) {
+              tally.answers.add(1, ordering: .relaxed)
+              if !isTrue(allocation) { tally.wrong.add(1, ordering: .relaxed) }
             }
-            var met: [Allocation] = []
-            segment.segment.forEachAllocation { met.append($0) }
-            tally.answers.add(met.count, ordering: .relaxed)
-            tally.wrong.add(met.filter { !isTrue($0) }.count, ordering: .relaxed)
-            let unordered = zip(met, met.dropFirst()).filter { $0.base >= $1.base }.count
-            tally.wrong.add(unordered, ordering: .relaxed)
-            let fixed = met.filter { ($0.base - heap) / 0x2_0000 % 2 == 1 }
-            if fixed != constant { tally.missing.add(1, ordering: .relaxed) }
+            let fixed = constant[Int(generator.next() % UInt64(constant.count))]
+            if segment.segment.allocation(containing: fixed.base) != fixed {
+              tally.missing.add(1, ordering: .relaxed)
+            }
           }
+          var met: [Allocation] = []
+          segment.segment.forEachAllocation { met.append($0) }
+          tally.answers.add(met.count, ordering: .relaxed)
+          tally.wrong.add(met.filter { !isTrue($0) }.count, ordering: .relaxed)
+          let unordered = zip(met, met.dropFirst()).filter { $0.base >= $1.base }.count
+          tally.wrong.add(unordered, ordering: .relaxed)
+          let fixed = met.filter { ($0.base - heap) / 0x2_0000 % 2 == 1 }
+          if fixed != constant { tally.missing.add(1, ordering: .relaxed) }
         }
       }
-      try await group.waitForAll()
     }
+    runOnThreads(bodies)
     #expect(tally.answers.load(ordering: .relaxed) >= 100_000)
     #expect(tally.wrong.load(ordering: .relaxed) == 0)
     #expect(tally.missing.load(ordering: .relaxed) == 0)
   }
 
   @Test("a thread slot that changes hands all the time shows whole holders only")
-  func threads() async throws {
+  func threads() throws {
     let synthetic = SyntheticSegment()
     let slot = synthetic.addThread(id: 1, name: "thread-1", from: 10)
     let segment = try SharedSegment(path: synthetic.path)
     let tally = Tally()
-    await withTaskGroup { group in
-      group.addTask {
+    runOnThreads([
+      {
         // Until the reader has had its share; the bound keeps ten ticks a thread below the wrap.
         for id in UInt32(2)..<50_000_000 {
           if tally.answers.load(ordering: .relaxed) >= 30_000 { break }
           synthetic.replaceThread(slot: slot, endingAt: id * 10 - 2, by: id, name: "thread-\(id)", from: id * 10)
         }
         tally.isDone.store(true, ordering: .releasing)
-      }
-      group.addTask {
+      },
+      {
         while !tally.isDone.load(ordering: .acquiring) {
           guard let present = segment.segment.threads.first else { continue }
           tally.answers.add(1, ordering: .relaxed)
@@ -122,8 +122,8 @@ struct ConcurrencyTests {
             if holder.id != id || holder.name != "thread-\(id)" { tally.wrong.add(1, ordering: .relaxed) }
           }
         }
-      }
-    }
+      },
+    ])
     #expect(tally.answers.load(ordering: .relaxed) >= 30_000)
     #expect(tally.wrong.load(ordering: .relaxed) == 0)
   }

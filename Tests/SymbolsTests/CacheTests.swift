@@ -79,6 +79,8 @@ import Testing
         }
       }
     }
+    // A program's file goes with it.
+    withExtendedLifetime(programs) {}
     #expect(wrong.load(ordering: .relaxed) == 0)
   }
 }
