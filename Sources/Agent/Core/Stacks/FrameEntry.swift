@@ -204,28 +204,21 @@ struct FrameCursor {
   mutating func byte() -> UInt8 { read(UInt8.self, 0) }
 
   /// An unsigned LEB128.
-  mutating func unsigned() -> UInt64 {
-    var value: UInt64 = 0
-    var shift: UInt64 = 0
-    while true {
-      let byte = byte()
-      if shift < 64 { value |= UInt64(byte & 0x7F) << shift }
-      shift += 7
-      if byte & 0x80 == 0 { return value }
-    }
-  }
+  mutating func unsigned() -> UInt64 { number().value }
   /// A signed LEB128.
   mutating func signed() -> Int64 {
+    let (value, bits, isNegative) = number()
+    return Int64(bitPattern: isNegative && bits < 64 ? value | ~0 << bits : value)
+  }
+  /// The value of a LEB128, the bits that it has, and the last byte's sign bit.
+  private mutating func number() -> (value: UInt64, bits: UInt64, isNegative: Bool) {
     var value: UInt64 = 0
-    var shift: UInt64 = 0
+    var bits: UInt64 = 0
     while true {
       let byte = byte()
-      if shift < 64 { value |= UInt64(byte & 0x7F) << shift }
-      shift += 7
-      if byte & 0x80 == 0 {
-        if byte & 0x40 != 0 && shift < 64 { value |= ~0 << shift }
-        return Int64(bitPattern: value)
-      }
+      if bits < 64 { value |= UInt64(byte & 0x7F) << bits }
+      bits += 7
+      if byte & 0x80 == 0 { return (value, bits, byte & 0x40 != 0) }
     }
   }
 
