@@ -51,7 +51,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
   ) throws(Complaint) {
     let path = Self.controlPath(ofSegment: segment.path)
-    let start = try Self.map(path, segment.startTime)
+    let start = try Self.map(path, segment.startTime, owner: segment.ownerID)
     guard let guardEntry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else {
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
       throw .system(path: path, operation: "guard the mapping of", why: systemWords(ENOMEM))
@@ -162,7 +162,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   /// For a recorder that can't record the program that it started: events go off, unless there are
   /// consumers. Nothing happens where the control file can't be opened.
   public static func giveUp(_ segment: borrowing Segment) {
-    guard let start = try? map(controlPath(ofSegment: segment.path), segment.startTime) else { return }
+    guard let start = try? map(controlPath(ofSegment: segment.path), segment.startTime, owner: segment.ownerID) else { return }
     defer { munmap(start, Int(ALLOCS_CONTROL_SIZE)) }
     guard let entry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else { return }
     defer { mapping_guard_remove(entry) }
@@ -204,7 +204,9 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: the mapping
 
-  private static func map(_ path: String, _ startTime: UInt64) throws(Complaint) -> UnsafeMutableRawPointer {
+  private static func map(
+    _ path: String, _ startTime: UInt64, owner: UInt32
+  ) throws(Complaint) -> UnsafeMutableRawPointer {
     let descriptor = open(path.originalPath, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       switch errno {
@@ -218,6 +220,10 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
       throw .notASegment(path: path, why: "it is not a regular file")
+    }
+    // Whoever may ask about the segment would else switch events of another user's process.
+    guard status.st_uid == owner else {
+      throw .notASegment(path: path, why: "it belongs to user \(status.st_uid), and its segment to user \(owner)")
     }
     let size = Int(ALLOCS_CONTROL_SIZE)
     guard status.st_size >= size else {

@@ -85,6 +85,10 @@ extension Segment {
     return reserved > UInt64(ringCapacity) ? reserved - UInt64(ringCapacity) : 0
   }
 
+  /// More records than a thread can have written to a ring: 50 million a second for 500 days. A ring
+  /// that claims more is damaged. Sums over all rings of a segment fit into 64 bits.
+  private static let mostRecords: UInt64 = 1 << 51
+
   /// Copies records from the cursor on into `buffer`, at most as many as fit, and moves the cursor
   /// behind them. Returns the part of the buffer that holds them, which is empty if there are none
   /// yet. No system call. Any thread may call it, with a cursor of its own.
@@ -96,7 +100,7 @@ extension Segment {
     let written = written(toRing: cursor.ring)
     // Not above `written`: records that the writer has begun since belong to the next batch.
     let start = min(max(cursor.position, oldestPosition(inRing: cursor.ring)), written)
-    guard written >= cursor.position, written - start <= UInt64(ringCapacity) else {
+    guard written >= cursor.position, written <= Self.mostRecords, written - start <= UInt64(ringCapacity) else {
       cursor.isDamaged = true
       return batch
     }
@@ -108,7 +112,7 @@ extension Segment {
     batch.lost = start - cursor.position + UInt64(gone)
     batch.position = start + UInt64(gone)
     cursor.position = start + UInt64(count)
-    cursor.lost += batch.lost
+    cursor.lost &+= batch.lost
     if gone < count { cursor.lastStamp = buffer[count - 1].stamp }
     return batch
   }

@@ -38,11 +38,20 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Opens a segment, checks its header against the file, and maps it.
   ///
   /// Throws `.noSuchFile` or `.notPermitted`; `.notASegment`, `.halfWritten` or `.truncated` for a
-  /// file that is none, not yet one, or no longer one; `.otherVersion` for a layout version that
+  /// file that is none, not yet one, or no longer one, or whose header tells of another process than
+  /// its name; `.otherVersion` for a layout version that
   /// this build does not read; `.system` if the address space or memory is short.
   public init(path: String) throws(Complaint) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
+    // Who may ask is decided by the process of the name. A header that names another process would
+    // get that process's mappings told to the owner of this file.
+    if let named = SegmentFile.process(ofPath: path),
+      named.processID != geometry.processID || named.startTime != geometry.startTime
+    {
+      throw .notASegment(
+        path: path, why: "its header is that of process \(geometry.processID), started at \(geometry.startTime)")
+    }
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
     let start = mapped.start
     let words = (start + geometry.sections[ALLOCS_SECTION_REGION_BITS].offset).assumingMemoryBound(to: UInt64.self)

@@ -3,6 +3,7 @@
 
 import Foundation
 import IndexReader
+import SharedLayout
 import SystemAccess
 import TestSupport
 import Testing
@@ -251,6 +252,13 @@ extension EndToEnd {
       let copied = try ChildProcess.run(
         ["cp", "--sparse=always", program.directory.segment(of: program.process.pid), path])
       #expect(copied.ending == .exit(0), "\(copied.errors)")
+      // As the process whose name the file has would have written it.
+      let file = try #require(FileHandle(forWritingAtPath: path))
+      try file.seek(toOffset: UInt64(MemoryLayout<allocs_header>.offset(of: \.pid)!))
+      try file.write(contentsOf: withUnsafeBytes(of: UInt32(sleeper.pid)) { Data($0) })
+      try file.seek(toOffset: UInt64(MemoryLayout<allocs_header>.offset(of: \.start_time)!))
+      try file.write(contentsOf: withUnsafeBytes(of: try #require(UInt64(fields[20]))) { Data($0) })
+      try file.close()
       try body(path, sleeper.pid, directory)
     }
 

@@ -63,6 +63,17 @@ private func withFile<Result>(_ bytes: [UInt8], _ body: (String) throws -> Resul
 
 @Suite("Damage", .bounded)
 struct DamageTests {
+  @Test("a segment whose header names another process than its file's name is refused")
+  func otherProcess() throws {
+    let directory = try TestDirectory()
+    for (name, isRefused) in [("7.9.seg", false), ("8.9.seg", true), ("7.10.seg", true)] {
+      let synthetic = SyntheticSegment(processID: 7, startTime: 9, in: directory.path, name: name)
+      let error = openingError(synthetic.path)
+      #expect((error != nil) == isRefused, "\(name)")
+      if let error { #expect(error.what.contains("its header is that of process 7, started at 9")) }
+    }
+  }
+
   @Test("what is not there, or not a regular file, is said to be so")
   func notAFile() {
     let path = unusedPath("damage")

@@ -61,6 +61,26 @@ struct RingTests {
     return all
   }
 
+  @Test("a ring that claims more records than a thread can have written is damaged, and no sum of losses overflows")
+  func impossible() throws {
+    let synthetic = SyntheticSegment()
+    var writers = (0..<2).map { Writer(synthetic, ring: $0) }
+    for index in 0..<2 { writers[index].write() }
+    let segment = try Segment(path: synthetic.path)
+    for claimed in [UInt64(1) << 63, .max, 1 << 51 + 1] {
+      for index in 0..<2 {
+        var cursor = RingCursor(ring: index)
+        #expect(drain(segment, &cursor).count == 1)
+        allocs_store_relaxed_u64(&writers[index].ring.pointee.reserved, claimed &+ UInt64(ALLOCS_RING_CHUNK))
+        allocs_store_release_u64(&writers[index].ring.pointee.written, claimed)
+        #expect(drain(segment, &cursor).isEmpty)
+        #expect(cursor.isDamaged && cursor.lost == 0)
+        allocs_store_release_u64(&writers[index].ring.pointee.written, 1)
+        allocs_store_relaxed_u64(&writers[index].ring.pointee.reserved, UInt64(ALLOCS_RING_CHUNK))
+      }
+    }
+  }
+
   @Test("a record is what was written, field by field")
   func fields() throws {
     let place = allocs_event_place(ALLOCS_EVENT_REALLOC_OLD.rawValue, 0x7FFF_FFFF_FFF0, 12)
