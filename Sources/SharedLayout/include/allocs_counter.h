@@ -6,7 +6,7 @@
 // One table says all of a counter: its number, its name in JSON, what it counts, and its words in
 // `info`. Everything else is derived from the table: which counters are losses of blocks or of
 // events (IndexReader's Counters.swift), and the sentences (Answers). To add a counter is to add a
-// row, at a number that no row has had.
+// row, at any number without a row.
 
 #ifndef ALLOCS_COUNTER_H
 #define ALLOCS_COUNTER_H
@@ -101,7 +101,7 @@ enum allocs_counter {
 #define ALLOCS_COUNTER_ENUMERATOR(number, enumerator, name, kind, noun, words) ALLOCS_COUNTER_##enumerator = number,
   ALLOCS_COUNTER_TABLE(ALLOCS_COUNTER_ENUMERATOR)
 #undef ALLOCS_COUNTER_ENUMERATOR
-  ALLOCS_COUNTER_COUNT = 64  // numbers; those without a row are set aside or were never used
+  ALLOCS_COUNTER_COUNT = 64  // numbers; a number without a row was never used
 };
 #define ALLOCS_COUNTER_SPACE 64u  // in the header
 

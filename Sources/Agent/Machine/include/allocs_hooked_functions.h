@@ -10,14 +10,8 @@
 //   Entry/Families.c                signatures, for allocators that are hooked at their entries
 //   Kit                             the entries of an executable that the agent is linked into
 //
-// To hook one more function of the malloc family:
-// 1. Add a row to ALLOCS_HOOKED_FUNCTIONS.
-// 2. Write its hook in Core/Hooks/Hook.swift, which the linker asks for, and the call of the
-//    function below in Core/Hooks/Terminal.swift. If not every libc has the function,
-//    Kit/Activation.c says how the kit does without it.
-// 3. Name it where no macro reaches: Entry/exports.map, docs/libc.md, docs/design.md, docs/kit.md,
-//    and Sources/Provenance/Wrappers.txt if it allocates. Call it in the test program battery.c.
-//    HookedFunctionTests names the file in which the function is missing.
+// docs/contributing/hook.md has the steps to hook one more function of the malloc family, with the
+// places that no macro reaches. HookedFunctionTests names the file in which a function is missing.
 //
 // This file has nothing but macros: the assembler reads it, too.
 
