@@ -125,7 +125,8 @@ public final class NameCache: Sendable {
     }
   }
 
-  /// Whether names of `version` may be stored. The first ones of a later version replace all that there are.
+  /// Whether names of `version` may be stored. The first names of a later version replace all names
+  /// of the earlier version.
   private func advance(_ tables: inout Tables, to version: ModuleTableVersion) -> Bool {
     if tables.version == version { return true }
     guard tables.version < version else { return false }

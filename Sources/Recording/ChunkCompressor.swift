@@ -24,7 +24,8 @@ final class ChunkCompressor {
   /// Frames are a fifth smaller than with level 3, zstd's default. Higher levels take much more
   /// time for little gain.
   private static let level: Int32 = 8
-  /// So many chunks, of some megabytes each, may wait. Beyond it, `take` waits for a chunk.
+  /// How many chunks, of some megabytes each, may wait. If more wait, `take` blocks until a chunk
+  /// is ready.
   private static let waitingLimit = 6
   private static let niceness: Int32 = 5
 

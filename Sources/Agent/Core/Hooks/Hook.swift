@@ -40,7 +40,7 @@ func allocate(
     isTight: isTight ?? Terminal.isTight(function), make)
 }
 
-/// The thread's block is taken.
+/// The caller has taken `thread` (allocs_enter).
 @inline(__always)
 private func allocateOutermost(
   _ thread: Thread, _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32,
@@ -299,7 +299,7 @@ func free(_ block: Block?, _ caller: Caller = .unknown, _ release: (Block?) -> V
   freeOutermost(thread, block, caller, release)
 }
 
-/// The thread's block is taken.
+/// The caller has taken `thread` (allocs_enter).
 @inline(__always)
 private func freeOutermost(_ thread: Thread, _ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
   if let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }

@@ -127,7 +127,7 @@ extension UnsafeMutablePointer where Pointee: SequenceLocked {
     pointee = draft
   }
 
-  /// Frees the lock if a change was begun and will never end: its thread is gone, and a signal
-  /// handler stopped it there.
+  /// Makes an odd sequence even: a signal handler stopped the thread in the middle of the change
+  /// that it began, and the thread is gone in this child.
   func releaseAbandonedLock() { pointee.sequence += pointee.sequence & 1 }
 }

@@ -299,8 +299,8 @@ enum Threads {
 
   // MARK: a child of fork
 
-  /// In the child: a thread of the parent's, whose block was wiped. Unless it had ended before, it
-  /// ends now.
+  /// Takes over, in the child, a thread of the parent's whose block was wiped, and ends it if it
+  /// had not ended.
   static func endInChild(
     _ thread: Thread, _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ tid: UInt32,
     _ shared: UnsafeMutablePointer<allocs_shared>

@@ -56,7 +56,7 @@ static inline uint32_t *_Nonnull allocs_mapping_free(struct allocs_mapping_table
 static inline struct allocs_mapped_file *_Nonnull allocs_mapping_files(struct allocs_mapping_table *_Nonnull table) {
   return table->files;
 }
-// Embedded Swift would move one entry after another.
+// Moves entries. A memmove, because Embedded Swift would move them one by one.
 static inline void allocs_mapping_move(uint32_t *_Nonnull to, const uint32_t *_Nonnull from, uint64_t count) {
   __builtin_memmove(to, from, count * sizeof *to);
 }
