@@ -6,7 +6,7 @@ import SharedLayout
 
 /// A counter of the segment's header: its facts, without its value.
 public struct IndexCounter: Hashable, Sendable {
-  /// The kinds of counters; the raw values are those of enum allocs_counter_kind.
+  /// The kinds of counters; the raw values come from enum allocs_counter_kind.
   public enum Kind: UInt32, Hashable, Sendable {
     /// Blocks that were allocated and are not in the index; they make no event either.
     case lostBlocks = 1

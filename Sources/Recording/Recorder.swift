@@ -174,7 +174,7 @@ public final class Recorder {
     return count
   }
 
-  /// Hands what is read from the rings to the writer.
+  /// Hands the records and losses of the rings to the writer.
   private struct Receiver: EventReceiver {
     let recorder: Recorder
 

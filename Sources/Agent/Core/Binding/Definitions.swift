@@ -9,7 +9,7 @@
 // - A definition that is the function below the agent's is made to mean the agent's function of
 //   that name. `&malloc` is one address, by whatever way a program finds it.
 // - The C library's definition, where another allocator is below the agent, is made to mean a stub
-//   with a record (allocs_family.h). Its blocks are indexed beside those of the other allocator,
+//   with a record (allocs_family.h). Its blocks are indexed beside the other allocator's blocks,
 //   and the function below the stub is the definition itself. If the caller is the allocator below,
 //   or a library that counts calls, the call is part of one that the agent has seen.
 //

@@ -8,8 +8,8 @@
 //   outer one, or passes the call through (Entering).
 // - A free is reported before the block goes back, an allocation after the block came: nobody else
 //   can own the address between.
-// - errno, results and side effects are those of the function below. Its arguments are always the
-//   program's.
+// - The program gets errno, results and side effects from the function below, and that function
+//   gets the program's own arguments, always.
 //
 // A function is *tight* if its blocks may lie closer to each other than 32 bytes; only glibc's
 // functions are not. Where the function below works by calling another function that is hooked, the

@@ -166,7 +166,7 @@ extension Stack {
       parent: 0, walk: number, outer: 0, list_index: ALLOCS_FRAME_NOT_LISTED, unused: 0)
   }
 
-  /// Whether the way out of `frame` is that of the frame with these registers.
+  /// Whether `frame`, a kept frame, has the same caller as the frame with these registers.
   @inline(__always)
   private static func isSame(_ frame: Frame, _ registers: Registers) -> Bool {
     frame.pointee.pc == registers.pc && frame.pointee.sp == registers.sp

@@ -322,8 +322,8 @@ enum Threads {
   }
 
   /// In the child: the thread that called fork goes on. Its block is as it was. It has a new id,
-  /// and so gets another slot; its old slot, with the old id, stays that of the blocks which it
-  /// allocated in the parent.
+  /// and so gets another slot; its old slot, with the old id, goes on to stand for the blocks
+  /// that it allocated in the parent.
   static func continueInChild(
     _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {

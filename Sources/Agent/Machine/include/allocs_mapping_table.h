@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The agent's own memory of the table of mappings, and how it hears of a call that changed what is
-// mapped (Mappings.swift).
+// The agent's own memory of the table of mappings, and the record by which it learns of a call that
+// changed the process's mappings (Mappings.swift).
 
 #ifndef ALLOCS_MAPPING_TABLE_H
 #define ALLOCS_MAPPING_TABLE_H
@@ -22,7 +22,7 @@ struct allocs_mapped_file {
 };
 #define ALLOCS_MAPPED_FILE_COUNT 256u
 
-// A call that changed what is mapped and has succeeded.
+// A call that changed the process's mappings and has succeeded.
 struct allocs_mapping_call {
   uint64_t number;        // the result of allocs_mapping_number before the call
   uint64_t return_slot;   // address of the call's return address
