@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header's counters: what was not indexed or not recorded, and why. All facts of a counter but
-// its value stand in one table of the layout, allocs_counter.h, and are read from there.
+// The header's counters: how much was not indexed or not recorded, and why. All facts of a counter
+// but its value stand in one table of the layout, allocs_counter.h, and are read from there.
 
 import SharedLayout
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compresses chunks on another thread than the one that drains the rings. When the draining thread
-// compressed, rings filled up meanwhile, and the recorded process had to wait.
+// Compresses chunks on a thread other than the thread that drains the rings. When the draining
+// thread compressed, rings filled up meanwhile, and the recorded process had to wait.
 //
 // - Chunks come out in the order in which they were put in.
 // - Chunks are compressed one at a time, each on a thread of its own. The thread is joined before

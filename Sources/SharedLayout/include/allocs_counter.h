@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any
-// longer. Each counts since the start of the process, in a word of the header that never changes
-// its place.
+// Counters: how much was not indexed or not recorded, and why; and sums that no other table holds
+// any longer. Each counter counts since the start of the process, in a word of the header that
+// never changes its place.
 //
 // One table says all of a counter: its number, its name in JSON, what it counts, and its words in
 // `info`. Everything else is derived from the table: which counters are losses of blocks or of
