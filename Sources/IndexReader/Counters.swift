@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header's counters: what was not indexed or not recorded, and why. All facts of a counter but
-// its value stand in one table of the layout, allocs_counter.h, and are read from there.
+// The header's counters: how much was not indexed or not recorded, and why. All facts of a counter
+// but its value stand in one table of the layout, allocs_counter.h, and are read from there.
 
 import SharedLayout
 
 /// A counter of the segment's header: its facts, without its value.
 public struct IndexCounter: Hashable, Sendable {
-  /// The kinds of counters; the raw values are those of enum allocs_counter_kind.
+  /// The kinds of counters; the raw values come from enum allocs_counter_kind.
   public enum Kind: UInt32, Hashable, Sendable {
     /// Blocks that were allocated and are not in the index; they make no event either.
     case lostBlocks = 1

@@ -3,7 +3,7 @@
 // events on, and the last consumer that leaves turns them off.
 //
 // Threat: the file belongs to another process, which may be hostile and changes any word at any
-// moment. No number that is read from it leads to memory. A file that is cut short under the
+// moment. No number in it decides which memory is touched. A file that is cut short under the
 // mapping becomes zeros (MappingGuard), and then this consumer looks as if it had been expelled.
 
 import ByteText
@@ -221,7 +221,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
       throw .notASegment(path: path, why: "it is not a regular file")
     }
-    // Whoever may ask about the segment would else switch events of another user's process.
+    // Else a user who may ask about the segment would switch events of another user's process.
     guard status.st_uid == owner else {
       throw .notASegment(path: path, why: "it belongs to user \(status.st_uid), and its segment to user \(owner)")
     }

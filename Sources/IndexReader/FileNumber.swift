@@ -18,8 +18,8 @@ package struct FileNumber: Hashable, Sendable {
 
   package init(_ status: stat) { self.init(device: UInt64(status.st_dev), inode: UInt64(status.st_ino)) }
 
-  /// Of the file at `path` itself: of a symbolic link, not of the file that it leads to. Nil if
-  /// there is none.
+  /// The number of the file at `path` itself: for a symbolic link, the number of the link, not of
+  /// the link's target. Nil if there is no file.
   package init?(path: String) {
     var status = stat()
     guard lstat(path.originalPath, &status) == 0 else { return nil }

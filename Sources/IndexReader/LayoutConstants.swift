@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sizes of the layout whose macros Swift can't import, derived from those that it can.
+// The sizes of the layout whose macros Swift can't import, derived from sizes that it can import.
 
 import SharedLayout
 

@@ -7,7 +7,7 @@ import SharedLayout
 /// later calls left.
 public struct MappingRecord: Hashable, Sendable {
   /// The addresses, as far as calls through libc's functions tell. For a live process,
-  /// /proc/PID/maps tells what is mapped.
+  /// /proc/PID/maps tells all mappings, as they are at present.
   public var range: Range<UInt64>
   /// The id of the call's context, for `Segment.context(_:)`; 0 if stack and thread are not known.
   public var context: UInt32

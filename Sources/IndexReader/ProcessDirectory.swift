@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// /proc/PID of one process, kept open: what is read through it is about that process, even if its
-// id is used again.
+// /proc/PID of one process, kept open: every file that is read through it is about that process,
+// even if its id is used again.
 //
 // The first thread of a process may end before the others (pthread_exit in main). The process lives
 // on, but the kernel then says nothing of its memory under /proc/PID: no mappings, no memory, no

@@ -13,7 +13,7 @@
 
 import SharedLayout
 
-/// Coarse groups of slots, of 2 KiB, have this many fine ones in the same memory.
+/// This many fine groups of slots are for the memory that one coarse group is for: 2 KiB.
 private let fineGroups = 1 << Int(ALLOCS_SUMMARY_SHIFT - ALLOCS_NESTED_SUMMARY_SHIFT)
 
 struct RegionSlots {

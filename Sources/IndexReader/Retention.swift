@@ -32,7 +32,7 @@ public struct RetentionPolicy: Hashable, Sendable {
   }
 }
 
-/// The files that a sweep removed, and those that it did not.
+/// The files that a sweep removed, and the files that it left.
 public struct SweepResult: Hashable, Sendable {
   /// The segments that were removed.
   public var removed: [SegmentFile] = []
@@ -69,7 +69,7 @@ extension SegmentDirectory {
     return result
   }
 
-  /// Sweeps the segments of `ofUser` in those of `directories` that no server sweeps by limits of
+  /// Sweeps the segments of `ofUser` in each of `directories` that no server sweeps by limits of
   /// its own. For programs that start a process.
   public static func sweepUnlessServed(
     _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, ofUser: UInt32 = geteuid()
@@ -207,7 +207,7 @@ extension OpenDirectory {
 
   private func remove(_ file: SegmentFile, _ sweep: Sweep, _ result: inout SweepResult) {
     let name = SegmentFile.name(processID: file.processID, startTime: file.startTime)
-    // The file must still be the one that was found, and its process dead. Names are not used
+    // The file must still be the file that was found, and its process dead. Names are not used
     // again, so no process can come to life under this name between this check and the removal.
     guard let present = segment(name: name, processID: file.processID, startTime: file.startTime),
       present.inode == file.inode, !present.isLive

@@ -3,8 +3,8 @@
 //
 // - A layout version has one size for each entry; a header that says another is damaged, not newer.
 // - Sections lie inside the file, behind the header's page, on page boundaries, and don't overlap.
-// - The list of sections (allocs_section.h) says what is checked of each section; only the size of
-//   an event ring is a choice of the process, and is checked by itself.
+// - The list of sections (allocs_section.h) says which facts of each section are checked; only the
+//   size of an event ring is a choice of the process, and is checked by itself.
 
 import SharedLayout
 import SystemAccess

@@ -11,7 +11,7 @@
 
 import SharedLayout
 
-/// A place in an event ring, and what was lost on the way there. A value: it belongs to one reader
+/// A place in an event ring, and the losses on the way there. A value: it belongs to one reader
 /// of the ring.
 public struct RingCursor: Hashable, Sendable {
   /// The number of the ring, from 0.
@@ -76,8 +76,8 @@ extension Segment {
     allocs_load_relaxed_u64(ringWord(ring, \.overrun, as: UInt64.self))
   }
 
-  /// The position below which records of a ring may be gone. Asked for after records were copied,
-  /// it tells which of the copies are whole: those of records at or above it.
+  /// The position below which records of a ring may be gone. A reader asks for it after it has
+  /// copied records: its copies of records at or above this position are whole.
   public func oldestPosition(inRing ring: Int) -> UInt64 {
     // The records were copied before; pairs with the writer's fence after it stored `reserved`.
     allocs_fence_acquire()
@@ -85,8 +85,8 @@ extension Segment {
     return reserved > UInt64(ringCapacity) ? reserved - UInt64(ringCapacity) : 0
   }
 
-  /// More records than a thread can have written to a ring: 50 million a second for 500 days. A ring
-  /// that claims more is damaged. Sums over all rings of a segment fit into 64 bits.
+  /// More records than a thread can have written to a ring: 50 million a second for 500 days. A
+  /// ring that claims more is damaged. Sums over all rings of a segment fit into 64 bits.
   private static let mostRecords: UInt64 = 1 << 51
 
   /// Copies records from the cursor on into `buffer`, at most as many as fit, and moves the cursor

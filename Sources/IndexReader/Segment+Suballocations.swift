@@ -26,7 +26,7 @@ public struct Suballocation: Hashable, Sendable {
 
 extension Segment {
   /// Whether suballocations may have been recorded. False if there is no nested arena; true also if
-  /// the only nested arenas are those of fine slots. One load.
+  /// all nested arenas hold fine slots only. One load.
   public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED) > 0 }
 
   private static let levels = Int(ALLOCS_NESTED_LEVELS)

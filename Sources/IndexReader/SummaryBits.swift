@@ -27,8 +27,8 @@ struct SummaryBits {
 
   @inline(__always)
   private func level1Word(_ index: Int) -> UInt64 {
-    // Each load of a level pairs with the writer's setting of the bit (or with release): what is
-    // below it was set before.
+    // Each load of a level pairs with the writer's setting of the bit (or with release): the memory
+    // that the bit leads to got its backing before the bit was set.
     guard allocs_load_acquire_u64(level2 + index >> 6) >> UInt64(index & 63) & 1 != 0 else { return 0 }
     return allocs_load_acquire_u64(level1 + index)
   }

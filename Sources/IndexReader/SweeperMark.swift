@@ -88,7 +88,7 @@ public struct SweeperMark: ~Copyable {
         return false
       }
       let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-      // A mark that may not be opened is that of root's server.
+      // A mark that may not be opened belongs to root's server.
       guard descriptor >= 0 else { return true }
       defer { close(descriptor) }
       return SegmentEvidence.isLocked(descriptor)

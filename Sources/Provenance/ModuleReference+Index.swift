@@ -5,12 +5,13 @@ import IndexReader
 import Symbols
 
 extension ModuleReference {
-  /// `segment` is that of the process that had the module loaded, and whose view of the file system may still have it.
+  /// `segment` belongs to the process that had the module loaded. That process may still see the
+  /// module's file, in its own view of the file system.
   package init(_ module: Module, in segment: borrowing Segment) {
     self.init(module, process: Process(of: segment))
   }
 
-  /// `process` is one whose view of the file system may still have the file; nil for none.
+  /// `process`: a process that may still see the module's file; nil for none.
   package init(_ module: Module, process: Process?) {
     self.init(
       path: module.path, buildID: module.buildID, start: module.start, end: module.end, bias: module.bias,

@@ -4,7 +4,7 @@
 // Nodes of the stack trie never change once they are published, and rows of the module table change only with the
 // table's version. So a name holds until the version changes, and then all names are dropped. Two more conditions
 // decide whether a name that was kept is used:
-// - It may be right for some records only: for those that are not older than the module (`Span`).
+// - It may be right for some records only: for the records that are not older than the module (`Span`).
 // - A module's file may be missing, and appear: names that were found without it are kept for some seconds only. A name
 //   that depends on anything else is not kept: of memory from which a module was unloaded, say, or of a damaged trie.
 
@@ -22,7 +22,7 @@ public final class NameCache: Sendable {
     var site: Int?
     /// Index in the module table, plus 1; 0 for none.
     var module: UInt32
-    /// The records for which the names are right; nil if only for the one that they were looked up for.
+    /// The records for which the names are right; nil if only for the record that they were looked up for.
     var span: Span?
   }
 
@@ -49,7 +49,7 @@ public final class NameCache: Sendable {
         loaded = new
         return
       }
-      // Between the two, the order of time is that of distances from the first.
+      // Ticks wrap around: of two loads, the earlier load is less than half a wrap before the later.
       loaded = (
         Module.wasLoaded(at: old.first, before: new.first) ? old.first : new.first,
         Module.wasLoaded(at: old.last, before: new.last) ? new.last : old.last
@@ -125,7 +125,8 @@ public final class NameCache: Sendable {
     }
   }
 
-  /// Whether names of `version` may be stored. The first ones of a later version replace all that there are.
+  /// Whether names of `version` may be stored. The first names of a later version replace all names
+  /// of the earlier version.
   private func advance(_ tables: inout Tables, to version: ModuleTableVersion) -> Bool {
     if tables.version == version { return true }
     guard tables.version < version else { return false }

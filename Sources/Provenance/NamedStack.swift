@@ -8,8 +8,8 @@ import Symbols
 public struct NamedStack: Hashable, Sendable {
   /// Innermost first. A call into which others were inlined has several frames.
   public var frames: [Frame]
-  /// Indices in `frames` of those that a signal interrupted: there the address is that of an instruction, not a return
-  /// address.
+  /// Indices in `frames` of the frames that a signal interrupted. The address of such a frame is an
+  /// instruction's, not a return address.
   public var interrupted: [Int]
   /// Index in `frames` of the allocation site; nil if there is no frame.
   public var siteIndex: Int?

@@ -30,8 +30,8 @@ public protocol OriginTables: AnyObject {
   /// be a better one some seconds later.
   func functions(at call: CallAddress, in module: Module) -> (frames: [Frame], isFinal: Bool)
 
-  /// Whether `module` (nil: none) is the one that `address` lies in, whatever the time of the record: no other module
-  /// was ever there, and this one still is. Asked only of calls whose nodes say nothing of their modules.
+  /// Whether `address` lies in `module` (nil: in no module), whatever the time of the record: no other module was ever
+  /// there, and this module still is. Asked only of calls whose nodes say nothing of their modules.
   func isOnly(_ module: Module?, at address: UInt64) -> Bool
 
   /// The state of the module table: names that were found in one state hold until the next.

@@ -2,8 +2,8 @@
 // From a node of the trie of call stacks to names: the frames of the stack, and which of them is the allocation site.
 //
 // The site is the innermost function that is no wrapper; a function without a name is no wrapper. If all are wrappers
-// (the stack was cut inside them, or only the call site is recorded), the site is the outermost function: the one that
-// is nearest to the purpose of the allocation.
+// (the stack was cut inside them, or only the call site is recorded), the site is the outermost function, which is
+// nearest to the purpose of the allocation.
 //
 // The names at a return address are right for all records as long as one module alone has ever held the address. Such
 // an address is named once, and a stack of such addresses is rendered once (NameCache). An address whose node says its

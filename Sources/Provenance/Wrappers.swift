@@ -20,10 +20,10 @@ public struct Wrappers: Sendable {
     return wrappers
   }()
 
-  /// Whether all patterns are those of Wrappers.txt.
+  /// Whether all patterns come from Wrappers.txt.
   package private(set) var isStandard = true
   private var names: Set<[UInt8]> = []
-  /// Patterns that are compared with plain names, and those that are compared with whole names.
+  /// Patterns that are compared with plain names, and patterns that are compared with whole names.
   private var plainGlobs: [[UInt8]] = []
   private var wholeGlobs: [[UInt8]] = []
 
@@ -44,7 +44,8 @@ public struct Wrappers: Sendable {
       || wholeGlobs.contains { Self.matches(whole, $0) }
   }
 
-  /// The patterns in a list: one a line, without blanks around it, empty lines and those that begin with #.
+  /// The patterns in a list: one pattern a line, without the blanks around it; empty lines and lines that begin with #
+  /// are left out.
   static func patterns(in list: [UInt8]) -> [[UInt8]] {
     list.split(separator: UInt8(ascii: "\n")).compactMap { line in
       let pattern = trimmed(line)

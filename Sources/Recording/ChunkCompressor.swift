@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compresses chunks on another thread than the one that drains the rings. When the draining thread
-// compressed, rings filled up meanwhile, and the recorded process had to wait.
+// Compresses chunks on a thread other than the thread that drains the rings. When the draining
+// thread compressed, rings filled up meanwhile, and the recorded process had to wait.
 //
 // - Chunks come out in the order in which they were put in.
 // - Chunks are compressed one at a time, each on a thread of its own. The thread is joined before
@@ -24,7 +24,8 @@ final class ChunkCompressor {
   /// Frames are a fifth smaller than with level 3, zstd's default. Higher levels take much more
   /// time for little gain.
   private static let level: Int32 = 8
-  /// So many chunks, of some megabytes each, may wait. Beyond it, `take` waits for a chunk.
+  /// How many chunks, of some megabytes each, may wait. If more wait, `take` blocks until a chunk
+  /// is ready.
   private static let waitingLimit = 6
   private static let niceness: Int32 = 5
 

@@ -114,8 +114,8 @@ struct EventModel: ~Copyable {
   }
 
   /// The number of the first guess for an allocation that is right; `guessCount` if none is. A
-  /// guess that is a slot is right if the slot is that of the address's own entry: no other entry
-  /// is read, as it might not be in the cache.
+  /// guess that is a slot is right if the address's own entry is in that slot: no other entry is
+  /// read, as it might not be in the cache.
   @inline(__always)
   func guess(ofAllocation address: UInt64, size: UInt64) -> UInt8 {
     if guessedAllocation(0, size: size) == address { return 0 }

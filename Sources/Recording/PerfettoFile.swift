@@ -17,8 +17,8 @@ import SystemAccess
 struct PerfettoFile: BlockRenderer {
   /// Moments of the recording that get a dump, at equal distances; the last of them is the end. The
   /// moment of the peak gets one as well. A dump holds every call stack, so the size of a trace
-  /// grows with the number of stacks times that of moments; and viewers show each dump as a mark to
-  /// be clicked on.
+  /// grows with the number of stacks times the number of moments; and viewers show each dump as a
+  /// mark to be clicked on.
   static let moments: UInt64 = 32
   /// Samples that a packet has at most: a dump with more of them is several packets.
   private static let samplesPerPacket = 1 << 16

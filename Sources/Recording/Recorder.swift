@@ -13,8 +13,8 @@ import IndexReader
 import Symbols
 import SystemAccess
 
-/// Makes a recording. Used by one thread; the closure given to `run` may tell it what other threads
-/// want.
+/// Makes a recording. Used by one thread; other threads stop it through the closure that is given
+/// to `run`.
 public final class Recorder {
   /// How a recording is made.
   public struct Options: Sendable {
@@ -174,7 +174,7 @@ public final class Recorder {
     return count
   }
 
-  /// Hands what is read from the rings to the writer.
+  /// Hands the records and losses of the rings to the writer.
   private struct Receiver: EventReceiver {
     let recorder: Recorder
 

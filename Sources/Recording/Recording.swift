@@ -60,7 +60,7 @@ public final class Recording: OriginTables {
   /// Numbers of allocators, by their names, in the order in which contexts name them.
   private var allocators: [String: UInt32] = [:]
   private var threads: [UInt32: [ThreadIdentity]] = [:]
-  /// The names at the file's end, and those that were looked up since.
+  /// The names at the file's end, and the names that were looked up since.
   private var functions: [NameKey: [Frame]] = [:]
   /// Names that were found with the standard wrappers.
   public let names = NameCache()

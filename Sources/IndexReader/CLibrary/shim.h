@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What Swift's module of the C library leaves out: extended attributes of files, the names of
-// signals, and locks of openings.
+// Swift's module of the C library leaves out these parts of it: extended attributes of files, the
+// names of signals, and locks of openings.
 #include <sys/xattr.h>
 
 // F_OFD_GETLK and F_OFD_SETLK (fcntl(2)), the same on all machines: <fcntl.h> has them for GNU's

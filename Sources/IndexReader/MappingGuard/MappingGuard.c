@@ -36,8 +36,8 @@ static struct mapping_guard *guard_of(uintptr_t address, uintptr_t *end) {
     for (int i = 0; i < BLOCK_ENTRIES; i++) {
       struct mapping_guard *guard = &block->entries[i];
       // Pairs with the stores in mapping_guard_add. An entry that changes hands under this look
-      // belongs to a mapping that no thread is reading, so not to the one that faulted; the second
-      // load keeps its two halves together.
+      // belongs to a mapping that no thread is reading, so not to the mapping that faulted; the
+      // second load of `start` makes sure that `start` and `end` are of one mapping.
       uintptr_t start = __c11_atomic_load(&guard->start, __ATOMIC_ACQUIRE);
       if (start == 0 || address < start) continue;
       *end = __c11_atomic_load(&guard->end, __ATOMIC_ACQUIRE);

@@ -51,7 +51,8 @@ enum allocs_bypass_reason {
 struct allocs_bypass {
   // Offset into the strings: the name. If `function_size` is 0: all functions of the allocator.
   uint64_t function;
-  // Offset into the strings: the path of its module. If `module_size` is 0: the executable.
+  // Offset into the strings: the path of the function's module. If `module_size` is 0: the
+  // executable.
   uint64_t module;
   uint32_t function_size;  // bytes
   uint32_t module_size;

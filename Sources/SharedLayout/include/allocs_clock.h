@@ -25,8 +25,9 @@ static inline uint32_t allocs_ticks(uint64_t seconds, uint64_t nanoseconds) {
 // Ticks from `then` to `now`, both modulo 2^31.
 static inline uint32_t allocs_ticks_between(uint32_t then, uint32_t now) { return (now - then) & ALLOCS_TICK_MASK; }
 
-// The age of a block: as above, but an age within a minute of a whole wrap is taken for none,
-// because a tick that was read in the middle of the kernel's update may be up to a second ahead.
+// The age of a block: as allocs_ticks_between gives it, but an age within a minute of a whole wrap
+// is taken for none, because a tick that was read in the middle of the kernel's update may be up to
+// a second ahead.
 static inline uint32_t allocs_age_ticks(uint32_t then, uint32_t now) {
   uint32_t age = allocs_ticks_between(then, now);
   return age > ALLOCS_TICK_MASK - ALLOCS_TICKS_PER_SECOND * 60 ? 0 : age;

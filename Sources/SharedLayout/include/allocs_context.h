@@ -52,7 +52,7 @@ _Static_assert(offsetof(struct allocs_node, flags) == 12, "node.flags");
 
 // The functions through which an allocation is made, or freed: number, enumerator, name. The
 // numbers are part of the format. To add a function is to add a row, at a number that no row has
-// had; which functions the agent hooks says allocs_hooked_functions.h.
+// had. allocs_hooked_functions.h lists the functions that the agent hooks.
 #define ALLOCS_FUNCTION_TABLE(ROW)                  \
   ROW(1, MALLOC, "malloc")                          \
   ROW(2, CALLOC, "calloc")                          \

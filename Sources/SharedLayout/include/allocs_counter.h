@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counters: what was not indexed or not recorded, and why; and sums that no other table holds any
-// longer. Each counts since the start of the process, in a word of the header that never changes
-// its place.
+// Counters: how much was not indexed or not recorded, and why; and sums that no other table holds
+// any longer. Each counter counts since the start of the process, in a word of the header that
+// never changes its place.
 //
 // One table says all of a counter: its number, its name in JSON, what it counts, and its words in
 // `info`. Everything else is derived from the table: which counters are losses of blocks or of
@@ -32,7 +32,7 @@ enum allocs_counter_kind {
 };
 
 // Number, enumerator, name in JSON, kind; then the words: the thing that is counted, in the
-// singular, and what is said of it.
+// singular, and the words that follow it in a sentence.
 #define ALLOCS_COUNTER_TABLE(ROW)                                                                                      \
   ROW(0, NO_MEMORY, "no_memory", LOST_BLOCKS, "block", "not indexed: the segment's file system was full")             \
   ROW(1, ARENAS_EXHAUSTED, "arenas_exhausted", LOST_BLOCKS, "block", "not indexed: no arena was left")                \
@@ -68,7 +68,7 @@ enum allocs_counter_kind {
   ROW(26, MAPPINGS_CHANGED, "mappings_changed", SUMS, "change", "of the table of mappings")                           \
   ROW(27, MAPPINGS_DROPPED, "mappings_dropped", FAULTS, "mapping", "without an entry")                                \
   ROW(28, MAPPINGS_MISSED, "mappings_missed", FAULTS, "call", "of mmap and its like not noted")                       \
-  /* The one name that is not its enumerator's: contexts are what is unknown of these mappings. */                    \
+  /* The only name that differs from its enumerator: the contexts of these mappings are unknown. */                   \
   ROW(29, MAPPINGS_UNKNOWN, "mappings_without_context", FAULTS, "mapping", "noted without call stack and thread")     \
   ROW(32, EVENTS_UNRECORDED, "events_unrecorded", LOST_EVENTS, "event",                                               \
       "not recorded: there was no ring for the thread, or no memory for one")                                         \

@@ -81,8 +81,8 @@ struct allocs_declaration_reader {
 static inline struct allocs_declaration_reader allocs_declaration_reader_of(const char *text, uint32_t size) {
   return (struct allocs_declaration_reader){.next = text, .end = text + size};
 }
-// Reads the next function. False at the end of the text, or if the text is wrong: then `error` says
-// what is wrong, and `error_at` where.
+// Reads the next function. False at the end of the text, or if the text is wrong: then `error`
+// names the fault, and `error_at` its place.
 bool allocs_read_declaration(struct allocs_declaration_reader *reader, struct allocs_declaration *declaration);
 // Whether ALLOCS_LEVEL, a list of "block", "chunk", "NAME=block" and "NAME=chunk" with commas
 // between, prefers the chunk for the allocator `name`. Words about the name count more than words

@@ -31,7 +31,7 @@ enum allocs_module_state {
 struct allocs_module {
   uint64_t start;           // lowest mapped address
   uint64_t end;             // one past the highest
-  uint64_t bias;            // what is added to an ELF address to get the mapped one
+  uint64_t bias;            // added to an ELF address, it gives the mapped address
   uint32_t load_ticks;
   uint32_t unload_ticks;    // meaningful in state UNLOADED
   uint32_t state;           // enum allocs_module_state

@@ -48,7 +48,7 @@
 //   |                          |  the last 8 bytes of the region                     (one page)
 //   +--------------------------+  ALLOCS_NESTED_STRIDE
 //
-// The rules for bits, pages and readers are those of an arena. One rule is added: the call that
+// The rules of an arena for bits, pages and readers hold here too. One rule is added: the call that
 // frees a chunk erases all nested slots in the chunk before the chunk goes back. A reader believes
 // a block with granule 0 only if a live chunk holds all of the block and is not younger than it, by
 // more than the second that the clock may be wrong: see NestedIndex.swift of the agent.

@@ -9,7 +9,7 @@
 // - A definition that is the function below the agent's is made to mean the agent's function of
 //   that name. `&malloc` is one address, by whatever way a program finds it.
 // - The C library's definition, where another allocator is below the agent, is made to mean a stub
-//   with a record (allocs_family.h). Its blocks are indexed beside those of the other allocator,
+//   with a record (allocs_family.h). Its blocks are indexed beside the other allocator's blocks,
 //   and the function below the stub is the definition itself. If the caller is the allocator below,
 //   or a library that counts calls, the call is part of one that the agent has seen.
 //
@@ -357,8 +357,9 @@ import SharedLayout
       allocs_terminal().pointee.free = below
     }
 
-    /// The variable with the address of the function below, for one of the agent's functions. If
-    /// Terminal has `freeBelow` for free, `freeBelow` keeps that address.
+    /// The variable that holds the address of the function below `point`, one of the agent's own
+    /// functions: a variable of Terminal; or, if that holds `freeBelow`, `free_below`, from
+    /// which `freeBelow` takes the address.
     static func placeOfBelow(
       _ point: UnsafePointer<allocs_entry_point>
     ) -> UnsafeMutablePointer<UnsafeMutableRawPointer?> {
@@ -372,8 +373,8 @@ import SharedLayout
     }
 
     /// Whether an allocator that is not libc's has any way to reach libc's free. Most have none.
-    /// Such an allocator should not be called before the program calls it: its first call may do
-    /// more than allocate.
+    /// An allocator without a way should not be called before the program calls it: its first call
+    /// may do more than allocate.
     private static var mayCallFreeOfLibc: Bool {
       let name: StaticString = "malloc"
       let malloc = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)

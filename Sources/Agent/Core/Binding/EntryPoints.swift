@@ -9,7 +9,7 @@
 //   left as it is (Predecessor).
 // - A module behind the agent that serves the agent's callers. Some callers call it straight: by
 //   names of its own (mallocx, mi_malloc), or past all other definitions (dlsym, -Bsymbolic). It is
-//   hooked in the same way, but for glibc's malloc.
+//   hooked in the same way, unless it is glibc.
 // - Everything else: definitions that only the module's own code can call, families with a prefix,
 //   allocators of modules that come later (LaterModules). Each function gets a record with its
 //   signature, its own function below, and its allocator (HookedFunction).

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // LaterModules: allocators in modules that come after the start.
 //
-// The dynamic linker has a function that does nothing: it calls it so that debuggers know when
-// modules came and went. It calls it for a new module when that is mapped, and before it is
-// relocated and its constructors run: no thread can be in the module's code. The agent puts a jump
-// at that function, once, and does for each new module what EntryPoints does at the start.
+// The dynamic linker calls an empty function when modules come or go, for debuggers to stop at. For
+// a new module the call comes after the mapping and before relocation and constructors: no thread
+// can be in the module's code. The agent puts a jump at the empty function, once, and hooks each
+// new module as EntryPoints hooks the modules that are there at the start.
 //
 // Invariants:
 // - This thread holds the dynamic linker's lock, and may be in the middle of anything, as in a hook

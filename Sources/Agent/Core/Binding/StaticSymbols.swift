@@ -195,7 +195,7 @@ struct StaticSymbols {
     return System.read(file, bytes, count * size, at: header.e_shoff + UInt64(first * size)) == count * size
   }
 
-  /// The ELF header, if the first page of the file is that of the module in memory.
+  /// The ELF header, if the first page of the file equals the first page of the module in memory.
   private static func isMapped(
     _ file: Int, _ module: UnsafeMutablePointer<link_map>, _ page: UnsafeMutablePointer<UInt8>
   ) -> Elf64_Ehdr? {

@@ -18,10 +18,10 @@ struct Targets {
 
   /// Where a module stands to the agent.
   enum Position {
-    /// Before the agent: callers of malloc get the module's, if it has one.
+    /// Before the agent: callers of malloc get the module's malloc, if it has one.
     case before
-    /// Behind the agent: callers of malloc get the agent's, which calls that of the first such
-    /// module.
+    /// Behind the agent: callers of malloc get the agent's malloc, which calls the malloc of the
+    /// first such module.
     case behind
     /// The module comes after the start, or belongs to a namespace of its own. Only callers that
     /// ask for its functions get them.
@@ -215,9 +215,9 @@ struct Targets {
     symbols.unmap()
   }
 
-  /// The last function of a chain: a function that only jumps leads to the next one, as far as
-  /// these are hooked. The function below a hooked one must be the last of its chain, as the others
-  /// have hooks, too.
+  /// The last function of a chain: each function of it but the last only jumps to the next, which
+  /// is hooked as well. The function below a hooked function must be the last of its chain, as the
+  /// others have hooks, too.
   func end(of index: Int) -> Int {
     var index = index
     var steps = 0

@@ -4,7 +4,7 @@
 //
 // Threat: other processes write to the file. The agent reads each word of it once, and only
 // compares the word: a position, a number of nanoseconds that is limited here, whether an entry is
-// taken. No word leads to memory.
+// taken. No word decides which memory the agent touches.
 
 import AgentMachine
 import SharedLayout

@@ -208,8 +208,8 @@ enum Event {
     return old
   }
 
-  /// The blocks that pools have handed out of `block` go with it. `old` is the head of its erased
-  /// record.
+  /// Erases the blocks that pools have handed out of `block`, which is being freed. `old` is the
+  /// head of the erased record of `block`.
   @inline(never)
   private static func dropChunk(_ regions: Regions, _ block: Block, _ old: UInt64) {
     let base = UInt(bitPattern: block)

@@ -8,7 +8,7 @@
 //   and frees, and leaves the ring alone.
 // - A record is whole before `written` counts it (release). It was announced before it was begun
 //   (Rings.swift).
-// - The events recorded here are those of blocks that the index records, except for events that are
+// - The rings have the events of the blocks that the index records, except for events that are
 //   counted as lost. A block without a slot has no events either.
 // - An allocation is recorded after the allocator returned the block, and a free before the block
 //   goes back. Each gets the stamp that was taken there (Stamps.swift).

@@ -21,15 +21,15 @@
 //    that it touches. Each such area has a word (`freers` of the arena) that says who freed there:
 //    nobody, one thread, or several, which then stays so. A free sees to the words of its block
 //    before the block goes back, and the allocator's own synchronization brings that store to
-//    whoever gets the bytes next. A word goes from nobody to one thread by compare-and-exchange, so
-//    that of two threads none is forgotten. A thread that finds its own number there has nothing to
-//    do.
+//    the thread that gets the bytes next. A word goes from nobody to one thread by
+//    compare-and-exchange, so that neither of two threads is forgotten. A thread that finds its own
+//    number there has nothing to do.
 // 5. A block that is larger than 64 KiB, or reaches into another region, does not use words. Its
 //    allocation takes the exact clock. Its free raises the floor to its own stamp before the block
 //    goes back.
 // 6. A free can tell that its own thread allocated the block, from the context in the slot. Or it
 //    can tell that the allocation is two ticks old: the coarse clock has moved on since, so by 1
-//    the free's stamp is the greater one. The ticks in the slot are those that were read with the
+//    the free's stamp is the greater one. The ticks in the slot were read together with the
 //    allocation's stamp.
 // 7. A realloc that failed puts back the old slot, with its old time: it raises the floor.
 
@@ -54,8 +54,8 @@ enum Stamps {
     return stamp
   }
 
-  /// A stamp for an allocation, after the allocator returned the block. `arena` is that of the
-  /// block's region.
+  /// A stamp for an allocation, after the allocator returned the block. `arena` belongs to
+  /// the block's region.
   @inline(__always)
   static func ofAllocation(
     _ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt

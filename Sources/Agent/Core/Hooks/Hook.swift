@@ -8,8 +8,8 @@
 //   outer one, or passes the call through (Entering).
 // - A free is reported before the block goes back, an allocation after the block came: nobody else
 //   can own the address between.
-// - errno, results and side effects are those of the function below. Its arguments are always the
-//   program's.
+// - The program gets errno, results and side effects from the function below, and that function
+//   gets the program's own arguments, always.
 //
 // A function is *tight* if its blocks may lie closer to each other than 32 bytes; only glibc's
 // functions are not. Where the function below works by calling another function that is hooked, the
@@ -40,7 +40,7 @@ func allocate(
     isTight: isTight ?? Terminal.isTight(function), make)
 }
 
-/// The thread's block is taken.
+/// The caller has taken `thread` (allocs_enter).
 @inline(__always)
 private func allocateOutermost(
   _ thread: Thread, _ size: Int, alignment: Int, _ caller: Caller, _ function: allocs_function, allocator: UInt32,
@@ -299,7 +299,7 @@ func free(_ block: Block?, _ caller: Caller = .unknown, _ release: (Block?) -> V
   freeOutermost(thread, block, caller, release)
 }
 
-/// The thread's block is taken.
+/// The caller has taken `thread` (allocs_enter).
 @inline(__always)
 private func freeOutermost(_ thread: Thread, _ block: Block?, _ caller: Caller, _ release: (Block?) -> Void) {
   if let block { Event.preFree(thread, block, caller, ALLOCS_FUNCTION_FREE) }

@@ -177,8 +177,8 @@ private func allocate(_ hooked: Hooked, _ arguments: Arguments, _ request: Reque
   return returned
 }
 
-/// The size of the block is that of the text in it. A function that fills a buffer of its caller's
-/// has allocated nothing.
+/// The block is as large as the text in it, with the zero at its end. A function that fills a
+/// buffer of its caller's has allocated nothing.
 @inline(never)
 private func allocateText(_ hooked: Hooked, _ arguments: Arguments, _ caller: Caller) -> UInt64 {
   let signature = hooked.pointee.signature
@@ -246,7 +246,7 @@ private func allocateSeveral(_ hooked: Hooked, _ arguments: Arguments, _ caller:
       Event.postAlloc(
         thread, block, size, 0, caller, function, allocator: hooked.pointee.allocator, isTight: true)
     }
-    // Each block has its own size, or all have the same.
+    // Each block has its own size, or all blocks have one size.
     let sizes = signature.pointee.flags == 0 ? nil : UnsafePointer<Int>(bitPattern: UInt(size))
     for index in 0..<max(count, 0) {
       if let block = blocks[index] { record(block, sizes?[index] ?? Int(truncatingIfNeeded: size)) }

@@ -29,8 +29,8 @@ enum LeftCalls {
     #endif
   }
 
-  /// A hook was called on a thread whose block another hook has taken. Gives whether that hook was
-  /// left: then the block is in the state in which a hook finds it that has just taken it.
+  /// Called when another hook has the thread's block. True if the program jumped out of that hook:
+  /// the block is then as just after `allocs_enter`.
   @inline(__always)
   static func takeBack(_ outer: Thread, _ caller: Caller) -> Bool {
     isKnownInside(outer, caller) ? false : takeBackSlowly(outer, caller)
@@ -102,8 +102,9 @@ enum LeftCalls {
     return false
   }
 
-  /// The return address of a frame that is found by the stack pointer lies at the same distance
-  /// each time.
+  /// Notes a call site in a function that the agent has called. If the frame of that function is
+  /// found by the stack pointer, the return address to the agent lies at one distance from the
+  /// stack pointer, in every call.
   private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
     guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
     let site = allocs_inner_site(outer, caller.site)

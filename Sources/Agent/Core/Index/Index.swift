@@ -165,7 +165,7 @@ enum Index {
 
   // MARK: the segment's counters
 
-  /// Where a counter of the segment stands.
+  /// The present count of a counter; 0 without a segment.
   static func value(of counter: allocs_counter) -> UInt64 {
     guard let header = allocs_process().pointee.shared?.pointee.header else { return 0 }
     return withUnsafeMutablePointer(to: &header.pointee.counters) {

@@ -201,8 +201,8 @@ struct SlotArena<Shape: SlotArenaShape> {
 
   // MARK: the blocks in the slots
 
-  /// The block that starts last among those that start at most `offset` bytes from the beginning of
-  /// the region, which is at `regionStart`. Nil if there is none in the region.
+  /// The last block that starts at most `offset` bytes from the beginning of the region, which is
+  /// at `regionStart`. Nil if the region has no such block.
   func last(_ regionStart: UInt, atOrBelow offset: UInt) -> IndexedBlock? {
     var index = Int(offset >> Shape.slotShift)
     var group = index >> 6

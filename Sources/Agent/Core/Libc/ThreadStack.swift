@@ -17,8 +17,8 @@ enum ThreadStack {
   struct Bounds {
     var low: UInt64
     var high: UInt64
-    /// Whether these are the bounds of the whole stack; else they are only those of the memory that
-    /// is mapped around the stack pointer.
+    /// Whether these are the bounds of the whole stack; else they bound only the memory that is
+    /// mapped around the stack pointer.
     var isKnownWhole = true
   }
 

@@ -226,7 +226,7 @@ enum ForkCopy {
     allocs_load_acquire_pointer(savedWord)?.assumingMemoryBound(to: allocs_saved_state.self)
   }
 
-  /// Whether the copy is done, so that whoever waits at the gate waits for the fork alone.
+  /// Whether the copy is done, so that a thread at the gate waits for the fork alone.
   static var isCopied: Bool { saved != nil }
 
   // MARK: the parent, after

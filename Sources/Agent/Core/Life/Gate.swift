@@ -165,8 +165,8 @@ enum Gate {
   /// kernel, because it may run in a signal handler.
   static func close(_ shared: UnsafeMutablePointer<allocs_shared>) -> Closing {
     let process = allocs_process()
-    // In a signal handler inside a hook, this thread may be the one that the other threads wait
-    // for.
+    // In a signal handler that interrupted a hook, the other threads may be waiting for this
+    // thread.
     let patience: UInt64 = allocs_is_inside() ? 200_000_000 : 2_000_000_000
     let deadline = System.nanoseconds(.monotonic) &+ patience
     guard takeLock(shared, until: deadline) else { return .failed }

@@ -57,7 +57,7 @@ enum Process {
   /// When the process started, in clock ticks since boot; a negated error number if that cannot be
   /// read, 0 if the field is missing.
   static var startTime: Int { statistic(22) }
-  /// How many threads the process has; a negated error number or 0, as above.
+  /// How many threads the process has; a negated error number or 0, as for `startTime`.
   static var threadCount: Int { statistic(20) }
 
   /// A field of /proc/self/stat, counted from 1 as in proc(5).

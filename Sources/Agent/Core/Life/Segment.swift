@@ -118,8 +118,8 @@ enum Segment {
     }
   }
 
-  /// Makes and maps the segment in `directory`, an open descriptor. On success `shared` leads to
-  /// the segment.
+  /// Makes and maps the segment in `directory`, an open descriptor. On success `shared` has the
+  /// addresses of the segment.
   static func create(
     in directory: Int, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Failure? {
@@ -317,7 +317,7 @@ enum Segment {
   }
 
   /// Writes the offsets of the process's time namespace, if they are known, and locks the file: the
-  /// lock tells whoever finds the file whether the process still has it.
+  /// lock tells anybody who finds the file whether the process still has it.
   static func identify(
     _ header: UnsafeMutablePointer<allocs_header>, _ descriptor: Int, _ offsets: (monotonic: Int64, boottime: Int64)?
   ) {

@@ -470,7 +470,7 @@ enum System {
   /// Whether the word can be read and holds this value. The kernel reads it, because the memory may
   /// be gone.
   static func holds(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) -> Bool {
-    // Of the system calls that compare a word, this is the one that can be told to do nothing else.
+    // Of the system calls that compare a word, only this call can be told to do nothing else.
     let compareAndRequeuePrivate = 4 | 128
     return call(
       Int(ALLOCS_SYS_FUTEX), Int(bitPattern: word), compareAndRequeuePrivate, 0, 0, Int(bitPattern: word), Int(value))

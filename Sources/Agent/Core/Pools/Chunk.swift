@@ -7,8 +7,8 @@ import AgentMachine
 import SharedLayout
 
 enum Chunk {
-  /// A chunk may begin in a region below that of the address: 64 GiB are looked through in a
-  /// microsecond.
+  /// How many regions below the region of the address may be looked through, as a chunk may begin
+  /// in an earlier region: 64 GiB, which takes a microsecond.
   private static let regionLimit = 1024
 
   /// The live allocation that `address` lies in, nil if it lies in none.
@@ -22,7 +22,7 @@ enum Chunk {
   }
 
   /// The chunk at `base`, erased from the index already, is about to go back to its allocator:
-  /// what pools have handed out of it goes with it.
+  /// the blocks that pools have handed out of it go with it.
   @inline(never)
   static func drop(_ base: UInt, _ size: UInt) {
     guard let shared = allocs_process().pointee.shared else { return }

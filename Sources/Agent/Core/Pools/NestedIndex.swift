@@ -151,7 +151,7 @@ enum NestedIndex {
     if count > 0 { Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_DROPPED, count) }
   }
 
-  /// Pool number `pool` takes back its blocks: erases those that start in the range.
+  /// Pool number `pool` takes back its blocks: erases the pool's blocks that start in the range.
   static func drop(_ shared: Shared, from start: UInt, to end: UInt, ofPool pool: UInt32) {
     var level = 0
     var count: UInt64 = 0

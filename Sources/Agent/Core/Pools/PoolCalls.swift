@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// PoolCalls: what happens at the calls of a pool's functions: of those that ALLOCS_SUBALLOC
-// declares (Declarations.swift), and of those by which a program announces its pools itself
-// (allocs_pool.h).
+// PoolCalls: the agent's work at each call of a pool's function. ALLOCS_SUBALLOC declares such
+// functions (Declarations.swift), and a program may call functions of allocs_pool.h to announce its
+// pools itself.
 //
 // Invariants:
 // - Where declared functions call each other, the outermost call records: apr_pcalloc calls
@@ -9,9 +9,10 @@
 //   function runs: from then on the memory is nobody's.
 // - The thread is not inside a hook while the pool's function runs: a chunk that the pool takes
 //   from malloc is an allocation like any other.
-// - A call that an exception or longjmp has left never returns. It is recognized by its record,
-//   which lies on the stack: the record of a call that is under way lies above that of a call
-//   inside it.
+// - A call that an exception or longjmp has left never returns. It is recognized by comparing its
+//   record with the stack pointer. A call's record lies on the stack: above the stack pointer while
+//   the call is under way, and below it once the call was left. The record of a new call lies at
+//   the stack pointer, so `entered` compares the two records.
 //
 // A block is recorded after the function returned it, and before its caller knows it.
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DWARF: the numbers of call frame information that are used here, by name. The names are those of
-// the DWARF 4 standard (sections 7.7 and 7.23) and, for pointers, of the Linux Standard Base's
+// DWARF: the numbers of call frame information that are used here, by name. The names come from
+// the DWARF 4 standard (sections 7.7 and 7.23) and, for pointers, from the Linux Standard Base's
 // "Exception Frames" (DW_EH_PE_…), with words written out.
 
 enum DWARF {
@@ -71,8 +71,8 @@ enum DWARF {
     static let mask: UInt8 = 0x70
   }
 
-  /// The bit of an encoding which says that the pointer leads to the address of the thing, not to
-  /// the thing.
+  /// The bit of an encoding which says that the pointer is the address of a word with the address
+  /// of the thing, not the thing's own address.
   static let indirect: UInt8 = 0x80
 
   /// Operations of expressions (DW_OP_…).

@@ -12,7 +12,7 @@
 //   no later cell holds the key. A look-up reads one line of each array in use; a thread that loses
 //   the race for a cell reads the cell again and goes on from there.
 // - An entry is written to the segment before its id enters a cell (compare-and-exchange, release),
-//   and an id enters a slot or another entry after that. So whoever reads an id may read its entry.
+//   and an id enters a slot or another entry after that. So any reader of an id may read its entry.
 
 import AgentMachine
 import SharedLayout

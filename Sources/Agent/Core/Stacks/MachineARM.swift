@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // MachineARM: everything that the unwinder must know of AArch64, as MachineX86.swift says it of
-// x86-64. Numbers of registers are those of the "DWARF for the Arm 64-bit Architecture", frame
-// records are those of the AAPCS64 (section 6.4.6), signal frames are as Linux builds them.
+// x86-64. Registers have their numbers from the "DWARF for the Arm 64-bit Architecture". Frame
+// records are as the AAPCS64 has them (section 6.4.6), signal frames are as Linux builds them.
 //
 // A call leaves its return address in register x30. A function that calls others stores it, nearly
 // always in a frame record: the caller's x29, and the return address above it. The compiler decides
@@ -44,8 +44,8 @@ import AgentMachine
     /// have stored yet.
     static let interruptedLink: UInt64? = registers + 30 * 8
     private static let registers: UInt64 = 128 + 176 + 8
-    /// The distance of uc_stack from the same stack pointer: address, flags and size of the
-    /// alternate stack as they were before the signal.
+    /// The distance of uc_stack from the stack pointer of the signal return stub: address, flags
+    /// and size of the alternate stack as they were before the signal.
     static let signalStack: UInt64 = 128 + 16
 
     // MARK: rules

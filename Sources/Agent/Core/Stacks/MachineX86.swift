@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // MachineX86: everything that the unwinder must know of x86-64. MachineARM.swift says the same
-// things of AArch64; a port to another processor adds a third file (docs/porting.md). Numbers of
-// registers are those of the System V ABI's DWARF mapping (section 3.6.2); signal frames are as
+// things of AArch64; a port to another processor adds a third file (docs/porting.md). Registers
+// have their numbers from the System V ABI's DWARF mapping (section 3.6.2); signal frames are as
 // Linux builds them.
 
 import AgentMachine
@@ -22,8 +22,8 @@ import AgentMachine
     /// pointer: the call left the frame record right below the caller's frame.
     @inline(__always) static func stackPointer(aboveRecord fp: UInt64) -> UInt64 { fp &+ 16 }
 
-    /// Whether an expression is the one that linkers write for stubs of the procedure linkage
-    /// table: rsp + 8, and 8 more once the stub has pushed its index, at its 11th byte.
+    /// Whether an expression is the expression that linkers write for stubs of the procedure
+    /// linkage table: rsp + 8, and 8 more once the stub has pushed its index, at its 11th byte.
     static func isProcedureLinkage(_ address: UInt64, _ size: UInt64) -> Bool {
       let expected: InlineArray<11, UInt8> = [
         DWARF.Operation.registerPlus(stackPointerColumn), 8, DWARF.Operation.registerPlus(returnAddressColumn), 0,
@@ -43,8 +43,8 @@ import AgentMachine
     static let interruptedCounter: UInt64 = 168
     /// The distance of the interrupted register with the return address: there is none.
     static let interruptedLink: UInt64? = nil
-    /// The distance of uc_stack from the same stack pointer: address, flags and size of the
-    /// alternate stack as they were before the signal.
+    /// The distance of uc_stack from the stack pointer of the signal return stub: address, flags
+    /// and size of the alternate stack as they were before the signal.
     static let signalStack: UInt64 = 16
 
     // MARK: rules

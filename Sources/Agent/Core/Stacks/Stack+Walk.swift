@@ -166,7 +166,7 @@ extension Stack {
       parent: 0, walk: number, outer: 0, list_index: ALLOCS_FRAME_NOT_LISTED, unused: 0)
   }
 
-  /// Whether the way out of `frame` is that of the frame with these registers.
+  /// Whether `frame`, a kept frame, has the same caller as the frame with these registers.
   @inline(__always)
   private static func isSame(_ frame: Frame, _ registers: Registers) -> Bool {
     frame.pointee.pc == registers.pc && frame.pointee.sp == registers.sp
@@ -189,8 +189,9 @@ extension Stack {
     return isSame(frame, registers)
   }
 
-  /// The place for a frame that is not kept yet: of its pair, the one that was met longer ago; a
-  /// spare place if this very walk has met both, or if the frame is not to be found again.
+  /// The place for a frame that is not kept yet: the place of the older of the two kept frames that
+  /// share its pair; a spare place if this very walk has met both of them, or if the frame is not
+  /// to be found again.
   @inline(__always)
   private static func place(
     _ frames: Frame, _ registers: Registers, _ walk: UInt32, _ nextSpare: inout Int, canBeFound: Bool

@@ -3,7 +3,7 @@
 //
 // A stack is known if it is the thread's own, or the alternate signal stack that the thread is on
 // (DisarmedStack.swift for the stacks that the kernel does not tell of). A stack pointer anywhere
-// else, for example that of a coroutine, lies in no known stack: it is called foreign.
+// else, for example a coroutine's, lies in no known stack: it is called foreign.
 
 import AgentMachine
 import SharedLayout

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Unwinding: one step, from the registers of a frame to those of its caller's frame.
+// Unwinding: one step, from the registers of a frame to the registers of its caller's frame.
 //
 // A step reads only words of a stack whose bounds are known (StackBounds.swift): the thread's own
 // stack, or the alternate signal stack that the thread is on.
@@ -37,8 +37,8 @@ struct Registers {
   enum Outcome {
     /// The registers are the caller's now.
     case stepped
-    /// The registers are now those of the code that a signal interrupted. That code may run on
-    /// another stack, so its bounds have to be found anew.
+    /// The registers now belong to the code that a signal interrupted. That code may run on another
+    /// stack, whose bounds have to be found.
     case crossedSignal
     /// The frame was the outermost frame.
     case ended
@@ -117,8 +117,8 @@ struct Registers {
       return .stepped
     case .withoutInformation:
       // Code that was made at run time or written by hand. If the code keeps a frame pointer, its
-      // frame record leads to the caller. In a function without local variables the frame pointer
-      // equals the stack pointer.
+      // frame record has the way to the caller. In a function without local variables the frame
+      // pointer equals the stack pointer.
       returnSlot = fp &+ 8
       guard isReadable(fp), isReadable(returnSlot) else { return .lost }
       cfa = Machine.stackPointer(aboveRecord: fp)

@@ -19,7 +19,7 @@ import SharedLayout
 enum Mappings {
   private typealias Shared = UnsafeMutablePointer<allocs_shared>
   private typealias Header = UnsafeMutablePointer<allocs_header>
-  /// The agent's own part of the table: the entries in order of address, and those that are free.
+  /// The agent's own part of the table: the entries in order of address, and the free entries.
   private typealias Table = UnsafeMutablePointer<allocs_mapping_table>
 
   private static let pageSize = UInt64(ALLOCS_PAGE_SIZE)
@@ -30,7 +30,7 @@ enum Mappings {
     return allocs_load_acquire_u64(&shared.pointee.mapping_number)
   }
 
-  /// A call has changed what is mapped.
+  /// Called after a call has changed the process's mappings.
   @inline(never)
   static func changed(_ call: UnsafePointer<allocs_mapping_call>) {
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
@@ -300,7 +300,7 @@ enum Mappings {
     return start &+ (size &+ pageSize &- 1) & ~(pageSize - 1)
   }
 
-  /// mremap moved a mapping: gives the draft what was known of the mapping that `source` lay in.
+  /// mremap moved a mapping: gives the draft the known facts of the mapping that `source` lay in.
   private static func inherit(_ draft: inout allocs_mapping, from source: UInt64, _ header: Header, _ table: Table) {
     let rank = rank(above: source, header, table)
     let old = rank > 0 ? entries(header)[Int(allocs_mapping_order(table)[rank - 1])] : nil

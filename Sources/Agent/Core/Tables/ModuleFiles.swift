@@ -19,7 +19,7 @@ enum ModuleFiles {
 
   // MARK: the name
 
-  /// Writes the module's path into `bytes`, and what is known of its file into `module` and `file`.
+  /// Writes the module's path into `bytes`, and the facts of its file into `module` and `file`.
   /// Gives the path's size in bytes.
   static func name(
     _ bytes: UnsafeMutablePointer<UInt8>, _ limit: Int, _ module: inout allocs_module, _ file: inout allocs_module_file,
@@ -120,8 +120,8 @@ enum ModuleFiles {
   ) -> Int {
     guard let segments = segments(module) else { return 0 }
     let page = UInt64(ALLOCS_PAGE_SIZE)
-    // The bounds must be those of a mapping. Not every segment is a mapping of its own: the kernel
-    // joins neighbours that agree.
+    // The kernel's link has the bounds of a mapping as its name. Not every segment is a mapping of
+    // its own: the kernel joins neighbours that agree.
     for index in 0..<segments.count where segments[index].p_type == 1 {  // PT_LOAD
       let start = module.bias &+ segments[index].p_vaddr
       let end = (start &+ segments[index].p_filesz &+ page &- 1) & ~(page - 1)
@@ -154,7 +154,7 @@ enum ModuleFiles {
   // MARK: identity
 
   /// Notes which directory is the root now. A path that the kernel gives later is only good while
-  /// the root is the same directory.
+  /// that directory is the root.
   static func noteRoot(_ shared: UnsafeMutablePointer<allocs_shared>) {
     let root = Self.root
     shared.pointee.root_device = root.device

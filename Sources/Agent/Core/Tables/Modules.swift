@@ -11,7 +11,7 @@
 // of a new module, by calloc.
 //
 // From the first unloading on, each new stack node names the entry of its module. So records tell
-// modules apart that lay at the same addresses, however soon after each other. A file that is
+// apart modules that lay at the same addresses, however soon after each other. A file that is
 // loaded again in its old place gets its old entry: a program that loads a plugin a million times
 // has one entry for it. Where the table is full, a new module is given the entry of a module that
 // was unloaded, which is counted; `first_node` of the entry keeps the nodes of the two apart.

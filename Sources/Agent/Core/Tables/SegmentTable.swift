@@ -55,8 +55,8 @@ struct SegmentTable<Entry> {
   }
 
   /// Backs entry `index` with memory; all entries before it have been backed already. The entry
-  /// before shares its last page with this one, unless this one begins a page. So the pages that
-  /// begin inside this entry, or with it, are those that may have no memory yet.
+  /// before shares its last page with this one, unless this one begins a page. So only
+  /// the pages that begin inside this entry, or with it, may have no memory yet.
   func back(_ index: Int) -> Bool {
     let pageSize = Int(ALLOCS_PAGE_SIZE)
     let start = index * MemoryLayout<Entry>.stride
@@ -94,7 +94,7 @@ extension allocs_mapping: SequenceLocked {
     withUnsafeMutablePointer(to: &entry.pointee.sequence) { $0 }
   }
 }
-/// The lock of a module's file is also that of the module itself, whose entry has the same index.
+/// The lock of a module's file is also the lock of the module's entry, which has the same index.
 extension allocs_module_file: SequenceLocked {
   @inline(__always)
   static func sequence(of entry: UnsafeMutablePointer<Self>) -> UnsafeMutablePointer<UInt32> {
@@ -127,7 +127,7 @@ extension UnsafeMutablePointer where Pointee: SequenceLocked {
     pointee = draft
   }
 
-  /// Frees the lock if a change was begun and will never end: its thread is gone, and a signal
-  /// handler stopped it there.
+  /// Makes an odd sequence even: a signal handler stopped the thread in the middle of the change
+  /// that it began, and the thread is gone in this child.
   func releaseAbandonedLock() { pointee.sequence += pointee.sequence & 1 }
 }

@@ -299,8 +299,8 @@ enum Threads {
 
   // MARK: a child of fork
 
-  /// In the child: a thread of the parent's, whose block was wiped. Unless it had ended before, it
-  /// ends now.
+  /// Takes over, in the child, a thread of the parent's whose block was wiped, and ends it if it
+  /// had not ended.
   static func endInChild(
     _ thread: Thread, _ entry: UnsafeMutablePointer<allocs_thread>, _ slot: UInt32, _ tid: UInt32,
     _ shared: UnsafeMutablePointer<allocs_shared>
@@ -322,8 +322,8 @@ enum Threads {
   }
 
   /// In the child: the thread that called fork goes on. Its block is as it was. It has a new id,
-  /// and so gets another slot; its old slot, with the old id, stays that of the blocks which it
-  /// allocated in the parent.
+  /// and so gets another slot; its old slot, with the old id, goes on to stand for the blocks
+  /// that it allocated in the parent.
   static func continueInChild(
     _ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>
   ) {

@@ -39,11 +39,13 @@ struct allocs_mapping_call;
 ALLOCS_HOOKED_FUNCTIONS(ALLOCS_HOOK_OF_ROW)
 
 // Where the thread was outside all hooks, malloc's entry has taken the thread's block and called
-// malloc, which returned `block`. Three hooks go on from there: for a block that can't lie closer
-// than 32 bytes to others, while events are off; for any other block, whether events are on or off;
-// for the first kind of block while events are on.
+// malloc, which returned `block`. One of three hooks goes on from there.
+//
+// For a block that can't lie closer than 32 bytes to others, while events are off.
 void *allocs_hook_malloced(void *block, size_t size, uintptr_t return_slot, uint64_t frame_pointer);
+// For a block that may lie closer than 32 bytes to others, whether events are on or off.
 void *allocs_hook_malloced_fine(void *block, size_t size, uintptr_t return_slot, uint64_t frame_pointer);
+// For a block that can't lie closer than 32 bytes to others, while events are on.
 void *allocs_hook_malloced_recorded(void *block, size_t size, uintptr_t return_slot, uint64_t frame_pointer);
 
 // MARK: modules and mappings

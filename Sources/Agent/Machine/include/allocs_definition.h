@@ -35,8 +35,8 @@ struct allocs_definitions {
   // The C library as an allocator beside the one below the agent.
   uint32_t allocator;    // its number; 0 until it has an entry
   uint32_t is_entering;  // a thread is making the entry
-  // The address that Terminal had for free, where that function calls a definition that leads to
-  // the agent.
+  // The address that Terminal had for free, where the function at that address calls a free that
+  // leads back to the agent.
   void (*free_below)(void *);
   void (*seen_free)(void *);  // while the agent finds out whether it does
 };
@@ -57,8 +57,9 @@ static inline bool allocs_is_in_agent(uint64_t address) {
 }
 
 // The stub that takes the place of a definition that is not the function below the agent, and the
-// stub's record, which names that definition. The index is that of the agent's function of the
-// name, as in allocs_entry_point; null behind the last, and on machines without stubs.
+// stub's record, which names that definition. The index says which function of the agent's has
+// the definition's name, as in allocs_entry_point; null behind the last, and on machines without
+// stubs.
 extern ALLOCS_HIDDEN void *_Nullable allocs_passing_stub(uint32_t index);
 extern ALLOCS_HIDDEN struct allocs_hooked *_Nonnull allocs_passing_record(uint32_t index);
 

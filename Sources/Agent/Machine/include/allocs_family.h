@@ -24,7 +24,7 @@ enum allocs_operation {
   ALLOCS_FREE,
   ALLOCS_FREE_ARRAY,       // `block` is an array of `count` blocks
   ALLOCS_FREE_HEAP,        // `block` is a heap: all of its blocks go back
-  ALLOCS_ALLOCATE_TEXT,    // the block's size is that of the text in it
+  ALLOCS_ALLOCATE_TEXT,    // the block is as large as the text in it
   ALLOCS_ALLOCATE_SEVERAL, // `count` blocks, in an array that is returned
   ALLOCS_HELPER            // neither allocates nor frees, and is not hooked: the agent calls it (enum allocs_helper)
 };

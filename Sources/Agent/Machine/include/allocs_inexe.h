@@ -28,7 +28,7 @@ extern ALLOCS_HIDDEN bool allocs_is_static(void);
 extern ALLOCS_HIDDEN bool allocs_find_in_static(
     uint64_t address, uint64_t *_Nonnull start, uint64_t *_Nonnull end, struct link_map *_Nullable *_Nonnull map,
     uint64_t *_Nonnull table);
-// Expresses the functions that were not found through those that were.
+// Expresses Terminal's functions that were not found through the functions that were found.
 extern ALLOCS_HIDDEN void allocs_complete_terminal(void);
 
 #endif

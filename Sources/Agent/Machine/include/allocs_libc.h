@@ -41,7 +41,7 @@ extern ALLOCS_HIDDEN const void *_Nonnull const allocs_own_module;
 // Whether `map` is the executable.
 extern ALLOCS_HIDDEN bool allocs_is_main_module(const struct link_map *map);
 extern ALLOCS_HIDDEN uint64_t allocs_vdso_start(void);  // 0 if there is none
-// Whether the dynamic linker is the program that was executed, and started this one (`ld.so
+// Whether the dynamic linker is the program that was executed, and started this program (`ld.so
 // PROGRAM`).
 extern ALLOCS_HIDDEN bool allocs_is_started_by_loader(void);
 // The list of modules of a namespace of dlmopen's. The first namespace is the program's own; null

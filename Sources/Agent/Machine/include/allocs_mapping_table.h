@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The agent's own memory of the table of mappings, and how it hears of a call that changed what is
-// mapped (Mappings.swift).
+// The agent's own memory of the table of mappings, and the record by which it learns of a call that
+// changed the process's mappings (Mappings.swift).
 
 #ifndef ALLOCS_MAPPING_TABLE_H
 #define ALLOCS_MAPPING_TABLE_H
@@ -22,7 +22,7 @@ struct allocs_mapped_file {
 };
 #define ALLOCS_MAPPED_FILE_COUNT 256u
 
-// A call that changed what is mapped and has succeeded.
+// A call that changed the process's mappings and has succeeded.
 struct allocs_mapping_call {
   uint64_t number;        // the result of allocs_mapping_number before the call
   uint64_t return_slot;   // address of the call's return address
@@ -56,7 +56,7 @@ static inline uint32_t *_Nonnull allocs_mapping_free(struct allocs_mapping_table
 static inline struct allocs_mapped_file *_Nonnull allocs_mapping_files(struct allocs_mapping_table *_Nonnull table) {
   return table->files;
 }
-// Embedded Swift would move one entry after another.
+// Moves entries. A memmove, because Embedded Swift would move them one by one.
 static inline void allocs_mapping_move(uint32_t *_Nonnull to, const uint32_t *_Nonnull from, uint64_t count) {
   __builtin_memmove(to, from, count * sizeof *to);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's memory of the process that a child of fork keeps: the functions below the hooks,
-// where the mappings of the segment are, and what was found out about libc and the modules.
+// where the mappings of the segment are, and the facts about libc and the modules.
 
 #ifndef ALLOCS_PROCESS_H
 #define ALLOCS_PROCESS_H

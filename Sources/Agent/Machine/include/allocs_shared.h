@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's memory of the process that a child of fork finds wiped: where the segment is, and
-// what is needed to write to it. It lies in a mapping with MADV_WIPEONFORK.
+// everything that writing to it needs. It lies in a mapping with MADV_WIPEONFORK.
 
 #ifndef ALLOCS_SHARED_H
 #define ALLOCS_SHARED_H

@@ -126,8 +126,8 @@ struct allocs_thread_block {
 // MARK: chunks
 
 // Blocks are mapped 16 at a time: a thread should not cost a system call for its block. A thread's
-// two blocks are a constant distance apart, so that the address of one gives that of the other
-// without a load.
+// two blocks are a constant distance apart, so that the address of each block gives the address
+// of the other without a load.
 #define ALLOCS_BLOCKS_PER_CHUNK 16u
 union allocs_thread_place {
   struct allocs_thread_block block;

@@ -111,9 +111,9 @@ static const ElfW(Phdr) *program_headers(const struct link_map *map, uint64_t *c
   return (const ElfW(Phdr) *)(map->l_addr + header->e_phoff);
 }
 
-// Widens the bounds of a segment to those of its whole module. Where a module has room between its
-// segments, as huge pages, ld.gold and lld leave it, _dl_find_object tells each segment apart. But
-// the module was mapped at once, by the kernel or, if it is a library, by libc, so that nothing
+// Widens the bounds of a segment to the bounds of its whole module. Where a module has room between
+// its segments, as huge pages, ld.gold and lld leave it, _dl_find_object tells each segment apart.
+// But the module was mapped at once, by the kernel or, if it is a library, by libc, so that nothing
 // else comes to lie between its segments.
 static void span_segments(const struct link_map *map, uint64_t *start, uint64_t *end) {
   uint64_t count = 0;

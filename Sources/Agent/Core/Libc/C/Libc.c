@@ -7,8 +7,8 @@
 //   anywhere            clock_gettime; pthread_setspecific for one of the first 32 keys
 //   in the constructor  __register_atfork, pthread_key_create, pthread_key_delete
 //
-// The agent is loaded into whatever a program of an indexed one starts: by musl's dynamic linker,
-// or by that of an older glibc. There it must load, and do nothing. So it needs no library but
+// The agent is also loaded into every program that an indexed program starts: by musl's dynamic
+// linker, or by an older glibc's. There it must load, and do nothing. So it needs no library but
 // libc, by a name that musl takes for itself, and no version of a symbol that came after the first
 // ones: variables that only glibc has are weak, and functions that came later are looked up by
 // hand.
