@@ -162,7 +162,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   /// For a recorder that can't record the program that it started: events go off, unless there are
   /// consumers. Nothing happens where the control file can't be opened.
   public static func giveUp(_ segment: borrowing Segment) {
-    guard let start = try? map(controlPath(ofSegment: segment.path), segment.startTime, owner: segment.ownerID) else { return }
+    let path = controlPath(ofSegment: segment.path)
+    guard let start = try? map(path, segment.startTime, owner: segment.ownerID) else { return }
     defer { munmap(start, Int(ALLOCS_CONTROL_SIZE)) }
     guard let entry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else { return }
     defer { mapping_guard_remove(entry) }

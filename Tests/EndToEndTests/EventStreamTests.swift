@@ -72,6 +72,27 @@ extension EndToEnd {
       #expect(!objects.contains { $0["event"] as? String == "lost" })
     }
 
+    @Test("mappings that come and go are told, with who made them, and --kind map picks them", arguments: Way.allCases)
+    func mappings(_ way: Way) throws {
+      let program = try Eventful()
+      let server = way == .server ? try Server(program.directory) : nil
+      let watcher = try program.watch(["--json", "--kind", "map"], server: server)
+      let size = 5 << 20
+      try program.tell("pairs 10 150")
+      let address = try #require(try program.tell("map \(size)").first)
+      try program.process.send("end\n")
+      _ = try program.process.wait()
+      let objects = try Tool.objects(try watcher.wait().output)
+      let told = objects.filter { $0["size"] as? Int == size }
+      #expect(told.map { $0["event"] as? String } == ["map", "unmap"])
+      for event in told {
+        #expect(event["address"] as? String == address)
+        #expect((event["site"] as? [String: Any])?["function"] as? String == "main", "\(event)")
+      }
+      #expect(told.first?["function"] as? String == "mmap")
+      #expect(!objects.contains { ["alloc", "free"].contains($0["event"] as? String) })
+    }
+
     @Test("conditions leave out what does not fit", arguments: Way.allCases)
     func conditions(_ way: Way) throws {
       let program = try Eventful()

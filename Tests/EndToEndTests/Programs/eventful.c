@@ -3,6 +3,7 @@
 //   pairs N SIZE     N times malloc(SIZE) and free
 //   thread N SIZE    the same on a new thread named "helper", which ends
 //   keep SIZE        one malloc, kept; says its address first
+//   map SIZE         maps so many bytes and unmaps them; says their address first
 //   end              exits
 //   exec             runs this program anew in its place, which says "ready" again
 //   die              kills itself in the middle of pairs
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 struct work {
@@ -57,6 +59,11 @@ int main(int argc, char **argv) {
     if (!strcmp(command, "keep")) {
       if (scanf("%zu", &work.size) != 1) return 2;
       printf("%p\n", malloc(work.size));
+    } else if (!strcmp(command, "map")) {
+      if (scanf("%zu", &work.size) != 1) return 2;
+      void *mapped = mmap(NULL, work.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mapped == MAP_FAILED || munmap(mapped, work.size)) return 5;
+      printf("%p\n", mapped);
     } else {
       if (scanf("%ld %zu", &work.count, &work.size) != 2) return 2;
       if (!strcmp(command, "thread")) {
