@@ -75,6 +75,12 @@ struct allocs_setting {
   uint32_t scope;  // enum allocs_setting_scope
 };
 
+#define ALLOCS_SETTING_FITS(row, kind, least, most, list, scope, purpose)                                 \
+  _Static_assert(sizeof(#row) <= sizeof((struct allocs_setting){}.name), "the name " #row " fits");       \
+  _Static_assert(sizeof(list) <= sizeof((struct allocs_setting){}.words), "the words of " #row " fit");
+ALLOCS_SETTINGS(ALLOCS_SETTING_FITS)
+#undef ALLOCS_SETTING_FITS
+
 // NULL for a number that is none.
 static inline const struct allocs_setting *allocs_setting_at(uint32_t id) {
   static const struct allocs_setting settings[ALLOCS_SETTING_COUNT] = {
