@@ -277,6 +277,17 @@ extension EndToEnd {
       #expect(file.errors.contains("(not a directory)"), "\(file.errors)")
     }
 
+    @Test("`run --stacks` takes each word of ALLOCS_STACKS, and its help has them all")
+    func stacks() throws {
+      let words = String(cString: allocs_setting_words(ALLOCS_SETTING_STACKS.rawValue))
+      for word in words.split(separator: "|") {
+        let outcome = try run([:], options: ["--stacks", String(word)])
+        #expect(lines(outcome).contains("ALLOCS_STACKS=\(word)"), "\(outcome)")
+      }
+      expect(try run([:], options: ["--stacks", "some"]), refuses: ["--stacks", "'full'", "'check'"])
+      #expect(try Tool.control(["run", "--help"], in: TestDirectory()).output.contains("[--stacks \(words)]"))
+    }
+
     @Test("the help of `run` names every setting, in 80 columns")
     func help() throws {
       let directory = try TestDirectory()

@@ -36,12 +36,23 @@ enum allocs_setting_scope {
   ALLOCS_SCOPE_INTERNAL         // set by allocsctl for the agent
 };
 
+// The words of STACKS, in the order of their numbers, by which allocs_read_setting returns them.
+#define ALLOCS_STACKS_VALUES(FIRST, X) FIRST(FULL, "full") X(SITE, "site") X(CHECK, "check")
+enum allocs_stacks {
+#define ALLOCS_STACKS_ID(id, word) ALLOCS_STACKS_##id,
+  ALLOCS_STACKS_VALUES(ALLOCS_STACKS_ID, ALLOCS_STACKS_ID)
+#undef ALLOCS_STACKS_ID
+};
+#define ALLOCS_STACKS_FIRST_WORD(id, word) word
+#define ALLOCS_STACKS_WORD(id, word) "|" word
+#define ALLOCS_STACKS_WORDS ALLOCS_STACKS_VALUES(ALLOCS_STACKS_FIRST_WORD, ALLOCS_STACKS_WORD)
+
 // Name, kind, least and most value, words, scope; and the purpose in a line of `run --help`, which
 // gets the words or the range added. Upper and lower case make no difference in flags, words and
 // units.
 #define ALLOCS_SETTINGS(X)                                                                                    \
   X(DIR, TEXT, 0, 0, "", CONFIGURED, "the directory of the index")                                            \
-  X(STACKS, WORD, 0, 0, "full|site|check", CONFIGURED, "call stacks")                                         \
+  X(STACKS, WORD, 0, 0, ALLOCS_STACKS_WORDS, CONFIGURED, "call stacks")                                       \
   X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED, "frames kept of each stack")                          \
   X(FOLLOW, FLAG, 0, 1, "", CONFIGURED, "children of fork have an index of their own")                        \
   X(EVENTS, FLAG, 0, 1, "", CONFIGURED, "events are on from the start")                                       \
