@@ -14,18 +14,23 @@ import SystemAccess
 
 struct Run: ParsableCommand {
   /// The part of each allocation's call stack that is recorded (ALLOCS_STACKS).
-  enum Stacks: String, ExpressibleByArgument, CaseIterable {
-    case full
-    /// The call site alone: the return address of the call.
-    case site
-    /// Whole stacks, each captured twice, to compare.
-    case check
+  struct Stacks: ExpressibleByArgument {
+    static let allValueStrings = String(cString: allocs_setting_words(ALLOCS_SETTING_STACKS.rawValue))
+      .split(separator: "|").map(String.init)
+    static let defaultCompletionKind = CompletionKind.list(allValueStrings)
+
+    let word: String
+
+    init?(argument: String) {
+      guard Self.allValueStrings.contains(argument) else { return nil }
+      word = argument
+    }
   }
 
   static let configuration = CommandConfiguration(
     abstract: "Start a program under the agent.",
     usage: """
-      allocsctl run [--stacks full|site|check] [--follow]
+      allocsctl run [--stacks \(Stacks.allValueStrings.joined(separator: "|"))] [--follow]
                            [--events] [--free-stacks] [--ring <size>]
                            [--config <file>] [--record <file>]
                            -- <command> [<argument> ...]
@@ -142,7 +147,7 @@ struct Run: ParsableCommand {
     if events { configuration.set("events", to: "1", option: "--events") }
     if freeStacks { configuration.set("free_stacks", to: "1", option: "--free-stacks") }
     if let ring { configuration.set("ring", to: ring, option: "--ring") }
-    if let stacks { configuration.set("stacks", to: stacks.rawValue, option: "--stacks") }
+    if let stacks { configuration.set("stacks", to: stacks.word, option: "--stacks") }
     try configuration.check()
     let program = try Program(command)
     try program.checkPreloadable()

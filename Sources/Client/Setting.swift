@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The settings as allocsctl shows and checks them. allocs_settings.h lists them and says how their values are written,
-// for the agent as well; this file adds the words for people.
+// for the agent as well; this file adds the words for people, but for the purposes, which are in the list.
 
 import Answers
 import ByteText
@@ -33,23 +33,11 @@ struct SettingKind {
 
   /// The purpose of the setting, in a line of `run --help`.
   var meaning: String {
-    switch allocs_setting_id(id) {
-    case ALLOCS_SETTING_DIR: "the directory of the index"
-    case ALLOCS_SETTING_STACKS: "call stacks: \(Self.list(words.map(String.init)))"
-    case ALLOCS_SETTING_DEPTH: "frames kept of each stack: \(rangeText)"
-    case ALLOCS_SETTING_FOLLOW: "children of fork have an index of their own"
-    case ALLOCS_SETTING_EVENTS: "events are on from the start"
-    case ALLOCS_SETTING_FREE_STACKS: "events of frees say who freed"
-    case ALLOCS_SETTING_RING: "bytes of a thread's ring of events: \(rangeText)"
-    case ALLOCS_SETTING_EVENTS_WAIT: "milliseconds to wait for readers: \(rangeText)"
-    case ALLOCS_SETTING_SUBALLOC: "functions of pools (docs/allocators.md)"
-    case ALLOCS_SETTING_LEVEL: "a pool's blocks, or the chunks they are in"
-    case ALLOCS_SETTING_WRAPPERS: "functions that only allocate for their caller"
-    case ALLOCS_SETTING_VERBOSE: "the agent says what it could not do"
-    case ALLOCS_SETTING_CONFIG: "the configuration file"
-    case ALLOCS_SETTING_AGENT: "the agent's library, if it lies elsewhere"
-    case ALLOCS_SETTING_SOCKET: "the server's socket"
-    default: ""
+    let purpose = String(cString: allocs_setting_purpose(id))
+    return switch kind {
+    case ALLOCS_KIND_WORD: "\(purpose): \(Self.list(words.map(String.init)))"
+    case ALLOCS_KIND_NUMBER, ALLOCS_KIND_SIZE: "\(purpose): \(rangeText)"
+    default: purpose
     }
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The slots of one region, coarse or fine: reading one truthfully, and finding the nearest one
-// below or above. RegionSlots.swift puts coarse and fine slots together.
+// The slots of one region, coarse or fine: finding the nearest allocation below or above.
+// RegionSlots.swift puts coarse and fine slots together.
 //
 // - Slots are read only in groups of 64 whose summary bit is set. The bit is never cleared, so a
 //   group may hold nothing but zeros and stale tails. Where a search has met one such group it
@@ -16,75 +16,30 @@ import SharedLayout
 private let prefetchDistance = 16
 
 struct Arena {
-  /// First address of the region.
-  let regionStart: UInt64
-  let summary: SummaryBits
-  let slots: UnsafePointer<UInt64>
-  /// The logarithm of the bytes for which there is a slot.
-  private let shift: UInt64
-  /// Bytes that are added to the address if `granule` is set in the head.
-  private let granuleSize: UInt64
-  private let groupCount: Int
+  private let region: SlotRegion
 
-  /// The arena at `start`; nil if it is not that of `region`.
+  var regionStart: UInt64 { region.start }
+  var summary: SummaryBits { region.summary }
+  private var slots: UnsafePointer<UInt64> { region.slots }
+  private var shift: UInt64 { region.shift }
+  private var groupCount: Int { summary.wordCount << 6 }
+
+  /// The slots at `start`; nil if they are not those of `region`.
   @inline(__always)
-  init?(at start: UnsafeRawPointer, region: Int) {
-    let words = start.assumingMemoryBound(to: UInt64.self)
-    guard allocs_load_acquire_u64(words) == UInt64(region) else { return nil }
-    regionStart = allocs_address_of_region(UInt64(region))
-    summary = SummaryBits(
-      level2: words + 1, level1: words + 2,
-      level0: (start + Layout.summaryOffset).assumingMemoryBound(to: UInt64.self),
-      wordCount: Layout.summaryLevel0Words)
-    slots = (start + Layout.slotsOffset).assumingMemoryBound(to: UInt64.self)
-    shift = UInt64(ALLOCS_BLOCK_SHIFT)
-    granuleSize = UInt64(ALLOCS_GRANULE_SIZE)
-    groupCount = Layout.summaryLevel0Words << 6
+  init?(at start: UnsafeRawPointer, region: Int, shape: SlotRegion.Shape) {
+    guard let region = SlotRegion(at: start, region: region, shape: shape) else { return nil }
+    self.region = region
   }
 
-  /// The fine slots in the nested arena at `start` (allocs_nested.h); nil if that is not one of
-  /// `region`.
-  init?(fineAt start: UnsafeRawPointer, region: Int) {
-    guard let nested = NestedArena(at: start, region: region) else { return nil }
-    regionStart = nested.regionStart
-    summary = nested.summary
-    slots = nested.slots
-    shift = UInt64(ALLOCS_NESTED_SHIFT)
-    granuleSize = 0
-    groupCount = Layout.nestedSummaryWords << 6
-  }
-
-  /// The allocation that starts in the slot, read by the protocol of allocs_slot.h.
+  /// The allocation that starts in the slot.
   @inline(__always)
   func allocation(inSlot index: Int) -> Allocation? {
-    var head = allocs_load_acquire_u64(slots + index)
-    // Each further round means that the allocation changed under the read. So many changes in a row
-    // don't happen to a block that a program uses. If they do, the slot said "no allocation starts
-    // here" between any two of them, and nil is a true answer. A head whose tail never matches is
-    // damage, and the answer is nil, too.
-    let rounds = 256
-    for _ in 0..<rounds {
-      guard allocs_slot_is_head(head) else { return nil }
-      let base =
-        regionStart + UInt64(index) << shift + UInt64(allocs_slot_granule(head)) * granuleSize
-      if allocs_slot_kind(head) == ALLOCS_SLOT_SMALL.rawValue {
-        return Allocation(
-          base: base, size: allocs_slot_small_size(head), context: allocs_slot_context(head),
-          ticks: allocs_slot_ticks(head))
-      }
-      // Acquire, so that the head is not loaded again before the tail; pairs with the head's
-      // release.
-      let tail = allocs_load_acquire_u64(slots + index + 1)
-      let again = allocs_load_acquire_u64(slots + index)
-      if again == head, allocs_slot_tail_matches(head, tail) {
-        let alignment = allocs_slot_tail_alignment(tail)
-        return Allocation(
-          base: base, size: allocs_slot_tail_size(tail), alignment: alignment == 0 ? nil : 1 << UInt64(alignment),
-          context: allocs_slot_context(head), ticks: allocs_slot_ticks(head))
-      }
-      head = again
+    region.read(slot: index) { head, size, alignment in
+      Allocation(
+        base: region.address(ofSlot: index, head: head), size: size,
+        alignment: alignment == 0 ? nil : 1 << UInt64(alignment), context: allocs_slot_context(head),
+        ticks: allocs_slot_ticks(head))
     }
-    return nil
   }
 
   /// Bit i: slot `index` + i holds a head.

@@ -26,11 +26,11 @@ extension Segment {
   /// The slots of a region whose bit is set; nil if it has none.
   @inline(__always)
   private func slots(ofMarkedRegion region: Int) -> RegionSlots? {
-    guard let start = arenaStart(ofMarkedRegion: region), let coarse = Arena(at: start, region: region) else {
-      return nil
-    }
+    guard let start = arenaStart(ofMarkedRegion: region),
+      let coarse = Arena(at: start, region: region, shape: .coarse)
+    else { return nil }
     let fine = nestedStart(numberAt: start + MemoryLayout<allocs_arena>.offset(of: \.fine)!)
-    return RegionSlots(coarse: coarse, fine: fine.flatMap { Arena(fineAt: $0, region: region) })
+    return RegionSlots(coarse: coarse, fine: fine.flatMap { Arena(at: $0, region: region, shape: .nested) })
   }
 
   private func last(atOrBelow address: UInt64) -> Allocation? {

@@ -55,7 +55,7 @@ public struct AddressHistory: Sendable {
     case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed:
       guard address >= event.address, address - event.address < max(event.size, 1) else { return }
       entries.append(HistoryEntry(event: event, offset: address - event.address))
-    default: break
+    case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .map, .unmap, nil: break
     }
   }
 

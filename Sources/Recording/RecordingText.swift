@@ -63,7 +63,7 @@ public struct HistoryReport {
     case .reallocOld: "given to realloc"
     case .reallocNew: "given out by realloc"
     case .reallocFailed: "kept, as realloc failed"
-    default: "unknown"
+    case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: "unknown"
     }
   }
 

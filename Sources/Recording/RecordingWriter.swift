@@ -188,10 +188,10 @@ final class RecordingWriter {
   private func note(_ record: allocs_event) {
     let context = allocs_event_context(record.source)
     let origin = allocs_event_origin(record.source)
-    switch allocs_event_subject_of(allocs_event_kind_of(record.place)) {
-    case ALLOCS_ABOUT_MODULE.rawValue, ALLOCS_ABOUT_THREAD.rawValue: return
-    case ALLOCS_ABOUT_MAPPING.rawValue: break
-    default:
+    switch Event.Kind.Subject(rawValue: allocs_event_subject_of(allocs_event_kind_of(record.place))) {
+    case .module, .thread: return
+    case .mapping: break
+    case .liveBlock, .endedBlock, nil:
       if origin != 0, !Self.contains(knownContexts, origin) { note(context: origin, at: Event(record).ticks) }
     }
     if context != 0, !Self.contains(knownContexts, context) { note(context: context, at: Event(record).ticks) }

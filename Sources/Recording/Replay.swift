@@ -51,7 +51,7 @@ public struct Replay {
         if seen.insert(event.address).inserted, blocks[event.address] == nil {
           add(ReplayedBlock(base: event.address, size: event.size, context: event.origin, ticks: start))
         }
-      default: break
+      case .reallocFailed, .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
       }
       return true
     }
@@ -75,7 +75,7 @@ public struct Replay {
       add(ReplayedBlock(base: event.address, size: event.size, context: event.context, ticks: event.ticks))
     case .free, .reallocOld:
       if remove(event.address) == nil { unknownEnds += 1 }
-    default: break
+    case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
     }
   }
 

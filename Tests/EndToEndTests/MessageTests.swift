@@ -158,6 +158,24 @@ extension EndToEnd {
       return outcome.errors
     }
 
+    /// The names in the list of subcommands that the help ends with, each indented by two columns.
+    private func subcommands(in directory: TestDirectory) throws -> [String] {
+      let help = try Tool.control(["--help"], in: directory).output
+      let list = try #require(help.firstRange(of: "SUBCOMMANDS:\n")).upperBound
+      let names = help[list...].matches(of: /(?m)^ {2}([a-z-]+) {2,}/).map { String($0.output.1) }
+      try #require(names.contains("run") && names.contains("prune"), "\(help)")
+      return names
+    }
+
+    @Test("the README's table of commands has each, and no other")
+    func readme() throws {
+      let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+      let text = try String(contentsOf: package.appending(path: "README.md"), encoding: .utf8)
+      let rows = text.matches(of: /(?m)^\| `allocsctl ([a-z-]+)/).map { String($0.output.1) }
+      #expect(try rows.sorted() == subcommands(in: TestDirectory()).sorted())
+    }
+
     @Test("a command that there is not is an error, also where its help is asked for")
     func commands() throws {
       let directory = try TestDirectory()
@@ -168,7 +186,7 @@ extension EndToEnd {
       for command in ["query", "top", "info", "history", "record", "events"] {
         try expectError([command, "-1", "0"], status: 64, "-1 is no process", in: directory)
       }
-      for command in ["run", "ps", "info", "query", "top", "events", "history", "record", "replay", "export"] {
+      for command in try subcommands(in: directory) {
         let help = try Tool.control(["help", command], in: directory)
         #expect(help.ending == .exit(0) && help.output.contains("allocsctl \(command)"))
         #expect(help.output.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(help.output)")

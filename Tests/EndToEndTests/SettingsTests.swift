@@ -4,6 +4,7 @@
 
 import Foundation
 import IndexReader
+import SharedLayout
 import TestSupport
 import Testing
 
@@ -89,6 +90,21 @@ extension EndToEnd {
       ("events", [("on", "1")], ["maybe", "2", "-1", "ye", "yes ", "onn", "10"]),
       ("follow", [("No", "0")], ["nope"]), ("free_stacks", [("true", "1")], ["t"]), ("verbose", [("off", "0")], ["of"]),
     ]
+
+    /// The keys of the settings that people may give: of texts, which have any value, and of the others.
+    private static func keys(ofTexts: Bool) throws -> [String] {
+      try (0..<UInt32(ALLOCS_SETTING_COUNT.rawValue)).compactMap { id in
+        let setting = try #require(allocs_setting_at(id)).pointee
+        guard setting.scope != ALLOCS_SCOPE_INTERNAL.rawValue else { return nil }
+        guard (setting.kind == ALLOCS_KIND_TEXT.rawValue) == ofTexts else { return nil }
+        return String(cString: allocs_setting_name(id)).lowercased()
+      }
+    }
+
+    @Test("the tests here have values for each setting that not every text is a value of")
+    func complete() throws {
+      #expect(try Self.values.map(\.key).sorted() == Self.keys(ofTexts: false).sorted())
+    }
 
     @Test("each setting has the values that it can have, from the environment; others are named with what there is")
     func values() throws {
@@ -261,13 +277,26 @@ extension EndToEnd {
       #expect(file.errors.contains("(not a directory)"), "\(file.errors)")
     }
 
+    @Test("`run --stacks` takes each word of ALLOCS_STACKS, and its help has them all")
+    func stacks() throws {
+      let words = String(cString: allocs_setting_words(ALLOCS_SETTING_STACKS.rawValue))
+      for word in words.split(separator: "|") {
+        let outcome = try run([:], options: ["--stacks", String(word)])
+        #expect(lines(outcome).contains("ALLOCS_STACKS=\(word)"), "\(outcome)")
+      }
+      expect(try run([:], options: ["--stacks", "some"]), refuses: ["--stacks", "'full'", "'check'"])
+      #expect(try Tool.control(["run", "--help"], in: TestDirectory()).output.contains("[--stacks \(words)]"))
+    }
+
     @Test("the help of `run` names every setting, in 80 columns")
     func help() throws {
       let directory = try TestDirectory()
       let help = try Tool.control(["run", "--help"], in: directory)
-      for setting in Self.values { #expect(help.output.contains("ALLOCS_\(setting.key.uppercased())")) }
-      for name in ["DIR", "SUBALLOC", "LEVEL", "WRAPPERS", "CONFIG", "AGENT", "SOCKET"] {
-        #expect(help.output.contains("ALLOCS_\(name) "))
+      let lines = help.output.split(separator: "\n").map { $0.split(separator: " ") }
+      for key in try Self.keys(ofTexts: true) + Self.keys(ofTexts: false) {
+        // The variable, the key or -, and the words.
+        let name = "ALLOCS_\(key.uppercased())"
+        #expect(lines.contains { $0.first == name[...] && $0.count > 2 }, "\(name)")
       }
       #expect(!help.output.contains("RECORDER"))
       #expect(help.output.split(separator: "\n").allSatisfy { $0.count <= 80 })

@@ -337,9 +337,12 @@ struct RetentionTests {
       #expect(try isLive() == isRight, "\(offset)")
       #expect(try Segment(path: segment.path).isProcessAlive == isRight, "\(offset)")
     }
-    segment.header.pointee.start_time = .max
-    segment.header.pointee.boottime_offset = .min
-    #expect(try !Segment(path: segment.path).isProcessAlive)
+    let last = SyntheticSegment(
+      processID: getpid(), startTime: .max, in: directory.path,
+      name: SegmentFile.name(processID: getpid(), startTime: .max))
+    last.header.pointee.identity = ALLOCS_IDENTITY_CLOCKS.rawValue
+    last.header.pointee.boottime_offset = .min
+    #expect(try !Segment(path: last.path).isProcessAlive)
   }
 
   @Test("offsets of clocks as the kernel writes them, and what it doesn't write")

@@ -97,6 +97,22 @@ struct HookedFunctionTests {
     #expect(Array(hooked.prefix(essential.count)) == essential)
   }
 
+  @Test("the kit completes the terminal with each function that an allocator need not define")
+  func completion() throws {
+    var optional: [String] = []
+    for list in ["ALLOCS_HOOKED_FUNCTIONS", "ALLOCS_PASSED_FUNCTIONS"] {
+      let names = try Self.column(0, of: list, in: Self.functions)
+      let places = try Self.column(1, of: list, in: Self.functions)
+      optional += zip(names, places).filter { $0.1 != "ESSENTIAL" }.map(\.0)
+    }
+    // An old name goes to the terminal's function of today.
+    let source = try Self.text("Sources/Agent/Kit/Activation.c")
+    let start = try #require(source.firstRange(of: "void allocs_complete_terminal(void) {")).upperBound
+    let completed = source[start...].matches(of: /if \(!terminal->(\w+)\) terminal->(\w+) = \w+;/)
+    #expect(completed.allSatisfy { $0.output.1 == $0.output.2 })
+    #expect(completed.map { String($0.output.1) }.sorted() == optional.sorted())
+  }
+
   @Test("a test program calls each function of the malloc family")
   func called() throws {
     let family = try Self.hooked() + Self.passed() + Self.old()

@@ -36,28 +36,42 @@ enum allocs_setting_scope {
   ALLOCS_SCOPE_INTERNAL         // set by allocsctl for the agent
 };
 
-// Name, kind, least and most value, words, scope. Upper and lower case make no difference in flags,
-// words and units.
-#define ALLOCS_SETTINGS(X)                                                                                  \
-  X(DIR, TEXT, 0, 0, "", CONFIGURED)                                                                        \
-  X(STACKS, WORD, 0, 0, "full|site|check", CONFIGURED)                                                      \
-  X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED)                                                     \
-  X(FOLLOW, FLAG, 0, 1, "", CONFIGURED)                                                                     \
-  X(EVENTS, FLAG, 0, 1, "", CONFIGURED)                                                                     \
-  X(FREE_STACKS, FLAG, 0, 1, "", CONFIGURED)                                                                \
-  X(RING, SIZE, ALLOCS_RING_RECORDS_MIN * 32ull, ALLOCS_RING_RECORDS_MAX * 32ull, "", CONFIGURED)           \
-  X(EVENTS_WAIT, NUMBER, 0, ALLOCS_WAIT_NANOSECONDS_MAX / 1000000, "", CONFIGURED) /* milliseconds */       \
-  X(SUBALLOC, TEXT, 0, 0, "", CONFIGURED)                                                                   \
-  X(LEVEL, TEXT, 0, 0, "", CONFIGURED)                                                                      \
-  X(WRAPPERS, TEXT, 0, 0, "", CONFIGURED)                                                                   \
-  X(VERBOSE, FLAG, 0, 1, "", CONFIGURED)                                                                    \
-  X(CONFIG, TEXT, 0, 0, "", ENVIRONMENT)                                                                    \
-  X(AGENT, TEXT, 0, 0, "", ENVIRONMENT)                                                                     \
-  X(SOCKET, TEXT, 0, 0, "", ENVIRONMENT)                                                                    \
-  X(RECORDER, NUMBER, 0, UINT32_MAX, "", INTERNAL) /* a process id */
+// The words of STACKS, in the order of their numbers, by which allocs_read_setting returns them.
+#define ALLOCS_STACKS_VALUES(FIRST, X) FIRST(FULL, "full") X(SITE, "site") X(CHECK, "check")
+enum allocs_stacks {
+#define ALLOCS_STACKS_ID(id, word) ALLOCS_STACKS_##id,
+  ALLOCS_STACKS_VALUES(ALLOCS_STACKS_ID, ALLOCS_STACKS_ID)
+#undef ALLOCS_STACKS_ID
+};
+#define ALLOCS_STACKS_FIRST_WORD(id, word) word
+#define ALLOCS_STACKS_WORD(id, word) "|" word
+#define ALLOCS_STACKS_WORDS ALLOCS_STACKS_VALUES(ALLOCS_STACKS_FIRST_WORD, ALLOCS_STACKS_WORD)
+
+// Name, kind, least and most value, words, scope; and the purpose in a line of `run --help`, which
+// gets the words or the range added. Upper and lower case make no difference in flags, words and
+// units.
+#define ALLOCS_SETTINGS(X)                                                                                    \
+  X(DIR, TEXT, 0, 0, "", CONFIGURED, "the directory of the index")                                            \
+  X(STACKS, WORD, 0, 0, ALLOCS_STACKS_WORDS, CONFIGURED, "call stacks")                                       \
+  X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED, "frames kept of each stack")                          \
+  X(FOLLOW, FLAG, 0, 1, "", CONFIGURED, "children of fork have an index of their own")                        \
+  X(EVENTS, FLAG, 0, 1, "", CONFIGURED, "events are on from the start")                                       \
+  X(FREE_STACKS, FLAG, 0, 1, "", CONFIGURED, "events of frees say who freed")                                 \
+  X(RING, SIZE, ALLOCS_RING_RECORDS_MIN * 32ull, ALLOCS_RING_RECORDS_MAX * 32ull, "", CONFIGURED,             \
+    "bytes of a thread's ring of events")                                                                     \
+  X(EVENTS_WAIT, NUMBER, 0, ALLOCS_WAIT_NANOSECONDS_MAX / 1000000, "", CONFIGURED,                            \
+    "milliseconds to wait for readers")                                                                       \
+  X(SUBALLOC, TEXT, 0, 0, "", CONFIGURED, "functions of pools (docs/allocators.md)")                          \
+  X(LEVEL, TEXT, 0, 0, "", CONFIGURED, "a pool's blocks, or the chunks they are in")                          \
+  X(WRAPPERS, TEXT, 0, 0, "", CONFIGURED, "functions that only allocate for their caller")                    \
+  X(VERBOSE, FLAG, 0, 1, "", CONFIGURED, "the agent says what it could not do")                               \
+  X(CONFIG, TEXT, 0, 0, "", ENVIRONMENT, "the configuration file")                                            \
+  X(AGENT, TEXT, 0, 0, "", ENVIRONMENT, "the agent's library, if it lies elsewhere")                          \
+  X(SOCKET, TEXT, 0, 0, "", ENVIRONMENT, "the server's socket")                                               \
+  X(RECORDER, NUMBER, 0, UINT32_MAX, "", INTERNAL, "the process that records this one")
 
 enum allocs_setting_id {
-#define ALLOCS_SETTING_ID(name, kind, least, most, words, scope) ALLOCS_SETTING_##name,
+#define ALLOCS_SETTING_ID(name, kind, least, most, words, scope, purpose) ALLOCS_SETTING_##name,
   ALLOCS_SETTINGS(ALLOCS_SETTING_ID)
 #undef ALLOCS_SETTING_ID
   ALLOCS_SETTING_COUNT
@@ -72,10 +86,16 @@ struct allocs_setting {
   uint32_t scope;  // enum allocs_setting_scope
 };
 
+#define ALLOCS_SETTING_FITS(row, kind, least, most, list, scope, purpose)                                 \
+  _Static_assert(sizeof(#row) <= sizeof((struct allocs_setting){}.name), "the name " #row " fits");       \
+  _Static_assert(sizeof(list) <= sizeof((struct allocs_setting){}.words), "the words of " #row " fit");
+ALLOCS_SETTINGS(ALLOCS_SETTING_FITS)
+#undef ALLOCS_SETTING_FITS
+
 // NULL for a number that is none.
 static inline const struct allocs_setting *allocs_setting_at(uint32_t id) {
   static const struct allocs_setting settings[ALLOCS_SETTING_COUNT] = {
-#define ALLOCS_SETTING_ENTRY(name, kind, least, most, words, scope) \
+#define ALLOCS_SETTING_ENTRY(name, kind, least, most, words, scope, purpose) \
   {#name, words, least, most, ALLOCS_KIND_##kind, ALLOCS_SCOPE_##scope},
       ALLOCS_SETTINGS(ALLOCS_SETTING_ENTRY)
 #undef ALLOCS_SETTING_ENTRY
@@ -88,6 +108,18 @@ static inline const char *allocs_setting_name(uint32_t id) {
 }
 static inline const char *allocs_setting_words(uint32_t id) {
   return id < ALLOCS_SETTING_COUNT ? allocs_setting_at(id)->words : "";
+}
+
+// No part of the table, which the agent has too: the agent has no use for it.
+static inline const char *allocs_setting_purpose(uint32_t id) {
+  switch (id) {
+#define ALLOCS_SETTING_PURPOSE(name, kind, least, most, words, scope, purpose) \
+  _Static_assert(sizeof(purpose) > 1, "the purpose of " #name " is said");     \
+  case ALLOCS_SETTING_##name: return purpose;
+    ALLOCS_SETTINGS(ALLOCS_SETTING_PURPOSE)
+#undef ALLOCS_SETTING_PURPOSE
+    default: return "";
+  }
 }
 
 // The directories of segments and of the server's socket that all users share, for processes

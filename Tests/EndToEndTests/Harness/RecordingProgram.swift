@@ -71,13 +71,12 @@ extension Segment {
   /// A counter of the header, by the name that allocs_counter_name gives it.
   func counter(_ name: String) -> UInt64? { counters.first { $0.name == name }?.value }
 
-  /// The counters that say that a block is missing from the index, if they are not zero.
+  /// The counters that say that a block is missing from the index, or its call site or module, if they are not zero.
   var unindexed: [String] {
-    let names = [
-      "no_memory", "arenas_exhausted", "high_address", "unaligned", "nested", "early", "unknown_contexts",
-      "modules_dropped",
-    ]
-    return counters.filter { names.contains($0.name) && $0.value != 0 }.map { "\($0.name) \($0.value)" }
+    let others: Set = ["unknown_contexts", "modules_dropped"]
+    let ofBlocks = IndexCounter.all.filter { $0.kind == .lostBlocks || $0.kind == .innerBlocks }.map(\.name)
+    return counters.filter { (ofBlocks.contains($0.name) || others.contains($0.name)) && $0.value != 0 }
+      .map { "\($0.name) \($0.value)" }
   }
 
   /// Allocations less frees over all threads that the index remembers.

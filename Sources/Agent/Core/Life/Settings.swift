@@ -51,9 +51,8 @@ struct Settings {
     case ALLOCS_SETTING_VERBOSE.rawValue: isVerbose = value != 0
     case ALLOCS_SETTING_FOLLOW.rawValue: follows = value != 0
     case ALLOCS_SETTING_STACKS.rawValue:
-      let (site, check): (UInt64, UInt64) = (1, 2)
-      wantsFullStacks = value != site
-      checksStacks = value == check
+      wantsFullStacks = value != UInt64(ALLOCS_STACKS_SITE.rawValue)
+      checksStacks = value == UInt64(ALLOCS_STACKS_CHECK.rawValue)
     case ALLOCS_SETTING_SUBALLOC.rawValue: suballocators = text
     case ALLOCS_SETTING_LEVEL.rawValue: level = text
     case ALLOCS_SETTING_DEPTH.rawValue: depth = UInt32(truncatingIfNeeded: value)
