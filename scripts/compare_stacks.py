@@ -36,18 +36,28 @@ class Segment:
     def __init__(self, path):
         self.file = os.open(path, os.O_RDONLY)
         header = os.pread(self.file, 4096, 0)
-        self.sections = [struct.unpack_from("<4Q", header, 64 + 32 * i) for i in range(9)]
+        self.sections = [struct.unpack_from("<4Q", header, 64 + 32 * i) for i in range(11)]
 
     def at(self, offset, form):
         return struct.unpack(form, os.pread(self.file, struct.calcsize(form), offset))
+
+    def fine_slot(self, arena, address):
+        """The slot of a block that may share 32 bytes with others (allocs_nested.h); 0 if there is none."""
+        fine = self.at(arena + 600, "<I")[0]
+        if fine == 0:
+            return 0
+        slots = self.sections[10][0] + (fine - 1) * self.sections[10][1] + 20480
+        return self.at(slots + ((address >> 3) & ((1 << 23) - 1)) * 8, "<Q")[0]
 
     def stack(self, address):
         """(return addresses, flags of the outermost), or None if the block is not recorded."""
         arena = self.at(self.sections[7][0] + 4 * (address >> 26), "<I")[0]
         if arena == 0:
             return None
-        slots = self.sections[8][0] + (arena - 1) * self.sections[8][1] + 8192
-        slot = self.at(slots + ((address >> 5) & ((1 << 21) - 1)) * 8, "<Q")[0]
+        start = self.sections[8][0] + (arena - 1) * self.sections[8][1]
+        slot = self.at(start + 8192 + ((address >> 5) & ((1 << 21) - 1)) * 8, "<Q")[0]
+        if slot & 3 not in (1, 2):
+            slot = self.fine_slot(start, address)
         if slot & 3 not in (1, 2):
             return None
         node = self.at(self.sections[5][0] + 8 * (slot >> 9 & 0xFFFFFF), "<Q")[0] & 0xFFFFFFFF
