@@ -1,9 +1,10 @@
-// A library to be preloaded: its constructor starts threads before anybody in the process has called malloc. The first of
-// them calls it, and so starts the agent; it is held up in the middle of that, until each of the others has allocated its blocks.
+// A library to be preloaded: its constructor starts threads before anybody in the process has called malloc. The first
+// of them calls it, and so starts the agent; it is held up in the middle of that, until each of the others has allocated
+// its blocks.
 //
-// Threads are made by clone, with a copy of the main thread's thread-local memory: pthread_create would itself allocate. libc
-// doesn't know of such threads and takes no lock in malloc, so the others allocate one after another. The first one is
-// held up where the agent asks for the user's id: a filter makes a signal of that call.
+// Threads are made by clone, with a copy of the main thread's thread-local memory: pthread_create would itself
+// allocate. libc doesn't know of such threads and takes no lock in malloc, so the others allocate one after another.
+// The first one is held up where the agent asks for the user's id: a filter makes a signal of that call.
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>

@@ -1,8 +1,8 @@
 // A program that gets no memory for its index for a while, and whose mappings cannot shrink meanwhile.
 //
-// A filter of system calls, in one thread alone, makes madvise(MADV_POPULATE_WRITE) fail, and each mremap to a single page. That thread
-// allocates a block so large that it lies in a region of its own: it cannot be indexed, and is not in the record. A second later the
-// first thread, which has no filter, allocates another such block.
+// A filter of system calls, in one thread alone, makes madvise(MADV_POPULATE_WRITE) fail, and each mremap to a single
+// page. That thread allocates a block so large that it lies in a region of its own: it cannot be indexed, and is not in
+// the record. A second later the first thread, which has no filter, allocates another such block.
 //
 // Check point 0 is at the end.
 

@@ -93,12 +93,19 @@ enum Events {
     end(thread)
   }
 
-  /// Records that a mapping came or went. `detail` goes to the record's `origin`.
+  /// Records that a mapping came or went. `detail` goes to the record's `origin`. `isInner`: the
+  /// thread is inside another hook, maybe in a signal handler. While another thread forks, an inner
+  /// event is counted as lost, because the thread's region table is away and it must not wait.
   @inline(never)
   static func mapping(
-    _ thread: Thread, _ kind: allocs_event_kind, _ address: UInt, _ size: UInt64, context: UInt32, detail: UInt32
+    _ thread: Thread, _ kind: allocs_event_kind, _ address: UInt, _ size: UInt64, context: UInt32, detail: UInt32,
+    isInner: Bool
   ) {
-    guard areOn, thread.pointee.regions != nil, begin(thread) else { return }
+    guard areOn, Gate.isIndexed(thread) else { return }
+    guard isInner ? thread.pointee.regions != nil : Gate.regions(thread) != nil else {
+      return Index.count(ALLOCS_COUNTER_EVENTS_UNRECORDED)
+    }
+    guard begin(thread, isInner: isInner) else { return }
     append(
       thread, kind, address, size & (1 << 48 - 1), context: context, origin: detail, stamp: Stamps.next(thread))
     end(thread)

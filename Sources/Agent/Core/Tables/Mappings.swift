@@ -47,7 +47,9 @@ enum Mappings {
       ? context(own, caller, allocs_function(call.pointee.function), shared, header) : 0
     note(call, context, isSeen: isSeen, shared, header)
     if Events.areOn, let thread = own ?? allocs_registered_block() {
-      recordEvents(call, thread, isMappedBy: context) { Self.context(own, caller, $0, shared, header) }
+      recordEvents(call, thread, isInner: own == nil, isMappedBy: context) {
+        Self.context(own, caller, $0, shared, header)
+      }
     }
     if let own { allocs_leave(own) }
   }
@@ -56,19 +58,20 @@ enum Mappings {
   /// be inside another hook: if that is recording an event, this one is counted as lost.
   @inline(never)
   private static func recordEvents(
-    _ call: UnsafePointer<allocs_mapping_call>, _ thread: Thread, isMappedBy mapper: UInt32,
+    _ call: UnsafePointer<allocs_mapping_call>, _ thread: Thread, isInner: Bool, isMappedBy mapper: UInt32,
     _ context: (allocs_function) -> UInt32
   ) {
     if call.pointee.old_size > 0 {
       // The context of a call that maps, too, is known already.
       let unmapper = call.pointee.new_size > 0 ? mapper : context(allocs_function(call.pointee.function))
       Events.mapping(
-        thread, ALLOCS_EVENT_UNMAP, UInt(call.pointee.old_start), call.pointee.old_size, context: unmapper, detail: 0)
+        thread, ALLOCS_EVENT_UNMAP, UInt(call.pointee.old_start), call.pointee.old_size, context: unmapper, detail: 0,
+        isInner: isInner)
     }
     if call.pointee.new_size > 0 {
       Events.mapping(
         thread, ALLOCS_EVENT_MAP, UInt(call.pointee.new_start), call.pointee.new_size, context: mapper,
-        detail: call.pointee.flags)
+        detail: call.pointee.flags, isInner: isInner)
     }
   }
 
