@@ -88,17 +88,21 @@ let package = Package(
     // MARK: outside it
     .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
+    .target(name: "Bounds", dependencies: ["SystemAccess"]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(
       name: "IndexReader",
-      dependencies: ["ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess"],
+      dependencies: [
+        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess",
+      ],
       exclude: ["CLibrary", "MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
-      name: "EventExport", dependencies: ["ByteText", "CLiburing", "IndexReader", "SharedLayout", "SystemAccess"],
+      name: "EventExport",
+      dependencies: ["Bounds", "ByteText", "CLiburing", "IndexReader", "SharedLayout", "SystemAccess"],
       exclude: ["CLiburing"],
       // As an archive: nothing more is to be installed where the binaries run, and a tool's start loads nothing more.
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
@@ -112,15 +116,17 @@ let package = Package(
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
       name: "Symbols",
-      dependencies: ["ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread"],
+      dependencies: [
+        "Bounds", "ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread", "SystemAccess",
+      ],
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Provenance", dependencies: ["IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
     .target(
       name: "Answers",
       dependencies: [
-        "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "Bounds", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
       ]),
     .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
@@ -129,15 +135,15 @@ let package = Package(
     .target(
       name: "Recording",
       dependencies: [
-        "Answers", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance", "SharedLayout",
-        "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance",
+        "SharedLayout", "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording", "ServerProtocol",
-        "SharedLayout", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording",
+        "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -149,8 +155,8 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance", "ServerProtocol",
-        "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance",
+        "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -180,6 +186,7 @@ let package = Package(
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
+    .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "IndexReaderTests",
       dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],

@@ -15,7 +15,7 @@ extension Complaint {
     case .usage: .badRequest
     case .noSuchProcess, .notIndexed: .notFound
     case .notPermitted: .forbidden
-    case .shortage: .serviceUnavailable
+    case .shortage, .budget: .serviceUnavailable
     case .halfWritten, .unreadable, .obstacle, .programNotFound, .programNotExecutable: .internalServerError
     }
   }

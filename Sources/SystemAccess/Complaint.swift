@@ -23,6 +23,8 @@ public struct Complaint: Error, Hashable, Sendable {
     case unreadable
     /// The reader has run out of memory, address space or descriptors; or all places for consumers of events are taken.
     case shortage
+    /// The question would cost more time or memory than one may, or its asker has gone (Bounds/Budget.swift).
+    case budget
     /// A system call failed for another reason, or another program did not do its part: a full disk, a broken
     /// connection.
     case obstacle

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a question may cost: each limit ends it, and is said.
+
+import Bounds
+import SystemAccess
+import TestSupport
+import Testing
+
+@Suite("budgets", .bounded)
+struct BudgetTests {
+  /// The code of the complaint with which `body` ends within `budget`; nil if it ends without one.
+  private func code(_ budget: Budget, _ body: () -> Void) -> Int32? {
+    do throws(Complaint) {
+      try budget.run { () throws(Complaint) in body() }
+      return nil
+    } catch { return error.code }
+  }
+
+  @Test("a question within its budget is answered, and no budget is left on the thread")
+  func withinBudget() throws {
+    let budget = Budget(seconds: 1000, bytes: 1000)
+    let answer = try budget.run { () throws(Complaint) -> Int in
+      #expect(Budget.current === budget)
+      var meter = BudgetMeter()
+      var rounds = 0
+      while rounds < 10_000, meter.goesOn() { rounds += 1 }
+      return rounds
+    }
+    #expect(answer == 10_000)
+    #expect(Budget.current == nil)
+  }
+
+  @Test("a loop without end ends at the deadline")
+  func time() {
+    #expect(
+      code(Budget(seconds: 0.01, bytes: 1000)) {
+        var meter = BudgetMeter()
+        while meter.goesOn() {}
+      } == 62)
+  }
+
+  @Test("memory that is spent beyond the budget ends the question; memory given back does not count")
+  func memory() {
+    #expect(code(Budget(seconds: 1000, bytes: 1000)) { Budget.current?.spend(bytes: 1001) } == 12)
+    #expect(
+      code(Budget(seconds: 1000, bytes: 1000)) {
+        for _ in 0..<10 {
+          Budget.current?.spend(bytes: 900)
+          Budget.current?.giveBack(bytes: 900)
+        }
+      } == nil)
+    #expect(
+      code(Budget(seconds: 1000, bytes: 1000)) { for _ in 0..<9 { Budget.current?.spend(bytes: .max) } } == 12)
+  }
+
+  @Test("a question whose asker has gone ends")
+  func cancellation() {
+    let budget = Budget(seconds: 1000, bytes: 1000)
+    var rounds = 0
+    let code = code(budget) {
+      var meter = BudgetMeter(interval: 1)
+      while meter.goesOn() {
+        rounds += 1
+        if rounds == 5 { budget.cancel() }
+      }
+    }
+    #expect(code == 125)
+    #expect(rounds == 5)
+  }
+}
