@@ -81,9 +81,10 @@ enum Rings {
   /// Gets what `announce` needs: a ring, memory, and consumers that have taken the records which
   /// are in the way. False, and counted, if the thread cannot have a ring or memory.
   private static func makeRoom(_ thread: Thread, isInner: Bool) -> Bool {
-    // In a signal handler the thread may hold the lock.
     if thread.pointee.events.ring == nil {
-      guard !isInner, open(thread) else { return unrecorded(thread) }
+      // In a signal handler the thread may hold the lock that opening a ring takes. An allocator
+      // that maps memory in the thread's first call of it is inside a hook, too, without the lock.
+      guard !isInner || !allocs_holds_lock(), open(thread) else { return unrecorded(thread) }
     }
     let next = thread.pointee.events.announced &+ chunk
     let capacity = thread.pointee.events.mask &+ 1
@@ -126,8 +127,12 @@ enum Rings {
     return true
   }
 
-  /// Gives the thread a ring. False if there is none left, or no memory.
+  /// Gives the thread a ring. False if there is none left, or no memory. `recording` is set
+  /// meanwhile, so that a signal handler does not open another.
   private static func open(_ thread: Thread) -> Bool {
+    thread.pointee.events.recording = 1
+    allocs_fence_signal()
+    defer { Events.end(thread) }
     guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header,
       thread.pointee.slot != ALLOCS_THREAD_UNKNOWN, Shortage.mayAsk(&thread.pointee.events.refusal)
     else { return false }
