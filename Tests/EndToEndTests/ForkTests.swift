@@ -31,6 +31,19 @@ extension EndToEnd {
       if way == "clone" { _ = try program.process.wait() } else { try program.finish() }
     }
 
+    @Test("a child made at any instruction of a hook comes to its end", arguments: ["fork", "_Fork"], ["0", "1"])
+    func stepped(way: String, events: String) throws {
+      let directory = try TestDirectory()
+      // Each run is another sample of the instructions: about 85,000, of which every 97th makes a child.
+      var numbers = RandomNumbers()
+      let stride = 97 + Int.random(in: 0..<10, using: &numbers)
+      let outcome = try ChildProcess.run(
+        [Programs.path("stepped.c"), way, "\(stride)"],
+        environment: Installation.agentEnvironment(directory.path).merging(["ALLOCS_EVENTS": events]) { $1 })
+      #expect(outcome.ending == .exit(0), "\(outcome.output)")
+      #expect(outcome.output.contains(" failed 0"))
+    }
+
     @Test(
       "a child that calls exec has an index of its own, and its parent keeps its own",
       arguments: ["fork", "vfork", "spawn", "grandchild", "clone"])

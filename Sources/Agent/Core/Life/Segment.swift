@@ -93,6 +93,9 @@ enum Segment {
       offset = (end + pageSize - 1) / pageSize * pageSize
     }
     header.pointee.file_size = offset
+    for id in 0..<Int(ALLOCS_SECTION_SPACE) {
+      allocs_kept_sections()[id] = section(header, allocs_section_id(UInt32(id))).pointee
+    }
   }
 
   // MARK: making it

@@ -22,6 +22,11 @@ enum Contexts {
     if OwnFrames.isOwn(origin) { origin = OwnFrames.siteBehind(thread, caller) }
     let (cached, key) = cache(thread, origin, function, allocator: allocator)
     if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.context) }
+    // With whole stacks the capture has looked (Stack.swift).
+    if thread.pointee.full_stacks == 0, Stack.hasNoRoomForSite(thread) {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
+      return 0
+    }
     return intern(thread, origin, function, allocator, cached, key)
   }
 

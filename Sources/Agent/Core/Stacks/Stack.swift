@@ -106,6 +106,14 @@ enum Stack {
     return room >= roomForSite && thread.pointee.capturing == 0 ? site(thread, caller) : 0
   }
 
+  /// Whether the thread is on a stack that it did not start with, with less room than interning a
+  /// call site takes.
+  @inline(never)
+  static func hasNoRoomForSite(_ thread: Thread) -> Bool {
+    !Bounds.isOwn(thread, allocs_stack_address())
+      && DisarmedStack.room(thread, System.alternateStack) < roomForSite
+  }
+
   /// The node of the call site alone.
   @inline(never)
   private static func site(_ thread: Thread, _ caller: Caller) -> UInt32 {

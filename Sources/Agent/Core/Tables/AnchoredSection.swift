@@ -77,14 +77,16 @@ struct AnchoredSection {
       return nil
     }
     let start = mapped.assumingMemoryBound(to: UInt8.self)
+    // Before the first store to it: a child of fork puts memory of its own there (ForkedChild.swift).
+    mappings[Int(number)] = start
     guard System.commit(mapped, headSize) else {
+      mappings[Int(number)] = nil
       shrinkBack(start, from: size)
       return nil
     }
     anchor.pointee.start = size > stride ? start + Int(stride) : nil
     anchor.pointee.size = Self.pageSize
     anchor.pointee.count = number + 1
-    mappings[Int(number)] = start
     fill(mapped, number)
     allocs_store_release_u64(&section.pointee.used, number + 1)
     return (start, number)

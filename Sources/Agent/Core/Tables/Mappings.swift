@@ -33,11 +33,20 @@ enum Mappings {
   /// Called after a call has changed the process's mappings.
   @inline(never)
   static func changed(_ call: UnsafePointer<allocs_mapping_call>) {
-    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    guard allocs_process().pointee.shared != nil else { return }
+    let before = allocs_set_noting(1)
+    // This function itself takes little stack, as it may have little.
     if allocs_holds_lock() || hasLittleStack {
       Index.count(ALLOCS_COUNTER_MAPPINGS_MISSED)
-      return
+    } else {
+      noteChange(call)
     }
+    _ = allocs_set_noting(before)
+  }
+
+  @inline(never)
+  private static func noteChange(_ call: UnsafePointer<allocs_mapping_call>) {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
     let caller = Caller(
       returnSlot: UInt(call.pointee.return_slot), framePointer: call.pointee.frame_pointer)
     let own = enter()

@@ -53,6 +53,7 @@ struct allocs_process {
   uint64_t loader_size;
   uint8_t *fixed_base;            // mapping of everything before the arenas
   uint64_t fixed_size;
+  struct allocs_section sections[ALLOCS_SECTION_SPACE];  // as the header has them, for a child of fork
   uint8_t *arenas[ALLOCS_MAPPED_ARENAS];    // mappings, in the order of their making
   uint8_t *nested[ALLOCS_NESTED_CAPACITY];  // mappings of nested arenas, in the order of their making
   void *nested_owners[ALLOCS_NESTED_CAPACITY];  // for each, the numbers of its slots' pools; null if none has a pool
@@ -96,6 +97,7 @@ static inline struct allocs_terminal *_Nonnull allocs_terminal(void) { return &a
 static inline struct allocs_frame_table *_Nonnull allocs_frame_tables(void) {
   return allocs_process_state.frame_tables;
 }
+static inline struct allocs_section *_Nonnull allocs_kept_sections(void) { return allocs_process_state.sections; }
 static inline char *_Nonnull allocs_directory(void) { return allocs_process_state.directory; }
 static inline struct allocs_gate_room *_Nonnull allocs_gates(void) { return allocs_process_state.gates; }
 static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_process_state.nested; }

@@ -183,6 +183,7 @@ struct allocs_thread_local {
   struct allocs_thread_block *registered;  // null until the thread has a block
   struct allocs_declared_call *declared;   // the outermost call of a declared function that is under way
   uint64_t locked;                         // the thread holds the lock of the slow paths, or waits for it
+  uint64_t noting;                         // the thread notes a change of mappings, inside a hook or not
 };
 // For code in the machine's own language.
 _Static_assert(offsetof(struct allocs_thread_local, self) == 0, "thread_local.self");
@@ -217,5 +218,15 @@ static inline void allocs_set_registered_block(struct allocs_thread_block *threa
 static inline bool allocs_is_inside(void) {
   return allocs_thread_local.self == NULL && allocs_thread_local.registered != NULL;
 }
+// Says that the thread is about to load addresses of the segment to note a change of mappings; gives
+// what was said before, to be said again behind it.
+static inline uint64_t allocs_set_noting(uint64_t noting) {
+  uint64_t before = allocs_thread_local.noting;
+  allocs_thread_local.noting = noting;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  return before;
+}
+// Whether the code that a signal handler has interrupted may hold an address of the segment.
+static inline bool allocs_may_hold_segment(void) { return allocs_is_inside() || allocs_thread_local.noting != 0; }
 
 #endif
