@@ -35,8 +35,9 @@ test: ## unit tests, and real programs under the agent
 	@scripts/fetch-perfetto '$(abspath $(SCRATCH))/perfetto'
 	$(BUILD)
 	scripts/build-kit '$(BIN)'
-	ALLOCS_TESTS_ONLY=1 ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
-	  ALLOCS_PERFETTO_DIR='$(abspath $(SCRATCH))/perfetto' swift test --scratch-path '$(SCRATCH)'
+	ALLOCS_TESTS_ONLY=1 swift build --build-tests --scratch-path '$(SCRATCH)'
+	ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
+	  ALLOCS_PERFETTO_DIR='$(abspath $(SCRATCH))/perfetto' scripts/run-tests '$(abspath $(SCRATCH))'
 
 aarch64: ## the agent for AArch64, compiled here, to see that it compiles
 	@scripts/install-dependencies build aarch64
