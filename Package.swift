@@ -86,8 +86,8 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
-    .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
+    .target(name: "SystemAccess", dependencies: ["ByteText", "SharedLayout"]),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),

@@ -37,8 +37,8 @@ struct Run: ParsableCommand {
       """,
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
-      $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
-      it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on. With \
+      $ALLOCS_DIR, else in a directory of the user's own (/run/allocs/UID, /run/user/UID/allocs or \
+      /dev/shm/allocs-UID), and stays there when the program ends. Programs that it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on. With \
       --record the program is a child of allocsctl, which records it from its start to its end and then ends with its \
       status.
 
