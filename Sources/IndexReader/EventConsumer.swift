@@ -208,7 +208,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     _ path: String, _ process: ProcessIdentity, _ flags: Int32
   ) throws(Complaint) -> OpenedFile {
     let (parent, name) = OpenFile.split(path)
-    let directory = try CheckedDirectory(ofSegment: path, parent)
+    let directory = try CheckedDirectory.ofSegment(path, parent)
     guard directory.identity == process.directory else {
       throw .notASegment(path: path, why: "its directory is another one than that of the segment")
     }

@@ -322,7 +322,10 @@ public struct CheckedDirectory: ~Copyable {
     let parent = try Self.parent(of: place, parentPath)
     defer { close(parent) }
     let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
-    guard descriptor >= 0 else { throw DirectoryRefusal(code: -descriptor) }
+    guard descriptor >= 0 else {
+      if -descriptor == ENOTDIR { throw .untrusted("it is no directory") }
+      throw DirectoryRefusal(code: -descriptor)
+    }
     return descriptor
   }
 
