@@ -195,7 +195,9 @@ extension FileRefusal {
       case .directory: .notASegment(path: path, why: "it is a directory")
       case .specialFile: .notASegment(path: path, why: "it is not a regular file")
       case .hardLink: .notASegment(path: path, why: "it has several names, by hard links")
-      case .foreign: .notASegment(path: path, why: "it belongs neither to its user nor to root, or is in the directory of somebody else")
+      case .foreign:
+        .notASegment(
+          path: path, why: "it belongs neither to its user nor to root, or is in the directory of somebody else")
       }
     case .system(let code):
       switch code {

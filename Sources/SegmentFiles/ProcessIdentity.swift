@@ -109,14 +109,14 @@ public struct ProcessIdentity: Hashable, Sendable {
   package var startTimeHere: UInt64 {
     guard let offsets, offsets.boottime != ClockOffsets.own.boottime, let directory = try? ProcessDirectory(of: self)
     else { return startTime }
-    return directory.startTime ?? startTime
+    return directory.found?.startTime ?? startTime
   }
 
   /// Whether the process with that number runs here. A few system calls.
   package var isAlive: Bool {
     do throws(ProcError) {
       let directory = try ProcessDirectory(of: self)
-      return try !directory.stat().isEnded || directory.liveTask() != nil
+      return directory.found?.isEnded == false || directory.liveTask() != nil
     } catch {
       return error.isShortage && ProcessLiveness.hasNumber(processID)
     }

@@ -2,7 +2,7 @@
 // Where segments lie: the directories, and the files in them that are segments by name, kind and
 // owner.
 //
-// - A user is told of the user's own segments only; root of everybody's. What others put into a
+// - A user is told of the user's own segments only; root of everybody's. A file that others put into a
 //   directory stands for nothing of the user's, hides nothing and costs the user nothing but the
 //   time to pass their names over.
 // - Only regular files with one name, of the right form, are listed; a file that claims a running

@@ -112,8 +112,8 @@ public enum SharedDirectories {
     }
   }
 
-  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names there
-  /// hides the later ones.
+  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names
+  /// there hides the later ones.
   private static func numbers(in path: String, behind prefix: String) -> [UInt32] {
     guard let stream = opendir(path) else { return [] }
     defer { closedir(stream) }

@@ -9,8 +9,8 @@ import Testing
 extension EndToEnd {
   @Suite("directories of indexes", .enabled(if: Restrictions.isRoot, "needs root, for mounts and other users"))
   struct Directories {
-    /// A /run and a /dev/shm that only the script sees, and the functions that it may call. The binaries lie where every
-    /// user may read them.
+    /// A /run and a /dev/shm that only the script sees, and the functions that it may call. The binaries lie where
+    /// every user may read them.
     private static let prologue = """
       set -u
       bin=$1
@@ -125,7 +125,9 @@ extension EndToEnd {
       #expect(lines.suffix(2) == ["12345 sees", "0 sees"], "\(lines)")
     }
 
-    @Test("a program that root has started and that runs as another user is root's to ask about; its children are its user's")
+    @Test(
+      "a program that root has started and that runs as another user is root's to ask about"
+    )
     func dropped() throws {
       let program = try PlacedProgram([Programs.path("dropped.c"), "12345"])
       chmod(program.directory.path, 0o1777)

@@ -189,7 +189,9 @@ struct IdentityDescriptorTests {
       let before = IdentityDescriptorTests.open
       let paths =
         [own.path, dead.path, ended.path, half.path]
-        + ["7.1.seg", "8.1.seg", "9.1.seg", "linked.seg"].map(directory.file) + ["/nonexistent/1.1.seg", "/etc/passwd/x"]
+        + ["7.1.seg", "8.1.seg", "9.1.seg", "linked.seg"].map(directory.file) + [
+          "/nonexistent/1.1.seg", "/etc/passwd/x",
+        ]
       for path in paths {
         if let file = try? OpenFile(path: path) {
           if let identity = try? ProcessIdentity(of: file, path: path) {
@@ -202,7 +204,9 @@ struct IdentityDescriptorTests {
         _ = ProcessEnding(ofSegment: path)
         #expect(IdentityDescriptorTests.open == before, "\(path)")
       }
-      for path in [directory.path, "/nonexistent", "/run/allocs/12345", "/dev/shm/allocs-12345", "/run/user/12345/allocs"] {
+      for path in [
+        directory.path, "/nonexistent", "/run/allocs/12345", "/dev/shm/allocs-12345", "/run/user/12345/allocs",
+      ] {
         _ = (try? CheckedDirectory(path: path))?.ownerID
         _ = try SegmentDirectory.survey(in: [path])
         _ = SegmentDirectory.ignored(processID: 7, in: [path])
@@ -288,7 +292,8 @@ struct FilesOfManyTests {
       SharedDirectories.Place.own(ofUser: 1000).map(\.path) == [
         "/run/allocs/1000", "/run/user/1000/allocs", "/dev/shm/allocs-1000",
       ])
-    for path in ["/dev/shm/allocs-07", "/dev/shm/allocs-", "/run/allocs/", "/run/allocs/4294967296", "/run/allocs/7/x"] {
+    for path in ["/dev/shm/allocs-07", "/dev/shm/allocs-", "/run/allocs/", "/run/allocs/4294967296", "/run/allocs/7/x"]
+    {
       #expect(SharedDirectories.Place(path: path) == nil, "\(path)")
     }
   }
