@@ -11,17 +11,62 @@ import Glibc
 import SharedLayout
 import SystemAccess
 
-/// An open /proc/PID. Everything read through it fails once the process is gone.
+/// An open /proc/PID. Everything read through it fails once the process is gone. Outside of this
+/// module it can only be made for a segment's process (ProcessIdentity.swift).
 package struct ProcessDirectory: ~Copyable {
   package let processID: Int32
   private let descriptor: Int32
+  /// The line "stat" by which it was found to be a segment's process.
+  package let found: ProcessStat?
 
   /// Throws the error number of `open`: ENOENT if there is no such process.
-  package init(processID: Int32) throws(ProcError) {
+  init(processID: Int32) throws(ProcError) {
     let descriptor = open("/proc/\(processID)", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else { throw ProcError(number: errno) }
     self.processID = processID
     self.descriptor = descriptor
+    found = nil
+  }
+
+  /// /proc/PID of the segment's process, in the pid namespace of this reader. Throws ESRCH if no
+  /// process of that number, start time and user runs here.
+  package init(of identity: ProcessIdentity) throws(ProcError) {
+    let opened = try ProcessDirectory(processID: identity.processID)
+    let stat = try opened.stat()
+    guard identity.isStart(asRead: stat.startTime, opened), opened.stranger(to: identity.ownerID) == nil else {
+      throw ProcError(number: ESRCH)
+    }
+    processID = identity.processID
+    descriptor = opened.release()
+    found = stat
+  }
+
+  /// /proc/PID of a process in another pid namespace than this reader's, in which its number is
+  /// another one: of the process that has the segment mapped. Nil if none is found, or it may not
+  /// be seen. Looks at every process.
+  package init?(elsewhere identity: ProcessIdentity) {
+    guard let id = ProcessLiveness.processID(ofInner: identity.processID, writing: identity.file),
+      let opened = try? ProcessDirectory(processID: id)
+    else { return nil }
+    guard opened.stranger(to: identity.ownerID) == nil,
+      RunningProcesses.writtenFiles(of: opened)?.contains(identity.file) == true
+    else { return nil }
+    processID = id
+    found = try? opened.stat()
+    descriptor = opened.release()
+  }
+
+  /// Gives the descriptor to a caller that closes it from now on.
+  private consuming func release() -> Int32 {
+    let descriptor = descriptor
+    discard self
+    return descriptor
+  }
+
+  /// The owner of the directory: the process's effective user, or root if it may not be traced.
+  var effectiveUser: UInt32? {
+    var status = Glibc.stat()
+    return fstat(descriptor, &status) == 0 ? status.st_uid : nil
   }
 
   deinit { close(descriptor) }
@@ -204,13 +249,13 @@ package struct ProcError: Error, Hashable {
 
   package var isPermission: Bool { number == EACCES || number == EPERM }
   /// Descriptors or memory are short: the caller's, or the machine's.
-  package var isShortage: Bool { IndexReader.isShortage(number) }
+  package var isShortage: Bool { SegmentFiles.isShortage(number) }
   /// There is no such process or thread, or it ended meanwhile.
   package var isGone: Bool { number == ENOENT || number == ESRCH }
 }
 
 /// A line of /proc/PID/stat, as far as it matters here (proc(5)).
-package struct ProcessStat: Hashable {
+package struct ProcessStat: Hashable, Sendable {
   /// `R`, `S`, … ; `Z` is a zombie, `X` a dead process.
   package var state: UInt8
   /// Clock ticks since boot, as the caller's time namespace counts them.
