@@ -19,14 +19,14 @@ import SystemAccess
 
 /// The header of a segment that this reader can read: a copy, of which the magic, the version and
 /// the size are checked. All other fields are as the file has them.
-struct SegmentHeader {
-  private(set) var fields: allocs_header
+package struct SegmentHeader {
+  package private(set) var fields: allocs_header
 
   /// Bytes at the file's start that hold a header of any version that this reader takes.
-  static let size = MemoryLayout<allocs_header>.size
+  package static let size = MemoryLayout<allocs_header>.size
 
   /// Reads the header of `file`.
-  init(of file: borrowing OpenFile, path: String) throws(Complaint) {
+  package init(of file: borrowing OpenFile, path: String) throws(Complaint) {
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.size, alignment: 8)
     defer { bytes.deallocate() }
     let count = try file.readStart(into: bytes, path: path)
@@ -34,7 +34,7 @@ struct SegmentHeader {
   }
 
   /// Of an open file; nil if this reader can't read it.
-  init?(descriptor: Int32) {
+  package init?(descriptor: Int32) {
     let header = withUnsafeTemporaryAllocation(byteCount: Self.size, alignment: 8) { bytes in
       let count = max(0, pread(descriptor, bytes.baseAddress, bytes.count, 0))
       return try? SegmentHeader(UnsafeRawBufferPointer(rebasing: bytes[..<count]), path: "")
@@ -96,7 +96,7 @@ struct SegmentHeader {
   }
 
   /// The header's table of sections, by number: foreign numbers, not checked.
-  var sections: [allocs_section] {
+  package var sections: [allocs_section] {
     withUnsafeBytes(of: fields.sections) { Array($0.bindMemory(to: allocs_section.self)) }
   }
 }

@@ -53,7 +53,7 @@ struct SegmentEvidence {
 
 extension ClockOffsets {
   /// The offsets that a header has; nil if it has none.
-  init?(_ header: allocs_header) {
+  package init?(_ header: allocs_header) {
     guard header.identity & ALLOCS_IDENTITY_CLOCKS.rawValue != 0 else { return nil }
     self.init(monotonic: header.monotonic_offset, boottime: header.boottime_offset)
   }

@@ -82,16 +82,17 @@ extension SegmentDirectory {
   /// may remove) have left, if they ended at least `age` seconds ago: segments, and control files
   /// without a segment.
   ///
-  /// When a process ended is known where a sweep has found it dead; else the latest time that
-  /// stands in its index counts. `isTrial`: nothing is removed. Throws as `list(in:)` does.
-  public static func prune(
-    olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool
+  /// When a process ended is known where a sweep has found it dead; else `lastSign` tells a time
+  /// after which it ended. `isTrial`: nothing is removed. Throws as `list(in:)` does.
+  package static func prune(
+    olderThan age: Double, in directories: [String]? = nil, ofUser: UInt32?, isTrial: Bool,
+    lastSign: (SegmentFile) -> Double
   ) throws(Complaint) -> SweepResult {
     var result = SweepResult()
     let sweep = Sweep(time: SystemClock.now(), user: ofUser, isTrial: isTrial)
     for path in directories ?? searchPaths {
       guard let directory = try OpenDirectory(path: path) else { continue }
-      directory.prune(try directory.names(), olderThan: age, sweep, &result)
+      directory.prune(try directory.names(), olderThan: age, lastSign, sweep, &result)
     }
     return result
   }
@@ -158,9 +159,12 @@ extension OpenDirectory {
     }
   }
 
-  fileprivate func prune(_ names: [String], olderThan age: Double, _ sweep: Sweep, _ result: inout SweepResult) {
+  fileprivate func prune(
+    _ names: [String], olderThan age: Double, _ lastSign: (SegmentFile) -> Double, _ sweep: Sweep,
+    _ result: inout SweepResult
+  ) {
     for file in dead(names, sweep) {
-      if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : file.lastSign) >= age {
+      if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : lastSign(file)) >= age {
         remove(file, sweep, &result)
       } else {
         result.kept.append(file)
@@ -244,21 +248,5 @@ extension OpenDirectory {
       return true
     }
     return !evidence.tellsUse && sweep.writtenFiles.contains(evidence.identity)
-  }
-}
-
-extension SegmentFile {
-  /// The latest time that stands in the index, in seconds since 1970-01-01 UTC: the process ended
-  /// then or later.
-  fileprivate var lastSign: Double {
-    guard let segment = try? Segment(path: path) else { return modified }
-    let clock = segment.clock(isAlive: false)
-    var last = modified
-    for thread in segment.threads {
-      last = max(last, clock.wallTime(ofTicks: thread.startTicks))
-      if thread.state != .live, let end = thread.endTicks { last = max(last, clock.wallTime(ofTicks: end)) }
-    }
-    segment.forEachAllocation { last = max(last, clock.wallTime(ofTicks: $0.ticks)) }
-    return last
   }
 }

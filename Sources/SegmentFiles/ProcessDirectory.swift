@@ -204,7 +204,7 @@ package struct ProcError: Error, Hashable {
 
   package var isPermission: Bool { number == EACCES || number == EPERM }
   /// Descriptors or memory are short: the caller's, or the machine's.
-  package var isShortage: Bool { IndexReader.isShortage(number) }
+  package var isShortage: Bool { SegmentFiles.isShortage(number) }
   /// There is no such process or thread, or it ended meanwhile.
   package var isGone: Bool { number == ENOENT || number == ESRCH }
 }

@@ -8,11 +8,11 @@
 
 import Glibc
 
-enum ProcessLiveness {
+package enum ProcessLiveness {
   /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
   /// `offsets`: the offsets of the time namespace that counts the start time; if they are nil, the
   /// process is asked for its own.
-  static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
+  package static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
       let directory = try ProcessDirectory(processID: processID)
@@ -27,7 +27,7 @@ enum ProcessLiveness {
   }
 
   /// Whether the process exists, also as a zombie for which its parent has not waited.
-  static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
+  package static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
     guard processID > 0 else { return false }
     do throws(ProcError) {
       return isSame(startTime, try ProcessDirectory(processID: processID).stat().startTime, offsets, processID)
@@ -38,7 +38,7 @@ enum ProcessLiveness {
 
   /// Whether a start time is the start time that /proc shows of process `processID`, which is
   /// `found`.
-  static func isSame(
+  package static func isSame(
     _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32
   ) -> Bool {
     if let offsets { return offsets.isSameStart(startTime, asRead: found) }
@@ -48,7 +48,7 @@ enum ProcessLiveness {
   }
 
   /// The real, effective, saved and file system user ids of a process; nil if it doesn't run.
-  static func userIDs(processID: Int32) -> [UInt32]? {
+  package static func userIDs(processID: Int32) -> [UInt32]? {
     let text: [UInt8]
     do throws(ProcError) {
       text = try ProcessDirectory(processID: processID).line("status")
@@ -64,7 +64,7 @@ enum ProcessLiveness {
   /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has
   /// the id `inner` in the innermost pid namespace that it is in; nil if there is none, or it may
   /// not be seen. Looks at every process.
-  static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
+  package static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
     RunningProcesses.ids.first { id in
       guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),
         let ids = words(ofLine: "NSpid:", in: text), ids.count > 1, ids.last == "\(inner)"
