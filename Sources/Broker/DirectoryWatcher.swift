@@ -22,7 +22,7 @@ enum DirectoryChange: Equatable {
 /// Owns an inotify descriptor, non-blocking. Not thread-safe: one task reads it.
 struct DirectoryWatcher: ~Copyable {
   let descriptor: Int32
-  private let directories: [String]
+  private var directories: [String]
   /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
   /// is expected to appear.
   private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
@@ -41,8 +41,15 @@ struct DirectoryWatcher: ~Copyable {
 
   deinit { close(descriptor) }
 
-  /// The directories that exist and are watched.
-  var watched: [String] { watches.values.filter(\.isDirectory).map(\.path).sorted() }
+  /// Watches these directories from now on; a directory that is being watched stays so.
+  mutating func watch(_ directories: [String]) {
+    guard directories != self.directories else { return }
+    self.directories = directories
+    for (watch, place) in watches where place.isDirectory && !directories.contains(place.path) {
+      inotify_rm_watch(descriptor, watch)
+    }
+    watchAll()
+  }
 
   /// All changes since the last call; empty if there are none.
   mutating func changes() -> [DirectoryChange] {

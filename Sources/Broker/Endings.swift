@@ -3,24 +3,17 @@
 // then, on Linux 6.15 or later, tells its wait status. Of a process that has ended and that nobody has waited for yet,
 // /proc tells the status at once.
 //
-// A process may crash within a millisecond of its start. So it is opened as soon as its segment appears
-// (ArrivalWatcher.swift), before anything else is done. Where a process was gone by then, or the kernel tells nothing
-// about it, nobody knows how it ended: such ends are counted, and the reason is noted with the segment.
+// A process may crash within a millisecond of its start. So it is opened as soon as its segment appears, before
+// anything else is done. Where a process was gone by then, or the kernel tells nothing about it, nobody knows how it
+// ended: such ends are counted, and the reason is noted with the segment.
 
-import CPidfd
+import CBroker
 import Glibc
-import IndexReader
-import Synchronization
+import SegmentFiles
 import SystemAccess
 
-/// Owns an epoll descriptor, and a descriptor of each process that is watched. Thread-safe.
-final class EndingWatcher: Sendable {
-  private struct State {
-    /// By the descriptor of the process.
-    var watched: [Int32: SegmentFile] = [:]
-    var descriptors: [String: Int32] = [:]
-  }
-
+/// Owns an epoll descriptor, and a descriptor of each process that is watched.
+struct Endings: ~Copyable {
   /// Why a process could not be watched.
   enum Failure: Error {
     /// The parent had waited for the process already.
@@ -32,8 +25,10 @@ final class EndingWatcher: Sendable {
 
   /// The epoll descriptor: readable when a process has ended.
   let descriptor: Int32
-  private let state = Mutex(State())
   private let limit: Int
+  /// By the descriptor of the process, and the descriptor by the segment's path.
+  private var watched: [Int32: SegmentFile] = [:]
+  private var descriptors: [String: Int32] = [:]
 
   /// `limit`: processes that are watched at a time at most.
   init(limit: Int) throws(Complaint) {
@@ -45,34 +40,33 @@ final class EndingWatcher: Sendable {
   }
 
   deinit {
-    state.withLock { for process in $0.watched.keys { close(process) } }
+    for process in watched.keys { close(process) }
     close(descriptor)
   }
 
-  /// Watches the process whose segment has just appeared at `path`, if the file is a segment.
-  func watchArrival(_ path: String) {
-    guard let name = SegmentFile.process(ofPath: path), let process = try? open(name.processID) else { return }
+  /// Watches the process whose segment has just appeared at `path`, if the file is a segment. Returns the file.
+  mutating func watchArrival(_ path: String) -> SegmentFile? {
+    guard let name = SegmentFile.process(ofPath: path) else { return nil }
+    let process = try? open(name.processID)
     // While the descriptor is held, the process's id can't go to another process. Whose segment the file is may now be
     // asked at leisure.
     guard let file = try? SegmentDirectory.file(at: path) else {
-      close(process)
-      return
+      if let process { close(process) }
+      return nil
     }
-    _ = keep(process, file)
+    if let process { _ = keep(process, file) }
+    return file
   }
 
   /// Watches the process of `file`, which was found live. Returns nil if it is being watched now.
-  func watch(_ file: SegmentFile) -> Failure? {
+  mutating func watch(_ file: SegmentFile) -> Failure? {
     // After an exec the process has a new segment with the old name.
-    let isKnown = state.withLock { state in
-      guard let process = state.descriptors[file.path] else { return false }
-      state.watched[process] = file
-      return true
-    }
-    guard !isKnown else { return nil }
-    do throws(Failure) {
-      if let failure = keep(try open(file.processID), file) { throw failure }
+    if let process = descriptors[file.path] {
+      watched[process] = file
       return nil
+    }
+    do throws(Failure) {
+      return keep(try open(file.processID), file)
     } catch {
       // A process in a pid namespace of its own has another id here.
       guard case .gone = error, let id = file.processIDHere else { return error }
@@ -81,53 +75,51 @@ final class EndingWatcher: Sendable {
   }
 
   /// Whether the process of the segment at `path` is being watched, or has ended and `ended` has not told it yet.
-  func isWatching(_ path: String) -> Bool { state.withLock { $0.descriptors[path] != nil } }
+  func isWatching(_ path: String) -> Bool { descriptors[path] != nil }
 
   private func open(_ processID: Int32) throws(Failure) -> Int32 {
-    guard state.withLock({ $0.watched.count < limit }) else { throw .tooMany }
+    guard watched.count < limit else { throw .tooMany }
     let process = pidfd_open(processID, 0)
     guard process >= 0 else { throw errno == ESRCH ? .gone : .system(errno) }
     return process
   }
 
   /// Takes over the descriptor, and watches it or closes it.
-  private func keep(_ process: Int32, _ file: SegmentFile) -> Failure? {
+  private mutating func keep(_ process: Int32, _ file: SegmentFile) -> Failure? {
     // The descriptor may be that of a later process with the same id. It is not if the process that is meant is still
     // there, even as a zombie.
-    guard file.isPresent, SegmentFile.mayBeNoted(file) else {
+    guard file.isPresent else {
       close(process)
-      return file.isPresent ? .system(EPERM) : .gone
+      return .gone
     }
     return add(process, file)
   }
 
-  private func add(_ process: Int32, _ file: SegmentFile) -> Failure? {
-    state.withLock { state in
-      if let known = state.descriptors[file.path] {
-        state.watched[known] = file
-        close(process)
-        return nil
-      }
-      // No event is asked for: EPOLLHUP, which says that the parent has waited, comes unasked. Before that moment the
-      // process has no status for others.
-      var event = epoll_event()
-      event.data.fd = process
-      guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {
-        let code = errno
-        close(process)
-        return .system(code)
-      }
-      state.watched[process] = file
-      state.descriptors[file.path] = process
+  private mutating func add(_ process: Int32, _ file: SegmentFile) -> Failure? {
+    if let known = descriptors[file.path] {
+      watched[known] = file
+      close(process)
       return nil
     }
+    // No event is asked for: EPOLLHUP, which says that the parent has waited, comes unasked. Before that moment the
+    // process has no status for others.
+    var event = epoll_event()
+    event.data.fd = process
+    guard epoll_ctl(descriptor, EPOLL_CTL_ADD, process, &event) == 0 else {
+      let code = errno
+      close(process)
+      return .system(code)
+    }
+    watched[process] = file
+    descriptors[file.path] = process
+    return nil
   }
 
   /// The processes that have ended since the last call. `ending` is nil where the kernel doesn't tell.
-  func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
+  mutating func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
     var ended: [(file: SegmentFile, ending: ProcessEnding?)] = []
     var events = [epoll_event](repeating: epoll_event(), count: 64)
-    while true {
+    while ended.count < 1000 {
       let count = epoll_wait(descriptor, &events, Int32(events.count), 0)
       if count < 0, errno == EINTR { continue }
       guard count > 0 else { return ended }
@@ -135,19 +127,13 @@ final class EndingWatcher: Sendable {
         let process = event.data.fd
         var status: Int32 = 0
         let isKnown = allocs_pidfd_wait_status(process, &status) == 0
-        let file = state.withLock { state in
-          let file = state.watched.removeValue(forKey: process)
-          if let file { state.descriptors[file.path] = nil }
-          return file
+        if let file = watched.removeValue(forKey: process) {
+          descriptors[file.path] = nil
+          ended.append((file, isKnown ? ProcessEnding(waitStatus: status) : nil))
         }
         close(process)
-        if let file { ended.append((file, isKnown ? ProcessEnding(waitStatus: status) : nil)) }
       }
     }
+    return ended
   }
-}
-
-extension SegmentFile {
-  /// Whether this process may write notes on the segment: only root may, where it belongs to another user.
-  static func mayBeNoted(_ file: SegmentFile) -> Bool { geteuid() == 0 || geteuid() == file.ownerID }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ends of processes as the kernel tells them to root (the process connector, netlink(7)): for processes that were
-// gone before they could be opened (EndingWatcher.swift). Nothing waits for these messages. They are taken when a
+// gone before they could be opened (Endings.swift). Nothing waits for these messages. They are taken when a
 // process is found dead whose ending is not known, and otherwise at each look at the directories. Where the kernel
 // doesn't tell, as in namespaces, no message comes.
 
-import CPidfd
+import CBroker
 import Glibc
-import IndexReader
+import SegmentFiles
 import SystemAccess
 
 /// Owns the descriptor, and keeps the ends of the last minute. One task uses it.
