@@ -89,6 +89,11 @@ let package = Package(
     .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
+    .systemLibrary(
+      name: "CConfinement", path: "Sources/Confinement/CConfinement", providers: [.apt(["libseccomp-dev"])]),
+    .target(
+      name: "Confinement", dependencies: ["CConfinement", "SystemAccess"], exclude: ["CConfinement"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
@@ -191,6 +196,7 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
+    .testTarget(name: "ConfinementTests", dependencies: ["Confinement", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "IndexReaderTests",
       dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
