@@ -310,10 +310,11 @@ extension Broker {
         throw Complaint(.usage, what: "\(message.value) is no user")
       }
       let worker = try worker(for: .user(user))
-      guard let ends = Channel.pair(SOCK_STREAM) else {
+      guard let ends = MessageChannel.pair(SOCK_STREAM) else {
         throw Complaint(.shortage, what: "cannot connect to a worker: \(systemWords(errno))", code: errno)
       }
-      let (near, far) = (Descriptor(adopting: ends.0), Descriptor(adopting: ends.1))
+      let near = Descriptor(adopting: ends.0)
+      let far = Descriptor(adopting: ends.1)
       guard worker.channel.send(Message(.connection, value: 1), passing: far.number) == 0 else {
         throw Complaint(.shortage, what: "the \(worker.key) takes no connections at present")
       }

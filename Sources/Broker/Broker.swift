@@ -307,9 +307,7 @@ public final class Broker {
   private func refuse(_ connection: consuming Descriptor, _ status: Int, _ what: String, _ advice: String) {
     figures[.connectionsRefused] += 1
     let answer = Refusal(status: status, what: what, advice: advice).bytes
-    _ = answer.withUnsafeBytes {
-      send(connection.number, $0.baseAddress, $0.count, Int32(MSG_DONTWAIT.rawValue | MSG_NOSIGNAL.rawValue))
-    }
+    _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
   }
 
   // MARK: segments
@@ -371,7 +369,7 @@ public final class Broker {
     sigemptyset(&set)
     for number in [SIGTERM, SIGINT, SIGHUP, SIGCHLD] { sigaddset(&set, number) }
     sigprocmask(SIG_BLOCK, &set, nil)
-    return signalfd(-1, &set, Int32(SFD_CLOEXEC.rawValue | SFD_NONBLOCK.rawValue))
+    return signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
   }
 
   /// Lets no other signal end the server but SIGQUIT and the signals of faults: a stray signal, or a script that has

@@ -32,7 +32,7 @@ import Glibc
 import SystemAccess
 
 /// Owns a descriptor and closes it.
-public struct Descriptor: ~Copyable {
+public struct Descriptor: ~Copyable, Sendable {
   public let number: Int32
 
   public init(adopting number: Int32) { self.number = number }
@@ -107,7 +107,7 @@ public struct Message: Equatable, Sendable {
 }
 
 /// Owns one end of a channel.
-public struct Channel: ~Copyable {
+public struct MessageChannel: ~Copyable, Sendable {
   private let end: Descriptor
 
   public enum Received: Equatable {
@@ -122,7 +122,17 @@ public struct Channel: ~Copyable {
 
   public var descriptor: Int32 { end.number }
 
-  public init(_ end: consuming Descriptor) { self.end = end }
+  init(_ end: consuming Descriptor) { self.end = end }
+
+  /// A worker's end, which it was started with; nil if the descriptor is none.
+  public init?(inherited number: Int32) {
+    var kind: Int32 = 0
+    var size = socklen_t(MemoryLayout<Int32>.size)
+    guard getsockopt(number, SOL_SOCKET, SO_TYPE, &kind, &size) == 0, kind == Int32(SOCK_SEQPACKET.rawValue),
+      fcntl(number, F_SETFD, FD_CLOEXEC) == 0
+    else { return nil }
+    end = Descriptor(adopting: number)
+  }
 
   /// Both ends of a new channel, closed on exec; nil where descriptors are short.
   static func pair(_ kind: __socket_type = SOCK_SEQPACKET) -> (Int32, Int32)? {

@@ -4,6 +4,7 @@
 //
 // A line that is none, or that names no process, is no error here: the gatherer answers it.
 
+import CBroker
 import Glibc
 
 /// What the first line of a connection is about.
@@ -22,7 +23,7 @@ enum FirstLine: Equatable {
   /// Looks at what has come on a non-blocking connection.
   static func peek(_ connection: Int32) -> FirstLine {
     var bytes = [UInt8](repeating: 0, count: limit)
-    let count = bytes.withUnsafeMutableBytes { recv(connection, $0.baseAddress, $0.count, Int32(MSG_PEEK.rawValue)) }
+    let count = bytes.withUnsafeMutableBytes { allocs_peek(connection, $0.baseAddress, $0.count) }
     if count < 0 { return errno == EAGAIN || errno == EINTR ? .partial : .ended }
     return count == 0 ? .ended : FirstLine(bytes.prefix(count))
   }

@@ -7,6 +7,7 @@
 // - The server that made the file removes it, if the name still leads to that file.
 
 import ByteText
+import CBroker
 import Glibc
 import ServerProtocol
 import SystemAccess

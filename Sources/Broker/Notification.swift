@@ -3,6 +3,7 @@
 // NOTIFY_SOCKET names, if it names one.
 
 import ByteText
+import CBroker
 import Glibc
 import ServerProtocol
 
@@ -20,7 +21,7 @@ enum Notification: String {
     defer { close(descriptor) }
     let message = Array(rawValue.utf8)
     _ = try? UnixSocket.withAddress(of: name) { address, size in
-      Int32(sendto(descriptor, message, message.count, Int32(MSG_NOSIGNAL), address, size))
+      Int32(sendto(descriptor, message, message.count, 0, address, size))
     }
   }
 }

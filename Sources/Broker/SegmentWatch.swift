@@ -43,10 +43,11 @@ struct SegmentWatch: ~Copyable {
       log(.warning, "\(error); segments are noticed every now and then only")
       changes = nil
     }
+    descriptors = [endings.descriptor, changes?.descriptor ?? -1].filter { $0 >= 0 }
   }
 
   /// The descriptors that are readable when there is something to look at.
-  var descriptors: [Int32] { [endings.descriptor] + (changes.map { [$0.descriptor] } ?? []) }
+  let descriptors: [Int32]
 
   /// Takes the changes of directories that have come, and opens each process that has appeared, at once. Returns the
   /// owners of the segments that have appeared; nil if nothing has changed.

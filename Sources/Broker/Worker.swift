@@ -39,7 +39,7 @@ final class Worker {
   let key: WorkerKey
   let processID: Int32
   let started: Double
-  let channel: Channel
+  let channel: MessageChannel
   let log: Descriptor
   /// The part of a line of its log that has come.
   var line: [UInt8] = []
@@ -67,7 +67,7 @@ final class Worker {
   private init(_ key: WorkerKey, _ processID: Int32, _ channel: Int32, _ log: Int32, at now: Double) {
     self.key = key
     self.processID = processID
-    self.channel = Channel(Descriptor(adopting: channel))
+    self.channel = MessageChannel(Descriptor(adopting: channel))
     self.log = Descriptor(adopting: log)
     started = now
     lastUse = now
@@ -81,28 +81,29 @@ final class Worker {
         .shortage, what: "cannot start a worker: \(systemWords(code))", advice: "try again later", code: code)
     }
     var pipe: [Int32] = [-1, -1]
-    guard let ends = Channel.pair() else { throw failure(errno) }
-    guard pipe2(&pipe, O_CLOEXEC | O_NONBLOCK) == 0 else {
-      let code = errno
-      (close(ends.0), close(ends.1))
-      throw failure(code)
+    guard let ends = MessageChannel.pair() else { throw failure(errno) }
+    let refused = allocs_pipe(&pipe)
+    guard refused == 0 else {
+      close(ends.0)
+      close(ends.1)
+      throw failure(refused)
     }
     // The child's ends get numbers beyond those that they are copied to.
     let channel = fcntl(ends.1, F_DUPFD_CLOEXEC, 10)
     let log = fcntl(pipe[1], F_DUPFD_CLOEXEC, 10)
     let shortage = errno
-    (close(ends.1), close(pipe[1]))
+    close(ends.1)
+    close(pipe[1])
     var processID: Int32 = 0
     var code = channel < 0 || log < 0 ? shortage : 0
     if code == 0 {
-      // A worker's writes wait for the broker; the broker's reads never wait.
-      _ = fcntl(log, F_SETFL, 0)
       code = spawn(key, arguments, channel: channel, log: log, &processID)
     }
     if channel >= 0 { close(channel) }
     if log >= 0 { close(log) }
     guard code == 0 else {
-      (close(ends.0), close(pipe[0]))
+      close(ends.0)
+      close(pipe[0])
       throw failure(code)
     }
     return Worker(key, processID, ends.0, pipe[0], at: now)
@@ -121,8 +122,10 @@ final class Worker {
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
-    var (none, all) = (sigset_t(), sigset_t())
-    (sigemptyset(&none), sigfillset(&all))
+    var none = sigset_t()
+    var all = sigset_t()
+    sigemptyset(&none)
+    sigfillset(&all)
     posix_spawnattr_setsigmask(&attributes, &none)
     posix_spawnattr_setsigdefault(&attributes, &all)
     // A session, and so a process group, of its own.

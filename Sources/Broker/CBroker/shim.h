@@ -179,3 +179,19 @@ static inline int allocs_accept(int listener) {
 static inline int allocs_set_group_priority(int group, int nice) {
   return setpriority(PRIO_PGRP, (id_t)group, nice) == 0 ? 0 : errno;
 }
+
+// A pipe, closed on exec, whose reading end never waits. Returns 0, or the number of an error.
+static inline int allocs_pipe(int ends[2]) {
+  if (syscall(SYS_pipe2, ends, O_CLOEXEC) != 0) return errno;
+  fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  return 0;
+}
+
+// What has come on a connection, which stays where it is; and bytes that go out as far as there is room. Neither waits.
+static inline ssize_t allocs_peek(int connection, void *bytes, size_t size) {
+  return recv(connection, bytes, size, MSG_PEEK | MSG_DONTWAIT);
+}
+
+static inline ssize_t allocs_send_now(int connection, const void *bytes, size_t size) {
+  return send(connection, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+}

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Serves Hummingbird's responder on a socket that is already bound.
+// Serves Hummingbird's responder on the connections that the broker hands over.
 //
-// Hummingbird's own server binds its address itself. So it can serve neither a socket that systemd passed nor a socket
-// whose file must not be replaced while another server lives. The part of it that handles one connection is public and
-// is used here: HTTP1Channel turns a connection into requests and responses.
+// The part of Hummingbird that handles one connection is public and is used here: HTTP1Channel turns a connection into
+// requests and responses.
 //
-// - A connection belongs to the user who opened it (SO_PEERCRED). Each request's context carries that user.
-// - Connections are limited, in all and for each user, and are closed when idle. A client that opens many connections
-//   and says nothing keeps nobody else out, and leaves descriptors for the answers (DescriptorBudget.swift).
-// - Where descriptors are short, new connections wait in the socket's queue until some are free.
+// - A connection belongs to the user who opened it (SO_PEERCRED, which the hand-over doesn't change). Each request's
+//   context carries that user.
+// - Connections are limited by the broker for each user, and here by the descriptors that answers must find
+//   (DescriptorBudget.swift). They are closed when idle, and when their client takes nothing of a long answer for as
+//   long.
 
+import Answers
+import Broker
 import Glibc
 import HTTPTypes
 import Hummingbird
@@ -24,11 +26,8 @@ import SystemAccess
 
 /// The limits of connections and requests.
 struct ConnectionLimits: Sendable {
-  /// Open connections of all users other than root together, and of one such user.
+  /// Open connections at most.
   var connections = 512
-  var connectionsOfOneUser = 64
-  /// Open connections in all, root's included.
-  var connectionsWithRoot = 1024
   /// Seconds after which a connection is closed while no request is in progress on it, or while a request has begun and
   /// doesn't go on.
   var idleSeconds: Int64 = 60
@@ -36,58 +35,41 @@ struct ConnectionLimits: Sendable {
   var bodySize = 64 << 20
 }
 
-/// Accepts connections and answers their requests until a graceful shutdown.
+/// Answers the requests of connections until the broker says that no more come.
 struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Context == CallerContext {
-  private let descriptor: Int32
-  private let responder: Responder
-  private let limits: ConnectionLimits
-  private let onListening: @Sendable () -> Void
-  private let logger: Logger
+  let link: BrokerLink
+  let loops: MultiThreadedEventLoopGroup
+  let open: OpenConnections
+  let responder: Responder
+  let limits: ConnectionLimits
+  let logger: Logger
 
-  /// Takes over `descriptor`, a listening Unix socket. `run` may be called once.
-  init(
-    descriptor: Int32, responder: Responder, limits: ConnectionLimits, logger: Logger,
-    onListening: @escaping @Sendable () -> Void
-  ) {
-    self.descriptor = descriptor
-    self.responder = responder
-    self.limits = limits
-    self.logger = logger
-    self.onListening = onListening
+  /// May be called once.
+  func run() async throws {
+    await withDiscardingTaskGroup { group in
+      for await handed in link.connections {
+        let loop = loops.next()
+        group.addTask(executorPreference: EventLoopExecutor(loop)) { await serve(handed, on: loop) }
+      }
+      open.quiesce()
+    }
   }
 
-  func run() async throws {
-    let open = OpenConnections(limits: limits)
-    let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-      .serverChannelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture {
-          // NIO has shortened the queue of the adopted socket to 128 connections. A user who connects faster than
-          // connections are accepted would keep the other users out.
-          guard listen(descriptor, SOMAXCONN) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }
-          try channel.pipeline.syncOperations.addHandler(AcceptPause(logger: logger))
-        }
+  private func serve(_ handed: HandedConnection, on loop: any EventLoop) async {
+    defer { link.closed(isOfRoot: handed.isOfRoot) }
+    let socket = UnixSocket(adopting: handed.descriptor)
+    guard let caller = try? socket.peer() else { return }
+    let bootstrap = ClientBootstrap(group: loop).channelOption(ChannelOptions.allowRemoteHalfClosure, value: true)
+    let descriptor = socket.release()
+    do {
+      let connection = try await bootstrap.withConnectedSocket(descriptor) { channel in prepare(channel, of: caller) }
+      switch connection {
+      case .accepted(let http, let channel): await http.handle(value: channel, logger: logger)
+      case .refused(let channel): await refuse(channel)
       }
-      .childChannelOption(ChannelOptions.allowRemoteHalfClosure, value: true)
-      .bind(descriptor) { channel in prepare(channel, open) }
-    onListening()
-
-    try await withGracefulShutdownHandler {
-      try await withThrowingDiscardingTaskGroup { group in
-        try await listener.executeThenClose { connections in
-          for try await connection in connections {
-            switch connection {
-            case .accepted(let http, let channel):
-              group.addTask(executorPreference: EventLoopExecutor(channel.channel.eventLoop)) {
-                await http.handle(value: channel, logger: logger)
-              }
-            case .refused(let channel): group.addTask { await refuse(channel) }
-            }
-          }
-        }
-      }
-    } onGracefulShutdown: {
-      listener.channel.close(promise: nil)
-      open.quiesce()
+    } catch {
+      // The client has gone meanwhile, or the system is short of something; the descriptor is closed by now.
+      logger.debug("connection lost", metadata: ["error": "\(error)"])
     }
   }
 
@@ -98,26 +80,23 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   }
 
   /// Sets up a new connection on its event loop.
-  private func prepare(_ channel: any Channel, _ open: OpenConnections) -> EventLoopFuture<Connection> {
-    guard let options = channel as? any SocketOptionProvider else {
+  private func prepare(_ channel: any Channel, of caller: Peer) -> EventLoopFuture<Connection> {
+    guard open.add(channel) else {
+      logger.debug("connection refused, too many are open", metadata: ["uid": "\(caller.userID)"])
+      Metric.Count.connectionsRefused.increment()
       return channel.eventLoop.makeSucceededFuture(.refused(channel))
     }
-    return options.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED)).flatMap {
-      (credentials: SocketCredentials) in
-      let caller = credentials.peer
-      guard open.add(channel, of: caller) else {
-        logger.debug("connection refused, too many are open", metadata: ["uid": "\(caller.userID)"])
-        Metric.Count.connectionsRefused.increment()
-        return channel.eventLoop.makeSucceededFuture(.refused(channel))
-      }
-      channel.closeFuture.whenComplete { _ in open.remove(channel, of: caller) }
-      let http = HTTP1Channel(
-        responder: { request, writer, channel in
-          try await respond(to: request, of: caller, closing: channel.closeFuture, writer)
-        },
-        configuration: .init(idleTimeout: .seconds(limits.idleSeconds)))
-      return http.setup(channel: channel, logger: logger).map { .accepted(http, $0) }
-    }
+    channel.closeFuture.whenComplete { _ in open.remove(channel) }
+    let requests = RequestCount()
+    let http = HTTP1Channel(
+      responder: { request, writer, channel in
+        let isFirst = requests.next() == 1
+        try await respond(to: request, of: caller, isFirst: isFirst, closing: channel.closeFuture, writer)
+      },
+      configuration: .init(
+        additionalChannelHandlers: [StalledWriter(patience: .seconds(limits.idleSeconds))],
+        idleTimeout: .seconds(limits.idleSeconds)))
+    return http.setup(channel: channel, logger: logger).map { .accepted(http, $0) }
   }
 
   /// Tells the client why the connection is refused, without waiting for a request, and closes it.
@@ -139,7 +118,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   }
 
   private func respond(
-    to request: Request, of caller: Peer, closing: EventLoopFuture<Void>, _ writer: consuming ResponseWriter
+    to request: Request, of caller: Peer, isFirst: Bool, closing: EventLoopFuture<Void>,
+    _ writer: consuming ResponseWriter
   ) async throws {
     if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
       let response = Response(
@@ -157,7 +137,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     if request.headers[.expect]?.lowercased() == "100-continue" {
       try await writer.writeInformationalHead(HTTPResponse(status: .continue))
     }
-    let context = CallerContext(source: .init(logger: logger, caller: caller, closing: closing))
+    let context = CallerContext(source: .init(logger: logger, caller: caller, isFirst: isFirst, closing: closing))
     let response: Response
     do {
       response = try await responder.respond(to: request, context: context)
@@ -165,38 +145,68 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       logger.error("request failed", metadata: ["path": "\(request.uri.path)", "error": "\(error)"])
       response = Response(Complaint(.obstacle, what: "the server failed to answer", advice: "see its log"))
     }
-    try await writer.write(response: response.head, body: response.body)
+    guard response.status == .misdirectedRequest else {
+      return try await writer.write(response: response.head, body: response.body)
+    }
+    // Whoever asks anew on this connection would come to this worker again.
+    var head = response.head
+    head.headerFields[.connection] = "close"
+    try await writer.write(response: head, body: response.body)
+    throw ChannelError.inputClosed
   }
 }
 
-/// Pauses for a moment when a connection can't be accepted for want of descriptors or memory. NIO's own handler delays
-/// the next read, but leaves the socket registered as readable: the socket stays readable, so the event loop would
-/// spin.
-private final class AcceptPause: ChannelInboundHandler {
-  typealias InboundIn = any Channel
+/// Counts the requests of a connection.
+private final class RequestCount: Sendable {
+  private let count = Mutex(0)
 
-  /// With this pause a queue of a thousand connections is accepted within seconds, a dozen at a time; failed attempts
-  /// take a hundredth of a processor.
-  private static let rest = TimeAmount.milliseconds(10)
-  /// Seconds between two lines of the log about waiting connections.
-  private static let logInterval = Duration.seconds(10)
-  private let logger: Logger
-  private var lastLog: ContinuousClock.Instant?
-
-  init(logger: Logger) { self.logger = logger }
-
-  func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    // The error is not forwarded to NIO's own handler, which would pause for a whole second.
-    guard error is IOError, context.channel.isActive else { return context.fireErrorCaught(error) }
-    Metric.Count.connectionsDelayed.increment()
-    let now = ContinuousClock.now
-    if lastLog.map({ now - $0 > Self.logInterval }) ?? true {
-      logger.warning("cannot accept connections: \(error); they wait — raise the limit of open files (LimitNOFILE=)")
-      lastLog = now
+  func next() -> Int {
+    count.withLock { count in
+      count += 1
+      return count
     }
-    let channel = context.channel
-    channel.setOption(.autoRead, value: false).whenSuccess {
-      channel.eventLoop.scheduleTask(in: Self.rest) { channel.setOption(.autoRead, value: true) }
+  }
+}
+
+/// Closes a connection whose client takes nothing of an answer for long, while much of it waits: one that never reads
+/// would hold the memory for ever. A stream of events holds less, and waits as long as its reader likes.
+private final class StalledWriter: ChannelDuplexHandler, RemovableChannelHandler {
+  typealias InboundIn = Any
+  typealias OutboundIn = Any
+
+  private static let tolerated = 2 << 20
+  private let patience: TimeAmount
+  private var check: Scheduled<Void>?
+  private var waiting = 0
+
+  init(patience: TimeAmount) { self.patience = patience }
+
+  func channelWritabilityChanged(context: ChannelHandlerContext) {
+    if context.channel.isWritable {
+      check?.cancel()
+      check = nil
+    } else if check == nil {
+      waiting = 0
+      look(context)
+    }
+    context.fireChannelWritabilityChanged()
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    check?.cancel()
+    check = nil
+    context.fireChannelInactive()
+  }
+
+  private func look(_ context: ChannelHandlerContext) {
+    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+    check = context.eventLoop.scheduleTask(in: patience) {
+      let (handler, context) = bound.value
+      guard context.channel.isActive else { return }
+      let now = (try? context.channel.syncOptions?.getOption(ChannelOptions.bufferedWritableBytes)) ?? 0
+      if now >= Self.tolerated, now == handler.waiting { return context.close(promise: nil) }
+      handler.waiting = now
+      handler.look(context)
     }
   }
 }
@@ -206,26 +216,30 @@ struct CallerContext: RequestContext {
   struct Source: RequestContextSource {
     var logger: Logger
     var caller: Peer
+    var isFirst: Bool
     var closing: EventLoopFuture<Void>
   }
 
   var coreContext: CoreRequestContextStorage
   let caller: Peer
+  /// Whether it is the first request of its connection: the broker chose this worker for it.
+  let isFirst: Bool
   /// Completes when either side has closed the connection.
   let closing: EventLoopFuture<Void>
 
   init(source: Source) {
     coreContext = .init(source: source)
     caller = source.caller
+    isFirst = source.isFirst
     closing = source.closing
   }
 }
 
-/// The connections that are open, counted for each user. Thread-safe.
-private final class OpenConnections: Sendable {
+/// The connections that are open. Thread-safe.
+final class OpenConnections: Sendable {
   private struct State {
     var channels: [ObjectIdentifier: any Channel] = [:]
-    var ofUser: [UInt32: Int] = [:]
+    var wasActive = false
     var isQuiescing = false
   }
   private let state = Mutex(State())
@@ -233,33 +247,30 @@ private final class OpenConnections: Sendable {
 
   init(limits: ConnectionLimits) { self.limits = limits }
 
+  var count: Int { state.withLock { $0.channels.count } }
+
+  /// Whether connections have come since the last call.
+  func takeActivity() -> Bool {
+    state.withLock { state in
+      defer { state.wasActive = false }
+      return state.wasActive
+    }
+  }
+
   /// Whether the connection may stay.
-  func add(_ channel: any Channel, of caller: Peer) -> Bool {
+  func add(_ channel: any Channel) -> Bool {
     let added = state.withLock { state in
-      let count = state.ofUser[caller.userID, default: 0]
-      // Root is called when something is wrong, so root finds room whatever other users hold.
-      let hasRoom =
-        if caller.userID == 0 {
-          state.channels.count < limits.connectionsWithRoot
-        } else {
-          count < limits.connectionsOfOneUser
-            && state.channels.count - state.ofUser[0, default: 0] < limits.connections
-        }
-      guard hasRoom, !state.isQuiescing else { return false }
+      guard state.channels.count < limits.connections, !state.isQuiescing else { return false }
       state.channels[ObjectIdentifier(channel)] = channel
-      state.ofUser[caller.userID] = count + 1
+      state.wasActive = true
       return true
     }
     if added { Metric.Level.connections.change(by: 1) }
     return added
   }
 
-  func remove(_ channel: any Channel, of caller: Peer) {
-    state.withLock { state in
-      state.channels[ObjectIdentifier(channel)] = nil
-      let count = state.ofUser[caller.userID, default: 0] - 1
-      state.ofUser[caller.userID] = count > 0 ? count : nil
-    }
+  func remove(_ channel: any Channel) {
+    state.withLock { $0.channels[ObjectIdentifier(channel)] = nil }
     Metric.Level.connections.change(by: -1)
   }
 

@@ -1,30 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the descriptors that the server may have are shared out.
+// How the descriptors that a worker may have are shared out.
 //
-// Each connection takes a descriptor; each live process takes a descriptor by which its end is learnt
-// (EndingWatcher.swift); and each answer takes some for a moment: the segment, the lists of mappings, files of symbols.
-// None of these uses may leave the others without descriptors, whoever opens connections and however many processes
-// start. The server keeps some descriptors for itself, and some were open at its start. The rest of the limit of open
-// files is shared out:
-//
-//     connections, half, of which all users but root get half | ends of processes, a quarter | all else, a quarter
+// Each connection takes a descriptor, and each answer takes some for a moment: the segment, the lists of mappings, files
+// of symbols. Neither use may leave the other without descriptors. The worker keeps some descriptors for itself, and
+// some were open at its start. Of the rest of the limit of open files, connections get half.
 
 import Glibc
 
 /// The shares of the limit of open files.
 struct DescriptorBudget {
-  /// The limit: the greatest number that the server may have open.
+  /// The limit: the greatest number that the worker may have open.
   let limit: Int
   /// The descriptors that are shared out.
   private let shared: Int
 
   var connections: Int { max(shared / 2, 1) }
-  var connectionsOfUsers: Int { max(shared / 4, 1) }
-  var watchedProcesses: Int { shared / 4 }
-  /// Files that are held open for the names of processes that have ended: a part of the last quarter.
+  /// Files that are held open for the names of processes that have ended: a part of the other half.
   var heldFiles: Int { min(shared / 16, 4096) }
 
-  /// Descriptors of the server itself: loops, timers, signals, its socket, watches and marks.
+  /// Descriptors of the worker itself: loops, timers, its channel.
   private static let own = 32
 
   init(limit: Int, inherited: Int = 0) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The server's export of events: its one loop; the destination of all processes' events, if one was named; and its
-// figures.
+// A worker's export of events: its one loop; the destination of all processes' events, if one was named; and its
+// figures. The destination is opened by another process at the broker's word, and comes as a descriptor.
 
+import Broker
 import ByteText
 import EventExport
 import Glibc
@@ -11,44 +12,12 @@ import NIOPosix
 import Synchronization
 import SystemAccess
 
-/// The destination of all events, as the option --export has it. `{pid}` in it stands for the process's number. Where a
-/// file of that name exists, `-2`, `-3` and so on follow the number: the file is of a program that the process ran
-/// before, or of an earlier process with that number.
-struct ExportTarget: Sendable {
-  private let text: String
-
-  /// Throws if the text is no destination, or names a file that all processes would share.
-  init(_ text: String) throws(Complaint) {
-    self.text = text
-    if case .file = try Self.address(text, process: "1"), !text.contains("{pid}") {
-      throw Complaint(
-        .usage, what: "the file \(text) would be written by all processes", advice: "put {pid} into its name")
-    }
-  }
-
-  /// Creates the file, or connects.
-  func open(processID: Int32) throws(Complaint) -> Destination {
-    var number = 1
-    while true {
-      do throws(Complaint) {
-        return try Self.address(text, process: number == 1 ? "\(processID)" : "\(processID)-\(number)").open()
-      } catch {
-        guard error.code == EEXIST, number < 1000 else { throw error }
-        number += 1
-      }
-    }
-  }
-
-  private static func address(_ text: String, process: String) throws(Complaint) -> DestinationAddress {
-    try DestinationAddress(
-      text.split(separator: "{pid}", omittingEmptySubsequences: false).joined(separator: process))
-  }
-}
-
-/// The export of one server. Thread-safe.
+/// The export of one worker. Thread-safe.
 final class Exports: Sendable {
   let exporter: EventExporter
-  private let target: ExportTarget?
+  /// Whether the events of every process are exported.
+  let exportsAll: Bool
+  private let link: BrokerLink
   private let policy: DeliveryPolicy
   private let workers: NIOThreadPool
   private let logger: Logger
@@ -56,9 +25,11 @@ final class Exports: Sendable {
   private let published = Mutex<ExportFigures.Reading?>(nil)
 
   init(
-    allowIOUring: Bool, target: ExportTarget?, policy: DeliveryPolicy, workers: NIOThreadPool, logger: Logger
+    allowIOUring: Bool, exportsAll: Bool, policy: DeliveryPolicy, link: BrokerLink, workers: NIOThreadPool,
+    logger: Logger
   ) throws(Complaint) {
-    self.target = target
+    self.exportsAll = exportsAll
+    self.link = link
     self.policy = policy
     self.workers = workers
     self.logger = logger
@@ -73,16 +44,18 @@ final class Exports: Sendable {
 
   /// Exports the events of a process that has begun or has replaced its program, if the server exports events at all.
   func begin(_ file: SegmentFile) {
-    guard let target else { return }
+    guard exportsAll else { return }
     let (logger, policy) = (logger, policy)
     let metadata: Logger.Metadata = ["pid": "\(file.processID)"]
-    // A connection may take long, so a worker makes it.
-    workers.submit { [exporter] state in
-      guard state == .active else { return }
-      do throws(Complaint) {
-        guard let segment = try Self.open(file) else { return }
-        let destination = try target.open(processID: file.processID)
-        let name = destination.name
+    Task { [exporter, link, workers] in
+      do {
+        // Until the segment is whole, a thread waits that may wait.
+        guard let segment = try await workers.runIfActive({ try Self.open(file) }) else { return }
+        let answer = try await link.ask(
+          .askDestination, value: UInt64(file.processID), text: Message.text([file.startTime, file.inode]))
+        let words = String(decoding: answer.message.text, as: UTF8.self)
+        guard let descriptor = answer.descriptor else { throw Complaint(.obstacle, what: words) }
+        let destination = try Destination(adopting: descriptor, name: words)
         let subscriber = RecordStream { end in
           switch end {
           case .sourceFailed(let error), .destinationFailed(let error):
@@ -96,7 +69,7 @@ final class Exports: Sendable {
           ) { () throws(Complaint) in
             try RingSource(segment, policy: policy)
           })
-        logger.info("exporting events", metadata: metadata.merging(["to": "\(name)"]) { $1 })
+        logger.info("exporting events", metadata: metadata.merging(["to": "\(words)"]) { $1 })
       } catch {
         logger.warning("\(error)", metadata: metadata)
       }

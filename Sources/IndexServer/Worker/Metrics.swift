@@ -39,6 +39,10 @@ enum Metric {
     case eventWrites = "allocsd_events_writes_total"
     case eventFailures = "allocsd_events_failures_total"
     case eventTurns = "allocsd_events_turns_total"
+    case workersStarted = "allocsd_workers_started_total"
+    case workersFailed = "allocsd_workers_failed_total"
+    case workersKilled = "allocsd_workers_killed_total"
+    case logLinesDropped = "allocsd_log_lines_dropped_total"
 
     var row: Row {
       switch self {
@@ -55,6 +59,10 @@ enum Metric {
       case .eventWrites: Row("Writes of events to destinations.")
       case .eventFailures: Row("Exports and streams that ended by a failure, and full disks.")
       case .eventTurns: Row("Looks at the rings of all processes.")
+      case .workersStarted: Row("Workers that were started.")
+      case .workersFailed: Row("Workers that ended without being told to.")
+      case .workersKilled: Row("Workers that were killed, as they hung or broke the rules.")
+      case .logLinesDropped: Row("Lines of workers' logs beyond a user's share.")
       }
     }
 
@@ -74,6 +82,7 @@ enum Metric {
     case eventSources = "allocsd_events_sources"
     case eventSubscribers = "allocsd_events_subscribers"
     case eventBytesWaiting = "allocsd_events_waiting_bytes"
+    case workers = "allocsd_workers"
 
     var row: Row {
       switch self {
@@ -86,6 +95,7 @@ enum Metric {
       case .eventSources: Row("Processes whose events are on, once for each reader's place in their rings.")
       case .eventSubscribers: Row("Streams and exports of events at present.")
       case .eventBytesWaiting: Row("Bytes of events that wait for their destinations.")
+      case .workers: Row("Workers at present.")
       }
     }
 

@@ -21,6 +21,8 @@ struct Observation: MiddlewareProtocol {
       response = try await next(request, context)
     } catch let complaint as Complaint {
       response = Response(complaint)
+    } catch let error as Misdirected {
+      response = Response(error.complaint, status: .misdirectedRequest)
     } catch let error as HTTPError where error.status == .notFound {
       response = Response(
         Complaint(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processes that the server answers for: their segments, some of which are kept open.
+// The processes that a worker answers for, which are its user's: their segments, some of which are kept open.
 //
 // - The open segments are a cache. Before a view is used again, its path must still lead to the same file (a program
 //   that calls exec starts a new segment under the same name) and its process must be alive; otherwise the segment is
@@ -44,32 +44,65 @@ final class ProcessRegistry: Sendable {
     var uses: UInt64 = 0
   }
 
+  private let place: WorkerPlace
+  private let user: UInt32
   private let openLimit: Int
   private let state = Mutex(State())
 
-  init(openLimit: Int) { self.openLimit = openLimit }
+  init(place: WorkerPlace, user: UInt32, openLimit: Int) {
+    self.place = place
+    self.user = user
+    self.openLimit = openLimit
+  }
 
-  /// The view of the process `pid`, for `caller`: of the live process, else of the newest dead one.
-  func view(of pid: Int32, for caller: Peer) throws(Complaint) -> ProcessView {
-    if let view = try cached(pid, for: caller) { return view }
-    let file = try makingRoom { () throws(Complaint) in try ProcessView.segmentFile(of: pid) }
-    guard let identity = Identity(file.path) else { throw ProcessView.missing(processID: pid) }
-    try Self.authorize(caller, file.path, owner: identity.ownerID)
+  /// The view of the process `pid`: of the live process, else of the newest dead one. `startTime`: of the process with
+  /// this one alone. Throws `Misdirected` where the process may be another user's and the caller may ask about it.
+  func view(of pid: Int32, startTime: UInt64?, for caller: Peer, isFirst: Bool) throws -> ProcessView {
+    guard caller.userID == 0 || caller.userID == user else {
+      throw Complaint(
+        .notPermitted, what: "this allocsd answers user \(user) and root alone",
+        advice: "ask as one of them, or have root start allocsd for all users")
+    }
+    if let view = try cached(pid, startTime) { return view }
+    let file = try file(of: pid, startTime, for: caller, isFirst: isFirst)
+    guard let identity = Identity(file.path), identity.ownerID == user else {
+      throw ProcessView.missing(processID: pid)
+    }
     // The open segment of a process that has ended may still be the newest segment of that id.
     if let open = opened(pid), open.view.path == file.path, open.identity == identity { return open.view }
     let view = try makingRoom { () throws(Complaint) in try ProcessView(file: file) }
     // The owner of the opened file counts, should another file have taken its name meanwhile.
-    try Self.authorize(caller, file.path, owner: view.ownerID)
+    guard view.ownerID == user else { throw Complaint.notPermitted(path: file.path) }
     remember(Open(identity: identity, view: view, lastUse: 0), pid)
     return view
   }
 
-  /// Closes the segment that was opened at this path.
-  func forget(_ path: String) {
-    state.withLock { state in
-      for (pid, open) in state.open where open.view.path == path { state.open[pid] = nil }
-      Metric.Level.segmentsOpen.set(Double(state.open.count))
+  /// The segment of the process, if it is this user's.
+  private func file(of pid: Int32, _ startTime: UInt64?, for caller: Peer, isFirst: Bool) throws -> SegmentFile {
+    let files = try makingRoom { () throws(Complaint) in try SegmentDirectory.list() }
+      .filter { $0.processID == pid && (startTime == nil || $0.startTime == startTime) }
+    let own = files.filter { $0.ownerID == user }
+    if let file = own.first(where: \.isLive)
+      ?? own.max(by: { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) })
+    {
+      return file
     }
+    if caller.userID == 0, place.isOneOfMany {
+      // The broker chose this worker by the first request of the connection. It may know better about later ones.
+      if !isFirst || !files.isEmpty { throw Misdirected() }
+    } else if let file = files.first {
+      throw Complaint.notPermitted(path: file.path)
+    } else if let owner = Self.owner(ofProcess: pid), owner != user, user != 0 {
+      throw Complaint(
+        .notPermitted, what: "process \(pid) is of user \(owner)", advice: "ask as that user or as root")
+    }
+    throw ProcessView.missing(processID: pid)
+  }
+
+  /// The user of a process that runs; nil if it doesn't, or isn't shown.
+  private static func owner(ofProcess pid: Int32) -> UInt32? {
+    var status = stat()
+    return stat("/proc/\(pid)", &status) == 0 ? status.st_uid : nil
   }
 
   /// Closes each segment whose path no longer leads to it.
@@ -80,19 +113,10 @@ final class ProcessRegistry: Sendable {
     }
   }
 
-  /// Whether the caller is root or the owner of the segment.
-  static func mayRead(_ caller: Peer, owner: UInt32) -> Bool { caller.userID == 0 || caller.userID == owner }
-
-  private static func authorize(_ caller: Peer, _ path: String, owner: UInt32) throws(Complaint) {
-    // The complaint has the words that the caller would get from opening the file.
-    guard mayRead(caller, owner: owner) else { throw Complaint.notPermitted(path: path) }
-  }
-
-  private func cached(_ pid: Int32, for caller: Peer) throws(Complaint) -> ProcessView? {
-    guard let open = opened(pid), open.identity == Identity(open.view.path), open.view.isProcessAlive else {
-      return nil
-    }
-    try Self.authorize(caller, open.view.path, owner: open.identity.ownerID)
+  private func cached(_ pid: Int32, _ startTime: UInt64?) throws(Complaint) -> ProcessView? {
+    guard let open = opened(pid), open.identity == Identity(open.view.path), open.view.isProcessAlive,
+      startTime == nil || SegmentFile.process(ofPath: open.view.path)?.startTime == startTime
+    else { return nil }
     return open.view
   }
 

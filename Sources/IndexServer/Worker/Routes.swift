@@ -14,6 +14,7 @@ import SystemAccess
 
 /// Answers requests from the segments that `registry` opens.
 struct Routes: Sendable {
+  let place: WorkerPlace
   let registry: ProcessRegistry
   let metrics: PrometheusMetrics
   let limits: ConnectionLimits
@@ -21,6 +22,7 @@ struct Routes: Sendable {
   /// connections are few, and must not wait for such work.
   let workers: NIOThreadPool
   let exports: Exports
+  let link: BrokerLink
 
   private static let rowLimit = 100_000
 
@@ -33,22 +35,48 @@ struct Routes: Sendable {
     router.post("/v1/processes/{pid}/query", use: batch)
     router.get("/v1/processes/{pid}/top", use: top)
     router.get("/v1/processes/{pid}/events", use: events)
-    router.get("/metrics") { _, _ in
-      exports.publishFigures()
-      return Response(
-        status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
-        body: ResponseBody(byteBuffer: ByteBuffer(string: metrics.exposition())))
-    }
+    router.get("/metrics", use: figures)
     return router.buildResponder()
   }
 
   // MARK: processes
 
+  /// Root's questions about all users are the gatherer's to answer, which asks in turn with a media type of its own.
+  private func checkIsGathered(_ request: Request, _ context: CallerContext) throws -> Bool {
+    guard context.caller.userID == 0, place.isOneOfMany else { return false }
+    guard request.headers[.accept] == ProcessRows.mediaType else { throw Misdirected() }
+    return true
+  }
+
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
-    let list = try await workers.runIfActive {
-      try registry.makingRoom { () throws(Complaint) in try ProcessList(readableBy: context.caller.userID) }
+    let isGathered = try checkIsGathered(request, context)
+    let reader = context.caller.userID
+    guard reader == 0 || reader == place.user else {
+      return respond(to: request, ProcessList([]).text, ProcessList([]).json)
     }
-    return respond(to: request, list.text, list.json)
+    let list = try await workers.runIfActive {
+      try registry.makingRoom { () throws(Complaint) in
+        // Without other workers, root is told what may not be read.
+        try ProcessList(ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
+      }
+    }
+    guard isGathered else { return respond(to: request, list.text, list.json) }
+    return Response(
+      status: .ok, headers: [.contentType: ProcessRows.mediaType],
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: ProcessRows.encode(list.processes))))
+  }
+
+  @Sendable private func figures(_ request: Request, _ context: CallerContext) async throws -> Response {
+    _ = try checkIsGathered(request, context)
+    exports.publishFigures()
+    var text = metrics.exposition()
+    if !place.isOneOfMany, let answer = try? await link.ask(.askFigures) {
+      var sum = MetricSum()
+      sum.add(text)
+      sum.add(brokerFigures: answer.message.words)
+      text = sum.text
+    }
+    return Response.figures(text)
   }
 
   @Sendable private func process(_ request: Request, _ context: CallerContext) throws -> Response {
@@ -167,13 +195,9 @@ struct Routes: Sendable {
   // MARK: common steps
 
   private func view(_ context: CallerContext) throws -> ProcessView {
-    let text = context.parameters.get("pid") ?? ""
-    guard let pid = parseProcessID(text) else {
-      throw Complaint(
-        .usage, what: "\"\(text.prefix(40))\" is not a process id",
-        advice: "give a positive number, as GET /v1/processes lists")
-    }
-    return try registry.view(of: pid, for: context.caller)
+    let process = try ProcessName(context)
+    return try registry.view(
+      of: process.id, startTime: process.startTime, for: context.caller, isFirst: context.isFirst)
   }
 
   private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String)
@@ -184,6 +208,33 @@ struct Routes: Sendable {
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
       body: ResponseBody(byteBuffer: ByteBuffer(string: body)))
+  }
+}
+
+/// The process that a path names: PID, or PID@START, where START is its start time (field 22 of /proc/PID/stat).
+struct ProcessName {
+  var id: Int32
+  var startTime: UInt64?
+
+  init(_ context: CallerContext) throws(Complaint) {
+    let text = context.parameters.get("pid") ?? ""
+    let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+    let startTime = parts.count > 1 ? UInt64(parts[1]) : nil
+    guard let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil else {
+      throw Complaint(
+        .usage, what: "\"\(text.prefix(40))\" is not a process id",
+        advice: "give a positive number, as GET /v1/processes lists")
+    }
+    (self.id, self.startTime) = (id, startTime)
+  }
+}
+
+extension Response {
+  /// Figures in Prometheus' text format.
+  static func figures(_ text: String) -> Response {
+    Response(
+      status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
   }
 }
 
