@@ -286,6 +286,26 @@ struct ConfinementTests {
     child.signal(SIGKILL)
   }
 
+  @Test("a broker without CAP_KILL ends a worker of another user, and nobody else's process", .enabled(if: isRoot))
+  func ending() throws {
+    let worker = try ChildProcess(
+      [Self.probe, "become=4242:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
+    let other = try ChildProcess(
+      [Self.probe, "become=4243:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
+    for child in [worker, other] { _ = try child.readLines(until: "waiting") }
+    let broker = try ChildProcess.run([
+      "setpriv", "--bounding-set=-all,+setuid,+setgid", "--inh-caps=-all", Self.probe, "end=\(other.pid),4242",
+      "end=\(worker.pid),4242", "call=getresuid,buffer,buffer,buffer", "call=setresuid,0,0,0", "end=0,4242",
+    ])
+    #expect(broker.ending == .exit(0))
+    let said = broker.output.split(separator: "\n")
+    #expect(said[0] == "end EPERM" && said[1] == "end done", "\(said)")
+    #expect(said[3].hasSuffix("done 0") && said[4] == "end ESRCH", "\(said)")
+    try wait(for: "the worker ends") { worker.hasEnded }
+    #expect(!other.hasEnded)
+    other.signal(SIGKILL)
+  }
+
   /// What the kernel would have: a directory that was handed over, with the files that are written to.
   private func tree(_ directory: TestDirectory, isDelegated: Bool = true) throws -> String {
     let place = try directory.directory("system.slice/allocsd.service")
@@ -317,11 +337,16 @@ struct ConfinementTests {
     #expect(try text("broker/cgroup.procs") == "\(getpid())")
     try cgroups.place(4711, 1)
     #expect(try text("user-1/cgroup.procs") == "4711")
-    #expect(try text("user-1/memory.max") == "\(1 << 30)")
+    #expect(try text("user-1/memory.max") == "\(768 << 20)")
     #expect(try text("user-1/pids.max") == "64")
     #expect(try text("user-1/cpu.weight") == "50")
     #expect(try text("user-1/cpu.max") == "150000 100000")
     #expect(try text("user-2/cgroup.procs") == "")
+    cgroups.setShare(1, isLow: true)
+    // Files of the kernel take each write as a whole; this one keeps what was there behind it.
+    #expect(try text("user-1/cpu.weight").hasPrefix("5"))
+    cgroups.setShare(2, isLow: true)
+    #expect(try text("user-2/cpu.weight") == "")
     // One that isn't empty stays, and is tried again with the next.
     cgroups.remove(1)
     #expect(FileManager.default.fileExists(atPath: "\(place)/user-1"))

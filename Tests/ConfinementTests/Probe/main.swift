@@ -12,6 +12,7 @@
 //     open=PATH             opens a file for reading and keeps it open
 //     descriptors           the numbers of open descriptors
 //     close=N,…             closes all descriptors but these
+//     end=PID,UID           ends a process of this user as a broker does
 //     limit=NAME, raise=NAME  a limit of this process; whether it can be raised
 //     resolve=NAME,…        the names that are no system call's
 //     new-thread            starts a thread and waits for its end
@@ -42,6 +43,7 @@ func nameOfError(_ code: Int32) -> String {
   case EPERM: "EPERM"
   case ENOSYS: "ENOSYS"
   case ENOMEM: "ENOMEM"
+  case ESRCH: "ESRCH"
   case EINVAL: "EINVAL"
   default: "error \(code)"
   }
@@ -103,6 +105,10 @@ do {
       say("descriptors", (0..<Int32(1024)).filter { fcntl($0, F_GETFD) >= 0 }.map(String.init).joined(separator: ","))
     case "close": try closeAllDescriptors(but: numbers(value).map { Int32($0) })
     case "parent": try endWithParent(getppid())
+    case "end":
+      let ids = numbers(value)
+      let code = end(pid_t(ids[0]), ofUser: uid_t(ids[1]))
+      say("end", code == 0 ? "done" : nameOfError(code))
     case "resolve":
       let unknown = value.split(separator: ",").filter { seccomp_syscall_resolve_name(String($0)) < 0 }
       say("resolve", unknown.joined(separator: ","))
