@@ -200,7 +200,13 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
-    .testTarget(name: "ConfinementTests", dependencies: ["Confinement", "SystemAccess", "TestSupport"]),
+    .executableTarget(
+      name: "confinement-probe", dependencies: ["CConfinement", "Confinement", "SystemAccess"],
+      path: "Tests/ConfinementTests/Probe"),
+    .testTarget(
+      name: "ConfinementTests",
+      dependencies: ["CConfinement", "Confinement", "SystemAccess", "TestSupport", "confinement-probe"],
+      exclude: ["Probe"]),
     .testTarget(
       name: "IndexReaderTests",
       dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],

@@ -136,14 +136,13 @@ public func become(_ identity: Identity) throws(Complaint) {
   }
 }
 
-/// Makes the calling process the leader of a session, if it isn't yet.
+/// Makes the calling process the leader of a session and of a process group.
 private func leadSession(for identity: Identity) throws(Complaint) {
-  if setsid() >= 0 { return }
-  // A leader of a process group can't start a session. Its group is its own all the same, if it is a session already.
-  guard getsid(0) == getpid() else {
+  // The leader of a process group can't start a session, but its group is its own.
+  guard setsid() >= 0 || getpgrp() == getpid() else {
+    let code = errno
     throw Complaint(
-      .obstacle, what: "a worker for user \(identity.uid) leads a process group and can't start a session of its own",
-      code: EPERM)
+      .obstacle, what: "a worker for user \(identity.uid) can't start a session: \(systemWords(code))", code: code)
   }
 }
 

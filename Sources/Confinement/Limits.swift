@@ -22,7 +22,7 @@ public struct Limits: Hashable, Sendable {
   public var memoryBytes: UInt64 = 512 << 20
   /// All memory that the kernel charges to the worker, in bytes, cached pages of files that it read included. Only
   /// where there are cgroups.
-  public var chargedBytes: UInt64 = 1 << 30
+  public var chargedBytes: UInt64 = 768 << 20
   /// Seconds of processor time in the worker's whole life, after which the kernel ends it; nil: no limit.
   public var processorSeconds: UInt64?
   /// Open descriptors. A process with a lower limit keeps that.

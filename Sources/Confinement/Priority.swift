@@ -30,6 +30,22 @@ public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complain
   }
 }
 
+/// Ends a worker at once. Needs no CAP_KILL: a broker that may become the worker's user does so for the one call. That
+/// user can't reach the broker meanwhile, as a signal counts by the ids that the broker keeps, and no process can trace
+/// one that has changed its ids.
+///
+/// Returns 0, or the `errno` value of the failure. `process` must be a child that was not waited for. For a process with
+/// one thread, as the ids of all threads change.
+public func end(_ process: pid_t, ofUser user: uid_t) -> Int32 {
+  guard process > 0 else { return ESRCH }
+  if kill(process, SIGKILL) == 0 { return 0 }
+  guard errno == EPERM, geteuid() == 0, seteuid(user) == 0 else { return errno }
+  let code = kill(process, SIGKILL) == 0 ? 0 : errno
+  // Root's real and saved ids are still there. A broker that is not root any more must not go on.
+  guard seteuid(0) == 0 else { abort() }
+  return code
+}
+
 /// Has the kernel end this process when the thread that started it ends. To be called after `become`, which clears it.
 /// `parent`: the process that is meant; if that has ended before the call, this throws.
 public func endWithParent(_ parent: pid_t) throws(Complaint) {

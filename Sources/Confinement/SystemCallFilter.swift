@@ -9,9 +9,10 @@
 //
 // What a call that isn't allowed gets, and why it isn't one answer for all:
 //
-// - ENOSYS, unless a list below has the call: libc and Swift's runtime try newer calls before older ones, and take the
-//   older one only for this answer. So a filter that was written before a call existed doesn't break a program.
-// - EPERM, where the call is well known and honest code may try it and do without: an error message should say so.
+// - ENOSYS, if the call is newer than Linux 5.0 and no list below has it: libc and Swift's runtime try newer calls before
+//   older ones, and take the older one only for this answer. So a filter that was written before a call existed doesn't
+//   break a program.
+// - EPERM otherwise: honest code may try the call and do without it, and error messages should say why it failed.
 // - The end of the worker (SIGSYS), where no honest path leads there. Who asks for these has taken the worker over, and
 //   an error would only invite another attempt. The broker counts, logs, and starts a new worker with back-off.
 //
@@ -68,22 +69,6 @@ struct SystemCallFilter {
     "pidfd_open", "process_vm_readv", "getrandom",
   ]
 
-  /// Refused with EPERM: honest code may try them, and does without.
-  static let refused: [String] = [
-    // The rules with conditions allow some of these with some arguments.
-    "clone", "fork", "vfork", "mmap", "mprotect", "pkey_mprotect", "mlock", "mlock2", "mlockall", "munlock",
-    "munlockall", "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "shmdt", "kill", "tkill", "tgkill",
-    "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal", "fcntl", "ioctl", "prctl", "arch_prctl", "prlimit64",
-    "setrlimit", "setpriority", "sched_setattr", "sched_setparam", "sched_setscheduler", "sched_setaffinity",
-    "setpgid", "setsid", "personality", "ioprio_set", "seccomp",
-    "socket", "socketpair", "bind", "listen", "accept", "accept4", "connect",
-    "creat", "link", "linkat", "symlink", "symlinkat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
-    "mkdir", "mkdirat", "rmdir", "mknod", "mknodat", "truncate", "ftruncate", "fallocate", "chmod", "fchmod",
-    "fchmodat", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "setxattr",
-    "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr", "chdir", "fchdir", "fanotify_init",
-    "fanotify_mark", "name_to_handle_at",
-  ]
-
   /// End the worker: no honest path leads there.
   static let deadly: [String] = [
     "execve", "execveat", "ptrace", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp", "userfaultfd",
@@ -95,6 +80,10 @@ struct SystemCallFilter {
     "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname", "vhangup", "iopl",
     "ioperm", "modify_ldt", "migrate_pages", "move_pages", "mbind", "lookup_dcookie",
   ]
+
+  /// The numbers that Linux gave to system calls after 5.0, for all machines alike, and will give in years to come.
+  /// Whatever no list has among them doesn't exist for a worker.
+  private static let later: Range<Int32> = 424..<600
 
   private static let rings = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
 
@@ -177,13 +166,18 @@ struct SystemCallFilter {
         .obstacle, what: "a worker can't limit its system calls: \(doing): \(systemWords(code))",
         advice: "allocsd needs a kernel with CONFIG_SECCOMP_FILTER, and libseccomp 2.5", code: code)
     }
-    guard let filter = seccomp_init(allocs_action_no_such_call) else { throw failure("no memory", ENOMEM) }
+    guard let filter = seccomp_init(allocs_action_not_permitted) else { throw failure("no memory", ENOMEM) }
     defer { seccomp_release(filter) }
+    var listed: Set<Int32> = []
+    func add(_ number: Int32, _ action: UInt32, _ conditions: [scmp_arg_cmp]) -> Int32 {
+      listed.insert(number)
+      return seccomp_rule_add_array(filter, action, number, UInt32(conditions.count), conditions)
+    }
     func add(_ call: String, _ action: UInt32, _ conditions: [scmp_arg_cmp] = []) throws(Complaint) {
-      // A call that this machine or this libseccomp doesn't know gets ENOSYS.
+      // A call that this machine or this libseccomp doesn't know is refused, like all that no rule allows.
       let number = seccomp_syscall_resolve_name(call)
       guard number != allocs_unknown_call else { return }
-      let code = seccomp_rule_add_array(filter, action, number, UInt32(conditions.count), conditions)
+      let code = add(number, action, conditions)
       guard code == 0 else { throw failure(call, -code) }
     }
     let attributes: [(scmp_filter_attr, UInt32)] = [
@@ -199,12 +193,15 @@ struct SystemCallFilter {
     }
     for call in Self.allowed + (allowsRings ? Self.rings : []) { try add(call, allocs_action_allow) }
     for rule in Self.rules() { try add(rule.call, allocs_action_allow, rule.conditions) }
-    for call in Self.refused { try add(call, allocs_action_not_permitted) }
     for call in Self.deadly { try add(call, allocs_action_kill) }
+    for number in Self.later where !listed.contains(number) {
+      let code = add(number, allocs_action_no_such_call, [])
+      guard code == 0 else { throw failure("call \(number)", -code) }
+    }
     let code = seccomp_load(filter)
     guard code == 0 else { throw failure("the kernel refused the filter", -code) }
     // It is there, and it is this filter: a socket of the network is refused by nothing else with these words.
-    let answer = allocs_system_call(Int(SYS_socket), Int(AF_UNIX), 1, 0)
+    let answer = allocs_system_call(Int(SYS_socket), Int(AF_UNIX), 1, 0, 0, 0, 0)
     guard answer == -Int(EPERM) else {
       throw Complaint(.obstacle, what: "a worker's filter of system calls isn't in force")
     }

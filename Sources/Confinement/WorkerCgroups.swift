@@ -104,6 +104,17 @@ public struct WorkerCgroups: ~Copyable {
     }
   }
 
+  /// Gives a user's worker less of the processors than others get, or its share back. Nothing happens where the
+  /// controller isn't there.
+  public mutating func setShare(_ uid: uid_t, isLow: Bool) {
+    guard users.contains(uid), controllers.contains("cpu") else { return }
+    _ = Self.write(isLow ? Self.lowWeight : Self.weight, to: "\(directory)/user-\(uid)/cpu.weight")
+  }
+
+  /// The kernel's own default is 100, which the broker keeps.
+  private static let weight = "50"
+  private static let lowWeight = "5"
+
   private func settings() -> [(file: String, value: String)] {
     var settings: [(file: String, value: String)] = []
     for controller in controllers {
@@ -114,8 +125,8 @@ public struct WorkerCgroups: ~Copyable {
         ]
       case "pids": settings.append(("pids.max", String(limits.tasks)))
       default:
-        // The default weight is 100. The second number of cpu.max is the period, in microseconds.
-        settings += [("cpu.weight", "50"), ("cpu.max", "\(limits.processorPercent &* 1000) 100000")]
+        // The second number of cpu.max is the period, in microseconds.
+        settings += [("cpu.weight", Self.weight), ("cpu.max", "\(limits.processorPercent &* 1000) 100000")]
       }
     }
     return settings

@@ -93,9 +93,10 @@ static const uint64_t allocs_clone_all_namespaces =
     CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER | CLONE_NEWUTS;
 static const uint64_t allocs_clone_thread = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND;
 
-// A system call by its number, for the filter's own check. Returns the result, or the negated number of an error.
-static inline long allocs_system_call(long number, long a, long b, long c) {
-  long result = syscall(number, a, b, c);
+// A system call by its number, to see what the filter lets through. Returns the result, or the negated number of an
+// error.
+static inline long allocs_system_call(long number, long a, long b, long c, long d, long e, long f) {
+  long result = syscall(number, a, b, c, d, e, f);
   return result < 0 ? -errno : result;
 }
 

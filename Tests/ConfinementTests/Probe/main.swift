@@ -12,6 +12,10 @@
 //     open=PATH             opens a file for reading and keeps it open
 //     descriptors           the numbers of open descriptors
 //     close=N,…             closes all descriptors but these
+//     end=PID,UID           ends a process of this user as a broker does
+//     limit=NAME, raise=NAME  a limit of this process; whether it can be raised
+//     resolve=NAME,…        the names that are no system call's
+//     new-thread            starts a thread and waits for its end
 //     wait                  waits for the end of its standard input
 //
 // A complaint ends it with status 1 and the complaint's words.
@@ -21,7 +25,9 @@ import Confinement
 import Foundation
 import SystemAccess
 
-setvbuf(stdout, nil, _IOLBF, 0)
+func say(_ words: Any...) {
+  _ = writeAll(Array((words.map { "\($0)" }.joined(separator: " ") + "\n").utf8), to: 1)
+}
 
 func numbers(_ text: Substring) -> [Int] {
   text.split(separator: ",").map { word in
@@ -32,10 +38,21 @@ func numbers(_ text: Substring) -> [Int] {
   }
 }
 
+func nameOfError(_ code: Int32) -> String {
+  switch code {
+  case EPERM: "EPERM"
+  case ENOSYS: "ENOSYS"
+  case ENOMEM: "ENOMEM"
+  case ESRCH: "ESRCH"
+  case EINVAL: "EINVAL"
+  default: "error \(code)"
+  }
+}
+
 func call(_ number: Int, _ arguments: [Int]) -> String {
   let all = arguments + [Int](repeating: 0, count: max(0, 6 - arguments.count))
-  let result = allocs_system_call_of_six(number, all[0], all[1], all[2], all[3], all[4], all[5])
-  return result < 0 ? String(cString: strerrorname_np(Int32(-result))) : "done"
+  let result = allocs_system_call(number, all[0], all[1], all[2], all[3], all[4], all[5])
+  return result < 0 ? nameOfError(Int32(-result)) : "done \(result)"
 }
 
 do {
@@ -60,38 +77,59 @@ do {
       try confine(limits)
     case "state":
       for thread in try FileManager.default.contentsOfDirectory(atPath: "/proc/self/task") {
-        let text = try String(contentsOfFile: "/proc/self/task/\(thread)/status", encoding: .utf8)
-        print(text.split(separator: "\n").joined(separator: " | "))
+        // A thread that was there may have ended.
+        guard let text = try? String(contentsOfFile: "/proc/self/task/\(thread)/status", encoding: .utf8) else {
+          continue
+        }
+        say(text.split(separator: "\n").joined(separator: " | "))
       }
-      print("dumpable \(prctl_get_dumpable())")
+      say("dumpable \(call(Int(SYS_prctl), [Int(PR_GET_DUMPABLE)]))")
     case "call":
       let parts = value.split(separator: ",", maxSplits: 1)
       let number = seccomp_syscall_resolve_name(String(parts[0]))
-      print(value, call(Int(number), parts.count > 1 ? numbers(parts[1]) : []))
+      say(value, call(Int(number), parts.count > 1 ? numbers(parts[1]) : []))
     case "number":
       let all = numbers(value)
-      print(value, call(all[0], Array(all.dropFirst())))
+      say(value, call(all[0], Array(all.dropFirst())))
     case "allocate":
       let bytes = Int(value)!
       let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-      print("allocate", memory == MAP_FAILED ? String(cString: strerrorname_np(errno)) : "done")
+      say("allocate", memory == MAP_FAILED ? nameOfError(errno) : "done")
     case "new-thread":
       let done = DispatchSemaphore(value: 0)
       Thread.detachNewThread { done.signal() }
       done.wait()
-      print("new-thread done")
-    case "open": print("open", open(String(value), O_RDONLY))
+      say("new-thread done")
+    case "open": say("open", open(String(value), O_RDONLY))
     case "descriptors":
-      print("descriptors", (0..<Int32(1024)).filter { fcntl($0, F_GETFD) >= 0 }.map(String.init).joined(separator: ","))
+      say("descriptors", (0..<Int32(1024)).filter { fcntl($0, F_GETFD) >= 0 }.map(String.init).joined(separator: ","))
     case "close": try closeAllDescriptors(but: numbers(value).map { Int32($0) })
     case "parent": try endWithParent(getppid())
+    case "end":
+      let ids = numbers(value)
+      let code = end(pid_t(ids[0]), ofUser: uid_t(ids[1]))
+      say("end", code == 0 ? "done" : nameOfError(code))
+    case "resolve":
+      let unknown = value.split(separator: ",").filter { seccomp_syscall_resolve_name(String($0)) < 0 }
+      say("resolve", unknown.joined(separator: ","))
+    case "limit", "raise":
+      let resource = ["data": allocs_limit_data, "core": allocs_limit_core, "nofile": allocs_limit_nofile][
+        String(value)]!
+      var limits: (soft: UInt64, hard: UInt64) = (0, 0)
+      _ = allocs_limits(Int32(resource), &limits.soft, &limits.hard)
+      if name == "limit" {
+        say(name, value, limits.soft, limits.hard)
+      } else {
+        let code = allocs_limit(Int32(resource), limits.soft, limits.hard + 1)
+        say(name, value, code == 0 ? "done" : nameOfError(code))
+      }
     case "wait":
-      print("waiting \(getpid())")
+      say("waiting \(getpid())")
       while readLine() != nil {}
     default: fatalError("unknown word \(word)")
     }
   }
 } catch {
-  print("complaint: \(error)")
+  say("complaint: \(error)")
   exit(1)
 }
