@@ -160,10 +160,17 @@ let package = Package(
       ],
       path: "Sources/Client"),
     .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
+    .systemLibrary(name: "CProcessEnds", path: "Sources/SegmentWatch/CProcessEnds"),
+    .target(
+      name: "SegmentWatch", dependencies: ["ByteText", "CProcessEnds", "SegmentFiles", "SystemAccess"],
+      exclude: ["CProcessEnds"]),
     .systemLibrary(name: "CBroker", path: "Sources/Broker/CBroker"),
     // The only part with privileges: nothing that parses what users write may be among its dependencies.
     .target(
-      name: "Broker", dependencies: ["ByteText", "CBroker", "SegmentFiles", "ServerProtocol", "SystemAccess"],
+      name: "Broker",
+      dependencies: [
+        "ByteText", "CBroker", "Confinement", "SegmentFiles", "SegmentWatch", "ServerProtocol", "SystemAccess",
+      ],
       exclude: ["CBroker"]),
     .executableTarget(
       name: "allocsd",

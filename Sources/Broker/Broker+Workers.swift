@@ -5,11 +5,11 @@
 import CBroker
 import Glibc
 import SegmentFiles
+import SegmentWatch
 import SystemAccess
 
 extension Broker {
-  /// Seconds after which a ping without an answer ends its worker; and between two pings.
-  static let pingPatience = 10.0
+  /// Seconds between two pings of a worker.
   static let pingInterval = 2.0
   /// Seconds between two looks of a worker at the files of a user's live processes, where none runs.
   static let keepingInterval = 600.0
@@ -38,6 +38,7 @@ extension Broker {
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
       add(worker.log.number, .log(worker))
+      if case .user(let id) = key { place(worker, id) }
       figures[.workersStarted] += 1
       figures[.workers] = UInt64(workers.count + leaving.count)
       log(.debug, "worker started", ("worker", "\(key)"), ("pid", "\(worker.processID)"))
@@ -46,6 +47,15 @@ extension Broker {
     } catch {
       shares[user]?.backOff.failed(at: now, started: now)
       throw error
+    }
+  }
+
+  /// Puts a user's worker into the cgroup of that user, where there are cgroups.
+  private func place(_ worker: Worker, _ user: UInt32) {
+    do throws(Complaint) {
+      try cgroups?.place(worker.processID, user)
+    } catch {
+      log(.warning, "\(error)", ("worker", "\(worker.key)"))
     }
   }
 
@@ -96,7 +106,9 @@ extension Broker {
   func tendWorkers(at now: Double) {
     for worker in workers.values {
       if let ping = worker.ping {
-        if now - ping.time >= Self.pingPatience { kill(worker, "it has not answered for \(Int(Self.pingPatience)) s") }
+        // Where many workers start at once, each takes long.
+        let patience = worker.hasAnswered ? options.workerPatience : options.workerPatience + 20
+        if now - ping.time >= patience { kill(worker, "it has not answered for \(Int(patience)) s") }
       } else if now - worker.started >= Double(worker.pings) * Self.pingInterval {
         worker.pings = UInt64(max(0, (now - worker.started) / Self.pingInterval)) + 1
         if worker.channel.send(Message(.ping, number: worker.pings)) == 0 { worker.ping = (worker.pings, now) }
@@ -140,7 +152,7 @@ extension Broker {
       log(.error, "worker killed: \(why)", ("worker", "\(worker.key)"), ("pid", "\(worker.processID)"))
     }
     figures[.workersKilled] += 1
-    Glibc.kill(worker.processID, SIGKILL)
+    worker.kill()
     // Its end is noticed by SIGCHLD. Until then it is not killed again, and gets no more connections.
     worker.ping = nil
     worker.pings = .max
@@ -179,6 +191,7 @@ extension Broker {
   }
 
   private func forget(_ worker: Worker) {
+    if case .user(let id) = worker.key, workers[worker.key] == nil { cgroups?.remove(id) }
     takeLog(of: worker)
     if !worker.line.isEmpty { copy(worker.line[...], of: worker) }
     remove(worker.channel.descriptor)
@@ -239,7 +252,7 @@ extension Broker {
       case .ended:
         // It ends, or has closed its channel: then it is of no use.
         remove(worker.channel.descriptor)
-        if worker.stopped == nil { Glibc.kill(worker.processID, SIGKILL) }
+        if worker.stopped == nil { worker.kill() }
         return
       case .malformed: return kill(worker, "it sent what is no message")
       case .message(let message, let descriptor):
@@ -253,7 +266,10 @@ extension Broker {
   private func handle(_ message: Message, _ descriptor: consuming Descriptor?, from worker: Worker) {
     switch (message.kind, worker.key) {
     case (.pong, _):
-      if let ping = worker.ping, ping.number == message.number { worker.ping = nil }
+      if let ping = worker.ping, ping.number == message.number {
+        worker.ping = nil
+        worker.hasAnswered = true
+      }
     case (.closed, _):
       if message.value == 1 {
         worker.open.root = max(0, worker.open.root - 1)
@@ -287,6 +303,11 @@ extension Broker {
 
   private func tellFigures(_ message: Message, _ worker: Worker) {
     figures[.connections] = UInt64(workers.values.reduce(0) { $0 + $1.open.root + $1.open.users })
+    figures[.endingsUnknown] = watch.counts.endingsUnknown
+    figures[.segmentsRemoved] = watch.counts.removed
+    figures[.segmentsLive] = watch.counts.live
+    figures[.segmentsDead] = watch.counts.dead
+    figures[.segmentBytes] = watch.counts.bytes
     worker.channel.send(Message(.figures, number: message.number, text: Message.text(figures.values)))
   }
 

@@ -11,8 +11,10 @@
 //   is copied in whole, printable, bounded lines, and one that doesn't answer pings is killed.
 
 import CBroker
+import Confinement
 import Glibc
 import SegmentFiles
+import SegmentWatch
 import ServerProtocol
 import SystemAccess
 
@@ -28,6 +30,8 @@ public struct BrokerOptions: Sendable {
   public var exportsEvents = false
   /// Workers at a time.
   public var workers = 256
+  /// Seconds after which a worker that doesn't answer is killed.
+  public var workerPatience = 10.0
   public var logLevel = LogLevel.info
   /// The program's own arguments, which each worker gets, too.
   public var arguments: [String] = []
@@ -59,6 +63,8 @@ public final class Broker {
   /// Whether there are workers of other users. Without root's rights, all connections go to the one worker.
   let isPrivileged = geteuid() == 0
   let place: String
+  /// The cgroups of the workers; nil where there are none.
+  var cgroups: WorkerCgroups?
   private let epoll: Descriptor
   private var listener: Descriptor?
   private var socket: ListeningSocket?
@@ -79,7 +85,11 @@ public final class Broker {
   var dueKeeping: [UInt32: Double] = [:]
   var lastKeeping: [UInt32: Double] = [:]
   private var waiting: [Int32: WaitingConnection] = [:]
+  /// Whether segments are looked for in the usual directories, of which root makes those of users.
+  private let makesDirectories = geteuid() == 0 && getenv("ALLOCS_DIR") == nil
+  private var usersWithDirectory: Set<UInt32> = []
   private var nextLook = 0.0
+  private var earliestLook = 0.0
   private var nextTick = 0.0
   private var listenerPausedUntil: Double?
   private var lastWarning = 0.0
@@ -111,7 +121,20 @@ public final class Broker {
     guard epoll.number >= 0, signals.number >= 0 else {
       throw Complaint(.obstacle, what: "cannot wait for connections: \(systemWords(errno))", code: errno)
     }
+    if makesDirectories, try SharedDirectories.makeRootsDirectory() {
+      log(
+        .notice,
+        "\(SharedDirectories.ofRoot) is of the layout before, in which all users put files into one directory — restart"
+          + " the machine, or remove it while no indexed program runs")
+    }
     watch = try SegmentWatch(retention: options.retention, watchLimit: limit / 4, log: log)
+    if isPrivileged {
+      do throws(Complaint) {
+        cgroups = try WorkerCgroups()
+      } catch {
+        log(.info, "\(error)")
+      }
+    }
     add(number, .listener)
     add(signals.number, .signals)
     for descriptor in watch.descriptors { add(descriptor, .segments) }
@@ -233,11 +256,25 @@ public final class Broker {
       return refuse(connection, 429, "you open connections too fast", "keep one open, or try again in a second")
     }
     guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
+    makeDirectory(of: user)
     guard user == 0 else { return hand(connection, of: user, to: .user(user)) }
     switch FirstLine.peek(connection.number) {
     case .ended: return
     case .partial: wait(for: connection)
     case let line: hand(connection, of: 0, to: key(of: line))
+    }
+  }
+
+  /// Makes a user's directory of segments, where users have such directories: the user's next program puts its segment
+  /// there.
+  private func makeDirectory(of user: UInt32) {
+    guard makesDirectories, !usersWithDirectory.contains(user) else { return }
+    if usersWithDirectory.count > 10_000 { usersWithDirectory = [] }
+    usersWithDirectory.insert(user)
+    do throws(Complaint) {
+      if try SharedDirectories.makeDirectory(ofUser: user) != nil { nextLook = min(nextLook, now) }
+    } catch {
+      log(.warning, "\(error)", ("uid", "\(user)"))
     }
   }
 
@@ -313,15 +350,17 @@ public final class Broker {
   // MARK: segments
 
   private func takeChanges() {
-    if let owners = watch.takeChanges() { for owner in owners { sendLook(to: owner) } }
+    for owner in watch.takeChanges() { sendLook(to: owner) }
     // Where hundreds of processes start each second, a look at all segments for each of them would be most of the
     // work. The endings' descriptor stays readable until the look, so it is left out of the loop until then.
-    nextLook = min(nextLook, now + 0.05)
+    nextLook = min(nextLook, max(now + 0.05, earliestLook))
     for descriptor in watch.descriptors { remove(descriptor) }
   }
 
   private func look() {
-    let owners = watch.look(&figures)
+    usersWithDirectory = []
+    let began = now
+    let owners = watch.look()
     for descriptor in watch.descriptors where sources[descriptor] == nil { add(descriptor, .segments) }
     for owner in owners { sendLook(to: owner) }
     // Live users whose worker was gone: with events exported, their worker must be there.
@@ -330,7 +369,10 @@ public final class Broker {
     } else {
       planKeeping(owners)
     }
-    nextLook = now + options.lookInterval
+    // However many files somebody makes, the broker has time for others.
+    let ended = now
+    earliestLook = ended + 3 * (ended - began)
+    nextLook = max(ended + options.lookInterval, earliestLook)
   }
 
   // MARK: signals
@@ -375,6 +417,8 @@ public final class Broker {
   /// Lets no other signal end the server but SIGQUIT and the signals of faults: a stray signal, or a script that has
   /// the wrong process, must do no harm.
   private static func ignoreSignals() {
+    // Ignored, it would have the system take the ends of workers.
+    signal(SIGCHLD, SIG_DFL)
     for number in [SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
       signal(number, SIG_IGN)
     }

@@ -141,11 +141,14 @@ public struct MessageChannel: ~Copyable, Sendable {
     return (ends[0], ends[1])
   }
 
-  /// Sends without waiting, with a copy of the descriptor `passing`. Returns 0, or the `errno` value of the failure:
-  /// EAGAIN where the receiver has taken none for long.
+  /// Sends, with a copy of the descriptor `passing`. Returns 0, or the `errno` value of the failure: EAGAIN where the
+  /// receiver has taken none for long, and the sender doesn't wait. The broker never does; a worker does, as the broker
+  /// takes what comes.
   @discardableResult
-  public borrowing func send(_ message: Message, passing: Int32 = -1) -> Int32 {
-    let count = message.bytes.withUnsafeBytes { allocs_send_message(end.number, $0.baseAddress, $0.count, passing) }
+  public borrowing func send(_ message: Message, passing: Int32 = -1, waits: Bool = false) -> Int32 {
+    let count = message.bytes.withUnsafeBytes {
+      allocs_send_message(end.number, $0.baseAddress, $0.count, passing, waits ? 1 : 0)
+    }
     return count < 0 ? Int32(-count) : 0
   }
 

@@ -51,6 +51,7 @@ final class Worker {
   /// The ping that it hasn't answered, and when that was sent.
   var ping: (number: UInt64, time: Double)?
   var pings: UInt64 = 0
+  var hasAnswered = false
   /// When it was told to stop.
   var stopped: Double?
   /// The messages that it may send.
@@ -143,6 +144,15 @@ final class Worker {
     let environmentPointers = environment.map { strdup($0.originalPath) } + [nil]
     defer { for pointer in argumentPointers + environmentPointers { free(pointer) } }
     return posix_spawn(&processID, "/proc/self/exe", &actions, &attributes, argumentPointers, environmentPointers)
+  }
+
+  func kill() {
+    guard Glibc.kill(processID, SIGKILL) != 0, errno == EPERM else { return }
+    // Without CAP_KILL, only a process of the worker's user may.
+    let user: UInt32 = if case .user(let id) = key { id } else { 65_534 }
+    guard seteuid(user) == 0 else { return }
+    Glibc.kill(processID, SIGKILL)
+    guard seteuid(0) == 0 else { fatalError("the broker is no longer root") }
   }
 
   /// Processor time of the process, in clock ticks; nil if it is gone.

@@ -115,6 +115,9 @@ struct Allocsd: ParsableCommand {
   var workerIdle: KeepTime = KeepTime(seconds: 30)
 
   @Option(help: .hidden)
+  var workerPatience: KeepTime = KeepTime(seconds: 10)
+
+  @Option(help: .hidden)
   var role: Role = .broker
 
   @Option(help: .hidden)
@@ -154,6 +157,9 @@ struct Allocsd: ParsableCommand {
       throw ValidationError("--export-lossless says how to --export: give that, too.")
     }
     guard (1...86400).contains(lookEvery.seconds) else { throw ValidationError("--look-every must be 1s to 1d.") }
+    guard (1...86400).contains(workerPatience.seconds) else {
+      throw ValidationError("--worker-patience must be 1s to 1d.")
+    }
     guard (0.1...86400).contains(workerIdle.seconds) else {
       throw ValidationError("--worker-idle must be 1s to 1d.")
     }
@@ -184,6 +190,7 @@ struct Allocsd: ParsableCommand {
     options.connections = maxConnections
     options.connectionsOfOneUser = maxConnectionsPerUser
     options.exportsEvents = export != nil
+    options.workerPatience = workerPatience.seconds
     options.logLevel = LogLevel(rawValue: logLevel.rawValue) ?? .info
     options.arguments = CommandLine.argumentsReversibly
     let broker = try Broker(

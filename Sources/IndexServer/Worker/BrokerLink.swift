@@ -107,17 +107,19 @@ final class BrokerLink: Sendable {
 
   /// Answers a ping when each of the loops has had its turn.
   private func pong(_ number: UInt64, _ loops: ArraySlice<any EventLoop>) {
-    guard let loop = loops.first else { return _ = channel.send(Message(.pong, number: number)) }
+    guard let loop = loops.first else { return _ = channel.send(Message(.pong, number: number), waits: true) }
     loop.execute { self.pong(number, loops.dropFirst()) }
   }
 
   /// A connection is closed.
-  func closed(isOfRoot: Bool) { channel.send(Message(.closed, value: isOfRoot ? 1 : 0)) }
+  func closed(isOfRoot: Bool) { channel.send(Message(.closed, value: isOfRoot ? 1 : 0), waits: true) }
 
   /// The worker has nothing to do, and the broker may stop it.
-  func idle() { channel.send(Message(.idle, number: state.withLock { $0.received })) }
+  func idle() { channel.send(Message(.idle, number: state.withLock { $0.received }), waits: true) }
 
-  func send(_ message: Message, passing descriptor: Int32) { channel.send(message, passing: descriptor) }
+  func send(_ message: Message, passing descriptor: Int32) {
+    channel.send(message, passing: descriptor, waits: true)
+  }
 
   /// Asks the broker, and waits for its answer.
   func ask(_ kind: Message.Kind, value: UInt64 = 0, text: [UInt8] = []) async throws -> Answer {
@@ -127,7 +129,7 @@ final class BrokerLink: Sendable {
         state.asked[state.lastNumber] = continuation
         return state.lastNumber
       }
-      let code = channel.send(Message(kind, number: number, value: value, text: text))
+      let code = channel.send(Message(kind, number: number, value: value, text: text), waits: true)
       if code != 0, let asker = state.withLock({ $0.asked.removeValue(forKey: number) }) {
         asker.resume(
           throwing: Complaint(

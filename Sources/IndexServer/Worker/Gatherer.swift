@@ -40,13 +40,15 @@ struct Gatherer: Sendable {
 
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
     var rows: [IndexedProcess] = []
+    var omitted = 0
     for (user, answer) in await answers(to: "/v1/processes", of: try await users().map(\.id)) {
       let problem: String
       switch answer {
       case .failure(let complaint): problem = complaint.description
       case .success(let bytes):
-        if let processes = ProcessRows.decode(bytes, of: user) {
-          rows += processes
+        if let list = ProcessRows.decode(bytes, of: user) {
+          rows += list.processes
+          omitted += list.omitted
           continue
         }
         problem = "the worker of user \(user) gave no list of processes"
@@ -57,7 +59,7 @@ struct Gatherer: Sendable {
           path: "", lostBlocks: nil, problem: problem))
     }
     rows.sort { ($0.processID, $0.startTime, $0.path) < ($1.processID, $1.startTime, $1.path) }
-    let list = ProcessList(rows)
+    let list = ProcessList(rows, omitted: omitted)
     let kind = MediaKind(accepting: request)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],

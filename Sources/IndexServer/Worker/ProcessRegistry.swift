@@ -79,30 +79,16 @@ final class ProcessRegistry: Sendable {
 
   /// The segment of the process, if it is this user's.
   private func file(of pid: Int32, _ startTime: UInt64?, for caller: Peer, isFirst: Bool) throws -> SegmentFile {
-    let files = try makingRoom { () throws(Complaint) in try SegmentDirectory.list() }
-      .filter { $0.processID == pid && (startTime == nil || $0.startTime == startTime) }
-    let own = files.filter { $0.ownerID == user }
-    if let file = own.first(where: \.isLive)
-      ?? own.max(by: { ($0.startTime, $0.modified) < ($1.startTime, $1.modified) })
-    {
-      return file
-    }
+    let files = try makingRoom { () throws(Complaint) in try SegmentDirectory.all(ofProcess: pid) }
+      .filter { startTime == nil || $0.startTime == startTime }
+    if let file = SegmentDirectory.preferred(of: files.filter { $0.ownerID == user }) { return file }
     if caller.userID == 0, place.isOneOfMany {
       // The broker chose this worker by the first request of the connection. It may know better about later ones.
       if !isFirst || !files.isEmpty { throw Misdirected() }
     } else if let file = files.first {
       throw Complaint.notPermitted(path: file.path)
-    } else if let owner = Self.owner(ofProcess: pid), owner != user, user != 0 {
-      throw Complaint(
-        .notPermitted, what: "process \(pid) is of user \(owner)", advice: "ask as that user or as root")
     }
     throw ProcessView.missing(processID: pid)
-  }
-
-  /// The user of a process that runs; nil if it doesn't, or isn't shown.
-  private static func owner(ofProcess pid: Int32) -> UInt32? {
-    var status = stat()
-    return stat("/proc/\(pid)", &status) == 0 ? status.st_uid : nil
   }
 
   /// Closes each segment whose path no longer leads to it.

@@ -13,8 +13,9 @@ enum ProcessRows {
   static let sizeLimit = 4 << 20
   static let textLimit = 64 << 10
 
-  /// Each field as its number of bytes (32 bits) and these; a list begins with its count.
-  static func encode(_ processes: [IndexedProcess]) -> [UInt8] {
+  /// The number of files that are left out, then the fields of each row: a number as 64 bits, a text as its number of
+  /// bytes and these, a list as its count and its elements.
+  static func encode(_ list: ProcessList) -> [UInt8] {
     var bytes: [UInt8] = []
     func put(_ value: UInt64) { bytes += (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
     func put(_ text: String) {
@@ -26,7 +27,8 @@ enum ProcessRows {
       put(text == nil ? 0 : 1)
       if let text { put(text) }
     }
-    for process in processes {
+    put(UInt64(clamping: list.omitted))
+    for process in list.processes {
       let start = bytes.count
       put(UInt64(clamping: process.processID))
       put(process.state.rawValue)
@@ -61,15 +63,16 @@ enum ProcessRows {
   }
 
   /// The rows, all of user `owner`; nil if the bytes are no rows.
-  static func decode(_ bytes: [UInt8], of owner: UInt32) -> [IndexedProcess]? {
+  static func decode(_ bytes: [UInt8], of owner: UInt32) -> ProcessList? {
     guard bytes.count <= sizeLimit else { return nil }
     var reader = Reader(rest: bytes[...])
+    guard let omitted = reader.number() else { return nil }
     var processes: [IndexedProcess] = []
     while !reader.rest.isEmpty {
       guard let process = reader.process(of: owner) else { return nil }
       processes.append(process)
     }
-    return processes
+    return ProcessList(processes, omitted: Int(clamping: min(omitted, 1 << 40)))
   }
 
   private struct Reader {

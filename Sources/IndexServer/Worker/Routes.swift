@@ -63,7 +63,7 @@ struct Routes: Sendable {
     guard isGathered else { return respond(to: request, list.text, list.json) }
     return Response(
       status: .ok, headers: [.contentType: ProcessRows.mediaType],
-      body: ResponseBody(byteBuffer: ByteBuffer(bytes: ProcessRows.encode(list.processes))))
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: ProcessRows.encode(list))))
   }
 
   @Sendable private func figures(_ request: Request, _ context: CallerContext) async throws -> Response {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The broker's log on standard error, in the form of the workers' (swift-log), without that library. Text from outside
+// The log of allocsd's broker on standard error, in the form of the workers' (swift-log), without that library. Text from outside
 // is escaped: characters that a terminal would act upon, and all that belongs to no line.
 
 import Glibc
-import SystemAccess
 
 /// Levels of the log, by swift-log's words.
 public enum LogLevel: String, CaseIterable, Comparable, Sendable {
@@ -15,10 +14,12 @@ public enum LogLevel: String, CaseIterable, Comparable, Sendable {
 }
 
 /// Writes lines. Standard error may be a pipe that nobody reads: a line that would wait is lost.
-struct Log {
+public struct Log: Sendable {
   let level: LogLevel
 
-  func callAsFunction(_ level: LogLevel, _ text: String, _ details: (name: String, value: String)...) {
+  public init(level: LogLevel) { self.level = level }
+
+  public func callAsFunction(_ level: LogLevel, _ text: String, _ details: (name: String, value: String)...) {
     guard level >= self.level else { return }
     var now = time(nil)
     var parts = tm()
@@ -31,7 +32,7 @@ struct Log {
   }
 
   /// A line of a worker of `who`, as the worker wrote it.
-  func line(_ bytes: ArraySlice<UInt8>, from who: String) {
+  public func line(_ bytes: ArraySlice<UInt8>, from who: String) {
     Self.write("[\(who)] \(Self.printable(String(decoding: bytes, as: UTF8.self)))\n")
   }
 
@@ -45,7 +46,7 @@ struct Log {
     }
   }
 
-  static func printable(_ text: String) -> String {
+  package static func printable(_ text: String) -> String {
     guard text.unicodeScalars.contains(where: { !isPrintable($0) }) else { return text }
     var result = ""
     for scalar in text.unicodeScalars {

@@ -7,7 +7,7 @@
 // anything else is done. Where a process was gone by then, or the kernel tells nothing about it, nobody knows how it
 // ended: such ends are counted, and the reason is noted with the segment.
 
-import CBroker
+import CProcessEnds
 import Glibc
 import SegmentFiles
 import SystemAccess

@@ -23,12 +23,14 @@ enum DirectoryChange: Equatable {
 struct DirectoryWatcher: ~Copyable {
   let descriptor: Int32
   private var directories: [String]
+  private let parents: [String]
   /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
   /// is expected to appear.
   private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
   private var buffer = [UInt8](repeating: 0, count: 64 << 10)
 
-  init(_ directories: [String]) throws(Complaint) {
+  /// `parents`: directories in which further ones of interest may appear.
+  init(_ directories: [String], parents: [String] = []) throws(Complaint) {
     descriptor = inotify_init1(Int32(IN_NONBLOCK | IN_CLOEXEC))
     guard descriptor >= 0 else {
       throw Complaint(
@@ -36,6 +38,7 @@ struct DirectoryWatcher: ~Copyable {
         advice: "raise /proc/sys/fs/inotify/max_user_instances", code: errno)
     }
     self.directories = directories
+    self.parents = parents
     watchAll()
   }
 
@@ -55,7 +58,8 @@ struct DirectoryWatcher: ~Copyable {
   mutating func changes() -> [DirectoryChange] {
     var changes: [DirectoryChange] = []
     var mustWatchAnew = false
-    while true {
+    // Somebody may make files as fast as they are read of here: the rest stays for the next call.
+    for _ in 0..<4 {
       let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
       if size < 0, errno == EINTR { continue }
       guard size > 0 else { break }
@@ -92,6 +96,7 @@ struct DirectoryWatcher: ~Copyable {
 
   /// Watches each directory, or waits for it in an ancestor.
   private mutating func watchAll() {
+    for parent in parents { _ = watch(parent, isDirectory: false) }
     for directory in directories {
       // A segment is complete when its writer renames it into its directory or first closes it. IN_CREATE comes
       // earlier, and serves to list processes that have only just started.

@@ -3,13 +3,23 @@
 // broker notes with each segment how its process ended, as that segment's owner, and removes segments of ended
 // processes by the retention policy.
 
-import CBroker
+import CProcessEnds
 import Glibc
 import SegmentFiles
 import SystemAccess
 
 /// Follows the directories of segments.
-struct SegmentWatch: ~Copyable {
+public struct SegmentWatch: ~Copyable {
+  /// Segments as of the last look, and what happened since the start.
+  public struct Counts: Sendable {
+    public var live: UInt64 = 0
+    public var dead: UInt64 = 0
+    public var bytes: UInt64 = 0
+    public var removed: UInt64 = 0
+    public var endingsUnknown: UInt64 = 0
+  }
+
+  public private(set) var counts = Counts()
   private let retention: RetentionPolicy
   private let log: Log
   private var endings: Endings
@@ -17,7 +27,7 @@ struct SegmentWatch: ~Copyable {
   private var changes: DirectoryWatcher?
   private var marks = SweeperMarks()
   /// The segments of running processes, by path.
-  private(set) var live: [String: SegmentFile] = [:]
+  public private(set) var live: [String: SegmentFile] = [:]
   /// The paths of the segments of ended processes. Nil before the first look: of processes that ended before it, nobody
   /// asks how.
   private var dead: Set<String>?
@@ -29,7 +39,8 @@ struct SegmentWatch: ~Copyable {
     var inode: UInt64
   }
 
-  init(retention: RetentionPolicy, watchLimit: Int, log: Log) throws(Complaint) {
+  /// `watchLimit`: processes of which it is learnt how they end, at a time.
+  public init(retention: RetentionPolicy, watchLimit: Int, log: Log) throws(Complaint) {
     self.retention = retention
     self.log = log
     endings = try Endings(limit: watchLimit)
@@ -37,7 +48,9 @@ struct SegmentWatch: ~Copyable {
     threadEnds = ThreadEnds()
     let directories = SegmentDirectory.searchPaths
     do throws(Complaint) {
-      changes = try DirectoryWatcher(directories)
+      // Root follows the directories of all users, which their programs make there.
+      let isOfAll = geteuid() == 0 && getenv("ALLOCS_DIR") == nil
+      changes = try DirectoryWatcher(directories, parents: isOfAll ? ["/dev/shm", "/run/user"] : [])
       log(.info, "watching for segments", ("directories", directories.joined(separator: " ")))
     } catch {
       log(.warning, "\(error); segments are noticed every now and then only")
@@ -47,37 +60,47 @@ struct SegmentWatch: ~Copyable {
   }
 
   /// The descriptors that are readable when there is something to look at.
-  let descriptors: [Int32]
+  public let descriptors: [Int32]
 
-  /// Takes the changes of directories that have come, and opens each process that has appeared, at once. Returns the
-  /// owners of the segments that have appeared; nil if nothing has changed.
-  mutating func takeChanges() -> Set<UInt32>? {
-    let new = changes?.changes() ?? []
-    guard !new.isEmpty else { return nil }
+  /// Takes the changes of directories that have come, and opens each process that has appeared, at once; of very many,
+  /// those beyond are left to the next look. Returns the owners of the segments that have appeared.
+  public mutating func takeChanges() -> Set<UInt32> {
     var owners: Set<UInt32> = []
-    for change in new {
-      guard case .appeared(let path) = change, let file = endings.watchArrival(path) else { continue }
-      owners.insert(file.ownerID)
+    var arrivals = 0
+    for change in changes?.changes() ?? [] {
+      guard case .appeared(let path) = change, path.hasSuffix(".seg"), arrivals < 256 else { continue }
+      arrivals += 1
+      if let file = endings.watchArrival(path) { owners.insert(file.ownerID) }
     }
     return owners
   }
 
   /// Compares the segments with those of the last look, and sweeps. Returns the owners of processes that have begun or
   /// ended.
-  mutating func look(_ figures: inout Figures) -> Set<UInt32> {
+  public mutating func look() -> Set<UInt32> {
     let directories = SegmentDirectory.searchPaths
     changes?.watch(directories)
     marks.renew(in: directories)
     threadEnds?.take()
     var owners: Set<UInt32> = []
     for (file, ending) in endings.ended() {
-      note(ending ?? threadEnds?.ending(of: file), file, &figures)
+      note(ending ?? threadEnds?.ending(of: file), file)
       owners.insert(file.ownerID)
     }
-    let swept = SegmentDirectory.sweep(retention)
-    for file in swept.removed { log(.info, "removed the segment of a dead process", Self.words(file)) }
-    figures[.segmentsRemoved] += UInt64(swept.removed.count)
-    for (path, why) in swept.failed {
+    var removed: [SegmentFile] = []
+    var failed: [String: String] = [:]
+    for path in directories {
+      // In a user's own directory the user's rights are enough, and root's may not be.
+      guard let directory = try? CheckedDirectory(path: path) else { continue }
+      asUser(directory.isShared ? 0 : directory.ownerID) {
+        let result = SegmentDirectory.sweep(retention, in: [path])
+        removed += result.removed
+        failed.merge(result.failed) { $1 }
+      }
+    }
+    for file in removed { log(.info, "removed the segment of a dead process", Self.words(file)) }
+    counts.removed += UInt64(removed.count)
+    for (path, why) in failed {
       log(.warning, "cannot remove the segment of a dead process: \(why)", ("segment", path))
     }
 
@@ -97,17 +120,17 @@ struct SegmentWatch: ~Copyable {
       guard mayBeNoted(file) else { continue }
       switch endings.watch(file) {
       case nil: break
-      case .tooMany?: missed("cannot learn how the process ends", .tooMany, file, &figures)
+      case .tooMany?: missed("cannot learn how the process ends", .tooMany, file)
       case .gone?:
         // A live process that can't be seen here runs in a pid namespace that this namespace does not hold.
         let isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true
         if !isLive, let ending = threadEnds?.ending(of: file) {
-          note(ending, file, &figures)
+          note(ending, file)
         } else {
-          missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file, &figures)
+          missed("how the process ends is not known", isLive ? .notVisible : .notSeen, file)
         }
       case .system(let code)?:
-        missed("cannot learn how the process ends: \(systemWords(code))", .notTold, file, &figures)
+        missed("cannot learn how the process ends: \(systemWords(code))", .notTold, file)
       }
     }
     let ended = files.filter { !$0.isLive }
@@ -123,9 +146,9 @@ struct SegmentWatch: ~Copyable {
         && ProcessEnding(ofSegment: file.path) == nil
       {
         if let ending = threadEnds?.ending(of: file) {
-          note(ending, file, &figures)
+          note(ending, file)
         } else if UnknownEnding(ofSegment: file.path) == nil {
-          missed("how the process ended is not known", .notSeen, file, &figures)
+          missed("how the process ended is not known", .notSeen, file)
         }
       }
     }
@@ -133,65 +156,58 @@ struct SegmentWatch: ~Copyable {
     seenAlive = seenAlive.intersection(present).union(running.lazy.map { FileKey(path: $0.path, inode: $0.inode) })
     dead = Set(ended.lazy.map(\.path))
     live = Dictionary(running.lazy.map { ($0.path, $0) }) { $1 }
-    figures[.segmentsLive] = UInt64(running.count)
-    figures[.segmentsDead] = UInt64(ended.count)
-    figures[.segmentBytes] = files.reduce(0) { $0 &+ $1.allocatedBytes }
+    counts.live = UInt64(running.count)
+    counts.dead = UInt64(ended.count)
+    counts.bytes = files.reduce(0) { $0 &+ $1.allocatedBytes }
     return owners
   }
 
-  /// The owner of the segment of process `id`: of the live process, else of an ended one that was seen alive, else of
-  /// the newest. Nil if there is none.
-  func owner(ofProcess id: Int32, startTime: UInt64?) -> UInt32? {
-    let files = ((try? SegmentDirectory.list()) ?? []).filter {
-      $0.processID == id && (startTime == nil || $0.startTime == startTime)
+  /// The owner of the segment of process `id`; nil if there is none.
+  public func owner(ofProcess id: Int32, startTime: UInt64?) -> UInt32? {
+    let files = ((try? SegmentDirectory.all(ofProcess: id)) ?? []).filter {
+      startTime == nil || $0.startTime == startTime
     }
-    return Self.best(of: files) { seenAlive.contains(FileKey(path: $0.path, inode: $0.inode)) }?.ownerID
-  }
-
-  static func best(of files: [SegmentFile], wasSeenAlive: (SegmentFile) -> Bool) -> SegmentFile? {
-    func rank(_ file: SegmentFile) -> (Int, UInt64, Double) {
-      (file.isLive ? 2 : wasSeenAlive(file) ? 1 : 0, file.startTime, file.modified)
-    }
-    return files.max { rank($0) < rank($1) }
+    return SegmentDirectory.preferred(of: files) {
+      seenAlive.contains(FileKey(path: $0.path, inode: $0.inode))
+    }?.ownerID
   }
 
   /// The live process `id` of user `owner`, if it is the one with this start time and this file.
-  func process(_ id: Int32, startTime: UInt64, inode: UInt64, of owner: UInt32) -> SegmentFile? {
+  public func process(_ id: Int32, startTime: UInt64, inode: UInt64, of owner: UInt32) -> SegmentFile? {
     live.values.first {
       $0.processID == id && $0.startTime == startTime && $0.inode == inode && $0.ownerID == owner
     }
   }
 
   /// All users that have segments, by the last look, and those with live processes.
-  var owners: Set<UInt32> { Set(((try? SegmentDirectory.list()) ?? []).map(\.ownerID)) }
-  var liveOwners: Set<UInt32> { Set(live.values.lazy.map(\.ownerID)) }
+  public var owners: Set<UInt32> { Set(((try? SegmentDirectory.list()) ?? []).map(\.ownerID)) }
+  public var liveOwners: Set<UInt32> { Set(live.values.lazy.map(\.ownerID)) }
 
-  private func note(_ ending: ProcessEnding?, _ file: SegmentFile, _ figures: inout Figures) {
+  private mutating func note(_ ending: ProcessEnding?, _ file: SegmentFile) {
     guard let ending else {
-      return missed("how the process ended is not known: that takes Linux 6.15", .notTold, file, &figures)
+      return missed("how the process ended is not known: that takes Linux 6.15", .notTold, file)
     }
-    let failure = asOwner(of: file) { ending.note(with: file) }
+    var failure = EPERM
+    asUser(file.ownerID) { failure = ending.note(with: file) }
     // A segment that is gone needs no note.
     guard failure != 0, failure != ENOENT else { return }
-    figures[.endingsUnknown] += 1
+    counts.endingsUnknown += 1
     log(.debug, "cannot note how the process ended, \(ending): \(systemWords(failure))", Self.words(file))
   }
 
-  private func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile, _ figures: inout Figures) {
-    figures[.endingsUnknown] += 1
-    _ = asOwner(of: file) { reason.note(with: file) }
+  private mutating func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile) {
+    counts.endingsUnknown += 1
+    asUser(file.ownerID) { _ = reason.note(with: file) }
     log(.debug, "\(why): \(reason)", Self.words(file))
   }
 
-  /// Does `body` with the rights that the file's owner has on files.
-  private func asOwner(of file: SegmentFile, _ body: () -> Int32) -> Int32 {
-    let own = geteuid()
-    guard own == 0, file.ownerID != 0 else { return body() }
+  /// Does `body` with the rights that `user` has on files; not at all if that can't be.
+  private func asUser(_ user: UInt32, _ body: () -> Void) {
+    guard geteuid() == 0, user != 0 else { return body() }
     // setfsuid tells no failure: the second call returns the id that counts now.
-    _ = setfsuid(file.ownerID)
-    defer { _ = setfsuid(own) }
-    guard setfsuid(.max) == Int32(bitPattern: file.ownerID) else { return EPERM }
-    return body()
+    _ = setfsuid(user)
+    defer { _ = setfsuid(0) }
+    if setfsuid(.max) == Int32(bitPattern: user) { body() }
   }
 
   /// Whether this process may write notes on the segment: only root may, where it belongs to another user.

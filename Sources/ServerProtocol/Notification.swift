@@ -3,17 +3,15 @@
 // NOTIFY_SOCKET names, if it names one.
 
 import ByteText
-import CBroker
 import Glibc
-import ServerProtocol
 
-enum Notification: String {
+public enum Notification: String {
   case ready = "READY=1"
   case stopping = "STOPPING=1"
 
   /// Does nothing where no socket is named. Errors are ignored: systemd has a timeout for a server that it does not
   /// hear from.
-  func send() {
+  public func send() {
     guard let variable = getenv("NOTIFY_SOCKET") else { return }
     let name = String(reversibly: UnsafePointer(variable))
     let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)

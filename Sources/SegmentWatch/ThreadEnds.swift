@@ -4,7 +4,7 @@
 // process is found dead whose ending is not known, and otherwise at each look at the directories. Where the kernel
 // doesn't tell, as in namespaces, no message comes.
 
-import CBroker
+import CProcessEnds
 import Glibc
 import SegmentFiles
 import SystemAccess

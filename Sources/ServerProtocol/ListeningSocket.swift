@@ -2,26 +2,25 @@
 // The socket on which the server listens: made at a path, or inherited from systemd.
 //
 // - A socket file that a dead server left behind is replaced; the file of a live server never is. Two servers that
-//   start at once take turns: each holds a lock on the directory while it looks and binds.
+//   start at once take turns: each holds a lock while it looks and binds. Root's server removes what another user has
+//   put at its name, and its lock is a file that only root can lock.
 // - Anybody may connect (mode 0666). The user at the other end decides, for each request, which answers are given.
 // - The server that made the file removes it, if the name still leads to that file.
 
 import ByteText
-import CBroker
 import Glibc
-import ServerProtocol
 import SystemAccess
 
 /// Owns a listening socket, and the socket's file if this process made it.
-struct ListeningSocket: ~Copyable {
+public struct ListeningSocket: ~Copyable {
   /// Where it listens, in words.
-  let place: String
+  public let place: String
   private var socket: UnixSocket?
   private let file: SocketFile?
 
   /// The socket that systemd passed, if there is one, else a new socket at `path`. To be called before other threads
   /// start.
-  static func open(at path: String) throws(Complaint) -> ListeningSocket {
+  public static func open(at path: String) throws(Complaint) -> ListeningSocket {
     if let inherited = try inherited() { return inherited }
     try SocketLocation.prepareDirectory(of: path)
     return try ListeningSocket(at: path)
@@ -55,12 +54,15 @@ struct ListeningSocket: ~Copyable {
 
   /// Binds a socket to `path` and listens.
   private init(at path: String) throws(Complaint) {
-    let lock = try DirectoryLock(ofDirectoryOf: path)
+    let lock = try SocketLock(of: path)
     defer { withExtendedLifetime(lock) {} }
     try Self.clear(path)
 
     let socket = try UnixSocket.create()
+    // The mode comes with the file: a change by name could reach another file by now.
+    let mask = umask(0o111)
     let result = try UnixSocket.withAddress(of: path) { bind(socket.descriptor, $0, $1) }
+    umask(mask)
     guard result == 0 else {
       throw Complaint(
         .obstacle, what: "cannot listen at \(path): \(systemWords(errno))", advice: "name another place with --socket",
@@ -68,7 +70,7 @@ struct ListeningSocket: ~Copyable {
     }
     let file = SocketFile(path: path)
     // While the queue is full nobody can connect: a client that opens connections without end would keep others out.
-    guard chmod(path.originalPath, 0o666) == 0, listen(socket.descriptor, SOMAXCONN) == 0 else {
+    guard listen(socket.descriptor, SOMAXCONN) == 0 else {
       throw Complaint(.obstacle, what: "cannot listen at \(path): \(systemWords(errno))", code: errno)
     }
     self.init(place: path, socket: socket, file: file)
@@ -81,7 +83,7 @@ struct ListeningSocket: ~Copyable {
   }
 
   /// Gives away the descriptor, once; its new owner closes it. This owner keeps the file.
-  mutating func takeDescriptor() -> Int32? { socket.take()?.release() }
+  public mutating func takeDescriptor() -> Int32? { socket.take()?.release() }
 
   /// Removes a dead server's socket file. Throws if another kind of file is there, or the socket of a live server.
   private static func clear(_ path: String) throws(Complaint) {
@@ -95,6 +97,14 @@ struct ListeningSocket: ~Copyable {
       throw Complaint(
         .obstacle, what: "cannot listen at \(path): a file that is not a socket is there",
         advice: "name another with --socket")
+    }
+    if geteuid() == 0, status.st_uid != 0 {
+      // Whoever made it could keep root's server away by it, or tell false answers to those who trust the name.
+      guard unlink(path.originalPath) == 0 || errno == ENOENT else {
+        throw Complaint(
+          .obstacle, what: "cannot replace \(path), made by user \(status.st_uid): \(systemWords(errno))", code: errno)
+      }
+      return
     }
     do throws(Complaint) {
       let other = try UnixSocket.connected(to: path).peer()
@@ -140,32 +150,44 @@ struct SocketFile: ~Copyable {
   }
 }
 
-/// Holds an exclusive lock on a directory, for the moment in which a socket there is looked at and replaced.
-private struct DirectoryLock: ~Copyable {
+/// Holds an exclusive lock of a file beside a socket, for the moment in which the socket is looked at and replaced. The
+/// file is the server's user's, with mode 0600: others can't lock it.
+private struct SocketLock: ~Copyable {
   private let descriptor: Int32
+  private let path: String
 
-  init(ofDirectoryOf path: String) throws(Complaint) {
-    let directory =
-      switch path.lastIndex(of: "/") {
-      case nil: "."
-      case path.startIndex?: "/"
-      case let slash?: String(path[..<slash])
-      }
-    descriptor = Glibc.open(directory.originalPath, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      throw Complaint(
-        .obstacle, what: "cannot open the directory \(directory) of the socket: \(systemWords(errno))",
-        advice: "create it, or name another place with --socket", code: errno)
-    }
+  init(of socket: String) throws(Complaint) {
+    path = socket + ".lock"
     // A server holds the lock for well under a millisecond. A process that holds it longer is no server.
     for _ in 0..<200 {
-      if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return }
-      usleep(10_000)
+      let file = Glibc.open(path.originalPath, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
+      let code = file < 0 ? errno : 0
+      var own = stat()
+      var there = stat()
+      if file >= 0, fstat(file, &own) == 0, own.st_uid == geteuid(), own.st_mode & (S_IFMT | 0o077) == S_IFREG {
+        // A server that held the lock has removed the file meanwhile: then another file is there, or none.
+        if flock(file, LOCK_EX | LOCK_NB) == 0, lstat(path.originalPath, &there) == 0, own.st_ino == there.st_ino {
+          descriptor = file
+          return
+        }
+        close(file)
+        usleep(10_000)
+        continue
+      }
+      if file >= 0 { close(file) }
+      // What somebody else has put there, root removes; no other server can.
+      if geteuid() == 0, code != ENOENT, unlink(path.originalPath) == 0 { continue }
+      throw Complaint(
+        .obstacle, what: "cannot make \(path): \(code == 0 ? "it is another user's" : systemWords(code))",
+        advice: "create its directory, or name another place with --socket", code: code)
     }
     throw Complaint(
-      .obstacle, what: "cannot lock \(directory): another process holds it",
-      advice: "see with `fuser \(directory)` which, and stop it", code: EBUSY)
+      .obstacle, what: "cannot lock \(path): another process holds it",
+      advice: "see with `fuser \(path)` which, and stop it", code: EBUSY)
   }
 
-  deinit { close(descriptor) }
+  deinit {
+    unlink(path.originalPath)
+    close(descriptor)
+  }
 }
