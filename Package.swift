@@ -96,13 +96,17 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
-    .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
+    .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
+    .target(
+      name: "SegmentFiles",
+      dependencies: ["Bounds", "ByteText", "CLibrary", "FileFacts", "SharedLayout", "SystemAccess"],
+      exclude: ["CLibrary"]),
     .target(
       name: "IndexReader",
       dependencies: [
-        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess",
+        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SegmentFiles", "SharedLayout", "SystemAccess",
       ],
-      exclude: ["CLibrary", "MappingGuard"]),
+      exclude: ["MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -156,11 +160,15 @@ let package = Package(
       ],
       path: "Sources/Client"),
     .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
-    .systemLibrary(name: "CPidfd", path: "Sources/IndexServer/CPidfd"),
+    .systemLibrary(name: "CBroker", path: "Sources/Broker/CBroker"),
+    // The only part with privileges: nothing that parses what users write may be among its dependencies.
+    .target(
+      name: "Broker", dependencies: ["ByteText", "CBroker", "SegmentFiles", "ServerProtocol", "SystemAccess"],
+      exclude: ["CBroker"]),
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance",
+        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "IndexReader", "Provenance",
         "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
@@ -171,7 +179,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
-      path: "Sources/IndexServer", exclude: ["CMalloc", "CPidfd"]),
+      path: "Sources/IndexServer", exclude: ["CMalloc"]),
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
@@ -220,6 +228,7 @@ let package = Package(
       dependencies: [
         "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
       ]),
+    .testTarget(name: "BrokerTests", dependencies: ["Broker", "SegmentFiles", "SystemAccess", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(
