@@ -163,7 +163,8 @@ let package = Package(
     .systemLibrary(name: "CBroker", path: "Sources/Broker/CBroker"),
     // The only part with privileges: nothing that parses what users write may be among its dependencies.
     .target(
-      name: "Broker", dependencies: ["ByteText", "CBroker", "SegmentFiles", "ServerProtocol", "SystemAccess"],
+      name: "Broker",
+      dependencies: ["ByteText", "CBroker", "Confinement", "SegmentFiles", "ServerProtocol", "SystemAccess"],
       exclude: ["CBroker"]),
     .executableTarget(
       name: "allocsd",

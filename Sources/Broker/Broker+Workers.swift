@@ -35,6 +35,7 @@ extension Broker {
     }
     do throws(Complaint) {
       let worker = try Worker.start(key, arguments: options.arguments, at: now)
+      place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
       add(worker.log.number, .log(worker))
@@ -124,7 +125,7 @@ extension Broker {
     worker.busyLooks = used * 4 >= second * UInt64(Self.pingInterval) * 3 ? worker.busyLooks + 1 : 0
     let isBusy = worker.busyLooks >= 2
     guard isBusy != worker.isLowered else { return }
-    if allocs_set_group_priority(worker.processID, isBusy ? 10 : 0) == 0 { worker.isLowered = isBusy }
+    if setShare(of: worker, isLow: isBusy) { worker.isLowered = isBusy }
   }
 
   func stop(_ worker: Worker) {
@@ -140,7 +141,7 @@ extension Broker {
       log(.error, "worker killed: \(why)", ("worker", "\(worker.key)"), ("pid", "\(worker.processID)"))
     }
     figures[.workersKilled] += 1
-    Glibc.kill(worker.processID, SIGKILL)
+    end(worker)
     // Its end is noticed by SIGCHLD. Until then it is not killed again, and gets no more connections.
     worker.ping = nil
     worker.pings = .max
@@ -180,6 +181,7 @@ extension Broker {
 
   private func forget(_ worker: Worker) {
     takeLog(of: worker)
+    cgroups?.remove(userID(of: worker.key))
     if !worker.line.isEmpty { copy(worker.line[...], of: worker) }
     remove(worker.channel.descriptor)
     remove(worker.log.number)
@@ -239,7 +241,7 @@ extension Broker {
       case .ended:
         // It ends, or has closed its channel: then it is of no use.
         remove(worker.channel.descriptor)
-        if worker.stopped == nil { Glibc.kill(worker.processID, SIGKILL) }
+        if worker.stopped == nil { end(worker) }
         return
       case .malformed: return kill(worker, "it sent what is no message")
       case .message(let message, let descriptor):

@@ -11,6 +11,7 @@
 //   is copied in whole, printable, bounded lines, and one that doesn't answer pings is killed.
 
 import CBroker
+import Confinement
 import Glibc
 import SegmentFiles
 import ServerProtocol
@@ -68,6 +69,8 @@ public final class Broker {
   var figures = Figures()
   var shares: [UInt32: UserShares] = [:]
   var workers: [WorkerKey: Worker] = [:]
+  /// Where the system hands cgroups over.
+  var cgroups: WorkerCgroups?
   /// Workers that were told to stop, by process id.
   var leaving: [Int32: Worker] = [:]
   /// The requests for destinations that the opener has not answered: who asked, and with which number.
@@ -121,6 +124,7 @@ public final class Broker {
 
   /// Returns when SIGTERM or SIGINT has come and all workers are gone.
   public func run() {
+    takeCgroups()
     look()
     log(.info, "serving", ("socket", place), ("uid", "\(geteuid())"))
     Notification.ready.send()
