@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the broker does to a worker from outside: its cgroup, its share of the processors, its end. A worker may be
-// another user's; all of this needs no capability but CAP_SETUID (Confinement).
+// What the broker does to a worker from outside: its cgroup, and its share of the processors (Confinement).
 
 import Confinement
 import Glibc
@@ -45,13 +44,5 @@ extension Broker {
       return true
     }
     return (try? lowerPriority(ofGroup: worker.processID, by: isLow ? 10 : 0)) != nil
-  }
-
-  /// Ends a worker at once.
-  func end(_ worker: Worker) {
-    let code = Confinement.end(worker.processID, ofUser: userID(of: worker.key))
-    if code != 0, code != ESRCH {
-      log(.error, "cannot end a worker: \(systemWords(code))", ("worker", "\(worker.key)"))
-    }
   }
 }
