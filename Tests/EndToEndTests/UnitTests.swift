@@ -94,7 +94,7 @@ extension EndToEnd {
       as() { local user=$1; shift; setpriv --reuid=$user --regid=$user --clear-groups --inh-caps=-all env HOME=/ "$@"; }
       ask() { local user=$1; shift; as "$user" timeout 20 /mnt/bin/allocsctl "$@" --socket $socket 2>&1; }
       # Until a command succeeds, ten seconds at most.
-      until_true() { local i; for i in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; return 1; }
+      until_true() { local i; for i in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; false; }
 
       (umask 077; exec setpriv --bounding-set="$2" --inh-caps=-all --no-new-privs /mnt/probe filter=/mnt/calls \
         exec=/mnt/bin/allocsd --log-level debug --keep-dead-for 1s --look-every 1s) >/mnt/log 2>&1 &
@@ -127,7 +127,7 @@ extension EndToEnd {
       as 4343 /mnt/bin/allocsctl run -- sh -c 'sleep 0.2; exit 3'
       until_true ended >/dev/null
       echo "end of a process: $(ended)"
-      users() { ask 0 ps --json | grep -oE '"(user|uid)":[0-9]+' | grep -oE '[0-9]+$' | sort -u | grep -E '^4' | xargs; }
+      users() { ask 0 ps --json | grep -oE '"(user|uid)":[0-9]+' | grep -oE '4[0-9]+$' | sort -u | xargs; }
       echo "list for root: $(users)"
       echo "query for root: $(site 0 "$theirs")"
       /mnt/bin/allocsctl run -- perl -e "$program" &

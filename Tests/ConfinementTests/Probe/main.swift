@@ -126,7 +126,7 @@ do {
         say(name, value, code == 0 ? "done" : nameOfError(code))
       }
     case "filter":
-      // As systemd's SystemCallFilter= with SystemCallErrorNumber=EPERM. Names of other machines' calls are passed over.
+      // As systemd's SystemCallFilter= with SystemCallErrorNumber=EPERM. Other machines' calls are left out.
       guard let filter = seccomp_init(allocs_action_not_permitted) else { fatalError("no filter") }
       for call in try String(contentsOfFile: String(value), encoding: .utf8).split(separator: "\n") {
         let number = seccomp_syscall_resolve_name(String(call))
