@@ -105,10 +105,9 @@ extension EndToEnd {
       program='$SIG{ALRM} = sub { exit }; while (1) { my $text = "x" x 300000; select undef, undef, undef, 0.01 }'
       as 4242 /mnt/bin/allocsctl run -- perl -e "$program" &
       found() { test -n "$(ls $1 2>/dev/null)"; }
-      until_true found '/run/allocs/4242/*.seg'
+      until_true found '/run/allocs/4242/*.seg' || exit 1
       echo "directory of a user: $(stat -c '%u %a' /run/allocs/4242)"
       theirs=$(basename /run/allocs/4242/*.seg); theirs=${theirs%%.*}
-      live() { ask "$1" places "$2" 2>/dev/null | grep -q . || ask "$1" top "$2" | grep -q perl; }
       site() { ask "$1" top "$2" --json | grep -q '"function"' && echo site; }
       until_true site 4242 "$theirs" >/dev/null
       echo "query of a user: $(site 4242 "$theirs")"
@@ -117,26 +116,27 @@ extension EndToEnd {
       mapped() { ask "$1" query "$2" "$(stack "$2")" | grep -qi stack && echo yes; }
       echo "mappings of a user: $(mapped 4242 "$theirs")"
       events() { timeout 3 setpriv --reuid="$1" --regid="$1" --clear-groups --inh-caps=-all \
-        /mnt/bin/allocsctl events "$2" --socket $socket 2>&1 | head -n 3; }
-      echo "events of a user: $(events 4242 "$theirs" | grep -q alloc && echo yes)"
+        /mnt/bin/allocsctl events "$2" --json --socket $socket 2>&1 | head -n 3; }
+      echo "events of a user: $(events 4242 "$theirs" | grep -q '"event":"' && echo yes)"
       refused() { grep -qiE 'user|permi|indexed|no such' && echo refused; }
       echo "query of another user: $(ask 4343 query "$theirs" 0x10 | refused)"
       echo "events of another user: $(events 4343 "$theirs" | refused)"
 
       ended() { ask 4343 ps --json | grep -o '"exit_status":[0-9]*' | grep -o '[0-9]*$'; }
-      as 4343 /mnt/bin/allocsctl run -- sh -c 'sleep 0.2; exit 3'
+      as 4343 /mnt/bin/allocsctl run -- perl -e 'exit 3'
       until_true ended >/dev/null
       echo "end of a process: $(ended)"
       users() { ask 0 ps --json | grep -oE '"(user|uid)":[0-9]+' | grep -oE '4[0-9]+$' | sort -u | xargs; }
       echo "list for root: $(users)"
       echo "query for root: $(site 0 "$theirs")"
       /mnt/bin/allocsctl run -- perl -e "$program" &
-      until_true found '/run/allocs/0/*.seg'
+      until_true found '/run/allocs/0/*.seg' || exit 1
       own=$(basename /run/allocs/0/*.seg); own=${own%%.*}
       until_true site 0 "$own" >/dev/null
       echo "query of root's process: $(site 0 "$own")"
       echo "mappings of root's process: $(mapped 0 "$own")"
 
+      until_true found '/run/allocs/4343/*.seg' || echo "no segment of a dead process" >&2
       none() { test -z "$(ls /run/allocs/4343/*.seg 2>/dev/null)"; }
       until_true none && echo "dead segments: gone"
       worker=$(pgrep -u 4242 allocsd); worker=${worker%%$'\n'*}
