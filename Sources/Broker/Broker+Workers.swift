@@ -35,10 +35,10 @@ extension Broker {
     }
     do throws(Complaint) {
       let worker = try Worker.start(key, arguments: options.arguments, at: now)
+      place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
       add(worker.log.number, .log(worker))
-      if case .user(let id) = key { place(worker, id) }
       figures[.workersStarted] += 1
       figures[.workers] = UInt64(workers.count + leaving.count)
       log(.debug, "worker started", ("worker", "\(key)"), ("pid", "\(worker.processID)"))
@@ -47,15 +47,6 @@ extension Broker {
     } catch {
       shares[user]?.backOff.failed(at: now, started: now)
       throw error
-    }
-  }
-
-  /// Puts a user's worker into the cgroup of that user, where there are cgroups.
-  private func place(_ worker: Worker, _ user: UInt32) {
-    do throws(Complaint) {
-      try cgroups?.place(worker.processID, user)
-    } catch {
-      log(.warning, "\(error)", ("worker", "\(worker.key)"))
     }
   }
 
@@ -136,7 +127,7 @@ extension Broker {
     worker.busyLooks = used * 4 >= second * UInt64(Self.pingInterval) * 3 ? worker.busyLooks + 1 : 0
     let isBusy = worker.busyLooks >= 2
     guard isBusy != worker.isLowered else { return }
-    if allocs_set_group_priority(worker.processID, isBusy ? 10 : 0) == 0 { worker.isLowered = isBusy }
+    if setShare(of: worker, isLow: isBusy) { worker.isLowered = isBusy }
   }
 
   func stop(_ worker: Worker) {
@@ -191,8 +182,8 @@ extension Broker {
   }
 
   private func forget(_ worker: Worker) {
-    if case .user(let id) = worker.key, workers[worker.key] == nil { cgroups?.remove(id) }
     takeLog(of: worker)
+    if workers[worker.key] == nil { cgroups?.remove(userID(of: worker.key)) }
     if !worker.line.isEmpty { copy(worker.line[...], of: worker) }
     remove(worker.channel.descriptor)
     remove(worker.log.number)

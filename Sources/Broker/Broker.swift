@@ -63,8 +63,6 @@ public final class Broker {
   /// Whether there are workers of other users. Without root's rights, all connections go to the one worker.
   let isPrivileged = geteuid() == 0
   let place: String
-  /// The cgroups of the workers; nil where there are none.
-  var cgroups: WorkerCgroups?
   private let epoll: Descriptor
   private var listener: Descriptor?
   private var socket: ListeningSocket?
@@ -74,6 +72,8 @@ public final class Broker {
   var figures = Figures()
   var shares: [UInt32: UserShares] = [:]
   var workers: [WorkerKey: Worker] = [:]
+  /// Where the system hands cgroups over.
+  var cgroups: WorkerCgroups?
   /// Workers that were told to stop, by process id.
   var leaving: [Int32: Worker] = [:]
   /// The requests for destinations that the opener has not answered: who asked, and with which number.
@@ -128,13 +128,6 @@ public final class Broker {
           + " the machine, or remove it while no indexed program runs")
     }
     watch = try SegmentWatch(retention: options.retention, watchLimit: limit / 4, log: log)
-    if isPrivileged {
-      do throws(Complaint) {
-        cgroups = try WorkerCgroups()
-      } catch {
-        log(.info, "\(error)")
-      }
-    }
     add(number, .listener)
     add(signals.number, .signals)
     for descriptor in watch.descriptors { add(descriptor, .segments) }
@@ -144,6 +137,7 @@ public final class Broker {
 
   /// Returns when SIGTERM or SIGINT has come and all workers are gone.
   public func run() {
+    takeCgroups()
     look()
     log(.info, "serving", ("socket", place), ("uid", "\(geteuid())"))
     Notification.ready.send()

@@ -3,14 +3,16 @@
 //
 // Limits of a process (setrlimit(2)) hold everywhere, cgroups (WorkerCgroups) where the system hands one over:
 //
-// | of | limit | why this one |
-// |---|---|---|
-// | memory | RLIMIT_DATA: private memory that can be written | RLIMIT_AS would count segments and module files, which are windows onto pages that belong to others. Shared anonymous memory, which RLIMIT_DATA doesn't count, is refused by the filter |
-// | descriptors | RLIMIT_NOFILE | |
-// | threads | each has a stack, which counts as memory; pids.max of the cgroup | RLIMIT_NPROC would count everything that the user runs, and the user could keep their own worker from starting |
-// | files | RLIMIT_FSIZE: how far a file can be made to grow | a worker writes control files, which are small |
-// | core dumps | RLIMIT_CORE: none | a dump would hold what the worker had read |
-// | processor time | cpu.weight and cpu.max of the cgroup; `lowerPriority` by the broker | RLIMIT_CPU counts a process's whole life, and a worker may live for months |
+// - Memory: RLIMIT_DATA, private memory that can be written. RLIMIT_AS would count segments and module files, which are
+//   windows onto pages that belong to others. Shared anonymous memory, which RLIMIT_DATA doesn't count, is refused by
+//   the filter.
+// - Descriptors: RLIMIT_NOFILE.
+// - Threads: each has a stack, which counts as memory; pids.max of the cgroup. RLIMIT_NPROC would count everything that
+//   the user runs, and the user could keep their own worker from starting.
+// - Files: RLIMIT_FSIZE, how far a file can be made to grow. A worker writes control files, which are small.
+// - Core dumps: none (RLIMIT_CORE), as a dump would hold what the worker had read.
+// - Processor time: cpu.weight and cpu.max of the cgroup; `lowerPriority` by the broker. RLIMIT_CPU counts a process's
+//   whole life, and a worker may live for months.
 
 import CConfinement
 import Glibc

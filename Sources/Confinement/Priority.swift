@@ -30,12 +30,12 @@ public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complain
   }
 }
 
-/// Ends a worker at once. Needs no CAP_KILL: a broker that may become the worker's user does so for the one call. That
+/// Ends a worker at once. Needs no CAP_KILL: a broker that may become the worker's user does so for the one call. The
 /// user can't reach the broker meanwhile, as a signal counts by the ids that the broker keeps, and no process can trace
-/// one that has changed its ids.
+/// another that has changed its ids.
 ///
-/// Returns 0, or the `errno` value of the failure. `process` must be a child that was not waited for. For a process with
-/// one thread, as the ids of all threads change.
+/// Returns 0, or the `errno` value of the failure. `process` must be a child that was not waited for. The caller must
+/// have one thread, as the ids of all threads change.
 public func end(_ process: pid_t, ofUser user: uid_t) -> Int32 {
   guard process > 0 else { return ESRCH }
   if kill(process, SIGKILL) == 0 { return 0 }

@@ -9,9 +9,9 @@
 //
 // What a call that isn't allowed gets, and why it isn't one answer for all:
 //
-// - ENOSYS, if the call is newer than Linux 5.0 and no list below has it: libc and Swift's runtime try newer calls before
-//   older ones, and take the older one only for this answer. So a filter that was written before a call existed doesn't
-//   break a program.
+// - ENOSYS, if the call is newer than Linux 5.0 and no list below has it: libc and Swift's runtime try newer calls
+//   before older ones, and take the older one only for this answer. So a filter that was written before a call existed
+//   doesn't break a program.
 // - EPERM otherwise: honest code may try the call and do without it, and error messages should say why it failed.
 // - The end of the worker (SIGSYS), where no honest path leads there. Who asks for these has taken the worker over, and
 //   an error would only invite another attempt. The broker counts, logs, and starts a new worker with back-off.

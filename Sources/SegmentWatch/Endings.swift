@@ -29,6 +29,9 @@ struct Endings: ~Copyable {
   /// By the descriptor of the process, and the descriptor by the segment's path.
   private var watched: [Int32: SegmentFile] = [:]
   private var descriptors: [String: Int32] = [:]
+  /// Searches for processes that have another number here, by the owners of their files: each looks at all processes,
+  /// and anybody may make files that need one.
+  private var searches: [UInt32: Allowance] = [:]
 
   /// `limit`: processes that are watched at a time at most.
   init(limit: Int) throws(Complaint) {
@@ -69,9 +72,20 @@ struct Endings: ~Copyable {
       return keep(try open(file.processID), file)
     } catch {
       // A process in a pid namespace of its own has another id here.
-      guard case .gone = error, let id = file.processIDHere else { return error }
+      guard case .gone = error, maySearch(for: file.ownerID), let id = file.processIDHere else { return error }
       do throws(Failure) { return add(try open(id), file) } catch { return error }
     }
+  }
+
+  private mutating func maySearch(for owner: UInt32) -> Bool {
+    let now = seconds(of: CLOCK_MONOTONIC)
+    if searches.count > 1000 {
+      searches = searches.filter { entry in
+        var allowance = entry.value
+        return !allowance.isFull(at: now)
+      }
+    }
+    return searches[owner, default: Allowance(burst: 16, rate: 1, at: now)].take(at: now)
   }
 
   /// Whether the process of the segment at `path` is being watched, or has ended and `ended` has not told it yet.

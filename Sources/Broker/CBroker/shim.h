@@ -6,7 +6,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -67,11 +66,6 @@ static inline ssize_t allocs_receive_message(int channel, void *bytes, size_t ca
 static inline int allocs_accept(int listener) {
   int connection = (int)syscall(SYS_accept4, listener, (void *)0, (void *)0, SOCK_CLOEXEC | SOCK_NONBLOCK);
   return connection < 0 ? -errno : connection;
-}
-
-// The niceness of all processes of a process group. Returns 0, or the number of an error.
-static inline int allocs_set_group_priority(int group, int nice) {
-  return setpriority(PRIO_PGRP, (id_t)group, nice) == 0 ? 0 : errno;
 }
 
 // A pipe, closed on exec, whose reading end never waits. Returns 0, or the number of an error.
