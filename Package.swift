@@ -89,6 +89,11 @@ let package = Package(
     .target(name: "ByteText"),
     .target(name: "SystemAccess", dependencies: ["ByteText", "SharedLayout"]),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
+    .systemLibrary(
+      name: "CConfinement", path: "Sources/Confinement/CConfinement", providers: [.apt(["libseccomp-dev"])]),
+    .target(
+      name: "Confinement", dependencies: ["CConfinement", "SystemAccess"], exclude: ["CConfinement"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
@@ -155,11 +160,22 @@ let package = Package(
       ],
       path: "Sources/Client"),
     .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
-    .systemLibrary(name: "CPidfd", path: "Sources/IndexServer/CPidfd"),
+    .systemLibrary(name: "CProcessEnds", path: "Sources/SegmentWatch/CProcessEnds"),
+    .target(
+      name: "SegmentWatch", dependencies: ["ByteText", "CProcessEnds", "SegmentFiles", "SystemAccess"],
+      exclude: ["CProcessEnds"]),
+    .systemLibrary(name: "CBroker", path: "Sources/Broker/CBroker"),
+    // The only part with privileges: nothing that parses what users write may be among its dependencies.
+    .target(
+      name: "Broker",
+      dependencies: [
+        "ByteText", "CBroker", "Confinement", "SegmentFiles", "SegmentWatch", "ServerProtocol", "SystemAccess",
+      ],
+      exclude: ["CBroker"]),
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance",
+        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "IndexReader", "Provenance",
         "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
@@ -170,7 +186,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
-      path: "Sources/IndexServer", exclude: ["CMalloc", "CPidfd"]),
+      path: "Sources/IndexServer", exclude: ["CMalloc"]),
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
@@ -191,6 +207,13 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
+    .executableTarget(
+      name: "confinement-probe", dependencies: ["CConfinement", "Confinement", "SystemAccess"],
+      path: "Tests/ConfinementTests/Probe"),
+    .testTarget(
+      name: "ConfinementTests",
+      dependencies: ["CConfinement", "Confinement", "SystemAccess", "TestSupport", "confinement-probe"],
+      exclude: ["Probe"]),
     .testTarget(
       name: "SegmentFilesTests", dependencies: ["SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
     .testTarget(
@@ -214,6 +237,7 @@ let package = Package(
       dependencies: [
         "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
       ]),
+    .testTarget(name: "BrokerTests", dependencies: ["Broker", "SegmentFiles", "SystemAccess", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(

@@ -27,6 +27,13 @@ public struct ProcessList: Hashable, Sendable {
       survey.omitted.reduce(0) { $0 + (reader == 0 || $1.key == reader ? $1.value : 0) } + survey.unread
   }
 
+  /// The processes whose segments belong to user `owner`; nil: all, whoever owns them.
+  public init(ownedBy owner: UInt32?, in directories: [String]? = nil) throws(Complaint) {
+    let survey = try SegmentDirectory.survey(in: directories)
+    processes = survey.files.filter { owner == nil || $0.ownerID == owner }.map { IndexedProcess($0) }
+    omitted = survey.omitted.reduce(0) { $0 + (owner == nil || $1.key == owner ? $1.value : 0) } + survey.unread
+  }
+
   /// A table of 80 columns; the live processes first.
   public var text: String {
     guard !processes.isEmpty || omitted > 0 else {

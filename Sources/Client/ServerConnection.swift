@@ -65,6 +65,11 @@ final class ServerConnection: @unchecked Sendable {
     do {
       defer { isUsed = true }
       do {
+        let response = try exchange(method, uri, accept, body)
+        guard response.status == 421, isUsed else { return response }
+        // The connection is served by the process of another user; a new one comes to the right one.
+        channel.close(promise: nil)
+        channel = try Self.adopt(Self.connect(path, requireTrust), path, group)
         return try exchange(method, uri, accept, body)
       } catch  where isUsed {
         // No request changes anything, so it may be sent twice.

@@ -161,6 +161,11 @@ public enum SegmentDirectory {
     preferred(of: try files(in: directories) { $0 == processID }.files)
   }
 
+  /// All segments with this process id that the caller may read. Throws as `list(in:)` does.
+  public static func all(ofProcess processID: Int32, in directories: [String]? = nil) throws(Complaint) -> [SegmentFile] {
+    try files(in: directories) { $0 == processID }.files
+  }
+
   /// Which of several segments with one process id is meant by the id alone: that of the live
   /// process of this pid namespace, then one of a live process in another; else one of an ended
   /// process, rather one that `wasSeen` alive, as anybody may write that a process of some id has

@@ -163,23 +163,29 @@ public enum SharedDirectories {
     do throws(DirectoryRefusal) {
       let parent = try CheckedDirectory(path: ofRoot)
       guard !parent.isShared else { return nil }
-      if mkdirat(parent.descriptor, place.name, 0o700) == 0 {
-        let made = allocs_open_in(parent.descriptor, place.name, O_RDONLY | O_DIRECTORY)
-        guard made >= 0 else { throw DirectoryRefusal(code: -made) }
-        defer { close(made) }
-        guard fchmod(made, 0o700) == 0, fchown(made, user, UInt32.max) == 0 else {
-          let code = errno
-          unlinkat(parent.descriptor, place.name, Int32(AT_REMOVEDIR))
-          throw DirectoryRefusal(code: code)
-        }
-      } else if errno != EEXIST {
-        throw DirectoryRefusal(code: errno)
-      }
+      let code = make(place.name, in: parent, as: user)
+      guard code == 0 || code == EEXIST else { throw DirectoryRefusal(code: code) }
       guard try CheckedDirectory(path: place.path).ownerID == user else { throw .untrusted("it isn't user \(user)'s") }
       return place.path
     } catch {
       throw error.complaint(place.path, "remove it as root")
     }
+  }
+
+  /// Makes a directory that belongs to `user` from the start: with that user's id, and with the rights that root's group
+  /// has in root's directory for that moment. So root needs no capability but CAP_SETUID. To be called by a process with
+  /// one thread. Returns 0, or the number of an error.
+  private static func make(_ name: String, in parent: borrowing CheckedDirectory, as user: UInt32) -> Int32 {
+    let directory = openat(parent.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard directory >= 0 else { return errno }
+    defer { close(directory) }
+    guard fchmod(directory, 0o775) == 0 else { return errno }
+    defer { fchmod(directory, 0o755) }
+    guard seteuid(user) == 0 else { return errno }
+    let code = mkdirat(directory, name, 0o700) == 0 ? 0 : errno
+    // The real and the saved id are root's still. A process that is not root any more must not go on.
+    guard seteuid(0) == 0 else { abort() }
+    return code
   }
 
   /// A directory of the calling user's own, made if there is none yet. Throws if each place is taken by others, or may

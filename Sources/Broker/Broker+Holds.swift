@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the broker does to a worker from outside: its cgroup, and its share of the processors (Confinement).
+
+import Confinement
+import Glibc
+import SystemAccess
+
+extension Broker {
+  /// Takes up the cgroup that the system hands over, if it does.
+  func takeCgroups() {
+    do throws(Complaint) {
+      cgroups = try WorkerCgroups()
+      log(.info, "each worker has a cgroup", ("controllers", cgroups?.controllers.joined(separator: " ") ?? ""))
+    } catch {
+      log(.info, "\(error)")
+    }
+  }
+
+  /// The user that a worker runs as.
+  func userID(of key: WorkerKey) -> uid_t {
+    guard isPrivileged else { return geteuid() }
+    switch key {
+    case .user(let id): return id
+    case .gatherer: return Identity.nobody.uid
+    case .opener: return geteuid()
+    }
+  }
+
+  /// Puts a new worker into its cgroup.
+  func place(_ worker: Worker) {
+    // The opener is the broker's own user, and reads nothing that anybody else wrote.
+    guard cgroups != nil, worker.key != .opener else { return }
+    do throws(Complaint) {
+      try cgroups?.place(worker.processID, userID(of: worker.key))
+    } catch {
+      log(.warning, "\(error)")
+    }
+  }
+
+  /// Gives a worker a low share of the processors, or its usual one. Returns whether it has that now.
+  func setShare(of worker: Worker, isLow: Bool) -> Bool {
+    if cgroups?.controllers.contains("cpu") == true {
+      cgroups?.setShare(userID(of: worker.key), isLow: isLow)
+      return true
+    }
+    return (try? lowerPriority(ofGroup: worker.processID, by: isLow ? 10 : 0)) != nil
+  }
+}
