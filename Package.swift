@@ -189,7 +189,7 @@ let package = Package(
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "IndexReaderTests",
-      dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
+      dependencies: ["Bounds", "CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Segments"]),
     .testTarget(
       name: "EventExportTests",
@@ -217,7 +217,7 @@ let package = Package(
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets",
-      dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
+      dependencies: ["Answers", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]

@@ -41,15 +41,15 @@ public final class Budget: Sendable {
   public func cancel() { end(.cancelled) }
 
   /// Takes `count` bytes off. They come back by `giveBack` where the memory is free again before the answer is made.
-  /// Returns whether the question may go on.
+  /// Returns whether the question may go on. Does not look at the clock.
   @discardableResult
   public func spend(bytes count: Int) -> Bool {
-    guard count >= 0, !isExhausted else { return !isExhausted }
+    guard count >= 0, met.load(ordering: .relaxed) == 0 else { return met.load(ordering: .relaxed) == 0 }
     // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't wrap
     // around.
     let left = bytesLeft.wrappingSubtract(min(count, Self.most), ordering: .relaxed).newValue
     if left < 0 { end(.memory) }
-    return !isExhausted
+    return met.load(ordering: .relaxed) == 0
   }
 
   /// Takes `count` bytes off the budget of this thread, if there is one. Returns whether the question may go on. To be

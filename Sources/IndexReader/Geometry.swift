@@ -49,9 +49,9 @@ struct Geometry: Sendable {
     _ header: allocs_header, actualSize: UInt64, _ path: String
   ) throws(Complaint) {
     func damaged(_ why: String) -> Complaint { .notASegment(path: path, why: why) }
-    // Sections are addressed below 2^47: no file that can be mapped is larger.
-    guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size < 1 << 47 else {
-      throw damaged("its header says that the file has \(header.file_size) bytes")
+    guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size <= SectionPlaces.mostFileBytes else {
+      throw damaged(
+        "its header says that the file has \(header.file_size) bytes, and an agent's have \(SectionPlaces.mostFileBytes) at most")
     }
     guard actualSize >= header.file_size else {
       throw .truncated(path: path, why: "it has \(actualSize) of \(header.file_size) bytes")

@@ -2,8 +2,8 @@
 // Where the sections of a segment lie: from the header's table to bounds that are safe to use.
 //
 // - A layout version has one size for each entry; a header that says another is damaged, not newer.
-// - The file is no larger than its sections; the tables end near its start, so that they may be
-//   mapped whole.
+// - The file is no larger than the largest that an agent makes; the tables end near its start, so
+//   that they may be mapped whole.
 // - Sections lie inside the file, behind the header's page, on page boundaries, and don't overlap.
 // - The list of sections (allocs_section.h) says which facts of each section are checked; only the
 //   size of an event ring is a choice of the process, and is checked by itself.
@@ -68,13 +68,18 @@ struct SectionPlaces: Sendable {
     for (lower, upper) in zip(ranges, ranges.dropFirst()) where lower.upperBound > upper.lowerBound {
       throw .notASegment(path: path, why: "two of its sections overlap at \(upper.lowerBound)")
     }
-    // An agent sizes the file by its sections.
-    let end = ranges.last?.upperBound ?? 0
-    guard (Foreign(end) + UInt64(ALLOCS_PAGE_SIZE)) > header.fields.file_size else {
-      throw .notASegment(
-        path: path, why: "its header says that the file has \(header.fields.file_size) bytes, of which sections take \(end)")
-    }
   }
+
+  /// The bytes of a file of which each section has the list's capacity, and each ring the most records.
+  static let mostFileBytes: UInt64 = {
+    let ringBytes = Layout.ringRecordsOffset &+ UInt64(ALLOCS_RING_RECORDS_MAX) &* Layout.eventSize
+    let page = UInt64(ALLOCS_PAGE_SIZE)
+    return (0..<UInt32(ALLOCS_SECTION_ROWS.rawValue)).reduce(page) { sum, row in
+      let facts = allocs_section_facts(row)
+      let entry = facts.entry_size == UInt64(ALLOCS_ENTRY_SIZE_VARIES) ? ringBytes : facts.entry_size
+      return sum &+ facts.capacity &* entry &+ page
+    }
+  }()
 
   /// The sections of which windows are mapped.
   private static let windowed: Set<UInt32> = [
