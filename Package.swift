@@ -86,18 +86,22 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
-    .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
+    .target(name: "SystemAccess", dependencies: ["ByteText", "SharedLayout"]),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
-    .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
+    .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
+    .target(
+      name: "SegmentFiles",
+      dependencies: ["Bounds", "ByteText", "CLibrary", "FileFacts", "SharedLayout", "SystemAccess"],
+      exclude: ["CLibrary"]),
     .target(
       name: "IndexReader",
       dependencies: [
-        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess",
+        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SegmentFiles", "SharedLayout", "SystemAccess",
       ],
-      exclude: ["CLibrary", "MappingGuard"]),
+      exclude: ["MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(

@@ -19,22 +19,19 @@ import SystemAccess
 
 /// The header of a segment that this reader can read: a copy, of which the magic, the version and
 /// the size are checked. All other fields are as the file has them.
-struct SegmentHeader {
-  private(set) var fields: allocs_header
+package struct SegmentHeader {
+  package private(set) var fields: allocs_header
 
   /// Bytes at the file's start that hold a header of any version that this reader takes.
-  static let size = MemoryLayout<allocs_header>.size
+  package static let size = MemoryLayout<allocs_header>.size
 
-  /// Reads the header of `file`.
-  init(of file: borrowing OpenFile, path: String) throws(Complaint) {
-    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.size, alignment: 8)
-    defer { bytes.deallocate() }
-    let count = try file.readStart(into: bytes, path: path)
-    try self.init(UnsafeRawBufferPointer(rebasing: bytes[..<count]), path: path)
+  /// The header of `file`, as it was when the file was opened.
+  package init(of file: borrowing OpenFile, path: String) throws(Complaint) {
+    self = try file.withStart { (bytes) throws(Complaint) in try SegmentHeader(bytes, path: path) }
   }
 
   /// Of an open file; nil if this reader can't read it.
-  init?(descriptor: Int32) {
+  package init?(descriptor: Int32) {
     let header = withUnsafeTemporaryAllocation(byteCount: Self.size, alignment: 8) { bytes in
       let count = max(0, pread(descriptor, bytes.baseAddress, bytes.count, 0))
       return try? SegmentHeader(UnsafeRawBufferPointer(rebasing: bytes[..<count]), path: "")
@@ -50,7 +47,7 @@ struct SegmentHeader {
     guard bytes.count >= versionEnd else {
       throw .truncated(path: path, why: "it has only \(bytes.count) bytes")
     }
-    let version = bytes.load(fromByteOffset: 8, as: UInt32.self)
+    let version = bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
     let presentSize = Int(allocs_header_size(version))
     guard presentSize > 0 else {
       let known = ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION
@@ -96,7 +93,7 @@ struct SegmentHeader {
   }
 
   /// The header's table of sections, by number: foreign numbers, not checked.
-  var sections: [allocs_section] {
+  package var sections: [allocs_section] {
     withUnsafeBytes(of: fields.sections) { Array($0.bindMemory(to: allocs_section.self)) }
   }
 }
