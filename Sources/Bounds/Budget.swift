@@ -45,8 +45,8 @@ public final class Budget: Sendable {
   @discardableResult
   public func spend(bytes count: Int) -> Bool {
     guard count >= 0, met.load(ordering: .relaxed) == 0 else { return met.load(ordering: .relaxed) == 0 }
-    // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't wrap
-    // around.
+    // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't
+    // wrap around.
     let left = bytesLeft.wrappingSubtract(min(count, Self.most), ordering: .relaxed).newValue
     if left < 0 { end(.memory) }
     return met.load(ordering: .relaxed) == 0
@@ -78,7 +78,8 @@ public final class Budget: Sendable {
     case nil: return
     case .time:
       throw Complaint(
-        .budget, what: "the question took longer than \(UInt64(seconds)) s", advice: "ask for less at a time", code: ETIME)
+        .budget, what: "the question took longer than \(UInt64(seconds)) s", advice: "ask for less at a time",
+        code: ETIME)
     case .memory:
       throw Complaint(
         .budget, what: "the answer would take more than \(bytes >> 20) MiB of memory", advice: "ask for less at a time",
@@ -120,8 +121,8 @@ public final class Budget: Sendable {
 }
 
 /// Asks, for one loop, whether the current budget allows another round. Where there is no budget, every round is
-/// allowed. A round costs a decrement; the budget is looked for only when the clock is due, so that a meter may stand in
-/// any loop.
+/// allowed. A round costs a decrement; the budget is looked for only when the clock is due, so that a meter may stand
+/// in any loop.
 @frozen
 public struct BudgetMeter {
   @usableFromInline let interval: UInt32

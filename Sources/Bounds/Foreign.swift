@@ -53,8 +53,8 @@ public struct Foreign<Value: FixedWidthInteger & Sendable>: Hashable, Sendable {
     return number
   }
 
-  /// The range of `count` numbers from this one on, where all of it lies in 0..<`limit`: a piece of a file, of a section
-  /// or of an array. Nil if it doesn't, or a number is unknown.
+  /// The range of `count` numbers from this one on, where all of it lies in 0..<`limit`: a piece of a file, of a
+  /// section or of an array. Nil if it doesn't, or a number is unknown.
   @inlinable public func range(count: Foreign, within limit: Int) -> Range<Int>? {
     guard let end = (self + count).int(upTo: limit), let start = int(upTo: end), count >= 0 else { return nil }
     return start..<end
@@ -69,13 +69,19 @@ public struct Foreign<Value: FixedWidthInteger & Sendable>: Hashable, Sendable {
     Foreign(bits: result.partialValue, isKnown: a.isKnown && b.isKnown && !result.overflow)
   }
 
-  @inlinable public static func + (a: Foreign, b: Foreign) -> Foreign { step(a, b, a.bits.addingReportingOverflow(b.bits)) }
-  @inlinable public static func - (a: Foreign, b: Foreign) -> Foreign { step(a, b, a.bits.subtractingReportingOverflow(b.bits)) }
+  @inlinable public static func + (a: Foreign, b: Foreign) -> Foreign {
+    step(a, b, a.bits.addingReportingOverflow(b.bits))
+  }
+  @inlinable public static func - (a: Foreign, b: Foreign) -> Foreign {
+    step(a, b, a.bits.subtractingReportingOverflow(b.bits))
+  }
   @inlinable public static func * (a: Foreign, b: Foreign) -> Foreign {
     step(a, b, a.bits.multipliedReportingOverflow(by: b.bits))
   }
   /// Unknown where `b` is 0.
-  @inlinable public static func / (a: Foreign, b: Foreign) -> Foreign { step(a, b, a.bits.dividedReportingOverflow(by: b.bits)) }
+  @inlinable public static func / (a: Foreign, b: Foreign) -> Foreign {
+    step(a, b, a.bits.dividedReportingOverflow(by: b.bits))
+  }
   /// Unknown where `b` is 0.
   @inlinable public static func % (a: Foreign, b: Foreign) -> Foreign {
     step(a, b, a.bits.remainderReportingOverflow(dividingBy: b.bits))
@@ -103,7 +109,9 @@ public struct Foreign<Value: FixedWidthInteger & Sendable>: Hashable, Sendable {
   }
 
   /// `b` of 0 or more; any such number may be given.
-  @inlinable public static func >> (a: Foreign, b: Int) -> Foreign { Foreign(bits: a.bits >> b, isKnown: a.isKnown && b >= 0) }
+  @inlinable public static func >> (a: Foreign, b: Int) -> Foreign {
+    Foreign(bits: a.bits >> b, isKnown: a.isKnown && b >= 0)
+  }
   @inlinable public static func & (a: Foreign, b: Value) -> Foreign { Foreign(bits: a.bits & b, isKnown: a.isKnown) }
   @inlinable public static func | (a: Foreign, b: Value) -> Foreign { Foreign(bits: a.bits | b, isKnown: a.isKnown) }
 

@@ -163,7 +163,8 @@ final class DrainLoop {
     static let ofTurn = 1 << 18
     /// A source that has less could hardly come round its rings.
     static let least = 1024
-    static let leastOfEnded = least + RingReader.recordsOfALook * Int(ALLOCS_RING_COUNT)  // bounded: all are constants of a few thousand
+    // bounded: all are constants of a few thousand
+    static let leastOfEnded = least + RingReader.recordsOfALook * Int(ALLOCS_RING_COUNT)
 
     private let ofProcess: Int
     /// How many deliveries each process has.
@@ -277,6 +278,7 @@ final class DrainLoop {
   private func publishNumbers() {
     figures.sources.store(UInt64(truncatingIfNeeded: attachments.count), ordering: .relaxed)
     figures.subscribers.store(UInt64(truncatingIfNeeded: deliveries.count), ordering: .relaxed)
-    figures.waitingBytes.store(deliveries.values.reduce(0) { $0 &+ UInt64(truncatingIfNeeded: $1.waiting) }, ordering: .relaxed)
+    figures.waitingBytes.store(
+      deliveries.values.reduce(0) { $0 &+ UInt64(truncatingIfNeeded: $1.waiting) }, ordering: .relaxed)
   }
 }

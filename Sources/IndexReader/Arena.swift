@@ -195,7 +195,8 @@ struct Arena {
       self.arena = arena
       firstSlot = number << 6
       guard arena.summary.contains(number), arena.holdsData(inWord: number >> 6, &run, isDownwards: false),
-        arena.hasHead(inGroup: number, prefetching: prefetchDistance) else {
+        arena.hasHead(inGroup: number, prefetching: prefetchDistance)
+      else {
         return
       }
       for eight in 0..<8 { heads |= arena.heads(inEightSlotsAt: firstSlot + eight * 8) << UInt64(eight * 8) }

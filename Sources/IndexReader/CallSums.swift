@@ -62,6 +62,8 @@ extension Segment {
 
   private func forEachThreadEntry(_ body: (UnsafePointer<allocs_thread>) -> Void) {
     // bounded: the table has 32,767 entries at most
-    for slot in 0..<used(ALLOCS_SECTION_THREADS) { body(entry(slot, of: ALLOCS_SECTION_THREADS, as: allocs_thread.self)) }
+    for slot in 0..<used(ALLOCS_SECTION_THREADS) {
+      body(entry(slot, of: ALLOCS_SECTION_THREADS, as: allocs_thread.self))
+    }
   }
 }

@@ -16,7 +16,8 @@ struct DataRun {
   mutating func holdsData(in range: Range<Int>, before: Int, _ windows: FileWindows) -> Bool {
     if data.contains(range.lowerBound) { return true }
     if hole.contains(range.lowerBound), range.upperBound <= hole.upperBound { return false }
-    if before > 0, let found = windows.data(from: max(0, range.lowerBound &- before)), found.contains(range.lowerBound) {
+    if before > 0, let found = windows.data(from: max(0, range.lowerBound &- before)), found.contains(range.lowerBound)
+    {
       data = found
       return true
     }

@@ -67,7 +67,8 @@ final class FileWindows: @unchecked Sendable {
     mapped.withLock { windows in
       let present = allocs_load_acquire_u64(place)
       if present != 0 { return UInt(truncatingIfNeeded: present) }
-      let start = mmap(nil, length, PROT_READ, MAP_SHARED | MAP_NORESERVE, descriptor, off_t(truncatingIfNeeded: offset))
+      let start = mmap(
+        nil, length, PROT_READ, MAP_SHARED | MAP_NORESERVE, descriptor, off_t(truncatingIfNeeded: offset))
       guard let start, start != MAP_FAILED else {
         note(errno)
         return nil

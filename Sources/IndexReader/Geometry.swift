@@ -50,8 +50,8 @@ struct Geometry: Sendable {
   ) throws(Complaint) {
     func damaged(_ why: String) -> Complaint { .notASegment(path: path, why: why) }
     guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size <= SectionPlaces.mostFileBytes else {
-      throw damaged(
-        "its header says that the file has \(header.file_size) bytes, and an agent's have \(SectionPlaces.mostFileBytes) at most")
+      let most = SectionPlaces.mostFileBytes
+      throw damaged("its header says that the file has \(header.file_size) bytes; an agent's have \(most) at most")
     }
     guard actualSize >= header.file_size else {
       throw .truncated(path: path, why: "it has \(actualSize) of \(header.file_size) bytes")
@@ -66,7 +66,8 @@ struct Geometry: Sendable {
   /// The arguments, between which the header has zeros.
   private static func command(_ header: allocs_header) -> [String] {
     withUnsafeBytes(of: header.command) { bytes in
-      var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
+      var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(
+        separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }
       return arguments.map { String(reversibly: Array($0)) }
     }

@@ -59,7 +59,8 @@ extension Segment {
   private func mappingRecord(_ entry: UnsafePointer<allocs_mapping>) -> MappingRecord? {
     guard let copy = copySequenced(of: entry, into: allocs_mapping()), copy.start < copy.end else { return nil }
     return MappingRecord(
-      range: copy.start..<max(copy.start, copy.end), context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
+      range: copy.start..<max(copy.start, copy.end), context: copy.context, ticks: copy.ticks,
+      protection: copy.protection & 7,
       isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
       isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
       isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,

@@ -11,8 +11,8 @@
 //   lets a fine record replace a coarse one in silence, but where frees are not seen, a coarse
 //   record may replace a fine one.
 //
-// bounded: an allocation's base is at or above its region's start; numbers of groups are below 2^18,
-// and addresses below 2^49
+// bounded: an allocation's base is at or above its region's start; numbers of groups are below
+// 2^18, and addresses below 2^49
 
 import Bounds
 import SharedLayout

@@ -70,7 +70,8 @@ struct SectionPlaces: Sendable {
     }
   }
 
-  /// The bytes of a file of which each section has the list's capacity, and each ring the most records.
+  /// The bytes of a file of which each section has the list's capacity, and each ring the most
+  /// records.
   static let mostFileBytes: UInt64 = {
     let ringBytes = Layout.ringRecordsOffset &+ UInt64(ALLOCS_RING_RECORDS_MAX) &* Layout.eventSize
     let page = UInt64(ALLOCS_PAGE_SIZE)

@@ -9,7 +9,8 @@ extension Segment {
   @inline(__always)
   func arenaPlace(ofMarkedRegion region: Int) -> ArenaPlace? {
     // Pairs with the writer's store of the entry, which it makes before the region's bit.
-    let entry = Int(truncatingIfNeeded: allocs_load_acquire_u32(directory + region))  // bounded: a pointer into a table of all regions
+    // bounded: the table has an entry for each region
+    let entry = Int(truncatingIfNeeded: allocs_load_acquire_u32(directory + region))
     return arenas.place(ofEntry: entry &- 1)
   }
 

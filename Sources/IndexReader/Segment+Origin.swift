@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who allocated: contexts, allocators, call stacks and modules.
 
-import ByteText
 import Bounds
+import ByteText
 import SharedLayout
 
 extension Segment {

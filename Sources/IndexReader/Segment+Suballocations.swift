@@ -84,7 +84,8 @@ extension Segment {
           if let container, block.block.base < container.base { tries = 0 }
           return tries > 0
         } ?? true
-      guard goesOn, found == nil, container.map({ $0.base < allocs_address_of_region(UInt64(truncatingIfNeeded: region)) }) ?? true
+      guard goesOn, found == nil,
+        container.map({ $0.base < allocs_address_of_region(UInt64(truncatingIfNeeded: region)) }) ?? true
       else { break }
       region &-= 1
       offset = Layout.regionSize &- 1

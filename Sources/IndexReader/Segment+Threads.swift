@@ -2,8 +2,8 @@
 // Which thread: a slot of the thread table has one holder after another, and time tells them apart
 // (allocs_thread.h).
 
-import ByteText
 import Bounds
+import ByteText
 import SharedLayout
 
 extension Segment {

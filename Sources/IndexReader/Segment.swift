@@ -190,8 +190,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     entries(id, as: type) + index  // bounded: the index is below the section's capacity
   }
 
-  /// The results of reading each entry of a table that is in use, as far as the budget goes; entries
-  /// that contradict themselves are left out.
+  /// The results of reading each entry of a table that is in use, as far as the budget goes;
+  /// entries that contradict themselves are left out.
   func read<Result>(_ id: allocs_section_id, _ result: (_ index: Int) -> Result?) -> [Result] {
     var results: [Result] = []
     var meter = BudgetMeter(interval: 64)

@@ -71,7 +71,9 @@ struct ForeignTests {
     #expect(Foreign(UInt64.max).aligned(to: 8).value == nil)
     #expect(Foreign.lesser(Foreign(UInt32(3)), Foreign(UInt32(4))).value == 3)
     #expect(Foreign.lesser(Foreign(UInt32(3)), .unknown).value == nil)
-    for number in [Double.nan, .infinity, -.infinity, -1, 1e30] { #expect(Foreign<UInt64>(wholePartOf: number).value == nil) }
+    for number in [Double.nan, .infinity, -.infinity, -1, 1e30] {
+      #expect(Foreign<UInt64>(wholePartOf: number).value == nil)
+    }
     #expect(Foreign<UInt64>(wholePartOf: 7.9).value == 7)
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Segments that a script makes: from a sound one, with chains, slots, regions and texts that are built as an agent builds
-// them, and hostile numbers in the fields that the script chooses. The header's shape stays sound in most scripts, so
-// that what lies behind it is read.
+// Segments that a script makes: from a sound one, with chains, slots, regions and texts that are built as an agent
+// builds them, and hostile numbers in the fields that the script chooses. The header's shape stays sound in most
+// scripts, so that what lies behind it is read.
 
 import IndexReader
 import SharedLayout
@@ -96,8 +96,11 @@ enum MadeSegments {
         let entry = script.choice(below: 12)
         let word = script.choice(below: size / 4)
         let offset = stage.place(id) + entry * size + word * 4
-        if script.byte() & 1 != 0 { store32(at: offset, script.extreme(bits: 32)) }
-        else { stage.store(at: offset, script.extreme()) }
+        if script.byte() & 1 != 0 {
+          store32(at: offset, script.extreme(bits: 32))
+        } else {
+          stage.store(at: offset, script.extreme())
+        }
       case 6:
         // A chain of nodes: straight, a circle, itself, or one that leads out of the table.
         let first = script.choice(below: 250)
@@ -124,7 +127,8 @@ enum MadeSegments {
         stage.store(
           at: offset,
           allocs_slot_head(UInt32(script.choice(below: 4)), allocs_granule_of_address(base), size, context, ticks))
-        stage.store(at: offset + 8, allocs_slot_tail(size &+ UInt64(script.byte() & 1), script.byte() & 1 == 0 ? 0 : 63, ticks))
+        stage.store(
+          at: offset + 8, allocs_slot_tail(size &+ UInt64(script.byte() & 1), script.byte() & 1 == 0 ? 0 : 63, ticks))
       case 8:
         // Summary words of a nested arena, or the numbers by which an arena names its nested ones.
         if script.byte() & 1 != 0 {
@@ -134,7 +138,8 @@ enum MadeSegments {
             at: nested + 5 * Int(ALLOCS_PAGE_SIZE) + Int(script.number(bytes: 2)) * 8, script.extreme() << 2 | 1)
         } else {
           let words = MemoryLayout<allocs_arena>.offset(of: \.nested)!
-          store32(at: stage.place(ALLOCS_SECTION_ARENAS) + words + script.choice(below: 3) * 4, script.extreme(bits: 32))
+          store32(
+            at: stage.place(ALLOCS_SECTION_ARENAS) + words + script.choice(below: 3) * 4, script.extreme(bits: 32))
         }
       case 9:
         // A region, which leads to an arena that is its own, another's, or outside.
