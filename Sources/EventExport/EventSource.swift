@@ -84,7 +84,8 @@ public protocol EventSource: AnyObject {
   var isLive: Bool { get }
 
   /// Reads all rings, at most about `limit` records of each and `share` of all together, and renews the reader's lease
-  /// when that is due. `now` is the present in nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
+  /// when that is due. `now` is the present in nanoseconds of CLOCK_MONOTONIC.
+  /// Throws if the rings can't be read any more.
   func read(limit: Int, share: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint)
     -> SourceStatus
 }

@@ -90,7 +90,10 @@ struct Arena {
     let topSlot = Int(offset >> shift)
     let lowestGroup = Int(floor >> shift) >> 6
     let topGroup = topSlot >> 6
-    let own = summary.word(topGroup >> 6)
+    var own = summary.word(topGroup >> 6)
+    var run = DataRun()
+    // A search that comes from a region above expects nothing at the end of this one.
+    if topSlot == groupCount << 6 - 1, own != 0, !holdsData(inWord: topGroup >> 6, &run, isDownwards: true) { own = 0 }
     if own >> UInt64(topGroup & 63) & 1 != 0,
       let found = last(inGroup: topGroup, fromSlot: topSlot & 63, atOrBelow: limit)
     {
@@ -98,7 +101,6 @@ struct Arena {
     }
     var word = SummaryBits.Word(index: topGroup >> 6, bits: own & ((1 << UInt64(topGroup & 63)) - 1))
     var meter = BudgetMeter(interval: 64)
-    var run = DataRun()
     while true {
       while word.bits != 0 {
         let bit = 63 - word.bits.leadingZeroBitCount
@@ -159,6 +161,8 @@ struct Arena {
       index: firstGroup >> 6, bits: summary.word(firstGroup >> 6) & (~0 << UInt64(firstGroup & 63)))
     var meter = BudgetMeter(interval: 64)
     var run = DataRun()
+    // A search that begins in the region expects a block nearby; another knows nothing of it.
+    if firstSlot == 0, word.bits != 0, !holdsData(inWord: 0, &run, isDownwards: false) { word.bits = 0 }
     while true {
       while word.bits != 0 {
         let group = word.index << 6 | word.bits.trailingZeroBitCount
