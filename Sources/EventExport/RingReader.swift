@@ -69,8 +69,10 @@ public final class RingReader {
     let capacity = max(shared.segment.ringCapacity, 1)
     var left = share
     var looked = 0
+    // Of the drain loop's thread, which has no budget, the share alone is the bound.
+    var meter = BudgetMeter(interval: 16)
     while looked < cursors.count {
-      guard left > 0 else {
+      guard left > 0, meter.goesOn() else {
         status.isCut = true
         break
       }
@@ -87,7 +89,7 @@ public final class RingReader {
         continue
       }
       var count = 0
-      while count < limit, left > 0 {
+      while count < limit, left > 0, meter.goesOn() {
         // bounded: the count is below the limit
         let asked = min(limit - count, Self.bufferRecords, max(left, Self.recordsOfALook))
         let part = read(ring, limit: asked, now: now, into: &receiver, taken: taken)
