@@ -11,6 +11,7 @@ enum MadeSegments {
   nonisolated(unsafe) private static let stage: Stage = {
     var capacities = SyntheticSegment.Capacities()
     capacities.mappings = 16
+    capacities.nested = 4
     capacities.moduleFiles = 64
     let stage = Stage(name: "made", capacities: capacities)
     for level in 0..<2 { stage.synthetic.suballocate(Stage.heap + 0x100, size: 16, level: level) }
@@ -132,7 +133,7 @@ enum MadeSegments {
       case 8:
         // Summary words of a nested arena, or the numbers by which an arena names its nested ones.
         if script.byte() & 1 != 0 {
-          let nested = stage.place(ALLOCS_SECTION_NESTED) + script.choice(below: 2) * SyntheticSegment.nestedStride
+          let nested = stage.place(ALLOCS_SECTION_NESTED) + script.choice(below: 4) * SyntheticSegment.nestedStride
           mark(nested, bit: Int(script.number(bytes: 2)))
           stage.store(
             at: nested + 5 * Int(ALLOCS_PAGE_SIZE) + Int(script.number(bytes: 2)) * 8, script.extreme() << 2 | 1)
