@@ -93,7 +93,7 @@ struct Arena {
     var own = summary.word(topGroup >> 6)
     var run = DataRun()
     // A search that comes from a region above expects nothing at the end of this one.
-    if topSlot == groupCount << 6 - 1, own != 0, !holdsData(inWord: topGroup >> 6, &run, isDownwards: true) { own = 0 }
+    if topSlot == groupCount << 6 - 1, own != 0, !holdsData(inWord: topGroup >> 6, &run) { own = 0 }
     if own >> UInt64(topGroup & 63) & 1 != 0,
       let found = last(inGroup: topGroup, fromSlot: topSlot & 63, atOrBelow: limit)
     {
@@ -116,16 +116,16 @@ struct Arena {
       repeat {
         guard meter.goesOn(), let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
         word = next
-      } while !holdsData(inWord: word.index, &run, isDownwards: true)
+      } while !holdsData(inWord: word.index, &run)
     }
   }
 
   /// Whether the file holds anything of the slots under a word of the summary: eight pages.
   @inline(never)
-  private func holdsData(inWord index: Int, _ run: inout DataRun, isDownwards: Bool) -> Bool {
+  private func holdsData(inWord index: Int, _ run: inout DataRun) -> Bool {
     let bytes = 64 * 64 * 8
     let start = region.fileOffset + index * bytes
-    return run.holdsData(in: start..<start + bytes, before: isDownwards ? 16 * bytes : 0, region.windows)
+    return run.holdsData(in: start..<start + bytes, region.windows)
   }
 
   @inline(__always)
@@ -162,7 +162,7 @@ struct Arena {
     var meter = BudgetMeter(interval: 64)
     var run = DataRun()
     // A search that begins in the region expects a block nearby; another knows nothing of it.
-    if firstSlot == 0, word.bits != 0, !holdsData(inWord: 0, &run, isDownwards: false) { word.bits = 0 }
+    if firstSlot == 0, word.bits != 0, !holdsData(inWord: 0, &run) { word.bits = 0 }
     while true {
       while word.bits != 0 {
         let group = word.index << 6 | word.bits.trailingZeroBitCount
@@ -184,7 +184,7 @@ struct Arena {
       repeat {
         guard meter.goesOn(), let next = summary.firstWord(atOrAbove: word.index + 1) else { return true }
         word = next
-      } while !holdsData(inWord: word.index, &run, isDownwards: false)
+      } while !holdsData(inWord: word.index, &run)
     }
   }
 
@@ -198,7 +198,7 @@ struct Arena {
     init(_ number: Int, of arena: Arena, _ run: inout DataRun) {
       self.arena = arena
       firstSlot = number << 6
-      guard arena.summary.contains(number), arena.holdsData(inWord: number >> 6, &run, isDownwards: false),
+      guard arena.summary.contains(number), arena.holdsData(inWord: number >> 6, &run),
         arena.hasHead(inGroup: number, prefetching: prefetchDistance)
       else {
         return

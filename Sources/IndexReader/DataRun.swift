@@ -6,25 +6,21 @@
 /// The last answers of the kernel about one arena. A hole stays one for the search that met it: at
 /// that moment nothing started there.
 struct DataRun {
-  /// Bytes of the file that held data, and bytes that didn't.
+  /// Bytes of the file in which some page held data, and bytes in which none did.
   private var data = 0..<0
   private var hole = 0..<0
 
-  /// Whether the file holds anything in `range`. Two system calls, or four, where the place has not
-  /// been asked for; `before`: bytes below the range that are asked for with it, for a search that
-  /// goes downwards.
-  mutating func holdsData(in range: Range<Int>, before: Int, _ windows: FileWindows) -> Bool {
+  /// Whether the file holds anything in `range`. One system call where that has not been asked.
+  ///
+  /// Where data ends is not asked for: the kernel would walk to the end of it, and so over whole
+  /// arenas for each piece.
+  mutating func holdsData(in range: Range<Int>, _ windows: FileWindows) -> Bool {
     if data.contains(range.lowerBound) { return true }
     if hole.contains(range.lowerBound), range.upperBound <= hole.upperBound { return false }
-    if before > 0, let found = windows.data(from: max(0, range.lowerBound &- before)), found.contains(range.lowerBound)
-    {
-      data = found
-      return true
-    }
-    let found = windows.data(from: range.lowerBound) ?? Int.max..<Int.max
-    hole = range.lowerBound..<max(range.lowerBound, found.lowerBound)
-    guard found.lowerBound < range.upperBound else { return false }
-    data = found
+    let next = windows.data(from: range.lowerBound) ?? .max
+    hole = range.lowerBound..<max(range.lowerBound, next)
+    guard next < range.upperBound else { return false }
+    data = range
     return true
   }
 }

@@ -89,14 +89,12 @@ final class FileWindows: @unchecked Sendable {
     _ = firstFailure.compareExchange(expected: 0, desired: code, ordering: .relaxed)
   }
 
-  /// A piece of the file that holds data, from a place on: where it begins, at or above `offset`,
-  /// and where it ends. Nil if there is none any more. Two system calls.
-  func data(from offset: Int) -> Range<Int>? {
-    let (seekData, seekHole): (Int32, Int32) = (3, 4)  // lseek(2); the overlay lacks them
-    let start = lseek(descriptor, off_t(truncatingIfNeeded: offset), seekData)
-    guard start >= 0 else { return nil }
-    let end = lseek(descriptor, start, seekHole)
-    return end > start ? start..<max(start, end) : nil
+  /// The first byte of the file at or above `offset` that is in no hole, to the page; nil if there
+  /// is none any more. One system call.
+  func data(from offset: Int) -> Int? {
+    let seekData: Int32 = 3  // lseek(2); the overlay lacks it
+    let found = lseek(descriptor, off_t(truncatingIfNeeded: offset), seekData)
+    return found < 0 ? nil : found
   }
 }
 

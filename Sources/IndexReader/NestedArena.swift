@@ -34,10 +34,10 @@ struct NestedArena {
   }
 
   /// Whether the file holds anything around the slots of a group.
-  private func holdsData(inGroup group: Int, _ run: inout DataRun, isDownwards: Bool) -> Bool {
-    let bytes = Int(ALLOCS_PAGE_SIZE)
+  private func holdsData(inGroup group: Int, _ run: inout DataRun) -> Bool {
+    let bytes = 8 * Int(ALLOCS_PAGE_SIZE)
     let start = (region.fileOffset + group * 64 * 8) & ~(bytes - 1)
-    return run.holdsData(in: start..<start + bytes, before: isDownwards ? 64 * bytes : 0, region.windows)
+    return run.holdsData(in: start..<start + bytes, region.windows)
   }
 
   /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns
@@ -49,7 +49,7 @@ struct NestedArena {
     var meter = BudgetMeter(interval: 256)
     var run = DataRun()
     while meter.goesOn(), let group = next {
-      guard group == top >> 6 || holdsData(inGroup: group, &run, isDownwards: true) else {
+      guard group == top >> 6 || holdsData(inGroup: group, &run) else {
         next = summary.last(atOrBelow: group - 1)
         continue
       }
@@ -74,7 +74,7 @@ struct NestedArena {
     var meter = BudgetMeter(interval: 256)
     var run = DataRun()
     while meter.goesOn(), let group = next {
-      guard group == bottom >> 6 || holdsData(inGroup: group, &run, isDownwards: false) else {
+      guard group == bottom >> 6 || holdsData(inGroup: group, &run) else {
         next = summary.first(atOrAbove: group + 1)
         continue
       }
