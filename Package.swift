@@ -192,6 +192,8 @@ let package = Package(
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
     .testTarget(
+      name: "SegmentFilesTests", dependencies: ["SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
+    .testTarget(
       name: "IndexReaderTests",
       dependencies: ["Bounds", "CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Segments"]),
