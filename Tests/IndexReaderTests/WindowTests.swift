@@ -28,7 +28,7 @@ struct WindowTests {
   @Test("a file larger than any that an agent makes is refused, with its size")
   func tooLarge() throws {
     let synthetic = SyntheticSegment()
-    for size in [SectionPlaces.mostFileBytes + 1, 84 << 40, 1 << 62, .max] {
+    for size: UInt64 in [SectionPlaces.mostFileBytes + 1, 84 << 40, 1 << 62, .max] {
       synthetic.header.pointee.file_size = size
       let error = #expect(throws: Complaint.self) { _ = try Segment(path: synthetic.path) }
       #expect(error?.what.contains("\(size) bytes") == true)
@@ -153,12 +153,13 @@ struct WindowTests {
     }
     #expect(error?.code == ENOMEM)
     let modules = synthetic.entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
-    for (size, isRead) in [(UInt32(4096), true), (4097, false), (.max, false)] {
+    let sizes: [(UInt32, Bool)] = [(4096, true), (4097, false), (.max, false)]
+    for (size, isRead) in sizes {
       modules[3].path_size = size
       #expect((segment.segment.module(index: 3) != nil) == isRead, "\(size) bytes")
     }
     modules[3].path_size = 4
-    for offset in [UInt64.max, .max - 3, 1 << 63, 1 << 16] {
+    for offset: UInt64 in [.max, .max - 3, 1 << 63, 1 << 16] {
       modules[3].path = offset
       #expect(segment.segment.module(index: 3) == nil)
     }
