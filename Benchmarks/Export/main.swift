@@ -80,7 +80,9 @@ final class FullRings: EventSource {
   var processID: Int32 { getpid() }
   var isLive: Bool { true }
 
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus {
+  func read(
+    limit: Int, share: Int, now: UInt64, into receiver: inout some EventReceiver
+  ) throws(Complaint) -> SourceStatus {
     var status = SourceStatus(records: 0, fullest: 1)
     let count = min(limit, batch)
     for ring in 0..<Rings.count {
