@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The variables of a function that lie in its frame, at one moment of its execution.
 
+import Bounds
 import CLibdw
 
 /// The registers of a frame, as far as debug information refers to them.
@@ -19,6 +20,8 @@ public struct FrameRegisters: Hashable, Sendable {
 
 extension DebugInformation {
   private static let deepestScope = 64
+  /// Bytes of a location that libdw takes apart.
+  private static let longestLocation: UInt64 = 4096
 
   /// The variable or parameter that holds `memory`, in the frame of the function that executes the instruction at
   /// `address` (of the ELF file).
@@ -33,7 +36,7 @@ extension DebugInformation {
     guard
       let (entry, offset) = Self.local(at: memory, in: function, executing: address, base: base, registers, 0, &budget)
     else { return nil }
-    let name = Self.string(DW_AT_name, of: entry).map { String(cString: $0) } ?? "(unnamed)"
+    let name = Self.string(DW_AT_name, of: entry).map { String(bounded: $0) } ?? "(unnamed)"
     return describe(entry, inUnit: unit, named: name, at: offset)
   }
 
@@ -45,8 +48,10 @@ extension DebugInformation {
     var entry = Dwarf_Die()
     guard depth < deepestScope, dwarf_child(&parent, &entry) == 0 else { return nil }
     var found: (entry: Dwarf_Die, offset: UInt64)?
-    while budget > 0 {
-      budget -= 1
+    // A list of locations, or all below an entry, is passed over in one call.
+    var meter = BudgetMeter(interval: 8)
+    while budget > 0, meter.goesOn() {
+      budget &-= 1
       switch Int(dwarf_tag(&entry)) {
       case DW_TAG_variable, DW_TAG_formal_parameter:
         if found == nil { found = variable(entry, at: memory, executing: address, base: base, registers) }
@@ -54,7 +59,7 @@ extension DebugInformation {
         // The innermost scope is the one that is meant.
         if dwarf_haspc(&entry, address) > 0,
           let inner = local(
-            at: memory, in: entry, executing: address, base: base, registers, depth + 1, &budget)
+            at: memory, in: entry, executing: address, base: base, registers, depth &+ 1, &budget)
         {
           return inner
         }
@@ -75,8 +80,8 @@ extension DebugInformation {
       let type = TypeWalk.type(ofVariable: entry)
     else { return nil }
     var walk = TypeWalk(language: nil)
-    guard let size = walk.size(of: type), memory - start < size else { return nil }
-    return (entry, memory - start)
+    guard let size = walk.size(of: type), memory &- start < size else { return nil }
+    return (entry, memory &- start)
   }
 
   /// The only operation of a location, as of the instruction at `address`; nil for what must be computed.
@@ -85,7 +90,9 @@ extension DebugInformation {
     var found = Dwarf_Attribute()
     var operations: UnsafeMutablePointer<Dwarf_Op>?
     var count = 0
+    var block = Dwarf_Block()
     guard dwarf_attr_integrate(&entry, UInt32(attribute), &found) != nil,
+      dwarf_formblock(&found, &block) != 0 || block.length <= longestLocation,
       dwarf_getlocation_addr(&found, address, &operations, &count, 1) == 1, count == 1, let operations
     else { return nil }
     return operations[0]

@@ -18,6 +18,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case rings
   /// Symbol tables and debug information of damaged ELF files.
   case symbols
+  /// Debug information that is made up: sound, with what no compiler writes.
+  case dwarf
   /// Recordings whose checksums are right and whose contents are anything.
   case recording
 
@@ -28,6 +30,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .answers: AnswersFuzz.run(bytes)
     case .rings: RingsFuzz.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
+    case .dwarf: DWARFFuzz.run(bytes)
     case .recording: RecordingFuzz.run(bytes)
     }
   }
