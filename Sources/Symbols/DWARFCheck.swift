@@ -56,6 +56,14 @@ struct SectionCursor {
     return nil
   }
 
+  /// A signed number of at most 10 bytes, as its bits.
+  mutating func signed() -> UInt64? {
+    let start = offset
+    guard let value = unsigned() else { return nil }
+    let used = 7 &* (offset &- start)
+    return used < 64 && bytes[offset &- 1] & 0x40 != 0 ? value | UInt64.max << UInt64(clamping: used) : value
+  }
+
   /// Moves on by `size` bytes, if there are so many.
   mutating func skip(_ size: UInt64) -> Bool {
     guard let size = Int(exactly: size), size <= left else { return false }

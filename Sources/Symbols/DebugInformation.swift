@@ -37,6 +37,7 @@ struct DebugInformation: ~Copyable {
     var rows = 10 << 20
   }
   private static let mostUnitRanges = 4 << 20
+  private static let mostSkeletonBytes = 64 << 20
 
   private let dwarf: OpaquePointer
   private let commonDwarf: OpaquePointer?
@@ -57,10 +58,14 @@ struct DebugInformation: ~Copyable {
   /// Why less is known than the debug information says: a bound of ours was met. Nil if none was.
   private var cut: String?
   private let lines: LineTableCheck
+  private(set) var lists = AddressLists()
 
   private let search: DebugFileSearch
   /// Where packages of .dwo files are looked for: beside these.
   private let objectPaths: [String]
+  /// Units whose other half was looked for in vain; of so many the path is said.
+  private var problems = 0
+  private static let mostProblems = 1000
   private var splitFiles: [String: SplitFile] = [:]
   private var isPackageOpen = false
   private var package: SplitFile?
@@ -130,7 +135,9 @@ struct DebugInformation: ~Copyable {
       lines: Self.contents("line", of: readable), lineTexts: Self.contents("line_str", of: readable),
       texts: Self.contents("str", of: readable))
     let limit = min(workLimit, Self.mostUnitRanges)
-    (units, entries) = Self.readUnits(dwarf, limit: limit)
+    lists.add(dwarf, readable)
+    if let common { lists.add(common.dwarf, common.file) }
+    (units, entries) = Self.readUnits(dwarf, lists, limit: limit)
     if units.count >= limit { cut = cut ?? Self.tooMany("ranges of units") }
     self.cut = cut
     cost = Self.size(in: file) + (common.map { Self.size(in: $0.file) } ?? 0) + units.cost
@@ -204,7 +211,7 @@ struct DebugInformation: ~Copyable {
   }
 
   /// Leaves the units that libdw may see.
-  private static func cutUnsound(_ file: ObjectFile, _ problem: inout String?) {
+  static func cutUnsound(_ file: ObjectFile, _ problem: inout String?) {
     var check = DWARFCheck(abbreviations: contents("abbrev", of: file))
     for name in ["info", "types"] {
       guard let section = section(name, of: file), let bytes = file.contents(of: section) else { continue }
@@ -244,7 +251,7 @@ struct DebugInformation: ~Copyable {
   var problem: String? { entries.lazy.compactMap(\.problem).first ?? cut }
 
   private mutating func lookForHalf(ofUnit index: Int) {
-    guard let skeleton = entries[index].skeleton, !entries[index].isLookedFor else { return }
+    guard !Budget.hasEnded, let skeleton = entries[index].skeleton, !entries[index].isLookedFor else { return }
     entries[index].isLookedFor = true
     defer {
       // What was not found for want of time is looked for again.
@@ -271,7 +278,11 @@ struct DebugInformation: ~Copyable {
         if entries[index].half != nil { return }
       }
     }
-    entries[index].problem = problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
+    problems &+= 1
+    entries[index].problem =
+      problems > Self.mostProblems
+      ? "its split debug information (.dwo) is missing"
+      : problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
   }
 
   private mutating func openPackage() -> SplitFile? {
@@ -318,6 +329,7 @@ struct DebugInformation: ~Copyable {
       return nil
     }
     splitBudget = left &- taken
+    found.add(to: &lists)
     cost &+= found.cost
     return found
   }
@@ -326,7 +338,7 @@ struct DebugInformation: ~Copyable {
     file.section(named: ".debug_\(name)") ?? file.section(named: ".zdebug_\(name)")
   }
 
-  private static func contents(_ name: String, of file: ObjectFile) -> UnsafeRawBufferPointer? {
+  static func contents(_ name: String, of file: ObjectFile) -> UnsafeRawBufferPointer? {
     section(name, of: file).flatMap { file.contents(of: $0) }
   }
 
@@ -432,13 +444,16 @@ struct DebugInformation: ~Copyable {
 
   // MARK: units
 
-  private static func readUnits(_ dwarf: OpaquePointer, limit: Int) -> (IntervalIndex<Int>, [Unit]) {
+  private static func readUnits(_ dwarf: OpaquePointer, _ lists: AddressLists, limit: Int) -> (
+    IntervalIndex<Int>, [Unit]
+  ) {
     var entries: [Unit] = []
     var intervals: [IntervalIndex<Int>.Interval] = []
     var unit: OpaquePointer?
     var next: OpaquePointer?
     var type: UInt8 = 0
     var entry = Dwarf_Die()
+    var skeletonBytes = 0
     // The last argument stays null: libdw would open the .dwo file that the unit names.
     var meter = BudgetMeter(interval: 64)
     while meter.goesOn(), dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
@@ -446,29 +461,17 @@ struct DebugInformation: ~Copyable {
       // A skeleton of DWARF 4 that has entries of its own is one of these units to libdw, too.
       guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(type)) else { continue }
       let index = entries.count
-      entries.append(Unit(entry: entry, skeleton: Skeleton(entry)))
-      forEachRange(&entry, limit: limit &- intervals.count) { start, end in
+      // Each names a file and a directory.
+      let skeleton = skeletonBytes < mostSkeletonBytes ? Skeleton(entry) : nil
+      skeletonBytes &+= skeleton?.cost ?? 0
+      entries.append(Unit(entry: entry, skeleton: skeleton))
+      lists.forEachRange(of: entry) { start, end in
+        guard intervals.count < limit else { return false }
         intervals.append(.init(start: start, end: end, payload: index))
+        return true
       }
     }
     return (IntervalIndex(intervals) { $0.end < $1.end }, entries)
-  }
-
-  /// Calls `body` with at most `limit` ranges. Each takes two bytes or more of a section, so an honest file's are never
-  /// more than it has bytes; entries of a hostile one may all name the same list.
-  private static func forEachRange(_ entry: inout Dwarf_Die, limit: Int, _ body: (UInt64, UInt64) -> Void) {
-    var offset = 0
-    var base: UInt64 = 0
-    var start: UInt64 = 0
-    var end: UInt64 = 0
-    var remaining = limit
-    var meter = BudgetMeter(interval: 256)
-    while remaining > 0, meter.goesOn() {
-      offset = dwarf_ranges(&entry, offset, &base, &start, &end)
-      if offset <= 0 { return }
-      body(start, end)
-      remaining &-= 1
-    }
   }
 
   // MARK: functions
@@ -487,8 +490,11 @@ struct DebugInformation: ~Copyable {
       remaining &-= 1
       if Int(dwarf_tag(&entry)) == DW_TAG_subprogram {
         let function = entry
-        Self.forEachRange(&entry, limit: min(limit, allowance.functions) &- intervals.count) { start, end in
+        let most = min(limit, allowance.functions)
+        lists.forEachRange(of: function) { start, end in
+          guard intervals.count < most else { return false }
           intervals.append(.init(start: start, end: end, payload: function))
+          return true
         }
       }
       if open.count < Self.deepest, Self.mayHoldFunctions(&entry), dwarf_child(&entry, &next) == 0 {
@@ -569,7 +575,7 @@ struct DebugInformation: ~Copyable {
       let tag = Int(dwarf_tag(&entry))
       let isInlined = tag == DW_TAG_inlined_subroutine
       if isInlined || tag == DW_TAG_lexical_block || tag == DW_TAG_try_block || tag == DW_TAG_catch_block,
-        dwarf_haspc(&entry, address) > 0
+        lists.holds(entry, address)
       {
         if isInlined { chain.append(entry) }
         appendInlined(at: address, below: entry, depth: depth &+ 1, to: &chain)

@@ -52,7 +52,7 @@ import Testing
     let directory = try TestDirectory()
     let pipe = directory.file("pipe")
     #expect(mkfifo(pipe, 0o600) == 0)
-    let watch = inotify_init1(Int32(IN_NONBLOCK.rawValue))
+    let watch = inotify_init1(Int32(O_NONBLOCK))
     defer { close(watch) }
     try #require(watch >= 0 && inotify_add_watch(watch, pipe, UInt32(IN_OPEN)) >= 0)
     #expect(refusal(of: pipe) == .notRegular)

@@ -6,8 +6,13 @@ import Glibc
 import Symbols
 
 enum DWARFFuzz {
-  /// A file in memory, whose contents are replaced for each run.
-  private static let file: Int32 = memfd_create("module", UInt32(MFD_CLOEXEC))
+  /// A file in memory without a name, whose contents are replaced for each run.
+  private static let file: Int32 = {
+    let path = "/dev/shm/dwarf-\(getpid()).fuzz"
+    let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+    unlink(path)
+    return descriptor
+  }()
   private static let bias: UInt64 = 0x7000_0000_0000
 
   static func run(_ bytes: ArraySlice<UInt8>) {
@@ -37,11 +42,11 @@ enum DWARFFuzz {
       for frame in symbolizer.frames(returnAddress: bias + offset + 1, in: module) { _ = frame.placeName }
       _ = symbolizer.staticSymbol(at: bias + offset, in: module)
       _ = symbolizer.variable(at: bias + offset, in: module)
-      for memory in [0x7FFF_0000, UInt64.max, 0, 1 << 63] {
+      for memory: UInt64 in [0x7FFF_0000, .max, 0, 1 << 63] {
         _ = symbolizer.local(at: memory, executing: bias + offset, registers, in: module)
       }
     }
-    for offset in [UInt64(0), 8, 1 << 31, 1 << 63 - 1] {
+    for offset: UInt64 in [0, 8, 1 << 31, 1 << 63 - 1] {
       _ = symbolizer.threadLocalVariable(atOffset: offset, in: module)
       _ = symbolizer.threadLocalSymbol(atOffset: offset, in: module)
     }
