@@ -57,7 +57,7 @@ struct AddressLists {
     /// The address with an index, in the unit's part of .debug_addr.
     func address(_ index: UInt64?) -> UInt64? {
       guard let index, let section = sections.addresses else { return nil }
-      let start = number(Int(DW_AT_addr_base)) ?? number(Int(DW_AT_GNU_addr_base)) ?? 0
+      let start = number(DW_AT_addr_base) ?? number(DW_AT_GNU_addr_base) ?? 0
       guard let place = (Foreign(start) + Foreign(index) * 8).int(upTo: section.count) else { return nil }
       var cursor = SectionCursor(section, at: place)
       return cursor.number(8)
@@ -95,7 +95,7 @@ struct AddressLists {
       oldRanges(unit, at: number, body)
     } else if let section = unit.sections.rangeLists {
       let isIndex = dwarf_whatform(&attribute) == UInt32(truncatingIfNeeded: DW_FORM_rnglistx)
-      guard let place = isIndex ? unit.place(number, Int(DW_AT_rnglists_base), in: section) : number,
+      guard let place = isIndex ? unit.place(number, DW_AT_rnglists_base, in: section) : number,
         let start = Foreign(place).int(upTo: section.count)
       else { return }
       newRanges(unit, SectionCursor(section, at: start), body)
@@ -189,7 +189,7 @@ struct AddressLists {
     guard [DW_FORM_sec_offset, DW_FORM_loclistx, DW_FORM_data4, DW_FORM_data8].contains(form),
       dwarf_formudata(&attribute, &number) == 0, let unit = Unit(attribute, sections),
       let section = unit.version < 5 ? unit.sections.locations : unit.sections.locationLists,
-      let place = form == DW_FORM_loclistx ? unit.place(number, Int(DW_AT_loclists_base), in: section) : number,
+      let place = form == DW_FORM_loclistx ? unit.place(number, DW_AT_loclists_base, in: section) : number,
       let start = Foreign(place).int(upTo: section.count)
     else { return nil }
     let cursor = SectionCursor(section, at: start)

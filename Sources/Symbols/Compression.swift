@@ -48,7 +48,7 @@ enum Compression {
     var written = 0
     var meter = BudgetMeter(interval: 1)
     while meter.goesOn() {
-      decoder.next_out = result.assumingMemoryBound(to: UInt8.self) + written  // bounded: below `capacity`
+      decoder.next_out = result.assumingMemoryBound(to: UInt8.self) + written  // bounded: it is below `capacity`
       decoder.avail_out = min(capacity &- written, 1 << 20)
       let room = decoder.avail_out
       let status = lzma_code(&decoder, LZMA_FINISH)

@@ -36,7 +36,7 @@ struct SectionCursor {
   mutating func number(_ size: Int) -> UInt64? {
     guard size <= left else { return nil }
     var value: UInt64 = 0
-    for index in 0..<size {
+    for index in 0..<max(0, size) {  // bounded: of at most 8 bytes
       value |= UInt64(truncatingIfNeeded: bytes[offset &+ index]) &<< UInt64(truncatingIfNeeded: 8 &* index)
     }
     offset &+= size
@@ -156,7 +156,7 @@ struct DWARFCheck {
     let end = cursor.offset &+ length
     cursor.cut(to: length)
     guard let version = cursor.number(2), version >= 2, version <= 5 else { return nil }
-    var type = UInt64(isTypes ? DW_UT_type : DW_UT_compile)
+    var type = UInt64(truncatingIfNeeded: isTypes ? DW_UT_type : DW_UT_compile)
     var offset: UInt64?
     var addressSize: UInt64?
     if version == 5 {
@@ -195,7 +195,7 @@ struct DWARFCheck {
     while cursor.left > 0 || isCut {
       guard meter.goesOn(), let code = cursor.unsigned() else { return nil }
       if code == 0 { break }
-      guard code <= UInt64(UInt32.max), let tag = cursor.unsigned(), tag <= 0xFFFF, cursor.number(1) != nil,
+      guard code <= 0xFFFF_FFFF, let tag = cursor.unsigned(), tag <= 0xFFFF, cursor.number(1) != nil,
         let empty = attributes(&cursor)
       else { return nil }
       table.count &+= 1
@@ -287,7 +287,7 @@ struct LineTableCheck {
     while meter.goesOn(), let length = cursor.text(limit: Self.longestName) {
       if length == 0 { return true }
       names.add(length)
-      for _ in 0..<numbers where cursor.unsigned() == nil { return false }
+      for _ in 0..<max(0, numbers) where cursor.unsigned() == nil { return false }  // bounded: the caller's own number
     }
     return false
   }
@@ -297,7 +297,7 @@ struct LineTableCheck {
     var meter = BudgetMeter()
     guard let formatCount = cursor.number(1) else { return false }
     var forms: [UInt64] = []
-    for _ in 0..<Int(truncatingIfNeeded: formatCount) {  // bounded: one byte
+    for _ in 0..<Int(truncatingIfNeeded: formatCount) {  // bounded: it is one byte
       guard cursor.unsigned() != nil, let form = cursor.unsigned() else { return false }
       forms.append(form)
     }
@@ -341,7 +341,9 @@ struct LineTableCheck {
   private static func length(in section: UnsafeRawBufferPointer?, at offset: UInt64) -> Int? {
     guard let section, let start = Foreign(offset).int(upTo: section.count) else { return nil }
     var cursor = SectionCursor(section, at: start)
-    return cursor.text(limit: longestName)
+    if let length = cursor.text(limit: longestName) { return length }
+    // The zero of the last text is behind the section's end (ObjectFile.terminate).
+    return cursor.left == 0 ? cursor.offset &- start : nil
   }
 
   /// The rows of the program; nil if it can't be read. Files that it defines are added. What libdw takes for an
@@ -368,7 +370,7 @@ struct LineTableCheck {
       default:
         // Below `base`, so that its length is there.
         let place = lengths &+ Int(truncatingIfNeeded: opcode) &- 1
-        for _ in 0..<Int(truncatingIfNeeded: cursor.bytes[place]) {  // bounded: one byte
+        for _ in 0..<Int(truncatingIfNeeded: cursor.bytes[place]) {  // bounded: it is one byte
           guard cursor.unsigned() != nil else { return nil }
         }
       }

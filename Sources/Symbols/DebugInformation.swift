@@ -140,7 +140,7 @@ struct DebugInformation: ~Copyable {
     (units, entries) = Self.readUnits(dwarf, lists, limit: limit)
     if units.count >= limit { cut = cut ?? Self.tooMany("ranges of units") }
     self.cut = cut
-    cost = Self.size(in: file) + (common.map { Self.size(in: $0.file) } ?? 0) + units.cost
+    cost = Self.size(in: file) &+ (common.map { Self.size(in: $0.file) } ?? 0) &+ units.cost
   }
 
   deinit {
@@ -191,7 +191,7 @@ struct DebugInformation: ~Copyable {
     let runsOn = ["info", "types"].contains { name in (contents(name, of: file)?.last ?? 0) != 0 }
     if runsOn || sections.contains(where: { $0.compression != nil && $0.compression != Compression.zlib }) {
       var image = ELFImage(machine: file.machine)
-      for section in sections + file.sections.filter({ $0.name == ".gnu_debugaltlink" }) {
+      for section in [sections, file.sections.filter { $0.name == ".gnu_debugaltlink" }].joined() {
         guard let bytes = file.contents(of: section) else { return nil }
         image.append(section.name.hasPrefix(".z") ? "." + section.name.dropFirst(2) : section.name, bytes)
       }
@@ -317,8 +317,8 @@ struct DebugInformation: ~Copyable {
     let ranges = Self.part(contents("ranges"), of: members.map(\.ranges), all: isPackage ? [] : all.map(\.ranges))
     var skeletons: [UInt64: Skeleton] = [:]
     for var skeleton in members {
-      skeleton.addresses &-= UInt64(addresses.start)
-      skeleton.ranges &-= UInt64(ranges.start)
+      skeleton.addresses &-= UInt64(clamping: addresses.start)
+      skeleton.ranges &-= UInt64(clamping: ranges.start)
       skeletons[skeleton.id] = skeleton
     }
     let taken = UInt64(clamping: (addresses.bytes?.count ?? 0) &+ (ranges.bytes?.count ?? 0))
@@ -353,7 +353,7 @@ struct DebugInformation: ~Copyable {
     else { return (nil, 0) }
     if all.isEmpty { return (section, 0) }
     let end = min(all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count, section.count)
-    return (UnsafeRawBufferPointer(rebasing: section[start..<max(end, start)]), start)
+    return (UnsafeRawBufferPointer(rebasing: section[start...].prefix(max(end, start) &- start)), start)
   }
 
   // MARK: variables
@@ -387,7 +387,7 @@ struct DebugInformation: ~Copyable {
     let linkageName =
       Self.string(DW_AT_linkage_name, of: variable.entry)
       ?? Self.string(DW_AT_MIPS_linkage_name, of: variable.entry)
-    let source = Self.string(DW_AT_name, of: variable.entry).map { variable.scope + String(bounded: $0) }
+    let source = Self.string(DW_AT_name, of: variable.entry).map { "\(variable.scope)\(String(bounded: $0))" }
     var name = source ?? "(unnamed)"
     if let linkageName {
       let full = demangled(cString: linkageName)
@@ -401,7 +401,7 @@ struct DebugInformation: ~Copyable {
   ) -> Variable {
     var entry = entry
     var unit = Dwarf_Die()
-    let language = dwarf_diecu(&entry, &unit, nil, nil) == nil ? nil : Int(dwarf_srclang(&unit))
+    let language = dwarf_diecu(&entry, &unit, nil, nil) == nil ? nil : Int(truncatingIfNeeded: dwarf_srclang(&unit))
     var walk = TypeWalk(language: language)
     var part = VariablePart(path: name, type: nil, offset: offset)
     if let type = TypeWalk.type(ofVariable: entry) { part = walk.part(of: type, at: offset, path: name) }
@@ -409,7 +409,8 @@ struct DebugInformation: ~Copyable {
     let hasLine = dwarf_decl_line(&entry, &line) == 0 && line > 0
     return Variable(
       path: part.path, type: part.type, offset: part.offset, size: part.size, isPadding: part.isPadding,
-      alternatives: part.alternatives, file: declarationFile(entry, inUnit: index), line: hasLine ? Int(line) : nil)
+      alternatives: part.alternatives, file: declarationFile(entry, inUnit: index),
+      line: hasLine ? Int(truncatingIfNeeded: line) : nil)
   }
 
   /// The file that an entry is declared in, by the table of its unit; an entry that took its file from another unit's
@@ -418,7 +419,7 @@ struct DebugInformation: ~Copyable {
     var entry = entry
     var attribute = Dwarf_Attribute()
     var number: Dwarf_Word = 0
-    guard dwarf_attr_integrate(&entry, UInt32(DW_AT_decl_file), &attribute) != nil,
+    guard dwarf_attr_integrate(&entry, UInt32(truncatingIfNeeded: DW_AT_decl_file), &attribute) != nil,
       dwarf_formudata(&attribute, &number) == 0
     else { return nil }
     var version: Dwarf_Half = 0
@@ -459,7 +460,9 @@ struct DebugInformation: ~Copyable {
     while meter.goesOn(), dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
       unit = next
       // A skeleton of DWARF 4 that has entries of its own is one of these units to libdw, too.
-      guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(type)) else { continue }
+      guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(truncatingIfNeeded: type)) else {
+        continue
+      }
       let index = entries.count
       // Each names a file and a directory.
       let skeleton = skeletonBytes < mostSkeletonBytes ? Skeleton(entry) : nil
@@ -488,7 +491,7 @@ struct DebugInformation: ~Copyable {
     var next = Dwarf_Die()
     walk: while remaining > 0, meter.goesOn() {
       remaining &-= 1
-      if Int(dwarf_tag(&entry)) == DW_TAG_subprogram {
+      if Int(truncatingIfNeeded: dwarf_tag(&entry)) == DW_TAG_subprogram {
         let function = entry
         let most = min(limit, allowance.functions)
         lists.forEachRange(of: function) { start, end in
@@ -523,7 +526,7 @@ struct DebugInformation: ~Copyable {
   private var walkLimit: Int { workLimit &+ Int(clamping: Self.largestSplit &- splitBudget) }
 
   private static func mayHoldFunctions(_ entry: inout Dwarf_Die) -> Bool {
-    switch Int(dwarf_tag(&entry)) {
+    switch Int(truncatingIfNeeded: dwarf_tag(&entry)) {
     case DW_TAG_array_type, DW_TAG_enumeration_type, DW_TAG_subroutine_type, DW_TAG_call_site, DW_TAG_GNU_call_site,
       DW_TAG_formal_parameter, DW_TAG_variable, DW_TAG_variant_part:
       return false
@@ -572,7 +575,7 @@ struct DebugInformation: ~Copyable {
     var meter = BudgetMeter(interval: 8)
     while remaining > 0, meter.goesOn() {
       remaining &-= 1
-      let tag = Int(dwarf_tag(&entry))
+      let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
       let isInlined = tag == DW_TAG_inlined_subroutine
       if isInlined || tag == DW_TAG_lexical_block || tag == DW_TAG_try_block || tag == DW_TAG_catch_block,
         lists.holds(entry, address)
@@ -591,7 +594,7 @@ struct DebugInformation: ~Copyable {
   static func string(_ attribute: Int, of entry: Dwarf_Die) -> UnsafePointer<CChar>? {
     var entry = entry
     var found = Dwarf_Attribute()
-    guard dwarf_attr_integrate(&entry, UInt32(attribute), &found) != nil else { return nil }
+    guard dwarf_attr_integrate(&entry, UInt32(truncatingIfNeeded: attribute), &found) != nil else { return nil }
     return dwarf_formstring(&found)
   }
 
@@ -599,7 +602,7 @@ struct DebugInformation: ~Copyable {
   static func ownPath(_ attribute: Int, of entry: Dwarf_Die) -> String? {
     var entry = entry
     var found = Dwarf_Attribute()
-    guard dwarf_attr(&entry, UInt32(attribute), &found) != nil else { return nil }
+    guard dwarf_attr(&entry, UInt32(truncatingIfNeeded: attribute), &found) != nil else { return nil }
     return dwarf_formstring(&found).map { String(boundedPath: $0) }
   }
 
@@ -607,7 +610,8 @@ struct DebugInformation: ~Copyable {
     var entry = entry
     var found = Dwarf_Attribute()
     var value: Dwarf_Word = 0
-    guard dwarf_attr(&entry, UInt32(attribute), &found) != nil, dwarf_formudata(&found, &value) == 0 else { return nil }
+    guard dwarf_attr(&entry, UInt32(truncatingIfNeeded: attribute), &found) != nil, dwarf_formudata(&found, &value) == 0
+    else { return nil }
     return value
   }
 
@@ -616,12 +620,15 @@ struct DebugInformation: ~Copyable {
     var unit = unit
     var attribute = Dwarf_Attribute()
     var offset: Dwarf_Word = 0
-    guard dwarf_attr(&unit, UInt32(DW_AT_stmt_list), &attribute) != nil, dwarf_formudata(&attribute, &offset) == 0
+    guard dwarf_attr(&unit, UInt32(truncatingIfNeeded: DW_AT_stmt_list), &attribute) != nil,
+      dwarf_formudata(&attribute, &offset) == 0
     else { return false }
     // libdw keeps a table by its offset, too.
     if let known = lineTables[offset] { return known }
     var directory: UnsafePointer<CChar>?
-    if dwarf_attr(&unit, UInt32(DW_AT_comp_dir), &attribute) != nil { directory = dwarf_formstring(&attribute) }
+    if dwarf_attr(&unit, UInt32(truncatingIfNeeded: DW_AT_comp_dir), &attribute) != nil {
+      directory = dwarf_formstring(&attribute)
+    }
     guard let rows = lines.rows(at: offset, directory: directory), rows <= allowance.rows else {
       if !Budget.hasEnded {
         lineTables[offset] = false
@@ -642,7 +649,7 @@ struct DebugInformation: ~Copyable {
     guard let file = dwarf_linesrc(line, nil, nil), dwarf_lineno(line, &number) == 0 else { return Location() }
     // Line 0 is the compiler's way to say that an instruction belongs to no line.
     guard let path = path(file, unit: index) else { return Location() }
-    return Location(file: path, line: number > 0 ? Int(number) : nil)
+    return Location(file: path, line: number > 0 ? Int(truncatingIfNeeded: number) : nil)
   }
 
   /// Where an inlined function was called.
@@ -651,14 +658,16 @@ struct DebugInformation: ~Copyable {
     var attribute = Dwarf_Attribute()
     var value: Dwarf_Word = 0
     var location = Location()
-    if dwarf_attr(&entry, UInt32(DW_AT_call_line), &attribute) != nil, dwarf_formudata(&attribute, &value) == 0,
+    if dwarf_attr(&entry, UInt32(truncatingIfNeeded: DW_AT_call_line), &attribute) != nil,
+      dwarf_formudata(&attribute, &value) == 0,
       value > 0
     {
       location.line = Int(exactly: value)
     }
     var files: OpaquePointer?
     var count = 0
-    if dwarf_attr(&entry, UInt32(DW_AT_call_file), &attribute) != nil, dwarf_formudata(&attribute, &value) == 0,
+    if dwarf_attr(&entry, UInt32(truncatingIfNeeded: DW_AT_call_file), &attribute) != nil,
+      dwarf_formudata(&attribute, &value) == 0,
       isLineTableAllowed(entries[index].entry), dwarf_getsrcfiles(&entries[index].entry, &files, &count) == 0,
       let number = Foreign(value).int(upTo: count &- 1), let file = dwarf_filesrc(files, number, nil, nil)
     {
@@ -674,7 +683,7 @@ struct DebugInformation: ~Copyable {
     if path.isEmpty || path == "???" || path.utf8.last == UInt8(ascii: ">") { return nil }
     var attribute = Dwarf_Attribute()
     guard path.utf8.first != UInt8(ascii: "/"),
-      dwarf_attr(&entries[index].entry, UInt32(DW_AT_comp_dir), &attribute) != nil,
+      dwarf_attr(&entries[index].entry, UInt32(truncatingIfNeeded: DW_AT_comp_dir), &attribute) != nil,
       let directory = dwarf_formstring(&attribute), directory[0] != 0
     else { return path }
     return "\(String(bounded: directory))/\(path)"

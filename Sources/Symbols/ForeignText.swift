@@ -15,10 +15,10 @@ private let cutMark = "…"
 extension String {
   /// Of at most `longestText` bytes.
   init(bounded text: UnsafePointer<CChar>) {
-    let count = strnlen(text, longestText + 1)
+    let count = strnlen(text, longestText &+ 1)
     let bytes = UnsafeRawBufferPointer(start: text, count: Swift.min(count, longestText))
     let whole = String(decoding: bytes, as: UTF8.self)
-    self = count > longestText ? whole + cutMark : whole
+    self = count > longestText ? "\(whole)\(cutMark)" : whole
   }
 
   /// A path, by its bytes (ByteText); empty if it is longer than the system takes.

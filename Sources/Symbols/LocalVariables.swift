@@ -50,7 +50,7 @@ extension DebugInformation {
     var meter = BudgetMeter(interval: 8)
     while budget > 0, meter.goesOn() {
       budget &-= 1
-      switch Int(dwarf_tag(&entry)) {
+      switch Int(truncatingIfNeeded: dwarf_tag(&entry)) {
       case DW_TAG_variable, DW_TAG_formal_parameter:
         if found == nil { found = variable(entry, at: memory, executing: address, base: base, registers) }
       case DW_TAG_lexical_block, DW_TAG_inlined_subroutine, DW_TAG_try_block, DW_TAG_catch_block:

@@ -39,12 +39,12 @@ public struct ModuleFile {
   public func functions(named names: Set<String>, exported: Bool) -> [String: Definition] {
     var found: [String: Definition] = [:]
     for tableType in exported ? [SHT_DYNSYM] : [SHT_DYNSYM, SHT_SYMTAB] {
-      guard let section = file.sections.first(where: { $0.type == UInt32(tableType) }),
+      guard let section = file.sections.first(where: { $0.type == UInt32(truncatingIfNeeded: tableType) }),
         let texts = file.sections.first(where: { $0.index == section.link }),
         max(texts.size, texts.unpackedSize) <= ObjectFile.sectionLimit
       else { continue }
       ELFSymbol.forEach(in: section, of: file) { symbol in
-        let type = Int32(symbol.type)
+        let type = Int32(truncatingIfNeeded: symbol.type)
         guard symbol.name != 0, symbol.section != UInt16(SHN_UNDEF), symbol.value != 0,
           type == STT_FUNC || type == STT_GNU_IFUNC,
           let name = elf_strptr(file.elf, section.link, Int(truncatingIfNeeded: symbol.name))

@@ -60,7 +60,7 @@ final class ObjectFile {
     var isThreadLocal: Bool { flags & UInt64(SHF_TLS) != 0 }
     var isExecutable: Bool { flags & UInt64(SHF_EXECINSTR) != 0 }
     func isSplit(_ part: String) -> Bool { name == ".debug_\(part).dwo" || name == ".zdebug_\(part).dwo" }
-    func contains(_ address: UInt64) -> Bool { address >= self.address && address - self.address < size }
+    func contains(_ address: UInt64) -> Bool { address >= self.address && address &- self.address < size }
   }
 
   enum Kind {
@@ -163,7 +163,7 @@ final class ObjectFile {
     var segments = 0
     if elf_getphdrnum(elf, &segments) == 0 {
       var left = mostNoteParts
-      for index in 0..<max(0, min(segments, Int(mostSegments))) where left > 0 {  // bounded: 16 bits
+      for index in 0..<max(0, min(segments, Int(mostSegments))) where left > 0 {  // bounded: a number of 16 bits
         var segment = GElf_Phdr()
         guard gelf_getphdr(elf, Int32(truncatingIfNeeded: index), &segment) != nil, segment.p_type == PT_NOTE else {
           continue
@@ -200,7 +200,7 @@ final class ObjectFile {
       for _ in 0..<8 { value = value & 1 == 1 ? 0xEDB8_8320 ^ (value >> 1) : value >> 1 }
       return value
     }
-    var buffer = [UInt8](repeating: 0, count: 1 << 18)
+    var buffer = [UInt8](repeating: 0, count: 1 << 18)  // bounded: a constant size
     var offset = 0
     var meter = BudgetMeter(interval: 1)
     // A file that grows while it is read ends here, too.
@@ -249,7 +249,7 @@ final class ObjectFile {
       guard gelf_getshdr(section, &header) != nil else { continue }
       var name = ""
       if let text = elf_strptr(elf, names, Int(truncatingIfNeeded: header.sh_name)) {
-        guard strnlen(text, longestSectionName + 1) <= longestSectionName else { return [] }
+        guard strnlen(text, longestSectionName &+ 1) <= longestSectionName else { return [] }
         name = String(bounded: text)
       }
       var found = Section(
@@ -344,7 +344,7 @@ final class ObjectFile {
   /// too.
   func allContents(ofSplit name: String) -> [UInt8] {
     sections.reduce(into: []) { bytes, section in
-      if section.isSplit(name), let part = contents(of: section) { bytes += part }
+      if section.isSplit(name), let part = contents(of: section) { bytes.append(contentsOf: part) }
     }
   }
 
@@ -387,7 +387,7 @@ final class ObjectFile {
     var count = 0
     guard elf_getphdrnum(elf, &count) == 0 else { return nil }
     var span: (start: UInt64, end: UInt64)?
-    for index in 0..<count {
+    for index in 0..<max(0, count) {  // bounded: below 65,535 segments
       var header = GElf_Phdr()
       guard gelf_getphdr(elf, Int32(truncatingIfNeeded: index), &header) != nil, header.p_type == PT_LOAD else {
         continue

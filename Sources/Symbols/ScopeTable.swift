@@ -52,8 +52,8 @@ struct ScopeTable {
       var attribute = Dwarf_Attribute()
       var next = Dwarf_Die()
       guard
-        dwarf_attr(&entry, UInt32(DW_AT_abstract_origin), &attribute) != nil
-          || dwarf_attr(&entry, UInt32(DW_AT_specification), &attribute) != nil,
+        dwarf_attr(&entry, UInt32(truncatingIfNeeded: DW_AT_abstract_origin), &attribute) != nil
+          || dwarf_attr(&entry, UInt32(truncatingIfNeeded: DW_AT_specification), &attribute) != nil,
         dwarf_formref_die(&attribute, &next) != nil
       else { break }
       entry = next
@@ -63,19 +63,19 @@ struct ScopeTable {
 
   private static func ownName(_ entry: inout Dwarf_Die) -> String? {
     var attribute = Dwarf_Attribute()
-    guard dwarf_attr_integrate(&entry, UInt32(DW_AT_name), &attribute) != nil,
+    guard dwarf_attr_integrate(&entry, UInt32(truncatingIfNeeded: DW_AT_name), &attribute) != nil,
       let name = dwarf_formstring(&attribute), name[0] != 0
     else { return nil }
     return String(bounded: name)
   }
 
   private static func isClass(_ entry: inout Dwarf_Die) -> Bool {
-    let tag = Int(dwarf_tag(&entry))
+    let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
     return tag == DW_TAG_structure_type || tag == DW_TAG_class_type
   }
 
   private static func partName(_ entry: inout Dwarf_Die) -> String {
-    let tag = Int(dwarf_tag(&entry))
+    let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
     guard let name = ownName(&entry) else {
       switch tag {
       case DW_TAG_namespace: return "(anonymous namespace)"
@@ -114,7 +114,7 @@ struct ScopeTable {
     var meter = BudgetMeter(interval: 256)
     while remaining > 0, result.count < most, meter.goesOn() {
       remaining &-= 1
-      let tag = Int(dwarf_tag(&entry))
+      let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
       let isHolder = holds(tag)
       // A function right inside of another one is mostly declared there only, as C allows it; its place says nothing.
       if let holder = holders.last, let holder, isHolder || (tag == DW_TAG_subprogram && !holder.isFunction) {

@@ -180,7 +180,7 @@ private struct WholeUnits {
     var meter = BudgetMeter(interval: 16)
     while offset < info.count, meter.goesOn(), let header = try? UnitHeader(info, at: offset) {
       if header.type == DW_UT_split_type, let place = header.typeOffset {
-        info[place] = UInt8(DW_UT_type)
+        info[place] = UInt8(truncatingIfNeeded: DW_UT_type)
       } else if header.version < 5 || header.type == DW_UT_split_compile && header.id.flatMap({ skeletons[$0] }) != nil
       {
         try? makeWhole(header, Bases(), id: header.id)
@@ -248,7 +248,8 @@ private struct WholeUnits {
     guard value < 1 << 62 else { throw MalformedDWARF() }
     var bytes: [UInt8] = []
     bytes.append(positive: value)
-    return Abbreviation.Attribute(name: UInt64(name), form: UInt64(DW_FORM_implicit_const), constant: bytes)
+    return Abbreviation.Attribute(
+      name: UInt64(name), form: UInt64(truncatingIfNeeded: DW_FORM_implicit_const), constant: bytes)
   }
 
   /// The first offset behind the head of a unit's part of a section; nil if there is no section.
@@ -271,14 +272,16 @@ private struct WholeUnits {
     let (sum, overflow) = header.abbreviations.addingReportingOverflow(bases.abbreviations)
     guard !overflow else { throw MalformedDWARF() }
     let (entries, end, old, attributes) = try root(header, sum, in: info)
-    guard old.tag == UInt64(DW_TAG_compile_unit) else { throw MalformedDWARF() }
+    guard old.tag == UInt64(truncatingIfNeeded: DW_TAG_compile_unit) else { throw MalformedDWARF() }
     // In DWARF 4 the id is an attribute, and its bytes are the room for the address.
     var id = known
     var room: Int?
     if header.version < 5 {
       var cursor = DWARFCursor(bytes: info, offset: attributes)
       for attribute in old.attributes {
-        if attribute.name == UInt64(DW_AT_GNU_dwo_id), attribute.form == UInt64(DW_FORM_data8) {
+        if attribute.name == UInt64(truncatingIfNeeded: DW_AT_GNU_dwo_id),
+          attribute.form == UInt64(truncatingIfNeeded: DW_FORM_data8)
+        {
           room = cursor.offset
           let own = try cursor.number(8)
           guard known == nil || known == own else { throw MalformedDWARF() }
@@ -294,10 +297,11 @@ private struct WholeUnits {
     guard let id, let skeleton = skeletons[id], roots[id] == nil else { return }
 
     var new = old
-    let address = Abbreviation.Attribute(name: UInt64(DW_AT_low_pc), form: UInt64(DW_FORM_addr))
+    let address = Abbreviation.Attribute(
+      name: UInt64(truncatingIfNeeded: DW_AT_low_pc), form: UInt64(truncatingIfNeeded: DW_FORM_addr))
     if header.version < 5 {
       new.attributes = old.attributes.compactMap { attribute in
-        attribute.name == UInt64(DW_AT_GNU_dwo_id) ? address : Self.renamed(attribute)
+        attribute.name == UInt64(truncatingIfNeeded: DW_AT_GNU_dwo_id) ? address : Self.renamed(attribute)
       }
       new.attributes.append(try Self.constant(DW_AT_GNU_addr_base, skeleton.addresses))
       new.attributes.append(try Self.constant(DW_AT_str_offsets_base, bases.strings))
@@ -326,7 +330,7 @@ private struct WholeUnits {
       info.overwrite(skeleton.baseAddress, size: 8, at: room)
     } else if let place = header.typeOffset {
       // The id goes; the entry's code moves to its place, and the address behind that.
-      info[place] = UInt8(DW_UT_compile)
+      info[place] = UInt8(truncatingIfNeeded: DW_UT_compile)
       let codeSize = attributes - header.root
       root = header.root - 8
       for index in 0..<codeSize { info[root + index] = info[header.root + index] }
@@ -338,7 +342,7 @@ private struct WholeUnits {
   /// Attributes that our own replace keep their bytes, under a name that nobody asks for.
   private static func renamed(_ attribute: Abbreviation.Attribute) -> Abbreviation.Attribute {
     var attribute = attribute
-    if replaced.contains(attribute.name) { attribute.name = UInt64(DW_AT_hi_user) }
+    if replaced.contains(attribute.name) { attribute.name = UInt64(truncatingIfNeeded: DW_AT_hi_user) }
     return attribute
   }
 
@@ -356,7 +360,9 @@ private struct WholeUnits {
       if code == 0 { continue }
       guard let kind = kinds[code] else { throw MalformedDWARF() }
       for attribute in kind.attributes {
-        if attribute.name == UInt64(DW_AT_ranges), attribute.form == UInt64(DW_FORM_sec_offset) {
+        if attribute.name == UInt64(truncatingIfNeeded: DW_AT_ranges),
+          attribute.form == UInt64(truncatingIfNeeded: DW_FORM_sec_offset)
+        {
           let offset = cursor.offset
           found.append((offset, try cursor.number(header.offsetSize)))
         } else {
@@ -394,7 +400,7 @@ private struct WholeUnits {
     if isOwn {
       types.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
     } else if let place = header.typeOffset {
-      info[place] = UInt8(DW_UT_type)
+      info[place] = UInt8(truncatingIfNeeded: DW_UT_type)
       info.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
     }
   }

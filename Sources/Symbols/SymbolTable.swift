@@ -56,7 +56,9 @@ struct SymbolTable {
     for file in files {
       let code = Self.code(of: file)
       for type in [SHT_SYMTAB, SHT_DYNSYM] {
-        guard let section = file.sections.first(where: { $0.type == UInt32(type) }) else { continue }
+        guard let section = file.sections.first(where: { $0.type == UInt32(truncatingIfNeeded: type) }) else {
+          continue
+        }
         guard let texts = file.sections.first(where: { $0.index == section.link }), texts.size <= Self.textLimit,
           texts.unpackedSize <= Self.textLimit
         else {
@@ -71,7 +73,7 @@ struct SymbolTable {
         let isWhole = Self.readSymbols(file, section) { symbol, isFunction in
           let entry = Entry(name: symbol.name, size: symbol.size, table: table, rank: Self.rank(symbol))
           let start = symbol.value
-          if Int32(symbol.type) == STT_TLS {
+          if Int32(truncatingIfNeeded: symbol.type) == STT_TLS {
             guard let end = (Foreign(start) + max(symbol.size, 1)).value else { return }
             threadLocal.append(.init(start: start, end: end, payload: entry))
           } else if symbol.size > 0 {
@@ -109,7 +111,7 @@ struct SymbolTable {
       guard symbol.name != 0, symbol.section != UInt16(SHN_UNDEF), symbol.section != UInt16(SHN_ABS) else {
         return true
       }
-      switch Int32(symbol.type) {
+      switch Int32(truncatingIfNeeded: symbol.type) {
       case STT_FUNC, STT_GNU_IFUNC: body(symbol, true)
       case STT_OBJECT, STT_COMMON, STT_TLS: body(symbol, false)
       // Assembly that doesn't say what its labels are: of use only in code.
@@ -122,8 +124,8 @@ struct SymbolTable {
 
   /// A typed symbol before an untyped one, then global, weak, local.
   private static func rank(_ symbol: ELFSymbol) -> UInt8 {
-    let typed: UInt8 = Int32(symbol.type) == STT_NOTYPE ? 0 : 4
-    switch Int32(symbol.binding) {
+    let typed: UInt8 = Int32(truncatingIfNeeded: symbol.type) == STT_NOTYPE ? 0 : 4
+    switch Int32(truncatingIfNeeded: symbol.binding) {
     case STB_GLOBAL: return typed | 2
     case STB_WEAK: return typed | 1
     default: return typed

@@ -50,7 +50,7 @@ struct TypeWalk {
     var entry = entry
     var attribute = Dwarf_Attribute()
     var result = Dwarf_Die()
-    guard dwarf_attr_integrate(&entry, UInt32(name), &attribute) != nil,
+    guard dwarf_attr_integrate(&entry, UInt32(truncatingIfNeeded: name), &attribute) != nil,
       dwarf_formref_die(&attribute, &result) != nil
     else { return nil }
     return result
@@ -62,7 +62,9 @@ struct TypeWalk {
     var entry = entry
     var attribute = Dwarf_Attribute()
     var value: Dwarf_Word = 0
-    guard dwarf_attr(&entry, UInt32(name), &attribute) != nil, dwarf_formudata(&attribute, &value) == 0 else {
+    guard dwarf_attr(&entry, UInt32(truncatingIfNeeded: name), &attribute) != nil,
+      dwarf_formudata(&attribute, &value) == 0
+    else {
       return nil
     }
     return value
@@ -72,13 +74,15 @@ struct TypeWalk {
     var entry = entry
     var attribute = Dwarf_Attribute()
     var value = false
-    return dwarf_attr(&entry, UInt32(name), &attribute) != nil && dwarf_formflag(&attribute, &value) == 0 && value
+    return dwarf_attr(&entry, UInt32(truncatingIfNeeded: name), &attribute) != nil
+      && dwarf_formflag(&attribute, &value) == 0 && value
   }
 
   /// The type of which `type` stands for no more than the signature.
   private static func whole(_ type: Dwarf_Die) -> Dwarf_Die? {
     var entry = type
-    guard dwarf_hasattr(&entry, UInt32(DW_AT_signature)) != 0, dwarf_hasattr(&entry, UInt32(DW_AT_byte_size)) == 0
+    guard dwarf_hasattr(&entry, UInt32(truncatingIfNeeded: DW_AT_signature)) != 0,
+      dwarf_hasattr(&entry, UInt32(truncatingIfNeeded: DW_AT_byte_size)) == 0
     else {
       return nil
     }
@@ -94,12 +98,12 @@ struct TypeWalk {
 
   /// A name that is longer than any that is shown counts as that long.
   private static func short(_ name: String) -> String {
-    name.utf8.count <= 4 * longestPath ? name : String(name.prefix(longestPath)) + "…"
+    name.utf8.count <= 4 &* longestPath ? name : "\(name.prefix(longestPath))…"
   }
 
   private static func tag(_ entry: Dwarf_Die) -> Int {
     var entry = entry
-    return Int(dwarf_tag(&entry))
+    return Int(truncatingIfNeeded: dwarf_tag(&entry))
   }
 
   private mutating func forEachChild(of entry: Dwarf_Die, _ body: (inout TypeWalk, Dwarf_Die) -> Bool) {
@@ -172,7 +176,8 @@ struct TypeWalk {
     forEachChild(of: array) { walk, child in
       let tag = Self.tag(child)
       guard tag == DW_TAG_subrange_type || tag == DW_TAG_enumeration_type else { return true }
-      let lower = Self.number(DW_AT_lower_bound, of: child).map { Int64(bitPattern: $0) } ?? Int64(standard)
+      let lower =
+        Self.number(DW_AT_lower_bound, of: child).map { Int64(bitPattern: $0) } ?? Int64(truncatingIfNeeded: standard)
       var count = Self.number(DW_AT_count, of: child)
       if count == nil, let upper = Self.number(DW_AT_upper_bound, of: child) {
         // An upper bound of -1 is how some compilers write an array of no elements.
@@ -269,7 +274,7 @@ struct TypeWalk {
         }
       // An enumeration with values: its variants lie one over the other.
       case DW_TAG_variant_part, DW_TAG_variant:
-        result += walk.members(of: child, at: offset, depth: depth &+ 1)
+        result.append(contentsOf: walk.members(of: child, at: offset, depth: depth &+ 1))
       default: break
       }
       return result.count <= Self.mostAlternatives
@@ -305,7 +310,9 @@ struct TypeWalk {
   private func place(of member: Dwarf_Die) -> UInt64? {
     var member = member
     var attribute = Dwarf_Attribute()
-    guard dwarf_attr(&member, UInt32(DW_AT_data_member_location), &attribute) != nil else { return 0 }
+    guard dwarf_attr(&member, UInt32(truncatingIfNeeded: DW_AT_data_member_location), &attribute) != nil else {
+      return 0
+    }
     var value: Dwarf_Word = 0
     if dwarf_formudata(&attribute, &value) == 0 { return value }
     var operations: UnsafeMutablePointer<Dwarf_Op>?
@@ -313,7 +320,7 @@ struct TypeWalk {
     var block = Dwarf_Block()
     guard dwarf_formblock(&attribute, &block) == 0, block.length <= 16,
       dwarf_getlocation(&attribute, &operations, &count) == 0, count == 1, let operations,
-      Int(operations[0].atom) == DW_OP_plus_uconst
+      Int(truncatingIfNeeded: operations[0].atom) == DW_OP_plus_uconst
     else { return nil }
     return operations[0].number
   }
@@ -323,7 +330,9 @@ struct TypeWalk {
     of array: Dwarf_Die, at offset: UInt64, path: String
   ) -> (type: Dwarf_Die, offset: UInt64, path: String)? {
     // By columns, as in Fortran: not worked out.
-    if let order = Self.number(DW_AT_ordering, of: array), order == UInt64(DW_ORD_col_major) { return nil }
+    if let order = Self.number(DW_AT_ordering, of: array), order == UInt64(truncatingIfNeeded: DW_ORD_col_major) {
+      return nil
+    }
     guard let type = Self.type(of: array) else { return nil }
     let stride = Self.number(DW_AT_byte_stride, of: array) ?? size(of: type)
     let dimensions = dimensions(of: array)
@@ -344,7 +353,7 @@ struct TypeWalk {
       }
       subscripts.append("[\(Int64(bitPattern: value) &+ dimension.lower)]")
     }
-    return (type, rest, path + subscripts.reversed().joined())
+    return (type, rest, "\(path)\(subscripts.reversed().joined())")
   }
 
   // MARK: names
@@ -352,7 +361,7 @@ struct TypeWalk {
   /// The type as its source would write it; nil if it has no name.
   mutating func name(of type: Dwarf_Die) -> String? {
     let (head, tail) = declarator(of: type, depth: 0)
-    let name = head + tail
+    let name = "\(head)\(tail)"
     guard !name.isEmpty else { return nil }
     return name.count <= Self.longestName ? name : name.prefix(Self.longestName &- 1) + "…"
   }
@@ -377,7 +386,7 @@ struct TypeWalk {
       let pointed = target()
       let (head, tail) = declarator(of: pointed, depth: depth &+ 1)
       if !tail.isEmpty { return ("\(head) (\(mark)", ")\(tail)") }
-      return (head.hasSuffix("*") ? head + mark : "\(head) \(mark)", tail)
+      return (head.hasSuffix("*") ? "\(head)\(mark)" : "\(head) \(mark)", tail)
     case DW_TAG_const_type, DW_TAG_volatile_type, DW_TAG_restrict_type, DW_TAG_atomic_type:
       let word =
         tag == DW_TAG_const_type
@@ -388,14 +397,14 @@ struct TypeWalk {
       let (head, tail) = declarator(of: target(), depth: depth &+ 1)
       let bounds = dimensions(of: type).prefix(Self.mostAlternatives).map { "[\($0.count.map { "\($0)" } ?? "")]" }
         .joined()
-      return (head.hasSuffix("]") || tail.isEmpty ? head + " " : head, bounds + tail)
+      return (head.hasSuffix("]") || tail.isEmpty ? "\(head) " : head, "\(bounds)\(tail)")
     case DW_TAG_subroutine_type:
       let (head, tail) = declarator(of: target(), depth: depth &+ 1)
       var parameters: [String] = []
       forEachChild(of: type) { walk, child in
         if Self.tag(child) == DW_TAG_formal_parameter {
           let (head, tail) = walk.declarator(of: Self.type(of: child), depth: depth &+ 1)
-          parameters.append(head + tail)
+          parameters.append("\(head)\(tail)")
         } else if Self.tag(child) == DW_TAG_unspecified_parameters {
           parameters.append("...")
         }

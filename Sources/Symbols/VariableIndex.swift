@@ -78,8 +78,8 @@ struct VariableIndex {
     var meter = BudgetMeter(interval: 256)
     while remaining > 0, meter.goesOn() {
       remaining &-= 1
-      let tag = Int(dwarf_tag(&entry))
-      if tag == DW_TAG_variable, dwarf_hasattr(&entry, UInt32(DW_AT_location)) != 0 {
+      let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
+      if tag == DW_TAG_variable, dwarf_hasattr(&entry, UInt32(truncatingIfNeeded: DW_AT_location)) != 0 {
         let goesOn = body({ entry }) {
           if let known = scopes.last, let known { return known }
           let scope = Self.scope(open)
@@ -124,10 +124,10 @@ struct VariableIndex {
   private static func scope(_ open: [Dwarf_Die]) -> String {
     var scope = ""
     for var entry in open where scope.utf8.count < longestScope {
-      switch Int(dwarf_tag(&entry)) {
+      switch Int(truncatingIfNeeded: dwarf_tag(&entry)) {
       case DW_TAG_namespace, DW_TAG_structure_type, DW_TAG_class_type, DW_TAG_subprogram, DW_TAG_inlined_subroutine:
         var attribute = Dwarf_Attribute()
-        if dwarf_attr_integrate(&entry, UInt32(DW_AT_name), &attribute) != nil,
+        if dwarf_attr_integrate(&entry, UInt32(truncatingIfNeeded: DW_AT_name), &attribute) != nil,
           let name = dwarf_formstring(&attribute), name[0] != 0
         {
           scope += "\(String(bounded: name))::"
@@ -146,18 +146,18 @@ struct VariableIndex {
     var operations: UnsafeMutablePointer<Dwarf_Op>?
     var count = 0
     var block = Dwarf_Block()
-    guard dwarf_attr(&entry, UInt32(DW_AT_location), &attribute) != nil,
+    guard dwarf_attr(&entry, UInt32(truncatingIfNeeded: DW_AT_location), &attribute) != nil,
       dwarf_formblock(&attribute, &block) == 0, block.length <= UInt64(truncatingIfNeeded: longestLocation)
     else { return nil }
     let bytes = UnsafeRawBufferPointer(start: block.data, count: Int(truncatingIfNeeded: block.length))
-    if bytes.count == 9, bytes[0] == UInt8(DW_OP_addr) {
+    if bytes.count == 9, bytes[0] == UInt8(truncatingIfNeeded: DW_OP_addr) {
       return (UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: 1, as: UInt64.self)), false)
     }
     guard dwarf_getlocation(&attribute, &operations, &count) == 0, count > 0, count <= 3, let operations else {
       return nil
     }
     var place: UInt64
-    switch Int(operations[0].atom) {
+    switch Int(truncatingIfNeeded: operations[0].atom) {
     case DW_OP_addr, DW_OP_const4u, DW_OP_const8u, DW_OP_constu: place = operations[0].number
     case DW_OP_addrx, DW_OP_GNU_addr_index, DW_OP_constx, DW_OP_GNU_const_index:
       var found = Dwarf_Attribute()
@@ -168,11 +168,12 @@ struct VariableIndex {
       place = address
     default: return nil
     }
-    let isAddress = [DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index].contains(Int(operations[0].atom))
+    let isAddress = [DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index].contains(
+      Int(truncatingIfNeeded: operations[0].atom))
     if count == 1 { return isAddress ? (place, false) : nil }
     var isThreadLocal = false
-    for index in 1..<count {
-      switch Int(operations[index].atom) {
+    for index in 1..<max(1, count) {  // bounded: at most 3 operations
+      switch Int(truncatingIfNeeded: operations[index].atom) {
       case DW_OP_form_tls_address, DW_OP_GNU_push_tls_address: isThreadLocal = true
       case DW_OP_plus_uconst: place = place &+ operations[index].number
       default: return nil

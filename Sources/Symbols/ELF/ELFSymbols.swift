@@ -27,7 +27,7 @@ struct ELFSymbol {
     in table: ObjectFile.Section, of file: ObjectFile, _ body: (ELFSymbol) -> Bool
   ) -> Bool {
     guard table.type != SHT_NOBITS, table.compression == nil else { return true }
-    let count = Int(clamping: table.size / UInt64(truncatingIfNeeded: entrySize))
+    let count = Int(clamping: table.size) / entrySize  // bounded: the size of an entry is 24
     let piece = 1 << 15  // entries
     var first = 0
     var meter = BudgetMeter(interval: 1)
