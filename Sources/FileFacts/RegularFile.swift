@@ -101,8 +101,8 @@ public struct RegularFile: ~Copyable, Sendable {
     }
   }
 
-  /// File systems whose regular files are no stored bytes, by statfs(2)'s f_type (linux/magic.h): to read such a file is
-  /// to ask the kernel, or a driver, to do something.
+  /// File systems whose regular files are no stored bytes, by statfs(2)'s f_type (linux/magic.h): to read such a file
+  /// is to ask the kernel, or a driver, to do something.
   private static let madeUp: Set<UInt32> = [
     0x9FA0,  // proc
     0x6265_6572,  // sysfs

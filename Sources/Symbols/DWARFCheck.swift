@@ -9,8 +9,9 @@
 // - a row of a line table takes 100 bytes while it is read, and one byte in the file; each file in one gets its
 //   directory's name, which may be as long as the file.
 //
-// So the heads of all units and all abbreviations that they name are read here first. What is behind the first unit that
-// asks for too much, or that can't be read, is cut off. The reading agrees with libdw's about where each thing ends.
+// So the heads of all units and all abbreviations that they name are read here first. What is behind the first unit
+// that asks for too much, or that can't be read, is cut off. The reading agrees with libdw's about where each thing
+// ends.
 
 import Bounds
 import CLibdw

@@ -8,10 +8,10 @@
 // A unit may be split: what the program has of it gives its ranges and lines, the other half all else (SplitUnits).
 //
 // The file may be hostile. Everything that a loop follows is bounded: numbers of entries by the size of what is read,
-// intervals that are kept by `Allowance`, depth by `deepest`; and each loop asks the question's budget. What libdw would
-// do at once by the file's word is checked before (DWARFCheck, LineTableCheck). What our bounds leave out is said
-// (`problem`); what a budget cut short is not kept. libdw never opens a file by itself: .dwo and .dwp files, and the
-// common file of `dwz`, are looked for by us. Not thread-safe: the owner holds a lock.
+// intervals that are kept by `Allowance`, depth by `deepest`; and each loop asks the question's budget. What libdw
+// would do at once by the file's word is checked before (DWARFCheck, LineTableCheck). What our bounds leave out is
+// said (`problem`); what a budget cut short is not kept. libdw never opens a file by itself: .dwo and .dwp files, and
+// the common file of `dwz`, are looked for by us. Not thread-safe: the owner holds a lock.
 
 import Bounds
 import ByteText

@@ -2,9 +2,9 @@
 // Intervals of addresses that may nest or overlap, and the search for the innermost one that holds an address.
 //
 // Sorted by start, and at equal starts the preferred one last. The search begins at the last start at or below the
-// address and wants the last interval before it that ends above the address. One interval may hold all others, so that a
-// walk back would take as long as there are intervals: the greatest end of each group of intervals, of each group of
-// groups and so on is kept, and groups that end too early are passed over.
+// address and wants the last interval before it that ends above the address. One interval may hold all others, so
+// that a walk back would take as long as there are intervals: the greatest end of each group of intervals, of each
+// group of groups and so on is kept, and groups that end too early are passed over.
 
 struct IntervalIndex<Payload> {
   struct Interval {

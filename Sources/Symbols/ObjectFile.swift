@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One ELF file, opened for reading.
 //
-// The file may be anything: it is named by another process. It is opened only if it is a regular file (RegularFile), and
-// it is read, not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise
-// SIGBUS or change after it was checked. Not thread-safe: the owner holds a lock.
+// The file may be anything: it is named by another process. It is opened only if it is a regular file (RegularFile),
+// and it is read, not mapped: sections are private copies, so a file that is cut short or overwritten under us can't
+// raise SIGBUS or change after it was checked. Not thread-safe: the owner holds a lock.
 //
 // libelf takes memory by the file's word: for the tables of sections and segments, for each section that is asked for,
 // for what a compressed section says that it unpacks to. A file with holes makes any word good. So each word is bounded

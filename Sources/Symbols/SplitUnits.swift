@@ -12,8 +12,8 @@
 //   count from a base in the skeleton, are written anew.
 //
 // Proof that a half belongs to a skeleton: the id of 8 bytes, a hash of the unit that the compiler wrote into both. The
-// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded. libdw sees of the image what it
-// would see of a program's own sections (DWARFCheck).
+// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded. libdw sees of the image what
+// it would see of a program's own sections (DWARFCheck).
 
 import Bounds
 import CLibdw

@@ -81,7 +81,8 @@ public final class Symbolizer: Sendable {
 
   /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
   public static let retryInterval = 10
-  /// Processes by which a module that has no file is looked for in that time, of which it is known that they don't help.
+  /// Processes by which a module that has no file is looked for in that time, of which it is known that they don't
+  /// help.
   private static let mostProcesses = 1024
 
   /// Files that are kept for the time after their process.

@@ -43,9 +43,9 @@ size_t cdemangle_cxx_or_rust(const char *name, char *buffer, size_t capacity) {
 extern char *swift_demangle(const char *name, size_t length, char *buffer, size_t *buffer_size, uint32_t flags);
 
 // Swift's demangler can't be told to stop either, and 135 bytes stand for 60 MB. It writes into a std::string, which
-// grows by operator new: this one jumps out where the string, or anything else that a demangler wants on this thread, is
-// larger than any result that is taken. What the demangler holds is lost then: the string and the nodes of one name,
-// some hundred KiB. So such names may come `MOST_JUMPS` times, and after that no Swift name is demangled.
+// grows by operator new: this one jumps out where the string, or anything else that a demangler wants on this thread,
+// is larger than any result that is taken. What the demangler holds is lost then: the string and the nodes of one
+// name, some hundred KiB. So such names may come `MOST_JUMPS` times, and after that no Swift name is demangled.
 enum { LARGEST_PIECE = 64 << 10, MOST_JUMPS = 64 };
 static _Thread_local jmp_buf *too_large;
 static atomic_int jumps;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The entries of an ELF symbol table (System V gABI, chapter 4: Elf64_Sym), read from the file piece by piece.
 //
-// A table may say that it is larger than all memory, in a file of holes: so it is not taken as a whole, as libelf would.
+// A table may say that it is larger than all memory, in a file of holes: so it is not taken as a whole, as libelf
+// would.
 
 import Bounds
 import CLibdw
