@@ -109,7 +109,13 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
-    .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
+    .target(
+      name: "CDemangle", path: "Sources/Symbols/CDemangle",
+      linkerSettings: [
+        .linkedLibrary("iberty"),
+        // Its operator new is to be found by the C++ library, which would take its own.
+        .unsafeFlags(["-Xlinker", "--export-dynamic-symbol=_Znwm"]),
+      ]),
     .target(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
@@ -123,7 +129,8 @@ let package = Package(
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
+      resources: [.embedInCode("Wrappers.txt")]),
     .target(
       name: "Answers",
       dependencies: [

@@ -98,7 +98,7 @@ struct SectionCursor {
 /// The check of one file's units.
 struct DWARFCheck {
   /// Units, of types and of all else.
-  private static let mostUnits = 1 << 20
+  private let mostUnits: Int
   /// Bytes of a unit: libdw passes over all entries of one in one call.
   private static let largestUnit = 256 << 20
   /// Entries of a unit times the attributes of each, which libdw passes over in one call: seconds.
@@ -123,8 +123,9 @@ struct DWARFCheck {
     var mostEmpty: Int
   }
 
-  /// `abbreviations`: .debug_abbrev.
-  init(abbreviations: UnsafeRawBufferPointer?) {
+  /// `abbreviations`: .debug_abbrev. `mostUnits`: for tests.
+  init(abbreviations: UnsafeRawBufferPointer?, mostUnits: Int = 1 << 20) {
+    self.mostUnits = mostUnits
     section = abbreviations ?? UnsafeRawBufferPointer(start: nil, count: 0)
     bytesLeft = min(section.count, 1 << 40) &* 2 &+ (1 << 20)
   }
@@ -150,7 +151,7 @@ struct DWARFCheck {
 
   /// Where the unit ends; nil if it can't be read.
   private mutating func unit(_ cursor: inout SectionCursor, isTypes: Bool) -> Int? {
-    guard let (length, offsetSize) = cursor.length(), length <= Self.largestUnit, units < Self.mostUnits else {
+    guard let (length, offsetSize) = cursor.length(), length <= Self.largestUnit, units < mostUnits else {
       return nil
     }
     units &+= 1
@@ -235,7 +236,7 @@ struct LineTableCheck {
   /// Bytes of a table.
   private static let largest = 32 << 20
   /// Rows of a table: one of 100 MiB of code has some 10 million.
-  private static let mostRows = 4 << 20
+  var mostRows = 4 << 20
   /// Bytes of one name, and of all names that libdw makes: of each file's directory and the file's own.
   private static let (longestName, namesLimit) = (4096, 128 << 20)
 
@@ -277,7 +278,7 @@ struct LineTableCheck {
     } else {
       guard newNames(&cursor, &directories, offsetSize), newNames(&cursor, &files, offsetSize) else { return nil }
     }
-    guard let count = program(&cursor, base: base, lengths: lengths, &files), count <= Self.mostRows else { return nil }
+    guard let count = program(&cursor, base: base, lengths: lengths, &files), count <= mostRows else { return nil }
     let cost = Foreign(files.count) * (Foreign(files.longest) + Foreign(directories.longest))
     return cost.int(upTo: Self.namesLimit) == nil ? nil : count
   }
