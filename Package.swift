@@ -94,7 +94,8 @@ let package = Package(
     .target(
       name: "Confinement", dependencies: ["CConfinement", "SystemAccess"], exclude: ["CConfinement"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
-    .target(name: "FileFacts", dependencies: ["ByteText"]),
+    .systemLibrary(name: "CFileSystem", path: "Sources/FileFacts/CFileSystem"),
+    .target(name: "FileFacts", dependencies: ["ByteText", "CFileSystem"], exclude: ["CFileSystem"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
     .target(
@@ -117,7 +118,13 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
-    .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
+    .target(
+      name: "CDemangle", path: "Sources/Symbols/CDemangle",
+      linkerSettings: [
+        .linkedLibrary("iberty"),
+        // Its operator new is to be found by the C++ library, which would take its own.
+        .unsafeFlags(["-Xlinker", "--export-dynamic-symbol=_Znwm"]),
+      ]),
     .target(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
@@ -131,7 +138,8 @@ let package = Package(
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
+      resources: [.embedInCode("Wrappers.txt")]),
     .target(
       name: "Answers",
       dependencies: [
@@ -229,7 +237,9 @@ let package = Package(
         "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
         "TestSupport",
       ]),
-    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
+    .testTarget(
+      name: "SymbolsTests", dependencies: ["Bounds", "ByteText", "FileFacts", "Symbols", "TestSupport"],
+      exclude: ["Programs"]),
     .testTarget(
       name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(
@@ -247,7 +257,9 @@ let package = Package(
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets",
-      dependencies: ["Answers", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
+      dependencies: [
+        "Answers", "Bounds", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport",
+      ],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]

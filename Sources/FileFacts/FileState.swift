@@ -29,8 +29,9 @@ public struct FileState: Hashable, Sendable {
   /// From the answer of stat(2); negative numbers count as 0.
   package init(_ status: stat) {
     self.init(
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino), size: UInt64(max(0, status.st_size)),
-      seconds: UInt64(max(0, status.st_mtim.tv_sec)),
+      device: UInt64(truncatingIfNeeded: status.st_dev), inode: UInt64(truncatingIfNeeded: status.st_ino),
+      size: UInt64(clamping: status.st_size),
+      seconds: UInt64(clamping: status.st_mtim.tv_sec),
       nanoseconds: UInt32(truncatingIfNeeded: status.st_mtim.tv_nsec))
   }
 
@@ -44,6 +45,6 @@ public struct FileState: Hashable, Sendable {
   /// When its contents were last changed, in nanoseconds since 1970-01-01 UTC; times beyond the year 2500 are at its
   /// end.
   package var changed: UInt64 {
-    seconds > 1 << 34 ? .max : seconds &* 1_000_000_000 &+ UInt64(nanoseconds)
+    seconds > 1 << 34 ? .max : seconds &* 1_000_000_000 &+ UInt64(truncatingIfNeeded: nanoseconds)
   }
 }

@@ -12,8 +12,10 @@
 //   count from a base in the skeleton, are written anew.
 //
 // Proof that a half belongs to a skeleton: the id of 8 bytes, a hash of the unit that the compiler wrote into both. The
-// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded.
+// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded. libdw sees of the image what
+// it would see of a program's own sections (DWARFCheck).
 
+import Bounds
 import CLibdw
 
 /// The part of a split unit that the program has.
@@ -33,6 +35,9 @@ struct Skeleton: Hashable {
     guard let directory, name.utf8.first != UInt8(ascii: "/") else { return name }
     return "\(directory)/\(name)"
   }
+
+  /// Bytes of memory, about.
+  var cost: Int { 96 &+ name.utf8.count &+ (directory?.utf8.count ?? 0) }
 
   /// Nil for a unit that isn't split.
   init?(_ entry: Dwarf_Die) {
@@ -107,14 +112,21 @@ final class SplitFile {
     }
     if let addresses { image.append(".debug_addr", addresses) }
     if let ranges { image.append(".debug_ranges", ranges) }
-    guard let object = ObjectFile(image: image.build(), path: file.path, kind: .split),
-      let dwarf = dwarf_begin_elf(object.elf, DWARF_C_READ, nil)
-    else { return nil }
+    guard !Budget.hasEnded, let object = ObjectFile(image: image.build(), path: file.path, kind: .split) else {
+      return nil
+    }
+    for section in object.sections where section.name == ".debug_str" { object.terminate(section) }
+    var problem: String?
+    DebugInformation.cutUnsound(object, &problem)
+    guard !Budget.hasEnded, let dwarf = dwarf_begin_elf(object.elf, DWARF_C_READ, nil) else { return nil }
     self.object = object
     self.dwarf = dwarf
   }
 
   deinit { dwarf_end(dwarf) }
+
+  /// Makes its lists of ranges and locations known.
+  func add(to lists: inout AddressLists) { lists.add(dwarf, object) }
 
   /// The first entry of the unit with an id.
   func root(_ id: UInt64) -> Dwarf_Die? {
@@ -165,10 +177,12 @@ private struct WholeUnits {
   /// All units of a .dwo file.
   mutating func makeWhole() {
     var offset = 0
-    while offset < info.count, let header = try? UnitHeader(info, at: offset) {
+    var meter = BudgetMeter(interval: 16)
+    while offset < info.count, meter.goesOn(), let header = try? UnitHeader(info, at: offset) {
       if header.type == DW_UT_split_type, let place = header.typeOffset {
-        info[place] = UInt8(DW_UT_type)
-      } else if header.type == DW_UT_split_compile || header.version < 5 {
+        info[place] = UInt8(truncatingIfNeeded: DW_UT_type)
+      } else if header.version < 5 || header.type == DW_UT_split_compile && header.id.flatMap({ skeletons[$0] }) != nil
+      {
         try? makeWhole(header, Bases(), id: header.id)
       }
       offset = header.end
@@ -178,12 +192,15 @@ private struct WholeUnits {
   /// All units that the indices of a package name.
   mutating func makeWhole(units: PackageIndex?, types: PackageIndex?) {
     guard let units else { return }
+    var meter = BudgetMeter(interval: 1)
     for (id, row) in units.rows where skeletons[id] != nil {
+      guard meter.goesOn() else { return }
       guard let place = units.offset(of: .info, row), let header = try? UnitHeader(info, at: place) else { continue }
       try? makeWhole(header, bases(units, row), id: id)
     }
     guard let types else { return }
     for (id, row) in types.rows {
+      guard meter.goesOn() else { return }
       let isOwn = types.column(.types) != nil
       guard let place = types.offset(of: isOwn ? .types : .info, row),
         let header = try? UnitHeader(isOwn ? self.types : info, at: place, isTypes: isOwn), header.id == id
@@ -231,7 +248,8 @@ private struct WholeUnits {
     guard value < 1 << 62 else { throw MalformedDWARF() }
     var bytes: [UInt8] = []
     bytes.append(positive: value)
-    return Abbreviation.Attribute(name: UInt64(name), form: UInt64(DW_FORM_implicit_const), constant: bytes)
+    return Abbreviation.Attribute(
+      name: UInt64(name), form: UInt64(truncatingIfNeeded: DW_FORM_implicit_const), constant: bytes)
   }
 
   /// The first offset behind the head of a unit's part of a section; nil if there is no section.
@@ -254,14 +272,16 @@ private struct WholeUnits {
     let (sum, overflow) = header.abbreviations.addingReportingOverflow(bases.abbreviations)
     guard !overflow else { throw MalformedDWARF() }
     let (entries, end, old, attributes) = try root(header, sum, in: info)
-    guard old.tag == UInt64(DW_TAG_compile_unit) else { throw MalformedDWARF() }
+    guard old.tag == UInt64(truncatingIfNeeded: DW_TAG_compile_unit) else { throw MalformedDWARF() }
     // In DWARF 4 the id is an attribute, and its bytes are the room for the address.
     var id = known
     var room: Int?
     if header.version < 5 {
       var cursor = DWARFCursor(bytes: info, offset: attributes)
       for attribute in old.attributes {
-        if attribute.name == UInt64(DW_AT_GNU_dwo_id), attribute.form == UInt64(DW_FORM_data8) {
+        if attribute.name == UInt64(truncatingIfNeeded: DW_AT_GNU_dwo_id),
+          attribute.form == UInt64(truncatingIfNeeded: DW_FORM_data8)
+        {
           room = cursor.offset
           let own = try cursor.number(8)
           guard known == nil || known == own else { throw MalformedDWARF() }
@@ -277,10 +297,11 @@ private struct WholeUnits {
     guard let id, let skeleton = skeletons[id], roots[id] == nil else { return }
 
     var new = old
-    let address = Abbreviation.Attribute(name: UInt64(DW_AT_low_pc), form: UInt64(DW_FORM_addr))
+    let address = Abbreviation.Attribute(
+      name: UInt64(truncatingIfNeeded: DW_AT_low_pc), form: UInt64(truncatingIfNeeded: DW_FORM_addr))
     if header.version < 5 {
       new.attributes = old.attributes.compactMap { attribute in
-        attribute.name == UInt64(DW_AT_GNU_dwo_id) ? address : Self.renamed(attribute)
+        attribute.name == UInt64(truncatingIfNeeded: DW_AT_GNU_dwo_id) ? address : Self.renamed(attribute)
       }
       new.attributes.append(try Self.constant(DW_AT_GNU_addr_base, skeleton.addresses))
       new.attributes.append(try Self.constant(DW_AT_str_offsets_base, bases.strings))
@@ -309,7 +330,7 @@ private struct WholeUnits {
       info.overwrite(skeleton.baseAddress, size: 8, at: room)
     } else if let place = header.typeOffset {
       // The id goes; the entry's code moves to its place, and the address behind that.
-      info[place] = UInt8(DW_UT_compile)
+      info[place] = UInt8(truncatingIfNeeded: DW_UT_compile)
       let codeSize = attributes - header.root
       root = header.root - 8
       for index in 0..<codeSize { info[root + index] = info[header.root + index] }
@@ -321,7 +342,7 @@ private struct WholeUnits {
   /// Attributes that our own replace keep their bytes, under a name that nobody asks for.
   private static func renamed(_ attribute: Abbreviation.Attribute) -> Abbreviation.Attribute {
     var attribute = attribute
-    if replaced.contains(attribute.name) { attribute.name = UInt64(DW_AT_hi_user) }
+    if replaced.contains(attribute.name) { attribute.name = UInt64(truncatingIfNeeded: DW_AT_hi_user) }
     return attribute
   }
 
@@ -332,12 +353,16 @@ private struct WholeUnits {
     let kinds = Dictionary(entries.map { ($0.code, $0) }) { first, _ in first }
     var cursor = DWARFCursor(bytes: info, offset: header.root)
     var found: [(offset: Int, value: UInt64)] = []
+    var meter = BudgetMeter()
     while cursor.offset < header.end {
+      guard meter.goesOn() else { throw MalformedDWARF() }
       let code = try cursor.unsigned()
       if code == 0 { continue }
       guard let kind = kinds[code] else { throw MalformedDWARF() }
       for attribute in kind.attributes {
-        if attribute.name == UInt64(DW_AT_ranges), attribute.form == UInt64(DW_FORM_sec_offset) {
+        if attribute.name == UInt64(truncatingIfNeeded: DW_AT_ranges),
+          attribute.form == UInt64(truncatingIfNeeded: DW_FORM_sec_offset)
+        {
           let offset = cursor.offset
           found.append((offset, try cursor.number(header.offsetSize)))
         } else {
@@ -375,7 +400,7 @@ private struct WholeUnits {
     if isOwn {
       types.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
     } else if let place = header.typeOffset {
-      info[place] = UInt8(DW_UT_type)
+      info[place] = UInt8(truncatingIfNeeded: DW_UT_type)
       info.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
     }
   }
@@ -406,8 +431,12 @@ private struct PackageIndex {
     let numbers = ids + Int(slots) * 8
     width = Int(columnCount)
     offsets = numbers + Int(slots) * 4 + width * 4
-    guard slots <= bytes.count, used <= slots, offsets + Int(used) * width * 4 <= bytes.count else { return nil }
+    guard slots <= UInt64(clamping: bytes.count), used <= slots, offsets + Int(used) * width * 4 <= bytes.count else {
+      return nil
+    }
+    var meter = BudgetMeter()
     for slot in 0..<Int(slots) {
+      guard meter.goesOn() else { return nil }
       cursor.offset = numbers + slot * 4
       guard let row = try? cursor.number(4), row > 0, row <= used else { continue }
       cursor.offset = ids + slot * 8

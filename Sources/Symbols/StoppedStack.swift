@@ -54,7 +54,7 @@ public struct StoppedStack: Sendable {
     let found = [stopped_frame](unsafeUninitializedCapacity: Int(Self.frameLimit)) { buffer, count in
       let frames = stopped_thread_unwind(
         &copy, thread, thread, address, buffer.baseAddress!, Self.frameLimit)
-      count = Int(max(0, frames))
+      count = Int(clamping: max(0, frames))
     }
     frames = found.map { frame in
       Frame(

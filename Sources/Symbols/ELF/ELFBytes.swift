@@ -26,6 +26,14 @@ public struct ELFBytes {
     }
   }
 
+  /// Of memory that the caller keeps for as long as this is used.
+  init(memory: UnsafeRawBufferPointer) {
+    read = { offset, count in
+      guard let start = Int(exactly: offset), start < memory.count, count > 0 else { return [] }
+      return Array(memory[start...].prefix(count))
+    }
+  }
+
   /// At most `count` bytes from `offset` on, fewer at the file's end; none where there can be none.
   public func bytes(at offset: UInt64, count: Int) -> [UInt8] { read(offset, count) }
 
@@ -38,7 +46,10 @@ public struct ELFBytes {
 extension Collection<UInt8> where Index == Int {
   /// The number of `size` bytes at `offset` from the collection's start, lowest byte first; nil if it is not all there.
   func number(at offset: Int, size: Int) -> UInt64? {
-    guard offset >= 0, offset <= count - size else { return nil }
-    return (0..<size).reversed().reduce(0) { $0 << 8 | UInt64(self[startIndex + offset + $1]) }
+    guard offset >= 0, size >= 0, size <= count, offset <= count &- size else { return nil }
+    let start = startIndex &+ offset
+    return stride(from: size &- 1, through: 0, by: -1).reduce(0) {
+      $0 << 8 | UInt64(truncatingIfNeeded: self[start &+ $1])
+    }
   }
 }

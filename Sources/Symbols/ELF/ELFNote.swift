@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The notes of an ELF file (System V gABI, chapter 5): who wrote it, with which properties, and its build id.
 
+import Bounds
+
 /// A note: three numbers, the owner's name and a content, of which the last two are padded.
 public struct ELFNote: Hashable, Sendable {
   /// The owner's name, without the zero at its end.
@@ -18,19 +20,20 @@ public struct ELFNote: Hashable, Sendable {
     let bytes = Array(bytes)
     var notes: [ELFNote] = []
     var offset = 0
-    func padded(_ end: Int) -> Int { (end + alignment - 1) / alignment * alignment }
-    while let nameSize = bytes.number(at: offset, size: 4), let size = bytes.number(at: offset + 4, size: 4),
-      let type = bytes.number(at: offset + 8, size: 4), nameSize <= Self.longestName, size <= Self.longestContent
+    func padded(_ end: Int) -> Int { (end &+ alignment &- 1) & ~(alignment &- 1) }
+    while let nameSize = bytes.number(at: offset, size: 4), let size = bytes.number(at: offset &+ 4, size: 4),
+      let type = bytes.number(at: offset &+ 8, size: 4), let nameSize = Foreign(nameSize).int(upTo: Self.longestName),
+      let size = Foreign(size).int(upTo: Self.longestContent)
     {
-      let name = offset + 12
-      let content = padded(name + Int(nameSize))
+      let name = offset &+ 12
+      let content = padded(name &+ nameSize)
       // The last content need not be padded.
-      guard content + Int(size) <= bytes.count else { break }
+      guard content &+ size <= bytes.count else { break }
       notes.append(
         ELFNote(
-          owner: String(decoding: bytes[name..<name + Int(nameSize)].prefix { $0 != 0 }, as: UTF8.self),
-          type: UInt32(type), content: Array(bytes[content..<content + Int(size)])))
-      offset = padded(content + Int(size))
+          owner: String(decoding: bytes[name...].prefix(nameSize).prefix { $0 != 0 }, as: UTF8.self),
+          type: UInt32(truncatingIfNeeded: type), content: Array(bytes[content...].prefix(size))))
+      offset = padded(content &+ size)
     }
     return notes
   }
