@@ -39,7 +39,7 @@ public struct RecordedProcess: Hashable, Sendable {
     processID = Int32(truncatingIfNeeded: try reader.number32())
     startTime = try reader.number()
     command = []
-    for _ in 0..<(try reader.count()) { command.append(try reader.string()) }
+    for _ in 0..<(try reader.count(memory: 32)) { command.append(try reader.string()) }
     monotonic = try reader.number()
     realtime = try reader.number()
     let flags = try reader.number()
@@ -127,6 +127,10 @@ public enum RecordingEnd: UInt64, Sendable {
 }
 
 enum TableCoding {
+  /// About the bytes of memory that a row takes in a dictionary, half of whose places may be empty, and once more in a
+  /// list while it is read.
+  private static func rowMemory<Row>(of row: Row.Type) -> Int { MemoryLayout<Row>.stride &* 3 }
+
   // MARK: modules
 
   static func encode(_ modules: [Module]) -> [UInt8] {
@@ -151,7 +155,7 @@ enum TableCoding {
 
   static func modules(_ reader: inout NumberReader) throws(MalformedChunk) -> [Module] {
     var modules: [Module] = []
-    for _ in 0..<(try reader.count(of: 9)) {
+    for _ in 0..<(try reader.count(of: 9, memory: rowMemory(of: Module.self))) {
       let index = try reader.number32()
       let path = try reader.data(try reader.count())
       let buildID = try reader.data(try reader.count())
@@ -237,7 +241,7 @@ enum TableCoding {
 
   static func nodes(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, nodes: [StackNode]) {
     let first = try reader.number32()
-    let count = try reader.count(of: 3)
+    let count = try reader.count(of: 3, memory: rowMemory(of: StackNode.self))
     guard first > 0, UInt64(first) + UInt64(count) <= UInt64(ALLOCS_NODE_LIMIT) else { throw MalformedChunk() }
     var columns = try self.columns(4, &reader)
     var callees = CalleeRanks()
@@ -303,9 +307,9 @@ enum TableCoding {
 
   static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, [RecordedContext]) {
     var table: [String?] = [nil]
-    for _ in 0..<(try reader.count()) { table.append(try reader.string()) }
+    for _ in 0..<(try reader.count(memory: 32)) { table.append(try reader.string()) }
     let first = try reader.number32()
-    let count = try reader.count(of: 4)
+    let count = try reader.count(of: 4, memory: rowMemory(of: RecordedContext.self))
     guard first > 0, UInt64(first) + UInt64(count) <= 1 << 24 else { throw MalformedChunk() }
     var columns = try self.columns(4, &reader)
     var contexts: [RecordedContext] = []
@@ -352,7 +356,7 @@ enum TableCoding {
 
   static func threads(_ reader: inout NumberReader) throws(MalformedChunk) -> [ThreadIdentity] {
     var threads: [ThreadIdentity] = []
-    for _ in 0..<(try reader.count(of: 5)) {
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: ThreadIdentity.self))) {
       let slot = try reader.number32()
       let id = try reader.number32()
       let name = try reader.string()
@@ -391,7 +395,7 @@ enum TableCoding {
     let until = try reader.number()
     var blocks: [Allocation] = []
     var base: UInt64 = 0
-    for _ in 0..<(try reader.count(of: 5)) {
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: Allocation.self) / 2)) {
       base = base &+ UInt64(bitPattern: try reader.signed())
       let size = try reader.number()
       let alignment = try reader.number()
@@ -418,7 +422,7 @@ enum TableCoding {
 
   static func losses(_ reader: inout NumberReader) throws(MalformedChunk) -> [RecordedLoss] {
     var losses: [RecordedLoss] = []
-    for _ in 0..<(try reader.count(of: 5)) {
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: RecordedLoss.self))) {
       guard let reason = RecordedLoss.Reason(rawValue: try reader.number()) else { throw MalformedChunk() }
       losses.append(
         RecordedLoss(
@@ -440,7 +444,7 @@ enum TableCoding {
 
   static func damagedRings(_ reader: inout NumberReader) throws(MalformedChunk) -> [DamagedRing] {
     var rings: [DamagedRing] = []
-    for _ in 0..<(try reader.count(of: 2)) {
+    for _ in 0..<(try reader.count(of: 2, memory: rowMemory(of: DamagedRing.self))) {
       rings.append(DamagedRing(ring: try reader.number32(), stamp: try reader.number()))
     }
     return rings
@@ -465,13 +469,13 @@ enum TableCoding {
   /// The names without the frames' modules, which the caller adds from the table of modules.
   static func names(_ reader: inout NumberReader) throws(MalformedChunk) -> [(key: NameKey, frames: [Frame])] {
     var names: [(key: NameKey, frames: [Frame])] = []
-    for _ in 0..<(try reader.count(of: 3)) {
+    for _ in 0..<(try reader.count(of: 3, memory: rowMemory(of: (NameKey, [Frame]).self))) {
       let pc = try reader.number()
       let module = try reader.number()
       guard let index = UInt32(exactly: module >> 1) else { throw MalformedChunk() }
       let key = NameKey(pc: pc, isExact: module & 1 != 0, module: index)
       var frames: [Frame] = []
-      for _ in 0..<(try reader.count(of: 3)) {
+      for _ in 0..<(try reader.count(of: 3, memory: rowMemory(of: Frame.self))) {
         let function = try reader.string()
         let file = try reader.string()
         let line = try reader.number()
