@@ -74,6 +74,8 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
 	scripts/check-comments --self-test
 	scripts/check-comments
+	scripts/check-foreign --self-test
+	scripts/check-foreign
 	scripts/check-markdown --self-test
 	scripts/check-markdown
 	scripts/add-spdx --self-test

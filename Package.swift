@@ -135,7 +135,7 @@ let package = Package(
     .target(
       name: "Recording",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "FileFacts", "IndexReader", "Provenance",
         "SharedLayout", "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
@@ -197,8 +197,8 @@ let package = Package(
     .testTarget(
       name: "RecordingTests",
       dependencies: [
-        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
-        "TestSupport",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout",
+        "Symbols", "SystemAccess", "TestSupport",
       ]),
     .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
     .testTarget(
@@ -206,7 +206,8 @@ let package = Package(
     .testTarget(
       name: "AnswersTests",
       dependencies: [
-        "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
+        "Answers", "Bounds", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "TestSupport",
       ]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),

@@ -12,6 +12,7 @@
 // Indices begin with 1, in the order of the lines. Blocks that lived before the recording are
 // allocated at its time 0.
 
+import Answers
 import ByteText
 import IndexReader
 import Provenance
@@ -39,6 +40,8 @@ struct HeaptrackFile: BlockRenderer {
     var trace: Int
   }
   private var kinds: [Kind: Int] = [:]
+  /// The memory of the tables above.
+  private let share = MemoryShare()
   private var lastMilliseconds: UInt64 = 0
 
   /// So many bytes are collected before they are written.
@@ -63,6 +66,7 @@ struct HeaptrackFile: BlockRenderer {
       try output.write(pending)
       pending.removeAll(keepingCapacity: true)
     }
+    share.hold(kinds.count &* 64 &+ traces.count &* 64 &+ addresses.count &* 80 &+ nodes.count &* 32)
     time(stamp)
   }
 
@@ -71,17 +75,17 @@ struct HeaptrackFile: BlockRenderer {
     pending.append(UInt8(ascii: "\n"))
   }
 
-  /// `text` on one line.
+  /// `text` on one line, and without what a terminal would act upon: heaptrack_print writes it there as it is.
   private static func joined(_ text: String) -> String {
-    text.split(whereSeparator: \.isNewline).joined(separator: " ")
+    TextLayout.printable(text.split(whereSeparator: \.isNewline).joined(separator: " "))
   }
 
   private static func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
 
   private mutating func time(_ stamp: UInt64) {
-    let milliseconds = UInt64(recording.seconds(at: stamp) * 1000)
+    let milliseconds = stamp > recording.startStamp ? (stamp &- recording.startStamp) / 1_000_000 : 0
     // As often as heaptrack itself: every 10 ms.
-    guard milliseconds >= lastMilliseconds + 10 else { return }
+    guard milliseconds >= lastMilliseconds &+ 10 else { return }
     lastMilliseconds = milliseconds
     line("c \(Self.hex(milliseconds))")
   }

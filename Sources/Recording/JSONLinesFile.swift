@@ -3,6 +3,7 @@
 // events, and each context before the first line that refers to it. docs/json.md lists the fields.
 
 import Answers
+import Bounds
 import IndexReader
 import Provenance
 import SystemAccess
@@ -27,7 +28,9 @@ struct JSONLinesFile: ExportRenderer {
   mutating func render() throws(Complaint) {
     var writer = ByteWriter(capacity: Self.bufferBytes)
     appendHead(to: &writer)
+    var meter = BudgetMeter()
     for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
+      guard meter.goesOn() else { break }
       append(block, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
     }

@@ -16,6 +16,7 @@ import Answers
 import Bounds
 import ByteText
 import CZstd
+import FileFacts
 import Glibc
 import IndexReader
 import Provenance
@@ -66,8 +67,8 @@ public final class Recording: OriginTables {
 
   private var damagedRings: [DamagedRing] = []
 
-  private var descriptor: Int32
-  private var fileSize: Int
+  private let file: RegularFile
+  private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
   /// Offsets in the file at which whole chunks begin.
   public private(set) var chunkOffsets: [Int] = []
@@ -97,7 +98,9 @@ public final class Recording: OriginTables {
   /// Bytes of memory that rows of tables may still take.
   private var room = Recording.memoryLimit
   /// A file that says to be larger is none: no file system has it.
-  private static let sizeLimit: Int64 = 1 << 48
+  private static let sizeLimit: UInt64 = 1 << 48
+  /// SEEK_DATA of lseek(2), which <unistd.h> has for GNU's sources only.
+  private static let seekData: Int32 = 3
   /// Losses that are kept apart; further ones are added to the last.
   private static let lossLimit = 1 << 16
 
@@ -115,22 +118,8 @@ public final class Recording: OriginTables {
     self.path = path
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
-    fileSize = 0
-    descriptor = -1
-    // The file is looked at before it is opened: to open a device or a pipe may do something.
-    let place = open(path.originalPath, O_PATH | O_CLOEXEC)
-    guard place >= 0 else { throw Self.unreadable(path, systemWords(errno), "check the path") }
-    defer { close(place) }
-    var status = stat()
-    guard fstat(place, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-      throw Self.unreadable(path, "it is not a file", "check the path")
-    }
-    descriptor = open("/proc/self/fd/\(place)", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
-    guard descriptor >= 0 else { throw Self.unreadable(path, systemWords(errno), "check the path") }
-    guard let size = Foreign(Int64(status.st_size)).value(in: 0...Self.sizeLimit) else {
-      throw Self.unreadable(path, "it says to have \(status.st_size) bytes", "take an undamaged copy")
-    }
-    fileSize = Int(truncatingIfNeeded: size)
+    file = try Self.open(path)
+    fileSize = Int(clamping: file.size)
     try checkHeader()
     try load()
     guard process.processID != 0 else {
@@ -138,11 +127,21 @@ public final class Recording: OriginTables {
     }
   }
 
+  private static func open(_ path: String) throws(Complaint) -> RegularFile {
+    do throws(RegularFile.Refusal) {
+      return try RegularFile(path: path, sizeLimit: sizeLimit)
+    } catch {
+      switch error {
+      case .system(let code): throw unreadable(path, systemWords(code), "check the path")
+      case .notRegular: throw unreadable(path, "it is not a file", "check the path")
+      case .tooLarge: throw unreadable(path, "no file is as large as it says to be", "take an undamaged copy")
+      }
+    }
+  }
+
   private static func unreadable(_ path: String, _ why: String, _ advice: String) -> Complaint {
     Complaint(.obstacle, what: "cannot read the recording \(path): \(why)", advice: advice)
   }
-
-  deinit { if descriptor >= 0 { close(descriptor) } }
 
   // MARK: the file
 
@@ -151,7 +150,7 @@ public final class Recording: OriginTables {
       read = 0
       while read < count {
         // bounded: read is less than count, and the file ends below sizeLimit
-        let result = pread(descriptor, buffer.baseAddress.map { $0 + read }, count - read, off_t(offset &+ read))
+        let result = pread(file.descriptor, buffer.baseAddress.map { $0 + read }, count - read, off_t(offset &+ read))
         if result < 0, errno == EINTR { continue }
         guard result > 0 else { break }
         read += result
@@ -163,7 +162,7 @@ public final class Recording: OriginTables {
   func isFile(at path: String) -> Bool {
     var own = stat()
     var other = stat()
-    return fstat(descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
+    return fstat(file.descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
       && own.st_ino == other.st_ino
   }
 
@@ -302,9 +301,9 @@ public final class Recording: OriginTables {
     var meter = BudgetMeter(interval: 1)
     while start < fileSize, meter.goesOn() {
       // A hole has no chunk.
-      let data = lseek(descriptor, off_t(start), SEEK_DATA)
+      let data = lseek(file.descriptor, off_t(start), Self.seekData)
       if data < 0, errno == ENXIO { return nil }
-      start = max(start, Foreign(Int64(data)).value(in: 0...Self.sizeLimit).map { Int(truncatingIfNeeded: $0) } ?? 0)
+      start = max(start, Foreign(data).int(upTo: fileSize) ?? 0)
       let piece = bytes(at: start, min(window + RecordingFormat.chunkHeaderSize, fileSize - start))
       guard piece.count >= RecordingFormat.chunkHeaderSize else { return nil }
       for index in 0...(piece.count - RecordingFormat.chunkHeaderSize)
