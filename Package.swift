@@ -126,7 +126,8 @@ let package = Package(
     .target(
       name: "Answers",
       dependencies: [
-        "Bounds", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "Bounds", "ByteText", "EventExport", "FileFacts", "IndexReader", "Provenance", "SharedLayout", "Symbols",
+        "SystemAccess",
       ]),
     .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(

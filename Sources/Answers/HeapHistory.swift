@@ -13,10 +13,10 @@ extension Segment {
     let group: UInt64 = 1 << UInt64(ALLOCS_SUMMARY_SHIFT)
     var address = range.lowerBound & ~(group - 1)
     let region: UInt64 = 1 << UInt64(ALLOCS_REGION_SHIFT)
-    let limit = address + min(range.upperBound - address, region)
-    while address < limit {
+    let count = (min(range.upperBound &- address, region) &+ group &- 1) / group
+    for _ in 0..<count {
       if wasUsed(address) { return true }
-      address += group
+      address &+= group
     }
     return false
   }

@@ -8,6 +8,7 @@
 // thread is not in a hook: no hook sleeps between storing a slot and counting it. If blocks are missing beyond these
 // bounds, the index is looked at a second time.
 
+import Bounds
 import Glibc
 import IndexReader
 import Synchronization
@@ -63,7 +64,10 @@ final class IndexBalance: Sendable {
     return imbalance
   }
 
-  private func note(_ new: Finding) { finding.withLock { $0 = new } }
+  private func note(_ new: Finding) {
+    // A count that was cut short says nothing.
+    if Budget.current?.isExhausted != true { finding.withLock { $0 = new } }
+  }
 
   /// The imbalance; 0 if nothing is missing beyond the calls that may have happened meanwhile.
   private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
@@ -72,16 +76,17 @@ final class IndexBalance: Sendable {
     let live = segment.totals().count
     let unfinished: UInt64
     if let process {
-      unfinished = UInt64(threadsAwake(process) ?? segment.unfinishedThreadCount)
+      unfinished = UInt64(clamping: threadsAwake(process) ?? segment.unfinishedThreadCount)
     } else {
       // A process that ran its exit handlers ended outside of hooks.
-      unfinished = UInt64(max(0, segment.unfinishedThreadCount - (segment.state == .exited ? 1 : 0)))
+      unfinished = UInt64(clamping: segment.unfinishedThreadCount &- (segment.state == .exited ? 1 : 0))
     }
     guard let after = segment.callSums, after.allocations >= before.allocations, after.frees >= before.frees else {
       return 0
     }
-    let difference = Int64(bitPattern: before.live &- UInt64(live))
-    let meanwhile = (after.allocations - before.allocations) &+ (after.frees - before.frees)
+    if Budget.current?.isExhausted == true { return 0 }
+    let difference = Int64(bitPattern: before.live &- UInt64(truncatingIfNeeded: live))
+    let meanwhile = (after.allocations &- before.allocations) &+ (after.frees &- before.frees)
     return difference.magnitude > meanwhile &+ unfinished ? difference : 0
   }
 
