@@ -143,7 +143,7 @@ let package = Package(
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording",
+        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "IndexReader", "Provenance", "Recording",
         "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),

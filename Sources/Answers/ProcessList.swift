@@ -77,7 +77,7 @@ public struct ProcessList: Hashable, Sendable {
           .joined()
       }
     }
-    return text
+    return TextLayout.text(ofWhole: text)
   }
 
   /// Lost blocks, with a `+` where losses are known that can't be counted in blocks.

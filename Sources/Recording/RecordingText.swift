@@ -32,7 +32,7 @@ extension Recording {
       "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
         + "after \(Units.duration(seconds(at: summary.peakStamp)))")
     lines.append("  at its end \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
-    return (lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines).joined(separator: "\n") + "\n"
+    return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines)
   }
 
   /// The problems of the recording, each in lines of text; of many, the first few.
@@ -93,7 +93,7 @@ public struct HistoryReport {
     let frames = naming.stack(of: origin, at: event.ticks).frames.prefix(Self.printedFrames)
     let indent = "    "
     for frame in frames { lines.append(indent + Answer.describe(frame, columns: TextLayout.columns - indent.count)) }
-    problems += Array(frames).problems.filter { !problems.contains($0) }
+    problems += Array(frames).problems
     return lines
   }
 
@@ -131,10 +131,11 @@ public struct HistoryReport {
       lines.append("… and \(Units.count(history.covering &- shown, "older event"))")
     }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
-    for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
+    var told: Set<String> = []
+    for problem in problems where told.insert(problem).inserted { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     lines += history.losses.lines
-    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) }.joined(separator: "\n") + "\n"
+    return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) })
   }
 
   private func reach(of history: AddressHistory) -> String {
