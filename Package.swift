@@ -89,7 +89,8 @@ let package = Package(
     .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
-    .target(name: "FileFacts", dependencies: ["ByteText"]),
+    .systemLibrary(name: "CFileSystem", path: "Sources/FileFacts/CFileSystem"),
+    .target(name: "FileFacts", dependencies: ["ByteText", "CFileSystem"], exclude: ["CFileSystem"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
     .target(

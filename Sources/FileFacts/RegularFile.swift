@@ -7,6 +7,7 @@
 // between leads to another file.
 
 import ByteText
+import CFileSystem
 import Glibc
 
 /// A regular file, open for reading; closed with its owner.
@@ -32,6 +33,9 @@ public struct RegularFile: ~Copyable, Sendable {
   /// Bytes, as of the opening.
   public var size: UInt64 { state.size }
 
+  /// O_PATH, which Swift's Glibc module leaves out (asm-generic/fcntl.h).
+  private static let placeOnly: Int32 = 0o10000000
+
   /// The longest path that the system takes, with its final zero: PATH_MAX.
   public static let pathLimit = 4096
 
@@ -41,8 +45,8 @@ public struct RegularFile: ~Copyable, Sendable {
   /// - `directory`: what a relative path starts from.
   /// - `sizeLimit`: bytes; a larger file is refused.
   public init(path: String, in directory: Int32 = AT_FDCWD, sizeLimit: UInt64 = .max) throws(Refusal) {
-    guard path.utf8.count < 3 * Self.pathLimit else { throw .system(ENAMETOOLONG) }
-    let place = openat(directory, path.originalPath, O_PATH | O_CLOEXEC)
+    guard path.utf8.count <= 4 * Self.pathLimit else { throw .system(ENAMETOOLONG) }
+    let place = openat(directory, path.originalPath, Self.placeOnly | O_CLOEXEC)
     guard place >= 0 else { throw .system(errno) }
     defer { close(place) }
     try self.init(place: place, sizeLimit: sizeLimit)
@@ -104,7 +108,7 @@ public struct RegularFile: ~Copyable, Sendable {
     0x6265_6572,  // sysfs
     0x6462_6720,  // debugfs
     0x7472_6163,  // tracefs
-    0x27E0_EB,  // cgroup
+    0x27_E0EB,  // cgroup
     0x6367_7270,  // cgroup2
     0x7363_6673,  // securityfs
     0x6265_6570,  // configfs
