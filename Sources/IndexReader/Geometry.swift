@@ -33,7 +33,7 @@ struct Geometry: Sendable {
     try Self.check(fields, actualSize: file.size, path)
     sections = try SectionPlaces(header, path: path)
     fileSize = fields.file_size
-    processID = Int32(fields.pid)
+    processID = Int32(truncatingIfNeeded: fields.pid)  // `check` saw that it fits
     startTime = fields.start_time
     forkedFrom = fields.forked_from == 0 ? nil : Int32(truncatingIfNeeded: fields.forked_from)
     programsBefore = fields.programs_before
@@ -66,7 +66,7 @@ struct Geometry: Sendable {
   /// The arguments, between which the header has zeros.
   private static func command(_ header: allocs_header) -> [String] {
     withUnsafeBytes(of: header.command) { bytes in
-      var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
+      var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }
       return arguments.map { String(reversibly: Array($0)) }
     }
