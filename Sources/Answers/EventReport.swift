@@ -129,7 +129,9 @@ public struct EventReport: ~Copyable {
 
   private func modulePath(_ event: Event) -> String? {
     // Another module may have the entry by now.
-    view.shared.segment.module(index: Int(truncatingIfNeeded: event.context)).flatMap { $0.start == event.address ? $0.path : nil }
+    view.shared.segment.module(index: Int(truncatingIfNeeded: event.context)).flatMap {
+      $0.start == event.address ? $0.path : nil
+    }
   }
 
   private mutating func appendOrigin(_ context: UInt32, _ ticks: UInt32) {

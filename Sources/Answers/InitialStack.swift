@@ -91,7 +91,9 @@ struct InitialStack {
     var place = start &+ 8 &* (arguments &+ 2)
     var meter = BudgetMeter(interval: 1)
     var environment: UInt64 = 0
-    while environment < mostPointers, meter.goesOn(), let piece = directory.memory(at: place, count: 4096), !piece.isEmpty {
+    while environment < mostPointers, meter.goesOn(), let piece = directory.memory(at: place, count: 4096),
+      !piece.isEmpty
+    {
       for offset in stride(from: 0, to: piece.count - 7, by: 8) {
         if word(piece, offset) == 0 { return (arguments, environment) }
         environment &+= 1

@@ -27,7 +27,9 @@ final class LatestMaps: Sendable {
     if let known = reading.withLock({ $0 }), known.text == text { return known.maps }
     let maps = ProcessMaps(text: text)
     // Mappings that were not read to the end are for this question alone, which ends.
-    if text.count <= Self.limit, Budget.current?.isExhausted != true { reading.withLock { $0 = Reading(text: text, maps: maps) } }
+    if text.count <= Self.limit, Budget.current?.isExhausted != true {
+      reading.withLock { $0 = Reading(text: text, maps: maps) }
+    }
     return maps
   }
 }

@@ -77,7 +77,7 @@ public struct ProcessList: Hashable, Sendable {
           .joined()
       }
     }
-    return TextLayout.text(ofWhole: text)
+    return text
   }
 
   /// Lost blocks, with a `+` where losses are known that can't be counted in blocks.

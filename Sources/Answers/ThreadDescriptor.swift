@@ -27,7 +27,8 @@ extension Surroundings {
     let start = max(mapping.start, mapping.end &- min(mapping.end, 64 << 10))
     let alignment = 64 / 8
     let (otherSelf, threadID) = (2, 90)  // words
-    guard let words = directory?.words(at: start, count: Int(truncatingIfNeeded: (mapping.end &- start) / 8)), words.count > threadID
+    guard let words = directory?.words(at: start, count: Int(truncatingIfNeeded: (mapping.end &- start) / 8)),
+      words.count > threadID
     else { return nil }
     for place in stride(from: (words.count - threadID - 1) / alignment * alignment, through: 0, by: -alignment) {
       let pointer = start &+ UInt64(truncatingIfNeeded: place) &* 8

@@ -75,7 +75,9 @@ private struct Tally {
   }
 
   var sums: some Sequence<ContextSum> {
-    entries.enumerated().lazy.map { ContextSum(context: UInt32(truncatingIfNeeded: $0), total: $1.total, ticks: $1.ticks) }
+    entries.enumerated().lazy.map {
+      ContextSum(context: UInt32(truncatingIfNeeded: $0), total: $1.total, ticks: $1.ticks)
+    }
   }
 
   private static func add(

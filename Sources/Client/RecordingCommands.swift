@@ -230,14 +230,14 @@ struct Export: ParsableCommand {
     let budget = Budget.ofRecording()
     let interruption = Interruption()
     interruption.onInterruption { budget.cancel() }
-    do {
+    do throws(Complaint) {
       try budget.run { () throws(Complaint) in
         let recorded = try Recording(path: file)
         try recorded.export(format, to: output)
         for problem in recorded.problems { complain("\(file): \(problem)") }
       }
     } catch {
-      guard let complaint = error as? Complaint, complaint.code == ECANCELED else { throw error }
+      guard error.code == ECANCELED else { throw error }
       throw ExitCode(128 + SIGINT)
     }
   }

@@ -140,7 +140,8 @@ struct EventEncoder: ~Copyable {
     let room = min(records.count, RecordingFormat.eventsPerChunk - count)
     let number32 = UInt32(clamping: ring)
     // Positions are foreign: a ring may have any.
-    var next = batches.last.map { $0.ring == number32 ? $0.first &+ UInt64(truncatingIfNeeded: $0.count) : .max } ?? .max
+    var next =
+      batches.last.map { $0.ring == number32 ? $0.first &+ UInt64(truncatingIfNeeded: $0.count) : .max } ?? .max
     for index in 0..<room {
       if index % Self.lookAhead == 0 { model.touch(records[index..<min(index + Self.lookAhead, room)]) }
       let record = records[index]

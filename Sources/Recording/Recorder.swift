@@ -88,7 +88,8 @@ public final class Recorder {
     do throws(Complaint) {
       source = try RingSource(
         shared, policy: options.isLossless ? .lossless : .overwrite,
-        waitNanoseconds: (Foreign(options.waitMilliseconds) * 1_000_000).saturated(), from: options.isFromStart ? .programStart : .now)
+        waitNanoseconds: (Foreign(options.waitMilliseconds) * 1_000_000).saturated(),
+        from: options.isFromStart ? .programStart : .now)
     } catch {
       throw Self.cannotRecord(shared, error)
     }
@@ -193,7 +194,8 @@ public final class Recorder {
     mutating func lost(_ loss: EventLoss, ring: Int?) {
       recorder.writer.lose(
         RecordedLoss(
-          reason: ring == nil ? .unrecorded : .overwritten, ring: ring.map { UInt32(clamping: $0) } ?? .max, count: loss.count,
+          reason: ring == nil ? .unrecorded : .overwritten, ring: ring.map { UInt32(clamping: $0) } ?? .max,
+          count: loss.count,
           from: loss.from, to: loss.to))
     }
 

@@ -96,7 +96,8 @@ public final class Recording: OriginTables {
   public private(set) var blocksUntil: UInt64 = 0
   private let symbolizer = Symbolizer()
   /// Bytes of memory that rows of tables may still take.
-  private var room = Recording.memoryLimit
+  private var room: Int
+  private let limit: Int
   /// A file that says to be larger is none: no file system has it.
   private static let sizeLimit: UInt64 = 1 << 48
   /// SEEK_DATA of lseek(2), which <unistd.h> has for GNU's sources only.
@@ -114,8 +115,12 @@ public final class Recording: OriginTables {
   /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
   /// recording, or one of another version of the format, or so damaged that nobody knows whose it
   /// is.
-  public init(path: String) throws(Complaint) {
+  public convenience init(path: String) throws(Complaint) { try self.init(path: path, memoryLimit: Self.memoryLimit) }
+
+  /// `memoryLimit`: bytes that the rows of tables may take.
+  init(path: String, memoryLimit: Int) throws(Complaint) {
     self.path = path
+    (room, limit) = (memoryLimit, memoryLimit)
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
     file = try Self.open(path)
@@ -245,7 +250,7 @@ public final class Recording: OriginTables {
           if error.isTooLarge {
             throw Complaint(
               .budget,
-              what: "the tables of the recording \(path) take more than \(Self.memoryLimit >> 20) MiB of memory",
+              what: "the tables of the recording \(path) take more than \(limit >> 20) MiB of memory",
               advice: "read it on a machine with more memory, if you trust it", code: ENOMEM)
           }
           note("the chunk at offset \(offset) contradicts the format")

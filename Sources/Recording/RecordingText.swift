@@ -132,7 +132,9 @@ public struct HistoryReport {
     }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
     var told: Set<String> = []
-    for problem in problems where told.insert(problem).inserted { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
+    for problem in problems where told.insert(problem).inserted {
+      lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ")
+    }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     lines += history.losses.lines
     return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) })
