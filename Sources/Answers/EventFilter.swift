@@ -63,7 +63,7 @@ public struct EventFilter: Sendable {
       throw Complaint(
         .usage, what: "\"\(text)\" is no size", advice: "give bytes, such as 96, 64-128, 4K- or -64 (K, M, G)")
     }
-    return low...high
+    return low...high  // bounded: the guard has compared them
   }
 
   /// `0x1000-0x2000`: from the first address to below the second address; or a single address.
@@ -72,14 +72,14 @@ public struct EventFilter: Sendable {
     let low = try parseAddress(parts[0])
     guard parts.count == 2 else {
       let (end, overflow) = low.addingReportingOverflow(1)
-      return low..<(overflow ? low : end)
+      return low..<(overflow ? low : end)  // bounded: the end is above low
     }
     let high = try parseAddress(parts[1])
     guard low < high else {
       throw Complaint(
         .usage, what: "the range \"\(text)\" is empty", advice: "give the lower address first: 0x1000-0x2000")
     }
-    return low..<high
+    return low..<high  // bounded: the guard has compared them
   }
 
   private static func kinds(_ text: String) throws(Complaint) -> Set<Event.Kind> {

@@ -86,12 +86,13 @@ public final class EventStream: Sendable {
       var end = start
       var isSorted = true
       while end < result.count, let time = stamp(result[end]) {
-        if end > start, let before = stamp(result[end - 1]), before > time { isSorted = false }
-        end += 1
+        if end > start, let before = stamp(result[end &- 1]), before > time { isSorted = false }
+        end &+= 1
       }
       // The sort is stable: records of one ring stay in order whatever their stamps.
+      // bounded: end begins at start
       if !isSorted { result[start..<end].sort { (stamp($0) ?? 0) < (stamp($1) ?? 0) } }
-      start = end + 1
+      start = end &+ 1
     }
     return result
   }

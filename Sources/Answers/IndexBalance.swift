@@ -36,6 +36,7 @@ final class IndexBalance: Sendable {
   }
 
   private func isFresh(_ finding: Finding, _ segment: borrowing Segment) -> Bool {
+    // bounded: floating point
     finding.isFinal || SystemClock.sinceBoot() - finding.seconds < Self.freshSeconds
       || finding.sums != nil && finding.sums == segment.callSums
   }
@@ -102,7 +103,7 @@ final class IndexBalance: Sendable {
         String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
       }
       guard name.first != "." else { continue }
-      count += 1
+      count &+= 1
       guard count <= most else { return nil }
       let file = open("/proc/\(process)/task/\(name)/stat", O_RDONLY | O_CLOEXEC)
       // A thread that has just ended was in no hook.
@@ -111,9 +112,9 @@ final class IndexBalance: Sendable {
       let size = read(file, &bytes, bytes.count)
       close(file)
       // The state stands behind the name, which is in parentheses and may hold any byte.
-      guard size > 0, let end = bytes[..<size].lastIndex(of: UInt8(ascii: ")")), end + 2 < size else { continue }
-      let state = bytes[end + 2]
-      if state != UInt8(ascii: "S"), state != UInt8(ascii: "Z"), state != UInt8(ascii: "X") { awake += 1 }
+      guard size > 0, let end = bytes[..<size].lastIndex(of: UInt8(ascii: ")")), end &+ 2 < size else { continue }
+      let state = bytes[end &+ 2]
+      if state != UInt8(ascii: "S"), state != UInt8(ascii: "Z"), state != UInt8(ascii: "X") { awake &+= 1 }
     }
     return count > 0 ? awake : nil
   }

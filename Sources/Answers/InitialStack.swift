@@ -40,7 +40,9 @@ struct InitialStack {
       let size = Foreign(range.upperBound) - range.lowerBound
       let text = Array(text.prefix(size.int(upTo: text.count) ?? text.count))
       self.text = text
-      starts = [0] + text.indices.lazy.filter { text[$0] == 0 }.map { $0 &+ 1 }
+      var starts = [0]
+      for index in text.indices where text[index] == 0 { starts.append(index &+ 1) }
+      self.starts = starts
     }
 
     /// The string around an offset: its number, its bytes, and the bytes before the offset in it.
@@ -59,27 +61,30 @@ struct InitialStack {
     guard let line = try? directory.memoryStatistics(), let end = line.lastIndex(of: UInt8(ascii: ")")) else {
       return nil
     }
-    let fields = line[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
+    let fields = line[(end &+ 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3 is the first field behind the command.
     func field(_ number: Int) -> UInt64 {
-      fields.count > number - 3 ? UInt64(String(decoding: fields[number - 3], as: UTF8.self)) ?? 0 : 0
+      let index = number &- 3
+      guard index < fields.count, let value = UInt64(String(decoding: fields[index], as: UTF8.self)) else { return 0 }
+      return value
     }
     let (stack, arguments, environment) = (field(28), (field(48), field(49)), (field(50), field(51)))
     guard arguments.0 > 0, arguments.0 <= arguments.1, environment.0 <= environment.1 else { return nil }
     start = stack
+    // bounded: just compared, each pair
     self.arguments = arguments.0..<arguments.1
     self.environment = environment.0..<environment.1
     argumentText = Strings((try? directory.read("cmdline", limit: Self.mostText)) ?? [], within: self.arguments)
     environmentText = Strings((try? directory.read("environ", limit: Self.mostText)) ?? [], within: self.environment)
     let auxiliary = (try? directory.read("auxv", limit: 1 << 16)) ?? []
     vector = stride(from: 0, to: auxiliary.count - 15, by: 16).map { offset in
-      (Self.word(auxiliary, offset), Self.word(auxiliary, offset + 8))
+      (Self.word(auxiliary, offset), Self.word(auxiliary, offset &+ 8))
     }
     counts = Self.counts(directory, start)
   }
 
   private static func word(_ bytes: [UInt8], _ offset: Int) -> UInt64 {
-    bytes[offset..<offset + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    bytes[offset...].prefix(8).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
   }
 
   private static func counts(
@@ -113,7 +118,7 @@ struct InitialStack {
       }
       return Answer.Part(
         .argument, name: "argv[\(found.index)]", text: Self.text(found.bytes), offset: found.offset,
-        size: UInt64(found.bytes.count) + 1)
+        size: UInt64(truncatingIfNeeded: found.bytes.count) &+ 1)
     }
     if environment.contains(address) {
       guard let found = environmentText.string(at: address &- environment.lowerBound) else {
@@ -123,7 +128,7 @@ struct InitialStack {
       return Answer.Part(
         .environment, name: name.isEmpty ? nil : Self.text(name),
         text: Self.text(found.bytes.dropFirst(name.count + 1)), offset: found.offset,
-        size: UInt64(found.bytes.count) + 1)
+        size: UInt64(truncatingIfNeeded: found.bytes.count) &+ 1)
     }
     return kernelString(at: address) ?? pointer(at: address)
   }
@@ -162,11 +167,11 @@ struct InitialStack {
     rest &-= counts.arguments &+ 1
     if rest <= counts.environment { return pointer("environ[\(rest)]") }
     rest &-= counts.environment &+ 1
-    guard rest / 2 < UInt64(vector.count) else { return nil }
+    guard rest / 2 < UInt64(truncatingIfNeeded: vector.count) else { return nil }
     let entry = vector[Int(truncatingIfNeeded: rest / 2)]
     return Answer.Part(
       .auxiliaryVector, name: Self.names[entry.type] ?? "type \(entry.type)", text: hex(entry.value),
-      offset: rest % 2 * 8 + offset, size: 16)
+      offset: rest % 2 &* 8 &+ offset, size: 16)
   }
 
   /// Linux include/uapi/linux/auxvec.h and arch/x86/include/uapi/asm/auxvec.h.

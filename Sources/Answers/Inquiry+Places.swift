@@ -72,14 +72,14 @@ extension Inquiry {
       mapping.end == heapEnd
       || above.map { $0.start == mapping.end && $0.isInaccessible && $0.end >= heapEnd } ?? false
     if mapping.start == heap, isReserved, heap < heapEnd {
-      return Answer.Arena(range: heap..<heapEnd, kind: .thread)  // bounded: just compared
+      return Answer.Arena(range: heap..<heapEnd, kind: .thread)  // bounded: both were just compared
     }
     // A chunk that libc mapped by itself begins with 16 bytes of description, and its end is rounded up to a page.
     guard let block, block.base & 4095 == 16 else { return nil }
     let start = block.base &- 16
     let chunk = (Foreign(block.size) + 8 + 15) & ~15
     guard start >= mapping.start, start < mapping.end,
-      let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)  // bounded: just compared
+      let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)  // bounded: both were just compared
     else { return nil }
     return Answer.Arena(range: start..<end, kind: .single)  // bounded: end is no less than start
   }

@@ -138,8 +138,10 @@ extension Surroundings {
   func tracer(ofThread id: UInt32) -> UInt32? {
     guard let status = try? directory?.read("task/\(id)/status") else { return nil }
     for line in String(decoding: status, as: UTF8.self).split(separator: "\n") where line.hasPrefix("TracerPid:") {
-      let tracer = UInt32(line.split(whereSeparator: { $0 == "\t" || $0 == " " }).last ?? "") ?? 0
-      return tracer == 0 ? nil : tracer
+      guard let tracer = UInt32(line.split(whereSeparator: { $0 == "\t" || $0 == " " }).last ?? ""), tracer != 0 else {
+        return nil
+      }
+      return tracer
     }
     return nil
   }

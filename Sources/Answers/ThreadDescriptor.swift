@@ -30,6 +30,7 @@ extension Surroundings {
     guard let words = directory?.words(at: start, count: Int(truncatingIfNeeded: (mapping.end &- start) / 8)),
       words.count > threadID
     else { return nil }
+    // bounded: places are indices of 8,192 words at most, of which threadID are left behind each
     for place in stride(from: (words.count - threadID - 1) / alignment * alignment, through: 0, by: -alignment) {
       let pointer = start &+ UInt64(truncatingIfNeeded: place) &* 8
       guard words[place] == pointer, words[place + otherSelf] == pointer else { continue }

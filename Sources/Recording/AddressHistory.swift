@@ -106,7 +106,7 @@ public struct AddressHistory: Sendable {
       history.completeFrom = max(history.completeFrom, loss.to)
     }
 
-    mutating func damaged(ring: Int) { history.damagedRings += 1 }
+    mutating func damaged(ring: Int) { history.damagedRings &+= 1 }
   }
 
   /// From a recording, of its events up to the stamp `end`.

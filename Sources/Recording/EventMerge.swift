@@ -49,7 +49,7 @@ struct EventMerge {
     while let first = runs.first, limit.map({ first.key.0 < $0 }) ?? true {
       // Records of the first run, until another run is next.
       let records = first.records
-      let bound = runs[1..<min(3, max(1, runs.count))].map(\.key).min { $0 < $1 } ?? (.max, .max)
+      let bound = runs.dropFirst().prefix(2).map(\.key).min { $0 < $1 } ?? (.max, .max)
       var next = first.next
       while next < records.count, (records[next].stamp, first.number) < bound,
         limit.map({ records[next].stamp < $0 }) ?? true
@@ -84,9 +84,11 @@ struct EventMerge {
 
   private mutating func siftUp() {
     var index = runs.count &- 1
-    while index > 0, runs[index].key < runs[(index &- 1) / 2].key {
-      runs.swapAt(index, (index &- 1) / 2)
-      index = (index &- 1) / 2
+    while index > 0 {
+      let parent = (index &- 1) >> 1
+      guard runs[index].key < runs[parent].key else { return }
+      runs.swapAt(index, parent)
+      index = parent
     }
   }
 

@@ -140,14 +140,14 @@ struct HeaptrackFile: BlockRenderer {
   private mutating func address(_ node: StackNode, _ ticks: UInt32) -> Int {
     let call = CallAddress(node)
     let module = recording.module(at: call, ticks: ticks)
-    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.map { $0.index + 1 } ?? 0)
+    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.map { $0.index &+ 1 } ?? 0)
     if let known = addresses[key] { return known }
     let frames = recording.names(at: call, ticks: ticks).frames
     var text = "i \(Self.hex(call.pc)) \(Self.hex(string(module?.path ?? "")))"
     if frames.contains(where: { $0.function != nil || $0.placeName != nil }) {
       for frame in frames {
         text += " \(Self.hex(string(frame.function ?? frame.placeName ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
-        text += Self.hex(max(0, frame.line ?? 0))
+        text.append(Self.hex(max(0, frame.line ?? 0)))
       }
     }
     let index = addresses.count + 1

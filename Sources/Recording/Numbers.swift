@@ -7,7 +7,7 @@ import ByteText
 
 extension [UInt8] {
   mutating func append(word: UInt32) {
-    for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(word >> shift & 255)) }
+    for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(truncatingIfNeeded: word >> shift & 255)) }
   }
   mutating func append(word: UInt64) {
     append(word: UInt32(truncatingIfNeeded: word))
@@ -27,14 +27,16 @@ extension [UInt8] {
 
   mutating func append(string: String) {
     let bytes = string.originalBytes
-    append(number: UInt64(bytes.count))
+    append(number: UInt64(truncatingIfNeeded: bytes.count))
     append(contentsOf: bytes)
   }
 }
 
 extension ArraySlice<UInt8> {
+  /// The word at `index`. The slice holds all of it.
   func word(at index: Int) -> UInt32 {
-    UInt32(self[index]) | UInt32(self[index + 1]) << 8 | UInt32(self[index + 2]) << 16 | UInt32(self[index + 3]) << 24
+    // bounded: index and the three behind it are indices
+    self[index..<index + 4].reversed().reduce(0) { $0 << 8 | UInt32(truncatingIfNeeded: $1) }
   }
 }
 
@@ -79,7 +81,7 @@ struct NumberReader {
     while true {
       let byte = try byte()
       guard shift < 63 || byte <= 1 else { throw MalformedChunk() }
-      value |= UInt64(byte & 0x7F) << shift
+      value |= UInt64(truncatingIfNeeded: byte & 0x7F) << shift
       if byte < 0x80 { return value }
       shift &+= 7
     }
@@ -92,7 +94,7 @@ struct NumberReader {
 
   mutating func signed() throws(MalformedChunk) -> Int64 {
     let value = try number()
-    return Int64(bitPattern: value >> 1) ^ -Int64(value & 1)
+    return Int64(bitPattern: value >> 1) ^ -Int64(truncatingIfNeeded: value & 1)
   }
 
   /// A count of rows, each of which takes at least `size` bytes of the file, and `memory` bytes when it is read. Throws
@@ -104,7 +106,7 @@ struct NumberReader {
   }
 
   private mutating func take(_ bytes: Foreign<Int>) throws(MalformedChunk) {
-    guard let bytes = bytes.value(in: 0...room) else { throw MalformedChunk(isTooLarge: true) }
+    guard let bytes = bytes.int(upTo: room) else { throw MalformedChunk(isTooLarge: true) }
     room &-= bytes
   }
 

@@ -219,7 +219,8 @@ struct OutputFile: ~Copyable {
   private static func temporaryName(for place: Place) -> [CChar] {
     // A name has 255 bytes at most.
     let name = place.name.dropLast().prefix(200)
-    return [46] + name + ".\(String(UInt64.random(in: .min ... .max), radix: 36))".utf8CString
+    let random = String(UInt64.random(in: 0 ... .max), radix: 36)
+    return [[46], name, ".\(random)".utf8CString[...]].flatMap { $0 }
   }
 
   /// The descriptor that a path stands for.
@@ -230,7 +231,8 @@ struct OutputFile: ~Copyable {
     default: break
     }
     for folder in ["/dev/fd/", "/proc/self/fd/"] where path.hasPrefix(folder) {
-      return Int32(path.dropFirst(folder.count)).flatMap { $0 >= 0 ? $0 : nil }
+      guard let number = Int32(path.dropFirst(folder.count)), number >= 0 else { return nil }
+      return number
     }
     return nil
   }

@@ -73,7 +73,7 @@ public final class Recording: OriginTables {
   /// Offsets in the file at which whole chunks begin.
   public private(set) var chunkOffsets: [Int] = []
   /// Offsets in the file at which those chunks of events begin that can be read.
-  public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset - RecordingFormat.chunkHeaderSize } }
+  public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset &- RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
   /// Numbers of allocators, by their names, in the order in which contexts name them.
@@ -108,8 +108,9 @@ public final class Recording: OriginTables {
   /// Bytes of memory that a recording and what is made of it may take: half of the machine's, and
   /// 2 GiB at least. A recording of a large heap takes gigabytes in earnest.
   public static let memoryLimit: Int = {
-    let pages = Foreign(sysconf(Int32(_SC_PHYS_PAGES)))
-    return max(2 << 30, (pages * sysconf(Int32(_SC_PAGESIZE)) / 2).int(upTo: 1 << 40) ?? 0)
+    let pages = Foreign(sysconf(Int32(truncatingIfNeeded: _SC_PHYS_PAGES)))
+    let bytes = pages * Foreign(sysconf(Int32(truncatingIfNeeded: _SC_PAGESIZE)))
+    return max(2 << 30, (bytes >> 1).int(upTo: 1 << 40) ?? 0)
   }()
 
   /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
@@ -173,7 +174,7 @@ public final class Recording: OriginTables {
 
   private func checkHeader() throws(Complaint) {
     let header = bytes(at: 0, RecordingFormat.headerSize)
-    let magic = (0..<8).reduce(UInt64(0)) { $1 < header.count ? $0 | UInt64(header[$1]) << UInt64($1 * 8) : $0 }
+    let magic = header.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
     guard header.count >= 8, magic == RecordingFormat.magic else {
       throw Complaint(.obstacle, what: "\(path) is no recording", advice: "`allocsctl record` makes them")
     }

@@ -77,7 +77,7 @@ struct HostileRecordingTests {
   @Test("a replay, a history and every export of more blocks than memory allows end with words")
   func blocks() throws {
     let small = SmallRecording()
-    let events: [(Event.Kind, UInt64, UInt64, UInt32, UInt64)] = (0..<40_000).map { (index: UInt64) in
+    let events: [SmallRecording.MadeEvent] = (0..<40_000).map { (index: UInt64) in
       (.alloc, 0x10_0000 + index * 64, index, UInt32(2 + index % 2), 200)
     }
     small.add(events: events)

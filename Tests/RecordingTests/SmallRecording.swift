@@ -13,6 +13,9 @@ import Testing
 
 /// A recording of two call stacks and three blocks, in a file of its own.
 final class SmallRecording {
+  typealias MadeEvent = (
+    kind: Event.Kind, offset: UInt64, size: UInt64, context: UInt32, milliseconds: UInt64
+  )
   static let start: UInt64 = 1_000_000_000_000
   static let heap: UInt64 = 0x5555_0000_0000
   let path = unusedPath("recording")
@@ -88,7 +91,7 @@ final class SmallRecording {
   }
 
   /// Milliseconds after the start; for a free, the size is the block's, and its context that of the first stack.
-  func add(events list: [(kind: Event.Kind, offset: UInt64, size: UInt64, context: UInt32, milliseconds: UInt64)]) {
+  func add(events list: [MadeEvent]) {
     var encoder = EventEncoder()
     let records = list.map { event in
       allocs_event(
