@@ -36,7 +36,7 @@ final class IndexBalance: Sendable {
   }
 
   private func isFresh(_ finding: Finding, _ segment: borrowing Segment) -> Bool {
-    // bounded: floating point
+    // bounded: seconds in floating point
     finding.isFinal || SystemClock.sinceBoot() - finding.seconds < Self.freshSeconds
       || finding.sums != nil && finding.sums == segment.callSums
   }

@@ -78,10 +78,11 @@ extension Inquiry {
     guard let block, block.base & 4095 == 16 else { return nil }
     let start = block.base &- 16
     let chunk = (Foreign(block.size) + 8 + 15) & ~15
+    // bounded: start is below the mapping's end, as the guard says first, and below end
     guard start >= mapping.start, start < mapping.end,
-      let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)  // bounded: both were just compared
+      let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)
     else { return nil }
-    return Answer.Arena(range: start..<end, kind: .single)  // bounded: end is no less than start
+    return Answer.Arena(range: start..<end, kind: .single)
   }
 
   /// The allocator of the nearest block, if that block lies in the same mapping.
@@ -104,7 +105,8 @@ extension Inquiry {
     _ = loadedModules()
     // A thread's variables lie below its pointer and its description above: no pointer of another thread is between.
     let place = threadPointers.partitioningIndex { $0.pointer > address }
-    for (pointer, index) in threadPointers[max(0, place &- 1)..<min(threadPointers.count, place &+ 1)] {  // bounded: place is an index or the count
+    // bounded: place is an index or the count
+    for (pointer, index) in threadPointers[max(0, place &- 1)..<min(threadPointers.count, place &+ 1)] {
       guard var answer = threadLocalAnswer(address, threadPointer: pointer) else { continue }
       answer.thread = origins.holder(of: threads[index]).thread
       return answer

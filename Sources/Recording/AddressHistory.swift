@@ -65,7 +65,8 @@ public struct AddressHistory: Sendable {
     }
   }
 
-  /// Puts the newest first. Of events with equal stamps, the event that was looked at last is taken for the newest.
+  /// Puts the newest first. Of events with equal stamps, the event that was looked at last is taken
+  /// for the newest.
   fileprivate mutating func finish() {
     sort()
     entries.reverse()

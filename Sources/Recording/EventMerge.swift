@@ -21,7 +21,8 @@ struct EventMerge {
     var key: (UInt64, Int) { (records[next].stamp, number) }
   }
 
-  /// A heap: the key of each run is below those of the runs at twice its index + 1 and + 2. No run is empty.
+  /// A heap: the key of each run is below those of the runs at twice its index + 1 and + 2. No run
+  /// is empty.
   private var runs: [Run] = []
   private var runCount = 0
   /// Records in the memory of runs, those before `next` included.
@@ -38,8 +39,8 @@ struct EventMerge {
     siftUp()
   }
 
-  /// Gives `body` the records with stamps below `limit`, in order; all records if it is nil. Returns
-  /// false if `body` did, or the budget is exhausted.
+  /// Gives `body` the records with stamps below `limit`, in order; all records if it is nil.
+  /// Returns false if `body` did, or the budget is exhausted.
   mutating func drain<Failure: Error>(
     below limit: UInt64?, _ body: (Event) throws(Failure) -> Bool
   ) throws(Failure) -> Bool {

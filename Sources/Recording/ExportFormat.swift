@@ -76,8 +76,8 @@ final class ExportOutput {
 }
 
 extension Recording {
-  /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-" is
-  /// standard output.
+  /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-"
+  /// is standard output.
   public func export(_ format: ExportFormat, to path: String) throws(Complaint) {
     // A file that is written in place, such as a pipe's, must not be the recording itself.
     guard !isFile(at: path) else {

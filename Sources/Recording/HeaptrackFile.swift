@@ -75,7 +75,8 @@ struct HeaptrackFile: BlockRenderer {
     pending.append(UInt8(ascii: "\n"))
   }
 
-  /// `text` on one line, and without what a terminal would act upon: heaptrack_print writes it there as it is.
+  /// `text` on one line, and without what a terminal would act upon: heaptrack_print writes it
+  /// there as it is.
   private static func joined(_ text: String) -> String {
     TextLayout.printable(text.split(whereSeparator: \.isNewline).joined(separator: " "))
   }

@@ -42,14 +42,16 @@ extension ArraySlice<UInt8> {
 
 /// The payload of a chunk can't be used, though its checksum is right.
 struct MalformedChunk: Error {
-  /// Whether it may follow the format, and would take more memory than a recording may; else it contradicts the format.
+  /// Whether it may follow the format, and would take more memory than a recording may; else it
+  /// contradicts the format.
   var isTooLarge = false
 }
 
 /// Reads numbers, one after another, from bytes. Throws if the bytes end too early.
 ///
-/// A byte of a file may become a hundred bytes of rows, and a chunk may be packed a thousandfold. So whoever makes rows
-/// says how much memory each takes, before it is taken: `room` is what is left.
+/// A byte of a file may become a hundred bytes of rows, and a chunk may be packed a thousandfold.
+/// So whoever makes rows says how much memory each takes, before it is taken: `room` is what is
+/// left.
 struct NumberReader {
   private let bytes: [UInt8]
   private(set) var index: Int
@@ -97,8 +99,8 @@ struct NumberReader {
     return Int64(bitPattern: value >> 1) ^ -Int64(truncatingIfNeeded: value & 1)
   }
 
-  /// A count of rows, each of which takes at least `size` bytes of the file, and `memory` bytes when it is read. Throws
-  /// if the bytes have no room for so many rows, or the memory has none.
+  /// A count of rows, each of which takes at least `size` bytes of the file, and `memory` bytes
+  /// when it is read. Throws if the bytes have no room for so many rows, or the memory has none.
   mutating func count(of size: Int = 1, memory: Int = 0) throws(MalformedChunk) -> Int {
     guard let count = Foreign(try number()).int(upTo: remaining / max(size, 1)) else { throw MalformedChunk() }
     try take(Foreign(count) * memory)

@@ -8,12 +8,13 @@
 // - The directory is opened once; every step is relative to it.
 // - A free name is taken by link(2), which replaces nothing. A regular file of the caller's own at
 //   the name is replaced by rename(2); its other hard links keep their contents.
-// - A file of another user, a symbolic link, a directory, a block device or a socket is refused, and
-//   so are character devices but those that any program may write to: null, zero, full and tty. A
-//   named pipe of the caller's own is written to.
+// - A file of another user, a symbolic link, a directory, a block device or a socket is refused,
+//   and so are character devices but those that any program may write to: null, zero, full and tty.
+//   A named pipe of the caller's own is written to.
 // - /dev/stdout, /dev/stderr, /dev/fd/N and /proc/self/fd/N are the caller's own descriptors.
 // - The new file has no name on file systems that can do so (O_TMPFILE): nothing is left of it if
-//   the program is killed. Elsewhere its name begins with a point, and it is removed with this value.
+//   the program is killed. Elsewhere its name begins with a point, and it is removed with this
+//   value.
 
 import ByteText
 import Glibc
@@ -131,7 +132,7 @@ struct OutputFile: ~Copyable {
       place.temporary = temporary
       self.place = place
     }
-    // What is there now may be another file than before: rename(2) follows no link.
+    // Another file may be there than before: rename(2) follows no link.
     if case .stream = try Self.look(at: place, opensStreams: false) { throw Failure(EEXIST) }
     guard let temporary = place.temporary, renameat(place.directory, temporary, place.directory, place.name) == 0 else {
       throw Failure(errno)

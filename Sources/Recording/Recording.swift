@@ -302,7 +302,8 @@ public final class Recording: OriginTables {
   private func nextChunk(after offset: Int) -> Int? {
     // bounded: offsets lie in the file, whose size is below sizeLimit
     var start = offset + 1
-    // Mostly the next chunk is near: so that many damages cost no more than one pass, the search begins with little.
+    // Mostly the next chunk is near: so that many damages cost no more than one pass, the search
+    // begins with little.
     var window = 1 << 12
     var meter = BudgetMeter(interval: 1)
     while start < fileSize, meter.goesOn() {
@@ -399,8 +400,8 @@ public final class Recording: OriginTables {
     }
   }
 
-  /// When a thread began, in ticks of one wrap; of two threads that began in the same tick, the one with the lower id
-  /// comes first.
+  /// When a thread began, in ticks of one wrap; of two threads that began in the same tick, the one
+  /// with the lower id comes first.
   private static func start(_ thread: ThreadIdentity) -> (UInt32, UInt32) {
     (thread.startTicks & ((1 << ALLOCS_TICK_BITS) &- 1), thread.id)
   }
@@ -425,8 +426,8 @@ public final class Recording: OriginTables {
 
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
     guard let holders = threads[slot], let last = holders.last else { return nil }
-    // Of the threads that had begun by then, the latest. Ticks wrap around: where none began at a lower tick, the one
-    // with the highest tick began last.
+    // Of the threads that had begun by then, the latest. Ticks wrap around: where none began at a
+    // lower tick, the one with the highest tick began last.
     let now = ticks & ((1 << ALLOCS_TICK_BITS) &- 1)
     let place = holders.partitioningIndex { Self.start($0).0 > now }
     let holder = place > 0 ? holders[place &- 1] : last

@@ -288,7 +288,8 @@ final class RecordingWriter {
     newContexts.removeAll(keepingCapacity: true)
   }
 
-  /// The number in the recording of the row at `index` of the last `count` of `all` rows. Numbers begin with 1.
+  /// The number in the recording of the row at `index` of the last `count` of `all` rows. Numbers
+  /// begin with 1.
   private static func number(_ index: Int, of count: Int, _ all: Int) -> UInt32 {
     UInt32(truncatingIfNeeded: all &- count &+ index &+ 1)
   }
@@ -340,8 +341,8 @@ final class RecordingWriter {
   private func append(_ header: ChunkHeader, _ payload: [UInt8]) {
     var header = header
     guard payload.count <= RecordingFormat.chunkLimit else {
-      // No reader would take it: texts that are longer than any in earnest, or events of which nothing could be
-      // guessed. The next chunk's header says how many events are missing.
+      // No reader would take it: texts that are longer than any in earnest, or events of which
+      // nothing could be guessed. The next chunk's header says how many events are missing.
       lost &+= UInt64(truncatingIfNeeded: header.events)
       return
     }

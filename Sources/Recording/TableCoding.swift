@@ -128,8 +128,8 @@ public enum RecordingEnd: UInt64, Sendable {
 }
 
 enum TableCoding {
-  /// About the bytes of memory that a row takes in a dictionary, half of whose places may be empty, and once more in a
-  /// list while it is read.
+  /// About the bytes of memory that a row takes in a dictionary, half of whose places may be empty,
+  /// and once more in a list while it is read.
   private static func rowMemory<Row>(of row: Row.Type) -> Int { MemoryLayout<Row>.stride &* 3 }
 
   // MARK: modules
