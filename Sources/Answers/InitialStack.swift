@@ -66,7 +66,8 @@ struct InitialStack {
     func field(_ number: Int) -> UInt64 {
       let index = number &- 3
       guard index < fields.count else { return 0 }
-      guard let value = UInt64(String(decoding: fields[index], as: UTF8.self)) else { return 0 }
+      let text = String(decoding: fields[index], as: UTF8.self)
+      guard let value = UInt64(text) else { return 0 }
       return value
     }
     let (stack, arguments, environment) = (field(28), (field(48), field(49)), (field(50), field(51)))
