@@ -272,7 +272,7 @@ struct HostileRecordingTests {
     for format in [ExportFormat.jsonl, .heaptrack] {
       let output = directory.file(format.rawValue)
       try recording.export(format, to: output)
-      texts.append(try text(ofFile: output))
+      texts.append(try contents(ofFile: output))
     }
     for text in texts {
       #expect(text.contains("u{1b}") || text.contains("u001b"), "the names are there: \(text)")
@@ -288,7 +288,7 @@ struct HostileRecordingTests {
   }
 }
 
-private func text(ofFile path: String) throws -> String {
+private func contents(ofFile path: String) throws -> String {
   String(decoding: try [UInt8](contentsOfFile: path), as: UTF8.self)
 }
 
