@@ -139,6 +139,7 @@ extension EndToEnd {
       none() { test -z "$(ls /run/allocs/4343/*.seg 2>/dev/null)"; }
       until_true none && echo "dead segments: gone"
       worker=$(pgrep -u 4242 allocsd); worker=${worker%%$'\n'*}
+      test -n "$worker" || exit 1
       echo "worker's capabilities: $(grep -hE '^Cap' "/proc/$worker/status" | grep -vq 0000000000000000 || echo none)"
       kill -TERM $server; wait $server; echo "end after SIGTERM: $?"
       trap - EXIT; [ -z "$ALLOCS_TEST_LOG" ] || cat /mnt/log >&2
