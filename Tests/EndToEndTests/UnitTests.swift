@@ -102,7 +102,7 @@ extension EndToEnd {
       trap 'cat /mnt/log >&2' EXIT
       until_true test -S $socket || exit 1
 
-      program='while (1) { my @texts = map { "x" x (1000 * $_) } 1 .. 20; undef @texts; select undef, undef, undef, 0.01 }'
+      program='while (1) { my @a = map { "x" x (1000 * $_) } 1 .. 20; undef @a; select undef, undef, undef, 0.01 }'
       as 4242 /mnt/bin/allocsctl run -- perl -e "$program" &
       found() { test -n "$(ls $1 2>/dev/null)"; }
       until_true found '/run/allocs/4242/*.seg' || exit 1
