@@ -74,7 +74,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "systemd-tmpfiles makes the directory of the segments, which is root's, and takes an older one back from all users",
+      "systemd-tmpfiles makes the directory of the segments, which is root's, and takes an older one back",
       .enabled(if: Restrictions.isRoot, "needs root, to make a directory of root's"))
     func temporaryFiles() throws {
       let maker = try installedProgram("systemd-tmpfiles", package: "systemd")
@@ -102,7 +102,8 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let script = """
         set -e; mount -t tmpfs -o "$1" tmpfs "$2"; stat -f -c '%b %c' "$2"; stat -c '%u:%g %a' "$2"; umount "$2"
-        mount -t tmpfs -o "$1,nr_inodes=10" tmpfs "$2"; i=0; while touch "$2/$i" 2>/dev/null; do i=$((i + 1)); done; echo "$i"
+        mount -t tmpfs -o "$1,nr_inodes=10" tmpfs "$2"; i=0
+        while touch "$2/$i" 2>/dev/null; do i=$((i + 1)); done; echo "$i"
         """
       let outcome = try ChildProcess.run(
         ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", options, directory.path])
