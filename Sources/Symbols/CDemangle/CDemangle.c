@@ -46,6 +46,9 @@ extern char *swift_demangle(const char *name, size_t length, char *buffer, size_
 // grows by operator new: this one jumps out where the string, or anything else that a demangler wants on this thread,
 // is larger than any result that is taken. What the demangler holds is lost then: the string and the nodes of one
 // name, some hundred KiB. So such names may come `MOST_JUMPS` times, and after that no Swift name is demangled.
+//
+// That bounds memory, not time: before it writes, the demangler passes over the name's tree, in which a part that is
+// named twice counts twice.
 enum { LARGEST_PIECE = 64 << 10, MOST_JUMPS = 64 };
 static _Thread_local jmp_buf *too_large;
 static atomic_int jumps;
