@@ -70,7 +70,8 @@ struct HostileTextTests {
     (container.thread, container.stack) = (Answer.Thread(id: 8, name: hostile), stack())
     answer.containers = [container]
     answer.contents = [container]
-    answer.symbol = Answer.Symbol(name: hostile, size: 3, offset: 1)
+    // A block and a symbol both have a size.
+    if answer.block == nil { answer.symbol = Answer.Symbol(name: hostile, size: 3, offset: 1) }
     answer.section = hostile
     answer.module = "/\(hostile)"
     answer.variable = variable
@@ -115,17 +116,17 @@ struct HostileTextTests {
       processID: 7, state: .unreadable, userID: 65534, command: ["/\(hostile)", hostile], startTime: 1, started: nil,
       segmentBytes: 9, path: "/dev/\(hostile)", lostBlocks: 1, unknownEnding: hostile, problem: hostile)
     process.losses.mayPassBy = [hostile]
-    expectInert(ProcessList([process]).text)
+    expectInertLines(ProcessList([process]).text, isJSON: false)
     try expectInertJSON(ProcessList([process]).json)
     let report = PruneReport(processes: [process], controls: [hostile], bytes: 1, kept: 1, isTrial: true)
-    expectInert(report.text)
+    expectInertLines(report.text, isJSON: false)
     try expectInertJSON(report.json)
     let summary = ProcessSummary(
       process: process, hasFullStacks: true, isAbandoned: false,
       counters: [ProcessSummary.Counter(name: hostile, value: 3)],
       threads: [ProcessSummary.Thread(id: 1, name: hostile, state: .live, allocations: .max, frees: .max)],
       allocations: .max, frees: .max, moduleCount: .max, bypasses: [hostile])
-    expectInert(summary.text)
+    expectInertLines(summary.text, isJSON: false)
     try expectInertJSON(summary.json)
     let sites = (0..<2).map { index in
       TopTable.Site(
