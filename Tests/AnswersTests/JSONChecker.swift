@@ -137,11 +137,20 @@ private struct JSONReader {
         case UInt8(ascii: "r"): bytes.append(0x0D)
         case UInt8(ascii: "t"): bytes.append(0x09)
         case UInt8(ascii: "u"):
-          let digits = String(decoding: text[offset..<min(offset + 4, text.count)], as: UTF8.self)
-          guard digits.count == 4, let code = UInt32(digits, radix: 16), let scalar = Unicode.Scalar(code) else {
-            throw fault("bad \\u")
+          func unit(at start: Int) -> UInt32? {
+            let digits = text[min(start, text.count)..<min(start + 4, text.count)]
+            return digits.count == 4 ? UInt32(String(decoding: digits, as: UTF8.self), radix: 16) : nil
           }
+          guard var code = unit(at: offset) else { throw fault("bad \\u") }
           offset += 4
+          // A character beyond 16 bits is a pair of surrogates.
+          if (0xD800..<0xDC00).contains(code), text[offset...].starts(with: "\\u".utf8), let low = unit(at: offset + 2),
+            (0xDC00..<0xE000).contains(low)
+          {
+            code = 0x10000 + (code - 0xD800) << 10 + (low - 0xDC00)
+            offset += 6
+          }
+          guard let scalar = Unicode.Scalar(code) else { throw fault("bad \\u") }
           bytes += Array(String(Character(scalar)).utf8)
         default: throw fault("bad escape")
         }

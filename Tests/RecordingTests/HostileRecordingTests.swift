@@ -100,7 +100,7 @@ struct HostileRecordingTests {
   @Test("a budget whose asker has gone, or whose time is over, ends the reading")
   func ends() throws {
     let small = SmallRecording()
-    for _ in 0..<100 { small.add(events: [(.alloc, 0x10_0000, 16, 2, 200)]) }
+    for index: UInt64 in 0..<100 { small.add(events: [(.alloc, 0x10_0000, 16, 2, 200 + index)]) }
     let recording = try small.open()
     let gone = Budget(seconds: 1e6, bytes: 1 << 30)
     var events = 0
