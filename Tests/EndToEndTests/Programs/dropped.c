@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Becomes another user, as a server does that root has started: dropped UID [fork]. With "fork" it has a child from then
 // on. Prints its id, and its child's, then "ready", and ends with its standard input.
-#define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
