@@ -159,7 +159,8 @@ struct Arena {
     let firstGroup = firstSlot >> 6
     var word = SummaryBits.Word(
       index: firstGroup >> 6, bits: summary.word(firstGroup >> 6) & (~0 << UInt64(firstGroup & 63)))
-    var meter = BudgetMeter(interval: 64)
+    // Eight words are 32,768 slots at most.
+    var meter = BudgetMeter(interval: 8)
     var run = DataRun()
     // A search that begins in the region expects a block nearby; another knows nothing of it.
     if firstSlot == 0, word.bits != 0, !holdsData(inWord: 0, &run) { word.bits = 0 }

@@ -14,10 +14,10 @@ struct DataRun {
   ///
   /// Where data ends is not asked for: the kernel would walk to the end of it, and so over whole
   /// arenas for each piece.
-  mutating func holdsData(in range: Range<Int>, _ windows: FileWindows) -> Bool {
+  mutating func holdsData(in range: Range<Int>, _ windows: Unmanaged<FileWindows>) -> Bool {
     if data.contains(range.lowerBound) { return true }
     if hole.contains(range.lowerBound), range.upperBound <= hole.upperBound { return false }
-    let next = windows.data(from: range.lowerBound) ?? .max
+    let next = windows._withUnsafeGuaranteedRef { $0.data(from: range.lowerBound) } ?? .max
     hole = range.lowerBound..<max(range.lowerBound, next)
     guard next < range.upperBound else { return false }
     data = range

@@ -110,8 +110,9 @@ struct WindowedSection: @unchecked Sendable {
   private let places: UnsafeMutablePointer<UInt64>
   /// The logarithm of the entries of a window.
   private let shift: Int
-  /// The segment's mapping keeps it.
-  private unowned(unsafe) let windows: FileWindows
+  /// The segment's mapping keeps it. A reference that is counted would cost a look-up two atomic
+  /// operations for each copy.
+  private let windows: Unmanaged<FileWindows>
 
   private static let windowBytes = 1 << 30
 
@@ -123,7 +124,7 @@ struct WindowedSection: @unchecked Sendable {
     self.stride = stride
     offset = place.offset
     self.shift = shift
-    self.windows = windows
+    self.windows = Unmanaged.passUnretained(windows)
     // bounded: no section has more entries than its row of allocs_section.h
     places = windows.makeTable((capacity + 1 << shift - 1) >> shift)
   }
@@ -151,7 +152,9 @@ struct WindowedSection: @unchecked Sendable {
     // bounded: places of the section lie in the file, below 2^47
     let first = (index >> shift) << shift
     let count = min(1 << shift, capacity - first)
-    let window = windows.map(offset: offset + first * stride, length: count * stride, places + index >> shift)
+    let window = windows._withUnsafeGuaranteedRef {
+      $0.map(offset: offset + first * stride, length: count * stride, places + index >> shift)
+    }
     return window.flatMap { UnsafeRawPointer(bitPattern: $0 + UInt(bitPattern: (index - first) * stride)) }
   }
 }

@@ -13,7 +13,7 @@ struct ArenaPlace {
   /// Bytes from the file's start.
   let fileOffset: Int
   /// The segment's mapping keeps it.
-  unowned(unsafe) let windows: FileWindows
+  let windows: Unmanaged<FileWindows>
 }
 
 struct SlotRegion {
@@ -52,7 +52,7 @@ struct SlotRegion {
   private let granuleSize: UInt64
   /// Where the slots begin, in bytes from the file's start.
   let fileOffset: Int
-  unowned(unsafe) let windows: FileWindows
+  let windows: Unmanaged<FileWindows>
 
   /// The arena at `arena`; nil if it is not one of `region`.
   @inline(__always)

@@ -281,6 +281,7 @@ struct EventConsumerTests {
       header.pointee.version = ALLOCS_CONTROL_VERSION
       header.pointee.size = UInt32(ALLOCS_CONTROL_SIZE)
       header.pointee.start_time = 77
+      header.pointee.pid = UInt32(bitPattern: getpid())
     }
     deinit {
       munmap(start, Int(ALLOCS_CONTROL_SIZE))

@@ -131,7 +131,7 @@ struct WindowTests {
         #expect(segment.segment.mappingRecords.isEmpty)
         var count = 0
         segment.segment.forEachAllocation { _ in count += 1 }
-        #expect(count < 50_000 * 2 && count < 100_000)
+        #expect(count < 50_000)
       }
     }
     #expect(error?.code == ECANCELED)
