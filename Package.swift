@@ -131,7 +131,8 @@ let package = Package(
       exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"], resources: [.embedInCode("Wrappers.txt")]),
+      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
+      resources: [.embedInCode("Wrappers.txt")]),
     .target(
       name: "Answers",
       dependencies: [
