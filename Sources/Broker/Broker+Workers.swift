@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the broker keeps its workers: starts them when somebody asks, and again when they fail; believes their messages as
-// far as these concern their own users; asks whether they still live; and lets them go.
+// How the broker keeps its workers: starts them when somebody asks, and again when they fail; believes their messages
+// as far as these concern their own users; asks whether they still live; and lets them go.
 
 import CBroker
 import Glibc
@@ -34,7 +34,8 @@ extension Broker {
       throw Complaint(.shortage, what: "too many users are served at present", advice: "try again in a second")
     }
     do throws(Complaint) {
-      let worker = try Worker.start(key, arguments: options.arguments, at: now)
+      let worker = try Worker.start(
+        key, isPrivileged: isPrivileged, arguments: options.arguments, at: now)
       place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
@@ -108,7 +109,9 @@ extension Broker {
     }
     let patience = Self.stopPatience
     for worker in leaving.values {
-      if let stopped = worker.stopped, now - stopped >= patience { kill(worker, "it has not stopped for \(patience) s") }
+      if let stopped = worker.stopped, now - stopped >= patience {
+        kill(worker, "it has not stopped for \(patience) s")
+      }
     }
     if stopsAt == nil { keep(at: now) }
     for (user, share) in shares where share.linesDropped > 0 {

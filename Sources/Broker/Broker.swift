@@ -60,8 +60,9 @@ public final class Broker {
 
   let options: BrokerOptions
   let log: Log
-  /// Whether there are workers of other users. Without root's rights, all connections go to the one worker.
-  let isPrivileged = geteuid() == 0
+  /// Whether there are workers of other users. Without root's rights, all connections go to the one worker; so they do
+  /// where root is root in a user namespace that has no other users.
+  let isPrivileged = Identity.mayBecome(Identity.nobody)
   let place: String
   private let epoll: Descriptor
   private var listener: Descriptor?

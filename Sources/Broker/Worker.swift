@@ -76,7 +76,10 @@ final class Worker {
   }
 
   /// Starts a worker. `arguments`: the broker's own. Throws where the system is short of something.
-  static func start(_ key: WorkerKey, arguments: [String], at now: Double) throws(Complaint) -> Worker {
+  /// `isPrivileged`: the worker is to become its user.
+  static func start(
+    _ key: WorkerKey, isPrivileged: Bool, arguments: [String], at now: Double
+  ) throws(Complaint) -> Worker {
     func failure(_ code: Int32) -> Complaint {
       Complaint(
         .shortage, what: "cannot start a worker: \(systemWords(code))", advice: "try again later", code: code)
@@ -98,7 +101,7 @@ final class Worker {
     var processID: Int32 = 0
     var code = channel < 0 || log < 0 ? shortage : 0
     if code == 0 {
-      code = spawn(key, arguments, channel: channel, log: log, &processID)
+      code = spawn(key, isPrivileged, arguments, channel: channel, log: log, &processID)
     }
     if channel >= 0 { close(channel) }
     if log >= 0 { close(log) }
@@ -111,7 +114,7 @@ final class Worker {
   }
 
   private static func spawn(
-    _ key: WorkerKey, _ arguments: [String], channel: Int32, log: Int32, _ processID: inout Int32
+    _ key: WorkerKey, _ isPrivileged: Bool, _ arguments: [String], channel: Int32, log: Int32, _ processID: inout Int32
   ) -> Int32 {
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
@@ -135,7 +138,7 @@ final class Worker {
       &attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETSIGDEF) | setSession)
 
     var words = ["allocsd: \(key)", "--role", key.role]
-    if case .user(let id) = key { words += ["--user", "\(id)"] }
+    if isPrivileged, case .user(let id) = key { words += ["--user", "\(id)"] }
     var environment: [String] = []
     for name in ["ALLOCS_DIR", "ALLOCSD_IO_URING", "TZ"] {
       if let value = getenv(name) { environment.append("\(name)=" + String(reversibly: UnsafePointer(value))) }

@@ -79,6 +79,26 @@ public struct Identity: Hashable, Sendable {
   var keptCapabilities: UInt64 { uid == 0 ? 1 << UInt64(allocs_capability_sys_ptrace) : 0 }
 }
 
+extension Identity {
+  /// Whether this process could become `other`, which is not itself: it has the capabilities, and its user namespace
+  /// has such a user and group.
+  public static func mayBecome(_ other: Identity) -> Bool {
+    var permitted: UInt64 = 0
+    let needed: UInt64 = 1 << 6 | 1 << 7  // CAP_SETGID, CAP_SETUID
+    guard geteuid() == 0, allocs_permitted_capabilities(&permitted) == 0, permitted & needed == needed else {
+      return false
+    }
+    func has(_ id: UInt32, _ map: String) -> Bool {
+      guard let text = contents(of: "/proc/self/\(map)") else { return false }
+      return text.split(separator: "\n").contains { line in
+        let words = line.split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
+        return words.count == 3 && words[0] <= UInt64(id) && UInt64(id) - words[0] < words[2]
+      }
+    }
+    return has(other.uid, "uid_map") && has(other.gid, "gid_map")
+  }
+}
+
 /// Gives up everything but the rights of `identity`, for ever. To be called by a worker first of all, while it has one
 /// thread. Throws if the kernel refuses any of it, or if anything is left over afterwards: the process must end then.
 ///

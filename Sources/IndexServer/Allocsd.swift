@@ -30,7 +30,8 @@ struct Allocsd: ParsableCommand {
     discussion: """
       The server finds the segments in $ALLOCS_DIR, else in /run/allocs and /dev/shm/allocs, and notices by itself \
       when programs start under the agent. It answers a caller who is root or the user of the process asked about: \
-      started by root, by a process of that user's for each user who asks. SIGTERM stops it when the requests in progress are answered; SIGHUP is noted in the log, as there is nothing to \
+      started by root, by a process of that user's for each user who asks. SIGTERM stops it when the requests in \
+      progress are answered; SIGHUP is noted in the log, as there is nothing to \
       read again.
 
       Examples:

@@ -44,6 +44,7 @@ public struct SegmentWatch: ~Copyable {
     self.retention = retention
     self.log = log
     endings = try Endings(limit: watchLimit)
+    allocs_prefer_latency()
     // The messages of the kernel's process connector come to root alone.
     threadEnds = ThreadEnds()
     let directories = SegmentDirectory.searchPaths

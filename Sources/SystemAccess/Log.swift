@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The log of allocsd's broker on standard error, in the form of the workers' (swift-log), without that library. Text from outside
-// is escaped: characters that a terminal would act upon, and all that belongs to no line.
+// The log of allocsd's broker on standard error, in the form of the workers' (swift-log), without that library. Text
+// from outside is escaped: characters that a terminal would act upon, and all that belongs to no line.
 
 import Glibc
 

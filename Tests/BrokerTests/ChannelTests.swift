@@ -65,7 +65,8 @@ struct ChannelTests {
       #expect(pair.far.receive(takesDescriptor: false, waits: true) == .malformed, "\(kind)")
     }
     sendBytes(Message(.pong, number: 3).bytes)
-    #expect(pair.far.receive(takesDescriptor: false, waits: true) == .message(Message(.pong, number: 3), descriptor: nil))
+    #expect(
+      pair.far.receive(takesDescriptor: false, waits: true) == .message(Message(.pong, number: 3), descriptor: nil))
   }
 
   @Test("a receiver that takes nothing never makes the sender wait")

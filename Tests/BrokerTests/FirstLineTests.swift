@@ -56,9 +56,12 @@ struct FirstLineTests {
   @Test("any bytes are some line")
   func noise() {
     var random = RandomNumbers()
-    let words = ["GET ", "/v1/processes/", "1", "@", "9", "http://", "/", " ", "\r", "\n", "\0", "é"].map { Array($0.utf8) }
+    let words = ["GET ", "/v1/processes/", "1", "@", "9", "http://", "/", " ", "\r", "\n", "\0", "é"].map {
+      Array($0.utf8)
+    }
     for _ in 0..<20_000 {
-      let bytes = (0..<Int.random(in: 0..<12, using: &random)).flatMap { _ in words.randomElement(using: &random) ?? [] }
+      let bytes = (0..<Int.random(in: 0..<12, using: &random)).flatMap { _ in words.randomElement(using: &random) ?? []
+      }
       if case .process(let id, _) = FirstLine(bytes[...]) { #expect(id > 0) }
     }
   }

@@ -109,7 +109,7 @@ extension EndToEnd {
       }
       let victims = try names.map { try Victim(directory.file($0)) }
       #expect(victims.count >= 6)
-      let before = try (memory: server.process.memory(), descriptors: server.process.descriptors())
+      let before = try (memory: server.memory(), descriptors: server.descriptors())
 
       let isOver = Mutex(false)
       let numbers = RandomNumbers()
@@ -152,8 +152,8 @@ extension EndToEnd {
       }
       // Damage was met, and not all was damaged.
       #expect(answers > 0 && refusals > 0, "\(answers) answers, \(refusals) refusals")
-      #expect(try server.process.memory() - before.memory < 256 << 20)
-      #expect(try server.process.descriptors() < before.descriptors + 64)
+      #expect(try server.memory() - before.memory < 256 << 20)
+      #expect(try server.descriptors() < before.descriptors + 64)
     }
   }
 }

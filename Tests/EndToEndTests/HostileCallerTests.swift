@@ -29,15 +29,15 @@ extension EndToEnd {
       let program = try Stationary()
       let server = try Server(program.directory)
       try expectService(server, program)
-      let before = try (memory: server.process.memory(), descriptors: server.process.descriptors())
+      let before = try (memory: server.memory(), descriptors: server.descriptors())
       let hostile = try client(server, ["silence"], conversing: true)
       _ = try hostile.readLines(until: "held")
       // Root's connections are limited only in all: without another user there is no one to be kept out.
       if Restrictions.isRoot { for _ in 0..<20 { try expectService(server, program) } }
-      #expect(try server.process.memory() - before.memory < 64 << 20)
+      #expect(try server.memory() - before.memory < 64 << 20)
       _ = try hostile.wait()
       try wait(for: "the connections of a client that is gone are closed", of: server.process) {
-        try server.process.descriptors() <= before.descriptors + 4
+        try server.descriptors() <= before.descriptors + 4
       }
       try expectService(server, program)
     }
@@ -63,14 +63,14 @@ extension EndToEnd {
       let program = try Stationary()
       let server = try Server(program.directory)
       try expectService(server, program)
-      let before = try server.process.memory()
+      let before = try server.memory()
       let outcome = try client(server, [kind, program.pid]).wait()
       #expect(outcome.ending == .exit(0), "\(outcome.errors)")
       let lines = outcome.output.split(separator: "\n")
       let sent = try #require(lines.first.flatMap { Int($0.dropFirst("sent ".count)) })
       #expect(sent < 200 << 20, "the server took \(sent) bytes")
       #expect(!outcome.output.contains(" 200 "), "\(outcome.output)")
-      #expect(try server.process.memory() - before < 256 << 20)
+      #expect(try server.memory() - before < 256 << 20)
       try expectService(server, program)
     }
 

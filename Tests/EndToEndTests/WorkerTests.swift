@@ -49,16 +49,7 @@ extension EndToEnd {
         try server.request(path(owner ?? user), as: OtherUsers.command(as: user)).status
       }
 
-      /// The ids of the processes of the server that run as `user`.
-      func workers(of user: String) throws -> [Int32] {
-        let outcome = try ChildProcess.run(["pgrep", "-P", "\(server.process.pid)", "-u", user])
-        return outcome.output.split(separator: "\n").compactMap { Int32($0) }
-      }
-
-      func worker(of user: String) throws -> Int32 {
-        try wait(for: "a worker of \(user)") { try workers(of: user).count == 1 }
-        return try #require(try workers(of: user).first)
-      }
+      func worker(of user: String) throws -> Int32 { try server.worker(of: #require(UInt32(user))) }
     }
 
     @Test("a worker has its user's rights and no others")
@@ -104,10 +95,9 @@ extension EndToEnd {
       let alice = try ChildProcess(OtherUsers.command(as: Self.alice) + ["bash", "-c", script], conversing: true)
       var answers = 0
       for _ in 0..<kills {
-        _ = try? stage.status(Self.bob)
         // The moment of the kill is what varies.
         letRun(microseconds: UInt32.random(in: 0..<20_000, using: &random))
-        for worker in try stage.workers(of: Self.bob) { kill(worker, SIGKILL) }
+        if try stage.status(Self.bob) == 200 { kill(try stage.worker(of: Self.bob), SIGKILL) }
         while let line = try alice.readLine() {
           #expect(!line.hasPrefix("failed"), "\(line)")
           answers += 1
@@ -143,7 +133,7 @@ extension EndToEnd {
       for _ in 0..<2 {
         #expect(try stage.status(Self.alice) == 200)
         let worker = try stage.worker(of: Self.alice)
-        try wait(for: "the worker ends") { try !stage.workers(of: Self.alice).contains(worker) }
+        try wait(for: "the worker ends") { !stage.server.processes.contains(worker) }
       }
       #expect(try stage.server.metric("allocsd_workers_failed_total") == 0)
     }
@@ -238,15 +228,16 @@ extension EndToEnd {
         body = b"16\\n" * 200000
         for _ in range(8):
             s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.setblocking(False); held.append(s)
-            head = b"POST /v1/processes/\(pid)/query HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
-            try: s.send(head + body)
+            head = "POST /v1/processes/\(pid)/query HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: %d\\r\\n\\r\\n"
+            try: s.send((head % len(body)).encode() + body)
             except BlockingIOError: pass
         print("ready", flush=True); sys.stdin.read()
         """
       let deaf = try ChildProcess(
         OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket], conversing: true)
       _ = try deaf.readLines(until: "ready")
-      let workers = try [stage.worker(of: Self.bob)] + stage.workers(of: "0")
+      _ = try stage.worker(of: Self.bob)
+      let workers = stage.server.processes.dropFirst()
       stage.server.process.signal(SIGTERM)
       let outcome = try stage.server.process.wait(patience: 20)
       #expect(outcome.ending == .exit(0), "\(outcome)")

@@ -28,6 +28,41 @@ package final class Server {
     return (Int(lines.last ?? "") ?? 0, lines.dropLast().joined(separator: "\n") + outcome.errors)
   }
 
+  /// The processes of the server: the broker, and its workers of the present moment.
+  package var processes: [Int32] {
+    let file = "/proc/\(process.pid)/task/\(process.pid)/children"
+    let children = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""
+    return [process.pid] + children.split(separator: " ").compactMap { Int32($0) }
+  }
+
+  /// The process that answers about `user`'s processes, once there is one.
+  package func worker(of user: UInt32 = geteuid()) throws -> Int32 {
+    var found: Int32?
+    try wait(for: "a worker of user \(user)", of: process) {
+      found = processes.dropFirst().first { id in
+        let status = (try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)) ?? ""
+        return status.contains("Name:\tallocsd-worker\n") && status.contains("Uid:\t\(user)\t\(user)\t")
+      }
+      return found != nil
+    }
+    guard let found else { throw HarnessError("no worker of user \(user)") }
+    return found
+  }
+
+  /// Memory in bytes, their share of files left out, and open descriptors, of all these processes.
+  package func memory() throws -> Int {
+    processes.reduce(0) { sum, id in
+      let status = (try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)) ?? ""
+      let words = status.split(separator: "\n").first { $0.hasPrefix("RssAnon:") }?.split(separator: " ") ?? []
+      return sum + (words.count > 1 ? (Int(words[1]) ?? 0) << 10 : 0)
+    }
+  }
+  package func descriptors() throws -> Int {
+    processes.reduce(0) {
+      $0 + ((try? FileManager.default.contentsOfDirectory(atPath: "/proc/\($1)/fd").count) ?? 0)
+    }
+  }
+
   /// The statuses of many requests, by one curl.
   package func statuses(_ paths: [String]) throws -> [Int] {
     let outcome = try ChildProcess.run(

@@ -24,8 +24,8 @@ extension Complaint {
   var httpBody: String { json + "\n" }
 }
 
-/// The error of a request that another worker must answer. Its connection is closed, and its client asks anew on another
-/// connection, which the broker hands to the right worker.
+/// The error of a request that another worker must answer. Its connection is closed, and its client asks anew on
+/// another connection, which the broker hands to the right worker.
 struct Misdirected: Error {
   let complaint = Complaint(
     .obstacle, what: "this connection is served for the processes of another user", advice: "ask on a new connection")

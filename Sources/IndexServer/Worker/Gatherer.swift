@@ -178,7 +178,8 @@ private final class Exchange: @unchecked Sendable {
     let body = received[head.upperBound...]
     let length = lines.first { $0.hasPrefix("content-length:") }
       .flatMap { Int($0.dropFirst(15).drop { $0 == " " }) }
-    guard let status = lines.first?.split(separator: " ").dropFirst().first, status == "200", length == body.count else {
+    guard let status = lines.first?.split(separator: " ").dropFirst().first, status == "200", length == body.count
+    else {
       fail("gave no whole answer")
       return .failure(failure ?? Complaint(.obstacle, what: "no answer"))
     }

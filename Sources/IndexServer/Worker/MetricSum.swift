@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of figures: of several workers, as these write them down (PrometheusMetrics.swift), and the broker's. Series that
-// are no known metric's are left out, whatever a worker says.
+// Sums of figures: of several workers, as these write them down (PrometheusMetrics.swift), and the broker's. Series
+// that are no known metric's are left out, whatever a worker says.
 
 import Broker
 

@@ -46,15 +46,12 @@ extension Allocsd {
   func runWorker() throws -> Never {
     let link = try BrokerLink(adopting: 3)
     Self.ignoreSignals()
-    let isPrivileged = geteuid() == 0
+    let isOneOfMany = user != nil || role == .gatherer
     let broker = getppid()
     let identity: Identity
     switch role {
     case .gatherer: identity = .nobody
-    case .worker where isPrivileged:
-      guard let user else { throw Complaint(.usage, what: "a worker needs --user", advice: "leave --role out") }
-      identity = Identity(ofUser: user)
-    default: identity = .current()
+    default: identity = user.map { Identity(ofUser: $0) } ?? .current()
     }
     // Afterwards the file would be root's.
     Self.name(role.rawValue)
@@ -72,7 +69,7 @@ extension Allocsd {
     let loops = MultiThreadedEventLoopGroup(numberOfThreads: min(4, max(2, System.coreCount)))
     let workers = NIOThreadPool(numberOfThreads: role == .gatherer ? 2 : 8)
     workers.start()
-    let place = WorkerPlace(user: role == .gatherer ? nil : geteuid(), isOneOfMany: isPrivileged)
+    let place = WorkerPlace(user: role == .gatherer ? nil : geteuid(), isOneOfMany: isOneOfMany)
     let worker = try RunningWorker(
       self, place, link: link, loops: loops, workers: workers, mayUseRings: mayUseRings, logger: logger,
       metrics: metrics)
