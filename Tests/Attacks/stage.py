@@ -29,6 +29,8 @@ here = os.path.dirname(os.path.abspath(__file__))
 package = os.path.dirname(os.path.dirname(here))
 # Bind mounts, which every user can reach, wherever the package is.
 BIN, TOOLS = "/dev/shm/bin", "/dev/shm/tools"
+# The binaries of another build, for comparisons: those of $ALLOCS_BIN_BEFORE.
+BEFORE = "/dev/shm/before"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -100,10 +102,13 @@ def enter(tmpfs="2g", run="512m"):
     for name in ("allocsd", "allocsctl", "liballocs_agent.so"):
         if not os.path.exists(os.path.join(binaries, name)):
             raise Missing(f"{binaries}/{name} is missing: build the release, or name its directory by ALLOCS_BIN_DIR")
-    opened = [os.open(path, os.O_PATH) for path in (binaries, os.environ["ALLOCS_ATTACK_INSIDE"])]
+    bound = {BIN: binaries, TOOLS: os.environ["ALLOCS_ATTACK_INSIDE"]}
+    if before := os.environ.get("ALLOCS_BIN_BEFORE"):
+        bound[BEFORE] = before
+    opened = {place: os.open(path, os.O_PATH) for place, path in bound.items()}
     for place, options in (("/dev/shm", f"mode=1777,size={tmpfs}"), ("/run", f"mode=755,size={run}")):
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
-    for place, descriptor in zip((BIN, TOOLS), opened):
+    for place, descriptor in opened.items():
         os.mkdir(place)
         subprocess.run(["mount", "--bind", f"/proc/self/fd/{descriptor}", place], pass_fds=[descriptor], check=True)
         os.close(descriptor)
@@ -241,11 +246,11 @@ def start_time(pid):
 
 
 class Server:
-    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True):
+    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True, binaries=BIN):
         self.log = f"/dev/shm/allocsd-{user}-{time.monotonic_ns()}.log"
         self.socket = None
         with open(self.log, "wb") as log:
-            self.process = start(user, [*prefix, f"{BIN}/allocsd", *options], environment, stdout=log, stderr=log)
+            self.process = start(user, [*prefix, f"{binaries}/allocsd", *options], environment, stdout=log, stderr=log)
         if ready:
             wait("allocsd answers", self.answers)
 
@@ -422,9 +427,9 @@ def segment_of(pid):
 class Program:
     """A program of the user's under the agent: it allocates and frees, and others ask about a block of it."""
 
-    def __init__(self, user, words=(f"{TOOLS}/steady",), environment={}):
+    def __init__(self, user, words=(f"{TOOLS}/steady",), environment={}, binaries=BIN):
         self.user = user
-        self.process = start(user, [f"{BIN}/allocsctl", "run", "--", *words], environment, stdout=subprocess.PIPE,
+        self.process = start(user, [f"{binaries}/allocsctl", "run", "--", *words], environment, stdout=subprocess.PIPE,
                              stdin=subprocess.PIPE)  # fmt: skip
         self.pid = self.process.pid
         self.block = self.process.stdout.readline().decode().strip()
