@@ -89,15 +89,24 @@ let package = Package(
     .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
+    .systemLibrary(
+      name: "CConfinement", path: "Sources/Confinement/CConfinement", providers: [.apt(["libseccomp-dev"])]),
+    .target(
+      name: "Confinement", dependencies: ["CConfinement", "SystemAccess"], exclude: ["CConfinement"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
     .target(name: "FileFacts", dependencies: ["ByteText"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
-    .systemLibrary(name: "CLibrary", path: "Sources/IndexReader/CLibrary"),
+    .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
+    .target(
+      name: "SegmentFiles",
+      dependencies: ["Bounds", "ByteText", "CLibrary", "FileFacts", "SharedLayout", "SystemAccess"],
+      exclude: ["CLibrary"]),
     .target(
       name: "IndexReader",
       dependencies: [
-        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SharedLayout", "SystemAccess",
+        "Bounds", "ByteText", "CLibrary", "FileFacts", "MappingGuard", "SegmentFiles", "SharedLayout", "SystemAccess",
       ],
-      exclude: ["CLibrary", "MappingGuard"]),
+      exclude: ["MappingGuard"]),
     .systemLibrary(
       name: "CLiburing", path: "Sources/EventExport/CLiburing", providers: [.apt(["liburing-dev"])]),
     .target(
@@ -151,11 +160,15 @@ let package = Package(
       ],
       path: "Sources/Client"),
     .systemLibrary(name: "CMalloc", path: "Sources/IndexServer/CMalloc"),
-    .systemLibrary(name: "CPidfd", path: "Sources/IndexServer/CPidfd"),
+    .systemLibrary(name: "CBroker", path: "Sources/Broker/CBroker"),
+    // The only part with privileges: nothing that parses what users write may be among its dependencies.
+    .target(
+      name: "Broker", dependencies: ["ByteText", "CBroker", "SegmentFiles", "ServerProtocol", "SystemAccess"],
+      exclude: ["CBroker"]),
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CMalloc", "CPidfd", "EventExport", "IndexReader", "Provenance",
+        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "IndexReader", "Provenance",
         "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
@@ -166,7 +179,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
-      path: "Sources/IndexServer", exclude: ["CMalloc", "CPidfd"]),
+      path: "Sources/IndexServer", exclude: ["CMalloc"]),
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
@@ -187,6 +200,13 @@ let package = Package(
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
     .testTarget(name: "ByteTextTests", dependencies: ["ByteText", "TestSupport"]),
     .testTarget(name: "BoundsTests", dependencies: ["Bounds", "SystemAccess", "TestSupport"]),
+    .executableTarget(
+      name: "confinement-probe", dependencies: ["CConfinement", "Confinement", "SystemAccess"],
+      path: "Tests/ConfinementTests/Probe"),
+    .testTarget(
+      name: "ConfinementTests",
+      dependencies: ["CConfinement", "Confinement", "SystemAccess", "TestSupport", "confinement-probe"],
+      exclude: ["Probe"]),
     .testTarget(
       name: "IndexReaderTests",
       dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
@@ -208,6 +228,7 @@ let package = Package(
       dependencies: [
         "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
       ]),
+    .testTarget(name: "BrokerTests", dependencies: ["Broker", "SegmentFiles", "SystemAccess", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(

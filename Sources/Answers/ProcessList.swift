@@ -24,6 +24,12 @@ public struct ProcessList: Hashable, Sendable {
     }
   }
 
+  /// The processes whose segments belong to user `owner`; nil: all, whoever owns them.
+  public init(ownedBy owner: UInt32?, in directories: [String]? = nil) throws(Complaint) {
+    processes = try SegmentDirectory.list(in: directories).filter { owner == nil || $0.ownerID == owner }
+      .map { IndexedProcess($0) }
+  }
+
   /// A table of 80 columns; the live processes first.
   public var text: String {
     guard !processes.isEmpty else {

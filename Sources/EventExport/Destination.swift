@@ -89,4 +89,7 @@ public struct Destination: ~Copyable {
   }
 
   deinit { close(descriptor) }
+
+  /// Calls `body` with the descriptor, which stays this owner's: for another process, which gets a copy of it.
+  public borrowing func withDescriptor<Result>(_ body: (Int32) -> Result) -> Result { body(descriptor) }
 }

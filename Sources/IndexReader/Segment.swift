@@ -14,6 +14,7 @@
 // - Only memory that was written is read, because reading a hole of a tmpfs file through a mapping
 //   allocates the page.
 
+@_exported import SegmentFiles
 import SharedLayout
 import SystemAccess
 

@@ -24,11 +24,13 @@ extension EndToEnd {
       let checker = try installedProgram("systemd-analyze", package: "systemd")
       let directory = try TestDirectory()
       try install(below: directory.path)
-      let units = ["allocsd.service", "allocsd.socket"].map { directory.file("lib/systemd/system/\($0)") }
+      let units = ["allocsd.service", "allocsd.socket", "run-allocs.mount"].map {
+        directory.file("lib/systemd/system/\($0)")
+      }
       /// The checker's complaints about our units; others on the machine are not ours.
       func complaints() throws -> [Substring] {
         let outcome = try ChildProcess.run([checker, "verify", "--man=no"] + units)
-        let lines = outcome.errors.split(separator: "\n").filter { $0.contains("allocsd") }
+        let lines = outcome.errors.split(separator: "\n").filter { $0.contains("allocs") }
         #expect(outcome.ending == .exit(0) || !lines.isEmpty, "\(outcome.errors)")
         return lines
       }
@@ -54,18 +56,62 @@ extension EndToEnd {
       #expect(try directory.segments().count == 1)
     }
 
+    @Test("the unit is exposed by at most 2.0 of 10, in systemd's own measure")
+    func exposure() throws {
+      let checker = try installedProgram("systemd-analyze", package: "systemd")
+      let unit = "\(Installation.packageDirectory)/systemd/allocsd.service"
+      func exposure(_ unit: String, atMost tenths: Int) throws -> Outcome {
+        try ChildProcess.run([checker, "security", "--offline=true", "--threshold=\(tenths)", "--no-pager", unit])
+      }
+      let outcome = try exposure(unit, atMost: 20)
+      #expect(outcome.ending == .exit(0), "\(outcome.output.suffix(400)) \(outcome.errors)")
+      // The measure is of this file: one more right, and it is worse.
+      let directory = try TestDirectory()
+      let worse = try String(contentsOfFile: unit, encoding: .utf8)
+        .replacingOccurrences(of: "NoNewPrivileges=yes", with: "CapabilityBoundingSet=CAP_SYS_ADMIN")
+      let other = try exposure(try directory.write(worse, to: "allocsd.service"), atMost: 20)
+      #expect(other.ending == .exit(1), "\(other.output.suffix(400)) \(other.errors)")
+    }
+
     @Test(
-      "systemd-tmpfiles makes the directory of the segments, for all users",
+      "systemd-tmpfiles makes the directory of the segments, which is root's, and takes an older one back from all users",
       .enabled(if: Restrictions.isRoot, "needs root, to make a directory of root's"))
     func temporaryFiles() throws {
       let maker = try installedProgram("systemd-tmpfiles", package: "systemd")
       let directory = try TestDirectory()
+      for before in [nil, 0o1777] as [mode_t?] {
+        if let before { chmod(directory.file("run/allocs"), before) }
+        let outcome = try ChildProcess.run(
+          [maker, "--create", "--root=\(directory.path)", "\(Installation.packageDirectory)/systemd/allocs.conf"])
+        #expect(outcome.ending == .exit(0), "\(outcome.errors)")
+        var status = stat()
+        #expect(lstat(directory.file("run/allocs"), &status) == 0)
+        #expect(status.st_mode == S_IFDIR | 0o755 && status.st_uid == 0)
+      }
+    }
+
+    @Test(
+      "the file system of the segments can be mounted as the unit says, and refuses what is beyond its limits",
+      .enabled(if: Restrictions.isRoot, "needs root, to mount"))
+    func mountUnit() throws {
+      let unit = try String(
+        contentsOfFile: "\(Installation.packageDirectory)/systemd/run-allocs.mount", encoding: .utf8)
+      let line = try #require(unit.split(separator: "\n").first { $0.hasPrefix("Options=") })
+      let options = line.dropFirst("Options=".count).replacingOccurrences(of: "%%", with: "%")
+      #expect(options.contains("size=") && options.contains("nr_inodes="))
+      let directory = try TestDirectory()
+      let script = """
+        set -e; mount -t tmpfs -o "$1" tmpfs "$2"; stat -f -c '%b %c' "$2"; stat -c '%u:%g %a' "$2"; umount "$2"
+        mount -t tmpfs -o "$1,nr_inodes=10" tmpfs "$2"; i=0; while touch "$2/$i" 2>/dev/null; do i=$((i + 1)); done; echo "$i"
+        """
       let outcome = try ChildProcess.run(
-        [maker, "--create", "--root=\(directory.path)", "\(Installation.packageDirectory)/systemd/allocs.conf"])
-      #expect(outcome.ending == .exit(0), "\(outcome.errors)")
-      var status = stat()
-      #expect(lstat(directory.file("run/allocs"), &status) == 0)
-      #expect(status.st_mode == S_IFDIR | 0o1777 && status.st_uid == 0)
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", options, directory.path])
+      let lines = outcome.output.split(separator: "\n")
+      try #require(lines.count == 3, "\(outcome)")
+      let limits = lines[0].split(separator: " ").compactMap { Int($0) }
+      #expect(limits.count == 2 && limits.allSatisfy { $0 > 0 })
+      #expect(lines[1] == "0:0 755")
+      #expect(lines[2].prefix { $0.isNumber }.count == lines[2].count && Int(lines[2]).map { $0 < 10 } == true)
     }
 
     // MARK: what the agent needs where it is loaded

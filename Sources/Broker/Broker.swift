@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0
+// The broker: the only part of allocsd with privileges. It accepts connections, asks the kernel who is at the other
+// end, and hands each connection to a worker of one user, as a descriptor; from then on it has no part in it. It
+// watches which segments there are and how processes end. It reads nothing that a user wrote but the first line of
+// root's requests (FirstLine.swift), and never a segment.
+//
+// - One thread, and one loop that waits for all descriptors at once. Nothing in it waits for anybody: every descriptor
+//   is asked without waiting, and what can't be done now is refused with a short answer.
+// - All tables are bounded: connections that wait for their first line, workers, users (Shares.swift).
+// - A worker is hostile once it has been broken into. Its messages concern its own user alone (Channel.swift), its log
+//   is copied in whole, printable, bounded lines, and one that doesn't answer pings is killed.
+
+import CBroker
+import Glibc
+import SegmentFiles
+import ServerProtocol
+import SystemAccess
+
+/// What the broker was told at its start.
+public struct BrokerOptions: Sendable {
+  public var retention = RetentionPolicy()
+  /// Seconds between two looks for ended processes, where nothing else leads to one.
+  public var lookInterval = 10.0
+  /// Open connections of all users other than root, and of one of them.
+  public var connections = 512
+  public var connectionsOfOneUser = 64
+  /// Whether the events of every process are exported: workers of all users with live processes run then.
+  public var exportsEvents = false
+  /// Workers at a time.
+  public var workers = 256
+  public var logLevel = LogLevel.info
+  /// The program's own arguments, which each worker gets, too.
+  public var arguments: [String] = []
+
+  public init() {}
+}
+
+/// Serves until SIGTERM or SIGINT.
+public final class Broker {
+  enum Source {
+    case listener, signals, segments
+    case channel(Worker)
+    case log(Worker)
+    case firstLine(WaitingConnection)
+  }
+
+  /// A connection of root's whose first line has not come.
+  final class WaitingConnection {
+    let connection: Descriptor
+    let until: Double
+    init(_ connection: consuming Descriptor, until: Double) {
+      self.connection = connection
+      self.until = until
+    }
+  }
+
+  let options: BrokerOptions
+  let log: Log
+  /// Whether there are workers of other users. Without root's rights, all connections go to the one worker.
+  let isPrivileged = geteuid() == 0
+  let place: String
+  private let epoll: Descriptor
+  private var listener: Descriptor?
+  private var socket: ListeningSocket?
+  private let signals: Descriptor
+  private var sources: [Int32: Source] = [:]
+  var watch: SegmentWatch
+  var figures = Figures()
+  var shares: [UInt32: UserShares] = [:]
+  var workers: [WorkerKey: Worker] = [:]
+  /// Workers that were told to stop, by process id.
+  var leaving: [Int32: Worker] = [:]
+  /// The requests for destinations that the opener has not answered: who asked, and with which number.
+  var openings: [UInt64: (worker: Worker, number: UInt64)] = [:]
+  var lastOpening: UInt64 = 0
+  var openedDestinations: [String: (inode: UInt64, count: Int)] = [:]
+  /// When the files of a user's processes are to be looked at by a worker, where none runs; and when that was last
+  /// done.
+  var dueKeeping: [UInt32: Double] = [:]
+  var lastKeeping: [UInt32: Double] = [:]
+  private var waiting: [Int32: WaitingConnection] = [:]
+  private var nextLook = 0.0
+  private var nextTick = 0.0
+  private var listenerPausedUntil: Double?
+  private var lastWarning = 0.0
+  private(set) var stopsAt: Double?
+
+  static let waitingLimit = 128
+  static let firstLinePatience = 3.0
+  static let stopPatience = 5.0
+
+  /// Takes over a socket, and begins to watch. To be called before the process has other threads.
+  public init(socketPath: String, options: BrokerOptions) throws(Complaint) {
+    Self.openStandardDescriptors()
+    Self.ignoreSignals()
+    let limit = Self.raiseDescriptorLimit()
+    self.options = options
+    log = Log(level: options.logLevel)
+    var socket = try ListeningSocket.open(at: socketPath)
+    place = socket.place
+    guard let number = socket.takeDescriptor() else {
+      throw Complaint(.obstacle, what: "cannot listen at \(socketPath)", advice: "name another place with --socket")
+    }
+    listener = Descriptor(adopting: number)
+    self.socket = consume socket
+    _ = fcntl(number, F_SETFL, fcntl(number, F_GETFL) | O_NONBLOCK)
+    // A user who connects faster than connections are accepted must not keep others out of the queue.
+    listen(number, SOMAXCONN)
+    epoll = Descriptor(adopting: epoll_create1(Int32(EPOLL_CLOEXEC)))
+    signals = Descriptor(adopting: Self.blockSignals())
+    guard epoll.number >= 0, signals.number >= 0 else {
+      throw Complaint(.obstacle, what: "cannot wait for connections: \(systemWords(errno))", code: errno)
+    }
+    watch = try SegmentWatch(retention: options.retention, watchLimit: limit / 4, log: log)
+    add(number, .listener)
+    add(signals.number, .signals)
+    for descriptor in watch.descriptors { add(descriptor, .segments) }
+  }
+
+  // MARK: the loop
+
+  /// Returns when SIGTERM or SIGINT has come and all workers are gone.
+  public func run() {
+    look()
+    log(.info, "serving", ("socket", place), ("uid", "\(geteuid())"))
+    Notification.ready.send()
+    var events = [epoll_event](repeating: epoll_event(), count: 64)
+    while true {
+      let count = epoll_wait(epoll.number, &events, Int32(events.count), patience())
+      for event in events.prefix(max(0, Int(count))) {
+        // What an earlier event of this turn has closed is not there any more.
+        guard let source = sources[event.data.fd] else { continue }
+        handle(source)
+      }
+      tick()
+      if stopsAt != nil, workers.isEmpty, leaving.isEmpty { break }
+    }
+    log(.info, "stopped")
+  }
+
+  private func handle(_ source: Source) {
+    switch source {
+    case .listener: accept()
+    case .signals: takeSignals()
+    case .segments: takeChanges()
+    case .channel(let worker): takeMessages(of: worker)
+    case .log(let worker): takeLog(of: worker)
+    case .firstLine(let connection): resume(connection)
+    }
+  }
+
+  /// Milliseconds until something is to be done.
+  private func patience() -> Int32 {
+    var time = min(nextLook, nextTick)
+    if let listenerPausedUntil { time = min(time, listenerPausedUntil) }
+    return Int32(max(0, min(60, time - now)) * 1000 + 0.999)
+  }
+
+  var now: Double { seconds(of: CLOCK_MONOTONIC) }
+
+  private func tick() {
+    let now = now
+    if let paused = listenerPausedUntil, now >= paused, let number = listener?.number {
+      listenerPausedUntil = nil
+      add(number, .listener)
+    }
+    if now >= nextLook, stopsAt == nil { look() }
+    guard now >= nextTick else { return }
+    for connection in Array(waiting.values) where now >= connection.until {
+      // Whoever asks later than this is answered by the gatherer, or told by it to ask anew.
+      finish(connection, .gatherer)
+    }
+    tendWorkers(at: now)
+    if shares.count > 1000 {
+      for (user, share) in shares where workers[.user(user)] == nil {
+        var share = share
+        if share.isForgettable(at: now) { shares[user] = nil }
+      }
+    }
+    let isQuiet = workers.isEmpty && leaving.isEmpty && waiting.isEmpty && dueKeeping.isEmpty
+    nextTick = now + (stopsAt != nil ? 0.05 : isQuiet ? 60 : 0.5)
+  }
+
+  /// Something is to be done soon.
+  func wake(in seconds: Double = 0.5) { nextTick = min(nextTick, now + seconds) }
+
+  func add(_ descriptor: Int32, _ source: Source, edge: Bool = false) {
+    var event = epoll_event()
+    event.events = EPOLLIN.rawValue | (edge ? EPOLLET.rawValue | EPOLLRDHUP.rawValue : 0)
+    event.data.fd = descriptor
+    if epoll_ctl(epoll.number, EPOLL_CTL_ADD, descriptor, &event) == 0 { sources[descriptor] = source }
+  }
+
+  func remove(_ descriptor: Int32) {
+    guard sources.removeValue(forKey: descriptor) != nil else { return }
+    var event = epoll_event()
+    epoll_ctl(epoll.number, EPOLL_CTL_DEL, descriptor, &event)
+  }
+
+  // MARK: connections
+
+  private func accept() {
+    guard let listener = listener?.number else { return }
+    for _ in 0..<32 {
+      let number = allocs_accept(listener)
+      guard number >= 0 else {
+        switch -number {
+        case EAGAIN: return
+        case EINTR, ECONNABORTED: continue
+        default: return pause(listener, -number)
+        }
+      }
+      let socket = UnixSocket(adopting: number)
+      guard let peer = try? socket.peer() else { continue }
+      admit(Descriptor(adopting: socket.release()), of: peer.userID)
+    }
+  }
+
+  /// Connections wait in the socket's queue while descriptors or memory are short.
+  private func pause(_ listener: Int32, _ code: Int32) {
+    figures[.connectionsDelayed] += 1
+    if now - lastWarning > 10 {
+      log(.warning, "cannot accept connections: \(systemWords(code)); they wait — raise the limit of open files")
+      lastWarning = now
+    }
+    remove(listener)
+    listenerPausedUntil = now + 0.01
+  }
+
+  private func admit(_ connection: consuming Descriptor, of user: UInt32) {
+    let now = now
+    guard shares[user, default: UserShares(at: now)].connections.take(at: now) else {
+      return refuse(connection, 429, "you open connections too fast", "keep one open, or try again in a second")
+    }
+    guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
+    guard user == 0 else { return hand(connection, of: user, to: .user(user)) }
+    switch FirstLine.peek(connection.number) {
+    case .ended: return
+    case .partial: wait(for: connection)
+    case let line: hand(connection, of: 0, to: key(of: line))
+    }
+  }
+
+  private func wait(for connection: consuming Descriptor) {
+    if waiting.count >= Self.waitingLimit, let oldest = waiting.values.min(by: { $0.until < $1.until }) {
+      finish(oldest, .gatherer)
+    }
+    let waitingConnection = WaitingConnection(connection, until: now + Self.firstLinePatience)
+    let number = waitingConnection.connection.number
+    waiting[number] = waitingConnection
+    // Each piece of the line wakes the loop once: a piece that stays where it is wakes it no more.
+    add(number, .firstLine(waitingConnection), edge: true)
+    wake()
+  }
+
+  private func resume(_ connection: WaitingConnection) {
+    switch FirstLine.peek(connection.connection.number) {
+    case .partial: return
+    case .ended: finish(connection, nil)
+    case let line: finish(connection, key(of: line))
+    }
+  }
+
+  private func finish(_ connection: WaitingConnection, _ key: WorkerKey?) {
+    let number = connection.connection.number
+    remove(number)
+    waiting[number] = nil
+    guard let key else { return }
+    // The original goes with `connection`.
+    let copy = fcntl(number, F_DUPFD_CLOEXEC, 0)
+    if copy >= 0 { hand(Descriptor(adopting: copy), of: 0, to: key) }
+  }
+
+  private func key(of line: FirstLine) -> WorkerKey {
+    guard case .process(let id, let startTime) = line else { return .gatherer }
+    _ = watch.takeChanges()
+    // Root's own worker says that there is no such process.
+    return .user(watch.owner(ofProcess: id, startTime: startTime) ?? 0)
+  }
+
+  /// Hands the connection over, or refuses it.
+  private func hand(_ connection: consuming Descriptor, of user: UInt32, to key: WorkerKey) {
+    if user != 0 {
+      let worker = workers[key]
+      // Root is called when something is wrong, so root finds room whatever other users hold.
+      guard (worker?.open.users ?? 0) < options.connectionsOfOneUser || !isPrivileged,
+        workers.values.reduce(0, { $0 + $1.open.users }) < options.connections
+      else {
+        return refuse(
+          connection, 503, "the server has no room for another connection of yours", "close some, or try again later")
+      }
+    }
+    do throws(Complaint) {
+      let worker = try worker(for: key)
+      guard worker.channel.send(Message(.connection, value: user == 0 ? 1 : 0), passing: connection.number) == 0 else {
+        throw Complaint(.shortage, what: "your worker takes no connections at present", advice: "try again in a second")
+      }
+      worker.sent += 1
+      if user == 0 { worker.open.root += 1 } else { worker.open.users += 1 }
+      worker.lastUse = now
+    } catch {
+      refuse(connection, 503, error.what, error.advice)
+    }
+  }
+
+  /// Tells the other side why, without waiting for a request, and closes the connection.
+  private func refuse(_ connection: consuming Descriptor, _ status: Int, _ what: String, _ advice: String) {
+    figures[.connectionsRefused] += 1
+    let answer = Refusal(status: status, what: what, advice: advice).bytes
+    _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
+  }
+
+  // MARK: segments
+
+  private func takeChanges() {
+    if let owners = watch.takeChanges() { for owner in owners { sendLook(to: owner) } }
+    // Where hundreds of processes start each second, a look at all segments for each of them would be most of the
+    // work. The endings' descriptor stays readable until the look, so it is left out of the loop until then.
+    nextLook = min(nextLook, now + 0.05)
+    for descriptor in watch.descriptors { remove(descriptor) }
+  }
+
+  private func look() {
+    let owners = watch.look(&figures)
+    for descriptor in watch.descriptors where sources[descriptor] == nil { add(descriptor, .segments) }
+    for owner in owners { sendLook(to: owner) }
+    // Live users whose worker was gone: with events exported, their worker must be there.
+    if options.exportsEvents {
+      for owner in watch.liveOwners { startForExport(owner) }
+    } else {
+      planKeeping(owners)
+    }
+    nextLook = now + options.lookInterval
+  }
+
+  // MARK: signals
+
+  private func takeSignals() {
+    var information = signalfd_siginfo()
+    while read(signals.number, &information, MemoryLayout<signalfd_siginfo>.size) > 0 {
+      switch Int32(information.ssi_signo) {
+      case SIGCHLD: reap()
+      case SIGHUP:
+        log(
+          .info,
+          "SIGHUP: there is nothing to read again, as all options are given at the start; looking for segments")
+        nextLook = 0
+      default: beginToStop()
+      }
+    }
+    reap()
+  }
+
+  private func beginToStop() {
+    guard stopsAt == nil else { return }
+    stopsAt = now + Self.stopPatience
+    Notification.stopping.send()
+    if let number = listener?.number { remove(number) }
+    listener = nil
+    // The name goes at once: who comes later is told that there is no server, and doesn't wait.
+    socket = nil
+    for connection in Array(waiting.values) { finish(connection, nil) }
+    for worker in Array(workers.values) { stop(worker) }
+    nextTick = 0
+  }
+
+  private static func blockSignals() -> Int32 {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for number in [SIGTERM, SIGINT, SIGHUP, SIGCHLD] { sigaddset(&set, number) }
+    sigprocmask(SIG_BLOCK, &set, nil)
+    return signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
+  }
+
+  /// Lets no other signal end the server but SIGQUIT and the signals of faults: a stray signal, or a script that has
+  /// the wrong process, must do no harm.
+  private static func ignoreSignals() {
+    for number in [SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
+      signal(number, SIG_IGN)
+    }
+    for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
+  }
+
+  /// No descriptor of the broker's own may take the number of a standard stream that was closed at the start.
+  private static func openStandardDescriptors() {
+    while true {
+      let descriptor = open("/dev/null", O_RDWR | O_CLOEXEC)
+      guard 0...2 ~= descriptor else {
+        if descriptor > 2 { close(descriptor) }
+        return
+      }
+      _ = fcntl(descriptor, F_SETFD, 0)
+    }
+  }
+
+  /// Raises this process's limit as far as it may, and returns it. The soft limit is low for the sake of programs that
+  /// use select(2).
+  private static func raiseDescriptorLimit() -> Int {
+    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    var limit = rlimit()
+    guard getrlimit(resource, &limit) == 0 else { return 1024 }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(resource, &limit)
+    getrlimit(resource, &limit)
+    return Int(clamping: limit.rlim_cur)
+  }
+}
+
+/// A whole answer that says why a connection is refused (docs/http.md).
+struct Refusal {
+  var status: Int
+  var what: String
+  var advice: String
+
+  var bytes: [UInt8] {
+    let reason = status == 429 ? "Too Many Requests" : "Service Unavailable"
+    let text = (advice.isEmpty ? what : "\(what) — \(advice)").unicodeScalars.map { scalar in
+      scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.value < 0x20 ? " " : "\(scalar)"
+    }.joined()
+    let body = "{\"error\":\"\(text)\"}\n"
+    return Array(
+      """
+      HTTP/1.1 \(status) \(reason)\r
+      Content-Type: application/json\r
+      Content-Length: \(body.utf8.count)\r
+      Retry-After: 1\r
+      Connection: close\r
+      \r
+      \(body)
+      """.utf8)
+  }
+}

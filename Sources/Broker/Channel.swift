@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// The channel between the broker and one worker: whole messages over a pair of Unix sockets (SOCK_SEQPACKET).
+//
+// | message        | who sends it | number; value; text             | descriptor                     |
+// |----------------|--------------|---------------------------------|--------------------------------|
+// | connection     | broker       | 1 if it is one of root's        | the connection                 |
+// | ping           | broker       | the ping's number               |                                |
+// | stop           | broker       |                                 |                                |
+// | look           | broker       |                                 |                                |
+// | destination    | broker       | the request's; text: an error   | the open destination           |
+// | link           | broker       | the request's; text: an error   | a connection to another worker |
+// | users          | broker       | the request's; text: user ids   |                                |
+// | figures        | broker       | the request's; text: the values |                                |
+// | open           | broker       | the request's; the process id   |                                |
+// | pong           | worker       | the ping's number               |                                |
+// | closed         | worker       | 1 if it was one of root's       |                                |
+// | idle           | worker       | the connections that it was sent|                                |
+// | askDestination | worker       | the request's; the process id; text: start time and inode        |
+// | askLink        | gatherer     | the request's; the user         |                                |
+// | askUsers       | gatherer     | the request's                   |                                |
+// | askFigures     | gatherer     | the request's                   |                                |
+// | opened         | opener       | the request's; text: an error   | the open destination           |
+//
+// What each side believes. A worker believes the broker. The broker takes each message of a worker for a statement of
+// that worker's user about that user's own affairs, whatever it says: `closed` and `idle` concern connections of this
+// worker, and are bounded by what the broker has sent; `askDestination` is granted for processes that the broker itself
+// knows to be that user's. Messages of the gatherer are refused from any other worker. Descriptors are taken from the
+// opener alone. A message of no known form ends its sender.
+
+import CBroker
+import Glibc
+import SystemAccess
+
+/// Owns a descriptor and closes it.
+public struct Descriptor: ~Copyable, Sendable {
+  public let number: Int32
+
+  public init(adopting number: Int32) { self.number = number }
+
+  deinit { close(number) }
+
+  /// Gives the descriptor to a caller that closes it from now on.
+  public consuming func release() -> Int32 {
+    let number = number
+    discard self
+    return number
+  }
+}
+
+/// One message.
+public struct Message: Equatable, Sendable {
+  public enum Kind: UInt32, Sendable, CaseIterable {
+    case connection = 1
+    case ping, stop, look, destination, link, users, figures, open
+    case pong, closed, idle, askDestination, askLink, askUsers, askFigures, opened
+  }
+
+  public var kind: Kind
+  public var number: UInt64
+  public var value: UInt64
+  public var text: [UInt8]
+
+  public init(_ kind: Kind, number: UInt64 = 0, value: UInt64 = 0, text: [UInt8] = []) {
+    self.kind = kind
+    self.number = number
+    self.value = value
+    self.text = text
+  }
+
+  /// Bytes of a message: at least, and at most.
+  static let headSize = 20
+  static let limit = 4096
+  /// Bytes of text at most.
+  public static let textLimit = limit - headSize
+
+  /// The message as it is sent. A text that is too long is cut.
+  public var bytes: [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(Self.headSize + text.count)
+    bytes += Self.bytes(kind.rawValue)
+    bytes += Self.bytes(number)
+    bytes += Self.bytes(value)
+    bytes += text.prefix(Self.textLimit)
+    return bytes
+  }
+
+  /// Nil if the bytes are no message.
+  public init?(_ bytes: [UInt8]) {
+    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: UInt32(Self.word(bytes, 0, 4))) else {
+      return nil
+    }
+    self.init(
+      kind, number: Self.word(bytes, 4, 8), value: Self.word(bytes, 12, 8), text: Array(bytes[Self.headSize...]))
+  }
+
+  /// A list of numbers as a text, and back; a rest of fewer than eight bytes is left out.
+  public static func text(_ words: [UInt64]) -> [UInt8] { words.flatMap { bytes($0) } }
+  public var words: [UInt64] { (0..<text.count / 8).map { Self.word(text, 8 * $0, 8) } }
+
+  private static func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
+    withUnsafeBytes(of: value.littleEndian) { Array($0) }
+  }
+
+  private static func word(_ bytes: [UInt8], _ offset: Int, _ size: Int) -> UInt64 {
+    (0..<size).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
+  }
+}
+
+/// Owns one end of a channel.
+public struct MessageChannel: ~Copyable, Sendable {
+  private let end: Descriptor
+
+  public enum Received: Equatable {
+    /// `descriptor` is the receiver's to close.
+    case message(Message, descriptor: Int32?)
+    case nothing
+    /// The other end is closed.
+    case ended
+    /// What came is no message.
+    case malformed
+  }
+
+  public var descriptor: Int32 { end.number }
+
+  init(_ end: consuming Descriptor) { self.end = end }
+
+  /// A worker's end, which it was started with; nil if the descriptor is none.
+  public init?(inherited number: Int32) {
+    var kind: Int32 = 0
+    var size = socklen_t(MemoryLayout<Int32>.size)
+    guard getsockopt(number, SOL_SOCKET, SO_TYPE, &kind, &size) == 0, kind == Int32(SOCK_SEQPACKET.rawValue),
+      fcntl(number, F_SETFD, FD_CLOEXEC) == 0
+    else { return nil }
+    end = Descriptor(adopting: number)
+  }
+
+  /// Both ends of a new channel, closed on exec; nil where descriptors are short.
+  static func pair(_ kind: __socket_type = SOCK_SEQPACKET) -> (Int32, Int32)? {
+    var ends: [Int32] = [-1, -1]
+    guard socketpair(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
+    return (ends[0], ends[1])
+  }
+
+  /// Sends without waiting, with a copy of the descriptor `passing`. Returns 0, or the `errno` value of the failure:
+  /// EAGAIN where the receiver has taken none for long.
+  @discardableResult
+  public borrowing func send(_ message: Message, passing: Int32 = -1) -> Int32 {
+    let count = message.bytes.withUnsafeBytes { allocs_send_message(end.number, $0.baseAddress, $0.count, passing) }
+    return count < 0 ? Int32(-count) : 0
+  }
+
+  /// The next message. `takesDescriptor`: whether one may come with it; if not, it is closed.
+  public borrowing func receive(takesDescriptor: Bool, waits: Bool) -> Received {
+    var bytes = [UInt8](repeating: 0, count: Message.limit)
+    var passed: Int32 = -1
+    let count = bytes.withUnsafeMutableBytes { room in
+      takesDescriptor
+        ? allocs_receive_message(end.number, room.baseAddress, room.count, &passed, waits ? 1 : 0)
+        : allocs_receive_message(end.number, room.baseAddress, room.count, nil, waits ? 1 : 0)
+    }
+    switch count {
+    case 0: return .ended
+    case ..<0:
+      switch Int32(-count) {
+      case EAGAIN: return .nothing
+      case EMSGSIZE: return .malformed
+      default: return .ended
+      }
+    default:
+      guard let message = Message(Array(bytes.prefix(count))) else {
+        if passed >= 0 { close(passed) }
+        return .malformed
+      }
+      return .message(message, descriptor: passed >= 0 ? passed : nil)
+    }
+  }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changes in the directories of segments, by inotify(7).
+//
+// The kernel may drop events (IN_Q_OVERFLOW), and a directory may not exist yet or may go away. After each of these the
+// reader is told to look at everything again. So events say *when* to look and which files are gone; they are never the
+// only source of knowledge about segments. A directory that doesn't exist is waited for in its nearest ancestor that
+// does.
+
+import ByteText
+import Glibc
+import SystemAccess
+
+/// A change that a watcher has seen.
+enum DirectoryChange: Equatable {
+  /// A file appeared, or got its final name, or was changed by its owner.
+  case appeared(path: String)
+  case disappeared(path: String)
+  /// Anything may have changed.
+  case unknown
+}
+
+/// Owns an inotify descriptor, non-blocking. Not thread-safe: one task reads it.
+struct DirectoryWatcher: ~Copyable {
+  let descriptor: Int32
+  private var directories: [String]
+  /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
+  /// is expected to appear.
+  private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
+  private var buffer = [UInt8](repeating: 0, count: 64 << 10)
+
+  init(_ directories: [String]) throws(Complaint) {
+    descriptor = inotify_init1(Int32(IN_NONBLOCK | IN_CLOEXEC))
+    guard descriptor >= 0 else {
+      throw Complaint(
+        .obstacle, what: "cannot watch for new segments: \(systemWords(errno))",
+        advice: "raise /proc/sys/fs/inotify/max_user_instances", code: errno)
+    }
+    self.directories = directories
+    watchAll()
+  }
+
+  deinit { close(descriptor) }
+
+  /// Watches these directories from now on; a directory that is being watched stays so.
+  mutating func watch(_ directories: [String]) {
+    guard directories != self.directories else { return }
+    self.directories = directories
+    for (watch, place) in watches where place.isDirectory && !directories.contains(place.path) {
+      inotify_rm_watch(descriptor, watch)
+    }
+    watchAll()
+  }
+
+  /// All changes since the last call; empty if there are none.
+  mutating func changes() -> [DirectoryChange] {
+    var changes: [DirectoryChange] = []
+    var mustWatchAnew = false
+    while true {
+      let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
+      if size < 0, errno == EINTR { continue }
+      guard size > 0 else { break }
+      var offset = 0
+      while let event = Event(buffer[..<size], at: offset) {
+        offset += event.size
+        if event.mask & UInt32(IN_Q_OVERFLOW) != 0 {
+          changes.append(.unknown)
+          continue
+        }
+        guard let watch = watches[event.watch] else { continue }
+        if event.mask & UInt32(IN_IGNORED) != 0 {
+          watches[event.watch] = nil
+          mustWatchAnew = true
+        } else if event.mask & UInt32(IN_DELETE_SELF | IN_MOVE_SELF) != 0 {
+          if event.mask & UInt32(IN_MOVE_SELF) != 0 { inotify_rm_watch(descriptor, event.watch) }
+          mustWatchAnew = true
+        } else if !watch.isDirectory {
+          // In an ancestor only directories matter: one of them may lead to a directory of ours.
+          mustWatchAnew = mustWatchAnew || event.mask & UInt32(IN_ISDIR) != 0
+        } else {
+          let path = "\(watch.path)/\(event.name)"
+          let isGone = event.mask & UInt32(IN_DELETE | IN_MOVED_FROM) != 0
+          changes.append(isGone ? .disappeared(path: path) : .appeared(path: path))
+        }
+      }
+    }
+    if mustWatchAnew {
+      watchAll()
+      changes.append(.unknown)
+    }
+    return changes
+  }
+
+  /// Watches each directory, or waits for it in an ancestor.
+  private mutating func watchAll() {
+    for directory in directories {
+      // A segment is complete when its writer renames it into its directory or first closes it. IN_CREATE comes
+      // earlier, and serves to list processes that have only just started.
+      if watch(directory, isDirectory: true) { continue }
+      var ancestor = directory[...]
+      while let slash = ancestor.lastIndex(of: "/") {
+        ancestor = ancestor[..<slash]
+        if watch(ancestor.isEmpty ? "/" : String(ancestor), isDirectory: false) {
+          // The directory may have appeared since the first attempt.
+          _ = watch(directory, isDirectory: true)
+          break
+        }
+      }
+    }
+  }
+
+  private mutating func watch(_ path: String, isDirectory: Bool) -> Bool {
+    let ofSelf = UInt32(IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
+    let events = UInt32(IN_CREATE | IN_MOVED_TO)
+    let mask = isDirectory ? ofSelf | events | UInt32(IN_DELETE | IN_MOVED_FROM) : ofSelf | events | UInt32(IN_MASK_ADD)
+    let watch = inotify_add_watch(descriptor, path.originalPath, mask)
+    guard watch >= 0 else { return false }
+    // A directory may be one of `directories` and the ancestor of another. It then stays one of `directories`.
+    if isDirectory || watches[watch] == nil { watches[watch] = (path, isDirectory) }
+    return true
+  }
+}
+
+/// One event, decoded from what read(2) gave: `struct inotify_event` and a name padded with zeros.
+private struct Event {
+  var watch: Int32
+  var mask: UInt32
+  var name: String
+  /// Bytes of the event in the buffer.
+  var size: Int
+
+  init?(_ bytes: ArraySlice<UInt8>, at offset: Int) {
+    let head = 16
+    guard offset + head <= bytes.count else { return nil }
+    func word(_ index: Int) -> UInt32 {
+      (0..<4).reduce(0) { $0 | UInt32(bytes[bytes.startIndex + offset + 4 * index + $1]) << UInt32(8 * $1) }
+    }
+    let length = Int(word(3))
+    guard offset + head + length <= bytes.count else { return nil }
+    let start = bytes.startIndex + offset + head
+    watch = Int32(bitPattern: word(0))
+    mask = word(1)
+    name = String(decoding: bytes[start..<start + length].prefix { $0 != 0 }, as: UTF8.self)
+    size = head + length
+  }
+}

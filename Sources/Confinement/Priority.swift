@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the broker does to a worker, and what a worker does about its parent and its descriptors.
+
+import CConfinement
+import Glibc
+import SystemAccess
+
+/// Lets all threads of the process group of a worker run only where others leave time, the more so the higher `level`
+/// is: 0 to 19 steps of nice(1) below the caller's own priority. Level 0 gives the caller's priority back. Needs
+/// CAP_SYS_NICE for a worker of another user.
+public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complaint) {
+  guard group > 0 else {
+    throw Complaint(.usage, what: "can't lower the priority of process group \(group): no such group")
+  }
+  errno = 0
+  let own = getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0)
+  let wanted = min(19, own &+ min(max(level, 0), 19))
+  // Where the kernel shares processors by session (sched(7), autogroup), only the session's own number counts. The file
+  // belongs to root, as the worker can't be traced, and is there on some systems only.
+  let file = open("/proc/\(group)/autogroup", O_WRONLY | O_CLOEXEC)
+  if file >= 0 {
+    _ = writeAll(Array(String(wanted).utf8), to: file)
+    close(file)
+  }
+  let code = allocs_set_priority_of_group(group, wanted)
+  guard code == 0 else {
+    throw Complaint(
+      .obstacle, what: "can't lower the priority of process group \(group): \(systemWords(code))",
+      advice: code == ESRCH ? "" : "allocsd needs CAP_SYS_NICE for workers of other users", code: code)
+  }
+}
+
+/// Ends a worker at once. Needs no CAP_KILL: a broker that may become the worker's user does so for the one call. That
+/// user can't reach the broker meanwhile, as a signal counts by the ids that the broker keeps, and no process can trace
+/// one that has changed its ids.
+///
+/// Returns 0, or the `errno` value of the failure. `process` must be a child that was not waited for. For a process with
+/// one thread, as the ids of all threads change.
+public func end(_ process: pid_t, ofUser user: uid_t) -> Int32 {
+  guard process > 0 else { return ESRCH }
+  if kill(process, SIGKILL) == 0 { return 0 }
+  guard errno == EPERM, geteuid() == 0, seteuid(user) == 0 else { return errno }
+  let code = kill(process, SIGKILL) == 0 ? 0 : errno
+  // Root's real and saved ids are still there. A broker that is not root any more must not go on.
+  guard seteuid(0) == 0 else { abort() }
+  return code
+}
+
+/// Has the kernel end this process when the thread that started it ends. To be called after `become`, which clears it.
+/// `parent`: the process that is meant; if that has ended before the call, this throws.
+public func endWithParent(_ parent: pid_t) throws(Complaint) {
+  let code = allocs_prctl(PR_SET_PDEATHSIG, UInt(SIGKILL), 0)
+  guard code == 0, getppid() == parent else {
+    throw Complaint(.obstacle, what: "a worker's broker has ended: process \(parent)", code: code)
+  }
+}
+
+/// Closes every descriptor of this process but `kept`. A worker expects 0, 1, 2 and its channel.
+public func closeAllDescriptors(but kept: [Int32]) throws(Complaint) {
+  var first: UInt32 = 0
+  func close(to last: UInt32) throws(Complaint) {
+    guard first <= last else { return }
+    let code = allocs_close_range(first, last)
+    guard code == 0 else {
+      throw Complaint(.obstacle, what: "a worker can't close descriptors: \(systemWords(code))", code: code)
+    }
+  }
+  for descriptor in kept.filter({ $0 >= 0 }).sorted() {
+    let number = UInt32(descriptor)
+    if number > first { try close(to: number - 1) }
+    first = max(first, number + 1)
+  }
+  try close(to: .max)
+}

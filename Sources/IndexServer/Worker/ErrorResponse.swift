@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a request that can't be answered is answered: a status, and one JSON object with the reason and the remedy,
+// `{"error":"<what> — <advice>"}` and a newline (docs/http.md).
+
+import Answers
+import HTTPTypes
+import Hummingbird
+import NIOCore
+import SystemAccess
+
+extension Complaint {
+  /// The status of a response that carries this complaint.
+  var httpStatus: HTTPResponse.Status {
+    switch kind {
+    case .usage: .badRequest
+    case .noSuchProcess, .notIndexed: .notFound
+    case .notPermitted: .forbidden
+    case .shortage, .budget: .serviceUnavailable
+    case .halfWritten, .unreadable, .obstacle, .programNotFound, .programNotExecutable: .internalServerError
+    }
+  }
+
+  /// The body of a response that carries this complaint.
+  var httpBody: String { json + "\n" }
+}
+
+/// The error of a request that another worker must answer. Its connection is closed, and its client asks anew on another
+/// connection, which the broker hands to the right worker.
+struct Misdirected: Error {
+  let complaint = Complaint(
+    .obstacle, what: "this connection is served for the processes of another user", advice: "ask on a new connection")
+}
+
+extension Response {
+  /// `status`: nil for the status that goes with the complaint's kind.
+  init(_ complaint: Complaint, status: HTTPResponse.Status? = nil) {
+    self.init(
+      status: status ?? complaint.httpStatus, headers: [.contentType: MediaKind.json.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: complaint.httpBody)))
+  }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Answers root's questions about all users, by asking the workers of all of them: over connections that the broker
+// makes, at once, with a deadline. A worker that fails or is late is told of in its place, and never fails the answer.
+// The gatherer runs as nobody, and holds nothing but what the workers say.
+
+import Answers
+import Broker
+import Glibc
+import HTTPTypes
+import Hummingbird
+import NIOCore
+import NIOPosix
+import SystemAccess
+
+struct Gatherer: Sendable {
+  let link: BrokerLink
+  let metrics: PrometheusMetrics
+
+  /// Seconds for all workers together.
+  private static let patience = 8.0
+
+  func responder() -> some HTTPResponder<CallerContext> {
+    let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
+    router.add(middleware: Observation())
+    router.get("/v1/processes", use: processes)
+    router.get("/metrics", use: figures)
+    // All of these are about one process, and so for the worker of its user.
+    router.get("/v1/processes/{pid}", use: misdirected)
+    router.get("/v1/processes/{pid}/query", use: misdirected)
+    router.post("/v1/processes/{pid}/query", use: misdirected)
+    router.get("/v1/processes/{pid}/top", use: misdirected)
+    router.get("/v1/processes/{pid}/events", use: misdirected)
+    return router.buildResponder()
+  }
+
+  @Sendable private func misdirected(_ request: Request, _ context: CallerContext) throws -> Response {
+    _ = try ProcessName(context)
+    throw Misdirected()
+  }
+
+  @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
+    var rows: [IndexedProcess] = []
+    for (user, answer) in await answers(to: "/v1/processes", of: try await users().map(\.id)) {
+      let problem: String
+      switch answer {
+      case .failure(let complaint): problem = complaint.description
+      case .success(let bytes):
+        if let processes = ProcessRows.decode(bytes, of: user) {
+          rows += processes
+          continue
+        }
+        problem = "the worker of user \(user) gave no list of processes"
+      }
+      rows.append(
+        IndexedProcess(
+          processID: 0, state: .unreadable, userID: user, command: [], startTime: 0, started: nil, segmentBytes: 0,
+          path: "", lostBlocks: nil, problem: problem))
+    }
+    rows.sort { ($0.processID, $0.startTime, $0.path) < ($1.processID, $1.startTime, $1.path) }
+    let list = ProcessList(rows)
+    let kind = MediaKind(accepting: request)
+    return Response(
+      status: .ok, headers: [.contentType: kind.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: kind == .text ? list.text : list.json + "\n")))
+  }
+
+  /// The broker's figures, the gatherer's own, and the sums of those of the workers that run.
+  @Sendable private func figures(_ request: Request, _ context: CallerContext) async throws -> Response {
+    var sum = MetricSum()
+    sum.add(metrics.exposition())
+    for (_, answer) in await answers(to: "/metrics", of: try await users().filter(\.isRunning).map(\.id)) {
+      if case .success(let bytes) = answer { sum.add(String(decoding: bytes, as: UTF8.self)) }
+    }
+    sum.add(brokerFigures: try await link.ask(.askFigures).message.words)
+    return Response.figures(sum.text)
+  }
+
+  /// The users that have segments or a worker.
+  private func users() async throws -> [(id: UInt32, isRunning: Bool)] {
+    var users: [(id: UInt32, isRunning: Bool)] = []
+    while true {
+      let message = try await link.ask(.askUsers, value: UInt64(users.count)).message
+      let page = message.words
+      users += page.map { (UInt32(truncatingIfNeeded: $0), $0 >> 32 != 0) }
+      guard !page.isEmpty, users.count < message.value else { return users }
+    }
+  }
+
+  // MARK: asking workers
+
+  private typealias Answers = [(user: UInt32, answer: Result<[UInt8], Complaint>)]
+
+  /// The bodies of the workers' answers to a request, in the order of `users`.
+  private func answers(to path: String, of users: [UInt32]) async -> Answers {
+    let deadline = seconds(of: CLOCK_MONOTONIC) + Self.patience
+    var answers: Answers = []
+    var exchanges: [(index: Int, exchange: Exchange)] = []
+    for user in users {
+      do {
+        let answer = try await link.ask(.askLink, value: UInt64(user))
+        guard let descriptor = answer.descriptor else {
+          throw Complaint(.obstacle, what: String(decoding: answer.message.text, as: UTF8.self))
+        }
+        exchanges.append((answers.count, Exchange(descriptor, path, of: user)))
+        answers.append((user, .success([])))
+      } catch {
+        answers.append((user, .failure(error as? Complaint ?? Complaint(.obstacle, what: "\(error)"))))
+      }
+    }
+    let pending = exchanges
+    let results = try? await NIOThreadPool.singleton.runIfActive { () -> [(Int, Result<[UInt8], Complaint>)] in
+      Exchange.run(pending.map(\.exchange), until: deadline)
+      return pending.map { ($0.index, $0.exchange.result) }
+    }
+    for (index, result) in results ?? [] { answers[index].answer = result }
+    return answers
+  }
+}
+
+/// One request to a worker, by plain system calls.
+private final class Exchange: @unchecked Sendable {
+  private let socket: Descriptor
+  private let user: UInt32
+  private var received: [UInt8] = []
+  private var isAtEnd = false
+  private var failure: Complaint?
+
+  init(_ descriptor: Int32, _ path: String, of user: UInt32) {
+    socket = Descriptor(adopting: descriptor)
+    self.user = user
+    let request = Array(
+      "GET \(path) HTTP/1.1\r\nHost: localhost\r\nAccept: \(ProcessRows.mediaType)\r\nConnection: close\r\n\r\n".utf8)
+    // The request is shorter than the room of a new socket.
+    let sent = send(
+      descriptor, request, request.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
+    if sent != request.count { fail("can't be asked: \(systemWords(errno))") }
+  }
+
+  private func fail(_ why: String) {
+    if failure == nil { failure = Complaint(.obstacle, what: "the worker of user \(user) \(why)") }
+    isAtEnd = true
+  }
+
+  /// Receives the answers of all until each is at its end, or until the time `deadline`.
+  static func run(_ exchanges: [Exchange], until deadline: Double) {
+    while true {
+      let open = exchanges.filter { !$0.isAtEnd }
+      let rest = deadline - seconds(of: CLOCK_MONOTONIC)
+      guard !open.isEmpty, rest > 0 else { break }
+      var requests = open.map { pollfd(fd: $0.socket.number, events: Int16(POLLIN), revents: 0) }
+      poll(&requests, nfds_t(requests.count), Int32(rest * 1000) + 1)
+      for (request, exchange) in zip(requests, open) where request.revents != 0 { exchange.receive() }
+    }
+    for exchange in exchanges where !exchange.isAtEnd { exchange.fail("has not answered in time") }
+  }
+
+  private func receive() {
+    var piece = [UInt8](repeating: 0, count: 64 << 10)
+    let count = recv(socket.number, &piece, piece.count, Int32(MSG_DONTWAIT))
+    if count < 0, errno == EAGAIN || errno == EINTR { return }
+    guard count >= 0 else { return fail("broke off its answer: \(systemWords(errno))") }
+    if count == 0 { isAtEnd = true }
+    received += piece[..<count]
+    if received.count > ProcessRows.sizeLimit + 4096 { fail("answers without end") }
+  }
+
+  /// The body of the answer.
+  var result: Result<[UInt8], Complaint> {
+    if let failure { return .failure(failure) }
+    let separator = Array("\r\n\r\n".utf8)
+    guard let head = received.firstRange(of: separator) else {
+      fail("broke off its answer")
+      return .failure(failure ?? Complaint(.obstacle, what: "no answer"))
+    }
+    let lines = String(decoding: received[..<head.lowerBound], as: UTF8.self).lowercased().split(separator: "\r\n")
+    let body = received[head.upperBound...]
+    let length = lines.first { $0.hasPrefix("content-length:") }
+      .flatMap { Int($0.dropFirst(15).drop { $0 == " " }) }
+    guard let status = lines.first?.split(separator: " ").dropFirst().first, status == "200", length == body.count else {
+      fail("gave no whole answer")
+      return .failure(failure ?? Complaint(.obstacle, what: "no answer"))
+    }
+    return .success(Array(body))
+  }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of the list of processes between a worker and the gatherer. The gatherer believes no more of a row than that the
+// worker's user says so: the numbers have bounds, and the user is the worker's, whatever the row says.
+
+import Answers
+import Bounds
+import IndexReader
+
+enum ProcessRows {
+  static let mediaType = "application/x-allocsd-rows"
+
+  /// Bytes of all rows of a user, and of one text in them, at most.
+  static let sizeLimit = 4 << 20
+  static let textLimit = 64 << 10
+
+  /// Each field as its number of bytes (32 bits) and these; a list begins with its count.
+  static func encode(_ processes: [IndexedProcess]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    func put(_ value: UInt64) { bytes += (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+    func put(_ text: String) {
+      let utf8 = text.utf8.prefix(textLimit)
+      put(UInt64(utf8.count))
+      bytes += utf8
+    }
+    func put(optional text: String?) {
+      put(text == nil ? 0 : 1)
+      if let text { put(text) }
+    }
+    for process in processes {
+      let start = bytes.count
+      put(UInt64(clamping: process.processID))
+      put(process.state.rawValue)
+      switch process.ending {
+      case nil: put(UInt64.max)
+      case .exited(let status)?: put(UInt64(UInt32(truncatingIfNeeded: status) << 8))
+      case .killed(let signal, let hasDumpedCore)?: put(UInt64(UInt32(signal)) | (hasDumpedCore ? 0x80 : 0))
+      }
+      put(optional: process.unknownEnding)
+      put(UInt64(process.command.count))
+      for word in process.command { put(word) }
+      put(process.startTime)
+      put((process.started ?? .nan).bitPattern)
+      put(process.segmentBytes)
+      put(process.path)
+      put(process.lostBlocks == nil ? 0 : 1)
+      put(process.lostBlocks ?? 0)
+      put(process.losses.blocks)
+      put(process.losses.innerBlocks)
+      put(process.losses.unknownFrees)
+      put(UInt64(bitPattern: process.losses.imbalance))
+      put(UInt64(process.losses.mayPassBy.count))
+      for word in process.losses.mayPassBy { put(word) }
+      put(optional: process.problem)
+      // What would not be believed is not sent.
+      if bytes.count > sizeLimit {
+        bytes.removeSubrange(start...)
+        break
+      }
+    }
+    return bytes
+  }
+
+  /// The rows, all of user `owner`; nil if the bytes are no rows.
+  static func decode(_ bytes: [UInt8], of owner: UInt32) -> [IndexedProcess]? {
+    guard bytes.count <= sizeLimit else { return nil }
+    var reader = Reader(rest: bytes[...])
+    var processes: [IndexedProcess] = []
+    while !reader.rest.isEmpty {
+      guard let process = reader.process(of: owner) else { return nil }
+      processes.append(process)
+    }
+    return processes
+  }
+
+  private struct Reader {
+    var rest: ArraySlice<UInt8>
+
+    mutating func number() -> UInt64? {
+      guard rest.count >= 8 else { return nil }
+      defer { rest = rest.dropFirst(8) }
+      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    mutating func text() -> String? {
+      guard let size = number(), size <= UInt64(min(textLimit, rest.count)) else { return nil }
+      defer { rest = rest.dropFirst(Int(size)) }
+      return String(decoding: rest.prefix(Int(size)), as: UTF8.self)
+    }
+
+    mutating func texts() -> [String]? {
+      guard let count = number(), count <= UInt64(rest.count / 8) else { return nil }
+      var texts: [String] = []
+      for _ in 0..<count {
+        guard let text = text() else { return nil }
+        texts.append(text)
+      }
+      return texts
+    }
+
+    mutating func optionalText() -> String?? {
+      switch number() {
+      case 0: return .some(nil)
+      case 1: return text().map { .some($0) }
+      default: return nil
+      }
+    }
+
+    mutating func process(of owner: UInt32) -> IndexedProcess? {
+      guard let id = number().flatMap(Int32.init(exactly:)), let state = text().flatMap(IndexedProcess.State.init),
+        let ending = number(), let unknownEnding = optionalText(), let command = texts(), let startTime = number(),
+        let started = number().map(Double.init(bitPattern:)), let segmentBytes = number(), let path = text(),
+        let hasLost = number(), let lost = number(), let blocks = number(), let innerBlocks = number(),
+        let unknownFrees = number(), let imbalance = number(), let mayPassBy = texts(), let problem = optionalText()
+      else { return nil }
+      var process = IndexedProcess(
+        processID: id, state: state, userID: owner, command: command, startTime: startTime,
+        // A time that no text could be made of is none.
+        started: started.isFinite && abs(started) < 1e12 ? started : nil, segmentBytes: segmentBytes, path: path,
+        lostBlocks: hasLost == 1 ? lost : nil,
+        ending: Int32(exactly: ending).flatMap(ProcessEnding.init(waitStatus:)), unknownEnding: unknownEnding,
+        problem: problem)
+      process.losses.blocks = blocks
+      process.losses.innerBlocks = innerBlocks
+      process.losses.unknownFrees = unknownFrees
+      process.losses.imbalance = Int64(bitPattern: imbalance)
+      process.losses.mayPassBy = mayPassBy
+      return process
+    }
+  }
+}

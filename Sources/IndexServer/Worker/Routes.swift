@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// The resources of the API (docs/http.md): who may ask, how the question is answered, and in which form.
+
+import Answers
+import EventExport
+import HTTPTypes
+import Hummingbird
+import IndexReader
+import NIOCore
+import NIOPosix
+import Provenance
+import ServerProtocol
+import SystemAccess
+
+/// Answers requests from the segments that `registry` opens.
+struct Routes: Sendable {
+  let place: WorkerPlace
+  let registry: ProcessRegistry
+  let metrics: PrometheusMetrics
+  let limits: ConnectionLimits
+  /// The threads for work that may take long: reading debug information, visiting all slots. The threads that serve
+  /// connections are few, and must not wait for such work.
+  let workers: NIOThreadPool
+  let exports: Exports
+  let link: BrokerLink
+
+  private static let rowLimit = 100_000
+
+  func responder() -> some HTTPResponder<CallerContext> {
+    let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
+    router.add(middleware: Observation())
+    router.get("/v1/processes", use: processes)
+    router.get("/v1/processes/{pid}", use: process)
+    router.get("/v1/processes/{pid}/query", use: query)
+    router.post("/v1/processes/{pid}/query", use: batch)
+    router.get("/v1/processes/{pid}/top", use: top)
+    router.get("/v1/processes/{pid}/events", use: events)
+    router.get("/metrics", use: figures)
+    return router.buildResponder()
+  }
+
+  // MARK: processes
+
+  /// Root's questions about all users are the gatherer's to answer, which asks in turn with a media type of its own.
+  private func checkIsGathered(_ request: Request, _ context: CallerContext) throws -> Bool {
+    guard context.caller.userID == 0, place.isOneOfMany else { return false }
+    guard request.headers[.accept] == ProcessRows.mediaType else { throw Misdirected() }
+    return true
+  }
+
+  @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let isGathered = try checkIsGathered(request, context)
+    let reader = context.caller.userID
+    guard reader == 0 || reader == place.user else {
+      return respond(to: request, ProcessList([]).text, ProcessList([]).json)
+    }
+    let list = try await workers.runIfActive {
+      try registry.makingRoom { () throws(Complaint) in
+        // Without other workers, root is told what may not be read.
+        try ProcessList(ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
+      }
+    }
+    guard isGathered else { return respond(to: request, list.text, list.json) }
+    return Response(
+      status: .ok, headers: [.contentType: ProcessRows.mediaType],
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: ProcessRows.encode(list.processes))))
+  }
+
+  @Sendable private func figures(_ request: Request, _ context: CallerContext) async throws -> Response {
+    _ = try checkIsGathered(request, context)
+    exports.publishFigures()
+    var text = metrics.exposition()
+    if !place.isOneOfMany, let answer = try? await link.ask(.askFigures) {
+      var sum = MetricSum()
+      sum.add(text)
+      sum.add(brokerFigures: answer.message.words)
+      text = sum.text
+    }
+    return Response.figures(text)
+  }
+
+  @Sendable private func process(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let summary = try view.summary()
+    return respond(to: request, summary.text, summary.json)
+  }
+
+  @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["level", "limit", "wrapper"])
+    let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
+    let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
+    let table = try await workers.runIfActive {
+      try view.top(limit: limit, wrappers: wrappers, level: level)
+    }
+    return respond(to: request, table.text, table.json)
+  }
+
+  // MARK: queries
+
+  @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["address", "level", "stacks", "wrapper"])
+    let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
+    let stacks = try parameters.flag("stacks") ?? true
+    let texts = parameters.all("address")
+    guard !texts.isEmpty else {
+      throw Complaint(
+        .usage, what: "the query names no address", advice: "add ?address=0x…, once or several times, or POST a list")
+    }
+    let addresses = try texts.map { text throws(Complaint) in try parseAddress(text) }
+    let kind = MediaKind(accepting: request)
+    let form: AnswerList.Form = kind == .text ? .text : .jsonLines
+    let bytes: ByteBuffer
+    if let quick = try Self.quickAnswers(view, wrappers, level, addresses, form, stacks: stacks) {
+      bytes = quick
+    } else {
+      bytes = try await workers.runIfActive {
+        var inquiry = Inquiry(view, wrappers: wrappers, level: level)
+        return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
+      }
+    }
+    Metric.Count.addresses.increment(by: Int64(addresses.count))
+    return Response(
+      status: .ok, headers: [.contentType: kind.rawValue],
+      body: ResponseBody(byteBuffer: bytes))
+  }
+
+  /// The answers, if making them takes less time than a change of threads would; else nil.
+  private static func quickAnswers(
+    _ view: ProcessView, _ wrappers: Wrappers, _ level: Level?, _ addresses: [UInt64], _ form: AnswerList.Form,
+    stacks: Bool
+  ) throws(Complaint) -> ByteBuffer? {
+    guard addresses.count <= RequestLimits.quickAddresses, view.isQuickToAsk else { return nil }
+    var inquiry = Inquiry(view, wrappers: wrappers, level: level)
+    for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
+    return try answers(view, &inquiry, addresses, form, stacks: stacks)
+  }
+
+  private static func answers(
+    _ view: ProcessView, _ inquiry: inout Inquiry, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
+  ) throws(Complaint) -> ByteBuffer {
+    var list = AnswerList(form: form)
+    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+    try view.checkIntact()
+    return ByteBuffer(taking: &list)
+  }
+
+  @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(request, known: ["level", "stacks", "wrapper"])
+    let wrappers = try parameters.wrappers()
+    let level = try parameters.level()
+    let stacks = try parameters.flag("stacks") ?? true
+    let kind = MediaKind(accepting: request)
+    let batch = Batch(
+      view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers, level: level,
+      sizeLimit: limits.bodySize,
+      workers: workers)
+    return Response(
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
+      body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
+  }
+
+  // MARK: events
+
+  @Sendable private func events(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let view = try view(context)
+    let parameters = try Parameters(
+      request, known: Set(EventFilter.names.map { $0[...] } + ["stacks", "wrapper", "policy"]))
+    var filter = EventFilter()
+    for name in EventFilter.names {
+      for value in parameters.all(name[...]) {
+        try filter.add(name, String(value))
+      }
+    }
+    let policy = try parameters.policy()
+    let kind = MediaKind(accepting: request)
+    let response = EventResponse(workers: workers, closing: context.closing, isText: kind == .text)
+    let wrappers = try parameters.wrappers()
+    let stacks = try parameters.flag("stacks") ?? false
+    let stream = EventStream(
+      of: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, filter: filter, wrappers: wrappers,
+      policy: policy, exporter: exports.exporter, onNews: response.ring)
+    try await response.begin(stream)
+    // A HEAD request, which gets no body, never asks for events.
+    if request.method == .head { stream.cancel() }
+    return Response(
+      status: .ok, headers: [.contentType: kind.ofList.rawValue],
+      body: ResponseBody { writer in try await response.send(stream, to: &writer) })
+  }
+
+  // MARK: common steps
+
+  private func view(_ context: CallerContext) throws -> ProcessView {
+    let process = try ProcessName(context)
+    return try registry.view(
+      of: process.id, startTime: process.startTime, for: context.caller, isFirst: context.isFirst)
+  }
+
+  private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String)
+    -> Response
+  {
+    let kind = MediaKind(accepting: request)
+    let body = kind == .text ? text() : json() + "\n"
+    return Response(
+      status: .ok, headers: [.contentType: kind.rawValue],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: body)))
+  }
+}
+
+/// The process that a path names: PID, or PID@START, where START is its start time (field 22 of /proc/PID/stat).
+struct ProcessName {
+  var id: Int32
+  var startTime: UInt64?
+
+  init(_ context: CallerContext) throws(Complaint) {
+    let text = context.parameters.get("pid") ?? ""
+    let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+    let startTime = parts.count > 1 ? UInt64(parts[1]) : nil
+    guard let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil else {
+      throw Complaint(
+        .usage, what: "\"\(text.prefix(40))\" is not a process id",
+        advice: "give a positive number, as GET /v1/processes lists")
+    }
+    (self.id, self.startTime) = (id, startTime)
+  }
+}
+
+extension Response {
+  /// Figures in Prometheus' text format.
+  static func figures(_ text: String) -> Response {
+    Response(
+      status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+      body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
+  }
+}
+
+/// The parameters in a request's URI. An unknown parameter is an error: a misspelt one must not be ignored in silence.
+private struct Parameters {
+  private var values: [(name: Substring, value: Substring)] = []
+
+  init(_ request: Request, known: Set<Substring>) throws(Complaint) {
+    for (name, value) in request.uri.queryParameters {
+      guard known.contains(name) else {
+        throw Complaint(
+          .usage, what: "there is no parameter \"\(name.prefix(40))\" here",
+          advice: "the parameters are: \(known.sorted().joined(separator: ", "))")
+      }
+      values.append((name, value))
+    }
+  }
+
+  func all(_ name: Substring) -> [Substring] { values.filter { $0.name == name }.map(\.value) }
+
+  /// The known wrappers, and the patterns that `wrapper` names, once or several times.
+  func wrappers() throws(Complaint) -> Wrappers {
+    let patterns = all("wrapper").map { String($0) }
+    return try Wrappers.standard.adding(patterns)
+  }
+
+  /// The level at which suballocations are shown; nil: as their process was started.
+  func level() throws(Complaint) -> Level? {
+    guard let value = all("level").last else { return nil }
+    guard let level = Level(rawValue: String(value)) else {
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
+    }
+    return level
+  }
+
+  func policy() throws(Complaint) -> DeliveryPolicy {
+    switch all("policy").last {
+    case nil, "overwrite": return .overwrite
+    case "lossless": return .lossless
+    case let value?:
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no policy", advice: "give overwrite or lossless")
+    }
+  }
+
+  func flag(_ name: Substring) throws(Complaint) -> Bool? {
+    guard let value = all(name).last else { return nil }
+    switch value {
+    case "true", "1": return true
+    case "false", "0": return false
+    default:
+      throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no value of \(name)", advice: "give true or false")
+    }
+  }
+
+  func number(_ name: Substring, in range: ClosedRange<Int>) throws(Complaint) -> Int? {
+    guard let value = all(name).last else { return nil }
+    guard let number = Int(value), range.contains(number) else {
+      throw Complaint(
+        .usage, what: "\"\(value.prefix(40))\" is no value of \(name)",
+        advice: "give a number from \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
+  }
+}
