@@ -86,8 +86,8 @@ let package = Package(
       exclude: ["exports.map"], cSettings: agentC, linkerSettings: agentLinker),
 
     // MARK: outside it
-    .target(name: "SystemAccess", dependencies: ["SharedLayout"]),
     .target(name: "ByteText"),
+    .target(name: "SystemAccess", dependencies: ["ByteText", "SharedLayout"]),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
     .systemLibrary(
       name: "CConfinement", path: "Sources/Confinement/CConfinement", providers: [.apt(["libseccomp-dev"])]),

@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of indexed processes, live and dead, for people and as JSON.
 
+import Glibc
 import IndexReader
 import SystemAccess
 
 /// All processes that have a segment, by process id and start time.
 public struct ProcessList: Hashable, Sendable {
   public var processes: [IndexedProcess]
+  /// Segments that are not listed, as their owner has too many, and names in common directories that nobody looked at.
+  public var omitted: Int
 
-  public init(_ processes: [IndexedProcess]) { self.processes = processes }
+  public init(_ processes: [IndexedProcess], omitted: Int = 0) {
+    self.processes = processes
+    self.omitted = omitted
+  }
 
   /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see
-  /// them: root sees all, other users their own. The segments of others are listed as not permitted, unopened. Nil for
-  /// `reader` means the user who runs this program.
+  /// them: root sees all, other users their own, and nothing of others. Nil for `reader` means the user who runs this
+  /// program.
   public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(Complaint) {
-    processes = try SegmentDirectory.list(in: directories).map { file in
-      guard let reader, reader != 0, reader != file.ownerID else { return IndexedProcess(file) }
-      return IndexedProcess(
-        processID: file.processID, state: .notPermitted, userID: file.ownerID, command: [], startTime: file.startTime,
-        started: IndexedProcess.wallTime(ofStart: file.startTime, file.offsets ?? .own),
-        segmentBytes: file.allocatedBytes, path: file.path, lostBlocks: nil,
-        problem: Complaint.notPermitted(path: file.path).description)
-    }
+    let survey = try SegmentDirectory.survey(in: directories)
+    let reader = reader ?? geteuid()
+    processes = survey.files.filter { reader == 0 || $0.ownerID == reader }.map { IndexedProcess($0) }
+    omitted =
+      survey.omitted.reduce(0) { $0 + (reader == 0 || $1.key == reader ? $1.value : 0) } + survey.unread
   }
 
   /// The processes whose segments belong to user `owner`; nil: all, whoever owns them.
@@ -32,7 +35,7 @@ public struct ProcessList: Hashable, Sendable {
 
   /// A table of 80 columns; the live processes first.
   public var text: String {
-    guard !processes.isEmpty else {
+    guard !processes.isEmpty || omitted > 0 else {
       return "no process is indexed — start one with `allocsctl run -- COMMAND`\n"
     }
     struct Row {
@@ -83,6 +86,10 @@ public struct ProcessList: Hashable, Sendable {
           .joined()
       }
     }
+    if omitted > 0 {
+      let words = "\(Units.count(UInt64(omitted), "more file")) in the directories: too many to look at; see prune."
+      text += TextLayout.fill(words, indent: "").map { $0 + "\n" }.joined()
+    }
     return text
   }
 
@@ -106,7 +113,9 @@ public struct ProcessList: Hashable, Sendable {
       process.appendJSONFields(to: &writer)
       writer.append("}")
     }
-    writer.append("]}")
+    writer.append("]")
+    if omitted > 0 { writer.append(",\"omitted\":", decimal: UInt64(omitted)) }
+    writer.append("}")
     return writer.takeString()
   }
 }

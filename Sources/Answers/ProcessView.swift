@@ -71,15 +71,23 @@ public final class ProcessView: Sendable {
         .notIndexed, what: "process \(pid) is not indexed: \(ignored.path) \(ignored.reason.text), and is ignored",
         advice: "remove it, and start the program with `allocsctl run -- COMMAND`")
     }
+    if let user = SegmentDirectory.strangerRunning(processID: pid) {
+      return Complaint(
+        .notPermitted,
+        what: "can't tell of process \(pid): permission denied, it is a process of \(IndexedProcess.name(ofUser: user))",
+        advice: "ask as the user who owns the process, or as root")
+    }
     guard pid > 0, kill(pid, 0) == 0 || errno == EPERM else {
       return Complaint(
         .noSuchProcess, what: "there is no process \(pid), and no segment of one",
         advice: "`allocsctl ps` lists the processes that are indexed")
     }
-    let places = (directories ?? SegmentDirectory.searchPaths).joined(separator: " and ")
-    return Complaint(
-      .notIndexed, what: "process \(pid) is not indexed: it has no segment in \(places)",
-      advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
+    let places = (directories ?? SegmentDirectory.searchPaths).prefix(8).joined(separator: ", ")
+    var what = "process \(pid) is not indexed: it has no segment in \(places)"
+    if directories == nil, let refused = SegmentDirectory.refused.first {
+      what += "; \(refused.path) is passed over: \(refused.why)"
+    }
+    return Complaint(.notIndexed, what: what, advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
   }
 
   // MARK: facts
@@ -137,8 +145,9 @@ extension IgnoredFile.Reason {
     case .symbolicLink: "is a symbolic link"
     case .directory: "is a directory"
     case .specialFile: "is no regular file"
-    case .foreign: "belongs neither to its user nor to root"
+    case .foreign: "belongs neither to its user nor to root, or is in the directory of somebody else"
     case .gone: "is gone"
+    case .hardLink: "has several names, by hard links"
     }
   }
 }

@@ -35,7 +35,7 @@ final class Surroundings {
   init(of view: ProcessView) {
     var ended = Reading(absence: .processEnded)
     do throws(ProcError) {
-      let directory = try ProcessDirectory(processID: view.processID)
+      let directory = try ProcessDirectory(of: view.shared.segment.process)
       let reading = Self.read(view, directory)
       if reading.isAlive {
         self.reading = reading
@@ -48,8 +48,8 @@ final class Surroundings {
     }
     // The process's own id may mean another process here, or none.
     if !ended.isAlive, view.shared.segment.isLockedByProcess {
-      if let id = view.shared.segment.processIDHere, let directory = try? ProcessDirectory(processID: id) {
-        reading = Self.read(view, directory, isKnownToBeIt: true)
+      if let directory = ProcessDirectory(elsewhere: view.shared.segment.process) {
+        reading = Self.read(view, directory)
         self.directory = consume directory
         hasOtherIDs = true
         return
@@ -67,14 +67,14 @@ final class Surroundings {
   }
 
   private static func read(
-    _ view: ProcessView, _ directory: borrowing ProcessDirectory, isKnownToBeIt: Bool = false
+    _ view: ProcessView, _ directory: borrowing ProcessDirectory
   ) -> Reading {
     var reading = Reading()
     do throws(ProcError) {
       let stat = try directory.stat()
       // The first thread may have ended before the others.
       let task = stat.isEnded ? directory.liveTask() : UInt32(bitPattern: directory.processID)
-      guard let task, isKnownToBeIt || view.shared.segment.isStart(asRead: stat.startTime) else {
+      guard let task else {
         reading.absence = .processEnded
         return reading
       }

@@ -3,6 +3,7 @@
 
 import ByteText
 import Glibc
+import ServerProtocol
 import SystemAccess
 
 /// The library that is preloaded.
@@ -53,8 +54,7 @@ enum Agent {
 
 /// The directory into which the agent will put the program's index.
 enum IndexDirectory {
-  /// Throws if the agent would find no directory to write to. Makes the last of the shared directories where none
-  /// exists.
+  /// Throws if the agent would find no directory to write to. Makes the user's own where none exists.
   static func check() throws(Complaint) {
     if let named = Variables.nonEmptyValue(of: "ALLOCS_DIR") {
       guard isUsable(named) else {
@@ -65,13 +65,20 @@ enum IndexDirectory {
       makeAbsolute(named)
       return
     }
-    if SharedDirectories.paths.contains(where: isUsable) { return }
-    let last = SharedDirectories.fallback
-    try SharedDirectories.make(last)
-    guard isUsable(last) else {
+    // Root's server makes a directory for each user who comes.
+    RootsServer.makeDirectory()
+    let user = geteuid()
+    for place in SharedDirectories.tried(byUser: user) {
+      guard let directory = try? CheckedDirectory(path: place.path),
+        place.isCommon ? directory.isShared : directory.ownerID == user
+      else { continue }
+      if isUsable(place.path) { return }
+    }
+    let own = try SharedDirectories.makeOwn()
+    guard isUsable(own) else {
       throw Complaint(
-        .obstacle, what: "cannot put an index into \(last): \(systemWords(errno))",
-        advice: "have it made writable for all users (mode 1777), or set ALLOCS_DIR to another directory")
+        .obstacle, what: "cannot put an index into \(own): \(systemWords(errno))",
+        advice: "make it writable, or set ALLOCS_DIR to another directory")
     }
   }
 
@@ -101,5 +108,21 @@ enum IndexDirectory {
     let isLink = lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
     guard isLink || path.utf8.first != UInt8(ascii: "/"), let real = Agent.realPath(path) else { return }
     Variables.set("ALLOCS_DIR", to: real)
+  }
+}
+
+/// Root's server, as far as `run` needs it.
+private enum RootsServer {
+  /// Has root's server make the user's directory, where there is a server and the directory is missing: the server does
+  /// that for each user who connects. Without a server nothing happens.
+  static func makeDirectory() {
+    let place = SharedDirectories.Place.ofRoot(user: geteuid())
+    func isThere() -> Bool { (try? CheckedDirectory(path: place.path)) != nil }
+    guard !isThere(), let parent = try? CheckedDirectory(path: SharedDirectories.ofRoot), !parent.isShared,
+      let connection = try? UnixSocket.connected(to: SocketLocation.ofRoot, isTrusted: true)
+    else { return }
+    // A server that is busy elsewhere costs the program its directory there, and not its start.
+    for _ in 0..<200 where !isThere() { usleep(1000) }
+    _ = connection.descriptor
   }
 }

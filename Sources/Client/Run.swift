@@ -37,10 +37,10 @@ struct Run: ParsableCommand {
       """,
     discussion: """
       The program takes the place of allocsctl: it has its process id, and its exit status. Its index is a file in \
-      $ALLOCS_DIR, else in /run/allocs, else in /dev/shm/allocs, and stays there when the program ends. Programs that \
-      it starts are indexed, too; a child that it forks is so from exec on, or with --follow from the fork on. With \
-      --record the program is a child of allocsctl, which records it from its start to its end and then ends with its \
-      status.
+      $ALLOCS_DIR, else in a directory of the user's own (/run/allocs/UID, /run/user/UID/allocs or \
+      /dev/shm/allocs-UID), and stays there when the program ends. Programs that it starts are indexed, too; a child \
+      that it forks is so from exec on, or with --follow from the fork on. With --record the program is a child of \
+      allocsctl, which records it from its start to its end and then ends with its status.
 
       Settings come from the file named by --config, else by $ALLOCS_CONFIG, else from ~/.config/allocs/allocs.toml or \
       /etc/allocs/allocs.toml, if there is one; environment variables count more, and options most. All are checked \

@@ -30,8 +30,13 @@ struct SourceOptions: ParsableArguments {
     let named = SocketLocation.named(nil)
     if named == nil, getenv("ALLOCS_DIR") != nil { return DirectSource() }
     for path in named.map({ [$0] }) ?? SocketLocation.defaults {
-      guard let connection = try? ServerConnection(path: path, requireTrust: named == nil) else { continue }
-      return ServerSource(connection)
+      do throws(Complaint) {
+        return ServerSource(try ServerConnection(path: path, requireTrust: named == nil))
+      } catch {
+        // That nobody serves is no news; that somebody else pretends to, or that a server is stuck, is.
+        guard ![ENOENT, ENOTDIR, ECONNREFUSED, EACCES].contains(error.code) else { continue }
+        complain("\(error.what); it is passed over")
+      }
     }
     return DirectSource()
   }

@@ -5,10 +5,14 @@
 // Threat: the file belongs to another process, which may be hostile and changes any word at any
 // moment. No number in it decides which memory is touched. A file that is cut short under the
 // mapping becomes zeros (MappingGuard), and then this consumer looks as if it had been expelled.
+// Whoever owns the directory can give the control file of another process this name: so the file is
+// opened in the directory of the segment, and must be the owner's, without a second name, and name
+// the same process.
 
 import ByteText
 import Glibc
 import MappingGuard
+import SegmentFiles
 import SharedLayout
 import SystemAccess
 
@@ -51,7 +55,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     to segment: borrowing Segment, policy: Policy = .overwrite, cursors: inout [RingCursor]
   ) throws(Complaint) {
     let path = Self.controlPath(ofSegment: segment.path)
-    let start = try Self.map(path, segment.startTime, owner: segment.ownerID)
+    let start = try Self.map(path, segment.process)
     guard let guardEntry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else {
       munmap(start, Int(ALLOCS_CONTROL_SIZE))
       throw .system(path: path, operation: "guard the mapping of", why: systemWords(ENOMEM))
@@ -116,14 +120,8 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   /// Whether the process of `segment` records events, or did when it ended. False where its control
   /// file is gone. A few system calls.
   public static func areEventsOn(of segment: borrowing Segment) -> Bool {
-    let flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
-    let descriptor = open(controlPath(ofSegment: segment.path).originalPath, flags)
-    guard descriptor >= 0 else { return false }
-    defer { close(descriptor) }
-    var header = allocs_control()
-    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
-    return count == MemoryLayout<allocs_control>.size && header.magic == ALLOCS_CONTROL_MAGIC
-      && header.start_time == segment.startTime && header.events != 0
+    guard let file = try? open(controlPath(ofSegment: segment.path), segment.process, O_RDONLY) else { return false }
+    return header(of: file).map { isFor(segment.process, $0) && $0.events != 0 } ?? false
   }
 
   /// Whether this consumer still has its entry. If not, the target took it for dead, as
@@ -163,7 +161,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
   /// consumers. Nothing happens where the control file can't be opened.
   public static func giveUp(_ segment: borrowing Segment) {
     let path = controlPath(ofSegment: segment.path)
-    guard let start = try? map(path, segment.startTime, owner: segment.ownerID) else { return }
+    guard let start = try? map(path, segment.process) else { return }
     defer { munmap(start, Int(ALLOCS_CONTROL_SIZE)) }
     guard let entry = mapping_guard_add(start, Int(ALLOCS_CONTROL_SIZE), true) else { return }
     defer { mapping_guard_remove(entry) }
@@ -205,44 +203,56 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
 
   // MARK: the mapping
 
-  private static func map(
-    _ path: String, _ startTime: UInt64, owner: UInt32
-  ) throws(Complaint) -> UnsafeMutableRawPointer {
-    let descriptor = open(path.originalPath, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else {
-      switch errno {
-      case ENOENT, ENOTDIR: throw .noSuchFile(path: path)
-      case EACCES, EPERM: throw .notPermitted(path: path)
-      case ELOOP: throw .notASegment(path: path, why: "it is a symbolic link")
-      case let code: throw .system(path: path, operation: "open", why: systemWords(code))
-      }
+  /// Opens the control file at `path`, in the directory in which the segment was opened.
+  private static func open(
+    _ path: String, _ process: ProcessIdentity, _ flags: Int32
+  ) throws(Complaint) -> OpenedFile {
+    let (parent, name) = OpenFile.split(path)
+    let directory = try CheckedDirectory(ofSegment: path, parent)
+    guard directory.identity == process.directory else {
+      throw .notASegment(path: path, why: "its directory is another one than that of the segment")
     }
-    defer { close(descriptor) }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-      throw .notASegment(path: path, why: "it is not a regular file")
+    let file: OpenedFile
+    do throws(FileRefusal) {
+      file = try OpenedFile(in: directory.descriptor, name, flags)
+    } catch {
+      throw error.complaint(path)
     }
+    let owner = file.status.st_uid
     // Else a user who may ask about the segment would switch events of another user's process.
-    guard status.st_uid == owner else {
-      throw .notASegment(path: path, why: "it belongs to user \(status.st_uid), and its segment to user \(owner)")
+    guard owner == process.ownerID else {
+      throw .notASegment(path: path, why: "it belongs to user \(owner), and its segment to user \(process.ownerID)")
     }
-    let size = Int(ALLOCS_CONTROL_SIZE)
-    guard status.st_size >= size else {
-      throw .truncated(path: path, why: "it has \(status.st_size) of \(size) bytes")
-    }
+    return file
+  }
+
+  private static func header(of file: borrowing OpenedFile) -> allocs_control? {
     var header = allocs_control()
-    let count = withUnsafeMutableBytes(of: &header) { pread(descriptor, $0.baseAddress, $0.count, 0) }
-    guard count == MemoryLayout<allocs_control>.size, header.magic == ALLOCS_CONTROL_MAGIC else {
+    let count = withUnsafeMutableBytes(of: &header) { pread(file.descriptor, $0.baseAddress, $0.count, 0) }
+    return count == MemoryLayout<allocs_control>.size && header.magic == ALLOCS_CONTROL_MAGIC ? header : nil
+  }
+
+  private static func isFor(_ process: ProcessIdentity, _ header: allocs_control) -> Bool {
+    header.start_time == process.startTime && Int32(exactly: header.pid) == process.processID
+  }
+
+  private static func map(_ path: String, _ process: ProcessIdentity) throws(Complaint) -> UnsafeMutableRawPointer {
+    let file = try open(path, process, O_RDWR)
+    let size = Int(ALLOCS_CONTROL_SIZE)
+    guard file.status.st_size >= size else {
+      throw .truncated(path: path, why: "it has \(file.status.st_size) of \(size) bytes")
+    }
+    guard let header = header(of: file) else {
       throw .notASegment(path: path, why: "it does not begin with a control file's magic")
     }
     guard header.version == ALLOCS_CONTROL_VERSION else {
       throw .otherVersion(
         path: path, found: header.version, known: ALLOCS_CONTROL_VERSION...ALLOCS_CONTROL_VERSION)
     }
-    guard header.start_time == startTime, Int(header.size) == size else {
+    guard isFor(process, header), Int(header.size) == size else {
       throw .notASegment(path: path, why: "it is another process's, or damaged")
     }
-    let mapping = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor, 0)
+    let mapping = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file.descriptor, 0)
     guard let mapping, mapping != MAP_FAILED else {
       throw .system(path: path, operation: "map", why: systemWords(errno))
     }

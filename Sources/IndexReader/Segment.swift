@@ -26,6 +26,8 @@ import SystemAccess
 public struct Segment: ~Copyable, @unchecked Sendable {
   /// The path that the segment was opened at.
   public let path: String
+  /// The process that it is of.
+  public let process: ProcessIdentity
   private let file: MappedFile
   let geometry: Geometry
   let regions: SummaryBits
@@ -39,24 +41,18 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Opens a segment, checks its header against the file, and maps it.
   ///
   /// Throws `.noSuchFile` or `.notPermitted`; `.notASegment`, `.halfWritten` or `.truncated` for a
-  /// file that is none, not yet one, or no longer one, or whose header tells of another process
-  /// than its name; `.otherVersion` for a layout version that this build does not read; `.system`
-  /// if the address space or memory is short.
+  /// file that is none, not yet one, or no longer one, or whose name, header, owner and process don't
+  /// belong together (ProcessIdentity); `.otherVersion` for a layout version that this build does
+  /// not read; `.system` if the address space or memory is short.
   public init(path: String) throws(Complaint) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
-    // Who may ask is decided by the process of the name. A header that names another process would
-    // get that process's mappings told to the owner of this file.
-    if let named = SegmentFile.process(ofPath: path),
-      named.processID != geometry.processID || named.startTime != geometry.startTime
-    {
-      throw .notASegment(
-        path: path, why: "its header is that of process \(geometry.processID), started at \(geometry.startTime)")
-    }
+    let process = try ProcessIdentity(of: file, path: path)
     let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
     let start = mapped.start
     let words = (start + geometry.sections[ALLOCS_SECTION_REGION_BITS].offset).assumingMemoryBound(to: UInt64.self)
     self.path = path
+    self.process = process
     self.geometry = geometry
     self.header = start.assumingMemoryBound(to: allocs_header.self)
     self.sections = (start + MemoryLayout<allocs_header>.offset(of: \.sections)!).assumingMemoryBound(
@@ -133,10 +129,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 
   /// Whether the process still runs: by /proc, or by its lock of the file where /proc does not show
   /// it. A few system calls.
-  public var isProcessAlive: Bool {
-    ProcessLiveness.isAlive(processID: processID, startTime: startTime, offsets: geometry.clockOffsets)
-      || file.file.isLocked
-  }
+  public var isProcessAlive: Bool { process.isAlive || file.file.isLocked }
 
   /// Whether the segment's path still leads to this file. If not, the process, if it runs, has
   /// become another program (exec), whose index is there; or someone removed the file. One system
@@ -158,30 +151,13 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Whether the process holds its lock of the file, wherever it runs. One system call.
   package var isLockedByProcess: Bool { file.file.isLocked }
 
-  /// The id here of a process in another pid namespace, where `processID` is not its own; nil if it
-  /// can't be found. Looks at every process.
-  package var processIDHere: Int32? { ProcessLiveness.processID(ofInner: processID, writing: identity) }
-
-  /// Whether a process with that start time, as /proc shows it to this reader, is the segment's
-  /// process.
-  package func isStart(asRead ticks: UInt64) -> Bool {
-    ProcessLiveness.isSame(startTime, ticks, geometry.clockOffsets, processID)
-  }
-
   /// When the process started, as /proc shows it to this reader. For a process in another time
   /// namespace the number differs from the segment's.
-  package var startTimeHere: UInt64 {
-    guard let offsets = geometry.clockOffsets, offsets.boottime != ClockOffsets.own.boottime,
-      let stat = try? ProcessDirectory(processID: processID).stat(), isStart(asRead: stat.startTime)
-    else { return startTime }
-    return stat.startTime
-  }
+  package var startTimeHere: UInt64 { process.startTimeHere }
 
   /// The offsets that the process's time namespace adds to the machine's clocks. Where the segment
   /// does not have them, the process is asked.
-  package var clockOffsets: ClockOffsets {
-    geometry.clockOffsets ?? ClockOffsets(ofProcess: processID) ?? .none
-  }
+  package var clockOffsets: ClockOffsets { process.clockOffsets }
 
   // MARK: access to tables
 

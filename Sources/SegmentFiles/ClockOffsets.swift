@@ -15,7 +15,13 @@ package struct ClockOffsets: Hashable, Sendable {
 
   /// The offsets of this process; `none` where they can't be known.
   package static let own: ClockOffsets = {
-    guard let offsets = ClockOffsets(ofProcess: "self") else { return none }
+    let descriptor = open("/proc/self/timens_offsets", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return none }
+    defer { close(descriptor) }
+    let text = [UInt8](unsafeUninitializedCapacity: 256) { buffer, count in
+      count = max(0, read(descriptor, buffer.baseAddress, buffer.count))
+    }
+    guard let offsets = ClockOffsets(text: String(decoding: text, as: UTF8.self)) else { return none }
     // The file tells of the namespace of the children that the process will have.
     return offsets == none || link("/proc/self/ns/time") == link("/proc/self/ns/time_for_children") ? offsets : none
   }()
@@ -25,17 +31,10 @@ package struct ClockOffsets: Hashable, Sendable {
     self.boottime = boottime
   }
 
-  /// The offsets that the process with this id hands on to its children: the process's own offsets,
-  /// unless it has called unshare(2). Nil if they can't be read.
-  package init?(ofProcess processID: Int32) { self.init(ofProcess: "\(processID)") }
-
-  private init?(ofProcess name: String) {
-    let descriptor = open("/proc/\(name)/timens_offsets", O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    let text = [UInt8](unsafeUninitializedCapacity: 256) { buffer, count in
-      count = max(0, read(descriptor, buffer.baseAddress, buffer.count))
-    }
+  /// The offsets that the process hands on to its children: the process's own offsets, unless it
+  /// has called unshare(2). Nil if they can't be read.
+  init?(of directory: borrowing ProcessDirectory) {
+    guard let text = try? directory.line("timens_offsets") else { return nil }
     self.init(text: String(decoding: text, as: UTF8.self))
   }
 

@@ -2,6 +2,7 @@
 // Which file it is, whatever its name. A segment of a followed child has no name at first; a
 // directory may be renamed, or be known to another process by another name.
 
+import Bounds
 import ByteText
 import CLibrary
 import Glibc
@@ -51,10 +52,18 @@ enum RunningProcesses {
   }
 
   /// The files that a process has mapped so that it shares what it writes to them, as an agent maps
-  /// a segment.
-  static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber> {
-    guard let text = try? ProcessDirectory(processID: id).read("maps") else { return [] }
-    return text.withUnsafeBytes(writtenFiles)
+  /// a segment. None where the caller may not know; nil if they are too many.
+  static func writtenFiles(ofProcess id: Int32) -> Set<FileNumber>? {
+    guard let directory = try? ProcessDirectory(processID: id) else { return [] }
+    return writtenFiles(of: directory)
+  }
+
+  /// Bytes of the text of /proc/PID/maps that are read: any user can have very many mappings.
+  private static let mostMaps = 32 << 20
+
+  static func writtenFiles(of directory: borrowing ProcessDirectory) -> Set<FileNumber>? {
+    guard let text = try? directory.read("maps", limit: mostMaps) else { return [] }
+    return text.count < mostMaps ? text.withUnsafeBytes(writtenFiles) : nil
   }
 
   /// The files in the text of /proc/PID/maps. Few lines are of such mappings, so the text is
@@ -78,8 +87,24 @@ enum RunningProcesses {
     return files
   }
 
-  /// The files that any process, but this one, has mapped so.
-  static func allWrittenFiles() -> Set<FileNumber> {
-    ids.reduce(into: []) { $0.formUnion(writtenFiles(ofProcess: $1)) }
+  /// Which files any process, but this one, has mapped so.
+  struct WrittenFiles {
+    private var files: Set<FileNumber> = []
+    /// Whether all are known.
+    private var isWhole = true
+
+    init() {
+      var meter = BudgetMeter(interval: 1)
+      for id in RunningProcesses.ids {
+        guard meter.goesOn(), let more = RunningProcesses.writtenFiles(ofProcess: id) else {
+          isWhole = false
+          continue
+        }
+        files.formUnion(more)
+      }
+    }
+
+    /// Whether some process has the file mapped; true also if that is not known.
+    func mayContain(_ file: FileNumber) -> Bool { !isWhole || files.contains(file) }
   }
 }

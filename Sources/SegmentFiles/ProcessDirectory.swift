@@ -11,17 +11,27 @@ import Glibc
 import SharedLayout
 import SystemAccess
 
-/// An open /proc/PID. Everything read through it fails once the process is gone.
+/// An open /proc/PID. Everything read through it fails once the process is gone. Outside of this
+/// module it can only be made for a segment's process (ProcessIdentity.swift).
 package struct ProcessDirectory: ~Copyable {
   package let processID: Int32
   private let descriptor: Int32
+  /// The start time that was seen when it was found to be a segment's process.
+  package internal(set) var startTime: UInt64?
 
   /// Throws the error number of `open`: ENOENT if there is no such process.
-  package init(processID: Int32) throws(ProcError) {
+  init(processID: Int32) throws(ProcError) {
     let descriptor = open("/proc/\(processID)", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard descriptor >= 0 else { throw ProcError(number: errno) }
     self.processID = processID
     self.descriptor = descriptor
+    startTime = nil
+  }
+
+  /// The owner of the directory: the process's effective user, or root if it may not be traced.
+  var effectiveUser: UInt32? {
+    var status = Glibc.stat()
+    return fstat(descriptor, &status) == 0 ? status.st_uid : nil
   }
 
   deinit { close(descriptor) }

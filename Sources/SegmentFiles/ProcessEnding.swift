@@ -61,25 +61,41 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   }
 
   fileprivate static func text(of attribute: String, _ path: String) -> String {
-    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16) { buffer in
-      let size = lgetxattr(path.originalPath, attribute, buffer.baseAddress, buffer.count)
+    let (parent, name) = OpenFile.split(path)
+    guard let directory = try? CheckedDirectory(path: parent),
+      let file = try? OpenedFile(in: directory.descriptor, name)
+    else { return "" }
+    return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16) { buffer in
+      let size = fgetxattr(file.descriptor, attribute, buffer.baseAddress, buffer.count)
       return String(decoding: buffer.prefix(max(0, size)), as: UTF8.self)
     }
   }
 
-  /// Notes the ending with `file`, if that file is still at its path. Returns 0, or the system's
+  /// Notes the ending with `file`, if that file is still at its path, with the rights of the calling
+  /// thread: the owner's are enough (setfsuid(2)). Returns 0, or the system's
   /// number of the error: ENOTSUP where the file system keeps no attributes of users (tmpfs keeps
   /// them since Linux 6.6).
   @discardableResult
   public func note(with file: SegmentFile) -> Int32 { Self.note("\(waitStatus)", in: Self.attribute, of: file) }
 
   fileprivate static func note(_ text: String, in attribute: String, of file: SegmentFile) -> Int32 {
-    let descriptor = open(file.path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else { return errno }
-    defer { close(descriptor) }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0 else { return errno }
-    guard UInt64(status.st_ino) == file.inode, status.st_uid == file.ownerID else { return ENOENT }
+    let (parent, name) = OpenFile.split(file.path)
+    do throws(DirectoryRefusal) {
+      let directory = try CheckedDirectory(path: parent)
+      do throws(FileRefusal) {
+        let opened = try OpenedFile(in: directory.descriptor, name)
+        guard FileNumber(opened.status) == file.number, opened.status.st_uid == file.ownerID else { return ENOENT }
+        return note(text, in: attribute, opened)
+      } catch {
+        return error.code
+      }
+    } catch {
+      return ENOENT
+    }
+  }
+
+  private static func note(_ text: String, in attribute: String, _ file: borrowing OpenedFile) -> Int32 {
+    let (descriptor, status) = (file.descriptor, file.status)
     // A sweep may have taken away the permission to write, which setting an attribute needs.
     let isWritable = status.st_mode & S_IWUSR != 0
     if !isWritable { fchmod(descriptor, status.st_mode & 0o7777 | S_IWUSR) }

@@ -8,68 +8,78 @@
 
 import Glibc
 
-package enum ProcessLiveness {
-  /// Whether the process with this id and start time (field 22 of /proc/PID/stat, proc(5)) runs.
-  /// `offsets`: the offsets of the time namespace that counts the start time; if they are nil, the
-  /// process is asked for its own.
-  package static func isAlive(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
-    guard processID > 0 else { return false }
+enum ProcessLiveness {
+  /// A process as the name of a segment claims it.
+  struct Claim {
+    var processID: Int32
+    var startTime: UInt64
+    /// The offsets of the time namespace that counts the start time; if they are nil, the process
+    /// is asked for its own.
+    var offsets: ClockOffsets?
+    /// The owner of the file.
+    var ownerID: UInt32
+  }
+
+  /// What a claim turns out to be.
+  enum Finding {
+    /// No such process.
+    case none
+    /// It runs.
+    case alive
+    /// It has ended, and its parent has not waited for it.
+    case ended
+    /// Such a process is there, and isn't the owner's.
+    case foreign
+  }
+
+  static func find(_ claim: Claim) -> Finding {
+    guard claim.processID > 0 else { return .none }
     do throws(ProcError) {
-      let directory = try ProcessDirectory(processID: processID)
+      let directory = try ProcessDirectory(processID: claim.processID)
       let stat = try directory.stat()
-      guard isSame(startTime, stat.startTime, offsets, processID) else { return false }
+      guard isSame(claim.startTime, stat.startTime, claim.offsets, directory) else { return .none }
+      guard directory.stranger(to: claim.ownerID) == nil else { return .foreign }
       // The first thread may end before the others, and then stays a zombie for as long as they
       // run.
-      return !stat.isEnded || directory.liveTask() != nil
+      return !stat.isEnded || directory.liveTask() != nil ? .alive : .ended
     } catch {
-      return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
+      return error.isShortage && hasNumber(claim.processID) ? .alive : .none
     }
   }
 
-  /// Whether the process exists, also as a zombie for which its parent has not waited.
-  package static func isPresent(processID: Int32, startTime: UInt64, offsets: ClockOffsets? = nil) -> Bool {
-    guard processID > 0 else { return false }
-    do throws(ProcError) {
-      return isSame(startTime, try ProcessDirectory(processID: processID).stat().startTime, offsets, processID)
-    } catch {
-      return error.isShortage && (kill(processID, 0) == 0 || errno == EPERM)
-    }
+  /// Whether there is a process of that number. For callers without a descriptor left.
+  static func hasNumber(_ processID: Int32) -> Bool { kill(processID, 0) == 0 || errno == EPERM }
+
+  /// The users of the process with this number, whose process it may be; nil if there is none.
+  static func userIDs(processID: Int32) -> [UInt32]? {
+    guard processID > 0, let directory = try? ProcessDirectory(processID: processID) else { return nil }
+    return (try? directory.line("status")).flatMap(userIDs) ?? directory.effectiveUser.map { [$0] }
   }
 
-  /// Whether a start time is the start time that /proc shows of process `processID`, which is
-  /// `found`.
-  package static func isSame(
-    _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ processID: Int32
+  /// The real, effective, saved and file system user in the text of /proc/PID/status.
+  static func userIDs(_ status: [UInt8]) -> [UInt32]? {
+    words(ofLine: "Uid:", in: status)?.compactMap { UInt32($0) }
+  }
+
+  /// Whether a start time is the start time that /proc shows of a process, which is `found`.
+  static func isSame(
+    _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ directory: borrowing ProcessDirectory
   ) -> Bool {
     if let offsets { return offsets.isSameStart(startTime, asRead: found) }
     if startTime == found { return true }
     // The segment can't be opened, or its agent did not note the offsets.
-    return ClockOffsets(ofProcess: processID)?.isSameStart(startTime, asRead: found) ?? false
-  }
-
-  /// The real, effective, saved and file system user ids of a process; nil if it doesn't run.
-  package static func userIDs(processID: Int32) -> [UInt32]? {
-    let text: [UInt8]
-    do throws(ProcError) {
-      text = try ProcessDirectory(processID: processID).line("status")
-    } catch {
-      guard error.isShortage else { return nil }
-      // The owner of the directory: the process's effective user, or root if it may not be traced.
-      var status = stat()
-      return stat("/proc/\(processID)", &status) == 0 ? [status.st_uid] : nil
-    }
-    return words(ofLine: "Uid:", in: text)?.compactMap { UInt32($0) }
+    return ClockOffsets(of: directory)?.isSameStart(startTime, asRead: found) ?? false
   }
 
   /// The id, as this reader counts, of the process that has `file` mapped for writing, and that has
   /// the id `inner` in the innermost pid namespace that it is in; nil if there is none, or it may
   /// not be seen. Looks at every process.
-  package static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
+  static func processID(ofInner inner: Int32, writing file: FileNumber) -> Int32? {
     RunningProcesses.ids.first { id in
       guard id != inner, let text = try? ProcessDirectory(processID: id).line("status"),
         let ids = words(ofLine: "NSpid:", in: text), ids.count > 1, ids.last == "\(inner)"
       else { return false }
-      return RunningProcesses.writtenFiles(ofProcess: id).contains(file)
+      return RunningProcesses.writtenFiles(ofProcess: id)?.contains(file) == true
     }
   }
 

@@ -8,8 +8,11 @@
 // - When a process died is written nowhere: it may have been killed. The first sweep that finds a
 //   segment dead takes away its owner's permission to write, which nobody needs any more; the time
 //   of that change (st_ctime) starts its age.
-// - If the segments of dead processes are more, or take more bytes, than the policy allows, the
-//   oldest go first, whatever their age.
+// - If an owner's segments of dead processes are more, or take more bytes, than the policy allows,
+//   that owner's oldest go first, whatever their age. What one user leaves takes no room from
+//   others.
+// - All is done by the directory's descriptor and a name in it, and only to a regular file with no
+//   second name that is the file looked at. It needs the rights of the files' owner alone.
 
 import Glibc
 import SystemAccess
@@ -18,18 +21,27 @@ import SystemAccess
 public struct RetentionPolicy: Hashable, Sendable {
   /// Seconds since a sweep first found the process dead.
   public var maximumAge: Double
-  /// Bytes of memory that all segments of dead processes in a directory may take.
+  /// Bytes of memory that an owner's segments of dead processes in a directory may take.
   public var maximumBytes: UInt64
-  /// Segments of dead processes that a directory may hold.
+  /// Segments of dead processes that an owner may have in a directory.
   public var maximumCount: UInt64
+  /// Of these, segments of processes that ran their exit handlers. Others are looked at for longer.
+  public var maximumExited: UInt64
 
   /// By default a day; a gibibyte, as a tmpfs takes memory from the machine; and a thousand, as
   /// each segment is looked at whenever a process is asked about.
-  public init(maximumAge: Double = 86_400, maximumBytes: UInt64 = 1 << 30, maximumCount: UInt64 = 1000) {
+  public init(
+    maximumAge: Double = 86_400, maximumBytes: UInt64 = 1 << 30, maximumCount: UInt64 = 1000,
+    maximumExited: UInt64 = .max
+  ) {
     self.maximumAge = maximumAge
     self.maximumBytes = maximumBytes
     self.maximumCount = maximumCount
+    self.maximumExited = maximumExited
   }
+
+  /// Where no server sweeps, and nobody has said what is to be kept: little.
+  public static let unserved = RetentionPolicy(maximumCount: 256, maximumExited: 64)
 }
 
 /// The files that a sweep removed, and the files that it left.
@@ -63,7 +75,9 @@ extension SegmentDirectory {
     for path in directories ?? searchPaths {
       // A directory that can't be read now, because descriptors are short, is left to the next
       // sweep.
-      guard let directory = try? OpenDirectory(path: path), let names = try? directory.names() else { continue }
+      guard let directory = try? OpenDirectory(path: path),
+        let names = try? directory.names(where: \.isSegment).names
+      else { continue }
       directory.sweep(names, policy, sweep, &result)
     }
     return result
@@ -72,9 +86,9 @@ extension SegmentDirectory {
   /// Sweeps the segments of `ofUser` in each of `directories` that no server sweeps by limits of
   /// its own. For programs that start a process.
   public static func sweepUnlessServed(
-    _ policy: RetentionPolicy = RetentionPolicy(), in directories: [String]? = nil, ofUser: UInt32 = geteuid()
+    _ policy: RetentionPolicy = .unserved, in directories: [String]? = nil, ofUser: UInt32 = geteuid()
   ) {
-    let unserved = (directories ?? searchPaths).filter { !SweeperMark.isHeld(in: $0, by: [0, ofUser]) }
+    let unserved = (directories ?? searchPaths).filter { !SweeperMark.isHeld(in: $0, for: ofUser) }
     sweep(policy, in: unserved, ofUser: ofUser)
   }
 
@@ -92,7 +106,7 @@ extension SegmentDirectory {
     let sweep = Sweep(time: SystemClock.now(), user: ofUser, isTrial: isTrial)
     for path in directories ?? searchPaths {
       guard let directory = try OpenDirectory(path: path) else { continue }
-      directory.prune(try directory.names(), olderThan: age, lastSign, sweep, &result)
+      directory.prune(try directory.names { _ in true }.names, olderThan: age, lastSign, sweep, &result)
     }
     return result
   }
@@ -106,7 +120,7 @@ private final class Sweep {
   let isTrial: Bool
   /// The files that all processes write to; looked up when a file is met that doesn't tell by
   /// itself whether it is in use.
-  lazy var writtenFiles = RunningProcesses.allWrittenFiles()
+  lazy var writtenFiles = RunningProcesses.WrittenFiles()
 
   init(time: Double, user: UInt32?, isTrial: Bool) {
     self.time = time
@@ -122,91 +136,118 @@ private final class Sweep {
 
 extension OpenDirectory {
   fileprivate func sweep(
-    _ names: [String], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
+    _ names: [Name], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
   ) {
     let time = sweep.time
-    var dead = dead(names, sweep)
-    // Newest first: segments are kept from the front on, until the policy's limits are reached.
     func deathTime(_ file: SegmentFile) -> Double { file.isMarkedDead ? file.changed : time }
-    dead.sort { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
-    var bytes: UInt64 = 0
-    var count: UInt64 = 0
-    for file in dead {
-      let (sum, overflow) = bytes.addingReportingOverflow(file.allocatedBytes)
-      let isTooOld = time - deathTime(file) > policy.maximumAge
-      if isTooOld || overflow || sum > policy.maximumBytes || count >= policy.maximumCount {
-        remove(file, sweep, &result)
-      } else {
-        bytes = sum
-        count += 1
-        result.kept.append(file)
+    for (_, found) in Dictionary(grouping: dead(names, policy, sweep, &result), by: \.ownerID) {
+      // Newest first: segments are kept from the front on, until the policy's limits are reached.
+      let dead = found.sorted { (deathTime($0), $0.modified) > (deathTime($1), $1.modified) }
+      var bytes: UInt64 = 0
+      var (count, exited): (UInt64, UInt64) = (0, 0)
+      for file in dead {
+        let (sum, overflow) = bytes.addingReportingOverflow(file.allocatedBytes)
+        let isTooOld = time - deathTime(file) > policy.maximumAge
+        let hasExited = policy.maximumExited < policy.maximumCount && hasExited(file)
+        if isTooOld || overflow || sum > policy.maximumBytes || count >= policy.maximumCount
+          || hasExited && exited >= policy.maximumExited
+        {
+          remove(file, sweep, &result)
+        } else {
+          bytes = sum
+          count += 1
+          if hasExited { exited += 1 }
+          result.kept.append(file)
+        }
       }
     }
   }
 
+  private func hasExited(_ file: SegmentFile) -> Bool {
+    let name = SegmentFile.name(processID: file.processID, startTime: file.startTime)
+    return SegmentEvidence(directory: descriptor, name: name)?.hasExited == true
+  }
+
   /// The segments of ended processes that the sweep is about. Segments that are found dead for the
-  /// first time are marked.
-  private func dead(_ names: [String], _ sweep: Sweep) -> [SegmentFile] {
-    names.compactMap { name in
-      guard let process = SegmentFile.parse(name: name),
-        let file = segment(name: name, processID: process.processID, startTime: process.startTime),
+  /// first time are marked. If an owner has far more than the policy lets stay, those that the
+  /// directory names last are removed at once; a tmpfs names the newest first.
+  private func dead(
+    _ names: [Name], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
+  ) -> [SegmentFile] {
+    let most = max(UInt64(SegmentDirectory.mostOfOwner), policy.maximumCount)
+    var looked: [UInt32: UInt64] = [:]
+    return names.compactMap { name in
+      guard name.isSegment else { return nil }
+      let text = name.segment
+      guard let file = segment(name: text, processID: name.processID, startTime: name.startTime),
         sweep.mayRemove(ofUser: file.ownerID)
       else { return nil }
+      looked[file.ownerID, default: 0] += 1
+      guard looked[file.ownerID, default: 0] <= most else {
+        if !file.isLive { remove(file, sweep, &result) }
+        return nil
+      }
       // A mark goes that was made by a sweep that did not know that the process is in another
       // namespace: the age begins when the process ends.
-      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(name, file, isDead: !file.isLive) }
+      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(text, file, isDead: !file.isLive) }
       return file.isLive ? nil : file
     }
   }
 
   fileprivate func prune(
-    _ names: [String], olderThan age: Double, _ lastSign: (SegmentFile) -> Double, _ sweep: Sweep,
+    _ names: [Name], olderThan age: Double, _ lastSign: (SegmentFile) -> Double, _ sweep: Sweep,
     _ result: inout SweepResult
   ) {
-    for file in dead(names, sweep) {
+    let segments = names.filter(\.isSegment)
+    for name in segments {
+      guard let file = segment(name: name.segment, processID: name.processID, startTime: name.startTime),
+        sweep.mayRemove(ofUser: file.ownerID), !file.isLive
+      else { continue }
       if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : lastSign(file)) >= age {
         remove(file, sweep, &result)
       } else {
         result.kept.append(file)
+        if !sweep.isTrial, !file.isMarkedDead { mark(name.segment, file, isDead: true) }
       }
     }
-    let present = Set(names)
-    for name in names where name.hasSuffix(".ctl") {
-      let segment = String(name.dropLast(3)) + "seg"
-      guard let process = SegmentFile.parse(name: segment), !present.contains(segment) else { continue }
-      removeControl(name, process.processID, process.startTime, olderThan: age, sweep, &result)
+    let present = Set(segments)
+    for name in names where !name.isSegment {
+      var segment = name
+      segment.isSegment = true
+      if !present.contains(segment) { removeControl(name, olderThan: age, sweep, &result) }
     }
   }
 
   /// Removes a control file whose segment somebody has removed, if no process has it mapped.
-  private func removeControl(
-    _ name: String, _ processID: Int32, _ startTime: UInt64, olderThan age: Double, _ sweep: Sweep,
-    _ result: inout SweepResult
-  ) {
+  private func removeControl(_ name: Name, olderThan age: Double, _ sweep: Sweep, _ result: inout SweepResult) {
     var status = stat()
-    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG,
-      sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age,
-      !ProcessLiveness.isAlive(processID: processID, startTime: startTime),
-      !sweep.writtenFiles.contains(FileNumber(status))
+    let path = "\(path)/\(name.control)"
+    guard fstatat(descriptor, name.control, &status, AT_SYMLINK_NOFOLLOW) == 0, isOrdinary(status),
+      sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age
     else { return }
+    let claim = ProcessLiveness.Claim(
+      processID: name.processID, startTime: name.startTime, offsets: nil, ownerID: status.st_uid)
+    guard ProcessLiveness.find(claim) != .alive, !sweep.writtenFiles.mayContain(FileNumber(status)) else { return }
     if !sweep.isTrial {
-      guard unlinkat(descriptor, name, 0) == 0 else {
-        result.failed["\(path)/\(name)"] = systemWords(errno)
+      guard unlinkat(descriptor, name.control, 0) == 0 else {
+        result.failed[path] = systemWords(errno)
         return
       }
     }
-    result.removedControls.append("\(path)/\(name)")
-    result.removedBytes += UInt64(max(0, status.st_blocks)) * 512
+    result.removedControls.append(path)
+    result.removedBytes += UInt64(max(0, status.st_blocks)) &* 512
+  }
+
+  private func isOrdinary(_ status: stat) -> Bool {
+    IgnoredFile.Reason(ofFile: status) == nil && checked.canHaveFile(of: status.st_uid)
   }
 
   private func mark(_ name: String, _ found: SegmentFile, isDead: Bool) {
-    let file = openat(descriptor, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-    guard file >= 0 else { return }
-    defer { close(file) }
-    var status = stat()
-    guard fstat(file, &status) == 0, UInt64(status.st_ino) == found.inode else { return }
-    let mode = status.st_mode & 0o7777
-    fchmod(file, isDead ? mode & ~S_IWUSR : mode | S_IWUSR)
+    guard let file = try? OpenedFile(in: descriptor, name), FileNumber(file.status) == found.number,
+      file.status.st_uid == found.ownerID
+    else { return }
+    let mode = file.status.st_mode & 0o7777
+    fchmod(file.descriptor, isDead ? mode & ~S_IWUSR : mode | S_IWUSR)
   }
 
   private func remove(_ file: SegmentFile, _ sweep: Sweep, _ result: inout SweepResult) {
@@ -214,7 +255,7 @@ extension OpenDirectory {
     // The file must still be the file that was found, and its process dead. Names are not used
     // again, so no process can come to life under this name between this check and the removal.
     guard let present = segment(name: name, processID: file.processID, startTime: file.startTime),
-      present.inode == file.inode, !present.isLive
+      present.number == file.number, present.ownerID == file.ownerID, !present.isLive
     else { return }
     guard !isInUse(present, name, sweep) else {
       result.kept.append(file)
@@ -222,31 +263,33 @@ extension OpenDirectory {
     }
     let control = String(name.dropLast(3)) + "ctl"
     var status = stat()
-    let controlBytes =
-      fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+    let hasControl =
+      fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 && status.st_uid == file.ownerID
+      && isOrdinary(status)
+    let controlBytes = hasControl ? UInt64(max(0, status.st_blocks)) &* 512 : 0
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
         result.failed[file.path] = systemWords(errno)
         return
       }
-      unlinkat(descriptor, control, 0)
+      if hasControl { unlinkat(descriptor, control, 0) }
     }
     result.removed.append(file)
-    result.removedBytes += file.allocatedBytes &+ controlBytes
+    result.removedBytes &+= file.allocatedBytes &+ controlBytes
   }
 
   /// Whether any process has the file mapped as an agent does, though no process of its id runs.
   private func isInUse(_ file: SegmentFile, _ name: String, _ sweep: Sweep) -> Bool {
-    guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity.inode == file.inode
+    guard let evidence = SegmentEvidence(directory: descriptor, name: name), evidence.identity == file.number
     else {
       // The file is gone, or the caller may not open it, and so it is no segment of the caller's.
       return true
     }
     if evidence.isLocked { return true }
-    if RunningProcesses.writtenFiles(ofProcess: file.processID).contains(evidence.identity), file.processID != getpid()
-    {
-      return true
+    if file.processID != getpid() {
+      let written = RunningProcesses.writtenFiles(ofProcess: file.processID)
+      if written?.contains(evidence.identity) ?? true { return true }
     }
-    return !evidence.tellsUse && sweep.writtenFiles.contains(evidence.identity)
+    return !evidence.tellsUse && sweep.writtenFiles.mayContain(evidence.identity)
   }
 }

@@ -20,25 +20,20 @@ struct SegmentEvidence {
   let isLocked: Bool
   /// Whether the agent took the lock, so that a file that is not locked is in nobody's use.
   let tellsUse: Bool
+  /// Whether the process ran its exit handlers.
+  let hasExited: Bool
 
   /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be
   /// opened.
   init?(directory: Int32, name: String) {
-    let descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    self.init(descriptor: descriptor)
-  }
-
-  init?(descriptor: Int32) {
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
-    identity = FileNumber(status)
-    isLocked = Self.isLocked(descriptor)
-    guard let header = SegmentHeader(descriptor: descriptor)?.fields else {
-      (offsets, tellsUse) = (nil, false)
+    guard let file = try? OpenedFile(in: directory, name) else { return nil }
+    identity = FileNumber(file.status)
+    isLocked = Self.isLocked(file.descriptor)
+    guard let header = SegmentHeader(descriptor: file.descriptor)?.fields else {
+      (offsets, tellsUse, hasExited) = (nil, false, false)
       return
     }
+    hasExited = header.state == ALLOCS_STATE_EXITED.rawValue
     offsets = ClockOffsets(header)
     tellsUse = header.identity & ALLOCS_IDENTITY_LOCKED.rawValue != 0
   }

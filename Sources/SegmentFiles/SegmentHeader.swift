@@ -25,12 +25,9 @@ package struct SegmentHeader {
   /// Bytes at the file's start that hold a header of any version that this reader takes.
   package static let size = MemoryLayout<allocs_header>.size
 
-  /// Reads the header of `file`.
+  /// The header of `file`, as it was when the file was opened.
   package init(of file: borrowing OpenFile, path: String) throws(Complaint) {
-    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.size, alignment: 8)
-    defer { bytes.deallocate() }
-    let count = try file.readStart(into: bytes, path: path)
-    try self.init(UnsafeRawBufferPointer(rebasing: bytes[..<count]), path: path)
+    self = try file.withStart { (bytes) throws(Complaint) in try SegmentHeader(bytes, path: path) }
   }
 
   /// Of an open file; nil if this reader can't read it.
@@ -50,7 +47,7 @@ package struct SegmentHeader {
     guard bytes.count >= versionEnd else {
       throw .truncated(path: path, why: "it has only \(bytes.count) bytes")
     }
-    let version = bytes.load(fromByteOffset: 8, as: UInt32.self)
+    let version = bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
     let presentSize = Int(allocs_header_size(version))
     guard presentSize > 0 else {
       let known = ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION

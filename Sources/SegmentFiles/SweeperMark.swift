@@ -79,19 +79,27 @@ public struct SweeperMark: ~Copyable {
 
   private static func name(of user: UInt32) -> String { "allocsd.\(user).sweeps" }
 
-  /// Whether a server of one of `users` sweeps the directory.
-  static func isHeld(in directory: String, by users: Set<UInt32>) -> Bool {
-    users.contains { user in
-      let path = "\(directory)/\(name(of: user))"
-      var status = stat()
-      guard lstat(path.originalPath, &status) == 0, status.st_uid == user, status.st_mode & S_IFMT == S_IFREG else {
-        return false
+  /// Whether a server sweeps the segments of `user` in the directory at `path`: one that has its
+  /// mark there, of that user or of root's; or root's that has its mark in root's directory, which
+  /// sweeps the directories of all users.
+  static func isHeld(in path: String, for user: UInt32) -> Bool {
+    if isHeld(in: path, byOneOf: [0, user]) { return true }
+    return SharedDirectories.Place(path: path) != nil && isHeld(in: SharedDirectories.ofRoot, byOneOf: [0])
+  }
+
+  private static func isHeld(in path: String, byOneOf users: Set<UInt32>) -> Bool {
+    guard let directory = try? CheckedDirectory(path: path) else { return false }
+    return users.contains { user in
+      do throws(FileRefusal) {
+        let mark = try OpenedFile(in: directory.descriptor, name(of: user))
+        return mark.status.st_uid == user && SegmentEvidence.isLocked(mark.descriptor)
+      } catch {
+        guard case .system(let code) = error, code == EACCES || code == EPERM else { return false }
+        // A mark that may not be opened is that of root's server.
+        var status = stat()
+        return fstatat(directory.descriptor, name(of: user), &status, AT_SYMLINK_NOFOLLOW) == 0
+          && status.st_uid == user && status.st_mode & S_IFMT == S_IFREG
       }
-      let descriptor = open(path.originalPath, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-      // A mark that may not be opened belongs to root's server.
-      guard descriptor >= 0 else { return true }
-      defer { close(descriptor) }
-      return SegmentEvidence.isLocked(descriptor)
     }
   }
 }

@@ -17,22 +17,37 @@ public enum SocketLocation {
     return path.isEmpty ? nil : path
   }
 
-  /// The sockets that a client tries, in this order, where none was named.
-  public static var defaults: [String] { SharedDirectories.paths.map { "\($0)/\(fileName)" } }
+  /// Where root's server listens.
+  public static var ofRoot: String { "\(SharedDirectories.ofRoot)/\(fileName)" }
 
-  /// Where a server listens if none was named: in the first of the directories that exists, else in the last.
-  public static var serverDefault: String {
-    let directory = SharedDirectories.paths.first { path in
-      var status = stat()
-      return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-    }
-    return "\(directory ?? SharedDirectories.fallback)/\(fileName)"
+  /// The sockets that a client tries, in this order, where none was named: in the user's own directories, then where
+  /// root's server is, then where root's server of the layout before is.
+  public static var defaults: [String] {
+    let own = SharedDirectories.Place.own(ofUser: geteuid())
+    return (own + [.common, .former]).map { "\($0.path)/\(fileName)" }
   }
 
-  /// Makes the directory of the socket `path`, if that is a shared directory and is missing. A directory that the user
-  /// named is not made.
+  /// Where a server listens if none was named: root's in root's directory, a user's in the user's own.
+  public static var serverDefault: String {
+    if geteuid() == 0 { return ofRoot }
+    let own = SharedDirectories.Place.own(ofUser: geteuid())
+    let there = own.first { place in
+      guard let directory = try? CheckedDirectory(path: place.path) else { return false }
+      return directory.ownerID == geteuid()
+    }
+    // The directory in /run/user is made where that of its user is there.
+    let session = "/run/user/\(geteuid())"
+    let canBeMade = own.first { $0.path.hasPrefix(session + "/") && access(session, W_OK) == 0 }
+    return "\((there ?? canBeMade ?? own[own.count - 1]).path)/\(fileName)"
+  }
+
+  /// Makes the directory of the socket `path`, if that is a default one and is missing. A directory that the user named
+  /// is not made.
   public static func prepareDirectory(of path: String) throws(Complaint) {
-    guard let directory = SharedDirectories.paths.first(where: { path == "\($0)/\(fileName)" }) else { return }
-    try SharedDirectories.make(directory)
+    if path == ofRoot, geteuid() == 0 {
+      _ = try SharedDirectories.makeRootsDirectory()
+    } else if SharedDirectories.Place.own(ofUser: geteuid()).contains(where: { path == "\($0.path)/\(fileName)" }) {
+      _ = try SharedDirectories.makeOwn()
+    }
   }
 }

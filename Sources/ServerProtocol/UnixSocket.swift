@@ -54,23 +54,53 @@ public struct UnixSocket: ~Copyable {
     return UnixSocket(adopting: descriptor)
   }
 
+  /// How long a server may keep a client waiting until it takes the connection, in seconds: its queue may be full.
+  private static let patience = 1
+
   /// A connection to the server that listens at `path`. `code` of the complaint is ENOENT or ECONNREFUSED if no server
-  /// does.
-  public static func connected(to path: String) throws(Complaint) -> UnixSocket {
-    let socket = try create()
-    let result = try withAddress(of: path) { connect(socket.descriptor, $0, $1) }
-    guard result == 0 else {
-      let code = errno
+  /// does, EAGAIN if the server doesn't take connections.
+  ///
+  /// `isTrusted`: the socket must be root's or the caller's, and so must the server: else anybody who can put a socket
+  /// there could tell false answers. The socket's owner is looked at before anything is connected to it.
+  public static func connected(to path: String, isTrusted: Bool = false) throws(Complaint) -> UnixSocket {
+    func refusal(_ code: Int32) -> Complaint {
       let advice =
         switch code {
         case ENOENT, ECONNREFUSED: "start allocsd, or leave --socket out to read the segments directly"
         case EACCES, EPERM: "run as a user who may write to the socket"
+        case EAGAIN: "it is overloaded, or does not serve; try again, or use --direct"
         default: "check the path"
         }
-      throw Complaint(
-        .obstacle, what: "cannot connect to the server at \(path): \(systemWords(code))", advice: advice, code: code)
+      let why = code == EAGAIN ? "it did not take the connection within \(patience) s" : systemWords(code)
+      return Complaint(.obstacle, what: "cannot connect to the server at \(path): \(why)", advice: advice, code: code)
     }
+    let file = open(path.originalPath, __O_PATH | O_CLOEXEC | (isTrusted ? O_NOFOLLOW : 0))
+    guard file >= 0 else { throw refusal(errno) }
+    defer { close(file) }
+    var status = stat()
+    guard fstat(file, &status) == 0 else { throw refusal(errno) }
+    guard status.st_mode & S_IFMT == S_IFSOCK else { throw refusal(ECONNREFUSED) }
+    try check(isTrusted, status.st_uid, "the socket at \(path) belongs to")
+    let socket = try create()
+    // Of all calls of this socket, only connect counts this time so far.
+    var time = timeval(tv_sec: patience, tv_usec: 0)
+    setsockopt(socket.descriptor, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+    // By the descriptor: the name may lead to another socket by now. Where no /proc is mounted, the name has to do.
+    var result = try withAddress(of: "/proc/self/fd/\(file)") { connect(socket.descriptor, $0, $1) }
+    if result != 0, errno == ENOENT { result = try withAddress(of: path) { connect(socket.descriptor, $0, $1) } }
+    guard result == 0 else { throw refusal(errno) }
+    time.tv_sec = 0
+    setsockopt(socket.descriptor, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+    try check(isTrusted, try socket.peer().userID, "the server at \(path) runs as")
     return socket
+  }
+
+  private static func check(_ isTrusted: Bool, _ user: UInt32, _ what: String) throws(Complaint) {
+    guard !isTrusted || user == 0 || user == geteuid() else {
+      throw Complaint(
+        .obstacle, what: "\(what) user \(user), neither root nor you", advice: "name it with --socket to trust it",
+        code: EPERM)
+    }
   }
 
   /// The process at the other end (SO_PEERCRED).

@@ -1,30 +1,359 @@
 // SPDX-License-Identifier: Apache-2.0
-// The directories in which agents put their segments and allocsd its socket, where neither was told another place.
+// The directories in which agents put their segments and allocsd its socket, where neither was told another place:
+// which there are (allocs_directories.h), which of them can be trusted, and how they are made.
+//
+// A directory that anybody could have put there is opened step by step, by descriptors, and looked at before anything
+// is done in it. What is done in it is done relative to its descriptor.
 
+import ByteText
 import Glibc
 import SharedLayout
 
-/// The directories that all users share.
+/// The directories of segments, by path.
 public enum SharedDirectories {
-  /// In the order in which they are tried. They need not exist: systemd-tmpfiles makes the first one, and whoever needs
-  /// a directory first makes the last one.
-  public static let paths = (0..<ALLOCS_SHARED_DIRECTORIES).compactMap { index in
-    allocs_shared_directory(index).map { String(cString: $0) }
+  /// The kinds of directories, in the order in which an agent tries them, and the kind that is only read.
+  public enum Place: Hashable, Sendable {
+    /// `/run/allocs/U` of user U, made by root.
+    case ofRoot(user: UInt32)
+    /// `/run/allocs`, in which all users have their files in the layout before.
+    case common
+    /// `/run/user/U/allocs`.
+    case ofSession(user: UInt32)
+    /// `/dev/shm/allocs-U`.
+    case inMemory(user: UInt32)
+    /// `/dev/shm/allocs`, in which all users have their files in the layout before.
+    case former
+
+    var number: UInt32 {
+      switch self {
+      case .ofRoot: ALLOCS_PLACE_OF_ROOT.rawValue
+      case .common: ALLOCS_PLACE_COMMON.rawValue
+      case .ofSession: ALLOCS_PLACE_OF_SESSION.rawValue
+      case .inMemory, .former: ALLOCS_PLACE_IN_MEMORY.rawValue
+      }
+    }
+
+    /// The directory in which this one is; nil for the common ones, which are opened by their whole path.
+    var parent: String? {
+      let text = String(cString: allocs_parent_of_place(number))
+      return switch self {
+      case .ofRoot, .inMemory: text
+      case .ofSession(let user): text + "\(user)"
+      case .common, .former: nil
+      }
+    }
+
+    var name: String {
+      let text = String(cString: allocs_name_of_place(number))
+      return switch self {
+      case .ofRoot(let user), .inMemory(let user): text + "\(user)"
+      case .ofSession, .common, .former: text
+      }
+    }
+
+    public var path: String {
+      switch self {
+      case .common: String(cString: allocs_parent_of_place(number))
+      case .former: String(cString: allocs_former_directory())
+      default: "\(parent ?? "")/\(name)"
+      }
+    }
+
+    /// Whether files of many users are in it.
+    public var isCommon: Bool { self == .common || self == .former }
+
+    /// The place that has this path; nil for any other path.
+    public init?(path: String) {
+      if let place = [Place.common, .former].first(where: { $0.path == path }) {
+        self = place
+        return
+      }
+      let digits = path.utf8.drop { $0 < 0x30 || $0 > 0x39 }.prefix { $0 >= 0x30 && $0 <= 0x39 }
+      guard let user = UInt32(String(decoding: digits, as: UTF8.self)),
+        let place = Self.own(ofUser: user).first(where: { $0.path == path })
+      else { return nil }
+      self = place
+    }
+
+    /// The places of a user's own directories, in the order in which they are tried.
+    public static func own(ofUser user: UInt32) -> [Place] {
+      [.ofRoot(user: user), .ofSession(user: user), .inMemory(user: user)]
+    }
   }
 
-  /// The directory that is made where neither exists.
-  public static var fallback: String { paths[paths.count - 1] }
+  /// The directory that root makes: it has root's socket, and a directory for each user.
+  public static let ofRoot = Place.common.path
 
-  /// Makes `directory` with mode 1777, unless there is something of that name: all users may put files there, and the
-  /// sticky bit keeps them from removing each other's.
-  public static func make(_ directory: String) throws(Complaint) {
-    if mkdir(directory, 0o1777) == 0 {
-      // mkdir takes the umask off.
-      chmod(directory, 0o1777)
-    } else if errno != EEXIST {
-      throw Complaint(
-        .obstacle, what: "cannot create \(directory): \(systemWords(errno))",
-        advice: "create it with mode 1777, or set ALLOCS_DIR", code: errno)
+  /// Where an agent of `user` puts its segment: in the first of these that is there, or can be made, and is trusted.
+  public static func tried(byUser user: UInt32) -> [Place] {
+    [.ofRoot(user: user), .common, .ofSession(user: user), .inMemory(user: user)]
+  }
+
+  /// Where segments that `user` may read can be. For root: those of all users.
+  public static func searched(byUser user: UInt32) -> [Place] {
+    guard user == 0 else { return tried(byUser: user) + others(ofUser: user) + [.former] }
+    let ofRoot = numbers(in: Place.common.path, behind: "").map { Place.ofRoot(user: $0) }
+    let sessions = numbers(in: String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number)), behind: "")
+    return ofRoot + [.common] + sessions.map { .ofSession(user: $0) } + others(ofUser: nil) + [.former]
+  }
+
+  /// The directories in memory that belong to `user` (nil: to anybody), whatever number their names have: in a user
+  /// namespace, a user has another number. Without a user's own of the right number, which `tried` has.
+  private static func others(ofUser user: UInt32?) -> [Place] {
+    let place = Place.inMemory(user: user ?? 0)
+    let parent = String(cString: allocs_parent_of_place(place.number))
+    return numbers(in: parent, behind: String(cString: allocs_name_of_place(place.number))).compactMap { number in
+      guard let user else { return .inMemory(user: number) }
+      var status = stat()
+      guard number != user, lstat("\(Place.inMemory(user: number).path)", &status) == 0, status.st_uid == user else {
+        return nil
+      }
+      return .inMemory(user: number)
     }
+  }
+
+  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names there
+  /// hides the later ones.
+  private static func numbers(in path: String, behind prefix: String) -> [UInt32] {
+    guard let stream = opendir(path) else { return [] }
+    defer { closedir(stream) }
+    var found: [UInt32] = []
+    var seen = 0
+    let (mostSeen, mostFound) = (1 << 16, 4096)
+    while seen < mostSeen, found.count < mostFound, let entry = readdir(stream) {
+      seen += 1
+      let number = withUnsafeBytes(of: &entry.pointee.d_name) { bytes -> UInt32? in
+        let name = bytes.prefix { $0 != 0 }
+        guard name.starts(with: prefix.utf8), name.count <= prefix.utf8.count + 10 else { return nil }
+        let text = String(decoding: name.dropFirst(prefix.utf8.count), as: UTF8.self)
+        guard let number = UInt32(text), "\(number)" == text else { return nil }
+        return number
+      }
+      if let number { found.append(number) }
+    }
+    return found.sorted()
+  }
+
+  // MARK: making them
+
+  /// Makes root's directory, if it is missing, and says whether all users may put files there, as in the layout before.
+  /// For root.
+  public static func makeRootsDirectory() throws(Complaint) -> Bool {
+    if mkdir(ofRoot, 0o755) == 0 {
+      // mkdir takes the umask off. In /run nobody but root can have put anything else in its place.
+      let descriptor = open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+      if descriptor >= 0 {
+        fchmod(descriptor, 0o755)
+        close(descriptor)
+      }
+    } else if errno != EEXIST {
+      throw Complaint(.obstacle, what: "cannot create \(ofRoot): \(systemWords(errno))", code: errno)
+    }
+    do throws(DirectoryRefusal) {
+      return try CheckedDirectory(path: ofRoot).isShared
+    } catch {
+      throw error.complaint(ofRoot, "remove it, and start allocsd again")
+    }
+  }
+
+  /// Makes the directory of `user` in root's directory, if it is missing. For root. Returns its path; nil where root's
+  /// directory is of the layout before, in which users have no directories.
+  public static func makeDirectory(ofUser user: UInt32) throws(Complaint) -> String? {
+    let place = Place.ofRoot(user: user)
+    do throws(DirectoryRefusal) {
+      let parent = try CheckedDirectory(path: ofRoot)
+      guard !parent.isShared else { return nil }
+      if mkdirat(parent.descriptor, place.name, 0o700) == 0 {
+        let made = allocs_open_in(parent.descriptor, place.name, O_RDONLY | O_DIRECTORY)
+        guard made >= 0 else { throw DirectoryRefusal(code: -made) }
+        defer { close(made) }
+        guard fchmod(made, 0o700) == 0, fchown(made, user, UInt32.max) == 0 else {
+          let code = errno
+          unlinkat(parent.descriptor, place.name, Int32(AT_REMOVEDIR))
+          throw DirectoryRefusal(code: code)
+        }
+      } else if errno != EEXIST {
+        throw DirectoryRefusal(code: errno)
+      }
+      guard try CheckedDirectory(path: place.path).ownerID == user else { throw .untrusted("it isn't user \(user)'s") }
+      return place.path
+    } catch {
+      throw error.complaint(place.path, "remove it as root")
+    }
+  }
+
+  /// A directory of the calling user's own, made if there is none yet. Throws if each place is taken by others, or may
+  /// not be written to.
+  public static func makeOwn() throws(Complaint) -> String {
+    let user = geteuid()
+    var why: [String] = []
+    for place in Place.own(ofUser: user) {
+      do throws(DirectoryRefusal) {
+        try make(place)
+        let directory = try CheckedDirectory(path: place.path)
+        guard directory.ownerID == user else { throw .untrusted("it belongs to user \(directory.ownerID)") }
+        return place.path
+      } catch {
+        why.append("\(place.path): \(error)")
+      }
+    }
+    throw Complaint(
+      .obstacle, what: "there is no directory of user \(user) for indexes (\(why.joined(separator: "; ")))",
+      advice: "start allocsd as root, which makes one, or set ALLOCS_DIR")
+  }
+
+  private static func make(_ place: Place) throws(DirectoryRefusal) {
+    guard let parentPath = place.parent else { return }
+    if case .ofRoot = place { return }
+    let parent = try CheckedDirectory.parent(of: place, parentPath)
+    defer { close(parent) }
+    guard mkdirat(parent, place.name, 0o700) == 0 else {
+      if errno == EEXIST { return }
+      throw DirectoryRefusal(code: errno)
+    }
+    // The umask may have taken bits off.
+    let made = allocs_open_in(parent, place.name, O_RDONLY | O_DIRECTORY)
+    guard made >= 0 else { return }
+    var status = stat()
+    if fstat(made, &status) == 0, status.st_uid == geteuid() { fchmod(made, 0o700) }
+    close(made)
+  }
+}
+
+/// Why a directory is not used.
+public enum DirectoryRefusal: Error, Hashable, Sendable, CustomStringConvertible {
+  case missing
+  case notPermitted
+  /// Descriptors or memory are short.
+  case shortage(Int32)
+  case system(Int32)
+  /// Somebody else could do harm in it, for this reason.
+  case untrusted(String)
+
+  public init(code: Int32) {
+    switch code {
+    case ENOENT, ENOTDIR: self = .missing
+    case EACCES, EPERM: self = .notPermitted
+    case EMFILE, ENFILE, ENOMEM, ENOBUFS: self = .shortage(code)
+    case ELOOP: self = .untrusted("a symbolic link leads there")
+    case EXDEV: self = .untrusted("something is mounted over it")
+    default: self = .system(code)
+    }
+  }
+
+  public var description: String {
+    switch self {
+    case .missing: systemWords(ENOENT)
+    case .notPermitted: systemWords(EACCES)
+    case .shortage(let code), .system(let code): systemWords(code)
+    case .untrusted(let why): why
+    }
+  }
+
+  func complaint(_ path: String, _ advice: String) -> Complaint {
+    Complaint(.obstacle, what: "cannot use \(path): \(self)", advice: advice)
+  }
+}
+
+/// An open directory of segments that may be used: its path may lead elsewhere meanwhile.
+public struct CheckedDirectory: ~Copyable {
+  public let path: String
+  /// Opened by O_PATH: for functions that take a directory and a name.
+  public let descriptor: Int32
+  public let ownerID: UInt32
+  /// Whether more users than its owner may put files there.
+  public let isShared: Bool
+  public let device: UInt64
+  public let inode: UInt64
+  /// Whether the caller named it.
+  private let isNamed: Bool
+
+  /// A path that is none of the places of `SharedDirectories` was named by the caller: it may be reached through links,
+  /// and be anybody's.
+  public init(path: String) throws(DirectoryRefusal) {
+    let place = SharedDirectories.Place(path: path)
+    let descriptor = try Self.open(path, place)
+    let status: stat
+    do throws(DirectoryRefusal) {
+      status = try Self.check(descriptor, place)
+    } catch {
+      close(descriptor)
+      throw error
+    }
+    self.path = path
+    self.descriptor = descriptor
+    ownerID = status.st_uid
+    isShared = Self.isShared(status)
+    device = UInt64(status.st_dev)
+    inode = UInt64(status.st_ino)
+    isNamed = place == nil
+  }
+
+  private static func isShared(_ status: stat) -> Bool { status.st_mode & (S_IWGRP | S_IWOTH) != 0 }
+
+  private static func check(_ descriptor: Int32, _ place: SharedDirectories.Place?) throws(DirectoryRefusal) -> stat {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { throw DirectoryRefusal(code: errno) }
+    guard let place else { return status }
+    if place.isCommon {
+      guard status.st_uid == 0 else { throw .untrusted("it belongs to user \(status.st_uid), not to root") }
+      guard !isShared(status) || status.st_mode & S_ISVTX != 0 else {
+        throw .untrusted("anybody may remove the files of others in it")
+      }
+    } else if isShared(status) {
+      throw .untrusted("others than its owner may write to it")
+    }
+    return status
+  }
+
+  deinit { close(descriptor) }
+
+  /// Whether a file of that user can have been put here by that user: else somebody who may write to the directory has
+  /// moved or linked it. In a directory that the caller named, root's programs may have put theirs, too.
+  public func canHaveFile(of user: UInt32) -> Bool { isShared || user == ownerID || isNamed && user == 0 }
+
+  private static func open(_ path: String, _ place: SharedDirectories.Place?) throws(DirectoryRefusal) -> Int32 {
+    guard let place, let parentPath = place.parent else {
+      let flags = __O_PATH | O_DIRECTORY | O_CLOEXEC | (place == nil ? 0 : O_NOFOLLOW)
+      let descriptor = Glibc.open(path.originalPath, flags)
+      guard descriptor >= 0 else { throw DirectoryRefusal(code: errno == ENOTDIR && isLink(path) ? ELOOP : errno) }
+      return descriptor
+    }
+    let parent = try Self.parent(of: place, parentPath)
+    defer { close(parent) }
+    let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
+    guard descriptor >= 0 else { throw DirectoryRefusal(code: -descriptor) }
+    return descriptor
+  }
+
+  /// The directory in which a user's own directory is, if nobody else could exchange it.
+  static func parent(of place: SharedDirectories.Place, _ path: String) throws(DirectoryRefusal) -> Int32 {
+    let descriptor = Glibc.open(path, __O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    guard descriptor >= 0 else { throw DirectoryRefusal(code: errno) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      let code = errno
+      close(descriptor)
+      throw DirectoryRefusal(code: code)
+    }
+    let isOthers = status.st_mode & (S_IWGRP | S_IWOTH) != 0
+    let isTrusted: Bool
+    switch place {
+    case .ofRoot: isTrusted = status.st_uid == 0 && !isOthers
+    case .ofSession(let user): isTrusted = status.st_uid == user && !isOthers
+    default: isTrusted = true
+    }
+    guard isTrusted else {
+      close(descriptor)
+      // In the layout before, users have no directories in root's.
+      if case .ofRoot = place, status.st_uid == 0 { throw .missing }
+      throw .untrusted("\(path) is of user \(status.st_uid), mode \(String(status.st_mode & 0o7777, radix: 8))")
+    }
+    return descriptor
+  }
+
+  private static func isLink(_ path: String) -> Bool {
+    var status = stat()
+    return lstat(path.originalPath, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
   }
 }

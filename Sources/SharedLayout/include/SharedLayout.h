@@ -10,6 +10,7 @@
 #include "allocs_control.h"
 #include "allocs_counter.h"
 #include "allocs_declaration.h"
+#include "allocs_directories.h"
 #include "allocs_mapping.h"
 #include "allocs_module.h"
 #include "allocs_nested.h"

@@ -122,13 +122,6 @@ static inline const char *allocs_setting_purpose(uint32_t id) {
   }
 }
 
-// The directories of segments and of the server's socket that all users share, for processes
-// without ALLOCS_DIR: tried in this order. NULL for a number that is none.
-#define ALLOCS_SHARED_DIRECTORIES 2u
-static inline const char *allocs_shared_directory(uint32_t index) {
-  return index == 0 ? "/run/allocs" : index == 1 ? "/dev/shm/allocs" : NULL;
-}
-
 // The text behind `prefix` in `text`; NULL if `text` does not begin with `prefix`.
 static inline const char *allocs_text_behind(const char *text, const char *prefix) {
   while (*prefix != 0)

@@ -104,6 +104,14 @@ enum ForkCopy {
     let fileTooLarge = -27  // EFBIG
     saved.pointee.directory = Int64(
       System.open(allocs_directory(), Flags.readOnly | Flags.directory | Flags.noFollow))
+    // A process that runs as another user since its start may not write there any more.
+    var place: UInt32 = 0
+    while saved.pointee.directory < 0, allocs_process().pointee.names_directory == 0, !System.isFiltered,
+      place < UInt32(ALLOCS_PLACE_COUNT.rawValue)
+    {
+      saved.pointee.directory = Int64(Directory.open(place))
+      place += 1
+    }
     guard saved.pointee.directory >= 0 else { return Int(saved.pointee.directory) }
     saved.pointee.file = Int64(System.openUnnamed(in: Int(saved.pointee.directory), mode: 0o600))
     let file = Int(saved.pointee.file)

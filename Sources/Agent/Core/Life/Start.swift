@@ -172,28 +172,32 @@ enum Start {
   private static func createSegment(
     _ settings: Settings, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Segment.Failure? {
-    if let chosen = settings.directory { return createSegment(in: chosen, shared) }
-    if createSegment(in: allocs_shared_directory(0), shared) == nil { return nil }
-    let path: UnsafePointer<CChar> = allocs_shared_directory(ALLOCS_SHARED_DIRECTORIES - 1)
-    if System.makeDirectory(path, mode: 0o1777) >= 0 {
-      // The umask has taken bits from the mode.
-      let directory = openDirectory(path)
-      if directory >= 0 {
-        _ = System.changeMode(directory, 0o1777)
-        System.close(directory)
+    allocs_process().pointee.names_directory = settings.directory == nil ? 0 : 1
+    if let chosen = settings.directory { return createSegment(inDirectory: openDirectory(chosen), shared) }
+    var failure: Segment.Failure?
+    for place in 0..<UInt32(ALLOCS_PLACE_COUNT.rawValue) {
+      let directory = Directory.open(place)
+      // Where all fail, the last place tells why: nearly every machine has it.
+      guard directory >= 0 else {
+        failure = Segment.Failure(
+          what: "has no directory of its user's for the index",
+          advice: "start allocsd as root, which makes one, or set ALLOCS_DIR", code: directory)
+        continue
       }
+      failure = createSegment(inDirectory: directory, shared)
+      if failure == nil { return nil }
     }
-    return createSegment(in: path, shared)
+    return failure
   }
 
   private static func openDirectory(_ path: UnsafePointer<CChar>) -> Int {
     System.open(path, System.OpenFlags.readOnly | System.OpenFlags.directory | System.OpenFlags.noFollow)
   }
 
+  /// `directory`: an open descriptor, which is closed; or the negated error number of its opening.
   private static func createSegment(
-    in path: UnsafePointer<CChar>, _ shared: UnsafeMutablePointer<allocs_shared>
+    inDirectory directory: Int, _ shared: UnsafeMutablePointer<allocs_shared>
   ) -> Segment.Failure? {
-    let directory = openDirectory(path)
     guard directory >= 0 else {
       return Segment.Failure(
         what: "cannot open the segment directory", advice: "create it, or set ALLOCS_DIR to one that exists",

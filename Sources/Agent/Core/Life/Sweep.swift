@@ -9,8 +9,8 @@
 // - `keptCount` newer segments of that user's ended processes are there, or they take `keptBytes`.
 //   A process that did not exit in order is kept for longer, because crashes are looked at for
 //   longer: for it, the number is `keptEndedOtherwise`.
-// - No server of that user or of root sweeps the directory by limits that it was given
-//   (Retention.swift, SweeperMark).
+// - No server of that user or of root sweeps the directory by limits that it was given, nor root's
+//   server the directories of all users (Retention.swift, SweeperMark).
 // A segment stays if one of these cannot be known. One pass looks at a limited number of names, and
 // removes a limited number of files; the next pass goes on from there.
 
@@ -19,8 +19,8 @@ import SharedLayout
 
 enum Sweep {
   private static let interval: UInt64 = 32
-  private static let keptCount = 256
-  private static let keptEndedOtherwise = 384
+  private static let keptCount = 64
+  private static let keptEndedOtherwise = 256
   private static let keptBytes: UInt64 = 1 << 30
   private static let mostNames = 4096
   private static let mostRemoved = 96
@@ -47,9 +47,9 @@ enum Sweep {
   }
 
   static func run(in directory: Int, _ header: UnsafeMutablePointer<allocs_header>) {
-    let user = header.pointee.uid
+    let user = System.effectiveUserID
     guard !System.isFiltered, !isSwept(directory, by: 0), user == 0 || !isSwept(directory, by: user),
-      let memory = System.map(memorySize)
+      allocs_process().pointee.names_directory != 0 || !areAllSwept, let memory = System.map(memorySize)
     else { return }
     let candidates = (memory + namesSize).assumingMemoryBound(to: Candidate.self)
     let count = list(directory, user, names: memory, candidates)
@@ -58,6 +58,17 @@ enum Sweep {
       remove(candidates, count, in: directory)
     }
     System.unmap(memory, memorySize)
+  }
+
+  /// Whether root's server holds its mark in root's directory: then it sweeps the directories of all
+  /// users.
+  private static var areAllSwept: Bool {
+    typealias Flags = System.OpenFlags
+    let directory = System.open(
+      allocs_parent_of_place(ALLOCS_PLACE_COMMON.rawValue), Flags.readOnly | Flags.directory | Flags.noFollow)
+    guard directory >= 0 else { return false }
+    defer { System.close(directory) }
+    return isSwept(directory, by: 0)
   }
 
   /// Whether a server of `user` holds its mark in the directory. Anybody may put a file of that

@@ -2,9 +2,9 @@
 // System: every system call of the agent, and nothing else.
 //
 // No system call is made on the path of a hook. When they are made:
-//   start           openat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid,
-//                   clock_gettime, ftruncate, mmap, madvise, fcntl, close, unlinkat; write only
-//                   with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec pread64
+//   start           openat, fstat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid,
+//                   geteuid, clock_gettime, ftruncate, mmap, madvise, fcntl, close, unlinkat; write
+//                   only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec pread64
 //     one start in 32, which looks for old segments of ended processes (Sweep.swift):
 //                   prctl, mmap, getdents64, tgkill with signal 0, newfstatat, openat, fstat,
 //                   fcntl, pread64, unlinkat, close, munmap
@@ -105,8 +105,8 @@ enum System {
     call(
       Int(ALLOCS_SYS_READLINKAT), currentDirectory, Int(bitPattern: path), Int(bitPattern: buffer), count)
   }
-  static func makeDirectory(_ path: UnsafePointer<CChar>, mode: Int) -> Int {
-    call(Int(ALLOCS_SYS_MKDIRAT), currentDirectory, Int(bitPattern: path), mode)
+  static func makeDirectory(in directory: Int, _ path: UnsafePointer<CChar>, mode: Int) -> Int {
+    call(Int(ALLOCS_SYS_MKDIRAT), directory, Int(bitPattern: path), mode)
   }
   static func changeMode(_ descriptor: Int, _ mode: Int) -> Int {
     call(Int(ALLOCS_SYS_FCHMOD), descriptor, mode)
@@ -372,6 +372,8 @@ enum System {
   static var parentID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETPPID))) }
   static var threadID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETTID))) }
   static var userID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETUID))) }
+  /// The user that owns the files that the process makes.
+  static var effectiveUserID: UInt32 { UInt32(truncatingIfNeeded: call(Int(ALLOCS_SYS_GETEUID))) }
 
   /// Whether the kernel has ended thread `tid` of process `pid`.
   static func hasEnded(_ tid: UInt32, of pid: UInt32) -> Bool {

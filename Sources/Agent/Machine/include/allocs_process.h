@@ -71,6 +71,7 @@ struct allocs_process {
   uint32_t free_stacks;           // frees record their own context
   uint32_t has_control;           // the control file lies over the page
   uint32_t follows;               // children of fork get an index of their own
+  uint32_t names_directory;       // ALLOCS_DIR says where segments go
   uint32_t fork_gate;             // odd while a thread forks and nothing may be recorded; counts up
   uint32_t fork_gate_owner;       // id of that thread
   uint32_t forks_inside;          // forks of signal handlers on that thread

@@ -50,6 +50,7 @@ enum {
   ALLOCS_SYS_GETDENTS64 = SYS_getdents64,
   ALLOCS_SYS_GETPID = SYS_getpid,
   ALLOCS_SYS_GETPPID = SYS_getppid,
+  ALLOCS_SYS_GETEUID = SYS_geteuid,
   ALLOCS_SYS_GETTID = SYS_gettid,
   ALLOCS_SYS_GETUID = SYS_getuid,
   ALLOCS_SYS_LSEEK = SYS_lseek,
