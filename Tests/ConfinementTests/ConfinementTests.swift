@@ -14,16 +14,11 @@ import Testing
 struct ConfinementTests {
   static let isRoot = geteuid() == 0
 
-  /// The probe, which is built beside the tests.
-  private static let probe: String = {
-    let tests = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let beside = (tests.map { ($0 as NSString).deletingLastPathComponent } ?? "") + "/confinement-probe"
-    if FileManager.default.isExecutableFile(atPath: beside) { return beside }
-    return (CommandLine.arguments[0] as NSString).deletingLastPathComponent + "/confinement-probe"
-  }()
+  /// The program that confines itself (Probe/main.swift).
+  private var probe: String { get throws { try Installation.testProgram("confinement-probe") } }
 
   private func run(_ words: [String], as user: [String] = []) throws -> Outcome {
-    try ChildProcess.run(user + [Self.probe] + words)
+    try ChildProcess.run(user + [probe] + words)
   }
 
   /// The lines that the probe says, which must end well.
@@ -77,7 +72,7 @@ struct ConfinementTests {
     let directory = try TestDirectory()
     chmod(directory.path, 0o755)
     let copy = directory.file("probe")
-    try FileManager.default.copyItem(atPath: Self.probe, toPath: copy)
+    try FileManager.default.copyItem(atPath: probe, toPath: copy)
     chmod(copy, 0o755)
     let nobody = OtherUsers.nobody
     let itself = try ChildProcess.run(nobody + [copy, "become-itself", "confine", "call=getuid"])
@@ -261,7 +256,7 @@ struct ConfinementTests {
   @Test("the priority of all threads of a worker is lowered, and given back", .enabled(if: isRoot))
   func priority() throws {
     let child = try ChildProcess(
-      [Self.probe, "become=4242:4343:", "threads=2", "confine", "wait"], environment: ChildProcess.baseEnvironment,
+      [probe, "become=4242:4343:", "threads=2", "confine", "wait"], environment: ChildProcess.baseEnvironment,
       conversing: true)
     _ = try child.readLines(until: "waiting")
     func priorities() throws -> [Int] {
@@ -289,12 +284,12 @@ struct ConfinementTests {
   @Test("a broker without CAP_KILL ends a worker of another user, and nobody else's process", .enabled(if: isRoot))
   func ending() throws {
     let worker = try ChildProcess(
-      [Self.probe, "become=4242:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
+      [probe, "become=4242:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
     let other = try ChildProcess(
-      [Self.probe, "become=4243:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
+      [probe, "become=4243:4343:", "wait"], environment: ChildProcess.baseEnvironment, conversing: true)
     for child in [worker, other] { _ = try child.readLines(until: "waiting") }
     let broker = try ChildProcess.run([
-      "setpriv", "--bounding-set=-all,+setuid,+setgid", "--inh-caps=-all", Self.probe, "end=\(other.pid),4242",
+      "setpriv", "--bounding-set=-all,+setuid,+setgid", "--inh-caps=-all", probe, "end=\(other.pid),4242",
       "end=\(worker.pid),4242", "call=getresuid,buffer,buffer,buffer", "call=setresuid,0,0,0", "end=0,4242",
     ])
     #expect(broker.ending == .exit(0))

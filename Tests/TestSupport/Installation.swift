@@ -51,4 +51,14 @@ package enum Installation {
     let preload = try [path(of: agent)] + (below.map { [$0] } ?? [])
     return ["LD_PRELOAD": preload.joined(separator: ":"), "ALLOCS_DIR": directory]
   }
+
+  /// The full path of a program that the package builds beside the tests, for them.
+  package static func testProgram(_ name: String) throws -> String {
+    let runner = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+    for place in [runner, CommandLine.arguments[0]] {
+      let path = (place as NSString).deletingLastPathComponent + "/" + name
+      if FileManager.default.isExecutableFile(atPath: path) { return path }
+    }
+    throw HarnessError("\(name) is missing beside the tests: build them with `swift build --build-tests`")
+  }
 }

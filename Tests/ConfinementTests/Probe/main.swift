@@ -12,6 +12,8 @@
 //     open=PATH             opens a file for reading and keeps it open
 //     descriptors           the numbers of open descriptors
 //     close=N,…             closes all descriptors but these
+//     filter=FILE           allows the system calls that stand in a file, and no others
+//     exec=PATH WORDS…      becomes another program
 //     end=PID,UID           ends a process of this user as a broker does
 //     limit=NAME, raise=NAME  a limit of this process; whether it can be raised
 //     resolve=NAME,…        the names that are no system call's
@@ -123,6 +125,19 @@ do {
         let code = allocs_limit(Int32(resource), limits.soft, limits.hard + 1)
         say(name, value, code == 0 ? "done" : nameOfError(code))
       }
+    case "filter":
+      // As systemd's SystemCallFilter= with SystemCallErrorNumber=EPERM. Names of other machines' calls are passed over.
+      guard let filter = seccomp_init(allocs_action_not_permitted) else { fatalError("no filter") }
+      for call in try String(contentsOfFile: String(value), encoding: .utf8).split(separator: "\n") {
+        let number = seccomp_syscall_resolve_name(String(call))
+        if number >= 0 { seccomp_rule_add_array(filter, allocs_action_allow, number, 0, nil) }
+      }
+      guard seccomp_load(filter) == 0 else { fatalError("the filter was refused") }
+    case "exec":
+      let rest = CommandLine.arguments.drop { $0 != word }.dropFirst()
+      let words = ([String(value)] + rest).map { strdup($0) } + [nil]
+      execv(String(value), words)
+      fatalError("\(value) can't be executed: \(nameOfError(errno))")
     case "wait":
       say("waiting \(getpid())")
       while readLine() != nil {}
