@@ -332,6 +332,62 @@ def names(server):
     return Attack(actor)
 
 
+def renamed_segment(server):
+    """A segment that its process holds, under a new name each moment: of processes that are not there."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    directory, path = holder.directory, made.path
+
+    def attack(send, receive):
+        send("began")
+        turn, now = 0, path
+        while True:
+            turn += 1
+            new = f"{directory}/{200_000 + turn % 50_000}.{turn}.seg"
+            os.rename(now, new)
+            now = new
+            if turn % 20 == 0:
+                time.sleep(0.005)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor, holder)
+
+
+def costly_sweep(server, files=3000):
+    """Segments of ended processes, more than are kept, whose number is that of a process with as many mappings, and as
+    long ones, as the kernel allows: whoever removes them looks whether it has them mapped."""
+    mapper = start(MALLORY, ["/usr/bin/python3", "-c", MAPPINGS, home(MALLORY)], stdout=subprocess.PIPE,
+                   stdin=subprocess.PIPE)  # fmt: skip
+    mapper.stdout.readline()
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    with open(made.path, "rb") as file:
+        page = bytearray(file.read(4096))
+    struct.pack_into("<I", page, segments.numbers["allocs_header.pid"], mapper.pid)
+    directory = holder.directory
+
+    def attack(send, receive):
+        send("began")
+        turn = 0
+        while True:
+            turn += 1
+            # Of the version before, and of this one: of the former nothing says who has it in use.
+            version, size = ((2, 2192), (segments.numbers["version"], segments.numbers["allocs_header"]))[turn % 2]
+            struct.pack_into("<II", page, segments.numbers["allocs_header.layout_version"], version, size)
+            struct.pack_into("<Q", page, segments.numbers["allocs_header.start_time"], turn)
+            with contextlib.suppress(OSError):
+                with open(f"{directory}/{mapper.pid}.{turn}.seg", "xb") as file:
+                    file.write(page)
+                    file.truncate(made.file_size)
+            if turn > files:
+                time.sleep(0.01)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor, mapper, holder)
+
+
 def log_lines(server):
     """Whatever makes a server write lines: wrong requests, processes that come, damaged segments, streams that fail."""
     directory = place(MALLORY, server)
@@ -401,6 +457,8 @@ attacks = {
     "connections": connections,
     "slow readers": slow_readers,
     "names that come and go": names,
+    "a segment under ever new names": renamed_segment,
+    "segments that are costly to remove": costly_sweep,
     "lines of the log": log_lines,
     "descriptors": descriptors,
     "her own worker ended and stopped": own_worker,
@@ -521,7 +579,8 @@ scenes = {
     "budgets-memory": lambda check: beside(check, *(f"memory: {kind}" for kind in BOMBS), seconds=0.8),
     "budgets-streams": lambda check: beside(check, "60 streams of full rings", "address space", "descriptors"),
     "budgets-connections": lambda check: beside(check, "connections", "slow readers"),
-    "budgets-files": lambda check: beside(check, "names that come and go", "lines of the log"),
+    "budgets-files": lambda check: beside(check, "names that come and go", "a segment under ever new names", "lines of the log",
+                                           "segments that are costly to remove"),
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
     "budgets-stop-readers": lambda check: stopping(check, "slow readers"),

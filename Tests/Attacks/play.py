@@ -14,10 +14,12 @@ import budgets
 import claims
 import directories
 import files
+import separation
 import stage
 import traps
 
-scenes = {**claims.scenes, **files.scenes, **directories.scenes, **budgets.scenes, **traps.scenes}
+scenes = {**claims.scenes, **files.scenes, **directories.scenes, **budgets.scenes, **traps.scenes,
+          **separation.scenes}  # fmt: skip
 
 
 def main():

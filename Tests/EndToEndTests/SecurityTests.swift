@@ -60,6 +60,13 @@ extension EndToEnd {
     func budgets(scene: String) throws { try play(scene) }
 
     @Test(
+      "each user's questions are answered by a process with that user's rights, which that user can't look into",
+      arguments: [
+        "separation-rights", "separation-untouchable", "separation-misdirected", "separation-many-users",
+      ])
+    func separation(scene: String) throws { try play(scene) }
+
+    @Test(
       "extreme numbers in every field of a segment, a ring, debug information and a question end in answers",
       arguments: ["traps-fields", "traps-rings", "traps-debug-information", "traps-parameters"])
     func traps(scene: String) throws { try play(scene) }
