@@ -5,6 +5,7 @@ between."""
 import contextlib
 import os
 import socket
+import stat
 import subprocess
 import time
 
@@ -371,6 +372,50 @@ def crowd(directory, files):
     return made
 
 
+def outputs(check):
+    """Files that root's allocsctl writes, at names that mallory has taken in a directory for all."""
+    untouched = shadow()
+    program = Program(BOB)
+    victim = f"{home(BOB)}/file"
+    with wearing(BOB):
+        os.umask(0)
+        with open(victim, "w") as file:
+            file.write("bob's\n")
+        os.chmod(home(BOB), 0o755)
+    recording = "/dev/shm/whole.rec"
+    status, output, errors = control(ROOT, "record", str(program.pid), "-o", recording, "--duration", "0.3s")
+    check("a recording is made where nothing is in its way", status == 0 and os.stat(recording).st_mode & 0o077 == 0,
+          (status, errors))  # fmt: skip
+    os.mkdir("/dev/shm/all")
+    os.chmod("/dev/shm/all", 0o1777)
+    name = "/dev/shm/all/out"
+    for what, make in (
+        ("a link to root's file", lambda: os.symlink("/dev/shm/shadow", name)),
+        ("a link to nothing in root's directory", lambda: os.symlink("/run/nothing", name)),
+        ("a hard link to bob's file", lambda: os.link(victim, name)),
+        ("a file of mallory's that all may read", lambda: os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o666))),
+        ("a pipe", lambda: os.mkfifo(name, 0o666)),
+    ):
+        for words in (
+            ("record", str(program.pid), "-o", name, "--duration", "0.2s"),
+            ("export", recording, "--format", "jsonl", "-o", name),
+        ):
+            with wearing(MALLORY):
+                os.umask(0)
+                make()
+            before = os.lstat(name)
+            status, output, errors = control(ROOT, *words, patience=10)
+            now = os.lstat(name)
+            # Refused with words; or the name leads to a new file of root's, which nobody else may read.
+            fresh = stat.S_ISREG(now.st_mode) and now.st_uid == 0 and now.st_ino != before.st_ino
+            check(f"{what}: {words[0]} leaves it alone", status in (1, 64, 73, 74) and errors != "" or fresh
+                  and now.st_mode & 0o077 == 0, (status, errors[:200], oct(now.st_mode), now.st_uid))  # fmt: skip
+            os.unlink(name)
+    with open(victim) as file:
+        check("bob's file keeps its content", file.read() == "bob's\n" and os.stat(victim).st_uid == BOB)
+    check("root's file keeps its mode, owner and content", untouched() and not os.path.exists("/run/nothing"))
+
+
 MANY = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
 scenes = {
     "directories-of-another": lambda check: in_anothers_directory(check, 8 * MANY),
@@ -381,5 +426,6 @@ scenes = {
     "directories-linked": linked,
     "directories-taken-names": taken_names,
     "directories-replaced": replaced,
+    "directories-outputs": outputs,
     "directories-crowded": lambda check: crowded(check, 20_000),
 }

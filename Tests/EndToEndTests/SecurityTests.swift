@@ -47,7 +47,7 @@ extension EndToEnd {
       arguments: [
         "directories-of-another", "directories-socket", "directories-exchanged-files", "directories-exchanged",
         "directories-dead", "directories-linked", "directories-taken-names", "directories-replaced",
-        "directories-crowded",
+        "directories-crowded", "directories-outputs",
       ])
     func directories(scene: String) throws { try play(scene) }
 
