@@ -53,6 +53,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       }
       open.quiesce()
     }
+    // A service that ends before its group was told to would be taken for one that failed.
+    try await gracefulShutdown()
   }
 
   private func serve(_ handed: HandedConnection, on loop: any EventLoop) async {

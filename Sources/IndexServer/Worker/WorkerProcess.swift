@@ -56,10 +56,11 @@ extension Allocsd {
       identity = Identity(ofUser: user)
     default: identity = .current()
     }
+    // Afterwards the file would be root's.
+    Self.name(role.rawValue)
     try become(identity)
     try endWithParent(broker)
     try closeAllDescriptors(but: [0, 1, 2, 3])
-    Self.name(role.rawValue)
     Self.keepFreedMemory()
     let mayUseRings = export != nil && !noIoUring && EventExporter.isIOUringAllowed
     var limits = Limits()
