@@ -439,7 +439,7 @@ def own_worker(server):
                 with contextlib.suppress(OSError):
                     with open(f"/proc/{name}/status") as file:
                         status = file.read()
-                    if status.startswith("Name:\tallocsd") and f"\nUid:\t{MALLORY}\t" in status and int(name) != me:
+                    if status.startswith(("Name:\tallocsd", "Name:\texe")) and f"\nUid:\t{MALLORY}\t" in status and int(name) != me:
                         os.kill(int(name), (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV)[turn % 3])
             time.sleep(0.005)
 
@@ -525,7 +525,7 @@ def stopping(check, kind):
 def is_server(pid):
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
         text = file.read()
-        return text.startswith("Name:\tallocsd") and "\nState:\tZ" not in text
+        return text.startswith(("Name:\tallocsd", "Name:\texe")) and "\nState:\tZ" not in text
     return False
 
 
@@ -534,7 +534,7 @@ def workers_of(user):
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
             text = file.read()
-            if text.startswith("Name:\tallocsd") and f"\nUid:\t{user}\t" in text and "\nState:\tZ" not in text:
+            if text.startswith(("Name:\tallocsd", "Name:\texe")) and f"\nUid:\t{user}\t" in text and "\nState:\tZ" not in text:
                 found.append(int(pid))
     return found
 

@@ -132,7 +132,7 @@ def untouchable(check, seconds):
                     continue
                 with contextlib.suppress(OSError):
                     with open(f"/proc/{pid}/comm") as file:
-                        if not file.read().startswith("allocsd"):
+                        if not file.read().startswith(("allocsd", "exe")):
                             continue
                     for _ in range(20):
                         if ptrace(SEIZE, pid) == 0:
