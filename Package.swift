@@ -208,6 +208,8 @@ let package = Package(
       dependencies: ["CConfinement", "Confinement", "SystemAccess", "TestSupport", "confinement-probe"],
       exclude: ["Probe"]),
     .testTarget(
+      name: "SegmentFilesTests", dependencies: ["SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
+    .testTarget(
       name: "IndexReaderTests",
       dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Segments"]),

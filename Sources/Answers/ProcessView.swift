@@ -74,7 +74,8 @@ public final class ProcessView: Sendable {
     if let user = SegmentDirectory.strangerRunning(processID: pid) {
       return Complaint(
         .notPermitted,
-        what: "can't tell of process \(pid): permission denied, it is a process of \(IndexedProcess.name(ofUser: user))",
+        what:
+          "can't tell of process \(pid): permission denied, it is a process of \(IndexedProcess.name(ofUser: user))",
         advice: "ask as the user who owns the process, or as root")
     }
     guard pid > 0, kill(pid, 0) == 0 || errno == EPERM else {
@@ -87,7 +88,8 @@ public final class ProcessView: Sendable {
     if directories == nil, let refused = SegmentDirectory.refused.first {
       what += "; \(refused.path) is passed over: \(refused.why)"
     }
-    return Complaint(.notIndexed, what: what, advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
+    return Complaint(
+      .notIndexed, what: what, advice: "start it with `allocsctl run -- COMMAND`, or name its ALLOCS_DIR")
   }
 
   // MARK: facts

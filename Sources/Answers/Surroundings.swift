@@ -71,7 +71,7 @@ final class Surroundings {
   ) -> Reading {
     var reading = Reading()
     do throws(ProcError) {
-      let stat = try directory.stat()
+      let stat = if let found = directory.found { found } else { try directory.stat() }
       // The first thread may have ended before the others.
       let task = stat.isEnded ? directory.liveTask() : UInt32(bitPattern: directory.processID)
       guard let task else {

@@ -5,7 +5,7 @@
 // Threat: the file belongs to another process, which may be hostile and changes any word at any
 // moment. No number in it decides which memory is touched. A file that is cut short under the
 // mapping becomes zeros (MappingGuard), and then this consumer looks as if it had been expelled.
-// Whoever owns the directory can give the control file of another process this name: so the file is
+// The owner of the directory can give the control file of another process this name: so the file is
 // opened in the directory of the segment, and must be the owner's, without a second name, and name
 // the same process.
 
@@ -208,7 +208,7 @@ public struct EventConsumer: ~Copyable, @unchecked Sendable {
     _ path: String, _ process: ProcessIdentity, _ flags: Int32
   ) throws(Complaint) -> OpenedFile {
     let (parent, name) = OpenFile.split(path)
-    let directory = try CheckedDirectory(ofSegment: path, parent)
+    let directory = try CheckedDirectory.ofSegment(path, parent)
     guard directory.identity == process.directory else {
       throw .notASegment(path: path, why: "its directory is another one than that of the segment")
     }

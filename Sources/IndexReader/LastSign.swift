@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an index tells of when its process ended: for prune, where no sweep has noted that.
+// The last sign of life in an index: for prune, where no sweep has noted when the process ended.
 
 import SegmentFiles
 import SystemAccess

@@ -41,9 +41,9 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// Opens a segment, checks its header against the file, and maps it.
   ///
   /// Throws `.noSuchFile` or `.notPermitted`; `.notASegment`, `.halfWritten` or `.truncated` for a
-  /// file that is none, not yet one, or no longer one, or whose name, header, owner and process don't
-  /// belong together (ProcessIdentity); `.otherVersion` for a layout version that this build does
-  /// not read; `.system` if the address space or memory is short.
+  /// file that is none, not yet one, or no longer one, or whose name, header, owner and process
+  /// don't belong together (ProcessIdentity); `.otherVersion` for a layout version that this
+  /// build does not read; `.system` if the address space or memory is short.
   public init(path: String) throws(Complaint) {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)

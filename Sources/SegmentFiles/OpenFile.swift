@@ -83,10 +83,7 @@ package struct OpenFile: ~Copyable {
 
   package init(path: String) throws(Complaint) {
     let (parent, name) = Self.split(path)
-    try self.init(name, in: try CheckedDirectory(ofSegment: path, parent), path: path)
-  }
-
-  package init(_ name: String, in directory: borrowing CheckedDirectory, path: String) throws(Complaint) {
+    let directory = try CheckedDirectory.ofSegment(path, parent)
     let file = try Self.opened(name, in: directory, path)
     let owner = file.status.st_uid
     let start = try Self.start(file.descriptor, path)
@@ -171,9 +168,9 @@ package struct OpenFile: ~Copyable {
 
 extension CheckedDirectory {
   /// The directory at `parent`, in which the file at `path` is to be opened.
-  package init(ofSegment path: String, _ parent: String) throws(Complaint) {
+  package static func ofSegment(_ path: String, _ parent: String) throws(Complaint) -> CheckedDirectory {
     do throws(DirectoryRefusal) {
-      try self.init(path: parent)
+      return try CheckedDirectory(path: parent)
     } catch {
       switch error {
       case .missing: throw .noSuchFile(path: path)
@@ -198,7 +195,9 @@ extension FileRefusal {
       case .directory: .notASegment(path: path, why: "it is a directory")
       case .specialFile: .notASegment(path: path, why: "it is not a regular file")
       case .hardLink: .notASegment(path: path, why: "it has several names, by hard links")
-      case .foreign: .notASegment(path: path, why: "it belongs neither to its user nor to root, or is in the directory of somebody else")
+      case .foreign:
+        .notASegment(
+          path: path, why: "it belongs neither to its user nor to root, or is in the directory of somebody else")
       }
     case .system(let code):
       switch code {

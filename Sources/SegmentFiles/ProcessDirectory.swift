@@ -16,8 +16,8 @@ import SystemAccess
 package struct ProcessDirectory: ~Copyable {
   package let processID: Int32
   private let descriptor: Int32
-  /// The start time that was seen when it was found to be a segment's process.
-  package internal(set) var startTime: UInt64?
+  /// The line "stat" by which it was found to be a segment's process.
+  package let found: ProcessStat?
 
   /// Throws the error number of `open`: ENOENT if there is no such process.
   init(processID: Int32) throws(ProcError) {
@@ -25,7 +25,42 @@ package struct ProcessDirectory: ~Copyable {
     guard descriptor >= 0 else { throw ProcError(number: errno) }
     self.processID = processID
     self.descriptor = descriptor
-    startTime = nil
+    found = nil
+  }
+
+  /// /proc/PID of the segment's process, in the pid namespace of this reader. Throws ESRCH if no
+  /// process of that number, start time and user runs here.
+  package init(of identity: ProcessIdentity) throws(ProcError) {
+    let opened = try ProcessDirectory(processID: identity.processID)
+    let stat = try opened.stat()
+    guard identity.isStart(asRead: stat.startTime, opened), opened.stranger(to: identity.ownerID) == nil else {
+      throw ProcError(number: ESRCH)
+    }
+    processID = identity.processID
+    descriptor = opened.release()
+    found = stat
+  }
+
+  /// /proc/PID of a process in another pid namespace than this reader's, in which its number is
+  /// another one: of the process that has the segment mapped. Nil if none is found, or it may not
+  /// be seen. Looks at every process.
+  package init?(elsewhere identity: ProcessIdentity) {
+    guard let id = ProcessLiveness.processID(ofInner: identity.processID, writing: identity.file),
+      let opened = try? ProcessDirectory(processID: id)
+    else { return nil }
+    guard opened.stranger(to: identity.ownerID) == nil,
+      RunningProcesses.writtenFiles(of: opened)?.contains(identity.file) == true
+    else { return nil }
+    processID = id
+    found = try? opened.stat()
+    descriptor = opened.release()
+  }
+
+  /// Gives the descriptor to a caller that closes it from now on.
+  private consuming func release() -> Int32 {
+    let descriptor = descriptor
+    discard self
+    return descriptor
   }
 
   /// The owner of the directory: the process's effective user, or root if it may not be traced.
@@ -220,7 +255,7 @@ package struct ProcError: Error, Hashable {
 }
 
 /// A line of /proc/PID/stat, as far as it matters here (proc(5)).
-package struct ProcessStat: Hashable {
+package struct ProcessStat: Hashable, Sendable {
   /// `R`, `S`, … ; `Z` is a zombie, `X` a dead process.
   package var state: UInt8
   /// Clock ticks since boot, as the caller's time namespace counts them.

@@ -71,8 +71,8 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// Notes the ending with `file`, if that file is still at its path, with the rights of the calling
-  /// thread: the owner's are enough (setfsuid(2)). Returns 0, or the system's
+  /// Notes the ending with `file`, if that file is still at its path, with the rights of the
+  /// calling thread: the owner's are enough (setfsuid(2)). Returns 0, or the system's
   /// number of the error: ENOTSUP where the file system keeps no attributes of users (tmpfs keeps
   /// them since Linux 6.6).
   @discardableResult

@@ -109,14 +109,14 @@ public struct ProcessIdentity: Hashable, Sendable {
   package var startTimeHere: UInt64 {
     guard let offsets, offsets.boottime != ClockOffsets.own.boottime, let directory = try? ProcessDirectory(of: self)
     else { return startTime }
-    return directory.startTime ?? startTime
+    return directory.found?.startTime ?? startTime
   }
 
   /// Whether the process with that number runs here. A few system calls.
   package var isAlive: Bool {
     do throws(ProcError) {
       let directory = try ProcessDirectory(of: self)
-      return try !directory.stat().isEnded || directory.liveTask() != nil
+      return directory.found?.isEnded == false || directory.liveTask() != nil
     } catch {
       return error.isShortage && ProcessLiveness.hasNumber(processID)
     }
@@ -124,32 +124,6 @@ public struct ProcessIdentity: Hashable, Sendable {
 }
 
 extension ProcessDirectory {
-  /// /proc/PID of the segment's process, in the pid namespace of this reader. Throws ESRCH if no
-  /// process of that number, start time and user runs here.
-  package init(of identity: ProcessIdentity) throws(ProcError) {
-    var directory = try ProcessDirectory(processID: identity.processID)
-    let start = try directory.stat().startTime
-    guard identity.isStart(asRead: start, directory), directory.stranger(to: identity.ownerID) == nil else {
-      throw ProcError(number: ESRCH)
-    }
-    directory.startTime = start
-    self = directory
-  }
-
-  /// /proc/PID of a process in another pid namespace than this reader's, in which its number is
-  /// another one: of the process that has the segment mapped. Nil if none is found, or it may not
-  /// be seen. Looks at every process.
-  package init?(elsewhere identity: ProcessIdentity) {
-    guard let id = ProcessLiveness.processID(ofInner: identity.processID, writing: identity.file),
-      var directory = try? ProcessDirectory(processID: id)
-    else { return nil }
-    guard directory.stranger(to: identity.ownerID) == nil,
-      RunningProcesses.writtenFiles(of: directory)?.contains(identity.file) == true
-    else { return nil }
-    directory.startTime = (try? directory.stat())?.startTime
-    self = directory
-  }
-
   /// A user that the process runs as and that may not be told of the segments of `owner`; nil if
   /// there is none: all of the process is the owner's.
   func stranger(to owner: UInt32) -> UInt32? {

@@ -20,7 +20,7 @@ enum ProcessLiveness {
     var ownerID: UInt32
   }
 
-  /// What a claim turns out to be.
+  /// The result of looking for the claimed process.
   enum Finding {
     /// No such process.
     case none

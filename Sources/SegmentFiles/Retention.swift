@@ -9,7 +9,7 @@
 //   segment dead takes away its owner's permission to write, which nobody needs any more; the time
 //   of that change (st_ctime) starts its age.
 // - If an owner's segments of dead processes are more, or take more bytes, than the policy allows,
-//   that owner's oldest go first, whatever their age. What one user leaves takes no room from
+//   that owner's oldest go first, whatever their age. The files of one user take no room from
 //   others.
 // - All is done by the directory's descriptor and a name in it, and only to a regular file with no
 //   second name that is the file looked at. It needs the rights of the files' owner alone.

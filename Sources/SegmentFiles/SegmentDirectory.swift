@@ -2,9 +2,9 @@
 // Where segments lie: the directories, and the files in them that are segments by name, kind and
 // owner.
 //
-// - A user is told of the user's own segments only; root of everybody's. What others put into a
-//   directory stands for nothing of the user's, hides nothing and costs the user nothing but the
-//   time to pass their names over.
+// - A user is told of the user's own segments only; root of everybody's. A file that others put
+//   into a directory stands for nothing of the user's, hides nothing and costs the user nothing but
+//   the time to pass its name over.
 // - Only regular files with one name, of the right form, are listed; a file that claims a running
 //   process of someone else than its owner, who isn't root, is left out.
 // - A directory may hold any number of names. Of each owner, only the newest segments are looked

@@ -12,20 +12,20 @@ import Glibc
 import SharedLayout
 
 /// The facts that one file with a segment's name tells. A few system calls.
-struct SegmentEvidence {
-  let identity: FileNumber
+package struct SegmentEvidence {
+  package let identity: FileNumber
   /// The offsets of the time namespace in which the segment counts; nil if they are not known.
-  let offsets: ClockOffsets?
+  package let offsets: ClockOffsets?
   /// Whether somebody holds the agent's lock. False also if the agent took no lock: see `tellsUse`.
-  let isLocked: Bool
+  package let isLocked: Bool
   /// Whether the agent took the lock, so that a file that is not locked is in nobody's use.
-  let tellsUse: Bool
+  package let tellsUse: Bool
   /// Whether the process ran its exit handlers.
-  let hasExited: Bool
+  package let hasExited: Bool
 
   /// Of the file `name` in an open directory; nil if it is not a regular file, or may not be
   /// opened.
-  init?(directory: Int32, name: String) {
+  package init?(directory: Int32, name: String) {
     guard let file = try? OpenedFile(in: directory, name) else { return nil }
     identity = FileNumber(file.status)
     isLocked = Self.isLocked(file.descriptor)

@@ -17,8 +17,10 @@ int allocs_open_in(int directory, const char *name, int flags) {
   // struct open_how of <linux/openat2.h>, which old systems lack.
   const struct {
     uint64_t flags, mode, resolve;
-  } how = {(uint64_t)(flags | O_NOFOLLOW | O_CLOEXEC), 0, 0x01 | 0x02 | 0x04 | 0x08};  // NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
+  } how = {(uint64_t)(flags | O_NOFOLLOW | O_CLOEXEC), 0,
+           0x01 | 0x02 | 0x04 | 0x08};  // NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
   const long openat2 = 437;
+  if (name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0))) return -EINVAL;
   for (const char *next = name; *next; next++)
     if (*next == '/') return -EINVAL;
   long descriptor = syscall(openat2, directory, name, &how, sizeof how);

@@ -112,8 +112,8 @@ public enum SharedDirectories {
     }
   }
 
-  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names there
-  /// hides the later ones.
+  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names
+  /// there hides the later ones.
   private static func numbers(in path: String, behind prefix: String) -> [UInt32] {
     guard let stream = opendir(path) else { return [] }
     defer { closedir(stream) }
@@ -322,7 +322,10 @@ public struct CheckedDirectory: ~Copyable {
     let parent = try Self.parent(of: place, parentPath)
     defer { close(parent) }
     let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
-    guard descriptor >= 0 else { throw DirectoryRefusal(code: -descriptor) }
+    guard descriptor >= 0 else {
+      if -descriptor == ENOTDIR { throw .untrusted("it is no directory") }
+      throw DirectoryRefusal(code: -descriptor)
+    }
     return descriptor
   }
 

@@ -104,7 +104,7 @@ struct TopTableTests {
 struct ProcessListTests {
   private let directory = TemporaryDirectory()
 
-  @Test("live, exited, dead, not permitted, unreadable")
+  @Test("live, exited, dead, unreadable; nothing of others")
   func states() throws {
     let own = SyntheticSegment(
       startTime: ownStartTime, in: directory.path,
@@ -136,9 +136,10 @@ struct ProcessListTests {
     #expect(value["processes"]?.count == 4)
 
     let foreign = try ProcessList(readableBy: 65_000, in: [directory.path])
-    #expect(foreign.processes.allSatisfy { $0.state == .notPermitted && $0.command.isEmpty && $0.lostBlocks == nil })
-    #expect(foreign.text.contains("not permitted"))
-    _ = try parseJSON(foreign.json)
+    #expect(foreign.processes.isEmpty && foreign.omitted == 0, "others are told nothing of them")
+    let more = ProcessList(foreign.processes, omitted: 12)
+    #expect(more.text.contains("12 more files") && more.json.hasSuffix(",\"omitted\":12}"))
+    _ = try parseJSON(more.json)
     withExtendedLifetime((own, exited, dead, odd)) {}
   }
 

@@ -40,11 +40,11 @@ extension EndToEnd {
     func manyPrograms() throws {
       let directory = try TestDirectory()
       let old = try crash(in: directory)
-      try start(300, in: directory)
-      #expect(try directory.segments(of: old).count == 1, "fewer than 384 have ended since")
+      try start(200, in: directory)
+      #expect(try directory.segments(of: old).count == 1, "fewer than 256 have ended since")
       try start(1200, in: directory)
       let left = try directory.segments().count
-      #expect(left >= 256 && left < 450, "\(left) segments")
+      #expect(left >= 64 && left < 260, "\(left) segments")
       #expect(try kibibytes(directory) < 16 << 10)
       let controls = try FileManager.default.contentsOfDirectory(atPath: directory.path).count { $0.hasSuffix(".ctl") }
       #expect(controls <= left, "control files go with their segments")
@@ -55,8 +55,8 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let old = try crash(in: directory)
       try start(700, Programs.path("crash.c"), in: directory)
-      #expect(try directory.segments().count < 520)
-      #expect(try directory.segments(of: old).isEmpty, "384 newer ones are kept")
+      #expect(try directory.segments().count < 400)
+      #expect(try directory.segments(of: old).isEmpty, "256 newer ones are kept")
     }
 
     @Test("what a live process has mapped, what is another user's and what is no segment is not swept away")

@@ -88,9 +88,10 @@ struct LayoutVersionTests {
   }
 
   private static func evidence(_ path: String) -> SegmentEvidence? {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    let (directory, name) = OpenFile.split(path)
+    let descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     defer { close(descriptor) }
-    return SegmentEvidence(descriptor: descriptor)
+    return SegmentEvidence(directory: descriptor, name: name)
   }
 
   @Test(

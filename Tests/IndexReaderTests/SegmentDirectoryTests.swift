@@ -98,15 +98,16 @@ struct SegmentDirectoryTests {
     #expect(try SegmentDirectory.list(in: [directory.path]).isEmpty)
   }
 
-  @Test("a directory can be given, or the two default ones are looked through")
+  @Test("a directory can be given, or the default ones are looked through")
   func searchPaths() async {
     await #expect(processExitsWith: .success) {
       setenv("ALLOCS_DIR", "/some/where", 1)
       #expect(SegmentDirectory.searchPaths == ["/some/where"])
       setenv("ALLOCS_DIR", "", 1)
-      #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
+      let defaults = SegmentDirectory.searchPaths
+      #expect(defaults.contains("/run/allocs") && defaults.last == "/dev/shm/allocs")
       unsetenv("ALLOCS_DIR")
-      #expect(SegmentDirectory.searchPaths == ["/run/allocs", "/dev/shm/allocs"])
+      #expect(SegmentDirectory.searchPaths == defaults)
     }
   }
 }

@@ -38,6 +38,52 @@ struct UnixSocketTests {
     }
   }
 
+  /// A socket that listens at a path of its own and takes no connections.
+  private func listening(_ queue: Int32, _ body: (String, Int32) throws -> Void) throws {
+    let path = unusedPath("socket")
+    let server = try UnixSocket.create()
+    #expect(try UnixSocket.withAddress(of: path) { bind(server.descriptor, $0, $1) } == 0)
+    defer { unlink(path) }
+    #expect(listen(server.descriptor, queue) == 0)
+    try body(path, server.descriptor)
+  }
+
+  @Test("a server whose queue is full is waited for, and not for ever")
+  func fullQueue() throws {
+    try listening(0) { path, _ in
+      let first = try UnixSocket.connected(to: path)
+      do throws(Complaint) {
+        _ = try UnixSocket.connected(to: path)
+        Issue.record("connected")
+      } catch {
+        #expect(error.code == EAGAIN && error.what.contains("did not take the connection"))
+      }
+      withExtendedLifetime(first) {}
+    }
+  }
+
+  @Test("nothing is connected to the socket of a stranger, nor to what is no socket", .enabled(if: geteuid() == 0))
+  func stranger() throws {
+    try listening(5) { path, server in
+      chown(path, 12_345, 12_345)
+      do throws(Complaint) {
+        _ = try UnixSocket.connected(to: path, isTrusted: true)
+        Issue.record("connected")
+      } catch {
+        #expect(error.code == EPERM && error.what.contains("belongs to user 12345"))
+      }
+      #expect(fcntl(server, F_SETFL, O_NONBLOCK) == 0 && accept(server, nil, nil) == -1 && errno == EAGAIN)
+      let link = path + "-link"
+      symlink(path, link)
+      defer { unlink(link) }
+      #expect(throws: Complaint.self) { _ = try UnixSocket.connected(to: link, isTrusted: true) }
+      _ = try UnixSocket.connected(to: link)
+      chown(path, 0, 0)
+      _ = try UnixSocket.connected(to: path, isTrusted: true)
+    }
+    #expect(throws: Complaint.self) { _ = try UnixSocket.connected(to: "/dev/null") }
+  }
+
   @Test("the peer of a connection is the process that made it")
   func peer() throws {
     var descriptors: [Int32] = [0, 0]

@@ -65,9 +65,12 @@ struct SystemCallTests {
     #expect(systemWords(ENOENT) == "No such file or directory")
   }
 
-  @Test("the agent's shared directories are tried in their order")
+  @Test("the agent's places are tried in their order")
   func directories() {
-    #expect(SharedDirectories.paths == ["/run/allocs", "/dev/shm/allocs"])
-    #expect(SharedDirectories.fallback == "/dev/shm/allocs")
+    #expect(
+      SharedDirectories.tried(byUser: 7).map(\.path) == [
+        "/run/allocs/7", "/run/allocs", "/run/user/7/allocs", "/dev/shm/allocs-7",
+      ])
+    #expect(SharedDirectories.searched(byUser: 7).last?.path == "/dev/shm/allocs")
   }
 }

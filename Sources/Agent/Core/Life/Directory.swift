@@ -41,7 +41,9 @@ enum Directory {
     name.append(cString: allocs_name_of_place(place))
     if place == ALLOCS_PLACE_OF_ROOT.rawValue || place == ALLOCS_PLACE_IN_MEMORY.rawValue { name.append(UInt64(user)) }
     return name.withCString { name in
-      if place == ALLOCS_PLACE_COMMON.rawValue { return System.open(in: parent, name, Flags.readOnly | Flags.directory) }
+      if place == ALLOCS_PLACE_COMMON.rawValue {
+        return System.open(in: parent, name, Flags.readOnly | Flags.directory)
+      }
       return own(in: parent, name, user, canBeMade: place != ALLOCS_PLACE_OF_ROOT.rawValue)
     }
   }

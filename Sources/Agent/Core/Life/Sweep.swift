@@ -60,8 +60,8 @@ enum Sweep {
     System.unmap(memory, memorySize)
   }
 
-  /// Whether root's server holds its mark in root's directory: then it sweeps the directories of all
-  /// users.
+  /// Whether root's server holds its mark in root's directory: then it sweeps the directories of
+  /// all users.
   private static var areAllSwept: Bool {
     typealias Flags = System.OpenFlags
     let directory = System.open(
