@@ -51,7 +51,7 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 	@scripts/install-dependencies models
 	scripts/check-models
 
-fuzz: ## damaged segments, symbol files and recordings, ten million of each kind; RUNS for another number
+fuzz: ## damaged and made segments, rings, symbol files and recordings, ten million of each kind; RUNS for another number
 	@scripts/install-dependencies build
 	scripts/fuzz $(if $(RUNS),--runs $(RUNS)) '$(abspath $(SCRATCH))/fuzz'
 
@@ -79,6 +79,8 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift
 	scripts/check-comments --self-test
 	scripts/check-comments
+	scripts/check-foreign --self-test
+	scripts/check-foreign
 	scripts/check-markdown --self-test
 	scripts/check-markdown
 	scripts/add-spdx --self-test

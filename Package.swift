@@ -211,7 +211,7 @@ let package = Package(
       name: "SegmentFilesTests", dependencies: ["SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "IndexReaderTests",
-      dependencies: ["CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
+      dependencies: ["Bounds", "CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],
       exclude: ["Segments"]),
     .testTarget(
       name: "EventExportTests",
@@ -240,7 +240,7 @@ let package = Package(
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets",
-      dependencies: ["Answers", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
+      dependencies: ["Answers", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]

@@ -29,10 +29,11 @@ public final class Budget: Sendable {
 
   /// A budget that begins now, of `seconds` of time and `bytes` of memory (answers, sections, what is unpacked).
   public init(seconds: Double, bytes: Int) {
-    self.seconds = seconds
     self.bytes = min(max(bytes, 0), Self.most)
-    let nanoseconds = UInt64(max(0, min(seconds, 1e9)) * 1e9)
-    deadline = SystemAccess.nanoseconds(of: CLOCK_MONOTONIC) &+ nanoseconds
+    // NaN is no time at all.
+    let bounded = seconds > 0 ? min(seconds, 1e9) : 0
+    self.seconds = bounded
+    deadline = SystemAccess.nanoseconds(of: CLOCK_MONOTONIC) &+ UInt64(bounded * 1e9)  // bounded: at most 10^18
     bytesLeft = Atomic(self.bytes)
   }
 
@@ -40,16 +41,21 @@ public final class Budget: Sendable {
   public func cancel() { end(.cancelled) }
 
   /// Takes `count` bytes off. They come back by `giveBack` where the memory is free again before the answer is made.
-  /// Returns whether the question may go on.
+  /// Returns whether the question may go on. Does not look at the clock.
   @discardableResult
   public func spend(bytes count: Int) -> Bool {
-    guard count >= 0, !isExhausted else { return !isExhausted }
-    // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't wrap
-    // around.
+    guard count >= 0, met.load(ordering: .relaxed) == 0 else { return met.load(ordering: .relaxed) == 0 }
+    // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't
+    // wrap around.
     let left = bytesLeft.wrappingSubtract(min(count, Self.most), ordering: .relaxed).newValue
     if left < 0 { end(.memory) }
-    return !isExhausted
+    return met.load(ordering: .relaxed) == 0
   }
+
+  /// Takes `count` bytes off the budget of this thread, if there is one. Returns whether the question may go on. To be
+  /// called before the memory is taken, where its size is a foreign number or grows with one.
+  @discardableResult
+  public static func spendCurrent(bytes count: Int) -> Bool { current?.spend(bytes: count) ?? true }
 
   /// Bytes that `spend` took and that are free again.
   public func giveBack(bytes count: Int) { bytesLeft.wrappingAdd(max(0, min(count, Self.most)), ordering: .relaxed) }
@@ -72,7 +78,8 @@ public final class Budget: Sendable {
     case nil: return
     case .time:
       throw Complaint(
-        .budget, what: "the question took longer than \(Int(seconds)) s", advice: "ask for less at a time", code: ETIME)
+        .budget, what: "the question took longer than \(UInt64(seconds)) s", advice: "ask for less at a time",
+        code: ETIME)
     case .memory:
       throw Complaint(
         .budget, what: "the answer would take more than \(bytes >> 20) MiB of memory", advice: "ask for less at a time",
@@ -114,24 +121,34 @@ public final class Budget: Sendable {
 }
 
 /// Asks, for one loop, whether the current budget allows another round. Where there is no budget, every round is
-/// allowed.
+/// allowed. A round costs a decrement; the budget is looked for only when the clock is due, so that a meter may stand
+/// in any loop.
+@frozen
 public struct BudgetMeter {
-  private let budget: Budget?
-  private let interval: UInt32
-  private var rounds: UInt32 = 0
+  @usableFromInline let interval: UInt32
+  /// Rounds up to the next look at the budget, which is made in the last of them.
+  @usableFromInline var left: UInt32
 
   /// `interval`: rounds between two looks at the clock. 1 where a round makes a system call.
+  @inlinable
   public init(interval: UInt32 = 1024) {
-    budget = Budget.current
     self.interval = max(interval, 1)
+    left = self.interval
   }
 
-  /// Whether the loop may go on. To be asked before each round.
+  /// Whether the loop may go on. To be asked before each round. Once it says no, it says no again.
+  @inlinable
   public mutating func goesOn() -> Bool {
-    guard let budget else { return true }
-    rounds &+= 1
-    guard rounds >= interval else { return true }
-    rounds = 0
-    return !budget.isExhausted
+    if left > 1 {
+      left &-= 1
+      return true
+    }
+    guard Self.isAllowed() else { return false }
+    left = interval
+    return true
   }
+
+  /// Whether the budget of this thread allows a round more. Looks at the clock.
+  @usableFromInline @inline(never)
+  static func isAllowed() -> Bool { Budget.current.map { !$0.isExhausted } ?? true }
 }

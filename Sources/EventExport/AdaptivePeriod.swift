@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How long the drain loop waits between two looks at the rings: not at all while many events come, and while none come
 // so long that the looks take no noticeable part of a processor.
+//
+// bounded: a period is at most `longest`, and numbers that are computed from it at most twice that
 
 /// The time until the next look, from the numbers of records that the last looks found.
 struct AdaptivePeriod {

@@ -89,9 +89,8 @@ final class Delivery {
       taken = min(max(subscriber.take(records, ring: ring, first: first, &output), 0), records.count)
     }
     guard taken < records.count, policy == .overwrite else { return taken }
-    drop(
-      EventLoss(
-        count: UInt64(records.count - taken), from: records[taken].stamp, to: records[records.count - 1].stamp))
+    let untaken = UInt64(truncatingIfNeeded: records.count &- taken)  // above 0: the guard saw it
+    drop(EventLoss(count: untaken, from: records[taken].stamp, to: records[records.count &- 1].stamp))
     return records.count
   }
 
@@ -137,7 +136,7 @@ final class Delivery {
       return
     }
     if waitingSince == 0 { waitingSince = now }
-    guard isIdle || waiting >= min(Self.worthWriting, output.capacity / 2) || now - waitingSince >= Self.patience
+    guard isIdle || waiting >= min(Self.worthWriting, output.capacity / 2) || now &- waitingSince >= Self.patience
     else { return }
     var range = output.contiguous
     // While this part of the memory is written, other parts are filled.
@@ -156,12 +155,12 @@ final class Delivery {
       output.ring?.take(result)
       if result > 0 {
         obstacle = nil
-        figures.bytes.wrappingAdd(UInt64(result), ordering: .relaxed)
+        figures.bytes.wrappingAdd(UInt64(truncatingIfNeeded: result), ordering: .relaxed)
         figures.writes.wrappingAdd(1, ordering: .relaxed)
       }
       return
     }
-    let code = Int32(-result)
+    let code = Int32(truncatingIfNeeded: 0 &- result)
     switch code {
     case ECANCELED: break
     case EPIPE, ECONNRESET, ECONNABORTED, ENOTCONN: abandon(.destinationGone)
@@ -171,7 +170,7 @@ final class Delivery {
       if code == ENOSPC || code == EDQUOT, waitsForSpace {
         if obstacle == nil { figures.failures.wrappingAdd(1, ordering: .relaxed) }
         obstacle = error
-        retryAt = now + Self.retryDelay
+        retryAt = now &+ Self.retryDelay
       } else {
         figures.failures.wrappingAdd(1, ordering: .relaxed)
         abandon(.destinationFailed(error))

@@ -7,9 +7,13 @@
 //
 // Subscribers that overwrite share one source for each process. A lossless subscriber has a source of its own, with a
 // place of its own in the rings. So its slowness holds up the process, which it asks for, and no other subscriber.
+//
+// No process takes more than its share of a turn (`Shares`), whatever its rings claim and however many listen to it.
 
+import Bounds
 import CLiburing
 import Glibc
+import SharedLayout
 import Synchronization
 import SystemAccess
 
@@ -49,7 +53,7 @@ final class DrainLoop {
       // An attachment has one lossless subscriber, whose number counts, or others, which take all records.
       var done = records.count
       for delivery in deliveries { done = min(done, delivery.deliver(records, ring: ring, first: first)) }
-      figures.events.wrappingAdd(UInt64(done), ordering: .relaxed)
+      figures.events.wrappingAdd(UInt64(truncatingIfNeeded: done), ordering: .relaxed)
       return done
     }
 
@@ -137,31 +141,65 @@ final class DrainLoop {
 
   /// Attachments have numbers above all subscribers'.
   private func takeID() -> UInt32 {
-    defer { nextID += 1 }
+    defer { nextID &+= 1 }
     return 1 << 31 | nextID
   }
 
-  func remove(_ id: UInt32) { deliveries[id]?.finish(.removed, deadline: Self.now() + Self.grace) }
+  func remove(_ id: UInt32) { deliveries[id]?.finish(.removed, deadline: Self.now() &+ Self.grace) }
 
   func stop() {
     isStopping = true
-    for delivery in deliveries.values { delivery.finish(.removed, deadline: Self.now() + Self.grace) }
+    for delivery in deliveries.values { delivery.finish(.removed, deadline: Self.now() &+ Self.grace) }
   }
 
   var isOver: Bool { isStopping && deliveries.isEmpty }
 
   // MARK: a turn
 
+  /// The records that each source may read in one turn. A turn is for a number of records, counted once for each
+  /// delivery that gets them; each process has an equal part of it, and each source of a process an equal part of that.
+  struct Shares {
+    /// Records of a turn: about 10 ms.
+    static let ofTurn = 1 << 18
+    /// A source that has less could hardly come round its rings.
+    static let least = 1024
+    // bounded: all are constants of a few thousand
+    static let leastOfEnded = least + RingReader.recordsOfALook * Int(ALLOCS_RING_COUNT)
+
+    private let ofProcess: Int
+    /// How many deliveries each process has.
+    private var listeners: [Int32: Int] = [:]
+
+    init(of sources: [(processID: Int32, deliveries: Int)]) {
+      for (process, deliveries) in sources {
+        listeners[process, default: 0] &+= max(deliveries, 1)
+      }
+      ofProcess = Self.ofTurn / max(listeners.count, 1)  // bounded: the divisor is 1 at least
+    }
+
+    /// Records of a source of that process. A process that has ended gets enough to look at all its rings in one turn,
+    /// which shows whether there is more to come.
+    func records(ofProcess process: Int32, hasEnded: Bool) -> Int {
+      let all = max(listeners[process] ?? 1, 1)
+      let least = hasEnded ? Self.leastOfEnded : Self.least
+      return max(least, ofProcess / all)  // bounded: the divisor is 1 at least
+    }
+  }
+
   func turn() {
     figures.turns.wrappingAdd(1, ordering: .relaxed)
     let now = Self.now()
     var status = SourceStatus()
+    let shares = Shares(of: attachments.map { ($0.source.processID, $0.deliveries.count) })
     for attachment in attachments {
-      let found = look(at: attachment, now: now)
-      status.records += found.records
-      status.fullest = max(status.fullest, found.fullest)
+      let share = shares.records(ofProcess: attachment.source.processID, hasEnded: attachment.hasEnded)
+      let found = look(at: attachment, share: share, now: now)
+      status.records = (Foreign(status.records) + found.records).saturated()
+      // Where a share was used up, more is waiting.
+      status.fullest = max(status.fullest, found.isCut && found.records > 0 ? 1 : found.fullest)
+      status.isCut = status.isCut || found.isCut
     }
-    let isIdle = status.records == 0
+    let isIdle = status.records == 0 && !status.isCut
     for delivery in deliveries.values { delivery.turn(isIdle: isIdle, now: now, writer) }
     close(now: now)
     period.note(
@@ -170,23 +208,23 @@ final class DrainLoop {
     if !isOver { wait(now: now) }
   }
 
-  private func look(at attachment: Attachment, now: UInt64) -> SourceStatus {
+  private func look(at attachment: Attachment, share: Int, now: UInt64) -> SourceStatus {
     var receiver = FanOut(deliveries: attachment.deliveries, figures: figures)
     do throws(Complaint) {
       // The end of the process must be known before the look that finds nothing more: then nothing more can come.
       let hadEnded = attachment.hasEnded
-      let status = try attachment.source.read(limit: Self.recordsAtATime, now: now, into: &receiver)
-      if hadEnded, status.records == 0, status.waiting == 0 {
+      let status = try attachment.source.read(limit: Self.recordsAtATime, share: share, now: now, into: &receiver)
+      if hadEnded, status.records == 0, status.waiting == 0, !status.isCut {
         for delivery in attachment.deliveries { delivery.finish(.processEnded, deadline: .max) }
       } else if now >= attachment.nextCheck, !attachment.hasEnded {
-        attachment.nextCheck = now + Self.checkInterval
+        attachment.nextCheck = now &+ Self.checkInterval
         attachment.hasEnded = !attachment.source.isLive
       }
       return status
     } catch {
       for delivery in attachment.deliveries where delivery.end == nil {
         figures.failures.wrappingAdd(1, ordering: .relaxed)
-        delivery.finish(.sourceFailed(error), deadline: now + Self.grace)
+        delivery.finish(.sourceFailed(error), deadline: now &+ Self.grace)
       }
       return SourceStatus()
     }
@@ -197,7 +235,7 @@ final class DrainLoop {
     if !deliveries.isEmpty {
       for delivery in deliveries.values {
         let moment = delivery.nextMoment
-        time = min(time, moment > now ? moment - now : 1_000_000)
+        time = min(time, moment > now ? moment &- now : 1_000_000)
       }
     }
     reports.removeAll()
@@ -238,8 +276,9 @@ final class DrainLoop {
   }
 
   private func publishNumbers() {
-    figures.sources.store(UInt64(attachments.count), ordering: .relaxed)
-    figures.subscribers.store(UInt64(deliveries.count), ordering: .relaxed)
-    figures.waitingBytes.store(deliveries.values.reduce(0) { $0 + UInt64($1.waiting) }, ordering: .relaxed)
+    figures.sources.store(UInt64(truncatingIfNeeded: attachments.count), ordering: .relaxed)
+    figures.subscribers.store(UInt64(truncatingIfNeeded: deliveries.count), ordering: .relaxed)
+    figures.waitingBytes.store(
+      deliveries.values.reduce(0) { $0 &+ UInt64(truncatingIfNeeded: $1.waiting) }, ordering: .relaxed)
   }
 }

@@ -32,6 +32,7 @@ public struct RecordFilter: Sendable, Equatable {
     if let sizes, !sizes.contains(size) { return false }
     guard let addresses else { return true }
     let address = allocs_event_address(record.place)
+    // bounded: an event's address and size have 48 bits each
     return address < addresses.upperBound && address + max(size, 1) > addresses.lowerBound
   }
 }
@@ -110,15 +111,15 @@ public final class EventQueue: EventSubscriber {
         let record = records[index]
         if filter.wants(record) {
           if state.entries.count < capacity {
-            state.entries.append(.record(record, ring: ring, position: first + UInt64(index)))
+            state.entries.append(.record(record, ring: ring, position: first &+ UInt64(truncatingIfNeeded: index)))
           } else if policy == .lossless {
             return
           } else {
             Self.add(EventLoss(count: 1, from: record.stamp, to: record.stamp), to: &state)
-            dropped += 1
+            dropped &+= 1
           }
         }
-        taken = index + 1
+        taken = index &+ 1
       }
     }
     figures.eventsDropped.wrappingAdd(dropped, ordering: .relaxed)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The interface between the rings of a process and what takes their events: a source reads, a receiver takes.
 
+import Bounds
 import SharedLayout
 import SystemAccess
 
@@ -24,7 +25,8 @@ public struct EventLoss: Sendable, Equatable {
 
   /// Makes this loss both losses together.
   public mutating func merge(_ other: EventLoss) {
-    count += other.count
+    // Counts are foreign: a process may claim any number of losses.
+    count = (Foreign(count) + other.count).saturated()
     from = min(from, other.from)
     to = max(to, other.to)
   }
@@ -38,11 +40,15 @@ public struct SourceStatus: Sendable, Equatable {
   public var waiting = 0
   /// How full the fullest ring was, as a part of its capacity: 0 to 1.
   public var fullest = 0.0
+  /// Whether the share was used up before all rings were looked at: the next look begins with the
+  /// others.
+  public var isCut = false
 
-  public init(records: Int = 0, waiting: Int = 0, fullest: Double = 0) {
+  public init(records: Int = 0, waiting: Int = 0, fullest: Double = 0, isCut: Bool = false) {
     self.records = records
     self.waiting = waiting
     self.fullest = fullest
+    self.isCut = isCut
   }
 }
 
@@ -77,7 +83,9 @@ public protocol EventSource: AnyObject {
   /// Whether the process still runs and still writes to these rings: false after an exec. A few system calls.
   var isLive: Bool { get }
 
-  /// Reads all rings, at most about `limit` records of each, and renews the reader's lease when that is due. `now` is
-  /// the present in nanoseconds of CLOCK_MONOTONIC. Throws if the rings can't be read any more.
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus
+  /// Reads all rings, at most about `limit` records of each and `share` of all together, and renews the reader's lease
+  /// when that is due. `now` is the present in nanoseconds of CLOCK_MONOTONIC.
+  /// Throws if the rings can't be read any more.
+  func read(limit: Int, share: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint)
+    -> SourceStatus
 }

@@ -46,10 +46,11 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
 
   public func take(_ records: Span<EventRecord>, ring: Int, first: UInt64, _ output: inout EventOutput) -> Int {
     let size = MemoryLayout<EventRecord>.size
-    let count = min(records.count, max(0, output.room - Self.frameBytes) / size)
+    let room = max(0, output.room &- Self.frameBytes)
+    let count = min(records.count, room / size)  // bounded: a record has 32 bytes
     // A frame with few records would mostly be its head.
     guard count == records.count || count >= 64 else { return 0 }
-    frame(.records, ring: UInt32(truncatingIfNeeded: ring), first, UInt64(count), 0, to: &output)
+    frame(.records, ring: UInt32(truncatingIfNeeded: ring), first, UInt64(truncatingIfNeeded: count), 0, to: &output)
     output.append(records.extracting(first: count).bytes)
     return count
   }
@@ -69,11 +70,11 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   public func turn(isIdle: Bool, _ output: inout EventOutput) { tellDamage(&output) }
 
   private func tellDamage(_ output: inout EventOutput) {
-    let count = min(untold.count, output.room / Self.frameBytes)
+    let count = min(untold.count, output.room / Self.frameBytes)  // bounded: frameBytes is a constant
     for ring in untold.prefix(count) {
       frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output)
     }
-    untold.removeFirst(count)
+    untold.removeFirst(count)  // bounded: the count is at most the array's
   }
 
   public func finish(_ end: DeliveryEnd, _ output: inout EventOutput) -> Bool {
@@ -94,7 +95,7 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
   private func frame(
     _ kind: Kind, ring: UInt32, _ a: UInt64, _ b: UInt64, _ c: UInt64, to output: inout EventOutput
   ) {
-    append(UInt64(kind.rawValue) | UInt64(ring) << 32, a, to: &output)
+    append(UInt64(kind.rawValue) | UInt64(truncatingIfNeeded: ring) << 32, a, to: &output)
     append(b, c, to: &output)
   }
 

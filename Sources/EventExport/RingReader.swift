@@ -7,6 +7,7 @@
 // before it believes them. A ring whose header contradicts itself, or an earlier reading, is damaged: the receiver is
 // told so once, and nothing more is read from the ring.
 
+import Bounds
 import IndexReader
 import SharedLayout
 
@@ -19,6 +20,8 @@ public final class RingReader {
   private var stamps: [UInt64] = []
   private let began: UInt64
   private var damaged: Set<Int> = []
+  /// The ring that the next look begins with.
+  private var next = 0
   private let buffer: UnsafeMutableBufferPointer<allocs_event>
 
   private static let bufferRecords = 8192
@@ -48,47 +51,67 @@ public final class RingReader {
   /// The positions of the next records to read, by ring.
   var positions: [UInt64] { cursors.map(\.position) }
 
-  /// Reads all rings, at most about `limit` records of each. A receiver gets no more than 8,192 records at a time.
+  /// A look at a ring without news counts as so many records of a share.
+  static let recordsOfALook = 2
+
+  /// Reads all rings, at most about `limit` records of each, and `share` of all together: what the share did not reach
+  /// comes first the next time. A receiver gets no more than 8,192 records at a time.
   ///
   /// `now` is the present as a stamp: an upper bound for the times of lost records. `taken` is told the position behind
   /// the records of a ring that are done with.
   public func read(
-    limit: Int, now: UInt64, into receiver: inout some EventReceiver,
+    limit: Int, share: Int = .max, now: UInt64, into receiver: inout some EventReceiver,
     taken: (_ ring: Int, _ position: UInt64) -> Void = { _, _ in }
   ) -> SourceStatus {
     // Rings that were made since have been read from their first records on.
     while cursors.count < shared.segment.ringCount { add(RingCursor(ring: cursors.count)) }
     var status = SourceStatus()
-    let capacity = shared.segment.ringCapacity
-    for ring in cursors.indices {
+    let capacity = max(shared.segment.ringCapacity, 1)
+    var left = share
+    var looked = 0
+    // Of the drain loop's thread, which has no budget, the share alone is the bound.
+    var meter = BudgetMeter(interval: 16)
+    while looked < cursors.count {
+      guard left > 0, meter.goesOn() else {
+        status.isCut = true
+        break
+      }
+      let ring = next < cursors.count ? next : 0
+      next = ring &+ 1
+      looked &+= 1
+      left &-= Self.recordsOfALook
       let written = shared.segment.written(toRing: ring)
       guard written != cursors[ring].position, !damaged.contains(ring) else { continue }
       // More records than were ever announced: to read on would take for ever, and give some that were not written.
-      guard written <= shared.segment.oldestPosition(inRing: ring) &+ UInt64(capacity) else {
+      let announced = shared.segment.oldestPosition(inRing: ring) &+ UInt64(truncatingIfNeeded: capacity)
+      guard written <= announced else {
         noteDamage(of: ring, &receiver)
         continue
       }
       var count = 0
-      while count < limit {
-        let asked = min(limit - count, Self.bufferRecords)
+      while count < limit, left > 0, meter.goesOn() {
+        // bounded: the count is below the limit
+        let asked = min(limit - count, Self.bufferRecords, max(left, Self.recordsOfALook))
         let part = read(ring, limit: asked, now: now, into: &receiver, taken: taken)
-        count += part.done
-        status.waiting += part.waiting
+        count = (Foreign(count) + part.done).saturated()
+        status.waiting &+= part.waiting  // at most the records of all rings
+        left &-= part.copied
         // The ring is empty, or the receiver has no room.
         if part.done < asked { break }
       }
-      status.records += count
+      status.records = (Foreign(status.records) + count).saturated()
       status.fullest = max(status.fullest, Double(count) / Double(capacity))
     }
     return status
   }
 
-  /// Reads one ring once; returns how many records were new, lost ones included, and how many were not taken.
+  /// Reads one ring once; returns how many records were new, lost ones included, how many were copied, and how many
+  /// were not taken.
   private func read(
     _ ring: Int, limit: Int, now: UInt64, into receiver: inout some EventReceiver, taken: (Int, UInt64) -> Void
-  ) -> (done: Int, waiting: Int) {
+  ) -> (done: Int, copied: Int, waiting: Int) {
     let before = stamps[ring]
-    let part = UnsafeMutableBufferPointer(rebasing: buffer[..<max(1, limit)])
+    let part = UnsafeMutableBufferPointer(rebasing: buffer[..<min(max(1, limit), Self.bufferRecords)])
     let batch = shared.segment.read(&cursors[ring], into: part)
     let records = UnsafeBufferPointer(rebasing: buffer[batch.records])
     if let last = records.last { stamps[ring] = last.stamp }
@@ -98,20 +121,21 @@ public final class RingReader {
     }
     if cursors[ring].isDamaged {
       noteDamage(of: ring, &receiver)
-      return (0, 0)
+      return (0, 0, 0)
     }
     var done = 0
     // The records are copies: their thread may go on while they are worked on.
     if receiver.takesAll { taken(ring, cursors[ring].position) }
     if !records.isEmpty {
-      done = receiver.receive(records.span, ring: ring, first: batch.position)
+      done = min(max(receiver.receive(records.span, ring: ring, first: batch.position), 0), records.count)
       if done < records.count {
-        cursors[ring] = RingCursor(ring: ring, position: batch.position + UInt64(done))
-        stamps[ring] = done == 0 ? before : records[done - 1].stamp
+        cursors[ring] = RingCursor(ring: ring, position: batch.position &+ UInt64(truncatingIfNeeded: done))
+        stamps[ring] = done == 0 ? before : records[done &- 1].stamp
       }
     }
     if !receiver.takesAll, done > 0 || batch.lost > 0 { taken(ring, cursors[ring].position) }
-    return (Int(clamping: UInt64(done) &+ batch.lost), records.count - done)
+    let new = (Foreign(batch.lost) + UInt64(truncatingIfNeeded: done)).saturated()
+    return (Int(clamping: new), records.count, records.count &- done)
   }
 
   private func noteDamage(of ring: Int, _ receiver: inout some EventReceiver) {

@@ -99,26 +99,34 @@ public final class RingSource: EventSource {
 
   public var isLive: Bool { shared.segment.isInUse }
 
+  /// As the requirement, without a bound on the records of all rings together.
   public func read(
     limit: Int, now: UInt64, into receiver: inout some EventReceiver
   ) throws(Complaint) -> SourceStatus {
+    try read(limit: limit, share: .max, now: now, into: &receiver)
+  }
+
+  public func read(
+    limit: Int, share: Int, now: UInt64, into receiver: inout some EventReceiver
+  ) throws(Complaint) -> SourceStatus {
     if now >= nextBeat, !isDetached {
       try renew()
-      nextBeat = now + Self.beatInterval
+      nextBeat = now &+ Self.beatInterval
     }
     let now = now &+ shift
     guard !shared.segment.isBroken else {
+      try shared.segment.checkIntact()
       throw Complaint(
         .obstacle, what: "cannot read the events of process \(processID): its segment was cut short",
         advice: "run the process again")
     }
-    let status = reader.read(limit: limit, now: now, into: &receiver) { ring, position in
+    let status = reader.read(limit: limit, share: share, now: now, into: &receiver) { ring, position in
       guard case .lossless = policy else { return }
       entry?.setPosition(position, ofRing: ring, in: shared.segment)
     }
     let missing = shared.segment.unrecordedEvents
     if missing > unrecorded {
-      receiver.lost(EventLoss(count: missing - unrecorded, from: lastLook, to: now), ring: nil)
+      receiver.lost(EventLoss(count: missing &- unrecorded, from: lastLook, to: now), ring: nil)
       unrecorded = missing
     }
     lastLook = now

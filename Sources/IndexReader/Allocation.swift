@@ -33,7 +33,7 @@ public struct Allocation: Hashable, Sendable {
   }
 
   /// Whether `address` is in it: base <= address < base + max(size, 1).
-  public func contains(_ address: UInt64) -> Bool { address >= base && address - base < max(size, 1) }
+  public func contains(_ address: UInt64) -> Bool { address >= base && address &- base < max(size, 1) }
 }
 
 /// An address, with the allocations at it and beside it.

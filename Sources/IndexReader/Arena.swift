@@ -8,7 +8,13 @@
 //   memory (`hasHead`).
 // - A search's result was true when it was read. A search that finds nothing met, for each
 //   slot, a moment at which no allocation started there.
+// - A summary may claim groups for which the file holds nothing. To read there would take memory of
+//   the file system, so where a search goes far it asks the kernel first (`DataRun`).
+//
+// bounded: numbers of slots, groups and words are below 2^23, the slots of a region, and addresses
+// below 2^49: a region's number is below 2^22, and an offset in it below 2^26
 
+import Bounds
 import MappingGuard
 import SharedLayout
 
@@ -26,7 +32,7 @@ struct Arena {
 
   /// The slots at `start`; nil if they are not those of `region`.
   @inline(__always)
-  init?(at start: UnsafeRawPointer, region: Int, shape: SlotRegion.Shape) {
+  init?(at start: ArenaPlace, region: Int, shape: SlotRegion.Shape) {
     guard let region = SlotRegion(at: start, region: region, shape: shape) else { return nil }
     self.region = region
   }
@@ -84,13 +90,17 @@ struct Arena {
     let topSlot = Int(offset >> shift)
     let lowestGroup = Int(floor >> shift) >> 6
     let topGroup = topSlot >> 6
-    let own = summary.word(topGroup >> 6)
+    var own = summary.word(topGroup >> 6)
+    var run = DataRun()
+    // A search that comes from a region above expects nothing at the end of this one.
+    if topSlot == groupCount << 6 - 1, own != 0, !holdsData(inWord: topGroup >> 6, &run) { own = 0 }
     if own >> UInt64(topGroup & 63) & 1 != 0,
       let found = last(inGroup: topGroup, fromSlot: topSlot & 63, atOrBelow: limit)
     {
       return found
     }
     var word = SummaryBits.Word(index: topGroup >> 6, bits: own & ((1 << UInt64(topGroup & 63)) - 1))
+    var meter = BudgetMeter(interval: 64)
     while true {
       while word.bits != 0 {
         let bit = 63 - word.bits.leadingZeroBitCount
@@ -103,9 +113,19 @@ struct Arena {
         }
         word.bits &= ~(1 << UInt64(bit))
       }
-      guard let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
-      word = next
+      repeat {
+        guard meter.goesOn(), let next = summary.lastWord(atOrBelow: word.index - 1) else { return nil }
+        word = next
+      } while !holdsData(inWord: word.index, &run)
     }
+  }
+
+  /// Whether the file holds anything of the slots under a word of the summary: eight pages.
+  @inline(never)
+  private func holdsData(inWord index: Int, _ run: inout DataRun) -> Bool {
+    let bytes = 64 * 64 * 8
+    let start = region.fileOffset + index * bytes
+    return run.holdsData(in: start..<start + bytes, region.windows)
   }
 
   @inline(__always)
@@ -139,6 +159,10 @@ struct Arena {
     let firstGroup = firstSlot >> 6
     var word = SummaryBits.Word(
       index: firstGroup >> 6, bits: summary.word(firstGroup >> 6) & (~0 << UInt64(firstGroup & 63)))
+    var meter = BudgetMeter(interval: 64)
+    var run = DataRun()
+    // A search that begins in the region expects a block nearby; another knows nothing of it.
+    if firstSlot == 0, word.bits != 0, !holdsData(inWord: 0, &run) { word.bits = 0 }
     while true {
       while word.bits != 0 {
         let group = word.index << 6 | word.bits.trailingZeroBitCount
@@ -157,8 +181,10 @@ struct Arena {
         }
         word.bits &= word.bits - 1
       }
-      guard let next = summary.firstWord(atOrAbove: word.index + 1) else { return true }
-      word = next
+      repeat {
+        guard meter.goesOn(), let next = summary.firstWord(atOrAbove: word.index + 1) else { return true }
+        word = next
+      } while !holdsData(inWord: word.index, &run)
     }
   }
 
@@ -169,10 +195,12 @@ struct Arena {
     private var heads: UInt64 = 0
 
     /// Of group `number`, whose summary bit need not be set.
-    init(_ number: Int, of arena: Arena) {
+    init(_ number: Int, of arena: Arena, _ run: inout DataRun) {
       self.arena = arena
       firstSlot = number << 6
-      guard arena.summary.contains(number), arena.hasHead(inGroup: number, prefetching: prefetchDistance) else {
+      guard arena.summary.contains(number), arena.holdsData(inWord: number >> 6, &run),
+        arena.hasHead(inGroup: number, prefetching: prefetchDistance)
+      else {
         return
       }
       for eight in 0..<8 { heads |= arena.heads(inEightSlotsAt: firstSlot + eight * 8) << UInt64(eight * 8) }

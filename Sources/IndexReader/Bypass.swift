@@ -24,10 +24,9 @@ extension Segment {
   /// The functions that the agent could not hook, in the order in which it met them. Entries that
   /// contradict themselves are left out. Any thread may ask.
   public var bypasses: [Bypass] {
-    let table = entries(ALLOCS_SECTION_BYPASSES, as: allocs_bypass.self)
-    return (0..<used(ALLOCS_SECTION_BYPASSES)).compactMap { index in
+    read(ALLOCS_SECTION_BYPASSES) { index in
       var entry = allocs_bypass()
-      copyWords(of: table + index, into: &entry)
+      copyWords(of: self.entry(index, of: ALLOCS_SECTION_BYPASSES, as: allocs_bypass.self), into: &entry)
       guard let function = path(at: entry.function, size: entry.function_size),
         let module = path(at: entry.module, size: entry.module_size),
         entry.reason != ALLOCS_BYPASS_NONE.rawValue

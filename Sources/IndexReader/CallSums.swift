@@ -27,12 +27,14 @@ extension Segment {
   /// any thread may ask.
   public var callSums: CallSums? {
     let values = headerField(\.counters, as: UInt64.self)
+    // bounded: a counter's number is below ALLOCS_COUNTER_COUNT
     func counter(_ counter: allocs_counter) -> UInt64 { allocs_load_acquire_u64(values + Int(counter.rawValue)) }
     let moved = counter(ALLOCS_COUNTER_SUMS_MOVED)
     guard moved & 1 == 0, counter(ALLOCS_COUNTER_UNKNOWN_THREADS) == 0 else { return nil }
     var sums = CallSums(
       allocations: counter(ALLOCS_COUNTER_ENDED_ALLOCATIONS), frees: counter(ALLOCS_COUNTER_ENDED_FREES))
     forEachThreadEntry { entry in
+      // bounded: both words lie in the entry
       let identity = UnsafeRawPointer(entry) + MemoryLayout<allocs_thread>.offset(of: \.identity)!
       func word(_ field: PartialKeyPath<allocs_thread_identity>) -> UInt64 {
         let place = identity + MemoryLayout<allocs_thread_identity>.offset(of: field)!
@@ -50,6 +52,7 @@ extension Segment {
   public var unfinishedThreadCount: Int {
     var count = 0
     forEachThreadEntry { entry in
+      // bounded: there are 32,767 entries at most, and the word lies in one
       let place = UnsafeRawPointer(entry) + MemoryLayout<allocs_thread>.offset(of: \.state)!
       let state = allocs_load_relaxed_u32(place.assumingMemoryBound(to: UInt32.self))
       if state == ALLOCS_THREAD_LIVE.rawValue || state == ALLOCS_THREAD_EXITING.rawValue { count += 1 }
@@ -58,7 +61,9 @@ extension Segment {
   }
 
   private func forEachThreadEntry(_ body: (UnsafePointer<allocs_thread>) -> Void) {
-    let table = entries(ALLOCS_SECTION_THREADS, as: allocs_thread.self)
-    for slot in 0..<used(ALLOCS_SECTION_THREADS) { body(table + slot) }
+    // bounded: the table has 32,767 entries at most
+    for slot in 0..<used(ALLOCS_SECTION_THREADS) {
+      body(entry(slot, of: ALLOCS_SECTION_THREADS, as: allocs_thread.self))
+    }
   }
 }

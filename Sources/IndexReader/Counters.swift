@@ -40,7 +40,7 @@ public struct IndexCounter: Hashable, Sendable {
     guard let kind = Kind(rawValue: facts.kind) else { return nil }
     return IndexCounter(
       name: String(cString: facts.name), kind: kind, noun: String(cString: facts.noun),
-      words: String(cString: facts.words), number: Int(number))
+      words: String(cString: facts.words), number: Int(truncatingIfNeeded: number))
   }
 
   /// The counter with this name in JSON; nil if this version has none.
@@ -66,6 +66,7 @@ extension Segment {
   }
 
   func value(of counter: IndexCounter) -> UInt64 {
+    // bounded: a counter's number is below ALLOCS_COUNTER_COUNT
     allocs_load_relaxed_u64(headerField(\.counters, as: UInt64.self) + counter.number)
   }
 

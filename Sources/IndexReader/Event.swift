@@ -95,7 +95,7 @@ public struct Event: Hashable, Sendable {
     address = allocs_event_address(record.place)
     size = allocs_event_size(record.extent)
     let logarithm = allocs_event_alignment(record.place)
-    alignment = logarithm == 0 || logarithm > 63 ? nil : 1 << UInt64(logarithm)
+    alignment = logarithm == 0 || logarithm > 63 ? nil : 1 << UInt64(truncatingIfNeeded: logarithm)
     slot = allocs_event_slot(record.extent)
     context = allocs_event_context(record.source)
     origin = allocs_event_origin(record.source)

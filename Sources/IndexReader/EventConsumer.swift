@@ -8,6 +8,9 @@
 // The owner of the directory can give the control file of another process this name: so the file is
 // opened in the directory of the segment, and must be the owner's, without a second name, and name
 // the same process.
+//
+// bounded: numbers of consumers and rings are below 2^12, whatever the file says, and offsets of
+// positions below the control file's size
 
 import ByteText
 import Glibc

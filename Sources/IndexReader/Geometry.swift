@@ -33,7 +33,7 @@ struct Geometry: Sendable {
     try Self.check(fields, actualSize: file.size, path)
     sections = try SectionPlaces(header, path: path)
     fileSize = fields.file_size
-    processID = Int32(fields.pid)
+    processID = Int32(truncatingIfNeeded: fields.pid)  // `check` saw that it fits
     startTime = fields.start_time
     forkedFrom = fields.forked_from == 0 ? nil : Int32(truncatingIfNeeded: fields.forked_from)
     programsBefore = fields.programs_before
@@ -49,9 +49,9 @@ struct Geometry: Sendable {
     _ header: allocs_header, actualSize: UInt64, _ path: String
   ) throws(Complaint) {
     func damaged(_ why: String) -> Complaint { .notASegment(path: path, why: why) }
-    // Sections are addressed below 2^47: no file that can be mapped is larger.
-    guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size < 1 << 47 else {
-      throw damaged("its header says that the file has \(header.file_size) bytes")
+    guard header.file_size > UInt64(ALLOCS_PAGE_SIZE), header.file_size <= SectionPlaces.mostFileBytes else {
+      let most = SectionPlaces.mostFileBytes
+      throw damaged("its header says that the file has \(header.file_size) bytes; an agent's have \(most) at most")
     }
     guard actualSize >= header.file_size else {
       throw .truncated(path: path, why: "it has \(actualSize) of \(header.file_size) bytes")
@@ -66,7 +66,8 @@ struct Geometry: Sendable {
   /// The arguments, between which the header has zeros.
   private static func command(_ header: allocs_header) -> [String] {
     withUnsafeBytes(of: header.command) { bytes in
-      var arguments = bytes.prefix(Int(header.command_size)).split(separator: 0, omittingEmptySubsequences: false)
+      var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(
+        separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }
       return arguments.map { String(reversibly: Array($0)) }
     }

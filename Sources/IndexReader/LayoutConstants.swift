@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sizes of the layout whose macros Swift can't import, derived from sizes that it can import.
+//
+// bounded: all numbers are constants of the layout
 
 import SharedLayout
 

@@ -33,6 +33,7 @@ public struct MappingRecord: Hashable, Sendable {
 
   /// The permissions as /proc/PID/maps writes them, such as `rw-p`.
   public var permissions: String {
+    // bounded: these are texts of a letter each
     (protection & 1 != 0 ? "r" : "-") + (protection & 2 != 0 ? "w" : "-") + (protection & 4 != 0 ? "x" : "-")
       + (isShared ? "s" : "p")
   }
@@ -42,21 +43,24 @@ extension Segment {
   /// How many changes were made to the table of mappings so far. As long as the number stays, the
   /// records stay. One load; any thread may ask.
   public var mappingChanges: UInt64 {
+    // bounded: a counter's number is below ALLOCS_COUNTER_COUNT
     allocs_load_acquire_u64(
       headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MAPPINGS_CHANGED.rawValue))
   }
 
   /// The mappings that are noted, in order of address. Reads the whole table; any thread may ask.
   public var mappingRecords: [MappingRecord] {
-    let table = entries(ALLOCS_SECTION_MAPPINGS, as: allocs_mapping.self)
-    let records = (0..<used(ALLOCS_SECTION_MAPPINGS)).compactMap { mappingRecord(table + $0) }
+    let records = read(ALLOCS_SECTION_MAPPINGS) {
+      mappingRecord(entry($0, of: ALLOCS_SECTION_MAPPINGS, as: allocs_mapping.self))
+    }
     return records.sorted { $0.range.lowerBound < $1.range.lowerBound }
   }
 
   private func mappingRecord(_ entry: UnsafePointer<allocs_mapping>) -> MappingRecord? {
     guard let copy = copySequenced(of: entry, into: allocs_mapping()), copy.start < copy.end else { return nil }
     return MappingRecord(
-      range: copy.start..<copy.end, context: copy.context, ticks: copy.ticks, protection: copy.protection & 7,
+      range: copy.start..<max(copy.start, copy.end), context: copy.context, ticks: copy.ticks,
+      protection: copy.protection & 7,
       isAnonymous: copy.flags & ALLOCS_MAPPING_ANONYMOUS.rawValue != 0,
       isShared: copy.flags & ALLOCS_MAPPING_SHARED.rawValue != 0,
       isBreak: copy.flags & ALLOCS_MAPPING_BREAK.rawValue != 0,

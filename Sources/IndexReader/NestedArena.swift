@@ -2,7 +2,11 @@
 // The slots of blocks that suballocators have handed out in one region (allocs_nested.h). The rules
 // are those of Arena: slots are read only in groups whose summary bit is set, and each result of a
 // search was true when it was read.
+//
+// bounded: numbers of slots are below 2^23 and of groups below 2^17; offsets are in a region, below
+// 2^26
 
+import Bounds
 import SharedLayout
 
 struct NestedArena {
@@ -13,7 +17,7 @@ struct NestedArena {
   private var slots: UnsafePointer<UInt64> { region.slots }
 
   /// The nested arena at `start`; nil if it is not one of `region`.
-  init?(at start: UnsafeRawPointer, region: Int) {
+  init?(at start: ArenaPlace, region: Int) {
     guard let region = SlotRegion(at: start, region: region, shape: .nested) else { return nil }
     self.region = region
   }
@@ -29,13 +33,26 @@ struct NestedArena {
     }
   }
 
+  /// Whether the file holds anything around the slots of a group.
+  private func holdsData(inGroup group: Int, _ run: inout DataRun) -> Bool {
+    let bytes = 8 * Int(ALLOCS_PAGE_SIZE)
+    let start = (region.fileOffset + group * 64 * 8) & ~(bytes - 1)
+    return run.holdsData(in: start..<start + bytes, region.windows)
+  }
+
   /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns
   /// false. False if it did.
   func scanDown(from offset: UInt64, _ body: (Suballocation) -> Bool) -> Bool {
     let top = Int(offset >> region.shift)
     var slot = top
     var next = summary.last(atOrBelow: top >> 6)
-    while let group = next {
+    var meter = BudgetMeter(interval: 256)
+    var run = DataRun()
+    while meter.goesOn(), let group = next {
+      guard group == top >> 6 || holdsData(inGroup: group, &run) else {
+        next = summary.last(atOrBelow: group - 1)
+        continue
+      }
       if group != top >> 6 { slot = group << 6 | 63 }
       while slot >= group << 6 {
         if allocs_slot_is_head(allocs_load_relaxed_u64(slots + slot)), let block = block(inSlot: slot) {
@@ -54,7 +71,13 @@ struct NestedArena {
     let bottom = Int((offset + 7) >> region.shift)
     var slot = bottom
     var next = summary.first(atOrAbove: bottom >> 6)
-    while let group = next {
+    var meter = BudgetMeter(interval: 256)
+    var run = DataRun()
+    while meter.goesOn(), let group = next {
+      guard group == bottom >> 6 || holdsData(inGroup: group, &run) else {
+        next = summary.first(atOrAbove: group + 1)
+        continue
+      }
       if group != bottom >> 6 { slot = group << 6 }
       while slot < (group + 1) << 6 {
         if allocs_slot_is_head(allocs_load_relaxed_u64(slots + slot)), let block = block(inSlot: slot) {

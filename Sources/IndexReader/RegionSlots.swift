@@ -10,7 +10,11 @@
 //   true when it was read. Of two allocations at one base, the coarse one is taken: the agent never
 //   lets a fine record replace a coarse one in silence, but where frees are not seen, a coarse
 //   record may replace a fine one.
+//
+// bounded: an allocation's base is at or above its region's start; numbers of groups are below
+// 2^18, and addresses below 2^49
 
+import Bounds
 import SharedLayout
 
 /// This many fine groups of slots are for the memory that one coarse group is for: 2 KiB.
@@ -51,12 +55,15 @@ struct RegionSlots {
     guard let fine else { return try coarse.scan(from: offset, body) }
     let limit = regionStart + offset
     var next = Int(offset >> UInt64(ALLOCS_SUMMARY_SHIFT))
-    while let group = firstGroup(atOrAbove: next, fine) {
+    var meter = BudgetMeter(interval: 1024)
+    var coarseRun = DataRun()
+    var fineRun = DataRun()
+    while meter.goesOn(), let group = firstGroup(atOrAbove: next, fine) {
       next = group + 1
-      var coarseOnes = Arena.Group(group, of: coarse)
+      var coarseOnes = Arena.Group(group, of: coarse, &coarseRun)
       var candidate = coarseOnes.next(atOrAbove: limit)
       for number in group * fineGroups..<(group + 1) * fineGroups {
-        var fineOnes = Arena.Group(number, of: fine)
+        var fineOnes = Arena.Group(number, of: fine, &fineRun)
         while let allocation = fineOnes.next(atOrAbove: limit) {
           while let lower = candidate, lower.base < allocation.base {
             guard try body(lower) else { return false }

@@ -1,48 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 // The look-up of an address: the search from regions down to slots.
 
+import Bounds
 import SharedLayout
 
 extension Segment {
   /// The start of the arena of a region whose bit is set; nil if the directory leads nowhere.
   @inline(__always)
-  func arenaStart(ofMarkedRegion region: Int) -> UnsafeRawPointer? {
+  func arenaPlace(ofMarkedRegion region: Int) -> ArenaPlace? {
     // Pairs with the writer's store of the entry, which it makes before the region's bit.
-    let entry = Int(allocs_load_acquire_u32(directory + region))
-    guard entry >= 1, entry <= arenaCapacity else { return nil }
-    return arenas + (entry - 1) * Layout.arenaStride
+    // bounded: the table has an entry for each region
+    let entry = Int(truncatingIfNeeded: allocs_load_acquire_u32(directory + region))
+    return arenas.place(ofEntry: entry &- 1)
   }
 
   /// The start of the nested arena whose number, from 1, stands at `word` in an arena; nil if there
   /// is none.
   @inline(__always)
-  func nestedStart(numberAt word: UnsafeRawPointer) -> UnsafeRawPointer? {
+  func nestedPlace(numberAt word: UnsafeRawPointer) -> ArenaPlace? {
     // Pairs with the agent's release, which it makes when the nested arena is complete.
-    let number = Int(allocs_load_acquire_u32(word.assumingMemoryBound(to: UInt32.self)))
+    let number = Int(truncatingIfNeeded: allocs_load_acquire_u32(word.assumingMemoryBound(to: UInt32.self)))
     guard number >= 1, number <= used(ALLOCS_SECTION_NESTED) else { return nil }
-    return UnsafeRawPointer(entries(ALLOCS_SECTION_NESTED, as: UInt8.self)) + (number - 1) * Layout.nestedStride
+    return nestedArenas.place(ofEntry: number &- 1)
   }
 
   /// The slots of a region whose bit is set; nil if it has none.
   @inline(__always)
   private func slots(ofMarkedRegion region: Int) -> RegionSlots? {
-    guard let start = arenaStart(ofMarkedRegion: region),
-      let coarse = Arena(at: start, region: region, shape: .coarse)
+    guard let place = arenaPlace(ofMarkedRegion: region),
+      let coarse = Arena(at: place, region: region, shape: .coarse)
     else { return nil }
-    let fine = nestedStart(numberAt: start + MemoryLayout<allocs_arena>.offset(of: \.fine)!)
+    // bounded: the word lies in the arena's head
+    let fine = nestedPlace(numberAt: place.start + MemoryLayout<allocs_arena>.offset(of: \.fine)!)
     return RegionSlots(coarse: coarse, fine: fine.flatMap { Arena(at: $0, region: region, shape: .nested) })
   }
 
   private func last(atOrBelow address: UInt64) -> Allocation? {
-    let address = min(address, Layout.addressLimit - 1)
-    var region = Int(allocs_region_of_address(address))
+    let address = min(address, Layout.addressLimit &- 1)
+    var region = Int(truncatingIfNeeded: allocs_region_of_address(address))
     if regions.contains(region), let slots = slots(ofMarkedRegion: region),
-      let found = slots.last(atOrBelow: address - slots.regionStart)
+      let found = slots.last(atOrBelow: address &- slots.regionStart)
     {
       return found
     }
-    while let next = regions.last(atOrBelow: region - 1) {
-      if let found = slots(ofMarkedRegion: next)?.last(atOrBelow: Layout.regionSize - 1) { return found }
+    var meter = BudgetMeter(interval: 256)
+    while meter.goesOn(), let next = regions.last(atOrBelow: region &- 1) {
+      if let found = slots(ofMarkedRegion: next)?.last(atOrBelow: Layout.regionSize &- 1) { return found }
       region = next
     }
     return nil
@@ -55,14 +58,15 @@ extension Segment {
     from address: UInt64, _ body: (Allocation) throws(Failure) -> Bool
   ) throws(Failure) {
     guard address < Layout.addressLimit else { return }
-    let own = Int(allocs_region_of_address(address))
+    let own = Int(truncatingIfNeeded: allocs_region_of_address(address))
     var next = own
-    while let region = regions.first(atOrAbove: next) {
+    var meter = BudgetMeter(interval: 256)
+    while meter.goesOn(), let region = regions.first(atOrAbove: next) {
       if let slots = slots(ofMarkedRegion: region) {
-        let offset = region == own ? address - slots.regionStart : 0
+        let offset = region == own ? address &- slots.regionStart : 0
         guard try slots.scan(from: offset, body) else { return }
       }
-      next = region + 1
+      next = region &+ 1
     }
   }
 
@@ -76,14 +80,14 @@ extension Segment {
 
   /// The live allocation with the highest base below `address`; nil if there is none.
   public func allocation(before address: UInt64) -> Allocation? {
-    address == 0 ? nil : last(atOrBelow: address - 1)
+    address == 0 ? nil : last(atOrBelow: address &- 1)
   }
 
   /// The live allocation with the lowest base above `address`; nil if there is none.
   public func allocation(after address: UInt64) -> Allocation? {
     guard address < Layout.addressLimit else { return nil }
     var found: Allocation?
-    scan(from: address + 1) { allocation in
+    scan(from: address &+ 1) { allocation in
       found = allocation
       return false
     }
@@ -104,7 +108,7 @@ extension Segment {
   /// that is free now from memory that was never heap.
   public func wasUsed(_ address: UInt64) -> Bool {
     guard address < Layout.addressLimit else { return false }
-    let region = Int(allocs_region_of_address(address))
+    let region = Int(truncatingIfNeeded: allocs_region_of_address(address))
     guard regions.contains(region), let slots = slots(ofMarkedRegion: region) else { return false }
     return slots.wasUsed(address)
   }
@@ -131,7 +135,7 @@ extension Segment {
   public func totals(in range: ClosedRange<UInt64>? = nil) -> AllocationTotals {
     var totals = AllocationTotals()
     forEachAllocation(in: range) { allocation in
-      totals.count += 1
+      totals.count &+= 1
       // Wraps rather than traps: sizes in a damaged segment may be anything.
       totals.bytes &+= allocation.size
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who allocated: contexts, allocators, call stacks and modules.
 
+import Bounds
 import ByteText
 import SharedLayout
 
@@ -11,8 +12,8 @@ extension Segment {
   /// The context with this id; nil for id 0, which stands for "not known", and for an id that leads
   /// nowhere. Any thread may ask.
   public func context(_ id: UInt32) -> Context? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_CONTEXTS) else { return nil }
-    let word = allocs_load_acquire_u64(entries(ALLOCS_SECTION_CONTEXTS, as: UInt64.self) + Int(id))
+    guard id != 0, Int(truncatingIfNeeded: id) < used(ALLOCS_SECTION_CONTEXTS) else { return nil }
+    let word = allocs_load_acquire_u64(entry(Int(truncatingIfNeeded: id), of: ALLOCS_SECTION_CONTEXTS, as: UInt64.self))
     guard word != 0 else { return nil }
     let name = String(cString: allocs_function_name(allocs_context_function(word)))
     let allocator = allocator(allocs_context_allocator(word))
@@ -28,14 +29,15 @@ extension Segment {
   /// All allocators that the agent has met so far. The first is the allocator below the agent's
   /// malloc.
   public var allocators: [Allocator] {
-    (0..<used(ALLOCS_SECTION_ALLOCATORS)).compactMap { allocator(UInt32($0)) }
+    read(ALLOCS_SECTION_ALLOCATORS) { allocator(UInt32(truncatingIfNeeded: $0)) }
   }
 
   /// Entry `number` of the table of allocators; nil if there is none, or it contradicts itself.
   public func allocator(_ number: UInt32) -> Allocator? {
-    guard Int(number) < used(ALLOCS_SECTION_ALLOCATORS) else { return nil }
+    let index = Int(truncatingIfNeeded: number)
+    guard index < used(ALLOCS_SECTION_ALLOCATORS) else { return nil }
     var entry = allocs_allocator()
-    copyWords(of: entries(ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self) + Int(number), into: &entry)
+    copyWords(of: self.entry(index, of: ALLOCS_SECTION_ALLOCATORS, as: allocs_allocator.self), into: &entry)
     let kind: Allocator.Kind
     switch entry.kind {
     case ALLOCS_ALLOCATOR_PRIMARY.rawValue: kind = .primary
@@ -45,7 +47,7 @@ extension Segment {
     return Allocator(
       number: number, group: entry.group, kind: kind, name: string(at: entry.name, size: entry.name_size),
       function: string(at: entry.function, size: entry.function_size),
-      module: entry.module == 0 ? nil : module(index: Int(entry.module) - 1),
+      module: module(index: Int(truncatingIfNeeded: entry.module) &- 1),
       isAnnounced: entry.flags & ALLOCS_ALLOCATOR_ANNOUNCED.rawValue != 0,
       isShownAsChunk: entry.flags & ALLOCS_ALLOCATOR_SHOWN_AS_CHUNK.rawValue != 0)
   }
@@ -57,9 +59,10 @@ extension Segment {
 
   /// A node of the trie of call stacks; nil if `id` is 0, the root's, or leads outside the table.
   public func node(_ id: UInt32) -> StackNode? {
-    guard id != 0, Int(id) < used(ALLOCS_SECTION_NODES) else { return nil }
+    let index = Int(truncatingIfNeeded: id)
+    guard id != 0, index < used(ALLOCS_SECTION_NODES) else { return nil }
     var entry = allocs_node()
-    copyWords(of: entries(ALLOCS_SECTION_NODES, as: allocs_node.self) + Int(id), into: &entry)
+    copyWords(of: self.entry(index, of: ALLOCS_SECTION_NODES, as: allocs_node.self), into: &entry)
     let isAtLimit = entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0
     let isCut = entry.flags & (ALLOCS_NODE_DEPTH_LIMIT.rawValue | ALLOCS_NODE_TRUNCATED.rawValue) != 0
     return StackNode(
@@ -76,24 +79,27 @@ extension Segment {
     case ALLOCS_NODE_MODULE_NONE: return .none
     case ALLOCS_NODE_MODULE_DROPPED: return .dropped
     default:
-      guard let file = moduleFile(Int(number) - 1) else { return .module(number - 1) }
-      return id < file.first_node ? .forgotten : .module(number - 1)
+      let index = number &- 1  // not 0: that case stands above
+      guard let file = moduleFile(Int(truncatingIfNeeded: index)) else { return .module(index) }
+      return id < file.first_node ? .forgotten : .module(index)
     }
   }
 
   /// The call stack whose innermost frame is a node of the trie. Node 0, the root, is the empty
-  /// stack. A damaged trie gives a stack that says so, after at most 65,536 frames.
+  /// stack. A damaged trie gives a stack that says so, after at most `Stack.depthLimit` frames.
   public func stack(ofNode node: UInt32) -> Stack {
     Stack(ofNode: node, isAgent: { isAgent($0) }) { self.node($0) }
   }
 
   /// Whether `address` lies in the agent's own code.
   public func isAgent(_ address: UInt64) -> Bool {
-    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES) {
+    var meter = BudgetMeter()
+    var index = 0
+    while index < used(ALLOCS_SECTION_MODULES), meter.goesOn() {
       var entry = allocs_module()
-      copyWords(of: table + index, into: &entry)
+      copyWords(of: self.entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self), into: &entry)
       if entry.flags & ALLOCS_MODULE_AGENT.rawValue != 0 { return entry.start <= address && address < entry.end }
+      index &+= 1
     }
     return false
   }
@@ -103,14 +109,16 @@ extension Segment {
   /// The state of the table of modules: as long as it is equal, so are the modules. Where the agent
   /// does not count changes (layout version 2), one word of each module is read.
   public var moduleTableVersion: ModuleTableVersion {
+    // bounded: a counter's number is below ALLOCS_COUNTER_COUNT
     let changes = allocs_load_acquire_u64(
       headerField(\.counters, as: UInt64.self) + Int(ALLOCS_COUNTER_MODULES_CHANGED.rawValue))
     if changes > 0 { return ModuleTableVersion(changes: changes) }
-    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
     let count = used(ALLOCS_SECTION_MODULES)
     var unloaded = 0
+    // bounded: the table has 65,536 entries at most
     for index in 0..<count {
-      let state = UnsafeRawPointer(table + index) + MemoryLayout<allocs_module>.offset(of: \.state)!
+      let entry = self.entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self)
+      let state = UnsafeRawPointer(entry) + MemoryLayout<allocs_module>.offset(of: \.state)!
       // Pairs with the writer's release of the state, which it makes after the time of unloading.
       if allocs_load_acquire_u32(state.assumingMemoryBound(to: UInt32.self)) == ALLOCS_MODULE_UNLOADED.rawValue {
         unloaded += 1
@@ -121,7 +129,7 @@ extension Segment {
 
   /// All modules in the table, in the order in which the agent met them.
   public var modules: [Module] {
-    (0..<used(ALLOCS_SECTION_MODULES)).compactMap { module(index: $0) }
+    read(ALLOCS_SECTION_MODULES) { module(index: $0) }
   }
 
   /// The module that held the call to `address` at a record's time; nil if no module is known to
@@ -131,7 +139,7 @@ extension Segment {
     switch holder {
     case .unsaid: module(containing: address, at: ticks, isLater: false)
     case .module(let index):
-      module(index: Int(index)).flatMap { $0.start <= address && address < $0.end ? $0 : nil }
+      module(index: Int(truncatingIfNeeded: index)).flatMap { $0.start <= address && address < $0.end ? $0 : nil }
     case .none, .dropped, .forgotten: nil
     }
   }
@@ -146,16 +154,16 @@ extension Segment {
   /// `isLater`: whether modules count, too, that were noted when nodes said already in which module
   /// they lie.
   private func module(containing address: UInt64, at ticks: UInt32, isLater: Bool) -> Module? {
-    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    var meter = BudgetMeter(interval: 1 << 14)
+    var next = used(ALLOCS_SECTION_MODULES)
     // The latest entry first: within one tick a module may be unloaded and another loaded in its
     // place.
-    for index in (0..<used(ALLOCS_SECTION_MODULES)).reversed() {
-      // Only an entry that covers the address is copied: the table may have tens of thousands of
-      // entries.
-      let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
-      guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
+    while next > 0, meter.goesOn() {
+      next &-= 1
+      let index = next
+      guard covers(index, address) else { continue }
       var entry = allocs_module()
-      copyWords(of: table + index, into: &entry)
+      copyWords(of: self.entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self), into: &entry)
       guard entry.start <= address, address < entry.end, Self.wasLoaded(entry, at: ticks),
         isLater || entry.flags & ALLOCS_MODULE_LATER.rawValue == 0
       else { continue }
@@ -164,15 +172,23 @@ extension Segment {
     return nil
   }
 
+  /// Whether the module of entry `index` covers an address. Only such an entry is copied: the table
+  /// may have tens of thousands of entries.
+  @inline(__always)
+  private func covers(_ index: Int, _ address: UInt64) -> Bool {
+    let entry = entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self)
+    let bounds = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
+    return allocs_load_relaxed_u64(bounds) <= address && address < allocs_load_relaxed_u64(bounds.successor())
+  }
+
   /// Whether `address` means `module` (nil: no module) in all records whose nodes say nothing: no
   /// other module has ever been there, and `module` still is.
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
-    let table = entries(ALLOCS_SECTION_MODULES, as: allocs_module.self)
-    for index in 0..<used(ALLOCS_SECTION_MODULES) where index != module.map({ Int($0.index) }) {
-      let bounds = UnsafeRawPointer(table + index).assumingMemoryBound(to: UInt64.self)
-      guard allocs_load_relaxed_u64(bounds) <= address, address < allocs_load_relaxed_u64(bounds + 1) else { continue }
+    // bounded: the table has 65,536 entries at most
+    for index in 0..<used(ALLOCS_SECTION_MODULES) where index != module.map({ Int(truncatingIfNeeded: $0.index) }) {
+      guard covers(index, address) else { continue }
       var entry = allocs_module()
-      copyWords(of: table + index, into: &entry)
+      copyWords(of: self.entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self), into: &entry)
       if entry.flags & ALLOCS_MODULE_LATER.rawValue == 0 { return false }
     }
     return module?.unloadTicks == nil
@@ -207,13 +223,13 @@ extension Segment {
 
   private func module(index: Int, _ file: allocs_module_file?) -> Module? {
     var entry = allocs_module()
-    copyWords(of: entries(ALLOCS_SECTION_MODULES, as: allocs_module.self) + index, into: &entry)
+    copyWords(of: self.entry(index, of: ALLOCS_SECTION_MODULES, as: allocs_module.self), into: &entry)
     guard entry.state != ALLOCS_MODULE_NONE.rawValue, entry.start < entry.end,
       entry.build_id_size <= ALLOCS_BUILD_ID_SIZE, let path = path(at: entry.path, size: entry.path_size)
     else { return nil }
     return Module(
-      index: UInt32(index), path: path,
-      buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(entry.build_id_size))) },
+      index: UInt32(truncatingIfNeeded: index), path: path,
+      buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(truncatingIfNeeded: entry.build_id_size))) },
       start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
       unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,
       isMain: entry.flags & ALLOCS_MODULE_MAIN.rawValue != 0,
@@ -229,19 +245,24 @@ extension Segment {
   private func moduleFile(_ index: Int) -> allocs_module_file? {
     guard index >= 0, index < used(ALLOCS_SECTION_MODULE_FILES) else { return nil }
     var entry = allocs_module_file()
-    copyWords(of: entries(ALLOCS_SECTION_MODULE_FILES, as: allocs_module_file.self) + index, into: &entry)
+    copyWords(of: self.entry(index, of: ALLOCS_SECTION_MODULE_FILES, as: allocs_module_file.self), into: &entry)
     return entry
   }
 
-  /// A text of the strings section, which may be empty; nil if it would lie outside the section.
+  /// A text of the strings section, which may be empty; nil if it would lie outside the section, is
+  /// longer than the agent's texts, or the question may take no more memory.
   func path(at offset: UInt64, size: UInt32) -> String? {
-    let strings = UInt64(used(ALLOCS_SECTION_STRINGS))
-    guard offset <= strings, UInt64(size) <= strings - offset else { return nil }
+    let strings = used(ALLOCS_SECTION_STRINGS)
+    guard size <= Self.longestText, let place = Foreign(offset).range(count: Foreign(Foreign(size)), within: strings),
+      Budget.spendCurrent(bytes: place.count + 64)
+    else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
-    let text = UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(entries(ALLOCS_SECTION_STRINGS, as: UInt8.self)) + Int(offset), count: Int(size))
-    return String(reversibly: Array(text))
+    let text = UnsafeRawBufferPointer(start: entries(ALLOCS_SECTION_STRINGS, as: UInt8.self), count: strings)
+    return String(reversibly: Array(text[place]))
   }
+
+  /// The agent cuts texts to a page (Strings.swift).
+  private static var longestText: UInt32 { ALLOCS_PAGE_SIZE }
 }
 
 extension FileState {

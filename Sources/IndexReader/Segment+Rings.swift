@@ -9,6 +9,7 @@
 //   read or counted as lost, once. A header that contradicts itself, or an earlier state of itself,
 //   marks the cursor as damaged, and the ring is not read any more.
 
+import Bounds
 import SharedLayout
 
 /// A place in an event ring, and the losses on the way there. A value: it belongs to one reader
@@ -50,20 +51,22 @@ extension Segment {
   public var ringCount: Int { used(ALLOCS_SECTION_RINGS) }
 
   /// The slot of the thread that writes to a ring. `ring`: below `ringCount`, as in all functions
-  /// of rings; any other number ends the program.
-  public func slot(ofRing ring: Int) -> UInt32 { allocs_load_relaxed_u32(ringWord(ring, \.slot, as: UInt32.self)) }
+  /// of rings; of any other number everything is 0.
+  public func slot(ofRing ring: Int) -> UInt32 {
+    ringWord(ring, \.slot, as: UInt32.self).map { allocs_load_relaxed_u32($0) } ?? 0
+  }
   /// How many records were ever written to a ring.
   public func written(toRing ring: Int) -> UInt64 {
     // Pairs with the writer's release after each record.
-    allocs_load_acquire_u64(ringWord(ring, \.written, as: UInt64.self))
+    ringWord(ring, \.written, as: UInt64.self).map { allocs_load_acquire_u64($0) } ?? 0
   }
   /// Whether the writer of a ring waits for a lossless consumer.
   public func isWaiting(_ ring: Int) -> Bool {
-    allocs_load_relaxed_u32(ringWord(ring, \.waiting, as: UInt32.self)) != 0
+    ringWord(ring, \.waiting, as: UInt32.self).map { allocs_load_relaxed_u32($0) != 0 } ?? false
   }
   /// How many events of a ring's threads were not recorded.
   public func unrecorded(inRing ring: Int) -> UInt64 {
-    allocs_load_relaxed_u64(ringWord(ring, \.unrecorded, as: UInt64.self))
+    ringWord(ring, \.unrecorded, as: UInt64.self).map { allocs_load_relaxed_u64($0) } ?? 0
   }
   /// How many events since the process's start were never in any ring: events of all threads that
   /// were not recorded, also of threads without a ring; and allocations and frees of blocks that
@@ -73,7 +76,7 @@ extension Segment {
   }
   /// How many records of a ring a lossless consumer lost because it took too long.
   public func overrun(inRing ring: Int) -> UInt64 {
-    allocs_load_relaxed_u64(ringWord(ring, \.overrun, as: UInt64.self))
+    ringWord(ring, \.overrun, as: UInt64.self).map { allocs_load_relaxed_u64($0) } ?? 0
   }
 
   /// The position below which records of a ring may be gone. A reader asks for it after it has
@@ -81,8 +84,9 @@ extension Segment {
   public func oldestPosition(inRing ring: Int) -> UInt64 {
     // The records were copied before; pairs with the writer's fence after it stored `reserved`.
     allocs_fence_acquire()
-    let reserved = allocs_load_relaxed_u64(ringWord(ring, \.reserved, as: UInt64.self))
-    return reserved > UInt64(ringCapacity) ? reserved - UInt64(ringCapacity) : 0
+    let reserved = ringWord(ring, \.reserved, as: UInt64.self).map { allocs_load_relaxed_u64($0) } ?? 0
+    let capacity = UInt64(truncatingIfNeeded: ringCapacity)
+    return reserved > capacity ? reserved &- capacity : 0
   }
 
   /// More records than a thread can have written to a ring: 50 million a second for 500 days. A
@@ -96,24 +100,27 @@ extension Segment {
     _ cursor: inout RingCursor, into buffer: UnsafeMutableBufferPointer<allocs_event>
   ) -> RingBatch {
     var batch = RingBatch(records: 0..<0, position: cursor.position, lost: 0)
-    guard !cursor.isDamaged, cursor.ring < ringCount else { return batch }
+    guard !cursor.isDamaged, cursor.ring >= 0, cursor.ring < ringCount else { return batch }
     let written = written(toRing: cursor.ring)
     // Not above `written`: records that the writer has begun since belong to the next batch.
     let start = min(max(cursor.position, oldestPosition(inRing: cursor.ring)), written)
-    guard written >= cursor.position, written <= Self.mostRecords, written - start <= UInt64(ringCapacity) else {
+    // Of a ring that can be read: cursor.position <= start <= written <= mostRecords.
+    guard written >= cursor.position, written <= Self.mostRecords,
+      let waiting = (Foreign(written) - start).int(upTo: ringCapacity)
+    else {
       cursor.isDamaged = true
       return batch
     }
-    let count = Int(min(written - start, UInt64(buffer.count)))
+    let count = min(waiting, buffer.count)
     copy(ofRing: cursor.ring, from: start, count, to: buffer)
     let whole = oldestPosition(inRing: cursor.ring)
-    let gone = Int(min(whole > start ? whole - start : 0, UInt64(count)))
-    batch.records = gone..<count
-    batch.lost = start - cursor.position + UInt64(gone)
-    batch.position = start + UInt64(gone)
-    cursor.position = start + UInt64(count)
+    let gone = whole > start ? min(Int(clamping: whole &- start), count) : 0
+    batch.records = gone..<max(gone, count)
+    batch.lost = start &- cursor.position &+ UInt64(truncatingIfNeeded: gone)
+    batch.position = start &+ UInt64(truncatingIfNeeded: gone)
+    cursor.position = start &+ UInt64(truncatingIfNeeded: count)
     cursor.lost &+= batch.lost
-    if gone < count { cursor.lastStamp = buffer[count - 1].stamp }
+    if gone < count { cursor.lastStamp = buffer[count &- 1].stamp }
     return batch
   }
 
@@ -131,41 +138,43 @@ extension Segment {
     let written = written(toRing: ring)
     let oldest = oldestPosition(inRing: ring)
     guard position >= oldest, position < written else { return body(empty, empty) }
-    let capacity = ringCapacity
-    let count = Int(min(written - position, UInt64(min(max(limit, 0), capacity))))
-    let index = Int(position % UInt64(capacity))
-    let firstCount = min(count, capacity - index)
-    let size = MemoryLayout<allocs_event>.stride
-    let start = ringStart(ring) + Int(ALLOCS_RING_RECORDS_OFFSET)
+    guard let start = ringStart(ring) else { return body(empty, empty) }
+    let count = min(Int(clamping: written &- position), max(limit, 0), ringCapacity)
+    let (first, second) = pieces(from: position, count)
     return body(
-      UnsafeRawBufferPointer(start: start + index * size, count: firstCount * size),
-      UnsafeRawBufferPointer(start: start, count: (count - firstCount) * size))
+      UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(start: start, count: rings.stride)[first]),
+      UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(start: start, count: rings.stride)[second]))
+  }
+
+  /// Where `count` records from `position` on lie in their ring, in bytes from the ring's start: up
+  /// to the ring's end, and from its beginning on. `count`: at most the ring's capacity.
+  private func pieces(from position: UInt64, _ count: Int) -> (Range<Int>, Range<Int>) {
+    // bounded: a ring has 2^25 records of 32 bytes at most, and the index and both counts are at
+    // most its capacity, which is a power of two
+    let size = MemoryLayout<allocs_event>.stride
+    let records = Int(ALLOCS_RING_RECORDS_OFFSET)
+    let index = Int(truncatingIfNeeded: position) & (ringCapacity - 1)
+    let first = min(count, ringCapacity - index)
+    let start = records + index * size
+    return (start..<start + first * size, records..<records + (count - first) * size)
   }
 
   private func copy(
     ofRing ring: Int, from position: UInt64, _ count: Int, to buffer: UnsafeMutableBufferPointer<allocs_event>
   ) {
-    guard count > 0, let target = buffer.baseAddress else { return }
-    let capacity = ringCapacity
-    let index = Int(position % UInt64(capacity))
-    let size = MemoryLayout<allocs_event>.stride
-    let start = ringStart(ring) + Int(ALLOCS_RING_RECORDS_OFFSET)
-    let firstCount = min(count, capacity - index)
-    UnsafeMutableRawPointer(target).copyMemory(from: start + index * size, byteCount: firstCount * size)
-    let rest = min(count - firstCount, capacity)
-    UnsafeMutableRawPointer(target + firstCount).copyMemory(from: start, byteCount: rest * size)
+    guard count > 0, let target = buffer.baseAddress, let start = ringStart(ring) else { return }
+    let (first, second) = pieces(from: position, min(count, buffer.count, ringCapacity))
+    // bounded: both pieces lie in the ring, and together are no more than the buffer
+    UnsafeMutableRawPointer(target).copyMemory(from: start + first.lowerBound, byteCount: first.count)
+    (UnsafeMutableRawPointer(target) + first.count).copyMemory(from: start + second.lowerBound, byteCount: second.count)
   }
 
-  private func ringStart(_ ring: Int) -> UnsafeRawPointer {
-    precondition(ring >= 0 && ring < geometry.sections[ALLOCS_SECTION_RINGS].capacity, "no such ring")
-    return UnsafeRawPointer(entries(ALLOCS_SECTION_RINGS, as: UInt8.self)) + ring * ringStride
-  }
-
-  private var ringStride: Int { Int(Layout.ringRecordsOffset) + ringCapacity * Int(Layout.eventSize) }
+  private func ringStart(_ ring: Int) -> UnsafeRawPointer? { rings.start(ofEntry: ring) }
 
   private func ringWord<Root, Value>(
     _ ring: Int, _ field: KeyPath<allocs_ring, Root>, as type: Value.Type
-  ) -> UnsafePointer<Value> {
-    (ringStart(ring) + MemoryLayout<allocs_ring>.offset(of: field)!).assumingMemoryBound(to: type)
+  ) -> UnsafePointer<Value>? {
+    // bounded: the field lies in the ring's first page
+    ringStart(ring).map { ($0 + MemoryLayout<allocs_ring>.offset(of: field)!).assumingMemoryBound(to: type) }
   }
 }

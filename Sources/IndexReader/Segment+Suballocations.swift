@@ -8,6 +8,7 @@
 // - a block that was handed out elsewhere, if no chunk lies there now;
 // - a block of level 1, if a block of level 0 that is believed holds all of it and is not younger.
 
+import Bounds
 import SharedLayout
 
 /// A block that a suballocator has handed out, as its slot said at one moment.
@@ -29,13 +30,12 @@ extension Segment {
   /// all nested arenas hold fine slots only. One load.
   public var hasSuballocations: Bool { used(ALLOCS_SECTION_NESTED) > 0 }
 
-  private static let levels = Int(ALLOCS_NESTED_LEVELS)
-
   private func nestedArena(ofRegion region: Int, level: Int) -> NestedArena? {
-    guard regions.contains(region), let arena = arenaStart(ofMarkedRegion: region),
-      let start = nestedStart(numberAt: arena + MemoryLayout<allocs_arena>.offset(of: \.nested)! + level * 4)
+    // bounded: the word lies in the arena's head, as `level` is below ALLOCS_NESTED_LEVELS
+    guard regions.contains(region), let arena = arenaPlace(ofMarkedRegion: region),
+      let place = nestedPlace(numberAt: arena.start + MemoryLayout<allocs_arena>.offset(of: \.nested)! + level * 4)
     else { return nil }
-    return NestedArena(at: start, region: region)
+    return NestedArena(at: place, region: region)
   }
 
   /// The time of one record may be a second ahead of the time of another.
@@ -57,7 +57,7 @@ extension Segment {
     guard hasSuballocations, address < Layout.addressLimit else { return [] }
     var found: [Suballocation] = []
     var container = chunk
-    for level in 0..<Self.levels {
+    for level in 0..<Int(ALLOCS_NESTED_LEVELS) {
       guard let block = suballocation(containing: address, level: level, in: container) else { break }
       found.insert(block, at: 0)
       container = block.block
@@ -70,8 +70,8 @@ extension Segment {
     // A block that is not believed, or too short, may lie between the address and the block that
     // holds it: a few such blocks are passed over.
     var tries = 64
-    var region = Int(allocs_region_of_address(address))
-    var offset = address & (Layout.regionSize - 1)
+    var region = Int(truncatingIfNeeded: allocs_region_of_address(address))
+    var offset = address & (Layout.regionSize &- 1)
     var regionTries = 16
     while region >= 0, regionTries > 0, tries > 0 {
       let goesOn =
@@ -80,15 +80,16 @@ extension Segment {
             found = block
             return false
           }
-          tries -= 1
+          tries &-= 1
           if let container, block.block.base < container.base { tries = 0 }
           return tries > 0
         } ?? true
-      guard goesOn, found == nil, container.map({ $0.base < UInt64(region) << UInt64(ALLOCS_REGION_SHIFT) }) ?? true
+      guard goesOn, found == nil,
+        container.map({ $0.base < allocs_address_of_region(UInt64(truncatingIfNeeded: region)) }) ?? true
       else { break }
-      region -= 1
-      offset = Layout.regionSize - 1
-      regionTries -= 1
+      region &-= 1
+      offset = Layout.regionSize &- 1
+      regionTries &-= 1
     }
     return found
   }
@@ -98,19 +99,19 @@ extension Segment {
   public func neighbours(
     of block: Suballocation, level: Int, in container: Allocation?
   ) -> (previous: Allocation?, next: Allocation?) {
-    let region = Int(allocs_region_of_address(block.block.base))
+    let region = Int(truncatingIfNeeded: allocs_region_of_address(block.block.base))
     guard let arena = nestedArena(ofRegion: region, level: level) else { return (nil, nil) }
     var previous: Allocation?
     var next: Allocation?
-    let offset = block.block.base - arena.regionStart
+    let offset = block.block.base &- arena.regionStart
     if offset >= 8 {
-      _ = arena.scanDown(from: offset - 8) { other in
+      _ = arena.scanDown(from: offset &- 8) { other in
         if Self.believes(other, level: level, in: container) { previous = other.block }
         return previous == nil && container.map { other.block.base >= $0.base } ?? true
       }
     }
-    if offset + 8 < Layout.regionSize {
-      _ = arena.scanUp(from: offset + 8) { other in
+    if offset < Layout.regionSize &- 8 {
+      _ = arena.scanUp(from: offset &+ 8) { other in
         if Self.believes(other, level: level, in: container) { next = other.block }
         return next == nil && container.map { other.block.base < $0.end } ?? true
       }
@@ -125,13 +126,15 @@ extension Segment {
   /// slot was read, and a block that is made or freed meanwhile may be missed.
   public func forEachSuballocation(_ body: (_ block: Suballocation, _ level: Int, _ container: Allocation?) -> Void) {
     guard hasSuballocations else { return }
-    for level in 0..<Self.levels {
+    for level in 0..<Int(ALLOCS_NESTED_LEVELS) {
       var container: Allocation?
       var next = 0
-      while let region = regions.first(atOrAbove: next) {
-        next = region + 1
+      var meter = BudgetMeter(interval: 16)
+      while meter.goesOn(), let region = regions.first(atOrAbove: next) {
+        next = region &+ 1
         guard let arena = nestedArena(ofRegion: region, level: level) else { continue }
         _ = arena.scanUp(from: 0) { block in
+          guard meter.goesOn() else { return false }
           if container?.contains(block.block.base) != true {
             let chunk = allocation(containing: block.block.base)
             container =

@@ -14,6 +14,7 @@
 // - Only memory that was written is read, because reading a hole of a tmpfs file through a mapping
 //   allocates the page.
 
+import Bounds
 @_exported import SegmentFiles
 import SharedLayout
 import SystemAccess
@@ -32,8 +33,9 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   let geometry: Geometry
   let regions: SummaryBits
   let directory: UnsafePointer<UInt32>
-  let arenas: UnsafeRawPointer
-  let arenaCapacity: Int
+  let arenas: WindowedSection
+  let nestedArenas: WindowedSection
+  let rings: WindowedSection
   /// The mapped header; its fields that change are read through the accessors of allocs_atomic.h.
   let header: UnsafePointer<allocs_header>
   private let sections: UnsafePointer<allocs_section>
@@ -48,7 +50,8 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     let file = try OpenFile(path: path)
     let geometry = try Geometry(of: file, path: path)
     let process = try ProcessIdentity(of: file, path: path)
-    let mapped = try MappedFile(file, length: geometry.fileSize, path: path)
+    let mapped = try MappedFile(file, length: geometry.sections.tablesEnd, path: path)
+    // bounded: the sections lie in the file, whose size is below 2^47
     let start = mapped.start
     let words = (start + geometry.sections[ALLOCS_SECTION_REGION_BITS].offset).assumingMemoryBound(to: UInt64.self)
     self.path = path
@@ -61,15 +64,19 @@ public struct Segment: ~Copyable, @unchecked Sendable {
       level2: (start + MemoryLayout<allocs_header>.offset(of: \.region_level2)!).assumingMemoryBound(to: UInt64.self),
       level1: words, level0: words + Layout.regionLevel1Words, wordCount: Layout.regionLevel0Words)
     self.directory = (start + geometry.sections[ALLOCS_SECTION_DIRECTORY].offset).assumingMemoryBound(to: UInt32.self)
-    self.arenas = start + geometry.sections[ALLOCS_SECTION_ARENAS].offset
-    self.arenaCapacity = geometry.sections[ALLOCS_SECTION_ARENAS].capacity
+    self.arenas = WindowedSection(
+      geometry.sections[ALLOCS_SECTION_ARENAS], stride: Layout.arenaStride, in: mapped.windows)
+    self.nestedArenas = WindowedSection(
+      geometry.sections[ALLOCS_SECTION_NESTED], stride: Layout.nestedStride, in: mapped.windows)
+    self.rings = WindowedSection(
+      geometry.sections[ALLOCS_SECTION_RINGS], stride: geometry.sections.ringStride, in: mapped.windows)
     self.file = mapped
   }
 
   // MARK: whether to believe it
 
-  /// Whether a page of the file was missing when it was read: then answers since that moment may be
-  /// wrong. No system call.
+  /// Whether a page of the file was missing when it was read, or a part of it could not be mapped:
+  /// then answers since that moment may be wrong; `checkIntact()` says which. No system call.
   public var isBroken: Bool { file.isBroken }
 
   /// Throws `.broken` if the file was cut or overwritten since it was opened: the answers so far
@@ -79,6 +86,9 @@ public struct Segment: ~Copyable, @unchecked Sendable {
     // mapping.
     if let size = file.file.presentSize, size < geometry.fileSize {
       throw .broken(path: path, why: "the file was cut to \(size) of \(geometry.fileSize) bytes while it was read")
+    }
+    if file.windows.failure != 0 {
+      throw .system(path: path, operation: "map a part of", why: systemWords(file.windows.failure))
     }
     if file.isBroken { throw .broken(path: path, why: "a page of the file was missing when it was read") }
     let magic = UnsafeRawPointer(header).assumingMemoryBound(to: UInt64.self)
@@ -146,7 +156,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   package var identity: FileNumber { file.file.identity }
 
   /// Bytes from the file's start that the agent maps in one piece: all bytes before the arenas.
-  package var fixedBytes: UInt64 { UInt64(geometry.sections[ALLOCS_SECTION_ARENAS].offset) }
+  package var fixedBytes: UInt64 { UInt64(clamping: geometry.sections[ALLOCS_SECTION_ARENAS].offset) }
 
   /// Whether the process holds its lock of the file, wherever it runs. One system call.
   package var isLockedByProcess: Bool { file.file.isLocked }
@@ -164,16 +174,39 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   func headerField<Root, Value>(
     _ field: KeyPath<allocs_header, Root>, as type: Value.Type
   ) -> UnsafePointer<Value> {
+    // bounded: the field lies in the header
     (UnsafeRawPointer(header) + MemoryLayout<allocs_header>.offset(of: field)!).assumingMemoryBound(to: type)
   }
 
+  /// The entries of a table: of any section but the arenas and the rings, which lie in windows.
   func entries<Entry>(_ id: allocs_section_id, as type: Entry.Type) -> UnsafePointer<Entry> {
+    // bounded: the sections lie in the file, whose size is below 2^47
     (UnsafeRawPointer(header) + geometry.sections[id].offset).assumingMemoryBound(to: type)
+  }
+
+  /// Entry `index` of a table. The caller has compared the index with the table's `used`.
+  @inline(__always)
+  func entry<Entry>(_ index: Int, of id: allocs_section_id, as type: Entry.Type) -> UnsafePointer<Entry> {
+    entries(id, as: type) + index  // bounded: the index is below the section's capacity
+  }
+
+  /// The results of reading each entry of a table that is in use, as far as the budget goes;
+  /// entries that contradict themselves are left out.
+  func read<Result>(_ id: allocs_section_id, _ result: (_ index: Int) -> Result?) -> [Result] {
+    var results: [Result] = []
+    var meter = BudgetMeter(interval: 64)
+    var index = 0
+    while index < used(id), meter.goesOn() {
+      if let result = result(index) { results.append(result) }
+      index &+= 1
+    }
+    return results
   }
 
   /// `used` of a section, as it stands: may exceed the capacity.
   func rawUsed(_ id: allocs_section_id) -> UInt64 {
     // Pairs with the writer's release, which it makes after the entries below `used` are complete.
+    // bounded: sections have numbers below ALLOCS_SECTION_SPACE
     let section = UnsafeRawPointer(sections + Int(id.rawValue))
     let used = section + MemoryLayout<allocs_section>.offset(of: \.used)!
     return allocs_load_acquire_u64(used.assumingMemoryBound(to: UInt64.self))
@@ -181,7 +214,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 
   /// The entries of a section that may be read.
   func used(_ id: allocs_section_id) -> Int {
-    Int(min(rawUsed(id), UInt64(geometry.sections[id].capacity)))
+    Foreign(rawUsed(id)).int(upTo: geometry.sections[id].capacity) ?? geometry.sections[id].capacity
   }
 }
 
@@ -191,8 +224,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
 func copySequenced<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into empty: Entry) -> Entry? {
   let sequence = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt32.self)
   // A change takes less than a microsecond, unless its thread is stopped or died in the middle.
-  let rounds = 10_000
-  for _ in 0..<rounds {
+  for _ in 0..<10_000 {
     // Pairs with the writer's release of an even number.
     let before = allocs_load_acquire_u32(sequence)
     guard before & 1 == 0 else { continue }
@@ -210,6 +242,7 @@ func copySequenced<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into 
 func copyWords<Entry: BitwiseCopyable>(of entry: UnsafePointer<Entry>, into copy: inout Entry) {
   let source = UnsafeRawPointer(entry).assumingMemoryBound(to: UInt64.self)
   withUnsafeMutableBytes(of: &copy) { bytes in
+    // bounded: the index is in the entry's bytes
     for index in 0..<bytes.count / 8 {
       bytes.storeBytes(of: allocs_load_relaxed_u64(source + index), toByteOffset: index * 8, as: UInt64.self)
     }

@@ -38,7 +38,7 @@ public struct SegmentClock: Sendable {
       isAlive ? nanoseconds(of: CLOCK_MONOTONIC) &+ UInt64(bitPattern: shift) : nanoseconds(of: CLOCK_REALTIME)
     let first = isAlive ? start.monotonic_ns : start.realtime_ns
     self.init(
-      startMonotonic: start.monotonic_ns, startRealtime: start.realtime_ns, elapsed: now > first ? now - first : 0,
+      startMonotonic: start.monotonic_ns, startRealtime: start.realtime_ns, elapsed: now > first ? now &- first : 0,
       isAlive: isAlive, shift: shift)
   }
 
@@ -47,8 +47,9 @@ public struct SegmentClock: Sendable {
   /// is written nowhere, so there its first wrap is meant.
   private func offset(ofTicks ticks: UInt32) -> Double {
     let startTicks = allocs_ticks(startMonotonic / 1_000_000_000, startMonotonic % 1_000_000_000)
-    let sinceStart = UInt64(allocs_age_ticks(startTicks, ticks))
+    let sinceStart = UInt64(truncatingIfNeeded: allocs_age_ticks(startTicks, ticks))
     let wrap = UInt64(ALLOCS_TICK_MASK) + 1
+    // bounded: 2^64 ns are less than 2^41 ticks, and a wrap is not 0
     let ticksUntilNow = elapsed / 1_000_000_000 * UInt64(ALLOCS_TICKS_PER_SECOND)
     let wraps = isAlive && ticksUntilNow > sinceStart ? (ticksUntilNow - sinceStart) / wrap : 0
     return Double(sinceStart + wraps * wrap) / Double(ALLOCS_TICKS_PER_SECOND)

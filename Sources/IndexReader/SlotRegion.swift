@@ -1,8 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The slots of one region in the index, and reading one truthfully. Arena.swift and
 // NestedArena.swift search them.
+//
+// bounded: numbers of slots are below 2^23, and regions start below 2^48: a sum of addresses is far
+// below 2^64, and places in the file below 2^47
 
 import SharedLayout
+
+/// Where an arena of a segment begins.
+struct ArenaPlace {
+  let start: UnsafeRawPointer
+  /// Bytes from the file's start.
+  let fileOffset: Int
+  /// The segment's mapping keeps it.
+  unowned(unsafe) let windows: FileWindows
+}
 
 struct SlotRegion {
   /// The places of summary and slots behind an arena's start, and the memory that each slot is for.
@@ -38,10 +50,14 @@ struct SlotRegion {
   let slots: UnsafePointer<UInt64>
   let shift: UInt64
   private let granuleSize: UInt64
+  /// Where the slots begin, in bytes from the file's start.
+  let fileOffset: Int
+  unowned(unsafe) let windows: FileWindows
 
-  /// The arena at `place`; nil if it is not one of `region`.
+  /// The arena at `arena`; nil if it is not one of `region`.
   @inline(__always)
-  init?(at place: UnsafeRawPointer, region: Int, shape: Shape) {
+  init?(at arena: ArenaPlace, region: Int, shape: Shape) {
+    let place = arena.start
     let words = place.assumingMemoryBound(to: UInt64.self)
     guard allocs_load_acquire_u64(words) == UInt64(region) else { return nil }
     start = allocs_address_of_region(UInt64(region))
@@ -51,6 +67,8 @@ struct SlotRegion {
     slots = (place + shape.slotsOffset).assumingMemoryBound(to: UInt64.self)
     shift = shape.shift
     granuleSize = shape.granuleSize
+    fileOffset = arena.fileOffset + shape.slotsOffset
+    windows = arena.windows
   }
 
   /// The address of the allocation whose head stands in the slot.

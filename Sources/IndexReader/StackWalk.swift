@@ -3,10 +3,12 @@
 // Readers of a segment and readers of a recording both go this way, so that both end a damaged
 // stack at the same place.
 
+import SharedLayout
+
 extension Stack {
   /// Calls of a stack that are read at most. The agent records stacks of at most 128 calls
   /// (`ALLOCS_DEPTH_MAX`); only a damaged trie has deeper ones.
-  public static let depthLimit = 1 << 12
+  public static let depthLimit = 2 * Int(ALLOCS_DEPTH_MAX)
 
   /// The call stack that ends in `node`, in the trie whose nodes `find` looks up.
   ///
@@ -62,7 +64,7 @@ public struct StackWalk {
     guard following != 0 else { return nil }
     guard depth < Stack.depthLimit, let call = find(following) else { return end(.damaged) }
     node = following
-    depth += 1
+    depth &+= 1  // below the limit
     if let cut = call.truncation {
       _ = end(cut)
       framesCut = call.framesCut
@@ -73,7 +75,7 @@ public struct StackWalk {
       _ = end(.damaged)
     } else if depth == nextMarkDepth {
       mark = following
-      nextMarkDepth *= 2
+      nextMarkDepth &*= 2  // at most twice the limit
     }
     return call
   }

@@ -9,6 +9,9 @@
 // The writer sets level 2 first and never clears a bit, and a word is read only if the bit above it
 // says that it was written: so no hole of the file is ever touched, and a search skips 64 or 4,096
 // words at a step. The levels may lie: a bit above a zero word costs a step, nothing else.
+//
+// bounded: every number is a bit's or a word's place in a set of 2^22 bits at most: callers ask for
+// numbers in the set, or one beside it, and a place that was found is in it
 
 import SharedLayout
 

@@ -53,6 +53,30 @@ struct BudgetTests {
       code(Budget(seconds: 1000, bytes: 1000)) { for _ in 0..<9 { Budget.current?.spend(bytes: .max) } } == 12)
   }
 
+  @Test("a meter that has said no says no again, and none asks the clock in each round")
+  func meters() throws {
+    let budget = Budget(seconds: 1000, bytes: 1000)
+    let error = #expect(throws: Complaint.self) {
+      try budget.run { () throws(Complaint) in
+        budget.cancel()
+        var meter = BudgetMeter(interval: 100)
+        var rounds = 0
+        while rounds < 1000, meter.goesOn() { rounds += 1 }
+        #expect(rounds == 99)
+        #expect(!meter.goesOn() && !meter.goesOn())
+      }
+    }
+    #expect(error?.code == 125)
+    #expect(Budget.spendCurrent(bytes: .max), "without a budget there is no bound")
+    #expect(throws: Never.self) { try Budget(seconds: 1, bytes: 5).check() }
+    #expect(throws: Complaint.self) {
+      try Budget(seconds: .nan, bytes: 5).run { () throws(Complaint) in
+        var meter = BudgetMeter(interval: 1)
+        while meter.goesOn() {}
+      }
+    }
+  }
+
   @Test("a question whose asker has gone ends")
   func cancellation() {
     let budget = Budget(seconds: 1000, bytes: 1000)

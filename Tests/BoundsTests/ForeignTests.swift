@@ -50,6 +50,33 @@ struct ForeignTests {
     #expect(!(number < 5) && !(number >= 5) && !(number == 0))
   }
 
+  @Test("a range is given only if all of it lies in the bytes")
+  func ranges() {
+    let limit = 200
+    for start in UInt8.min...UInt8.max {
+      for count in UInt8.min...UInt8.max {
+        let expected = Int(start) + Int(count) <= min(limit, 255) ? Int(start)..<Int(start) + Int(count) : nil
+        guard Foreign(start).range(count: Foreign(count), within: limit) != expected else { continue }
+        Issue.record("\(count) numbers from \(start)")
+      }
+    }
+    #expect(Foreign(UInt64.max).range(count: Foreign(2), within: .max) == nil)
+    #expect(Foreign(Int64(-1)).range(count: Foreign(2), within: .max) == nil)
+    #expect(Foreign(Int64(5)).range(count: Foreign(-2), within: .max) == nil)
+  }
+
+  @Test("alignment, the lesser of two, and whole parts of any floating-point number")
+  func others() {
+    #expect(Foreign(UInt64(5)).aligned(to: 8).value == 8 && Foreign(UInt64(16)).aligned(to: 8).value == 16)
+    #expect(Foreign(UInt64.max).aligned(to: 8).value == nil)
+    #expect(Foreign.lesser(Foreign(UInt32(3)), Foreign(UInt32(4))).value == 3)
+    #expect(Foreign.lesser(Foreign(UInt32(3)), .unknown).value == nil)
+    for number in [Double.nan, .infinity, -.infinity, -1, 1e30] {
+      #expect(Foreign<UInt64>(wholePartOf: number).value == nil)
+    }
+    #expect(Foreign<UInt64>(wholePartOf: 7.9).value == 7)
+  }
+
   @Test("a way out gives what fits its range, and nothing else")
   func waysOut() {
     #expect(Foreign(UInt64(10)).int(upTo: 10) == 10)

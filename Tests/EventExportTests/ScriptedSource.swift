@@ -63,7 +63,9 @@ final class ScriptedSource: EventSource {
 
   var isLive: Bool { script.state.withLock { $0.isLive } }
 
-  func read(limit: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint) -> SourceStatus {
+  func read(limit: Int, share: Int, now: UInt64, into receiver: inout some EventReceiver) throws(Complaint)
+    -> SourceStatus
+  {
     let (state, failure) = script.state.withLock { state in
       state.looks += 1
       for ring in state.rings.indices where state.endless > 0 {

@@ -17,6 +17,7 @@ struct mapping_guard {
   _Atomic uintptr_t end;
   _Atomic bool broken;
   _Atomic bool writable;
+  struct mapping_guard *_Atomic whole;  // is broken with this one; NULL if there is none
 };
 
 #define BLOCK_ENTRIES 64
@@ -69,6 +70,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
   if (guard != NULL) {
     // The mark comes before the zeros: a reader that reads a zero that was put there, and asks
     // after that, sees the mark.
+    struct mapping_guard *whole = __c11_atomic_load(&guard->whole, __ATOMIC_RELAXED);
+    if (whole != NULL) __c11_atomic_store(&whole->broken, true, __ATOMIC_SEQ_CST);
     __c11_atomic_store(&guard->broken, true, __ATOMIC_SEQ_CST);
     uintptr_t page = address & ~(page_size - 1);
     int access = __c11_atomic_load(&guard->writable, __ATOMIC_RELAXED) ? PROT_READ | PROT_WRITE : PROT_READ;
@@ -90,6 +93,10 @@ static void install(void) {
 }
 
 struct mapping_guard *mapping_guard_add(void *start, size_t length, bool writable) {
+  return mapping_guard_add_part(start, length, writable, NULL);
+}
+
+struct mapping_guard *mapping_guard_add_part(void *start, size_t length, bool writable, struct mapping_guard *whole) {
   pthread_once(&once, install);
   struct mapping_guard *found = NULL;
   pthread_mutex_lock(&lock);
@@ -108,6 +115,7 @@ struct mapping_guard *mapping_guard_add(void *start, size_t length, bool writabl
   if (found != NULL) {
     __c11_atomic_store(&found->broken, false, __ATOMIC_RELAXED);
     __c11_atomic_store(&found->writable, writable, __ATOMIC_RELAXED);
+    __c11_atomic_store(&found->whole, whole, __ATOMIC_RELAXED);
     __c11_atomic_store(&found->end, (uintptr_t)start + length, __ATOMIC_RELEASE);
     __c11_atomic_store(&found->start, (uintptr_t)start, __ATOMIC_RELEASE);
   }

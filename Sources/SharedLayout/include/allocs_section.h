@@ -73,12 +73,12 @@ enum allocs_section_presence {
 // presence, the version that added the section.
 #define ALLOCS_SECTION_TABLE(ROW)                                                                  \
   ROW(0, MODULES, "modules", sizeof(struct allocs_module), ALLOCS_MODULE_CAPACITY,                 \
-      ALLOCS_ANY_CAPACITY, REQUIRED, 2)                                                            \
-  ROW(1, STRINGS, "strings", 1, ALLOCS_STRINGS_CAPACITY, ALLOCS_ANY_CAPACITY, REQUIRED, 2)         \
+      ALLOCS_MODULE_CAPACITY, REQUIRED, 2)                                                         \
+  ROW(1, STRINGS, "strings", 1, ALLOCS_STRINGS_CAPACITY, ALLOCS_STRINGS_CAPACITY, REQUIRED, 2)     \
   ROW(2, THREADS, "threads", sizeof(struct allocs_thread), ALLOCS_THREAD_CAPACITY,                 \
       ALLOCS_THREAD_UNKNOWN, REQUIRED, 2)                                                          \
   ROW(3, FORMER_THREADS, "former threads", sizeof(struct allocs_former_thread),                    \
-      ALLOCS_FORMER_THREAD_CAPACITY, ALLOCS_ANY_CAPACITY, REQUIRED, 2)                             \
+      ALLOCS_FORMER_THREAD_CAPACITY, ALLOCS_FORMER_THREAD_CAPACITY, REQUIRED, 2)                   \
   ROW(4, NODES, "stack nodes", sizeof(struct allocs_node), ALLOCS_NODE_LIMIT, ALLOCS_NODE_LIMIT,   \
       REQUIRED, 2)                                                                                 \
   ROW(5, CONTEXTS, "contexts", sizeof(uint64_t), ALLOCS_CONTEXT_LIMIT, ALLOCS_CONTEXT_LIMIT,       \
@@ -94,8 +94,8 @@ enum allocs_section_presence {
   ROW(14, BYPASSES, "bypasses", sizeof(struct allocs_bypass), ALLOCS_BYPASS_CAPACITY,              \
       ALLOCS_BYPASS_CAPACITY, OPTIONAL, 3)                                                         \
   ROW(15, MODULE_FILES, "module files", sizeof(struct allocs_module_file), ALLOCS_MODULE_CAPACITY, \
-      ALLOCS_ANY_CAPACITY, OPTIONAL, 3)                                                            \
-  ROW(8, ARENAS, "arenas", ALLOCS_ARENA_STRIDE, ALLOCS_ARENA_CAPACITY, ALLOCS_REGION_COUNT,        \
+      ALLOCS_MODULE_CAPACITY, OPTIONAL, 3)                                                         \
+  ROW(8, ARENAS, "arenas", ALLOCS_ARENA_STRIDE, ALLOCS_ARENA_CAPACITY, ALLOCS_ARENA_CAPACITY,      \
       REQUIRED, 2)                                                                                 \
   ROW(10, NESTED, "nested arenas", ALLOCS_NESTED_STRIDE, ALLOCS_NESTED_CAPACITY,                   \
       ALLOCS_NESTED_CAPACITY, OPTIONAL, 2)                                                         \

@@ -16,6 +16,10 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case answers
   /// The reader of event rings.
   case rings
+  /// Rings that are made from the bytes, read while they change.
+  case madeRings = "made-rings"
+  /// Segments that are made from the bytes: chains, slots, regions, with hostile numbers.
+  case madeSegments = "made-segments"
   /// Symbol tables and debug information of damaged ELF files.
   case symbols
   /// Recordings whose checksums are right and whose contents are anything.
@@ -27,6 +31,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .segment: SegmentFuzz.run(bytes)
     case .answers: AnswersFuzz.run(bytes)
     case .rings: RingsFuzz.run(bytes)
+    case .madeRings: MadeRings.run(bytes)
+    case .madeSegments: MadeSegments.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
     case .recording: RecordingFuzz.run(bytes)
     }

@@ -35,14 +35,15 @@ struct ScriptReader {
 final class Stage {
   static let heap: UInt64 = 0x5555_0000_0000
 
-  private let synthetic: SyntheticSegment
+  let synthetic: SyntheticSegment
   private let places: [Int]
   private var changes: [(offset: Int, old: UInt64)] = []
   private var isCut = false
 
   /// The segment of a process that has ended: PID 0 never runs.
-  init() {
-    synthetic = SyntheticSegment(processID: 0x7FFF_FFFF, name: "0-\(getpid()).fuzz")
+  init(name: String = "0", capacities: SyntheticSegment.Capacities = SyntheticSegment.Capacities()) {
+    synthetic = SyntheticSegment(
+      processID: 0x7FFF_FFFF, name: "\(name)-\(getpid()).fuzz", capacities: capacities)
     places = (0..<Int(ALLOCS_SECTION_SPACE)).map { [synthetic] in
       Int(synthetic.section($0).pointee.offset)
     }
@@ -125,9 +126,9 @@ final class Stage {
   }
 
   /// Where a section begins, whatever the header says meanwhile.
-  private func place(_ id: allocs_section_id) -> Int { places[Int(id.rawValue)] }
+  func place(_ id: allocs_section_id) -> Int { places[Int(id.rawValue)] }
 
-  private func store(at offset: Int, _ value: UInt64) {
+  func store(at offset: Int, _ value: UInt64) {
     let aligned = offset & ~7
     // Bytes that were cut off cannot be written; growing the file again brings zeros.
     guard !isCut, aligned >= 0, aligned + 8 <= synthetic.size else { return }
@@ -136,7 +137,7 @@ final class Stage {
     allocs_store_release_u64(word, value)
   }
 
-  private func restore() {
+  func restore() {
     if isCut { truncate(path, off_t(synthetic.size)) }
     while let change = changes.popLast() {
       (synthetic.start + change.offset).assumingMemoryBound(to: UInt64.self).pointee = change.old

@@ -23,6 +23,10 @@ struct mapping_guard;
 // installs the handler.
 struct mapping_guard *mapping_guard_add(void *start, size_t length, bool writable);
 
+// As mapping_guard_add, for one of several mappings of a file: when a page of this mapping is
+// missing, the mapping of `whole` counts as broken, too. `whole` is removed after its parts.
+struct mapping_guard *mapping_guard_add_part(void *start, size_t length, bool writable, struct mapping_guard *whole);
+
 // To be called before the mapping is unmapped, when no thread reads it any more.
 void mapping_guard_remove(struct mapping_guard *guard);
 
