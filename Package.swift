@@ -94,7 +94,8 @@ let package = Package(
     .target(
       name: "Confinement", dependencies: ["CConfinement", "SystemAccess"], exclude: ["CConfinement"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libseccomp.a"])]),
-    .target(name: "FileFacts", dependencies: ["ByteText"]),
+    .systemLibrary(name: "CFileSystem", path: "Sources/FileFacts/CFileSystem"),
+    .target(name: "FileFacts", dependencies: ["ByteText", "CFileSystem"], exclude: ["CFileSystem"]),
     .target(name: "MappingGuard", path: "Sources/IndexReader/MappingGuard"),
     .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
     .target(
@@ -222,7 +223,9 @@ let package = Package(
         "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
         "TestSupport",
       ]),
-    .testTarget(name: "SymbolsTests", dependencies: ["ByteText", "Symbols", "TestSupport"], exclude: ["Programs"]),
+    .testTarget(
+      name: "SymbolsTests", dependencies: ["Bounds", "ByteText", "FileFacts", "Symbols", "TestSupport"],
+      exclude: ["Programs"]),
     .testTarget(
       name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(
@@ -240,7 +243,9 @@ let package = Package(
     // What the fuzzer runs. The fuzzer itself is made by `make fuzz`, see below.
     .target(
       name: "FuzzTargets",
-      dependencies: ["Answers", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport"],
+      dependencies: [
+        "Answers", "Bounds", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport",
+      ],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),
   ]

@@ -5,6 +5,7 @@
 // A context is (stack, thread, function, allocator). Each stack is attributed to its site (StackNaming). Sites are told
 // apart by return address, function and allocator; the stacks that lead through a site, and threads, are merged.
 
+import Bounds
 import IndexReader
 import Symbols
 
@@ -108,11 +109,13 @@ extension SiteTable {
   ) {
     let naming = StackNaming(tables, wrappers: wrappers)
     var sums: [Key: Sum] = [:]
+    var meter = BudgetMeter(interval: 64)
     for context in contexts where context.total.blocks > 0 {
+      guard meter.goesOn() else { break }
       let origin = tables.context(context.context)
       let key = Key(
         site: naming.siteKey(ofNode: origin?.node ?? 0, at: context.ticks), function: origin?.function ?? "",
-        allocator: origin?.allocatorNumber.map { $0 + 1 } ?? 0)
+        allocator: origin?.allocatorNumber.map { $0 &+ 1 } ?? 0)
       sums[key, default: Sum(origin: origin, ticks: context.ticks)].total.add(context.total)
     }
     let sorted = sums.sorted { a, b in

@@ -9,7 +9,11 @@
 // an address is named once, and a stack of such addresses is rendered once (NameCache). An address whose node says its
 // module is treated in the same way. Other addresses, in memory from which a module was unloaded, are named for each
 // record anew, by the record's time.
+//
+// Stacks and names come from outside: the loops ask the question's budget, a stack's frames are counted as its memory
+// while they are put together, and what a budget cut short is not kept.
 
+import Bounds
 import IndexReader
 import Symbols
 
@@ -72,14 +76,15 @@ public struct StackNaming {
   private func siteAddress(ofNode node: UInt32, at ticks: UInt32) -> (address: NamedAddress, frame: Int)? {
     var walk = StackWalk(from: node)
     var outermost: NamedAddress?
-    while let call = walk.next({ tables.node($0) }) {
+    var meter = BudgetMeter(interval: 64)
+    while meter.goesOn(), let call = walk.next({ tables.node($0) }) {
       // The agent's own call, at the end of a stack that was cut: no stack shows it (Stack.init(ofNode:)).
       if call.truncation != nil, tables.isAgent(call.pc) { break }
       let address = name(CallAddress(call), at: ticks)
       if let frame = address.site { return (address, frame) }
       outermost = address
     }
-    return outermost.map { ($0, $0.frames.count - 1) }
+    return outermost.map { ($0, $0.frames.count &- 1) }
   }
 
   // MARK: stacks
@@ -98,7 +103,7 @@ public struct StackNaming {
     guard !stack.frames.isEmpty else { return nil }
     let json = render(stack)
     // A trie that contradicts itself may be one that was not seen whole.
-    if let span, stack.truncation != .damaged {
+    if let span, stack.truncation != .damaged, !Budget.hasEnded {
       names.store(json: json, ofNode: node, span: span, version: version)
     }
     return json
@@ -119,16 +124,21 @@ public struct StackNaming {
     var named = NamedStack(
       frames: [], interrupted: [], siteIndex: nil, truncation: stack.truncation, framesCut: stack.framesCut)
     var span: Span? = Span()
+    var cost = 0
+    defer { Budget.current?.giveBack(bytes: cost) }
     for depth in stack.addresses.indices {
       let call = stack.call(at: depth)
       let address = name(call, at: ticks)
       if let part = address.span { span?.narrow(to: part) } else { span = nil }
-      if named.siteIndex == nil, let site = address.site { named.siteIndex = named.frames.count + site }
+      let size = address.frames.count &* MemoryLayout<Frame>.stride
+      cost &+= size
+      if Budget.current?.spend(bytes: size) == false { break }
+      if named.siteIndex == nil, let site = address.site { named.siteIndex = named.frames.count &+ site }
       named.frames += address.frames
       // A signal interrupts a call with all that is inlined there; the mark is at the function that has the frame.
-      if call.isExact { named.interrupted.append(named.frames.count - 1) }
+      if call.isExact { named.interrupted.append(named.frames.count &- 1) }
     }
-    if named.siteIndex == nil, !named.frames.isEmpty { named.siteIndex = named.frames.count - 1 }
+    if named.siteIndex == nil, !named.frames.isEmpty { named.siteIndex = named.frames.count &- 1 }
     return (named, span)
   }
 
@@ -140,12 +150,12 @@ public struct StackNaming {
     let (frames, module, isFinal) = tables.names(at: call, ticks: ticks)
     var span = Span()
     if let module, call.holder == .unsaid { span.loaded = (module.loadTicks, module.loadTicks) }
-    if !isFinal { span.end = now + Symbolizer.retryInterval }
+    if !isFinal { span.end = now &+ Symbolizer.retryInterval }
     let isLasting = call.holder != .unsaid || tables.isOnly(module, at: call.instruction)
     let address = NamedAddress(
       frames: frames, site: frames.firstIndex { frame in frame.function.map { !wrappers.contains($0) } ?? true },
-      module: module.map { $0.index + 1 } ?? 0, span: isLasting ? span : nil)
-    names.store(address, at: call, version: version)
+      module: module.map { $0.index &+ 1 } ?? 0, span: isLasting ? span : nil)
+    if !Budget.hasEnded { names.store(address, at: call, version: version) }
     return address
   }
 }

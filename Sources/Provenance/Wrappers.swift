@@ -3,7 +3,10 @@
 // asks adds to it (Answers/Wrappers+Additions.swift).
 //
 // A name is compared with the patterns once for each address of a request (StackNaming), so the search is plain: whole
-// names are found by hash, and the other patterns are tried one after another.
+// names are found by hash, and the other patterns are tried one after another, as long as the question's budget allows:
+// 100 patterns of a person's and a name of a file's can take a second.
+
+import Bounds
 
 /// Patterns of functions that are passed over in the search for an allocation site. Wrappers.txt says how they are
 /// written.
@@ -78,25 +81,26 @@ public struct Wrappers: Sendable {
     var inName = 0
     var inPattern = 0
     var retry: (inName: Int, inPattern: Int)?
-    while inName < name.count {
+    var meter = BudgetMeter(interval: 4096)
+    while inName < name.count, meter.goesOn() {
       if inPattern < pattern.count, pattern[inPattern] == star {
-        inPattern += 1
+        inPattern &+= 1
         retry = (inName, inPattern)
       } else if inPattern < pattern.count, pattern[inPattern] == UInt8(ascii: "?") {
-        inPattern += 1
-        inName += 1
-        while inName < name.count, name[inName] & 0xC0 == 0x80 { inName += 1 }
+        inPattern &+= 1
+        inName &+= 1
+        while inName < name.count, name[inName] & 0xC0 == 0x80 { inName &+= 1 }
       } else if inPattern < pattern.count, pattern[inPattern] == name[inName] {
-        inPattern += 1
-        inName += 1
+        inPattern &+= 1
+        inName &+= 1
       } else if let last = retry {
-        inName = last.inName + 1
+        inName = last.inName &+ 1
         inPattern = last.inPattern
         retry?.inName = inName
       } else {
         return false
       }
     }
-    return pattern[inPattern...].allSatisfy { $0 == star }
+    return inName >= name.count && pattern[inPattern...].allSatisfy { $0 == star }
   }
 }

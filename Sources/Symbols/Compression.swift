@@ -5,6 +5,7 @@
 // bound, the memory of the .xz decoder has a bound of its own, and memory that was taken only because of a claim is
 // given back untouched.
 
+import Bounds
 import CLzma
 import CZstd
 import Glibc
@@ -35,24 +36,33 @@ enum Compression {
   /// The contents of an .xz file of any number of streams, if they are `limit` bytes at most; the caller deallocates
   /// them.
   static func xz(_ packed: UnsafeRawBufferPointer, limit: Int) -> UnsafeMutableRawBufferPointer? {
-    guard let start = packed.bindMemory(to: UInt8.self).baseAddress else { return nil }
+    guard let start = packed.bindMemory(to: UInt8.self).baseAddress, limit > 0 else { return nil }
+    var decoder = lzma_stream()
+    guard lzma_stream_decoder(&decoder, decoderLimit, concatenated) == LZMA_OK else { return nil }
+    defer { lzma_end(&decoder) }
+    decoder.next_in = start
+    decoder.avail_in = packed.count
     // It grows with what comes out: what a header promises is not believed.
-    var capacity = min(limit, max(1 << 16, packed.count &* 4))
-    while true {
-      let result = UnsafeMutableRawBufferPointer.allocate(byteCount: capacity, alignment: 16)
-      var memory = decoderLimit
-      var read = 0
-      var written = 0
-      let status = lzma_stream_buffer_decode(
-        &memory, concatenated, nil, start, &read, packed.count,
-        result.bindMemory(to: UInt8.self).baseAddress, &written, capacity)
-      if status == LZMA_OK, written > 0 {
-        // The pages behind `written` were never touched.
-        return UnsafeMutableRawBufferPointer(start: result.baseAddress, count: written)
+    var capacity = min(limit, 1 << 20)
+    guard var result = malloc(capacity) else { return nil }
+    var written = 0
+    var meter = BudgetMeter(interval: 1)
+    while meter.goesOn() {
+      decoder.next_out = result.assumingMemoryBound(to: UInt8.self) + written  // bounded: below `capacity`
+      decoder.avail_out = min(capacity &- written, 1 << 20)
+      let room = decoder.avail_out
+      let status = lzma_code(&decoder, LZMA_FINISH)
+      written &+= room &- decoder.avail_out
+      if status == LZMA_STREAM_END, written > 0 { return UnsafeMutableRawBufferPointer(start: result, count: written) }
+      guard status == LZMA_OK else { break }
+      if written == capacity {
+        guard capacity < limit else { break }
+        capacity = min(limit, capacity &* 2)
+        guard let grown = realloc(result, capacity) else { break }
+        result = grown
       }
-      result.deallocate()
-      guard status == LZMA_BUF_ERROR, capacity < limit else { return nil }
-      capacity = min(limit, capacity &* 4)
     }
+    free(result)
+    return nil
   }
 }

@@ -144,10 +144,11 @@ struct Abbreviation {
   var range: Range<Int>
 
   /// All of the table at `offset`, and where that ends: behind its final zero.
+  /// At most `mostEntries` of them, each with at most `mostAttributes`.
   static func table(_ bytes: [UInt8], at offset: Int) throws(MalformedDWARF) -> (entries: [Abbreviation], end: Int) {
     var cursor = DWARFCursor(bytes: bytes, offset: offset)
     var entries: [Abbreviation] = []
-    while true {
+    while entries.count < mostEntries {
       let start = cursor.offset
       let code = try cursor.unsigned()
       // Some writers end a table at the section's end.
@@ -163,6 +164,7 @@ struct Abbreviation {
           attribute.constant = Array(bytes[start..<cursor.offset])
         }
         if attribute.name == 0, attribute.form == 0 { break }
+        guard attributes.count < mostAttributes else { throw MalformedDWARF() }
         attributes.append(attribute)
       }
       entries.append(
@@ -170,7 +172,10 @@ struct Abbreviation {
           code: code, tag: tag, hasChildren: hasChildren, attributes: attributes, range: start..<cursor.offset))
       if cursor.offset == bytes.count { return (entries, cursor.offset) }
     }
+    throw MalformedDWARF()
   }
+
+  private static let (mostEntries, mostAttributes) = (1 << 17, 512)
 
   /// As it stands in a table.
   var bytes: [UInt8] {

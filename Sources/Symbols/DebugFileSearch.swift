@@ -19,6 +19,9 @@ struct DebugFileSearch: Sendable {
   let roots: [String]
   let held: HeldFiles
 
+  /// Bytes of a path, as text, that can lead to a file: each of the system's 4,096 may take four.
+  private static let longestPath = 4 * RegularFile.pathLimit
+
   init(roots: [String], held: HeldFiles = HeldFiles()) {
     self.roots = roots
     self.held = held
@@ -26,7 +29,7 @@ struct DebugFileSearch: Sendable {
 
   /// The file that was loaded, if it is still there; else why there is none.
   func moduleFile(_ module: ModuleReference) -> Result<ObjectFile, NameLoss> {
-    let isPath = module.path.utf8.first == UInt8(ascii: "/")
+    let isPath = module.path.utf8.first == UInt8(ascii: "/") && module.path.utf8.count <= Self.longestPath
     var loss = isPath ? NameLoss.gone : .noPath
     func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
       guard let file else { return nil }
@@ -36,8 +39,12 @@ struct DebugFileSearch: Sendable {
       return nil
     }
     if isPath, !module.isDeleted {
-      if let file = check(ObjectFile(path: module.path)) { return .success(file) }
-      if loss == .gone, errno == EACCES { loss = .notPermitted }
+      do throws(RegularFile.Refusal) {
+        let file = try RegularFile(path: module.path)
+        if let file = check(ObjectFile(file, path: module.path)) { return .success(file) }
+      } catch {
+        if error == .system(EACCES) || error == .system(EPERM) { loss = .notPermitted }
+      }
     }
     if let process = module.process, let view = ProcessFiles(process) {
       if isPath, !module.isDeleted, let file = check(view.file(atPath: module.path)) { return .success(file) }
@@ -145,8 +152,8 @@ struct DebugFileSearch: Sendable {
     let page: UInt64 = 4096
     let start = module.start &- module.bias
     let end = module.end &- module.bias
-    return start & ~(page - 1) == span.start & ~(page - 1)
-      && (end &+ page - 1) & ~(page - 1) == (span.end &+ page - 1) & ~(page - 1)
+    let inPage = page &- 1
+    return start & ~inPage == span.start & ~inPage && (end &+ inPage) & ~inPage == (span.end &+ inPage) & ~inPage
   }
 
   private func parent(of path: String) -> String {

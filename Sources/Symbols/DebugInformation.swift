@@ -7,10 +7,13 @@
 //
 // A unit may be split: what the program has of it gives its ranges and lines, the other half all else (SplitUnits).
 //
-// The file may be hostile. Everything that a loop follows is bounded: numbers of entries and ranges by the size of what
-// is read, depth by `deepest`. libdw never opens a file by itself: .dwo and .dwp files, and the common file of `dwz`,
-// are looked for by us. Not thread-safe: the owner holds a lock.
+// The file may be hostile. Everything that a loop follows is bounded: numbers of entries by the size of what is read,
+// intervals that are kept by `Allowance`, depth by `deepest`; and each loop asks the question's budget. What libdw would
+// do at once by the file's word is checked before (DWARFCheck, LineTableCheck). What our bounds leave out is said
+// (`problem`); what a budget cut short is not kept. libdw never opens a file by itself: .dwo and .dwp files, and the
+// common file of `dwz`, are looked for by us. Not thread-safe: the owner holds a lock.
 
+import Bounds
 import ByteText
 import CLibdw
 import Glibc
@@ -19,7 +22,22 @@ struct DebugInformation: ~Copyable {
   /// Levels of nested entries that are followed; compilers stay well below 100.
   private static let deepest = 256
   /// Largest sum of DWARF sections that is read, in bytes; unpacked.
-  private static let largest: UInt64 = 2 << 30
+  static let largest: UInt64 = 1 << 30
+  /// Largest sum of the sections of split files of one module, in bytes: they are copied twice while they are made
+  /// whole.
+  private static let largestSplit: UInt64 = 384 << 20
+  /// Inlined calls at one address; compilers stay well below 64.
+  private static let mostInlined = 128
+
+  /// What of one module may be kept: far above what the largest programs have, and together some hundred MiB.
+  private struct Allowance {
+    /// Ranges of functions, in all units.
+    var functions = 8 << 20
+    /// Rows of line tables, which libdw keeps.
+    var rows = 10 << 20
+  }
+  private static let mostUnitRanges = 4 << 20
+  private static let mostSkeletonBytes = 64 << 20
 
   private let dwarf: OpaquePointer
   private let commonDwarf: OpaquePointer?
@@ -34,15 +52,25 @@ struct DebugInformation: ~Copyable {
   private(set) var cost: Int
   /// Entries and ranges that a walk may come to; an honest file has fewer.
   private let workLimit: Int
+  private var allowance = Allowance()
+  /// Whether the unit's line table may be read, for those that were asked for.
+  private var lineTables: [UInt64: Bool] = [:]
+  /// Why less is known than the debug information says: a bound of ours was met. Nil if none was.
+  private var cut: String?
+  private let lines: LineTableCheck
+  private(set) var lists = AddressLists()
 
   private let search: DebugFileSearch
   /// Where packages of .dwo files are looked for: beside these.
   private let objectPaths: [String]
+  /// Units whose other half was looked for in vain; of so many the path is said.
+  private var problems = 0
+  private static let mostProblems = 1000
   private var splitFiles: [String: SplitFile] = [:]
   private var isPackageOpen = false
   private var package: SplitFile?
   /// Bytes of split files that may still be read.
-  private var splitBudget = DebugInformation.largest
+  private var splitBudget = DebugInformation.largestSplit
 
   private struct Unit {
     /// The unit in the program, which gives lines.
@@ -75,8 +103,9 @@ struct DebugInformation: ~Copyable {
   /// - `objectPaths`: of the module and its debug file.
   init?(file: ObjectFile, search: DebugFileSearch, objectPaths: [String], problem: inout String?) {
     guard Self.isPresent(in: file) else { return nil }
-    guard let (dwarf, readable) = Self.open(file) else {
-      problem = "its debug information is damaged, or too large"
+    var cut: String?
+    guard let (dwarf, readable) = Self.open(file, &cut) else {
+      problem = cut ?? "its debug information is damaged, or too large"
       return nil
     }
     var name: UnsafePointer<CChar>?
@@ -85,9 +114,9 @@ struct DebugInformation: ~Copyable {
     var common: (dwarf: OpaquePointer, file: ObjectFile)?
     if idSize > 0, let name {
       let buildID = [UInt8](UnsafeRawBufferPointer(start: id, count: idSize))
-      let path = String(reversibly: name)
+      let path = String(boundedPath: name)
       let found = search.commonDebugFile(name: path, buildID: buildID, referringFile: file)
-      common = found.flatMap { Self.open($0) }
+      common = found.flatMap { Self.open($0, &cut) }
       guard let common else {
         problem = "the common part of its debug information is \(found == nil ? "missing" : "damaged"): \(path)"
         dwarf_end(dwarf)
@@ -101,9 +130,17 @@ struct DebugInformation: ~Copyable {
     self.objectPaths = objectPaths
     commonDwarf = common?.dwarf
     commonFile = common?.file
-    workLimit = max(file.size, Self.dwarfSize(file))
-    (units, entries) = Self.readUnits(dwarf, limit: workLimit)
-    cost = Self.dwarfSize(file) + (common.map { Self.dwarfSize($0.file) } ?? 0) + units.cost
+    workLimit = max(file.size, Self.size(in: file))
+    lines = LineTableCheck(
+      lines: Self.contents("line", of: readable), lineTexts: Self.contents("line_str", of: readable),
+      texts: Self.contents("str", of: readable))
+    let limit = min(workLimit, Self.mostUnitRanges)
+    lists.add(dwarf, readable)
+    if let common { lists.add(common.dwarf, common.file) }
+    (units, entries) = Self.readUnits(dwarf, lists, limit: limit)
+    if units.count >= limit { cut = cut ?? Self.tooMany("ranges of units") }
+    self.cut = cut
+    cost = Self.size(in: file) + (common.map { Self.size(in: $0.file) } ?? 0) + units.cost
   }
 
   deinit {
@@ -111,13 +148,26 @@ struct DebugInformation: ~Copyable {
     if let commonDwarf { dwarf_end(commonDwarf) }
   }
 
+  private static func tooMany(_ things: String) -> String {
+    "names are incomplete: its debug information has too many \(things)"
+  }
+
   private static func dwarfSections(_ file: ObjectFile) -> [ObjectFile.Section] {
     file.sections.filter { $0.type != SHT_NOBITS && ($0.name.hasPrefix(".debug_") || $0.name.hasPrefix(".zdebug_")) }
   }
 
-  private static func dwarfSize(_ file: ObjectFile) -> Int {
-    let sum = dwarfSections(file).reduce(UInt64(0)) { $0.addingReportingOverflow($1.unpackedSize).partialValue }
-    return Int(clamping: sum)
+  /// The sections that libdw looks at: it reads some more than we ask for.
+  private static func readSections(_ file: ObjectFile) -> [ObjectFile.Section] {
+    file.sections.filter { section in
+      section.type != SHT_NOBITS
+        && [".debug_", ".zdebug_", ".gnu.debuglto_", ".gnu_debugaltlink"].contains { section.name.hasPrefix($0) }
+    }
+  }
+
+  /// Bytes of all sections of debug information, unpacked; `largest` at most.
+  static func size(in file: ObjectFile) -> Int {
+    let sum = dwarfSections(file).reduce(Foreign<UInt64>(0)) { $0 + $1.unpackedSize }
+    return Int(clamping: sum.saturated(at: largest))
   }
 
   static func isPresent(in file: ObjectFile) -> Bool {
@@ -126,12 +176,20 @@ struct DebugInformation: ~Copyable {
 
   /// The file's DWARF, and the owner of its sections: the file, or an image of it where they are packed in a way that
   /// libelf doesn't know.
-  private static func open(_ file: ObjectFile) -> (dwarf: OpaquePointer, file: ObjectFile)? {
+  /// `problem`: why that is not all of it, or there is none.
+  private static func open(
+    _ file: ObjectFile, _ problem: inout String?
+  ) -> (dwarf: OpaquePointer, file: ObjectFile)? {
     guard isPresent(in: file) else { return nil }
     let sections = dwarfSections(file)
-    guard isSizeAllowed(sections, budget: largest) != nil else { return nil }
+    guard isSizeAllowed(readSections(file), budget: largest) != nil else {
+      problem = "its debug information is too large: more than \(largest >> 20) MiB"
+      return nil
+    }
     var readable = file
-    if sections.contains(where: { $0.compression != nil && $0.compression != Compression.zlib }) {
+    // libdw reads a text that stands in an entry to its zero, also past the section's end; in an image zeros follow.
+    let runsOn = ["info", "types"].contains { name in (contents(name, of: file)?.last ?? 0) != 0 }
+    if runsOn || sections.contains(where: { $0.compression != nil && $0.compression != Compression.zlib }) {
       var image = ELFImage(machine: file.machine)
       for section in sections + file.sections.filter({ $0.name == ".gnu_debugaltlink" }) {
         guard let bytes = file.contents(of: section) else { return nil }
@@ -147,15 +205,29 @@ struct DebugInformation: ~Copyable {
     where section.name.hasSuffix("debug_str") || section.name.hasSuffix("debug_line_str") {
       readable.terminate(section)
     }
+    cutUnsound(readable, &problem)
+    guard !Budget.hasEnded else { return nil }
     return dwarf_begin_elf(readable.elf, DWARF_C_READ, nil).map { ($0, readable) }
+  }
+
+  /// Leaves the units that libdw may see.
+  static func cutUnsound(_ file: ObjectFile, _ problem: inout String?) {
+    var check = DWARFCheck(abbreviations: contents("abbrev", of: file))
+    for name in ["info", "types"] {
+      guard let section = section(name, of: file), let bytes = file.contents(of: section) else { continue }
+      file.cut(
+        section, to: check.soundSize(of: bytes, named: ".debug_\(name)", isTypes: name == "types"))
+    }
+    problem = problem ?? check.problem
   }
 
   /// The bytes that are left of `budget` when these sections are unpacked; nil if they need more.
   private static func isSizeAllowed(_ sections: [ObjectFile.Section], budget: UInt64) -> UInt64? {
     var left = budget
     for section in sections {
-      guard section.unpackedSize <= left else { return nil }
-      left -= section.unpackedSize
+      let size = max(section.size, section.unpackedSize)
+      guard size <= left else { return nil }
+      left &-= size
     }
     return left
   }
@@ -172,21 +244,26 @@ struct DebugInformation: ~Copyable {
   mutating func problem(at address: UInt64) -> String? {
     guard let index = units.innermost(at: address)?.payload else { return nil }
     lookForHalf(ofUnit: index)
-    return entries[index].problem
+    return entries[index].problem ?? cut
   }
 
   /// Why those of some unit are not known, of those that have been looked for.
-  var problem: String? { entries.lazy.compactMap(\.problem).first }
+  var problem: String? { entries.lazy.compactMap(\.problem).first ?? cut }
 
   private mutating func lookForHalf(ofUnit index: Int) {
-    guard let skeleton = entries[index].skeleton, !entries[index].isLookedFor else { return }
+    guard !Budget.hasEnded, let skeleton = entries[index].skeleton, !entries[index].isLookedFor else { return }
     entries[index].isLookedFor = true
+    defer {
+      // What was not found for want of time is looked for again.
+      if Budget.hasEnded { (entries[index].isLookedFor, entries[index].problem) = (false, nil) }
+    }
     if let half = openPackage()?.root(skeleton.id) {
       entries[index].half = half
       return
     }
     var problem: String?
-    for path in search.splitFilePaths(skeleton, objectPaths: objectPaths) {
+    var meter = BudgetMeter(interval: 1)
+    for path in search.splitFilePaths(skeleton, objectPaths: objectPaths) where meter.goesOn() {
       if let known = splitFiles[path]?.root(skeleton.id) {
         entries[index].half = known
         return
@@ -201,7 +278,11 @@ struct DebugInformation: ~Copyable {
         if entries[index].half != nil { return }
       }
     }
-    entries[index].problem = problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
+    problems &+= 1
+    entries[index].problem =
+      problems > Self.mostProblems
+      ? "its split debug information (.dwo) is missing"
+      : problem ?? "its split debug information (.dwo) is missing: \(skeleton.path)"
   }
 
   private mutating func openPackage() -> SplitFile? {
@@ -215,6 +296,7 @@ struct DebugInformation: ~Copyable {
       else { continue }
       package = openSplit(candidate, skeletons, &problem)
     }
+    if Budget.hasEnded { isPackageOpen = false }
     return package
   }
 
@@ -239,21 +321,28 @@ struct DebugInformation: ~Copyable {
       skeleton.ranges &-= UInt64(ranges.start)
       skeletons[skeleton.id] = skeleton
     }
-    let taken = (addresses.bytes?.count ?? 0) + (ranges.bytes?.count ?? 0)
-    guard UInt64(taken) <= left,
+    let taken = UInt64(clamping: (addresses.bytes?.count ?? 0) &+ (ranges.bytes?.count ?? 0))
+    guard taken <= left,
       let found = SplitFile(candidate, skeletons: skeletons, addresses: addresses.bytes, ranges: ranges.bytes)
     else {
       problem = "its split debug information is damaged, or of another build: \(candidate.path)"
       return nil
     }
-    splitBudget = left - UInt64(taken)
-    cost += found.cost
+    splitBudget = left &- taken
+    found.add(to: &lists)
+    cost &+= found.cost
     return found
   }
 
-  private func contents(_ name: String) -> UnsafeRawBufferPointer? {
-    (file.section(named: ".debug_\(name)") ?? file.section(named: ".zdebug_\(name)")).flatMap { file.contents(of: $0) }
+  private static func section(_ name: String, of file: ObjectFile) -> ObjectFile.Section? {
+    file.section(named: ".debug_\(name)") ?? file.section(named: ".zdebug_\(name)")
   }
+
+  static func contents(_ name: String, of file: ObjectFile) -> UnsafeRawBufferPointer? {
+    section(name, of: file).flatMap { file.contents(of: $0) }
+  }
+
+  private func contents(_ name: String) -> UnsafeRawBufferPointer? { Self.contents(name, of: file) }
 
   /// The bytes from the first of `bases` to the next of `all` behind the last of them.
   private static func part(
@@ -263,8 +352,8 @@ struct DebugInformation: ~Copyable {
       start < section.count
     else { return (nil, 0) }
     if all.isEmpty { return (section, 0) }
-    let end = all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count
-    return (UnsafeRawBufferPointer(rebasing: section[start..<min(max(end, start), section.count)]), start)
+    let end = min(all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count, section.count)
+    return (UnsafeRawBufferPointer(rebasing: section[start..<max(end, start)]), start)
   }
 
   // MARK: variables
@@ -278,14 +367,16 @@ struct DebugInformation: ~Copyable {
     // First without those inside functions, which takes a hundredth of the time.
     for insideFunctions in [false, true] {
       if variables == nil || insideFunctions && variables?.isWhole == false {
-        cost -= variables?.cost ?? 0
-        variables = VariableIndex(
+        let found = VariableIndex(
           units: entries.indices.map { root(ofUnit: $0) }, insideFunctions: insideFunctions, limit: Self.mostEntries)
-        cost += variables?.cost ?? 0
+        guard !Budget.hasEnded else { return nil }
+        if found.isCut { cut = cut ?? Self.tooMany("variables") }
+        cost &+= found.cost &- (variables?.cost ?? 0)
+        variables = found
       }
       let index = isThreadLocal ? variables?.threadLocal : variables?.ordinary
       if let found = index?.innermost(at: address) {
-        return describe(found.payload, at: address - found.start + distance)
+        return describe(found.payload, at: address &- found.start &+ distance)
       }
     }
     return nil
@@ -296,11 +387,11 @@ struct DebugInformation: ~Copyable {
     let linkageName =
       Self.string(DW_AT_linkage_name, of: variable.entry)
       ?? Self.string(DW_AT_MIPS_linkage_name, of: variable.entry)
-    let source = Self.string(DW_AT_name, of: variable.entry).map { variable.scope + String(cString: $0) }
+    let source = Self.string(DW_AT_name, of: variable.entry).map { variable.scope + String(bounded: $0) }
     var name = source ?? "(unnamed)"
     if let linkageName {
       let full = demangled(cString: linkageName)
-      if full != String(cString: linkageName) || source == nil { name = full }
+      if full != String(bounded: linkageName) || source == nil { name = full }
     }
     return describe(variable.entry, inUnit: variable.unit, named: name, at: offset)
   }
@@ -344,50 +435,43 @@ struct DebugInformation: ~Copyable {
     }
     var files: OpaquePointer?
     var count = 0
-    guard dwarf_getsrcfiles(&table, &files, &count) == 0, number < UInt64(count),
-      let name = dwarf_filesrc(files, Int(number), nil, nil)
+    guard isLineTableAllowed(table), dwarf_getsrcfiles(&table, &files, &count) == 0,
+      let number = Foreign(number).int(upTo: count &- 1), let name = dwarf_filesrc(files, number, nil, nil)
     else { return nil }
-    let file = String(cString: name)
+    let file = String(bounded: name)
     return file == "???" ? nil : file
   }
 
   // MARK: units
 
-  private static func readUnits(_ dwarf: OpaquePointer, limit: Int) -> (IntervalIndex<Int>, [Unit]) {
+  private static func readUnits(_ dwarf: OpaquePointer, _ lists: AddressLists, limit: Int) -> (
+    IntervalIndex<Int>, [Unit]
+  ) {
     var entries: [Unit] = []
     var intervals: [IntervalIndex<Int>.Interval] = []
     var unit: OpaquePointer?
     var next: OpaquePointer?
     var type: UInt8 = 0
     var entry = Dwarf_Die()
+    var skeletonBytes = 0
     // The last argument stays null: libdw would open the .dwo file that the unit names.
-    while dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
+    var meter = BudgetMeter(interval: 64)
+    while meter.goesOn(), dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
       unit = next
       // A skeleton of DWARF 4 that has entries of its own is one of these units to libdw, too.
       guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(type)) else { continue }
       let index = entries.count
-      entries.append(Unit(entry: entry, skeleton: Skeleton(entry)))
-      forEachRange(&entry, limit: limit - intervals.count) { start, end in
+      // Each names a file and a directory.
+      let skeleton = skeletonBytes < mostSkeletonBytes ? Skeleton(entry) : nil
+      skeletonBytes &+= skeleton?.cost ?? 0
+      entries.append(Unit(entry: entry, skeleton: skeleton))
+      lists.forEachRange(of: entry) { start, end in
+        guard intervals.count < limit else { return false }
         intervals.append(.init(start: start, end: end, payload: index))
+        return true
       }
     }
     return (IntervalIndex(intervals) { $0.end < $1.end }, entries)
-  }
-
-  /// Calls `body` with at most `limit` ranges. Each takes two bytes or more of a section, so an honest file's are never
-  /// more than it has bytes; entries of a hostile one may all name the same list.
-  private static func forEachRange(_ entry: inout Dwarf_Die, limit: Int, _ body: (UInt64, UInt64) -> Void) {
-    var offset = 0
-    var base: UInt64 = 0
-    var start: UInt64 = 0
-    var end: UInt64 = 0
-    var remaining = limit
-    while remaining > 0 {
-      offset = dwarf_ranges(&entry, offset, &base, &start, &end)
-      if offset <= 0 { return }
-      body(start, end)
-      remaining -= 1
-    }
   }
 
   // MARK: functions
@@ -396,17 +480,21 @@ struct DebugInformation: ~Copyable {
   mutating func functions(ofUnit index: Int) -> IntervalIndex<Dwarf_Die> {
     if let known = functions[index] { return known }
     var intervals: [IntervalIndex<Dwarf_Die>.Interval] = []
-    let limit = workLimit + (entries[index].skeleton == nil ? 0 : Int(Self.largest - splitBudget))
+    let limit = walkLimit
     var remaining = limit
+    var meter = BudgetMeter(interval: 256)
     var open: [Dwarf_Die] = []
     var entry = root(ofUnit: index)
     var next = Dwarf_Die()
-    walk: while remaining > 0 {
-      remaining -= 1
+    walk: while remaining > 0, meter.goesOn() {
+      remaining &-= 1
       if Int(dwarf_tag(&entry)) == DW_TAG_subprogram {
         let function = entry
-        Self.forEachRange(&entry, limit: limit - intervals.count) { start, end in
+        let most = min(limit, allowance.functions)
+        lists.forEachRange(of: function) { start, end in
+          guard intervals.count < most else { return false }
           intervals.append(.init(start: start, end: end, payload: function))
+          return true
         }
       }
       if open.count < Self.deepest, Self.mayHoldFunctions(&entry), dwarf_child(&entry, &next) == 0 {
@@ -415,17 +503,24 @@ struct DebugInformation: ~Copyable {
         continue
       }
       while dwarf_siblingof(&entry, &next) != 0 {
-        guard open.count > 1 else { break walk }
+        // Each of these calls passes over all below an entry.
+        guard open.count > 1, meter.goesOn() else { break walk }
         entry = open.removeLast()
       }
       if open.isEmpty { break }
       entry = next
     }
+    if Budget.hasEnded { return IntervalIndex([]) { _, _ in false } }
+    if intervals.count >= allowance.functions { cut = cut ?? Self.tooMany("functions") }
+    allowance.functions &-= intervals.count
     let result = IntervalIndex(intervals) { $0.end < $1.end }
     functions[index] = result
-    cost += result.cost
+    cost &+= result.cost
     return result
   }
+
+  /// Entries and ranges of one unit that a walk may come to, those of split files included.
+  private var walkLimit: Int { workLimit &+ Int(clamping: Self.largestSplit &- splitBudget) }
 
   private static func mayHoldFunctions(_ entry: inout Dwarf_Die) -> Bool {
     switch Int(dwarf_tag(&entry)) {
@@ -442,7 +537,7 @@ struct DebugInformation: ~Copyable {
   /// The functions that the instruction at `address` (of the ELF file) belongs to, innermost first. Empty if DWARF
   /// doesn't cover it; one frame without a name if only its line is known.
   mutating func frames(at address: UInt64) -> [InlineFrame] {
-    guard let index = units.innermost(at: address)?.payload else { return [] }
+    guard !Budget.hasEnded, let index = units.innermost(at: address)?.payload else { return [] }
     var location = sourceLine(ofUnit: index, at: address)
     guard let function = functions(ofUnit: index).innermost(at: address) else {
       return location.file == nil
@@ -451,9 +546,9 @@ struct DebugInformation: ~Copyable {
     var chain = [function.payload]
     appendInlined(at: address, below: function.payload, depth: 0, to: &chain)
     var result: [InlineFrame] = []
-    let limit = workLimit + Int(Self.largest - splitBudget)
+    let limit = walkLimit
     let scopeCost = scopes.cost
-    defer { cost += scopes.cost - scopeCost }
+    defer { cost &+= scopes.cost &- scopeCost }
     for (position, entry) in chain.enumerated().reversed() {
       result.append(
         InlineFrame(
@@ -462,25 +557,28 @@ struct DebugInformation: ~Copyable {
           location: location, inlined: position > 0))
       location = callSite(entry, unit: index)
     }
+    if scopes.isCut { cut = cut ?? Self.tooMany("scopes of functions") }
     return result
   }
 
   /// Appends the inlined calls that hold `address`, outermost first.
   private func appendInlined(at address: UInt64, below parent: Dwarf_Die, depth: Int, to chain: inout [Dwarf_Die]) {
-    guard depth < Self.deepest else { return }
+    guard depth < Self.deepest, chain.count < Self.mostInlined else { return }
     var parent = parent
     var entry = Dwarf_Die()
     guard dwarf_child(&parent, &entry) == 0 else { return }
-    var remaining = workLimit
-    while remaining > 0 {
-      remaining -= 1
+    var remaining = walkLimit
+    // A list of ranges, and all below an entry, are passed over in one call.
+    var meter = BudgetMeter(interval: 8)
+    while remaining > 0, meter.goesOn() {
+      remaining &-= 1
       let tag = Int(dwarf_tag(&entry))
       let isInlined = tag == DW_TAG_inlined_subroutine
       if isInlined || tag == DW_TAG_lexical_block || tag == DW_TAG_try_block || tag == DW_TAG_catch_block,
-        dwarf_haspc(&entry, address) > 0
+        lists.holds(entry, address)
       {
         if isInlined { chain.append(entry) }
-        appendInlined(at: address, below: entry, depth: depth + 1, to: &chain)
+        appendInlined(at: address, below: entry, depth: depth &+ 1, to: &chain)
         return
       }
       var next = Dwarf_Die()
@@ -502,7 +600,7 @@ struct DebugInformation: ~Copyable {
     var entry = entry
     var found = Dwarf_Attribute()
     guard dwarf_attr(&entry, UInt32(attribute), &found) != nil else { return nil }
-    return dwarf_formstring(&found).map { String(reversibly: $0) }
+    return dwarf_formstring(&found).map { String(boundedPath: $0) }
   }
 
   static func ownNumber(_ attribute: Int, of entry: Dwarf_Die) -> UInt64? {
@@ -513,7 +611,32 @@ struct DebugInformation: ~Copyable {
     return value
   }
 
+  /// Whether libdw may read the line table of a unit.
+  private mutating func isLineTableAllowed(_ unit: Dwarf_Die) -> Bool {
+    var unit = unit
+    var attribute = Dwarf_Attribute()
+    var offset: Dwarf_Word = 0
+    guard dwarf_attr(&unit, UInt32(DW_AT_stmt_list), &attribute) != nil, dwarf_formudata(&attribute, &offset) == 0
+    else { return false }
+    // libdw keeps a table by its offset, too.
+    if let known = lineTables[offset] { return known }
+    var directory: UnsafePointer<CChar>?
+    if dwarf_attr(&unit, UInt32(DW_AT_comp_dir), &attribute) != nil { directory = dwarf_formstring(&attribute) }
+    guard let rows = lines.rows(at: offset, directory: directory), rows <= allowance.rows else {
+      if !Budget.hasEnded {
+        lineTables[offset] = false
+        cut = cut ?? "lines are incomplete: a line table is damaged, or too large"
+      }
+      return false
+    }
+    allowance.rows &-= rows
+    cost &+= rows &* 48
+    lineTables[offset] = true
+    return true
+  }
+
   private mutating func sourceLine(ofUnit index: Int, at address: UInt64) -> Location {
+    guard isLineTableAllowed(entries[index].entry) else { return Location() }
     guard let line = dwarf_getsrc_die(&entries[index].entry, address) else { return Location() }
     var number: Int32 = 0
     guard let file = dwarf_linesrc(line, nil, nil), dwarf_lineno(line, &number) == 0 else { return Location() }
@@ -536,8 +659,8 @@ struct DebugInformation: ~Copyable {
     var files: OpaquePointer?
     var count = 0
     if dwarf_attr(&entry, UInt32(DW_AT_call_file), &attribute) != nil, dwarf_formudata(&attribute, &value) == 0,
-      dwarf_getsrcfiles(&entries[index].entry, &files, &count) == 0, value < UInt64(count),
-      let file = dwarf_filesrc(files, Int(value), nil, nil)
+      isLineTableAllowed(entries[index].entry), dwarf_getsrcfiles(&entries[index].entry, &files, &count) == 0,
+      let number = Foreign(value).int(upTo: count &- 1), let file = dwarf_filesrc(files, number, nil, nil)
     {
       location.file = path(file, unit: index)
     }
@@ -547,13 +670,13 @@ struct DebugInformation: ~Copyable {
   /// Absolute, if the unit says in which directory it was compiled. Nil where there is no file: libdw writes "???"
   /// for a broken table, compilers write "<compiler-generated>" and the like for code that nobody wrote.
   private mutating func path(_ name: UnsafePointer<CChar>, unit index: Int) -> String? {
-    let path = String(cString: name)
+    let path = String(bounded: name)
     if path.isEmpty || path == "???" || path.utf8.last == UInt8(ascii: ">") { return nil }
     var attribute = Dwarf_Attribute()
     guard path.utf8.first != UInt8(ascii: "/"),
       dwarf_attr(&entries[index].entry, UInt32(DW_AT_comp_dir), &attribute) != nil,
       let directory = dwarf_formstring(&attribute), directory[0] != 0
     else { return path }
-    return "\(String(cString: directory))/\(path)"
+    return "\(String(bounded: directory))/\(path)"
   }
 }

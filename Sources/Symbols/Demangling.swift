@@ -14,15 +14,15 @@ public func demangled(_ name: String) -> String {
 }
 
 func demangled(cString name: UnsafePointer<CChar>) -> String {
-  let length = strnlen(name, longestMangledName + 1)
-  guard length > 2, length <= longestMangledName else { return String(cString: name) }
+  let length = strnlen(name, longestMangledName &+ 1)
+  guard length > 2, length <= longestMangledName else { return String(bounded: name) }
   switch (UInt8(bitPattern: name[0]), UInt8(bitPattern: name[1])) {
   case (UInt8(ascii: "_"), UInt8(ascii: "Z")), (UInt8(ascii: "_"), UInt8(ascii: "R")):
-    return cxxOrRust(name) ?? String(cString: name)
+    return cxxOrRust(name) ?? String(bounded: name)
   case (UInt8(ascii: "$"), _), (UInt8(ascii: "_"), UInt8(ascii: "$")):
-    return swift(name, length) ?? String(cString: name)
+    return swift(name, length) ?? String(bounded: name)
   default:
-    return String(cString: name)
+    return String(bounded: name)
   }
 }
 
@@ -37,5 +37,5 @@ private func cxxOrRust(_ name: UnsafePointer<CChar>) -> String? {
 private func swift(_ name: UnsafePointer<CChar>, _ length: Int) -> String? {
   guard let result = cdemangle_swift(name, length) else { return nil }
   defer { free(result) }
-  return strnlen(result, longestName + 1) > longestName ? nil : String(cString: result)
+  return strnlen(result, longestName &+ 1) > longestName ? nil : String(cString: result)
 }

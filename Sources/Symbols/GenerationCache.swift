@@ -36,12 +36,14 @@ public struct GenerationCache<Key: Hashable, Value> {
   /// Holds `value` for `key`, in place of another.
   @inlinable
   public mutating func store(_ key: Key, _ value: Value) {
-    let size = cost(value) + MemoryLayout<(Key, Value)>.stride * 2
-    if youngCost + size > budget / 2 {
+    let size = cost(value) &+ MemoryLayout<(Key, Value)>.stride &* 2
+    // What is larger than a generation would drive out all else, and be gone with the next value.
+    guard size <= budget / 2 else { return }
+    if youngCost &+ size > budget / 2 {
       old = young
       young = [:]
       youngCost = 0
     }
-    if young.updateValue(value, forKey: key) == nil { youngCost += size }
+    if young.updateValue(value, forKey: key) == nil { youngCost &+= size }
   }
 }

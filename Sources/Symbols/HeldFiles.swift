@@ -3,14 +3,15 @@
 // upgraded, memory that was loaded as a library, files of another mount namespace. Each takes a descriptor, so there
 // are at most `limit` of them.
 
+import FileFacts
 import Synchronization
 
 /// Files of modules, by the proofs of the files. Thread-safe.
 public final class HeldFiles: Sendable {
   private final class Held: Sendable {
-    let file: OpenFile
+    let file: RegularFile
     let path: String
-    init(_ file: consuming OpenFile, path: String) {
+    init(_ file: consuming RegularFile, path: String) {
       self.file = file
       self.path = path
     }
@@ -28,6 +29,8 @@ public final class HeldFiles: Sendable {
 
   /// Of `proved`; beyond it they are forgotten all at once.
   private static let provedLimit = 16_384
+  /// Bytes of a path that is kept in `proved`.
+  private static let longestProvedPath = 4096
 
   /// A module apart from where it lies and in which process.
   private struct Key: Hashable {
@@ -72,6 +75,8 @@ public final class HeldFiles: Sendable {
     plain.process = nil
     let search = DebugFileSearch(roots: [])
     if case .success(let file) = search.moduleFile(plain) {
+      // A longer path is looked at anew each time.
+      guard module.path.utf8.count <= Self.longestProvedPath else { return true }
       state.withLock { state in
         if state.proved.count >= Self.provedLimit { state.proved.removeAll() }
         state.proved[key] = file.state

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The files of one module, opened when they are first needed, behind one lock.
+//
+// A question whose budget ends while files are opened leaves them unopened, and what it found is not kept.
 
+import Bounds
 import Synchronization
 
 /// Thread-safe: look-ups in one module wait for each other, look-ups in different modules don't.
@@ -19,33 +22,46 @@ final class LoadedModule: Sendable {
     var isDebugInformationOpen = false
     var debugInformation: DebugInformation?
     var debugInformationCost = 0
+    /// Bytes of the share that its debug information took.
+    var taken = 0
   }
 
   /// Distinguishes this object from all that its symbolizer had before.
   let id: UInt32
   private let reference: ModuleReference
   private let search: DebugFileSearch
+  private let share: MemoryShare
   private let files = Mutex(Files())
   private let bytes = Atomic<Int>(0)
   private let found = Atomic<Bool>(false)
+  private let waits = Atomic<Bool>(false)
 
-  init(id: UInt32, reference: ModuleReference, search: DebugFileSearch) {
+  init(id: UInt32, reference: ModuleReference, search: DebugFileSearch, share: MemoryShare) {
+    self.share = share
     self.id = id
     self.reference = reference
     self.search = search
+  }
+
+  deinit {
+    let share = share
+    files.withLock { share.giveBack($0.taken) }
   }
 
   /// Bytes of memory that are held, about.
   var cost: Int { bytes.load(ordering: .relaxed) }
   /// Whether there was any file, as of the last look-up.
   var hasFile: Bool { found.load(ordering: .relaxed) }
+  /// Whether answers are all that there will be, as of the last look-up: not where the question's time was over, or
+  /// there was no memory left for the debug information.
+  var isFinal: Bool { hasFile && !waits.load(ordering: .relaxed) && !Budget.hasEnded }
   /// Why there was none, as of the last look-up; nil if there was one.
   var loss: NameLoss? { files.withLock { $0.loss } }
 
   /// The functions at `address` (of the ELF file), with the pc 0. Empty if nothing is known.
   func frames(at address: UInt64) -> [Frame] {
     files.withLock { files in
-      open(&files)
+      guard open(&files) else { return [] }
       guard files.module != nil || files.debug != nil else { return [] }
       openDebugInformation(&files)
       let symbol = files.symbols.symbol(at: address)
@@ -71,10 +87,9 @@ final class LoadedModule: Sendable {
   /// The symbol that holds `address` (of the ELF file).
   func symbol(at address: UInt64) -> StaticSymbol? {
     files.withLock { files in
-      open(&files)
-      guard let symbol = files.symbols.symbol(at: address) else { return nil }
+      guard open(&files), let symbol = files.symbols.symbol(at: address) else { return nil }
       return StaticSymbol(
-        name: symbolName(symbol.name), offset: address - symbol.start, size: symbol.size,
+        name: symbolName(symbol.name), offset: address &- symbol.start, size: symbol.size,
         section: files.symbols.section(at: address))
     }
   }
@@ -82,7 +97,7 @@ final class LoadedModule: Sendable {
   /// The variable that holds `address`, of the ELF file or an offset in the thread-local storage.
   func variable(at address: UInt64, isThreadLocal: Bool) -> Variable? {
     files.withLock { files in
-      open(&files)
+      guard open(&files) else { return nil }
       openDebugInformation(&files)
       var variable = files.debugInformation?.variable(at: address, plus: 0, isThreadLocal: isThreadLocal)
       if let symbol = isThreadLocal ? nil : files.symbols.symbol(at: address) {
@@ -90,7 +105,7 @@ final class LoadedModule: Sendable {
         // size counts them.
         if variable == nil, symbol.start < address {
           variable = files.debugInformation?.variable(
-            at: symbol.start, plus: address - symbol.start, isThreadLocal: false)
+            at: symbol.start, plus: address &- symbol.start, isThreadLocal: false)
         }
         variable?.qualify(by: symbolName(symbol.name))
       }
@@ -108,7 +123,7 @@ final class LoadedModule: Sendable {
   /// The variable that holds `memory` in the frame of the function at `address` (of the ELF file).
   func local(at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters) -> Variable? {
     files.withLock { files in
-      open(&files)
+      guard open(&files) else { return nil }
       openDebugInformation(&files)
       let variable = files.debugInformation?.local(at: memory, executing: address, registers)
       files.debugInformationCost = files.debugInformation?.cost ?? 0
@@ -120,16 +135,17 @@ final class LoadedModule: Sendable {
   /// The symbol of a thread-local variable at an offset in the module's thread-local storage.
   func threadLocalSymbol(at offset: UInt64) -> StaticSymbol? {
     files.withLock { files in
-      open(&files)
-      guard let symbol = files.symbols.threadLocalSymbol(at: offset) else { return nil }
+      guard open(&files), let symbol = files.symbols.threadLocalSymbol(at: offset) else { return nil }
       return StaticSymbol(
-        name: symbolName(symbol.name), offset: offset - symbol.start, size: symbol.size,
+        name: symbolName(symbol.name), offset: offset &- symbol.start, size: symbol.size,
         section: symbol.isZeroed ? ".tbss" : ".tdata")
     }
   }
 
-  private func open(_ files: inout Files) {
-    if files.isOpen { return }
+  /// Returns whether the files are open: they are not if the question's budget has ended.
+  private func open(_ files: inout Files) -> Bool {
+    if Budget.hasEnded { return false }
+    if files.isOpen { return true }
     files.isOpen = true
     switch search.moduleFile(reference) {
     case .success(let file): files.module = file
@@ -148,21 +164,28 @@ final class LoadedModule: Sendable {
     if files.debug != nil { files.loss = nil }
     let hasSymbols = [files.module, files.debug].contains { $0?.section(named: ".symtab") != nil }
     if !hasSymbols, let module = files.module, let section = module.section(named: ".gnu_debugdata") {
-      files.mini = Self.miniDebugFile(module, section)
+      files.mini = miniDebugFile(module, section)
       if files.mini == nil { files.problem = "its packed symbols (.gnu_debugdata) are damaged, or too large" }
     }
     files.symbols = SymbolTable(files: [files.module, files.debug, files.mini].compactMap { $0 })
+    files.problem = files.problem ?? files.symbols.problem
+    if Budget.hasEnded {
+      files = Files()
+      account(files)
+      return false
+    }
     found.store(files.module != nil || files.debug != nil, ordering: .relaxed)
     account(files)
+    return true
   }
 
-  /// Bytes of symbols that a file may carry packed.
-  private static let miniLimit = 256 << 20
+  /// Bytes of symbols that a file may carry packed, packed and unpacked.
+  private static let miniLimit = 128 << 20
 
   /// The file with symbols that is packed in a section of `module`.
-  private static func miniDebugFile(_ module: ObjectFile, _ section: ObjectFile.Section) -> ObjectFile? {
-    guard section.unpackedSize <= miniLimit, let packed = module.contents(of: section),
-      let bytes = Compression.xz(packed, limit: miniLimit)
+  private func miniDebugFile(_ module: ObjectFile, _ section: ObjectFile.Section) -> ObjectFile? {
+    guard max(section.size, section.unpackedSize) <= UInt64(clamping: Self.miniLimit),
+      let packed = module.contents(of: section), let bytes = Compression.xz(packed, limit: Self.miniLimit)
     else { return nil }
     return ObjectFile(image: bytes, path: module.path, kind: .module)
   }
@@ -174,9 +197,26 @@ final class LoadedModule: Sendable {
     let paths = candidates.map(\.path)
     let objectPaths = paths.contains(reference.path) ? paths : [reference.path] + paths
     var problem: String?
+    let size = candidates.first { DebugInformation.isPresent(in: $0) }.map { DebugInformation.size(in: $0) } ?? 0
+    guard share.take(size) else {
+      waits.store(true, ordering: .relaxed)
+      files.isDebugInformationOpen = false
+      files.problem = "there was no memory for its debug information, of \(size >> 20) MiB: ask again"
+      return
+    }
+    if waits.exchange(false, ordering: .relaxed) { files.problem = files.symbols.problem }
+    files.taken &+= size
     for file in candidates where files.debugInformation == nil {
       files.debugInformation = DebugInformation(
         file: file, search: search, objectPaths: objectPaths, problem: &problem)
+    }
+    if Budget.hasEnded {
+      files.debugInformation = nil
+      files.isDebugInformationOpen = false
+      // The sections that were read stay, but nothing is made of them: they are counted anew.
+      share.giveBack(size)
+      files.taken &-= size
+      return
     }
     if files.debugInformation == nil { files.problem = problem ?? files.problem }
     files.module?.closeDescriptor()
@@ -184,7 +224,7 @@ final class LoadedModule: Sendable {
   }
 
   private func account(_ files: borrowing Files) {
-    let sum = files.symbols.cost + files.debugInformationCost + (files.mini?.size ?? 0)
+    let sum = files.symbols.cost &+ files.debugInformationCost &+ (files.mini?.size ?? 0)
     bytes.store(sum, ordering: .relaxed)
   }
 
@@ -195,15 +235,15 @@ final class LoadedModule: Sendable {
     for mangled in [frame.linkageName, frame.inlined ? nil : symbol] {
       guard let mangled else { continue }
       let name = demangled(cString: mangled)
-      if name != String(cString: mangled) { return name }
+      if name != String(bounded: mangled) { return name }
     }
-    return frame.name ?? frame.linkageName.map { String(cString: $0) }
+    return frame.name ?? frame.linkageName.map { String(bounded: $0) }
       ?? (frame.inlined ? nil : symbol.map(symbolName))
   }
 
   /// Demangled, without the version that the linker appends (`stdout@GLIBC_2.2.5`).
   private func symbolName(_ name: UnsafePointer<CChar>) -> String {
-    let full = String(cString: name)
+    let full = String(bounded: name)
     guard let at = full.utf8.firstIndex(of: UInt8(ascii: "@")), at != full.startIndex else {
       return demangled(cString: name)
     }

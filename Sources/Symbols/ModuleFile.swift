@@ -16,10 +16,10 @@ public struct ModuleFile {
 
   /// The dynamic linker that it asks for; nil if it asks for none.
   public var interpreter: String? {
-    guard let section = file.section(named: ".interp"), let holder = elf_getscn(file.elf, section.index),
-      let data = elf_getdata(holder, nil), let bytes = data.pointee.d_buf
-    else { return nil }
-    let text = UnsafeRawBufferPointer(start: bytes, count: data.pointee.d_size).prefix { $0 != 0 }
+    guard let section = file.section(named: ".interp"), section.type != SHT_NOBITS, section.compression == nil else {
+      return nil
+    }
+    let text = file.bytes(at: section.offset, count: min(4096, Int(clamping: section.size))).prefix { $0 != 0 }
     return text.isEmpty ? nil : String(reversibly: text)
   }
 
@@ -38,26 +38,25 @@ public struct ModuleFile {
   ///   far as its symbol table is there.
   public func functions(named names: Set<String>, exported: Bool) -> [String: Definition] {
     var found: [String: Definition] = [:]
-    for section in file.sections
-    where section.type == UInt32(SHT_DYNSYM) || (section.type == UInt32(SHT_SYMTAB) && !exported) {
-      guard let holder = elf_getscn(file.elf, section.index), let data = elf_getdata(holder, nil) else { continue }
-      let entrySize = gelf_fsize(file.elf, ELF_T_SYM, 1, UInt32(EV_CURRENT))
-      guard entrySize > 0 else { continue }
-      var symbol = GElf_Sym()
-      for index in 0..<min(data.pointee.d_size / entrySize, Int(Int32.max)) {
-        guard gelf_getsym(data, Int32(index), &symbol) != nil else { break }
-        let type = Int32(symbol.st_info & 0xF)
-        guard symbol.st_name != 0, symbol.st_shndx != UInt16(SHN_UNDEF), symbol.st_value != 0,
+    for tableType in exported ? [SHT_DYNSYM] : [SHT_DYNSYM, SHT_SYMTAB] {
+      guard let section = file.sections.first(where: { $0.type == UInt32(tableType) }),
+        let texts = file.sections.first(where: { $0.index == section.link }),
+        max(texts.size, texts.unpackedSize) <= ObjectFile.sectionLimit
+      else { continue }
+      ELFSymbol.forEach(in: section, of: file) { symbol in
+        let type = Int32(symbol.type)
+        guard symbol.name != 0, symbol.section != UInt16(SHN_UNDEF), symbol.value != 0,
           type == STT_FUNC || type == STT_GNU_IFUNC,
-          let name = elf_strptr(file.elf, section.link, Int(symbol.st_name))
-        else { continue }
-        let text = String(cString: name)
-        guard names.contains(text) else { continue }
+          let name = elf_strptr(file.elf, section.link, Int(truncatingIfNeeded: symbol.name))
+        else { return true }
+        let text = String(bounded: name)
+        guard names.contains(text) else { return true }
         if type == STT_FUNC {
-          found[text, default: Definition()].addresses.insert(symbol.st_value)
+          found[text, default: Definition()].addresses.insert(symbol.value)
         } else {
           found[text, default: Definition()].isIndirect = true
         }
+        return true
       }
     }
     return found

@@ -1,83 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // One ELF file, opened for reading.
 //
-// The file may be anything: it is named by another process. It is opened only if it is a regular file, and it is read,
-// not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise SIGBUS or
-// change after it was checked. Not thread-safe: the owner holds a lock.
+// The file may be anything: it is named by another process. It is opened only if it is a regular file (RegularFile), and
+// it is read, not mapped: sections are private copies, so a file that is cut short or overwritten under us can't raise
+// SIGBUS or change after it was checked. Not thread-safe: the owner holds a lock.
+//
+// libelf takes memory by the file's word: for the tables of sections and segments, for each section that is asked for,
+// for what a compressed section says that it unpacks to. A file with holes makes any word good. So each word is bounded
+// before libelf acts on it, and small parts (notes, links, heads of compressed sections) are read past libelf.
 
+import Bounds
 import ByteText
 import CLibdw
 import FileFacts
 import Glibc
-
-/// An open descriptor, closed with its owner.
-struct OpenFile: ~Copyable, Sendable {
-  let descriptor: Int32
-  /// As of the opening.
-  let state: FileState
-  private let mode: mode_t
-  private let ownerID: uid_t
-
-  /// Bytes.
-  var size: Int { Int(state.size) }
-
-  /// Nil if there is no regular file at `path` that we may read. `directory`: what a relative path starts from.
-  init?(path: String, in directory: Int32 = AT_FDCWD) {
-    // O_NONBLOCK: a FIFO that was put in the file's place must not stop us before fstat can tell.
-    let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
-    self.init(adopting: openat(directory, path.originalPath, flags))
-  }
-
-  private init?(adopting descriptor: Int32) {
-    guard descriptor >= 0 else { return nil }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size > 0 else {
-      close(descriptor)
-      errno = ENOENT
-      return nil
-    }
-    self.descriptor = descriptor
-    state = FileState(status)
-    mode = status.st_mode
-    ownerID = status.st_uid
-  }
-
-  /// Whether user `id` may read it, as far as the permissions for its owner and for all tell. Who is not root is told
-  /// by the kernel.
-  func isReadable(by id: UInt32) -> Bool {
-    if id == 0 || geteuid() != 0 { return true }
-    return mode & (id == ownerID ? S_IRUSR : S_IROTH) != 0
-  }
-
-  /// Whether nobody has changed it since it was opened.
-  var isUnchanged: Bool {
-    var status = stat()
-    return fstat(descriptor, &status) == 0 && FileState(status) == state
-  }
-
-  func duplicate() -> OpenFile? { OpenFile(adopting: fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) }
-
-  deinit { close(descriptor) }
-
-  /// CRC-32 (the polynomial 0xEDB88320 of gzip) of the whole file, as .gnu_debuglink records it.
-  func checksum() -> UInt32? {
-    var crc: UInt32 = 0xFFFF_FFFF
-    let table = (0..<256).map { (byte: UInt32) -> UInt32 in
-      var value = byte
-      for _ in 0..<8 { value = value & 1 == 1 ? 0xEDB8_8320 ^ (value >> 1) : value >> 1 }
-      return value
-    }
-    var buffer = [UInt8](repeating: 0, count: 1 << 18)
-    var offset = 0
-    while true {
-      let count = pread(descriptor, &buffer, buffer.count, offset)
-      if count < 0 { return nil }
-      if count == 0 { return ~crc }
-      for byte in buffer[..<count] { crc = table[Int((crc ^ UInt32(byte)) & 0xFF)] ^ (crc >> 8) }
-      offset += count
-    }
-  }
-}
 
 /// An ELF executable, shared object or debug file of either; or an image of one in memory.
 final class ObjectFile {
@@ -85,11 +21,15 @@ final class ObjectFile {
   let path: String
   let elf: OpaquePointer
   /// Nil after `closeDescriptor`, and for an image.
-  private var file: OpenFile?
+  private var file: RegularFile?
+  /// The file's bytes; none after `closeDescriptor`.
+  private var source: ELFBytes
   /// The bytes of an image. `elf` points into them.
   private var image: UnsafeMutableRawBufferPointer?
   /// Sections that libelf can't unpack, by their numbers.
   private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
+  /// Sections that `terminate` has seen, by their numbers.
+  private var terminated: Set<Int> = []
   /// Bytes.
   let size: Int
   /// As of the opening; nil for an image.
@@ -104,7 +44,11 @@ final class ObjectFile {
     var type: UInt32
     var flags: UInt64
     var address: UInt64
+    /// Of its first byte in the file.
+    var offset: UInt64
     var size: UInt64
+    /// Bytes that its place is a multiple of.
+    var alignment: UInt64
     /// The section that `sh_link` names: for a symbol table, the section with its strings.
     var link: Int
     /// Size in memory, above `size` if it is compressed.
@@ -132,70 +76,110 @@ final class ObjectFile {
     }
   }
 
+  /// Sections and segments that a file may have: of those with a section for each type's unit some have 100,000.
+  private static let mostSections: UInt64 = 1 << 17
+  private static let mostSegments: UInt64 = 0xFFFE
+  /// Bytes of all names of sections, and of one of them.
+  private static let namesLimit: UInt64 = 16 << 20
+  private static let longestSectionName = 1023
+  /// Bytes of a section that is read as a whole, packed or unpacked.
+  static let sectionLimit: UInt64 = 1 << 30
+  /// Bytes of a segment or section of notes, and how many of each are read.
+  private static let (notesLimit, mostNoteParts) = (1 << 16, 64)
+  /// Bytes of a file whose checksum is taken.
+  private static let checksumLimit: UInt64 = 4 << 30
+
   /// Nil if the file can't be read or isn't an ELF file of this kind.
   convenience init?(path: String, kind: Kind = .module) {
-    guard let file = OpenFile(path: path) else { return nil }
+    guard let file = try? RegularFile(path: path) else { return nil }
     self.init(file, path: path, kind: kind)
   }
 
   /// `path`: what led to the file.
-  init?(_ file: consuming OpenFile, path: String, kind: Kind = .module) {
-    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
+  init?(_ file: consuming RegularFile, path: String, kind: Kind = .module) {
+    let bytes = ELFBytes(descriptor: file.descriptor)
+    guard Self.isUsable(bytes, kind), elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
-    guard Self.isUsable(elf, kind) else {
+    guard elf_kind(elf) == ELF_K_ELF else {
       elf_end(elf)
       return nil
     }
     self.elf = elf
-    (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
+    source = bytes
+    sections = Self.readSections(elf, bytes)
+    buildID = Self.readBuildID(elf, sections, bytes)
     self.path = path
-    size = file.size
+    size = Int(clamping: file.size)
     state = file.state
     self.file = consume file
   }
 
   /// The file whose bytes these are; `path` is where they come from. Takes `image`, also if it returns nil.
   init?(image: UnsafeMutableRawBufferPointer, path: String, kind: Kind) {
-    guard elf_version(UInt32(EV_CURRENT)) != EV_NONE, let start = image.baseAddress,
+    let bytes = ELFBytes(memory: UnsafeRawBufferPointer(image))
+    guard Self.isUsable(bytes, kind), elf_version(UInt32(EV_CURRENT)) != EV_NONE, let start = image.baseAddress,
       let elf = elf_memory(start.assumingMemoryBound(to: CChar.self), image.count)
     else {
       image.deallocate()
       return nil
     }
-    guard Self.isUsable(elf, kind) else {
+    guard elf_kind(elf) == ELF_K_ELF else {
       elf_end(elf)
       image.deallocate()
       return nil
     }
     self.elf = elf
-    (buildID, sections) = (Self.readBuildID(elf), Self.readSections(elf))
+    source = bytes
+    sections = Self.readSections(elf, bytes)
+    buildID = Self.readBuildID(elf, sections, bytes)
     self.path = path
     size = image.count
     state = nil
     self.image = image
   }
 
-  private static func isUsable(_ elf: OpaquePointer, _ kind: Kind) -> Bool {
-    var header = GElf_Ehdr()
-    return elf_kind(elf) == ELF_K_ELF && gelf_getehdr(elf, &header) != nil && kind.allows(header.e_type)
+  /// Whether it is an ELF file of this kind, of 64 bits and lowest byte first, for whose tables libelf may take memory.
+  private static func isUsable(_ bytes: ELFBytes, _ kind: Kind) -> Bool {
+    let head = bytes.bytes(at: 0, count: 64)
+    guard let machine = ELFMachine(head), machine.isWide, machine.isLittleEndian,
+      let type = head.number(at: 16, size: 2), kind.allows(GElf_Half(truncatingIfNeeded: type)),
+      let table = head.number(at: 40, size: 8), let segments = head.number(at: 56, size: 2), segments <= mostSegments,
+      var count = head.number(at: 60, size: 2)
+    else { return false }
+    if count == 0, table != 0 {
+      // The number stands where the first section would have its size.
+      count = bytes.bytes(at: table, count: 64).number(at: 32, size: 8) ?? 0
+    }
+    return count <= mostSections
   }
 
-  private static func readBuildID(_ elf: OpaquePointer) -> [UInt8] {
-    var bytes: UnsafeRawPointer?
-    let count = dwelf_elf_gnu_build_id(elf, &bytes)
-    if count > 0 { return [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)) }
-    // libelf takes no note whose length is no multiple of 4 and that ends with its segment, as linkers write it.
+  /// From its notes: those of sections first, as a debug file keeps no others.
+  private static func readBuildID(_ elf: OpaquePointer, _ sections: [Section], _ bytes: ELFBytes) -> [UInt8] {
+    var parts: [(offset: UInt64, size: UInt64, alignment: UInt64)] = []
+    for section in sections where section.type == SHT_NOTE && section.compression == nil {
+      parts.append((section.offset, section.size, section.alignment))
+      if parts.count == mostNoteParts { break }
+    }
     var segments = 0
-    guard elf_getphdrnum(elf, &segments) == 0 else { return [] }
-    for index in 0..<min(segments, 1024) {
-      var segment = GElf_Phdr()
-      guard gelf_getphdr(elf, Int32(index), &segment) != nil, segment.p_type == PT_NOTE, segment.p_filesz <= 1 << 16,
-        let data = elf_getdata_rawchunk(elf, Int64(bitPattern: segment.p_offset), Int(segment.p_filesz), ELF_T_BYTE),
-        let start = data.pointee.d_buf
-      else { continue }
-      let notes = UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)
-      let found = ELFNote.buildID(among: ELFNote.all(in: notes, alignment: 4))
-      if !found.isEmpty { return found }
+    if elf_getphdrnum(elf, &segments) == 0 {
+      var left = mostNoteParts
+      for index in 0..<max(0, min(segments, Int(mostSegments))) where left > 0 {  // bounded: 16 bits
+        var segment = GElf_Phdr()
+        guard gelf_getphdr(elf, Int32(truncatingIfNeeded: index), &segment) != nil, segment.p_type == PT_NOTE else {
+          continue
+        }
+        left &-= 1
+        parts.append((segment.p_offset, segment.p_filesz, segment.p_align))
+      }
+    }
+    for part in parts {
+      guard let size = Foreign(part.size).int(upTo: notesLimit) else { continue }
+      let notes = bytes.bytes(at: part.offset, count: size)
+      // A linker may have put notes that are aligned to 4 bytes into a part that is aligned to 8.
+      for alignment in part.alignment == 8 ? [8, 4] : [4] {
+        let found = ELFNote.buildID(among: ELFNote.all(in: notes, alignment: alignment))
+        if !found.isEmpty { return found }
+      }
     }
     return []
   }
@@ -206,43 +190,93 @@ final class ObjectFile {
     for bytes in unpacked.values { bytes.deallocate() }
   }
 
-  /// CRC-32 of the whole file, nil if it can't be read.
-  func checksum() -> UInt32? { file?.checksum() }
+  /// CRC-32 (the polynomial 0xEDB88320 of gzip) of the whole file, as .gnu_debuglink records it; nil if it can't be
+  /// read, or is larger than any debug file.
+  func checksum() -> UInt32? {
+    guard let size = file?.size, size <= Self.checksumLimit, let descriptor = file?.descriptor else { return nil }
+    var crc: UInt32 = 0xFFFF_FFFF
+    let table = (UInt32(0)...255).map { (byte: UInt32) -> UInt32 in
+      var value = byte
+      for _ in 0..<8 { value = value & 1 == 1 ? 0xEDB8_8320 ^ (value >> 1) : value >> 1 }
+      return value
+    }
+    var buffer = [UInt8](repeating: 0, count: 1 << 18)
+    var offset = 0
+    var meter = BudgetMeter(interval: 1)
+    // A file that grows while it is read ends here, too.
+    while meter.goesOn(), offset <= Int(clamping: Self.checksumLimit) {
+      let count = pread(descriptor, &buffer, buffer.count, offset)
+      if count < 0 { return nil }
+      if count == 0 { return ~crc }
+      table.withUnsafeBufferPointer { table in
+        for byte in buffer[..<count] {
+          crc = table[Int(truncatingIfNeeded: (crc ^ UInt32(truncatingIfNeeded: byte)) & 0xFF)] ^ (crc >> 8)
+        }
+      }
+      offset &+= count
+    }
+    return nil
+  }
 
   /// Whether nobody has changed it since it was opened; true without a descriptor.
   var isUnchanged: Bool { file?.isUnchanged ?? true }
 
   /// The file once more.
-  func duplicate() -> OpenFile? { file?.duplicate() }
+  func duplicate() -> RegularFile? { file?.duplicate() }
 
   /// Gives the descriptor back when all sections that will be needed have been read, so that a server with many modules
   /// doesn't run out of them.
   func closeDescriptor() {
+    guard file != nil else { return }
     _ = elf_cntl(elf, ELF_C_FDDONE)
+    source = ELFBytes([])
     file = nil
   }
 
-  private static func readSections(_ elf: OpaquePointer) -> [Section] {
+  /// None where names are longer than any that is looked for: libdw would compare each of them with each of its own.
+  private static func readSections(_ elf: OpaquePointer, _ bytes: ELFBytes) -> [Section] {
     var result: [Section] = []
     var names = 0
-    guard elf_getshdrstrndx(elf, &names) == 0 else { return [] }
+    var nameHeader = GElf_Shdr()
+    guard elf_getshdrstrndx(elf, &names) == 0, let nameSection = elf_getscn(elf, names),
+      gelf_getshdr(nameSection, &nameHeader) != nil, nameHeader.sh_size <= namesLimit,
+      nameHeader.sh_flags & UInt64(SHF_COMPRESSED) == 0
+    else { return [] }
     var next = elf_nextscn(elf, nil)
     while let section = next {
       next = elf_nextscn(elf, section)
       var header = GElf_Shdr()
       guard gelf_getshdr(section, &header) != nil else { continue }
-      var compression = GElf_Chdr()
-      let isCompressed = header.sh_flags & UInt64(SHF_COMPRESSED) != 0 && gelf_getchdr(section, &compression) != nil
-      let name: UnsafeMutablePointer<CChar>? = elf_strptr(elf, names, Int(header.sh_name))
-      result.append(
-        Section(
-          index: elf_ndxscn(section), name: name.map { String(cString: $0) } ?? "",
-          type: header.sh_type, flags: header.sh_flags, address: header.sh_addr, size: header.sh_size,
-          link: Int(header.sh_link), unpackedSize: isCompressed ? compression.ch_size : header.sh_size,
-          compression: isCompressed ? compression.ch_type : nil))
+      var name = ""
+      if let text = elf_strptr(elf, names, Int(truncatingIfNeeded: header.sh_name)) {
+        guard strnlen(text, longestSectionName + 1) <= longestSectionName else { return [] }
+        name = String(bounded: text)
+      }
+      var found = Section(
+        index: elf_ndxscn(section), name: name, type: header.sh_type, flags: header.sh_flags, address: header.sh_addr,
+        offset: header.sh_offset, size: header.sh_size, alignment: header.sh_addralign,
+        link: Int(truncatingIfNeeded: header.sh_link), unpackedSize: header.sh_size, compression: nil)
+      if header.sh_flags & UInt64(SHF_COMPRESSED) != 0 {
+        // Elf64_Chdr: type, a reserved word, size, alignment.
+        let head = bytes.bytes(at: header.sh_offset, count: 24)
+        if let type = head.number(at: 0, size: 4), let size = head.number(at: 8, size: 8) {
+          found.compression = UInt32(truncatingIfNeeded: type)
+          found.unpackedSize = size
+        }
+      } else if name.hasPrefix(".z") {
+        // "ZLIB" and the size, highest byte first.
+        let head = bytes.bytes(at: header.sh_offset, count: 12)
+        if head.starts(with: "ZLIB".utf8), let size = head.number(at: 4, size: 8) {
+          found.unpackedSize = size.byteSwapped
+        }
+      }
+      result.append(found)
     }
     return result
   }
+
+  /// Bytes of the file, past libelf; fewer than `count` at its end.
+  func bytes(at offset: UInt64, count: Int) -> [UInt8] { source.bytes(at: offset, count: count) }
 
   /// The machine for which the file was made, by its own word: EM_X86_64 and others.
   var machine: UInt16 {
@@ -257,16 +291,27 @@ final class ObjectFile {
     sections.first { $0.isAllocated && !($0.isThreadLocal && $0.type == SHT_NOBITS) && $0.contains(address) }
   }
 
-  /// Makes the last byte of the section zero, in memory; unpacks it first.
+  /// Makes the last byte of a section of texts zero, in memory, and takes it out of the section: libdw reads a text to
+  /// its zero, also past the section's end, and takes the section's size itself for the place of a text.
   func terminate(_ section: Section) {
-    guard let data = unpack(section) else { return }
-    guard data.pointee.d_size > 0, let bytes = data.pointee.d_buf else { return }
-    bytes.storeBytes(of: 0, toByteOffset: data.pointee.d_size - 1, as: UInt8.self)
+    guard terminated.insert(section.index).inserted, let data = unpack(section), data.pointee.d_size > 0,
+      let bytes = data.pointee.d_buf
+    else { return }
+    data.pointee.d_size &-= 1
+    bytes.storeBytes(of: 0, toByteOffset: data.pointee.d_size, as: UInt8.self)
+  }
+
+  /// Leaves the first `count` bytes of a section, in memory.
+  func cut(_ section: Section, to count: Int) {
+    guard let data = unpack(section), data.pointee.d_size > count, count >= 0 else { return }
+    data.pointee.d_size = count
   }
 
   /// libelf's own view of a section, unpacked; nil if libelf can't do that.
   private func unpack(_ section: Section) -> UnsafeMutablePointer<Elf_Data>? {
-    guard section.type != SHT_NOBITS, let place = elf_getscn(elf, section.index) else { return nil }
+    guard section.type != SHT_NOBITS, max(section.size, section.unpackedSize) <= Self.sectionLimit,
+      let place = elf_getscn(elf, section.index)
+    else { return nil }
     // Unpacked, it has no such flag any more.
     var header = GElf_Shdr()
     guard gelf_getshdr(place, &header) != nil else { return nil }
@@ -282,8 +327,8 @@ final class ObjectFile {
     return elf_getdata(place, nil)
   }
 
-  /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked. The caller has
-  /// looked at `unpackedSize`.
+  /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked, or is larger than
+  /// `sectionLimit`.
   func contents(of section: Section) -> UnsafeRawBufferPointer? {
     if section.compression == Compression.zstd { return zstdContents(of: section) }
     guard let data = unpack(section) else { return nil }
@@ -311,11 +356,12 @@ final class ObjectFile {
 
   private func zstdContents(of section: Section) -> UnsafeRawBufferPointer? {
     if let known = unpacked[section.index] { return UnsafeRawBufferPointer(known) }
-    guard let place = elf_getscn(elf, section.index), let data = elf_rawdata(place, nil),
-      let start = data.pointee.d_buf, let size = Int(exactly: section.unpackedSize)
+    guard let size = Foreign(section.unpackedSize).int(upTo: Int(clamping: Self.sectionLimit)),
+      section.size <= Self.sectionLimit, let place = elf_getscn(elf, section.index),
+      let data = elf_rawdata(place, nil), let start = data.pointee.d_buf
     else { return nil }
-    let headerSize = gelf_fsize(elf, ELF_T_CHDR, 1, UInt32(EV_CURRENT))
-    guard headerSize > 0, data.pointee.d_size > headerSize,
+    let headerSize = 24  // Elf64_Chdr
+    guard data.pointee.d_size > headerSize,
       let bytes = Compression.zstd(
         UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)[headerSize...], size: size)
     else { return nil }
@@ -323,11 +369,17 @@ final class ObjectFile {
     return UnsafeRawBufferPointer(bytes)
   }
 
-  /// The separate debug file that this one names, with its checksum.
+  /// The separate debug file that this one names, with its checksum: a text, and behind its zero, at a multiple of 4
+  /// bytes, a number.
   var debugLink: (name: String, checksum: UInt32)? {
-    var checksum: GElf_Word = 0
-    guard let name = dwelf_elf_gnu_debuglink(elf, &checksum) else { return nil }
-    return (String(cString: name), checksum)
+    guard let section = section(named: ".gnu_debuglink"), section.type != SHT_NOBITS, section.compression == nil,
+      let size = Foreign(section.size).int(upTo: 8192)
+    else { return nil }
+    let content = source.bytes(at: section.offset, count: size)
+    guard let end = content.firstIndex(of: 0), let checksum = content.number(at: (end &+ 4) & ~3, size: 4) else {
+      return nil
+    }
+    return (String(reversibly: content[..<end]), UInt32(truncatingIfNeeded: checksum))
   }
 
   /// Lowest address and one past the highest that the file's segments take, not rounded to pages; nil if it has none.

@@ -4,6 +4,8 @@
 //
 // Root reads files here for the process's user, so a file must be one that this user may read.
 
+import Bounds
+import FileFacts
 import Glibc
 
 /// /proc/PID of one process, opened once: a later process of the same id is not meant.
@@ -13,6 +15,9 @@ struct ProcessFiles: ~Copyable {
   /// Paths below /proc/PID that show the process's memory: its own, and a live task's, should the first thread have
   /// ended.
   private static let taskLimit = 16
+  /// Names of a folder that are looked at: a process has at most so many mappings and tasks unless its limits were
+  /// raised.
+  private static let nameLimit = 1 << 17
 
   /// Nil if there is no process of this id.
   init?(_ process: ModuleReference.Process) {
@@ -39,14 +44,24 @@ struct ProcessFiles: ~Copyable {
   }
 
   private func open(_ path: String) -> ObjectFile? {
-    guard let file = OpenFile(path: path, in: directory), file.isReadable(by: process.ownerID) else { return nil }
+    guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID) else {
+      return nil
+    }
     return ObjectFile(file, path: "/proc/\(process.id)/\(path)")
+  }
+
+  /// Whether user `id` may read a file, as far as the permissions for its owner and for all tell. Who is not root is
+  /// told by the kernel.
+  private static func isReadable(_ file: borrowing RegularFile, by id: UInt32) -> Bool {
+    if id == 0 || geteuid() != 0 { return true }
+    return file.mode & (id == file.ownerID ? S_IRUSR : S_IROTH) != 0
   }
 
   private func firstTask<Found>(_ body: (String) -> Found?) -> Found? {
     if let found = body("") { return found }
     // Of a process whose first thread has ended, only its other threads show what it is.
-    for name in names(in: "task", where: { $0 != String(process.id) }).prefix(Self.taskLimit) {
+    var meter = BudgetMeter(interval: 1)
+    for name in names(in: "task", where: { $0 != String(process.id) }).prefix(Self.taskLimit) where meter.goesOn() {
       if let found = body("task/\(name)/") { return found }
     }
     return nil
@@ -61,7 +76,8 @@ struct ProcessFiles: ~Copyable {
     }
     defer { closedir(stream) }
     var names: [String] = []
-    while let entry = readdir(stream) {
+    var meter = BudgetMeter(interval: 64)
+    while meter.goesOn(), names.count < Self.nameLimit, let entry = readdir(stream) {
       let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
         String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
       }

@@ -4,19 +4,25 @@
 // An entry of DWARF doesn't know its parent, so a unit is walked once when a name in it is first wanted: the parents of
 // its functions, and of entries that hold functions, are kept. An inlined or out-of-line instance of a function refers
 // to the function's declaration, whose scopes count; the declaration may be in another unit. Depth, entries and lengths
-// are bounded, as the file may be hostile.
+// are bounded, as the file may be hostile; what is left out is said (`isCut`).
 
+import Bounds
 import CLibdw
 
 struct ScopeTable {
   private static let deepest = 64
   private static let longestName = 4096
+  /// Parents that are kept, of all units.
+  private static let mostParents = 4 << 20
 
   /// By the unit: from a function or holder to its parent, both by their addresses; those at the unit's top are left
   /// out.
   private var parents: [OpaquePointer: [UInt: UInt]] = [:]
   /// Bytes of memory, about.
   private(set) var cost = 0
+  /// Whether some functions have no scopes because there were too many.
+  private(set) var isCut = false
+  private var left = ScopeTable.mostParents
 
   /// The name of the function at `entry` with all that it is declared in; nil if it has none. At most `limit` entries
   /// of a unit are looked at.
@@ -32,7 +38,7 @@ struct ScopeTable {
       // gcc leaves the type of many a lambda without a name, clang that of each.
       let isLambda = parts.count == 1 && own == "operator()" && Self.isClass(&entry) && Self.ownName(&entry) == nil
       let part = isLambda ? "{lambda}" : Self.partName(&entry)
-      length += part.utf8.count + 2
+      length &+= part.utf8.count &+ 2
       parts.append(part)
     }
     return parts.reversed().joined(separator: "::")
@@ -60,7 +66,7 @@ struct ScopeTable {
     guard dwarf_attr_integrate(&entry, UInt32(DW_AT_name), &attribute) != nil,
       let name = dwarf_formstring(&attribute), name[0] != 0
     else { return nil }
-    return String(cString: name)
+    return String(bounded: name)
   }
 
   private static func isClass(_ entry: inout Dwarf_Die) -> Bool {
@@ -84,15 +90,18 @@ struct ScopeTable {
   private mutating func parent(of entry: Dwarf_Die, limit: Int) -> Dwarf_Die? {
     guard let unit = entry.cu else { return nil }
     if parents[unit] == nil {
-      let found = Self.parents(in: unit, limit: limit)
-      cost += found.count * 4 * MemoryLayout<UInt>.size
+      let found = Self.parents(in: unit, limit: limit, most: left)
+      guard !Budget.hasEnded else { return nil }
+      left &-= found.count
+      if left <= 0 { isCut = true }
+      cost &+= found.count &* (4 &* MemoryLayout<UInt>.size)
       parents[unit] = found
     }
     guard let address = parents[unit]?[UInt(bitPattern: entry.addr)] else { return nil }
     return Dwarf_Die(addr: UnsafeMutableRawPointer(bitPattern: address), cu: unit, abbrev: nil, padding__: 0)
   }
 
-  private static func parents(in unit: OpaquePointer, limit: Int) -> [UInt: UInt] {
+  private static func parents(in unit: OpaquePointer, limit: Int, most: Int) -> [UInt: UInt] {
     var result: [UInt: UInt] = [:]
     var entry = Dwarf_Die()
     var next = Dwarf_Die()
@@ -102,8 +111,9 @@ struct ScopeTable {
     /// For each level that is open, what holds its functions: nil for the unit itself.
     var holders: [(address: UInt, isFunction: Bool)?] = []
     var remaining = limit
-    while remaining > 0 {
-      remaining -= 1
+    var meter = BudgetMeter(interval: 256)
+    while remaining > 0, result.count < most, meter.goesOn() {
+      remaining &-= 1
       let tag = Int(dwarf_tag(&entry))
       let isHolder = holds(tag)
       // A function right inside of another one is mostly declared there only, as C allows it; its place says nothing.
@@ -120,7 +130,7 @@ struct ScopeTable {
         continue
       }
       while dwarf_siblingof(&entry, &next) != 0 {
-        guard open.count > 1 else { return result }
+        guard open.count > 1, meter.goesOn() else { return result }
         entry = open.removeLast()
         holders.removeLast()
       }

@@ -12,8 +12,10 @@
 //   count from a base in the skeleton, are written anew.
 //
 // Proof that a half belongs to a skeleton: the id of 8 bytes, a hash of the unit that the compiler wrote into both. The
-// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded.
+// files are anybody's; all reads are checked (DWARFBytes), and what is added is bounded. libdw sees of the image what it
+// would see of a program's own sections (DWARFCheck).
 
+import Bounds
 import CLibdw
 
 /// The part of a split unit that the program has.
@@ -33,6 +35,9 @@ struct Skeleton: Hashable {
     guard let directory, name.utf8.first != UInt8(ascii: "/") else { return name }
     return "\(directory)/\(name)"
   }
+
+  /// Bytes of memory, about.
+  var cost: Int { 96 &+ name.utf8.count &+ (directory?.utf8.count ?? 0) }
 
   /// Nil for a unit that isn't split.
   init?(_ entry: Dwarf_Die) {
@@ -107,14 +112,21 @@ final class SplitFile {
     }
     if let addresses { image.append(".debug_addr", addresses) }
     if let ranges { image.append(".debug_ranges", ranges) }
-    guard let object = ObjectFile(image: image.build(), path: file.path, kind: .split),
-      let dwarf = dwarf_begin_elf(object.elf, DWARF_C_READ, nil)
-    else { return nil }
+    guard !Budget.hasEnded, let object = ObjectFile(image: image.build(), path: file.path, kind: .split) else {
+      return nil
+    }
+    for section in object.sections where section.name == ".debug_str" { object.terminate(section) }
+    var problem: String?
+    DebugInformation.cutUnsound(object, &problem)
+    guard !Budget.hasEnded, let dwarf = dwarf_begin_elf(object.elf, DWARF_C_READ, nil) else { return nil }
     self.object = object
     self.dwarf = dwarf
   }
 
   deinit { dwarf_end(dwarf) }
+
+  /// Makes its lists of ranges and locations known.
+  func add(to lists: inout AddressLists) { lists.add(dwarf, object) }
 
   /// The first entry of the unit with an id.
   func root(_ id: UInt64) -> Dwarf_Die? {
@@ -165,10 +177,12 @@ private struct WholeUnits {
   /// All units of a .dwo file.
   mutating func makeWhole() {
     var offset = 0
-    while offset < info.count, let header = try? UnitHeader(info, at: offset) {
+    var meter = BudgetMeter(interval: 16)
+    while offset < info.count, meter.goesOn(), let header = try? UnitHeader(info, at: offset) {
       if header.type == DW_UT_split_type, let place = header.typeOffset {
         info[place] = UInt8(DW_UT_type)
-      } else if header.type == DW_UT_split_compile || header.version < 5 {
+      } else if header.version < 5 || header.type == DW_UT_split_compile && header.id.flatMap({ skeletons[$0] }) != nil
+      {
         try? makeWhole(header, Bases(), id: header.id)
       }
       offset = header.end
@@ -178,12 +192,15 @@ private struct WholeUnits {
   /// All units that the indices of a package name.
   mutating func makeWhole(units: PackageIndex?, types: PackageIndex?) {
     guard let units else { return }
+    var meter = BudgetMeter(interval: 1)
     for (id, row) in units.rows where skeletons[id] != nil {
+      guard meter.goesOn() else { return }
       guard let place = units.offset(of: .info, row), let header = try? UnitHeader(info, at: place) else { continue }
       try? makeWhole(header, bases(units, row), id: id)
     }
     guard let types else { return }
     for (id, row) in types.rows {
+      guard meter.goesOn() else { return }
       let isOwn = types.column(.types) != nil
       guard let place = types.offset(of: isOwn ? .types : .info, row),
         let header = try? UnitHeader(isOwn ? self.types : info, at: place, isTypes: isOwn), header.id == id
@@ -332,7 +349,9 @@ private struct WholeUnits {
     let kinds = Dictionary(entries.map { ($0.code, $0) }) { first, _ in first }
     var cursor = DWARFCursor(bytes: info, offset: header.root)
     var found: [(offset: Int, value: UInt64)] = []
+    var meter = BudgetMeter()
     while cursor.offset < header.end {
+      guard meter.goesOn() else { throw MalformedDWARF() }
       let code = try cursor.unsigned()
       if code == 0 { continue }
       guard let kind = kinds[code] else { throw MalformedDWARF() }
@@ -406,8 +425,12 @@ private struct PackageIndex {
     let numbers = ids + Int(slots) * 8
     width = Int(columnCount)
     offsets = numbers + Int(slots) * 4 + width * 4
-    guard slots <= bytes.count, used <= slots, offsets + Int(used) * width * 4 <= bytes.count else { return nil }
+    guard slots <= UInt64(clamping: bytes.count), used <= slots, offsets + Int(used) * width * 4 <= bytes.count else {
+      return nil
+    }
+    var meter = BudgetMeter()
     for slot in 0..<Int(slots) {
+      guard meter.goesOn() else { return nil }
       cursor.offset = numbers + slot * 4
       guard let row = try? cursor.number(4), row > 0, row <= used else { continue }
       cursor.offset = ids + slot * 8

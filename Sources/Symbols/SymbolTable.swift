@@ -4,7 +4,11 @@
 // Tables of the module's own file and of its debug file are merged (.symtab of either, .dynsym). Names stay in the
 // files' string tables until they are asked for. Addresses are those of the ELF file. Not thread-safe: the owner
 // holds a lock.
+//
+// The tables are anybody's: one of each kind is read of a file, and of each so many entries (ELFSymbol) of names in a
+// table of so many bytes. What is left out is said.
 
+import Bounds
 import CLibdw
 
 struct SymbolTable {
@@ -32,8 +36,15 @@ struct SymbolTable {
   private let strings: [StringTable]
   private let sectionFile: ObjectFile?
 
+  /// Bytes of string tables, which libelf holds.
+  private let textCost: Int
+  /// Why it has fewer symbols than the files; nil if it has all.
+  private(set) var problem: String?
+  /// Bytes of a string table.
+  private static let textLimit: UInt64 = 512 << 20
+
   /// Bytes of memory, for the cache's budget.
-  var cost: Int { sized.cost + unsized.cost + threadLocal.cost }
+  var cost: Int { sized.cost &+ unsized.cost &+ threadLocal.cost &+ textCost }
 
   /// `files`: the module's own file first, if it is there.
   init(files: [ObjectFile]) {
@@ -41,28 +52,39 @@ struct SymbolTable {
     var starts: [IntervalIndex<Entry>.Interval] = []
     var threadLocal: [IntervalIndex<Entry>.Interval] = []
     var strings: [StringTable] = []
+    var textCost = 0
     for file in files {
-      for section in file.sections where section.type == SHT_SYMTAB || section.type == SHT_DYNSYM {
+      let code = Self.code(of: file)
+      for type in [SHT_SYMTAB, SHT_DYNSYM] {
+        guard let section = file.sections.first(where: { $0.type == UInt32(type) }) else { continue }
+        guard let texts = file.sections.first(where: { $0.index == section.link }), texts.size <= Self.textLimit,
+          texts.unpackedSize <= Self.textLimit
+        else {
+          problem = problem ?? "names are incomplete: the names of its symbol table are damaged, or too large"
+          continue
+        }
         // Reads the string table now, while the descriptor is open.
         guard elf_strptr(file.elf, section.link, 0) != nil else { continue }
+        textCost &+= Int(clamping: texts.unpackedSize)
         let table = UInt16(truncatingIfNeeded: strings.count)
-        guard strings.count < UInt16.max else { break }
         strings.append(StringTable(file: file, section: section.link))
-        Self.readSymbols(file, section) { symbol, isFunction in
-          let entry = Entry(
-            name: symbol.st_name, size: symbol.st_size, table: table, rank: Self.rank(symbol))
-          if Int32(symbol.st_info & 0xF) == STT_TLS {
-            let (end, overflow) = symbol.st_value.addingReportingOverflow(max(symbol.st_size, 1))
-            if !overflow { threadLocal.append(.init(start: symbol.st_value, end: end, payload: entry)) }
-          } else if symbol.st_size > 0 {
-            let (end, overflow) = symbol.st_value.addingReportingOverflow(symbol.st_size)
-            if !overflow { intervals.append(.init(start: symbol.st_value, end: end, payload: entry)) }
-          } else if isFunction, let holder = file.section(at: symbol.st_value), holder.isExecutable {
-            starts.append(.init(start: symbol.st_value, end: holder.address &+ holder.size, payload: entry))
+        let isWhole = Self.readSymbols(file, section) { symbol, isFunction in
+          let entry = Entry(name: symbol.name, size: symbol.size, table: table, rank: Self.rank(symbol))
+          let start = symbol.value
+          if Int32(symbol.type) == STT_TLS {
+            guard let end = (Foreign(start) + max(symbol.size, 1)).value else { return }
+            threadLocal.append(.init(start: start, end: end, payload: entry))
+          } else if symbol.size > 0 {
+            guard let end = (Foreign(start) + symbol.size).value else { return }
+            intervals.append(.init(start: start, end: end, payload: entry))
+          } else if isFunction, let holder = code.innermost(at: start) {
+            starts.append(.init(start: start, end: holder.end, payload: entry))
           }
         }
+        if !isWhole { problem = problem ?? "names are incomplete: its symbol table is too large" }
       }
     }
+    self.textCost = textCost
     sized = IntervalIndex(intervals) { $0.payload.rank > $1.payload.rank }
     unsized = IntervalIndex(starts) { $0.payload.rank > $1.payload.rank }
     self.threadLocal = IntervalIndex(threadLocal) { $0.payload.rank > $1.payload.rank }
@@ -70,35 +92,40 @@ struct SymbolTable {
     sectionFile = files.first
   }
 
+  /// The sections with code, by their addresses.
+  private static func code(of file: ObjectFile) -> IntervalIndex<Void> {
+    let intervals = file.sections.compactMap { section -> IntervalIndex<Void>.Interval? in
+      guard section.isAllocated, section.isExecutable else { return nil }
+      return (Foreign(section.address) + section.size).value.map { .init(start: section.address, end: $0, payload: ()) }
+    }
+    return IntervalIndex(intervals) { $0.end < $1.end }
+  }
+
+  /// Returns whether that was the whole table.
   private static func readSymbols(
-    _ file: ObjectFile, _ section: ObjectFile.Section, _ body: (GElf_Sym, _ isFunction: Bool) -> Void
-  ) {
-    guard let holder = elf_getscn(file.elf, section.index), let data = elf_getdata(holder, nil) else { return }
-    let entrySize = gelf_fsize(file.elf, ELF_T_SYM, 1, UInt32(EV_CURRENT))
-    guard entrySize > 0 else { return }
-    let count = min(data.pointee.d_size / entrySize, Int(Int32.max))
-    var symbol = GElf_Sym()
-    for index in 0..<count {
-      guard gelf_getsym(data, Int32(index), &symbol) != nil else { return }
-      guard symbol.st_name != 0, symbol.st_shndx != UInt16(SHN_UNDEF), symbol.st_shndx != UInt16(SHN_ABS) else {
-        continue
+    _ file: ObjectFile, _ section: ObjectFile.Section, _ body: (ELFSymbol, _ isFunction: Bool) -> Void
+  ) -> Bool {
+    ELFSymbol.forEach(in: section, of: file) { symbol in
+      guard symbol.name != 0, symbol.section != UInt16(SHN_UNDEF), symbol.section != UInt16(SHN_ABS) else {
+        return true
       }
-      switch Int32(symbol.st_info & 0xF) {
+      switch Int32(symbol.type) {
       case STT_FUNC, STT_GNU_IFUNC: body(symbol, true)
       case STT_OBJECT, STT_COMMON, STT_TLS: body(symbol, false)
       // Assembly that doesn't say what its labels are: of use only in code.
       case STT_NOTYPE: body(symbol, true)
-      default: continue
+      default: break
       }
+      return true
     }
   }
 
   /// A typed symbol before an untyped one, then global, weak, local.
-  private static func rank(_ symbol: GElf_Sym) -> UInt8 {
-    let typed: UInt8 = Int32(symbol.st_info & 0xF) == STT_NOTYPE ? 0 : 4
-    switch Int32(symbol.st_info >> 4) {
-    case STB_GLOBAL: return typed + 2
-    case STB_WEAK: return typed + 1
+  private static func rank(_ symbol: ELFSymbol) -> UInt8 {
+    let typed: UInt8 = Int32(symbol.type) == STT_NOTYPE ? 0 : 4
+    switch Int32(symbol.binding) {
+    case STB_GLOBAL: return typed | 2
+    case STB_WEAK: return typed | 1
     default: return typed
     }
   }
@@ -123,8 +150,10 @@ struct SymbolTable {
   }
 
   private func named(_ found: IntervalIndex<Entry>.Interval) -> (UnsafePointer<CChar>, UInt64, UInt64)? {
-    let table = strings[Int(found.payload.table)]
-    guard let name = elf_strptr(table.file.elf, table.section, Int(found.payload.name)), name[0] != 0 else {
+    let table = strings[Int(truncatingIfNeeded: found.payload.table)]
+    guard let name = elf_strptr(table.file.elf, table.section, Int(truncatingIfNeeded: found.payload.name)),
+      name[0] != 0
+    else {
       return nil
     }
     return (UnsafePointer(name), found.start, found.payload.size)

@@ -5,6 +5,7 @@
 // file share its symbols; and answers by (module, address in the file). Work on a module's files happens outside that
 // lock, behind the module's own.
 
+import Bounds
 import Glibc
 import Synchronization
 
@@ -80,12 +81,15 @@ public final class Symbolizer: Sendable {
 
   /// Seconds after which a file that was missing is looked for again: a debug package may have been installed.
   public static let retryInterval = 10
+  /// Processes by which a module that has no file is looked for in that time, of which it is known that they don't help.
+  private static let mostProcesses = 1024
 
   /// Files that are kept for the time after their process.
   public let heldFiles: HeldFiles
 
   private let limits: Limits
   private let search: DebugFileSearch
+  private let share: MemoryShare
   private let tables: Mutex<Tables>
 
   /// `debugRoots`: directories laid out like /usr/lib/debug, where separate debug files are looked for.
@@ -95,11 +99,17 @@ public final class Symbolizer: Sendable {
     self.limits = limits
     self.heldFiles = heldFiles
     search = DebugFileSearch(roots: debugRoots, held: heldFiles)
+    // What is held between questions, and one module of the largest size.
+    share = MemoryShare(limit: limits.moduleBytes &+ Int(clamping: DebugInformation.largest))
     tables = Mutex(
       Tables(
         frames: GenerationCache(budget: limits.answerBytes / 4 * 3, cost: Self.cost),
-        symbols: GenerationCache(budget: limits.answerBytes / 8) { 64 + ($0?.name.utf8.count ?? 0) },
-        variables: GenerationCache(budget: limits.answerBytes / 8) { 256 + 2 * ($0?.path.utf8.count ?? 0) }))
+        symbols: GenerationCache(budget: limits.answerBytes / 8) { 64 &+ ($0?.name.utf8.count ?? 0) },
+        variables: GenerationCache(budget: limits.answerBytes / 8) { variable in
+          256 &+ (variable?.path.utf8.count ?? 0) &+ (variable?.type?.utf8.count ?? 0)
+            &+ (variable?.file?.utf8.count ?? 0)
+            &+ (variable?.alternatives.reduce(0) { $0 &+ $1.utf8.count } ?? 0)
+        }))
   }
 
   /// The functions that a return address leads back into, innermost inlined one first; at least one frame.
@@ -137,10 +147,10 @@ public final class Symbolizer: Sendable {
     }
     let frames = found.isEmpty ? bare(loaded.loss) : found
     tables.withLock { tables in
-      if loaded.hasFile { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
+      if loaded.isFinal { tables.frames.store(AnswerKey(module: loaded.id, address: address), frames) }
       evict(keeping: key, &tables)
     }
-    return (frames, loaded.hasFile)
+    return (frames, loaded.isFinal)
   }
 
   /// Why nothing of the module has a name; nil if its file was found, or nothing was looked up in it yet.
@@ -161,7 +171,7 @@ public final class Symbolizer: Sendable {
     if let cached { return cached }
     let symbol = loaded.symbol(at: fileAddress)
     tables.withLock { tables in
-      if loaded.hasFile { tables.symbols.store(AnswerKey(module: loaded.id, address: fileAddress), symbol) }
+      if loaded.isFinal { tables.symbols.store(AnswerKey(module: loaded.id, address: fileAddress), symbol) }
       evict(keeping: key, &tables)
     }
     return symbol
@@ -197,7 +207,7 @@ public final class Symbolizer: Sendable {
     if let cached { return cached }
     let variable = loaded.variable(at: place, isThreadLocal: isThreadLocal)
     tables.withLock { tables in
-      if loaded.hasFile { tables.variables.store(AnswerKey(module: loaded.id, address: cacheAddress), variable) }
+      if loaded.isFinal { tables.variables.store(AnswerKey(module: loaded.id, address: cacheAddress), variable) }
       evict(keeping: key, &tables)
     }
     return variable
@@ -227,7 +237,7 @@ public final class Symbolizer: Sendable {
   // MARK: modules
 
   private func find(_ key: ModuleKey, _ reference: ModuleReference, _ tables: inout Tables) -> LoadedModule {
-    tables.uses += 1
+    tables.uses &+= 1
     var processes = Set([reference.process].compactMap { $0 })
     if let index = tables.modules.index(forKey: key) {
       let entry = tables.modules.values[index]
@@ -238,23 +248,23 @@ public final class Symbolizer: Sendable {
         tables.modules.values[index].lastUse = tables.uses
         return entry.module
       }
-      if isEarly { processes.formUnion(entry.processes) }
+      if isEarly, entry.processes.count < Self.mostProcesses { processes.formUnion(entry.processes) }
     }
-    let module = LoadedModule(id: tables.nextID, reference: reference, search: search)
+    let module = LoadedModule(id: tables.nextID, reference: reference, search: search, share: share)
     tables.nextID &+= 1
     tables.modules[key] = Entry(
-      module: module, lastUse: tables.uses, retryAt: Self.monotonicSeconds() + Self.retryInterval,
+      module: module, lastUse: tables.uses, retryAt: Self.monotonicSeconds() &+ Self.retryInterval,
       processes: processes)
     return module
   }
 
   /// Lets go of the modules that were not used for longest, until the limits are kept.
   private func evict(keeping key: ModuleKey, _ tables: inout Tables) {
-    var sum = tables.modules.values.reduce(0) { $0 + $1.module.cost }
+    var sum = tables.modules.values.reduce(0) { $0 &+ $1.module.cost }
     while tables.modules.count > limits.modules || sum > limits.moduleBytes {
       let others = tables.modules.filter { $0.key != key }
       guard let oldest = others.min(by: { $0.value.lastUse < $1.value.lastUse }) else { return }
-      sum -= oldest.value.module.cost
+      sum &-= oldest.value.module.cost
       tables.modules[oldest.key] = nil
     }
   }
@@ -267,7 +277,7 @@ public final class Symbolizer: Sendable {
   }
 
   private static func cost(_ frames: [Frame]) -> Int {
-    frames.reduce(32) { $0 + $1.cost }
+    frames.reduce(32) { $0 &+ $1.cost }
   }
 }
 

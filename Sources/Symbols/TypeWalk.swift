@@ -6,6 +6,7 @@
 // bound is left out of the path. libdw's own functions that follow types (dwarf_peel_type, dwarf_aggregate_size) are
 // not used, as they follow a circle for ever.
 
+import Bounds
 import CLibdw
 
 /// The part of a variable that holds a byte.
@@ -28,6 +29,7 @@ struct VariablePart {
 struct TypeWalk {
   /// Entries that may still be looked at.
   private var budget = 100_000
+  private var meter = BudgetMeter(interval: 64)
   /// Whether the tag of a structure is a part of its type's name.
   private let hasTags: Bool
 
@@ -85,9 +87,14 @@ struct TypeWalk {
 
   private static func name(of entry: Dwarf_Die) -> String? {
     var entry = entry
-    if let name = dwarf_diename(&entry), name[0] != 0 { return demangled(cString: name) }
+    if let name = dwarf_diename(&entry), name[0] != 0 { return short(demangled(cString: name)) }
     guard var whole = whole(entry), let name = dwarf_diename(&whole), name[0] != 0 else { return nil }
-    return demangled(cString: name)
+    return short(demangled(cString: name))
+  }
+
+  /// A name that is longer than any that is shown counts as that long.
+  private static func short(_ name: String) -> String {
+    name.utf8.count <= 4 * longestPath ? name : String(name.prefix(longestPath)) + "…"
   }
 
   private static func tag(_ entry: Dwarf_Die) -> Int {
@@ -99,8 +106,8 @@ struct TypeWalk {
     var parent = entry
     var child = Dwarf_Die()
     guard dwarf_child(&parent, &child) == 0 else { return }
-    while budget > 0 {
-      budget -= 1
+    while budget > 0, meter.goesOn() {
+      budget &-= 1
       guard body(&self, child) else { return }
       var next = Dwarf_Die()
       guard dwarf_siblingof(&child, &next) == 0 else { return }
@@ -130,18 +137,17 @@ struct TypeWalk {
 
   /// Bytes; nil if the type does not say.
   mutating func size(of type: Dwarf_Die, depth: Int = 0) -> UInt64? {
-    guard depth < Self.deepest, budget > 0, let type = peeled(type) else { return nil }
-    budget -= 1
+    guard depth < Self.deepest, budget > 0, meter.goesOn(), let type = peeled(type) else { return nil }
+    budget &-= 1
     if let size = Self.number(DW_AT_byte_size, of: type) { return size }
     switch Self.tag(type) {
     case DW_TAG_pointer_type, DW_TAG_reference_type, DW_TAG_rvalue_reference_type: return 8
     case DW_TAG_array_type:
-      guard let element = Self.type(of: type), var size = size(of: element, depth: depth + 1) else { return nil }
+      guard let element = Self.type(of: type), var size = size(of: element, depth: depth &+ 1) else { return nil }
       if let stride = Self.number(DW_AT_byte_stride, of: type) { size = stride }
       for dimension in dimensions(of: type) {
         guard let count = dimension.count else { return nil }
-        let (product, overflow) = size.multipliedReportingOverflow(by: count)
-        guard !overflow else { return nil }
+        guard let product = (Foreign(size) * count).value else { return nil }
         size = product
       }
       return size
@@ -170,8 +176,8 @@ struct TypeWalk {
       var count = Self.number(DW_AT_count, of: child)
       if count == nil, let upper = Self.number(DW_AT_upper_bound, of: child) {
         // An upper bound of -1 is how some compilers write an array of no elements.
-        let (last, overflow) = Int64(bitPattern: upper).subtractingReportingOverflow(lower)
-        count = overflow || last < -1 ? nil : UInt64(last + 1)
+        let elements = Foreign(Int64(bitPattern: upper)) - lower + 1
+        count = elements.value(in: 0...Int64.max).map { UInt64(bitPattern: $0) }
       }
       result.append(Dimension(lower: lower, count: count))
       return result.count < Self.deepest
@@ -194,11 +200,13 @@ struct TypeWalk {
   /// The part of a variable of `type`, called `path`, that holds the byte `offset` bytes from its start.
   mutating func part(of type: Dwarf_Die, at offset: UInt64, path: String, depth: Int = 0) -> VariablePart {
     var whole = VariablePart(path: path, type: nil, offset: offset)
-    guard depth < Self.deepest, budget > 0, path.utf8.count < Self.longestPath, let peeled = peeled(type) else {
+    guard depth < Self.deepest, budget > 0, meter.goesOn(), path.utf8.count < Self.longestPath,
+      let peeled = peeled(type)
+    else {
       whole.type = name(of: type)
       return whole
     }
-    budget -= 1
+    budget &-= 1
     switch Self.tag(peeled) {
     case DW_TAG_structure_type, DW_TAG_class_type, DW_TAG_union_type, DW_TAG_interface_type:
       let members = members(of: peeled, at: offset)
@@ -209,15 +217,15 @@ struct TypeWalk {
         whole.isPadding = hasMembers(peeled) && offset < whole.size ?? 0
         return whole
       }
-      var part = part(of: first, at: offset, path: path, depth: depth + 1)
+      var part = part(of: first, at: offset, path: path, depth: depth &+ 1)
       for member in members.dropFirst().prefix(Self.mostAlternatives)
       where part.alternatives.count < Self.mostAlternatives {
-        part.alternatives.append(self.part(of: member, at: offset, path: path, depth: depth + 1).path)
+        part.alternatives.append(self.part(of: member, at: offset, path: path, depth: depth &+ 1).path)
       }
       return part
     case DW_TAG_array_type:
       if let element = element(of: peeled, at: offset, path: path) {
-        return part(of: element.type, at: element.offset, path: element.path, depth: depth + 1)
+        return part(of: element.type, at: element.offset, path: element.path, depth: depth &+ 1)
       }
       fallthrough
     default:
@@ -232,10 +240,10 @@ struct TypeWalk {
     if let bits = member.bits {
       var part = VariablePart(path: path, type: name(of: member.type).map { "\($0) : \(bits)" }, offset: 0)
       part.size = member.size
-      part.offset = offset - member.start
+      part.offset = offset &- member.start
       return part
     }
-    return part(of: member.type, at: offset - member.start, path: path, depth: depth)
+    return part(of: member.type, at: offset &- member.start, path: path, depth: depth)
   }
 
   private mutating func hasMembers(_ structure: Dwarf_Die) -> Bool {
@@ -255,13 +263,13 @@ struct TypeWalk {
       switch Self.tag(child) {
       case DW_TAG_member, DW_TAG_inheritance:
         if let member = walk.member(child), member.start <= offset,
-          member.size.map({ offset - member.start < $0 }) ?? true
+          member.size.map({ offset &- member.start < $0 }) ?? true
         {
           result.append(member)
         }
       // An enumeration with values: its variants lie one over the other.
       case DW_TAG_variant_part, DW_TAG_variant:
-        result += walk.members(of: child, at: offset, depth: depth + 1)
+        result += walk.members(of: child, at: offset, depth: depth &+ 1)
       default: break
       }
       return result.count <= Self.mostAlternatives
@@ -302,7 +310,9 @@ struct TypeWalk {
     if dwarf_formudata(&attribute, &value) == 0 { return value }
     var operations: UnsafeMutablePointer<Dwarf_Op>?
     var count = 0
-    guard dwarf_getlocation(&attribute, &operations, &count) == 0, count == 1, let operations,
+    var block = Dwarf_Block()
+    guard dwarf_formblock(&attribute, &block) == 0, block.length <= 16,
+      dwarf_getlocation(&attribute, &operations, &count) == 0, count == 1, let operations,
       Int(operations[0].atom) == DW_OP_plus_uconst
     else { return nil }
     return operations[0].number
@@ -318,16 +328,17 @@ struct TypeWalk {
     let stride = Self.number(DW_AT_byte_stride, of: array) ?? size(of: type)
     let dimensions = dimensions(of: array)
     guard let stride, stride > 0, !dimensions.isEmpty else { return nil }
+    // bounded: `stride` is above 0, as is each count below
     var index = offset / stride
     let rest = offset % stride
+
     var subscripts: [String] = []
     for (position, dimension) in dimensions.enumerated().reversed() {
       var value = index
       // The first one may be open.
       if position > 0 {
         guard let count = dimension.count, count > 0 else { return nil }
-        value = index % count
-        index /= count
+        (index, value) = index.quotientAndRemainder(dividingBy: count)
       } else if let count = dimension.count, value >= count {
         return nil
       }
@@ -343,14 +354,19 @@ struct TypeWalk {
     let (head, tail) = declarator(of: type, depth: 0)
     let name = head + tail
     guard !name.isEmpty else { return nil }
-    return name.count <= Self.longestName ? name : name.prefix(Self.longestName - 1) + "…"
+    return name.count <= Self.longestName ? name : name.prefix(Self.longestName &- 1) + "…"
   }
 
   /// The text before and behind a variable's name in a declaration.
   private mutating func declarator(of type: Dwarf_Die?, depth: Int) -> (head: String, tail: String) {
+    let (head, tail) = whole(declaratorOf: type, depth: depth)
+    return (Self.short(head), Self.short(tail))
+  }
+
+  private mutating func whole(declaratorOf type: Dwarf_Die?, depth: Int) -> (head: String, tail: String) {
     guard let type else { return ("void", "") }
-    guard depth < 16, budget > 0 else { return ("…", "") }
-    budget -= 1
+    guard depth < 16, budget > 0, meter.goesOn() else { return ("…", "") }
+    budget &-= 1
     let tag = Self.tag(type)
     func target() -> Dwarf_Die? { Self.type(of: type) }
     switch tag {
@@ -359,25 +375,26 @@ struct TypeWalk {
       if let name = Self.name(of: type) { return (name, "") }
       let mark = tag == DW_TAG_pointer_type ? "*" : tag == DW_TAG_reference_type ? "&" : "&&"
       let pointed = target()
-      let (head, tail) = declarator(of: pointed, depth: depth + 1)
+      let (head, tail) = declarator(of: pointed, depth: depth &+ 1)
       if !tail.isEmpty { return ("\(head) (\(mark)", ")\(tail)") }
       return (head.hasSuffix("*") ? head + mark : "\(head) \(mark)", tail)
     case DW_TAG_const_type, DW_TAG_volatile_type, DW_TAG_restrict_type, DW_TAG_atomic_type:
       let word =
         tag == DW_TAG_const_type
         ? "const" : tag == DW_TAG_volatile_type ? "volatile" : tag == DW_TAG_restrict_type ? "restrict" : "_Atomic"
-      let (head, tail) = declarator(of: target(), depth: depth + 1)
+      let (head, tail) = declarator(of: target(), depth: depth &+ 1)
       return (head.hasSuffix("*") ? "\(head) \(word)" : "\(word) \(head)", tail)
     case DW_TAG_array_type:
-      let (head, tail) = declarator(of: target(), depth: depth + 1)
-      let bounds = dimensions(of: type).map { "[\($0.count.map { "\($0)" } ?? "")]" }.joined()
+      let (head, tail) = declarator(of: target(), depth: depth &+ 1)
+      let bounds = dimensions(of: type).prefix(Self.mostAlternatives).map { "[\($0.count.map { "\($0)" } ?? "")]" }
+        .joined()
       return (head.hasSuffix("]") || tail.isEmpty ? head + " " : head, bounds + tail)
     case DW_TAG_subroutine_type:
-      let (head, tail) = declarator(of: target(), depth: depth + 1)
+      let (head, tail) = declarator(of: target(), depth: depth &+ 1)
       var parameters: [String] = []
       forEachChild(of: type) { walk, child in
         if Self.tag(child) == DW_TAG_formal_parameter {
-          let (head, tail) = walk.declarator(of: Self.type(of: child), depth: depth + 1)
+          let (head, tail) = walk.declarator(of: Self.type(of: child), depth: depth &+ 1)
           parameters.append(head + tail)
         } else if Self.tag(child) == DW_TAG_unspecified_parameters {
           parameters.append("...")

@@ -4,7 +4,12 @@
 // Two steps, each made when it is first needed: those outside of functions, which takes a walk over the units'
 // outermost entries; then the static ones inside functions, for which all entries are read. Thread-local ones are kept
 // apart: their places are offsets in the module's thread-local storage.
+//
+// The file may be hostile: entries, and variables that are kept, are bounded, and the loops ask the question's budget.
+// libdw keeps each location that it takes apart, which a hostile file has one for each ten bytes: the usual ones are
+// read here.
 
+import Bounds
 import CLibdw
 
 /// A variable's entry, and in what it is declared.
@@ -21,52 +26,69 @@ struct VariableIndex {
   private(set) var threadLocal: IntervalIndex<VariableEntry>
   /// Whether those inside functions are there, too.
   let isWhole: Bool
-  var cost: Int { ordinary.cost + threadLocal.cost }
+  /// Whether there were more variables or entries than are kept.
+  private(set) var isCut = false
+  var cost: Int { ordinary.cost &+ threadLocal.cost }
 
   private static let deepest = 256
+  /// Variables that are kept, and bytes of all scopes of theirs: the largest programs have some million.
+  private static let (mostVariables, scopeLimit) = (2 << 20, 128 << 20)
+  /// Bytes of a location that is taken apart: one with an address has up to 20.
+  private static let longestLocation = 64
 
   /// Of all `units`; at most `limit` entries are looked at.
   init(units: [Dwarf_Die], insideFunctions: Bool, limit: Int) {
     var ordinary: [IntervalIndex<VariableEntry>.Interval] = []
     var threadLocal: [IntervalIndex<VariableEntry>.Interval] = []
     var remaining = limit
-    for (index, unit) in units.enumerated() {
+    var scopeBytes = 0
+    for (index, unit) in units.enumerated() where remaining > 0 {
       Self.visit(unit, insideFunctions, &remaining) { entry, scope in
-        guard let place = Self.place(of: entry()) else { return }
+        guard let place = Self.place(of: entry()) else { return true }
         let entry = entry()
         var walk = TypeWalk(language: nil)
         let size = TypeWalk.type(ofVariable: entry).flatMap { walk.size(of: $0) } ?? 1
-        let (end, overflow) = place.address.addingReportingOverflow(max(size, 1))
-        guard !overflow else { return }
+        guard let end = (Foreign(place.address) + max(size, 1)).value else { return true }
+        let text = scope()
+        // Variables of one scope share its text, which is counted for each: a bound, not a sum.
+        scopeBytes &+= text.utf8.count
         let interval = IntervalIndex<VariableEntry>.Interval(
-          start: place.address, end: end, payload: VariableEntry(entry: entry, scope: scope(), unit: index))
+          start: place.address, end: end, payload: VariableEntry(entry: entry, scope: text, unit: index))
         if place.isThreadLocal { threadLocal.append(interval) } else { ordinary.append(interval) }
+        return ordinary.count &+ threadLocal.count < Self.mostVariables && scopeBytes < Self.scopeLimit
       }
     }
+    isCut = remaining <= 0
     // Of several at one place, the largest covers the most.
     self.ordinary = IntervalIndex(ordinary) { $0.end < $1.end }
     self.threadLocal = IntervalIndex(threadLocal) { $0.end < $1.end }
     isWhole = insideFunctions
   }
 
-  /// Calls `body` with each variable below `unit`, and what it is declared in.
+  /// Calls `body` with each variable below `unit`, and what it is declared in, until `body` returns false: then nothing
+  /// remains.
   private static func visit(
     _ unit: Dwarf_Die, _ insideFunctions: Bool, _ remaining: inout Int,
-    _ body: (_ entry: () -> Dwarf_Die, _ scope: () -> String) -> Void
+    _ body: (_ entry: () -> Dwarf_Die, _ scope: () -> String) -> Bool
   ) {
     var open: [Dwarf_Die] = []
     var scopes: [String?] = []
     var entry = unit
     var next = Dwarf_Die()
-    while remaining > 0 {
-      remaining -= 1
+    var meter = BudgetMeter(interval: 256)
+    while remaining > 0, meter.goesOn() {
+      remaining &-= 1
       let tag = Int(dwarf_tag(&entry))
       if tag == DW_TAG_variable, dwarf_hasattr(&entry, UInt32(DW_AT_location)) != 0 {
-        body({ entry }) {
+        let goesOn = body({ entry }) {
           if let known = scopes.last, let known { return known }
           let scope = Self.scope(open)
-          if !scopes.isEmpty { scopes[scopes.count - 1] = scope }
+          if !scopes.isEmpty { scopes[scopes.count &- 1] = scope }
           return scope
+        }
+        if !goesOn {
+          remaining = 0
+          return
         }
       }
       if open.count < deepest, mayHoldVariables(tag, insideFunctions), dwarf_child(&entry, &next) == 0 {
@@ -76,7 +98,7 @@ struct VariableIndex {
         continue
       }
       while dwarf_siblingof(&entry, &next) != 0 {
-        guard open.count > 1 else { return }
+        guard open.count > 1, meter.goesOn() else { return }
         entry = open.removeLast()
         scopes.removeLast()
       }
@@ -97,16 +119,18 @@ struct VariableIndex {
     }
   }
 
+  private static let longestScope = 4096
+
   private static func scope(_ open: [Dwarf_Die]) -> String {
     var scope = ""
-    for var entry in open {
+    for var entry in open where scope.utf8.count < longestScope {
       switch Int(dwarf_tag(&entry)) {
       case DW_TAG_namespace, DW_TAG_structure_type, DW_TAG_class_type, DW_TAG_subprogram, DW_TAG_inlined_subroutine:
         var attribute = Dwarf_Attribute()
         if dwarf_attr_integrate(&entry, UInt32(DW_AT_name), &attribute) != nil,
           let name = dwarf_formstring(&attribute), name[0] != 0
         {
-          scope += "\(String(cString: name))::"
+          scope += "\(String(bounded: name))::"
         }
       default: break
       }
@@ -121,9 +145,17 @@ struct VariableIndex {
     var attribute = Dwarf_Attribute()
     var operations: UnsafeMutablePointer<Dwarf_Op>?
     var count = 0
+    var block = Dwarf_Block()
     guard dwarf_attr(&entry, UInt32(DW_AT_location), &attribute) != nil,
-      dwarf_getlocation(&attribute, &operations, &count) == 0, count > 0, count <= 3, let operations
+      dwarf_formblock(&attribute, &block) == 0, block.length <= UInt64(truncatingIfNeeded: longestLocation)
     else { return nil }
+    let bytes = UnsafeRawBufferPointer(start: block.data, count: Int(truncatingIfNeeded: block.length))
+    if bytes.count == 9, bytes[0] == UInt8(DW_OP_addr) {
+      return (UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: 1, as: UInt64.self)), false)
+    }
+    guard dwarf_getlocation(&attribute, &operations, &count) == 0, count > 0, count <= 3, let operations else {
+      return nil
+    }
     var place: UInt64
     switch Int(operations[0].atom) {
     case DW_OP_addr, DW_OP_const4u, DW_OP_const8u, DW_OP_constu: place = operations[0].number

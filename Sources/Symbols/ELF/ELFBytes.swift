@@ -26,6 +26,14 @@ public struct ELFBytes {
     }
   }
 
+  /// Of memory that the caller keeps for as long as this is used.
+  init(memory: UnsafeRawBufferPointer) {
+    read = { offset, count in
+      guard let start = Int(exactly: offset), start < memory.count, count > 0 else { return [] }
+      return Array(memory[start...].prefix(count))
+    }
+  }
+
   /// At most `count` bytes from `offset` on, fewer at the file's end; none where there can be none.
   public func bytes(at offset: UInt64, count: Int) -> [UInt8] { read(offset, count) }
 

@@ -6,14 +6,18 @@
 #include <elf.h>
 #include <elfutils/libdwfl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 static uint64_t now(void) {
   struct timespec time;
@@ -132,6 +136,25 @@ static int find_no_debug_file(Dwfl_Module *module, void **data, const char *name
   return -1;
 }
 
+// A module's file by the name that the process's mappings give, opened as RegularFile does: nothing but a regular file.
+// What has no path, as the vdso, is read from the process's memory.
+static int find_file(Dwfl_Module *module, void **data, const char *name, Dwarf_Addr base, char **file, Elf **elf) {
+  if (name[0] != '/')
+    return dwfl_linux_proc_find_elf(module, data, name, base, file, elf);
+  int place = open(name, O_PATH | O_CLOEXEC);
+  if (place < 0) return -1;
+  struct stat status;
+  int opened = -1;
+  if (fstat(place, &status) == 0 && S_ISREG(status.st_mode)) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", place);
+    opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  }
+  close(place);
+  if (opened >= 0) *file = strdup(name);
+  return opened;
+}
+
 static pid_t next_thread(Dwfl *dwfl, void *argument, void **thread) {
   (void)dwfl;
   struct walk *walk = argument;
@@ -186,7 +209,7 @@ static int note_frame(Dwfl_Frame *state, void *argument) {
 
 int stopped_thread_unwind(const struct stopped_thread *copy, pid_t process, pid_t thread, uint64_t address,
                           struct stopped_frame *frames, int count) {
-  static const Dwfl_Callbacks files = {.find_elf = dwfl_linux_proc_find_elf, .find_debuginfo = find_no_debug_file};
+  static const Dwfl_Callbacks files = {.find_elf = find_file, .find_debuginfo = find_no_debug_file};
   static const Dwfl_Thread_Callbacks state = {
       .next_thread = next_thread,
       .get_thread = get_thread,

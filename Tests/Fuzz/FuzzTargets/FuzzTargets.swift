@@ -22,6 +22,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case madeSegments = "made-segments"
   /// Symbol tables and debug information of damaged ELF files.
   case symbols
+  /// Debug information that is made up: sound, with what no compiler writes.
+  case dwarf
   /// Recordings whose checksums are right and whose contents are anything.
   case recording
 
@@ -34,6 +36,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .madeRings: MadeRings.run(bytes)
     case .madeSegments: MadeSegments.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
+    case .dwarf: DWARFFuzz.run(bytes)
     case .recording: RecordingFuzz.run(bytes)
     }
   }
