@@ -136,7 +136,8 @@ let package = Package(
     .target(
       name: "Answers",
       dependencies: [
-        "Bounds", "ByteText", "EventExport", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "Bounds", "ByteText", "EventExport", "FileFacts", "IndexReader", "Provenance", "SharedLayout", "Symbols",
+        "SystemAccess",
       ]),
     .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
@@ -145,14 +146,14 @@ let package = Package(
     .target(
       name: "Recording",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "IndexReader", "Provenance",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "FileFacts", "IndexReader", "Provenance",
         "SharedLayout", "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "IndexReader", "Provenance", "Recording",
+        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "IndexReader", "Provenance", "Recording",
         "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
@@ -220,8 +221,8 @@ let package = Package(
     .testTarget(
       name: "RecordingTests",
       dependencies: [
-        "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout", "Symbols", "SystemAccess",
-        "TestSupport",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "IndexReader", "Provenance", "Recording", "SharedLayout",
+        "Symbols", "SystemAccess", "TestSupport",
       ]),
     .testTarget(
       name: "SymbolsTests", dependencies: ["Bounds", "ByteText", "FileFacts", "Symbols", "TestSupport"],
@@ -231,7 +232,8 @@ let package = Package(
     .testTarget(
       name: "AnswersTests",
       dependencies: [
-        "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
+        "Answers", "Bounds", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "TestSupport",
       ]),
     .testTarget(name: "BrokerTests", dependencies: ["Broker", "SegmentFiles", "SystemAccess", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),

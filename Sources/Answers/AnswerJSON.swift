@@ -28,7 +28,7 @@ extension Answer {
     if let variable { writer.append(variable: variable) }
     if let source {
       writer.append(",\"file\":", string: source.file)
-      if let line = source.line { writer.append(",\"line\":", decimal: UInt64(line)) }
+      if let line = source.line { writer.append(",\"line\":", decimal: UInt64(clamping: line)) }
     }
     if isThreadLocal { writer.append(",\"thread_local\":true") }
     if let section { writer.append(",\"section\":", string: section) }

@@ -44,9 +44,10 @@ public struct AnswerList: ~Copyable {
   /// Appends an error in the place of an answer.
   public mutating func append(_ error: Complaint) {
     switch form {
-    case .text: writer.append(text: error.description)
-    case .jsonLines: writer.append(text: error.json)
+    case .text: writer.append(line: error.description)
+    case .jsonLines:
+      writer.append(text: error.json)
+      writer.append("\n")
     }
-    writer.append("\n")
   }
 }

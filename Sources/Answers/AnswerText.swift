@@ -35,7 +35,7 @@ extension Answer {
     lines += containerLines
     if let mapping { lines.append(Self.line(of: mapping)) }
     lines += losses.lines
-    return lines.map { $0 + "\n" }.joined()
+    return TextLayout.text(of: lines)
   }
 
   // MARK: the first line
@@ -402,12 +402,13 @@ extension [Frame] {
 
   func problems(and further: String?) -> [String] {
     var found: [String] = []
+    var told: Set<String> = []
     for frame in self {
       guard let problem = frame.problem, let module = frame.module else { continue }
       let words = "\(Answer.lastComponent(module)): \(problem)"
-      if !found.contains(words) { found.append(words) }
+      if told.insert(words).inserted { found.append(words) }
     }
-    if let further, !found.contains(further) { found.append(further) }
+    if let further, told.insert(further).inserted { found.append(further) }
     return found
   }
 }

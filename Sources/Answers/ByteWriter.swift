@@ -79,11 +79,20 @@ public struct ByteWriter: ~Copyable {
     bytes.withUnsafeBufferPointer { append(buffer: $0) }
   }
 
-  /// Appends the string's UTF-8 as it is.
+  /// Appends the string's UTF-8 as it is: of lines that TextLayout made, and of JSON that another writer made.
   public mutating func append(text: String) {
     var text = text
     text.withUTF8 { append(buffer: $0) }
   }
+
+  /// Appends one line of text for people, with its newline (TextLayout.text(of:)).
+  mutating func append(line: String) {
+    append(text: line.escapedAsForeign)
+    append(byte: UInt8(ascii: "\n"))
+  }
+
+  /// The text in quotes, escaped as JSON (RFC 8259) asks.
+  public mutating func appendJSONString(_ text: ForeignText) { appendJSONString(text.unescaped) }
 
   @inline(__always)
   private mutating func append(buffer: UnsafeBufferPointer<UInt8>) {
@@ -226,7 +235,7 @@ public struct ByteWriter: ~Copyable {
   }
 
   /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. A scalar that a terminal would act upon
-  /// is escaped, as `TextLayout.printable` does. A byte that is no text becomes `\\xE9`, which a reader of JSON sees as
+  /// is escaped, as ForeignText does. A byte that is no text becomes `\\xE9`, which a reader of JSON sees as
   /// `\xE9`.
   @inline(never)
   private static func copy(
@@ -247,7 +256,7 @@ public struct ByteWriter: ~Copyable {
       }
       return end
     }
-    if TextLayout.isPrintable(scalar) {
+    if scalar.isInert {
       for next in 0..<length { place[next] = source[index + next] }
       return place + length
     }

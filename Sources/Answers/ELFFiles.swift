@@ -2,8 +2,9 @@
 // Modules that the segment doesn't list (none of their code has allocated), found by the file that is mapped: where an
 // ELF file's program headers say that it lies.
 
+import Bounds
 import ByteText
-import Glibc
+import FileFacts
 import Symbols
 import Synchronization
 
@@ -35,12 +36,17 @@ final class ELFFiles: Sendable {
   ) -> ModuleReference? {
     guard let path = file.path, let found = found(file, path, id) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
-    guard
-      let first = maps.mappings.last(where: {
-        $0.inode == file.inode && $0.device == file.device && $0.offset == 0 && $0.start <= file.start
-      }), first.start >= found.addresses.lowerBound
-    else { return nil }
-    let bias = first.start - found.addresses.lowerBound
+    guard let place = maps.index(containing: file.start) else { return nil }
+    var first: Mapping?
+    var meter = BudgetMeter()
+    for mapping in maps.mappings[...place].reversed() {
+      guard meter.goesOn() else { return nil }
+      guard mapping.inode == file.inode, mapping.device == file.device, mapping.offset == 0 else { continue }
+      first = mapping
+      break
+    }
+    guard let first, first.start >= found.addresses.lowerBound else { return nil }
+    let bias = first.start &- found.addresses.lowerBound
     let (end, overflow) = found.addresses.upperBound.addingReportingOverflow(bias)
     guard !overflow, address < end else { return nil }
     return ModuleReference(
@@ -52,6 +58,8 @@ final class ELFFiles: Sendable {
     let key = Key(device: file.device, inode: file.inode)
     if let found = known.withLock({ $0[key] }) { return found }
     let found = Self.read(file, path, processID)
+    // What was not read to its end is for this question alone, which ends.
+    if Budget.current?.isExhausted == true { return found }
     known.withLock { known in
       if known.count >= Self.limit { known.removeAll() }
       known[key] = .some(found)
@@ -67,18 +75,12 @@ final class ELFFiles: Sendable {
     var places = ["/proc/\(processID)/map_files/\(bounds)"]
     if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {
-      // Not blocking: a path may by now be that of a pipe.
-      let descriptor = open(place.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
-      guard descriptor >= 0 else { continue }
-      defer { close(descriptor) }
-      var status = stat()
-      guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
-        index == 0 || UInt64(status.st_ino) == file.inode
-      else { continue }
-      guard let file = ELFFile(ELFBytes(descriptor: descriptor)), let addresses = file.loadedAddresses else {
-        return nil
-      }
-      return Found(addresses: addresses, buildID: file.buildID, state: FileState(status))
+      guard let opened = try? RegularFile(path: place) else { continue }
+      guard index == 0 || opened.state.inode == file.inode else { continue }
+      let elf = ELFFile(ELFBytes(descriptor: opened.descriptor))
+      guard let elf, let addresses = elf.loadedAddresses else { return nil }
+      let found = Found(addresses: addresses, buildID: elf.buildID, state: opened.state)
+      return withExtendedLifetime(opened) { found }
     }
     return nil
   }

@@ -2,6 +2,7 @@
 // The events that a person wants to see: the conditions of `allocsctl events`, and of the parameters of its resource,
 // as text.
 
+import Bounds
 import IndexReader
 import Provenance
 import SystemAccess
@@ -34,6 +35,11 @@ public struct EventFilter: Sendable {
 
   /// Adds the condition `name` with its value. Where a name is given several times, any of its values fulfils it.
   public mutating func add(_ name: String, _ value: String) throws(Complaint) {
+    guard max(functions.count, sites.count, threads.count) < Wrappers.additionLimit else {
+      throw Complaint(
+        .usage, what: "there are more than \(Wrappers.additionLimit) names of one kind to look for",
+        advice: "give fewer, with * for what they have in common")
+    }
     switch name {
     case "size": sizes = try Self.sizes(value)
     case "range": addresses = try Self.range(value)
@@ -57,7 +63,7 @@ public struct EventFilter: Sendable {
       throw Complaint(
         .usage, what: "\"\(text)\" is no size", advice: "give bytes, such as 96, 64-128, 4K- or -64 (K, M, G)")
     }
-    return low...high
+    return low...high  // bounded: the guard has compared them
   }
 
   /// `0x1000-0x2000`: from the first address to below the second address; or a single address.
@@ -66,14 +72,14 @@ public struct EventFilter: Sendable {
     let low = try parseAddress(parts[0])
     guard parts.count == 2 else {
       let (end, overflow) = low.addingReportingOverflow(1)
-      return low..<(overflow ? low : end)
+      return low..<(overflow ? low : end)  // bounded: the end is above low
     }
     let high = try parseAddress(parts[1])
     guard low < high else {
       throw Complaint(
         .usage, what: "the range \"\(text)\" is empty", advice: "give the lower address first: 0x1000-0x2000")
     }
-    return low..<high
+    return low..<high  // bounded: the guard has compared them
   }
 
   private static func kinds(_ text: String) throws(Complaint) -> Set<Event.Kind> {
@@ -100,6 +106,12 @@ public struct EventFilter: Sendable {
     guard let name else { return false }
     let whole = Array(name.utf8)
     let plain = FunctionName.plain(whole)
-    return patterns.contains { Wrappers.matches(plain, $0) || Wrappers.matches(whole, $0) }
+    // Name and pattern may be long, and made so that they nearly match.
+    var meter = BudgetMeter(interval: 16)
+    for pattern in patterns {
+      guard meter.goesOn() else { return false }
+      if Wrappers.matches(plain, pattern) || Wrappers.matches(whole, pattern) { return true }
+    }
+    return false
   }
 }

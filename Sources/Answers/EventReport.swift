@@ -102,7 +102,7 @@ public struct EventReport: ~Copyable {
     writer.append("\",\"time_ns\":", decimal: event.stamp)
     writer.append(",\"time\":")
     writer.append(decimal: Double(max(0, Int64(clamping: event.stamp) &+ wallOffset)) / 1e9, places: 6)
-    writer.append(",\"ring\":", decimal: UInt64(max(0, ring)))
+    writer.append(",\"ring\":", decimal: UInt64(clamping: ring))
     writer.append(",\"sequence\":", decimal: position)
     if let kind = event.kind, kind.isAboutMemory || kind == .moduleLoad || kind == .moduleUnload {
       writer.append(",\"address\":\"")
@@ -129,7 +129,9 @@ public struct EventReport: ~Copyable {
 
   private func modulePath(_ event: Event) -> String? {
     // Another module may have the entry by now.
-    view.shared.segment.module(index: Int(event.context)).flatMap { $0.start == event.address ? $0.path : nil }
+    view.shared.segment.module(index: Int(truncatingIfNeeded: event.context)).flatMap {
+      $0.start == event.address ? $0.path : nil
+    }
   }
 
   private mutating func appendOrigin(_ context: UInt32, _ ticks: UInt32) {
@@ -173,8 +175,7 @@ public struct EventReport: ~Copyable {
     line += TextLayout.fit(
       remark(event, thread: thread, columns: TextLayout.columns - line.count), columns: TextLayout.columns - line.count)
     while line.last == " " { line.removeLast() }
-    writer.append(text: line)
-    writer.append("\n")
+    writer.append(line: line)
   }
 
   private mutating func remark(_ event: Event, thread: Answer.Thread?, columns: Int) -> String {
@@ -226,9 +227,7 @@ public struct EventReport: ~Copyable {
       writer.append("}\n")
     case .text:
       writer.append(
-        text:
-          "\(wallTime(to)) lost    \(Units.count(count, "event")) since \(wallTime(from)): not read or recorded\n"
-      )
+        line: "\(wallTime(to)) lost    \(Units.count(count, "event")) since \(wallTime(from)): not read or recorded")
     }
   }
 
@@ -241,7 +240,7 @@ public struct EventReport: ~Copyable {
       writer.append("{\"event\":\"missing\"")
       losses.appendJSONFields(to: &writer)
       writer.append("}\n")
-    case .text: for line in losses.lines { writer.append(text: line + "\n") }
+    case .text: for line in losses.lines { writer.append(line: line) }
     }
   }
 
@@ -249,9 +248,9 @@ public struct EventReport: ~Copyable {
   public mutating func appendDamage(ring: Int) {
     switch form {
     case .jsonLines:
-      writer.append("{\"event\":\"damaged\",\"ring\":", decimal: UInt64(max(0, ring)))
+      writer.append("{\"event\":\"damaged\",\"ring\":", decimal: UInt64(clamping: ring))
       writer.append("}\n")
-    case .text: writer.append(text: "ring \(ring) is damaged: what its thread does is not told from here on\n")
+    case .text: writer.append(line: "ring \(ring) is damaged: what its thread does is not told from here on")
     }
   }
 
@@ -261,13 +260,17 @@ public struct EventReport: ~Copyable {
     case .jsonLines:
       writer.append("{\"event\":\"end\",\"reason\":", string: reason)
       writer.append("}\n")
-    case .text: writer.append(text: "\(reason)\n")
+    case .text: writer.append(line: reason)
     }
   }
 
   /// Says that no more events come, as they can't be read.
   public mutating func append(_ error: Complaint) {
-    writer.append(text: form == .jsonLines ? error.json : error.description)
-    writer.append("\n")
+    switch form {
+    case .jsonLines:
+      writer.append(text: error.json)
+      writer.append("\n")
+    case .text: writer.append(line: error.description)
+    }
   }
 }

@@ -4,6 +4,7 @@
 // The export's thread fills a bounded queue. The caller of `next` names the events in it and renders them, at its own
 // pace. Events that find no room in the queue are counted, and the stream says at their place how many are missing.
 
+import Bounds
 import EventExport
 import Glibc
 import IndexReader
@@ -59,7 +60,9 @@ public final class EventStream: Sendable {
     guard !entries.isEmpty || end != nil else { return ([], nil) }
     var report = EventReport(view, form: form, stacks: stacks, filter: filter, wrappers: wrappers)
     if !hasSaidLosses.exchange(true, ordering: .relaxed) { report.append(Losses(of: view.shared.segment)) }
+    var meter = BudgetMeter(interval: 64)
     for entry in Self.sorted(entries) {
+      guard meter.goesOn() else { break }
       switch entry {
       case .record(let record, let ring, let position):
         report.append(Event(record), ring: ring, position: position)
@@ -83,12 +86,13 @@ public final class EventStream: Sendable {
       var end = start
       var isSorted = true
       while end < result.count, let time = stamp(result[end]) {
-        if end > start, let before = stamp(result[end - 1]), before > time { isSorted = false }
-        end += 1
+        if end > start, let before = stamp(result[end &- 1]), before > time { isSorted = false }
+        end &+= 1
       }
       // The sort is stable: records of one ring stay in order whatever their stamps.
+      // bounded: end begins at start
       if !isSorted { result[start..<end].sort { (stamp($0) ?? 0) < (stamp($1) ?? 0) } }
-      start = end + 1
+      start = end &+ 1
     }
     return result
   }

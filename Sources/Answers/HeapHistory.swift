@@ -11,12 +11,13 @@ extension Segment {
     if let next = allocation(after: range.lowerBound &- 1), range.contains(next.base) { return true }
     if let previous = allocation(before: last), previous.end > range.lowerBound { return true }
     let group: UInt64 = 1 << UInt64(ALLOCS_SUMMARY_SHIFT)
-    var address = range.lowerBound & ~(group - 1)
+    var address = range.lowerBound & ~(group &- 1)
     let region: UInt64 = 1 << UInt64(ALLOCS_REGION_SHIFT)
-    let limit = address + min(range.upperBound - address, region)
-    while address < limit {
+    // bounded: a region's groups are counted
+    let count = (min(range.upperBound &- address, region) &+ group &- 1) / group
+    for _ in 0..<count {
       if wasUsed(address) { return true }
-      address += group
+      address &+= group
     }
     return false
   }

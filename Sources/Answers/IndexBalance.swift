@@ -8,6 +8,7 @@
 // thread is not in a hook: no hook sleeps between storing a slot and counting it. If blocks are missing beyond these
 // bounds, the index is looked at a second time.
 
+import Bounds
 import Glibc
 import IndexReader
 import Synchronization
@@ -35,6 +36,7 @@ final class IndexBalance: Sendable {
   }
 
   private func isFresh(_ finding: Finding, _ segment: borrowing Segment) -> Bool {
+    // bounded: seconds in floating point
     finding.isFinal || SystemClock.sinceBoot() - finding.seconds < Self.freshSeconds
       || finding.sums != nil && finding.sums == segment.callSums
   }
@@ -63,7 +65,10 @@ final class IndexBalance: Sendable {
     return imbalance
   }
 
-  private func note(_ new: Finding) { finding.withLock { $0 = new } }
+  private func note(_ new: Finding) {
+    // A count that was cut short says nothing.
+    if Budget.current?.isExhausted != true { finding.withLock { $0 = new } }
+  }
 
   /// The imbalance; 0 if nothing is missing beyond the calls that may have happened meanwhile.
   private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
@@ -72,16 +77,17 @@ final class IndexBalance: Sendable {
     let live = segment.totals().count
     let unfinished: UInt64
     if let process {
-      unfinished = UInt64(threadsAwake(process) ?? segment.unfinishedThreadCount)
+      unfinished = UInt64(clamping: threadsAwake(process) ?? segment.unfinishedThreadCount)
     } else {
       // A process that ran its exit handlers ended outside of hooks.
-      unfinished = UInt64(max(0, segment.unfinishedThreadCount - (segment.state == .exited ? 1 : 0)))
+      unfinished = UInt64(clamping: segment.unfinishedThreadCount &- (segment.state == .exited ? 1 : 0))
     }
     guard let after = segment.callSums, after.allocations >= before.allocations, after.frees >= before.frees else {
       return 0
     }
-    let difference = Int64(bitPattern: before.live &- UInt64(live))
-    let meanwhile = (after.allocations - before.allocations) &+ (after.frees - before.frees)
+    if Budget.current?.isExhausted == true { return 0 }
+    let difference = Int64(bitPattern: before.live &- UInt64(truncatingIfNeeded: live))
+    let meanwhile = (after.allocations &- before.allocations) &+ (after.frees &- before.frees)
     return difference.magnitude > meanwhile &+ unfinished ? difference : 0
   }
 
@@ -97,7 +103,7 @@ final class IndexBalance: Sendable {
         String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
       }
       guard name.first != "." else { continue }
-      count += 1
+      count &+= 1
       guard count <= most else { return nil }
       let file = open("/proc/\(process)/task/\(name)/stat", O_RDONLY | O_CLOEXEC)
       // A thread that has just ended was in no hook.
@@ -106,9 +112,9 @@ final class IndexBalance: Sendable {
       let size = read(file, &bytes, bytes.count)
       close(file)
       // The state stands behind the name, which is in parentheses and may hold any byte.
-      guard size > 0, let end = bytes[..<size].lastIndex(of: UInt8(ascii: ")")), end + 2 < size else { continue }
-      let state = bytes[end + 2]
-      if state != UInt8(ascii: "S"), state != UInt8(ascii: "Z"), state != UInt8(ascii: "X") { awake += 1 }
+      guard size > 0, let end = bytes[..<size].lastIndex(of: UInt8(ascii: ")")), end &+ 2 < size else { continue }
+      let state = bytes[end &+ 2]
+      if state != UInt8(ascii: "S"), state != UInt8(ascii: "Z"), state != UInt8(ascii: "X") { awake &+= 1 }
     }
     return count > 0 ? awake : nil
   }

@@ -75,7 +75,7 @@ extension Inquiry {
   mutating func appendJSON(_ heap: HeapReferences, to writer: inout ByteWriter) {
     let ticks = heap.allocation.ticks
     writer.appendHead(heap.address, .heap)
-    writer.append(block: Answer.Block(heap.allocation), offset: heap.address - heap.allocation.base)
+    writer.append(block: Answer.Block(heap.allocation), offset: heap.address &- heap.allocation.base)
     if let alignment = heap.allocation.alignment { writer.append(",\"alignment\":", decimal: alignment) }
     if let index = heap.origin { origins.appendOrigin(at: index, to: &writer) }
     if let slot = heap.threadSlot { origins.appendThread(ofSlot: slot, at: ticks, in: shared.segment, to: &writer) }
@@ -115,8 +115,8 @@ extension Inquiry {
     var previous = lookup.previous
     var next = lookup.next
     if lead < blocks.count {
-      let place = blocks.count - 1 - lead
-      let container = place > 0 ? blocks[lead + 1].block : lookup.containing
+      let place = blocks.count &- 1 &- lead
+      let container = place > 0 ? blocks[lead &+ 1].block : lookup.containing
       (previous, next) = shared.segment.neighbours(of: blocks[lead], level: place, in: container)
     }
     var result = answer(heap(address, links[lead].0, previous: previous, next: next, stacks: stacks))

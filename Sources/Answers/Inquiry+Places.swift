@@ -2,6 +2,7 @@
 // The part of an inquiry beyond blocks and symbols: who mapped memory, arenas, thread-local variables, guard pages,
 // frames of stopped threads.
 
+import Bounds
 import Glibc
 import IndexReader
 import SharedLayout
@@ -60,22 +61,28 @@ extension Inquiry {
     }
     guard let maps = surroundings.maps, let index = maps.index(containing: address) else { return nil }
     let mapping = maps.mappings[index]
-    if mapping.isBreak { return Answer.Arena(range: mapping.start..<mapping.end, kind: .main) }
+    if mapping.isBreak { return Answer.Arena(range: mapping.range, kind: .main) }
     guard mapping.isAnonymous else { return nil }
     // glibc malloc/arena.c: heaps of threads are aligned to their greatest size, and what is not used yet is reserved.
     let heapSize: UInt64 = 64 << 20
-    let heap = address & ~(heapSize - 1)
+    let heap = address & ~(heapSize &- 1)
+    let heapEnd = heap &+ heapSize
+    let above = index &+ 1 < maps.mappings.count ? maps.mappings[index &+ 1] : nil
     let isReserved =
-      mapping.end == heap + heapSize
-      || index + 1 < maps.mappings.count && maps.mappings[index + 1].start == mapping.end
-        && maps.mappings[index + 1].isInaccessible && maps.mappings[index + 1].end >= heap + heapSize
-    if mapping.start == heap, isReserved { return Answer.Arena(range: heap..<heap + heapSize, kind: .thread) }
+      mapping.end == heapEnd
+      || above.map { $0.start == mapping.end && $0.isInaccessible && $0.end >= heapEnd } ?? false
+    if mapping.start == heap, isReserved, heap < heapEnd {
+      return Answer.Arena(range: heap..<heapEnd, kind: .thread)  // bounded: both were just compared
+    }
     // A chunk that libc mapped by itself begins with 16 bytes of description, and its end is rounded up to a page.
     guard let block, block.base & 4095 == 16 else { return nil }
-    let chunk = (block.size + 8 + 15) & ~15
-    let end = block.base - 16 + (chunk + 8 + 4095) & ~4095
-    guard end <= mapping.end, block.base - 16 >= mapping.start else { return nil }
-    return Answer.Arena(range: block.base - 16..<end, kind: .single)
+    let start = block.base &- 16
+    let chunk = (Foreign(block.size) + 8 + 15) & ~15
+    // bounded: start is below the mapping's end, as the guard says first, and below end
+    guard start >= mapping.start, start < mapping.end,
+      let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)
+    else { return nil }
+    return Answer.Arena(range: start..<end, kind: .single)
   }
 
   /// The allocator of the nearest block, if that block lies in the same mapping.
@@ -94,11 +101,14 @@ extension Inquiry {
 
   /// The answer for an address in a thread's copy of thread-local variables; nil for other addresses.
   mutating func threadLocalAnswer(_ address: UInt64) -> Answer? {
-    for thread in allThreads() where thread.state != .ended {
-      guard let pointer = thread.threadPointer, var answer = threadLocalAnswer(address, threadPointer: pointer) else {
-        continue
-      }
-      answer.thread = origins.holder(of: thread).thread
+    let threads = allThreads()
+    _ = loadedModules()
+    // A thread's variables lie below its pointer and its description above: no pointer of another thread is between.
+    let place = threadPointers.partitioningIndex { $0.pointer > address }
+    // bounded: place is an index or the count
+    for (pointer, index) in threadPointers[max(0, place &- 1)..<min(threadPointers.count, place &+ 1)] {
+      guard var answer = threadLocalAnswer(address, threadPointer: pointer) else { continue }
+      answer.thread = origins.holder(of: threads[index]).thread
       return answer
     }
     return nil
@@ -110,25 +120,28 @@ extension Inquiry {
     // The variables of all modules lie below the thread pointer (x86-64; System V ABI supplement for thread-local
     // storage, variant II), and libc's description of the thread lies above it.
     if address >= pointer {
-      guard address - pointer < ThreadDescriptor.size else { return nil }
+      guard address &- pointer < ThreadDescriptor.size else { return nil }
       var answer = Answer(address: address, kind: .mapping)
-      answer.part = Answer.Part(.threadDescriptor, offset: address - pointer)
+      answer.part = Answer.Part(.threadDescriptor, offset: address &- pointer)
       return answer
     }
-    for module in loadedModules() {
-      guard let block = module.threadLocal, 0 &- block.offset < UInt64(1) << 32 else { continue }
+    _ = loadedModules()
+    var meter = BudgetMeter()
+    for module in threadLocalModules {
+      guard meter.goesOn() else { break }
+      guard let block = module.threadLocal, 0 &- block.offset < 1 << 32 else { continue }
       let start = pointer &+ block.offset
-      guard address >= start, address - start < block.size else { continue }
+      guard address >= start, address &- start < block.size else { continue }
       var answer = Answer(address: address, kind: .static)
       answer.isThreadLocal = true
       answer.module = module.path
       let reference = ModuleReference(module, in: shared.segment)
-      if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address - start, in: reference) {
+      if let symbol = view.symbolizer.threadLocalSymbol(atOffset: address &- start, in: reference) {
         answer.section = symbol.section
         answer.symbol = Answer.Symbol(
           name: symbol.name, size: symbol.size == 0 ? nil : symbol.size, offset: symbol.offset)
       }
-      answer.variable = view.symbolizer.threadLocalVariable(atOffset: address - start, in: reference)
+      answer.variable = view.symbolizer.threadLocalVariable(atOffset: address &- start, in: reference)
       if answer.symbol == nil { answer.unnamed = view.symbolizer.loss(of: reference) }
       if answer.variable == nil { answer.variableProblem = variableProblem(in: reference) }
       return answer
@@ -167,9 +180,16 @@ extension Inquiry {
 
   /// The thread whose stack begins right above the inaccessible mapping at `index`.
   mutating func threadGuarded(by index: Int, _ maps: ProcessMaps) -> Answer.Thread? {
+    guard maps.mappings[index].isInaccessible, index &+ 1 < maps.mappings.count else { return nil }
+    if let known = guardedThreads[index] { return known }
+    let found = findThreadGuarded(by: index, maps)
+    guardedThreads[index] = .some(found)
+    return found
+  }
+
+  private mutating func findThreadGuarded(by index: Int, _ maps: ProcessMaps) -> Answer.Thread? {
     let mapping = maps.mappings[index]
-    guard mapping.isInaccessible, index + 1 < maps.mappings.count else { return nil }
-    let above = maps.mappings[index + 1]
+    let above = maps.mappings[index &+ 1]
     guard above.start == mapping.end, above.permissions.hasPrefix("rw") else { return nil }
     if let thread = allThreads().first(where: { thread in
       thread.state != .ended
@@ -180,7 +200,7 @@ extension Inquiry {
     }) {
       return origins.holder(of: thread).thread
     }
-    guard let id = threadIn(above.start..<above.end, ofMapping: index + 1, around: above.start) else { return nil }
+    guard let id = threadIn(above.range, ofMapping: index &+ 1, around: above.start) else { return nil }
     return Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
   }
 
@@ -217,14 +237,14 @@ extension Inquiry {
     defer { answer.frame = frame }
     let sp = innermost.registers.stackPointer
     guard address >= sp else {
-      frame.role = sp - address <= 128 ? .redZone : .unused
+      frame.role = sp &- address <= 128 ? .redZone : .unused
       if frame.role == .redZone { frame.functions = functions(of: innermost) }
       return
     }
     let found = stack.frames.lastIndex { $0.registers.stackPointer <= address } ?? 0
     let holder = stack.frames[found]
     frame.index = found
-    if holder.isLast, found + 1 == stack.frames.count, found > 0 || !holder.isExact {
+    if holder.isLast, found &+ 1 == stack.frames.count, found > 0 || !holder.isExact {
       // The frame is the outermost one, or the one at which unwinding ended.
       frame.functions = functions(of: holder)
       return
@@ -233,7 +253,7 @@ extension Inquiry {
     guard !holder.isLast else { return }
     frame.cfa = holder.registers.cfa
     // The call pushed the return address right below the canonical frame address.
-    if holder.registers.cfa - address <= 8 { frame.role = .returnAddress }
+    if holder.registers.cfa &- address <= 8 { frame.role = .returnAddress }
     let pc = holder.isExact ? holder.pc : holder.pc &- 1
     if let module = module(ofCode: pc) {
       frame.variable = view.symbolizer.local(at: address, executing: pc, holder.registers, in: module)

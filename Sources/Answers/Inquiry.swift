@@ -38,7 +38,20 @@ public struct Inquiry: ~Copyable {
   /// Whether memory of a mapping was ever heap, by the index of each mapping that was asked about.
   private var heapMappings: [Int: Bool] = [:]
   private var modules: [Module]?
+  /// The ranges of `modules`; and of `threads`, their stacks.
+  private var moduleRanges = AddressRanges([])
   private var threads: [ThreadIdentity]?
+  private var stackRanges = AddressRanges([])
+  /// The thread pointers of `threads` that have not ended, in order, with the threads' places in `threads`.
+  private(set) var threadPointers: [(pointer: UInt64, index: Int)] = []
+  /// The last place in `threads` of each thread that has not ended.
+  private var threadPlaces: [UInt32: Int] = [:]
+  /// The modules with thread-local variables.
+  private(set) var threadLocalModules: [Module] = []
+  /// Whether memory of a range was ever heap.
+  private var heapRanges: [Range<UInt64>: Bool] = [:]
+  /// The thread whose stack an inaccessible mapping guards, by the mapping's index; nil for none.
+  var guardedThreads: [Int: Answer.Thread?] = [:]
   private var waitingThreads: [(id: UInt32, top: UInt64)]?
   /// libc's descriptions of threads, by the index of the mapping; nil for mappings without one.
   var threadDescriptors: [Int: ThreadDescriptor?] = [:]
@@ -158,10 +171,9 @@ public struct Inquiry: ~Copyable {
         return answer
       }
       var answer = Answer(address: address, kind: .unmapped)
-      answer.mappingBelow = maps.mappings.last { $0.end <= address }
-      answer.mappingAbove = maps.mappings.first { $0.start > address }
+      (answer.mappingBelow, answer.mappingAbove) = maps.neighbours(of: address)
       let stackGap: UInt64 = 256 * 4096  // stack_guard_gap of the kernel
-      if let above = answer.mappingAbove, above.isMainStack, above.start - address <= stackGap {
+      if let above = answer.mappingAbove, above.isMainStack, above.start &- address <= stackGap {
         answer.note = .stackGap
       }
       if address >> UInt64(ALLOCS_ADDRESS_BITS) != 0 { answer.note = .outsideUserSpace }
@@ -189,14 +201,14 @@ public struct Inquiry: ~Copyable {
     // Several calls, of an allocator and of others, may have made one mapping of the kernel's; a thread's stack is made
     // by one call.
     let record = record(at: address)
-    let range = (record?.range ?? mapping.start..<mapping.end).clamped(to: mapping.start..<mapping.end)
+    let range = (record?.range ?? mapping.range).clamped(to: mapping.range)
     if !mapping.isBreak {
       if let answer = unlistedThreadAnswer(address, index, within: range) { return answer }
       // Where no bounds are known, memory is a thread's stack if the thread is seen in it.
       if let thread = threadIn(range, ofMapping: index, around: address) { return stack(address, ofThread: thread) }
     }
     if record != nil {
-      return Answer(address: address, kind: shared.segment.wasHeap(in: range) ? .free : .mapping)
+      return Answer(address: address, kind: wasHeap(range) ? .free : .mapping)
     }
     return Answer(address: address, kind: wasHeap(mapping, index) ? .free : .mapping)
   }
@@ -210,7 +222,7 @@ public struct Inquiry: ~Copyable {
       answer.part = part
       return answer
     }
-    let offset = address - mapping.start
+    let offset = address &- mapping.start
     if mapping.path == "[vdso]" { return answer(.mapping, Answer.Part(.vdso, offset: offset)) }
     if mapping.path?.hasPrefix("[vvar") == true { return answer(.mapping, Answer.Part(.vvar, offset: offset)) }
     if mapping.isSegment(of: view) { return answer(.mapping, Answer.Part(.agent, name: "the index of this process")) }
@@ -226,7 +238,7 @@ public struct Inquiry: ~Copyable {
       return found
     }
     if let thread = threadGuarded(by: index, maps) {
-      var found = answer(.mapping, Answer.Part(.guardPages, offset: offset, size: mapping.end - mapping.start))
+      var found = answer(.mapping, Answer.Part(.guardPages, offset: offset, size: mapping.end &- mapping.start))
       found.thread = thread
       return found
     }
@@ -236,8 +248,15 @@ public struct Inquiry: ~Copyable {
   /// Whether any memory of the mapping was ever heap.
   private mutating func wasHeap(_ mapping: Mapping, _ index: Int) -> Bool {
     if let known = heapMappings[index] { return known }
-    let known = shared.segment.wasHeap(in: mapping.start..<mapping.end)
+    let known = shared.segment.wasHeap(in: mapping.range)
     heapMappings[index] = known
+    return known
+  }
+
+  private mutating func wasHeap(_ range: Range<UInt64>) -> Bool {
+    if let known = heapRanges[range] { return known }
+    let known = shared.segment.wasHeap(in: range)
+    heapRanges[range] = known
     return known
   }
 
@@ -245,7 +264,7 @@ public struct Inquiry: ~Copyable {
 
   /// The module whose file, or zeroed data behind its file, is mapped at `address`.
   mutating func module(at address: UInt64, _ index: Int, _ maps: ProcessMaps) -> ModuleReference? {
-    if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
+    if let module = loadedModule(at: address) {
       // The segment may learn late that a module is gone, so the mappings must agree: the module's file is mapped here,
       // or directly below the anonymous memory here.
       if maps.file(behind: index)?.start ?? .max >= module.start { return ModuleReference(module, in: shared.segment) }
@@ -261,7 +280,14 @@ public struct Inquiry: ~Copyable {
     if let modules { return modules }
     let loaded = shared.segment.modules.filter { $0.unloadTicks == nil }
     modules = loaded
+    moduleRanges = AddressRanges(loaded.lazy.map { ($0.start, $0.end) })
+    threadLocalModules = loaded.filter { $0.threadLocal != nil }
     return loaded
+  }
+
+  private mutating func loadedModule(at address: UInt64) -> Module? {
+    let modules = loadedModules()
+    return moduleRanges.first(holding: address).map { modules[$0] }
   }
 
   private func staticAnswer(_ address: UInt64, _ module: ModuleReference) -> Answer {
@@ -295,12 +321,21 @@ public struct Inquiry: ~Copyable {
     if let threads { return threads }
     let all = shared.segment.threads
     threads = all
+    let running = all.enumerated().filter { $0.element.state != .ended }
+    stackRanges = AddressRanges(
+      all.lazy.map { thread in
+        thread.state == .ended ? (0, 0) : thread.stack.map { ($0.lowerBound, $0.upperBound) } ?? (0, 0)
+      })
+    threadPointers = running.compactMap { index, thread in thread.threadPointer.map { ($0, index) } }
+    threadPointers.sort { ($0.pointer, $0.index) < ($1.pointer, $1.index) }
+    for (index, thread) in running { threadPlaces[thread.id] = index }
     return all
   }
 
   /// The thread that is not known to have ended and in whose stack `address` is.
   private mutating func threadWithStack(at address: UInt64) -> ThreadIdentity? {
-    allThreads().first { $0.state != .ended && $0.stack?.contains(address) == true }
+    let threads = allThreads()
+    return stackRanges.first(holding: address).map { threads[$0] }
   }
 
   /// The thread to whose stack `address` must belong, if it belongs to one, as `range` of the mapping holds a stack:
@@ -319,8 +354,9 @@ public struct Inquiry: ~Copyable {
 
   private mutating func stack(_ address: UInt64, ofThread id: UInt32) -> Answer {
     var answer = Answer(address: address, kind: .stack)
-    if let identity = allThreads().last(where: { $0.id == id && $0.state != .ended }) {
-      answer.thread = origins.holder(of: identity).thread
+    let threads = allThreads()
+    if let place = threadPlaces[id] {
+      answer.thread = origins.holder(of: threads[place]).thread
     } else {
       answer.thread = Answer.Thread(id: id, name: surroundings.name(ofThread: id, runningFor: 0))
     }
@@ -330,7 +366,7 @@ public struct Inquiry: ~Copyable {
   // MARK: without mappings
 
   private mutating func elsewhereInSegment(_ address: UInt64, _ lookup: Lookup) -> Answer {
-    if let module = loadedModules().first(where: { address >= $0.start && address < $0.end }) {
+    if let module = loadedModule(at: address) {
       return staticAnswer(address, ModuleReference(module, in: shared.segment))
     }
     if let local = threadLocalAnswer(address) { return local }
@@ -341,7 +377,7 @@ public struct Inquiry: ~Copyable {
     }
     let region = allocs_region_of_address(address)
     let isBetween =
-      lookup.previous.map { allocs_region_of_address($0.end - 1) == region } ?? false
+      lookup.previous.map { allocs_region_of_address($0.end &- 1) == region } ?? false
       && lookup.next.map { allocs_region_of_address($0.base) == region } ?? false
     var answer = Answer(address: address, kind: shared.segment.wasUsed(address) || isBetween ? .free : .unmapped)
     if answer.kind == .unmapped {

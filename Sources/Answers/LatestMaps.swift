@@ -2,6 +2,7 @@
 // The mappings of a process, parsed again only if the kernel's text has changed: parsing takes several times as long as
 // reading.
 
+import Bounds
 import Synchronization
 
 /// The text that the last request read, with its mappings. Thread-safe.
@@ -25,7 +26,10 @@ final class LatestMaps: Sendable {
     lastSize.store(text.count, ordering: .relaxed)
     if let known = reading.withLock({ $0 }), known.text == text { return known.maps }
     let maps = ProcessMaps(text: text)
-    if text.count <= Self.limit { reading.withLock { $0 = Reading(text: text, maps: maps) } }
+    // Mappings that were not read to the end are for this question alone, which ends.
+    if text.count <= Self.limit, Budget.current?.isExhausted != true {
+      reading.withLock { $0 = Reading(text: text, maps: maps) }
+    }
     return maps
   }
 }

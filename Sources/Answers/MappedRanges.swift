@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The segment's table of mappings, read again only when it has changed.
 
+import Bounds
 import IndexReader
 import Synchronization
 
@@ -18,6 +19,8 @@ final class MappedRanges: Sendable {
     if changes == 0 { return [] }
     if let known = reading.withLock({ $0 }), known.changes == changes { return known.records }
     let records = segment.mappingRecords
+    // A table that was not read to its end is for this question alone, which ends.
+    if Budget.current?.isExhausted == true { return records }
     reading.withLock { $0 = Reading(changes: changes, records: records) }
     return records
   }
@@ -26,12 +29,7 @@ final class MappedRanges: Sendable {
 extension [MappingRecord] {
   /// Index of the record that holds `address`.
   func index(containing address: UInt64) -> Int? {
-    var low = 0
-    var high = count
-    while low < high {
-      let middle = (low + high) / 2
-      if self[middle].range.upperBound <= address { low = middle + 1 } else { high = middle }
-    }
+    let low = partitioningIndex { $0.range.upperBound > address }
     return low < count && self[low].range.contains(address) ? low : nil
   }
 }

@@ -55,12 +55,12 @@ extension ByteWriter {
       append("]")
     }
     if let file = variable.file { append(",\"file\":", string: file) }
-    if let line = variable.line { append(",\"line\":", decimal: UInt64(line)) }
+    if let line = variable.line { append(",\"line\":", decimal: UInt64(clamping: line)) }
     append("}")
   }
 
   mutating func append(stackFrame frame: Answer.StackFrame) {
-    append(",\"frame\":{\"index\":", decimal: UInt64(frame.index))
+    append(",\"frame\":{\"index\":", decimal: UInt64(clamping: frame.index))
     append(",\"role\":", string: frame.role.rawValue)
     if let cfa = frame.cfa {
       append(",\"cfa\":\"")

@@ -30,7 +30,7 @@ extension Answer {
     if let mappedBy { lines += self.lines(of: mappedBy) }
     for (label, mapping) in [("  below    ", mappingBelow), ("  above    ", mappingAbove)] {
       guard let mapping else { continue }
-      let distance = mapping.end <= address ? address - mapping.end : mapping.start - address
+      let distance = mapping.end <= address ? address &- mapping.end : mapping.start &- address
       let name = mapping.path.map { TextLayout.printable(Self.lastComponent($0)) } ?? "anonymous"
       let away = distance == 0 ? "directly" : Units.distance(distance)
       lines.append(Self.line(label, "\(hex(mapping.start))-\(hex(mapping.end)) \(name), \(away)"))
@@ -101,7 +101,7 @@ extension Answer {
       lines.append(line("  variable ", phrase(variable)))
       lines += Self.lines(of: variable, label: "  type     ")
     }
-    let microseconds = UInt64((frame.stopped * 1e6).rounded())
+    let microseconds = UInt64((max(0, min(frame.stopped, 1e6)) * 1e6).rounded())
     lines.append(line("  stopped  ", "for \(Units.grouped(microseconds)) microseconds to look"))
     return lines
   }
@@ -138,7 +138,7 @@ extension Answer {
     }
     if mapping.map({ $0.start != mapped.range.lowerBound || $0.end != mapped.range.upperBound }) ?? true {
       let permissions = mapped.permissions.map { " \($0)" } ?? ""
-      let size = Units.rounded(mapped.range.upperBound - mapped.range.lowerBound)
+      let size = Units.rounded(mapped.range.upperBound &- mapped.range.lowerBound)
       lines.append(
         Self.line(
           "  part     ", "\(hex(mapped.range.lowerBound))-\(hex(mapped.range.upperBound))\(permissions), \(size)"))

@@ -8,6 +8,7 @@
 // newline in it as \012, and puts " (deleted)" behind the path of a file that is gone. A line that does not fit the
 // format is skipped, as a later kernel may add lines. Lines are in order of address, and are sorted if they are not.
 
+import Bounds
 import ByteText
 
 /// One mapping.
@@ -56,6 +57,9 @@ public struct Mapping: Hashable, Sendable {
 
   public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
 
+  /// Empty if its bounds are the wrong way round, which the parser doesn't let pass.
+  var range: Range<UInt64> { start..<max(start, end) }
+
   /// Whether the mapping is neither readable nor writable nor executable: address space that is only reserved.
   public var isInaccessible: Bool { permissions.hasPrefix("---") }
   /// Whether it is the memory of `brk`.
@@ -87,12 +91,17 @@ public struct ProcessMaps: Sendable {
   public init(text: [UInt8]) {
     var mappings: [Mapping] = []
     var cache: [[UInt8]: String] = [:]
+    // A process may have millions of mappings.
+    var meter = BudgetMeter()
+    let share = MemoryShare()
     var start = 0
-    while start < text.count {
-      var end = start
-      while end < text.count, text[end] != UInt8(ascii: "\n") { end += 1 }
-      if let mapping = Self.parse(text[start..<end], permissions: &cache) { mappings.append(mapping) }
-      start = end + 1
+    while start < text.count, meter.goesOn() {
+      let end = text[start...].firstIndex(of: UInt8(ascii: "\n")) ?? text.count
+      if let mapping = Self.parse(text[start..<end], permissions: &cache) {  // bounded: start is below text.count
+        mappings.append(mapping)
+        share.hold(mappings.count &* (2 &* MemoryLayout<Mapping>.stride &+ 48))
+      }
+      start = end &+ 1
     }
     self.init(mappings)
   }
@@ -104,13 +113,14 @@ public struct ProcessMaps: Sendable {
 
   /// Index in `mappings` of the mapping that holds `address`.
   public func index(containing address: UInt64) -> Int? {
-    var low = 0
-    var high = ends.count
-    while low < high {
-      let middle = (low + high) / 2
-      if ends[middle] <= address { low = middle + 1 } else { high = middle }
-    }
+    let low = ends.partitioningIndex { $0 > address }
     return low < ends.count && mappings[low].start <= address ? low : nil
+  }
+
+  /// The nearest mappings below and above `address`, which is in no mapping.
+  func neighbours(of address: UInt64) -> (below: Mapping?, above: Mapping?) {
+    let place = ends.partitioningIndex { $0 > address }
+    return (place > 0 ? mappings[place &- 1] : nil, place < mappings.count ? mappings[place] : nil)
   }
 
   // MARK: a line
@@ -184,8 +194,8 @@ public struct ProcessMaps: Sendable {
     var digits = 0
     while let byte = rest.first, let digit = hexadecimalDigit(byte) {
       guard value >> 60 == 0 else { return nil }
-      value = value << 4 | UInt64(digit)
-      digits += 1
+      value = value << 4 | UInt64(truncatingIfNeeded: digit)
+      digits &+= 1
       rest = rest.dropFirst()
     }
     return digits > 0 ? value : nil
@@ -196,10 +206,10 @@ public struct ProcessMaps: Sendable {
     var digits = 0
     while let byte = rest.first, byte &- 0x30 < 10 {
       let (product, overflow) = value.multipliedReportingOverflow(by: 10)
-      let (sum, carry) = product.addingReportingOverflow(UInt64(byte & 15))
+      let (sum, carry) = product.addingReportingOverflow(UInt64(truncatingIfNeeded: byte & 15))
       guard !overflow, !carry else { return nil }
       value = sum
-      digits += 1
+      digits &+= 1
       rest = rest.dropFirst()
     }
     return digits > 0 ? value : nil

@@ -149,7 +149,7 @@ extension ProcessSummary {
     sentences += nonzero.map { Self.sentence(of: $0) }
     lines += Self.lines("counters", sentences)
     lines += Self.lines("passes by", bypasses.map { TextLayout.printable($0) })
-    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
+    return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) })
   }
 
   /// Sentences, one below the other, the first behind a title.

@@ -39,7 +39,7 @@ public struct PruneReport: Sendable {
       sum += ", \(Units.rounded(bytes))"
     }
     if kept > 0 { sum += "; \(Units.grouped(UInt64(kept))) of ended processes \(kept == 1 ? "stays" : "stay")" }
-    return text + sum + "\n"
+    return TextLayout.text(ofWhole: text + sum + "\n")
   }
 
   /// One JSON object, without a newline.

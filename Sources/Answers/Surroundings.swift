@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The facts that only /proc tells of a process, as of one moment: its mappings and the present names of its threads.
 
+import Bounds
 import ByteText
 import IndexReader
 
@@ -23,6 +24,13 @@ final class Surroundings {
   /// The mappings; nil if they could not be read: `absence` says why.
   var maps: ProcessMaps? { reading.maps }
   var absence: Answer.Note? { reading.absence }
+  /// The threads that exist; empty if they may not be listed.
+  private(set) lazy var threadIDs: Set<UInt32> = {
+    switch directory {
+    case .some(let directory): Set((try? directory.threadIDs()) ?? [])
+    case .none: []
+    }
+  }()
   /// Whether the process ran.
   var isAlive: Bool { reading.isAlive }
   /// The id of a live thread, under which /proc has the process's files and its root.
@@ -80,7 +88,10 @@ final class Surroundings {
       }
       reading.isAlive = true
       reading.task = Int32(bitPattern: task)
-      let maps = view.latestMaps.parse(try directory.read("maps"))
+      let text = try directory.read("maps")
+      Budget.current?.spend(bytes: text.count)
+      defer { Budget.current?.giveBack(bytes: text.count) }
+      let maps = view.latestMaps.parse(text)
       // A process without any mapping is on its way out. A process that does not map its segment has executed another
       // program, whose memory has nothing to do with the segment.
       if maps.mappings.isEmpty {
@@ -127,8 +138,10 @@ extension Surroundings {
   func tracer(ofThread id: UInt32) -> UInt32? {
     guard let status = try? directory?.read("task/\(id)/status") else { return nil }
     for line in String(decoding: status, as: UTF8.self).split(separator: "\n") where line.hasPrefix("TracerPid:") {
-      let tracer = UInt32(line.split(whereSeparator: { $0 == "\t" || $0 == " " }).last ?? "") ?? 0
-      return tracer == 0 ? nil : tracer
+      guard let tracer = UInt32(line.split(whereSeparator: { $0 == "\t" || $0 == " " }).last ?? ""), tracer != 0 else {
+        return nil
+      }
+      return tracer
     }
     return nil
   }
@@ -137,7 +150,13 @@ extension Surroundings {
   func waitingThreads() -> [(id: UInt32, top: UInt64)] {
     // If the process is gone meanwhile, or its threads may not be read, no stack is known.
     guard maps != nil, !hasOtherIDs, let ids = try? directory?.threadIDs() else { return [] }
-    return ids.compactMap { id in directory?.stackPointer(ofThread: id).map { (id, $0) } }
+    var meter = BudgetMeter(interval: 1)
+    var found: [(id: UInt32, top: UInt64)] = []
+    for id in ids {
+      guard meter.goesOn() else { break }
+      if let top = directory?.stackPointer(ofThread: id) { found.append((id, top)) }
+    }
+    return found
   }
 }
 
@@ -163,7 +182,7 @@ extension Mapping {
     // file's start, hundreds of megabytes in one piece, is told by its size, and the mapping of an arena by its offset
     // in the file.
     return identity == segment.identity
-      || (offset == 0 ? end - start >= segment.fixedBytes : offset >= segment.fixedBytes)
+      || (offset == 0 ? end &- start >= segment.fixedBytes : offset >= segment.fixedBytes)
   }
 }
 
@@ -179,7 +198,7 @@ extension ProcessMaps {
     let mapping = mappings[index]
     if mapping.isFile { return mapping }
     guard mapping.isAnonymous, index > 0 else { return nil }
-    let below = mappings[index - 1]
+    let below = mappings[index &- 1]
     return below.end == mapping.start && below.isFile ? below : nil
   }
 }

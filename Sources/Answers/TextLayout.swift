@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How text is fitted to a terminal of 80 columns: the width of a string, cutting it in its middle, breaking lines.
+// How text is fitted to a terminal of 80 columns: the width of a string, cutting it in its middle, breaking lines; and
+// the one way by which lines become an answer.
 
 import ByteText
 
@@ -8,80 +9,79 @@ package enum TextLayout {
   /// that every program prints the same answer.
   package static let columns = 80
 
-  /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, one for all others.
+  /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, none for marks upon other
+  /// characters, one for all others.
   package static func width(_ text: some StringProtocol) -> Int {
-    var width = 0
-    for character in text { width += self.width(character) }
-    return width
+    // Nearly all text is ASCII.
+    if text.utf8.allSatisfy({ $0 < 0x80 }) { return text.utf8.count }
+    return text.unicodeScalars.reduce(0) { $0 &+ width($1) }
   }
 
-  private static func width(_ character: Character) -> Int {
-    guard let scalar = character.unicodeScalars.first else { return 0 }
+  private static func width(_ scalar: Unicode.Scalar) -> Int {
     switch scalar.value {
-    case 0...0x10FF: return 1
+    case 0..<0x300: return 1
     case 0x1100...0x115F, 0x2E80...0xA4CF, 0xAC00...0xD7A3, 0xF900...0xFAFF, 0xFE30...0xFE6F, 0xFF00...0xFF60,
       0xFFE0...0xFFE6, 0x1F300...0x1FAFF, 0x20000...0x3FFFD:
       return 2
-    default: return 1
+    default: return scalar.properties.isGraphemeExtend ? 0 : 1
     }
   }
 
-  /// `text`, with characters that a terminal would act upon (control characters, direction marks, line separators)
-  /// written as escapes: names come from other processes, and may be made to deceive. Bytes that are no text are
-  /// written as `\xE9`.
-  package static func printable(_ text: String) -> String {
-    if text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) { return text }
-    var result = ""
-    for scalar in text.unicodeScalars {
-      if let byte = scalar.originalByte {
-        result += byte.escaped
-      } else if isPrintable(scalar) {
-        result.unicodeScalars.append(scalar)
-      } else {
-        result += "\\u{\(String(scalar.value, radix: 16))}"
-      }
+  /// `text` as ForeignText shows it: names come from other processes, and may be made to deceive.
+  package static func printable(_ text: String) -> String { text.escapedAsForeign }
+
+  /// The lines of an answer, each with a newline: the one way by which text goes to people. What a line has of foreign
+  /// text was escaped where it was made a part of the line; it is once more here, so that nothing passes that was
+  /// forgotten there. So a line has one line.
+  package static func text(of lines: [String]) -> String {
+    var text = ""
+    for line in lines {
+      text += line.escapedAsForeign
+      text += "\n"
     }
-    return result
+    return text
   }
 
-  /// Whether a terminal only shows the character, and acts upon it in no way.
-  static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
-    switch scalar.properties.generalCategory {
-    case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate: false
-    default: true
-    }
+  /// Lines that were put together already, each with its newline, in the same way.
+  package static func text(ofWhole text: String) -> String {
+    if text.utf8.allSatisfy({ $0 == UInt8(ascii: "\n") || $0 >= 0x20 && $0 < 0x7F }) { return text }
+    return self.text(of: text.split(separator: "\n", omittingEmptySubsequences: false).dropLast().map(String.init))
   }
 
   /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.
   /// The head gets `head` fifths of the room: by default the larger half, as a function's name mostly stands before its
   /// arguments.
   package static func fit(_ text: String, columns: Int, head share: Int = 3) -> String {
-    // A name of megabytes must not cost a pass over each of its characters for each line.
     if text.utf8.count <= columns { return text }
-    let characters: [Character]
-    if text.utf8.count > 16_384 {
-      characters = Array(text.prefix(4096)) + Array(text.suffix(4096))
-    } else {
-      characters = Array(text)
-    }
-    let widths = characters.map { width($0) }
-    if characters.count == text.count, widths.reduce(0, +) <= columns { return text }
+    // A name of megabytes must not cost a pass over each of its characters for each line.
+    let isLong = text.utf8.count > 16_384
+    let scalars =
+      isLong
+      ? Array(text.unicodeScalars.prefix(4096)) + Array(text.unicodeScalars.suffix(4096)) : Array(text.unicodeScalars)
+    let widths = scalars.map { width($0) }
+    if !isLong, widths.reduce(0, &+) <= columns { return text }
     guard columns > 1 else { return columns == 1 ? "…" : "" }
 
+    // bounded: the widths of eight thousand characters, and columns of a line
     let available = columns - 1
     var head = 0
     var headWidth = 0
-    while head < characters.count, headWidth + widths[head] <= (available * share + 4) / 5 {
+    while head < scalars.count, headWidth + widths[head] <= (available * share + 4) / 5 {
       headWidth += widths[head]
       head += 1
     }
-    var tail = characters.count
+    var tail = scalars.count
     var tailWidth = 0
     while tail > head, headWidth + tailWidth + widths[tail - 1] <= available {
       tail -= 1
       tailWidth += widths[tail]
     }
-    return String(characters[..<head]) + "…" + String(characters[tail...])
+    // A mark belongs to the character before it, which is left out.
+    while tail < scalars.count, widths[tail] == 0 { tail += 1 }
+    var result = String.UnicodeScalarView(scalars[..<head])
+    result.append("…")
+    result.append(contentsOf: scalars[tail...])
+    return String(result)
   }
 
   /// A path in at most `columns`, with whole directories left out: `/srv/…/bin/prog`. The first one stays, and as many

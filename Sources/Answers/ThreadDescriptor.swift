@@ -24,17 +24,18 @@ extension Surroundings {
       return nil
     }
     // Hardly anything lies above the description.
-    let start = max(mapping.start, mapping.end - min(mapping.end, 64 << 10))
+    let start = max(mapping.start, mapping.end &- min(mapping.end, 64 << 10))
     let alignment = 64 / 8
     let (otherSelf, threadID) = (2, 90)  // words
-    guard let words = directory?.words(at: start, count: Int((mapping.end - start) / 8)), words.count > threadID,
-      let ids = try? directory?.threadIDs()
+    guard let words = directory?.words(at: start, count: Int(truncatingIfNeeded: (mapping.end &- start) / 8)),
+      words.count > threadID
     else { return nil }
+    // bounded: places are indices of 8,192 words at most, of which threadID are left behind each
     for place in stride(from: (words.count - threadID - 1) / alignment * alignment, through: 0, by: -alignment) {
-      let pointer = start + UInt64(place) * 8
+      let pointer = start &+ UInt64(truncatingIfNeeded: place) &* 8
       guard words[place] == pointer, words[place + otherSelf] == pointer else { continue }
       let id = UInt32(truncatingIfNeeded: words[place + threadID])
-      if ids.contains(id) { return ThreadDescriptor(pointer: pointer, id: id) }
+      if threadIDs.contains(id) { return ThreadDescriptor(pointer: pointer, id: id) }
     }
     return nil
   }

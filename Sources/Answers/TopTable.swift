@@ -64,25 +64,33 @@ private struct Tally {
   }
 
   private var entries: [Entry] = []
+  /// The memory of `entries`: there may be 16 million contexts.
+  private let share = MemoryShare()
 
   init(of segment: borrowing Segment, _ level: Level?) {
     var entries: [Entry] = Array(repeating: Entry(), count: 1024)
-    segment.forEachAllocation { Self.add($0, of: segment, to: &entries) }
+    segment.forEachAllocation { Self.add($0, of: segment, to: &entries, share) }
     self.entries = entries
     if level != .chunk, segment.hasSuballocations { addSuballocations(of: segment, level) }
   }
 
   var sums: some Sequence<ContextSum> {
-    entries.enumerated().lazy.map { ContextSum(context: UInt32($0), total: $1.total, ticks: $1.ticks) }
+    entries.enumerated().lazy.map {
+      ContextSum(context: UInt32(truncatingIfNeeded: $0), total: $1.total, ticks: $1.ticks)
+    }
   }
 
-  private static func add(_ allocation: Allocation, of segment: borrowing Segment, to entries: inout [Entry]) {
-    var context = Int(allocation.context)
+  private static func add(
+    _ allocation: Allocation, of segment: borrowing Segment, to entries: inout [Entry], _ share: MemoryShare
+  ) {
+    var context = Int(truncatingIfNeeded: allocation.context)
     if context >= entries.count {
       // An id that was never given out is damage. It counts as id 0, "not known".
       let known = segment.contextCount
       if context < known {
-        entries += Array(repeating: Entry(), count: min(max(entries.count, context + 1 - entries.count), known))
+        let more = min(max(entries.count, context &+ 1 &- entries.count), known)
+        share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2)
+        entries += repeatElement(Entry(), count: more)  // bounded: no more than there are contexts
       } else {
         context = 0
       }
@@ -104,11 +112,11 @@ private struct Tally {
         isHidden[context] = known
         if known { return }
       }
-      Self.add(block.block, of: segment, to: &entries)
-      if let container, Int(container.context) < entries.count {
+      Self.add(block.block, of: segment, to: &entries, share)
+      if let context = container.map({ Int(truncatingIfNeeded: $0.context) }), context < entries.count {
         // A container that was made after the chunks were counted has no bytes to take the block's from.
-        let bytes = entries[Int(container.context)].total.bytes
-        entries[Int(container.context)].total.bytes = bytes - min(bytes, block.block.size)
+        let bytes = entries[context].total.bytes
+        entries[context].total.bytes = bytes &- min(bytes, block.block.size)
       }
     }
     self.entries = entries

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of allocation sites, for people and as JSON.
 
+import Bounds
 import Provenance
 import Symbols
 
@@ -11,14 +12,14 @@ extension TopTable {
     let title = IndexedProcess.title(processID, command)
     let sums =
       "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes)), "
-      + Units.count(UInt64(siteCount), "site")
-    var text = "\(title): \(sums)\n"
-    if TextLayout.width(text) > TextLayout.columns {
-      text = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) + "\n" }.joined()
+      + Units.count(UInt64(clamping: siteCount), "site")
+    var lines = ["\(title): \(sums)"]
+    if TextLayout.width(lines[0]) > TextLayout.columns {
+      lines = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) }
     }
-    let missing = losses.lines.map { $0 + "\n" }.joined()
-    guard total.blocks > 0 else { return text + missing }
+    guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 
+    // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
     func line(_ sum: Total?, _ rest: String) -> String {
@@ -28,32 +29,36 @@ extension TopTable {
       let head =
         TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
         + TextLayout.padded(blocks, left: blocksWidth + 2) + "  "
-      return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count)) + "\n"
+      return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count))
     }
     let siteWidth = TextLayout.columns - bytesWidth - blocksWidth - 12
-    text += line(nil, "ALLOCATED BY")
-    for site in sites { text += line(site.total, site.description(columns: siteWidth)) }
+    lines.append(line(nil, "ALLOCATED BY"))
+    var meter = BudgetMeter(interval: 16)
+    for site in sites {
+      guard meter.goesOn() else { break }
+      lines.append(line(site.total, site.description(columns: siteWidth)))
+    }
     if other.blocks > 0 {
-      let hidden = UInt64(max(0, siteCount - sites.count))
-      text += line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites")
+      let hidden = UInt64(clamping: siteCount &- sites.count)
+      lines.append(line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
     }
-    if sites.count > 1 || other.blocks > 0 { text += line(total, "all") }
+    if sites.count > 1 || other.blocks > 0 { lines.append(line(total, "all")) }
     for problem in sites.flatMap(\.frames).problems {
-      text += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "").joined(separator: "\n") + "\n"
+      lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
-    return text + missing
+    return TextLayout.text(of: lines + losses.lines)
   }
 
   /// One JSON object, without a newline.
   public var json: String {
     var writer = ByteWriter(capacity: 4096)
     writer.append("{\"pid\":")
-    writer.append(decimal: UInt64(max(0, processID)))
+    writer.append(decimal: UInt64(clamping: processID))
     writer.append(",\"command\":")
     writer.appendArray(command)
     writer.append(",\"total\":")
     total.appendJSON(to: &writer)
-    writer.append(",\"site_count\":", decimal: UInt64(max(0, siteCount)))
+    writer.append(",\"site_count\":", decimal: UInt64(clamping: siteCount))
     writer.append(",\"sites\":[")
     for (index, site) in sites.enumerated() {
       if index > 0 { writer.append(",") }

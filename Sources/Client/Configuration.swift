@@ -8,6 +8,7 @@
 
 import Answers
 import ByteText
+import FileFacts
 import Glibc
 import Provenance
 import SharedLayout
@@ -131,22 +132,15 @@ struct Configuration {
   }
 
   private static func bytes(of path: String) throws(Complaint) -> [UInt8] {
-    let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else {
-      throw Complaint(
-        .usage, what: "cannot read the configuration \(path): \(systemWords(errno))",
-        advice: "name another with --config or ALLOCS_CONFIG")
-    }
-    defer { close(descriptor) }
     let limit = 1 << 20
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size <= limit else {
+    do throws(RegularFile.Refusal) {
+      return try RegularFile(path: path, sizeLimit: UInt64(limit)).bytes(at: 0, count: limit)
+    } catch {
+      var why = "it is no file of at most 1 MiB"
+      if case .system(let code) = error { why = systemWords(code) }
       throw Complaint(
-        .usage, what: "cannot read the configuration \(path): it is no file of at most 1 MiB",
+        .usage, what: "cannot read the configuration \(path): \(why)",
         advice: "name another with --config or ALLOCS_CONFIG")
-    }
-    return [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
-      count = max(0, Glibc.read(descriptor, buffer.baseAddress, limit))
     }
   }
 

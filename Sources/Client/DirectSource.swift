@@ -2,10 +2,20 @@
 // Answers from the segments themselves, mapped by this process. This way needs no server and nothing of its protocol.
 
 import Answers
+import Bounds
 import EventExport
 import Glibc
 import Provenance
+import Recording
 import SystemAccess
+
+extension Budget {
+  /// What one question may cost whoever asks it on a command line, and may end it: far more than any in earnest costs.
+  static func ofQuestion() -> Budget { Budget(seconds: 600, bytes: 2 << 30) }
+
+  /// What all that a command makes of a recording may cost.
+  static func ofRecording() -> Budget { Budget(seconds: 3600, bytes: Recording.memoryLimit) }
+}
 
 /// Maps the segments.
 final class DirectSource: AnswerSource {
@@ -16,33 +26,47 @@ final class DirectSource: AnswerSource {
   private var view: ProcessView?
 
   func processes(json: Bool) throws(Complaint) -> [UInt8] {
-    let list = try ProcessList()
-    return Array((json ? list.json + "\n" : list.text).utf8)
+    try Budget.ofQuestion().run { () throws(Complaint) in
+      let list = try ProcessList()
+      return Array((json ? list.json + "\n" : list.text).utf8)
+    }
   }
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
-    let summary = try view(of: pid).summary()
-    return Array((json ? summary.json + "\n" : summary.text).utf8)
+    try Budget.ofQuestion().run { () throws(Complaint) in
+      let summary = try view(of: pid).summary()
+      return Array((json ? summary.json + "\n" : summary.text).utf8)
+    }
   }
 
   func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
-    let table = try view(of: pid).top(
-      limit: limit, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
-    return Array((json ? table.json + "\n" : table.text).utf8)
+    try Budget.ofQuestion().run { () throws(Complaint) in
+      let table = try view(of: pid).top(
+        limit: limit, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
+      return Array((json ? table.json + "\n" : table.text).utf8)
+    }
   }
 
   func answers(
     of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Complaint) -> [UInt8] {
-    let view = try view(of: pid)
-    var list = AnswerList(form: form, capacity: addresses.count * 256)
-    var inquiry = Inquiry(
-      view, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level,
-      stopsThreads: stopsThreads)
-    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
-    try view.checkIntact()
-    if inquiry.hasFailedToStop { hasFailedToStop = true }
-    return list.take()
+    try Budget.ofQuestion().run { () throws(Complaint) in
+      let view = try view(of: pid)
+      var list = AnswerList(form: form)
+      var inquiry = Inquiry(
+        view, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level,
+        stopsThreads: stopsThreads)
+      var meter = BudgetMeter(interval: 64)
+      let share = MemoryShare()
+      for address in addresses {
+        guard meter.goesOn() else { break }
+        list.append(address, from: &inquiry, stacks: stacks)
+        share.hold(2 &* list.count)
+      }
+      try view.checkIntact()
+      if inquiry.hasFailedToStop { hasFailedToStop = true }
+      return list.take()
+    }
   }
 
   func events(of pid: Int32, _ request: EventRequest, until interruption: Interruption) throws(Complaint) {
@@ -59,7 +83,7 @@ final class DirectSource: AnswerSource {
     news.wait()
     if stream.hasBegun, !request.json { try StandardOutput.write(EventReport.header) }
     while true {
-      let (bytes, end) = stream.next()
+      let (bytes, end) = try Budget.ofQuestion().run { () throws(Complaint) in stream.next() }
       if let complaint = end?.complaint { throw complaint }
       try StandardOutput.write(bytes)
       if end != nil { return }

@@ -22,7 +22,8 @@ enum ExitStatus {
     case .usage: usage
     case .programNotFound: notFound
     case .programNotExecutable: notExecutable
-    case .noSuchProcess, .notIndexed, .notPermitted, .halfWritten, .unreadable, .shortage, .budget, .obstacle: notAnswered
+    case .noSuchProcess, .notIndexed, .notPermitted, .halfWritten, .unreadable, .shortage, .budget, .obstacle:
+      notAnswered
     }
   }
 }

@@ -2,7 +2,7 @@
 // The kind of a file that is to be executed, told by what the kernel looks at: #! and an interpreter, or ELF headers.
 
 import ByteText
-import Glibc
+import FileFacts
 import Symbols
 
 struct ProgramFile {
@@ -17,11 +17,8 @@ struct ProgramFile {
 
   /// Fails if the file can't be read.
   init?(path: String) {
-    // Without O_NONBLOCK, opening a pipe would wait for its writer.
-    let descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    let file = ELFBytes(descriptor: descriptor)
+    guard let opened = try? RegularFile(path: path) else { return nil }
+    let file = ELFBytes(descriptor: opened.descriptor)
     // The kernel reads as much (BINPRM_BUF_SIZE).
     let head = file.bytes(at: 0, count: 256)
     if head.starts(with: "#!".utf8) {
@@ -31,6 +28,8 @@ struct ProgramFile {
     } else {
       kind = .unknown
     }
+    // Its descriptor was needed until here.
+    withExtendedLifetime(opened) {}
   }
 
   /// Reads the first line as the kernel does (fs/binfmt_script.c). A carriage return is a part of the name.

@@ -3,6 +3,7 @@
 
 import Answers
 import ArgumentParser
+import Bounds
 import Glibc
 import IndexReader
 import Recording
@@ -34,8 +35,8 @@ struct Record: ParsableCommand {
     discussion: """
       Until the process ends or becomes another program (exec), the time is over, or ^C. By default the process waits \
       where the recorder is too slow (lossless), a tenth of a second at a time at most; with --policy overwrite it \
-      never waits. What was lost is counted in the recording and told at the end, either way. A file that exists is \
-      replaced.
+      never waits. What was lost is counted in the recording and told at the end, either way. A file of yours that \
+      exists is replaced; a link, a device or another user's file is refused.
 
       Examples:
         allocsctl record 4242 -o run.rec --duration 30s --zstd
@@ -158,22 +159,29 @@ struct ReplayCommand: ParsableCommand {
   }
 
   func run() throws {
+    let time = at.flatMap { Units.seconds(inTime: $0) }
+    let address = try query.map { (text) throws(Complaint) in try parseAddress(text) }
+    try Budget.ofRecording().run { () throws(Complaint) in try replay(at: time, address) }
+  }
+
+  private func replay(at time: Double?, _ address: UInt64?) throws(Complaint) {
     let recorded = try Recording(path: file)
     let summary = recorded.summary()
     var stamp = recorded.endStamp
     if peak { stamp = summary.peakStamp }
-    if let at, let time = Units.seconds(inTime: at) {
-      let wanted = recorded.startStamp &+ UInt64(time * 1e9)
+    if let time {
+      // No more than 10^10 seconds.
+      let (end, isPast) = recorded.startStamp.addingReportingOverflow(UInt64(min(time, 1e10) * 1e9))
+      let wanted = isPast ? .max : end
       if wanted > stamp {
         complain("\(file) ends after \(Units.duration(recorded.seconds(at: stamp))): that moment is shown")
       }
       stamp = min(wanted, stamp)
     }
     let replay = recorded.replay(until: stamp)
-    if let query {
-      let address = try parseAddress(query)
+    if let address {
       let history = AddressHistory(of: address, in: recorded, until: stamp)
-      let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp - $0) / 1e9 : 0 }
+      let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp &- $0) / 1e9 : 0 }
       for problem in recorded.problems { complain("\(file): \(problem)") }
       if json { return try StandardOutput.write(report.jsonLines(of: history, limit: 2)) }
       let block = replay.block(containing: address)
@@ -198,7 +206,8 @@ struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write a recording in another program's format.",
     discussion: """
-      \(ExportFormat.allCases.map { "\($0.rawValue): \($0.purpose)." }.joined(separator: " "))
+      \(ExportFormat.allCases.map { "\($0.rawValue): \($0.purpose)." }.joined(separator: " ")) A file of yours that \
+      exists is replaced when the new one is whole; a link, a device or another user's file is refused.
 
       Examples:
         allocsctl export run.rec --format jsonl -o run.jsonl
@@ -217,9 +226,20 @@ struct Export: ParsableCommand {
   var output: String
 
   func run() throws {
-    let recorded = try Recording(path: file)
-    try recorded.export(format, to: output)
-    for problem in recorded.problems { complain("\(file): \(problem)") }
+    // Where ^C comes, nothing is left of a file that is not whole.
+    let budget = Budget.ofRecording()
+    let interruption = Interruption()
+    interruption.onInterruption { budget.cancel() }
+    do throws(Complaint) {
+      try budget.run { () throws(Complaint) in
+        let recorded = try Recording(path: file)
+        try recorded.export(format, to: output)
+        for problem in recorded.problems { complain("\(file): \(problem)") }
+      }
+    } catch {
+      guard error.code == ECANCELED else { throw error }
+      throw ExitCode(128 + SIGINT)
+    }
   }
 }
 
@@ -259,7 +279,13 @@ struct History: ParsableCommand {
   }
 
   func run() throws {
-    let address = try parseAddress(arguments[arguments.count - 1])
+    let address = try parseAddress(arguments.last ?? "")
+    let pid = recording == nil ? try processID(arguments[0]) : 0
+    let budget = recording == nil ? Budget.ofQuestion() : Budget.ofRecording()
+    try budget.run { () throws(Complaint) in try tell(of: address, pid) }
+  }
+
+  private func tell(of address: UInt64, _ pid: Int32) throws(Complaint) {
     let report: HistoryReport
     let history: AddressHistory
     var note = ""
@@ -267,11 +293,10 @@ struct History: ParsableCommand {
       let recorded = try Recording(path: recording)
       history = AddressHistory(of: address, in: recorded)
       let end = recorded.endStamp
-      report = HistoryReport(recorded) { $0 < end ? Double(end - $0) / 1e9 : 0 }
+      report = HistoryReport(recorded) { $0 < end ? Double(end &- $0) / 1e9 : 0 }
       note = "  ages are as of the recording's end\n"
       for problem in recorded.problems { complain("\(recording): \(problem)") }
     } else {
-      let pid = try processID(arguments[0])
       let shared = try openSegment(pid)
       guard shared.segment.ringCount > 0 else {
         throw Complaint(

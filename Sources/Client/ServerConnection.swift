@@ -74,7 +74,7 @@ final class ServerConnection: @unchecked Sendable {
     } catch let complaint as Complaint {
       throw complaint
     } catch {
-      let why = (error as? Interrupted).map(\.description) ?? "\(error)"
+      let why = "\(error)"
       throw Complaint(
         .obstacle, what: "the server at \(path) broke off its answer: \(why)",
         advice: "see its log; --direct does without it")
@@ -89,7 +89,7 @@ final class ServerConnection: @unchecked Sendable {
     } catch {
       if let complaint = error as? Complaint { throw complaint }
       if isClosing.withLock({ $0 }) { return Response(status: 200, body: []) }
-      let why = (error as? Interrupted).map(\.description) ?? "\(error)"
+      let why = "\(error)"
       throw Complaint(
         .obstacle, what: "the server at \(path) broke off its answer: \(why)",
         advice: "see its log; --direct does without it")
@@ -130,6 +130,11 @@ private struct Interrupted: Error, CustomStringConvertible {
   }
 }
 
+/// Why this client takes no more of a response.
+private struct Refused: Error, CustomStringConvertible {
+  var description: String
+}
+
 /// Turns a request into its parts, and the parts of the response into one. One exchange at a time.
 private final class Exchange: ChannelDuplexHandler {
   typealias InboundIn = HTTPClientResponsePart
@@ -144,6 +149,14 @@ private final class Exchange: ChannelDuplexHandler {
     var promise: EventLoopPromise<ServerConnection.Response>
   }
 
+  /// Bytes of the largest response that is kept whole: an answer to 64 KiB of addresses has some megabytes. A server
+  /// that sends without end must not fill the memory.
+  private static let bodyLimit = 1 << 30
+  /// How long the server may be silent before and within a response, but within a stream: longer than a question takes
+  /// that a server answers.
+  private static let patience = TimeAmount.seconds(90)
+
+  private var timeout: Scheduled<Void>?
   private var pending: EventLoopPromise<ServerConnection.Response>?
   private var status: UInt = 0
   private var body: [UInt8] = []
@@ -158,18 +171,38 @@ private final class Exchange: ChannelDuplexHandler {
     pending = request.promise
     body = []
     isStream = request.isStream
+    wait(context)
     context.write(wrapOutboundOut(.head(request.head)), promise: nil)
     if request.body.readableBytes > 0 { context.write(wrapOutboundOut(.body(.byteBuffer(request.body))), promise: nil) }
     context.write(wrapOutboundOut(.end(nil)), promise: promise)
   }
 
+  /// Gives the server its time anew.
+  private func wait(_ context: ChannelHandlerContext) {
+    timeout?.cancel()
+    let context = NIOLoopBound(context, eventLoop: context.eventLoop)
+    timeout = context.value.eventLoop.assumeIsolated().scheduleTask(in: Self.patience) { [self] in
+      end(context.value, "it has been silent for \(Self.patience.nanoseconds / 1_000_000_000) seconds")
+    }
+  }
+
+  private func end(_ context: ChannelHandlerContext, _ why: String) {
+    pending?.fail(Refused(description: why))
+    pending = nil
+    body = []
+    context.close(promise: nil)
+  }
+
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    if isStream { timeout?.cancel() } else { wait(context) }
     switch unwrapInboundIn(data) {
     case .head(let head): status = head.status.code
     case .body(let piece):
       body.append(contentsOf: piece.readableBytesView)
       if isStream, status == 200 { printLines(context) }
+      if body.count > Self.bodyLimit { end(context, "it is larger than \(Self.bodyLimit >> 20) MiB") }
     case .end:
+      timeout?.cancel()
       pending?.succeed(ServerConnection.Response(status: status, body: body))
       pending = nil
       body = []
@@ -190,6 +223,7 @@ private final class Exchange: ChannelDuplexHandler {
   }
 
   func channelInactive(context: ChannelHandlerContext) {
+    timeout?.cancel()
     pending?.fail(Interrupted(body: body))
     pending = nil
     context.fireChannelInactive()

@@ -16,8 +16,12 @@ public struct HistoryEntry: Hashable, Sendable {
 /// The events of one address, newest first.
 public struct AddressHistory: Sendable {
   public var address: UInt64
-  /// The events, newest first.
-  public var entries: [HistoryEntry]
+  /// The events, newest first: the newest `limit` of them.
+  public private(set) var entries: [HistoryEntry]
+  /// The events of blocks that covered the address, kept or not.
+  public private(set) var covering: UInt64 = 0
+  /// How many are kept. Twice as many may be held while events are looked through.
+  public static let limit = 100_000
   /// Events that were looked through.
   public var events: UInt64
   /// The oldest and the newest stamp of these events; 0 if there are none.
@@ -47,21 +51,31 @@ public struct AddressHistory: Sendable {
   }
 
   fileprivate mutating func look(at event: Event) {
-    events += 1
+    events &+= 1
     if firstStamp == 0 || event.stamp < firstStamp { firstStamp = event.stamp }
     lastStamp = max(lastStamp, event.stamp)
     switch event.kind {
     case .resumed: offUntil = max(offUntil, event.stamp)
     case .alloc, .free, .reallocOld, .reallocNew, .reallocFailed:
-      guard address >= event.address, address - event.address < max(event.size, 1) else { return }
-      entries.append(HistoryEntry(event: event, offset: address - event.address))
+      guard address >= event.address, address &- event.address < max(event.size, 1) else { return }
+      covering &+= 1
+      entries.append(HistoryEntry(event: event, offset: address &- event.address))
+      if entries.count >= 2 * Self.limit { sort() }
     case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .map, .unmap, nil: break
     }
   }
 
+  /// Puts the newest first. Of events with equal stamps, the event that was looked at last is taken
+  /// for the newest.
   fileprivate mutating func finish() {
-    entries = entries.enumerated()
-      .sorted { ($0.element.event.stamp, $0.offset) > ($1.element.event.stamp, $1.offset) }.map(\.element)
+    sort()
+    entries.reverse()
+  }
+
+  /// Puts the oldest first, and drops all but the newest.
+  private mutating func sort() {
+    let order = entries.indices.sorted { (entries[$0].event.stamp, $0) < (entries[$1].event.stamp, $1) }
+    entries = order.suffix(Self.limit).map { entries[$0] }
   }
 
   /// From the rings of a segment, of which every record that is still whole is read.
@@ -93,7 +107,7 @@ public struct AddressHistory: Sendable {
       history.completeFrom = max(history.completeFrom, loss.to)
     }
 
-    mutating func damaged(ring: Int) { history.damagedRings += 1 }
+    mutating func damaged(ring: Int) { history.damagedRings &+= 1 }
   }
 
   /// From a recording, of its events up to the stamp `end`.
@@ -105,7 +119,7 @@ public struct AddressHistory: Sendable {
       return true
     }
     lost = recording.lostCount
-    completeFrom = recording.losses.map(\.to).max() ?? 0
+    completeFrom = recording.losses.reduce(0) { max($0, $1.to) }
     finish()
   }
 }

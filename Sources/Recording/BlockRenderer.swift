@@ -2,6 +2,8 @@
 // The course of the heap in a recording, for formats that know no events but the beginnings and
 // ends of blocks.
 
+import Answers
+import Bounds
 import SystemAccess
 
 /// A renderer of a format that is told of blocks: each block once at its beginning and once at its
@@ -26,6 +28,7 @@ extension BlockRenderer {
   /// ends of blocks in the order of time.
   mutating func tellBlocks(of recording: Recording) throws(Complaint) {
     var live: [UInt64: Block] = [:]
+    let share = MemoryShare()
     var nodes: [UInt32: UInt32] = [:]
     func node(ofContext id: UInt32) -> UInt32 {
       if let known = nodes[id] { return known }
@@ -33,12 +36,15 @@ extension BlockRenderer {
       nodes[id] = node
       return node
     }
+    var meter = BudgetMeter()
     for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
+      guard meter.goesOn() else { break }
       try advance(to: recording.startStamp)
       live[block.base] = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
     }
     try recording.forEachEvent { event throws(Complaint) in
       try advance(to: event.stamp)
+      share.hold(live.count &* (MemoryLayout<Block>.stride &+ 8) &* 2)
       switch event.kind {
       case .alloc, .reallocNew, .reallocFailed:
         // A block that begins where one lives: the end of the earlier one was lost.

@@ -11,6 +11,7 @@
 //   detail: of a block that ends: the record differs from the model's knowledge of the block; its
 //           context, origin, size and alignment are in the rest column.
 
+import Bounds
 import SharedLayout
 
 /// The columns into which the events of a chunk are split. Values of one sort stand side by side,
@@ -137,17 +138,20 @@ struct EventEncoder: ~Copyable {
     _ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64, number: (UInt32) -> UInt32 = { $0 }
   ) -> Int {
     let room = min(records.count, RecordingFormat.eventsPerChunk - count)
-    var next = batches.last.map { $0.ring == UInt32(ring) ? $0.first + UInt64($0.count) : .max } ?? .max
+    let number32 = UInt32(clamping: ring)
+    // Positions are foreign: a ring may have any.
+    var next =
+      batches.last.map { $0.ring == number32 ? $0.first &+ UInt64(truncatingIfNeeded: $0.count) : .max } ?? .max
     for index in 0..<room {
       if index % Self.lookAhead == 0 { model.touch(records[index..<min(index + Self.lookAhead, room)]) }
       let record = records[index]
       let slot = allocs_event_slot(record.extent)
-      let position = first + UInt64(index)
-      if position != next || batches[batches.count - 1].slot != slot {
-        batches.append(Batch(ring: UInt32(ring), slot: slot, first: position, stamp: record.stamp))
+      let position = first &+ UInt64(truncatingIfNeeded: index)
+      if batches.isEmpty || position != next || batches[batches.count - 1].slot != slot {
+        batches.append(Batch(ring: number32, slot: slot, first: position, stamp: record.stamp))
         stamp = record.stamp &- 1
       }
-      next = position + 1
+      next = position &+ 1
       batches[batches.count - 1].count += 1
       encode(record, number)
     }
@@ -277,9 +281,10 @@ enum EventDecoder {
         EventBatch(ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: []))
       stamps.append(try head.number())
       let size = try head.number()
-      guard size <= UInt64(count - total) else { throw MalformedChunk() }
-      counts.append(Int(size))
-      total += Int(size)
+      // An empty batch would cost memory, and no event is its limit.
+      guard size > 0, let size = Foreign(size).int(upTo: count &- total) else { throw MalformedChunk() }
+      counts.append(size)
+      total &+= size
     }
     guard total == count else { throw MalformedChunk() }
     var sizes: [Int] = []

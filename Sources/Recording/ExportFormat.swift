@@ -4,6 +4,7 @@
 // and its option list the rows.
 
 import Answers
+import Bounds
 import SystemAccess
 
 /// A format that `allocsctl export` can write.
@@ -45,10 +46,10 @@ protocol ExportRenderer {
 
 /// Where a renderer puts its bytes: a file, or standard output.
 final class ExportOutput {
-  private let file: OutputFile
+  private var file: OutputFile
   private let path: String
 
-  /// The output at `path`, which replaces a file that is there; "-" is standard output.
+  /// The output at `path` (OutputFile.swift); "-" is standard output.
   init(path: String) throws(Complaint) {
     self.path = path
     do throws(OutputFile.Failure) {
@@ -62,6 +63,11 @@ final class ExportOutput {
     do throws(OutputFile.Failure) { try file.write(bytes) } catch { throw Self.error(path, error) }
   }
 
+  /// Puts the file at its name, where nothing of it was until now.
+  func finish() throws(Complaint) {
+    do throws(OutputFile.Failure) { try file.publish(isWhole: true) } catch { throw Self.error(path, error) }
+  }
+
   private static func error(_ path: String, _ failure: OutputFile.Failure) -> Complaint {
     Complaint(
       .obstacle, what: "cannot write \(path == "-" ? "to standard output" : path): \(failure.words)",
@@ -70,14 +76,18 @@ final class ExportOutput {
 }
 
 extension Recording {
-  /// Writes the recording in `format` to a file, which is replaced; "-" is standard output.
+  /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-"
+  /// is standard output.
   public func export(_ format: ExportFormat, to path: String) throws(Complaint) {
-    // Chunks of events are read while they are exported: the recording's own file must stay as it
-    // is.
+    // A file that is written in place, such as a pipe's, must not be the recording itself.
     guard !isFile(at: path) else {
       throw Complaint(.obstacle, what: "cannot write \(path): it is the recording itself", advice: "name another file")
     }
-    var renderer = format.renderer.init(self, to: try ExportOutput(path: path))
+    let output = try ExportOutput(path: path)
+    var renderer = format.renderer.init(self, to: output)
     try renderer.render()
+    // A renderer whose budget is exhausted has written a part only.
+    try Budget.current?.check()
+    try output.finish()
   }
 }

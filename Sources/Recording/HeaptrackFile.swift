@@ -12,6 +12,7 @@
 // Indices begin with 1, in the order of the lines. Blocks that lived before the recording are
 // allocated at its time 0.
 
+import Answers
 import ByteText
 import IndexReader
 import Provenance
@@ -39,6 +40,8 @@ struct HeaptrackFile: BlockRenderer {
     var trace: Int
   }
   private var kinds: [Kind: Int] = [:]
+  /// The memory of the tables above.
+  private let share = MemoryShare()
   private var lastMilliseconds: UInt64 = 0
 
   /// So many bytes are collected before they are written.
@@ -63,6 +66,7 @@ struct HeaptrackFile: BlockRenderer {
       try output.write(pending)
       pending.removeAll(keepingCapacity: true)
     }
+    share.hold(kinds.count &* 64 &+ traces.count &* 64 &+ addresses.count &* 80 &+ nodes.count &* 32)
     time(stamp)
   }
 
@@ -71,17 +75,18 @@ struct HeaptrackFile: BlockRenderer {
     pending.append(UInt8(ascii: "\n"))
   }
 
-  /// `text` on one line.
+  /// `text` on one line, and without what a terminal would act upon: heaptrack_print writes it
+  /// there as it is.
   private static func joined(_ text: String) -> String {
-    text.split(whereSeparator: \.isNewline).joined(separator: " ")
+    TextLayout.printable(text.split(whereSeparator: \.isNewline).joined(separator: " "))
   }
 
   private static func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
 
   private mutating func time(_ stamp: UInt64) {
-    let milliseconds = UInt64(recording.seconds(at: stamp) * 1000)
+    let milliseconds = stamp > recording.startStamp ? (stamp &- recording.startStamp) / 1_000_000 : 0
     // As often as heaptrack itself: every 10 ms.
-    guard milliseconds >= lastMilliseconds + 10 else { return }
+    guard milliseconds >= lastMilliseconds &+ 10 else { return }
     lastMilliseconds = milliseconds
     line("c \(Self.hex(milliseconds))")
   }
@@ -136,14 +141,14 @@ struct HeaptrackFile: BlockRenderer {
   private mutating func address(_ node: StackNode, _ ticks: UInt32) -> Int {
     let call = CallAddress(node)
     let module = recording.module(at: call, ticks: ticks)
-    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.map { $0.index + 1 } ?? 0)
+    let key = NameKey(pc: call.pc, isExact: call.isExact, module: module.map { $0.index &+ 1 } ?? 0)
     if let known = addresses[key] { return known }
     let frames = recording.names(at: call, ticks: ticks).frames
     var text = "i \(Self.hex(call.pc)) \(Self.hex(string(module?.path ?? "")))"
     if frames.contains(where: { $0.function != nil || $0.placeName != nil }) {
       for frame in frames {
         text += " \(Self.hex(string(frame.function ?? frame.placeName ?? ""))) \(Self.hex(string(frame.file ?? ""))) "
-        text += Self.hex(max(0, frame.line ?? 0))
+        text.append(Self.hex(max(0, frame.line ?? 0)))
       }
     }
     let index = addresses.count + 1

@@ -3,6 +3,7 @@
 // events, and each context before the first line that refers to it. docs/json.md lists the fields.
 
 import Answers
+import Bounds
 import IndexReader
 import Provenance
 import SystemAccess
@@ -27,7 +28,9 @@ struct JSONLinesFile: ExportRenderer {
   mutating func render() throws(Complaint) {
     var writer = ByteWriter(capacity: Self.bufferBytes)
     appendHead(to: &writer)
+    var meter = BudgetMeter()
     for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
+      guard meter.goesOn() else { break }
       append(block, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
     }
@@ -41,7 +44,7 @@ struct JSONLinesFile: ExportRenderer {
 
   private func appendHead(to writer: inout ByteWriter) {
     writer.append("{\"recording\":{\"pid\":")
-    writer.append(decimal: UInt64(max(0, recording.process.processID)))
+    writer.append(decimal: UInt64(truncatingIfNeeded: max(0, recording.process.processID)))
     writer.append(",\"start_time\":")
     writer.append(decimal: recording.process.startTime)
     writer.append(",\"command\":")
@@ -60,7 +63,7 @@ struct JSONLinesFile: ExportRenderer {
     writer.append(",\"size\":")
     writer.append(decimal: block.size)
     writer.append(",\"context\":")
-    writer.append(decimal: UInt64(block.context))
+    writer.append(decimal: UInt64(truncatingIfNeeded: block.context))
     writer.append("}\n")
   }
 
@@ -80,15 +83,15 @@ struct JSONLinesFile: ExportRenderer {
     writer.append(decimal: event.size)
     if let thread = recording.thread(slot: event.slot, at: event.ticks) {
       writer.append(",\"thread\":")
-      writer.append(decimal: UInt64(thread.id))
+      writer.append(decimal: UInt64(truncatingIfNeeded: thread.id))
     }
     if event.context != 0 {
       writer.append(",\"context\":")
-      writer.append(decimal: UInt64(event.context))
+      writer.append(decimal: UInt64(truncatingIfNeeded: event.context))
     }
     if event.origin != 0 {
       writer.append(",\"origin\":")
-      writer.append(decimal: UInt64(event.origin))
+      writer.append(decimal: UInt64(truncatingIfNeeded: event.origin))
     }
     writer.append("}\n")
   }
@@ -99,7 +102,7 @@ struct JSONLinesFile: ExportRenderer {
     guard told.insert(id).inserted else { return }
     let origin = recording.context(id)
     writer.append("{\"context\":")
-    writer.append(decimal: UInt64(id))
+    writer.append(decimal: UInt64(truncatingIfNeeded: id))
     if let function = origin?.function {
       writer.append(",\"function\":")
       writer.appendJSONString(function)

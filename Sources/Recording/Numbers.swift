@@ -2,11 +2,12 @@
 // Numbers as bytes: little-endian words; and numbers in LEB128, 7 bits a byte, the lowest bits
 // first. Signed numbers are zigzag-coded: 0, -1, 1, -2, …
 
+import Bounds
 import ByteText
 
 extension [UInt8] {
   mutating func append(word: UInt32) {
-    for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(word >> shift & 255)) }
+    for shift in stride(from: 0, to: 32, by: 8) { append(UInt8(truncatingIfNeeded: word >> shift & 255)) }
   }
   mutating func append(word: UInt64) {
     append(word: UInt32(truncatingIfNeeded: word))
@@ -26,38 +27,53 @@ extension [UInt8] {
 
   mutating func append(string: String) {
     let bytes = string.originalBytes
-    append(number: UInt64(bytes.count))
+    append(number: UInt64(truncatingIfNeeded: bytes.count))
     append(contentsOf: bytes)
   }
 }
 
 extension ArraySlice<UInt8> {
+  /// The word at `index`. The slice holds all of it.
   func word(at index: Int) -> UInt32 {
-    UInt32(self[index]) | UInt32(self[index + 1]) << 8 | UInt32(self[index + 2]) << 16 | UInt32(self[index + 3]) << 24
+    // bounded: index and the three behind it are indices
+    self[index..<index + 4].reversed().reduce(0) { $0 << 8 | UInt32(truncatingIfNeeded: $1) }
   }
 }
 
-/// The payload of a chunk contradicts the format, though its checksum is right.
-struct MalformedChunk: Error {}
+/// The payload of a chunk can't be used, though its checksum is right.
+struct MalformedChunk: Error {
+  /// Whether it may follow the format, and would take more memory than a recording may; else it
+  /// contradicts the format.
+  var isTooLarge = false
+}
 
 /// Reads numbers, one after another, from bytes. Throws if the bytes end too early.
+///
+/// A byte of a file may become a hundred bytes of rows, and a chunk may be packed a thousandfold.
+/// So whoever makes rows says how much memory each takes, before it is taken: `room` is what is
+/// left.
 struct NumberReader {
   private let bytes: [UInt8]
   private(set) var index: Int
   private let end: Int
+  /// Bytes of memory that rows and strings may still take.
+  private(set) var room: Int
+  /// Bytes of memory that a string or an array takes beside its contents.
+  private static let objectOverhead = 48
 
-  init(_ bytes: [UInt8], in range: Range<Int>? = nil) {
+  init(_ bytes: [UInt8], in range: Range<Int>? = nil, room: Int = .max) {
     self.bytes = bytes
+    self.room = room
     index = range?.lowerBound ?? 0
     end = range?.upperBound ?? bytes.count
   }
 
   var isAtEnd: Bool { index >= end }
-  var remaining: Int { end - index }
+  var remaining: Int { end &- index }
 
   mutating func byte() throws(MalformedChunk) -> UInt8 {
     guard index < end else { throw MalformedChunk() }
-    defer { index += 1 }
+    defer { index &+= 1 }
     return bytes[index]
   }
 
@@ -67,9 +83,9 @@ struct NumberReader {
     while true {
       let byte = try byte()
       guard shift < 63 || byte <= 1 else { throw MalformedChunk() }
-      value |= UInt64(byte & 0x7F) << shift
+      value |= UInt64(truncatingIfNeeded: byte & 0x7F) << shift
       if byte < 0x80 { return value }
-      shift += 7
+      shift &+= 7
     }
   }
 
@@ -80,30 +96,40 @@ struct NumberReader {
 
   mutating func signed() throws(MalformedChunk) -> Int64 {
     let value = try number()
-    return Int64(bitPattern: value >> 1) ^ -Int64(value & 1)
+    return Int64(bitPattern: value >> 1) ^ -Int64(truncatingIfNeeded: value & 1)
   }
 
-  /// A count of things, each of which takes at least `size` bytes. Throws if the bytes have no room
-  /// for so many, so that a count bounds the memory that is taken for it.
-  mutating func count(of size: Int = 1) throws(MalformedChunk) -> Int {
-    let value = try number()
-    guard value <= UInt64(remaining / size) else { throw MalformedChunk() }
-    return Int(value)
+  /// A count of rows, each of which takes at least `size` bytes of the file, and `memory` bytes
+  /// when it is read. Throws if the bytes have no room for so many rows, or the memory has none.
+  mutating func count(of size: Int = 1, memory: Int = 0) throws(MalformedChunk) -> Int {
+    guard let count = Foreign(try number()).int(upTo: remaining / max(size, 1)) else { throw MalformedChunk() }
+    try take(Foreign(count) * memory)
+    return count
+  }
+
+  private mutating func take(_ bytes: Foreign<Int>) throws(MalformedChunk) {
+    guard let bytes = bytes.int(upTo: room) else { throw MalformedChunk(isTooLarge: true) }
+    room &-= bytes
   }
 
   mutating func slice(_ count: Int) throws(MalformedChunk) -> Range<Int> {
     guard count >= 0, count <= remaining else { throw MalformedChunk() }
-    defer { index += count }
-    return index..<index + count
+    defer { index &+= count }
+    return index..<index + count  // bounded: no more than remain
   }
 
   /// A reader of the next `count` bytes. This reader goes on behind them.
   mutating func part(_ count: Int) throws(MalformedChunk) -> NumberReader { NumberReader(bytes, in: try slice(count)) }
 
-  mutating func data(_ count: Int) throws(MalformedChunk) -> [UInt8] { Array(bytes[try slice(count)]) }
+  mutating func data(_ count: Int) throws(MalformedChunk) -> [UInt8] {
+    try take(Foreign(count) + Self.objectOverhead)
+    return Array(bytes[try slice(count)])
+  }
 
   mutating func string() throws(MalformedChunk) -> String {
     let size = try count()
+    // A byte that is no UTF-8 becomes a character of four.
+    try take(Foreign(size) * 4 + Self.objectOverhead)
     return String(reversibly: bytes[try slice(size)])
   }
 }

@@ -7,7 +7,7 @@
 // far. Names are interned once, before the first dump that needs them. Nothing is sampled: the
 // sampling interval is one byte.
 
-import ByteText
+import Answers
 import CPerfetto
 import IndexReader
 import Provenance
@@ -59,6 +59,8 @@ struct PerfettoFile: BlockRenderer {
   /// is its index plus 1.
   private var callstacks: [UInt32: Int] = [:]
   private var sums: [Sum] = []
+  /// The memory of the names and sums.
+  private let share = MemoryShare()
   private var packets: UInt64 = 0
   private var dumps: UInt64 = 0
   /// Stamps: between two moments, of the next moment, and of the peak, unless it has its dump.
@@ -74,7 +76,7 @@ struct PerfettoFile: BlockRenderer {
     interned = pending.message(perfetto__interned_data__init)
     startStamp = recording.startStamp
     endStamp = max(recording.endStamp, startStamp)
-    step = max(1, (endStamp - startStamp) / Self.moments)
+    step = max(1, (endStamp &- startStamp) / Self.moments)
     next = startStamp &+ step
     let peak = max(recording.summary().peakStamp, startStamp)
     // At the end there is a dump anyway.
@@ -90,6 +92,7 @@ struct PerfettoFile: BlockRenderer {
 
   /// Writes the dumps of all moments before `stamp`.
   mutating func advance(to stamp: UInt64) throws(Complaint) {
+    share.hold(pending.bytes &+ sums.count &* 128 &+ frames.count &* 128)
     // An event of the peak's stamp belongs to the peak.
     if let peak, stamp > peak {
       self.peak = nil
@@ -108,13 +111,13 @@ struct PerfettoFile: BlockRenderer {
   mutating func begin(size: UInt64, node: UInt32, ticks: UInt32) -> (stack: Int, size: UInt64) {
     let stack = callstack(node, ticks)
     sums[stack].allocated &+= size
-    sums[stack].allocations += 1
+    sums[stack].allocations &+= 1
     return (stack, size)
   }
 
   mutating func end(_ block: (stack: Int, size: UInt64)) {
     sums[block.stack].freed &+= block.size
-    sums[block.stack].frees += 1
+    sums[block.stack].frees &+= 1
   }
 
   // MARK: interned data
@@ -164,7 +167,7 @@ struct PerfettoFile: BlockRenderer {
     if let known = functions[name] { return known }
     let id = UInt64(functions.count + 1)
     functions[name] = id
-    news.functions.append(string(id, Array(name.withBytesEscaped.utf8)))
+    news.functions.append(string(id, Array(TextLayout.printable(name).utf8)))
     return id
   }
 
@@ -178,7 +181,7 @@ struct PerfettoFile: BlockRenderer {
     (message.pointee.has_iid, message.pointee.iid) = (1, id)
     (message.pointee.has_build_id, message.pointee.build_id) = (1, id)
     news.buildIDs.append(string(id, module?.buildID ?? []))
-    news.paths.append(string(id, Array((module?.path ?? "").withBytesEscaped.utf8)))
+    news.paths.append(string(id, Array(TextLayout.printable(module?.path ?? "").utf8)))
     message.pointee.n_path_string_ids = 1
     message.pointee.path_string_ids = pending.list([id])
     if let module {
@@ -229,7 +232,7 @@ struct PerfettoFile: BlockRenderer {
     let process = pending.message(perfetto__process_tree__process__init)
     (process.pointee.has_pid, process.pointee.pid) = (1, recording.process.processID)
     process.pointee.n_cmdline = recording.process.command.count
-    process.pointee.cmdline = pending.list(recording.process.command.map { pending.text($0) })
+    process.pointee.cmdline = pending.list(recording.process.command.map { pending.text(TextLayout.printable($0)) })
     let tree = pending.message(perfetto__process_tree__init)
     (tree.pointee.n_processes, tree.pointee.processes) = pending.list(of: [process])
     try write(at: recording.process.monotonic) { $0.pointee.process_tree = tree }
@@ -293,12 +296,15 @@ struct PerfettoFile: BlockRenderer {
 /// The memory of the messages of one packet, given back as a whole.
 private final class MessageStorage {
   private var pieces: [UnsafeMutableRawPointer] = []
+  /// Bytes of all pieces.
+  private(set) var bytes = 0
 
   deinit { for piece in pieces { piece.deallocate() } }
 
   private func memory<Element>(_ count: Int, of type: Element.Type) -> UnsafeMutablePointer<Element> {
     let memory = UnsafeMutablePointer<Element>.allocate(capacity: max(count, 1))
     pieces.append(UnsafeMutableRawPointer(memory))
+    bytes &+= max(count, 1) &* MemoryLayout<Element>.stride &+ 32
     return memory
   }
 

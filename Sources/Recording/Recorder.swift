@@ -4,8 +4,11 @@
 // - The process's events are on from the creation of a recorder to its end. With the lossless
 //   policy the threads of the process wait for the recorder; else events for which the recorder
 //   comes too late are counted as lost.
-// - The file is only appended to. A recorder that is killed leaves every chunk that it has written.
+// - The file is at its name as soon as its first chunks are written, and is only appended to. A
+//   recorder that is killed leaves every chunk that it has written; a recorder that can't begin
+//   leaves a file that was there as it was.
 
+import Bounds
 import ByteText
 import EventExport
 import Glibc
@@ -52,7 +55,8 @@ public final class Recorder {
   private let writesNames: Bool
   private let source: RingSource
   private let writer: RecordingWriter
-  private let file: OutputFile
+  private var file: OutputFile
+  private var isPublished = false
   private let path: String
   private var bytes: UInt64 = 0
   /// Why the file could not be written while records were received.
@@ -84,7 +88,8 @@ public final class Recorder {
     do throws(Complaint) {
       source = try RingSource(
         shared, policy: options.isLossless ? .lossless : .overwrite,
-        waitNanoseconds: options.waitMilliseconds * 1_000_000, from: options.isFromStart ? .programStart : .now)
+        waitNanoseconds: (Foreign(options.waitMilliseconds) * 1_000_000).saturated(),
+        from: options.isFromStart ? .programStart : .now)
     } catch {
       throw Self.cannotRecord(shared, error)
     }
@@ -127,7 +132,7 @@ public final class Recorder {
       count = try drain()
       let now = nanoseconds(of: CLOCK_MONOTONIC)
       // An event is in the file within a second.
-      if now - lastChunk > 1_000_000_000 {
+      if now &- lastChunk > 1_000_000_000 {
         writer.appendEvents()
         lastChunk = now
       }
@@ -142,7 +147,7 @@ public final class Recorder {
       if count == 0 {
         // An idle process costs a hundred looks a second.
         usleep(pause)
-        pause = min(pause * 2, 10_000)
+        pause = min(pause &* 2, 10_000)
       } else {
         pause = 50
       }
@@ -150,10 +155,10 @@ public final class Recorder {
     // Events go off first; the records that the rings still hold then are the rest.
     source.detach()
     for _ in 0..<64 { if try drain() == 0 { break } }
-    let end = shared.segment.isBroken ? .sourceFailed : reason!
+    let end = shared.segment.isBroken ? .sourceFailed : reason ?? .stopped
     writer.finish(end, symbolizer: writesNames ? Symbolizer() : nil)
     try write()
-    let seconds = Double(nanoseconds(of: CLOCK_MONOTONIC) - began) / 1e9
+    let seconds = Double(nanoseconds(of: CLOCK_MONOTONIC) &- began) / 1e9
     return Result(
       events: writer.events, lost: writer.lost, damagedRings: writer.damagedRings, bytes: bytes, seconds: seconds,
       end: end)
@@ -189,7 +194,8 @@ public final class Recorder {
     mutating func lost(_ loss: EventLoss, ring: Int?) {
       recorder.writer.lose(
         RecordedLoss(
-          reason: ring == nil ? .unrecorded : .overwritten, ring: ring.map { UInt32($0) } ?? .max, count: loss.count,
+          reason: ring == nil ? .unrecorded : .overwritten, ring: ring.map { UInt32(clamping: $0) } ?? .max,
+          count: loss.count,
           from: loss.from, to: loss.to))
     }
 
@@ -207,11 +213,13 @@ public final class Recorder {
     let output = writer.takeOutput()
     do throws(OutputFile.Failure) {
       try file.write(output)
+      if !isPublished { try file.publish(isWhole: false) }
+      isPublished = true
     } catch {
       throw Complaint(
         .obstacle, what: "cannot write the recording to \(path): \(error.words); what was written before can be read",
         advice: "make room there, or name another file")
     }
-    bytes += UInt64(output.count)
+    bytes &+= UInt64(truncatingIfNeeded: output.count)
   }
 }

@@ -5,10 +5,18 @@
 // are compared before bytes are believed. Bytes with a right checksum may still contradict the
 // format: then their chunk counts as damaged. Damage is said and counted (`problems`, `losses`);
 // the rest is kept.
+//
+// A small file may stand for much: a frame of zstd may unpack to a thousand times its size, and a
+// byte of it may become a row of a hundred bytes. So memory is counted by rows (NumberReader.room),
+// and no step takes longer than in proportion to the bytes or rows that it is about: what is looked
+// up for each event or row is looked up by hash or by halving. Loops over the file ask the budget
+// of whoever reads the recording.
 
 import Answers
+import Bounds
 import ByteText
 import CZstd
+import FileFacts
 import Glibc
 import IndexReader
 import Provenance
@@ -26,8 +34,14 @@ public final class Recording: OriginTables {
   public private(set) var process: RecordedProcess
   /// The events that are missing, whatever the reason.
   public private(set) var losses: [RecordedLoss] = []
-  /// In words: damage of the file, and what the recorder could not read.
-  public private(set) var problems: [String] = []
+  /// In words: damage of the file, and what the recorder could not read. Of many problems, the
+  /// first, and how many more there are.
+  public var problems: [String] {
+    furtherProblems == 0 ? foundProblems : foundProblems + ["\(Units.count(furtherProblems, "further problem"))"]
+  }
+  private var foundProblems: [String] = []
+  private var furtherProblems: UInt64 = 0
+  private static let problemLimit = 1000
   public private(set) var eventCount: UInt64 = 0
   /// Why it ends; nil if its end is missing.
   public private(set) var end: RecordingEnd?
@@ -43,22 +57,34 @@ public final class Recording: OriginTables {
   public private(set) var endStamp: UInt64 = 0
   /// The modules of the process, each with its number in the recording as its index.
   public private(set) var modules: [Module] = []
+  /// The rows of the table of modules, by their indices.
+  private var moduleRows: [UInt32: Module] = [:]
   /// Where in `modules` the one with an index is.
   private var moduleOfIndex: [UInt32: Int] = [:]
+  /// The ranges of `modules`, but of those that nodes name (`Module.isLater`).
+  private var moduleRanges = AddressRanges([])
+  private var agentRange: (start: UInt64, end: UInt64)?
 
   private var damagedRings: [DamagedRing] = []
 
-  private let descriptor: Int32
+  private let file: RegularFile
   private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
   /// Offsets in the file at which whole chunks begin.
   public private(set) var chunkOffsets: [Int] = []
   /// Offsets in the file at which those chunks of events begin that can be read.
-  public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset - RecordingFormat.chunkHeaderSize } }
+  public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset &- RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
   /// Numbers of allocators, by their names, in the order in which contexts name them.
   private var allocators: [String: UInt32] = [:]
+  private struct ThreadKey: Hashable {
+    var slot: UInt32
+    var id: UInt32
+    var startTicks: UInt32
+  }
+  /// The rows of the table of threads; and the threads of each slot, by the tick of their start.
+  private var threadRows: [ThreadKey: ThreadIdentity] = [:]
   private var threads: [UInt32: [ThreadIdentity]] = [:]
   /// The names at the file's end, and the names that were looked up since.
   private var functions: [NameKey: [Frame]] = [:]
@@ -69,39 +95,59 @@ public final class Recording: OriginTables {
   /// Stamp of the end of that look; 0 if the file does not have all of it.
   public private(set) var blocksUntil: UInt64 = 0
   private let symbolizer = Symbolizer()
-  private var unpackedTables = 0
-  /// So many bytes of unpacked tables are taken into memory at most.
-  private static let tableLimit = 2 << 30
+  /// Bytes of memory that rows of tables may still take.
+  private var room: Int
+  private let limit: Int
+  /// A file that says to be larger is none: no file system has it.
+  private static let sizeLimit: UInt64 = 1 << 48
+  /// SEEK_DATA of lseek(2), which <unistd.h> has for GNU's sources only.
+  private static let seekData: Int32 = 3
+  /// Losses that are kept apart; further ones are added to the last.
+  private static let lossLimit = 1 << 16
+
+  /// Bytes of memory that a recording and what is made of it may take: half of the machine's, and
+  /// 2 GiB at least. A recording of a large heap takes gigabytes in earnest.
+  public static let memoryLimit: Int = {
+    let pages = Foreign(sysconf(Int32(truncatingIfNeeded: _SC_PHYS_PAGES)))
+    let bytes = pages * Foreign(sysconf(Int32(truncatingIfNeeded: _SC_PAGESIZE)))
+    return max(2 << 30, (bytes >> 1).int(upTo: 1 << 40) ?? 0)
+  }()
 
   /// Opens the file at `path`, reads its tables and checks all checksums. Throws if it is no
   /// recording, or one of another version of the format, or so damaged that nobody knows whose it
   /// is.
-  public init(path: String) throws(Complaint) {
+  public convenience init(path: String) throws(Complaint) { try self.init(path: path, memoryLimit: Self.memoryLimit) }
+
+  /// `memoryLimit`: bytes that the rows of tables may take.
+  init(path: String, memoryLimit: Int) throws(Complaint) {
     self.path = path
+    (room, limit) = (memoryLimit, memoryLimit)
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
-    descriptor = open(path.originalPath, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else {
-      fileSize = 0
-      throw Complaint(
-        .obstacle, what: "cannot read the recording \(path): \(systemWords(errno))", advice: "check the path")
-    }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-      fileSize = 0
-      throw Complaint(.obstacle, what: "cannot read the recording \(path): it is not a file", advice: "check the path")
-    }
-    fileSize = Int(status.st_size)
+    file = try Self.open(path)
+    fileSize = Int(clamping: file.size)
     try checkHeader()
-    load()
+    try load()
     guard process.processID != 0 else {
-      throw Complaint(
-        .obstacle, what: "cannot read the recording \(path): it was cut or damaged before it says what was recorded",
-        advice: "record again")
+      throw Self.unreadable(path, "it was cut or damaged before it says what was recorded", "record again")
     }
   }
 
-  deinit { if descriptor >= 0 { close(descriptor) } }
+  private static func open(_ path: String) throws(Complaint) -> RegularFile {
+    do throws(RegularFile.Refusal) {
+      return try RegularFile(path: path, sizeLimit: sizeLimit)
+    } catch {
+      switch error {
+      case .system(let code): throw unreadable(path, systemWords(code), "check the path")
+      case .notRegular: throw unreadable(path, "it is not a file", "check the path")
+      case .tooLarge: throw unreadable(path, "no file is as large as it says to be", "take an undamaged copy")
+      }
+    }
+  }
+
+  private static func unreadable(_ path: String, _ why: String, _ advice: String) -> Complaint {
+    Complaint(.obstacle, what: "cannot read the recording \(path): \(why)", advice: advice)
+  }
 
   // MARK: the file
 
@@ -109,7 +155,8 @@ public final class Recording: OriginTables {
     [UInt8](unsafeUninitializedCapacity: count) { buffer, read in
       read = 0
       while read < count {
-        let result = pread(descriptor, buffer.baseAddress! + read, count - read, off_t(offset + read))
+        // bounded: read is less than count, and the file ends below sizeLimit
+        let result = pread(file.descriptor, buffer.baseAddress.map { $0 + read }, count - read, off_t(offset &+ read))
         if result < 0, errno == EINTR { continue }
         guard result > 0 else { break }
         read += result
@@ -121,121 +168,149 @@ public final class Recording: OriginTables {
   func isFile(at path: String) -> Bool {
     var own = stat()
     var other = stat()
-    return fstat(descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
+    return fstat(file.descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
       && own.st_ino == other.st_ino
   }
 
   private func checkHeader() throws(Complaint) {
     let header = bytes(at: 0, RecordingFormat.headerSize)
-    let magic = (0..<8).reduce(UInt64(0)) { $1 < header.count ? $0 | UInt64(header[$1]) << UInt64($1 * 8) : $0 }
+    let magic = header.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
     guard header.count >= 8, magic == RecordingFormat.magic else {
       throw Complaint(.obstacle, what: "\(path) is no recording", advice: "`allocsctl record` makes them")
     }
     guard header.count == RecordingFormat.headerSize else {
-      throw Complaint(
-        .obstacle, what: "cannot read the recording \(path): it has \(header.count) bytes, less than its header",
-        advice: "record again")
+      throw Self.unreadable(path, "it has \(header.count) bytes, less than its header", "record again")
     }
     guard header[28...].word(at: 28) == CRC32C.of(header[..<28]) else {
-      throw Complaint(
-        .obstacle, what: "cannot read the recording \(path): its header is damaged",
-        advice: "take an undamaged copy, or record again")
+      throw Self.unreadable(path, "its header is damaged", "take an undamaged copy, or record again")
     }
     let version = header[8...].word(at: 8)
     guard version == RecordingFormat.version else {
-      throw Complaint(
-        .obstacle,
-        what:
-          "cannot read the recording \(path): it has version \(version) of the format, and this allocsctl knows "
-          + "version \(RecordingFormat.version)",
-        advice: "use the allocsctl that made it")
+      throw Self.unreadable(
+        path,
+        "it has version \(version) of the format, and this allocsctl knows version \(RecordingFormat.version)",
+        "use the allocsctl that made it")
     }
   }
 
   /// Reads the headers of all chunks and the tables, and checks every checksum.
-  private func load() {
+  private func load() throws(Complaint) {
+    // bounded: offsets lie in the file, whose size is below sizeLimit; a chunk is below chunkLimit
     var offset = RecordingFormat.headerSize
     var number: UInt32 = 0
     var events: UInt64 = 0
     var last: UInt64 = 0
     var isTailMissing = false
-    while offset < fileSize {
+    var meter = BudgetMeter(interval: 1)
+    let share = MemoryShare()
+    while offset < fileSize, meter.goesOn() {
+      share.hold(eventChunks.count * 128 + chunkOffsets.count * 16)
       let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
       guard let header = ChunkHeader(head[...]) else {
         guard let next = nextChunk(after: offset) else {
-          problems.append("the last \(fileSize - offset) bytes are no whole chunk")
+          note("the last \(fileSize - offset) bytes are no whole chunk")
           isTailMissing = true
           break
         }
-        problems.append("\(next - offset) bytes at offset \(offset) are damaged")
+        note("\(next - offset) bytes at offset \(offset) are damaged")
         offset = next
         continue
       }
       let start = offset + RecordingFormat.chunkHeaderSize
       if header.number != number, header.number > number {
-        problems.append("\(header.number - number) chunks before offset \(offset) are missing")
+        note("\(header.number - number) chunks before offset \(offset) are missing")
       }
       number = header.number &+ 1
       if header.eventsBefore > events {
         lose(header.eventsBefore - events, from: last, to: header.events > 0 ? header.firstStamp : .max)
         events = header.eventsBefore
       }
-      guard Int(header.stored) <= fileSize - start else {
-        problems.append("the last chunk has \(fileSize - start) of \(header.stored) bytes")
-        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
+      let size = Int(truncatingIfNeeded: header.stored)
+      guard size <= fileSize - start else {
+        note("the last chunk has \(fileSize - start) of \(header.stored) bytes")
+        lose(UInt64(truncatingIfNeeded: header.events), from: header.firstStamp, to: header.lastStamp)
         isTailMissing = true
         break
       }
-      let stored = bytes(at: start, Int(header.stored))
+      let stored = bytes(at: start, size)
       chunkOffsets.append(offset)
       if CRC32C.of(stored) != header.payloadChecksum {
-        problems.append("the chunk at offset \(offset) is damaged")
-        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
+        note("the chunk at offset \(offset) is damaged")
+        lose(UInt64(truncatingIfNeeded: header.events), from: header.firstStamp, to: header.lastStamp)
       } else if header.kind == RecordingFormat.ChunkKind.events.rawValue {
         eventChunks.append((start, header))
-        eventCount &+= UInt64(header.events)
+        eventCount &+= UInt64(truncatingIfNeeded: header.events)
         if header.events > 0 {
           firstStamp = min(firstStamp, header.firstStamp)
           lastStamp = max(lastStamp, header.lastStamp)
         }
       } else {
-        do { try table(header, stored) } catch {
-          problems.append("the chunk at offset \(offset) contradicts the format")
+        do throws(MalformedChunk) {
+          try table(header, stored)
+        } catch {
+          if error.isTooLarge {
+            throw Complaint(
+              .budget,
+              what: "the tables of the recording \(path) take more than \(limit >> 20) MiB of memory",
+              advice: "read it on a machine with more memory, if you trust it", code: ENOMEM)
+          }
+          note("the chunk at offset \(offset) contradicts the format")
         }
       }
-      events &+= UInt64(header.events)
+      events &+= UInt64(truncatingIfNeeded: header.events)
       if header.events > 0 { last = header.lastStamp }
-      offset = start + Int(header.stored)
+      offset = start + size
     }
-    if end == nil, !isTailMissing { problems.append("it has no end: whoever recorded it was killed, or still records") }
+    try Budget.current?.check()
+
+    if end == nil, !isTailMissing { note("it has no end: whoever recorded it was killed, or still records") }
     endStamp = max(endStamp, lastStamp)
     if firstStamp > lastStamp { firstStamp = endStamp }
     notePartsThatWereNotRecorded()
     index()
   }
 
+  private func note(_ problem: String) {
+    if foundProblems.count < Self.problemLimit { foundProblems.append(problem) } else { furtherProblems &+= 1 }
+  }
+
   /// Notes what the recorder could not read, though the file is whole.
   private func notePartsThatWereNotRecorded() {
     for ring in damagedRings {
-      problems.append(
+      note(
         "ring \(ring.ring) of the process was damaged: what its thread did after "
           + "\(Units.duration(seconds(at: ring.stamp))) is not recorded")
     }
     if end == .sourceFailed {
-      problems.append("the index of the process was cut short: what the process did after that is not recorded")
+      note("the index of the process was cut short: what the process did after that is not recorded")
     }
   }
 
   private func lose(_ count: UInt64, from: UInt64, to: UInt64) {
     guard count > 0 else { return }
-    losses.append(RecordedLoss(reason: .damaged, ring: 0, count: count, from: from, to: to))
+    lose(RecordedLoss(reason: .damaged, ring: 0, count: count, from: from, to: to))
+  }
+
+  private func lose(_ loss: RecordedLoss) {
+    guard let last = losses.indices.last, losses.count >= Self.lossLimit else { return losses.append(loss) }
+    losses[last].count &+= loss.count
+    losses[last].from = min(losses[last].from, loss.from)
+    losses[last].to = max(losses[last].to, loss.to)
   }
 
   /// The next whole header behind `offset`.
   private func nextChunk(after offset: Int) -> Int? {
+    // bounded: offsets lie in the file, whose size is below sizeLimit
     var start = offset + 1
-    let window = 1 << 20
-    while start < fileSize {
+    // Mostly the next chunk is near: so that many damages cost no more than one pass, the search
+    // begins with little.
+    var window = 1 << 12
+    var meter = BudgetMeter(interval: 1)
+    while start < fileSize, meter.goesOn() {
+      // A hole has no chunk.
+      let data = lseek(file.descriptor, off_t(start), Self.seekData)
+      if data < 0, errno == ENXIO { return nil }
+      start = max(start, Foreign(data).int(upTo: fileSize) ?? 0)
       let piece = bytes(at: start, min(window + RecordingFormat.chunkHeaderSize, fileSize - start))
       guard piece.count >= RecordingFormat.chunkHeaderSize else { return nil }
       for index in 0...(piece.count - RecordingFormat.chunkHeaderSize)
@@ -243,21 +318,23 @@ public final class Recording: OriginTables {
         return start + index
       }
       start += window
+      window = min(window * 2, 1 << 20)
     }
     return nil
   }
 
   private func unpack(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [UInt8] {
+    let size = Int(truncatingIfNeeded: header.unpacked)
     guard header.flags & RecordingFormat.flagZstd != 0 else {
-      guard stored.count == Int(header.unpacked) else { throw MalformedChunk() }
+      guard stored.count == size else { throw MalformedChunk() }
       return stored
     }
     // The chunk's header bounds the memory, whatever the frame says of its size.
-    let result = [UInt8](unsafeUninitializedCapacity: Int(header.unpacked)) { buffer, count in
+    let result = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
       let size = ZSTD_decompress(buffer.baseAddress, buffer.count, stored, stored.count)
       count = ZSTD_isError(size) != 0 ? 0 : size
     }
-    guard result.count == Int(header.unpacked) else { throw MalformedChunk() }
+    guard result.count == size else { throw MalformedChunk() }
     return result
   }
 
@@ -266,35 +343,31 @@ public final class Recording: OriginTables {
   private func table(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) {
     // A kind that this reader doesn't know comes from a later writer, and is skipped.
     guard let kind = RecordingFormat.ChunkKind(rawValue: header.kind) else { return }
-    unpackedTables += Int(header.unpacked)
-    guard unpackedTables <= Self.tableLimit else { throw MalformedChunk() }
-    var reader = NumberReader(try unpack(header, stored))
+    var reader = NumberReader(try unpack(header, stored), room: room)
+    // Also of a chunk that turns out to be damaged, as part of it may have been taken in.
+    defer { room = reader.room }
     switch kind {
     case .process: process = try RecordedProcess(&reader)
     case .modules:
-      for module in try TableCoding.modules(&reader) {
-        modules.removeAll { $0.index == module.index }
-        modules.append(module)
-      }
+      for module in try TableCoding.modules(&reader) { moduleRows[module.index] = module }
     case .nodes:
       let (first, rows) = try TableCoding.nodes(&reader)
-      for (index, node) in rows.enumerated() { nodes[first + UInt32(index)] = node }
+      for (index, node) in rows.enumerated() { nodes[first &+ UInt32(truncatingIfNeeded: index)] = node }
     case .contexts:
       let (first, rows) = try TableCoding.contexts(&reader)
-      for (index, context) in rows.enumerated() { origins[first + UInt32(index)] = origin(context) }
+      for (index, context) in rows.enumerated() {
+        origins[first &+ UInt32(truncatingIfNeeded: index)] = origin(context)
+      }
     case .threads:
       for thread in try TableCoding.threads(&reader) {
-        var holders = threads[thread.slot] ?? []
-        holders.removeAll { $0.id == thread.id && $0.startTicks == thread.startTicks }
-        holders.append(thread)
-        threads[thread.slot] = holders
+        threadRows[ThreadKey(slot: thread.slot, id: thread.id, startTicks: thread.startTicks)] = thread
       }
     case .blocks:
       let (until, blocks) = try TableCoding.blocks(&reader)
       blocksUntil = max(blocksUntil, until)
-      self.blocks += blocks
-    case .losses: losses += try TableCoding.losses(&reader)
-    case .damagedRings: damagedRings += try TableCoding.damagedRings(&reader)
+      self.blocks.append(contentsOf: blocks)
+    case .losses: for loss in try TableCoding.losses(&reader) { lose(loss) }
+    case .damagedRings: damagedRings.append(contentsOf: try TableCoding.damagedRings(&reader))
     case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
     case .end:
       end = RecordingEnd(rawValue: try reader.number())
@@ -304,18 +377,33 @@ public final class Recording: OriginTables {
   }
 
   private func index() {
-    modules.sort { $0.index < $1.index }
-    moduleOfIndex = Dictionary(modules.enumerated().map { ($1.index, $0) }) { $1 }
-    let byIndex = Dictionary(modules.map { ($0.index, $0) }) { $1 }
-    for key in functions.keys {
-      guard let module = byIndex[key.module] else { continue }
-      for index in functions[key]!.indices {
-        functions[key]![index].module = module.path
-        guard functions[key]![index].function == nil else { continue }
-        let instruction = key.isExact ? key.pc : key.pc &- 1
-        functions[key]![index].place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
+    modules = moduleRows.values.sorted { $0.index < $1.index }
+    moduleRows = [:]
+    for (place, module) in modules.enumerated() { moduleOfIndex[module.index] = place }
+    moduleRanges = AddressRanges(modules.lazy.map { $0.isLater ? (0, 0) : ($0.start, $0.end) })
+    agentRange = modules.first { $0.isAgent }.map { ($0.start, $0.end) }
+    for thread in threadRows.values { threads[thread.slot, default: []].append(thread) }
+    threadRows = [:]
+    for slot in threads.keys { threads[slot]?.sort { Self.start($0) < Self.start($1) } }
+    for (key, frames) in functions {
+      guard let place = moduleOfIndex[key.module] else { continue }
+      let module = modules[place]
+      functions[key] = frames.map { frame in
+        var frame = frame
+        frame.module = module.path
+        if frame.function == nil {
+          let instruction = key.isExact ? key.pc : key.pc &- 1
+          frame.place = Frame.FilePlace(address: instruction &- module.bias, buildID: module.buildID)
+        }
+        return frame
       }
     }
+  }
+
+  /// When a thread began, in ticks of one wrap; of two threads that began in the same tick, the one
+  /// with the lower id comes first.
+  private static func start(_ thread: ThreadIdentity) -> (UInt32, UInt32) {
+    (thread.startTicks & ((1 << ALLOCS_TICK_BITS) &- 1), thread.id)
   }
 
   /// How many events are missing, whatever the reason.
@@ -327,7 +415,7 @@ public final class Recording: OriginTables {
     var origin = Origin(node: context.node, threadSlot: context.threadSlot, function: context.function)
     guard let allocator = context.allocator else { return origin }
     let name = Origin.fileName(of: allocator)
-    let number = allocators[name] ?? UInt32(allocators.count)
+    let number = allocators[name] ?? UInt32(truncatingIfNeeded: allocators.count)
     allocators[name] = number
     (origin.allocator, origin.allocatorNumber) = (name, number)
     return origin
@@ -337,10 +425,13 @@ public final class Recording: OriginTables {
   public func node(_ id: UInt32) -> StackNode? { nodes[id] }
 
   public func thread(slot: UInt32, at ticks: UInt32) -> ThreadIdentity? {
-    guard let holders = threads[slot] else { return nil }
-    // Of the threads that had begun by then, the latest.
-    return holders.filter { allocs_ticks_between($0.startTicks, ticks) < 1 << (ALLOCS_TICK_BITS - 1) }
-      .min { allocs_ticks_between($0.startTicks, ticks) < allocs_ticks_between($1.startTicks, ticks) }
+    guard let holders = threads[slot], let last = holders.last else { return nil }
+    // Of the threads that had begun by then, the latest. Ticks wrap around: where none began at a
+    // lower tick, the one with the highest tick began last.
+    let now = ticks & ((1 << ALLOCS_TICK_BITS) &- 1)
+    let place = holders.partitioningIndex { Self.start($0).0 > now }
+    let holder = place > 0 ? holders[place &- 1] : last
+    return allocs_ticks_between(holder.startTicks, ticks) < 1 << (ALLOCS_TICK_BITS &- 1) ? holder : nil
   }
 
   public func module(at call: CallAddress, ticks: UInt32) -> Module? {
@@ -349,25 +440,33 @@ public final class Recording: OriginTables {
     case .module(let index): return moduleOfIndex[index].map { modules[$0] }
     case .unsaid: break
     }
-    let address = call.instruction
-    return modules.last { module in
-      guard Self.held(module, address), Module.wasLoaded(at: module.loadTicks, before: ticks) else { return false }
-      guard let unloaded = module.unloadTicks else { return true }
-      return allocs_ticks_between(ticks, unloaded) < 1 << (ALLOCS_TICK_BITS - 1)
+    var found: Int?
+    moduleRanges.forEach(holding: call.instruction) { index in
+      let module = modules[index]
+      guard index > found ?? -1, Module.wasLoaded(at: module.loadTicks, before: ticks) else { return true }
+      if let unloaded = module.unloadTicks,
+        allocs_ticks_between(ticks, unloaded) >= 1 << (ALLOCS_TICK_BITS &- 1)
+      {
+        return true
+      }
+      found = index
+      return true
     }
-  }
-
-  /// Whether a module held an address of which nodes say nothing.
-  private static func held(_ module: Module, _ address: UInt64) -> Bool {
-    module.start <= address && address < module.end && !module.isLater
+    return found.map { modules[$0] }
   }
 
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool {
-    module?.unloadTicks == nil && modules.allSatisfy { $0.index == module?.index || !Self.held($0, address) }
+    guard module?.unloadTicks == nil else { return false }
+    var isOnly = true
+    moduleRanges.forEach(holding: address) { index in
+      isOnly = modules[index].index == module?.index
+      return isOnly
+    }
+    return isOnly
   }
 
   public func isAgent(_ address: UInt64) -> Bool {
-    modules.first { $0.isAgent }.map { $0.start <= address && address < $0.end } ?? false
+    agentRange.map { $0.start <= address && address < $0.end } ?? false
   }
 
   public var moduleTableVersion: ModuleTableVersion { ModuleTableVersion() }
@@ -388,57 +487,52 @@ public final class Recording: OriginTables {
 
   // MARK: events
 
-  /// Gives `body` every event, in the order of stamps, until `body` returns false. A chunk that
-  /// turns out to be damaged is added to `losses`.
+  /// Gives `body` every event, in the order of stamps, until `body` returns false, or the budget is
+  /// exhausted. A chunk that turns out to be damaged is added to `losses`.
   public func forEachEvent<Failure: Error>(_ body: (Event) throws(Failure) -> Bool) throws(Failure) {
     // Events of later chunks are not older than this.
-    var later = [UInt64](repeating: .max, count: eventChunks.count + 1)
+    var later = Array(repeating: UInt64.max, count: eventChunks.count &+ 1)  // bounded: as many as chunks
     for index in eventChunks.indices.reversed() {
-      later[index] = min(later[index + 1], eventChunks[index].header.firstStamp)
+      later[index] = min(later[index &+ 1], eventChunks[index].header.firstStamp)
     }
-    // So many events wait at most for older ones of other rings; only a damaged file has more.
-    let waitingLimit = 1 << 23
-    var waiting: [allocs_event] = []
+    var merge = EventMerge()
     var broken: [Int] = []
-    defer {
-      for index in broken.reversed() {
-        let header = eventChunks.remove(at: index).header
-        eventCount -= UInt64(header.events)
-        problems.append("a chunk of events contradicts the format")
-        lose(UInt64(header.events), from: header.firstStamp, to: header.lastStamp)
-      }
-    }
+    defer { giveUp(broken) }
+    var meter = BudgetMeter(interval: 1)
     for (index, chunk) in eventChunks.enumerated() {
-      do {
-        let payload = try unpack(chunk.header, bytes(at: chunk.offset, Int(chunk.header.stored)))
-        for batch in try EventDecoder.decode(payload, count: Int(chunk.header.events)) { waiting += batch.records }
+      guard meter.goesOn() else { return }
+      do throws(MalformedChunk) {
+        merge.add(try events(of: chunk.header, at: chunk.offset))
       } catch {
         broken.append(index)
         continue
       }
-      Self.sort(&waiting)
-      let limit = waiting.count > waitingLimit ? UInt64.max : later[index + 1]
-      var done = 0
-      while done < waiting.count, waiting[done].stamp < limit {
-        guard try body(Event(waiting[done])) else { return }
-        done += 1
-      }
-      waiting.removeFirst(done)
+      guard try merge.drain(below: later[index &+ 1], body) else { return }
     }
-    for record in waiting { guard try body(Event(record)) else { return } }
+    _ = try merge.drain(below: nil, body)
   }
 
-  /// Sorts by stamp; records with equal stamps keep their order.
-  private static func sort(_ records: inout [allocs_event]) {
-    var isSorted = true
-    for index in records.indices.dropFirst() where records[index].stamp < records[index - 1].stamp {
-      isSorted = false
-      break
+  private func events(of header: ChunkHeader, at offset: Int) throws(MalformedChunk) -> [allocs_event] {
+    // bounded: a chunk's events, which are few enough to be multiplied
+    let count = Int(truncatingIfNeeded: header.events)
+    guard count <= RecordingFormat.eventsPerChunk, header.unpacked <= RecordingFormat.mostBytes(ofEvents: count) else {
+      throw MalformedChunk()
     }
-    if isSorted { return }
-    let order = records.indices.sorted {
-      (records[$0].stamp, $0) < (records[$1].stamp, $1)
+    let payload = try unpack(header, bytes(at: offset, Int(truncatingIfNeeded: header.stored)))
+    let batches = try EventDecoder.decode(payload, count: count)
+    return batches.count == 1 ? batches[0].records : batches.flatMap(\.records)
+  }
+
+  /// Counts the events of chunks that turned out to be damaged, by their indices, as lost.
+  private func giveUp(_ broken: [Int]) {
+    guard !broken.isEmpty else { return }
+    for index in broken {
+      let header = eventChunks[index].header
+      eventCount &-= UInt64(truncatingIfNeeded: header.events)
+      note("a chunk of events contradicts the format")
+      lose(UInt64(truncatingIfNeeded: header.events), from: header.firstStamp, to: header.lastStamp)
     }
-    records = order.map { records[$0] }
+    let gone = Set(broken)
+    eventChunks = eventChunks.enumerated().filter { !gone.contains($0.offset) }.map(\.element)
   }
 }

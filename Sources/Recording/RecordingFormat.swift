@@ -29,6 +29,12 @@ public enum RecordingFormat {
   /// Events that a chunk has at most. A writer that is killed loses the chunk that it is filling,
   /// and the chunks that are being compressed.
   static let eventsPerChunk = 1 << 20
+  /// Bytes that the payload of a chunk of so many events has at most: an event takes 111 bytes if
+  /// nothing of it was guessed and all its numbers are large, and a batch of its own takes 40.
+  static func mostBytes(ofEvents count: Int) -> UInt32 {
+    // bounded: no more events than a chunk may have
+    UInt32(truncatingIfNeeded: 1024 + 160 * min(count, eventsPerChunk))
+  }
 
   enum ChunkKind: UInt16 {
     case process = 1

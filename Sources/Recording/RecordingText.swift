@@ -2,6 +2,7 @@
 // A recording and an address's history as text, and as JSON (docs/json.md).
 
 import Answers
+import Bounds
 import IndexReader
 import Provenance
 import Symbols
@@ -9,7 +10,7 @@ import Symbols
 extension Recording {
   /// Seconds from the recording's start to a stamp.
   public func seconds(at stamp: UInt64) -> Double {
-    stamp > startStamp ? Double(stamp - startStamp) / 1e9 : 0
+    stamp > startStamp ? Double(stamp &- startStamp) / 1e9 : 0
   }
 
   private var title: String {
@@ -20,8 +21,8 @@ extension Recording {
   /// The recording in a few lines of text: what and when was recorded, how many events, how much
   /// memory.
   public func text(of summary: RecordingSummary) -> String {
-    let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
-    let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 + (summary.counts[$1] ?? 0) }
+    let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 &+ (summary.counts[$1] ?? 0) }
+    let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 &+ (summary.counts[$1] ?? 0) }
     var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
     lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
     let counts = "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
@@ -31,7 +32,7 @@ extension Recording {
       "  peak       \(Units.bytes(summary.peakBytes)) in \(Units.count(summary.peakBlocks, "block")) "
         + "after \(Units.duration(seconds(at: summary.peakStamp)))")
     lines.append("  at its end \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
-    return (lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines).joined(separator: "\n") + "\n"
+    return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines)
   }
 
   /// The problems of the recording, each in lines of text; of many, the first few.
@@ -77,11 +78,12 @@ public struct HistoryReport {
     return event.origin
   }
 
-  /// Whether the next entry of the history is the allocation of the block that `event` ends.
-  private static func hasBeginning(of event: Event, in history: AddressHistory) -> Bool {
-    let older = history.entries.first { $0.event.stamp <= event.stamp && $0.event != event }
-    return older.map { $0.event.address == event.address && ($0.event.kind == .alloc || $0.event.kind == .reallocNew) }
-      ?? false
+  /// Whether the next entry of the history is the allocation of the block that the entry at `index`
+  /// ends.
+  private static func hasBeginning(_ index: Int, in history: AddressHistory) -> Bool {
+    guard index &+ 1 < history.entries.count else { return false }
+    let (event, older) = (history.entries[index].event, history.entries[index &+ 1].event)
+    return older.address == event.address && (older.kind == .alloc || older.kind == .reallocNew)
   }
 
   private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
@@ -91,7 +93,7 @@ public struct HistoryReport {
     let frames = naming.stack(of: origin, at: event.ticks).frames.prefix(Self.printedFrames)
     let indent = "    "
     for frame in frames { lines.append(indent + Answer.describe(frame, columns: TextLayout.columns - indent.count)) }
-    problems += Array(frames).problems.filter { !problems.contains($0) }
+    problems += Array(frames).problems
     return lines
   }
 
@@ -102,7 +104,10 @@ public struct HistoryReport {
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     var problems: [String] = []
-    for entry in history.entries.prefix(limit) {
+    let shown = UInt64(truncatingIfNeeded: min(limit, history.entries.count))
+    var meter = BudgetMeter(interval: 1)
+    for (index, entry) in history.entries.prefix(limit).enumerated() {
+      guard meter.goesOn() else { break }
       let event = entry.event
       let offset = entry.offset == 0 ? "" : ", \(entry.offset) into it"
       lines.append(
@@ -118,18 +123,21 @@ public struct HistoryReport {
         let isEnd = event.kind == .free || event.kind == .reallocOld
         lines.append("  by       not recorded" + (isEnd ? ": `run --free-stacks` records who frees" : ""))
       }
-      if let origin = Self.origin(of: event), !Self.hasBeginning(of: event, in: history) {
+      if let origin = Self.origin(of: event), !Self.hasBeginning(index, in: history) {
         lines += stack(of: origin, at: event, "from    ", &problems)
       }
     }
-    if history.entries.count > limit {
-      lines.append("… and \(Units.count(UInt64(history.entries.count - limit), "older event"))")
+    if history.covering > shown {
+      lines.append("… and \(Units.count(history.covering &- shown, "older event"))")
     }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
-    for problem in problems { lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ") }
+    var told: Set<String> = []
+    for problem in problems where told.insert(problem).inserted {
+      lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ")
+    }
     lines += TextLayout.fill(reach(of: history), indent: "  ")
     lines += history.losses.lines
-    return lines.map { TextLayout.fit($0, columns: TextLayout.columns) }.joined(separator: "\n") + "\n"
+    return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) })
   }
 
   private func reach(of history: AddressHistory) -> String {
@@ -169,7 +177,11 @@ public struct HistoryReport {
   /// One JSON object a line: at most `limit` events, then the events that were looked through.
   public func jsonLines(of history: AddressHistory, limit: Int) -> String {
     var writer = ByteWriter()
+    var meter = BudgetMeter(interval: 1)
+    let share = MemoryShare()
     for entry in history.entries.prefix(limit) {
+      share.hold(writer.count)
+      guard meter.goesOn() else { break }
       let event = entry.event
       writer.append("{\"event\":")
       writer.appendJSONString(event.kind?.name ?? "unknown")

@@ -110,8 +110,8 @@ final class RecordingWriter {
     var position = first
     while !rest.isEmpty {
       let taken = encoder.add(rest, ring: ring, first: position, number: number(ofContext:))
-      events += UInt64(taken)
-      position += UInt64(taken)
+      events &+= UInt64(truncatingIfNeeded: taken)
+      position &+= UInt64(truncatingIfNeeded: taken)
       rest = UnsafeBufferPointer(rebasing: rest[taken...])
       if encoder.isFull { appendEvents() }
     }
@@ -126,8 +126,8 @@ final class RecordingWriter {
 
   /// Notes that nothing more is read from a ring, as its header contradicts itself.
   func noteDamage(ofRing ring: Int) {
-    damagedRings += 1
-    append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(ring), stamp: stampNow)]))
+    damagedRings &+= 1
+    append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(clamping: ring), stamp: stampNow)]))
   }
 
   /// Makes a chunk of the events that have been collected, and of what they refer to.
@@ -141,7 +141,7 @@ final class RecordingWriter {
     header.firstStamp = encoder.firstStamp
     header.lastStamp = encoder.lastStamp
     append(header, encoder.take())
-    eventsInChunks += UInt64(header.events)
+    eventsInChunks &+= UInt64(truncatingIfNeeded: header.events)
   }
 
   private func appendLosses() {
@@ -166,6 +166,7 @@ final class RecordingWriter {
 
   private func appendNames(_ symbolizer: Symbolizer) {
     var rows: [(key: NameKey, frames: [Frame])] = []
+    var size = 0
     let byIndex = Dictionary((formerModules + moduleTable).map { ($0.index, $0) }) { $1 }
     for key in names.sorted(by: { ($0.module, $0.pc) < ($1.module, $1.pc) }) {
       guard let module = byIndex[key.module] else { continue }
@@ -174,9 +175,11 @@ final class RecordingWriter {
       ).frames
       guard frames.contains(where: { $0.function != nil }) else { continue }
       rows.append((key, frames))
-      if rows.count == 4096 {
+      size &+= frames.reduce(32) { $0 &+ 16 &+ ($1.function?.utf8.count ?? 0) &+ ($1.file?.utf8.count ?? 0) }
+      if rows.count == 4096 || size > Self.tableBytes {
         append(.names, TableCoding.encode(rows))
         rows.removeAll()
+        size = 0
       }
     }
     if !rows.isEmpty { append(.names, TableCoding.encode(rows)) }
@@ -219,7 +222,7 @@ final class RecordingWriter {
     var recorded = RecordedContext(context)
     recorded.node = note(node: context.node, at: ticks)
     newContexts.append(recorded)
-    contextNumbers[id] = UInt32(contextNumbers.count + 1)
+    contextNumbers[id] = UInt32(truncatingIfNeeded: contextNumbers.count &+ 1)
   }
 
   /// Gives the nodes of a stack numbers, callers before the functions that they called. Returns the
@@ -240,7 +243,7 @@ final class RecordingWriter {
       let module = module(of: node, at: ticks)
       if case .module = node.holder { node.holder = module.map { .module($0) } ?? .forgotten }
       newNodes.append(node)
-      nodeCount += 1
+      nodeCount &+= 1
       number = nodeCount
       nodeNumbers[id] = number
       if let module {
@@ -266,16 +269,29 @@ final class RecordingWriter {
 
   private func number(ofModule index: UInt32) -> UInt32 { moduleNumbers[index] ?? index }
 
+  /// Rows of a table that a chunk has at most, and about the bytes: a chunk has a limit
+  /// (RecordingFormat.chunkLimit), which the tables of a process may exceed.
+  private static let tableRows = 1 << 18
+  private static let tableBytes = 16 << 20
+
   private func appendNewOrigins() {
-    if !newNodes.isEmpty {
-      append(.nodes, TableCoding.encode(newNodes, from: nodeCount - UInt32(newNodes.count) + 1))
-      newNodes.removeAll(keepingCapacity: true)
+    for start in stride(from: 0, to: newNodes.count, by: Self.tableRows) {
+      let rows = Array(newNodes[start...].prefix(Self.tableRows))
+      append(.nodes, TableCoding.encode(rows, from: Self.number(start, of: newNodes.count, Int(nodeCount))))
     }
-    if !newContexts.isEmpty {
+    newNodes.removeAll(keepingCapacity: true)
+    for start in stride(from: 0, to: newContexts.count, by: Self.tableRows) {
+      let rows = Array(newContexts[start...].prefix(Self.tableRows))
       append(
-        .contexts, TableCoding.encode(newContexts, from: UInt32(contextNumbers.count - newContexts.count + 1)))
-      newContexts.removeAll(keepingCapacity: true)
+        .contexts, TableCoding.encode(rows, from: Self.number(start, of: newContexts.count, contextNumbers.count)))
     }
+    newContexts.removeAll(keepingCapacity: true)
+  }
+
+  /// The number in the recording of the row at `index` of the last `count` of `all` rows. Numbers
+  /// begin with 1.
+  private static func number(_ index: Int, of count: Int, _ all: Int) -> UInt32 {
+    UInt32(truncatingIfNeeded: all &- count &+ index &+ 1)
   }
 
   /// Makes chunks of the modules and threads that are new or have changed.
@@ -287,7 +303,9 @@ final class RecordingWriter {
       (thread.allocations, thread.frees, thread.stack) = (0, 0, nil)
       if threads.updateValue(true, forKey: thread) == nil { changed.append(thread) }
     }
-    if !changed.isEmpty { append(.threads, TableCoding.encode(changed)) }
+    for start in stride(from: 0, to: changed.count, by: Self.tableRows) {
+      append(.threads, TableCoding.encode(Array(changed[start...].prefix(Self.tableRows))))
+    }
   }
 
   private func noteModules() {
@@ -302,12 +320,16 @@ final class RecordingWriter {
         formerModules.append(old)
         moduleNumbers[index] = nextModuleNumber
         module.index = nextModuleNumber
-        nextModuleNumber += 1
+        // The format has no numbers from 2^24 on: a later module takes the place of the last.
+        nextModuleNumber = min(nextModuleNumber &+ 1, 1 << 24 - 1)
       }
       if known[module.index] != module { changed.append(module) }
       return module
     }
-    if !changed.isEmpty { append(.modules, TableCoding.encode(changed)) }
+    // A path has 4096 bytes at most.
+    for start in stride(from: 0, to: changed.count, by: 4096) {
+      append(.modules, TableCoding.encode(Array(changed[start...].prefix(4096))))
+    }
   }
 
   // MARK: chunks
@@ -318,7 +340,13 @@ final class RecordingWriter {
 
   private func append(_ header: ChunkHeader, _ payload: [UInt8]) {
     var header = header
-    header.unpacked = UInt32(payload.count)
+    guard payload.count <= RecordingFormat.chunkLimit else {
+      // No reader would take it: texts that are longer than any in earnest, or events of which
+      // nothing could be guessed. The next chunk's header says how many events are missing.
+      lost &+= UInt64(truncatingIfNeeded: header.events)
+      return
+    }
+    header.unpacked = UInt32(truncatingIfNeeded: payload.count)
     header.number = chunks
     header.eventsBefore = eventsInChunks
     chunks &+= 1

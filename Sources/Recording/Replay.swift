@@ -6,6 +6,8 @@
 // first event is its end lived at the start, whether the look found it or not; a block whose first
 // event is its beginning did not.
 
+import Answers
+import Bounds
 import IndexReader
 import SharedLayout
 
@@ -20,7 +22,7 @@ public struct ReplayedBlock: Hashable, Sendable {
   public var ticks: UInt32
 
   /// Whether `address` is in the block. A block of no bytes has its base.
-  public func contains(_ address: UInt64) -> Bool { address >= base && address - base < max(size, 1) }
+  public func contains(_ address: UInt64) -> Bool { address >= base && address &- base < max(size, 1) }
 }
 
 /// The live blocks of a moment, which events move forward.
@@ -31,6 +33,10 @@ public struct Replay {
   public private(set) var bytes: UInt64 = 0
   /// Ends of blocks that were not known to live: their beginning was lost.
   public private(set) var unknownEnds: UInt64 = 0
+  /// The memory of `blocks`: a small file may have events of any number of blocks.
+  private let share = MemoryShare()
+  /// Bytes of a block in a dictionary, half of whose places may be empty.
+  private static let blockMemory = 80
 
   /// The blocks that lived at the recording's start.
   public init(_ recording: Recording) {
@@ -39,11 +45,13 @@ public struct Replay {
     }
     guard recording.blocksUntil > 0 else { return }
     var seen: Set<UInt64> = []
+    let seenShare = MemoryShare()
     // A stamp may be older than its event by a timer interrupt, 4 ms, and a little more.
     let limit = recording.blocksUntil &+ 20_000_000
     let start = allocs_event_ticks(recording.process.monotonic)
     recording.forEachEvent { event in
       guard event.stamp <= limit else { return false }
+      seenShare.hold(seen.count &* 32)
       switch event.kind {
       case .alloc, .reallocNew:
         if seen.insert(event.address).inserted { _ = remove(event.address) }
@@ -60,6 +68,7 @@ public struct Replay {
   private mutating func add(_ block: ReplayedBlock) {
     if let old = blocks.updateValue(block, forKey: block.base) { bytes &-= old.size }
     bytes &+= block.size
+    share.hold(blocks.count &* Self.blockMemory)
   }
 
   private mutating func remove(_ base: UInt64) -> ReplayedBlock? {
@@ -74,7 +83,7 @@ public struct Replay {
     case .alloc, .reallocNew, .reallocFailed:
       add(ReplayedBlock(base: event.address, size: event.size, context: event.context, ticks: event.ticks))
     case .free, .reallocOld:
-      if remove(event.address) == nil { unknownEnds += 1 }
+      if remove(event.address) == nil { unknownEnds &+= 1 }
     case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
     }
   }
@@ -82,7 +91,11 @@ public struct Replay {
   /// The block that an address is in.
   public func block(containing address: UInt64) -> ReplayedBlock? {
     if let exact = blocks[address] { return exact }
-    return blocks.values.first { $0.contains(address) }
+    // Of blocks that overlap, as those of a damaged recording may, the one with the highest base.
+    return blocks.values.reduce(nil) { found, block in
+      guard block.contains(address) else { return found }
+      return found.map { $0.base > block.base } ?? false ? found : block
+    }
   }
 }
 
@@ -109,18 +122,18 @@ extension Recording {
     func look(_ stamp: UInt64) {
       guard replay.bytes > summary.peakBytes else { return }
       summary.peakBytes = replay.bytes
-      summary.peakBlocks = UInt64(replay.blocks.count)
+      summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
       summary.peakStamp = stamp
     }
     look(firstStamp)
     forEachEvent { event in
-      if let kind = event.kind { summary.counts[kind, default: 0] += 1 }
+      if let kind = event.kind { summary.counts[kind, default: 0] &+= 1 }
       replay.apply(event)
       look(event.stamp)
       return true
     }
     summary.endBytes = replay.bytes
-    summary.endBlocks = UInt64(replay.blocks.count)
+    summary.endBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
     summary.unknownEnds = replay.unknownEnds
     return summary
   }

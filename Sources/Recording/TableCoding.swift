@@ -25,9 +25,9 @@ public struct RecordedProcess: Hashable, Sendable {
 
   func encoded() -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(max(0, processID)))
+    bytes.append(number: UInt64(truncatingIfNeeded: max(0, processID)))
     bytes.append(number: startTime)
-    bytes.append(number: UInt64(command.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: command.count))
     for part in command { bytes.append(string: part) }
     bytes.append(number: monotonic)
     bytes.append(number: realtime)
@@ -39,7 +39,8 @@ public struct RecordedProcess: Hashable, Sendable {
     processID = Int32(truncatingIfNeeded: try reader.number32())
     startTime = try reader.number()
     command = []
-    for _ in 0..<(try reader.count()) { command.append(try reader.string()) }
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(memory: 32)) { command.append(try reader.string()) }
     monotonic = try reader.number()
     realtime = try reader.number()
     let flags = try reader.number()
@@ -127,23 +128,27 @@ public enum RecordingEnd: UInt64, Sendable {
 }
 
 enum TableCoding {
+  /// About the bytes of memory that a row takes in a dictionary, half of whose places may be empty,
+  /// and once more in a list while it is read.
+  private static func rowMemory<Row>(of row: Row.Type) -> Int { MemoryLayout<Row>.stride &* 3 }
+
   // MARK: modules
 
   static func encode(_ modules: [Module]) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(modules.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: modules.count))
     for module in modules {
-      bytes.append(number: UInt64(module.index))
+      bytes.append(number: UInt64(truncatingIfNeeded: module.index))
       let path = module.path.originalBytes
-      bytes.append(number: UInt64(path.count))
+      bytes.append(number: UInt64(truncatingIfNeeded: path.count))
       bytes.append(contentsOf: path)
-      bytes.append(number: UInt64(module.buildID.count))
+      bytes.append(number: UInt64(truncatingIfNeeded: module.buildID.count))
       bytes.append(contentsOf: module.buildID)
       bytes.append(number: module.start)
       bytes.append(number: module.end)
       bytes.append(number: module.bias)
-      bytes.append(number: UInt64(module.loadTicks))
-      bytes.append(number: module.unloadTicks.map { UInt64($0) + 1 } ?? 0)
+      bytes.append(number: UInt64(truncatingIfNeeded: module.loadTicks))
+      bytes.append(number: module.unloadTicks.map { UInt64(truncatingIfNeeded: $0) &+ 1 } ?? 0)
       bytes.append(number: (module.isMain ? 1 : 0) | (module.isAgent ? 2 : 0) | (module.isLater ? 4 : 0))
     }
     return bytes
@@ -151,7 +156,8 @@ enum TableCoding {
 
   static func modules(_ reader: inout NumberReader) throws(MalformedChunk) -> [Module] {
     var modules: [Module] = []
-    for _ in 0..<(try reader.count(of: 9)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 9, memory: rowMemory(of: Module.self))) {
       let index = try reader.number32()
       let path = try reader.data(try reader.count())
       let buildID = try reader.data(try reader.count())
@@ -161,11 +167,12 @@ enum TableCoding {
       let load = try reader.number32()
       let unload = try reader.number()
       let flags = try reader.number()
-      guard index < 1 << 24, unload <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      guard index < 1 << 24, unload <= 1 << 32 - 1 else { throw MalformedChunk() }
       modules.append(
         Module(
           index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias,
-          loadTicks: load, unloadTicks: unload == 0 ? nil : UInt32(unload - 1), isMain: flags & 1 != 0,
+          loadTicks: load, unloadTicks: unload == 0 ? nil : UInt32(truncatingIfNeeded: unload &- 1),
+          isMain: flags & 1 != 0,
           isAgent: flags & 2 != 0, isLater: flags & 4 != 0))
     }
     return modules
@@ -182,7 +189,7 @@ enum TableCoding {
     case .none: 1
     case .dropped: 2
     case .forgotten: 3
-    case .module(let index): UInt64(index) + 4
+    case .module(let index): UInt64(truncatingIfNeeded: index) &+ 4
     }
   }
 
@@ -194,7 +201,7 @@ enum TableCoding {
     case 3: return .forgotten
     default:
       guard number < 1 << 24 else { throw MalformedChunk() }
-      return .module(UInt32(number - 4))
+      return .module(UInt32(truncatingIfNeeded: number &- 4))
     }
   }
 
@@ -208,11 +215,11 @@ enum TableCoding {
     var flags: [UInt8] = []
     var lastPC: UInt64 = 0
     for (index, node) in nodes.enumerated() {
-      let number = first + UInt32(index)
-      parents.append(number: UInt64(number - node.parent))
-      let caller = node.parent >= first ? nodes[Int(node.parent - first)].pc : 0
+      let number = first &+ UInt32(truncatingIfNeeded: index)
+      parents.append(number: UInt64(truncatingIfNeeded: number &- node.parent))
+      let caller = node.parent >= first ? nodes[Int(truncatingIfNeeded: node.parent &- first)].pc : 0
       if let rank = callees.take(node.pc, calledFrom: caller) {
-        ranks.append(number: UInt64(rank) + 1)
+        ranks.append(number: UInt64(truncatingIfNeeded: rank) &+ 1)
       } else {
         ranks.append(number: 0)
         addresses.append(signed: Int64(bitPattern: node.pc &- lastPC))
@@ -226,29 +233,32 @@ enum TableCoding {
         case .damaged: 3
         }
       flags.append(number: truncation | (node.isInterrupted ? 4 : 0) | code(of: node.holder) << 3)
-      if truncation == 2 { flags.append(number: UInt64(node.framesCut ?? 0)) }
+      if truncation == 2 { flags.append(number: UInt64(truncatingIfNeeded: node.framesCut ?? 0)) }
     }
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(first))
-    bytes.append(number: UInt64(nodes.count))
-    for column in [parents, ranks, addresses, flags] { bytes.append(number: UInt64(column.count)) }
-    return bytes + parents + ranks + addresses + flags
+    bytes.append(number: UInt64(truncatingIfNeeded: first))
+    bytes.append(number: UInt64(truncatingIfNeeded: nodes.count))
+    for column in [parents, ranks, addresses, flags] { bytes.append(number: UInt64(truncatingIfNeeded: column.count)) }
+    return [bytes, parents, ranks, addresses, flags].flatMap { $0 }
   }
 
   static func nodes(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, nodes: [StackNode]) {
     let first = try reader.number32()
-    let count = try reader.count(of: 3)
-    guard first > 0, UInt64(first) + UInt64(count) <= UInt64(ALLOCS_NODE_LIMIT) else { throw MalformedChunk() }
+    let count = try reader.count(of: 3, memory: rowMemory(of: StackNode.self))
+    guard first > 0, first <= ALLOCS_NODE_LIMIT, count <= Int(truncatingIfNeeded: ALLOCS_NODE_LIMIT &- first) else {
+      throw MalformedChunk()
+    }
     var columns = try self.columns(4, &reader)
     var callees = CalleeRanks()
     var nodes: [StackNode] = []
     var lastPC: UInt64 = 0
+    // bounded: a count is not negative
     for index in 0..<count {
-      let number = first + UInt32(index)
+      let number = first &+ UInt32(truncatingIfNeeded: index)
       let distance = try columns[0].number32()
       guard distance > 0, distance <= number else { throw MalformedChunk() }
-      let parent = number - distance
-      let caller = parent >= first ? nodes[Int(parent - first)].pc : 0
+      let parent = number &- distance
+      let caller = parent >= first ? nodes[Int(truncatingIfNeeded: parent &- first)].pc : 0
       let rank = try columns[1].number32()
       var pc = lastPC
       if rank == 0 {
@@ -256,13 +266,15 @@ enum TableCoding {
         lastPC = pc
         callees.add(pc, calledFrom: caller)
       } else {
-        guard let known = callees.take(rank: Int(rank) - 1, calledFrom: caller) else { throw MalformedChunk() }
+        guard let known = callees.take(rank: Int(truncatingIfNeeded: rank) &- 1, calledFrom: caller) else {
+          throw MalformedChunk()
+        }
         pc = known
       }
       let flags = try columns[3].number()
       let holder = try holder(ofCode: flags >> 3)
       let truncations: [Stack.Truncation?] = [nil, .unwinder, .depthLimit, .damaged]
-      let truncation = truncations[Int(flags & 3)]
+      let truncation = truncations[Int(truncatingIfNeeded: flags & 3)]
       let cut = truncation == .depthLimit ? try columns[3].number32() : 0
       nodes.append(
         StackNode(
@@ -278,50 +290,56 @@ enum TableCoding {
     var table: [String] = []
     func number(_ string: String?) -> UInt64 {
       guard let string else { return 0 }
-      if let known = strings[string] { return UInt64(known) }
+      if let known = strings[string] { return UInt64(truncatingIfNeeded: known) }
       table.append(string)
       strings[string] = table.count
-      return UInt64(table.count)
+      return UInt64(truncatingIfNeeded: table.count)
     }
     var columns: [[UInt8]] = [[], [], [], []]
     var lastNode: UInt32 = 0
     for context in contexts {
-      columns[0].append(signed: Int64(context.node) - Int64(lastNode))
+      columns[0].append(signed: Int64(truncatingIfNeeded: context.node) &- Int64(truncatingIfNeeded: lastNode))
       lastNode = context.node
-      columns[1].append(number: context.threadSlot.map { UInt64($0) + 1 } ?? 0)
+      columns[1].append(number: context.threadSlot.map { UInt64(truncatingIfNeeded: $0) &+ 1 } ?? 0)
       columns[2].append(number: number(context.function))
       columns[3].append(number: number(context.allocator))
     }
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(table.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: table.count))
     for string in table { bytes.append(string: string) }
-    bytes.append(number: UInt64(first))
-    bytes.append(number: UInt64(contexts.count))
-    for column in columns { bytes.append(number: UInt64(column.count)) }
+    bytes.append(number: UInt64(truncatingIfNeeded: first))
+    bytes.append(number: UInt64(truncatingIfNeeded: contexts.count))
+    for column in columns { bytes.append(number: UInt64(truncatingIfNeeded: column.count)) }
     return columns.reduce(bytes, +)
   }
 
   static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, [RecordedContext]) {
     var table: [String?] = [nil]
-    for _ in 0..<(try reader.count()) { table.append(try reader.string()) }
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(memory: 32)) { table.append(try reader.string()) }
     let first = try reader.number32()
-    let count = try reader.count(of: 4)
-    guard first > 0, UInt64(first) + UInt64(count) <= 1 << 24 else { throw MalformedChunk() }
+    let count = try reader.count(of: 4, memory: rowMemory(of: RecordedContext.self))
+    guard first > 0, first <= 1 << 24, count <= Int(truncatingIfNeeded: 1 << 24 &- first) else {
+      throw MalformedChunk()
+    }
     var columns = try self.columns(4, &reader)
     var contexts: [RecordedContext] = []
     var node: Int64 = 0
+    // bounded: a count is not negative
     for _ in 0..<count {
       node &+= try columns[0].signed()
       let thread = try columns[1].number()
       let function = try columns[2].number()
       let allocator = try columns[3].number()
-      guard let number = UInt32(exactly: node), thread <= UInt64(UInt32.max), function < UInt64(table.count),
-        allocator < UInt64(table.count)
+      guard let number = UInt32(exactly: node), thread <= 1 << 32 - 1,
+        function < UInt64(truncatingIfNeeded: table.count),
+        allocator < UInt64(truncatingIfNeeded: table.count)
       else { throw MalformedChunk() }
       contexts.append(
         RecordedContext(
-          node: number, threadSlot: thread == 0 ? nil : UInt32(thread - 1), function: table[Int(function)],
-          allocator: table[Int(allocator)]))
+          node: number, threadSlot: thread == 0 ? nil : UInt32(truncatingIfNeeded: thread &- 1),
+          function: table[Int(truncatingIfNeeded: function)],
+          allocator: table[Int(truncatingIfNeeded: allocator)]))
     }
     return (first, contexts)
   }
@@ -329,6 +347,7 @@ enum TableCoding {
   /// Readers of `count` columns, whose sizes stand before them.
   private static func columns(_ count: Int, _ reader: inout NumberReader) throws(MalformedChunk) -> [NumberReader] {
     var sizes: [Int] = []
+    // bounded: a count is not negative
     for _ in 0..<count { sizes.append(try reader.count()) }
     var columns: [NumberReader] = []
     for size in sizes { columns.append(try reader.part(size)) }
@@ -339,30 +358,31 @@ enum TableCoding {
 
   static func encode(_ threads: [ThreadIdentity]) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(threads.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: threads.count))
     for thread in threads {
-      bytes.append(number: UInt64(thread.slot))
-      bytes.append(number: UInt64(thread.id))
+      bytes.append(number: UInt64(truncatingIfNeeded: thread.slot))
+      bytes.append(number: UInt64(truncatingIfNeeded: thread.id))
       bytes.append(string: thread.name)
-      bytes.append(number: UInt64(thread.startTicks))
-      bytes.append(number: thread.endTicks.map { UInt64($0) + 1 } ?? 0)
+      bytes.append(number: UInt64(truncatingIfNeeded: thread.startTicks))
+      bytes.append(number: thread.endTicks.map { UInt64(truncatingIfNeeded: $0) &+ 1 } ?? 0)
     }
     return bytes
   }
 
   static func threads(_ reader: inout NumberReader) throws(MalformedChunk) -> [ThreadIdentity] {
     var threads: [ThreadIdentity] = []
-    for _ in 0..<(try reader.count(of: 5)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: ThreadIdentity.self))) {
       let slot = try reader.number32()
       let id = try reader.number32()
       let name = try reader.string()
       let start = try reader.number32()
       let end = try reader.number()
-      guard slot < 1 << 16, end <= UInt64(UInt32.max) else { throw MalformedChunk() }
+      guard slot < 1 << 16, end <= 1 << 32 - 1 else { throw MalformedChunk() }
       threads.append(
         ThreadIdentity(
           id: id, name: name, slot: slot, state: end == 0 ? .live : .ended, startTicks: start,
-          endTicks: end == 0 ? nil : UInt32(end - 1), stack: nil, allocations: 0, frees: 0))
+          endTicks: end == 0 ? nil : UInt32(truncatingIfNeeded: end &- 1), stack: nil, allocations: 0, frees: 0))
     }
     return threads
   }
@@ -374,15 +394,15 @@ enum TableCoding {
   static func encode(_ blocks: [Allocation], until: UInt64) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.append(number: until)
-    bytes.append(number: UInt64(blocks.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: blocks.count))
     var last: UInt64 = 0
     for block in blocks {
       bytes.append(signed: Int64(bitPattern: block.base &- last))
       last = block.base
       bytes.append(number: block.size)
-      bytes.append(number: UInt64(block.alignment.map { $0.trailingZeroBitCount } ?? 0))
-      bytes.append(number: UInt64(block.context))
-      bytes.append(number: UInt64(block.ticks))
+      bytes.append(number: UInt64(truncatingIfNeeded: block.alignment.map { $0.trailingZeroBitCount } ?? 0))
+      bytes.append(number: UInt64(truncatingIfNeeded: block.context))
+      bytes.append(number: UInt64(truncatingIfNeeded: block.ticks))
     }
     return bytes
   }
@@ -391,7 +411,8 @@ enum TableCoding {
     let until = try reader.number()
     var blocks: [Allocation] = []
     var base: UInt64 = 0
-    for _ in 0..<(try reader.count(of: 5)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: Allocation.self) / 2)) {
       base = base &+ UInt64(bitPattern: try reader.signed())
       let size = try reader.number()
       let alignment = try reader.number()
@@ -407,9 +428,9 @@ enum TableCoding {
 
   static func encode(_ losses: [RecordedLoss]) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(losses.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: losses.count))
     for loss in losses {
-      for value in [loss.reason.rawValue, UInt64(loss.ring), loss.count, loss.from, loss.to] {
+      for value in [loss.reason.rawValue, UInt64(truncatingIfNeeded: loss.ring), loss.count, loss.from, loss.to] {
         bytes.append(number: value)
       }
     }
@@ -418,7 +439,8 @@ enum TableCoding {
 
   static func losses(_ reader: inout NumberReader) throws(MalformedChunk) -> [RecordedLoss] {
     var losses: [RecordedLoss] = []
-    for _ in 0..<(try reader.count(of: 5)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: RecordedLoss.self))) {
       guard let reason = RecordedLoss.Reason(rawValue: try reader.number()) else { throw MalformedChunk() }
       losses.append(
         RecordedLoss(
@@ -430,9 +452,9 @@ enum TableCoding {
 
   static func encode(_ rings: [DamagedRing]) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(rings.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: rings.count))
     for ring in rings {
-      bytes.append(number: UInt64(ring.ring))
+      bytes.append(number: UInt64(truncatingIfNeeded: ring.ring))
       bytes.append(number: ring.stamp)
     }
     return bytes
@@ -440,7 +462,8 @@ enum TableCoding {
 
   static func damagedRings(_ reader: inout NumberReader) throws(MalformedChunk) -> [DamagedRing] {
     var rings: [DamagedRing] = []
-    for _ in 0..<(try reader.count(of: 2)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 2, memory: rowMemory(of: DamagedRing.self))) {
       rings.append(DamagedRing(ring: try reader.number32(), stamp: try reader.number()))
     }
     return rings
@@ -448,15 +471,15 @@ enum TableCoding {
 
   static func encode(_ names: [(key: NameKey, frames: [Frame])]) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.append(number: UInt64(names.count))
+    bytes.append(number: UInt64(truncatingIfNeeded: names.count))
     for (key, frames) in names {
       bytes.append(number: key.pc)
-      bytes.append(number: UInt64(key.module) << 1 | (key.isExact ? 1 : 0))
-      bytes.append(number: UInt64(frames.count))
+      bytes.append(number: UInt64(truncatingIfNeeded: key.module) << 1 | (key.isExact ? 1 : 0))
+      bytes.append(number: UInt64(truncatingIfNeeded: frames.count))
       for frame in frames {
         bytes.append(string: frame.function ?? "")
         bytes.append(string: frame.file ?? "")
-        bytes.append(number: UInt64(max(0, frame.line ?? 0)) << 1 | (frame.inlined ? 1 : 0))
+        bytes.append(number: UInt64(truncatingIfNeeded: max(0, frame.line ?? 0)) << 1 | (frame.inlined ? 1 : 0))
       }
     }
     return bytes
@@ -465,13 +488,15 @@ enum TableCoding {
   /// The names without the frames' modules, which the caller adds from the table of modules.
   static func names(_ reader: inout NumberReader) throws(MalformedChunk) -> [(key: NameKey, frames: [Frame])] {
     var names: [(key: NameKey, frames: [Frame])] = []
-    for _ in 0..<(try reader.count(of: 3)) {
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 3, memory: rowMemory(of: (NameKey, [Frame]).self))) {
       let pc = try reader.number()
       let module = try reader.number()
       guard let index = UInt32(exactly: module >> 1) else { throw MalformedChunk() }
       let key = NameKey(pc: pc, isExact: module & 1 != 0, module: index)
       var frames: [Frame] = []
-      for _ in 0..<(try reader.count(of: 3)) {
+      // bounded: a count is not negative
+      for _ in 0..<(try reader.count(of: 3, memory: rowMemory(of: Frame.self))) {
         let function = try reader.string()
         let file = try reader.string()
         let line = try reader.number()
@@ -511,13 +536,17 @@ private struct CalleeRanks {
   }
 
   mutating func add(_ pc: UInt64, calledFrom caller: UInt64) {
-    lists[caller, default: []].insert(pc, at: 0)
-    if lists[caller]!.count > Self.limit { lists[caller]!.removeLast() }
+    var list = lists.removeValue(forKey: caller) ?? []
+    list.insert(pc, at: 0)
+    if list.count > Self.limit { list.removeLast() }
+    lists[caller] = list
   }
 
   private mutating func moveToFront(_ rank: Int, of caller: UInt64) {
     guard rank > 0 else { return }
-    lists[caller]!.insert(lists[caller]!.remove(at: rank), at: 0)
+    guard var list = lists.removeValue(forKey: caller) else { return }
+    list.insert(list.remove(at: rank), at: 0)
+    lists[caller] = list
   }
 }
 

@@ -3,6 +3,11 @@
 // a reader that is handed random bytes would look at none.
 //
 //   a chunk: kind u8, what u8, events u16, unpacked u16, size u16, payload
+//   with 128 in the kind, the payload is made: numbers u8, then as many numbers; of a table in columns, for each column
+//                 numbers u8 and as many numbers, before which the columns' sizes are put as the format has them. A byte
+//                 from 224 on stands for one of the numbers at which something ends. So chunks of events and stacks are
+//                 valid by construction, but for the numbers in them.
+//
 //   what: bit 0 the payload is a zstd frame (of `unpacked` bytes), 1 a bit of it is flipped, 2 the file is cut within
 //         it, 3 chunks before it are missing, 4 the stamps in its header are the wrong way round
 
@@ -38,6 +43,49 @@ enum RecordingFuzz {
     }
   }
 
+  // MARK: payloads that are made
+
+  /// Numbers at which something ends: bytes of a number, tables, words, and their neighbours.
+  private static let ends: [UInt64] = [
+    127, 128, 16_383, 16_384, 65_535, 65_536, 1 << 20, (1 << 20) + 1, (1 << 24) - 1, 1 << 24, (1 << 31) - 1, 1 << 31,
+    (1 << 32) - 1, 1 << 32, (1 << 47) - 1, 1 << 47, (1 << 48) - 1, 1 << 48, (1 << 56) - 1, 1 << 56, (1 << 62) - 1,
+    1 << 62,
+    (1 << 63) - 1, 1 << 63, .max - 4096, .max - 1, .max, 0x5555_0000_0010, 0x5555_0000_0010 << 1, 1 << 13, 1 << 16 | 1,
+    0,
+  ]
+
+  /// The columns of the kinds of chunks that have any.
+  private static func columns(of kind: Int) -> Int { [3: 4, 4: 4, 7: 7][kind] ?? 0 }
+
+  private static func made(_ kind: Int, _ header: inout ChunkHeader, _ rest: inout ArraySlice<UInt8>) -> [UInt8] {
+    func numbers() -> [UInt64] {
+      let count = min(Int(rest.popFirst() ?? 0), rest.count)
+      defer { rest = rest.dropFirst(count) }
+      return rest.prefix(count).map { $0 < 224 ? UInt64($0) : ends[Int($0 - 224)] }
+    }
+    func coded(_ numbers: [UInt64]) -> [UInt8] {
+      numbers.flatMap { number in
+        var bytes: [UInt8] = []
+        var left = number
+        repeat {
+          bytes.append(UInt8(left & 0x7F) | (left >> 7 != 0 ? 0x80 : 0))
+          left >>= 7
+        } while left != 0
+        return bytes
+      }
+    }
+    let head = numbers()
+    let columns = (0..<columns(of: kind)).map { _ in coded(numbers()) }
+    guard kind == 7, !columns.isEmpty else {
+      return coded(head) + coded(columns.map { UInt64($0.count) }) + columns.flatMap { $0 }
+    }
+    // One batch of all events: an operation is a byte, and the header says how many there are.
+    header.events = UInt32(columns[0].count)
+    let batch = (head + [0, 0, 0, 0]).prefix(4).enumerated().map { $0 < 2 ? $1 % (1 << 32) : $1 }
+    return coded([1] + batch + [UInt64(columns[0].count)]) + coded(columns.map { UInt64($0.count) })
+      + columns.flatMap { $0 }
+  }
+
   private static func file(_ script: ArraySlice<UInt8>) -> [UInt8] {
     var rest = script
     func number(_ bytes: Int) -> Int {
@@ -47,15 +95,21 @@ enum RecordingFuzz {
     var chunks: UInt32 = 0
     var events: UInt64 = 0
     while !rest.isEmpty {
-      var header = ChunkHeader(kind: UInt16(number(1)))
+      let kind = number(1)
+      var header = ChunkHeader(kind: UInt16(kind & 0x7F))
       let what = number(1)
       header.flags = UInt16(what & 1)
       header.events = UInt32(number(2))
       let unpacked = number(2)
-      let size = min(number(2), rest.count)
-      let payload = Array(rest.prefix(size))
-      rest = rest.dropFirst(size)
-      header.unpacked = UInt32(what & 1 != 0 ? unpacked : size)
+      let payload: [UInt8]
+      if kind & 0x80 != 0 {
+        payload = made(kind & 0x7F, &header, &rest)
+      } else {
+        let size = min(number(2), rest.count)
+        payload = Array(rest.prefix(size))
+        rest = rest.dropFirst(size)
+      }
+      header.unpacked = UInt32(what & 1 != 0 ? unpacked : payload.count)
       if what & 8 != 0 { (chunks, events) = (chunks + 3, events + 100) }
       (header.number, header.eventsBefore) = (chunks, events)
       (header.firstStamp, header.lastStamp) = what & 16 == 0 ? (0, 1 << 50) : (1 << 50, 0)

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of one collection that grows with foreign data, taken off the current budget in pieces, and given back
+// when the collection goes.
+
+import Bounds
+
+/// What one collection has taken. Not thread-safe.
+package final class MemoryShare {
+  private let budget: Budget?
+  private var taken = 0
+  /// A collection asks the budget once for so many bytes.
+  private static let piece = 1 << 20
+
+  package init() { budget = Budget.current }
+
+  deinit { budget?.giveBack(bytes: taken) }
+
+  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. The loop that makes the
+  /// collection grow asks a BudgetMeter whether it may go on.
+  package func hold(_ bytes: Int) {
+    guard bytes > taken, let budget else { return }
+    let more = max(Self.piece, bytes &- taken)
+    taken &+= more
+    budget.spend(bytes: more)
+  }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of events of several chunks: a chunk has the events of many rings, which were read one
+// after another, so the next chunk may begin with older events than the last one ended with.
+//
+// Each chunk is a run of records in the order of their stamps. The runs are a heap, by the stamp of
+// their next record and, where stamps are equal, in the order of the chunks. So a record costs
+// halvings of the number of runs, however many records wait, and for however long.
+
+import Bounds
+import IndexReader
+import SharedLayout
+
+/// Runs of records that wait for older ones.
+struct EventMerge {
+  private struct Run {
+    var records: [allocs_event]
+    var next = 0
+    /// Runs that came before.
+    var number: Int
+
+    var key: (UInt64, Int) { (records[next].stamp, number) }
+  }
+
+  /// A heap: the key of each run is below those of the runs at twice its index + 1 and + 2. No run
+  /// is empty.
+  private var runs: [Run] = []
+  private var runCount = 0
+  /// Records in the memory of runs, those before `next` included.
+  private var held = 0
+  /// So many records are held at most, 32 bytes each; only a damaged file has more that wait.
+  private static let limit = 1 << 23
+
+  /// Adds the records of the next chunk, in any order.
+  mutating func add(_ records: [allocs_event]) {
+    guard !records.isEmpty else { return }
+    held &+= records.count
+    runs.append(Run(records: Self.sorted(records), number: runCount))
+    runCount &+= 1
+    siftUp()
+  }
+
+  /// Gives `body` the records with stamps below `limit`, in order; all records if it is nil.
+  /// Returns false if `body` did, or the budget is exhausted.
+  mutating func drain<Failure: Error>(
+    below limit: UInt64?, _ body: (Event) throws(Failure) -> Bool
+  ) throws(Failure) -> Bool {
+    var limit = limit
+    if held > Self.limit { limit = makeRoom() ? limit : nil }
+    var meter = BudgetMeter(interval: 4096)
+    while let first = runs.first, limit.map({ first.key.0 < $0 }) ?? true {
+      // Records of the first run, until another run is next.
+      let records = first.records
+      let bound = runs.dropFirst().prefix(2).map(\.key).min { $0 < $1 } ?? (.max, .max)
+      var next = first.next
+      while next < records.count, (records[next].stamp, first.number) < bound,
+        limit.map({ records[next].stamp < $0 }) ?? true
+      {
+        guard meter.goesOn(), try body(Event(records[next])) else { return false }
+        next &+= 1
+      }
+      if next == records.count { removeFirst() } else { runs[0].next = next }
+      siftDown()
+    }
+    return true
+  }
+
+  /// Gives back the memory of records that were given out, where that is half of all. Returns false
+  /// if too many records wait even so.
+  private mutating func makeRoom() -> Bool {
+    let waiting = runs.reduce(0) { $0 &+ $1.records.count &- $1.next }
+    guard waiting <= Self.limit / 2 else { return false }
+    for index in runs.indices {
+      runs[index].records = Array(runs[index].records[runs[index].next...])
+      runs[index].next = 0
+    }
+    held = waiting
+    return true
+  }
+
+  private mutating func removeFirst() {
+    held &-= runs[0].records.count
+    runs.swapAt(0, runs.count &- 1)
+    runs.removeLast()
+  }
+
+  private mutating func siftUp() {
+    var index = runs.count &- 1
+    while index > 0 {
+      let parent = (index &- 1) >> 1
+      guard runs[index].key < runs[parent].key else { return }
+      runs.swapAt(index, parent)
+      index = parent
+    }
+  }
+
+  private mutating func siftDown() {
+    var index = 0
+    while true {
+      var least = index
+      for child in [2 &* index &+ 1, 2 &* index &+ 2] where child < runs.count && runs[child].key < runs[least].key {
+        least = child
+      }
+      if least == index { return }
+      runs.swapAt(index, least)
+      index = least
+    }
+  }
+
+  /// Sorts by stamp; records with equal stamps keep their order.
+  private static func sorted(_ records: [allocs_event]) -> [allocs_event] {
+    let isSorted = zip(records, records.dropFirst()).allSatisfy { $0.stamp <= $1.stamp }
+    if isSorted { return records }
+    return records.indices.sorted { (records[$0].stamp, $0) < (records[$1].stamp, $1) }.map { records[$0] }
+  }
+}
