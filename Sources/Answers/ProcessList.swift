@@ -31,6 +31,7 @@ public struct ProcessList: Hashable, Sendable {
   public init(ownedBy owner: UInt32?, in directories: [String]? = nil) throws(Complaint) {
     processes = try SegmentDirectory.list(in: directories).filter { owner == nil || $0.ownerID == owner }
       .map { IndexedProcess($0) }
+    omitted = 0
   }
 
   /// A table of 80 columns; the live processes first.

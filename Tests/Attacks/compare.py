@@ -3,9 +3,9 @@
 """What separation of privileges costs, against a build from before it: compare.py BEFORE [--rounds N], as root. BEFORE
 is the directory of that build's binaries; ALLOCS_BIN_DIR, or .build/release, has those of this build.
 
-Both serve a program of bob's at one time, and are asked in turns: the latency of his question on a connection that is kept and on a new one, and the
-memory of a server at rest that one user has asked. The bars: 20 µs more on a kept connection, 15 MiB more memory.
-Prints a table, in Markdown, and writes nothing. The status is 1 if a bar was missed.
+Both serve a program of bob's at one time, and are asked in turns: the latency of his question on a connection that is
+kept and on a new one, and the memory of a server at rest that one user has asked. The bars: 20 µs more on a
+kept connection, 15 MiB more memory. Prints a table, in Markdown, and writes nothing. The status is 1 if a bar was missed.
 """
 
 import argparse
@@ -74,7 +74,8 @@ class Side:
             return False
 
     def ask(self):
-        assert stage.ask(BOB, self.server, self.bob.query)[0] == 200
+        status, answer = stage.ask(BOB, self.server, self.bob.query)
+        assert status == 200, (self.server.socket, status, answer, self.bob.segment)
 
     def end(self):
         self.server.process.terminate()
@@ -84,9 +85,9 @@ class Side:
 
 def round_of(count):
     """The figures of (the build before, this build)."""
-    os.makedirs("/dev/shm/allocs", exist_ok=True)
-    os.chmod("/dev/shm/allocs", 0o1777)
-    sides = [Side(BEFORE, "/dev/shm/allocs"), Side(BIN)]
+    os.makedirs("/dev/shm/old", exist_ok=True)
+    os.chmod("/dev/shm/old", 0o1777)
+    sides = [Side(BEFORE, "/dev/shm/old"), Side(BIN)]
     # What a server holds at rest: one user has asked one question.
     for side in sides:
         side.ask()

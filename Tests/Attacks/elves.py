@@ -2,11 +2,18 @@
 """ELF files for x86-64 that are as small, as large or as wrong as an attacker wants them."""
 
 import struct
+import subprocess
 import zlib
 
 PROGBITS, SYMTAB, STRTAB, NOTE = 1, 2, 3, 7
 # All files here have this build id: a segment that names it proves that a file is the module's.
 BUILD_ID = bytes(range(1, 21))
+
+
+def compile(source, path, *options):
+    """A shared object of C."""
+    words = ["gcc", "-shared", "-fPIC", f"-Wl,--build-id=0x{BUILD_ID.hex()}", *options, "-xc", "-", "-o", path]
+    subprocess.run(words, input=source.encode(), check=True)
 
 
 class File:
@@ -44,8 +51,9 @@ class File:
         body += bytes(-len(body) % 16)
         self.table = len(body)
         body += b"".join(headers)
-        struct.pack_into("<16sHHIQQQIHHHHHH", body, 0, b"\x7fELF\x02\x01\x01", 3, 62, 1, 0, 64, self.table, 0, 64, 56, 2,
-                         64, len(headers), len(headers) - 1)  # fmt: skip
+        magic = b"\x7fELF\x02\x01\x01"
+        struct.pack_into("<16sHHIQQQIHHHHHH", body, 0, magic, 3, 62, 1, 0, 64, self.table, 0, 64, 56, 2, 64,
+                         len(headers), len(headers) - 1)  # fmt: skip
         struct.pack_into("<IIQQQQQQ", body, 64, 1, 5, 0, 0, 0, self.span, self.span, 0x1000)
         note = self.offsets[0]
         struct.pack_into("<IIQQQQQQ", body, 120, 4, 4, note, 0x200, 0x200, 36, 36, 4)

@@ -56,8 +56,7 @@ def named(check):
     server = Server()
     holder = Holder(MALLORY, server)
     # Debug links of a file of mallory's lead to root's files: by name beside it, and by build id.
-    subprocess.run(["gcc", "-shared", "-fPIC", "-s", f"-Wl,--build-id=0x{elves.BUILD_ID.hex()}", "-xc", "-", "-o", f"{home(MALLORY)}/m.so"],
-                   input=b"int f(int x) { return x * 3; }\n", check=True)  # fmt: skip
+    elves.compile("int f(int x) { return x * 3; }", f"{home(MALLORY)}/m.so", "-s")
     subprocess.run(["objcopy", f"--add-gnu-debuglink={secret}", f"{home(MALLORY)}/m.so"], check=True)
     os.chown(f"{home(MALLORY)}/m.so", MALLORY, MALLORY)
     os.makedirs(f"{home(MALLORY)}/.debug")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A process that holds segments as one with the agent does: for each path on its standard input it maps the start of the
-// file, takes the lock of its first byte, and says so. A path with an address behind it, and a tab between them, is
+// A process that holds segments as one with the agent does: for each path on its standard input it maps the start of
+// the file, takes the lock of its first byte, and says so. A path with an address behind it, and a tab between them, is
 // mapped there, as a module is. It ends with its input.
 #define _GNU_SOURCE
 #include <fcntl.h>

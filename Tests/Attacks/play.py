@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Plays an attack as scenes on a stage of its own: play.py SCENE [SECONDS]. Without a scene it lists all.
+"""Plays an attack as scenes on a stage of its own: play.py SCENE. Without a scene it lists all.
 
-Each promise that was tried is a line: `held: …`, or `broken: …` with what was seen. The last line is `end`. The status is
-0 if every promise was held, 1 if not, 2 if the stage could not be set.
+Each promise that was tried is a line: `held: …`, or `broken: …` with what was seen. The last line is `end`. The
+status is 0 if every promise was held, 1 if not, 2 if the stage could not be set.
 """
 
 import os

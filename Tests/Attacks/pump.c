@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps all rings of a segment full: pump FILE OFFSET RINGS BYTES_OF_A_RING. Every 20 ms each ring gains as many records
-// as it has room for.
+// Keeps all rings of a segment full: pump FILE OFFSET RINGS BYTES_OF_A_RING. Every 20 ms each ring gains as many
+// records as it has room for.
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>

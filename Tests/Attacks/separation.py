@@ -181,6 +181,24 @@ def misdirected(check):
                   (status, answer[:200]))  # fmt: skip
 
 
+def groups(check):
+    """Processes of a user whose group is not the user's own; and of a user who has no name."""
+    server = Server()
+    for what, user, group in (
+        ("a process in another group of bob's", BOB, 64100), ("a user without a name", 64200, 64200),
+        ("bob's process in bob's own group", BOB, BOB),
+    ):  # fmt: skip
+        program = stage.subprocess.Popen(
+            ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", f"{stage.BIN}/allocsctl", "run", "--",
+             f"{stage.TOOLS}/steady"], stdout=stage.subprocess.PIPE)  # fmt: skip
+        block = program.stdout.readline().decode().strip()
+        for asker in (user, ROOT):
+            status, answer = ask(asker, server, f"/v1/processes/{program.pid}/query?address={block}")
+            check(f"{what}: user {asker} is told of the block and of its mapping", status == 200
+                  and b'"kind":"heap"' in answer and b'"mapping"' in answer, (status, answer[-300:]))  # fmt: skip
+        stage.end(program)
+
+
 def crowd_of_users(check, users=30):
     """Many users at once cost what they ask: workers come, answer, and go."""
     server = Server("--worker-idle", "1")
@@ -198,5 +216,6 @@ scenes = {
     "separation-rights": rights,
     "separation-untouchable": lambda check: untouchable(check, 1.5 * LONG),
     "separation-misdirected": misdirected,
+    "separation-groups": groups,
     "separation-many-users": crowd_of_users,
 }

@@ -4,8 +4,8 @@
 `enter` starts this program once more in mount and pid namespaces of its own, so that no test meets another's
 directories, and the end of the namespace ends whatever an attack has left running. Needs root.
 
-Users have numbers and no names: nothing of the machine is changed for them. Whoever acts as a user does so in a process
-of that user's (`act`, `Asker`), or, to make a file, under the effective ids of the user (`wearing`).
+The users have names in these namespaces alone: nothing of the machine is changed for them. Whoever acts as a user does
+so in a process of that user's (`act`, `Actor`), or, to make a file, under the effective ids of the user (`wearing`).
 """
 
 import contextlib
@@ -112,6 +112,7 @@ def enter(tmpfs="2g", run="512m"):
         os.mkdir(place)
         subprocess.run(["mount", "--bind", f"/proc/self/fd/{descriptor}", place], pass_fds=[descriptor], check=True)
         os.close(descriptor)
+    name_users()
     os.umask(0o022)
     os.chdir("/")
     if "ALLOCS_ATTACK_SHARED" in os.environ:
@@ -123,6 +124,18 @@ def enter(tmpfs="2g", run="512m"):
     for user in (MALLORY, BOB, CAROL):
         os.mkdir(home(user), 0o755)
         os.chown(home(user), user, user)
+
+
+def name_users():
+    """The users have names here, and nowhere else."""
+    for name, line in (("passwd", "{user}:x:{number}:{number}::/:/bin/sh\n"), ("group", "{user}:x:{number}:\n")):
+        with open(f"/etc/{name}") as file:
+            text = file.read()
+        for user, number in (("attack-mallory", MALLORY), ("attack-bob", BOB), ("attack-carol", CAROL)):
+            text += line.format(user=user, number=number)
+        with open(f"/run/{name}", "w") as file:
+            file.write(text)
+        subprocess.run(["mount", "--bind", f"/run/{name}", f"/etc/{name}"], check=True)
 
 
 def home(user):
@@ -248,18 +261,23 @@ def start_time(pid):
 class Server:
     def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True, binaries=BIN):
         self.log = f"/dev/shm/allocsd-{user}-{time.monotonic_ns()}.log"
-        self.socket = None
+        self.socket, self.user = None, user
         with open(self.log, "wb") as log:
             self.process = start(user, [*prefix, f"{binaries}/allocsd", *options], environment, stdout=log, stderr=log)
         if ready:
-            wait("allocsd answers", self.answers)
+            try:
+                wait("allocsd answers", self.answers, patience=10)
+            except Missing:
+                self.end()
+                raise
 
     def answers(self):
         if self.process.poll() is not None:
             raise Missing(f"allocsd ended with {self.process.returncode}: {self.said()[-2000:]}")
         for path in ("/run/allocs/allocsd.sock", "/dev/shm/allocs/allocsd.sock"):
             try:
-                if request(path, "/metrics", patience=2)[0] == 200:
+                # Somebody else may have put a server there.
+                if os.stat(path).st_uid == self.user and request(path, "/metrics", patience=2)[0] == 200:
                     self.socket = path
                     return True
             except OSError:
@@ -407,7 +425,7 @@ def place(user, server=None):
 
 def places():
     """All directories in which a segment may be."""
-    roots = ["/run/allocs", "/dev/shm/allocs"]
+    roots = ["/run/allocs", "/dev/shm/allocs", "/dev/shm/old"]
     with contextlib.suppress(OSError):
         roots += [f"/run/allocs/{name}" for name in os.listdir("/run/allocs") if name.isdigit()]
     with contextlib.suppress(OSError):

@@ -62,7 +62,8 @@ extension EndToEnd {
     @Test(
       "each user's questions are answered by a process with that user's rights, which that user can't look into",
       arguments: [
-        "separation-rights", "separation-untouchable", "separation-misdirected", "separation-many-users",
+        "separation-rights", "separation-untouchable", "separation-misdirected", "separation-groups",
+        "separation-many-users",
       ])
     func separation(scene: String) throws { try play(scene) }
 
