@@ -117,7 +117,7 @@ extension EndToEnd {
         mkfifo -m 666 $tools/wait
         as 12345 bash $tools/late $tools >$tools/name <$tools/wait & pid=$!
         exec 3>$tools/wait
-        until [ -s $tools/name ]; do sleep 0.01; done
+        for _ in $(seq 1000); do [ -s $tools/name ] && break; sleep 0.01; done
         read number start <$tools/name
         as 12346 touch /run/allocs/$number.$start.seg
         echo go >&3
@@ -156,7 +156,7 @@ extension EndToEnd {
         """
         mkfifo $tools/wait; exec 3<>$tools/wait
         env LD_PRELOAD=$tools/liballocs_agent.so ALLOCS_FOLLOW=1 $tools/program 12345 fork >$tools/said <$tools/wait &
-        until grep -q ready $tools/said; do sleep 0.01; done
+        for _ in $(seq 1000); do grep -q ready $tools/said && break; sleep 0.01; done
         parent=$(awk '/^process/ { print $2 }' $tools/said); child=$(awk '/^child/ { print $2 }' $tools/said)
         for _ in $(seq 1000); do ls /dev/shm/allocs-12345/$child.*.ctl >/dev/null 2>&1 && break; sleep 0.01; done
         ls /dev/shm/allocs-0 | grep -c "^$parent\\..*seg"
