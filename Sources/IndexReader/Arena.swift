@@ -124,8 +124,7 @@ struct Arena {
   @inline(never)
   private func holdsData(inWord index: Int, _ run: inout DataRun) -> Bool {
     let bytes = 64 * 64 * 8
-    let start = region.fileOffset + index * bytes
-    return run.holdsData(in: start..<start + bytes, region.windows)
+    return run.holdsData(in: index * bytes..<(index + 1) * bytes, of: region)
   }
 
   @inline(__always)

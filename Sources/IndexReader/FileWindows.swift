@@ -26,6 +26,8 @@ final class FileWindows: @unchecked Sendable {
   private struct Window: @unchecked Sendable {
     let start: UnsafeMutableRawPointer
     let length: Int
+    /// Where it begins, in bytes from the file's start.
+    let offset: Int
     let entry: OpaquePointer
   }
   private struct Table: @unchecked Sendable {
@@ -78,7 +80,7 @@ final class FileWindows: @unchecked Sendable {
         note(ENOMEM)
         return nil
       }
-      windows.append(Window(start: start, length: length, entry: entry))
+      windows.append(Window(start: start, length: length, offset: offset, entry: entry))
       // Pairs with the load in `WindowedSection.start`.
       allocs_store_release_u64(place, UInt64(truncatingIfNeeded: UInt(bitPattern: start)))
       return UInt(bitPattern: start)
@@ -87,6 +89,17 @@ final class FileWindows: @unchecked Sendable {
 
   private func note(_ code: Int32) {
     _ = firstFailure.compareExchange(expected: 0, desired: code, ordering: .relaxed)
+  }
+
+  /// Where a place in a window lies, in bytes from the file's start; nil if it lies in none.
+  func fileOffset(of place: UnsafeRawPointer) -> Int? {
+    mapped.withLock { windows in
+      for window in windows {
+        let distance = place - UnsafeRawPointer(window.start)  // bounded: addresses are below 2^57
+        if distance >= 0, distance < window.length { return window.offset &+ distance }
+      }
+      return nil
+    }
   }
 
   /// The first byte of the file at or above `offset` that is in no hole, to the page; nil if there
@@ -144,7 +157,7 @@ struct WindowedSection: @unchecked Sendable {
   @inline(__always)
   func place(ofEntry index: Int) -> ArenaPlace? {
     guard let start = start(ofEntry: index) else { return nil }
-    return ArenaPlace(start: start, fileOffset: offset &+ index &* stride, windows: windows)
+    return ArenaPlace(start: start, windows: windows)
   }
 
   @inline(never)

@@ -36,8 +36,8 @@ struct NestedArena {
   /// Whether the file holds anything around the slots of a group.
   private func holdsData(inGroup group: Int, _ run: inout DataRun) -> Bool {
     let bytes = 8 * Int(ALLOCS_PAGE_SIZE)
-    let start = (region.fileOffset + group * 64 * 8) & ~(bytes - 1)
-    return run.holdsData(in: start..<start + bytes, region.windows)
+    let start = (group * 64 * 8) & ~(bytes - 1)
+    return run.holdsData(in: start..<start + bytes, of: region)
   }
 
   /// Calls `body` with the blocks from the one at or below `offset` downwards until it returns

@@ -10,8 +10,6 @@ import SharedLayout
 /// Where an arena of a segment begins.
 struct ArenaPlace {
   let start: UnsafeRawPointer
-  /// Bytes from the file's start.
-  let fileOffset: Int
   /// The segment's mapping keeps it.
   let windows: Unmanaged<FileWindows>
 }
@@ -48,10 +46,9 @@ struct SlotRegion {
   let start: UInt64
   let summary: SummaryBits
   let slots: UnsafePointer<UInt64>
-  let shift: UInt64
-  private let granuleSize: UInt64
-  /// Where the slots begin, in bytes from the file's start.
-  let fileOffset: Int
+  // A look-up copies two of these: in 64 bytes each, that takes no call of memmove.
+  private let shiftBits: UInt32
+  private let granuleBytes: UInt32
   let windows: Unmanaged<FileWindows>
 
   /// The arena at `arena`; nil if it is not one of `region`.
@@ -65,11 +62,13 @@ struct SlotRegion {
       level2: words + 1, level1: words + 2,
       level0: (place + shape.summaryOffset).assumingMemoryBound(to: UInt64.self), wordCount: shape.summaryWords)
     slots = (place + shape.slotsOffset).assumingMemoryBound(to: UInt64.self)
-    shift = shape.shift
-    granuleSize = shape.granuleSize
-    fileOffset = arena.fileOffset + shape.slotsOffset
+    shiftBits = UInt32(truncatingIfNeeded: shape.shift)
+    granuleBytes = UInt32(truncatingIfNeeded: shape.granuleSize)
     windows = arena.windows
   }
+
+  var shift: UInt64 { UInt64(truncatingIfNeeded: shiftBits) }
+  private var granuleSize: UInt64 { UInt64(truncatingIfNeeded: granuleBytes) }
 
   /// The address of the allocation whose head stands in the slot.
   @inline(__always)
