@@ -325,7 +325,7 @@ extension Broker {
         throw Complaint(.usage, what: "\(message.value) is no user")
       }
       let worker = try worker(for: .user(user))
-      guard let ends = MessageChannel.pair(SOCK_STREAM) else {
+      guard let ends = MessageChannel.pair(stream: true) else {
         throw Complaint(.shortage, what: "cannot connect to a worker: \(systemWords(errno))", code: errno)
       }
       let near = Descriptor(adopting: ends.0)

@@ -135,7 +135,9 @@ public struct MessageChannel: ~Copyable, Sendable {
   }
 
   /// Both ends of a new channel, closed on exec; nil where descriptors are short.
-  static func pair(_ kind: __socket_type = SOCK_SEQPACKET) -> (Int32, Int32)? {
+  /// `stream`: as clients' connections are, without bounds of messages.
+  static func pair(stream: Bool = false) -> (Int32, Int32)? {
+    let kind = stream ? SOCK_STREAM : SOCK_SEQPACKET
     var ends: [Int32] = [-1, -1]
     guard socketpair(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
     return (ends[0], ends[1])

@@ -68,8 +68,8 @@ struct FirstLineTests {
 
   @Test("is looked at without being consumed")
   func peeking() throws {
-    var ends: [Int32] = [0, 0]
-    try #require(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+    let pair = try #require(MessageChannel.pair(stream: true))
+    var ends = [pair.0, pair.1]
     defer { for end in ends where end >= 0 { close(end) } }
     #expect(FirstLine.peek(ends[0]) == .partial)
     let bytes = Array("GET /v1/processes/5 HTTP/1.1\r\n".utf8)
