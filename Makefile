@@ -12,7 +12,7 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak bench lint docs install clean
+.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak attack bench lint docs install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,11 @@ soak: ## half an hour of mixed load; MINUTES for another time
 	@scripts/install-dependencies build test
 	$(BUILD)
 	ALLOCS_BIN_DIR='$(BIN)' scripts/soak $(or $(MINUTES),30)
+
+attack: ## how long others wait while one user does his worst, as root; options of Tests/Attacks/measure.py in ARGS
+	@scripts/install-dependencies build test
+	$(BUILD)
+	ALLOCS_BIN_DIR='$(BIN)' python3 -B Tests/Attacks/measure.py $(ARGS)
 
 bench: ## plain against agent against heaptrack; options of Benchmarks/run in ARGS
 	@scripts/install-dependencies build bench

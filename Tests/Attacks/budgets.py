@@ -1,0 +1,597 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kind D: what one user may cost the others. Each attack of mallory's goes on until it is stopped; beside it bob asks
+one question after another, and his answers are what is judged: all come, and none takes long.
+
+`attacks` is the list; `measure` (attack.py) holds each for a minute, and all at once.
+"""
+
+import contextlib
+import http.client
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import elves
+import segments
+import stage
+from stage import BOB, MALLORY, ROOT, TOOLS, Actor, Holder, Program, Pulse, Server, ask, home, place, start, wearing
+
+BLOCK, BASE = 0x1000000, 0x10000000
+STACK = 65_000  # frames of the longest stack here
+
+
+# MARK: attacks. Each takes the server, and returns what ends it.
+
+
+class Attack:
+    """Something that goes on: processes of mallory's, and holders whose segments it is about."""
+
+    def __init__(self, *parts):
+        self.parts = [part for part in parts if part]
+
+    def stop(self):
+        for part in self.parts:
+            if isinstance(part, subprocess.Popen):
+                stage.end(part)
+            else:
+                part.end()
+        for part in self.parts:
+            if isinstance(part, Holder):
+                part.remove()
+
+
+def forever(server, *questions, connections=8, patience=60, method="GET", body=None):
+    """An actor that keeps so many connections asking, and asks again whatever comes of it."""
+
+    def attack(send, receive):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        import threading
+
+        def one(number):
+            turn = number
+            while True:
+                turn += 1
+                try:
+                    stage.request(server.socket, questions[turn % len(questions)], method, body, patience)
+                except (OSError, http.client.HTTPException):
+                    time.sleep(0.02)
+
+        for number in range(connections):
+            threading.Thread(target=one, args=(number,), daemon=True).start()
+        send("began")
+        while True:
+            time.sleep(60)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return actor
+
+
+def chain(made, start=BASE + 0x1001):
+    """A stack of very many frames, one block with it."""
+    made.arena(0, 0)
+    made.use("NODES", STACK + 10)
+    made.use("CONTEXTS", 10)
+    made.context(1, STACK)
+    made.put("NODES", 1, b"".join(struct.pack("<QII", start + index, index, 0) for index in range(STACK)))
+    made.block(0, BLOCK, 48, 1)
+
+
+def endless_questions(server, count=8):
+    """Questions about modules whose separate debug file has 8 TiB, all hole, of which a checksum is wanted."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    elves.compile("int f(int x) { return x * 3; }", f"{home(MALLORY)}/m.so", "-s")
+    holder.write("debug", b"1234")
+    subprocess.run(["objcopy", f"--add-gnu-debuglink={home(MALLORY)}/debug", f"{home(MALLORY)}/m.so"], check=True)
+    os.chown(f"{home(MALLORY)}/m.so", MALLORY, MALLORY)
+    holder.write("debug", elves.File().bytes())
+    os.truncate(f"{home(MALLORY)}/debug", 8 << 40)
+    made.arena(0, 0)
+    made.use("NODES", 1000)
+    made.use("CONTEXTS", 1000)
+    for index in range(count):
+        path, base = f"{home(MALLORY)}/m{index}.so", 0x100000 * (index + 1)
+        with contextlib.suppress(FileExistsError):
+            os.link(f"{home(MALLORY)}/m.so", path)
+        made.module(index, base, base + 0x5000, path.encode())
+        made.node(index + 1, base + 0x1100, 0)
+        made.context(index + 1, index + 1)
+        made.block(0, BLOCK + 64 * index, 48, index + 1)
+    questions = [f"/v1/processes/{holder.pid}/query?address={BLOCK + 64 * index:#x}" for index in range(count)]
+    return Attack(forever(server, *questions, connections=count), holder)
+
+
+def requests(server):
+    """As many costly questions as 48 connections hold, one after the other."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.module(0, BASE, BASE + 0x20000, b"/" + b"x" * 200)
+    chain(made)
+    pid = holder.pid
+    return Attack(
+        forever(server, f"/v1/processes/{pid}/query?address={BLOCK:#x}", f"/v1/processes/{pid}/top",
+                f"/v1/processes/{pid}", "/v1/processes", "/metrics", connections=48, patience=10), holder)  # fmt: skip
+
+
+def full_rings(server, streams=60, rings=4096, records=512):
+    """Streams of events of a segment that claims all rings there can be, each of them always full."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment(control=True, capacities={"RINGS": rings}, ring_records=records)
+    made.use("RINGS", rings)
+    pump = start(MALLORY, [f"{TOOLS}/pump", made.path, str(made.places["RINGS"]), str(rings), str(made.ring_size)])
+    return Attack(forever(server, f"/v1/processes/{holder.pid}/events?size=7", connections=streams, patience=600),
+                  pump, holder)  # fmt: skip
+
+
+BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings")
+
+
+def bomb(server, kind, connections=4):
+    """A segment or a file of which a small part answers with very much memory."""
+    holder = Holder(MALLORY, server)
+    pid = holder.pid
+    question = f"/v1/processes/{pid}/query?address={BLOCK:#x}"
+    if kind == "paths":
+        made = holder.segment(capacities={"STRINGS": 64 << 20})
+        for index in range(64):
+            made.module(index, BASE + index * 0x10000, BASE + index * 0x10000 + 0x1000, b"", text=(0, 64 << 20))
+        made.use("STRINGS", 64 << 20)
+        question = f"/v1/processes/{pid}"
+    elif kind in ("stack", "many"):
+        made = holder.segment()
+        made.module(0, BASE, BASE + 0x20000, b"/" + b"x" * (60_000 if kind == "stack" else 200))
+        chain(made)
+        if kind == "many":
+            question += f"&address={BLOCK:#x}" * 1200
+    elif kind in ("packed", "sections", "symbols"):
+        made = holder.segment()
+        file = elves.File().add(".data", elves.PROGBITS, bytes(0x1000), address=0x1000, flags=3)
+        sparse = 0
+        if kind == "packed":
+            file.compressed(".debug_info", 1900 << 20)
+        elif kind == "sections":
+            size = 3 << 30
+            data = b"ZLIB" + struct.pack(">Q", size) + elves.packed_zeros(size)
+            file.add(".zdebug_info", elves.PROGBITS, data)
+        else:
+            file.add(".symtab", elves.SYMTAB, bytes(24), link=4, entry_size=24, info=1)
+            file.add(".strtab", elves.STRTAB, b"\0a\0")
+            sparse = 20 << 30
+        file.add(".debug_abbrev", elves.PROGBITS, bytes(16))
+        data = bytearray(file.bytes())
+        if sparse:
+            struct.pack_into("<QQ", data, file.table + 64 * 3 + 24, 1 << 20, sparse)
+        path = holder.write(f"{kind}.so", bytes(data))
+        if sparse:
+            os.truncate(path, sparse + (2 << 20))
+        made.module(0, BASE, BASE + 0x2000, path.encode())
+        holder.hold(path, BASE)
+        question = f"/v1/processes/{pid}/query?address={BASE + 0x1100:#x}"
+    elif kind == "contexts":
+        made = holder.segment(capacities={"CONTEXTS": 1 << 24})
+        made.use("CONTEXTS", 1 << 24)
+        made.arena(0, 0)
+        made.context((1 << 24) - 1, 0)
+        made.block(0, BLOCK, 48, (1 << 24) - 1)
+        question = f"/v1/processes/{pid}/top"
+    elif kind == "threads":
+        made = holder.segment(capacities={"FORMER_THREADS": 1 << 26})
+        made.use("FORMER_THREADS", 1 << 26)
+        question = f"/v1/processes/{pid}"
+    elif kind == "holes":
+        # Every slot of 24 arenas is said to be in use, and is a hole, which reading would fill.
+        made = holder.segment(capacities={"ARENAS": 24})
+        for index in range(24):
+            made.arena(index, index)
+            base = made.places["ARENAS"] + index * made.entries["ARENAS"]
+            made.write(base + segments.numbers["allocs_arena.level2"], struct.pack("<Q", 0xFF) + b"\xff" * 64)
+            made.write(base + segments.numbers["arena_summary_offset"], b"\xff" * 4096)
+        question = f"/v1/processes/{pid}/top"
+    elif kind == "mappings":
+        mapper = start(MALLORY, ["/usr/bin/python3", "-c", MAPPINGS, home(MALLORY)], stdout=subprocess.PIPE,
+                       stdin=subprocess.PIPE)  # fmt: skip
+        mapper.stdout.readline()
+        when = stage.start_time(mapper.pid)
+        name = f"{holder.directory}/{mapper.pid}.{when}.seg"
+        holder.segment(pid=mapper.pid, start=when, name=name, publish=False, held=False)
+        mapper.stdin.write(f"{name}.new\n".encode())
+        mapper.stdin.flush()
+        mapper.stdout.readline()
+        with wearing(MALLORY):
+            os.rename(f"{name}.new", name)
+        question = f"/v1/processes/{mapper.pid}/query?address={BLOCK:#x}"
+        return Attack(forever(server, question, connections=connections), holder, mapper)
+    return Attack(forever(server, question, connections=connections), holder)
+
+
+# A process with as many mappings as the kernel allows, each of a file whose path is as long as a path may be.
+MAPPINGS = """
+import ctypes, mmap, os, sys
+os.chdir(sys.argv[1])
+for _ in range(14):
+    os.makedirs("y" * 250, exist_ok=True)
+    os.chdir("y" * 250)
+file = os.open("z" * 100, os.O_RDWR | os.O_CREAT, 0o600)
+os.ftruncate(file, 8192)
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+for index in range(60000):
+    if libc.mmap(0x200000000000 + index * 0x2000, 4096, 1, 0x11, file, 0) in (None, 2**64 - 1):
+        break
+print("mapped", flush=True)
+path = sys.stdin.readline().rstrip("\\n")
+file = os.open(path, os.O_RDWR)
+held = mmap.mmap(file, 4096)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def address_space(server):
+    """Streams of sparse segments that claim terabytes each."""
+    parts, size, questions = [], 64 << 40, []
+    while size >= 1 << 38 and len(parts) < 24:
+        holder = Holder(MALLORY, server)
+        try:
+            holder.segment(control=True, capacities={"RINGS": 4}, file_size=size)
+            questions.append(f"/v1/processes/{holder.pid}/events")
+            parts.append(holder)
+        except OSError:
+            holder.end()
+        size = size // 2 if len(parts) % 3 == 0 else size
+    return Attack(forever(server, *questions, connections=len(questions), patience=600), *parts)
+
+
+def connections(server):
+    """Connections that say nothing, half of something, or too much, opened anew as soon as one is closed."""
+
+    def attack(send, receive):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        beginnings = [b"", b"GET /v1/pro", b"GET / HTTP/1.1\r\nX: " + b"x" * 4000, b"\0" * 100, b"\r\n" * 100,
+                      b"POST /v1/processes/1/query HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n0x1\n"]  # fmt: skip
+        held, turn = [], 0
+        send("began")
+        while True:
+            turn += 1
+            connection = socket.socket(socket.AF_UNIX)
+            connection.setblocking(False)
+            try:
+                connection.connect(server.socket)
+                connection.send(beginnings[turn % len(beginnings)])
+                held.append(connection)
+            except OSError:
+                connection.close()
+                time.sleep(0.001)
+            if len(held) > 300:
+                held.pop(random.randrange(len(held))).close()
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+def slow_readers(server, count=60):
+    """Answers of many megabytes that nobody reads."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.module(0, BASE, BASE + 0x20000, b"/" + b"x" * 100)
+    chain(made)
+    target = f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}"
+
+    def attack(send, receive):
+        held = []
+        send("began")
+        while True:
+            while len(held) < count:
+                with contextlib.suppress(OSError):
+                    held.append(stage.raw(server.socket, target))
+                time.sleep(0.01)
+            time.sleep(1)
+            for connection in list(held):
+                connection.setblocking(False)
+                try:
+                    if connection.recv(1) == b"":
+                        held.remove(connection)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    held.remove(connection)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor, holder)
+
+
+def names(server):
+    """Files of segments' names that come and go without end."""
+    directory = place(MALLORY, server)
+
+    def attack(send, receive):
+        send("began")
+        turn = 0
+        while True:
+            turn += 1
+            path = f"{directory}/{100_000 + turn % 3000}.{turn}.seg"
+            with contextlib.suppress(OSError):
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            if turn > 2000:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{directory}/{100_000 + (turn - 2000) % 3000}.{turn - 2000}.seg")
+            if turn % 200 == 0:
+                time.sleep(0.01)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+def renamed_segment(server):
+    """A segment that its process holds, under a new name each moment: of processes that are not there."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    directory, path = holder.directory, made.path
+
+    def attack(send, receive):
+        send("began")
+        turn, now = 0, path
+        while True:
+            turn += 1
+            new = f"{directory}/{200_000 + turn % 50_000}.{turn}.seg"
+            os.rename(now, new)
+            now = new
+            if turn % 20 == 0:
+                time.sleep(0.005)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor, holder)
+
+
+def costly_sweep(server, files=3000):
+    """Segments of ended processes, more than are kept, whose number is that of a process with as many mappings, and as
+    long ones, as the kernel allows: whoever removes them looks whether it has them mapped."""
+    mapper = start(MALLORY, ["/usr/bin/python3", "-c", MAPPINGS, home(MALLORY)], stdout=subprocess.PIPE,
+                   stdin=subprocess.PIPE)  # fmt: skip
+    mapper.stdout.readline()
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    with open(made.path, "rb") as file:
+        page = bytearray(file.read(4096))
+    struct.pack_into("<I", page, segments.numbers["allocs_header.pid"], mapper.pid)
+    directory = holder.directory
+
+    def attack(send, receive):
+        send("began")
+        turn = 0
+        while True:
+            turn += 1
+            # Of the version before, and of this one: of the former nothing says who has it in use.
+            version, size = ((2, 2192), (segments.numbers["version"], segments.numbers["allocs_header"]))[turn % 2]
+            struct.pack_into("<II", page, segments.numbers["allocs_header.layout_version"], version, size)
+            struct.pack_into("<Q", page, segments.numbers["allocs_header.start_time"], turn)
+            with contextlib.suppress(OSError):
+                with open(f"{directory}/{mapper.pid}.{turn}.seg", "xb") as file:
+                    file.write(page)
+                    file.truncate(made.file_size)
+            if turn > files:
+                time.sleep(0.01)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor, mapper, holder)
+
+
+def log_lines(server):
+    """Whatever makes a server write lines: wrong requests, processes that come, damaged segments, streams that fail."""
+    directory = place(MALLORY, server)
+
+    def attack(send, receive):
+        send("began")
+        turn = 0
+        while True:
+            turn += 1
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                stage.request(server.socket, f"/v1/processes/{turn}/nothing%0a%1b[31m", patience=5)
+            sleeper = subprocess.Popen(["sleep", "5"])
+            name = f"{directory}/{sleeper.pid}.{stage.start_time(sleeper.pid)}.seg"
+            with contextlib.suppress(OSError):
+                with open(name, "wb") as file:
+                    file.write(os.urandom(5000))
+                stage.request(server.socket, f"/v1/processes/{sleeper.pid}/events", patience=5)
+            sleeper.kill()
+            sleeper.wait()
+            time.sleep(0.002)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+def descriptors(server, count=120):
+    """More segments, and streams of them, than a server keeps open."""
+    holders = [Holder(MALLORY, server) for _ in range(count)]
+    for holder in holders:
+        holder.segment(control=True, capacities={"RINGS": 2})
+    streams = [f"/v1/processes/{holder.pid}/events" for holder in holders[: count // 2]]
+    questions = [f"/v1/processes/{holder.pid}/query?address=1" for holder in holders]
+    return Attack(forever(server, *streams, connections=50, patience=600),
+                  forever(server, *questions, connections=8, patience=5), *holders)  # fmt: skip
+
+
+def own_worker(server):
+    """Mallory ends and stops whatever of the server runs as her, and has it started again."""
+
+    def attack(send, receive):
+        send("began")
+        turn, me = 0, os.getpid()
+        while True:
+            turn += 1
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                stage.request(server.socket, "/v1/processes", patience=1)
+            for name in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):
+                    with open(f"/proc/{name}/status") as file:
+                        status = file.read()
+                    is_hers = f"\nUid:\t{MALLORY}\t" in status and int(name) != me
+                    if is_hers and status.startswith(("Name:\tallocsd", "Name:\texe")):
+                        os.kill(int(name), (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV)[turn % 3])
+            time.sleep(0.005)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+attacks = {
+    "endless questions": endless_questions,
+    "a stream of questions": requests,
+    "60 streams of full rings": full_rings,
+    **{f"memory: {kind}": (lambda server, kind=kind: bomb(server, kind)) for kind in BOMBS},
+    "address space": address_space,
+    "connections": connections,
+    "slow readers": slow_readers,
+    "names that come and go": names,
+    "a segment under ever new names": renamed_segment,
+    "segments that are costly to remove": costly_sweep,
+    "lines of the log": log_lines,
+    "descriptors": descriptors,
+    "her own worker ended and stopped": own_worker,
+}
+
+
+# MARK: scenes
+
+
+def beside(check, *wanted, seconds=1.5, patience=6.0):
+    """Bob's answers while each of the attacks goes on, on one server."""
+    server = Server()
+    bob = Program(BOB)
+    pulse = Pulse(BOB, server, [bob.query, bob.query, f"/v1/processes/{bob.pid}/top", "/v1/processes"],
+                  patience=patience)  # fmt: skip
+    pulse.measure(0.2)
+    for name in wanted:
+        attack = attacks[name](server)
+        times, failures = pulse.measure(seconds)
+        memory = server.memory()[0]
+        attack.stop()
+        check(f"{name}: bob is answered", not failures and len(times) > 3, (failures[:2], len(times)))
+        check(f"{name}: no answer of bob's takes {patience:g} s", max(times) < patience, max(times))
+        check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
+        seconds_, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
+        check(f"{name}: root has a list", status == 200 and seconds_ < patience + 6, (status, seconds_))
+    check("the server lives", server.lives, server.said()[-500:])
+    check("the log is short", len(server.said()) < 400_000, len(server.said()))
+    pulse.end()
+
+
+def given_up(check):
+    """Questions whose asker has gone end; so do questions without end."""
+    server = Server()
+    attack = endless_questions(server)
+    time.sleep(0.5)  # They are begun.
+    attack.stop()
+    over = time.monotonic() + 12
+
+    def rest():
+        before = server.ticks()
+        time.sleep(0.4)
+        return server.ticks() - before <= 4
+
+    while not (quiet := rest()) and time.monotonic() < over:
+        pass
+    check("where the asker has gone, the question ends", quiet)
+
+
+def stopping(check, kind):
+    """SIGTERM while mallory holds what she can: the documented five seconds, and a status that is no trap."""
+    server = Server("--idle-timeout", "60")
+    attack = {"slow readers": slow_readers, "endless questions": endless_questions, "connections": connections}[kind](
+        server)
+    time.sleep(0.7)  # It is under way: answers wait for their readers.
+    ended, status = server.ended_within(8)
+    check(f"SIGTERM ends the server in time beside {kind}", ended)
+    check("it ends in order", status in (0, -signal.SIGTERM, 143), (status, server.said()[-800:]))
+    check("no socket is left", not os.path.exists(server.socket))
+    check("no process is left", not [pid for pid in os.listdir("/proc") if pid.isdigit() and is_server(pid)])
+    attack.stop()
+
+
+def is_server(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+        text = file.read()
+        return text.startswith(("Name:\tallocsd", "Name:\texe")) and "\nState:\tZ" not in text
+    return False
+
+
+def workers_of(*users):
+    found, wanted = [], {str(user) for user in users}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+            text = file.read()
+            is_server = text.startswith(("Name:\tallocsd", "Name:\texe")) and "\nState:\tZ" not in text
+            if is_server and text.split("\nUid:\t")[1].split()[0] in wanted:
+                found.append(int(pid))
+    return found
+
+
+def killed(check, count):
+    """Workers of others are killed at random moments under load: no answer of bob's fails. A user whose worker fails
+    again and again waits longer each time, so the kills are shared out among many."""
+    server = Server()
+    bob = Program(BOB)
+    pulse = Pulse(BOB, server, [bob.query, bob.query, "/v1/processes"], pause=0.001)
+    others = range(65001, 65001 + max(2, count // 5))
+    load = [Pulse(user, server, ["/v1/processes", "/metrics"], patience=2, pause=0.02) for user in others]
+    random_numbers, kills, failures, asked = random.Random(os.environ.get("ALLOCS_TEST_SEED", "14")), 0, [], 0
+    while kills < count:
+        for one in [pulse, *load]:
+            one.begin(1)
+        over = time.monotonic() + 1
+        while time.monotonic() < over and kills < count:
+            # Any moment of a worker's life is what is tried.
+            time.sleep(random_numbers.uniform(0, 0.03))
+            for pid in workers_of(*others):
+                if kills < count and random_numbers.random() < 0.5:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
+                        kills += 1
+        times, failed = pulse.receive(60)
+        for one in load:
+            one.receive(60)
+        failures += failed
+        asked += len(times)
+    check(f"of {asked} answers of bob's none fails while {kills} workers of others are killed",
+          not failures and asked > 10, failures[:3])  # fmt: skip
+    counted = server.metrics().get("allocsd_workers_failed_total", 0)
+    check("the server counts the workers that failed", kills * 0.9 <= counted <= kills * 1.1, (kills, counted))
+    check("the log says that workers ended", "worker failed" in server.said())
+    check("the server lives", server.lives, server.said()[-500:])
+    answered = stage.wait("an answer after the last was killed", lambda: ask(others[0], server, "/metrics")[0] == 200,
+                          patience=60, pause=0.2)  # fmt: skip
+    check("a user whose worker was killed is answered again", answered)
+    for one in [pulse, *load]:
+        one.end()
+
+
+LONG = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
+scenes = {
+    "budgets-questions": lambda check: beside(check, "endless questions", "a stream of questions"),
+    "budgets-memory": lambda check: beside(check, *(f"memory: {kind}" for kind in BOMBS), seconds=0.8),
+    "budgets-streams": lambda check: beside(check, "60 streams of full rings", "address space", "descriptors"),
+    "budgets-connections": lambda check: beside(check, "connections", "slow readers"),
+    "budgets-files": lambda check: beside(
+        check, "names that come and go", "a segment under ever new names", "segments that are costly to remove",
+        "lines of the log"),
+    "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
+    "budgets-given-up": given_up,
+    "budgets-stop-readers": lambda check: stopping(check, "slow readers"),
+    "budgets-stop-questions": lambda check: stopping(check, "endless questions"),
+    "budgets-kills": lambda check: killed(check, 20 if LONG == 1 else 500),
+}

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kind A: who a segment is of. Each claim of it lies in turn: name, header, owner, directory, process, control file.
+
+The victim is bob's program, with a secret in its environment, or a process of root's. Whatever mallory makes, she must
+not be told of it: not its mappings, not its environment. And neither bob nor root may be told of hers in its place.
+"""
+
+import contextlib
+import os
+import struct
+import subprocess
+
+import segments
+import stage
+from stage import BOB, MALLORY, ROOT, TOOLS, Holder, Program, Server, ask, home, place, start, start_time, wearing
+
+SECRET = "SECRET-OF-THE-VICTIM"
+
+
+def ranges(pid):
+    """(start, end, path) of each mapping of the process."""
+    with open(f"/proc/{pid}/maps") as file:
+        for line in file:
+            words = line.split(maxsplit=5)
+            first, last = words[0].split("-")
+            yield int(first, 16), int(last, 16), words[5].strip() if len(words) > 5 else ""
+
+
+def leak(server, pid, victim, user=MALLORY):
+    """What the user is told of the victim by questions about the process `pid`: an empty list, as it should be."""
+    mapped = list(ranges(victim))
+    stack = next(last for _, last, path in mapped if path == "[stack]")
+    addresses = [first for first, _, _ in mapped] + list(range(stack - 8192, stack, 8))
+    body = "".join(f"{address:#x}\n" for address in addresses).encode()
+    answers = ask(user, server, f"/v1/processes/{pid}/query", method="POST", body=body)[1]
+    answers += ask(user, server, f"/v1/processes/{pid}")[1] + ask(user, server, f"/v1/processes/{pid}/top")[1]
+    # Where the program lies is random, but for what every process has at one place.
+    own = [f'"start":"{first:#x}"' for first, _, path in mapped if not path.startswith("[vsyscall")]
+    return [word for word in [SECRET, *own] if word.encode() in answers]
+
+
+class Scene:
+    """A server, bob's program, and mallory who is known to the server."""
+
+    def __init__(self, check, options=(), old=False):
+        self.check = check
+        if old:
+            stage.old_layout()
+        self.server = Server(*options)
+        self.bob = Program(BOB, environment={"PASSWORD": SECRET})
+        self.bob_start = start_time(self.bob.pid)
+
+    def holder(self):
+        return Holder(MALLORY, self.server)
+
+    def expect_nothing(self, what, pid, victim=None):
+        told = leak(self.server, pid, victim or self.bob.pid)
+        self.check(f"{what}: nothing is told of the victim", not told, told[:3])
+
+    def expect_service(self, what):
+        """Bob and root are answered, about bob's own process."""
+        for user in (BOB, ROOT):
+            status, answer = ask(user, self.server, self.bob.query)
+            right = status == 200 and b'"kind":"heap"' in answer and b'"size":96' in answer
+            self.check(f"{what}: {'bob' if user else 'root'} is answered about bob's program", right,
+                       (status, answer[:300]))  # fmt: skip
+
+
+def names_and_headers(check, old):
+    scene = Scene(check, old=old)
+    server, bob = scene.server, scene.bob
+    check("mallory's own segment is answered about", *own_segment(scene))
+    check("bob's own questions tell what mallory's must not",
+          SECRET in (told := leak(server, bob.pid, bob.pid, BOB)) and len(told) > 5, told)  # fmt: skip
+
+    liar = scene.holder()
+    liar.segment(pid=bob.pid)
+    scene.expect_nothing("a header that names another process", liar.pid)
+    liar = scene.holder()
+    liar.segment(pid=bob.pid, start=scene.bob_start)
+    scene.expect_nothing("a header that names another process and its start", liar.pid)
+    liar = scene.holder()
+    liar.segment(start=scene.bob_start)
+    scene.expect_nothing("a header with another start than its name", liar.pid)
+
+    # The header is right when the segment is first asked about, and lies from then on.
+    liar = scene.holder()
+    made = liar.segment()
+    ask(MALLORY, server, f"/v1/processes/{liar.pid}")
+    made.set("pid", "<I", bob.pid)
+    made.set("start_time", "<Q", scene.bob_start)
+    scene.expect_nothing("a header that changes after it was listed", liar.pid)
+    liar = scene.holder()
+    made = liar.segment()
+    ask(MALLORY, server, f"/v1/processes/{liar.pid}")
+    made.set("boottime_offset", "<q", (liar.start - scene.bob_start) * 10**7)
+    scene.expect_nothing("clocks of a header that change after it was listed", liar.pid)
+
+    # A file of the victim's own name, among mallory's files; the header's clocks make any start fit.
+    for what, options in (
+        ("a file of the victim's name", {}),
+        ("a file of the victim's name, with clocks that shift the start", {"clocks": (0, 10**15)}),
+    ):
+        name = f"{place(MALLORY, server)}/{bob.pid}.{scene.bob_start + 7}.seg"
+        liar = scene.holder()
+        liar.segment(pid=bob.pid, start=scene.bob_start + 7, name=name, **options)
+        scene.expect_nothing(what, bob.pid)
+        scene.expect_service(what)
+        with wearing(MALLORY):
+            os.unlink(name)
+    with contextlib.suppress(OSError):
+        if not old:
+            liar = scene.holder()
+            name = f"{place(MALLORY, server)}/{bob.pid}.{scene.bob_start}.seg"
+            liar.segment(pid=bob.pid, start=scene.bob_start, name=name)
+            scene.expect_nothing("a file of the victim's name and start", bob.pid)
+            scene.expect_service("a file of the victim's name and start")
+
+    status, answer = ask(MALLORY, server, "/v1/processes")
+    mine = [row for row in stage.objects(answer)[0]["processes"] if row.get("uid") != MALLORY] if status == 200 else []
+    check("a list has no process of another user's", status == 200 and mine == [], (status, mine))
+    check("the server lives", server.lives, server.said()[-500:])
+
+
+def own_segment(scene):
+    holder = scene.holder()
+    holder.segment()
+    status, answer = ask(MALLORY, scene.server, f"/v1/processes/{holder.pid}/query?address=0x10")
+    return status == 200 and b'"kind":"unmapped"' in answer, (status, answer[:300], scene.server.said()[-600:])
+
+
+def processes(check, old):
+    scene = Scene(check, old=old)
+    server = scene.server
+
+    # A program that has gained root's rights, which its user may not look into.
+    subprocess.run(["cp", f"{TOOLS}/hold", "/dev/shm/setuid"], check=True)
+    os.chmod("/dev/shm/setuid", 0o4755)
+    gained = start(MALLORY, ["/dev/shm/setuid"], {"PASSWORD": SECRET}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    when = start_time(gained.pid)
+    liar = scene.holder()
+    liar.segment(pid=gained.pid, start=when, name=f"{place(MALLORY, server)}/{gained.pid}.{when}.seg", publish=False)
+    path = f"{place(MALLORY, server)}/{gained.pid}.{when}.seg"
+    gained.stdin.write(f"{path}.new\n".encode())
+    gained.stdin.flush()
+    with wearing(MALLORY):
+        os.rename(f"{path}.new", path)
+    scene.expect_nothing("a program that has gained root's rights", gained.pid, gained.pid)
+
+    # A number of another pid namespace, which is here the number of a process of root's: the stage's own.
+    inner = start(ROOT, ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={MALLORY}",
+                         f"--regid={MALLORY}", "--clear-groups", f"{TOOLS}/hold"], stdin=subprocess.PIPE,
+                  stdout=subprocess.PIPE)  # fmt: skip
+
+    def child():
+        with open(f"/proc/{inner.pid}/task/{inner.pid}/children") as file:
+            return file.read().split()
+
+    began = start_time(int(stage.wait("a process in a pid namespace", child)[0]))
+    name = f"{place(MALLORY, server)}/1.{began}.seg"
+    scene.holder().segment(pid=1, start=began, name=name, publish=False)
+    inner.stdin.write(f"{name}.new\n".encode())
+    inner.stdin.flush()
+    inner.stdout.readline()
+    with wearing(MALLORY):
+        os.rename(f"{name}.new", name)
+    scene.expect_nothing("a number of another pid namespace", 1, 1)
+
+    # A number that was mallory's and is now root's.
+    gone = scene.holder()
+    gone.segment()
+    gone.process.kill()
+    gone.process.wait()
+    # Threads of the server take numbers, too: it may need some tries.
+    for _ in range(100):
+        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+            file.write(str(gone.pid - 1))
+        heir = start(ROOT, ["sleep", "1000"], {"PASSWORD": SECRET})
+        if heir.pid == gone.pid:
+            break
+        stage.end(heir)
+    else:
+        raise stage.Missing(f"the number {gone.pid} could not be had again")
+    scene.expect_nothing("a number that another process has now", heir.pid, heir.pid)
+    when = start_time(heir.pid)
+    with wearing(MALLORY):
+        os.rename(gone.path(), f"{gone.directory}/{heir.pid}.{when}.seg")
+        # A sweep may have taken the right to write away.
+        os.chmod(f"{gone.directory}/{heir.pid}.{when}.seg", 0o600)
+        descriptor = os.open(f"{gone.directory}/{heir.pid}.{when}.seg", os.O_RDWR)
+        os.pwrite(descriptor, struct.pack("<Q", when), segments.numbers["allocs_header.start_time"])
+        os.close(descriptor)
+    scene.expect_nothing("a number that another process has now, with its start", heir.pid, heir.pid)
+    scene.expect_service("afterwards")
+    check("the server lives", server.lives, server.said()[-500:])
+
+
+def control_files(check, old):
+    scene = Scene(check, old=old)
+    server, bob = scene.server, scene.bob
+    theirs = bob.segment[:-3] + "ctl"
+    descriptor = os.open(theirs, os.O_RDONLY)
+
+    def word():
+        return struct.unpack("<I", os.pread(descriptor, 4, 0))[0]
+
+    def consumers():
+        return os.pread(descriptor, 8 * 64, segments.numbers["allocs_control.consumers"])
+
+    untouched = consumers()
+
+    def expect_untouched(what, liar, policy="lossless"):
+        """A stream of the liar's events writes nothing into bob's file."""
+        connection = stage.act(MALLORY, lambda: stream(server, liar.pid, policy, descriptor, untouched))
+        check(f"{what}: bob's control file is not written", connection == "untouched" and word() == 0
+              and consumers() == untouched, (connection, word()))  # fmt: skip
+
+    for what, link in (("a symbolic link", os.symlink), ("a hard link", os.link)):
+        liar = scene.holder()
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            with wearing(MALLORY):
+                link(theirs, liar.path("ctl"))
+        liar.segment(capacities={"RINGS": 4})
+        expect_untouched(f"a control file that is {what} to another user's", liar)
+    liar = scene.holder()
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        with wearing(MALLORY):
+            os.link(theirs, liar.path("ctl"))
+    liar.segment(pid=bob.pid, start=scene.bob_start, capacities={"RINGS": 4})
+    expect_untouched("another's control file under a header that names its process", liar)
+
+    # A control file of mallory's that the server writes, and that then becomes a segment.
+    first, second = scene.holder(), scene.holder()
+    made = first.segment(control=True, capacities={"RINGS": 4})
+    connection = stage.act(MALLORY, lambda: opened(server, first.pid))
+    with wearing(MALLORY):
+        with contextlib.suppress(OSError):
+            os.rename(first.path("ctl"), second.path())
+    scene.expect_nothing("a control file that becomes a segment", second.pid, server.process.pid)
+    os.close(made.control)
+    scene.expect_service("afterwards")
+    check("the server lives", server.lives, (connection, server.said()[-500:]))
+
+
+def stream(server, pid, policy, descriptor, untouched):
+    """Asks for events, and says whether bob's control file changed meanwhile."""
+    try:
+        connection = stage.raw(server.socket, f"/v1/processes/{pid}/events?policy={policy}")
+        connection.settimeout(2)
+        answer = connection.recv(200)
+        if b" 200 " in answer:
+            # Attached: what it wrote, it has written.
+            stage.time.sleep(0.3)
+        now = os.pread(descriptor, 8 * 64, segments.numbers["allocs_control.consumers"])
+        return "untouched" if now == untouched else "written"
+    except TimeoutError:
+        return "untouched"
+
+
+def opened(server, pid):
+    """Whether a stream of events began."""
+    connection = stage.raw(server.socket, f"/v1/processes/{pid}/events")
+    connection.settimeout(2)
+    try:
+        return b" 200 " in connection.recv(200)
+    except TimeoutError:
+        return False
+
+
+def directories_of_others(check):
+    """The name of bob's directory is taken by mallory before he comes, in each way; no server runs."""
+    for what, make in (
+        ("a directory of mallory's", lambda path: os.mkdir(path, 0o777)),
+        ("a link to a directory of mallory's", lambda path: os.symlink(home(MALLORY), path)),
+        ("a file", lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))),
+    ):
+        name = f"/dev/shm/allocs-{BOB}"
+        with wearing(MALLORY):
+            os.umask(0)
+            make(name)
+        status, output, errors = stage.control(BOB, "run", "--", "/bin/echo", "ran")
+        check(f"{what} in place of bob's: his program runs, or he is told why not", output == "ran\n"
+              or status == 1 and "start allocsd as root" in errors, (status, output, errors))  # fmt: skip
+        plain = stage.run(BOB, ["/bin/echo", "ran"], {"LD_PRELOAD": f"{stage.BIN}/liballocs_agent.so"})
+        check(f"{what} in place of bob's: a program that has the agent already runs", plain[1] == "ran\n", plain)
+        found = os.listdir(home(MALLORY)) + (os.listdir(name) if os.path.isdir(name) else [])
+        check(f"{what} in place of bob's: no segment of his is put there",
+              not [entry for entry in found if entry.endswith((".seg", ".ctl"))], found)  # fmt: skip
+        status, output, errors = stage.control(BOB, "ps")
+        check(f"{what} in place of bob's: his tools end in words", status in (0, 1), (status, errors))
+        with wearing(MALLORY):
+            subprocess.run(["rm", "-rf", name], check=True)
+
+
+scenes = {
+    "claims-names": lambda check: names_and_headers(check, old=False),
+    "claims-names-shared": lambda check: names_and_headers(check, old=True),
+    "claims-processes": lambda check: processes(check, old=False),
+    "claims-processes-shared": lambda check: processes(check, old=True),
+    "claims-control": lambda check: control_files(check, old=False),
+    "claims-control-shared": lambda check: control_files(check, old=True),
+    "claims-directories": directories_of_others,
+}
