@@ -4,8 +4,8 @@
 is the directory of that build's binaries; ALLOCS_BIN_DIR, or .build/release, has those of this build.
 
 Both serve a program of bob's at one time, and are asked in turns: the latency of his question on a connection that is
-kept and on a new one, and the memory of a server at rest that one user has asked. The bars: 20 µs more on a
-kept connection, 15 MiB more memory. Prints a table, in Markdown, and writes nothing. The status is 1 if a bar was missed.
+kept and on a new one, and the memory of a server at rest that one user has asked. The bars: 20 µs more on a kept
+connection, 15 MiB more memory. Prints a table, in Markdown, and writes nothing. The status is 1 if a bar was missed.
 """
 
 import argparse

@@ -6,14 +6,17 @@ import Foundation
 import TestSupport
 import Testing
 
-extension EndToEnd {
-  @Suite("one of the users is hostile", .enabled(if: Security.canPlay, "needs root, mount and pid namespaces"))
-  struct Security {
-    /// Whether this process may do what a stage needs.
-    static let canPlay: Bool =
-      Restrictions.isRoot
-      && (try? ChildProcess.run(["unshare", "-m", "-p", "--fork", "--mount-proc", "true"]).ending) == .exit(0)
+/// Where scenes are played.
+private enum Stage {
+  /// Whether this process may make one.
+  static let canBeMade: Bool =
+    geteuid() == 0
+    && (try? ChildProcess.run(["unshare", "-m", "-p", "--fork", "--mount-proc", "true"]).ending) == .exit(0)
+}
 
+extension EndToEnd {
+  @Suite("one of the users is hostile", .enabled(if: Stage.canBeMade, "needs root, mount and pid namespaces"))
+  struct Security {
     /// Plays a scene, and expects that it tried something and that every promise was held.
     private func play(_ scene: String) throws {
       let outcome = try ChildProcess.run(
