@@ -189,7 +189,7 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let greedy = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket],
+        OtherUsers.command(as: Self.bob) + ["/usr/bin/python3", "-c", script, stage.server.socket],
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try greedy.readLines(until: "ready")
       try wait(for: "bob is refused") { try stage.status(Self.bob) == 503 }
@@ -213,7 +213,7 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let squatter = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, path],
+        OtherUsers.command(as: Self.bob) + ["/usr/bin/python3", "-c", script, path],
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try squatter.readLines(until: "ready")
       let server = try Server(directory)
@@ -238,7 +238,7 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let deaf = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket],
+        OtherUsers.command(as: Self.bob) + ["/usr/bin/python3", "-c", script, stage.server.socket],
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try deaf.readLines(until: "ready")
       _ = try stage.worker(of: Self.bob)
