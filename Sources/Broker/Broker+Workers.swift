@@ -99,7 +99,7 @@ extension Broker {
     for worker in workers.values {
       if let ping = worker.ping {
         // Where many workers start at once, each takes long.
-        let patience = worker.hasAnswered ? options.workerPatience : options.workerPatience + 20
+        let patience = options.workerPatience * (worker.hasAnswered ? 1 : 3)
         if now - ping.time >= patience { kill(worker, "it has not answered for \(Int(patience)) s") }
       } else if now - worker.started >= Double(worker.pings) * Self.pingInterval {
         worker.pings = UInt64(max(0, (now - worker.started) / Self.pingInterval)) + 1
