@@ -52,7 +52,7 @@ models: ## the models of the shared-memory protocols, every interleaving of them
 	@scripts/install-dependencies models
 	scripts/check-models
 
-fuzz: ## damaged and made segments, rings, symbol files and recordings, ten million of each kind; RUNS for another number
+fuzz: ## damaged and made segments, rings, symbol files, recordings: ten million of each; RUNS for another number
 	@scripts/install-dependencies build
 	scripts/fuzz $(if $(RUNS),--runs $(RUNS)) '$(abspath $(SCRATCH))/fuzz'
 

@@ -118,13 +118,7 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:liburing.a"])]),
     .systemLibrary(
       name: "CLibdw", path: "Sources/Symbols/CLibdw", pkgConfig: "libdw", providers: [.apt(["libdw-dev"])]),
-    .target(
-      name: "CDemangle", path: "Sources/Symbols/CDemangle",
-      linkerSettings: [
-        .linkedLibrary("iberty"),
-        // Its operator new is to be found by the C++ library, which would take its own.
-        .unsafeFlags(["-Xlinker", "--export-dynamic-symbol=_Znwm"]),
-      ]),
+    .target(name: "CDemangle", path: "Sources/Symbols/CDemangle", linkerSettings: [.linkedLibrary("iberty")]),
     .target(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
@@ -160,8 +154,8 @@ let package = Package(
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "IndexReader", "Provenance", "Recording",
-        "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "IndexReader", "Provenance",
+        "Recording", "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),

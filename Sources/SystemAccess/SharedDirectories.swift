@@ -172,9 +172,9 @@ public enum SharedDirectories {
     }
   }
 
-  /// Makes a directory that belongs to `user` from the start: with that user's id, and with the rights that root's group
-  /// has in root's directory for that moment. So root needs no capability but CAP_SETUID. To be called by a process with
-  /// one thread. Returns 0, or the number of an error.
+  /// Makes a directory that belongs to `user` from the start: with that user's id, and with the rights that root's
+  /// group has in root's directory for that moment. So root needs no capability but CAP_SETUID. To be called by a
+  /// process with one thread. Returns 0, or the number of an error.
   private static func make(_ name: String, in parent: borrowing CheckedDirectory, as user: UInt32) -> Int32 {
     let directory = openat(parent.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard directory >= 0 else { return errno }

@@ -455,16 +455,23 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
 
   // MARK: names
 
-  @Test("a Swift name that stands for one of a megabyte stays as it is, however often it comes")
-  func swiftBomb() {
+  @Test("a Swift name that unfolds to megabytes, or without end, stays as it is", arguments: [14, 23])
+  func swiftBomb(steps: UInt8) {
     var type = "SDyS2iG"
-    for step: UInt8 in 0..<14 { type = "SDy\(type)A\(Character(UnicodeScalar(UInt8(ascii: "C") + step)))G" }
+    for step in 0..<steps { type = "SDy\(type)A\(Character(UnicodeScalar(UInt8(ascii: "C") + step)))G" }
     let name = "$s1m1v\(type)vp"
+    #expect(demangled(name) == name)
     #expect(demangled("$s1m1vSDySDyS2iGACGvp").hasPrefix("m.v : Swift.Dictionary"))
-    for _ in 0..<3 { #expect(demangled(name) == name) }
-    #expect(demangled("$s1m1vSDySDyS2iGACGvp").hasPrefix("m.v : Swift.Dictionary"))
-    // What each of them leaves behind is bounded by their number.
-    for _ in 0..<70 { #expect(demangled(name) == name) }
+  }
+
+  @Test("a Swift name whose references are repeated thousands of times stays as it is")
+  func swiftRepetition() {
+    let factor = (0..<4).map { _ in "A2047_2000C" }.joined()
+    for name in [
+      "$s1m1vSDySDyS2iGA2000CA2000CGvp", "$s1m1v\(factor)vp", "$s1m1v\(String(repeating: "S2000i", count: 9))tvp",
+    ] {
+      #expect(demangled(name) == name)
+    }
   }
 
   // MARK: time

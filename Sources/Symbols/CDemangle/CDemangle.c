@@ -4,8 +4,6 @@
 #include "CDemangle.h"
 
 #include <setjmp.h>
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,38 +40,6 @@ size_t cdemangle_cxx_or_rust(const char *name, char *buffer, size_t capacity) {
 
 extern char *swift_demangle(const char *name, size_t length, char *buffer, size_t *buffer_size, uint32_t flags);
 
-// Swift's demangler can't be told to stop either, and 135 bytes stand for 60 MB. It writes into a std::string, which
-// grows by operator new: this one jumps out where the string, or anything else that a demangler wants on this thread,
-// is larger than any result that is taken. What the demangler holds is lost then: the string and the nodes of one
-// name, some hundred KiB. So such names may come `MOST_JUMPS` times, and after that no Swift name is demangled.
-//
-// That bounds memory, not time: before it writes, the demangler passes over the name's tree, in which a part that is
-// named twice counts twice.
-enum { LARGEST_PIECE = 64 << 10, MOST_JUMPS = 64 };
-static _Thread_local jmp_buf *too_large;
-static atomic_int jumps;
-
-// operator new(unsigned long), of all code of this program; operator delete is the library's, which calls free.
-void *_Znwm(size_t size) {
-  if (too_large && size > LARGEST_PIECE)
-    longjmp(*too_large, 1);
-  void *memory = malloc(size ? size : 1);
-  if (!memory)
-    abort();
-  return memory;
-}
-
 char *cdemangle_swift(const char *name, size_t length) {
-  if (atomic_load_explicit(&jumps, memory_order_relaxed) >= MOST_JUMPS)
-    return NULL;
-  jmp_buf full;
-  if (setjmp(full)) {
-    too_large = NULL;
-    atomic_fetch_add_explicit(&jumps, 1, memory_order_relaxed);
-    return NULL;
-  }
-  too_large = &full;
-  char *result = swift_demangle(name, length, NULL, NULL, 0);
-  too_large = NULL;
-  return result;
+  return swift_demangle(name, length, NULL, NULL, 0);
 }

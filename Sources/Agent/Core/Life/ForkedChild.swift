@@ -9,7 +9,8 @@
 // instruction, on the thread that then called fork in a signal handler. It will write there when it
 // goes on. So the child puts private memory of its own wherever the parent's segment was mapped,
 // with the parent's sections in its header. A mapping is noted in the process's lists before it is
-// first written to (AnchoredSection.swift). The test is stepped.c, which forks at every instruction.
+// first written to (AnchoredSection.swift). The test is stepped.c, which forks at every
+// instruction.
 
 import AgentMachine
 import SharedLayout

@@ -77,7 +77,8 @@ struct AnchoredSection {
       return nil
     }
     let start = mapped.assumingMemoryBound(to: UInt8.self)
-    // Before the first store to it: a child of fork puts memory of its own there (ForkedChild.swift).
+    // Before the first store to it: a child of fork puts memory of its own there
+    // (ForkedChild.swift).
     mappings[Int(number)] = start
     guard System.commit(mapped, headSize) else {
       mappings[Int(number)] = nil

@@ -218,8 +218,8 @@ static inline void allocs_set_registered_block(struct allocs_thread_block *threa
 static inline bool allocs_is_inside(void) {
   return allocs_thread_local.self == NULL && allocs_thread_local.registered != NULL;
 }
-// Says that the thread is about to load addresses of the segment to note a change of mappings; gives
-// what was said before, to be said again behind it.
+// Says that the thread is about to load addresses of the segment to note a change of mappings;
+// gives what was said before, to be said again behind it.
 static inline uint64_t allocs_set_noting(uint64_t noting) {
   uint64_t before = allocs_thread_local.noting;
   allocs_thread_local.noting = noting;
