@@ -46,9 +46,8 @@ private func swift(_ name: UnsafePointer<CChar>, _ length: Int) -> String? {
 /// an earlier part (`A` and letters, each with a count before it) may double what came before, and more with a count.
 ///
 /// So a name is demangled only if the product of all its references' factors stays below 2^20; of the 184,000 Swift
-/// names of allocsd itself that leaves out 50. Identifiers, which are text behind their length, are passed over. A name that
-/// hides references from this reading has a watchdog to meet (Bounds): the reading is of the mangling as the compiler
-/// writes it (docs/ABI/Mangling.rst of Swift).
+/// names of allocsd itself that leaves out 50. Identifiers, which are text behind their length, are passed over.
+/// The reading is of the mangling as the compiler writes it (docs/ABI/Mangling.rst of Swift).
 private enum SwiftUnfolding {
   private static let mostFactors = 20.0
   /// Of references to the standard library's types, which unfold to a few words each.

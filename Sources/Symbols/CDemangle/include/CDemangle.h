@@ -16,7 +16,8 @@
 size_t cdemangle_cxx_or_rust(const char *name, char *buffer, size_t capacity);
 
 // The demangler of Swift's own runtime, linked with every Swift program. Returns a string to be given to free(), or
-// null if `name` (`length` bytes) isn't a Swift symbol's. Nothing bounds it: the caller has looked how far the name unfolds.
+// null if `name` (`length` bytes) isn't a Swift symbol's.
+// Nothing bounds it: the caller has looked how far the name unfolds.
 char *cdemangle_swift(const char *name, size_t length);
 
 #endif
