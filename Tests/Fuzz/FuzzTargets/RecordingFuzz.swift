@@ -5,8 +5,8 @@
 //   a chunk: kind u8, what u8, events u16, unpacked u16, size u16, payload
 //   with 128 in the kind, the payload is made: numbers u8, then as many numbers; of a table in columns, for each
 //                 column numbers u8 and as many numbers, before which the columns' sizes are put as the format has
-//                 them. A byte from 224 on stands for one of the numbers at which something ends. So chunks of events and stacks are
-//                 valid by construction, but for the numbers in them.
+//                 them. A byte from 224 on stands for one of the numbers at which something ends. So chunks of events
+//                 and stacks are valid by construction, but for the numbers in them.
 //
 //   what: bit 0 the payload is a zstd frame (of `unpacked` bytes), 1 a bit of it is flipped, 2 the file is cut within
 //         it, 3 chunks before it are missing, 4 the stamps in its header are the wrong way round
