@@ -7,7 +7,6 @@
 // instruction behind which it came to be. The calls are such that each slow path of a hook is stepped through: call
 // stacks that are new, blocks in regions of their own, the first event of a thread.
 
-#define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
 #include <sys/mman.h>
