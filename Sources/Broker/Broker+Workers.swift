@@ -347,15 +347,16 @@ extension Broker {
 
   /// Has a destination opened for the events of one of the user's own live processes.
   private func openDestination(_ message: Message, for worker: Worker, of user: UInt32) {
-    func refuse(_ why: String) {
-      worker.channel.send(Message(.destination, number: message.number, text: Array(why.utf8)))
+    func refuse(_ why: String, again: UInt64 = 0) {
+      worker.channel.send(Message(.destination, number: message.number, value: again, text: Array(why.utf8)))
     }
     let words = message.words
     guard options.exportsEvents, words.count == 2, let id = Int32(exactly: message.value) else {
       return refuse("events are not exported")
     }
     guard let file = watch.process(id, startTime: words[0], inode: words[1], of: user) else {
-      return refuse("no such process is known to run")
+      // A worker may see a program that replaces another before the broker has looked.
+      return refuse("no such process is known to run", again: 1)
     }
     // A worker that is started anew asks again; a broken one can't make files without end.
     var opened = openedDestinations[file.path] ?? (file.inode, 0)

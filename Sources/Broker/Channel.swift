@@ -7,7 +7,7 @@
 // | ping           | broker       | the ping's number               |                                |
 // | stop           | broker       |                                 |                                |
 // | look           | broker       |                                 |                                |
-// | destination    | broker       | the request's; text: an error   | the open destination           |
+// | destination    | broker       | the request's; 1: ask again soon; text: an error | the open destination |
 // | link           | broker       | the request's; text: an error   | a connection to another worker |
 // | users          | broker       | the request's; text: user ids   |                                |
 // | figures        | broker       | the request's; text: the values |                                |

@@ -51,8 +51,13 @@ final class Exports: Sendable {
       do {
         // Until the segment is whole, a thread waits that may wait.
         guard let segment = try await workers.runIfActive({ try Self.open(file) }) else { return }
-        let answer = try await link.ask(
-          .askDestination, value: UInt64(file.processID), text: Message.text([file.startTime, file.inode]))
+        var answer = try await Self.destination(of: file, link)
+        var patience = 50
+        while answer.descriptor == nil, answer.message.value != 0, patience > 0, file.isStillLive {
+          patience -= 1
+          try await Task.sleep(for: .milliseconds(100))
+          answer = try await Self.destination(of: file, link)
+        }
         let words = String(decoding: answer.message.text, as: UTF8.self)
         guard let descriptor = answer.descriptor else { throw Complaint(.obstacle, what: words) }
         let destination = try Destination(adopting: descriptor, name: words)
@@ -74,6 +79,12 @@ final class Exports: Sendable {
         logger.warning("\(error)", metadata: metadata)
       }
     }
+  }
+
+  /// The broker's answer to a request for the destination; with a value other than 0 where it may be another one soon.
+  private static func destination(of file: SegmentFile, _ link: BrokerLink) async throws -> BrokerLink.Answer {
+    try await link.ask(
+      .askDestination, value: UInt64(file.processID), text: Message.text([file.startTime, file.inode]))
   }
 
   /// The segment of a process that may have begun a moment ago: until then the segment may be half-written, or have no
