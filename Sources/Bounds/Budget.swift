@@ -26,9 +26,13 @@ public final class Budget: Sendable {
   private let bytes: Int
   /// The raw value of the limit that was met first; 0 while none was.
   private let met = Atomic<UInt8>(0)
+  /// The words of the question, for the log; nil: no watchdog looks at the budget.
+  let question: String?
 
   /// A budget that begins now, of `seconds` of time and `bytes` of memory (answers, sections, what is unpacked).
-  public init(seconds: Double, bytes: Int) {
+  /// `question`: the words of the question, if a watchdog is to look at it (Watchdog.swift).
+  public init(seconds: Double, bytes: Int, question: String? = nil) {
+    self.question = question
     self.bytes = min(max(bytes, 0), Self.most)
     // NaN is no time at all.
     let bounded = seconds > 0 ? min(seconds, 1e9) : 0
@@ -69,6 +73,9 @@ public final class Budget: Sendable {
     return Limit(rawValue: met.load(ordering: .relaxed))
   }
 
+  /// Whether time is over, whatever limit was met first.
+  var isLate: Bool { SystemAccess.nanoseconds(of: CLOCK_MONOTONIC) > deadline }
+
   /// Whether a limit was met. Looks at the clock: in a loop, ask a meter.
   public var isExhausted: Bool { limit != nil }
 
@@ -78,7 +85,7 @@ public final class Budget: Sendable {
     case nil: return
     case .time:
       throw Complaint(
-        .budget, what: "the question took longer than \(UInt64(seconds)) s", advice: "ask for less at a time",
+        .budget, what: "the question took longer than \(Self.words(seconds)) s", advice: "ask for less at a time",
         code: ETIME)
     case .memory:
       throw Complaint(
@@ -87,6 +94,11 @@ public final class Budget: Sendable {
     case .cancelled:
       throw Complaint(.budget, what: "whoever asked has gone", code: ECANCELED)
     }
+  }
+
+  /// A number of seconds, with a part of one where it is short.
+  private static func words(_ seconds: Double) -> String {
+    seconds < 10 && seconds != seconds.rounded() ? "\(seconds)" : "\(UInt64(seconds))"  // bounded: at most 10^9
   }
 
   private func end(_ limit: Limit) {
@@ -102,6 +114,8 @@ public final class Budget: Sendable {
     let before = pthread_getspecific(Self.key)
     pthread_setspecific(Self.key, Unmanaged.passUnretained(self).toOpaque())
     defer { pthread_setspecific(Self.key, before) }
+    let watched = question == nil ? nil : Watchdog.add(self)
+    defer { if let watched { Watchdog.remove(watched) } }
     let result = try body()
     try check()
     return result

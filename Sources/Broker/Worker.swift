@@ -139,7 +139,8 @@ final class Worker {
 
     var words = ["allocsd: \(key)", "--role", key.role]
     if isPrivileged, case .user(let id) = key { words += ["--user", "\(id)"] }
-    var environment: [String] = []
+    // The backtrace of a worker that crashes would take minutes, and fill the log.
+    var environment = ["SWIFT_BACKTRACE=enable=no"]
     for name in ["ALLOCS_DIR", "ALLOCSD_IO_URING", "TZ"] {
       if let value = getenv(name) { environment.append("\(name)=" + String(reversibly: UnsafePointer(value))) }
     }

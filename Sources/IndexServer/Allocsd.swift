@@ -115,6 +115,14 @@ struct Allocsd: ParsableCommand {
       "A user's worker ends after this long without connections: a number with s, m, h or d.", valueName: "time"))
   var workerIdle: KeepTime = KeepTime(seconds: 30)
 
+  @Option(
+    help: .init(
+      """
+      End a question that takes longer, and each piece of a list of answers: a number with ms, s or m. A worker in \
+      which a question can't be ended after as long again ends itself.
+      """, valueName: "time"))
+  var answerWithin: KeepTime = KeepTime(seconds: 30)
+
   @Option(help: .hidden)
   var workerPatience: KeepTime = KeepTime(seconds: 10)
 
@@ -163,6 +171,9 @@ struct Allocsd: ParsableCommand {
     }
     guard (0.1...86400).contains(workerIdle.seconds) else {
       throw ValidationError("--worker-idle must be 1s to 1d.")
+    }
+    guard (0.01...3600).contains(answerWithin.seconds) else {
+      throw ValidationError("--answer-within must be 10ms to 60m.")
     }
     guard (1...86400).contains(idleTimeout) else { throw ValidationError("--idle-timeout must be 1 to 86400 seconds.") }
     guard (1...100_000).contains(maxConnections), (1...100_000).contains(maxConnectionsPerUser) else {

@@ -2,6 +2,7 @@
 // What a question may cost: each limit ends it, and is said.
 
 import Bounds
+import Synchronization
 import SystemAccess
 import TestSupport
 import Testing
@@ -90,5 +91,32 @@ struct BudgetTests {
     }
     #expect(code == 125)
     #expect(rounds == 5)
+  }
+
+  private final class Words: Sendable {
+    let told = Mutex<[String]>([])
+  }
+
+  @Test("a question that asks no meter and goes on after its time is told of, once; those within theirs are not")
+  func watchdog() throws {
+    let words = Words()
+    try Watchdog.begin(patience: 0.03) { question in words.told.withLock { $0.append(question) } }
+    let budget = Budget(seconds: 1000, bytes: 1000, question: "in time")
+    try budget.run { () throws(Complaint) in
+      let stuck = Budget(seconds: 0.01, bytes: 1000, question: "stuck")
+      #expect(
+        code(stuck) {
+          // A cancelled question may be stuck, too.
+          stuck.cancel()
+          try? wait(for: "the stuck question is told of") { words.told.withLock { $0.contains("stuck") } }
+        } == 125)
+    }
+    // Another question is told of later: by then the first would have been told of again.
+    let other = Budget(seconds: 0.01, bytes: 1000, question: "other")
+    #expect(
+      code(other) {
+        try? wait(for: "the other question is told of") { words.told.withLock { $0.contains("other") } }
+      } == 62)
+    #expect(words.told.withLock { $0 } == ["stuck", "other"])
   }
 }

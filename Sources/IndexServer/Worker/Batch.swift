@@ -6,6 +6,7 @@
 // the event loop reads and writes while this task renders.
 
 import Answers
+import Bounds
 import Hummingbird
 import NIOCore
 import NIOPosix
@@ -22,6 +23,15 @@ struct Batch: Sendable {
   let sizeLimit: Int
   /// The threads on which the answers are made.
   let workers: NIOThreadPool
+  let asker: Asker
+  /// What a piece may cost.
+  let limits: QuestionLimits
+  /// The request, for the log.
+  let words: String
+
+  /// Bytes of answers after which a piece ends, though more of the list is there; and bytes of the list that are
+  /// answered before that is looked at.
+  private static let (pieceSize, step) = (4 << 20, 8 << 10)
 
   /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
   /// meaningless is the last line, and the response is broken off without its end mark.
@@ -38,22 +48,31 @@ struct Batch: Sendable {
               advice: "send it in several requests")), to: &writer)
         return
       }
-      try await write(render(&lines, piece), to: &writer)
+      var rest = piece
+      while rest.readableBytes > 0 { try await write(render(&lines, &rest), to: &writer) }
     }
-    try await write(render(&lines, nil), to: &writer)
+    var end: ByteBuffer?
+    try await write(render(&lines, &end), to: &writer)
     try await writer.finish(nil)
   }
 
+  private func render(_ lines: inout AddressLines, _ piece: inout ByteBuffer) async throws -> Rendered {
+    var rest: ByteBuffer? = piece
+    let rendered = try await render(&lines, &rest)
+    piece = rest ?? ByteBuffer()
+    return rendered
+  }
+
   /// Calls `rendered` on a worker: the next piece is received meanwhile.
-  private func render(_ lines: inout AddressLines, _ piece: ByteBuffer?) async throws -> Rendered {
-    let before = lines
+  private func render(_ lines: inout AddressLines, _ piece: inout ByteBuffer?) async throws -> Rendered {
+    let before = (lines, piece)
     let result = try await workers.runIfActive {
-      var lines = before
-      let rendered = rendered(&lines, piece)
-      return (lines, rendered)
+      var (lines, piece) = before
+      let rendered = rendered(&lines, &piece)
+      return (lines, piece, rendered)
     }
-    lines = result.0
-    return result.1
+    (lines, piece) = (result.0, result.1)
+    return result.2
   }
 
   private struct Rendered {
@@ -66,32 +85,47 @@ struct Batch: Sendable {
     if let error = rendered.error { throw error }
   }
 
-  /// The answers to the lines that end in `piece`, or to the last line if `piece` is nil. Each piece has an inquiry of
-  /// its own, which looks at the process anew: a list may arrive over hours.
-  private func rendered(_ lines: inout AddressLines, _ piece: ByteBuffer?) -> Rendered {
+  /// The answers to the lines that end in `piece`, or to the last line if `piece` is nil. What remains of `piece` is to
+  /// be answered as another piece. Each has an inquiry of its own, which looks at the process anew: a list may arrive
+  /// over hours.
+  private func rendered(_ lines: inout AddressLines, _ piece: inout ByteBuffer?) -> Rendered {
+    do {
+      let bytes = try asker.answer(words, within: limits) { () throws(Complaint) in try answers(&lines, &piece) }
+      return Rendered(bytes: bytes, error: nil)
+    } catch {
+      return failed(error)
+    }
+  }
+
+  private func answers(_ lines: inout AddressLines, _ piece: inout ByteBuffer?) throws(Complaint) -> ByteBuffer {
     // An answer without its stack takes about 250 bytes, ten to twenty times the line that asks for it.
     var list = AnswerList(form: form, capacity: (piece?.readableBytes ?? 64) * 16)
     var inquiry = Inquiry(view, wrappers: wrappers, level: level)
     var count = 0
+    var meter = BudgetMeter(interval: 64)
+    let share = MemoryShare()
     func take(_ line: AddressLine) {
+      guard meter.goesOn() else { return }
       count += 1
       switch line {
       case .address(let address): list.append(address, from: &inquiry, stacks: stacks)
       case .rejected(let error): list.append(error)
       }
+      // The list, and its copy that is sent.
+      share.hold(2 &* list.count)
     }
-    if let piece {
-      lines.feed(piece.readableBytesUInt8Span, take)
-    } else {
-      lines.finish(take)
+    if piece == nil { lines.finish(take) }
+    if var rest = piece {
+      while list.count < Self.pieceSize, rest.readableBytes > 0,
+        let slice = rest.readSlice(length: min(Self.step, rest.readableBytes))
+      {
+        lines.feed(slice.readableBytesUInt8Span, take)
+      }
+      piece = rest
     }
     Metric.Count.addresses.increment(by: Int64(count))
-    do {
-      try view.checkIntact()
-    } catch {
-      return failed(error)
-    }
-    return Rendered(bytes: ByteBuffer(taking: &list), error: nil)
+    try view.checkIntact()
+    return ByteBuffer(taking: &list)
   }
 
   private func failed(_ error: Complaint) -> Rendered {

@@ -33,6 +33,8 @@ struct ConnectionLimits: Sendable {
   var idleSeconds: Int64 = 60
   /// Bytes of a request's body: about four million addresses.
   var bodySize = 64 << 20
+  /// What one question may cost.
+  var question = QuestionLimits()
 }
 
 /// Answers the requests of connections until the broker says that no more come.
@@ -88,12 +90,17 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
       Metric.Count.connectionsRefused.increment()
       return channel.eventLoop.makeSucceededFuture(.refused(channel))
     }
-    channel.closeFuture.whenComplete { _ in open.remove(channel) }
+    let asker = Asker()
+    channel.closeFuture.whenComplete { _ in
+      asker.leave()
+      open.remove(channel)
+    }
     let requests = RequestCount()
     let http = HTTP1Channel(
       responder: { request, writer, channel in
         let isFirst = requests.next() == 1
-        try await respond(to: request, of: caller, isFirst: isFirst, closing: channel.closeFuture, writer)
+        try await respond(
+          to: request, of: caller, asker, isFirst: isFirst, closing: channel.closeFuture, writer)
       },
       configuration: .init(
         additionalChannelHandlers: [StalledWriter(patience: .seconds(limits.idleSeconds))],
@@ -120,7 +127,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
   }
 
   private func respond(
-    to request: Request, of caller: Peer, isFirst: Bool, closing: EventLoopFuture<Void>,
+    to request: Request, of caller: Peer, _ asker: Asker, isFirst: Bool, closing: EventLoopFuture<Void>,
     _ writer: consuming ResponseWriter
   ) async throws {
     if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
@@ -139,7 +146,8 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     if request.headers[.expect]?.lowercased() == "100-continue" {
       try await writer.writeInformationalHead(HTTPResponse(status: .continue))
     }
-    let context = CallerContext(source: .init(logger: logger, caller: caller, isFirst: isFirst, closing: closing))
+    let context = CallerContext(
+      source: .init(logger: logger, caller: caller, asker: asker, isFirst: isFirst, closing: closing))
     let response: Response
     do {
       response = try await responder.respond(to: request, context: context)
@@ -218,12 +226,14 @@ struct CallerContext: RequestContext {
   struct Source: RequestContextSource {
     var logger: Logger
     var caller: Peer
+    var asker: Asker
     var isFirst: Bool
     var closing: EventLoopFuture<Void>
   }
 
   var coreContext: CoreRequestContextStorage
   let caller: Peer
+  let asker: Asker
   /// Whether it is the first request of its connection: the broker chose this worker for it.
   let isFirst: Bool
   /// Completes when either side has closed the connection.
@@ -232,6 +242,7 @@ struct CallerContext: RequestContext {
   init(source: Source) {
     coreContext = .init(source: source)
     caller = source.caller
+    asker = source.asker
     isFirst = source.isFirst
     closing = source.closing
   }

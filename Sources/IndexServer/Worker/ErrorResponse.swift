@@ -3,6 +3,7 @@
 // `{"error":"<what> — <advice>"}` and a newline (docs/http.md).
 
 import Answers
+import Glibc
 import HTTPTypes
 import Hummingbird
 import NIOCore
@@ -15,7 +16,15 @@ extension Complaint {
     case .usage: .badRequest
     case .noSuchProcess, .notIndexed: .notFound
     case .notPermitted: .forbidden
-    case .shortage, .budget: .serviceUnavailable
+    case .budget:
+      switch code {
+      case ETIME: .gatewayTimeout
+      case ENOMEM: .contentTooLarge
+      // Nobody is there to get it; the figures have it apart from failures.
+      case ECANCELED: .init(code: 499, reasonPhrase: "Client Closed Request")
+      default: .serviceUnavailable
+      }
+    case .shortage: .serviceUnavailable
     case .halfWritten, .unreadable, .obstacle, .programNotFound, .programNotExecutable: .internalServerError
     }
   }

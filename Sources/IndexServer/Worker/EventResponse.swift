@@ -6,14 +6,21 @@
 // connection (also while there are no events), and when the server stops.
 
 import Answers
+import EventExport
 import Hummingbird
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
+import SystemAccess
 
 /// Sends one stream of events.
 struct EventResponse: Sendable {
   private let workers: NIOThreadPool
+  private let asker: Asker
+  /// What a piece of the stream may cost.
+  private let limits: QuestionLimits
+  /// The request, for the log.
+  private let words: String
   private let isText: Bool
   private let news: AsyncStream<Void>
   private let continuation: AsyncStream<Void>.Continuation
@@ -22,8 +29,14 @@ struct EventResponse: Sendable {
   private static let collecting = Duration.milliseconds(20)
 
   /// `closing`: completes with the connection.
-  init(workers: NIOThreadPool, closing: EventLoopFuture<Void>, isText: Bool) {
+  init(
+    workers: NIOThreadPool, asker: Asker, limits: QuestionLimits, words: String, closing: EventLoopFuture<Void>,
+    isText: Bool
+  ) {
     self.workers = workers
+    self.asker = asker
+    self.limits = limits
+    self.words = words
     self.isText = isText
     (news, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     closing.whenComplete { [continuation] _ in continuation.finish() }
@@ -38,7 +51,13 @@ struct EventResponse: Sendable {
   func begin(_ stream: EventStream) async throws {
     var iterator = news.makeAsyncIterator()
     _ = await iterator.next()
-    if !stream.hasBegun, let complaint = stream.next().end?.complaint { throw complaint }
+    if !stream.hasBegun, let complaint = try await next(of: stream).end?.complaint { throw complaint }
+  }
+
+  private func next(of stream: EventStream) async throws -> (bytes: [UInt8], end: DeliveryEnd?) {
+    try await workers.runIfActive {
+      try asker.answer(words, within: limits) { () throws(Complaint) in stream.next() }
+    }
   }
 
   /// Sends the stream until its end. Throws if the events can't be read any more, so that the body has no end mark.
@@ -48,7 +67,14 @@ struct EventResponse: Sendable {
     // Events that came since `begin` are waiting already.
     continuation.yield()
     for await _ in news.cancelOnGracefulShutdown() {
-      let (bytes, end) = try await workers.runIfActive { stream.next() }
+      let bytes: [UInt8]
+      let end: DeliveryEnd?
+      do {
+        (bytes, end) = try await next(of: stream)
+      } catch let complaint as Complaint {
+        try await writer.write(ByteBuffer(string: isText ? "\(complaint)\n" : complaint.httpBody))
+        throw complaint
+      }
       if !bytes.isEmpty { try await writer.write(ByteBuffer(bytes: bytes)) }
       if let complaint = end?.complaint { throw complaint }
       if end != nil { break }

@@ -2,6 +2,7 @@
 // A worker's export of events: its one loop; the destination of all processes' events, if one was named; and its
 // figures. The destination is opened by another process at the broker's word, and comes as a descriptor.
 
+import Bounds
 import Broker
 import ByteText
 import EventExport
@@ -95,7 +96,9 @@ final class Exports: Sendable {
     let path = file.path
     while true {
       do throws(Complaint) {
-        let segment = try SharedSegment(path: path)
+        let segment = try QuestionLimits().budget("a segment whose events are exported").run { () throws(Complaint) in
+          try SharedSegment(path: path)
+        }
         var status = stat()
         guard stat(path.originalPath, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
         guard access(EventConsumer.controlPath(ofSegment: path).originalPath, F_OK) != 0, patience > 0 else {

@@ -10,6 +10,7 @@
 //   address space or descriptors, segments that are not in use are closed first, one by one.
 
 import Answers
+import Bounds
 import ByteText
 import Glibc
 import IndexReader
@@ -58,12 +59,7 @@ final class ProcessRegistry: Sendable {
   /// The view of the process `pid`: of the live process, else of the newest dead one. `startTime`: of the process with
   /// this one alone. Throws `Misdirected` where the process may be another user's and the caller may ask about it.
   func view(of pid: Int32, startTime: UInt64?, for caller: Peer, isFirst: Bool) throws -> ProcessView {
-    guard caller.userID == 0 || caller.userID == user else {
-      throw Complaint(
-        .notPermitted, what: "this allocsd answers user \(user) and root alone",
-        advice: "ask as one of them, or have root start allocsd for all users")
-    }
-    if let view = try cached(pid, startTime) { return view }
+    if let view = try openView(of: pid, startTime: startTime, for: caller) { return view }
     let file = try file(of: pid, startTime, for: caller, isFirst: isFirst)
     guard let identity = Identity(file.path), identity.ownerID == user else {
       throw ProcessView.missing(processID: pid)
@@ -73,8 +69,20 @@ final class ProcessRegistry: Sendable {
     let view = try makingRoom { () throws(Complaint) in try ProcessView(file: file) }
     // The owner of the opened file counts, should another file have taken its name meanwhile.
     guard view.ownerID == user else { throw Complaint.notPermitted(path: file.path) }
+    // A view whose opening was cut short is of use to no other question.
+    try Budget.current?.check()
     remember(Open(identity: identity, view: view, lastUse: 0), pid)
     return view
+  }
+
+  /// The view as `view` would give it, if its segment is open; else nil. Two system calls: for event loops.
+  func openView(of pid: Int32, startTime: UInt64?, for caller: Peer) throws(Complaint) -> ProcessView? {
+    guard caller.userID == 0 || caller.userID == user else {
+      throw Complaint(
+        .notPermitted, what: "this allocsd answers user \(user) and root alone",
+        advice: "ask as one of them, or have root start allocsd for all users")
+    }
+    return try cached(pid, startTime)
   }
 
   /// The segment of the process, if it is this user's.

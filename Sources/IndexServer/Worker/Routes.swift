@@ -2,6 +2,7 @@
 // The resources of the API (docs/http.md): who may ask, how the question is answered, and in which form.
 
 import Answers
+import Bounds
 import EventExport
 import HTTPTypes
 import Hummingbird
@@ -21,6 +22,9 @@ struct Routes: Sendable {
   /// The threads for work that may take long: reading debug information, visiting all slots. The threads that serve
   /// connections are few, and must not wait for such work.
   let workers: NIOThreadPool
+  /// The threads for root's questions, where the worker is another user's: a user who keeps all of their own busy keeps
+  /// root waiting for nothing.
+  let rootWorkers: NIOThreadPool
   let exports: Exports
   let link: BrokerLink
 
@@ -52,18 +56,19 @@ struct Routes: Sendable {
     let isGathered = try checkIsGathered(request, context)
     let reader = context.caller.userID
     guard reader == 0 || reader == place.user else {
-      return respond(to: request, ProcessList([]).text, ProcessList([]).json)
+      return respond(to: request, Self.rendered(for: request, ProcessList([]).text, ProcessList([]).json))
     }
-    let list = try await workers.runIfActive {
-      try registry.makingRoom { () throws(Complaint) in
+    let body = try await answer(request, context) { () throws(Complaint) in
+      let list = try registry.makingRoom { () throws(Complaint) in
         // Without other workers, root is told what may not be read.
         try ProcessList(ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
       }
+      return isGathered
+        ? ByteBuffer(bytes: ProcessRows.encode(list)) : Self.rendered(for: request, list.text, list.json)
     }
-    guard isGathered else { return respond(to: request, list.text, list.json) }
+    guard isGathered else { return respond(to: request, body) }
     return Response(
-      status: .ok, headers: [.contentType: ProcessRows.mediaType],
-      body: ResponseBody(byteBuffer: ByteBuffer(bytes: ProcessRows.encode(list))))
+      status: .ok, headers: [.contentType: ProcessRows.mediaType], body: ResponseBody(byteBuffer: body))
   }
 
   @Sendable private func figures(_ request: Request, _ context: CallerContext) async throws -> Response {
@@ -79,28 +84,33 @@ struct Routes: Sendable {
     return Response.figures(text)
   }
 
-  @Sendable private func process(_ request: Request, _ context: CallerContext) throws -> Response {
-    let view = try view(context)
-    let summary = try view.summary()
-    return respond(to: request, summary.text, summary.json)
+  @Sendable private func process(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let body = try await answer(request, context) { () throws(any Error) in
+      let summary = try view(process, context).summary()
+      return Self.rendered(for: request, summary.text, summary.json)
+    }
+    return respond(to: request, body)
   }
 
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
-    let view = try view(context)
+    let process = try ProcessName(context)
     let parameters = try Parameters(request, known: ["level", "limit", "wrapper"])
     let wrappers = try parameters.wrappers()
     let level = try parameters.level()
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
-    let table = try await workers.runIfActive {
-      try view.top(limit: limit, wrappers: wrappers, level: level)
+    let body = try await answer(request, context) { () throws(any Error) in
+      let table = try view(process, context).top(limit: limit, wrappers: wrappers, level: level)
+      return Self.rendered(for: request, table.text, table.json)
     }
-    return respond(to: request, table.text, table.json)
+    return respond(to: request, body)
   }
 
   // MARK: queries
 
   @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
-    let view = try view(context)
+    let process = try ProcessName(context)
+    let open = try registry.openView(of: process.id, startTime: process.startTime, for: context.caller)
     let parameters = try Parameters(request, known: ["address", "level", "stacks", "wrapper"])
     let wrappers = try parameters.wrappers()
     let level = try parameters.level()
@@ -114,10 +124,11 @@ struct Routes: Sendable {
     let kind = MediaKind(accepting: request)
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
     let bytes: ByteBuffer
-    if let quick = try Self.quickAnswers(view, wrappers, level, addresses, form, stacks: stacks) {
+    if let open, let quick = try Self.quickAnswers(open, wrappers, level, addresses, form, stacks: stacks) {
       bytes = quick
     } else {
-      bytes = try await workers.runIfActive {
+      bytes = try await answer(request, context) { () throws(any Error) in
+        let view = try view(process, context)
         var inquiry = Inquiry(view, wrappers: wrappers, level: level)
         return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
       }
@@ -128,28 +139,44 @@ struct Routes: Sendable {
       body: ResponseBody(byteBuffer: bytes))
   }
 
-  /// The answers, if making them takes less time than a change of threads would; else nil.
+  /// The answers, if making them takes less time than a change of threads would; else nil. A segment made to deceive
+  /// may make it take longer: not longer than the budget, and then a thread of the pool has the question.
   private static func quickAnswers(
     _ view: ProcessView, _ wrappers: Wrappers, _ level: Level?, _ addresses: [UInt64], _ form: AnswerList.Form,
     stacks: Bool
   ) throws(Complaint) -> ByteBuffer? {
-    guard addresses.count <= RequestLimits.quickAddresses, view.isQuickToAsk else { return nil }
-    var inquiry = Inquiry(view, wrappers: wrappers, level: level)
-    for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
-    return try answers(view, &inquiry, addresses, form, stacks: stacks)
+    guard addresses.count <= RequestLimits.quickAddresses else { return nil }
+    do {
+      return try QuestionLimits.quick.budget().run { () throws(Complaint) in
+        guard view.isQuickToAsk else { return nil }
+        var inquiry = Inquiry(view, wrappers: wrappers, level: level)
+        for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
+        return try answers(view, &inquiry, addresses, form, stacks: stacks)
+      }
+    } catch {
+      guard error.kind == .budget else { throw error }
+      return nil
+    }
   }
 
   private static func answers(
     _ view: ProcessView, _ inquiry: inout Inquiry, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
   ) throws(Complaint) -> ByteBuffer {
     var list = AnswerList(form: form)
-    for address in addresses { list.append(address, from: &inquiry, stacks: stacks) }
+    var meter = BudgetMeter(interval: 64)
+    let share = MemoryShare()
+    for address in addresses {
+      guard meter.goesOn() else { break }
+      list.append(address, from: &inquiry, stacks: stacks)
+      // The list, and its copy that is sent.
+      share.hold(2 &* list.count)
+    }
     try view.checkIntact()
     return ByteBuffer(taking: &list)
   }
 
-  @Sendable private func batch(_ request: Request, _ context: CallerContext) throws -> Response {
-    let view = try view(context)
+  @Sendable private func batch(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let view = try await view(for: request, context)
     let parameters = try Parameters(request, known: ["level", "stacks", "wrapper"])
     let wrappers = try parameters.wrappers()
     let level = try parameters.level()
@@ -157,8 +184,8 @@ struct Routes: Sendable {
     let kind = MediaKind(accepting: request)
     let batch = Batch(
       view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers, level: level,
-      sizeLimit: limits.bodySize,
-      workers: workers)
+      sizeLimit: limits.bodySize, workers: pool(context), asker: context.asker, limits: limits.question,
+      words: request.words)
     return Response(
       status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
@@ -167,7 +194,7 @@ struct Routes: Sendable {
   // MARK: events
 
   @Sendable private func events(_ request: Request, _ context: CallerContext) async throws -> Response {
-    let view = try view(context)
+    let view = try await view(for: request, context)
     let parameters = try Parameters(
       request, known: Set(EventFilter.names.map { $0[...] } + ["stacks", "wrapper", "policy"]))
     var filter = EventFilter()
@@ -178,7 +205,9 @@ struct Routes: Sendable {
     }
     let policy = try parameters.policy()
     let kind = MediaKind(accepting: request)
-    let response = EventResponse(workers: workers, closing: context.closing, isText: kind == .text)
+    let response = EventResponse(
+      workers: pool(context), asker: context.asker, limits: limits.question.ofEvents, words: request.words,
+      closing: context.closing, isText: kind == .text)
     let wrappers = try parameters.wrappers()
     let stacks = try parameters.flag("stacks") ?? false
     let stream = EventStream(
@@ -194,20 +223,53 @@ struct Routes: Sendable {
 
   // MARK: common steps
 
-  private func view(_ context: CallerContext) throws -> ProcessView {
-    let process = try ProcessName(context)
-    return try registry.view(
-      of: process.id, startTime: process.startTime, for: context.caller, isFirst: context.isFirst)
+  /// The threads that answer the caller.
+  private func pool(_ context: CallerContext) -> NIOThreadPool {
+    context.caller.userID == 0 ? rootWorkers : workers
   }
 
-  private func respond(to request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String)
-    -> Response
-  {
-    let kind = MediaKind(accepting: request)
-    let body = kind == .text ? text() : json() + "\n"
-    return Response(
-      status: .ok, headers: [.contentType: kind.rawValue],
-      body: ResponseBody(byteBuffer: ByteBuffer(string: body)))
+  /// Answers a request on a thread of the pool, within its budget.
+  private func answer<Result: Sendable>(
+    _ request: Request, _ context: CallerContext, _ body: @escaping @Sendable () throws -> Result
+  ) async throws -> Result {
+    let limits = limits.question
+    return try await pool(context).runIfActive {
+      // A request for another worker is answered by an error that is no complaint.
+      try context.asker.answer(request.words, within: limits) { () throws(Complaint) in
+        do {
+          return Swift.Result<Result, any Error>.success(try body())
+        } catch let complaint as Complaint {
+          throw complaint
+        } catch {
+          return .failure(error)
+        }
+      }.get()
+    }
+  }
+
+  /// For a thread of the pool.
+  private func view(_ process: ProcessName, _ context: CallerContext) throws -> ProcessView {
+    try registry.view(of: process.id, startTime: process.startTime, for: context.caller, isFirst: context.isFirst)
+  }
+
+  private func view(for request: Request, _ context: CallerContext) async throws -> ProcessView {
+    let process = try ProcessName(context)
+    if let open = try registry.openView(of: process.id, startTime: process.startTime, for: context.caller) {
+      return open
+    }
+    return try await answer(request, context) { try view(process, context) }
+  }
+
+  private static func rendered(
+    for request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String
+  ) -> ByteBuffer {
+    ByteBuffer(string: MediaKind(accepting: request) == .text ? text() : json() + "\n")
+  }
+
+  private func respond(to request: Request, _ body: ByteBuffer) -> Response {
+    Response(
+      status: .ok, headers: [.contentType: MediaKind(accepting: request).rawValue],
+      body: ResponseBody(byteBuffer: body))
   }
 }
 

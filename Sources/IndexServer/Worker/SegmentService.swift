@@ -3,6 +3,7 @@
 // held open, and segments that are gone are closed. The broker says when to look; it alone follows the directories.
 
 import Answers
+import Bounds
 import Glibc
 import IndexReader
 import Logging
@@ -34,7 +35,8 @@ struct SegmentService: Service {
     var keeper = FileKeeper(ProcessView.sharedSymbolizer.heldFiles)
     var live: [String: UInt64] = [:]
     for await _ in wakeups.stream.cancelOnGracefulShutdown() {
-      look(&keeper, &live)
+      // A look that is cut short is made good by the next one.
+      try? QuestionLimits().budget("a look at the segments").run { () throws(Complaint) in look(&keeper, &live) }
       if keeper.isEarly {
         Task { [wake] in
           try await Task.sleep(for: .milliseconds(200))

@@ -4,6 +4,7 @@
 // says that it is to stop or has gone.
 
 import Answers
+import Bounds
 import Broker
 import CMalloc
 import Confinement
@@ -69,6 +70,7 @@ extension Allocsd {
     let loops = MultiThreadedEventLoopGroup(numberOfThreads: min(4, max(2, System.coreCount)))
     let workers = NIOThreadPool(numberOfThreads: role == .gatherer ? 2 : 8)
     workers.start()
+    try Watchdog.endWorker(afterSeconds: max(1, answerWithin.seconds), logger)
     let place = WorkerPlace(user: role == .gatherer ? nil : geteuid(), isOneOfMany: isOneOfMany)
     let worker = try RunningWorker(
       self, place, link: link, loops: loops, workers: workers, mayUseRings: mayUseRings, logger: logger,
@@ -141,7 +143,8 @@ extension Allocsd {
       self.loops = loops
       let budget = DescriptorBudget.raisingLimit()
       let limits = ConnectionLimits(
-        connections: budget.connections, idleSeconds: options.idleTimeout)
+        connections: budget.connections, idleSeconds: options.idleTimeout,
+        question: QuestionLimits(seconds: options.answerWithin.seconds))
       let open = OpenConnections(limits: limits)
       let liveCount = Shared(0)
       guard let user = place.user else {
@@ -160,9 +163,12 @@ extension Allocsd {
       let exports = try Exports(
         allowIOUring: mayUseRings, exportsAll: options.export != nil,
         policy: options.exportLossless ? .lossless : .overwrite, link: link, workers: workers, logger: logger)
+      // Root's questions don't wait for the user's.
+      let rootWorkers = place.isOneOfMany ? NIOThreadPool(numberOfThreads: 2) : workers
+      if place.isOneOfMany { rootWorkers.start() }
       let routes = Routes(
-        place: place, registry: registry, metrics: metrics, limits: limits, workers: workers, exports: exports,
-        link: link)
+        place: place, registry: registry, metrics: metrics, limits: limits, workers: workers,
+        rootWorkers: rootWorkers, exports: exports, link: link)
       let server = ConnectionServer(
         link: link, loops: loops, open: open, responder: routes.responder(), limits: limits, logger: logger)
       let segments = SegmentService(
