@@ -114,8 +114,12 @@ extension Broker {
       }
     }
     if stopsAt == nil { keep(at: now) }
+    for (user, count) in watch.takeDroppedLines() {
+      shares[user, default: UserShares(at: now)].linesDropped += count
+      figures[.logLinesDropped] += UInt64(count)
+    }
     for (user, share) in shares where share.linesDropped > 0 {
-      log(.warning, "lines of a worker's log were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
+      log(.warning, "lines of the log about a user were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
       shares[user]?.linesDropped = 0
     }
   }
@@ -169,6 +173,8 @@ extension Broker {
       if let worker = leaving.removeValue(forKey: processID) {
         forget(worker)
         log(.debug, "worker stopped", ("worker", "\(worker.key)"), ("pid", "\(processID)"))
+      } else if watch.childEnded(processID) {
+        continue
       } else if let worker = workers.values.first(where: { $0.processID == processID }) {
         workers[worker.key] = nil
         forget(worker)
@@ -289,7 +295,7 @@ extension Broker {
   private func mustStay(_ worker: Worker) -> Bool {
     guard options.exportsEvents else { return false }
     switch worker.key {
-    case .user(let id): return watch.liveOwners.contains(id)
+    case .user(let id): return watch.isLive(ofUser: id)
     case .opener: return true
     case .gatherer: return false
     }
@@ -307,6 +313,7 @@ extension Broker {
 
   /// A page of the users: those with segments, and those with a worker, which are marked above bit 32.
   private func tellUsers(_ message: Message, _ worker: Worker) {
+    noticed(watch.takeChanges())
     let running = Set(
       workers.keys.compactMap { key -> UInt32? in if case .user(let id) = key { id } else { nil } })
     let all = watch.owners.union(running).sorted()
@@ -363,7 +370,7 @@ extension Broker {
     guard opened.count < 8 else { return refuse("its destination has been opened often enough") }
     opened.count += 1
     if openedDestinations.count > 10_000 {
-      openedDestinations = openedDestinations.filter { watch.live[$0.key]?.inode == $0.value.inode }
+      openedDestinations = openedDestinations.filter { watch.isLive($0.key, inode: $0.value.inode) }
     }
     openedDestinations[file.path] = opened
     do throws(Complaint) {

@@ -27,7 +27,7 @@ struct DirectoryWatcher: ~Copyable {
   /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
   /// is expected to appear.
   private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
-  private var buffer = [UInt8](repeating: 0, count: 64 << 10)
+  private var buffer = [UInt8](repeating: 0, count: 16 << 10)
 
   /// `parents`: directories in which further ones of interest may appear.
   init(_ directories: [String], parents: [String] = []) throws(Complaint) {
@@ -54,15 +54,13 @@ struct DirectoryWatcher: ~Copyable {
     watchAll()
   }
 
-  /// All changes since the last call; empty if there are none.
+  /// Changes since the last call, a few hundred at most; empty if there are none.
   mutating func changes() -> [DirectoryChange] {
     var changes: [DirectoryChange] = []
     var mustWatchAnew = false
     // Somebody may make files as fast as they are read of here: the rest stays for the next call.
-    for _ in 0..<4 {
-      let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
-      if size < 0, errno == EINTR { continue }
-      guard size > 0 else { break }
+    let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
+    if size > 0 {
       var offset = 0
       while let event = Event(buffer[..<size], at: offset) {
         offset += event.size
