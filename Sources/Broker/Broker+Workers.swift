@@ -35,7 +35,7 @@ extension Broker {
     }
     do throws(Complaint) {
       let worker = try Worker.start(
-        key, isPrivileged: isPrivileged, arguments: options.arguments, at: now)
+        key, isPrivileged: isPrivileged, group: group(of: key), arguments: options.arguments, at: now)
       place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
@@ -49,6 +49,13 @@ extension Broker {
       shares[user]?.backOff.failed(at: now, started: now)
       throw error
     }
+  }
+
+  /// The group that a user's worker has if the system doesn't know the user: the kernel shows a process's mappings to
+  /// those of its user and group alone.
+  private func group(of key: WorkerKey) -> UInt32? {
+    guard isPrivileged, case .user(let id) = key, id != 0 else { return nil }
+    return watch.group(ofUser: id)
   }
 
   /// The user to whose shares a worker counts.
@@ -100,12 +107,22 @@ extension Broker {
       if let ping = worker.ping {
         // Where many workers start at once, each takes long.
         let patience = worker.hasAnswered ? options.workerPatience : options.workerPatience + 20
-        if now - ping.time >= patience { kill(worker, "it has not answered for \(Int(patience)) s") }
+        if now - ping.time >= patience {
+          kill(worker, "it has not answered for \(Int(patience)) s")
+        } else if ping.number == .max, worker.channel.send(Message(.ping, number: worker.pings)) == 0 {
+          worker.ping = (worker.pings, ping.time)
+        }
       } else if now - worker.started >= Double(worker.pings) * Self.pingInterval {
         worker.pings = UInt64(max(0, (now - worker.started) / Self.pingInterval)) + 1
-        if worker.channel.send(Message(.ping, number: worker.pings)) == 0 { worker.ping = (worker.pings, now) }
+        // A full channel is no answer either.
+        let isSent = worker.channel.send(Message(.ping, number: worker.pings)) == 0
+        worker.ping = (isSent ? worker.pings : .max, now)
         watchProcessorTime(of: worker)
       }
+    }
+    for worker in workers.values where worker.isLogPaused {
+      worker.isLogPaused = false
+      add(worker.log.number, .log(worker))
     }
     let patience = Self.stopPatience
     for worker in leaving.values {
@@ -210,6 +227,10 @@ extension Broker {
   // MARK: the log
 
   func takeLog(of worker: Worker) {
+    guard worker.pieces.take(at: now) else {
+      worker.isLogPaused = true
+      return remove(worker.log.number)
+    }
     var bytes = [UInt8](repeating: 0, count: 8192)
     let count = read(worker.log.number, &bytes, bytes.count)
     if count == 0 { return remove(worker.log.number) }

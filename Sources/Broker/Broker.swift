@@ -105,9 +105,9 @@ public final class Broker {
 
   /// Takes over a socket, and begins to watch. To be called before the process has other threads.
   public init(socketPath: String, options: BrokerOptions) throws(Complaint) {
-    Self.openStandardDescriptors()
+    OpenFileLimit.openStandardDescriptors()
     Self.ignoreSignals()
-    let limit = Self.raiseDescriptorLimit()
+    let limit = OpenFileLimit.raise()
     self.options = options
     log = Log(level: options.logLevel)
     var socket = try ListeningSocket.open(at: socketPath)
@@ -229,7 +229,7 @@ public final class Broker {
 
   private func accept() {
     guard let listener = listener?.number else { return }
-    for _ in 0..<32 {
+    for _ in 0..<128 {
       let number = allocs_accept(listener)
       guard number >= 0 else {
         switch -number {
@@ -426,54 +426,5 @@ public final class Broker {
       signal(number, SIG_IGN)
     }
     for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
-  }
-
-  /// No descriptor of the broker's own may take the number of a standard stream that was closed at the start.
-  private static func openStandardDescriptors() {
-    while true {
-      let descriptor = open("/dev/null", O_RDWR | O_CLOEXEC)
-      guard 0...2 ~= descriptor else {
-        if descriptor > 2 { close(descriptor) }
-        return
-      }
-      _ = fcntl(descriptor, F_SETFD, 0)
-    }
-  }
-
-  /// Raises this process's limit as far as it may, and returns it. The soft limit is low for the sake of programs that
-  /// use select(2).
-  private static func raiseDescriptorLimit() -> Int {
-    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
-    var limit = rlimit()
-    guard getrlimit(resource, &limit) == 0 else { return 1024 }
-    limit.rlim_cur = limit.rlim_max
-    setrlimit(resource, &limit)
-    getrlimit(resource, &limit)
-    return Int(clamping: limit.rlim_cur)
-  }
-}
-
-/// A whole answer that says why a connection is refused (docs/http.md).
-struct Refusal {
-  var status: Int
-  var what: String
-  var advice: String
-
-  var bytes: [UInt8] {
-    let reason = status == 429 ? "Too Many Requests" : "Service Unavailable"
-    let text = (advice.isEmpty ? what : "\(what) — \(advice)").unicodeScalars.map { scalar in
-      scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.value < 0x20 ? " " : "\(scalar)"
-    }.joined()
-    let body = "{\"error\":\"\(text)\"}\n"
-    return Array(
-      """
-      HTTP/1.1 \(status) \(reason)\r
-      Content-Type: application/json\r
-      Content-Length: \(body.utf8.count)\r
-      Retry-After: 1\r
-      Connection: close\r
-      \r
-      \(body)
-      """.utf8)
   }
 }

@@ -67,6 +67,17 @@ public struct SegmentFile: Hashable, Sendable {
     return (try? ProcessIdentity(of: file, path: path)) != nil
   }
 
+  /// The group of the process that runs here under this id, where it has one alone, as it has whose
+  /// user gave it no other: real, effective, saved and of the file system. Nil for a process that is
+  /// not all of the file's owner.
+  package var processGroup: UInt32? {
+    guard isHere, let directory = try? ProcessDirectory(processID: processID),
+      directory.stranger(to: ownerID) == nil, let status = try? directory.line("status"),
+      let groups = ProcessLiveness.groupIDs(status), groups.count == 4, Set(groups).count == 1
+    else { return nil }
+    return groups.first
+  }
+
   /// The process's id in the reader's pid namespace, for a process in another one; nil if it
   /// doesn't run, or can't be seen. Looks at every process.
   public var processIDHere: Int32? {

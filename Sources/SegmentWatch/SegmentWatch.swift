@@ -69,8 +69,13 @@ public struct SegmentWatch: ~Copyable {
   /// Whether each directory that there was at the start has been looked at: of processes that ended before, nobody asks
   /// how.
   private var isStarted = false
-  /// Arrivals that are looked at when they come, by directory.
+  /// Arrivals that are looked at when they come, and changes that are taken, by directory; and the directories whose
+  /// changes are not taken, as there are too many, until then.
   private var arrivals: [String: Allowance] = [:]
+  private var takes: [String: Allowance] = [:]
+  private var paused: [String: Double] = [:]
+  /// Changes that have come and were not looked at for want of time.
+  private var pending: ArraySlice<DirectoryChange> = []
   private var lines: [UInt32: Lines] = [:]
   private var wantedSweeps: [UInt32: Set<String>] = [:]
   private var wantedSearches: [UInt32: [SegmentFile]] = [:]
@@ -102,6 +107,9 @@ public struct SegmentWatch: ~Copyable {
     descriptors = [endings.descriptor, changes?.descriptor ?? -1].filter { $0 >= 0 }
   }
 
+  /// Seconds that the changes that have come may take at a time.
+  private static let longestTurn = 0.002
+
   private static var isOfAll: Bool { geteuid() == 0 && getenv("ALLOCS_DIR") == nil }
 
   private static var now: Double { seconds(of: CLOCK_MONOTONIC) }
@@ -117,15 +125,19 @@ public struct SegmentWatch: ~Copyable {
   public mutating func takeChanges() -> Set<UInt32> {
     let now = Self.now
     var owners = takeEndings()
-    for change in changes?.changes() ?? [] {
+    if pending.isEmpty { pending = (changes?.changes() ?? [])[...] }
+    while Self.now - now < Self.longestTurn, let change = pending.popFirst() {
       switch change {
       case .unknown:
         lookAtAll()
       case .disappeared(let path):
-        plan(Self.directory(of: path), at: now)
-      case .appeared(let path):
-        guard path.hasSuffix(".seg") else { continue }
         let directory = Self.directory(of: path)
+        plan(directory, at: now)
+        count(directory, at: now)
+      case .appeared(let path):
+        let directory = Self.directory(of: path)
+        count(directory, at: now)
+        guard path.hasSuffix(".seg") else { continue }
         guard arrivals[directory, default: Allowance(burst: 300, rate: 100, at: now)].take(at: now),
           let (file, isThere) = endings.watchArrival(path)
         else {
@@ -139,6 +151,24 @@ public struct SegmentWatch: ~Copyable {
       }
     }
     return owners
+  }
+
+  /// Counts a change, and takes no more of a directory that has too many.
+  private mutating func count(_ directory: String, at now: Double) {
+    guard paused[directory] == nil,
+      !takes[directory, default: Allowance(burst: 4000, rate: 1000, at: now)].take(at: now)
+    else { return }
+    paused[directory] = now + 1
+    changes?.pause(directory)
+    plan(directory, at: now)
+  }
+
+  private mutating func resume(at now: Double) {
+    for (directory, time) in paused where time <= now {
+      paused[directory] = nil
+      changes?.resume(directory)
+      plan(directory, at: now)
+    }
   }
 
   private mutating func takeEndings() -> Set<UInt32> {
@@ -183,8 +213,8 @@ public struct SegmentWatch: ~Copyable {
 
   /// When there is more to do: in the past while a look goes on.
   public var nextWork: Double {
-    if !looks.isEmpty || survey != nil { return 0 }
-    var time = min(nextSurvey, due.values.min() ?? .infinity)
+    if !looks.isEmpty || survey != nil || !pending.isEmpty { return 0 }
+    var time = min(nextSurvey, due.values.min() ?? .infinity, paused.values.min() ?? .infinity)
     if !wantedSweeps.isEmpty || !wantedSearches.isEmpty { time = min(time, nextChore) }
     return time
   }
@@ -216,7 +246,8 @@ public struct SegmentWatch: ~Copyable {
   /// Does a part of what is to be done, of so many seconds. Returns the owners of processes that have begun or ended.
   public mutating func work(for seconds: Double) -> Set<UInt32> {
     let began = Self.now
-    var owners = takeEndings()
+    var owners = pending.isEmpty ? takeEndings() : takeChanges()
+    resume(at: began)
     lookForDirectories(at: began, until: began + seconds)
     for (directory, time) in due where time <= began && looks.count < 64 {
       guard !looks.contains(where: { $0.scan.path == directory }) else { continue }
@@ -262,6 +293,7 @@ public struct SegmentWatch: ~Copyable {
     let kept = Set(found)
     for directory in before.subtracting(kept) {
       (due[directory], earliest[directory], arrivals[directory]) = (nil, nil, nil)
+      (takes[directory], paused[directory]) = (nil, nil)
       for path in byDirectory[directory] ?? [] { forget(path) }
     }
     for directory in found where !before.contains(directory) { plan(directory, at: now) }
@@ -292,7 +324,7 @@ public struct SegmentWatch: ~Copyable {
   private mutating func finish(_ look: Look) {
     let directory = look.scan.path
     let now = Self.now
-    earliest[directory] = now + 3 * look.scan.time
+    earliest[directory] = now + 9 * look.scan.time
     for path in (byDirectory[directory] ?? []).subtracting(look.present) {
       // A file that has come meanwhile was not among the names.
       guard access(path, F_OK) != 0 else { continue }
@@ -454,6 +486,17 @@ public struct SegmentWatch: ~Copyable {
   /// The live segment at `path`.
   public func isLive(_ path: String, inode: UInt64) -> Bool {
     known[path].map { $0.file.isLive && $0.file.inode == inode } ?? false
+  }
+
+  /// The group of the user's processes, by one of them; nil if none tells.
+  public func group(ofUser user: UInt32) -> UInt32? {
+    guard isLive(ofUser: user) else { return nil }
+    var tried = 0
+    for entry in known.values where entry.file.isLive && entry.file.ownerID == user && tried < 4 {
+      tried += 1
+      if let group = entry.file.processGroup { return group }
+    }
+    return nil
   }
 
   /// All users that have segments, and those with live processes.

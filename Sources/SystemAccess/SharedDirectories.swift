@@ -97,6 +97,24 @@ public enum SharedDirectories {
     }
   }
 
+  /// Where the directory at `path` can be watched: for one of a user's session, through a descriptor, which the caller
+  /// closes. Nil if it is missing, or not trusted.
+  public static func open(toWatch path: String) -> (path: String, descriptor: Int32)? {
+    func through(_ descriptor: Int32) -> (path: String, descriptor: Int32) {
+      ("/proc/self/fd/\(descriptor)", descriptor)
+    }
+    let session = String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number))
+    guard path.hasPrefix(session) else { return (path, -1) }
+    if let place = Place(path: path), let parentPath = place.parent {
+      guard let parent = try? CheckedDirectory.parent(of: place, parentPath) else { return nil }
+      defer { close(parent) }
+      let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
+      return descriptor >= 0 ? through(descriptor) : nil
+    }
+    guard let user = UInt32(path.dropFirst(session.count)) else { return (path, -1) }
+    return (try? CheckedDirectory.parent(of: .ofSession(user: user), path)).map(through)
+  }
+
   // MARK: making them
 
   /// Makes root's directory, if it is missing, and says whether all users may put files there, as in the layout before.
@@ -104,7 +122,7 @@ public enum SharedDirectories {
   public static func makeRootsDirectory() throws(Complaint) -> Bool {
     if mkdir(ofRoot, 0o755) == 0 {
       // mkdir takes the umask off. In /run nobody but root can have put anything else in its place.
-      let descriptor = open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+      let descriptor = Glibc.open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
       if descriptor >= 0 {
         fchmod(descriptor, 0o755)
         close(descriptor)
@@ -302,6 +320,11 @@ public struct CheckedDirectory: ~Copyable {
   static func parent(of place: SharedDirectories.Place, _ path: String) throws(DirectoryRefusal) -> Int32 {
     let descriptor = Glibc.open(path, __O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
     guard descriptor >= 0 else { throw DirectoryRefusal(code: errno) }
+    // To open it so sets nothing in motion; to ask for its status may.
+    if case .ofSession(let user) = place, geteuid() == 0, user != 0, !MountedFileSystem.answers(descriptor) {
+      close(descriptor)
+      throw .untrusted("\(path) is a file system of its user's")
+    }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
       let code = errno
