@@ -180,7 +180,8 @@ public enum SegmentDirectory {
   }
 
   /// All segments with this process id that the caller may read. Throws as `list(in:)` does.
-  public static func all(ofProcess processID: Int32, in directories: [String]? = nil) throws(Complaint) -> [SegmentFile] {
+  public static func all(ofProcess processID: Int32, in directories: [String]? = nil) throws(Complaint) -> [SegmentFile]
+  {
     try files(in: directories) { $0 == processID }.files
   }
 

@@ -251,7 +251,7 @@ public struct SegmentWatch: ~Copyable {
     lookForDirectories(at: began, until: began + seconds)
     for (directory, time) in due where time <= began && looks.count < 64 {
       guard !looks.contains(where: { $0.scan.path == directory }) else { continue }
-      due[directory] = nil
+      due[directory] = began + interval
       begin(directory)
     }
     // Each directory has its turn, and the last one begins anew with the next call.
