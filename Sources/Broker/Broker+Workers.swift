@@ -106,7 +106,7 @@ extension Broker {
     for worker in workers.values {
       if let ping = worker.ping {
         // Where many workers start at once, each takes long.
-        let patience = worker.hasAnswered ? options.workerPatience : options.workerPatience + 20
+        let patience = options.workerPatience * (worker.hasAnswered ? 1 : 3)
         if now - ping.time >= patience {
           kill(worker, "it has not answered for \(Int(patience)) s")
         } else if ping.number == .max, worker.channel.send(Message(.ping, number: worker.pings)) == 0 {
@@ -136,7 +136,8 @@ extension Broker {
       figures[.logLinesDropped] += UInt64(count)
     }
     for (user, share) in shares where share.linesDropped > 0 {
-      log(.warning, "lines of the log about a user were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
+      log(
+        .warning, "lines of the log about a user were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
       shares[user]?.linesDropped = 0
     }
   }

@@ -2,8 +2,8 @@
 // How the descriptors that a worker may have are shared out.
 //
 // Each connection takes a descriptor, and each answer takes some for a moment: the segment, the lists of mappings,
-// files of symbols. Neither use may leave the other without descriptors. The worker keeps some descriptors for itself, and
-// some were open at its start. Of the rest of the limit of open files, connections get half.
+// files of symbols. Neither use may leave the other without descriptors. The worker keeps some descriptors for itself,
+// and some were open at its start. Of the rest of the limit of open files, connections get half.
 
 import Glibc
 
