@@ -243,7 +243,11 @@ let package = Package(
         "Answers", "Bounds", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
         "TestSupport",
       ]),
-    .testTarget(name: "BrokerTests", dependencies: ["Broker", "SegmentFiles", "SystemAccess", "TestSupport"]),
+    .testTarget(
+      name: "BrokerTests",
+      dependencies: [
+        "Broker", "SegmentFiles", "SegmentWatch", "ServerProtocol", "SharedLayout", "SystemAccess", "TestSupport",
+      ]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(

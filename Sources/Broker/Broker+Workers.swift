@@ -35,7 +35,7 @@ extension Broker {
     }
     do throws(Complaint) {
       let worker = try Worker.start(
-        key, isPrivileged: isPrivileged, arguments: options.arguments, at: now)
+        key, isPrivileged: isPrivileged, group: group(of: key), arguments: options.arguments, at: now)
       place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
@@ -49,6 +49,13 @@ extension Broker {
       shares[user]?.backOff.failed(at: now, started: now)
       throw error
     }
+  }
+
+  /// The group that a user's worker has if the system doesn't know the user: the kernel shows a process's mappings to
+  /// those of its user and group alone.
+  private func group(of key: WorkerKey) -> UInt32? {
+    guard isPrivileged, case .user(let id) = key, id != 0 else { return nil }
+    return watch.group(ofUser: id)
   }
 
   /// The user to whose shares a worker counts.
@@ -100,12 +107,22 @@ extension Broker {
       if let ping = worker.ping {
         // Where many workers start at once, each takes long.
         let patience = options.workerPatience * (worker.hasAnswered ? 1 : 3)
-        if now - ping.time >= patience { kill(worker, "it has not answered for \(Int(patience)) s") }
+        if now - ping.time >= patience {
+          kill(worker, "it has not answered for \(Int(patience)) s")
+        } else if ping.number == .max, worker.channel.send(Message(.ping, number: worker.pings)) == 0 {
+          worker.ping = (worker.pings, ping.time)
+        }
       } else if now - worker.started >= Double(worker.pings) * Self.pingInterval {
         worker.pings = UInt64(max(0, (now - worker.started) / Self.pingInterval)) + 1
-        if worker.channel.send(Message(.ping, number: worker.pings)) == 0 { worker.ping = (worker.pings, now) }
+        // A full channel is no answer either.
+        let isSent = worker.channel.send(Message(.ping, number: worker.pings)) == 0
+        worker.ping = (isSent ? worker.pings : .max, now)
         watchProcessorTime(of: worker)
       }
+    }
+    for worker in workers.values where worker.isLogPaused {
+      worker.isLogPaused = false
+      add(worker.log.number, .log(worker))
     }
     let patience = Self.stopPatience
     for worker in leaving.values {
@@ -114,8 +131,13 @@ extension Broker {
       }
     }
     if stopsAt == nil { keep(at: now) }
+    for (user, count) in watch.takeDroppedLines() {
+      shares[user, default: UserShares(at: now)].linesDropped += count
+      figures[.logLinesDropped] += UInt64(count)
+    }
     for (user, share) in shares where share.linesDropped > 0 {
-      log(.warning, "lines of a worker's log were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
+      log(
+        .warning, "lines of the log about a user were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
       shares[user]?.linesDropped = 0
     }
   }
@@ -169,6 +191,8 @@ extension Broker {
       if let worker = leaving.removeValue(forKey: processID) {
         forget(worker)
         log(.debug, "worker stopped", ("worker", "\(worker.key)"), ("pid", "\(processID)"))
+      } else if watch.childEnded(processID) {
+        continue
       } else if let worker = workers.values.first(where: { $0.processID == processID }) {
         workers[worker.key] = nil
         forget(worker)
@@ -204,6 +228,10 @@ extension Broker {
   // MARK: the log
 
   func takeLog(of worker: Worker) {
+    guard worker.pieces.take(at: now) else {
+      worker.isLogPaused = true
+      return remove(worker.log.number)
+    }
     var bytes = [UInt8](repeating: 0, count: 8192)
     let count = read(worker.log.number, &bytes, bytes.count)
     if count == 0 { return remove(worker.log.number) }
@@ -289,7 +317,7 @@ extension Broker {
   private func mustStay(_ worker: Worker) -> Bool {
     guard options.exportsEvents else { return false }
     switch worker.key {
-    case .user(let id): return watch.liveOwners.contains(id)
+    case .user(let id): return watch.isLive(ofUser: id)
     case .opener: return true
     case .gatherer: return false
     }
@@ -307,6 +335,7 @@ extension Broker {
 
   /// A page of the users: those with segments, and those with a worker, which are marked above bit 32.
   private func tellUsers(_ message: Message, _ worker: Worker) {
+    noticed(watch.takeChanges())
     let running = Set(
       workers.keys.compactMap { key -> UInt32? in if case .user(let id) = key { id } else { nil } })
     let all = watch.owners.union(running).sorted()
@@ -364,7 +393,7 @@ extension Broker {
     guard opened.count < 8 else { return refuse("its destination has been opened often enough") }
     opened.count += 1
     if openedDestinations.count > 10_000 {
-      openedDestinations = openedDestinations.filter { watch.live[$0.key]?.inode == $0.value.inode }
+      openedDestinations = openedDestinations.filter { watch.isLive($0.key, inode: $0.value.inode) }
     }
     openedDestinations[file.path] = opened
     do throws(Complaint) {

@@ -89,22 +89,25 @@ public final class Broker {
   /// Whether segments are looked for in the usual directories, of which root makes those of users.
   private let makesDirectories = geteuid() == 0 && getenv("ALLOCS_DIR") == nil
   private var usersWithDirectory: Set<UInt32> = []
-  private var nextLook = 0.0
-  private var earliestLook = 0.0
+  /// Users whose workers are to look, and when the next are told.
+  private var owedLooks: Set<UInt32> = []
+  private var nextLooks = 0.0
   private var nextTick = 0.0
   private var listenerPausedUntil: Double?
   private var lastWarning = 0.0
   private(set) var stopsAt: Double?
 
+  /// Seconds of work on segments in one turn of the loop.
+  private static let workPiece = 0.004
   static let waitingLimit = 128
   static let firstLinePatience = 3.0
   static let stopPatience = 5.0
 
   /// Takes over a socket, and begins to watch. To be called before the process has other threads.
   public init(socketPath: String, options: BrokerOptions) throws(Complaint) {
-    Self.openStandardDescriptors()
+    OpenFileLimit.openStandardDescriptors()
     Self.ignoreSignals()
-    let limit = Self.raiseDescriptorLimit()
+    let limit = OpenFileLimit.raise()
     self.options = options
     log = Log(level: options.logLevel)
     var socket = try ListeningSocket.open(at: socketPath)
@@ -128,7 +131,8 @@ public final class Broker {
         "\(SharedDirectories.ofRoot) is of the layout before, in which all users put files into one directory — restart"
           + " the machine, or remove it while no indexed program runs")
     }
-    watch = try SegmentWatch(retention: options.retention, watchLimit: limit / 4, log: log)
+    watch = try SegmentWatch(
+      retention: options.retention, interval: options.lookInterval, watchLimit: limit / 4, log: log)
     add(number, .listener)
     add(signals.number, .signals)
     for descriptor in watch.descriptors { add(descriptor, .segments) }
@@ -139,13 +143,17 @@ public final class Broker {
   /// Returns when SIGTERM or SIGINT has come and all workers are gone.
   public func run() {
     takeCgroups()
-    look()
+    watch.start()
+    noticed(watch.owners)
     log(.info, "serving", ("socket", place), ("uid", "\(geteuid())"))
     Notification.ready.send()
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     while true {
       let count = epoll_wait(epoll.number, &events, Int32(events.count), patience())
-      for event in events.prefix(max(0, Int(count))) {
+      let came = events.prefix(max(0, Int(count)))
+      // Whoever knocks comes first, whatever else there is to do.
+      if came.contains(where: { $0.data.fd == listener?.number }) { accept() }
+      for event in came where event.data.fd != listener?.number {
         // What an earlier event of this turn has closed is not there any more.
         guard let source = sources[event.data.fd] else { continue }
         handle(source)
@@ -169,7 +177,8 @@ public final class Broker {
 
   /// Milliseconds until something is to be done.
   private func patience() -> Int32 {
-    var time = min(nextLook, nextTick)
+    var time = min(stopsAt == nil ? watch.nextWork : .infinity, nextTick)
+    if !owedLooks.isEmpty { time = min(time, nextLooks) }
     if let listenerPausedUntil { time = min(time, listenerPausedUntil) }
     return Int32(max(0, min(60, time - now)) * 1000 + 0.999)
   }
@@ -182,7 +191,8 @@ public final class Broker {
       listenerPausedUntil = nil
       add(number, .listener)
     }
-    if now >= nextLook, stopsAt == nil { look() }
+    if stopsAt == nil, now >= watch.nextWork { noticed(watch.work(for: Self.workPiece)) }
+    sendLooks(at: now)
     guard now >= nextTick else { return }
     for connection in Array(waiting.values) where now >= connection.until {
       // Whoever asks later than this is answered by the gatherer, or told by it to ask anew.
@@ -219,7 +229,7 @@ public final class Broker {
 
   private func accept() {
     guard let listener = listener?.number else { return }
-    for _ in 0..<32 {
+    for _ in 0..<128 {
       let number = allocs_accept(listener)
       guard number >= 0 else {
         switch -number {
@@ -267,7 +277,7 @@ public final class Broker {
     if usersWithDirectory.count > 10_000 { usersWithDirectory = [] }
     usersWithDirectory.insert(user)
     do throws(Complaint) {
-      if try SharedDirectories.makeDirectory(ofUser: user) != nil { nextLook = min(nextLook, now) }
+      if try SharedDirectories.makeDirectory(ofUser: user) != nil { watch.lookAtDirectories() }
     } catch {
       log(.warning, "\(error)", ("uid", "\(user)"))
     }
@@ -305,7 +315,7 @@ public final class Broker {
 
   private func key(of line: FirstLine) -> WorkerKey {
     guard case .process(let id, let startTime) = line else { return .gatherer }
-    _ = watch.takeChanges()
+    noticed(watch.takeChanges())
     // Root's own worker says that there is no such process.
     return .user(watch.owner(ofProcess: id, startTime: startTime) ?? 0)
   }
@@ -344,30 +354,27 @@ public final class Broker {
 
   // MARK: segments
 
-  private func takeChanges() {
-    for owner in watch.takeChanges() { sendLook(to: owner) }
-    // Where hundreds of processes start each second, a look at all segments for each of them would be most of the
-    // work. The endings' descriptor stays readable until the look, so it is left out of the loop until then.
-    nextLook = min(nextLook, max(now + 0.05, earliestLook))
-    for descriptor in watch.descriptors { remove(descriptor) }
-  }
+  private func takeChanges() { noticed(watch.takeChanges()) }
 
-  private func look() {
-    usersWithDirectory = []
-    let began = now
-    let owners = watch.look()
-    for descriptor in watch.descriptors where sources[descriptor] == nil { add(descriptor, .segments) }
-    for owner in owners { sendLook(to: owner) }
+  /// Processes of these users have begun or ended.
+  func noticed(_ owners: Set<UInt32>) {
+    guard !owners.isEmpty, stopsAt == nil else { return }
+    owedLooks.formUnion(owners)
+    sendLooks(at: now)
     // Live users whose worker was gone: with events exported, their worker must be there.
     if options.exportsEvents {
-      for owner in watch.liveOwners { startForExport(owner) }
+      for owner in owners where watch.isLive(ofUser: owner) { startForExport(owner) }
     } else {
       planKeeping(owners)
     }
-    // However many files somebody makes, the broker has time for others.
-    let ended = now
-    earliestLook = ended + 3 * (ended - began)
-    nextLook = max(ended + options.lookInterval, earliestLook)
+  }
+
+  /// Tells workers to look, at once, but not more often than they may need.
+  private func sendLooks(at now: Double) {
+    guard !owedLooks.isEmpty, now >= nextLooks else { return }
+    nextLooks = now + 0.02
+    for owner in owedLooks { sendLook(to: owner) }
+    owedLooks = []
   }
 
   // MARK: signals
@@ -381,7 +388,8 @@ public final class Broker {
         log(
           .info,
           "SIGHUP: there is nothing to read again, as all options are given at the start; looking for segments")
-        nextLook = 0
+        usersWithDirectory = []
+        watch.lookAtAll()
       default: beginToStop()
       }
     }
@@ -418,54 +426,5 @@ public final class Broker {
       signal(number, SIG_IGN)
     }
     for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
-  }
-
-  /// No descriptor of the broker's own may take the number of a standard stream that was closed at the start.
-  private static func openStandardDescriptors() {
-    while true {
-      let descriptor = open("/dev/null", O_RDWR | O_CLOEXEC)
-      guard 0...2 ~= descriptor else {
-        if descriptor > 2 { close(descriptor) }
-        return
-      }
-      _ = fcntl(descriptor, F_SETFD, 0)
-    }
-  }
-
-  /// Raises this process's limit as far as it may, and returns it. The soft limit is low for the sake of programs that
-  /// use select(2).
-  private static func raiseDescriptorLimit() -> Int {
-    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
-    var limit = rlimit()
-    guard getrlimit(resource, &limit) == 0 else { return 1024 }
-    limit.rlim_cur = limit.rlim_max
-    setrlimit(resource, &limit)
-    getrlimit(resource, &limit)
-    return Int(clamping: limit.rlim_cur)
-  }
-}
-
-/// A whole answer that says why a connection is refused (docs/http.md).
-struct Refusal {
-  var status: Int
-  var what: String
-  var advice: String
-
-  var bytes: [UInt8] {
-    let reason = status == 429 ? "Too Many Requests" : "Service Unavailable"
-    let text = (advice.isEmpty ? what : "\(what) — \(advice)").unicodeScalars.map { scalar in
-      scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.value < 0x20 ? " " : "\(scalar)"
-    }.joined()
-    let body = "{\"error\":\"\(text)\"}\n"
-    return Array(
-      """
-      HTTP/1.1 \(status) \(reason)\r
-      Content-Type: application/json\r
-      Content-Length: \(body.utf8.count)\r
-      Retry-After: 1\r
-      Connection: close\r
-      \r
-      \(body)
-      """.utf8)
   }
 }

@@ -56,6 +56,9 @@ final class Worker {
   var stopped: Double?
   /// The messages that it may send.
   var messages: Allowance
+  /// Pieces of its log that are read: one that writes without end waits.
+  var pieces: Allowance
+  var isLogPaused = false
   /// Its processor time, in clock ticks, when that was last looked at; and for how many looks it has used a processor
   /// continuously.
   var ticks: UInt64 = 0
@@ -73,12 +76,13 @@ final class Worker {
     started = now
     lastUse = now
     messages = Allowance(burst: 20_000, rate: 5000, at: now)
+    pieces = Allowance(burst: 512, rate: 128, at: now)
   }
 
   /// Starts a worker. `arguments`: the broker's own. Throws where the system is short of something.
-  /// `isPrivileged`: the worker is to become its user.
+  /// `isPrivileged`: the worker is to become its user. `group`: the user's, where the system doesn't know the user.
   static func start(
-    _ key: WorkerKey, isPrivileged: Bool, arguments: [String], at now: Double
+    _ key: WorkerKey, isPrivileged: Bool, group: UInt32?, arguments: [String], at now: Double
   ) throws(Complaint) -> Worker {
     func failure(_ code: Int32) -> Complaint {
       Complaint(
@@ -101,7 +105,7 @@ final class Worker {
     var processID: Int32 = 0
     var code = channel < 0 || log < 0 ? shortage : 0
     if code == 0 {
-      code = spawn(key, isPrivileged, arguments, channel: channel, log: log, &processID)
+      code = spawn(key, isPrivileged, group, arguments, channel: channel, log: log, &processID)
     }
     if channel >= 0 { close(channel) }
     if log >= 0 { close(log) }
@@ -114,7 +118,8 @@ final class Worker {
   }
 
   private static func spawn(
-    _ key: WorkerKey, _ isPrivileged: Bool, _ arguments: [String], channel: Int32, log: Int32, _ processID: inout Int32
+    _ key: WorkerKey, _ isPrivileged: Bool, _ group: UInt32?, _ arguments: [String], channel: Int32, log: Int32,
+    _ processID: inout Int32
   ) -> Int32 {
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
@@ -138,7 +143,10 @@ final class Worker {
       &attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETSIGDEF) | setSession)
 
     var words = ["allocsd: \(key)", "--role", key.role]
-    if isPrivileged, case .user(let id) = key { words += ["--user", "\(id)"] }
+    if isPrivileged, case .user(let id) = key {
+      words += ["--user", "\(id)"]
+      if let group { words += ["--group", "\(group)"] }
+    }
     // The backtrace of a worker that crashes would take minutes, and fill the log.
     var environment = ["SWIFT_BACKTRACE=enable=no"]
     for name in ["ALLOCS_DIR", "ALLOCSD_IO_URING", "TZ"] {

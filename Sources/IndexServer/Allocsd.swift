@@ -132,6 +132,9 @@ struct Allocsd: ParsableCommand {
   @Option(help: .hidden)
   var user: UInt32?
 
+  @Option(help: .hidden)
+  var group: UInt32?
+
   /// Parses and runs, in place of the library's own `main`: arguments are bytes, and an error has one line, as those of
   /// allocsctl.
   static func main() {

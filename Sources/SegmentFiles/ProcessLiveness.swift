@@ -61,6 +61,11 @@ enum ProcessLiveness {
     words(ofLine: "Uid:", in: status)?.compactMap { UInt32($0) }
   }
 
+  /// The four groups in that text.
+  static func groupIDs(_ status: [UInt8]) -> [UInt32]? {
+    words(ofLine: "Gid:", in: status)?.compactMap { UInt32($0) }
+  }
+
   /// Whether a start time is the start time that /proc shows of a process, which is `found`.
   static func isSame(
     _ startTime: UInt64, _ found: UInt64, _ offsets: ClockOffsets?, _ directory: borrowing ProcessDirectory

@@ -40,6 +40,19 @@ public struct RetentionPolicy: Hashable, Sendable {
     self.maximumExited = maximumExited
   }
 
+  /// Whether a sweep would change anything about one owner's segments in one directory.
+  package func isSweepDue<Files: Sequence<SegmentFile>>(_ files: Files, at time: Double) -> Bool {
+    var (count, bytes): (UInt64, UInt64) = (0, 0)
+    for file in files {
+      guard file.isLive != file.isMarkedDead else { return true }
+      guard !file.isLive else { continue }
+      count += 1
+      bytes &+= file.allocatedBytes
+      if time - file.changed > maximumAge { return true }
+    }
+    return count > maximumCount || bytes > maximumBytes || count > maximumExited
+  }
+
   /// Where no server sweeps, and nobody has said what is to be kept: little.
   public static let unserved = RetentionPolicy(maximumCount: 256, maximumExited: 64)
 }

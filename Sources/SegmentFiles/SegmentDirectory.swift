@@ -60,6 +60,24 @@ public struct SegmentFile: Hashable, Sendable {
   /// few system calls.
   public var isPresent: Bool { [.alive, .ended].contains(ProcessLiveness.find(claim)) }
 
+  /// Whether the file's header is that of the process that the name says: an empty file, or one that
+  /// was written for another name, stands for nothing. A few system calls.
+  package var hasFittingHeader: Bool {
+    guard let file = try? OpenFile(path: path), file.identity == number else { return false }
+    return (try? ProcessIdentity(of: file, path: path)) != nil
+  }
+
+  /// The group of the process that runs here under this id, where it has one alone, as it has whose
+  /// user gave it no other: real, effective, saved and of the file system. Nil for a process that is
+  /// not all of the file's owner.
+  package var processGroup: UInt32? {
+    guard isHere, let directory = try? ProcessDirectory(processID: processID),
+      directory.stranger(to: ownerID) == nil, let status = try? directory.line("status"),
+      let groups = ProcessLiveness.groupIDs(status), groups.count == 4, Set(groups).count == 1
+    else { return nil }
+    return groups.first
+  }
+
   /// The process's id in the reader's pid namespace, for a process in another one; nil if it
   /// doesn't run, or can't be seen. Looks at every process.
   public var processIDHere: Int32? {
@@ -195,6 +213,18 @@ public enum SegmentDirectory {
     return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
   }
 
+  /// The segments of the process that runs here under this id, in the directories where its user's
+  /// segments can be. A few system calls, whatever else there is.
+  package static func ofRunning(processID: Int32) -> [SegmentFile] {
+    guard let process = try? ProcessDirectory(processID: processID), let start = try? process.stat().startTime,
+      let users = ProcessLiveness.userIDs(processID: processID)
+    else { return [] }
+    let name = SegmentFile.name(processID: processID, startTime: start)
+    let own = Set(users + [geteuid()]).flatMap { SharedDirectories.Place.own(ofUser: $0) }
+    let places = getenv("ALLOCS_DIR") == nil ? (own + [.common, .former]).map(\.path) : searchPaths
+    return places.compactMap { (try? file(at: "\($0)/\(name)")) ?? nil }
+  }
+
   /// The files in `directories` (nil: `searchPaths`) that have the name of a segment of process
   /// `processID` and are not taken for one, in the order of the directories.
   public static func ignored(processID: Int32, in directories: [String]? = nil) -> [IgnoredFile] {
@@ -312,7 +342,7 @@ package struct OpenDirectory: ~Copyable {
     package var control: String { "\(processID).\(startTime).ctl" }
 
     /// nil if it is the name of neither.
-    init?(_ bytes: UnsafeRawBufferPointer) {
+    package init?(_ bytes: UnsafeRawBufferPointer) {
       let dot = UInt8(ascii: ".")
       guard let first = bytes.firstIndex(of: dot), let second = bytes[(first + 1)...].firstIndex(of: dot),
         let processID = Self.number(bytes[..<first]).flatMap({ Int32(exactly: $0) }), processID > 0,

@@ -27,7 +27,8 @@ struct DirectoryWatcher: ~Copyable {
   /// The watched paths, by the kernel's number of each watch: one of `directories`, or an ancestor in which one of them
   /// is expected to appear.
   private var watches: [Int32: (path: String, isDirectory: Bool)] = [:]
-  private var buffer = [UInt8](repeating: 0, count: 64 << 10)
+  private var paused: Set<String> = []
+  private var buffer = [UInt8](repeating: 0, count: 16 << 10)
 
   /// `parents`: directories in which further ones of interest may appear.
   init(_ directories: [String], parents: [String] = []) throws(Complaint) {
@@ -54,15 +55,28 @@ struct DirectoryWatcher: ~Copyable {
     watchAll()
   }
 
-  /// All changes since the last call; empty if there are none.
+  /// Leaves a directory out until `resume`: somebody changes it without end, and looks at it from time to time tell as
+  /// much.
+  mutating func pause(_ directory: String) {
+    guard directories.contains(directory), paused.insert(directory).inserted else { return }
+    for (watch, place) in watches where place.path == directory {
+      watches[watch] = nil
+      inotify_rm_watch(descriptor, watch)
+    }
+  }
+
+  mutating func resume(_ directory: String) {
+    guard paused.remove(directory) != nil, directories.contains(directory) else { return }
+    if !watch(directory, isDirectory: true) { watchAll() }
+  }
+
+  /// Changes since the last call, a few hundred at most; empty if there are none.
   mutating func changes() -> [DirectoryChange] {
     var changes: [DirectoryChange] = []
     var mustWatchAnew = false
     // Somebody may make files as fast as they are read of here: the rest stays for the next call.
-    for _ in 0..<4 {
-      let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
-      if size < 0, errno == EINTR { continue }
-      guard size > 0 else { break }
+    let size = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
+    if size > 0 {
       var offset = 0
       while let event = Event(buffer[..<size], at: offset) {
         offset += event.size
@@ -97,7 +111,7 @@ struct DirectoryWatcher: ~Copyable {
   /// Watches each directory, or waits for it in an ancestor.
   private mutating func watchAll() {
     for parent in parents { _ = watch(parent, isDirectory: false) }
-    for directory in directories {
+    for directory in directories where !paused.contains(directory) {
       // A segment is complete when its writer renames it into its directory or first closes it. IN_CREATE comes
       // earlier, and serves to list processes that have only just started.
       if watch(directory, isDirectory: true) { continue }
@@ -117,7 +131,10 @@ struct DirectoryWatcher: ~Copyable {
     let ofSelf = UInt32(IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
     let events = UInt32(IN_CREATE | IN_MOVED_TO)
     let mask = isDirectory ? ofSelf | events | UInt32(IN_DELETE | IN_MOVED_FROM) : ofSelf | events | UInt32(IN_MASK_ADD)
-    let watch = inotify_add_watch(descriptor, path.originalPath, mask)
+    // A user's own file system could keep whoever looks up a name in it for ever.
+    guard let opened = SharedDirectories.open(toWatch: path) else { return false }
+    let watch = inotify_add_watch(descriptor, opened.path.originalPath, mask)
+    if opened.descriptor >= 0 { close(opened.descriptor) }
     guard watch >= 0 else { return false }
     // A directory may be one of `directories` and the ancestor of another. It then stays one of `directories`.
     if isDirectory || watches[watch] == nil { watches[watch] = (path, isDirectory) }

@@ -29,9 +29,6 @@ struct Endings: ~Copyable {
   /// By the descriptor of the process, and the descriptor by the segment's path.
   private var watched: [Int32: SegmentFile] = [:]
   private var descriptors: [String: Int32] = [:]
-  /// Searches for processes that have another number here, by the owners of their files: each looks at all processes,
-  /// and anybody may make files that need one.
-  private var searches: [UInt32: Allowance] = [:]
 
   /// `limit`: processes that are watched at a time at most.
   init(limit: Int) throws(Complaint) {
@@ -47,8 +44,9 @@ struct Endings: ~Copyable {
     close(descriptor)
   }
 
-  /// Watches the process whose segment has just appeared at `path`, if the file is a segment. Returns the file.
-  mutating func watchArrival(_ path: String) -> SegmentFile? {
+  /// Watches the process whose segment has just appeared at `path`, if the file is a segment. Returns the file, and
+  /// whether its process was there.
+  mutating func watchArrival(_ path: String) -> (file: SegmentFile, isThere: Bool)? {
     guard let name = SegmentFile.process(ofPath: path) else { return nil }
     let process = try? open(name.processID)
     // While the descriptor is held, the process's id can't go to another process. Whose segment the file is may now be
@@ -57,8 +55,8 @@ struct Endings: ~Copyable {
       if let process { close(process) }
       return nil
     }
-    if let process { _ = keep(process, file) }
-    return file
+    guard let process else { return (file, false) }
+    return (file, keep(process, file) == nil)
   }
 
   /// Watches the process of `file`, which was found live. Returns nil if it is being watched now.
@@ -68,24 +66,24 @@ struct Endings: ~Copyable {
       watched[process] = file
       return nil
     }
-    do throws(Failure) {
-      return keep(try open(file.processID), file)
-    } catch {
-      // A process in a pid namespace of its own has another id here.
-      guard case .gone = error, maySearch(for: file.ownerID), let id = file.processIDHere else { return error }
-      do throws(Failure) { return add(try open(id), file) } catch { return error }
-    }
+    do throws(Failure) { return keep(try open(file.processID), file) } catch { return error }
   }
 
-  private mutating func maySearch(for owner: UInt32) -> Bool {
-    let now = seconds(of: CLOCK_MONOTONIC)
-    if searches.count > 1000 {
-      searches = searches.filter { entry in
-        var allowance = entry.value
-        return !allowance.isFull(at: now)
+  /// Watches process `id`, which was found to be that of `file`, in another pid namespace.
+  mutating func watch(_ file: SegmentFile, foundAs id: Int32) -> Failure? {
+    guard descriptors[file.path] == nil else { return nil }
+    do throws(Failure) {
+      let process = try open(id)
+      // While the descriptor is held, the id can't go to another process. The user may have no part in anybody else's.
+      var status = stat()
+      guard stat("/proc/\(id)", &status) == 0, file.ownerID == 0 || status.st_uid == file.ownerID else {
+        close(process)
+        return .gone
       }
+      return add(process, file)
+    } catch {
+      return error
     }
-    return searches[owner, default: Allowance(burst: 16, rate: 1, at: now)].take(at: now)
   }
 
   /// Whether the process of the segment at `path` is being watched, or has ended and `ended` has not told it yet.
@@ -133,7 +131,8 @@ struct Endings: ~Copyable {
   mutating func ended() -> [(file: SegmentFile, ending: ProcessEnding?)] {
     var ended: [(file: SegmentFile, ending: ProcessEnding?)] = []
     var events = [epoll_event](repeating: epoll_event(), count: 64)
-    while ended.count < 1000 {
+    // The others have their turn after so many.
+    while ended.count < 64 {
       let count = epoll_wait(descriptor, &events, Int32(events.count), 0)
       if count < 0, errno == EINTR { continue }
       guard count > 0 else { return ended }

@@ -21,9 +21,12 @@ final class ThreadEnds {
   private let descriptor: Int32
   private var ends: [Int32: [End]] = [:]
   private var count = 0
+  private var lastCleared = 0.0
 
   private static let keptSeconds = 60.0
-  private static let keptEnds = 100_000
+  private static let keptEnds = 50_000
+  /// More than the kernel keeps for a reader: nobody can keep one busy by ending threads.
+  private static let endsAtATime = 8192
 
   /// Fails where the caller may not know of other processes' ends.
   init?() {
@@ -37,10 +40,13 @@ final class ThreadEnds {
   func take() {
     let now = (wall: seconds(of: CLOCK_REALTIME), monotonic: Self.machineMonotonic())
     if count > Self.keptEnds { (ends, count) = ([:], 0) }
-    ends = ends.filter { $0.value.contains { now.wall - $0.time < Self.keptSeconds } }
-    count = ends.reduce(0) { $0 + $1.value.count }
+    if now.monotonic - lastCleared >= 10 {
+      lastCleared = now.monotonic
+      ends = ends.filter { $0.value.contains { now.wall - $0.time < Self.keptSeconds } }
+      count = ends.reduce(0) { $0 + $1.value.count }
+    }
     var end = allocs_thread_end()
-    for _ in 0..<Self.keptEnds {
+    for _ in 0..<Self.endsAtATime {
       let result = allocs_next_thread_end(descriptor, &end)
       // The kernel dropped some messages for want of room: the ends of those processes stay unknown.
       if result == -ENOBUFS { continue }

@@ -93,18 +93,19 @@ public struct ListeningSocket: ~Copyable {
       throw Complaint(
         .obstacle, what: "cannot look at \(path): \(systemWords(errno))", advice: "check the path", code: errno)
     }
+    if geteuid() == 0, status.st_uid != 0 {
+      // Whoever made it could keep root's server away by it, or tell false answers to those who trust the name.
+      let code = takeAway(path)
+      guard code == 0 else {
+        throw Complaint(
+          .obstacle, what: "cannot replace \(path), made by user \(status.st_uid): \(systemWords(code))", code: code)
+      }
+      return
+    }
     guard status.st_mode & S_IFMT == S_IFSOCK else {
       throw Complaint(
         .obstacle, what: "cannot listen at \(path): a file that is not a socket is there",
         advice: "name another with --socket")
-    }
-    if geteuid() == 0, status.st_uid != 0 {
-      // Whoever made it could keep root's server away by it, or tell false answers to those who trust the name.
-      guard unlink(path.originalPath) == 0 || errno == ENOENT else {
-        throw Complaint(
-          .obstacle, what: "cannot replace \(path), made by user \(status.st_uid): \(systemWords(errno))", code: errno)
-      }
-      return
     }
     do throws(Complaint) {
       let other = try UnixSocket.connected(to: path).peer()
@@ -119,6 +120,14 @@ public struct ListeningSocket: ~Copyable {
           advice: "remove it as that user or as root", code: errno)
       }
     }
+  }
+
+  /// Takes away what another user has put at a name in a directory of root's: a link, a file, a pipe; and a directory,
+  /// whatever is in it, gets another name. Returns 0, or the number of an error.
+  fileprivate static func takeAway(_ path: String) -> Int32 {
+    if unlink(path.originalPath) == 0 || errno == ENOENT || rmdir(path.originalPath) == 0 { return 0 }
+    let other = "\(path).\(getpid()).\(UInt32.random(in: 0...(.max)))"
+    return rename(path.originalPath, other.originalPath) == 0 || errno == ENOENT ? 0 : errno
   }
 
   private static func option(_ name: Int32, of descriptor: Int32) -> Int32? {
@@ -176,7 +185,7 @@ private struct SocketLock: ~Copyable {
       }
       if file >= 0 { close(file) }
       // What somebody else has put there, root removes; no other server can.
-      if geteuid() == 0, code != ENOENT, unlink(path.originalPath) == 0 { continue }
+      if geteuid() == 0, code != ENOENT, ListeningSocket.takeAway(path) == 0 { continue }
       throw Complaint(
         .obstacle, what: "cannot make \(path): \(code == 0 ? "it is another user's" : systemWords(code))",
         advice: "create its directory, or name another place with --socket", code: code)

@@ -91,47 +91,28 @@ public enum SharedDirectories {
 
   /// Where segments that `user` may read can be. For root: those of all users.
   public static func searched(byUser user: UInt32) -> [Place] {
-    guard user == 0 else { return tried(byUser: user) + others(ofUser: user) + [.former] }
-    let ofRoot = numbers(in: Place.common.path, behind: "").map { Place.ofRoot(user: $0) }
-    let sessions = numbers(in: String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number)), behind: "")
-    return ofRoot + [.common] + sessions.map { .ofSession(user: $0) } + others(ofUser: nil) + [.former]
-  }
-
-  /// The directories in memory that belong to `user` (nil: to anybody), whatever number their names have: in a user
-  /// namespace, a user has another number. Without a user's own of the right number, which `tried` has.
-  private static func others(ofUser user: UInt32?) -> [Place] {
-    let place = Place.inMemory(user: user ?? 0)
-    let parent = String(cString: allocs_parent_of_place(place.number))
-    return numbers(in: parent, behind: String(cString: allocs_name_of_place(place.number))).compactMap { number in
-      guard let user else { return .inMemory(user: number) }
-      var status = stat()
-      guard number != user, lstat("\(Place.inMemory(user: number).path)", &status) == 0, status.st_uid == user else {
-        return nil
-      }
-      return .inMemory(user: number)
+    let survey = DirectorySurvey(ofUser: user)
+    while true {
+      if let places = survey.step(until: .infinity) { return places }
     }
   }
 
-  /// The numbers behind `prefix` of the names in a directory, in their order. A user who puts very many such names
-  /// there hides the later ones.
-  private static func numbers(in path: String, behind prefix: String) -> [UInt32] {
-    guard let stream = opendir(path) else { return [] }
-    defer { closedir(stream) }
-    var found: [UInt32] = []
-    var seen = 0
-    let (mostSeen, mostFound) = (1 << 16, 4096)
-    while seen < mostSeen, found.count < mostFound, let entry = readdir(stream) {
-      seen += 1
-      let number = withUnsafeBytes(of: &entry.pointee.d_name) { bytes -> UInt32? in
-        let name = bytes.prefix { $0 != 0 }
-        guard name.starts(with: prefix.utf8), name.count <= prefix.utf8.count + 10 else { return nil }
-        let text = String(decoding: name.dropFirst(prefix.utf8.count), as: UTF8.self)
-        guard let number = UInt32(text), "\(number)" == text else { return nil }
-        return number
-      }
-      if let number { found.append(number) }
+  /// Where the directory at `path` can be watched: for one of a user's session, through a descriptor, which the caller
+  /// closes. Nil if it is missing, or not trusted.
+  public static func open(toWatch path: String) -> (path: String, descriptor: Int32)? {
+    func through(_ descriptor: Int32) -> (path: String, descriptor: Int32) {
+      ("/proc/self/fd/\(descriptor)", descriptor)
     }
-    return found.sorted()
+    let session = String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number))
+    guard path.hasPrefix(session) else { return (path, -1) }
+    if let place = Place(path: path), let parentPath = place.parent {
+      guard let parent = try? CheckedDirectory.parent(of: place, parentPath) else { return nil }
+      defer { close(parent) }
+      let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
+      return descriptor >= 0 ? through(descriptor) : nil
+    }
+    guard let user = UInt32(path.dropFirst(session.count)) else { return (path, -1) }
+    return (try? CheckedDirectory.parent(of: .ofSession(user: user), path)).map(through)
   }
 
   // MARK: making them
@@ -141,7 +122,7 @@ public enum SharedDirectories {
   public static func makeRootsDirectory() throws(Complaint) -> Bool {
     if mkdir(ofRoot, 0o755) == 0 {
       // mkdir takes the umask off. In /run nobody but root can have put anything else in its place.
-      let descriptor = open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+      let descriptor = Glibc.open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
       if descriptor >= 0 {
         fchmod(descriptor, 0o755)
         close(descriptor)
@@ -339,6 +320,11 @@ public struct CheckedDirectory: ~Copyable {
   static func parent(of place: SharedDirectories.Place, _ path: String) throws(DirectoryRefusal) -> Int32 {
     let descriptor = Glibc.open(path, __O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
     guard descriptor >= 0 else { throw DirectoryRefusal(code: errno) }
+    // To open it so sets nothing in motion; to ask for its status may.
+    if case .ofSession(let user) = place, geteuid() == 0, user != 0, !MountedFileSystem.answers(descriptor) {
+      close(descriptor)
+      throw .untrusted("\(path) is a file system of its user's")
+    }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
       let code = errno

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What one user may have of the broker, by a clock that the test turns; and answers that refuse.
 
+import ServerProtocol
 import SystemAccess
 import TestSupport
 import Testing

@@ -16,8 +16,8 @@ struct Gatherer: Sendable {
   let link: BrokerLink
   let metrics: PrometheusMetrics
 
-  /// Seconds for all workers together.
-  private static let patience = 8.0
+  /// Seconds for all workers together: some of them may have to be started, others may be kept by their users.
+  private static func patience(users: Int) -> Double { min(8, 2 + 0.1 * Double(users)) }
 
   func responder() -> some HTTPResponder<CallerContext> {
     let router = Router(context: CallerContext.self, options: .autoGenerateHeadEndpoints)
@@ -94,7 +94,7 @@ struct Gatherer: Sendable {
 
   /// The bodies of the workers' answers to a request, in the order of `users`.
   private func answers(to path: String, of users: [UInt32]) async -> Answers {
-    let deadline = seconds(of: CLOCK_MONOTONIC) + Self.patience
+    let deadline = seconds(of: CLOCK_MONOTONIC) + Self.patience(users: users.count)
     var answers: Answers = []
     var exchanges: [(index: Int, exchange: Exchange)] = []
     for user in users {

@@ -52,7 +52,7 @@ extension Allocsd {
     let identity: Identity
     switch role {
     case .gatherer: identity = .nobody
-    default: identity = user.map { Identity(ofUser: $0) } ?? .current()
+    default: identity = user.map { Identity(ofUser: $0, group: group) } ?? .current()
     }
     // Afterwards the file would be root's.
     Self.name(role.rawValue)

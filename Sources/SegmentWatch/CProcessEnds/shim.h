@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Descriptors of processes and their ends: pidfd_open(2), and PIDFD_GET_INFO of Linux 6.15 or later, which the headers
 // of older systems lack. The numbers are those of the kernel's include/uapi/linux/pidfd.h. And epoll(7), inotify(7),
-// setfsuid(2).
+// setfsuid(2), and children for work
+// that takes long.
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/cn_proc.h>
 #include <linux/connector.h>
 #include <linux/netlink.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -118,4 +122,35 @@ static inline int allocs_next_thread_end(int descriptor, struct allocs_thread_en
     end->nanoseconds = received.event.nanoseconds;
     return 1;
   }
+}
+
+// A child of a process that has one thread. Returns its id; or the negated number of an error. In the child it returns
+// 0: the child holds no descriptor but its log (2) and the pipe's end (3), and the kernel ends it after so many seconds.
+// *result: the pipe's end; the parent's never waits.
+static inline int allocs_fork_for_work(int *result, unsigned seconds) {
+  int ends[2];
+  if (syscall(SYS_pipe2, ends, O_CLOEXEC) != 0) return -errno;
+  pid_t child = fork();
+  if (child < 0) {
+    int code = errno;
+    close(ends[0]);
+    close(ends[1]);
+    return -code;
+  }
+  if (child > 0) {
+    close(ends[1]);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    *result = ends[0];
+    return child;
+  }
+  if (ends[1] != 3 && dup2(ends[1], 3) < 0) _exit(1);
+  syscall(SYS_close_range, 4U, ~0U, 0U);
+  signal(SIGALRM, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, 0);
+  alarm(seconds);
+  setpriority(PRIO_PROCESS, 0, 10);
+  *result = 3;
+  return 0;
 }
