@@ -69,7 +69,11 @@ public enum Watchdog {
     let argument = Unmanaged.passRetained(watch)
     var thread = pthread_t()
     let code = pthread_create(
-      &thread, &attributes, { Unmanaged<Watch>.fromOpaque($0!).takeRetainedValue().run() }, argument.toOpaque())
+      &thread, &attributes,
+      { argument in
+        if let argument { Unmanaged<Watch>.fromOpaque(argument).takeRetainedValue().run() }
+        return nil
+      }, argument.toOpaque())
     guard code == 0 else {
       argument.release()
       throw Complaint(

@@ -46,8 +46,8 @@ public struct Identity: Hashable, Sendable {
   }
 
   /// The identity that a login of `uid` would have, by the system's databases of users and groups. A user whom these
-  /// don't know has `group`, or else nobody's, and no others. The databases may be slow to answer, where they are on a network:
-  /// ask once for each user.
+  /// don't know has `group`, or else nobody's, and no others. The databases may be slow to answer, where they are on a
+  /// network: ask once for each user.
   public init(ofUser uid: uid_t, group: gid_t? = nil) {
     self.init(uid: uid, gid: group ?? Identity.nobody.gid, groups: [])
     var entry = passwd()

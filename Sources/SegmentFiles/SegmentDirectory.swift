@@ -60,16 +60,16 @@ public struct SegmentFile: Hashable, Sendable {
   /// few system calls.
   public var isPresent: Bool { [.alive, .ended].contains(ProcessLiveness.find(claim)) }
 
-  /// Whether the file's header is that of the process that the name says: an empty file, or one that
-  /// was written for another name, stands for nothing. A few system calls.
+  /// Whether the file's header is that of the process that the name says: an empty file, or one
+  /// that was written for another name, stands for nothing. A few system calls.
   package var hasFittingHeader: Bool {
     guard let file = try? OpenFile(path: path), file.identity == number else { return false }
     return (try? ProcessIdentity(of: file, path: path)) != nil
   }
 
   /// The group of the process that runs here under this id, where it has one alone, as it has whose
-  /// user gave it no other: real, effective, saved and of the file system. Nil for a process that is
-  /// not all of the file's owner.
+  /// user gave it no other: real, effective, saved and of the file system. Nil for a process that
+  /// is not all of the file's owner.
   package var processGroup: UInt32? {
     guard isHere, let directory = try? ProcessDirectory(processID: processID),
       directory.stranger(to: ownerID) == nil, let status = try? directory.line("status"),

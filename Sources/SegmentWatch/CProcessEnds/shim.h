@@ -125,8 +125,8 @@ static inline int allocs_next_thread_end(int descriptor, struct allocs_thread_en
 }
 
 // A child of a process that has one thread. Returns its id; or the negated number of an error. In the child it returns
-// 0: the child holds no descriptor but its log (2) and the pipe's end (3), and the kernel ends it after so many seconds.
-// *result: the pipe's end; the parent's never waits.
+// 0: the child holds no descriptor but its log (2) and the pipe's end (3), and the kernel ends it after so many
+// seconds. *result: the pipe's end; the parent's never waits.
 static inline int allocs_fork_for_work(int *result, unsigned seconds) {
   int ends[2];
   if (syscall(SYS_pipe2, ends, O_CLOEXEC) != 0) return -errno;
