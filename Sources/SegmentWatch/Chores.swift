@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work for one user that may take as long as that user likes: the user's segments are swept, which reads the mappings of
-// the user's processes; or a process in another pid namespace is searched for among all processes. It is done in a child
-// with that user's rights on files, which the kernel ends after some seconds; the process that watches waits for none.
+// Work for one user that may take as long as that user likes: the user's segments are swept, which reads the mappings
+// of the user's processes; or a process in another pid namespace is searched for among all processes. It is done in a
+// child with that user's rights on files, which the kernel ends after some seconds; the process that watches waits for
+// none.
 //
 // - One child at a time for a user, a few in all, and of one user not many a minute.
 // - The child's real user is root, so that the user can't stop or kill it.
