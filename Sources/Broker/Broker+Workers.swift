@@ -55,7 +55,7 @@ extension Broker {
   /// those of its user and group alone.
   private func group(of key: WorkerKey) -> UInt32? {
     guard isPrivileged, case .user(let id) = key, id != 0 else { return nil }
-    return watch.group(ofUser: id)
+    return watch.group(ofUser: id, caller: lastCaller?.user == id ? lastCaller?.process : nil)
   }
 
   /// The user to whose shares a worker counts.

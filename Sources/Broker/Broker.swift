@@ -93,6 +93,8 @@ public final class Broker {
   private var owedLooks: Set<UInt32> = []
   private var nextLooks = 0.0
   private var nextTick = 0.0
+  /// Who has connected last: a new worker has the group of who needs it.
+  private(set) var lastCaller: (user: UInt32, process: Int32)?
   private var listenerPausedUntil: Double?
   private var lastWarning = 0.0
   private(set) var stopsAt: Double?
@@ -240,6 +242,7 @@ public final class Broker {
       }
       let socket = UnixSocket(adopting: number)
       guard let peer = try? socket.peer() else { continue }
+      lastCaller = (peer.userID, peer.processID)
       admit(Descriptor(adopting: socket.release()), of: peer.userID)
     }
   }

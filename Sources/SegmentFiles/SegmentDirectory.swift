@@ -67,15 +67,9 @@ public struct SegmentFile: Hashable, Sendable {
     return (try? ProcessIdentity(of: file, path: path)) != nil
   }
 
-  /// The group of the process that runs here under this id, where it has one alone, as it has whose
-  /// user gave it no other: real, effective, saved and of the file system. Nil for a process that
-  /// is not all of the file's owner.
+  /// The group of the file's process, as `SegmentDirectory.group(ofProcess:user:)` tells it.
   package var processGroup: UInt32? {
-    guard isHere, let directory = try? ProcessDirectory(processID: processID),
-      directory.stranger(to: ownerID) == nil, let status = try? directory.line("status"),
-      let groups = ProcessLiveness.groupIDs(status), groups.count == 4, Set(groups).count == 1
-    else { return nil }
-    return groups.first
+    isHere ? SegmentDirectory.group(ofProcess: processID, user: ownerID) : nil
   }
 
   /// The process's id in the reader's pid namespace, for a process in another one; nil if it
@@ -211,6 +205,17 @@ public enum SegmentDirectory {
       return nil
     }
     return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
+  }
+
+  /// The group of the process that runs here under this id, where it has one alone: real, effective,
+  /// saved and of the file system. A program that has another group by its file's mode has not. Nil
+  /// for a process that is not all of that user's.
+  package static func group(ofProcess processID: Int32, user: UInt32) -> UInt32? {
+    guard let directory = try? ProcessDirectory(processID: processID), let status = try? directory.line("status"),
+      let users = ProcessLiveness.userIDs(status), users.count == 4, users.allSatisfy({ $0 == user }),
+      let groups = ProcessLiveness.groupIDs(status), groups.count == 4, Set(groups).count == 1
+    else { return nil }
+    return groups.first
   }
 
   /// The segments of the process that runs here under this id, in the directories where its user's

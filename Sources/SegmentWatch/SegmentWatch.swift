@@ -488,9 +488,10 @@ public struct SegmentWatch: ~Copyable {
     known[path].map { $0.file.isLive && $0.file.inode == inode } ?? false
   }
 
-  /// The group of the user's processes, by one of them; nil if none tells.
-  public func group(ofUser user: UInt32) -> UInt32? {
-    guard isLive(ofUser: user) else { return nil }
+  /// The group of the user's processes, by one of them, or by process `caller` of the user's; nil if none tells.
+  public func group(ofUser user: UInt32, caller: Int32?) -> UInt32? {
+    let ofCaller = caller.flatMap { SegmentDirectory.group(ofProcess: $0, user: user) }
+    guard ofCaller == nil, isLive(ofUser: user) else { return ofCaller }
     var tried = 0
     for entry in known.values where entry.file.isLive && entry.file.ownerID == user && tried < 4 {
       tried += 1
