@@ -92,7 +92,9 @@ extension EndToEnd {
           echo answered
         done
         """
-      let alice = try ChildProcess(OtherUsers.command(as: Self.alice) + ["bash", "-c", script], conversing: true)
+      let alice = try ChildProcess(
+        OtherUsers.command(as: Self.alice) + ["bash", "-c", script], environment: ChildProcess.baseEnvironment,
+        conversing: true)
       var answers = 0
       for _ in 0..<kills {
         // The moment of the kill is what varies.
@@ -187,7 +189,9 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let greedy = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket], conversing: true)
+        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket],
+        environment: ChildProcess.baseEnvironment,
+        conversing: true)
       _ = try greedy.readLines(until: "ready")
       try wait(for: "bob is refused") { try stage.status(Self.bob) == 503 }
       #expect(try stage.status(Self.alice) == 200)
@@ -210,7 +214,8 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let squatter = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, path], conversing: true)
+        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, path], environment: ChildProcess.baseEnvironment,
+        conversing: true)
       _ = try squatter.readLines(until: "ready")
       let server = try Server(directory)
       #expect(try FileManager.default.attributesOfItem(atPath: path)[.ownerAccountID] as? Int == 0)
@@ -234,7 +239,9 @@ extension EndToEnd {
         print("ready", flush=True); sys.stdin.read()
         """
       let deaf = try ChildProcess(
-        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket], conversing: true)
+        OtherUsers.command(as: Self.bob) + ["python3", "-c", script, stage.server.socket],
+        environment: ChildProcess.baseEnvironment,
+        conversing: true)
       _ = try deaf.readLines(until: "ready")
       _ = try stage.worker(of: Self.bob)
       let workers = stage.server.processes.dropFirst()
