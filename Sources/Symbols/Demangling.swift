@@ -109,8 +109,9 @@ private enum SwiftUnfolding {
       guard isInGroup else { return nil }
       let count = max(number(), 1)
       guard let letter = byte(place), Self.isLetter(letter) else {
+        // `A_`, `A0_` and so on: one of the parts that no letter stands for. The number is its index.
         isInGroup = false
-        return nil
+        return byte(place) == UInt8(ascii: "_") ? 1 : nil
       }
       place = place &+ 1
       isInGroup = !Self.isCapital(letter)

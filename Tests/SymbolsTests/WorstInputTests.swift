@@ -474,6 +474,28 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
     }
   }
 
+  @Test("a Swift name that would take years to pass over stays as it is at once")
+  func swiftBombs() {
+    func index(_ step: Int) -> String {
+      // The first 26 are letters, then "_", "0_", "1_" …
+      step < 26 ? String(Character(UnicodeScalar(UInt8(ascii: "A") + UInt8(step)))) : step > 26 ? "\(step - 27)_" : "_"
+    }
+    for levels in [40, 60, 200] {
+      var type = "SDyS2iG"
+      for step in 0..<levels { type = "SDy\(type)A\(index(step + 2))G" }
+      for name in ["$s1m1v\(type)vp", "$s1m1v\(type)vpTf9nnn"] { #expect(demangled(name) == name) }
+    }
+    // Many at once, by a number.
+    let repeated = (0..<8).reduce("SDyS2iG") { "Sit_\($0)A2000\(index($1 + 2))t" }
+    #expect(demangled("$s1m1v\(repeated)vp").hasPrefix("$s"))
+    // A name of a real library, with many substitutions.
+    let real =
+      "$s20FoundationEssentials16AttributedStringV22transformingAttributesyACs7KeyPathCyAA22AttributeDynamicLookup"
+      + "OxG_AFyAHq_GAFyAHq0_GAFyAHq1_GyAC06SingleI11TransformerVy_xGz_ANy_q_GzANy_q0_GzANy_q1_GztXEtAA0cdG0RzAaSR_"
+      + "AaSR0_AaSR1_r2_lF"
+    #expect(demangled(real).hasPrefix("FoundationEssentials.AttributedString.transformingAttributes<"))
+  }
+
   // MARK: time
 
   @Test("a question whose time is over ends, and the next one is answered in full")
