@@ -207,9 +207,9 @@ public enum SegmentDirectory {
     return directory.segment(name: name, processID: process.processID, startTime: process.startTime)
   }
 
-  /// The group of the process that runs here under this id, where it has one alone: real, effective,
-  /// saved and of the file system. A program that has another group by its file's mode has not. Nil
-  /// for a process that is not all of that user's.
+  /// The group of the process that runs here under this id, where it has one alone: real,
+  /// effective, saved and of the file system. A program that has another group by its file's mode
+  /// has not. Nil for a process that is not all of that user's.
   package static func group(ofProcess processID: Int32, user: UInt32) -> UInt32? {
     guard let directory = try? ProcessDirectory(processID: processID), let status = try? directory.line("status"),
       let users = ProcessLiveness.userIDs(status), users.count == 4, users.allSatisfy({ $0 == user }),
