@@ -95,7 +95,7 @@ public struct Answer: Hashable, Sendable {
       case .indexAbandoned: "its process left this index: mappings not known"
       case .mappingsNotPermitted: "its mappings may not be read: ask as its user or root"
       case .mappingsNotRead: "can't read its mappings: descriptors or memory short"
-      case .processNotVisible: "its mappings aren't seen: another pid namespace or group"
+      case .processNotVisible: "its mappings aren't seen: another namespace or group"
       case .stackGap: "in the gap below the main stack: did it overflow?"
       case .outsideUserSpace: "beyond user space, which ends at 0x7fffffffffff"
       }

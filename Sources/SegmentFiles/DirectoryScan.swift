@@ -81,9 +81,13 @@ package final class DirectoryScan {
     let reader = geteuid()
     let most = SegmentDirectory.mostOfOwner
     var status = stat()
-    while seen < Self.mostNames, let entry = readdir(source.stream) {
+    var read = 0
+    while seen < Self.mostNames {
+      // Before the next name is taken: it would be lost.
+      if read >= 32, read % 32 == 0, seconds(of: CLOCK_MONOTONIC) >= end { return false }
+      guard let entry = readdir(source.stream) else { break }
       seen += 1
-      if seen % 32 == 0, seconds(of: CLOCK_MONOTONIC) >= end { return false }
+      read += 1
       let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
         OpenDirectory.Name(UnsafeRawBufferPointer(rebasing: bytes.prefix { $0 != 0 }))
       }
