@@ -148,20 +148,19 @@ extension EndToEnd {
       let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmSize:") })
       let taken = try #require(UInt64(line.dropFirst(7).dropLast(2).trimmingCharacters(in: .whitespaces))) << 10
       let programs = try (0..<6).map { _ in try Stationary(in: directory) }
-      let segment = try FileManager.default.contentsOfDirectory(atPath: directory.path).first { $0.hasSuffix(".seg") }
-      let size = try FileManager.default.attributesOfItem(atPath: directory.file(#require(segment)))[.size] as? UInt64
-      func limitAddressSpace(_ segments: Double) throws {
-        let bytes = try taken + UInt64(segments * Double(#require(size)))
+      func limitAddressSpace(gibibytes: UInt64) throws {
+        let bytes = taken + gibibytes << 30
         let limited = try ChildProcess.run(["prlimit", "--pid", "\(worker)", "--as=\(bytes)"])
         try #require(limited.ending == .exit(0), "\(limited)")
       }
-      try limitAddressSpace(2.5)
+      // Of each segment some gibibytes are mapped: its tables, and a window of its arenas.
+      try limitAddressSpace(gibibytes: 4)
       for program in programs + programs {
         let block = try program.place("block")
         let answer = try server.request("/v1/processes/\(program.pid)/query?address=\(block.address + 5)")
         #expect(answer.status == 200 && answer.body.contains("\"offset\":5"), "\(answer)")
       }
-      try limitAddressSpace(0.5)
+      try limitAddressSpace(gibibytes: 0)
       let refused = try server.request("/v1/processes/\(programs[2].pid)/query?address=1")
       #expect(refused.status == 503 && refused.body.contains("raise its limit"), "\(refused)")
     }
