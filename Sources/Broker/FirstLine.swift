@@ -25,7 +25,10 @@ enum FirstLine: Equatable {
     var bytes = [UInt8](repeating: 0, count: limit)
     let count = bytes.withUnsafeMutableBytes { allocs_peek(connection, $0.baseAddress, $0.count) }
     if count < 0 { return errno == EAGAIN || errno == EINTR ? .partial : .ended }
-    return count == 0 ? .ended : FirstLine(bytes.prefix(count))
+    let line = count == 0 ? .ended : FirstLine(bytes.prefix(count))
+    // A side that has gone says no more, though what it said is still here.
+    var request = pollfd(fd: connection, events: Int16(EPOLLRDHUP.rawValue), revents: 0)
+    return line == .partial && poll(&request, 1, 0) > 0 ? .ended : line
   }
 
   init(_ bytes: ArraySlice<UInt8>) {

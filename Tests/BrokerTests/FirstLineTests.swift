@@ -77,8 +77,13 @@ struct FirstLineTests {
     for _ in 0..<2 { #expect(FirstLine.peek(ends[0]) == .process(id: 5, startTime: nil)) }
     var read = [UInt8](repeating: 0, count: 100)
     #expect(recv(ends[0], &read, 100, 0) == bytes.count)
+    // The beginning of a line, whose rest can't come any more.
+    #expect(write(ends[1], bytes, 10) == 10)
+    #expect(FirstLine.peek(ends[0]) == .partial)
     close(ends[1])
     ends[1] = -1
+    #expect(FirstLine.peek(ends[0]) == .ended)
+    #expect(recv(ends[0], &read, 100, 0) == 10)
     #expect(FirstLine.peek(ends[0]) == .ended)
   }
 }

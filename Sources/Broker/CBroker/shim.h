@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the broker calls that Swift's own module of the C library leaves out, or can't call: messages with descriptors,
-// and calls that never wait.
+// What the broker calls that Swift lacks, or can't call. None of it waits unasked.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -11,9 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// The messages between broker and workers (Channel.swift). Neither call waits, unless told to. Both return
-// the number of bytes, or the negated number of an error.
-//
+// The messages between broker and workers (Channel.swift). Both calls return a number of bytes, or an error's, negated.
 // `passed`: a descriptor that goes with the message, or -1.
 static inline ssize_t allocs_send_message(int channel, const void *bytes, size_t size, int passed, int waits) {
   struct iovec part = {.iov_base = (void *)bytes, .iov_len = size};
