@@ -87,7 +87,9 @@ let package = Package(
 
     // MARK: outside it
     .target(name: "ByteText"),
-    .target(name: "SystemAccess", dependencies: ["ByteText", "SharedLayout"]),
+    .systemLibrary(name: "COpening", path: "Sources/SystemAccess/COpening"),
+    .target(
+      name: "SystemAccess", dependencies: ["ByteText", "COpening", "SharedLayout"], exclude: ["COpening"]),
     .target(name: "Bounds", dependencies: ["SystemAccess"]),
     .systemLibrary(
       name: "CConfinement", path: "Sources/Confinement/CConfinement", providers: [.apt(["libseccomp-dev"])]),
@@ -100,7 +102,7 @@ let package = Package(
     .systemLibrary(name: "CLibrary", path: "Sources/SegmentFiles/CLibrary"),
     .target(
       name: "SegmentFiles",
-      dependencies: ["Bounds", "ByteText", "CLibrary", "FileFacts", "SharedLayout", "SystemAccess"],
+      dependencies: ["Bounds", "ByteText", "CLibrary", "COpening", "FileFacts", "SharedLayout", "SystemAccess"],
       exclude: ["CLibrary"]),
     .target(
       name: "IndexReader",
@@ -218,7 +220,8 @@ let package = Package(
       dependencies: ["CConfinement", "Confinement", "SystemAccess", "TestSupport", "confinement-probe"],
       exclude: ["Probe"]),
     .testTarget(
-      name: "SegmentFilesTests", dependencies: ["SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
+      name: "SegmentFilesTests",
+      dependencies: ["COpening", "SegmentFiles", "SharedLayout", "SystemAccess", "TestSupport"]),
     .testTarget(
       name: "IndexReaderTests",
       dependencies: ["Bounds", "CLibrary", "IndexReader", "SharedLayout", "SystemAccess", "TestSupport"],

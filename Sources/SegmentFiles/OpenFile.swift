@@ -7,6 +7,7 @@
 
 import ByteText
 import CLibrary
+import COpening
 import Glibc
 import SharedLayout
 import SystemAccess

@@ -6,6 +6,7 @@
 // is done in it. What is done in it is done relative to its descriptor.
 
 import ByteText
+import COpening
 import Glibc
 import SharedLayout
 

@@ -2,6 +2,7 @@
 // Claims about a process that don't belong together: which of them make an identity, and what is told by those that
 // don't.
 
+import COpening
 import Glibc
 import SegmentFiles
 import SharedLayout

@@ -52,9 +52,4 @@ static inline const char *allocs_name_of_place(uint32_t place) {
 // The second directory of the layout before: it is read, and nothing is made in it any more.
 static inline const char *allocs_former_directory(void) { return "/dev/shm/allocs"; }
 
-// Opens `name` in an open directory, on the directory's own file system and through no link
-// (openat2(2)). `name` has no slash. A negated error number if that can't be done. The agent does
-// not use it.
-extern int allocs_open_in(int directory, const char *name, int flags);
-
 #endif
