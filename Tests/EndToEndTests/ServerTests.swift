@@ -161,7 +161,8 @@ extension EndToEnd {
         #expect(answer.status == 200 && answer.body.contains("\"offset\":5"), "\(answer)")
       }
       try limitAddressSpace(gibibytes: 0)
-      let refused = try server.request("/v1/processes/\(programs[2].pid)/query?address=1")
+      let another = try Stationary(in: directory)
+      let refused = try server.request("/v1/processes/\(another.pid)/query?address=1")
       #expect(refused.status == 503 && refused.body.contains("raise its limit"), "\(refused)")
     }
 
