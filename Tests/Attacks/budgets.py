@@ -552,6 +552,7 @@ def killed(check, count):
     others = range(65001, 65001 + max(2, count // 5))
     load = [Pulse(user, server, ["/v1/processes", "/metrics"], patience=2, pause=0.02) for user in others]
     random_numbers, kills, failures, asked = random.Random(os.environ.get("ALLOCS_TEST_SEED", "14")), 0, [], 0
+    struck = set()
     while kills < count:
         for one in [pulse, *load]:
             one.begin(1)
@@ -560,9 +561,11 @@ def killed(check, count):
             # Any moment of a worker's life is what is tried.
             time.sleep(random_numbers.uniform(0, 0.03))
             for pid in workers_of(*others):
-                if kills < count and random_numbers.random() < 0.5:
+                # A worker that was struck may take a moment to go: it is one failure, however often it is struck.
+                if kills < count and pid not in struck and random_numbers.random() < 0.5:
                     with contextlib.suppress(OSError):
                         os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
+                        struck.add(pid)
                         kills += 1
         times, failed = pulse.receive(60)
         for one in load:
@@ -572,8 +575,7 @@ def killed(check, count):
     check(f"of {asked} answers of bob's none fails while {kills} workers of others are killed",
           not failures and asked > 10, failures[:3])  # fmt: skip
     counted = server.metrics().get("allocsd_workers_failed_total", 0)
-    # Some were struck twice before they were gone, or when they were about to go by themselves.
-    check("the server counts the workers that failed", kills * 0.5 <= counted <= kills, (kills, counted))
+    check("the server counts the workers that failed", kills * 0.9 <= counted <= kills * 1.1, (kills, counted))
     check("the log says that workers ended", "worker failed" in server.said())
     check("the server lives", server.lives, server.said()[-500:])
     answered = stage.wait("an answer after the last was killed", lambda: ask(others[0], server, "/metrics")[0] == 200,
