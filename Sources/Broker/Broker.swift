@@ -100,7 +100,7 @@ public final class Broker {
   private(set) var stopsAt: Double?
 
   /// Seconds of work on segments in one turn of the loop.
-  private static let workPiece = 0.004
+  private static let workPiece = 0.0005
   static let waitingLimit = 128
   static let firstLinePatience = 3.0
   static let stopPatience = 5.0
