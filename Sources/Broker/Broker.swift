@@ -280,7 +280,7 @@ public final class Broker {
     if usersWithDirectory.count > 10_000 { usersWithDirectory = [] }
     usersWithDirectory.insert(user)
     do throws(Complaint) {
-      if try SharedDirectories.makeDirectory(ofUser: user) != nil { watch.lookAtDirectories() }
+      if let path = try SharedDirectories.makeDirectory(ofUser: user) { watch.watchDirectory(path) }
     } catch {
       log(.warning, "\(error)", ("uid", "\(user)"))
     }

@@ -229,6 +229,17 @@ public struct SegmentWatch: ~Copyable {
   /// Has it looked soon which directories there are.
   public mutating func lookAtDirectories() { nextSurvey = min(nextSurvey, max(Self.now, earliest[""] ?? 0)) }
 
+  /// Watches a user's directory that was made just now, at once: the user's first program may not live until the next
+  /// look at which directories there are.
+  public mutating func watchDirectory(_ path: String) {
+    if !directories.contains(path) {
+      directories.append(path)
+      changes?.watch(directories)
+      plan(path, at: Self.now)
+    }
+    lookAtDirectories()
+  }
+
   private mutating func plan(_ directory: String, at now: Double) {
     due[directory] = min(due[directory] ?? .infinity, max(now + 0.05, earliest[directory] ?? 0))
   }

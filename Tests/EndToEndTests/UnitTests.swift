@@ -97,7 +97,7 @@ extension EndToEnd {
       until_true() { local i; for i in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; false; }
 
       (umask 077; exec setpriv --bounding-set="$2" --inh-caps=-all --no-new-privs /mnt/probe filter=/mnt/calls \
-        exec=/mnt/bin/allocsd --log-level debug --keep-dead-for 3s --look-every 1s) >/mnt/log 2>&1 &
+        exec=/mnt/bin/allocsd --log-level debug --keep-dead-for 1s --look-every 1s) >/mnt/log 2>&1 &
       server=$!
       trap 'cat /mnt/log >&2' EXIT
       until_true test -S $socket || exit 1
@@ -123,7 +123,7 @@ extension EndToEnd {
       echo "events of another user: $(events 4343 "$theirs" | refused)"
 
       ended() { ask 4343 ps --json | grep -o '"exit_status":[0-9]*' | grep -o '[0-9]*$'; }
-      as 4343 /mnt/bin/allocsctl run -- perl -e 'select undef, undef, undef, 0.3; exit 3'
+      as 4343 /mnt/bin/allocsctl run -- perl -e 'exit 3'
       until_true ended >/dev/null
       echo "end of a process: $(ended)"
       users() { ask 0 ps --json | grep -oE '"(user|uid)":[0-9]+' | grep -oE '4[0-9]+$' | sort -u | xargs; }
