@@ -4,6 +4,7 @@
 // As JSON, each answer is one object on a line. As text, each answer has several lines, of which only the first begins
 // in the first column.
 
+import Bounds
 import SystemAccess
 
 /// Collects answers, rendered. Not thread-safe.
@@ -38,6 +39,18 @@ public struct AnswerList: ~Copyable {
     switch form {
     case .text: writer.append(text: inquiry.answer(address, stacks: stacks).text)
     case .jsonLines: inquiry.appendJSONLine(of: address, stacks: stacks, to: &writer)
+    }
+  }
+
+  /// Appends the answers about all of `addresses`, as far as the current budget allows; its owner checks it afterwards.
+  /// Memory counts twice: for the list, and for the copy of it that goes out.
+  public mutating func append(_ addresses: [UInt64], from inquiry: inout Inquiry, stacks: Bool) {
+    var meter = BudgetMeter(interval: 64)
+    let share = MemoryShare()
+    for address in addresses {
+      guard meter.goesOn() else { break }
+      append(address, from: &inquiry, stacks: stacks)
+      share.hold(2 &* count)
     }
   }
 

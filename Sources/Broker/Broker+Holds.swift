@@ -26,6 +26,8 @@ extension Broker {
     }
   }
 
+  func kill(_ worker: Worker) { _ = end(worker.processID, ofUser: userID(of: worker.key)) }
+
   /// Puts a new worker into its cgroup.
   func place(_ worker: Worker) {
     // The opener is the broker's own user, and reads nothing that anybody else wrote.

@@ -168,7 +168,7 @@ extension Broker {
       log(.error, "worker killed: \(why)", ("worker", "\(worker.key)"), ("pid", "\(worker.processID)"))
     }
     figures[.workersKilled] += 1
-    worker.kill()
+    kill(worker)
     // Its end is noticed by SIGCHLD. Until then it is not killed again, and gets no more connections.
     worker.ping = nil
     worker.pings = .max
@@ -274,7 +274,7 @@ extension Broker {
       case .ended:
         // It ends, or has closed its channel: then it is of no use.
         remove(worker.channel.descriptor)
-        if worker.stopped == nil { worker.kill() }
+        if worker.stopped == nil { kill(worker) }
         return
       case .malformed: return kill(worker, "it sent what is no message")
       case .message(let message, let descriptor):

@@ -158,15 +158,6 @@ final class Worker {
     return posix_spawn(&processID, "/proc/self/exe", &actions, &attributes, argumentPointers, environmentPointers)
   }
 
-  func kill() {
-    guard Glibc.kill(processID, SIGKILL) != 0, errno == EPERM else { return }
-    // Without CAP_KILL, only a process of the worker's user may.
-    let user: UInt32 = if case .user(let id) = key { id } else { 65_534 }
-    guard seteuid(user) == 0 else { return }
-    Glibc.kill(processID, SIGKILL)
-    guard seteuid(0) == 0 else { fatalError("the broker is no longer root") }
-  }
-
   /// Processor time of the process, in clock ticks; nil if it is gone.
   func processorTicks() -> UInt64? {
     let file = Glibc.open("/proc/\(processID)/stat", O_RDONLY | O_CLOEXEC)

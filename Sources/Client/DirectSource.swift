@@ -73,13 +73,7 @@ final class DirectSource: AnswerSource {
       var inquiry = Inquiry(
         view, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level,
         stopsThreads: stopsThreads)
-      var meter = BudgetMeter(interval: 64)
-      let share = MemoryShare()
-      for address in addresses {
-        guard meter.goesOn() else { break }
-        list.append(address, from: &inquiry, stacks: stacks)
-        share.hold(2 &* list.count)
-      }
+      list.append(addresses, from: &inquiry, stacks: stacks)
       try view.checkIntact()
       if inquiry.hasFailedToStop { hasFailedToStop = true }
       return list.take()

@@ -163,14 +163,7 @@ struct Routes: Sendable {
     _ view: ProcessView, _ inquiry: inout Inquiry, _ addresses: [UInt64], _ form: AnswerList.Form, stacks: Bool
   ) throws(Complaint) -> ByteBuffer {
     var list = AnswerList(form: form)
-    var meter = BudgetMeter(interval: 64)
-    let share = MemoryShare()
-    for address in addresses {
-      guard meter.goesOn() else { break }
-      list.append(address, from: &inquiry, stacks: stacks)
-      // The list, and its copy that is sent.
-      share.hold(2 &* list.count)
-    }
+    list.append(addresses, from: &inquiry, stacks: stacks)
     try view.checkIntact()
     return ByteBuffer(taking: &list)
   }
