@@ -285,24 +285,27 @@ extension EndToEnd {
     }
 
     @Test(
-      "the smallest alternate stacks that are enough without the agent are enough with it",
+      "on an alternate stack the agent needs 320 bytes at most beyond what the call itself takes",
       arguments: ["0", autoDisarm], ["malloc", "calloc", "realloc", "memalign", "mmap"])
     func smallest(flags: String, what: String) throws {
+      /// The smallest alternate stack that is enough, in steps of 16 bytes.
+      func enough(_ variables: [String: String]) throws -> Int {
+        var tooSmall = 1024, enough = 16384
+        while enough - tooSmall > 16 {
+          let size = (tooSmall + enough) / 32 * 16
+          let outcome = try onSmallStack(flags, size, what, variables)
+          if outcome.ending == .exit(0) { enough = size } else { tooSmall = size }
+        }
+        return enough
+      }
+      let plain = try enough([:])
+      #expect(plain < 16384)
       let directory = try TestDirectory()
       let variables = try Installation.agentEnvironment(directory.path)
-      var enough = 0
-      for size in stride(from: 2048, through: 8192, by: 256) {
-        // A plain call of mmap takes some 40 bytes, less than it takes the agent to look how much stack there is.
-        let spare = what == "mmap" ? 256 : 0
-        let plain = try onSmallStack(flags, size - spare, what, [:])
-        guard plain.ending == .exit(0) else { continue }
-        enough += 1
-        for settings in [[:], ["ALLOCS_STACKS": "site"], ["ALLOCS_EVENTS": "1"]] {
-          let outcome = try onSmallStack(flags, size, what, variables.merging(settings) { $1 })
-          #expect(outcome.ending == .exit(0), "\(size) bytes, \(settings)")
-        }
+      for settings in [[:], ["ALLOCS_STACKS": "site"], ["ALLOCS_EVENTS": "1"]] {
+        let indexed = try enough(variables.merging(settings) { $1 })
+        #expect(indexed <= plain + 320, "\(settings)")
       }
-      #expect(enough > 0)
     }
 
     // MARK: other stacks
