@@ -222,6 +222,7 @@ static inline bool allocs_is_inside(void) {
 // gives what was said before, to be said again behind it.
 static inline uint64_t allocs_set_noting(uint64_t noting) {
   uint64_t before = allocs_thread_local.noting;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
   allocs_thread_local.noting = noting;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   return before;
