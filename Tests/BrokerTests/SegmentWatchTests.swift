@@ -14,18 +14,13 @@ struct SegmentWatchTests {
   /// No process has this id.
   private static let nobody: Int32 = 4_194_303
 
-  private func touch(_ path: String) { close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)) }
-
   @Test("a scan in pieces finds the same segments as a whole one, the newest of each owner, and counts the others")
   func scan() throws {
     let directory = try TestDirectory()
     let most = SegmentDirectory.mostOfOwner
     for number in 1...most + 50 {
-      let path = directory.file(SegmentFile.name(processID: Self.nobody, startTime: UInt64(number)))
-      touch(path)
-      guard number <= 50 else { continue }
-      var times = [timespec(tv_sec: 1000, tv_nsec: 0), timespec(tv_sec: 1000, tv_nsec: 0)]
-      utimensat(AT_FDCWD, path, &times, 0)
+      let name = SegmentFile.name(processID: Self.nobody, startTime: UInt64(number))
+      directory.touch(name, modified: number <= 50 ? 1000 : nil)
     }
     let scan = try #require(try DirectoryScan(directory.path))
     var found: [SegmentFile] = []
@@ -48,17 +43,17 @@ struct SegmentWatchTests {
     let busy = try TestDirectory()
     let quiet = try TestDirectory()
     var watcher = try DirectoryWatcher([busy.path, quiet.path])
-    for number in 0..<50 { touch(busy.file("\(number)")) }
+    for number in 0..<50 { busy.touch("\(number)") }
     var changes = watcher.changes()
     #expect(changes.contains(.appeared(path: busy.file("49"))))
     while !changes.isEmpty { changes = watcher.changes() }
     watcher.pause(busy.path)
-    for number in 50..<100 { touch(busy.file("\(number)")) }
-    touch(quiet.file("a"))
+    for number in 50..<100 { busy.touch("\(number)") }
+    quiet.touch("a")
     changes = watcher.changes()
     #expect(changes == [.appeared(path: quiet.file("a"))])
     watcher.resume(busy.path)
-    touch(busy.file("100"))
+    busy.touch("100")
     changes = watcher.changes()
     #expect(changes == [.appeared(path: busy.file("100"))])
   }
@@ -67,7 +62,7 @@ struct SegmentWatchTests {
   func pieces() throws {
     let directory = try TestDirectory()
     var watcher = try DirectoryWatcher([directory.path])
-    for number in 0..<3000 { touch(directory.file("\(number)")) }
+    for number in 0..<3000 { directory.touch("\(number)") }
     var (total, calls) = (0, 0)
     while true {
       let changes = watcher.changes()
@@ -81,8 +76,7 @@ struct SegmentWatchTests {
   @Test("a sweep is due where it would mark or remove something, and nowhere else")
   func due() throws {
     let directory = try TestDirectory()
-    let path = directory.file(SegmentFile.name(processID: Self.nobody, startTime: 1))
-    touch(path)
+    directory.touch(SegmentFile.name(processID: Self.nobody, startTime: 1))
     let now = seconds(of: CLOCK_REALTIME)
     let found = try SegmentDirectory.list(in: [directory.path])
     #expect(RetentionPolicy().isSweepDue(found, at: now))
@@ -97,7 +91,7 @@ struct SegmentWatchTests {
   @Test("an empty file, and a file with another's header, fit no process")
   func headers() throws {
     let directory = try TestDirectory()
-    touch(directory.file(SegmentFile.name(processID: Self.nobody, startTime: 1)))
+    directory.touch(SegmentFile.name(processID: Self.nobody, startTime: 1))
     let segment = SyntheticSegment(
       processID: Self.nobody, startTime: 2, in: directory.path,
       name: SegmentFile.name(processID: Self.nobody, startTime: 3))

@@ -241,21 +241,13 @@ struct IdentityDescriptorTests {
 struct FilesOfManyTests {
   private static let nobody: Int32 = 1_000_000_000
 
-  private func touch(_ path: String, owner: UInt32? = nil) {
-    close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
-    if let owner { chown(path, owner, owner) }
-  }
-
   @Test("of very many segments of an owner the newest are listed, and the others counted")
   func flood() throws {
     let directory = try TestDirectory()
     let most = SegmentDirectory.mostOfOwner
     for number in 1...most + 50 {
-      let path = directory.file(SegmentFile.name(processID: Self.nobody, startTime: UInt64(number)))
-      touch(path)
-      guard number <= 50 else { continue }
-      var times = [timespec(tv_sec: 1000, tv_nsec: 0), timespec(tv_sec: 1000, tv_nsec: 0)]
-      utimensat(AT_FDCWD, path, &times, 0)
+      let name = SegmentFile.name(processID: Self.nobody, startTime: UInt64(number))
+      directory.touch(name, modified: number <= 50 ? 1000 : nil)
     }
     let survey = try SegmentDirectory.survey(in: [directory.path])
     #expect(survey.files.count == most && survey.omitted == [geteuid(): 50] && survey.unread == 0)
@@ -268,14 +260,11 @@ struct FilesOfManyTests {
     let directory = try TestDirectory()
     chmod(directory.path, 0o1777)
     let victims = (1...2).map { number in
-      let path = directory.file(SegmentFile.name(processID: Self.nobody, startTime: UInt64(number)))
-      touch(path, owner: 12_345)
-      var times = [timespec(tv_sec: 1000, tv_nsec: 0), timespec(tv_sec: 1000, tv_nsec: 0)]
-      utimensat(AT_FDCWD, path, &times, 0)
-      return path
+      directory.touch(
+        SegmentFile.name(processID: Self.nobody, startTime: UInt64(number)), modified: 1000, owner: 12_345)
     }
     for number in 10...40 {
-      touch(directory.file(SegmentFile.name(processID: Self.nobody, startTime: UInt64(number))), owner: 12_346)
+      directory.touch(SegmentFile.name(processID: Self.nobody, startTime: UInt64(number)), owner: 12_346)
     }
     let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: .max, maximumCount: 3)
     #expect(SegmentDirectory.sweep(policy, in: [directory.path]).removed.count == 28)

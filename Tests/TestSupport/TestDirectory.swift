@@ -43,6 +43,20 @@ package final class TestDirectory: Sendable {
     return file(name)
   }
 
+  /// Makes an empty file in it, whose contents were last changed at `modified`, in seconds since 1970-01-01 UTC: now
+  /// where that is nil. `owner`: for root alone.
+  @discardableResult
+  package func touch(_ name: String, modified: Int? = nil, owner: UInt32? = nil) -> String {
+    let path = file(name)
+    close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
+    if let owner { chown(path, owner, owner) }
+    if let modified {
+      var times = [timespec(tv_sec: modified, tv_nsec: 0), timespec(tv_sec: modified, tv_nsec: 0)]
+      utimensat(AT_FDCWD, path, &times, 0)
+    }
+    return path
+  }
+
   /// The paths of the segments in it, `pid`'s only if it is given.
   package func segments(of pid: Int32? = nil) throws -> [String] {
     try FileManager.default.contentsOfDirectory(atPath: path).filter {
