@@ -15,7 +15,10 @@ package final class Server {
     process = try ChildProcess(
       prefix + [Installation.path(of: "allocsd"), "--socket", socket] + options,
       environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 })
-    try wait(for: "allocsd answers", of: process) { try request("/v1/processes").status == 200 }
+    // A socket that was there before it accepts connections and may never answer: such a try is given up for the next.
+    try wait(for: "allocsd answers", of: process) {
+      try request("/v1/processes", ["--max-time", "3"]).status == 200
+    }
   }
 
   /// A request by curl; the status is 0 if there was no answer.
