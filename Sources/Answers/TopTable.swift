@@ -18,6 +18,10 @@ public struct TopTable: Hashable, Sendable {
   public var losses: Losses
   /// Of a recording: the number of events that are missing from it.
   public var lostEvents: UInt64 = 0
+  /// Of a process: when its blocks were looked at.
+  var look: Look?
+  /// Whether the table for people has a column of ages.
+  var showsAges = false
 
   public init(processID: Int32, command: [String], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
@@ -36,89 +40,20 @@ public struct TopTable: Hashable, Sendable {
 }
 
 extension ProcessView {
-  /// The `limit` sites with the most live bytes. Reads every slot that was ever used: about a second for 10 million
+  /// The first `limit` sites in the order of `sort`. Reads every slot that was ever used: about a second for 10 million
   /// allocations.
-  ///
-  /// `wrappers` are passed over in the search for the sites. `level` says which blocks count where suballocators carve
-  /// up chunks; nil: as the process was started. At the level of blocks, a chunk that blocks lie in counts with the
-  /// bytes that they leave of it.
   public func top(
-    limit: Int = 20, wrappers: Wrappers = .standard, level: Level? = nil
+    limit: Int = 20, sort: SiteOrder = .bytes, scope: HeapScope = HeapScope()
   ) throws(Complaint) -> TopTable {
-    let tally = Tally(of: shared.segment, level)
-    let table = TopTable(
+    let clock = shared.segment.clock()
+    let sums = ContextSums(of: shared.segment, scope, clock: clock)
+    var table = TopTable(
       processID: processID, command: shared.segment.command,
-      table: SiteTable(of: tally.sums, in: tables, wrappers: wrappers, limit: limit),
+      table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, limit: limit),
       losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
+    table.look = Look(clock: clock, window: scope.window)
+    table.showsAges = sort == .age || !scope.window.isAll
     try checkIntact()
     return table
-  }
-}
-
-/// Sums by context, indexed by its id.
-private struct Tally {
-  struct Entry {
-    var total = SiteTable.Total()
-    /// The time of one of the allocations, which tells which modules were loaded then.
-    var ticks: UInt32 = 0
-  }
-
-  private var entries: [Entry] = []
-  /// The memory of `entries`: there may be 16 million contexts.
-  private let share = MemoryShare()
-
-  init(of segment: borrowing Segment, _ level: Level?) {
-    var entries: [Entry] = Array(repeating: Entry(), count: 1024)
-    segment.forEachAllocation { Self.add($0, of: segment, to: &entries, share) }
-    self.entries = entries
-    if level != .chunk, segment.hasSuballocations { addSuballocations(of: segment, level) }
-  }
-
-  var sums: some Sequence<ContextSum> {
-    entries.enumerated().lazy.map {
-      ContextSum(context: UInt32(truncatingIfNeeded: $0), total: $1.total, ticks: $1.ticks)
-    }
-  }
-
-  private static func add(
-    _ allocation: Allocation, of segment: borrowing Segment, to entries: inout [Entry], _ share: MemoryShare
-  ) {
-    var context = Int(truncatingIfNeeded: allocation.context)
-    if context >= entries.count {
-      // An id that was never given out is damage. It counts as id 0, "not known".
-      let known = segment.contextCount
-      if context < known {
-        let more = min(max(entries.count, context &+ 1 &- entries.count), known)
-        share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2)
-        entries += repeatElement(Entry(), count: more)  // bounded: no more than there are contexts
-      } else {
-        context = 0
-      }
-    }
-    entries[context].total.bytes &+= allocation.size
-    entries[context].total.blocks &+= 1
-    entries[context].ticks = allocation.ticks
-  }
-
-  private mutating func addSuballocations(of segment: borrowing Segment, _ level: Level?) {
-    let hidden = Set(level == nil ? segment.allocators.filter { $0.isShownAsChunk }.map { $0.number } : [])
-    var isHidden: [UInt32: Bool] = [:]
-    var entries = entries
-    segment.forEachSuballocation { block, _, container in
-      let context = block.block.context
-      if !hidden.isEmpty {
-        let known =
-          isHidden[context] ?? segment.context(context)?.allocator.map { hidden.contains($0.number) } ?? false
-        isHidden[context] = known
-        if known { return }
-      }
-      Self.add(block.block, of: segment, to: &entries, share)
-      if let context = container.map({ Int(truncatingIfNeeded: $0.context) }), context < entries.count {
-        // A container that was made after the chunks were counted has no bytes to take the block's from.
-        let bytes = entries[context].total.bytes
-        entries[context].total.bytes = bytes &- min(bytes, block.block.size)
-      }
-    }
-    self.entries = entries
   }
 }

@@ -9,40 +9,37 @@ extension TopTable {
   /// A table of 80 columns: a line with the sums first, then the sites, a line that sums up the sites not shown, and
   /// the sums again.
   public var text: String {
-    let title = IndexedProcess.title(processID, command)
-    let sums =
-      "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes)), "
-      + Units.count(UInt64(clamping: siteCount), "site")
-    var lines = ["\(title): \(sums)"]
-    if TextLayout.width(lines[0]) > TextLayout.columns {
-      lines = [title, sums].map { TextLayout.fit($0, columns: TextLayout.columns) }
-    }
+    var lines = Look.heading(
+      look, processID, command, total, more: [Units.count(UInt64(clamping: siteCount), "site")])
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
-    func line(_ sum: Total?, _ rest: String) -> String {
-      let bytes = sum.map { Units.grouped($0.bytes) } ?? "BYTES"
-      let share = sum.map { Units.share($0.bytes, of: total.bytes) } ?? "SHARE"
-      let blocks = sum.map { Units.grouped($0.blocks) } ?? "BLOCKS"
+    let agesWidth = showsAges ? 12 : 0
+    func line(_ sum: (total: Total, births: SiteTable.Births)?, _ rest: String) -> String {
+      let bytes = sum.map { Units.grouped($0.total.bytes) } ?? "BYTES"
+      let share = sum.map { Units.share($0.total.bytes, of: total.bytes) } ?? "SHARE"
+      let blocks = sum.map { Units.grouped($0.total.blocks) } ?? "BLOCKS"
+      let age = sum.map { look?.oldest(of: $0.births) ?? "" } ?? "OLDEST"
       let head =
         TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
-        + TextLayout.padded(blocks, left: blocksWidth + 2) + "  "
+        + TextLayout.padded(blocks, left: blocksWidth + 2) + TextLayout.padded(agesWidth > 0 ? age : "", left: agesWidth)
+        + "  "
       return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count))
     }
-    let siteWidth = TextLayout.columns - bytesWidth - blocksWidth - 12
+    let siteWidth = TextLayout.columns - bytesWidth - blocksWidth - agesWidth - 12
     lines.append(line(nil, "ALLOCATED BY"))
     var meter = BudgetMeter(interval: 16)
     for site in sites {
       guard meter.goesOn() else { break }
-      lines.append(line(site.total, site.description(columns: siteWidth)))
+      lines.append(line((site.total, site.births), site.description(columns: siteWidth)))
     }
     if other.blocks > 0 {
       let hidden = UInt64(clamping: siteCount &- sites.count)
-      lines.append(line(other, hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
+      lines.append(line((other, table.otherBirths), hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
     }
-    if sites.count > 1 || other.blocks > 0 { lines.append(line(total, "all")) }
+    if sites.count > 1 || other.blocks > 0 { lines.append(line((total, table.births), "all")) }
     for problem in sites.flatMap(\.frames).problems {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
@@ -56,16 +53,19 @@ extension TopTable {
     writer.append(decimal: UInt64(clamping: processID))
     writer.append(",\"command\":")
     writer.appendArray(command)
+    look?.appendJSONField(to: &writer)
     writer.append(",\"total\":")
-    total.appendJSON(to: &writer)
+    total.appendJSONFields(table.births, look, to: &writer)
+    writer.append("}")
     writer.append(",\"site_count\":", decimal: UInt64(clamping: siteCount))
     writer.append(",\"sites\":[")
     for (index, site) in sites.enumerated() {
       if index > 0 { writer.append(",") }
-      site.appendJSON(to: &writer)
+      site.appendJSON(look, to: &writer)
     }
     writer.append("],\"other\":")
-    other.appendJSON(to: &writer)
+    other.appendJSONFields(table.otherBirths, look, to: &writer)
+    writer.append("}")
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
     losses.appendJSONFields(to: &writer)
     if lostEvents > 0 { writer.append(",\"lost_events\":", decimal: lostEvents) }
@@ -75,10 +75,12 @@ extension TopTable {
 }
 
 extension TopTable.Total {
-  fileprivate func appendJSON(to writer: inout ByteWriter) {
+  fileprivate func appendJSONFields(
+    _ births: SiteTable.Births, _ look: Look?, to writer: inout ByteWriter
+  ) {
     writer.append("{\"bytes\":", decimal: bytes)
     writer.append(",\"blocks\":", decimal: blocks)
-    writer.append("}")
+    look?.appendJSONFields(of: births, to: &writer)
   }
 }
 
@@ -103,9 +105,8 @@ extension TopTable.Site {
     return Answer.describe(site, columns: room) + called
   }
 
-  fileprivate func appendJSON(to writer: inout ByteWriter) {
-    writer.append("{\"bytes\":", decimal: total.bytes)
-    writer.append(",\"blocks\":", decimal: total.blocks)
+  fileprivate func appendJSON(_ look: Look?, to writer: inout ByteWriter) {
+    total.appendJSONFields(births, look, to: &writer)
     if let allocator { writer.append(",\"allocator\":", string: allocator) }
     if let function { writer.append(",\"function\":", string: function) }
     if let site = frames.first {

@@ -104,6 +104,17 @@ package enum Units {
     return bytes
   }
 
+  /// A range of bytes, from a size, or from two sizes with a `-` between them, of which the second may be missing; nil if
+  /// `text` is no such range.
+  package static func sizes(inRange text: String) -> ClosedRange<UInt64>? {
+    let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
+    guard let first = parts.first, let from = bytes(inSize: first) else { return nil }
+    guard parts.count == 2 else { return from...from }
+    guard !parts[1].isEmpty else { return from...UInt64.max }
+    guard let to = bytes(inSize: parts[1]), to >= from else { return nil }
+    return from...to
+  }
+
   private static let timeUnits: [(name: String, seconds: Double)] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
 
   /// Seconds, from a number with or without ms, s, m, h or d; nil if `text` is no such number, or stands for 10^10

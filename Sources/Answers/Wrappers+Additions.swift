@@ -5,11 +5,12 @@ import Provenance
 import SystemAccess
 
 extension Wrappers {
-  /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many.
-  public func adding(_ patterns: [String]) throws(Complaint) -> Wrappers {
+  /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many. `kind`:
+  /// what a function that fits is, for the complaint.
+  public func adding(_ patterns: [String], of kind: String = "wrapper") throws(Complaint) -> Wrappers {
     guard patterns.count <= Self.additionLimit else {
       throw Complaint(
-        .usage, what: "there are \(patterns.count) patterns of wrappers",
+        .usage, what: "there are \(patterns.count) patterns of \(kind)s",
         advice: "give at most \(Self.additionLimit), with * for what they have in common")
     }
     var result = self
@@ -17,12 +18,12 @@ extension Wrappers {
       let bytes = Self.trimmed(Array(pattern.utf8)[...])
       guard !bytes.isEmpty else {
         throw Complaint(
-          .usage, what: "the pattern of a wrapper is empty", advice: "give a function's name, such as my_malloc or my_*"
+          .usage, what: "the pattern of a \(kind) is empty", advice: "give a function's name, such as my_malloc or my_*"
         )
       }
       guard bytes.count <= Self.patternLimit else {
         throw Complaint(
-          .usage, what: "the pattern of a wrapper has \(bytes.count) bytes",
+          .usage, what: "the pattern of a \(kind) has \(bytes.count) bytes",
           advice: "give at most \(Self.patternLimit), with * for the rest")
       }
       result.add(Array(bytes))

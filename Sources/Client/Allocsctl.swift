@@ -25,7 +25,7 @@ struct Allocsctl: ParsableCommand {
       """,
     version: allocsVersion,
     subcommands: [
-      Run.self, PS.self, Info.self, Query.self, Top.self, Events.self, History.self, Record.self, ReplayCommand.self,
+      Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Events.self, History.self, Record.self, ReplayCommand.self,
       Export.self, Prune.self,
     ])
 

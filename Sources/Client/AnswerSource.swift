@@ -3,6 +3,7 @@
 // (DirectSource.swift). The answers are the same, byte for byte.
 
 import Answers
+import Provenance
 import SystemAccess
 
 /// How the caller wants to see allocations.
@@ -11,6 +12,41 @@ struct Perspective {
   var wrappers: [String] = []
   /// nil: as the process was started.
   var level: Level?
+}
+
+/// Which live blocks a question is about.
+struct ScopeRequest {
+  var perspective = Perspective()
+  var window = TimeWindow()
+
+  func scope() throws(Complaint) -> HeapScope {
+    HeapScope(
+      window: window, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
+  }
+}
+
+/// What `top` shows.
+struct TopRequest {
+  var scope = ScopeRequest()
+  var sort = SiteOrder.bytes
+  var limit: Int
+}
+
+/// What `tree` shows.
+struct TreeRequest {
+  var scope = ScopeRequest()
+  var isInverted: Bool
+  var limit: Int
+}
+
+/// What `blocks` shows.
+struct BlocksRequest {
+  var scope = ScopeRequest()
+  /// Patterns of the functions that allocated; none: all.
+  var sites: [String]
+  var sizes: ClosedRange<UInt64>
+  var sort: BlockOrder
+  var limit: Int
 }
 
 /// Which events of a process are wanted, and in which form.
@@ -31,7 +67,11 @@ struct EventRequest {
 protocol AnswerSource {
   func processes(json: Bool) throws(Complaint) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
-  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]
+  func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8]
+  func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8]
+  /// Live memory by call stack, as a file of `format`.
+  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8]
+  func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is no address, if the process can't be asked
   /// about.
   func answers(

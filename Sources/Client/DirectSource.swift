@@ -56,11 +56,34 @@ final class DirectSource: AnswerSource {
     }
   }
 
-  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
+  func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
     try Budget.ofWatchedQuestion().run { () throws(Complaint) in
-      let table = try view(of: pid).top(
-        limit: limit, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
+      let table = try view(of: pid).top(limit: request.limit, sort: request.sort, scope: try request.scope.scope())
       return Array((json ? table.json + "\n" : table.text).utf8)
+    }
+  }
+
+  func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {
+    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+      let sums = try view(of: pid).stackSums(try request.scope.scope())
+      let tree = CallTree(of: sums, isInverted: request.isInverted, limit: request.limit)
+      return Array((json ? tree.json + "\n" : tree.text).utf8)
+    }
+  }
+
+  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
+    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+      format.render(try view(of: pid).stackSums(try scope.scope()))
+    }
+  }
+
+  func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
+    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+      let filter = BlockFilter(
+        scope: try request.scope.scope(),
+        sites: request.sites.isEmpty ? nil : try Wrappers.none.adding(request.sites, of: "site"), sizes: request.sizes)
+      let list = try view(of: pid).blocks(filter, sort: request.sort, limit: request.limit, json: json)
+      return json ? list.jsonLines : list.text
     }
   }
 

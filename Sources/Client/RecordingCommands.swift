@@ -200,41 +200,96 @@ struct ReplayCommand: ParsableCommand {
   }
 }
 
-extension ExportFormat: ExpressibleByArgument {}
+/// A format of `export`: of a recording, or of a process.
+enum AnyFormat: ExpressibleByArgument, Equatable {
+  case recording(ExportFormat)
+  case profile(ProfileFormat)
+
+  init?(argument: String) {
+    if let format = ExportFormat(rawValue: argument) {
+      self = .recording(format)
+    } else if let format = ProfileFormat(rawValue: argument) {
+      self = .profile(format)
+    } else {
+      return nil
+    }
+  }
+
+  static var allValueStrings: [String] { ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue) }
+}
 
 struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Write a recording in another program's format.",
+    abstract: "Write a process's live memory, or a recording, for another program.",
+    usage: """
+      allocsctl export <pid> --format <format> -o <file> [--since <when>]
+                              [--until <when>] [--older <age>] [--younger <age>]
+                              [--wrapper <pattern>] ... [--level block|chunk]
+                              [--socket <path> | --direct]
+             allocsctl export <recording> --format <format> -o <file>
+      """,
     discussion: """
-      \(ExportFormat.allCases.map { "\($0.rawValue): \($0.purpose)." }.joined(separator: " ")) A file of yours that \
-      exists is replaced when the new one is whole; a link, a device or another user's file is refused.
+      Of a process, what lives now, by call stack: \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
+        .joined(separator: "; ")). Of a recording: \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
+        .joined(separator: "; ")). A file of yours that exists is replaced when the new one is whole; a link, a device \
+      or another user's file is refused. A recording whose name is a number is named with its directory: ./4242.
 
       Examples:
-        allocsctl export run.rec --format jsonl -o run.jsonl
+        allocsctl export 4242 --format flamegraph -o heap.svg
+        allocsctl export 4242 --format collapsed --younger 10m -o -
         allocsctl export run.rec --format heaptrack -o run.heaptrack
         allocsctl export run.rec --format perfetto -o run.pftrace
         allocsctl export run.rec --format jsonl -o - | grep '"free"'
       """)
 
-  @Argument(help: "The recording.", completion: .file())
-  var file: String
+  @Argument(help: .init("A process, or a recording's file.", valueName: "source"), completion: .file())
+  var source: String
 
-  @Option(help: .init("\(ExportFormat.list).", valueName: "format"))
-  var format: ExportFormat
+  @Option(help: .init("\(AnyFormat.allValueStrings.joined(separator: ", ")).", valueName: "format"))
+  var format: AnyFormat
 
   @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))
   var output: String
 
+  @OptionGroup var scope: ScopeOptions
+
+  @OptionGroup var options: SourceOptions
+
+  func validate() throws {
+    let isProcess = parseProcessID(source) != nil
+    switch (format, isProcess) {
+    case (.recording, true):
+      throw ValidationError(
+        "of a process, --format is \(Self.list(ProfileFormat.allCases.map(\.rawValue))); the others are of recordings.")
+    case (.profile, false):
+      throw ValidationError("of a recording, --format is \(ExportFormat.list); the others are of processes.")
+    case (.recording, false), (.profile, true): break
+    }
+  }
+
+  private static func list(_ words: [String]) -> String {
+    words.dropLast().joined(separator: ", ") + " or " + (words.last ?? "")
+  }
+
   func run() throws {
     // Where ^C comes, nothing is left of a file that is not whole.
-    let budget = Budget.ofRecording()
     let interruption = Interruption()
-    interruption.onInterruption { budget.cancel() }
     do throws(Complaint) {
-      try budget.run { () throws(Complaint) in
-        let recorded = try Recording(path: file)
-        try recorded.export(format, to: output)
-        for problem in recorded.problems { complain("\(file): \(problem)") }
+      switch format {
+      case .profile(let format):
+        guard let pid = parseProcessID(source) else { return }
+        let bytes = try options.source().profile(of: pid, try scope.request(), format)
+        let file = try ExportOutput(path: output)
+        try file.write(bytes)
+        try file.finish()
+      case .recording(let format):
+        let budget = Budget.ofRecording()
+        interruption.onInterruption { budget.cancel() }
+        try budget.run { () throws(Complaint) in
+          let recorded = try Recording(path: source)
+          try recorded.export(format, to: output)
+          for problem in recorded.problems { complain("\(source): \(problem)") }
+        }
       }
     } catch {
       guard error.code == ECANCELED else { throw error }

@@ -17,8 +17,29 @@ final class ServerSource: AnswerSource {
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
-  func top(of pid: Int32, limit: Int, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
-    try get("/v1/processes/\(pid)/top?limit=\(limit)\(Self.parameters(perspective))", json: json)
+  func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
+    try get(
+      "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)\(Self.parameters(request.scope))", json: json)
+  }
+
+  func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {
+    try get(
+      "/v1/processes/\(pid)/tree?limit=\(request.limit)&inverted=\(request.isInverted)"
+        + Self.parameters(request.scope), json: json)
+  }
+
+  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
+    try send(.GET, "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope), "*/*", [])
+  }
+
+  func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
+    let parameters: [(String, String)] =
+      request.sites.map { ("site", $0) }
+      + [("min-size", "\(request.sizes.lowerBound)"), ("max-size", "\(request.sizes.upperBound)")]
+    return try send(
+      .GET,
+      "/v1/processes/\(pid)/blocks?limit=\(request.limit)&sort=\(request.sort)" + Self.parameters(parameters)
+        + Self.parameters(request.scope), json ? "application/x-ndjson" : "text/plain", [])
   }
 
   func answers(
@@ -55,6 +76,12 @@ final class ServerSource: AnswerSource {
   private static func parameters(_ perspective: Perspective) -> String {
     parameters(
       perspective.wrappers.map { ("wrapper", $0) } + (perspective.level.map { [("level", $0.rawValue)] } ?? []))
+  }
+
+  private static func parameters(_ scope: ScopeRequest) -> String {
+    parameters(
+      (scope.window.since.map { [("since", $0.text)] } ?? []) + (scope.window.until.map { [("until", $0.text)] } ?? []))
+      + parameters(scope.perspective)
   }
 
   /// `&name=value` for each, all of a value but letters and digits as %XX.

@@ -1,22 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command top: which allocation sites hold most memory.
+// The commands about all live blocks of a process: top, by allocation site; tree, by calls; blocks, one by one.
 
+import Answers
 import ArgumentParser
+import Glibc
+import Provenance
+import SystemAccess
+
+extension SiteOrder: ExpressibleByArgument {}
+extension BlockOrder: ExpressibleByArgument {}
+
+/// When the blocks were made that a question is about.
+struct WindowOptions: ParsableArguments {
+  @Option(help: .init("Only blocks made since then: 10m (ago), 14:05, 2026-11-29T14:05:30Z.", valueName: "when"))
+  var since: String?
+
+  @Option(help: .init("Only blocks made before then.", valueName: "when"))
+  var until: String?
+
+  @Option(help: .init("Only blocks older than 90s, 10m, 2h, 1d.", valueName: "age"))
+  var older: String?
+
+  @Option(help: .init("Only blocks younger than that.", valueName: "age"))
+  var younger: String?
+
+  func validate() throws {
+    for (name, age) in [("older", older), ("younger", younger)] {
+      if let age, Units.seconds(inTime: age) == nil {
+        throw ValidationError("--\(name) is an age such as 10m, not '\(age)'.")
+      }
+    }
+    if since != nil, younger != nil { throw ValidationError("--since and --younger exclude each other: give one.") }
+    if until != nil, older != nil { throw ValidationError("--until and --older exclude each other: give one.") }
+  }
+
+  func window() throws(Complaint) -> TimeWindow {
+    func moment(_ option: String, _ text: String?, _ age: String?) throws(Complaint) -> Moment? {
+      if let age { return Units.seconds(inTime: age).map { .ago($0) } }
+      guard let text else { return nil }
+      do throws(Complaint) {
+        return try Moment(text, now: seconds(of: CLOCK_REALTIME), hasClock: true)
+      } catch {
+        var error = error
+        error.what = "--\(option): \(error.what)"
+        throw error
+      }
+    }
+    return TimeWindow(since: try moment("since", since, younger), until: try moment("until", until, older))
+  }
+}
+
+/// The options that say which live blocks a question is about.
+struct ScopeOptions: ParsableArguments {
+  @OptionGroup var window: WindowOptions
+  @OptionGroup var wrappers: WrapperOptions
+  @OptionGroup var level: LevelOptions
+
+  func request() throws(Complaint) -> ScopeRequest {
+    ScopeRequest(perspective: try Perspective(wrappers, level), window: try window.window())
+  }
+}
+
+private func checkLimit(_ limit: Int) throws {
+  guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
+}
 
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show the allocation sites that hold most memory.",
     usage: """
-      allocsctl top <pid> [--limit <number>] [--wrapper <pattern>] ...
-                    [--level block|chunk] [--json] [--socket <path> | --direct]
+      allocsctl top <pid> [--since <when>] [--until <when>] [--older <age>]
+                    [--younger <age>] [--sort bytes|blocks|age] [--limit <number>]
+                    [--wrapper <pattern>] ... [--level block|chunk] [--json]
+                    [--socket <path> | --direct]
       """,
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
       that only allocate for their caller (malloc, operator new, zmalloc, containers of C++, Swift and Rust, …) are \
-      passed over.
+      passed over. With a window of time, only blocks count that were made in it and are alive now: after a program has \
+      warmed up, what it still holds of the last ten minutes is where a leak is looked for.
 
       Examples:
         allocsctl top 4242
+        allocsctl top 4242 --younger 10m
+        allocsctl top 4242 --since 14:05 --until 14:10 --sort age
         allocsctl top 4242 --wrapper 'pool_*' --wrapper Arena::get
         allocsctl top 4242 --limit 5 --json
       """)
@@ -27,21 +94,121 @@ struct Top: ParsableCommand {
   @Option(help: .init("Sites to show, at most 100000.", valueName: "number"))
   var limit = 20
 
+  @Option(help: .init("Order: bytes or blocks, most first; or age, the oldest block's.", valueName: "order"))
+  var sort = SiteOrder.bytes
+
   @Flag(help: "Print one JSON object.")
   var json = false
 
-  @OptionGroup var wrappers: WrapperOptions
+  @OptionGroup var scope: ScopeOptions
 
-  @OptionGroup var level: LevelOptions
+  @OptionGroup var options: SourceOptions
+
+  func validate() throws { try checkLimit(limit) }
+
+  func run() throws {
+    let request = TopRequest(scope: try scope.request(), sort: sort, limit: limit)
+    try StandardOutput.write(try options.source().top(of: pid, request, json: json))
+  }
+}
+
+struct Tree: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show live memory by calls, from main down to who allocates; or inverted.",
+    usage: """
+      allocsctl tree <pid> [--inverted] [--since <when>] [--until <when>]
+                     [--older <age>] [--younger <age>] [--limit <number>]
+                     [--wrapper <pattern>] ... [--level block|chunk] [--json]
+                     [--socket <path> | --direct]
+      """,
+    discussion: """
+      Each function stands below its caller, with the memory that lives of all that was allocated from there on; a \
+      function that has all the memory of its caller stands below it without numbers. --inverted begins with the \
+      allocation sites, and each function's callers stand below it.
+
+      Examples:
+        allocsctl tree 4242
+        allocsctl tree 4242 --inverted --younger 10m
+        allocsctl tree 4242 --limit 200
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Flag(help: "From the allocation sites to their callers.")
+  var inverted = false
+
+  @Option(help: .init("Functions to show, at most 100000: those with most memory.", valueName: "number"))
+  var limit = 50
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var scope: ScopeOptions
+
+  @OptionGroup var options: SourceOptions
+
+  func validate() throws { try checkLimit(limit) }
+
+  func run() throws {
+    let request = TreeRequest(scope: try scope.request(), isInverted: inverted, limit: limit)
+    try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
+  }
+}
+
+struct Blocks: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "List live blocks with their addresses.",
+    usage: """
+      allocsctl blocks <pid> [--site <pattern>] ... [--size <from>[-<to>]]
+                       [--since <when>] [--until <when>] [--older <age>]
+                       [--younger <age>] [--sort address|size|age]
+                       [--limit <number>] [--wrapper <pattern>] ...
+                       [--level block|chunk] [--json] [--socket <path> | --direct]
+      """,
+    discussion: """
+      --site takes the name of the function that allocated, as `top` shows it; * and ? stand for any characters. In \
+      JSON each block is a line, as `query` answers about its first byte.
+
+      Examples:
+        allocsctl blocks 4242 --site 'cache_*' --sort age
+        allocsctl blocks 4242 --size 1M-
+        allocsctl blocks 4242 --younger 10m --json | jq -r .base
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Option(help: .init("Only blocks that such a function allocated.", valueName: "pattern"))
+  var site: [String] = []
+
+  @Option(help: .init("Only blocks of so many bytes: 96, 1K-4K, 1M-.", valueName: "from-to"))
+  var size: String?
+
+  @Option(help: .init("Order: address; size, the largest first; age, the oldest first.", valueName: "order"))
+  var sort = BlockOrder.address
+
+  @Option(help: .init("Blocks to show, at most 100000.", valueName: "number"))
+  var limit = 20
+
+  @Flag(help: "Print one JSON object a line.")
+  var json = false
+
+  @OptionGroup var scope: ScopeOptions
 
   @OptionGroup var options: SourceOptions
 
   func validate() throws {
-    guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
+    try checkLimit(limit)
+    if let size, Units.sizes(inRange: size) == nil {
+      throw ValidationError("--size is a number of bytes or a range of them, such as 96 or 1K-4K, not '\(size)'.")
+    }
   }
 
   func run() throws {
-    try StandardOutput.write(
-      try options.source().top(of: pid, limit: limit, try Perspective(wrappers, level), json: json))
+    let request = BlocksRequest(
+      scope: try scope.request(), sites: site, sizes: size.flatMap { Units.sizes(inRange: $0) } ?? 0...UInt64.max,
+      sort: sort, limit: limit)
+    try StandardOutput.write(try options.source().blocks(of: pid, request, json: json))
   }
 }

@@ -9,7 +9,7 @@ import SharedLayout
 import SystemAccess
 
 /// Relates ticks and stamps to seconds, as of one moment. A value: any thread may use it.
-public struct SegmentClock: Sendable {
+public struct SegmentClock: Hashable, Sendable {
   /// When the agent started, in nanoseconds of the process's CLOCK_MONOTONIC, and of
   /// CLOCK_REALTIME.
   private let startMonotonic: UInt64
@@ -17,6 +17,9 @@ public struct SegmentClock: Sendable {
   /// Nanoseconds from the agent's start until now.
   private let elapsed: UInt64
   private let isAlive: Bool
+  /// The agent's start in ticks, and ticks from then until now.
+  private let startTicks: UInt32
+  private let ticksUntilNow: UInt64
   /// How far the process's CLOCK_MONOTONIC is ahead of the reader's, in nanoseconds.
   private let shift: Int64
 
@@ -29,6 +32,8 @@ public struct SegmentClock: Sendable {
     self.elapsed = elapsed
     self.isAlive = isAlive
     self.shift = shift
+    startTicks = Self.ticks(startMonotonic)
+    ticksUntilNow = elapsed / 1_000_000_000 &* UInt64(ALLOCS_TICKS_PER_SECOND)
   }
 
   init(_ start: allocs_clock_start, isAlive: Bool, shift: Int64) {
@@ -42,17 +47,52 @@ public struct SegmentClock: Sendable {
       isAlive: isAlive, shift: shift)
   }
 
-  /// Seconds from the agent's start to the tick, never negative. If the process has run longer than
-  /// one wrap, the latest time until now that has these 31 bits is meant. When a dead process died
-  /// is written nowhere, so there its first wrap is meant.
-  private func offset(ofTicks ticks: UInt32) -> Double {
-    let startTicks = allocs_ticks(startMonotonic / 1_000_000_000, startMonotonic % 1_000_000_000)
+  /// Ticks from the agent's start to the moment of `ticks`: the order of records in time, as `ticks`
+  /// alone wrap around. If the process has run longer than one wrap, the latest time until now that
+  /// has these 31 bits is meant. When a dead process died is written nowhere, so there its first
+  /// wrap is meant.
+  public func order(ofTicks ticks: UInt32) -> UInt64 {
     let sinceStart = UInt64(truncatingIfNeeded: allocs_age_ticks(startTicks, ticks))
+    return ticksUntilNow <= UInt64(ALLOCS_TICK_MASK) ? sinceStart : latestOrder(sinceStart)
+  }
+
+  private func latestOrder(_ sinceStart: UInt64) -> UInt64 {
     let wrap = UInt64(ALLOCS_TICK_MASK) + 1
+    guard isAlive, ticksUntilNow > sinceStart else { return sinceStart }
     // bounded: 2^64 ns are less than 2^41 ticks, and a wrap is not 0
-    let ticksUntilNow = elapsed / 1_000_000_000 * UInt64(ALLOCS_TICKS_PER_SECOND)
-    let wraps = isAlive && ticksUntilNow > sinceStart ? (ticksUntilNow - sinceStart) / wrap : 0
-    return Double(sinceStart + wraps * wrap) / Double(ALLOCS_TICKS_PER_SECOND)
+    return sinceStart + (ticksUntilNow - sinceStart) / wrap * wrap
+  }
+
+  /// Seconds from the agent's start to the tick, never negative.
+  private func offset(ofTicks ticks: UInt32) -> Double {
+    Double(order(ofTicks: ticks)) / Double(ALLOCS_TICKS_PER_SECOND)
+  }
+
+  /// Seconds from the moment of an `order(ofTicks:)` until now, never negative.
+  public func age(ofOrder order: UInt64) -> Double {
+    max(0, Double(elapsed) / 1e9 - Double(order) / Double(ALLOCS_TICKS_PER_SECOND))
+  }
+
+  /// The order of a record that is made at a moment, which is told in seconds until now. Of moments
+  /// before the agent's start it is 0; a moment may lie in the future.
+  public func order(ofAge age: Double) -> UInt64 { order(seconds: Double(elapsed) / 1e9 - age) }
+
+  /// The order of a record that is made at a moment, in seconds since 1970-01-01 UTC. The agent read
+  /// both clocks when it started: where the system's time was set since, the moment is of the time
+  /// as it was then.
+  public func order(ofWallTime time: Double) -> UInt64 { order(seconds: time - Double(startRealtime) / 1e9) }
+
+  /// `seconds`: from the agent's start.
+  private func order(seconds: Double) -> UInt64 {
+    // Nanoseconds of the process's CLOCK_MONOTONIC; the year 2262 is far enough.
+    let moment = UInt64(exactly: (Double(startMonotonic) + max(0, seconds) * 1e9).rounded(.down)) ?? UInt64(Int64.max)
+    return Self.wholeTicks(moment) &- Self.wholeTicks(startMonotonic)
+  }
+
+  /// The ticks of a time in nanoseconds that `allocs_ticks` gives, before they wrap.
+  private static func wholeTicks(_ nanoseconds: UInt64) -> UInt64 {
+    let (seconds, rest) = nanoseconds.quotientAndRemainder(dividingBy: 1_000_000_000)
+    return seconds &* UInt64(ALLOCS_TICKS_PER_SECOND) &+ UInt64(allocs_ticks(0, rest))
   }
 
   /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything that

@@ -9,7 +9,7 @@ import Bounds
 import IndexReader
 import Symbols
 
-/// Live bytes and blocks by allocation site, largest first.
+/// Live bytes and blocks by allocation site, the first ones of an order.
 public struct SiteTable: Hashable, Sendable {
   /// A sum.
   public struct Total: Hashable, Sendable {
@@ -30,10 +30,31 @@ public struct SiteTable: Hashable, Sendable {
     }
   }
 
+  /// When the oldest and the newest block of a sum were made (`SegmentClock.order`).
+  public struct Births: Hashable, Sendable {
+    /// `.max` and 0 of no block, and where the times are not known.
+    public var oldest: UInt64 = .max
+    public var newest: UInt64 = 0
+
+    public init() {}
+
+    package mutating func add(_ order: UInt64) {
+      oldest = min(oldest, order)
+      newest = max(newest, order)
+    }
+
+    package mutating func add(_ other: Births) {
+      oldest = min(oldest, other.oldest)
+      newest = max(newest, other.newest)
+    }
+  }
+
   /// One row of the table.
   public struct Site: Hashable, Sendable {
     /// The live memory that was allocated there.
     public var total: Total
+    /// When its blocks were made.
+    public var births = Births()
     /// The allocation site, and the functions it is inlined into; empty if it is not known.
     public var frames: [Frame]
     /// The function that was called, such as `calloc`; nil if not known.
@@ -57,6 +78,9 @@ public struct SiteTable: Hashable, Sendable {
   public var sites: [Site]
   /// Sum of the sites that are not shown.
   public var other: Total
+  /// When the blocks of all sites were made, and those of the sites that are not shown.
+  public var births = Births()
+  public var otherBirths = Births()
 
   public init(total: Total, siteCount: Int, sites: [Site], other: Total) {
     self.total = total
@@ -66,16 +90,40 @@ public struct SiteTable: Hashable, Sendable {
   }
 }
 
+/// In which order the sites of a table come.
+public enum SiteOrder: String, CaseIterable, Sendable {
+  /// Most bytes first.
+  case bytes
+  /// Most blocks first.
+  case blocks
+  /// The site of the oldest block first.
+  case age
+
+  /// Whether the first sum comes before the second; nil if this order does not tell.
+  fileprivate func precedes(_ a: SiteTable.Sum, _ b: SiteTable.Sum) -> Bool? {
+    switch self {
+    case .age where a.births.oldest != b.births.oldest: a.births.oldest < b.births.oldest
+    case .blocks where a.total.blocks != b.total.blocks: a.total.blocks > b.total.blocks
+    case _ where a.total.bytes != b.total.bytes: a.total.bytes > b.total.bytes
+    case _: a.total.blocks == b.total.blocks ? nil : a.total.blocks > b.total.blocks
+    }
+  }
+}
+
 /// Live memory of one context.
 package struct ContextSum {
   package var context: UInt32
   package var total: SiteTable.Total
+  package var births: SiteTable.Births
   /// The time of a record of the context, which tells which modules were loaded then.
   package var ticks: UInt32
 
-  package init(context: UInt32, total: SiteTable.Total, ticks: UInt32) {
+  package init(
+    context: UInt32, total: SiteTable.Total, births: SiteTable.Births = SiteTable.Births(), ticks: UInt32
+  ) {
     self.context = context
     self.total = total
+    self.births = births
     self.ticks = ticks
   }
 }
@@ -95,17 +143,24 @@ extension SiteTable {
     }
   }
 
-  private struct Sum {
+  fileprivate struct Sum {
     var total = Total()
+    var births = Births()
     /// The origin of one of the contexts, and the time of a record of it: their stack is one that leads through the
     /// site.
     var origin: Origin?
     var ticks: UInt32 = 0
+
+    mutating func add(_ context: ContextSum) {
+      total.add(context.total)
+      births.add(context.births)
+    }
   }
 
-  /// The `limit` sites with the most live bytes, from the sums of all contexts of `tables`.
+  /// The first `limit` sites in the order of `sort`, from the sums of all contexts of `tables`.
   package init(
-    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, limit: Int
+    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, sort: SiteOrder = .bytes,
+    limit: Int
   ) {
     let naming = StackNaming(tables, wrappers: wrappers)
     var sums: [Key: Sum] = [:]
@@ -116,25 +171,25 @@ extension SiteTable {
       let key = Key(
         site: naming.siteKey(ofNode: origin?.node ?? 0, at: context.ticks), function: origin?.function ?? "",
         allocator: origin?.allocatorNumber.map { $0 &+ 1 } ?? 0)
-      sums[key, default: Sum(origin: origin, ticks: context.ticks)].total.add(context.total)
+      sums[key, default: Sum(origin: origin, ticks: context.ticks)].add(context)
     }
-    let sorted = sums.sorted { a, b in
-      let left = (a.value.total.bytes, a.value.total.blocks)
-      let right = (b.value.total.bytes, b.value.total.blocks)
-      // Equal sums in a fixed order, so that two tables of one state are equal.
-      return left != right ? left > right : a.key < b.key
-    }
+    // Equal sums in a fixed order, so that two tables of one state are equal.
+    let sorted = sums.sorted { sort.precedes($0.value, $1.value) ?? ($0.key < $1.key) }
     let limit = max(0, limit)
     self.init(total: Total(), siteCount: sorted.count, sites: [], other: Total())
     for (index, (_, sum)) in sorted.enumerated() {
       total.add(sum.total)
-      if index >= limit { other.add(sum.total) }
+      births.add(sum.births)
+      guard index >= limit else { continue }
+      other.add(sum.total)
+      otherBirths.add(sum.births)
     }
     for (_, sum) in sorted.prefix(limit) {
-      sites.append(
-        Site(
-          total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],
-          function: sum.origin?.function, allocator: sum.origin?.allocator))
+      var site = Site(
+        total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],
+        function: sum.origin?.function, allocator: sum.origin?.allocator)
+      site.births = sum.births
+      sites.append(site)
     }
   }
 }

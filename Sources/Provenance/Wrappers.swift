@@ -23,6 +23,9 @@ public struct Wrappers: Sendable {
     return wrappers
   }()
 
+  /// No patterns.
+  public static let none = Wrappers()
+
   /// Whether all patterns come from Wrappers.txt.
   package private(set) var isStandard = true
   private var names: Set<[UInt8]> = []

@@ -45,12 +45,12 @@ protocol ExportRenderer {
 }
 
 /// Where a renderer puts its bytes: a file, or standard output.
-final class ExportOutput {
+public final class ExportOutput {
   private var file: OutputFile
   private let path: String
 
   /// The output at `path` (OutputFile.swift); "-" is standard output.
-  init(path: String) throws(Complaint) {
+  public init(path: String) throws(Complaint) {
     self.path = path
     do throws(OutputFile.Failure) {
       file = try path == "-" ? .standardOutput() : OutputFile(path: path)
@@ -59,12 +59,12 @@ final class ExportOutput {
     }
   }
 
-  func write(_ bytes: [UInt8]) throws(Complaint) {
+  public func write(_ bytes: [UInt8]) throws(Complaint) {
     do throws(OutputFile.Failure) { try file.write(bytes) } catch { throw Self.error(path, error) }
   }
 
   /// Puts the file at its name, where nothing of it was until now.
-  func finish() throws(Complaint) {
+  public func finish() throws(Complaint) {
     do throws(OutputFile.Failure) { try file.publish(isWhole: true) } catch { throw Self.error(path, error) }
   }
 

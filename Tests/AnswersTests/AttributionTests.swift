@@ -90,7 +90,7 @@ struct AttributionTests {
     let stack = node(["strdup", "qsort", "getenv"].map(Self.call))
     let wrappers = try Wrappers.standard.adding(["*qsort*"])
     #expect(try answer(stack, wrappers: wrappers).stack?.siteIndex == 2)
-    let table = try view.top(wrappers: wrappers)
+    let table = try view.top(scope: HeapScope(wrappers: wrappers))
     #expect(table.sites.first?.frames.first?.function?.contains("getenv") == true)
     #expect(try view.top().sites.first?.frames.first?.function?.contains("qsort") == true)
   }

@@ -16,7 +16,7 @@ package enum Tool {
   /// An output without ages, which grow: two runs are compared without them.
   package static func withoutAges(_ output: String) -> String {
     output.replacingOccurrences(
-      of: #""age_seconds":[0-9.e+-]+"#, with: #""age_seconds":0"#, options: .regularExpression)
+      of: #""(age|oldest|newest)_seconds":[0-9.e+-]+"#, with: #""$1_seconds":0"#, options: .regularExpression)
   }
 
   /// An output without ages, and without the other times that grow from one moment to the next.

@@ -4,6 +4,7 @@
 import Answers
 import Bounds
 import EventExport
+import Glibc
 import HTTPTypes
 import Hummingbird
 import IndexReader
@@ -38,6 +39,9 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/query", use: query)
     router.post("/v1/processes/{pid}/query", use: batch)
     router.get("/v1/processes/{pid}/top", use: top)
+    router.get("/v1/processes/{pid}/tree", use: tree)
+    router.get("/v1/processes/{pid}/blocks", use: blocks)
+    router.get("/v1/processes/{pid}/profile", use: profile)
     router.get("/v1/processes/{pid}/events", use: events)
     router.get("/metrics", use: figures)
     return router.buildResponder()
@@ -93,17 +97,69 @@ struct Routes: Sendable {
     return respond(to: request, body)
   }
 
+  // MARK: live memory
+
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let parameters = try Parameters(request, known: ["level", "limit", "wrapper"])
-    let wrappers = try parameters.wrappers()
-    let level = try parameters.level()
+    let parameters = try Parameters(request, known: Parameters.ofScope.union(["limit", "sort"]))
+    let scope = try parameters.scope()
+    let sort = try parameters.choice("sort", of: SiteOrder.self) ?? .bytes
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let body = try await answer(request, context) { () throws(any Error) in
-      let table = try view(process, context).top(limit: limit, wrappers: wrappers, level: level)
+      let table = try view(process, context).top(limit: limit, sort: sort, scope: scope)
       return Self.rendered(for: request, table.text, table.json)
     }
     return respond(to: request, body)
+  }
+
+  @Sendable private func tree(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(request, known: Parameters.ofScope.union(["inverted", "limit"]))
+    let scope = try parameters.scope()
+    let isInverted = try parameters.flag("inverted") ?? false
+    let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 50
+    let body = try await answer(request, context) { () throws(any Error) in
+      let tree = CallTree(of: try view(process, context).stackSums(scope), isInverted: isInverted, limit: limit)
+      return Self.rendered(for: request, tree.text, tree.json)
+    }
+    return respond(to: request, body)
+  }
+
+  @Sendable private func blocks(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(
+      request, known: Parameters.ofScope.union(["limit", "max-size", "min-size", "site", "sort", "stacks"]))
+    let sites = parameters.all("site").map { String($0) }
+    let filter = BlockFilter(
+      scope: try parameters.scope(), sites: sites.isEmpty ? nil : try Wrappers.none.adding(sites, of: "site"),
+      sizes: try parameters.sizes())
+    let sort = try parameters.choice("sort", of: BlockOrder.self) ?? .address
+    let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
+    let stacks = try parameters.flag("stacks") ?? true
+    let kind = MediaKind(accepting: request)
+    let body = try await answer(request, context) { () throws(any Error) in
+      let list = try view(process, context).blocks(
+        filter, sort: sort, limit: limit, stacks: stacks, json: kind != .text)
+      return ByteBuffer(bytes: kind == .text ? list.text : list.jsonLines)
+    }
+    return Response(
+      status: .ok, headers: [.contentType: kind.ofList.rawValue], body: ResponseBody(byteBuffer: body))
+  }
+
+  @Sendable private func profile(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(request, known: Parameters.ofScope.union(["format"]))
+    let scope = try parameters.scope()
+    guard let format = try parameters.choice("format", of: ProfileFormat.self) else {
+      throw Complaint(
+        .usage, what: "the profile has no format",
+        advice: "add ?format=\(ProfileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
+    }
+    let body = try await answer(request, context) { () throws(any Error) in
+      ByteBuffer(bytes: format.render(try view(process, context).stackSums(scope)))
+    }
+    return Response(
+      status: .ok, headers: [.contentType: format.mediaType], body: ResponseBody(byteBuffer: body))
   }
 
   // MARK: queries
@@ -323,6 +379,56 @@ private struct Parameters {
       throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
     }
     return level
+  }
+
+  /// The parameters of `scope`.
+  static let ofScope: Set<Substring> = ["level", "since", "until", "wrapper"]
+
+  /// Which live blocks the question is about.
+  func scope() throws(Complaint) -> HeapScope {
+    HeapScope(
+      window: TimeWindow(since: try moment("since"), until: try moment("until")), wrappers: try wrappers(),
+      level: try level())
+  }
+
+  private func moment(_ name: Substring) throws(Complaint) -> Moment? {
+    guard let value = all(name).last else { return nil }
+    do throws(Complaint) {
+      // The caller's clock may be of another time zone.
+      return try Moment(String(value), now: seconds(of: CLOCK_REALTIME), hasClock: false)
+    } catch {
+      var error = error
+      error.what = "\(name): \(error.what)"
+      throw error
+    }
+  }
+
+  func sizes() throws(Complaint) -> ClosedRange<UInt64> {
+    func size(_ name: Substring) throws(Complaint) -> UInt64? {
+      guard let value = all(name).last else { return nil }
+      guard let size = UInt64(value) else {
+        throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no \(name)", advice: "give a number of bytes")
+      }
+      return size
+    }
+    let (least, most) = (try size("min-size") ?? 0, try size("max-size") ?? .max)
+    guard least <= most else {
+      throw Complaint(.usage, what: "min-size is greater than max-size", advice: "exchange them")
+    }
+    return least...most
+  }
+
+  /// One of the words of a type.
+  func choice<Choice: RawRepresentable<String> & CaseIterable>(
+    _ name: Substring, of type: Choice.Type
+  ) throws(Complaint) -> Choice? {
+    guard let value = all(name).last else { return nil }
+    guard let choice = Choice(rawValue: String(value)) else {
+      throw Complaint(
+        .usage, what: "\"\(value.prefix(40))\" is no \(name)",
+        advice: "give \(Choice.allCases.map(\.rawValue).joined(separator: " or "))")
+    }
+    return choice
   }
 
   func policy() throws(Complaint) -> DeliveryPolicy {

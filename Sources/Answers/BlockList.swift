@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Live blocks of a process one by one, with their addresses: those of some sites, of some sizes, of a window of time.
+
+import Bounds
+import ByteText
+import Glibc
+import IndexReader
+import Provenance
+import Symbols
+import SystemAccess
+
+/// Which blocks a list is about.
+public struct BlockFilter: Sendable {
+  public var scope: HeapScope
+  /// Patterns of functions, in the form that patterns of wrappers have: a block is meant if its allocation site, or a
+  /// function that is inlined there, fits one. Nil: all blocks are meant.
+  public var sites: Wrappers?
+  /// Bytes asked for.
+  public var sizes: ClosedRange<UInt64> = 0...UInt64.max
+
+  public init(scope: HeapScope = HeapScope(), sites: Wrappers? = nil, sizes: ClosedRange<UInt64> = 0...UInt64.max) {
+    self.scope = scope
+    self.sites = sites
+    self.sizes = sizes
+  }
+}
+
+/// In which order blocks come.
+public enum BlockOrder: String, CaseIterable, Sendable {
+  /// By address.
+  case address
+  /// The largest first.
+  case size
+  /// The oldest first.
+  case age
+}
+
+/// Live blocks of a process.
+public struct BlockList: Sendable {
+  struct Row {
+    var block: Allocation
+    /// `SegmentClock.order` of its time.
+    var order: UInt64
+  }
+
+  public var processID: Int32
+  public var command: [String]
+  /// All blocks that the filter lets through, shown or not.
+  public var total = SiteTable.Total()
+  var rows: [Row] = []
+  let look: Look
+  /// The lines of the table, or of JSON, of the blocks that are shown.
+  fileprivate(set) var lines: [UInt8] = []
+  public var losses: Losses
+}
+
+extension ProcessView {
+  /// The first `limit` blocks in the order of `sort`. Reads every slot that was ever used.
+  public func blocks(
+    _ filter: BlockFilter, sort: BlockOrder = .address, limit: Int = 20, stacks: Bool = true, json: Bool
+  ) throws(Complaint) -> BlockList {
+    var inquiry = Inquiry(self, wrappers: filter.scope.wrappers, level: filter.scope.level)
+    var list = BlockList(
+      processID: processID, command: shared.segment.command, look: Look(clock: inquiry.clock, window: filter.scope.window),
+      losses: losses(isWriting: inquiry.surroundings.isWriting, budget: nil))
+    var search = BlockSearch(filter, sort, limit: max(0, limit), inquiry)
+    search.run(over: self)
+    list.total = search.total
+    list.rows = search.firstRows
+    try Budget.current?.check()
+    list.lines = inquiry.lines(of: list.rows, json: json, stacks: stacks)
+    try checkIntact()
+    return list
+  }
+}
+
+/// One pass over the blocks, which keeps the first ones.
+private struct BlockSearch {
+  private let filter: BlockFilter
+  private let sort: BlockOrder
+  private let limit: Int
+  private let orders: Range<UInt64>?
+  private let clock: SegmentClock
+  private let naming: StackNaming
+  private(set) var total = SiteTable.Total()
+  private var rows: [BlockList.Row] = []
+  private let share = MemoryShare()
+  /// Whether the blocks of a context are meant.
+  private var isMeant: [UInt32: Bool] = [:]
+
+  init(_ filter: BlockFilter, _ sort: BlockOrder, limit: Int, _ inquiry: borrowing Inquiry) {
+    self.filter = filter
+    self.sort = sort
+    self.limit = limit
+    clock = inquiry.clock
+    orders = filter.scope.window.orders(on: inquiry.clock)
+    naming = inquiry.attribution
+  }
+
+  mutating func run(over view: ProcessView) {
+    let segment = view.shared
+    let level = filter.scope.level
+    var search = self
+    segment.segment.forEachAllocation { search.add($0, view) }
+    if level != .chunk, segment.segment.hasSuballocations {
+      let hidden = Set(
+        level == nil ? segment.segment.allocators.filter { $0.isShownAsChunk }.map { $0.number } : [])
+      segment.segment.forEachSuballocation { block, _, _ in
+        if !hidden.isEmpty, let number = segment.segment.context(block.block.context)?.allocator?.number,
+          hidden.contains(number)
+        {
+          return
+        }
+        search.add(block.block, view)
+      }
+    }
+    self = search
+  }
+
+  private mutating func add(_ block: Allocation, _ view: ProcessView) {
+    guard filter.sizes.contains(block.size) else { return }
+    let order = clock.order(ofTicks: block.ticks)
+    if let orders, !orders.contains(order) { return }
+    if let sites = filter.sites, !fits(block, sites, view) { return }
+    total.add(SiteTable.Total(bytes: block.size, blocks: 1))
+    guard limit > 0 else { return }
+    rows.append(BlockList.Row(block: block, order: order))
+    // Twice as many as are wanted are kept until the first ones are told apart.
+    if rows.count >= max(1 << 14, limit &* 2) { cut() }
+    share.hold(rows.count &* MemoryLayout<BlockList.Row>.stride)
+  }
+
+  private mutating func fits(_ block: Allocation, _ sites: Wrappers, _ view: ProcessView) -> Bool {
+    if let known = isMeant[block.context] { return known }
+    let node = view.tables.context(block.context)?.node ?? 0
+    let frames = naming.site(ofNode: node, at: block.ticks)?.frames ?? []
+    let fits = frames.contains { frame in (frame.function ?? frame.placeName).map { sites.contains($0) } ?? false }
+    isMeant[block.context] = fits
+    return fits
+  }
+
+  private func precedes(_ a: BlockList.Row, _ b: BlockList.Row) -> Bool {
+    switch sort {
+    case .size where a.block.size != b.block.size: a.block.size > b.block.size
+    case .age where a.order != b.order: a.order < b.order
+    case .address, .size, .age: (a.block.base, a.block.context) < (b.block.base, b.block.context)
+    }
+  }
+
+  private mutating func cut() { rows = firstRows }
+
+  var firstRows: [BlockList.Row] { Array(rows.sorted { precedes($0, $1) }.prefix(limit)) }
+}
+
+extension Inquiry {
+  /// The lines of blocks that were found: answers of `query` about their first bytes, in JSON; else a table.
+  fileprivate mutating func lines(of rows: [BlockList.Row], json: Bool, stacks: Bool) -> [UInt8] {
+    var writer = ByteWriter()
+    var meter = BudgetMeter(interval: 16)
+    // bounded: digits of numbers, and columns of a line
+    let sizeWidth = max(5, rows.map { Units.grouped($0.block.size).count }.max() ?? 0)
+    for row in rows {
+      guard meter.goesOn() else { break }
+      let references = heap(row.block.base, row.block, previous: nil, next: nil, stacks: json ? stacks : true)
+      if json {
+        appendJSON(references, to: &writer)
+        writer.append(byte: UInt8(ascii: "\n"))
+        continue
+      }
+      let answer = answer(references)
+      let head =
+        TextLayout.padded(hex(row.block.base), right: 14) + TextLayout.padded(Units.grouped(row.block.size), left: sizeWidth + 2)
+        + TextLayout.padded(Units.duration(answer.age ?? 0), left: 12) + "  "
+      let room = TextLayout.columns - TextLayout.width(head)
+      let site = answer.stack?.site.map { Answer.describe($0, columns: room) }
+      let called = answer.function.map { "caller not known: \($0)" } ?? "not known"
+      writer.append(line: head + (site ?? TextLayout.fit(called, columns: room)))
+    }
+    return writer.take()
+  }
+}
+
+extension BlockList {
+  /// The table for people, from rows that were made for it.
+  public var text: [UInt8] {
+    var writer = ByteWriter()
+    for line in Look.heading(look, processID, command, total) { writer.append(line: line) }
+    if !rows.isEmpty {
+      let sizeWidth = max(5, rows.map { Units.grouped($0.block.size).count }.max() ?? 0)
+      // bounded: digits of a number, and columns of a line
+      writer.append(
+        line: TextLayout.padded("ADDRESS", right: 14) + TextLayout.padded("SIZE", left: sizeWidth + 2)
+          + TextLayout.padded("AGE", left: 12) + "  ALLOCATED BY")
+      writer.append(bytes: lines)
+    }
+    let hidden = total.blocks &- min(total.blocks, UInt64(clamping: rows.count))
+    if hidden > 0 { writer.append(line: "  \(Units.countOf(hidden)) not shown: --limit shows more") }
+    for line in losses.lines { writer.append(line: line) }
+    return writer.take()
+  }
+
+  /// An object a line, as `query` has them.
+  public var jsonLines: [UInt8] { lines }
+}

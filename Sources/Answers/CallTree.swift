@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Live memory as a tree of calls: from the outermost caller down to the functions that allocated, or inverted, from the
+// functions that allocated to their callers.
+//
+// A node is a function in a module, below the node of its caller (inverted: of its callee); recursion makes nodes below
+// each other. A stack goes into the tree from its outermost call to its allocation site: the functions inside the site
+// (malloc, operator new) would be leaves that say nothing.
+
+import Bounds
+import ByteText
+import Provenance
+import Symbols
+
+/// A tree of calls with the live memory that was allocated below each.
+public struct CallTree: Sendable {
+  /// A function below its caller or, inverted, its callee.
+  public struct Node: Sendable {
+    /// The first frame that was met of the function there; nil at the root, and where no caller is known.
+    public var frame: Frame?
+    /// Memory whose stacks lead through the node.
+    public var total = SiteTable.Total()
+    /// Memory whose stacks end in the node.
+    public var own = SiteTable.Total()
+    /// Index of the node above; 0 for the root and the nodes right below it.
+    public var parent = 0
+    /// The number of nodes above.
+    public var depth = 0
+  }
+
+  public var processID: Int32
+  public var command: [String]
+  /// The root first; each node behind the node above it.
+  public var nodes = [Node()]
+  public var isInverted: Bool
+  /// The number of nodes that are shown at most, chains not counted.
+  public var limit: Int
+  let look: Look
+  public var losses: Losses
+
+  private struct Key: Hashable {
+    var parent: Int
+    var name: String
+    var module: String
+  }
+
+  /// The tree of all stacks of `sums`.
+  public init(of sums: StackSums, isInverted: Bool, limit: Int) {
+    processID = sums.processID
+    command = sums.command
+    self.isInverted = isInverted
+    self.limit = limit
+    look = sums.look
+    losses = sums.losses
+    var places: [Key: Int] = [:]
+    let share = MemoryShare()
+    var meter = BudgetMeter(interval: 16)
+    for row in sums.rows {
+      guard meter.goesOn() else { break }
+      var frames = Array(StackSums.frames(of: row))
+      if !isInverted { frames.reverse() }
+      nodes[0].total.add(row.total)
+      var node = 0
+      // Where the outermost calls are missing, the rest of the stack must not look like the whole.
+      let isCut = row.stack.truncation != nil || frames.isEmpty
+      if isCut, !isInverted { node = child(of: node, nil, row.total, &places) }
+      for frame in frames { node = child(of: node, frame, row.total, &places) }
+      if isCut, isInverted { node = child(of: node, nil, row.total, &places) }
+      nodes[node].own.add(row.total)
+      share.hold(nodes.count &* (MemoryLayout<Node>.stride &+ MemoryLayout<Key>.stride) &* 2)
+    }
+  }
+
+  private mutating func child(
+    of parent: Int, _ frame: Frame?, _ total: SiteTable.Total, _ places: inout [Key: Int]
+  ) -> Int {
+    let name = frame.map { $0.function ?? $0.placeName ?? hex($0.pc) } ?? ""
+    let key = Key(parent: parent, name: name, module: frame?.module ?? "")
+    let place = places[key] ?? nodes.count
+    if place == nodes.count {
+      nodes.append(Node(frame: frame, parent: parent, depth: nodes[parent].depth &+ 1))
+      places[key] = place
+    }
+    nodes[place].total.add(total)
+    return place
+  }
+
+  /// Whether a node has all the memory of the node above it, which no other node shares then.
+  private func isChained(_ node: Node) -> Bool { node.parent != 0 && node.total == nodes[node.parent].total }
+
+  /// The nodes that are shown, the root first, each before the nodes below it, which come by bytes. Of all nodes these
+  /// are the `limit` largest, and the chains below them; a node is never larger than the node above it, so what is shown
+  /// hangs together.
+  var shown: [Int] {
+    func precedes(_ a: Int, _ b: Int) -> Bool {
+      let (left, right) = (nodes[a].total, nodes[b].total)
+      return left == right ? a < b : (left.bytes, left.blocks) > (right.bytes, right.blocks)
+    }
+    var children: [Int: [Int]] = [:]
+    var count = 0
+    for node in nodes.indices.sorted(by: precedes) where node != 0 {
+      if !isChained(nodes[node]) {
+        guard count < limit else { break }
+        count &+= 1
+      }
+      children[nodes[node].parent, default: []].append(node)
+    }
+    var order: [Int] = []
+    var stack = [0]
+    while let node = stack.popLast() {
+      order.append(node)
+      stack += (children[node] ?? []).reversed()
+    }
+    return order
+  }
+}
+
+extension CallTree {
+  /// Functions of a chain that are shown at its beginning, and at its end.
+  private static let chainEnds = 3
+
+  /// Lines of 80 columns. A function that has all the memory of the function above it stands below it without numbers;
+  /// others are indented. Of a long chain of such functions the middle is left out.
+  public var text: String {
+    let total = nodes[0].total
+    var lines = Look.heading(look, processID, command, total)
+    guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
+    let order = shown
+    // bounded: digits of numbers, columns of a line, and counts of what is in memory
+    let bytesWidth = max(5, Units.grouped(total.bytes).count)
+    let blocksWidth = max(6, Units.grouped(total.blocks).count)
+    func line(_ sum: (bytes: String, share: String, blocks: String), _ indent: Int, _ rest: (Int) -> String) -> String {
+      let head =
+        TextLayout.padded(sum.bytes, left: bytesWidth) + TextLayout.padded(sum.share, left: 8)
+        + TextLayout.padded(sum.blocks, left: blocksWidth + 2) + "  "
+      // Of a deep tree the names stay, and the indentation ends.
+      let spaces = min(indent, max(0, TextLayout.columns - head.count - 40))
+      return head + String(repeating: " ", count: spaces) + rest(TextLayout.columns - head.count - spaces)
+    }
+    lines.append(
+      line(("BYTES", "SHARE", "BLOCKS"), 0) { _ in isInverted ? "ALLOCATED BY, CALLED BY" : "CALLERS, ALLOCATED BY" })
+    var indents = [0: -1]
+    var meter = BudgetMeter(interval: 16)
+    var next = 1
+    while next < order.count, meter.goesOn() {
+      let place = order[next]
+      let node = nodes[place]
+      let isChain = isChained(node)
+      let indent = (indents[node.parent] ?? 0) + (isChain ? 0 : 1)
+      if isChain {
+        var end = next + 1
+        while end < order.count, nodes[order[end]].parent == order[end - 1], isChained(nodes[order[end]]) { end += 1 }
+        let (first, last) = (next + Self.chainEnds, end - Self.chainEnds)
+        for index in next..<max(next, end) {
+          indents[order[index]] = indent
+          if last - first > 1, index == first {
+            lines.append(line(("", "", ""), indent * 2) { _ in "… \(Units.count(UInt64(last - first), "call"))" })
+          }
+          if last - first > 1, index >= first, index < last { continue }
+          lines.append(line(("", "", ""), indent * 2) { name(of: nodes[order[index]], columns: $0) })
+        }
+        next = end
+        continue
+      }
+      indents[place] = indent
+      let sum = (
+        Units.grouped(node.total.bytes), Units.share(node.total.bytes, of: total.bytes),
+        Units.grouped(node.total.blocks)
+      )
+      lines.append(line(sum, indent * 2) { name(of: node, columns: $0) })
+      next += 1
+    }
+    let hidden = nodes.count - order.count
+    if hidden > 0 {
+      lines.append("  \(Units.countOf(UInt64(clamping: hidden), "smaller call is", "smaller calls are")) not shown")
+    }
+    return TextLayout.text(of: lines + losses.lines)
+  }
+
+  private func name(of node: Node, columns: Int) -> String {
+    node.frame.map { Answer.describe($0, columns: columns) }
+      ?? TextLayout.fit(isInverted ? "callers not known" : "called by what is not known", columns: columns)
+  }
+
+  /// One JSON object, without a newline: the nodes that are shown, each before the nodes below it.
+  public var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    writer.append("{\"pid\":")
+    writer.append(decimal: UInt64(clamping: processID))
+    writer.append(",\"command\":")
+    writer.appendArray(command)
+    look.appendJSONField(to: &writer)
+    writer.append(",\"total\":{\"bytes\":", decimal: nodes[0].total.bytes)
+    writer.append(",\"blocks\":", decimal: nodes[0].total.blocks)
+    writer.append("},\"inverted\":")
+    writer.append(text: isInverted ? "true" : "false")
+    writer.append(",\"node_count\":", decimal: UInt64(clamping: nodes.count &- 1))
+    writer.append(",\"nodes\":[")
+    var isFirst = true
+    for place in shown where place != 0 {
+      let node = nodes[place]
+      writer.append(text: isFirst ? "{" : ",{")
+      isFirst = false
+      writer.append("\"depth\":", decimal: UInt64(clamping: node.depth))
+      writer.append(",\"bytes\":", decimal: node.total.bytes)
+      writer.append(",\"blocks\":", decimal: node.total.blocks)
+      writer.append(",\"own_bytes\":", decimal: node.own.bytes)
+      writer.append(",\"own_blocks\":", decimal: node.own.blocks)
+      if let frame = node.frame {
+        writer.append(",\"frame\":")
+        frame.appendJSON(to: &writer)
+      }
+      writer.append("}")
+    }
+    writer.append("]")
+    losses.appendJSONFields(to: &writer)
+    writer.append("}")
+    return writer.takeString()
+  }
+}

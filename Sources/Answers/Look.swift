@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// One look at the live blocks of a process: at which moment it was taken, and when the blocks were made that it is
+// about. Tables of live memory begin with its words.
+
+import IndexReader
+import Provenance
+import SystemAccess
+
+/// When live blocks were looked at, and which window of time they were made in.
+struct Look: Hashable, Sendable {
+  let clock: SegmentClock
+  /// When the blocks were made that the look is about.
+  let window: TimeWindow
+  /// The moment of the look, in seconds since 1970-01-01 UTC.
+  let now = SystemClock.now()
+
+  /// The age of a sum's oldest block; nil if it is not known.
+  func oldest(of births: SiteTable.Births) -> String? {
+    births.oldest == .max ? nil : Units.duration(clock.age(ofOrder: births.oldest))
+  }
+
+  /// The first lines of a table: of which process it is, and its sums; one line if there is room. `more`: further sums.
+  static func heading(
+    _ look: Look?, _ processID: Int32, _ command: [String], _ total: SiteTable.Total, more: [String] = []
+  ) -> [String] {
+    let title = IndexedProcess.title(processID, command)
+    let (blocks, bytes) = (Units.count(total.blocks, "live block"), Units.bytes(total.bytes))
+    var sums = ["\(blocks) of \(bytes)"]
+    if let look, let words = look.window.words(at: look.now) {
+      sums = ["\(blocks) \(words)", bytes]
+      if let since = look.window.since, since.age(at: look.now) > look.clock.uptime + 0.5 {
+        sums[0] += " (its index began \(Units.duration(look.clock.uptime)) ago)"
+      }
+    }
+    sums += more
+    let line = "\(title): \(sums.joined(separator: ", "))"
+    guard TextLayout.width(line) > TextLayout.columns else { return [line] }
+    return [TextLayout.fit(title, columns: TextLayout.columns)] + TextLayout.wrap(sums, indent: "")
+  }
+
+  /// The window as a field of JSON, with the comma before it; nothing if all blocks are meant.
+  func appendJSONField(to writer: inout ByteWriter) { window.appendJSONField(at: now, to: &writer) }
+
+  /// The ages of a sum's oldest and newest block, in seconds, each with the comma before it.
+  func appendJSONFields(of births: SiteTable.Births, to writer: inout ByteWriter) {
+    guard births.oldest != .max else { return }
+    writer.append(",\"oldest_seconds\":")
+    writer.append(decimal: clock.age(ofOrder: births.oldest), places: 2)
+    writer.append(",\"newest_seconds\":")
+    writer.append(decimal: clock.age(ofOrder: births.newest), places: 2)
+  }
+}

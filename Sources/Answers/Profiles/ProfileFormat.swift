@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The formats of other programs in which live memory by call stack can be written. A format is a renderer in this
+// folder and a row here: the help of the command, the errors and the routes of the server list the rows.
+//
+// Names come from outside. Each format writes them in its own escaping, after ForeignText's: a viewer that takes them
+// for markup or for control characters is never given any.
+
+import Bounds
+import ByteText
+import Provenance
+import Symbols
+
+/// A format in which `StackSums` can be written.
+public enum ProfileFormat: String, CaseIterable, Sendable {
+  case collapsed
+  case flamegraph
+  case speedscope
+  case dhat
+
+  /// The purpose of the format, in the words of the command's help.
+  public var purpose: String {
+    switch self {
+    case .collapsed: "a line a stack, for flamegraph.pl, inferno and speedscope"
+    case .flamegraph: "a picture for a browser, with a search"
+    case .speedscope: "for speedscope.app"
+    case .dhat: "for dh_view.html and the Firefox Profiler"
+    }
+  }
+
+  /// The media type of the file, for HTTP.
+  public var mediaType: String {
+    switch self {
+    case .collapsed: "text/plain; charset=utf-8"
+    case .flamegraph: "image/svg+xml"
+    case .speedscope, .dhat: "application/json"
+    }
+  }
+
+  /// The bytes of the file.
+  public func render(_ sums: StackSums) -> [UInt8] {
+    switch self {
+    case .collapsed: CollapsedStacks.render(sums)
+    case .flamegraph: FlameGraph(of: sums).render()
+    case .speedscope: SpeedscopeFile.render(sums)
+    case .dhat: DHATFile.render(sums)
+    }
+  }
+}
+
+extension StackSums {
+  /// `redis-server (4242): live bytes by call stack`: what a viewer shows above a profile.
+  var profileTitle: String {
+    let words = look.window.words(at: look.now).map { ", of blocks \($0)" } ?? ""
+    return TextLayout.printable("\(IndexedProcess.title(processID, command)): live bytes by call stack\(words)")
+  }
+}
+
+extension Frame {
+  /// The name of the function, or of the place where it should be.
+  var profileName: String { TextLayout.printable(function ?? placeName ?? hex(pc)) }
+}
+
+extension StackSums.Row {
+  /// The frames of the whole stack, outermost first, with the function that was called as the last name.
+  var profileNames: [String] {
+    var names = stack.truncation != nil || stack.frames.isEmpty ? ["[callers not known]"] : []
+    names += stack.frames.reversed().map(\.profileName)
+    if let function, stack.frames.first?.function != function { names.append(TextLayout.printable(function)) }
+    return names
+  }
+}

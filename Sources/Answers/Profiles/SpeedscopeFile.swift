@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// A file of speedscope (https://www.speedscope.app/file-format-schema.json): two sampled profiles over one list of
+// frames, of bytes and of blocks; each stack is a sample, outermost frame first.
+
+import Bounds
+import Provenance
+import Symbols
+
+enum SpeedscopeFile {
+  private struct Key: Hashable {
+    var name: String
+    var file: String?
+    var line: Int?
+  }
+
+  static func render(_ sums: StackSums) -> [UInt8] {
+    var places: [Key: Int] = [:]
+    var frames: [Key] = []
+    func place(_ key: Key) -> Int {
+      if let known = places[key] { return known }
+      places[key] = frames.count
+      frames.append(key)
+      return frames.count &- 1
+    }
+    var samples = ByteWriter()
+    var meter = BudgetMeter(interval: 16)
+    for (index, row) in sums.rows.enumerated() {
+      guard meter.goesOn() else { break }
+      var stack = row.stack.truncation != nil || row.stack.frames.isEmpty ? [Key(name: "[callers not known]")] : []
+      stack += row.stack.frames.reversed().map { Key(name: $0.profileName, file: $0.file, line: $0.line) }
+      if let function = row.function, row.stack.frames.first?.function != function { stack.append(Key(name: function)) }
+      samples.append(text: index > 0 ? ",[" : "[")
+      for (depth, key) in stack.enumerated() {
+        if depth > 0 { samples.append(byte: UInt8(ascii: ",")) }
+        samples.append(decimal: UInt64(clamping: place(key)))
+      }
+      samples.append("]")
+    }
+    let sampleText = samples.take()
+
+    var writer = ByteWriter()
+    writer.append("{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\",\"shared\":{\"frames\":[")
+    for (index, frame) in frames.enumerated() {
+      writer.append(text: index > 0 ? ",{\"name\":" : "{\"name\":")
+      writer.appendJSONString(frame.name)
+      if let file = frame.file { writer.append(",\"file\":", string: file) }
+      if let line = frame.line { writer.append(",\"line\":", decimal: UInt64(clamping: line)) }
+      writer.append("}")
+    }
+    writer.append("]},\"profiles\":[")
+    let profiles: [(name: String, unit: String, value: (SiteTable.Total) -> UInt64)] = [
+      ("bytes", "bytes", { $0.bytes }), ("blocks", "none", { $0.blocks }),
+    ]
+    for (index, profile) in profiles.enumerated() {
+      writer.append(text: index > 0 ? ",{\"type\":\"sampled\",\"name\":" : "{\"type\":\"sampled\",\"name\":")
+      writer.appendJSONString("\(sums.profileTitle): \(profile.name)")
+      writer.append(text: ",\"unit\":\"\(profile.unit)\",\"startValue\":0")
+      writer.append(",\"endValue\":", decimal: sums.rows.reduce(0) { $0 &+ profile.value($1.total) })
+      writer.append(",\"samples\":[")
+      writer.append(bytes: sampleText)
+      writer.append("],\"weights\":[")
+      for (index, row) in sums.rows.enumerated() {
+        if index > 0 { writer.append(byte: UInt8(ascii: ",")) }
+        writer.append(decimal: profile.value(row.total))
+      }
+      writer.append("]}")
+    }
+    writer.append("],\"name\":")
+    writer.appendJSONString(sums.profileTitle)
+    writer.append(",\"activeProfileIndex\":0,\"exporter\":\"allocsctl\"}\n")
+    return writer.take()
+  }
+}

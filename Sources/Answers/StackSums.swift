@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Live memory of a process by call stack: what the call tree and the profiles of other programs are made of.
+
+import Bounds
+import IndexReader
+import Provenance
+import Symbols
+import SystemAccess
+
+/// Live bytes and blocks of a process by call stack.
+public struct StackSums: Sendable {
+  /// One call stack, and what lives of its allocations.
+  public struct Row: Sendable {
+    /// The stack; empty if it is not known.
+    public var stack: NamedStack
+    /// The function that was called, such as `calloc`; nil if not known.
+    public var function: String?
+    /// The allocator's name, else its module's file name; nil if not known.
+    public var allocator: String?
+    public var total: SiteTable.Total
+  }
+
+  public var processID: Int32
+  public var command: [String]
+  /// The rows, most bytes first.
+  public var rows: [Row] = []
+  public var total = SiteTable.Total()
+  /// When they were looked at.
+  let look: Look
+  /// The known losses of the index.
+  public var losses: Losses
+
+  /// The frames of a row from the allocation site to the outermost caller; the row's whole stack if `isWhole`.
+  static func frames(of row: Row, isWhole: Bool = false) -> ArraySlice<Frame> {
+    row.stack.frames[(isWhole ? 0 : min(row.stack.siteIndex ?? 0, row.stack.frames.count))...]
+  }
+}
+
+extension ProcessView {
+  /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks.
+  public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
+    struct Key: Hashable {
+      var node: UInt32
+      var function: String
+      var allocator: UInt32
+    }
+    struct Sum {
+      var origin: Origin?
+      var total = SiteTable.Total()
+      var ticks: UInt32
+    }
+    let clock = shared.segment.clock()
+    var result = StackSums(
+      processID: processID, command: shared.segment.command, look: Look(clock: clock, window: scope.window),
+      losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
+    // Threads are merged: one stack may stand in the contexts of many.
+    var sums: [Key: Sum] = [:]
+    var meter = BudgetMeter(interval: 64)
+    let contexts = ContextSums(of: shared.segment, scope, clock: clock)
+    for context in contexts.sums where context.total.blocks > 0 {
+      guard meter.goesOn() else { break }
+      let origin = tables.context(context.context)
+      let key = Key(
+        node: origin?.node ?? 0, function: origin?.function ?? "",
+        allocator: origin?.allocatorNumber.map { $0 &+ 1 } ?? 0)
+      sums[key, default: Sum(origin: origin, ticks: context.ticks)].total.add(context.total)
+    }
+    let sorted = sums.sorted { a, b in
+      let (left, right) = (a.value.total, b.value.total)
+      if left != right { return (left.bytes, left.blocks) > (right.bytes, right.blocks) }
+      return (a.key.node, a.key.function, a.key.allocator) < (b.key.node, b.key.function, b.key.allocator)
+    }
+    let naming = StackNaming(tables, wrappers: scope.wrappers)
+    let share = MemoryShare()
+    var size = 0
+    for (key, sum) in sorted {
+      guard meter.goesOn() else { break }
+      let stack =
+        naming.stack(ofNode: key.node, at: sum.ticks)
+        ?? NamedStack(frames: [], interrupted: [], siteIndex: nil, truncation: nil, framesCut: nil)
+      size &+= 256 &+ stack.frames.count &* MemoryLayout<Frame>.stride
+      share.hold(size)
+      result.total.add(sum.total)
+      result.rows.append(
+        StackSums.Row(
+          stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total))
+    }
+    try Budget.current?.check()
+    try checkIntact()
+    return result
+  }
+}

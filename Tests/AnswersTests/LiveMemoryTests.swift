@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moments and windows of time; live memory by calls, block by block, and in the formats of other programs, of an index
+// that was made for the test.
+
+import Foundation
+import IndexReader
+import Provenance
+import SharedLayout
+import Symbols
+import TestSupport
+import Testing
+
+@testable import Answers
+
+@Suite("Windows of time", .bounded)
+struct TimeWindowTests {
+  /// 2026-11-29 14:05:30 UTC.
+  private static let now = 1_795_961_130.0
+
+  private func moment(_ text: String, hasClock: Bool = false) throws -> Moment {
+    try Moment(text, now: Self.now, hasClock: hasClock)
+  }
+
+  @Test("moments in each form")
+  func forms() throws {
+    for (text, seconds) in [("10m", 600.0), ("90", 90), ("1.5h", 5400), ("2d", 172_800), ("250ms", 0.25)] {
+      #expect(try moment(text) == .ago(seconds), "\(text)")
+    }
+    for (text, time) in [
+      ("2026-11-29T14:05:30Z", Self.now), ("2026-11-29T14:05:29.25Z", Self.now - 0.75),
+      ("2026-11-29T15:05:30+01:00", Self.now), ("2026-11-29T08:35:30-05:30", Self.now),
+      ("1970-01-01T00:00:00Z", 0), ("2024-02-29T00:00:00z", 1_709_164_800), ("@12.5", 12.5), ("@-5", -5),
+    ] {
+      #expect(try moment(text) == .time(time), "\(text)")
+    }
+  }
+
+  @Test("a time of the day is the latest such time that has been")
+  func clock() throws {
+    for text in ["14:05", "00:00", "23:59:59.5", "14:05:30"] {
+      guard case .time(let time) = try moment(text, hasClock: true) else {
+        Issue.record("\(text) is no time")
+        continue
+      }
+      // Where a day has 25 hours, the time may be further back.
+      #expect(time <= Self.now && time > Self.now - 90_000, "\(text): \(time)")
+      var seconds = time_t(time.rounded(.down))
+      var parts = tm()
+      localtime_r(&seconds, &parts)
+      let told = String(format: "%02d:%02d:%02d", parts.tm_hour, parts.tm_min, parts.tm_sec)
+      #expect(told.hasPrefix(text.prefix(8)), "\(text): \(told)")
+    }
+  }
+
+  @Test(
+    "texts that are no moment, and moments that have not been",
+    arguments: [
+      "", " ", "tomorrow", "10x", "-5m", "14:5", "24:00", "14:60", "14:05:60", "14:05:3", "14:05:30.", "1e400",
+      "2026-11-29", "2026-11-29T14:05:30", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-11-29T24:00:00Z",
+      "2026-11-29T14:05:30+25:00", "2026-11-29 14:05:30Z", "2026-11-29T14:05:31Z", "@nan", "@inf", "@1e308", "@",
+      "9999-12-31T23:59:59Z", "\u{661}0m", "2026-11-29T14:05:30Z\u{0}", String(repeating: "9", count: 10_000),
+    ])
+  func wrong(_ text: String) throws {
+    do throws(Complaint) {
+      _ = try Moment(text, now: Self.now, hasClock: true)
+      Issue.record("\(text) was taken")
+    } catch {
+      #expect(error.kind == .usage && error.what.utf8.count < 200)
+    }
+  }
+
+  @Test("without the asker's zone, a time of the day says nothing")
+  func noClock() { #expect(throws: Complaint.self) { try moment("14:05") } }
+
+  @Test("records fall into the window in which they were made, also behind a wrap of their ticks")
+  func orders() {
+    let start: UInt64 = 1_000_000_000_000
+    for days in [0.01, 300, 500, 1000] {
+      let elapsed = UInt64(days * 86_400e9)
+      let clock = SegmentClock(startMonotonic: start, startRealtime: 5_000_000_000, elapsed: elapsed, isAlive: true, shift: 0)
+      for age in [0.5, 60, 500] {
+        let made = start + elapsed - UInt64(age * 1e9)
+        let order = clock.order(ofTicks: allocs_ticks(made / 1_000_000_000, made % 1_000_000_000))
+        #expect(abs(clock.age(ofOrder: order) - age) < 0.05, "\(days) \(age)")
+        for (since, until, isIn) in [(age + 0.1, age - 0.1, true), (age - 0.1, 0, false), (age + 9, age + 0.1, false)] {
+          let window = TimeWindow(since: .ago(since), until: until == 0 ? nil : .ago(until))
+          #expect(window.orders(on: clock)?.contains(order) == isIn, "\(days) \(age) \(since) \(until)")
+        }
+        // Two windows that meet have it once.
+        let met = Moment.ago(age)
+        let halves = [TimeWindow(since: met), TimeWindow(until: met)].map { $0.orders(on: clock)?.contains(order) ?? true }
+        #expect(halves[0] != halves[1])
+      }
+    }
+    let clock = SegmentClock(startMonotonic: .max, startRealtime: .max, elapsed: .max, isAlive: true, shift: .min)
+    for moment in [Moment.ago(1e10), .ago(0), .time(-1e300), .time(1e300), .time(0)] {
+      _ = TimeWindow(since: moment, until: moment).orders(on: clock)
+    }
+    #expect(TimeWindow(since: .ago(1), until: .ago(5)).orders(on: clock)?.isEmpty == true)
+  }
+}
+
+@Suite("Live memory by calls", .bounded)
+struct CallTreeTests {
+  private let directory = TemporaryDirectory()
+
+  private func frame(_ name: String, line: Int? = nil) -> Frame {
+    Frame(pc: 1, module: "/bin/program", function: name, file: line == nil ? nil : "\(name).c", line: line)
+  }
+
+  /// Stacks, innermost frame first, with bytes; each of a block.
+  private func sums(_ stacks: [([String], UInt64)], isCut: Bool = false) -> StackSums {
+    var sums = StackSums(
+      processID: 1, command: ["program"],
+      look: Look(
+        clock: SegmentClock(startMonotonic: 0, startRealtime: 0, elapsed: 0, isAlive: false), window: TimeWindow()),
+      losses: Losses())
+    for (names, bytes) in stacks {
+      sums.rows.append(
+        StackSums.Row(
+          stack: NamedStack(
+            frames: names.map { frame($0) }, interrupted: [], siteIndex: 0, truncation: isCut ? .depthLimit : nil,
+            framesCut: nil), function: "malloc", allocator: nil, total: .init(bytes: bytes, blocks: 1)))
+      sums.total.add(.init(bytes: bytes, blocks: 1))
+    }
+    return sums
+  }
+
+  @Test("callers above what they call, with sums; a function that has all of its caller's stands without numbers")
+  func callers() {
+    let stacks = sums([(["a", "x", "main"], 600), (["b", "x", "main"], 300), (["a", "main"], 100)])
+    #expect(
+      CallTree(of: stacks, isInverted: false, limit: 20).text == """
+        program, process 1: 3 live blocks of 1,000 bytes
+        BYTES   SHARE  BLOCKS  CALLERS, ALLOCATED BY
+        1,000  100.0%       3  main in program
+          900   90.0%       2    x in program
+          600   60.0%       1      a in program
+          300   30.0%       1      b in program
+          100   10.0%       1    a in program
+
+        """)
+    #expect(
+      CallTree(of: stacks, isInverted: true, limit: 20).text == """
+        program, process 1: 3 live blocks of 1,000 bytes
+        BYTES   SHARE  BLOCKS  ALLOCATED BY, CALLED BY
+          700   70.0%       2  a in program
+          600   60.0%       1    x in program
+                                 main in program
+          100   10.0%       1    main in program
+          300   30.0%       1  b in program
+                               x in program
+                               main in program
+
+        """)
+    let few = CallTree(of: stacks, isInverted: false, limit: 2).text
+    #expect(few.contains("main") && few.contains("x in") && few.contains("3 smaller calls are not shown"), "\(few)")
+  }
+
+  @Test("the middle of a long chain is left out of the text, and nothing of the JSON")
+  func chain() throws {
+    let names = (0..<500).map { "f\($0)" }
+    let tree = CallTree(of: sums([(names, 9)]), isInverted: false, limit: 5)
+    let lines = tree.text.split(separator: "\n")
+    #expect(lines.count == 10, "\(tree.text)")
+    #expect(lines.contains { $0.hasSuffix("… 493 calls") } && lines.last?.hasSuffix("f0 in program") == true)
+    let value = try parseJSON(tree.json)
+    #expect(value["nodes"]?.count == 500 && value["nodes"]?[499]?["own_bytes"]?.number == 9)
+  }
+
+  @Test("a stack whose outermost calls are missing is not put below main's callers as if it were whole")
+  func cut() throws {
+    let tree = CallTree(of: sums([(["a", "b"], 5)], isCut: true), isInverted: false, limit: 5)
+    #expect(tree.text.contains("called by what is not known"))
+    let inverted = CallTree(of: sums([(["a", "b"], 5), ([], 3)], isCut: true), isInverted: true, limit: 9)
+    #expect(inverted.text.contains("callers not known"))
+    _ = try parseJSON(inverted.json)
+  }
+
+  @Test("names of every kind stay in their line, in the text and in every format")
+  func hostile() throws {
+    let hostile = "a;b \u{1B}[31m<script>alert(1)</script>&\"'\u{202E}\u{2028}\u{0}\u{FFFF}\n" + String(repeating: "x", count: 12_000)
+    let stacks = sums([([hostile, hostile + "2"], 5), (["plain", hostile], 3)])
+    for isInverted in [false, true] {
+      let tree = CallTree(of: stacks, isInverted: isInverted, limit: 9)
+      for line in tree.text.split(separator: "\n") {
+        #expect(TextLayout.width(line) <= 80)
+        #expect(line.unicodeScalars.allSatisfy { $0.value >= 0x20 && $0 != "\u{202E}" && $0 != "\u{2028}" })
+      }
+      _ = try parseJSON(tree.json)
+    }
+    let collapsed = String(decoding: ProfileFormat.collapsed.render(stacks), as: UTF8.self)
+    let lines = collapsed.split(separator: "\n")
+    #expect(lines.count == 2 && lines.allSatisfy { $0.split(separator: ";").count == 3 })
+    #expect(!collapsed.unicodeScalars.contains("\u{1B}"))
+    for format in [ProfileFormat.speedscope, .dhat] {
+      _ = try JSONSerialization.jsonObject(with: Data(format.render(stacks)))
+    }
+    let picture = String(decoding: ProfileFormat.flamegraph.render(stacks), as: UTF8.self)
+    #expect(!picture.contains("<script>alert") && picture.contains("&lt;script&gt;alert(1)"))
+    #expect(picture.unicodeScalars.allSatisfy { $0 == "\n" || $0.value >= 0x20 && $0 != "\u{FFFF}" })
+  }
+
+  @Test("nothing that lives: each form is whole")
+  func empty() throws {
+    let none = sums([])
+    #expect(CallTree(of: none, isInverted: false, limit: 5).text == "program, process 1: 0 live blocks of 0 bytes\n")
+    for format in ProfileFormat.allCases { _ = format.render(none) }
+    _ = try JSONSerialization.jsonObject(with: Data(ProfileFormat.speedscope.render(none)))
+    #expect(String(decoding: ProfileFormat.flamegraph.render(none), as: UTF8.self).hasSuffix("</svg>\n"))
+  }
+
+  @Test("blocks of a made index: filters, orders, the number that is not shown")
+  func blocks() throws {
+    let segment = SyntheticSegment(processID: 1, startTime: 1, in: directory.path, name: "1.1.seg")
+    segment.addModule(path: "/lib/libexample.so", range: 0x1000_0000..<0x1001_0000)
+    segment.addAllocator(module: 1)
+    let thread = segment.addThread(id: 1, name: "a", from: 0)
+    let contexts = [0x1000_0100, 0x1000_0200].map { segment.addContext(node: segment.addNode(pc: $0), thread: thread) }
+    for index in 0..<40_000 {
+      segment.allocate(0x5555_0000_0000 + UInt64(index) * 64, size: UInt64(index % 50), context: contexts[index % 2])
+    }
+    let view = try ProcessView(file: segment.path)
+    let all = try view.blocks(BlockFilter(), limit: 3, json: false)
+    #expect(all.total.blocks == 40_000)
+    let text = String(decoding: all.text, as: UTF8.self)
+    #expect(text.contains("0x555500000000") && text.contains("39,997 are not shown"))
+    let sites = try Wrappers.none.adding(["libexample.so+0x100001ff"], of: "site")
+    #expect(try view.blocks(BlockFilter(sites: sites), json: true).total.blocks == 20_000)
+    let sized = try view.blocks(BlockFilter(sizes: 48...49), sort: .size, limit: 100_000, json: true)
+    #expect(sized.total.blocks == 1600)
+    let lines = String(decoding: sized.jsonLines, as: UTF8.self).split(separator: "\n")
+    #expect(lines.count == 1600 && lines[0].contains("\"size\":49,") && lines[1599].contains("\"size\":48,"))
+    let none = try view.blocks(BlockFilter(), limit: 0, json: true)
+    #expect(none.total.blocks == 40_000 && none.jsonLines.isEmpty)
+  }
+}
