@@ -86,7 +86,7 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	scripts/check-markdown
 	scripts/add-spdx --self-test
 	scripts/add-spdx --check
-	scripts/generate-perfetto --check
+	scripts/generate-protobuf --check
 	@if command -v shellcheck >/dev/null; then \
 	  git grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck; \
 	else echo "shellcheck is not installed, scripts were not looked at: scripts/install-dependencies lint"; fi

@@ -137,11 +137,17 @@ let package = Package(
       name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
     .target(
+      name: "CPprof", path: "Sources/Answers/Profiles/CPprof", exclude: ["pprof.proto"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
+    .systemLibrary(name: "CZlib", path: "Sources/Answers/Profiles/CZlib", providers: [.apt(["zlib1g-dev"])]),
+    .target(
       name: "Answers",
       dependencies: [
-        "Bounds", "ByteText", "EventExport", "FileFacts", "IndexReader", "Provenance", "SharedLayout", "Symbols",
-        "SystemAccess",
-      ]),
+        "Bounds", "ByteText", "CPprof", "CZlib", "EventExport", "FileFacts", "IndexReader", "Provenance", "SharedLayout",
+        "Symbols", "SystemAccess",
+      ],
+      exclude: ["Profiles/CPprof", "Profiles/CZlib"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libz.a"])]),
     .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
@@ -243,7 +249,7 @@ let package = Package(
     .testTarget(
       name: "AnswersTests",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CPprof", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
         "TestSupport",
       ]),
     .testTarget(

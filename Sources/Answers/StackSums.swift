@@ -25,6 +25,8 @@ public struct StackSums: Sendable {
   /// The rows, most bytes first.
   public var rows: [Row] = []
   public var total = SiteTable.Total()
+  /// The modules that the process has, and had.
+  public var modules: [Module] = []
   /// When they were looked at.
   let look: Look
   /// The known losses of the index.
@@ -53,6 +55,7 @@ extension ProcessView {
     var result = StackSums(
       processID: processID, command: shared.segment.command, look: Look(clock: clock, window: scope.window),
       losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
+    result.modules = shared.segment.modules
     // Threads are merged: one stack may stand in the contexts of many.
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)

@@ -293,38 +293,8 @@ struct PerfettoFile: BlockRenderer {
   }
 }
 
-/// The memory of the messages of one packet, given back as a whole.
-private final class MessageStorage {
-  private var pieces: [UnsafeMutableRawPointer] = []
-  /// Bytes of all pieces.
-  private(set) var bytes = 0
-
-  deinit { for piece in pieces { piece.deallocate() } }
-
-  private func memory<Element>(_ count: Int, of type: Element.Type) -> UnsafeMutablePointer<Element> {
-    let memory = UnsafeMutablePointer<Element>.allocate(capacity: max(count, 1))
-    pieces.append(UnsafeMutableRawPointer(memory))
-    bytes &+= max(count, 1) &* MemoryLayout<Element>.stride &+ 32
-    return memory
+extension MessageStorage {
+  fileprivate func data(_ bytes: [UInt8]) -> ProtobufCBinaryData {
+    ProtobufCBinaryData(len: bytes.count, data: list(bytes))
   }
-
-  func message<Message>(_ initialize: (UnsafeMutablePointer<Message>?) -> Void) -> UnsafeMutablePointer<Message> {
-    let message = memory(1, of: Message.self)
-    initialize(message)
-    return message
-  }
-
-  func list<Element>(_ elements: [Element]) -> UnsafeMutablePointer<Element> {
-    let memory = memory(elements.count, of: Element.self)
-    memory.initialize(from: elements, count: elements.count)
-    return memory
-  }
-
-  func list<Message>(of messages: [UnsafeMutablePointer<Message>?]) -> (
-    Int, UnsafeMutablePointer<UnsafeMutablePointer<Message>?>
-  ) { (messages.count, list(messages)) }
-
-  func data(_ bytes: [UInt8]) -> ProtobufCBinaryData { ProtobufCBinaryData(len: bytes.count, data: list(bytes)) }
-
-  func text(_ text: String) -> UnsafeMutablePointer<CChar>? { list(Array(text.utf8CString)) }
 }

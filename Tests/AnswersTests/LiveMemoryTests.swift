@@ -2,6 +2,7 @@
 // Moments and windows of time; live memory by calls, block by block, and in the formats of other programs, of an index
 // that was made for the test.
 
+import CPprof
 import Foundation
 import IndexReader
 import Provenance
@@ -199,6 +200,71 @@ struct CallTreeTests {
     let picture = String(decoding: ProfileFormat.flamegraph.render(stacks), as: UTF8.self)
     #expect(!picture.contains("<script>alert") && picture.contains("&lt;script&gt;alert(1)"))
     #expect(picture.unicodeScalars.allSatisfy { $0 == "\n" || $0.value >= 0x20 && $0 != "\u{FFFF}" })
+  }
+
+  @Test("a profile of pprof holds what its readers check, and all bytes")
+  func pprof() throws {
+    var stacks = sums([(["a", "x", "main"], 600), (["b", "x", "main"], 300), ([], 100)])
+    // Two functions at one address, of which one is inlined; and an address without a name, in a module.
+    let module = "/lib/libx.so"
+    var inlined = [Frame(pc: 0x2001, module: module, function: "in", file: "x.c", line: 7, inlined: true)]
+    inlined += [Frame(pc: 0x2001, module: module, function: "out", file: "x.c", line: 9), Frame(pc: 0x2f01, module: module)]
+    stacks.rows[0].stack.frames = inlined
+    stacks.modules = [
+      Module(
+        index: 0, path: module, buildID: [1, 0xAB], start: 0x2000, end: 0x3000, bias: 0, loadTicks: 0, unloadTicks: nil,
+        isMain: false, isAgent: false),
+      Module(
+        index: 1, path: "/bin/program", buildID: [], start: 0x1000, end: 0x1fff, bias: 0, loadTicks: 0, unloadTicks: nil,
+        isMain: true, isAgent: false),
+    ]
+    var file = PprofFile(stacks)
+    let bytes = file.pack()
+    let profile = try #require(pprof__profile__unpack(nil, bytes.count, bytes)).pointee
+    let texts = (0..<profile.n_string_table).map { String(cString: profile.string_table[$0]!) }
+    #expect(texts[0] == "" && Set(texts).count == texts.count)
+    #expect((0..<profile.n_sample_type).map { texts[Int(profile.sample_type[$0]!.pointee.type)] } == ["inuse_objects", "inuse_space"])
+    let mappings = (0..<profile.n_mapping).map { profile.mapping[$0]!.pointee }
+    #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module])
+    #expect(mappings.map { texts[Int($0.build_id)] } == ["", "01ab"] && mappings.map(\.has_functions) == [0, 1])
+    let functions = (0..<profile.n_function).map { profile.function[$0]!.pointee }
+    let locations = (0..<profile.n_location).map { profile.location[$0]!.pointee }
+    for ids in [mappings.map(\.id), functions.map(\.id), locations.map(\.id)] {
+      #expect(!ids.contains(0) && Set(ids).count == ids.count)
+    }
+    for location in locations {
+      #expect(location.has_mapping_id == 0 || mappings.contains { $0.id == location.mapping_id })
+      for line in 0..<location.n_line {
+        #expect(functions.contains { $0.id == location.line[line]!.pointee.function_id })
+      }
+    }
+    var sum: Int64 = 0
+    for index in 0..<profile.n_sample {
+      let sample = profile.sample[index]!.pointee
+      #expect(sample.n_value == 2 && sample.n_location_id > 0)
+      sum += sample.value[1]
+      for place in 0..<sample.n_location_id { #expect(locations.contains { $0.id == sample.location_id[place] }) }
+    }
+    #expect(sum == 1000)
+    let first = try #require(locations.first)
+    #expect(first.address == 0x2000 && first.n_line == 2 && first.mapping_id == 2)
+    #expect(texts[Int(functions[Int(first.line[0]!.pointee.function_id) - 1].name)] == "in" && first.line[0]!.pointee.line == 7)
+    #expect(locations[1].address == 0x2f00 && locations[1].n_line == 0)
+    #expect(PprofFile.render(stacks).starts(with: [0x1F, 0x8B]))
+  }
+
+  @Test("what gzip writes is read back, whatever its size")
+  func gzip() throws {
+    for size in [0, 1, 1 << 16, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
+      let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 7) }
+      let file = directory.path + "/x.gz"
+      try Data(try #require(GzipFile.compress(bytes))).write(to: URL(fileURLWithPath: file))
+      let outcome = try ChildProcess.run(["sh", "-c", "gzip -dc '\(file)' | wc -c; gzip -dc '\(file)' | cksum"])
+      let plain = directory.path + "/x"
+      try Data(bytes).write(to: URL(fileURLWithPath: plain))
+      let expected = try ChildProcess.run(["sh", "-c", "wc -c < '\(plain)'; cksum < '\(plain)'"])
+      #expect(outcome.output == expected.output && outcome.errors.isEmpty, "\(size): \(outcome)")
+    }
   }
 
   @Test("nothing that lives: each form is whole")

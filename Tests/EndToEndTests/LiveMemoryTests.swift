@@ -174,6 +174,14 @@ extension EndToEnd {
         let texts = (point["fs"] as? [Int] ?? []).map { table[$0] }
         #expect(texts.first == "calloc" && texts.dropFirst().first?.contains(": in_second (phases.c:") == true)
 
+        _ = try export("pprof")
+        let top = try ChildProcess.run([
+          "go", "tool", "pprof", "-top", "-sample_index=inuse_space", "-unit=B", program.directory.file("out.pprof"),
+        ])
+        #expect(top.output.contains("Type: inuse_space"), "\(top)")
+        let row = top.output.split(separator: "\n").first { $0.hasSuffix(" in_second") }
+        #expect(row?.split(separator: " ").first == "\(bytes)B", "\(top)")
+
         let picture = try export("flamegraph")
         let reader = try ChildProcess.run(
           ["python3", "-c", "import sys, xml.dom.minidom; print(len(xml.dom.minidom.parse(sys.stdin).getElementsByTagName('title')))"],

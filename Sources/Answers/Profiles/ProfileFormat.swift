@@ -12,6 +12,7 @@ import Symbols
 
 /// A format in which `StackSums` can be written.
 public enum ProfileFormat: String, CaseIterable, Sendable {
+  case pprof
   case collapsed
   case flamegraph
   case speedscope
@@ -20,6 +21,7 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
   /// The purpose of the format, in the words of the command's help.
   public var purpose: String {
     switch self {
+    case .pprof: "for go tool pprof, Pyroscope, Parca and Perfetto"
     case .collapsed: "a line a stack, for flamegraph.pl, inferno and speedscope"
     case .flamegraph: "a picture for a browser, with a search"
     case .speedscope: "for speedscope.app"
@@ -30,6 +32,8 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
   /// The media type of the file, for HTTP.
   public var mediaType: String {
     switch self {
+    // A scraper takes no other.
+    case .pprof: "application/octet-stream"
     case .collapsed: "text/plain; charset=utf-8"
     case .flamegraph: "image/svg+xml"
     case .speedscope, .dhat: "application/json"
@@ -39,6 +43,7 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
   /// The bytes of the file.
   public func render(_ sums: StackSums) -> [UInt8] {
     switch self {
+    case .pprof: PprofFile.render(sums)
     case .collapsed: CollapsedStacks.render(sums)
     case .flamegraph: FlameGraph(of: sums).render()
     case .speedscope: SpeedscopeFile.render(sums)
