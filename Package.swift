@@ -143,7 +143,8 @@ let package = Package(
     .target(
       name: "Answers",
       dependencies: [
-        "Bounds", "ByteText", "CPprof", "CZlib", "EventExport", "FileFacts", "IndexReader", "Provenance", "SharedLayout",
+        "Bounds", "ByteText", "CPprof", "CZlib", "EventExport", "FileFacts", "IndexReader", "Provenance",
+        "SharedLayout",
         "Symbols", "SystemAccess",
       ],
       exclude: ["Profiles/CPprof", "Profiles/CZlib"],
@@ -249,7 +250,8 @@ let package = Package(
     .testTarget(
       name: "AnswersTests",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CPprof", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "ByteText", "CPprof", "IndexReader", "Provenance", "SharedLayout", "Symbols",
+        "SystemAccess",
         "TestSupport",
       ]),
     .testTarget(

@@ -61,7 +61,8 @@ extension ProcessView {
   ) throws(Complaint) -> BlockList {
     var inquiry = Inquiry(self, wrappers: filter.scope.wrappers, level: filter.scope.level)
     var list = BlockList(
-      processID: processID, command: shared.segment.command, look: Look(clock: inquiry.clock, window: filter.scope.window),
+      processID: processID, command: shared.segment.command,
+      look: Look(clock: inquiry.clock, window: filter.scope.window),
       losses: losses(isWriting: inquiry.surroundings.isWriting, budget: nil))
     var search = BlockSearch(filter, sort, limit: max(0, limit), inquiry)
     search.run(over: self)
@@ -169,7 +170,8 @@ extension Inquiry {
       }
       let answer = answer(references)
       let head =
-        TextLayout.padded(hex(row.block.base), right: 14) + TextLayout.padded(Units.grouped(row.block.size), left: sizeWidth + 2)
+        TextLayout.padded(hex(row.block.base), right: 14)
+        + TextLayout.padded(Units.grouped(row.block.size), left: sizeWidth + 2)
         + TextLayout.padded(Units.duration(answer.age ?? 0), left: 12) + "  "
       let room = TextLayout.columns - TextLayout.width(head)
       let site = answer.stack?.site.map { Answer.describe($0, columns: room) }

@@ -87,9 +87,9 @@ public struct CallTree: Sendable {
   /// Whether a node has all the memory of the node above it, which no other node shares then.
   private func isChained(_ node: Node) -> Bool { node.parent != 0 && node.total == nodes[node.parent].total }
 
-  /// The nodes that are shown, the root first, each before the nodes below it, which come by bytes. Of all nodes these
-  /// are the `limit` largest, and the chains below them; a node is never larger than the node above it, so what is shown
-  /// hangs together.
+  /// The nodes that are shown, the root first, each before the nodes below it, which come by bytes: the `limit` largest
+  /// of all nodes, and the chains below them. A node is never larger than the node above it, so those that are shown
+  /// hang together.
   var shown: [Int] {
     func precedes(_ a: Int, _ b: Int) -> Bool {
       let (left, right) = (nodes[a].total, nodes[b].total)

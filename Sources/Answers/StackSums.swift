@@ -38,29 +38,35 @@ public struct StackSums: Sendable {
   }
 }
 
-extension ProcessView {
-  /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks.
-  public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
-    struct Key: Hashable {
-      var node: UInt32
-      var function: String
-      var allocator: UInt32
-    }
-    struct Sum {
-      var origin: Origin?
-      var total = SiteTable.Total()
-      var ticks: UInt32
-    }
-    let clock = shared.segment.clock()
-    var result = StackSums(
-      processID: processID, command: shared.segment.command, look: Look(clock: clock, window: scope.window),
-      losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
-    result.modules = shared.segment.modules
-    // Threads are merged: one stack may stand in the contexts of many.
+extension StackSums {
+  private struct Key: Hashable {
+    var node: UInt32
+    var function: String
+    var allocator: UInt32
+  }
+
+  private struct Sum {
+    var origin: Origin?
+    var total = SiteTable.Total()
+    var ticks: UInt32
+  }
+
+  /// No rows yet.
+  init(processID: Int32, command: [String], clock: SegmentClock, losses: Losses) {
+    (self.processID, self.command, self.losses) = (processID, command, losses)
+    look = Look(clock: clock, window: TimeWindow())
+  }
+
+  /// The sums of `contexts`, with names from `tables`. Threads are merged: one stack may stand in the contexts of many.
+  package init(
+    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
+    command: [String], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses
+  ) {
+    (self.processID, self.command, self.modules, self.losses) = (processID, command, modules, losses)
+    look = Look(clock: clock, window: window)
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
-    let contexts = ContextSums(of: shared.segment, scope, clock: clock)
-    for context in contexts.sums where context.total.blocks > 0 {
+    for context in contexts where context.total.blocks > 0 {
       guard meter.goesOn() else { break }
       let origin = tables.context(context.context)
       let key = Key(
@@ -73,7 +79,7 @@ extension ProcessView {
       if left != right { return (left.bytes, left.blocks) > (right.bytes, right.blocks) }
       return (a.key.node, a.key.function, a.key.allocator) < (b.key.node, b.key.function, b.key.allocator)
     }
-    let naming = StackNaming(tables, wrappers: scope.wrappers)
+    let naming = StackNaming(tables, wrappers: wrappers)
     let share = MemoryShare()
     var size = 0
     for (key, sum) in sorted {
@@ -83,11 +89,21 @@ extension ProcessView {
         ?? NamedStack(frames: [], interrupted: [], siteIndex: nil, truncation: nil, framesCut: nil)
       size &+= 256 &+ stack.frames.count &* MemoryLayout<Frame>.stride
       share.hold(size)
-      result.total.add(sum.total)
-      result.rows.append(
-        StackSums.Row(
-          stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total))
+      total.add(sum.total)
+      rows.append(
+        Row(stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total))
     }
+  }
+}
+
+extension ProcessView {
+  /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks.
+  public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
+    let clock = shared.segment.clock()
+    let result = StackSums(
+      of: ContextSums(of: shared.segment, scope, clock: clock).sums, in: tables, wrappers: scope.wrappers,
+      processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
+      window: scope.window, losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
     try Budget.current?.check()
     try checkIntact()
     return result

@@ -20,8 +20,8 @@ public enum Moment: Hashable, Sendable {
   case time(Double)
 
   /// From `10m` (ago); `2026-11-29T14:05:30Z`, with a fraction of the second, or an offset such as `+01:00` in place of
-  /// the Z; `@1764425130.5`, in seconds since 1970; and, if `hasClock`, `14:05` or `14:05:30.5`, the latest such time of
-  /// the day where this program runs. Throws `.usage` for other texts, and for a moment later than `now`.
+  /// the Z; `@1764425130.5`, in seconds since 1970; and, if `hasClock`, `14:05` or `14:05:30.5`, the latest such time
+  /// of the day where this program runs. Throws `.usage` for other texts, and for a moment later than `now`.
   public init(_ text: String, now: Double, hasClock: Bool) throws(Complaint) {
     let time: Double
     if let seconds = Units.seconds(inTime: text) {
@@ -60,7 +60,8 @@ public enum Moment: Hashable, Sendable {
   /// Hours and minutes, in two digits each.
   private static func clock(_ text: some StringProtocol) -> (hour: Int32, minute: Int32)? {
     let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-    guard parts.count == 2, parts.allSatisfy({ $0.utf8.count == 2 && $0.utf8.allSatisfy { $0 &- UInt8(ascii: "0") < 10 } }),
+    guard parts.count == 2,
+      parts.allSatisfy({ $0.utf8.count == 2 && $0.utf8.allSatisfy { $0 &- UInt8(ascii: "0") < 10 } }),
       let hour = Int32(parts[0]), hour < 24, let minute = Int32(parts[1]), minute < 60
     else { return nil }
     return (hour, minute)
@@ -99,7 +100,9 @@ public enum Moment: Hashable, Sendable {
   private static func latest(_ text: String, _ now: Double) -> Double? {
     guard let (hour, minute) = clock(text.prefix(5)) else { return nil }
     let rest = text.dropFirst(5)
-    guard rest.isEmpty || rest.first == ":", let second = rest.isEmpty ? 0 : second(rest.dropFirst()) else { return nil }
+    guard rest.isEmpty || rest.first == ":", let second = rest.isEmpty ? 0 : second(rest.dropFirst()) else {
+      return nil
+    }
     var seconds = time_t(exactly: now.rounded(.down)) ?? 0
     var today = tm()
     guard localtime_r(&seconds, &today) != nil else { return nil }

@@ -24,7 +24,8 @@ extension TopTable {
       let age = sum.map { look?.oldest(of: $0.births) ?? "" } ?? "OLDEST"
       let head =
         TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
-        + TextLayout.padded(blocks, left: blocksWidth + 2) + TextLayout.padded(agesWidth > 0 ? age : "", left: agesWidth)
+        + TextLayout.padded(blocks, left: blocksWidth + 2)
+        + TextLayout.padded(agesWidth > 0 ? age : "", left: agesWidth)
         + "  "
       return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count))
     }
@@ -37,7 +38,8 @@ extension TopTable {
     }
     if other.blocks > 0 {
       let hidden = UInt64(clamping: siteCount &- sites.count)
-      lines.append(line((other, table.otherBirths), hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
+      lines.append(
+        line((other, table.otherBirths), hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
     }
     if sites.count > 1 || other.blocks > 0 { lines.append(line((total, table.births), "all")) }
     for problem in sites.flatMap(\.frames).problems {

@@ -104,8 +104,8 @@ package enum Units {
     return bytes
   }
 
-  /// A range of bytes, from a size, or from two sizes with a `-` between them, of which the second may be missing; nil if
-  /// `text` is no such range.
+  /// A range of bytes, from a size, or from two sizes with a `-` between them, of which the second may be missing; nil
+  /// if `text` is no such range.
   package static func sizes(inRange text: String) -> ClosedRange<UInt64>? {
     let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
     guard let first = parts.first, let from = bytes(inSize: first) else { return nil }

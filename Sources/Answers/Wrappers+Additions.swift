@@ -5,8 +5,8 @@ import Provenance
 import SystemAccess
 
 extension Wrappers {
-  /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many. `kind`:
-  /// what a function that fits is, for the complaint.
+  /// These wrappers and `patterns`. Throws `.usage` if a pattern is empty or too long, or if there are too many; the
+  /// complaint calls a function that fits a `kind`.
   public func adding(_ patterns: [String], of kind: String = "wrapper") throws(Complaint) -> Wrappers {
     guard patterns.count <= Self.additionLimit else {
       throw Complaint(

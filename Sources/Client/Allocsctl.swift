@@ -25,8 +25,10 @@ struct Allocsctl: ParsableCommand {
       """,
     version: allocsVersion,
     subcommands: [
-      Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Events.self, History.self, Record.self, ReplayCommand.self,
-      Export.self, Prune.self,
+      Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Memory.self, Events.self,
+      History.self,
+      Record.self,
+      ReplayCommand.self, SnapshotCommand.self, Diff.self, Export.self, Prune.self,
     ])
 
   /// Parses and runs, in place of the library's own `main`: an error has one line, and a status of `ExitStatus`. This

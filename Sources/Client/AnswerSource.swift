@@ -68,6 +68,7 @@ protocol AnswerSource {
   func processes(json: Bool) throws(Complaint) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8]
+  func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// Live memory by call stack, as a file of `format`.
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8]

@@ -49,9 +49,9 @@ extension Level: ExpressibleByArgument {}
 extension Perspective {
   /// The perspective that the options ask for; where they are silent, that of ALLOCS_WRAPPERS and ALLOCS_LEVEL, or of
   /// the configuration file that applies.
-  init(_ wrappers: WrapperOptions, _ level: LevelOptions) throws(Complaint) {
+  init(_ wrappers: WrapperOptions, _ level: LevelOptions? = nil) throws(Complaint) {
     let patterns = try wrappers.patterns()
     let configured = try Configuration.ofReader()
-    self.init(wrappers: configured.wrappers + patterns, level: level.level ?? configured.level)
+    self.init(wrappers: configured.wrappers + patterns, level: level?.level ?? configured.level)
   }
 }

@@ -63,6 +63,14 @@ final class DirectSource: AnswerSource {
     }
   }
 
+  func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
+    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+      let account = try view(of: pid).memory(
+        wrappers: try Wrappers.standard.adding(perspective.wrappers), pins: pins)
+      return Array((json ? account.json + "\n" : account.text).utf8)
+    }
+  }
+
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {
     try Budget.ofWatchedQuestion().run { () throws(Complaint) in
       let sums = try view(of: pid).stackSums(try request.scope.scope())

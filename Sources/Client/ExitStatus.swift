@@ -9,6 +9,8 @@ import SystemAccess
 enum ExitStatus {
   /// The process is not indexed, or may not be read, or something else stood in the way of an answer.
   static let notAnswered: Int32 = 1
+  /// A check that was asked for has failed: `diff --fail-over`.
+  static let checkFailed: Int32 = 2
   /// The command line or the configuration is wrong (EX_USAGE of sysexits.h).
   static let usage: Int32 = 64
   /// The program was found and can't be executed: the number that shells, env(1) and nohup(1) use.

@@ -10,7 +10,8 @@ import Recording
 import Synchronization
 import SystemAccess
 
-private func openSegment(_ pid: Int32) throws(Complaint) -> SharedSegment {
+/// The segment of a process that is to be recorded.
+func openSegment(_ pid: Int32) throws(Complaint) -> SharedSegment {
   // A process that has just started may still be writing its segment's header, which takes far less than this patience.
   var patience = 100
   while true {
@@ -104,7 +105,7 @@ extension Recorder.Result {
       switch end {
       case .replaced: "; then the process became another program (exec)"
       case .sourceFailed: "; then the index of the process was cut short"
-      case .processEnded, .stopped, .durationOver: ""
+      case .processEnded, .stopped, .durationOver, .snapshot: ""
       }
     return "\(Units.count(events, "event")), \(lost)\(damage), \(Units.bytes(bytes))\(end)"
   }
@@ -215,34 +216,37 @@ enum AnyFormat: ExpressibleByArgument, Equatable {
     }
   }
 
-  static var allValueStrings: [String] { ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue) }
+  static var allValueStrings: [String] {
+    ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue)
+  }
 }
 
 struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write a process's live memory, or a recording, for another program.",
     usage: """
-      allocsctl export <pid> --format <format> -o <file> [--since <when>]
-                              [--until <when>] [--older <age>] [--younger <age>]
-                              [--wrapper <pattern>] ... [--level block|chunk]
-                              [--socket <path> | --direct]
-             allocsctl export <recording> --format <format> -o <file>
+      allocsctl export <source> --format <format> -o <file> [--since <when>]
+                                [--until <when>] [--older <age>] [--younger <age>]
+                                [--wrapper <pattern>] ... [--level block|chunk]
+                                [--socket <path> | --direct]
       """,
     discussion: """
-      Of a process, what lives now, by call stack: \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
-        .joined(separator: "; ")). Of a recording: \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
+      What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
+      FILE@2.5s, FILE@peak): \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
+        .joined(separator: "; ")). All of a recording: \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
         .joined(separator: "; ")). A file of yours that exists is replaced when the new one is whole; a link, a device \
-      or another user's file is refused. A recording whose name is a number is named with its directory: ./4242.
+      or another user's file is refused. A file whose name is a number is named with its directory: ./4242.
 
       Examples:
-        allocsctl export 4242 --format flamegraph -o heap.svg
-        allocsctl export 4242 --format collapsed --younger 10m -o -
+        allocsctl export 4242 --format pprof -o heap.pb.gz
+        allocsctl export 4242 --format flamegraph --younger 10m -o heap.svg
+        allocsctl export run.rec@peak --format speedscope -o peak.json
         allocsctl export run.rec --format heaptrack -o run.heaptrack
         allocsctl export run.rec --format perfetto -o run.pftrace
         allocsctl export run.rec --format jsonl -o - | grep '"free"'
       """)
 
-  @Argument(help: .init("A process, or a recording's file.", valueName: "source"), completion: .file())
+  @Argument(help: .init("A process, a snapshot, or a recording.", valueName: "source"), completion: .file())
   var source: String
 
   @Option(help: .init("\(AnyFormat.allValueStrings.joined(separator: ", ")).", valueName: "format"))
@@ -255,46 +259,39 @@ struct Export: ParsableCommand {
 
   @OptionGroup var options: SourceOptions
 
-  func validate() throws {
-    let isProcess = parseProcessID(source) != nil
-    switch (format, isProcess) {
-    case (.recording, true):
-      throw ValidationError(
-        "of a process, --format is \(Self.list(ProfileFormat.allCases.map(\.rawValue))); the others are of recordings.")
-    case (.profile, false):
-      throw ValidationError("of a recording, --format is \(ExportFormat.list); the others are of processes.")
-    case (.recording, false), (.profile, true): break
-    }
-  }
-
-  private static func list(_ words: [String]) -> String {
-    words.dropLast().joined(separator: ", ") + " or " + (words.last ?? "")
-  }
-
   func run() throws {
     // Where ^C comes, nothing is left of a file that is not whole.
     let interruption = Interruption()
     do throws(Complaint) {
-      switch format {
-      case .profile(let format):
-        guard let pid = parseProcessID(source) else { return }
-        let bytes = try options.source().profile(of: pid, try scope.request(), format)
-        let file = try ExportOutput(path: output)
-        try file.write(bytes)
-        try file.finish()
-      case .recording(let format):
-        let budget = Budget.ofRecording()
-        interruption.onInterruption { budget.cancel() }
+      let budget = Budget.ofRecording()
+      interruption.onInterruption { budget.cancel() }
+      switch (format, try HeapSource(source)) {
+      case (.profile(let format), .process(let pid, nil)):
+        try write(try options.source().profile(of: pid, try scope.request(), format))
+      case (.profile(let format), let other):
+        try budget.run { () throws(Complaint) in try write(format.render(try other.stackSums(try scope.request()))) }
+      case (.recording(let format), .file(let path, .end)):
         try budget.run { () throws(Complaint) in
-          let recorded = try Recording(path: source)
+          let recorded = try Recording(path: path)
           try recorded.export(format, to: output)
-          for problem in recorded.problems { complain("\(source): \(problem)") }
+          for problem in recorded.problems { complain("\(path): \(problem)") }
         }
+      case (.recording, let other):
+        throw Complaint(
+          .usage, what: "\(other.name) can't be exported as \(ExportFormat.list)",
+          advice: "these tell all of a recording; what lives at a moment is told by "
+            + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
       }
     } catch {
       guard error.code == ECANCELED else { throw error }
       throw ExitCode(128 + SIGINT)
     }
+  }
+
+  private func write(_ bytes: [UInt8]) throws(Complaint) {
+    let file = try ExportOutput(path: output)
+    try file.write(bytes)
+    try file.finish()
   }
 }
 

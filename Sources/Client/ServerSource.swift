@@ -19,7 +19,13 @@ final class ServerSource: AnswerSource {
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
     try get(
-      "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)\(Self.parameters(request.scope))", json: json)
+      "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)\(Self.parameters(request.scope))",
+      json: json)
+  }
+
+  func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
+    let parameters = Self.parameters(perspective.wrappers.map { ("wrapper", $0) })
+    return try get("/v1/processes/\(pid)/memory?pinned=\(pins)\(parameters)", json: json)
   }
 
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {

@@ -3,6 +3,7 @@
 
 import Answers
 import ArgumentParser
+import Bounds
 import Glibc
 import Provenance
 import SystemAccess
@@ -77,8 +78,8 @@ struct Top: ParsableCommand {
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
       that only allocate for their caller (malloc, operator new, zmalloc, containers of C++, Swift and Rust, …) are \
-      passed over. With a window of time, only blocks count that were made in it and are alive now: after a program has \
-      warmed up, what it still holds of the last ten minutes is where a leak is looked for.
+      passed over. With a window of time, only blocks count that were made in it and are alive now: of a program that \
+      has warmed up, the last ten minutes' blocks that still live are where a leak is looked for.
 
       Examples:
         allocsctl top 4242
@@ -116,7 +117,7 @@ struct Tree: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show live memory by calls, from main down to who allocates; or inverted.",
     usage: """
-      allocsctl tree <pid> [--inverted] [--since <when>] [--until <when>]
+      allocsctl tree <source> [--inverted] [--since <when>] [--until <when>]
                      [--older <age>] [--younger <age>] [--limit <number>]
                      [--wrapper <pattern>] ... [--level block|chunk] [--json]
                      [--socket <path> | --direct]
@@ -124,16 +125,17 @@ struct Tree: ParsableCommand {
     discussion: """
       Each function stands below its caller, with the memory that lives of all that was allocated from there on; a \
       function that has all the memory of its caller stands below it without numbers. --inverted begins with the \
-      allocation sites, and each function's callers stand below it.
+      allocation sites, and each function's callers stand below it. The source is a process, a snapshot, or a \
+      recording: FILE for its end, FILE@2.5s, FILE@peak.
 
       Examples:
         allocsctl tree 4242
         allocsctl tree 4242 --inverted --younger 10m
-        allocsctl tree 4242 --limit 200
+        allocsctl tree run.rec@peak --limit 200
       """)
 
-  @Argument(help: "The process.", transform: processID)
-  var pid: Int32
+  @Argument(help: "A process, a snapshot, or a moment of a recording.", completion: .file())
+  var source: String
 
   @Flag(help: "From the allocation sites to their callers.")
   var inverted = false
@@ -152,7 +154,50 @@ struct Tree: ParsableCommand {
 
   func run() throws {
     let request = TreeRequest(scope: try scope.request(), isInverted: inverted, limit: limit)
-    try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
+    switch try HeapSource(source) {
+    case .process(let pid, nil): try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
+    case let other:
+      let tree = try Budget.ofRecording().run { () throws(Complaint) in
+        CallTree(of: try other.stackSums(request.scope), isInverted: inverted, limit: limit)
+      }
+      try StandardOutput.write(json ? tree.json + "\n" : tree.text)
+    }
+  }
+}
+
+struct Memory: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show where the resident memory of a process goes, to the page.",
+    usage: """
+      allocsctl memory <pid> [--pinned] [--wrapper <pattern>] ... [--json]
+                       [--socket <path> | --direct]
+      """,
+    discussion: """
+      The rows add up to what the kernel says (RSS). The heap's is divided: live blocks as they were asked for; the \
+      rest of their pages; and pages without a live block, which the allocator holds. --pinned lists the sites whose \
+      few live bytes alone keep pages resident.
+
+      Examples:
+        allocsctl memory 4242
+        allocsctl memory 4242 --pinned
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Flag(help: "List the sites that keep pages resident by a few bytes.")
+  var pinned = false
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var wrappers: WrapperOptions
+
+  @OptionGroup var options: SourceOptions
+
+  func run() throws {
+    let perspective = try Perspective(wrappers)
+    try StandardOutput.write(try options.source().memory(of: pid, pins: pinned, perspective, json: json))
   }
 }
 

@@ -47,7 +47,7 @@ public struct SegmentClock: Hashable, Sendable {
       isAlive: isAlive, shift: shift)
   }
 
-  /// Ticks from the agent's start to the moment of `ticks`: the order of records in time, as `ticks`
+  /// Ticks from the agent's start to the moment of `ticks`: the order of records in time, as ticks
   /// alone wrap around. If the process has run longer than one wrap, the latest time until now that
   /// has these 31 bits is meant. When a dead process died is written nowhere, so there its first
   /// wrap is meant.
@@ -77,22 +77,23 @@ public struct SegmentClock: Hashable, Sendable {
   /// before the agent's start it is 0; a moment may lie in the future.
   public func order(ofAge age: Double) -> UInt64 { order(seconds: Double(elapsed) / 1e9 - age) }
 
-  /// The order of a record that is made at a moment, in seconds since 1970-01-01 UTC. The agent read
-  /// both clocks when it started: where the system's time was set since, the moment is of the time
-  /// as it was then.
+  /// The order of a record that is made at a moment, in seconds since 1970-01-01 UTC. The agent
+  /// read both clocks when it started: where the system's time was set since, the moment is of the
+  /// time as it was then.
   public func order(ofWallTime time: Double) -> UInt64 { order(seconds: time - Double(startRealtime) / 1e9) }
 
   /// `seconds`: from the agent's start.
   private func order(seconds: Double) -> UInt64 {
     // Nanoseconds of the process's CLOCK_MONOTONIC; the year 2262 is far enough.
-    let moment = UInt64(exactly: (Double(startMonotonic) + max(0, seconds) * 1e9).rounded(.down)) ?? UInt64(Int64.max)
+    let nanoseconds = (Double(startMonotonic) + max(0, seconds) * 1e9).rounded(.down)
+    let moment = UInt64(exactly: nanoseconds) ?? 1 << 63
     return Self.wholeTicks(moment) &- Self.wholeTicks(startMonotonic)
   }
 
   /// The ticks of a time in nanoseconds that `allocs_ticks` gives, before they wrap.
   private static func wholeTicks(_ nanoseconds: UInt64) -> UInt64 {
     let (seconds, rest) = nanoseconds.quotientAndRemainder(dividingBy: 1_000_000_000)
-    return seconds &* UInt64(ALLOCS_TICKS_PER_SECOND) &+ UInt64(allocs_ticks(0, rest))
+    return seconds &* UInt64(ALLOCS_TICKS_PER_SECOND) &+ UInt64(truncatingIfNeeded: allocs_ticks(0, rest))
   }
 
   /// Seconds from `ticks` until now, never negative, exact to about 20 ms. Right for anything that

@@ -3,23 +3,42 @@
 // of a process.
 
 import Answers
+import Bounds
+import IndexReader
 import Provenance
 
 extension Recording {
   /// Live bytes and blocks of a replayed moment by site, the `limit` largest. `wrappers` are passed
   /// over in the search for the sites.
   public func top(_ replay: Replay, limit: Int, wrappers: Wrappers = .standard) -> TopTable {
+    var table = TopTable(
+      processID: process.processID, command: process.command,
+      table: SiteTable(of: sums(of: replay), in: self, wrappers: wrappers, limit: limit))
+    table.lostEvents = lostCount
+    return table
+  }
+
+  /// Live bytes and blocks of a replayed moment by call stack.
+  public func stackSums(_ replay: Replay, wrappers: Wrappers = .standard) -> StackSums {
+    var losses = Losses()
+    losses.blocks = lostCount
+    return StackSums(
+      of: sums(of: replay), in: self, wrappers: wrappers, processID: process.processID, command: process.command,
+      modules: modules,
+      clock: SegmentClock(
+        startMonotonic: process.monotonic, startRealtime: process.realtime, elapsed: 0, isAlive: false),
+      losses: losses)
+  }
+
+  private func sums(of replay: Replay) -> [ContextSum] {
     var sums: [UInt32: ContextSum] = [:]
+    var meter = BudgetMeter(interval: 1024)
     for block in replay.blocks.values {
+      guard meter.goesOn() else { break }
       sums[
         block.context, default: ContextSum(context: block.context, total: SiteTable.Total(), ticks: block.ticks)
       ].total.add(SiteTable.Total(bytes: block.size, blocks: 1))
     }
-    var table = TopTable(
-      processID: process.processID, command: process.command,
-      table: SiteTable(
-        of: sums.values.sorted { $0.context < $1.context }, in: self, wrappers: wrappers, limit: limit))
-    table.lostEvents = lostCount
-    return table
+    return sums.values.sorted { $0.context < $1.context }
   }
 }

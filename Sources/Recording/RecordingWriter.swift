@@ -81,10 +81,12 @@ final class RecordingWriter {
 
   // MARK: blocks and events
 
-  /// Writes the blocks of the index as it is now. Events must be on already: they tell of the
-  /// blocks that come and go meanwhile.
-  func appendBlocks() {
+  /// Writes the blocks of the index as it is now, and returns how many they are. Where a recording
+  /// has events, they must be on already: they tell of the blocks that come and go meanwhile.
+  @discardableResult
+  func appendBlocks() -> UInt64 {
     var blocks: [Allocation] = []
+    var count: UInt64 = 0
     var isDone = false
     func flush() {
       noteTables()
@@ -97,10 +99,12 @@ final class RecordingWriter {
       var block = allocation
       block.context = number(ofContext: allocation.context)
       blocks.append(block)
+      count &+= 1
       if blocks.count == 1 << 18 { flush() }
     }
     isDone = true
     flush()
+    return count
   }
 
   /// Adds records of one ring, of which the first has the position `first`.

@@ -125,6 +125,8 @@ public enum RecordingEnd: UInt64, Sendable {
   case sourceFailed = 3
   /// The process called exec. It runs another program since, which has an index of its own.
   case replaced = 4
+  /// It is a snapshot: the blocks of one look at the index, and no events.
+  case snapshot = 5
 }
 
 enum TableCoding {

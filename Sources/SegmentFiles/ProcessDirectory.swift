@@ -132,24 +132,38 @@ package struct ProcessDirectory: ~Copyable {
   /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not
   /// trace it.
   package func memory(at address: UInt64, count: Int) -> [UInt8]? {
-    let bytes = try? throughLiveTask("mem") { (name) throws(ProcError) in
+    let bytes = piece(of: "mem", at: address, count: count)
+    return bytes?.isEmpty == false ? bytes : nil
+  }
+
+  /// Up to `count` bytes of a file of the process's; nil if it can't be opened.
+  private func piece(of file: String, at offset: UInt64, count: Int) -> [UInt8]? {
+    try? throughLiveTask(file) { (name) throws(ProcError) in
       let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
       guard file >= 0 else { throw ProcError(number: errno) }
       defer { close(file) }
       return [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
-        let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: address))
+        let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: offset))
         size = max(got, 0)
       }
     }
-    return bytes?.isEmpty == false ? bytes : nil
   }
 
   /// Words of the process's memory, as `memory(at:count:)` has it.
   package func words(at address: UInt64, count: Int) -> [UInt64]? {
-    guard let bytes = memory(at: address, count: count * 8) else { return nil }
-    return bytes.withUnsafeBytes { buffer in
+    memory(at: address, count: count * 8).map(Self.words(in:))
+  }
+
+  private static func words(in bytes: [UInt8]) -> [UInt64] {
+    bytes.withUnsafeBytes { buffer in
       (0..<buffer.count / 8).map { UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self)) }
     }
+  }
+
+  /// For each of `count` pages of 4 KiB from `address` on, the word that /proc/PID/pagemap has
+  /// (proc(5)); fewer if the kernel gives fewer, nil if the caller may not know.
+  package func pageWords(from address: UInt64, count: Int) -> [UInt64]? {
+    piece(of: "pagemap", at: (address >> 12) &* 8, count: count &* 8).map(Self.words(in:))
   }
 
   // MARK: threads

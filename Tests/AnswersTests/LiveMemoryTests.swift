@@ -78,7 +78,8 @@ struct TimeWindowTests {
     let start: UInt64 = 1_000_000_000_000
     for days in [0.01, 300, 500, 1000] {
       let elapsed = UInt64(days * 86_400e9)
-      let clock = SegmentClock(startMonotonic: start, startRealtime: 5_000_000_000, elapsed: elapsed, isAlive: true, shift: 0)
+      let clock = SegmentClock(
+        startMonotonic: start, startRealtime: 5_000_000_000, elapsed: elapsed, isAlive: true, shift: 0)
       for age in [0.5, 60, 500] {
         let made = start + elapsed - UInt64(age * 1e9)
         let order = clock.order(ofTicks: allocs_ticks(made / 1_000_000_000, made % 1_000_000_000))
@@ -89,7 +90,9 @@ struct TimeWindowTests {
         }
         // Two windows that meet have it once.
         let met = Moment.ago(age)
-        let halves = [TimeWindow(since: met), TimeWindow(until: met)].map { $0.orders(on: clock)?.contains(order) ?? true }
+        let halves = [TimeWindow(since: met), TimeWindow(until: met)].map {
+          $0.orders(on: clock)?.contains(order) ?? true
+        }
         #expect(halves[0] != halves[1])
       }
     }
@@ -113,9 +116,7 @@ struct CallTreeTests {
   private func sums(_ stacks: [([String], UInt64)], isCut: Bool = false) -> StackSums {
     var sums = StackSums(
       processID: 1, command: ["program"],
-      look: Look(
-        clock: SegmentClock(startMonotonic: 0, startRealtime: 0, elapsed: 0, isAlive: false), window: TimeWindow()),
-      losses: Losses())
+      clock: SegmentClock(startMonotonic: 0, startRealtime: 0, elapsed: 0, isAlive: false), losses: Losses())
     for (names, bytes) in stacks {
       sums.rows.append(
         StackSums.Row(
@@ -180,7 +181,9 @@ struct CallTreeTests {
 
   @Test("names of every kind stay in their line, in the text and in every format")
   func hostile() throws {
-    let hostile = "a;b \u{1B}[31m<script>alert(1)</script>&\"'\u{202E}\u{2028}\u{0}\u{FFFF}\n" + String(repeating: "x", count: 12_000)
+    let hostile =
+      "a;b \u{1B}[31m<script>alert(1)</script>&\"'\u{202E}\u{2028}\u{0}\u{FFFF}\n"
+      + String(repeating: "x", count: 12_000)
     let stacks = sums([([hostile, hostile + "2"], 5), (["plain", hostile], 3)])
     for isInverted in [false, true] {
       let tree = CallTree(of: stacks, isInverted: isInverted, limit: 9)
@@ -208,14 +211,17 @@ struct CallTreeTests {
     // Two functions at one address, of which one is inlined; and an address without a name, in a module.
     let module = "/lib/libx.so"
     var inlined = [Frame(pc: 0x2001, module: module, function: "in", file: "x.c", line: 7, inlined: true)]
-    inlined += [Frame(pc: 0x2001, module: module, function: "out", file: "x.c", line: 9), Frame(pc: 0x2f01, module: module)]
+    inlined += [
+      Frame(pc: 0x2001, module: module, function: "out", file: "x.c", line: 9), Frame(pc: 0x2f01, module: module),
+    ]
     stacks.rows[0].stack.frames = inlined
     stacks.modules = [
       Module(
         index: 0, path: module, buildID: [1, 0xAB], start: 0x2000, end: 0x3000, bias: 0, loadTicks: 0, unloadTicks: nil,
         isMain: false, isAgent: false),
       Module(
-        index: 1, path: "/bin/program", buildID: [], start: 0x1000, end: 0x1fff, bias: 0, loadTicks: 0, unloadTicks: nil,
+        index: 1, path: "/bin/program", buildID: [], start: 0x1000, end: 0x1fff, bias: 0, loadTicks: 0,
+        unloadTicks: nil,
         isMain: true, isAgent: false),
     ]
     var file = PprofFile(stacks)
@@ -223,7 +229,10 @@ struct CallTreeTests {
     let profile = try #require(pprof__profile__unpack(nil, bytes.count, bytes)).pointee
     let texts = (0..<profile.n_string_table).map { String(cString: profile.string_table[$0]!) }
     #expect(texts[0] == "" && Set(texts).count == texts.count)
-    #expect((0..<profile.n_sample_type).map { texts[Int(profile.sample_type[$0]!.pointee.type)] } == ["inuse_objects", "inuse_space"])
+    #expect(
+      (0..<profile.n_sample_type).map { texts[Int(profile.sample_type[$0]!.pointee.type)] } == [
+        "inuse_objects", "inuse_space",
+      ])
     let mappings = (0..<profile.n_mapping).map { profile.mapping[$0]!.pointee }
     #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module])
     #expect(mappings.map { texts[Int($0.build_id)] } == ["", "01ab"] && mappings.map(\.has_functions) == [0, 1])
@@ -248,7 +257,9 @@ struct CallTreeTests {
     #expect(sum == 1000)
     let first = try #require(locations.first)
     #expect(first.address == 0x2000 && first.n_line == 2 && first.mapping_id == 2)
-    #expect(texts[Int(functions[Int(first.line[0]!.pointee.function_id) - 1].name)] == "in" && first.line[0]!.pointee.line == 7)
+    #expect(
+      texts[Int(functions[Int(first.line[0]!.pointee.function_id) - 1].name)] == "in"
+        && first.line[0]!.pointee.line == 7)
     #expect(locations[1].address == 0x2f00 && locations[1].n_line == 0)
     #expect(PprofFile.render(stacks).starts(with: [0x1F, 0x8B]))
   }
@@ -299,5 +310,55 @@ struct CallTreeTests {
     #expect(lines.count == 1600 && lines[0].contains("\"size\":49,") && lines[1599].contains("\"size\":48,"))
     let none = try view.blocks(BlockFilter(), limit: 0, json: true)
     #expect(none.total.blocks == 40_000 && none.jsonLines.isEmpty)
+  }
+}
+
+@Suite("Pages of a heap", .bounded)
+struct PageWindowTests {
+  private func window(_ pages: Int, absent: Set<Int> = []) -> PageWindow {
+    PageWindow(
+      0x10_0000..<(0x10_0000 + UInt64(pages) * 4096), words: (0..<pages).map { absent.contains($0) ? 0 : 1 << 63 })
+  }
+
+  private func block(_ offset: UInt64, _ size: UInt64, context: UInt32 = 1) -> Allocation {
+    Allocation(base: 0x10_0000 + offset, size: size, context: context, ticks: 0)
+  }
+
+  @Test("blocks count in the resident pages that they lie in, and pages with few bytes are pinned")
+  func pages() {
+    var pages = window(10, absent: [3, 4])
+    for block in [
+      block(0, 100), block(200, 412), block(4096 + 10, 513), block(2 * 4096 - 1, 4 * 4096 + 2, context: 2),
+      block(7 * 4096, 0), block(8 * 4096 + 4000, 200, context: 3), block(9 * 4096 + 200, 5, context: 4),
+    ] { pages.add(block) }
+    pages.finish()
+    // Pages 0, 1, 2, 5, 6, 7, 8 and 9.
+    #expect(pages.pageCount == 8)
+    #expect(pages.liveBytes == 512 + 514 + 2 * 4096 + 1 + 0 + 200 + 5)
+    #expect(pages.pinned.map { $0.number &- 0x100 } == [0, 6, 7, 8, 9])
+    #expect(pages.pinned.map(\.total.bytes) == [512, 1, 0, 96, 109])
+    #expect(pages.pinned.map(\.contexts) == [[1], [2], [1], [3], [3, 4]])
+  }
+
+  @Test("blocks beyond the window, of no pages and of the whole address space change nothing else")
+  func edges() {
+    var pages = window(2)
+    pages.add(Allocation(base: 0, size: .max, context: 1, ticks: 0))
+    pages.add(Allocation(base: .max, size: .max, context: 1, ticks: 0))
+    pages.add(Allocation(base: 0x10_2000, size: 5, context: 1, ticks: 0))
+    pages.finish()
+    #expect(pages.pageCount == 2 && pages.liveBytes == 8192 && pages.pinned.isEmpty)
+    var none = PageWindow(0x10_0000..<0x10_2000, words: [])
+    none.add(block(0, 5))
+    none.finish()
+    #expect(none.pageCount == 0 && none.pinned.isEmpty)
+  }
+
+  @Test("a page of many contexts is pinned by several")
+  func contexts() {
+    var pages = window(1)
+    for index in 0..<20 { pages.add(block(UInt64(index) * 16, 1, context: UInt32(index))) }
+    pages.finish()
+    #expect(pages.pinned.count == 1 && pages.pinned[0].contexts.count == 8 && !pages.pinned[0].hasAllContexts)
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live memory by when it was made, by calls, block by block, and as other programs' files: of a program that allocates in
-// two phases, directly and through the server.
+// Live memory by when it was made, by calls, block by block, and as other programs' files: of a program that allocates
+// in two phases, directly and through the server.
 
 import Foundation
 import SystemAccess
@@ -19,14 +19,20 @@ extension EndToEnd {
       /// A moment between the phases, in seconds since 1970.
       var between = 0.0
 
-      init() throws {
-        directory = try TestDirectory()
+      /// Runs `phases` of the two.
+      init(in other: TestDirectory? = nil, phases: Int = 2) throws {
+        directory = try other ?? TestDirectory()
         process = try ChildProcess(
           [Programs.path("phases.c")],
           environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
           conversing: true)
         try process.send("\n")
         first = try words()
+        if phases > 1 { try goOn() }
+      }
+
+      /// The second phase.
+      func goOn() throws {
         // A record's time is told to a tick, 1/64 s, and the clock that the agent reads is behind by some milliseconds.
         Thread.sleep(forTimeInterval: 0.1)
         between = Date().timeIntervalSince1970
@@ -96,7 +102,9 @@ extension EndToEnd {
         let tree = try #require(
           try program.objects(["tree", program.pid, "--since", "@\(program.between)"], socket: socket).first)
         func names(_ tree: [String: Any]) -> [String] {
-          (tree["nodes"] as? [[String: Any]] ?? []).map { ($0["frame"] as? [String: Any])?["function"] as? String ?? "?" }
+          (tree["nodes"] as? [[String: Any]] ?? []).map {
+            ($0["frame"] as? [String: Any])?["function"] as? String ?? "?"
+          }
         }
         #expect(names(tree).suffix(3) == ["main", "second_phase", "in_second"])
         let last = try #require((tree["nodes"] as? [[String: Any]])?.last)
@@ -122,7 +130,8 @@ extension EndToEnd {
         #expect(Set(found.compactMap { $0["base"] as? String }) == Set(program.second))
         let one = try program.objects(["blocks", program.pid, "--size", "510"], socket: socket)
         #expect(one.compactMap { $0["base"] as? String } == [program.second[10]])
-        var answer = try #require(try program.objects(["query", program.pid, program.second[10]], socket: socket).first)
+        var answer = try #require(
+          try program.objects(["query", program.pid, program.second[10]], socket: socket).first)
         for name in ["previous", "next", "age_seconds"] { answer[name] = nil }
         var listed = try #require(one.first)
         listed["age_seconds"] = nil
@@ -184,16 +193,137 @@ extension EndToEnd {
 
         let picture = try export("flamegraph")
         let reader = try ChildProcess.run(
-          ["python3", "-c", "import sys, xml.dom.minidom; print(len(xml.dom.minidom.parse(sys.stdin).getElementsByTagName('title')))"],
+          [
+            "python3", "-c",
+            "import sys, xml.dom.minidom; print(len(xml.dom.minidom.parse(sys.stdin).getElementsByTagName('title')))",
+          ],
           input: String(decoding: picture, as: UTF8.self))
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "heaptrack"], ["x.rec", "--format", "dhat"], [program.pid, "--format", "pdf"],
+        [program.pid, "--format", "jsonl"], [program.pid, "--format", "heaptrack"], ["x.rec", "--format", "dhat"],
+        [program.pid, "--format", "pdf"],
       ] {
         let outcome = try Tool.control(["export"] + arguments + ["-o", "-"], in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(outcome)")
       }
+    }
+
+    @Test("a snapshot has all blocks, and is read by whatever reads a recording; a difference tells what came since")
+    func snapshots() throws {
+      let program = try Phases(phases: 1)
+      let file = program.directory.file("first.snap")
+      let said = try program.ask(["snapshot", program.pid, "-o", file])
+      let all = total(try program.objects(["top", program.pid]).first)
+      #expect(said.hasPrefix("\(file): \(all[0]) blocks looked at in "), "\(said)")
+      #expect(total(try program.objects(["replay", file]).first) == all)
+      #expect(total(try program.objects(["tree", file]).first) == all)
+      try program.goOn()
+      #expect(total(try program.objects(["tree", file]).first) == all, "a snapshot does not change")
+      let bytes = (0..<70).reduce(0) { $0 + 500 + $1 }
+      for by in ["site", "stack"] {
+        let difference = try #require(try program.objects(["diff", file, program.pid, "--by", by]).first)
+        let rows = try #require(difference["rows"] as? [[String: Any]])
+        #expect(rows.count == 1 && rows.first?["kind"] as? String == "new", "\(rows)")
+        #expect((rows.first?["after"] as? [String: Int]) == ["bytes": bytes, "blocks": 70])
+        let names = (rows.first?["stack"] as? [[String: Any]] ?? []).compactMap { $0["function"] as? String }
+        #expect(by == "site" ? names == ["in_second"] : names.starts(with: ["in_second", "second_phase", "main"]))
+      }
+      let back = try program.ask(["diff", program.pid, file])
+      #expect(back.contains("gone") && back.contains("in_second (phases.c:"), "\(back)")
+      #expect(back.split(separator: "\n").allSatisfy { $0.count <= 80 + file.count })
+      let none = try program.ask(["diff", file, file])
+      #expect(none.contains("Each site has what it had."))
+      for (limit, ending) in [("\(bytes)", 0), ("\(bytes - 1)", 2), ("1M", 0)] as [(String, Int32)] {
+        let outcome = try Tool.control(
+          ["diff", file, program.pid, "--fail-over", limit], in: program.directory)
+        #expect(outcome.ending == .exit(ending), "\(limit): \(outcome)")
+      }
+      let picture = program.directory.file("first.svg")
+      _ = try program.ask(["export", file, "--format", "flamegraph", "-o", picture])
+      #expect(try String(contentsOfFile: picture, encoding: .utf8).contains("first_phase"))
+    }
+
+    @Test("resident memory adds up to the kernel's account, and the pages that few bytes hold have their site")
+    func memory() throws {
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        [Programs.path("holes.c")],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try process.readLines(until: "ready")
+      let server = try Server(directory)
+      for socket in [nil, server.socket] {
+        func ask(_ options: [String]) throws -> String {
+          let outcome = try Tool.control(["memory", "\(process.pid)"] + options, in: directory, socket: socket)
+          #expect(outcome.ending == .exit(0), "\(outcome)")
+          return outcome.output
+        }
+        let account = try #require(try Tool.objects(try ask(["--pinned", "--json"])).first)
+        let parts = try #require(account["parts"] as? [String: [String: Int]])
+        let resident = try #require((account["total"] as? [String: Int])?["resident"])
+        #expect(parts.values.reduce(0) { $0 + ($1["resident"] ?? 0) } == resident)
+        let rollup = try String(contentsOfFile: "/proc/\(process.pid)/smaps_rollup", encoding: .utf8)
+        let kernel = try #require(
+          rollup.split(separator: "\n").first { $0.hasPrefix("Rss:") }?.split(separator: " ").dropFirst().first
+            .flatMap { Int($0) })
+        #expect(abs(kernel * 1024 - resident) < 256 << 10, "\(kernel) KiB by the kernel, \(resident) bytes here")
+        let heap = try #require(account["heap"] as? [String: Int])
+        let pieces = ["resident_live", "resident_beside", "resident_free"].map { heap[$0] ?? -1 }
+        #expect(pieces.reduce(0, +) == parts["heap"]?["resident"], "\(heap) \(parts)")
+        // 1,000 blocks of 256 bytes live, and 8 MiB that were never touched.
+        #expect(try #require(heap["live_bytes"]) >= 8 << 20)
+        #expect(pieces[0] >= 256_000 && pieces[0] < 1 << 20)
+        // Of the 16 MiB that were filled, three pages of four have no live block.
+        #expect(pieces[2] > 9 << 20, "\(heap)")
+        let pins = try #require(account["pinned"] as? [[String: Any]])
+        let first = try #require(pins.first)
+        #expect((first["site"] as? [String: Any])?["function"] as? String == "keep", "\(first)")
+        #expect(try #require(first["pages"] as? Int) >= 950 && first["blocks"] as? Int ?? 0 <= 1100)
+        for key in ["heap", "index", "stacks", "code", "data"] {
+          #expect(try #require(parts[key]?["resident"]) > 0, "\(key)")
+        }
+        let text = try ask(["--pinned"])
+        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+        #expect(text.contains("keep (holes.c:") && text.contains("pages without a live block"))
+        #expect(text.contains("of live blocks are not resident"), "\(text)")
+      }
+      try process.send("\n")
+      _ = try process.wait()
+      let outcome = try Tool.control(["memory", "\(process.pid)"], in: directory)
+      #expect(outcome.ending == .exit(1) && outcome.errors.contains("it has ended"), "\(outcome)")
+    }
+
+    @Test("a second process's memory is compared by names, as its addresses are others")
+    func processes() throws {
+      let directory = try TestDirectory()
+      let programs = try (Phases(in: directory, phases: 1), Phases(in: directory))
+      let difference = try #require(
+        try programs.0.objects(["diff", programs.0.pid, programs.1.pid]).first)
+      let rows = try #require(difference["rows"] as? [[String: Any]])
+      #expect(rows.count == 1, "\(rows)")
+    }
+
+    @Test("sources that are none, and what can't be asked of one")
+    func badSources() throws {
+      let program = try Phases()
+      let file = program.directory.file("a.snap")
+      _ = try program.ask(["snapshot", program.pid, "-o", file])
+      let cut = program.directory.file("cut.snap")
+      try Data(contentsOf: URL(fileURLWithPath: file)).prefix(100).write(to: URL(fileURLWithPath: cut))
+      for (arguments, ending) in [
+        (["diff", file, "999999999"], 1), (["diff", file, "/nonexistent"], 1), (["diff", file, "\(file)@soon"], 64),
+        (["diff", file], 64), (["diff", cut, file], 1), (["tree", file, "--younger", "5m"], 64),
+        (["tree", "\(program.pid)@1"], 1), (["diff", file, file, "--by", "age"], 64),
+        (["diff", file, file, "--fail-over", "much"], 64), (["export", file, "--format", "pdf", "-o", "-"], 64),
+        (["export", "\(file)@peak", "--format", "jsonl", "-o", "-"], 64),
+        (["snapshot", program.pid, "-o", "/nonexistent/x"], 1), (["snapshot", "999999999", "-o", file], 1),
+      ] as [([String], Int32)] {
+        let outcome = try Tool.control(arguments, in: program.directory)
+        #expect(outcome.ending == .exit(ending) && outcome.output.isEmpty, "\(arguments): \(outcome)")
+        #expect(outcome.errors.contains(" — "), "\(outcome.errors)")
+      }
+      #expect(!FileManager.default.fileExists(atPath: "/nonexistent"))
     }
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A flame graph as one SVG file, which needs nothing else: the outermost callers at the bottom, each function above its
+// A flame graph as one SVG file, which needs nothing else: the outermost callers at the top, each function below its
 // caller and as wide as the bytes that live of what was allocated from there on. In a browser a click shows a part at
 // full width, and a search marks functions; without scripts it is a picture with titles.
 //
@@ -60,34 +60,34 @@ struct FlameGraph {
     writer.append(
       text: """
         <?xml version="1.0" encoding="UTF-8"?>
-        <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 \(Self.width) \(height)" width="100%">
+        <svg xmlns="http://www.w3.org/2000/svg" width="\(Self.width)" height="\(height)">
         \(Self.style)
         <rect class="ground" width="100%" height="100%"/>
         <text class="title" x="8" y="20">\(Self.escaped(title))</text>
         <text id="search" x="\(Self.width - 8)" y="20" text-anchor="end">search (/)</text>
-        <text id="details" x="8" y="\(height - 8)"></text>
+        <text id="details" x="8" y="38"></text>
         <g id="frames">
 
         """)
     let whole = Double(max(tree.nodes[0].total.bytes, 1))
-    frame(&writer, title: "all", total: tree.nodes[0].total, start: 0, share: 1, row: 0, height: height)
+    frame(&writer, title: "all", total: tree.nodes[0].total, start: 0, share: 1, row: 0)
     var meter = BudgetMeter(interval: 16)
     for box in boxes {
       guard meter.goesOn() else { break }
       let node = tree.nodes[box.node]
       frame(
         &writer, title: node.frame?.profileName ?? "[callers not known]", total: node.total,
-        start: Double(box.start) / whole, share: Double(node.total.bytes) / whole, row: node.depth, height: height)
+        start: Double(box.start) / whole, share: Double(node.total.bytes) / whole, row: node.depth)
     }
     writer.append(text: "</g>\n\(Self.script)\n</svg>\n")
     return writer.take()
   }
 
   private func frame(
-    _ writer: inout ByteWriter, title: String, total: SiteTable.Total, start: Double, share: Double, row: Int, height: Int
+    _ writer: inout ByteWriter, title: String, total: SiteTable.Total, start: Double, share: Double, row: Int
   ) {
     // bounded: the depth of a stack, and columns of a picture
-    let y = height - (row + 3) * Self.rowHeight
+    let y = (row + 3) * Self.rowHeight
     let (x, width) = (start * Double(Self.width), share * Double(Self.width))
     let columns = Int(exactly: (width / Self.characterWidth).rounded(.down)) ?? 0
     let label = columns < 3 ? "" : TextLayout.fit(title, columns: columns - 1)
@@ -122,7 +122,8 @@ struct FlameGraph {
       case ">": result += "&gt;"
       case "&": result += "&amp;"
       case "\"": result += "&quot;"
-      case "\u{20}"..."\u{D7FF}", "\u{E000}"..."\u{FFFD}", "\u{10000}"..."\u{10FFFF}": result.unicodeScalars.append(scalar)
+      case "\u{20}"..."\u{D7FF}", "\u{E000}"..."\u{FFFD}", "\u{10000}"..."\u{10FFFF}":
+        result.unicodeScalars.append(scalar)
       default: result += "\u{FFFD}"
       }
     }

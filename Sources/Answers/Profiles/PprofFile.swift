@@ -5,10 +5,10 @@
 // - Sample types are those of Go's heap profiles: inuse_objects and inuse_space, the latter shown first.
 // - A location is the address of a call, one byte below the return address, in the mapping of its module; its lines are
 //   the functions inlined there, innermost first. Names are found already, and stand in the profile.
-// - The function that was called (malloc) is left out, as in the profiles of other allocators: the innermost location is
-//   its caller.
-// - What readers check (CheckValid of profile.go) holds for every profile: as many values in a sample as there are types;
-//   ids are not 0, not given twice, and not dangling; the first text is empty; the first mapping is the program.
+// - The function that was called (malloc) is left out, as in the profiles of other allocators: the innermost location
+//   is its caller.
+// - The checks of readers (CheckValid of profile.go) hold for every profile: a sample has as many values as there are
+//   types; ids are not 0, not given twice, and not dangling; the first text is empty; the first mapping is the program.
 
 import Bounds
 import CPprof
@@ -71,7 +71,9 @@ struct PprofFile {
     (profile.pointee.n_mapping, profile.pointee.mapping) = storage.list(of: mappings)
     (profile.pointee.n_location, profile.pointee.location) = storage.list(of: locations)
     (profile.pointee.n_function, profile.pointee.function) = storage.list(of: functions)
-    (profile.pointee.has_time_nanos, profile.pointee.time_nanos) = (1, Int64(exactly: (sums.look.now * 1e9).rounded()) ?? 0)
+    (profile.pointee.has_time_nanos, profile.pointee.time_nanos) = (
+      1, Int64(exactly: (sums.look.now * 1e9).rounded()) ?? 0
+    )
     profile.pointee.period_type = valueType("space", "bytes")
     // Every block is counted: a sample stands for one byte.
     (profile.pointee.has_period, profile.pointee.period) = (1, 1)

@@ -39,6 +39,7 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/query", use: query)
     router.post("/v1/processes/{pid}/query", use: batch)
     router.get("/v1/processes/{pid}/top", use: top)
+    router.get("/v1/processes/{pid}/memory", use: memory)
     router.get("/v1/processes/{pid}/tree", use: tree)
     router.get("/v1/processes/{pid}/blocks", use: blocks)
     router.get("/v1/processes/{pid}/profile", use: profile)
@@ -108,6 +109,18 @@ struct Routes: Sendable {
     let body = try await answer(request, context) { () throws(any Error) in
       let table = try view(process, context).top(limit: limit, sort: sort, scope: scope)
       return Self.rendered(for: request, table.text, table.json)
+    }
+    return respond(to: request, body)
+  }
+
+  @Sendable private func memory(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(request, known: ["pinned", "wrapper"])
+    let wrappers = try parameters.wrappers()
+    let pins = try parameters.flag("pinned") ?? false
+    let body = try await answer(request, context) { () throws(any Error) in
+      let account = try view(process, context).memory(wrappers: wrappers, pins: pins)
+      return Self.rendered(for: request, account.text, account.json)
     }
     return respond(to: request, body)
   }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// What has become more, and what less, between two looks at live memory: of one process at two moments, or of two
+// processes.
+//
+// Sites and stacks are told apart by names (function, file and line, the module's file name) and not by addresses,
+// which differ from one process to the next. Functions without a name are told apart by their place in the module.
+
+import Bounds
+import ByteText
+import Provenance
+import Symbols
+
+/// The difference between two looks at live memory.
+public struct HeapDifference: Sendable {
+  /// What the rows are about.
+  public enum Grouping: String, CaseIterable, Sendable { case site, stack }
+
+  /// A site or a stack whose live memory is not what it was.
+  public struct Row: Sendable {
+    /// Innermost first: the site's frames, or those of the whole stack from the site on. Empty if not known.
+    public var frames: [Frame]
+    public var function: String?
+    public var before = SiteTable.Total()
+    public var after = SiteTable.Total()
+
+    /// `new`, `gone`, `grown`, `shrunk`; `moved` where the blocks are others and the bytes as many.
+    var kind: String {
+      if before.blocks == 0 { return "new" }
+      if after.blocks == 0 { return "gone" }
+      return after.bytes > before.bytes ? "grown" : after.bytes < before.bytes ? "shrunk" : "moved"
+    }
+
+    /// How many bytes more, less than 0 if fewer.
+    var change: Int64 { HeapDifference.change(before.bytes, after.bytes) }
+    var blockChange: Int64 { HeapDifference.change(before.blocks, after.blocks) }
+  }
+
+  public var before: SiteTable.Total
+  public var after: SiteTable.Total
+  /// The names of the two looks.
+  public var names: (before: String, after: String)
+  public var grouping: Grouping
+  /// The rows that changed, the largest change first.
+  public var rows: [Row]
+  /// How many rows are shown at most.
+  public var limit: Int
+  /// What the second look lacks; the first look's own is not told apart.
+  public var losses: Losses
+
+  private struct Key: Hashable {
+    var texts: [String]
+    var function: String
+  }
+
+  public init(
+    from before: StackSums, named first: String, to after: StackSums, named second: String, by grouping: Grouping,
+    limit: Int
+  ) {
+    (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
+    names = (first, second)
+    losses = after.losses
+    if losses.isEmpty { losses = before.losses }
+    var rows: [Key: Row] = [:]
+    let share = MemoryShare()
+    var size = 0
+    var meter = BudgetMeter(interval: 16)
+    for (sums, isAfter) in [(before, false), (after, true)] {
+      for row in sums.rows {
+        guard meter.goesOn() else { break }
+        let whole = StackSums.frames(of: row)
+        // The site's frame, and those it is inlined into.
+        let count = (whole.firstIndex { !$0.inlined }).map { $0 &- whole.startIndex &+ 1 } ?? whole.count
+        let frames = grouping == .stack ? whole : whole.prefix(count)
+        let key = Key(texts: frames.map(Self.text), function: row.function ?? "")
+        size &+= 256 &+ key.texts.count &* 64
+        share.hold(size)
+        var sum = rows[key] ?? Row(frames: Array(frames), function: row.function)
+        if isAfter { sum.after.add(row.total) } else { sum.before.add(row.total) }
+        rows[key] = sum
+      }
+    }
+    let changed = rows.filter { $0.value.before != $0.value.after }
+    self.rows = changed.sorted { a, b in
+      let (left, right) = (a.value.change.magnitude, b.value.change.magnitude)
+      if left != right { return left > right }
+      return (a.key.texts.joined(), a.key.function) < (b.key.texts.joined(), b.key.function)
+    }.map(\.value)
+  }
+
+  private static func text(_ frame: Frame) -> String {
+    let module = frame.module.map { Answer.lastComponent($0) } ?? ""
+    return "\(frame.function ?? frame.placeName ?? hex(frame.pc))|\(module)|\(frame.file ?? "")|\(frame.line ?? 0)"
+  }
+
+  /// By how much the second number is greater.
+  static func change(_ before: UInt64, _ after: UInt64) -> Int64 {
+    after >= before ? Int64(clamping: after &- before) : 0 &- Int64(clamping: before &- after)
+  }
+
+  /// Bytes more of all that lives; less than 0 if fewer.
+  public var growth: Int64 { Self.change(before.bytes, after.bytes) }
+}
+
+extension HeapDifference {
+  private static func signed(_ number: Int64) -> String {
+    number == 0 ? "0" : (number > 0 ? "+" : "-") + Units.grouped(number.magnitude)
+  }
+
+  /// A table of 80 columns: both looks, what changed, and the sums.
+  public var text: String {
+    func sums(_ total: SiteTable.Total) -> String {
+      "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes))"
+    }
+    var lines = [
+      TextLayout.fit("from \(TextLayout.printable(names.before)): \(sums(before))", columns: TextLayout.columns),
+      TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
+    ]
+    guard !rows.isEmpty else {
+      return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + losses.lines)
+    }
+    // bounded: digits of numbers, and columns of a line
+    let changeWidth = max(6, Self.signed(growth).count, rows.map { Self.signed($0.change).count }.max() ?? 0)
+    let blocksWidth = max(
+      6, Self.signed(Self.change(before.blocks, after.blocks)).count,
+      rows.map { Self.signed($0.blockChange).count }.max() ?? 0)
+    let nowWidth = max(3, Units.grouped(max(after.bytes, 1)).count)
+    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: (Int) -> String) -> String {
+      let head =
+        TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
+        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8)
+      return head + rest(max(8, TextLayout.columns - head.count))
+    }
+    lines.append(line("BYTES", "BLOCKS", "NOW", "", { _ in "ALLOCATED BY" }))
+    var meter = BudgetMeter(interval: 16)
+    for row in rows.prefix(max(0, limit)) {
+      guard meter.goesOn() else { break }
+      let called = row.function.map { TextLayout.printable($0) }
+      lines.append(
+        line(
+          Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind,
+          { columns in
+            row.frames.first.map { Answer.describe($0, columns: columns) }
+              ?? TextLayout.fit(called.map { "caller not known: \($0)" } ?? "not known", columns: columns)
+          }))
+      guard grouping == .stack else { continue }
+      for caller in row.frames.dropFirst() {
+        lines.append(line("", "", "", "", { "  " + Answer.describe(caller, columns: $0 - 2) }))
+      }
+    }
+    let rest = rows.dropFirst(max(0, limit))
+    if !rest.isEmpty {
+      let change = rest.reduce(0) { $0 &+ $1.change }
+      let blocks = rest.reduce(0) { $0 &+ $1.blockChange }
+      let now = rest.reduce(0) { $0 &+ $1.after.bytes }
+      lines.append(
+        line(
+          Self.signed(change), Self.signed(blocks), Units.grouped(now), "",
+          { _ in Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)") }))
+    }
+    lines.append(
+      line(
+        Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes), "",
+        { _ in "all" }))
+    return TextLayout.text(of: lines + losses.lines)
+  }
+
+  /// One JSON object, without a newline.
+  public var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    func total(_ name: StaticString, _ total: SiteTable.Total) {
+      writer.append(name)
+      writer.append("{\"bytes\":", decimal: total.bytes)
+      writer.append(",\"blocks\":", decimal: total.blocks)
+      writer.append("}")
+    }
+    total("{\"before\":", before)
+    total(",\"after\":", after)
+    writer.append(",\"by\":", string: grouping.rawValue)
+    writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))
+    writer.append(",\"rows\":[")
+    for (index, row) in rows.prefix(max(0, limit)).enumerated() {
+      writer.append(text: index > 0 ? ",{" : "{")
+      writer.append("\"kind\":", string: row.kind)
+      total(",\"before\":", row.before)
+      total(",\"after\":", row.after)
+      if let function = row.function { writer.append(",\"function\":", string: function) }
+      if !row.frames.isEmpty {
+        writer.append(",\"stack\":[")
+        for (index, frame) in row.frames.enumerated() {
+          if index > 0 { writer.append(",") }
+          frame.appendJSON(to: &writer)
+        }
+        writer.append("]")
+      }
+      writer.append("}")
+    }
+    writer.append("]")
+    losses.appendJSONFields(to: &writer)
+    writer.append("}")
+    return writer.takeString()
+  }
+}

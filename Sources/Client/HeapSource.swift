@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a question about live memory may be asked of: a process, a snapshot, or a moment of a recording.
+
+import Answers
+import ArgumentParser
+import Bounds
+import ByteText
+import Glibc
+import Provenance
+import Recording
+import SystemAccess
+
+/// A source of live memory, as the command line names it: PID, PID@START, FILE, FILE@MOMENT.
+enum HeapSource: Equatable {
+  /// `startTime`: which process of this id is meant, by field 22 of /proc/PID/stat; nil: the latest.
+  case process(id: Int32, startTime: UInt64?)
+  case file(path: String, moment: Moment)
+
+  /// A moment of a recording.
+  enum Moment: Equatable {
+    case end
+    case peak
+    /// Seconds since the recording's start.
+    case seconds(Double)
+  }
+
+  /// A file whose name has an @ in it is meant if it is there; a file whose name is a number, by its directory: ./4242.
+  init(_ text: String) throws(Complaint) {
+    let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+    if let first = parts.first, let id = parseProcessID(first), parts.count == 1 || UInt64(parts[1]) != nil {
+      self = .process(id: id, startTime: parts.count > 1 ? UInt64(parts[1]) : nil)
+      return
+    }
+    var status = stat()
+    guard let at = text.lastIndex(of: "@"), stat(text.originalPath, &status) != 0 else {
+      self = .file(path: text, moment: .end)
+      return
+    }
+    let moment = String(text[text.index(after: at)...])
+    let path = String(text[..<at])
+    if moment == "peak" {
+      self = .file(path: path, moment: .peak)
+    } else if let seconds = Units.seconds(inTime: moment) {
+      self = .file(path: path, moment: .seconds(seconds))
+    } else {
+      throw Complaint(
+        .usage, what: "\"\(TextLayout.fit(TextLayout.printable(text), columns: 60))\" names no moment of a recording",
+        advice: "give FILE@2.5s, FILE@peak, or FILE for its end")
+    }
+  }
+
+  /// The name of the source in a report.
+  var name: String {
+    switch self {
+    case .process(let id, _): "process \(id)"
+    case .file(let path, .end): path
+    case .file(let path, .peak): "\(path) at its peak"
+    case .file(let path, .seconds(let seconds)): "\(path) after \(Units.duration(seconds))"
+    }
+  }
+
+  /// Live memory by call stack, read by this program itself. Says what is wrong with a recording on standard error.
+  func stackSums(_ scope: ScopeRequest) throws(Complaint) -> StackSums {
+    switch self {
+    case .process(let id, let startTime):
+      let view = try ProcessView(pid: id)
+      guard startTime == nil || startTime == view.startTime else {
+        throw Complaint(
+          .noSuchProcess, what: "process \(id) did not start at \(startTime ?? 0) but at \(view.startTime)",
+          advice: "`allocsctl ps --json` tells start times")
+      }
+      return try view.stackSums(try scope.scope())
+    case .file(let path, let moment):
+      guard scope.window.isAll else {
+        throw Complaint(
+          .usage, what: "a window of time is asked of \(path), which is a recording",
+          advice: "ask a process, or name a moment: FILE@2.5s")
+      }
+      let recorded = try Recording(path: path)
+      let stamp = recorded.stamp(of: moment)
+      let sums = recorded.stackSums(
+        recorded.replay(until: stamp), wrappers: try Wrappers.standard.adding(scope.perspective.wrappers))
+      try Budget.current?.check()
+      for problem in recorded.problems { complain("\(path): \(problem)") }
+      return sums
+    }
+  }
+}
+
+extension Recording {
+  /// The stamp of a moment; that of its end, of a moment behind it.
+  fileprivate func stamp(of moment: HeapSource.Moment) -> UInt64 {
+    switch moment {
+    case .end: return endStamp
+    case .peak: return summary().peakStamp
+    case .seconds(let seconds):
+      // No more than 10^10 seconds.
+      let (stamp, isPast) = startStamp.addingReportingOverflow(UInt64(min(seconds, 1e10) * 1e9))
+      return isPast ? endStamp : min(stamp, endStamp)
+    }
+  }
+}
+
+struct SnapshotCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "snapshot",
+    abstract: "Write all live blocks of a process into a file, with the names of their stacks.",
+    discussion: """
+      The process is not stopped. Each block in the file lived at a moment of the look at the index, whose length is \
+      told; a block that lived all through it is in the file. What reads a recording reads a snapshot: replay, tree, \
+      export, diff. A file of yours that exists is replaced when the new one is whole; a link, a device or another \
+      user's file is refused.
+
+      Examples:
+        allocsctl snapshot 4242 -o before.snap
+        allocsctl diff before.snap 4242
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
+  var output: String
+
+  func run() throws {
+    // Where ^C comes, nothing is left of a file that is not whole.
+    let budget = Budget.ofRecording()
+    let interruption = Interruption()
+    interruption.onInterruption { budget.cancel() }
+    do throws(Complaint) {
+      try budget.run { () throws(Complaint) in
+        let result = try Snapshot.write(try openSegment(pid), to: output)
+        let lost = result.lost > 0 ? ", \(Units.count(result.lost, "block")) not in the index" : ""
+        let look = "looked at in \(Units.duration(result.seconds))"
+        try StandardOutput.write(
+          "\(TextLayout.printable(output)): \(Units.count(result.blocks, "block")) \(look)\(lost), "
+            + "\(Units.bytes(result.bytes))\n")
+      }
+    } catch {
+      guard error.code == ECANCELED else { throw error }
+      throw ExitCode(128 + SIGINT)
+    }
+  }
+}
+
+extension HeapDifference.Grouping: ExpressibleByArgument {}
+
+struct Diff: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show what has become more, and what less, between two looks at live memory.",
+    usage: """
+      allocsctl diff <from> <to> [--by site|stack] [--fail-over <size>]
+                     [--limit <number>] [--wrapper <pattern>] ... [--json]
+      """,
+    discussion: """
+      Each of the two is a process (its memory of now), a snapshot, or a recording: FILE for its end, FILE@2.5s, \
+      FILE@peak. Sites are told apart by the names of functions, files and lines, so that two runs of a program can be \
+      compared. With --fail-over the exit status is 2 if the second has more live bytes than the first by more than \
+      the size.
+
+      Examples:
+        allocsctl snapshot 4242 -o before.snap; sleep 60; allocsctl diff before.snap 4242
+        allocsctl diff run.rec@10s run.rec@60s --by stack --limit 5
+        allocsctl diff main.snap branch.snap --fail-over 1M
+      """)
+
+  @Argument(help: "A process, a snapshot, or a moment of a recording.", completion: .file())
+  var from: String
+
+  @Argument(help: "Another, or the same one at another moment.", completion: .file())
+  var to: String
+
+  @Option(help: .init("Rows for allocation sites, or for whole call stacks.", valueName: "site|stack"))
+  var by = HeapDifference.Grouping.site
+
+  @Option(help: .init("Exit with status 2 if live bytes grew by more than this: 64K, 1M.", valueName: "size"))
+  var failOver: String?
+
+  @Option(help: .init("Rows to show, at most 100000.", valueName: "number"))
+  var limit = 20
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var wrappers: WrapperOptions
+
+  func validate() throws {
+    guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
+    if let failOver, Units.bytes(inSize: failOver) == nil {
+      throw ValidationError("--fail-over is a number of bytes such as 64K, not '\(failOver)'.")
+    }
+  }
+
+  func run() throws {
+    let sources = (try HeapSource(from), try HeapSource(to))
+    let scope = ScopeRequest(perspective: try Perspective(wrappers))
+    let difference = try Budget.ofRecording().run { () throws(Complaint) in
+      let difference = HeapDifference(
+        from: try sources.0.stackSums(scope), named: sources.0.name, to: try sources.1.stackSums(scope),
+        named: sources.1.name, by: by, limit: limit)
+      try Budget.current?.check()
+      return difference
+    }
+    try StandardOutput.write(json ? difference.json + "\n" : difference.text)
+    if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), difference.growth > 0,
+      difference.growth.magnitude > most
+    {
+      complain(
+        "live memory grew by \(Units.bytes(difference.growth.magnitude)), more than --fail-over allows — "
+          + "see the rows above")
+      throw ExitCode(ExitStatus.checkFailed)
+    }
+  }
+}
