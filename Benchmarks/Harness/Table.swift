@@ -15,6 +15,7 @@ enum Table {
         column("at depth 25", 27) + column("median", 13, right: true) + column("(least–greatest)", 19, right: true)
           + " bar"
       case .index: column("", 26) + column("median", 14, right: true) + column("99th perc.", 17, right: true) + " bar"
+      case .instructions: "instructions of"
       }
     return trimmed(head) + "\n" + String(repeating: "─", count: 80)
   }
