@@ -178,11 +178,42 @@ let instructionsBenchmark = Benchmark(name: "instructions", part: .instructions)
   guard workshop.options.agent != nil else { return [] }
   let thresholds = try Thresholds(file: workshop.options.thresholds)
   return try counted(workshop).map { name, value in
-    let threshold = thresholds[name]
-    return Row(
-      name: threshold?.comment ?? name, unit: "", value: .figure(value, percentile99: nil),
-      bar: threshold.map { .atMost($0.limit * (1 + Thresholds.tolerance)) })
+    Row(
+      name: name, unit: "", value: .figure(value, percentile99: nil),
+      bar: thresholds[name].map { .atMost($0.limit * (1 + Thresholds.tolerance)) })
+  } + [jsonRow(workshop)]
+}
+
+/// A capture in python3's JSON loop. Without a threshold, because it depends on the version of python3.
+private func jsonRow(_ workshop: Workshop) throws -> Row {
+  func loop(_ turns: Int) -> Command {
+    Command(
+      program: "/usr/bin/python3", arguments: [workshop.source("json_loop.py"), "\(turns)"],
+      environment: ["PYTHONMALLOC": "malloc", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"])
   }
+  func instructions(_ turns: Int, _ variant: Variant) throws -> Double {
+    defer { workshop.cleanUp() }
+    return try Callgrind(in: workshop).run(workshop.command(loop(turns), under: variant)).counts.instructions
+  }
+  func calls(_ turns: Int) throws -> Double {
+    defer { workshop.cleanUp() }
+    let command = workshop.command(loop(turns), under: .site)
+    var child = try command.start()
+    _ = child.readToEnd()
+    try child.wait(for: command)
+    let printed = try Command(
+      program: "\(workshop.options.binaries)/allocs-lookup-bench",
+      arguments: ["calls", try workshop.segment(of: child.pid)]
+    ).run().output
+    guard let count = Double(printed.filter { $0 != "\n" }) else {
+      throw BenchmarkError("allocs-lookup-bench printed '\(printed)' instead of a number of calls")
+    }
+    return count
+  }
+  func longer(_ figure: (Int) throws -> Double) rethrows -> Double { try figure(4) - figure(1) }
+  let added = try longer { try instructions($0, .full) } - longer { try instructions($0, .site) }
+  return Row(
+    name: "python3 JSON, a capture", unit: "", value: .figure(try added / longer(calls), percentile99: nil))
 }
 
 private func counted(_ workshop: Workshop) throws -> [(name: String, value: Double)] {

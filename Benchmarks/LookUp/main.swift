@@ -7,6 +7,7 @@
 //   allocs-lookup-bench addresses SEGMENT COUNT          prints COUNT random live addresses, one a line
 //   allocs-lookup-bench count SEGMENT COUNT              COUNT look-ups in an order that is the same in each run; times
 //                                                        nothing, for a count of instructions
+//   allocs-lookup-bench calls SEGMENT                    prints how many blocks all threads have allocated so far
 //   allocs-lookup-bench stack SEGMENT ADDRESS            prints "FRAMES NODES": the frames of the stack that allocated
 //                                                        ADDRESS, which must be whole, and of all stacks together
 //
@@ -122,7 +123,7 @@ func lookUp(_ count: Int, in segment: borrowing Segment) {
 }
 
 let arguments = CommandLine.arguments
-guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses|count|stack SEGMENT …") }
+guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses|calls|count|stack SEGMENT …") }
 let path = arguments[2]
 do {
   let opened = nanoseconds()
@@ -145,6 +146,9 @@ do {
     for sample in sample(Int(number(arguments[3])), of: segment) {
       print("0x" + String(sample.allocation.base, radix: 16))
     }
+  case ("calls", 3):
+    guard let sums = segment.callSums else { fail("the sums of calls are not known") }
+    print(sums.allocations)
   case ("count", 4): lookUp(Int(number(arguments[3])), in: segment)
   case ("stack", 4):
     guard let allocation = segment.allocation(containing: number(arguments[3])),
@@ -157,7 +161,7 @@ do {
     var nodes: UInt32 = 0
     while segment.node(nodes + 1) != nil { nodes += 1 }
     print("\(stack.addresses.count) \(nodes)")
-  default: fail("usage: times|inside|free|addresses|count|stack SEGMENT …")
+  default: fail("usage: times|inside|free|addresses|calls|count|stack SEGMENT …")
   }
 } catch {
   fail("\(error)")
