@@ -12,10 +12,10 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak attack bench lint docs install clean
+.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak attack bench bench-check lint docs install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## the agent, the kit, allocsctl and allocsd, for release
 	@scripts/install-dependencies build
@@ -75,6 +75,9 @@ attack: ## how long others wait while one user does his worst, as root; options 
 bench: ## plain against agent against heaptrack; options of Benchmarks/run in ARGS
 	@scripts/install-dependencies build bench
 	SCRATCH='$(SCRATCH)' Benchmarks/run $(ARGS)
+
+bench-check: ## instruction counts against the thresholds in Benchmarks/instructions.txt; ARGS=--set sets these
+	@SCRATCH='$(SCRATCH)' Benchmarks/run --check $(ARGS)
 
 lint: ## format, comments, documents, licence lines, generated code, scripts
 	swift format lint --strict --recursive Sources Tests Benchmarks Package.swift

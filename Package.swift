@@ -125,14 +125,16 @@ let package = Package(
       name: "StoppedThread", path: "Sources/Symbols/StoppedThread",
       linkerSettings: [.linkedLibrary("dw"), .linkedLibrary("elf")]),
     .systemLibrary(name: "CLzma", path: "Sources/Symbols/CLzma", providers: [.apt(["liblzma-dev"])]),
+    .systemLibrary(name: "CDeflate", path: "Sources/Symbols/CDeflate", providers: [.apt(["libdeflate-dev"])]),
     .systemLibrary(name: "CZstd", path: "Sources/Symbols/CZstd", providers: [.apt(["libzstd-dev"])]),
     .target(
       name: "Symbols",
       dependencies: [
-        "Bounds", "ByteText", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread", "SystemAccess",
+        "Bounds", "ByteText", "CDeflate", "CLibdw", "CLzma", "CZstd", "CDemangle", "FileFacts", "StoppedThread",
+        "SystemAccess",
       ],
-      exclude: ["CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
-      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libzstd.a"])]),
+      exclude: ["CDeflate", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libdeflate.a", "-Xlinker", "-l:libzstd.a"])]),
     .target(
       name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),

@@ -64,7 +64,7 @@ struct Row {
 /// A benchmark: its name on the command line, the table that its rows belong to, and how it is run.
 struct Benchmark: Sendable {
   enum Part: Int, CaseIterable, Sendable {
-    case time, capture, index
+    case time, capture, index, instructions
   }
 
   let name: String
@@ -74,6 +74,6 @@ struct Benchmark: Sendable {
   static let all: [Benchmark] =
     microBenchmarks + [entryBenchmark, kitBenchmark, eventsBenchmark] + wholePrograms + [
       captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, exportBenchmark,
-      recordBenchmark,
+      recordBenchmark, instructionsBenchmark,
     ]
 }

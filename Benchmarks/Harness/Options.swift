@@ -12,6 +12,10 @@ struct Options {
   var usesProcessorTime = false
   var only: [String] = []
   var rounds: Int?
+  /// Compare instruction counts with their thresholds, and do nothing else.
+  var checks = false
+  /// With `checks`: the thresholds become what is counted.
+  var setsThresholds = false
   /// The top of the source tree.
   var root = FileManager.default.currentDirectoryPath
   /// liballocs_agent.so; nil if there is none yet.
@@ -31,6 +35,8 @@ struct Options {
       --write          put the table into docs/benchmarks.md, as a run of all benchmarks without --quick does; what was
                        written there by hand stays
       --no-write       leave that page as it is
+      --check          compare counts of instructions with Benchmarks/instructions.txt, and nothing else
+      --set            with --check: write what is counted into that file
 
     ALLOCS_AGENT=PATH   measure this agent instead of the one that was built
     ALLOCS_AGENT_WITHOUT_EVENTS=PATH   the agent that events, off, are compared with
@@ -52,6 +58,8 @@ struct Options {
       case "--no-write": write = false
       case "--cpu": usesProcessorTime = true
       case "--no-heaptrack": heaptrack = false
+      case "--check": checks = true
+      case "--set": setsThresholds = true
       case "--only":
         only = try value(of: argument).split(separator: ",").map(String.init)
         if let unknown = only.first(where: { name in !Benchmark.all.contains { $0.name == name } }) {
@@ -77,6 +85,9 @@ struct Options {
     }
     if agent == nil, FileManager.default.fileExists(atPath: built) { agent = built }
   }
+
+  /// The file of the thresholds.
+  var thresholds: String { "\(root)/Benchmarks/instructions.txt" }
 
   var writesPage: Bool { write ?? (only.isEmpty && !quick) }
 

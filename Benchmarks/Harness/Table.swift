@@ -15,6 +15,7 @@ enum Table {
         column("at depth 25", 27) + column("median", 13, right: true) + column("(least–greatest)", 19, right: true)
           + " bar"
       case .index: column("", 26) + column("median", 14, right: true) + column("99th perc.", 17, right: true) + " bar"
+      case .instructions: column("instructions", 26) + column("", 31) + " bar"
       }
     return trimmed(head) + "\n" + String(repeating: "─", count: 80)
   }
@@ -68,7 +69,7 @@ enum Table {
   }
 
   static func figure(_ value: Double, _ unit: String) -> String {
-    unit == "/s" ? number(value) + unit : "\(number(value)) \(unit)"
+    unit == "/s" || unit.isEmpty ? number(value) + unit : "\(number(value)) \(unit)"
   }
 
   /// Three significant digits, or all before the point.

@@ -7,9 +7,11 @@ import Measurement
 
 signal(SIGPIPE, SIG_IGN)
 
-func run() throws {
+/// Whether all is well.
+func run() throws -> Bool {
   let options = try Options(Array(CommandLine.arguments.dropFirst()))
   let workshop = try Workshop(options: options)
+  if options.checks { return try check(workshop) }
   let machine = Machine()
   var report = Report(machine: machine, options: options)
   if !options.json { say(machine.lines.joined(separator: "\n")) }
@@ -32,6 +34,7 @@ func run() throws {
       note("say why bars are missed, in docs/benchmarks.md under '\(handWrittenHeading.drop { "# ".contains($0) })'")
     }
   }
+  return true
 }
 
 /// Writes a line at once, so that each row is seen when it is measured, in a pipe as well.
@@ -40,7 +43,7 @@ func say(_ text: String) { FileHandle.standardOutput.write(Data("\(text)\n".utf8
 func note(_ text: String) { FileHandle.standardError.write(Data("allocs-bench: \(text)\n".utf8)) }
 
 do {
-  try run()
+  if try !run() { exit(1) }
 } catch {
   note("\(error)")
   exit(1)

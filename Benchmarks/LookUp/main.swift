@@ -5,6 +5,9 @@
 //   allocs-lookup-bench inside SEGMENT BASE LOW HIGH     random addresses in LOW..<HIGH, all in the allocation at BASE
 //   allocs-lookup-bench free SEGMENT ADDRESS             one free address, with the search for its neighbours
 //   allocs-lookup-bench addresses SEGMENT COUNT          prints COUNT random live addresses, one a line
+//   allocs-lookup-bench count SEGMENT COUNT              COUNT look-ups in an order that is the same in each run; times
+//                                                        nothing, for a count of instructions
+//   allocs-lookup-bench calls SEGMENT                    prints how many blocks all threads have allocated so far
 //   allocs-lookup-bench stack SEGMENT ADDRESS            prints "FRAMES NODES": the frames of the stack that allocated
 //                                                        ADDRESS, which must be whole, and of all stacks together
 //
@@ -105,8 +108,22 @@ func timeSamples(_ segment: borrowing Segment) {
   }
 }
 
+/// Looks up an address inside each of some live allocations, far from the one before, `count` times in all.
+func lookUp(_ count: Int, in segment: borrowing Segment) {
+  var addresses: [(inside: UInt64, base: UInt64)] = []
+  segment.forEachAllocation { allocation in
+    if addresses.count < 1009 { addresses.append((allocation.base + allocation.size / 2, allocation.base)) }
+  }
+  guard addresses.count == 1009 else { fail("the segment has too few allocations") }
+  for number in 0..<count {
+    // The number of addresses is a prime.
+    let (inside, base) = addresses[number * 389 % 1009]
+    guard segment.allocation(containing: inside)?.base == base else { fail("wrong answer for \(inside)") }
+  }
+}
+
 let arguments = CommandLine.arguments
-guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses|stack SEGMENT …") }
+guard arguments.count >= 3 else { fail("usage: times|inside|free|addresses|calls|count|stack SEGMENT …") }
 let path = arguments[2]
 do {
   let opened = nanoseconds()
@@ -129,6 +146,10 @@ do {
     for sample in sample(Int(number(arguments[3])), of: segment) {
       print("0x" + String(sample.allocation.base, radix: 16))
     }
+  case ("calls", 3):
+    guard let sums = segment.callSums else { fail("the sums of calls are not known") }
+    print(sums.allocations)
+  case ("count", 4): lookUp(Int(number(arguments[3])), in: segment)
   case ("stack", 4):
     guard let allocation = segment.allocation(containing: number(arguments[3])),
       let context = segment.context(allocation.context)
@@ -140,7 +161,7 @@ do {
     var nodes: UInt32 = 0
     while segment.node(nodes + 1) != nil { nodes += 1 }
     print("\(stack.addresses.count) \(nodes)")
-  default: fail("usage: times|inside|free|addresses|stack SEGMENT …")
+  default: fail("usage: times|inside|free|addresses|calls|count|stack SEGMENT …")
   }
 } catch {
   fail("\(error)")

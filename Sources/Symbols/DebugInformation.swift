@@ -206,6 +206,8 @@ struct DebugInformation: ~Copyable {
       readable.terminate(section)
     }
     cutUnsound(readable, &problem)
+    // libdw unpacks each section at once, and slower.
+    for section in dwarfSections(readable) where section.compression != nil { _ = readable.contents(of: section) }
     guard !Budget.hasEnded else { return nil }
     return dwarf_begin_elf(readable.elf, DWARF_C_READ, nil).map { ($0, readable) }
   }

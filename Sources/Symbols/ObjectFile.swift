@@ -28,6 +28,8 @@ final class ObjectFile {
   private var image: UnsafeMutableRawBufferPointer?
   /// Sections that libelf can't unpack, by their numbers.
   private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
+  /// Sections that were compressed in zlib's format. `elf` points into them.
+  private var inflated: [UnsafeMutableRawBufferPointer] = []
   /// Sections that `terminate` has seen, by their numbers.
   private var terminated: Set<Int> = []
   /// Bytes.
@@ -187,6 +189,7 @@ final class ObjectFile {
   deinit {
     elf_end(elf)
     image?.deallocate()
+    for bytes in inflated { bytes.deallocate() }
     for bytes in unpacked.values { bytes.deallocate() }
   }
 
@@ -316,7 +319,7 @@ final class ObjectFile {
     var header = GElf_Shdr()
     guard gelf_getshdr(place, &header) != nil else { return nil }
     if header.sh_flags & UInt64(SHF_COMPRESSED) != 0 {
-      guard elf_compress(place, 0, 0) >= 0 else { return nil }
+      guard inflate(section, place) || elf_compress(place, 0, 0) >= 0 else { return nil }
     } else if section.name.hasPrefix(".z"), elf_compress_gnu(place, 0, 0) < 0 {
       // If the call failed because the section was unpacked before, the mark at its start is gone.
       guard let data = elf_getdata(place, nil), let start = data.pointee.d_buf,
@@ -325,6 +328,25 @@ final class ObjectFile {
       return data
     }
     return elf_getdata(place, nil)
+  }
+
+  /// Does for a section in zlib's format what elf_compress does. False, and nothing done, if that is not possible.
+  private func inflate(_ section: Section, _ place: OpaquePointer) -> Bool {
+    let headerSize = 24  // Elf64_Chdr
+    guard section.compression == Compression.zlib,
+      let size = Foreign(section.unpackedSize).int(upTo: Int(clamping: Self.sectionLimit)),
+      let header = elf64_getshdr(place), let data = elf_getdata(place, nil), let start = data.pointee.d_buf,
+      data.pointee.d_size > headerSize,
+      let bytes = Compression.zlib(
+        UnsafeRawBufferPointer(start: start, count: data.pointee.d_size)[headerSize...], size: size)
+    else { return false }
+    inflated.append(bytes)
+    header.pointee.sh_flags &= ~UInt64(SHF_COMPRESSED)
+    header.pointee.sh_size = UInt64(clamping: size)
+    data.pointee.d_buf = bytes.baseAddress
+    data.pointee.d_size = size
+    data.pointee.d_type = ELF_T_BYTE
+    return true
   }
 
   /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked, or is larger than

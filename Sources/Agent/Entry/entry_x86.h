@@ -21,8 +21,7 @@
 #ifdef ALLOCS_WITHOUT_EVENTS
 #define ALLOCS_BY_EVENTS(off, on) "jmp " #off "\n"
 #else
-#define ALLOCS_BY_EVENTS(off, on) \
-  "cmpl $0, allocs_control_page(%rip)\n jne 2f\n jmp " #off "\n 2:\n" on "\n"
+#define ALLOCS_BY_EVENTS(off, on) "cmpl $0, allocs_control_page(%rip)\n je " #off "\n" on "\n"
 #endif
 
 // Calls the function below malloc: through the pointer that Terminal keeps, or by a name.
@@ -54,9 +53,8 @@
   "movq %rsp, %rdx\n"                                                                 \
   "movq %rbp, %rcx\n"                                                                 \
   "cmpq allocs_fine_size(%rip), %rsi\n"                                               \
-  "jb 3f\n"                                                                           \
+  "jb allocs_hook_malloced_fine\n"                                                    \
   ALLOCS_BY_EVENTS(allocs_hook_malloced, "jmp allocs_hook_malloced_recorded")         \
-  "3:\n jmp allocs_hook_malloced_fine\n"                                              \
   "1:\n" ALLOCS_ENTRY_1(hook)
 
 // free: who frees is asked for only while events are on.

@@ -8,6 +8,10 @@ __thread __attribute__((tls_model("initial-exec"))) struct allocs_thread_local a
 
 struct allocs_process allocs_process_state;
 
+const uintptr_t allocs_unindexable_bits = ~(((uintptr_t)1 << ALLOCS_ADDRESS_BITS) - 1) | 15;
+
+const uint64_t allocs_no_clock_words[2] = {UINT64_MAX, UINT64_MAX};
+
 __attribute__((aligned(ALLOCS_PAGE_SIZE))) uint8_t allocs_control_page[ALLOCS_PAGE_SIZE];
 
 const void *const allocs_own_module = &allocs_process_state;

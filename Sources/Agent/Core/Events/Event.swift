@@ -34,14 +34,20 @@ enum Event {
   }
 
   /// As `postAlloc`, for an allocation like earlier ones, while events are off. False, and nothing
-  /// done, if its context is not known or its 2 KiB of heap were not in use. Calls nothing.
+  /// done, if its 2 KiB of heap were not in use, or the clock has moved since the thread looked, or
+  /// `context`, which stands where the head of a slot has it, is nil. Calls nothing.
+  ///
+  /// `context` is found last: before, there is less to keep in registers.
   @inline(__always)
   static func postKnownAlloc(
-    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+    _ thread: Thread, _ regions: Regions, _ block: Block?, _ size: Int, _ context: @autoclosure () -> UInt64?
   ) -> Bool {
-    guard context != 0,
-      Index.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
-    else { return false }
+    // No block has the address 0, so the memory there was never in use.
+    let base = unsafeBitCast(block, to: UInt.self)
+    guard let arena = Index.knownArena(regions, base), Clock.isSame(thread), let context = context() else {
+      return false
+    }
+    Index.recordKnown(thread, arena, base, UInt(bitPattern: size), context: context)
     countAllocation(thread)
     return true
   }
@@ -49,10 +55,11 @@ enum Event {
   /// As `postKnownAlloc`, for a block that goes to a fine slot.
   @inline(__always)
   static func postKnownFineAlloc(
-    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt64?
   ) -> Bool {
-    guard context != 0,
-      Fine.recordKnown(regions, UInt(bitPattern: block), UInt(bitPattern: size), context)
+    guard let context, Clock.isSame(thread),
+      Fine.recordKnown(
+        regions, UInt(bitPattern: block), UInt(bitPattern: size), context: context, time: thread.pointee.time)
     else { return false }
     countAllocation(thread)
     return true
@@ -73,7 +80,8 @@ enum Event {
   ) {
     if Events.areOn { return recordAll(thread, regions, block, size, alignment, context, kind, origin, isTight) }
     if Index.record(
-      regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context, isTight: isTight)
+      regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context,
+      UInt32(truncatingIfNeeded: Clock.time(thread) >> 33), isTight: isTight)
     {
       countAllocation(thread)
     }
@@ -83,10 +91,10 @@ enum Event {
   /// must need no clock. Calls nothing.
   @inline(__always)
   static func postKnownAllocRecorded(
-    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt32
+    _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt64?
   ) -> Bool {
     let base = UInt(bitPattern: block)
-    guard context != 0, let arena = Index.knownArena(regions, base), Events.beginKnown(thread) else {
+    guard let context = context.map({ allocs_slot_context($0) }), let arena = Index.knownArena(regions, base), Events.beginKnown(thread) else {
       Events.end(thread)
       return false
     }
@@ -127,12 +135,12 @@ enum Event {
   }
 
   /// `block` is about to go back to its allocator, while events are off. False, and nothing done,
-  /// if it has no record in a coarse slot. Calls nothing.
+  /// if it has no record in a coarse slot, or is nil. Calls nothing.
   @inline(__always)
-  static func preKnownFree(_ thread: Thread, _ block: Block) -> Bool {
-    guard let regions = thread.pointee.free_regions, Index.erase(regions, UInt(bitPattern: block)) != 0 else {
-      return false
-    }
+  static func preKnownFree(_ thread: Thread, _ block: Block?) -> Bool {
+    guard let regions = thread.pointee.free_regions,
+      Index.eraseKnown(regions, unsafeBitCast(block, to: UInt.self))
+    else { return false }
     countFree(thread)
     return true
   }

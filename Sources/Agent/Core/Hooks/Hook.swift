@@ -111,73 +111,45 @@ func hookMalloc(_ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Bloc
 /// malloc's entry has taken the thread's block, and malloc has returned `block`; events are off.
 @c(allocs_hook_malloced)
 func hookMalloced(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
-  malloced(block, size, returnSlot, framePointer, isFine: false)
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  guard let regions = thread.pointee.site_regions,
+    Event.postKnownAlloc(thread, regions, block, size, Contexts.known(thread, site: load(UInt64(returnSlot))))
+  else { return mallocedWithStack(block, size, returnSlot, framePointer) }
+  allocs_leave(thread)
+  return block
+}
+
+/// As `hookMalloced`, for an allocation whose origin is its whole stack: that needs more registers.
+@c(allocs_malloced_with_stack) @inline(never)
+func mallocedWithStack(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+  let thread = allocs_registered_block().unsafelyUnwrapped
+  guard let regions = thread.pointee.regions, thread.pointee.full_stacks != 0,
+    Event.postKnownAlloc(thread, regions, block, size, knownStack(thread, returnSlot, framePointer))
+  else { return mallocedSlowly(block, size, returnSlot, framePointer) }
+  allocs_leave(thread)
+  return allocs_unknown(block)
+}
+
+/// The context of malloc with the caller's stack, as Contexts.known gives it.
+@inline(__always)
+private func knownStack(_ thread: Thread, _ returnSlot: UInt, _ framePointer: UInt64) -> UInt64? {
+  let node = Stack.last(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
+  return Contexts.known(thread, origin: UInt64(node), ALLOCS_FUNCTION_MALLOC)
+}
+
+/// The context of malloc with the caller's stack or call site, as Contexts.known gives it.
+@inline(__always)
+private func knownOrigin(_ thread: Thread, _ returnSlot: UInt, _ framePointer: UInt64) -> UInt64? {
+  thread.pointee.full_stacks != 0
+    ? knownStack(thread, returnSlot, framePointer) : Contexts.known(thread, site: load(UInt64(returnSlot)))
 }
 
 /// As `hookMalloced`, for a block that gets a fine slot; events may be on.
 @c(allocs_hook_malloced_fine)
 func hookMallocedFine(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
-  malloced(block, size, returnSlot, framePointer, isFine: true)
-}
-
-@inline(__always)
-private func malloced(
-  _ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, isFine: Bool
-) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  guard let block, thread.pointee.regions != nil else {
-    if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-      return mallocedSlowly(block, size, returnSlot, framePointer)
-    }
-    allocs_leave(thread)
-    return block
-  }
-  if isFine, Events.areOn { return mallocedSlowly(block, size, returnSlot, framePointer) }
-  // Whole stacks have a function of their own, because it needs more registers.
-  if thread.pointee.full_stacks != 0 {
-    return isFine
-      ? mallocedFineWithStack(block, size, returnSlot, framePointer)
-      : mallocedWithStack(block, size, returnSlot, framePointer)
-  }
-  let site = Caller(returnSlot: returnSlot, framePointer: framePointer).site
-  return mallocedAtKnown(thread, block, size, returnSlot, framePointer, origin: site, isFine: isFine)
-}
-
-@inline(never)
-private func mallocedWithStack(
-  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
-) -> Block? {
-  mallocedAtStack(block, size, returnSlot, framePointer, isFine: false)
-}
-
-@inline(never)
-private func mallocedFineWithStack(
-  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64
-) -> Block? {
-  mallocedAtStack(block, size, returnSlot, framePointer, isFine: true)
-}
-
-@inline(__always)
-private func mallocedAtStack(
-  _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, isFine: Bool
-) -> Block? {
-  let thread = allocs_registered_block().unsafelyUnwrapped
-  let node = Stack.last(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
-  return mallocedAtKnown(thread, block, size, returnSlot, framePointer, origin: UInt64(node), isFine: isFine)
-}
-
-/// Records the block if its context and its memory are known. `origin`: the call site, or the
-/// stack's node.
-@inline(__always)
-private func mallocedAtKnown(
-  _ thread: Thread, _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, origin: UInt64,
-  isFine: Bool
-) -> Block? {
-  let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
-  guard let regions = thread.pointee.regions,
-    isFine
-      ? Event.postKnownFineAlloc(thread, regions, block, size, context)
-      : Event.postKnownAlloc(thread, regions, block, size, context)
+  guard let known = block, let regions = thread.pointee.regions, !Events.areOn,
+    Event.postKnownFineAlloc(thread, regions, known, size, knownOrigin(thread, returnSlot, framePointer))
   else { return mallocedSlowly(block, size, returnSlot, framePointer) }
   allocs_leave(thread)
   return block
@@ -187,30 +159,25 @@ private func mallocedAtKnown(
 @c(allocs_hook_malloced_recorded)
 func hookMallocedRecorded(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  if let block, let regions = thread.pointee.regions {
-    let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
-    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
-    let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
-    guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
-      return mallocedSlowly(block, size, returnSlot, framePointer)
-    }
-  } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
-    return mallocedSlowly(block, size, returnSlot, framePointer)
-  }
+  guard let known = block, let regions = thread.pointee.regions,
+    Event.postKnownAllocRecorded(thread, regions, known, size, knownOrigin(thread, returnSlot, framePointer))
+  else { return mallocedSlowly(block, size, returnSlot, framePointer) }
   allocs_leave(thread)
   return block
 }
 
-/// Records a block whatever it takes: its context or its memory is new, the gate may be closed, or
-/// the thread is not indexed.
-@inline(never)
-private func mallocedSlowly(_ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
+/// Records a block whatever it takes: its context or its memory is new, the clock has moved, the
+/// gate may be closed, or the thread is not indexed. Malloc may have returned no block.
+@c(allocs_malloced_slowly) @inline(never)
+func mallocedSlowly(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
-  Event.postAlloc(
-    thread, block, size, 0, caller, ALLOCS_FUNCTION_MALLOC, isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC))
+  if let block {
+    Event.postAlloc(
+      thread, block, size, 0, Caller(returnSlot: returnSlot, framePointer: framePointer), ALLOCS_FUNCTION_MALLOC,
+      isTight: Terminal.isTight(ALLOCS_FUNCTION_MALLOC))
+  }
   allocs_leave(thread)
-  return block
+  return allocs_unknown(block)
 }
 
 // MARK: the other functions that allocate
@@ -348,12 +315,27 @@ private func eraseSlowly(_ block: Block, _ caller: Caller, _ release: (Block?) -
 /// While events are off.
 @c(allocs_hook_free)
 func hookFree(_ block: Block?) {
-  guard let thread = allocs_enter() else { return freeSlowly(block, .unknown) { Terminal.free($0) } }
-  if let block {
-    guard Event.preKnownFree(thread, block) else { return eraseSlowly(block, .unknown) { Terminal.free($0) } }
-  }
+  guard let thread = allocs_enter() else { return freeInside(block) }
+  guard Event.preKnownFree(thread, block) else { return freeUnknown(block) }
   allocs_leave(thread)
   Terminal.free(block)
+}
+
+/// For a thread that has no block to take.
+@c(allocs_free_inside) @inline(never)
+func freeInside(_ block: Block?) {
+  freeSlowly(block, .unknown) { Terminal.free($0) }
+}
+
+/// For a block whose record the quick path did not find, and for no block. The thread's block is
+/// taken.
+@c(allocs_free_unknown) @inline(never)
+func freeUnknown(_ block: Block?) {
+  guard let block else {
+    allocs_leave(allocs_registered_block())
+    return Terminal.free(nil)
+  }
+  eraseSlowly(block, .unknown) { Terminal.free($0) }
 }
 
 /// While events are on.

@@ -28,12 +28,14 @@ func hookMallocAtEntry(
   let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: size)))
   let isTight = Event.endDelegation(thread, block, isTight: true)
   if let block, let regions = thread.pointee.regions {
-    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
-    let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
+    func context() -> UInt64? {
+      let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+      return Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
+    }
     guard !Events.areOn,
       Fine.holds(UInt(bitPattern: block), UInt(bitPattern: size), isTight: isTight)
-        ? Event.postKnownFineAlloc(thread, regions, block, size, context)
-        : Event.postKnownAlloc(thread, regions, block, size, context)
+        ? Event.postKnownFineAlloc(thread, regions, block, size, context())
+        : Event.postKnownAlloc(thread, regions, block, size, context())
     else { return mallocedSlowly(thread, block, size, caller, allocator, isTight) }
   } else if let block, Gate.hasEverClosed || Event.isUnentered(thread) {
     return mallocedSlowly(thread, block, size, caller, allocator, isTight)

@@ -76,22 +76,27 @@ enum Fine {
 
   /// Records an allocation. False, and counted, if that cannot be done.
   @inline(never)
-  static func record(_ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32) -> Bool {
+  static func record(
+    _ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, _ ticks: UInt32
+  ) -> Bool {
     guard let place = place(regions, base, size) else { return false }
     _ = Index.erase(regions, base)
-    Index.write(place, base, size, alignment, context, allocs_now())
+    Index.write(place, base, size, alignment, context, ticks)
     return true
   }
 
   /// Records a small block in memory that was in use before. False, and nothing done, if the block
   /// is large or the memory was not in use. Calls nothing.
+  /// `context` and `time` stand where the head of a slot has them.
   @inline(__always)
-  static func recordKnown(_ regions: Regions, _ base: UInt, _ size: UInt, _ context: UInt32) -> Bool {
+  static func recordKnown(
+    _ regions: Regions, _ base: UInt, _ size: UInt, context: UInt64, time: UInt64
+  ) -> Bool {
     guard size < UInt(ALLOCS_SMALL_SIZE_LIMIT), let place = knownPlace(regions, base),
-      let clock = allocs_process().pointee.coarse_clock, Index.isUnused(place.arena, base)
+      Index.isUnused(place.arena, base)
     else { return false }
-    let head = allocs_slot_small(place.granule, UInt64(size), context, allocs_clock_ticks(clock))
-    allocs_store_release_u64(place.slot, head)
+    let head = allocs_slot_small(place.granule, UInt64(size), 0, 0)
+    allocs_store_release_u64(place.slot, head | context | time)
     return true
   }
 

@@ -25,31 +25,34 @@ import SharedLayout
 typealias Regions = UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
 
 enum Index {
-  // Set for an address above the region table, or not a multiple of 16: such a block has no coarse
-  // slot.
-  private static let unindexable: UInt = ~((1 << UInt(ALLOCS_ADDRESS_BITS)) - 1) | 15
-
   // MARK: the hooks' path
 
   /// Records an allocation. False, and counted, if that cannot be done. `isTight`: the blocks of
   /// its allocator may lie closer than 32 bytes.
   @inline(__always)
   static func record(
-    _ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, isTight: Bool
+    _ regions: Regions, _ base: UInt, _ size: UInt, _ alignment: UInt, _ context: UInt32, _ ticks: UInt32, isTight: Bool
   ) -> Bool {
-    if Fine.holds(base, size, isTight: isTight) { return Fine.record(regions, base, size, alignment, context) }
+    if Fine.holds(base, size, isTight: isTight) { return Fine.record(regions, base, size, alignment, context, ticks) }
     guard let arena = arena(regions, base) else { return false }
-    write(place(arena, base), base, size, alignment, context, allocs_now())
+    write(place(arena, base), base, size, alignment, context, ticks)
     return true
   }
 
-  /// Records an allocation in memory that was in use before. False, and nothing done, if the memory
-  /// was not. Calls nothing.
+  /// Records an allocation whose slot may be written: `arena` is its knownArena. The time is the
+  /// thread's (Clock.swift); `context` stands where the head of a slot has it. Calls nothing.
   @inline(__always)
-  static func recordKnown(_ regions: Regions, _ base: UInt, _ size: UInt, _ context: UInt32) -> Bool {
-    guard let arena = knownArena(regions, base), let clock = allocs_process().pointee.coarse_clock else { return false }
-    write(place(arena, base), base, size, 0, context, allocs_clock_ticks(clock))
-    return true
+  static func recordKnown(_ thread: Thread, _ arena: Arena, _ base: UInt, _ size: UInt, context: UInt64) {
+    let slot = arena.slot(base)
+    let rest: UInt64
+    if size < UInt(ALLOCS_SMALL_SIZE_LIMIT) {
+      rest = allocs_slot_small_bits(UInt64(base), UInt64(size))
+    } else {
+      allocs_store_release_u64(slot + 1, allocs_slot_tail_at(UInt64(size), thread.pointee.time))
+      rest = allocs_slot_large_bits(UInt64(base), UInt64(size))
+    }
+    // After the tail: see above.
+    allocs_store_release_u64(slot, rest &+ context &+ thread.pointee.time)
   }
 
   /// The arena of `base`, whose slot may be written. Nil, and counted, if there is none.
@@ -77,6 +80,16 @@ enum Index {
     return head
   }
 
+  /// As `erase`; whether an allocation was known.
+  @inline(__always)
+  static func eraseKnown(_ regions: Regions, _ base: UInt) -> Bool {
+    guard let arena = knownArena(regions, base) else { return false }
+    let slot = arena.slot(base)
+    guard allocs_slot_is_head_at(allocs_load_relaxed_u64(slot), UInt64(base)) else { return false }
+    allocs_store_relaxed_u64(slot, 0)
+    return true
+  }
+
   /// Whether no allocation is known in the coarse slot that `base` has in `arena`, or would have if
   /// it were a multiple of 16.
   @inline(__always)
@@ -102,11 +115,13 @@ enum Index {
   /// The arena of `base`, if its slot may be written already.
   @inline(__always)
   static func knownArena(_ regions: Regions, _ base: UInt) -> Arena? {
-    guard base & unindexable == 0, let arena = Arena(regions, base), arena.isSummarized(base) else { return nil }
+    guard base & allocs_unindexable() == 0, let arena = Arena(regions, base), arena.isSummarized(base) else {
+      return nil
+    }
     return arena
   }
 
-  static func isUnindexable(_ base: UInt) -> Bool { base & unindexable != 0 }
+  static func isUnindexable(_ base: UInt) -> Bool { base & allocs_unindexable() != 0 }
 
   // MARK: places
 

@@ -180,8 +180,7 @@ enum Gate {
     Threads.forEach(shared) { thread in
       guard thread.pointee.regions != nil else { return }
       thread.pointee.gated = 1
-      thread.pointee.free_regions = nil
-      thread.pointee.regions = nil
+      Threads.takeRegions(thread)
     }
     allocs_fence_release()
     freeLock(shared)

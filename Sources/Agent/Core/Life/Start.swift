@@ -271,8 +271,7 @@ enum Start {
   static func giveUp() {
     let process = allocs_process()
     allocs_store_release_u32(&process.pointee.phase, ALLOCS_PHASE_DISABLED.rawValue)
-    allocs_registered_block()?.pointee.regions = nil
-    allocs_registered_block()?.pointee.free_regions = nil
+    if let thread = allocs_registered_block() { Threads.takeRegions(thread) }
   }
 
   /// The agent's destructor. _exit and signals end a process without it: then a reader sees that

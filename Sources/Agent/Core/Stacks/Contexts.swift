@@ -20,8 +20,13 @@ enum Contexts {
     // The origin is a node with whole stacks, else the address of the call site.
     var origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
     if OwnFrames.isOwn(origin) { origin = OwnFrames.siteBehind(thread, caller) }
-    let (cached, key) = cache(thread, origin, function, allocator: allocator)
-    if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.context) }
+    guard origin != 0 else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
+      return 0
+    }
+    let (index, key) = cache(origin, function, allocator: allocator)
+    let cached = allocs_sites(thread) + Int(index)
+    if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.bits >> 9) }
     // With whole stacks the capture has looked (Stack.swift).
     if thread.pointee.full_stacks == 0, Stack.hasNoRoomForSite(thread) {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
@@ -30,25 +35,32 @@ enum Contexts {
     return intern(thread, origin, function, allocator, cached, key)
   }
 
-  /// The id of (node or call site, thread, function, allocator) if it is in the thread's cache;
-  /// else
-  /// 0. Calls nothing.
+  /// The id of (node or call site, thread, function, allocator), where the head of a slot has it, if
+  /// it is in the thread's cache; else nil. Calls nothing.
   @inline(__always)
   static func known(
     _ thread: Thread, origin: UInt64, _ function: allocs_function, allocator: UInt32 = 0
-  ) -> UInt32 {
-    let (cached, key) = cache(thread, origin, function, allocator: allocator)
-    return cached.pointee.key == key ? UInt32(truncatingIfNeeded: cached.pointee.context) : 0
+  ) -> UInt64? {
+    let (index, key) = cache(origin, function, allocator: allocator)
+    return allocs_site_key(thread, index) == key && origin != 0 ? allocs_site_bits(thread, index) : nil
   }
 
-  /// The entry of the thread's cache in which the context of `origin`, `function` and `allocator`
+  /// As `known`, of malloc at `site`, which is not 0.
+  @inline(__always)
+  static func known(_ thread: Thread, site: UInt64) -> UInt64? {
+    let (index, key) = cache(site, ALLOCS_FUNCTION_MALLOC, allocator: 0)
+    return allocs_site_key(thread, index) == key ? allocs_site_bits(thread, index) : nil
+  }
+
+  /// The index of the entry of the thread's cache in which the context of `origin`, `function` and `allocator`
   /// lies if the cache has it, and the key that the entry has then.
   @inline(__always)
   private static func cache(
-    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, allocator: UInt32
-  ) -> (UnsafeMutablePointer<allocs_site>, UInt64) {
-    let index = Int((origin &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_SITE_SHIFT))
-    return (allocs_sites(thread) + index, origin | UInt64(function.rawValue) << 56 | UInt64(allocator) << 48)
+    _ origin: UInt64, _ function: allocs_function, allocator: UInt32
+  ) -> (index: UInt32, key: UInt64) {
+    let index = (UInt32(truncatingIfNeeded: origin) &* 0x9E37_79B9) >> ALLOCS_SITE_SHIFT
+    let others = UInt64(function.rawValue ^ ALLOCS_FUNCTION_MALLOC.rawValue) << 56 | UInt64(allocator) << 48
+    return (index, origin | others)
   }
 
   @inline(never)
@@ -65,7 +77,7 @@ enum Contexts {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
       return 0
     }
-    cached.pointee.context = UInt64(context)
+    cached.pointee.bits = allocs_slot_context_bits(context)
     cached.pointee.key = key
     return context
   }

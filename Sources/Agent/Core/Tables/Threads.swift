@@ -226,11 +226,19 @@ enum Threads {
     giveRegions(thread, shared)
   }
 
-  /// Gives the thread its region tables: from here on it records.
+  /// Gives the thread its region tables: from here on it records. `takeRegions` takes them away.
   static func giveRegions(_ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>) {
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
     thread.pointee.free_regions =
       shared.pointee.nested_regions.0 == nil ? UnsafeMutablePointer(shared.pointee.regions) : nil
+    thread.pointee.site_regions =
+      thread.pointee.full_stacks == 0 ? UnsafeMutablePointer(shared.pointee.regions) : nil
+  }
+
+  static func takeRegions(_ thread: Thread) {
+    thread.pointee.free_regions = nil
+    thread.pointee.site_regions = nil
+    thread.pointee.regions = nil
   }
 
   /// Moves the former holder of `slot` to the history, a ring of entries.

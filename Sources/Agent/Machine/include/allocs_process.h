@@ -31,6 +31,8 @@ struct allocs_process {
   // Where the kernel keeps CLOCK_MONOTONIC_COARSE, seconds and nanoseconds, in the page that the
   // vdso reads; null if they were not found.
   const uint64_t *coarse_clock;
+  // As `coarse_clock`; if they were not found, two words that no clock ever has.
+  const uint64_t *clock_words;
   // The definitions of C++'s operators after the agent's; null until called: the C++ library may be
   // loaded late.
   void *operators[ALLOCS_OPERATOR_COUNT];
@@ -105,6 +107,12 @@ static inline uint8_t **_Nonnull allocs_nested_mappings(void) { return allocs_pr
 static inline void *_Nullable *_Nonnull allocs_nested_owners(void) { return allocs_process_state.nested_owners; }
 static inline uint8_t **_Nonnull allocs_arena_mappings(void) { return allocs_process_state.arenas; }
 static inline uint8_t **_Nonnull allocs_ring_mappings(void) { return allocs_process_state.rings; }
+
+// The bits of an address above the region table, or of one that is not a multiple of 16: such a
+// block has no coarse slot. A word in memory, because the hooks then test it with fewer
+// instructions than a constant of 64 bits.
+extern ALLOCS_HIDDEN const uintptr_t allocs_unindexable_bits;
+static inline uintptr_t allocs_unindexable(void) { return allocs_unindexable_bits; }
 
 // MARK: the switch of events
 

@@ -21,13 +21,14 @@
 // MARK: the block
 
 // A context that this thread has allocated in. The key is
-// function << 56 | allocator << 48 | node, and 0 if the entry is empty. Where only call sites are
-// recorded, the return address stands for the node.
+// (function ^ malloc) << 56 | allocator << 48 | node, and 0 if the entry is empty: for the malloc
+// that programs call most, it is the node. Where only call sites are recorded, the return address
+// stands for the node.
 struct allocs_site {
   uint64_t key;
-  uint64_t context;
+  uint64_t bits;  // the context, where the head of a slot has it
 };
-#define ALLOCS_SITE_SHIFT 54u
+#define ALLOCS_SITE_SHIFT 22u  // a hash of 32 bits
 #define ALLOCS_SITE_COUNT 1024u
 
 // Whether a hook under way has called a function that may come back through another hook with the
@@ -89,7 +90,12 @@ struct allocs_events {
 struct allocs_thread_block {
   uint8_t **regions;             // region table: arena of each region, null where there is none; null: do not index
   uint8_t **free_regions;        // as `regions`; null also if a free concerns more than the index
+  // As `regions`; null also if the origin of an allocation is its whole call stack.
+  uint8_t **site_regions;
   struct allocs_thread *entry;   // the thread's entry in the segment
+  uint64_t clock_seconds;        // the clock's words as of the thread's last look (Clock.swift)
+  uint64_t clock_nanoseconds;
+  uint64_t time;                 // the same moment, where the head of a slot has it
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
   uint32_t delegating;           // enum allocs_delegating
@@ -166,6 +172,18 @@ static inline uint16_t *_Nonnull allocs_met_frames(struct allocs_thread_block *_
 }
 static inline struct allocs_site *_Nonnull allocs_sites(struct allocs_thread_block *_Nonnull thread) {
   return thread->sites;
+}
+static inline uint64_t allocs_site_key(const struct allocs_thread_block *_Nonnull thread, uint32_t index) {
+  return thread->sites[index].key;
+}
+static inline uint64_t allocs_site_bits(const struct allocs_thread_block *_Nonnull thread, uint32_t index) {
+  return thread->sites[index].bits;
+}
+// Gives `block` back so that a compiler does not know that it does. Else a caller of the function
+// that returns it keeps `block` in a register of its own over the call, instead of jumping there.
+static inline void *_Nullable allocs_unknown(void *_Nullable block) {
+  __asm__("" : "+r"(block));
+  return block;
 }
 static inline uint64_t *_Nonnull allocs_given_up(struct allocs_thread_block *_Nonnull thread) {
   return thread->events.given_up;

@@ -17,6 +17,10 @@ extern ALLOCS_HIDDEN uint32_t allocs_ticks_by_call(void);
 // Nanoseconds of CLOCK_MONOTONIC: exactly, or as of the last timer interrupt.
 extern ALLOCS_HIDDEN uint64_t allocs_nanoseconds_by_call(bool exact);
 
+// Two words that the kernel's clock never has.
+extern ALLOCS_HIDDEN const uint64_t allocs_no_clock_words[2];
+static inline const uint64_t *_Nonnull allocs_no_clock(void) { return allocs_no_clock_words; }
+
 // The ticks of the kernel's two words of CLOCK_MONOTONIC_COARSE.
 //
 // The counter instruction costs 10 ns in a virtual machine, the vdso's coarse clock 5 ns; the two
