@@ -130,7 +130,7 @@ extension SiteTable {
       total.add(sum.total)
       if index >= limit { other.add(sum.total) }
     }
-    for (_, sum) in sorted.prefix(limit) {
+    for (_, sum) in sorted.prefix(limit) {  // bounded: at least 0, above
       sites.append(
         Site(
           total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],

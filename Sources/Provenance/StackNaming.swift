@@ -134,7 +134,7 @@ public struct StackNaming {
       cost &+= size
       if Budget.current?.spend(bytes: size) == false { break }
       if named.siteIndex == nil, let site = address.site { named.siteIndex = named.frames.count &+ site }
-      named.frames += address.frames
+      named.frames.append(contentsOf: address.frames)
       // A signal interrupts a call with all that is inlined there; the mark is at the function that has the frame.
       if call.isExact { named.interrupted.append(named.frames.count &- 1) }
     }

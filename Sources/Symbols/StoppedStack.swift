@@ -53,7 +53,7 @@ public struct StoppedStack: Sendable {
     seconds = Double(copy.nanoseconds) / 1e9
     let found = [stopped_frame](unsafeUninitializedCapacity: Int(Self.frameLimit)) { buffer, count in
       let frames = stopped_thread_unwind(
-        &copy, thread, thread, address, buffer.baseAddress!, Self.frameLimit)
+        &copy, thread, thread, address, buffer.baseAddress, Self.frameLimit)
       count = Int(clamping: max(0, frames))
     }
     frames = found.map { frame in
