@@ -129,7 +129,7 @@ public struct IndexedProcess: Hashable, Sendable {
     var entry = passwd()
     var found: UnsafeMutablePointer<passwd>?
     return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 16_384) { buffer in
-      guard getpwuid_r(id, &entry, buffer.baseAddress, buffer.count, &found) == 0, found != nil,
+      guard let start = buffer.baseAddress, getpwuid_r(id, &entry, start, buffer.count, &found) == 0, found != nil,
         let name = entry.pw_name
       else { return String(id) }
       return String(cString: name)

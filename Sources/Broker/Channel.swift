@@ -71,12 +71,13 @@ public struct Message: Equatable, Sendable {
   static let headSize = 20
   static let limit = 4096
   /// Bytes of text at most.
-  public static let textLimit = limit - headSize
+  public static let textLimit = Message.limit - Message.headSize
+  static let wordLimit = textLimit / 8
 
   /// The message as it is sent. A text that is too long is cut.
   public var bytes: [UInt8] {
     var bytes: [UInt8] = []
-    bytes.reserveCapacity(Self.headSize + text.count)
+    bytes.reserveCapacity(Self.headSize &+ text.count)
     bytes += Self.bytes(kind.rawValue)
     bytes += Self.bytes(number)
     bytes += Self.bytes(value)
@@ -86,7 +87,7 @@ public struct Message: Equatable, Sendable {
 
   /// Nil if the bytes are no message.
   public init?(_ bytes: [UInt8]) {
-    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: UInt32(Self.word(bytes, 0, 4))) else {
+    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: UInt32(truncatingIfNeeded: Self.word(bytes, 0, 4))) else {
       return nil
     }
     self.init(
@@ -95,14 +96,14 @@ public struct Message: Equatable, Sendable {
 
   /// A list of numbers as a text, and back; a rest of fewer than eight bytes is left out.
   public static func text(_ words: [UInt64]) -> [UInt8] { words.flatMap { bytes($0) } }
-  public var words: [UInt64] { (0..<text.count / 8).map { Self.word(text, 8 * $0, 8) } }
+  public var words: [UInt64] { stride(from: 0, to: text.count & ~7, by: 8).map { Self.word(text, $0, 8) } }
 
   private static func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
     withUnsafeBytes(of: value.littleEndian) { Array($0) }
   }
 
   private static func word(_ bytes: [UInt8], _ offset: Int, _ size: Int) -> UInt64 {
-    (0..<size).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
+    bytes[offset...].prefix(max(0, size)).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
   }
 }
 
@@ -139,7 +140,7 @@ public struct MessageChannel: ~Copyable, Sendable {
   static func pair(stream: Bool = false) -> (Int32, Int32)? {
     let kind = stream ? SOCK_STREAM : SOCK_SEQPACKET
     var ends: [Int32] = [-1, -1]
-    guard socketpair(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
+    guard socketpair(AF_UNIX, Int32(bitPattern: kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
     return (ends[0], ends[1])
   }
 
@@ -151,7 +152,7 @@ public struct MessageChannel: ~Copyable, Sendable {
     let count = message.bytes.withUnsafeBytes {
       allocs_send_message(end.number, $0.baseAddress, $0.count, passing, waits ? 1 : 0)
     }
-    return count < 0 ? Int32(-count) : 0
+    return count < 0 ? Int32(clamping: 0 &- count) : 0
   }
 
   /// The next message. `takesDescriptor`: whether one may come with it; if not, it is closed.
@@ -166,13 +167,13 @@ public struct MessageChannel: ~Copyable, Sendable {
     switch count {
     case 0: return .ended
     case ..<0:
-      switch Int32(-count) {
+      switch Int32(clamping: 0 &- count) {
       case EAGAIN: return .nothing
       case EMSGSIZE: return .malformed
       default: return .ended
       }
     default:
-      guard let message = Message(Array(bytes.prefix(count))) else {
+      guard let message = Message(Array(bytes[..<count])) else {
         if passed >= 0 { close(passed) }
         return .malformed
       }

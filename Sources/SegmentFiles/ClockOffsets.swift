@@ -57,7 +57,7 @@ package struct ClockOffsets: Hashable, Sendable {
   private static func link(_ path: String) -> [UInt8]? {
     var failed = false
     let text = [UInt8](unsafeUninitializedCapacity: 64) { buffer, count in
-      let size = readlink(path, buffer.baseAddress, buffer.count)
+      let size = buffer.baseAddress.map { readlink(path, $0, buffer.count) } ?? -1
       failed = size < 0
       count = max(0, size)
     }

@@ -225,7 +225,7 @@ public enum SegmentDirectory {
       let users = ProcessLiveness.userIDs(processID: processID)
     else { return [] }
     let name = SegmentFile.name(processID: processID, startTime: start)
-    let own = Set(users + [geteuid()]).flatMap { SharedDirectories.Place.own(ofUser: $0) }
+    let own = Set([users, [geteuid()]].joined()).flatMap { SharedDirectories.Place.own(ofUser: $0) }
     let places = getenv("ALLOCS_DIR") == nil ? (own + [.common, .former]).map(\.path) : searchPaths
     return places.compactMap { (try? file(at: "\($0)/\(name)")) ?? nil }
   }

@@ -28,7 +28,8 @@ func demangled(cString name: UnsafePointer<CChar>) -> String {
 
 private func cxxOrRust(_ name: UnsafePointer<CChar>) -> String? {
   withUnsafeTemporaryAllocation(of: CChar.self, capacity: longestName) { buffer in
-    let size = cdemangle_cxx_or_rust(name, buffer.baseAddress, buffer.count)
+    guard let start = buffer.baseAddress else { return nil }
+    let size = cdemangle_cxx_or_rust(name, start, buffer.count)
     guard size > 0 else { return nil }
     return String(decoding: UnsafeRawBufferPointer(buffer)[..<size], as: UTF8.self)
   }
