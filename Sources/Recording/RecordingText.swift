@@ -103,7 +103,7 @@ public struct HistoryReport {
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     var problems: [String] = []
-    let shown = UInt64(truncatingIfNeeded: min(limit, history.entries.count))
+    let shown = UInt64(clamping: min(limit, history.entries.count))
     var meter = BudgetMeter(interval: 1)
     for (index, entry) in history.entries.prefix(max(0, limit)).enumerated() {
       guard meter.goesOn() else { break }
