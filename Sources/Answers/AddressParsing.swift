@@ -28,7 +28,8 @@ public func parseAddresses(_ bytes: [UInt8]) throws(Complaint) -> [UInt64] {
     switch scanAddress(bytes, from: start, to: end) {
     case .success(let address): addresses.append(address)
     case .failure(.empty): break
-    case .failure(let fault): throw fault.error(of: String(decoding: bytes[..<end][start...], as: UTF8.self), line: line)
+    case .failure(let fault):
+      throw fault.error(of: String(decoding: bytes[..<end][start...], as: UTF8.self), line: line)
     }
     start = end &+ 1
   }

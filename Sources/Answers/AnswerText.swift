@@ -213,7 +213,9 @@ extension Answer {
       }
     }
     let hidden = stack.count &- 1 &- (lastPrintedFrame(of: stack.count, siteIndex) ?? -1)
-    if hidden > 0 { lines.append("\(blank) … and \(Units.count(UInt64(clamping: hidden), "more frame")): --json shows all") }
+    if hidden > 0 {
+      lines.append("\(blank) … and \(Units.count(UInt64(clamping: hidden), "more frame")): --json shows all")
+    }
     switch named.truncation {
     case nil: break
     case .depthLimit:

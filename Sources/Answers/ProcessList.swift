@@ -46,15 +46,15 @@ public struct ProcessList: Hashable, Sendable {
     let ordered = [processes.filter { $0.state == .live }, processes.filter { $0.state != .live }].flatMap { $0 }
     var rows: [Row] = [header]
     rows += ordered.map { process in
-        // bounded: seconds in floating point
-        let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
-        return Row(
-          cells: [
-            String(process.processID), process.stateText,
-            TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
-            Units.rounded(process.segmentBytes), Self.lost(process),
-          ], command: process.commandLine)
-      }
+      // bounded: seconds in floating point
+      let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
+      return Row(
+        cells: [
+          String(process.processID), process.stateText,
+          TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
+          Units.rounded(process.segmentBytes), Self.lost(process),
+        ], command: process.commandLine)
+    }
     // Numbers are aligned at the right, words at the left.
     let isNumber = [true, false, false, true, true, true]
     let widths = isNumber.indices.map { column in rows.map { TextLayout.width($0.cells[column]) }.max() ?? 0 }
@@ -87,7 +87,8 @@ public struct ProcessList: Hashable, Sendable {
       }
     }
     if omitted > 0 {
-      let words = "\(Units.count(UInt64(clamping: omitted), "more file")) in the directories: too many to look at; see prune."
+      let words =
+        "\(Units.count(UInt64(clamping: omitted), "more file")) in the directories: too many to look at; see prune."
       text += TextLayout.fill(words, indent: "").map { $0 + "\n" }.joined()
     }
     return text

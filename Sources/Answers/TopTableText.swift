@@ -98,7 +98,9 @@ extension TopTable.Site {
     let whole = TextLayout.printable(outer)
     for form in [whole] + FunctionName.shorterForms(of: whole) {
       let suffix = " in \(form)"
-      if let inner = Answer.whole(site, columns: room &- TextLayout.width(suffix)) { return "\(inner)\(suffix)\(called)" }
+      if let inner = Answer.whole(site, columns: room &- TextLayout.width(suffix)) {
+        return "\(inner)\(suffix)\(called)"
+      }
     }
     return "\(Answer.describe(site, columns: room))\(called)"
   }

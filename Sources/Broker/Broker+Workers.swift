@@ -340,7 +340,7 @@ extension Broker {
     let running = Set(
       workers.keys.compactMap { key -> UInt32? in if case .user(let id) = key { id } else { nil } })
     let all = watch.owners.union(running).sorted()
-    let page = all.dropFirst(Int(clamping: message.value)).prefix(Message.wordLimit)  // bounded: a UInt64 is not negative
+    let page = all[min(Int(clamping: message.value), all.count)...].prefix(Message.wordLimit)
     worker.channel.send(
       Message(
         .users, number: message.number, value: UInt64(all.count),

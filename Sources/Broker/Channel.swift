@@ -87,23 +87,20 @@ public struct Message: Equatable, Sendable {
 
   /// Nil if the bytes are no message.
   public init?(_ bytes: [UInt8]) {
-    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: UInt32(truncatingIfNeeded: Self.word(bytes, 0, 4))) else {
-      return nil
-    }
-    self.init(
-      kind, number: Self.word(bytes, 4, 8), value: Self.word(bytes, 12, 8), text: Array(bytes[Self.headSize...]))
+    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: Self.word(bytes, 0)) else { return nil }
+    self.init(kind, number: Self.word(bytes, 4), value: Self.word(bytes, 12), text: Array(bytes[Self.headSize...]))
   }
 
   /// A list of numbers as a text, and back; a rest of fewer than eight bytes is left out.
   public static func text(_ words: [UInt64]) -> [UInt8] { words.flatMap { bytes($0) } }
-  public var words: [UInt64] { stride(from: 0, to: text.count & ~7, by: 8).map { Self.word(text, $0, 8) } }
+  public var words: [UInt64] { stride(from: 0, to: text.count & ~7, by: 8).map { Self.word(text, $0) } }
 
   private static func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
     withUnsafeBytes(of: value.littleEndian) { Array($0) }
   }
 
-  private static func word(_ bytes: [UInt8], _ offset: Int, _ size: Int) -> UInt64 {
-    bytes[offset...].prefix(max(0, size)).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
+  private static func word<Number: FixedWidthInteger>(_ bytes: [UInt8], _ offset: Int) -> Number {
+    bytes[offset...].prefix(MemoryLayout<Number>.size).reversed().reduce(0) { $0 << 8 | Number(truncatingIfNeeded: $1) }
   }
 }
 
@@ -140,7 +137,7 @@ public struct MessageChannel: ~Copyable, Sendable {
   static func pair(stream: Bool = false) -> (Int32, Int32)? {
     let kind = stream ? SOCK_STREAM : SOCK_SEQPACKET
     var ends: [Int32] = [-1, -1]
-    guard socketpair(AF_UNIX, Int32(bitPattern: kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
+    guard socketpair(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
     return (ends[0], ends[1])
   }
 

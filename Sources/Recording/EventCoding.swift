@@ -92,7 +92,8 @@ private struct EncoderColumns: ~Copyable {
   mutating func move(to output: inout [UInt8]) {
     for column in counts.indices { output.append(number: UInt64(clamping: counts[column])) }
     for column in counts.indices {
-      output.append(contentsOf: UnsafeBufferPointer(start: bytes.advanced(by: column &* capacity), count: counts[column]))
+      output.append(
+        contentsOf: UnsafeBufferPointer(start: bytes.advanced(by: column &* capacity), count: counts[column]))
       counts[column] = 0
     }
   }

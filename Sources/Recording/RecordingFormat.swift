@@ -121,7 +121,9 @@ package struct ChunkHeader: Equatable {
     guard bytes.count >= RecordingFormat.chunkHeaderSize else { return nil }
     let bytes = bytes.prefix(RecordingFormat.chunkHeaderSize)
     func word(_ offset: Int) -> UInt32 { bytes.word(at: bytes.startIndex &+ offset) }
-    func long(_ offset: Int) -> UInt64 { UInt64(truncatingIfNeeded: word(offset)) | UInt64(truncatingIfNeeded: word(offset &+ 4)) << 32 }
+    func long(_ offset: Int) -> UInt64 {
+      UInt64(truncatingIfNeeded: word(offset)) | UInt64(truncatingIfNeeded: word(offset &+ 4)) << 32
+    }
     guard word(0) == RecordingFormat.chunkMagic, word(60) == CRC32C.of(bytes.prefix(60)) else { return nil }
     kind = UInt16(truncatingIfNeeded: word(4))
     flags = UInt16(truncatingIfNeeded: word(4) >> 16)
@@ -169,7 +171,8 @@ enum CRC32C {
         let word = next ^ UInt64(truncatingIfNeeded: value)
         value = 0
         for step in 0..<8 {
-          value ^= tables[(7 &- step) &* 256 &+ Int(truncatingIfNeeded: word >> UInt64(truncatingIfNeeded: step &* 8) & 255)]
+          value ^=
+            tables[(7 &- step) &* 256 &+ Int(truncatingIfNeeded: word >> UInt64(truncatingIfNeeded: step &* 8) & 255)]
         }
         index &+= 8
       }

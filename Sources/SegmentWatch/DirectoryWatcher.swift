@@ -155,7 +155,9 @@ private struct Event {
     let bytes = bytes.dropFirst(max(0, offset))
     guard bytes.count >= head else { return nil }
     func word(_ index: Int) -> UInt32 {
-      bytes[(bytes.startIndex &+ 4 &* index)...].prefix(4).reversed().reduce(0) { $0 << 8 | UInt32(truncatingIfNeeded: $1) }
+      bytes[(bytes.startIndex &+ 4 &* index)...].prefix(4).reversed().reduce(0) {
+        $0 << 8 | UInt32(truncatingIfNeeded: $1)
+      }
     }
     let length = Int(truncatingIfNeeded: word(3))
     guard bytes.count &- head >= length else { return nil }

@@ -334,7 +334,7 @@ private struct WholeUnits {
       info[place] = UInt8(truncatingIfNeeded: DW_UT_compile)
       let codeSize = attributes &- header.root
       root = header.root &- 8
-      for place in info[header.root..<attributes].indices { info[place &- 8] = info[place] }  // bounded: the code was read
+      for place in stride(from: header.root, to: attributes, by: 1) { info[place &- 8] = info[place] }
       info.overwrite(skeleton.baseAddress, size: 8, at: root &+ codeSize)
     }
     roots[id] = UInt64(clamping: root)

@@ -48,7 +48,9 @@ struct MetricSum {
   private mutating func add(_ key: String, _ value: Double) {
     var name = String(key.prefix { $0 != "{" })
     if !names.contains(name) {
-      for suffix in ["_bucket", "_sum", "_count"] where name.hasSuffix(suffix) { name = String(name.dropLast(suffix.count)) }
+      for suffix in ["_bucket", "_sum", "_count"] where name.hasSuffix(suffix) {
+        name = String(name.dropLast(suffix.count))
+      }
     }
     guard names.contains(name), !Self.brokersOwn.contains(name), key.utf8.count < 200,
       key.utf8.allSatisfy({ 0x20..<0x7f ~= $0 })

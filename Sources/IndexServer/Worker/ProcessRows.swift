@@ -37,7 +37,8 @@ enum ProcessRows {
       switch process.ending {
       case nil: put(UInt64.max)
       case .exited(let status)?: put(UInt64(truncatingIfNeeded: status & 0xFF) << 8)
-      case .killed(let signal, let hasDumpedCore)?: put(UInt64(truncatingIfNeeded: signal & 0x7F) | (hasDumpedCore ? 0x80 : 0))
+      case .killed(let signal, let hasDumpedCore)?:
+        put(UInt64(truncatingIfNeeded: signal & 0x7F) | (hasDumpedCore ? 0x80 : 0))
       }
       put(optional: process.unknownEnding)
       put(UInt64(process.command.count))

@@ -52,7 +52,8 @@ public struct ELFFile {
     headers = stride(from: 0, to: size, by: Self.programHeaderSize).map { start in
       func number(_ offset: Int, _ size: Int) -> UInt64 { entries.number(at: start &+ offset, size: size) ?? 0 }
       return ProgramHeader(
-        type: UInt32(truncatingIfNeeded: number(0, 4)), offset: number(8, 8), address: number(16, 8), fileSize: number(32, 8),
+        type: UInt32(truncatingIfNeeded: number(0, 4)), offset: number(8, 8), address: number(16, 8),
+        fileSize: number(32, 8),
         memorySize: number(40, 8), alignment: number(48, 8))
     }
   }
