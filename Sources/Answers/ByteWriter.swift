@@ -152,8 +152,8 @@ public struct ByteWriter: ~Copyable {
     return (spread &+ 0x3030_3030_3030_3030 &+ isLetter &* 0x27).bigEndian
   }
 
-  /// `value` with at most `places` digits after the point, 15 if there are more, without zeros at the end. A value below
-  /// zero, or that is not a number, is written as 0; a value above 2^53, as 2^53.
+  /// `value` with at most `places` digits after the point, and never more than 15, without zeros at the end. A value
+  /// below zero, or that is not a number, is written as 0; a value above 2^53, as 2^53.
   public mutating func append(decimal value: Double, places: Int) {
     var scale: UInt64 = 1
     for _ in stride(from: 0, to: min(places, 15), by: 1) { scale &*= 10 }

@@ -43,7 +43,7 @@ extension String {
   /// The text that stands for the bytes of a string of C.
   public init(reversibly text: UnsafePointer<CChar>) {
     var count = 0
-    while text[count] != 0 { count += 1 }
+    while text[count] != 0 { count &+= 1 }
     self = text.withMemoryRebound(to: UInt8.self, capacity: count) {
       Self.text(of: UnsafeBufferPointer(start: $0, count: count))
     }

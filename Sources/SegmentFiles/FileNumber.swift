@@ -74,7 +74,7 @@ enum RunningProcesses {
     var files: Set<FileNumber> = []
     let wanted = " rw-s "
     var place = 0
-    // bounded: `place` is in the text, or at its end: what is found takes as many bytes as are wanted
+    // bounded: `place` is in the text, or at its end
     while place < text.count, let start = text.baseAddress,
       let found = memmem(start + place, UInt(text.count - place), wanted, UInt(wanted.utf8.count))
     {
