@@ -57,8 +57,8 @@ extension String {
     while index < bytes.count {
       let length = length(ofScalarIn: bytes, at: index)
       if length > 0, StandIn.byte(in: bytes, at: index) == nil {
-        scalars.append(
-          contentsOf: String(decoding: bytes[index...].prefix(max(0, length)), as: UTF8.self).unicodeScalars)
+        let scalar = bytes[index..<(index &+ length)]  // bounded: `length` counts bytes that are there
+        scalars.append(contentsOf: String(decoding: scalar, as: UTF8.self).unicodeScalars)
         index &+= length
       } else {
         scalars.append(StandIn.scalar(for: bytes[index]))
