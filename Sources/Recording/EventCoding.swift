@@ -300,9 +300,8 @@ enum EventDecoder {
     for index in batches.indices {
       decoding.stamp = stamps[index] &- 1
       batches[index].records.reserveCapacity(counts[index])
-      while batches[index].records.count < counts[index] {
-        batches[index].records.append(try decoding.record(slot: batches[index].slot))
-      }
+      // bounded: a count is not negative
+      for _ in 0..<counts[index] { batches[index].records.append(try decoding.record(slot: batches[index].slot)) }
     }
     return batches
   }
@@ -387,7 +386,8 @@ private struct Decoding: ~Copyable {
       kinds.append(AllocationKind(context: context, origin: origin, extent: try self.number(.kinds)))
       return (kinds.count - 1, kinds[kinds.count - 1])
     }
-    guard let index = (Foreign(number) - 1).int(upTo: kinds.count &- 1) else { throw MalformedChunk() }
+    guard number <= UInt64(kinds.count) else { throw MalformedChunk() }
+    let index = Int(truncatingIfNeeded: number) &- 1
     return (index, kinds[index])
   }
 }
