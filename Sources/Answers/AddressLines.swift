@@ -32,6 +32,7 @@ public struct AddressLines: Sendable {
     _ bytes: Span<UInt8>, _ body: (AddressLine) throws(Failure) -> Void
   ) throws(Failure) {
     var start = 0
+    // bounded: a line begins behind the newline before it, and all indices are in the piece
     for index in 0..<bytes.count where bytes[index] == UInt8(ascii: "\n") {
       if partial.isEmpty {
         try take(bytes.extracting(start..<index), body)
@@ -56,7 +57,7 @@ public struct AddressLines: Sendable {
     var index = 0
     while index < bytes.count, partial.count <= Self.lineLimit {
       partial.append(bytes[index])
-      index += 1
+      index &+= 1
     }
   }
 
@@ -89,15 +90,15 @@ public struct AddressLines: Sendable {
       return nil
     }
     var value: UInt64 = 0
-    for index in 2..<line.count {
+    for index in 2..<line.count {  // bounded: it has 3 bytes at least
       let byte = line[index]
       var digit = byte &- UInt8(ascii: "0")
       if digit > 9 {
         digit = (byte | 0x20) &- UInt8(ascii: "a")
         guard digit < 6 else { return nil }
-        digit += 10
+        digit &+= 10
       }
-      value = value << 4 | UInt64(digit)
+      value = value << 4 | UInt64(truncatingIfNeeded: digit)
     }
     return value
   }
@@ -105,7 +106,7 @@ public struct AddressLines: Sendable {
   /// The meaning of any other line; nil if it is blank.
   private func examine(_ line: Span<UInt8>) -> AddressLine? {
     var bytes: [UInt8] = []
-    for index in 0..<min(line.count, Self.lineLimit) { bytes.append(line[index]) }
+    for index in stride(from: 0, to: min(line.count, Self.lineLimit), by: 1) { bytes.append(line[index]) }
     let text = String(decoding: bytes, as: UTF8.self)
     do throws(Complaint) {
       if line.count > Self.lineLimit {

@@ -22,15 +22,16 @@ public func parseAddresses(_ bytes: [UInt8]) throws(Complaint) -> [UInt64] {
   var start = 0
   var line = 0
   while start < bytes.count {
-    line += 1
+    line &+= 1
     var end = start
-    while end < bytes.count, bytes[end] != UInt8(ascii: "\n") { end += 1 }
+    while end < bytes.count, bytes[end] != UInt8(ascii: "\n") { end &+= 1 }
     switch scanAddress(bytes, from: start, to: end) {
     case .success(let address): addresses.append(address)
     case .failure(.empty): break
-    case .failure(let fault): throw fault.error(of: String(decoding: bytes[start..<end], as: UTF8.self), line: line)
+    case .failure(let fault):
+      throw fault.error(of: String(decoding: bytes[..<end][start...], as: UTF8.self), line: line)
     }
-    start = end + 1
+    start = end &+ 1
   }
   return addresses
 }
@@ -90,34 +91,34 @@ enum AddressFault: Error {
 func scanAddress(_ bytes: [UInt8], from start: Int, to end: Int) -> Result<UInt64, AddressFault> {
   var start = start
   var end = end
-  while start < end, isBlank(bytes[start]) { start += 1 }
-  while end > start, isBlank(bytes[end - 1]) { end -= 1 }
+  while start < end, isBlank(bytes[start]) { start &+= 1 }
+  while end > start, isBlank(bytes[end &- 1]) { end &-= 1 }
   guard start < end else { return .failure(.empty) }
   if bytes[start] == UInt8(ascii: "-") {
-    return .failure(start + 1 < end && isDecimal(bytes[start + 1]) ? .negative : .notANumber)
+    return .failure(start &+ 1 < end && isDecimal(bytes[start &+ 1]) ? .negative : .notANumber)
   }
   if bytes[start] == UInt8(ascii: "+") {
-    return .failure(start + 1 < end && isDecimal(bytes[start + 1]) ? .signed : .notANumber)
+    return .failure(start &+ 1 < end && isDecimal(bytes[start &+ 1]) ? .signed : .notANumber)
   }
 
-  if end - start >= 2, bytes[start] == UInt8(ascii: "0"), bytes[start + 1] | 0x20 == UInt8(ascii: "x") {
-    start += 2
+  if end &- start >= 2, bytes[start] == UInt8(ascii: "0"), bytes[start &+ 1] | 0x20 == UInt8(ascii: "x") {
+    start &+= 2
     guard start < end else { return .failure(.noDigits) }
     var value: UInt64 = 0
     var overflow = false
-    for index in start..<end {
+    for index in stride(from: start, to: end, by: 1) {
       guard let digit = hexadecimalDigit(bytes[index]) else { return .failure(.notANumber) }
       overflow = overflow || value >> 60 != 0
-      value = value << 4 | UInt64(digit)
+      value = value << 4 | UInt64(truncatingIfNeeded: digit)
     }
     return overflow ? .failure(.tooLarge) : .success(value)
   }
 
   var value: UInt64 = 0
   var overflow = false
-  for index in start..<end {
+  for index in stride(from: start, to: end, by: 1) {
     guard isDecimal(bytes[index]) else {
-      let isHexadecimal = bytes[start..<end].allSatisfy { hexadecimalDigit($0) != nil }
+      let isHexadecimal = bytes[..<end][start...].allSatisfy { hexadecimalDigit($0) != nil }
       return .failure(isHexadecimal ? .hexadecimalWithoutPrefix : .notANumber)
     }
     let (product, productOverflow) = value.multipliedReportingOverflow(by: 10)
@@ -135,5 +136,5 @@ private func isDecimal(_ byte: UInt8) -> Bool { byte &- 0x30 < 10 }
 func hexadecimalDigit(_ byte: UInt8) -> UInt8? {
   if isDecimal(byte) { return byte & 15 }
   let letter = (byte | 0x20) &- UInt8(ascii: "a")
-  return letter < 6 ? letter + 10 : nil
+  return letter < 6 ? letter &+ 10 : nil
 }

@@ -108,7 +108,7 @@ extension Frame {
     if let function { writer.append(",\"function\":", string: function) }
     if let unnamed { writer.append(",\"unnamed\":", string: unnamed.rawValue) }
     if let file { writer.append(",\"file\":", string: file) }
-    if let line { writer.append(",\"line\":", decimal: UInt64(max(line, 0))) }
+    if let line { writer.append(",\"line\":", decimal: UInt64(max(0, line))) }
   }
 
   /// Appends `,"site":{…}`.
@@ -175,7 +175,7 @@ extension ByteWriter {
     case .unwinder: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"unwinder\"")
     case .damaged: append(",\"stack_truncated\":true,\"stack_truncated_by\":\"damage\"")
     }
-    if let framesCut = stack.framesCut { append(",\"stack_frames_cut\":", decimal: UInt64(framesCut)) }
+    if let framesCut = stack.framesCut { append(",\"stack_frames_cut\":", decimal: UInt64(clamping: framesCut)) }
   }
 
   /// Appends `,"names_missing":[…]`, nothing if there are no reasons.
@@ -186,7 +186,7 @@ extension ByteWriter {
   }
 
   mutating func append(thread: Answer.Thread) {
-    append(",\"thread\":{\"id\":", decimal: UInt64(thread.id))
+    append(",\"thread\":{\"id\":", decimal: UInt64(truncatingIfNeeded: thread.id))
     if let name = thread.name { append(",\"name\":", string: name) }
     append("}")
   }

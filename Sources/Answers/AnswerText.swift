@@ -77,11 +77,11 @@ extension Answer {
     // Blocks in other mappings say nothing about the gaps of this mapping.
     let below = previous.flatMap { previous in mapping.map { previous.end > $0.start } ?? true ? previous : nil }
     let above = next.flatMap { next in mapping.map { next.base < $0.end } ?? true ? next : nil }
-    let place = mapping.map { $0.path == nil ? "its mapping" : TextLayout.printable($0.path!) } ?? "the heap"
+    let place = mapping.map { $0.path.map { TextLayout.printable($0) } ?? "its mapping" } ?? "the heap"
     let known = losses.isEmpty ? "live block" : "known live block"
     switch (below, above) {
     case (let below?, let above?) where above.base >= below.end:
-      return "in a gap of \(Units.distance(above.base - below.end)) between two \(known)s"
+      return "in a gap of \(Units.distance(above.base &- below.end)) between two \(known)s"
     case (_?, _?): return "between two \(known)s"
     case (_?, nil): return "above the last \(known) of \(place)"
     case (nil, _?): return "below the first \(known) of \(place)"
@@ -91,7 +91,7 @@ extension Answer {
 
   /// Columns behind the address and the kind.
   private var headlineRoom: Int {
-    TextLayout.columns - TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
+    TextLayout.columns &- TextLayout.width("\(hex(address)): \(kind.rawValue) — ")
   }
 
   /// The first of `texts` that fits into the first line; the last if none does.
@@ -101,7 +101,7 @@ extension Answer {
 
   /// `name`, cut so that it fits into the first line with all of `suffix`, unless hardly anything would be left of it.
   private func fitting(_ name: String, suffix: String) -> String {
-    TextLayout.fit(name, columns: max(16, headlineRoom - TextLayout.width(suffix))) + suffix
+    TextLayout.fit(name, columns: max(16, headlineRoom &- TextLayout.width(suffix))) + suffix
   }
 
   private var staticHeadline: String {
@@ -175,7 +175,7 @@ extension Answer {
       case (nil, nil): ""
       }
     if let site = stack?.site {
-      let room = TextLayout.columns - 3 - TextLayout.width("allocated by ")
+      let room = TextLayout.columns &- 3 &- TextLayout.width("allocated by ")
       phrases.append("allocated by \(Self.describe(site, columns: room))")
       if !with.isEmpty { phrases.append(with) }
     } else if !with.isEmpty {
@@ -206,18 +206,20 @@ extension Answer {
         let number = TextLayout.padded("#\(index)", right: 4)
         let mark =
           (stack[index].inlined ? " inlined" : "") + (interruptedFrames.contains(index) ? " interrupted" : "")
-        let room = TextLayout.columns - head.count - number.count - mark.count
-        lines.append(head + number + Self.describe(stack[index], columns: room) + mark)
+        let room = TextLayout.columns &- head.count &- number.count &- mark.count
+        lines.append("\(head)\(number)\(Self.describe(stack[index], columns: room))\(mark)")
       case .wrappers(let count):
-        lines.append("\(blank) … \(Units.count(UInt64(count), "frame")) of the same kind")
+        lines.append("\(blank) … \(Units.count(UInt64(clamping: count), "frame")) of the same kind")
       }
     }
-    let hidden = stack.count - 1 - (lastPrintedFrame(of: stack.count, siteIndex) ?? -1)
-    if hidden > 0 { lines.append("\(blank) … and \(Units.count(UInt64(hidden), "more frame")): --json shows all") }
+    let hidden = stack.count &- 1 &- (lastPrintedFrame(of: stack.count, siteIndex) ?? -1)
+    if hidden > 0 {
+      lines.append("\(blank) … and \(Units.count(UInt64(clamping: hidden), "more frame")): --json shows all")
+    }
     switch named.truncation {
     case nil: break
     case .depthLimit:
-      let count = named.framesCut.map { ": at least \(Units.count(UInt64($0), "frame")) beyond" } ?? ""
+      let count = named.framesCut.map { ": at least \(Units.count(UInt64(clamping: $0), "frame")) beyond" } ?? ""
       lines.append("\(blank) … cut at the depth limit\(count)")
     case .unwinder: lines.append("\(blank) … the unwinder could go no further")
     case .damaged: lines.append("\(blank) … the index is damaged beyond here")
@@ -246,11 +248,13 @@ extension Answer {
   /// those from the site's callee on.
   private static func printedParts(of count: Int, _ siteIndex: Int?) -> [StackPart] {
     guard let siteIndex, siteIndex > Self.printedFrames / 2, siteIndex < count else {
-      return (0..<min(count, Self.printedFrames)).map { .frame($0) }
+      return stride(from: 0, to: min(count, Self.printedFrames), by: 1).map { .frame($0) }
     }
-    let start = siteIndex - 1
-    return [.frame(0), .frame(1), .wrappers(start - 2)]
-      + (start..<min(count, start + Self.printedFrames - 3)).map { .frame($0) }
+    let start = siteIndex &- 1
+    let end = min(count, start &+ Self.printedFrames &- 3)
+    var parts: [StackPart] = [.frame(0), .frame(1), .wrappers(start &- 2)]
+    parts += stride(from: start, to: end, by: 1).map { .frame($0) }
+    return parts
   }
 
   private static func lastPrintedFrame(of count: Int, _ siteIndex: Int?) -> Int? {
@@ -266,9 +270,9 @@ extension Answer {
     if let whole = whole(frame, columns: columns) { return whole }
     let function = name(of: frame)
     let shortest = FunctionName.shorterForms(of: function).last ?? function
-    let place = place(of: frame).map { $0.before + TextLayout.fit($0.name, columns: 1) + $0.after } ?? ""
-    let room = columns - TextLayout.width(place)
-    return room < 12 ? TextLayout.fit(shortest, columns: columns) : TextLayout.fit(shortest, columns: room) + place
+    let place = place(of: frame).map { "\($0.before)\(TextLayout.fit($0.name, columns: 1))\($0.after)" } ?? ""
+    let room = columns &- TextLayout.width(place)
+    return room < 12 ? TextLayout.fit(shortest, columns: columns) : "\(TextLayout.fit(shortest, columns: room))\(place)"
   }
 
   /// As `describe`, but nil if there is no room without a cut through the function's name or scope.
@@ -278,15 +282,15 @@ extension Answer {
       return ([function] + FunctionName.shorterForms(of: function)).first { TextLayout.width($0) <= columns }
     }
     let whole = TextLayout.width(name)
-    if TextLayout.width(function) + before.count + whole + after.count <= columns {
-      return function + before + name + after
+    if TextLayout.width(function) &+ before.count &+ whole &+ after.count <= columns {
+      return "\(function)\(before)\(name)\(after)"
     }
     let forms = [function] + FunctionName.shorterForms(of: function)
     // First the whole name of the file, then enough to know it by, then no more than a sign that there is one.
     for least in [whole, min(whole, 6), min(whole, 1)] {
       for form in forms {
-        let room = columns - TextLayout.width(form) - before.count - after.count
-        if room >= least { return form + before + TextLayout.fit(name, columns: room) + after }
+        let room = columns &- TextLayout.width(form) &- before.count &- after.count
+        if room >= least { return "\(form)\(before)\(TextLayout.fit(name, columns: room))\(after)" }
       }
     }
     return nil
@@ -314,10 +318,8 @@ extension Answer {
 
   /// Why names are incomplete, each reason once.
   private var namesMissing: [String] {
-    var frames = stack?.frames ?? []
-    frames += (contents + containers).flatMap { $0.stack?.frames ?? [] }
-    frames += mappedBy?.stack?.frames ?? []
-    frames += frame?.functions ?? []
+    let stacks = [[stack], [contents, containers].joined().map(\.stack), [mappedBy?.stack]].joined()
+    let frames = [stacks.flatMap { $0?.frames ?? [] }, frame?.functions ?? []].flatMap { $0 }
     return frames.problems(and: variableProblem)
   }
 
@@ -328,12 +330,12 @@ extension Answer {
     func lines(_ title: String, _ links: [Container]) -> [String] {
       links.flatMap { link in
         let indent = String(repeating: " ", count: title.count)
-        var lines = TextLayout.wrap(link.phrases(columns: TextLayout.columns - title.count), indent: indent)
+        var lines = TextLayout.wrap(link.phrases(columns: TextLayout.columns &- title.count), indent: indent)
         if !lines.isEmpty { lines[0] = title + lines[0].dropFirst(title.count) }
         return lines
       }
     }
-    return lines("  holds    ", contents.reversed()) + lines("  in       ", containers)
+    return [lines("  holds    ", contents.reversed()), lines("  in       ", containers)].flatMap { $0 }
   }
 
   /// The nearest live blocks, with their distance from this block, or from the address if it is free.
@@ -341,11 +343,11 @@ extension Answer {
     let low = block?.base ?? address
     let high = block?.end ?? address
     let below = previous.map { previous in
-      let distance = previous.end <= low ? low - previous.end : 0
+      let distance = previous.end <= low ? low &- previous.end : 0
       return "\(hex(previous.base)), \(Units.bytes(previous.size)), \(Self.distance(distance, "below"))"
     }
     let above = next.map { next in
-      let distance = next.base >= high ? next.base - high : 0
+      let distance = next.base >= high ? next.base &- high : 0
       return "\(hex(next.base)), \(Units.bytes(next.size)), \(Self.distance(distance, "above"))"
     }
     var lines: [String] = []
@@ -363,11 +365,11 @@ extension Answer {
     let name = mapping.path.map { TextLayout.printable($0) } ?? "anonymous"
     let mark = mapping.isDeleted ? " (deleted)" : ""
     let size = ", \(Units.rounded(mapping.end &- mapping.start))"
-    let room = TextLayout.columns - TextLayout.width(place) - mark.count - 1
+    let room = TextLayout.columns &- TextLayout.width(place) &- mark.count &- 1
     // The reader can work out the size, but not the name.
-    if TextLayout.width(name) + size.count <= room { return "\(place) \(name)\(mark)\(size)" }
+    if TextLayout.width(name) &+ size.count <= room { return "\(place) \(name)\(mark)\(size)" }
     if TextLayout.width(name) <= room { return "\(place) \(name)\(mark)" }
-    if let short = TextLayout.fitPath(name, columns: room - size.count) { return "\(place) \(short)\(mark)\(size)" }
+    if let short = TextLayout.fitPath(name, columns: room &- size.count) { return "\(place) \(short)\(mark)\(size)" }
     return "\(place) \(TextLayout.fit(name, columns: max(8, room), head: 1))\(mark)"
   }
 
@@ -390,7 +392,7 @@ extension Answer.Container {
     case (nil, let allocator?): phrases.append("of \(allocator)")
     case (nil, nil): break
     }
-    if let site = stack?.site { phrases.append("by \(Answer.describe(site, columns: columns - 4))") }
+    if let site = stack?.site { phrases.append("by \(Answer.describe(site, columns: columns &- 4))") }
     if let age { phrases.append("\(Units.duration(age)) ago") }
     return phrases
   }

@@ -3,6 +3,7 @@
 //
 // Invariants: `count <= capacity`; the bytes below `count` are initialized; the memory is owned by the writer alone.
 
+import Bounds
 import ByteText
 
 /// A growing sequence of bytes. Not safe to use from two threads at once.
@@ -47,13 +48,13 @@ public struct ByteWriter: ~Copyable {
   /// `count`.
   @inline(__always)
   private mutating func room(_ extra: Int) -> UnsafeMutablePointer<UInt8> {
-    if capacity - count < extra { grow(extra) }
-    return start + count
+    if capacity &- count < extra { grow(extra) }
+    return start.advanced(by: count)
   }
 
   @inline(never)
   private mutating func grow(_ extra: Int) {
-    let newCapacity = max(capacity * 2, count + extra)
+    let newCapacity = max(capacity &* 2, count &+ extra)
     let new = UnsafeMutablePointer<UInt8>.allocate(capacity: newCapacity)
     new.update(from: start, count: count)
     start.deallocate()
@@ -64,7 +65,7 @@ public struct ByteWriter: ~Copyable {
   @inline(__always)
   public mutating func append(byte: UInt8) {
     room(1).pointee = byte
-    count += 1
+    count &+= 1
   }
 
   /// Appends a literal.
@@ -72,7 +73,7 @@ public struct ByteWriter: ~Copyable {
   public mutating func append(_ literal: StaticString) {
     let size = literal.utf8CodeUnitCount
     room(size).update(from: literal.utf8Start, count: size)
-    count += size
+    count &+= size
   }
 
   public mutating func append(bytes: [UInt8]) {
@@ -98,7 +99,7 @@ public struct ByteWriter: ~Copyable {
   private mutating func append(buffer: UnsafeBufferPointer<UInt8>) {
     guard let source = buffer.baseAddress else { return }
     room(buffer.count).update(from: source, count: buffer.count)
-    count += buffer.count
+    count &+= buffer.count
   }
 
   // MARK: numbers
@@ -109,40 +110,40 @@ public struct ByteWriter: ~Copyable {
     var digits = 1
     var bound: UInt64 = 10
     while value >= bound {
-      digits += 1
+      digits &+= 1
       if digits == 20 { break }
-      bound *= 10
+      bound &*= 10
     }
     let place = room(20)
     var rest = value
     var index = digits
     repeat {
-      index -= 1
+      index &-= 1
       let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: 10)
-      place[index] = 0x30 + UInt8(truncatingIfNeeded: remainder)
+      place[index] = 0x30 &+ UInt8(truncatingIfNeeded: remainder)
       rest = quotient
     } while rest != 0
-    count += digits
+    count &+= digits
   }
 
   /// `0x` and the digits, in lower case, without leading zeros.
   @inline(__always)
   public mutating func append(address: UInt64) {
-    let digits = max(1, (64 - address.leadingZeroBitCount + 3) / 4)
+    let digits = max(1, (67 &- address.leadingZeroBitCount) / 4)
     let place = UnsafeMutableRawPointer(room(18))
     place.storeBytes(of: UInt16(littleEndian: 0x7830), as: UInt16.self)  // 0x
     // All sixteen digits are stored, the first digit first; the next append overwrites those behind the last one.
-    let aligned = address << UInt64(64 - 4 * digits)
+    let aligned = address << UInt64(truncatingIfNeeded: 64 &- 4 &* digits)
     place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned >> 32)), toByteOffset: 2, as: UInt64.self)
     place.storeBytes(of: Self.digits(UInt32(truncatingIfNeeded: aligned)), toByteOffset: 10, as: UInt64.self)
-    count += 2 + digits
+    count &+= 2 &+ digits
   }
 
   /// The eight hexadecimal digits of `value`, the highest in the lowest byte of memory.
   @inline(__always)
   private static func digits(_ value: UInt32) -> UInt64 {
     // One digit in each byte.
-    var spread = UInt64(value)
+    var spread = UInt64(truncatingIfNeeded: value)
     spread = (spread | spread << 16) & 0x0000_FFFF_0000_FFFF
     spread = (spread | spread << 8) & 0x00FF_00FF_00FF_00FF
     spread = (spread | spread << 4) & 0x0F0F_0F0F_0F0F_0F0F
@@ -151,23 +152,24 @@ public struct ByteWriter: ~Copyable {
     return (spread &+ 0x3030_3030_3030_3030 &+ isLetter &* 0x27).bigEndian
   }
 
-  /// `value` with at most `places` digits after the point, without zeros at the end. A value below zero, or that is not
-  /// a number, is written as 0; a value above 2^53, as 2^53.
+  /// `value` with at most `places` digits after the point, and never more than 15, without zeros at the end. A value
+  /// below zero, or that is not a number, is written as 0; a value above 2^53, as 2^53.
   public mutating func append(decimal value: Double, places: Int) {
     var scale: UInt64 = 1
-    for _ in 0..<places { scale *= 10 }
+    for _ in stride(from: 0, to: min(places, 15), by: 1) { scale &*= 10 }
     let limited = value > 0 ? min(value, 9_007_199_254_740_992) : 0
-    let whole = UInt64(limited)
-    var fraction = UInt64(((limited - Double(whole)) * Double(scale)).rounded())
-    append(decimal: fraction >= scale ? whole + 1 : whole)
+    let whole = Foreign<UInt64>(wholePartOf: limited).saturated()
+    let rest = (limited - Double(whole)) * Double(scale)
+    var fraction = Foreign<UInt64>(wholePartOf: rest.rounded()).saturated()
+    append(decimal: fraction >= scale ? whole &+ 1 : whole)
     if fraction == 0 || fraction >= scale { return }
     append(byte: UInt8(ascii: "."))
+    // bounded: the divisor is a power of ten, 1 at least
     var digit = scale / 10
-    while fraction > 0 {
-      append(byte: 0x30 + UInt8(fraction / digit))
+    while fraction > 0, digit > 0 {
+      append(byte: 0x30 &+ UInt8(truncatingIfNeeded: fraction / digit))
       fraction %= digit
       digit /= 10
-      if digit == 0 { break }
     }
   }
 
@@ -182,8 +184,8 @@ public struct ByteWriter: ~Copyable {
 
   @inline(__always)
   private mutating func appendJSONString(_ source: UnsafeBufferPointer<UInt8>) {
-    // The longest escape, \u001f, has six bytes.
-    var place = room(source.count * 6 + 2)
+    // bounded: the longest escape, \u001f, has six bytes, and stands for at least one
+    var place = room(source.count &* 6 &+ 2)
     let first = place
     place.pointee = UInt8(ascii: "\"")
     place += 1
@@ -202,7 +204,7 @@ public struct ByteWriter: ~Copyable {
       }
     }
     place.pointee = UInt8(ascii: "\"")
-    count += place + 1 - first
+    count &+= first.distance(to: place) &+ 1
   }
 
   @inline(never)
@@ -220,9 +222,9 @@ public struct ByteWriter: ~Copyable {
       }
     if let short {
       place[1] = short
-      return place + 2
+      return place.advanced(by: 2)
     }
-    return escape(unit: UInt16(byte), at: place)
+    return escape(unit: UInt16(truncatingIfNeeded: byte), at: place)
   }
 
   /// `\u001f`
@@ -230,8 +232,10 @@ public struct ByteWriter: ~Copyable {
     let digits: StaticString = "0123456789abcdef"
     place[0] = UInt8(ascii: "\\")
     place[1] = UInt8(ascii: "u")
-    for digit in 0..<4 { place[2 + digit] = digits.utf8Start[Int(unit >> UInt16(12 - 4 * digit) & 15)] }
-    return place + 6
+    for digit in 0..<4 {
+      place[2 &+ digit] = digits.utf8Start[Int(truncatingIfNeeded: unit >> UInt16(clamping: 12 &- 4 &* digit) & 15)]
+    }
+    return place.advanced(by: 6)
   }
 
   /// Copies a scalar from 0x80 up, which begins at `index` of a String's UTF-8. A scalar that a terminal would act upon
@@ -241,7 +245,7 @@ public struct ByteWriter: ~Copyable {
   private static func copy(
     scalarIn source: UnsafeBufferPointer<UInt8>, at index: inout Int, to place: UnsafeMutablePointer<UInt8>
   ) -> UnsafeMutablePointer<UInt8> {
-    // A String's UTF-8 is valid.
+    // bounded: a String's UTF-8 is valid, so that all bytes of the scalar are there
     let first = source[index]
     let length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4
     var value = UInt32(first) & (0xFF >> UInt32(length + 1))

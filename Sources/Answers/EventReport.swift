@@ -116,7 +116,7 @@ public struct EventReport: ~Copyable {
     case .free, .reallocOld:
       appendOrigin(event.context, event.ticks)
       if event.origin != 0 {
-        writer.append(",\"allocated\":{\"context\":", decimal: UInt64(event.origin))
+        writer.append(",\"allocated\":{\"context\":", decimal: UInt64(truncatingIfNeeded: event.origin))
         appendOrigin(event.origin, event.ticks)
         writer.append("}")
       }
@@ -170,10 +170,10 @@ public struct EventReport: ~Copyable {
     }
     let thread = thread(of: event)
     var line = "\(wallTime(event.stamp)) \(TextLayout.padded(event.kind?.word ?? "?", right: 7)) "
-    line += TextLayout.padded(address, right: 14) + " " + TextLayout.padded(size, left: 9)
+    line += "\(TextLayout.padded(address, right: 14)) \(TextLayout.padded(size, left: 9))"
     line += " " + TextLayout.padded(thread.map { "\($0.id)" } ?? "-", right: 7) + " "
-    line += TextLayout.fit(
-      remark(event, thread: thread, columns: TextLayout.columns - line.count), columns: TextLayout.columns - line.count)
+    let room = TextLayout.columns &- line.count
+    line += TextLayout.fit(remark(event, thread: thread, columns: room), columns: room)
     while line.last == " " { line.removeLast() }
     writer.append(line: line)
   }
@@ -184,7 +184,7 @@ public struct EventReport: ~Copyable {
     case .free, .reallocOld:
       // The site that freed, if that was recorded; else the site that allocated the block.
       if let site = siteName(event.context, event.ticks, columns) { return site }
-      return siteName(event.origin, event.ticks, columns - 3).map { "of \($0)" } ?? ""
+      return siteName(event.origin, event.ticks, columns &- 3).map { "of \($0)" } ?? ""
     case .threadStart, .threadEnd, .resumed: return thread?.name.map { "\"\(TextLayout.printable($0))\"" } ?? ""
     case .moduleLoad, .moduleUnload:
       return modulePath(event).map { TextLayout.printable(Answer.lastComponent($0)) } ?? ""
@@ -196,7 +196,7 @@ public struct EventReport: ~Copyable {
     guard context != 0, let index = origins.originIndex(ofContext: context, in: view.shared.segment) else { return nil }
     let node = origins.node(ofOriginAt: index)
     guard node != 0 else { return nil }
-    let key = UInt64(node) << 8 | UInt64(max(0, columns) & 0xFF)
+    let key = UInt64(truncatingIfNeeded: node) << 8 | UInt64(clamping: columns & 0xFF)
     if let known = siteNames[key] { return known }
     guard let frame = attribution.site(ofNode: node, at: ticks)?.frames.first else { return nil }
     let name = Answer.describe(frame, columns: columns)

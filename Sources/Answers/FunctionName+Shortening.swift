@@ -79,7 +79,7 @@ extension FunctionName {
           if hasParameters, parameters == .dropped { return start }
           copy()
           if !hasParameters { start = result.count }
-        case UInt8(ascii: "o") where isAtWord && hasPrefix("operator") && !isIdentifier(at: index + 8): copyOperator()
+        case UInt8(ascii: "o") where isAtWord && hasPrefix("operator") && !isIdentifier(at: index &+ 8): copyOperator()
         default: copy()
         }
       }
@@ -88,56 +88,60 @@ extension FunctionName {
 
     private mutating func copy() {
       result.append(name[index])
-      index += 1
+      index &+= 1
     }
 
     /// One past the bracket that closes the one at `index`.
     private func end(_ open: UInt8, _ close: UInt8) -> Int {
       var level = 0
-      for position in index..<name.endIndex {
+      for position in name[index...].indices {
         if name[position] == open {
           level += 1
-        } else if name[position] == close, position == index || name[position - 1] != UInt8(ascii: "-") {
-          level -= 1
+        } else if name[position] == close, position == index || name[position &- 1] != UInt8(ascii: "-") {
+          level &-= 1
         }
-        if level == 0 { return position + 1 }
+        if level == 0 { return position &+ 1 }
       }
       return name.endIndex
     }
 
     private mutating func copyGroup(_ open: UInt8, _ close: UInt8) {
       let end = end(open, close)
-      result += name[index..<end]
+      result.append(contentsOf: name[..<end][index...])
       index = end
     }
 
     /// A group that is a part of the scope: what is in it is shortened in the same way.
     private mutating func copyInner(_ open: UInt8, _ close: UInt8) {
       let end = end(open, close)
-      guard depth < Self.deepest, end - index > 2, name[end - 1] == close else {
+      guard depth < Self.deepest, end &- index > 2, name[end &- 1] == close else {
         copyGroup(open, close)
         return
       }
-      var inner = Shortening(name[(index + 1)..<(end - 1)], parameters, templates, depth: depth + 1)
+      var inner = Shortening(name[..<end][index...].dropFirst().dropLast(), parameters, templates, depth: depth &+ 1)
       _ = inner.run()
       // A type alone needs no brackets around it.
       let isBare =
         open == UInt8(ascii: "<") && templates == .dropped && !inner.result.contains(UInt8(ascii: " "))
         && !inner.result.contains { $0 == UInt8(ascii: "&") || $0 == UInt8(ascii: "*") || $0 == UInt8(ascii: "[") }
-      result += isBare ? inner.result : [open] + inner.result + [close]
+      if !isBare { result.append(open) }
+      result.append(contentsOf: inner.result)
+      if !isBare { result.append(close) }
       index = end
     }
 
     private mutating func group(_ open: Unicode.Scalar, _ close: Unicode.Scalar, _ groups: Groups) {
       let end = end(UInt8(ascii: open), UInt8(ascii: close))
       switch groups {
-      case .kept: result += name[index..<end]
+      case .kept: result.append(contentsOf: name[..<end][index...])
       case .marked:
         // No shorter than what is in there.
-        if end - index <= 3 {
-          result += name[index..<end]
+        if end &- index <= 3 {
+          result.append(contentsOf: name[..<end][index...])
         } else {
-          result += [UInt8(ascii: open)] + Self.mark + [UInt8(ascii: close)]
+          result.append(UInt8(ascii: open))
+          result.append(contentsOf: Self.mark)
+          result.append(UInt8(ascii: close))
         }
       case .dropped: break
       }
@@ -160,7 +164,7 @@ extension FunctionName {
       while index < name.endIndex, signs.utf8.contains(name[index]) { copy() }
       // Arguments of a template, kept apart from an operator that ends in <.
       if hasPrefix(" <") {
-        if templates == .dropped { index += 1 } else { copy() }
+        if templates == .dropped { index &+= 1 } else { copy() }
         group("<", ">", templates)
       }
     }
@@ -170,7 +174,7 @@ extension FunctionName {
       return depth > 0 && last == UInt8(ascii: " ")
     }
 
-    private var isAtWord: Bool { index == name.startIndex || !isIdentifier(at: index - 1) }
+    private var isAtWord: Bool { index == name.startIndex || !isIdentifier(at: index &- 1) }
 
     private func isIdentifier(at position: Int) -> Bool {
       guard name.indices.contains(position) else { return false }

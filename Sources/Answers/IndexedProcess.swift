@@ -112,6 +112,7 @@ public struct IndexedProcess: Hashable, Sendable {
   /// offsets; nil if the moment lies ahead: then it was counted from another boot.
   static func wallTime(ofStart ticks: UInt64, _ offsets: ClockOffsets) -> Double? {
     let shift = Double(offsets.boottime &- ClockOffsets.own.boottime) / 1e9
+    // bounded: seconds in floating point
     let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond
     return age >= -1 ? SystemClock.now() - max(0, age) : nil
   }
@@ -120,7 +121,7 @@ public struct IndexedProcess: Hashable, Sendable {
   static func allocatedBytes(ofFile path: String) -> UInt64 {
     var status = stat()
     // stat(2) counts blocks of 512 bytes, whatever the file system's.
-    return lstat(path.originalPath, &status) == 0 ? UInt64(max(0, status.st_blocks)) * 512 : 0
+    return lstat(path.originalPath, &status) == 0 ? UInt64(max(0, status.st_blocks)) &* 512 : 0
   }
 
   /// The name of user `id`, or the number as text.
@@ -128,7 +129,7 @@ public struct IndexedProcess: Hashable, Sendable {
     var entry = passwd()
     var found: UnsafeMutablePointer<passwd>?
     return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 16_384) { buffer in
-      guard getpwuid_r(id, &entry, buffer.baseAddress!, buffer.count, &found) == 0, found != nil,
+      guard let start = buffer.baseAddress, getpwuid_r(id, &entry, start, buffer.count, &found) == 0, found != nil,
         let name = entry.pw_name
       else { return String(id) }
       return String(cString: name)
@@ -144,20 +145,20 @@ public struct IndexedProcess: Hashable, Sendable {
   /// The command as a person would type it, more or less: the program without its directory, then its arguments.
   var commandLine: String {
     guard let program = command.first else { return "" }
-    return TextLayout.printable(([Answer.lastComponent(program)] + command.dropFirst()).joined(separator: " "))
+    return TextLayout.printable([[Answer.lastComponent(program)], command.dropFirst()].joined().joined(separator: " "))
   }
 
   /// Seconds for which it has run; nil if it does not run, or its start is not known.
   var uptime: Double? {
     guard state == .live, let started else { return nil }
-    return max(0, SystemClock.now() - started)
+    return max(0, SystemClock.now() - started)  // bounded: seconds in floating point
   }
 
   func appendJSONFields(to writer: inout ByteWriter) {
     writer.append("\"pid\":", decimal: UInt64(max(0, processID)))
     writer.append(",\"state\":", string: state.rawValue)
     switch ending {
-    case .exited(let status): writer.append(",\"exit_status\":", decimal: UInt64(status))
+    case .exited(let status): writer.append(",\"exit_status\":", decimal: UInt64(clamping: status))
     case .killed(let signal, let hasDumpedCore):
       writer.append(",\"signal\":", string: ProcessEnding.name(ofSignal: signal))
       if hasDumpedCore { writer.append(",\"core_dumped\":true") }

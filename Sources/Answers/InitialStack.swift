@@ -38,7 +38,7 @@ struct InitialStack {
     /// `text` lies at the start of `range`, and no further than its end.
     init(_ text: [UInt8], within range: Range<UInt64>) {
       let size = Foreign(range.upperBound) - range.lowerBound
-      let text = Array(text.prefix(size.int(upTo: text.count) ?? text.count))
+      let text = Array(text[..<(size.int(upTo: text.count) ?? text.count)])
       self.text = text
       var starts = [0]
       for index in text.indices where text[index] == 0 { starts.append(index &+ 1) }
@@ -129,14 +129,14 @@ struct InitialStack {
       let name = found.bytes.prefix { $0 != UInt8(ascii: "=") }
       return Answer.Part(
         .environment, name: name.isEmpty ? nil : Self.text(name),
-        text: Self.text(found.bytes.dropFirst(name.count + 1)), offset: found.offset,
+        text: Self.text(found.bytes.dropFirst(name.count).dropFirst()), offset: found.offset,
         size: UInt64(truncatingIfNeeded: found.bytes.count) &+ 1)
     }
     return kernelString(at: address) ?? pointer(at: address)
   }
 
   private static func text(_ bytes: ArraySlice<UInt8>) -> String {
-    let text = String(reversibly: bytes.prefix(longestText))
+    let text = String(reversibly: bytes.prefix(Self.longestText))
     return bytes.count > longestText ? text + "…" : text
   }
 

@@ -48,7 +48,7 @@ struct OriginCache {
   mutating func originIndex(ofContext id: UInt32, in segment: borrowing Segment) -> Int? {
     if Int(id) < originOfContext.count {
       let known = originOfContext[Int(id)]
-      if known > 0 { return Int(known) - 1 }
+      if known > 0 { return Int(truncatingIfNeeded: known) &- 1 }
       if known < 0 { return nil }
     }
     return lookUp(context: id, in: segment)
@@ -74,16 +74,18 @@ struct OriginCache {
     // Ids have 24 bits and are given out in order. An id without a context now may have one soon, so its
     // absence is not kept; and a damaged slot doesn't make the array grow beyond the table.
     guard let context = segment.context(id) else { return nil }
-    let needed = Int(id) + 1
-    if originOfContext.count < needed {
-      originOfContext += Array(repeating: 0, count: max(needed - originOfContext.count, originOfContext.count, 256))
-    }
+    Self.lengthen(&originOfContext, toHave: id)
     let origin = Origin(context)
     var writer = ByteWriter(capacity: 128)
     writer.appendOrigin(allocator: origin.allocator, module: origin.allocatorModule, function: origin.function)
     origins.append(Entry(origin: origin, json: writer.take()))
-    originOfContext[Int(id)] = Int32(origins.count)
+    originOfContext[Int(id)] = Int32(clamping: origins.count)
     return origins.count - 1
+  }
+
+  /// The segment has an entry of this number, so that the table grows no further than the segment's own.
+  private static func lengthen(_ table: inout [Int32], toHave number: UInt32) {
+    while table.count <= number { table.append(contentsOf: [Int32](repeating: 0, count: 256)) }
   }
 
   // MARK: threads
@@ -110,7 +112,7 @@ struct OriginCache {
   @inline(__always)
   private func holderIndex(ofSlot slot: UInt32, at ticks: UInt32) -> Int? {
     guard Int(slot) < holderOfSlot.count else { return nil }
-    let known = Int(holderOfSlot[Int(slot)]) - 1
+    let known = Int(truncatingIfNeeded: holderOfSlot[Int(slot)]) &- 1
     guard known >= 0, isCertain(holders[known], at: ticks) else { return nil }
     return known
   }
@@ -130,12 +132,15 @@ struct OriginCache {
     guard let identity = segment.thread(slot: slot, at: ticks) else { return nil }
     let holder = self.holder(of: identity)
     guard identity.state == .live else { return holder }
-    let needed = Int(slot) + 1
-    if holderOfSlot.count < needed {
-      holderOfSlot += Array(repeating: 0, count: max(needed - holderOfSlot.count, holderOfSlot.count, 64))
+    Self.lengthen(&holderOfSlot, toHave: slot)
+    // A slot has one entry: a holder that is not certain for a record is looked up for each such record.
+    let known = Int(truncatingIfNeeded: holderOfSlot[Int(slot)])
+    if known > 0 {
+      holders[known &- 1] = holder
+    } else {
+      holders.append(holder)
+      holderOfSlot[Int(slot)] = Int32(clamping: holders.count)
     }
-    holders.append(holder)
-    holderOfSlot[Int(slot)] = Int32(holders.count)
     return holder
   }
 

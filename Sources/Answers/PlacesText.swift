@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The lines of an answer about places: variables, parts, frames, arenas, who mapped.
 
+import Bounds
 import Symbols
 
 extension Answer {
@@ -9,7 +10,7 @@ extension Answer {
     var lines: [String] = []
     if let variable { lines += Self.lines(of: variable, label: "  type     ") }
     if let symbol, let variable, Self.root(of: variable.path) != symbol.name {
-      lines.append(Self.line("  symbol   ", TextLayout.printable(symbol.name) + Self.plus(symbol.offset)))
+      lines.append(Self.line("  symbol   ", "\(TextLayout.printable(symbol.name))\(Self.plus(symbol.offset))"))
     }
     if let source { lines.append(Self.line("  source   ", Self.place(source.file, source.line))) }
     if isThreadLocal || part?.kind == .guardPages || part?.kind == .threadDescriptor, let thread {
@@ -39,20 +40,20 @@ extension Answer {
   }
 
   private static func line(_ label: String, _ text: String) -> String {
-    label + TextLayout.fit(text, columns: TextLayout.columns - label.count)
+    label + TextLayout.fit(text, columns: TextLayout.columns &- label.count)
   }
 
   static func wrapped(_ label: String, _ text: String) -> [String] {
     let indent = String(repeating: " ", count: label.count)
     var lines = TextLayout.fill(text, indent: indent)
-    if !lines.isEmpty { lines[0] = label + lines[0].dropFirst(label.count) }
+    if let first = lines.first { lines[0] = "\(label)\(first.dropFirst(label.count))" }
     return lines
   }
 
   private static func plus(_ offset: UInt64) -> String { offset == 0 ? "" : "+\(hex(offset))" }
 
   private static func place(_ file: String, _ line: Int?) -> String {
-    TextLayout.printable(file) + (line.map { ":\($0)" } ?? "")
+    "\(TextLayout.printable(file))\(line.map { ":\($0)" } ?? "")"
   }
 
   /// The variable's own name: the part before the first member or subscript.
@@ -77,7 +78,7 @@ extension Answer {
     var lines: [String] = []
     if !parts.isEmpty {
       lines = TextLayout.wrap(parts, indent: String(repeating: " ", count: label.count))
-      lines[0] = label + lines[0].dropFirst(label.count)
+      if let first = lines.first { lines[0] = "\(label)\(first.dropFirst(label.count))" }
     }
     if !variable.alternatives.isEmpty {
       let names = variable.alternatives.map { TextLayout.printable($0) }.joined(separator: ", ")
@@ -101,7 +102,7 @@ extension Answer {
       lines.append(line("  variable ", phrase(variable)))
       lines += Self.lines(of: variable, label: "  type     ")
     }
-    let microseconds = UInt64((max(0, min(frame.stopped, 1e6)) * 1e6).rounded())
+    let microseconds = Foreign<UInt64>(wholePartOf: (max(0, min(frame.stopped, 1e6)) * 1e6).rounded()).saturated()
     lines.append(line("  stopped  ", "for \(Units.grouped(microseconds)) microseconds to look"))
     return lines
   }

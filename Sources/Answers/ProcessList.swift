@@ -23,15 +23,14 @@ public struct ProcessList: Hashable, Sendable {
     let survey = try SegmentDirectory.survey(in: directories)
     let reader = reader ?? geteuid()
     processes = survey.files.filter { reader == 0 || $0.ownerID == reader }.map { IndexedProcess($0) }
-    omitted =
-      survey.omitted.reduce(0) { $0 + (reader == 0 || $1.key == reader ? $1.value : 0) } + survey.unread
+    omitted = survey.omitted.reduce(survey.unread) { $0 &+ (reader == 0 || $1.key == reader ? $1.value : 0) }
   }
 
   /// The processes whose segments belong to user `owner`; nil: all, whoever owns them.
   public init(ownedBy owner: UInt32?, in directories: [String]? = nil) throws(Complaint) {
     let survey = try SegmentDirectory.survey(in: directories)
     processes = survey.files.filter { owner == nil || $0.ownerID == owner }.map { IndexedProcess($0) }
-    omitted = survey.omitted.reduce(0) { $0 + (owner == nil || $1.key == owner ? $1.value : 0) } + survey.unread
+    omitted = survey.omitted.reduce(survey.unread) { $0 &+ (owner == nil || $1.key == owner ? $1.value : 0) }
   }
 
   /// A table of 80 columns; the live processes first.
@@ -44,18 +43,18 @@ public struct ProcessList: Hashable, Sendable {
       var command: String
     }
     let header = Row(cells: ["PID", "STATE", "USER", "STARTED", "INDEX", "LOST"], command: "COMMAND")
-    let ordered = processes.filter { $0.state == .live } + processes.filter { $0.state != .live }
-    let rows =
-      [header]
-      + ordered.map { process in
-        let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
-        return Row(
-          cells: [
-            String(process.processID), process.stateText,
-            TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
-            Units.rounded(process.segmentBytes), Self.lost(process),
-          ], command: process.commandLine)
-      }
+    let ordered = [processes.filter { $0.state == .live }, processes.filter { $0.state != .live }].flatMap { $0 }
+    var rows: [Row] = [header]
+    rows += ordered.map { process in
+      // bounded: seconds in floating point
+      let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
+      return Row(
+        cells: [
+          String(process.processID), process.stateText,
+          TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
+          Units.rounded(process.segmentBytes), Self.lost(process),
+        ], command: process.commandLine)
+    }
     // Numbers are aligned at the right, words at the left.
     let isNumber = [true, false, false, true, true, true]
     let widths = isNumber.indices.map { column in rows.map { TextLayout.width($0.cells[column]) }.max() ?? 0 }
@@ -68,7 +67,7 @@ public struct ProcessList: Hashable, Sendable {
           ? TextLayout.padded(cell, left: widths[column]) : TextLayout.padded(cell, right: widths[column])
         line += "  "
       }
-      line += TextLayout.fit(row.command, columns: max(12, TextLayout.columns - TextLayout.width(line)))
+      line += TextLayout.fit(row.command, columns: max(12, TextLayout.columns &- TextLayout.width(line)))
       while line.hasSuffix(" ") { line.removeLast() }
       text += line + "\n"
     }
@@ -88,7 +87,8 @@ public struct ProcessList: Hashable, Sendable {
       }
     }
     if omitted > 0 {
-      let words = "\(Units.count(UInt64(omitted), "more file")) in the directories: too many to look at; see prune."
+      let words =
+        "\(Units.count(UInt64(clamping: omitted), "more file")) in the directories: too many to look at; see prune."
       text += TextLayout.fill(words, indent: "").map { $0 + "\n" }.joined()
     }
     return text
@@ -98,7 +98,7 @@ public struct ProcessList: Hashable, Sendable {
   private static func lost(_ process: IndexedProcess) -> String {
     guard let blocks = process.lostBlocks else { return "?" }
     let more = hasMore(process.losses) ? "+" : ""
-    return blocks > 0 ? Units.grouped(blocks) + more : more.isEmpty ? "-" : more
+    return blocks > 0 ? "\(Units.grouped(blocks))\(more)" : more.isEmpty ? "-" : more
   }
   private static func hasMore(_ losses: Losses) -> Bool {
     losses.innerBlocks > 0 || losses.unknownFrees > 0 || losses.imbalance != 0 || !losses.mayPassBy.isEmpty
@@ -115,7 +115,7 @@ public struct ProcessList: Hashable, Sendable {
       writer.append("}")
     }
     writer.append("]")
-    if omitted > 0 { writer.append(",\"omitted\":", decimal: UInt64(omitted)) }
+    if omitted > 0 { writer.append(",\"omitted\":", decimal: UInt64(clamping: omitted)) }
     writer.append("}")
     return writer.takeString()
   }

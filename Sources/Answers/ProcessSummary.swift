@@ -85,7 +85,7 @@ extension ProcessView {
     process.losses = losses(isWriting: surroundings.isWriting)
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
-    let threads = (shared.segment.formerThreads + present).map { thread in
+    let threads = [shared.segment.formerThreads, present].joined().map { thread in
       // No thread of a dead process lives, whatever it noted last.
       ProcessSummary.Thread(
         id: thread.id, name: thread.name, state: isAlive ? thread.state : .ended, allocations: thread.allocations,
@@ -112,7 +112,7 @@ extension ProcessSummary {
     let state = isAbandoned ? "no longer writes this index" : process.stateText
     let title = IndexedProcess.title(process.processID, process.command)
     lines.append(
-      TextLayout.fit(title, columns: TextLayout.columns - TextLayout.width(state) - 2) + ": " + state)
+      "\(TextLayout.fit(title, columns: TextLayout.columns &- TextLayout.width(state) &- 2)): \(state)")
     if !process.command.isEmpty {
       lines.append("  command   \(TextLayout.printable(process.command.joined(separator: " ")))")
     }
@@ -121,15 +121,16 @@ extension ProcessSummary {
       lines.append("  ended     \(process.state == .exited ? "in order, its status" : "how") is not known: \(reason)")
     }
     if let started = process.started {
-      lines.append("  started   \(Units.duration(SystemClock.now() - started)) ago")
+      let age = SystemClock.now() - started  // bounded: seconds in floating point
+      lines.append("  started   \(Units.duration(age)) ago")
     }
     lines.append("  index     \(TextLayout.printable(process.path)), \(Units.rounded(process.segmentBytes))")
     lines.append("  records   \(hasFullStacks ? "call stacks" : "call sites")")
-    lines.append("  modules   \(Units.grouped(UInt64(moduleCount))) that allocated")
+    lines.append("  modules   \(Units.grouped(UInt64(clamping: moduleCount))) that allocated")
     let live = threads.count { $0.state == .live }
     lines.append(
-      "  threads   \(Units.grouped(UInt64(live))) live, "
-        + "\(Units.grouped(UInt64(threads.count - live))) ended; "
+      "  threads   \(Units.grouped(UInt64(clamping: live))) live, "
+        + "\(Units.grouped(UInt64(clamping: threads.count &- live))) ended; "
         + "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))")
     let busiest = threads.sorted { ($0.allocations, $1.id) > ($1.allocations, $0.id) }.prefix(5)
     for thread in busiest where thread.allocations > 0 {
@@ -137,12 +138,12 @@ extension ProcessSummary {
       let ended = thread.state == .ended ? ", ended" : ""
       lines.append(
         "            \(name)\(ended): \(Units.count(thread.allocations, "allocation")), "
-          + Units.count(thread.frees, "free"))
+          + "\(Units.count(thread.frees, "free"))")
     }
     // The sums of ended threads are in the line of threads.
     let nonzero = counters.filter { $0.value > 0 && IndexCounter.named($0.name)?.kind != .sums }
     let isWhole = process.losses.isEmpty && nonzero.allSatisfy { IndexCounter.named($0.name)?.kind == .figures }
-    var sentences = isWhole ? ["no loss is known"] : []
+    var sentences: [String] = isWhole ? ["no loss is known"] : []
     if process.losses.imbalance != 0 {
       sentences.append("the index is not whole: \(process.losses.imbalanceText)")
     }
@@ -157,9 +158,11 @@ extension ProcessSummary {
     let indent = String(repeating: " ", count: 12)
     var lines: [String] = []
     for (index, sentence) in sentences.enumerated() {
-      let filled = TextLayout.fill(sentence, indent: indent)
-      let head = "  " + TextLayout.padded(title, right: 10)
-      lines += index == 0 ? [head + filled[0].dropFirst(indent.count)] + filled.dropFirst() : filled
+      var filled = TextLayout.fill(sentence, indent: indent)
+      if index == 0, let first = filled.first {
+        filled[0] = "  \(TextLayout.padded(title, right: 10))\(first.dropFirst(indent.count))"
+      }
+      lines += filled
     }
     return lines
   }
@@ -189,7 +192,7 @@ extension ProcessSummary {
     writer.append(",\"threads\":[")
     for (index, thread) in threads.enumerated() {
       if index > 0 { writer.append(",") }
-      writer.append("{\"id\":", decimal: UInt64(thread.id))
+      writer.append("{\"id\":", decimal: UInt64(truncatingIfNeeded: thread.id))
       if !thread.name.isEmpty { writer.append(",\"name\":", string: thread.name) }
       switch thread.state {
       case .live: writer.append(",\"state\":\"live\"")

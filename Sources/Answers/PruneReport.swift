@@ -38,7 +38,9 @@ public struct PruneReport: Sendable {
       if !controls.isEmpty { sum += " and \(Units.count(UInt64(controls.count), "control file"))" }
       sum += ", \(Units.rounded(bytes))"
     }
-    if kept > 0 { sum += "; \(Units.grouped(UInt64(kept))) of ended processes \(kept == 1 ? "stays" : "stay")" }
+    if kept > 0 {
+      sum += "; \(Units.grouped(UInt64(clamping: kept))) of ended processes \(kept == 1 ? "stays" : "stay")"
+    }
     return TextLayout.text(ofWhole: text + sum + "\n")
   }
 

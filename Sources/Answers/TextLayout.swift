@@ -92,13 +92,13 @@ package enum TextLayout {
     guard path.hasPrefix("/"), parts.count > 2, let last = parts.last else { return nil }
     let head = "/\(parts[0])/…"
     var tail = "/\(last)"
-    guard width(head) + width(tail) <= columns else { return nil }
-    for part in parts[1..<(parts.count - 1)].reversed() {
+    guard width(head) &+ width(tail) <= columns else { return nil }
+    for part in parts.dropFirst().dropLast().reversed() {
       let longer = "/\(part)\(tail)"
-      if width(head) + width(longer) > columns { break }
+      if width(head) &+ width(longer) > columns { break }
       tail = longer
     }
-    return head + tail
+    return "\(head)\(tail)"
   }
 
   /// `phrases` joined by commas, in lines that begin with `indent`; a phrase stays whole unless it is longer than a
@@ -107,12 +107,12 @@ package enum TextLayout {
     var lines: [String] = []
     var current = ""
     for (index, phrase) in phrases.enumerated() {
-      let comma = index + 1 < phrases.count ? "," : ""
-      let room = columns - width(indent) - comma.count
-      let fitted = fit(phrase, columns: room) + comma
+      let comma = index &+ 1 < phrases.count ? "," : ""
+      let room = columns &- width(indent) &- comma.count
+      let fitted = "\(fit(phrase, columns: room))\(comma)"
       if current.isEmpty {
         current = indent + fitted
-      } else if width(current) + 1 + width(fitted) <= columns {
+      } else if width(current) &+ 1 &+ width(fitted) <= columns {
         current += " " + fitted
       } else {
         lines.append(current)
@@ -128,8 +128,8 @@ package enum TextLayout {
     var lines: [String] = []
     var current = indent
     for word in text.split(separator: " ") {
-      let fitted = fit(String(word), columns: columns - width(indent))
-      if current.count > indent.count, width(current) + 1 + width(fitted) > columns {
+      let fitted = fit(String(word), columns: columns &- width(indent))
+      if current.count > indent.count, width(current) &+ 1 &+ width(fitted) > columns {
         lines.append(current)
         current = indent
       }
@@ -139,11 +139,15 @@ package enum TextLayout {
     return lines
   }
 
+  private static func blank(_ columns: Int) -> String {
+    String(repeating: " ", count: max(0, columns))  // bounded: the columns of a cell, or what is left of a line
+  }
+
   package static func padded(_ text: String, left columns: Int) -> String {
-    String(repeating: " ", count: max(0, columns - width(text))) + text
+    blank(columns &- width(text)) + text
   }
 
   package static func padded(_ text: String, right columns: Int) -> String {
-    text + String(repeating: " ", count: max(0, columns - width(text)))
+    text + blank(columns &- width(text))
   }
 }

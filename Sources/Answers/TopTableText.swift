@@ -93,18 +93,20 @@ extension TopTable.Site {
     guard let site = frames.first else {
       return function == nil ? "not known" : TextLayout.fit("caller not known\(called)", columns: columns)
     }
-    let room = max(12, columns - TextLayout.width(called))
+    let room = max(12, columns &- TextLayout.width(called))
     // An inlined function is named by the function that contains it: gc_alloc in PyObject_New tells more than a line of
     // gc_alloc.
     guard let outer = frames.last?.function, outer != site.function, site.function != nil else {
-      return Answer.describe(site, columns: room) + called
+      return "\(Answer.describe(site, columns: room))\(called)"
     }
     let whole = TextLayout.printable(outer)
     for form in [whole] + FunctionName.shorterForms(of: whole) {
       let suffix = " in \(form)"
-      if let inner = Answer.whole(site, columns: room - TextLayout.width(suffix)) { return inner + suffix + called }
+      if let inner = Answer.whole(site, columns: room &- TextLayout.width(suffix)) {
+        return "\(inner)\(suffix)\(called)"
+      }
     }
-    return Answer.describe(site, columns: room) + called
+    return "\(Answer.describe(site, columns: room))\(called)"
   }
 
   fileprivate func appendJSON(_ look: Look?, to writer: inout ByteWriter) {

@@ -2,6 +2,7 @@
 // Numbers as people read and write them: counts with their noun, exact bytes with a rounded unit beside them, ages,
 // times, sizes with K, M or G.
 
+import Bounds
 import SharedLayout
 
 package enum Units {
@@ -12,7 +13,7 @@ package enum Units {
     let digits = Array(String(value).utf8)
     var result: [UInt8] = []
     for (index, digit) in digits.enumerated() {
-      if index > 0, (digits.count - index) % 3 == 0 { result.append(UInt8(ascii: ",")) }
+      if index > 0, (digits.count &- index) % 3 == 0 { result.append(UInt8(ascii: ",")) }
       result.append(digit)
     }
     return String(decoding: result, as: UTF8.self)
@@ -47,30 +48,30 @@ package enum Units {
     var unit = 0
     var scaled = Double(value) / 1024
     // A number that would be shown as 1024.0 belongs to the next unit.
-    while scaled >= 1023.95, unit + 1 < names.count {
+    while scaled >= 1023.95, unit &+ 1 < names.count {
       scaled /= 1024
-      unit += 1
+      unit &+= 1
     }
     return "\(tenths(scaled)) \(names[unit])"
   }
 
   /// One digit after the point, also when it is zero.
   package static func tenths(_ value: Double) -> String {
-    let scaled = UInt64((max(0, min(value, 9e15)) * 10).rounded())
+    let scaled = Foreign<UInt64>(wholePartOf: (max(0, min(value, 9e15)) * 10).rounded()).saturated()
     return "\(grouped(scaled / 10)).\(scaled % 10)"
   }
 
   /// `37 ms`, `12.4 s`, `3 min 20 s`, `5 h 12 min`, `3 d 4 h`.
   package static func duration(_ seconds: Double) -> String {
     let seconds = seconds > 0 ? min(seconds, 1e15) : 0
-    let milliseconds = (seconds * 1000).rounded()
-    if milliseconds < 1000 { return "\(UInt64(milliseconds)) ms" }
+    let milliseconds = Foreign<UInt64>(wholePartOf: (seconds * 1000.0).rounded()).saturated()
+    if milliseconds < 1000 { return "\(milliseconds) ms" }
     if seconds < 59.95 { return "\(tenths(seconds)) s" }
-    let whole = UInt64(seconds.rounded())
+    let whole = Foreign<UInt64>(wholePartOf: seconds.rounded()).saturated()
     if whole < 3600 { return pair(whole / 60, "min", whole % 60, "s") }
     let minutes = whole / 60
     if minutes < 24 * 60 { return pair(minutes / 60, "h", minutes % 60, "min") }
-    return pair(minutes / (24 * 60), "d", minutes / 60 % 24, "h")
+    return pair(minutes / 60 / 24, "d", minutes / 60 % 24, "h")
   }
 
   private static func pair(_ large: UInt64, _ largeUnit: String, _ small: UInt64, _ smallUnit: String) -> String {
@@ -92,7 +93,7 @@ package enum Units {
   /// `4096`, `512K`, `8M`: bytes with the largest unit that leaves no fraction.
   package static func size(_ bytes: UInt64) -> String {
     let units: [(name: String, shift: UInt64)] = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
-    let unit = units.first { bytes != 0 && bytes & ((1 << $0.shift) - 1) == 0 }
+    let unit = units.first { bytes != 0 && bytes & ((1 << $0.shift) &- 1) == 0 }
     return unit.map { "\(bytes >> $0.shift)\($0.name)" } ?? "\(bytes)"
   }
 
@@ -131,6 +132,8 @@ package enum Units {
   /// `90s`, `24h`: seconds with the largest unit that leaves no fraction.
   package static func time(_ seconds: Double) -> String {
     let unit = timeUnits.first { seconds >= $0.seconds && seconds.truncatingRemainder(dividingBy: $0.seconds) == 0 }
-    return unit.map { "\(UInt64(seconds / $0.seconds))\($0.name)" } ?? "0s"
+    // bounded: seconds in floating point
+    let count = unit.map { Foreign<UInt64>(wholePartOf: seconds / $0.seconds).saturated() } ?? 0
+    return "\(count)\(unit?.name ?? "s")"
   }
 }

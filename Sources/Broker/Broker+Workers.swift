@@ -25,7 +25,7 @@ extension Broker {
     let wait = shares[user, default: UserShares(at: now)].backOff.wait(at: now)
     guard wait == 0 else {
       throw Complaint(
-        .shortage, what: "the \(key) has failed, and starts anew in \(Int(wait.rounded(.up))) s",
+        .shortage, what: "the \(key) has failed, and starts anew in \(Int64(exactly: wait.rounded(.up)) ?? 0) s",
         advice: "try again then; the server's log says more")
     }
     guard workers.count < options.workers else {
@@ -40,7 +40,7 @@ extension Broker {
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
       add(worker.log.number, .log(worker))
-      figures[.workersStarted] += 1
+      figures[.workersStarted] &+= 1
       figures[.workers] = UInt64(workers.count + leaving.count)
       log(.debug, "worker started", ("worker", "\(key)"), ("pid", "\(worker.processID)"))
       wake()
@@ -65,7 +65,7 @@ extension Broker {
     // Root's workers, which hold data of all users, have shares of their own: a failure of theirs must not keep root
     // from asking about root's own processes. No user has these ids.
     case .gatherer: .max
-    case .opener: .max - 1
+    case .opener: .max &- 1
     }
   }
 
@@ -85,9 +85,9 @@ extension Broker {
     let now = now
     let live = watch.liveOwners
     dueKeeping = dueKeeping.filter { live.contains($0.key) }
-    lastKeeping = lastKeeping.filter { now - $0.value < Self.keepingInterval }
+    lastKeeping = lastKeeping.filter { now - $0.value < Self.keepingInterval }  // bounded: seconds in floating point
     for owner in live where workers[.user(owner)] == nil && dueKeeping[owner] == nil {
-      if lastKeeping[owner] == nil { dueKeeping[owner] = now + 2 }
+      if lastKeeping[owner] == nil { dueKeeping[owner] = now + 2 }  // bounded: seconds in floating point
     }
     if !dueKeeping.isEmpty { wake() }
   }
@@ -103,12 +103,13 @@ extension Broker {
   // MARK: tending
 
   func tendWorkers(at now: Double) {
+    // bounded: seconds in floating point, and counts of whole ones
     for worker in workers.values {
       if let ping = worker.ping {
         // Where many workers start at once, each takes long.
         let patience = options.workerPatience * (worker.hasAnswered ? 1 : 3)
         if now - ping.time >= patience {
-          kill(worker, "it has not answered for \(Int(patience)) s")
+          kill(worker, "it has not answered for \(Int64(exactly: patience.rounded()) ?? 0) s")
         } else if ping.number == .max, worker.channel.send(Message(.ping, number: worker.pings)) == 0 {
           worker.ping = (worker.pings, ping.time)
         }
@@ -126,14 +127,14 @@ extension Broker {
     }
     let patience = Self.stopPatience
     for worker in leaving.values {
-      if let stopped = worker.stopped, now - stopped >= patience {
+      if let stopped = worker.stopped, now - stopped >= patience {  // bounded: seconds in floating point
         kill(worker, "it has not stopped for \(patience) s")
       }
     }
     if stopsAt == nil { keep(at: now) }
     for (user, count) in watch.takeDroppedLines() {
-      shares[user, default: UserShares(at: now)].linesDropped += count
-      figures[.logLinesDropped] += UInt64(count)
+      shares[user, default: UserShares(at: now)].linesDropped &+= count
+      figures[.logLinesDropped] &+= UInt64(clamping: count)
     }
     for (user, share) in shares where share.linesDropped > 0 {
       log(
@@ -145,11 +146,11 @@ extension Broker {
   /// A worker that uses a processor continuously gives way to others.
   private func watchProcessorTime(of worker: Worker) {
     guard let ticks = worker.processorTicks() else { return }
-    let second = UInt64(max(1, sysconf(Int32(_SC_CLK_TCK))))
+    let second = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
     let used = ticks &- worker.ticks
     worker.ticks = ticks
     // Three quarters of the time since the last ping, or more.
-    worker.busyLooks = used * 4 >= second * UInt64(Self.pingInterval) * 3 ? worker.busyLooks + 1 : 0
+    worker.busyLooks = Double(used) * 4.0 >= second * Self.pingInterval * 3.0 ? worker.busyLooks &+ 1 : 0
     let isBusy = worker.busyLooks >= 2
     guard isBusy != worker.isLowered else { return }
     if setShare(of: worker, isLow: isBusy) { worker.isLowered = isBusy }
@@ -167,7 +168,7 @@ extension Broker {
     if worker.stopped == nil || stopsAt == nil {
       log(.error, "worker killed: \(why)", ("worker", "\(worker.key)"), ("pid", "\(worker.processID)"))
     }
-    figures[.workersKilled] += 1
+    figures[.workersKilled] &+= 1
     kill(worker)
     // Its end is noticed by SIGCHLD. Until then it is not killed again, and gets no more connections.
     worker.ping = nil
@@ -196,7 +197,7 @@ extension Broker {
       } else if let worker = workers.values.first(where: { $0.processID == processID }) {
         workers[worker.key] = nil
         forget(worker)
-        figures[.workersFailed] += 1
+        figures[.workersFailed] &+= 1
         shares[shareholder(of: worker.key), default: UserShares(at: now)].backOff.failed(
           at: now, started: worker.started)
         let ending = ProcessEnding(waitStatus: status).map { "\($0)" } ?? "\(status)"
@@ -236,11 +237,11 @@ extension Broker {
     let count = read(worker.log.number, &bytes, bytes.count)
     if count == 0 { return remove(worker.log.number) }
     guard count > 0 else { return }
-    worker.line += bytes[..<count]
+    worker.line.append(contentsOf: bytes[..<count])
     var rest = worker.line[...]
     while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
       copy(rest[..<end], of: worker)
-      rest = rest[(end + 1)...]
+      rest = rest[end...].dropFirst()
     }
     // A line without an end is copied in pieces.
     while rest.count > Self.lineLimit {
@@ -257,8 +258,8 @@ extension Broker {
     let now = now
     guard !line.isEmpty else { return }
     guard shares[user, default: UserShares(at: now)].lines.take(at: now) else {
-      shares[user]?.linesDropped += 1
-      figures[.logLinesDropped] += 1
+      shares[user]?.linesDropped &+= 1
+      figures[.logLinesDropped] &+= 1
       return
     }
     log.line(line.prefix(Self.lineLimit), from: "\(worker.key)")
@@ -294,11 +295,11 @@ extension Broker {
       }
     case (.closed, _):
       if message.value == 1 {
-        worker.open.root = max(0, worker.open.root - 1)
+        worker.open.root = max(0, worker.open.root &- 1)
       } else {
-        worker.open.users = max(0, worker.open.users - 1)
+        worker.open.users = max(0, worker.open.users &- 1)
       }
-      figures[.connections] = UInt64(workers.values.reduce(0) { $0 + $1.open.root + $1.open.users })
+      figures[.connections] = workers.values.reduce(0) { $0 &+ UInt64(clamping: $1.open.root &+ $1.open.users) }
     case (.idle, _):
       // A connection that was sent meanwhile keeps it.
       guard worker.sent == message.number, worker.stopped == nil, !mustStay(worker) else { return }
@@ -324,7 +325,7 @@ extension Broker {
   }
 
   private func tellFigures(_ message: Message, _ worker: Worker) {
-    figures[.connections] = UInt64(workers.values.reduce(0) { $0 + $1.open.root + $1.open.users })
+    figures[.connections] = workers.values.reduce(0) { $0 &+ UInt64(clamping: $1.open.root &+ $1.open.users) }
     figures[.endingsUnknown] = watch.counts.endingsUnknown
     figures[.segmentsRemoved] = watch.counts.removed
     figures[.segmentsLive] = watch.counts.live
@@ -339,11 +340,11 @@ extension Broker {
     let running = Set(
       workers.keys.compactMap { key -> UInt32? in if case .user(let id) = key { id } else { nil } })
     let all = watch.owners.union(running).sorted()
-    let page = all.dropFirst(Int(clamping: message.value)).prefix(Message.textLimit / 8)
+    let page = all[min(Int(clamping: message.value), all.count)...].prefix(Message.wordLimit)
     worker.channel.send(
       Message(
         .users, number: message.number, value: UInt64(all.count),
-        text: Message.text(page.map { UInt64($0) | (running.contains($0) ? 1 << 32 : 0) })))
+        text: Message.text(page.map { UInt64(truncatingIfNeeded: $0) | (running.contains($0) ? 1 << 32 : 0) })))
   }
 
   /// A connection of the gatherer's to a user's worker, as one of root's.
@@ -362,8 +363,8 @@ extension Broker {
       guard worker.channel.send(Message(.connection, value: 1), passing: far.number) == 0 else {
         throw Complaint(.shortage, what: "the \(worker.key) takes no connections at present")
       }
-      worker.sent += 1
-      worker.open.root += 1
+      worker.sent &+= 1
+      worker.open.root &+= 1
       worker.lastUse = now
       gatherer.channel.send(reply, passing: near.number)
     } catch {
@@ -391,16 +392,16 @@ extension Broker {
     var opened = openedDestinations[file.path] ?? (file.inode, 0)
     if opened.inode != file.inode { opened = (file.inode, 0) }
     guard opened.count < 8 else { return refuse("its destination has been opened often enough") }
-    opened.count += 1
+    opened.count &+= 1
     if openedDestinations.count > 10_000 {
       openedDestinations = openedDestinations.filter { watch.isLive($0.key, inode: $0.value.inode) }
     }
     openedDestinations[file.path] = opened
     do throws(Complaint) {
       let opener = try self.worker(for: .opener)
-      lastOpening += 1
+      lastOpening &+= 1
       guard openings.count < 10_000,
-        opener.channel.send(Message(.open, number: lastOpening, value: UInt64(id))) == 0
+        opener.channel.send(Message(.open, number: lastOpening, value: UInt64(max(0, id)))) == 0
       else { return refuse("too many destinations are being opened") }
       openings[lastOpening] = (worker, message.number)
     } catch {

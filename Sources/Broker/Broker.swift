@@ -151,8 +151,8 @@ public final class Broker {
     Notification.ready.send()
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     while true {
-      let count = epoll_wait(epoll.number, &events, Int32(events.count), patience())
-      let came = events.prefix(max(0, Int(count)))
+      let count = epoll_wait(epoll.number, &events, Int32(clamping: events.count), patience())
+      let came = events.prefix(max(0, Int(clamping: count)))
       // Whoever knocks comes first, whatever else there is to do.
       if came.contains(where: { $0.data.fd == listener?.number }) { accept() }
       for event in came where event.data.fd != listener?.number {
@@ -182,7 +182,7 @@ public final class Broker {
     var time = min(stopsAt == nil ? watch.nextWork : .infinity, nextTick)
     if !owedLooks.isEmpty { time = min(time, nextLooks) }
     if let listenerPausedUntil { time = min(time, listenerPausedUntil) }
-    return Int32(max(0, min(60, time - now)) * 1000 + 0.999)
+    return Int32(exactly: (max(0, min(60, time - now)) * 1000).rounded(.up)) ?? 0  // bounded: seconds in floating point
   }
 
   var now: Double { seconds(of: CLOCK_MONOTONIC) }
@@ -234,10 +234,10 @@ public final class Broker {
     for _ in 0..<128 {
       let number = allocs_accept(listener)
       guard number >= 0 else {
-        switch -number {
+        switch 0 &- number {
         case EAGAIN: return
         case EINTR, ECONNABORTED: continue
-        default: return pause(listener, -number)
+        default: return pause(listener, 0 &- number)
         }
       }
       let socket = UnixSocket(adopting: number)
@@ -249,7 +249,7 @@ public final class Broker {
 
   /// Connections wait in the socket's queue while descriptors or memory are short.
   private func pause(_ listener: Int32, _ code: Int32) {
-    figures[.connectionsDelayed] += 1
+    figures[.connectionsDelayed] &+= 1
     if now - lastWarning > 10 {
       log(.warning, "cannot accept connections: \(systemWords(code)); they wait — raise the limit of open files")
       lastWarning = now
@@ -290,7 +290,8 @@ public final class Broker {
     if waiting.count >= Self.waitingLimit, let oldest = waiting.values.min(by: { $0.until < $1.until }) {
       finish(oldest, .gatherer)
     }
-    let waitingConnection = WaitingConnection(connection, until: now + Self.firstLinePatience)
+    let end = now + Self.firstLinePatience  // bounded: seconds in floating point
+    let waitingConnection = WaitingConnection(connection, until: end)
     let number = waitingConnection.connection.number
     waiting[number] = waitingConnection
     // Each piece of the line wakes the loop once: a piece that stays where it is wakes it no more.
@@ -329,7 +330,7 @@ public final class Broker {
       let worker = workers[key]
       // Root is called when something is wrong, so root finds room whatever other users hold.
       guard (worker?.open.users ?? 0) < options.connectionsOfOneUser || !isPrivileged,
-        workers.values.reduce(0, { $0 + $1.open.users }) < options.connections
+        workers.values.reduce(0, { $0 &+ $1.open.users }) < options.connections
       else {
         return refuse(
           connection, 503, "the server has no room for another connection of yours", "close some, or try again later")
@@ -340,8 +341,8 @@ public final class Broker {
       guard worker.channel.send(Message(.connection, value: user == 0 ? 1 : 0), passing: connection.number) == 0 else {
         throw Complaint(.shortage, what: "your worker takes no connections at present", advice: "try again in a second")
       }
-      worker.sent += 1
-      if user == 0 { worker.open.root += 1 } else { worker.open.users += 1 }
+      worker.sent &+= 1
+      if user == 0 { worker.open.root &+= 1 } else { worker.open.users &+= 1 }
       worker.lastUse = now
     } catch {
       refuse(connection, 503, error.what, error.advice)
@@ -350,7 +351,7 @@ public final class Broker {
 
   /// Tells the other side why, without waiting for a request, and closes the connection.
   private func refuse(_ connection: consuming Descriptor, _ status: Int, _ what: String, _ advice: String) {
-    figures[.connectionsRefused] += 1
+    figures[.connectionsRefused] &+= 1
     let answer = Refusal(status: status, what: what, advice: advice).bytes
     _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
   }
@@ -385,7 +386,7 @@ public final class Broker {
   private func takeSignals() {
     var information = signalfd_siginfo()
     while read(signals.number, &information, MemoryLayout<signalfd_siginfo>.size) > 0 {
-      switch Int32(information.ssi_signo) {
+      switch Int32(clamping: information.ssi_signo) {
       case SIGCHLD: reap()
       case SIGHUP:
         log(
@@ -401,7 +402,7 @@ public final class Broker {
 
   private func beginToStop() {
     guard stopsAt == nil else { return }
-    stopsAt = now + Self.stopPatience
+    stopsAt = now + Self.stopPatience  // bounded: seconds in floating point
     Notification.stopping.send()
     if let number = listener?.number { remove(number) }
     listener = nil
@@ -428,6 +429,7 @@ public final class Broker {
     for number in [SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
       signal(number, SIG_IGN)
     }
-    for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
+    let realTime = __libc_current_sigrtmin()...__libc_current_sigrtmax()  // bounded: libc's own constants
+    for number in realTime { signal(number, SIG_IGN) }
   }
 }

@@ -71,12 +71,13 @@ public struct Message: Equatable, Sendable {
   static let headSize = 20
   static let limit = 4096
   /// Bytes of text at most.
-  public static let textLimit = limit - headSize
+  public static let textLimit = Message.limit - Message.headSize
+  static let wordLimit = textLimit / 8
 
   /// The message as it is sent. A text that is too long is cut.
   public var bytes: [UInt8] {
     var bytes: [UInt8] = []
-    bytes.reserveCapacity(Self.headSize + text.count)
+    bytes.reserveCapacity(Self.headSize &+ text.count)
     bytes += Self.bytes(kind.rawValue)
     bytes += Self.bytes(number)
     bytes += Self.bytes(value)
@@ -86,23 +87,20 @@ public struct Message: Equatable, Sendable {
 
   /// Nil if the bytes are no message.
   public init?(_ bytes: [UInt8]) {
-    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: UInt32(Self.word(bytes, 0, 4))) else {
-      return nil
-    }
-    self.init(
-      kind, number: Self.word(bytes, 4, 8), value: Self.word(bytes, 12, 8), text: Array(bytes[Self.headSize...]))
+    guard Self.headSize...Self.limit ~= bytes.count, let kind = Kind(rawValue: Self.word(bytes, 0)) else { return nil }
+    self.init(kind, number: Self.word(bytes, 4), value: Self.word(bytes, 12), text: Array(bytes[Self.headSize...]))
   }
 
   /// A list of numbers as a text, and back; a rest of fewer than eight bytes is left out.
   public static func text(_ words: [UInt64]) -> [UInt8] { words.flatMap { bytes($0) } }
-  public var words: [UInt64] { (0..<text.count / 8).map { Self.word(text, 8 * $0, 8) } }
+  public var words: [UInt64] { stride(from: 0, to: text.count & ~7, by: 8).map { Self.word(text, $0) } }
 
   private static func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
     withUnsafeBytes(of: value.littleEndian) { Array($0) }
   }
 
-  private static func word(_ bytes: [UInt8], _ offset: Int, _ size: Int) -> UInt64 {
-    (0..<size).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
+  private static func word<Number: FixedWidthInteger>(_ bytes: [UInt8], _ offset: Int) -> Number {
+    bytes[offset...].prefix(MemoryLayout<Number>.size).reversed().reduce(0) { $0 << 8 | Number(truncatingIfNeeded: $1) }
   }
 }
 
@@ -151,7 +149,7 @@ public struct MessageChannel: ~Copyable, Sendable {
     let count = message.bytes.withUnsafeBytes {
       allocs_send_message(end.number, $0.baseAddress, $0.count, passing, waits ? 1 : 0)
     }
-    return count < 0 ? Int32(-count) : 0
+    return count < 0 ? Int32(clamping: 0 &- count) : 0
   }
 
   /// The next message. `takesDescriptor`: whether one may come with it; if not, it is closed.
@@ -166,13 +164,13 @@ public struct MessageChannel: ~Copyable, Sendable {
     switch count {
     case 0: return .ended
     case ..<0:
-      switch Int32(-count) {
+      switch Int32(clamping: 0 &- count) {
       case EAGAIN: return .nothing
       case EMSGSIZE: return .malformed
       default: return .ended
       }
     default:
-      guard let message = Message(Array(bytes.prefix(count))) else {
+      guard let message = Message(Array(bytes[..<count])) else {
         if passed >= 0 { close(passed) }
         return .malformed
       }

@@ -22,10 +22,10 @@ enum FirstLine: Equatable {
 
   /// Looks at what has come on a non-blocking connection.
   static func peek(_ connection: Int32) -> FirstLine {
-    var bytes = [UInt8](repeating: 0, count: limit)
+    var bytes = [UInt8](repeating: 0, count: Self.limit)
     let count = bytes.withUnsafeMutableBytes { allocs_peek(connection, $0.baseAddress, $0.count) }
     if count < 0 { return errno == EAGAIN || errno == EINTR ? .partial : .ended }
-    let line = count == 0 ? .ended : FirstLine(bytes.prefix(count))
+    let line = count == 0 ? .ended : FirstLine(bytes[..<count])
     // A side that has gone says no more, though what it said is still here.
     var request = pollfd(fd: connection, events: Int16(EPOLLRDHUP.rawValue), revents: 0)
     return line == .partial && poll(&request, 1, 0) > 0 ? .ended : line
@@ -39,13 +39,13 @@ enum FirstLine: Equatable {
   private static func read(_ line: ArraySlice<UInt8>, isWhole: Bool) -> FirstLine {
     let unfinished = isWhole ? FirstLine.other : .partial
     guard let space = line.firstIndex(of: UInt8(ascii: " ")) else { return unfinished }
-    var target = line[(space + 1)...]
+    var target = line[space...].dropFirst()
     guard let first = target.first else { return unfinished }
     // The absolute form: http://HOST/PATH.
     if first != UInt8(ascii: "/") {
       guard let slashes = target.firstIndex(of: UInt8(ascii: "/")),
-        target[slashes...].count >= 2, target[slashes + 1] == UInt8(ascii: "/"),
-        let path = target[(slashes + 2)...].firstIndex(of: UInt8(ascii: "/"))
+        target[slashes...].count >= 2, target[slashes &+ 1] == UInt8(ascii: "/"),
+        let path = target[slashes...].dropFirst(2).firstIndex(of: UInt8(ascii: "/"))
       else { return target.contains(UInt8(ascii: " ")) ? .other : unfinished }
       target = target[path...]
     }
@@ -67,9 +67,9 @@ enum FirstLine: Equatable {
     var digits = 0
     while let byte = rest.first, UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte {
       let (product, overflowed) = value.multipliedReportingOverflow(by: 10)
-      let (sum, carried) = product.addingReportingOverflow(UInt64(byte - UInt8(ascii: "0")))
+      let (sum, carried) = product.addingReportingOverflow(UInt64(byte & 15))
       guard !overflowed, !carried else { return nil }
-      (value, digits) = (sum, digits + 1)
+      (value, digits) = (sum, digits &+ 1)
       rest = rest.dropFirst()
     }
     // More digits may follow.

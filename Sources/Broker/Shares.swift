@@ -18,7 +18,7 @@ struct BackOff {
     if now - started >= Self.forgetsAfter { failures = 0 }
     failures += 1
     // The exponent is bounded, as a user may make a worker fail for years.
-    let wait = failures == 1 ? 0 : min(Self.longest, Self.first * Double(1 << min(failures - 2, 16)))
+    let wait = failures == 1 ? 0 : min(Self.longest, Self.first * Double(1 << min(failures &- 2, 16)))
     nextStart = now + wait
   }
 

@@ -154,7 +154,7 @@ final class Worker {
     }
     let argumentPointers = (words + arguments).map { strdup($0.originalPath) } + [nil]
     let environmentPointers = environment.map { strdup($0.originalPath) } + [nil]
-    defer { for pointer in argumentPointers + environmentPointers { free(pointer) } }
+    defer { for pointer in [argumentPointers, environmentPointers].joined() { free(pointer) } }
     return posix_spawn(&processID, "/proc/self/exe", &actions, &attributes, argumentPointers, environmentPointers)
   }
 
@@ -167,7 +167,7 @@ final class Worker {
     let count = read(file, &bytes, bytes.count)
     // The name may hold anything, and ends with the last parenthesis.
     guard count > 0, let end = bytes[..<count].lastIndex(of: UInt8(ascii: ")")) else { return nil }
-    let words = bytes[end..<count].split(separator: UInt8(ascii: " "))
+    let words = bytes[..<count][end...].split(separator: UInt8(ascii: " "))
     guard words.count > 13, let user = UInt64(String(decoding: words[12], as: UTF8.self)),
       let system = UInt64(String(decoding: words[13], as: UTF8.self))
     else { return nil }

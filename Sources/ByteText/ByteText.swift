@@ -21,15 +21,15 @@ enum StandIn {
 
   static func byte(of scalar: Unicode.Scalar) -> UInt8? {
     let number = scalar.value &- first
-    return number < 128 ? UInt8(number) | 0x80 : nil
+    return number < 128 ? UInt8(truncatingIfNeeded: number) | 0x80 : nil
   }
 
   /// The byte for which the four bytes of UTF-8 at `index` stand.
   static func byte(in bytes: UnsafeBufferPointer<UInt8>, at index: Int) -> UInt8? {
-    guard index + 3 < bytes.count, bytes[index] == 0xF4, bytes[index + 1] == 0x8F, bytes[index + 2] & 0xFE == 0xBA,
-      bytes[index + 3] & 0xC0 == 0x80
+    guard index &+ 3 < bytes.count, bytes[index] == 0xF4, bytes[index &+ 1] == 0x8F, bytes[index &+ 2] & 0xFE == 0xBA,
+      bytes[index &+ 3] & 0xC0 == 0x80
     else { return nil }
-    return 0x80 | (bytes[index + 2] & 1) << 6 | bytes[index + 3] & 0x3F
+    return 0x80 | (bytes[index &+ 2] & 1) << 6 | bytes[index &+ 3] & 0x3F
   }
 }
 
@@ -43,7 +43,7 @@ extension String {
   /// The text that stands for the bytes of a string of C.
   public init(reversibly text: UnsafePointer<CChar>) {
     var count = 0
-    while text[count] != 0 { count += 1 }
+    while text[count] != 0 { count &+= 1 }
     self = text.withMemoryRebound(to: UInt8.self, capacity: count) {
       Self.text(of: UnsafeBufferPointer(start: $0, count: count))
     }
@@ -57,11 +57,12 @@ extension String {
     while index < bytes.count {
       let length = length(ofScalarIn: bytes, at: index)
       if length > 0, StandIn.byte(in: bytes, at: index) == nil {
-        scalars.append(contentsOf: String(decoding: bytes[index..<index + length], as: UTF8.self).unicodeScalars)
-        index += length
+        let scalar = bytes[index..<(index &+ length)]  // bounded: `length` counts bytes that are there
+        scalars.append(contentsOf: String(decoding: scalar, as: UTF8.self).unicodeScalars)
+        index &+= length
       } else {
         scalars.append(StandIn.scalar(for: bytes[index]))
-        index += 1
+        index &+= 1
       }
     }
     return String(scalars)
@@ -83,8 +84,8 @@ extension String {
     case 0xF4: (length, second) = (4, 0x80...0x8F)
     default: return 0
     }
-    guard index + length <= bytes.count, second.contains(bytes[index + 1]) else { return 0 }
-    return bytes[(index + 1)..<(index + length)].dropFirst().allSatisfy { 0x80...0xBF ~= $0 } ? length : 0
+    guard index &+ length <= bytes.count, second.contains(bytes[index &+ 1]) else { return 0 }
+    return bytes[..<(index &+ length)][(index &+ 2)...].allSatisfy { 0x80...0xBF ~= $0 } ? length : 0
   }
 
   /// The bytes for which the text stands.
@@ -98,10 +99,10 @@ extension String {
       while index < text.count {
         if let byte = StandIn.byte(in: text, at: index) {
           bytes.append(byte)
-          index += 4
+          index &+= 4
         } else {
           bytes.append(text[index])
-          index += 1
+          index &+= 1
         }
       }
       return bytes
@@ -142,6 +143,7 @@ extension UInt8 {
 extension CommandLine {
   /// The arguments of this program behind its name; `CommandLine.arguments` has U+FFFD for what is no UTF-8.
   public static var argumentsReversibly: [String] {
+    // bounded: the kernel's count of arguments
     (1..<max(1, Int(argc))).compactMap { unsafeArgv[$0].map { String(reversibly: UnsafePointer($0)) } }
   }
 }

@@ -87,7 +87,7 @@ private struct Inspection {
       return true
     }
     guard marks > 0 else { return false }
-    marks -= 1
+    marks &-= 1
     return true
   }
 }

@@ -140,7 +140,7 @@ final class Delivery {
     else { return }
     var range = output.contiguous
     // While this part of the memory is written, other parts are filled.
-    range = range.prefix(max(4096, output.capacity / 4))
+    range = range.prefix(max(4096, output.capacity / 4))  // bounded: at least 4096
     let isLast = range.count == waiting
     isWriting = true
     writer.write(id, range, sync: output.wantsSync && isLast)

@@ -65,7 +65,7 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     let bytes = path.originalBytes
     guard bytes.count < capacity else {
       throw Complaint(
-        .obstacle, what: "cannot connect to unix:\(path): a socket's name has at most \(capacity - 1) bytes",
+        .obstacle, what: "cannot connect to unix:\(path): a socket's name has at most \(capacity &- 1) bytes",
         advice: "choose a shorter path", code: ENAMETOOLONG)
     }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }

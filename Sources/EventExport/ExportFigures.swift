@@ -41,6 +41,12 @@ public final class ExportFigures: Sendable {
     public var subscribers: UInt64
     /// Bytes that wait for destinations.
     public var waitingBytes: UInt64
+
+    /// How much a sum has grown since an earlier reading, or since the start. The losses are what processes say: their
+    /// sum may be any number, and wrap.
+    public func growth(of figure: KeyPath<Reading, UInt64>, since earlier: Reading?) -> Int64 {
+      Int64(clamping: self[keyPath: figure] &- (earlier?[keyPath: figure] ?? 0))
+    }
   }
 
   /// The figures as they are now.

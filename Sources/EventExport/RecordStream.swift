@@ -71,7 +71,7 @@ public final class RecordStream: EventSubscriber, @unchecked Sendable {
 
   private func tellDamage(_ output: inout EventOutput) {
     let count = min(untold.count, output.room / Self.frameBytes)  // bounded: frameBytes is a constant
-    for ring in untold.prefix(count) {
+    for ring in untold.prefix(count) {  // bounded: the count is at most the array's
       frame(.damaged, ring: UInt32(truncatingIfNeeded: ring), 0, 0, 0, to: &output)
     }
     untold.removeFirst(count)  // bounded: the count is at most the array's

@@ -66,6 +66,7 @@ struct Geometry: Sendable {
   /// The arguments, between which the header has zeros.
   private static func command(_ header: allocs_header) -> [String] {
     withUnsafeBytes(of: header.command) { bytes in
+      // bounded: 32 bits hold no negative number
       var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(
         separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }

@@ -229,6 +229,7 @@ extension Segment {
     else { return nil }
     return Module(
       index: UInt32(truncatingIfNeeded: index), path: path,
+      // bounded: 32 bits hold no negative number
       buildID: withUnsafeBytes(of: entry.build_id) { Array($0.prefix(Int(truncatingIfNeeded: entry.build_id_size))) },
       start: entry.start, end: entry.end, bias: entry.bias, loadTicks: entry.load_ticks,
       unloadTicks: entry.state == ALLOCS_MODULE_UNLOADED.rawValue ? entry.unload_ticks : nil,

@@ -59,7 +59,7 @@ struct KeepCount: ExpressibleByArgument {
       return
     }
     guard let number = UInt32(argument) else { return nil }
-    self.init(number: UInt64(number))
+    self.init(number: UInt64(truncatingIfNeeded: number))
   }
 
   var defaultValueDescription: String { number == .max ? "unlimited" : "\(number)" }

@@ -21,14 +21,16 @@ package enum FunctionName {
     scan.run()
     var start = 0
     var end = scan.result.count
-    while end > 0, scan.result[end - 1] == UInt8(ascii: " ") { end -= 1 }
+    while end > 0, scan.result[end &- 1] == UInt8(ascii: " ") { end &-= 1 }
     // The result's type, and words such as static, stand before the name.
     let head = min(scan.operatorStart ?? end, end)
-    if let blank = scan.result[..<head].lastIndex(of: UInt8(ascii: " ")) { start = blank + 1 }
-    while start < end, scan.result[start] == UInt8(ascii: ":") || scan.result[start] == UInt8(ascii: ".") { start += 1 }
-    var plain = Array(scan.result[start..<end])
+    if let blank = scan.result[..<head].lastIndex(of: UInt8(ascii: " ")) { start = blank &+ 1 }
+    while start < end, scan.result[start] == UInt8(ascii: ":") || scan.result[start] == UInt8(ascii: ".") {
+      start &+= 1
+    }
+    var plain = Array(scan.result[..<end].dropFirst(start))  // bounded: start is 0 to end
     for namespace in ["std::__cxx11::", "std::__1::"] where plain.starts(with: namespace.utf8) {
-      plain.removeSubrange(5..<namespace.utf8.count)
+      plain.removeSubrange(5..<namespace.utf8.count)  // bounded: behind the five of std::
     }
     dropSuffix(&plain)
     return plain
@@ -37,7 +39,7 @@ package enum FunctionName {
   /// What compilers add to the names of clones, and Rust to all names.
   private static func dropSuffix(_ name: inout [UInt8]) {
     for dot in name.indices.dropFirst() where name[dot] == UInt8(ascii: ".") {
-      let rest = name[(dot + 1)...]
+      let rest = name[dot...].dropFirst()
       if cloneSuffixes.contains(where: { rest.starts(with: $0.utf8) }) {
         name.removeSubrange(dot...)
         break
@@ -83,7 +85,7 @@ package enum FunctionName {
         case UInt8(ascii: "{"):
           let start = index
           skipGroup(UInt8(ascii: "{"), UInt8(ascii: "}"))
-          result += name[start..<index]
+          result += name[start..<index]  // bounded: a group takes its bracket at least
         case UInt8(ascii: "["):
           if hasPrefix("[clone") { return }
           if hasPrefix("[abi:") {
@@ -96,7 +98,7 @@ package enum FunctionName {
           if hasPrefix(" : ") { return }
           copy()
         case UInt8(ascii: "o"):
-          if isAtWord, hasPrefix("operator"), index + 8 >= name.count || !isIdentifier(name[index + 8]) {
+          if isAtWord, hasPrefix("operator"), index &+ 8 >= name.count || !isIdentifier(name[index &+ 8]) {
             copyOperator()
           } else {
             copy()
@@ -115,7 +117,8 @@ package enum FunctionName {
     private mutating func copyPrivateName() {
       let start = index
       skipGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
-      result += name[(start + 1)..<index].prefix { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: ")") }
+      let inner = name[..<index].dropFirst(start &+ 1)  // bounded: start is an index
+      result += inner.prefix { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: ")") }
     }
 
     private mutating func skipColons() {
@@ -145,8 +148,8 @@ package enum FunctionName {
         let byte = name[index]
         if byte == open {
           depth += 1
-        } else if byte == close, name[index - 1] != UInt8(ascii: "-") {  // not the arrow of a function's type
-          depth -= 1
+        } else if byte == close, name[index &- 1] != UInt8(ascii: "-") {  // not the arrow of a function's type
+          depth &-= 1
         }
         index += 1
         if depth == 0 { return }

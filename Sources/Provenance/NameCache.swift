@@ -82,8 +82,8 @@ public final class NameCache: Sendable {
 
   private static func empty(_ budget: Int) -> Tables {
     Tables(
-      addresses: GenerationCache(budget: budget / 3) { address in address.frames.reduce(64) { $0 + $1.cost } },
-      stacks: GenerationCache(budget: budget / 3 * 2) { 64 + $0.json.count })
+      addresses: GenerationCache(budget: budget / 3) { address in address.frames.reduce(64) { $0 &+ $1.cost } },
+      stacks: GenerationCache(budget: budget / 3 &* 2) { 64 &+ $0.json.count })
   }
 
   /// The names at `call` for a record with `ticks`, if they are known as of `version` and the second `now`.

@@ -184,7 +184,7 @@ extension SiteTable {
       other.add(sum.total)
       otherBirths.add(sum.births)
     }
-    for (_, sum) in sorted.prefix(limit) {
+    for (_, sum) in sorted.prefix(limit) {  // bounded: at least 0, above
       var site = Site(
         total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],
         function: sum.origin?.function, allocator: sum.origin?.allocator)

@@ -61,7 +61,7 @@ public struct StackNaming {
   /// The site of the stack that ends in `node`, in a record with `ticks`; nil if the stack is empty.
   public func site(ofNode node: UInt32, at ticks: UInt32) -> Site? {
     guard let (address, frame) = siteAddress(ofNode: node, at: ticks) else { return nil }
-    return Site(key: key(of: address), frames: Array(address.frames[frame...]))
+    return Site(key: key(of: address), frames: Array(address.frames.dropFirst(max(0, frame))))
   }
 
   /// The key of the site of the stack that ends in `node`.
@@ -70,7 +70,7 @@ public struct StackNaming {
   }
 
   private func key(of address: NamedAddress) -> Site.Key {
-    Site.Key(pc: address.frames[0].pc, module: address.module)
+    Site.Key(pc: address.frames.first?.pc ?? 0, module: address.module)
   }
 
   private func siteAddress(ofNode node: UInt32, at ticks: UInt32) -> (address: NamedAddress, frame: Int)? {
@@ -134,7 +134,7 @@ public struct StackNaming {
       cost &+= size
       if Budget.current?.spend(bytes: size) == false { break }
       if named.siteIndex == nil, let site = address.site { named.siteIndex = named.frames.count &+ site }
-      named.frames += address.frames
+      named.frames.append(contentsOf: address.frames)
       // A signal interrupts a call with all that is inlined there; the mark is at the function that has the frame.
       if call.isExact { named.interrupted.append(named.frames.count &- 1) }
     }

@@ -77,7 +77,7 @@ final class ChunkCompressor {
         &created, nil,
         { argument in
           setpriority(__priority_which_t(UInt32(PRIO_PROCESS.rawValue)), 0, ChunkCompressor.niceness)
-          Unmanaged<Job>.fromOpaque(argument!).takeUnretainedValue().run()
+          if let argument { Unmanaged<Job>.fromOpaque(argument).takeUnretainedValue().run() }
           return nil
         }, Unmanaged.passUnretained(self).toOpaque())
       if code == 0 { thread = created } else { run() }

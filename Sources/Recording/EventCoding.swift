@@ -43,7 +43,7 @@ private func distance(_ address: UInt64, from last: UInt64) -> UInt64 {
 
 private func blockAddress(at distance: UInt64, from last: UInt64) -> UInt64 {
   let zigzag = distance >> 1
-  let value = Int64(bitPattern: zigzag >> 1) ^ -Int64(zigzag & 1)
+  let value = Int64(bitPattern: zigzag >> 1) ^ (0 &- Int64(zigzag & 1))
   return last &+ UInt64(bitPattern: distance & 1 == 0 ? value << 4 : value)
 }
 
@@ -54,16 +54,16 @@ private struct EncoderColumns: ~Copyable {
   private var capacity = 1 << 16
   private var counts = InlineArray<7, Int>(repeating: 0)
 
-  init() { bytes = .allocate(capacity: capacity * Column.allCases.count) }
+  init() { bytes = .allocate(capacity: capacity &* Column.allCases.count) }
   deinit { bytes.deallocate() }
 
-  var total: Int { counts.indices.reduce(0) { $0 + counts[$1] } }
+  var total: Int { counts.indices.reduce(0) { $0 &+ counts[$1] } }
 
   @inline(__always)
   mutating func append(byte: UInt8, to column: Column) {
     if counts[column.rawValue] == capacity { grow() }
-    bytes[column.rawValue * capacity + counts[column.rawValue]] = byte
-    counts[column.rawValue] += 1
+    bytes[column.rawValue &* capacity &+ counts[column.rawValue]] = byte
+    counts[column.rawValue] &+= 1
   }
 
   @inline(__always)
@@ -78,20 +78,22 @@ private struct EncoderColumns: ~Copyable {
 
   @inline(never)
   private mutating func grow() {
-    let larger = UnsafeMutablePointer<UInt8>.allocate(capacity: 2 * capacity * counts.count)
+    let larger = UnsafeMutablePointer<UInt8>.allocate(capacity: 2 &* capacity &* counts.count)
     for column in counts.indices {
-      (larger + column * 2 * capacity).initialize(from: bytes + column * capacity, count: counts[column])
+      let place = column &* capacity
+      larger.advanced(by: 2 &* place).initialize(from: bytes.advanced(by: place), count: counts[column])
     }
     bytes.deallocate()
     bytes = larger
-    capacity *= 2
+    capacity &*= 2
   }
 
   /// Appends the sizes of all columns, then the columns, which are empty afterwards.
   mutating func move(to output: inout [UInt8]) {
-    for column in counts.indices { output.append(number: UInt64(counts[column])) }
+    for column in counts.indices { output.append(number: UInt64(clamping: counts[column])) }
     for column in counts.indices {
-      output.append(contentsOf: UnsafeBufferPointer(start: bytes + column * capacity, count: counts[column]))
+      output.append(
+        contentsOf: UnsafeBufferPointer(start: bytes.advanced(by: column &* capacity), count: counts[column]))
       counts[column] = 0
     }
   }
@@ -137,25 +139,26 @@ struct EventEncoder: ~Copyable {
   mutating func add(
     _ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64, number: (UInt32) -> UInt32 = { $0 }
   ) -> Int {
-    let room = min(records.count, RecordingFormat.eventsPerChunk - count)
+    let room = min(records.count, RecordingFormat.eventsPerChunk &- count)
     let number32 = UInt32(clamping: ring)
     // Positions are foreign: a ring may have any.
     var next =
       batches.last.map { $0.ring == number32 ? $0.first &+ UInt64(truncatingIfNeeded: $0.count) : .max } ?? .max
+    // bounded: a chunk that is full has no room, and never less than none
     for index in 0..<room {
-      if index % Self.lookAhead == 0 { model.touch(records[index..<min(index + Self.lookAhead, room)]) }
+      if index % Self.lookAhead == 0 { model.touch(records[index..<min(index &+ Self.lookAhead, room)]) }
       let record = records[index]
       let slot = allocs_event_slot(record.extent)
       let position = first &+ UInt64(truncatingIfNeeded: index)
-      if batches.isEmpty || position != next || batches[batches.count - 1].slot != slot {
+      if batches.isEmpty || position != next || batches[batches.count &- 1].slot != slot {
         batches.append(Batch(ring: number32, slot: slot, first: position, stamp: record.stamp))
         stamp = record.stamp &- 1
       }
       next = position &+ 1
-      batches[batches.count - 1].count += 1
+      batches[batches.count &- 1].count &+= 1
       encode(record, number)
     }
-    count += room
+    count &+= room
     return room
   }
 
@@ -171,29 +174,29 @@ struct EventEncoder: ~Copyable {
     firstStamp = min(firstStamp, record.stamp)
     lastStamp = max(lastStamp, record.stamp)
     if Op.begins(kind) {
-      let extent = size | UInt64(allocs_event_alignment(record.place)) << 48
+      let extent = size | UInt64(truncatingIfNeeded: allocs_event_alignment(record.place)) << 48
       let what = AllocationKind(
         context: allocs_event_context(record.source), origin: allocs_event_origin(record.source), extent: extent)
       let index = put(what, number)
       let guess = model.guess(ofAllocation: address, size: size)
-      op = UInt8(kind) | guess << Op.guessShift
+      op = UInt8(truncatingIfNeeded: kind) | guess << Op.guessShift
       if guess == Op.noGuess { put(.allocated, distance(address, from: model.lastAllocated)) }
       model.noteAllocation(address, size: size, kind: index)
     } else if Op.ends(kind) {
       let index = model.kind(ofBlockAt: address)
       let guess = model.guess(ofFree: address, kind: index)
-      op = UInt8(kind) | guess << Op.guessShift
-      if guess == 1, let index { put(.ended, UInt64(index)) }
+      op = UInt8(truncatingIfNeeded: kind) | guess << Op.guessShift
+      if guess == 1, let index { put(.ended, UInt64(truncatingIfNeeded: index)) }
       if guess == Op.noGuess { put(.freed, distance(address, from: model.lastFreed)) }
       let known = index.map { kinds[$0] }
       let isKnown =
         known.map { $0.context == allocs_event_origin(record.source) && $0.extent & 0xFFFF_FFFF_FFFF == size } ?? false
       if !isKnown || allocs_event_context(record.source) != 0 || allocs_event_alignment(record.place) != 0 {
         op |= Op.detail
-        put(.rest, UInt64(number(allocs_event_context(record.source))))
-        put(.rest, UInt64(number(allocs_event_origin(record.source))))
+        put(.rest, UInt64(truncatingIfNeeded: number(allocs_event_context(record.source))))
+        put(.rest, UInt64(truncatingIfNeeded: number(allocs_event_origin(record.source))))
         put(.rest, size)
-        put(.rest, UInt64(allocs_event_alignment(record.place)))
+        put(.rest, UInt64(truncatingIfNeeded: allocs_event_alignment(record.place)))
       }
       model.noteFree(address, size: size)
     } else {
@@ -218,32 +221,33 @@ struct EventEncoder: ~Copyable {
 
   @inline(__always)
   private mutating func put(_ kind: AllocationKind, _ number: (UInt32) -> UInt32) -> Int {
-    let slot = Int(kind.hash >> (64 - Self.kindBits))
+    let slot = Int(truncatingIfNeeded: kind.hash >> (64 &- Self.kindBits))
     let found = kindTable[slot]
-    guard found != 0, kinds[Int(found) - 1] == kind else { return putNew(kind, slot, number) }
-    put(.kinds, UInt64(found))
-    return Int(found) - 1
+    let index = Int(truncatingIfNeeded: found) &- 1
+    guard found != 0, kinds[index] == kind else { return putNew(kind, slot, number) }
+    put(.kinds, UInt64(truncatingIfNeeded: found))
+    return index
   }
 
   @inline(never)
   private mutating func putNew(_ kind: AllocationKind, _ slot: Int, _ number: (UInt32) -> UInt32) -> Int {
     put(.kinds, 0)
-    put(.kinds, UInt64(number(kind.context)))
-    put(.kinds, UInt64(number(kind.origin)))
+    put(.kinds, UInt64(truncatingIfNeeded: number(kind.context)))
+    put(.kinds, UInt64(truncatingIfNeeded: number(kind.origin)))
     put(.kinds, kind.extent)
     kinds.append(kind)
-    kindTable[slot] = UInt32(kinds.count)
+    kindTable[slot] = UInt32(truncatingIfNeeded: kinds.count)
     return kinds.count - 1
   }
 
   /// The payload of the chunk; the encoder begins an empty one.
   mutating func take() -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.reserveCapacity(columns.total + 64 + batches.count * 16)
+    bytes.reserveCapacity(columns.total &+ 64 &+ batches.count &* 16)
     bytes.append(number: UInt64(batches.count))
     for batch in batches {
-      bytes.append(number: UInt64(batch.ring))
-      bytes.append(number: UInt64(batch.slot))
+      bytes.append(number: UInt64(truncatingIfNeeded: batch.ring))
+      bytes.append(number: UInt64(truncatingIfNeeded: batch.slot))
       bytes.append(number: batch.first)
       bytes.append(number: batch.stamp)
       bytes.append(number: UInt64(batch.count))
@@ -276,7 +280,7 @@ enum EventDecoder {
     var stamps: [UInt64] = []
     var counts: [Int] = []
     var total = 0
-    for _ in 0..<(try head.count(of: 5)) {
+    for _ in 0..<(try head.count(of: 5)) {  // bounded: a count is not negative
       batches.append(
         EventBatch(ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: []))
       stamps.append(try head.number())
@@ -296,6 +300,7 @@ enum EventDecoder {
     for index in batches.indices {
       decoding.stamp = stamps[index] &- 1
       batches[index].records.reserveCapacity(counts[index])
+      // bounded: a count is not negative
       for _ in 0..<counts[index] { batches[index].records.append(try decoding.record(slot: batches[index].slot)) }
     }
     return batches
@@ -335,13 +340,13 @@ private struct Decoding: ~Copyable {
         guess == Op.noGuess
         ? blockAddress(at: try number(.allocated), from: last) : model.guessedAllocation(guess, size: size)
       guard address >> 48 == 0, what.extent >> 48 < 256 else { throw MalformedChunk() }
-      record.place = allocs_event_place(kind, address, UInt32(what.extent >> 48))
+      record.place = allocs_event_place(kind, address, UInt32(truncatingIfNeeded: what.extent >> 48))
       record.extent = allocs_event_extent(size, slot)
       record.source = allocs_event_source(what.context, what.origin)
       model.noteAllocation(address, size: size, kind: index)
     } else if Op.ends(kind) {
       let last = model.lastFreed
-      let index = guess == 1 ? Int(try number32(.ended)) : -1
+      let index = guess == 1 ? Int(truncatingIfNeeded: try number32(.ended)) : -1
       let address =
         guess == Op.noGuess ? blockAddress(at: try number(.freed), from: last) : model.guessedFree(guess, kind: index)
       guard address >> 48 == 0 else { throw MalformedChunk() }
@@ -352,7 +357,7 @@ private struct Decoding: ~Copyable {
         size = try number(.rest)
         let alignment = try number(.rest)
         guard size >> 48 == 0, alignment < 256 else { throw MalformedChunk() }
-        record.place = allocs_event_place(kind, address, UInt32(alignment))
+        record.place = allocs_event_place(kind, address, UInt32(truncatingIfNeeded: alignment))
       } else {
         guard let index = model.kind(ofBlockAt: address) else { throw MalformedChunk() }
         size = kinds[index].extent & 0xFFFF_FFFF_FFFF
@@ -382,6 +387,7 @@ private struct Decoding: ~Copyable {
       return (kinds.count - 1, kinds[kinds.count - 1])
     }
     guard number <= UInt64(kinds.count) else { throw MalformedChunk() }
-    return (Int(number) - 1, kinds[Int(number) - 1])
+    let index = Int(truncatingIfNeeded: number) &- 1
+    return (index, kinds[index])
   }
 }

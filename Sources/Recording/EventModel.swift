@@ -68,7 +68,7 @@ struct EventModel: ~Copyable {
   private var entries = ZeroedTable<Entry>(1 << entryBits)
   /// A stack of freed blocks for each size class, the last freed one on top; a full stack forgets
   /// its oldest block.
-  private var freed = ZeroedTable<UInt64>(classCount * stackDepth)
+  private var freed = ZeroedTable<UInt64>(classCount &* stackDepth)
   private var freedCounts = ZeroedTable<Int>(classCount)
   private var lastOfClass = ZeroedTable<UInt64>(classCount)
   /// Slot of the newest block of each kind.
@@ -97,7 +97,7 @@ struct EventModel: ~Copyable {
     case 0:
       let kind = Self.sizeClass(size)
       let count = freedCounts[kind]
-      return count == 0 ? 0 : freed[kind * Self.stackDepth + (count - 1) % Self.stackDepth]
+      return count == 0 ? 0 : freed[kind &* Self.stackDepth &+ (count &- 1) % Self.stackDepth]
     case 1: return address(in: entry(of: lastOfClass[Self.sizeClass(size)])?.allocatedNext)
     default: return behindAllocated
     }
@@ -133,7 +133,7 @@ struct EventModel: ~Copyable {
 
   @inline(__always)
   private func holds(_ slot: UInt32, _ address: UInt64) -> Bool {
-    let index = Int(slot) - 1
+    let index = Int(truncatingIfNeeded: slot) &- 1
     return index & ~1 == Self.index(address) && entries[index].address == address
   }
 
@@ -141,7 +141,7 @@ struct EventModel: ~Copyable {
   @inline(__always)
   func kind(ofBlockAt address: UInt64) -> Int? {
     guard let entry = entry(of: address), entry.kind != 0 else { return nil }
-    return Int(entry.kind - 1)
+    return Int(truncatingIfNeeded: entry.kind &- 1)
   }
 
   /// Brings the entries of the records' addresses into the cache. The processor fetches them all at
@@ -160,13 +160,13 @@ struct EventModel: ~Copyable {
   private func find(_ address: UInt64) -> Int? {
     let index = Self.index(address)
     if entries[index].address == address { return index }
-    return entries[index + 1].address == address ? index + 1 : nil
+    return entries[index &+ 1].address == address ? index &+ 1 : nil
   }
 
   @inline(__always)
   private func address(in slot: UInt32?) -> UInt64 {
     guard let slot, slot != 0 else { return 0 }
-    return entries[Int(slot) - 1].address
+    return entries[Int(truncatingIfNeeded: slot) &- 1].address
   }
 
   // MARK: events
@@ -175,20 +175,21 @@ struct EventModel: ~Copyable {
   mutating func noteAllocation(_ address: UInt64, size: UInt64, kind number: Int) {
     let kind = Self.sizeClass(size)
     let count = freedCounts[kind]
-    let stack = freed.start + kind * Self.stackDepth
+    let stack = freed.start.advanced(by: kind &* Self.stackDepth)
     // A block near the top of the stack is taken out of it, so that the next guesses are right
     // again.
     var isReused = false
-    for depth in 0..<min(count, 12) where stack[(count - 1 - depth) % Self.stackDepth] == address {
+    // bounded: counts of freed blocks are 0 or more, and below the events of a chunk
+    for depth in 0..<min(count, 12) where stack[(count &- 1 &- depth) % Self.stackDepth] == address {
       for above in stride(from: depth, to: 0, by: -1) {
-        stack[(count - 1 - above) % Self.stackDepth] = stack[(count - above) % Self.stackDepth]
+        stack[(count &- 1 &- above) % Self.stackDepth] = stack[(count &- above) % Self.stackDepth]
       }
-      freedCounts[kind] = count - 1
+      freedCounts[kind] = count &- 1
       isReused = true
       break
     }
     let index = claim(address)
-    let slot = UInt32(index + 1)
+    let slot = UInt32(truncatingIfNeeded: index &+ 1)
     if let last = find(lastOfClass[kind]) { entries[last].allocatedNext = slot }
     lastOfClass[kind] = address
     lastAllocated = address
@@ -196,23 +197,23 @@ struct EventModel: ~Copyable {
     if !isReused { behindAllocated = address &+ Self.footprint(size) }
     while newest.count <= number { newest.append(0) }
     let older = newest[number]
-    entries[index].kind = UInt32(truncatingIfNeeded: number + 1)
+    entries[index].kind = UInt32(truncatingIfNeeded: number &+ 1)
     entries[index].older = older
-    if older != 0 { entries[Int(older) - 1].newer = slot }
+    if older != 0 { entries[Int(truncatingIfNeeded: older) &- 1].newer = slot }
     newest[number] = slot
   }
 
   @inline(__always)
   mutating func noteFree(_ address: UInt64, size: UInt64) {
     let index = claim(address)
-    if let last = find(lastFreed) { entries[last].freedNext = UInt32(index + 1) }
+    if let last = find(lastFreed) { entries[last].freedNext = UInt32(truncatingIfNeeded: index &+ 1) }
     lastFreed = address
     behindFreed = address &+ Self.footprint(size)
     let kind = Self.sizeClass(size)
     let count = freedCounts[kind]
-    freed[kind * Self.stackDepth + count % Self.stackDepth] = address
+    freed[kind &* Self.stackDepth &+ count % Self.stackDepth] = address
     // Not by +=, which Swift 6.3.1 can't compile here for the thread sanitizer.
-    freedCounts[kind] = count + 1
+    freedCounts[kind] = count &+ 1
   }
 
   /// Gives the address an entry, with no block in it, and returns the entry's index. A pair in
@@ -225,7 +226,7 @@ struct EventModel: ~Copyable {
       return index
     }
     var index = Self.index(address)
-    if entries[index].kind != 0, entries[index + 1].kind == 0 { index += 1 }
+    if entries[index].kind != 0, entries[index &+ 1].kind == 0 { index &+= 1 }
     unlink(index)
     entries[index] = Entry(address: address)
     return index
@@ -237,11 +238,11 @@ struct EventModel: ~Copyable {
     let entry = entries[index]
     guard entry.kind != 0 else { return }
     if entry.newer != 0 {
-      entries[Int(entry.newer) - 1].older = entry.older
+      entries[Int(truncatingIfNeeded: entry.newer) &- 1].older = entry.older
     } else {
-      newest[Int(entry.kind) - 1] = entry.older
+      newest[Int(truncatingIfNeeded: entry.kind) &- 1] = entry.older
     }
-    if entry.older != 0 { entries[Int(entry.older) - 1].newer = entry.newer }
+    if entry.older != 0 { entries[Int(truncatingIfNeeded: entry.older) &- 1].newer = entry.newer }
     (entries[index].kind, entries[index].newer, entries[index].older) = (0, 0, 0)
   }
 
@@ -252,13 +253,13 @@ struct EventModel: ~Copyable {
   @inline(__always)
   private static func sizeClass(_ size: UInt64) -> Int {
     let chunks = (size &+ 23) >> 4
-    if chunks < 96 { return Int(chunks) }
-    return 96 + Int((chunks &* 0x9E37_79B9_7F4A_7C15) >> 59)
+    if chunks < 96 { return Int(truncatingIfNeeded: chunks) }
+    return 96 &+ Int(truncatingIfNeeded: (chunks &* 0x9E37_79B9_7F4A_7C15) >> 59)
   }
 
   @inline(__always)
   private static func index(_ address: UInt64) -> Int {
-    Int((address &* 0x9E37_79B9_7F4A_7C15) >> (64 - entryBits)) & ~1
+    Int(truncatingIfNeeded: (address &* 0x9E37_79B9_7F4A_7C15) >> (64 &- entryBits)) & ~1
   }
 }
 
@@ -269,7 +270,7 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
   private(set) var start: UnsafeMutablePointer<Entry>
 
   init(_ count: Int) {
-    size = count * MemoryLayout<Entry>.stride
+    size = count &* MemoryLayout<Entry>.stride
     start = Self.zeros(size)
   }
 
@@ -279,6 +280,7 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
     let memory = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     // Swift's own allocations end the process in this case, too. It is a tool's process, not the
     // target.
+    // bounded: the sizes of these tables are constants
     guard let memory, memory != MAP_FAILED else { fatalError("no memory for a table of \(size) bytes") }
     return memory.assumingMemoryBound(to: Entry.self)
   }

@@ -102,7 +102,7 @@ struct PerfettoFile: BlockRenderer {
       try dump(at: next)
       // Moments between which nothing happened have one dump.
       let (following, isPast) = next.addingReportingOverflow(step)
-      next = isPast ? .max : max(following, stamp &- (stamp &- startStamp) % step)
+      next = isPast ? .max : max(following, stamp &- (stamp &- startStamp) % step)  // bounded: a step is 1 at least
     }
   }
 
@@ -141,7 +141,7 @@ struct PerfettoFile: BlockRenderer {
     sums.append(Sum())
     let message = pending.message(perfetto__callstack__init)
     message.pointee.has_iid = 1
-    message.pointee.iid = UInt64(index + 1)
+    message.pointee.iid = UInt64(clamping: index &+ 1)
     message.pointee.n_frame_ids = ids.count
     message.pointee.frame_ids = pending.list(ids.reversed())
     news.callstacks.append(message)
@@ -241,10 +241,11 @@ struct PerfettoFile: BlockRenderer {
   private mutating func dump(at stamp: UInt64) throws(Complaint) {
     var first = 0
     repeat {
-      let last = min(first + Self.samplesPerPacket, sums.count)
+      let last = min(first &+ Self.samplesPerPacket, sums.count)
+      // bounded: `first` is below the count, or 0
       let samples = (first..<last).map { index in
         let sample = pending.message(perfetto__profile_packet__heap_sample__init)
-        (sample.pointee.has_callstack_id, sample.pointee.callstack_id) = (1, UInt64(index + 1))
+        (sample.pointee.has_callstack_id, sample.pointee.callstack_id) = (1, UInt64(clamping: index &+ 1))
         (sample.pointee.has_self_allocated, sample.pointee.self_allocated) = (1, sums[index].allocated)
         (sample.pointee.has_self_freed, sample.pointee.self_freed) = (1, sums[index].freed)
         (sample.pointee.has_alloc_count, sample.pointee.alloc_count) = (1, sums[index].allocations)

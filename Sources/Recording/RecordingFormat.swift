@@ -58,7 +58,7 @@ public enum RecordingFormat {
     var header: [UInt8] = []
     header.append(word: magic)
     header.append(word: version)
-    header.append(word: UInt32(headerSize))
+    header.append(word: UInt32(truncatingIfNeeded: headerSize))
     header.append(word: UInt64(0))
     header.append(word: UInt32(0))
     header.append(word: CRC32C.of(header))
@@ -87,9 +87,11 @@ package struct ChunkHeader: Equatable {
 
   /// The whole chunk with this payload, which is stored as it is given.
   package mutating func chunk(of stored: [UInt8]) -> [UInt8] {
-    self.stored = UInt32(stored.count)
+    self.stored = UInt32(truncatingIfNeeded: stored.count)
     payloadChecksum = CRC32C.of(stored)
-    return encoded() + stored
+    var bytes = encoded()
+    bytes.append(contentsOf: stored)
+    return bytes
   }
 
   private func encoded() -> [UInt8] {
@@ -118,8 +120,10 @@ package struct ChunkHeader: Equatable {
   init?(_ bytes: ArraySlice<UInt8>) {
     guard bytes.count >= RecordingFormat.chunkHeaderSize else { return nil }
     let bytes = bytes.prefix(RecordingFormat.chunkHeaderSize)
-    func word(_ offset: Int) -> UInt32 { bytes.word(at: bytes.startIndex + offset) }
-    func long(_ offset: Int) -> UInt64 { UInt64(word(offset)) | UInt64(word(offset + 4)) << 32 }
+    func word(_ offset: Int) -> UInt32 { bytes.word(at: bytes.startIndex &+ offset) }
+    func long(_ offset: Int) -> UInt64 {
+      UInt64(truncatingIfNeeded: word(offset)) | UInt64(truncatingIfNeeded: word(offset &+ 4)) << 32
+    }
     guard word(0) == RecordingFormat.chunkMagic, word(60) == CRC32C.of(bytes.prefix(60)) else { return nil }
     kind = UInt16(truncatingIfNeeded: word(4))
     flags = UInt16(truncatingIfNeeded: word(4) >> 16)
@@ -140,14 +144,14 @@ enum CRC32C {
   private static let tables: [UInt32] = {
     var tables = [UInt32](repeating: 0, count: 8 * 256)
     for byte in 0..<256 {
-      var value = UInt32(byte)
+      var value = UInt32(truncatingIfNeeded: byte)
       for _ in 0..<8 { value = value & 1 != 0 ? value >> 1 ^ 0x82F6_3B78 : value >> 1 }
       tables[byte] = value
     }
     for byte in 0..<256 {
       for step in 1..<8 {
-        let value = tables[(step - 1) * 256 + byte]
-        tables[step * 256 + byte] = value >> 8 ^ tables[Int(value & 255)]
+        let value = tables[(step &- 1) &* 256 &+ byte]
+        tables[step &* 256 &+ byte] = value >> 8 ^ tables[Int(value & 255)]
       }
     }
     return tables
@@ -162,14 +166,18 @@ enum CRC32C {
       var value = UInt32.max
       var index = 0
       let raw = UnsafeRawBufferPointer(bytes)
-      while index + 8 <= raw.count {
-        let word = UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: index, as: UInt64.self)) ^ UInt64(value)
+      while index &+ 8 <= raw.count {
+        let next = UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+        let word = next ^ UInt64(truncatingIfNeeded: value)
         value = 0
-        for step in 0..<8 { value ^= tables[(7 - step) * 256 + Int(word >> UInt64(step * 8) & 255)] }
-        index += 8
+        for step in 0..<8 {
+          value ^=
+            tables[(7 &- step) &* 256 &+ Int(truncatingIfNeeded: word >> UInt64(truncatingIfNeeded: step &* 8) & 255)]
+        }
+        index &+= 8
       }
       while index < raw.count {
-        value = value >> 8 ^ tables[Int((value ^ UInt32(raw[index])) & 255)]
+        value = value >> 8 ^ tables[Int(truncatingIfNeeded: (value ^ UInt32(truncatingIfNeeded: raw[index])) & 255)]
         index += 1
       }
       return ~value

@@ -91,8 +91,7 @@ public struct HistoryReport {
     let origin = origins.context(context)
     if let function = origin?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
     let frames = naming.stack(of: origin, at: event.ticks).frames.prefix(Self.printedFrames)
-    let indent = "    "
-    for frame in frames { lines.append(indent + Answer.describe(frame, columns: TextLayout.columns - indent.count)) }
+    for frame in frames { lines.append("    \(Answer.describe(frame, columns: TextLayout.columns &- 4))") }
     problems += Array(frames).problems
     return lines
   }
@@ -104,9 +103,9 @@ public struct HistoryReport {
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
     var problems: [String] = []
-    let shown = UInt64(truncatingIfNeeded: min(limit, history.entries.count))
+    let shown = UInt64(clamping: min(limit, history.entries.count))
     var meter = BudgetMeter(interval: 1)
-    for (index, entry) in history.entries.prefix(limit).enumerated() {
+    for (index, entry) in history.entries.prefix(max(0, limit)).enumerated() {
       guard meter.goesOn() else { break }
       let event = entry.event
       let offset = entry.offset == 0 ? "" : ", \(entry.offset) into it"
@@ -155,7 +154,7 @@ public struct HistoryReport {
       text += "; \(count) never recorded, at any time: `allocsctl info` has the reasons"
     }
     if history.damagedRings > 0 {
-      let count = UInt64(history.damagedRings)
+      let count = UInt64(clamping: history.damagedRings)
       text += "; \(Units.count(count, "ring")) \(count == 1 ? "is" : "are") damaged, and not read to the end"
     }
     if history.offUntil > 0 { text += "; events were off at times, until \(Units.duration(age(history.offUntil))) ago" }
@@ -179,7 +178,7 @@ public struct HistoryReport {
     var writer = ByteWriter()
     var meter = BudgetMeter(interval: 1)
     let share = MemoryShare()
-    for entry in history.entries.prefix(limit) {
+    for entry in history.entries.prefix(max(0, limit)) {
       share.hold(writer.count)
       guard meter.goesOn() else { break }
       let event = entry.event
@@ -197,7 +196,7 @@ public struct HistoryReport {
       writer.append(decimal: max(0, age(event.stamp)), places: 6)
       if let thread = origins.thread(slot: event.slot, at: event.ticks) {
         writer.append(",\"thread\":{\"id\":")
-        writer.append(decimal: UInt64(thread.id))
+        writer.append(decimal: UInt64(truncatingIfNeeded: thread.id))
         writer.append(",\"name\":")
         writer.appendJSONString(thread.name)
         writer.append("}")
@@ -208,7 +207,7 @@ public struct HistoryReport {
       if let origin = Self.origin(of: event) {
         writer.append(",\"allocated_by\":{")
         writer.append("\"context\":")
-        writer.append(decimal: UInt64(origin))
+        writer.append(decimal: UInt64(truncatingIfNeeded: origin))
         append(origins.context(origin), at: event.ticks, to: &writer)
         writer.append("}")
       }
@@ -239,7 +238,7 @@ public struct HistoryReport {
     }
     if history.damagedRings > 0 {
       writer.append(",\"damaged_rings\":")
-      writer.append(decimal: UInt64(history.damagedRings))
+      writer.append(decimal: UInt64(clamping: history.damagedRings))
     }
     if history.isOff { writer.append(",\"events_off\":true") }
     history.losses.appendJSONFields(to: &writer)

@@ -141,7 +141,7 @@ final class RecordingWriter {
     appendLosses()
     guard encoder.count > 0 else { return }
     var header = ChunkHeader(kind: RecordingFormat.ChunkKind.events.rawValue)
-    header.events = UInt32(encoder.count)
+    header.events = UInt32(truncatingIfNeeded: encoder.count)
     header.firstStamp = encoder.firstStamp
     header.lastStamp = encoder.lastStamp
     append(header, encoder.take())
@@ -209,12 +209,13 @@ final class RecordingWriter {
 
   @inline(__always)
   private static func contains(_ set: [UInt64], _ id: UInt32) -> Bool {
-    Int(id >> 6) < set.count && set[Int(id >> 6)] & 1 << UInt64(id & 63) != 0
+    let word = Int(truncatingIfNeeded: id >> 6)
+    return word < set.count && set[word] & 1 << UInt64(id & 63) != 0
   }
 
   private static func insert(_ id: UInt32, into set: inout [UInt64]) {
-    let word = Int(id >> 6)
-    if word >= set.count { set += Array(repeating: 0, count: max(set.count, word + 1 - set.count)) }
+    let word = Int(truncatingIfNeeded: id >> 6)
+    while word >= set.count { set.append(contentsOf: [UInt64](repeating: 0, count: 64)) }
     set[word] |= 1 << UInt64(id & 63)
   }
 
@@ -302,7 +303,7 @@ final class RecordingWriter {
   func noteTables() {
     if shared.segment.moduleTableVersion != modules { noteModules() }
     var changed: [ThreadIdentity] = []
-    for var thread in shared.segment.formerThreads + shared.segment.threads {
+    for var thread in [shared.segment.formerThreads, shared.segment.threads].joined() {
       // A thread's counters and bounds are no part of the recording, and change all the time.
       (thread.allocations, thread.frees, thread.stack) = (0, 0, nil)
       if threads.updateValue(true, forKey: thread) == nil { changed.append(thread) }

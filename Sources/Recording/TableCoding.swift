@@ -312,7 +312,7 @@ enum TableCoding {
     bytes.append(number: UInt64(truncatingIfNeeded: first))
     bytes.append(number: UInt64(truncatingIfNeeded: contexts.count))
     for column in columns { bytes.append(number: UInt64(truncatingIfNeeded: column.count)) }
-    return columns.reduce(bytes, +)
+    return columns.reduce(into: bytes) { $0.append(contentsOf: $1) }
   }
 
   static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, [RecordedContext]) {

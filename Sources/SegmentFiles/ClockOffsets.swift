@@ -57,7 +57,7 @@ package struct ClockOffsets: Hashable, Sendable {
   private static func link(_ path: String) -> [UInt8]? {
     var failed = false
     let text = [UInt8](unsafeUninitializedCapacity: 64) { buffer, count in
-      let size = readlink(path, buffer.baseAddress!, buffer.count)
+      let size = buffer.baseAddress.map { readlink(path, $0, buffer.count) } ?? -1
       failed = size < 0
       count = max(0, size)
     }
@@ -74,6 +74,7 @@ package struct ClockOffsets: Hashable, Sendable {
   package func isSameStart(_ ticks: UInt64, asRead read: UInt64) -> Bool {
     let difference = boottime &- Self.own.boottime
     guard difference != 0 else { return ticks == read }
+    // bounded: 64-bit numbers by a tick of 10^9 ns at most, in 128 bits
     let tick = Int128(1_000_000_000 / SystemClock.ticksPerSecond)
     return abs(Int128(ticks) * tick - Int128(difference) - Int128(read) * tick) <= tick
   }

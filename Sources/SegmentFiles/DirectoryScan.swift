@@ -61,7 +61,7 @@ package final class DirectoryScan {
   /// found meanwhile, and whether these were the last.
   package func step(until end: Double) -> (files: [SegmentFile], isLast: Bool) {
     let began = seconds(of: CLOCK_MONOTONIC)
-    defer { time += seconds(of: CLOCK_MONOTONIC) - began }
+    defer { time += seconds(of: CLOCK_MONOTONIC) - began }  // bounded: seconds in floating point
     guard isRead || readNames(until: end) else { return ([], false) }
     var files: [SegmentFile] = []
     var count = 0
@@ -96,8 +96,8 @@ package final class DirectoryScan {
         reader == 0 || status.st_uid == reader
       else { continue }
       let owner = status.st_uid
-      byOwner[owner, default: []].append(Found(name: name, modified: Int(status.st_mtim.tv_sec)))
-      if byOwner[owner, default: []].count >= 2 * most { trim(owner) }
+      byOwner[owner, default: []].append(Found(name: name, modified: status.st_mtim.tv_sec))
+      if byOwner[owner, default: []].count / 2 >= most { trim(owner) }
     }
     for owner in byOwner.keys { trim(owner) }
     names = byOwner.values.flatMap { $0.map(\.name) }
@@ -108,7 +108,7 @@ package final class DirectoryScan {
 
   private func trim(_ owner: UInt32) {
     guard let found = byOwner[owner], found.count > SegmentDirectory.mostOfOwner else { return }
-    omitted[owner, default: 0] += found.count - SegmentDirectory.mostOfOwner
+    omitted[owner, default: 0] &+= found.count &- SegmentDirectory.mostOfOwner
     byOwner[owner] = Array(found.sorted { $0.modified > $1.modified }.prefix(SegmentDirectory.mostOfOwner))
   }
 }

@@ -17,7 +17,9 @@ package struct FileNumber: Hashable, Sendable {
     self.inode = inode
   }
 
-  package init(_ status: stat) { self.init(device: UInt64(status.st_dev), inode: UInt64(status.st_ino)) }
+  package init(_ status: stat) {
+    self.init(device: UInt64(truncatingIfNeeded: status.st_dev), inode: UInt64(truncatingIfNeeded: status.st_ino))
+  }
 
   /// The number of the file at `path` itself: for a symbolic link, the number of the link, not of
   /// the link's target. Nil if there is no file.
@@ -30,7 +32,7 @@ package struct FileNumber: Hashable, Sendable {
   /// From the two numbers of a device that /proc/PID/maps has: stat(2) makes one number of them
   /// (makedev(3)).
   package init(major: UInt32, minor: UInt32, inode: UInt64) {
-    let (major, minor) = (UInt64(major), UInt64(minor))
+    let (major, minor) = (UInt64(truncatingIfNeeded: major), UInt64(truncatingIfNeeded: minor))
     device = (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
     self.inode = inode
   }
@@ -72,6 +74,7 @@ enum RunningProcesses {
     var files: Set<FileNumber> = []
     let wanted = " rw-s "
     var place = 0
+    // bounded: `place` is in the text, or at its end
     while place < text.count, let start = text.baseAddress,
       let found = memmem(start + place, UInt(text.count - place), wanted, UInt(wanted.utf8.count))
     {

@@ -32,7 +32,7 @@ package struct OpenedFile: ~Copyable {
     guard !name.isEmpty, !name.contains("/") else { throw .system(EINVAL) }
     let found = allocs_open_in(directory, name.originalPath, __O_PATH)
     guard found >= 0 else {
-      switch -found {
+      switch 0 &- found {
       case ELOOP: throw .ignored(.symbolicLink)
       case ENOENT: throw .ignored(.gone)
       case let code: throw .system(code)
@@ -47,7 +47,7 @@ package struct OpenedFile: ~Copyable {
     if descriptor < 0, errno == ENOENT || errno == ENOTDIR {
       // Where no /proc is mounted, the name has to do; the file must still be the file looked at.
       descriptor = allocs_open_in(directory, name.originalPath, access)
-      if descriptor < 0 { errno = -descriptor }
+      if descriptor < 0 { errno = 0 &- descriptor }
     }
     guard descriptor >= 0 else { throw .system(errno) }
     var now = stat()
@@ -117,13 +117,14 @@ package struct OpenFile: ~Copyable {
     let bytes = [UInt8](unsafeUninitializedCapacity: SegmentHeader.size) { buffer, filled in
       while filled < SegmentHeader.size, let start = buffer.baseAddress {
         // A hole reads as zeros and stays one.
-        let count = pread(descriptor, start + filled, SegmentHeader.size - filled, off_t(filled))
+        let place = off_t(truncatingIfNeeded: filled)
+        let count = pread(descriptor, start.advanced(by: filled), SegmentHeader.size &- filled, place)
         if count == 0 { return }
         if count < 0, errno != EINTR {
           failure = errno
           return
         }
-        filled += max(0, count)
+        filled &+= max(0, count)
       }
     }
     guard failure == 0 else { throw .system(path: path, operation: "read", why: systemWords(failure)) }

@@ -91,14 +91,14 @@ package struct ProcessDirectory: ~Copyable {
       let wanted = chunk
       let piece = [UInt8](unsafeUninitializedCapacity: wanted) { buffer, size in
         var got: Int
-        repeat { got = Glibc.read(file, buffer.baseAddress!, wanted) } while got < 0 && errno == EINTR
+        repeat { got = Glibc.read(file, buffer.baseAddress, wanted) } while got < 0 && errno == EINTR
         if got < 0 { failure = errno }
         size = max(got, 0)
       }
       if failure != 0 { throw ProcError(number: failure) }
       if piece.isEmpty { break }
       if bytes.isEmpty { bytes = piece } else { bytes += piece }
-      chunk = min(chunk * 4, 1 << 20)
+      chunk = min(chunk &* 4, 1 << 20)
     }
     return bytes
   }
@@ -112,7 +112,7 @@ package struct ProcessDirectory: ~Copyable {
     // The kernel makes such a file up at once, so one read gets all of it.
     let bytes = [UInt8](unsafeUninitializedCapacity: 4096) { buffer, size in
       var got: Int
-      repeat { got = Glibc.read(file, buffer.baseAddress!, buffer.count) } while got < 0 && errno == EINTR
+      repeat { got = Glibc.read(file, buffer.baseAddress, buffer.count) } while got < 0 && errno == EINTR
       if got < 0 { failure = errno }
       size = max(got, 0)
     }
@@ -130,7 +130,7 @@ package struct ProcessDirectory: ~Copyable {
   }
 
   /// Up to `count` bytes of the process's memory, as many as are mapped; nil if the caller may not
-  /// trace it.
+  /// trace it. Room for `count` bytes is taken: the caller bounds them.
   package func memory(at address: UInt64, count: Int) -> [UInt8]? {
     let bytes = piece(of: "mem", at: address, count: count)
     return bytes?.isEmpty == false ? bytes : nil
@@ -143,7 +143,7 @@ package struct ProcessDirectory: ~Copyable {
       guard file >= 0 else { throw ProcError(number: errno) }
       defer { close(file) }
       return [UInt8](unsafeUninitializedCapacity: count) { buffer, size in
-        let got = pread(file, buffer.baseAddress!, count, off_t(truncatingIfNeeded: offset))
+        let got = pread(file, buffer.baseAddress, count, off_t(truncatingIfNeeded: offset))
         size = max(got, 0)
       }
     }
@@ -151,12 +151,14 @@ package struct ProcessDirectory: ~Copyable {
 
   /// Words of the process's memory, as `memory(at:count:)` has it.
   package func words(at address: UInt64, count: Int) -> [UInt64]? {
-    memory(at: address, count: count * 8).map(Self.words(in:))
+    memory(at: address, count: count &* 8).map(Self.words(in:))
   }
 
   private static func words(in bytes: [UInt8]) -> [UInt64] {
     bytes.withUnsafeBytes { buffer in
-      (0..<buffer.count / 8).map { UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self)) }
+      stride(from: 0, to: buffer.count & ~7, by: 8).map {
+        UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: $0, as: UInt64.self))
+      }
     }
   }
 
@@ -289,7 +291,7 @@ package struct ProcessStat: Hashable, Sendable {
     // The second field is the command in parentheses, which may itself contain blanks and
     // parentheses.
     guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
-    let fields = bytes[(end + 1)...].split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
+    let fields = bytes[end...].dropFirst().split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3, the state, is the first one after the command; field 22 is the start time.
     guard fields.count > 19, let state = fields[0].first else { return nil }
     // Field 20 is the number of threads.
@@ -307,7 +309,7 @@ package struct ProcessStat: Hashable, Sendable {
     var value: UInt64 = 0
     for byte in digits {
       guard byte &- 0x30 < 10, value < UInt64.max / 16 else { return nil }
-      value = value * 10 + UInt64(byte & 15)
+      value = value &* 10 &+ UInt64(byte & 15)
     }
     return value
   }

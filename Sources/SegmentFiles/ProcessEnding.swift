@@ -33,7 +33,7 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .exited(let status): "exit status \(status)"
-    case .killed(let signal, let hasDumpedCore): Self.name(ofSignal: signal) + (hasDumpedCore ? ", core dumped" : "")
+    case .killed(let signal, let hasDumpedCore): "\(Self.name(ofSignal: signal))\(hasDumpedCore ? ", core dumped" : "")"
     }
   }
 

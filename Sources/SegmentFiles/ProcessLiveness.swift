@@ -58,12 +58,12 @@ enum ProcessLiveness {
 
   /// The real, effective, saved and file system user in the text of /proc/PID/status.
   static func userIDs(_ status: [UInt8]) -> [UInt32]? {
-    words(ofLine: "Uid:", in: status)?.compactMap { UInt32($0) }
+    words(ofLine: "Uid:", in: status)?.compactMap { UInt32($0, radix: 10) }
   }
 
   /// The four groups in that text.
   static func groupIDs(_ status: [UInt8]) -> [UInt32]? {
-    words(ofLine: "Gid:", in: status)?.compactMap { UInt32($0) }
+    words(ofLine: "Gid:", in: status)?.compactMap { UInt32($0, radix: 10) }
   }
 
   /// Whether a start time is the start time that /proc shows of a process, which is `found`.

@@ -48,7 +48,7 @@ public struct RetentionPolicy: Hashable, Sendable {
       guard !file.isLive else { continue }
       count += 1
       bytes &+= file.allocatedBytes
-      if time - file.changed > maximumAge { return true }
+      if time - file.changed > maximumAge { return true }  // bounded: seconds in floating point
     }
     return count > maximumCount || bytes > maximumBytes || count > maximumExited
   }
@@ -160,7 +160,7 @@ extension OpenDirectory {
       var (count, exited): (UInt64, UInt64) = (0, 0)
       for file in dead {
         let (sum, overflow) = bytes.addingReportingOverflow(file.allocatedBytes)
-        let isTooOld = time - deathTime(file) > policy.maximumAge
+        let isTooOld = time - deathTime(file) > policy.maximumAge  // bounded: seconds in floating point
         let hasExited = policy.maximumExited < policy.maximumCount && hasExited(file)
         if isTooOld || overflow || sum > policy.maximumBytes || count >= policy.maximumCount
           || hasExited && exited >= policy.maximumExited
@@ -187,7 +187,7 @@ extension OpenDirectory {
   private func dead(
     _ names: [Name], _ policy: RetentionPolicy, _ sweep: Sweep, _ result: inout SweepResult
   ) -> [SegmentFile] {
-    let most = max(UInt64(SegmentDirectory.mostOfOwner), policy.maximumCount)
+    let most = max(UInt64(clamping: SegmentDirectory.mostOfOwner), policy.maximumCount)
     var looked: [UInt32: UInt64] = [:]
     return names.compactMap { name in
       guard name.isSegment else { return nil }
@@ -216,7 +216,8 @@ extension OpenDirectory {
       guard let file = segment(name: name.segment, processID: name.processID, startTime: name.startTime),
         sweep.mayRemove(ofUser: file.ownerID), !file.isLive
       else { continue }
-      if age <= 0 || sweep.time - (file.isMarkedDead ? file.changed : lastSign(file)) >= age {
+      let lastAlive = file.isMarkedDead ? file.changed : lastSign(file)
+      if age <= 0 || sweep.time - lastAlive >= age {  // bounded: seconds in floating point
         remove(file, sweep, &result)
       } else {
         result.kept.append(file)
@@ -248,7 +249,7 @@ extension OpenDirectory {
       }
     }
     result.removedControls.append(path)
-    result.removedBytes += UInt64(max(0, status.st_blocks)) &* 512
+    result.removedBytes &+= UInt64(max(0, status.st_blocks)) &* 512
   }
 
   private func isOrdinary(_ status: stat) -> Bool {

@@ -225,7 +225,7 @@ public enum SegmentDirectory {
       let users = ProcessLiveness.userIDs(processID: processID)
     else { return [] }
     let name = SegmentFile.name(processID: processID, startTime: start)
-    let own = Set(users + [geteuid()]).flatMap { SharedDirectories.Place.own(ofUser: $0) }
+    let own = Set([users, [geteuid()]].joined()).flatMap { SharedDirectories.Place.own(ofUser: $0) }
     let places = getenv("ALLOCS_DIR") == nil ? (own + [.common, .former]).map(\.path) : searchPaths
     return places.compactMap { (try? file(at: "\($0)/\(name)")) ?? nil }
   }
@@ -292,8 +292,8 @@ public enum SegmentDirectory {
         }
         survey.files.append(file)
       }
-      survey.omitted.merge(found.omitted) { $0 + $1 }
-      survey.unread += found.unread
+      survey.omitted.merge(found.omitted) { $0 &+ $1 }
+      survey.unread &+= found.unread
     }
     return survey
   }
@@ -349,11 +349,11 @@ package struct OpenDirectory: ~Copyable {
     /// nil if it is the name of neither.
     package init?(_ bytes: UnsafeRawBufferPointer) {
       let dot = UInt8(ascii: ".")
-      guard let first = bytes.firstIndex(of: dot), let second = bytes[(first + 1)...].firstIndex(of: dot),
+      guard let first = bytes.firstIndex(of: dot), let second = bytes[first...].dropFirst().firstIndex(of: dot),
         let processID = Self.number(bytes[..<first]).flatMap({ Int32(exactly: $0) }), processID > 0,
-        let startTime = Self.number(bytes[(first + 1)..<second])
+        let startTime = Self.number(bytes[first...].prefix(upTo: second).dropFirst())
       else { return nil }
-      let ending = bytes[(second + 1)...]
+      let ending = bytes[second...].dropFirst()
       isSegment = ending.elementsEqual("seg".utf8)
       guard isSegment || ending.elementsEqual("ctl".utf8) else { return nil }
       self.processID = processID
@@ -369,7 +369,7 @@ package struct OpenDirectory: ~Copyable {
       for digit in digits {
         guard digit &- 0x30 < 10 else { return nil }
         let (product, overflow) = value.multipliedReportingOverflow(by: 10)
-        let (sum, carry) = product.addingReportingOverflow(UInt64(digit &- 0x30))
+        let (sum, carry) = product.addingReportingOverflow(UInt64(truncatingIfNeeded: digit &- 0x30))
         guard !overflow, !carry else { return nil }
         value = sum
       }
@@ -396,7 +396,7 @@ package struct OpenDirectory: ~Copyable {
     while let entry = readdir(stream) {
       seen += 1
       guard seen <= Self.mostNames, meter.goesOn() else {
-        unread += 1
+        unread &+= 1
         // How many more there are is told up to a point, too.
         if unread >= Self.mostNames || Budget.current?.isExhausted == true { break }
         continue
@@ -425,7 +425,7 @@ package struct OpenDirectory: ~Copyable {
       guard fstatat(descriptor, name.segment, &status, AT_SYMLINK_NOFOLLOW) == 0,
         reader == 0 || status.st_uid == reader
       else { continue }
-      byOwner[status.st_uid, default: []].append((name, Int(status.st_mtim.tv_sec)))
+      byOwner[status.st_uid, default: []].append((name, status.st_mtim.tv_sec))
     }
     var omitted: [UInt32: Int] = [:]
     var kept: [Name] = []
@@ -434,7 +434,7 @@ package struct OpenDirectory: ~Copyable {
         kept += found.map(\.name)
         continue
       }
-      omitted[owner] = found.count - SegmentDirectory.mostOfOwner
+      omitted[owner] = found.count &- SegmentDirectory.mostOfOwner
       kept += found.sorted { $0.modified > $1.modified }.prefix(SegmentDirectory.mostOfOwner).map(\.name)
     }
     return (kept, omitted, unread)
@@ -466,7 +466,7 @@ package struct OpenDirectory: ~Copyable {
       ownerID: status.st_uid,
       // stat(2) counts blocks of 512 bytes, whatever the file system's.
       allocatedBytes: UInt64(max(0, status.st_blocks)) &* 512, modified: seconds(status.st_mtim),
-      changed: seconds(status.st_ctim), inode: UInt64(status.st_ino), isMarkedDead: isMarkedDead,
+      changed: seconds(status.st_ctim), inode: FileNumber(status).inode, isMarkedDead: isMarkedDead,
       number: FileNumber(status), isHere: life.isHere, offsets: life.offsets)
     return .success(file)
   }

@@ -42,7 +42,7 @@ package struct SegmentEvidence {
   static func isLocked(_ descriptor: Int32) -> Bool {
     var lock = flock(
       l_type: Int16(F_WRLCK), l_whence: Int16(SEEK_SET), l_start: 0, l_len: 1, l_pid: 0)
-    return fcntl(descriptor, allocs_get_lock_of_opening, &lock) == 0 && Int32(lock.l_type) != F_UNLCK
+    return fcntl(descriptor, allocs_get_lock_of_opening, &lock) == 0 && lock.l_type != F_UNLCK
   }
 }
 

@@ -48,7 +48,7 @@ package struct SegmentHeader {
       throw .truncated(path: path, why: "it has only \(bytes.count) bytes")
     }
     let version = bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
-    let presentSize = Int(allocs_header_size(version))
+    let presentSize = Int(truncatingIfNeeded: allocs_header_size(version))
     guard presentSize > 0 else {
       let known = ALLOCS_OLDEST_LAYOUT_VERSION...ALLOCS_LAYOUT_VERSION
       throw .otherVersion(path: path, found: version, known: known)
@@ -86,6 +86,7 @@ package struct SegmentHeader {
       guard facts.since > fields.layout_version else { continue }
       withUnsafeMutableBytes(of: &fields.sections) { bytes in
         bytes.storeBytes(
+          // bounded: a row's number is a constant below ALLOCS_SECTION_SPACE
           of: allocs_section(), toByteOffset: Int(facts.id) * MemoryLayout<allocs_section>.stride,
           as: allocs_section.self)
       }

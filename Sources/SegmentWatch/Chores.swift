@@ -71,9 +71,9 @@ struct Chores {
     var done = Done(work: entry.work, user: entry.user)
     guard count >= 16 else { return done }
     done.numbers = bytes.withUnsafeBytes { bytes in
-      (0..<2).map { bytes.loadUnaligned(fromByteOffset: 8 * $0, as: UInt64.self) }
+      [0, 8].map { bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self) }
     }
-    done.text = String(decoding: bytes[16..<count], as: UTF8.self)
+    done.text = String(decoding: bytes[..<count].dropFirst(16), as: UTF8.self)
     return done
   }
 
@@ -86,20 +86,20 @@ struct Chores {
     switch work {
     case .sweep(let policy, let directories):
       let swept = SegmentDirectory.sweep(policy, in: directories, ofUser: user)
-      for file in swept.removed.prefix(mostLines) {
+      for file in swept.removed.prefix(Self.mostLines) {
         log(.info, "removed the segment of a dead process", ("segment", file.path))
       }
       if swept.removed.count > mostLines {
         log(
           .info, "removed segments of dead processes", ("uid", "\(user)"),
-          ("more", "\(swept.removed.count - mostLines)"))
+          ("more", "\(swept.removed.count &- mostLines)"))
       }
       numbers = [UInt64(swept.removed.count), UInt64(swept.failed.count)]
       text = swept.failed.min { $0.key < $1.key }.map { "\($0.key): \($0.value)" } ?? ""
     case .search(let file):
       numbers[0] = UInt64(max(0, file.processIDHere ?? 0))
     }
-    let bytes = numbers.withUnsafeBytes { Array($0) } + text.utf8.prefix(mostBytes - 16)
+    let bytes = Array([numbers.withUnsafeBytes { Array($0) }, Array(text.utf8)].joined().prefix(Self.mostBytes))
     _ = bytes.withUnsafeBytes { write(result, $0.baseAddress, $0.count) }
     _exit(0)
   }

@@ -79,7 +79,7 @@ struct DirectoryWatcher: ~Copyable {
     if size > 0 {
       var offset = 0
       while let event = Event(buffer[..<size], at: offset) {
-        offset += event.size
+        offset &+= event.size
         if event.mask & UInt32(IN_Q_OVERFLOW) != 0 {
           changes.append(.unknown)
           continue
@@ -152,16 +152,18 @@ private struct Event {
 
   init?(_ bytes: ArraySlice<UInt8>, at offset: Int) {
     let head = 16
-    guard offset + head <= bytes.count else { return nil }
+    let bytes = bytes.dropFirst(max(0, offset))
+    guard bytes.count >= head else { return nil }
     func word(_ index: Int) -> UInt32 {
-      (0..<4).reduce(0) { $0 | UInt32(bytes[bytes.startIndex + offset + 4 * index + $1]) << UInt32(8 * $1) }
+      bytes[(bytes.startIndex &+ 4 &* index)...].prefix(4).reversed().reduce(0) {
+        $0 << 8 | UInt32(truncatingIfNeeded: $1)
+      }
     }
-    let length = Int(word(3))
-    guard offset + head + length <= bytes.count else { return nil }
-    let start = bytes.startIndex + offset + head
+    let length = Int(truncatingIfNeeded: word(3))
+    guard bytes.count &- head >= length else { return nil }
     watch = Int32(bitPattern: word(0))
     mask = word(1)
-    name = String(decoding: bytes[start..<start + length].prefix { $0 != 0 }, as: UTF8.self)
-    size = head + length
+    name = String(decoding: bytes.dropFirst(16).prefix(max(0, length)).prefix { $0 != 0 }, as: UTF8.self)
+    size = head &+ length
   }
 }

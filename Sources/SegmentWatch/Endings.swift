@@ -133,10 +133,10 @@ struct Endings: ~Copyable {
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     // The others have their turn after so many.
     while ended.count < 64 {
-      let count = epoll_wait(descriptor, &events, Int32(events.count), 0)
+      let count = epoll_wait(descriptor, &events, Int32(clamping: events.count), 0)
       if count < 0, errno == EINTR { continue }
       guard count > 0 else { return ended }
-      for event in events.prefix(Int(count)) {
+      for event in events.prefix(max(0, Int(clamping: count))) {
         let process = event.data.fd
         var status: Int32 = 0
         let isKnown = allocs_pidfd_wait_status(process, &status) == 0

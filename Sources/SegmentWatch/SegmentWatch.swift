@@ -126,7 +126,7 @@ public struct SegmentWatch: ~Copyable {
     let now = Self.now
     var owners = takeEndings()
     if pending.isEmpty { pending = (changes?.changes() ?? [])[...] }
-    while Self.now - now < Self.longestTurn, let change = pending.popFirst() {
+    while Self.now - now < Self.longestTurn, let change = pending.popFirst() {  // bounded: seconds in floating point
       switch change {
       case .unknown:
         lookAtAll()
@@ -158,7 +158,7 @@ public struct SegmentWatch: ~Copyable {
     guard paused[directory] == nil,
       !takes[directory, default: Allowance(burst: 4000, rate: 1000, at: now)].take(at: now)
     else { return }
-    paused[directory] = now + 1
+    paused[directory] = now + 1  // bounded: seconds in floating point
     changes?.pause(directory)
     plan(directory, at: now)
   }
@@ -335,7 +335,7 @@ public struct SegmentWatch: ~Copyable {
   private mutating func finish(_ look: Look) {
     let directory = look.scan.path
     let now = Self.now
-    earliest[directory] = now + 9 * look.scan.time
+    earliest[directory] = now + 9 * look.scan.time  // bounded: seconds in floating point
     for path in (byDirectory[directory] ?? []).subtracting(look.present) {
       // A file that has come meanwhile was not among the names.
       guard access(path, F_OK) != 0 else { continue }
@@ -423,12 +423,12 @@ public struct SegmentWatch: ~Copyable {
     known[file.path] = Known(file: file, wasSeen: wasSeen)
     byProcess[file.processID, default: []].insert(file.path)
     byDirectory[Self.directory(of: file.path), default: []].insert(file.path)
-    byOwner[file.ownerID, default: Owned()].all += 1
+    byOwner[file.ownerID, default: Owned()].all &+= 1
     if file.isLive {
-      byOwner[file.ownerID, default: Owned()].live += 1
-      counts.live += 1
+      byOwner[file.ownerID, default: Owned()].live &+= 1
+      counts.live &+= 1
     } else {
-      counts.dead += 1
+      counts.dead &+= 1
     }
     counts.bytes &+= file.allocatedBytes
     return before?.file
@@ -438,10 +438,10 @@ public struct SegmentWatch: ~Copyable {
     guard let file = known.removeValue(forKey: path)?.file else { return }
     Self.remove(path, from: &byProcess, file.processID)
     Self.remove(path, from: &byDirectory, Self.directory(of: path))
-    byOwner[file.ownerID]?.all -= 1
-    if file.isLive { byOwner[file.ownerID]?.live -= 1 }
+    byOwner[file.ownerID]?.all &-= 1
+    if file.isLive { byOwner[file.ownerID]?.live &-= 1 }
     if byOwner[file.ownerID]?.all == 0 { byOwner[file.ownerID] = nil }
-    if file.isLive { counts.live -= 1 } else { counts.dead -= 1 }
+    if file.isLive { counts.live &-= 1 } else { counts.dead &-= 1 }
     counts.bytes &-= file.allocatedBytes
   }
 
@@ -470,10 +470,11 @@ public struct SegmentWatch: ~Copyable {
     // Whoever has many files of that number has no more to say than others.
     var files: [Known] = []
     for (_, own) in Dictionary(grouping: found, by: \.file.ownerID) {
-      files += own.sorted {
+      let newest = own.sorted {
         ($0.file.isLive ? 1 : 0, $0.wasSeen ? 1 : 0, $0.file.startTime)
           > ($1.file.isLive ? 1 : 0, $1.wasSeen ? 1 : 0, $1.file.startTime)
-      }.prefix(2)
+      }
+      files.append(contentsOf: newest.prefix(2))
     }
     let present = files.prefix(256).compactMap { entry -> SegmentFile? in
       var file: SegmentFile?
@@ -539,7 +540,7 @@ public struct SegmentWatch: ~Copyable {
       file.ownerID, default: Lines(allowance: Allowance(burst: 500, rate: 20, at: now))
     ].allowance.take(at: now)
     guard isAllowed else {
-      lines[file.ownerID]?.dropped += 1
+      lines[file.ownerID]?.dropped &+= 1
       return
     }
     switch details.count {
@@ -556,12 +557,12 @@ public struct SegmentWatch: ~Copyable {
     Self.asUser(file.ownerID) { failure = ending.note(with: file) }
     // A segment that is gone needs no note.
     guard failure != 0, failure != ENOENT else { return }
-    counts.endingsUnknown += 1
+    counts.endingsUnknown &+= 1
     log(.debug, "cannot note how the process ended, \(ending): \(systemWords(failure))", Self.words(file))
   }
 
   private mutating func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile) {
-    counts.endingsUnknown += 1
+    counts.endingsUnknown &+= 1
     Self.asUser(file.ownerID) { _ = reason.note(with: file) }
     log(.debug, "\(why): \(reason)", Self.words(file))
   }

@@ -42,8 +42,9 @@ final class ThreadEnds {
     if count > Self.keptEnds { (ends, count) = ([:], 0) }
     if now.monotonic - lastCleared >= 10 {
       lastCleared = now.monotonic
-      ends = ends.filter { $0.value.contains { now.wall - $0.time < Self.keptSeconds } }
-      count = ends.reduce(0) { $0 + $1.value.count }
+      let oldest = now.wall - Self.keptSeconds  // bounded: seconds in floating point
+      ends = ends.filter { $0.value.contains { $0.time > oldest } }
+      count = ends.reduce(0) { $0 &+ $1.value.count }
     }
     var end = allocs_thread_end()
     for _ in 0..<Self.endsAtATime {
@@ -51,10 +52,10 @@ final class ThreadEnds {
       // The kernel dropped some messages for want of room: the ends of those processes stay unknown.
       if result == -ENOBUFS { continue }
       guard result > 0 else { return }
-      let age = now.monotonic - Double(end.nanoseconds) / 1e9
+      let time = now.wall - now.monotonic + Double(end.nanoseconds) / 1e9  // bounded: seconds in floating point
       ends[end.process, default: []].append(
-        End(isFirstThread: end.thread == end.process, waitStatus: end.wait_status, time: now.wall - age))
-      count += 1
+        End(isFirstThread: end.thread == end.process, waitStatus: end.wait_status, time: time))
+      count &+= 1
     }
   }
 
@@ -67,9 +68,9 @@ final class ThreadEnds {
     let later = (ends[file.processID] ?? []).filter { $0.time >= file.modified - slack }
     // The id may have gone to another process since; that process has a first thread of its own.
     guard let first = later.firstIndex(where: \.isFirstThread) else { return nil }
-    let next = later[(first + 1)...].firstIndex(where: \.isFirstThread) ?? later.endIndex
+    let next = later[first...].dropFirst().firstIndex(where: \.isFirstThread) ?? later.endIndex
     // Where the first thread has ended by itself before the others, its status is not the status of the process.
-    let statuses = Set(later[first..<next].map(\.waitStatus))
+    let statuses = Set(later[..<next][first...].map(\.waitStatus))
     return statuses.count == 1 ? ProcessEnding(waitStatus: later[first].waitStatus) : nil
   }
 

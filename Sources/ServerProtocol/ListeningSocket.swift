@@ -126,7 +126,7 @@ public struct ListeningSocket: ~Copyable {
   /// whatever is in it, gets another name. Returns 0, or the number of an error.
   fileprivate static func takeAway(_ path: String) -> Int32 {
     if unlink(path.originalPath) == 0 || errno == ENOENT || rmdir(path.originalPath) == 0 { return 0 }
-    let other = "\(path).\(getpid()).\(UInt32.random(in: 0...(.max)))"
+    let other = "\(path).\(getpid()).\(UInt32.random(in: .min ... .max))"
     return rename(path.originalPath, other.originalPath) == 0 || errno == ENOENT ? 0 : errno
   }
 

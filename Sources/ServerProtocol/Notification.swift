@@ -19,7 +19,7 @@ public enum Notification: String {
     defer { close(descriptor) }
     let message = Array(rawValue.utf8)
     _ = try? UnixSocket.withAddress(of: name) { address, size in
-      Int32(sendto(descriptor, message, message.count, 0, address, size))
+      Int32(clamping: sendto(descriptor, message, message.count, 0, address, size))
     }
   }
 }

@@ -124,7 +124,7 @@ public struct UnixSocket: ~Copyable {
     let bytes = path.originalBytes
     guard !bytes.isEmpty, bytes.count < capacity, !bytes.contains(0) else {
       throw Complaint(
-        .obstacle, what: "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity - 1) bytes",
+        .obstacle, what: "cannot use \"\(path)\" as a socket: its name must have 1 to \(capacity &- 1) bytes",
         advice: "choose a shorter path", code: ENAMETOOLONG)
     }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }

@@ -233,6 +233,7 @@ struct AddressLists {
   private static func block(_ size: UInt64, _ cursor: inout SectionCursor) -> UnsafeRawBufferPointer? {
     let start = cursor.offset
     guard cursor.skip(size) else { return nil }
+    // bounded: the cursor only moves on
     return UnsafeRawBufferPointer(rebasing: cursor.bytes[start...].prefix(cursor.offset &- start))
   }
 }

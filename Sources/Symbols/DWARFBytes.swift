@@ -3,6 +3,7 @@
 //
 // The bytes are anybody's: each read is within bounds or throws.
 
+import Bounds
 import CLibdw
 
 struct MalformedDWARF: Error {}
@@ -14,10 +15,12 @@ struct DWARFCursor {
 
   /// So many bytes, 8 at most.
   mutating func number(_ size: Int) throws(MalformedDWARF) -> UInt64 {
-    guard offset >= 0, size <= bytes.count - offset else { throw MalformedDWARF() }
+    guard offset >= 0, size <= bytes.count &- offset else { throw MalformedDWARF() }
     var value: UInt64 = 0
-    for index in 0..<size { value |= UInt64(bytes[offset + index]) << UInt64(8 * index) }
-    offset += size
+    for index in stride(from: 0, to: size, by: 1) {
+      value |= UInt64(truncatingIfNeeded: bytes[offset &+ index]) << UInt64(clamping: 8 &* index)
+    }
+    offset &+= size
     return value
   }
 
@@ -25,16 +28,16 @@ struct DWARFCursor {
     var value: UInt64 = 0
     var shift: UInt64 = 0
     while true {
-      let byte = UInt8(try number(1))
-      if shift < 64 { value |= UInt64(byte & 0x7F) << shift }
-      shift += 7
+      let byte = try number(1)
+      if shift < 64 { value |= (byte & 0x7F) << shift }
+      shift &+= 7
       if byte & 0x80 == 0 { return value }
     }
   }
 
   mutating func skip(_ size: UInt64) throws(MalformedDWARF) {
-    guard offset >= 0, let size = Int(exactly: size), size <= bytes.count - offset else { throw MalformedDWARF() }
-    offset += size
+    guard offset >= 0, let size = Foreign(size).int(upTo: bytes.count &- offset) else { throw MalformedDWARF() }
+    offset &+= size
   }
 
   mutating func skipString() throws(MalformedDWARF) {
@@ -60,12 +63,14 @@ extension [UInt8] {
       append(UInt8(value & 0x7F) | 0x80)
       value >>= 7
     }
-    append(UInt8(value))
+    append(UInt8(truncatingIfNeeded: value))
   }
 
   /// Writes the `size` lowest bytes of `value` over what is at `offset`.
   mutating func overwrite(_ value: UInt64, size: Int, at offset: Int) {
-    for index in 0..<size { self[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(8 * index)) }
+    for index in stride(from: 0, to: size, by: 1) {
+      self[offset &+ index] = UInt8(truncatingIfNeeded: value >> UInt64(clamping: 8 &* index))
+    }
   }
 }
 
@@ -100,26 +105,26 @@ struct UnitHeader {
     var last = cursor
     try last.skip(length)
     end = last.offset
-    version = Int(try cursor.number(2))
+    version = Int(truncatingIfNeeded: try cursor.number(2))
     switch version {
     case 5:
       typeOffset = cursor.offset
-      type = Int(try cursor.number(1))
-      addressSize = Int(try cursor.number(1))
+      type = Int(truncatingIfNeeded: try cursor.number(1))
+      addressSize = Int(truncatingIfNeeded: try cursor.number(1))
       abbreviationsOffset = cursor.offset
       abbreviations = try cursor.number(offsetSize)
       if [DW_UT_skeleton, DW_UT_split_compile, DW_UT_type, DW_UT_split_type].contains(type) {
         id = try cursor.number(8)
       }
-      if type == DW_UT_type || type == DW_UT_split_type { try cursor.skip(UInt64(offsetSize)) }
+      if type == DW_UT_type || type == DW_UT_split_type { try cursor.skip(UInt64(clamping: offsetSize)) }
     case 2...4:
       type = isTypes ? DW_UT_type : DW_UT_compile
       abbreviationsOffset = cursor.offset
       abbreviations = try cursor.number(offsetSize)
-      addressSize = Int(try cursor.number(1))
+      addressSize = Int(truncatingIfNeeded: try cursor.number(1))
       if isTypes {
         id = try cursor.number(8)
-        try cursor.skip(UInt64(offsetSize))
+        try cursor.skip(UInt64(clamping: offsetSize))
       }
     default: throw MalformedDWARF()
     }
@@ -154,14 +159,14 @@ struct Abbreviation {
       // Some writers end a table at the section's end.
       if code == 0 { return (entries, cursor.offset) }
       let tag = try cursor.unsigned()
-      let hasChildren = UInt8(try cursor.number(1))
+      let hasChildren = UInt8(truncatingIfNeeded: try cursor.number(1))
       var attributes: [Attribute] = []
       while true {
         var attribute = Attribute(name: try cursor.unsigned(), form: try cursor.unsigned())
-        if attribute.form == UInt64(DW_FORM_implicit_const) {
+        if attribute.form == UInt64(truncatingIfNeeded: DW_FORM_implicit_const) {
           let start = cursor.offset
           _ = try cursor.unsigned()
-          attribute.constant = Array(bytes[start..<cursor.offset])
+          attribute.constant = Array(bytes[start..<cursor.offset])  // bounded: the number's bytes were read
         }
         if attribute.name == 0, attribute.form == 0 { break }
         guard attributes.count < mostAttributes else { throw MalformedDWARF() }
@@ -169,6 +174,7 @@ struct Abbreviation {
       }
       entries.append(
         Abbreviation(
+          // bounded: the code alone took a byte
           code: code, tag: tag, hasChildren: hasChildren, attributes: attributes, range: start..<cursor.offset))
       if cursor.offset == bytes.count { return (entries, cursor.offset) }
     }
@@ -204,11 +210,11 @@ extension DWARFCursor {
     case DW_FORM_data4, DW_FORM_ref4, DW_FORM_strx4, DW_FORM_addrx4, DW_FORM_ref_sup4: try skip(4)
     case DW_FORM_data8, DW_FORM_ref8, DW_FORM_ref_sig8, DW_FORM_ref_sup8: try skip(8)
     case DW_FORM_data16: try skip(16)
-    case DW_FORM_addr: try skip(UInt64(unit.addressSize))
+    case DW_FORM_addr: try skip(UInt64(clamping: unit.addressSize))
     case DW_FORM_strp, DW_FORM_line_strp, DW_FORM_strp_sup, DW_FORM_sec_offset, DW_FORM_GNU_ref_alt,
       DW_FORM_GNU_strp_alt:
-      try skip(UInt64(unit.offsetSize))
-    case DW_FORM_ref_addr: try skip(UInt64(unit.version == 2 ? unit.addressSize : unit.offsetSize))
+      try skip(UInt64(clamping: unit.offsetSize))
+    case DW_FORM_ref_addr: try skip(UInt64(clamping: unit.version == 2 ? unit.addressSize : unit.offsetSize))
     case DW_FORM_sdata, DW_FORM_udata, DW_FORM_ref_udata, DW_FORM_strx, DW_FORM_addrx, DW_FORM_loclistx,
       DW_FORM_rnglistx, DW_FORM_GNU_addr_index, DW_FORM_GNU_str_index:
       _ = try unsigned()

@@ -118,7 +118,7 @@ struct DebugFileSearch: Sendable {
   func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
     let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
     let compiled = skeleton.path
-    var paths = compiled.utf8.first == UInt8(ascii: "/") ? [compiled] + roots.map { $0 + compiled } : []
+    var paths = compiled.utf8.first == UInt8(ascii: "/") ? ([""] + roots).map { "\($0)\(compiled)" } : []
     for path in objectPaths {
       let directory = parent(of: path)
       if skeleton.name.utf8.first != UInt8(ascii: "/") { paths.append("\(directory)/\(skeleton.name)") }
@@ -134,7 +134,8 @@ struct DebugFileSearch: Sendable {
       paths.append("\(path).dwp")
       if path.hasSuffix(".debug") { paths.append("\(path.dropLast(6)).dwp") }
     }
-    return paths + roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } }
+    paths.append(contentsOf: roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } })
+    return paths
   }
 
   private func byBuildID(_ id: [UInt8], kind: ObjectFile.Kind = .module) -> ObjectFile? {

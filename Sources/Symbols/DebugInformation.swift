@@ -355,7 +355,7 @@ struct DebugInformation: ~Copyable {
     else { return (nil, 0) }
     if all.isEmpty { return (section, 0) }
     let end = min(all.filter { $0 > high }.min().flatMap { Int(exactly: $0) } ?? section.count, section.count)
-    return (UnsafeRawBufferPointer(rebasing: section[start...].prefix(max(end, start) &- start)), start)
+    return (UnsafeRawBufferPointer(rebasing: section[start..<max(start, end)]), start)
   }
 
   // MARK: variables

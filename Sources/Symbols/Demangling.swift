@@ -28,7 +28,8 @@ func demangled(cString name: UnsafePointer<CChar>) -> String {
 
 private func cxxOrRust(_ name: UnsafePointer<CChar>) -> String? {
   withUnsafeTemporaryAllocation(of: CChar.self, capacity: longestName) { buffer in
-    let size = cdemangle_cxx_or_rust(name, buffer.baseAddress!, buffer.count)
+    guard let start = buffer.baseAddress else { return nil }
+    let size = cdemangle_cxx_or_rust(name, start, buffer.count)
     guard size > 0 else { return nil }
     return String(decoding: UnsafeRawBufferPointer(buffer)[..<size], as: UTF8.self)
   }
@@ -98,7 +99,7 @@ private enum SwiftUnfolding {
     mutating func number() -> Int {
       var number = 0
       while let digit = byte(place), Self.isDigit(digit) {
-        number = min(number &* 10 &+ Int(digit &- 0x30), 1 << 20)
+        number = min(number &* 10 &+ Int(digit & 15), 1 << 20)
         place = place &+ 1
       }
       return number

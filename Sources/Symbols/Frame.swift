@@ -60,8 +60,8 @@ public struct Frame: Hashable, Sendable {
 
   /// Bytes of memory, about, for the budget of a cache.
   public var cost: Int {
-    MemoryLayout<Frame>.stride + (function?.utf8.count ?? 0) + (file?.utf8.count ?? 0)
-      + (place?.buildID.count ?? 0) + (problem?.utf8.count ?? 0)
+    MemoryLayout<Frame>.stride &+ (function?.utf8.count ?? 0) &+ (file?.utf8.count ?? 0)
+      &+ (place?.buildID.count ?? 0) &+ (problem?.utf8.count ?? 0)
   }
 }
 
@@ -105,7 +105,7 @@ extension Variable {
     guard symbol != name, symbol.hasSuffix("::\(name)") else { return }
     let scope = symbol.dropLast(name.count)
     path = scope + path
-    alternatives = alternatives.map { scope + $0 }
+    alternatives = alternatives.map { "\(scope)\($0)" }
   }
 }
 

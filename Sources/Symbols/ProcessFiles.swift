@@ -95,7 +95,7 @@ struct ProcessFiles: ~Copyable {
     let count = read(file, &text, text.count)
     guard count > 0, let name = text[..<count].lastIndex(of: UInt8(ascii: ")")) else { return false }
     // Field 3 follows the name.
-    let fields = text[name..<count].split(separator: UInt8(ascii: " "))
+    let fields = text[..<count][name...].split(separator: UInt8(ascii: " "))
     return fields.count > 20 && UInt64(String(decoding: fields[20], as: UTF8.self)) == process.startTime
   }
 }

@@ -163,7 +163,7 @@ private struct WholeUnits {
     self.abbreviations = abbreviations
     self.skeletons = skeletons
     originalAbbreviations = abbreviations.count
-    abbreviationLimit = min(abbreviations.count * 8 + (1 << 16), Int(UInt32.max))
+    abbreviationLimit = min(abbreviations.count &* 8 &+ (1 << 16), Int(clamping: UInt32.max))
   }
 
   /// Where a unit's part of each section begins.
@@ -210,7 +210,7 @@ private struct WholeUnits {
   }
 
   private func bases(_ index: PackageIndex, _ row: Int) -> Bases {
-    func base(_ column: PackageIndex.Column) -> UInt64 { UInt64(index.offset(of: column, row) ?? 0) }
+    func base(_ column: PackageIndex.Column) -> UInt64 { UInt64(clamping: index.offset(of: column, row) ?? 0) }
     return Bases(
       abbreviations: base(.abbreviations), strings: base(.strings), locations: base(.locations), ranges: base(.ranges))
   }
@@ -233,13 +233,15 @@ private struct WholeUnits {
     _ entries: [Abbreviation], _ old: Abbreviation, _ new: Abbreviation, end: Int
   ) throws(MalformedDWARF) -> Int {
     let start = abbreviations.count
-    guard let first = entries.first, abbreviations.count + (end - first.range.lowerBound) < abbreviationLimit else {
+    guard let first = entries.first, abbreviations.count &+ (end &- first.range.lowerBound) < abbreviationLimit else {
       throw MalformedDWARF()
     }
+    // bounded: `old` is one of the entries, which stand in their order, and `end` is behind the last of them
     let others =
       Array(abbreviations[first.range.lowerBound..<old.range.lowerBound])
       + Array(abbreviations[old.range.upperBound..<end])
-    abbreviations += new.bytes + others
+    abbreviations.append(contentsOf: new.bytes)
+    abbreviations.append(contentsOf: others)
     if abbreviations.last != 0 { abbreviations.append(0) }
     return start
   }
@@ -249,22 +251,21 @@ private struct WholeUnits {
     var bytes: [UInt8] = []
     bytes.append(positive: value)
     return Abbreviation.Attribute(
-      name: UInt64(name), form: UInt64(truncatingIfNeeded: DW_FORM_implicit_const), constant: bytes)
+      name: UInt64(truncatingIfNeeded: name), form: UInt64(truncatingIfNeeded: DW_FORM_implicit_const), constant: bytes)
   }
 
   /// The first offset behind the head of a unit's part of a section; nil if there is no section.
   private static func behindHead(_ section: UnsafeRawBufferPointer?, _ base: UInt64, size: Int) -> UInt64? {
-    guard let section, let base = Int(exactly: base), base >= 0, base <= section.count, section.count - base >= size
-    else { return nil }
-    let isLong = section[base..<base + 4].allSatisfy { $0 == 0xFF }
-    return UInt64(base + size + (isLong ? 8 : 0))
+    guard let section, let end = (Foreign(base) + UInt64(clamping: size)).int(upTo: section.count) else { return nil }
+    let isLong = section[(end &- size)...].prefix(4).allSatisfy { $0 == 0xFF }
+    return UInt64(clamping: end &+ (isLong ? 8 : 0))
   }
 
   private static let replaced = Set(
     [
       DW_AT_GNU_dwo_id, DW_AT_addr_base, DW_AT_GNU_addr_base, DW_AT_str_offsets_base, DW_AT_rnglists_base,
       DW_AT_loclists_base, DW_AT_GNU_ranges_base, DW_AT_dwo_name, DW_AT_GNU_dwo_name,
-    ].map { UInt64($0) })
+    ].map { UInt64(truncatingIfNeeded: $0) })
 
   private mutating func makeWhole(
     _ header: UnitHeader, _ bases: Bases, id known: UInt64?
@@ -290,7 +291,7 @@ private struct WholeUnits {
           try cursor.skip(form: attribute.form, header)
         }
       }
-      guard let room, room + 8 <= header.end else { throw MalformedDWARF() }
+      guard let room, room &+ 8 <= header.end else { throw MalformedDWARF() }
     } else {
       guard header.type == DW_UT_split_compile, header.id == known else { throw MalformedDWARF() }
     }
@@ -324,19 +325,19 @@ private struct WholeUnits {
       }
     }
     let table = try append(entries, old, new, end: end)
-    info.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
+    info.overwrite(UInt64(clamping: table), size: header.offsetSize, at: header.abbreviationsOffset)
     var root = header.root
     if let room {
       info.overwrite(skeleton.baseAddress, size: 8, at: room)
     } else if let place = header.typeOffset {
       // The id goes; the entry's code moves to its place, and the address behind that.
       info[place] = UInt8(truncatingIfNeeded: DW_UT_compile)
-      let codeSize = attributes - header.root
-      root = header.root - 8
-      for index in 0..<codeSize { info[root + index] = info[header.root + index] }
-      info.overwrite(skeleton.baseAddress, size: 8, at: root + codeSize)
+      let codeSize = attributes &- header.root
+      root = header.root &- 8
+      for place in stride(from: header.root, to: attributes, by: 1) { info[place &- 8] = info[place] }
+      info.overwrite(skeleton.baseAddress, size: 8, at: root &+ codeSize)
     }
-    roots[id] = UInt64(root)
+    roots[id] = UInt64(clamping: root)
   }
 
   /// Attributes that our own replace keep their bytes, under a name that nobody asks for.
@@ -398,10 +399,10 @@ private struct WholeUnits {
       tables[key] = table
     }
     if isOwn {
-      types.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
+      types.overwrite(UInt64(clamping: table), size: header.offsetSize, at: header.abbreviationsOffset)
     } else if let place = header.typeOffset {
       info[place] = UInt8(truncatingIfNeeded: DW_UT_type)
-      info.overwrite(UInt64(table), size: header.offsetSize, at: header.abbreviationsOffset)
+      info.overwrite(UInt64(clamping: table), size: header.offsetSize, at: header.abbreviationsOffset)
     }
   }
 }
@@ -427,26 +428,25 @@ private struct PackageIndex {
     // In DWARF 5 two of these bytes are padding.
     version = word & 0xFFFF
     guard version == 2 || version == 5 else { return nil }
-    let ids = cursor.offset
-    let numbers = ids + Int(slots) * 8
-    width = Int(columnCount)
-    offsets = numbers + Int(slots) * 4 + width * 4
-    guard slots <= UInt64(clamping: bytes.count), used <= slots, offsets + Int(used) * width * 4 <= bytes.count else {
-      return nil
-    }
+    // All numbers have 32 bits, and there are 16 columns at most: no sum comes near the end of an Int.
+    let (ids, slotCount) = (cursor.offset, Int(clamping: slots))
+    let numbers = ids &+ slotCount &* 8
+    width = Int(clamping: columnCount)
+    offsets = numbers &+ slotCount &* 4 &+ width &* 4
+    guard used <= slots, offsets &+ Int(clamping: used) &* width &* 4 <= bytes.count else { return nil }
     var meter = BudgetMeter()
-    for slot in 0..<Int(slots) {
+    for slot in stride(from: 0, to: slotCount, by: 1) {
       guard meter.goesOn() else { return nil }
-      cursor.offset = numbers + slot * 4
+      cursor.offset = numbers &+ slot &* 4
       guard let row = try? cursor.number(4), row > 0, row <= used else { continue }
-      cursor.offset = ids + slot * 8
+      cursor.offset = ids &+ slot &* 8
       guard let id = try? cursor.number(8) else { continue }
-      rows.append((id, Int(row) - 1))
+      rows.append((id, Int(clamping: row &- 1)))
     }
-    cursor.offset = numbers + Int(slots) * 4
-    for index in 0..<width {
+    cursor.offset = numbers &+ slotCount &* 4
+    for index in stride(from: 0, to: width, by: 1) {
       guard let column = try? cursor.number(4) else { return nil }
-      columns[UInt32(column)] = index
+      columns[UInt32(truncatingIfNeeded: column)] = index
     }
   }
 
@@ -463,7 +463,7 @@ private struct PackageIndex {
 
   func offset(of column: Column, _ row: Int) -> Int? {
     guard let column = self.column(column) else { return nil }
-    var cursor = DWARFCursor(bytes: bytes, offset: offsets + (row * width + column) * 4)
-    return (try? cursor.number(4)).map { Int($0) }
+    var cursor = DWARFCursor(bytes: bytes, offset: offsets &+ (row &* width &+ column) &* 4)
+    return (try? cursor.number(4)).map { Int(clamping: $0) }
   }
 }

@@ -52,8 +52,8 @@ public struct StoppedStack: Sendable {
     }
     seconds = Double(copy.nanoseconds) / 1e9
     let found = [stopped_frame](unsafeUninitializedCapacity: Int(Self.frameLimit)) { buffer, count in
-      let frames = stopped_thread_unwind(
-        &copy, thread, thread, address, buffer.baseAddress!, Self.frameLimit)
+      guard let start = buffer.baseAddress else { return }
+      let frames = stopped_thread_unwind(&copy, thread, thread, address, start, Self.frameLimit)
       count = Int(clamping: max(0, frames))
     }
     frames = found.map { frame in

@@ -98,7 +98,7 @@ struct TypeWalk {
 
   /// A name that is longer than any that is shown counts as that long.
   private static func short(_ name: String) -> String {
-    name.utf8.count <= 4 &* longestPath ? name : "\(name.prefix(longestPath))…"
+    name.utf8.count <= 4 &* longestPath ? name : "\(name.prefix(longestPath))…"  // bounded: a constant of this file
   }
 
   private static func tag(_ entry: Dwarf_Die) -> Int {
@@ -363,7 +363,7 @@ struct TypeWalk {
     let (head, tail) = declarator(of: type, depth: 0)
     let name = "\(head)\(tail)"
     guard !name.isEmpty else { return nil }
-    return name.count <= Self.longestName ? name : name.prefix(Self.longestName &- 1) + "…"
+    return name.count <= Self.longestName ? name : name.prefix(Self.longestName).dropLast() + "…"
   }
 
   /// The text before and behind a variable's name in a declaration.

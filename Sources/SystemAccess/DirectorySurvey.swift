@@ -74,7 +74,7 @@ public final class DirectorySurvey {
       }
       self.names = names
       while seen < Self.mostSeen, let entry = readdir(names.stream) {
-        seen += 1
+        seen &+= 1
         if let number = withUnsafeBytes(of: &entry.pointee.d_name, { Self.number($0, behind: parent.prefix) }) {
           take(number, parent)
         }

@@ -9,7 +9,7 @@ public enum LogLevel: String, CaseIterable, Comparable, Sendable {
   case trace, debug, info, notice, warning, error, critical
 
   public static func < (one: LogLevel, other: LogLevel) -> Bool {
-    allCases.firstIndex(of: one)! < allCases.firstIndex(of: other)!
+    allCases.firstIndex(of: one) ?? 0 < allCases.firstIndex(of: other) ?? 0
   }
 }
 

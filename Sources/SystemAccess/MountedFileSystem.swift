@@ -24,10 +24,10 @@ enum MountedFileSystem {
     for line in mounts.split(separator: UInt8(ascii: "\n")) where line.starts(with: id + [blank]) {
       // Fields of any number end with a single hyphen; blanks in paths are written as \\040.
       let words = line.split(separator: blank)
-      guard let hyphen = words.firstIndex(where: { $0.elementsEqual("-".utf8) }), hyphen + 1 < words.count else {
-        return nil
-      }
-      return String(decoding: words[hyphen + 1], as: UTF8.self)
+      guard let hyphen = words.firstIndex(where: { $0.elementsEqual("-".utf8) }),
+        let kind = words[hyphen...].dropFirst().first
+      else { return nil }
+      return String(decoding: kind, as: UTF8.self)
     }
     return nil
   }

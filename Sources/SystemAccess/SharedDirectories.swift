@@ -272,8 +272,8 @@ public struct CheckedDirectory: ~Copyable {
     self.descriptor = descriptor
     ownerID = status.st_uid
     isShared = Self.isShared(status)
-    device = UInt64(status.st_dev)
-    inode = UInt64(status.st_ino)
+    device = UInt64(truncatingIfNeeded: status.st_dev)
+    inode = UInt64(truncatingIfNeeded: status.st_ino)
     isNamed = place == nil
   }
 
@@ -311,8 +311,8 @@ public struct CheckedDirectory: ~Copyable {
     defer { close(parent) }
     let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
     guard descriptor >= 0 else {
-      if -descriptor == ENOTDIR { throw .untrusted("it is no directory") }
-      throw DirectoryRefusal(code: -descriptor)
+      if descriptor == 0 &- ENOTDIR { throw .untrusted("it is no directory") }
+      throw DirectoryRefusal(code: 0 &- descriptor)
     }
     return descriptor
   }

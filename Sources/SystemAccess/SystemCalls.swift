@@ -10,7 +10,7 @@ public func systemWords(_ code: Int32) -> String { String(cString: strerror(code
 public func nanoseconds(of clock: clockid_t) -> UInt64 {
   var time = timespec()
   clock_gettime(clock, &time)
-  return UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_nsec))
+  return UInt64(truncatingIfNeeded: time.tv_sec) &* 1_000_000_000 &+ UInt64(truncatingIfNeeded: time.tv_nsec)
 }
 
 /// Seconds of a clock of clock_gettime(2).
@@ -23,7 +23,7 @@ public func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> I
   while !rest.isEmpty {
     let written = write(descriptor, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count)
     if written >= 0 {
-      rest = rest.dropFirst(written)
+      rest = rest.dropFirst(max(0, written))
       continue
     }
     switch errno {

@@ -60,6 +60,13 @@ struct UnitsTests {
     #expect(Units.seconds(inTime: text) == seconds)
   }
 
+  @Test("a time of more units than there are numbers, and a number without end, are written as the most there is")
+  func endlessNumbers() {
+    #expect(Units.time(86_400 * 0x1p70) == "18446744073709551615d")
+    #expect(Units.time(.infinity) == "0s" && Units.time(.nan) == "0s" && Units.time(-.infinity) == "0s")
+    #expect(Units.tenths(.infinity) == "9,000,000,000,000,000.0" && Units.tenths(.nan) == "0.0")
+  }
+
   @Test("a time may have a fraction, thousandths, or no unit; what is no number, or has no end, is none")
   func oddTimes() {
     #expect(Units.seconds(inTime: "2.5") == 2.5 && Units.seconds(inTime: "500ms") == 0.5)
@@ -152,6 +159,13 @@ struct ByteWriterTests {
       (3.01, "3.01"),
     ])
   func fractions(value: Double, text: String) { #expect(written { $0.append(decimal: value, places: 2) } == text) }
+
+  @Test("any number of digits may be asked for")
+  func anyPlaces() {
+    #expect(written { $0.append(decimal: 0.5, places: .max) } == "0.5")
+    #expect(written { $0.append(decimal: .infinity, places: 20) } == "9007199254740992")
+    #expect(written { $0.append(decimal: 1.25, places: .min) } == "1")
+  }
 
   @Test("every character of ASCII and some beyond come back from JSON as they were")
   func strings() throws {

@@ -33,6 +33,17 @@ struct FilterAndQueueTests {
     #expect(RecordFilter().wants(record(ALLOCS_EVENT_RESUMED, 0, 0)))
   }
 
+  @Test("a sum of losses that processes have said beyond its end has grown by what was added, or by the most there is")
+  func wrappedFigures() throws {
+    var earlier = try EventExporter().figures.reading()
+    var later = earlier
+    (earlier.eventsUnrecorded, later.eventsUnrecorded) = (.max - 1, 5)
+    #expect(later.growth(of: \.eventsUnrecorded, since: earlier) == 7)
+    #expect(earlier.growth(of: \.eventsUnrecorded, since: later) == .max)
+    #expect(earlier.growth(of: \.eventsUnrecorded, since: nil) == .max)
+    #expect(later.growth(of: \.events, since: earlier) == 0)
+  }
+
   @Test("a full queue counts what it drops, at its place, and only what is wanted")
   func queue() throws {
     let script = Script()

@@ -250,6 +250,10 @@ struct HostileRecordingTests {
     let report = HistoryReport(recording) { _ in 0 }
     #expect(report.text(of: history, limit: 1).contains("… and 269,999 older events"))
     #expect(report.jsonLines(of: history, limit: 3000).utf8.split(separator: 0x0A).count == 3001)
+    for limit in [0, -1, Int.min] {
+      #expect(report.text(of: history, limit: limit).contains("… and "))
+      #expect(report.jsonLines(of: history, limit: limit).utf8.split(separator: 0x0A).count == 1)
+    }
   }
 
   // MARK: text

@@ -82,6 +82,30 @@ struct ELFFileTests {
     return true
   }
 
+  @Test("of 65,535 segments of notes, all of them the same bytes, a few are read")
+  func manyNotes() throws {
+    let (count, headerSize, noteBytes) = (65_535, 56, 1 << 16)
+    var bytes = Array(try program().prefix(64))
+    func put(_ value: Int, at offset: Int, size: Int) {
+      for index in 0..<size { bytes[offset + index] = UInt8(truncatingIfNeeded: value >> (8 * index)) }
+    }
+    put(64, at: 32, size: 8)
+    put(count, at: 56, size: 2)
+    bytes += [UInt8](repeating: 0, count: count * headerSize)
+    let notes = bytes.count
+    for start in stride(from: 64, to: notes, by: headerSize) {
+      put(4, at: start, size: 4)
+      put(notes, at: start + 8, size: 8)
+      put(noteBytes, at: start + 32, size: 8)
+      put(8, at: start + 48, size: 8)
+    }
+    // Notes without a name and a content take twelve bytes, and room for each.
+    bytes += [UInt8](repeating: 0, count: noteBytes)
+    let file = try #require(ELFFile(ELFBytes(bytes)))
+    #expect(file.buildID.isEmpty)
+    #expect((1...500_000).contains(file.notes.count), "\(file.notes.count)")
+  }
+
   private func buildID(_ bytes: [UInt8], alignment: Int = 4) -> [UInt8] {
     ELFNote.buildID(among: ELFNote.all(in: bytes, alignment: alignment))
   }

@@ -39,7 +39,7 @@ struct Batch: Sendable {
     var lines = AddressLines()
     var received = 0
     for try await piece in body {
-      received += piece.readableBytes
+      received &+= piece.readableBytes
       guard received <= sizeLimit else {
         try await write(
           failed(
@@ -123,7 +123,7 @@ struct Batch: Sendable {
       }
       piece = rest
     }
-    Metric.Count.addresses.increment(by: Int64(count))
+    Metric.Count.addresses.increment(by: Int64(clamping: count))
     try view.checkIntact()
     return ByteBuffer(taking: &list)
   }

@@ -60,7 +60,7 @@ final class BrokerLink: Sendable {
     let code = pthread_create(
       &thread, nil,
       { argument in
-        Unmanaged<BrokerLink>.fromOpaque(argument!).takeRetainedValue().run()
+        if let argument { Unmanaged<BrokerLink>.fromOpaque(argument).takeRetainedValue().run() }
         return nil
       }, Unmanaged.passRetained(self).toOpaque())
     // Without the thread the worker is of no use: the broker starts another.
@@ -81,7 +81,7 @@ final class BrokerLink: Sendable {
   private func handle(_ message: Message, _ descriptor: Int32?) {
     switch message.kind {
     case .connection:
-      state.withLock { $0.received += 1 }
+      state.withLock { $0.received &+= 1 }
       if let descriptor {
         handed.yield(HandedConnection(descriptor: descriptor, isOfRoot: message.value == 1))
       } else {
@@ -125,7 +125,7 @@ final class BrokerLink: Sendable {
   func ask(_ kind: Message.Kind, value: UInt64 = 0, text: [UInt8] = []) async throws -> Answer {
     try await withCheckedThrowingContinuation { continuation in
       let number = state.withLock { state in
-        state.lastNumber += 1
+        state.lastNumber &+= 1
         state.asked[state.lastNumber] = continuation
         return state.lastNumber
       }

@@ -130,7 +130,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
     to request: Request, of caller: Peer, _ asker: Asker, isFirst: Bool, closing: EventLoopFuture<Void>,
     _ writer: consuming ResponseWriter
   ) async throws {
-    if let size = request.headers[.contentLength].flatMap({ Int($0) }), size > limits.bodySize {
+    if let size = request.headers[.contentLength].flatMap({ Int($0, radix: 10) }), size > limits.bodySize {
       let response = Response(
         Complaint(
           .usage, what: "the request's body is longer than \(limits.bodySize) bytes",
@@ -172,7 +172,7 @@ private final class RequestCount: Sendable {
 
   func next() -> Int {
     count.withLock { count in
-      count += 1
+      count &+= 1
       return count
     }
   }

@@ -23,7 +23,7 @@ struct DescriptorBudget {
 
   init(limit: Int, inherited: Int = 0) {
     self.limit = limit
-    shared = max(limit - inherited - Self.own, 0)
+    shared = max(limit &- inherited &- Self.own, 0)
   }
 
   /// Raises this process's limit as far as it may, and shares it out. The soft limit is low for the sake of programs
@@ -46,6 +46,6 @@ struct DescriptorBudget {
     var count = 0
     while readdir(stream) != nil { count += 1 }
     // Without the stream's own descriptor, and without "." and "..".
-    return max(count - 3, 0)
+    return max(count &- 3, 0)
   }
 }

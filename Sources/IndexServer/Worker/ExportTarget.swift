@@ -32,7 +32,7 @@ struct ExportTarget: Sendable {
         return try Self.address(text, process: number == 1 ? "\(processID)" : "\(processID)-\(number)").open()
       } catch {
         guard error.code == EEXIST, number < 1000 else { throw error }
-        number += 1
+        number &+= 1
       }
     }
   }

@@ -55,7 +55,7 @@ final class Exports: Sendable {
         var answer = try await Self.destination(of: file, link)
         var patience = 50
         while answer.descriptor == nil, answer.message.value != 0, patience > 0, file.isStillLive {
-          patience -= 1
+          patience &-= 1
           try await Task.sleep(for: .milliseconds(100))
           answer = try await Self.destination(of: file, link)
         }
@@ -85,7 +85,7 @@ final class Exports: Sendable {
   /// The broker's answer to a request for the destination; with a value other than 0 where it may be another one soon.
   private static func destination(of file: SegmentFile, _ link: BrokerLink) async throws -> BrokerLink.Answer {
     try await link.ask(
-      .askDestination, value: UInt64(file.processID), text: Message.text([file.startTime, file.inode]))
+      .askDestination, value: UInt64(clamping: file.processID), text: Message.text([file.startTime, file.inode]))
   }
 
   /// The segment of a process that may have begun a moment ago: until then the segment may be half-written, or have no
@@ -100,14 +100,14 @@ final class Exports: Sendable {
           try SharedSegment(path: path)
         }
         var status = stat()
-        guard stat(path.originalPath, &status) == 0, UInt64(status.st_ino) == file.inode else { return nil }
+        guard stat(path.originalPath, &status) == 0, status.st_ino == file.inode else { return nil }
         guard access(EventConsumer.controlPath(ofSegment: path).originalPath, F_OK) != 0, patience > 0 else {
           return segment
         }
       } catch {
         guard patience > 0, access(path.originalPath, F_OK) == 0 else { throw error }
       }
-      patience -= 1
+      patience &-= 1
       usleep(10_000)
     }
   }
@@ -117,7 +117,7 @@ final class Exports: Sendable {
     published.withLock { published in
       let now = exporter.figures.reading()
       func added(_ field: KeyPath<ExportFigures.Reading, UInt64>) -> Int64 {
-        Int64(clamping: now[keyPath: field] - (published?[keyPath: field] ?? 0))
+        now.growth(of: field, since: published)
       }
       Metric.Count.events.increment(by: added(\.events))
       Metric.Count.eventsLost.increment(by: added(\.eventsOverwritten), "overwritten")

@@ -32,7 +32,7 @@ struct FileKeeper {
 
   /// Whether a process has not noted a module yet: it is worth another look soon.
   var isEarly: Bool {
-    processes.values.contains { $0.modules.isEmpty && $0.lookedAt - $0.since < Self.interval }
+    processes.values.contains { $0.modules.isEmpty && $0.lookedAt &- $0.since < Self.interval }
   }
 
   /// Looks at the running processes, and releases files that were held for segments that are gone.
@@ -47,7 +47,7 @@ struct FileKeeper {
         processes[owner] = nil
         continue
       }
-      if let known = processes[owner], !known.modules.isEmpty, now - known.lookedAt < Self.interval { continue }
+      if let known = processes[owner], !known.modules.isEmpty, now &- known.lookedAt < Self.interval { continue }
       look(at: segment, owner, now)
     }
     let counts = files.counts

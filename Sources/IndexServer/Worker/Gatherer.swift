@@ -4,6 +4,7 @@
 // The gatherer runs as nobody, and holds nothing but what the workers say.
 
 import Answers
+import Bounds
 import Broker
 import Glibc
 import HTTPTypes
@@ -48,7 +49,7 @@ struct Gatherer: Sendable {
       case .success(let bytes):
         if let list = ProcessRows.decode(bytes, of: user) {
           rows += list.processes
-          omitted += list.omitted
+          omitted = min(omitted &+ list.omitted, ProcessRows.mostOmitted)
           continue
         }
         problem = "the worker of user \(user) gave no list of processes"
@@ -83,7 +84,7 @@ struct Gatherer: Sendable {
     while true {
       let message = try await link.ask(.askUsers, value: UInt64(users.count)).message
       let page = message.words
-      users += page.map { (UInt32(truncatingIfNeeded: $0), $0 >> 32 != 0) }
+      users.append(contentsOf: page.map { (UInt32(truncatingIfNeeded: $0), $0 >> 32 != 0) })
       guard !page.isEmpty, users.count < message.value else { return users }
     }
   }
@@ -94,12 +95,13 @@ struct Gatherer: Sendable {
 
   /// The bodies of the workers' answers to a request, in the order of `users`.
   private func answers(to path: String, of users: [UInt32]) async -> Answers {
-    let deadline = seconds(of: CLOCK_MONOTONIC) + Self.patience(users: users.count)
+    let patience = Self.patience(users: users.count)
+    let deadline = seconds(of: CLOCK_MONOTONIC) + patience  // bounded: seconds in floating point
     var answers: Answers = []
     var exchanges: [(index: Int, exchange: Exchange)] = []
     for user in users {
       do {
-        let answer = try await link.ask(.askLink, value: UInt64(user))
+        let answer = try await link.ask(.askLink, value: UInt64(truncatingIfNeeded: user))
         guard let descriptor = answer.descriptor else {
           throw Complaint(.obstacle, what: String(decoding: answer.message.text, as: UTF8.self))
         }
@@ -147,10 +149,10 @@ private final class Exchange: @unchecked Sendable {
   static func run(_ exchanges: [Exchange], until deadline: Double) {
     while true {
       let open = exchanges.filter { !$0.isAtEnd }
-      let rest = deadline - seconds(of: CLOCK_MONOTONIC)
+      let rest = deadline - seconds(of: CLOCK_MONOTONIC)  // bounded: seconds in floating point
       guard !open.isEmpty, rest > 0 else { break }
       var requests = open.map { pollfd(fd: $0.socket.number, events: Int16(POLLIN), revents: 0) }
-      poll(&requests, nfds_t(requests.count), Int32(rest * 1000) + 1)
+      poll(&requests, nfds_t(requests.count), Foreign<Int32>(wholePartOf: rest * 1000.0 + 1.0).saturated())
       for (request, exchange) in zip(requests, open) where request.revents != 0 { exchange.receive() }
     }
     for exchange in exchanges where !exchange.isAtEnd { exchange.fail("has not answered in time") }
@@ -163,7 +165,7 @@ private final class Exchange: @unchecked Sendable {
     guard count >= 0 else { return fail("broke off its answer: \(systemWords(errno))") }
     if count == 0 { isAtEnd = true }
     received += piece[..<count]
-    if received.count > ProcessRows.sizeLimit + 4096 { fail("answers without end") }
+    if received.count &- 4096 > ProcessRows.sizeLimit { fail("answers without end") }
   }
 
   /// The body of the answer.
@@ -177,7 +179,7 @@ private final class Exchange: @unchecked Sendable {
     let lines = String(decoding: received[..<head.lowerBound], as: UTF8.self).lowercased().split(separator: "\r\n")
     let body = received[head.upperBound...]
     let length = lines.first { $0.hasPrefix("content-length:") }
-      .flatMap { Int($0.dropFirst(15).drop { $0 == " " }) }
+      .flatMap { Int($0.dropFirst(15).drop { $0 == " " }, radix: 10) }
     guard let status = lines.first?.split(separator: " ").dropFirst().first, status == "200", length == body.count
     else {
       fail("gave no whole answer")

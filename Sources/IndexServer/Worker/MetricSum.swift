@@ -41,14 +41,16 @@ struct MetricSum {
       (.segments, "{process=\"dead\"}", .segmentsDead), (.segments, "{process=\"live\"}", .segmentsLive),
       (.segmentBytes, "", .segmentBytes),
     ] {
-      put(metric.rawValue, metric.rawValue + labels, figure(value))
+      put(metric.rawValue, "\(metric.rawValue)\(labels)", figure(value))
     }
   }
 
   private mutating func add(_ key: String, _ value: Double) {
     var name = String(key.prefix { $0 != "{" })
     if !names.contains(name) {
-      for suffix in ["_bucket", "_sum", "_count"] where name.hasSuffix(suffix) { name.removeLast(suffix.count) }
+      for suffix in ["_bucket", "_sum", "_count"] where name.hasSuffix(suffix) {
+        name = String(name.dropLast(suffix.count))
+      }
     }
     guard names.contains(name), !Self.brokersOwn.contains(name), key.utf8.count < 200,
       key.utf8.allSatisfy({ 0x20..<0x7f ~= $0 })
@@ -58,7 +60,7 @@ struct MetricSum {
 
   private mutating func put(_ name: String, _ key: String, _ value: Double) {
     if let old = values[key] {
-      values[key] = old + value
+      values[key] = old + value  // bounded: in floating point
     } else if values.count < Self.seriesLimit {
       values[key] = value
       series[name, default: []].append(key)

@@ -20,7 +20,7 @@ enum Metric {
     }
 
     fileprivate func dimensions(_ values: [String]) -> [(String, String)] {
-      precondition(values.count == labels.count, "a value for each label")
+      precondition(values.count == labels.count, "a value for each label")  // bounded: both are written in this program
       return Array(zip(labels, values))
     }
   }
@@ -106,7 +106,7 @@ enum Metric {
     /// Changes a value without labels; `amount` may be negative.
     func change(by amount: Double) {
       let meter = Meter(label: rawValue, dimensions: row.dimensions([]))
-      if amount < 0 { meter.decrement(by: -amount) } else { meter.increment(by: amount) }
+      if amount < 0 { meter.decrement(by: amount.magnitude) } else { meter.increment(by: amount) }
     }
   }
 
@@ -123,14 +123,16 @@ enum Metric {
     func record(_ duration: Duration, _ labels: String...) {
       let (seconds, attoseconds) = duration.components
       Timer(label: rawValue, dimensions: row.dimensions(labels))
-        .recordNanoseconds(seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
+        .recordNanoseconds(seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000)
     }
   }
 
   /// All metrics: the name, Prometheus' word for the kind, and the row.
   static var all: [(name: String, type: String, row: Row)] {
-    Count.allCases.map { ($0.rawValue, "counter", $0.row) } + Level.allCases.map { ($0.rawValue, "gauge", $0.row) }
-      + Time.allCases.map { ($0.rawValue, "histogram", $0.row) }
+    [
+      Count.allCases.map { ($0.rawValue, "counter", $0.row) }, Level.allCases.map { ($0.rawValue, "gauge", $0.row) },
+      Time.allCases.map { ($0.rawValue, "histogram", $0.row) },
+    ].flatMap { $0 }
   }
 
   /// Makes each series that has no labels, so that it is listed also while it is zero.

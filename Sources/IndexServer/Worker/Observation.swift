@@ -34,7 +34,7 @@ struct Observation: MiddlewareProtocol {
         status: error.status)
     }
     if request.method == .head { response = response.createHeadResponse() }
-    let duration = ContinuousClock.now - start
+    let duration = start.duration(to: .now)
     // The label is the route's pattern and not the path: a client must not be able to make new series.
     let route = context.endpointPath ?? "none"
     Metric.Count.requests.increment(route, "\(response.status.code)")

@@ -116,7 +116,7 @@ final class ProcessRegistry: Sendable {
 
   private func opened(_ pid: Int32) -> Open? {
     state.withLock { state in
-      state.uses += 1
+      state.uses &+= 1
       state.open[pid]?.lastUse = state.uses
       return state.open[pid]
     }
@@ -150,7 +150,7 @@ final class ProcessRegistry: Sendable {
     var closed: [ProcessView] = []
     state.withLock { state in
       var new = new
-      state.uses += 1
+      state.uses &+= 1
       new.lastUse = state.uses
       if let old = state.open.updateValue(new, forKey: pid) { closed.append(old.view) }
       while state.open.count > openLimit, let oldest = state.open.min(by: { $0.value.lastUse < $1.value.lastUse }) {

@@ -12,14 +12,16 @@ enum ProcessRows {
   /// Bytes of all rows of a user, and of one text in them, at most.
   static let sizeLimit = 4 << 20
   static let textLimit = 64 << 10
+  /// Files that are told to be left out, at most.
+  static let mostOmitted = 1 << 40
 
   /// The number of files that are left out, then the fields of each row: a number as 64 bits, a text as its number of
   /// bytes and these, a list as its count and its elements.
   static func encode(_ list: ProcessList) -> [UInt8] {
     var bytes: [UInt8] = []
-    func put(_ value: UInt64) { bytes += (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+    func put(_ value: UInt64) { bytes.append(contentsOf: withUnsafeBytes(of: value.littleEndian) { Array($0) }) }
     func put(_ text: String) {
-      let utf8 = text.utf8.prefix(textLimit)
+      let utf8 = text.utf8.prefix(textLimit)  // bounded: a constant of this file
       put(UInt64(utf8.count))
       bytes += utf8
     }
@@ -34,8 +36,9 @@ enum ProcessRows {
       put(process.state.rawValue)
       switch process.ending {
       case nil: put(UInt64.max)
-      case .exited(let status)?: put(UInt64(UInt32(truncatingIfNeeded: status) << 8))
-      case .killed(let signal, let hasDumpedCore)?: put(UInt64(UInt32(signal)) | (hasDumpedCore ? 0x80 : 0))
+      case .exited(let status)?: put(UInt64(truncatingIfNeeded: status & 0xFF) << 8)
+      case .killed(let signal, let hasDumpedCore)?:
+        put(UInt64(truncatingIfNeeded: signal & 0x7F) | (hasDumpedCore ? 0x80 : 0))
       }
       put(optional: process.unknownEnding)
       put(UInt64(process.command.count))
@@ -72,7 +75,7 @@ enum ProcessRows {
       guard let process = reader.process(of: owner) else { return nil }
       processes.append(process)
     }
-    return ProcessList(processes, omitted: Int(clamping: min(omitted, 1 << 40)))
+    return ProcessList(processes, omitted: Foreign(omitted).int(upTo: mostOmitted) ?? mostOmitted)
   }
 
   private struct Reader {
@@ -81,19 +84,20 @@ enum ProcessRows {
     mutating func number() -> UInt64? {
       guard rest.count >= 8 else { return nil }
       defer { rest = rest.dropFirst(8) }
-      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
     }
 
     mutating func text() -> String? {
-      guard let size = number(), size <= UInt64(min(textLimit, rest.count)) else { return nil }
-      defer { rest = rest.dropFirst(Int(size)) }
-      return String(decoding: rest.prefix(Int(size)), as: UTF8.self)
+      guard let size = number().map({ Foreign($0) })?.int(upTo: min(textLimit, rest.count)) else { return nil }
+      let end = rest.startIndex &+ size
+      defer { rest = rest[end...] }
+      return String(decoding: rest[..<end], as: UTF8.self)
     }
 
     mutating func texts() -> [String]? {
-      guard let count = number(), count <= UInt64(rest.count / 8) else { return nil }
+      guard let count = number().map({ Foreign($0) })?.int(upTo: rest.count / 8) else { return nil }
       var texts: [String] = []
-      for _ in 0..<count {
+      while texts.count < count {
         guard let text = text() else { return nil }
         texts.append(text)
       }
@@ -118,7 +122,7 @@ enum ProcessRows {
       var process = IndexedProcess(
         processID: id, state: state, userID: owner, command: command, startTime: startTime,
         // A time that no text could be made of is none.
-        started: started.isFinite && abs(started) < 1e12 ? started : nil, segmentBytes: segmentBytes, path: path,
+        started: started.isFinite && started.magnitude < 1e12 ? started : nil, segmentBytes: segmentBytes, path: path,
         lostBlocks: hasLost == 1 ? lost : nil,
         ending: Int32(exactly: ending).flatMap(ProcessEnding.init(waitStatus:)), unknownEnding: unknownEnding,
         problem: problem)

@@ -104,7 +104,7 @@ private final class Count: Series, CounterHandler {
   func reset() { value.store(0, ordering: .relaxed) }
 
   func write(name: String, labels: String, to text: inout String) {
-    text += line(name, [labels], "\(value.load(ordering: .relaxed))")
+    text += line(name, [labels], "\(UInt64(bitPattern: value.load(ordering: .relaxed)))")
   }
 }
 
@@ -113,8 +113,8 @@ private final class Level: Series, MeterHandler, RecorderHandler {
 
   func set(_ value: Int64) { set(Double(value)) }
   func set(_ value: Double) { self.value.withLock { $0 = value } }
-  func increment(by amount: Double) { value.withLock { $0 += amount } }
-  func decrement(by amount: Double) { value.withLock { $0 -= amount } }
+  func increment(by amount: Double) { value.withLock { $0 += amount } }  // bounded: in floating point
+  func decrement(by amount: Double) { value.withLock { $0 -= amount } }  // bounded: in floating point
   func record(_ value: Int64) { set(value) }
   func record(_ value: Double) { set(value) }
 
@@ -126,7 +126,7 @@ private final class Level: Series, MeterHandler, RecorderHandler {
 private final class Distribution: Series, RecorderHandler, TimerHandler {
   /// A query over a kept connection takes about 0.1 ms; the first query with symbols may take seconds.
   static let seconds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1, 5]
-  static let powersOfTen = (0...9).map { digits in (0..<digits).reduce(1.0) { value, _ in value * 10 } }
+  static let powersOfTen = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
 
   private struct State {
     var counts: [UInt64]  // one for each bound, and one for values above all bounds
@@ -137,7 +137,7 @@ private final class Distribution: Series, RecorderHandler, TimerHandler {
 
   init(bounds: [Double]) {
     self.bounds = bounds
-    state = Mutex(State(counts: Array(repeating: 0, count: bounds.count + 1)))
+    state = Mutex(State(counts: bounds.map { _ in 0 } + [0]))
   }
 
   func record(_ value: Int64) { record(Double(value)) }
@@ -146,8 +146,8 @@ private final class Distribution: Series, RecorderHandler, TimerHandler {
   func record(_ value: Double) {
     let index = bounds.firstIndex { value <= $0 } ?? bounds.count
     state.withLock {
-      $0.counts[index] += 1
-      $0.sum += value
+      $0.counts[index] &+= 1
+      $0.sum += value  // bounded: in floating point
     }
   }
 
@@ -155,7 +155,7 @@ private final class Distribution: Series, RecorderHandler, TimerHandler {
     let state = state.withLock { $0 }
     var total: UInt64 = 0
     for (index, count) in state.counts.enumerated() {
-      total += count
+      total &+= count
       let bound = index < bounds.count ? number(bounds[index]) : "+Inf"
       text += line("\(name)_bucket", [labels, "le=\"\(bound)\""], "\(total)")
     }

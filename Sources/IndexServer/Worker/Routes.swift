@@ -343,7 +343,7 @@ struct ProcessName {
   init(_ context: CallerContext) throws(Complaint) {
     let text = context.parameters.get("pid") ?? ""
     let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
-    let startTime = parts.count > 1 ? UInt64(parts[1]) : nil
+    let startTime = parts.count > 1 ? UInt64(parts[1], radix: 10) : nil
     guard let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil else {
       throw Complaint(
         .usage, what: "\"\(text.prefix(40))\" is not a process id",

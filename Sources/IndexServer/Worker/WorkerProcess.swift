@@ -124,6 +124,7 @@ extension Allocsd {
     ] {
       signal(number, SIG_IGN)
     }
+    // bounded: libc's own constants
     for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
   }
 
@@ -217,7 +218,7 @@ private struct Idleness: Service {
         try await Task.sleep(for: .seconds(max(0.1, min(5, seconds / 4))))
         if open.count > 0 || open.takeActivity() || isNeeded() {
           since = .now
-        } else if ContinuousClock.now - since >= .seconds(seconds) {
+        } else if since.duration(to: .now) >= .seconds(seconds) {
           link.idle()
         }
       }

@@ -21,16 +21,16 @@ public struct ELFBytes {
   /// Of a file whose bytes these are.
   public init(_ bytes: [UInt8]) {
     read = { offset, count in
-      guard let start = Int(exactly: offset), start < bytes.count, count > 0 else { return [] }
-      return Array(bytes[start...].prefix(count))
+      guard let start = Int(exactly: offset), start < bytes.count else { return [] }
+      return Array(bytes[start...].prefix(max(0, count)))
     }
   }
 
   /// Of memory that the caller keeps for as long as this is used.
   init(memory: UnsafeRawBufferPointer) {
     read = { offset, count in
-      guard let start = Int(exactly: offset), start < memory.count, count > 0 else { return [] }
-      return Array(memory[start...].prefix(count))
+      guard let start = Int(exactly: offset), start < memory.count else { return [] }
+      return Array(memory[start...].prefix(max(0, count)))
     }
   }
 

@@ -31,6 +31,8 @@ public struct ELFFile {
   private static let (headerSize, programHeaderSize) = (64, 56)
   /// Notes beyond this many bytes of a segment are not read.
   private static let notesLimit = 1 << 16
+  /// Segments of notes beyond so many are not read: no linker makes more than a few, and 65,535 could be the same one.
+  private static let mostNoteSegments = 16
 
   private let bytes: ELFBytes
   private let headers: [ProgramHeader]
@@ -43,14 +45,15 @@ public struct ELFFile {
       let table = head.number(at: 32, size: 8), head.number(at: 54, size: 2) == UInt64(Self.programHeaderSize),
       let count = head.number(at: 56, size: 2), count > 0
     else { return nil }
-    let size = Int(count) * Self.programHeaderSize
+    let size = Int(clamping: count) &* Self.programHeaderSize
     let entries = bytes.bytes(at: table, count: size)
     guard entries.count == size else { return nil }
     self.bytes = bytes
     headers = stride(from: 0, to: size, by: Self.programHeaderSize).map { start in
-      func number(_ offset: Int, _ size: Int) -> UInt64 { entries.number(at: start + offset, size: size) ?? 0 }
+      func number(_ offset: Int, _ size: Int) -> UInt64 { entries.number(at: start &+ offset, size: size) ?? 0 }
       return ProgramHeader(
-        type: UInt32(number(0, 4)), offset: number(8, 8), address: number(16, 8), fileSize: number(32, 8),
+        type: UInt32(truncatingIfNeeded: number(0, 4)), offset: number(8, 8), address: number(16, 8),
+        fileSize: number(32, 8),
         memorySize: number(40, 8), alignment: number(48, 8))
     }
   }
@@ -58,15 +61,15 @@ public struct ELFFile {
   /// The dynamic linker that it names (PT_INTERP); nil if it names none.
   public var interpreter: String? {
     guard let header = headers.first(where: { $0.type == SegmentType.interpreter }) else { return nil }
-    return bytes.text(at: header.offset, limit: Int(min(4096, max(1, header.fileSize))))
+    return bytes.text(at: header.offset, limit: Int(clamping: min(4096, max(1, header.fileSize))))
   }
 
   /// The notes of all its segments of notes.
   public var notes: [ELFNote] {
-    headers.filter { $0.type == SegmentType.note }.flatMap { header -> [ELFNote] in
-      let content = bytes.bytes(at: header.offset, count: Int(min(header.fileSize, UInt64(Self.notesLimit))))
+    headers.lazy.filter { $0.type == SegmentType.note }.prefix(Self.mostNoteSegments).flatMap { header -> [ELFNote] in
+      let content = bytes.bytes(at: header.offset, count: min(Int(clamping: header.fileSize), Self.notesLimit))
       // A linker may have put notes that are aligned to 4 bytes into a segment that is aligned to 8.
-      let notes = header.alignment == 8 ? ELFNote.all(in: content, alignment: 8) : []
+      let notes: [ELFNote] = header.alignment == 8 ? ELFNote.all(in: content, alignment: 8) : []
       return notes + ELFNote.all(in: content, alignment: 4)
     }
   }
@@ -85,8 +88,8 @@ public struct ELFFile {
       guard !overflow else { return nil }
       end = max(end, next)
     }
-    let start = first.address - first.offset
-    return start <= end ? start..<end : nil
+    let start = first.address &- first.offset
+    return start <= end ? start..<max(start, end) : nil
   }
 
   // MARK: the dynamic section
@@ -104,11 +107,11 @@ public struct ELFFile {
   public var dynamic: Dynamic? {
     guard let section = headers.first(where: { $0.type == SegmentType.dynamic }) else { return nil }
     let (needed, strings, sharedNameTag, flags): (UInt64, UInt64, UInt64, UInt64) = (1, 5, 14, 0x6FFF_FFFB)
-    let (isPIE, mostEntries, entrySize): (UInt64, UInt64, Int) = (0x0800_0000, 4096, 16)
-    let entries = bytes.bytes(at: section.offset, count: Int(min(section.fileSize, mostEntries * UInt64(entrySize))))
+    let (isPIE, mostEntries, entrySize): (UInt64, Int, Int) = (0x0800_0000, 4096, 16)
+    let entries = bytes.bytes(at: section.offset, count: min(Int(clamping: section.fileSize), mostEntries &* entrySize))
     var found: [UInt64: UInt64] = [:]
-    for start in stride(from: 0, to: entries.count, by: entrySize) {
-      guard let tag = entries.number(at: start, size: 8), let value = entries.number(at: start + 8, size: 8), tag != 0
+    for start in stride(from: 0, to: entries.count, by: entrySize) {  // bounded: entries have 16 bytes
+      guard let tag = entries.number(at: start, size: 8), let value = entries.number(at: start &+ 8, size: 8), tag != 0
       else { break }
       found[tag] = value
     }
@@ -122,7 +125,7 @@ public struct ELFFile {
   /// Where the byte that a loaded segment has at `address` is in the file.
   private func fileOffset(ofAddress address: UInt64) -> UInt64? {
     headers.first {
-      $0.type == SegmentType.load && address >= $0.address && address - $0.address < $0.fileSize
-    }.map { $0.offset &+ (address - $0.address) }
+      $0.type == SegmentType.load && address >= $0.address && address &- $0.address < $0.fileSize
+    }.map { $0.offset &+ (address &- $0.address) }
   }
 }

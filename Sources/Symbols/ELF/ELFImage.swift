@@ -32,19 +32,19 @@ struct ELFImage {
       let size = section.bytes?.count ?? section.borrowed.count
       places.append((names.count, offset, size))
       names += Array(section.name.utf8) + [0]
-      offset = Self.aligned(offset + size + 1)
+      offset = Self.aligned(offset &+ size &+ 1)
     }
     places.append((names.count, offset, names.count + nameTable.utf8.count + 1))
     names += Array(nameTable.utf8) + [0]
-    offset = Self.aligned(offset + names.count)
+    offset = Self.aligned(offset &+ names.count)
 
-    let size = offset + (places.count + 1) * Self.sectionHeaderSize
+    let size = offset &+ (places.count &+ 1) &* Self.sectionHeaderSize
     let image = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: Self.alignment)
     func clear(_ range: Range<Int>) {
       UnsafeMutableRawBufferPointer(rebasing: image[range]).initializeMemory(as: UInt8.self, repeating: 0)
     }
     clear(0..<Self.headerSize)
-    clear(offset..<size)
+    clear(offset..<size)  // bounded: the table of sections has a header at least
     func put<Number: FixedWidthInteger>(_ value: Number, at offset: Int) {
       image.storeBytes(of: value.littleEndian, toByteOffset: offset, as: Number.self)
     }
@@ -53,14 +53,15 @@ struct ELFImage {
     put(UInt16(ET_DYN), at: 16)
     put(machine, at: 18)
     put(UInt32(EV_CURRENT), at: 20)
-    put(UInt64(offset), at: 40)
+    put(UInt64(clamping: offset), at: 40)
     put(UInt16(Self.headerSize), at: 52)
     put(UInt16(Self.sectionHeaderSize), at: 58)
-    put(UInt16(places.count + 1), at: 60)
-    put(UInt16(places.count), at: 62)
+    put(UInt16(clamping: places.count &+ 1), at: 60)
+    put(UInt16(clamping: places.count), at: 62)
     for (index, place) in places.enumerated() {
       let name = index < sections.count ? sections[index].name : nameTable
-      let end = index + 1 < places.count ? places[index + 1].offset : offset
+      let end = index &+ 1 < places.count ? places[index &+ 1].offset : offset
+      // bounded: the sections follow each other, each with a byte more than its size
       let target = UnsafeMutableRawBufferPointer(rebasing: image[place.offset..<end])
       if index < sections.count {
         if let bytes = sections[index].bytes {
@@ -71,16 +72,16 @@ struct ELFImage {
       } else {
         target.copyBytes(from: names)
       }
-      clear(place.offset + place.size..<end)
-      let header = offset + (index + 1) * Self.sectionHeaderSize
-      put(UInt32(place.name), at: header)
-      put(UInt32(index < sections.count ? SHT_PROGBITS : SHT_STRTAB), at: header + 4)
-      put(UInt64(place.offset), at: header + 24)
-      put(UInt64(place.size + (name.hasSuffix("str") ? 1 : 0)), at: header + 32)
-      put(UInt64(1), at: header + 48)
+      clear(place.offset &+ place.size..<end)
+      let header = offset &+ (index &+ 1) &* Self.sectionHeaderSize
+      put(UInt32(clamping: place.name), at: header)
+      put(UInt32(clamping: index < sections.count ? SHT_PROGBITS : SHT_STRTAB), at: header &+ 4)
+      put(UInt64(clamping: place.offset), at: header &+ 24)
+      put(UInt64(clamping: place.size &+ (name.hasSuffix("str") ? 1 : 0)), at: header &+ 32)
+      put(UInt64(1), at: header &+ 48)
     }
     return image
   }
 
-  private static func aligned(_ offset: Int) -> Int { (offset + alignment - 1) & ~(alignment - 1) }
+  private static func aligned(_ offset: Int) -> Int { (offset &+ alignment &- 1) & ~(alignment &- 1) }
 }

@@ -28,8 +28,9 @@ public struct ELFMachine: Hashable, Sendable {
   public init?(_ head: [UInt8]) {
     guard head.starts(with: [0x7F] + Array("ELF".utf8)), head.count >= 20 else { return nil }
     let isLittleEndian = head[5] == 1
+    let number = UInt16(truncatingIfNeeded: head.number(at: 18, size: 2) ?? 0)
     self.init(
-      number: isLittleEndian ? UInt16(head[19]) << 8 | UInt16(head[18]) : UInt16(head[18]) << 8 | UInt16(head[19]),
+      number: isLittleEndian ? number : number.byteSwapped,
       isWide: head[4] == 2, isLittleEndian: isLittleEndian)
   }
 

@@ -29,6 +29,7 @@ public struct ELFNote: Hashable, Sendable {
       let content = padded(name &+ nameSize)
       // The last content need not be padded.
       guard content &+ size <= bytes.count else { break }
+      // bounded: the sizes are at least 0, see Foreign
       notes.append(
         ELFNote(
           owner: String(decoding: bytes[name...].prefix(nameSize).prefix { $0 != 0 }, as: UTF8.self),
