@@ -6,15 +6,15 @@ import Glibc
 import SystemAccess
 
 /// Lets all threads of the process group of a worker run only where others leave time, the more so the higher `level`
-/// is: 0 to 19 steps of nice(1) below the caller's own priority. Level 0 gives the caller's priority back. Needs
+/// is: 0 to 19 steps of nice(1) below the priority that a worker starts with. Level 0 gives that priority back. Needs
 /// CAP_SYS_NICE for a worker of another user.
 public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complaint) {
   guard group > 0 else {
     throw Complaint(.usage, what: "can't lower the priority of process group \(group): no such group")
   }
-  errno = 0
-  let own = getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0)
-  let wanted = min(19, own &+ min(max(level, 0), 19))
+  // The broker's own priority may be higher than usual (SegmentWatch), which its children don't inherit.
+  let usual = max(0, getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0))
+  let wanted = min(19, usual &+ min(max(level, 0), 19))
   // Where the kernel shares processors by session (sched(7), autogroup), only the session's own number counts. The file
   // belongs to root, as the worker can't be traced, and is there on some systems only.
   let file = open("/proc/\(group)/autogroup", O_WRONLY | O_CLOEXEC)

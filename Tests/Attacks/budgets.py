@@ -132,8 +132,19 @@ def full_rings(server, streams=60, rings=4096, records=512):
 BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings")
 
 
-def bomb(server, kind, connections=4):
-    """A segment or a file of which a small part answers with very much memory."""
+# Bytes that two of the files below unpack to.
+PACKED, ZIPPED = 1900 << 20, 3 << 30
+
+
+def prepare():
+    """Makes what takes long to make, before anything competes for the processors."""
+    for size in (PACKED, ZIPPED):
+        elves.packed_zeros(size)
+
+
+def bomb(server, kind, connections=12):
+    """A segment or a file of which a small part answers with very much memory, asked about by more connections than a
+    worker answers at a time."""
     holder = Holder(MALLORY, server)
     pid = holder.pid
     question = f"/v1/processes/{pid}/query?address={BLOCK:#x}"
@@ -154,10 +165,9 @@ def bomb(server, kind, connections=4):
         file = elves.File().add(".data", elves.PROGBITS, bytes(0x1000), address=0x1000, flags=3)
         sparse = 0
         if kind == "packed":
-            file.compressed(".debug_info", 1900 << 20)
+            file.compressed(".debug_info", PACKED)
         elif kind == "sections":
-            size = 3 << 30
-            data = b"ZLIB" + struct.pack(">Q", size) + elves.packed_zeros(size)
+            data = b"ZLIB" + struct.pack(">Q", ZIPPED) + elves.packed_zeros(ZIPPED)
             file.add(".zdebug_info", elves.PROGBITS, data)
         else:
             file.add(".symtab", elves.SYMTAB, bytes(24), link=4, entry_size=24, info=1)
@@ -487,6 +497,9 @@ def beside(check, *wanted, seconds=1.5, patience=6.0):
         check(f"{name}: no answer of bob's takes {patience:g} s", max(times) < patience, max(times))
         check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
         seconds_, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
+        if name.startswith("memory"):
+            ended = {figure: server.metrics().get(f"allocsd_workers_{figure}_total", 0) for figure in ("failed", "killed")}
+            check(f"{name}: not even mallory's worker ends", not any(ended.values()), (ended, server.said()[-500:]))
         check(f"{name}: root has a list", status == 200 and seconds_ < patience + 6, (status, seconds_))
     check("the server lives", server.lives, server.said()[-500:])
     check("the log is short", len(server.said()) < 400_000, len(server.said()))

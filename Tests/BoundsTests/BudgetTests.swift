@@ -78,6 +78,33 @@ struct BudgetTests {
     }
   }
 
+  @Test("questions that run at one time share the memory of the process, and what one had comes back with its end")
+  func sharedMemory() {
+    // Far more than what other tests, which may run beside this one, ever take.
+    let all = 1 << 45
+    Budget.shareMemory(bytes: all)
+    func ask(_ body: () -> Void) -> Int32? { code(Budget(seconds: 1000, bytes: all), body) }
+    for _ in 0..<3 {
+      #expect(
+        ask {
+          Budget.spendCurrent(bytes: all / 4 * 3)
+          #expect(ask { Budget.spendCurrent(bytes: all / 2) } == 11)
+          // What that one didn't get is there for another.
+          #expect(ask { Budget.spendCurrent(bytes: all / 8) } == nil)
+          // What is given back is no more than what was taken.
+          Budget.current?.giveBack(bytes: all / 2)
+          #expect(ask { Budget.spendCurrent(bytes: all / 2) } == nil)
+        } == nil)
+    }
+    #expect(ask { Budget.spendCurrent(bytes: all / 4 * 3) } == nil)
+    #expect(
+      ask {
+        Budget.current?.giveBack(bytes: all)
+        Budget.spendCurrent(bytes: all / 4 * 3)
+        #expect(ask { Budget.spendCurrent(bytes: all / 2) } == 11)
+      } == nil)
+  }
+
   @Test("a question whose asker has gone ends")
   func cancellation() {
     let budget = Budget(seconds: 1000, bytes: 1000)
