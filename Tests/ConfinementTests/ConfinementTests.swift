@@ -275,6 +275,14 @@ struct ConfinementTests {
       let wanted = min(19, own + min(max(Int(level), 0), 19))
       #expect(try priorities() == [wanted, wanted, wanted])
     }
+    // A broker's own priority is higher, and no worker's ever is: of this thread alone, on Linux.
+    let process = __priority_which_t(PRIO_PROCESS.rawValue)
+    try #require(setpriority(process, 0, -10) == 0)
+    defer { setpriority(process, 0, Int32(own)) }
+    for (level, wanted) in [(Int32(10), 10), (0, 0)] {
+      try lowerPriority(ofGroup: child.pid, by: level)
+      #expect(try priorities() == [wanted, wanted, wanted])
+    }
     for wrong in [pid_t(0), -1, .min] {
       #expect(throws: Complaint.self) { try lowerPriority(ofGroup: wrong, by: 1) }
     }
