@@ -3,6 +3,7 @@
 // as far as these concern their own users; asks whether they still live; and lets them go.
 
 import CBroker
+import Confinement
 import Glibc
 import SegmentFiles
 import SegmentWatch
@@ -142,17 +143,16 @@ extension Broker {
     }
   }
 
-  /// A worker that uses a processor continuously gives way to others.
+  /// A worker that uses a processor continuously gives way to others; one that uses little comes before them.
   private func watchProcessorTime(of worker: Worker) {
     guard let ticks = worker.processorTicks() else { return }
-    let second = UInt64(max(1, sysconf(Int32(_SC_CLK_TCK))))
+    // A quarter of the time since the last ping.
+    let quarter = UInt64(max(1, sysconf(Int32(_SC_CLK_TCK)))) * UInt64(Self.pingInterval) / 4
     let used = ticks &- worker.ticks
     worker.ticks = ticks
-    // Three quarters of the time since the last ping, or more.
-    worker.busyLooks = used * 4 >= second * UInt64(Self.pingInterval) * 3 ? worker.busyLooks + 1 : 0
-    let isBusy = worker.busyLooks >= 2
-    guard isBusy != worker.isLowered else { return }
-    if setShare(of: worker, isLow: isBusy) { worker.isLowered = isBusy }
+    worker.busyLooks = used >= quarter * 3 ? worker.busyLooks + 1 : 0
+    let share: ProcessorShare = worker.busyLooks >= 2 ? .low : used <= quarter ? .light : .usual
+    if share != worker.share, setShare(of: worker, share) { worker.share = share }
   }
 
   func stop(_ worker: Worker) {

@@ -264,7 +264,7 @@ public final class Broker {
   private func admit(_ connection: consuming Descriptor, of user: UInt32) {
     let now = now
     guard shares[user, default: UserShares(at: now)].connections.take(at: now) else {
-      return refuse(connection, Self.tooFast)
+      return refuse(connection, of: user, Refusal.tooFast)
     }
     guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
     makeDirectory(of: user)
@@ -334,7 +334,7 @@ public final class Broker {
       guard (worker?.open.users ?? 0) < options.connectionsOfOneUser || !isPrivileged,
         workers.values.reduce(0, { $0 + $1.open.users }) < options.connections
       else {
-        return refuse(connection, Self.noRoom)
+        return refuse(connection, of: user, Refusal.noRoom)
       }
     }
     do throws(Complaint) {
@@ -346,21 +346,15 @@ public final class Broker {
       if user == 0 { worker.open.root += 1 } else { worker.open.users += 1 }
       worker.lastUse = now
     } catch {
-      refuse(connection, Refusal(status: 503, what: error.what, advice: error.advice).bytes)
+      refuse(connection, of: user, Refusal(status: 503, what: error.what, advice: error.advice).bytes)
     }
   }
 
-  // Made once: whoever connects without pause must not fill the queue faster than it is emptied.
-  private static let tooFast = Refusal(
-    status: 429, what: "you open connections too fast", advice: "keep one open, or try again in a second"
-  ).bytes
-  private static let noRoom = Refusal(
-    status: 503, what: "the server has no room for another connection of yours", advice: "close some, or try again later"
-  ).bytes
-
-  /// Tells the other side why, without waiting for a request, and closes the connection.
-  private func refuse(_ connection: consuming Descriptor, _ answer: [UInt8]) {
+  /// Tells the other side why, without waiting for a request, and closes the connection. Whoever has been told
+  /// thousands of times isn't told again: to accept and to close costs the others least.
+  private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
     figures[.connectionsRefused] += 1
+    guard shares[user]?.refusals.take(at: now) == true else { return }
     _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
   }
 

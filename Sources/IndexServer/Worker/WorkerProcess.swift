@@ -60,6 +60,7 @@ extension Allocsd {
     try endWithParent(broker)
     try closeAllDescriptors(but: [0, 1, 2, 3])
     Self.keepFreedMemory()
+    takeShortTurns()
     let mayUseRings = export != nil && !noIoUring && EventExporter.isIOUringAllowed
     var limits = Limits()
     limits.allowsRings = mayUseRings
