@@ -5,8 +5,8 @@ import CConfinement
 import Glibc
 import SystemAccess
 
-/// How much of the processors a worker gets where others want them, too. A worker that is hardly busy delays nobody, and
-/// its user waits for each of its short turns.
+/// How much of the processors a worker gets where others want them, too. A worker that is hardly busy delays nobody,
+/// and its user waits for each of its short turns.
 public enum ProcessorShare: Sendable {
   case light, usual, low
 

@@ -121,7 +121,9 @@ public struct WorkerCgroups: ~Copyable {
       case "pids": settings.append(("pids.max", String(limits.tasks)))
       default:
         // The second number of cpu.max is the period, in microseconds.
-        settings += [("cpu.weight", ProcessorShare.usual.weight), ("cpu.max", "\(limits.processorPercent &* 1000) 100000")]
+        settings += [
+          ("cpu.weight", ProcessorShare.usual.weight), ("cpu.max", "\(limits.processorPercent &* 1000) 100000"),
+        ]
       }
     }
     return settings

@@ -34,6 +34,7 @@ package struct Refusal {
     status: 429, what: "you open connections too fast", advice: "keep one open, or try again in a second"
   ).bytes
   package static let noRoom = Refusal(
-    status: 503, what: "the server has no room for another connection of yours", advice: "close some, or try again later"
+    status: 503, what: "the server has no room for another connection of yours",
+    advice: "close some, or try again later"
   ).bytes
 }

@@ -498,8 +498,9 @@ def beside(check, *wanted, seconds=1.5, patience=6.0):
         check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
         seconds_, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
         if name.startswith("memory"):
-            ended = {figure: server.metrics().get(f"allocsd_workers_{figure}_total", 0) for figure in ("failed", "killed")}
-            check(f"{name}: not even mallory's worker ends", not any(ended.values()), (ended, server.said()[-500:]))
+            figures = server.metrics()
+            ended = [figures.get(f"allocsd_workers_{how}_total", 0) for how in ("failed", "killed")]
+            check(f"{name}: not even mallory's worker ends", not any(ended), (ended, server.said()[-500:]))
         check(f"{name}: root has a list", status == 200 and seconds_ < patience + 6, (status, seconds_))
     check("the server lives", server.lives, server.said()[-500:])
     check("the log is short", len(server.said()) < 400_000, len(server.said()))

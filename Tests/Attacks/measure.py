@@ -131,9 +131,9 @@ def main():
         return 1 if measure(options.one, every[options.one], options.seconds) else 0
     if unknown := set(options.only) - set(every):
         words.error(f"no attack is called {', '.join(sorted(unknown))}; there are: {', '.join(every)}")
-    print("| what mallory does | quiet, ms | her load: processes, processors | beside the load alone, ms | bob's median, "
-          "ms | times quiet | times beside the load | 99 of 100, ms | longest, ms | answers | failed | largest process, "
-          "MiB | bar |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
+    print("| what mallory does | quiet, ms | her load: processes, processors | beside the load alone, ms | "
+          "bob's median, ms | times quiet | times beside the load | 99 of 100, ms | longest, ms | answers | "
+          "failed | largest process, MiB | bar |\n" + "|---" * 13 + "|", flush=True)  # fmt: skip
     wanted = options.only or [*every, *(["kills"] if options.kills else [])]
     missed = []
     for name in wanted:
