@@ -599,6 +599,47 @@ def killed(check, count):
         one.end()
 
 
+def ticks_of(pid):
+    """Clock ticks of processor time."""
+    with open(f"/proc/{pid}/stat") as file:
+        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+
+
+def priorities(check):
+    """A worker that is busy gives way to others, and to one that isn't, and the broker comes before all of them."""
+    server = Server()
+    status, _ = ask(BOB, server, "/v1/processes")
+    check("bob is answered", status == 200, status)
+
+    def priority(pid):
+        """Of the session, where these share the processors; else of the first thread."""
+        try:
+            with open(f"/proc/{pid}/autogroup") as file:
+                return int(file.read().rpartition("nice ")[2])
+        except OSError:
+            return os.getpriority(os.PRIO_PROCESS, pid)
+
+    def has(user, wanted):
+        return any(priority(pid) == wanted for pid in workers_of(user))
+
+    broker = priority(server.process.pid)
+    check("the broker comes before all", broker == -10, broker)
+    check("a worker that does nothing comes before programs", stage.wait("that", lambda: has(BOB, -5), pause=0.1))
+    attack = endless_questions(server)
+    # On a machine that others use it gets less: then it is no busy worker.
+    worker = stage.wait("mallory's worker", lambda: workers_of(MALLORY), pause=0.1)[0]
+    busy, over = 0, time.monotonic() + 20
+    while busy < 4 and time.monotonic() < over and not has(MALLORY, 10):
+        before = ticks_of(worker)
+        time.sleep(2.2)
+        busy = busy + 1 if ticks_of(worker) - before > 2.2 * 0.9 * os.sysconf("SC_CLK_TCK") else 0
+    check("a worker that is busy comes behind them", busy < 4 or has(MALLORY, 10))
+    check("the other stays as it was", has(BOB, -5))
+    attack.stop()
+    back = stage.wait("that", lambda: not workers_of(MALLORY) or has(MALLORY, -5), patience=40, pause=0.2)
+    check("it is given back when the work is done", back)
+
+
 LONG = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
 scenes = {
     "budgets-questions": lambda check: beside(check, "endless questions", "a stream of questions"),
@@ -610,6 +651,7 @@ scenes = {
         "lines of the log"),
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
+    "budgets-priorities": priorities,
     "budgets-stop-readers": lambda check: stopping(check, "slow readers"),
     "budgets-stop-questions": lambda check: stopping(check, "endless questions"),
     "budgets-kills": lambda check: killed(check, 20 if LONG == 1 else 500),
