@@ -84,8 +84,10 @@ static inline int allocs_set_priority_of_group(pid_t group, int nice) {
 }
 
 // Has the calling thread, and those that it starts from now on, run for a tenth of a millisecond at a time
-// (sched_setattr(2); Linux 6.12 or later). Returns 0, or the number of an error.
+// (sched_setattr(2); Linux 6.12 or later). A policy that the system's administrator has chosen stays. Returns 0, or the
+// number of an error.
 static inline int allocs_take_short_turns(void) {
+  if (syscall(SYS_sched_getscheduler, 0) != SCHED_NORMAL) return 0;
   struct {
     uint32_t size, policy;
     uint64_t flags;
