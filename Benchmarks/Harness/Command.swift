@@ -163,6 +163,9 @@ func processorTime(of pid: pid_t) -> Double {
   return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
 }
 
+/// Seconds of processor time of a process and its descendants that run: of all parts of a server.
+func processorTime(ofAll pid: pid_t) -> Double { processes(of: pid).reduce(0) { $0 + processorTime(of: $1) } }
+
 func monotonicSeconds() -> Double {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)

@@ -45,6 +45,10 @@ extension Report {
       were freed, and the nearest live one is searched from the top.
     - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
       allocsd on a Unix socket, of a process with a million live allocations.
+    - **query of one user** is about one of a thousand blocks; **server at rest** is the memory of all of allocsd's
+      processes after one question, pages that several share counted in parts. *before*: of an older build
+      (`ALLOCS_BEFORE=DIR`), whose server runs beside this one and is asked in turns with it; *more than before* is the
+      median over the rounds.
 
     - **recorded** is the python3 loop of above with whole call stacks and `allocsctl record --zstd` beside it, on the
       other processor, from as soon as it can be attached to: the time that passes until the program has ended, over

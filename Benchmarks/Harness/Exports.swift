@@ -67,9 +67,9 @@ private func idleRow(_ workshop: Workshop) throws -> Row {
     }
     // What attaching took is over.
     sleep(2)
-    let (before, began) = (processorTime(of: server), monotonicSeconds())
+    let (before, began) = (processorTime(ofAll: server), monotonicSeconds())
     sleep(workshop.options.quick ? 3 : 10)
-    let share = (processorTime(of: server) - before) / (monotonicSeconds() - began)
+    let share = (processorTime(ofAll: server) - before) / (monotonicSeconds() - began)
     return Row(
       name: "server, 100 idle processes", unit: "% CPU", value: .figure(share * 100, percentile99: nil), bar: .atMost(1)
     )

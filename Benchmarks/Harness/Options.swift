@@ -20,6 +20,8 @@ struct Options {
   var root = FileManager.default.currentDirectoryPath
   /// liballocs_agent.so; nil if there is none yet.
   var agent: String?
+  /// The directory of an older build's binaries, which the server is compared with.
+  var before: String?
   /// The directory of allocsd, allocsctl and the other programs of the benchmarks.
   var binaries: String
 
@@ -40,6 +42,7 @@ struct Options {
 
     ALLOCS_AGENT=PATH   measure this agent instead of the one that was built
     ALLOCS_AGENT_WITHOUT_EVENTS=PATH   the agent that events, off, are compared with
+    ALLOCS_BEFORE=DIR   the binaries of an older build, which latency and memory of the server are compared with
     """
 
   init(_ arguments: [String]) throws {
@@ -84,6 +87,12 @@ struct Options {
       throw BenchmarkError("ALLOCS_AGENT names \(agent), which doesn't exist — build it or unset the variable")
     }
     if agent == nil, FileManager.default.fileExists(atPath: built) { agent = built }
+    before = ProcessInfo.processInfo.environment["ALLOCS_BEFORE"]
+    for name in before == nil ? [] : ["allocsd", "allocsctl"] {
+      guard FileManager.default.isExecutableFile(atPath: "\(before ?? "")/\(name)") else {
+        throw BenchmarkError("ALLOCS_BEFORE: there is no \(before ?? "")/\(name) — build it or unset the variable")
+      }
+    }
   }
 
   /// The file of the thresholds.

@@ -38,7 +38,7 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
 
   let kept = try HTTPConnection(path: socket)
   for query in queries.prefix(100) { try check(try kept.send(query), lines: 1) }  // reads the symbols
-  let beforeQueries = processorTime(of: server)
+  let beforeQueries = processorTime(ofAll: server)
   let keptTimes = try queries.map { query in
     let before = monotonicSeconds()
     let answer = try kept.send(query)
@@ -46,7 +46,7 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
     try check(answer, lines: 1)
     return elapsed * 1e6
   }
-  let queryProcessorTime = (processorTime(of: server) - beforeQueries) / Double(queries.count)
+  let queryProcessorTime = (processorTime(ofAll: server) - beforeQueries) / Double(queries.count)
   let newTimes = try queries.prefix(1000).map { query in
     let before = monotonicSeconds()
     let answer = try HTTPConnection(path: socket).send(query)
@@ -58,10 +58,10 @@ private func serverRows(_ workshop: Workshop, _ holder: Holder, _ addresses: [St
   _ = try kept.sendLarge(batch)
   var batchProcessorTimes: [Double] = []
   let rates = try (0..<(workshop.options.quick ? 3 : 9)).map { _ in
-    let (before, processorBefore) = (monotonicSeconds(), processorTime(of: server))
+    let (before, processorBefore) = (monotonicSeconds(), processorTime(ofAll: server))
     let answer = try kept.sendLarge(batch)
     let elapsed = monotonicSeconds() - before
-    batchProcessorTimes.append((processorTime(of: server) - processorBefore) / Double(addresses.count))
+    batchProcessorTimes.append((processorTime(ofAll: server) - processorBefore) / Double(addresses.count))
     try check(answer, lines: addresses.count)
     return Double(addresses.count) / elapsed
   }
@@ -85,13 +85,15 @@ private func figure(_ name: String, _ unit: String, _ times: [Double], bar: Bar?
 }
 
 /// Runs allocsd on a socket of its own while `body` talks to it.
-func withServer<Result>(_ workshop: Workshop, options: [String] = [], body: (String, pid_t) throws -> Result) throws
-  -> Result
-{
-  let socket = "\(workshop.scratch)/allocsd.sock"
+/// `binaries`: of this build, unless named; `directory`: of the segments and the socket.
+func withServer<Result>(
+  _ workshop: Workshop, options: [String] = [], binaries: String? = nil, directory: String? = nil,
+  body: (String, pid_t) throws -> Result
+) throws -> Result {
+  let socket = "\(directory ?? workshop.scratch)/allocsd.sock"
   let command = Command(
-    program: "\(workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"] + options,
-    environment: ["ALLOCS_SOCKET": socket, "ALLOCS_DIR": workshop.segments])
+    program: "\(binaries ?? workshop.options.binaries)/allocsd", arguments: ["--log-level", "error"] + options,
+    environment: ["ALLOCS_SOCKET": socket, "ALLOCS_DIR": directory ?? workshop.segments])
   var server = try command.start()
   let result = Swift.Result {
     let deadline = monotonicSeconds() + 20

@@ -66,9 +66,9 @@ struct ContextSums {
     if context >= entries.count {
       // An id that was never given out is damage. It counts as id 0, "not known".
       let known = segment.contextCount
-      if context < known {
-        let more = min(max(entries.count, context &+ 1 &- entries.count), known)
-        share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2)
+      let more = min(max(entries.count, context &+ 1 &- entries.count), known)
+      // A question that may not have the memory ends, and what it has counted is thrown away.
+      if context < known, share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2) {
         entries += repeatElement(Entry(), count: more)  // bounded: no more than there are contexts
       } else {
         context = 0

@@ -15,12 +15,14 @@ package final class MemoryShare {
 
   deinit { budget?.giveBack(bytes: taken) }
 
-  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. The loop that makes the
-  /// collection grow asks a BudgetMeter whether it may go on.
-  package func hold(_ bytes: Int) {
-    guard bytes > taken, let budget else { return }
+  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may grow
+  /// so: to be asked before it grows by much at once. A loop that makes it grow by little each time asks a BudgetMeter
+  /// whether it may go on.
+  @discardableResult
+  package func hold(_ bytes: Int) -> Bool {
+    guard bytes > taken, let budget else { return true }
     let more = max(Self.piece, bytes &- taken)
     taken &+= more
-    budget.spend(bytes: more)
+    return budget.spend(bytes: more)
   }
 }

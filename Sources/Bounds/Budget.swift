@@ -4,6 +4,9 @@
 // A question is answered inside `Budget.run`. Every loop over foreign data, however deep, asks a meter of the budget
 // that is current on its thread whether it may go on, and stops early where it may not. So what such a loop gathered is
 // cut short: whoever runs the question calls `check` behind it, and throws its result away. `run` does so.
+//
+// All questions of a process that run at one time share its memory, where it has a limit (`shareMemory`): each may have
+// its budget, and the first that finds nothing left ends. What a question took comes back when `run` returns.
 
 import Glibc
 import Synchronization
@@ -17,6 +20,8 @@ public final class Budget: Sendable {
     case memory = 2
     /// Whoever asked has gone.
     case cancelled = 3
+    /// Other questions have the memory that the process has for all of them.
+    case sharedMemory = 4
   }
 
   /// The moment of CLOCK_MONOTONIC, in nanoseconds, at which time is over.
@@ -24,6 +29,8 @@ public final class Budget: Sendable {
   private let seconds: Double
   private let bytesLeft: Atomic<Int>
   private let bytes: Int
+  /// What of the memory for all questions this one has.
+  private let shared = Atomic(0)
   /// The raw value of the limit that was met first; 0 while none was.
   private let met = Atomic<UInt8>(0)
   /// The words of the question, for the log; nil: no watchdog looks at the budget.
@@ -51,8 +58,17 @@ public final class Budget: Sendable {
     guard count >= 0, met.load(ordering: .relaxed) == 0 else { return met.load(ordering: .relaxed) == 0 }
     // A piece counts as 256 TiB at most, so that the pieces of a question that ends at the first one too many can't
     // wrap around.
-    let left = bytesLeft.wrappingSubtract(min(count, Self.most), ordering: .relaxed).newValue
-    if left < 0 { end(.memory) }
+    let count = min(count, Self.most)
+    guard bytesLeft.wrappingSubtract(count, ordering: .relaxed).newValue >= 0 else {
+      end(.memory)
+      return false
+    }
+    shared.wrappingAdd(count, ordering: .relaxed)
+    if Self.sharedLeft.wrappingSubtract(count, ordering: .relaxed).newValue < 0 {
+      // The others may go on with it.
+      returnShared { min(count, $0) }
+      end(.sharedMemory)
+    }
     return met.load(ordering: .relaxed) == 0
   }
 
@@ -62,9 +78,35 @@ public final class Budget: Sendable {
   public static func spendCurrent(bytes count: Int) -> Bool { current?.spend(bytes: count) ?? true }
 
   /// Bytes that `spend` took and that are free again.
-  public func giveBack(bytes count: Int) { bytesLeft.wrappingAdd(max(0, min(count, Self.most)), ordering: .relaxed) }
+  public func giveBack(bytes count: Int) {
+    let count = max(0, min(count, Self.most))
+    bytesLeft.wrappingAdd(count, ordering: .relaxed)
+    returnShared { min(count, $0) }
+  }
 
   private static let most = 1 << 48
+
+  /// The memory for all questions that run at one time: without bounds, unless the process sets some.
+  private static let sharedLeft = Atomic(1 << 60)
+
+  /// Lets all questions that run at one time have `bytes` of memory together. To be called once, before the first.
+  public static func shareMemory(bytes: Int) { sharedLeft.store(max(0, bytes), ordering: .relaxed) }
+
+  /// Returns a part of what the question has of the memory for all. What was given back, or has gone with an earlier
+  /// `run`, is not returned twice.
+  private func returnShared(_ part: (Int) -> Int) {
+    var held = shared.load(ordering: .relaxed)
+    while true {
+      let count = part(held)
+      let (exchanged, now) = shared.weakCompareExchange(
+        expected: held, desired: held &- count, ordering: .relaxed)
+      if exchanged {
+        Self.sharedLeft.wrappingAdd(count, ordering: .relaxed)
+        return
+      }
+      held = now
+    }
+  }
 
   /// The limit that was met; nil while none was. Looks at the clock.
   public var limit: Limit? {
@@ -93,6 +135,10 @@ public final class Budget: Sendable {
         code: ENOMEM)
     case .cancelled:
       throw Complaint(.budget, what: "whoever asked has gone", code: ECANCELED)
+    case .sharedMemory:
+      throw Complaint(
+        .budget, what: "other questions of yours take the memory that there is for all of them",
+        advice: "ask again in a moment, or fewer at a time", code: EAGAIN)
     }
   }
 
@@ -115,7 +161,10 @@ public final class Budget: Sendable {
     pthread_setspecific(Self.key, Unmanaged.passUnretained(self).toOpaque())
     defer { pthread_setspecific(Self.key, before) }
     let watched = question == nil ? nil : Watchdog.add(self)
-    defer { if let watched { Watchdog.remove(watched) } }
+    defer {
+      if let watched { Watchdog.remove(watched) }
+      returnShared { $0 }
+    }
     let result = try body()
     try check()
     return result

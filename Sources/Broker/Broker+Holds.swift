@@ -39,12 +39,12 @@ extension Broker {
     }
   }
 
-  /// Gives a worker a low share of the processors, or its usual one. Returns whether it has that now.
-  func setShare(of worker: Worker, isLow: Bool) -> Bool {
+  /// Gives a worker its share of the processors. Returns whether it has that now.
+  func setShare(of worker: Worker, _ share: ProcessorShare) -> Bool {
     if cgroups?.controllers.contains("cpu") == true {
-      cgroups?.setShare(userID(of: worker.key), isLow: isLow)
+      cgroups?.setShare(userID(of: worker.key), share)
       return true
     }
-    return (try? lowerPriority(ofGroup: worker.processID, by: isLow ? 10 : 0)) != nil
+    return (try? setPriority(ofGroup: worker.processID, share)) != nil
   }
 }

@@ -3,6 +3,7 @@
 // as far as these concern their own users; asks whether they still live; and lets them go.
 
 import CBroker
+import Confinement
 import Glibc
 import SegmentFiles
 import SegmentWatch
@@ -143,17 +144,16 @@ extension Broker {
     }
   }
 
-  /// A worker that uses a processor continuously gives way to others.
+  /// A worker that uses a processor continuously gives way to others; one that uses little comes before them.
   private func watchProcessorTime(of worker: Worker) {
     guard let ticks = worker.processorTicks() else { return }
     let second = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
-    let used = ticks &- worker.ticks
+    // The part of the time since the last ping.
+    let part = Double(ticks &- worker.ticks) / (second * Self.pingInterval)
     worker.ticks = ticks
-    // Three quarters of the time since the last ping, or more.
-    worker.busyLooks = Double(used) * 4.0 >= second * Self.pingInterval * 3.0 ? worker.busyLooks &+ 1 : 0
-    let isBusy = worker.busyLooks >= 2
-    guard isBusy != worker.isLowered else { return }
-    if setShare(of: worker, isLow: isBusy) { worker.isLowered = isBusy }
+    worker.busyLooks = part >= 0.75 ? worker.busyLooks &+ 1 : 0
+    let share: ProcessorShare = worker.busyLooks >= 2 ? .low : part <= 0.25 ? .light : .usual
+    if share != worker.share, setShare(of: worker, share) { worker.share = share }
   }
 
   func stop(_ worker: Worker) {

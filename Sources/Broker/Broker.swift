@@ -99,8 +99,9 @@ public final class Broker {
   private var lastWarning = 0.0
   private(set) var stopsAt: Double?
 
-  /// Seconds of work on segments in one turn of the loop.
+  /// Seconds of work on segments in one turn of the loop, and on connections.
   private static let workPiece = 0.0005
+  private static let acceptPiece = 0.004
   static let waitingLimit = 128
   static let firstLinePatience = 3.0
   static let stopPatience = 5.0
@@ -231,7 +232,9 @@ public final class Broker {
 
   private func accept() {
     guard let listener = listener?.number else { return }
-    for _ in 0..<128 {
+    let end = now + Self.acceptPiece
+    for turn in 1..<4096 {
+      if turn % 64 == 0, now > end { return }
       let number = allocs_accept(listener)
       guard number >= 0 else {
         switch 0 &- number {
@@ -261,7 +264,7 @@ public final class Broker {
   private func admit(_ connection: consuming Descriptor, of user: UInt32) {
     let now = now
     guard shares[user, default: UserShares(at: now)].connections.take(at: now) else {
-      return refuse(connection, 429, "you open connections too fast", "keep one open, or try again in a second")
+      return refuse(connection, of: user, Refusal.tooFast)
     }
     guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
     makeDirectory(of: user)
@@ -332,8 +335,7 @@ public final class Broker {
       guard (worker?.open.users ?? 0) < options.connectionsOfOneUser || !isPrivileged,
         workers.values.reduce(0, { $0 &+ $1.open.users }) < options.connections
       else {
-        return refuse(
-          connection, 503, "the server has no room for another connection of yours", "close some, or try again later")
+        return refuse(connection, of: user, Refusal.noRoom)
       }
     }
     do throws(Complaint) {
@@ -345,14 +347,15 @@ public final class Broker {
       if user == 0 { worker.open.root &+= 1 } else { worker.open.users &+= 1 }
       worker.lastUse = now
     } catch {
-      refuse(connection, 503, error.what, error.advice)
+      refuse(connection, of: user, Refusal(status: 503, what: error.what, advice: error.advice).bytes)
     }
   }
 
-  /// Tells the other side why, without waiting for a request, and closes the connection.
-  private func refuse(_ connection: consuming Descriptor, _ status: Int, _ what: String, _ advice: String) {
+  /// Tells the other side why, without waiting for a request, and closes the connection. Whoever has been told
+  /// thousands of times isn't told again: to accept and to close costs the others least.
+  private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
     figures[.connectionsRefused] &+= 1
-    let answer = Refusal(status: status, what: what, advice: advice).bytes
+    guard shares[user]?.refusals.take(at: now) == true else { return }
     _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
   }
 

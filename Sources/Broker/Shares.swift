@@ -32,6 +32,7 @@ struct BackOff {
 /// A user, as the broker knows them: what stays when their worker goes.
 struct UserShares {
   var connections: Allowance
+  var refusals: Allowance
   var lines: Allowance
   var linesDropped = 0
   var backOff = BackOff()
@@ -39,6 +40,7 @@ struct UserShares {
   init(at now: Double) {
     // A script that asks a thousand times by a tool of its own is no attack.
     connections = Allowance(burst: 4000, rate: 1000, at: now)
+    refusals = connections
     lines = Allowance(burst: 1000, rate: 50, at: now)
   }
 

@@ -6,6 +6,7 @@
 
 import ByteText
 import CBroker
+import Confinement
 import Glibc
 import SystemAccess
 
@@ -63,7 +64,7 @@ final class Worker {
   /// continuously.
   var ticks: UInt64 = 0
   var busyLooks = 0
-  var isLowered = false
+  var share = ProcessorShare.usual
 
   /// The descriptor of its channel in a new worker.
   static let channelNumber: Int32 = 3

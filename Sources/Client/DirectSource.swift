@@ -11,27 +11,30 @@ import SystemAccess
 
 extension Budget {
   /// What one question may cost whoever asks it on a command line, and may end it: far more than any in earnest costs.
-  static func ofQuestion() -> Budget { Budget(seconds: 600, bytes: 2 << 30) }
+  /// The question reads and renders, and prints nothing meanwhile, as a pager may take its time: should it be stuck
+  /// where no meter is asked, the command ends.
+  static func ofQuestion() -> Budget { watched(seconds: 600, bytes: 2 << 30) }
 
-  /// One question that reads and renders, and prints nothing meanwhile: should it be stuck where no meter is asked, the
-  /// command ends.
-  static func ofWatchedQuestion() -> Budget {
+  /// What a question about a recording may cost.
+  static func ofRecording() -> Budget { watched(seconds: 3600, bytes: Recording.memoryLimit) }
+
+  /// What all may cost that a command writes of a recording, as fast as its output is taken.
+  static func ofExport() -> Budget { Budget(seconds: 3600, bytes: Recording.memoryLimit) }
+
+  private static func watched(seconds: Double, bytes: Int) -> Budget {
     _ = watch
-    return Budget(seconds: 600, bytes: 2 << 30, question: "")
+    return Budget(seconds: seconds, bytes: bytes, question: "\(Int(seconds)) s")
   }
 
   /// Without the thread, ^C still ends the command.
   private static let watch: Void = {
-    try? Watchdog.begin(patience: 30) { _ in
+    try? Watchdog.begin(patience: 30) { time in
       complain(
-        "the question took longer than 600 s, and the step at which it is can't be ended — the debug information of "
+        "the question took longer than \(time), and the step at which it is can't be ended — the debug information of "
           + "one of the process's files may be broken")
       _exit(1)
     }
   }()
-
-  /// What all that a command makes of a recording may cost.
-  static func ofRecording() -> Budget { Budget(seconds: 3600, bytes: Recording.memoryLimit) }
 }
 
 /// Maps the segments.
@@ -43,28 +46,28 @@ final class DirectSource: AnswerSource {
   private var view: ProcessView?
 
   func processes(json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let list = try ProcessList()
       return Array((json ? list.json + "\n" : list.text).utf8)
     }
   }
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let summary = try view(of: pid).summary()
       return Array((json ? summary.json + "\n" : summary.text).utf8)
     }
   }
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let table = try view(of: pid).top(limit: request.limit, sort: request.sort, scope: try request.scope.scope())
       return Array((json ? table.json + "\n" : table.text).utf8)
     }
   }
 
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let account = try view(of: pid).memory(
         wrappers: try Wrappers.standard.adding(perspective.wrappers), pins: pins)
       return Array((json ? account.json + "\n" : account.text).utf8)
@@ -72,7 +75,7 @@ final class DirectSource: AnswerSource {
   }
 
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let sums = try view(of: pid).stackSums(try request.scope.scope())
       let tree = CallTree(of: sums, isInverted: request.isInverted, limit: request.limit)
       return Array((json ? tree.json + "\n" : tree.text).utf8)
@@ -80,13 +83,13 @@ final class DirectSource: AnswerSource {
   }
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       format.render(try view(of: pid).stackSums(try scope.scope()))
     }
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let filter = BlockFilter(
         scope: try request.scope.scope(),
         sites: request.sites.isEmpty ? nil : try Wrappers.none.adding(request.sites, of: "site"), sizes: request.sizes)
@@ -98,7 +101,7 @@ final class DirectSource: AnswerSource {
   func answers(
     of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Complaint) -> [UInt8] {
-    try Budget.ofWatchedQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().run { () throws(Complaint) in
       let view = try view(of: pid)
       var list = AnswerList(form: form)
       var inquiry = Inquiry(
@@ -125,7 +128,7 @@ final class DirectSource: AnswerSource {
     news.wait()
     if stream.hasBegun, !request.json { try StandardOutput.write(EventReport.header) }
     while true {
-      let (bytes, end) = try Budget.ofWatchedQuestion().run { () throws(Complaint) in stream.next() }
+      let (bytes, end) = try Budget.ofQuestion().run { () throws(Complaint) in stream.next() }
       if let complaint = end?.complaint { throw complaint }
       try StandardOutput.write(bytes)
       if end != nil { return }

@@ -124,7 +124,7 @@ struct SnapshotCommand: ParsableCommand {
 
   func run() throws {
     // Where ^C comes, nothing is left of a file that is not whole.
-    let budget = Budget.ofRecording()
+    let budget = Budget.ofExport()
     let interruption = Interruption()
     interruption.onInterruption { budget.cancel() }
     do throws(Complaint) {

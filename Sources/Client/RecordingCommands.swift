@@ -162,10 +162,10 @@ struct ReplayCommand: ParsableCommand {
   func run() throws {
     let time = at.flatMap { Units.seconds(inTime: $0) }
     let address = try query.map { (text) throws(Complaint) in try parseAddress(text) }
-    try Budget.ofRecording().run { () throws(Complaint) in try replay(at: time, address) }
+    try StandardOutput.write(try Budget.ofRecording().run { () throws(Complaint) in try replay(at: time, address) })
   }
 
-  private func replay(at time: Double?, _ address: UInt64?) throws(Complaint) {
+  private func replay(at time: Double?, _ address: UInt64?) throws(Complaint) -> String {
     let recorded = try Recording(path: file)
     let summary = recorded.summary()
     var stamp = recorded.endStamp
@@ -184,20 +184,18 @@ struct ReplayCommand: ParsableCommand {
       let history = AddressHistory(of: address, in: recorded, until: stamp)
       let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp &- $0) / 1e9 : 0 }
       for problem in recorded.problems { complain("\(file): \(problem)") }
-      if json { return try StandardOutput.write(report.jsonLines(of: history, limit: 2)) }
+      if json { return report.jsonLines(of: history, limit: 2) }
       let block = replay.block(containing: address)
-      try StandardOutput.write(
-        block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n")
-      try StandardOutput.write(report.text(of: history, limit: 2))
-      return
+      let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
+      return words + report.text(of: history, limit: 2)
     }
     let table = recorded.top(replay, limit: limit)
     if json {
       for problem in recorded.problems { complain("\(file): \(problem)") }
-      return try StandardOutput.write(table.json + "\n")
+      return table.json + "\n"
     }
     let moment = Units.duration(recorded.seconds(at: stamp))
-    try StandardOutput.write("\(recorded.text(of: summary))\nAfter \(moment):\n\(table.text)")
+    return "\(recorded.text(of: summary))\nAfter \(moment):\n\(table.text)"
   }
 }
 
@@ -263,7 +261,7 @@ struct Export: ParsableCommand {
     // Where ^C comes, nothing is left of a file that is not whole.
     let interruption = Interruption()
     do throws(Complaint) {
-      let budget = Budget.ofRecording()
+      let budget = Budget.ofExport()
       interruption.onInterruption { budget.cancel() }
       switch (format, try HeapSource(source)) {
       case (.profile(let format), .process(let pid, nil)):
@@ -334,10 +332,10 @@ struct History: ParsableCommand {
     let address = try parseAddress(arguments.last ?? "")
     let pid = recording == nil ? try processID(arguments[0]) : 0
     let budget = recording == nil ? Budget.ofQuestion() : Budget.ofRecording()
-    try budget.run { () throws(Complaint) in try tell(of: address, pid) }
+    try StandardOutput.write(try budget.run { () throws(Complaint) in try told(of: address, pid) })
   }
 
-  private func tell(of address: UInt64, _ pid: Int32) throws(Complaint) {
+  private func told(of address: UInt64, _ pid: Int32) throws(Complaint) -> String {
     let report: HistoryReport
     let history: AddressHistory
     var note = ""
@@ -364,10 +362,6 @@ struct History: ParsableCommand {
       let clock = shared.segment.clock()
       report = HistoryReport(SegmentTables(shared)) { clock.age(ofStamp: $0) }
     }
-    if json {
-      try StandardOutput.write(report.jsonLines(of: history, limit: limit))
-    } else {
-      try StandardOutput.write(report.text(of: history, limit: limit) + note)
-    }
+    return json ? report.jsonLines(of: history, limit: limit) : report.text(of: history, limit: limit) + note
   }
 }

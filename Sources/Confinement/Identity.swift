@@ -7,7 +7,7 @@
 // - all real, effective, saved and file system ids, and all groups, are the user's;
 // - none of the five sets of capabilities has a member (one exception: see `Identity.keptCapabilities`), and
 //   no_new_privs is set, so that no exec could bring any back;
-// - the process leads a session and a process group of its own: `lowerPriority` finds all of its threads, and no
+// - the process leads a session and a process group of its own: `setPriority` finds all of its threads, and no
 //   terminal's signals reach it;
 // - a worker that was root before can't be traced, nor its descriptors be taken (pidfd_getfd), by other programs of its
 //   user: it is not "dumpable". Its user may end, stop or slow it, which hurts that user's questions only;

@@ -11,7 +11,7 @@
 //   the user runs, and the user could keep their own worker from starting.
 // - Files: RLIMIT_FSIZE, how far a file can be made to grow. A worker writes control files, which are small.
 // - Core dumps: none (RLIMIT_CORE), as a dump would hold what the worker had read.
-// - Processor time: cpu.weight and cpu.max of the cgroup; `lowerPriority` by the broker. RLIMIT_CPU counts a process's
+// - Processor time: cpu.weight and cpu.max of the cgroup; `setPriority` by the broker. RLIMIT_CPU counts a process's
 //   whole life, and a worker may live for months.
 
 import CConfinement

@@ -5,16 +5,39 @@ import CConfinement
 import Glibc
 import SystemAccess
 
-/// Lets all threads of the process group of a worker run only where others leave time, the more so the higher `level`
-/// is: 0 to 19 steps of nice(1) below the caller's own priority. Level 0 gives the caller's priority back. Needs
-/// CAP_SYS_NICE for a worker of another user.
-public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complaint) {
-  guard group > 0 else {
-    throw Complaint(.usage, what: "can't lower the priority of process group \(group): no such group")
+/// How much of the processors a worker gets where others want them, too. A worker that is hardly busy delays nobody,
+/// and its user waits for each of its short turns.
+public enum ProcessorShare: Sendable {
+  case light, usual, low
+
+  /// Steps of nice(1) below the priority that a worker starts with.
+  var steps: Int32 {
+    switch self {
+    case .light: -5
+    case .usual: 0
+    case .low: 10
+    }
   }
-  errno = 0
-  let own = getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0)
-  let wanted = min(19, own &+ min(max(level, 0), 19))
+
+  /// Of cgroups; the kernel's own default is 100, which the broker keeps.
+  var weight: String {
+    switch self {
+    case .light: "100"
+    case .usual: "50"
+    case .low: "5"
+    }
+  }
+}
+
+/// Gives all threads of the process group of a worker their share. Needs CAP_SYS_NICE for a worker of another user, and
+/// for a share that is larger than the worker has.
+public func setPriority(ofGroup group: pid_t, _ share: ProcessorShare) throws(Complaint) {
+  guard group > 0 else {
+    throw Complaint(.usage, what: "can't set the priority of process group \(group): no such group")
+  }
+  // The broker's own priority may be higher than usual (SegmentWatch), which its children don't inherit.
+  let usual = max(0, getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0))
+  let wanted = min(19, usual &+ share.steps)
   // Where the kernel shares processors by session (sched(7), autogroup), only the session's own number counts. The file
   // belongs to root, as the worker can't be traced, and is there on some systems only.
   let file = open("/proc/\(group)/autogroup", O_WRONLY | O_CLOEXEC)
@@ -25,10 +48,15 @@ public func lowerPriority(ofGroup group: pid_t, by level: Int32) throws(Complain
   let code = allocs_set_priority_of_group(group, wanted)
   guard code == 0 else {
     throw Complaint(
-      .obstacle, what: "can't lower the priority of process group \(group): \(systemWords(code))",
+      .obstacle, what: "can't set the priority of process group \(group): \(systemWords(code))",
       advice: code == ESRCH ? "" : "allocsd needs CAP_SYS_NICE for workers of other users", code: code)
   }
 }
+
+/// Has this process run soon after it wakes, for a tenth of a millisecond at a time: a question wakes several threads
+/// one after the other, each for little. The process's share of the processors stays as it is. To be called before
+/// there are other threads, and before `confine`; older kernels (before Linux 6.12) know no such turns.
+public func takeShortTurns() { _ = allocs_take_short_turns() }
 
 /// Ends a worker at once. Needs no CAP_KILL: a broker that may become the worker's user does so for the one call. The
 /// user can't reach the broker meanwhile, as a signal counts by the ids that the broker keeps, and no process can trace

@@ -104,16 +104,11 @@ public struct WorkerCgroups: ~Copyable {
     }
   }
 
-  /// Gives a user's worker less of the processors than others get, or its share back. Nothing happens where the
-  /// controller isn't there.
-  public mutating func setShare(_ uid: uid_t, isLow: Bool) {
+  /// Gives a user's worker its share of the processors. Nothing happens where the controller isn't there.
+  public mutating func setShare(_ uid: uid_t, _ share: ProcessorShare) {
     guard users.contains(uid), controllers.contains("cpu") else { return }
-    _ = Self.write(isLow ? Self.lowWeight : Self.weight, to: "\(directory)/user-\(uid)/cpu.weight")
+    _ = Self.write(share.weight, to: "\(directory)/user-\(uid)/cpu.weight")
   }
-
-  /// The kernel's own default is 100, which the broker keeps.
-  private static let weight = "50"
-  private static let lowWeight = "5"
 
   private func settings() -> [(file: String, value: String)] {
     var settings: [(file: String, value: String)] = []
@@ -126,7 +121,9 @@ public struct WorkerCgroups: ~Copyable {
       case "pids": settings.append(("pids.max", String(limits.tasks)))
       default:
         // The second number of cpu.max is the period, in microseconds.
-        settings += [("cpu.weight", Self.weight), ("cpu.max", "\(limits.processorPercent &* 1000) 100000")]
+        settings += [
+          ("cpu.weight", ProcessorShare.usual.weight), ("cpu.max", "\(limits.processorPercent &* 1000) 100000"),
+        ]
       }
     }
     return settings

@@ -28,4 +28,13 @@ package struct Refusal {
       \(body)
       """.utf8)
   }
+
+  // Made once: whoever connects without pause must not fill the queue faster than it is emptied.
+  package static let tooFast = Refusal(
+    status: 429, what: "you open connections too fast", advice: "keep one open, or try again in a second"
+  ).bytes
+  package static let noRoom = Refusal(
+    status: 503, what: "the server has no room for another connection of yours",
+    advice: "close some, or try again later"
+  ).bytes
 }

@@ -132,8 +132,19 @@ def full_rings(server, streams=60, rings=4096, records=512):
 BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings")
 
 
-def bomb(server, kind, connections=4):
-    """A segment or a file of which a small part answers with very much memory."""
+# Bytes that two of the files below unpack to.
+PACKED, ZIPPED = 1900 << 20, 3 << 30
+
+
+def prepare():
+    """Makes what takes long to make, before anything competes for the processors."""
+    for size in (PACKED, ZIPPED):
+        elves.packed_zeros(size)
+
+
+def bomb(server, kind, connections=12):
+    """A segment or a file of which a small part answers with very much memory, asked about by more connections than a
+    worker answers at a time."""
     holder = Holder(MALLORY, server)
     pid = holder.pid
     question = f"/v1/processes/{pid}/query?address={BLOCK:#x}"
@@ -154,10 +165,9 @@ def bomb(server, kind, connections=4):
         file = elves.File().add(".data", elves.PROGBITS, bytes(0x1000), address=0x1000, flags=3)
         sparse = 0
         if kind == "packed":
-            file.compressed(".debug_info", 1900 << 20)
+            file.compressed(".debug_info", PACKED)
         elif kind == "sections":
-            size = 3 << 30
-            data = b"ZLIB" + struct.pack(">Q", size) + elves.packed_zeros(size)
+            data = b"ZLIB" + struct.pack(">Q", ZIPPED) + elves.packed_zeros(ZIPPED)
             file.add(".zdebug_info", elves.PROGBITS, data)
         else:
             file.add(".symtab", elves.SYMTAB, bytes(24), link=4, entry_size=24, info=1)
@@ -487,6 +497,10 @@ def beside(check, *wanted, seconds=1.5, patience=6.0):
         check(f"{name}: no answer of bob's takes {patience:g} s", max(times) < patience, max(times))
         check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
         seconds_, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
+        if name.startswith("memory"):
+            figures = server.metrics()
+            ended = [figures.get(f"allocsd_workers_{how}_total", 0) for how in ("failed", "killed")]
+            check(f"{name}: not even mallory's worker ends", not any(ended), (ended, server.said()[-500:]))
         check(f"{name}: root has a list", status == 200 and seconds_ < patience + 6, (status, seconds_))
     check("the server lives", server.lives, server.said()[-500:])
     check("the log is short", len(server.said()) < 400_000, len(server.said()))
@@ -585,6 +599,47 @@ def killed(check, count):
         one.end()
 
 
+def ticks_of(pid):
+    """Clock ticks of processor time."""
+    with open(f"/proc/{pid}/stat") as file:
+        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+
+
+def priorities(check):
+    """A worker that is busy gives way to others, and to one that isn't, and the broker comes before all of them."""
+    server = Server()
+    status, _ = ask(BOB, server, "/v1/processes")
+    check("bob is answered", status == 200, status)
+
+    def priority(pid):
+        """Of the session, where these share the processors; else of the first thread."""
+        try:
+            with open(f"/proc/{pid}/autogroup") as file:
+                return int(file.read().rpartition("nice ")[2])
+        except OSError:
+            return os.getpriority(os.PRIO_PROCESS, pid)
+
+    def has(user, wanted):
+        return any(priority(pid) == wanted for pid in workers_of(user))
+
+    broker = priority(server.process.pid)
+    check("the broker comes before all", broker == -10, broker)
+    check("a worker that does nothing comes before programs", stage.wait("that", lambda: has(BOB, -5), pause=0.1))
+    attack = endless_questions(server)
+    # On a machine that others use it gets less: then it is no busy worker.
+    worker = stage.wait("mallory's worker", lambda: workers_of(MALLORY), pause=0.1)[0]
+    busy, over = 0, time.monotonic() + 20
+    while busy < 4 and time.monotonic() < over and not has(MALLORY, 10):
+        before = ticks_of(worker)
+        time.sleep(2.2)
+        busy = busy + 1 if ticks_of(worker) - before > 2.2 * 0.9 * os.sysconf("SC_CLK_TCK") else 0
+    check("a worker that is busy comes behind them", busy < 4 or has(MALLORY, 10))
+    check("the other stays as it was", has(BOB, -5))
+    attack.stop()
+    back = stage.wait("that", lambda: not workers_of(MALLORY) or has(MALLORY, -5), patience=40, pause=0.2)
+    check("it is given back when the work is done", back)
+
+
 LONG = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
 scenes = {
     "budgets-questions": lambda check: beside(check, "endless questions", "a stream of questions"),
@@ -596,6 +651,7 @@ scenes = {
         "lines of the log"),
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
+    "budgets-priorities": priorities,
     "budgets-stop-readers": lambda check: stopping(check, "slow readers"),
     "budgets-stop-questions": lambda check: stopping(check, "endless questions"),
     "budgets-kills": lambda check: killed(check, 20 if LONG == 1 else 500),

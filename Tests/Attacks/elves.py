@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ELF files for x86-64 that are as small, as large or as wrong as an attacker wants them."""
 
+import functools
 import struct
 import subprocess
 import zlib
@@ -60,6 +61,7 @@ class File:
         return bytes(body)
 
 
+@functools.cache
 def packed_zeros(size):
     packer, piece, parts = zlib.compressobj(9), bytes(1 << 24), []
     for start in range(0, size, len(piece)):

@@ -29,8 +29,6 @@ here = os.path.dirname(os.path.abspath(__file__))
 package = os.path.dirname(os.path.dirname(here))
 # Bind mounts, which every user can reach, wherever the package is.
 BIN, TOOLS = "/dev/shm/bin", "/dev/shm/tools"
-# The binaries of another build, for comparisons: those of $ALLOCS_BIN_BEFORE.
-BEFORE = "/dev/shm/before"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -103,8 +101,6 @@ def enter(tmpfs="2g", run="512m"):
         if not os.path.exists(os.path.join(binaries, name)):
             raise Missing(f"{binaries}/{name} is missing: build the release, or name its directory by ALLOCS_BIN_DIR")
     bound = {BIN: binaries, TOOLS: os.environ["ALLOCS_ATTACK_INSIDE"]}
-    if before := os.environ.get("ALLOCS_BIN_BEFORE"):
-        bound[BEFORE] = before
     opened = {place: os.open(path, os.O_PATH) for place, path in bound.items()}
     for place, options in (("/dev/shm", f"mode=1777,size={tmpfs}"), ("/run", f"mode=755,size={run}")):
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
@@ -183,6 +179,10 @@ class Actor:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self.file = far.makefile("rwb")
             try:
+                # Each user has logged in by themselves: the kernel shares processors by session (sched(7), autogroup),
+                # and where it doesn't, by user.
+                if user:
+                    os.setsid()
                 become(user)
                 body(self.send, self.receive)
             except (EOFError, BrokenPipeError):
@@ -222,10 +222,10 @@ def act(user, body, *arguments):
 
 
 def start(user, words, environment={}, **options):
-    """A program of the user's."""
+    """A program of the user's, in a session of its own, as services and logins have."""
     variables = {"PATH": os.environ["PATH"], "HOME": home(user) if user else "/root", **environment}
     identity = {"user": user, "group": user, "extra_groups": []} if user else {}
-    return subprocess.Popen(words, env=variables, umask=0o022, **identity, **options)
+    return subprocess.Popen(words, env=variables, umask=0o022, start_new_session=True, **identity, **options)
 
 
 def run(user, words, environment={}, patience=20):
@@ -259,11 +259,11 @@ def start_time(pid):
 
 
 class Server:
-    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True, binaries=BIN):
+    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True):
         self.log = f"/dev/shm/allocsd-{user}-{time.monotonic_ns()}.log"
         self.socket, self.user = None, user
         with open(self.log, "wb") as log:
-            self.process = start(user, [*prefix, f"{binaries}/allocsd", *options], environment, stdout=log, stderr=log)
+            self.process = start(user, [*prefix, f"{BIN}/allocsd", *options], environment, stdout=log, stderr=log)
         if ready:
             try:
                 wait("allocsd answers", self.answers, patience=10)
@@ -409,9 +409,9 @@ def objects(answer):
 
 def place(user, server=None):
     """The directory in which the user's segments are looked for. The server has been told that the user is there."""
-    if server:
-        ask(user, server, "/metrics")
     own = f"/run/allocs/{user}"
+    if server and not os.path.isdir(own):
+        ask(user, server, "/metrics")
     if os.path.isdir(own):
         return own
     if os.path.isdir("/run/allocs") and os.stat("/run/allocs").st_mode & 0o1002 == 0o1002:
@@ -445,9 +445,9 @@ def segment_of(pid):
 class Program:
     """A program of the user's under the agent: it allocates and frees, and others ask about a block of it."""
 
-    def __init__(self, user, words=(f"{TOOLS}/steady",), environment={}, binaries=BIN):
+    def __init__(self, user, words=(f"{TOOLS}/steady",), environment={}):
         self.user = user
-        self.process = start(user, [f"{binaries}/allocsctl", "run", "--", *words], environment, stdout=subprocess.PIPE,
+        self.process = start(user, [f"{BIN}/allocsctl", "run", "--", *words], environment, stdout=subprocess.PIPE,
                              stdin=subprocess.PIPE)  # fmt: skip
         self.pid = self.process.pid
         self.block = self.process.stdout.readline().decode().strip()

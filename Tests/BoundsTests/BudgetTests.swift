@@ -78,6 +78,36 @@ struct BudgetTests {
     }
   }
 
+  @Test("questions that run at one time share the memory of the process, and what one had comes back with its end")
+  func sharedMemory() {
+    // Far more than what other tests, which may run beside this one, ever take.
+    let all = 1 << 45
+    Budget.shareMemory(bytes: all)
+    func ask(_ body: () -> Void) -> Int32? { code(Budget(seconds: 1000, bytes: all), body) }
+    for _ in 0..<3 {
+      var others: [Int32?] = []
+      let one = ask {
+        Budget.spendCurrent(bytes: all / 4 * 3)
+        others.append(ask { Budget.spendCurrent(bytes: all / 2) })
+        // What that one didn't get is there for another.
+        others.append(ask { Budget.spendCurrent(bytes: all / 8) })
+        Budget.current?.giveBack(bytes: all / 2)
+        others.append(ask { Budget.spendCurrent(bytes: all / 2) })
+      }
+      #expect(one == nil)
+      #expect(others == [11, nil, nil])
+    }
+    // No more comes back than was taken.
+    var other: Int32?
+    let one = ask {
+      Budget.current?.giveBack(bytes: all)
+      Budget.spendCurrent(bytes: all / 4 * 3)
+      other = ask { Budget.spendCurrent(bytes: all / 2) }
+    }
+    #expect(one == nil)
+    #expect(other == 11)
+  }
+
   @Test("a question whose asker has gone ends")
   func cancellation() {
     let budget = Budget(seconds: 1000, bytes: 1000)

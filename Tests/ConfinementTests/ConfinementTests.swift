@@ -253,7 +253,7 @@ struct ConfinementTests {
 
   // MARK: the broker's hold
 
-  @Test("the priority of all threads of a worker is lowered, and given back", .enabled(if: isRoot))
+  @Test("the priority of all threads of a worker is lowered, given back, and raised", .enabled(if: isRoot))
   func priority() throws {
     let child = try ChildProcess(
       [probe, "become=4242:4343:", "threads=2", "confine", "wait"], environment: ChildProcess.baseEnvironment,
@@ -270,13 +270,19 @@ struct ConfinementTests {
     let before = try priorities()
     #expect(before.count == 3 && Set(before).count == 1)
     let own = Int(getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0))
-    for level in [Int32(5), 100, 0, -100] {
-      try lowerPriority(ofGroup: child.pid, by: level)
-      let wanted = min(19, own + min(max(Int(level), 0), 19))
-      #expect(try priorities() == [wanted, wanted, wanted])
+    // A broker's own priority is higher than its workers', which don't have it: of this thread alone, on Linux.
+    let process = __priority_which_t(PRIO_PROCESS.rawValue)
+    defer { setpriority(process, 0, Int32(own)) }
+    for broker in [own, own - 10] {
+      try #require(setpriority(process, 0, Int32(broker)) == 0)
+      for (share, steps) in [(ProcessorShare.low, 10), (.usual, 0), (.light, -5), (.low, 10), (.usual, 0)] {
+        try setPriority(ofGroup: child.pid, share)
+        let wanted = min(19, max(0, broker) + steps)
+        #expect(try priorities() == [wanted, wanted, wanted])
+      }
     }
     for wrong in [pid_t(0), -1, .min] {
-      #expect(throws: Complaint.self) { try lowerPriority(ofGroup: wrong, by: 1) }
+      #expect(throws: Complaint.self) { try setPriority(ofGroup: wrong, .low) }
     }
     child.signal(SIGKILL)
   }
@@ -337,10 +343,10 @@ struct ConfinementTests {
     #expect(try text("user-1/cpu.weight") == "50")
     #expect(try text("user-1/cpu.max") == "150000 100000")
     #expect(try text("user-2/cgroup.procs") == "")
-    cgroups.setShare(1, isLow: true)
+    cgroups.setShare(1, .low)
     // Files of the kernel take each write as a whole; this one keeps what was there behind it.
     #expect(try text("user-1/cpu.weight").hasPrefix("5"))
-    cgroups.setShare(2, isLow: true)
+    cgroups.setShare(2, .low)
     #expect(try text("user-2/cpu.weight") == "")
     // One that isn't empty stays, and is tried again with the next.
     cgroups.remove(1)

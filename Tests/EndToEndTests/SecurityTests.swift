@@ -58,7 +58,8 @@ extension EndToEnd {
       "whatever one user asks, holds, floods or breaks, another is answered, and the server ends in time",
       arguments: [
         "budgets-questions", "budgets-memory", "budgets-streams", "budgets-connections", "budgets-files",
-        "budgets-own-worker", "budgets-given-up", "budgets-stop-readers", "budgets-stop-questions", "budgets-kills",
+        "budgets-own-worker", "budgets-priorities", "budgets-given-up", "budgets-stop-readers",
+        "budgets-stop-questions", "budgets-kills",
       ])
     func budgets(scene: String) throws { try play(scene) }
 

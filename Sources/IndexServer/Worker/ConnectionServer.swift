@@ -110,19 +110,7 @@ struct ConnectionServer<Responder: HTTPResponder>: Service where Responder.Conte
 
   /// Tells the client why the connection is refused, without waiting for a request, and closes it.
   private func refuse(_ channel: any Channel) async {
-    let body = Complaint(
-      .shortage, what: "the server has no room for another connection of yours",
-      advice: "close some, or try again later"
-    ).httpBody
-    let answer = """
-      HTTP/1.1 503 Service Unavailable\r
-      Content-Type: \(MediaKind.json.rawValue)\r
-      Content-Length: \(body.utf8.count)\r
-      Connection: close\r
-      \r
-      \(body)
-      """
-    try? await channel.writeAndFlush(ByteBuffer(string: answer))
+    try? await channel.writeAndFlush(ByteBuffer(bytes: Refusal.noRoom))
     try? await channel.close()
   }
 

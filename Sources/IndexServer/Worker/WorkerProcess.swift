@@ -60,6 +60,7 @@ extension Allocsd {
     try endWithParent(broker)
     try closeAllDescriptors(but: [0, 1, 2, 3])
     Self.keepFreedMemory()
+    takeShortTurns()
     let mayUseRings = export != nil && !noIoUring && EventExporter.isIOUringAllowed
     var limits = Limits()
     limits.allowsRings = mayUseRings
@@ -70,6 +71,7 @@ extension Allocsd {
     let loops = MultiThreadedEventLoopGroup(numberOfThreads: min(4, max(2, System.coreCount)))
     let workers = NIOThreadPool(numberOfThreads: role == .gatherer ? 2 : 8)
     workers.start()
+    Budget.shareMemory(bytes: Self.memoryOfQuestions(within: limits))
     try Watchdog.endWorker(afterSeconds: max(1, answerWithin.seconds), logger)
     let place = WorkerPlace(user: role == .gatherer ? nil : geteuid(), isOneOfMany: isOneOfMany)
     let worker = try RunningWorker(
@@ -108,6 +110,10 @@ extension Allocsd {
     // the kernel each time, its pages would be cleared again for the next piece: a fifth of the work.
     _ = (mallopt(M_MMAP_THRESHOLD, 4 << 20), mallopt(M_TRIM_THRESHOLD, 8 << 20))
   }
+
+  /// The memory of all questions that a worker answers at one time. What remains of its limit is for its own: stacks,
+  /// connections, caches, and what an answer takes while a longer one replaces it.
+  private static func memoryOfQuestions(within limits: Limits) -> Int { Int(clamping: limits.memoryBytes / 8 * 5) }
 
   /// The name that tools list for the process: it was executed by a link of another name.
   private static func name(_ role: String) {
