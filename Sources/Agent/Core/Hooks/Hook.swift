@@ -162,7 +162,7 @@ private func mallocedAtStack(
   _ block: Block, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64, isFine: Bool
 ) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
-  let node = Stack.last(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
+  let node = Stack.known(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
   return mallocedAtKnown(thread, block, size, returnSlot, framePointer, origin: UInt64(node), isFine: isFine)
 }
 
@@ -189,7 +189,7 @@ func hookMallocedRecorded(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ fr
   let thread = allocs_registered_block().unsafelyUnwrapped
   if let block, let regions = thread.pointee.regions {
     let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
-    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.known(thread, caller)) : caller.site
     let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC)
     guard Event.postKnownAllocRecorded(thread, regions, block, size, context) else {
       return mallocedSlowly(block, size, returnSlot, framePointer)

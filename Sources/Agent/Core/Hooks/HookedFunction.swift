@@ -28,7 +28,7 @@ func hookMallocAtEntry(
   let block = allocs_call_for_block(below, UInt64(UInt(bitPattern: size)))
   let isTight = Event.endDelegation(thread, block, isTight: true)
   if let block, let regions = thread.pointee.regions {
-    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.known(thread, caller)) : caller.site
     let context = Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
     guard !Events.areOn,
       Fine.holds(UInt(bitPattern: block), UInt(bitPattern: size), isTight: isTight)

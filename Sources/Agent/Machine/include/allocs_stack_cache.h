@@ -59,6 +59,44 @@ struct allocs_child {
 #define ALLOCS_CHILD_COUNT 2048u
 #define ALLOCS_CHILD_SHIFT 53u
 
+// A stack that was captured: the registers that the capture began with, the stack's node, and all
+// words of the stack that lead from frame to frame, outermost first, in groups of four. The fields
+// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record.
+struct allocs_record {
+  uint64_t pc;
+  uint64_t sp;
+  uint64_t fp;
+  uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
+  uint32_t node;
+  uint32_t groups;
+};
+#define ALLOCS_GROUP_WORDS 4u
+struct allocs_word_group {
+  uint32_t offsets[ALLOCS_GROUP_WORDS];
+  uint64_t values[ALLOCS_GROUP_WORDS];
+};
+
+// Where the records of some stacks are: of those whose site and stack pointer have the set's number
+// as a part of their hash. `tags` are another part of it, 0 if the way is empty; `places` are bytes
+// from the start of the room.
+#define ALLOCS_MEMO_WAYS 4u
+struct allocs_memo_set {
+  uint32_t tags[ALLOCS_MEMO_WAYS];
+  uint32_t places[ALLOCS_MEMO_WAYS];
+};
+#define ALLOCS_MEMO_SETS 512u
+#define ALLOCS_MEMO_SHIFT 55u
+// Room for records, which is used in turn, part by part.
+#define ALLOCS_MEMO_PART 0x8000u
+#define ALLOCS_MEMO_PARTS 8u
+
+// Stacks that a thread has captured more than once (Stack+Memo.swift). Mapped when the thread has
+// the first such stack.
+struct allocs_memo {
+  struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
+  uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
+};
+
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
 struct allocs_stack_block {
@@ -69,12 +107,21 @@ struct allocs_stack_block {
   struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
   uint16_t met[ALLOCS_FRAME_LIMIT];                 // frames that the walk under way has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
+  struct allocs_memo *memo;  // null: none yet
+  uint32_t memo_used;        // where the next record goes, in bytes from the start of the memo's room
+  uint32_t memo_left;        // bytes from there to the end of its part of the room
+  uint32_t memo_refused;     // there was no memory for a memo
+  uint32_t must_forget;      // a module was unloaded: rules may be wrong by now
+  uint32_t is_checked;       // captures are checked: hooks must not take a stack from the memo by themselves
+  uint32_t unused_word;
   // To the end of a page.
   uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 +
-                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16) % 4096];
+                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16 + 32) % 4096];
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
+_Static_assert(sizeof(struct allocs_record) == 40 && sizeof(struct allocs_word_group) == 48, "no padding");
+_Static_assert(ALLOCS_MEMO_SETS == 1u << (64 - ALLOCS_MEMO_SHIFT), "a set for each number");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 
