@@ -3,10 +3,12 @@
 // words of the stack that a capture of it reads. The head of Stack.swift says why a stack that has
 // these words is that stack.
 //
-// A record is found by return address and stack pointer, in one of the four ways of a set; the way
-// found last comes first. Its words are compared four at a time. Words are read only after the
-// stack pointer has been compared: all words lie between the stack pointer and the end of the
-// thread's own stack, whose bounds never change. So they may be read, whatever they hold by now.
+// A record is found in two steps. Return address and stack pointer lead to a *door*, which says at
+// which places the stacks behind it have been found to differ; the words at two of those places,
+// hashed, lead to a set of four ways, of which the way found last comes first. All words of the
+// record are compared then, without a branch. A word is read only after the stack pointer has been
+// compared: all words lie between the stack pointer and the end of the thread's own stack, whose
+// bounds never change. So they may be read, whatever they hold by now.
 //
 // Records lie one behind the other. When the room is used up, its oldest part is used again, and
 // the ways that lead into that part are emptied.
@@ -21,13 +23,15 @@ import SharedLayout
 
 extension Stack {
   private typealias Record = UnsafeMutablePointer<allocs_record>
+  private typealias Door = UnsafeMutablePointer<allocs_memo_door>
   private typealias Group = UnsafeMutablePointer<allocs_word_group>
 
   /// The node of the caller's stack if its record is in the first way; else 0. Calls nothing.
   @inline(__always)
   static func known(_ thread: Thread, _ caller: Caller) -> UInt32 {
     guard let memo = allocs_open_memo(thread) else { return 0 }
-    let (set, tag) = place(memo, caller)
+    guard let door = door(memo, caller) else { return 0 }
+    let (set, tag) = place(memo, door, caller)
     guard allocs_memo_tags(set)[0] == tag else { return 0 }
     let record = record(memo, allocs_memo_places(set)[0])
     return isStack(record, caller) ? record.pointee.node : 0
@@ -37,7 +41,8 @@ extension Stack {
   /// on; else 0.
   @inline(__always)
   static func known(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> UInt32 {
-    let (set, tag) = place(memo, caller)
+    guard let door = door(memo, caller) else { return 0 }
+    let (set, tag) = place(memo, door, caller)
     for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_tags(set)[way] == tag {
       let place = allocs_memo_places(set)[way]
       let record = record(memo, place)
@@ -66,10 +71,35 @@ extension Stack {
   }
 
   @inline(__always)
+  private static func hash(_ value: UInt64) -> UInt64 { value &* 0x9E37_79B9_7F4A_7C15 }
+
+  /// The first of the two doors that may be the caller's.
+  @inline(__always)
+  private static func doors(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> Door {
+    allocs_memo_doors(memo) + Int(hash(caller.site << 24 ^ caller.stackPointer >> 3) >> UInt64(ALLOCS_DOOR_SHIFT)) * 2
+  }
+
+  @inline(__always)
+  private static func isDoor(_ door: Door, _ caller: Caller) -> Bool {
+    door.pointee.sp == caller.stackPointer && door.pointee.pc == caller.site
+  }
+
+  @inline(__always)
+  private static func door(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> Door? {
+    let door = doors(memo, caller)
+    if isDoor(door, caller) { return door }
+    return isDoor(door + 1, caller) ? door + 1 : nil
+  }
+
+  /// The set for the caller's stack, which is behind `door`, and the tag that the stack has there.
+  @inline(__always)
   private static func place(
-    _ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller
+    _ memo: UnsafeMutablePointer<allocs_memo>, _ door: Door, _ caller: Caller
   ) -> (UnsafeMutablePointer<allocs_memo_set>, tag: UInt32) {
-    let hash = (caller.site << 24 ^ caller.stackPointer >> 3) &* 0x9E37_79B9_7F4A_7C15
+    func word(_ offset: Int32) -> UInt64 { load(caller.stackPointer &+ UInt64(bitPattern: Int64(offset))) }
+    let hash = hash(
+      caller.site << 24 ^ caller.stackPointer >> 3 ^ word(door.pointee.offset) &* 33
+        ^ word(door.pointee.other_offset) << 17)
     return (
       allocs_memo_sets(memo) + Int(hash >> UInt64(ALLOCS_MEMO_SHIFT)), UInt32(truncatingIfNeeded: hash >> 20) | 1
     )
@@ -85,26 +115,11 @@ extension Stack {
     UnsafeMutableRawPointer(record + 1).assumingMemoryBound(to: allocs_word_group.self)
   }
 
-  /// Whether the record is of the caller's stack. Innermost words are compared first: those are
-  /// what differs most.
+  /// Whether the record is of the caller's stack.
   @inline(__always)
   private static func isStack(_ record: Record, _ caller: Caller) -> Bool {
-    let sp = caller.stackPointer
-    guard record.pointee.sp == sp, record.pointee.pc == caller.site else { return false }
-    var difference = (record.pointee.fp ^ caller.framePointer) & record.pointee.fp_mask
-    let first = groups(record)
-    var group = first + Int(record.pointee.groups)
-    while group > first {
-      group -= 1
-      let offsets = allocs_group_offsets(group)
-      let values = allocs_group_values(group)
-      difference |= load(sp &+ UInt64(offsets[0])) ^ values[0]
-      difference |= load(sp &+ UInt64(offsets[1])) ^ values[1]
-      difference |= load(sp &+ UInt64(offsets[2])) ^ values[2]
-      difference |= load(sp &+ UInt64(offsets[3])) ^ values[3]
-      if difference != 0 { return false }
-    }
-    return difference == 0
+    record.pointee.sp == caller.stackPointer && record.pointee.pc == caller.site
+      && allocs_record_is_of(record, caller.stackPointer, caller.framePointer)
   }
 
   // MARK: changes
@@ -140,8 +155,54 @@ extension Stack {
     let size = self.size(groups)
     allocs_stacks(thread).pointee.memo_used = place + size
     allocs_stacks(thread).pointee.memo_left -= size
-    let (set, tag) = self.place(memo, caller)
+    let door = madeDoor(memo, caller)
+    var (set, tag) = self.place(memo, door, caller)
+    if let offset = difference(memo, set, tag, caller), door.pointee.changes < mostChanges {
+      door.pointee.changes += 1
+      door.pointee.other_offset = door.pointee.offset
+      door.pointee.offset = offset
+      (set, tag) = self.place(memo, door, caller)
+    }
     putFirst(set, tag, place, from: Int(ALLOCS_MEMO_WAYS) - 1)
+  }
+
+  /// How often a door's places may change. With each change, the records that were found by the
+  /// former places are lost.
+  private static var mostChanges: UInt32 { 8 }
+
+  /// The caller's door, which is made if there is none: then the pair's first door is forgotten
+  /// last.
+  @inline(__always)
+  private static func madeDoor(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> Door {
+    if let door = door(memo, caller) { return door }
+    let door = doors(memo, caller)
+    door[1] = door[0]
+    door[0] = allocs_memo_door(
+      pc: caller.site, sp: caller.stackPointer, offset: ALLOCS_DOOR_NOWHERE, other_offset: ALLOCS_DOOR_NOWHERE,
+      changes: 0, unused: 0)
+    return door
+  }
+
+  /// The distance from the stack pointer of a word in which the caller's stack differs from a stack
+  /// that the set has with the same tag. The innermost such word is taken.
+  @inline(__always)
+  private static func difference(
+    _ memo: UnsafeMutablePointer<allocs_memo>, _ set: UnsafeMutablePointer<allocs_memo_set>, _ tag: UInt32,
+    _ caller: Caller
+  ) -> Int32? {
+    for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_tags(set)[way] == tag {
+      let record = record(memo, allocs_memo_places(set)[way])
+      guard record.pointee.sp == caller.stackPointer, record.pointee.pc == caller.site else { continue }
+      for group in (0..<Int(record.pointee.groups)).reversed() {
+        let offsets = allocs_group_offsets(groups(record) + group)
+        let values = allocs_group_values(groups(record) + group)
+        for index in (0..<Int(ALLOCS_GROUP_WORDS)).reversed()
+        where load(caller.stackPointer &+ UInt64(offsets[index])) != values[index] {
+          return Int32(exactly: offsets[index])
+        }
+      }
+    }
+    return nil
   }
 
   /// The words of a record under way, outermost first.
@@ -257,6 +318,7 @@ extension Stack {
     for index in 0..<Int(ALLOCS_MEMO_SETS) {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
+    for index in 0..<Int(ALLOCS_MEMO_DOORS) { allocs_memo_doors(memo)[index].pc = 0 }
     allocs_stacks(thread).pointee.memo_used = 0
     allocs_stacks(thread).pointee.memo_left = 0
   }

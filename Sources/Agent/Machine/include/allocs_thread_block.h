@@ -164,6 +164,9 @@ static inline struct allocs_memo *_Nullable allocs_open_memo(struct allocs_threa
   const struct allocs_stack_block *stacks = allocs_stacks(thread);
   return stacks->must_forget | stacks->is_checked ? NULL : stacks->memo;
 }
+static inline struct allocs_memo_door *_Nonnull allocs_memo_doors(struct allocs_memo *_Nonnull memo) {
+  return memo->doors;
+}
 static inline struct allocs_memo_set *_Nonnull allocs_memo_sets(struct allocs_memo *_Nonnull memo) {
   return memo->sets;
 }
