@@ -29,7 +29,7 @@ func hookMallocAtEntry(
   let isTight = Event.endDelegation(thread, block, isTight: true)
   if let block, let regions = thread.pointee.regions {
     func context() -> UInt64? {
-      let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.last(thread, caller)) : caller.site
+      let origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.known(thread, caller)) : caller.site
       return Contexts.known(thread, origin: origin, ALLOCS_FUNCTION_MALLOC, allocator: allocator)
     }
     guard !Events.areOn,

@@ -94,7 +94,7 @@ enum Contexts {
       let table = InternTable<UInt64>(state, header, ALLOCS_SECTION_CONTEXTS)
       let contexts = table.entries
       return table.id(
-        hash: InternTable<UInt64>.hash(word),
+        owner: node, hash: InternTable<UInt64>.hash(word),
         matches: { contexts[Int($0)] == word },
         create: { table.append { id in allocs_store_release_u64(contexts + id, word) } })
     }

@@ -88,8 +88,11 @@ struct FrameRule: Equatable {
   @inline(__always) var kind: Kind { Kind(rawValue: bits & 7).unsafelyUnwrapped }
   @inline(__always) var isFrame: Bool { bits & 7 == Kind.frame.rawValue }
   @inline(__always) var isBasedOnFramePointer: Bool { bits & 8 != 0 }
-  /// Whether the way to the caller depends on the value of the frame pointer register.
-  @inline(__always) var needsFramePointer: Bool { bits & 15 != Kind.frame.rawValue }
+  /// Whether the way to the caller depends on the value of the frame pointer register. Without a
+  /// way to the caller there is nothing to depend on it.
+  @inline(__always) var needsFramePointer: Bool {
+    bits & 15 != Kind.frame.rawValue && bits & 15 != Kind.outermost.rawValue
+  }
   @inline(__always) var savesFramePointer: Bool { bits & 16 != 0 }
   /// Bytes.
   @inline(__always) var offset: UInt64 { UInt64(bits >> 5 & (1 << Machine.offsetBits - 1)) << Machine.offsetShift }

@@ -2,17 +2,33 @@
 // InternTable: gives each distinct key one id for good, without a lock. StackNodes and Contexts
 // each have one.
 //
-// The entries lie in a section of the segment, where readers find them by id. The table that finds
-// the id of a key is private to the agent. It is a cascade of arrays of cells (id:24, tag:8), each
-// array 16 times as large as the array before it. A key may lie in one line of 16 cells of each
-// array, and takes the first empty cell in the order of the cascade.
+// The entries lie in a section of the segment, where readers find them by id. Each key belongs to a
+// node, its *owner*: to the caller's node if the key is of a node, to the stack's node if the key
+// is of a context. An id is found through lists and a table, both private to the agent:
+//
+// - Each owner has a list of the ids of its keys, newest first, of at most `listLimit` ids. Nearly
+//   every node owns one or two nodes and one context. Ids are handed out in turn, and so are the
+//   links of the lists, which lie in the order of ids: the frames of a new stack, and its context,
+//   are written side by side.
+// - The table has the keys of owners whose lists are full, and keys without an owner. It is a
+//   cascade of arrays of cells (id:24, tag:8), each array 16 times as large as the array before it.
+//   A key may lie in one line of 16 cells of each array, and takes the first empty cell in the
+//   order of the cascade.
 //
 // Invariants:
+// - A list grows only at its head, by a compare-and-exchange that expects the head up to which the
+//   list was searched. So a thread that has won the exchange knows that the list does not have the
+//   key. A thread that has lost it searches the ids that were put before its old head. A list that
+//   is full never changes again: whoever has searched it goes on to the table.
 // - A cell is filled once and never changes again. So a thread that meets an empty cell knows that
 //   no later cell holds the key. A look-up reads one line of each array in use; a thread that loses
 //   the race for a cell reads the cell again and goes on from there.
-// - An entry is written to the segment before its id enters a cell (compare-and-exchange, release),
-//   and an id enters a slot or another entry after that. So any reader of an id may read its entry.
+// - An entry is written to the segment before its id enters a list or a cell (compare-and-exchange,
+//   release), and an id enters a slot or another entry after that. So any reader of an id may read
+//   its entry. A thread that follows a list has read the list's head with acquire: the thread that
+//   put the head there had read, also with acquire, the head before it, and so on to the list's end.
+// - In a child of fork, lists and table are the parent's, by private memory. A child without a
+//   segment of its own finds them missing, and gets no id.
 
 import AgentMachine
 import SharedLayout
@@ -39,12 +55,43 @@ struct InternTable<Entry> {
 
   // MARK: ids
 
-  /// The id of the key for which `matches` is true; if the table has none, the id that `create`
-  /// makes. 0 if `create` cannot make one, or there is no memory for the cell.
+  /// The id of the key of `owner`, if it has one, for which `matches` is true; if there is none, the id that
+  /// `create` makes. 0 if `create` cannot make one, or there is no memory to find it by.
   @inline(__always)
-  func id(hash: UInt64, matches: (UInt32) -> Bool, create: () -> UInt32) -> UInt32 {
-    let tag = UInt32(truncatingIfNeeded: hash >> 56) << 24
+  func id(owner: UInt32?, hash: @autoclosure () -> UInt64, matches: (UInt32) -> Bool, create: () -> UInt32) -> UInt32 {
     var created: UInt32 = 0
+    if let owner {
+      guard let head = InternLinks.link(state, owner) else { return 0 }
+      var count = 0
+      var searched: UInt32 = 0  // the head from which on the list has been searched
+      searching: while true {
+        let first = allocs_load_acquire_u32(&head.pointee.first)
+        var id = first
+        while id != searched {
+          if matches(id) { return id }
+          count += 1
+          if count == InternLinks.listLimit { break searching }
+          guard let link = InternLinks.link(state, id) else { return 0 }
+          id = link.pointee.next
+        }
+        if created == 0 { created = create() }
+        guard created != 0, let link = InternLinks.link(state, created) else { return 0 }
+        link.pointee.next = first
+        if allocs_compare_exchange_u32(&head.pointee.first, first, created) { return created }
+        searched = first
+      }
+    }
+    return idInTable(hash: hash(), created: created, matches: matches, create: create)
+  }
+
+  /// The id of a key that has no owner, or whose owner's list is full. `created`: the id that
+  /// `create` has made already, or 0. If another thread has entered the key, that id stays unused.
+  @inline(__always)
+  private func idInTable(
+    hash: UInt64, created: UInt32, matches: (UInt32) -> Bool, create: () -> UInt32
+  ) -> UInt32 {
+    let tag = UInt32(truncatingIfNeeded: hash >> 56) << 24
+    var created = created
     for level in 0..<Int(ALLOCS_INTERN_LEVELS) {
       let cellCount = InternCells.firstLevelCount << UInt64(4 * level)
       guard let cells = InternCells.cells(state, level, cellCount) else { return 0 }
@@ -61,7 +108,6 @@ struct InternTable<Entry> {
             value = allocs_load_acquire_u32(cell)
           } else {
             let id = value & (ALLOCS_CONTEXT_LIMIT - 1)
-            // If another thread entered the key first, the id that was just created stays unused.
             if value & ~(ALLOCS_CONTEXT_LIMIT - 1) == tag && matches(id) { return id }
             break
           }
@@ -98,7 +144,30 @@ struct InternTable<Entry> {
   }
 }
 
-/// The parts of an InternTable that don't depend on the type of its entries.
+/// The lists of an InternTable.
+private enum InternLinks {
+  static let listLimit = 6
+  private static let perChunk = Int(ALLOCS_LINKS_PER_CHUNK)
+
+  /// The link with this number, in a chunk that is made when it is first asked for; nil if there is
+  /// no memory.
+  @inline(__always)
+  static func link(
+    _ table: UnsafeMutablePointer<allocs_intern_table>, _ number: UInt32
+  ) -> UnsafeMutablePointer<allocs_intern_link>? {
+    let word = allocs_link_chunks(table) + Int(number) / perChunk
+    guard let chunk = allocs_load_acquire_pointer(word) ?? make(word) else { return nil }
+    return chunk.assumingMemoryBound(to: allocs_intern_link.self) + Int(number) % perChunk
+  }
+
+  @inline(never)
+  private static func make(_ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>) -> UnsafeMutableRawPointer? {
+    InternCells.memory(word, UInt64(perChunk * MemoryLayout<allocs_intern_link>.stride))
+  }
+}
+
+/// The parts of an InternTable's table that don't depend on the type of its entries, and the memory
+/// of its section.
 private enum InternCells {
   static let firstLevelCount: UInt64 = 1 << 12
   static let perLine: UInt64 = 16
@@ -110,14 +179,20 @@ private enum InternCells {
     let word = withUnsafeMutablePointer(to: &table.pointee.levels) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self) + level
     }
-    if let cells = allocs_load_acquire_pointer(word) { return cells.assumingMemoryBound(to: UInt32.self) }
-    guard let made = System.map(count * 4) else { return nil }
+    return (allocs_load_acquire_pointer(word) ?? memory(word, count * 4))?.assumingMemoryBound(to: UInt32.self)
+  }
+
+  /// New memory of `size` bytes, to which `word` points from now on; nil if there is none.
+  static func memory(
+    _ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ size: UInt64
+  ) -> UnsafeMutableRawPointer? {
+    guard let made = System.map(size) else { return nil }
     if allocs_compare_exchange_pointer(word, nil, made) {
-      Mappings.noteOwn(made, count * 4)
+      Mappings.noteOwn(made, size)
     } else {
-      System.unmap(made, count * 4)
+      System.unmap(made, size)
     }
-    return allocs_load_acquire_pointer(word)?.assumingMemoryBound(to: UInt32.self)
+    return allocs_load_acquire_pointer(word)
   }
 
   /// Backs the first `count` entries of the section with memory. Two threads may commit the same

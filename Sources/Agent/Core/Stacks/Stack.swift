@@ -56,25 +56,7 @@ enum Stack {
   /// The node of the caller's stack; 0 if it cannot be recorded.
   @inline(__always)
   static func node(_ thread: Thread, _ caller: Caller) -> UInt32 {
-    let node = last(thread, caller)
-    if node != 0 { return node }
-    return Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
-  }
-
-  /// The node of the caller's stack if that is the stack of the list, from end to end; else 0.
-  /// Calls nothing.
-  @inline(__always)
-  static func last(_ thread: Thread, _ caller: Caller) -> UInt32 {
-    let count = Int(thread.pointee.frame_count)
-    guard count > 0 else { return 0 }
-    let entry = allocs_listed(thread) + (count - 1)
-    let frame = allocs_frames(thread) + Int(entry.pointee.frame)
-    guard frame.pointee.pc == caller.site, frame.pointee.sp == caller.stackPointer,
-      frame.pointee.list_index == thread.pointee.frame_count &- 1,
-      entry.pointee.needs_fp == 0 || entry.pointee.fp == caller.framePointer,
-      areUnchanged(allocs_words(thread), Int(entry.pointee.words))
-    else { return 0 }
-    return entry.pointee.node
+    Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
   }
 
   /// Whether the stack still holds the first `count` words of the list.
@@ -135,13 +117,30 @@ enum Stack {
     let limit = Int(shared.pointee.depth_limit)
     // 0 if the memory was wiped: a signal handler has just called fork, and this is the child.
     guard limit > 0 else { return 0 }
-    if shared.pointee.checks_stacks == 0 {
-      return node(thread, shared, header, walk(thread, caller, rules, limit, alternate), limit)
+    if shared.pointee.checks_stacks == 0 { return node(thread, caller, shared, header, rules, limit, alternate) }
+    return StackCheck.node(thread, caller, header, limit) {
+      node(thread, caller, shared, header, rules, limit, alternate)
     }
-    return StackCheck.node(thread, caller, shared, header, limit) {
-      let last = last(thread, caller)
-      return last != 0 ? last : node(thread, shared, header, walk(thread, caller, rules, limit, alternate), limit)
+  }
+
+  @inline(__always)
+  private static func node(
+    _ thread: Thread, _ caller: Caller, _ shared: Shared, _ header: Header, _ rules: FrameRules.Cache, _ limit: Int,
+    _ alternate: System.AlternateStack?
+  ) -> UInt32 {
+    // Records are of the thread's own stack.
+    if alternate == nil, let memo = allocs_stacks(thread).pointee.memo {
+      let node = known(memo, caller)
+      if node != 0 { return node }
     }
+    let newest = allocs_load_relaxed_u64(&shared.pointee.nodes.next_id)
+    let walk = walk(thread, caller, rules, limit, alternate)
+    let node = node(thread, shared, header, walk, limit)
+    // A stack that comes for the first time may come but once.
+    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit {
+      remember(thread, caller, walk, node)
+    }
+    return node
   }
 
   // MARK: a capture inside a hook

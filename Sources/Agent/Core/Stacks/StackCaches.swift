@@ -16,17 +16,23 @@ enum StackCaches {
     for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
     for index in 0..<Int(ALLOCS_CHILD_COUNT) { allocs_children(thread)[index].pc = 0 }
     for index in 0..<UInt64(ALLOCS_INNER_SITE_COUNT) { allocs_inner_site(thread, index << 4).pointee.pc = 0 }
-    thread.pointee.must_forget = 1
+    allocs_stacks(thread).pointee.must_forget = 1
     thread.pointee.frame_count = 0
-    thread.pointee.checked_frame_count = 0
   }
 
-  /// Forgets the frames kept, whose rules may be wrong by now, if a flush has asked for it. The
-  /// thread itself calls this, before a walk.
+  /// Forgets the frames kept, whose rules may be wrong by now, and the memo, if a flush has asked
+  /// for it. The thread itself calls this, before a capture; until then its hooks leave the memo
+  /// alone.
   @inline(__always)
   static func forgetFramesIfAsked(_ thread: Thread) {
-    guard thread.pointee.must_forget != 0 else { return }
-    thread.pointee.must_forget = 0
+    guard allocs_stacks(thread).pointee.must_forget != 0 else { return }
+    forget(thread)
+  }
+
+  @inline(never)
+  private static func forget(_ thread: Thread) {
+    allocs_stacks(thread).pointee.must_forget = 0
+    Stack.forgetAll(thread)
     for index in 0..<Int(ALLOCS_FRAMES_KEPT) { allocs_frames(thread)[index].pc = 0 }
   }
 }

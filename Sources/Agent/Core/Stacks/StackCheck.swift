@@ -11,14 +11,9 @@ enum StackCheck {
   /// counted.
   @inline(never)
   static func node(
-    _ thread: Thread, _ caller: Caller, _ shared: UnsafeMutablePointer<allocs_shared>, _ header: StackNodes.Header,
-    _ limit: Int, _ capture: () -> UInt32
+    _ thread: Thread, _ caller: Caller, _ header: StackNodes.Header, _ limit: Int, _ capture: () -> UInt32
   ) -> UInt32 {
-    // Between captures the list seems empty, so that no hook takes the short way past this check.
-    thread.pointee.frame_count = thread.pointee.checked_frame_count
     let node = capture()
-    thread.pointee.checked_frame_count = thread.pointee.frame_count
-    thread.pointee.frame_count = 0
     guard node != 0 else { return 0 }
     Index.count(ALLOCS_COUNTER_STACKS_CHECKED)
     if !isRecorded(thread, caller, node, header, limit) { Index.count(ALLOCS_COUNTER_STACKS_DIFFERING) }

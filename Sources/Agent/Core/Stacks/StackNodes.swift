@@ -39,18 +39,28 @@ enum StackNodes {
     if OwnFrames.isOwn(pc), parent != 0 { return parent }
     // A call lies before the address that it returns to.
     let address = flags & ALLOCS_NODE_INTERRUPTED.rawValue == 0 ? pc &- 1 : pc
-    var flags = flags
-    var first: UInt32 = 0
-    if shared.pointee.modules_unloaded != 0 {
+    guard shared.pointee.modules_unloaded == 0 else {
       let module = Modules.note(shared, header, address: address)
-      flags |= module << ALLOCS_NODE_MODULE_SHIFT
-      first = Modules.firstNode(header, ofModule: module)
+      return node(
+        shared, header, parent: parent, pc: pc, flags: flags | module << ALLOCS_NODE_MODULE_SHIFT, address: address,
+        from: Modules.firstNode(header, ofModule: module))
     }
+    return node(shared, header, parent: parent, pc: pc, flags: flags, address: address, from: 0)
+  }
+
+  /// The node with these fields, `first` or a later one.
+  @inline(__always)
+  private static func node(
+    _ shared: Shared, _ header: Header, parent: UInt32, pc: UInt64, flags: UInt32, address: UInt64,
+    from first: UInt32
+  ) -> UInt32 {
     return withUnsafeMutablePointer(to: &shared.pointee.nodes) { state in
       let table = InternTable<allocs_node>(state, header, ALLOCS_SECTION_NODES)
       let nodes = table.entries
       let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
       return table.id(
+        // Where frames were cut off, `parent` is their number.
+        owner: flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 ? parent : nil,
         hash: InternTable<allocs_node>.hash(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed),
         matches: { id in
           nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags && id >= first

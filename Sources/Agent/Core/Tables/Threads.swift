@@ -222,6 +222,7 @@ enum Threads {
       withUnsafeMutablePointer(to: &entry.pointee.identity.name) { System.threadName($0) }
     }
     thread.pointee.full_stacks = shared.pointee.full_stacks
+    allocs_stacks(thread).pointee.is_checked = shared.pointee.checks_stacks
     thread.pointee.last_pool = allocs_last_pool()
     giveRegions(thread, shared)
   }

@@ -14,8 +14,19 @@
 
 #define ALLOCS_INTERN_LEVELS 5u  // 2^12 to 2^28 cells
 
-// A hash table that finds the id of a node, or of a context.
+#define ALLOCS_LINKS_PER_CHUNK 0x10000u
+#define ALLOCS_LINK_CHUNKS (ALLOCS_CONTEXT_LIMIT / ALLOCS_LINKS_PER_CHUNK)
+
+// The lists of an intern table, by number: the head of the list of the node with this number, and
+// the id that follows this number in the list that it is in. 0: none.
+struct allocs_intern_link {
+  uint32_t first;
+  uint32_t next;
+};
+
+// Finds the id of a node, or of a context: lists, and a hash table (InternTable.swift).
 struct allocs_intern_table {
+  struct allocs_intern_link *links[ALLOCS_LINK_CHUNKS];
   uint32_t *levels[ALLOCS_INTERN_LEVELS];
   uint64_t next_id;     // next id to hand out
   uint64_t committed;   // ids below are backed by memory
@@ -106,6 +117,9 @@ struct allocs_shared {
   uint64_t region_pages[((ALLOCS_REGION_LEVEL0_OFFSET + ALLOCS_REGION_LEVEL0_WORDS * 8) / ALLOCS_PAGE_SIZE + 63) / 64];
 };
 
+static inline void *_Nullable *_Nonnull allocs_link_chunks(struct allocs_intern_table *_Nonnull table) {
+  return (void **)table->links;
+}
 static inline struct allocs_lease *_Nonnull allocs_leases(struct allocs_shared *_Nonnull shared) {
   return shared->leases;
 }

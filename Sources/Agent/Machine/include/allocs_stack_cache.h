@@ -5,6 +5,7 @@
 #ifndef ALLOCS_STACK_CACHE_H
 #define ALLOCS_STACK_CACHE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "SharedLayout.h"
@@ -59,6 +60,77 @@ struct allocs_child {
 #define ALLOCS_CHILD_COUNT 2048u
 #define ALLOCS_CHILD_SHIFT 53u
 
+// A stack that was captured: the registers that the capture began with, the stack's node, and all
+// words of the stack that lead from frame to frame, outermost first, in groups of four. The fields
+// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record.
+struct allocs_record {
+  uint64_t pc;
+  uint64_t sp;
+  uint64_t fp;
+  uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
+  uint32_t node;
+  uint32_t groups;
+};
+#define ALLOCS_GROUP_WORDS 4u
+struct allocs_word_group {
+  uint32_t offsets[ALLOCS_GROUP_WORDS];
+  uint64_t values[ALLOCS_GROUP_WORDS];
+};
+
+// What is known of the stacks with one return address and one stack pointer: at which distances from
+// the stack pointer, in bytes, they have been found to differ. Two words there are part of the hash
+// by which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself.
+struct allocs_memo_door {
+  uint64_t pc;
+  uint64_t sp;
+  int32_t offset;
+  int32_t other_offset;
+  uint32_t changes;  // of the two
+  uint32_t unused;
+};
+#define ALLOCS_DOOR_NOWHERE (-8)
+#define ALLOCS_MEMO_DOORS 1024u  // in pairs
+#define ALLOCS_DOOR_SHIFT 55u
+
+// Whether the stack from `sp` on is the stack of the record, which was captured with this stack
+// pointer. No comparison is a branch: it could not be predicted where the loop is entered for
+// another record each time. In C, because the compiler must be kept from making branches.
+static inline bool allocs_record_is_of(const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
+  const struct allocs_word_group *group = (const struct allocs_word_group *)(record + 1);
+  uint64_t difference = (record->fp ^ fp) & record->fp_mask;
+  for (uint32_t left = record->groups; left != 0; left--, group++) {
+    const char *const words = (const char *)sp;
+    uint64_t one = *(const uint64_t *)(words + group->offsets[0]) ^ group->values[0];
+    uint64_t two = *(const uint64_t *)(words + group->offsets[1]) ^ group->values[1];
+    one |= *(const uint64_t *)(words + group->offsets[2]) ^ group->values[2];
+    two |= *(const uint64_t *)(words + group->offsets[3]) ^ group->values[3];
+    difference |= one | two;
+    __asm__("" : "+r"(difference));
+  }
+  return difference == 0;
+}
+
+// Where the records of some stacks are: of those whose hash has the set's number as a part. `tags`
+// are another part of it, 0 if the way is empty; `places` are bytes from the start of the room.
+#define ALLOCS_MEMO_WAYS 4u
+struct allocs_memo_set {
+  uint32_t tags[ALLOCS_MEMO_WAYS];
+  uint32_t places[ALLOCS_MEMO_WAYS];
+};
+#define ALLOCS_MEMO_SETS 512u
+#define ALLOCS_MEMO_SHIFT 55u
+// Room for records, which is used in turn, part by part.
+#define ALLOCS_MEMO_PART 0x8000u
+#define ALLOCS_MEMO_PARTS 8u
+
+// Stacks that a thread has captured more than once (Stack+Memo.swift). Mapped when the thread has
+// the first such stack.
+struct allocs_memo {
+  struct allocs_memo_door doors[ALLOCS_MEMO_DOORS];
+  struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
+  uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
+};
+
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
 struct allocs_stack_block {
@@ -69,12 +141,22 @@ struct allocs_stack_block {
   struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
   uint16_t met[ALLOCS_FRAME_LIMIT];                 // frames that the walk under way has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
+  struct allocs_memo *memo;  // null: none yet
+  uint32_t memo_used;        // where the next record goes, in bytes from the start of the memo's room
+  uint32_t memo_left;        // bytes from there to the end of its part of the room
+  uint32_t memo_refused;     // there was no memory for a memo
+  uint32_t must_forget;      // a module was unloaded: rules may be wrong by now
+  uint32_t is_checked;       // captures are checked: hooks must not take a stack from the memo by themselves
+  uint32_t unused_word;
   // To the end of a page.
   uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 +
-                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16) % 4096];
+                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16 + 32) % 4096];
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
+_Static_assert(sizeof(struct allocs_record) == 40 && sizeof(struct allocs_word_group) == 48, "no padding");
+_Static_assert(ALLOCS_MEMO_SETS == 1u << (64 - ALLOCS_MEMO_SHIFT), "a set for each number");
+_Static_assert(ALLOCS_MEMO_DOORS == 2u << (64 - ALLOCS_DOOR_SHIFT), "two to a pair");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 

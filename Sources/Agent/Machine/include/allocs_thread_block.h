@@ -113,9 +113,7 @@ struct allocs_thread_block {
   uint32_t foreign_skips;        // times that the kernel is not asked for the alternate stack
   uint32_t frame_count;          // of the list of frames
   uint32_t walk;                 // number of the last walk
-  uint32_t must_forget;          // a module was unloaded: the frames kept may have wrong rules
   uint32_t frames_cut;           // frames beyond the depth limit; 0: the stack was not cut
-  uint32_t checked_frame_count;  // frame_count between captures that are checked
   uint32_t capturing;
   struct allocs_thread_block *next;  // in the queue of ended threads
   uint32_t destructor_rounds;
@@ -166,6 +164,26 @@ static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_
 }
 static inline struct allocs_child *_Nonnull allocs_children(struct allocs_thread_block *_Nonnull thread) {
   return allocs_stacks(thread)->children;
+}
+// The thread's memo; null if it has none, or if a hook must not look there by itself.
+static inline struct allocs_memo *_Nullable allocs_open_memo(struct allocs_thread_block *_Nonnull thread) {
+  const struct allocs_stack_block *stacks = allocs_stacks(thread);
+  return stacks->must_forget | stacks->is_checked ? NULL : stacks->memo;
+}
+static inline struct allocs_memo_door *_Nonnull allocs_memo_doors(struct allocs_memo *_Nonnull memo) {
+  return memo->doors;
+}
+static inline struct allocs_memo_set *_Nonnull allocs_memo_sets(struct allocs_memo *_Nonnull memo) {
+  return memo->sets;
+}
+static inline uint8_t *_Nonnull allocs_memo_room(struct allocs_memo *_Nonnull memo) { return memo->room; }
+static inline uint32_t *_Nonnull allocs_memo_tags(struct allocs_memo_set *_Nonnull set) { return set->tags; }
+static inline uint32_t *_Nonnull allocs_memo_places(struct allocs_memo_set *_Nonnull set) { return set->places; }
+static inline uint32_t *_Nonnull allocs_group_offsets(struct allocs_word_group *_Nonnull group) {
+  return group->offsets;
+}
+static inline uint64_t *_Nonnull allocs_group_values(struct allocs_word_group *_Nonnull group) {
+  return group->values;
 }
 static inline uint16_t *_Nonnull allocs_met_frames(struct allocs_thread_block *_Nonnull thread) {
   return allocs_stacks(thread)->met;
