@@ -12,14 +12,14 @@ public struct TopTable: Hashable, Sendable {
   public typealias Site = SiteTable.Site
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   public var table: SiteTable
   /// The known losses of the index.
   public var losses: Losses
   /// Of a recording: the number of events that are missing from it.
   public var lostEvents: UInt64 = 0
 
-  public init(processID: Int32, command: [String], table: SiteTable, losses: Losses = Losses()) {
+  public init(processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
     self.command = command
     self.table = table
