@@ -85,6 +85,8 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	scripts/check-comments
 	scripts/check-foreign --self-test
 	scripts/check-foreign
+	scripts/check-text --self-test
+	scripts/check-text
 	scripts/check-markdown --self-test
 	scripts/check-markdown
 	scripts/add-spdx --self-test

@@ -136,7 +136,7 @@ let package = Package(
       exclude: ["CDeflate", "CLibdw", "CLzma", "CZstd", "CDemangle", "StoppedThread"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libdeflate.a", "-Xlinker", "-l:libzstd.a"])]),
     .target(
-      name: "Provenance", dependencies: ["Bounds", "IndexReader", "Symbols"],
+      name: "Provenance", dependencies: ["Bounds", "ByteText", "IndexReader", "Symbols"],
       resources: [.embedInCode("Wrappers.txt")]),
     .target(
       name: "CPprof", path: "Sources/Answers/Profiles/CPprof", exclude: ["pprof.proto"],
@@ -215,7 +215,7 @@ let package = Package(
       path: "Benchmarks/Drain"),
 
     // MARK: tests
-    .target(name: "TestSupport", dependencies: ["SharedLayout"], path: "Tests/TestSupport"),
+    .target(name: "TestSupport", dependencies: ["ByteText", "SharedLayout"], path: "Tests/TestSupport"),
     .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"]),
     .testTarget(name: "MeasurementTests", dependencies: ["Measurement", "TestSupport"]),
     .testTarget(name: "SharedLayoutTests", dependencies: ["SharedLayout", "TestSupport"]),
@@ -248,7 +248,8 @@ let package = Package(
       name: "SymbolsTests", dependencies: ["Bounds", "ByteText", "FileFacts", "Symbols", "TestSupport"],
       exclude: ["Programs"]),
     .testTarget(
-      name: "ProvenanceTests", dependencies: ["IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
+      name: "ProvenanceTests",
+      dependencies: ["ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "TestSupport"]),
     .testTarget(
       name: "AnswersTests",
       dependencies: [

@@ -43,9 +43,9 @@ public struct Answer: Hashable, Sendable {
   public struct Thread: Hashable, Sendable {
     /// The kernel's id, as in /proc/PID/task.
     public var id: UInt32
-    public var name: String?
+    public var name: ForeignText?
 
-    public init(id: UInt32, name: String?) {
+    public init(id: UInt32, name: ForeignText?) {
       self.id = id
       self.name = name
     }
@@ -53,13 +53,13 @@ public struct Answer: Hashable, Sendable {
 
   /// A variable or function.
   public struct Symbol: Hashable, Sendable {
-    public var name: String
+    public var name: ForeignText
     /// Bytes; nil if the symbol table does not say.
     public var size: UInt64?
     /// Bytes from the symbol's start to the address.
     public var offset: UInt64
 
-    public init(name: String, size: UInt64?, offset: UInt64) {
+    public init(name: ForeignText, size: UInt64?, offset: UInt64) {
       self.name = name
       self.size = size
       self.offset = offset
@@ -109,11 +109,11 @@ public struct Answer: Hashable, Sendable {
   /// Bytes, if the call asked for an alignment (heap).
   public var alignment: UInt64?
   /// The allocator whose memory it is: its name, else its module's file name, such as `libc.so.6` (heap).
-  public var allocator: String?
+  public var allocator: ForeignText?
   /// Path of the module that has the allocator's code (heap).
-  public var allocatorModule: String?
+  public var allocatorModule: ForeignText?
   /// The function that was called, such as `calloc` (heap).
-  public var function: String?
+  public var function: ForeignText?
   /// The thread that allocated (heap), or whose stack it is (stack).
   public var thread: Thread?
   /// Seconds since the allocation (heap); of a process that is gone, until now as well.
@@ -133,9 +133,9 @@ public struct Answer: Hashable, Sendable {
   /// The variable or function that the address is in (static).
   public var symbol: Symbol?
   /// Section of the module, such as `.bss` (static).
-  public var section: String?
+  public var section: ForeignText?
   /// Path of the module (static).
-  public var module: String?
+  public var module: ForeignText?
   /// Why no symbol of the module is known (static).
   public var unnamed: NameLoss?
   /// The part of a variable, by debug information (static).
@@ -164,7 +164,7 @@ public struct Answer: Hashable, Sendable {
   public var losses = Losses()
 
   /// Why a variable's name may be incomplete, with its module. Frames have such reasons of their own.
-  public var variableProblem: String?
+  public var variableProblem: ForeignText?
 
   public init(address: UInt64, kind: Kind) {
     self.address = address

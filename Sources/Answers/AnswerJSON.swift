@@ -154,7 +154,7 @@ extension ByteWriter {
     append(",\"offset\":", decimal: offset)
   }
 
-  mutating func appendOrigin(allocator: String?, module: String?, function: String?) {
+  mutating func appendOrigin(allocator: ForeignText?, module: ForeignText?, function: ForeignText?) {
     if let allocator { append(",\"allocator\":", string: allocator) }
     if let module { append(",\"allocator_module\":", string: module) }
     if let function { append(",\"function\":", string: function) }
@@ -179,7 +179,7 @@ extension ByteWriter {
   }
 
   /// Appends `,"names_missing":[…]`, nothing if there are no reasons.
-  mutating func append(namesMissing reasons: [String]) {
+  mutating func append(namesMissing reasons: [ForeignText]) {
     guard !reasons.isEmpty else { return }
     append(",\"names_missing\":")
     appendArray(reasons)
@@ -221,6 +221,12 @@ extension ByteWriter {
 
   @inline(__always)
   mutating func append(_ name: StaticString, string: String) {
+    append(name)
+    appendJSONString(string)
+  }
+
+  @inline(__always)
+  mutating func append(_ name: StaticString, string: ForeignText) {
     append(name)
     appendJSONString(string)
   }

@@ -105,7 +105,7 @@ extension Answer {
   }
 
   private var staticHeadline: String {
-    let file = module.map { TextLayout.printable(Self.lastComponent($0)) }
+    let file = module.map { $0.fileName.escaped }
     let section = section.map { TextLayout.printable($0) }
     let place =
       switch (section, file) {
@@ -149,9 +149,9 @@ extension Answer {
     // The file's name alone: the line below has the path.
     if mapping.isFile {
       let place = Units.grouped(mapping.offset &+ (address &- mapping.start))
-      return "byte \(place) of the file \(TextLayout.printable(Self.lastComponent(path)))"
+      return "byte \(place) of the file \(path.fileName.escaped)"
     }
-    return "\(offset) into a mapping of \(TextLayout.printable(Self.lastComponent(path)))"
+    return "\(offset) into a mapping of \(path.fileName.escaped)"
   }
 
   // MARK: who and when
@@ -159,8 +159,8 @@ extension Answer {
   private var allocatorWords: String? { Self.words(of: allocator, module: allocatorModule, function: function) }
 
   /// The name of an allocator beside its function: an allocator that has no other name is called by its module.
-  static func words(of allocator: String?, module: String?, function: String?) -> String? {
-    let name = allocator == function ? module.map { lastComponent($0) } ?? allocator : allocator
+  static func words(of allocator: ForeignText?, module: ForeignText?, function: ForeignText?) -> String? {
+    let name = allocator == function ? module.map { $0.fileName } ?? allocator : allocator
     return name.map { TextLayout.printable($0) }
   }
 
@@ -229,11 +229,11 @@ extension Answer {
 
   /// For each module of the frames that has no names though its file may have some: which module, and why. In phrases.
   private static func lossLines(of frames: [Frame]) -> [[String]] {
-    var told: Set<String> = []
+    var told: Set<ForeignText> = []
     return frames.compactMap { frame in
       guard let why = frame.unnamed else { return nil }
-      let module = frame.module.map { TextLayout.printable(lastComponent($0)) } ?? "the module at \(hex(frame.pc))"
-      guard told.insert(frame.module ?? why.rawValue).inserted else { return nil }
+      let module = frame.module.map { $0.fileName.escaped } ?? "the module at \(hex(frame.pc))"
+      guard told.insert(frame.module ?? ForeignText(why.rawValue)).inserted else { return nil }
       return ["… no names of \(module): \(why.rawValue)"]
     }
   }
@@ -298,17 +298,17 @@ extension Answer {
 
   private static func name(of frame: Frame) -> String {
     if let name = frame.function ?? frame.placeName { return TextLayout.printable(name) }
-    let module = frame.module.map { TextLayout.printable(lastComponent($0)) }
+    let module = frame.module.map { $0.fileName.escaped }
     return "\(hex(frame.pc)) in \(module ?? "no module")"
   }
 
   /// The text behind a function's name: the file with the line, or the module.
   private static func place(of frame: Frame) -> (before: String, name: String, after: String)? {
     if let file = frame.file {
-      return (" (", TextLayout.printable(lastComponent(file)), frame.line.map { ":\($0))" } ?? ")")
+      return (" (", file.fileName.escaped, frame.line.map { ":\($0))" } ?? ")")
     }
     guard frame.function != nil, let module = frame.module else { return nil }
-    return (" in ", TextLayout.printable(lastComponent(module)), "")
+    return (" in ", module.fileName.escaped, "")
   }
 
   static func name(of thread: Thread) -> String {
@@ -317,7 +317,7 @@ extension Answer {
   }
 
   /// Why names are incomplete, each reason once.
-  private var namesMissing: [String] {
+  private var namesMissing: [ForeignText] {
     let stacks = [[stack], [contents, containers].joined().map(\.stack), [mappedBy?.stack]].joined()
     let frames = [stacks.flatMap { $0?.frames ?? [] }, frame?.functions ?? []].flatMap { $0 }
     return frames.problems(and: variableProblem)
@@ -372,11 +372,6 @@ extension Answer {
     if let short = TextLayout.fitPath(name, columns: room &- size.count) { return "\(place) \(short)\(mark)\(size)" }
     return "\(place) \(TextLayout.fit(name, columns: max(8, room), head: 1))\(mark)"
   }
-
-  /// The last part of a path.
-  public static func fileName(of path: String) -> String { lastComponent(path) }
-
-  static func lastComponent(_ path: String) -> String { Origin.fileName(of: path) }
 }
 
 extension Answer.Container {
@@ -400,14 +395,14 @@ extension Answer.Container {
 
 extension [Frame] {
   /// Why names of these frames are incomplete, each reason once, with its module.
-  package var problems: [String] { problems(and: nil) }
+  package var problems: [ForeignText] { problems(and: nil) }
 
-  func problems(and further: String?) -> [String] {
-    var found: [String] = []
-    var told: Set<String> = []
+  func problems(and further: ForeignText?) -> [ForeignText] {
+    var found: [ForeignText] = []
+    var told: Set<ForeignText> = []
     for frame in self {
       guard let problem = frame.problem, let module = frame.module else { continue }
-      let words = "\(Answer.lastComponent(module)): \(problem)"
+      let words: ForeignText = "\(module.fileName): \(problem)"
       if told.insert(words).inserted { found.append(words) }
     }
     if let further, told.insert(further).inserted { found.append(further) }

@@ -93,7 +93,10 @@ public struct ByteWriter: ~Copyable {
   }
 
   /// The text in quotes, escaped as JSON (RFC 8259) asks.
-  public mutating func appendJSONString(_ text: ForeignText) { appendJSONString(text.unescaped) }
+  @inline(__always)
+  public mutating func appendJSONString(_ text: ForeignText) {
+    appendJSONString(text.unescaped)  // raw: the escapes are those of JSON
+  }
 
   @inline(__always)
   private mutating func append(buffer: UnsafeBufferPointer<UInt8>) {

@@ -28,9 +28,9 @@ extension Answer {
     public var kind: Kind
     public var block: Block
     /// The allocator's name, and the path of the module that has its code.
-    public var allocator: String?
-    public var allocatorModule: String?
-    public var function: String?
+    public var allocator: ForeignText?
+    public var allocatorModule: ForeignText?
+    public var function: ForeignText?
     public var thread: Thread?
     /// Seconds since the allocation.
     public var age: Double?

@@ -54,7 +54,7 @@ final class ELFFiles: Sendable {
       file: Double(found.state.seconds) < start ? found.state : nil, isDeleted: file.isDeleted, process: process)
   }
 
-  private func found(_ file: Mapping, _ path: String, _ processID: Int32) -> Found? {
+  private func found(_ file: Mapping, _ path: ForeignText, _ processID: Int32) -> Found? {
     let key = Key(device: file.device, inode: file.inode)
     if let found = known.withLock({ $0[key] }) { return found }
     let found = Self.read(file, path, processID)
@@ -68,11 +68,11 @@ final class ELFFiles: Sendable {
   }
 
   /// What is in the file that process `processID` has mapped as `file`, if that is an ELF file.
-  private static func read(_ file: Mapping, _ path: String, _ processID: Int32) -> Found? {
+  private static func read(_ file: Mapping, _ path: ForeignText, _ processID: Int32) -> Found? {
     let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
     // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as
     // in a container the path means another file than here; there the inode must tell.
-    var places = ["/proc/\(processID)/map_files/\(bounds)"]
+    var places: [ForeignText] = ["/proc/\(processID)/map_files/\(bounds)"]
     if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {
       guard let opened = try? RegularFile(path: place) else { continue }

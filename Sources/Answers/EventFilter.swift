@@ -3,6 +3,7 @@
 // as text.
 
 import Bounds
+import ByteText
 import IndexReader
 import Provenance
 import SystemAccess
@@ -101,10 +102,10 @@ public struct EventFilter: Sendable {
   }
 
   /// Whether a name fits one of the patterns; true if there are none.
-  static func fits(_ name: String?, _ patterns: [[UInt8]]) -> Bool {
+  static func fits(_ name: ForeignText?, _ patterns: [[UInt8]]) -> Bool {
     guard !patterns.isEmpty else { return true }
     guard let name else { return false }
-    let whole = Array(name.utf8)
+    let whole = Array(name.unescaped.utf8)  // raw: compared with patterns
     let plain = FunctionName.plain(whole)
     // Name and pattern may be long, and made so that they nearly match.
     var meter = BudgetMeter(interval: 16)

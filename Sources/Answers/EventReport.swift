@@ -4,6 +4,7 @@
 // A report is made for each batch of events, as it sees threads and modules as of its start; names are those of the
 // process's view, and live across batches.
 
+import ByteText
 import Glibc
 import IndexReader
 import Provenance
@@ -69,7 +70,7 @@ public struct EventReport: ~Copyable {
     if !filter.threads.isEmpty {
       let thread = thread(of: event)
       let isNamed = thread.map {
-        EventFilter.fits("\($0.id)", filter.threads) || EventFilter.fits($0.name, filter.threads)
+        EventFilter.fits(ForeignText("\($0.id)"), filter.threads) || EventFilter.fits($0.name, filter.threads)
       }
       guard isNamed ?? false else { return false }
     }
@@ -127,7 +128,7 @@ public struct EventReport: ~Copyable {
     writer.append("}\n")
   }
 
-  private func modulePath(_ event: Event) -> String? {
+  private func modulePath(_ event: Event) -> ForeignText? {
     // Another module may have the entry by now.
     view.shared.segment.module(index: Int(truncatingIfNeeded: event.context)).flatMap {
       $0.start == event.address ? $0.path : nil
@@ -187,7 +188,7 @@ public struct EventReport: ~Copyable {
       return siteName(event.origin, event.ticks, columns &- 3).map { "of \($0)" } ?? ""
     case .threadStart, .threadEnd, .resumed: return thread?.name.map { "\"\(TextLayout.printable($0))\"" } ?? ""
     case .moduleLoad, .moduleUnload:
-      return modulePath(event).map { TextLayout.printable(Answer.lastComponent($0)) } ?? ""
+      return modulePath(event)?.fileName.escaped ?? ""
     case nil: return ""
     }
   }

@@ -25,11 +25,11 @@ public struct IndexedProcess: Hashable, Sendable {
   /// How it ended; nil if it runs, or nobody learned how it ended: see ProcessEnding.
   public var ending: ProcessEnding?
   /// Why it is not known how it ended; nil if it is known, or the process runs.
-  public var unknownEnding: String?
+  public var unknownEnding: ForeignText?
   /// Owner of the segment.
   public var userID: UInt32
   /// Program and arguments; empty if not known.
-  public var command: [String]
+  public var command: [ForeignText]
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64
   /// Seconds since 1970-01-01 UTC when it started; nil if that can't be told.
@@ -37,18 +37,18 @@ public struct IndexedProcess: Hashable, Sendable {
   /// Bytes of memory that the segment takes.
   public var segmentBytes: UInt64
   /// Path of the segment.
-  public var path: String
+  public var path: ForeignText
   /// Blocks that were allocated and not indexed; nil if not known.
   public var lostBlocks: UInt64?
   /// All known losses of the index, lost blocks included.
   public var losses = Losses()
   /// Why it is unreadable or not permitted, and what to do.
-  public var problem: String?
+  public var problem: ForeignText?
 
   public init(
-    processID: Int32, state: State, userID: UInt32, command: [String], startTime: UInt64, started: Double?,
-    segmentBytes: UInt64, path: String, lostBlocks: UInt64?, ending: ProcessEnding? = nil,
-    unknownEnding: String? = nil, problem: String? = nil
+    processID: Int32, state: State, userID: UInt32, command: [ForeignText], startTime: UInt64, started: Double?,
+    segmentBytes: UInt64, path: ForeignText, lostBlocks: UInt64?, ending: ProcessEnding? = nil,
+    unknownEnding: ForeignText? = nil, problem: ForeignText? = nil
   ) {
     self.processID = processID
     self.state = state
@@ -79,7 +79,7 @@ public struct IndexedProcess: Hashable, Sendable {
       processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
       startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime, file.offsets ?? .own),
       segmentBytes: file.allocatedBytes,
-      path: file.path, lostBlocks: nil)
+      path: ForeignText(file.path), lostBlocks: nil)
     do throws(Complaint) {
       let segment = try Segment(path: file.path)
       command = segment.command
@@ -90,10 +90,10 @@ public struct IndexedProcess: Hashable, Sendable {
       try segment.checkIntact()
       if !file.isLive {
         ending = ProcessEnding(ofSegment: file.path)
-        if ending == nil { unknownEnding = UnknownEnding.reason(ofSegment: file.path) }
+        if ending == nil { unknownEnding = ForeignText(UnknownEnding.reason(ofSegment: file.path)) }
       }
     } catch {
-      problem = error.description
+      problem = ForeignText(error.description)
       command = []
       lostBlocks = nil
       losses = Losses()
@@ -125,27 +125,27 @@ public struct IndexedProcess: Hashable, Sendable {
   }
 
   /// The name of user `id`, or the number as text.
-  static func name(ofUser id: UInt32) -> String {
+  static func name(ofUser id: UInt32) -> ForeignText {
     var entry = passwd()
     var found: UnsafeMutablePointer<passwd>?
     return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 16_384) { buffer in
       guard let start = buffer.baseAddress, getpwuid_r(id, &entry, start, buffer.count, &found) == 0, found != nil,
         let name = entry.pw_name
-      else { return String(id) }
-      return String(cString: name)
+      else { return ForeignText(String(id)) }
+      return ForeignText(reversibly: name)
     }
   }
 
   /// `redis-server, process 4242`.
-  static func title(_ processID: Int32, _ command: [String]) -> String {
+  static func title(_ processID: Int32, _ command: [ForeignText]) -> String {
     guard let program = command.first, !program.isEmpty else { return "process \(processID)" }
-    return "\(TextLayout.printable(Answer.lastComponent(program))), process \(processID)"
+    return "\(program.fileName), process \(processID)"
   }
 
   /// The command as a person would type it, more or less: the program without its directory, then its arguments.
   var commandLine: String {
     guard let program = command.first else { return "" }
-    return TextLayout.printable([[Answer.lastComponent(program)], command.dropFirst()].joined().joined(separator: " "))
+    return [[program.fileName], Array(command.dropFirst())].flatMap { $0 }.joined(separator: " ").escaped
   }
 
   /// Seconds for which it has run; nil if it does not run, or its start is not known.

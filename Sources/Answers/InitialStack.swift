@@ -135,9 +135,9 @@ struct InitialStack {
     return kernelString(at: address) ?? pointer(at: address)
   }
 
-  private static func text(_ bytes: ArraySlice<UInt8>) -> String {
-    let text = String(reversibly: bytes.prefix(Self.longestText))
-    return bytes.count > longestText ? text + "…" : text
+  private static func text(_ bytes: ArraySlice<UInt8>) -> ForeignText {
+    let text = ForeignText(reversibly: bytes.prefix(Self.longestText))
+    return bytes.count > longestText ? "\(text)…" : text
   }
 
   /// The parts that entries of the auxiliary vector point to.
@@ -162,7 +162,7 @@ struct InitialStack {
     guard let counts, address >= start else { return nil }
     var rest = (address &- start) / 8
     let offset = (address &- start) % 8
-    func pointer(_ name: String) -> Answer.Part { Answer.Part(.pointers, name: name, offset: offset, size: 8) }
+    func pointer(_ name: ForeignText) -> Answer.Part { Answer.Part(.pointers, name: name, offset: offset, size: 8) }
     if rest == 0 { return pointer("argc") }
     rest &-= 1
     if rest <= counts.arguments { return pointer("argv[\(rest)]") }
@@ -172,12 +172,12 @@ struct InitialStack {
     guard rest / 2 < UInt64(truncatingIfNeeded: vector.count) else { return nil }
     let entry = vector[Int(truncatingIfNeeded: rest / 2)]
     return Answer.Part(
-      .auxiliaryVector, name: Self.names[entry.type] ?? "type \(entry.type)", text: hex(entry.value),
+      .auxiliaryVector, name: Self.names[entry.type] ?? "type \(entry.type)", text: ForeignText(hex(entry.value)),
       offset: rest % 2 &* 8 &+ offset, size: 16)
   }
 
   /// Linux include/uapi/linux/auxvec.h and arch/x86/include/uapi/asm/auxvec.h.
-  private static let names: [UInt64: String] = [
+  private static let names: [UInt64: ForeignText] = [
     0: "AT_NULL", 2: "AT_EXECFD", 3: "AT_PHDR", 4: "AT_PHENT", 5: "AT_PHNUM", 6: "AT_PAGESZ", 7: "AT_BASE",
     8: "AT_FLAGS", 9: "AT_ENTRY", 10: "AT_NOTELF", 11: "AT_UID", 12: "AT_EUID", 13: "AT_GID", 14: "AT_EGID",
     15: "AT_PLATFORM", 16: "AT_HWCAP", 17: "AT_CLKTCK", 23: "AT_SECURE", 24: "AT_BASE_PLATFORM", 25: "AT_RANDOM",

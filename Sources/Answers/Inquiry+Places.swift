@@ -54,7 +54,7 @@ extension Inquiry {
   // MARK: arenas
 
   /// The allocator's arena that holds the block, or that holds `address` beside such a block.
-  mutating func arena(at address: UInt64, of block: Answer.Block?, allocator: String?) -> Answer.Arena? {
+  mutating func arena(at address: UInt64, of block: Answer.Block?, allocator: ForeignText?) -> Answer.Arena? {
     guard let allocator else { return nil }
     guard allocator.hasPrefix("libc.so") || allocator.hasPrefix("libc-2") else {
       return record(at: address).map { Answer.Arena(range: $0.range, kind: .mapped) }
@@ -86,7 +86,7 @@ extension Inquiry {
   }
 
   /// The allocator of the nearest block, if that block lies in the same mapping.
-  mutating func allocator(beside lookup: Lookup, in mapping: Mapping?) -> String? {
+  mutating func allocator(beside lookup: Lookup, in mapping: Mapping?) -> ForeignText? {
     guard let mapping else { return nil }
     for block in [lookup.previous, lookup.next] {
       guard let block, mapping.contains(block.base),

@@ -311,8 +311,8 @@ public struct Inquiry: ~Copyable {
   }
 
   /// Why a variable of a module has no name, or only its symbol's name.
-  func variableProblem(in module: ModuleReference) -> String? {
-    view.symbolizer.variableProblem(in: module).map { "\(Answer.lastComponent(module.path)): \($0)" }
+  func variableProblem(in module: ModuleReference) -> ForeignText? {
+    view.symbolizer.variableProblem(in: module).map { "\(module.path.fileName): \($0)" }
   }
 
   // MARK: stacks

@@ -2,6 +2,7 @@
 // The known losses of an index. They stand in every answer that comes from the index, in the same words in text and
 // JSON.
 
+import ByteText
 import IndexReader
 
 /// The parts that are missing from an index, as far as that is known; all zero where nothing is missing.
@@ -17,7 +18,7 @@ public struct Losses: Hashable, Sendable {
   /// their memory handed out again. Of other blocks that were given back unseen, the index still says that they live.
   public var imbalance: Int64 = 0
   /// Functions and allocators that the agent could not hook.
-  public var mayPassBy: [String] = []
+  public var mayPassBy: [ForeignText] = []
 
   public init() {}
 
@@ -36,7 +37,7 @@ public struct Losses: Hashable, Sendable {
     }
     if imbalance != 0 { phrases.append(imbalanceText) }
     if !mayPassBy.isEmpty {
-      phrases.append("allocations may pass by: \(mayPassBy.map { TextLayout.printable($0) }.joined(separator: ", "))")
+      phrases.append("allocations may pass by: \(mayPassBy.joined(separator: ", "))")
     }
     return phrases
   }
@@ -92,7 +93,7 @@ extension Losses {
   }
 
   /// `mallocx of libjemalloc.so.2`, `the allocator of php`.
-  static func name(of bypass: Bypass) -> String {
-    "\(bypass.function ?? "the allocator") of \(bypass.module.map { Answer.lastComponent($0) } ?? "the executable")"
+  static func name(of bypass: Bypass) -> ForeignText {
+    "\(bypass.function ?? "the allocator") of \(bypass.module?.fileName ?? "the executable")"
   }
 }

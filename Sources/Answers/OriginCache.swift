@@ -67,7 +67,7 @@ struct OriginCache {
   func node(ofOriginAt index: Int) -> UInt32 { origins[index].origin.node }
 
   @inline(__always)
-  func allocator(ofOriginAt index: Int) -> String? { origins[index].origin.allocator }
+  func allocator(ofOriginAt index: Int) -> ForeignText? { origins[index].origin.allocator }
 
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {

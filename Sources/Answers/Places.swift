@@ -12,14 +12,14 @@ extension Answer {
     /// The part of the mapped range that is still mapped.
     public var range: Range<UInt64>
     /// `mmap`, `mremap`, `brk` or `sbrk`; nil if not known.
-    public var function: String?
+    public var function: ForeignText?
     public var thread: Thread?
     /// Seconds since the call.
     public var age: Double
     /// The permissions that the call asked for, such as `rw-p`; nil if not known.
     public var permissions: String?
     /// Path of the file; nil if no file is mapped, or it is not known.
-    public var path: String?
+    public var path: ForeignText?
     /// Bytes from the file's start to the first address of `range`.
     public var fileOffset: UInt64?
     /// The call stack; nil if not known, or not asked for.
@@ -61,15 +61,15 @@ extension Answer {
     }
     public var kind: Kind
     /// Such as `argv[2]`, `PATH`, `AT_RANDOM`.
-    public var name: String?
+    public var name: ForeignText?
     /// The argument, or the variable's value.
-    public var text: String?
+    public var text: ForeignText?
     /// Bytes from the part's start.
     public var offset: UInt64?
     /// Bytes of the part.
     public var size: UInt64?
 
-    init(_ kind: Kind, name: String? = nil, text: String? = nil, offset: UInt64? = nil, size: UInt64? = nil) {
+    init(_ kind: Kind, name: ForeignText? = nil, text: ForeignText? = nil, offset: UInt64? = nil, size: UInt64? = nil) {
       self.kind = kind
       self.name = name
       self.text = text
@@ -103,7 +103,7 @@ extension Answer {
 
   /// The source line of code.
   public struct SourceLine: Hashable, Sendable {
-    public var file: String
+    public var file: ForeignText
     public var line: Int?
   }
 }

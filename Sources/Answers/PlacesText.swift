@@ -9,7 +9,7 @@ extension Answer {
   var placeLines: [String] {
     var lines: [String] = []
     if let variable { lines += Self.lines(of: variable, label: "  type     ") }
-    if let symbol, let variable, Self.root(of: variable.path) != symbol.name {
+    if let symbol, let variable, symbol.name != Self.root(of: variable.path) {
       lines.append(Self.line("  symbol   ", "\(TextLayout.printable(symbol.name))\(Self.plus(symbol.offset))"))
     }
     if let source { lines.append(Self.line("  source   ", Self.place(source.file, source.line))) }
@@ -32,7 +32,7 @@ extension Answer {
     for (label, mapping) in [("  below    ", mappingBelow), ("  above    ", mappingAbove)] {
       guard let mapping else { continue }
       let distance = mapping.end <= address ? address &- mapping.end : mapping.start &- address
-      let name = mapping.path.map { TextLayout.printable(Self.lastComponent($0)) } ?? "anonymous"
+      let name = mapping.path.map { $0.fileName.escaped } ?? "anonymous"
       let away = distance == 0 ? "directly" : Units.distance(distance)
       lines.append(Self.line(label, "\(hex(mapping.start))-\(hex(mapping.end)) \(name), \(away)"))
     }
@@ -52,13 +52,13 @@ extension Answer {
 
   private static func plus(_ offset: UInt64) -> String { offset == 0 ? "" : "+\(hex(offset))" }
 
-  private static func place(_ file: String, _ line: Int?) -> String {
+  private static func place(_ file: ForeignText, _ line: Int?) -> String {
     "\(TextLayout.printable(file))\(line.map { ":\($0)" } ?? "")"
   }
 
   /// The variable's own name: the part before the first member or subscript.
-  private static func root(of path: String) -> String {
-    String(path.prefix { $0 != "." && $0 != "[" })
+  private static func root(of path: ForeignText) -> ForeignText {
+    ForeignText(path.unescaped.prefix { $0 != "." && $0 != "[" })  // raw: cut, and foreign again
   }
 
   // MARK: variables
@@ -74,7 +74,7 @@ extension Answer {
     var parts: [String] = []
     if let type = variable.type { parts.append(TextLayout.printable(type)) }
     if let size = variable.size { parts.append(Units.bytes(size)) }
-    if let file = variable.file { parts.append("declared at \(place(lastComponent(file), variable.line))") }
+    if let file = variable.file { parts.append("declared at \(place(file.fileName, variable.line))") }
     var lines: [String] = []
     if !parts.isEmpty {
       lines = TextLayout.wrap(parts, indent: String(repeating: " ", count: label.count))

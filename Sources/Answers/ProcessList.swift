@@ -91,7 +91,7 @@ public struct ProcessList: Hashable, Sendable {
         "\(Units.count(UInt64(clamping: omitted), "more file")) in the directories: too many to look at; see prune."
       text += TextLayout.fill(words, indent: "").map { $0 + "\n" }.joined()
     }
-    return text
+    return TextLayout.text(ofWhole: text)
   }
 
   /// Lost blocks, with a `+` where losses are known that can't be counted in blocks.

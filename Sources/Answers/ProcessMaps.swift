@@ -24,9 +24,8 @@ public struct Mapping: Hashable, Sendable {
   public var device: Device
   /// The inode; 0 if no file is mapped.
   public var inode: UInt64
-  /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping. By its
-  /// bytes (ByteText).
-  public var path: String?
+  /// Path of the file, or the kernel's name for it such as `[heap]`; nil for an anonymous mapping.
+  public var path: ForeignText?
   /// Whether the file was removed or replaced since it was mapped; `path` is without the kernel's mark of that.
   public var isDeleted: Bool
 
@@ -43,7 +42,7 @@ public struct Mapping: Hashable, Sendable {
 
   public init(
     start: UInt64, end: UInt64, permissions: String, offset: UInt64 = 0, device: Device = Device(major: 0, minor: 0),
-    inode: UInt64 = 0, path: String? = nil, isDeleted: Bool = false
+    inode: UInt64 = 0, path: ForeignText? = nil, isDeleted: Bool = false
   ) {
     self.start = start
     self.end = end
@@ -157,7 +156,7 @@ public struct ProcessMaps: Sendable {
     return Mapping(
       start: start, end: end, permissions: text, offset: offset,
       device: Mapping.Device(major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor)),
-      inode: inode, path: path.isEmpty ? nil : String(reversibly: unescaped(path)), isDeleted: isDeleted)
+      inode: inode, path: path.isEmpty ? nil : ForeignText(reversibly: unescaped(path)), isDeleted: isDeleted)
   }
 
   private static func isPermissions(_ bytes: [UInt8]) -> Bool {

@@ -18,14 +18,14 @@ public struct ProcessSummary: Hashable, Sendable {
 
   public struct Thread: Hashable, Sendable {
     public var id: UInt32
-    public var name: String
+    public var name: ForeignText
     public var state: ThreadIdentity.State
     /// Calls that returned a block.
     public var allocations: UInt64
     /// Blocks given back.
     public var frees: UInt64
 
-    public init(id: UInt32, name: String, state: ThreadIdentity.State, allocations: UInt64, frees: UInt64) {
+    public init(id: UInt32, name: ForeignText, state: ThreadIdentity.State, allocations: UInt64, frees: UInt64) {
       self.id = id
       self.name = name
       self.state = state
@@ -49,11 +49,11 @@ public struct ProcessSummary: Hashable, Sendable {
   /// Modules that have allocated, unloaded ones included.
   public var moduleCount: Int
   /// The functions and allocators that the agent could not hook, and why, in words.
-  public var bypasses: [String]
+  public var bypasses: [ForeignText]
 
   public init(
     process: IndexedProcess, hasFullStacks: Bool, isAbandoned: Bool, counters: [Counter], threads: [Thread],
-    allocations: UInt64, frees: UInt64, moduleCount: Int, bypasses: [String] = []
+    allocations: UInt64, frees: UInt64, moduleCount: Int, bypasses: [ForeignText] = []
   ) {
     self.process = process
     self.hasFullStacks = hasFullStacks
@@ -79,9 +79,9 @@ extension ProcessView {
       processID: processID, state: isAlive ? .live : shared.segment.state == .exited ? .exited : .dead, userID: ownerID,
       command: shared.segment.command, startTime: startTime,
       started: IndexedProcess.wallTime(ofStart: startTime, shared.segment.clockOffsets),
-      segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: path,
+      segmentBytes: IndexedProcess.allocatedBytes(ofFile: path), path: ForeignText(path),
       lostBlocks: shared.segment.lostBlocks, ending: ending,
-      unknownEnding: isAlive || ending != nil ? nil : UnknownEnding.reason(ofSegment: path))
+      unknownEnding: isAlive || ending != nil ? nil : ForeignText(UnknownEnding.reason(ofSegment: path)))
     process.losses = losses(isWriting: surroundings.isWriting)
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
@@ -114,7 +114,7 @@ extension ProcessSummary {
     lines.append(
       "\(TextLayout.fit(title, columns: TextLayout.columns &- TextLayout.width(state) &- 2)): \(state)")
     if !process.command.isEmpty {
-      lines.append("  command   \(TextLayout.printable(process.command.joined(separator: " ")))")
+      lines.append("  command   \(process.command.joined(separator: " "))")
     }
     lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
     if let reason = process.unknownEnding {

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The report of `prune`: what it removed.
 
+import ByteText
+
 /// The files that were removed, or would be.
 public struct PruneReport: Sendable {
   public var processes: [IndexedProcess]
   /// Control files without a segment.
-  public var controls: [String]
+  public var controls: [ForeignText]
   public var bytes: UInt64
   /// Segments of ended processes that stay.
   public var kept: Int
   public var isTrial: Bool
 
-  public init(processes: [IndexedProcess], controls: [String], bytes: UInt64, kept: Int, isTrial: Bool) {
+  public init(processes: [IndexedProcess], controls: [ForeignText], bytes: UInt64, kept: Int, isTrial: Bool) {
     self.processes = processes
     self.controls = controls
     self.bytes = bytes

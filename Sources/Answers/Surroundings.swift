@@ -110,14 +110,14 @@ final class Surroundings {
 
   /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started
   /// later is another thread with the same id.
-  func name(ofThread id: UInt32, runningFor seconds: Double) -> String? {
+  func name(ofThread id: UInt32, runningFor seconds: Double) -> ForeignText? {
     guard maps != nil, !hasOtherIDs else { return nil }
     guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
     let running = SystemClock.sinceBoot() - Double(stat.startTime) / SystemClock.ticksPerSecond
     // Two ticks of each clock: 20 ms of the kernel's, 31 ms of the segment's.
     guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
     if name.last == UInt8(ascii: "\n") { name.removeLast() }
-    return name.isEmpty ? nil : String(reversibly: name)
+    return name.isEmpty ? nil : ForeignText(reversibly: name)
   }
 }
 

@@ -28,6 +28,9 @@ package enum TextLayout {
   }
 
   /// `text` as ForeignText shows it: names come from other processes, and may be made to deceive.
+  package static func printable(_ text: ForeignText) -> String { text.escaped }
+
+  /// Text that is put together already, with the same result where it has been escaped.
   package static func printable(_ text: String) -> String { text.escapedAsForeign }
 
   /// The lines of an answer, each with a newline: the one way by which text goes to people. What a line has of foreign
@@ -46,6 +49,21 @@ package enum TextLayout {
   package static func text(ofWhole text: String) -> String {
     if text.utf8.allSatisfy({ $0 == UInt8(ascii: "\n") || $0 >= 0x20 && $0 < 0x7F }) { return text }
     return self.text(of: text.split(separator: "\n", omittingEmptySubsequences: false).dropLast().map(String.init))
+  }
+
+  /// Lines of text or JSON that a server sent, as they may go to a terminal. A server has escaped all text in them; the
+  /// worker that made them may be another's by now, so what is not escaped is escaped here.
+  package static func lines(fromServer bytes: [UInt8]) -> [UInt8] {
+    func isPlain(_ byte: UInt8) -> Bool { byte >= 0x20 && byte < 0x7F || byte == UInt8(ascii: "\n") }
+    // Long answers are ASCII, nearly always.
+    if bytes.allSatisfy(isPlain) { return bytes }
+    let text = String(decoding: bytes, as: UTF8.self)
+    if text.unicodeScalars.allSatisfy({ $0 == "\n" || $0.isInert }) { return Array(text.utf8) }
+    var shown: [UInt8] = []
+    for scalar in text.unicodeScalars {
+      shown += (scalar == "\n" || scalar.isInert ? String(scalar) : String(scalar).escapedAsForeign).utf8
+    }
+    return shown
   }
 
   /// `text` in at most `columns`: the middle is replaced by `…`, as both ends of a path or a C++ name tell more.

@@ -12,7 +12,7 @@ public struct TopTable: Hashable, Sendable {
   public typealias Site = SiteTable.Site
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   public var table: SiteTable
   /// The known losses of the index.
   public var losses: Losses
@@ -23,7 +23,7 @@ public struct TopTable: Hashable, Sendable {
   /// Whether the table for people has a column of ages.
   var showsAges = false
 
-  public init(processID: Int32, command: [String], table: SiteTable, losses: Losses = Losses()) {
+  public init(processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
     self.command = command
     self.table = table

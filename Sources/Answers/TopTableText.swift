@@ -2,6 +2,7 @@
 // The table of allocation sites, for people and as JSON.
 
 import Bounds
+import ByteText
 import Provenance
 import Symbols
 
@@ -128,7 +129,7 @@ extension TopTable.Site {
 
 extension ByteWriter {
   /// A JSON array of strings.
-  package mutating func appendArray(_ strings: [String]) {
+  package mutating func appendArray(_ strings: [ForeignText]) {
     append("[")
     for (index, string) in strings.enumerated() {
       if index > 0 { append(",") }

@@ -149,9 +149,9 @@ final class Worker {
       if let group { words += ["--group", "\(group)"] }
     }
     // The backtrace of a worker that crashes would take minutes, and fill the log.
-    var environment = ["SWIFT_BACKTRACE=enable=no"]
+    var environment: [ForeignText] = ["SWIFT_BACKTRACE=enable=no"]
     for name in ["ALLOCS_DIR", "ALLOCSD_IO_URING", "TZ"] {
-      if let value = getenv(name) { environment.append("\(name)=" + String(reversibly: UnsafePointer(value))) }
+      if let value = getenv(name) { environment.append("\(name)=\(ForeignText(reversibly: UnsafePointer(value)))") }
     }
     let argumentPointers = (words + arguments).map { strdup($0.originalPath) } + [nil]
     let environmentPointers = environment.map { strdup($0.originalPath) } + [nil]

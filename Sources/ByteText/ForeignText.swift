@@ -18,13 +18,41 @@ public struct ForeignText: Hashable, Sendable {
   /// The text that stands for these bytes.
   public init(reversibly bytes: some Collection<UInt8>) { unescaped = String(reversibly: bytes) }
 
+  /// The text that stands for the bytes of a string of C.
+  public init(reversibly text: UnsafePointer<CChar>) { unescaped = String(reversibly: text) }
+
   /// The text for people, on one line: controls, line separators, marks of direction and all other characters that show
   /// nothing as `\u{202e}`, bytes that are no text as `\xE9`.
   public var escaped: String { unescaped.escapedAsForeign }
 
   public var originalBytes: [UInt8] { unescaped.originalBytes }
 
+  /// The original bytes with a zero behind them, as the system takes names and paths.
+  public var originalPath: [CChar] { unescaped.originalPath }
+
   public var isEmpty: Bool { unescaped.isEmpty }
+
+  /// Bytes of memory, about, for the budget of a cache: of the text as UTF-8.
+  public var byteCount: Int { unescaped.utf8.count }
+
+  /// Whether it is a path from the root of the file system.
+  public var isAbsolutePath: Bool { unescaped.utf8.first == UInt8(ascii: "/") }
+
+  public func hasPrefix(_ text: String) -> Bool { unescaped.hasPrefix(text) }
+
+  public func hasSuffix(_ text: String) -> Bool { unescaped.hasSuffix(text) }
+
+  /// Of a path: its part behind the last slash; the whole text if nothing is there.
+  public var fileName: ForeignText {
+    guard let slash = unescaped.utf8.lastIndex(of: UInt8(ascii: "/")) else { return self }
+    let name = unescaped[unescaped.utf8.index(after: slash)...]
+    return name.isEmpty ? self : ForeignText(name)
+  }
+
+  /// Whether the text is `text`, as it came.
+  public static func == (foreign: ForeignText, text: String) -> Bool { foreign.unescaped == text }
+
+  public static func != (foreign: ForeignText, text: String) -> Bool { foreign.unescaped != text }
 }
 
 extension ForeignText: CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable, TextOutputStreamable {
@@ -34,9 +62,31 @@ extension ForeignText: CustomStringConvertible, CustomDebugStringConvertible, Cu
   public func write<Target: TextOutputStream>(to target: inout Target) { target.write(escaped) }
 }
 
+/// A literal is a foreign text or a String by what is asked for. What is foreign in it becomes a part of the one as it
+/// came, and of the other by its escapes: `let path: ForeignText = "\(directory)/\(name)"` is a path to open.
 extension ForeignText: ExpressibleByStringInterpolation {
-  /// A literal of the program's own.
   public init(stringLiteral text: String) { unescaped = text }
+
+  public init(stringInterpolation parts: StringInterpolation) { unescaped = parts.text }
+
+  public struct StringInterpolation: StringInterpolationProtocol {
+    fileprivate var text = ""
+
+    public init(literalCapacity: Int, interpolationCount: Int) { text.reserveCapacity(literalCapacity) }
+
+    public mutating func appendLiteral(_ literal: String) { text += literal }
+
+    public mutating func appendInterpolation(_ part: ForeignText) { text += part.unescaped }
+
+    public mutating func appendInterpolation(_ part: some CustomStringConvertible) { text += part.description }
+  }
+}
+
+extension Sequence<ForeignText> {
+  /// The texts, as they came, with `separator` between them.
+  public func joined(separator: String) -> ForeignText {
+    ForeignText(map(\.unescaped).joined(separator: separator))
+  }
 }
 
 extension ForeignText: Comparable {

@@ -134,7 +134,7 @@ struct Configuration {
   private static func bytes(of path: String) throws(Complaint) -> [UInt8] {
     let limit = 1 << 20
     do throws(RegularFile.Refusal) {
-      return try RegularFile(path: path, sizeLimit: UInt64(limit)).bytes(at: 0, count: limit)
+      return try RegularFile(path: ForeignText(path), sizeLimit: UInt64(limit)).bytes(at: 0, count: limit)
     } catch {
       var why = "it is no file of at most 1 MiB"
       if case .system(let code) = error { why = systemWords(code) }

@@ -155,9 +155,10 @@ struct Image {
       guard let content = ProgramFile(path: file) else { return }
       switch content.kind {
       case .unknown: return
-      case .script(let interpreter, let argument):
+      case .script(let foreign, let argument):
+        let interpreter = foreign.unescaped
         try Self.checkInterpreter(interpreter, of: file, program.path)
-        words = [interpreter] + (argument.map { [$0] } ?? []) + [file] + words.dropFirst()
+        words = [interpreter] + (argument.map { [$0.unescaped] } ?? []) + [file] + words.dropFirst()
         file = interpreter
       case .elf(let elf):
         try check(elf, file, program.path, words)
@@ -188,7 +189,7 @@ struct Image {
     try Self.checkMachine(elf, "cannot index \(whose)")
     if let interpreter = elf.interpreter {
       path = file
-      try Self.checkLoader(interpreter, of: file, name)
+      try Self.checkLoader(interpreter.unescaped, of: file, name)
     } else if let library = CLibraryKind(loader: file, elf) {
       guard library == .gnu else {
         throw Complaint(
@@ -299,7 +300,7 @@ enum CLibraryKind: String {
   /// The library by the file itself, wherever its name leads; nil if the file is no loader.
   init?(loader path: String, _ elf: ELFProgram) {
     // The file has the name by which programs of that library are linked.
-    if let name = elf.sharedName, let known = CLibraryKind(named: name) {
+    if let name = elf.sharedName, let known = CLibraryKind(named: name.unescaped) {
       self = known
       return
     }

@@ -9,7 +9,7 @@ struct ProgramFile {
   enum Kind {
     case elf(ELFProgram)
     /// A script. All text behind the interpreter is one argument.
-    case script(interpreter: String, argument: String?)
+    case script(interpreter: ForeignText, argument: ForeignText?)
     case unknown
   }
 
@@ -17,7 +17,7 @@ struct ProgramFile {
 
   /// Fails if the file can't be read.
   init?(path: String) {
-    guard let opened = try? RegularFile(path: path) else { return nil }
+    guard let opened = try? RegularFile(path: ForeignText(path)) else { return nil }
     let file = ELFBytes(descriptor: opened.descriptor)
     // The kernel reads as much (BINPRM_BUF_SIZE).
     let head = file.bytes(at: 0, count: 256)
@@ -41,7 +41,8 @@ struct ProgramFile {
     guard !name.isEmpty else { return .unknown }
     let argument = line.dropFirst(name.count).drop(while: isBlank)
     return .script(
-      interpreter: String(reversibly: name), argument: argument.isEmpty ? nil : String(reversibly: argument))
+      interpreter: ForeignText(reversibly: name),
+      argument: argument.isEmpty ? nil : ForeignText(reversibly: argument))
   }
 }
 
@@ -50,11 +51,11 @@ struct ELFProgram {
   /// Class, byte order and architecture. Of a program for another machine than this one nothing else is known.
   let machine: ELFMachine
   /// The dynamic loader that it names (PT_INTERP).
-  private(set) var interpreter: String?
+  private(set) var interpreter: ForeignText?
   /// Whether it is linked with others when it runs, as programs and libraries are.
   private(set) var isDynamic = false
   /// DT_SONAME
-  private(set) var sharedName: String?
+  private(set) var sharedName: ForeignText?
   /// Whether the agent is linked into it: a note says so.
   private(set) var hasKit = false
   /// Whether the Go linker made it: a note says so.

@@ -57,7 +57,7 @@ struct Prune: ParsableCommand {
     if !dryRun { result = try prune(isTrial: false) }
     let report = PruneReport(
       processes: result.removed.map { processes[$0.path] ?? IndexedProcess($0) },
-      controls: result.removedControls.sorted(),
+      controls: result.removedControls.sorted().map { ForeignText($0) },
       bytes: result.removedBytes, kept: result.kept.count, isTrial: dryRun)
     try StandardOutput.write(json ? report.json + "\n" : report.text)
     guard let (path, why) = result.failed.min(by: { $0.key < $1.key }) else { return }

@@ -218,7 +218,7 @@ private final class Exchange: ChannelDuplexHandler {
   private func printLines(_ context: ChannelHandlerContext) {
     guard let end = body.lastIndex(of: UInt8(ascii: "\n")) else { return }
     do throws(Complaint) {
-      try StandardOutput.write(Array(body[...end]))
+      try StandardOutput.write(TextLayout.lines(fromServer: Array(body[...end])))
       body.removeSubrange(...end)
     } catch {
       pending?.fail(error)

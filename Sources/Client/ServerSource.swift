@@ -110,7 +110,7 @@ final class ServerSource: AnswerSource {
   private func send(_ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]) throws(Complaint) -> [UInt8]
   {
     let response = try connection.send(method, uri, accept: accept, body: body)
-    if response.status == 200 { return response.body }
+    if response.status == 200 { return TextLayout.lines(fromServer: response.body) }
     throw complaint(in: response)
   }
 

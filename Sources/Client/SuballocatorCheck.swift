@@ -74,7 +74,7 @@ extension Configuration {
     let names = Set(declared.map(\.name))
     var definitions: [String: [(module: String, functions: ModuleFile.Definition)]] = [:]
     for (index, path) in modules.enumerated() {
-      guard let file = ModuleFile(path: path) else { continue }
+      guard let file = ModuleFile(path: ForeignText(path)) else { continue }
       for (name, functions) in file.functions(named: names, exported: index > 0) {
         definitions[name, default: []].append((path, functions))
       }
@@ -82,11 +82,13 @@ extension Configuration {
     for function in declared {
       var found = definitions[function.name] ?? []
       if let module = function.module {
-        found.removeAll { $0.module != module && Answer.fileName(of: $0.module) != module }
+        found.removeAll { $0.module != module && ForeignText($0.module).fileName != module }
       }
       let place = "\(function.place): the function \(function.name)"
       // A module that the program is not linked to may be loaded later, with its functions.
-      if let module = function.module, !modules.contains(where: { $0 == module || Answer.fileName(of: $0) == module }) {
+      if let module = function.module,
+        !modules.contains(where: { $0 == module || ForeignText($0).fileName == module })
+      {
         continue
       }
       guard let first = found.first else {
@@ -102,7 +104,7 @@ extension Configuration {
       if found.count > 1 {
         throw Complaint(
           .usage, what: "\(place) is found twice: in \(first.module) and in \(found[1].module)",
-          advice: "say which: NAME@\(Answer.fileName(of: first.module)): \(function.name)(…)")
+          advice: "say which: NAME@\(ForeignText(first.module).fileName): \(function.name)(…)")
       }
       // A module may have an old version of a function, which nobody calls, beside the present one: libc has two of
       // memcpy.
@@ -177,7 +179,9 @@ extension Program {
   /// The paths of the executable and of the libraries that it will be started with, in the dynamic linker's order.
   fileprivate func modules() throws(Complaint) -> [String] {
     let found = try Image(of: self)
-    guard let image = found.path, let interpreter = found.loader?.path ?? ModuleFile(path: image)?.interpreter else {
+    guard let image = found.path,
+      let interpreter = found.loader?.path ?? ModuleFile(path: ForeignText(image))?.interpreter?.unescaped
+    else {
       return [found.path ?? path]
     }
     var ends: [Int32] = [0, 0]

@@ -36,9 +36,9 @@ public struct FileState: Hashable, Sendable {
   }
 
   /// Of the file that an absolute path leads to; nil if there is none, or the path is not absolute.
-  package init?(ofPath path: String) {
+  package init?(ofPath path: ForeignText) {
     var status = stat()
-    guard path.utf8.first == UInt8(ascii: "/"), stat(path.originalPath, &status) == 0 else { return nil }
+    guard path.isAbsolutePath, stat(path.originalPath, &status) == 0 else { return nil }
     self.init(status)
   }
 

@@ -41,11 +41,10 @@ public struct RegularFile: ~Copyable, Sendable {
 
   /// Opens the regular file that `path` leads to; links are followed.
   ///
-  /// - `path`: by its bytes (ByteText).
   /// - `directory`: what a relative path starts from.
   /// - `sizeLimit`: bytes; a larger file is refused.
-  public init(path: String, in directory: Int32 = AT_FDCWD, sizeLimit: UInt64 = .max) throws(Refusal) {
-    guard path.utf8.count <= 4 * Self.pathLimit else { throw .system(ENAMETOOLONG) }
+  public init(path: ForeignText, in directory: Int32 = AT_FDCWD, sizeLimit: UInt64 = .max) throws(Refusal) {
+    guard path.byteCount <= 4 * Self.pathLimit else { throw .system(ENAMETOOLONG) }
     let place = openat(directory, path.originalPath, Self.placeOnly | O_CLOEXEC)
     guard place >= 0 else { throw .system(errno) }
     defer { close(place) }

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Functions that allocate or free, and that the agent could not hook (allocs_bypass.h).
 
+import ByteText
 import SharedLayout
 
 /// A function, or all functions of an allocator, whose calls the agent does not see.
 public struct Bypass: Hashable, Sendable {
   /// The function's name in the symbol table; nil: all functions of the allocator.
-  public var function: String?
+  public var function: ForeignText?
   /// The path of the module that has the function; nil: the executable.
-  public var module: String?
+  public var module: ForeignText?
   /// Why it could not be hooked, in words that go on behind "of MODULE: ".
   public var reason: String
 
   /// A bypass of these parts.
-  public init(function: String?, module: String?, reason: String) {
+  public init(function: ForeignText?, module: ForeignText?, reason: String) {
     self.function = function
     self.module = module
     self.reason = reason

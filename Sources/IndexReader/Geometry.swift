@@ -22,7 +22,7 @@ struct Geometry: Sendable {
   let clockOffsets: ClockOffsets?
   /// Whether the process holds a lock of the file for as long as it has it mapped.
   let isLockedByProcess: Bool
-  let command: [String]
+  let command: [ForeignText]
   let hasFullStacks: Bool
   let sections: SectionPlaces
 
@@ -64,13 +64,13 @@ struct Geometry: Sendable {
   }
 
   /// The arguments, between which the header has zeros.
-  private static func command(_ header: allocs_header) -> [String] {
+  private static func command(_ header: allocs_header) -> [ForeignText] {
     withUnsafeBytes(of: header.command) { bytes in
       // bounded: 32 bits hold no negative number
       var arguments = bytes.prefix(Int(truncatingIfNeeded: header.command_size)).split(
         separator: 0, omittingEmptySubsequences: false)
       if arguments.last?.isEmpty == true { arguments.removeLast() }
-      return arguments.map { String(reversibly: Array($0)) }
+      return arguments.map { ForeignText(reversibly: $0) }
     }
   }
 }

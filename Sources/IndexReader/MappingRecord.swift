@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who mapped: the table of mappings (allocs_mapping.h).
 
+import ByteText
 import SharedLayout
 
 /// A range of addresses that one call of mmap, mremap, brk or sbrk mapped, or the part of it that
@@ -29,7 +30,7 @@ public struct MappingRecord: Hashable, Sendable {
   /// Bytes from the file's start to the first address.
   public var fileOffset: UInt64
   /// The path of the file, as the kernel names it; nil if there is no file, or it is not known.
-  public var path: String?
+  public var path: ForeignText?
 
   /// The permissions as /proc/PID/maps writes them, such as `rw-p`.
   public var permissions: String {

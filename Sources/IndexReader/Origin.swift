@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where an allocation comes from, decoded: context, allocator, call stack, thread, module.
 
-// FileState is a part of what Module says: importers of this module need not import another.
+// ForeignText and FileState are parts of what Module says: importers of this module need not import
+// others.
+@_exported import ByteText
 @_exported import FileFacts
 
 /// Who made an allocation: a call stack, a thread, a function and an allocator, under one id.
@@ -14,12 +16,12 @@ public struct Context: Hashable, Sendable {
   /// The thread's slot in the table of threads, for `Segment.thread(slot:at:)`; nil if it had none.
   public var threadSlot: UInt32?
   /// The function that was called, such as "calloc" or "operator new[]"; nil if not known.
-  public var function: String?
+  public var function: ForeignText?
   /// The allocator that handed out the block; nil if it is not known.
   public var allocator: Allocator?
 
   /// A context of these parts.
-  public init(id: UInt32, node: UInt32, threadSlot: UInt32?, function: String?, allocator: Allocator?) {
+  public init(id: UInt32, node: UInt32, threadSlot: UInt32?, function: ForeignText?, allocator: Allocator?) {
     self.id = id
     self.node = node
     self.threadSlot = threadSlot
@@ -45,9 +47,9 @@ public struct Allocator: Hashable, Sendable {
   /// Where it has its memory from.
   public var kind: Kind
   /// Its name; nil if it has none but its module's.
-  public var name: String?
+  public var name: ForeignText?
   /// The function that hands out its blocks; nil if there are several.
-  public var function: String?
+  public var function: ForeignText?
   /// The module that has its code; nil if not known.
   public var module: Module?
   /// Whether the program itself announced it; else it was declared from outside.
@@ -57,7 +59,7 @@ public struct Allocator: Hashable, Sendable {
 
   /// An allocator of these properties; `group` is `number` if it is nil.
   public init(
-    number: UInt32, group: UInt32? = nil, kind: Kind = .primary, name: String? = nil, function: String? = nil,
+    number: UInt32, group: UInt32? = nil, kind: Kind = .primary, name: ForeignText? = nil, function: ForeignText? = nil,
     module: Module?, isAnnounced: Bool = false, isShownAsChunk: Bool = false
   ) {
     self.number = number
@@ -172,7 +174,7 @@ public struct ThreadIdentity: Hashable, Sendable {
   public var id: UInt32
   /// The thread's name, at most 15 bytes, as of its first allocation or its end
   /// (pthread_setname_np(3)).
-  public var name: String
+  public var name: ForeignText
   /// The slot that it holds or held, an index into the table of threads.
   public var slot: UInt32
   /// Whether it runs.
@@ -192,7 +194,7 @@ public struct ThreadIdentity: Hashable, Sendable {
 
   /// A thread of these properties.
   public init(
-    id: UInt32, name: String, slot: UInt32, state: State, startTicks: UInt32, endTicks: UInt32?,
+    id: UInt32, name: ForeignText, slot: UInt32, state: State, startTicks: UInt32, endTicks: UInt32?,
     stack: Range<UInt64>? = nil, threadPointer: UInt64? = nil, allocations: UInt64 = 0, frees: UInt64 = 0
   ) {
     self.id = id
@@ -212,9 +214,9 @@ public struct ThreadIdentity: Hashable, Sendable {
 public struct Module: Hashable, Sendable {
   /// Its index in the segment's table of modules. Two modules may have one path.
   public var index: UInt32
-  /// The path of the file, by its bytes (ByteText). For a module whose file is not known, the name
+  /// The path of the file, by its bytes. For a module whose file is not known, the name
   /// that the dynamic linker has for it.
-  public var path: String
+  public var path: ForeignText
   /// The GNU build id, at most 32 bytes; empty if the module has none.
   public var buildID: [UInt8]
   /// Lowest mapped address.
@@ -256,7 +258,7 @@ public struct Module: Hashable, Sendable {
 
   /// A module of these properties.
   public init(
-    index: UInt32, path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
+    index: UInt32, path: ForeignText, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64, loadTicks: UInt32,
     unloadTicks: UInt32?, isMain: Bool, isAgent: Bool, threadLocal: ThreadLocal? = nil,
     file: FileState? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isLater: Bool = false
   ) {

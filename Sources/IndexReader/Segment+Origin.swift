@@ -15,7 +15,7 @@ extension Segment {
     guard id != 0, Int(truncatingIfNeeded: id) < used(ALLOCS_SECTION_CONTEXTS) else { return nil }
     let word = allocs_load_acquire_u64(entry(Int(truncatingIfNeeded: id), of: ALLOCS_SECTION_CONTEXTS, as: UInt64.self))
     guard word != 0 else { return nil }
-    let name = String(cString: allocs_function_name(allocs_context_function(word)))
+    let name = ForeignText(reversibly: allocs_function_name(allocs_context_function(word)))
     let allocator = allocator(allocs_context_allocator(word))
     let thread = allocs_context_thread(word)
     return Context(
@@ -53,7 +53,7 @@ extension Segment {
   }
 
   /// A text of the strings section; nil if it is empty or does not lie there.
-  private func string(at offset: UInt64, size: UInt32) -> String? {
+  private func string(at offset: UInt64, size: UInt32) -> ForeignText? {
     size > 0 ? path(at: offset, size: size) : nil
   }
 
@@ -252,14 +252,14 @@ extension Segment {
 
   /// A text of the strings section, which may be empty; nil if it would lie outside the section, is
   /// longer than the agent's texts, or the question may take no more memory.
-  func path(at offset: UInt64, size: UInt32) -> String? {
+  func path(at offset: UInt64, size: UInt32) -> ForeignText? {
     let strings = used(ALLOCS_SECTION_STRINGS)
     guard size <= Self.longestText, let place = Foreign(offset).range(count: Foreign(Foreign(size)), within: strings),
       Budget.spendCurrent(bytes: place.count + 64)
     else { return nil }
     // Copied before it is decoded: the bytes may change under the decoder.
     let text = UnsafeRawBufferPointer(start: entries(ALLOCS_SECTION_STRINGS, as: UInt8.self), count: strings)
-    return String(reversibly: Array(text[place]))
+    return ForeignText(reversibly: Array(text[place]))
   }
 
   /// The agent cuts texts to a page (Strings.swift).

@@ -95,7 +95,7 @@ extension Segment {
 
   private func identity(_ entry: allocs_thread_identity, state: ThreadIdentity.State) -> ThreadIdentity {
     let name = withUnsafeBytes(of: entry.name) { bytes in
-      String(reversibly: Array(bytes.prefix { $0 != 0 }))
+      ForeignText(reversibly: Array(bytes.prefix { $0 != 0 }))
     }
     return ThreadIdentity(
       id: entry.tid, name: name, slot: entry.slot, state: state, startTicks: entry.start_ticks,

@@ -114,7 +114,7 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// The user that owns the file, by the kernel's word.
   public var ownerID: UInt32 { file.file.ownerID }
   /// Program name and arguments, by their bytes (ByteText): the first 1,024 bytes of them.
-  public var command: [String] { geometry.command }
+  public var command: [ForeignText] { geometry.command }
   /// Whether contexts hold whole call stacks; else one frame, the call site.
   public var hasFullStacks: Bool { geometry.hasFullStacks }
 

@@ -2,6 +2,7 @@
 // Who did something: a context of a process, decoded. The index and a recording number contexts; a block or an event
 // refers to its context by that number.
 
+import ByteText
 import IndexReader
 
 /// Who allocated a block, or did what an event tells: the function that was called, on which thread, with which call
@@ -12,18 +13,18 @@ public struct Origin: Hashable, Sendable {
   /// Slot of the thread table, for `OriginTables.thread(slot:at:)`; nil if the thread had none.
   public var threadSlot: UInt32?
   /// The function that was called, such as `calloc`; nil if not known.
-  public var function: String?
+  public var function: ForeignText?
   /// The allocator's name, else the file name of its module, such as `libc.so.6`; nil if neither is known.
-  public var allocator: String?
+  public var allocator: ForeignText?
   /// Path of the module that has the allocator's code; nil if not known, and in a recording of an allocator that has a
   /// name.
-  public var allocatorModule: String?
+  public var allocatorModule: ForeignText?
   /// Tells the allocators of one process apart, of which two may have one name; nil if no allocator is known.
   public var allocatorNumber: UInt32?
 
   public init(
-    node: UInt32, threadSlot: UInt32? = nil, function: String? = nil, allocator: String? = nil,
-    allocatorModule: String? = nil, allocatorNumber: UInt32? = nil
+    node: UInt32, threadSlot: UInt32? = nil, function: ForeignText? = nil, allocator: ForeignText? = nil,
+    allocatorModule: ForeignText? = nil, allocatorNumber: UInt32? = nil
   ) {
     self.node = node
     self.threadSlot = threadSlot
@@ -42,14 +43,7 @@ public struct Origin: Hashable, Sendable {
   }
 
   /// The name that answers give an allocator: its own, else its module's file name.
-  package static func name(of allocator: Allocator) -> String? {
-    allocator.name ?? allocator.module.map { fileName(of: $0.path) }
-  }
-
-  /// The last part of a path; the whole path if that part is empty.
-  public static func fileName(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return path }
-    let name = path[path.index(after: slash)...]
-    return name.isEmpty ? path : String(name)
+  package static func name(of allocator: Allocator) -> ForeignText? {
+    allocator.name ?? allocator.module?.path.fileName
   }
 }

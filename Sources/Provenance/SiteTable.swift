@@ -6,6 +6,7 @@
 // apart by return address, function and allocator; the stacks that lead through a site, and threads, are merged.
 
 import Bounds
+import ByteText
 import IndexReader
 import Symbols
 
@@ -58,11 +59,11 @@ public struct SiteTable: Hashable, Sendable {
     /// The allocation site, and the functions it is inlined into; empty if it is not known.
     public var frames: [Frame]
     /// The function that was called, such as `calloc`; nil if not known.
-    public var function: String?
+    public var function: ForeignText?
     /// Name of the allocator, else its module's file name; nil if not known.
-    public var allocator: String?
+    public var allocator: ForeignText?
 
-    public init(total: Total, frames: [Frame], function: String?, allocator: String?) {
+    public init(total: Total, frames: [Frame], function: ForeignText?, allocator: ForeignText?) {
       self.total = total
       self.frames = frames
       self.function = function
@@ -132,7 +133,7 @@ extension SiteTable {
   private struct Key: Hashable, Comparable {
     /// nil if not known.
     var site: Provenance.Site.Key?
-    var function: String
+    var function: ForeignText
     /// The allocator's number plus 1; 0 if not known.
     var allocator: UInt32
 

@@ -7,6 +7,7 @@
 // 100 patterns of a person's and a name of a file's can take a second.
 
 import Bounds
+import ByteText
 
 /// Patterns of functions that are passed over in the search for an allocation site. Wrappers.txt says how they are
 /// written.
@@ -43,8 +44,8 @@ public struct Wrappers: Sendable {
   }
 
   /// Whether the function with the demangled name `function` is a wrapper.
-  public func contains(_ function: String) -> Bool {
-    let whole = Array(function.utf8)
+  public func contains(_ function: ForeignText) -> Bool {
+    let whole = Array(function.unescaped.utf8)  // raw: compared with patterns
     let plain = FunctionName.plain(whole)
     return names.contains(plain) || plainGlobs.contains { Self.matches(plain, $0) }
       || wholeGlobs.contains { Self.matches(whole, $0) }

@@ -26,7 +26,7 @@ struct HeaptrackFile: BlockRenderer {
   /// Bytes of whole lines that are not written yet.
   private var pending: [UInt8] = []
   /// Indices of the lines that were written, by their contents.
-  private var strings: [String: Int] = [:]
+  private var strings: [ForeignText: Int] = [:]
   private var addresses: [NameKey: Int] = [:]
   private struct Trace: Hashable {
     var address: Int
@@ -77,8 +77,9 @@ struct HeaptrackFile: BlockRenderer {
 
   /// `text` on one line, and without what a terminal would act upon: heaptrack_print writes it
   /// there as it is.
-  private static func joined(_ text: String) -> String {
-    TextLayout.printable(text.split(whereSeparator: \.isNewline).joined(separator: " "))
+  private static func joined(_ text: ForeignText) -> String {
+    let words = text.unescaped.split(whereSeparator: \.isNewline)  // raw: cut, and foreign again
+    return ForeignText(words.joined(separator: " ")).escaped
   }
 
   private static func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
@@ -157,7 +158,7 @@ struct HeaptrackFile: BlockRenderer {
     return index
   }
 
-  private mutating func string(_ text: String) -> Int {
+  private mutating func string(_ text: ForeignText) -> Int {
     if text.isEmpty { return 0 }
     if let known = strings[text] { return known }
     let index = strings.count + 1

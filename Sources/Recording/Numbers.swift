@@ -25,7 +25,7 @@ extension [UInt8] {
   }
   mutating func append(signed: Int64) { append(number: UInt64(bitPattern: signed << 1 ^ signed >> 63)) }
 
-  mutating func append(string: String) {
+  mutating func append(string: ForeignText) {
     let bytes = string.originalBytes
     append(number: UInt64(truncatingIfNeeded: bytes.count))
     append(contentsOf: bytes)
@@ -126,10 +126,10 @@ struct NumberReader {
     return Array(bytes[try slice(count)])
   }
 
-  mutating func string() throws(MalformedChunk) -> String {
+  mutating func string() throws(MalformedChunk) -> ForeignText {
     let size = try count()
     // A byte that is no UTF-8 becomes a character of four.
     try take(Foreign(size) * 4 + Self.objectOverhead)
-    return String(reversibly: bytes[try slice(size)])
+    return ForeignText(reversibly: bytes[try slice(size)])
   }
 }

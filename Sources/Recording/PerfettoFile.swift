@@ -35,7 +35,7 @@ struct PerfettoFile: BlockRenderer {
   private struct Code: Hashable {
     var pc: UInt64
     var module: UInt32?
-    var function: String
+    var function: ForeignText
   }
 
   private let recording: Recording
@@ -52,7 +52,7 @@ struct PerfettoFile: BlockRenderer {
     var frames: [UnsafeMutablePointer<Perfetto__Frame>?] = []
     var callstacks: [UnsafeMutablePointer<Perfetto__Callstack>?] = []
   }
-  private var functions: [String: UInt64] = [:]
+  private var functions: [ForeignText: UInt64] = [:]
   private var mappings: [UInt32: UInt64] = [:]
   private var frames: [Code: UInt64] = [:]
   /// Indices in `sums` of call stacks, by their innermost nodes. A call stack's number in the trace
@@ -163,11 +163,11 @@ struct PerfettoFile: BlockRenderer {
     return id
   }
 
-  private mutating func function(_ name: String) -> UInt64 {
+  private mutating func function(_ name: ForeignText) -> UInt64 {
     if let known = functions[name] { return known }
     let id = UInt64(functions.count + 1)
     functions[name] = id
-    news.functions.append(string(id, Array(TextLayout.printable(name).utf8)))
+    news.functions.append(string(id, Array(name.escaped.utf8)))
     return id
   }
 
@@ -181,7 +181,7 @@ struct PerfettoFile: BlockRenderer {
     (message.pointee.has_iid, message.pointee.iid) = (1, id)
     (message.pointee.has_build_id, message.pointee.build_id) = (1, id)
     news.buildIDs.append(string(id, module?.buildID ?? []))
-    news.paths.append(string(id, Array(TextLayout.printable(module?.path ?? "").utf8)))
+    news.paths.append(string(id, Array((module?.path.escaped ?? "").utf8)))
     message.pointee.n_path_string_ids = 1
     message.pointee.path_string_ids = pending.list([id])
     if let module {
@@ -232,7 +232,7 @@ struct PerfettoFile: BlockRenderer {
     let process = pending.message(perfetto__process_tree__process__init)
     (process.pointee.has_pid, process.pointee.pid) = (1, recording.process.processID)
     process.pointee.n_cmdline = recording.process.command.count
-    process.pointee.cmdline = pending.list(recording.process.command.map { pending.text(TextLayout.printable($0)) })
+    process.pointee.cmdline = pending.list(recording.process.command.map { pending.text($0.escaped) })
     let tree = pending.message(perfetto__process_tree__init)
     (tree.pointee.n_processes, tree.pointee.processes) = pending.list(of: [process])
     try write(at: recording.process.monotonic) { $0.pointee.process_tree = tree }

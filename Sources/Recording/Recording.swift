@@ -77,7 +77,7 @@ public final class Recording: OriginTables {
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
   /// Numbers of allocators, by their names, in the order in which contexts name them.
-  private var allocators: [String: UInt32] = [:]
+  private var allocators: [ForeignText: UInt32] = [:]
   private struct ThreadKey: Hashable {
     var slot: UInt32
     var id: UInt32
@@ -135,7 +135,7 @@ public final class Recording: OriginTables {
 
   private static func open(_ path: String) throws(Complaint) -> RegularFile {
     do throws(RegularFile.Refusal) {
-      return try RegularFile(path: path, sizeLimit: sizeLimit)
+      return try RegularFile(path: ForeignText(path), sizeLimit: sizeLimit)
     } catch {
       switch error {
       case .system(let code): throw unreadable(path, systemWords(code), "check the path")
@@ -414,7 +414,7 @@ public final class Recording: OriginTables {
   private func origin(_ context: RecordedContext) -> Origin {
     var origin = Origin(node: context.node, threadSlot: context.threadSlot, function: context.function)
     guard let allocator = context.allocator else { return origin }
-    let name = Origin.fileName(of: allocator)
+    let name = allocator.fileName
     let number = allocators[name] ?? UInt32(truncatingIfNeeded: allocators.count)
     allocators[name] = number
     (origin.allocator, origin.allocatorNumber) = (name, number)

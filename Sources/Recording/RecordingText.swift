@@ -14,7 +14,7 @@ extension Recording {
   }
 
   private var title: String {
-    let program = process.command.first.map { TextLayout.printable(Answer.fileName(of: $0)) } ?? "process"
+    let program = process.command.first?.fileName.escaped ?? "process"
     return "\(program), process \(process.processID)"
   }
 
@@ -86,7 +86,7 @@ public struct HistoryReport {
     return older.address == event.address && (older.kind == .alloc || older.kind == .reallocNew)
   }
 
-  private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [String]) -> [String] {
+  private func stack(of context: UInt32, at event: Event, _ word: String, _ problems: inout [ForeignText]) -> [String] {
     var lines: [String] = []
     let origin = origins.context(context)
     if let function = origin?.function { lines.append("  \(word) \(TextLayout.printable(function))") }
@@ -102,7 +102,7 @@ public struct HistoryReport {
   /// The history in lines of text, with at most `limit` events.
   public func text(of history: AddressHistory, limit: Int) -> String {
     var lines: [String] = ["\(hex(history.address))"]
-    var problems: [String] = []
+    var problems: [ForeignText] = []
     let shown = UInt64(clamping: min(limit, history.entries.count))
     var meter = BudgetMeter(interval: 1)
     for (index, entry) in history.entries.prefix(max(0, limit)).enumerated() {
@@ -130,7 +130,7 @@ public struct HistoryReport {
       lines.append("… and \(Units.count(history.covering &- shown, "older event"))")
     }
     if history.entries.isEmpty { lines.append("  no block that covered it was allocated or freed in what is recorded") }
-    var told: Set<String> = []
+    var told: Set<ForeignText> = []
     for problem in problems where told.insert(problem).inserted {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "  ")
     }

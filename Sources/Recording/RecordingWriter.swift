@@ -179,7 +179,7 @@ final class RecordingWriter {
       ).frames
       guard frames.contains(where: { $0.function != nil }) else { continue }
       rows.append((key, frames))
-      size &+= frames.reduce(32) { $0 &+ 16 &+ ($1.function?.utf8.count ?? 0) &+ ($1.file?.utf8.count ?? 0) }
+      size &+= frames.reduce(32) { $0 &+ 16 &+ ($1.function?.byteCount ?? 0) &+ ($1.file?.byteCount ?? 0) }
       if rows.count == 4096 || size > Self.tableBytes {
         append(.names, TableCoding.encode(rows))
         rows.removeAll()

@@ -13,7 +13,7 @@ public struct RecordedProcess: Hashable, Sendable {
   public var processID: Int32
   /// Clock ticks since boot, field 22 of /proc/PID/stat.
   public var startTime: UInt64
-  public var command: [String]
+  public var command: [ForeignText]
   /// One moment on two clocks, in nanoseconds: CLOCK_MONOTONIC of the process, which stamps count,
   /// and CLOCK_REALTIME.
   public var monotonic: UInt64
@@ -49,8 +49,8 @@ public struct RecordedProcess: Hashable, Sendable {
   }
 
   init(
-    processID: Int32, startTime: UInt64, command: [String], monotonic: UInt64, realtime: UInt64, hasFullStacks: Bool,
-    isFromStart: Bool
+    processID: Int32, startTime: UInt64, command: [ForeignText], monotonic: UInt64, realtime: UInt64,
+    hasFullStacks: Bool, isFromStart: Bool
   ) {
     self.processID = processID
     self.startTime = startTime
@@ -69,11 +69,11 @@ struct RecordedContext: Hashable, Sendable {
   /// Slot of the thread table; nil for none.
   var threadSlot: UInt32?
   /// The function that was called.
-  var function: String?
+  var function: ForeignText?
   /// Whose memory it is: an allocator's name, or the path of its module.
-  var allocator: String?
+  var allocator: ForeignText?
 
-  init(node: UInt32, threadSlot: UInt32? = nil, function: String? = nil, allocator: String? = nil) {
+  init(node: UInt32, threadSlot: UInt32? = nil, function: ForeignText? = nil, allocator: ForeignText? = nil) {
     self.node = node
     self.threadSlot = threadSlot
     self.function = function
@@ -172,7 +172,7 @@ enum TableCoding {
       guard index < 1 << 24, unload <= 1 << 32 - 1 else { throw MalformedChunk() }
       modules.append(
         Module(
-          index: index, path: String(reversibly: path), buildID: buildID, start: start, end: end, bias: bias,
+          index: index, path: ForeignText(reversibly: path), buildID: buildID, start: start, end: end, bias: bias,
           loadTicks: load, unloadTicks: unload == 0 ? nil : UInt32(truncatingIfNeeded: unload &- 1),
           isMain: flags & 1 != 0,
           isAgent: flags & 2 != 0, isLater: flags & 4 != 0))
@@ -288,9 +288,9 @@ enum TableCoding {
 
   /// `first` is the number of the first context; the others follow it.
   static func encode(_ contexts: [RecordedContext], from first: UInt32) -> [UInt8] {
-    var strings: [String: Int] = [:]
-    var table: [String] = []
-    func number(_ string: String?) -> UInt64 {
+    var strings: [ForeignText: Int] = [:]
+    var table: [ForeignText] = []
+    func number(_ string: ForeignText?) -> UInt64 {
       guard let string else { return 0 }
       if let known = strings[string] { return UInt64(truncatingIfNeeded: known) }
       table.append(string)
@@ -316,7 +316,7 @@ enum TableCoding {
   }
 
   static func contexts(_ reader: inout NumberReader) throws(MalformedChunk) -> (first: UInt32, [RecordedContext]) {
-    var table: [String?] = [nil]
+    var table: [ForeignText?] = [nil]
     // bounded: a count is not negative
     for _ in 0..<(try reader.count(memory: 32)) { table.append(try reader.string()) }
     let first = try reader.number32()

@@ -132,7 +132,9 @@ public enum SegmentDirectory {
   /// The directory of $ALLOCS_DIR alone if that is set; else the caller's own directories and those
   /// that are common to all users; for root, the directories of all users. They need not exist.
   public static var searchPaths: [String] {
-    if let value = getenv("ALLOCS_DIR"), value[0] != 0 { return [String(reversibly: UnsafePointer(value))] }
+    if let value = getenv("ALLOCS_DIR"), value[0] != 0 {
+      return [String(reversibly: UnsafePointer(value))]  // raw: a directory to open
+    }
     return SharedDirectories.searched(byUser: geteuid()).map(\.path)
   }
 

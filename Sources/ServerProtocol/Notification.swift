@@ -13,7 +13,7 @@ public enum Notification: String {
   /// hear from.
   public func send() {
     guard let variable = getenv("NOTIFY_SOCKET") else { return }
-    let name = String(reversibly: UnsafePointer(variable))
+    let name = String(reversibly: UnsafePointer(variable))  // raw: an address to send to
     let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { return }
     defer { close(descriptor) }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a connection is told that is not served, before anything has been asked.
 
+import ByteText
+
 /// A whole answer that says why a connection is refused (docs/http.md).
 package struct Refusal {
   var status: Int
@@ -14,7 +16,7 @@ package struct Refusal {
   package var bytes: [UInt8] {
     let reason = status == 429 ? "Too Many Requests" : "Service Unavailable"
     let text = (advice.isEmpty ? what : "\(what) — \(advice)").unicodeScalars.map { scalar in
-      scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.value < 0x20 ? " " : "\(scalar)"
+      scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.isInert ? "\(scalar)" : " "
     }.joined()
     let body = "{\"error\":\"\(text)\"}\n"
     return Array(

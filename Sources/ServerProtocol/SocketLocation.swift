@@ -13,7 +13,7 @@ public enum SocketLocation {
   public static func named(_ option: String?) -> String? {
     if let option { return option }
     guard let variable = getenv("ALLOCS_SOCKET") else { return nil }
-    let path = String(reversibly: UnsafePointer(variable))
+    let path = String(reversibly: UnsafePointer(variable))  // raw: a socket to connect to
     return path.isEmpty ? nil : path
   }
 

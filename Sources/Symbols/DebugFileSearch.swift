@@ -29,7 +29,7 @@ struct DebugFileSearch: Sendable {
 
   /// The file that was loaded, if it is still there; else why there is none.
   func moduleFile(_ module: ModuleReference) -> Result<ObjectFile, NameLoss> {
-    let isPath = module.path.utf8.first == UInt8(ascii: "/") && module.path.utf8.count <= Self.longestPath
+    let isPath = module.path.isAbsolutePath && module.path.byteCount <= Self.longestPath
     var loss = isPath ? NameLoss.gone : .noPath
     func check(_ file: ObjectFile?, isMapped: Bool = false) -> ObjectFile? {
       guard let file else { return nil }
@@ -84,10 +84,10 @@ struct DebugFileSearch: Sendable {
   /// The separate debug file of a module. `file` is the module's own, nil if it is gone.
   func debugFile(_ module: ModuleReference, file: ObjectFile?) -> ObjectFile? {
     if let found = byBuildID(module.buildID) { return found }
-    guard let file, let link = file.debugLink, !link.name.isEmpty, !link.name.utf8.contains(UInt8(ascii: "/")) else {
-      return nil
-    }
-    var places: [String] = []
+    guard let file, let link = file.debugLink, !link.name.isEmpty,
+      !link.name.unescaped.utf8.contains(UInt8(ascii: "/"))
+    else { return nil }
+    var places: [ForeignText] = []
     for directory in Set([parent(of: file.path), parent(of: module.path)]) {
       places += ["\(directory)/\(link.name)", "\(directory)/.debug/\(link.name)"]
       places += roots.map { "\($0)\(directory)/\(link.name)" }
@@ -104,9 +104,9 @@ struct DebugFileSearch: Sendable {
   }
 
   /// The file that `dwz` moved the common part of a debug file's DWARF to. `name` is what .gnu_debugaltlink says.
-  func commonDebugFile(name: String, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
+  func commonDebugFile(name: ForeignText, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
     if let found = byBuildID(buildID, kind: .common) { return found }
-    let path = name.utf8.first == UInt8(ascii: "/") ? name : "\(parent(of: referringFile.path))/\(name)"
+    let path: ForeignText = name.isAbsolutePath ? name : "\(parent(of: referringFile.path))/\(name)"
     guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
       return nil
     }
@@ -115,24 +115,24 @@ struct DebugFileSearch: Sendable {
 
   /// Where the .dwo file of a unit may be: where it was compiled, below a debug root, beside the program. Its id proves
   /// that it is the right file.
-  func splitFilePaths(_ skeleton: Skeleton, objectPaths: [String]) -> [String] {
-    let file = skeleton.name.split(separator: "/").last.map { String($0) } ?? skeleton.name
+  func splitFilePaths(_ skeleton: Skeleton, objectPaths: [ForeignText]) -> [ForeignText] {
+    let file = skeleton.name.fileName
     let compiled = skeleton.path
-    var paths = compiled.utf8.first == UInt8(ascii: "/") ? ([""] + roots).map { "\($0)\(compiled)" } : []
+    var paths = compiled.isAbsolutePath ? ([""] + roots).map { "\($0)\(compiled)" } : []
     for path in objectPaths {
       let directory = parent(of: path)
-      if skeleton.name.utf8.first != UInt8(ascii: "/") { paths.append("\(directory)/\(skeleton.name)") }
+      if !skeleton.name.isAbsolutePath { paths.append("\(directory)/\(skeleton.name)") }
       if file != skeleton.name { paths.append("\(directory)/\(file)") }
     }
     return paths
   }
 
   /// Where a package of all .dwo files of a module may be.
-  func packagePaths(_ objectPaths: [String]) -> [String] {
-    var paths: [String] = []
+  func packagePaths(_ objectPaths: [ForeignText]) -> [ForeignText] {
+    var paths: [ForeignText] = []
     for path in objectPaths {
       paths.append("\(path).dwp")
-      if path.hasSuffix(".debug") { paths.append("\(path.dropLast(6)).dwp") }
+      if path.hasSuffix(".debug") { paths.append("\(ForeignText(path.unescaped.dropLast(6))).dwp") }
     }
     paths.append(contentsOf: roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } })
     return paths
@@ -157,8 +157,8 @@ struct DebugFileSearch: Sendable {
     return start & ~inPage == span.start & ~inPage && (end &+ inPage) & ~inPage == (span.end &+ inPage) & ~inPage
   }
 
-  private func parent(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return String(path[..<slash])
+  private func parent(of path: ForeignText) -> ForeignText {
+    guard let slash = path.unescaped.lastIndex(of: "/") else { return "." }
+    return ForeignText(path.unescaped[..<slash])
   }
 }

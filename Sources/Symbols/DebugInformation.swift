@@ -62,11 +62,11 @@ struct DebugInformation: ~Copyable {
 
   private let search: DebugFileSearch
   /// Where packages of .dwo files are looked for: beside these.
-  private let objectPaths: [String]
+  private let objectPaths: [ForeignText]
   /// Units whose other half was looked for in vain; of so many the path is said.
   private var problems = 0
   private static let mostProblems = 1000
-  private var splitFiles: [String: SplitFile] = [:]
+  private var splitFiles: [ForeignText: SplitFile] = [:]
   private var isPackageOpen = false
   private var package: SplitFile?
   /// Bytes of split files that may still be read.
@@ -85,7 +85,7 @@ struct DebugInformation: ~Copyable {
   }
 
   struct Location {
-    var file: String?
+    var file: ForeignText?
     var line: Int?
   }
 
@@ -101,7 +101,7 @@ struct DebugInformation: ~Copyable {
   /// Nil if the file has no usable DWARF; `problem` then says why, if it should have some.
   ///
   /// - `objectPaths`: of the module and its debug file.
-  init?(file: ObjectFile, search: DebugFileSearch, objectPaths: [String], problem: inout String?) {
+  init?(file: ObjectFile, search: DebugFileSearch, objectPaths: [ForeignText], problem: inout String?) {
     guard Self.isPresent(in: file) else { return nil }
     var cut: String?
     guard let (dwarf, readable) = Self.open(file, &cut) else {
@@ -114,7 +114,7 @@ struct DebugInformation: ~Copyable {
     var common: (dwarf: OpaquePointer, file: ObjectFile)?
     if idSize > 0, let name {
       let buildID = [UInt8](UnsafeRawBufferPointer(start: id, count: idSize))
-      let path = String(boundedPath: name)
+      let path = ForeignText(boundedPath: name)
       let found = search.commonDebugFile(name: path, buildID: buildID, referringFile: file)
       common = found.flatMap { Self.open($0, &cut) }
       guard let common else {
@@ -410,14 +410,14 @@ struct DebugInformation: ~Copyable {
     var line: Int32 = 0
     let hasLine = dwarf_decl_line(&entry, &line) == 0 && line > 0
     return Variable(
-      path: part.path, type: part.type, offset: part.offset, size: part.size, isPadding: part.isPadding,
-      alternatives: part.alternatives, file: declarationFile(entry, inUnit: index),
-      line: hasLine ? Int(truncatingIfNeeded: line) : nil)
+      path: ForeignText(part.path), type: part.type.map { ForeignText($0) }, offset: part.offset, size: part.size,
+      isPadding: part.isPadding, alternatives: part.alternatives.map { ForeignText($0) },
+      file: declarationFile(entry, inUnit: index), line: hasLine ? Int(truncatingIfNeeded: line) : nil)
   }
 
   /// The file that an entry is declared in, by the table of its unit; an entry that took its file from another unit's
   /// declaration has it in that unit's table.
-  private mutating func declarationFile(_ entry: Dwarf_Die, inUnit index: Int) -> String? {
+  private mutating func declarationFile(_ entry: Dwarf_Die, inUnit index: Int) -> ForeignText? {
     var entry = entry
     var attribute = Dwarf_Attribute()
     var number: Dwarf_Word = 0
@@ -441,7 +441,7 @@ struct DebugInformation: ~Copyable {
     guard isLineTableAllowed(table), dwarf_getsrcfiles(&table, &files, &count) == 0,
       let number = Foreign(number).int(upTo: count &- 1), let name = dwarf_filesrc(files, number, nil, nil)
     else { return nil }
-    let file = String(bounded: name)
+    let file = ForeignText(bounded: name)
     return file == "???" ? nil : file
   }
 
@@ -601,11 +601,11 @@ struct DebugInformation: ~Copyable {
   }
 
   /// A path, without a look at what `entry` is an instance of.
-  static func ownPath(_ attribute: Int, of entry: Dwarf_Die) -> String? {
+  static func ownPath(_ attribute: Int, of entry: Dwarf_Die) -> ForeignText? {
     var entry = entry
     var found = Dwarf_Attribute()
     guard dwarf_attr(&entry, UInt32(truncatingIfNeeded: attribute), &found) != nil else { return nil }
-    return dwarf_formstring(&found).map { String(boundedPath: $0) }
+    return dwarf_formstring(&found).map { ForeignText(boundedPath: $0) }
   }
 
   static func ownNumber(_ attribute: Int, of entry: Dwarf_Die) -> UInt64? {
@@ -680,14 +680,14 @@ struct DebugInformation: ~Copyable {
 
   /// Absolute, if the unit says in which directory it was compiled. Nil where there is no file: libdw writes "???"
   /// for a broken table, compilers write "<compiler-generated>" and the like for code that nobody wrote.
-  private mutating func path(_ name: UnsafePointer<CChar>, unit index: Int) -> String? {
-    let path = String(bounded: name)
-    if path.isEmpty || path == "???" || path.utf8.last == UInt8(ascii: ">") { return nil }
+  private mutating func path(_ name: UnsafePointer<CChar>, unit index: Int) -> ForeignText? {
+    let path = ForeignText(bounded: name)
+    if path.isEmpty || path == "???" || path.hasSuffix(">") { return nil }
     var attribute = Dwarf_Attribute()
-    guard path.utf8.first != UInt8(ascii: "/"),
+    guard !path.isAbsolutePath,
       dwarf_attr(&entries[index].entry, UInt32(truncatingIfNeeded: DW_AT_comp_dir), &attribute) != nil,
       let directory = dwarf_formstring(&attribute), directory[0] != 0
     else { return path }
-    return "\(String(bounded: directory))/\(path)"
+    return "\(ForeignText(bounded: directory))/\(path)"
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mangled names of C++, Rust and Swift to what people write.
 
+import ByteText
 import CDemangle
 import Glibc
 
@@ -9,8 +10,8 @@ private let longestMangledName = 8_192
 private let longestName = 16_384
 
 /// The name as its language writes it, or `name` itself if it is of no known mangling scheme. Thread-safe.
-public func demangled(_ name: String) -> String {
-  name.withCString { demangled(cString: $0) }
+public func demangled(_ name: ForeignText) -> ForeignText {
+  ForeignText(name.unescaped.withCString { demangled(cString: $0) })
 }
 
 func demangled(cString name: UnsafePointer<CChar>) -> String {

@@ -21,11 +21,17 @@ extension String {
     self = count > longestText ? "\(whole)\(cutMark)" : whole
   }
 
-  /// A path, by its bytes (ByteText); empty if it is longer than the system takes.
+}
+
+extension ForeignText {
+  /// Of at most `longestText` bytes.
+  init(bounded text: UnsafePointer<CChar>) { self.init(String(bounded: text)) }
+
+  /// A path, by its bytes; empty if it is longer than the system takes.
   init(boundedPath text: UnsafePointer<CChar>) {
     let limit = 4096
     let count = strnlen(text, limit)
-    self = count < limit ? String(reversibly: UnsafeRawBufferPointer(start: text, count: count)) : ""
+    self = count < limit ? ForeignText(reversibly: UnsafeRawBufferPointer(start: text, count: count)) : ""
   }
 }
 

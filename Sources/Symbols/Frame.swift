@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The answers of the symbolizer. A field that isn't known is nil, never guessed.
 
+import ByteText
+
 /// One function of a call stack; several frames share a `pc` where calls were inlined.
 public struct Frame: Hashable, Sendable {
   /// The return address that was asked for.
   public var pc: UInt64
   /// Path of the module that holds it.
-  public var module: String?
+  public var module: ForeignText?
   /// Demangled name.
-  public var function: String?
+  public var function: ForeignText?
   /// Source file, as the compiler wrote it: absolute where it could be told.
-  public var file: String?
+  public var file: ForeignText?
   /// Line in `file`, from 1.
   public var line: Int?
   /// Whether this function was inlined into the next frame's.
@@ -20,7 +22,7 @@ public struct Frame: Hashable, Sendable {
   /// Where a frame without a function is in its module's file.
   public var place: FilePlace?
   /// Why less is known than the module's files could tell; nil if nothing is in the way.
-  public var problem: String?
+  public var problem: ForeignText?
 
   /// A place in the file of a module, by which a name can be found elsewhere: in an unstripped copy, on another
   /// machine.
@@ -37,8 +39,8 @@ public struct Frame: Hashable, Sendable {
   }
 
   public init(
-    pc: UInt64, module: String?, function: String? = nil, file: String? = nil, line: Int? = nil, inlined: Bool = false,
-    place: FilePlace? = nil, problem: String? = nil, unnamed: NameLoss? = nil
+    pc: UInt64, module: ForeignText?, function: ForeignText? = nil, file: ForeignText? = nil, line: Int? = nil,
+    inlined: Bool = false, place: FilePlace? = nil, problem: ForeignText? = nil, unnamed: NameLoss? = nil
   ) {
     self.unnamed = unnamed
     self.pc = pc
@@ -52,25 +54,24 @@ public struct Frame: Hashable, Sendable {
   }
 
   /// The text in place of the name of a function that is not known: `module+0x1234`; nil in no module.
-  public var placeName: String? {
+  public var placeName: ForeignText? {
     guard let module, let place else { return nil }
-    let name = module.split(separator: "/").last.map { String($0) } ?? module
-    return "\(name)+0x\(String(place.address, radix: 16))"
+    return "\(module.fileName)+0x\(String(place.address, radix: 16))"
   }
 
   /// Bytes of memory, about, for the budget of a cache.
   public var cost: Int {
-    MemoryLayout<Frame>.stride &+ (function?.utf8.count ?? 0) &+ (file?.utf8.count ?? 0)
-      &+ (place?.buildID.count ?? 0) &+ (problem?.utf8.count ?? 0)
+    MemoryLayout<Frame>.stride &+ (function?.byteCount ?? 0) &+ (file?.byteCount ?? 0)
+      &+ (place?.buildID.count ?? 0) &+ (problem?.byteCount ?? 0)
   }
 }
 
 /// The part of a variable that holds an address, by the debug information.
 public struct Variable: Hashable, Sendable {
   /// As the source would name it: `server.clients[3].len`.
-  public var path: String
+  public var path: ForeignText
   /// Its type, as the source would write it; nil if not known.
-  public var type: String?
+  public var type: ForeignText?
   /// Bytes from the part's start to the address.
   public var offset: UInt64
   /// Bytes of the part; nil if not known.
@@ -78,14 +79,14 @@ public struct Variable: Hashable, Sendable {
   /// The address is between the members of `path`.
   public var isPadding: Bool
   /// Other names of the same byte: further members of a union, further bit-fields.
-  public var alternatives: [String]
+  public var alternatives: [ForeignText]
   /// Where the variable is declared.
-  public var file: String?
+  public var file: ForeignText?
   public var line: Int?
 
   public init(
-    path: String, type: String?, offset: UInt64, size: UInt64?, isPadding: Bool = false, alternatives: [String] = [],
-    file: String? = nil, line: Int? = nil
+    path: ForeignText, type: ForeignText?, offset: UInt64, size: UInt64?, isPadding: Bool = false,
+    alternatives: [ForeignText] = [], file: ForeignText? = nil, line: Int? = nil
   ) {
     self.path = path
     self.type = type
@@ -101,10 +102,10 @@ public struct Variable: Hashable, Sendable {
 extension Variable {
   /// Puts the scope of the symbol's name before the path: a definition outside of its namespace's entry has none.
   mutating func qualify(by symbol: String) {
-    let name = String(path.prefix { $0 != "." && $0 != "[" })
+    let name = String(path.unescaped.prefix { $0 != "." && $0 != "[" })  // raw: compared with a symbol's name
     guard symbol != name, symbol.hasSuffix("::\(name)") else { return }
-    let scope = symbol.dropLast(name.count)
-    path = scope + path
+    let scope = ForeignText(symbol.dropLast(name.count))
+    path = "\(scope)\(path)"
     alternatives = alternatives.map { "\(scope)\($0)" }
   }
 }
@@ -112,15 +113,15 @@ extension Variable {
 /// A variable or function of a module, found in its symbol table.
 public struct StaticSymbol: Hashable, Sendable {
   /// Demangled name, without a symbol version.
-  public var name: String
+  public var name: ForeignText
   /// Bytes from the symbol's start to the address that was asked for.
   public var offset: UInt64
   /// Size in bytes; 0 where the symbol table gives none, as for functions written in assembly.
   public var size: UInt64
   /// Section that holds the address, such as `.data` or `.bss`.
-  public var section: String?
+  public var section: ForeignText?
 
-  public init(name: String, offset: UInt64, size: UInt64, section: String?) {
+  public init(name: ForeignText, offset: UInt64, size: UInt64, section: ForeignText?) {
     self.name = name
     self.offset = offset
     self.size = size

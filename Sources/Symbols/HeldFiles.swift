@@ -3,6 +3,7 @@
 // upgraded, memory that was loaded as a library, files of another mount namespace. Each takes a descriptor, so there
 // are at most `limit` of them.
 
+import ByteText
 import FileFacts
 import Synchronization
 
@@ -10,8 +11,8 @@ import Synchronization
 public final class HeldFiles: Sendable {
   private final class Held: Sendable {
     let file: RegularFile
-    let path: String
-    init(_ file: consuming RegularFile, path: String) {
+    let path: ForeignText
+    init(_ file: consuming RegularFile, path: ForeignText) {
       self.file = file
       self.path = path
     }
@@ -34,7 +35,7 @@ public final class HeldFiles: Sendable {
 
   /// A module apart from where it lies and in which process.
   private struct Key: Hashable {
-    var path: String
+    var path: ForeignText
     var buildID: [UInt8]
     var file: FileState?
     var noted: UInt64
@@ -76,7 +77,7 @@ public final class HeldFiles: Sendable {
     let search = DebugFileSearch(roots: [])
     if case .success(let file) = search.moduleFile(plain) {
       // A longer path is looked at anew each time.
-      guard module.path.utf8.count <= Self.longestProvedPath else { return true }
+      guard module.path.byteCount <= Self.longestProvedPath else { return true }
       state.withLock { state in
         if state.proved.count >= Self.provedLimit { state.proved.removeAll() }
         state.proved[key] = file.state

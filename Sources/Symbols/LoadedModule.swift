@@ -4,6 +4,7 @@
 // A question whose budget ends while files are opened leaves them unopened, and what it found is not kept.
 
 import Bounds
+import ByteText
 import Synchronization
 
 /// Thread-safe: look-ups in one module wait for each other, look-ups in different modules don't.
@@ -72,14 +73,16 @@ final class LoadedModule: Sendable {
       if inner.isEmpty {
         guard symbol != nil || problem != nil else { return [] }
         return [
-          Frame(pc: 0, module: reference.path, function: symbol.map { symbolName($0.name) }, problem: problem)
+          Frame(
+            pc: 0, module: reference.path, function: symbol.map { ForeignText(symbolName($0.name)) },
+            problem: problem.map { ForeignText($0) })
         ]
       }
       return inner.map { frame in
-        let function = functionName(frame, symbol: symbol?.name)
+        let function = functionName(frame, symbol: symbol?.name).map { ForeignText($0) }
         return Frame(
           pc: 0, module: reference.path, function: function, file: frame.location.file, line: frame.location.line,
-          inlined: frame.inlined, problem: problem)
+          inlined: frame.inlined, problem: problem.map { ForeignText($0) })
       }
     }
   }
@@ -89,7 +92,7 @@ final class LoadedModule: Sendable {
     files.withLock { files in
       guard open(&files), let symbol = files.symbols.symbol(at: address) else { return nil }
       return StaticSymbol(
-        name: symbolName(symbol.name), offset: address &- symbol.start, size: symbol.size,
+        name: ForeignText(symbolName(symbol.name)), offset: address &- symbol.start, size: symbol.size,
         section: files.symbols.section(at: address))
     }
   }
@@ -116,8 +119,8 @@ final class LoadedModule: Sendable {
   }
 
   /// Why less is known of variables than the files could tell; nil if nothing is in the way. As of the last look-up.
-  func variableProblem() -> String? {
-    files.withLock { $0.debugInformation?.problem ?? $0.problem }
+  func variableProblem() -> ForeignText? {
+    files.withLock { $0.debugInformation?.problem ?? $0.problem }.map { ForeignText($0) }
   }
 
   /// The variable that holds `memory` in the frame of the function at `address` (of the ELF file).
@@ -137,7 +140,7 @@ final class LoadedModule: Sendable {
     files.withLock { files in
       guard open(&files), let symbol = files.symbols.threadLocalSymbol(at: offset) else { return nil }
       return StaticSymbol(
-        name: symbolName(symbol.name), offset: offset &- symbol.start, size: symbol.size,
+        name: ForeignText(symbolName(symbol.name)), offset: offset &- symbol.start, size: symbol.size,
         section: symbol.isZeroed ? ".tbss" : ".tdata")
     }
   }
@@ -247,6 +250,6 @@ final class LoadedModule: Sendable {
     guard let at = full.utf8.firstIndex(of: UInt8(ascii: "@")), at != full.startIndex else {
       return demangled(cString: name)
     }
-    return demangled(String(full[..<at]))
+    return String(full[..<at]).withCString { demangled(cString: $0) }
   }
 }

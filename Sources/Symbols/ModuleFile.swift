@@ -9,18 +9,18 @@ public struct ModuleFile {
   private let file: ObjectFile
 
   /// Nil if the file can't be read or is none.
-  public init?(path: String) {
+  public init?(path: ForeignText) {
     guard let file = ObjectFile(path: path) else { return nil }
     self.file = file
   }
 
   /// The dynamic linker that it asks for; nil if it asks for none.
-  public var interpreter: String? {
+  public var interpreter: ForeignText? {
     guard let section = file.section(named: ".interp"), section.type != SHT_NOBITS, section.compression == nil else {
       return nil
     }
     let text = file.bytes(at: section.offset, count: min(4096, Int(clamping: section.size))).prefix { $0 != 0 }
-    return text.isEmpty ? nil : String(reversibly: text)
+    return text.isEmpty ? nil : ForeignText(reversibly: text)
   }
 
   /// The functions that the file defines under one name.

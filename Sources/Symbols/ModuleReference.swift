@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A module as the index has it: enough to find its file again, and to be sure that it is the file that was loaded.
 
+@_exported import ByteText
 @_exported import FileFacts
 
 /// A loaded executable or shared object.
 public struct ModuleReference: Hashable, Sendable {
   /// Path of the file that was mapped, by its bytes (ByteText). Anything that isn't an absolute path, such as the name
   /// of the vdso, leads to no file.
-  public var path: String
+  public var path: ForeignText
   /// The GNU build id, empty if the module has none.
   public var buildID: [UInt8]
   /// Lowest mapped address.
@@ -44,7 +45,7 @@ public struct ModuleReference: Hashable, Sendable {
   }
 
   public init(
-    path: String, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64,
+    path: ForeignText, buildID: [UInt8], start: UInt64, end: UInt64, bias: UInt64,
     file: FileState? = nil, notedNanoseconds: UInt64 = 0, isDeleted: Bool = false, isMain: Bool = false,
     process: Process? = nil
   ) {

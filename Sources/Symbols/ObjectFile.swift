@@ -18,7 +18,7 @@ import Glibc
 /// An ELF executable, shared object or debug file of either; or an image of one in memory.
 final class ObjectFile {
   /// By its bytes (ByteText).
-  let path: String
+  let path: ForeignText
   let elf: OpaquePointer
   /// Nil after `closeDescriptor`, and for an image.
   private var file: RegularFile?
@@ -92,13 +92,13 @@ final class ObjectFile {
   private static let checksumLimit: UInt64 = 4 << 30
 
   /// Nil if the file can't be read or isn't an ELF file of this kind.
-  convenience init?(path: String, kind: Kind = .module) {
+  convenience init?(path: ForeignText, kind: Kind = .module) {
     guard let file = try? RegularFile(path: path) else { return nil }
     self.init(file, path: path, kind: kind)
   }
 
   /// `path`: what led to the file.
-  init?(_ file: consuming RegularFile, path: String, kind: Kind = .module) {
+  init?(_ file: consuming RegularFile, path: ForeignText, kind: Kind = .module) {
     let bytes = ELFBytes(descriptor: file.descriptor)
     guard Self.isUsable(bytes, kind), elf_version(UInt32(EV_CURRENT)) != EV_NONE else { return nil }
     guard let elf = elf_begin(file.descriptor, ELF_C_READ, nil) else { return nil }
@@ -117,7 +117,7 @@ final class ObjectFile {
   }
 
   /// The file whose bytes these are; `path` is where they come from. Takes `image`, also if it returns nil.
-  init?(image: UnsafeMutableRawBufferPointer, path: String, kind: Kind) {
+  init?(image: UnsafeMutableRawBufferPointer, path: ForeignText, kind: Kind) {
     let bytes = ELFBytes(memory: UnsafeRawBufferPointer(image))
     guard Self.isUsable(bytes, kind), elf_version(UInt32(EV_CURRENT)) != EV_NONE, let start = image.baseAddress,
       let elf = elf_memory(start.assumingMemoryBound(to: CChar.self), image.count)
@@ -393,7 +393,7 @@ final class ObjectFile {
 
   /// The separate debug file that this one names, with its checksum: a text, and behind its zero, at a multiple of 4
   /// bytes, a number.
-  var debugLink: (name: String, checksum: UInt32)? {
+  var debugLink: (name: ForeignText, checksum: UInt32)? {
     guard let section = section(named: ".gnu_debuglink"), section.type != SHT_NOBITS, section.compression == nil,
       let size = Foreign(section.size).int(upTo: 8192)
     else { return nil }
@@ -401,7 +401,7 @@ final class ObjectFile {
     guard let end = content.firstIndex(of: 0), let checksum = content.number(at: (end &+ 4) & ~3, size: 4) else {
       return nil
     }
-    return (String(reversibly: content[..<end]), UInt32(truncatingIfNeeded: checksum))
+    return (ForeignText(reversibly: content[..<end]), UInt32(truncatingIfNeeded: checksum))
   }
 
   /// Lowest address and one past the highest that the file's segments take, not rounded to pages; nil if it has none.

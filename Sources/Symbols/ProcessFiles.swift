@@ -5,6 +5,7 @@
 // Root reads files here for the process's user, so a file must be one that this user may read.
 
 import Bounds
+import ByteText
 import FileFacts
 import Glibc
 
@@ -30,7 +31,7 @@ struct ProcessFiles: ~Copyable {
   deinit { close(directory) }
 
   /// The file that the process knows as `path`.
-  func file(atPath path: String) -> ObjectFile? { firstTask { open("\($0)root\(path)") } }
+  func file(atPath path: ForeignText) -> ObjectFile? { firstTask { open("\($0)root\(path)") } }
 
   /// The file that it executes.
   var executable: ObjectFile? { isSameProcess ? firstTask { open("\($0)exe") } : nil }
@@ -43,7 +44,7 @@ struct ProcessFiles: ~Copyable {
     return open("map_files/\(name)")
   }
 
-  private func open(_ path: String) -> ObjectFile? {
+  private func open(_ path: ForeignText) -> ObjectFile? {
     guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID) else {
       return nil
     }

@@ -16,6 +16,7 @@
 // it would see of a program's own sections (DWARFCheck).
 
 import Bounds
+import ByteText
 import CLibdw
 
 /// The part of a split unit that the program has.
@@ -27,17 +28,17 @@ struct Skeleton: Hashable {
   /// The address to which ranges and locations are relative.
   var baseAddress: UInt64
   /// Of the .dwo file, and the directory that it was compiled in.
-  var name: String
-  var directory: String?
+  var name: ForeignText
+  var directory: ForeignText?
 
   /// Where the compiler put the .dwo file: absolute, if it says where it worked.
-  var path: String {
-    guard let directory, name.utf8.first != UInt8(ascii: "/") else { return name }
+  var path: ForeignText {
+    guard let directory, !name.isAbsolutePath else { return name }
     return "\(directory)/\(name)"
   }
 
   /// Bytes of memory, about.
-  var cost: Int { 96 &+ name.utf8.count &+ (directory?.utf8.count ?? 0) }
+  var cost: Int { 96 &+ name.byteCount &+ (directory?.byteCount ?? 0) }
 
   /// Nil for a unit that isn't split.
   init?(_ entry: Dwarf_Die) {

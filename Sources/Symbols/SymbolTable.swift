@@ -9,6 +9,7 @@
 // table of so many bytes. What is left out is said.
 
 import Bounds
+import ByteText
 import CLibdw
 
 struct SymbolTable {
@@ -162,8 +163,8 @@ struct SymbolTable {
   }
 
   /// The name of the section that holds `address`.
-  func section(at address: UInt64) -> String? {
+  func section(at address: UInt64) -> ForeignText? {
     guard let name = sectionFile?.section(at: address)?.name, !name.isEmpty else { return nil }
-    return name
+    return ForeignText(name)
   }
 }

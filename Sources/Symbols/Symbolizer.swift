@@ -6,6 +6,7 @@
 // lock, behind the module's own.
 
 import Bounds
+import ByteText
 import Glibc
 import Synchronization
 
@@ -33,7 +34,7 @@ public final class Symbolizer: Sendable {
   }
 
   private struct ModuleKey: Hashable {
-    var path: String
+    var path: ForeignText
     var buildID: [UInt8]
     /// Of the mapping, relative to the bias.
     var start: UInt64
@@ -105,11 +106,11 @@ public final class Symbolizer: Sendable {
     tables = Mutex(
       Tables(
         frames: GenerationCache(budget: limits.answerBytes / 4 * 3, cost: Self.cost),
-        symbols: GenerationCache(budget: limits.answerBytes / 8) { 64 &+ ($0?.name.utf8.count ?? 0) },
+        symbols: GenerationCache(budget: limits.answerBytes / 8) { 64 &+ ($0?.name.byteCount ?? 0) },
         variables: GenerationCache(budget: limits.answerBytes / 8) { variable in
-          256 &+ (variable?.path.utf8.count ?? 0) &+ (variable?.type?.utf8.count ?? 0)
-            &+ (variable?.file?.utf8.count ?? 0)
-            &+ (variable?.alternatives.reduce(0) { $0 &+ $1.utf8.count } ?? 0)
+          256 &+ (variable?.path.byteCount ?? 0) &+ (variable?.type?.byteCount ?? 0)
+            &+ (variable?.file?.byteCount ?? 0)
+            &+ (variable?.alternatives.reduce(0) { $0 &+ $1.byteCount } ?? 0)
         }))
   }
 
@@ -188,7 +189,7 @@ public final class Symbolizer: Sendable {
 
   /// Why the module's debug information names fewer variables than it could, as of the last look-up; nil if nothing is
   /// in the way.
-  public func variableProblem(in module: ModuleReference) -> String? {
+  public func variableProblem(in module: ModuleReference) -> ForeignText? {
     tables.withLock { find(ModuleKey(module), module, &$0) }.variableProblem()
   }
 

@@ -5,6 +5,8 @@
 // turns its kind into a status: `allocsctl` into an exit status (Client/ExitStatus.swift), `allocsd` into an HTTP
 // status (IndexServer/ErrorResponse.swift). Its words reach people unchanged: `<what> — <advice>` on one line.
 
+import ByteText
+
 /// Why something could not be done, and what to do about it.
 public struct Complaint: Error, Hashable, Sendable {
   /// The kinds of failures that a program can act upon.
@@ -35,17 +37,18 @@ public struct Complaint: Error, Hashable, Sendable {
   }
 
   public var kind: Kind
-  /// The attempt, its object, and why it failed.
-  public var what: String
+  /// The attempt, its object, and why it failed. Paths and names in it are from elsewhere: all that would do more than
+  /// show itself is escaped (ForeignText), as in `advice`.
+  public var what: String { didSet { what = what.escapedAsForeign } }
   /// The remedy; empty if nobody knows one.
-  public var advice: String
+  public var advice: String { didSet { advice = advice.escapedAsForeign } }
   /// The `errno` value of the system call that failed; 0 if none did.
   public var code: Int32
 
   public init(_ kind: Kind, what: String, advice: String = "", code: Int32 = 0) {
     self.kind = kind
-    self.what = what
-    self.advice = advice
+    self.what = what.escapedAsForeign
+    self.advice = advice.escapedAsForeign
     self.code = code
   }
 }

@@ -2,6 +2,7 @@
 // The log of allocsd's broker on standard error, in the form of the workers' (swift-log), without that library. Text
 // from outside is escaped: characters that a terminal would act upon, and all that belongs to no line.
 
+import ByteText
 import Glibc
 
 /// Levels of the log, by swift-log's words.
@@ -33,7 +34,7 @@ public struct Log: Sendable {
 
   /// A line of a worker of `who`, as the worker wrote it.
   public func line(_ bytes: ArraySlice<UInt8>, from who: String) {
-    Self.write("[\(who)] \(Self.printable(String(decoding: bytes, as: UTF8.self)))\n")
+    Self.write("[\(who)] \(ForeignText(reversibly: bytes))\n")
   }
 
   private static func write(_ line: String) {
@@ -46,24 +47,6 @@ public struct Log: Sendable {
     }
   }
 
-  package static func printable(_ text: String) -> String {
-    guard text.unicodeScalars.contains(where: { !isPrintable($0) }) else { return text }
-    var result = ""
-    for scalar in text.unicodeScalars {
-      if isPrintable(scalar) {
-        result.unicodeScalars.append(scalar)
-      } else {
-        result += "\\u{\(String(scalar.value, radix: 16))}"
-      }
-    }
-    return result
-  }
-
-  private static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
-    if scalar.isASCII { return 0x20..<0x7f ~= scalar.value }
-    switch scalar.properties.generalCategory {
-    case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned: return false
-    default: return true
-    }
-  }
+  /// Text of a line: much of it is from elsewhere.
+  package static func printable(_ text: String) -> String { text.escapedAsForeign }
 }

@@ -88,7 +88,8 @@ struct AnswerTextTests {
       ("(anonymous namespace)::run(int, int, int, int)", "a.c", 40, "(anonymous namespace)::run(…) (a.c:101)"),
     ])
   func frame(function: String, file: String, columns: Int, text: String) {
-    let frame = Frame(pc: 0x1000, module: "/lib/m.so", function: function, file: "/src/\(file)", line: 101)
+    let frame = Frame(
+      pc: 0x1000, module: "/lib/m.so", function: ForeignText(function), file: "/src/\(file)", line: 101)
     let described = Answer.describe(frame, columns: columns)
     #expect(described == text)
     #expect(TextLayout.width(described) <= columns)
@@ -115,7 +116,7 @@ struct AnswerTextTests {
 
   @Test("what names lack is said once, in the text and as JSON")
   func namesMissing() throws {
-    let problem = "its split debug information (.dwo) is missing: /src/ps.dwo"
+    let problem: ForeignText = "its split debug information (.dwo) is missing: /src/ps.dwo"
     var answer = Self.heap()
     let frames = (0..<3).map { index in
       Frame(pc: 0x1000 + UInt64(index), module: "/usr/bin/ps", function: "f\(index)", problem: problem)
@@ -312,7 +313,7 @@ struct AnswerTextTests {
   @Test("no line is wider than 80 columns, nor does any reach the terminal with control characters")
   func hostile() {
     let long = String(repeating: "std::map<std::string, std::vector<int, std::allocator<int>>>::", count: 200)
-    for evil in [long, "\u{1B}[31m\n\t\u{7}", "日本語" + long, "\u{202E}" + long, ""] {
+    for evil: ForeignText in [ForeignText(long), "\u{1B}[31m\n\t\u{7}", "日本語\(long)", "\u{202E}\(long)", ""] {
       for address: UInt64 in [0, 0x55d0_c0ff_ee10, .max] {
         var answer = Self.heap()
         answer.address = address

@@ -35,7 +35,7 @@ struct AttributionTests {
         of: ModuleReference.Process(id: getpid(), startTime: 0, ownerID: getuid()),
         readableAs: getpid(), since: .infinity))
     segment.addModule(
-      path: library.path, range: library.start..<library.end, bias: library.bias, buildID: library.buildID)
+      path: library.path.unescaped, range: library.start..<library.end, bias: library.bias, buildID: library.buildID)
     view = try ProcessView(file: segment.path)
   }
 
@@ -82,7 +82,7 @@ struct AttributionTests {
     #expect(answer.stack?.site?.function?.contains("qsort") == true)
     #expect(answer.text.contains("allocated by \(try #require(answer.stack?.site?.function))"))
     #expect(answer.text.contains("→#1 "))
-    #expect(try parseJSON(answer.json)["site"]?["function"]?.string == answer.stack?.site?.function)
+    #expect(try parseJSON(answer.json)["site"]?["function"]?.string == answer.stack?.site?.function?.unescaped)
   }
 
   @Test("patterns that are added move the site outwards")
@@ -171,7 +171,7 @@ struct AttributionTests {
     var writer = ByteWriter()
     inquiry.appendJSONLine(of: base, stacks: true, to: &writer)
     let line = try parseJSON(String(writer.takeString().dropLast()))
-    let module = try view.answer(base).stack?.site?.module
+    let module = try view.answer(base).stack?.site?.module?.unescaped
     #expect(line["site"]?["module"]?.string == module)
     return module
   }

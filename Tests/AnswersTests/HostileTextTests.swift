@@ -14,11 +14,16 @@ import Testing
 
 @Suite("Hostile text in answers", .bounded)
 struct HostileTextTests {
-  /// Ends a title, colours the line, goes back on it and on to the next, turns the direction round; a byte that is no
-  /// text; forty marks upon one letter.
-  private static let hostile =
-    "h\u{1B}]0;x\u{7}\r\n\u{9B}31m\u{202E}\u{2028}\u{E0041}\u{FEFF}\u{85}\t" + String(reversibly: [0x9B, 0xFF])
-    + "z" + String(repeating: "\u{489}", count: 40)
+  /// Ends a title, colours the line, goes back on it and on to the next, turns the direction round, isolates; nothing
+  /// that is seen, in many forms; bytes that are no text, an encoded half of a pair among them; forty marks upon one
+  /// letter.
+  private static let text =
+    "h\u{1B}]0;x\u{7}\r\n\u{9B}31m\u{202E}\u{2028}\u{E0041}\u{FEFF}\u{85}\t\0\u{7F}"
+    + "\u{2029}\u{2066}\u{2069}\u{200B}\u{200D}" + String(reversibly: [0x9B, 0xFF, 0xED, 0xA0, 0x80, 0xC3]) + "z"
+    + String(repeating: "\u{489}", count: 40)
+  private static let hostile = ForeignText(text)
+  /// The same at a length that no line has.
+  private static let long = ForeignText(String(repeating: text, count: 12_000 / text.utf8.count))
 
   private func expectInert(_ text: String, _ what: String = "", sourceLocation: SourceLocation = #_sourceLocation) {
     #expect(text.hasSuffix("\n"), "\(what)", sourceLocation: sourceLocation)
@@ -44,15 +49,17 @@ struct HostileTextTests {
     #expect(json.contains("\\u001b"), sourceLocation: sourceLocation)
   }
 
-  private static func frame(_ pc: UInt64) -> Frame {
+  private static func frame(_ pc: UInt64, _ hostile: ForeignText = hostile) -> Frame {
     Frame(
       pc: pc, module: "/\(hostile)", function: hostile, file: hostile, line: 3, problem: hostile)
   }
 
-  private static func stack() -> NamedStack { NamedStack((0..<20).map { frame($0) }, site: 9) }
+  private static func stack(_ hostile: ForeignText) -> NamedStack {
+    NamedStack((0..<20).map { frame($0, hostile) }, site: 9)
+  }
 
   /// An answer of a kind with every text that an answer may have.
-  private static func answer(_ kind: Answer.Kind) -> Answer {
+  private static func answer(_ kind: Answer.Kind, _ hostile: ForeignText) -> Answer {
     var answer = Answer(address: 0x1010, kind: kind)
     let variable = Variable(
       path: hostile, type: hostile, offset: 1, size: 4, alternatives: [hostile, hostile], file: hostile, line: -1)
@@ -63,11 +70,11 @@ struct HostileTextTests {
     answer.allocatorModule = "/\(hostile)"
     answer.function = hostile
     answer.thread = Answer.Thread(id: 7, name: hostile)
-    answer.stack = stack()
+    answer.stack = stack(hostile)
     answer.hasFullStack = true
     var container = Answer.Container(kind: .chunk, block: Answer.Block(base: 0x1000, size: 4096))
     (container.allocator, container.allocatorModule, container.function) = (hostile, "/\(hostile)", hostile)
-    (container.thread, container.stack) = (Answer.Thread(id: 8, name: hostile), stack())
+    (container.thread, container.stack) = (Answer.Thread(id: 8, name: hostile), stack(hostile))
     answer.containers = [container]
     answer.contents = [container]
     // A block and a symbol both have a size.
@@ -79,13 +86,13 @@ struct HostileTextTests {
     answer.isThreadLocal = true
     answer.mappedBy = Answer.MappedBy(
       range: 0x1000..<0x9000, function: hostile, thread: Answer.Thread(id: 9, name: hostile), age: 1,
-      permissions: "rw-p", path: "/\(hostile)", fileOffset: 0, stack: stack())
+      permissions: "rw-p", path: "/\(hostile)", fileOffset: 0, stack: stack(hostile))
     if kind == .stack || kind == .mapping {
       answer.part = Answer.Part(.environment, name: hostile, text: hostile, offset: 1, size: 10)
     }
     answer.frame = Answer.StackFrame(
-      role: .frame, index: 0, functions: [frame(1)], cfa: 3, variable: variable, stopped: .nan)
-    answer.frameFailure = hostile
+      role: .frame, index: 0, functions: [frame(1, hostile)], cfa: 3, variable: variable, stopped: .nan)
+    answer.frameFailure = text
     (answer.mapping, answer.mappingBelow, answer.mappingAbove) = (mapping, mapping, mapping)
     answer.variableProblem = hostile
     answer.losses.mayPassBy = [hostile]
@@ -95,8 +102,8 @@ struct HostileTextTests {
   @Test("an answer of each kind, with such names in all its fields, is lines of a screen's width, and JSON")
   func answers() throws {
     let kinds: [Answer.Kind] = [.heap, .free, .static, .stack, .mapping, .unmapped]
-    for kind in kinds {
-      var answer = Self.answer(kind)
+    for (kind, hostile) in kinds.flatMap({ kind in [Self.hostile, Self.long].map { (kind, $0) } }) {
+      var answer = Self.answer(kind, hostile)
       expectInert(answer.text, "\(kind)")
       try expectInertJSON(answer.json)
       // Without what comes first in its place, the next comes.
@@ -111,7 +118,7 @@ struct HostileTextTests {
 
   @Test("tables, summaries and lists with such names")
   func tables() throws {
-    let hostile = Self.hostile
+    let (hostile, text) = (Self.hostile, Self.text)
     var process = IndexedProcess(
       processID: 7, state: .unreadable, userID: 65534, command: ["/\(hostile)", hostile], startTime: 1, started: nil,
       segmentBytes: 9, path: "/dev/\(hostile)", lostBlocks: 1, unknownEnding: hostile, problem: hostile)
@@ -123,7 +130,7 @@ struct HostileTextTests {
     try expectInertJSON(report.json)
     let summary = ProcessSummary(
       process: process, hasFullStacks: true, isAbandoned: false,
-      counters: [ProcessSummary.Counter(name: hostile, value: 3)],
+      counters: [ProcessSummary.Counter(name: text, value: 3)],
       threads: [ProcessSummary.Thread(id: 1, name: hostile, state: .live, allocations: .max, frees: .max)],
       allocations: .max, frees: .max, moduleCount: .max, bypasses: [hostile])
     expectInertLines(summary.text, isJSON: false)
@@ -145,7 +152,7 @@ struct HostileTextTests {
 
   @Test("a process with such names in its index: answers, table, summary, events")
   func index() throws {
-    let hostile = Self.hostile
+    let hostile = Self.text
     let directory = TemporaryDirectory()
     let segment = SyntheticSegment(
       processID: 1, startTime: 1, in: directory.path, name: "1.1.seg", command: ["/bin/\(hostile)", hostile])
@@ -184,9 +191,20 @@ struct HostileTextTests {
     }
   }
 
+  @Test("of what a server sends, nothing acts upon a terminal; what it has escaped stays as it is")
+  func server() {
+    for plain in ["", "\n", "a — b … → c\n\n", "{\"name\":\"\\u001b caf\\\\xE9 é 日本\"}\n"] {
+      #expect(TextLayout.lines(fromServer: Array(plain.utf8)) == Array(plain.utf8))
+    }
+    let bytes = Array("a\n\(Self.text)\n— b\n".utf8) + [0x9B, 0x0A]
+    let lines = String(decoding: TextLayout.lines(fromServer: bytes), as: UTF8.self)
+    #expect(lines.unicodeScalars.allSatisfy { $0 == "\n" || $0.isInert }, "\(ForeignText(lines))")
+    #expect(lines.hasPrefix("a\nh\\u{1b}]0;x") && lines.hasSuffix("\n— b\n\u{FFFD}\n"))
+  }
+
   @Test("errors about such a line, address, filter or pattern")
   func errors() throws {
-    let hostile = Self.hostile
+    let hostile = Self.text
     for form in [AnswerList.Form.text, .jsonLines] {
       var list = AnswerList(form: form)
       var lines = AddressLines()

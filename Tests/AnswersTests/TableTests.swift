@@ -75,11 +75,11 @@ struct TopTableTests {
 
   @Test("rows fit 80 columns, whatever the names")
   func width() throws {
-    let long = String(repeating: "std::vector<日本>::", count: 1000)
-    let sites = ["a", long, "\u{1B}[2J"].flatMap { name in
+    let long = ForeignText(String(repeating: "std::vector<日本>::", count: 1000))
+    let sites = (["a", long, "\u{1B}[2J"] as [ForeignText]).flatMap { name in
       [
         [], [Frame(pc: 1, module: name)], [Frame(pc: 1, module: name, function: name, file: name, line: 5)],
-        [Frame(pc: 1, module: name, function: name), Frame(pc: 1, module: name, function: name + "x")],
+        [Frame(pc: 1, module: name, function: name), Frame(pc: 1, module: name, function: "\(name)x")],
       ]
       .map { frames in
         TopTable.Site(

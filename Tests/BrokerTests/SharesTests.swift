@@ -62,6 +62,8 @@ struct SharesTests {
     let body = try #require(parts.last)
     #expect(text.contains("Content-Length: \(body.utf8.count)\r\n"))
     #expect(body == "{\"error\":\"a \\\"quoted\\\" \\\\ word  — wait\"}\n")
+    let hostile = Refusal(status: 429, what: "a\u{1B}\u{9B}\u{202E}\u{2028}\u{7F}b", advice: "").bytes
+    #expect(String(decoding: hostile, as: UTF8.self).hasSuffix("{\"error\":\"a     b\"}\n"))
   }
 
   @Test("a line of the log has no character that a terminal acts upon")

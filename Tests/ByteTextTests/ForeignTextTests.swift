@@ -51,6 +51,35 @@ struct ForeignTextTests {
     #expect(escaped.unicodeScalars.count { $0 == "\u{301}" } < 5)
   }
 
+  @Test("put together, foreign texts stay as they came in a foreign text, and are escaped in a String")
+  func parts() {
+    let (directory, name): (ForeignText, ForeignText) = ("/\u{1B}[2J", ForeignText(reversibly: [0x66, 0xFF]))
+    let path: ForeignText = "\(directory)/\(name).\(7)"
+    #expect(path.originalBytes == Array("/\u{1B}[2J/f".utf8) + [0xFF] + Array(".7".utf8))
+    #expect(path.originalPath.last == 0 && path.originalPath.count == path.originalBytes.count + 1)
+    #expect(ForeignText("\(directory)/\(name)") == "/\u{1B}[2J/f\u{10FEFF}")
+    let shown = "\(directory)/\(name)"
+    #expect(shown == "/\\u{1b}[2J/f\\xFF")
+    #expect([directory, name].joined(separator: "\n").unescaped == "/\u{1B}[2J\nf\u{10FEFF}")
+    #expect("\([directory, name].joined(separator: ", "))" == "/\\u{1b}[2J, f\\xFF")
+  }
+
+  @Test("the name of a file is what stands behind the last slash; the whole path if nothing does")
+  func fileNames() {
+    let names: [(ForeignText, ForeignText)] = [
+      ("/usr/lib/a.so", "a.so"), ("a.so", "a.so"), ("/a/", "/a/"), ("/", "/"), ("", ""), ("a/\u{301}b", "\u{301}b"),
+    ]
+    for (path, name) in names { #expect(path.fileName == name) }
+    #expect(ForeignText("/a").isAbsolutePath && !ForeignText("a/").isAbsolutePath && !ForeignText("").isAbsolutePath)
+  }
+
+  @Test("texts are compared as they came: the escaped form of a text is another text")
+  func comparison() {
+    #expect(ForeignText("\u{1B}") != "\\u{1b}" && ForeignText("\u{1B}") == "\u{1B}")
+    #expect(ForeignText("\u{1B}") != ForeignText("\\u{1b}"))
+    #expect(ForeignText("a\u{1B}b").hasPrefix("a\u{1B}") && !ForeignText("a\u{1B}b").hasSuffix("\\u{1b}b"))
+  }
+
   @Test("interpolation, print, dump, debugging output and a struct around it give the escapes, and nothing else")
   func ways() {
     struct Around { var text: ForeignText }

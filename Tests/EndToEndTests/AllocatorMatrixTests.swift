@@ -175,7 +175,7 @@ extension EndToEnd {
           record.blocks.filter { !row.isLibc($0.site) }.map {
             segment.lookup($0.base).containing.flatMap { segment.context($0.context) }?.allocator?.name
           })
-        #expect(names == [row.allocator])
+        #expect(names == [row.allocator.map { ForeignText($0) }])
         try program.expectComplete(segment, record, baseline: baseline)
         try program.proceed()
       }

@@ -105,7 +105,7 @@ extension EndToEnd {
           continue
         }
         let thread = segment.thread(slot: slot, at: allocation.ticks)
-        if thread?.name != words[1] { wrong += 1 }
+        if thread?.name.unescaped != words[1] { wrong += 1 }
       }
       #expect(wrong == 0)
       #expect(segment.unindexed == [])

@@ -231,10 +231,10 @@ extension EndToEnd {
       var own = 0
       for event in contents.events where event.kind == .free || event.kind == .reallocOld {
         guard let context = segment.context(event.context) else { continue }
-        functions.insert(context.function ?? "")
+        functions.insert(context.function?.unescaped ?? "")
         #expect(context.threadSlot == event.slot)
         let stack = segment.stack(ofNode: context.node)
-        let modules = stack.addresses.compactMap { segment.module(containing: $0, at: event.ticks)?.path }
+        let modules = stack.addresses.compactMap { segment.module(containing: $0, at: event.ticks)?.path.unescaped }
         #expect(!modules.isEmpty)
         if modules.contains(module) { own += 1 }
       }

@@ -23,7 +23,7 @@ extension EndToEnd {
           return "\(block.base) of \(block.size) bytes is missing"
         }
         guard found.size == block.size else { return "\(block.base) has \(found.size) bytes, not \(block.size)" }
-        let name = segment.context(found.context)?.allocator?.name
+        let name = segment.context(found.context)?.allocator?.name?.unescaped
         return name == allocator ? nil : "\(block.base) is \(name ?? "nobody")'s"
       }
     }
@@ -70,8 +70,8 @@ extension EndToEnd {
       #expect(record.blocks.allSatisfy { segment.allocation(containing: $0.base) == nil })
       #expect(
         segment.bypasses == [
-          Bypass(function: "free", module: plugin, reason: "it is too short"),
-          Bypass(function: nil, module: plugin, reason: "what it frees would not be known"),
+          Bypass(function: "free", module: ForeignText(plugin), reason: "it is too short"),
+          Bypass(function: nil, module: ForeignText(plugin), reason: "what it frees would not be known"),
         ])
       try program.proceed()
       try program.finish()

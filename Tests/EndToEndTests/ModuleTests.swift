@@ -220,7 +220,7 @@ extension EndToEnd {
       let block = try loader.say("own")[0]
       #expect(try loader.functions(block).prefix(2) == ["alpha", "main"])
       let segment = try Segment(path: loader.directory.segment(of: loader.process.pid))
-      #expect(segment.modules.filter(\.isMain).map(\.path) == [path])
+      #expect(segment.modules.filter(\.isMain).map(\.path.unescaped) == [path])
     }
 
     // MARK: many

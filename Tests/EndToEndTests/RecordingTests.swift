@@ -522,7 +522,7 @@ extension EndToEnd {
       let pid = Int(recording.process.processID)
       let processes = said["processes"] as? [[String: Any]]
       #expect(processes?.map { $0["pid"] as? Int } == [pid])
-      #expect(processes?.first?["command"] as? [String] == recording.process.command)
+      #expect(processes?.first?["command"] as? [String] == recording.process.command.map(\.unescaped))
       let dumps = try #require(said["dumps"] as? [[String: Int]])
       let last = try #require(dumps.last)
       #expect(dumps.allSatisfy { $0["pid"] == pid && $0["interval"] == 1 })

@@ -204,7 +204,7 @@ extension EndToEnd {
       let process = try ChildProcess(["bash", "-c", "exec '\(program)'"], environment: environment, conversing: true)
       let lines = try process.readLines(until: "ready")
       let segment = try Segment(path: directory.segment(of: process.pid))
-      #expect(segment.command.first == program)
+      #expect(segment.command.first?.unescaped == program)
       let block = try #require(lines.first { $0.hasPrefix("block ") }.flatMap { UInt64($0.split(separator: " ")[1]) })
       #expect(segment.allocation(containing: block)?.size == 1000)
       #expect(try process.wait().ending == .exit(0))

@@ -45,7 +45,7 @@ extension EndToEnd {
           let thread = context.threadSlot.flatMap({ segment.thread(slot: $0, at: allocation.ticks) }),
           let name = names[block.base]
         else { continue }
-        if thread.name != name { wrong.append("\(thread.name) instead of \(name)") }
+        if thread.name.unescaped != name { wrong.append("\(thread.name) instead of \(name)") }
       }
       #expect(wrong.isEmpty, "\(wrong.count) names: \(wrong.prefix(5))")
       #expect(segment.unindexed == [])

@@ -205,7 +205,7 @@ struct ThreadTests {
     let segment = try Segment(path: synthetic.path)
     for (ticks, name) in [(10, "first"), (20, "first"), (30, "second"), (40, "second"), (50, "third"), (5000, "third")]
     {
-      #expect(segment.thread(slot: slot, at: UInt32(ticks))?.name == name)
+      #expect(segment.thread(slot: slot, at: UInt32(ticks))?.name.unescaped == name)
     }
     for ticks: UInt32 in [9, 25, 45] { #expect(segment.thread(slot: slot, at: ticks) == nil) }
     #expect(segment.thread(slot: other, at: 35)?.id == 900)
@@ -370,7 +370,7 @@ struct NamedModuleTests {
     for (index, path) in [(first, "/first"), (second, "/second")] {
       let holder = try holder(index + 1)
       #expect(holder == .module(index))
-      #expect(segment.module(of: holder, containing: 0x1100, at: 100)?.path == path)
+      #expect(segment.module(of: holder, containing: 0x1100, at: 100)?.path.unescaped == path)
       // It must lie there.
       #expect(segment.module(of: holder, containing: 0x9000, at: 100) == nil)
     }

@@ -44,7 +44,7 @@ private final class MadeUpTables: OriginTables {
     let names = functions[call.instruction & ~255] ?? []
     return (
       names.enumerated().map { index, name in
-        Frame(pc: call.pc, module: module.path, function: name, inlined: index + 1 < names.count)
+        Frame(pc: call.pc, module: module.path, function: ForeignText(name), inlined: index + 1 < names.count)
       }, true
     )
   }
@@ -52,7 +52,7 @@ private final class MadeUpTables: OriginTables {
   func add(module path: String, at start: UInt64, loaded: UInt32 = 0, unloaded: UInt32? = nil, isAgent: Bool = false) {
     modules.append(
       Module(
-        index: UInt32(modules.count), path: path, buildID: [], start: start, end: start + 0x10000, bias: 0,
+        index: UInt32(modules.count), path: ForeignText(path), buildID: [], start: start, end: start + 0x10000, bias: 0,
         loadTicks: loaded, unloadTicks: unloaded, isMain: false, isAgent: isAgent))
   }
 
@@ -117,7 +117,7 @@ struct StackNamingTests {
     let node = tables.stack([0x40110])
     let naming = StackNaming(tables)
     for (ticks, path) in [(15, "/lib/former"), (40, "/lib/later"), (25, nil), (15, "/lib/former")]
-      as [(UInt32, String?)]
+      as [(UInt32, ForeignText?)]
     {
       #expect(naming.site(ofNode: node, at: ticks)?.frames.first?.module == path, "at \(ticks)")
     }

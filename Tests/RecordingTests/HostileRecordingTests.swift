@@ -262,7 +262,7 @@ struct HostileRecordingTests {
   func text() throws {
     let hostile =
       "\u{1B}]0;x\u{7}\r\n\u{9B}31m\u{202E}\u{2028}\u{E0041}\u{FEFF}\u{85}\t" + String(reversibly: [0x9B, 0xFF])
-    let small = SmallRecording(names: hostile)
+    let small = SmallRecording(names: ForeignText(hostile))
     let recording = try small.open()
     let history = AddressHistory(of: SmallRecording.heap + 0x1010, in: recording)
     let report = HistoryReport(recording) { _ in 0 }

@@ -28,7 +28,7 @@ final class SmallRecording {
   deinit { unlink(path) }
 
   /// The small recording; with `names`, with these texts wherever a recording has any.
-  init(names: String? = nil) {
+  init(names: ForeignText? = nil) {
     add(
       .process,
       RecordedProcess(

@@ -124,7 +124,7 @@ extension TestProgram {
       if form.compiler == "clang++", name.hasPrefix("flexible") { continue }
       let found = try #require(try program.variable(name, symbolizer), "\(name)")
       let paths = ([found.path] + found.alternatives).map {
-        $0.replacingOccurrences(of: "(anonymous namespace)::", with: "")
+        $0.unescaped.replacingOccurrences(of: "(anonymous namespace)::", with: "")
       }
       #expect(
         paths.contains { $0 == name || $0.hasSuffix("::\(name)") || $0.hasPrefix("\(name).") }, "\(name): \(paths)")
@@ -168,7 +168,7 @@ extension TestProgram {
     let program = try DebugForm("g++", "-O1 -gdwarf-5 -gsplit-dwarf").build("templates.cpp")
     let file = try #require(try program.splitFiles.first)
     let names = ["int shop::times<7>(int)", "run(int)"]
-    let inlined = try program.frames("template", Symbolizer(debugRoots: [])).map(\.function)
+    let inlined = try program.frames("template", Symbolizer(debugRoots: [])).map(\.function?.unescaped)
     #expect(inlined == ["shop::times<7>", "run(int)"] || inlined == names)
     let root = "\(program.folder.path)/root"
     let below = "\(root)\(file)"
@@ -176,17 +176,17 @@ extension TestProgram {
       atPath: URL(fileURLWithPath: below).deletingLastPathComponent().path, withIntermediateDirectories: true)
     try FileManager.default.moveItem(atPath: file, toPath: below)
     #expect(try program.frames("template", Symbolizer(debugRoots: [])).map(\.function) == ["run(int)"])
-    #expect(try program.frames("template", Symbolizer(debugRoots: [root])).map(\.function) == inlined)
+    #expect(try program.frames("template", Symbolizer(debugRoots: [root])).map(\.function?.unescaped) == inlined)
     // The program and its .dwo file, moved together.
     let other = try TestDirectory()
     var moved = program.module
     moved.path = "\(other.path)/program"
-    try FileManager.default.moveItem(atPath: program.path, toPath: moved.path)
+    try FileManager.default.moveItem(atPath: program.path, toPath: moved.path.unescaped)
     let name = try #require(file.split(separator: "/").last)
     try FileManager.default.moveItem(atPath: below, toPath: "\(other.path)/\(name)")
     let address = try #require(program.probes["template"]) + TestProgram.bias
     #expect(
-      Symbolizer(debugRoots: []).frames(returnAddress: address, in: moved).map(\.function) == inlined)
+      Symbolizer(debugRoots: []).frames(returnAddress: address, in: moved).map(\.function?.unescaped) == inlined)
   }
 
   @Test(
@@ -302,7 +302,7 @@ extension TestProgram {
     try #require(!module.buildID.isEmpty)
     let address = try #require(program.probes["inlined"]) + TestProgram.bias
     let names = ["innermost", "middle", "outer"]
-    #expect(Symbolizer(debugRoots: []).frames(returnAddress: address, in: module).map(\.function) == names)
+    #expect(Symbolizer(debugRoots: []).frames(returnAddress: address, in: module).map(\.function?.unescaped) == names)
     module.buildID[0] ^= 1
     #expect(Symbolizer(debugRoots: []).frames(returnAddress: address, in: module).first?.function == nil)
   }

@@ -36,10 +36,10 @@ struct ELFFileTests {
     let open = try #require(ELFFile(ELFBytes(descriptor: handle.fileDescriptor)))
     let read = try #require(ELFFile(ELFBytes(try program())))
     #expect(open.loadedAddresses == read.loadedAddresses)
-    #expect(open.interpreter == ModuleFile(path: path)?.interpreter)
+    #expect(open.interpreter == ModuleFile(path: ForeignText(path))?.interpreter)
     #expect(open.interpreter?.hasPrefix("/lib") == true)
     #expect(!open.buildID.isEmpty || open.notes.allSatisfy { $0.type != 3 })
-    #expect(open.buildID == ObjectFile(path: path)?.buildID)
+    #expect(open.buildID == ObjectFile(path: ForeignText(path))?.buildID)
     #expect(try #require(open.dynamic).linksOthers)
   }
 

@@ -29,7 +29,7 @@ struct ProofTests {
     let address = try #require(program.probes["hidden"])
     let frame = try #require(
       Symbolizer(debugRoots: []).frames(returnAddress: address + TestProgram.bias, in: module).first)
-    return (frame.function, frame.unnamed)
+    return (frame.function?.unescaped, frame.unnamed)
   }
 
   @Test("without a build id, the very file in its very state is proof")
@@ -114,7 +114,7 @@ struct ProofTests {
     }
     try #require(isThere == 0)
     let found = try found(program) {
-      $0.path = String(reversibly: path)
+      $0.path = ForeignText(reversibly: path)
       $0.file = FileState(status)
     }
     #expect(found.function == "hidden")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that somebody has named: what is no stored bytes is not opened, not even for a moment.
 
+import ByteText
 import FileFacts
 import Foundation
 import TestSupport
@@ -9,7 +10,7 @@ import Testing
 @Suite(.bounded) struct RegularFileTests {
   private func refusal(of path: String, sizeLimit: UInt64 = .max) -> RegularFile.Refusal? {
     do throws(RegularFile.Refusal) {
-      _ = try RegularFile(path: path, sizeLimit: sizeLimit)
+      _ = try RegularFile(path: ForeignText(path), sizeLimit: sizeLimit)
       return nil
     } catch { return error }
   }
@@ -21,7 +22,7 @@ import Testing
     try FileManager.default.createSymbolicLink(
       atPath: directory.file("link"), withDestinationPath: directory.file("file"))
     for name in ["file", "link"] {
-      let file = try RegularFile(path: directory.file(name))
+      let file = try RegularFile(path: ForeignText(directory.file(name)))
       #expect(file.size == 8 && file.isUnchanged)
       #expect(file.bytes(at: 3, count: 100) == Array("tents".utf8))
       #expect(file.bytes(at: .max, count: 1) == [])

@@ -31,7 +31,7 @@ import Testing
   func debugLink(_ place: String) throws {
     let program = try program()
     try split(program, into: "\(program.folder.path)/\(place)", link: true)
-    #expect(try program.frames("inlined").map(\.function) == names)
+    #expect(try program.frames("inlined").map(\.function?.unescaped) == names)
     #expect(try program.frames("hidden").first?.line == program.line("hidden"))
   }
 
@@ -40,8 +40,8 @@ import Testing
     let program = try program()
     let root = "\(program.folder.path)/root"
     try split(program, into: "\(root)\(program.folder.path)/program.debug", link: true)
-    #expect(try program.frames("inlined", Symbolizer(debugRoots: [root])).map(\.function) == names)
-    #expect(try program.frames("inlined", Symbolizer(debugRoots: [])).map(\.function) != names)
+    #expect(try program.frames("inlined", Symbolizer(debugRoots: [root])).map(\.function?.unescaped) == names)
+    #expect(try program.frames("inlined", Symbolizer(debugRoots: [])).map(\.function?.unescaped) != names)
   }
 
   @Test("a debug file is found by its build id, also when the program itself is gone", arguments: [false, true])
@@ -52,7 +52,7 @@ import Testing
     try split(program, into: "\(root)/\(buildIDPath(program.buildID))", link: false)
     if programIsGone { try FileManager.default.removeItem(atPath: program.path) }
     let symbolizer = Symbolizer(debugRoots: ["/nonexistent", root])
-    #expect(try program.frames("inlined", symbolizer).map(\.function) == names)
+    #expect(try program.frames("inlined", symbolizer).map(\.function?.unescaped) == names)
     let symbol = symbolizer.staticSymbol(at: counters.address + 4 + TestProgram.bias, in: program.module)
     #expect(symbol == StaticSymbol(name: "counters", offset: 4, size: 64, section: ".data"))
   }
@@ -87,7 +87,7 @@ import Testing
     module.file = FileState(status)
     let address = try #require(program.probes["inlined"])
     let frames = Symbolizer().frames(returnAddress: address + TestProgram.bias, in: module)
-    #expect((frames.map(\.function) == names) == !isDamaged)
+    #expect((frames.map(\.function?.unescaped) == names) == !isDamaged)
   }
 
   @Test("DWARF that dwz has shared between files is followed", .enabled(if: findTool("dwz") != nil))
@@ -105,7 +105,7 @@ import Testing
     try FileManager.default.removeItem(atPath: common)
     // The rest of the names lies in the file that is gone; the symbol table stays.
     #expect(
-      try program.frames("constructor").map(\.seen) == [ExpectedFrame(function: expected.last?.function)])
+      try program.frames("constructor").map(\.seen) == [ExpectedFrame(function: expected.last?.function?.unescaped)])
   }
 
   @Test("a stripped program answers with what its dynamic symbols say, and nothing for the rest")
@@ -122,7 +122,7 @@ import Testing
     let other = try self.program("templates.cpp")
     let address = try #require(program.probes["hidden"])
     let bare = Frame(
-      pc: address + TestProgram.bias, module: program.path,
+      pc: address + TestProgram.bias, module: ForeignText(program.path),
       place: Frame.FilePlace(address: address - 1, buildID: program.buildID), unnamed: .otherFile)
     try FileManager.default.removeItem(atPath: program.path)
     try FileManager.default.copyItem(atPath: other.path, toPath: program.path)
@@ -146,11 +146,11 @@ import Testing
     "a module without a file gives its address and name",
     arguments: ["[vdso]", "linux-vdso.so.1", "", "/nonexistent/program", "/dev/zero", "/", "relative/path"])
   func noFile(_ path: String) {
-    let module = ModuleReference(path: path, buildID: [1, 2, 3], start: 0x1000, end: 0x3000, bias: 0x1000)
+    let module = ModuleReference(path: ForeignText(path), buildID: [1, 2, 3], start: 0x1000, end: 0x3000, bias: 0x1000)
     let symbolizer = Symbolizer()
     let loss: NameLoss = path.hasPrefix("/") ? .gone : .noPath
     let place = Frame.FilePlace(address: 0xFFF, buildID: [1, 2, 3])
-    let bare = Frame(pc: 0x2000, module: path, place: place, unnamed: loss)
+    let bare = Frame(pc: 0x2000, module: ForeignText(path), place: place, unnamed: loss)
     #expect(symbolizer.frames(returnAddress: 0x2000, in: module) == [bare])
     #expect(symbolizer.staticSymbol(at: 0x2000, in: module) == nil)
   }

@@ -29,10 +29,11 @@ import Testing
     #expect(sizes.contains(known.size))
     for offset in [0, 1, known.size / 2, known.size - 1] {
       #expect(
-        symbol(known.address + offset) == StaticSymbol(name: name, offset: offset, size: known.size, section: section))
+        symbol(known.address + offset)
+          == StaticSymbol(name: ForeignText(name), offset: offset, size: known.size, section: ForeignText(section)))
     }
-    #expect(symbol(known.address + known.size)?.name != name)
-    #expect(symbol(known.address &- 1)?.name != name)
+    #expect(symbol(known.address + known.size)?.name.unescaped != name)
+    #expect(symbol(known.address &- 1)?.name.unescaped != name)
   }
 
   @Test("the offset of a thread-local variable is not taken for an address")
@@ -64,7 +65,7 @@ import Testing
     let symbolizer = Symbolizer()
     for (address, names) in known {
       let found = symbolizer.staticSymbol(at: address + TestProgram.bias, in: program.module)
-      let name = try #require(found?.name)
+      let name = try #require(found?.name.unescaped)
       #expect(found?.offset == 0)
       #expect(names.contains { $0 == name || $0.hasPrefix("\(name)@") }, "\(name) not in \(names)")
     }

@@ -70,7 +70,8 @@ struct TestProgram {
   }
 
   var module: ModuleReference {
-    ModuleReference(path: path, buildID: buildID, start: Self.bias, end: Self.bias + (1 << 32), bias: Self.bias)
+    ModuleReference(
+      path: ForeignText(path), buildID: buildID, start: Self.bias, end: Self.bias + (1 << 32), bias: Self.bias)
   }
 
   func frames(_ probe: String, _ symbolizer: Symbolizer = Symbolizer()) throws -> [Frame] {
@@ -111,7 +112,7 @@ struct ExpectedFrame: Equatable, CustomStringConvertible {
 extension Frame {
   var seen: ExpectedFrame {
     ExpectedFrame(
-      function: function, file: file.map { String($0.split(separator: "/").last ?? "") }, line: line, inlined: inlined)
+      function: function?.unescaped, file: file?.fileName.unescaped, line: line, inlined: inlined)
   }
 }
 

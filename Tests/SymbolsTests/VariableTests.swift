@@ -28,7 +28,7 @@ import Testing
         symbolizer.variable(at: address + TestProgram.bias, in: program.module), "\(name), \(compiler) \(options)")
       // Where the program stands in a namespace or function, its source leaves the scope out; a whole structure's
       // address is that of its first member; of a union any member will do.
-      let paths = [found.path] + found.alternatives
+      let paths = ([found.path] + found.alternatives).map(\.unescaped)
       #expect(
         paths.contains { path in
           let plain = path.replacingOccurrences(of: "(anonymous namespace)::", with: "")
@@ -48,7 +48,8 @@ import Testing
       ("space::derived.array[1][2]", "short int"),
     ] {
       let address = try #require(program.probes[name])
-      #expect(symbolizer.variable(at: address + TestProgram.bias, in: program.module)?.type == type, "\(name)")
+      let found = symbolizer.variable(at: address + TestProgram.bias, in: program.module)
+      #expect(found?.type?.unescaped == type, "\(name)")
     }
     let bits = try #require(program.probes["bits.number"])
     let second = try #require(symbolizer.variable(at: bits + 1 + TestProgram.bias, in: program.module))
@@ -84,7 +85,7 @@ import Testing
     let line = try run("nm", [path]).split(separator: "\n").first { $0.hasSuffix(" SERVER") }
     let start = try #require(line.flatMap { UInt64($0.split(separator: " ")[0], radix: 16) })
     let module = ModuleReference(
-      path: path, buildID: try TestProgram.readBuildID(path), start: TestProgram.bias,
+      path: ForeignText(path), buildID: try TestProgram.readBuildID(path), start: TestProgram.bias,
       end: TestProgram.bias + (1 << 32),
       bias: TestProgram.bias)
     let symbolizer = Symbolizer(debugRoots: [])
@@ -214,7 +215,8 @@ extension TestProgram {
 
     var module: ModuleReference {
       ModuleReference(
-        path: path, buildID: buildID, start: TestProgram.bias, end: TestProgram.bias + (1 << 32), bias: TestProgram.bias
+        path: ForeignText(path), buildID: buildID, start: TestProgram.bias, end: TestProgram.bias + (1 << 32),
+        bias: TestProgram.bias
       )
     }
 

@@ -26,7 +26,8 @@ private struct HandmadeModule {
     var status = stat()
     stat(path, &status)
     return ModuleReference(
-      path: path, buildID: [], start: Self.bias, end: Self.bias + 0x2000, bias: Self.bias, file: FileState(status))
+      path: ForeignText(path), buildID: [], start: Self.bias, end: Self.bias + 0x2000, bias: Self.bias,
+      file: FileState(status))
   }
 
   func frames(_ address: UInt64 = 0x1100, _ symbolizer: Symbolizer = Symbolizer(debugRoots: [])) -> [Frame] {
@@ -268,7 +269,7 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
       place.put(offset, 4)
       let dwarf = function(named: 0x0E, place.bytes, more: [0])
       let module = try HandmadeModule(dwarf.file([.init(".debug_str", texts)]).build())
-      #expect(module.frames().first?.function == expected)
+      #expect(module.frames().first?.function?.unescaped == expected)
     }
   }
 
@@ -460,7 +461,7 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
     var type = "SDyS2iG"
     for step in 0..<steps { type = "SDy\(type)A\(Character(UnicodeScalar(UInt8(ascii: "C") + step)))G" }
     let name = "$s1m1v\(type)vp"
-    #expect(demangled(name) == name)
+    #expect(demangled(ForeignText(name)) == name)
     #expect(demangled("$s1m1vSDySDyS2iGACGvp").hasPrefix("m.v : Swift.Dictionary"))
   }
 
@@ -470,7 +471,7 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
     for name in [
       "$s1m1vSDySDyS2iGA2000CA2000CGvp", "$s1m1v\(factor)vp", "$s1m1v\(String(repeating: "S2000i", count: 9))tvp",
     ] {
-      #expect(demangled(name) == name)
+      #expect(demangled(ForeignText(name)) == name)
     }
   }
 
@@ -483,7 +484,7 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
     for levels in [40, 60, 200] {
       var type = "SDyS2iG"
       for step in 0..<levels { type = "SDy\(type)A\(index(step + 2))G" }
-      for name in ["$s1m1v\(type)vp", "$s1m1v\(type)vpTf9nnn"] { #expect(demangled(name) == name) }
+      for name in ["$s1m1v\(type)vp", "$s1m1v\(type)vpTf9nnn"] { #expect(demangled(ForeignText(name)) == name) }
     }
     // Many at once, by a number.
     let repeated = (0..<8).reduce("SDyS2iG") { "Sit_\($0)A2000\(index($1 + 2))t" }
@@ -493,7 +494,7 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
       "$s20FoundationEssentials16AttributedStringV22transformingAttributesyACs7KeyPathCyAA22AttributeDynamicLookup"
       + "OxG_AFyAHq_GAFyAHq0_GAFyAHq1_GyAC06SingleI11TransformerVy_xGz_ANy_q_GzANy_q0_GzANy_q1_GztXEtAA0cdG0RzAaSR_"
       + "AaSR0_AaSR1_r2_lF"
-    #expect(demangled(real).hasPrefix("FoundationEssentials.AttributedString.transformingAttributes<"))
+    #expect(demangled(ForeignText(real)).hasPrefix("FoundationEssentials.AttributedString.transformingAttributes<"))
   }
 
   // MARK: time

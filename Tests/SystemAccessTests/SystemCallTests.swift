@@ -62,6 +62,20 @@ struct SystemCallTests {
   func words() {
     #expect(Complaint(.usage, what: "no — such", advice: "do").description == "no — such — do")
     #expect(Complaint(.obstacle, what: "failed").description == "failed")
+  }
+
+  @Test("a complaint's words are one line that does nothing to a terminal, however they come into it")
+  func hostileComplaint() {
+    let hostile = "a\u{1B}]0;x\u{7}\n\u{9B}\u{202E}\u{2028}\u{E0041}"
+    let escaped = "a\\u{1b}]0;x\\u{7}\\u{a}\\u{9b}\\u{202e}\\u{2028}\\u{e0041}"
+    var complaint = Complaint(.usage, what: "\(hostile): é", advice: hostile)
+    #expect(complaint.what == "\(escaped): é" && complaint.advice == escaped)
+    #expect(complaint.description == "\(escaped): é — \(escaped)")
+    complaint.what = "line 1: \(complaint.what)"
+    #expect(complaint.what == "line 1: \(escaped): é")
+    complaint.what = hostile
+    complaint.advice = hostile
+    #expect(complaint.what == escaped && complaint.advice == escaped)
     #expect(systemWords(ENOENT) == "No such file or directory")
   }
 

@@ -6,6 +6,7 @@
 import Answers
 import Bounds
 import Broker
+import ByteText
 import Glibc
 import HTTPTypes
 import Hummingbird
@@ -43,9 +44,9 @@ struct Gatherer: Sendable {
     var rows: [IndexedProcess] = []
     var omitted = 0
     for (user, answer) in await answers(to: "/v1/processes", of: try await users().map(\.id)) {
-      let problem: String
+      let problem: ForeignText
       switch answer {
-      case .failure(let complaint): problem = complaint.description
+      case .failure(let complaint): problem = ForeignText(complaint.description)
       case .success(let bytes):
         if let list = ProcessRows.decode(bytes, of: user) {
           rows += list.processes

@@ -4,6 +4,7 @@
 
 import Answers
 import Bounds
+import ByteText
 import IndexReader
 
 enum ProcessRows {
@@ -20,12 +21,13 @@ enum ProcessRows {
   static func encode(_ list: ProcessList) -> [UInt8] {
     var bytes: [UInt8] = []
     func put(_ value: UInt64) { bytes.append(contentsOf: withUnsafeBytes(of: value.littleEndian) { Array($0) }) }
-    func put(_ text: String) {
-      let utf8 = text.utf8.prefix(textLimit)  // bounded: a constant of this file
+    func put(_ text: ForeignText) {
+      // bounded: textLimit is a constant of this file
+      let utf8 = text.unescaped.utf8.prefix(textLimit)  // raw: the gatherer makes a ForeignText of it
       put(UInt64(utf8.count))
       bytes += utf8
     }
-    func put(optional text: String?) {
+    func put(optional text: ForeignText?) {
       put(text == nil ? 0 : 1)
       if let text { put(text) }
     }
@@ -33,7 +35,7 @@ enum ProcessRows {
     for process in list.processes {
       let start = bytes.count
       put(UInt64(clamping: process.processID))
-      put(process.state.rawValue)
+      put(ForeignText(process.state.rawValue))
       switch process.ending {
       case nil: put(UInt64.max)
       case .exited(let status)?: put(UInt64(truncatingIfNeeded: status & 0xFF) << 8)
@@ -87,16 +89,16 @@ enum ProcessRows {
       return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64(truncatingIfNeeded: $1) }
     }
 
-    mutating func text() -> String? {
+    mutating func text() -> ForeignText? {
       guard let size = number().map({ Foreign($0) })?.int(upTo: min(textLimit, rest.count)) else { return nil }
       let end = rest.startIndex &+ size
       defer { rest = rest[end...] }
-      return String(decoding: rest[..<end], as: UTF8.self)
+      return ForeignText(String(decoding: rest[..<end], as: UTF8.self))
     }
 
-    mutating func texts() -> [String]? {
+    mutating func texts() -> [ForeignText]? {
       guard let count = number().map({ Foreign($0) })?.int(upTo: rest.count / 8) else { return nil }
-      var texts: [String] = []
+      var texts: [ForeignText] = []
       while texts.count < count {
         guard let text = text() else { return nil }
         texts.append(text)
@@ -104,7 +106,7 @@ enum ProcessRows {
       return texts
     }
 
-    mutating func optionalText() -> String?? {
+    mutating func optionalText() -> ForeignText?? {
       switch number() {
       case 0: return .some(nil)
       case 1: return text().map { .some($0) }
@@ -112,8 +114,12 @@ enum ProcessRows {
       }
     }
 
+    mutating func state() -> IndexedProcess.State? {
+      text().flatMap { IndexedProcess.State(rawValue: $0.unescaped) }  // raw: compared with known words
+    }
+
     mutating func process(of owner: UInt32) -> IndexedProcess? {
-      guard let id = number().flatMap(Int32.init(exactly:)), let state = text().flatMap(IndexedProcess.State.init),
+      guard let id = number().flatMap(Int32.init(exactly:)), let state = state(),
         let ending = number(), let unknownEnding = optionalText(), let command = texts(), let startTime = number(),
         let started = number().map(Double.init(bitPattern:)), let segmentBytes = number(), let path = text(),
         let hasLost = number(), let lost = number(), let blocks = number(), let innerBlocks = number(),

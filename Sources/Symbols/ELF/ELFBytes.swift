@@ -38,8 +38,8 @@ public struct ELFBytes {
   public func bytes(at offset: UInt64, count: Int) -> [UInt8] { read(offset, count) }
 
   /// The text from `offset` on, up to a zero or of at most `limit` bytes.
-  public func text(at offset: UInt64, limit: Int = 4096) -> String {
-    String(reversibly: bytes(at: offset, count: limit).prefix { $0 != 0 })
+  public func text(at offset: UInt64, limit: Int = 4096) -> ForeignText {
+    ForeignText(reversibly: bytes(at: offset, count: limit).prefix { $0 != 0 })
   }
 }
 

@@ -5,6 +5,8 @@
 // No other place outside the agent reads ELF headers by hand. This file needs a few hundred bytes of an ELF file, where
 // libelf (ObjectFile) takes it as a whole. The file is foreign: each number in it is checked before it is used.
 
+import ByteText
+
 /// The headers of an executable or shared object.
 public struct ELFFile {
   /// A program header: a segment of the file, and where it lies in memory.
@@ -59,7 +61,7 @@ public struct ELFFile {
   }
 
   /// The dynamic linker that it names (PT_INTERP); nil if it names none.
-  public var interpreter: String? {
+  public var interpreter: ForeignText? {
     guard let header = headers.first(where: { $0.type == SegmentType.interpreter }) else { return nil }
     return bytes.text(at: header.offset, limit: Int(clamping: min(4096, max(1, header.fileSize))))
   }
@@ -100,7 +102,7 @@ public struct ELFFile {
     /// anywhere has such a section, too: it names no library, and says that it is a program.
     public let linksOthers: Bool
     /// The name by which others are linked with it (DT_SONAME).
-    public let sharedName: String?
+    public let sharedName: ForeignText?
   }
 
   /// Nil if it has no dynamic section: it is a static program.

@@ -2,11 +2,12 @@
 // The notes of an ELF file (System V gABI, chapter 5): who wrote it, with which properties, and its build id.
 
 import Bounds
+import ByteText
 
 /// A note: three numbers, the owner's name and a content, of which the last two are padded.
 public struct ELFNote: Hashable, Sendable {
   /// The owner's name, without the zero at its end.
-  public let owner: String
+  public let owner: ForeignText
   /// The meaning of the content, by the owner's own numbers.
   public let type: UInt32
   public let content: [UInt8]
@@ -32,7 +33,7 @@ public struct ELFNote: Hashable, Sendable {
       // bounded: the sizes are at least 0, see Foreign
       notes.append(
         ELFNote(
-          owner: String(decoding: bytes[name...].prefix(nameSize).prefix { $0 != 0 }, as: UTF8.self),
+          owner: ForeignText(reversibly: bytes[name...].prefix(nameSize).prefix { $0 != 0 }),
           type: UInt32(truncatingIfNeeded: type), content: Array(bytes[content...].prefix(size))))
       offset = padded(content &+ size)
     }

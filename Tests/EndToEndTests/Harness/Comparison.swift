@@ -120,7 +120,7 @@ struct Comparison {
         differences.add("the record has no site \(block.site)")
         continue
       }
-      if tellsFunctions, context.function != site.function {
+      if tellsFunctions, context.function?.unescaped != site.function {
         differences.add("\(words(allocation)) is from \(context.function ?? "nothing"), not \(site.function)")
       }
       // The call itself ends at the return address, so this is above the start and may be the section's end.
@@ -133,7 +133,7 @@ struct Comparison {
         differences.add("\(words(allocation)) has no call site")
       }
       if let allocatorPrefix = allocatorPrefixOfSite?(block.site) ?? allocatorPrefix {
-        let name = context.allocator?.module.map { ($0.path as NSString).lastPathComponent } ?? "nothing"
+        let name = context.allocator?.module?.path.fileName ?? "nothing"
         if !name.hasPrefix(allocatorPrefix) { differences.add("\(words(allocation)) is from the allocator \(name)") }
       }
       if let thread = context.threadSlot.flatMap({ segment.thread(slot: $0, at: allocation.ticks) }) {

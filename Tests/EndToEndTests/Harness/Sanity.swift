@@ -41,7 +41,7 @@ enum Sanity {
     var live: [String: [UInt64]] = [:]
     for path in try directory.segments() {
       let segment = try Segment(path: path)
-      let name = ((segment.command.first ?? "") as NSString).lastPathComponent
+      let name = ((segment.command.first?.unescaped ?? "") as NSString).lastPathComponent
       let faults = faults(of: segment)
       #expect(faults == [], "\(name), \(segment.command)", sourceLocation: sourceLocation)
       live[name, default: []].append(segment.totals().count)

@@ -26,14 +26,16 @@ enum DWARFFuzz {
     // Proved as the very file, whatever is in it; one with a build id is proved by that.
     let path = "/proc/self/fd/\(file)"
     var module = ModuleReference(
-      path: path, buildID: [], start: bias, end: bias + 0x3000, bias: bias, file: FileState(status))
+      path: ForeignText(path), buildID: [], start: bias, end: bias + 0x3000, bias: bias, file: FileState(status))
     module.buildID = ELFFile(ELFBytes(contents))?.buildID ?? []
     // A symbolizer keeps what it found: each file needs a new one.
     let symbolizer = Symbolizer(debugRoots: [])
     // Time that no file of some kilobytes may take is a failure by the fuzzer's own limit.
     try? Budget(seconds: 60, bytes: 1 << 30).run { ask(symbolizer, module) }
-    for names in [Set(["a1", "f0"]), []] { _ = ModuleFile(path: path)?.functions(named: names, exported: false) }
-    _ = ModuleFile(path: path)?.interpreter
+    for names in [Set(["a1", "f0"]), []] {
+      _ = ModuleFile(path: ForeignText(path))?.functions(named: names, exported: false)
+    }
+    _ = ModuleFile(path: ForeignText(path))?.interpreter
   }
 
   private static func ask(_ symbolizer: Symbolizer, _ module: ModuleReference) {

@@ -31,7 +31,7 @@ enum SymbolsFuzz {
     var status = stat()
     guard stat(path, &status) == 0 else { return }
     let module = ModuleReference(
-      path: path, buildID: [], start: bias, end: bias + 0x10_0000, bias: bias, file: FileState(status))
+      path: ForeignText(path), buildID: [], start: bias, end: bias + 0x10_0000, bias: bias, file: FileState(status))
     for offset in stride(from: UInt64(0x10), to: 0x5000, by: 0x171) {
       _ = symbolizer.frames(returnAddress: bias + offset, in: module)
       _ = symbolizer.staticSymbol(at: bias + offset, in: module)
