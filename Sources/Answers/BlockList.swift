@@ -44,7 +44,7 @@ public struct BlockList: Sendable {
   }
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   /// All blocks that the filter lets through, shown or not.
   public var total = SiteTable.Total()
   var rows: [Row] = []

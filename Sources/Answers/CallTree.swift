@@ -28,7 +28,7 @@ public struct CallTree: Sendable {
   }
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   /// The root first; each node behind the node above it.
   public var nodes = [Node()]
   public var isInverted: Bool
@@ -39,8 +39,8 @@ public struct CallTree: Sendable {
 
   private struct Key: Hashable {
     var parent: Int
-    var name: String
-    var module: String
+    var name: ForeignText
+    var module: ForeignText
   }
 
   /// The tree of all stacks of `sums`.
@@ -73,7 +73,7 @@ public struct CallTree: Sendable {
   private mutating func child(
     of parent: Int, _ frame: Frame?, _ total: SiteTable.Total, _ places: inout [Key: Int]
   ) -> Int {
-    let name = frame.map { $0.function ?? $0.placeName ?? hex($0.pc) } ?? ""
+    let name = frame?.nameOrPlace ?? ""
     let key = Key(parent: parent, name: name, module: frame?.module ?? "")
     let place = places[key] ?? nodes.count
     if place == nodes.count {

@@ -19,7 +19,7 @@ public struct HeapDifference: Sendable {
   public struct Row: Sendable {
     /// Innermost first: the site's frames, or those of the whole stack from the site on. Empty if not known.
     public var frames: [Frame]
-    public var function: String?
+    public var function: ForeignText?
     public var before = SiteTable.Total()
     public var after = SiteTable.Total()
 
@@ -48,8 +48,8 @@ public struct HeapDifference: Sendable {
   public var losses: Losses
 
   private struct Key: Hashable {
-    var texts: [String]
-    var function: String
+    var texts: [ForeignText]
+    var function: ForeignText
   }
 
   public init(
@@ -83,13 +83,12 @@ public struct HeapDifference: Sendable {
     self.rows = changed.sorted { a, b in
       let (left, right) = (a.value.change.magnitude, b.value.change.magnitude)
       if left != right { return left > right }
-      return (a.key.texts.joined(), a.key.function) < (b.key.texts.joined(), b.key.function)
+      return (a.key.texts.joined(separator: "|"), a.key.function) < (b.key.texts.joined(separator: "|"), b.key.function)
     }.map(\.value)
   }
 
-  private static func text(_ frame: Frame) -> String {
-    let module = frame.module.map { Answer.lastComponent($0) } ?? ""
-    return "\(frame.function ?? frame.placeName ?? hex(frame.pc))|\(module)|\(frame.file ?? "")|\(frame.line ?? 0)"
+  private static func text(_ frame: Frame) -> ForeignText {
+    "\(frame.nameOrPlace)|\(frame.module?.fileName ?? "")|\(frame.file ?? "")|\(frame.line ?? 0)"
   }
 
   /// By how much the second number is greater.

@@ -2,6 +2,7 @@
 // One look at the live blocks of a process: at which moment it was taken, and when the blocks were made that it is
 // about. Tables of live memory begin with its words.
 
+import ByteText
 import IndexReader
 import Provenance
 import SystemAccess
@@ -21,7 +22,7 @@ struct Look: Hashable, Sendable {
 
   /// The first lines of a table: of which process it is, and its sums; one line if there is room. `more`: further sums.
   static func heading(
-    _ look: Look?, _ processID: Int32, _ command: [String], _ total: SiteTable.Total, more: [String] = []
+    _ look: Look?, _ processID: Int32, _ command: [ForeignText], _ total: SiteTable.Total, more: [String] = []
   ) -> [String] {
     let title = IndexedProcess.title(processID, command)
     let (blocks, bytes) = (Units.count(total.blocks, "live block"), Units.bytes(total.bytes))

@@ -71,7 +71,7 @@ public struct MemoryAccount: Sendable {
   /// An allocation site whose blocks alone keep pages resident that they fill little of.
   public struct Pin: Hashable, Sendable {
     public var site: [Frame]
-    public var function: String?
+    public var function: ForeignText?
     /// The pages, each of `pageSize` bytes.
     public var pages: UInt64 = 0
     /// Live bytes and blocks in them.
@@ -85,7 +85,7 @@ public struct MemoryAccount: Sendable {
   public static let pinnedBytes: UInt64 = 512
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   public var parts: [Part: Sum] = [:]
   public var heap = Heap()
   /// Resident pages that live blocks fill little of, by the site of all blocks in them; the most pages first.
@@ -132,13 +132,13 @@ private struct MemorySurvey {
   private(set) var account: MemoryAccount
   private let modules: [Module]
   private let moduleRanges: AddressRanges
-  private let modulePaths: Set<String>
+  private let modulePaths: Set<ForeignText>
   private let stackRanges: AddressRanges
   private let agentRecords: AddressRanges
 
   private struct PinKey: Hashable {
     var site: Site.Key?
-    var function: String
+    var function: ForeignText
   }
   private var pins: [PinKey: MemoryAccount.Pin] = [:]
   /// The sites of contexts, looked up once.

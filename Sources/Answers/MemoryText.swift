@@ -2,6 +2,7 @@
 // The account of a process's resident memory, for people and as JSON.
 
 import Bounds
+import ByteText
 import Provenance
 import Symbols
 

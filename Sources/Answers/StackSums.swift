@@ -2,6 +2,7 @@
 // Live memory of a process by call stack: what the call tree and the profiles of other programs are made of.
 
 import Bounds
+import ByteText
 import IndexReader
 import Provenance
 import Symbols
@@ -14,14 +15,14 @@ public struct StackSums: Sendable {
     /// The stack; empty if it is not known.
     public var stack: NamedStack
     /// The function that was called, such as `calloc`; nil if not known.
-    public var function: String?
+    public var function: ForeignText?
     /// The allocator's name, else its module's file name; nil if not known.
-    public var allocator: String?
+    public var allocator: ForeignText?
     public var total: SiteTable.Total
   }
 
   public var processID: Int32
-  public var command: [String]
+  public var command: [ForeignText]
   /// The rows, most bytes first.
   public var rows: [Row] = []
   public var total = SiteTable.Total()
@@ -41,7 +42,7 @@ public struct StackSums: Sendable {
 extension StackSums {
   private struct Key: Hashable {
     var node: UInt32
-    var function: String
+    var function: ForeignText
     var allocator: UInt32
   }
 
@@ -52,7 +53,7 @@ extension StackSums {
   }
 
   /// No rows yet.
-  init(processID: Int32, command: [String], clock: SegmentClock, losses: Losses) {
+  init(processID: Int32, command: [ForeignText], clock: SegmentClock, losses: Losses) {
     (self.processID, self.command, self.losses) = (processID, command, losses)
     look = Look(clock: clock, window: TimeWindow())
   }
@@ -60,7 +61,7 @@ extension StackSums {
   /// The sums of `contexts`, with names from `tables`. Threads are merged: one stack may stand in the contexts of many.
   package init(
     of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
-    command: [String], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses
+    command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses
   ) {
     (self.processID, self.command, self.modules, self.losses) = (processID, command, modules, losses)
     look = Look(clock: clock, window: window)

@@ -118,7 +118,7 @@ struct DebugFileSearch: Sendable {
   func splitFilePaths(_ skeleton: Skeleton, objectPaths: [ForeignText]) -> [ForeignText] {
     let file = skeleton.name.fileName
     let compiled = skeleton.path
-    var paths = compiled.isAbsolutePath ? ([""] + roots).map { "\($0)\(compiled)" } : []
+    var paths: [ForeignText] = compiled.isAbsolutePath ? ([""] + roots).map { "\($0)\(compiled)" } : []
     for path in objectPaths {
       let directory = parent(of: path)
       if !skeleton.name.isAbsolutePath { paths.append("\(directory)/\(skeleton.name)") }
@@ -134,7 +134,7 @@ struct DebugFileSearch: Sendable {
       paths.append("\(path).dwp")
       if path.hasSuffix(".debug") { paths.append("\(ForeignText(path.unescaped.dropLast(6))).dwp") }
     }
-    paths.append(contentsOf: roots.flatMap { root in objectPaths.map { "\(root)\($0).dwp" } })
+    for root in roots { paths.append(contentsOf: objectPaths.map { "\(root)\($0).dwp" }) }
     return paths
   }
 

@@ -3,6 +3,7 @@
 // bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc").
 
 import Bounds
+import ByteText
 import Provenance
 import Symbols
 
@@ -40,7 +41,7 @@ enum DHATFile {
     var writer = ByteWriter()
     writer.append("{\"dhatFileVersion\":2,\"mode\":\"heap\",\"verb\":\"Live\",\"bklt\":false,\"bkacc\":false,")
     writer.append("\"bu\":\"byte\",\"bsu\":\"bytes\",\"bksu\":\"blocks\",\"tu\":\"s\",\"Mtu\":\"s\",\"cmd\":")
-    writer.appendJSONString(sums.command.joined(separator: " "))
+    writer.appendJSONString(sums.command.joined(separator: " ").escaped)
     writer.append(",\"pid\":", decimal: UInt64(clamping: sums.processID))
     writer.append(",\"te\":0,\"pps\":[")
     writer.append(bytes: points.take())
@@ -58,9 +59,9 @@ enum DHATFile {
     let name = frame.profileName
     let place =
       if let file = frame.file {
-        " (\(TextLayout.printable(Answer.lastComponent(file)))\(frame.line.map { ":\($0)" } ?? ""))"
+        " (\(file.fileName)\(frame.line.map { ":\($0)" } ?? ""))"
       } else {
-        frame.module.map { " (in \(TextLayout.printable($0)))" } ?? ""
+        frame.module.map { " (in \($0))" } ?? ""
       }
     return "0x\(String(frame.pc, radix: 16, uppercase: true)): \(name)\(place)"
   }

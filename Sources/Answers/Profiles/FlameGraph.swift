@@ -6,6 +6,7 @@
 // The script is constant text. Names are in text nodes and titles, escaped as XML asks: nothing of them is ever markup.
 
 import Bounds
+import ByteText
 import Provenance
 
 struct FlameGraph {

@@ -11,6 +11,7 @@
 //   types; ids are not 0, not given twice, and not dangling; the first text is empty; the first mapping is the program.
 
 import Bounds
+import ByteText
 import CPprof
 import IndexReader
 import Provenance
@@ -19,7 +20,7 @@ import Symbols
 struct PprofFile {
   private struct Place: Hashable {
     var pc: UInt64
-    var module: String?
+    var module: ForeignText?
     /// Whether `pc` is an instruction, not a return address.
     var isExact: Bool
   }
@@ -39,7 +40,7 @@ struct PprofFile {
   private var samples: [UnsafeMutablePointer<Pprof__Sample>?] = []
   private let modules: [Module]
   /// The paths of modules of which a function is named.
-  private var namedModules: Set<String> = []
+  private var namedModules: Set<ForeignText> = []
   private let share = MemoryShare()
 
   /// The bytes of the file.
@@ -149,7 +150,7 @@ struct PprofFile {
   }
 
   private mutating func line(
-    _ function: String, _ file: String?, _ number: Int?
+    _ function: String, _ file: ForeignText?, _ number: Int?
   ) -> UnsafeMutablePointer<Pprof__Line>? {
     let name = Name(function: function, file: file.map { TextLayout.printable($0) } ?? "")
     let id = functionIDs[name] ?? UInt64(clamping: functions.count &+ 1)

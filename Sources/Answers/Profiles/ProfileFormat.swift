@@ -61,8 +61,11 @@ extension StackSums {
 }
 
 extension Frame {
+  /// The name of the function, or of the place where it should be; else the address.
+  var nameOrPlace: ForeignText { function ?? placeName ?? ForeignText(hex(pc)) }
+
   /// The name of the function, or of the place where it should be.
-  var profileName: String { TextLayout.printable(function ?? placeName ?? hex(pc)) }
+  var profileName: String { nameOrPlace.escaped }
 }
 
 extension StackSums.Row {

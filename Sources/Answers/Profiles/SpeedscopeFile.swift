@@ -3,13 +3,14 @@
 // frames, of bytes and of blocks; each stack is a sample, outermost frame first.
 
 import Bounds
+import ByteText
 import Provenance
 import Symbols
 
 enum SpeedscopeFile {
   private struct Key: Hashable {
     var name: String
-    var file: String?
+    var file: ForeignText?
     var line: Int?
   }
 
@@ -28,7 +29,7 @@ enum SpeedscopeFile {
       guard meter.goesOn() else { break }
       var stack = row.stack.truncation != nil || row.stack.frames.isEmpty ? [Key(name: "[callers not known]")] : []
       stack += row.stack.frames.reversed().map { Key(name: $0.profileName, file: $0.file, line: $0.line) }
-      if let function = row.function, row.stack.frames.first?.function != function { stack.append(Key(name: function)) }
+      if let function = row.function, row.stack.frames.first?.function != .some(function) { stack.append(Key(name: function.escaped)) }
       samples.append(text: index > 0 ? ",[" : "[")
       for (depth, key) in stack.enumerated() {
         if depth > 0 { samples.append(byte: UInt8(ascii: ",")) }
