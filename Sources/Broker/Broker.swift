@@ -183,7 +183,8 @@ public final class Broker {
     var time = min(stopsAt == nil ? watch.nextWork : .infinity, nextTick)
     if !owedLooks.isEmpty { time = min(time, nextLooks) }
     if let listenerPausedUntil { time = min(time, listenerPausedUntil) }
-    return Int32(exactly: (max(0, min(60, time - now)) * 1000).rounded(.up)) ?? 0  // bounded: seconds in floating point
+    // bounded: seconds in floating point
+    return Int32(exactly: (max(0, min(60, time - now)) * 1000 + 0.999).rounded(.down)) ?? 0
   }
 
   var now: Double { seconds(of: CLOCK_MONOTONIC) }
