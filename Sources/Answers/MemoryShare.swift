@@ -15,8 +15,8 @@ package final class MemoryShare {
 
   deinit { budget?.giveBack(bytes: taken) }
 
-  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may have
-  /// so many: to be asked before it grows by much at once. A loop in which it grows by little each time asks a
+  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may
+  /// have so many: to be asked before it grows by much at once. A loop in which it grows by little each time asks a
   /// BudgetMeter whether it may go on.
   @discardableResult
   package func hold(_ bytes: Int) -> Bool {
