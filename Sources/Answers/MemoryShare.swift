@@ -15,9 +15,9 @@ package final class MemoryShare {
 
   deinit { budget?.giveBack(bytes: taken) }
 
-  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may grow
-  /// so: to be asked before it grows by much at once. A loop that makes it grow by little each time asks a BudgetMeter
-  /// whether it may go on.
+  /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may
+  /// have so many: to be asked before it grows by much at once. A loop in which it grows by little each time asks a
+  /// BudgetMeter whether it may go on.
   @discardableResult
   package func hold(_ bytes: Int) -> Bool {
     guard bytes > taken, let budget else { return true }

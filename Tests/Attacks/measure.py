@@ -129,8 +129,8 @@ def main():
     if options.one:
         stage.enter(tmpfs="4g", run="2g")
         return 1 if measure(options.one, every[options.one], options.seconds) else 0
-    if unknown := set(options.only) - set(every):
-        words.error(f"no attack is called {', '.join(sorted(unknown))}; there are: {', '.join(every)}")
+    if unknown := set(options.only) - {*every, "kills"}:
+        words.error(f"no attack is called {', '.join(sorted(unknown))}; there are: {', '.join(every)}, kills")
     print("| what mallory does | quiet, ms | her load: processes, processors | beside the load alone, ms | "
           "bob's median, ms | times quiet | times beside the load | 99 of 100, ms | longest, ms | answers | "
           "failed | largest process, MiB | bar |\n" + "|---" * 13 + "|", flush=True)  # fmt: skip
