@@ -234,6 +234,11 @@ func check(_ workshop: Workshop) throws -> Bool {
   let path = workshop.options.thresholds
   let thresholds = try Thresholds(file: path)
   let figures = try counted(workshop)
+  // The gate has to close: every figure fails against thresholds that are a tenth too low.
+  let low = Dictionary(uniqueKeysWithValues: figures.map { ($0.name, $0.value / 1.1) })
+  guard try Thresholds(thresholds.text(setTo: low)).judge(figures).allSatisfy({ !$0.isPassed }) else {
+    throw BenchmarkError("figures pass that are above their thresholds")
+  }
   if workshop.options.setsThresholds {
     let values = Dictionary(uniqueKeysWithValues: figures.map { ($0.name, $0.value) })
     try thresholds.text(setTo: values).write(toFile: path, atomically: true, encoding: .utf8)
