@@ -55,11 +55,11 @@ extension Report {
       plain, since a program that waits for its recorder uses no processor. heaptrack's is as above: preloaded, and
       nobody interprets what it writes. Its file is that output, interpreted and compressed as its script does it.
 
-    - **instructions** are counted by valgrind's callgrind, as differences of two runs that differ in their length alone:
-      they are the same on a busy machine. [Benchmarks/instructions.txt](../Benchmarks/instructions.txt) says what each
-      row is and what it may take; the bar is 3 % above that number. `make bench-check` compares just these rows, in
-      two minutes. **python3 JSON, a capture**: with whole stacks less with call sites, in the loop of above; it has no
-      bar, because each version of python3 is another program.
+    - **instructions** are counted by valgrind's callgrind, as differences of two runs that differ in their length
+      alone: they are the same on a busy machine. [Benchmarks/instructions.txt](../Benchmarks/instructions.txt) says
+      what each row is and what it may take; the bar is 3 % above that number. `make bench-check` compares just these
+      rows, in two minutes. **python3 JSON, a capture**: with whole stacks less with call sites, in the loop of above;
+      it has no bar, because each version of python3 is another program.
 
     Run it: `make bench`, or `Benchmarks/run --help` for single ones, fewer rounds, JSON.
 

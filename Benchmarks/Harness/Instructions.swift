@@ -113,7 +113,9 @@ private func allocsctl(_ tool: String, _ arguments: [String], _ workshop: Worksh
 }
 
 /// Instructions of a command for one thing more.
-private func difference(_ short: Int, _ long: Int, in workshop: Workshop, _ command: (Int) -> Command) throws -> Double {
+private func difference(
+  _ short: Int, _ long: Int, in workshop: Workshop, _ command: (Int) -> Command
+) throws -> Double {
   let counts = try [short, long].map { try Callgrind(in: workshop).run(command($0)).counts.instructions }
   return (counts[1] - counts[0]) / Double(long - short)
 }
@@ -232,6 +234,11 @@ func check(_ workshop: Workshop) throws -> Bool {
   let path = workshop.options.thresholds
   let thresholds = try Thresholds(file: path)
   let figures = try counted(workshop)
+  // The gate has to close: every figure fails against thresholds that are a tenth too low.
+  let low = Dictionary(uniqueKeysWithValues: figures.map { ($0.name, $0.value / 1.1) })
+  guard try Thresholds(thresholds.text(setTo: low)).judge(figures).allSatisfy({ !$0.isPassed }) else {
+    throw BenchmarkError("figures pass that are above their thresholds")
+  }
   if workshop.options.setsThresholds {
     let values = Dictionary(uniqueKeysWithValues: figures.map { ($0.name, $0.value) })
     try thresholds.text(setTo: values).write(toFile: path, atomically: true, encoding: .utf8)
@@ -241,8 +248,9 @@ func check(_ workshop: Workshop) throws -> Bool {
   let failed = judgements.filter { !$0.isPassed }
   guard failed.isEmpty else {
     note(
-      "\(failed.map(\.name).joined(separator: ", ")): more than \(Int(Thresholds.tolerance * 100)) % above the threshold, "
-        + "or without one. Make it less; or set the thresholds, `make bench-check ARGS=--set`, in a commit that says why")
+      "\(failed.map(\.name).joined(separator: ", ")): more than \(Int(Thresholds.tolerance * 100)) % above the "
+        + "threshold, or without one. Make it less; or set the thresholds, `make bench-check ARGS=--set`, in a commit "
+        + "that says why")
     return false
   }
   if judgements.contains(where: { $0.verdict == .shrunk }) {

@@ -103,7 +103,7 @@ FRAME struct value *read_text(const char **at) {
 
 FRAME struct value *read_number(const char **at) {
   ROOM(16);
-  while ((**at >= '0' && **at <= '9') || **at == ' ' || (**at >= 'A' && **at <= 'z' && **at != '[' && **at != ']')) ++*at;
+  while (strchr("\",:[]{}", **at) == NULL) ++*at;
   struct value *value = NEW(sizeof *value);
   *value = (struct value){0};
   DISTINCT(from read_number);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// phases FUNCTION SIZE COUNT PHASES: allocates COUNT blocks of SIZE bytes by malloc or calloc, frees them all, allocates
-// them again, and so on, PHASES phases in all. The instructions of a run less those of a run with a phase less are the
-// last phase's: of allocations alone, or of frees alone, in memory that has been used before.
+// phases FUNCTION SIZE COUNT PHASES: allocates COUNT blocks of SIZE bytes by malloc or calloc, frees them all,
+// allocates them again, and so on, PHASES phases in all. The instructions of a run less those of a run with a phase
+// less are the last phase's: of allocations alone, or of frees alone, in memory that has been used before.
 #include "bench.h"
 
 int main(int argc, char **argv) {

@@ -28,18 +28,19 @@ enum Compression {
   /// them.
   static func zlib(_ packed: Slice<UnsafeRawBufferPointer>, size: Int) -> UnsafeMutableRawBufferPointer? {
     let packed = UnsafeRawBufferPointer(rebasing: packed)
-    guard size > 0, let decompressor = libdeflate_alloc_decompressor() else { return nil }
+    // A byte stands for 1,032 at most.
+    guard size > 0, size / 1032 <= packed.count, let decompressor = libdeflate_alloc_decompressor() else { return nil }
     defer { libdeflate_free_decompressor(decompressor) }
-    let result = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 16)
+    guard let result = malloc(size) else { return nil }
     // Without a place for the number of bytes that come out, it has to be `size`.
     guard
-      libdeflate_zlib_decompress(decompressor, packed.baseAddress, packed.count, result.baseAddress, size, nil)
+      libdeflate_zlib_decompress(decompressor, packed.baseAddress, packed.count, result, size, nil)
         == LIBDEFLATE_SUCCESS
     else {
-      result.deallocate()
+      free(result)
       return nil
     }
-    return result
+    return UnsafeMutableRawBufferPointer(start: result, count: size)
   }
 
   /// As `zlib`, in the format of zstd.

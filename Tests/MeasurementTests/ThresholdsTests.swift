@@ -71,10 +71,12 @@ struct ThresholdsTests {
         """)
   }
 
-  @Test("a line that can't be read is an error that says which", arguments: [
-    "pair", "pair 155", "pair x malloc", "pair -1 malloc", "pair 0 malloc", "pair nan malloc",
-    "pair 1 malloc\npair 2 malloc",
-  ])
+  @Test(
+    "a line that can't be read is an error that says which",
+    arguments: [
+      "pair", "pair 155", "pair x malloc", "pair -1 malloc", "pair 0 malloc", "pair nan malloc",
+      "pair 1 malloc\npair 2 malloc",
+    ])
   func refused(text: String) {
     #expect(throws: ThresholdError.self) { try Thresholds(text) }
   }

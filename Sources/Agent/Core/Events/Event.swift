@@ -94,7 +94,9 @@ enum Event {
     _ thread: Thread, _ regions: Regions, _ block: Block, _ size: Int, _ context: UInt64?
   ) -> Bool {
     let base = UInt(bitPattern: block)
-    guard let context = context.map({ allocs_slot_context($0) }), let arena = Index.knownArena(regions, base), Events.beginKnown(thread) else {
+    guard let context = context.map({ allocs_slot_context($0) }), let arena = Index.knownArena(regions, base),
+      Events.beginKnown(thread)
+    else {
       Events.end(thread)
       return false
     }

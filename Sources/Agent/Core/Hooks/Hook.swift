@@ -123,8 +123,10 @@ func hookMalloced(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePoint
 @c(allocs_malloced_with_stack) @inline(never)
 func mallocedWithStack(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ framePointer: UInt64) -> Block? {
   let thread = allocs_registered_block().unsafelyUnwrapped
+  // The stack is what is not known most often, so it comes first.
   guard let regions = thread.pointee.regions, thread.pointee.full_stacks != 0,
-    Event.postKnownAlloc(thread, regions, block, size, knownStack(thread, returnSlot, framePointer))
+    let context = knownStack(thread, returnSlot, framePointer),
+    Event.postKnownAlloc(thread, regions, block, size, context)
   else { return mallocedSlowly(block, size, returnSlot, framePointer) }
   allocs_leave(thread)
   return allocs_unknown(block)

@@ -35,8 +35,8 @@ enum Contexts {
     return intern(thread, origin, function, allocator, cached, key)
   }
 
-  /// The id of (node or call site, thread, function, allocator), where the head of a slot has it, if
-  /// it is in the thread's cache; else nil. Calls nothing.
+  /// The id of (node or call site, thread, function, allocator), where the head of a slot has it,
+  /// if it is in the thread's cache; else nil. Calls nothing.
   @inline(__always)
   static func known(
     _ thread: Thread, origin: UInt64, _ function: allocs_function, allocator: UInt32 = 0
@@ -52,8 +52,8 @@ enum Contexts {
     return allocs_site_key(thread, index) == key ? allocs_site_bits(thread, index) : nil
   }
 
-  /// The index of the entry of the thread's cache in which the context of `origin`, `function` and `allocator`
-  /// lies if the cache has it, and the key that the entry has then.
+  /// The index of the entry of the thread's cache in which the context of `origin`, `function` and
+  /// `allocator` lies if the cache has it, and the key that the entry has then.
   @inline(__always)
   private static func cache(
     _ origin: UInt64, _ function: allocs_function, allocator: UInt32
