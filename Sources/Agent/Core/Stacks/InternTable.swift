@@ -28,8 +28,9 @@
 //   its entry. A thread that follows a list has read the list's head with acquire: the thread that
 //   put the head there had read, also with acquire, the head before it, and so on to the list's
 //   end.
-// - In a child of fork, lists and table are the parent's, by private memory. A child without a
-//   segment of its own finds them missing, and gets no id.
+// - A child of fork has the parent's lists and table, in private memory. A child without a segment
+//   of its own forgets where they are: a search under way finds zeros, and ends after `listLimit`
+//   ids.
 
 import AgentMachine
 import SharedLayout

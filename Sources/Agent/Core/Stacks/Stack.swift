@@ -147,12 +147,16 @@ enum Stack {
     let newest = allocs_load_relaxed_u64(&shared.pointee.nodes.next_id)
     let walk = walk(thread, caller, rules, limit, alternate)
     let node = node(thread, shared, header, walk, limit)
-    // A stack that comes for the first time may come but once.
-    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit {
+    // A stack that comes for the first time may come but once, and a new thread may end soon.
+    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit,
+      thread.pointee.entry.pointee.identity.allocations >= allocationsBeforeMemo
+    {
       remember(thread, caller, walk, node)
     }
     return node
   }
+
+  private static var allocationsBeforeMemo: UInt64 { 64 }
 
   // MARK: a capture inside a hook
 
