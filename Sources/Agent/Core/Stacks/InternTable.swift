@@ -26,9 +26,11 @@
 // - An entry is written to the segment before its id enters a list or a cell (compare-and-exchange,
 //   release), and an id enters a slot or another entry after that. So any reader of an id may read
 //   its entry. A thread that follows a list has read the list's head with acquire: the thread that
-//   put the head there had read, also with acquire, the head before it, and so on to the list's end.
-// - In a child of fork, lists and table are the parent's, by private memory. A child without a
-//   segment of its own finds them missing, and gets no id.
+//   put the head there had read, also with acquire, the head before it, and so on to the list's
+//   end.
+// - A child of fork has the parent's lists and table, in private memory. A child without a segment
+//   of its own forgets where they are: a search under way finds zeros, and ends after `listLimit`
+//   ids.
 
 import AgentMachine
 import SharedLayout
@@ -55,8 +57,9 @@ struct InternTable<Entry> {
 
   // MARK: ids
 
-  /// The id of the key of `owner`, if it has one, for which `matches` is true; if there is none, the id that
-  /// `create` makes. 0 if `create` cannot make one, or there is no memory to find it by.
+  /// The id of the key of `owner`, if it has one, for which `matches` is true; if there is none,
+  /// the id that `create` makes. 0 if `create` cannot make one, or there is no memory to find it
+  /// by.
   @inline(__always)
   func id(owner: UInt32?, hash: @autoclosure () -> UInt64, matches: (UInt32) -> Bool, create: () -> UInt32) -> UInt32 {
     var created: UInt32 = 0

@@ -312,15 +312,16 @@ extension Stack {
     }
   }
 
-  /// Empties the thread's memo.
+  /// Empties the thread's memo, if it has been used since it was empty.
   static func forgetAll(_ thread: Thread) {
-    guard let memo = allocs_stacks(thread).pointee.memo else { return }
+    let stacks = allocs_stacks(thread)
+    guard let memo = stacks.pointee.memo, stacks.pointee.memo_used | stacks.pointee.memo_left != 0 else { return }
     for index in 0..<Int(ALLOCS_MEMO_SETS) {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
     for index in 0..<Int(ALLOCS_MEMO_DOORS) { allocs_memo_doors(memo)[index].pc = 0 }
-    allocs_stacks(thread).pointee.memo_used = 0
-    allocs_stacks(thread).pointee.memo_left = 0
+    stacks.pointee.memo_used = 0
+    stacks.pointee.memo_left = 0
   }
 
   /// A memo for the thread, which has none; nil if there is no memory.

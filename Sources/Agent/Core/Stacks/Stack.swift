@@ -9,7 +9,11 @@
 // only for the innermost frame: from any frame on outwards, equal registers and equal words give
 // equal frames.
 //
-// A capture walks from the innermost frame outwards. For that, a thread keeps two things:
+// So a thread keeps the stacks that it has captured more than once, each with the registers and all
+// words: the memo (Stack+Memo.swift). Most captures end there, whichever of the kept stacks was the
+// last one.
+//
+// Any other capture walks from the innermost frame outwards. For that, a thread keeps two things:
 //
 // - The kept frames: frames that its walks have met of late. Each has its registers, its way out
 //   (the rule and the CFA), the kept frame that its caller had last (`outer`), its node, and the
@@ -22,12 +26,19 @@
 //   and finds the words from that frame on unchanged, has *joined* the list: it knows the rest of
 //   the stack.
 //
-// The frame pointer register of a frame in the list is compared only if a frame further out is
-// found by its value before the register is loaded again. Else neither the register nor the word in
-// which it was saved takes part: functions use that register like any other.
+// The frame pointer register of a frame in the list, or of the capture in the memo, is compared
+// only if a frame further out is found by its value before the register is loaded again. Else
+// neither the register nor the word in which it was saved takes part: functions use that register
+// like any other.
 //
-// The kept frames and the list serve only frames on the thread's own stack, whose bounds never
-// change: a word that lay within the bounds when the frame was met still lies within them.
+// Memo, kept frames and list serve only frames on the thread's own stack, whose bounds never
+// change: a word that lay within the bounds when the frame was met still lies within them. A stack
+// of which a walk has met a signal frame, or whose end was not found, does not enter the memo.
+//
+// A rule depends on the program counter only as long as no other module comes to lie there. When
+// one was unloaded, memo and kept frames are forgotten before the thread looks at them again
+// (StackCaches.swift). A thread that runs the new module's code has learned of the module after
+// that.
 //
 // Frames and list entries point at each other. An entry whose frame now points elsewhere is stale
 // and is skipped. A kept frame may lie in one of two places, which frames with other registers
@@ -40,10 +51,10 @@
 // A stack deeper than the limit keeps its innermost frames, and its outermost node says how many
 // frames were cut off. That number is carried along from one capture to the next. A capture that
 // has no such number to begin with walks on beyond the limit to count, within a budget
-// (CutFrames.swift).
+// (CutFrames.swift). The memo has no words of the frames that were cut off.
 //
-// This file has the ways in; Stack+Walk.swift the walk and the kept frames; Stack+List.swift the
-// list, and the node of a stack that was walked.
+// This file has the ways in; Stack+Memo.swift the memo; Stack+Walk.swift the walk and the kept
+// frames; Stack+List.swift the list, and the node of a stack that was walked.
 
 import AgentMachine
 import SharedLayout
@@ -136,16 +147,20 @@ enum Stack {
     let newest = allocs_load_relaxed_u64(&shared.pointee.nodes.next_id)
     let walk = walk(thread, caller, rules, limit, alternate)
     let node = node(thread, shared, header, walk, limit)
-    // A stack that comes for the first time may come but once.
-    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit {
+    // A stack that comes for the first time may come but once, and a new thread may end soon.
+    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit,
+      thread.pointee.entry.pointee.identity.allocations >= allocationsBeforeMemo
+    {
       remember(thread, caller, walk, node)
     }
     return node
   }
 
+  private static var allocationsBeforeMemo: UInt64 { 64 }
+
   // MARK: a capture inside a hook
 
-  /// The node of the caller's stack, unwound without the kept frames and the list, and with nothing
+  /// The node of the caller's stack, unwound without memo, kept frames and list, and with nothing
   /// of the thread's changed: for a call inside a hook, which may have interrupted a capture. 0 if
   /// it cannot be recorded.
   @inline(never)

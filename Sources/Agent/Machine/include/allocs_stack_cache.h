@@ -77,9 +77,9 @@ struct allocs_word_group {
   uint64_t values[ALLOCS_GROUP_WORDS];
 };
 
-// What is known of the stacks with one return address and one stack pointer: at which distances from
-// the stack pointer, in bytes, they have been found to differ. Two words there are part of the hash
-// by which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself.
+// The places, in bytes from the stack pointer, at which the stacks with one return address and one
+// stack pointer have been found to differ. The words at two of these places are part of the hash by
+// which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself.
 struct allocs_memo_door {
   uint64_t pc;
   uint64_t sp;
@@ -146,11 +146,12 @@ struct allocs_stack_block {
   uint32_t memo_left;        // bytes from there to the end of its part of the room
   uint32_t memo_refused;     // there was no memory for a memo
   uint32_t must_forget;      // a module was unloaded: rules may be wrong by now
-  uint32_t is_checked;       // captures are checked: hooks must not take a stack from the memo by themselves
+  uint32_t is_checked;       // captures are checked: hooks take nothing from the memo
   uint32_t unused_word;
   // To the end of a page.
   uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 +
-                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16 + 32) % 4096];
+                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16 + 32) %
+                            4096];
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
