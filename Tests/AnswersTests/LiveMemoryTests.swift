@@ -2,6 +2,7 @@
 // Moments and windows of time; live memory by calls, block by block, and in the formats of other programs, of an index
 // that was made for the test.
 
+import ByteText
 import CPprof
 import Foundation
 import IndexReader
@@ -109,7 +110,7 @@ struct CallTreeTests {
   private let directory = TemporaryDirectory()
 
   private func frame(_ name: String, line: Int? = nil) -> Frame {
-    Frame(pc: 1, module: "/bin/program", function: name, file: line == nil ? nil : "\(name).c", line: line)
+    Frame(pc: 1, module: "/bin/program", function: ForeignText(name), file: line.map { _ in "\(name).c" }, line: line)
   }
 
   /// Stacks, innermost frame first, with bytes; each of a block.
@@ -209,7 +210,7 @@ struct CallTreeTests {
   func pprof() throws {
     var stacks = sums([(["a", "x", "main"], 600), (["b", "x", "main"], 300), ([], 100)])
     // Two functions at one address, of which one is inlined; and an address without a name, in a module.
-    let module = "/lib/libx.so"
+    let module: ForeignText = "/lib/libx.so"
     var inlined = [Frame(pc: 0x2001, module: module, function: "in", file: "x.c", line: 7, inlined: true)]
     inlined += [
       Frame(pc: 0x2001, module: module, function: "out", file: "x.c", line: 9), Frame(pc: 0x2f01, module: module),
@@ -234,7 +235,7 @@ struct CallTreeTests {
         "inuse_objects", "inuse_space",
       ])
     let mappings = (0..<profile.n_mapping).map { profile.mapping[$0]!.pointee }
-    #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module])
+    #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module.escaped])
     #expect(mappings.map { texts[Int($0.build_id)] } == ["", "01ab"] && mappings.map(\.has_functions) == [0, 1])
     let functions = (0..<profile.n_function).map { profile.function[$0]!.pointee }
     let locations = (0..<profile.n_location).map { profile.location[$0]!.pointee }

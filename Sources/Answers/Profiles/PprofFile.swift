@@ -51,7 +51,7 @@ struct PprofFile {
     return GzipFile.compress(bytes) ?? bytes
   }
 
-  private init(_ sums: StackSums) {
+  init(_ sums: StackSums) {
     self.sums = sums
     modules = sums.modules.sorted { ($0.isMain ? 0 : 1, $0.index) < ($1.isMain ? 0 : 1, $1.index) }
   }
