@@ -150,7 +150,10 @@ private struct BlockSearch {
 
   private mutating func cut() { rows = firstRows }
 
-  var firstRows: [BlockList.Row] { Array(rows.sorted { precedes($0, $1) }.prefix(limit)) }
+  /// The rows that come first, as many as are wanted.
+  var firstRows: [BlockList.Row] {
+    Array(rows.sorted { precedes($0, $1) }.prefix(limit))  // bounded: at least 0, as the search is begun so
+  }
 }
 
 extension Inquiry {

@@ -122,7 +122,7 @@ extension CallTree {
   /// others are indented. Of a long chain of such functions the middle is left out.
   public var text: String {
     let total = nodes[0].total
-    var lines = Look.heading(look, processID, command, total)
+    var lines: [String] = Look.heading(look, processID, command, total)
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
     let order = shown
     // bounded: digits of numbers, columns of a line, and counts of what is in memory

@@ -70,7 +70,7 @@ public struct HeapDifference: Sendable {
         let whole = StackSums.frames(of: row)
         // The site's frame, and those it is inlined into.
         let count = (whole.firstIndex { !$0.inlined }).map { $0 &- whole.startIndex &+ 1 } ?? whole.count
-        let frames = grouping == .stack ? whole : whole.prefix(count)
+        let frames = grouping == .stack ? whole : whole.prefix(count)  // bounded: 0 to the count of the frames
         let key = Key(texts: frames.map(Self.text), function: row.function ?? "")
         size &+= 256 &+ key.texts.count &* 64
         share.hold(size)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the resident memory of a live process goes: every mapping of the kernel's account (/proc/PID/smaps) falls into
-// one row, so the rows add up to the kernel's sum. The memory of heaps is divided further, to the page, by the index and
-// /proc/PID/pagemap.
+// one row, so the rows add up to the kernel's sum. The memory of heaps is divided further, to the page, by the index
+// and by /proc/PID/pagemap.
 //
-// The process runs on while its mappings, its pages and its blocks are read, one after the other. So a figure may be off
-// by what the process allocated or gave back meanwhile; where a part would be less than nothing, it is told as nothing,
-// and the row that holds the rest of its mapping makes the sum right.
+// The process runs on while its mappings, its pages and its blocks are read, one after the other. So a figure may be
+// off by as much as the process allocated or gave back meanwhile. A part that would be less than nothing is told as
+// nothing, and the row that holds the rest of its mapping makes the sum right.
 
 import Bounds
 import ByteText
@@ -80,7 +80,9 @@ public struct MemoryAccount: Sendable {
     public var bytes: UInt64 { pages &* MemoryAccount.pageSize }
   }
 
-  static let pageSize: UInt64 = 4096
+  /// A page has 2 to the power of this many bytes.
+  static let pageShift: UInt64 = 12
+  static let pageSize: UInt64 = 1 << pageShift
   /// A page is pinned if its live blocks have at most this many bytes of it.
   public static let pinnedBytes: UInt64 = 512
 
@@ -212,7 +214,7 @@ private struct MemorySurvey {
     var rest = text[...]
     while !rest.isEmpty, meter.goesOn() {
       let line = rest.prefix { $0 != UInt8(ascii: "\n") }
-      rest = rest.dropFirst(line.count &+ 1)
+      rest = rest[min(rest.endIndex, line.endIndex &+ 1)...]
       // A head begins with the bounds of the mapping, other lines with a capital letter.
       if let first = line.first, first >= UInt8(ascii: "A"), first <= UInt8(ascii: "Z") {
         guard !sums.isEmpty else { continue }
@@ -263,13 +265,13 @@ private struct MemorySurvey {
 
   /// Goes through the pages of heaps and the blocks in them.
   private mutating func survey(_ heaps: [Mapping], _ surroundings: Surroundings) {
-    let windowPages = 1 << 16
+    let windowSize = MemoryAccount.pageSize << 16
     var meter = BudgetMeter(interval: 1)
     for mapping in heaps {
       var start = mapping.start
       while start < mapping.end, meter.goesOn() {
-        let end = min(mapping.end, (Foreign(start) + UInt64(windowPages) * MemoryAccount.pageSize).saturated())
-        let count = Int(clamping: (end &- start) / MemoryAccount.pageSize)
+        let end = min(mapping.end, (Foreign(start) + windowSize).saturated())
+        let count = Int(clamping: (end &- start) >> MemoryAccount.pageShift)
         let words: [UInt64]? =
           switch surroundings.directory {
           case .some(let directory): directory.pageWords(from: start, count: count)
@@ -291,7 +293,8 @@ private struct MemorySurvey {
       window.add(before)
     }
     var live = SiteTable.Total()
-    segment.segment.forEachAllocation(in: range.lowerBound...(range.upperBound &- 1)) { block in
+    let addresses = range.lowerBound...max(range.lowerBound, range.upperBound &- 1)
+    segment.segment.forEachAllocation(in: addresses) { block in
       live.add(SiteTable.Total(bytes: block.size, blocks: 1))
       window.add(block)
     }
@@ -361,7 +364,7 @@ struct PageWindow {
 
   /// Bit 63 of a page's word says that the page is resident.
   private func isResident(_ page: UInt64) -> Bool {
-    let index = Int(clamping: page &- range.lowerBound / MemoryAccount.pageSize)
+    let index = Int(clamping: page &- range.lowerBound >> MemoryAccount.pageShift)
     return index < words.count && words[index] >> 63 == 1
   }
 
@@ -370,7 +373,9 @@ struct PageWindow {
     // A block of no bytes has its address.
     let (from, to) = (max(block.base, range.lowerBound), min(block.end, range.upperBound))
     guard from < to else { return }
-    for page in from / size...max(from / size, (to &- 1) / size) where isResident(page) {
+    let first = from >> MemoryAccount.pageShift
+    let end = (to &- 1) >> MemoryAccount.pageShift &+ 1
+    for page in first..<max(first, end) where isResident(page) {
       if current?.number != page {
         finish()
         current = Page(number: page, ticks: block.ticks)

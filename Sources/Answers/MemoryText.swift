@@ -14,9 +14,9 @@ extension MemoryAccount {
   public var text: String {
     let title = IndexedProcess.title(processID, command)
     let total = total
-    var lines = TextLayout.wrap(
-      ["\(title): \(Units.bytes(total.resident)) resident"]
-        + (total.swapped > 0 ? ["\(Units.bytes(total.swapped)) swapped out"] : []), indent: "")
+    var sums = ["\(title): \(Units.bytes(total.resident)) resident"]
+    if total.swapped > 0 { sums.append("\(Units.bytes(total.swapped)) swapped out") }
+    var lines: [String] = TextLayout.wrap(sums, indent: "")
     // bounded: digits of numbers, and columns of a line
     let width = max(8, Units.grouped(max(total.resident, heap.live)).count)
     func line(_ bytes: String, _ share: String, _ swapped: String, _ words: String) -> String {

@@ -61,10 +61,11 @@ public enum Moment: Hashable, Sendable {
   private static func clock(_ text: some StringProtocol) -> (hour: Int32, minute: Int32)? {
     let parts = text.split(separator: ":", omittingEmptySubsequences: false)
     guard parts.count == 2,
-      parts.allSatisfy({ $0.utf8.count == 2 && $0.utf8.allSatisfy { $0 &- UInt8(ascii: "0") < 10 } }),
-      let hour = Int32(parts[0]), hour < 24, let minute = Int32(parts[1]), minute < 60
+      parts.allSatisfy({ $0.utf8.count == 2 && $0.utf8.allSatisfy { $0 &- UInt8(ascii: "0") < 10 } })
     else { return nil }
-    return (hour, minute)
+    guard let hour = UInt8(parts[0]), hour < 24 else { return nil }
+    guard let minute = UInt8(parts[1]), minute < 60 else { return nil }
+    return (Int32(truncatingIfNeeded: hour), Int32(truncatingIfNeeded: minute))
   }
 
   /// A date with its zone, as RFC 3339 has it.
@@ -93,7 +94,7 @@ public enum Moment: Hashable, Sendable {
     if zone == "Z" || zone == "z" { return time }
     guard let sign = zone.first, sign == "+" || sign == "-", let ahead = clock(zone.dropFirst()) else { return nil }
     let seconds = Double(ahead.hour) * 3600.0 + Double(ahead.minute) * 60.0
-    return sign == "+" ? time - seconds : time + seconds
+    return sign == "+" ? time - seconds : time + seconds  // bounded: seconds in floating point
   }
 
   /// The latest time until `now` at which the clock of the place showed `text`.
@@ -190,5 +191,5 @@ public struct TimeWindow: Hashable, Sendable {
   }
 
   /// To a hundredth of a second, as far as records tell time.
-  private static func seconds(_ time: Double) -> String { "\((time * 100).rounded() / 100)" }
+  private static func seconds(_ time: Double) -> String { "\((time * 100.0).rounded() / 100.0)" }
 }

@@ -10,7 +10,7 @@ extension TopTable {
   /// A table of 80 columns: a line with the sums first, then the sites, a line that sums up the sites not shown, and
   /// the sums again.
   public var text: String {
-    var lines = Look.heading(
+    var lines: [String] = Look.heading(
       look, processID, command, total, more: [Units.count(UInt64(clamping: siteCount), "site")])
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 

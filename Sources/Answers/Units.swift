@@ -110,10 +110,10 @@ package enum Units {
   package static func sizes(inRange text: String) -> ClosedRange<UInt64>? {
     let parts = text.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
     guard let first = parts.first, let from = bytes(inSize: first) else { return nil }
-    guard parts.count == 2 else { return from...from }
+    guard parts.count == 2 else { return from...max(from, from) }
     guard !parts[1].isEmpty else { return from...UInt64.max }
     guard let to = bytes(inSize: parts[1]), to >= from else { return nil }
-    return from...to
+    return from...max(from, to)
   }
 
   private static let timeUnits: [(name: String, seconds: Double)] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]

@@ -233,7 +233,7 @@ public final class Broker {
 
   private func accept() {
     guard let listener = listener?.number else { return }
-    let end = now + Self.acceptPiece
+    let end = now + Self.acceptPiece  // bounded: seconds in floating point
     for turn in 1..<4096 {
       if turn % 64 == 0, now > end { return }
       let number = allocs_accept(listener)

@@ -76,9 +76,9 @@ extension ForeignText: ExpressibleByStringInterpolation {
 
     public mutating func appendLiteral(_ literal: String) { text += literal }
 
-    public mutating func appendInterpolation(_ part: ForeignText) { text += part.unescaped }
+    public mutating func appendInterpolation(_ part: ForeignText) { text.append(part.unescaped) }
 
-    public mutating func appendInterpolation(_ part: some CustomStringConvertible) { text += part.description }
+    public mutating func appendInterpolation(_ part: some CustomStringConvertible) { text.append(part.description) }
   }
 }
 

@@ -224,6 +224,9 @@ struct CallTreeTests {
         index: 1, path: "/bin/program", buildID: [], start: 0x1000, end: 0x1fff, bias: 0, loadTicks: 0,
         unloadTicks: nil,
         isMain: true, isAgent: false),
+      Module(
+        index: 2, path: "/lib/none.so", buildID: [], start: 0x4000, end: 0x5000, bias: 0, loadTicks: 0,
+        unloadTicks: nil, isMain: false, isAgent: false),
     ]
     var file = PprofFile(stacks)
     let bytes = file.pack()
@@ -235,8 +238,9 @@ struct CallTreeTests {
         "inuse_objects", "inuse_space",
       ])
     let mappings = (0..<profile.n_mapping).map { profile.mapping[$0]!.pointee }
-    #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module.escaped])
-    #expect(mappings.map { texts[Int($0.build_id)] } == ["", "01ab"] && mappings.map(\.has_functions) == [0, 1])
+    #expect(mappings.map { texts[Int($0.filename)] } == ["/bin/program", module.escaped, "/lib/none.so"])
+    #expect(
+      mappings.map { texts[Int($0.build_id)] } == ["", "01ab", ""] && mappings.map(\.has_functions) == [1, 1, 0])
     let functions = (0..<profile.n_function).map { profile.function[$0]!.pointee }
     let locations = (0..<profile.n_location).map { profile.location[$0]!.pointee }
     for ids in [mappings.map(\.id), functions.map(\.id), locations.map(\.id)] {

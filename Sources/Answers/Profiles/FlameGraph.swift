@@ -110,8 +110,8 @@ struct FlameGraph {
   /// A warm colour, always the same one for a name.
   private static func colour(of name: String) -> String {
     var hash: UInt32 = 2_166_136_261
-    for byte in name.utf8 { hash = (hash ^ UInt32(byte)) &* 16_777_619 }
-    return "hsl(\(hash % 50) \(70 + hash / 64 % 20)% \(62 + hash / 4096 % 12)%)"  // bounded: remainders
+    for byte in name.utf8 { hash = (hash ^ UInt32(truncatingIfNeeded: byte)) &* 16_777_619 }
+    return "hsl(\(hash % 50) \(70 + hash / 64 % 20)% \(62 + hash / 4096 % 12)%)"  // bounded: sums of remainders
   }
 
   /// Text for XML 1.0, which has no way to write some characters at all.

@@ -15,9 +15,10 @@ enum GzipFile {
     var start = 0
     var piece = [UInt8](repeating: 0, count: 1 << 16)
     repeat {
-      let end = min(bytes.count, start &+ pieceSize)
-      let isLast = end == bytes.count
-      let code = bytes[start..<end].withUnsafeBytes { input in
+      let rest = bytes[start...]
+      let input = rest.prefix(pieceSize)  // bounded: a constant of this function
+      let isLast = input.count == rest.count
+      let code = input.withUnsafeBytes { input in
         stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
         stream.avail_in = UInt32(clamping: input.count)
         return piece.withUnsafeMutableBufferPointer { output -> Int32 in
@@ -26,13 +27,14 @@ enum GzipFile {
             stream.next_out = output.baseAddress
             stream.avail_out = UInt32(clamping: output.count)
             code = deflate(&stream, isLast ? Z_FINISH : Z_NO_FLUSH)
+            // bounded: zlib leaves no more than it was given
             result += output.prefix(output.count &- Int(clamping: stream.avail_out))
           } while stream.avail_out == 0
           return code
         }
       }
       guard code == Z_OK || code == Z_STREAM_END || code == Z_BUF_ERROR else { return nil }
-      start = end
+      start = input.endIndex
     } while start < bytes.count
     return result
   }

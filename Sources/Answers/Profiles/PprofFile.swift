@@ -113,7 +113,7 @@ struct PprofFile {
       // The functions that are inlined at one call stand one behind the other.
       var end = start
       while end &+ 1 < frames.count, frames[end].inlined, frames[end &+ 1].pc == frames[start].pc { end &+= 1 }
-      ids.append(location(frames[start...end], isExact: row.stack.interrupted.contains(end)))
+      ids.append(location(frames[start..<max(start, end &+ 1)], isExact: row.stack.interrupted.contains(end)))
       start = end &+ 1
     }
     if row.stack.truncation != nil || frames.isEmpty { ids.append(location([], isExact: false)) }

@@ -72,7 +72,7 @@ extension StackSums.Row {
   /// The frames of the whole stack, outermost first, with the function that was called as the last name.
   var profileNames: [String] {
     var names = stack.truncation != nil || stack.frames.isEmpty ? ["[callers not known]"] : []
-    names += stack.frames.reversed().map(\.profileName)
+    names.append(contentsOf: stack.frames.reversed().map(\.profileName))
     if let function, stack.frames.first?.function != function { names.append(TextLayout.printable(function)) }
     return names
   }

@@ -28,8 +28,11 @@ enum SpeedscopeFile {
     for (index, row) in sums.rows.enumerated() {
       guard meter.goesOn() else { break }
       var stack = row.stack.truncation != nil || row.stack.frames.isEmpty ? [Key(name: "[callers not known]")] : []
-      stack += row.stack.frames.reversed().map { Key(name: $0.profileName, file: $0.file, line: $0.line) }
-      if let function = row.function, row.stack.frames.first?.function != .some(function) { stack.append(Key(name: function.escaped)) }
+      stack.append(
+        contentsOf: row.stack.frames.reversed().map { Key(name: $0.profileName, file: $0.file, line: $0.line) })
+      if let function = row.function, row.stack.frames.first?.function != .some(function) {
+        stack.append(Key(name: function.escaped))
+      }
       samples.append(text: index > 0 ? ",[" : "[")
       for (depth, key) in stack.enumerated() {
         if depth > 0 { samples.append(byte: UInt8(ascii: ",")) }

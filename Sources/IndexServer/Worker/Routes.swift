@@ -428,7 +428,7 @@ private struct Parameters {
     guard least <= most else {
       throw Complaint(.usage, what: "min-size is greater than max-size", advice: "exchange them")
     }
-    return least...most
+    return least...max(least, most)
   }
 
   /// One of the words of a type.
