@@ -33,7 +33,7 @@ extension EndToEnd {
     @Test("bash: subshells, pipes, substitutions, background jobs and subshells of subshells")
     func bash() throws {
       let script = """
-        declare -A table; for i in {1..60}; do table[key$i]=$(printf 'value %d' $i); done
+        declare -A table; for i in {1..36}; do table[key$i]=$(printf 'value %d' $i); done
         (table[key1]=changed; (table[key2]=deeper; echo "${table[key1]} ${table[key2]}"); echo "${table[key2]}")
         printf '%s\\n' "${table[@]}" | while read -r line; do echo "<$line>"; done |
           sort | sed s/value/number/ | tail -n 3
@@ -45,11 +45,12 @@ extension EndToEnd {
       let plain = try ChildProcess.run([shell, "-c", script, "bash", plainWork.path])
       let followed = try ChildProcess.run(
         [shell, "-c", script, "bash", followedWork.path], environment: following(directory))
-      #expect(plain.ending == .exit(0) && plain.output.hasSuffix("60 value 1\n"))
+      #expect(plain.ending == .exit(0) && plain.output.hasSuffix("36 value 1\n"))
       #expect(followed == plain)
       let children = try children(in: directory)
-      // 60 substitutions, a subshell in a subshell, eight jobs; those of the pipe that call exec have begun anew.
-      #expect(children.count >= 71)
+      // 36 substitutions, a subshell in a subshell, eight jobs; those of the pipe that call exec have begun anew. They
+      // are fewer than the ended processes whose segments an agent leaves when it sweeps.
+      #expect(children.count >= 47)
       #expect(children.values.contains { children[$0.parent] != nil }, "one is a child's child")
       #expect(children.values.allSatisfy { $0.blocks > 100 })
     }
