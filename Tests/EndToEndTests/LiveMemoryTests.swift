@@ -48,8 +48,7 @@ extension EndToEnd {
       var pid: String { "\(process.pid)" }
 
       func ask(_ arguments: [String], socket: String? = nil) throws -> String {
-        let outcome = try Tool.control(
-          arguments + (socket == nil ? ["--direct"] : []), in: directory, socket: socket)
+        let outcome = try Tool.control(arguments, in: directory, socket: socket)
         #expect(outcome.ending == .exit(0), "\(arguments): \(outcome)")
         return outcome.output
       }
