@@ -224,9 +224,9 @@ struct Export: ParsableCommand {
     abstract: "Write a process's live memory, or a recording, for another program.",
     usage: """
       allocsctl export <source> --format <format> -o <file> [--since <when>]
-                                [--until <when>] [--older <age>] [--younger <age>]
-                                [--wrapper <pattern>] ... [--level block|chunk]
-                                [--socket <path> | --direct]
+                       [--until <when>] [--older <age>] [--younger <age>]
+                       [--wrapper <pattern>] ... [--level block|chunk]
+                       [--socket <path> | --direct]
       """,
     discussion: """
       What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
@@ -247,7 +247,7 @@ struct Export: ParsableCommand {
   @Argument(help: .init("A process, a snapshot, or a recording.", valueName: "source"), completion: .file())
   var source: String
 
-  @Option(help: .init("\(AnyFormat.allValueStrings.joined(separator: ", ")).", valueName: "format"))
+  @Option(help: .init("One of these.", valueName: "format"))
   var format: AnyFormat
 
   @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))

@@ -71,9 +71,9 @@ struct Top: ParsableCommand {
     abstract: "Show the allocation sites that hold most memory.",
     usage: """
       allocsctl top <pid> [--since <when>] [--until <when>] [--older <age>]
-                    [--younger <age>] [--sort bytes|blocks|age] [--limit <number>]
-                    [--wrapper <pattern>] ... [--level block|chunk] [--json]
-                    [--socket <path> | --direct]
+                    [--younger <age>] [--sort bytes|blocks|age]
+                    [--limit <number>] [--wrapper <pattern>] ...
+                    [--level block|chunk] [--json] [--socket <path> | --direct]
       """,
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
@@ -209,7 +209,8 @@ struct Blocks: ParsableCommand {
                        [--since <when>] [--until <when>] [--older <age>]
                        [--younger <age>] [--sort address|size|age]
                        [--limit <number>] [--wrapper <pattern>] ...
-                       [--level block|chunk] [--json] [--socket <path> | --direct]
+                       [--level block|chunk] [--json]
+                       [--socket <path> | --direct]
       """,
     discussion: """
       --site takes the name of the function that allocated, as `top` shows it; * and ? stand for any characters. In \
