@@ -56,9 +56,9 @@ static inline uint32_t *_Nonnull allocs_mapping_free(struct allocs_mapping_table
 static inline struct allocs_mapped_file *_Nonnull allocs_mapping_files(struct allocs_mapping_table *_Nonnull table) {
   return table->files;
 }
-// Moves entries, also to where some of them are. Not by memmove: a program may have put another one in its place, and
-// that of ThreadSanitizer reports what it can't see the agent's lock around. Sixteen entries at a time, because
-// Embedded Swift would move them one by one.
+// Moves entries, also to where some of them are. Not by memmove: a program may have another one in
+// its place, and the one of ThreadSanitizer reports a race, as it does not see the agent's lock.
+// Sixteen entries at a time, because Embedded Swift would move them one by one.
 struct allocs_mapping_piece {
   uint32_t entries[16];
 };
