@@ -200,7 +200,7 @@ extension EndToEnd {
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "jsonl"], [program.pid, "--format", "heaptrack"], ["x.rec", "--format", "dhat"],
+        [program.pid, "--format", "jsonl"], [program.pid, "--format", "heaptrack"],
         [program.pid, "--format", "pdf"],
       ] {
         let outcome = try Tool.control(["export"] + arguments + ["-o", "-"], in: program.directory)
