@@ -94,7 +94,9 @@ public struct Thresholds: Equatable, Sendable {
       return figure / limit - 1
     }
     public var verdict: Verdict {
-      guard let growth else { return .unmatched }
+      guard let growth, let limit, let figure else { return .unmatched }
+      // A number of the file is rounded to a tenth: of the smallest ones that is more than the tolerance.
+      if abs(figure - limit) <= 0.1 { return .kept }
       return growth > Thresholds.tolerance ? .grown : growth < -Thresholds.tolerance ? .shrunk : .kept
     }
     public var isPassed: Bool { verdict == .kept || verdict == .shrunk }

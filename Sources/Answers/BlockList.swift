@@ -15,8 +15,25 @@ public struct BlockFilter: Sendable {
   /// Patterns of functions, in the form that patterns of wrappers have: a block is meant if its allocation site, or a
   /// function that is inlined there, fits one. Nil: all blocks are meant.
   public var sites: Wrappers?
+  /// Names as tables show them, perhaps shortened; a block is meant also if its site has one of these.
+  public var siteNames: Set<String> = []
   /// Bytes asked for.
   public var sizes: ClosedRange<UInt64> = 0...UInt64.max
+
+  /// `names`: of functions, as patterns of wrappers have them, or as tables show them with the place behind. Throws
+  /// `.usage` if one is no pattern.
+  public init(
+    scope: HeapScope = HeapScope(), siteNames names: [String], sizes: ClosedRange<UInt64> = 0...UInt64.max
+  ) throws(Complaint) {
+    let names = names.map { name in
+      // The place behind the name, as in `put (shop.cc:12)`.
+      guard name.hasSuffix(")"), let start = name.lastIndex(of: "("), name[..<start].hasSuffix(" ") else { return name }
+      return String(name[..<start].dropLast())
+    }
+    self.init(
+      scope: scope, sites: names.isEmpty ? nil : try Wrappers.none.adding(names, of: "site"), sizes: sizes)
+    siteNames = Set(names)
+  }
 
   public init(scope: HeapScope = HeapScope(), sites: Wrappers? = nil, sizes: ClosedRange<UInt64> = 0...UInt64.max) {
     self.scope = scope
@@ -135,7 +152,13 @@ private struct BlockSearch {
     if let known = isMeant[block.context] { return known }
     let node = view.tables.context(block.context)?.node ?? 0
     let frames = naming.site(ofNode: node, at: block.ticks)?.frames ?? []
-    let fits = frames.contains { frame in (frame.function ?? frame.placeName).map { sites.contains($0) } ?? false }
+    let fits = frames.contains { frame in
+      guard let name = frame.function ?? frame.placeName else { return false }
+      if sites.contains(name) { return true }
+      let shown = name.escaped
+      return filter.siteNames.contains(shown)
+        || !filter.siteNames.isDisjoint(with: FunctionName.shorterForms(of: shown))
+    }
     isMeant[block.context] = fits
     return fits
   }

@@ -15,7 +15,8 @@ import Symbols
 public struct CallTree: Sendable {
   /// A function below its caller or, inverted, its callee.
   public struct Node: Sendable {
-    /// The first frame that was met of the function there; nil at the root, and where no caller is known.
+    /// The first frame that was met of the function there, without a line if others have another; nil at the root, and
+    /// where no caller is known.
     public var frame: Frame?
     /// Memory whose stacks lead through the node.
     public var total = SiteTable.Total()
@@ -80,6 +81,8 @@ public struct CallTree: Sendable {
       nodes.append(Node(frame: frame, parent: parent, depth: nodes[parent].depth &+ 1))
       places[key] = place
     }
+    // Calls from several lines of a function are one node, which is none of these lines.
+    if nodes[place].frame?.line != frame?.line { nodes[place].frame?.line = nil }
     nodes[place].total.add(total)
     return place
   }

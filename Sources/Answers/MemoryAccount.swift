@@ -51,6 +51,16 @@ public struct MemoryAccount: Sendable {
       resident &+= other.resident
       swapped &+= other.swapped
     }
+
+    /// Takes as much of `other` away as is here, and returns it.
+    mutating func take(_ other: Sum) -> Sum {
+      let taken = Sum(
+        size: min(size, other.size), resident: min(resident, other.resident), swapped: min(swapped, other.swapped))
+      size &-= taken.size
+      resident &-= taken.resident
+      swapped &-= taken.swapped
+      return taken
+    }
   }
 
   /// The resident memory of heaps: the three parts of it are all of it.
@@ -114,7 +124,8 @@ extension ProcessView {
     let inquiry = Inquiry(self, wrappers: wrappers)
     guard inquiry.surroundings.maps != nil else {
       throw Complaint(
-        .obstacle, what: "can't tell of the memory of process \(processID): it has ended, or runs another program now",
+        .noSuchProcess,
+        what: "can't tell of the memory of process \(processID): it has ended, or runs another program now",
         advice: "`allocsctl top \(processID)` tells what lived")
     }
     var survey = MemorySurvey(self, inquiry)
@@ -187,6 +198,14 @@ private struct MemorySurvey {
         heapSum.add(sum)
       }
     }
+    // The kernel makes one mapping of neighbours that several calls have mapped: what lies in the parts of calls that
+    // no block ever came from is not an allocator's.
+    let others = otherParts(of: heaps)
+    for part in others {
+      let taken = heapSum.take(pages(of: part, surroundings))
+      account.parts[.anonymous, default: MemoryAccount.Sum()].add(taken)
+    }
+    if !heaps.isEmpty { account.parts[.heap] = heapSum }
     survey(heaps, surroundings)
     let held = account.heap.residentLive &+ account.heap.beside
     account.heap.free = heapSum.resident &- min(heapSum.resident, held)
@@ -262,6 +281,46 @@ private struct MemorySurvey {
   }
 
   // MARK: pages
+
+  /// The parts of `heaps` that calls have mapped of which no block was ever made.
+  private func otherParts(of heaps: [Mapping]) -> [Range<UInt64>] {
+    let starts = heaps.map(\.start)
+    var parts: [Range<UInt64>] = []
+    var meter = BudgetMeter(interval: 64)
+    for record in view.shared.segment.mappingRecords where !record.isBreak && record.isAnonymous {
+      guard meter.goesOn() else { break }
+      let place = starts.partitioningIndex { $0 > record.range.lowerBound }
+      guard place > 0 else { continue }
+      let heap = heaps[place &- 1]
+      guard !heap.isBreak, record.range.lowerBound < heap.end else { continue }
+      let range = record.range.clamped(to: heap.range)
+      if !range.isEmpty, !view.shared.segment.wasHeap(in: range) { parts.append(range) }
+    }
+    return parts
+  }
+
+  /// The pages of a part of a mapping, as /proc/PID/pagemap has them: bit 63 says resident, bit 62 swapped out.
+  private func pages(of range: Range<UInt64>, _ surroundings: Surroundings) -> MemoryAccount.Sum {
+    var sum = MemoryAccount.Sum()
+    sum.size = range.upperBound &- range.lowerBound
+    var start = range.lowerBound
+    var meter = BudgetMeter(interval: 1)
+    while start < range.upperBound, meter.goesOn() {
+      let count = Int(clamping: min(range.upperBound &- start, MemoryAccount.pageSize << 16) >> MemoryAccount.pageShift)
+      let words: [UInt64]? =
+        switch surroundings.directory {
+        case .some(let directory): directory.pageWords(from: start, count: count)
+        case .none: nil
+        }
+      guard let words, count > 0 else { break }
+      for word in words {
+        if word >> 63 == 1 { sum.resident &+= MemoryAccount.pageSize }
+        if word >> 62 & 1 == 1 { sum.swapped &+= MemoryAccount.pageSize }
+      }
+      start = (Foreign(start) + MemoryAccount.pageSize << 16).saturated()
+    }
+    return sum
+  }
 
   /// Goes through the pages of heaps and the blocks in them.
   private mutating func survey(_ heaps: [Mapping], _ surroundings: Surroundings) {

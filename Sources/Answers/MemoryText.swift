@@ -35,7 +35,7 @@ extension MemoryAccount {
       if heap.knowsPages {
         lines.append(line(heap.residentLive, "  \(Units.count(heap.blocks, "live block")), as asked for"))
         lines.append(line(heap.beside, "  the rest of their pages: rounding, gaps"))
-        lines.append(line(heap.free, "  pages without a live block: free"))
+        lines.append(line(heap.free, "  pages without a live block"))
       } else {
         lines.append(line("", "", "", "  \(Units.count(heap.blocks, "live block")) of \(Units.bytes(heap.live))"))
       }
@@ -57,8 +57,8 @@ extension MemoryAccount {
       return ["No page is held by \(Self.pinnedBytes) live bytes or fewer."]
     }
     var lines = TextLayout.fill(
-      "\(Units.count(pages, "resident page")) of \(Units.bytes(pages &* Self.pageSize)) hold at most "
-        + "\(Self.pinnedBytes) live bytes each. Freeing all that a site has in the pages that it alone holds would let "
+      "\(Units.countOf(pages, "resident page has", "resident pages have")) at most "
+        + "\(Self.pinnedBytes) live bytes. Freeing all that a site has in the pages that it alone holds would let "
         + "the allocator give these pages back:", indent: "")
     // bounded: digits of numbers, and columns of a line
     let width = max(10, Units.grouped(pages &* Self.pageSize).count)

@@ -159,6 +159,16 @@ public struct TimeWindow: Hashable, Sendable {
     self.until = until
   }
 
+  /// This window. Throws `.usage` if it ends before it begins.
+  public func checked(at now: Double) throws(Complaint) -> TimeWindow {
+    if let since, let until, since.age(at: now) <= until.age(at: now) {
+      throw Complaint(
+        .usage, what: "the window of time ends before it begins",
+        advice: "give a moment to begin with that is longer ago than the one to end with")
+    }
+    return self
+  }
+
   /// Whether all blocks are in it.
   public var isAll: Bool { since == nil && until == nil }
 

@@ -90,9 +90,8 @@ final class DirectSource: AnswerSource {
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
     try Budget.ofQuestion().run { () throws(Complaint) in
-      let filter = BlockFilter(
-        scope: try request.scope.scope(),
-        sites: request.sites.isEmpty ? nil : try Wrappers.none.adding(request.sites, of: "site"), sizes: request.sizes)
+      let filter = try BlockFilter(
+        scope: try request.scope.scope(), siteNames: request.sites, sizes: request.sizes)
       let list = try view(of: pid).blocks(filter, sort: request.sort, limit: request.limit, json: json)
       return json ? list.jsonLines : list.text
     }

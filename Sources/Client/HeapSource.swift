@@ -59,6 +59,22 @@ enum HeapSource: Equatable {
     }
   }
 
+  /// Throws `.usage` if options are given that say nothing of this source: a file has no server, and no levels.
+  func refuse(_ level: LevelOptions, _ options: SourceOptions) throws(Complaint) {
+    let given = [
+      ("--level", level.level != nil && isFile), ("--socket", options.socket != nil),
+      ("--direct", options.direct && isFile),
+    ]
+    guard let wrong = given.first(where: \.1)?.0 else { return }
+    throw Complaint(
+      .usage, what: "\(wrong) is asked of \(name), which is read by this program itself", advice: "leave it out")
+  }
+
+  private var isFile: Bool {
+    if case .file = self { return true }
+    return false
+  }
+
   /// Live memory by call stack, read by this program itself. Says what is wrong with a recording on standard error.
   func stackSums(_ scope: ScopeRequest) throws(Complaint) -> StackSums {
     switch self {
@@ -73,11 +89,15 @@ enum HeapSource: Equatable {
     case .file(let path, let moment):
       guard scope.window.isAll else {
         throw Complaint(
-          .usage, what: "a window of time is asked of \(path), which is a recording",
-          advice: "ask a process, or name a moment: FILE@2.5s")
+          .usage, what: "a window of time is asked of \(path), which is a file",
+          advice: "ask a process; of a recording, name a moment: FILE@2.5s")
       }
       let recorded = try Recording(path: path)
       let stamp = recorded.stamp(of: moment)
+      if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {
+        let length = Units.duration(recorded.seconds(at: recorded.endStamp))
+        complain("\(path) ends after \(length): that moment is shown")
+      }
       let sums = recorded.stackSums(
         recorded.replay(until: stamp), wrappers: try Wrappers.standard.adding(scope.perspective.wrappers))
       try Budget.current?.check()

@@ -195,7 +195,7 @@ struct ReplayCommand: ParsableCommand {
       return table.json + "\n"
     }
     let moment = Units.duration(recorded.seconds(at: stamp))
-    return "\(recorded.text(of: summary))\nAfter \(moment):\n\(table.text)"
+    return "\(recorded.text(of: summary))\n\(recorded.end == .snapshot ? "" : "After \(moment):\n")\(table.text)"
   }
 }
 
@@ -259,13 +259,16 @@ struct Export: ParsableCommand {
 
   func run() throws {
     // Where ^C comes, nothing is left of a file that is not whole.
-    let interruption = Interruption()
     do throws(Complaint) {
-      let budget = Budget.ofExport()
+      let (source, budget) = (try HeapSource(source), Budget.ofExport())
+      if case (.profile(let format), .process(let pid, nil)) = (format, source) {
+        // Until the file is written, which takes no time, ^C ends the command as any other.
+        return try write(try options.source().profile(of: pid, try scope.request(), format))
+      }
+      try source.refuse(scope.level, options)
+      let interruption = Interruption()
       interruption.onInterruption { budget.cancel() }
-      switch (format, try HeapSource(source)) {
-      case (.profile(let format), .process(let pid, nil)):
-        try write(try options.source().profile(of: pid, try scope.request(), format))
+      switch (format, source) {
       case (.profile(let format), let other):
         try budget.run { () throws(Complaint) in try write(format.render(try other.stackSums(try scope.request()))) }
       case (.recording(let format), .file(let path, .end)):

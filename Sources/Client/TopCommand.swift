@@ -47,7 +47,8 @@ struct WindowOptions: ParsableArguments {
         throw error
       }
     }
-    return TimeWindow(since: try moment("since", since, younger), until: try moment("until", until, older))
+    return try TimeWindow(since: try moment("since", since, younger), until: try moment("until", until, older))
+      .checked(at: seconds(of: CLOCK_REALTIME))
   }
 }
 
@@ -157,6 +158,7 @@ struct Tree: ParsableCommand {
     switch try HeapSource(source) {
     case .process(let pid, nil): try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
     case let other:
+      try other.refuse(scope.level, options)
       let tree = try Budget.ofRecording().run { () throws(Complaint) in
         CallTree(of: try other.stackSums(request.scope), isInverted: inverted, limit: limit)
       }

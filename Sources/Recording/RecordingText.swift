@@ -24,6 +24,12 @@ extension Recording {
     let allocations = [Event.Kind.alloc, .reallocNew].reduce(0) { $0 &+ (summary.counts[$1] ?? 0) }
     let frees = [Event.Kind.free, .reallocOld].reduce(0) { $0 &+ (summary.counts[$1] ?? 0) }
     var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
+    if end == .snapshot {
+      lines.append("  snapshot   looked at in \(Units.duration(seconds(at: max(startStamp, blocksUntil))))")
+      lines.append("  lost       \(lostCount == 0 ? "none" : Units.grouped(lostCount))")
+      lines.append("  holds      \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
+      return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines)
+    }
     lines.append("  duration   \(Units.duration(seconds(at: endStamp)))")
     let counts = "\(Units.count(allocations, "allocation")), \(Units.count(frees, "free"))"
     lines.append("  events     \(Units.grouped(eventCount)): \(counts)")

@@ -6,16 +6,25 @@ import Bounds
 
 enum CollapsedStacks {
   static func render(_ sums: StackSums) -> [UInt8] {
-    var writer = ByteWriter()
     var meter = BudgetMeter(interval: 16)
+    // Stacks that differ in lines alone are one here.
+    var places: [String: Int] = [:]
+    var lines: [(stack: String, bytes: UInt64)] = []
     for row in sums.rows {
       guard meter.goesOn() else { break }
-      for (index, name) in row.profileNames.enumerated() {
-        if index > 0 { writer.append(byte: UInt8(ascii: ";")) }
-        writer.append(text: String(name.map { $0 == ";" ? ":" : $0 }))
+      let stack = row.profileNames.map { String($0.map { $0 == ";" ? ":" : $0 }) }.joined(separator: ";")
+      if let place = places[stack] {
+        lines[place].bytes &+= row.total.bytes
+      } else {
+        places[stack] = lines.count
+        lines.append((stack, row.total.bytes))
       }
+    }
+    var writer = ByteWriter()
+    for line in lines {
+      writer.append(text: line.stack)
       writer.append(byte: UInt8(ascii: " "))
-      writer.append(decimal: row.total.bytes)
+      writer.append(decimal: line.bytes)
       writer.append(byte: UInt8(ascii: "\n"))
     }
     return writer.take()

@@ -143,9 +143,8 @@ struct Routes: Sendable {
     let parameters = try Parameters(
       request, known: Parameters.ofScope.union(["limit", "max-size", "min-size", "site", "sort", "stacks"]))
     let sites = parameters.all("site").map { String($0) }
-    let filter = BlockFilter(
-      scope: try parameters.scope(), sites: sites.isEmpty ? nil : try Wrappers.none.adding(sites, of: "site"),
-      sizes: try parameters.sizes())
+    let filter = try BlockFilter(
+      scope: try parameters.scope(), siteNames: sites, sizes: try parameters.sizes())
     let sort = try parameters.choice("sort", of: BlockOrder.self) ?? .address
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let stacks = try parameters.flag("stacks") ?? true
@@ -400,7 +399,8 @@ private struct Parameters {
   /// Which live blocks the question is about.
   func scope() throws(Complaint) -> HeapScope {
     HeapScope(
-      window: TimeWindow(since: try moment("since"), until: try moment("until")), wrappers: try wrappers(),
+      window: try TimeWindow(since: try moment("since"), until: try moment("until"))
+        .checked(at: seconds(of: CLOCK_REALTIME)), wrappers: try wrappers(),
       level: try level())
   }
 
