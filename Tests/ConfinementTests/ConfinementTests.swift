@@ -72,8 +72,7 @@ struct ConfinementTests {
     let directory = try TestDirectory()
     chmod(directory.path, 0o755)
     let copy = directory.file("probe")
-    try FileManager.default.copyItem(atPath: probe, toPath: copy)
-    chmod(copy, 0o755)
+    try makeExecutable(copy, from: probe)
     let nobody = OtherUsers.nobody
     let itself = try ChildProcess.run(nobody + [copy, "become-itself", "confine", "call=getuid"])
     #expect(itself.ending == .exit(0) && itself.output == "getuid done 65534\n", "\(itself)")

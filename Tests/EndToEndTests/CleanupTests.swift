@@ -144,8 +144,7 @@ extension EndToEnd {
       let own = try directory.segment(of: crash(in: directory))
       let binary = directory.file("allocsctl")
       // Where the build is may be closed to others.
-      try FileManager.default.copyItem(atPath: Installation.path(of: "allocsctl"), toPath: binary)
-      chmod(binary, 0o755)
+      try makeExecutable(binary, from: Installation.path(of: "allocsctl"))
       func prune(_ options: [String], as user: UInt32? = nil) throws -> Outcome {
         let prefix = user.map { OtherUsers.command(as: "\($0)") } ?? []
         return try ChildProcess.run(

@@ -147,7 +147,7 @@ extension EndToEnd {
     func text(options: [String]) throws {
       let directory = try TestDirectory()
       let script = try directory.write("echo \"$0|$1|$2\"; exit 5\n", to: "text")
-      chmod(script, 0o755)
+      try makeExecutable(script)
       let file = options.flatMap { [$0, directory.file("run.rec")] }
       let outcome = try Tool.control(["run"] + file + ["--", script, "", "a b"], in: directory)
       #expect(outcome.ending == .exit(5) && outcome.output == "\(script)||a b\n", "\(outcome)")
@@ -158,7 +158,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let inner = try directory.write("#!/bin/echo \t one argument \nnothing\n", to: "inner")
       _ = try directory.write("#!./inner of inner\n", to: "outer")
-      for name in ["inner", "outer"] { chmod(directory.file(name), 0o755) }
+      for name in ["inner", "outer"] { try makeExecutable(directory.file(name)) }
       let shell = ["sh", "-c", "cd '\(directory.path)' && exec \"$@\"", "sh"]
       let plain = try ChildProcess.run(shell + ["./outer", "last"])
       let run = try ChildProcess.run(
@@ -188,7 +188,7 @@ extension EndToEnd {
 
     private func executable(_ bytes: [UInt8], in directory: TestDirectory, _ name: String) throws -> String {
       try Data(bytes).write(to: URL(fileURLWithPath: directory.file(name)))
-      chmod(directory.file(name), 0o755)
+      try makeExecutable(directory.file(name))
       return directory.file(name)
     }
 
@@ -224,7 +224,7 @@ extension EndToEnd {
       try expectRefusal([Self.musl, program], status: 1, says: ["the loader of another C library (musl)"])
       // Its library by another name than its loader's.
       let other = directory.file("renamed.so")
-      try FileManager.default.copyItem(atPath: "/lib/x86_64-linux-musl/libc.so", toPath: other)
+      try makeExecutable(other, from: "/lib/x86_64-linux-musl/libc.so")
       try expectRefusal([other, program], status: 1, says: ["another C library (musl)"])
       try expectRefusal(
         [try self.program(loader: other, in: directory, "patched")], status: 1,

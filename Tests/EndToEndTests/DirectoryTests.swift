@@ -142,7 +142,7 @@ extension EndToEnd {
       #expect(info["state"] as? String == "live" && info["uid"] as? Int == 0, "\(info)")
       let tools = try TestDirectory()
       chmod(tools.path, 0o755)
-      try FileManager.default.copyItem(atPath: Installation.path(of: "allocsctl"), toPath: tools.file("allocsctl"))
+      try makeExecutable(tools.file("allocsctl"), from: Installation.path(of: "allocsctl"))
       let asked = try ChildProcess.run(
         OtherUsers.command(as: "12345") + [tools.file("allocsctl"), "info", "--direct", "\(program.pid)"],
         environment: ["ALLOCS_DIR": program.directory.path])

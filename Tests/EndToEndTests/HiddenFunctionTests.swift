@@ -108,7 +108,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let program = directory.file("program")
       try Data(file.bytes).write(to: URL(fileURLWithPath: program))
-      chmod(program, 0o755)
+      try makeExecutable(program)
       let plain = try ChildProcess.run([program])
       #expect(plain.ending == .exit(0))
       let index = try TestDirectory()

@@ -125,8 +125,7 @@ extension EndToEnd {
         (Installation.path(of: Installation.agent), "liballocs_agent.so"),
         (Programs.path("stationary.c"), "stationary"), (Installation.path(of: "allocsctl"), "allocsctl"),
       ] {
-        try FileManager.default.copyItem(atPath: from, toPath: tools.file(to))
-        chmod(tools.file(to), 0o755)
+        try makeExecutable(tools.file(to), from: from)
       }
       let server = try Server(directory)
       chmod(server.socket, 0o666)

@@ -230,12 +230,11 @@ extension EndToEnd {
       let all = ["swift": "exit 0", "dpkg-query": "exit 1"].merging(commands) { $1 }
       for (name, code) in all {
         let path = try directory.write("#!/bin/sh\necho \"\(name) $*\" >>\(calls)\n\(code)\n", to: "bin/\(name)")
-        chmod(path, 0o755)
+        try makeExecutable(path)
       }
       // The tree itself may be where only root may look.
       let copy = directory.file("install-dependencies")
-      try FileManager.default.copyItem(atPath: script("install-dependencies"), toPath: copy)
-      chmod(copy, 0o755)
+      try makeExecutable(copy, from: script("install-dependencies"))
       var command = ["\(place)/bash", copy] + arguments
       if Restrictions.isRoot { command = OtherUsers.nobody + command }
       let outcome = try ChildProcess.run(command, environment: ["PATH": place])

@@ -231,7 +231,7 @@ extension EndToEnd {
       chmod(program.directory.path, 0o1777)
       let tools = try TestDirectory()
       chmod(tools.path, 0o755)
-      try FileManager.default.copyItem(atPath: Installation.path(of: "allocsctl"), toPath: tools.file("allocsctl"))
+      try makeExecutable(tools.file("allocsctl"), from: Installation.path(of: "allocsctl"))
       let outcome = try ChildProcess.run(
         OtherUsers.nobody + [tools.file("allocsctl"), "query", "--direct", program.pid, "0"],
         environment: ["ALLOCS_DIR": program.directory.path])

@@ -353,7 +353,7 @@ extension EndToEnd {
     func oddCommands() throws {
       let directory = try TestDirectory()
       let script = try directory.write("echo \"$1\"; exit 3\n", to: "script")
-      chmod(script, 0o700)
+      try makeExecutable(script)
       let file = directory.file("run.rec")
       let said = try Tool.control(["run", "--record", file, "--", script, "said"], in: directory)
       #expect(said.ending == .exit(3) && said.output == "said\n", "\(said)")

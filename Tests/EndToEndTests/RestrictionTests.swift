@@ -64,7 +64,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let program = try TestDirectory()
       chmod(program.path, 0o755)
-      try FileManager.default.copyItem(atPath: worker()[0], toPath: program.file("worker"))
+      try makeExecutable(program.file("worker"), from: worker()[0])
       let agent = try Installation.path(of: Installation.agent)
       try FileManager.default.copyItem(atPath: agent, toPath: program.file(Installation.agent))
       chmod(directory.path, 0o555)

@@ -125,7 +125,7 @@ extension EndToEnd {
       chmod(tools.path, 0o755)
       try FileManager.default.copyItem(
         atPath: Installation.path(of: Installation.agent), toPath: tools.file("agent.so"))
-      try FileManager.default.copyItem(atPath: Programs.path("stationary.c"), toPath: tools.file("stationary"))
+      try makeExecutable(tools.file("stationary"), from: Programs.path("stationary.c"))
       let own = try ChildProcess(
         nobody + [
           "env", "LD_PRELOAD=\(tools.file("agent.so"))", "ALLOCS_DIR=\(directory.path)", tools.file("stationary"),

@@ -64,7 +64,7 @@ extension EndToEnd {
       try #require(outcome.ending == .exit(0), "\(outcome.errors)")
       _ = try directory.write(calls.sorted().joined(separator: "\n"), to: "calls")
       let probe = try Installation.testProgram("confinement-probe")
-      try FileManager.default.copyItem(atPath: probe, toPath: directory.file("probe"))
+      try makeExecutable(directory.file("probe"), from: probe)
       let script = try directory.write(Self.script, to: "script")
       let result = try ChildProcess.run(
         [

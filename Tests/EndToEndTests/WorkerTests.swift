@@ -26,7 +26,7 @@ extension EndToEnd {
         chmod(tools.path, 0o755)
         try FileManager.default.copyItem(
           atPath: Installation.path(of: Installation.agent), toPath: tools.file("agent.so"))
-        try FileManager.default.copyItem(atPath: Programs.path("stationary.c"), toPath: tools.file("stationary"))
+        try makeExecutable(tools.file("stationary"), from: Programs.path("stationary.c"))
         server = try Server(directory, options: options)
         for user in users { try start(user) }
       }

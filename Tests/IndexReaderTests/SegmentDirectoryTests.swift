@@ -23,6 +23,7 @@ private final class Directory {
     let segment = SyntheticSegment(
       processID: processID, startTime: startTime, in: path,
       name: SegmentFile.name(processID: processID, startTime: startTime))
+    segment.unmap()
     segments.append(segment)
     return segment.path
   }

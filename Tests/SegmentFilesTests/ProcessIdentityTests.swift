@@ -283,6 +283,7 @@ struct FilesOfManyTests {
       var times = [timespec(tv_sec: 1000 * number, tv_nsec: 0), timespec(tv_sec: 1000 * number, tv_nsec: 0)]
       utimensat(AT_FDCWD, segment.path, &times, 0)
       if number > 1 { segment.header.pointee.state = ALLOCS_STATE_EXITED.rawValue }
+      segment.unmap()
       return segment
     }
     let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: .max, maximumCount: 5, maximumExited: 2)

@@ -61,6 +61,7 @@ package final class SyntheticSegment: @unchecked Sendable {
   package let size: Int
   package let start: UnsafeMutableRawPointer
   package let header: UnsafeMutablePointer<allocs_header>
+  private var isMapped = true
   private var arenaOfRegion: [Int: UnsafeMutableRawPointer] = [:]
 
   package init(
@@ -113,8 +114,17 @@ package final class SyntheticSegment: @unchecked Sendable {
   }
 
   deinit {
-    munmap(start, size)
+    unmap()
     unlink(path)
+  }
+
+  /// Takes the mapping away, and leaves the file: nothing but its path can be used any more. For segments that a sweep
+  /// is to find in nobody's use: a child that another thread is starting has this process's mappings until it calls
+  /// exec, and a file that any process has mapped is not swept away.
+  package func unmap() {
+    guard isMapped else { return }
+    munmap(start, size)
+    isMapped = false
   }
 
   package static func nanoseconds(_ clock: clockid_t) -> UInt64 {

@@ -74,3 +74,16 @@ package final class TestDirectory: Sendable {
     return found[0]
   }
 }
+
+/// Makes a program of the file at `path`: anybody may run it. Its contents are those of `original`; nil: its own.
+///
+/// A child writes it. A program that this process wrote itself can't be run ("Text file busy") while some child that
+/// another thread is starting still has the descriptor that the program was written by.
+package func makeExecutable(_ path: String, from original: String? = nil) throws {
+  let copy = path + ".new"
+  let made = try ChildProcess.run(["install", "-m", "755", original ?? path, copy])
+  guard made.ending == .exit(0) else { throw HarnessError("cannot make \(path): \(made.errors)") }
+  guard rename(copy, path) == 0 else {
+    throw HarnessError("cannot make \(path): \(String(cString: strerror(errno)))")
+  }
+}
