@@ -12,7 +12,8 @@ SCRATCH ?= .build
 BUILD = swift build -c release --static-swift-stdlib --scratch-path '$(SCRATCH)'
 BIN = $(abspath $(SCRATCH))/release
 
-.PHONY: help build demo test aarch64 stacks models fuzz sanitize soak attack bench bench-check lint docs install clean
+.PHONY: help build demo test page api aarch64 stacks models fuzz sanitize soak attack bench bench-check lint docs \
+  install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,16 @@ test: ## unit tests, and real programs under the agent
 	ALLOCS_TESTS_ONLY=1 swift build --build-tests --scratch-path '$(SCRATCH)'
 	ALLOCS_BIN_DIR='$(BIN)' ALLOCS_MIMALLOC_DIR='$(abspath $(SCRATCH))/mimalloc' \
 	  ALLOCS_PERFETTO_DIR='$(abspath $(SCRATCH))/perfetto' scripts/run-tests '$(abspath $(SCRATCH))'
+
+page: ## the page in Chromium without a window; ARGS="--screenshots DIRECTORY" keeps pictures
+	@scripts/install-dependencies build page
+	$(BUILD)
+	ALLOCS_BIN_DIR='$(BIN)' python3 -B Tests/Page/page.py $(ARGS)
+
+api: ## the HTTP API asked by schemathesis, from PyPI; its options in ARGS
+	@scripts/install-dependencies build page
+	$(BUILD)
+	scripts/check-api '$(BIN)' $(ARGS)
 
 aarch64: ## the agent for AArch64, compiled here, to see that it compiles
 	@scripts/install-dependencies build aarch64
@@ -89,6 +100,8 @@ lint: ## format, comments, documents, licence lines, generated code, scripts
 	scripts/check-text
 	scripts/check-markdown --self-test
 	scripts/check-markdown
+	scripts/check-page --self-test
+	scripts/check-page
 	scripts/add-spdx --self-test
 	scripts/add-spdx --check
 	scripts/generate-protobuf --check

@@ -153,6 +153,13 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libz.a"])]),
     .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
     .target(
+      name: "Page",
+      resources: [
+        "index.html", "page.css", "page.js", "api.js", "parts.js", "time.js", "flame.js", "map.js", "process.js",
+        "openapi.json",
+      ].map { .embedInCode("Files/\($0)") }),
+    .target(name: "Front", dependencies: ["ByteText", "Page", "ServerProtocol", "SystemAccess"]),
+    .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
     .target(
@@ -165,7 +172,7 @@ let package = Package(
     .executableTarget(
       name: "allocsctl",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "IndexReader", "Provenance",
+        "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "Front", "IndexReader", "Provenance",
         "Recording", "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
@@ -189,8 +196,8 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "IndexReader", "Provenance",
-        "ServerProtocol", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "IndexReader", "Page",
+        "Provenance", "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -262,6 +269,7 @@ let package = Package(
       dependencies: [
         "Broker", "SegmentFiles", "SegmentWatch", "ServerProtocol", "SharedLayout", "SystemAccess", "TestSupport",
       ]),
+    .testTarget(name: "FrontTests", dependencies: ["Front", "SystemAccess", "TestSupport"]),
     .testTarget(name: "ServerProtocolTests", dependencies: ["ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(

@@ -28,7 +28,7 @@ struct Allocsctl: ParsableCommand {
       Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Memory.self, Events.self,
       History.self,
       Record.self,
-      ReplayCommand.self, SnapshotCommand.self, Diff.self, Export.self, Prune.self,
+      ReplayCommand.self, SnapshotCommand.self, Diff.self, Export.self, PageCommand.self, Prune.self,
     ])
 
   /// Parses and runs, in place of the library's own `main`: an error has one line, and a status of `ExitStatus`. This

@@ -83,6 +83,9 @@ final class Signal: Sendable {
     _ = write(descriptors.write, &byte, 1)
   }
 
+  /// There is something to read at it when the flag has been set.
+  var descriptor: Int32 { descriptors.read }
+
   /// Waits until the flag was set since the last call.
   func wait() {
     var request = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)

@@ -13,8 +13,18 @@ package struct Refusal {
     (self.status, self.what, self.advice) = (status, what, advice)
   }
 
+  private static let reasons = [
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 405: "Method Not Allowed", 421: "Misdirected Request",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large",
+  ]
+  /// The field that goes with a status; where none stands here, whoever asks may ask again soon.
+  private static let fields = [
+    400: "Cache-Control: no-store", 401: "WWW-Authenticate: Bearer", 403: "Cache-Control: no-store",
+    405: "Allow: GET, HEAD, POST", 421: "Cache-Control: no-store", 431: "Cache-Control: no-store",
+  ]
+
   package var bytes: [UInt8] {
-    let reason = status == 429 ? "Too Many Requests" : "Service Unavailable"
+    let reason = Self.reasons[status] ?? "Service Unavailable"
     let text = (advice.isEmpty ? what : "\(what) — \(advice)").unicodeScalars.map { scalar in
       scalar == "\"" || scalar == "\\" ? "\\\(scalar)" : scalar.isInert ? "\(scalar)" : " "
     }.joined()
@@ -24,7 +34,7 @@ package struct Refusal {
       HTTP/1.1 \(status) \(reason)\r
       Content-Type: application/json\r
       Content-Length: \(body.utf8.count)\r
-      Retry-After: 1\r
+      \(Self.fields[status] ?? "Retry-After: 1")\r
       Connection: close\r
       \r
       \(body)

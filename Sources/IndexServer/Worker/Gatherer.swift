@@ -27,11 +27,11 @@ struct Gatherer: Sendable {
     router.get("/v1/processes", use: processes)
     router.get("/metrics", use: figures)
     // All of these are about one process, and so for the worker of its user.
-    router.get("/v1/processes/{pid}", use: misdirected)
-    router.get("/v1/processes/{pid}/query", use: misdirected)
+    for resource in ["", "/query", "/top", "/memory", "/tree", "/blocks", "/map", "/profile", "/events"] {
+      router.get("/v1/processes/{pid}\(resource)", use: misdirected)
+    }
     router.post("/v1/processes/{pid}/query", use: misdirected)
-    router.get("/v1/processes/{pid}/top", use: misdirected)
-    router.get("/v1/processes/{pid}/events", use: misdirected)
+    PageResponse.addRoutes(to: router)
     return router.buildResponder()
   }
 

@@ -42,9 +42,11 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/memory", use: memory)
     router.get("/v1/processes/{pid}/tree", use: tree)
     router.get("/v1/processes/{pid}/blocks", use: blocks)
+    router.get("/v1/processes/{pid}/map", use: map)
     router.get("/v1/processes/{pid}/profile", use: profile)
     router.get("/v1/processes/{pid}/events", use: events)
     router.get("/metrics", use: figures)
+    PageResponse.addRoutes(to: router)
     return router.buildResponder()
   }
 
@@ -156,6 +158,19 @@ struct Routes: Sendable {
     }
     return Response(
       status: .ok, headers: [.contentType: kind.ofList.rawValue], body: ResponseBody(byteBuffer: body))
+  }
+
+  @Sendable private func map(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(request, known: ["cells", "from", "since", "to", "until", "wrapper"])
+    let scope = try parameters.scope()
+    let range = try parameters.addresses()
+    let cells = try parameters.number("cells", in: AddressMap.cellLimits) ?? 2048
+    let body = try await answer(request, context) { () throws(any Error) in
+      let map = try view(process, context).addressMap(in: range, cells: cells, scope: scope)
+      return Self.rendered(for: request, map.text, map.json)
+    }
+    return respond(to: request, body)
   }
 
   @Sendable private func profile(_ request: Request, _ context: CallerContext) async throws -> Response {
@@ -429,6 +444,18 @@ private struct Parameters {
       throw Complaint(.usage, what: "min-size is greater than max-size", advice: "exchange them")
     }
     return least...max(least, most)
+  }
+
+  /// The addresses from `from` on and below `to`; nil if neither is given.
+  func addresses() throws(Complaint) -> ClosedRange<UInt64>? {
+    guard !all("from").isEmpty || !all("to").isEmpty else { return nil }
+    let from = try all("from").last.map { text throws(Complaint) in try parseAddress(text) } ?? 0
+    let to = try all("to").last.map { text throws(Complaint) in try parseAddress(text) } ?? .max
+    guard from < to else {
+      throw Complaint(
+        .usage, what: "the range of addresses ends before it begins", advice: "give a `to` that is above `from`")
+    }
+    return from...max(from, to &- 1)
   }
 
   /// One of the words of a type.

@@ -102,5 +102,7 @@ enum AnswersFuzz {
     var writer = ByteWriter()
     _ = try? view.appendJSON(of: addresses, to: &writer)
     _ = try? view.top(limit: 5)
+    _ = try? view.addressMap(cells: 256).json
+    _ = try? view.addressMap(in: 0x1000...1 << 46, cells: 256).text
   }
 }

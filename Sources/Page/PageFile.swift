@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page and the description of the API: files that the server has in itself, so that it needs none at its place.
+
+/// A file that is served as it is.
+public struct PageFile: Sendable {
+  /// The path in a request.
+  public var path: String
+  public var mediaType: String
+  public var bytes: [UInt8]
+
+  private static let (html, css, script) = (
+    "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+  )
+
+  public static let all = [
+    PageFile(path: "/", mediaType: html, bytes: PackageResources.index_html),
+    PageFile(path: "/page/page.css", mediaType: css, bytes: PackageResources.page_css),
+    PageFile(path: "/page/page.js", mediaType: script, bytes: PackageResources.page_js),
+    PageFile(path: "/page/api.js", mediaType: script, bytes: PackageResources.api_js),
+    PageFile(path: "/page/parts.js", mediaType: script, bytes: PackageResources.parts_js),
+    PageFile(path: "/page/time.js", mediaType: script, bytes: PackageResources.time_js),
+    PageFile(path: "/page/flame.js", mediaType: script, bytes: PackageResources.flame_js),
+    PageFile(path: "/page/map.js", mediaType: script, bytes: PackageResources.map_js),
+    PageFile(path: "/page/process.js", mediaType: script, bytes: PackageResources.process_js),
+    PageFile(path: "/openapi.json", mediaType: "application/json", bytes: PackageResources.openapi_json),
+  ]
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// What of TCP gets through to the server: heads of requests, tokens, addresses; and the relay, between sockets of this
+// process.
+
+import Foundation
+import SystemAccess
+import TestSupport
+import Testing
+
+@testable import Front
+
+@Suite("the page over TCP", .bounded)
+struct FrontTests {
+  private static let token = Token(text: String(repeating: "a1", count: 32))
+
+  private func head(_ first: String, _ fields: [String]) -> RequestHead {
+    RequestHead(Array(([first] + fields).joined(separator: "\r\n").utf8 + "\r\n\r\n".utf8), token: Self.token)
+  }
+
+  private func status(_ head: RequestHead) -> Int {
+    switch head {
+    case .partial: 0
+    case .accepted: 200
+    case .refused(let status, _, _): status
+    }
+  }
+
+  private let authorized = "Authorization: Bearer " + String(repeating: "a1", count: 32)
+
+  @Test("a request with the token goes on, without the token, and asks for the end of the connection behind it")
+  func accepted() throws {
+    let first = "GET /v1/processes?x=1 HTTP/1.1"
+    let read = head(
+      first, ["Host: 127.0.0.1:8080", authorized, "Accept: text/plain", "Cookie: a=b", "X-Other: y", "Connection: keep-alive"])
+    guard case .accepted(let bytes, let length) = read else { throw HarnessError("\(read)") }
+    #expect(
+      String(decoding: bytes, as: UTF8.self)
+        == "\(first)\r\nHost: localhost\r\nConnection: close\r\naccept: text/plain\r\n\r\n")
+    #expect(length > bytes.count)
+    for host in ["localhost", "LOCALHOST:1", "[::1]:8080", "[::1]", "192.168.1.7:80", "127.0.0.1"] {
+      #expect(status(head(first, ["Host: \(host)", authorized])) == 200, "\(host)")
+    }
+    #expect(status(head(first, ["Host: localhost", "Origin: http://localhost", authorized])) == 200)
+    // The page's files are for whoever comes; a browser has no token yet.
+    #expect(status(head("GET / HTTP/1.1", ["Host: localhost"])) == 200)
+    #expect(status(head("GET /page/page.js HTTP/1.1", ["Host: localhost"])) == 200)
+  }
+
+  @Test("other hosts and sites, missing and wrong tokens, and whatever is no plain request are refused")
+  func refused() {
+    let get = "GET /v1/processes HTTP/1.1"
+    for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "", "127.0.0.1:99999", "127.0.0.1:", "[::1",
+      "127.0.0.1@evil.example", "localhost:80:80", "[::1]x"] {
+      #expect(status(head(get, ["Host: \(host)", authorized])) == 421, "\(host)")
+    }
+    #expect(status(head(get, [authorized])) == 421)
+    #expect(status(head(get, ["Host: localhost", "Host: localhost", authorized])) == 421)
+    #expect(status(head("GET / HTTP/1.1", ["Host: evil.example"])) == 421)
+    #expect(status(head(get, ["Host: localhost", "Origin: http://evil.example", authorized])) == 403)
+    #expect(status(head(get, ["Host: localhost", "Origin: null", authorized])) == 403)
+    for field in ["", "Authorization: Bearer", "Authorization: Bearer x", "\(authorized)x", "Authorization: Basic abc",
+      String(authorized.dropLast()), authorized + "\r\n" + authorized] {
+      #expect(status(head(get, ["Host: localhost"] + (field.isEmpty ? [] : [field]))) == 401, "\(field)")
+    }
+    #expect(status(head("POST / HTTP/1.1", ["Host: localhost"])) == 401)
+    for target in ["/page/", "/page/../v1/processes", "//", "/%2e%2e/v1/processes", "/page/page.js/", "/v1/processes"] {
+      #expect(status(head("GET \(target) HTTP/1.1", ["Host: localhost"])) == 401, "\(target)")
+    }
+    for first in ["GET", "GET /", "GET / HTTP/2", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET http://localhost/ HTTP/1.1",
+      "GET x HTTP/1.1", "GET /\u{7F} HTTP/1.1", "GET /é HTTP/1.1"] {
+      #expect(status(head(first, ["Host: localhost", authorized])) == 400, "\(first)")
+    }
+    for method in ["PUT", "DELETE", "OPTIONS", "CONNECT", "get"] {
+      #expect(status(head("\(method) / HTTP/1.1", ["Host: localhost", authorized])) == 405, "\(method)")
+    }
+    for field in ["X", ": x", "A b: c", " folded: x", "A: \u{1}", "A: x\ny: z", "A: x\ry: z"] {
+      #expect(status(head(get, ["Host: localhost", authorized, field])) == 400, "\(field)")
+    }
+    let both = ["Content-Length: 5", "Transfer-Encoding: chunked"]
+    #expect(status(head("POST /v1/processes/1/query HTTP/1.1", ["Host: localhost", authorized] + both)) == 400)
+    #expect(status(head(get, ["Host: localhost", authorized] + Array(repeating: "A: b", count: 100))) == 400)
+    #expect(status(head(get, ["Host: localhost", "A: \(String(repeating: "x", count: 17_000))"])) == 431)
+    #expect(status(RequestHead(Array(repeating: 0x41, count: 20_000), token: Self.token)) == 431)
+    #expect(RequestHead(Array("GET / HTTP/1.1\r\nHost: local".utf8), token: Self.token) == .partial)
+    for bytes in [[], [0], [0x0D, 0x0A, 0x0D, 0x0A], Array(repeating: 0xFF, count: 100) + [13, 10, 13, 10]] as [[UInt8]] {
+      #expect(status(RequestHead(bytes, token: Self.token)) == (bytes.count < 4 ? 0 : 400))
+    }
+    let answer = String(decoding: head(get, ["Host: localhost"]).answer, as: UTF8.self)
+    #expect(answer.hasPrefix("HTTP/1.1 401 Unauthorized\r\n") && answer.contains("WWW-Authenticate: Bearer\r\n"))
+  }
+
+  @Test("tokens are long, different, and compared as a whole; a file of one must be nobody else's")
+  func tokens() throws {
+    let (one, other) = (Token(), Token())
+    #expect(one.text != other.text && one.text.count == 64)
+    #expect(one.equals(one.text) && !one.equals(other.text) && !one.equals("") && !one.equals(one.text + "x"))
+    #expect(Token(text: "a+/=b").inLink == "a%2B%2F%3Db")
+    let directory = TemporaryDirectory()
+    let file = "\(directory.path)/token"
+    func write(_ text: String, mode: Int = 0o600) throws {
+      try Data(text.utf8).write(to: URL(fileURLWithPath: file))
+      try FileManager.default.setAttributes([.posixPermissions: mode], ofItemAtPath: file)
+    }
+    try write("\(other.text)\nmore\n")
+    #expect(try Token(file: file).text == other.text)
+    for (text, mode) in [(other.text, 0o644), (other.text, 0o620), ("short", 0o600), ("", 0o600), ("a b\(other.text)", 0o600)] {
+      try write(text, mode: mode)
+      #expect(throws: Complaint.self) { try Token(file: file) }
+    }
+    #expect(throws: Complaint.self) { try Token(file: directory.path) }
+    #expect(throws: Complaint.self) { try Token(file: "\(directory.path)/none") }
+  }
+
+  @Test("addresses to listen at, and which of them only this machine reaches")
+  func addresses() throws {
+    for (text, host, port, isLoopback) in [
+      ("127.0.0.1:80", "127.0.0.1", 80, true), ("8080", "127.0.0.1", 8080, true), ("[::1]:0", "::1", 0, true),
+      ("localhost:65535", "127.0.0.1", 65535, true), ("0.0.0.0:1", "0.0.0.0", 1, false), ("[::]:1", "::", 1, false),
+      ("127.9.9.9:1", "127.9.9.9", 1, true), ("10.0.0.1:1", "10.0.0.1", 1, false),
+    ] as [(String, String, UInt16, Bool)] {
+      let address = try ListenAddress(text)
+      #expect(address.host == host && address.port == port && address.isLoopback == isLoopback, "\(text)")
+    }
+    for text in ["", ":", "x:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:80", "1.2.3:4", "[1.2.3.4", "-1", "+80"] {
+      #expect(throws: Complaint.self, "\(text)") { try ListenAddress(text) }
+    }
+    let (listener, port) = try ListenAddress("127.0.0.1:0").listen()
+    #expect(port > 0)
+    #expect(throws: Complaint.self) { try ListenAddress("127.0.0.1:\(port)").listen() }
+    close(listener)
+  }
+}

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a browser, of a program with a million live blocks from twenty thousand call stacks:
+Tests/Page/page.py [--screenshots DIRECTORY].
+
+Needs the release binaries (ALLOCS_BIN_DIR), cc and Chromium; without Chromium it says so, and ends in order. Times are
+printed and not held against anything: they are the machine's as well."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import browser
+
+
+class Test:
+  def __init__(self, directory, screenshots):
+    self.directory, self.screenshots = directory, screenshots
+    self.binaries = os.environ["ALLOCS_BIN_DIR"]
+    self.children, self.failures = [], []
+
+  def check(self, what, holds, more=""):
+    print(f"{'ok  ' if holds else 'FAIL'} {what}{'' if holds else f': {more}'}", flush=True)
+    if not holds:
+      self.failures.append(what)
+
+  def start(self, *words, **options):
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    self.children.append(child)
+    return child
+
+  def begin(self):
+    program = os.path.join(self.directory, "stacks")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stacks.c")
+    subprocess.run(
+      ["cc", "-O1", "-fno-optimize-sibling-calls", f"-DLONG=\"{'x' * 12000}\"", source, "-o", program], check=True)
+    environment = dict(os.environ, ALLOCS_DIR=self.directory)
+    self.program = self.start(
+      program, env=dict(environment, LD_PRELOAD=os.path.join(self.binaries, "liballocs_agent.so")))
+    socket = os.path.join(self.directory, "allocsd.sock")
+    self.server = self.start(os.path.join(self.binaries, "allocsd"), "--socket", socket, env=environment)
+    assert self.program.stdout.readline() == "ready\n"
+    while not os.path.exists(socket):
+      time.sleep(0.05)
+    self.front = self.start(os.path.join(self.binaries, "allocsctl"), "page", "--socket", socket, env=environment)
+    self.link = self.front.stdout.readline().strip()
+
+  def stop(self):
+    for child in reversed(self.children):
+      child.send_signal(signal.SIGTERM)
+      child.wait()
+
+  def shot(self, page, name):
+    if self.screenshots:
+      page.screenshot(os.path.join(self.screenshots, f"{name}.png"))
+
+  def tab(self, page, title):
+    page.evaluate(f"[...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent === {json.dumps(title)}).click()")
+
+  def run(self, page):
+    page.size(1280)
+    page.scheme("light")
+    origin = self.link.split("#")[0]
+    page.open(origin)
+    page.wait("document.querySelector('input[type=password]') !== null")
+    self.check("without the token the page asks for it", True)
+    page.open("about:blank")
+    page.open(self.link)
+    page.wait("document.querySelectorAll('tbody tr').length === 1")
+    self.check("the token is not in the address", page.evaluate("location.hash") == "#/", page.evaluate("location.href"))
+    self.shot(page, "list-1280-light")
+
+    # The process.
+    page.evaluate("document.querySelector('tbody a').click()")
+    page.wait("allocsd.flame?.tree !== undefined && allocsd.hasTotal === true")
+    target = page.evaluate("location.href")
+    for turn in range(3):
+      page.open("about:blank")
+      start = time.monotonic()
+      page.open(target)
+      page.wait("document.querySelector('dd.large') !== null")
+      facts = time.monotonic() - start
+      page.wait("allocsd.flame?.tree !== undefined")
+      print(f"     seconds until facts {facts:.2f}, until the flame graph {time.monotonic() - start:.2f}", flush=True)
+    self.check("it has a million blocks", page.evaluate("allocsd.time.points[0].blocks") >= 1_000_000)
+    rows = page.evaluate("allocsd.flame.tree.rows.map(row => row.nodes.length)")
+    self.check("the flame graph has 20,000 stacks", max(rows) >= 20_000, rows)
+    frames = page.evaluate("""new Promise(resolve => {
+      const flame = allocsd.flame;
+      const times = [];
+      const paint = flame.paint;
+      flame.paint = function (...all) { const start = performance.now(); paint.apply(flame, all);
+        times.push(performance.now() - start); };
+      flame.zoom(2, 0);
+      setTimeout(() => flame.zoom(0, 0), 400);
+      setTimeout(() => { flame.paint = paint; resolve({ frames: flame.frames, times }); }, 900); })""")
+    worst = max(frames["times"])
+    print(f"     {len(frames['times'])} frames of two zooms of 220 ms, the longest painted in {worst:.1f} ms", flush=True)
+    self.shot(page, "flame-1280-light")
+
+    # Names are text.
+    self.check("the title is the page's own", "allocsd" in page.evaluate("document.title"))
+    page.evaluate("allocsd.flame.search.value = '<script>'; allocsd.flame.find()")
+    self.check("a name with markup is found", page.evaluate("allocsd.flame.found.textContent").startswith("12.0 MiB"),
+               page.evaluate("allocsd.flame.found.textContent"))
+    page.evaluate("allocsd.flame.invert.click()")
+    page.wait("allocsd.flame.inverted && allocsd.flame.tree.rows.length > 2")
+    self.shot(page, "inverted-1280-light")
+    self.tab(page, "Sites")
+    page.wait("document.querySelectorAll('tbody tr').length > 3")
+    text = page.evaluate("document.getElementById('view').textContent")
+    for name in ["<script>document.title=1</script><img/src=x onerror=alert(1)>", "quotes'`&amp;&lt;b&gt; ; %s ${x}"]:
+      self.check(f"{name} is text", name in text)
+    self.check("a name of 12,000 characters is shortened", "long_xxx" in text and "x" * 5000 not in text)
+    self.check("no element came from a name", page.evaluate("document.querySelectorAll('#main script, #main img').length") == 0)
+    self.shot(page, "sites-1280-light")
+
+    # The brush: what was made in the last seconds is the leak alone.
+    page.wait("allocsd.time.points.length > 2")
+    box = page.evaluate("(() => { const box = allocsd.time.canvas.getBoundingClientRect();"
+                        " return [box.left, box.top, box.width, box.height]; })()")
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse(box[0] + box[2] * 0.97, box[1] + box[3] / 2, to=(box[0] + box[2] - 1, box[1] + box[3] / 2))
+    page.wait("allocsd.time.window !== null && document.querySelectorAll('tbody tr').length === 1")
+    self.check("the brush leads to what was made then",
+               "leak" in page.evaluate("document.querySelector('tbody').textContent"),
+               page.evaluate("document.querySelector('tbody').textContent")[:200])
+    self.shot(page, "brush-1280-light")
+    page.evaluate("allocsd.time.canvas.focus()")
+    page.key("Escape")
+    page.wait("allocsd.time.window === null")
+    page.key("ArrowRight")
+    page.wait("allocsd.time.window !== null")
+    page.key("Escape")
+
+    self.tab(page, "Change")
+    page.evaluate("allocsd.mark.click()")
+    page.wait("[...document.querySelectorAll('#view tbody tr')].some(row => row.textContent.includes('leak'))", 30)
+    self.check("what grows since the mark is told, and nothing else",
+               page.evaluate("document.querySelectorAll('#view tbody tr').length") == 1)
+    self.shot(page, "change-1280-light")
+
+    self.tab(page, "Address space")
+    page.wait("allocsd.map.map !== undefined")
+    total = page.evaluate("allocsd.map.map.total.blocks")
+    self.check("the map has all blocks", total >= 1_000_000, total)
+    place = page.evaluate("""(() => { const map = allocsd.map;
+      const span = map.map.spans.findIndex(span => span.cells.some(cell => cell[1] > 2));
+      const cell = map.map.spans[span].cells.findIndex(cell => cell[1] > 2);
+      map.canvas.scrollIntoView({ block: "center" });
+      const box = map.canvas.getBoundingClientRect();
+      return [box.left + (cell % map.across) * 9 + 4, box.top + map.tops[span] + 18 + Math.floor(cell / map.across) * 9 + 4]; })()""")
+    page.mouse(*place)
+    page.wait("allocsd.answerBelow.textContent.includes('a live block')")
+    self.check("a click on the map leads to the block", True)
+    for colour in ["site", "age"]:
+      page.evaluate(f"allocsd.map.colour('{colour}')")
+      time.sleep(0.2)
+      self.shot(page, f"map-{colour}-1280-light")
+    page.evaluate("[...allocsd.map.detail.querySelectorAll('button')].find(b => b.textContent.startsWith('Look')).click()")
+    page.wait("allocsd.map.trail.length === 1 && allocsd.map.map.cell_bytes === 16")
+    page.evaluate("allocsd.map.back.click()")
+    page.wait(f"allocsd.map.trail.length === 0 && allocsd.map.map.total.blocks >= {total}")
+    page.evaluate("allocsd.map.colour('occupancy')")
+    self.shot(page, "map-1280-light")
+
+    self.tab(page, "Resident memory")
+    page.wait("document.querySelectorAll('.stackbar > div').length > 2")
+    self.shot(page, "memory-1280-light")
+    self.tab(page, "Address")
+    page.evaluate("allocsd.query('0x1')")
+    page.wait("document.getElementById('view').textContent.includes('not mapped')")
+    page.evaluate("allocsd.query('nonsense')")
+    page.wait("document.getElementById('view').textContent.includes('is not an address')")
+    base = page.evaluate("allocsd.map.map.spans[0].cells.find(cell => cell.length)[2]")
+    page.evaluate(f"allocsd.query('{base}')")
+    page.wait("document.querySelector('#view ol') !== null")
+    self.shot(page, "address-1280-light")
+
+    # Narrow, dark, and the keyboard.
+    for scheme in ["dark", "light"]:
+      page.scheme(scheme)
+      for width in [1280, 400]:
+        page.size(width, mobile=width < 500)
+        for title in ["Flame graph", "Sites", "Address space", "Resident memory", "Address"]:
+          if scheme == "light" and width == 1280:
+            continue
+          self.tab(page, title)
+          page.wait("!document.body.textContent.includes('…\\n') && allocsd.words.textContent.startsWith('As of')")
+          time.sleep(0.3)
+          across = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+          self.check(f"{title} fits {width} pixels", across[0] <= across[1], across)
+          self.shot(page, f"{title.split()[0].lower()}-{width}-{scheme}")
+    page.size(1280)
+    page.evaluate("document.querySelector('[role=tab][aria-selected=true]').focus()")
+    page.key("Home")
+    page.wait("allocsd.current === allocsd.views[0]")
+    page.key("ArrowRight")
+    page.wait("allocsd.current === allocsd.views[1]")
+    self.check("arrows go from view to view", True)
+    self.check("the console is silent", page.problems() == [] or all("401" in line for line in page.problems()), page.problems())
+
+    # The process ends; the server goes; another process than there is.
+    self.program.stdin.close()
+    self.program.wait()
+    page.wait("document.body.textContent.includes('ended')", 30)
+    self.check("the end of the process is said", True)
+    self.shot(page, "ended-1280-light")
+    page.evaluate("location.hash = '#/process/999999999'")
+    page.wait("document.body.textContent.includes('there is no process 999999999')")
+    self.check("a process that there is not is said", True)
+    page.evaluate("location.hash = '#/'")
+    page.wait("document.body.textContent.includes('No indexed process runs')")
+    self.shot(page, "none-1280-light")
+    self.front.send_signal(signal.SIGTERM)
+    self.front.wait()
+    page.wait("document.body.textContent.includes(\"can't be reached\")", 30)
+    self.check("that the server is gone is said", True)
+    self.shot(page, "gone-1280-light")
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--screenshots")
+  arguments = parser.parse_args()
+  if browser.installed() is None:
+    print("Chromium is not installed, the page was not looked at: scripts/install-dependencies page")
+    return 0
+  if arguments.screenshots:
+    os.makedirs(arguments.screenshots, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix="allocs-page.", dir="/dev/shm") as directory:
+    test = Test(directory, arguments.screenshots)
+    page = None
+    try:
+      test.begin()
+      page = browser.Browser()
+      test.run(page)
+    finally:
+      if page:
+        page.close()
+      test.stop()
+  print(f"{len(test.failures)} of the checks failed" if test.failures else "all checks hold")
+  return 1 if test.failures else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
