@@ -278,13 +278,15 @@ extension AddressMap.Cell {
 extension AddressMap {
   private func cells(ofSpan index: Int) -> ArraySlice<Cell> {
     let end = index &+ 1 < spans.count ? spans[index &+ 1].firstCell : cells.count
-    return cells[spans[index].firstCell..<max(spans[index].firstCell, end)]
+    let start = spans[index].firstCell
+    return cells[start..<max(start, end)]
   }
 
   /// The spans, as a table of 80 columns.
   public var text: String {
-    var lines = Look.heading(look, processID, command, total)
+    var lines: [String] = Look.heading(look, processID, command, total)
     if !spans.isEmpty {
+      // bounded: texts that are put together
       lines.append(
         TextLayout.padded("START", right: 16) + TextLayout.padded("SIZE", left: 14)
           + TextLayout.padded("LIVE", left: 14) + TextLayout.padded("FULL", left: 7)
@@ -295,6 +297,7 @@ extension AddressMap {
       let size = span.end &- span.start
       let live = cells.reduce(0 as UInt64) { $0 &+ $1.total.bytes }
       let blocks = cells.reduce(0 as UInt64) { $0 &+ $1.total.blocks }
+      // bounded: texts that are put together
       lines.append(
         TextLayout.padded(hex(span.start), right: 16) + TextLayout.padded(Units.rounded(size), left: 14)
           + TextLayout.padded(Units.rounded(live), left: 14) + TextLayout.padded(Units.share(live, of: size), left: 7)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page over TCP: takes connections, looks at the head of each one's request (RequestHead.swift), and passes its bytes
-// to the server's socket and back. It runs as whoever started it, and connects as that user: who has the token asks with
-// that user's rights, and with no others.
+// The page over TCP: takes connections, looks at the head of each one's request (RequestHead.swift), and passes its
+// bytes to the server's socket and back. It runs as whoever started it, and connects as that user: who has the token
+// asks with that user's rights, and with no others.
 //
 // - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection.
 // - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, the
@@ -62,6 +62,7 @@ package final class Front {
       let now = seconds(of: CLOCK_MONOTONIC)
       var ended: Set<ObjectIdentifier> = []
       for (index, link) in links.enumerated() {
+        // bounded: no more links than the limit
         let (client, server) = (requests[2 + 2 * index].revents, requests[3 + 2 * index].revents)
         if !handle(link, client, server, now) || now >= link.deadline { ended.insert(ObjectIdentifier(link)) }
       }
@@ -84,14 +85,15 @@ package final class Front {
       guard client >= 0 else { return }
       prepare(client)
       if links.count >= Self.connectionLimit {
-        guard let oldest = links.indices.filter({ links[$0].server < 0 }).min(by: { links[$0].deadline < links[$1].deadline })
+        let silent = links.indices.filter { links[$0].server < 0 }
+        guard let oldest = silent.min(by: { links[$0].deadline < links[$1].deadline })
         else {
           close(client)
           continue
         }
         links.remove(at: oldest)
       }
-      links.append(Link(client, deadline: now + Self.headPatience))
+      links.append(Link(client, deadline: now + Self.headPatience))  // bounded: seconds in floating point
     }
   }
 
@@ -119,7 +121,7 @@ package final class Front {
       if link.toClient.isEmpty {
         link.deadline = .infinity
       } else if link.toClient.count < before || link.deadline == .infinity {
-        link.deadline = now + Self.stallPatience
+        link.deadline = now + Self.stallPatience  // bounded: seconds in floating point
       }
     }
     return !(link.serverEnded && link.toClient.isEmpty)
@@ -171,7 +173,7 @@ package final class Front {
     guard !bytes.isEmpty, descriptor >= 0 else { return true }
     let count = Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
     guard count >= 0 else { return errno == EAGAIN || errno == EINTR }
-    bytes.removeFirst(count)
+    bytes.removeSubrange(..<min(count, bytes.count))
     return true
   }
 }

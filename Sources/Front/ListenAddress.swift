@@ -18,7 +18,7 @@ package struct ListenAddress: Equatable, Sendable {
       advice: "give an address and a port: 127.0.0.1:8080, [::1]:8080, or a port of 127.0.0.1 alone")
     let parts = text.split(separator: ":", omittingEmptySubsequences: false)
     guard let last = parts.last, !last.isEmpty, last.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }),
-      let port = UInt16(last)
+      let port = UInt16(last, radix: 10)
     else { throw refusal }
     self.port = port
     guard parts.count > 1 else {
@@ -59,7 +59,7 @@ package struct ListenAddress: Equatable, Sendable {
     func failure(_ code: Int32) -> Complaint {
       Complaint(
         .obstacle, what: "cannot listen at \(isSix ? "[\(host)]" : host):\(port): \(systemWords(code))",
-        advice: code == EADDRINUSE ? "another program listens there: name another port" : "name an address of this machine",
+        advice: code == EADDRINUSE ? "name another port" : "name an address of this machine",
         code: code)
     }
     let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)

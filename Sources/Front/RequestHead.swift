@@ -69,7 +69,7 @@ package enum RequestHead: Equatable {
       return .refused(
         status: 403, what: "the request comes from a page of another site", advice: "open the page of this server")
     }
-    guard fields.values("content-length").count + fields.values("transfer-encoding").count <= 1 else {
+    guard fields.values("content-length").count &+ fields.values("transfer-encoding").count <= 1 else {
       return fault(400)
     }
     let path = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)[0]
@@ -91,7 +91,7 @@ package enum RequestHead: Equatable {
     if host.hasPrefix("["), let end = host.firstIndex(of: "]") {
       let rest = host[host.index(after: end)...]
       guard rest.isEmpty || rest.first == ":" && isPort(rest.dropFirst()) else { return false }
-      return ListenAddress.isAddress(String(host[host.index(after: host.startIndex)..<end]))
+      return ListenAddress.isAddress(String(host[..<end].dropFirst()))
     }
     if let colon = host.firstIndex(of: ":") {
       guard isPort(host[host.index(after: colon)...]) else { return false }
@@ -103,13 +103,14 @@ package enum RequestHead: Equatable {
   }
 
   private static func isPort(_ text: Substring) -> Bool {
-    text.utf8.count <= 5 && text.utf8.allSatisfy { $0 >= 0x30 && $0 <= 0x39 } && UInt16(text) != nil
+    text.utf8.count <= 5 && text.utf8.allSatisfy { $0 >= 0x30 && $0 <= 0x39 } && UInt16(text, radix: 10) != nil
   }
 
   private static func fault(_ status: Int) -> RequestHead {
     switch status {
     case 431:
-      .refused(status: 431, what: "the head of the request is longer than \(sizeLimit) bytes", advice: "send less in it")
+      .refused(
+        status: 431, what: "the head of the request is longer than \(sizeLimit) bytes", advice: "send less in it")
     case 405: .refused(status: 405, what: "there is no such method here", advice: "use GET, HEAD or POST")
     default: .refused(status: 400, what: "the request is not HTTP/1.1", advice: "see docs/http.md")
     }

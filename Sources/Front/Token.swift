@@ -40,8 +40,9 @@ package struct Token: Sendable {
     let count = read(descriptor, &bytes, bytes.count)
     guard count >= 0 else { throw refusal(systemWords(errno)) }
     let line = bytes[..<count].prefix { $0 != 0x0A && $0 != 0x0D }
-    guard Self.lengths.contains(line.count), line.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != 0x23 && $0 != 0x26 }) else {
-      throw refusal("its first line must have \(Self.lengths.lowerBound) to \(Self.lengths.upperBound) characters, no blanks")
+    guard Self.lengths.contains(line.count), line.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
+      let (least, most) = (Self.lengths.lowerBound, Self.lengths.upperBound)
+      throw refusal("its first line must have \(least) to \(most) characters, and no blanks")
     }
     text = String(decoding: line, as: UTF8.self)
   }

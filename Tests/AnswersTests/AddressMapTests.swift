@@ -63,7 +63,7 @@ struct AddressMapTests {
     }
   }
 
-  @Test("there are no more spans and cells than the limits, however far blocks are scattered and whatever sizes they say")
+  @Test("there are no more spans and cells than the limits, however far blocks lie apart and whatever sizes they say")
   func bounds() throws {
     let (segment, contexts) = segment()
     for index in 0..<500 as Range<UInt64> {

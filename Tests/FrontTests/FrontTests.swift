@@ -31,7 +31,7 @@ struct FrontTests {
   func accepted() throws {
     let first = "GET /v1/processes?x=1 HTTP/1.1"
     let read = head(
-      first, ["Host: 127.0.0.1:8080", authorized, "Accept: text/plain", "Cookie: a=b", "X-Other: y", "Connection: keep-alive"])
+      first, ["Host: 127.0.0.1:8080", authorized, "Accept: text/plain", "Cookie: a=b", "X-Other: y", "Connection: close"])
     guard case .accepted(let bytes, let length) = read else { throw HarnessError("\(read)") }
     #expect(
       String(decoding: bytes, as: UTF8.self)
@@ -82,7 +82,8 @@ struct FrontTests {
     #expect(status(head(get, ["Host: localhost", "A: \(String(repeating: "x", count: 17_000))"])) == 431)
     #expect(status(RequestHead(Array(repeating: 0x41, count: 20_000), token: Self.token)) == 431)
     #expect(RequestHead(Array("GET / HTTP/1.1\r\nHost: local".utf8), token: Self.token) == .partial)
-    for bytes in [[], [0], [0x0D, 0x0A, 0x0D, 0x0A], Array(repeating: 0xFF, count: 100) + [13, 10, 13, 10]] as [[UInt8]] {
+    let end: [UInt8] = [13, 10, 13, 10]
+    for bytes in [[], [0], end, Array(repeating: 0xFF, count: 100) + end] as [[UInt8]] {
       #expect(status(RequestHead(bytes, token: Self.token)) == (bytes.count < 4 ? 0 : 400))
     }
     let answer = String(decoding: head(get, ["Host: localhost"]).answer, as: UTF8.self)

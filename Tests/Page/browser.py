@@ -26,7 +26,8 @@ class Browser:
     self.directory = tempfile.mkdtemp(prefix="allocs-browser.")
     self.process = subprocess.Popen(
       [installed(), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run",
-       "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={self.directory}", "about:blank"],
+       "--disable-background-networking", "--disable-dev-shm-usage",
+       f"--user-data-dir={self.directory}", "about:blank"],
       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     self.socket, self.number, self.events = None, 0, []
     for line in self.process.stderr:
@@ -125,8 +126,8 @@ class Browser:
     end = to or (x, y)
     self.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
     for part in range(1, 6):
-      self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + (end[0] - x) * part / 5, y=y + (end[1] - y) * part / 5,
-                button="left", buttons=1)
+      place = [start + (stop - start) * part / 5 for start, stop in zip((x, y), end)]
+      self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1], button="left", buttons=1)
     self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], button="left", clickCount=1)
 
   def screenshot(self, path, whole=True):

@@ -37,7 +37,8 @@ STEP(render_template)
 static step *const steps[fan] = {parse_request, load_catalogue, cache_insert, build_reply,
                                  open_session,  read_rows,      encode_json,  render_template};
 
-__attribute__((noinline)) void markup(void) __asm__("\"<script>document.title=1</script><img/src=x onerror=alert(1)>\"");
+__attribute__((noinline)) void markup(void)
+    __asm__("\"<script>document.title=1</script><img/src=x onerror=alert(1)>\"");
 void markup(void) {
   keep();
   __asm__ volatile("");
