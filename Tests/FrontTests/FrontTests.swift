@@ -14,7 +14,7 @@ struct FrontTests {
   private static let token = Token(text: String(repeating: "a1", count: 32))
 
   private func head(_ first: String, _ fields: [String]) -> RequestHead {
-    RequestHead(Array(([first] + fields).joined(separator: "\r\n").utf8 + "\r\n\r\n".utf8), token: Self.token)
+    RequestHead(Array("\(([first] + fields).joined(separator: "\r\n"))\r\n\r\n".utf8), token: Self.token)
   }
 
   private func status(_ head: RequestHead) -> Int {

@@ -58,4 +58,5 @@ export async function ask(path, parameters = {}, signal = undefined) {
   return value;
 }
 
-export const pathOf = (process) => `/v1/processes/${encodeURIComponent(process)}`;
+// The server's broker reads the first line of root's requests as it stands, so the @ stays.
+export const pathOf = (process) => `/v1/processes/${encodeURIComponent(process).replace("%40", "@")}`;

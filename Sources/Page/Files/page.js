@@ -33,7 +33,8 @@ class ProcessList {
     while (!signal.aborted) {
       try {
         this.answer = await ask("/v1/processes", {}, signal);
-        this.show();
+        // Whoever has come into the table by the keyboard must not be thrown out of it.
+        if (!this.list.contains(document.activeElement)) this.show();
         this.onstate("");
       } catch (problem) {
         if (signal.aborted) return;
@@ -85,14 +86,19 @@ class ProcessList {
             short(process.command?.join(" ") || "not readable")),
         process.lost_blocks ? el("div", { class: "place" }, `${some(process.lost_blocks, "block")} not in the index`) : null) },
     ];
-    fill(this.list, table(columns, rows, { caption: "Processes" }),
+    fill(this.list,
+      table(columns, rows, { caption: "Processes", sorted: this.order, onsort: (index) => { this.order = index; } }),
       this.answer.omitted ? notice(`${count(this.answer.omitted)} more are not listed.`, true) : null, losses(this.answer));
   }
 }
 
 let view;
 
+let said = "";
+
 function say(words) {
+  if (words === said) return;
+  said = words;
   fill(foot, words ? notice(words) : null);
 }
 

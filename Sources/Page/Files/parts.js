@@ -99,11 +99,12 @@ export function losses(answer) {
 }
 
 // A table. columns: [{ title, number, cell: (row) => text or td, sort: (row) => number or text }].
-export function table(columns, rows, { caption, sorted = null } = {}) {
+// `onsort` is told by which column the reader sorts.
+export function table(columns, rows, { caption, sorted = null, onsort = () => {} } = {}) {
   let order = sorted;
   const body = el("tbody");
   const headings = columns.map((column, index) => el("th", { class: column.number ? "number" : undefined, scope: "col" },
-    column.sort ? el("button", { type: "button", onclick: () => { order = index; show(); } }, column.title) : column.title));
+    column.sort ? el("button", { type: "button", onclick: () => { order = index; onsort(index); show(); } }, column.title) : column.title));
   function show() {
     const column = columns[order];
     const list = column?.sort

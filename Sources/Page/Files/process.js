@@ -40,7 +40,7 @@ export class ProcessView {
     this.views = [
       { title: "Flame graph", element: this.flame.element, load: (signal) => this.loadFlame(signal), windowed: true },
       { title: "Sites", element: this.tables, load: (signal) => this.loadSites(signal), windowed: true },
-      { title: "Change", element: this.changes, load: (signal) => this.loadChange(signal), repeats: true },
+      { title: "Change", element: el("div", {}, el("div", { class: "bar" }, this.mark), this.changes), load: (signal) => this.loadChange(signal), repeats: true },
       { title: "Address space", element: el("div", {}, this.map.element, this.answerBelow),
         load: (signal) => this.map.load(this.time.window, signal), windowed: true },
       { title: "Resident memory", element: this.memory, load: (signal) => this.loadMemory(signal) },
@@ -137,7 +137,9 @@ export class ProcessView {
     ];
     fill(this.facts, facts.filter(([, value]) => value !== undefined).map(([name, value, large]) =>
       el("div", {}, el("dt", {}, name), el("dd", { class: large ? "large" : undefined }, value))));
-    fill(this.missing, losses(top));
+    // Said once, and again when it has changed.
+    const missing = losses(top);
+    if ((missing?.textContent ?? "") !== this.missing.textContent) fill(this.missing, missing);
   }
 
   // MARK: views
@@ -235,13 +237,14 @@ export class ProcessView {
   }
 
   async loadChange(signal) {
-    const bar = el("div", { class: "bar" }, this.mark);
     if (!this.before) {
-      fill(this.changes, bar, el("p", { class: "quiet" },
+      fill(this.changes, el("p", { class: "quiet" },
         "Mark a moment; from then on this table says which sites have more bytes than at that moment, and which have fewer."));
       return;
     }
     const after = await this.sums(signal);
+    // Whoever has come into the table by the keyboard must not be thrown out of it.
+    if (this.changes.contains(document.activeElement)) return;
     const { before } = this;
     const rows = [];
     for (const name of new Set([...before.sites.keys(), ...after.sites.keys()])) {
@@ -263,10 +266,10 @@ export class ProcessView {
     const [old, now] = [before.top.total, after.top.total];
     const cut = Math.max(before.top.other.blocks, after.top.other.blocks);
     rows.sort((a, b) => Math.abs(b.bytes) - Math.abs(a.bytes));
-    fill(this.changes, bar,
+    fill(this.changes,
       el("p", {}, `Since ${clock(before.time)}: ${signed(now.bytes - old.bytes, bytes)} and `
         + `${signed(now.blocks - old.blocks, count)} blocks, in ${some(rows.length, "site")}.`),
-      table(columns, rows.slice(0, siteLimit), { caption: "Change by site", sorted: 0 }),
+      table(columns, rows.slice(0, siteLimit), { caption: "Change by site", sorted: this.order ?? 0, onsort: (index) => { this.order = index; } }),
       cut ? notice(`${some(cut, "block")} at sites beyond the largest ${count(changeLimit)} are not compared.`, true) : null,
       losses(after.top));
   }
