@@ -21,7 +21,7 @@ extension Broker {
     guard isPrivileged else { return geteuid() }
     switch key {
     case .user(let id): return id
-    case .gatherer: return Identity.nobody.uid
+    case .gatherer, .front: return Identity.nobody.uid
     case .opener: return geteuid()
     }
   }

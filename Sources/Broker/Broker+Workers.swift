@@ -36,7 +36,8 @@ extension Broker {
     }
     do throws(Complaint) {
       let worker = try Worker.start(
-        key, isPrivileged: isPrivileged, group: group(of: key), arguments: options.arguments, at: now)
+        key, isPrivileged: isPrivileged, group: group(of: key), arguments: options.arguments,
+        listener: key == .front ? options.front?.listener : nil, at: now)
       place(worker)
       workers[key] = worker
       add(worker.channel.descriptor, .channel(worker))
@@ -67,7 +68,15 @@ extension Broker {
     // from asking about root's own processes. No user has these ids.
     case .gatherer: .max
     case .opener: .max &- 1
+    case .front: .max &- 2
     }
+  }
+
+  /// Starts the front where there is to be one and is none.
+  func startFront() {
+    guard let front = options.front, workers[.front] == nil, let worker = try? worker(for: .front) else { return }
+    worker.channel.send(Message(.token, text: Array(front.token.utf8)))
+    worker.lastUse = .infinity  // It is none that may go for want of questions.
   }
 
   /// Starts the worker of a user whose processes' events are to be exported.
@@ -104,6 +113,7 @@ extension Broker {
   // MARK: tending
 
   func tendWorkers(at now: Double) {
+    startFront()
     // bounded: seconds in floating point, and counts of whole ones
     for worker in workers.values {
       if let ping = worker.ping {
@@ -307,7 +317,7 @@ extension Broker {
     case (.askDestination, .user(let user)): openDestination(message, for: worker, of: user)
     case (.opened, .opener): forwardDestination(message, descriptor)
     case (.askUsers, .gatherer): tellUsers(message, worker)
-    case (.askLink, .gatherer): link(message, worker)
+    case (.askLink, .gatherer), (.askLink, .front): link(message, worker)
     case (.askFigures, .gatherer): tellFigures(message, worker)
     case (.askFigures, .user) where !isPrivileged: tellFigures(message, worker)
     default: kill(worker, "it sent a message that is not its to send")
@@ -319,7 +329,7 @@ extension Broker {
     guard options.exportsEvents else { return false }
     switch worker.key {
     case .user(let id): return watch.isLive(ofUser: id)
-    case .opener: return true
+    case .opener, .front: return true
     case .gatherer: return false
     }
   }
@@ -347,30 +357,33 @@ extension Broker {
         text: Message.text(page.map { UInt64(truncatingIfNeeded: $0) | (running.contains($0) ? 1 << 32 : 0) })))
   }
 
-  /// A connection of the gatherer's to a user's worker, as one of root's.
-  private func link(_ message: Message, _ gatherer: Worker) {
+  /// Makes a connection for the gatherer, to a user's worker, as one of root's; or for the front, which is then one of
+  /// the user who started the server, like any that comes to the socket.
+  private func link(_ message: Message, _ asker: Worker) {
     var reply = Message(.link, number: message.number)
     do throws(Complaint) {
-      guard let user = UInt32(exactly: message.value) else {
-        throw Complaint(.usage, what: "\(message.value) is no user")
-      }
-      let worker = try worker(for: .user(user))
       guard let ends = MessageChannel.pair(stream: true) else {
         throw Complaint(.shortage, what: "cannot connect to a worker: \(systemWords(errno))", code: errno)
       }
       let near = Descriptor(adopting: ends.0)
       let far = Descriptor(adopting: ends.1)
-      guard worker.channel.send(Message(.connection, value: 1), passing: far.number) == 0 else {
-        throw Complaint(.shortage, what: "the \(worker.key) takes no connections at present")
-      }
-      worker.sent &+= 1
-      worker.open.root &+= 1
-      worker.lastUse = now
-      gatherer.channel.send(reply, passing: near.number)
+      if asker.key == .front { admit(far, of: geteuid()) } else { try pass(far, to: message.value) }
+      asker.channel.send(reply, passing: near.number)
     } catch {
       reply.text = Array(error.description.utf8)
-      gatherer.channel.send(reply)
+      asker.channel.send(reply)
     }
+  }
+
+  private func pass(_ connection: consuming Descriptor, to user: UInt64) throws(Complaint) {
+    guard let user = UInt32(exactly: user) else { throw Complaint(.usage, what: "\(user) is no user") }
+    let worker = try worker(for: .user(user))
+    guard worker.channel.send(Message(.connection, value: 1), passing: connection.number) == 0 else {
+      throw Complaint(.shortage, what: "the \(worker.key) takes no connections at present")
+    }
+    worker.sent &+= 1
+    worker.open.root &+= 1
+    worker.lastUse = now
   }
 
   // MARK: destinations of events

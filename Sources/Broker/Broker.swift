@@ -35,6 +35,8 @@ public struct BrokerOptions: Sendable {
   public var logLevel = LogLevel.info
   /// The program's own arguments, which each worker gets, too.
   public var arguments: [String] = []
+  /// The socket that the front listens at, a number from 10 on, and the token that it asks for; nil: there is no front.
+  public var front: (listener: Int32, token: String)?
 
   public init() {}
 }
@@ -109,7 +111,9 @@ public final class Broker {
   /// Takes over a socket, and begins to watch. To be called before the process has other threads.
   public init(socketPath: String, options: BrokerOptions) throws(Complaint) {
     OpenFileLimit.openStandardDescriptors()
-    Self.ignoreSignals()
+    StraySignals.ignore()
+    // Ignored, it would have the system take the ends of workers.
+    signal(SIGCHLD, SIG_DFL)
     let limit = OpenFileLimit.raise()
     self.options = options
     log = Log(level: options.logLevel)
@@ -148,6 +152,7 @@ public final class Broker {
     takeCgroups()
     watch.start()
     noticed(watch.owners)
+    startFront()
     log(.info, "serving", ("socket", place), ("uid", "\(geteuid())"))
     Notification.ready.send()
     var events = [epoll_event](repeating: epoll_event(), count: 64)
@@ -262,7 +267,7 @@ public final class Broker {
     listenerPausedUntil = now + 0.01
   }
 
-  private func admit(_ connection: consuming Descriptor, of user: UInt32) {
+  func admit(_ connection: consuming Descriptor, of user: UInt32) {
     let now = now
     guard shares[user, default: UserShares(at: now)].connections.take(at: now) else {
       return refuse(connection, of: user, Refusal.tooFast)
@@ -423,17 +428,5 @@ public final class Broker {
     for number in [SIGTERM, SIGINT, SIGHUP, SIGCHLD] { sigaddset(&set, number) }
     sigprocmask(SIG_BLOCK, &set, nil)
     return signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
-  }
-
-  /// Lets no other signal end the server but SIGQUIT and the signals of faults: a stray signal, or a script that has
-  /// the wrong process, must do no harm.
-  private static func ignoreSignals() {
-    // Ignored, it would have the system take the ends of workers.
-    signal(SIGCHLD, SIG_DFL)
-    for number in [SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT] {
-      signal(number, SIG_IGN)
-    }
-    let realTime = __libc_current_sigrtmin()...__libc_current_sigrtmax()  // bounded: libc's own constants
-    for number in realTime { signal(number, SIG_IGN) }
   }
 }

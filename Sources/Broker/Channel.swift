@@ -16,36 +16,23 @@
 // | closed         | worker       | 1 if it was one of root's       |                                |
 // | idle           | worker       | the connections that it was sent|                                |
 // | askDestination | worker       | the request's; the process id; text: start time and inode        |
-// | askLink        | gatherer     | the request's; the user         |                                |
+// | askLink        | gatherer, front | the request's; the user that the gatherer asks about         |
 // | askUsers       | gatherer     | the request's                   |                                |
 // | askFigures     | gatherer     | the request's                   |                                |
 // | opened         | opener       | the request's; text: an error   | the open destination           |
+// | token          | broker       | text: the front's token         |                                |
 //
 // What each side believes. A worker believes the broker. The broker takes each message of a worker for a statement of
 // that worker's user about that user's own affairs, whatever it says: `closed` and `idle` concern connections of this
 // worker, and are bounded by what the broker has sent; `askDestination` is granted for processes that the broker itself
-// knows to be that user's. Messages of the gatherer are refused from any other worker. Descriptors are taken from the
+// knows to be that user's. Messages of the gatherer are refused from any other worker. Of the front (Sources/Front), which looks
+// at tokens, `askLink` gives a connection of the user who started the server: whoever has taken it over is that user's
+// client, and no more. Descriptors are taken from the
 // opener alone. A message of no known form ends its sender.
 
 import CBroker
 import Glibc
 import SystemAccess
-
-/// Owns a descriptor and closes it.
-public struct Descriptor: ~Copyable, Sendable {
-  public let number: Int32
-
-  public init(adopting number: Int32) { self.number = number }
-
-  deinit { close(number) }
-
-  /// Gives the descriptor to a caller that closes it from now on.
-  public consuming func release() -> Int32 {
-    let number = number
-    discard self
-    return number
-  }
-}
 
 /// One message.
 public struct Message: Equatable, Sendable {
@@ -53,6 +40,7 @@ public struct Message: Equatable, Sendable {
     case connection = 1
     case ping, stop, look, destination, link, users, figures, open
     case pong, closed, idle, askDestination, askLink, askUsers, askFigures, opened
+    case token
   }
 
   public var kind: Kind

@@ -17,20 +17,17 @@ enum WorkerKey: Hashable, CustomStringConvertible {
   case gatherer
   /// Opens destinations of events, which may take long, as the broker's own user.
   case opener
+  /// Takes connections over TCP, of those who have the token; it runs as nobody.
+  case front
 
-  var description: String {
-    switch self {
-    case .user(let id): "worker of user \(id)"
-    case .gatherer: "gatherer"
-    case .opener: "opener"
-    }
-  }
+  var description: String { if case .user(let id) = self { "worker of user \(id)" } else { role } }
 
   var role: String {
     switch self {
     case .user: "worker"
     case .gatherer: "gatherer"
     case .opener: "opener"
+    case .front: "front"
     }
   }
 }
@@ -66,8 +63,8 @@ final class Worker {
   var busyLooks = 0
   var share = ProcessorShare.usual
 
-  /// The descriptor of its channel in a new worker.
-  static let channelNumber: Int32 = 3
+  /// The descriptor of its channel in a new worker; and that of the socket which the front listens at.
+  static let (channelNumber, listenerNumber): (Int32, Int32) = (3, 4)
 
   private init(_ key: WorkerKey, _ processID: Int32, _ channel: Int32, _ log: Int32, at now: Double) {
     self.key = key
@@ -83,7 +80,7 @@ final class Worker {
   /// Starts a worker. `arguments`: the broker's own. Throws where the system is short of something.
   /// `isPrivileged`: the worker is to become its user. `group`: the user's, where the system doesn't know the user.
   static func start(
-    _ key: WorkerKey, isPrivileged: Bool, group: UInt32?, arguments: [String], at now: Double
+    _ key: WorkerKey, isPrivileged: Bool, group: UInt32?, arguments: [String], listener: Int32?, at now: Double
   ) throws(Complaint) -> Worker {
     func failure(_ code: Int32) -> Complaint {
       Complaint(
@@ -106,7 +103,7 @@ final class Worker {
     var processID: Int32 = 0
     var code = channel < 0 || log < 0 ? shortage : 0
     if code == 0 {
-      code = spawn(key, isPrivileged, group, arguments, channel: channel, log: log, &processID)
+      code = spawn(key, isPrivileged, group, arguments, channel: channel, log: log, listener: listener, &processID)
     }
     if channel >= 0 { close(channel) }
     if log >= 0 { close(log) }
@@ -120,7 +117,7 @@ final class Worker {
 
   private static func spawn(
     _ key: WorkerKey, _ isPrivileged: Bool, _ group: UInt32?, _ arguments: [String], channel: Int32, log: Int32,
-    _ processID: inout Int32
+    listener: Int32?, _ processID: inout Int32
   ) -> Int32 {
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
@@ -129,6 +126,7 @@ final class Worker {
     posix_spawn_file_actions_adddup2(&actions, log, 1)
     posix_spawn_file_actions_adddup2(&actions, log, 2)
     posix_spawn_file_actions_adddup2(&actions, channel, channelNumber)
+    if let listener { posix_spawn_file_actions_adddup2(&actions, listener, listenerNumber) }
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }

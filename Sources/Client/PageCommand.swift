@@ -31,7 +31,8 @@ struct PageCommand: ParsableCommand {
   @Option(help: .init("Listen here; port 0 is a free one.", valueName: "address:port"))
   var listen = "127.0.0.1:0"
 
-  @Option(help: .init("Take the token from this file's first line, and don't print it.", valueName: "file"),
+  @Option(
+    help: .init("Take the token from this file's first line, and don't print it.", valueName: "file"),
     completion: .file())
   var tokenFile: String?
 
@@ -54,15 +55,13 @@ struct PageCommand: ParsableCommand {
     let stop = Signal()
     interruption.onInterruption { stop.set() }
     signal(SIGPIPE, SIG_IGN)
-    let host = address.host.contains(":") ? "[\(address.host)]" : address.host
-    var fields = pid.map { ["process=\($0)"] } ?? []
-    if tokenFile == nil { fields.insert("token=\(token.inLink)", at: 0) }
-    let rest = fields.isEmpty ? "" : "#\(fields.joined(separator: "&"))"
-    try StandardOutput.write("http://\(host):\(port)/\(rest)\n")
+    let fields = pid.map { ["process=\($0)"] } ?? []
+    let link = address.link(port: port, token: tokenFile == nil ? token : nil, fields: fields)
+    try StandardOutput.write("\(link)\n")
     if tokenFile != nil { complain("put #token= and the token behind the address, once in each tab") }
     Front(listener: listener, token: token) { () throws(Complaint) in
       try UnixSocket.connected(to: server.path, isTrusted: server.isTrusted).release()
-    }.run(until: stop.descriptor)
+    }.run(control: stop.descriptor) { false }
   }
 
   /// The socket of the first server that takes connections. One that was named is trusted by that.

@@ -39,6 +39,8 @@ public struct Limits: Hashable, Sendable {
   /// Whether the worker may use io_uring. What a ring does passes by the filter of system calls: a worker that was
   /// taken over could connect to sockets of its user by one. So only a worker that exports events gets it.
   public var allowsRings = false
+  /// Whether the worker may accept connections, at a socket that it was started with.
+  public var allowsAccepting = false
 
   public init() {}
 }
@@ -65,7 +67,7 @@ public func confine(_ limits: Limits = Limits()) throws(Complaint) {
   guard code == 0 else {
     throw Complaint(.obstacle, what: "a worker can't renounce new privileges: \(systemWords(code))", code: code)
   }
-  try SystemCallFilter(allowsRings: limits.allowsRings).load()
+  try SystemCallFilter(allowsRings: limits.allowsRings, allowsAccepting: limits.allowsAccepting).load()
   for thread in try ThreadState.all() {
     guard thread.isFiltered, thread.hasNoNewPrivileges else {
       throw Complaint(.obstacle, what: "a worker has a thread whose system calls nothing limits")

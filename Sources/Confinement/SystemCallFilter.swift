@@ -30,6 +30,7 @@ import SystemAccess
 /// A filter that is not yet in force.
 struct SystemCallFilter {
   var allowsRings: Bool
+  var allowsAccepting: Bool
 
   // MARK: the lists
 
@@ -85,6 +86,7 @@ struct SystemCallFilter {
   /// Whatever no list has among them doesn't exist for a worker.
   private static let later: Range<Int32> = 424..<600
 
+  private static let accepting = ["accept", "accept4"]
   private static let rings = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
 
   /// A call that is allowed if all conditions hold.
@@ -191,7 +193,7 @@ struct SystemCallFilter {
       let code = seccomp_attr_set(filter, attribute, value)
       guard code == 0 else { throw failure("attribute \(attribute.rawValue)", -code) }
     }
-    for call in Self.allowed + (allowsRings ? Self.rings : []) { try add(call, allocs_action_allow) }
+    for call in Self.allowed + (allowsRings ? Self.rings : []) + (allowsAccepting ? Self.accepting : []) { try add(call, allocs_action_allow) }
     for rule in Self.rules() { try add(rule.call, allocs_action_allow, rule.conditions) }
     for call in Self.deadly { try add(call, allocs_action_kill) }
     for number in Self.later where !listed.contains(number) {

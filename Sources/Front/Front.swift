@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page over TCP: takes connections, looks at the head of each one's request (RequestHead.swift), and passes its
-// bytes to the server's socket and back. It runs as whoever started it, and connects as that user: who has the token
-// asks with that user's rights, and with no others.
+// bytes to the server and back. Who has the token asks with the rights of one user, and with no others: of whoever runs
+// `allocsctl page`, which connects to the server's socket as that user; or of whoever started `allocsd --listen`, whose
+// front is a process without rights that gets its connections from the broker.
 //
 // - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection.
 // - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, the
@@ -47,18 +48,19 @@ package final class Front {
     (self.listener, self.token, self.dial) = (listener, token, dial)
   }
 
-  /// Returns when there is something to read at `stop`, or at the other end of it nobody.
-  package func run(until stop: Int32) {
+  /// Calls `goesOn` whenever there is something to read at `control`, or at the other end of it nobody; returns when
+  /// that is false.
+  package func run(control: Int32, while goesOn: () -> Bool) {
     while true {
       var requests = [
-        pollfd(fd: stop, events: Int16(POLLIN), revents: 0), pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: control, events: Int16(POLLIN), revents: 0), pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
       ]
       for link in links {
         requests.append(request(link.client, canRead(link.toServer), !link.toClient.isEmpty))
         requests.append(request(link.server, canRead(link.toClient) && !link.serverEnded, !link.toServer.isEmpty))
       }
       poll(&requests, nfds_t(requests.count), links.isEmpty ? -1 : 1000)
-      if requests[0].revents != 0 { return links.removeAll() }
+      if requests[0].revents != 0, !goesOn() { return links.removeAll() }
       let now = seconds(of: CLOCK_MONOTONIC)
       var ended: Set<ObjectIdentifier> = []
       for (index, link) in links.enumerated() {

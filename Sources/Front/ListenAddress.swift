@@ -36,6 +36,14 @@ package struct ListenAddress: Equatable, Sendable {
     host = name
   }
 
+  /// The page's address in a browser, where the address has got `port`. `token`: one that the link tells; nil: none.
+  /// `fields`: more of what the page is to begin with.
+  package func link(port: UInt16, token: Token?, fields: [String] = []) -> String {
+    let words = (token.map { ["token=\($0.inLink)"] } ?? []) + fields
+    let name = host.contains(":") ? "[\(host)]" : host
+    return "http://\(name):\(port)/" + (words.isEmpty ? "" : "#\(words.joined(separator: "&"))")
+  }
+
   /// Whether only this machine reaches it.
   package var isLoopback: Bool {
     var four = in_addr()

@@ -47,7 +47,7 @@ package struct Token: Sendable {
     text = String(decoding: line, as: UTF8.self)
   }
 
-  /// For tests.
+  /// A token that was made or read elsewhere.
   package init(text: String) { self.text = text }
 
   /// Whether `other` is the token, in a time that says nothing of how much of it is right.

@@ -18,7 +18,7 @@ import SystemAccess
 
 /// What a process of this program is.
 enum Role: String, ExpressibleByArgument {
-  case broker, worker, gatherer, opener
+  case broker, worker, gatherer, opener, front
 }
 
 @main
@@ -112,6 +112,22 @@ struct Allocsd: ParsableCommand {
 
   @Option(
     help: .init(
+      """
+      Serve the page and all else over TCP, too, to whoever has the token: an address of this machine and a port, \
+      127.0.0.1:8080. A link with the token is printed once.
+      """,
+      valueName: "address:port"))
+  var listen: String?
+
+  @Option(
+    help: .init(
+      "Take the token from this file's first line, and don't print it; needed for addresses that others reach.",
+      valueName: "file"),
+    completion: .file())
+  var tokenFile: String?
+
+  @Option(
+    help: .init(
       "A user's worker ends after this long without connections: a number with s, m, h or d.", valueName: "time"))
   var workerIdle: KeepTime = KeepTime(seconds: 30)
 
@@ -168,6 +184,9 @@ struct Allocsd: ParsableCommand {
     if export == nil, exportLossless {
       throw ValidationError("--export-lossless says how to --export: give that, too.")
     }
+    if listen == nil, tokenFile != nil {
+      throw ValidationError("--token-file is for --listen: give that, too.")
+    }
     guard (1...86400).contains(lookEvery.seconds) else { throw ValidationError("--look-every must be 1s to 1d.") }
     guard (1...86400).contains(workerPatience.seconds) else {
       throw ValidationError("--worker-patience must be 1s to 1d.")
@@ -193,6 +212,7 @@ struct Allocsd: ParsableCommand {
     case .broker: try runBroker()
     case .worker, .gatherer: try runWorker()
     case .opener: try runOpener()
+    case .front: try runFront()
     }
   }
 
@@ -208,6 +228,7 @@ struct Allocsd: ParsableCommand {
     options.workerPatience = workerPatience.seconds
     options.logLevel = LogLevel(rawValue: logLevel.rawValue) ?? .info
     options.arguments = CommandLine.argumentsReversibly
+    options.front = try front()
     let broker = try Broker(
       socketPath: SocketLocation.named(socket) ?? SocketLocation.serverDefault, options: options)
     broker.run()

@@ -116,7 +116,7 @@ extension Allocsd {
   private static func memoryOfQuestions(within limits: Limits) -> Int { Int(clamping: limits.memoryBytes / 8 * 5) }
 
   /// The name that tools list for the process: it was executed by a link of another name.
-  private static func name(_ role: String) {
+  static func name(_ role: String) {
     let file = open("/proc/self/comm", O_WRONLY | O_CLOEXEC)
     guard file >= 0 else { return }
     _ = writeAll(Array("allocsd-\(role)".utf8), to: file)
@@ -124,15 +124,7 @@ extension Allocsd {
   }
 
   /// The broker says when a worker stops. A signal of a terminal or of systemd, which all processes get, ends none.
-  private static func ignoreSignals() {
-    for number in [
-      SIGPIPE, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT,
-    ] {
-      signal(number, SIG_IGN)
-    }
-    // bounded: libc's own constants
-    for number in __libc_current_sigrtmin()...__libc_current_sigrtmax() { signal(number, SIG_IGN) }
-  }
+  static func ignoreSignals() { StraySignals.ignore([SIGHUP, SIGINT, SIGTERM]) }
 
   /// The services of a worker.
   private struct RunningWorker: Sendable {
