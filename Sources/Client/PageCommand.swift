@@ -31,7 +31,8 @@ struct PageCommand: ParsableCommand {
   @Option(help: .init("Listen here; port 0 is a free one.", valueName: "address:port"))
   var listen = "127.0.0.1:0"
 
-  @Option(help: .init("Take the token from this file's first line, and don't print it.", valueName: "file"),
+  @Option(
+    help: .init("Take the token from this file's first line, and don't print it.", valueName: "file"),
     completion: .file())
   var tokenFile: String?
 

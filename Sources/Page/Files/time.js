@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live memory over time, as far as this page has watched, and the brush on it: the window of time that other views are
-// about. Mouse and touch draw the window; with the keyboard the arrows move its begin, with Shift its end.
+// Live memory over time, as far as this page has watched, and the brush on it: the window of time that other views
+// are about. Mouse and touch draw the window; with the keyboard the arrows move its begin, with Shift its end.
 
 import { bytes, clock, colours, duration, el, fill, surface } from "./parts.js";
 
@@ -16,7 +16,8 @@ export class Timeline {
     this.onwindow = onwindow;
     this.canvas = el("canvas", { tabindex: "0", role: "img", "aria-describedby": "window-words" });
     this.words = el("span", { id: "window-words", class: "quiet", role: "status" });
-    this.presets = [["All", null], ["Last 10 s", 10], ["1 min", 60], ["10 min", 600], ["1 h", 3600]].map(([title, seconds]) =>
+    const spans = [["All", null], ["Last 10 s", 10], ["1 min", 60], ["10 min", 600], ["1 h", 3600]];
+    this.presets = spans.map(([title, seconds]) =>
       el("button", { type: "button", onclick: () => {
         const now = this.now();
         this.choose(seconds === null ? null : { since: now - seconds, until: null });
@@ -42,7 +43,9 @@ export class Timeline {
     this.skew = time - Date.now() / 1000;
     this.points.push({ time, bytes: total.bytes, blocks: total.blocks });
     // An hour of a point every two seconds, and then every other of the older ones.
-    if (this.points.length > most) this.points = this.points.filter((_, index) => index % 2 === 0 || index > most / 2);
+    if (this.points.length > most) {
+      this.points = this.points.filter((_, index) => index % 2 === 0 || index > most / 2);
+    }
     this.surface.draw();
   }
 
