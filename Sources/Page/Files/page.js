@@ -8,7 +8,7 @@ import { ProcessView } from "./process.js";
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
-const foot = document.getElementById("foot");
+const server = document.getElementById("server");
 
 class ProcessList {
   constructor(onstate) {
@@ -109,7 +109,7 @@ let said = "";
 function say(words) {
   if (words === said) return;
   said = words;
-  fill(foot, words ? notice(words) : null);
+  fill(server, words ? notice(words) : null);
 }
 
 function route() {

@@ -123,9 +123,12 @@ export function table(columns, rows, { caption, sorted = null, onsort = () => {}
       else heading.removeAttribute("aria-sort");
     });
     fill(body, list.map((row) => el("tr", {}, columns.map((column) => {
-      const cell = column.cell(row);
-      return cell instanceof HTMLTableCellElement ? cell
-        : el("td", { class: column.number ? "number" : undefined }, cell);
+      const made = column.cell(row);
+      const cell = made instanceof HTMLTableCellElement ? made
+        : el("td", { class: column.number ? "number" : undefined }, made);
+      // Shown where the page is narrow.
+      cell.dataset.title = column.title;
+      return cell;
     }))));
   }
   show();
