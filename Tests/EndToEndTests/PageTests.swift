@@ -208,7 +208,8 @@ extension EndToEnd {
         let responses = try #require(operation["responses"] as? [String: Any])
         let response = description.resolve(responses["\(answer.status)"])
         #expect(!response.isEmpty, "\(path): status \(answer.status) is not described")
-        let type = answer.head.split(separator: "\n").first { $0.hasPrefix("content-type:") }?
+        let type =
+          answer.head.split(separator: "\n").first { $0.hasPrefix("content-type:") }?
           .dropFirst(13).split(separator: ";")[0].trimmingCharacters(in: .whitespaces) ?? "none"
         let content = response["content"] as? [String: [String: Any]] ?? [:]
         guard let form = content[type] else {

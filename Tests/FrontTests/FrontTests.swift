@@ -31,7 +31,8 @@ struct FrontTests {
   func accepted() throws {
     let first = "GET /v1/processes?x=1 HTTP/1.1"
     let read = head(
-      first, ["Host: 127.0.0.1:8080", authorized, "Accept: text/plain", "Cookie: a=b", "X-Other: y", "Connection: close"])
+      first,
+      ["Host: 127.0.0.1:8080", authorized, "Accept: text/plain", "Cookie: a=b", "X-Other: y", "Connection: close"])
     guard case .accepted(let bytes, let length) = read else { throw HarnessError("\(read)") }
     #expect(
       String(decoding: bytes, as: UTF8.self)
@@ -49,8 +50,10 @@ struct FrontTests {
   @Test("other hosts and sites, missing and wrong tokens, and whatever is no plain request are refused")
   func refused() {
     let get = "GET /v1/processes HTTP/1.1"
-    for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "", "127.0.0.1:99999", "127.0.0.1:", "[::1",
-      "127.0.0.1@evil.example", "localhost:80:80", "[::1]x"] {
+    for host in [
+      "evil.example", "evil.example:8080", "localhost.evil.example", "", "127.0.0.1:99999", "127.0.0.1:", "[::1",
+      "127.0.0.1@evil.example", "localhost:80:80", "[::1]x",
+    ] {
       #expect(status(head(get, ["Host: \(host)", authorized])) == 421, "\(host)")
     }
     #expect(status(head(get, [authorized])) == 421)
@@ -58,16 +61,20 @@ struct FrontTests {
     #expect(status(head("GET / HTTP/1.1", ["Host: evil.example"])) == 421)
     #expect(status(head(get, ["Host: localhost", "Origin: http://evil.example", authorized])) == 403)
     #expect(status(head(get, ["Host: localhost", "Origin: null", authorized])) == 403)
-    for field in ["", "Authorization: Bearer", "Authorization: Bearer x", "\(authorized)x", "Authorization: Basic abc",
-      String(authorized.dropLast()), authorized + "\r\n" + authorized] {
+    for field in [
+      "", "Authorization: Bearer", "Authorization: Bearer x", "\(authorized)x", "Authorization: Basic abc",
+      String(authorized.dropLast()), authorized + "\r\n" + authorized,
+    ] {
       #expect(status(head(get, ["Host: localhost"] + (field.isEmpty ? [] : [field]))) == 401, "\(field)")
     }
     #expect(status(head("POST / HTTP/1.1", ["Host: localhost"])) == 401)
     for target in ["/page/", "/page/../v1/processes", "//", "/%2e%2e/v1/processes", "/page/page.js/", "/v1/processes"] {
       #expect(status(head("GET \(target) HTTP/1.1", ["Host: localhost"])) == 401, "\(target)")
     }
-    for first in ["GET", "GET /", "GET / HTTP/2", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET http://localhost/ HTTP/1.1",
-      "GET x HTTP/1.1", "GET /\u{7F} HTTP/1.1", "GET /é HTTP/1.1"] {
+    for first in [
+      "GET", "GET /", "GET / HTTP/2", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET http://localhost/ HTTP/1.1",
+      "GET x HTTP/1.1", "GET /\u{7F} HTTP/1.1", "GET /é HTTP/1.1",
+    ] {
       #expect(status(head(first, ["Host: localhost", authorized])) == 400, "\(first)")
     }
     for method in ["PUT", "DELETE", "OPTIONS", "CONNECT", "get"] {
@@ -104,7 +111,9 @@ struct FrontTests {
     }
     try write("\(other.text)\nmore\n")
     #expect(try Token(file: file).text == other.text)
-    for (text, mode) in [(other.text, 0o644), (other.text, 0o620), ("short", 0o600), ("", 0o600), ("a b\(other.text)", 0o600)] {
+    for (text, mode) in [
+      (other.text, 0o644), (other.text, 0o620), ("short", 0o600), ("", 0o600), ("a b\(other.text)", 0o600),
+    ] {
       try write(text, mode: mode)
       #expect(throws: Complaint.self) { try Token(file: file) }
     }
@@ -122,7 +131,9 @@ struct FrontTests {
       let address = try ListenAddress(text)
       #expect(address.host == host && address.port == port && address.isLoopback == isLoopback, "\(text)")
     }
-    for text in ["", ":", "x:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:80", "1.2.3:4", "[1.2.3.4", "-1", "+80"] {
+    for text in [
+      "", ":", "x:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:80", "1.2.3:4", "[1.2.3.4", "-1", "+80",
+    ] {
       #expect(throws: Complaint.self, "\(text)") { try ListenAddress(text) }
     }
     let (listener, port) = try ListenAddress("127.0.0.1:0").listen()

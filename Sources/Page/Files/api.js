@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Questions to the server. Over TCP a token goes with each, in a header: it came with the link, behind the #, and is kept
-// for this tab alone. On a socket that asks for none, none is sent.
+// Questions to the server. Over TCP a token goes with each, in a header: it came with the link, behind the #, and is
+// kept for this tab alone. On a socket that asks for none, none is sent.
 
 const key = "allocsd-token";
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A flame graph of live memory on a canvas. Nodes of one depth lie side by side in typed arrays, so that a frame of an
-// animation looks at each of them once and draws no more than a box a pixel.
+// A flame graph of live memory on a canvas. Nodes of one depth lie side by side in typed arrays, so that a frame of
+// an animation looks at each of them once and draws no more than a box a pixel.
 //
-// Mouse: a click zooms to a box, a click on the lowest goes back. Keyboard: arrows choose a box, Enter zooms, Escape goes
-// back. The chosen box is told as text below.
+// Mouse: a click zooms to a box, a click on the lowest goes back. Keyboard: arrows choose a box, Enter zooms, Escape
+// goes back. The chosen box is told as text below.
 
 import { bytes, colours, el, fill, hash, short, some, surface } from "./parts.js";
 
@@ -37,7 +37,8 @@ function grow(file, inverted) {
   let level = [{ node: root, start: 0, parent: -1 }];
   while (level.length > 0) {
     const row = { start: new Float64Array(level.length), end: new Float64Array(level.length),
-      parent: new Int32Array(level.length), hue: new Uint16Array(level.length), nodes: level.map((entry) => entry.node) };
+      parent: new Int32Array(level.length), hue: new Uint16Array(level.length),
+      nodes: level.map((entry) => entry.node) };
     const next = [];
     level.forEach(({ node, start, parent }, index) => {
       row.start[index] = start;
@@ -62,7 +63,8 @@ export class FlameGraph {
     this.canvas = el("canvas", { tabindex: "0", role: "application", "aria-label": "Flame graph of live memory",
       "aria-describedby": "flame-detail" });
     this.detail = el("div", { class: "detail", id: "flame-detail", role: "status" });
-    this.search = el("input", { type: "search", placeholder: "Search names", "aria-label": "Search names", class: "grow",
+    this.search = el("input", { type: "search", placeholder: "Search names", "aria-label": "Search names",
+      class: "grow",
       oninput: () => this.find() });
     this.found = el("span", { class: "quiet", role: "status" });
     this.invert = el("button", { type: "button", "aria-pressed": "false", onclick: () => this.turn() }, "Inverted");
@@ -227,7 +229,8 @@ export class FlameGraph {
       const { start, end } = row;
       const marks = this.marks?.[depth];
       let edge = -1;
-      for (let index = Math.max(0, lastAtOrBelow(start, from)); index < start.length && start[index] < to; index += 1) {
+      const first = Math.max(0, lastAtOrBelow(start, from));
+      for (let index = first; index < start.length && start[index] < to; index += 1) {
         const right = (end[index] - from) * scale;
         // A box that ends in a pixel that is drawn already is not seen.
         if (right <= edge + 0.6) continue;
@@ -241,8 +244,8 @@ export class FlameGraph {
           context.fillStyle = colour.text;
           const room = Math.floor((wide - 8) / 6.2);
           const { name } = row.nodes[index];
-          context.fillText(name.length > room ? `${name.slice(0, Math.max(1, room - 1))}…` : name, left + 4, top + rowHeight / 2,
-            wide - 6);
+          const shown = name.length > room ? `${name.slice(0, Math.max(1, room - 1))}…` : name;
+          context.fillText(shown, left + 4, top + rowHeight / 2, wide - 6);
         }
       }
     });

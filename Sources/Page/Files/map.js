@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The address space as a map: each span of it in rows of cells, coloured by how full they are, by who has most of them,
-// or by how long ago the newest block was made. A click, or Enter, asks about the cell's first block and offers to look
-// inside the cell.
+// The address space as a map: each span of it in rows of cells, coloured by how full they are, by who has most of
+// them, or by how long ago the newest block was made. A click, or Enter, asks about the cell's first block and offers
+// to look inside the cell.
 
 import { ask, pathOf } from "./api.js";
 import { bytes, colours, count, duration, el, fill, hash, losses, nameOf, short, some, surface } from "./parts.js";
@@ -17,7 +17,8 @@ export class AddressMap {
     this.trail = [];
     this.colouring = "occupancy";
     const choices = [["occupancy", "How full"], ["site", "Site"], ["age", "Age"]];
-    this.choices = choices.map(([value, title]) => el("button", { type: "button", "aria-pressed": value === "occupancy",
+    this.choices = choices.map(([value, title]) => el("button",
+      { type: "button", "aria-pressed": value === "occupancy",
       onclick: () => this.colour(value) }, title));
     this.names = choices.map(([value]) => value);
     this.back = el("button", { type: "button", disabled: true, onclick: () => this.leave() }, "Back out");
@@ -27,7 +28,8 @@ export class AddressMap {
     this.detail = el("div", { class: "detail", id: "map-detail", role: "status" });
     this.missing = el("div");
     this.legend = el("div", { class: "bar quiet" });
-    this.element = el("div", {}, el("div", { class: "bar" }, el("span", { class: "quiet" }, "Colour:"), this.choices, this.back,
+    this.element = el("div", {}, el("div", { class: "bar" }, el("span", { class: "quiet" }, "Colour:"), this.choices,
+      this.back,
       this.words), this.legend, el("div", { class: "heatscroll" }, this.canvas), this.detail, this.missing);
     this.surface = surface(this.canvas, (width) => this.lay(width), (...all) => this.paint(...all));
     this.canvas.addEventListener("click", (event) => {
@@ -48,15 +50,18 @@ export class AddressMap {
     const place = this.trail.at(-1) ?? {};
     this.window = window;
     const map = await ask(`${pathOf(this.process)}/map`,
-      { ...place, since: window?.since && `@${window.since}`, until: window?.until && `@${window.until}`, cells: 8192 }, signal);
+      { ...place, since: window?.since && `@${window.since}`, until: window?.until && `@${window.until}`,
+        cells: 8192 }, signal);
     this.map = map;
     this.held = false;
     this.chosen = [0, 0];
     this.back.disabled = this.trail.length === 0;
     const range = place.from ? `${place.from} to ${place.to}: ` : "";
-    fill(this.words, `${range}${some(map.total.blocks, "block")} of ${bytes(map.total.bytes)}, a cell is ${bytes(map.cell_bytes)}`);
+    const sum = `${some(map.total.blocks, "block")} of ${bytes(map.total.bytes)}`;
+    fill(this.words, `${range}${sum}, a cell is ${bytes(map.cell_bytes)}`);
     fill(this.missing, losses(map));
-    fill(this.detail, map.spans.length ? "Choose a cell: a click asks about the block there." : "No live block lies there.");
+    fill(this.detail, map.spans.length ? "Choose a cell: a click asks about the block there."
+      : "No live block lies there.");
     this.oldest = Math.max(1, ...map.spans.flatMap((span) => span.cells.map((cell) => cell[4] ?? 0)));
     this.explain();
     this.surface.draw();
@@ -78,7 +83,8 @@ export class AddressMap {
       return el("span", {}, mark, text);
     };
     const words = {
-      occupancy: () => [swatch(occupancyColour(0.05, dark), "nearly empty"), swatch(occupancyColour(0.5, dark), "half"),
+      occupancy: () => [swatch(occupancyColour(0.05, dark), "nearly empty"),
+        swatch(occupancyColour(0.5, dark), "half"),
         swatch(occupancyColour(1, dark), "full")],
       age: () => [swatch(ageColour(0, dark), "just made"), swatch(ageColour(0.5, dark), "older"),
         swatch(ageColour(1, dark), duration(this.oldest))],
@@ -125,10 +131,11 @@ export class AddressMap {
     const range = el("span", { class: "mono" }, `0x${start.toString(16)}`);
     if (cell.length === 0) return fill(this.detail, range, ` · ${bytes(this.map.cell_bytes)} without a live block`);
     const [size, blocks, , oldest, newest, site] = cell;
-    const ages = duration(newest) === duration(oldest) ? duration(newest) : `${duration(newest)} to ${duration(oldest)}`;
-    return fill(this.detail, range, ` · ${bytes(size)} of ${bytes(this.map.cell_bytes)} live, ${some(blocks, "block")}, `
-      + `made ${ages} ago`, el("br"),
-    site === undefined ? "site not known" : `most of it by ${short(siteName(this.map.sites[site]), 1000)}`);
+    const ages = duration(newest) === duration(oldest) ? duration(newest)
+      : `${duration(newest)} to ${duration(oldest)}`;
+    const live = `${bytes(size)} of ${bytes(this.map.cell_bytes)} live, ${some(blocks, "block")}`;
+    return fill(this.detail, range, ` · ${live}, made ${ages} ago`, el("br"),
+      site === undefined ? "site not known" : `most of it by ${short(siteName(this.map.sites[site]), 1000)}`);
   }
 
   enter(place) {
@@ -142,7 +149,8 @@ export class AddressMap {
     const into = { from: `0x${start.toString(16)}`, to: `0x${(start + BigInt(this.map.cell_bytes)).toString(16)}` };
     fill(this.detail, ...[...this.detail.childNodes], el("div", { class: "bar" },
       el("button", { type: "button", onclick: () => this.onaddress(cell[2]) }, `Ask about ${cell[2]}`),
-      this.map.cell_bytes > 16 ? el("button", { type: "button", onclick: () => this.look(into) }, "Look inside this cell") : null,
+      this.map.cell_bytes > 16 ? el("button", { type: "button", onclick: () => this.look(into) },
+        "Look inside this cell") : null,
       el("button", { type: "button", onclick: () => { this.held = false; } }, "Go on looking")));
     this.onaddress(cell[2], false);
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which view is shown: the list of processes, or one of them. The place behind the # of the page's address says which.
+// Which view is shown: the list of processes, or one of them. The place behind the # of the page's address says
+// which.
 
 import { ask, keepToken, Problem, takeToken } from "./api.js";
 import { bytes, count, duration, el, fill, losses, notice, short, some, table } from "./parts.js";
@@ -7,7 +8,7 @@ import { ProcessView } from "./process.js";
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
-const foot = document.getElementById("foot");
+const server = document.getElementById("server");
 
 class ProcessList {
   constructor(onstate) {
@@ -63,12 +64,14 @@ class ProcessList {
     const words = this.filter.value.toLowerCase();
     const all = this.answer.processes;
     const rows = all.filter((process) => (this.showsAll || process.state === "live")
-      && (words === "" || `${process.pid} ${process.user} ${process.command?.join(" ") ?? ""}`.toLowerCase().includes(words)));
+      && (words === "" || wordsOf(process).includes(words)));
     if (rows.length === 0) {
       fill(this.list, all.length === 0
-        ? [notice("No process is indexed.", true), el("p", {}, "Start one with ", el("code", { class: "mono" }, "allocsctl run -- COMMAND"),
+        ? [notice("No process is indexed.", true),
+          el("p", {}, "Start one with ", el("code", { class: "mono" }, "allocsctl run -- COMMAND"),
           "; it appears here.")]
-        : notice(words ? "No process fits the filter." : "No indexed process runs; some that have ended can be looked at.", true));
+        : notice(words ? "No process fits the filter."
+          : "No indexed process runs; some that have ended can be looked at.", true));
       return;
     }
     const how = (process) => (process.signal ? process.signal
@@ -79,18 +82,25 @@ class ProcessList {
       { title: "Runs for", number: true, sort: (process) => process.uptime_seconds ?? -1,
         cell: (process) => (process.uptime_seconds === undefined ? "" : duration(process.uptime_seconds)) },
       { title: "User", cell: (process) => process.user, sort: (process) => process.user },
-      { title: "Index", number: true, cell: (process) => bytes(process.segment_bytes), sort: (process) => process.segment_bytes },
+      { title: "Index", number: true, cell: (process) => bytes(process.segment_bytes),
+        sort: (process) => process.segment_bytes },
       { title: "Command", cell: (process) => el("td", { class: "wide" },
-        process.problem ? [short(process.command?.join(" ") ?? ""), el("div", { class: "place" }, short(process.problem))]
+        process.problem ? [short(process.command?.join(" ") ?? ""),
+          el("div", { class: "place" }, short(process.problem))]
           : el("a", { class: "clamp", href: `#/process/${process.pid}@${process.start_time}` },
             short(process.command?.join(" ") || "not readable")),
-        process.lost_blocks ? el("div", { class: "place" }, `${some(process.lost_blocks, "block")} not in the index`) : null) },
+        process.lost_blocks ? el("div", { class: "place" }, `${some(process.lost_blocks, "block")} not in the index`)
+          : null) },
     ];
     fill(this.list,
       table(columns, rows, { caption: "Processes", sorted: this.order, onsort: (index) => { this.order = index; } }),
-      this.answer.omitted ? notice(`${count(this.answer.omitted)} more are not listed.`, true) : null, losses(this.answer));
+      this.answer.omitted ? notice(`${count(this.answer.omitted)} more are not listed.`, true) : null,
+        losses(this.answer));
   }
 }
+
+const wordsOf = (process) =>
+  `${process.pid} ${process.user} ${process.command?.join(" ") ?? ""}`.toLowerCase();
 
 let view;
 
@@ -99,7 +109,7 @@ let said = "";
 function say(words) {
   if (words === said) return;
   said = words;
-  fill(foot, words ? notice(words) : null);
+  fill(server, words ? notice(words) : null);
 }
 
 function route() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parts of which all views are made. Names from processes go into the page as text alone: an element's content is set by
-// `textContent`, or by nodes; nothing here makes markup of a string.
+// Parts of which all views are made. Names from processes go into the page as text alone: an element's content is set
+// by `textContent`, or by nodes; nothing here makes markup of a string.
 
 // An element: el("td", { class: "number", onclick: f }, "text", child…). null and undefined are left out.
 export function el(name, attributes = {}, ...children) {
@@ -91,20 +91,26 @@ export function losses(answer) {
   if (answer.inner_blocks) parts.push(`${some(answer.inner_blocks, "block")} made inside allocation calls not either`);
   if (answer.unknown_frees) parts.push(`${some(answer.unknown_frees, "free")} where no block was known`);
   if (answer.imbalance) {
-    parts.push(`allocations less frees are ${count(Math.abs(answer.imbalance))} ${answer.imbalance > 0 ? "more" : "fewer"}`
-      + " than the live blocks");
+    const way = answer.imbalance > 0 ? "more" : "fewer";
+    parts.push(`allocations less frees are ${count(Math.abs(answer.imbalance))} ${way} than the live blocks`);
   }
   if (answer.may_pass_by?.length) parts.push(`allocations may pass by: ${short(answer.may_pass_by.join(", "))}`);
   return parts.length ? notice(`Missing: ${parts.join("; ")}.`) : null;
 }
 
-// A table. columns: [{ title, number, cell: (row) => text or td, sort: (row) => number or text }].
-// `onsort` is told by which column the reader sorts.
+// A table. columns: [{ title, number, cell: (row) => text or td, sort: (row) => number or text }]. `onsort` is told
+// by which column the reader sorts.
 export function table(columns, rows, { caption, sorted = null, onsort = () => {} } = {}) {
   let order = sorted;
   const body = el("tbody");
-  const headings = columns.map((column, index) => el("th", { class: column.number ? "number" : undefined, scope: "col" },
-    column.sort ? el("button", { type: "button", onclick: () => { order = index; onsort(index); show(); } }, column.title) : column.title));
+  const headings = columns.map((column, index) => el("th",
+    { class: column.number ? "number" : undefined, scope: "col" },
+    column.sort ? el("button", { type: "button", onclick: () => sort(index) }, column.title) : column.title));
+  function sort(index) {
+    order = index;
+    onsort(index);
+    show();
+  }
   function show() {
     const column = columns[order];
     const list = column?.sort
@@ -117,8 +123,12 @@ export function table(columns, rows, { caption, sorted = null, onsort = () => {}
       else heading.removeAttribute("aria-sort");
     });
     fill(body, list.map((row) => el("tr", {}, columns.map((column) => {
-      const cell = column.cell(row);
-      return cell instanceof HTMLTableCellElement ? cell : el("td", { class: column.number ? "number" : undefined }, cell);
+      const made = column.cell(row);
+      const cell = made instanceof HTMLTableCellElement ? made
+        : el("td", { class: column.number ? "number" : undefined }, made);
+      // Shown where the page is narrow.
+      cell.dataset.title = column.title;
+      return cell;
     }))));
   }
   show();

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// One process: its facts, its memory over time, and the views of what lives: flame graph, sites, change since a moment,
-// address space, resident memory, and the answer about an address. A view is asked for when it is looked at.
+// One process: its facts, its memory over time, and the views of what lives: flame graph, sites, change since a
+// moment, address space, resident memory, and the answer about an address. A view is asked for when it is looked at.
 
 import { ask, pathOf, Problem } from "./api.js";
 import { FlameGraph } from "./flame.js";
 import { AddressMap } from "./map.js";
-import { bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, signed, siteCell, some, table }
-  from "./parts.js";
+import {
+  bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, signed, siteCell, some, table,
+} from "./parts.js";
 import { Timeline } from "./time.js";
 
 const siteLimit = 500;
@@ -40,7 +41,8 @@ export class ProcessView {
     this.views = [
       { title: "Flame graph", element: this.flame.element, load: (signal) => this.loadFlame(signal), windowed: true },
       { title: "Sites", element: this.tables, load: (signal) => this.loadSites(signal), windowed: true },
-      { title: "Change", element: el("div", {}, el("div", { class: "bar" }, this.mark), this.changes), load: (signal) => this.loadChange(signal), repeats: true },
+      { title: "Change", element: el("div", {}, el("div", { class: "bar" }, this.mark), this.changes),
+        load: (signal) => this.loadChange(signal), repeats: true },
       { title: "Address space", element: el("div", {}, this.map.element, this.answerBelow),
         load: (signal) => this.map.load(this.time.window, signal), windowed: true },
       { title: "Resident memory", element: this.memory, load: (signal) => this.loadMemory(signal) },
@@ -48,15 +50,18 @@ export class ProcessView {
         el("form", { class: "bar", onsubmit: (event) => {
           event.preventDefault();
           this.query(this.field.value.trim());
-        } }, this.field, el("button", { type: "submit" }, "What is there?")), this.answer), load: () => this.field.focus() },
+        } }, this.field, el("button", { type: "submit" }, "What is there?")), this.answer),
+        load: () => this.field.focus() },
     ];
     this.tabs = this.views.map((view, index) => el("button", { type: "button", role: "tab", id: `tab-${index}`,
-      "aria-controls": "view", "aria-selected": "false", tabindex: "-1", onclick: () => this.open(index) }, view.title));
+      "aria-controls": "view", "aria-selected": "false", tabindex: "-1", onclick: () => this.open(index) },
+      view.title));
     this.panel = el("div", { role: "tabpanel", id: "view" });
     const list = el("div", { class: "tabs", role: "tablist", "aria-label": "Views",
       onkeydown: (event) => this.moveTab(event) }, this.tabs);
     this.refresh = el("button", { type: "button", onclick: () => this.load() }, "Look again");
-    this.element = el("div", {}, this.heading, this.state, el("section", { class: "panel", "aria-label": "Facts" }, this.facts),
+    this.element = el("div", {}, this.heading, this.state,
+      el("section", { class: "panel", "aria-label": "Facts" }, this.facts),
       this.missing, this.time.element, el("section", { class: "panel", "aria-label": "Views" }, list,
         el("div", { class: "bar" }, el("div", { class: "grow" }, this.words), this.refresh), this.panel));
     this.open(0);
@@ -84,7 +89,8 @@ export class ProcessView {
         if (runs || !this.hasTotal) {
           const top = await ask(`${this.path}/top`, { limit: 1 }, signal);
           const { started, uptime_seconds: uptime } = summary;
-          this.time.add(started !== undefined && uptime !== undefined ? started + uptime : Date.now() / 1000, top.total);
+          this.time.add(started !== undefined && uptime !== undefined ? started + uptime : Date.now() / 1000,
+            top.total);
           this.hasTotal = true;
           this.showFacts(summary, top);
           this.time.say();
@@ -113,7 +119,7 @@ export class ProcessView {
       let how = states[summary.state] ?? summary.state;
       if (summary.signal) how = `ended by ${summary.signal}`;
       else if (summary.exit_status !== undefined) how = `ended with status ${summary.exit_status}`;
-      parts.push(notice(`The process ${how}. What lived at its end is shown.${summary.problem ? ` ${summary.problem}` : ""}`));
+      parts.push(notice(`The process ${how}. What lived at its end is shown. ${summary.problem ?? ""}`));
     } else if (summary.abandoned) {
       parts.push(notice("The process no longer writes this index, as after exec: what lived until then is shown."));
     }
@@ -201,13 +207,16 @@ export class ProcessView {
       { title: "Bytes", number: true, cell: (site) => bytes(site.bytes), sort: (site) => site.bytes },
       { title: "Share", number: true, cell: (site) => `${(100 * site.bytes / total).toFixed(1)} %` },
       { title: "Blocks", number: true, cell: (site) => count(site.blocks), sort: (site) => site.blocks },
-      { title: "Oldest", number: true, cell: (site) => age(site.oldest_seconds), sort: (site) => site.oldest_seconds ?? -1 },
-      { title: "Newest", number: true, cell: (site) => age(site.newest_seconds), sort: (site) => site.newest_seconds ?? -1 },
+      { title: "Oldest", number: true, cell: (site) => age(site.oldest_seconds),
+        sort: (site) => site.oldest_seconds ?? -1 },
+      { title: "Newest", number: true, cell: (site) => age(site.newest_seconds),
+        sort: (site) => site.newest_seconds ?? -1 },
       { title: "Allocated by", cell: (site) => siteCell(site.site, site.function) },
     ];
     fill(this.tables, table(columns, top.sites, { caption: "Allocation sites", sorted: 0 }),
       top.other.blocks ? el("p", { class: "quiet" },
-        `${some(top.site_count - top.sites.length, "other site")}: ${bytes(top.other.bytes)} in ${some(top.other.blocks, "block")}`)
+        `${some(top.site_count - top.sites.length, "other site")}: ${bytes(top.other.bytes)}`
+          + ` in ${some(top.other.blocks, "block")}`)
         : null,
       (top.names_missing ?? []).map((why) => notice(`Names: ${short(why)}`, true)), losses(top));
   }
@@ -219,7 +228,8 @@ export class ProcessView {
     const sites = new Map();
     for (const site of top.sites) {
       const frame = site.site ?? {};
-      const name = [site.function, frame.module, frame.function, frame.file, frame.line, frame.function ? "" : frame.pc].join("\0");
+      const place = frame.function ? "" : frame.pc;
+      const name = [site.function, frame.module, frame.function, frame.file, frame.line, place].join("\0");
       const known = sites.get(name);
       if (known) [known.bytes, known.blocks] = [known.bytes + site.bytes, known.blocks + site.blocks];
       else sites.set(name, { ...site });
@@ -239,7 +249,7 @@ export class ProcessView {
   async loadChange(signal) {
     if (!this.before) {
       fill(this.changes, el("p", { class: "quiet" },
-        "Mark a moment; from then on this table says which sites have more bytes than at that moment, and which have fewer."));
+        "Mark a moment; from then on this table says which sites have more bytes than then, and which fewer."));
       return;
     }
     const after = await this.sums(signal);
@@ -269,8 +279,10 @@ export class ProcessView {
     fill(this.changes,
       el("p", {}, `Since ${clock(before.time)}: ${signed(now.bytes - old.bytes, bytes)} and `
         + `${signed(now.blocks - old.blocks, count)} blocks, in ${some(rows.length, "site")}.`),
-      table(columns, rows.slice(0, siteLimit), { caption: "Change by site", sorted: this.order ?? 0, onsort: (index) => { this.order = index; } }),
-      cut ? notice(`${some(cut, "block")} at sites beyond the largest ${count(changeLimit)} are not compared.`, true) : null,
+      table(columns, rows.slice(0, siteLimit),
+        { caption: "Change by site", sorted: this.order ?? 0, onsort: (index) => { this.order = index; } }),
+      cut ? notice(`${some(cut, "block")} at sites beyond the largest ${count(changeLimit)} are not compared.`, true)
+        : null,
       losses(after.top));
   }
 
@@ -280,7 +292,9 @@ export class ProcessView {
     const memory = await ask(`${this.path}/memory`, {}, signal);
     const { heap, parts } = memory;
     const pieces = [];
-    const add = (title, value, swapped, hue) => { if (value > 0 || swapped > 0) pieces.push({ title, value, swapped, hue }); };
+    const add = (title, value, swapped, hue) => {
+      if (value > 0 || swapped > 0) pieces.push({ title, value, swapped, hue });
+    };
     if (heap?.resident_live === undefined) add("Heap", parts.heap?.resident ?? 0, parts.heap?.swapped ?? 0, 210);
     else {
       add("Live blocks, as asked for", heap.resident_live, 0, 210);
@@ -290,13 +304,16 @@ export class ProcessView {
     const titles = { index: ["The index, and the agent", 280], stacks: ["Stacks", 130], code: ["Code", 100],
       data: ["Data of modules", 70], files: ["Mapped files", 0], shared: ["Shared memory", 330],
       anonymous: ["Mapped by the program itself", 250], other: ["The kernel's own", 310] };
-    for (const [name, [title, hue]] of Object.entries(titles)) add(title, parts[name]?.resident ?? 0, parts[name]?.swapped ?? 0, hue);
+    for (const [name, [title, hue]] of Object.entries(titles)) {
+      add(title, parts[name]?.resident ?? 0, parts[name]?.swapped ?? 0, hue);
+    }
     const total = Math.max(1, memory.total.resident);
     const paint = (mark, piece) => {
       mark.style.background = `hsl(${piece.hue} 55% 52%)`;
       return mark;
     };
-    const picture = el("div", { class: "stackbar", role: "img", "aria-label": "Where resident memory goes; the table says the same" },
+    const picture = el("div", { class: "stackbar", role: "img",
+      "aria-label": "Where resident memory goes; the table says the same" },
       pieces.map((piece) => {
         const part = paint(el("div", { title: `${piece.title}: ${bytes(piece.value)}` }), piece);
         part.style.flex = `${piece.value / total} 0 0`;
@@ -306,7 +323,8 @@ export class ProcessView {
       { title: "Resident", number: true, cell: (piece) => bytes(piece.value), sort: (piece) => piece.value },
       { title: "Share", number: true, cell: (piece) => `${(100 * piece.value / total).toFixed(1)} %` },
       { title: "Swapped", number: true, cell: (piece) => (piece.swapped ? bytes(piece.swapped) : "") },
-      { title: "Of what", cell: (piece) => el("td", { class: "wide" }, paint(el("span", { class: "swatch" }), piece), piece.title) },
+      { title: "Of what", cell: (piece) => el("td", { class: "wide" }, paint(el("span", { class: "swatch" }), piece),
+        piece.title) },
     ];
     fill(this.memory, el("p", {}, `${bytes(memory.total.resident)} resident`
       + (memory.total.swapped ? `, ${bytes(memory.total.swapped)} swapped out` : "")
@@ -334,12 +352,15 @@ export class ProcessView {
   answerOf(answer, moves) {
     const facts = [];
     const fact = (name, value) => { if (value !== undefined && value !== null) facts.push([name, value]); };
-    const step = (block) => el("button", { type: "button", class: "mono", onclick: () => this.query(block.base, moves) }, block.base);
-    const kinds = { heap: "a live block", free: "free", static: "static", stack: "a thread's stack", mapping: "mapped memory",
+    const step = (block) => el("button", { type: "button", class: "mono",
+      onclick: () => this.query(block.base, moves) }, block.base);
+    const kinds = { heap: "a live block", free: "free", static: "static", stack: "a thread's stack",
+      mapping: "mapped memory",
       unmapped: "not mapped" };
     let title = `${answer.address}: ${kinds[answer.kind] ?? answer.kind}`;
     if (answer.kind === "free" && answer.lost_blocks) {
-      title += `, or one of ${some(answer.lost_blocks, "block")} that ${answer.lost_blocks === 1 ? "is" : "are"} not in the index`;
+      const verb = answer.lost_blocks === 1 ? "is" : "are";
+      title += `, or one of ${some(answer.lost_blocks, "block")} that ${verb} not in the index`;
     }
     if (answer.base) fact("Block", `${some(answer.size, "byte")} at ${answer.base}, ${some(answer.offset, "byte")} in`);
     fact("Made", answer.age_seconds === undefined ? undefined : `${duration(answer.age_seconds)} ago`);
@@ -349,17 +370,22 @@ export class ProcessView {
     fact("Variable", answer.variable && [answer.variable.path, answer.variable.type].filter(Boolean).join(", "));
     fact("Part", answer.part && [answer.part.kind, answer.part.name].filter(Boolean).join(" "));
     fact("Module", answer.module);
-    fact("Mapping", answer.mapping
-      && `${answer.mapping.start}–${answer.mapping.end} ${answer.mapping.permissions} ${answer.mapping.path ?? "anonymous"}`);
-    fact("Previous", answer.previous && el("span", {}, step(answer.previous), ` ${some(answer.previous.size, "byte")}`));
+    const { mapping } = answer;
+    fact("Mapping", mapping
+      && `${mapping.start}–${mapping.end} ${mapping.permissions} ${mapping.path ?? "anonymous"}`);
+    fact("Previous", answer.previous && el("span", {}, step(answer.previous),
+      ` ${some(answer.previous.size, "byte")}`));
     fact("Next", answer.next && el("span", {}, step(answer.next), ` ${some(answer.next.size, "byte")}`));
     const frames = answer.stack ?? answer.mapped_by?.stack;
     return [
       el("h2", {}, title), answer.note ? notice(short(answer.note, 1000), true) : null,
-      el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
-      frames ? el("ol", { class: "stack", start: "0" }, frames.map((frame) => el("li", {}, short(nameOf(frame), 2000), " ",
+      el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name),
+        el("dd", {}, value)))),
+      frames ? el("ol", { class: "stack", start: "0" },
+        frames.map((frame) => el("li", {}, short(nameOf(frame), 2000), " ",
         el("span", { class: "place" }, short(placeOf(frame), 300))))) : null,
-      answer.stack_truncated ? el("p", { class: "quiet" }, "Further callers are not recorded.") : null, losses(answer),
+      answer.stack_truncated ? el("p", { class: "quiet" }, "Further callers are not recorded.") : null,
+        losses(answer),
     ];
   }
 }

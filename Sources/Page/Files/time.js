@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live memory over time, as far as this page has watched, and the brush on it: the window of time that other views are
-// about. Mouse and touch draw the window; with the keyboard the arrows move its begin, with Shift its end.
+// Live memory over time, as far as this page has watched, and the brush on it: the window of time that other views
+// are about. Mouse and touch draw the window; with the keyboard the arrows move its begin, with Shift its end.
 
 import { bytes, clock, colours, duration, el, fill, surface } from "./parts.js";
 
@@ -16,7 +16,8 @@ export class Timeline {
     this.onwindow = onwindow;
     this.canvas = el("canvas", { tabindex: "0", role: "img", "aria-describedby": "window-words" });
     this.words = el("span", { id: "window-words", class: "quiet", role: "status" });
-    this.presets = [["All", null], ["Last 10 s", 10], ["1 min", 60], ["10 min", 600], ["1 h", 3600]].map(([title, seconds]) =>
+    const spans = [["All", null], ["Last 10 s", 10], ["1 min", 60], ["10 min", 600], ["1 h", 3600]];
+    this.presets = spans.map(([title, seconds]) =>
       el("button", { type: "button", onclick: () => {
         const now = this.now();
         this.choose(seconds === null ? null : { since: now - seconds, until: null });
@@ -42,7 +43,9 @@ export class Timeline {
     this.skew = time - Date.now() / 1000;
     this.points.push({ time, bytes: total.bytes, blocks: total.blocks });
     // An hour of a point every two seconds, and then every other of the older ones.
-    if (this.points.length > most) this.points = this.points.filter((_, index) => index % 2 === 0 || index > most / 2);
+    if (this.points.length > most) {
+      this.points = this.points.filter((_, index) => index % 2 === 0 || index > most / 2);
+    }
     this.surface.draw();
   }
 
@@ -116,10 +119,16 @@ export class Timeline {
   paint(context, width, height) {
     const colour = colours();
     const [from, to] = this.range();
-    const most = Math.max(1, ...this.points.map((point) => point.bytes)) * 1.08;
+    const values = this.points.map((point) => point.bytes);
+    const largest = Math.max(1, ...values);
+    const smallest = values.length ? Math.min(...values) : 0;
+    // From nought up, unless so little changes that it would look like nothing; the labels say which.
+    const change = largest - smallest;
+    const low = change < largest / 4 ? Math.max(0, smallest - Math.max(change, largest / 50)) : 0;
+    const high = largest + (largest - low) * 0.08;
     const bottom = height - 18;
     const x = (time) => (time - from) / (to - from) * width;
-    const y = (value) => bottom - value / most * (bottom - 4);
+    const y = (value) => bottom - (value - low) / (high - low) * (bottom - 4);
     const chosen = this.dragged
       ? { since: Math.min(this.dragged.from, this.dragged.to), until: Math.max(this.dragged.from, this.dragged.to) }
       : this.window;
@@ -133,12 +142,13 @@ export class Timeline {
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = colour.quiet;
     for (const part of [0, 0.5, 1]) {
-      const level = Math.round(y(most * part / 1.08)) + 0.5;
+      const value = low + (largest - low) * part;
+      const level = Math.round(y(value)) + 0.5;
       context.beginPath();
       context.moveTo(0, level);
       context.lineTo(width, level);
       context.stroke();
-      if (part > 0) context.fillText(bytes(most * part / 1.08), 4, level + 12);
+      context.fillText(bytes(value), 4, part > 0 ? level + 12 : level - 4);
     }
     context.fillText(`${duration(to - from)} ago`, 4, height - 4);
     context.textAlign = "right";
