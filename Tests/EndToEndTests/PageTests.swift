@@ -277,6 +277,69 @@ extension EndToEnd {
 
     // MARK: over TCP
 
+    @Test("allocsd --listen: who has the token asks as the user who started the server, by a front without rights")
+    func listening() throws {
+      let directory = try TestDirectory()
+      chmod(directory.path, 0o1777)
+      let program = try Self.program(directory)
+      let server = try ChildProcess(
+        [Installation.path(of: "allocsd"), "--socket", directory.file("socket"), "--listen", "127.0.0.1:0"],
+        environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 }, conversing: true)
+      let link = try #require(try server.readLine())
+      let parts = try #require(try /(http:\/\/127\.0\.0\.1:\d+)\/#token=([0-9a-f]{64})/.wholeMatch(in: link))
+      let (origin, bearer) = (String(parts.1), ["-H", "Authorization: Bearer \(parts.2)"])
+      #expect(try Self.curl(["\(origin)/"]).status == 200)
+      #expect(try Self.curl(["\(origin)/v1/processes"]).status == 401)
+      #expect(try Self.curl(["\(origin)/v1/processes", "-H", "Host: evil.example"] + bearer).status == 421)
+      func isAnswered() throws -> Bool {
+        let list = try Self.curl(["\(origin)/v1/processes"] + bearer)
+        let one = try Self.curl(["\(origin)/v1/processes/\(program.pid)/top"] + bearer)
+        return list.status == 200 && list.body.contains("\"pid\":\(program.pid)") && one.status == 200
+          && one.body.contains("in_first")
+      }
+      #expect(try isAnswered())
+      // The process that reads what comes over TCP.
+      func front() throws -> pid_t? {
+        let children = try String(contentsOfFile: "/proc/\(server.pid)/task/\(server.pid)/children", encoding: .utf8)
+        return children.split(separator: " ").compactMap { pid_t($0) }.first {
+          (try? String(contentsOfFile: "/proc/\($0)/cmdline", encoding: .utf8))?.hasPrefix("allocsd: front") == true
+        }
+      }
+      let first = try #require(try front())
+      let status = try String(contentsOfFile: "/proc/\(first)/status", encoding: .utf8)
+      #expect(status.contains("CapEff:\t0000000000000000") && status.contains("Seccomp:\t2"))
+      if Restrictions.isRoot { #expect(status.contains("Uid:\t65534\t65534\t65534\t65534")) }
+      kill(first, SIGKILL)
+      try wait(for: "another front", of: server) { try front().map { $0 != first } ?? false }
+      try wait(for: "an answer of the other front", of: server) { try isAnswered() }
+      kill(server.pid, SIGTERM)
+      #expect(try server.wait().ending == .exit(0))
+      #expect(try Self.curl(["\(origin)/"]).status == 0)
+    }
+
+    @Test("allocsd --listen: what others could reach needs a file with the token, which nobody else may read")
+    func listenRefusals() throws {
+      let directory = try TestDirectory()
+      func refusal(_ options: [String]) throws -> Outcome {
+        try ChildProcess.run(
+          [Installation.path(of: "allocsd"), "--socket", directory.file("socket")] + options,
+          environment: ["ALLOCS_DIR": directory.path])
+      }
+      let token = try directory.write(String(repeating: "k", count: 40) + "\n", to: "token")
+      chmod(token, 0o644)
+      for (options, status, words) in [
+        (["--listen", "0.0.0.0:0"], 64, "--token-file"), (["--listen", "example.org:80"], 64, "is no address"),
+        (["--listen", "127.0.0.1:99999"], 64, "is no address"), (["--token-file", token], 64, "--listen"),
+        (["--listen", "127.0.0.1:0", "--token-file", token], 64, "others may read"),
+        (["--listen", "127.0.0.1:0", "--token-file", directory.file("none")], 64, "No such file"),
+        (["--listen", "192.0.2.1:8080", "--token-file", token], 64, "others may read"),
+      ] as [([String], Int32, String)] {
+        let outcome = try refusal(options)
+        #expect(outcome.ending == .exit(status) && outcome.errors.contains(words), "\(options): \(outcome)")
+        #expect(outcome.output.isEmpty, "\(options)")
+      }
+    }
+
     @Test("allocsctl page passes on what has the token, refuses the rest, and ends with ^C")
     func front() throws {
       let directory = try TestDirectory()
