@@ -73,7 +73,7 @@ struct Benchmark: Sendable {
 
   static let all: [Benchmark] =
     microBenchmarks + [entryBenchmark, kitBenchmark, eventsBenchmark] + wholePrograms + [
-      captureBenchmark, memoryBenchmark, lookUpBenchmark, serverBenchmark, separationBenchmark,
+      captureBenchmark, memoryBenchmark, lookUpBenchmark, liveBenchmark, serverBenchmark, separationBenchmark,
       exportBenchmark, recordBenchmark, instructionsBenchmark,
     ]
 }

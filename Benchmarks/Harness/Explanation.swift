@@ -43,6 +43,11 @@ extension Report {
       symbols; every answer is checked. *with neighbours* also finds the nearest live allocations below and above. *1
       TiB into a block* is a segment that was written for the purpose. *free, above N freed*: all blocks but the lowest
       were freed, and the nearest live one is searched from the top.
+    - **top**, **snapshot**, **diff** and **memory** are whole commands of allocsctl, from start to end, of a process
+      whose blocks were allocated by 1,000 call stacks in turns; without a server. The process of **memory** has 4 GiB
+      resident. **server, 1 M watched**: `GET …/top` once a second, the processor time of all of allocsd's processes.
+      **pprof of python3**: `GET …/profile?format=pprof` on a kept connection, of a program with PYTHONMALLOC=malloc
+      that holds objects, after the first such request, which reads the symbols.
     - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
       allocsd on a Unix socket, of a process with a million live allocations.
     - **query of one user** is about one of a thousand blocks; **server at rest** is the memory of all of allocsd's

@@ -14,12 +14,15 @@ let lookUpBenchmark = Benchmark(name: "lookup", part: .index) { workshop in
     let times = try withHolder(workshop, arguments: ["0", "\(count + count / 9)"]) {
       try lookUpTimes(workshop, ["times", $0.segment])
     }
-    for (kind, title) in [
-      ("base", "base"), ("interior", "interior"), ("free", "free address"), ("neighbours", "with neighbours"),
-    ] {
-      rows.append(try row("\(short(count)) live, \(title)", times, kind, bar: .atMost(1000)))
-    }
+    rows += try kindRows(count, times) { $0 == "neighbours" ? .atMost(1000) : .atMost(300) }
     medians.append(times["interior"]?.median ?? 0)
+  }
+  if !workshop.options.quick {
+    let count = 100_000_000
+    let times = try withHolder(workshop, arguments: ["16", "\(count)"]) {
+      try lookUpTimes(workshop, ["times", $0.segment])
+    }
+    rows += try kindRows(count, times) { _ in nil }
   }
   if let first = medians.first, let last = medians.last, first > 0 {
     rows.append(
@@ -28,6 +31,11 @@ let lookUpBenchmark = Benchmark(name: "lookup", part: .index) { workshop in
         bar: .atMost(10)))
   }
   return try rows + interiorRows(workshop)
+}
+
+private func kindRows(_ count: Int, _ times: [String: LookUpTime], bar: (String) -> Bar?) throws -> [Row] {
+  try [("base", "base"), ("interior", "interior"), ("free", "free address"), ("neighbours", "with neighbours")]
+    .map { kind, title in try row("\(short(count)) live, \(title)", times, kind, bar: bar(kind)) }
 }
 
 /// Deep inside one allocation, and above many that were freed.

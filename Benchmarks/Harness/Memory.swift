@@ -27,7 +27,7 @@ private func segmentBytes(_ workshop: Workshop, size: Int, count: Int) throws ->
   }
 }
 
-/// A process under the agent that holds what `hold` was told to allocate.
+/// A process under the agent that holds what it was told to allocate.
 struct Holder {
   let pid: pid_t
   let segment: String
@@ -36,15 +36,21 @@ struct Holder {
   let last: UInt64
 }
 
-/// Runs `hold` with `arguments` while `body` looks at it.
-func withHolder<Result>(_ workshop: Workshop, arguments: [String], body: (Holder) throws -> Result) throws -> Result {
-  let command = workshop.command(
-    Command(program: try workshop.program("hold"), arguments: arguments), under: .full)
+/// Runs `program` of Benchmarks/Programs with `arguments` while `body` looks at it.
+func withHolder<Result>(
+  _ workshop: Workshop, program: String = "hold", arguments: [String], body: (Holder) throws -> Result
+) throws -> Result {
+  let command = Command(program: try workshop.program(program), arguments: arguments)
+  return try withHolder(workshop, workshop.command(command, under: .full), body: body)
+}
+
+/// Runs a command that says "ready" and two addresses, and ends with its standard input, while `body` looks at it.
+func withHolder<Result>(_ workshop: Workshop, _ command: Command, body: (Holder) throws -> Result) throws -> Result {
   var child = try command.start(keepsInputOpen: true)
   let result = Swift.Result {
     let words = child.readLine().split(separator: " ")
     guard words.count == 3, words[0] == "ready" else {
-      throw BenchmarkError("hold \(arguments.joined(separator: " ")) did not get ready")
+      throw BenchmarkError("\(([command.program] + command.arguments).joined(separator: " ")) did not get ready")
     }
     return try body(
       Holder(

@@ -154,14 +154,15 @@ extension Broker {
     }
   }
 
-  /// A worker that uses a processor continuously gives way to others; one that uses little comes before them.
+  /// A worker that goes on using much of a processor gives way to others; one that uses little comes before them. Much
+  /// is less than a whole one: where others want the processors too, it gets a part only, however much it wants.
   private func watchProcessorTime(of worker: Worker) {
     guard let ticks = worker.processorTicks() else { return }
     let second = Double(max(1, sysconf(Int32(_SC_CLK_TCK))))
     // The part of the time since the last ping.
     let part = Double(ticks &- worker.ticks) / (second * Self.pingInterval)
     worker.ticks = ticks
-    worker.busyLooks = part >= 0.75 ? worker.busyLooks &+ 1 : 0
+    worker.busyLooks = part >= 0.4 ? worker.busyLooks &+ 1 : 0
     let share: ProcessorShare = worker.busyLooks >= 2 ? .low : part <= 0.25 ? .light : .usual
     if share != worker.share, setShare(of: worker, share) { worker.share = share }
   }

@@ -355,7 +355,16 @@ class Connection(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+        # With a timeout, Python's connect does not wait where the queue is full. A client of this project's waits for a
+        # second (UnixSocket.swift).
+        over = time.monotonic() + min(self.timeout, 1)
+        while True:
+            try:
+                return self.sock.connect(self.path)
+            except BlockingIOError:
+                if time.monotonic() > over:
+                    raise
+                time.sleep(0.001)
 
     def ask(self, target, method="GET", body=None, accept="application/json"):
         self.request(method, target, body=body, headers={"Accept": accept})

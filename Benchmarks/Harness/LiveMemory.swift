@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a look at live memory takes: commands from nothing and without a server, unless a row says otherwise.
+
+import Foundation
+import Measurement
+
+let liveBenchmark = Benchmark(name: "live", part: .index) { workshop in
+  guard workshop.options.agent != nil else { return [] }
+  let many = workshop.options.quick ? 1_000_000 : 10_000_000
+  let few = workshop.options.quick ? 100_000 : 1_000_000
+  return try tableRows(workshop, many) + memoryRow(workshop, many) + watchRow(workshop, few) + profileRow(workshop, few)
+}
+
+private let rounds = 7
+
+/// Runs allocsctl once a round; milliseconds.
+private func times(_ workshop: Workshop, _ arguments: [String], rounds: Int = rounds) throws -> [Double] {
+  let command = Command(
+    program: "\(workshop.options.binaries)/allocsctl", arguments: arguments,
+    environment: ["ALLOCS_DIR": workshop.segments])
+  return try (0..<rounds).map { _ in try command.run().usage.elapsed * 1e3 }
+}
+
+private func row(_ name: String, _ unit: String, _ values: [Double], _ bar: Bar? = nil) throws -> Row {
+  guard let spread = Spread(values) else { throw BenchmarkError("nothing was measured of '\(name)'") }
+  return Row(name: name, unit: unit, value: .spread(spread), bar: bar)
+}
+
+/// `top`, two snapshots, and what has changed between them.
+private func tableRows(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  try withHolder(workshop, program: "stacks", arguments: ["0", "\(count)", "1000"]) { holder in
+    let top = try times(workshop, ["top", "\(holder.pid)", "--direct"])
+    let files = [1, 2].map { "\(workshop.scratch)/\($0).snapshot" }
+    defer { for file in files { unlink(file) } }
+    let snapshots = try files.flatMap {
+      try times(workshop, ["snapshot", "\(holder.pid)", "-o", $0], rounds: 1)
+    }
+    let size = try FileManager.default.attributesOfItem(atPath: files[0])[.size] as? Int ?? 0
+    let difference = try times(workshop, ["diff"] + files, rounds: 3)
+    return [
+      try row("top, \(short(count)) live, 1,000 stacks", "ms", top, .atMost(150)),
+      try row("snapshot of \(short(count)) live", "ms", snapshots),
+      Row(
+        name: "  its bytes, a live block", unit: "", value: .figure(Double(size) / Double(count), percentile99: nil),
+        bar: .atMost(8)),
+      try row("diff of two snapshots", "ms", difference, .atMost(1000)),
+    ]
+  }
+}
+
+/// Of 4 GiB: each block's beginning, which the allocator writes, is resident with its page.
+private func memoryRow(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  try withHolder(workshop, program: "stacks", arguments: ["\((4 << 30) / count - 8)", "\(count)", "1000"]) { holder in
+    [
+      try row(
+        "memory, \(short(count)) live", "ms", times(workshop, ["memory", "\(holder.pid)"], rounds: 3), .atMost(2000))
+    ]
+  }
+}
+
+/// The server's processor time while somebody looks once a second.
+private func watchRow(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  try withHolder(workshop, program: "stacks", arguments: ["0", "\(count)", "1000"]) { holder in
+    try withServer(workshop) { socket, server in
+      let connection = try HTTPConnection(path: socket)
+      let request = HTTPConnection.request("GET", "/v1/processes/\(holder.pid)/top")
+      _ = try connection.sendLarge(request)  // reads the symbols
+      let looks = workshop.options.quick ? 3 : 10
+      let (before, began) = (processorTime(ofAll: server), monotonicSeconds())
+      for _ in 0..<looks {
+        _ = try connection.sendLarge(request)
+        sleep(1)
+      }
+      let share = (processorTime(ofAll: server) - before) / (monotonicSeconds() - began)
+      return [
+        Row(
+          name: "server, \(short(count)) watched", unit: "% CPU", value: .figure(share * 100, percentile99: nil),
+          bar: .atMost(3))
+      ]
+    }
+  }
+}
+
+/// A profile for pprof of a Python program, by a server that has its names.
+private func profileRow(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  let program = """
+    import sys
+    class Node:
+        def __init__(self, number): self.number, self.text = number, str(number)
+    kept = [Node(number) for number in range(\(count / 4))]
+    print("ready 0 0", flush=True)
+    sys.stdin.read()
+    """
+  var command = workshop.command(Command(program: "python3", arguments: ["-c", program]), under: .full)
+  command.environment["PYTHONMALLOC"] = "malloc"
+  return try withHolder(workshop, command) { holder in
+    try withServer(workshop) { socket, _ in
+      let connection = try HTTPConnection(path: socket)
+      let request = HTTPConnection.request("GET", "/v1/processes/\(holder.pid)/profile?format=pprof")
+      _ = try connection.sendLarge(request)
+      let times = try (0..<rounds).map { _ in
+        let before = monotonicSeconds()
+        _ = try connection.sendLarge(request)
+        return (monotonicSeconds() - before) * 1e3
+      }
+      return [try row("pprof of python3, \(short(count)) live", "ms", times, .atMost(300))]
+    }
+  }
+}
