@@ -103,8 +103,8 @@ struct FrontTests {
     #expect(one.text != other.text && one.text.count == 64)
     #expect(one.equals(one.text) && !one.equals(other.text) && !one.equals("") && !one.equals(one.text + "x"))
     #expect(Token(text: "a+/=b").inLink == "a%2B%2F%3Db")
-    let directory = TemporaryDirectory()
-    let file = "\(directory.path)/token"
+    let directory = try TestDirectory()
+    let file = directory.file("token")
     func write(_ text: String, mode: Int = 0o600) throws {
       try Data(text.utf8).write(to: URL(fileURLWithPath: file))
       try FileManager.default.setAttributes([.posixPermissions: mode], ofItemAtPath: file)
@@ -118,7 +118,7 @@ struct FrontTests {
       #expect(throws: Complaint.self) { try Token(file: file) }
     }
     #expect(throws: Complaint.self) { try Token(file: directory.path) }
-    #expect(throws: Complaint.self) { try Token(file: "\(directory.path)/none") }
+    #expect(throws: Complaint.self) { try Token(file: directory.file("none")) }
   }
 
   @Test("addresses to listen at, and which of them only this machine reaches")
