@@ -26,8 +26,18 @@ extension Stack {
     var repeated = 0
     /// Flags of the outermost node, if the walk did not join the list.
     var end: UInt32 = 0
-    /// Frames beyond the limit of depth.
+    /// Frames that were cut off, if the walk did not join the list.
     var cut: UInt32 = 0
+    /// How many frames of the list and of the walk are to be cut off: the list begins further out
+    /// than the stack.
+    var excess = 0
+
+    /// Forgets the outermost frames met.
+    @inline(__always)
+    mutating func drop(_ outermost: Int) {
+      count -= outermost
+      repeated = max(0, repeated - outermost)
+    }
   }
 
   /// The relation of a kept frame, which a walk meets, to the list.
@@ -67,6 +77,7 @@ extension Stack {
     var nextSpare = Int(ALLOCS_FRAMES_KEPT)  // the first spare place that this walk has not used
     var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
     var depth = 0  // of the whole stack, if the list tells it
+    var most = CutFrames.most(limit)  // frames that the stack may keep, as far as is known
     var walk = Walk()
     // The frame met last. At first it is the last place, which stands for no frame.
     var callee = frames + Int(ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT)
@@ -80,18 +91,29 @@ extension Stack {
         case .stale: listCount = 0
         case .joined(let entry):
           let known = Int(frame.pointee.list_index) + 1
-          if thread.pointee.frames_cut == 0 || known + walk.count >= limit {
+          let found = known + walk.count
+          let all = found + Int(thread.pointee.frames_cut)
+          let kept = CutFrames.kept(of: all, limit)
+          if found >= kept {
             callee.pointee.outer = UInt32(entry.pointee.frame)
             if callee.pointee.parent != entry.pointee.node { walk.unresolved = walk.count }
             walk.joined = known
+            walk.excess = found - kept
             return walk
           }
           // The list was cut, and is too short for this stack. But it tells how much lies beyond.
-          depth = known + walk.count + Int(thread.pointee.frames_cut)
+          depth = all
+          most = kept
           listCount = 0
         }
       }
-      if walk.count == limit { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+      if walk.count == most {
+        // Where the list said that the stack keeps all frames, other frames lie beyond by now.
+        guard depth == most else { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+        depth = 0
+        most = CutFrames.most(limit)
+        if walk.count == most { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+      }
       if isKept {
         frame.pointee.fp = registers.fp
         walk.repeated = frame.pointee.walk == number &- 1 ? walk.repeated + 1 : 0
@@ -127,16 +149,19 @@ extension Stack {
     return foreign(walk, frames, met, registers, number, nextSpare)
   }
 
-  /// The end of a walk at the limit of depth.
+  /// The end of a walk that has met as many frames as a stack may keep, or all that this one keeps.
+  /// `depth` is the depth of the stack, 0 if it is not known.
   @inline(__always)
   private static func cut(
     _ walk: Walk, _ thread: Thread, _ registers: Registers, _ bounds: Bounds, _ rules: FrameRules.Cache, _ limit: Int,
     _ depth: Int
   ) -> Walk {
     var walk = walk
+    let depth = depth > 0 ? depth : walk.count + Int(CutFrames.count(thread, registers, bounds, rules))
+    let kept = CutFrames.kept(of: depth, limit)
+    walk.drop(walk.count - kept)
     walk.end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
-    walk.cut =
-      depth > limit ? UInt32(truncatingIfNeeded: depth - limit) : CutFrames.count(thread, registers, bounds, rules)
+    walk.cut = UInt32(truncatingIfNeeded: depth - kept)
     return walk
   }
 

@@ -26,8 +26,8 @@ struct allocs_frame {
   uint32_t list_index;   // in the list, if the entry there names this frame
   uint64_t unused;
 };
-#define ALLOCS_FRAME_LIMIT 128u  // of one stack
-_Static_assert(ALLOCS_FRAME_LIMIT == ALLOCS_DEPTH_MAX, "ALLOCS_DEPTH may ask for each depth");
+#define ALLOCS_FRAME_LIMIT 256u  // of one stack
+_Static_assert(ALLOCS_FRAME_LIMIT >= ALLOCS_FRAMES_MAX, "ALLOCS_DEPTH may ask for each depth");
 #define ALLOCS_FRAME_SHIFT 56u
 #define ALLOCS_FRAMES_KEPT 512u
 #define ALLOCS_FRAME_NOT_LISTED 0xFFFFFFFFu
@@ -62,7 +62,8 @@ struct allocs_child {
 
 // A stack that was captured: the registers that the capture began with, the stack's node, and all
 // words of the stack that lead from frame to frame, outermost first, in groups of four. The fields
-// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record.
+// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record, aligned to
+// 16 bytes as the record is.
 struct allocs_record {
   uint64_t pc;
   uint64_t sp;
@@ -70,44 +71,50 @@ struct allocs_record {
   uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
   uint32_t node;
   uint32_t groups;
+  uint64_t unused;
 };
 #define ALLOCS_GROUP_WORDS 4u
 struct allocs_word_group {
-  uint32_t offsets[ALLOCS_GROUP_WORDS];
   uint64_t values[ALLOCS_GROUP_WORDS];
+  uint32_t offsets[ALLOCS_GROUP_WORDS];
 };
 
 // The places, in bytes from the stack pointer, at which the stacks with one return address and one
 // stack pointer have been found to differ. The words at two of these places are part of the hash by
-// which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself.
+// which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself. As long as
+// no two stacks were found to differ, the door leads to the record at once.
 struct allocs_memo_door {
   uint64_t pc;
   uint64_t sp;
   int32_t offset;
   int32_t other_offset;
   uint32_t changes;  // of the two
-  uint32_t unused;
+  uint32_t place;    // of the record that was made or found last, in bytes from the start of the room
 };
 #define ALLOCS_DOOR_NOWHERE (-8)
-#define ALLOCS_MEMO_DOORS 1024u  // in pairs
-#define ALLOCS_DOOR_SHIFT 55u
 
 // Whether the stack from `sp` on is the stack of the record, which was captured with this stack
 // pointer. No comparison is a branch: it could not be predicted where the loop is entered for
-// another record each time. In C, because the compiler must be kept from making branches.
+// another record each time. In C, because the compiler must be kept from making branches, and
+// compares the words in pairs.
 static inline bool allocs_record_is_of(const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
+  typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+#define ALLOCS_WORD(index) (*(const uint64_t *)((const char *)sp + group->offsets[index]))
   const struct allocs_word_group *group = (const struct allocs_word_group *)(record + 1);
-  uint64_t difference = (record->fp ^ fp) & record->fp_mask;
+  pair one = {(record->fp ^ fp) & record->fp_mask, 0};
+  pair two = {0, 0};
   for (uint32_t left = record->groups; left != 0; left--, group++) {
-    const char *const words = (const char *)sp;
-    uint64_t one = *(const uint64_t *)(words + group->offsets[0]) ^ group->values[0];
-    uint64_t two = *(const uint64_t *)(words + group->offsets[1]) ^ group->values[1];
-    one |= *(const uint64_t *)(words + group->offsets[2]) ^ group->values[2];
-    two |= *(const uint64_t *)(words + group->offsets[3]) ^ group->values[3];
-    difference |= one | two;
-    __asm__("" : "+r"(difference));
+    one |= (pair){ALLOCS_WORD(0), ALLOCS_WORD(1)} ^ *(const pair *)&group->values[0];
+    two |= (pair){ALLOCS_WORD(2), ALLOCS_WORD(3)} ^ *(const pair *)&group->values[2];
+#if defined(__x86_64__)
+    __asm__("" : "+x"(one), "+x"(two));
+#else
+    __asm__("" : "+w"(one), "+w"(two));
+#endif
   }
-  return difference == 0;
+#undef ALLOCS_WORD
+  one |= two;
+  return (one[0] | one[1]) == 0;
 }
 
 // Where the records of some stacks are: of those whose hash has the set's number as a part. `tags`
@@ -117,19 +124,32 @@ struct allocs_memo_set {
   uint32_t tags[ALLOCS_MEMO_WAYS];
   uint32_t places[ALLOCS_MEMO_WAYS];
 };
-#define ALLOCS_MEMO_SETS 512u
-#define ALLOCS_MEMO_SHIFT 55u
-// Room for records, which is used in turn, part by part.
-#define ALLOCS_MEMO_PART 0x8000u
-#define ALLOCS_MEMO_PARTS 8u
+#define ALLOCS_MEMO_SHIFT 52u  // of a hash: 12 bits are left
 
 // Stacks that a thread has captured more than once (Stack+Memo.swift). Mapped when the thread has
-// the first such stack.
+// the first such stack, and once more, larger, when the first memo is full. Doors, sets and room
+// lie behind it.
 struct allocs_memo {
-  struct allocs_memo_door doors[ALLOCS_MEMO_DOORS];
-  struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
-  uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
+  struct allocs_memo_door *doors;  // in pairs
+  struct allocs_memo_set *sets;
+  uint8_t *room;       // for records; used in turn, part by part
+  uint64_t door_mask;  // pairs of doors - 1
+  uint64_t set_mask;   // sets - 1
+  uint64_t size;       // of all this
+  uint32_t part;       // bytes of a part of the room
+  uint32_t parts;
+  uint64_t unused;
 };
+// Pairs of doors, sets, bytes of a part of the room, parts.
+#define ALLOCS_MEMO_SMALL_PAIRS 512u
+#define ALLOCS_MEMO_SMALL_SETS 512u
+#define ALLOCS_MEMO_SMALL_PART 0x8000u
+#define ALLOCS_MEMO_SMALL_PARTS 8u
+#define ALLOCS_MEMO_LARGE_PAIRS 2048u
+#define ALLOCS_MEMO_LARGE_SETS 4096u
+#define ALLOCS_MEMO_LARGE_PART 0x40000u
+#define ALLOCS_MEMO_LARGE_PARTS 16u
+#define ALLOCS_LARGE_MEMOS 16u  // in a process
 
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
@@ -155,9 +175,9 @@ struct allocs_stack_block {
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
-_Static_assert(sizeof(struct allocs_record) == 40 && sizeof(struct allocs_word_group) == 48, "no padding");
-_Static_assert(ALLOCS_MEMO_SETS == 1u << (64 - ALLOCS_MEMO_SHIFT), "a set for each number");
-_Static_assert(ALLOCS_MEMO_DOORS == 2u << (64 - ALLOCS_DOOR_SHIFT), "two to a pair");
+_Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 48, "no padding");
+_Static_assert(sizeof(struct allocs_memo) == 64 && sizeof(struct allocs_memo_door) == 32, "16 bytes alignment");
+_Static_assert(ALLOCS_MEMO_LARGE_SETS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each set");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 
