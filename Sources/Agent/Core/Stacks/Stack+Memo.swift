@@ -28,26 +28,37 @@ extension Stack {
   private typealias Door = UnsafeMutablePointer<allocs_memo_door>
   private typealias Group = UnsafeMutablePointer<allocs_word_group>
 
-  /// The node of the caller's stack if its record is the one behind the door, or is in the first
-  /// way; else 0. Calls nothing.
+  /// The context of a malloc with the caller's stack, as Contexts.known gives it, if the record is
+  /// the one behind the door, or is in the first way; else nil. Calls nothing.
   @inline(__always)
-  static func known(_ thread: Thread, _ caller: Caller) -> UInt32 {
-    guard let memo = allocs_open_memo(thread) else { return 0 }
-    guard let door = door(memo, caller) else { return 0 }
+  static func knownContext(_ thread: Thread, _ caller: Caller) -> UInt64? {
+    guard let memo = allocs_open_memo(thread) else { return nil }
+    guard let door = door(memo, caller) else { return nil }
     var place = door.pointee.place
     if door.pointee.changes != 0 {
       let (set, tag) = self.place(memo, door, caller)
-      guard allocs_memo_tags(set)[0] == tag else { return 0 }
+      guard allocs_memo_tags(set)[0] == tag else { return nil }
       place = allocs_memo_places(set)[0]
     }
     let record = record(memo, place)
-    return isStack(record, caller) ? record.pointee.node : 0
+    let context = record.pointee.context
+    return context != 0 && isStack(record, caller) ? context : nil
+  }
+
+  /// Keeps the context of a malloc whose stack has `node`, and was captured last, in the record of
+  /// that stack, if it has one. `bits`: the context, where the head of a slot has it.
+  @inline(__always)
+  static func keep(_ thread: Thread, _ node: UInt64, _ bits: UInt64) {
+    guard let memo = allocs_stacks(thread).pointee.memo, memo.pointee.found != ALLOCS_MEMO_NOWHERE else { return }
+    let record = record(memo, memo.pointee.found)
+    if UInt64(record.pointee.node) == node { record.pointee.context = bits }
   }
 
   /// The node of the caller's stack if its record is in one of the ways, the first of them from now
   /// on; else 0.
   @inline(__always)
   static func known(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> UInt32 {
+    memo.pointee.found = ALLOCS_MEMO_NOWHERE
     guard let door = door(memo, caller) else { return 0 }
     let (set, tag) = place(memo, door, caller)
     for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_tags(set)[way] == tag {
@@ -56,6 +67,7 @@ extension Stack {
       if isStack(record, caller) {
         putFirst(set, tag, place, from: way)
         door.pointee.place = place
+        memo.pointee.found = place
         return record.pointee.node
       }
     }
@@ -161,7 +173,7 @@ extension Stack {
     let groups = words.finish(groups(record))
     record.pointee = allocs_record(
       pc: caller.site, sp: caller.stackPointer, fp: caller.framePointer, fp_mask: needsFramePointer ? .max : 0,
-      node: node, groups: UInt32(truncatingIfNeeded: groups), unused: 0)
+      node: node, groups: UInt32(truncatingIfNeeded: groups), context: 0)
     let size = self.size(groups)
     allocs_stacks(thread).pointee.memo_used = place + size
     allocs_stacks(thread).pointee.memo_left -= size
@@ -175,6 +187,7 @@ extension Stack {
     }
     putFirst(set, tag, place, from: Int(ALLOCS_MEMO_WAYS) - 1)
     door.pointee.place = place
+    memo.pointee.found = place
   }
 
   /// How often a door's places may change. With each change, the records that were found by the
@@ -337,6 +350,7 @@ extension Stack {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
     for index in 0..<doorCount(memo) { forget(allocs_memo_doors(memo) + index) }
+    memo.pointee.found = ALLOCS_MEMO_NOWHERE
     stacks.pointee.memo_used = 0
     stacks.pointee.memo_left = 0
   }
@@ -400,7 +414,7 @@ extension Stack {
       doors: doors.assumingMemoryBound(to: allocs_memo_door.self),
       sets: (doors + Int(doorBytes)).assumingMemoryBound(to: allocs_memo_set.self),
       room: room.assumingMemoryBound(to: UInt8.self), door_mask: pairs - 1, set_mask: sets - 1, size: size, part: part,
-      parts: parts, unused: 0)
+      parts: parts, found: ALLOCS_MEMO_NOWHERE, unused: 0)
     stacks.pointee.memo = memo
     stacks.pointee.memo_used = 0
     stacks.pointee.memo_left = part

@@ -71,7 +71,7 @@ struct allocs_record {
   uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
   uint32_t node;
   uint32_t groups;
-  uint64_t unused;
+  uint64_t context;  // of a malloc with this stack, where the head of a slot has it; 0: not known
 };
 #define ALLOCS_GROUP_WORDS 4u
 struct allocs_word_group {
@@ -138,14 +138,16 @@ struct allocs_memo {
   uint64_t size;       // of all this
   uint32_t part;       // bytes of a part of the room
   uint32_t parts;
-  uint64_t unused;
+  uint32_t found;      // place of the record that the last capture found or made, if it did
+  uint32_t unused;
 };
+#define ALLOCS_MEMO_NOWHERE 0xFFFFFFFFu
 // Pairs of doors, sets, bytes of a part of the room, parts.
 #define ALLOCS_MEMO_SMALL_PAIRS 512u
 #define ALLOCS_MEMO_SMALL_SETS 512u
 #define ALLOCS_MEMO_SMALL_PART 0x8000u
 #define ALLOCS_MEMO_SMALL_PARTS 8u
-#define ALLOCS_MEMO_LARGE_PAIRS 2048u
+#define ALLOCS_MEMO_LARGE_PAIRS 4096u
 #define ALLOCS_MEMO_LARGE_SETS 4096u
 #define ALLOCS_MEMO_LARGE_PART 0x40000u
 #define ALLOCS_MEMO_LARGE_PARTS 16u
@@ -178,6 +180,7 @@ _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
 _Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 48, "no padding");
 _Static_assert(sizeof(struct allocs_memo) == 64 && sizeof(struct allocs_memo_door) == 32, "16 bytes alignment");
 _Static_assert(ALLOCS_MEMO_LARGE_SETS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each set");
+_Static_assert(ALLOCS_MEMO_LARGE_PAIRS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each pair of doors");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 
