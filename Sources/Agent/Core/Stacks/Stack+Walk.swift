@@ -44,8 +44,9 @@ extension Stack {
   private enum Meeting {
     /// The frame is this entry of the list, and the words from there on are unchanged.
     case joined(UnsafeMutablePointer<allocs_listed>)
-    /// The frame is in the list, but a word has changed: the list is of another stack.
-    case stale
+    /// The frame is in the list, but a word has changed: the list is of another stack, but for so
+    /// many of its outermost entries.
+    case stale(UInt32)
     /// The frame is not in the list, or its frame pointer register, on which the entry depends, has
     /// another value.
     case elsewhere
@@ -61,7 +62,11 @@ extension Stack {
     guard allocs_frames(thread) + Int(entry.pointee.frame) == frame,
       entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
     else { return .elsewhere }
-    return areUnchanged(allocs_words(thread), Int(entry.pointee.words)) ? .joined(entry) : .stale
+    let unchanged = unchanged(allocs_words(thread), Int(entry.pointee.words))
+    if unchanged == Int(entry.pointee.words) { return .joined(entry) }
+    var left = frame.pointee.list_index
+    while left > 0, Int(allocs_listed(thread)[Int(left - 1)].words) > unchanged { left -= 1 }
+    return .stale(left)
   }
 
   @inline(__always)
@@ -75,7 +80,7 @@ extension Stack {
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(thread, registers, alternate)
     var nextSpare = Int(ALLOCS_FRAMES_KEPT)  // the first spare place that this walk has not used
-    var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
+    var listCount = thread.pointee.frame_count  // less as soon as a part of the list is of no use
     var depth = 0  // of the whole stack, if the list tells it
     var most = CutFrames.most(limit)  // frames that the stack may keep, as far as is known
     var walk = Walk()
@@ -88,7 +93,7 @@ extension Stack {
       if isKept {
         switch meeting(thread, frame, registers, listCount) {
         case .elsewhere: break
-        case .stale: listCount = 0
+        case .stale(let left): listCount = left
         case .joined(let entry):
           let known = Int(frame.pointee.list_index) + 1
           let found = known + walk.count
@@ -119,7 +124,7 @@ extension Stack {
         walk.repeated = frame.pointee.walk == number &- 1 ? walk.repeated + 1 : 0
         frame.pointee.walk = number
       } else {
-        frame = place(frames, registers, number, &nextSpare, canBeFound: bounds.isOwn)
+        frame = place(thread, registers, number, &nextSpare, listCount, canBeFound: bounds.isOwn)
         frame.pointee = made(registers, FrameRules.rule(registers.pc, rules), number)
         walk.repeated = 0
       }
@@ -214,17 +219,31 @@ extension Stack {
     return isSame(frame, registers)
   }
 
-  /// The place for a frame that is not kept yet: the place of the older of the two kept frames that
-  /// share its pair; a spare place if this very walk has met both of them, or if the frame is not
-  /// to be found again.
+  /// The place for a frame that is not kept yet: of the two kept frames that share its pair, the
+  /// place of the one that is not among the first `listCount` of the list, or else of the older
+  /// one; a spare place if this very walk has met both of them, or if the frame is not to be found
+  /// again.
   @inline(__always)
   private static func place(
-    _ frames: Frame, _ registers: Registers, _ walk: UInt32, _ nextSpare: inout Int, canBeFound: Bool
+    _ thread: Thread, _ registers: Registers, _ walk: UInt32, _ nextSpare: inout Int, _ listCount: UInt32,
+    canBeFound: Bool
   ) -> Frame {
+    let frames = allocs_frames(thread)
     if canBeFound {
+      // 0 if this walk has met the frame; else more, the less it is needed. A walk that has joined
+      // the list does not meet the frames further out, which are needed most.
+      func age(_ frame: Frame) -> UInt32 {
+        let isListed =
+          frame.pointee.list_index < listCount
+          && frames + Int(allocs_listed(thread)[Int(frame.pointee.list_index)].frame) == frame
+        return isListed ? 1 : (walk &- frame.pointee.walk) &* 2
+      }
       let first = pair(frames, registers)
-      let older = walk &- first[0].walk >= walk &- first[1].walk ? first : first + 1
+      let (one, other) = (age(first), age(first + 1))
+      let older = one >= other ? first : first + 1
       if older.pointee.walk != walk { return older }
+      let newer = one >= other ? first + 1 : first
+      if newer.pointee.walk != walk { return newer }
     }
     defer { nextSpare += 1 }
     return frames + nextSpare

@@ -24,7 +24,7 @@
 // - The list: the frames that two walks in a row have met, outermost first, with all words that
 //   lead from each of these frames to the end of the stack. A walk that meets a frame of the list,
 //   and finds the words from that frame on unchanged, has *joined* the list: it knows the rest of
-//   the stack.
+//   the stack. If a word has changed, the part of the list further out than that word still counts.
 //
 // The frame pointer register of a frame in the list, or of the capture in the memo, is compared
 // only if a frame further out is found by its value before the register is loaded again. Else
@@ -42,8 +42,9 @@
 //
 // Frames and list entries point at each other. An entry whose frame now points elsewhere is stale
 // and is skipped. A kept frame may lie in one of two places, which frames with other registers
-// share (a pair). A walk never evicts a frame that it has itself met: if both frames of a pair were
-// met, the new frame goes to a spare place that later walks ignore.
+// share (a pair). Frames of the list are evicted last. A walk never evicts a frame that it has
+// itself met: if both frames of a pair were met, the new frame goes to a spare place that later
+// walks ignore.
 //
 // With ALLOCS_STACKS=check, each stack is unwound a second time with nothing kept, and compared
 // (StackCheck.swift).
@@ -71,16 +72,14 @@ enum Stack {
     Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
   }
 
-  /// Whether the stack still holds the first `count` words of the list.
+  /// How many of the first `count` words of the list the stack still holds, up to the first that
+  /// it does not.
   @inline(__always)
-  static func areUnchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Bool {
+  static func unchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Int {
     var word = words
     let end = words + count
-    while word < end {
-      guard load(word.pointee.address) == word.pointee.value else { return false }
-      word += 1
-    }
-    return true
+    while word < end, load(word.pointee.address) == word.pointee.value { word += 1 }
+    return word - words
   }
 
   // MARK: a capture
