@@ -68,7 +68,7 @@ extension Stack {
         var node = StackNodes.child(
           thread, shared, header, parent, pc & ~Registers.interrupted, StackNodes.flags(pc, isOutermost: false, 0),
           before: unresolved, made: &made
-        ) { frames[Int(met[unresolved - 1 - $0])].pointee.pc }
+        ) { frames[Int(met[unresolved - 1 - $0])].pc }
         // If ids or memory have run out, the next walk asks again.
         frame.pointee.parent = node == 0 ? 0 : parent
         frame.pointee.node = node
