@@ -23,7 +23,7 @@ every = int(os.environ.get("ALLOCS_COMPARE_EVERY", "1"))
 limit = int(os.environ.get("ALLOCS_COMPARE_COUNT", "10000"))
 skip = int(os.environ.get("ALLOCS_COMPARE_SKIP", "100"))
 deadline = time.monotonic() + float(os.environ.get("ALLOCS_COMPARE_SECONDS", "600"))
-DEPTH_LIMIT = 128  # a stack keeps as many frames or more, but fewer than twice as many
+DEPTH_LIMIT = 128  # a stack keeps as many frames or more, but fewer than twice as many (CutFrames.swift)
 HOOKS = (
     "allocs_hook_malloc", "allocs_hook_malloced", "allocs_hook_calloc", "allocs_hook_realloc", "allocs_operator_leave",
 )

@@ -3,17 +3,16 @@
 // words of the stack that a capture of it reads. The head of Stack.swift says why a stack that has
 // these words is that stack.
 //
-// A record is found in two steps. Return address and stack pointer lead to a *door*. Most doors
-// have one stack behind them, and lead to its record. Any other door says at which places the
-// stacks behind it have been found to differ; the words at two of those places, hashed, lead to a
-// set of four ways, of which the way found last comes first. All words of the record are compared
-// then, without a branch. A word is read only after the stack pointer has been compared: all words
-// lie between the stack pointer and the end of the thread's own stack, whose bounds never change.
-// So they may be read, whatever they hold by now.
+// A record is found in two steps. Return address and stack pointer lead to a *door*, which says at
+// which places the stacks behind it have been found to differ; the words at two of those places,
+// hashed, lead to a set of four ways, of which the way found last comes first. All words of the
+// record are compared then, without a branch. A word is read only after the stack pointer has been
+// compared: all words lie between the stack pointer and the end of the thread's own stack, whose
+// bounds never change. So they may be read, whatever they hold by now.
 //
 // Records lie one behind the other. When the room is used up for the first time, a larger memo
 // takes the place of the memo, as long as few threads of the process have one. Else the oldest part
-// of the room is used again, and the doors and ways that lead into that part are emptied.
+// of the room is used again, and the ways that lead into that part are emptied.
 //
 // Only the thread itself changes its memo, and a signal handler that interrupts it does not look
 // there: its hooks run inside the interrupted hook, and capture only while that hook is delegating
@@ -28,21 +27,30 @@ extension Stack {
   private typealias Door = UnsafeMutablePointer<allocs_memo_door>
   private typealias Group = UnsafeMutablePointer<allocs_word_group>
 
-  /// The context of a malloc with the caller's stack, as Contexts.known gives it, if the record is
-  /// the one behind the door, or is in the first way; else nil. Calls nothing.
+  /// The context of a malloc by libc with the caller's stack, as Contexts.known gives it, if the
+  /// stack's record is the first that is looked at, and has the context; else nil. Calls nothing.
   @inline(__always)
   static func knownContext(_ thread: Thread, _ caller: Caller) -> UInt64? {
-    guard let memo = allocs_open_memo(thread) else { return nil }
-    guard let door = door(memo, caller) else { return nil }
-    var place = door.pointee.place
-    if door.pointee.changes != 0 {
-      let (set, tag) = self.place(memo, door, caller)
-      guard allocs_memo_tags(set)[0] == tag else { return nil }
-      place = allocs_memo_places(set)[0]
-    }
-    let record = record(memo, place)
+    guard let record = firstRecord(thread, caller) else { return nil }
     let context = record.pointee.context
     return context != 0 && isStack(record, caller) ? context : nil
+  }
+
+  /// The node of the caller's stack, if its record is the first that is looked at; else 0. Calls
+  /// nothing.
+  @inline(__always)
+  static func known(_ thread: Thread, _ caller: Caller) -> UInt32 {
+    guard let record = firstRecord(thread, caller) else { return 0 }
+    return isStack(record, caller) ? record.pointee.node : 0
+  }
+
+  /// The record that is most likely the one of the caller's stack: the one in the first way.
+  @inline(__always)
+  private static func firstRecord(_ thread: Thread, _ caller: Caller) -> Record? {
+    guard let memo = allocs_open_memo(thread) else { return nil }
+    guard let door = door(memo, caller) else { return nil }
+    let (set, tag) = place(memo, door, caller)
+    return allocs_memo_tags(set)[0] == tag ? record(memo, allocs_memo_places(set)[0]) : nil
   }
 
   /// Keeps the context of a malloc whose stack has `node`, and was captured last, in the record of
@@ -66,7 +74,6 @@ extension Stack {
       let record = record(memo, place)
       if isStack(record, caller) {
         putFirst(set, tag, place, from: way)
-        door.pointee.place = place
         memo.pointee.found = place
         return record.pointee.node
       }
@@ -186,7 +193,6 @@ extension Stack {
       (set, tag) = self.place(memo, door, caller)
     }
     putFirst(set, tag, place, from: Int(ALLOCS_MEMO_WAYS) - 1)
-    door.pointee.place = place
     memo.pointee.found = place
   }
 
@@ -203,7 +209,7 @@ extension Stack {
     door[1] = door[0]
     door[0] = allocs_memo_door(
       pc: caller.site, sp: caller.stackPointer, offset: ALLOCS_DOOR_NOWHERE, other_offset: ALLOCS_DOOR_NOWHERE,
-      changes: 0, place: 0)
+      changes: 0, unused: 0)
     return door
   }
 
@@ -221,8 +227,8 @@ extension Stack {
         let offsets = allocs_group_offsets(groups(record) + group)
         let values = allocs_group_values(groups(record) + group)
         for index in (0..<Int(ALLOCS_GROUP_WORDS)).reversed()
-        where load(caller.stackPointer &+ UInt64(offsets[index])) != values[index] {
-          return Int32(exactly: offsets[index])
+        where load(caller.stackPointer &+ UInt64(offsets[index]) * 8) != values[index] {
+          return Int32(offsets[index]) * 8
         }
       }
     }
@@ -246,11 +252,11 @@ extension Stack {
     mutating func append(_ address: UInt64, _ value: UInt64) {
       let offset = address &- sp
       left -= 1
-      guard left >= 0, offset <= UInt64(UInt32.max) else {
+      guard left >= 0, offset & 7 == 0, offset >> 3 <= UInt64(UInt16.max) else {
         left = -1
         return
       }
-      allocs_group_offsets(group)[index] = UInt32(truncatingIfNeeded: offset)
+      allocs_group_offsets(group)[index] = UInt16(truncatingIfNeeded: offset >> 3)
       allocs_group_values(group)[index] = value
       index += 1
       if index == Int(ALLOCS_GROUP_WORDS) {
@@ -327,13 +333,10 @@ extension Stack {
     return memo
   }
 
-  /// Empties the doors and the ways that lead into a part of the room.
+  /// Empties the ways that lead into a part of the room.
   @inline(never)
   private static func empty(_ memo: UnsafeMutablePointer<allocs_memo>, part: UInt32) {
     let first = part * memo.pointee.part
-    for index in 0..<doorCount(memo) where allocs_memo_doors(memo)[index].place &- first < memo.pointee.part {
-      forget(allocs_memo_doors(memo) + index)
-    }
     for index in 0..<setCount(memo) {
       let set = allocs_memo_sets(memo) + index
       for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_places(set)[way] &- first < memo.pointee.part {
@@ -349,20 +352,13 @@ extension Stack {
     for index in 0..<setCount(memo) {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
-    for index in 0..<doorCount(memo) { forget(allocs_memo_doors(memo) + index) }
+    // No stack has these doors then: no call returns to address 0.
+    for index in 0..<Int(memo.pointee.door_mask + 1) * 2 { allocs_memo_doors(memo)[index].pc = 0 }
     memo.pointee.found = ALLOCS_MEMO_NOWHERE
     stacks.pointee.memo_used = 0
     stacks.pointee.memo_left = 0
   }
 
-  /// No stack has this door then: no call returns to address 0.
-  @inline(__always)
-  private static func forget(_ door: Door) { door.pointee.pc = 0 }
-
-  @inline(__always)
-  private static func doorCount(_ memo: UnsafeMutablePointer<allocs_memo>) -> Int {
-    Int(memo.pointee.door_mask + 1) * 2
-  }
   @inline(__always)
   private static func setCount(_ memo: UnsafeMutablePointer<allocs_memo>) -> Int { Int(memo.pointee.set_mask + 1) }
 

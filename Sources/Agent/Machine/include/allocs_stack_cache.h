@@ -62,8 +62,7 @@ struct allocs_child {
 
 // A stack that was captured: the registers that the capture began with, the stack's node, and all
 // words of the stack that lead from frame to frame, outermost first, in groups of four. The fields
-// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record, aligned to
-// 16 bytes as the record is.
+// `offsets` are distances from the stack pointer in words. Groups lie behind the record.
 struct allocs_record {
   uint64_t pc;
   uint64_t sp;
@@ -76,45 +75,39 @@ struct allocs_record {
 #define ALLOCS_GROUP_WORDS 4u
 struct allocs_word_group {
   uint64_t values[ALLOCS_GROUP_WORDS];
-  uint32_t offsets[ALLOCS_GROUP_WORDS];
+  uint16_t offsets[ALLOCS_GROUP_WORDS];
 };
 
 // The places, in bytes from the stack pointer, at which the stacks with one return address and one
 // stack pointer have been found to differ. The words at two of these places are part of the hash by
-// which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself. As long as
-// no two stacks were found to differ, the door leads to the record at once.
+// which a record is found. The word at ALLOCS_DOOR_NOWHERE is the return address itself.
 struct allocs_memo_door {
   uint64_t pc;
   uint64_t sp;
   int32_t offset;
   int32_t other_offset;
   uint32_t changes;  // of the two
-  uint32_t place;    // of the record that was made or found last, in bytes from the start of the room
+  uint32_t unused;
 };
 #define ALLOCS_DOOR_NOWHERE (-8)
 
 // Whether the stack from `sp` on is the stack of the record, which was captured with this stack
 // pointer. No comparison is a branch: it could not be predicted where the loop is entered for
-// another record each time. In C, because the compiler must be kept from making branches, and
-// compares the words in pairs.
-static inline bool allocs_record_is_of(const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
-  typedef uint64_t pair __attribute__((vector_size(16), may_alias));
-#define ALLOCS_WORD(index) (*(const uint64_t *)((const char *)sp + group->offsets[index]))
+// another record each time. In C, because the compiler must be kept from making branches.
+static inline __attribute__((always_inline)) bool allocs_record_is_of(
+    const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
   const struct allocs_word_group *group = (const struct allocs_word_group *)(record + 1);
-  pair one = {(record->fp ^ fp) & record->fp_mask, 0};
-  pair two = {0, 0};
+  const uint64_t *const words = (const uint64_t *)sp;
+  uint64_t difference = (record->fp ^ fp) & record->fp_mask;
   for (uint32_t left = record->groups; left != 0; left--, group++) {
-    one |= (pair){ALLOCS_WORD(0), ALLOCS_WORD(1)} ^ *(const pair *)&group->values[0];
-    two |= (pair){ALLOCS_WORD(2), ALLOCS_WORD(3)} ^ *(const pair *)&group->values[2];
-#if defined(__x86_64__)
-    __asm__("" : "+x"(one), "+x"(two));
-#else
-    __asm__("" : "+w"(one), "+w"(two));
-#endif
+    uint64_t one = words[group->offsets[0]] ^ group->values[0];
+    uint64_t two = words[group->offsets[1]] ^ group->values[1];
+    one |= words[group->offsets[2]] ^ group->values[2];
+    two |= words[group->offsets[3]] ^ group->values[3];
+    difference |= one | two;
+    __asm__("" : "+r"(difference));
   }
-#undef ALLOCS_WORD
-  one |= two;
-  return (one[0] | one[1]) == 0;
+  return difference == 0;
 }
 
 // Where the records of some stacks are: of those whose hash has the set's number as a part. `tags`
@@ -177,8 +170,7 @@ struct allocs_stack_block {
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
-_Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 48, "no padding");
-_Static_assert(sizeof(struct allocs_memo) == 64 && sizeof(struct allocs_memo_door) == 32, "16 bytes alignment");
+_Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 40, "no padding");
 _Static_assert(ALLOCS_MEMO_LARGE_SETS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each set");
 _Static_assert(ALLOCS_MEMO_LARGE_PAIRS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each pair of doors");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
