@@ -23,7 +23,7 @@ every = int(os.environ.get("ALLOCS_COMPARE_EVERY", "1"))
 limit = int(os.environ.get("ALLOCS_COMPARE_COUNT", "10000"))
 skip = int(os.environ.get("ALLOCS_COMPARE_SKIP", "100"))
 deadline = time.monotonic() + float(os.environ.get("ALLOCS_COMPARE_SECONDS", "600"))
-DEPTH_LIMIT = 128
+DEPTH_LIMIT = 128  # a stack keeps as many frames or more, but fewer than twice as many (CutFrames.swift)
 HOOKS = (
     "allocs_hook_malloc", "allocs_hook_malloced", "allocs_hook_calloc", "allocs_hook_realloc", "allocs_operator_leave",
 )
@@ -98,7 +98,7 @@ def stack_of_gdb():
     """Return addresses of the callers, innermost first, and why gdb went no further."""
     addresses, reason = [], "at its end"
     frame = gdb.newest_frame()
-    while len(addresses) < DEPTH_LIMIT + 4:
+    while len(addresses) < 2 * DEPTH_LIMIT + 4:
         older = frame.older()
         if older is None or not older.is_valid():
             reason = gdb.frame_stop_reason_string(frame.unwind_stop_reason())
@@ -210,7 +210,8 @@ try:
             if block:
                 total += 1
                 found = segment.stack(block)
-                expected = expected[:DEPTH_LIMIT]
+                if found and found[1] & CUT and DEPTH_LIMIT <= len(found[0]) < 2 * DEPTH_LIMIT <= len(expected):
+                    expected = expected[:len(found[0])]
                 if found is None:
                     classes["not in the index"] += 1
                 elif found[0] == expected and not found[1] & TRUNCATED:

@@ -28,12 +28,14 @@ private struct Runs: Sendable {
   /// Operations of the long run less those of the short one; nil if the program prints "captures COUNT".
   var operations: Double?
   var event = Callgrind.Event.instructions
+  var environment: [String: String] = [:]
 
   /// For one operation under `variant`.
   func counted(under variant: Variant, in workshop: Workshop) throws -> Double {
     func run(_ arguments: [String]) throws -> (count: Double, captures: Double) {
       defer { workshop.cleanUp() }
-      let command = Command(program: try workshop.program(program), arguments: arguments)
+      let command = Command(
+        program: try workshop.program(program), arguments: arguments, environment: environment)
       let (counts, output) = try Callgrind(in: workshop).run(workshop.command(command, under: variant))
       let words = output.split(whereSeparator: \.isWhitespace)
       return (counts.of(event), words.first == "captures" ? words.last.flatMap { Double($0) } ?? 0 : 0)
@@ -62,6 +64,10 @@ private func phase(_ function: String, size: Int, _ count: Int) -> Runs {
     program: "phases", short: arguments + ["\(count - 1)"], long: arguments + ["\(count)"], operations: Double(blocks))
 }
 private let document = Runs(program: "document", short: ["5"], long: ["25"])
+/// Stacks that are new, of up to 60 frames, of which all are recorded or the innermost.
+private func evaluator(depth: Int) -> Runs {
+  Runs(program: "evaluator", short: ["5"], long: ["25"], environment: ["ALLOCS_DEPTH": "\(depth)"])
+}
 private let mispredicted = Runs(program: "document", short: ["5"], long: ["25"], event: .mispredictions)
 
 private let agentFigures: [Figure] = [
@@ -74,6 +80,8 @@ private let agentFigures: [Figure] = [
   loop("grow").figure("realloc", of: .site, over: .plain),
   document.figure("capture", of: .full, over: .site),
   mispredicted.figure("capture-missed", of: .full, over: .site),
+  evaluator(depth: 128).figure("evaluator", of: .full, over: .site),
+  evaluator(depth: 16).figure("evaluator-16", of: .full, over: .site),
 ]
 
 /// What allocsctl does for one thing more of many.

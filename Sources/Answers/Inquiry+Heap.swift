@@ -34,14 +34,19 @@ extension Inquiry {
     _ address: UInt64, _ allocation: Allocation, previous: Allocation?, next: Allocation?, stacks: Bool
   ) -> HeapReferences {
     var heap = HeapReferences(address: address, allocation: allocation, previous: previous, next: next)
+    heap.mapping = mappings.index(containing: address)
     if let origin = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
       heap.origin = origin
       if stacks { heap.node = origins.node(ofOriginAt: origin) }
       heap.threadSlot = origins.threadSlot(ofOriginAt: origin)
-      heap.arena = arena(
-        at: address, of: Answer.Block(allocation), allocator: origins.allocator(ofOriginAt: origin))
+      // Most blocks of a batch lie in one arena. To find it anew takes copies of texts and of the mapping.
+      if let mainArena, mainArena.index == heap.mapping, origins.isLibc(ofOriginAt: origin) {
+        heap.arena = mainArena.arena
+      } else {
+        heap.arena = arena(
+          at: address, of: Answer.Block(allocation), allocator: origins.allocator(ofOriginAt: origin))
+      }
     }
-    heap.mapping = mappings.index(containing: address)
     heap.mappedBy = recordIndex(at: address, mapping: heap.mapping)
     return heap
   }

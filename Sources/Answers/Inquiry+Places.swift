@@ -56,12 +56,16 @@ extension Inquiry {
   /// The allocator's arena that holds the block, or that holds `address` beside such a block.
   mutating func arena(at address: UInt64, of block: Answer.Block?, allocator: ForeignText?) -> Answer.Arena? {
     guard let allocator else { return nil }
-    guard allocator.hasPrefix("libc.so") || allocator.hasPrefix("libc-2") else {
+    guard Self.isLibc(allocator) else {
       return record(at: address).map { Answer.Arena(range: $0.range, kind: .mapped) }
     }
     guard let maps = surroundings.maps, let index = maps.index(containing: address) else { return nil }
     let mapping = maps.mappings[index]
-    if mapping.isBreak { return Answer.Arena(range: mapping.range, kind: .main) }
+    if mapping.isBreak {
+      let arena = Answer.Arena(range: mapping.range, kind: .main)
+      mainArena = (index, arena)
+      return arena
+    }
     guard mapping.isAnonymous else { return nil }
     // glibc malloc/arena.c: heaps of threads are aligned to their greatest size, and what is not used yet is reserved.
     let heapSize: UInt64 = 64 << 20
@@ -83,6 +87,10 @@ extension Inquiry {
       let end = (start + ((chunk + 8 + 4095) & ~4095)).value(in: start...mapping.end)
     else { return nil }
     return Answer.Arena(range: start..<end, kind: .single)
+  }
+
+  static func isLibc(_ allocator: ForeignText) -> Bool {
+    allocator.hasPrefix("libc.so") || allocator.hasPrefix("libc-2")
   }
 
   /// The allocator of the nearest block, if that block lies in the same mapping.

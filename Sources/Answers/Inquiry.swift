@@ -30,6 +30,8 @@ public struct Inquiry: ~Copyable {
   /// The table of mappings in the segment, as of the first question about it.
   var mappedRecords: [MappingRecord] = []
   var hasMappedRecords = false
+  /// The arena of libc's that is the memory of `brk`, and the index of its mapping, once it was found.
+  var mainArena: (index: Int, arena: Answer.Arena)?
   private let stopsThreads: Bool
   /// Whether a thread that should have been stopped could not be stopped.
   public internal(set) var hasFailedToStop = false

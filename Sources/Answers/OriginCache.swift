@@ -15,6 +15,8 @@ struct OriginCache {
     var origin: Origin
     /// `,"allocator":"…","allocator_module":"…","function":"…"`, as far as known.
     var json: [UInt8]
+    /// Whether the allocator is libc's.
+    var isLibc: Bool
   }
 
   struct Holder {
@@ -69,6 +71,9 @@ struct OriginCache {
   @inline(__always)
   func allocator(ofOriginAt index: Int) -> ForeignText? { origins[index].origin.allocator }
 
+  @inline(__always)
+  func isLibc(ofOriginAt index: Int) -> Bool { origins[index].isLibc }
+
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
     // Ids have 24 bits and are given out in order. An id without a context now may have one soon, so its
@@ -78,7 +83,8 @@ struct OriginCache {
     let origin = Origin(context)
     var writer = ByteWriter(capacity: 128)
     writer.appendOrigin(allocator: origin.allocator, module: origin.allocatorModule, function: origin.function)
-    origins.append(Entry(origin: origin, json: writer.take()))
+    origins.append(
+      Entry(origin: origin, json: writer.take(), isLibc: origin.allocator.map { Inquiry.isLibc($0) } ?? false))
     originOfContext[Int(id)] = Int32(clamping: origins.count)
     return origins.count - 1
   }

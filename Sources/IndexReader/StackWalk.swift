@@ -6,9 +6,9 @@
 import SharedLayout
 
 extension Stack {
-  /// Calls of a stack that are read at most. The agent records stacks of at most 128 calls
-  /// (`ALLOCS_DEPTH_MAX`); only a damaged trie has deeper ones.
-  public static let depthLimit = 2 * Int(ALLOCS_DEPTH_MAX)
+  /// Calls of a stack that are read at most. The agent records stacks of at most 255 calls
+  /// (`ALLOCS_FRAMES_MAX`); only a damaged trie has deeper ones.
+  public static let depthLimit = Int(ALLOCS_FRAMES_MAX) + 1
 
   /// The call stack that ends in `node`, in the trie whose nodes `find` looks up.
   ///

@@ -30,8 +30,9 @@
 
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table of sections
 
-// `used`: entries that a reader may read. For nodes and contexts, ids below it; for former threads,
-// holders ever moved there (the number may exceed the capacity: that section is a ring).
+// `used`: entries that a reader may read. For nodes and contexts, ids below it, of which the newest
+// may not be given out yet: their entries are zero; for former threads, holders ever moved there
+// (the number may exceed the capacity: that section is a ring).
 struct allocs_section {
   uint64_t offset;      // from the start of the file, a multiple of ALLOCS_PAGE_SIZE
   uint64_t entry_size;  // bytes

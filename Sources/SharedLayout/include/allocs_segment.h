@@ -48,7 +48,7 @@
 //
 // Threat: everything here may be hostile or cut short. A reader copies a number, checks the copy
 // against the file's size, and uses the copy. `used` of a section is raised after the entries below
-// it are complete (release).
+// it are complete (release). Nodes and contexts are complete before their ids are stored anywhere.
 //
 // Versions: what readers and agents of different layout versions do with each other's files stands
 // in docs/layout-versions.md.

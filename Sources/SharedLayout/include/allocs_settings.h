@@ -20,7 +20,10 @@
 #include "allocs_ring.h"
 
 #define ALLOCS_SETTING_PREFIX "ALLOCS_"
-#define ALLOCS_DEPTH_MAX 128u  // frames of a stack: ALLOCS_FRAME_LIMIT of the agent
+#define ALLOCS_DEPTH_MAX 128u  // frames of a stack that are kept at least
+// A stack keeps fewer than twice as many frames as it keeps at least (CutFrames.swift).
+#define ALLOCS_FRAMES_MAX 255u
+_Static_assert(ALLOCS_FRAMES_MAX + 1 == 2 * ALLOCS_DEPTH_MAX, "fewer than twice as many");
 
 enum allocs_setting_kind {
   ALLOCS_KIND_TEXT = 0,  // anything: a path, a list
@@ -53,7 +56,7 @@ enum allocs_stacks {
 #define ALLOCS_SETTINGS(X)                                                                                    \
   X(DIR, TEXT, 0, 0, "", CONFIGURED, "the directory of the index")                                            \
   X(STACKS, WORD, 0, 0, ALLOCS_STACKS_WORDS, CONFIGURED, "call stacks")                                       \
-  X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED, "frames kept of each stack")                          \
+  X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED, "frames kept of each stack at least")                 \
   X(FOLLOW, FLAG, 0, 1, "", CONFIGURED, "children of fork have an index of their own")                        \
   X(EVENTS, FLAG, 0, 1, "", CONFIGURED, "events are on from the start")                                       \
   X(FREE_STACKS, FLAG, 0, 1, "", CONFIGURED, "events of frees say who freed")                                 \

@@ -23,7 +23,7 @@ enum stacks_expectation {
   STACKS_ANY = 5,     // the call site is right; there is nothing to compare the rest with
 };
 
-#define STACKS_DEPTH 160
+#define STACKS_DEPTH 260
 #define STACKS_COUNT 30000
 struct stacks_entry {
   void *block;

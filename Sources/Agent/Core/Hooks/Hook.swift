@@ -135,8 +135,7 @@ func mallocedWithStack(_ block: Block?, _ size: Int, _ returnSlot: UInt, _ frame
 /// The context of malloc with the caller's stack, as Contexts.known gives it.
 @inline(__always)
 private func knownStack(_ thread: Thread, _ returnSlot: UInt, _ framePointer: UInt64) -> UInt64? {
-  let node = Stack.known(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
-  return Contexts.known(thread, origin: UInt64(node), ALLOCS_FUNCTION_MALLOC)
+  Stack.knownContext(thread, Caller(returnSlot: returnSlot, framePointer: framePointer))
 }
 
 /// The context of malloc with the caller's stack or call site, as Contexts.known gives it.

@@ -26,13 +26,28 @@ enum Contexts {
     }
     let (index, key) = cache(origin, function, allocator: allocator)
     let cached = allocs_sites(thread) + Int(index)
-    if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.bits >> 9) }
+    if cached.pointee.key == key {
+      keep(thread, origin, function, allocator, cached)
+      return UInt32(truncatingIfNeeded: cached.pointee.bits >> 9)
+    }
     // With whole stacks the capture has looked (Stack.swift).
     if thread.pointee.full_stacks == 0, Stack.hasNoRoomForSite(thread) {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
       return 0
     }
-    return intern(thread, origin, function, allocator, cached, key)
+    let context = intern(thread, origin, function, allocator, cached, key)
+    if context != 0 { keep(thread, origin, function, allocator, cached) }
+    return context
+  }
+
+  /// Malloc's path finds the context in the memo of stacks from now on.
+  @inline(__always)
+  private static func keep(
+    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, _ allocator: UInt32,
+    _ cached: UnsafeMutablePointer<allocs_site>
+  ) {
+    guard function == ALLOCS_FUNCTION_MALLOC, allocator == 0, thread.pointee.full_stacks != 0 else { return }
+    Stack.keep(thread, origin, cached.pointee.bits)
   }
 
   /// The id of (node or call site, thread, function, allocator), where the head of a slot has it,

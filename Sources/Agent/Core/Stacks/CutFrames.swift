@@ -1,10 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// CutFrames: how many frames of a stack lie beyond the limit of depth.
+// CutFrames: which frames of a stack are cut off, the outermost ones, and how many.
+//
+// A stack keeps as many frames as the limit of depth says, or some more: the number of frames that
+// are cut off is a multiple of a step, of 64 frames, or of the limit if that is more. So stacks
+// that have their outer frames in common are cut at the same frame, and have the nodes of the
+// frames that both keep in common. Cut to exactly the limit, a stack that is one frame deeper than
+// another would begin at another frame, and all its nodes would be new. With a step of only the
+// limit, a recursive evaluator took a tenth longer with a limit of 16 frames than with 128.
 
 import AgentMachine
 import SharedLayout
 
 enum CutFrames {
+  /// The most frames that a stack keeps.
+  @inline(__always)
+  static func most(_ limit: Int) -> Int { limit + step(limit) - 1 }
+
+  @inline(__always)
+  private static func step(_ limit: Int) -> Int { max(64, limit) }
+
+  /// How many frames, its innermost, a stack of `depth` frames keeps.
+  @inline(__always)
+  static func kept(of depth: Int, _ limit: Int) -> Int {
+    depth <= most(limit)
+      ? depth : limit + Int(UInt32(truncatingIfNeeded: depth - limit) % UInt32(truncatingIfNeeded: step(limit)))
+  }
+
   /// Frames from `start` outwards, at least one, and at most as many as the thread's budget allows.
   /// The budget is worth some 20 ms at first, and grows a little with each allocation, so that no
   /// pattern of calls makes allocations slow without bound.

@@ -20,6 +20,10 @@
 //   list was searched. So a thread that has won the exchange knows that the list does not have the
 //   key. A thread that has lost it searches the ids that were put before its old head. A list that
 //   is full never changes again: whoever has searched it goes on to the table.
+// - The nodes of the frames further in than a new node are new, too. They are made, and put into
+//   the lists of each other, before the new node is put into the list of its owner: until then
+//   nobody else knows of them. If another thread was first with the new node, all their ids stay
+//   unused.
 // - A cell is filled once and never changes again. So a thread that meets an empty cell knows that
 //   no later cell holds the key. A look-up reads one line of each array in use; a thread that loses
 //   the race for a cell reads the cell again and goes on from there.
@@ -129,21 +133,33 @@ struct InternTable<Entry> {
 
   // MARK: entries
 
-  /// Hands out the next id, backs its entry with memory and lets `write` fill the entry. 0 if the
-  /// ids or the memory have run out.
+  /// Hands out the next `count` ids, backs their entries with memory and lets `write` fill the
+  /// entries from the one with the first id on. Gives the first id; 0 if the ids or the memory have
+  /// run out.
   @inline(__always)
-  func append(_ write: (Int) -> Void) -> UInt32 {
+  func append(_ count: UInt64 = 1, _ write: (Int) -> Void) -> UInt32 {
     let section = Segment.section(header, section)
     let limit = min(section.pointee.capacity, UInt64(ALLOCS_CONTEXT_LIMIT))
     guard allocs_load_relaxed_u64(&state.pointee.next_id) < limit else { return 0 }
-    let next = allocs_fetch_add_u64(&state.pointee.next_id, 1)
-    guard next < limit, InternCells.commit(state, header, self.section, upTo: next + 1) else { return 0 }
-    write(Int(next))
-    var used = allocs_load_acquire_u64(&section.pointee.used)
-    while used < next + 1, !allocs_compare_exchange_u64(&section.pointee.used, used, next + 1) {
-      used = allocs_load_acquire_u64(&section.pointee.used)
+    let first = allocs_fetch_add_u64(&state.pointee.next_id, count)
+    let end = first + count
+    guard end <= limit, InternCells.commit(state, header, self.section, upTo: end) else { return 0 }
+    write(Int(first))
+    if allocs_load_acquire_u64(&section.pointee.used) < end {
+      InternCells.raise(&section.pointee.used, to: min(((end - 1) | (InternCells.usedStep - 1)) + 1, limit))
     }
-    return UInt32(truncatingIfNeeded: next)
+    return UInt32(truncatingIfNeeded: first)
+  }
+
+  /// Makes each of `count` ids from `first` on the one key of the id before it. Nobody but the
+  /// caller knows the ids yet. False if there is no memory.
+  @inline(__always)
+  func chain(_ first: UInt32, _ count: UInt32) -> Bool {
+    for id in first..<first + count - 1 {
+      guard let link = InternLinks.link(state, id) else { return false }
+      link.pointee.first = id + 1
+    }
+    return true
   }
 }
 
@@ -196,6 +212,16 @@ private enum InternCells {
       System.unmap(made, size)
     }
     return allocs_load_acquire_pointer(word)
+  }
+
+  /// Steps in which `used` of the section is raised: not with each entry, as all threads share the
+  /// word. Entries lie within pages by such steps, so what is below `used` is backed by memory.
+  static let usedStep: UInt64 = 64
+
+  @inline(never)
+  static func raise(_ word: UnsafeMutablePointer<UInt64>, to value: UInt64) {
+    var used = allocs_load_acquire_u64(word)
+    while used < value, !allocs_compare_exchange_u64(word, used, value) { used = allocs_load_acquire_u64(word) }
   }
 
   /// Backs the first `count` entries of the section with memory. Two threads may commit the same

@@ -10,9 +10,9 @@ extension Stack {
 
   /// The node of the stack that was walked; 0 if it cannot be recorded.
   @inline(__always)
-  static func node(_ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk, _ limit: Int) -> UInt32 {
-    if walk.joined == 0 || walk.unresolved > 0 || walk.joined + walk.count > limit {
-      return resolvedNode(thread, shared, header, walk, limit)
+  static func node(_ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk) -> UInt32 {
+    if walk.joined == 0 || walk.unresolved > 0 || walk.excess > 0 {
+      return resolvedNode(thread, shared, header, walk)
     }
     let frames = allocs_frames(thread)
     if walk.repeated > 0 { list(thread, walk, from: walk.joined) }
@@ -24,22 +24,22 @@ extension Stack {
   /// The node of a stack of which some frames have no node yet, or nodes that were made from
   /// others.
   @inline(never)
-  private static func resolvedNode(
-    _ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk, _ limit: Int
-  ) -> UInt32 {
+  private static func resolvedNode(_ thread: Thread, _ shared: Shared, _ header: Header, _ walk: Walk) -> UInt32 {
     let frames = allocs_frames(thread)
     let met = allocs_met_frames(thread)
+    var walk = walk
     var joined = walk.joined
     var unresolved = walk.unresolved
     var end = walk.end
     var cut = walk.cut
-    if joined + walk.count > limit {
+    if walk.excess > 0 {
       // The outermost frames are cut off. With them goes the root of all nodes, so all are found
       // anew.
-      let excess = joined + walk.count - limit
+      let excess = walk.excess
       cut = thread.pointee.frames_cut &+ UInt32(truncatingIfNeeded: excess)
       end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
-      joined -= excess
+      joined = max(0, joined - excess)
+      walk.drop(max(0, excess - walk.joined))
       unresolved = walk.count
       guard joined == 0 || shorten(thread, shared, header, walk.joined, by: excess) else {
         thread.pointee.frame_count = 0
@@ -64,13 +64,25 @@ extension Stack {
       let frame = frames + Int(met[unresolved])
       if frame.pointee.parent != parent {
         let pc = frame.pointee.pc
-        frame.pointee.parent = parent
-        frame.pointee.node = StackNodes.child(
-          thread, shared, header, parent, pc & ~Registers.interrupted, StackNodes.flags(pc, isOutermost: false, 0))
-        // Ids or memory have run out: the next walk asks again.
-        if frame.pointee.node == 0 { frame.pointee.parent = 0 }
+        var made = 0
+        var node = StackNodes.child(
+          thread, shared, header, parent, pc & ~Registers.interrupted, StackNodes.flags(pc, isOutermost: false, 0),
+          before: unresolved, made: &made
+        ) { frames[Int(met[unresolved - 1 - $0])].pc }
+        // If ids or memory have run out, the next walk asks again.
+        frame.pointee.parent = node == 0 ? 0 : parent
+        frame.pointee.node = node
+        for _ in 0..<made {
+          unresolved -= 1
+          let inner = frames + Int(met[unresolved])
+          inner.pointee.parent = node
+          node += 1
+          inner.pointee.node = node
+        }
+        parent = node
+      } else {
+        parent = frame.pointee.node
       }
-      parent = frame.pointee.node
     }
     if walk.repeated > 0, parent != 0 {
       if joined == 0 { thread.pointee.frames_cut = cut }

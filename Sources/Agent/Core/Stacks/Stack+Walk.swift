@@ -26,16 +26,27 @@ extension Stack {
     var repeated = 0
     /// Flags of the outermost node, if the walk did not join the list.
     var end: UInt32 = 0
-    /// Frames beyond the limit of depth.
+    /// Frames that were cut off, if the walk did not join the list.
     var cut: UInt32 = 0
+    /// How many frames of the list and of the walk are to be cut off: the list begins further out
+    /// than the stack.
+    var excess = 0
+
+    /// Forgets the outermost frames met.
+    @inline(__always)
+    mutating func drop(_ outermost: Int) {
+      count -= outermost
+      repeated = max(0, repeated - outermost)
+    }
   }
 
   /// The relation of a kept frame, which a walk meets, to the list.
   private enum Meeting {
     /// The frame is this entry of the list, and the words from there on are unchanged.
     case joined(UnsafeMutablePointer<allocs_listed>)
-    /// The frame is in the list, but a word has changed: the list is of another stack.
-    case stale
+    /// The frame is in the list, but a word has changed: the list is of another stack, but for so
+    /// many of its outermost entries.
+    case stale(UInt32)
     /// The frame is not in the list, or its frame pointer register, on which the entry depends, has
     /// another value.
     case elsewhere
@@ -51,7 +62,11 @@ extension Stack {
     guard allocs_frames(thread) + Int(entry.pointee.frame) == frame,
       entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
     else { return .elsewhere }
-    return areUnchanged(allocs_words(thread), Int(entry.pointee.words)) ? .joined(entry) : .stale
+    let unchanged = unchanged(allocs_words(thread), Int(entry.pointee.words))
+    if unchanged == Int(entry.pointee.words) { return .joined(entry) }
+    var left = frame.pointee.list_index
+    while left > 0, Int(allocs_listed(thread)[Int(left - 1)].words) > unchanged { left -= 1 }
+    return .stale(left)
   }
 
   @inline(__always)
@@ -65,8 +80,9 @@ extension Stack {
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(thread, registers, alternate)
     var nextSpare = Int(ALLOCS_FRAMES_KEPT)  // the first spare place that this walk has not used
-    var listCount = thread.pointee.frame_count  // 0 as soon as the list is of no use
+    var listCount = thread.pointee.frame_count  // less as soon as a part of the list is of no use
     var depth = 0  // of the whole stack, if the list tells it
+    var most = CutFrames.most(limit)  // frames that the stack may keep, as far as is known
     var walk = Walk()
     // The frame met last. At first it is the last place, which stands for no frame.
     var callee = frames + Int(ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT)
@@ -77,27 +93,38 @@ extension Stack {
       if isKept {
         switch meeting(thread, frame, registers, listCount) {
         case .elsewhere: break
-        case .stale: listCount = 0
+        case .stale(let left): listCount = left
         case .joined(let entry):
           let known = Int(frame.pointee.list_index) + 1
-          if thread.pointee.frames_cut == 0 || known + walk.count >= limit {
+          let found = known + walk.count
+          let all = found + Int(thread.pointee.frames_cut)
+          let kept = CutFrames.kept(of: all, limit)
+          if found >= kept {
             callee.pointee.outer = UInt32(entry.pointee.frame)
             if callee.pointee.parent != entry.pointee.node { walk.unresolved = walk.count }
             walk.joined = known
+            walk.excess = found - kept
             return walk
           }
           // The list was cut, and is too short for this stack. But it tells how much lies beyond.
-          depth = known + walk.count + Int(thread.pointee.frames_cut)
+          depth = all
+          most = kept
           listCount = 0
         }
       }
-      if walk.count == limit { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+      if walk.count == most {
+        // Where the list said that the stack keeps all frames, other frames lie beyond by now.
+        guard depth == most else { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+        depth = 0
+        most = CutFrames.most(limit)
+        if walk.count == most { return cut(walk, thread, registers, bounds, rules, limit, depth) }
+      }
       if isKept {
         frame.pointee.fp = registers.fp
         walk.repeated = frame.pointee.walk == number &- 1 ? walk.repeated + 1 : 0
         frame.pointee.walk = number
       } else {
-        frame = place(frames, registers, number, &nextSpare, canBeFound: bounds.isOwn)
+        frame = place(thread, registers, number, &nextSpare, listCount, canBeFound: bounds.isOwn)
         frame.pointee = made(registers, FrameRules.rule(registers.pc, rules), number)
         walk.repeated = 0
       }
@@ -127,16 +154,19 @@ extension Stack {
     return foreign(walk, frames, met, registers, number, nextSpare)
   }
 
-  /// The end of a walk at the limit of depth.
+  /// The end of a walk that has met as many frames as a stack may keep, or all that this one keeps.
+  /// `depth` is the depth of the stack, 0 if it is not known.
   @inline(__always)
   private static func cut(
     _ walk: Walk, _ thread: Thread, _ registers: Registers, _ bounds: Bounds, _ rules: FrameRules.Cache, _ limit: Int,
     _ depth: Int
   ) -> Walk {
     var walk = walk
+    let depth = depth > 0 ? depth : walk.count + Int(CutFrames.count(thread, registers, bounds, rules))
+    let kept = CutFrames.kept(of: depth, limit)
+    walk.drop(walk.count - kept)
     walk.end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
-    walk.cut =
-      depth > limit ? UInt32(truncatingIfNeeded: depth - limit) : CutFrames.count(thread, registers, bounds, rules)
+    walk.cut = UInt32(truncatingIfNeeded: depth - kept)
     return walk
   }
 
@@ -189,17 +219,31 @@ extension Stack {
     return isSame(frame, registers)
   }
 
-  /// The place for a frame that is not kept yet: the place of the older of the two kept frames that
-  /// share its pair; a spare place if this very walk has met both of them, or if the frame is not
-  /// to be found again.
+  /// The place for a frame that is not kept yet: of the two kept frames that share its pair, the
+  /// place of the one that is not among the first `listCount` of the list, or else of the older
+  /// one; a spare place if this very walk has met both of them, or if the frame is not to be found
+  /// again.
   @inline(__always)
   private static func place(
-    _ frames: Frame, _ registers: Registers, _ walk: UInt32, _ nextSpare: inout Int, canBeFound: Bool
+    _ thread: Thread, _ registers: Registers, _ walk: UInt32, _ nextSpare: inout Int, _ listCount: UInt32,
+    canBeFound: Bool
   ) -> Frame {
+    let frames = allocs_frames(thread)
     if canBeFound {
+      // 0 if this walk has met the frame; else more, the less it is needed. A walk that has joined
+      // the list does not meet the frames further out, which are needed most.
+      func age(_ frame: Frame) -> UInt32 {
+        let isListed =
+          frame.pointee.list_index < listCount
+          && frames + Int(allocs_listed(thread)[Int(frame.pointee.list_index)].frame) == frame
+        return isListed ? 1 : (walk &- frame.pointee.walk) &* 2
+      }
       let first = pair(frames, registers)
-      let older = walk &- first[0].walk >= walk &- first[1].walk ? first : first + 1
+      let (one, other) = (age(first), age(first + 1))
+      let older = one >= other ? first : first + 1
       if older.pointee.walk != walk { return older }
+      let newer = one >= other ? first + 1 : first
+      if newer.pointee.walk != walk { return newer }
     }
     defer { nextSpare += 1 }
     return frames + nextSpare

@@ -24,7 +24,7 @@
 // - The list: the frames that two walks in a row have met, outermost first, with all words that
 //   lead from each of these frames to the end of the stack. A walk that meets a frame of the list,
 //   and finds the words from that frame on unchanged, has *joined* the list: it knows the rest of
-//   the stack.
+//   the stack. If a word has changed, the part of the list further out than that word still counts.
 //
 // The frame pointer register of a frame in the list, or of the capture in the memo, is compared
 // only if a frame further out is found by its value before the register is loaded again. Else
@@ -42,16 +42,18 @@
 //
 // Frames and list entries point at each other. An entry whose frame now points elsewhere is stale
 // and is skipped. A kept frame may lie in one of two places, which frames with other registers
-// share (a pair). A walk never evicts a frame that it has itself met: if both frames of a pair were
-// met, the new frame goes to a spare place that later walks ignore.
+// share (a pair). Frames of the list are evicted last. A walk never evicts a frame that it has
+// itself met: if both frames of a pair were met, the new frame goes to a spare place that later
+// walks ignore.
 //
 // With ALLOCS_STACKS=check, each stack is unwound a second time with nothing kept, and compared
 // (StackCheck.swift).
 //
-// A stack deeper than the limit keeps its innermost frames, and its outermost node says how many
-// frames were cut off. That number is carried along from one capture to the next. A capture that
-// has no such number to begin with walks on beyond the limit to count, within a budget
-// (CutFrames.swift). The memo has no words of the frames that were cut off.
+// A stack much deeper than the limit keeps its innermost frames, and its outermost node says how
+// many frames were cut off. That number follows from the stack's depth (CutFrames.swift), which is
+// carried along from one capture to the next: a walk that joins the list knows how many frames lie
+// beyond, those that were cut off the list included. A walk that does not join counts them, within
+// a budget. The memo has no words of the frames that were cut off.
 //
 // This file has the ways in; Stack+Memo.swift the memo; Stack+Walk.swift the walk and the kept
 // frames; Stack+List.swift the list, and the node of a stack that was walked.
@@ -70,16 +72,14 @@ enum Stack {
     Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
   }
 
-  /// Whether the stack still holds the first `count` words of the list.
+  /// How many of the first `count` words of the list the stack still holds, up to the first that
+  /// it does not.
   @inline(__always)
-  static func areUnchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Bool {
+  static func unchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Int {
     var word = words
     let end = words + count
-    while word < end {
-      guard load(word.pointee.address) == word.pointee.value else { return false }
-      word += 1
-    }
-    return true
+    while word < end, load(word.pointee.address) == word.pointee.value { word += 1 }
+    return word - words
   }
 
   // MARK: a capture
@@ -146,9 +146,9 @@ enum Stack {
     }
     let newest = allocs_load_relaxed_u64(&shared.pointee.nodes.next_id)
     let walk = walk(thread, caller, rules, limit, alternate)
-    let node = node(thread, shared, header, walk, limit)
+    let node = node(thread, shared, header, walk)
     // A stack that comes for the first time may come but once, and a new thread may end soon.
-    if node != 0, node < newest, alternate == nil, walk.joined + walk.count <= limit,
+    if node != 0, node < newest, alternate == nil, walk.excess == 0,
       thread.pointee.entry.pointee.identity.allocations >= allocationsBeforeMemo
     {
       remember(thread, caller, walk, node)
@@ -165,7 +165,7 @@ enum Stack {
   /// it cannot be recorded.
   @inline(never)
   static func nodeAnew(_ thread: Thread, _ caller: Caller, _ shared: Shared, _ header: Header) -> UInt32 {
-    let roomAnew = roomForAll + UInt64(ALLOCS_FRAME_LIMIT) * 8
+    let roomAnew = roomForAll + UInt64(ALLOCS_DEPTH_MAX) * 8
     if !Bounds.isOwn(thread, caller.stackPointer), DisarmedStack.room(thread, System.alternateStack) < roomAnew {
       return 0
     }
@@ -176,7 +176,7 @@ enum Stack {
   private static func unwindAnew(_ thread: Thread, _ caller: Caller, _ shared: Shared, _ header: Header) -> UInt32 {
     guard let rules = shared.pointee.frame_rules else { return 0 }
     let limit = Int(shared.pointee.depth_limit)
-    return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(ALLOCS_FRAME_LIMIT)) { buffer in
+    return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(ALLOCS_DEPTH_MAX)) { buffer in
       guard let pcs = buffer.baseAddress, limit > 0 else { return 0 }
       var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
       var bounds = Bounds(thread, registers)

@@ -28,7 +28,7 @@ enum StackCheck {
     var registers = Registers(sp: caller.stackPointer, pc: caller.site, fp: caller.framePointer)
     var bounds = Bounds(thread, registers)
     var next = node
-    for count in 1...limit {
+    for count in 1...CutFrames.most(limit) {
       guard next != 0 else { return false }
       let entry = nodes[Int(next)]
       let pc = registers.pc
@@ -47,7 +47,9 @@ enum StackCheck {
       }
       // A frame of the agent has the node of the frame further out.
       if end == nil, OwnFrames.isOwn(pc & ~Registers.interrupted) { continue }
-      if end == nil, count == limit { end = ALLOCS_NODE_DEPTH_LIMIT.rawValue }
+      if end == nil, count >= limit, entry.flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue != 0 {
+        end = ALLOCS_NODE_DEPTH_LIMIT.rawValue
+      }
       guard entry.pc == pc & ~Registers.interrupted,
         entry.flags & (1 << ALLOCS_NODE_MODULE_SHIFT - 1) == StackNodes.flags(pc, isOutermost: end != nil, end ?? 0)
       else { return false }

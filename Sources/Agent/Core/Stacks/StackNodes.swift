@@ -21,14 +21,95 @@ enum StackNodes {
   static func child(
     _ thread: Thread, _ shared: Shared, _ header: Header, _ parent: UInt32, _ pc: UInt64, _ flags: UInt32
   ) -> UInt32 {
+    cached(thread, parent, pc, flags) { node(shared, header, parent: parent, pc: pc, flags: flags) }
+  }
+
+  /// The node of the thread's cache; if it is not there, the node that `find` gives.
+  @inline(__always)
+  private static func cached(
+    _ thread: Thread, _ parent: UInt32, _ pc: UInt64, _ flags: UInt32, _ find: () -> UInt32
+  ) -> UInt32 {
     // Few frames have flags. The key has them in its upper bits, where no address has bits.
     let key = pc | UInt64(flags) << 56
     let index = Int(((pc &+ UInt64(parent) << 32) &* 0x9E37_79B9_7F4A_7C15) >> UInt64(ALLOCS_CHILD_SHIFT))
     let cached = allocs_children(thread) + index
     if cached.pointee.pc == key, cached.pointee.parent == parent { return cached.pointee.node }
-    let node = node(shared, header, parent: parent, pc: pc, flags: flags)
+    let node = find()
     if node != 0 { cached.pointee = allocs_child(pc: key, parent: parent, node: node) }
     return node
+  }
+
+  /// As `child`, for a frame with more frames further in: `count` of them, whose program counters,
+  /// as `flags` takes them, `inner` gives; number 0 is the next one. If the node is new, `made`
+  /// nodes for the first of these frames have the ids that follow its own.
+  @inline(__always)
+  static func child(
+    _ thread: Thread, _ shared: Shared, _ header: Header, _ parent: UInt32, _ pc: UInt64, _ flags: UInt32,
+    before count: Int, made: inout Int, _ inner: (Int) -> UInt64
+  ) -> UInt32 {
+    cached(thread, parent, pc, flags) {
+      guard shared.pointee.modules_unloaded == 0, !OwnFrames.isOwn(pc) else {
+        return node(shared, header, parent: parent, pc: pc, flags: flags)
+      }
+      return withUnsafeMutablePointer(to: &shared.pointee.nodes) { state in
+        chain(
+          InternTable(state, header, ALLOCS_SECTION_NODES), shared, header, parent: parent, pc: pc, flags: flags,
+          before: count, made: &made, inner)
+      }
+    }
+  }
+
+  /// The node with these fields. If it is new, so are the nodes of the frames further in: they are
+  /// made with it, up to the first frame of the agent, which has none.
+  @inline(__always)
+  private static func chain(
+    _ table: InternTable<allocs_node>, _ shared: Shared, _ header: Header, parent: UInt32, pc: UInt64, flags: UInt32,
+    before count: Int, made: inout Int, _ inner: (Int) -> UInt64
+  ) -> UInt32 {
+    let nodes = table.entries
+    var first: UInt32 = 0
+    var following = 0
+    let node = table.id(
+      owner: parent, hash: hash(pc, parent, flags),
+      matches: { id in
+        nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags
+      },
+      create: {
+        note(shared, header, pc, flags)
+        while following < count {
+          let pc = inner(following)
+          let plain = pc & ~Registers.interrupted
+          if OwnFrames.isOwn(plain) { break }
+          note(shared, header, plain, Self.flags(pc, isOutermost: false, 0))
+          following += 1
+        }
+        let ids = UInt64(1 + following)
+        first = table.append(ids) { id in
+          nodes[id] = allocs_node(pc: pc, parent: parent, flags: flags)
+          for index in 0..<following {
+            let pc = inner(index)
+            nodes[id + 1 + index] = allocs_node(
+              pc: pc & ~Registers.interrupted, parent: UInt32(truncatingIfNeeded: id + index),
+              flags: Self.flags(pc, isOutermost: false, 0))
+          }
+        }
+        return first != 0 && table.chain(first, UInt32(truncatingIfNeeded: ids)) ? first : 0
+      })
+    made = node != 0 && node == first ? following : 0
+    return node
+  }
+
+  /// Notes the module of a call.
+  @inline(__always)
+  private static func note(_ shared: Shared, _ header: Header, _ pc: UInt64, _ flags: UInt32) {
+    // A call lies before the address that it returns to.
+    Modules.note(shared, header, address: flags & ALLOCS_NODE_INTERRUPTED.rawValue == 0 ? pc &- 1 : pc)
+  }
+
+  @inline(__always)
+  private static func hash(_ pc: UInt64, _ parent: UInt32, _ flags: UInt32) -> UInt64 {
+    let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
+    return InternTable<allocs_node>.hash(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed)
   }
 
   /// The node of the call that returns to `pc`, below the node `parent`; 0 if it cannot be
@@ -57,11 +138,10 @@ enum StackNodes {
     return withUnsafeMutablePointer(to: &shared.pointee.nodes) { state in
       let table = InternTable<allocs_node>(state, header, ALLOCS_SECTION_NODES)
       let nodes = table.entries
-      let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
       return table.id(
         // Where frames were cut off, `parent` is their number.
         owner: flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 ? parent : nil,
-        hash: InternTable<allocs_node>.hash(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed),
+        hash: hash(pc, parent, flags),
         matches: { id in
           nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags && id >= first
         },

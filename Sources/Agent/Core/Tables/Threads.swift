@@ -349,8 +349,9 @@ enum Threads {
     thread.pointee.stack_low = low
     thread.pointee.stack_high = high
     publishStack(thread)
-    // The cached contexts name the old slot.
+    // The contexts that were looked up name the old slot.
     for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
+    allocs_stacks(thread).pointee.must_forget = 1
   }
 }
 

@@ -26,8 +26,8 @@ struct allocs_frame {
   uint32_t list_index;   // in the list, if the entry there names this frame
   uint64_t unused;
 };
-#define ALLOCS_FRAME_LIMIT 128u  // of one stack
-_Static_assert(ALLOCS_FRAME_LIMIT == ALLOCS_DEPTH_MAX, "ALLOCS_DEPTH may ask for each depth");
+#define ALLOCS_FRAME_LIMIT 256u  // of one stack
+_Static_assert(ALLOCS_FRAME_LIMIT >= ALLOCS_FRAMES_MAX, "ALLOCS_DEPTH may ask for each depth");
 #define ALLOCS_FRAME_SHIFT 56u
 #define ALLOCS_FRAMES_KEPT 512u
 #define ALLOCS_FRAME_NOT_LISTED 0xFFFFFFFFu
@@ -62,7 +62,7 @@ struct allocs_child {
 
 // A stack that was captured: the registers that the capture began with, the stack's node, and all
 // words of the stack that lead from frame to frame, outermost first, in groups of four. The fields
-// `offsets` are distances from the stack pointer in bytes. Groups lie behind the record.
+// `offsets` are distances from the stack pointer in words. Groups lie behind the record.
 struct allocs_record {
   uint64_t pc;
   uint64_t sp;
@@ -70,11 +70,12 @@ struct allocs_record {
   uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
   uint32_t node;
   uint32_t groups;
+  uint64_t context;  // of a malloc with this stack, where the head of a slot has it; 0: not known
 };
 #define ALLOCS_GROUP_WORDS 4u
 struct allocs_word_group {
-  uint32_t offsets[ALLOCS_GROUP_WORDS];
   uint64_t values[ALLOCS_GROUP_WORDS];
+  uint16_t offsets[ALLOCS_GROUP_WORDS];
 };
 
 // The places, in bytes from the stack pointer, at which the stacks with one return address and one
@@ -89,21 +90,20 @@ struct allocs_memo_door {
   uint32_t unused;
 };
 #define ALLOCS_DOOR_NOWHERE (-8)
-#define ALLOCS_MEMO_DOORS 1024u  // in pairs
-#define ALLOCS_DOOR_SHIFT 55u
 
 // Whether the stack from `sp` on is the stack of the record, which was captured with this stack
 // pointer. No comparison is a branch: it could not be predicted where the loop is entered for
 // another record each time. In C, because the compiler must be kept from making branches.
-static inline bool allocs_record_is_of(const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
+static inline __attribute__((always_inline)) bool allocs_record_is_of(
+    const struct allocs_record *_Nonnull record, uint64_t sp, uint64_t fp) {
   const struct allocs_word_group *group = (const struct allocs_word_group *)(record + 1);
+  const uint64_t *const words = (const uint64_t *)sp;
   uint64_t difference = (record->fp ^ fp) & record->fp_mask;
   for (uint32_t left = record->groups; left != 0; left--, group++) {
-    const char *const words = (const char *)sp;
-    uint64_t one = *(const uint64_t *)(words + group->offsets[0]) ^ group->values[0];
-    uint64_t two = *(const uint64_t *)(words + group->offsets[1]) ^ group->values[1];
-    one |= *(const uint64_t *)(words + group->offsets[2]) ^ group->values[2];
-    two |= *(const uint64_t *)(words + group->offsets[3]) ^ group->values[3];
+    uint64_t one = words[group->offsets[0]] ^ group->values[0];
+    uint64_t two = words[group->offsets[1]] ^ group->values[1];
+    one |= words[group->offsets[2]] ^ group->values[2];
+    two |= words[group->offsets[3]] ^ group->values[3];
     difference |= one | two;
     __asm__("" : "+r"(difference));
   }
@@ -117,19 +117,34 @@ struct allocs_memo_set {
   uint32_t tags[ALLOCS_MEMO_WAYS];
   uint32_t places[ALLOCS_MEMO_WAYS];
 };
-#define ALLOCS_MEMO_SETS 512u
-#define ALLOCS_MEMO_SHIFT 55u
-// Room for records, which is used in turn, part by part.
-#define ALLOCS_MEMO_PART 0x8000u
-#define ALLOCS_MEMO_PARTS 8u
+#define ALLOCS_MEMO_SHIFT 52u  // of a hash: 12 bits are left
 
 // Stacks that a thread has captured more than once (Stack+Memo.swift). Mapped when the thread has
-// the first such stack.
+// the first such stack, and once more, larger, when the first memo is full. Doors, sets and room
+// lie behind it.
 struct allocs_memo {
-  struct allocs_memo_door doors[ALLOCS_MEMO_DOORS];
-  struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
-  uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
+  struct allocs_memo_door *doors;  // in pairs
+  struct allocs_memo_set *sets;
+  uint8_t *room;       // for records; used in turn, part by part
+  uint64_t door_mask;  // pairs of doors - 1
+  uint64_t set_mask;   // sets - 1
+  uint64_t size;       // of all this
+  uint32_t part;       // bytes of a part of the room
+  uint32_t parts;
+  uint32_t found;      // place of the record that the last capture found or made, if it did
+  uint32_t unused;
 };
+#define ALLOCS_MEMO_NOWHERE 0xFFFFFFFFu
+// Pairs of doors, sets, bytes of a part of the room, parts.
+#define ALLOCS_MEMO_SMALL_PAIRS 512u
+#define ALLOCS_MEMO_SMALL_SETS 512u
+#define ALLOCS_MEMO_SMALL_PART 0x8000u
+#define ALLOCS_MEMO_SMALL_PARTS 8u
+#define ALLOCS_MEMO_LARGE_PAIRS 4096u
+#define ALLOCS_MEMO_LARGE_SETS 4096u
+#define ALLOCS_MEMO_LARGE_PART 0x40000u
+#define ALLOCS_MEMO_LARGE_PARTS 16u
+#define ALLOCS_LARGE_MEMOS 16u  // in a process
 
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
@@ -155,9 +170,9 @@ struct allocs_stack_block {
 };
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
-_Static_assert(sizeof(struct allocs_record) == 40 && sizeof(struct allocs_word_group) == 48, "no padding");
-_Static_assert(ALLOCS_MEMO_SETS == 1u << (64 - ALLOCS_MEMO_SHIFT), "a set for each number");
-_Static_assert(ALLOCS_MEMO_DOORS == 2u << (64 - ALLOCS_DOOR_SHIFT), "two to a pair");
+_Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 40, "no padding");
+_Static_assert(ALLOCS_MEMO_LARGE_SETS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each set");
+_Static_assert(ALLOCS_MEMO_LARGE_PAIRS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each pair of doors");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 

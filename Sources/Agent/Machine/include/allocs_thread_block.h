@@ -179,7 +179,7 @@ static inline struct allocs_memo_set *_Nonnull allocs_memo_sets(struct allocs_me
 static inline uint8_t *_Nonnull allocs_memo_room(struct allocs_memo *_Nonnull memo) { return memo->room; }
 static inline uint32_t *_Nonnull allocs_memo_tags(struct allocs_memo_set *_Nonnull set) { return set->tags; }
 static inline uint32_t *_Nonnull allocs_memo_places(struct allocs_memo_set *_Nonnull set) { return set->places; }
-static inline uint32_t *_Nonnull allocs_group_offsets(struct allocs_word_group *_Nonnull group) {
+static inline uint16_t *_Nonnull allocs_group_offsets(struct allocs_word_group *_Nonnull group) {
   return group->offsets;
 }
 static inline uint64_t *_Nonnull allocs_group_values(struct allocs_word_group *_Nonnull group) {
