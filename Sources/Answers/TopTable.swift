@@ -16,8 +16,6 @@ public struct TopTable: Hashable, Sendable {
   public var table: SiteTable
   /// The known losses of the index.
   public var losses: Losses
-  /// Of a recording: the number of events that are missing from it.
-  public var lostEvents: UInt64 = 0
   /// Of a process: when its blocks were looked at.
   var look: Look?
   /// Whether the table for people has a column of ages.

@@ -84,7 +84,9 @@ final class DirectSource: AnswerSource {
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
     try Budget.ofQuestion().run { () throws(Complaint) in
-      format.render(try view(of: pid).stackSums(try scope.scope()))
+      let sums = try view(of: pid).stackSums(try scope.scope())
+      if let missing = sums.lossSentence { complain("process \(pid): \(missing)") }
+      return format.render(sums)
     }
   }
 

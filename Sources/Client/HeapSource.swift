@@ -150,7 +150,7 @@ struct SnapshotCommand: ParsableCommand {
     do throws(Complaint) {
       try budget.run { () throws(Complaint) in
         let result = try Snapshot.write(try openSegment(pid), to: output)
-        let lost = result.lost > 0 ? ", \(Units.count(result.lost, "block")) not in the index" : ""
+        let lost = result.lost > 0 ? ", \(Losses.words(ofBlocks: result.lost))" : ""
         let look = "looked at in \(Units.duration(result.seconds))"
         try StandardOutput.write(
           "\(TextLayout.printable(output)): \(Units.count(result.blocks, "block")) \(look)\(lost), "

@@ -35,7 +35,11 @@ final class ServerSource: AnswerSource {
   }
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    try send(.GET, "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope), "*/*", [], isText: false)
+    let uri = "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope)
+    let response = try connection.send(.GET, uri, accept: "*/*")
+    guard response.status == 200 else { throw complaint(in: response) }
+    if let missing = response.missing { complain("process \(pid): \(missing)") }
+    return response.body
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
@@ -107,12 +111,11 @@ final class ServerSource: AnswerSource {
     try send(.GET, uri, json ? "application/json" : "text/plain", [])
   }
 
-  /// `isText`: the answer is lines, for a terminal perhaps, and not a file of another program.
   private func send(
-    _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8], isText: Bool = true
+    _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]
   ) throws(Complaint) -> [UInt8] {
     let response = try connection.send(method, uri, accept: accept, body: body)
-    if response.status == 200 { return isText ? TextLayout.lines(fromServer: response.body) : response.body }
+    if response.status == 200 { return TextLayout.lines(fromServer: response.body) }
     throw complaint(in: response)
   }
 

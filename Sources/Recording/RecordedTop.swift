@@ -11,23 +11,26 @@ extension Recording {
   /// Live bytes and blocks of a replayed moment by site, the `limit` largest. `wrappers` are passed
   /// over in the search for the sites.
   public func top(_ replay: Replay, limit: Int, wrappers: Wrappers = .standard) -> TopTable {
-    var table = TopTable(
+    TopTable(
       processID: process.processID, command: process.command,
-      table: SiteTable(of: sums(of: replay), in: self, wrappers: wrappers, limit: limit))
-    table.lostEvents = lostCount
-    return table
+      table: SiteTable(of: sums(of: replay), in: self, wrappers: wrappers, limit: limit), losses: knownLosses)
+  }
+
+  /// The parts that are missing from the recording; of a snapshot, from the index that it was made of.
+  public var knownLosses: Losses {
+    var losses = Losses()
+    if end == .snapshot { losses.blocks = lostCount } else { losses.events = lostCount }
+    return losses
   }
 
   /// Live bytes and blocks of a replayed moment by call stack.
   public func stackSums(_ replay: Replay, wrappers: Wrappers = .standard) -> StackSums {
-    var losses = Losses()
-    losses.blocks = lostCount
-    return StackSums(
+    StackSums(
       of: sums(of: replay), in: self, wrappers: wrappers, processID: process.processID, command: process.command,
       modules: modules,
       clock: SegmentClock(
         startMonotonic: process.monotonic, startRealtime: process.realtime, elapsed: 0, isAlive: false),
-      losses: losses)
+      losses: knownLosses)
   }
 
   private func sums(of replay: Replay) -> [ContextSum] {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file of Valgrind's DHAT, version 2, for dh_view.html and the Firefox Profiler: a program point a stack, with the
-// bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc").
+// bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc"). What the index
+// lacks stands behind the command, which the viewer shows.
 
 import Bounds
 import ByteText
@@ -41,7 +42,8 @@ enum DHATFile {
     var writer = ByteWriter()
     writer.append("{\"dhatFileVersion\":2,\"mode\":\"heap\",\"verb\":\"Live\",\"bklt\":false,\"bkacc\":false,")
     writer.append("\"bu\":\"byte\",\"bsu\":\"bytes\",\"bksu\":\"blocks\",\"tu\":\"s\",\"Mtu\":\"s\",\"cmd\":")
-    writer.appendJSONString(sums.command.joined(separator: " ").escaped)
+    let missing = sums.lossSentence.map { " — \($0)" } ?? ""
+    writer.appendJSONString("\(sums.command.joined(separator: " ").escaped)\(missing)")
     writer.append(",\"pid\":", decimal: UInt64(clamping: sums.processID))
     writer.append(",\"te\":0,\"pps\":[")
     writer.append(bytes: points.take())

@@ -42,6 +42,7 @@ enum SpeedscopeFile {
     }
     let sampleText = samples.take()
 
+    let missing = sums.lossSentence.map { " — \($0)" } ?? ""
     var writer = ByteWriter()
     writer.append("{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\",\"shared\":{\"frames\":[")
     for (index, frame) in frames.enumerated() {
@@ -57,7 +58,7 @@ enum SpeedscopeFile {
     ]
     for (index, profile) in profiles.enumerated() {
       writer.append(text: index > 0 ? ",{\"type\":\"sampled\",\"name\":" : "{\"type\":\"sampled\",\"name\":")
-      writer.appendJSONString("\(sums.profileTitle): \(profile.name)")
+      writer.appendJSONString("\(sums.profileTitle): \(profile.name)\(missing)")
       writer.append(text: ",\"unit\":\"\(profile.unit)\",\"startValue\":0")
       writer.append(",\"endValue\":", decimal: sums.rows.reduce(0) { $0 &+ profile.value($1.total) })
       writer.append(",\"samples\":[")

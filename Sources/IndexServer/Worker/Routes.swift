@@ -167,11 +167,13 @@ struct Routes: Sendable {
         .usage, what: "the profile has no format",
         advice: "add ?format=\(ProfileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
     }
-    let body = try await answer(request, context) { () throws(any Error) in
-      ByteBuffer(bytes: format.render(try view(process, context).stackSums(scope)))
+    let (body, missing) = try await answer(request, context) { () throws(any Error) in
+      let sums = try view(process, context).stackSums(scope)
+      return (ByteBuffer(bytes: format.render(sums)), sums.lossSentence)
     }
-    return Response(
-      status: .ok, headers: [.contentType: format.mediaType], body: ResponseBody(byteBuffer: body))
+    var headers: HTTPFields = [.contentType: format.mediaType]
+    if let missing, let name = HTTPField.Name(MissingHeader.name) { headers[name] = missing }
+    return Response(status: .ok, headers: headers, body: ResponseBody(byteBuffer: body))
   }
 
   // MARK: queries
