@@ -65,7 +65,7 @@ struct EventRequest {
 
 /// Answers the questions of all commands, with the bytes that are printed.
 protocol AnswerSource {
-  func processes(json: Bool) throws(Complaint) -> [UInt8]
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8]
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]

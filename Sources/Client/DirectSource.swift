@@ -45,9 +45,9 @@ final class DirectSource: AnswerSource {
   private(set) var hasFailedToStop = false
   private var view: ProcessView?
 
-  func processes(json: Bool) throws(Complaint) -> [UInt8] {
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8] {
     try Budget.ofQuestion().run { () throws(Complaint) in
-      let list = try ProcessList()
+      let list = try ProcessList(selection)
       return Array((json ? list.json + "\n" : list.text).utf8)
     }
   }

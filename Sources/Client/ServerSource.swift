@@ -13,7 +13,11 @@ final class ServerSource: AnswerSource {
 
   init(_ connection: ServerConnection) { self.connection = connection }
 
-  func processes(json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes", json: json) }
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8] {
+    let sort = selection.order.map { [("sort", $0.rawValue)] } ?? []
+    let query = Self.parameters((selection.isLiveOnly ? [("live", "true")] : []) + sort)
+    return try get("/v1/processes" + (query.isEmpty ? "" : "?\(query.dropFirst())"), json: json)
+  }
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 

@@ -89,6 +89,11 @@ extension EndToEnd {
         #expect(lines[0].hasPrefix(hex(place.address)), "\(outcome.output)")
       }
       #expect(try Tool.control(["ps"], in: program.directory).output.contains(program.pid))
+      let live = try Tool.control(["ps", "--live", "--sort", "bytes", "--json"], in: program.directory).output
+      let processes = try #require(try Tool.objects(live).first?["processes"] as? [[String: Any]])
+      #expect(processes.count == 1 && processes[0]["parent"] as? Int == Int(getpid()), "\(live)")
+      #expect(processes[0]["title"] == nil && (processes[0]["live_bytes"] as? Int ?? 0) > 0, "\(live)")
+      #expect((processes[0]["live_blocks"] as? Int ?? 0) > 0 && processes[0]["ended"] == nil, "\(live)")
       let top = try Tool.control(["top", program.pid], in: program.directory)
       #expect(top.ending == .exit(0) && top.output.contains("allocate_for_query"), "\(top.output)")
     }
@@ -106,6 +111,7 @@ extension EndToEnd {
       #expect("\(after["stack"] ?? "")".contains("allocate_for_query"))
       #expect(try program.ask(program.place("freed").address)["kind"] as? String == "free")
       #expect(try Tool.control(["ps"], in: program.directory).output.contains("dead"))
+      #expect(try !Tool.control(["ps", "--live"], in: program.directory).output.contains(program.pid))
     }
 
     @Test("run starts a program indexed, as the same process, and passes its end on")

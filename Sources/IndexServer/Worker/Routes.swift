@@ -60,13 +60,14 @@ struct Routes: Sendable {
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
     let isGathered = try checkIsGathered(request, context)
     let reader = context.caller.userID
+    let selection = try Parameters(request, known: Parameters.ofProcesses).selection()
     guard reader == 0 || reader == place.user else {
       return respond(to: request, Self.rendered(for: request, ProcessList([]).text, ProcessList([]).json))
     }
     let body = try await answer(request, context) { () throws(Complaint) in
       let list = try registry.makingRoom { () throws(Complaint) in
         // Without other workers, root is told what may not be read.
-        try ProcessList(ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
+        try ProcessList(selection, ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
       }
       return isGathered
         ? ByteBuffer(bytes: ProcessRows.encode(list)) : Self.rendered(for: request, list.text, list.json)
@@ -364,7 +365,7 @@ extension Response {
 }
 
 /// The parameters in a request's URI. An unknown parameter is an error: a misspelt one must not be ignored in silence.
-private struct Parameters {
+struct Parameters {
   private var values: [(name: Substring, value: Substring)] = []
 
   init(_ request: Request, known: Set<Substring>) throws(Complaint) {
@@ -393,6 +394,14 @@ private struct Parameters {
       throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
     }
     return level
+  }
+
+  /// The parameters of `selection`.
+  static let ofProcesses: Set<Substring> = ["live", "sort"]
+
+  /// Which processes are listed, and in which order.
+  func selection() throws(Complaint) -> ProcessSelection {
+    ProcessSelection(isLiveOnly: try flag("live") ?? false, order: try choice("sort", of: ProcessOrder.self))
   }
 
   /// The parameters of `scope`.
