@@ -168,9 +168,9 @@ public struct IndexedProcess: Hashable, Sendable {
       // setproctitle leaves the room of the former arguments empty.
       var title = try directory.line("cmdline")
       while let last = title.last, last == 0 || last == UInt8(ascii: " ") { title.removeLast() }
-      let words = title.split(separator: 0, omittingEmptySubsequences: false).map { ForeignText(reversibly: $0) }
-      let present = words.joined(separator: " ")
-      var original = command.joined(separator: " ").unescaped  // raw: compared
+      let present = title.split(separator: 0, omittingEmptySubsequences: false)
+        .map { ForeignText(reversibly: $0) }.joined(separator: " ")
+      var original = command.joined(separator: " ").unescaped  // raw: compared with another
       while original.hasSuffix(" ") { original.removeLast() }
       // The index has the command's first kilobyte.
       let isCut = original.utf8.count > 1000

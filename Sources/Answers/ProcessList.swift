@@ -109,18 +109,22 @@ public struct ProcessList: Hashable, Sendable {
       columns.remove(at: least)
     }
     var text = ""
-    for row in -1..<ordered.count {
+    func line(_ command: String, _ cell: (Column, [String]) -> String) -> String {
       var line = ""
       for (column, cells, width) in columns {
-        let cell = row < 0 ? column.title : cells[row]
         // Numbers are aligned at the right, words at the left.
+        let cell = cell(column, cells)
         line += column.isNumber ? TextLayout.padded(cell, left: width) : TextLayout.padded(cell, right: width)
         line += "  "
       }
-      let command = row < 0 ? "COMMAND" : ordered[row].title.map { TextLayout.printable($0) } ?? ordered[row].commandLine
       line += TextLayout.fit(command, columns: max(12, TextLayout.columns &- TextLayout.width(line)))
       while line.hasSuffix(" ") { line.removeLast() }
-      text += line + "\n"
+      return "\(line)\n"
+    }
+    text += line("COMMAND") { column, _ in column.title }
+    for (row, process) in ordered.enumerated() {
+      let command = process.title.map { TextLayout.printable($0) } ?? process.commandLine
+      text += line(command) { _, cells in cells[row] }
     }
     if let lost = processes.compactMap(\.lostBlocks).max(), lost > 0 {
       text += "LOST counts blocks that were allocated and are not in the index.\n"

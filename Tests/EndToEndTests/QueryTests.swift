@@ -98,6 +98,25 @@ extension EndToEnd {
       #expect(top.ending == .exit(0) && top.output.contains("allocate_for_query"), "\(top.output)")
     }
 
+    @Test("a program that gives itself a title is listed by it", .enabled(if: access("/usr/bin/perl", X_OK) == 0))
+    func title() throws {
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        ["/usr/bin/perl", "-e", "$0 = 'shop: worker 3'; $| = 1; print \"ready\\n\"; <STDIN>"],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try process.readLines(until: "ready")
+      let server = try Server(directory)
+      for socket in [nil, server.socket] {
+        let table = try Tool.control(["ps"], in: directory, socket: socket).output
+        #expect(table.hasSuffix("  shop: worker 3\n"), "\(table)")
+        let json = try Tool.control(["ps", "--json"], in: directory, socket: socket).output
+        let listed = try #require((try Tool.objects(json).first?["processes"] as? [[String: Any]])?.first)
+        #expect(listed["title"] as? String == "shop: worker 3" && listed["name"] as? String == "shop: worker 3")
+        #expect((listed["command"] as? [String])?.first == "/usr/bin/perl", "\(json)")
+      }
+    }
+
     @Test("a process that was killed still answers")
     func postMortem() throws {
       let program = try Stationary()

@@ -66,7 +66,7 @@ struct Gatherer: Sendable {
     rows.sort { ($0.processID, $0.startTime, $0.path) < ($1.processID, $1.startTime, $1.path) }
     // What a worker that failed has is not known to be live or not.
     var list = ProcessList(rows, omitted: omitted, selection)
-    if selection.isLiveOnly { list.processes += rows.filter { $0.processID == 0 } }
+    if selection.isLiveOnly { list.processes.append(contentsOf: rows.filter { $0.processID == 0 }) }
     let kind = MediaKind(accepting: request)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
