@@ -174,7 +174,8 @@ public struct IndexedProcess: Hashable, Sendable {
       while original.hasSuffix(" ") { original.removeLast() }
       // The index has the command's first kilobyte.
       let isCut = original.utf8.count > 1000
-      let isCommand = isCut ? present.unescaped.hasPrefix(original) : present.unescaped == original  // raw: compared
+      let words = present.unescaped  // raw: compared with another
+      let isCommand = isCut ? words.hasPrefix(original) : words == original
       if !present.isEmpty, !isCommand { self.title = present }
     } catch {
       // It has ended, or is another's, or is in another pid namespace: these facts are left out.

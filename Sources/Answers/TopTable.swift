@@ -28,6 +28,17 @@ public struct TopTable: Hashable, Sendable {
     self.losses = losses
   }
 
+  /// A table of the blocks that lived at a moment of a recording, in seconds since 1970-01-01 UTC; the clock is as of
+  /// that moment.
+  package init(
+    processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses, clock: SegmentClock, _ scope: HeapScope,
+    sort: SiteOrder, moment: Double
+  ) {
+    self.init(processID: processID, command: command, table: table, losses: losses)
+    look = Look(clock: clock, window: scope.window, moment: moment)
+    showsAges = sort == .age || !scope.window.isAll
+  }
+
   public var total: Total { table.total }
   /// The number of sites, shown or not.
   public var siteCount: Int { table.siteCount }

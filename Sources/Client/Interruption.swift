@@ -83,11 +83,14 @@ final class Signal: Sendable {
     _ = write(descriptors.write, &byte, 1)
   }
 
-  /// Waits until the flag was set since the last call.
-  func wait() {
+  /// Waits until the flag was set since the last call, or so long; returns whether it was set.
+  @discardableResult
+  func wait(milliseconds: Int32 = -1) -> Bool {
     var request = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)
-    poll(&request, 1, -1)
+    poll(&request, 1, milliseconds)
     var bytes = [UInt8](repeating: 0, count: 64)
-    while read(descriptors.read, &bytes, bytes.count) > 0 {}
+    var isSet = false
+    while read(descriptors.read, &bytes, bytes.count) > 0 { isSet = true }
+    return isSet
   }
 }

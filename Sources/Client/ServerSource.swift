@@ -40,7 +40,7 @@ final class ServerSource: AnswerSource {
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
     let uri = "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope)
-    let response = try connection.send(.GET, uri, accept: "*/*")
+    let response = try showing(Self.words) { () throws(Complaint) in try connection.send(.GET, uri, accept: "*/*") }
     guard response.status == 200 else { throw complaint(in: response) }
     if let missing = response.missing { complain("process \(pid): \(missing)") }
     return response.body
@@ -111,6 +111,8 @@ final class ServerSource: AnswerSource {
     return text
   }
 
+  private static let words = "waiting for the server"
+
   private func get(_ uri: String, json: Bool) throws(Complaint) -> [UInt8] {
     try send(.GET, uri, json ? "application/json" : "text/plain", [])
   }
@@ -118,7 +120,9 @@ final class ServerSource: AnswerSource {
   private func send(
     _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]
   ) throws(Complaint) -> [UInt8] {
-    let response = try connection.send(method, uri, accept: accept, body: body)
+    let response = try showing(Self.words) { () throws(Complaint) in
+      try connection.send(method, uri, accept: accept, body: body)
+    }
     if response.status == 200 { return TextLayout.lines(fromServer: response.body) }
     throw complaint(in: response)
   }

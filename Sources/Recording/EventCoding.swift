@@ -293,15 +293,18 @@ enum EventDecoder {
     guard total == count else { throw MalformedChunk() }
     var sizes: [Int] = []
     for _ in Column.allCases { sizes.append(try head.count()) }
-    var columns: [NumberReader] = []
-    for size in sizes { columns.append(try head.part(size)) }
+    var columns: [Range<Int>] = []
+    for size in sizes { columns.append(try head.slice(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
-    var decoding = Decoding(columns: columns)
+    var decoding = Decoding(payload, columns)
     for index in batches.indices {
       decoding.stamp = stamps[index] &- 1
-      batches[index].records.reserveCapacity(counts[index])
+      var records: [allocs_event] = []
+      records.reserveCapacity(counts[index])
+      let slot = batches[index].slot
       // bounded: a count is not negative
-      for _ in 0..<counts[index] { batches[index].records.append(try decoding.record(slot: batches[index].slot)) }
+      for _ in 0..<counts[index] { records.append(try decoding.record(slot: slot)) }
+      batches[index].records = records
     }
     return batches
   }
@@ -309,22 +312,53 @@ enum EventDecoder {
 
 private struct Decoding: ~Copyable {
   var model = EventModel()
-  var columns: [NumberReader]
+  private let payload: [UInt8]
+  /// Of each column, the place of its next byte, and the place behind its last.
+  private var places = InlineArray<7, Int>(repeating: 0)
+  private var ends = InlineArray<7, Int>(repeating: 0)
   var kinds: [AllocationKind] = []
   var stamp: UInt64 = 0
 
-  init(columns: [NumberReader]) { self.columns = columns }
+  init(_ payload: [UInt8], _ columns: [Range<Int>]) {
+    self.payload = payload
+    for (index, column) in columns.enumerated() { (places[index], ends[index]) = (column.lowerBound, column.upperBound) }
+  }
 
+  @inline(__always)
+  private mutating func byte(_ column: Column) throws(MalformedChunk) -> UInt8 {
+    let place = places[column.rawValue]
+    guard place < ends[column.rawValue] else { throw MalformedChunk() }
+    places[column.rawValue] = place &+ 1
+    return payload[place]
+  }
+
+  /// As NumberReader has it, which most numbers leave at their first byte.
+  @inline(__always)
   private mutating func number(_ column: Column) throws(MalformedChunk) -> UInt64 {
-    try columns[column.rawValue].number()
+    let first = try byte(column)
+    return first < 0x80 ? UInt64(truncatingIfNeeded: first) : try longNumber(column, first)
+  }
+
+  private mutating func longNumber(_ column: Column, _ first: UInt8) throws(MalformedChunk) -> UInt64 {
+    var value = UInt64(truncatingIfNeeded: first & 0x7F)
+    var shift: UInt64 = 7
+    while true {
+      let byte = try byte(column)
+      guard shift < 63 || byte <= 1 else { throw MalformedChunk() }
+      value |= UInt64(truncatingIfNeeded: byte & 0x7F) << shift
+      if byte < 0x80 { return value }
+      shift &+= 7
+    }
   }
 
   private mutating func number32(_ column: Column) throws(MalformedChunk) -> UInt32 {
-    try columns[column.rawValue].number32()
+    guard let value = UInt32(exactly: try number(column)) else { throw MalformedChunk() }
+    return value
   }
 
+  @inline(__always)
   mutating func record(slot: UInt32) throws(MalformedChunk) -> allocs_event {
-    let op = try columns[Column.ops.rawValue].byte()
+    let op = try byte(.ops)
     let kind = UInt32(op & 15)
     let guess = op >> Op.guessShift & 3
     var record = allocs_event()
@@ -372,7 +406,8 @@ private struct Decoding: ~Copyable {
     if op & Op.stampIsNext != 0 {
       stamp = stamp &+ 1
     } else {
-      stamp = stamp &+ UInt64(bitPattern: try columns[Column.stamps.rawValue].signed())
+      let zigzag = try number(.stamps)
+      stamp = stamp &+ (zigzag >> 1 ^ (0 &- (zigzag & 1)))
     }
     record.stamp = stamp
     return record

@@ -11,14 +11,7 @@ import Symbols
 enum DHATFile {
   static func render(_ sums: StackSums) -> [UInt8] {
     // Frame 0 is the viewer's root.
-    var places: [String: Int] = ["[root]": 0]
-    var frames = ["[root]"]
-    func place(_ text: String) -> Int {
-      if let known = places[text] { return known }
-      places[text] = frames.count
-      frames.append(text)
-      return frames.count &- 1
-    }
+    var frames = Numbering(["[root]"])
     var points = ByteWriter()
     var meter = BudgetMeter(interval: 16)
     for (index, row) in sums.rows.enumerated() {
@@ -35,7 +28,7 @@ enum DHATFile {
       if row.stack.truncation != nil || row.stack.frames.isEmpty { stack.append("[callers not known]") }
       for (depth, frame) in stack.enumerated() {
         if depth > 0 { points.append(byte: UInt8(ascii: ",")) }
-        points.append(decimal: UInt64(clamping: place(frame)))
+        points.append(decimal: UInt64(clamping: frames.number(of: frame)))
       }
       points.append("]}")
     }
@@ -48,7 +41,7 @@ enum DHATFile {
     writer.append(",\"te\":0,\"pps\":[")
     writer.append(bytes: points.take())
     writer.append("],\"ftbl\":[")
-    for (index, frame) in frames.enumerated() {
+    for (index, frame) in frames.items.enumerated() {
       if index > 0 { writer.append(byte: UInt8(ascii: ",")) }
       writer.appendJSONString(frame)
     }
