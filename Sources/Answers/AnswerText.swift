@@ -7,7 +7,7 @@ import Symbols
 
 extension Answer {
   /// The number of frames that are printed at most, so that an answer fits a screen of 24 lines; JSON has all frames.
-  static let printedFrames = 14
+  static let printedFrames = 12
 
   /// Several lines of at most 80 columns, each with a newline.
   public var text: String {

@@ -173,10 +173,10 @@ struct ReplayCommand: ParsableCommand {
     let time = at.flatMap { Units.seconds(inTime: $0) }
     let address = try query.map { (text) throws(Complaint) in try parseAddress(text) }
     try scope.level.refuseBlocks(of: file)
-    let scope = try scope.request().scope()
+    let heap = try scope.request().scope()
     try StandardOutput.write(
       try Budget.ofRecording().shown("replaying \(file)") { () throws(Complaint) in
-        try replay(at: time, address, scope)
+        try replay(at: time, address, heap)
       })
   }
 

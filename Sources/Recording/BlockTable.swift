@@ -99,5 +99,5 @@ public struct BlockTable: Sequence, Sendable {
   }
 
   /// The blocks by address.
-  public var sorted: [ReplayedBlock] { sorted { $0.base < $1.base } }
+  public var sorted: [ReplayedBlock] { self.sorted(by: { $0.base < $1.base }) }
 }

@@ -2,6 +2,7 @@
 // Where the bytes of a recording are: in a file, or, of a snapshot that is taken to be exported at
 // once, in memory.
 
+import ByteText
 import FileFacts
 import Glibc
 
@@ -56,18 +57,24 @@ enum RecordingSource: ~Copyable {
 
   /// The first place from `start` on that is in no hole; nil if there is none.
   func data(from start: Int) -> Int? {
-    guard case .file(let file) = self else { return start }
-    let data = lseek(file.descriptor, off_t(start), Self.seekData)
-    if data < 0, errno == ENXIO { return nil }
-    return max(start, Int(clamping: data))
+    switch self {
+    case .memory: return start
+    case .file(let file):
+      let data = lseek(file.descriptor, off_t(start), Self.seekData)
+      if data < 0, errno == ENXIO { return nil }
+      return max(start, Int(clamping: data))
+    }
   }
 
   /// Whether `path` leads to the file.
   func isFile(at path: String) -> Bool {
-    guard case .file(let file) = self else { return false }
-    var own = stat()
-    var other = stat()
-    return fstat(file.descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
-      && own.st_ino == other.st_ino
+    switch self {
+    case .memory: return false
+    case .file(let file):
+      var own = stat()
+      var other = stat()
+      return fstat(file.descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
+        && own.st_ino == other.st_ino
+    }
   }
 }

@@ -53,6 +53,11 @@ public final class CodeMap: Sendable {
     self.innerID = innerID
   }
 
+  /// The name of the function at `address` by the lines of such a file.
+  package static func name(at address: UInt64, in bytes: [UInt8]) -> ForeignText? {
+    Table(bytes).name(at: address)
+  }
+
   /// The name of the function at `address`; nil if there is no file, or no such function in it.
   public func name(at address: UInt64) -> ForeignText? {
     state.withLock { state in

@@ -208,7 +208,7 @@ struct AnswerTextTests {
     #expect(lines[4] == "        →#1  function1 in libexample.so.1")
     #expect(lines[5] == "         #2  0x1002 in libexample.so.1 (file.c:12)")
     #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
-    #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
+    #expect(lines[lines.count - 2] == "         … and 8 more frames: --json shows all")
     #expect(lines[lines.count - 1] == "         … cut at the depth limit")
     answer.stack?.framesCut = 99328
     #expect(answer.text.hasSuffix("         … cut at the depth limit: at least 99,328 frames beyond\n"))
@@ -224,8 +224,9 @@ struct AnswerTextTests {
     #expect(lines[5] == "         … 27 frames of the same kind")
     #expect(lines[6] == "         #29 function29 (file.c:39)")
     #expect(lines[7] == "        →#30 function30 (file.c:40)")
-    #expect(lines[16] == "         #39 function39 (file.c:49)")
-    #expect(lines.count == 17)
+    #expect(lines[14] == "         #37 function37 (file.c:47)")
+    #expect(lines[15] == "         … and 2 more frames: --json shows all")
+    #expect(lines.count == 16)
     for site in 0..<40 {
       let text = Self.deep(40, site: site).text
       #expect(text.split(separator: "\n").count { $0.contains("→#\(site) ") } == 1)

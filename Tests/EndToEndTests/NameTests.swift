@@ -21,7 +21,7 @@ extension EndToEnd {
 
     @Test(
       "a program of Rust: the site of what the standard library allocates for it is the program's own function",
-      arguments: [[], ["-C", "symbol-mangling-version=v0"], ["-C", "debuginfo=0"]])
+      arguments: [[], ["-C", "symbol-mangling-version=v0"], ["-C", "strip=debuginfo"]])
     func rust(options: [String]) throws {
       let directory = try TestDirectory()
       let (process, lines) = try start(try Programs.path("orders.rs", options: options), in: directory)
@@ -70,7 +70,7 @@ extension EndToEnd {
         try Installation.path(of: "allocsctl"), "ps", "--socket", directory.file("silent.sock"),
       ]
       let outcome = try ChildProcess.run(
-        ["/usr/bin/python3", Programs.source("progress_terminal.py"), "2.5"] + command)
+        ["/usr/bin/python3", Programs.source("progress_terminal.py"), "5"] + command)
       try #require(outcome.ending == .exit(0), "\(outcome)")
       let words = outcome.output.split(separator: " ", maxSplits: 1).map(String.init)
       #expect(words.first == "-2", "it ended by ^C: \(outcome.output)")

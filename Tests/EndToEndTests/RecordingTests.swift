@@ -503,10 +503,10 @@ extension EndToEnd {
       #expect(UInt64(all) == recording.summary().endBlocks && all > 0)
       // Two windows that meet have all blocks between them.
       let length = recording.seconds(at: recording.endStamp)
-      for age in [0, length / 3, length / 2, length * 2] {
+      for age in [0, length / 3, length / 2, 432_000] {
         let (young, old) = (try table(["--younger", "\(age)s"]), try table(["--older", "\(age)s"]))
         #expect(blocks(young) + blocks(old) == all, "\(age)")
-        #expect(age < length * 2 || blocks(old) == 0)
+        #expect(age < 432_000 || blocks(old) == 0)
         let ages = (young["sites"] as? [[String: Any]] ?? []).compactMap { $0["oldest_seconds"] as? Double }
         #expect(ages.allSatisfy { $0 <= age + 0.05 }, "\(ages)")
       }
@@ -518,7 +518,7 @@ extension EndToEnd {
       let passed = try table(["--wrapper", site])["sites"] as? [[String: Any]] ?? []
       #expect(!passed.contains { ($0["site"] as? [String: Any])?["function"] as? String == site })
       let text = try Tool.control(["replay", file, "--younger", "5d"], in: directory).output
-      #expect(text.contains("live blocks made in the last 5 d\n") || text.contains("made in the last 5 d,"), "\(text)")
+      #expect(text.contains("live blocks made in the last 5 d"), "\(text)")
       #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
       let refused = try Tool.control(["replay", file, "--level", "block"], in: directory)
       #expect(refused.ending == .exit(64) && refused.errors.contains("chunks of pools"), "\(refused)")
