@@ -58,7 +58,8 @@ extension StackSums {
     look = Look(clock: clock, window: TimeWindow())
   }
 
-  /// The sums of `contexts`, with names from `tables`; `moment`: of a recording, in seconds since 1970. Threads are merged: one stack may stand in the contexts of many.
+  /// The sums of `contexts`, with names from `tables`; `moment`: of a recording, in seconds since 1970. Threads are
+  /// merged: one stack may stand in the contexts of many.
   package init(
     of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
     command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses,

@@ -109,7 +109,8 @@ extension LevelOptions {
   func refuseBlocks(of name: String) throws(Complaint) {
     guard level == .block else { return }
     throw Complaint(
-      .usage, what: "--level block is asked of \(name), and a recording has the chunks of pools, not the blocks in them",
+      .usage,
+      what: "--level block is asked of \(name), and a recording has the chunks of pools, not the blocks in them",
       advice: "leave it out, or ask the process")
   }
 }

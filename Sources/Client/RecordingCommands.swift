@@ -250,7 +250,8 @@ struct Export: ParsableCommand {
       What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
       FILE@2.5s, FILE@peak): \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
         .joined(separator: "; ")). All blocks of these, one by one, and of a recording without a moment all events: \
-      \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }.joined(separator: "; ")). A file of yours that exists is replaced when the new one is whole; a link, a device \
+      \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }.joined(separator: "; ")). \
+      A file of yours that exists is replaced when the new one is whole; a link, a device \
       or another user's file is refused. A file whose name is a number is named with its directory: ./4242.
 
       Examples:

@@ -36,8 +36,8 @@ public struct SegmentClock: Hashable, Sendable {
     ticksUntilNow = elapsed / 1_000_000_000 &* UInt64(ALLOCS_TICKS_PER_SECOND)
   }
 
-  /// A clock as of a moment of a recording. `stamp`: the moment; `ticks`: of a record that is older than all others;
-  /// `monotonic` and `realtime`: one moment, in nanoseconds of both clocks.
+  /// A clock as of a moment of a recording. `stamp`: the moment; `ticks`: of a record that is older
+  /// than all others; `monotonic` and `realtime`: one moment, in nanoseconds of both clocks.
   public init(at stamp: UInt64, oldest ticks: UInt32, monotonic: UInt64, realtime: UInt64) {
     // Half of a tick's length more, as a tick stands for what began in it.
     let age = UInt64(truncatingIfNeeded: allocs_age_ticks(ticks, Self.ticks(stamp))) &+ 1

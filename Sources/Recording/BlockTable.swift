@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks by their bases: a hash table with open addressing, at most half full. A replay looks up a block for each event
-// of a recording, tens of millions of times, mostly beyond the processor's caches: so a look-up is one place of memory
-// as a rule, and nothing is allocated but when the table grows.
+// Blocks by their bases: a hash table with open addressing, at most half full. A replay looks up a
+// block for each event of a recording, tens of millions of times, mostly beyond the processor's
+// caches: so a look-up is one place of memory as a rule, and nothing is allocated but when the
+// table grows.
 //
-// A block that is removed leaves no mark: the blocks behind it that could not have their own places move up.
+// A block that is removed leaves no mark: the blocks behind it that could not have their own places
+// move up.
 //
-// A file may have any bases. The multiplier is another one for each table, so that no file can be made whose bases all
-// want one place.
+// A file may have any bases. The multiplier is another one for each table, so that no file can be
+// made whose bases all want one place.
 
 import Bounds
 

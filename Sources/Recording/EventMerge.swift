@@ -110,8 +110,9 @@ struct EventMerge {
     }
   }
 
-  /// Sorts by stamp; records with equal stamps keep their order. A chunk is a few sorted pieces, one behind the
-  /// other, as each was read from one ring: two and two of them are merged, until one is left.
+  /// Sorts by stamp; records with equal stamps keep their order. A chunk is a few sorted pieces,
+  /// one behind the other, as each was read from one ring: two and two of them are merged, until
+  /// one is left.
   static func sorted(_ records: [allocs_event]) -> [allocs_event] {
     var ends: [Int] = []
     for index in records.indices.dropFirst() where records[index &- 1].stamp > records[index].stamp {

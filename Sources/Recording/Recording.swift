@@ -116,7 +116,8 @@ public final class Recording: OriginTables {
   /// is.
   public convenience init(path: String) throws(Complaint) { try self.init(path: path, memoryLimit: Self.memoryLimit) }
 
-  /// A snapshot of a process, as it is now: it has no file. `path` stands for it in what is said of it.
+  /// A snapshot of a process, as it is now: it has no file. `path` stands for it in what is said of
+  /// it.
   public convenience init(snapshotOf shared: SharedSegment, path: String) throws(Complaint) {
     let (bytes, _) = try Snapshot.take(shared)
     try self.init(path: path, source: .memory(bytes), memoryLimit: Self.memoryLimit)

@@ -47,7 +47,7 @@ struct ProcessListTests {
     #expect(!live.contains("ENDED") && live.contains("PARENT") && live.hasSuffix("  b\n"), "\(live)")
   }
 
-  @Test("a title stands for the command; a line has 80 columns, and where room is short, columns go and not the command")
+  @Test("a title stands for the command; a line has 80 columns, and where room is short, columns go and it stays")
   func narrow() {
     var processes = Self.some
     processes[0].title = "server: worker 3 [idle] on 127.0.0.1:8080, with a title that is longer than any line can show"

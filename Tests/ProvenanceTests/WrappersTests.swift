@@ -100,7 +100,8 @@ struct WrappersTests {
       "fill(std::vector<int, std::allocator<int> >&)", "std::thread::thread<void (&)()>(void (&)())",
       "main.build() -> Swift.Array<Swift.Int>", "std::vector_like::push()", "raxNewNode", "PyList_New",
       "sqlite3VdbeCreate", "<shop::Order as core::fmt::Display>::fmt", "<shop::Order as core::clone::Clone>::clone",
-      "shop::make_order", "shop::main::{{closure}}", "std::thread::_M_start_thread()", "std::filesystem::path::path(int)",
+      "shop::make_order", "shop::main::{{closure}}", "std::thread::_M_start_thread()",
+      "std::filesystem::path::path(int)",
       "core::Engine::load(int)", "std::rt::lang_start_internal", "shop.Shelf.put", "D main",
       "std::thread::_State_impl<std::thread::_Invoker<std::tuple<main::{lambda()#1}> > >::_M_run()",
     ])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes taken for a name of D, and for the lines of a perf-PID.map; and taken for an ELF file; or, behind a first byte of 2 or 3 and a length, for two: the other one is half.dwo
-// beside it, or its package of split debug information.
+// Bytes taken for a name of D, and for the lines of a perf-PID.map; and taken for an ELF file; or, behind a first byte
+// of 2 or 3 and a length, for two: the other one is half.dwo beside it, or its package of split debug information.
 
 import Glibc
 import Symbols
