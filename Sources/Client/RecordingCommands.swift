@@ -6,6 +6,7 @@ import ArgumentParser
 import Bounds
 import Glibc
 import IndexReader
+import Provenance
 import Recording
 import Synchronization
 import SystemAccess
@@ -212,8 +213,8 @@ struct ReplayCommand: ParsableCommand {
       for problem in recorded.problems { complain("\(file): \(problem)") }
       return table.json + "\n"
     }
-    let moment = Units.duration(recorded.seconds(at: stamp))
-    return "\(recorded.text(of: summary))\n\(recorded.end == .snapshot ? "" : "After \(moment):\n")\(table.text)"
+    let time = recorded.end == .snapshot ? "" : "After \(Units.duration(recorded.seconds(at: stamp))):\n"
+    return "\(recorded.text(of: summary))\n\(time)\(table.text)"
   }
 }
 

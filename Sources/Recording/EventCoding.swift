@@ -272,22 +272,39 @@ struct EventBatch {
 }
 
 enum EventDecoder {
-  /// The events of a chunk whose header says that it has `count` of them.
+  /// The events of a chunk whose header says that it has `count` of them, by their batches.
   static func decode(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [EventBatch] {
+    let (batches, records) = try batches(payload, count: count)
+    var start = 0
+    return batches.map { batch, count in
+      defer { start &+= count }
+      var batch = batch
+      batch.records = Array(records[start..<max(start, start &+ count)])
+      return batch
+    }
+  }
+
+  /// The events of all batches, one behind the other.
+  static func records(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [allocs_event] {
+    try batches(payload, count: count).records
+  }
+
+  private static func batches(
+    _ payload: [UInt8], count: Int
+  ) throws(MalformedChunk) -> (batches: [(batch: EventBatch, count: Int)], records: [allocs_event]) {
     guard count <= RecordingFormat.eventsPerChunk else { throw MalformedChunk() }
     var head = NumberReader(payload)
-    var batches: [EventBatch] = []
+    var batches: [(batch: EventBatch, count: Int)] = []
     var stamps: [UInt64] = []
-    var counts: [Int] = []
     var total = 0
     for _ in 0..<(try head.count(of: 5)) {  // bounded: a count is not negative
-      batches.append(
-        EventBatch(ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: []))
+      let batch = EventBatch(
+        ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: [])
       stamps.append(try head.number())
       let size = try head.number()
       // An empty batch would cost memory, and no event is its limit.
       guard size > 0, let size = Foreign(size).int(upTo: count &- total) else { throw MalformedChunk() }
-      counts.append(size)
+      batches.append((batch, size))
       total &+= size
     }
     guard total == count else { throw MalformedChunk() }
@@ -296,22 +313,20 @@ enum EventDecoder {
     var columns: [Range<Int>] = []
     for size in sizes { columns.append(try head.slice(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
-    var decoding = Decoding(payload, columns)
-    for index in batches.indices {
+    var decoding = Decoding(payload, columns, count: count)
+    var records: [allocs_event] = []
+    records.reserveCapacity(count)
+    for (index, (batch, size)) in batches.enumerated() {
       decoding.stamp = stamps[index] &- 1
-      var records: [allocs_event] = []
-      records.reserveCapacity(counts[index])
-      let slot = batches[index].slot
-      // bounded: a count is not negative
-      for _ in 0..<counts[index] { records.append(try decoding.record(slot: slot)) }
-      batches[index].records = records
+      // bounded: a size is not negative
+      for _ in 0..<size { records.append(try decoding.record(slot: batch.slot)) }
     }
-    return batches
+    return (batches, records)
   }
 }
 
 private struct Decoding: ~Copyable {
-  var model = EventModel()
+  var model: EventModel
   private let payload: [UInt8]
   /// Of each column, the place of its next byte, and the place behind its last.
   private var places = InlineArray<7, Int>(repeating: 0)
@@ -319,9 +334,14 @@ private struct Decoding: ~Copyable {
   var kinds: [AllocationKind] = []
   var stamp: UInt64 = 0
 
-  init(_ payload: [UInt8], _ columns: [Range<Int>]) {
+  /// `count`: of the events. For many, the model takes large pages, which a few would be slowed
+  /// down by.
+  init(_ payload: [UInt8], _ columns: [Range<Int>], count: Int) {
     self.payload = payload
-    for (index, column) in columns.enumerated() { (places[index], ends[index]) = (column.lowerBound, column.upperBound) }
+    model = EventModel(hasLargePages: count >= 1 << 17)
+    for (index, column) in columns.enumerated() {
+      (places[index], ends[index]) = (column.lowerBound, column.upperBound)
+    }
   }
 
   @inline(__always)

@@ -118,6 +118,7 @@ struct EventMerge {
     for index in records.indices.dropFirst() where records[index &- 1].stamp > records[index].stamp {
       ends.append(index)
     }
+    guard !ends.isEmpty else { return records }
     ends.append(records.count)
     var (merged, spare) = (records, records)
     while ends.count > 1 {

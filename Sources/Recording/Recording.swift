@@ -525,8 +525,7 @@ public final class Recording: OriginTables {
     guard count <= RecordingFormat.eventsPerChunk, header.unpacked <= RecordingFormat.mostBytes(ofEvents: count) else {
       throw MalformedChunk()
     }
-    let batches = try EventDecoder.decode(try unpack(header, stored), count: count)
-    return EventMerge.sorted(batches.count == 1 ? batches[0].records : batches.flatMap(\.records))
+    return EventMerge.sorted(try EventDecoder.records(try unpack(header, stored), count: count))
   }
 
   /// Counts the events of chunks that turned out to be damaged, by their indices, as lost.

@@ -200,7 +200,8 @@ extension EndToEnd {
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "jsonl", "--younger", "5m"], [program.pid, "--format", "heaptrack", "--wrapper", "x"],
+        [program.pid, "--format", "jsonl", "--younger", "5m"],
+        [program.pid, "--format", "heaptrack", "--wrapper", "x"],
         [program.pid, "--format", "perfetto", "--level", "block"], [program.pid, "--format", "pdf"],
         ["\(program.pid)@1", "--format", "pdf"],
       ] {

@@ -30,7 +30,8 @@ extension EndToEnd {
       for place in places {
         let answer = try #require(
           try Tool.objects(
-            Tool.control(["query", "\(process.pid)", place[1], "--json"], in: directory).output).first)
+            Tool.control(["query", "\(process.pid)", place[1], "--json"], in: directory).output
+          ).first)
         let site = answer["site"] as? [String: Any]
         #expect(site?["function"] as? String == "orders::\(place[0])", "\(options): \(answer)")
       }

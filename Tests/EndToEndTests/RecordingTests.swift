@@ -536,7 +536,8 @@ extension EndToEnd {
       let moment = (objects.first?["recording"] as? [String: Any])?["moment_ns"] as? Int
       #expect(moment.map { UInt64($0) } == peak.peakStamp)
       let printed = try ChildProcess.run(["heaptrack_print", exported])
-      #expect(printed.output.contains("calls to allocation functions: \(peak.peakBlocks) "), "\(printed.output.suffix(300))")
+      #expect(
+        printed.output.contains("calls to allocation functions: \(peak.peakBlocks) "), "\(printed.output.suffix(300))")
     }
 
     @Test("an export goes to standard output, and never over its own recording")

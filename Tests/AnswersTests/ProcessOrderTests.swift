@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of processes: its orders, and a table that fits 80 columns whatever is in it.
 
+import ByteText
 import SystemAccess
 import TestSupport
 import Testing
 
 @testable import Answers
 
-@Suite("Lists of processes", .bounded)
-struct ProcessListTests {
+@Suite("Orders of processes", .bounded)
+struct ProcessOrderTests {
   private static func process(
     _ id: Int32, state: IndexedProcess.State = .live, started: Double = 1000, ended: Double? = nil, blocks: UInt64 = 0,
     bytes: UInt64? = nil, command: ForeignText = "/usr/bin/server"
