@@ -62,8 +62,8 @@ public struct ProcessList: Hashable, Sendable {
 
   private var columns: [Column] {
     let now = SystemClock.now()
-    func since(_ moment: Double?) -> String {
-      moment.map { Units.roughDuration(now - $0) } ?? "-"  // bounded: seconds in floating point
+    func since(_ moment: Double?, _ unknown: String) -> String {
+      moment.map { Units.roughDuration(now - $0) } ?? unknown  // bounded: seconds in floating point
     }
     func grouped(_ count: UInt64?) -> String { count.map { Units.grouped($0) } ?? "?" }
     return [
@@ -75,9 +75,9 @@ public struct ProcessList: Hashable, Sendable {
       Column(
         title: "USER", isNumber: false,
         cell: { TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: $0.userID)), columns: 10) }, weight: 2),
-      Column(title: "AGE", isNumber: true, cell: { since($0.started) }),
+      Column(title: "AGE", isNumber: true, cell: { since($0.started, "?") }),
       Column(
-        title: "ENDED", isNumber: true, cell: { since($0.ended) }, weight: 3,
+        title: "ENDED", isNumber: true, cell: { since($0.ended, "-") }, weight: 3,
         isWorthwhile: processes.contains { $0.ended != nil }),
       Column(title: "INDEX", isNumber: true, cell: { Units.rounded($0.segmentBytes) }, weight: 4),
       Column(
@@ -101,8 +101,8 @@ public struct ProcessList: Hashable, Sendable {
       let cells = ordered.map(column.cell)
       return (column, cells, cells.reduce(TextLayout.width(column.title)) { max($0, TextLayout.width($1)) })
     }
-    // What is left of a line is the command's, 16 columns at least.
-    while columns.reduce(16, { $0 &+ $1.2 &+ 2 }) > TextLayout.columns,
+    // What is left of a line is the command's, 24 columns at least.
+    while columns.reduce(24, { $0 &+ $1.2 &+ 2 }) > TextLayout.columns,
       let least = columns.indices.min(by: { columns[$0].0.weight < columns[$1].0.weight }),
       columns[least].0.weight < 9
     {

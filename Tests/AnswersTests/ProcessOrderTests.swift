@@ -2,6 +2,7 @@
 // The list of processes: its orders, and a table that fits 80 columns whatever is in it.
 
 import ByteText
+import Glibc
 import SystemAccess
 import TestSupport
 import Testing
@@ -10,14 +11,16 @@ import Testing
 
 @Suite("Orders of processes", .bounded)
 struct ProcessOrderTests {
+  private static let start = (seconds(of: CLOCK_REALTIME) - 1000).rounded()
+
   private static func process(
     _ id: Int32, state: IndexedProcess.State = .live, started: Double = 1000, ended: Double? = nil, blocks: UInt64 = 0,
     bytes: UInt64? = nil, command: ForeignText = "/usr/bin/server"
   ) -> IndexedProcess {
     var process = IndexedProcess(
-      processID: id, state: state, userID: 0, command: [command], startTime: 1, started: started,
+      processID: id, state: state, userID: 0, command: [command], startTime: 1, started: start + started,
       segmentBytes: UInt64(id) << 20, path: "/dev/shm/x", lostBlocks: UInt64(id % 3))
-    (process.ended, process.liveBlocks, process.liveBytes) = (ended, blocks, bytes)
+    (process.ended, process.liveBlocks, process.liveBytes) = (ended.map { start + $0 }, blocks, bytes)
     if state == .live { process.parentID = 1 }
     return process
   }
@@ -65,7 +68,7 @@ struct ProcessOrderTests {
     }
     let json = ProcessList(processes, ProcessSelection(order: .pid)).json
     #expect(json.contains("\"parent\":4194302,\"title\":\"server: worker 3 [idle]"))
-    #expect(json.contains("\"ended\":40,"))
+    #expect(json.contains("\"ended\":\(UInt64(Self.start) + 40),"))
   }
 
   @Test("rough durations have one unit", arguments: [(0.0371, "37 ms"), (59, "59 s"), (200, "3 min"), (90_000, "1 d")])

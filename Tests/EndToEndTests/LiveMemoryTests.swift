@@ -346,10 +346,10 @@ extension EndToEnd {
       try Data(contentsOf: URL(fileURLWithPath: file)).prefix(100).write(to: URL(fileURLWithPath: cut))
       for (arguments, ending) in [
         (["diff", file, "999999999"], 1), (["diff", file, "/nonexistent"], 1), (["diff", file, "\(file)@soon"], 64),
-        (["diff", file], 64), (["diff", cut, file], 1), (["tree", file, "--younger", "5m"], 64),
+        (["diff", file], 64), (["diff", cut, file], 1), (["tree", file, "--level", "block"], 64),
         (["tree", "\(program.pid)@1"], 1), (["diff", file, file, "--by", "age"], 64),
         (["diff", file, file, "--fail-over", "much"], 64), (["export", file, "--format", "pdf", "-o", "-"], 64),
-        (["export", "\(file)@peak", "--format", "jsonl", "-o", "-"], 64),
+        (["export", file, "--format", "jsonl", "--younger", "5m", "-o", "-"], 64),
         (["snapshot", program.pid, "-o", "/nonexistent/x"], 1), (["snapshot", "999999999", "-o", file], 1),
       ] as [([String], Int32)] {
         let outcome = try Tool.control(arguments, in: program.directory)

@@ -44,7 +44,7 @@ struct FunctionNameTests {
       ("main.count.getter : Swift.Int", "main.count.getter"),
       ("alloc::raw_vec::RawVec<T,A>::grow_one::h0123456789abcdef", "alloc::raw_vec::RawVec::grow_one"),
       ("<alloc::vec::Vec<T> as core::clone::Clone>::clone", "<alloc::vec::Vec<T> as core::clone::Clone>::clone"),
-      ("std.array.Appender!(char[]).Appender.put", "std.array.Appender.put"),
+      ("std.array.Appender!(char[]).Appender.put", "std.array.Appender.Appender.put"),
       ("shop.find!((a) => a > 1, int[]).find", "shop.find.find"),
       ("", ""),
     ])
@@ -82,6 +82,7 @@ struct WrappersTests {
       "generic specialization <Swift.Int> of Swift._ContiguousArrayBuffer.init(_uninitializedCount: Swift.Int)",
       "main.Node.__allocating_init() -> main.Node",
       "<alloc::string::String as core::fmt::Write>::write_str", "alloc::slice::<impl [T]>::to_vec", "<[u8]>::to_vec",
+      "<u8 as <[_]>::to_vec_in::ConvertVec>::to_vec::<alloc::alloc::Global>",
       "<T as core::convert::Into<U>>::into", "core::iter::traits::iterator::Iterator::collect",
       "core::ops::function::FnOnce::call_once{{vtable.shim}}", "std::io::stdio::_print", "std::thread::spawn",
       "std::sync::once_lock::OnceLock<T>::initialize", "std::sys::backtrace::__rust_begin_short_backtrace",
