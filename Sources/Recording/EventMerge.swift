@@ -29,6 +29,8 @@ struct EventMerge {
   private var held = 0
   /// So many records are held at most, 32 bytes each; only a damaged file has more that wait.
   private static let limit = 1 << 23
+  /// So many records are given out at a time at most.
+  private static let atOnce = 1 << 14
 
   /// Adds the records of the next chunk, which are in order (`sorted`).
   mutating func add(_ records: [allocs_event]) {
@@ -39,19 +41,21 @@ struct EventMerge {
     siftUp()
   }
 
-  /// Gives `body` the records with stamps below `limit`, in order; all records if it is nil.
-  /// Returns false if `body` did, or the budget is exhausted.
+  /// Gives `body` the records with stamps below `limit`, in order, some at a time; all records if
+  /// it is nil. Returns false if `body` did, or the budget is exhausted.
   mutating func drain<Failure: Error>(
-    below limit: UInt64?, _ body: (allocs_event) throws(Failure) -> Bool
+    below limit: UInt64?, _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
   ) throws(Failure) -> Bool {
     var limit = limit
     if held > Self.limit { limit = makeRoom() ? limit : nil }
-    var meter = BudgetMeter(interval: 4096)
+    // Where the records of two runs alternate, each is given out by itself.
+    var meter = BudgetMeter(interval: 64)
     while let first = runs.first, limit.map({ first.key.0 < $0 }) ?? true {
       // Records of the first run, until another run is next.
       let records = first.records
       let bound = runs.dropFirst().prefix(2).map(\.key).min { $0 < $1 } ?? (.max, .max)
-      var next = first.next
+      let start = first.next
+      var next = start
       // Of records with equal stamps, those of the run that came first are first.
       let isEarlier = first.number < bound.1
       while next < records.count {
@@ -59,9 +63,10 @@ struct EventMerge {
         guard record.stamp < bound.0 || isEarlier && record.stamp == bound.0,
           limit.map({ record.stamp < $0 }) ?? true
         else { break }
-        guard meter.goesOn(), try body(record) else { return false }
         next &+= 1
+        if next &- start == Self.atOnce { break }
       }
+      guard meter.goesOn(), try body(records[start..<max(start, next)]) else { return false }
       if next == records.count { removeFirst() } else { runs[0].next = next }
       siftDown()
     }

@@ -483,11 +483,16 @@ public final class Recording: OriginTables {
   /// Gives `body` every event, in the order of stamps, until `body` returns false, or the budget is
   /// exhausted. A chunk that turns out to be damaged is added to `losses`.
   public func forEachEvent<Failure: Error>(_ body: (Event) throws(Failure) -> Bool) throws(Failure) {
-    try forEachRecord { (record) throws(Failure) in try body(Event(record)) }
+    try forEachRecords { (records) throws(Failure) in
+      for record in records { guard try body(Event(record)) else { return false } }
+      return true
+    }
   }
 
-  /// As `forEachEvent`, of records as the process wrote them.
-  func forEachRecord<Failure: Error>(_ body: (allocs_event) throws(Failure) -> Bool) throws(Failure) {
+  /// As `forEachEvent`, of records as the process wrote them, some at a time.
+  func forEachRecords<Failure: Error>(
+    _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
+  ) throws(Failure) {
     // Events of later chunks are not older than this.
     var later = Array(repeating: UInt64.max, count: eventChunks.count &+ 1)  // bounded: as many as chunks
     for index in eventChunks.indices.reversed() {

@@ -140,15 +140,17 @@ extension Recording {
     var counts = InlineArray<16, UInt64>(repeating: 0)
     (summary.peakBytes, summary.peakStamp) = (replay.bytes, firstStamp)
     summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
-    forEachRecord { record in
-      if record.stamp > keepAfter, kept == nil { kept = replay }
-      let kind = allocs_event_kind_of(record.place)
-      if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
-      replay.apply(record)
-      if replay.bytes > summary.peakBytes {
-        summary.peakBytes = replay.bytes
-        summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
-        summary.peakStamp = record.stamp
+    forEachRecords { records in
+      for record in records {
+        if record.stamp > keepAfter, kept == nil { kept = replay }
+        let kind = allocs_event_kind_of(record.place)
+        if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
+        replay.apply(record)
+        if replay.bytes > summary.peakBytes {
+          summary.peakBytes = replay.bytes
+          summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
+          summary.peakStamp = record.stamp
+        }
       }
       return true
     }
@@ -165,9 +167,11 @@ extension Recording {
   /// The state right after the events up to `stamp`.
   public func replay(until stamp: UInt64) -> Replay {
     var replay = Replay(self)
-    forEachRecord { record in
-      guard record.stamp <= stamp else { return false }
-      replay.apply(record)
+    forEachRecords { records in
+      for record in records {
+        guard record.stamp <= stamp else { return false }
+        replay.apply(record)
+      }
       return true
     }
     return replay

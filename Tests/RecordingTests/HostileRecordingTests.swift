@@ -208,14 +208,14 @@ struct HostileRecordingTests {
         merge.add(
           EventMerge.sorted(chunk.map { allocs_event(place: 0, extent: 0, source: UInt64(index), stamp: $0) }))
         let later = chunks[(index + 1)...].joined().min() ?? .max
-        let goesOn = merge.drain(below: later) { event in
-          given.append(event.stamp)
+        let goesOn = merge.drain(below: later) { records in
+          given += records.map(\.stamp)
           return true
         }
         #expect(goesOn)
       }
-      _ = merge.drain(below: nil) { event in
-        given.append(event.stamp)
+      _ = merge.drain(below: nil) { records in
+        given += records.map(\.stamp)
         return true
       }
       #expect(given == all.sorted())
@@ -267,8 +267,8 @@ struct HostileRecordingTests {
       _ = merge.drain(below: 50) { _ in false }
     }
     var count = 0
-    _ = merge.drain(below: nil) { _ in
-      count += 1
+    _ = merge.drain(below: nil) { records in
+      count += records.count
       return true
     }
     #expect(count == 220_000)
