@@ -40,6 +40,25 @@ public struct Answer: Hashable, Sendable {
     }
   }
 
+  /// A live block beside the one that an address is in, or beside the address: who runs over the end of a block
+  /// damages the next one, so that of a damaged block the neighbour below is the first suspect.
+  public struct Neighbour: Hashable, Sendable {
+    public var block: Block
+    /// Seconds since its allocation; nil if no stacks were asked for, as all below.
+    public var age: Double?
+    /// The function that was called, such as `calloc`.
+    public var function: ForeignText?
+    /// Who allocated it.
+    public var site: Frame?
+
+    public init(_ block: Block) { self.block = block }
+    public init(base: UInt64, size: UInt64) { self.init(Block(base: base, size: size)) }
+
+    public var base: UInt64 { block.base }
+    public var size: UInt64 { block.size }
+    public var end: UInt64 { block.end }
+  }
+
   public struct Thread: Hashable, Sendable {
     /// The kernel's id, as in /proc/PID/task.
     public var id: UInt32
@@ -128,8 +147,8 @@ public struct Answer: Hashable, Sendable {
   public var containers: [Container] = []
   public var contents: [Container] = []
   /// The nearest live allocations (heap, free); of a suballocation, the nearest in its container.
-  public var previous: Block?
-  public var next: Block?
+  public var previous: Neighbour?
+  public var next: Neighbour?
   /// The variable or function that the address is in (static).
   public var symbol: Symbol?
   /// Section of the module, such as `.bss` (static).

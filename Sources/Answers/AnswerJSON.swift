@@ -206,6 +206,16 @@ extension ByteWriter {
     append("}")
   }
 
+  mutating func append(neighbour: Answer.Neighbour, opening: StaticString) {
+    append(opening)
+    append(address: neighbour.base)
+    append("\",\"size\":", decimal: neighbour.size)
+    if let age = neighbour.age { append(age: age) }
+    if let function = neighbour.function { append(",\"function\":", string: function) }
+    if let site = neighbour.site { site.appendSite(to: &self) }
+    append("}")
+  }
+
   mutating func append(mapping: Mapping, named name: StaticString = ",\"mapping\":") {
     append(name)
     append("{\"start\":\"")

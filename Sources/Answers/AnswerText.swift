@@ -7,7 +7,7 @@ import Symbols
 
 extension Answer {
   /// The number of frames that are printed at most, so that an answer fits a screen of 24 lines; JSON has all frames.
-  static let printedFrames = 14
+  static let printedFrames = 12
 
   /// Several lines of at most 80 columns, each with a newline.
   public var text: String {
@@ -15,7 +15,7 @@ extension Answer {
     let start = "\(hex(address)): \(kind.rawValue)"
     if kind == .free, let reservation = losses.reservation {
       // The address may still be in a block that the index lacks.
-      lines.append(TextLayout.fit("\(start), \(reservation)", columns: TextLayout.columns))
+      lines.append(TextLayout.fit("\(start), or \(reservation)", columns: TextLayout.columns))
       lines.append(TextLayout.fit("  \(headline)", columns: TextLayout.columns))
     } else {
       lines.append(TextLayout.fit("\(start) — \(headline)", columns: TextLayout.columns))
@@ -338,21 +338,33 @@ extension Answer {
     return [lines("  holds    ", contents.reversed()), lines("  in       ", containers)].flatMap { $0 }
   }
 
-  /// The nearest live blocks, with their distance from this block, or from the address if it is free.
+  /// The nearest live blocks, with their distance from this block, or from the address if it is free, and who allocated
+  /// them.
   private var neighbourLines: [String] {
     let low = block?.base ?? address
     let high = block?.end ?? address
-    let below = previous.map { previous in
-      let distance = previous.end <= low ? low &- previous.end : 0
-      return "\(hex(previous.base)), \(Units.bytes(previous.size)), \(Self.distance(distance, "below"))"
-    }
-    let above = next.map { next in
-      let distance = next.base >= high ? next.base &- high : 0
-      return "\(hex(next.base)), \(Units.bytes(next.size)), \(Self.distance(distance, "above"))"
-    }
     var lines: [String] = []
-    if let below { lines.append(TextLayout.fit("  previous \(below)", columns: TextLayout.columns)) }
-    if let above { lines.append(TextLayout.fit("  next     \(above)", columns: TextLayout.columns)) }
+    if let previous {
+      let distance = previous.end <= low ? low &- previous.end : 0
+      lines += Self.lines(of: previous, title: "  previous ", Self.distance(distance, "below"))
+    }
+    if let next {
+      let distance = next.base >= high ? next.base &- high : 0
+      lines += Self.lines(of: next, title: "  next     ", Self.distance(distance, "above"))
+    }
+    return lines
+  }
+
+  private static func lines(of neighbour: Neighbour, title: String, _ distance: String) -> [String] {
+    var phrases = [hex(neighbour.base), Units.bytes(neighbour.size), distance]
+    if let site = neighbour.site {
+      phrases.append("by \(describe(site, columns: TextLayout.columns &- title.count &- 4))")
+    } else if let function = neighbour.function {
+      phrases.append("with \(TextLayout.printable(function))")
+    }
+    if let age = neighbour.age { phrases.append("\(Units.duration(age)) ago") }
+    var lines = TextLayout.wrap(phrases, indent: String(repeating: " ", count: title.count))
+    lines[0] = title + lines[0].dropFirst(title.count)
     return lines
   }
 

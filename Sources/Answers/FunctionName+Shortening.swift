@@ -69,6 +69,10 @@ extension FunctionName {
         case UInt8(ascii: "("):
           if hasPrefix("(anonymous") || hasPrefix("(extension") || result.last == UInt8(ascii: ".") {
             copyGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
+          } else if result.last == UInt8(ascii: "!") {
+            // The arguments of a template of D.
+            if templates == .dropped { result.removeLast() }
+            group("(", ")", templates)
           } else {
             group("(", ")", parameters)
             hasParameters = true

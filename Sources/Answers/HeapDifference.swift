@@ -44,8 +44,8 @@ public struct HeapDifference: Sendable {
   public var rows: [Row]
   /// How many rows are shown at most.
   public var limit: Int
-  /// What the second look lacks; the first look's own is not told apart.
-  public var losses: Losses
+  /// What each look lacks.
+  public var losses: (before: Losses, after: Losses)
 
   private struct Key: Hashable {
     var texts: [ForeignText]
@@ -58,8 +58,7 @@ public struct HeapDifference: Sendable {
   ) {
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
-    losses = after.losses
-    if losses.isEmpty { losses = before.losses }
+    losses = (before.losses, after.losses)
     var rows: [Key: Row] = [:]
     let share = MemoryShare()
     var size = 0
@@ -115,7 +114,7 @@ extension HeapDifference {
       TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
     ]
     guard !rows.isEmpty else {
-      return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + losses.lines)
+      return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + lossLines)
     }
     // bounded: digits of numbers, and columns of a line
     let changeWidth = max(6, Self.signed(growth).count, rows.map { Self.signed($0.change).count }.max() ?? 0)
@@ -160,20 +159,29 @@ extension HeapDifference {
       line(
         Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes), "",
         { _ in "all" }))
-    return TextLayout.text(of: lines + losses.lines)
+    return TextLayout.text(of: lines + lossLines)
+  }
+
+  /// What both looks lack, or each by itself if they lack different things.
+  private var lossLines: [String] {
+    if losses.before == losses.after { return losses.after.lines }
+    return [("from", losses.before), ("to", losses.after)].flatMap { title, losses in
+      losses.lines(title: "  \(title): missing  ")
+    }
   }
 
   /// One JSON object, without a newline.
   public var json: String {
     var writer = ByteWriter(capacity: 4096)
-    func total(_ name: StaticString, _ total: SiteTable.Total) {
+    func total(_ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses()) {
       writer.append(name)
       writer.append("{\"bytes\":", decimal: total.bytes)
       writer.append(",\"blocks\":", decimal: total.blocks)
+      losses.appendJSONFields(to: &writer)
       writer.append("}")
     }
-    total("{\"before\":", before)
-    total(",\"after\":", after)
+    total("{\"before\":", before, losses.before)
+    total(",\"after\":", after, losses.after)
     writer.append(",\"by\":", string: grouping.rawValue)
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))
     writer.append(",\"rows\":[")
@@ -194,7 +202,7 @@ extension HeapDifference {
       writer.append("}")
     }
     writer.append("]")
-    losses.appendJSONFields(to: &writer)
+    (losses.after.isEmpty ? losses.before : losses.after).appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()
   }

@@ -34,6 +34,21 @@ public struct IndexedProcess: Hashable, Sendable {
   public var startTime: UInt64
   /// Seconds since 1970-01-01 UTC when it started; nil if that can't be told.
   public var started: Double?
+  /// Seconds since 1970-01-01 UTC when it was found to have ended: by allocsd at its end, else by the first sweep of an
+  /// agent or allocsd after it. Nil if it runs, or nobody has looked yet.
+  public var ended: Double?
+  /// The process's parent, in the reader's pid namespace; nil if it does not run, or its parent is not in there.
+  public var parentID: Int32?
+  /// The title that the program gave itself, as setproctitle does: its command line as /proc has it now, if that is
+  /// another than it was started with.
+  public var title: ForeignText?
+  /// The name of its first thread, by default the program's, of 15 bytes at most (/proc/PID/comm); nil if it does not
+  /// run.
+  public var name: ForeignText?
+  /// Allocations less frees.
+  public var liveBlocks: UInt64?
+  /// Bytes of all live blocks, if they were counted.
+  public var liveBytes: UInt64?
   /// Bytes of memory that the segment takes.
   public var segmentBytes: UInt64
   /// Path of the segment.
@@ -73,8 +88,9 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// The process whose segment is in `file`. If the segment can't be read, `state` and `problem` say so.
-  public init(_ file: SegmentFile) {
+  /// The process whose segment is in `file`. If the segment can't be read, `state` and `problem` say so. `countsBytes`:
+  /// looks at every block.
+  public init(_ file: SegmentFile, countsBytes: Bool = false) {
     self.init(
       processID: file.processID, state: file.isLive ? .live : .dead, userID: file.ownerID, command: [],
       startTime: file.startTime, started: Self.wallTime(ofStart: file.startTime, file.offsets ?? .own),
@@ -87,8 +103,17 @@ public struct IndexedProcess: Hashable, Sendable {
       if !file.isLive, segment.state == .exited { state = .exited }
       losses = Losses(of: segment)
       lostBlocks = losses.blocks
+      liveBlocks = Self.liveBlocks(of: segment)
+      if countsBytes {
+        var bytes: UInt64 = 0
+        segment.forEachAllocation { bytes &+= $0.size }
+        liveBytes = bytes
+      }
       try segment.checkIntact()
-      if !file.isLive {
+      if file.isLive {
+        readPresent(of: segment.process)
+      } else {
+        ended = Self.endTime(ofSegment: file.path)
         ending = ProcessEnding(ofSegment: file.path)
         if ending == nil { unknownEnding = ForeignText(UnknownEnding.reason(ofSegment: file.path)) }
       }
@@ -96,6 +121,7 @@ public struct IndexedProcess: Hashable, Sendable {
       problem = ForeignText(error.description)
       command = []
       lostBlocks = nil
+      (liveBlocks, liveBytes) = (nil, nil)
       losses = Losses()
       if error.kind == .notPermitted {
         state = .notPermitted
@@ -115,6 +141,52 @@ public struct IndexedProcess: Hashable, Sendable {
     // bounded: seconds in floating point
     let age = SystemClock.sinceBoot() + shift - Double(ticks) / SystemClock.ticksPerSecond
     return age >= -1 ? SystemClock.now() - max(0, age) : nil
+  }
+
+  /// Allocations less frees, by the sums of the threads that run and of those that have ended.
+  static func liveBlocks(of segment: borrowing Segment) -> UInt64 {
+    var (allocations, frees): (UInt64, UInt64) = (0, 0)
+    for counter in segment.counters {
+      if counter.name == "ended_allocations" { allocations &+= counter.value }
+      if counter.name == "ended_frees" { frees &+= counter.value }
+    }
+    for thread in segment.threads {
+      allocations &+= thread.allocations
+      frees &+= thread.frees
+    }
+    return allocations >= frees ? allocations &- frees : 0
+  }
+
+  /// Reads what /proc says of a process that runs in the reader's pid namespace: its parent, title and name.
+  mutating func readPresent(of identity: ProcessIdentity) {
+    do throws(ProcError) {
+      let directory = try ProcessDirectory(of: identity)
+      parentID = directory.found.flatMap { Int32(exactly: $0.parentID) }.flatMap { $0 > 0 ? $0 : nil }
+      var name = try directory.line("comm")
+      if name.last == UInt8(ascii: "\n") { name.removeLast() }
+      if !name.isEmpty { self.name = ForeignText(reversibly: name) }
+      // setproctitle leaves the room of the former arguments empty.
+      var title = try directory.line("cmdline")
+      while let last = title.last, last == 0 || last == UInt8(ascii: " ") { title.removeLast() }
+      let present = title.split(separator: 0, omittingEmptySubsequences: false)
+        .map { ForeignText(reversibly: $0) }.joined(separator: " ")
+      var original = command.joined(separator: " ").unescaped  // raw: compared with another
+      while original.hasSuffix(" ") { original.removeLast() }
+      // The index has the command's first kilobyte.
+      let isCut = original.utf8.count > 1000
+      let words = present.unescaped  // raw: compared with another
+      let isCommand = isCut ? words.hasPrefix(original) : words == original
+      if !present.isEmpty, !isCommand { self.title = present }
+    } catch {
+      // It has ended, or is another's, or is in another pid namespace: these facts are left out.
+    }
+  }
+
+  /// When the segment's process was found to have ended: a sweep takes the file's permission to write away then.
+  static func endTime(ofSegment path: String) -> Double? {
+    var status = stat()
+    guard lstat(path.originalPath, &status) == 0, status.st_mode & S_IWUSR == 0 else { return nil }
+    return Double(status.st_ctim.tv_sec) + Double(status.st_ctim.tv_nsec) / 1e9  // bounded: seconds in floating point
   }
 
   /// Bytes of memory that the file at `path` takes, holes left out; 0 if it is gone.
@@ -175,6 +247,15 @@ public struct IndexedProcess: Hashable, Sendable {
       writer.append(",\"started\":")
       writer.append(decimal: started, places: 2)
     }
+    if let ended {
+      writer.append(",\"ended\":")
+      writer.append(decimal: ended, places: 2)
+    }
+    if let parentID { writer.append(",\"parent\":", decimal: UInt64(max(0, parentID))) }
+    if let title { writer.append(",\"title\":", string: title) }
+    if let name { writer.append(",\"name\":", string: name) }
+    if let liveBlocks { writer.append(",\"live_blocks\":", decimal: liveBlocks) }
+    if let liveBytes { writer.append(",\"live_bytes\":", decimal: liveBytes) }
     if let uptime {
       writer.append(",\"uptime_seconds\":")
       writer.append(decimal: uptime, places: 2)

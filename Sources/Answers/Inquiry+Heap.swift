@@ -14,6 +14,8 @@ struct HeapReferences {
   /// The nearest live blocks.
   var previous: Allocation?
   var next: Allocation?
+  /// Whether the answer says who allocated these.
+  var namesNeighbours = false
   /// Index of the origin in the inquiry's `OriginCache`; nil if the context of the block is not known.
   var origin: Int?
   /// Node of the innermost frame; 0 if there is none, or the stack was not asked for.
@@ -35,6 +37,7 @@ extension Inquiry {
   ) -> HeapReferences {
     var heap = HeapReferences(address: address, allocation: allocation, previous: previous, next: next)
     heap.mapping = mappings.index(containing: address)
+    heap.namesNeighbours = stacks
     if let origin = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
       heap.origin = origin
       if stacks { heap.node = origins.node(ofOriginAt: origin) }
@@ -67,8 +70,8 @@ extension Inquiry {
     answer.age = clock.age(ofTicks: ticks)
     if heap.node != 0 { answer.stack = attribution.stack(ofNode: heap.node, at: ticks) }
     answer.hasFullStack = hasFullStacks
-    answer.previous = heap.previous.map { Answer.Block($0) }
-    answer.next = heap.next.map { Answer.Block($0) }
+    answer.previous = heap.previous.map { neighbour($0, isNamed: heap.namesNeighbours) }
+    answer.next = heap.next.map { neighbour($0, isNamed: heap.namesNeighbours) }
     answer.arena = heap.arena
     if let index = heap.mappedBy { answer.mappedBy = mappedBy(mappedRecords[index], stacks: false) }
     answer.mapping = heap.mapping.map { mappings.mappings[$0] }
@@ -87,9 +90,11 @@ extension Inquiry {
     writer.append(age: clock.age(ofTicks: ticks))
     if heap.node != 0 { attribution.appendJSON(ofNode: heap.node, at: ticks, to: &writer) }
     if let previous = heap.previous {
-      writer.append(neighbour: Answer.Block(previous), opening: ",\"previous\":{\"base\":\"")
+      append(neighbour: previous, opening: ",\"previous\":{\"base\":\"", isNamed: heap.namesNeighbours, to: &writer)
     }
-    if let next = heap.next { writer.append(neighbour: Answer.Block(next), opening: ",\"next\":{\"base\":\"") }
+    if let next = heap.next {
+      append(neighbour: next, opening: ",\"next\":{\"base\":\"", isNamed: heap.namesNeighbours, to: &writer)
+    }
     if let arena = heap.arena { writer.append(arena: arena) }
     if let index = heap.mappedBy { writer.append(mappedBy: mappedBy(mappedRecords[index], stacks: false)) }
     if let index = heap.mapping {
@@ -98,6 +103,29 @@ extension Inquiry {
     }
     writer.append(bytes: lossesJSON)
     writer.append("}")
+  }
+
+  @inline(__always)
+  private mutating func append(
+    neighbour block: Allocation, opening: StaticString, isNamed: Bool, to writer: inout ByteWriter
+  ) {
+    if isNamed {
+      writer.append(neighbour: neighbour(block, isNamed: true), opening: opening)
+    } else {
+      writer.append(neighbour: Answer.Block(block), opening: opening)
+    }
+  }
+
+  /// A block beside an address; `isNamed`: with who allocated it, and when.
+  mutating func neighbour(_ block: Allocation, isNamed: Bool) -> Answer.Neighbour {
+    var neighbour = Answer.Neighbour(Answer.Block(block))
+    guard isNamed else { return neighbour }
+    neighbour.age = clock.age(ofTicks: block.ticks)
+    guard let index = origins.originIndex(ofContext: block.context, in: shared.segment) else { return neighbour }
+    let origin = origins.origin(at: index)
+    neighbour.function = origin.function
+    if origin.node != 0 { neighbour.site = attribution.site(ofNode: origin.node, at: block.ticks)?.frames.first }
+    return neighbour
   }
 
   private mutating func renderMapping(_ index: Int) {

@@ -113,8 +113,8 @@ public struct Inquiry: ~Copyable {
     var answer = elsewhere(address, lookup)
     answer.hasFullStack = hasFullStacks
     if answer.kind == .free {
-      answer.previous = lookup.previous.map { Answer.Block($0) }
-      answer.next = lookup.next.map { Answer.Block($0) }
+      answer.previous = lookup.previous.map { neighbour($0, isNamed: stacks) }
+      answer.next = lookup.next.map { neighbour($0, isNamed: stacks) }
       let allocator = allocator(beside: lookup, in: answer.mapping)
       answer.arena = arena(at: address, of: nil, allocator: allocator)
     }
@@ -152,14 +152,25 @@ public struct Inquiry: ~Copyable {
   }
 
   /// Whether the answer takes microseconds and needs no file: the address is in a block whose stack has been named
-  /// before.
+  /// before, as have the sites of its neighbours.
   public mutating func isQuick(_ address: UInt64, stacks: Bool) -> Bool {
-    guard let allocation = shared.segment.allocation(containing: address) else { return false }
-    guard stacks, let index = origins.originIndex(ofContext: allocation.context, in: shared.segment) else {
-      return true
+    let lookup = shared.segment.lookup(address)
+    guard let allocation = lookup.containing else { return false }
+    guard stacks else { return true }
+    let node = node(of: allocation)
+    guard node == 0 || attribution.knows(node: node, at: allocation.ticks) else { return false }
+    for neighbour in [lookup.previous, lookup.next] {
+      guard let neighbour else { continue }
+      let node = self.node(of: neighbour)
+      guard node == 0 || attribution.knowsSite(ofNode: node, at: neighbour.ticks) else { return false }
     }
-    let node = origins.node(ofOriginAt: index)
-    return node == 0 || attribution.knows(node: node, at: allocation.ticks)
+    return true
+  }
+
+  /// The node of the call stack that allocated a block; 0 if none is known.
+  private mutating func node(of block: Allocation) -> UInt32 {
+    guard let index = origins.originIndex(ofContext: block.context, in: shared.segment) else { return 0 }
+    return origins.node(ofOriginAt: index)
   }
 
   // MARK: elsewhere

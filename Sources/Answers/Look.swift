@@ -12,8 +12,16 @@ struct Look: Hashable, Sendable {
   let clock: SegmentClock
   /// When the blocks were made that the look is about.
   let window: TimeWindow
-  /// The moment of the look, in seconds since 1970-01-01 UTC.
-  let now = SystemClock.now()
+  /// The moment of the look, or of a recording, in seconds since 1970-01-01 UTC.
+  let now: Double
+  /// Whether it is a look at a recording, where the blocks are those of a moment that is past.
+  private let isPast: Bool
+
+  /// `moment`: of a recording, in seconds since 1970-01-01 UTC; nil: now.
+  init(clock: SegmentClock, window: TimeWindow, moment: Double? = nil) {
+    (self.clock, self.window, isPast) = (clock, window, moment != nil)
+    now = moment ?? SystemClock.now()
+  }
 
   /// The age of a sum's oldest block; nil if it is not known.
   func oldest(of births: SiteTable.Births) -> String? {
@@ -29,7 +37,7 @@ struct Look: Hashable, Sendable {
     var sums = ["\(blocks) of \(bytes)"]
     if let look, let words = look.window.words(at: look.now) {
       sums = ["\(blocks) \(words)", bytes]
-      if let since = look.window.since, since.age(at: look.now) > look.clock.uptime + 0.5 {
+      if !look.isPast, let since = look.window.since, since.age(at: look.now) > look.clock.uptime + 0.5 {
         sums[0] += " (its index began \(Units.duration(look.clock.uptime)) ago)"
       }
     }

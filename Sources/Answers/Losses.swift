@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The known losses of an index. They stand in every answer that comes from the index, in the same words in text and
-// JSON.
+// The known losses of an index, or of a recording. They stand in every answer that comes from it, in the same words in
+// text and JSON, and this file alone has the words.
 
 import ByteText
 import IndexReader
 
-/// The parts that are missing from an index, as far as that is known; all zero where nothing is missing.
+/// The parts that are missing from an index or a recording, as far as that is known; all zero where nothing is missing.
 public struct Losses: Hashable, Sendable {
   /// Blocks that were allocated and are not in the index, since the start.
   public var blocks: UInt64 = 0
+  /// Of a recording: events that are missing from it.
+  public var events: UInt64 = 0
   /// Blocks that were allocated inside a call of the allocator, by itself or by a signal handler, and are not in the
   /// index.
   public var innerBlocks: UInt64 = 0
@@ -28,7 +30,8 @@ public struct Losses: Hashable, Sendable {
   var phrases: [String] {
     var phrases: [String] = []
     func verb(_ count: UInt64) -> String { count == 1 ? "is" : "are" }
-    if blocks > 0 { phrases.append("\(Units.count(blocks, "block")) \(verb(blocks)) not in the index") }
+    if blocks > 0 { phrases.append(Self.words(ofBlocks: blocks)) }
+    if events > 0 { phrases.append("\(Units.count(events, "event")) \(verb(events)) missing from the recording") }
     if innerBlocks > 0 {
       phrases.append("\(Units.count(innerBlocks, "block")) made inside allocation calls \(verb(innerBlocks)) not")
     }
@@ -42,30 +45,43 @@ public struct Losses: Hashable, Sendable {
     return phrases
   }
 
+  /// `12 blocks are not in the index`.
+  package static func words(ofBlocks count: UInt64) -> String {
+    "\(Units.count(count, "block")) \(count == 1 ? "is" : "are") not in the index"
+  }
+
+  /// All phrases in one line of any length; nil where nothing is missing.
+  package var sentence: String? { isEmpty ? nil : phrases.joined(separator: ", ") }
+
   var imbalanceText: String {
     let count = Units.grouped(imbalance.magnitude)
     return "allocations less frees are \(count) \(imbalance > 0 ? "more" : "fewer") than the live blocks"
   }
 
   /// Lines of text with all losses; no lines where nothing is missing.
-  package var lines: [String] {
+  package var lines: [String] { lines(title: "  missing  ") }
+
+  package func lines(title: String) -> [String] {
     guard !isEmpty else { return [] }
-    var lines = TextLayout.wrap(phrases, indent: "           ")
-    lines[0] = "  missing  " + lines[0].dropFirst(11)
+    var lines = TextLayout.wrap(phrases, indent: String(repeating: " ", count: title.count))
+    lines[0] = title + lines[0].dropFirst(title.count)
     return lines
   }
 
-  /// The first words about an address that no block in the index holds.
+  /// The other thing that an address may be which no block in the index holds, behind "free, or ".
   package var reservation: String? {
     guard !isEmpty else { return nil }
-    return blocks > 0
-      ? "unless it is one of the \(Units.grouped(blocks)) blocks not in the index"
-      : "unless its allocation was not seen"
+    switch blocks {
+    case 0: return "a block whose allocation was not seen"
+    case 1: return "the one block that is not in the index"
+    default: return "one of \(Units.grouped(blocks)) blocks that are not in the index"
+    }
   }
 
   /// The JSON fields, each with the comma before it. `blocks` is left out where the caller has written it.
   package func appendJSONFields(withBlocks: Bool = true, to writer: inout ByteWriter) {
     if withBlocks, blocks > 0 { writer.append(",\"lost_blocks\":", decimal: blocks) }
+    if events > 0 { writer.append(",\"lost_events\":", decimal: events) }
     if innerBlocks > 0 { writer.append(",\"inner_blocks\":", decimal: innerBlocks) }
     if unknownFrees > 0 { writer.append(",\"unknown_frees\":", decimal: unknownFrees) }
     if imbalance != 0 {

@@ -10,66 +10,121 @@ public struct ProcessList: Hashable, Sendable {
   public var processes: [IndexedProcess]
   /// Segments that are not listed, as their owner has too many, and names in common directories that nobody looked at.
   public var omitted: Int
+  /// The order that was asked for.
+  private var order: ProcessOrder?
 
-  public init(_ processes: [IndexedProcess], omitted: Int = 0) {
-    self.processes = processes
+  public init(
+    _ processes: [IndexedProcess], omitted: Int = 0, _ selection: ProcessSelection = ProcessSelection()
+  ) {
+    order = selection.order
+    self.processes = processes.filter { !selection.isLiveOnly || $0.state == .live }
     self.omitted = omitted
+    if let order { self.processes.sort { order.precedes($0, $1) } }
   }
 
   /// The processes whose segments are in `directories` (by default where agents put them), as user `reader` may see
   /// them: root sees all, other users their own, and nothing of others. Nil for `reader` means the user who runs this
   /// program.
-  public init(readableBy reader: UInt32? = nil, in directories: [String]? = nil) throws(Complaint) {
-    let survey = try SegmentDirectory.survey(in: directories)
+  public init(
+    _ selection: ProcessSelection = ProcessSelection(), readableBy reader: UInt32? = nil,
+    in directories: [String]? = nil
+  ) throws(Complaint) {
     let reader = reader ?? geteuid()
-    processes = survey.files.filter { reader == 0 || $0.ownerID == reader }.map { IndexedProcess($0) }
-    omitted = survey.omitted.reduce(survey.unread) { $0 &+ (reader == 0 || $1.key == reader ? $1.value : 0) }
+    try self.init(selection, in: directories) { reader == 0 || $0 == reader }
   }
 
   /// The processes whose segments belong to user `owner`; nil: all, whoever owns them.
-  public init(ownedBy owner: UInt32?, in directories: [String]? = nil) throws(Complaint) {
-    let survey = try SegmentDirectory.survey(in: directories)
-    processes = survey.files.filter { owner == nil || $0.ownerID == owner }.map { IndexedProcess($0) }
-    omitted = survey.omitted.reduce(survey.unread) { $0 &+ (owner == nil || $1.key == owner ? $1.value : 0) }
+  public init(
+    _ selection: ProcessSelection = ProcessSelection(), ownedBy owner: UInt32?, in directories: [String]? = nil
+  ) throws(Complaint) {
+    try self.init(selection, in: directories) { owner == nil || $0 == owner }
   }
 
-  /// A table of 80 columns; the live processes first.
+  private init(
+    _ selection: ProcessSelection, in directories: [String]?, where isMeant: (UInt32) -> Bool
+  ) throws(Complaint) {
+    let survey = try SegmentDirectory.survey(in: directories)
+    let files = survey.files.filter { isMeant($0.ownerID) && (!selection.isLiveOnly || $0.isLive) }
+    self.init(
+      files.map { IndexedProcess($0, countsBytes: selection.countsBytes) },
+      omitted: survey.omitted.reduce(survey.unread) { $0 &+ (isMeant($1.key) ? $1.value : 0) }, selection)
+  }
+
+  private struct Column {
+    var title: String
+    var isNumber: Bool
+    var cell: (IndexedProcess) -> String
+    /// Where there is no room for all columns, those of less weight are left out; JSON has all.
+    var weight = 9
+    /// Whether the column says anything of these processes.
+    var isWorthwhile = true
+  }
+
+  private var columns: [Column] {
+    let now = SystemClock.now()
+    func since(_ moment: Double?, _ unknown: String) -> String {
+      moment.map { Units.roughDuration(now - $0) } ?? unknown  // bounded: seconds in floating point
+    }
+    func grouped(_ count: UInt64?) -> String { count.map { Units.grouped($0) } ?? "?" }
+    return [
+      Column(title: "PID", isNumber: true, cell: { String($0.processID) }),
+      Column(
+        title: "PARENT", isNumber: true, cell: { $0.parentID.map { String($0) } ?? "-" }, weight: 1,
+        isWorthwhile: processes.contains { $0.parentID != nil }),
+      Column(title: "STATE", isNumber: false, cell: { $0.stateText }),
+      Column(
+        title: "USER", isNumber: false,
+        cell: { TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: $0.userID)), columns: 10) }, weight: 2),
+      Column(title: "AGE", isNumber: true, cell: { since($0.started, "?") }),
+      Column(
+        title: "ENDED", isNumber: true, cell: { since($0.ended, "-") }, weight: 3,
+        isWorthwhile: processes.contains { $0.ended != nil }),
+      Column(title: "INDEX", isNumber: true, cell: { Units.rounded($0.segmentBytes) }, weight: 4),
+      Column(
+        title: "BLOCKS", isNumber: true, cell: { grouped($0.liveBlocks) }, weight: 5, isWorthwhile: order == .blocks),
+      Column(
+        title: "BYTES", isNumber: true, cell: { $0.liveBytes.map { Units.rounded($0) } ?? "?" }, weight: 5,
+        isWorthwhile: order == .bytes),
+      Column(title: "LOST", isNumber: true, cell: { Self.lost($0) }),
+    ].filter(\.isWorthwhile)
+  }
+
+  /// A table of 80 columns; the live processes first, unless another order was asked for.
   public var text: String {
     guard !processes.isEmpty || omitted > 0 else {
       return "no process is indexed — start one with `allocsctl run -- COMMAND`\n"
     }
-    struct Row {
-      var cells: [String]
-      var command: String
+    let ordered =
+      order == nil
+      ? [processes.filter { $0.state == .live }, processes.filter { $0.state != .live }].flatMap { $0 } : processes
+    var columns = columns.map { column in
+      let cells = ordered.map(column.cell)
+      return (column, cells, cells.reduce(TextLayout.width(column.title)) { max($0, TextLayout.width($1)) })
     }
-    let header = Row(cells: ["PID", "STATE", "USER", "STARTED", "INDEX", "LOST"], command: "COMMAND")
-    let ordered = [processes.filter { $0.state == .live }, processes.filter { $0.state != .live }].flatMap { $0 }
-    var rows: [Row] = [header]
-    rows += ordered.map { process in
-      // bounded: seconds in floating point
-      let started = process.started.map { "\(Units.duration(SystemClock.now() - $0)) ago" } ?? "?"
-      return Row(
-        cells: [
-          String(process.processID), process.stateText,
-          TextLayout.fit(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)), columns: 10), started,
-          Units.rounded(process.segmentBytes), Self.lost(process),
-        ], command: process.commandLine)
+    // What is left of a line is the command's, 24 columns at least.
+    while columns.reduce(24, { $0 &+ $1.2 &+ 2 }) > TextLayout.columns,
+      let least = columns.indices.min(by: { columns[$0].0.weight < columns[$1].0.weight }),
+      columns[least].0.weight < 9
+    {
+      columns.remove(at: least)
     }
-    // Numbers are aligned at the right, words at the left.
-    let isNumber = [true, false, false, true, true, true]
-    let widths = isNumber.indices.map { column in rows.map { TextLayout.width($0.cells[column]) }.max() ?? 0 }
     var text = ""
-    for row in rows {
+    func line(_ command: String, _ cell: (Column, [String]) -> String) -> String {
       var line = ""
-      for (column, cell) in row.cells.enumerated() {
-        line +=
-          isNumber[column]
-          ? TextLayout.padded(cell, left: widths[column]) : TextLayout.padded(cell, right: widths[column])
+      for (column, cells, width) in columns {
+        // Numbers are aligned at the right, words at the left.
+        let cell = cell(column, cells)
+        line += column.isNumber ? TextLayout.padded(cell, left: width) : TextLayout.padded(cell, right: width)
         line += "  "
       }
-      line += TextLayout.fit(row.command, columns: max(12, TextLayout.columns &- TextLayout.width(line)))
+      line += TextLayout.fit(command, columns: max(12, TextLayout.columns &- TextLayout.width(line)))
       while line.hasSuffix(" ") { line.removeLast() }
-      text += line + "\n"
+      return "\(line)\n"
+    }
+    text += line("COMMAND") { column, _ in column.title }
+    for (row, process) in ordered.enumerated() {
+      let command = process.title.map { TextLayout.printable($0) } ?? process.commandLine
+      text += line(command) { _, cells in cells[row] }
     }
     if let lost = processes.compactMap(\.lostBlocks).max(), lost > 0 {
       text += "LOST counts blocks that were allocated and are not in the index.\n"

@@ -83,6 +83,12 @@ extension ProcessView {
       lostBlocks: shared.segment.lostBlocks, ending: ending,
       unknownEnding: isAlive || ending != nil ? nil : ForeignText(UnknownEnding.reason(ofSegment: path)))
     process.losses = losses(isWriting: surroundings.isWriting)
+    process.liveBlocks = IndexedProcess.liveBlocks(of: shared.segment)
+    if isAlive {
+      process.readPresent(of: shared.segment.process)
+    } else {
+      process.ended = IndexedProcess.endTime(ofSegment: path)
+    }
     // Former holders of a thread slot are listed as far back as the history goes; their sums are in the counters.
     let present = shared.segment.threads
     let threads = [shared.segment.formerThreads, present].joined().map { thread in
@@ -117,12 +123,17 @@ extension ProcessSummary {
       lines.append("  command   \(process.command.joined(separator: " "))")
     }
     lines.append("  user      \(TextLayout.printable(IndexedProcess.name(ofUser: process.userID)))")
+    if let title = process.title { lines.append("  title     \(TextLayout.printable(title))") }
     if let reason = process.unknownEnding {
       lines.append("  ended     \(process.state == .exited ? "in order, its status" : "how") is not known: \(reason)")
     }
+    let now = SystemClock.now()
+    if let ended = process.ended {
+      lines.append("  end seen  \(Units.duration(now - ended)) ago")  // bounded: seconds in floating point
+    }
     if let started = process.started {
-      let age = SystemClock.now() - started  // bounded: seconds in floating point
-      lines.append("  started   \(Units.duration(age)) ago")
+      let parent = process.parentID.map { ", by process \($0)" } ?? ""
+      lines.append("  started   \(Units.duration(now - started)) ago\(parent)")  // bounded: seconds in floating point
     }
     lines.append("  index     \(TextLayout.printable(process.path)), \(Units.rounded(process.segmentBytes))")
     lines.append("  records   \(hasFullStacks ? "call stacks" : "call sites")")

@@ -58,13 +58,15 @@ extension StackSums {
     look = Look(clock: clock, window: TimeWindow())
   }
 
-  /// The sums of `contexts`, with names from `tables`. Threads are merged: one stack may stand in the contexts of many.
+  /// The sums of `contexts`, with names from `tables`; `moment`: of a recording, in seconds since 1970. Threads are
+  /// merged: one stack may stand in the contexts of many.
   package init(
     of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
-    command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses
+    command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses,
+    moment: Double? = nil
   ) {
     (self.processID, self.command, self.modules, self.losses) = (processID, command, modules, losses)
-    look = Look(clock: clock, window: window)
+    look = Look(clock: clock, window: window, moment: moment)
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
     for context in contexts where context.total.blocks > 0 {

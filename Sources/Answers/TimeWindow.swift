@@ -173,7 +173,7 @@ public struct TimeWindow: Hashable, Sendable {
   public var isAll: Bool { since == nil && until == nil }
 
   /// The orders (`SegmentClock.order`) of the blocks in it; nil if all are.
-  func orders(on clock: SegmentClock) -> Range<UInt64>? {
+  package func orders(on clock: SegmentClock) -> Range<UInt64>? {
     guard !isAll else { return nil }
     let start = since?.order(on: clock) ?? 0
     return start..<max(start, until?.order(on: clock) ?? .max)

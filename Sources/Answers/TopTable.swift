@@ -16,8 +16,6 @@ public struct TopTable: Hashable, Sendable {
   public var table: SiteTable
   /// The known losses of the index.
   public var losses: Losses
-  /// Of a recording: the number of events that are missing from it.
-  public var lostEvents: UInt64 = 0
   /// Of a process: when its blocks were looked at.
   var look: Look?
   /// Whether the table for people has a column of ages.
@@ -28,6 +26,17 @@ public struct TopTable: Hashable, Sendable {
     self.command = command
     self.table = table
     self.losses = losses
+  }
+
+  /// A table of the blocks that lived at a moment of a recording, in seconds since 1970-01-01 UTC; the clock is as of
+  /// that moment.
+  package init(
+    processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses, clock: SegmentClock, _ scope: HeapScope,
+    sort: SiteOrder, moment: Double
+  ) {
+    self.init(processID: processID, command: command, table: table, losses: losses)
+    look = Look(clock: clock, window: scope.window, moment: moment)
+    showsAges = sort == .age || !scope.window.isAll
   }
 
   public var total: Total { table.total }

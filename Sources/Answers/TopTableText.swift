@@ -71,7 +71,6 @@ extension TopTable {
     writer.append("}")
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
     losses.appendJSONFields(to: &writer)
-    if lostEvents > 0 { writer.append(",\"lost_events\":", decimal: lostEvents) }
     writer.append("}")
     return writer.takeString()
   }

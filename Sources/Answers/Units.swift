@@ -74,6 +74,14 @@ package enum Units {
     return pair(minutes / 60 / 24, "d", minutes / 60 % 24, "h")
   }
 
+  /// `37 ms`, `12 s`, `3 min`, `5 h`, `364 d`: the largest unit alone, for a narrow column.
+  package static func roughDuration(_ seconds: Double) -> String {
+    if seconds >= 1, seconds < 60 {
+      return "\(Foreign<UInt64>(wholePartOf: seconds).saturated()) s"
+    }
+    return duration(seconds).split(separator: " ").prefix(2).joined(separator: " ")
+  }
+
   private static func pair(_ large: UInt64, _ largeUnit: String, _ small: UInt64, _ smallUnit: String) -> String {
     let first = "\(grouped(large)) \(largeUnit)"
     return small == 0 ? first : "\(first) \(small) \(smallUnit)"

@@ -151,6 +151,21 @@ public final class Budget: Sendable {
     _ = met.compareExchange(expected: 0, desired: limit.rawValue, ordering: .relaxed)
   }
 
+  // MARK: progress
+
+  /// Thousandths of the question's longest step that are done, for whoever waits; 0 where that is not known.
+  private let thousandths = Atomic(0)
+
+  /// Notes that `done` of `whole` steps of one kind are done. Numbers of a step that begins anew begin anew.
+  public func note(done: Int, of whole: Int) {
+    // NaN and infinity are none.
+    let part = whole > 0 && done > 0 ? min(Double(done) / Double(whole), 1) : 0
+    thousandths.store(Foreign<Int>(wholePartOf: part * 1000.0).saturated(), ordering: .relaxed)
+  }
+
+  /// The part that is done, from 0 to 1; 0 where it is not known.
+  public var progress: Double { Double(thousandths.load(ordering: .relaxed)) / 1000.0 }
+
   // MARK: the budget of a thread
 
   /// Answers a question within this budget: it is current on this thread meanwhile. Throws if `body` does, or if a

@@ -65,12 +65,12 @@ struct EventRequest {
 
 /// Answers the questions of all commands, with the bytes that are printed.
 protocol AnswerSource {
-  func processes(json: Bool) throws(Complaint) -> [UInt8]
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8]
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8]
-  /// Live memory by call stack, as a file of `format`.
+  /// Live memory by call stack, as a file of `format`. Says on standard error what the index lacks.
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8]
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is no address, if the process can't be asked

@@ -45,29 +45,29 @@ final class DirectSource: AnswerSource {
   private(set) var hasFailedToStop = false
   private var view: ProcessView?
 
-  func processes(json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
-      let list = try ProcessList()
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8] {
+    try Budget.ofQuestion().shown("listing processes") { () throws(Complaint) in
+      let list = try ProcessList(selection)
       return Array((json ? list.json + "\n" : list.text).utf8)
     }
   }
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let summary = try view(of: pid).summary()
       return Array((json ? summary.json + "\n" : summary.text).utf8)
     }
   }
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let table = try view(of: pid).top(limit: request.limit, sort: request.sort, scope: try request.scope.scope())
       return Array((json ? table.json + "\n" : table.text).utf8)
     }
   }
 
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let account = try view(of: pid).memory(
         wrappers: try Wrappers.standard.adding(perspective.wrappers), pins: pins)
       return Array((json ? account.json + "\n" : account.text).utf8)
@@ -75,7 +75,7 @@ final class DirectSource: AnswerSource {
   }
 
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let sums = try view(of: pid).stackSums(try request.scope.scope())
       let tree = CallTree(of: sums, isInverted: request.isInverted, limit: request.limit)
       return Array((json ? tree.json + "\n" : tree.text).utf8)
@@ -83,13 +83,15 @@ final class DirectSource: AnswerSource {
   }
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
-      format.render(try view(of: pid).stackSums(try scope.scope()))
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
+      let sums = try view(of: pid).stackSums(try scope.scope())
+      if let missing = sums.lossSentence { complain("process \(pid): \(missing)") }
+      return format.render(sums)
     }
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let filter = try BlockFilter(
         scope: try request.scope.scope(), siteNames: request.sites, sizes: request.sizes)
       let list = try view(of: pid).blocks(filter, sort: request.sort, limit: request.limit, json: json)
@@ -100,7 +102,7 @@ final class DirectSource: AnswerSource {
   func answers(
     of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().run { () throws(Complaint) in
+    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       let view = try view(of: pid)
       var list = AnswerList(form: form)
       var inquiry = Inquiry(
@@ -136,6 +138,8 @@ final class DirectSource: AnswerSource {
       news.wait()
     }
   }
+
+  private static func words(_ pid: Int32) -> String { "looking at process \(pid)" }
 
   /// The view of process `pid`. A command asks about one process in several pieces; the segment stays open between them
   /// as long as it is the live process's.

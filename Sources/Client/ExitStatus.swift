@@ -32,5 +32,6 @@ enum ExitStatus {
 
 /// Prints `allocsctl: <message>` on standard error, on one line, without characters that a terminal would act upon.
 func complain(_ message: String) {
+  ProgressLine.erase()
   _ = writeAll(Array("allocsctl: \(TextLayout.printable(message))\n".utf8), to: STDERR_FILENO)
 }

@@ -59,12 +59,11 @@ enum HeapSource: Equatable {
     }
   }
 
-  /// Throws `.usage` if options are given that say nothing of this source: a file has no server, and no levels.
+  /// Throws `.usage` if options are given that say nothing of this source: a file has no server, and no blocks of
+  /// pools.
   func refuse(_ level: LevelOptions, _ options: SourceOptions) throws(Complaint) {
-    let given = [
-      ("--level", level.level != nil && isFile), ("--socket", options.socket != nil),
-      ("--direct", options.direct && isFile),
-    ]
+    if isFile { try level.refuseBlocks(of: name) }
+    let given = [("--socket", options.socket != nil), ("--direct", options.direct && isFile)]
     guard let wrong = given.first(where: \.1)?.0 else { return }
     throw Complaint(
       .usage, what: "\(wrong) is asked of \(name), which is read by this program itself", advice: "leave it out")
@@ -75,31 +74,29 @@ enum HeapSource: Equatable {
     return false
   }
 
+  /// Throws if another start time of process `id` is wanted than it has.
+  func check(startTime: UInt64, of id: Int32, wanted: UInt64?) throws(Complaint) {
+    guard let wanted, wanted != startTime else { return }
+    throw Complaint(
+      .noSuchProcess, what: "process \(id) did not start at \(wanted) but at \(startTime)",
+      advice: "`allocsctl ps --json` tells start times")
+  }
+
   /// Live memory by call stack, read by this program itself. Says what is wrong with a recording on standard error.
   func stackSums(_ scope: ScopeRequest) throws(Complaint) -> StackSums {
     switch self {
     case .process(let id, let startTime):
       let view = try ProcessView(pid: id)
-      guard startTime == nil || startTime == view.startTime else {
-        throw Complaint(
-          .noSuchProcess, what: "process \(id) did not start at \(startTime ?? 0) but at \(view.startTime)",
-          advice: "`allocsctl ps --json` tells start times")
-      }
+      try check(startTime: view.startTime, of: id, wanted: startTime)
       return try view.stackSums(try scope.scope())
     case .file(let path, let moment):
-      guard scope.window.isAll else {
-        throw Complaint(
-          .usage, what: "a window of time is asked of \(path), which is a file",
-          advice: "ask a process; of a recording, name a moment: FILE@2.5s")
-      }
       let recorded = try Recording(path: path)
       let stamp = recorded.stamp(of: moment)
       if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {
         let length = Units.duration(recorded.seconds(at: recorded.endStamp))
         complain("\(path) ends after \(length): that moment is shown")
       }
-      let sums = recorded.stackSums(
-        recorded.replay(until: stamp), wrappers: try Wrappers.standard.adding(scope.perspective.wrappers))
+      let sums = recorded.stackSums(recorded.replay(until: stamp), at: stamp, scope: try scope.scope())
       try Budget.current?.check()
       for problem in recorded.problems { complain("\(path): \(problem)") }
       return sums
@@ -107,9 +104,20 @@ enum HeapSource: Equatable {
   }
 }
 
+extension LevelOptions {
+  /// Throws `.usage` if the blocks of pools are asked of a file: a recording has the chunks that they lie in.
+  func refuseBlocks(of name: String) throws(Complaint) {
+    guard level == .block else { return }
+    throw Complaint(
+      .usage,
+      what: "--level block is asked of \(name), and a recording has the chunks of pools, not the blocks in them",
+      advice: "leave it out, or ask the process")
+  }
+}
+
 extension Recording {
   /// The stamp of a moment; that of its end, of a moment behind it.
-  fileprivate func stamp(of moment: HeapSource.Moment) -> UInt64 {
+  func stamp(of moment: HeapSource.Moment) -> UInt64 {
     switch moment {
     case .end: return endStamp
     case .peak: return summary().peakStamp
@@ -148,9 +156,9 @@ struct SnapshotCommand: ParsableCommand {
     let interruption = Interruption()
     interruption.onInterruption { budget.cancel() }
     do throws(Complaint) {
-      try budget.run { () throws(Complaint) in
+      try budget.shown("looking at process \(pid)") { () throws(Complaint) in
         let result = try Snapshot.write(try openSegment(pid), to: output)
-        let lost = result.lost > 0 ? ", \(Units.count(result.lost, "block")) not in the index" : ""
+        let lost = result.lost > 0 ? ", \(Losses.words(ofBlocks: result.lost))" : ""
         let look = "looked at in \(Units.duration(result.seconds))"
         try StandardOutput.write(
           "\(TextLayout.printable(output)): \(Units.count(result.blocks, "block")) \(look)\(lost), "
@@ -214,7 +222,8 @@ struct Diff: ParsableCommand {
   func run() throws {
     let sources = (try HeapSource(from), try HeapSource(to))
     let scope = ScopeRequest(perspective: try Perspective(wrappers))
-    let difference = try Budget.ofRecording().run { () throws(Complaint) in
+    let words = "comparing \(sources.0.name) with \(sources.1.name)"
+    let difference = try Budget.ofRecording().shown(words) { () throws(Complaint) in
       let difference = HeapDifference(
         from: try sources.0.stackSums(scope), named: sources.0.name, to: try sources.1.stackSums(scope),
         named: sources.1.name, by: by, limit: limit)

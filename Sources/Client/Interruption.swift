@@ -86,11 +86,14 @@ final class Signal: Sendable {
   /// There is something to read at it when the flag has been set.
   var descriptor: Int32 { descriptors.read }
 
-  /// Waits until the flag was set since the last call.
-  func wait() {
+  /// Waits until the flag was set since the last call, or so long; returns whether it was set.
+  @discardableResult
+  func wait(milliseconds: Int32 = -1) -> Bool {
     var request = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)
-    poll(&request, 1, -1)
+    poll(&request, 1, milliseconds)
     var bytes = [UInt8](repeating: 0, count: 64)
-    while read(descriptors.read, &bytes, bytes.count) > 0 {}
+    var isSet = false
+    while read(descriptors.read, &bytes, bytes.count) > 0 { isSet = true }
+    return isSet
   }
 }

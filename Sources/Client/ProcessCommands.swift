@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The commands that ask about processes: ps lists them, info tells of one.
 
+import Answers
 import ArgumentParser
+
+extension ProcessOrder: ExpressibleByArgument {}
 
 struct PS: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -10,19 +13,33 @@ struct PS: ParsableCommand {
     discussion: """
       STATE of one that ended: exited, or `exit 3` with a status; `_exit 3`, without its exit handlers; the signal \
       that ended it, as SIGKILL; dead, where it did not end in order and how is not known. How is known where allocsd \
-      ran, on Linux 6.15 or later.
+      ran, on Linux 6.15 or later. ENDED: since when it is known to have ended. COMMAND is what the program calls \
+      itself now (setproctitle), if that is another command than it was started with. INDEX is the memory that the \
+      index takes; live blocks and bytes are shown where they are the order. Columns that a line of 80 has no room \
+      for are left out; JSON has all.
 
       Examples:
         allocsctl ps
-        allocsctl ps --json
+        allocsctl ps --live --sort bytes
+        allocsctl ps --sort end --json
       """)
+
+  @Flag(help: "Only processes that run.")
+  var live = false
+
+  @Option(
+    help: .init(
+      "Order: pid, start, end (latest first), index, blocks, bytes, lost (most first), command.", valueName: "order"))
+  var sort: ProcessOrder?
 
   @Flag(help: "Print one JSON object.")
   var json = false
 
   @OptionGroup var options: SourceOptions
 
-  func run() throws { try StandardOutput.write(try options.source().processes(json: json)) }
+  func run() throws { try StandardOutput.write(try options.source().processes(selection, json: json)) }
+
+  private var selection: ProcessSelection { ProcessSelection(isLiveOnly: live, order: sort) }
 }
 
 struct Info: ParsableCommand {

@@ -6,6 +6,7 @@ import ArgumentParser
 import Bounds
 import Glibc
 import IndexReader
+import Provenance
 import Recording
 import Synchronization
 import SystemAccess
@@ -122,16 +123,21 @@ struct ReplayCommand: ParsableCommand {
     commandName: "replay",
     abstract: "Show what lived at a moment of a recording, by allocation site.",
     usage: """
-      allocsctl replay <file> [--at <time> | --peak] [--limit <number>]
-                              [--query <address>] [--json]
+      allocsctl replay <file> [--at <time> | --peak] [--since <when>]
+                       [--until <when>] [--older <age>] [--younger <age>]
+                       [--sort bytes|blocks|age] [--limit <number>]
+                       [--wrapper <pattern>] ... [--level chunk]
+                       [--query <address>] [--json]
       """,
     discussion: """
       By default the moment of its end. Times count from the recording's start. The table is the one that `top` makes \
-      of a process.
+      of a process, with the same options; ages are as of the moment, so that --younger 10s are the blocks of its last \
+      ten seconds that lived then.
 
       Examples:
         allocsctl replay run.rec
         allocsctl replay run.rec --peak --limit 5
+        allocsctl replay run.rec --younger 10s
         allocsctl replay run.rec --at 2.5s --query 0x55d0c0ffee10
       """)
 
@@ -146,6 +152,11 @@ struct ReplayCommand: ParsableCommand {
 
   @Option(help: .init("Sites to show.", valueName: "number"))
   var limit = 20
+
+  @Option(help: .init("Order: bytes or blocks, most first; or age, the oldest block's.", valueName: "order"))
+  var sort = SiteOrder.bytes
+
+  @OptionGroup var scope: ScopeOptions
 
   @Option(help: .init("Tell what was at this address instead.", valueName: "address"))
   var query: String?
@@ -162,24 +173,32 @@ struct ReplayCommand: ParsableCommand {
   func run() throws {
     let time = at.flatMap { Units.seconds(inTime: $0) }
     let address = try query.map { (text) throws(Complaint) in try parseAddress(text) }
-    try StandardOutput.write(try Budget.ofRecording().run { () throws(Complaint) in try replay(at: time, address) })
+    try scope.level.refuseBlocks(of: file)
+    let heap = try scope.request().scope()
+    try StandardOutput.write(
+      try Budget.ofRecording().shown("replaying \(file)") { () throws(Complaint) in
+        try replay(at: time, address, heap)
+      })
   }
 
-  private func replay(at time: Double?, _ address: UInt64?) throws(Complaint) -> String {
+  private func replay(at time: Double?, _ address: UInt64?, _ scope: HeapScope) throws(Complaint) -> String {
     let recorded = try Recording(path: file)
-    let summary = recorded.summary()
-    var stamp = recorded.endStamp
-    if peak { stamp = summary.peakStamp }
+    var moment = peak ? ReplayMoment.peak : .end
     if let time {
-      // No more than 10^10 seconds.
-      let (end, isPast) = recorded.startStamp.addingReportingOverflow(UInt64(min(time, 1e10) * 1e9))
-      let wanted = isPast ? .max : end
-      if wanted > stamp {
-        complain("\(file) ends after \(Units.duration(recorded.seconds(at: stamp))): that moment is shown")
+      let stamp = recorded.stamp(of: .seconds(time))
+      if time > recorded.seconds(at: recorded.endStamp) {
+        let length = Units.duration(recorded.seconds(at: recorded.endStamp))
+        complain("\(file) ends after \(length): that moment is shown")
       }
-      stamp = min(wanted, stamp)
+      moment = .stamp(stamp)
     }
-    let replay = recorded.replay(until: stamp)
+    let (summary, replay) = recorded.summaryAndReplay(at: moment)
+    let stamp =
+      switch moment {
+      case .end: recorded.endStamp
+      case .peak: summary.peakStamp
+      case .stamp(let stamp): stamp
+      }
     if let address {
       let history = AddressHistory(of: address, in: recorded, until: stamp)
       let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp &- $0) / 1e9 : 0 }
@@ -189,13 +208,13 @@ struct ReplayCommand: ParsableCommand {
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
       return words + report.text(of: history, limit: 2)
     }
-    let table = recorded.top(replay, limit: limit)
+    let table = recorded.top(replay, at: stamp, limit: limit, sort: sort, scope: scope)
     if json {
       for problem in recorded.problems { complain("\(file): \(problem)") }
       return table.json + "\n"
     }
-    let moment = Units.duration(recorded.seconds(at: stamp))
-    return "\(recorded.text(of: summary))\n\(recorded.end == .snapshot ? "" : "After \(moment):\n")\(table.text)"
+    let time = recorded.end == .snapshot ? "" : "After \(Units.duration(recorded.seconds(at: stamp))):\n"
+    return "\(recorded.text(of: summary))\n\(time)\(table.text)"
   }
 }
 
@@ -231,14 +250,16 @@ struct Export: ParsableCommand {
     discussion: """
       What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
       FILE@2.5s, FILE@peak): \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
-        .joined(separator: "; ")). All of a recording: \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
-        .joined(separator: "; ")). A file of yours that exists is replaced when the new one is whole; a link, a device \
+        .joined(separator: "; ")). All blocks of these, one by one, and of a recording without a moment all events: \
+      \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }.joined(separator: "; ")). \
+      A file of yours that exists is replaced when the new one is whole; a link, a device \
       or another user's file is refused. A file whose name is a number is named with its directory: ./4242.
 
       Examples:
         allocsctl export 4242 --format pprof -o heap.pb.gz
         allocsctl export 4242 --format flamegraph --younger 10m -o heap.svg
         allocsctl export run.rec@peak --format speedscope -o peak.json
+        allocsctl export 4242 --format heaptrack -o now.heaptrack
         allocsctl export run.rec --format heaptrack -o run.heaptrack
         allocsctl export run.rec --format perfetto -o run.pftrace
         allocsctl export run.rec --format jsonl -o - | grep '"free"'
@@ -263,29 +284,53 @@ struct Export: ParsableCommand {
       let (source, budget) = (try HeapSource(source), Budget.ofExport())
       if case (.profile(let format), .process(let pid, nil)) = (format, source) {
         // Until the file is written, which takes no time, ^C ends the command as any other.
-        return try write(try options.source().profile(of: pid, try scope.request(), format))
+        let bytes = try options.source().profile(of: pid, try scope.request(), format)
+        let interruption = Interruption()
+        interruption.onInterruption {}
+        return try write(bytes)
       }
       try source.refuse(scope.level, options)
       let interruption = Interruption()
       interruption.onInterruption { budget.cancel() }
-      switch (format, source) {
-      case (.profile(let format), let other):
-        try budget.run { () throws(Complaint) in try write(format.render(try other.stackSums(try scope.request()))) }
-      case (.recording(let format), .file(let path, .end)):
-        try budget.run { () throws(Complaint) in
-          let recorded = try Recording(path: path)
-          try recorded.export(format, to: output)
-          for problem in recorded.problems { complain("\(path): \(problem)") }
+      try budget.shown("exporting \(source.name)", isQuiet: output == "-") { () throws(Complaint) in
+        switch format {
+        case .profile(let format):
+          let sums = try source.stackSums(try scope.request())
+          if let missing = sums.lossSentence { complain("\(source.name): \(missing)") }
+          try write(format.render(sums))
+        case .recording(let format):
+          let recorded = try recording(of: source)
+          if let missing = recorded.knownLosses.sentence { complain("\(source.name): \(missing)") }
+          try recorded.recording.export(format, at: recorded.moment, to: output)
+          for problem in recorded.recording.problems { complain("\(source.name): \(problem)") }
         }
-      case (.recording, let other):
-        throw Complaint(
-          .usage, what: "\(other.name) can't be exported as \(ExportFormat.list)",
-          advice: "these tell all of a recording; what lives at a moment is told by "
-            + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
       }
     } catch {
       guard error.code == ECANCELED else { throw error }
       throw ExitCode(128 + SIGINT)
+    }
+  }
+
+  /// The recording that the events, or the blocks of a moment, are told of: a file, or a snapshot of a process.
+  private func recording(
+    of source: HeapSource
+  ) throws(Complaint) -> (recording: Recording, moment: UInt64?, knownLosses: Losses) {
+    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty else {
+      throw Complaint(
+        .usage, what: "a window of time, or a wrapper, is asked of an export as \(ExportFormat.list)",
+        advice: "these tell all blocks with their whole stacks; the others take windows and wrappers: "
+          + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
+    }
+    switch source {
+    case .process(let id, let startTime):
+      try scope.level.refuseBlocks(of: source.name)
+      let shared = try openSegment(id)
+      try source.check(startTime: shared.segment.startTime, of: id, wanted: startTime)
+      let recorded = try Recording(snapshotOf: shared, path: source.name)
+      return (recorded, nil, recorded.knownLosses)
+    case .file(let path, let moment):
+      let recorded = try Recording(path: path)
+      return (recorded, moment == .end ? nil : recorded.stamp(of: moment), recorded.knownLosses)
     }
   }
 
@@ -335,7 +380,8 @@ struct History: ParsableCommand {
     let address = try parseAddress(arguments.last ?? "")
     let pid = recording == nil ? try processID(arguments[0]) : 0
     let budget = recording == nil ? Budget.ofQuestion() : Budget.ofRecording()
-    try StandardOutput.write(try budget.run { () throws(Complaint) in try told(of: address, pid) })
+    let words = "looking through the events of \(recording ?? "process \(pid)")"
+    try StandardOutput.write(try budget.shown(words) { () throws(Complaint) in try told(of: address, pid) })
   }
 
   private func told(of address: UInt64, _ pid: Int32) throws(Complaint) -> String {

@@ -15,6 +15,8 @@ final class ServerConnection: @unchecked Sendable {
   struct Response {
     var status: UInt
     var body: [UInt8]
+    /// What the index lacks that the answer was made from, where its form has no place for that.
+    var missing: String?
   }
 
   private let path: String
@@ -164,6 +166,7 @@ private final class Exchange: ChannelDuplexHandler {
   private var timeout: Scheduled<Void>?
   private var pending: EventLoopPromise<ServerConnection.Response>?
   private var status: UInt = 0
+  private var missing: String?
   private var body: [UInt8] = []
   private var isStream = false
 
@@ -201,14 +204,16 @@ private final class Exchange: ChannelDuplexHandler {
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     if isStream { timeout?.cancel() } else { wait(context) }
     switch unwrapInboundIn(data) {
-    case .head(let head): status = head.status.code
+    case .head(let head):
+      status = head.status.code
+      missing = head.headers.first(name: MissingHeader.name)
     case .body(let piece):
       body.append(contentsOf: piece.readableBytesView)
       if isStream, status == 200 { printLines(context) }
       if body.count > Self.bodyLimit { end(context, "it is larger than \(Self.bodyLimit >> 20) MiB") }
     case .end:
       timeout?.cancel()
-      pending?.succeed(ServerConnection.Response(status: status, body: body))
+      pending?.succeed(ServerConnection.Response(status: status, body: body, missing: missing))
       pending = nil
       body = []
     }

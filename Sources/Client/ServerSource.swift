@@ -13,7 +13,11 @@ final class ServerSource: AnswerSource {
 
   init(_ connection: ServerConnection) { self.connection = connection }
 
-  func processes(json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes", json: json) }
+  func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8] {
+    let sort = selection.order.map { [("sort", $0.rawValue)] } ?? []
+    let query = Self.parameters((selection.isLiveOnly ? [("live", "true")] : []) + sort)
+    return try get("/v1/processes" + (query.isEmpty ? "" : "?\(query.dropFirst())"), json: json)
+  }
 
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
@@ -35,7 +39,11 @@ final class ServerSource: AnswerSource {
   }
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    try send(.GET, "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope), "*/*", [], isText: false)
+    let uri = "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope)
+    let response = try showing(Self.words) { () throws(Complaint) in try connection.send(.GET, uri, accept: "*/*") }
+    guard response.status == 200 else { throw complaint(in: response) }
+    if let missing = response.missing { complain("process \(pid): \(missing)") }
+    return response.body
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
@@ -103,16 +111,19 @@ final class ServerSource: AnswerSource {
     return text
   }
 
+  private static let words = "waiting for the server"
+
   private func get(_ uri: String, json: Bool) throws(Complaint) -> [UInt8] {
     try send(.GET, uri, json ? "application/json" : "text/plain", [])
   }
 
-  /// `isText`: the answer is lines, for a terminal perhaps, and not a file of another program.
   private func send(
-    _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8], isText: Bool = true
+    _ method: HTTPMethod, _ uri: String, _ accept: String, _ body: [UInt8]
   ) throws(Complaint) -> [UInt8] {
-    let response = try connection.send(method, uri, accept: accept, body: body)
-    if response.status == 200 { return isText ? TextLayout.lines(fromServer: response.body) : response.body }
+    let response = try showing(Self.words) { () throws(Complaint) in
+      try connection.send(method, uri, accept: accept, body: body)
+    }
+    if response.status == 200 { return TextLayout.lines(fromServer: response.body) }
     throw complaint(in: response)
   }
 

@@ -159,7 +159,7 @@ struct Tree: ParsableCommand {
     case .process(let pid, nil): try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
     case let other:
       try other.refuse(scope.level, options)
-      let tree = try Budget.ofRecording().run { () throws(Complaint) in
+      let tree = try Budget.ofRecording().shown("reading \(other.name)") { () throws(Complaint) in
         CallTree(of: try other.stackSums(request.scope), isInverted: inverted, limit: limit)
       }
       try StandardOutput.write(json ? tree.json + "\n" : tree.text)

@@ -36,6 +36,17 @@ public struct SegmentClock: Hashable, Sendable {
     ticksUntilNow = elapsed / 1_000_000_000 &* UInt64(ALLOCS_TICKS_PER_SECOND)
   }
 
+  /// A clock as of a moment of a recording. `stamp`: the moment; `ticks`: of a record that is older
+  /// than all others; `monotonic` and `realtime`: one moment, in nanoseconds of both clocks.
+  public init(at stamp: UInt64, oldest ticks: UInt32, monotonic: UInt64, realtime: UInt64) {
+    // Half of a tick's length more, as a tick stands for what began in it.
+    let age = UInt64(truncatingIfNeeded: allocs_age_ticks(ticks, Self.ticks(stamp))) &+ 1
+    let nanoseconds = min(age &* (1_000_000_000 / UInt64(ALLOCS_TICKS_PER_SECOND)), stamp)
+    let start = stamp &- nanoseconds
+    self.init(
+      startMonotonic: start, startRealtime: realtime &- (monotonic &- start), elapsed: nanoseconds, isAlive: false)
+  }
+
   init(_ start: allocs_clock_start, isAlive: Bool, shift: Int64) {
     // A dead process's segment may come from another machine or boot: then only the wall clock is
     // common.

@@ -4,6 +4,7 @@
 //   void* std::__new_allocator<char>::allocate(unsigned long, void const*)   →  std::__new_allocator::allocate
 //   generic specialization <Swift.Int> of Swift.Array.append(__owned A) -> () →  Swift.Array.append
 //   alloc::raw_vec::RawVec<T,A>::grow_one::h0123456789abcdef                 →  alloc::raw_vec::RawVec::grow_one
+//   std.array.Appender!(char[]).put                                          →  std.array.Appender.put
 //   zmalloc_usable.part.0                                                    →  zmalloc_usable
 //
 // Names come from any file, so every input has some result. A name that isn't understood stays as it is, or loses too
@@ -76,6 +77,12 @@ package enum FunctionName {
         case UInt8(ascii: "("):
           if result.last == UInt8(ascii: ".") {
             copyPrivateName()
+            continue
+          }
+          // The arguments of a template of D.
+          if result.last == UInt8(ascii: "!") {
+            result.removeLast()
+            skipGroup(UInt8(ascii: "("), UInt8(ascii: ")"))
             continue
           }
           // (anonymous namespace)::f and (extension in M):T.f go on behind the parenthesis; parameters end the name.

@@ -30,6 +30,9 @@ public protocol OriginTables: AnyObject {
   /// be a better one some seconds later.
   func functions(at call: CallAddress, in module: Module) -> (frames: [Frame], isFinal: Bool)
 
+  /// The name of the function at a call that lies in no module, if code that the process has made itself has one.
+  func madeFunction(at call: CallAddress) -> ForeignText?
+
   /// Whether `address` lies in `module` (nil: in no module), whatever the time of the record: no other module was ever
   /// there, and this module still is. Asked only of calls whose nodes say nothing of their modules.
   func isOnly(_ module: Module?, at address: UInt64) -> Bool
@@ -42,6 +45,8 @@ public protocol OriginTables: AnyObject {
 }
 
 extension OriginTables {
+  public func madeFunction(at call: CallAddress) -> ForeignText? { nil }
+
   /// The call stack that ends in `node`; the empty stack for node 0.
   public func stack(ofNode node: UInt32) -> Stack {
     Stack(ofNode: node, isAgent: { isAgent($0) }) { self.node($0) }
@@ -53,7 +58,11 @@ extension OriginTables {
     at call: CallAddress, ticks: UInt32
   ) -> (frames: [Frame], module: Module?, isFinal: Bool) {
     guard let module = module(at: call, ticks: ticks) else {
-      return ([Frame(pc: call.pc, module: nil, unnamed: call.loss)], nil, true)
+      if call.loss == nil, let name = madeFunction(at: call) {
+        // The process may replace the code.
+        return ([Frame(pc: call.pc, module: Frame.madeCode, function: name)], nil, false)
+      }
+      return ([Frame(pc: call.pc, module: nil, unnamed: call.loss)], nil, call.loss != nil)
     }
     let (frames, isFinal) = functions(at: call, in: module)
     return (frames.isEmpty ? [Frame(pc: call.pc, module: module.path, unnamed: call.loss)] : frames, module, isFinal)

@@ -127,6 +127,12 @@ package struct ContextSum {
     self.births = births
     self.ticks = ticks
   }
+
+  /// Adds what was made at one moment (`SegmentClock.order`).
+  package mutating func add(_ total: SiteTable.Total, _ order: UInt64) {
+    self.total.add(total)
+    births.add(order)
+  }
 }
 
 extension SiteTable {

@@ -26,7 +26,8 @@ protocol BlockRenderer: ExportRenderer {
 extension BlockRenderer {
   /// Tells the blocks that lived at the recording's start, by address, and then the beginnings and
   /// ends of blocks in the order of time.
-  mutating func tellBlocks(of recording: Recording) throws(Complaint) {
+  /// With `moment`, those that lived at it, and no events.
+  mutating func tellBlocks(of recording: Recording, at moment: UInt64?) throws(Complaint) {
     var live: [UInt64: Block] = [:]
     let share = MemoryShare()
     var nodes: [UInt32: UInt32] = [:]
@@ -37,11 +38,12 @@ extension BlockRenderer {
       return node
     }
     var meter = BudgetMeter()
-    for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
+    for block in recording.firstBlocks(at: moment) {
       guard meter.goesOn() else { break }
-      try advance(to: recording.startStamp)
+      try advance(to: moment ?? recording.startStamp)
       live[block.base] = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
     }
+    guard moment == nil else { return }
     try recording.forEachEvent { event throws(Complaint) in
       try advance(to: event.stamp)
       share.hold(live.count &* (MemoryLayout<Block>.stride &+ 8) &* 2)

@@ -272,59 +272,113 @@ struct EventBatch {
 }
 
 enum EventDecoder {
-  /// The events of a chunk whose header says that it has `count` of them.
+  /// The events of a chunk whose header says that it has `count` of them, by their batches.
   static func decode(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [EventBatch] {
+    let (batches, records) = try batches(payload, count: count)
+    var start = 0
+    return batches.map { batch, count in
+      defer { start &+= count }
+      var batch = batch
+      batch.records = Array(records[start..<max(start, start &+ count)])
+      return batch
+    }
+  }
+
+  /// The events of all batches, one behind the other.
+  static func records(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [allocs_event] {
+    try batches(payload, count: count).records
+  }
+
+  private static func batches(
+    _ payload: [UInt8], count: Int
+  ) throws(MalformedChunk) -> (batches: [(batch: EventBatch, count: Int)], records: [allocs_event]) {
     guard count <= RecordingFormat.eventsPerChunk else { throw MalformedChunk() }
     var head = NumberReader(payload)
-    var batches: [EventBatch] = []
+    var batches: [(batch: EventBatch, count: Int)] = []
     var stamps: [UInt64] = []
-    var counts: [Int] = []
     var total = 0
     for _ in 0..<(try head.count(of: 5)) {  // bounded: a count is not negative
-      batches.append(
-        EventBatch(ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: []))
+      let batch = EventBatch(
+        ring: try head.number32(), slot: try head.number32(), first: try head.number(), records: [])
       stamps.append(try head.number())
       let size = try head.number()
       // An empty batch would cost memory, and no event is its limit.
       guard size > 0, let size = Foreign(size).int(upTo: count &- total) else { throw MalformedChunk() }
-      counts.append(size)
+      batches.append((batch, size))
       total &+= size
     }
     guard total == count else { throw MalformedChunk() }
     var sizes: [Int] = []
     for _ in Column.allCases { sizes.append(try head.count()) }
-    var columns: [NumberReader] = []
-    for size in sizes { columns.append(try head.part(size)) }
+    var columns: [Range<Int>] = []
+    for size in sizes { columns.append(try head.slice(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
-    var decoding = Decoding(columns: columns)
-    for index in batches.indices {
+    var decoding = Decoding(payload, columns, count: count)
+    var records: [allocs_event] = []
+    records.reserveCapacity(count)
+    for (index, (batch, size)) in batches.enumerated() {
       decoding.stamp = stamps[index] &- 1
-      batches[index].records.reserveCapacity(counts[index])
-      // bounded: a count is not negative
-      for _ in 0..<counts[index] { batches[index].records.append(try decoding.record(slot: batches[index].slot)) }
+      // bounded: a size is not negative
+      for _ in 0..<size { records.append(try decoding.record(slot: batch.slot)) }
     }
-    return batches
+    return (batches, records)
   }
 }
 
 private struct Decoding: ~Copyable {
-  var model = EventModel()
-  var columns: [NumberReader]
+  var model: EventModel
+  private let payload: [UInt8]
+  /// Of each column, the place of its next byte, and the place behind its last.
+  private var places = InlineArray<7, Int>(repeating: 0)
+  private var ends = InlineArray<7, Int>(repeating: 0)
   var kinds: [AllocationKind] = []
   var stamp: UInt64 = 0
 
-  init(columns: [NumberReader]) { self.columns = columns }
+  /// `count`: of the events. For many, the model takes large pages, which a few would be slowed
+  /// down by.
+  init(_ payload: [UInt8], _ columns: [Range<Int>], count: Int) {
+    self.payload = payload
+    model = EventModel(hasLargePages: count >= 1 << 17)
+    for (index, column) in columns.enumerated() {
+      (places[index], ends[index]) = (column.lowerBound, column.upperBound)
+    }
+  }
 
+  @inline(__always)
+  private mutating func byte(_ column: Column) throws(MalformedChunk) -> UInt8 {
+    let place = places[column.rawValue]
+    guard place < ends[column.rawValue] else { throw MalformedChunk() }
+    places[column.rawValue] = place &+ 1
+    return payload[place]
+  }
+
+  /// As NumberReader has it, which most numbers leave at their first byte.
+  @inline(__always)
   private mutating func number(_ column: Column) throws(MalformedChunk) -> UInt64 {
-    try columns[column.rawValue].number()
+    let first = try byte(column)
+    return first < 0x80 ? UInt64(truncatingIfNeeded: first) : try longNumber(column, first)
+  }
+
+  private mutating func longNumber(_ column: Column, _ first: UInt8) throws(MalformedChunk) -> UInt64 {
+    var value = UInt64(truncatingIfNeeded: first & 0x7F)
+    var shift: UInt64 = 7
+    while true {
+      let byte = try byte(column)
+      guard shift < 63 || byte <= 1 else { throw MalformedChunk() }
+      value |= UInt64(truncatingIfNeeded: byte & 0x7F) << shift
+      if byte < 0x80 { return value }
+      shift &+= 7
+    }
   }
 
   private mutating func number32(_ column: Column) throws(MalformedChunk) -> UInt32 {
-    try columns[column.rawValue].number32()
+    guard let value = UInt32(exactly: try number(column)) else { throw MalformedChunk() }
+    return value
   }
 
+  @inline(__always)
   mutating func record(slot: UInt32) throws(MalformedChunk) -> allocs_event {
-    let op = try columns[Column.ops.rawValue].byte()
+    let op = try byte(.ops)
     let kind = UInt32(op & 15)
     let guess = op >> Op.guessShift & 3
     var record = allocs_event()
@@ -372,7 +426,8 @@ private struct Decoding: ~Copyable {
     if op & Op.stampIsNext != 0 {
       stamp = stamp &+ 1
     } else {
-      stamp = stamp &+ UInt64(bitPattern: try columns[Column.stamps.rawValue].signed())
+      let zigzag = try number(.stamps)
+      stamp = stamp &+ (zigzag >> 1 ^ (0 &- (zigzag & 1)))
     }
     record.stamp = stamp
     return record

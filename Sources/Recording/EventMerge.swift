@@ -29,35 +29,44 @@ struct EventMerge {
   private var held = 0
   /// So many records are held at most, 32 bytes each; only a damaged file has more that wait.
   private static let limit = 1 << 23
+  /// So many records are given out at a time at most.
+  private static let atOnce = 1 << 14
 
-  /// Adds the records of the next chunk, in any order.
+  /// Adds the records of the next chunk, which are in order (`sorted`).
   mutating func add(_ records: [allocs_event]) {
     guard !records.isEmpty else { return }
     held &+= records.count
-    runs.append(Run(records: Self.sorted(records), number: runCount))
+    runs.append(Run(records: records, number: runCount))
     runCount &+= 1
     siftUp()
   }
 
-  /// Gives `body` the records with stamps below `limit`, in order; all records if it is nil.
-  /// Returns false if `body` did, or the budget is exhausted.
+  /// Gives `body` the records with stamps below `limit`, in order, some at a time; all records if
+  /// it is nil. Returns false if `body` did, or the budget is exhausted.
   mutating func drain<Failure: Error>(
-    below limit: UInt64?, _ body: (Event) throws(Failure) -> Bool
+    below limit: UInt64?, _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
   ) throws(Failure) -> Bool {
     var limit = limit
     if held > Self.limit { limit = makeRoom() ? limit : nil }
-    var meter = BudgetMeter(interval: 4096)
+    // Where the records of two runs alternate, each is given out by itself.
+    var meter = BudgetMeter(interval: 64)
     while let first = runs.first, limit.map({ first.key.0 < $0 }) ?? true {
       // Records of the first run, until another run is next.
       let records = first.records
       let bound = runs.dropFirst().prefix(2).map(\.key).min { $0 < $1 } ?? (.max, .max)
-      var next = first.next
-      while next < records.count, (records[next].stamp, first.number) < bound,
-        limit.map({ records[next].stamp < $0 }) ?? true
-      {
-        guard meter.goesOn(), try body(Event(records[next])) else { return false }
+      let start = first.next
+      var next = start
+      // Of records with equal stamps, those of the run that came first are first.
+      let isEarlier = first.number < bound.1
+      while next < records.count {
+        let record = records[next]
+        guard record.stamp < bound.0 || isEarlier && record.stamp == bound.0,
+          limit.map({ record.stamp < $0 }) ?? true
+        else { break }
         next &+= 1
+        if next &- start == Self.atOnce { break }
       }
+      guard meter.goesOn(), try body(records[start..<max(start, next)]) else { return false }
       if next == records.count { removeFirst() } else { runs[0].next = next }
       siftDown()
     }
@@ -106,10 +115,39 @@ struct EventMerge {
     }
   }
 
-  /// Sorts by stamp; records with equal stamps keep their order.
-  private static func sorted(_ records: [allocs_event]) -> [allocs_event] {
-    let isSorted = zip(records, records.dropFirst()).allSatisfy { $0.stamp <= $1.stamp }
-    if isSorted { return records }
-    return records.indices.sorted { (records[$0].stamp, $0) < (records[$1].stamp, $1) }.map { records[$0] }
+  /// Sorts by stamp; records with equal stamps keep their order. A chunk is a few sorted pieces,
+  /// one behind the other, as each was read from one ring: two and two of them are merged, until
+  /// one is left.
+  static func sorted(_ records: [allocs_event]) -> [allocs_event] {
+    var ends: [Int] = []
+    for index in records.indices.dropFirst() where records[index &- 1].stamp > records[index].stamp {
+      ends.append(index)
+    }
+    guard !ends.isEmpty else { return records }
+    ends.append(records.count)
+    var (merged, spare) = (records, records)
+    while ends.count > 1 {
+      var (next, start): ([Int], Int) = ([], 0)
+      for pair in stride(from: 0, to: ends.count, by: 2) {
+        let middle = ends[pair]
+        let end = pair &+ 1 < ends.count ? ends[pair &+ 1] : middle
+        var (left, right, place) = (start, middle, start)
+        while place < end {
+          if left < middle, right >= end || merged[left].stamp <= merged[right].stamp {
+            spare[place] = merged[left]
+            left &+= 1
+          } else {
+            spare[place] = merged[right]
+            right &+= 1
+          }
+          place &+= 1
+        }
+        next.append(end)
+        start = end
+      }
+      swap(&merged, &spare)
+      ends = next
+    }
+    return merged
   }
 }

@@ -65,7 +65,7 @@ struct EventModel: ~Copyable {
 
   /// A hash table of pairs: an address's hash selects a pair, whose two entries lie in one cache
   /// line.
-  private var entries = ZeroedTable<Entry>(1 << entryBits)
+  private var entries: ZeroedTable<Entry>
   /// A stack of freed blocks for each size class, the last freed one on top; a full stack forgets
   /// its oldest block.
   private var freed = ZeroedTable<UInt64>(classCount &* stackDepth)
@@ -79,6 +79,12 @@ struct EventModel: ~Copyable {
   private var behindFreed: UInt64 = 0
   /// The result of the loads in `touch`, without which the compiler would leave them out.
   private var touched: UInt64 = 0
+
+  /// `hasLargePages`: of a chunk with so many events that all of the large table is written to,
+  /// large pages spare thousands of page faults, and misses of the TLB with each event.
+  init(hasLargePages: Bool = false) {
+    entries = ZeroedTable(1 << Self.entryBits, hasLargePages: hasLargePages)
+  }
 
   mutating func clear() {
     entries.clear()
@@ -269,9 +275,14 @@ private struct ZeroedTable<Entry: BitwiseCopyable>: ~Copyable {
   private let size: Int
   private(set) var start: UnsafeMutablePointer<Entry>
 
-  init(_ count: Int) {
+  /// MADV_HUGEPAGE of madvise(2), which <sys/mman.h> has for GNU's sources only.
+  private static var largePages: Int32 { 14 }
+
+  init(_ count: Int, hasLargePages: Bool = false) {
     size = count &* MemoryLayout<Entry>.stride
     start = Self.zeros(size)
+    // Where the kernel has none, there are small pages.
+    if hasLargePages { madvise(start, size, Self.largePages) }
   }
 
   deinit { munmap(start, size) }

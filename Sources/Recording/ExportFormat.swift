@@ -37,9 +37,10 @@ public enum ExportFormat: String, CaseIterable, Sendable {
   }
 }
 
-/// Writes a recording in one format.
+/// Writes a recording in one format, or the blocks of one moment of it.
 protocol ExportRenderer {
-  init(_ recording: Recording, to output: ExportOutput)
+  /// `moment`: a stamp; then the blocks that lived at it are written, and no events.
+  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput)
   /// Writes all of it, once.
   mutating func render() throws(Complaint)
 }
@@ -76,15 +77,22 @@ public final class ExportOutput {
 }
 
 extension Recording {
+  /// The blocks that an export begins with, by address: those of its moment, or of the recording's
+  /// start.
+  func firstBlocks(at moment: UInt64?) -> [ReplayedBlock] {
+    (moment.map { replay(until: $0) } ?? Replay(self)).blocks.sorted
+  }
+
   /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-"
-  /// is standard output.
-  public func export(_ format: ExportFormat, to path: String) throws(Complaint) {
+  /// is standard output. `moment`: a stamp; then the blocks that lived at it are written, and no
+  /// events.
+  public func export(_ format: ExportFormat, at moment: UInt64? = nil, to path: String) throws(Complaint) {
     // A file that is written in place, such as a pipe's, must not be the recording itself.
     guard !isFile(at: path) else {
       throw Complaint(.obstacle, what: "cannot write \(path): it is the recording itself", advice: "name another file")
     }
     let output = try ExportOutput(path: path)
-    var renderer = format.renderer.init(self, to: output)
+    var renderer = format.renderer.init(self, at: moment, to: output)
     try renderer.render()
     // A renderer whose budget is exhausted has written a part only.
     try Budget.current?.check()

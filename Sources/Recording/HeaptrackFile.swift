@@ -22,6 +22,7 @@ import SystemAccess
 /// Writes the lines.
 struct HeaptrackFile: BlockRenderer {
   private let recording: Recording
+  private let moment: UInt64?
   private let output: ExportOutput
   /// Bytes of whole lines that are not written yet.
   private var pending: [UInt8] = []
@@ -47,8 +48,9 @@ struct HeaptrackFile: BlockRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
     self.recording = recording
+    self.moment = moment
     self.output = output
   }
 
@@ -56,8 +58,10 @@ struct HeaptrackFile: BlockRenderer {
     line("v 10400 3")
     line("X \(Self.joined(recording.process.command.joined(separator: " ")))")
     line("I 1000 0")
-    try tellBlocks(of: recording)
-    time(recording.endStamp)
+    // A comment, which readers pass over.
+    if let words = recording.knownLosses.sentence { line("# \(words)") }
+    try tellBlocks(of: recording, at: moment)
+    time(moment ?? recording.endStamp)
     try output.write(pending)
   }
 

@@ -11,6 +11,7 @@ import SystemAccess
 /// Writes the lines.
 struct JSONLinesFile: ExportRenderer {
   private let recording: Recording
+  private let moment: UInt64?
   private let output: ExportOutput
   private let naming: StackNaming
   /// The contexts whose lines were written; context 0 is nobody, and has none.
@@ -19,8 +20,9 @@ struct JSONLinesFile: ExportRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
     self.recording = recording
+    self.moment = moment
     self.output = output
     naming = StackNaming(recording)
   }
@@ -29,15 +31,17 @@ struct JSONLinesFile: ExportRenderer {
     var writer = ByteWriter(capacity: Self.bufferBytes)
     appendHead(to: &writer)
     var meter = BudgetMeter()
-    for block in Replay(recording).blocks.values.sorted(by: { $0.base < $1.base }) {
+    for block in recording.firstBlocks(at: moment) {
       guard meter.goesOn() else { break }
       append(block, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
     }
-    try recording.forEachEvent { event throws(Complaint) in
-      append(event, to: &writer)
-      if writer.count > Self.bufferBytes { try output.write(writer.take()) }
-      return true
+    if moment == nil {
+      try recording.forEachEvent { event throws(Complaint) in
+        append(event, to: &writer)
+        if writer.count > Self.bufferBytes { try output.write(writer.take()) }
+        return true
+      }
     }
     try output.write(writer.take())
   }
@@ -50,9 +54,13 @@ struct JSONLinesFile: ExportRenderer {
     writer.append(",\"command\":")
     writer.appendArray(recording.process.command)
     writer.append(",\"events\":")
-    writer.append(decimal: recording.eventCount)
+    writer.append(decimal: moment == nil ? recording.eventCount : 0)
     writer.append(",\"lost\":")
     writer.append(decimal: recording.lostCount)
+    if let moment {
+      writer.append(",\"moment_ns\":")
+      writer.append(decimal: moment)
+    }
     writer.append("}}\n")
   }
 

@@ -39,6 +39,7 @@ struct PerfettoFile: BlockRenderer {
   }
 
   private let recording: Recording
+  private let moment: UInt64?
   private let output: ExportOutput
   private var pending = MessageStorage()
   /// Names that were interned since the last packet, and go into the next.
@@ -70,22 +71,23 @@ struct PerfettoFile: BlockRenderer {
   private let startStamp: UInt64
   private let endStamp: UInt64
 
-  init(_ recording: Recording, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
     self.recording = recording
+    self.moment = moment
     self.output = output
     interned = pending.message(perfetto__interned_data__init)
-    startStamp = recording.startStamp
-    endStamp = max(recording.endStamp, startStamp)
+    startStamp = moment ?? recording.startStamp
+    endStamp = moment ?? max(recording.endStamp, startStamp)
     step = max(1, (endStamp &- startStamp) / Self.moments)
     next = startStamp &+ step
-    let peak = max(recording.summary().peakStamp, startStamp)
     // At the end there is a dump anyway.
+    let peak = moment == nil ? max(recording.summary().peakStamp, startStamp) : endStamp
     self.peak = peak < endStamp ? peak : nil
   }
 
   mutating func render() throws(Complaint) {
     try writeProcess()
-    try tellBlocks(of: recording)
+    try tellBlocks(of: recording, at: moment)
     if let peak { try dump(at: peak) }
     try dump(at: endStamp)
   }

@@ -67,7 +67,7 @@ public final class Recording: OriginTables {
 
   private var damagedRings: [DamagedRing] = []
 
-  private let file: RegularFile
+  private let source: RecordingSource
   private let fileSize: Int
   private var eventChunks: [(offset: Int, header: ChunkHeader)] = []
   /// Offsets in the file at which whole chunks begin.
@@ -100,8 +100,6 @@ public final class Recording: OriginTables {
   private let limit: Int
   /// A file that says to be larger is none: no file system has it.
   private static let sizeLimit: UInt64 = 1 << 48
-  /// SEEK_DATA of lseek(2), which <unistd.h> has for GNU's sources only.
-  private static let seekData: Int32 = 3
   /// Losses that are kept apart; further ones are added to the last.
   private static let lossLimit = 1 << 16
 
@@ -118,14 +116,25 @@ public final class Recording: OriginTables {
   /// is.
   public convenience init(path: String) throws(Complaint) { try self.init(path: path, memoryLimit: Self.memoryLimit) }
 
+  /// A snapshot of a process, as it is now: it has no file. `path` stands for it in what is said of
+  /// it.
+  public convenience init(snapshotOf shared: SharedSegment, path: String) throws(Complaint) {
+    let (bytes, _) = try Snapshot.take(shared)
+    try self.init(path: path, source: .memory(bytes), memoryLimit: Self.memoryLimit)
+  }
+
   /// `memoryLimit`: bytes that the rows of tables may take.
-  init(path: String, memoryLimit: Int) throws(Complaint) {
+  convenience init(path: String, memoryLimit: Int) throws(Complaint) {
+    try self.init(path: path, source: .file(Self.open(path)), memoryLimit: memoryLimit)
+  }
+
+  private init(path: String, source: consuming RecordingSource, memoryLimit: Int) throws(Complaint) {
     self.path = path
     (room, limit) = (memoryLimit, memoryLimit)
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
-    file = try Self.open(path)
-    fileSize = Int(clamping: file.size)
+    self.source = source
+    fileSize = Int(clamping: self.source.size)
     try checkHeader()
     try load()
     guard process.processID != 0 else {
@@ -151,26 +160,10 @@ public final class Recording: OriginTables {
 
   // MARK: the file
 
-  private func bytes(at offset: Int, _ count: Int) -> [UInt8] {
-    [UInt8](unsafeUninitializedCapacity: count) { buffer, read in
-      read = 0
-      while read < count {
-        // bounded: read is less than count, and the file ends below sizeLimit
-        let result = pread(file.descriptor, buffer.baseAddress.map { $0 + read }, count - read, off_t(offset &+ read))
-        if result < 0, errno == EINTR { continue }
-        guard result > 0 else { break }
-        read += result
-      }
-    }
-  }
+  private func bytes(at offset: Int, _ count: Int) -> [UInt8] { source.bytes(at: offset, count) }
 
   /// Whether `path` leads to this recording's file.
-  func isFile(at path: String) -> Bool {
-    var own = stat()
-    var other = stat()
-    return fstat(file.descriptor, &own) == 0 && stat(path.originalPath, &other) == 0 && own.st_dev == other.st_dev
-      && own.st_ino == other.st_ino
-  }
+  func isFile(at path: String) -> Bool { source.isFile(at: path) }
 
   private func checkHeader() throws(Complaint) {
     let header = bytes(at: 0, RecordingFormat.headerSize)
@@ -205,6 +198,7 @@ public final class Recording: OriginTables {
     let share = MemoryShare()
     while offset < fileSize, meter.goesOn() {
       share.hold(eventChunks.count * 128 + chunkOffsets.count * 16)
+      Budget.current?.note(done: offset, of: fileSize)
       let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
       guard let header = ChunkHeader(head[...]) else {
         guard let next = nextChunk(after: offset) else {
@@ -308,9 +302,8 @@ public final class Recording: OriginTables {
     var meter = BudgetMeter(interval: 1)
     while start < fileSize, meter.goesOn() {
       // A hole has no chunk.
-      let data = lseek(file.descriptor, off_t(start), Self.seekData)
-      if data < 0, errno == ENXIO { return nil }
-      start = max(start, Foreign(data).int(upTo: fileSize) ?? 0)
+      guard let data = source.data(from: start) else { return nil }
+      start = data
       let piece = bytes(at: start, min(window + RecordingFormat.chunkHeaderSize, fileSize - start))
       guard piece.count >= RecordingFormat.chunkHeaderSize else { return nil }
       for index in 0...(piece.count - RecordingFormat.chunkHeaderSize)
@@ -323,7 +316,7 @@ public final class Recording: OriginTables {
     return nil
   }
 
-  private func unpack(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [UInt8] {
+  private static func unpack(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [UInt8] {
     let size = Int(truncatingIfNeeded: header.unpacked)
     guard header.flags & RecordingFormat.flagZstd != 0 else {
       guard stored.count == size else { throw MalformedChunk() }
@@ -343,7 +336,7 @@ public final class Recording: OriginTables {
   private func table(_ header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) {
     // A kind that this reader doesn't know comes from a later writer, and is skipped.
     guard let kind = RecordingFormat.ChunkKind(rawValue: header.kind) else { return }
-    var reader = NumberReader(try unpack(header, stored), room: room)
+    var reader = NumberReader(try Self.unpack(header, stored), room: room)
     // Also of a chunk that turns out to be damaged, as part of it may have been taken in.
     defer { room = reader.room }
     switch kind {
@@ -490,6 +483,16 @@ public final class Recording: OriginTables {
   /// Gives `body` every event, in the order of stamps, until `body` returns false, or the budget is
   /// exhausted. A chunk that turns out to be damaged is added to `losses`.
   public func forEachEvent<Failure: Error>(_ body: (Event) throws(Failure) -> Bool) throws(Failure) {
+    try forEachRecords { (records) throws(Failure) in
+      for record in records { guard try body(Event(record)) else { return false } }
+      return true
+    }
+  }
+
+  /// As `forEachEvent`, of records as the process wrote them, some at a time.
+  func forEachRecords<Failure: Error>(
+    _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
+  ) throws(Failure) {
     // Events of later chunks are not older than this.
     var later = Array(repeating: UInt64.max, count: eventChunks.count &+ 1)  // bounded: as many as chunks
     for index in eventChunks.indices.reversed() {
@@ -499,11 +502,19 @@ public final class Recording: OriginTables {
     var broken: [Int] = []
     defer { giveUp(broken) }
     var meter = BudgetMeter(interval: 1)
-    for (index, chunk) in eventChunks.enumerated() {
-      guard meter.goesOn() else { return }
-      do throws(MalformedChunk) {
-        merge.add(try events(of: chunk.header, at: chunk.offset))
-      } catch {
+    let (chunks, reader) = (eventChunks, source.reader)
+    let decoder = ChunkDecoder(count: chunks.count) { index in
+      Result { () throws(MalformedChunk) in
+        let (offset, header) = chunks[index]
+        return try Self.events(of: header, reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored)))
+      }
+    }
+    for index in chunks.indices {
+      Budget.current?.note(done: index, of: chunks.count)
+      guard meter.goesOn(), let records = decoder.next() else { return }
+      switch records {
+      case .success(let records): merge.add(records)
+      case .failure:
         broken.append(index)
         continue
       }
@@ -512,15 +523,14 @@ public final class Recording: OriginTables {
     _ = try merge.drain(below: nil, body)
   }
 
-  private func events(of header: ChunkHeader, at offset: Int) throws(MalformedChunk) -> [allocs_event] {
+  /// The records of a chunk that is stored so, in the order of their stamps.
+  private static func events(of header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [allocs_event] {
     // bounded: a chunk's events, which are few enough to be multiplied
     let count = Int(truncatingIfNeeded: header.events)
     guard count <= RecordingFormat.eventsPerChunk, header.unpacked <= RecordingFormat.mostBytes(ofEvents: count) else {
       throw MalformedChunk()
     }
-    let payload = try unpack(header, bytes(at: offset, Int(truncatingIfNeeded: header.stored)))
-    let batches = try EventDecoder.decode(payload, count: count)
-    return batches.count == 1 ? batches[0].records : batches.flatMap(\.records)
+    return EventMerge.sorted(try EventDecoder.records(try unpack(header, stored), count: count))
   }
 
   /// Counts the events of chunks that turned out to be damaged, by their indices, as lost.

@@ -26,7 +26,6 @@ extension Recording {
     var lines = [TextLayout.fit(title, columns: TextLayout.columns)]
     if end == .snapshot {
       lines.append("  snapshot   looked at in \(Units.duration(seconds(at: max(startStamp, blocksUntil))))")
-      lines.append("  lost       \(lostCount == 0 ? "none" : Units.grouped(lostCount))")
       lines.append("  holds      \(Units.bytes(summary.endBytes)) in \(Units.count(summary.endBlocks, "block"))")
       return TextLayout.text(of: lines.map { TextLayout.fit($0, columns: TextLayout.columns) } + problemLines)
     }

@@ -27,16 +27,14 @@ public struct ReplayedBlock: Hashable, Sendable {
 
 /// The live blocks of a moment, which events move forward.
 public struct Replay {
-  /// The live blocks, by their bases.
-  public private(set) var blocks: [UInt64: ReplayedBlock] = [:]
+  /// The live blocks.
+  public private(set) var blocks = BlockTable()
   /// Bytes of all live blocks.
   public private(set) var bytes: UInt64 = 0
   /// Ends of blocks that were not known to live: their beginning was lost.
   public private(set) var unknownEnds: UInt64 = 0
   /// The memory of `blocks`: a small file may have events of any number of blocks.
   private let share = MemoryShare()
-  /// Bytes of a block in a dictionary, half of whose places may be empty.
-  private static let blockMemory = 80
 
   /// The blocks that lived at the recording's start.
   public init(_ recording: Recording) {
@@ -65,26 +63,32 @@ public struct Replay {
     }
   }
 
+  @inline(__always)
   private mutating func add(_ block: ReplayedBlock) {
-    if let old = blocks.updateValue(block, forKey: block.base) { bytes &-= old.size }
+    if let old = blocks.update(block) { bytes &-= old.size }
     bytes &+= block.size
-    share.hold(blocks.count &* Self.blockMemory)
+    share.hold(blocks.memory)
   }
 
+  @inline(__always)
   private mutating func remove(_ base: UInt64) -> ReplayedBlock? {
-    guard let block = blocks.removeValue(forKey: base) else { return nil }
+    guard let block = blocks.remove(base) else { return nil }
     bytes &-= block.size
     return block
   }
 
   /// Moves on by one event.
-  public mutating func apply(_ event: Event) {
-    switch event.kind {
-    case .alloc, .reallocNew, .reallocFailed:
-      add(ReplayedBlock(base: event.address, size: event.size, context: event.context, ticks: event.ticks))
-    case .free, .reallocOld:
-      if remove(event.address) == nil { unknownEnds &+= 1 }
-    case .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
+  @inline(__always)
+  mutating func apply(_ record: allocs_event) {
+    switch allocs_event_subject_of(allocs_event_kind_of(record.place)) {
+    case ALLOCS_ABOUT_LIVE_BLOCK.rawValue:
+      add(
+        ReplayedBlock(
+          base: allocs_event_address(record.place), size: allocs_event_size(record.extent),
+          context: allocs_event_context(record.source), ticks: allocs_event_ticks(record.stamp)))
+    case ALLOCS_ABOUT_ENDED_BLOCK.rawValue:
+      if remove(allocs_event_address(record.place)) == nil { unknownEnds &+= 1 }
+    default: break
     }
   }
 
@@ -92,7 +96,7 @@ public struct Replay {
   public func block(containing address: UInt64) -> ReplayedBlock? {
     if let exact = blocks[address] { return exact }
     // Of blocks that overlap, as those of a damaged recording may, the one with the highest base.
-    return blocks.values.reduce(nil) { found, block in
+    return blocks.reduce(nil) { found, block in
       guard block.contains(address) else { return found }
       return found.map { $0.base > block.base } ?? false ? found : block
     }
@@ -114,36 +118,60 @@ public struct RecordingSummary: Hashable, Sendable {
   public var unknownEnds: UInt64 = 0
 }
 
+/// A moment at which a recording is looked at.
+public enum ReplayMoment: Hashable, Sendable {
+  case end
+  /// The moment at which most bytes lived.
+  case peak
+  /// Right after the events up to this stamp.
+  case stamp(UInt64)
+}
+
 extension Recording {
-  /// Replays all of it. About a second for 5 million events.
-  public func summary() -> RecordingSummary {
+  /// Replays all of it.
+  public func summary() -> RecordingSummary { summaryAndReplay(at: .end).summary }
+
+  /// Replays all of it, once, or for the peak twice: its numbers, and the state at a moment.
+  public func summaryAndReplay(at moment: ReplayMoment) -> (summary: RecordingSummary, replay: Replay) {
     var summary = RecordingSummary()
     var replay = Replay(self)
-    func look(_ stamp: UInt64) {
-      guard replay.bytes > summary.peakBytes else { return }
-      summary.peakBytes = replay.bytes
-      summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
-      summary.peakStamp = stamp
-    }
-    look(firstStamp)
-    forEachEvent { event in
-      if let kind = event.kind { summary.counts[kind, default: 0] &+= 1 }
-      replay.apply(event)
-      look(event.stamp)
+    var kept: Replay?
+    let keepAfter = if case .stamp(let stamp) = moment { stamp } else { UInt64.max }
+    var counts = InlineArray<16, UInt64>(repeating: 0)
+    (summary.peakBytes, summary.peakStamp) = (replay.bytes, firstStamp)
+    summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
+    forEachRecords { records in
+      for record in records {
+        if record.stamp > keepAfter, kept == nil { kept = replay }
+        let kind = allocs_event_kind_of(record.place)
+        if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
+        replay.apply(record)
+        if replay.bytes > summary.peakBytes {
+          summary.peakBytes = replay.bytes
+          summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
+          summary.peakStamp = record.stamp
+        }
+      }
       return true
+    }
+    for (number, count) in counts.indices.map({ ($0, counts[$0]) }) where count > 0 {
+      if let kind = Event.Kind(rawValue: UInt32(truncatingIfNeeded: number)) { summary.counts[kind] = count }
     }
     summary.endBytes = replay.bytes
     summary.endBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
     summary.unknownEnds = replay.unknownEnds
-    return summary
+    if moment == .peak { return (summary, self.replay(until: summary.peakStamp)) }
+    return (summary, kept ?? replay)
   }
 
   /// The state right after the events up to `stamp`.
   public func replay(until stamp: UInt64) -> Replay {
     var replay = Replay(self)
-    forEachEvent { event in
-      guard event.stamp <= stamp else { return false }
-      replay.apply(event)
+    forEachRecords { records in
+      for record in records {
+        guard record.stamp <= stamp else { return false }
+        replay.apply(record)
+      }
       return true
     }
     return replay

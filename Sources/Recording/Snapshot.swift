@@ -32,6 +32,14 @@ public enum Snapshot {
   /// the index is cut short meanwhile.
   public static func write(_ shared: SharedSegment, to path: String) throws(Complaint) -> Result {
     let output = try ExportOutput(path: path)
+    let (bytes, result) = try take(shared)
+    try output.write(bytes)
+    try output.finish()
+    return result
+  }
+
+  /// The bytes of a snapshot.
+  static func take(_ shared: SharedSegment) throws(Complaint) -> (bytes: [UInt8], result: Result) {
     let writer = RecordingWriter(shared, isCompressed: true, isFromStart: false)
     let began = writer.stampNow
     let lost = shared.segment.lostBlocks
@@ -45,8 +53,6 @@ public enum Snapshot {
     // A snapshot whose budget is exhausted has a part of the blocks.
     try Budget.current?.check()
     let bytes = writer.takeOutput()
-    try output.write(bytes)
-    try output.finish()
-    return Result(blocks: blocks, bytes: UInt64(clamping: bytes.count), seconds: seconds, lost: lost)
+    return (bytes, Result(blocks: blocks, bytes: UInt64(clamping: bytes.count), seconds: seconds, lost: lost))
   }
 }

@@ -274,6 +274,8 @@ package struct ProcError: Error, Hashable {
 package struct ProcessStat: Hashable, Sendable {
   /// `R`, `S`, … ; `Z` is a zombie, `X` a dead process.
   package var state: UInt8
+  /// The process's parent, as the caller's pid namespace numbers it; 0 if it is not in there.
+  package var parentID: UInt64
   /// Clock ticks since boot, as the caller's time namespace counts them.
   package var startTime: UInt64
 
@@ -293,10 +295,11 @@ package struct ProcessStat: Hashable, Sendable {
     guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     let fields = bytes[end...].dropFirst().split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3, the state, is the first one after the command; field 22 is the start time.
-    guard fields.count > 19, let state = fields[0].first else { return nil }
+    guard fields.count > 19, let state = fields[0].first, let parentID = Self.number(fields[1]) else { return nil }
     // Field 20 is the number of threads.
     guard let startTime = Self.number(fields[19]), let threadCount = Self.number(fields[17]) else { return nil }
     self.state = state
+    self.parentID = parentID
     self.startTime = startTime
     self.threadCount = threadCount
     // Field 52 is 0 for those who may not trace the process.

@@ -97,9 +97,10 @@ public enum ProcessEnding: Hashable, Sendable, CustomStringConvertible {
   private static func note(_ text: String, in attribute: String, _ file: borrowing OpenedFile) -> Int32 {
     let (descriptor, status) = (file.descriptor, file.status)
     // A sweep may have taken away the permission to write, which setting an attribute needs.
-    let isWritable = status.st_mode & S_IWUSR != 0
-    if !isWritable { fchmod(descriptor, status.st_mode & 0o7777 | S_IWUSR) }
-    defer { if !isWritable { fchmod(descriptor, status.st_mode & 0o7777) } }
+    if status.st_mode & S_IWUSR == 0 { fchmod(descriptor, status.st_mode & 0o7777 | S_IWUSR) }
+    // As a sweep marks a file whose process is dead (Retention.swift): now, so that the file's time
+    // of change is that of the end.
+    defer { fchmod(descriptor, status.st_mode & 0o7777 & ~S_IWUSR) }
     let bytes = Array(text.utf8)
     return fsetxattr(descriptor, attribute, bytes, bytes.count, 0) == 0 ? 0 : errno
   }

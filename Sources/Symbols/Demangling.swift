@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mangled names of C++, Rust and Swift to what people write.
+// Mangled names of C++, Rust, Swift and D to what people write.
 
 import ByteText
 import CDemangle
@@ -20,6 +20,9 @@ func demangled(cString name: UnsafePointer<CChar>) -> String {
   switch (UInt8(bitPattern: name[0]), UInt8(bitPattern: name[1])) {
   case (UInt8(ascii: "_"), UInt8(ascii: "Z")), (UInt8(ascii: "_"), UInt8(ascii: "R")):
     return cxxOrRust(name) ?? String(bounded: name)
+  case (UInt8(ascii: "_"), UInt8(ascii: "D")):
+    return DDemangling.demangled(
+      UnsafeBufferPointer(start: name, count: length).map { UInt8(bitPattern: $0) }) ?? String(bounded: name)
   case (UInt8(ascii: "$"), _), (UInt8(ascii: "_"), UInt8(ascii: "$")):
     return swift(name, length) ?? String(bounded: name)
   default:

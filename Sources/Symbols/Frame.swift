@@ -59,6 +59,9 @@ public struct Frame: Hashable, Sendable {
     return "\(module.fileName)+0x\(String(place.address, radix: 16))"
   }
 
+  /// In place of a module, of code that a process has made itself (CodeMap).
+  public static let madeCode: ForeignText = "[jit]"
+
   /// Bytes of memory, about, for the budget of a cache.
   public var cost: Int {
     MemoryLayout<Frame>.stride &+ (function?.byteCount ?? 0) &+ (file?.byteCount ?? 0)

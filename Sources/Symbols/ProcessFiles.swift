@@ -44,6 +44,21 @@ struct ProcessFiles: ~Copyable {
     return open("map_files/\(name)")
   }
 
+  /// The process's /tmp/perf-PID.map (CodeMap.swift), if it is a regular file of the process's own user: no link. `id`:
+  /// the process's own, as it knows it.
+  func codeMap(of id: Int32) -> RegularFile? {
+    guard isSameProcess else { return nil }
+    // O_PATH, which Swift's Glibc module leaves out (asm-generic/fcntl.h): a link is looked at, and not followed.
+    let placeOnly: Int32 = 0o10000000
+    let place = openat(directory, "root/tmp/perf-\(id).map", placeOnly | O_NOFOLLOW | O_CLOEXEC)
+    guard place >= 0 else { return nil }
+    defer { close(place) }
+    guard let file = try? RegularFile(place: place, sizeLimit: CodeMap.sizeLimit), file.ownerID == process.ownerID,
+      Self.isReadable(file, by: process.ownerID)
+    else { return nil }
+    return file
+  }
+
   private func open(_ path: ForeignText) -> ObjectFile? {
     guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID) else {
       return nil

@@ -25,8 +25,8 @@ struct AnswerTextTests {
         Frame(
           pc: 0x55d0_c000_1234, module: "/usr/bin/redis-server", function: "zmalloc", file: "/src/zmalloc.c", line: 101)
       ], site: 0)
-    answer.previous = Answer.Block(base: 0x55d0_c0ff_edd0, size: 32)
-    answer.next = Answer.Block(base: 0x55d0_c0ff_ee70, size: 1)
+    answer.previous = Answer.Neighbour(base: 0x55d0_c0ff_edd0, size: 32)
+    answer.next = Answer.Neighbour(base: 0x55d0_c0ff_ee70, size: 1)
     answer.mapping = heapMapping
     return answer
   }
@@ -43,6 +43,58 @@ struct AnswerTextTests {
           mapping  0x55d0c0e00000-0x55d0c1000000 rw-p [heap], 2.0 MiB
 
         """)
+  }
+
+  @Test("neighbours: who allocated them, and when")
+  func neighbours() {
+    var answer = Self.heap()
+    answer.stack = nil
+    answer.mapping = nil
+    answer.previous?.site = Frame(
+      pc: 1, module: "/bin/server", function: "parse_header", file: "/src/http.c", line: 120)
+    answer.previous?.function = "malloc"
+    answer.previous?.age = 3.2
+    answer.next?.function = "malloc"
+    answer.next?.age = 0.012
+    #expect(
+      answer.text == """
+        0x55d0c0ffee10: heap — 16 bytes into a block of 96 bytes at 0x55d0c0ffee00
+          allocated with calloc of libc.so.6, 12.4 s ago, on thread 4242 "io_thd_1"
+          previous 0x55d0c0ffedd0, 32 bytes, 16 bytes below,
+                   by parse_header (http.c:120), 3.2 s ago
+          next     0x55d0c0ffee70, 1 byte, 16 bytes above, with malloc, 12 ms ago
+
+        """)
+    #expect(
+      answer.json.contains(
+        """
+        "previous":{"base":"0x55d0c0ffedd0","size":32,"age_seconds":3.2,"function":"malloc",\
+        "site":{"pc":"0x1","module":"/bin/server","function":"parse_header","file":"/src/http.c","line":120}},
+        """))
+  }
+
+  @Test("losses have the same words wherever they stand; free is free, or what the index lacks")
+  func losses() {
+    var answer = Answer(address: 0x7f00_0000_1000, kind: .free)
+    answer.note = .givenBack
+    answer.losses.blocks = 1234
+    #expect(
+      answer.text == """
+        0x7f0000001000: free, or one of 1,234 blocks that are not in the index
+          its pages were given back to the system
+          missing  1,234 blocks are not in the index
+
+        """)
+    answer.losses.blocks = 1
+    #expect(answer.text.hasPrefix("0x7f0000001000: free, or the one block that is not in the index\n"))
+    #expect(answer.text.hasSuffix("\n  missing  1 block is not in the index\n"))
+    answer.losses.blocks = 0
+    answer.losses.unknownFrees = 2
+    #expect(answer.text.hasPrefix("0x7f0000001000: free, or a block whose allocation was not seen\n"))
+    answer.losses = Losses()
+    answer.losses.events = 3
+    #expect(answer.json.contains(",\"lost_events\":3}"))
+    #expect(Losses.words(ofBlocks: 2) == "2 blocks are not in the index")
   }
 
   @Test("heap with nothing known but the block")
@@ -156,7 +208,7 @@ struct AnswerTextTests {
     #expect(lines[4] == "        →#1  function1 in libexample.so.1")
     #expect(lines[5] == "         #2  0x1002 in libexample.so.1 (file.c:12)")
     #expect(lines[6] == "         #3  function3 (file.c:13) interrupted")
-    #expect(lines[lines.count - 2] == "         … and 6 more frames: --json shows all")
+    #expect(lines[lines.count - 2] == "         … and 8 more frames: --json shows all")
     #expect(lines[lines.count - 1] == "         … cut at the depth limit")
     answer.stack?.framesCut = 99328
     #expect(answer.text.hasSuffix("         … cut at the depth limit: at least 99,328 frames beyond\n"))
@@ -172,8 +224,9 @@ struct AnswerTextTests {
     #expect(lines[5] == "         … 27 frames of the same kind")
     #expect(lines[6] == "         #29 function29 (file.c:39)")
     #expect(lines[7] == "        →#30 function30 (file.c:40)")
-    #expect(lines[16] == "         #39 function39 (file.c:49)")
-    #expect(lines.count == 17)
+    #expect(lines[14] == "         #37 function37 (file.c:47)")
+    #expect(lines[15] == "         … and 2 more frames: --json shows all")
+    #expect(lines.count == 16)
     for site in 0..<40 {
       let text = Self.deep(40, site: site).text
       #expect(text.split(separator: "\n").count { $0.contains("→#\(site) ") } == 1)
@@ -200,8 +253,8 @@ struct AnswerTextTests {
   @Test("free: what kind of gap, with both neighbours")
   func free() {
     var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
-    answer.previous = Answer.Block(base: 0x55d0_c0ff_ee00, size: 88)
-    answer.next = Answer.Block(base: 0x55d0_c0ff_f000, size: 64)
+    answer.previous = Answer.Neighbour(base: 0x55d0_c0ff_ee00, size: 88)
+    answer.next = Answer.Neighbour(base: 0x55d0_c0ff_f000, size: 64)
     answer.mapping = Self.heapMapping
     #expect(
       answer.text == """
@@ -216,7 +269,7 @@ struct AnswerTextTests {
   @Test("free: one past the end is said to be that")
   func pastEnd() {
     var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
-    answer.previous = Answer.Block(base: 0x55d0_c0ff_ee00, size: 96)
+    answer.previous = Answer.Neighbour(base: 0x55d0_c0ff_ee00, size: 96)
     #expect(
       answer.text == """
         0x55d0c0ffee60: free — one past the end of a block of 96 bytes at 0x55d0c0ffee00
@@ -229,10 +282,10 @@ struct AnswerTextTests {
   func edges() {
     var answer = Answer(address: 0x55d0_c0ff_ee60, kind: .free)
     answer.mapping = Self.heapMapping
-    answer.previous = Answer.Block(base: 0x55d0_0000_0000, size: 96)
-    answer.next = Answer.Block(base: 0x7fff_0000_0000, size: 96)
+    answer.previous = Answer.Neighbour(base: 0x55d0_0000_0000, size: 96)
+    answer.next = Answer.Neighbour(base: 0x7fff_0000_0000, size: 96)
     #expect(answer.text.hasPrefix("0x55d0c0ffee60: free — [heap] was heap, and holds no live block\n"))
-    answer.previous = Answer.Block(base: 0x55d0_c0ff_0000, size: 96)
+    answer.previous = Answer.Neighbour(base: 0x55d0_c0ff_0000, size: 96)
     #expect(answer.text.hasPrefix("0x55d0c0ffee60: free — above the last live block of [heap]\n"))
     #expect(answer.text.contains("next     0x7fff00000000, 96 bytes, 42.2 TiB above"))
   }
@@ -240,7 +293,7 @@ struct AnswerTextTests {
   @Test("free: memory that was given back is said to be")
   func givenBack() {
     var answer = Answer(address: 0x7f00_0000_1000, kind: .free)
-    answer.next = Answer.Block(base: 0x7f00_0000_2000, size: 1)
+    answer.next = Answer.Neighbour(base: 0x7f00_0000_2000, size: 1)
     answer.note = .givenBack
     #expect(
       answer.text == """
@@ -325,8 +378,8 @@ struct AnswerTextTests {
           Frame(pc: .max, module: evil, function: evil, file: evil, line: .max, inlined: true),
           Frame(pc: .max, module: evil), Frame(pc: .max, module: evil, function: evil),
         ]
-        answer.previous = Answer.Block(base: 0, size: .max)
-        answer.next = Answer.Block(base: .max, size: .max)
+        answer.previous = Answer.Neighbour(base: 0, size: .max)
+        answer.next = Answer.Neighbour(base: .max, size: .max)
         answer.mapping?.path = evil
         answer.mapping?.isDeleted = true
         answer.alignment = 1 << 63

@@ -95,9 +95,17 @@ struct LiveInquiryTests {
     #expect(answer.age.map { $0 >= 0 && $0 < 600 } == true)
     #expect(answer.stack?.frames.map(\.pc) == [0x1000_0100])
     #expect(answer.stack?.frames.first?.module == "/lib/libexample.so.1")
-    #expect(answer.previous == Answer.Block(base: pages.start, size: 32))
-    #expect(answer.next == Answer.Block(base: pages.start + 0x200, size: 0))
+    #expect(answer.previous?.block == Answer.Block(base: pages.start, size: 32))
+    #expect(answer.next?.block == Answer.Block(base: pages.start + 0x200, size: 0))
     #expect(answer.mapping?.contains(pages.start) == true)
+    // Who allocated a neighbour: the first suspect where a block was written over.
+    #expect(answer.previous?.site?.pc == 0x1000_0100 && answer.previous?.function == "calloc")
+    #expect(answer.previous?.age.map { $0 >= 0 && $0 < 600 } == true)
+    #expect(answer.next?.site == nil && answer.next?.function == nil && answer.next?.age != nil)
+    let gap = try self.answer(segment, pages.start + 0x40)
+    #expect(gap.kind == .free && gap.previous?.site?.pc == 0x1000_0100 && gap.next?.function == "calloc")
+    let words = gap.text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+    #expect(words.contains("previous \(hex(pages.start)), 32 bytes, 32 bytes below, by "), "\(gap.text)")
   }
 
   @Test("a block of no bytes owns its base alone")

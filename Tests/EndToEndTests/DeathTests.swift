@@ -156,6 +156,8 @@ extension EndToEnd {
         #expect(process["state"] as? String == way.state, "\(way.code)")
         #expect(process["exit_status"] as? Int == way.status, "\(way.code)")
         #expect(process["signal"] as? String == way.signal, "\(way.code)")
+        let ended = try #require(process["ended"] as? Double)
+        #expect(ended >= process["started"] as? Double ?? .infinity && process["parent"] == nil, "\(process)")
         let line = table.split(separator: "\n").first { $0.hasPrefix("\(program.pid) ") }
         #expect(line?.contains(way.text) == true, "\(table)")
         let info = try Tool.control(["info", "\(program.pid)", "--direct"], in: directory).output

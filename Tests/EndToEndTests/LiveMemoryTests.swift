@@ -200,8 +200,10 @@ extension EndToEnd {
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "jsonl"], [program.pid, "--format", "heaptrack"],
-        [program.pid, "--format", "pdf"],
+        [program.pid, "--format", "jsonl", "--younger", "5m"],
+        [program.pid, "--format", "heaptrack", "--wrapper", "x"],
+        [program.pid, "--format", "perfetto", "--level", "block"], [program.pid, "--format", "pdf"],
+        ["\(program.pid)@1", "--format", "pdf"],
       ] {
         let outcome = try Tool.control(["export"] + arguments + ["-o", "-"], in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(outcome)")
@@ -241,6 +243,38 @@ extension EndToEnd {
       let picture = program.directory.file("first.svg")
       _ = try program.ask(["export", file, "--format", "flamegraph", "-o", picture])
       #expect(try String(contentsOfFile: picture, encoding: .utf8).contains("first_phase"))
+    }
+
+    @Test("every block of a process and of a snapshot, for the programs that read recordings")
+    func blocksForOthers() throws {
+      let program = try Phases()
+      let snapshot = program.directory.file("all.snap")
+      _ = try program.ask(["snapshot", program.pid, "-o", snapshot])
+      let all = total(try program.objects(["top", program.pid]).first)
+      let description =
+        ProcessInfo.processInfo.environment["ALLOCS_PERFETTO_DIR"] ?? "\(Installation.packageDirectory)/.build/perfetto"
+      for source in [program.pid, snapshot] {
+        func export(_ format: String) throws -> String {
+          let file = program.directory.file("out.\(format)")
+          _ = try program.ask(["export", source, "--format", format, "-o", file])
+          return file
+        }
+        let lines = try Tool.objects(String(contentsOfFile: try export("jsonl"), encoding: .utf8))
+        let blocks = lines.filter { $0["block"] != nil }
+        #expect(blocks.count == all[0] && blocks.reduce(0) { $0 + ($1["size"] as? Int ?? 0) } == all[1])
+        #expect(Set(blocks.compactMap { $0["block"] as? String }).isSuperset(of: program.first + program.second))
+        #expect((lines.first?["recording"] as? [String: Any])?["events"] as? Int == 0)
+
+        let printed = try ChildProcess.run(["heaptrack_print", try export("heaptrack")])
+        #expect(printed.output.contains("calls to allocation functions: \(all[0]) "), "\(printed.output.suffix(400))")
+        #expect(printed.output.contains("in_second"))
+
+        let read = try ChildProcess.run(
+          ["/usr/bin/python3", Programs.source("perfetto_trace.py"), description, try export("perfetto")])
+        let dumps = try #require(try Tool.objects(read.output).first?["dumps"] as? [[String: Int]], "\(read)")
+        #expect(dumps.count == 1 && dumps[0]["allocated"] == all[1] && dumps[0]["allocations"] == all[0], "\(dumps)")
+        #expect(dumps[0]["freed"] == 0)
+      }
     }
 
     @Test("resident memory adds up to the kernel's account, and the pages that few bytes hold have their site")
@@ -312,10 +346,10 @@ extension EndToEnd {
       try Data(contentsOf: URL(fileURLWithPath: file)).prefix(100).write(to: URL(fileURLWithPath: cut))
       for (arguments, ending) in [
         (["diff", file, "999999999"], 1), (["diff", file, "/nonexistent"], 1), (["diff", file, "\(file)@soon"], 64),
-        (["diff", file], 64), (["diff", cut, file], 1), (["tree", file, "--younger", "5m"], 64),
+        (["diff", file], 64), (["diff", cut, file], 1), (["tree", file, "--level", "block"], 64),
         (["tree", "\(program.pid)@1"], 1), (["diff", file, file, "--by", "age"], 64),
         (["diff", file, file, "--fail-over", "much"], 64), (["export", file, "--format", "pdf", "-o", "-"], 64),
-        (["export", "\(file)@peak", "--format", "jsonl", "-o", "-"], 64),
+        (["export", file, "--format", "jsonl", "--younger", "5m", "-o", "-"], 64),
         (["snapshot", program.pid, "-o", "/nonexistent/x"], 1), (["snapshot", "999999999", "-o", file], 1),
       ] as [([String], Int32)] {
         let outcome = try Tool.control(arguments, in: program.directory)

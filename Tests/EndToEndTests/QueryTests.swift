@@ -89,8 +89,32 @@ extension EndToEnd {
         #expect(lines[0].hasPrefix(hex(place.address)), "\(outcome.output)")
       }
       #expect(try Tool.control(["ps"], in: program.directory).output.contains(program.pid))
+      let live = try Tool.control(["ps", "--live", "--sort", "bytes", "--json"], in: program.directory).output
+      let processes = try #require(try Tool.objects(live).first?["processes"] as? [[String: Any]])
+      #expect(processes.count == 1 && processes[0]["parent"] as? Int == Int(getpid()), "\(live)")
+      #expect(processes[0]["title"] == nil && (processes[0]["live_bytes"] as? Int ?? 0) > 0, "\(live)")
+      #expect((processes[0]["live_blocks"] as? Int ?? 0) > 0 && processes[0]["ended"] == nil, "\(live)")
       let top = try Tool.control(["top", program.pid], in: program.directory)
       #expect(top.ending == .exit(0) && top.output.contains("allocate_for_query"), "\(top.output)")
+    }
+
+    @Test("a program that gives itself a title is listed by it", .enabled(if: access("/usr/bin/perl", X_OK) == 0))
+    func title() throws {
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        ["/usr/bin/perl", "-e", "$0 = 'shop: worker 3'; $| = 1; print \"ready\\n\"; <STDIN>"],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try process.readLines(until: "ready")
+      let server = try Server(directory)
+      for socket in [nil, server.socket] {
+        let table = try Tool.control(["ps"], in: directory, socket: socket).output
+        #expect(table.hasSuffix("  shop: worker 3\n"), "\(table)")
+        let json = try Tool.control(["ps", "--json"], in: directory, socket: socket).output
+        let listed = try #require((try Tool.objects(json).first?["processes"] as? [[String: Any]])?.first)
+        #expect(listed["title"] as? String == "shop: worker 3" && listed["name"] as? String == "shop: worker 3")
+        #expect((listed["command"] as? [String])?.first == "/usr/bin/perl", "\(json)")
+      }
     }
 
     @Test("a process that was killed still answers")
@@ -106,6 +130,7 @@ extension EndToEnd {
       #expect("\(after["stack"] ?? "")".contains("allocate_for_query"))
       #expect(try program.ask(program.place("freed").address)["kind"] as? String == "free")
       #expect(try Tool.control(["ps"], in: program.directory).output.contains("dead"))
+      #expect(try !Tool.control(["ps", "--live"], in: program.directory).output.contains(program.pid))
     }
 
     @Test("run starts a program indexed, as the same process, and passes its end on")

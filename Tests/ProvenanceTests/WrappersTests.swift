@@ -44,6 +44,8 @@ struct FunctionNameTests {
       ("main.count.getter : Swift.Int", "main.count.getter"),
       ("alloc::raw_vec::RawVec<T,A>::grow_one::h0123456789abcdef", "alloc::raw_vec::RawVec::grow_one"),
       ("<alloc::vec::Vec<T> as core::clone::Clone>::clone", "<alloc::vec::Vec<T> as core::clone::Clone>::clone"),
+      ("std.array.Appender!(char[]).Appender.put", "std.array.Appender.Appender.put"),
+      ("shop.find!((a) => a > 1, int[]).find", "shop.find.find"),
       ("", ""),
     ])
   func plain(name: String, plain: String) {
@@ -79,7 +81,14 @@ struct WrappersTests {
       "std::_Rb_tree<int, std::pair<int const, int> >::_M_get_node()",
       "generic specialization <Swift.Int> of Swift._ContiguousArrayBuffer.init(_uninitializedCount: Swift.Int)",
       "main.Node.__allocating_init() -> main.Node",
-      "<alloc::string::String as core::fmt::Write>::write_str",
+      "<alloc::string::String as core::fmt::Write>::write_str", "alloc::slice::<impl [T]>::to_vec", "<[u8]>::to_vec",
+      "<u8 as <[_]>::to_vec_in::ConvertVec>::to_vec::<alloc::alloc::Global>",
+      "<T as core::convert::Into<U>>::into", "core::iter::traits::iterator::Iterator::collect",
+      "core::ops::function::FnOnce::call_once{{vtable.shim}}", "std::io::stdio::_print", "std::thread::spawn",
+      "std::sync::once_lock::OnceLock<T>::initialize", "std::sys::backtrace::__rust_begin_short_backtrace",
+      "<&mut I as core::iter::traits::iterator::Iterator>::next", "hashbrown::raw::RawTable<T,A>::reserve_rehash",
+      "<std::collections::hash::map::HashMap<K,V,S> as core::iter::traits::collect::Extend<(K,V)>>::extend",
+      "_d_newclass", "core.memory.GC.malloc", "std.array.Appender!(char[]).Appender.put",
     ])
   func standard(function: String) {
     #expect(Wrappers.standard.contains(ForeignText(function)))
@@ -91,7 +100,11 @@ struct WrappersTests {
       "main", "createObject", "fopen", "getline", "", "mallocate", "my_xmalloc", "operator newer",
       "fill(std::vector<int, std::allocator<int> >&)", "std::thread::thread<void (&)()>(void (&)())",
       "main.build() -> Swift.Array<Swift.Int>", "std::vector_like::push()", "raxNewNode", "PyList_New",
-      "sqlite3VdbeCreate",
+      "sqlite3VdbeCreate", "<shop::Order as core::fmt::Display>::fmt", "<shop::Order as core::clone::Clone>::clone",
+      "shop::make_order", "shop::main::{{closure}}", "std::thread::_M_start_thread()",
+      "std::filesystem::path::path(int)",
+      "core::Engine::load(int)", "std::rt::lang_start_internal", "shop.Shelf.put", "D main",
+      "std::thread::_State_impl<std::thread::_Invoker<std::tuple<main::{lambda()#1}> > >::_M_run()",
     ])
   func sites(function: String) {
     #expect(!Wrappers.standard.contains(ForeignText(function)))

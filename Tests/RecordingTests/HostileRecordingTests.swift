@@ -205,19 +205,56 @@ struct HostileRecordingTests {
       }
       for (index, chunk) in chunks.enumerated() {
         all += chunk
-        merge.add(chunk.map { allocs_event(place: 0, extent: 0, source: UInt64(index), stamp: $0) })
+        merge.add(
+          EventMerge.sorted(chunk.map { allocs_event(place: 0, extent: 0, source: UInt64(index), stamp: $0) }))
         let later = chunks[(index + 1)...].joined().min() ?? .max
-        let goesOn = merge.drain(below: later) { event in
-          given.append(event.stamp)
+        let goesOn = merge.drain(below: later) { records in
+          given += records.map(\.stamp)
           return true
         }
         #expect(goesOn)
       }
-      _ = merge.drain(below: nil) { event in
-        given.append(event.stamp)
+      _ = merge.drain(below: nil) { records in
+        given += records.map(\.stamp)
         return true
       }
       #expect(given == all.sorted())
+    }
+  }
+
+  @Test("records are sorted by their stamps, and those with equal stamps keep their order")
+  func sorting() {
+    var random = RandomNumbers()
+    for count in [0, 1, 2, 3, 100, 1000] {
+      for pieces in [1, 2, 3, 7, 1000] {
+        var records: [allocs_event] = []
+        for _ in 0..<pieces where records.count < count {
+          let stamps = (0..<max(1, count / pieces)).map { _ in UInt64.random(in: 0...50, using: &random) }.sorted()
+          records += stamps.map { allocs_event(place: 0, extent: 0, source: 0, stamp: $0) }
+        }
+        for index in records.indices { records[index].source = UInt64(index) }
+        let sorted = EventMerge.sorted(records).map { [$0.stamp, $0.source] }
+        #expect(sorted == records.map { [$0.stamp, $0.source] }.sorted { ($0[0], $0[1]) < ($1[0], $1[1]) })
+      }
+    }
+  }
+
+  @Test("a table of blocks has what a dictionary has, after any changes, also where many bases want one place")
+  func table() {
+    var random = RandomNumbers()
+    for bases in [3, 200, 5000] as [UInt64] {
+      var (table, truth) = (BlockTable(), [UInt64: ReplayedBlock]())
+      for step in 0..<50_000 {
+        let base = UInt64.random(in: 0..<bases, using: &random) << 16
+        if Bool.random(using: &random) {
+          let block = ReplayedBlock(base: base, size: UInt64(step), context: UInt32(step), ticks: 7)
+          #expect(table.update(block) == truth.updateValue(block, forKey: base))
+        } else {
+          #expect(table.remove(base) == truth.removeValue(forKey: base))
+        }
+      }
+      #expect(table.count == truth.count && table.sorted == truth.values.sorted { $0.base < $1.base })
+      #expect((0..<bases).allSatisfy { table[$0 << 16] == truth[$0 << 16] } && table[1] == nil)
     }
   }
 
@@ -230,8 +267,8 @@ struct HostileRecordingTests {
       _ = merge.drain(below: 50) { _ in false }
     }
     var count = 0
-    _ = merge.drain(below: nil) { _ in
-      count += 1
+    _ = merge.drain(below: nil) { records in
+      count += records.count
       return true
     }
     #expect(count == 220_000)

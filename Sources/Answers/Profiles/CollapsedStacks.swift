@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Collapsed stacks, as flamegraph.pl reads them: a line a stack, its functions from the outermost to the innermost with
-// `;` between them, a blank, and the bytes.
+// `;` between them, a blank, and the bytes. What the index lacks is the last line, a stack of 0 bytes.
 
 import Bounds
 
@@ -26,6 +26,10 @@ enum CollapsedStacks {
       writer.append(byte: UInt8(ascii: " "))
       writer.append(decimal: line.bytes)
       writer.append(byte: UInt8(ascii: "\n"))
+    }
+    // The format has no comments: a stack without bytes says what is missing.
+    if let words = sums.lossSentence {
+      writer.append(text: "[\(String(words.map { $0 == ";" ? ":" : $0 }))] 0\n")
     }
     return writer.take()
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file of Valgrind's DHAT, version 2, for dh_view.html and the Firefox Profiler: a program point a stack, with the
-// bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc").
+// bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc"). What the
+// index lacks stands behind the command, which the viewer shows.
 
 import Bounds
 import ByteText
@@ -10,14 +11,7 @@ import Symbols
 enum DHATFile {
   static func render(_ sums: StackSums) -> [UInt8] {
     // Frame 0 is the viewer's root.
-    var places: [String: Int] = ["[root]": 0]
-    var frames = ["[root]"]
-    func place(_ text: String) -> Int {
-      if let known = places[text] { return known }
-      places[text] = frames.count
-      frames.append(text)
-      return frames.count &- 1
-    }
+    var frames = Numbering(["[root]"])
     var points = ByteWriter()
     var meter = BudgetMeter(interval: 16)
     for (index, row) in sums.rows.enumerated() {
@@ -34,19 +28,20 @@ enum DHATFile {
       if row.stack.truncation != nil || row.stack.frames.isEmpty { stack.append("[callers not known]") }
       for (depth, frame) in stack.enumerated() {
         if depth > 0 { points.append(byte: UInt8(ascii: ",")) }
-        points.append(decimal: UInt64(clamping: place(frame)))
+        points.append(decimal: UInt64(clamping: frames.number(of: frame)))
       }
       points.append("]}")
     }
     var writer = ByteWriter()
     writer.append("{\"dhatFileVersion\":2,\"mode\":\"heap\",\"verb\":\"Live\",\"bklt\":false,\"bkacc\":false,")
     writer.append("\"bu\":\"byte\",\"bsu\":\"bytes\",\"bksu\":\"blocks\",\"tu\":\"s\",\"Mtu\":\"s\",\"cmd\":")
-    writer.appendJSONString(sums.command.joined(separator: " ").escaped)
+    let missing = sums.lossSentence.map { " — \($0)" } ?? ""
+    writer.appendJSONString("\(sums.command.joined(separator: " ").escaped)\(missing)")
     writer.append(",\"pid\":", decimal: UInt64(clamping: sums.processID))
     writer.append(",\"te\":0,\"pps\":[")
     writer.append(bytes: points.take())
     writer.append("],\"ftbl\":[")
-    for (index, frame) in frames.enumerated() {
+    for (index, frame) in frames.items.enumerated() {
       if index > 0 { writer.append(byte: UInt8(ascii: ",")) }
       writer.appendJSONString(frame)
     }

@@ -25,12 +25,14 @@ struct FlameGraph {
 
   private let tree: CallTree
   private let title: String
+  private let missing: String?
   private var boxes: [Box] = []
   private var depth = 0
 
   init(of sums: StackSums) {
     tree = CallTree(of: sums, isInverted: false, limit: .max)
     title = sums.profileTitle
+    missing = sums.lossSentence
     let whole = Double(tree.nodes[0].total.bytes)
     var starts = [0: UInt64(0)]
     var meter = BudgetMeter(interval: 64)
@@ -80,7 +82,12 @@ struct FlameGraph {
         &writer, title: node.frame?.profileName ?? "[callers not known]", total: node.total,
         start: Double(box.start) / whole, share: Double(node.total.bytes) / whole, row: node.depth)
     }
-    writer.append(text: "</g>\n\(Self.script)\n</svg>\n")
+    writer.append(text: "</g>\n")
+    if let missing {
+      writer.append(
+        text: "<text class=\"missing\" x=\"8\" y=\"\(height - 8)\">missing: \(Self.escaped(missing))</text>\n")
+    }
+    writer.append(text: "\(Self.script)\n</svg>\n")
     return writer.take()
   }
 

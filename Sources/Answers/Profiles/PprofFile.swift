@@ -31,8 +31,7 @@ struct PprofFile {
 
   private let sums: StackSums
   private let storage = MessageStorage()
-  private var texts: [String] = [""]
-  private var textPlaces: [String: Int64] = ["": 0]
+  private var texts = Numbering([""])
   private var functions: [UnsafeMutablePointer<Pprof__Function>?] = []
   private var functionIDs: [Name: UInt64] = [:]
   private var locations: [UnsafeMutablePointer<Pprof__Location>?] = []
@@ -63,7 +62,7 @@ struct PprofFile {
     for row in sums.rows {
       guard meter.goesOn() else { break }
       append(row)
-      share.hold(storage.bytes &+ texts.count &* 128)
+      share.hold(storage.bytes &+ texts.items.count &* 128)
     }
     let profile = storage.message(pprof__profile__init)
     (profile.pointee.n_sample_type, profile.pointee.sample_type) = storage.list(of: types)
@@ -83,7 +82,7 @@ struct PprofFile {
     (profile.pointee.n_comment, profile.pointee.comment) = (comments.count, storage.list(comments))
     // All texts have been met now.
     (profile.pointee.n_string_table, profile.pointee.string_table) = (
-      texts.count, storage.list(texts.map { storage.text($0) })
+      texts.items.count, storage.list(texts.items.map { storage.text($0) })
     )
     return [UInt8](unsafeUninitializedCapacity: pprof__profile__get_packed_size(profile)) { buffer, count in
       count = pprof__profile__pack(profile, buffer.baseAddress)
@@ -91,11 +90,7 @@ struct PprofFile {
   }
 
   private mutating func text(_ text: String) -> Int64 {
-    if let place = textPlaces[text] { return place }
-    let place = Int64(clamping: texts.count)
-    texts.append(text)
-    textPlaces[text] = place
-    return place
+    Int64(clamping: texts.number(of: text))
   }
 
   private mutating func valueType(_ type: String, _ unit: String) -> UnsafeMutablePointer<Pprof__ValueType> {

@@ -53,6 +53,9 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
 }
 
 extension StackSums {
+  /// What the index lacks, in the words of every answer; nil where nothing is missing.
+  public var lossSentence: String? { losses.sentence.map { TextLayout.printable($0) } }
+
   /// `redis-server (4242): live bytes by call stack`: what a viewer shows above a profile.
   var profileTitle: String {
     let words = look.window.words(at: look.now).map { ", of blocks \($0)" } ?? ""

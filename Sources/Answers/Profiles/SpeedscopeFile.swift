@@ -15,14 +15,7 @@ enum SpeedscopeFile {
   }
 
   static func render(_ sums: StackSums) -> [UInt8] {
-    var places: [Key: Int] = [:]
-    var frames: [Key] = []
-    func place(_ key: Key) -> Int {
-      if let known = places[key] { return known }
-      places[key] = frames.count
-      frames.append(key)
-      return frames.count &- 1
-    }
+    var frames = Numbering<Key>()
     var samples = ByteWriter()
     var meter = BudgetMeter(interval: 16)
     for (index, row) in sums.rows.enumerated() {
@@ -36,15 +29,16 @@ enum SpeedscopeFile {
       samples.append(text: index > 0 ? ",[" : "[")
       for (depth, key) in stack.enumerated() {
         if depth > 0 { samples.append(byte: UInt8(ascii: ",")) }
-        samples.append(decimal: UInt64(clamping: place(key)))
+        samples.append(decimal: UInt64(clamping: frames.number(of: key)))
       }
       samples.append("]")
     }
     let sampleText = samples.take()
 
+    let missing = sums.lossSentence.map { " — \($0)" } ?? ""
     var writer = ByteWriter()
     writer.append("{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\",\"shared\":{\"frames\":[")
-    for (index, frame) in frames.enumerated() {
+    for (index, frame) in frames.items.enumerated() {
       writer.append(text: index > 0 ? ",{\"name\":" : "{\"name\":")
       writer.appendJSONString(frame.name)
       if let file = frame.file { writer.append(",\"file\":", string: file) }
@@ -57,7 +51,7 @@ enum SpeedscopeFile {
     ]
     for (index, profile) in profiles.enumerated() {
       writer.append(text: index > 0 ? ",{\"type\":\"sampled\",\"name\":" : "{\"type\":\"sampled\",\"name\":")
-      writer.appendJSONString("\(sums.profileTitle): \(profile.name)")
+      writer.appendJSONString("\(sums.profileTitle): \(profile.name)\(missing)")
       writer.append(text: ",\"unit\":\"\(profile.unit)\",\"startValue\":0")
       writer.append(",\"endValue\":", decimal: sums.rows.reduce(0) { $0 &+ profile.value($1.total) })
       writer.append(",\"samples\":[")

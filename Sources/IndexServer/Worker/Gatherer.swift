@@ -41,9 +41,12 @@ struct Gatherer: Sendable {
   }
 
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let selection = try Parameters(request, known: Parameters.ofProcesses).selection()
     var rows: [IndexedProcess] = []
     var omitted = 0
-    for (user, answer) in await answers(to: "/v1/processes", of: try await users().map(\.id)) {
+    // The workers count bytes only if the order needs them.
+    let path = "/v1/processes?live=\(selection.isLiveOnly)" + (selection.order.map { "&sort=\($0)" } ?? "")
+    for (user, answer) in await answers(to: path, of: try await users().map(\.id)) {
       let problem: ForeignText
       switch answer {
       case .failure(let complaint): problem = ForeignText(complaint.description)
@@ -61,7 +64,9 @@ struct Gatherer: Sendable {
           path: "", lostBlocks: nil, problem: problem))
     }
     rows.sort { ($0.processID, $0.startTime, $0.path) < ($1.processID, $1.startTime, $1.path) }
-    let list = ProcessList(rows, omitted: omitted)
+    // What a worker that failed has is not known to be live or not.
+    var list = ProcessList(rows, omitted: omitted, selection)
+    if selection.isLiveOnly { list.processes.append(contentsOf: rows.filter { $0.processID == 0 }) }
     let kind = MediaKind(accepting: request)
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],

@@ -47,6 +47,14 @@ enum ProcessRows {
       for word in process.command { put(word) }
       put(process.startTime)
       put((process.started ?? .nan).bitPattern)
+      put((process.ended ?? .nan).bitPattern)
+      put(UInt64(clamping: process.parentID ?? 0))
+      put(optional: process.title)
+      put(optional: process.name)
+      for count in [process.liveBlocks, process.liveBytes] {
+        put(count == nil ? 0 : 1)
+        put(count ?? 0)
+      }
       put(process.segmentBytes)
       put(process.path)
       put(process.lostBlocks == nil ? 0 : 1)
@@ -82,6 +90,9 @@ enum ProcessRows {
 
   private struct Reader {
     var rest: ArraySlice<UInt8>
+
+    /// A time that no text could be made of is none.
+    private static func isTime(_ seconds: Double) -> Bool { seconds.isFinite && seconds.magnitude < 1e12 }
 
     mutating func number() -> UInt64? {
       guard rest.count >= 8 else { return nil }
@@ -121,17 +132,24 @@ enum ProcessRows {
     mutating func process(of owner: UInt32) -> IndexedProcess? {
       guard let id = number().flatMap(Int32.init(exactly:)), let state = state(),
         let ending = number(), let unknownEnding = optionalText(), let command = texts(), let startTime = number(),
-        let started = number().map(Double.init(bitPattern:)), let segmentBytes = number(), let path = text(),
+        let started = number().map(Double.init(bitPattern:)), let ended = number().map(Double.init(bitPattern:)),
+        let parent = number(), let title = optionalText(), let name = optionalText(),
+        let hasBlocks = number(), let liveBlocks = number(), let hasBytes = number(), let liveBytes = number(),
+        let segmentBytes = number(), let path = text(),
         let hasLost = number(), let lost = number(), let blocks = number(), let innerBlocks = number(),
         let unknownFrees = number(), let imbalance = number(), let mayPassBy = texts(), let problem = optionalText()
       else { return nil }
       var process = IndexedProcess(
         processID: id, state: state, userID: owner, command: command, startTime: startTime,
-        // A time that no text could be made of is none.
-        started: started.isFinite && started.magnitude < 1e12 ? started : nil, segmentBytes: segmentBytes, path: path,
+        started: Self.isTime(started) ? started : nil, segmentBytes: segmentBytes, path: path,
         lostBlocks: hasLost == 1 ? lost : nil,
         ending: Int32(exactly: ending).flatMap(ProcessEnding.init(waitStatus:)), unknownEnding: unknownEnding,
         problem: problem)
+      process.ended = Self.isTime(ended) ? ended : nil
+      process.parentID = Int32(exactly: parent).flatMap { $0 > 0 ? $0 : nil }
+      (process.title, process.name) = (title, name)
+      process.liveBlocks = hasBlocks == 1 ? liveBlocks : nil
+      process.liveBytes = hasBytes == 1 ? liveBytes : nil
       process.losses.blocks = blocks
       process.losses.innerBlocks = innerBlocks
       process.losses.unknownFrees = unknownFrees

@@ -62,13 +62,14 @@ struct Routes: Sendable {
   @Sendable private func processes(_ request: Request, _ context: CallerContext) async throws -> Response {
     let isGathered = try checkIsGathered(request, context)
     let reader = context.caller.userID
+    let selection = try Parameters(request, known: Parameters.ofProcesses).selection()
     guard reader == 0 || reader == place.user else {
       return respond(to: request, Self.rendered(for: request, ProcessList([]).text, ProcessList([]).json))
     }
     let body = try await answer(request, context) { () throws(Complaint) in
       let list = try registry.makingRoom { () throws(Complaint) in
         // Without other workers, root is told what may not be read.
-        try ProcessList(ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
+        try ProcessList(selection, ownedBy: place.isOneOfMany || reader != 0 ? place.user : nil)
       }
       return isGathered
         ? ByteBuffer(bytes: ProcessRows.encode(list)) : Self.rendered(for: request, list.text, list.json)
@@ -182,11 +183,13 @@ struct Routes: Sendable {
         .usage, what: "the profile has no format",
         advice: "add ?format=\(ProfileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
     }
-    let body = try await answer(request, context) { () throws(any Error) in
-      ByteBuffer(bytes: format.render(try view(process, context).stackSums(scope)))
+    let (body, missing) = try await answer(request, context) { () throws(any Error) in
+      let sums = try view(process, context).stackSums(scope)
+      return (ByteBuffer(bytes: format.render(sums)), sums.lossSentence)
     }
-    return Response(
-      status: .ok, headers: [.contentType: format.mediaType], body: ResponseBody(byteBuffer: body))
+    var headers: HTTPFields = [.contentType: format.mediaType]
+    if let missing, let name = HTTPField.Name(MissingHeader.name) { headers[name] = missing }
+    return Response(status: .ok, headers: headers, body: ResponseBody(byteBuffer: body))
   }
 
   // MARK: queries
@@ -377,7 +380,7 @@ extension Response {
 }
 
 /// The parameters in a request's URI. An unknown parameter is an error: a misspelt one must not be ignored in silence.
-private struct Parameters {
+struct Parameters {
   private var values: [(name: Substring, value: Substring)] = []
 
   init(_ request: Request, known: Set<Substring>) throws(Complaint) {
@@ -406,6 +409,14 @@ private struct Parameters {
       throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no level", advice: "give block or chunk")
     }
     return level
+  }
+
+  /// The parameters of `selection`.
+  static let ofProcesses: Set<Substring> = ["live", "sort"]
+
+  /// Which processes are listed, and in which order.
+  func selection() throws(Complaint) -> ProcessSelection {
+    ProcessSelection(isLiveOnly: try flag("live") ?? false, order: try choice("sort", of: ProcessOrder.self))
   }
 
   /// The parameters of `scope`.

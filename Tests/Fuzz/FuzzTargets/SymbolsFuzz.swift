@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes taken for an ELF file; or, behind a first byte of 2 or 3 and a length, for two: the other one is half.dwo
-// beside it, or its package of split debug information.
+// Bytes taken for a name of D, and for the lines of a perf-PID.map; and taken for an ELF file; or, behind a first byte
+// of 2 or 3 and a length, for two: the other one is half.dwo beside it, or its package of split debug information.
 
 import Glibc
 import Symbols
@@ -10,6 +10,9 @@ enum SymbolsFuzz {
   private static let path = "\(folder)/program"
 
   static func run(_ bytes: ArraySlice<UInt8>) {
+    // Names of D, and the lines in which a process names code that it has made.
+    _ = demangled(ForeignText("_D" + String(decoding: bytes.prefix(1 << 14), as: UTF8.self)))
+    _ = CodeMap.name(at: 0x1234, in: Array(bytes))
     mkdir(folder, 0o700)
     var program = bytes
     var paths = [path]

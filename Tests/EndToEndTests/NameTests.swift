@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names that mean something: the program's own function as the site and not the standard library's, and the names of
+// code that a process has made itself.
+
+import Foundation
+import TestSupport
+import Testing
+
+extension EndToEnd {
+  @Suite("names")
+  struct Names {
+    private func start(_ program: String, _ arguments: [String] = [], in directory: TestDirectory) throws
+      -> (process: ChildProcess, lines: [String])
+    {
+      let process = try ChildProcess(
+        [program] + arguments,
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      return (process, try process.readLines(until: "ready"))
+    }
+
+    @Test(
+      "a program of Rust: the site of what the standard library allocates for it is the program's own function",
+      arguments: [[], ["-C", "symbol-mangling-version=v0"], ["-C", "strip=debuginfo"]])
+    func rust(options: [String]) throws {
+      let directory = try TestDirectory()
+      let (process, lines) = try start(try Programs.path("orders.rs", options: options), in: directory)
+      let places = lines.map { $0.split(separator: " ").map(String.init) }.filter { $0.count == 2 }
+      #expect(places.count == 4)
+      for place in places {
+        let answer = try #require(
+          try Tool.objects(
+            Tool.control(["query", "\(process.pid)", place[1], "--json"], in: directory).output
+          ).first)
+        let site = answer["site"] as? [String: Any]
+        #expect(site?["function"] as? String == "orders::\(place[0])", "\(options): \(answer)")
+      }
+      let top = try Tool.control(["top", "\(process.pid)"], in: directory).output
+      #expect(top.contains("orders::make_index"), "\(top)")
+    }
+
+    #if arch(x86_64)
+      @Test("code that a process has made has its name from perf-PID.map, unless that is a link")
+      func made() throws {
+        for isLink in [false, true] {
+          let directory = try TestDirectory()
+          let (process, lines) = try start(
+            try Programs.path("jitted.c"), isLink ? ["link"] : [], in: directory)
+          let server = try Server(directory)
+          for socket in [nil, server.socket] {
+            let outcome = try Tool.control(
+              ["query", "\(process.pid)", lines[0], "--json"], in: directory, socket: socket)
+            let answer = try #require(try Tool.objects(outcome.output).first)
+            let site = try #require(answer["site"] as? [String: Any], "\(answer)")
+            #expect(
+              site["function"] as? String == (isLink ? nil : "LazyCompile:~make_order shop.js:12"), "\(answer)")
+            #expect(site["module"] as? String == (isLink ? nil : "[jit]"))
+          }
+          let text = try Tool.control(["query", "\(process.pid)", lines[0]], in: directory).output
+          #expect(text.contains("LazyCompile:~make_order") != isLink, "\(text)")
+          try process.send("\n")
+          _ = try process.wait()
+        }
+      }
+    #endif
+
+    @Test("what takes long says so on a terminal, and leaves nothing there; elsewhere it says nothing")
+    func progress() throws {
+      let directory = try TestDirectory()
+      let command = [
+        try Installation.path(of: "allocsctl"), "ps", "--socket", directory.file("silent.sock"),
+      ]
+      let outcome = try ChildProcess.run(
+        ["/usr/bin/python3", Programs.source("progress_terminal.py"), "5"] + command)
+      try #require(outcome.ending == .exit(0), "\(outcome)")
+      let words = outcome.output.split(separator: " ", maxSplits: 1).map(String.init)
+      #expect(words.first == "-2", "it ended by ^C: \(outcome.output)")
+      let shown = try #require(words.last)
+      #expect(shown.hasPrefix("\\r\\e[Kwaiting for the server: 1."), "\(shown)")
+      #expect(shown.contains("waiting for the server: 2.") && shown.hasSuffix("\\r\\e[K\n"), "\(shown)")
+      // Where nobody watches.
+      let server = directory.file("gone.sock")
+      let quiet = try ChildProcess.run([command[0], "ps", "--socket", server])
+      #expect(!quiet.errors.contains("waiting for"), "\(quiet)")
+    }
+  }
+}
