@@ -87,6 +87,10 @@ enum HeapSource: Equatable {
       }
       return try view.stackSums(try scope.scope())
     case .file(let path, let moment):
+      guard scope.group == nil else {
+        throw Complaint(
+          .usage, what: "--within is asked of \(path), which is a file", advice: "ask a process, or leave it out")
+      }
       guard scope.window.isAll else {
         throw Complaint(
           .usage, what: "a window of time is asked of \(path), which is a file",
