@@ -71,7 +71,7 @@ struct BlockGroups {
   let grouping: HeapGrouping
   private let view: ProcessView
   private let naming: GroupNaming
-  /// Of `age`: the first orders of each class but the last, the youngest class first.
+  /// Of `age`: the first order of each class but the last, the youngest class first.
   private let ageOrders: [UInt64]
   /// Of `thread`: the slot of each context, and the thread of each slot that was met last, with its number.
   private var slots: [UInt32: UInt32?] = [:]
@@ -91,7 +91,7 @@ struct BlockGroups {
   mutating func place(_ block: Allocation, _ order: UInt64) -> Int {
     switch grouping {
     case .size: return GroupKey.sizeClass(block.size)
-    case .age: return ageOrders.firstIndex { order > $0 } ?? ageOrders.count
+    case .age: return ageOrders.firstIndex { order >= $0 } ?? ageOrders.count
     case .thread: return threadNumber(block)
     case .site, .function, .module, .file, .allocator: return Int(truncatingIfNeeded: block.context)
     }

@@ -157,8 +157,10 @@ extension TopTable.Site {
 
   /// A short text that tells the row from others whose names are equal.
   fileprivate var tag: String {
-    guard case .site(let pc, let module, let allocator, _) = key else { return key.map { $0.text.escaped } ?? "" }
-    return "\(hex(pc)) \(module).\(allocator)"
+    guard case .site(let pc, let module, let allocator, let function) = key else {
+      return key.map { $0.text.escaped } ?? ""
+    }
+    return "\(hex(pc)) \(module).\(allocator) \(function.escaped)"
   }
 
   private static func whole(_ seconds: Double) -> UInt64 { Foreign<UInt64>(wholePartOf: seconds).saturated() }

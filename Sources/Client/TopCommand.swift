@@ -7,6 +7,7 @@ import Bounds
 import Glibc
 import Provenance
 import SystemAccess
+import Watching
 
 extension SiteOrder: ExpressibleByArgument {}
 extension BlockOrder: ExpressibleByArgument {}

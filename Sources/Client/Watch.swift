@@ -6,6 +6,7 @@
 // than 3 % of its time on them.
 
 import Answers
+import ArgumentParser
 import ByteText
 import Glibc
 import Provenance
@@ -201,7 +202,8 @@ final class Watch {
       _ source: any AnswerSource, _ pid: Int32, _ scope: ScopeRequest, _ limit: Int,
       _ wake: @escaping @Sendable () -> Void
     ) throws(Complaint) {
-      let context = Unmanaged.passRetained(Context(source: source, pid: pid, scope: scope, limit: limit, wake: wake, asker: self))
+      let context = Unmanaged.passRetained(
+        Context(source: source, pid: pid, scope: scope, limit: limit, wake: wake, asker: self))
       var thread = pthread_t()
       let code = pthread_create(
         &thread, nil,
@@ -236,7 +238,9 @@ final class Watch {
         source: any AnswerSource, pid: Int32, scope: ScopeRequest, limit: Int, wake: @escaping @Sendable () -> Void,
         asker: Asker
       ) {
-        (self.source, self.pid, self.scope, self.limit, self.wake, self.asker) = (source, pid, scope, limit, wake, asker)
+        (self.source, self.pid, self.scope, self.limit, self.wake, self.asker) = (
+          source, pid, scope, limit, wake, asker
+        )
       }
 
       func run() {

@@ -15,10 +15,12 @@ import SystemAccess
 
 /// A moment of a process that has a name.
 public struct SegmentMark: Hashable, Sendable {
+  /// Its name; foreign, as all that is read of a segment.
   public var name: ForeignText
   /// Nanoseconds from the agent's start.
   public var moment: UInt64
 
+  /// A mark of these properties, which is set nowhere by that.
   public init(name: ForeignText, moment: UInt64) {
     self.name = name
     self.moment = moment

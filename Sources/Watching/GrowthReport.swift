@@ -48,7 +48,9 @@ package struct GrowthReport {
     let speed = min(bytesPerSecond.magnitude, 1e15)
     for (unit, seconds) in [("a second", 1.0), ("a minute", 60), ("an hour", 3600)] {
       let bytes = speed * seconds
-      if bytes >= (unit == "a second" ? 1 << 20 : 1 << 10) { return "\(Units.rounded(ShortNumbers.whole(bytes.rounded()))) \(unit)" }
+      if bytes >= (unit == "a second" ? 1_048_576.0 : 1024.0) {
+        return "\(Units.rounded(ShortNumbers.whole(bytes.rounded()))) \(unit)"
+      }
     }
     return "\(Units.rounded(ShortNumbers.whole((speed * 86_400).rounded()))) a day"
   }
@@ -117,7 +119,8 @@ package struct GrowthReport {
     }
     let hidden = siteCount - sites.count
     if hidden > 0 {
-      lines.append("  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
+      lines.append(
+        "  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
     }
     if looks < GrowthSeries.fewestLooks {
       lines.append("\(looks) looks are too few to tell what grows: watch for longer, with --for")

@@ -43,7 +43,8 @@ package enum Key: Hashable, Sendable {
         keys.append(.character(Character(Unicode.Scalar(byte))))
         rest.removeFirst()
       default:
-        let length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1
+        let most = byte >= 0xF0 ? 3 : byte >= 0xE0 ? 2 : byte >= 0xC0 ? 1 : 0
+        let length = 1 + rest.dropFirst().prefix(most).prefix { 0x80...0xBF ~= $0 }.count
         if let text = String(validating: Array(rest.prefix(length)), as: UTF8.self), let character = text.first,
           text.isInert
         {

@@ -32,7 +32,7 @@ extension WatchState {
 
   /// The columns, the most important first: of a narrow terminal, the last ones are left out.
   private static let columns: [Column] = [
-    Column(kind: .bytes, width: 6), Column(kind: .blocks, width: 6), Column(kind: .change, width: 7),
+    Column(kind: .bytes, width: 6), Column(kind: .blocks, width: 7), Column(kind: .change, width: 7),
     Column(kind: .rate, width: 9), Column(kind: .share, width: 6), Column(kind: .oldest, width: 7),
     Column(kind: .median, width: 7),
   ]
@@ -111,7 +111,7 @@ extension WatchState {
     }
     if !message.isEmpty { return ScreenLine(message, .warning) }
     if !problem.isEmpty { return ScreenLine(problem, .warning) }
-    return ScreenLine("?help Enter:callers b:blocks s:sort g:group /:filter m:mark d:since p:pause q:quit")
+    return ScreenLine("? help  Enter callers  b blocks  s sort  g group  / filter  m mark  q quit")
   }
 
   private mutating func table(_ width: Int, _ height: Int) -> [ScreenLine] {
@@ -123,7 +123,8 @@ extension WatchState {
     if height >= 5 { lines.append(ScreenLine(status, ending == nil ? .plain : .warning)) }
     if height >= 4 {
       let cells = columns.map { column in
-        TextLayout.padded(column.kind.title, left: column.width) + (column.kind == sort ? (isReversed ? "^" : "v") : " ")
+        let mark = column.kind == sort ? (isReversed ? "^" : "v") : ""
+        return TextLayout.padded(mark + column.kind.title, left: column.width) + " "
       }
       lines.append(ScreenLine(cells.joined() + grouping.title, .heading))
     }

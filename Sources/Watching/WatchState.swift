@@ -171,7 +171,7 @@ package struct WatchState {
   /// The rows that pass the filter, in their order. `columns`: of a name.
   func rows(columns: Int) -> [Shown] {
     guard let look else { return [] }
-    let names = TopTable.texts(of: look.rows.map(\.site), by: grouping, columns: columns)
+    let names = TopTable.texts(of: look.rows.map { Self.short($0.site) }, by: grouping, columns: columns)
     let wanted = filter.lowercased()
     var rows: [Shown] = []
     for (row, name) in zip(look.rows, names) {
@@ -197,6 +197,13 @@ package struct WatchState {
       guard let result else { return a.offset < b.offset }
       return result != isReversed
     }.map(\.element)
+  }
+
+  /// A site without the function that was called, as there is little room: it shows where rows would be alike.
+  private static func short(_ site: SiteTable.Site) -> SiteTable.Site {
+    var site = site
+    if !site.frames.isEmpty { site.function = nil }
+    return site
   }
 
   private static func words(of row: WatchLook.Row) -> String {

@@ -34,7 +34,8 @@ struct GroupTests {
     let start = Self.ticks(ago: 7200)
     let main = segment.addThread(id: 100, name: "main", from: start)
     let worker = segment.addThread(id: 200, name: "worker", from: start)
-    segment.replaceThread(slot: worker, endingAt: Self.ticks(ago: 1000), by: 300, name: "late", from: Self.ticks(ago: 900))
+    segment.replaceThread(
+      slot: worker, endingAt: Self.ticks(ago: 1000), by: 300, name: "late", from: Self.ticks(ago: 900))
     let nodes = [segment.addNode(pc: 0x1000_0100), segment.addNode(pc: 0x1000_0200), segment.addNode(pc: 0x2000_0100)]
     let contexts = [
       segment.addContext(node: nodes[0], thread: main), segment.addContext(node: nodes[1], thread: worker),
@@ -90,7 +91,8 @@ struct GroupTests {
       names(try view.top(sort: .name, by: .size)) == ["16 to 31 bytes", "64 to 127 bytes", "2,048 to 4,095 bytes"])
     #expect(names(try view.top(sort: .name, by: .age)) == ["1.0 s to 10.0 s", "1 min to 10 min", "1 h to 1 d"])
     #expect(names(try view.top(by: .file)) == ["not known"])
-    #expect(names(try view.top(by: .function)).sorted() == ["liba.so+0x100000ff", "liba.so+0x100001ff", "libb.so+0x200000ff"])
+    #expect(
+      names(try view.top(by: .function)).sorted() == ["liba.so+0x100000ff", "liba.so+0x100001ff", "libb.so+0x200000ff"])
   }
 
   @Test("orders of rows")
@@ -125,7 +127,9 @@ struct GroupTests {
     #expect(try view.top(by: .allocator, scope: scope).sites.map(\.parts.count) == [4, 4])
   }
 
-  @Test("texts that name no group", arguments: ["", "site", "nothing:5", ":", "Site:0", String(repeating: "x", count: 12_000)])
+  @Test(
+    "texts that name no group",
+    arguments: ["", "site", "nothing:5", ":", "Site:0", String(repeating: "x", count: 12_000)])
   func noGroup(_ text: String) {
     do throws(Complaint) {
       _ = try GroupName(text)
@@ -145,10 +149,13 @@ struct GroupTests {
 
 @Suite("Rows that differ", .bounded)
 struct DistinctRowsTests {
-  private func site(_ function: String, line: Int = 12, file: String = "/src/shelf.h", pc: UInt64 = 1) -> TopTable.Site {
+  private func site(_ function: String, line: Int = 12, file: String = "/src/shelf.h", pc: UInt64 = 1) -> TopTable.Site
+  {
     var site = TopTable.Site(
       total: .init(bytes: 1, blocks: 1),
-      frames: [Frame(pc: pc, module: "/bin/shop", function: ForeignText(function), file: ForeignText(file), line: line)],
+      frames: [
+        Frame(pc: pc, module: "/bin/shop", function: ForeignText(function), file: ForeignText(file), line: line)
+      ],
       function: "operator new", allocator: "libc.so.6")
     site.key = .site(pc: pc, module: 1, allocator: 1, function: "operator new")
     return site
@@ -273,7 +280,8 @@ struct MarkTests {
   @Test(
     "what can't be the name of a mark",
     arguments: [
-      "", "10m", "14:05", "@5", "5", "2026-11-29T14:05:30Z", "-x", "_x", "a b", "a\"b", "a\nb", "<script>", "é", "a\u{0}",
+      "", "10m", "14:05", "@5", "5", "2026-11-29T14:05:30Z", "-x", "_x", "a b", "a\"b", "a\nb", "<script>", "é",
+      "a\u{0}",
       "\u{10FEE9}", String(repeating: "x", count: 65), String(repeating: "x", count: 12_000), "a/b", "a:b",
     ])
   func names(_ name: String) throws {

@@ -37,7 +37,8 @@ extension EndToEnd {
 
       /// A terminal with `allocsctl` and these arguments on it.
       func terminal(
-        _ arguments: [String], columns: Int = 80, rows: Int = 24, socket: String? = nil, environment: [String: String] = [:]
+        _ arguments: [String], columns: Int = 80, rows: Int = 24, socket: String? = nil,
+        environment: [String: String] = [:]
       ) throws -> Screen {
         try Screen(
           [Installation.path(of: "allocsctl")] + arguments, columns, rows,
@@ -106,14 +107,17 @@ extension EndToEnd {
         #expect(least == least.sorted() && least.contains(1 << 21))
       }
       for arguments in [
-        ["--group", "colour"], ["--within", "thread"], ["--within", ""], ["--sort", "growth"], ["--sort", "rate", "--json"],
+        ["--group", "colour"], ["--within", "thread"], ["--within", ""], ["--sort", "growth"],
+        ["--sort", "rate", "--json"],
       ] {
         let outcome = try Tool.control(["top", program.pid] + arguments, in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(arguments): \(outcome)")
       }
     }
 
-    @Test("a mark is a moment in every command, for the server too, also after that was replaced; its errors say what is there")
+    @Test(
+      "a mark is a moment in every command, for the server too, also after that was replaced; its errors say what is there"
+    )
     func marks() throws {
       let program = try Growing()
       var server: Server? = try Server(program.directory)
@@ -136,7 +140,9 @@ extension EndToEnd {
         let names = sites.compactMap { ($0["site"] as? [String: Any])?["function"] as? String }
         #expect(names.contains("leak") && names.contains("cache") && !names.contains("table"), "\(names)")
         #expect(try program.ask(["tree", program.pid, "--since", "before"], socket: source).contains("leak"))
-        #expect(!(try program.ask(["blocks", program.pid, "--until", "before", "--limit", "9999"], socket: source)).contains("leak"))
+        #expect(
+          !(try program.ask(["blocks", program.pid, "--until", "before", "--limit", "9999"], socket: source)).contains(
+            "leak"))
         _ = try program.ask(
           ["export", program.pid, "--format", "collapsed", "--since", "before", "-o", "-"], socket: source)
         let text = try program.ask(["top", program.pid, "--once"], socket: source)
@@ -144,7 +150,9 @@ extension EndToEnd {
         for arguments in [["top", "--since", "never"], ["tree", "--until", "never"], ["blocks", "--since", "never"]] {
           let outcome = try Tool.control(
             [arguments[0], program.pid] + arguments.dropFirst(), in: program.directory, socket: source)
-          #expect(outcome.ending == .exit(64) && outcome.errors.contains("\"never\"") && outcome.errors.contains("before, after"))
+          #expect(
+            outcome.ending == .exit(64) && outcome.errors.contains("\"never\"")
+              && outcome.errors.contains("before, after"))
         }
         let late = try Tool.control(
           ["top", program.pid, "--since", "after", "--until", "before"], in: program.directory, socket: source)
@@ -152,7 +160,9 @@ extension EndToEnd {
       }
       let moved = try Tool.control(["mark", program.pid, "before"], in: program.directory)
       #expect(moved.ending == .exit(0) && moved.errors.contains("is moved"))
-      for name in ["10m", "14:05", "a b", "a\"b", "<script>", "x\ny", String(repeating: "x", count: 12_000), "caf\u{e9}"] {
+      for name in [
+        "10m", "14:05", "a b", "a\"b", "<script>", "x\ny", String(repeating: "x", count: 12_000), "caf\u{e9}",
+      ] {
         let outcome = try Tool.control(["mark", program.pid, name], in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.errors.split(separator: "\n").count == 1, "\(name): \(outcome)")
       }
@@ -170,7 +180,8 @@ extension EndToEnd {
       #expect(foreign.ending == .exit(1), "\(foreign)")
     }
 
-    @Test("on a terminal the table is watched: keys, pages, sizes, marks, the process's end; and the terminal is as it was")
+    @Test(
+      "on a terminal the table is watched: keys, pages, sizes, marks, the process's end; and the terminal is as it was")
     func screen() throws {
       for isServed in [false, true] {
         let program = try Growing()
@@ -274,7 +285,7 @@ extension EndToEnd {
       try screen.until("server")
       #expect(try screen.tell("screen").contains { $0.contains("table (growing.c") })
       server = try Server(program.directory)
-      try screen.until("?help")
+      try screen.until("? help")
       try screen.tell("keys q")
       #expect(try screen.end() == "exit 0")
     }
