@@ -2,11 +2,11 @@
 // Marks: moments of a process that somebody has given a name. They are kept with its segment, in
 // extended attributes of the file, as its ending is (ProcessEnding.swift): one attribute a mark,
 // user.allocs.mark.NAME, whose value is the moment in nanoseconds from the agent's start, as a
-// decimal number. So a mark outlives whoever set it, goes with the segment, and is the file owner's:
-// the kernel lets nobody set an attribute who may not write the file.
+// decimal number. So a mark outlives whoever set it, goes with the segment, and is the file
+// owner's: the kernel lets nobody set an attribute who may not write the file.
 //
-// What is read may have been written by any program of the owner's: a name of another form, and a
-// value that is no number, are passed over.
+// Any program of the owner's may have written what is read: a name of another form, and a value
+// that is no number, are passed over.
 
 import ByteText
 import CLibrary

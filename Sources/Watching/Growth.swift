@@ -84,8 +84,9 @@ package struct GrowthSeries {
   /// Whether all sites were listed at each look.
   private var isWhole = true
 
-  /// What the looks tell, the fastest growing first. `final`: one more look, whose sums are divided at `past`, ages in
-  /// seconds with the greatest first and that of the first look last, and then at the moments of the other looks. `uptime`: seconds since the index began.
+  /// What the looks tell, the fastest growing first. `final`: one more look, whose sums are divided at `past`, and then
+  /// at the moments of the other looks. `past`: ages in seconds, the greatest first and that of the first look last.
+  /// `uptime`: seconds since the index began.
   package func report(final: WatchLook, past: [Double], uptime: Double) -> [GrowthOfSite] {
     let finals = Dictionary(final.rows.map { ($0.key, $0) }, uniquingKeysWith: { first, _ in first })
     let results = sites.map { key, site in

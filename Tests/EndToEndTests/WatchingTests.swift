@@ -116,7 +116,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "a mark is a moment in every command, for the server too, also after that was replaced; its errors say what is there"
+      "a mark is a moment in every command and for the server, also a new one; errors say which there are"
     )
     func marks() throws {
       let program = try Growing()
@@ -181,7 +181,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "on a terminal the table is watched: keys, pages, sizes, marks, the process's end; and the terminal is as it was")
+      "on a terminal the table is watched: keys, pages, sizes, marks, an end; and the terminal is as it was")
     func screen() throws {
       for isServed in [false, true] {
         let program = try Growing()

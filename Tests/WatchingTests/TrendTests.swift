@@ -85,8 +85,8 @@ struct GrowthTests {
         allocator: nil))
   }
 
-  /// Watches sites for 48 looks, a second apart. `bytes`: of each site at each look; `new`: what was made since the look
-  /// before; `past`: bytes that live of each of ten pieces of 100 s before.
+  /// Watches sites for 48 looks, a second apart. `bytes`: of each site at each look; `new`: what was made since the
+  /// look before; `past`: bytes that live of each of ten pieces of 100 s before.
   private func watch(
     _ sites: [(key: String, bytes: (Int) -> Double, new: (Int) -> Double, kept: Double, past: [Double])],
     looks: Int = GrowthTests.looks, rowCount: Double? = nil
