@@ -169,11 +169,14 @@ let package = Package(
         "SharedLayout", "Symbols", "SystemAccess",
       ],
       exclude: ["CPerfetto"]),
+    .target(
+      name: "Watching",
+      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "Symbols", "SystemAccess"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
         "Answers", "Bounds", "ByteText", "CLibrary", "EventExport", "FileFacts", "Front", "IndexReader", "Provenance",
-        "Recording", "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess",
+        "Recording", "ServerProtocol", "SharedLayout", "Symbols", "SystemAccess", "Watching",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
@@ -263,6 +266,12 @@ let package = Package(
         "Answers", "Bounds", "ByteText", "CPprof", "IndexReader", "Provenance", "SharedLayout", "Symbols",
         "SystemAccess",
         "TestSupport",
+      ]),
+    .testTarget(
+      name: "WatchingTests",
+      dependencies: [
+        "Answers", "ByteText", "IndexReader", "Provenance", "SharedLayout", "Symbols", "SystemAccess", "TestSupport",
+        "Watching",
       ]),
     .testTarget(
       name: "BrokerTests",

@@ -86,7 +86,7 @@ extension ByteWriter {
 }
 
 extension Frame {
-  func appendJSON(isInterrupted: Bool = false, to writer: inout ByteWriter) {
+  package func appendJSON(isInterrupted: Bool = false, to writer: inout ByteWriter) {
     writer.append("{")
     appendFields(to: &writer)
     if inlined { writer.append(",\"inlined\":true") } else { writer.append(",\"inlined\":false") }
@@ -112,7 +112,7 @@ extension Frame {
   }
 
   /// Appends `,"site":{…}`.
-  func appendSite(to writer: inout ByteWriter) {
+  package func appendSite(to writer: inout ByteWriter) {
     writer.append(",\"site\":{")
     appendFields(to: &writer)
     writer.append("}")
@@ -230,19 +230,19 @@ extension ByteWriter {
   }
 
   @inline(__always)
-  mutating func append(_ name: StaticString, string: String) {
+  package mutating func append(_ name: StaticString, string: String) {
     append(name)
     appendJSONString(string)
   }
 
   @inline(__always)
-  mutating func append(_ name: StaticString, string: ForeignText) {
+  package mutating func append(_ name: StaticString, string: ForeignText) {
     append(name)
     appendJSONString(string)
   }
 
   @inline(__always)
-  mutating func append(_ name: StaticString, decimal: UInt64) {
+  package mutating func append(_ name: StaticString, decimal: UInt64) {
     append(name)
     append(decimal: decimal)
   }

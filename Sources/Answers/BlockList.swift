@@ -77,11 +77,13 @@ extension ProcessView {
     _ filter: BlockFilter, sort: BlockOrder = .address, limit: Int = 20, stacks: Bool = true, json: Bool
   ) throws(Complaint) -> BlockList {
     var inquiry = Inquiry(self, wrappers: filter.scope.wrappers, level: filter.scope.level)
+    var filter = filter
+    filter.scope = try placed(filter.scope, on: inquiry.clock)
     var list = BlockList(
       processID: processID, command: shared.segment.command,
       look: Look(clock: inquiry.clock, window: filter.scope.window),
       losses: losses(isWriting: inquiry.surroundings.isWriting, budget: nil))
-    var search = BlockSearch(filter, sort, limit: max(0, limit), inquiry)
+    var search = BlockSearch(filter, sort, limit: max(0, limit), inquiry, self)
     search.run(over: self)
     list.total = search.total
     list.rows = search.firstRows
@@ -105,14 +107,17 @@ private struct BlockSearch {
   private let share = MemoryShare()
   /// Whether the blocks of a context are meant.
   private var isMeant: [UInt32: Bool] = [:]
+  /// Tells whether a block is in the group that is meant; nil if all are.
+  private var groups: BlockGroups?
 
-  init(_ filter: BlockFilter, _ sort: BlockOrder, limit: Int, _ inquiry: borrowing Inquiry) {
+  init(_ filter: BlockFilter, _ sort: BlockOrder, limit: Int, _ inquiry: borrowing Inquiry, _ view: ProcessView) {
     self.filter = filter
     self.sort = sort
     self.limit = limit
     clock = inquiry.clock
     orders = filter.scope.window.orders(on: inquiry.clock)
     naming = inquiry.attribution
+    groups = filter.scope.group.map { BlockGroups($0.grouping, view, filter.scope.wrappers, inquiry.clock) }
   }
 
   mutating func run(over view: ProcessView) {
@@ -140,6 +145,7 @@ private struct BlockSearch {
     let order = clock.order(ofTicks: block.ticks)
     if let orders, !orders.contains(order) { return }
     if let sites = filter.sites, !fits(block, sites, view) { return }
+    if let group = filter.scope.group, groups?.contains(block, order, group.key) != true { return }
     total.add(SiteTable.Total(bytes: block.size, blocks: 1))
     guard limit > 0 else { return }
     rows.append(BlockList.Row(block: block, order: order))

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pass over all live blocks of a process, summed by context: what every table of live memory begins with.
+//
+// Where a table is by a property that blocks of one context need not share (thread, size, age), the sums are by that
+// property instead. In either case a block leads to a number (a place), by which its sum is found.
 
 import Bounds
+import ByteText
 import IndexReader
 import Provenance
+import SystemAccess
 
 /// Which live blocks of a process a question is about, and how it sees them.
 public struct HeapScope: Sendable {
@@ -14,95 +19,286 @@ public struct HeapScope: Sendable {
   /// Which blocks count where suballocators carve up chunks; nil: as the process was started. At the level of blocks, a
   /// chunk that blocks lie in counts with the bytes that they leave of it.
   public var level: Level?
+  /// The group whose blocks alone are meant; nil: all are.
+  public var group: GroupName?
+  /// Moments at which the sums are divided by when the blocks were made.
+  public var divisions: [Moment] = []
+
+  /// Moments that sums may be divided at.
+  public static let divisionLimit = 128
 
   public init(window: TimeWindow = TimeWindow(), wrappers: Wrappers = .standard, level: Level? = nil) {
     self.window = window
     self.wrappers = wrappers
     self.level = level
   }
+
+  /// Whether times in it are marks, which the process must tell.
+  var namesMarks: Bool {
+    ([window.since, window.until] + divisions).contains { if case .mark = $0 { true } else { false } }
+  }
 }
 
-/// Sums by context, indexed by its id.
+/// A group of blocks, by the `key` that a row of `top` has in JSON.
+public struct GroupName: Hashable, Sendable {
+  public var grouping: HeapGrouping
+  public var key: String
+
+  /// From `thread:4242@17`. Throws `.usage` for other texts.
+  public init(_ text: String) throws(Complaint) {
+    let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+    guard parts.count == 2, let grouping = HeapGrouping(rawValue: String(parts[0])) else {
+      throw Complaint(
+        .usage, what: "\"\(TextLayout.fit(TextLayout.printable(text), columns: 40))\" is no group",
+        advice: "give \(HeapGrouping.allCases.map(\.rawValue).joined(separator: ", ")), a colon, and the key that "
+          + "`allocsctl top --group … --json` has")
+    }
+    self.grouping = grouping
+    key = String(parts[1])
+  }
+
+  public init(_ grouping: HeapGrouping, _ key: String) {
+    self.grouping = grouping
+    self.key = key
+  }
+
+  /// The text that `init` takes for it.
+  public var text: String { "\(grouping.rawValue):\(key)" }
+}
+
+/// Finds the group of each block of one process, as of one moment.
+struct BlockGroups {
+  let grouping: HeapGrouping
+  private let view: ProcessView
+  private let naming: GroupNaming
+  /// Of `age`: the first order of each class but the last, the youngest class first.
+  private let ageOrders: [UInt64]
+  /// Of `thread`: the slot of each context, and the thread of each slot that was met last, with its number.
+  private var slots: [UInt32: UInt32?] = [:]
+  private var holders: [UInt32: (thread: ThreadIdentity, number: Int)] = [:]
+  private var numbers: [GroupKey: Int] = [:]
+  /// The contexts whose key is the wanted one.
+  private var isWanted: [UInt32: Bool] = [:]
+
+  init(_ grouping: HeapGrouping, _ view: ProcessView, _ wrappers: Wrappers, _ clock: SegmentClock) {
+    self.grouping = grouping
+    self.view = view
+    naming = GroupNaming(grouping, view.tables, wrappers: wrappers)
+    ageOrders = GroupKey.ageBounds.map { clock.order(ofAge: $0) }
+  }
+
+  /// The place of the block's sum, for groupings that depend on the block.
+  mutating func place(_ block: Allocation, _ order: UInt64) -> Int {
+    switch grouping {
+    case .size: return GroupKey.sizeClass(block.size)
+    case .age: return ageOrders.firstIndex { order >= $0 } ?? ageOrders.count
+    case .thread: return threadNumber(block)
+    case .site, .function, .module, .file, .allocator: return Int(truncatingIfNeeded: block.context)
+    }
+  }
+
+  /// 0 where the thread is not known.
+  private mutating func threadNumber(_ block: Allocation) -> Int {
+    let slot: UInt32?
+    if let known = slots[block.context] {
+      slot = known
+    } else {
+      slot = view.tables.context(block.context)?.threadSlot
+      slots[block.context] = .some(slot)
+    }
+    guard let slot else { return 0 }
+    if let holder = holders[slot], holder.thread.held(slotAt: block.ticks) { return holder.number }
+    guard let thread = view.tables.thread(slot: slot, at: block.ticks) else { return 0 }
+    let key = GroupKey.thread(id: thread.id, start: thread.startTicks)
+    let number = numbers[key] ?? numbers.count &+ 1
+    numbers[key] = number
+    holders[slot] = (thread, number)
+    return number
+  }
+
+  /// Whether the block is in the group with that key.
+  mutating func contains(_ block: Allocation, _ order: UInt64, _ key: String) -> Bool {
+    switch grouping {
+    case .size, .age: return String(place(block, order)) == key
+    case .thread: return self.key(block) == key
+    case .site, .function, .module, .file, .allocator:
+      if let known = isWanted[block.context] { return known }
+      let fits = self.key(block) == key
+      isWanted[block.context] = fits
+      return fits
+    }
+  }
+
+  private func key(_ block: Allocation) -> String {
+    let key = naming.key(view.tables.context(block.context), ticks: block.ticks, bucket: 0).text
+    return key.unescaped.withBytesEscaped  // raw: compared with a key that was read from JSON
+  }
+}
+
+extension ThreadIdentity {
+  /// Whether a record of the thread's slot with `ticks` is surely this thread's: it has not ended, and began before.
+  fileprivate func held(slotAt ticks: UInt32) -> Bool {
+    // Half a wrap back is as far as a start is told from an end.
+    endTicks == nil && (ticks &- startTicks) & 0x7FFF_FFFF < 1 << 30
+  }
+}
+
+/// Sums by context, indexed by its id; or by another place.
 struct ContextSums {
   private struct Entry {
     var total = SiteTable.Total()
     var births = SiteTable.Births()
-    /// The time of one of the allocations, which tells which modules were loaded then.
+    /// The context and the time of one of the allocations, which tells which modules were loaded then.
+    var context: UInt32 = 0
     var ticks: UInt32 = 0
+    /// Where in `parts` the sums by time begin. The only block of a sum needs none: `births` tells its time.
+    var parts = -1
+
+    @inline(__always)
+    mutating func add(_ block: Allocation, _ order: UInt64) {
+      total.add(SiteTable.Total(bytes: block.size, blocks: 1))
+      births.add(order)
+      context = block.context
+      ticks = block.ticks
+    }
   }
 
   private var entries: [Entry] = Array(repeating: Entry(), count: 1024)
-  /// The memory of `entries`: there may be 16 million contexts.
+  private var parts: [SiteTable.Total] = []
+  private let divisions: [UInt64]
+  /// Sums by time that are kept, in all: 64 MiB of them.
+  private static let partLimit = 4 << 20
+  private let grouping: HeapGrouping
+  private let knownContexts: Int
+  /// The memory of `entries` and `parts`: there may be 16 million contexts.
   private let share = MemoryShare()
+  private let partShare = MemoryShare()
 
-  /// Reads every slot that was ever used: about a second for 10 million allocations.
-  init(of segment: borrowing Segment, _ scope: HeapScope, clock: SegmentClock) {
+  /// Reads every slot that was ever used: about a second for 10 million allocations. `scope` is placed.
+  init(of view: ProcessView, _ scope: HeapScope, clock: SegmentClock, by grouping: HeapGrouping = .site) {
+    self.grouping = grouping
+    divisions = scope.divisions.map { $0.order(on: clock) }.sorted()
+    knownContexts = view.shared.segment.contextCount
+    addAll(of: view, scope, clock)
+  }
+
+  private mutating func addAll(of view: ProcessView, _ scope: HeapScope, _ clock: SegmentClock) {
     let orders = scope.window.orders(on: clock)
-    var entries = entries
-    let share = share
-    segment.forEachAllocation { allocation in
-      let order = clock.order(ofTicks: allocation.ticks)
-      if let orders, !orders.contains(order) { return }
-      Self.add(allocation, order, of: segment, to: &entries, share)
+    let dependsOnBlock = grouping.dependsOnBlock
+    var groups = BlockGroups(grouping, view, scope.wrappers, clock)
+    var wanted = scope.group.map { BlockGroups($0.grouping, view, scope.wrappers, clock) }
+    let wantedKey = scope.group?.key ?? ""
+    func isMeant(_ block: Allocation, _ order: UInt64) -> Bool {
+      if let orders, !orders.contains(order) { return false }
+      return wanted?.contains(block, order, wantedKey) ?? true
     }
-    self.entries = entries
-    if scope.level != .chunk, segment.hasSuballocations {
-      addSuballocations(of: segment, scope.level, orders, clock)
+    func place(_ block: Allocation, _ order: UInt64) -> Int {
+      dependsOnBlock ? groups.place(block, order) : Int(truncatingIfNeeded: block.context)
     }
-  }
-
-  var sums: some Sequence<ContextSum> {
-    entries.enumerated().lazy.map {
-      ContextSum(
-        context: UInt32(truncatingIfNeeded: $0), total: $1.total, births: $1.births, ticks: $1.ticks)
+    view.shared.segment.forEachAllocation { block in
+      let order = clock.order(ofTicks: block.ticks)
+      guard isMeant(block, order) else { return }
+      add(block, order, at: place(block, order))
     }
-  }
-
-  private static func add(
-    _ allocation: Allocation, _ order: UInt64, of segment: borrowing Segment, to entries: inout [Entry],
-    _ share: MemoryShare
-  ) {
-    var context = Int(truncatingIfNeeded: allocation.context)
-    if context >= entries.count {
-      // An id that was never given out is damage. It counts as id 0, "not known".
-      let known = segment.contextCount
-      let more = min(max(entries.count, context &+ 1 &- entries.count), known)
-      // A question that may not have the memory ends, and what it has counted is thrown away.
-      if context < known, share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2) {
-        entries += repeatElement(Entry(), count: more)  // bounded: no more than there are contexts
-      } else {
-        context = 0
-      }
-    }
-    entries[context].total.add(SiteTable.Total(bytes: allocation.size, blocks: 1))
-    entries[context].births.add(order)
-    entries[context].ticks = allocation.ticks
-  }
-
-  private mutating func addSuballocations(
-    of segment: borrowing Segment, _ level: Level?, _ orders: Range<UInt64>?, _ clock: SegmentClock
-  ) {
-    let hidden = Set(level == nil ? segment.allocators.filter { $0.isShownAsChunk }.map { $0.number } : [])
+    guard scope.level != .chunk, view.shared.segment.hasSuballocations else { return }
+    let hidden = Set(
+      scope.level == nil ? view.shared.segment.allocators.filter { $0.isShownAsChunk }.map(\.number) : [])
     var isHidden: [UInt32: Bool] = [:]
-    var entries = entries
-    segment.forEachSuballocation { block, _, container in
+    view.shared.segment.forEachSuballocation { block, _, container in
       let context = block.block.context
       if !hidden.isEmpty {
         let known =
-          isHidden[context] ?? segment.context(context)?.allocator.map { hidden.contains($0.number) } ?? false
+          isHidden[context] ?? view.shared.segment.context(context)?.allocator.map { hidden.contains($0.number) }
+          ?? false
         isHidden[context] = known
         if known { return }
       }
       let order = clock.order(ofTicks: block.block.ticks)
-      if orders?.contains(order) ?? true { Self.add(block.block, order, of: segment, to: &entries, share) }
+      if isMeant(block.block, order) { add(block.block, order, at: place(block.block, order)) }
       // The bytes of a block are taken from those of its container, if the container was counted.
-      guard let container, orders?.contains(clock.order(ofTicks: container.ticks)) ?? true else { return }
-      let index = Int(truncatingIfNeeded: container.context)
-      guard index < entries.count else { return }
-      // A container that was made after the chunks were counted has no bytes to take the block's from.
-      let bytes = entries[index].total.bytes
-      entries[index].total.bytes = bytes &- min(bytes, block.block.size)
+      guard let container else { return }
+      let containerOrder = clock.order(ofTicks: container.ticks)
+      guard isMeant(container, containerOrder) else { return }
+      subtract(block.block.size, from: place(container, containerOrder), containerOrder)
     }
-    self.entries = entries
+  }
+
+  var sums: some Sequence<ContextSum> {
+    entries.enumerated().lazy.map { place, entry in
+      var sum = ContextSum(
+        context: entry.context, total: entry.total, births: entry.births, ticks: entry.ticks)
+      sum.bucket = UInt32(truncatingIfNeeded: place)
+      sum.parts = parts(of: entry)
+      return sum
+    }
+  }
+
+  private func parts(of entry: Entry) -> [SiteTable.Total]? {
+    guard !divisions.isEmpty else { return [] }
+    let start = entry.parts
+    // bounded: the count of what is in memory, and one
+    if start >= 0 { return Array(parts[start...].prefix(divisions.count + 1)) }
+    guard entry.total.blocks == 1 else { return nil }
+    var single = Array(repeating: SiteTable.Total(), count: divisions.count + 1)
+    single[part(of: entry.births.oldest)] = entry.total
+    return single
+  }
+
+  /// Which of the times between the divisions an order falls into: the number of divisions that are no later.
+  private func part(of order: UInt64) -> Int {
+    var low = 0
+    var high = divisions.count
+    while low < high {
+      let middle = (low &+ high) / 2
+      if divisions[middle] <= order { low = middle &+ 1 } else { high = middle }
+    }
+    return low
+  }
+
+  private mutating func add(_ block: Allocation, _ order: UInt64, at place: Int) {
+    var place = place
+    if place >= entries.count {
+      // An id that was never given out is damage. It counts as id 0, "not known".
+      let known = grouping.dependsOnBlock ? Int.max : knownContexts
+      let more = min(max(entries.count, place &+ 1 &- entries.count), known)
+      // A question that may not have the memory ends, and what it has counted is thrown away.
+      if place < known, share.hold((entries.count &+ more) &* MemoryLayout<Entry>.stride &* 2) {
+        entries += repeatElement(Entry(), count: more)  // bounded: no more than there are contexts, or twice as many
+      } else {
+        place = 0
+      }
+    }
+    if !divisions.isEmpty, entries[place].total.blocks > 0 {
+      divide(SiteTable.Total(bytes: block.size, blocks: 1), order, at: place)
+    }
+    entries[place].add(block, order)
+  }
+
+  /// Adds a block to the sums by time, beside the blocks of the place that were added before.
+  private mutating func divide(_ sum: SiteTable.Total, _ order: UInt64, at place: Int) {
+    let entry = entries[place]
+    var start = entry.parts
+    if start < 0 {
+      let more = divisions.count + 1
+      guard entry.total.blocks == 1, parts.count &+ more <= Self.partLimit,
+        partShare.hold((parts.count &+ more) &* MemoryLayout<SiteTable.Total>.stride)
+      else { return }
+      start = parts.count
+      parts += repeatElement(SiteTable.Total(), count: more)  // bounded: a part for each division, and one
+      entries[place].parts = start
+      parts[start &+ part(of: entry.births.oldest)].add(entry.total)
+    }
+    parts[start &+ part(of: order)].add(sum)
+  }
+
+  private mutating func subtract(_ size: UInt64, from place: Int, _ order: UInt64) {
+    // A container that was made after the chunks were counted has no bytes to take the block's from.
+    guard place < entries.count else { return }
+    let bytes = entries[place].total.bytes
+    entries[place].total.bytes = bytes &- min(bytes, size)
+    let start = entries[place].parts
+    guard start >= 0 else { return }
+    let part = start &+ part(of: order)
+    parts[part].bytes &-= min(parts[part].bytes, size)
   }
 }

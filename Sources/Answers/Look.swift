@@ -37,7 +37,7 @@ struct Look: Hashable, Sendable {
     var sums = ["\(blocks) of \(bytes)"]
     if let look, let words = look.window.words(at: look.now) {
       sums = ["\(blocks) \(words)", bytes]
-      if !look.isPast, let since = look.window.since, since.age(at: look.now) > look.clock.uptime + 0.5 {
+      if !look.isPast, let since = look.window.since?.age(at: look.now), since > look.clock.uptime + 0.5 {
         sums[0] += " (its index began \(Units.duration(look.clock.uptime)) ago)"
       }
     }

@@ -103,8 +103,9 @@ extension ProcessView {
   /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks.
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
     let clock = shared.segment.clock()
+    let scope = try placed(scope, on: clock)
     let result = StackSums(
-      of: ContextSums(of: shared.segment, scope, clock: clock).sums, in: tables, wrappers: scope.wrappers,
+      of: ContextSums(of: self, scope, clock: clock).sums, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
       window: scope.window, losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
     try Budget.current?.check()

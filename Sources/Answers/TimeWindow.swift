@@ -18,10 +18,13 @@ public enum Moment: Hashable, Sendable {
   case ago(Double)
   /// Seconds since 1970-01-01 UTC.
   case time(Double)
+  /// The mark of this name. Which moment that is, only the process that is asked about knows: `placed` finds it.
+  case mark(String)
 
   /// From `10m` (ago); `2026-11-29T14:05:30Z`, with a fraction of the second, or an offset such as `+01:00` in place of
-  /// the Z; `@1764425130.5`, in seconds since 1970; and, if `hasClock`, `14:05` or `14:05:30.5`, the latest such time
-  /// of the day where this program runs. Throws `.usage` for other texts, and for a moment later than `now`.
+  /// the Z; `@1764425130.5`, in seconds since 1970; if `hasClock`, `14:05` or `14:05:30.5`, the latest such time
+  /// of the day where this program runs; and a mark's name. Throws `.usage` for other texts, and for a moment later
+  /// than `now`.
   public init(_ text: String, now: Double, hasClock: Bool) throws(Complaint) {
     let time: Double
     if let seconds = Units.seconds(inTime: text) {
@@ -33,11 +36,14 @@ public enum Moment: Hashable, Sendable {
       time = date
     } else if hasClock, let daytime = Self.latest(text, now) {
       time = daytime
+    } else if SegmentMark.isName(text) {
+      self = .mark(text)
+      return
     } else {
       let clock = hasClock ? "14:05, " : ""
       throw Complaint(
         .usage, what: "\"\(Self.shown(text))\" is no moment",
-        advice: "give 10m (ago), \(clock)2026-11-29T14:05:30Z or @SECONDS")
+        advice: "give 10m (ago), \(clock)2026-11-29T14:05:30Z, @SECONDS or a mark's name")
     }
     guard time <= now else {
       throw Complaint(.usage, what: "\(Self.shown(text)) is in the future", advice: "give a moment that has been")
@@ -122,19 +128,30 @@ public enum Moment: Hashable, Sendable {
     return nil
   }
 
-  /// The moment in the records' terms.
+  /// The moment as a time, where it is a mark of `marks`. Throws `.usage` if there is no such mark.
+  func placed(among marks: [SegmentMark], on clock: SegmentClock) throws(Complaint) -> Moment {
+    guard case .mark(let name) = self else { return self }
+    guard let mark = marks.first(where: { $0.name == name }) else {
+      throw SegmentMark.unknown(ForeignText(name), among: marks)
+    }
+    return .ago(mark.age(on: clock))
+  }
+
+  /// The moment in the records' terms. A mark's is not known before it is placed: no block was made since.
   func order(on clock: SegmentClock) -> UInt64 {
     switch self {
     case .ago(let seconds): clock.order(ofAge: seconds)
     case .time(let seconds): clock.order(ofWallTime: seconds)
+    case .mark: .max
     }
   }
 
-  /// Seconds from the moment until `now`.
-  func age(at now: Double) -> Double {
+  /// Seconds from the moment until `now`; nil of a mark that is not placed.
+  func age(at now: Double) -> Double? {
     switch self {
     case .ago(let seconds): seconds
     case .time(let time): max(0, now - time)
+    case .mark: nil
     }
   }
 
@@ -143,6 +160,7 @@ public enum Moment: Hashable, Sendable {
     switch self {
     case .ago(let seconds): "\(seconds)s"
     case .time(let time): "@\(time)"
+    case .mark(let name): name
     }
   }
 }
@@ -159,14 +177,20 @@ public struct TimeWindow: Hashable, Sendable {
     self.until = until
   }
 
-  /// This window. Throws `.usage` if it ends before it begins.
+  /// This window. Throws `.usage` if it ends before it begins; of marks that is known when they are placed.
   public func checked(at now: Double) throws(Complaint) -> TimeWindow {
-    if let since, let until, since.age(at: now) <= until.age(at: now) {
+    if let since = since?.age(at: now), let until = until?.age(at: now), since <= until {
       throw Complaint(
         .usage, what: "the window of time ends before it begins",
         advice: "give a moment to begin with that is longer ago than the one to end with")
     }
     return self
+  }
+
+  /// The window with times in place of marks.
+  func placed(among marks: [SegmentMark], on clock: SegmentClock) throws(Complaint) -> TimeWindow {
+    try TimeWindow(since: since?.placed(among: marks, on: clock), until: until?.placed(among: marks, on: clock))
+      .checked(at: SystemClock.now())
   }
 
   /// Whether all blocks are in it.
@@ -181,8 +205,8 @@ public struct TimeWindow: Hashable, Sendable {
 
   /// The words behind "blocks": `made in the last 10 min`; nil if all blocks are meant.
   func words(at now: Double) -> String? {
-    let since = since.map { Units.duration($0.age(at: now)) }
-    let until = until.map { Units.duration($0.age(at: now)) }
+    let since = since?.age(at: now).map { Units.duration($0) }
+    let until = until?.age(at: now).map { Units.duration($0) }
     return switch (since, until) {
     case (nil, nil): nil
     case (let since?, nil): "made in the last \(since)"
@@ -195,8 +219,8 @@ public struct TimeWindow: Hashable, Sendable {
   func appendJSONField(at now: Double, to writer: inout ByteWriter) {
     guard !isAll else { return }
     var fields: [String] = []
-    if let since { fields.append("\"since\":\(Self.seconds(now - since.age(at: now)))") }
-    if let until { fields.append("\"until\":\(Self.seconds(now - until.age(at: now)))") }
+    if let age = since?.age(at: now) { fields.append("\"since\":\(Self.seconds(now - age))") }
+    if let age = until?.age(at: now) { fields.append("\"until\":\(Self.seconds(now - age))") }
     writer.append(text: ",\"window\":{\(fields.joined(separator: ","))}")
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live memory of a process by who allocated it: one pass over all live allocations, summed by context. From the sums by
-// context, SiteTable makes those by allocation site.
+// Live memory of a process by who allocated it, or by another property of blocks: one pass over all live allocations,
+// summed by context. From the sums by context, SiteTable makes those by allocation site.
 
 import IndexReader
 import Provenance
@@ -20,6 +20,10 @@ public struct TopTable: Hashable, Sendable {
   var look: Look?
   /// Whether the table for people has a column of ages.
   var showsAges = false
+  /// Of a process: its marks.
+  var marks: MarkList?
+  /// Of a process: whether it has ended.
+  var hasEnded = false
 
   public init(processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
@@ -49,19 +53,23 @@ public struct TopTable: Hashable, Sendable {
 }
 
 extension ProcessView {
-  /// The first `limit` sites in the order of `sort`. Reads every slot that was ever used: about a second for 10 million
-  /// allocations.
+  /// The first `limit` sites, or other groups, in the order of `sort`. Reads every slot that was ever used: about a
+  /// second for 10 million allocations.
   public func top(
-    limit: Int = 20, sort: SiteOrder = .bytes, scope: HeapScope = HeapScope()
+    limit: Int = 20, sort: SiteOrder = .bytes, by grouping: HeapGrouping = .site, scope: HeapScope = HeapScope()
   ) throws(Complaint) -> TopTable {
-    let clock = shared.segment.clock()
-    let sums = ContextSums(of: shared.segment, scope, clock: clock)
+    let isAlive = isProcessAlive
+    let clock = shared.segment.clock(isAlive: isAlive)
+    let scope = try placed(scope, on: clock)
+    let sums = ContextSums(of: self, scope, clock: clock, by: grouping)
     var table = TopTable(
       processID: processID, command: shared.segment.command,
-      table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, limit: limit),
+      table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, by: grouping, limit: limit),
       losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
     table.look = Look(clock: clock, window: scope.window)
-    table.showsAges = sort == .age || !scope.window.isAll
+    table.marks = marks(on: clock)
+    table.hasEnded = !isAlive
+    table.showsAges = sort == .age || sort == .newest || !scope.window.isAll
     try checkIntact()
     return table
   }

@@ -10,8 +10,9 @@ extension TopTable {
   /// A table of 80 columns: a line with the sums first, then the sites, a line that sums up the sites not shown, and
   /// the sums again.
   public var text: String {
-    var lines: [String] = Look.heading(
-      look, processID, command, total, more: [Units.count(UInt64(clamping: siteCount), "site")])
+    let count = UInt64(clamping: siteCount)
+    var lines: [String] = Look.heading(look, processID, command, total, more: [Units.count(count, grouping.noun)])
+    lines += marks?.lines ?? []
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line
@@ -31,16 +32,16 @@ extension TopTable {
       return head + TextLayout.fit(rest, columns: max(8, TextLayout.columns - head.count))
     }
     let siteWidth = TextLayout.columns - bytesWidth - blocksWidth - agesWidth - 12
-    lines.append(line(nil, "ALLOCATED BY"))
+    lines.append(line(nil, grouping.title))
+    let texts = Self.texts(of: sites, by: grouping, columns: siteWidth)
     var meter = BudgetMeter(interval: 16)
-    for site in sites {
+    for (site, text) in zip(sites, texts) {
       guard meter.goesOn() else { break }
-      lines.append(line((site.total, site.births), site.description(columns: siteWidth)))
+      lines.append(line((site.total, site.births), text))
     }
     if other.blocks > 0 {
       let hidden = UInt64(clamping: siteCount &- sites.count)
-      lines.append(
-        line((other, table.otherBirths), hidden == 1 ? "1 other site" : "\(Units.grouped(hidden)) other sites"))
+      lines.append(line((other, table.otherBirths), Units.count(hidden, "other \(grouping.noun)")))
     }
     if sites.count > 1 || other.blocks > 0 { lines.append(line((total, table.births), "all")) }
     for problem in sites.flatMap(\.frames).problems {
@@ -60,19 +61,54 @@ extension TopTable {
     writer.append(",\"total\":")
     total.appendJSONFields(table.births, look, to: &writer)
     writer.append("}")
-    writer.append(",\"site_count\":", decimal: UInt64(clamping: siteCount))
-    writer.append(",\"sites\":[")
+    if grouping == .site {
+      writer.append(",\"site_count\":", decimal: UInt64(clamping: siteCount))
+      writer.append(",\"sites\":[")
+    } else {
+      writer.append(",\"group\":", string: grouping.rawValue)
+      writer.append(",\"group_count\":", decimal: UInt64(clamping: siteCount))
+      writer.append(",\"groups\":[")
+    }
     for (index, site) in sites.enumerated() {
       if index > 0 { writer.append(",") }
-      site.appendJSON(look, to: &writer)
+      site.appendJSON(grouping, look, to: &writer)
     }
     writer.append("],\"other\":")
     other.appendJSONFields(table.otherBirths, look, to: &writer)
     writer.append("}")
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
+    marks?.appendJSONField(to: &writer)
+    if hasEnded { writer.append(",\"ended\":true") }
     losses.appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()
+  }
+}
+
+extension HeapGrouping {
+  /// The noun of one row.
+  var noun: String {
+    switch self {
+    case .size: "size range"
+    case .age: "age range"
+    case .site, .function, .module, .file, .thread, .allocator: rawValue
+    }
+  }
+
+  /// The title of the rows' column.
+  package var title: String { self == .site ? "ALLOCATED BY" : rawValue.uppercased() }
+}
+
+extension TopTable {
+  var grouping: HeapGrouping { table.grouping }
+
+  /// The names of rows, in `columns` each; no two of them alike.
+  package static func texts(of rows: [Site], by grouping: HeapGrouping, columns: Int) -> [String] {
+    DistinctRows.texts(
+      rows.map { row in
+        DistinctRows.Row(
+          text: { row.name(by: grouping, columns: $0) }, whole: row.wholeName(by: grouping), tag: row.tag)
+      }, columns: columns)
   }
 }
 
@@ -87,6 +123,61 @@ extension TopTable.Total {
 }
 
 extension TopTable.Site {
+  /// What the row's blocks have in common, in at most `columns`.
+  func name(by grouping: HeapGrouping, columns: Int) -> String {
+    switch (grouping, key) {
+    case (.site, _): return description(columns: columns)
+    case (_, .bucket(let number)):
+      let text = grouping == .size ? Self.sizes(number) : Self.ages(number)
+      return TextLayout.fit(text, columns: columns)
+    case (.thread, _):
+      guard let thread else { return TextLayout.fit("not known", columns: columns) }
+      let name = Answer.name(of: Answer.Thread(id: thread.id, name: thread.name))
+      return TextLayout.fit(thread.state == .ended ? "\(name), ended" : name, columns: columns)
+    case (_, .name(let name)) where !name.isEmpty:
+      let text = TextLayout.printable(name)
+      let forms = grouping == .function ? [text] + FunctionName.shorterForms(of: text) : [text]
+      if let form = forms.first(where: { TextLayout.width($0) <= columns }) { return form }
+      return TextLayout.fitPath(text, columns: columns) ?? TextLayout.fit(forms.last ?? text, columns: columns)
+    case _: return TextLayout.fit("not known", columns: columns)
+    }
+  }
+
+  /// All that tells the row from others, in words.
+  fileprivate func wholeName(by grouping: HeapGrouping) -> String {
+    guard grouping == .site else { return name(by: grouping, columns: .max) }
+    let parts = frames.map { frame in
+      let line = frame.line.map { "\($0)" } ?? ""
+      return [frame.nameOrPlace.escaped, frame.file?.escaped ?? "", line, frame.module?.escaped ?? ""]
+        .joined(separator: " ")
+    }
+    return (parts + [function?.escaped ?? "", allocator?.escaped ?? ""]).joined(separator: " ")
+  }
+
+  /// A short text that tells the row from others whose names are equal.
+  fileprivate var tag: String {
+    guard case .site(let pc, let module, let allocator, let function) = key else {
+      return key.map { $0.text.escaped } ?? ""
+    }
+    return "\(hex(pc)) \(module).\(allocator) \(function.escaped)"
+  }
+
+  private static func whole(_ seconds: Double) -> UInt64 { Foreign<UInt64>(wholePartOf: seconds).saturated() }
+
+  private static func sizes(_ number: UInt32) -> String {
+    let sizes = GroupKey.sizes(ofClass: number)
+    guard sizes.upperBound > sizes.lowerBound else { return Units.count(sizes.lowerBound, "byte") }
+    return "\(Units.grouped(sizes.lowerBound)) to \(Units.grouped(sizes.upperBound)) bytes"
+  }
+
+  private static func ages(_ number: UInt32) -> String {
+    let bounds = GroupKey.ageBounds
+    let index = Int(clamping: number)
+    guard index < bounds.count else { return "\(Units.duration(bounds[bounds.count &- 1])) and older" }
+    let most = Units.duration(bounds[index])
+    return index == 0 ? "younger than \(most)" : "\(Units.duration(bounds[index &- 1])) to \(most)"
+  }
+
   /// The call site with the function that was called, in at most `columns`.
   func description(columns: Int) -> String {
     let called = function.map { ": \(TextLayout.fit(TextLayout.printable($0), columns: 20))" } ?? ""
@@ -109,8 +200,39 @@ extension TopTable.Site {
     return "\(Answer.describe(site, columns: room))\(called)"
   }
 
-  fileprivate func appendJSON(_ look: Look?, to writer: inout ByteWriter) {
+  fileprivate func appendJSON(_ grouping: HeapGrouping, _ look: Look?, to writer: inout ByteWriter) {
     total.appendJSONFields(births, look, to: &writer)
+    if let key { writer.append(",\"key\":", string: key.text) }
+    switch (grouping, key) {
+    case (.thread, _):
+      if let thread {
+        writer.append(thread: Answer.Thread(id: thread.id, name: thread.name.isEmpty ? nil : thread.name))
+        if thread.state == .ended { writer.append(",\"ended\":true") }
+      }
+    case (.size, .bucket(let number)):
+      let sizes = GroupKey.sizes(ofClass: number)
+      writer.append(",\"min_size\":", decimal: sizes.lowerBound)
+      writer.append(",\"max_size\":", decimal: sizes.upperBound)
+    case (.age, .bucket(let number)):
+      let bounds = GroupKey.ageBounds
+      let index = Int(clamping: number)
+      writer.append(",\"min_seconds\":", decimal: index > 0 ? Self.whole(bounds[min(index, bounds.count) &- 1]) : 0)
+      if index < bounds.count { writer.append(",\"max_seconds\":", decimal: Self.whole(bounds[index])) }
+    case (.function, .name(let name)), (.module, .name(let name)), (.file, .name(let name)),
+      (.allocator, .name(let name)):
+      if !name.isEmpty { writer.append(",\"name\":", string: name) }
+    case _: break
+    }
+    if !parts.isEmpty {
+      writer.append(",\"parts\":[")
+      for (index, part) in parts.enumerated() {
+        writer.append(text: index > 0 ? ",[" : "[")
+        writer.append(decimal: part.bytes)
+        writer.append(",", decimal: part.blocks)
+        writer.append("]")
+      }
+      writer.append("]")
+    }
     if let allocator { writer.append(",\"allocator\":", string: allocator) }
     if let function { writer.append(",\"function\":", string: function) }
     if let site = frames.first {

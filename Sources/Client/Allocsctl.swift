@@ -21,11 +21,13 @@ struct Allocsctl: ParsableCommand {
         allocsctl ps
         allocsctl query 4242 0x55d0c0ffee10
         allocsctl top 4242
+        allocsctl growth 4242
         allocsctl events 4242
       """,
     version: allocsVersion,
     subcommands: [
-      Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Memory.self, Events.self,
+      Run.self, PS.self, Info.self, Query.self, Top.self, Tree.self, Blocks.self, Growth.self,
+      MarkCommand.self, Memory.self, Events.self,
       History.self,
       Record.self,
       ReplayCommand.self, SnapshotCommand.self, Diff.self, Export.self, PageCommand.self, Prune.self,

@@ -18,10 +18,14 @@ struct Perspective {
 struct ScopeRequest {
   var perspective = Perspective()
   var window = TimeWindow()
+  /// The group whose blocks alone are meant; nil: all are.
+  var group: GroupName?
 
   func scope() throws(Complaint) -> HeapScope {
-    HeapScope(
+    var scope = HeapScope(
       window: window, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
+    scope.group = group
+    return scope
   }
 }
 
@@ -29,7 +33,10 @@ struct ScopeRequest {
 struct TopRequest {
   var scope = ScopeRequest()
   var sort = SiteOrder.bytes
+  var grouping = HeapGrouping.site
   var limit: Int
+  /// Moments at which the sums are divided, in JSON.
+  var divisions: [Moment] = []
 }
 
 /// What `tree` shows.
@@ -68,6 +75,7 @@ protocol AnswerSource {
   func processes(_ selection: ProcessSelection, json: Bool) throws(Complaint) -> [UInt8]
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8]
+  func marks(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// Live memory by call stack, as a file of `format`. Says on standard error what the index lacks.

@@ -61,9 +61,17 @@ final class DirectSource: AnswerSource {
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
     try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
-      let table = try view(of: pid).top(limit: request.limit, sort: request.sort, scope: try request.scope.scope())
+      var scope = try request.scope.scope()
+      scope.divisions = request.divisions
+      let table = try view(of: pid).top(
+        limit: request.limit, sort: request.sort, by: request.grouping, scope: scope)
       return Array((json ? table.json + "\n" : table.text).utf8)
     }
+  }
+
+  func marks(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
+    let marks = try view(of: pid).marks()
+    return Array((json ? marks.json + "\n" : marks.text).utf8)
   }
 
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {

@@ -90,6 +90,10 @@ enum HeapSource: Equatable {
       try check(startTime: view.startTime, of: id, wanted: startTime)
       return try view.stackSums(try scope.scope())
     case .file(let path, let moment):
+      guard scope.group == nil else {
+        throw Complaint(
+          .usage, what: "--within is asked of \(path), which is a file", advice: "ask a process, or leave it out")
+      }
       let recorded = try Recording(path: path)
       let stamp = recorded.stamp(of: moment)
       if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {

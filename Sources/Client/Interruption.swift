@@ -96,4 +96,10 @@ final class Signal: Sendable {
     while read(descriptors.read, &bytes, bytes.count) > 0 { isSet = true }
     return isSet
   }
+
+  /// Waits until the flag was set, for so many seconds at most. Returns whether it was.
+  func wait(seconds: Double) -> Bool {
+    var request = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)
+    return poll(&request, 1, Int32(max(0, min(seconds, 86_400)) * 1000)) > 0
+  }
 }

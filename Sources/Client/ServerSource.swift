@@ -22,9 +22,14 @@ final class ServerSource: AnswerSource {
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    try get(
-      "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)\(Self.parameters(request.scope))",
-      json: json)
+    let divisions = Self.parameters(request.divisions.map { ("divide", $0.text) })
+    return try get(
+      "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)&group=\(request.grouping)\(divisions)"
+        + Self.parameters(request.scope), json: json)
+  }
+
+  func marks(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] {
+    try get("/v1/processes/\(pid)/marks", json: json)
   }
 
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8] {
@@ -94,7 +99,8 @@ final class ServerSource: AnswerSource {
 
   private static func parameters(_ scope: ScopeRequest) -> String {
     parameters(
-      (scope.window.since.map { [("since", $0.text)] } ?? []) + (scope.window.until.map { [("until", $0.text)] } ?? []))
+      (scope.window.since.map { [("since", $0.text)] } ?? []) + (scope.window.until.map { [("until", $0.text)] } ?? [])
+        + (scope.group.map { [("within", $0.text)] } ?? []))
       + parameters(scope.perspective)
   }
 

@@ -7,13 +7,16 @@ import Bounds
 import Glibc
 import Provenance
 import SystemAccess
+import Watching
 
 extension SiteOrder: ExpressibleByArgument {}
 extension BlockOrder: ExpressibleByArgument {}
+extension HeapGrouping: ExpressibleByArgument {}
 
 /// When the blocks were made that a question is about.
 struct WindowOptions: ParsableArguments {
-  @Option(help: .init("Only blocks made since then: 10m (ago), 14:05, 2026-11-29T14:05:30Z.", valueName: "when"))
+  @Option(
+    help: .init("Only blocks made since then: 10m (ago), 14:05, 2026-11-29T14:05:30Z, a mark.", valueName: "when"))
   var since: String?
 
   @Option(help: .init("Only blocks made before then.", valueName: "when"))
@@ -58,8 +61,15 @@ struct ScopeOptions: ParsableArguments {
   @OptionGroup var wrappers: WrapperOptions
   @OptionGroup var level: LevelOptions
 
+  @Option(
+    help: .init(
+      "Only blocks of one group: GROUP:KEY, with the key of a row of `top --group GROUP --json`.", valueName: "group"))
+  var within: String?
+
   func request() throws(Complaint) -> ScopeRequest {
-    ScopeRequest(perspective: try Perspective(wrappers, level), window: try window.window())
+    ScopeRequest(
+      perspective: try Perspective(wrappers, level), window: try window.window(),
+      group: try within.map { text throws(Complaint) in try GroupName(text) })
   }
 }
 
@@ -69,12 +79,14 @@ private func checkLimit(_ limit: Int) throws {
 
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Show the allocation sites that hold most memory.",
+    abstract: "Show the allocation sites that hold most memory, and watch them.",
     usage: """
-      allocsctl top <pid> [--since <when>] [--until <when>] [--older <age>]
-                    [--younger <age>] [--sort bytes|blocks|age]
-                    [--limit <number>] [--wrapper <pattern>] ...
-                    [--level block|chunk] [--json] [--socket <path> | --direct]
+      allocsctl top <pid> [--once] [--group <group>]
+                    [--sort bytes|blocks|age|newest|name|growth|rate]
+                    [--since <when>] [--until <when>] [--older <age>]
+                    [--younger <age>] [--within <group>] [--limit <number>]
+                    [--wrapper <pattern>] ... [--level block|chunk] [--json]
+                    [--socket <path> | --direct]
       """,
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
@@ -82,22 +94,59 @@ struct Top: ParsableCommand {
       passed over. With a window of time, only blocks count that were made in it and are alive now: of a program that \
       has warmed up, the last ten minutes' blocks that still live are where a leak is looked for.
 
+      --group sums up by site, function, module, file, thread, allocator, size or age. A moment (when) may be a mark, \
+      which `allocsctl mark` sets.
+
+      On a terminal the table fills the screen and follows the process: ? there lists the keys. --once, --json, and an \
+      output that is no terminal give the table once.
+
       Examples:
         allocsctl top 4242
-        allocsctl top 4242 --younger 10m
+        allocsctl top 4242 --once --younger 10m
+        allocsctl top 4242 --group thread
         allocsctl top 4242 --since 14:05 --until 14:10 --sort age
         allocsctl top 4242 --wrapper 'pool_*' --wrapper Arena::get
         allocsctl top 4242 --limit 5 --json
       """)
 
+  /// An order of rows: one that the source of the answers has, or one that only watching knows.
+  enum Order: ExpressibleByArgument {
+    case known(SiteOrder)
+    case watched(WatchColumn)
+
+    static let allValueStrings = SiteOrder.allCases.map(\.rawValue) + ["growth", "rate"]
+
+    init?(argument: String) {
+      switch argument {
+      case "growth": self = .watched(.growth)
+      case "rate": self = .watched(.rate)
+      default:
+        guard let order = SiteOrder(rawValue: argument) else { return nil }
+        self = .known(order)
+      }
+    }
+  }
+
   @Argument(help: "The process.", transform: processID)
   var pid: Int32
 
-  @Option(help: .init("Sites to show, at most 100000.", valueName: "number"))
-  var limit = 20
+  @Flag(help: "Print the table once, also on a terminal.")
+  var once = false
 
-  @Option(help: .init("Order: bytes or blocks, most first; or age, the oldest block's.", valueName: "order"))
-  var sort = SiteOrder.bytes
+  @Option(
+    help: .init(
+      "What a row is: site, function, module, file, thread, allocator, size or age. (Default: site.)",
+      valueName: "group"))
+  var group = HeapGrouping.site
+
+  @Option(help: .init("Rows to show, at most 100000. (Default: 20; on the screen, 1000.)", valueName: "number"))
+  var limit: Int?
+
+  @Option(
+    help: .init(
+      "Order: bytes or blocks, most first; age, the oldest block's; newest; name; on the screen also growth or rate.",
+      valueName: "order"))
+  var sort = Order.known(.bytes)
 
   @Flag(help: "Print one JSON object.")
   var json = false
@@ -106,10 +155,20 @@ struct Top: ParsableCommand {
 
   @OptionGroup var options: SourceOptions
 
-  func validate() throws { try checkLimit(limit) }
+  func validate() throws { try checkLimit(limit ?? 20) }
 
   func run() throws {
-    let request = TopRequest(scope: try scope.request(), sort: sort, limit: limit)
+    let scope = try scope.request()
+    if !once, !json, Terminal.isUsable {
+      try Watch(pid, scope, group, sort, limit: limit ?? 1000).run { () throws(Complaint) in try options.source() }
+      return
+    }
+    guard case .known(let order) = sort else {
+      throw Complaint(
+        .usage, what: "--sort growth and --sort rate are orders of a table that is watched, on a terminal",
+        advice: "`allocsctl growth \(pid)` watches for a while and then tells what grows")
+    }
+    let request = TopRequest(scope: scope, sort: order, grouping: group, limit: limit ?? 20)
     try StandardOutput.write(try options.source().top(of: pid, request, json: json))
   }
 }
@@ -119,7 +178,8 @@ struct Tree: ParsableCommand {
     abstract: "Show live memory by calls, from main down to who allocates; or inverted.",
     usage: """
       allocsctl tree <source> [--inverted] [--since <when>] [--until <when>]
-                     [--older <age>] [--younger <age>] [--limit <number>]
+                     [--older <age>] [--younger <age>] [--within <group>]
+                     [--limit <number>]
                      [--wrapper <pattern>] ... [--level block|chunk] [--json]
                      [--socket <path> | --direct]
       """,
@@ -209,8 +269,8 @@ struct Blocks: ParsableCommand {
     usage: """
       allocsctl blocks <pid> [--site <pattern>] ... [--size <from>[-<to>]]
                        [--since <when>] [--until <when>] [--older <age>]
-                       [--younger <age>] [--sort address|size|age]
-                       [--limit <number>] [--wrapper <pattern>] ...
+                       [--younger <age>] [--within <group>]
+                       [--sort address|size|age] [--limit <number>] [--wrapper <pattern>] ...
                        [--level block|chunk] [--json]
                        [--socket <path> | --direct]
       """,

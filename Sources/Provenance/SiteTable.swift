@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live memory by allocation site, from sums by context: the table that `top` prints of a process and `replay` of a
-// moment of a recording.
+// Live memory by allocation site, or by another property (HeapGroup.swift), from sums by context: the table that `top`
+// prints of a process and `replay` of a moment of a recording.
 //
 // A context is (stack, thread, function, allocator). Each stack is attributed to its site (StackNaming). Sites are told
 // apart by return address, function and allocator; the stacks that lead through a site, and threads, are merged.
@@ -50,7 +50,7 @@ public struct SiteTable: Hashable, Sendable {
     }
   }
 
-  /// One row of the table.
+  /// One row of the table: a site, or another group of blocks.
   public struct Site: Hashable, Sendable {
     /// The live memory that was allocated there.
     public var total: Total
@@ -62,6 +62,13 @@ public struct SiteTable: Hashable, Sendable {
     public var function: ForeignText?
     /// Name of the allocator, else its module's file name; nil if not known.
     public var allocator: ForeignText?
+    /// What the row's blocks have in common; nil where a table was put together otherwise.
+    public var key: GroupKey?
+    /// Of a table by threads: who allocated; nil if not known.
+    public var thread: ThreadIdentity?
+    /// The memory by when it was made: before the first moment that was asked for, between each two, since the last.
+    /// Empty if no moments were asked for, or there are too many contexts to keep such sums.
+    public var parts: [Total] = []
 
     public init(total: Total, frames: [Frame], function: ForeignText?, allocator: ForeignText?) {
       self.total = total
@@ -82,6 +89,8 @@ public struct SiteTable: Hashable, Sendable {
   /// When the blocks of all sites were made, and those of the sites that are not shown.
   public var births = Births()
   public var otherBirths = Births()
+  /// What the rows are.
+  public var grouping = HeapGrouping.site
 
   public init(total: Total, siteCount: Int, sites: [Site], other: Total) {
     self.total = total
@@ -91,19 +100,25 @@ public struct SiteTable: Hashable, Sendable {
   }
 }
 
-/// In which order the sites of a table come.
+/// In which order the rows of a table come.
 public enum SiteOrder: String, CaseIterable, Sendable {
   /// Most bytes first.
   case bytes
   /// Most blocks first.
   case blocks
-  /// The site of the oldest block first.
+  /// The row of the oldest block first.
   case age
+  /// The row of the newest block first.
+  case newest
+  /// By name; by size; by age, the youngest first.
+  case name
 
   /// Whether the first sum comes before the second; nil if this order does not tell.
   fileprivate func precedes(_ a: SiteTable.Sum, _ b: SiteTable.Sum) -> Bool? {
     switch self {
     case .age where a.births.oldest != b.births.oldest: a.births.oldest < b.births.oldest
+    case .newest where a.births.newest != b.births.newest: a.births.newest > b.births.newest
+    case .name: nil
     case .blocks where a.total.blocks != b.total.blocks: a.total.blocks > b.total.blocks
     case _ where a.total.bytes != b.total.bytes: a.total.bytes > b.total.bytes
     case _: a.total.blocks == b.total.blocks ? nil : a.total.blocks > b.total.blocks
@@ -111,13 +126,17 @@ public enum SiteOrder: String, CaseIterable, Sendable {
   }
 }
 
-/// Live memory of one context.
+/// Live memory of one context, or of a part of it.
 package struct ContextSum {
   package var context: UInt32
   package var total: SiteTable.Total
   package var births: SiteTable.Births
   /// The time of a record of the context, which tells which modules were loaded then.
   package var ticks: UInt32
+  /// The class of sizes or ages, where the table is by these.
+  package var bucket: UInt32 = 0
+  /// As of `SiteTable.Site`; nil where they are not known.
+  package var parts: [SiteTable.Total]? = []
 
   package init(
     context: UInt32, total: SiteTable.Total, births: SiteTable.Births = SiteTable.Births(), ticks: UInt32
@@ -136,20 +155,6 @@ package struct ContextSum {
 }
 
 extension SiteTable {
-  private struct Key: Hashable, Comparable {
-    /// nil if not known.
-    var site: Provenance.Site.Key?
-    var function: ForeignText
-    /// The allocator's number plus 1; 0 if not known.
-    var allocator: UInt32
-
-    static func < (a: Key, b: Key) -> Bool {
-      let none = Provenance.Site.Key(pc: 0, module: 0)
-      return a.site == b.site
-        ? (a.function, a.allocator) < (b.function, b.allocator) : a.site ?? none < b.site ?? none
-    }
-  }
-
   fileprivate struct Sum {
     var total = Total()
     var births = Births()
@@ -157,33 +162,44 @@ extension SiteTable {
     /// site.
     var origin: Origin?
     var ticks: UInt32 = 0
+    var parts: [Total]? = []
+
+    init(_ origin: Origin?, _ ticks: UInt32) {
+      self.origin = origin
+      self.ticks = ticks
+    }
 
     mutating func add(_ context: ContextSum) {
       total.add(context.total)
       births.add(context.births)
+      guard let more = context.parts, parts != nil else {
+        parts = nil
+        return
+      }
+      if parts?.isEmpty == true { parts = Array(repeating: Total(), count: more.count) }
+      for (index, part) in more.enumerated() { parts?[index].add(part) }
     }
   }
 
-  /// The first `limit` sites in the order of `sort`, from the sums of all contexts of `tables`.
+  /// The first `limit` rows in the order of `sort`, from the sums of all contexts of `tables`.
   package init(
     of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, sort: SiteOrder = .bytes,
-    limit: Int
+    by grouping: HeapGrouping = .site, limit: Int
   ) {
-    let naming = StackNaming(tables, wrappers: wrappers)
-    var sums: [Key: Sum] = [:]
+    let naming = GroupNaming(grouping, tables, wrappers: wrappers)
+    var sums: [GroupKey: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
     for context in contexts where context.total.blocks > 0 {
       guard meter.goesOn() else { break }
       let origin = tables.context(context.context)
-      let key = Key(
-        site: naming.siteKey(ofNode: origin?.node ?? 0, at: context.ticks), function: origin?.function ?? "",
-        allocator: origin?.allocatorNumber.map { $0 &+ 1 } ?? 0)
-      sums[key, default: Sum(origin: origin, ticks: context.ticks)].add(context)
+      let key = naming.key(origin, ticks: context.ticks, bucket: context.bucket)
+      sums[key, default: Sum(origin, context.ticks)].add(context)
     }
     // Equal sums in a fixed order, so that two tables of one state are equal.
     let sorted = sums.sorted { sort.precedes($0.value, $1.value) ?? ($0.key < $1.key) }
     let limit = max(0, limit)
     self.init(total: Total(), siteCount: sorted.count, sites: [], other: Total())
+    self.grouping = grouping
     for (index, (_, sum)) in sorted.enumerated() {
       total.add(sum.total)
       births.add(sum.births)
@@ -191,11 +207,15 @@ extension SiteTable {
       other.add(sum.total)
       otherBirths.add(sum.births)
     }
-    for (_, sum) in sorted.prefix(limit) {  // bounded: at least 0, above
+    for (key, sum) in sorted.prefix(limit) {  // bounded: at least 0, above
+      let isSite = grouping == .site
       var site = Site(
-        total: sum.total, frames: naming.site(ofNode: sum.origin?.node ?? 0, at: sum.ticks)?.frames ?? [],
-        function: sum.origin?.function, allocator: sum.origin?.allocator)
+        total: sum.total, frames: isSite ? naming.frames(sum.origin, ticks: sum.ticks) : [],
+        function: isSite ? sum.origin?.function : nil, allocator: isSite ? sum.origin?.allocator : nil)
       site.births = sum.births
+      site.key = key
+      if grouping == .thread { site.thread = naming.thread(sum.origin, sum.ticks) }
+      site.parts = sum.parts ?? []
       sites.append(site)
     }
   }

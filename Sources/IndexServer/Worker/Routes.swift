@@ -45,6 +45,7 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/map", use: map)
     router.get("/v1/processes/{pid}/profile", use: profile)
     router.get("/v1/processes/{pid}/events", use: events)
+    router.get("/v1/processes/{pid}/marks", use: marks)
     router.get("/metrics", use: figures)
     PageResponse.addRoutes(to: router)
     return router.buildResponder()
@@ -105,13 +106,26 @@ struct Routes: Sendable {
 
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let parameters = try Parameters(request, known: Parameters.ofScope.union(["limit", "sort"]))
-    let scope = try parameters.scope()
+    let parameters = try Parameters(request, known: Parameters.ofScope.union(["divide", "group", "limit", "sort"]))
+    var scope = try parameters.scope()
+    scope.divisions = try parameters.moments("divide", limit: HeapScope.divisionLimit)
+    let divided = scope
+    let grouping = try parameters.choice("group", of: HeapGrouping.self) ?? .site
     let sort = try parameters.choice("sort", of: SiteOrder.self) ?? .bytes
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let body = try await answer(request, context) { () throws(any Error) in
-      let table = try view(process, context).top(limit: limit, sort: sort, scope: scope)
+      let table = try view(process, context).top(limit: limit, sort: sort, by: grouping, scope: divided)
       return Self.rendered(for: request, table.text, table.json)
+    }
+    return respond(to: request, body)
+  }
+
+  @Sendable private func marks(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    _ = try Parameters(request, known: [])
+    let body = try await answer(request, context) { () throws(any Error) in
+      let marks = try view(process, context).marks()
+      return Self.rendered(for: request, marks.text, marks.json)
     }
     return respond(to: request, body)
   }
@@ -420,18 +434,32 @@ struct Parameters {
   }
 
   /// The parameters of `scope`.
-  static let ofScope: Set<Substring> = ["level", "since", "until", "wrapper"]
+  static let ofScope: Set<Substring> = ["level", "since", "until", "within", "wrapper"]
 
   /// Which live blocks the question is about.
   func scope() throws(Complaint) -> HeapScope {
-    HeapScope(
+    var scope = HeapScope(
       window: try TimeWindow(since: try moment("since"), until: try moment("until"))
         .checked(at: seconds(of: CLOCK_REALTIME)), wrappers: try wrappers(),
       level: try level())
+    if let value = all("within").last { scope.group = try GroupName(String(value)) }
+    return scope
   }
 
   private func moment(_ name: Substring) throws(Complaint) -> Moment? {
-    guard let value = all(name).last else { return nil }
+    try all(name).last.map { value throws(Complaint) in try moment(name, value) }
+  }
+
+  /// The moments that a parameter names, at most `limit`.
+  func moments(_ name: Substring, limit: Int) throws(Complaint) -> [Moment] {
+    let values = all(name)
+    guard values.count <= limit else {
+      throw Complaint(.usage, what: "\(name) is given \(values.count) times", advice: "give it at most \(limit) times")
+    }
+    return try values.map { value throws(Complaint) in try moment(name, value) }
+  }
+
+  private func moment(_ name: Substring, _ value: Substring) throws(Complaint) -> Moment {
     do throws(Complaint) {
       // The caller's clock may be of another time zone.
       return try Moment(String(value), now: seconds(of: CLOCK_REALTIME), hasClock: false)

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command growth: looks at a process for a while, and tells which sites grow.
+
+import Answers
+import ArgumentParser
+import Glibc
+import Provenance
+import SystemAccess
+import Watching
+
+struct Growth: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Watch a process for a while, and tell which allocation sites grow.",
+    usage: """
+      allocsctl growth <pid> [--for <time>] [--every <time>] [--group <group>]
+                       [--within <group>] [--limit <number>]
+                       [--wrapper <pattern>] ... [--level block|chunk] [--json]
+                       [--socket <path> | --direct]
+      """,
+    discussion: """
+      Sites that grow are told apart from caches that fill up and stay, and from buffers that swing: by the median \
+      slope of the live bytes (Theil-Sen) and by whether chance explains it (Mann-Kendall), by the part of what was \
+      made meanwhile that still lives, and by when the blocks were made that live now, which tells since when a site \
+      has grown, also before the command began. ^C ends the watch, and what was seen until then is told.
+
+      Examples:
+        allocsctl growth 4242
+        allocsctl growth 4242 --for 10m
+        allocsctl growth 4242 --group function --json
+      """)
+
+  @Argument(help: "The process.", transform: processID)
+  var pid: Int32
+
+  @Option(name: .customLong("for"), help: .init("How long: 90s, 10m, 1h.", valueName: "time"))
+  var length = "60s"
+
+  @Option(
+    help: .init("Time between two looks; at most 96 are taken. (Default: a second, or longer.)", valueName: "time"))
+  var every: String?
+
+  @Option(
+    help: .init("What a row is: site, function, module, file, thread, allocator or size.", valueName: "group"))
+  var group = HeapGrouping.site
+
+  @Option(help: .init("Rows to show, at most 1000.", valueName: "number"))
+  var limit = 10
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  @OptionGroup var wrappers: WrapperOptions
+
+  @OptionGroup var level: LevelOptions
+
+  @Option(
+    help: .init(
+      "Only blocks of one group: GROUP:KEY, with the key of a row of `top --group GROUP --json`.", valueName: "group"))
+  var within: String?
+
+  @OptionGroup var options: SourceOptions
+
+  /// Looks that are taken at most: the last one is divided at the moments of all of them.
+  private static let mostLooks = 96
+  /// Moments at which the time before is divided.
+  private static let pastMoments = 32
+  /// Rows of a look.
+  private static let rows = 2000
+
+  func validate() throws {
+    guard (1...1000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 1000.") }
+    guard let whole = Units.seconds(inTime: length), whole > 0 else {
+      throw ValidationError("--for is a time such as 60s or 10m, not '\(length)'.")
+    }
+    guard group != .age else { throw ValidationError("--group age tells nothing of growth: each block grows older.") }
+    guard let every else { return }
+    guard let step = Units.seconds(inTime: every), step >= 0.1 else {
+      throw ValidationError("--every is a time of 100ms or more, not '\(every)'.")
+    }
+    guard whole / step < Double(Self.mostLooks) else {
+      throw ValidationError("--for \(length) has more than \(Self.mostLooks) looks with --every \(every).")
+    }
+  }
+
+  func run() throws {
+    let scope = ScopeRequest(
+      perspective: try Perspective(wrappers, level),
+      group: try within.map { text throws(Complaint) in try GroupName(text) })
+    let whole = Units.seconds(inTime: length) ?? 60
+    let step = every.flatMap { Units.seconds(inTime: $0) } ?? max(1, whole / Double(Self.mostLooks - 1))
+    // The signals are blocked before the source makes threads.
+    let interruption = Interruption()
+    let interrupted = Signal()
+    interruption.onInterruption(interrupted.set)
+    let source = try options.source()
+    let progress = Progress(whole)
+    defer { progress.end() }
+
+    var series = GrowthSeries()
+    /// The moments of the looks, in seconds since 1970.
+    var moments: [Double] = []
+    var hasEnded = false
+    var isInterrupted = false
+    let start = seconds(of: CLOCK_MONOTONIC)
+    while true {
+      let now = seconds(of: CLOCK_REALTIME)
+      let request = TopRequest(
+        scope: scope, grouping: group, limit: Self.rows, divisions: moments.last.map { [.time($0)] } ?? [])
+      let look = try look(source, request)
+      guard !look.hasEnded || !moments.isEmpty else {
+        throw Complaint(
+          .obstacle, what: "can't watch process \(pid): it has ended",
+          advice: "`allocsctl top \(pid)` and `allocsctl tree \(pid)` show what lived at its end")
+      }
+      moments.append(now)
+      series.add(look)
+      let taken = seconds(of: CLOCK_MONOTONIC) - start
+      hasEnded = look.hasEnded
+      guard !hasEnded, !isInterrupted, taken + step / 2 <= whole, moments.count < Self.mostLooks else { break }
+      progress.show(taken)
+      // By the clock, so that looks that take long do not add up; but a look may cost a tenth of the time at most.
+      let cost = seconds(of: CLOCK_MONOTONIC) - look.time
+      let next = max(start + Double(moments.count) * step, look.time + cost * 10)
+      isInterrupted = interrupted.wait(seconds: max(0, next - seconds(of: CLOCK_MONOTONIC)))
+    }
+    let report = try report(source, scope, series, moments)
+    progress.end()
+    try StandardOutput.write(json ? report.json + "\n" : report.text)
+    if isInterrupted { throw ExitCode(128 + SIGINT) }
+  }
+
+  private func look(_ source: any AnswerSource, _ request: TopRequest) throws(Complaint) -> WatchLook {
+    let time = seconds(of: CLOCK_MONOTONIC)
+    return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
+  }
+
+  /// The last look, which tells the births of what lives, and what all looks say.
+  private func report(
+    _ source: any AnswerSource, _ scope: ScopeRequest, _ series: GrowthSeries, _ moments: [Double]
+  ) throws(Complaint) -> GrowthReport {
+    let now = seconds(of: CLOCK_REALTIME)
+    let watched = moments.first.map { now - $0 } ?? 0
+    // Since the oldest block, or since the index began: nothing lives of the time before.
+    let uptime = max(series.last?.oldest ?? 0, watched + 1)
+    let before = uptime - watched
+    let past = (0..<Self.pastMoments).map { index in
+      watched + before * Double(Self.pastMoments - 1 - index) / Double(Self.pastMoments - 1)
+    }
+    let divisions = past.dropLast().map { Moment.ago($0) } + moments.map { Moment.time($0) }
+    let final = try look(
+      source, TopRequest(scope: scope, grouping: group, limit: Self.rows, divisions: divisions))
+    return GrowthReport(
+      of: series, final: final, past: past, uptime: uptime, by: group, limit: limit, now: now)
+  }
+}
+
+/// A line on standard error that says how far a command is; none if standard error is no terminal.
+struct Progress {
+  private let whole: Double
+  private let isShown = isatty(STDERR_FILENO) == 1
+
+  init(_ whole: Double) { self.whole = whole }
+
+  func show(_ done: Double) {
+    guard isShown else { return }
+    let text = "\rwatching: \(Units.duration(done)) of \(Units.duration(whole)), ^C ends it earlier\u{1B}[K"
+    _ = writeAll(Array(text.utf8), to: STDERR_FILENO)
+  }
+
+  /// Takes the line away.
+  func end() {
+    guard isShown else { return }
+    _ = writeAll(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO)
+  }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// The watched table: what keys do, and what each size of terminal shows.
+
+import Answers
+import ByteText
+import Provenance
+import Symbols
+import TestSupport
+import Testing
+
+@testable import Watching
+
+@Suite("The watched table", .bounded)
+struct WatchScreenTests {
+  private func row(_ name: String, bytes: Double, blocks: Double = 1, oldest: Double = 100) -> WatchLook.Row {
+    let parts = WatchAges.bounds.map { _ in (0.0, 0.0) } + [(bytes, blocks)]
+    return WatchLook.Row(
+      key: name, bytes: bytes, blocks: blocks, oldest: oldest, parts: parts,
+      site: TopTable.Site(
+        total: .init(),
+        frames: [Frame(pc: 1, module: "/bin/shop", function: ForeignText(name), file: "shop.c", line: 7)],
+        function: "malloc", allocator: nil))
+  }
+
+  private func look(_ time: Double, _ rows: [WatchLook.Row], rowCount: Double? = nil) -> WatchLook {
+    var look = WatchLook(processID: 42, time: time)
+    look.command = ["/usr/bin/shop"]
+    look.rows = rows
+    look.rowCount = rowCount ?? Double(rows.count)
+    look.total = (rows.reduce(0) { $0 + $1.bytes }, rows.reduce(0) { $0 + $1.blocks })
+    return look
+  }
+
+  /// Watched for six looks, of which `leak` grows and `cache` shrinks.
+  private func watched() -> WatchState {
+    var state = WatchState(processID: 42)
+    for second in 0..<6 {
+      let time = Double(second)
+      state.take(
+        look(100 + time, [row("cache", bytes: 5e6 - 1000 * time), row("leak", bytes: 1e5 + 2048 * time, blocks: 900)]))
+    }
+    return state
+  }
+
+  private func text(_ state: inout WatchState, _ columns: Int = 80, _ rows: Int = 24) -> [String] {
+    state.lines(columns: columns, rows: rows).map(\.text)
+  }
+
+  @Test("a screen of 80 by 24")
+  func frame() {
+    var state = watched()
+    let lines = text(&state)
+    #expect(lines.count == 24)
+    #expect(lines[0] == "shop, process 42: 4.9M in 901 blocks")
+    #expect(lines[1] == "every 1.0 s, watched for 5s")
+    #expect(lines[2].hasPrefix("vBYTES  SHARE  BLOCKS  CHANGE      RATE  OLDEST  MEDIAN ALLOCATED BY"), "\(lines[2])")
+    #expect(
+      lines[3].hasPrefix("  4.8M  97.8%       1   -5000   -1000/s      1m      0s cache (shop.c:7)"), "\(lines[3])")
+    #expect(lines[3].contains("cache (shop.c:7)") && lines[4].contains("+10.0K"), "\(lines[3...4])")
+    #expect(lines[4].contains("+2048/s") && lines[4].contains("leak (shop.c:7)"))
+    #expect(lines[23].hasPrefix("? help"))
+  }
+
+  @Test(
+    "each size has exactly its lines, none wider than it is, whatever the names",
+    arguments: [
+      (80, 24), (200, 60), (132, 43), (40, 10), (10, 3), (1, 1), (0, 0), (-5, 70_000), (5, 2), (24, 5), (79, 4),
+    ])
+  func sizes(_ columns: Int, _ rows: Int) {
+    let hostile = "a\"b;\u{1B}[2J<script>alert(1)</script>\u{202E}\u{9B}31m\r\n" + String(repeating: "日本", count: 6000)
+    var state = watched()
+    state.take(look(104, [row(hostile, bytes: 9e18), row("", bytes: -1), row("\u{10FEE9}", bytes: .infinity)]))
+    state.message = hostile
+    state.problem = hostile
+    state.ending = hostile
+    state.filter = ""
+    let width = columns > 0 ? columns : 80
+    let height = rows > 0 ? min(rows, 500) : 24
+    func check() {
+      let lines = state.lines(columns: columns, rows: rows)
+      #expect(lines.count == height)
+      for line in lines {
+        #expect(TextLayout.width(line.text) <= width, "\(line)")
+        #expect(line.text.isInert, "\(line)")
+      }
+    }
+    check()
+    for key: Key in [
+      .character("/"), .character("é"), .enter, .character("m"), .character("x"), .escape, .character("?"), .down,
+    ] {
+      _ = state.press(key)
+      check()
+    }
+    state.page = WatchState.Page(.callers, key: "x", title: hostile, lines: [hostile, "plain"])
+    check()
+  }
+
+  @Test("a wider terminal shows more of the names")
+  func wide() {
+    var state = WatchState(processID: 42)
+    let name = "shop::inventory::Shelf::put_something_into_the_very_last_place_of_all_places"
+    state.take(look(1, [row(name, bytes: 10)]))
+    #expect(!text(&state)[3].contains(name))
+    #expect(text(&state, 160)[3].contains("\(name) (shop.c:7)"))
+  }
+
+  @Test("keys sort, turn round, filter, group, and select")
+  func keys() throws {
+    var state = watched()
+    func first() -> String { text(&state)[3] }
+    #expect(state.press(.character("3")) == .look && first().contains("leak"))
+    #expect(state.press(.character("3")) == nil && first().contains("cache"))
+    #expect(state.press(.character("4")) == .look && first().contains("leak"))
+    #expect(state.press(.character("6")) == nil && first().contains("+2048/s"))
+    #expect(state.press(.character("9")) == nil && first().contains("cache"))
+    for character in "/LEA" { _ = state.press(.character(character)) }
+    #expect(first().contains("leak") && text(&state)[4].isEmpty)
+    // In a filter, q is a letter.
+    #expect(state.press(.character("q")) == nil && text(&state)[3].contains("no row has \"LEAq\" in it"))
+    _ = state.press(.backspace)
+    _ = state.press(.enter)
+    #expect(text(&state)[1].contains("with \"LEA\""))
+    #expect(state.press(.enter) == .callers(key: "leak") && state.press(.character("b")) == .blocks(key: "leak"))
+    _ = state.press(.escape)
+    _ = state.press(.end)
+    _ = state.press(.down)
+    #expect(state.press(.enter) == .callers(key: "leak"))
+    _ = state.press(.pageUp)
+    #expect(state.press(.enter) == .callers(key: "cache"))
+    #expect(state.press(.character("g")) == .look && state.grouping == .function && state.look == nil)
+    #expect(text(&state)[3].contains("looking"))
+    #expect(state.press(.character("p")) == nil && state.isPaused)
+    #expect(state.press(.character("q")) == .quit)
+  }
+
+  @Test("a mark is set by its name, and what was made since is asked for")
+  func marks() {
+    var state = watched()
+    _ = state.press(.character("d"))
+    #expect(state.message.contains("no mark yet"))
+    for key: Key in [.character("m"), .character("x"), .character("1"), .backspace, .character("2")] {
+      _ = state.press(key)
+    }
+    #expect(state.press(.enter) == .setMark("x2"))
+    var marked = look(110, [row("leak", bytes: 5)])
+    marked.marks = [("old", 100), ("x2", 1)]
+    state.take(marked)
+    #expect(text(&state)[1].contains("mark x2 1s ago"))
+    #expect(state.press(.character("d")) == .look && state.sinceMark == "x2")
+    #expect(text(&state)[1].contains("made since x2"))
+    #expect(state.press(.character("d")) == .look && state.sinceMark == nil)
+    var windowed = WatchState(processID: 42, windowWords: "of a window of time")
+    #expect(windowed.press(.character("d")) == nil && windowed.message.contains("of a window"))
+  }
+
+  @Test("a page scrolls, leads to others, and goes")
+  func pages() {
+    var state = watched()
+    state.page = WatchState.Page(.callers, key: "leak", title: "callers", lines: (0..<100).map { "line \($0)." })
+    #expect(text(&state)[1] == "line 0." && text(&state)[23].contains("78 more lines"))
+    _ = state.press(.pageDown)
+    #expect(text(&state)[1] == "line 22.")
+    _ = state.press(.end)
+    #expect(text(&state)[22] == "line 99.")
+    #expect(state.press(.enter) == .calls(key: "leak") && state.press(.character("b")) == .blocks(key: "leak"))
+    _ = state.press(.character("x"))
+    #expect(state.page == nil)
+    _ = state.press(.character("?"))
+    #expect(text(&state).contains { $0.contains("group by site, function") })
+    for line in WatchState.help { #expect(TextLayout.width(line) <= 80, "\(line)") }
+  }
+
+  @Test("what was not listed at first has no change; what is new has all its bytes as change")
+  func change() {
+    var state = WatchState(processID: 42)
+    state.take(look(1, [row("a", bytes: 10)], rowCount: 5))
+    state.take(look(2, [row("a", bytes: 15), row("b", bytes: 9)], rowCount: 5))
+    #expect(state.rows(columns: 40).map(\.change) == [5, nil])
+    var whole = WatchState(processID: 42)
+    whole.take(look(1, [row("a", bytes: 10)]))
+    whole.take(look(2, [row("a", bytes: 15), row("b", bytes: 9)]))
+    #expect(whole.rows(columns: 40).map(\.change) == [5, 9] && whole.rows(columns: 40).map(\.rate) == [5, 9])
+    // For hours: the memory of it stays bounded, the trend stays right.
+    for second in 3..<5000 { whole.take(look(Double(second), [row("a", bytes: 5 + 5 * Double(second))])) }
+    _ = whole.press(.character("6"))
+    #expect(abs((whole.rows(columns: 40).first?.growth?.slope ?? 0) - 5) < 0.01)
+  }
+
+  @Test("the age of which half of the blocks are younger")
+  func median() {
+    var one = row("a", bytes: 100)
+    // Ten blocks younger than a quarter of a second, and thirty of 10 to 13 s.
+    one.parts = one.parts.map { _ in (0, 0) }
+    let place = WatchAges.bounds.firstIndex { $0 > 10 }!
+    one.parts[WatchAges.bounds.count] = (10, 10)
+    one.parts[WatchAges.bounds.count - place] = (30, 30)
+    let median = WatchAges.median(of: one)!
+    #expect(median > WatchAges.bounds[place - 1] && median < WatchAges.bounds[place])
+    one.parts = []
+    #expect(WatchAges.median(of: one) == nil)
+  }
+
+  @Test("an end and a server that is gone are said, and the table stays")
+  func ends() {
+    var state = watched()
+    state.problem = "the server at /run/x broke off its answer"
+    #expect(text(&state)[23].contains("broke off") && text(&state)[4].contains("leak"))
+    state.ending = "SIGKILL"
+    #expect(text(&state)[1].hasPrefix("ended: SIGKILL"))
+    _ = state.press(.character("m"))
+    #expect(state.message.contains("has ended"))
+  }
+}
+
+@Suite("Keys", .bounded)
+struct KeyTests {
+  @Test("sequences, letters, and bytes that mean nothing")
+  func keys() {
+    #expect(
+      Key.keys(in: Array("\u{1B}[A\u{1B}OBx\u{1B}[5~\u{1B}[6~\r\u{7F}é\u{1B}".utf8)) == [
+        .up, .down, .character("x"), .pageUp, .pageDown, .enter, .backspace, .character("é"), .escape,
+      ])
+    #expect(Key.keys(in: [0x1B, 0x5B, 0x31, 0x3B, 0x35, 0x41, 0x71]) == [.character("q")])
+    #expect(Key.keys(in: [0xFF, 0xC3, 0x01, 0x71]).last == .character("q"))
+    #expect(Key.keys(in: [0x1B, 0x5B]).isEmpty)
+    var random = RandomNumbers()
+    for _ in 0..<2000 { _ = Key.keys(in: (0..<20).map { _ in UInt8.random(in: 0...255, using: &random) }) }
+  }
+}
+
+@Suite("Short numbers", .bounded)
+struct ShortNumberTests {
+  @Test("numbers fit their columns")
+  func widths() {
+    for (number, text) in [
+      (0.0, "0"), (1, "1"), (9999, "9999"), (10_000, "9.8K"), (102_400, "100K"), (1_047_552, "1023K"),
+      (1_048_576, "1.0M"),
+      (5e6, "4.8M"), (-5, "0"), (.nan, "0"), (.infinity, "0"), (1e18, "888P"), (1e30, "9999E"),
+    ] {
+      #expect(ShortNumbers.bytes(number) == text)
+    }
+    #expect(
+      ShortNumbers.change(-3000) == "-3000" && ShortNumbers.change(0) == "0" && ShortNumbers.change(20_480) == "+20.0K")
+    #expect(
+      [5, 99, 100, 5999, 6000, 90_000, 1e9, -1, .nan].map { ShortNumbers.duration($0) } == [
+        "5s", "99s", "1m", "99m", "1h40m", "25h0m", "11574d", "0s", "11574074d",
+      ])
+  }
+}
