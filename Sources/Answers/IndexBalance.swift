@@ -11,6 +11,7 @@
 import Bounds
 import Glibc
 import IndexReader
+import Provenance
 import Synchronization
 
 /// The last finding about one process's index. Thread-safe.
@@ -42,16 +43,19 @@ final class IndexBalance: Sendable {
   }
 
   /// `runsIn`: the process whose threads may be writing to the index; nil if it has ended or left this index. `budget`:
-  /// how many live blocks are counted at most; nil: any number.
-  func imbalance(of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget) -> Int64
-  {
+  /// how many live blocks are counted at most; nil: any number. `count`: looks at all blocks anyway, and tells how many
+  /// there are; called once at most, and not if the finding is known.
+  func imbalance(
+    of segment: borrowing Segment, runsIn process: Int32?, budget: UInt64? = IndexBalance.budget,
+    count: (() -> UInt64)? = nil
+  ) -> Int64 {
     if let known = finding.withLock({ $0 }), isFresh(known, segment) { return known.imbalance }
     let sums = segment.callSums
     if let budget, sums.map({ $0.live > budget }) ?? true {
       note(Finding(imbalance: 0, sums: sums, seconds: SystemClock.sinceBoot(), isFinal: false))
       return 0
     }
-    var imbalance = Self.measure(segment, process)
+    var imbalance = Self.measure(segment, process, count)
     if imbalance != 0 {
       // A thread that was interrupted in the middle of a hook has had time to leave it.
       usleep(2_000)
@@ -71,10 +75,12 @@ final class IndexBalance: Sendable {
   }
 
   /// The imbalance; 0 if nothing is missing beyond the calls that may have happened meanwhile.
-  private static func measure(_ segment: borrowing Segment, _ process: Int32?) -> Int64 {
+  private static func measure(
+    _ segment: borrowing Segment, _ process: Int32?, _ count: (() -> UInt64)? = nil
+  ) -> Int64 {
     // If no call was counted, nothing is known of calls.
     guard let before = segment.callSums, before.allocations > 0 else { return 0 }
-    let live = segment.totals().count
+    let live = count?() ?? UInt64(truncatingIfNeeded: segment.totals().count)
     let unfinished: UInt64
     if let process {
       unfinished = UInt64(clamping: threadsAwake(process) ?? segment.unfinishedThreadCount)
@@ -86,7 +92,7 @@ final class IndexBalance: Sendable {
       return 0
     }
     if Budget.current?.isExhausted == true { return 0 }
-    let difference = Int64(bitPattern: before.live &- UInt64(truncatingIfNeeded: live))
+    let difference = Int64(bitPattern: before.live &- live)
     let meanwhile = (after.allocations &- before.allocations) &+ (after.frees &- before.frees)
     return difference.magnitude > meanwhile &+ unfinished ? difference : 0
   }
@@ -131,10 +137,23 @@ extension Losses {
 
 extension ProcessView {
   /// The known losses of the index. `isWriting`: whether the process runs and writes to this index.
-  func losses(isWriting: Bool, budget: UInt64? = IndexBalance.budget) -> Losses {
+  func losses(isWriting: Bool, budget: UInt64? = IndexBalance.budget, count: (() -> UInt64)? = nil) -> Losses {
     var losses = Losses(countedIn: shared.segment)
     losses.imbalance = balance.imbalance(
-      of: shared.segment, runsIn: isWriting ? processID : nil, budget: budget)
+      of: shared.segment, runsIn: isWriting ? processID : nil, budget: budget, count: count)
     return losses
+  }
+
+  /// The sums of all blocks, and the known losses of the index, by one pass over the index. `scope` is placed.
+  func sums(
+    _ scope: HeapScope, clock: SegmentClock, by grouping: HeapGrouping = .site
+  ) -> (sums: ContextSums, losses: Losses) {
+    var sums: ContextSums?
+    let losses = losses(isWriting: Surroundings(of: self).isWriting, budget: nil) {
+      let counted = ContextSums(of: self, scope, clock: clock, by: grouping)
+      sums = counted
+      return counted.blocksSeen
+    }
+    return (sums ?? ContextSums(of: self, scope, clock: clock, by: grouping), losses)
   }
 }

@@ -104,10 +104,11 @@ extension ProcessView {
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
     let clock = shared.segment.clock()
     let scope = try placed(scope, on: clock)
+    let (sums, losses) = sums(scope, clock: clock)
     let result = StackSums(
-      of: ContextSums(of: self, scope, clock: clock).sums, in: tables, wrappers: scope.wrappers,
+      of: sums.sums, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
-      window: scope.window, losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
+      window: scope.window, losses: losses)
     try Budget.current?.check()
     try checkIntact()
     return result

@@ -185,6 +185,15 @@ public final class Budget: Sendable {
     return result
   }
 
+  /// Makes the budget current on this thread while `body` runs: one of several that answer a question together, within
+  /// the `run` of the thread that was asked.
+  func makeCurrent(_ body: () -> Void) {
+    let before = pthread_getspecific(Self.key)
+    pthread_setspecific(Self.key, Unmanaged.passUnretained(self).toOpaque())
+    defer { pthread_setspecific(Self.key, before) }
+    body()
+  }
+
   /// The budget within which this thread answers a question; nil where it answers none.
   public static var current: Budget? {
     pthread_getspecific(key).map { Unmanaged<Budget>.fromOpaque($0).takeUnretainedValue() }

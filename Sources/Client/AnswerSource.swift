@@ -20,11 +20,13 @@ struct ScopeRequest {
   var window = TimeWindow()
   /// The group whose blocks alone are meant; nil: all are.
   var group: GroupName?
+  var countsMappings = false
 
   func scope() throws(Complaint) -> HeapScope {
     var scope = HeapScope(
       window: window, wrappers: try Wrappers.standard.adding(perspective.wrappers), level: perspective.level)
     scope.group = group
+    scope.countsMappings = countsMappings
     return scope
   }
 }

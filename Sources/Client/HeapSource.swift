@@ -94,6 +94,10 @@ enum HeapSource: Equatable {
         throw Complaint(
           .usage, what: "--within is asked of \(path), which is a file", advice: "ask a process, or leave it out")
       }
+      guard !scope.countsMappings else {
+        throw Complaint(
+          .usage, what: "--mapped is asked of \(path), which is a file", advice: "ask a process, or leave it out")
+      }
       let recorded = try Recording(path: path)
       let stamp = recorded.stamp(of: moment)
       if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {

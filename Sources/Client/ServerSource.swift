@@ -100,7 +100,7 @@ final class ServerSource: AnswerSource {
   private static func parameters(_ scope: ScopeRequest) -> String {
     parameters(
       (scope.window.since.map { [("since", $0.text)] } ?? []) + (scope.window.until.map { [("until", $0.text)] } ?? [])
-        + (scope.group.map { [("within", $0.text)] } ?? []))
+        + (scope.group.map { [("within", $0.text)] } ?? []) + (scope.countsMappings ? [("mapped", "true")] : []))
       + parameters(scope.perspective)
   }
 

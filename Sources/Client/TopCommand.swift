@@ -73,6 +73,22 @@ struct ScopeOptions: ParsableArguments {
   }
 }
 
+/// The option that counts what the program mapped itself.
+struct MappedOption: ParsableArguments {
+  @Flag(
+    help: """
+      Count what the program mapped itself (mmap), too: a mapping is a block. Blocks that an allocator keeps in one \
+      count beside it.
+      """)
+  var mapped = false
+
+  func request(_ scope: ScopeOptions) throws(Complaint) -> ScopeRequest {
+    var request = try scope.request()
+    request.countsMappings = mapped
+    return request
+  }
+}
+
 private func checkLimit(_ limit: Int) throws {
   guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
 }
@@ -84,9 +100,9 @@ struct Top: ParsableCommand {
       allocsctl top <pid> [--once] [--group <group>]
                     [--sort bytes|blocks|age|newest|name|growth|rate]
                     [--since <when>] [--until <when>] [--older <age>]
-                    [--younger <age>] [--within <group>] [--limit <number>]
-                    [--wrapper <pattern>] ... [--level block|chunk] [--json]
-                    [--socket <path> | --direct]
+                    [--younger <age>] [--within <group>] [--mapped]
+                    [--limit <number>] [--wrapper <pattern>] ...
+                    [--level block|chunk] [--json] [--socket <path> | --direct]
       """,
     discussion: """
       Live bytes and blocks, summed up by the place in the program that allocated them; the largest first. Functions \
@@ -152,13 +168,14 @@ struct Top: ParsableCommand {
   var json = false
 
   @OptionGroup var scope: ScopeOptions
+  @OptionGroup var mapped: MappedOption
 
   @OptionGroup var options: SourceOptions
 
   func validate() throws { try checkLimit(limit ?? 20) }
 
   func run() throws {
-    let scope = try scope.request()
+    let scope = try mapped.request(scope)
     if !once, !json, Terminal.isUsable {
       try Watch(pid, scope, group, sort, limit: limit ?? 1000).run { () throws(Complaint) in try options.source() }
       return
@@ -179,9 +196,8 @@ struct Tree: ParsableCommand {
     usage: """
       allocsctl tree <source> [--inverted] [--since <when>] [--until <when>]
                      [--older <age>] [--younger <age>] [--within <group>]
-                     [--limit <number>]
-                     [--wrapper <pattern>] ... [--level block|chunk] [--json]
-                     [--socket <path> | --direct]
+                     [--mapped] [--limit <number>] [--wrapper <pattern>] ...
+                     [--level block|chunk] [--json] [--socket <path> | --direct]
       """,
     discussion: """
       Each function stands below its caller, with the memory that lives of all that was allocated from there on; a \
@@ -208,13 +224,14 @@ struct Tree: ParsableCommand {
   var json = false
 
   @OptionGroup var scope: ScopeOptions
+  @OptionGroup var mapped: MappedOption
 
   @OptionGroup var options: SourceOptions
 
   func validate() throws { try checkLimit(limit) }
 
   func run() throws {
-    let request = TreeRequest(scope: try scope.request(), isInverted: inverted, limit: limit)
+    let request = TreeRequest(scope: try mapped.request(scope), isInverted: inverted, limit: limit)
     switch try HeapSource(source) {
     case .process(let pid, nil): try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
     case let other:

@@ -3,6 +3,7 @@
 
 import Bounds
 import SharedLayout
+import Synchronization
 
 extension Segment {
   /// The start of the arena of a region whose bit is set; nil if the directory leads nowhere.
@@ -127,6 +128,35 @@ extension Segment {
       guard allocation.base <= last else { return false }
       try body(allocation)
       return true
+    }
+  }
+
+  /// Divides all live allocations among up to `threads` threads. `part` is called once on each,
+  /// with a function that calls a body with one allocation after another, as `forEachAllocation`
+  /// does: those of one region of the address space after those of another, which is any that no
+  /// other thread has taken. Returns when all calls of `part` have returned.
+  ///
+  /// Of allocations that are made, freed or moved meanwhile, what `forEachAllocation` says is true.
+  package func divideAllocations(among threads: Int, _ part: (_ forEach: ((Allocation) -> Void) -> Void) -> Void) {
+    let next = Mutex(0)
+    func takeRegion() -> Int? {
+      next.withLock { next in
+        guard let region = regions.first(atOrAbove: next) else { return nil }
+        next = region &+ 1
+        return region
+      }
+    }
+    Concurrently.run(threads) { _ in
+      part { body in
+        var meter = BudgetMeter(interval: 256)
+        while meter.goesOn(), let region = takeRegion() {
+          guard let slots = slots(ofMarkedRegion: region) else { continue }
+          _ = slots.scan(from: 0) { allocation in
+            body(allocation)
+            return true
+          }
+        }
+      }
     }
   }
 

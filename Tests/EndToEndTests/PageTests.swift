@@ -169,7 +169,8 @@ extension EndToEnd {
     private static func values(_ name: String, _ schema: [String: Any], _ address: String) -> [String] {
       let known = [
         "since": ["1h"], "until": ["1s"], "address": [address, "0x0"], "from": ["0x1000"], "to": ["0x7fffffffffff"],
-        "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"], "max-size": ["100000"],
+        "within": ["size:11"], "divide": ["1s"], "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"],
+        "max-size": ["100000"],
       ]
       if let known = known[name] { return known }
       if let choices = schema["enum"] as? [String] { return choices }

@@ -106,7 +106,8 @@ struct Routes: Sendable {
 
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let parameters = try Parameters(request, known: Parameters.ofScope.union(["divide", "group", "limit", "sort"]))
+    let parameters = try Parameters(
+      request, known: Parameters.ofScope.union(["divide", "group", "limit", "mapped", "sort"]))
     var scope = try parameters.scope()
     scope.divisions = try parameters.moments("divide", limit: HeapScope.divisionLimit)
     let divided = scope
@@ -144,7 +145,7 @@ struct Routes: Sendable {
 
   @Sendable private func tree(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let parameters = try Parameters(request, known: Parameters.ofScope.union(["inverted", "limit"]))
+    let parameters = try Parameters(request, known: Parameters.ofScope.union(["inverted", "limit", "mapped"]))
     let scope = try parameters.scope()
     let isInverted = try parameters.flag("inverted") ?? false
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 50
@@ -443,6 +444,7 @@ struct Parameters {
         .checked(at: seconds(of: CLOCK_REALTIME)), wrappers: try wrappers(),
       level: try level())
     if let value = all("within").last { scope.group = try GroupName(String(value)) }
+    scope.countsMappings = try flag("mapped") ?? false
     return scope
   }
 
