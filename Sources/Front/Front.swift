@@ -3,8 +3,8 @@
 // bytes to the server's socket and back. It runs as whoever started it, and connects as that user: who has the token
 // asks with that user's rights, and with no others.
 //
-// - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection, but for a second at
-//   most where the queue of the server's socket is full.
+// - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection, but for a second
+//   at most where the queue of the server's socket is full.
 // - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, the
 //   connection goes that has sent no whole head for longest: who has no token can't keep out who has one.
 // - A connection carries one request.
