@@ -46,6 +46,7 @@ public struct AddressMap: Sendable {
     var bytes: UInt64 = 0
   }
 
+  /// The numbers of cells that may be asked for.
   public static let cellLimits = 256...16_384
   /// Spans at most; each has two cells at least.
   private static let spanLimit = 64

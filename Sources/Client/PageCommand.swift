@@ -14,6 +14,10 @@ struct PageCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "page",
     abstract: "Look at live memory in a browser.",
+    usage: """
+      allocsctl page [<pid>] [--listen <address:port>] [--token-file <file>]
+                      [--socket <path>]
+      """,
     discussion: """
       Prints a link to the page of allocsd, which must run, and passes on what the browser asks until ^C. Whoever has \
       the link may ask what you may ask: the token in it is made anew each time. From another machine, forward the \

@@ -4,7 +4,8 @@
 // `allocsctl page`, which connects to the server's socket as that user; or of whoever started `allocsd --listen`, whose
 // front is a process without rights that gets its connections from the broker.
 //
-// - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection.
+// - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection, but for a second
+//   at most where the queue of the server's socket is full.
 // - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, the
 //   connection goes that has sent no whole head for longest: who has no token can't keep out who has one.
 // - A connection carries one request.

@@ -47,7 +47,7 @@ package enum RequestHead: Equatable {
     guard words.count == 3, words[1].hasPrefix("/"), !words[1].utf8.contains(where: { $0 <= 0x20 || $0 >= 0x7F }),
       words[2] == "HTTP/1.1" || words[2] == "HTTP/1.0"
     else { return fault(400) }
-    guard ["GET", "HEAD", "POST"].contains(words[0]) else { return fault(405) }
+    guard ["GET", "HEAD", "POST"].contains(words[0]) else { return fault(404) }
     guard let fields = Fields(lines.dropFirst()) else { return fault(400) }
     if let refusal = check(words[0], words[1], fields, token) { return refusal }
     var head = "\(words[0]) \(words[1]) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -111,7 +111,7 @@ package enum RequestHead: Equatable {
     case 431:
       .refused(
         status: 431, what: "the head of the request is longer than \(sizeLimit) bytes", advice: "send less in it")
-    case 405: .refused(status: 405, what: "there is no such method here", advice: "use GET, HEAD or POST")
+    case 404: .refused(status: 404, what: "there is no resource for this method", advice: "use GET, HEAD or POST")
     default: .refused(status: 400, what: "the request is not HTTP/1.1", advice: "see docs/http.md")
     }
   }

@@ -5,6 +5,7 @@
 public struct PageFile: Sendable {
   /// The path in a request.
   public var path: String
+  /// The value of Content-Type.
   public var mediaType: String
   public var bytes: [UInt8]
 
@@ -12,6 +13,7 @@ public struct PageFile: Sendable {
     "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
   )
 
+  /// All files.
   public static let all = [
     PageFile(path: "/", mediaType: html, bytes: PackageResources.index_html),
     PageFile(path: "/page/page.css", mediaType: css, bytes: PackageResources.page_css),

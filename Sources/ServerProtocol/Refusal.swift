@@ -14,13 +14,13 @@ package struct Refusal {
   }
 
   private static let reasons = [
-    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 405: "Method Not Allowed", 421: "Misdirected Request",
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 421: "Misdirected Request",
     429: "Too Many Requests", 431: "Request Header Fields Too Large",
   ]
   /// The field that goes with a status; where none stands here, whoever asks may ask again soon.
   private static let fields = [
     400: "Cache-Control: no-store", 401: "WWW-Authenticate: Bearer", 403: "Cache-Control: no-store",
-    405: "Allow: GET, HEAD, POST", 421: "Cache-Control: no-store", 431: "Cache-Control: no-store",
+    404: "Cache-Control: no-store", 421: "Cache-Control: no-store", 431: "Cache-Control: no-store",
   ]
 
   package var bytes: [UInt8] {

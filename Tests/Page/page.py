@@ -102,6 +102,8 @@ class Test:
       setTimeout(() => flame.zoom(0, 0), 400);
       setTimeout(() => { flame.paint = paint; resolve({ frames: flame.frames, times }); }, 900); })""")
     worst = max(frames["times"])
+    size = page.evaluate("JSON.stringify(allocsd.flame.file).length")
+    print(f"     the graph's file has {size / 1e6:.1f} MB")
     print(f"     {len(frames['times'])} frames in two zooms of 220 ms, the longest painted in {worst:.1f} ms")
     self.shot(page, "flame-1280-light")
 

@@ -235,9 +235,9 @@ struct Routes: Sendable {
       }
     }
     Metric.Count.addresses.increment(by: Int64(addresses.count))
+    let type = addresses.count > 1 ? kind.ofList : kind
     return Response(
-      status: .ok, headers: [.contentType: kind.rawValue],
-      body: ResponseBody(byteBuffer: bytes))
+      status: .ok, headers: [.contentType: type.rawValue], body: ResponseBody(byteBuffer: bytes))
   }
 
   /// The answers, if making them takes less time than a change of threads would; else nil. A segment made to deceive
