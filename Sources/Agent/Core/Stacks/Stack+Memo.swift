@@ -10,9 +10,8 @@
 // compared: all words lie between the stack pointer and the end of the thread's own stack, whose
 // bounds never change. So they may be read, whatever they hold by now.
 //
-// Records lie one behind the other. When the room is used up for the first time, a larger memo
-// takes the place of the memo, as long as few threads of the process have one. Else the oldest part
-// of the room is used again, and the ways that lead into that part are emptied.
+// Records lie one behind the other. When the room is used up, its oldest part is used again, and
+// the ways that lead into that part are emptied.
 //
 // Only the thread itself changes its memo, and a signal handler that interrupts it does not look
 // there: its hooks run inside the interrupted hook, and capture only while that hook is delegating
@@ -103,8 +102,7 @@ extension Stack {
   /// The first of the two doors that may be the caller's.
   @inline(__always)
   private static func doors(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> Door {
-    let hash = hash(caller.site << 24 ^ caller.stackPointer >> 3)
-    return allocs_memo_doors(memo) + Int(hash >> UInt64(ALLOCS_MEMO_SHIFT) & memo.pointee.door_mask) * 2
+    allocs_memo_doors(memo) + Int(hash(caller.site << 24 ^ caller.stackPointer >> 3) >> UInt64(ALLOCS_DOOR_SHIFT)) * 2
   }
 
   @inline(__always)
@@ -129,8 +127,7 @@ extension Stack {
       caller.site << 24 ^ caller.stackPointer >> 3 ^ word(door.pointee.offset) &* 33
         ^ word(door.pointee.other_offset) << 17)
     return (
-      allocs_memo_sets(memo) + Int(hash >> UInt64(ALLOCS_MEMO_SHIFT) & memo.pointee.set_mask),
-      UInt32(truncatingIfNeeded: hash >> 20) | 1
+      allocs_memo_sets(memo) + Int(hash >> UInt64(ALLOCS_MEMO_SHIFT)), UInt32(truncatingIfNeeded: hash >> 20) | 1
     )
   }
 
@@ -157,13 +154,13 @@ extension Stack {
   /// known and lie in the thread's own stack, on which `caller` is.
   @inline(never)
   static func remember(_ thread: Thread, _ caller: Caller, _ walk: Walk, _ node: UInt32) {
-    guard walk.end & ALLOCS_NODE_TRUNCATED.rawValue == 0 else { return }
+    guard walk.end & ALLOCS_NODE_TRUNCATED.rawValue == 0, let memo = allocs_stacks(thread).pointee.memo ?? made(thread)
+    else { return }
     let outer = walk.joined > 0 ? allocs_listed(thread) + (walk.joined - 1) : nil
     let outerCount = outer.map { Int($0.pointee.words) } ?? 0
     // Enough for common frames. A stack with many others, of up to four words each, is left out.
     let most = outerCount + 2 * walk.count + 8
-    guard let memo = memo(thread, for: most) else { return }
-    let place = allocs_stacks(thread).pointee.memo_used
+    let place = room(thread, memo, for: most)
     let record = record(memo, place)
     var words = Words(sp: caller.stackPointer, group: groups(record), left: most)
     for index in 0..<outerCount {
@@ -317,29 +314,26 @@ extension Stack {
     UInt32(truncatingIfNeeded: MemoryLayout<allocs_record>.size + groups * MemoryLayout<allocs_word_group>.size)
   }
 
-  /// The thread's memo, with room for a record of up to `count` words at `memo_used`; nil if there
-  /// is no memory.
-  private static func memo(_ thread: Thread, for count: Int) -> UnsafeMutablePointer<allocs_memo>? {
+  /// Where a record of up to `count` words can be written.
+  @inline(__always)
+  private static func room(_ thread: Thread, _ memo: UnsafeMutablePointer<allocs_memo>, for count: Int) -> UInt32 {
     let stacks = allocs_stacks(thread)
     let most = size(count / Int(ALLOCS_GROUP_WORDS) + 1)
-    guard let memo = stacks.pointee.memo ?? made(thread) else { return nil }
-    if stacks.pointee.memo_left >= most { return memo }
-    let part = memo.pointee.part
-    let next = (stacks.pointee.memo_used + part - 1) / part % memo.pointee.parts
-    if next == 0, stacks.pointee.memo_used > 0, let larger = larger(thread, memo) { return larger }
-    stacks.pointee.memo_used = next * part
-    stacks.pointee.memo_left = part
-    empty(memo, part: next)
-    return memo
+    if stacks.pointee.memo_left < most {
+      let next = (stacks.pointee.memo_used + ALLOCS_MEMO_PART - 1) / ALLOCS_MEMO_PART % ALLOCS_MEMO_PARTS
+      stacks.pointee.memo_used = next * ALLOCS_MEMO_PART
+      stacks.pointee.memo_left = ALLOCS_MEMO_PART
+      empty(memo, part: next)
+    }
+    return stacks.pointee.memo_used
   }
 
   /// Empties the ways that lead into a part of the room.
   @inline(never)
   private static func empty(_ memo: UnsafeMutablePointer<allocs_memo>, part: UInt32) {
-    let first = part * memo.pointee.part
-    for index in 0..<setCount(memo) {
+    for index in 0..<Int(ALLOCS_MEMO_SETS) {
       let set = allocs_memo_sets(memo) + index
-      for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_places(set)[way] &- first < memo.pointee.part {
+      for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_places(set)[way] / ALLOCS_MEMO_PART == part {
         allocs_memo_tags(set)[way] = 0
       }
     }
@@ -349,71 +343,29 @@ extension Stack {
   static func forgetAll(_ thread: Thread) {
     let stacks = allocs_stacks(thread)
     guard let memo = stacks.pointee.memo, stacks.pointee.memo_used | stacks.pointee.memo_left != 0 else { return }
-    for index in 0..<setCount(memo) {
+    for index in 0..<Int(ALLOCS_MEMO_SETS) {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
-    // No stack has these doors then: no call returns to address 0.
-    for index in 0..<Int(memo.pointee.door_mask + 1) * 2 { allocs_memo_doors(memo)[index].pc = 0 }
+    for index in 0..<Int(ALLOCS_MEMO_DOORS) { allocs_memo_doors(memo)[index].pc = 0 }
     memo.pointee.found = ALLOCS_MEMO_NOWHERE
     stacks.pointee.memo_used = 0
     stacks.pointee.memo_left = 0
   }
 
-  @inline(__always)
-  private static func setCount(_ memo: UnsafeMutablePointer<allocs_memo>) -> Int { Int(memo.pointee.set_mask + 1) }
-
   /// A memo for the thread, which has none; nil if there is no memory.
   @inline(never)
   private static func made(_ thread: Thread) -> UnsafeMutablePointer<allocs_memo>? {
-    mapped(
-      thread, pairs: UInt64(ALLOCS_MEMO_SMALL_PAIRS), sets: UInt64(ALLOCS_MEMO_SMALL_SETS),
-      part: ALLOCS_MEMO_SMALL_PART, parts: ALLOCS_MEMO_SMALL_PARTS)
-  }
-
-  /// A large memo, which is empty, in place of `memo`, which is full; nil if `memo` is a large one,
-  /// if enough threads of the process have one, or if there is no memory.
-  @inline(never)
-  private static func larger(
-    _ thread: Thread, _ memo: UnsafeMutablePointer<allocs_memo>
-  ) -> UnsafeMutablePointer<allocs_memo>? {
-    guard memo.pointee.part < ALLOCS_MEMO_LARGE_PART, let shared = allocs_process().pointee.shared,
-      allocs_load_relaxed_u64(&shared.pointee.large_memos) < UInt64(ALLOCS_LARGE_MEMOS),
-      let larger = mapped(
-        thread, pairs: UInt64(ALLOCS_MEMO_LARGE_PAIRS), sets: UInt64(ALLOCS_MEMO_LARGE_SETS),
-        part: ALLOCS_MEMO_LARGE_PART, parts: ALLOCS_MEMO_LARGE_PARTS)
-    else { return nil }
-    _ = allocs_fetch_add_u64(&shared.pointee.large_memos, 1)
-    // Gives the pages back. The mapping stays, as it is noted.
-    System.mapOver(UnsafeMutableRawPointer(memo), memo.pointee.size)
-    return larger
-  }
-
-  /// A memo of this size, empty, which is the thread's from now on; nil if there is no memory.
-  private static func mapped(
-    _ thread: Thread, pairs: UInt64, sets: UInt64, part: UInt32, parts: UInt32
-  ) -> UnsafeMutablePointer<allocs_memo>? {
     let stacks = allocs_stacks(thread)
     guard stacks.pointee.memo_refused == 0 else { return nil }
-    let doorBytes = pairs * 2 * UInt64(MemoryLayout<allocs_memo_door>.stride)
-    let setBytes = sets * UInt64(MemoryLayout<allocs_memo_set>.stride)
-    let headBytes = UInt64(MemoryLayout<allocs_memo>.stride)
-    let size = (headBytes + doorBytes + setBytes + UInt64(part * parts) + 4095) & ~4095
+    let size = (UInt64(MemoryLayout<allocs_memo>.size) + 4095) & ~4095
     guard let memory = System.map(size) else {
       stacks.pointee.memo_refused = 1
       return nil
     }
     Mappings.noteOwn(memory, size)
     let memo = memory.assumingMemoryBound(to: allocs_memo.self)
-    let doors = memory + Int(headBytes)
-    let room = doors + Int(doorBytes + setBytes)
-    memo.pointee = allocs_memo(
-      doors: doors.assumingMemoryBound(to: allocs_memo_door.self),
-      sets: (doors + Int(doorBytes)).assumingMemoryBound(to: allocs_memo_set.self),
-      room: room.assumingMemoryBound(to: UInt8.self), door_mask: pairs - 1, set_mask: sets - 1, size: size, part: part,
-      parts: parts, found: ALLOCS_MEMO_NOWHERE, unused: 0)
+    memo.pointee.found = ALLOCS_MEMO_NOWHERE
     stacks.pointee.memo = memo
-    stacks.pointee.memo_used = 0
-    stacks.pointee.memo_left = part
     return memo
   }
 }

@@ -73,7 +73,6 @@ struct allocs_shared {
   struct allocs_anchor arena_anchor;
   struct allocs_intern_table nodes;
   struct allocs_intern_table contexts;
-  uint64_t large_memos;                     // of threads (allocs_stack_cache.h)
   struct allocs_thread_block *ended_first;  // queue of ended threads, oldest first
   struct allocs_thread_block *ended_last;
   struct allocs_thread_chunk *chunk_first;  // newest first

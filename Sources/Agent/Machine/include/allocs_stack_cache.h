@@ -90,6 +90,8 @@ struct allocs_memo_door {
   uint32_t unused;
 };
 #define ALLOCS_DOOR_NOWHERE (-8)
+#define ALLOCS_MEMO_DOORS 1024u  // in pairs
+#define ALLOCS_DOOR_SHIFT 55u
 
 // Whether the stack from `sp` on is the stack of the record, which was captured with this stack
 // pointer. No comparison is a branch: it could not be predicted where the loop is entered for
@@ -117,34 +119,22 @@ struct allocs_memo_set {
   uint32_t tags[ALLOCS_MEMO_WAYS];
   uint32_t places[ALLOCS_MEMO_WAYS];
 };
-#define ALLOCS_MEMO_SHIFT 52u  // of a hash: 12 bits are left
+#define ALLOCS_MEMO_SETS 512u
+#define ALLOCS_MEMO_SHIFT 55u
+// Room for records, which is used in turn, part by part.
+#define ALLOCS_MEMO_PART 0x8000u
+#define ALLOCS_MEMO_PARTS 8u
 
 // Stacks that a thread has captured more than once (Stack+Memo.swift). Mapped when the thread has
-// the first such stack, and once more, larger, when the first memo is full. Doors, sets and room
-// lie behind it.
+// the first such stack.
 struct allocs_memo {
-  struct allocs_memo_door *doors;  // in pairs
-  struct allocs_memo_set *sets;
-  uint8_t *room;       // for records; used in turn, part by part
-  uint64_t door_mask;  // pairs of doors - 1
-  uint64_t set_mask;   // sets - 1
-  uint64_t size;       // of all this
-  uint32_t part;       // bytes of a part of the room
-  uint32_t parts;
-  uint32_t found;      // place of the record that the last capture found or made, if it did
-  uint32_t unused;
+  uint32_t found;  // place of the record that the last capture found or made, if it did
+  uint32_t unused[15];
+  struct allocs_memo_door doors[ALLOCS_MEMO_DOORS];
+  struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
+  uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
 };
 #define ALLOCS_MEMO_NOWHERE 0xFFFFFFFFu
-// Pairs of doors, sets, bytes of a part of the room, parts.
-#define ALLOCS_MEMO_SMALL_PAIRS 512u
-#define ALLOCS_MEMO_SMALL_SETS 512u
-#define ALLOCS_MEMO_SMALL_PART 0x8000u
-#define ALLOCS_MEMO_SMALL_PARTS 8u
-#define ALLOCS_MEMO_LARGE_PAIRS 4096u
-#define ALLOCS_MEMO_LARGE_SETS 4096u
-#define ALLOCS_MEMO_LARGE_PART 0x40000u
-#define ALLOCS_MEMO_LARGE_PARTS 16u
-#define ALLOCS_LARGE_MEMOS 16u  // in a process
 
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
@@ -171,8 +161,8 @@ struct allocs_stack_block {
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
 _Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 40, "no padding");
-_Static_assert(ALLOCS_MEMO_LARGE_SETS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each set");
-_Static_assert(ALLOCS_MEMO_LARGE_PAIRS <= 1u << (64 - ALLOCS_MEMO_SHIFT), "a number for each pair of doors");
+_Static_assert(ALLOCS_MEMO_SETS == 1u << (64 - ALLOCS_MEMO_SHIFT), "a set for each number");
+_Static_assert(ALLOCS_MEMO_DOORS == 2u << (64 - ALLOCS_DOOR_SHIFT), "two to a pair");
 _Static_assert(ALLOCS_FRAMES_KEPT == 2u << (64 - ALLOCS_FRAME_SHIFT), "two to a pair");
 _Static_assert(sizeof(struct allocs_stack_block) % 4096 == 0, "the wiped half ends at a page");
 
