@@ -101,8 +101,8 @@ public struct ProcessList: Hashable, Sendable {
       let cells = ordered.map(column.cell)
       return (column, cells, cells.reduce(TextLayout.width(column.title)) { max($0, TextLayout.width($1)) })
     }
-    // What is left of a line is the command's, 24 columns at least.
-    while columns.reduce(24, { $0 &+ $1.2 &+ 2 }) > TextLayout.columns,
+    // What is left of a line is the command's, 20 columns at least.
+    while columns.reduce(20, { $0 &+ $1.2 &+ 2 }) > TextLayout.columns,
       let least = columns.indices.min(by: { columns[$0].0.weight < columns[$1].0.weight }),
       columns[least].0.weight < 9
     {

@@ -10,6 +10,10 @@ struct PS: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ps",
     abstract: "List the indexed processes, live and dead.",
+    usage: """
+      allocsctl ps [--live] [--sort <order>] [--json]
+                   [--socket <path> | --direct]
+      """,
     discussion: """
       STATE of one that ended: exited, or `exit 3` with a status; `_exit 3`, without its exit handlers; the signal \
       that ended it, as SIGKILL; dead, where it did not end in order and how is not known. How is known where allocsd \

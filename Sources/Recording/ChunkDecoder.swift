@@ -15,13 +15,17 @@ import SharedLayout
 /// Gives the records of chunks, one chunk after another. Used by one thread.
 final class ChunkDecoder {
   typealias Records = Result<[allocs_event], MalformedChunk>
-  /// The records of the chunk with an index, in the order of their stamps. Called on any thread.
-  typealias Decode = @Sendable (Int) -> Records
+  /// Puts the records of the chunk with an index into an array, in the order of their stamps, in
+  /// place of those that are there. Called on any thread.
+  typealias Decode = @Sendable (Int, inout [allocs_event]) throws(MalformedChunk) -> Void
 
   private let count: Int
   private let decode: Decode
   private var jobs: [Job] = []
   private var begun = 0
+  /// Arrays that are not needed any more: their memory is used again, as the kernel takes longer to
+  /// make up new pages than a chunk to be decoded.
+  private var spare: [[allocs_event]] = []
   private let share = MemoryShare()
 
   private static let chunkMemory = 48 << 20
@@ -42,21 +46,28 @@ final class ChunkDecoder {
   /// The records of the next chunk; nil behind the last.
   func next() -> Records? {
     while begun < count, jobs.count < Self.ahead, jobs.isEmpty || share.hold((jobs.count &+ 1) &* Self.chunkMemory) {
-      jobs.append(Job(begun, decode))
+      jobs.append(Job(begun, spare.popLast() ?? [], decode))
       begun &+= 1
     }
     return jobs.isEmpty ? nil : jobs.removeFirst().result()
+  }
+
+  /// Takes arrays of records that have been used, to be filled again.
+  func recycle(_ used: [[allocs_event]]) {
+    for records in used where spare.count <= Self.ahead { spare.append(records) }
   }
 
   /// A chunk and the thread that decodes it. The records belong to the thread until it was joined.
   private final class Job {
     private let index: Int
     private let decode: Decode
-    private var records: Records?
+    private var records: [allocs_event]
+    private var failure: MalformedChunk?
     private var thread: pthread_t?
 
-    init(_ index: Int, _ decode: @escaping Decode) {
+    init(_ index: Int, _ room: [allocs_event], _ decode: @escaping Decode) {
       (self.index, self.decode) = (index, decode)
+      records = room
       var created = pthread_t()
       let code = pthread_create(
         &created, nil,
@@ -68,12 +79,15 @@ final class ChunkDecoder {
       if code == 0 { thread = created } else { run() }
     }
 
-    private func run() { records = decode(index) }
+    private func run() {
+      do throws(MalformedChunk) { try decode(index, &records) } catch { failure = error }
+    }
 
     func result() -> Records {
       if let thread { pthread_join(thread, nil) }
       thread = nil
-      return records ?? .failure(MalformedChunk())
+      if let failure { return .failure(failure) }
+      return .success(records)
     }
   }
 }

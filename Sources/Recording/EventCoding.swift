@@ -274,7 +274,8 @@ struct EventBatch {
 enum EventDecoder {
   /// The events of a chunk whose header says that it has `count` of them, by their batches.
   static func decode(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [EventBatch] {
-    let (batches, records) = try batches(payload, count: count)
+    var records: [allocs_event] = []
+    let batches = try batches(payload, count: count, into: &records)
     var start = 0
     return batches.map { batch, count in
       defer { start &+= count }
@@ -284,14 +285,16 @@ enum EventDecoder {
     }
   }
 
-  /// The events of all batches, one behind the other.
-  static func records(_ payload: [UInt8], count: Int) throws(MalformedChunk) -> [allocs_event] {
-    try batches(payload, count: count).records
+  /// The events of all batches, one behind the other, in place of what `records` has.
+  static func decode(
+    _ payload: [UInt8], count: Int, into records: inout [allocs_event]
+  ) throws(MalformedChunk) {
+    _ = try batches(payload, count: count, into: &records)
   }
 
   private static func batches(
-    _ payload: [UInt8], count: Int
-  ) throws(MalformedChunk) -> (batches: [(batch: EventBatch, count: Int)], records: [allocs_event]) {
+    _ payload: [UInt8], count: Int, into records: inout [allocs_event]
+  ) throws(MalformedChunk) -> [(batch: EventBatch, count: Int)] {
     guard count <= RecordingFormat.eventsPerChunk else { throw MalformedChunk() }
     var head = NumberReader(payload)
     var batches: [(batch: EventBatch, count: Int)] = []
@@ -314,14 +317,14 @@ enum EventDecoder {
     for size in sizes { columns.append(try head.slice(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
     var decoding = Decoding(payload, columns, count: count)
-    var records: [allocs_event] = []
+    records.removeAll(keepingCapacity: true)
     records.reserveCapacity(count)
     for (index, (batch, size)) in batches.enumerated() {
       decoding.stamp = stamps[index] &- 1
       // bounded: a size is not negative
       for _ in 0..<size { records.append(try decoding.record(slot: batch.slot)) }
     }
-    return (batches, records)
+    return batches
   }
 }
 

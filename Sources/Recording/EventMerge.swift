@@ -25,6 +25,8 @@ struct EventMerge {
   /// is empty.
   private var runs: [Run] = []
   private var runCount = 0
+  /// The arrays of runs that were given out.
+  private var used: [[allocs_event]] = []
   /// Records in the memory of runs, those before `next` included.
   private var held = 0
   /// So many records are held at most, 32 bytes each; only a damaged file has more that wait.
@@ -39,6 +41,12 @@ struct EventMerge {
     runs.append(Run(records: records, number: runCount))
     runCount &+= 1
     siftUp()
+  }
+
+  /// The arrays of records that were given out since the last call, for their memory.
+  mutating func takeUsed() -> [[allocs_event]] {
+    defer { used = [] }
+    return used
   }
 
   /// Gives `body` the records with stamps below `limit`, in order, some at a time; all records if
@@ -89,7 +97,7 @@ struct EventMerge {
   private mutating func removeFirst() {
     held &-= runs[0].records.count
     runs.swapAt(0, runs.count &- 1)
-    runs.removeLast()
+    used.append(runs.removeLast().records)
   }
 
   private mutating func siftUp() {
@@ -113,6 +121,12 @@ struct EventMerge {
       runs.swapAt(index, least)
       index = least
     }
+  }
+
+  /// Sorts by stamp, in place where they are sorted already.
+  static func sort(_ records: inout [allocs_event]) {
+    let isSorted = records.indices.dropFirst().allSatisfy { records[$0 &- 1].stamp <= records[$0].stamp }
+    if !isSorted { records = sorted(records) }
   }
 
   /// Sorts by stamp; records with equal stamps keep their order. A chunk is a few sorted pieces,

@@ -503,11 +503,9 @@ public final class Recording: OriginTables {
     defer { giveUp(broken) }
     var meter = BudgetMeter(interval: 1)
     let (chunks, reader) = (eventChunks, source.reader)
-    let decoder = ChunkDecoder(count: chunks.count) { index in
-      Result { () throws(MalformedChunk) in
-        let (offset, header) = chunks[index]
-        return try Self.events(of: header, reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored)))
-      }
+    let decoder = ChunkDecoder(count: chunks.count) { (index, records) throws(MalformedChunk) in
+      let (offset, header) = chunks[index]
+      try Self.decode(header, reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored)), into: &records)
     }
     for index in chunks.indices {
       Budget.current?.note(done: index, of: chunks.count)
@@ -519,18 +517,22 @@ public final class Recording: OriginTables {
         continue
       }
       guard try merge.drain(below: later[index &+ 1], body) else { return }
+      decoder.recycle(merge.takeUsed())
     }
     _ = try merge.drain(below: nil, body)
   }
 
-  /// The records of a chunk that is stored so, in the order of their stamps.
-  private static func events(of header: ChunkHeader, _ stored: [UInt8]) throws(MalformedChunk) -> [allocs_event] {
+  /// Puts the records of a chunk that is stored so into `records`, in the order of their stamps.
+  private static func decode(
+    _ header: ChunkHeader, _ stored: [UInt8], into records: inout [allocs_event]
+  ) throws(MalformedChunk) {
     // bounded: a chunk's events, which are few enough to be multiplied
     let count = Int(truncatingIfNeeded: header.events)
     guard count <= RecordingFormat.eventsPerChunk, header.unpacked <= RecordingFormat.mostBytes(ofEvents: count) else {
       throw MalformedChunk()
     }
-    return EventMerge.sorted(try EventDecoder.records(try unpack(header, stored), count: count))
+    try EventDecoder.decode(try unpack(header, stored), count: count, into: &records)
+    EventMerge.sort(&records)
   }
 
   /// Counts the events of chunks that turned out to be damaged, by their indices, as lost.

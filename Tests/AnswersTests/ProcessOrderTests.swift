@@ -45,7 +45,7 @@ struct ProcessOrderTests {
   @Test("the table has the column that is its order, and what nobody has is left out")
   func columns() {
     let byBytes = ProcessList(Self.some, ProcessSelection(order: .bytes)).text
-    #expect(byBytes.hasPrefix("PID  PARENT  STATE   USER"), "\(byBytes)")
+    #expect(byBytes.hasPrefix("PID  STATE   USER"), "\(byBytes)")
     #expect(byBytes.contains("BYTES") && !byBytes.contains("BLOCKS"))
     let live = ProcessList(Self.some, ProcessSelection(isLiveOnly: true)).text
     #expect(!live.contains("ENDED") && live.contains("PARENT") && live.hasSuffix("  b\n"), "\(live)")
