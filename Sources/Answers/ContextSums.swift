@@ -197,10 +197,17 @@ struct ContextSums {
     func place(_ block: Allocation, _ order: UInt64) -> Int {
       dependsOnBlock ? groups.place(block, order) : Int(truncatingIfNeeded: block.context)
     }
-    view.shared.segment.forEachAllocation { block in
-      let order = clock.order(ofTicks: block.ticks)
-      guard isMeant(block, order) else { return }
-      add(block, order, at: place(block, order))
+    if orders == nil, scope.group == nil, !dependsOnBlock {
+      // Most questions are about all blocks by context: nothing is asked of a block then.
+      view.shared.segment.forEachAllocation { block in
+        add(block, clock.order(ofTicks: block.ticks), at: Int(truncatingIfNeeded: block.context))
+      }
+    } else {
+      view.shared.segment.forEachAllocation { block in
+        let order = clock.order(ofTicks: block.ticks)
+        guard isMeant(block, order) else { return }
+        add(block, order, at: place(block, order))
+      }
     }
     guard scope.level != .chunk, view.shared.segment.hasSuballocations else { return }
     let hidden = Set(
