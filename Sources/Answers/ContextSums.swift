@@ -172,6 +172,8 @@ struct ContextSums {
   private var entries: [Entry] = Array(repeating: Entry(), count: 1024)
   private var parts: [SiteTable.Total] = []
   private let divisions: [UInt64]
+  /// The part that was found last, with the orders in it: blocks that lie together were often made together.
+  private var lastPart: (orders: Range<UInt64>, number: Int) = (0..<0, 0)
   /// Sums by time that are kept, in all: 64 MiB of them.
   private static let partLimit = 4 << 20
   private let grouping: HeapGrouping
@@ -368,7 +370,12 @@ struct ContextSums {
       entries[place].parts = start
       parts[start &+ part(of: entry.births.oldest)].add(entry.total)
     }
-    parts[start &+ part(of: order)].add(sum)
+    if !lastPart.orders.contains(order) {
+      let number = part(of: order)
+      let first = number > 0 ? divisions[number &- 1] : 0
+      lastPart = (first..<max(first, number < divisions.count ? divisions[number] : .max), number)
+    }
+    parts[start &+ lastPart.number].add(sum)
   }
 
   private mutating func subtract(_ size: UInt64, from place: Int, _ order: UInt64) {

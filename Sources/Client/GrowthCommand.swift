@@ -40,7 +40,7 @@ struct Growth: ParsableCommand {
   var every: String?
 
   @Option(
-    help: .init("What a row is: site, function, module, file, thread, allocator or size.", valueName: "group"))
+    help: .init("What a row is, as of `top`; but not age.", valueName: "group"))
   var group = HeapGrouping.site
 
   @Option(help: .init("Rows to show, at most 1000.", valueName: "number"))

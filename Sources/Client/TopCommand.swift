@@ -130,6 +130,13 @@ struct Top: ParsableCommand {
     case known(SiteOrder)
     case watched(WatchColumn)
 
+    var defaultValueDescription: String {
+      switch self {
+      case .known(let order): order.rawValue
+      case .watched(let column): column.rawValue
+      }
+    }
+
     static let allValueStrings = SiteOrder.allCases.map(\.rawValue) + ["growth", "rate"]
 
     init?(argument: String) {
@@ -151,8 +158,7 @@ struct Top: ParsableCommand {
 
   @Option(
     help: .init(
-      "What a row is: site, function, module, file, thread, allocator, size or age. (Default: site.)",
-      valueName: "group"))
+      "What a row is. A size is a range of bytes, an age a range of time.", valueName: "group"))
   var group = HeapGrouping.site
 
   @Option(help: .init("Rows to show, at most 100000. (Default: 20; on the screen, 1000.)", valueName: "number"))
@@ -160,7 +166,7 @@ struct Top: ParsableCommand {
 
   @Option(
     help: .init(
-      "Order: bytes or blocks, most first; age, the oldest block's; newest; name; on the screen also growth or rate.",
+      "Order: most bytes or blocks, the oldest or the newest block first; growth and rate: on the screen alone.",
       valueName: "order"))
   var sort = Order.known(.bytes)
 
@@ -287,7 +293,8 @@ struct Blocks: ParsableCommand {
       allocsctl blocks <pid> [--site <pattern>] ... [--size <from>[-<to>]]
                        [--since <when>] [--until <when>] [--older <age>]
                        [--younger <age>] [--within <group>]
-                       [--sort address|size|age] [--limit <number>] [--wrapper <pattern>] ...
+                       [--sort address|size|age] [--limit <number>]
+                       [--wrapper <pattern>] ...
                        [--level block|chunk] [--json]
                        [--socket <path> | --direct]
       """,

@@ -98,7 +98,7 @@ final class Watch {
       switch terminal.wait(seconds: isWaiting ? 3600 : max(0, nextLook - seconds(of: CLOCK_MONOTONIC))) {
       case .late: break
       case .resized: isAnew = true
-      case .gone: return
+      case .gone: throw ExitCode(128 + SIGHUP)
       case .ended(let number): throw ExitCode(128 + number)
       case .woken:
         while let answer = asker.take() {

@@ -94,12 +94,12 @@ package struct GrowthSeries {
     }
     func rank(_ site: GrowthOfSite) -> Int {
       switch site.verdict {
-      case .grows: 0
-      case .fills: 1
-      case .swings: 2
-      case .shrinks: 3
-      case .steady: 4
-      case .unknown: 5
+      case .grows: site.falls == 0 ? 0 : 1
+      case .fills: 2
+      case .swings: 3
+      case .shrinks: 4
+      case .steady: 5
+      case .unknown: 6
       }
     }
     return results.sorted { a, b in
@@ -152,7 +152,7 @@ package struct GrowthSeries {
     } else {
       result.verdict = .swings
     }
-    if result.verdict == .grows {
+    if result.verdict == .grows, result.falls == 0 {
       result.hasPauses = Self.hasPauses(points)
       (result.growingFor, result.isSinceStart) = Self.growingFor(
         parts, past: past, slope: result.trend?.slope ?? 0, uptime: uptime)

@@ -68,6 +68,8 @@ package struct GrowthReport {
 
   private func percent(_ part: Double) -> String {
     let percent = part * 100
+    if part == 0 { return "nothing" }
+    if percent < 0.5 { return "less than 1 %" }
     return percent > 99.5 && part < 1 ? "more than 99 %" : "\(Int(percent.rounded())) %"
   }
 
@@ -79,12 +81,13 @@ package struct GrowthReport {
     case .grows:
       words = "grows by \(speed)"
       if site.falls > 0 {
+        // What was freed then tells nothing of the time before.
         words += ", and fell back \(site.falls == 1 ? "once" : "\(site.falls) times")"
       } else {
         words += site.hasPauses ? ", with pauses" : " without pause"
-      }
-      if let age = site.growingFor {
-        words += site.isSinceStart ? " since the index began, \(Units.duration(age)) ago" : " since \(clock(age))"
+        if let age = site.growingFor {
+          words += site.isSinceStart ? " since the index began, \(Units.duration(age)) ago" : " since \(clock(age))"
+        }
       }
     case .fills: words = "filled up by \(Units.rounded(ShortNumbers.whole(site.last - site.first))), and stays there"
     case .swings: words = "goes up and down, without a trend"

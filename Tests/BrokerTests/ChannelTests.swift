@@ -2,6 +2,7 @@
 // The messages between broker and workers: whole ones arrive whole, and all else is no message.
 
 import Glibc
+import SystemAccess
 import TestSupport
 import Testing
 

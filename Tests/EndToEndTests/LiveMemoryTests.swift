@@ -63,6 +63,37 @@ extension EndToEnd {
       return [total?["blocks"] as? Int ?? -1, total?["bytes"] as? Int ?? -1]
     }
 
+    @Test("what a program mapped itself is a row where that is asked for, with who mapped it, as long as it is mapped")
+    func mapped() throws {
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        [Programs.path("mapped.c")],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try process.readLines(until: "ready")
+      let server = try Server(directory)
+      for socket in [nil, server.socket] {
+        func ask(_ arguments: [String]) throws -> String {
+          let outcome = try Tool.control(arguments, in: directory, socket: socket)
+          #expect(outcome.ending == .exit(0), "\(arguments): \(outcome)")
+          return outcome.output
+        }
+        let plain = try #require(try Tool.objects(try ask(["top", "\(process.pid)", "--json"])).first)
+        let all = try #require(try Tool.objects(try ask(["top", "\(process.pid)", "--mapped", "--json"])).first)
+        #expect(total(all) == [total(plain)[0] + 1, total(plain)[1] + 3 << 20])
+        let first = try #require((all["sites"] as? [[String: Any]])?.first)
+        #expect(first["bytes"] as? Int == 3 << 20 && first["function"] as? String == "mmap")
+        #expect((first["site"] as? [String: Any])?["function"] as? String == "reserve")
+        #expect(try ask(["tree", "\(process.pid)", "--mapped"]).contains("reserve"))
+        #expect(try !ask(["tree", "\(process.pid)"]).contains("reserve"))
+        #expect(try !ask(["top", "\(process.pid)", "--mapped"]).contains("borrow"))
+      }
+      let file = directory.file("all.snap")
+      _ = try Tool.control(["snapshot", "\(process.pid)", "-o", file], in: directory)
+      let refused = try Tool.control(["tree", file, "--mapped"], in: directory)
+      #expect(refused.ending == .exit(64) && refused.errors.contains("which is a file"), "\(refused)")
+    }
+
     @Test("two windows that meet at a moment have all blocks between them, and each the blocks that were made in it")
     func windows() throws {
       let program = try Phases()

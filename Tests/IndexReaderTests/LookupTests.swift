@@ -3,6 +3,7 @@
 
 import IndexReader
 import SharedLayout
+import Synchronization
 import TestSupport
 import Testing
 
@@ -159,6 +160,18 @@ struct LookupTests {
     var met: [UInt64] = []
     segment.forEachAllocation { met.append($0.base) }
     #expect(met == live)
+    // Divided among threads, each is met by one of them.
+    for threads in 1...4 {
+      let all = Mutex<[UInt64]>([])
+      segment.divideAllocations(among: threads) { forEach in
+        var bases: [UInt64] = []
+        forEach { bases.append($0.base) }
+        #expect(bases == bases.sorted())
+        let part = bases
+        all.withLock { $0 += part }
+      }
+      #expect(all.withLock { $0 }.sorted() == live)
+    }
     for (lower, upper) in zip(live, live.dropFirst()) {
       #expect(segment.allocation(before: upper)?.base == lower)
       #expect(segment.allocation(after: lower)?.base == upper)
