@@ -36,10 +36,13 @@ int main(void) {
     if (i == 100) {
       if (pread(segment, &header, sizeof header, 0) != sizeof header) return 1;
       nodes = header.sections[ALLOCS_SECTION_NODES];
-      // The newest node: the innermost frame of the newest stack.
-      off_t place = (off_t)(nodes.offset + (nodes.used - 1) * nodes.entry_size);
-      struct allocs_node node;
-      if (pread(segment, &node, sizeof node, place) != sizeof node) return 1;
+      // The newest node: the innermost frame of the newest stack. Entries behind it are not given out yet.
+      struct allocs_node node = {0};
+      off_t place = 0;
+      for (uint64_t id = nodes.used; node.pc == 0 && id-- > 1;) {
+        place = (off_t)(nodes.offset + id * nodes.entry_size);
+        if (pread(segment, &node, sizeof node, place) != sizeof node) return 1;
+      }
       node.pc ^= 1;
       if (pwrite(segment, &node, sizeof node, place) != sizeof node) return 1;
     }
