@@ -24,7 +24,7 @@ public enum Concurrently {
     withoutActuallyEscaping(body) { body in
       var started: [pthread_t] = []
       var missing: [Int] = []
-      for number in 1..<count {
+      for number in 1..<count {  // bounded: count is above 1, and the caller's own
         let call = Call(number: number, budget: Budget.current, body: body)
         let argument = Unmanaged.passRetained(call)
         var attributes = pthread_attr_t()

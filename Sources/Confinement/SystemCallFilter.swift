@@ -193,7 +193,8 @@ struct SystemCallFilter {
       let code = seccomp_attr_set(filter, attribute, value)
       guard code == 0 else { throw failure("attribute \(attribute.rawValue)", -code) }
     }
-    for call in Self.allowed + (allowsRings ? Self.rings : []) + (allowsAccepting ? Self.accepting : []) { try add(call, allocs_action_allow) }
+    let more = (allowsRings ? Self.rings : []) + (allowsAccepting ? Self.accepting : [])
+    for call in Self.allowed + more { try add(call, allocs_action_allow) }
     for rule in Self.rules() { try add(rule.call, allocs_action_allow, rule.conditions) }
     for call in Self.deadly { try add(call, allocs_action_kill) }
     for number in Self.later where !listed.contains(number) {
