@@ -203,7 +203,8 @@ struct Tree: ParsableCommand {
       allocsctl tree <source> [--inverted] [--since <when>] [--until <when>]
                      [--older <age>] [--younger <age>] [--within <group>]
                      [--mapped] [--limit <number>] [--wrapper <pattern>] ...
-                     [--level block|chunk] [--json] [--socket <path> | --direct]
+                     [--level block|chunk] [--json]
+                     [--socket <path> | --direct]
       """,
     discussion: """
       Each function stands below its caller, with the memory that lives of all that was allocated from there on; a \
