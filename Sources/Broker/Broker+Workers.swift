@@ -31,7 +31,11 @@ extension Broker {
     }
     guard workers.count < options.workers else {
       // The least recently used worker without a connection is asked to go.
-      if let oldest = workers.values.filter({ $0.open == (0, 0) }).min(by: { $0.lastUse < $1.lastUse }) { stop(oldest) }
+      if let oldest = workers.values.filter({ $0.open == (0, 0) && $0.key != .front }).min(by: {
+        $0.lastUse < $1.lastUse
+      }) {
+        stop(oldest)
+      }
       throw Complaint(.shortage, what: "too many users are served at present", advice: "try again in a second")
     }
     do throws(Complaint) {
@@ -76,7 +80,6 @@ extension Broker {
   func startFront() {
     guard let front = options.front, workers[.front] == nil, let worker = try? worker(for: .front) else { return }
     worker.channel.send(Message(.token, text: Array(front.token.utf8)))
-    worker.lastUse = .infinity  // It is none that may go for want of questions.
   }
 
   /// Starts the worker of a user whose processes' events are to be exported.
@@ -369,7 +372,10 @@ extension Broker {
       let near = Descriptor(adopting: ends.0)
       let far = Descriptor(adopting: ends.1)
       if asker.key == .front { admit(far, of: geteuid()) } else { try pass(far, to: message.value) }
-      asker.channel.send(reply, passing: near.number)
+      let code = asker.channel.send(reply, passing: near.number)
+      guard code == 0 else {
+        throw Complaint(.shortage, what: "cannot pass a connection on: \(systemWords(code))", code: code)
+      }
     } catch {
       reply.text = Array(error.description.utf8)
       asker.channel.send(reply)

@@ -39,7 +39,8 @@ public struct Limits: Hashable, Sendable {
   /// Whether the worker may use io_uring. What a ring does passes by the filter of system calls: a worker that was
   /// taken over could connect to sockets of its user by one. So only a worker that exports events gets it.
   public var allowsRings = false
-  /// Whether the worker may accept connections, at a socket that it was started with.
+  /// Whether the worker may accept connections, at a socket that it was started with. It may open no file then, and
+  /// look at no process.
   public var allowsAccepting = false
 
   public init() {}
@@ -67,7 +68,14 @@ public func confine(_ limits: Limits = Limits()) throws(Complaint) {
   guard code == 0 else {
     throw Complaint(.obstacle, what: "a worker can't renounce new privileges: \(systemWords(code))", code: code)
   }
-  try SystemCallFilter(allowsRings: limits.allowsRings, allowsAccepting: limits.allowsAccepting).load()
+  if limits.allowsAccepting {
+    // It can't look at its threads afterwards: the one that it has is the one that loads the filter.
+    guard try ThreadState.all().count == 1 else {
+      throw Complaint(.obstacle, what: "a worker that takes connections has more than one thread")
+    }
+    return try SystemCallFilter(allowsRings: false, allowsAccepting: true).load()
+  }
+  try SystemCallFilter(allowsRings: limits.allowsRings, allowsAccepting: false).load()
   for thread in try ThreadState.all() {
     guard thread.isFiltered, thread.hasNoNewPrivileges else {
       throw Complaint(.obstacle, what: "a worker has a thread whose system calls nothing limits")

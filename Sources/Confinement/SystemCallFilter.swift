@@ -54,20 +54,27 @@ struct SystemCallFilter {
     "timerfd_settime", "timerfd_gettime",
     // Waiting.
     "poll", "ppoll", "select", "pselect6", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait",
-    "epoll_pwait2", "eventfd", "eventfd2", "pipe", "pipe2", "inotify_init", "inotify_init1", "inotify_add_watch",
-    "inotify_rm_watch",
+    "epoll_pwait2", "eventfd", "eventfd2", "pipe", "pipe2",
+    // What is open already.
+    "close", "close_range", "read", "readv", "write", "writev", "fstat", "lseek",
+    // Connections that the broker handed over. No call makes a new one.
+    "recvfrom", "recvmsg", "recvmmsg", "shutdown", "getsockopt", "setsockopt",
+    "getsockname", "getpeername",
+    "getrandom",
+  ]
+
+  /// Allowed with any arguments where files and processes are looked at: not for who takes connections from anybody.
+  static let looks: [String] = [
     // Files, by the user's rights: to be found, read, and written where they are there.
-    "open", "openat", "openat2", "close", "close_range", "read", "readv", "pread64", "preadv", "preadv2", "write",
-    "writev", "pwrite64", "pwritev", "pwritev2", "lseek", "stat", "fstat", "lstat", "newfstatat", "statx", "statfs",
+    "open", "openat", "openat2", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "stat", "lstat",
+    "newfstatat", "statx", "statfs",
     "fstatfs", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd",
     "getxattr", "lgetxattr", "fgetxattr", "listxattr", "llistxattr", "flistxattr", "flock", "fadvise64", "readahead",
     "fsync", "fdatasync", "sync_file_range", "dup", "dup2", "dup3", "sendfile", "splice", "tee", "copy_file_range",
     "umask",
-    // Connections that the broker handed over. No call makes a new one.
-    "recvfrom", "recvmsg", "recvmmsg", "sendto", "sendmsg", "sendmmsg", "shutdown", "getsockopt", "setsockopt",
-    "getsockname", "getpeername",
-    // Processes of the user, looked at: whether they live, and words of their memory.
-    "pidfd_open", "process_vm_readv", "getrandom",
+    "inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch",
+    // Processes of the user: whether they live, and words of their memory.
+    "pidfd_open", "process_vm_readv",
   ]
 
   /// End the worker: no honest path leads there.
@@ -115,12 +122,17 @@ struct SystemCallFilter {
     let shared = UInt64(MAP_SHARED)
     // From the machine's pool of large pages, which is everybody's.
     let huge: UInt64 = 0x40000
+    // MSG_FASTOPEN: to send by it is to connect.
+    let connecting: UInt64 = 0x2000_0000
     let itself = UInt32(bitPattern: getpid())
     var rules = [
       // Never executable; of a file, or private: RLIMIT_DATA doesn't count what is shared and of no file.
       Rule("mmap", masked(2, executable, 0), masked(3, anonymous | huge, 0)),
       Rule("mmap", masked(2, executable, 0), masked(3, anonymous | shared | huge, anonymous)),
       Rule("mprotect", masked(2, executable, 0)),
+      Rule("sendto", masked(3, connecting, 0)),
+      Rule("sendmsg", masked(2, connecting, 0)),
+      Rule("sendmmsg", masked(3, connecting, 0)),
       // Threads only. What clone3 is asked stands behind a pointer: it gets ENOSYS, and libc takes clone.
       Rule("clone", masked(0, allocs_clone_thread | allocs_clone_all_namespaces, allocs_clone_thread)),
       // Signals for itself, as abort and raise send; and the question whether a process is there.
@@ -193,7 +205,7 @@ struct SystemCallFilter {
       let code = seccomp_attr_set(filter, attribute, value)
       guard code == 0 else { throw failure("attribute \(attribute.rawValue)", -code) }
     }
-    let more = (allowsRings ? Self.rings : []) + (allowsAccepting ? Self.accepting : [])
+    let more = (allowsRings ? Self.rings : []) + (allowsAccepting ? Self.accepting : Self.looks)
     for call in Self.allowed + more { try add(call, allocs_action_allow) }
     for rule in Self.rules() { try add(rule.call, allocs_action_allow, rule.conditions) }
     for call in Self.deadly { try add(call, allocs_action_kill) }

@@ -24,6 +24,7 @@ package final class Front {
     var toServer: [UInt8] = []
     var toClient: [UInt8] = []
     var serverEnded = false
+    var hasAnswered = false
     /// When the connection is closed unless something happens before.
     var deadline: Double
 
@@ -43,6 +44,8 @@ package final class Front {
   private let token: Token
   private let dial: () throws(Complaint) -> Int32
   private var links: [Link] = []
+  /// Until when no connection is taken, as the system is short of something.
+  private var acceptsAt = 0.0
 
   /// `listener`: a socket that listens, which the caller closes. `dial`: makes a connection to the server.
   package init(listener: Int32, token: Token, dial: @escaping () throws(Complaint) -> Int32) {
@@ -53,14 +56,16 @@ package final class Front {
   /// that is false.
   package func run(control: Int32, while goesOn: () -> Bool) {
     while true {
+      let isPaused = seconds(of: CLOCK_MONOTONIC) < acceptsAt
       var requests = [
-        pollfd(fd: control, events: Int16(POLLIN), revents: 0), pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: control, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: isPaused ? -1 : listener, events: Int16(POLLIN), revents: 0),
       ]
       for link in links {
         requests.append(request(link.client, canRead(link.toServer), !link.toClient.isEmpty))
         requests.append(request(link.server, canRead(link.toClient) && !link.serverEnded, !link.toServer.isEmpty))
       }
-      poll(&requests, nfds_t(requests.count), links.isEmpty ? -1 : 1000)
+      poll(&requests, nfds_t(requests.count), isPaused ? 100 : links.isEmpty ? -1 : 1000)
       if requests[0].revents != 0, !goesOn() { return links.removeAll() }
       let now = seconds(of: CLOCK_MONOTONIC)
       var ended: Set<ObjectIdentifier> = []
@@ -85,7 +90,11 @@ package final class Front {
   private func accept(at now: Double) {
     for _ in 0..<16 {
       let client = Glibc.accept(listener, nil, nil)
-      guard client >= 0 else { return }
+      guard client >= 0 else {
+        // Out of descriptors or memory: a connection that waits would wake the loop without end.
+        if ![EAGAIN, EINTR, ECONNABORTED].contains(errno) { acceptsAt = now + 0.1 }  // bounded: seconds
+        return
+      }
       prepare(client)
       if links.count >= Self.connectionLimit {
         let silent = links.indices.filter { links[$0].server < 0 }
@@ -111,10 +120,19 @@ package final class Front {
       var hasGone = false
       // Browsers end nothing but the whole connection: who has sent the end has gone, and the question ends.
       guard receive(link.client, &link.toServer, &hasGone), !hasGone else { return false }
-      if link.server < 0, !begin(link, now) { return false }
+      if link.server < 0, !link.serverEnded, !begin(link, now) { return false }
     }
     if server & Int16(POLLIN | POLLHUP | POLLERR) != 0 {
-      guard receive(link.server, &link.toClient, &link.serverEnded) else { return false }
+      let before = link.toClient.count
+      // What has come goes on, also where the server has broken off.
+      if !receive(link.server, &link.toClient, &link.serverEnded) { link.serverEnded = true }
+      if link.toClient.count > before { link.hasAnswered = true }
+      if link.serverEnded, !link.hasAnswered {
+        link.toClient =
+          Refusal(
+            status: 503, what: "the server takes no request at present", advice: "try again in a second"
+          ).bytes
+      }
     }
     let before = link.toClient.count
     guard send(&link.toClient, to: link.client) else { return false }
@@ -136,6 +154,9 @@ package final class Front {
     switch head {
     case .partial: return true
     case .refused: return refuse(link, head.answer, now)
+    case .file(let answer):
+      (link.toClient, link.toServer, link.serverEnded) = (answer, [], true)
+      return true
     case .accepted(let bytes, let length):
       do throws(Complaint) {
         link.server = try dial()

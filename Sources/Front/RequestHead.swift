@@ -19,6 +19,8 @@ package enum RequestHead: Equatable {
   case refused(status: Int, what: String, advice: String)
   /// The head for the server, and the number of bytes that it stands for.
   case accepted(head: [UInt8], length: Int)
+  /// A file of the page, which everybody gets, from the front itself: who has no token costs the server nothing.
+  case file(answer: [UInt8])
 
   package static let sizeLimit = 16 << 10
   private static let fieldLimit = 64
@@ -73,7 +75,9 @@ package enum RequestHead: Equatable {
       return fault(400)
     }
     let path = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)[0]
-    if method != "POST", PageFile.all.contains(where: { $0.path == path }) { return nil }
+    if method != "POST", let file = PageFile.all.first(where: { $0.path == path }) {
+      return .file(answer: answer(file, hasBody: method == "GET"))
+    }
     guard let authorization = fields.only("authorization"), let space = authorization.firstIndex(of: " "),
       authorization[..<space].lowercased() == "bearer",
       token.equals(String(authorization[authorization.index(after: space)...]))
@@ -83,6 +87,13 @@ package enum RequestHead: Equatable {
         advice: "open the link that was printed when this was started, or send Authorization: Bearer TOKEN")
     }
     return nil
+  }
+
+  private static func answer(_ file: PageFile, hasBody: Bool) -> [UInt8] {
+    var head = "HTTP/1.1 200 OK\r\n"
+    for (name, value) in file.fields { head += "\(name): \(value)\r\n" }
+    head += "Content-Length: \(file.bytes.count)\r\nConnection: close\r\n\r\n"
+    return Array(head.utf8) + (hasBody ? file.bytes : [])
   }
 
   /// Whether a Host is an address, or localhost, with a port or without.

@@ -85,7 +85,8 @@ private struct FrontLink: ~Copyable {
   mutating func connect() throws(Complaint) -> Int32 {
     lastNumber &+= 1
     channel.send(Message(.askLink, number: lastNumber), waits: true)
-    while case .message(let message, let descriptor)? = receive(waits: true) {
+    let end = seconds(of: CLOCK_MONOTONIC) + Self.patience  // bounded: seconds in floating point
+    while hasMessage(until: end), case .message(let message, let descriptor)? = receive(waits: true) {
       if message.kind == .link, message.number == lastNumber {
         if let descriptor { return descriptor }
         throw Complaint(
@@ -93,7 +94,16 @@ private struct FrontLink: ~Copyable {
       }
       if let descriptor { close(descriptor) }
     }
-    throw Complaint(.shortage, what: "the server stops", advice: "try again later")
+    throw Complaint(.shortage, what: "the server gives no connection at present", advice: "try again later")
+  }
+
+  /// Seconds that one connection keeps the others waiting.
+  private static let patience = 5.0
+
+  private func hasMessage(until end: Double) -> Bool {
+    let left = end - seconds(of: CLOCK_MONOTONIC)
+    var request = pollfd(fd: channel.descriptor, events: Int16(POLLIN), revents: 0)
+    return left > 0 && poll(&request, 1, Int32(left * 1000)) > 0
   }
 
   /// Answers what the broker has sent. Returns false if the front is to end.

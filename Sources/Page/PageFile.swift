@@ -13,6 +13,21 @@ public struct PageFile: Sendable {
     "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
   )
 
+  private static let policy = """
+    default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+    frame-ancestors 'none'; base-uri 'none'; form-action 'none'
+    """
+
+  /// The fields of a response with it: the page may load and ask nothing but its server, no other page may show it, and
+  /// an upgraded server's page asks for what that server has.
+  public var fields: [(name: String, value: String)] {
+    [
+      ("Content-Type", mediaType), ("Content-Security-Policy", Self.policy), ("X-Content-Type-Options", "nosniff"),
+      ("Cache-Control", "no-cache"), ("Referrer-Policy", "no-referrer"),
+      ("Cross-Origin-Resource-Policy", "same-origin"),
+    ]
+  }
+
   /// All files.
   public static let all = [
     PageFile(path: "/", mediaType: html, bytes: PackageResources.index_html),

@@ -31,13 +31,19 @@ public final class CodeMap: Sendable {
 
   private struct State {
     var table = Table()
+    /// Bytes of all that may be taken, which this table has.
+    var room = 0
     var file: FileState?
     /// Seconds of CLOCK_MONOTONIC.
     var lookedAt = Int.min
   }
 
-  /// Bytes of a file that is read: 100 bytes for each of 300,000 functions.
+  /// Bytes of a file that is read, and functions: 100 bytes for each of 300,000 functions.
   static let sizeLimit: UInt64 = 32 << 20
+  static let functionLimit = 1 << 19
+  /// Bytes that the tables of all processes may take together. Where there is no room, code has no names.
+  private static let roomLimit = 128 << 20
+  private static let taken = Atomic(0)
   /// Seconds between two looks at the file.
   private static let interval = 1
   /// Functions before the one with the nearest start that are looked at: an old one may reach over newer ones.
@@ -72,29 +78,55 @@ public final class CodeMap: Sendable {
 
   private func refresh(_ state: inout State) {
     guard let files = ProcessFiles(process), let file = files.codeMap(of: innerID) else {
-      (state.table, state.file) = (Table(), nil)
-      return
+      state.file = nil
+      return giveUp(&state)
     }
     guard state.file != file.state else { return }
     state.file = file.state
     // A file that grows while it is read has its rest at the next look.
     let size = Int(truncatingIfNeeded: min(file.size, Self.sizeLimit))
+    giveUp(&state)
+    // A table that a budget cut short, or that has found no room, is made again.
+    var cost = size
+    defer {
+      Budget.current?.giveBack(bytes: cost)
+      if Budget.hasEnded || state.room == 0 { state.file = nil }
+    }
     guard Budget.spendCurrent(bytes: size) else { return }
-    state.table = Table(file.bytes(at: 0, count: size))
-    Budget.current?.giveBack(bytes: size)
-    // A table that a budget cut short is made again.
-    if Budget.hasEnded { state.file = nil }
+    let bytes = file.bytes(at: 0, count: size)
+    let lines = min(bytes.reduce(0) { $1 == 0x0A ? $0 &+ 1 : $0 }, Self.functionLimit)
+    let room = max(1, size &+ lines &* MemoryLayout<Entry>.stride)
+    cost = room
+    guard Budget.spendCurrent(bytes: room &- size), Self.take(room) else { return }
+    state.room = room
+    state.table = Table(bytes, most: lines)
   }
+
+  private func giveUp(_ state: inout State) {
+    state.table = Table()
+    Self.taken.wrappingSubtract(state.room, ordering: .relaxed)
+    state.room = 0
+  }
+
+  private static func take(_ room: Int) -> Bool {
+    if taken.wrappingAdd(room, ordering: .relaxed).newValue <= roomLimit { return true }
+    taken.wrappingSubtract(room, ordering: .relaxed)
+    return false
+  }
+
+  deinit { state.withLock { giveUp(&$0) } }
 }
 
 extension CodeMap.Table {
   /// The functions that the lines name; other lines are passed over, as is a last one without an end.
-  init(_ bytes: [UInt8]) {
+  /// `most`: functions that are kept, of which the first come first.
+  init(_ bytes: [UInt8], most: Int = CodeMap.functionLimit) {
     self.bytes = bytes
+    entries.reserveCapacity(min(most, bytes.count / 6))
     let (blank, newline) = (UInt8(ascii: " "), UInt8(ascii: "\n"))
     var meter = BudgetMeter(interval: 256)
     var start = 0
-    while start < bytes.count, meter.goesOn() {
+    while start < bytes.count, entries.count < most, meter.goesOn() {
       guard let end = bytes[start...].firstIndex(of: newline) else { break }
       defer { start = end &+ 1 }
       let line = bytes[start..<max(start, end)]

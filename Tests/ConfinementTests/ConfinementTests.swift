@@ -198,11 +198,24 @@ struct ConfinementTests {
       "clone,\(CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWNS)", "socket,\(AF_INET),1,0",
       "socket,\(AF_UNIX),1,0", "socket,\(AF_NETLINK),2,0", "socketpair,1,2,0,buffer", "memfd_create,path,0",
       "pidfd_send_signal,1,9", "unlinkat,-100,path,0", "sched_setattr,1,buffer,0",
+      // MSG_FASTOPEN connects.
+      "sendto,1,buffer,1,536870912,buffer,16", "sendmsg,1,buffer,536870912", "sendmmsg,1,buffer,1,536870912",
     ]
     let said = try lines(["confine"] + (allowed + refused).map { "call=\($0)" })
     for (line, call) in zip(said, allowed) { #expect(line.hasPrefix("\(call) done"), "\(line)") }
     for (line, call) in zip(said.dropFirst(allowed.count), refused) { #expect(line == "\(call) EPERM") }
     #expect(said.count == allowed.count + refused.count)
+  }
+
+  @Test("who takes connections from anybody opens no file, looks at no process, and connects to nothing")
+  func front() throws {
+    let refused = SystemCallFilter.looks.map { "\($0),-1,-1,-1,-1" } + ["socket,\(AF_INET),1,0", "connect,1,buffer,16"]
+    let said = try lines(
+      ["confine=front"] + (refused + ["accept4,-1,0,0,0", "sendto,-1,buffer,1,0"]).map { "call=\($0)" })
+    // Calls that came after Linux 5.0 are none that there are.
+    for line in said.dropLast(2) { #expect(line.hasSuffix(" EPERM") || line.hasSuffix(" ENOSYS"), "\(line)") }
+    #expect(said.count == refused.count + 2)
+    for line in said.suffix(2) { #expect(line.hasSuffix(" error \(EBADF)"), "\(line)") }
   }
 
   @Test("the filter holds for threads that were there before and that come later")
@@ -220,7 +233,7 @@ struct ConfinementTests {
   @Test("every allowed call is a call that this machine has: no name is misspelt")
   func names() throws {
     // What resolves to no number would be passed over in silence.
-    let all = SystemCallFilter.allowed + SystemCallFilter.deadly + Self.refused
+    let all = SystemCallFilter.allowed + SystemCallFilter.looks + SystemCallFilter.deadly + Self.refused
     #expect(Set(all).count == all.count)
     let said = try lines(["resolve=" + all.joined(separator: ",")])
     #expect(said == ["resolve "])

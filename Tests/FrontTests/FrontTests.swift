@@ -20,7 +20,7 @@ struct FrontTests {
   private func status(_ head: RequestHead) -> Int {
     switch head {
     case .partial: 0
-    case .accepted: 200
+    case .accepted, .file: 200
     case .refused(let status, _, _): status
     }
   }
@@ -43,8 +43,16 @@ struct FrontTests {
     }
     #expect(status(head(first, ["Host: localhost", "Origin: http://localhost", authorized])) == 200)
     // The page's files are for whoever comes; a browser has no token yet.
-    #expect(status(head("GET / HTTP/1.1", ["Host: localhost"])) == 200)
-    #expect(status(head("GET /page/page.js HTTP/1.1", ["Host: localhost"])) == 200)
+    for path in ["/", "/page/page.js", "/openapi.json"] {
+      guard case .file(let whole) = head("GET \(path) HTTP/1.1", ["Host: localhost"]),
+        case .file(let alone) = head("HEAD \(path) HTTP/1.1", ["Host: localhost"])
+      else { throw HarnessError("\(path) is not answered by the front") }
+      #expect(whole.starts(with: alone) && whole.count > alone.count + 100, "\(path)")
+      let text = String(decoding: alone, as: UTF8.self)
+      #expect(text.hasPrefix("HTTP/1.1 200 OK\r\n") && text.hasSuffix("\r\n\r\n"))
+      #expect(text.contains("Content-Security-Policy: default-src 'none'; script-src 'self'"))
+      #expect(text.contains("Content-Length: \(whole.count - alone.count)\r\n"))
+    }
   }
 
   @Test("other hosts and sites, missing and wrong tokens, and whatever is no plain request are refused")

@@ -27,7 +27,7 @@ struct Gatherer: Sendable {
     router.get("/v1/processes", use: processes)
     router.get("/metrics", use: figures)
     // All of these are about one process, and so for the worker of its user.
-    for resource in ["", "/query", "/top", "/memory", "/tree", "/blocks", "/map", "/profile", "/events"] {
+    for resource in ["", "/query", "/top", "/memory", "/tree", "/blocks", "/map", "/marks", "/profile", "/events"] {
       router.get("/v1/processes/{pid}\(resource)", use: misdirected)
     }
     router.post("/v1/processes/{pid}/query", use: misdirected)

@@ -112,12 +112,21 @@ function say(words) {
   fill(server, words ? notice(words) : null);
 }
 
+// A part of an address that somebody typed wrongly stays as it is.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function route() {
   view?.stop();
   const match = /^#\/process\/([^/]+)$/.exec(location.hash);
   say("");
   if (match) {
-    const process = decodeURIComponent(match[1]);
+    const process = decoded(match[1]);
     fill(where, `process ${process.split("@")[0]}`);
     view = new ProcessView(process, say);
   } else {

@@ -75,6 +75,7 @@ do {
     case "confine":
       var limits = Limits()
       limits.allowsRings = value == "rings"
+      limits.allowsAccepting = value == "front"
       if value == "small" { limits.memoryBytes = 64 << 20 }
       try confine(limits)
     case "state":
