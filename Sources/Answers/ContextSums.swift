@@ -38,7 +38,7 @@ public struct HeapScope: Sendable {
   }
 
   /// Whether times in it are marks, which the process must tell.
-  var namesMarks: Bool {
+  public var namesMarks: Bool {
     ([window.since, window.until] + divisions).contains { if case .mark = $0 { true } else { false } }
   }
 }

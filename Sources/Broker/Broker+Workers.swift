@@ -31,11 +31,8 @@ extension Broker {
     }
     guard workers.count < options.workers else {
       // The least recently used worker without a connection is asked to go.
-      if let oldest = workers.values.filter({ $0.open == (0, 0) && $0.key != .front }).min(by: {
-        $0.lastUse < $1.lastUse
-      }) {
-        stop(oldest)
-      }
+      let idle = workers.values.filter { $0.open == (0, 0) && $0.key != .front }
+      if let oldest = idle.min(by: { $0.lastUse < $1.lastUse }) { stop(oldest) }
       throw Complaint(.shortage, what: "too many users are served at present", advice: "try again in a second")
     }
     do throws(Complaint) {
@@ -372,9 +369,8 @@ extension Broker {
       let near = Descriptor(adopting: ends.0)
       let far = Descriptor(adopting: ends.1)
       if asker.key == .front { admit(far, of: geteuid()) } else { try pass(far, to: message.value) }
-      let code = asker.channel.send(reply, passing: near.number)
-      guard code == 0 else {
-        throw Complaint(.shortage, what: "cannot pass a connection on: \(systemWords(code))", code: code)
+      guard asker.channel.send(reply, passing: near.number) == 0 else {
+        throw Complaint(.shortage, what: "cannot pass a connection on", advice: "try again in a second")
       }
     } catch {
       reply.text = Array(error.description.utf8)

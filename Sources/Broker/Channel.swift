@@ -25,10 +25,9 @@
 // What each side believes. A worker believes the broker. The broker takes each message of a worker for a statement
 // of that worker's user about that user's own affairs, whatever it says: `closed` and `idle` concern connections of
 // this worker, and are bounded by what the broker has sent; `askDestination` is granted for processes that the
-// broker itself knows to be that user's. Messages of the gatherer are refused from any other worker. Of the front
-// (Sources/Front), which looks at tokens, `askLink` gives a connection of the user who started the server: whoever
-// has taken it over is that user's client, and no more. Descriptors are taken from the opener alone. A message of no
-// known form ends its sender.
+// broker itself knows to be that user's. Messages of the gatherer are refused from any other worker. To the front
+// (Sources/Front), `askLink` gives a connection of the user who started the server. Descriptors are taken from the
+// opener alone. A message of no known form ends its sender.
 
 import CBroker
 import Glibc

@@ -90,14 +90,7 @@ enum HeapSource: Equatable {
       try check(startTime: view.startTime, of: id, wanted: startTime)
       return try view.stackSums(try scope.scope())
     case .file(let path, let moment):
-      guard scope.group == nil else {
-        throw Complaint(
-          .usage, what: "--within is asked of \(path), which is a file", advice: "ask a process, or leave it out")
-      }
-      guard !scope.countsMappings else {
-        throw Complaint(
-          .usage, what: "--mapped is asked of \(path), which is a file", advice: "ask a process, or leave it out")
-      }
+      try scope.refuseFile(path)
       let recorded = try Recording(path: path)
       let stamp = recorded.stamp(of: moment)
       if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {
@@ -109,6 +102,19 @@ enum HeapSource: Equatable {
       for problem in recorded.problems { complain("\(path): \(problem)") }
       return sums
     }
+  }
+}
+
+extension ScopeRequest {
+  /// Throws `.usage` if something is asked of a file that only a process can tell.
+  func refuseFile(_ path: String) throws(Complaint) {
+    var option: String?
+    if group != nil { option = "--within" }
+    if countsMappings { option = "--mapped" }
+    if try scope().namesMarks { option = "a mark" }
+    guard let option else { return }
+    throw Complaint(
+      .usage, what: "\(option) is asked of \(path), which is a file", advice: "ask a process, or leave it out")
   }
 }
 

@@ -125,7 +125,7 @@ struct ReplayCommand: ParsableCommand {
     usage: """
       allocsctl replay <file> [--at <time> | --peak] [--since <when>]
                        [--until <when>] [--older <age>] [--younger <age>]
-                       [--sort bytes|blocks|age] [--limit <number>]
+                       [--sort bytes|blocks|age|newest|name] [--limit <number>]
                        [--wrapper <pattern>] ... [--level chunk]
                        [--query <address>] [--json]
       """,
@@ -153,7 +153,10 @@ struct ReplayCommand: ParsableCommand {
   @Option(help: .init("Sites to show.", valueName: "number"))
   var limit = 20
 
-  @Option(help: .init("Order: bytes or blocks, most first; or age, the oldest block's.", valueName: "order"))
+  @Option(
+    help: .init(
+      "Order: bytes or blocks, most first; age or newest, the oldest or the newest block's; or name.",
+      valueName: "order"))
   var sort = SiteOrder.bytes
 
   @OptionGroup var scope: ScopeOptions
@@ -174,7 +177,9 @@ struct ReplayCommand: ParsableCommand {
     let time = at.flatMap { Units.seconds(inTime: $0) }
     let address = try query.map { (text) throws(Complaint) in try parseAddress(text) }
     try scope.level.refuseBlocks(of: file)
-    let heap = try scope.request().scope()
+    let request = try scope.request()
+    try request.refuseFile(file)
+    let heap = try request.scope()
     try StandardOutput.write(
       try Budget.ofRecording().shown("replaying \(file)") { () throws(Complaint) in
         try replay(at: time, address, heap)
@@ -244,8 +249,8 @@ struct Export: ParsableCommand {
     usage: """
       allocsctl export <source> --format <format> -o <file> [--since <when>]
                        [--until <when>] [--older <age>] [--younger <age>]
-                       [--wrapper <pattern>] ... [--level block|chunk]
-                       [--socket <path> | --direct]
+                       [--within <group>] [--wrapper <pattern>] ...
+                       [--level block|chunk] [--socket <path> | --direct]
       """,
     discussion: """
       What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
@@ -315,10 +320,10 @@ struct Export: ParsableCommand {
   private func recording(
     of source: HeapSource
   ) throws(Complaint) -> (recording: Recording, moment: UInt64?, knownLosses: Losses) {
-    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty else {
+    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty, scope.within == nil else {
       throw Complaint(
-        .usage, what: "a window of time, or a wrapper, is asked of an export as \(ExportFormat.list)",
-        advice: "these tell all blocks with their whole stacks; the others take windows and wrappers: "
+        .usage, what: "a window of time, a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
+        advice: "these tell all blocks with their whole stacks; the others take windows, groups and wrappers: "
           + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
     }
     switch source {

@@ -178,7 +178,8 @@ final class Terminal {
   func draw(_ lines: [ScreenLine], anew: Bool) {
     var text = anew ? "\u{1B}[2J" : ""
     for (index, line) in lines.enumerated() where anew || index >= drawn.count || drawn[index] != line {
-      text += "\u{1B}[\(index + 1);1H\(style(line.style))\(line.text)\u{1B}[0m\u{1B}[K"
+      // What was there is erased first: behind a line as wide as the terminal, the cursor stands on its last character.
+      text += "\u{1B}[\(index + 1);1H\u{1B}[K\(style(line.style))\(line.text)\u{1B}[0m"
     }
     drawn = lines
     if !text.isEmpty { Self.write(text) }

@@ -144,16 +144,17 @@ final class Watch {
   }
 
   private func take(_ answer: Answer) {
+    // The first look reads the names of all functions, which is done once: what it took says nothing of the next ones.
+    let isFirst = state.cost == 0
     do throws(Complaint) {
       let json = try answer.result.get()
       let look = try WatchLook(json: json, by: state.grouping, time: answer.time)
-      // The first look reads the names of all functions, which is done once.
-      state.cost = state.cost == 0 ? min(answer.cost, 1) : answer.cost
+      state.cost = answer.cost
       state.take(look)
     } catch {
       state.problem = error.description
     }
-    state.interval = max(1, (min(state.cost / Self.load, 600) * 2).rounded(.up) / 2)
+    state.interval = isFirst ? 1 : max(1, (min(state.cost / Self.load, 600) * 2).rounded(.up) / 2)
   }
 
   private func showPage(_ kind: WatchState.Page.Kind, _ key: String, _ answer: Answer) {

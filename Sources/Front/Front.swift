@@ -92,7 +92,7 @@ package final class Front {
       let client = Glibc.accept(listener, nil, nil)
       guard client >= 0 else {
         // Out of descriptors or memory: a connection that waits would wake the loop without end.
-        if ![EAGAIN, EINTR, ECONNABORTED].contains(errno) { acceptsAt = now + 0.1 }  // bounded: seconds
+        if ![EAGAIN, EINTR, ECONNABORTED].contains(errno) { acceptsAt = now + 0.1 }  // bounded: seconds in floating point
         return
       }
       prepare(client)

@@ -93,7 +93,7 @@ package enum RequestHead: Equatable {
     var head = "HTTP/1.1 200 OK\r\n"
     for (name, value) in file.fields { head += "\(name): \(value)\r\n" }
     head += "Content-Length: \(file.bytes.count)\r\nConnection: close\r\n\r\n"
-    return Array(head.utf8) + (hasBody ? file.bytes : [])
+    return Array(head.utf8) + (hasBody ? file.bytes : [])  // bounded: a file of the program's own
   }
 
   /// Whether a Host is an address, or localhost, with a port or without.

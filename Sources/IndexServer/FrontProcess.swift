@@ -101,9 +101,10 @@ private struct FrontLink: ~Copyable {
   private static let patience = 5.0
 
   private func hasMessage(until end: Double) -> Bool {
-    let left = end - seconds(of: CLOCK_MONOTONIC)
+    // bounded: seconds in floating point, no more than `patience`
+    let left = max(0, min(Self.patience, end - seconds(of: CLOCK_MONOTONIC)))
     var request = pollfd(fd: channel.descriptor, events: Int16(POLLIN), revents: 0)
-    return left > 0 && poll(&request, 1, Int32(left * 1000)) > 0
+    return poll(&request, 1, Int32(left * 1000)) > 0  // bounded: at most 5,000
   }
 
   /// Answers what the broker has sent. Returns false if the front is to end.

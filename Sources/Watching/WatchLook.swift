@@ -137,6 +137,7 @@ package enum WatchAges {
     let blocks = row.parts.map(\.blocks)
     let total = blocks.reduce(0, +)
     guard blocks.count == bounds.count + 1, total > 0 else { return nil }
+    if total == 1 { return row.oldest }
     // The youngest stand last.
     var before = 0.0
     for (index, count) in blocks.reversed().enumerated() where count > 0 {

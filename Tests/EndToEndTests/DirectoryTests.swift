@@ -26,7 +26,8 @@ extension EndToEnd {
         # Not by the function, of which a copy of the shell would be the parent.
         setpriv --reuid=$1 --regid=$1 --clear-groups env -i PATH="$PATH" $tools/allocsctl run -- sleep 100 2>&1 & pid=$!
         for _ in $(seq 1000); do
-          ls $2/$pid.*.ctl >/dev/null 2>&1 && ctl $1 ps --direct | grep -Eq "^ *$pid +[0-9-]+ +live" && { echo in $2; return; }
+          ls $2/$pid.*.ctl >/dev/null 2>&1 && ctl $1 ps --direct | grep -Eq "^ *$pid +[0-9-]+ +live" &&
+            { echo in $2; return; }
           sleep 0.01
         done
         echo missing in $2
