@@ -92,7 +92,8 @@ package final class Front {
       let client = Glibc.accept(listener, nil, nil)
       guard client >= 0 else {
         // Out of descriptors or memory: a connection that waits would wake the loop without end.
-        if ![EAGAIN, EINTR, ECONNABORTED].contains(errno) { acceptsAt = now + 0.1 }  // bounded: seconds in floating point
+        // bounded: seconds in floating point
+        if ![EAGAIN, EINTR, ECONNABORTED].contains(errno) { acceptsAt = now + 0.1 }
         return
       }
       prepare(client)
