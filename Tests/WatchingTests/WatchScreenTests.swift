@@ -55,7 +55,7 @@ struct WatchScreenTests {
     #expect(lines[1] == "every 1.0 s, watched for 5s")
     #expect(lines[2].hasPrefix("vBYTES  SHARE  BLOCKS  CHANGE      RATE  OLDEST  MEDIAN ALLOCATED BY"), "\(lines[2])")
     #expect(
-      lines[3].hasPrefix("  4.8M  97.8%       1   -5000   -1000/s      1m      0s cache (shop.c:7)"), "\(lines[3])")
+      lines[3].hasPrefix("  4.8M  97.8%       1   -5000   -1000/s      1m      1m cache (shop.c:7)"), "\(lines[3])")
     #expect(lines[3].contains("cache (shop.c:7)") && lines[4].contains("+10.0K"), "\(lines[3...4])")
     #expect(lines[4].contains("+2048/s") && lines[4].contains("leak (shop.c:7)"))
     #expect(lines[23].hasPrefix("? help"))
