@@ -144,7 +144,7 @@ extension EndToEnd {
       // More processes than a quarter of the limit, and more connections of root's than half of it.
       let programs = try (0..<50).map { _ in try Stationary(in: directory) }
       let root = try ChildProcess(
-        ["/usr/bin/python3", Programs.source("hostile_client.py"), server.socket, "mute", "\(hardLimit / 2 + 10)"],
+        ["/usr/bin/python3", Programs.source("hostile_client.py"), server.socket, "silence", "\(hardLimit / 2 + 10)"],
         environment: ChildProcess.baseEnvironment, conversing: true)
       _ = try root.readLines(until: "held")
       let limits = try String(contentsOfFile: "/proc/\(server.process.pid)/limits", encoding: .utf8)

@@ -17,13 +17,10 @@ def post(pid, length):
     return f"POST /v1/processes/{pid}/query HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-if what in ("silence", "mute"):
-    # A thousand connections, or as many as it is told, of which some begin to speak, or none; held until standard input
-    # ends.
+if what == "silence":
+    # A thousand connections, or as many as it is told, of which some begin to speak; held until standard input ends.
     held, failed = [], 0
     beginnings = [b"", b"GET /v1/pro", b"POST / HTTP/1.1\r\nContent-Le", post(1, 1000000) + b"0x1\n", b"\0" * 100]
-    if what == "mute":
-        beginnings = [b""]
     for number in range(int(sys.argv[3]) if len(sys.argv) > 3 else 1000):
         try:
             connection = connect()
