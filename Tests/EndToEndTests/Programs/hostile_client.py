@@ -30,6 +30,21 @@ if what == "silence":
             failed += 1
     print("held", len(held), failed, flush=True)
     sys.stdin.read()
+elif what == "until-refused":
+    # One question after another, each on a connection of its own, until one is refused for want of room.
+    words, over = b"no room for another connection of yours", time.monotonic() + 100
+    while time.monotonic() < over:
+        answer = b""
+        try:
+            connection = connect()
+            connection.sendall(b"GET /v1/processes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while piece := connection.recv(65536):
+                answer += piece
+        except OSError:
+            pass
+        if b" 503 " in answer[:20] and words in answer:
+            print(words.decode())
+            break
 elif what == "flood":
     # A body of a gibibyte, as far as the server takes it; then the start of its answer.
     connection = connect()
