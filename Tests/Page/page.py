@@ -127,9 +127,9 @@ class Test:
 
     # The brush: what was made in the last seconds is the leak alone.
     page.wait("allocsd.time.points.length > 2")
+    page.evaluate("window.scrollTo(0, 0)")
     box = page.evaluate("(() => { const box = allocsd.time.canvas.getBoundingClientRect();"
                         " return [box.left, box.top, box.width, box.height]; })()")
-    page.evaluate("window.scrollTo(0, 0)")
     page.mouse(box[0] + box[2] * 0.97, box[1] + box[3] / 2, to=(box[0] + box[2] - 1, box[1] + box[3] / 2))
     page.wait("allocsd.time.window !== null && document.querySelectorAll('tbody tr').length === 1")
     self.check("the brush leads to what was made then",
@@ -151,7 +151,7 @@ class Test:
     self.shot(page, "change-1280-light")
 
     self.tab(page, "Address space")
-    page.wait("allocsd.map.map !== undefined")
+    page.wait("allocsd.map.map !== undefined && allocsd.map.laid === allocsd.map.map")
     total = page.evaluate("allocsd.map.map.total.blocks")
     self.check("the map has all blocks", total >= 1_000_000, total)
     place = page.evaluate("""(() => { const map = allocsd.map;

@@ -94,8 +94,10 @@ export class AddressMap {
     fill(this.legend, words[this.colouring]());
   }
 
-  // The places of the spans; the height of all.
+  // The places of the spans; the height of all. What is laid out is what can be pointed at: a map that has come since
+  // then has no places yet.
   lay(width) {
+    this.laid = this.map;
     this.across = Math.max(1, Math.floor(width / side));
     let top = 0;
     this.tops = (this.map?.spans ?? []).map((span) => {
@@ -114,7 +116,7 @@ export class AddressMap {
   }
 
   at(event) {
-    if (!this.map) return null;
+    if (!this.map || this.laid !== this.map) return null;
     const box = this.canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     let span = this.tops.length - 1;
@@ -174,7 +176,7 @@ export class AddressMap {
   }
 
   key(event) {
-    if (!this.map?.spans.length) return;
+    if (!this.map?.spans.length || this.laid !== this.map) return;
     let [span, index] = this.chosen;
     const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.across, ArrowDown: this.across };
     if (event.key === "Enter") return this.enter(this.chosen);

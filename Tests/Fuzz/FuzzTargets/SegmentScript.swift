@@ -31,6 +31,16 @@ struct ScriptReader {
   }
 }
 
+/// The files of stages: a stage of a target lives as long as the process, and nobody destroys it when that ends.
+private enum FilesOfStages {
+  nonisolated(unsafe) private static var paths: [String] = []
+
+  static func unlinkAtExit(_ path: String) {
+    if paths.isEmpty { atexit { for path in FilesOfStages.paths { unlink(path) } } }
+    paths.append(path)
+  }
+}
+
 /// A sound segment and what a script has changed in it.
 final class Stage {
   static let heap: UInt64 = 0x5555_0000_0000
@@ -44,6 +54,7 @@ final class Stage {
   init(name: String = "0", capacities: SyntheticSegment.Capacities = SyntheticSegment.Capacities()) {
     synthetic = SyntheticSegment(
       processID: 0x7FFF_FFFF, name: "\(name)-\(getpid()).fuzz", capacities: capacities)
+    FilesOfStages.unlinkAtExit(synthetic.path)
     places = (0..<Int(ALLOCS_SECTION_SPACE)).map { [synthetic] in
       Int(synthetic.section($0).pointee.offset)
     }
