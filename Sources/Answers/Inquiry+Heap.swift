@@ -36,7 +36,7 @@ extension Inquiry {
     _ address: UInt64, _ allocation: Allocation, previous: Allocation?, next: Allocation?, stacks: Bool
   ) -> HeapReferences {
     var heap = HeapReferences(address: address, allocation: allocation, previous: previous, next: next)
-    heap.mapping = mappings.index(containing: address)
+    heap.mapping = mappingIndex(of: address)
     heap.namesNeighbours = stacks
     if let origin = origins.originIndex(ofContext: allocation.context, in: shared.segment) {
       heap.origin = origin
@@ -52,6 +52,15 @@ extension Inquiry {
     }
     heap.mappedBy = recordIndex(at: address, mapping: heap.mapping)
     return heap
+  }
+
+  /// Index in `mappings` of the mapping that holds `address`; nil if none does.
+  @inline(__always)
+  private mutating func mappingIndex(of address: UInt64) -> Int? {
+    if let index = mappings.index(containing: address) { return index }
+    guard surroundings.knowsSome else { return nil }
+    readAllMappings()
+    return mappings.index(containing: address)
   }
 
   /// The answer with all names.
@@ -139,6 +148,7 @@ extension Inquiry {
   /// The answer for an address in a block of a suballocator; nil if it is in no such block.
   mutating func nested(_ address: UInt64, _ lookup: Lookup, stacks: Bool) -> Answer? {
     guard hasSuballocations else { return nil }
+    if lookup.containing == nil { readAllMappings() }
     let blocks = shared.segment.suballocations(containing: address, in: lookup.containing)
     // Memory that was unmapped holds no block, whatever the pool said.
     guard let innermost = blocks.first, lookup.containing != nil || isMapped(address) else { return nil }

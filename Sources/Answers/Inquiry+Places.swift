@@ -26,7 +26,7 @@ extension Inquiry {
     }
     guard let index = mappedRecords.index(containing: address) else { return nil }
     // Memory that was unmapped without libc's functions stays in the table, and something else may be mapped there now.
-    if surroundings.maps == nil { return index }
+    if surroundings.knownMaps == nil { return index }
     guard let mapping else { return nil }
     if !mappedRecords[index].isMoved {
       let (record, mapping) = (mappedRecords[index], mappings.mappings[mapping])
@@ -59,8 +59,8 @@ extension Inquiry {
     guard Self.isLibc(allocator) else {
       return record(at: address).map { Answer.Arena(range: $0.range, kind: .mapped) }
     }
-    guard let maps = surroundings.maps, let index = maps.index(containing: address) else { return nil }
-    let mapping = maps.mappings[index]
+    guard surroundings.knownMaps != nil, let index = mappings.index(containing: address) else { return nil }
+    let mapping = mappings.mappings[index]
     if mapping.isBreak {
       let arena = Answer.Arena(range: mapping.range, kind: .main)
       mainArena = (index, arena)
@@ -71,7 +71,7 @@ extension Inquiry {
     let heapSize: UInt64 = 64 << 20
     let heap = address & ~(heapSize &- 1)
     let heapEnd = heap &+ heapSize
-    let above = index &+ 1 < maps.mappings.count ? maps.mappings[index &+ 1] : nil
+    let above = index &+ 1 < mappings.mappings.count ? mappings.mappings[index &+ 1] : nil
     let isReserved =
       mapping.end == heapEnd
       || above.map { $0.start == mapping.end && $0.isInaccessible && $0.end >= heapEnd } ?? false

@@ -24,8 +24,9 @@ public struct Inquiry: ~Copyable {
   let shared: SharedSegment
   let clock: SegmentClock
   let surroundings: Surroundings
-  /// The mappings in `surroundings`; none if they are not known. They are not optional, so that a batch needs no copy.
-  let mappings: ProcessMaps
+  /// The mappings in `surroundings`, or those that were asked for; none if they are not known. They are not optional,
+  /// so that a batch needs no copy.
+  private(set) var mappings: ProcessMaps
   let hasFullStacks: Bool
   /// The table of mappings in the segment, as of the first question about it.
   var mappedRecords: [MappingRecord] = []
@@ -71,8 +72,10 @@ public struct Inquiry: ~Copyable {
   /// Reads the process's mappings. `wrappers` are passed over in the search for the site of an allocation. `level`:
   /// which block answers lead with where a suballocator's block is in a chunk; nil: as the process was started.
   /// `stopsThreads`: a thread in whose stack an address lies is stopped for a moment, to say which frame it is in.
+  /// `addresses`: the request is about these few, and not all mappings need be read if they are in blocks.
   public init(
-    _ view: ProcessView, wrappers: Wrappers = .standard, level: Level? = nil, stopsThreads: Bool = false
+    _ view: ProcessView, wrappers: Wrappers = .standard, level: Level? = nil, stopsThreads: Bool = false,
+    about addresses: [UInt64] = []
   ) {
     self.stopsThreads = stopsThreads
     self.view = view
@@ -81,9 +84,9 @@ public struct Inquiry: ~Copyable {
     hasSuballocations = shared.segment.hasSuballocations
     attribution = StackNaming(view.tables, wrappers: wrappers)
     hasFullStacks = shared.segment.hasFullStacks
-    surroundings = Surroundings(of: view)
+    surroundings = Surroundings(of: view, about: addresses)
     clock = shared.segment.clock(isAlive: surroundings.isAlive)
-    mappings = surroundings.maps ?? ProcessMaps([])
+    mappings = surroundings.knownMaps ?? ProcessMaps([])
     origins = OriginCache(
       surroundings: surroundings, clock: clock, isAlive: surroundings.isAlive)
     mappingJSON = Array(repeating: [], count: mappings.mappings.count)
@@ -91,6 +94,18 @@ public struct Inquiry: ~Copyable {
     var json = ByteWriter(capacity: 0)
     losses.appendJSONFields(to: &json)
     lossesJSON = json.take()
+  }
+
+  /// Whether the process ran as the request began.
+  public var isOfLiveProcess: Bool { surroundings.isAlive }
+
+  /// Reads the mappings that were not asked for. Indices of mappings, and what is kept by them, have another meaning
+  /// afterwards.
+  mutating func readAllMappings() {
+    guard surroundings.knowsSome else { return }
+    mappings = surroundings.maps ?? ProcessMaps([])
+    mappingJSON = Array(repeating: [], count: mappings.mappings.count)
+    mainArena = nil
   }
 
   /// The answer about `address`.
@@ -110,6 +125,7 @@ public struct Inquiry: ~Copyable {
   }
 
   private mutating func answer(_ address: UInt64, _ lookup: Lookup, stacks: Bool) -> Answer {
+    readAllMappings()
     var answer = elsewhere(address, lookup)
     answer.hasFullStack = hasFullStacks
     if answer.kind == .free {

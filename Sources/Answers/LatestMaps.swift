@@ -17,6 +17,24 @@ final class LatestMaps: Sendable {
 
   private let reading = Mutex<Reading?>(nil)
   private let lastSize = Atomic<Int>(0)
+  private let start = Atomic<UInt64>(0)
+  private let answers = Atomic<Bool>(false)
+
+  /// Where the process had its segment mapped when all mappings were read last; nil if that is not known. It is where
+  /// to ask, and proves nothing.
+  var segmentStart: UInt64? {
+    get {
+      let known = start.load(ordering: .relaxed)
+      return known == 0 ? nil : known
+    }
+    set { start.store(newValue ?? 0, ordering: .relaxed) }
+  }
+
+  /// Whether the kernel has answered questions about single mappings of the process.
+  var areAsked: Bool {
+    get { answers.load(ordering: .relaxed) }
+    set { answers.store(newValue, ordering: .relaxed) }
+  }
 
   /// Bytes of the last text.
   var size: Int { lastSize.load(ordering: .relaxed) }

@@ -30,11 +30,11 @@ struct OriginCache {
   private let clock: SegmentClock
   /// Ticks of the request's start; nil if the process is gone, and no slot can change hands any more.
   private let limit: UInt32?
-  /// 1 + index into `origins`, by context id; 0 if not looked up yet, -1 if there is no such context.
-  private var originOfContext: [Int32] = []
+  /// Indices into `origins`, by context id.
+  private var originOfContext = IndexTable()
   private var origins: [Entry] = []
-  /// 1 + index into `holders`, by thread slot.
-  private var holderOfSlot: [Int32] = []
+  /// Indices into `holders`, by thread slot.
+  private var holderOfSlot = IndexTable()
   private var holders: [Holder] = []
 
   init(surroundings: Surroundings, clock: SegmentClock, isAlive: Bool) {
@@ -48,11 +48,7 @@ struct OriginCache {
   /// Index for `origin(at:)` of the context `id`; nil if it is not known.
   @inline(__always)
   mutating func originIndex(ofContext id: UInt32, in segment: borrowing Segment) -> Int? {
-    if Int(id) < originOfContext.count {
-      let known = originOfContext[Int(id)]
-      if known > 0 { return Int(truncatingIfNeeded: known) &- 1 }
-      if known < 0 { return nil }
-    }
+    if let known = originOfContext.index(of: id) { return known }
     return lookUp(context: id, in: segment)
   }
 
@@ -76,22 +72,15 @@ struct OriginCache {
 
   @inline(never)
   private mutating func lookUp(context id: UInt32, in segment: borrowing Segment) -> Int? {
-    // Ids have 24 bits and are given out in order. An id without a context now may have one soon, so its
-    // absence is not kept; and a damaged slot doesn't make the array grow beyond the table.
+    // An id without a context now may have one soon, so its absence is not kept.
     guard let context = segment.context(id) else { return nil }
-    Self.lengthen(&originOfContext, toHave: id)
     let origin = Origin(context)
     var writer = ByteWriter(capacity: 128)
     writer.appendOrigin(allocator: origin.allocator, module: origin.allocatorModule, function: origin.function)
     origins.append(
       Entry(origin: origin, json: writer.take(), isLibc: origin.allocator.map { Inquiry.isLibc($0) } ?? false))
-    originOfContext[Int(id)] = Int32(clamping: origins.count)
+    originOfContext.add(origins.count - 1, of: id)
     return origins.count - 1
-  }
-
-  /// The segment has an entry of this number, so that the table grows no further than the segment's own.
-  private static func lengthen(_ table: inout [Int32], toHave number: UInt32) {
-    while table.count <= number { table.append(contentsOf: [Int32](repeating: 0, count: 256)) }
   }
 
   // MARK: threads
@@ -117,9 +106,7 @@ struct OriginCache {
   /// Index in `holders` of the present holder of `slot`, if the record with `ticks` is certainly its own.
   @inline(__always)
   private func holderIndex(ofSlot slot: UInt32, at ticks: UInt32) -> Int? {
-    guard Int(slot) < holderOfSlot.count else { return nil }
-    let known = Int(truncatingIfNeeded: holderOfSlot[Int(slot)]) &- 1
-    guard known >= 0, isCertain(holders[known], at: ticks) else { return nil }
+    guard let known = holderOfSlot.index(of: slot), isCertain(holders[known], at: ticks) else { return nil }
     return known
   }
 
@@ -138,14 +125,12 @@ struct OriginCache {
     guard let identity = segment.thread(slot: slot, at: ticks) else { return nil }
     let holder = self.holder(of: identity)
     guard identity.state == .live else { return holder }
-    Self.lengthen(&holderOfSlot, toHave: slot)
     // A slot has one entry: a holder that is not certain for a record is looked up for each such record.
-    let known = Int(truncatingIfNeeded: holderOfSlot[Int(slot)])
-    if known > 0 {
-      holders[known &- 1] = holder
+    if let known = holderOfSlot.index(of: slot) {
+      holders[known] = holder
     } else {
       holders.append(holder)
-      holderOfSlot[Int(slot)] = Int32(clamping: holders.count)
+      holderOfSlot.add(holders.count - 1, of: slot)
     }
     return holder
   }

@@ -10,6 +10,7 @@
 
 import Bounds
 import ByteText
+import IndexReader
 
 /// One mapping.
 public struct Mapping: Hashable, Sendable {
@@ -54,6 +55,23 @@ public struct Mapping: Hashable, Sendable {
     self.isDeleted = isDeleted
   }
 
+  /// By the kernel's answer about one mapping.
+  init(_ facts: MappingFacts) {
+    let (path, isDeleted) = Self.path(facts.name[...], inode: facts.inode)
+    let access = "\(facts.isReadable ? "r" : "-")\(facts.isWritable ? "w" : "-")\(facts.isExecutable ? "x" : "-")"
+    self.init(
+      start: facts.start, end: facts.end, permissions: "\(access)\(facts.isShared ? "s" : "p")", offset: facts.offset,
+      device: Device(major: facts.major, minor: facts.minor), inode: facts.inode,
+      path: path.isEmpty ? nil : ForeignText(reversibly: path), isDeleted: isDeleted)
+  }
+
+  /// The path without the kernel's mark that its file is gone, and whether it had that mark.
+  fileprivate static func path(_ name: ArraySlice<UInt8>, inode: UInt64) -> (ArraySlice<UInt8>, isDeleted: Bool) {
+    let mark = " (deleted)".utf8
+    guard inode != 0, name.count > mark.count, name.suffix(mark.count).elementsEqual(mark) else { return (name, false) }
+    return (name.dropLast(mark.count), true)
+  }
+
   public func contains(_ address: UInt64) -> Bool { address >= start && address < end }
 
   /// Empty if its bounds are the wrong way round, which the parser doesn't let pass.
@@ -74,7 +92,7 @@ public struct Mapping: Hashable, Sendable {
   public var isFile: Bool { inode != 0 && path?.hasPrefix("/") == true }
 }
 
-/// All mappings of a process at one moment, in order of address.
+/// Mappings of a process at one moment, in order of address: all, but where it is said that only some were asked for.
 public struct ProcessMaps: Sendable {
   public private(set) var mappings: [Mapping]
   /// The ends of the mappings: a search reads these alone.
@@ -139,13 +157,7 @@ public struct ProcessMaps: Sendable {
     }
     guard take(" ", &rest), let inode = decimal(&rest), rest.first == nil || rest.first == 0x20 else { return nil }
 
-    var path = rest.drop { $0 == 0x20 }
-    var isDeleted = false
-    let mark = Array(" (deleted)".utf8)
-    if inode != 0, path.count > mark.count, path.suffix(mark.count).elementsEqual(mark) {
-      isDeleted = true
-      path = path.dropLast(mark.count)
-    }
+    let (path, isDeleted) = Mapping.path(rest.drop { $0 == 0x20 }, inode: inode)
     let text: String
     if let known = cache[permissions] {
       text = known

@@ -95,8 +95,10 @@ public final class ProcessView: Sendable {
   // MARK: facts
 
   /// Whether a request begins within a fraction of a millisecond, judged by the last request: false if the process has
-  /// thousands of mappings, or its blocks are to be counted again.
-  public var isQuickToAsk: Bool { latestMaps.size <= 64 << 10 && balance.isKnown(of: shared.segment) }
+  /// thousands of mappings and the kernel can't be asked about single ones, or its blocks are to be counted again.
+  public var isQuickToAsk: Bool {
+    (latestMaps.areAsked || latestMaps.size <= 64 << 10) && balance.isKnown(of: shared.segment)
+  }
 
   /// The file of the segment.
   public var path: String { shared.segment.path }

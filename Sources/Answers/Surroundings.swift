@@ -8,21 +8,33 @@ import IndexReader
 /// The process as /proc shows it.
 final class Surroundings {
   private struct Reading {
+    /// All mappings; nil if they were not read.
     var maps: ProcessMaps?
+    /// The mappings that were asked for, where that was enough; nil if `maps` is there, or nothing can be read.
+    var asked: ProcessMaps?
     var absence: Answer.Note?
     var isAlive = false
     /// A live thread, by whose id /proc shows the process's files.
     var task: Int32?
   }
 
-  private let reading: Reading
+  private let view: ProcessView
+  private var reading: Reading
   /// The process's directory in /proc, kept open for the time of a request; nil if there is no such process.
   let directory: ProcessDirectory?
   /// Whether the process is in a pid namespace of its own: then its threads have other ids here than in the segment.
   private let hasOtherIDs: Bool
 
-  /// The mappings; nil if they could not be read: `absence` says why.
-  var maps: ProcessMaps? { reading.maps }
+  /// All mappings; nil if they could not be read: `absence` says why. Where only some were asked for, the others are
+  /// read now.
+  var maps: ProcessMaps? {
+    readAll()
+    return reading.maps
+  }
+  /// The mappings that are known without further reading.
+  var knownMaps: ProcessMaps? { reading.maps ?? reading.asked }
+  /// Whether these are some of all.
+  var knowsSome: Bool { reading.asked != nil }
   var absence: Answer.Note? { reading.absence }
   /// The threads that exist; empty if they may not be listed.
   private(set) lazy var threadIDs: Set<UInt32> = {
@@ -39,12 +51,14 @@ final class Surroundings {
   /// Whether the process runs, and writes to this index.
   var isWriting: Bool { isAlive && absence != .indexAbandoned }
 
-  /// Reads the mappings of the process that `view` is about, if it still runs that program.
-  init(of view: ProcessView) {
+  /// Reads the mappings of the process that `view` is about, if it still runs that program. `addresses`: the question
+  /// is about these few, and their mappings are likely to be enough.
+  init(of view: ProcessView, about addresses: [UInt64] = []) {
+    self.view = view
     var ended = Reading(absence: .processEnded)
     do throws(ProcError) {
       let directory = try ProcessDirectory(of: view.shared.segment.process)
-      let reading = Self.read(view, directory)
+      let reading = Self.ask(view, directory, addresses) ?? Self.read(view, directory)
       if reading.isAlive {
         self.reading = reading
         self.directory = consume directory
@@ -74,6 +88,52 @@ final class Surroundings {
     Reading(absence: .mappingsNotRead, isAlive: view.shared.segment.isProcessAlive)
   }
 
+  /// Reads all mappings, where only some were asked for.
+  private func readAll() {
+    guard knowsSome else { return }
+    switch directory {
+    case .some(let directory): reading = Self.read(view, directory)
+    case .none: reading.asked = nil
+    }
+  }
+
+  /// The reading with the mappings that hold `addresses`, and those right above anonymous ones, which show a thread's
+  /// arena. Nil where that is not possible, or an address is in no mapping: then all mappings are read.
+  private static func ask(
+    _ view: ProcessView, _ directory: borrowing ProcessDirectory, _ addresses: [UInt64]
+  ) -> Reading? {
+    guard !addresses.isEmpty, let start = view.latestMaps.segmentStart, directory.found?.isEnded == false else {
+      return nil
+    }
+    var found: [Mapping] = []
+    do throws(ProcError) {
+      let query = try directory.mappingQuery()
+      // As for all mappings: a process that does not map its segment has executed another program.
+      guard let own = try query.mapping(at: start).map({ Mapping($0) }), own.isStart(of: view.shared.segment) else {
+        return nil
+      }
+      for address in addresses where !found.contains(where: { $0.contains(address) }) {
+        guard let mapping = try query.mapping(at: address).map({ Mapping($0) }) else { return nil }
+        found.append(mapping)
+        if mapping.isAnonymous, !found.contains(where: { $0.contains(mapping.end) }),
+          let above = try query.mapping(at: mapping.end)
+        {
+          found.append(Mapping(above))
+        }
+      }
+    } catch {
+      return nil
+    }
+    let maps = ProcessMaps(found)
+    // A mapping that has changed between two questions.
+    guard zip(maps.mappings, maps.mappings.dropFirst()).allSatisfy({ $0.end <= $1.start }) else { return nil }
+    view.latestMaps.areAsked = true
+    var reading = Reading(isAlive: true)
+    reading.asked = maps
+    reading.task = directory.processID
+    return reading
+  }
+
   private static func read(
     _ view: ProcessView, _ directory: borrowing ProcessDirectory
   ) -> Reading {
@@ -96,10 +156,11 @@ final class Surroundings {
       // program, whose memory has nothing to do with the segment.
       if maps.mappings.isEmpty {
         reading.absence = .processEnded
-      } else if !maps.hasSegment(view) {
-        reading.absence = .indexAbandoned
-      } else {
+      } else if let own = maps.mappings.first(where: { $0.isStart(of: view.shared.segment) }) {
         reading.maps = maps
+        view.latestMaps.segmentStart = own.start
+      } else {
+        reading.absence = .indexAbandoned
       }
     } catch {
       if error.isShortage { return unread(view) }
@@ -108,14 +169,25 @@ final class Surroundings {
     return reading
   }
 
+  /// The line "stat" of a thread. That of the first one was read as the request began.
+  private func stat(ofThread id: UInt32) -> ProcessStat? {
+    switch directory {
+    case .some(let directory):
+      directory.processID == Int32(bitPattern: id) ? directory.found : try? directory.stat("task/\(id)/stat")
+    case .none: nil
+    }
+  }
+
   /// The name that thread `id` has now, if it exists and has run for at least `seconds`: a thread that was started
   /// later is another thread with the same id.
   func name(ofThread id: UInt32, runningFor seconds: Double) -> ForeignText? {
-    guard maps != nil, !hasOtherIDs else { return nil }
-    guard let stat = try? directory?.stat("task/\(id)/stat") else { return nil }
+    guard knownMaps != nil, !hasOtherIDs else { return nil }
+    guard let stat = stat(ofThread: id) else { return nil }
     let running = SystemClock.sinceBoot() - Double(stat.startTime) / SystemClock.ticksPerSecond
     // Two ticks of each clock: 20 ms of the kernel's, 31 ms of the segment's.
-    guard running + 0.05 >= seconds, var name = try? directory?.line("task/\(id)/comm") else { return nil }
+    guard running + 0.05 >= seconds else { return nil }
+    if let name = stat.name { return name.isEmpty ? nil : ForeignText(reversibly: name) }
+    guard var name = try? directory?.line("task/\(id)/comm") else { return nil }
     if name.last == UInt8(ascii: "\n") { name.removeLast() }
     return name.isEmpty ? nil : ForeignText(reversibly: name)
   }
@@ -171,6 +243,9 @@ extension Mapping {
     isFile && (identity == view.control || isWritten(as: view.shared.segment))
   }
 
+  /// Whether the mapping is that of this segment's first bytes, for writing: the process writes the segment.
+  fileprivate func isStart(of segment: borrowing Segment) -> Bool { offset == 0 && isWritten(as: segment) }
+
   /// Whether the mapping is of this segment and lets the process write to it. The file's name doesn't matter: the
   /// segment of a followed child had no name when it was mapped, and a directory may have been renamed, or have another
   /// name in another mount namespace.
@@ -187,11 +262,6 @@ extension Mapping {
 }
 
 extension ProcessMaps {
-  /// Whether the process writes the segment of `view`.
-  fileprivate func hasSegment(_ view: ProcessView) -> Bool {
-    mappings.contains { $0.offset == 0 && $0.isWritten(as: view.shared.segment) }
-  }
-
   /// The mapping of a file at `index`; or, if memory there is anonymous, the mapping of a file that ends where the
   /// anonymous memory begins, as .bss follows .data.
   func file(behind index: Int) -> Mapping? {

@@ -161,6 +161,9 @@ struct SystemCallFilter {
       0x541B, 0x5421, 0x5450, 0x5451,  // FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
     ]
     for request in requests { rules.append(Rule("ioctl", word(1, request))) }
+    // PROCMAP_QUERY: a mapping of a process, by a descriptor of its maps, which the kernel gives to whoever may read
+    // them.
+    rules.append(Rule("ioctl", word(1, 0xC068_6611)))
     // PIDFD_GET_INFO, whose bits 16 to 29 say how large the caller's structure is.
     rules.append(Rule("ioctl", masked(1, 0xC000_FFFF, 0xC000_FF0B)))
     let options: [Int32] = [

@@ -103,6 +103,14 @@ package struct ProcessDirectory: ~Copyable {
     return bytes
   }
 
+  /// The process's mappings, to be asked one by one. Of a process whose first thread has ended, no
+  /// mapping can be asked.
+  package func mappingQuery() throws(ProcError) -> MappingQuery {
+    let file = openat(descriptor, "maps", O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { throw ProcError(number: errno) }
+    return MappingQuery(taking: file)
+  }
+
   /// The file `name` of one line, as far as a page holds it.
   package func line(_ name: String) throws(ProcError) -> [UInt8] {
     let file = openat(descriptor, name, O_RDONLY | O_CLOEXEC)
@@ -286,6 +294,22 @@ package struct ProcessStat: Hashable, Sendable {
   /// has ended, and the caller may know.
   package var waitStatus: Int32?
 
+  /// The thread's name, as "comm" has it; nil where the line has it in another way, as it has a
+  /// newline or a backslash, or the name is longer than that of any program's thread.
+  package var name: [UInt8]? {
+    guard let nameLength else { return nil }
+    var name: [UInt8] = []
+    var (low, high) = (nameLow, nameHigh)
+    while name.count < nameLength {
+      name.append(UInt8(truncatingIfNeeded: low))
+      (low, high) = (low &>> 8 | high &<< 56, high &>> 8)
+    }
+    return name
+  }
+  /// Up to 15 bytes, the first one lowest: without a reference, as a directory holds the value.
+  private var (nameLow, nameHigh): (UInt64, UInt64) = (0, 0)
+  private var nameLength: Int?
+
   /// The thread has ended; its process may go on with others.
   package var isEnded: Bool { state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") }
 
@@ -293,6 +317,14 @@ package struct ProcessStat: Hashable, Sendable {
     // The second field is the command in parentheses, which may itself contain blanks and
     // parentheses.
     guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    let name = bytes[..<end].drop { $0 != UInt8(ascii: "(") }.dropFirst()
+    if name.count <= 15, !name.contains(UInt8(ascii: "\\")) {
+      nameLength = name.count
+      for byte in name.reversed() {
+        nameHigh = nameHigh &<< 8 | nameLow &>> 56
+        nameLow = nameLow &<< 8 | UInt64(truncatingIfNeeded: byte)
+      }
+    }
     let fields = bytes[end...].dropFirst().split(whereSeparator: { $0 == 0x20 || $0 == 0x0A })
     // Field 3, the state, is the first one after the command; field 22 is the start time.
     guard fields.count > 19, let state = fields[0].first, let parentID = Self.number(fields[1]) else { return nil }

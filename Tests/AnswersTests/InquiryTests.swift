@@ -289,6 +289,68 @@ struct LiveInquiryTests {
     for line in lines { _ = try parseJSON(Array(line)) }
     #expect(try view.text(of: addresses).split(separator: "\n").count > addresses.count)
   }
+
+  @Test("of few addresses the kernel is asked for their mappings alone, and the answers are the same")
+  func asked() throws {
+    let segment = segment()
+    let pages = Pages(1 << 20)
+    let now = SegmentClock.ticksNow
+    // As libc lays out a thread's arena: at a multiple of 64 MiB, with what is not used yet reserved above.
+    let heapSize: UInt64 = 64 << 20
+    let whole = mmap(nil, Int(heapSize) * 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    let room = try #require(whole == MAP_FAILED ? nil : whole)
+    defer { munmap(room, Int(heapSize) * 2) }
+    let arena = (UInt64(UInt(bitPattern: room)) + heapSize - 1) & ~(heapSize - 1)
+    try #require(mprotect(UnsafeMutableRawPointer(bitPattern: UInt(arena)), 1 << 20, PROT_READ | PROT_WRITE) == 0)
+    segment.addModule(path: "/lib/libc.so.6", range: 0x1000_0000..<0x1001_0000, flags: 0)
+    segment.addAllocator(module: 1)
+    let thread = segment.addThread(id: UInt32(getpid()), name: "recorded", from: now)
+    let context = segment.addContext(
+      node: segment.addNode(pc: 0x1000_0100), thread: thread, function: ALLOCS_FUNCTION_MALLOC)
+    segment.allocate(pages.start, size: 32, context: context, ticks: now)
+    segment.allocate(arena + 0x1000, size: 320, context: context, ticks: now)
+
+    let view = try ProcessView(file: segment.path)
+    func answers(_ inquiry: inout Inquiry, _ addresses: [UInt64]) -> [Answer] {
+      addresses.map { address in
+        var answer = inquiry.answer(address)
+        answer.age = nil
+        answer.previous?.age = nil
+        answer.next?.age = nil
+        return answer
+      }
+    }
+    let blocks = [pages.start + 16, arena + 0x1010]
+    var all = Inquiry(view)
+    let expected = answers(&all, blocks)
+    #expect(!all.surroundings.knowsSome)
+    #expect(expected.allSatisfy { $0.kind == .heap && $0.mapping != nil && $0.thread?.name != nil })
+    #expect(expected[1].arena == Answer.Arena(range: arena..<arena + heapSize, kind: .thread))
+
+    // Linux knows the question since 6.11.
+    let isKnown = try MappingQueryTests.isKnown()
+    var few = Inquiry(view, about: blocks)
+    #expect(few.surroundings.knowsSome == isKnown)
+    #expect(few.isOfLiveProcess && answers(&few, blocks) == expected)
+    #expect(few.surroundings.knowsSome == isKnown)
+    // Of a block that was freed since, and of all other places, the rest of the mappings tells.
+    segment.free(pages.start)
+    let own = UInt64(UInt(bitPattern: segment.start))
+    let places = [pages.start + 16, own, 0, .max, try #require(addressInLibc(of: "qsort")), arena + 0x1010]
+    var fresh = Inquiry(view)
+    let rest = answers(&fresh, places)
+    #expect(Set(rest.map(\.kind)) == [.free, .mapping, .unmapped, .static, .heap])
+    #expect(answers(&few, places) == rest)
+    #expect(!few.surroundings.knowsSome)
+    // With an address in no mapping among those that were told.
+    var mixed = Inquiry(view, about: [arena + 0x1010, 0])
+    #expect(!mixed.surroundings.knowsSome && answers(&mixed, places) == rest)
+    // Whether the process still has its segment is asked each time: another mapping lies there now.
+    view.latestMaps.segmentStart = arena
+    var moved = Inquiry(view, about: [arena + 0x1010])
+    #expect(!moved.surroundings.knowsSome && answers(&moved, [arena + 0x1010]) == rest.suffix(1))
+    #expect(view.latestMaps.segmentStart == own)
+  }
 }
 
 @Suite("Inquiries, of a process that is gone", .bounded)

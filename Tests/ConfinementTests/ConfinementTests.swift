@@ -194,6 +194,8 @@ struct ConfinementTests {
       "kill,1,\(high | 9)", "tgkill,1,1,9", "tkill,1,9", "prlimit64,1,7,0,0", "setpriority,1,0,19",
       "setpriority,0,1,19",
       "setpriority,2,0,19", "fcntl,1,\(F_SETOWN),1", "fcntl,1,10,9", "ioctl,0,0x5412,buffer", "prctl,4,1",
+      // Beside PROCMAP_QUERY: its neighbours, and its number with another size.
+      "ioctl,0,0xc0686610,buffer", "ioctl,0,0xc0686612,buffer", "ioctl,0,0xc0706611,buffer",
       "prctl,22,1", "clone,0", "clone,17", "clone,\(namespaces)", "clone,\(CLONE_VM | CLONE_SIGHAND)",
       "clone,\(CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWNS)", "socket,\(AF_INET),1,0",
       "socket,\(AF_UNIX),1,0", "socket,\(AF_NETLINK),2,0", "socketpair,1,2,0,buffer", "memfd_create,path,0",
@@ -205,6 +207,9 @@ struct ConfinementTests {
     for (line, call) in zip(said, allowed) { #expect(line.hasPrefix("\(call) done"), "\(line)") }
     for (line, call) in zip(said.dropFirst(allowed.count), refused) { #expect(line == "\(call) EPERM") }
     #expect(said.count == allowed.count + refused.count)
+    // PROCMAP_QUERY goes through the filter; what it is asked of here is no /proc/PID/maps.
+    let question = try lines(["confine", "call=ioctl,0,0xc0686611,buffer"])
+    #expect(question.count == 1 && !question[0].hasSuffix(" EPERM"))
   }
 
   @Test("who takes connections from anybody opens no file, looks at no process, and connects to nothing")

@@ -30,8 +30,9 @@ struct Batch: Sendable {
   let words: String
 
   /// Bytes of answers after which a piece ends, though more of the list is there; and bytes of the list that are
-  /// answered before that is looked at.
-  private static let (pieceSize, step) = (4 << 20, 8 << 10)
+  /// answered before that is looked at. A piece, and its copy that is sent, stay below the size from which malloc maps
+  /// each block by itself (WorkerProcess.swift): to have such memory cleared for each piece took a fifth of the time.
+  private static let (pieceSize, step) = (1 << 20, 8 << 10)
 
   /// Answers `body` line by line. A line that is no address gets its error in its place. An error that makes the rest
   /// meaningless is the last line, and the response is broken off without its end mark.

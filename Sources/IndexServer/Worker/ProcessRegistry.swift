@@ -75,14 +75,17 @@ final class ProcessRegistry: Sendable {
     return view
   }
 
-  /// The view as `view` would give it, if its segment is open; else nil. Two system calls: for event loops.
-  func openView(of pid: Int32, startTime: UInt64?, for caller: Peer) throws(Complaint) -> ProcessView? {
+  /// The view as `view` would give it, if its segment is open; else nil. A few system calls: for event loops.
+  /// `asksWhetherAlive`: false if the caller asks itself whether the process lives, and calls `view` if it does not.
+  func openView(
+    of pid: Int32, startTime: UInt64?, for caller: Peer, asksWhetherAlive: Bool = true
+  ) throws(Complaint) -> ProcessView? {
     guard caller.userID == 0 || caller.userID == user else {
       throw Complaint(
         .notPermitted, what: "this allocsd answers user \(user) and root alone",
         advice: "ask as one of them, or have root start allocsd for all users")
     }
-    return try cached(pid, startTime)
+    return try cached(pid, startTime, asksWhetherAlive)
   }
 
   /// The segment of the process, if it is this user's.
@@ -107,8 +110,11 @@ final class ProcessRegistry: Sendable {
     }
   }
 
-  private func cached(_ pid: Int32, _ startTime: UInt64?) throws(Complaint) -> ProcessView? {
-    guard let open = opened(pid), open.identity == Identity(open.view.path), open.view.isProcessAlive,
+  private func cached(
+    _ pid: Int32, _ startTime: UInt64?, _ asksWhetherAlive: Bool
+  ) throws(Complaint) -> ProcessView? {
+    guard let open = opened(pid), open.identity == Identity(open.view.path),
+      !asksWhetherAlive || open.view.isProcessAlive,
       startTime == nil || SegmentFile.process(ofPath: open.view.path)?.startTime == startTime
     else { return nil }
     return open.view

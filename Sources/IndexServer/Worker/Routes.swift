@@ -211,7 +211,8 @@ struct Routes: Sendable {
 
   @Sendable private func query(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let open = try registry.openView(of: process.id, startTime: process.startTime, for: context.caller)
+    let open = try registry.openView(
+      of: process.id, startTime: process.startTime, for: context.caller, asksWhetherAlive: false)
     let parameters = try Parameters(request, known: ["address", "level", "stacks", "wrapper"])
     let wrappers = try parameters.wrappers()
     let level = try parameters.level()
@@ -230,7 +231,8 @@ struct Routes: Sendable {
     } else {
       bytes = try await answer(request, context) { () throws(any Error) in
         let view = try view(process, context)
-        var inquiry = Inquiry(view, wrappers: wrappers, level: level)
+        let few = addresses.count <= RequestLimits.quickAddresses ? addresses : []
+        var inquiry = Inquiry(view, wrappers: wrappers, level: level, about: few)
         return try Self.answers(view, &inquiry, addresses, form, stacks: stacks)
       }
     }
@@ -250,7 +252,9 @@ struct Routes: Sendable {
     do {
       return try QuestionLimits.quick.budget().run { () throws(Complaint) in
         guard view.isQuickToAsk else { return nil }
-        var inquiry = Inquiry(view, wrappers: wrappers, level: level)
+        var inquiry = Inquiry(view, wrappers: wrappers, level: level, about: addresses)
+        // Of a process that has ended, there may be a newer segment.
+        guard inquiry.isOfLiveProcess else { return nil }
         for address in addresses { guard inquiry.isQuick(address, stacks: stacks) else { return nil } }
         return try answers(view, &inquiry, addresses, form, stacks: stacks)
       }
