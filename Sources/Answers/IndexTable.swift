@@ -25,7 +25,7 @@ struct IndexTable {
   mutating func add(_ index: Int, of number: UInt32) {
     if (count &+ 1) &* 2 > cells.count {
       let old = cells
-      cells = [UInt64](repeating: 0, count: old.count &* 2)
+      cells = [UInt64](repeating: 0, count: old.count &* 2)  // bounded: a cell or three for each number put in
       for cell in old where cell != 0 { put(cell) }
     }
     put(UInt64(number) << 32 | (UInt64(truncatingIfNeeded: index) &+ 1) & 0xFFFF_FFFF)
