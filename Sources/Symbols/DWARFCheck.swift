@@ -44,8 +44,30 @@ struct SectionCursor {
     return value
   }
 
-  /// A number of at most 10 bytes, of which libdw takes no more.
+  /// A number of at most 10 bytes, of which libdw takes no more. Nearly all of them have one byte.
+  @inline(__always)
   mutating func unsigned() -> UInt64? {
+    guard offset < limit, bytes[offset] < 0x80 else { return longUnsigned() }
+    offset &+= 1
+    return UInt64(truncatingIfNeeded: bytes[offset &- 1])
+  }
+
+  /// Two such numbers.
+  @inline(__always)
+  mutating func unsignedPair() -> (UInt64, UInt64)? {
+    if left >= 2 {
+      let (first, second) = (bytes[offset], bytes[offset &+ 1])
+      if (first | second) < 0x80 {
+        offset &+= 2
+        return (UInt64(truncatingIfNeeded: first), UInt64(truncatingIfNeeded: second))
+      }
+    }
+    guard let first = unsigned(), let second = unsigned() else { return nil }
+    return (first, second)
+  }
+
+  @inline(never)
+  private mutating func longUnsigned() -> UInt64? {
     var value: UInt64 = 0
     for place in 0..<10 {
       guard left > 0 else { return nil }
@@ -209,13 +231,12 @@ struct DWARFCheck {
   }
 
   /// Moves behind the attributes of an abbreviation. How many take no bytes; nil if they can't be read.
+  @inline(__always)
   private func attributes(_ cursor: inout SectionCursor) -> Int? {
     var empty = 0
     for _ in 0..<Self.mostAttributes {
-      guard let name = cursor.unsigned(), let form = cursor.unsigned(), name <= 0xFFFF, form <= 0xFFFF else {
-        return nil
-      }
-      if name == 0, form == 0 { return empty }
+      guard let (name, form) = cursor.unsignedPair(), name <= 0xFFFF, form <= 0xFFFF else { return nil }
+      if name | form == 0 { return empty }
       switch Int(truncatingIfNeeded: form) {
       // No compiler writes it.
       case DW_FORM_indirect: return nil

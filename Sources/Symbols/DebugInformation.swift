@@ -101,10 +101,13 @@ struct DebugInformation: ~Copyable {
   /// Nil if the file has no usable DWARF; `problem` then says why, if it should have some.
   ///
   /// - `objectPaths`: of the module and its debug file.
-  init?(file: ObjectFile, search: DebugFileSearch, objectPaths: [ForeignText], problem: inout String?) {
+  /// - `locations`: whether to read where variables are in frames, for `local`.
+  init?(
+    file: ObjectFile, search: DebugFileSearch, objectPaths: [ForeignText], locations: Bool, problem: inout String?
+  ) {
     guard Self.isPresent(in: file) else { return nil }
     var cut: String?
-    guard let (dwarf, readable) = Self.open(file, &cut) else {
+    guard let (dwarf, readable) = Self.open(file, locations: locations, &cut) else {
       problem = cut ?? "its debug information is damaged, or too large"
       return nil
     }
@@ -116,7 +119,7 @@ struct DebugInformation: ~Copyable {
       let buildID = [UInt8](UnsafeRawBufferPointer(start: id, count: idSize))
       let path = ForeignText(boundedPath: name)
       let found = search.commonDebugFile(name: path, buildID: buildID, referringFile: file)
-      common = found.flatMap { Self.open($0, &cut) }
+      common = found.flatMap { Self.open($0, locations: locations, &cut) }
       guard let common else {
         problem = "the common part of its debug information is \(found == nil ? "missing" : "damaged"): \(path)"
         dwarf_end(dwarf)
@@ -164,6 +167,15 @@ struct DebugInformation: ~Copyable {
     }
   }
 
+  /// Whether a name of a function or of a line, or a variable that lies at one place, needs this section: libdw reads
+  /// each section that it knows, and of what compilers write a fifth is needed for nothing of that.
+  private static func isNeeded(_ section: ObjectFile.Section, locations: Bool) -> Bool {
+    let needed = ["info", "types", "abbrev", "line", "line_str", "str", "str_offsets", "addr", "ranges", "rnglists"]
+    let parts = locations ? needed + ["loc", "loclists"] : needed
+    return section.name == ".gnu_debugaltlink"
+      || parts.contains { section.name == ".debug_\($0)" || section.name == ".zdebug_\($0)" }
+  }
+
   /// Bytes of all sections of debug information, unpacked; `largest` at most.
   static func size(in file: ObjectFile) -> Int {
     let sum = dwarfSections(file).reduce(Foreign<UInt64>(0)) { $0 + $1.unpackedSize }
@@ -178,10 +190,11 @@ struct DebugInformation: ~Copyable {
   /// libelf doesn't know.
   /// `problem`: why that is not all of it, or there is none.
   private static func open(
-    _ file: ObjectFile, _ problem: inout String?
+    _ file: ObjectFile, locations: Bool, _ problem: inout String?
   ) -> (dwarf: OpaquePointer, file: ObjectFile)? {
     guard isPresent(in: file) else { return nil }
-    let sections = dwarfSections(file)
+    for section in readSections(file) where !isNeeded(section, locations: locations) { file.hide(section) }
+    let sections = dwarfSections(file).filter { isNeeded($0, locations: locations) }
     guard isSizeAllowed(readSections(file), budget: largest) != nil else {
       problem = "its debug information is too large: more than \(largest >> 20) MiB"
       return nil

@@ -21,6 +21,8 @@ final class LoadedModule: Sendable {
     var problem: String?
     var symbols = SymbolTable(files: [])
     var isDebugInformationOpen = false
+    /// Whether the debug information has where variables are in frames.
+    var hasLocations = false
     var debugInformation: DebugInformation?
     var debugInformationCost = 0
     /// Bytes of the share that its debug information took.
@@ -126,6 +128,12 @@ final class LoadedModule: Sendable {
   /// The variable that holds `memory` in the frame of the function at `address` (of the ELF file).
   func local(at memory: UInt64, executing address: UInt64, _ registers: FrameRegisters) -> Variable? {
     files.withLock { files in
+      if !files.hasLocations {
+        // Hardly anybody asks for these: the files are opened anew, to be read with them.
+        share.giveBack(files.taken)
+        files = Files()
+        files.hasLocations = true
+      }
       guard open(&files) else { return nil }
       openDebugInformation(&files)
       let variable = files.debugInformation?.local(at: memory, executing: address, registers)
@@ -173,7 +181,9 @@ final class LoadedModule: Sendable {
     files.symbols = SymbolTable(files: [files.module, files.debug, files.mini].compactMap { $0 })
     files.problem = files.problem ?? files.symbols.problem
     if Budget.hasEnded {
+      let hasLocations = files.hasLocations
       files = Files()
+      files.hasLocations = hasLocations
       account(files)
       return false
     }
@@ -211,7 +221,7 @@ final class LoadedModule: Sendable {
     files.taken &+= size
     for file in candidates where files.debugInformation == nil {
       files.debugInformation = DebugInformation(
-        file: file, search: search, objectPaths: objectPaths, problem: &problem)
+        file: file, search: search, objectPaths: objectPaths, locations: files.hasLocations, problem: &problem)
     }
     if Budget.hasEnded {
       files.debugInformation = nil

@@ -30,6 +30,8 @@ final class ObjectFile {
   private var unpacked: [Int: UnsafeMutableRawBufferPointer] = [:]
   /// Sections that were compressed in zlib's format. `elf` points into them.
   private var inflated: [UnsafeMutableRawBufferPointer] = []
+  /// Sections that nobody sees any more, by their numbers.
+  private var hidden: Set<Int> = []
   /// Sections that `terminate` has seen, by their numbers.
   private var terminated: Set<Int> = []
   /// Bytes.
@@ -310,9 +312,17 @@ final class ObjectFile {
     data.pointee.d_size = count
   }
 
+  /// Takes a section away, in memory, before it is read: libdw would read each that it knows by its name.
+  func hide(_ section: Section) {
+    guard let place = elf_getscn(elf, section.index), let header = elf64_getshdr(place) else { return }
+    header.pointee.sh_type = Elf64_Word(SHT_NOBITS)
+    hidden.insert(section.index)
+  }
+
   /// libelf's own view of a section, unpacked; nil if libelf can't do that.
   private func unpack(_ section: Section) -> UnsafeMutablePointer<Elf_Data>? {
-    guard section.type != SHT_NOBITS, max(section.size, section.unpackedSize) <= Self.sectionLimit,
+    guard section.type != SHT_NOBITS, !hidden.contains(section.index),
+      max(section.size, section.unpackedSize) <= Self.sectionLimit,
       let place = elf_getscn(elf, section.index)
     else { return nil }
     // Unpacked, it has no such flag any more.
@@ -352,6 +362,7 @@ final class ObjectFile {
   /// The contents of a section, unpacked, as long as the file is there; nil if it can't be unpacked, or is larger than
   /// `sectionLimit`.
   func contents(of section: Section) -> UnsafeRawBufferPointer? {
+    if hidden.contains(section.index) { return nil }
     if section.compression == Compression.zstd { return zstdContents(of: section) }
     guard let data = unpack(section) else { return nil }
     return UnsafeRawBufferPointer(start: data.pointee.d_buf, count: data.pointee.d_buf == nil ? 0 : data.pointee.d_size)

@@ -43,15 +43,16 @@ struct Skeleton: Hashable {
   /// Nil for a unit that isn't split.
   init?(_ entry: Dwarf_Die) {
     var entry = entry
-    guard
-      let name = DebugInformation.ownPath(DW_AT_dwo_name, of: entry)
-        ?? DebugInformation.ownPath(DW_AT_GNU_dwo_name, of: entry)
-    else { return nil }
     var version: Dwarf_Half = 0
     var type: UInt8 = 0
     var id: UInt64 = 0
-    // The argument that stays null would make libdw open the file.
-    guard dwarf_cu_info(entry.cu, &version, &type, nil, nil, &id, nil, nil) == 0 else { return nil }
+    // The argument that stays null would make libdw open the file. From version 5 on a unit's head says whether it is
+    // split.
+    guard dwarf_cu_info(entry.cu, &version, &type, nil, nil, &id, nil, nil) == 0,
+      version < 5 || Int(truncatingIfNeeded: type) != DW_UT_compile,
+      let name = DebugInformation.ownPath(DW_AT_dwo_name, of: entry)
+        ?? DebugInformation.ownPath(DW_AT_GNU_dwo_name, of: entry)
+    else { return nil }
     if version < 5 {
       guard let found = DebugInformation.ownNumber(DW_AT_GNU_dwo_id, of: entry) else { return nil }
       id = found

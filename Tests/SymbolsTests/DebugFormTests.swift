@@ -233,9 +233,15 @@ extension TestProgram {
     let program = try DebugForm("g++", "-O1 -g", .compress("zstd")).build("templates.cpp")
     let path = URL(fileURLWithPath: program.path)
     var bytes = try Data(contentsOf: path)
-    // The frame of zstd in .debug_info: its magic number.
-    let frame = try #require(bytes.range(of: Data([0x28, 0xB5, 0x2F, 0xFD])))
-    bytes.replaceSubrange(frame, with: Data([1, 2, 3, 4]))
+    // Each section has a frame of zstd, which begins with this number. What no name needs is not unpacked, so that all
+    // are damaged.
+    let magic = Data([0x28, 0xB5, 0x2F, 0xFD])
+    var frames = 0
+    while let frame = bytes.range(of: magic) {
+      bytes.replaceSubrange(frame, with: Data([1, 2, 3, 4]))
+      frames += 1
+    }
+    try #require(frames > 2)
     try bytes.write(to: path)
     let damaged = try #require(try program.frames("template", Symbolizer(debugRoots: [])).first)
     #expect(damaged.function == "run(int)" && damaged.problem?.contains("damaged") == true)
