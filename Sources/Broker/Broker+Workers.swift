@@ -23,7 +23,9 @@ extension Broker {
     guard stopsAt == nil else { throw Complaint(.shortage, what: "the server stops", advice: "try again later") }
     let now = now
     let user = shareholder(of: key)
-    let wait = shares[user, default: UserShares(at: now)].backOff.wait(at: now)
+    // Those that can't be ended, as they wait for a file system of their user's, stay few.
+    let isStuck = leaving.values.filter { $0.key == key }.count >= 4
+    let wait = isStuck ? BackOff.longest : shares[user, default: UserShares(at: now)].backOff.wait(at: now)
     guard wait == 0 else {
       throw Complaint(
         .shortage, what: "the \(key) has failed, and starts anew in \(Int64(exactly: wait.rounded(.up)) ?? 0) s",

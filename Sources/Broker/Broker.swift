@@ -132,12 +132,7 @@ public final class Broker {
     guard epoll.number >= 0, signals.number >= 0 else {
       throw Complaint(.obstacle, what: "cannot wait for connections: \(systemWords(errno))", code: errno)
     }
-    if makesDirectories, try SharedDirectories.makeRootsDirectory() {
-      log(
-        .notice,
-        "\(SharedDirectories.ofRoot) is of the layout before, in which all users put files into one directory — restart"
-          + " the machine, or remove it while no indexed program runs")
-    }
+    for notice in try makesDirectories ? SharedDirectories.makeRootsDirectory() : [] { log(.notice, notice) }
     watch = try SegmentWatch(
       retention: options.retention, interval: options.lookInterval, watchLimit: limit / 4, log: log)
     add(number, .listener)
@@ -167,7 +162,8 @@ public final class Broker {
         handle(source)
       }
       tick()
-      if stopsAt != nil, workers.isEmpty, leaving.isEmpty { break }
+      // A worker that waits for a file system of its user's making ends when that answers.
+      if let end = stopsAt, workers.isEmpty, leaving.isEmpty || now > end + 0.5 { break }
     }
     log(.info, "stopped")
   }
@@ -336,10 +332,12 @@ public final class Broker {
   /// Hands the connection over, or refuses it.
   private func hand(_ connection: consuming Descriptor, of user: UInt32, to key: WorkerKey) {
     if user != 0 {
-      let worker = workers[key]
-      // Root is called when something is wrong, so root finds room whatever other users hold.
-      guard (worker?.open.users ?? 0) < options.connectionsOfOneUser || !isPrivileged,
+      let open = workers[key]?.open.users ?? 0
+      // Root, who is called when something is wrong, finds room whatever others hold. So does, where some users hold
+      // all connections, whoever has fewer than an equal share of them.
+      guard open < options.connectionsOfOneUser || !isPrivileged,
         workers.values.reduce(0, { $0 &+ $1.open.users }) < options.connections
+          || isPrivileged && open < options.connections / max(1, workers.count)  // bounded: divided by one at least
       else {
         return refuse(connection, of: user, Refusal.noRoom)
       }

@@ -29,6 +29,8 @@ public struct SegmentWatch: ~Copyable {
   private struct Look {
     var scan: DirectoryScan
     var present: Set<String> = []
+    /// Seconds that the files of it have taken, beside the scan.
+    var time = 0.0
   }
 
   /// How long one user's lines may be: other users' must be found among them.
@@ -272,10 +274,12 @@ public struct SegmentWatch: ~Copyable {
       let end = Self.now + seconds / 4
       var found: (files: [SegmentFile], isLast: Bool) = ([], false)
       Self.asUser(actor) { found = look.scan.step(until: end) }
+      let scanned = Self.now
       for file in found.files {
         look.present.insert(file.path)
         if take(file) { owners.insert(file.ownerID) }
       }
+      look.time += Self.now - scanned  // bounded: seconds in floating point
       if found.isLast { finish(look) } else { looks.append(look) }
     }
     if !isStarted, looks.isEmpty, survey == nil, due.values.allSatisfy({ $0 > began }) { isStarted = true }
@@ -335,7 +339,7 @@ public struct SegmentWatch: ~Copyable {
   private mutating func finish(_ look: Look) {
     let directory = look.scan.path
     let now = Self.now
-    earliest[directory] = now + 9 * look.scan.time  // bounded: seconds in floating point
+    earliest[directory] = now + 9 * (look.scan.time + look.time)  // bounded: seconds in floating point
     for path in (byDirectory[directory] ?? []).subtracting(look.present) {
       // A file that has come meanwhile was not among the names.
       guard access(path, F_OK) != 0 else { continue }

@@ -45,7 +45,7 @@ public enum SocketLocation {
   /// is not made.
   public static func prepareDirectory(of path: String) throws(Complaint) {
     if path == ofRoot, geteuid() == 0 {
-      _ = try SharedDirectories.makeRootsDirectory()
+      try SharedDirectories.makeRootsDirectory()
     } else if SharedDirectories.Place.own(ofUser: geteuid()).contains(where: { path == "\($0.path)/\(fileName)" }) {
       _ = try SharedDirectories.makeOwn()
     }

@@ -74,7 +74,7 @@ public struct UnixSocket: ~Copyable {
       let why = code == EAGAIN ? "it did not take the connection within \(patience) s" : systemWords(code)
       return Complaint(.obstacle, what: "cannot connect to the server at \(path): \(why)", advice: advice, code: code)
     }
-    let file = open(path.originalPath, __O_PATH | O_CLOEXEC | (isTrusted ? O_NOFOLLOW : 0))
+    let file = SharedDirectories.open(path, __O_PATH | O_CLOEXEC | (isTrusted ? O_NOFOLLOW : 0))
     guard file >= 0 else { throw refusal(errno) }
     defer { close(file) }
     var status = stat()

@@ -4,9 +4,11 @@
 //
 // - A name counts if its directory belongs to the user that it names, or else as one of few of its owner's: whoever
 //   makes very many names hides those of nobody else.
+// - Nothing is asked of a file system that is mounted over a user's directory.
 // - A piece ends when its time is over; the next one goes on where it ended.
 
 import ByteText
+import COpening
 import Glibc
 import SharedLayout
 
@@ -76,7 +78,7 @@ public final class DirectorySurvey {
       while seen < Self.mostSeen, let entry = readdir(names.stream) {
         seen &+= 1
         if let number = withUnsafeBytes(of: &entry.pointee.d_name, { Self.number($0, behind: parent.prefix) }) {
-          take(number, parent)
+          take(number, parent, in: dirfd(names.stream))
         }
         count += 1
         if count % 64 == 0, seconds(of: CLOCK_MONOTONIC) >= time { return nil }
@@ -86,17 +88,19 @@ public final class DirectorySurvey {
     return found + [.former]
   }
 
-  private func take(_ number: UInt32, _ parent: Parent) {
-    var status = stat()
+  private func take(_ number: UInt32, _ parent: Parent, in directory: Int32) {
     guard user == 0 || number != user else { return }
     // Only the system makes names in the other directories.
     if parent.prefix.isEmpty {
       numbers.append(number)
       return
     }
-    guard lstat(parent.place(number).path.originalPath, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
-      return
-    }
+    // Not by its path: who has mounted a file system of their own making over it lets whoever looks at it wait.
+    let place = allocs_open_in(directory, parent.prefix + "\(number)", __O_PATH | O_DIRECTORY)
+    guard place >= 0 else { return }
+    defer { close(place) }
+    var status = stat()
+    guard fstat(place, &status) == 0 else { return }
     let owner = status.st_uid
     guard user == 0 || owner == user else { return }
     if owner != number {

@@ -98,29 +98,48 @@ public enum SharedDirectories {
     }
   }
 
-  /// Where the directory at `path` can be watched: for one of a user's session, through a descriptor, which the caller
-  /// closes. Nil if it is missing, or not trusted.
+  /// Where the directory at `path` can be watched: for one that a user may have mounted something over, through a
+  /// descriptor, which the caller closes. Nil if it is missing, or not trusted.
   public static func open(toWatch path: String) -> (path: String, descriptor: Int32)? {
     func through(_ descriptor: Int32) -> (path: String, descriptor: Int32) {
       ("/proc/self/fd/\(descriptor)", descriptor)
     }
-    let session = String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number))
-    guard path.hasPrefix(session) else { return (path, -1) }
     if let place = Place(path: path), let parentPath = place.parent {
       guard let parent = try? CheckedDirectory.parent(of: place, parentPath) else { return nil }
       defer { close(parent) }
       let descriptor = allocs_open_in(parent, place.name, __O_PATH | O_DIRECTORY)
       return descriptor >= 0 ? through(descriptor) : nil
     }
-    guard let user = UInt32(path.dropFirst(session.count)) else { return (path, -1) }
+    if path == Place.former.path {
+      guard let directory = try? CheckedDirectory(path: path) else { return nil }
+      let descriptor = fcntl(directory.descriptor, F_DUPFD_CLOEXEC, 0)
+      return descriptor >= 0 ? through(descriptor) : nil
+    }
+    let session = String(cString: allocs_parent_of_place(Place.ofSession(user: 0).number))
+    guard path.hasPrefix(session), let user = UInt32(path.dropFirst(session.count)) else { return (path, -1) }
     return (try? CheckedDirectory.parent(of: .ofSession(user: user), path)).map(through)
+  }
+
+  /// open(2) of a path that is not the caller's own. Anybody may have made the directory of the layout before, and
+  /// mounted a file system of their own over it, which answers when it likes: there is nothing in it then.
+  public static func open(_ path: String, _ flags: Int32) -> Int32 {
+    let former = Place.former.path + "/"
+    guard path.hasPrefix(former) else { return Glibc.open(path.originalPath, flags) }
+    let directory = Glibc.open(former, __O_PATH | O_DIRECTORY | O_CLOEXEC)
+    guard directory >= 0 else { return directory }
+    defer { close(directory) }
+    guard MountedFileSystem.answers(directory) else {
+      errno = ENOENT
+      return -1
+    }
+    return openat(directory, String(path.dropFirst(former.count)).originalPath, flags)
   }
 
   // MARK: making them
 
-  /// Makes root's directory, if it is missing, and says whether all users may put files there, as in the layout before.
-  /// For root.
-  public static func makeRootsDirectory() throws(Complaint) -> Bool {
+  /// Makes root's directory, if it is missing, and gives it a file system of its own while it is empty. Returns what
+  /// root is to be told of it. For root.
+  @discardableResult public static func makeRootsDirectory() throws(Complaint) -> [String] {
     if mkdir(ofRoot, 0o755) == 0 {
       // mkdir takes the umask off. In /run nobody but root can have put anything else in its place.
       let descriptor = Glibc.open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
@@ -132,10 +151,67 @@ public enum SharedDirectories {
       throw Complaint(.obstacle, what: "cannot create \(ofRoot): \(systemWords(errno))", code: errno)
     }
     do throws(DirectoryRefusal) {
-      return try CheckedDirectory(path: ofRoot).isShared
+      let directory = try CheckedDirectory(path: ofRoot)
+      var notices: [String] = []
+      if directory.isShared {
+        notices.append(
+          "\(ofRoot) is of the layout before, in which all users put files into one directory — restart the machine, or"
+            + " remove it while no indexed program runs")
+      }
+      if !separate(directory) {
+        notices.append(
+          "\(ofRoot) has no file system of its own, and segments can take all room in the one that it is in —"
+            + " enable run-allocs.mount, or start allocsd while it is empty")
+      }
+      return notices
     } catch {
       throw error.complaint(ofRoot, "remove it, and start allocsd again")
     }
+  }
+
+  /// What systemd/run-allocs.mount says, too.
+  static let memoryLimits = "uid=0,gid=0,size=25%,nr_inodes=100k"
+
+  /// Gives root's directory a file system of its own, in which segments take no room from others in /run, as
+  /// systemd/run-allocs.mount does: here where root starts the server by hand. Returns whether it has one.
+  private static func separate(_ directory: borrowing CheckedDirectory) -> Bool {
+    var outside = stat()
+    guard stat(ofRoot + "/..", &outside) == 0 else { return false }
+    guard UInt64(truncatingIfNeeded: outside.st_dev) == directory.device else { return true }
+    // A mount hides what is there; and from a service that has mounts of its own, it hides what programs put there.
+    guard isEmpty(directory), hasMountsOfAll() else { return false }
+    let options = "mode=\(directory.isShared ? "1777" : "0755"),\(memoryLimits)"
+    guard allocs_mount_memory("/proc/self/fd/\(directory.descriptor)", options) == 0 else { return false }
+    // The descriptor leads to what is below the mount still: a program may have put its segment there meanwhile.
+    if isEmpty(directory) { return true }
+    allocs_unmount(ofRoot)
+    return false
+  }
+
+  /// Whether what this process mounts is mounted for the machine's, or the container's, first process, too.
+  private static func hasMountsOfAll() -> Bool {
+    var own = stat()
+    var first = stat()
+    return stat("/proc/self/ns/mnt", &own) == 0 && stat("/proc/1/ns/mnt", &first) == 0 && own.st_ino == first.st_ino
+  }
+
+  private static func isEmpty(_ directory: borrowing CheckedDirectory) -> Bool {
+    let descriptor = openat(directory.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { return false }
+    guard let entries = fdopendir(descriptor) else {
+      close(descriptor)
+      return false
+    }
+    defer { closedir(entries) }
+    while let entry = readdir(entries) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: 3) { ($0[0], $0[1], $0[2]) }
+      }
+      let dot = CChar(UInt8(ascii: "."))
+      let isDots = name.0 == dot && (name.1 == 0 || name.1 == dot && name.2 == 0)
+      guard isDots else { return false }
+    }
+    return true
   }
 
   /// Makes the directory of `user` in root's directory, if it is missing. For root. Returns its path; nil where root's
@@ -305,6 +381,11 @@ public struct CheckedDirectory: ~Copyable {
       let flags = __O_PATH | O_DIRECTORY | O_CLOEXEC | (place == nil ? 0 : O_NOFOLLOW)
       let descriptor = Glibc.open(path.originalPath, flags)
       guard descriptor >= 0 else { throw DirectoryRefusal(code: errno == ENOTDIR && isLink(path) ? ELOOP : errno) }
+      // Whoever has made that directory may have mounted a file system of their own over it.
+      guard place != .former || MountedFileSystem.answers(descriptor) else {
+        close(descriptor)
+        throw .untrusted("\(path) is a file system of its user's")
+      }
       return descriptor
     }
     let parent = try Self.parent(of: place, parentPath)

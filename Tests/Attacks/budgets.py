@@ -18,6 +18,7 @@ import time
 
 import elves
 import segments
+import silent
 import stage
 from stage import BOB, MALLORY, ROOT, TOOLS, Actor, Holder, Program, Pulse, Server, ask, home, place, start, wearing
 
@@ -599,6 +600,69 @@ def killed(check, count):
         one.end()
 
 
+def many_users(check, users=12, each=64):
+    """Users who together hold all connections that there are: whoever has none, gets one all the same."""
+    server = Server()
+    bob = Program(BOB)
+
+    def hold(send, receive):
+        held = []
+        for _ in range(each):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(5)
+            with contextlib.suppress(OSError):
+                connection.connect(server.socket)
+                connection.send(b"GET /v1/pro")
+                held.append(connection)
+        send(len(held))
+        receive()
+
+    holders = [Actor(64001 + index, hold) for index in range(users)]
+    held = [holder.receive(60) for holder in holders]
+    status, answer = ask(BOB, server, bob.query)
+    check(f"bob is answered while {users} users hold {sum(held)} connections", status == 200, (status, answer[:200]))
+    refused = server.metrics()["allocsd_connections_refused_total"]
+    check("they got no more than there are", refused > 0, (held, refused))
+    for holder in holders:
+        holder.end()
+
+
+def silent_files(check):
+    """Mallory's segment names files that never come (silent.py), and her worker can't even be killed: others are
+    answered, she gets few such workers, and the server ends in time."""
+    server = Server()
+    bob = Program(BOB)
+    directory = f"{home(MALLORY)}/silent"
+    with wearing(MALLORY):
+        os.mkdir(directory)
+    if not (served := silent.mounted(directory)):
+        check("without FUSE there are no such files", not os.path.exists("/dev/fuse"))
+        return
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.module(0, BASE, BASE + 0x8000, f"{directory}/m.so".encode())
+    made.arena(0, 0)
+    made.use("NODES", 10)
+    made.use("CONTEXTS", 10)
+    made.node(1, BASE + 0x1100, 0)
+    made.context(1, 1)
+    made.block(0, BLOCK, 48, 1)
+    refused = b""
+    for _ in range(1 if LONG == 1 else 90):
+        refused = ask(MALLORY, server, f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}", patience=1)[1]
+        for pid in set(workers_of(MALLORY)) - {holder.pid}:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+    # Each is given up when it has not answered for ten seconds.
+    check("she gets few such workers", LONG == 1 or b"in 30 s" in refused, refused)
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"]).measure(1)
+    check("bob is answered beside files that never come", not failures and max(times) < 6, (failures[:2], max(times)))
+    ended, status = server.ended_within(9)
+    check("SIGTERM ends the server beside a worker that can't be killed", ended and status in (0, -signal.SIGTERM),
+          (ended, status, server.said()[-400:]))  # fmt: skip
+    served.end()
+
+
 def ticks_of(pid):
     """Clock ticks of processor time."""
     with open(f"/proc/{pid}/stat") as file:
@@ -649,6 +713,8 @@ scenes = {
     "budgets-files": lambda check: beside(
         check, "names that come and go", "a segment under ever new names", "segments that are costly to remove",
         "lines of the log"),
+    "budgets-users": many_users,
+    "budgets-silent-files": silent_files,
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
     "budgets-priorities": priorities,

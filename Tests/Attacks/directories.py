@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 
+import silent
 import stage
 from stage import (BIN, BOB, MALLORY, ROOT, TOOLS, Holder, Pulse, Program, Server, ask, control, home, place, start,
                    start_time, wearing)  # fmt: skip
@@ -417,6 +418,73 @@ def outputs(check):
 
 
 MANY = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
+def own_file_system(check):
+    """Root's directory takes no room from /run, whoever starts the server; and no file that is there is hidden."""
+
+    def device(path):
+        return os.stat(path).st_dev
+
+    def started(mode):
+        server = Server()
+        is_own, is_kept = device("/run/allocs") != device("/run"), os.stat("/run/allocs").st_mode & 0o7777 == mode
+        server.end()
+        check(f"the directory of mode {mode:o} has a file system of its own", is_own and is_kept, (is_own, is_kept))
+        subprocess.run(["umount", "/run/allocs"], check=True)
+        os.rmdir("/run/allocs")
+
+    started(0o755)
+    os.mkdir("/run/allocs")
+    os.chmod("/run/allocs", 0o1777)
+    started(0o1777)
+    os.mkdir("/run/allocs")
+    os.chmod("/run/allocs", 0o1777)
+    open("/run/allocs/there", "w").close()
+    server = Server()
+    check("what is there stays in sight, and root is told",
+          os.path.exists("/run/allocs/there") and "no file system of its own" in server.said(), server.said())
+    server.end()
+    os.unlink("/run/allocs/there")
+    # From a service with mounts of its own, nobody else would see what is in such a file system.
+    server = Server(prefix=["unshare", "-m"])
+    check("a server with mounts of its own mounts nothing", server.ended_within(9)[0]
+          and "no file system of its own" in server.said(), server.said())  # fmt: skip
+
+
+def silent_directories(check):
+    """A file system that answers nothing is mounted over each directory that mallory may have, for all to see."""
+    with wearing(MALLORY):
+        os.mkdir("/dev/shm/allocs", 0o755)
+    server = Server()
+    bob = Program(BOB)
+    ask(MALLORY, server, "/metrics")
+    session = f"/run/user/{MALLORY}"
+    os.makedirs(f"{session}/allocs", 0o700)
+    os.chown(session, MALLORY, MALLORY)
+    os.chown(f"{session}/allocs", MALLORY, MALLORY)
+    with wearing(MALLORY):
+        os.mkdir(f"/dev/shm/allocs-{MALLORY}", 0o700)
+    places = [f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
+    served = [silent.mounted(place, answers=False) for place in places]
+    if None in served:
+        check("without FUSE there are no such directories", not os.path.exists("/dev/fuse"))
+        return
+    # Longer than the time between two looks at which directories there are.
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=5).measure(12)
+    check("bob is answered meanwhile", not failures and max(times) < 5, (failures[:2], max(times)))
+    for user, words in ((ROOT, ["ps"]), (ROOT, ["ps", "--direct"]), (ROOT, ["prune"]), (BOB, ["ps", "--direct"])):
+        program = start(user, [f"{BIN}/allocsctl", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        over = time.monotonic() + 10
+        while program.poll() is None and time.monotonic() < over:
+            time.sleep(0.02)
+        check(f"allocsctl {' '.join(words)} of user {user} ends", program.poll() is not None)
+    server.end()
+    again = Server(ready=False)
+    check("another server starts beside them", stage.wait("that", lambda: "serving" in again.said()))
+    again.end()
+    for one in served:
+        one.end()
+
+
 scenes = {
     "directories-of-another": lambda check: in_anothers_directory(check, 8 * MANY),
     "directories-socket": socket_names,
@@ -427,5 +495,7 @@ scenes = {
     "directories-taken-names": taken_names,
     "directories-replaced": replaced,
     "directories-outputs": outputs,
+    "directories-silent": silent_directories,
+    "directories-own-file-system": own_file_system,
     "directories-crowded": lambda check: crowded(check, 20_000),
 }

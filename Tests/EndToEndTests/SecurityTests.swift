@@ -50,7 +50,8 @@ extension EndToEnd {
       arguments: [
         "directories-of-another", "directories-socket", "directories-exchanged-files", "directories-exchanged",
         "directories-dead", "directories-linked", "directories-taken-names", "directories-replaced",
-        "directories-crowded", "directories-outputs",
+        "directories-crowded", "directories-outputs", "directories-silent",
+        "directories-own-file-system",
       ])
     func directories(scene: String) throws { try play(scene) }
 
@@ -59,7 +60,7 @@ extension EndToEnd {
       arguments: [
         "budgets-questions", "budgets-memory", "budgets-streams", "budgets-connections", "budgets-files",
         "budgets-own-worker", "budgets-priorities", "budgets-given-up", "budgets-stop-readers",
-        "budgets-stop-questions", "budgets-kills",
+        "budgets-stop-questions", "budgets-kills", "budgets-users", "budgets-silent-files",
       ])
     func budgets(scene: String) throws { try play(scene) }
 

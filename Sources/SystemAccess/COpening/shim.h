@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens names in directories that others may write to: openat2(2), which the C library has no function for.
+// Opens names in directories that others may write to: openat2(2), which the C library has no function for. And mounts,
+// whose functions Swift's Glibc lacks.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 
 // Only GNU's: <unistd.h> hides it from modules.
@@ -25,3 +27,11 @@ static inline int allocs_open_in(int directory, const char *name, int flags) {
   if (descriptor < 0 && errno == ENOSYS) descriptor = openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC);
   return descriptor < 0 ? -errno : (int)descriptor;
 }
+
+// Mounts an empty file system in memory over the directory at `place`. 0, or an error number.
+static inline int allocs_mount_memory(const char *place, const char *options) {
+  return mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) == 0 ? 0 : errno;
+}
+
+// Takes away what was mounted last over the directory at `place`, for all who have not opened anything of it.
+static inline int allocs_unmount(const char *place) { return umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW); }
