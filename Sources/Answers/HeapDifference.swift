@@ -104,6 +104,11 @@ extension HeapDifference {
     number == 0 ? "0" : (number > 0 ? "+" : "-") + Units.grouped(number.magnitude)
   }
 
+  /// A row's text among others. Of stacks, the first line alone.
+  private static func distinct(_ row: Row) -> DistinctRows.Row {
+    DistinctRows.Row(ofSite: row.frames.first, called: row.function, all: row.frames)
+  }
+
   /// A table of 80 columns: both looks, what changed, and the sums.
   public var text: String {
     func sums(_ total: SiteTable.Total) -> String {
@@ -122,27 +127,22 @@ extension HeapDifference {
       6, Self.signed(Self.change(before.blocks, after.blocks)).count,
       rows.map { Self.signed($0.blockChange).count }.max() ?? 0)
     let nowWidth = max(3, Units.grouped(max(after.bytes, 1)).count)
-    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: (Int) -> String) -> String {
-      let head =
-        TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
-        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8)
-      return head + rest(max(8, TextLayout.columns - head.count))
+    // bounded: columns of a line
+    let room = max(8, TextLayout.columns - changeWidth - blocksWidth - nowWidth - 14)
+    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: String) -> String {
+      TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
+        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8) + rest
     }
-    lines.append(line("BYTES", "BLOCKS", "NOW", "", { _ in "ALLOCATED BY" }))
+    lines.append(line("BYTES", "BLOCKS", "NOW", "", "ALLOCATED BY"))
+    let shown = rows.prefix(max(0, limit))  // bounded: at least 0
     var meter = BudgetMeter(interval: 16)
-    for row in rows.prefix(max(0, limit)) {
+    for (row, name) in zip(shown, DistinctRows.texts(shown.map(Self.distinct), columns: room)) {
       guard meter.goesOn() else { break }
-      let called = row.function.map { TextLayout.printable($0) }
       lines.append(
-        line(
-          Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind,
-          { columns in
-            row.frames.first.map { Answer.describe($0, columns: columns) }
-              ?? TextLayout.fit(called.map { "caller not known: \($0)" } ?? "not known", columns: columns)
-          }))
+        line(Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind, name))
       guard grouping == .stack else { continue }
       for caller in row.frames.dropFirst() {
-        lines.append(line("", "", "", "", { "  " + Answer.describe(caller, columns: $0 - 2) }))
+        lines.append(line("", "", "", "", "  " + Answer.describe(caller, columns: room - 2)))
       }
     }
     let rest = rows.dropFirst(max(0, limit))
@@ -153,12 +153,12 @@ extension HeapDifference {
       lines.append(
         line(
           Self.signed(change), Self.signed(blocks), Units.grouped(now), "",
-          { _ in Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)") }))
+          Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)")))
     }
     lines.append(
       line(
         Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes), "",
-        { _ in "all" }))
+        "all"))
     return TextLayout.text(of: lines + lossLines)
   }
 

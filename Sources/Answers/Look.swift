@@ -38,7 +38,10 @@ struct Look: Hashable, Sendable {
     if let look, let words = look.window.words(at: look.now) {
       sums = ["\(blocks) \(words)", bytes]
       if !look.isPast, let since = look.window.since?.age(at: look.now), since > look.clock.uptime + 0.5 {
-        sums[0] += " (its index began \(Units.duration(look.clock.uptime)) ago)"
+        // In one phrase, unless that would be cut.
+        let began = "its index began \(Units.duration(look.clock.uptime)) ago"
+        let whole = "\(sums[0]) (\(began))"
+        if TextLayout.width(whole) < TextLayout.columns { sums[0] = whole } else { sums.insert(began, at: 1) }
       }
     }
     sums += more
