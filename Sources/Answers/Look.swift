@@ -28,6 +28,11 @@ struct Look: Hashable, Sendable {
     births.oldest == .max ? nil : Units.duration(clock.age(ofOrder: births.oldest))
   }
 
+  /// The age of a sum's newest block, in the same way.
+  func newest(of births: SiteTable.Births) -> String? {
+    births.oldest == .max ? nil : Units.duration(clock.age(ofOrder: births.newest))
+  }
+
   /// The first lines of a table: of which process it is, and its sums; one line if there is room. `more`: further sums.
   static func heading(
     _ look: Look?, _ processID: Int32, _ command: [ForeignText], _ total: SiteTable.Total, more: [String] = []

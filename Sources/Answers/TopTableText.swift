@@ -18,12 +18,12 @@ extension TopTable {
     // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
-    let agesWidth = showsAges ? 12 : 0
+    let agesWidth = ages == .none ? 0 : 12
     func line(_ sum: (total: Total, births: SiteTable.Births)?, _ rest: String) -> String {
       let bytes = sum.map { Units.grouped($0.total.bytes) } ?? "BYTES"
       let share = sum.map { Units.share($0.total.bytes, of: total.bytes) } ?? "SHARE"
       let blocks = sum.map { Units.grouped($0.total.blocks) } ?? "BLOCKS"
-      let age = sum.map { look?.oldest(of: $0.births) ?? "" } ?? "OLDEST"
+      let age = sum.map { self.age(of: $0.births) } ?? (ages == .newest ? "NEWEST" : "OLDEST")
       let head =
         TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
         + TextLayout.padded(blocks, left: blocksWidth + 2)
@@ -48,6 +48,10 @@ extension TopTable {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  private func age(of births: SiteTable.Births) -> String {
+    (ages == .newest ? look?.newest(of: births) : look?.oldest(of: births)) ?? ""
   }
 
   /// One JSON object, without a newline.
