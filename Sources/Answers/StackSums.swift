@@ -104,8 +104,8 @@ extension ProcessView {
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
     let clock = shared.segment.clock()
     let scope = try placed(scope, on: clock)
-    let (sums, losses) = sums(scope, clock: clock)
-    let result = StackSums(
+    let (sums, losses) = try sums(scope, clock: clock)
+    var result = StackSums(
       of: sums.sums, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
       window: scope.window, losses: losses)

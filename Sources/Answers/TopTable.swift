@@ -70,7 +70,7 @@ extension ProcessView {
     let isAlive = isProcessAlive
     let clock = shared.segment.clock(isAlive: isAlive)
     let scope = try placed(scope, on: clock)
-    let (sums, losses) = sums(scope, clock: clock, by: grouping)
+    let (sums, losses) = try sums(scope, clock: clock, by: grouping)
     var table = TopTable(
       processID: processID, command: shared.segment.command,
       table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, by: grouping, limit: limit),
