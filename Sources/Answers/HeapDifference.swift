@@ -44,6 +44,9 @@ public struct HeapDifference: Sendable {
   public var rows: [Row]
   /// How many rows are shown at most.
   public var limit: Int
+  /// What the two looks have to do with each other, and the words for it; nil if it is not known, or nothing to tell.
+  public var kinship: Kinship?
+  public var kinshipWords: String?
   /// What each look lacks.
   public var losses: (before: Losses, after: Losses)
 
@@ -59,6 +62,8 @@ public struct HeapDifference: Sendable {
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
     losses = (before.losses, after.losses)
+    kinship = Kinship(before, after)
+    kinshipWords = kinship?.words(before, after)
     var rows: [Key: Row] = [:]
     let share = MemoryShare()
     var size = 0
@@ -118,6 +123,7 @@ extension HeapDifference {
       TextLayout.fit("from \(TextLayout.printable(names.before)): \(sums(before))", columns: TextLayout.columns),
       TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
     ]
+    if let kinshipWords { lines += TextLayout.fill("These are \(kinshipWords).", indent: "") }
     guard !rows.isEmpty else {
       return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + lossLines)
     }
@@ -183,6 +189,7 @@ extension HeapDifference {
     total("{\"before\":", before, losses.before)
     total(",\"after\":", after, losses.after)
     writer.append(",\"by\":", string: grouping.rawValue)
+    if let kinship { writer.append(",\"relation\":", string: kinship.rawValue) }
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))
     writer.append(",\"rows\":[")
     for (index, row) in rows.prefix(max(0, limit)).enumerated() {
