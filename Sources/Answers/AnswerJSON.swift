@@ -120,11 +120,13 @@ extension Frame {
 }
 
 extension Complaint {
-  /// `{"error":"<what> — <advice>"}`, without a newline.
+  /// `{"error":"<what> — <advice>"}`, without a newline; with `"no_such":"group"` where a group has no block, as that
+  /// may be a row whose blocks are gone meanwhile.
   public var json: String {
     var writer = ByteWriter(capacity: 256)
     writer.append("{\"error\":")
     writer.appendJSONString(description)
+    if kind == .noSuchGroup { writer.append(",\"no_such\":\"group\"") }
     writer.append("}")
     return writer.takeString()
   }

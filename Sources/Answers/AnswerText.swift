@@ -272,7 +272,27 @@ extension Answer {
     let shortest = FunctionName.shorterForms(of: function).last ?? function
     let place = place(of: frame).map { "\($0.before)\(TextLayout.fit($0.name, columns: 1))\($0.after)" } ?? ""
     let room = columns &- TextLayout.width(place)
-    return room < 12 ? TextLayout.fit(shortest, columns: columns) : "\(TextLayout.fit(shortest, columns: room))\(place)"
+    // Less than three characters of a name tell nothing.
+    guard room > 3 || place.isEmpty else { return TextLayout.fit(shortest, columns: columns) }
+    return "\(fitName(shortest, columns: room))\(place)"
+  }
+
+  /// The name of a function in at most `columns`: its own name before what it is declared in.
+  private static func fitName(_ name: String, columns: Int) -> String {
+    guard TextLayout.width(name) > columns else { return name }
+    let own = String(FunctionName.ownName(of: name))
+    let scope = String(name.dropLast(own.count))
+    let ownWidth = TextLayout.width(own)
+    if scope.isEmpty { return TextLayout.fit(own, columns: columns) }
+    if ownWidth &+ 1 > columns { return "…\(TextLayout.fit(own, columns: columns &- 1))" }
+    return "\(TextLayout.fit(scope, columns: columns &- ownWidth))\(own)"
+  }
+
+  /// All that a frame's text may say, in one line: what tells it from others.
+  static func wholeText(_ frame: Frame) -> String {
+    let line = frame.line.map { "\($0)" } ?? ""
+    return [frame.nameOrPlace.escaped, frame.file?.escaped ?? "", line, frame.module?.escaped ?? ""]
+      .joined(separator: " ")
   }
 
   /// As `describe`, but nil if there is no room without a cut through the function's name or scope.

@@ -88,6 +88,10 @@ extension ProcessView {
     list.total = search.total
     list.rows = search.firstRows
     try Budget.current?.check()
+    if let group = filter.scope.group, !search.hasGroup {
+      try checkIntact()
+      throw group.complaint(processID)
+    }
     list.lines = inquiry.lines(of: list.rows, json: json, stacks: stacks)
     try checkIntact()
     return list
@@ -109,6 +113,8 @@ private struct BlockSearch {
   private var isMeant: [UInt32: Bool] = [:]
   /// Tells whether a block is in the group that is meant; nil if all are.
   private var groups: BlockGroups?
+  /// Whether a block is in that group, of whatever time, size and site.
+  private(set) var hasGroup: Bool
 
   init(_ filter: BlockFilter, _ sort: BlockOrder, limit: Int, _ inquiry: borrowing Inquiry, _ view: ProcessView) {
     self.filter = filter
@@ -117,6 +123,7 @@ private struct BlockSearch {
     clock = inquiry.clock
     orders = filter.scope.window.orders(on: inquiry.clock)
     naming = inquiry.attribution
+    hasGroup = filter.scope.group == nil
     groups = filter.scope.group.map { BlockGroups($0.grouping, view, filter.scope.wrappers, inquiry.clock) }
   }
 
@@ -141,8 +148,9 @@ private struct BlockSearch {
   }
 
   private mutating func add(_ block: Allocation, _ view: ProcessView) {
-    guard filter.sizes.contains(block.size) else { return }
     let order = clock.order(ofTicks: block.ticks)
+    if !hasGroup, let group = filter.scope.group, groups?.contains(block, order, group.key) == true { hasGroup = true }
+    guard filter.sizes.contains(block.size) else { return }
     if let orders, !orders.contains(order) { return }
     if let sites = filter.sites, !fits(block, sites, view) { return }
     if let group = filter.scope.group, groups?.contains(block, order, group.key) != true { return }

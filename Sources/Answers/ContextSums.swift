@@ -68,6 +68,15 @@ public struct GroupName: Hashable, Sendable {
 
   /// The text that `init` takes for it.
   public var text: String { "\(grouping.rawValue):\(key)" }
+
+  /// What is said where no live block of process `id` is in the group, of whatever time.
+  func complaint(_ id: Int32) -> Complaint {
+    let name = TextLayout.fit(TextLayout.printable(text), columns: 60)
+    return Complaint(
+      .noSuchGroup, what: "no live block of process \(id) is in the group \"\(name)\"",
+      advice:
+        "`allocsctl top \(id) --group \(grouping.rawValue) --json` lists the groups that there are, each with its key")
+  }
 }
 
 /// Finds the group of each block of one process, as of one moment.
@@ -169,6 +178,8 @@ struct ContextSums {
 
   /// Blocks that were looked at, those of allocators in the process's own chunks left out.
   private(set) var blocksSeen: UInt64 = 0
+  /// Whether a block is in the group that is meant, of whatever time; true if all blocks are meant.
+  private(set) var hasGroup = true
   private var entries: [Entry] = Array(repeating: Entry(), count: 1024)
   private var parts: [SiteTable.Total] = []
   private let divisions: [UInt64]
@@ -264,10 +275,15 @@ struct ContextSums {
     var groups = BlockGroups(grouping, view, scope.wrappers, clock)
     var wanted = scope.group.map { BlockGroups($0.grouping, view, scope.wrappers, clock) }
     let wantedKey = scope.group?.key ?? ""
+    var hasGroup = scope.group == nil
     func isMeant(_ block: Allocation, _ order: UInt64) -> Bool {
-      if let orders, !orders.contains(order) { return false }
-      return wanted?.contains(block, order, wantedKey) ?? true
+      let isInTime = orders?.contains(order) ?? true
+      guard isInTime || !hasGroup else { return false }
+      guard wanted?.contains(block, order, wantedKey) ?? true else { return false }
+      hasGroup = true
+      return isInTime
     }
+    defer { self.hasGroup = hasGroup }
     func place(_ block: Allocation, _ order: UInt64) -> Int {
       dependsOnBlock ? groups.place(block, order) : Int(truncatingIfNeeded: block.context)
     }

@@ -2,24 +2,27 @@
 // Rows of a table that do not look alike. Names are shortened to the room that there is, and instantiations of one
 // template, or lines of two files of one name, may look the same then. Each row of such ones gets a piece in brackets
 // behind it: the part of its whole text that the others have otherwise. Where the whole texts are equal (one line that
-// was compiled twice), the piece is the row's address.
+// was compiled twice), or their pieces are once they are cut, the piece is the row's address; and where the room is too
+// narrow for that, its number in the table.
 //
 //   shop::Shelf::put (shelf.h:12)   →   shop::Shelf::put (shelf.h:12) [int]
 //   shop::Shelf::put (shelf.h:12)   →   shop::Shelf::put (shelf.h:12) [std::string]
 
 import Bounds
+import Symbols
 
 package enum DistinctRows {
-  /// One row: its text in a number of columns, its whole text, and a short text that no other row has.
+  /// One row: its text in a number of columns, its whole text, and short texts that tell it from others whose whole
+  /// texts are equal, the best first.
   package struct Row {
     var text: (_ columns: Int) -> String
     var whole: String
-    var tag: String
+    var tags: [String]
 
-    package init(text: @escaping (_ columns: Int) -> String, whole: String, tag: String) {
+    package init(text: @escaping (_ columns: Int) -> String, whole: String, tags: [String]) {
       self.text = text
       self.whole = whole
-      self.tag = tag
+      self.tags = tags
     }
   }
 
@@ -33,22 +36,40 @@ package enum DistinctRows {
     var meter = BudgetMeter(interval: 16)
     var texts: [String] = []
     for row in rows { texts.append(meter.goesOn() ? text(row, "", columns) : "") }
+    let room = pieceRoom(columns)
     for alike in groups(texts) {
       guard meter.goesOn() else { break }
-      let pieces = pieces(of: alike.map { rows[$0].whole })
-      for (index, piece) in zip(alike, pieces) { texts[index] = text(rows[index], piece, columns) }
+      // Where pieces are alike once they are cut, each is the tag of its row.
+      let pieces = pieces(of: alike.map { rows[$0].whole }).map { TextLayout.fit($0, columns: room) }
+      let chosen = Set(pieces).count == pieces.count ? pieces : tags(of: alike.map { rows[$0] }, room)
+      for (index, piece) in zip(alike, chosen) { texts[index] = text(rows[index], piece, columns) }
     }
-    for alike in groups(texts) {
-      for index in alike { texts[index] = text(rows[index], rows[index].tag, columns) }
+    // A name may end in brackets of its own, so there is no end to what may look alike; but a number is one row's.
+    for _ in 0..<3 {
+      for alike in groups(texts) {
+        for index in alike { texts[index] = text(rows[index], "#\(index &+ 1)", columns) }
+      }
     }
     return texts
   }
 
+  /// Columns of a piece in a row of so many: with its brackets, at most half of them is taken from the name.
+  private static func pieceRoom(_ columns: Int) -> Int { min(pieceWidth, max(5, columns / 2)) &- 3 }
+
+  /// The first tags of rows that differ; of those that are too long, the end. Else as many empty texts.
+  private static func tags(of rows: [Row], _ room: Int) -> [String] {
+    let count = rows.map(\.tags.count).min() ?? 0
+    for choice in 0..<max(0, count) {  // bounded: a row has two tags
+      let tags = rows.map { TextLayout.fit($0.tags[choice], columns: room, head: 0) }
+      if Set(tags).count == tags.count { return tags }
+    }
+    return rows.map { _ in "" }
+  }
+
   private static func text(_ row: Row, _ piece: String, _ columns: Int) -> String {
-    let room = min(pieceWidth, columns / 2)
-    guard !piece.isEmpty, room > 3 else { return TextLayout.fit(row.text(columns), columns: columns) }
-    let behind = " [\(TextLayout.fit(piece, columns: room &- 3))]"
+    let behind = " [\(piece)]"
     let left = columns &- TextLayout.width(behind)
+    guard !piece.isEmpty, left > 0 else { return TextLayout.fit(row.text(columns), columns: columns) }
     return TextLayout.fit(row.text(left), columns: left) + behind
   }
 
@@ -82,5 +103,20 @@ package enum DistinctRows {
 
   private static func isWord(_ scalar: Unicode.Scalar) -> Bool {
     scalar == "_" || scalar == ":" || scalar.properties.isAlphabetic || scalar.properties.numericType != nil
+  }
+}
+
+extension DistinctRows.Row {
+  /// The row of a site, or of a stack: `site` is its text, and all its frames tell it from others. `called`: the
+  /// function that was called.
+  init(ofSite site: Frame?, called: ForeignText?, all: [Frame]) {
+    let function = called.map { TextLayout.printable($0) }
+    self.init(
+      text: { columns in
+        site.map { Answer.describe($0, columns: columns) }
+          ?? TextLayout.fit(function.map { "caller not known: \($0)" } ?? "not known", columns: columns)
+      },
+      whole: (all.map(Answer.wholeText) + [function ?? ""]).joined(separator: " "),
+      tags: [site.map { hex($0.pc) } ?? ""])
   }
 }

@@ -14,9 +14,11 @@ extension FunctionName {
   static func shorterForms(of name: String) -> [String] {
     let bytes = Array(name.utf8)
     guard bytes.count <= limit else { return [] }
-    // Names of Swift say what a function is before its name, and Objective-C's have blanks in them.
+    // Names of Swift say what a function is before its name, and Objective-C's have blanks in them. A result stands
+    // only where parameters do: other blanks are the name's own.
     let hasResult =
-      ![" -> ", " of ", " in "].contains { name.contains($0) } && !name.hasPrefix("-[") && !name.hasPrefix("+[")
+      name.contains("(") && ![" -> ", " of ", " in "].contains { name.contains($0) } && !name.hasPrefix("-[")
+      && !name.hasPrefix("+[")
     let forms: [(parameters: Groups, templates: Groups, result: Bool)] = [
       (.marked, .kept, true), (.marked, .kept, !hasResult), (.marked, .marked, !hasResult),
       (.dropped, .dropped, !hasResult),
@@ -29,6 +31,32 @@ extension FunctionName {
       if short != results.last ?? name, !short.isEmpty { results.append(short) }
     }
     return results
+  }
+
+  /// The part of a name behind what the function is declared in: put of shop::Shelf::put. Of a closure, that is the
+  /// function that it stands in as well. The whole name where there is no such part.
+  static func ownName(of name: String) -> Substring {
+    let bytes = Array(name.utf8)
+    let (colon, dot) = (UInt8(ascii: ":"), UInt8(ascii: "."))
+    func isOpening(_ byte: UInt8) -> Bool { byte == UInt8(ascii: "(") || byte == UInt8(ascii: "{") }
+    // Arguments of templates are dropped from short forms; < and > that are left belong to operators.
+    func isClosing(_ byte: UInt8) -> Bool { byte == UInt8(ascii: ")") || byte == UInt8(ascii: "}") }
+    let hasColons = zip(bytes, bytes.dropFirst()).contains { $0 == colon && $1 == colon }
+    var level = 0
+    // bounded: places in a text in memory, downwards
+    for place in stride(from: bytes.count - 1, to: 0, by: -1) {
+      if isClosing(bytes[place]) { level += 1 }
+      if isOpening(bytes[place]) { level -= 1 }
+      let isScope = hasColons ? bytes[place] == colon && bytes[place - 1] == colon : bytes[place] == dot
+      guard level <= 0, isScope, place + 1 < bytes.count else { continue }
+      let own = bytes[place...].dropFirst()
+      let isClosure = own.first.map(isOpening) ?? false
+      let isClone = !hasColons && (own.first.map { $0 < UInt8(ascii: "A") } ?? true || isCloneSuffix(own))
+      if !isClosure, !isClone {
+        return name[name.utf8.index(name.endIndex, offsetBy: -own.count)...]
+      }
+    }
+    return name[...]
   }
 
   /// Copies a name, with what is in brackets as wanted.
@@ -126,7 +154,8 @@ extension FunctionName {
       _ = inner.run()
       // A type alone needs no brackets around it.
       let isBare =
-        open == UInt8(ascii: "<") && templates == .dropped && !inner.result.contains(UInt8(ascii: " "))
+        open == UInt8(ascii: "<") && templates == .dropped && name[end...].starts(with: "::".utf8)
+        && !inner.result.contains(UInt8(ascii: " "))
         && !inner.result.contains { $0 == UInt8(ascii: "&") || $0 == UInt8(ascii: "*") || $0 == UInt8(ascii: "[") }
       if !isBare { result.append(open) }
       result.append(contentsOf: inner.result)

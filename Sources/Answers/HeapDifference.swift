@@ -44,6 +44,9 @@ public struct HeapDifference: Sendable {
   public var rows: [Row]
   /// How many rows are shown at most.
   public var limit: Int
+  /// What the two looks have to do with each other, and the words for it; nil if it is not known, or nothing to tell.
+  public var kinship: Kinship?
+  public var kinshipWords: String?
   /// What each look lacks.
   public var losses: (before: Losses, after: Losses)
 
@@ -59,6 +62,8 @@ public struct HeapDifference: Sendable {
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
     losses = (before.losses, after.losses)
+    kinship = Kinship(before, after)
+    kinshipWords = kinship?.words(before, after)
     var rows: [Key: Row] = [:]
     let share = MemoryShare()
     var size = 0
@@ -104,6 +109,11 @@ extension HeapDifference {
     number == 0 ? "0" : (number > 0 ? "+" : "-") + Units.grouped(number.magnitude)
   }
 
+  /// A row's text among others. Of stacks, the first line alone.
+  private static func distinct(_ row: Row) -> DistinctRows.Row {
+    DistinctRows.Row(ofSite: row.frames.first, called: row.function, all: row.frames)
+  }
+
   /// A table of 80 columns: both looks, what changed, and the sums.
   public var text: String {
     func sums(_ total: SiteTable.Total) -> String {
@@ -113,6 +123,7 @@ extension HeapDifference {
       TextLayout.fit("from \(TextLayout.printable(names.before)): \(sums(before))", columns: TextLayout.columns),
       TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
     ]
+    if let kinshipWords { lines += TextLayout.fill("These are \(kinshipWords).", indent: "") }
     guard !rows.isEmpty else {
       return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + lossLines)
     }
@@ -122,27 +133,22 @@ extension HeapDifference {
       6, Self.signed(Self.change(before.blocks, after.blocks)).count,
       rows.map { Self.signed($0.blockChange).count }.max() ?? 0)
     let nowWidth = max(3, Units.grouped(max(after.bytes, 1)).count)
-    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: (Int) -> String) -> String {
-      let head =
-        TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
-        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8)
-      return head + rest(max(8, TextLayout.columns - head.count))
+    // bounded: columns of a line
+    let room = max(8, TextLayout.columns - changeWidth - blocksWidth - nowWidth - 14)
+    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: String) -> String {
+      TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
+        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8) + rest
     }
-    lines.append(line("BYTES", "BLOCKS", "NOW", "", { _ in "ALLOCATED BY" }))
+    lines.append(line("BYTES", "BLOCKS", "NOW", "", "ALLOCATED BY"))
+    let shown = rows.prefix(max(0, limit))  // bounded: at least 0
     var meter = BudgetMeter(interval: 16)
-    for row in rows.prefix(max(0, limit)) {
+    for (row, name) in zip(shown, DistinctRows.texts(shown.map(Self.distinct), columns: room)) {
       guard meter.goesOn() else { break }
-      let called = row.function.map { TextLayout.printable($0) }
       lines.append(
-        line(
-          Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind,
-          { columns in
-            row.frames.first.map { Answer.describe($0, columns: columns) }
-              ?? TextLayout.fit(called.map { "caller not known: \($0)" } ?? "not known", columns: columns)
-          }))
+        line(Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind, name))
       guard grouping == .stack else { continue }
       for caller in row.frames.dropFirst() {
-        lines.append(line("", "", "", "", { "  " + Answer.describe(caller, columns: $0 - 2) }))
+        lines.append(line("", "", "", "", "  " + Answer.describe(caller, columns: room - 2)))
       }
     }
     let rest = rows.dropFirst(max(0, limit))
@@ -153,12 +159,12 @@ extension HeapDifference {
       lines.append(
         line(
           Self.signed(change), Self.signed(blocks), Units.grouped(now), "",
-          { _ in Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)") }))
+          Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)")))
     }
     lines.append(
       line(
         Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes), "",
-        { _ in "all" }))
+        "all"))
     return TextLayout.text(of: lines + lossLines)
   }
 
@@ -183,6 +189,7 @@ extension HeapDifference {
     total("{\"before\":", before, losses.before)
     total(",\"after\":", after, losses.after)
     writer.append(",\"by\":", string: grouping.rawValue)
+    if let kinship { writer.append(",\"relation\":", string: kinship.rawValue) }
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))
     writer.append(",\"rows\":[")
     for (index, row) in rows.prefix(max(0, limit)).enumerated() {

@@ -144,16 +144,23 @@ extension ProcessView {
     return losses
   }
 
-  /// The sums of all blocks, and the known losses of the index, by one pass over the index. `scope` is placed.
+  /// The sums of all blocks, and the known losses of the index, by one pass over the index. `scope` is placed. Throws
+  /// `.noSuchGroup` if no block, of whatever time, is in the scope's group.
   func sums(
     _ scope: HeapScope, clock: SegmentClock, by grouping: HeapGrouping = .site
-  ) -> (sums: ContextSums, losses: Losses) {
+  ) throws(Complaint) -> (sums: ContextSums, losses: Losses) {
     var sums: ContextSums?
     let losses = losses(isWriting: Surroundings(of: self).isWriting, budget: nil) {
       let counted = ContextSums(of: self, scope, clock: clock, by: grouping)
       sums = counted
       return counted.blocksSeen
     }
-    return (sums ?? ContextSums(of: self, scope, clock: clock, by: grouping), losses)
+    let counted = sums ?? ContextSums(of: self, scope, clock: clock, by: grouping)
+    if let group = scope.group, !counted.hasGroup {
+      try Budget.current?.check()
+      try checkIntact()
+      throw group.complaint(processID)
+    }
+    return (counted, losses)
   }
 }

@@ -28,6 +28,11 @@ struct Look: Hashable, Sendable {
     births.oldest == .max ? nil : Units.duration(clock.age(ofOrder: births.oldest))
   }
 
+  /// The age of a sum's newest block, in the same way.
+  func newest(of births: SiteTable.Births) -> String? {
+    births.oldest == .max ? nil : Units.duration(clock.age(ofOrder: births.newest))
+  }
+
   /// The first lines of a table: of which process it is, and its sums; one line if there is room. `more`: further sums.
   static func heading(
     _ look: Look?, _ processID: Int32, _ command: [ForeignText], _ total: SiteTable.Total, more: [String] = []
@@ -38,7 +43,10 @@ struct Look: Hashable, Sendable {
     if let look, let words = look.window.words(at: look.now) {
       sums = ["\(blocks) \(words)", bytes]
       if !look.isPast, let since = look.window.since?.age(at: look.now), since > look.clock.uptime + 0.5 {
-        sums[0] += " (its index began \(Units.duration(look.clock.uptime)) ago)"
+        // In one phrase, unless that would be cut.
+        let began = "its index began \(Units.duration(look.clock.uptime)) ago"
+        let whole = "\(sums[0]) (\(began))"
+        if TextLayout.width(whole) < TextLayout.columns { sums[0] = whole } else { sums.insert(began, at: 1) }
       }
     }
     sums += more

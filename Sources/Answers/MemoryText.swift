@@ -72,14 +72,11 @@ extension MemoryAccount {
     func row(_ pin: Pin, _ words: (Int) -> String) -> String {
       line(Units.grouped(pin.bytes), Units.grouped(pin.total.bytes), Units.grouped(pin.total.blocks), words)
     }
-    for pin in pins.prefix(Self.pinLimit) {
-      lines.append(
-        row(pin) { columns in
-          pin.site.first.map { Answer.describe($0, columns: columns) }
-            ?? TextLayout.fit(
-              pin.function.map { "caller not known: \(TextLayout.printable($0))" } ?? "not known", columns: columns)
-        })
-    }
+    let shown = pins.prefix(Self.pinLimit)  // bounded: it is a constant
+    let names = DistinctRows.texts(
+      shown.map { DistinctRows.Row(ofSite: $0.site.first, called: $0.function, all: $0.site) },
+      columns: max(8, TextLayout.columns - 2 * width - 15))
+    for (pin, name) in zip(shown, names) { lines.append(row(pin) { _ in name }) }
     var others = Pin(site: [])
     for pin in pins.dropFirst(Self.pinLimit) {
       others.pages &+= pin.pages

@@ -10,14 +10,14 @@ import Symbols
 public final class SegmentTables: OriginTables, Sendable {
   private let shared: SharedSegment
   private let symbolizer: Symbolizer
-  private let codeMap: CodeMap
+  private let madeCode: MadeCode
   public let names = NameCache()
 
   /// The tables of `shared`. `symbolizer` finds the names; views of several processes may share one.
   public init(_ shared: SharedSegment, symbolizer: Symbolizer = Symbolizer()) {
     self.shared = shared
     self.symbolizer = symbolizer
-    codeMap = CodeMap(of: ModuleReference.Process(of: shared.segment), innerID: shared.segment.processID)
+    madeCode = MadeCode(of: ModuleReference.Process(of: shared.segment), innerID: shared.segment.processID)
   }
 
   public func context(_ id: UInt32) -> Origin? { shared.segment.context(id).map { Origin($0) } }
@@ -38,7 +38,7 @@ public final class SegmentTables: OriginTables, Sendable {
     symbolizer.functions(at: call, in: ModuleReference(module, in: shared.segment))
   }
 
-  public func madeFunction(at call: CallAddress) -> ForeignText? { codeMap.name(at: call.instruction) }
+  public func madeFunctions(at call: CallAddress) -> [MadeFunction] { madeCode.functions(at: call.instruction) }
 
   public func isOnly(_ module: Module?, at address: UInt64) -> Bool { shared.segment.isOnly(module, at: address) }
 

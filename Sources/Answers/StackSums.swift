@@ -22,6 +22,8 @@ public struct StackSums: Sendable {
   }
 
   public var processID: Int32
+  /// Field 22 of the process's /proc/PID/stat; 0 if it is not known.
+  public var startTime: UInt64 = 0
   public var command: [ForeignText]
   /// The rows, most bytes first.
   public var rows: [Row] = []
@@ -104,11 +106,12 @@ extension ProcessView {
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
     let clock = shared.segment.clock()
     let scope = try placed(scope, on: clock)
-    let (sums, losses) = sums(scope, clock: clock)
-    let result = StackSums(
+    let (sums, losses) = try sums(scope, clock: clock)
+    var result = StackSums(
       of: sums.sums, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
       window: scope.window, losses: losses)
+    result.startTime = startTime
     try Budget.current?.check()
     try checkIntact()
     return result

@@ -11,6 +11,15 @@ public struct TopTable: Hashable, Sendable {
   public typealias Total = SiteTable.Total
   public typealias Site = SiteTable.Site
 
+  /// The ages of a row: none, that of its oldest block, or that of its newest, by which the rows are sorted.
+  enum Ages: Hashable, Sendable {
+    case none, oldest, newest
+
+    init(sort: SiteOrder, _ window: TimeWindow) {
+      self = sort == .newest ? .newest : sort == .age || !window.isAll ? .oldest : .none
+    }
+  }
+
   public var processID: Int32
   public var command: [ForeignText]
   public var table: SiteTable
@@ -18,8 +27,8 @@ public struct TopTable: Hashable, Sendable {
   public var losses: Losses
   /// Of a process: when its blocks were looked at.
   var look: Look?
-  /// Whether the table for people has a column of ages.
-  var showsAges = false
+  /// Which ages the table for people has a column of.
+  var ages = Ages.none
   /// Of a process: its marks.
   var marks: MarkList?
   /// Of a process: whether it has ended.
@@ -40,7 +49,7 @@ public struct TopTable: Hashable, Sendable {
   ) {
     self.init(processID: processID, command: command, table: table, losses: losses)
     look = Look(clock: clock, window: scope.window, moment: moment)
-    showsAges = sort == .age || !scope.window.isAll
+    ages = Ages(sort: sort, scope.window)
   }
 
   public var total: Total { table.total }
@@ -61,7 +70,7 @@ extension ProcessView {
     let isAlive = isProcessAlive
     let clock = shared.segment.clock(isAlive: isAlive)
     let scope = try placed(scope, on: clock)
-    let (sums, losses) = sums(scope, clock: clock, by: grouping)
+    let (sums, losses) = try sums(scope, clock: clock, by: grouping)
     var table = TopTable(
       processID: processID, command: shared.segment.command,
       table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, by: grouping, limit: limit),
@@ -69,7 +78,7 @@ extension ProcessView {
     table.look = Look(clock: clock, window: scope.window)
     table.marks = marks(on: clock)
     table.hasEnded = !isAlive
-    table.showsAges = sort == .age || sort == .newest || !scope.window.isAll
+    table.ages = TopTable.Ages(sort: sort, scope.window)
     try checkIntact()
     return table
   }

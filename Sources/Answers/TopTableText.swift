@@ -18,12 +18,12 @@ extension TopTable {
     // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
-    let agesWidth = showsAges ? 12 : 0
+    let agesWidth = ages == .none ? 0 : 12
     func line(_ sum: (total: Total, births: SiteTable.Births)?, _ rest: String) -> String {
       let bytes = sum.map { Units.grouped($0.total.bytes) } ?? "BYTES"
       let share = sum.map { Units.share($0.total.bytes, of: total.bytes) } ?? "SHARE"
       let blocks = sum.map { Units.grouped($0.total.blocks) } ?? "BLOCKS"
-      let age = sum.map { look?.oldest(of: $0.births) ?? "" } ?? "OLDEST"
+      let age = sum.map { self.age(of: $0.births) } ?? (ages == .newest ? "NEWEST" : "OLDEST")
       let head =
         TextLayout.padded(bytes, left: bytesWidth) + TextLayout.padded(share, left: 8)
         + TextLayout.padded(blocks, left: blocksWidth + 2)
@@ -48,6 +48,10 @@ extension TopTable {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  private func age(of births: SiteTable.Births) -> String {
+    (ages == .newest ? look?.newest(of: births) : look?.oldest(of: births)) ?? ""
   }
 
   /// One JSON object, without a newline.
@@ -107,7 +111,7 @@ extension TopTable {
     DistinctRows.texts(
       rows.map { row in
         DistinctRows.Row(
-          text: { row.name(by: grouping, columns: $0) }, whole: row.wholeName(by: grouping), tag: row.tag)
+          text: { row.name(by: grouping, columns: $0) }, whole: row.wholeName(by: grouping), tags: row.tags)
       }, columns: columns)
   }
 }
@@ -146,20 +150,15 @@ extension TopTable.Site {
   /// All that tells the row from others, in words.
   fileprivate func wholeName(by grouping: HeapGrouping) -> String {
     guard grouping == .site else { return name(by: grouping, columns: .max) }
-    let parts = frames.map { frame in
-      let line = frame.line.map { "\($0)" } ?? ""
-      return [frame.nameOrPlace.escaped, frame.file?.escaped ?? "", line, frame.module?.escaped ?? ""]
-        .joined(separator: " ")
-    }
-    return (parts + [function?.escaped ?? "", allocator?.escaped ?? ""]).joined(separator: " ")
+    return (frames.map(Answer.wholeText) + [function?.escaped ?? "", allocator?.escaped ?? ""]).joined(separator: " ")
   }
 
-  /// A short text that tells the row from others whose names are equal.
-  fileprivate var tag: String {
-    guard case .site(let pc, let module, let allocator, let function) = key else {
-      return key.map { $0.text.escaped } ?? ""
+  /// Short texts that tell the row from others whose names are equal.
+  fileprivate var tags: [String] {
+    guard case .site(let pc, let module, let allocator, _) = key else {
+      return [key.map { $0.text.escaped } ?? ""]
     }
-    return "\(hex(pc)) \(module).\(allocator) \(function.escaped)"
+    return [hex(pc), "\(hex(pc)) \(module).\(allocator)"]
   }
 
   private static func whole(_ seconds: Double) -> UInt64 { Foreign<UInt64>(wholePartOf: seconds).saturated() }
@@ -178,26 +177,27 @@ extension TopTable.Site {
     return index == 0 ? "younger than \(most)" : "\(Units.duration(bounds[index &- 1])) to \(most)"
   }
 
-  /// The call site with the function that was called, in at most `columns`.
+  /// The call site with the function that was called, in at most `columns`. Where there is no room for both, the site
+  /// goes before the function, and its own name and line before what it is inlined into.
   func description(columns: Int) -> String {
     let called = function.map { ": \(TextLayout.fit(TextLayout.printable($0), columns: 20))" } ?? ""
     guard let site = frames.first else {
-      return function == nil ? "not known" : TextLayout.fit("caller not known\(called)", columns: columns)
+      return TextLayout.fit(function == nil ? "not known" : "caller not known\(called)", columns: columns)
     }
-    let room = max(12, columns &- TextLayout.width(called))
+    let room = columns &- TextLayout.width(called)
     // An inlined function is named by the function that contains it: gc_alloc in PyObject_New tells more than a line of
     // gc_alloc.
-    guard let outer = frames.last?.function, outer != site.function, site.function != nil else {
-      return "\(Answer.describe(site, columns: room))\(called)"
-    }
-    let whole = TextLayout.printable(outer)
-    for form in [whole] + FunctionName.shorterForms(of: whole) {
-      let suffix = " in \(form)"
-      if let inner = Answer.whole(site, columns: room &- TextLayout.width(suffix)) {
-        return "\(inner)\(suffix)\(called)"
+    if let outer = frames.last?.function, outer != site.function, site.function != nil {
+      let whole = TextLayout.printable(outer)
+      for form in [whole] + FunctionName.shorterForms(of: whole) {
+        let suffix = " in \(form)"
+        if let inner = Answer.whole(site, columns: room &- TextLayout.width(suffix)) {
+          return "\(inner)\(suffix)\(called)"
+        }
       }
     }
-    return "\(Answer.describe(site, columns: room))\(called)"
+    if let whole = Answer.whole(site, columns: room) { return "\(whole)\(called)" }
+    return Answer.describe(site, columns: columns)
   }
 
   fileprivate func appendJSON(_ grouping: HeapGrouping, _ look: Look?, to writer: inout ByteWriter) {

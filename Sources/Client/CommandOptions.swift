@@ -33,6 +33,18 @@ struct WrapperOptions: ParsableArguments {
   }
 }
 
+/// The one group of blocks that a question is about.
+struct GroupOption: ParsableArguments {
+  @Option(
+    help: .init(
+      "Only blocks of one group: GROUP:KEY, with the key of a row of `top --group GROUP --json`.", valueName: "group"))
+  var within: String?
+
+  func name() throws(Complaint) -> GroupName? {
+    try within.map { text throws(Complaint) in try GroupName(text) }
+  }
+}
+
 /// The level at which suballocations are shown.
 struct LevelOptions: ParsableArguments {
   @Option(

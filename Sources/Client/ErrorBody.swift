@@ -20,6 +20,12 @@ enum ErrorBody {
     return nil
   }
 
+  /// Whether the error is that a group has no block.
+  static func isOfGroup(_ text: String) -> Bool {
+    guard let end = text.lastIndex(of: "}") else { return false }
+    return message(text) != nil && text[..<end].hasSuffix(",\"no_such\":\"group\"")
+  }
+
   private static func unescape(_ characters: inout some IteratorProtocol<Unicode.Scalar>) -> Unicode.Scalar? {
     switch characters.next() {
     case "n": return "\n"

@@ -29,6 +29,23 @@ struct Growth: ParsableCommand {
         allocsctl growth 4242 --group function --json
       """)
 
+  /// What a row may be: of ages nothing can be told.
+  struct Group: ExpressibleByArgument {
+    let grouping: HeapGrouping
+
+    static let site = Group(grouping: .site)
+    static var allValueStrings: [String] { HeapGrouping.allCases.filter { $0 != .age }.map(\.rawValue) }
+
+    init(grouping: HeapGrouping) { self.grouping = grouping }
+
+    init?(argument: String) {
+      guard Self.allValueStrings.contains(argument), let grouping = HeapGrouping(rawValue: argument) else { return nil }
+      self.init(grouping: grouping)
+    }
+
+    var defaultValueDescription: String { grouping.rawValue }
+  }
+
   @Argument(help: "The process.", transform: processID)
   var pid: Int32
 
@@ -40,8 +57,11 @@ struct Growth: ParsableCommand {
   var every: String?
 
   @Option(
-    help: .init("What a row is, as of `top`; but not age.", valueName: "group"))
-  var group = HeapGrouping.site
+    name: .customLong("group"),
+    help: .init("What a row is, as of `top`; but not age, as each block grows older.", valueName: "group"))
+  var rows = Group.site
+
+  private var group: HeapGrouping { rows.grouping }
 
   @Option(help: .init("Rows to show, at most 1000.", valueName: "number"))
   var limit = 10
@@ -53,10 +73,7 @@ struct Growth: ParsableCommand {
 
   @OptionGroup var level: LevelOptions
 
-  @Option(
-    help: .init(
-      "Only blocks of one group: GROUP:KEY, with the key of a row of `top --group GROUP --json`.", valueName: "group"))
-  var within: String?
+  @OptionGroup var within: GroupOption
 
   @OptionGroup var options: SourceOptions
 
@@ -65,14 +82,13 @@ struct Growth: ParsableCommand {
   /// Moments at which the time before is divided.
   private static let pastMoments = 32
   /// Rows of a look.
-  private static let rows = 2000
+  private static let lookLimit = 2000
 
   func validate() throws {
     guard (1...1000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 1000.") }
     guard let whole = Units.seconds(inTime: length), whole > 0 else {
       throw ValidationError("--for is a time such as 60s or 10m, not '\(length)'.")
     }
-    guard group != .age else { throw ValidationError("--group age tells nothing of growth: each block grows older.") }
     guard let every else { return }
     guard let step = Units.seconds(inTime: every), step >= 0.1 else {
       throw ValidationError("--every is a time of 100ms or more, not '\(every)'.")
@@ -85,7 +101,7 @@ struct Growth: ParsableCommand {
   func run() throws {
     let scope = ScopeRequest(
       perspective: try Perspective(wrappers, level),
-      group: try within.map { text throws(Complaint) in try GroupName(text) })
+      group: try within.name())
     let whole = Units.seconds(inTime: length) ?? 60
     let step = every.flatMap { Units.seconds(inTime: $0) } ?? max(1, whole / Double(Self.mostLooks - 1))
     // The signals are blocked before the source makes threads.
@@ -105,8 +121,8 @@ struct Growth: ParsableCommand {
     while true {
       let now = seconds(of: CLOCK_REALTIME)
       let request = TopRequest(
-        scope: scope, grouping: group, limit: Self.rows, divisions: moments.last.map { [.time($0)] } ?? [])
-      let look = try look(source, request)
+        scope: scope, grouping: group, limit: Self.lookLimit, divisions: moments.last.map { [.time($0)] } ?? [])
+      let look = try look(source, request, after: series.last)
       guard !look.hasEnded || !moments.isEmpty else {
         throw Complaint(
           .obstacle, what: "can't watch process \(pid): it has ended",
@@ -129,9 +145,18 @@ struct Growth: ParsableCommand {
     if isInterrupted { throw ExitCode(128 + SIGINT) }
   }
 
-  private func look(_ source: any AnswerSource, _ request: TopRequest) throws(Complaint) -> WatchLook {
+  /// A look. A group that had blocks in the look before has none in this one once they are gone.
+  private func look(
+    _ source: any AnswerSource, _ request: TopRequest, after last: WatchLook?
+  ) throws(Complaint) -> WatchLook {
     let time = seconds(of: CLOCK_MONOTONIC)
-    return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
+    do throws(Complaint) {
+      return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
+    } catch {
+      guard error.kind == .noSuchGroup, var empty = last else { throw error }
+      (empty.total, empty.oldest, empty.rows, empty.rowCount, empty.time) = ((0, 0), nil, [], 0, time)
+      return empty
+    }
   }
 
   /// The last look, which tells the births of what lives, and what all looks say.
@@ -148,7 +173,8 @@ struct Growth: ParsableCommand {
     }
     let divisions = past.dropLast().map { Moment.ago($0) } + moments.map { Moment.time($0) }
     let final = try look(
-      source, TopRequest(scope: scope, grouping: group, limit: Self.rows, divisions: divisions))
+      source, TopRequest(scope: scope, grouping: group, limit: Self.lookLimit, divisions: divisions),
+      after: series.last)
     return GrowthReport(
       of: series, final: final, past: past, uptime: uptime, by: group, limit: limit, now: now)
   }

@@ -192,13 +192,15 @@ struct Diff: ParsableCommand {
     abstract: "Show what has become more, and what less, between two looks at live memory.",
     usage: """
       allocsctl diff <from> <to> [--by site|stack] [--fail-over <size>]
-                     [--limit <number>] [--wrapper <pattern>] ... [--json]
+                     [--other-program] [--limit <number>]
+                     [--wrapper <pattern>] ... [--json]
       """,
     discussion: """
       Each of the two is a process (its memory of now), a snapshot, or a recording: FILE for its end, FILE@2.5s, \
       FILE@peak. Sites are told apart by the names of functions, files and lines, so that two runs of a program can be \
-      compared. With --fail-over the exit status is 2 if the second has more live bytes than the first by more than \
-      the size.
+      compared. Two processes, or two builds, of one program are said to be that; two programs are compared with \
+      --other-program alone. With --fail-over the exit status is 2 if the second has more live bytes than the first by \
+      more than the size.
 
       Examples:
         allocsctl snapshot 4242 -o before.snap; sleep 60; allocsctl diff before.snap 4242
@@ -217,6 +219,9 @@ struct Diff: ParsableCommand {
 
   @Option(help: .init("Exit with status 2 if live bytes grew by more than this: 64K, 1M.", valueName: "size"))
   var failOver: String?
+
+  @Flag(help: "Compare also if the two are of different programs.")
+  var otherProgram = false
 
   @Option(help: .init("Rows to show, at most 100000.", valueName: "number"))
   var limit = 20
@@ -243,6 +248,11 @@ struct Diff: ParsableCommand {
         named: sources.1.name, by: by, limit: limit)
       try Budget.current?.check()
       return difference
+    }
+    if difference.kinship == Kinship.none, !otherProgram {
+      throw Complaint(
+        .usage, what: "\(sources.0.name) and \(sources.1.name) are of \(difference.kinshipWords ?? "two programs")",
+        advice: "give two of one program, or --other-program to compare them all the same")
     }
     try StandardOutput.write(json ? difference.json + "\n" : difference.text)
     if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), difference.growth > 0,

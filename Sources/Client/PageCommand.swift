@@ -44,26 +44,18 @@ struct PageCommand: ParsableCommand {
   var socket: String?
 
   func run() throws {
-    let address = try ListenAddress(listen)
-    guard address.isLoopback || tokenFile != nil else {
-      throw Complaint(
-        .usage, what: "\(address.host) can be reached from other machines",
-        advice: "listen at 127.0.0.1 and forward the port by ssh, or name a --token-file")
-    }
-    let token = try tokenFile.map { file throws(Complaint) in try Token(file: file) } ?? Token()
+    let entrance = try Entrance(listen: listen, tokenFile: tokenFile)
     let server = try server()
-    let (listener, port) = try address.listen()
+    let (listener, link) = try entrance.open(fields: pid.map { ["process=\($0)"] } ?? [])
     defer { close(listener) }
     // Before the thread that waits for signals: Swift makes none.
     let interruption = Interruption()
     let stop = Signal()
     interruption.onInterruption { stop.set() }
     signal(SIGPIPE, SIG_IGN)
-    let fields = pid.map { ["process=\($0)"] } ?? []
-    let link = address.link(port: port, token: tokenFile == nil ? token : nil, fields: fields)
     try StandardOutput.write("\(link)\n")
-    if tokenFile != nil { complain("put #token= and the token behind the address, once in each tab") }
-    Front(listener: listener, token: token) { () throws(Complaint) in
+    if entrance.hasTokenFile { complain("put #token= and the token behind the address, once in each tab") }
+    Front(listener: listener, token: entrance.token) { () throws(Complaint) in
       try UnixSocket.connected(to: server.path, isTrusted: server.isTrusted).release()
     }.run(control: stop.descriptor) { false }
   }

@@ -320,7 +320,7 @@ struct Export: ParsableCommand {
   private func recording(
     of source: HeapSource
   ) throws(Complaint) -> (recording: Recording, moment: UInt64?, knownLosses: Losses) {
-    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty, scope.within == nil else {
+    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty, scope.group.within == nil else {
       throw Complaint(
         .usage, what: "a window of time, a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
         advice: "these tell all blocks with their whole stacks; the others take windows, groups and wrappers: "

@@ -135,8 +135,9 @@ final class ServerSource: AnswerSource {
 
   /// The server's complaint. Its words include the advice.
   private func complaint(in response: ServerConnection.Response) -> Complaint {
-    let kind: Complaint.Kind = response.status == 400 ? .usage : .obstacle
     let text = String(decoding: response.body, as: UTF8.self)
+    let kind: Complaint.Kind =
+      response.status == 400 ? .usage : ErrorBody.isOfGroup(text) ? .noSuchGroup : .obstacle
     if let message = ErrorBody.message(text) { return Complaint(kind, what: message) }
     return Complaint(
       kind, what: "the server answered with status \(response.status)", advice: "see its log, or use --direct")

@@ -60,16 +60,12 @@ struct ScopeOptions: ParsableArguments {
   @OptionGroup var window: WindowOptions
   @OptionGroup var wrappers: WrapperOptions
   @OptionGroup var level: LevelOptions
-
-  @Option(
-    help: .init(
-      "Only blocks of one group: GROUP:KEY, with the key of a row of `top --group GROUP --json`.", valueName: "group"))
-  var within: String?
+  @OptionGroup var group: GroupOption
 
   func request() throws(Complaint) -> ScopeRequest {
     ScopeRequest(
       perspective: try Perspective(wrappers, level), window: try window.window(),
-      group: try within.map { text throws(Complaint) in try GroupName(text) })
+      group: try group.name())
   }
 }
 

@@ -56,7 +56,7 @@ final class Watch {
       case .known(.bytes): .bytes
       case .known(.blocks): .blocks
       case .known(.age): .oldest
-      case .known(.newest): .median
+      case .known(.newest): .newest
       case .known(.name): .name
       case .watched(let column): column
       }
@@ -65,7 +65,6 @@ final class Watch {
     if let group = scope.group { words.append("within \(group.grouping.rawValue) \(group.key)") }
     state = WatchState(
       processID: pid, by: grouping, sort: column, windowWords: words.isEmpty ? nil : words.joined(separator: ", "))
-    if column == .median { state.isReversed = true }
   }
 
   /// Shows the process until a key or a signal ends it. `source` makes the source, before which the signals are

@@ -6,8 +6,8 @@
 //
 // - One thread, and one loop that waits for all descriptors. Nothing in it waits for one connection, but for a second
 //   at most where the queue of the server's socket is full.
-// - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, the
-//   connection goes that has sent no whole head for longest: who has no token can't keep out who has one.
+// - Connections, the bytes that wait on each, and the time for a head are bounded. Where there is no room, a connection
+//   goes that has sent no whole head (Crowd.swift says which): who has no token can't keep out who has one.
 // - A connection carries one request.
 
 import Glibc
@@ -27,8 +27,22 @@ package final class Front {
     var hasAnswered = false
     /// When the connection is closed unless something happens before.
     var deadline: Double
+    let address: PeerAddress
+    /// When something came or went last.
+    var lastProgress: Double
+    /// Whether the head that has come so far has the token, and of how many bytes that was found out.
+    private var hasToken = (is: false, ofBytes: 0)
 
-    init(_ client: Int32, deadline: Double) { (self.client, self.deadline) = (client, deadline) }
+    init(_ client: Int32, from address: PeerAddress, at now: Double, deadline: Double) {
+      (self.client, self.address, lastProgress, self.deadline) = (client, address, now, deadline)
+    }
+
+    func waiting(_ token: Token) -> Waiting {
+      if !hasToken.is, hasToken.ofBytes < toServer.count {
+        hasToken = (RequestHead.hasToken(toServer, token), toServer.count)
+      }
+      return Waiting(hasToken: hasToken.is, address: address, lastProgress: lastProgress)
+    }
 
     deinit {
       close(client)
@@ -36,7 +50,10 @@ package final class Front {
     }
   }
 
-  private static let (connectionLimit, bufferLimit) = (48, 256 << 10)
+  static let connectionLimit = 48
+  private static let bufferLimit = 256 << 10
+  /// Addresses that are remembered as those of somebody who had the token.
+  private static let knownLimit = 32
   /// Seconds for a head, and for a client that takes nothing while something waits for it.
   private static let (headPatience, stallPatience) = (10.0, 60.0)
 
@@ -44,6 +61,7 @@ package final class Front {
   private let token: Token
   private let dial: () throws(Complaint) -> Int32
   private var links: [Link] = []
+  private var known: Set<PeerAddress> = []
   /// Until when no connection is taken, as the system is short of something.
   private var acceptsAt = 0.0
 
@@ -89,7 +107,12 @@ package final class Front {
 
   private func accept(at now: Double) {
     for _ in 0..<16 {
-      let client = Glibc.accept(listener, nil, nil)
+      // Room for either family, whose port is at the same place.
+      var address = sockaddr_in6()
+      var size = socklen_t(MemoryLayout<sockaddr_in6>.size)
+      let client = withUnsafeMutablePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { Glibc.accept(listener, $0, &size) }
+      }
       guard client >= 0 else {
         // Out of descriptors or memory: a connection that waits would wake the loop without end.
         // bounded: seconds in floating point
@@ -98,15 +121,15 @@ package final class Front {
       }
       prepare(client)
       if links.count >= Self.connectionLimit {
-        let silent = links.indices.filter { links[$0].server < 0 }
-        guard let oldest = silent.min(by: { links[$0].deadline < links[$1].deadline })
-        else {
+        let waiting = links.indices.filter { links[$0].server < 0 }
+        guard let least = Waiting.leastDeserving(waiting.map { links[$0].waiting(token) }, known: known) else {
           close(client)
           continue
         }
-        links.remove(at: oldest)
+        links.remove(at: waiting[least])
       }
-      links.append(Link(client, deadline: now + Self.headPatience))  // bounded: seconds in floating point
+      // bounded: seconds in floating point
+      links.append(Link(client, from: PeerAddress(address), at: now, deadline: now + Self.headPatience))
     }
   }
 
@@ -119,8 +142,10 @@ package final class Front {
   private func handle(_ link: Link, _ client: Int16, _ server: Int16, _ now: Double) -> Bool {
     if client & Int16(POLLIN | POLLHUP | POLLERR) != 0 {
       var hasGone = false
+      let before = link.toServer.count
       // Browsers end nothing but the whole connection: who has sent the end has gone, and the question ends.
       guard receive(link.client, &link.toServer, &hasGone), !hasGone else { return false }
+      if link.toServer.count > before { link.lastProgress = now }
       if link.server < 0, !link.serverEnded, !begin(link, now) { return false }
     }
     if server & Int16(POLLIN | POLLHUP | POLLERR) != 0 {
@@ -137,6 +162,7 @@ package final class Front {
     }
     let before = link.toClient.count
     guard send(&link.toClient, to: link.client) else { return false }
+    if link.toClient.count < before { link.lastProgress = now }
     if link.server >= 0 {
       // The server may have answered before it has taken all, and closed: its answer still goes out.
       if !send(&link.toServer, to: link.server) { link.toServer = [] }
@@ -159,6 +185,8 @@ package final class Front {
       (link.toClient, link.toServer, link.serverEnded) = (answer, [], true)
       return true
     case .accepted(let bytes, let length):
+      if known.count >= Self.knownLimit { known.removeAll() }
+      known.insert(link.address)
       do throws(Complaint) {
         link.server = try dial()
         prepare(link.server)

@@ -60,6 +60,22 @@ package enum RequestHead: Equatable {
   /// The fields that the server gets as they came.
   private static let passed: Set<String> = ["accept", "content-length", "content-type", "expect", "transfer-encoding"]
 
+  /// Whether the lines that have come of a head have the token among them.
+  static func hasToken(_ bytes: [UInt8], _ token: Token) -> Bool {
+    guard let end = bytes.lastIndex(of: 0x0A) else { return false }
+    let lines = bytes[..<end].split(separator: 0x0A).dropFirst().map { $0.last == 0x0D ? $0.dropLast() : $0 }
+    guard lines.count <= fieldLimit, let fields = Fields(lines) else { return false }
+    return isAuthorized(fields, token)
+  }
+
+  private static func isAuthorized(_ fields: Fields, _ token: Token) -> Bool {
+    guard let authorization = fields.only("authorization"), let space = authorization.firstIndex(of: " ") else {
+      return false
+    }
+    return authorization[..<space].lowercased() == "bearer"
+      && token.equals(String(authorization[authorization.index(after: space)...]))
+  }
+
   private static func check(_ method: String, _ target: String, _ fields: Fields, _ token: Token) -> RequestHead? {
     guard let host = fields.only("host"), isAddress(host) else {
       return .refused(
@@ -78,10 +94,7 @@ package enum RequestHead: Equatable {
     if method != "POST", let file = PageFile.all.first(where: { $0.path == path }) {
       return .file(answer: answer(file, hasBody: method == "GET"))
     }
-    guard let authorization = fields.only("authorization"), let space = authorization.firstIndex(of: " "),
-      authorization[..<space].lowercased() == "bearer",
-      token.equals(String(authorization[authorization.index(after: space)...]))
-    else {
+    guard isAuthorized(fields, token) else {
       return .refused(
         status: 401, what: "the request has no token, or another one",
         advice: "open the link that was printed when this was started, or send Authorization: Bearer TOKEN")

@@ -287,4 +287,9 @@ extension Module {
   /// A module is noted after the time was taken of the record that first shows the module: a tick
   /// may lie between the two.
   fileprivate static func earliestRecord(ofLoad load: UInt32) -> UInt32 { (load &- 1) & ALLOCS_TICK_MASK }
+
+  /// The tick of a moment, in nanoseconds of CLOCK_MONOTONIC.
+  public static func ticks(ofNanoseconds moment: UInt64) -> UInt32 {
+    allocs_ticks(moment / 1_000_000_000, moment % 1_000_000_000)
+  }
 }

@@ -14,23 +14,16 @@ extension Allocsd {
   /// Listens where --listen says, and prints the link; nil without that option. For the broker.
   func front() throws(Complaint) -> (listener: Int32, token: String)? {
     guard let listen else { return nil }
-    let address = try ListenAddress(listen)
-    guard address.isLoopback || tokenFile != nil else {
-      throw Complaint(
-        .usage, what: "\(address.host) can be reached from other machines",
-        advice: "listen at 127.0.0.1 and forward the port by ssh, or name a --token-file")
-    }
-    let token = try tokenFile.map { file throws(Complaint) in try Token(file: file) } ?? Token()
-    let (listener, port) = try address.listen()
+    let entrance = try Entrance(listen: listen, tokenFile: tokenFile)
+    let (listener, link) = try entrance.open()
     // The numbers below are those that a worker is started with.
     let number = fcntl(listener, F_DUPFD_CLOEXEC, 10)
     close(listener)
     guard number >= 0 else {
       throw Complaint(.shortage, what: "cannot listen at \(listen): \(systemWords(errno))", code: errno)
     }
-    let link = address.link(port: port, token: tokenFile == nil ? token : nil)
     _ = writeAll(Array("\(link)\n".utf8), to: STDOUT_FILENO)
-    return (number, token.text)
+    return (number, entrance.token.text)
   }
 
   /// Serves as the front until the broker says `stop`, or ends.

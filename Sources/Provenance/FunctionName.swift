@@ -41,7 +41,7 @@ package enum FunctionName {
   private static func dropSuffix(_ name: inout [UInt8]) {
     for dot in name.indices.dropFirst() where name[dot] == UInt8(ascii: ".") {
       let rest = name[dot...].dropFirst()
-      if cloneSuffixes.contains(where: { rest.starts(with: $0.utf8) }) {
+      if isCloneSuffix(rest) {
         name.removeSubrange(dot...)
         break
       }
@@ -50,6 +50,11 @@ package enum FunctionName {
     if hash.count == 19, hash.starts(with: "::h".utf8), hash.dropFirst(3).allSatisfy(isHexadecimal) {
       name.removeLast(19)
     }
+  }
+
+  /// Whether `text`, which stood behind a dot, is what a compiler adds to the name of a clone.
+  package static func isCloneSuffix(_ text: ArraySlice<UInt8>) -> Bool {
+    cloneSuffixes.contains { text.starts(with: $0.utf8) }
   }
 
   private static func isHexadecimal(_ byte: UInt8) -> Bool {

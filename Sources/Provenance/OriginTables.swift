@@ -30,8 +30,9 @@ public protocol OriginTables: AnyObject {
   /// be a better one some seconds later.
   func functions(at call: CallAddress, in module: Module) -> (frames: [Frame], isFinal: Bool)
 
-  /// The name of the function at a call that lies in no module, if code that the process has made itself has one.
-  func madeFunction(at call: CallAddress) -> ForeignText?
+  /// The functions that have been at a call that lies in no module, the earliest first, if it lies in code that the
+  /// process has made itself and that has names.
+  func madeFunctions(at call: CallAddress) -> [MadeFunction]
 
   /// Whether `address` lies in `module` (nil: in no module), whatever the time of the record: no other module was ever
   /// there, and this module still is. Asked only of calls whose nodes say nothing of their modules.
@@ -45,7 +46,7 @@ public protocol OriginTables: AnyObject {
 }
 
 extension OriginTables {
-  public func madeFunction(at call: CallAddress) -> ForeignText? { nil }
+  public func madeFunctions(at call: CallAddress) -> [MadeFunction] { [] }
 
   /// The call stack that ends in `node`; the empty stack for node 0.
   public func stack(ofNode node: UInt32) -> Stack {
@@ -54,17 +55,57 @@ extension OriginTables {
 
   /// The functions at a call in a record with `ticks`, innermost inlined one first: at least one frame, which has no
   /// function if none is known. With the module that the call lies in.
-  public func names(
-    at call: CallAddress, ticks: UInt32
-  ) -> (frames: [Frame], module: Module?, isFinal: Bool) {
+  public func names(at call: CallAddress, ticks: UInt32) -> AddressNames {
     guard let module = module(at: call, ticks: ticks) else {
-      if call.loss == nil, let name = madeFunction(at: call) {
-        // The process may replace the code.
-        return ([Frame(pc: call.pc, module: Frame.madeCode, function: name)], nil, false)
-      }
-      return ([Frame(pc: call.pc, module: nil, unnamed: call.loss)], nil, call.loss != nil)
+      if call.loss == nil { return madeNames(at: call, ticks) }
+      return AddressNames(frames: [Frame(pc: call.pc, module: nil, unnamed: call.loss)], isFinal: true)
     }
     let (frames, isFinal) = functions(at: call, in: module)
-    return (frames.isEmpty ? [Frame(pc: call.pc, module: module.path, unnamed: call.loss)] : frames, module, isFinal)
+    return AddressNames(
+      frames: frames.isEmpty ? [Frame(pc: call.pc, module: module.path, unnamed: call.loss)] : frames, module: module,
+      isFinal: isFinal)
   }
+
+  /// The names of code that the process has made: of the function that was at the call last before the record. It may
+  /// be replaced, so no name is final.
+  private func madeNames(at call: CallAddress, _ ticks: UInt32) -> AddressNames {
+    let functions = madeFunctions(at: call)
+    var names = AddressNames(frames: [Frame(pc: call.pc, module: nil)], isFinal: false)
+    guard let last = functions.last else { return names }
+    var chosen: MadeFunction? = last
+    if functions.count > 1, last.time != nil {
+      chosen = functions.last { function in
+        function.ticks.map { Module.wasLoaded(at: $0, before: ticks) } ?? false
+      }
+      names.since = chosen == last ? last.ticks : nil
+      names.isOfRecord = chosen != last
+    }
+    guard let chosen else { return names }
+    names.frames = [
+      Frame(
+        pc: call.pc, module: Frame.madeCode, function: chosen.name, file: chosen.file, line: chosen.line)
+    ]
+    return names
+  }
+}
+
+/// The names at an address, and for which records they are right.
+public struct AddressNames {
+  public var frames: [Frame]
+  public var module: Module?
+  /// False if the answer may be a better one some seconds later.
+  public var isFinal: Bool
+  /// Ticks from which on records have these names; nil: all records do that lie in `module`, or in none.
+  var since: UInt32?
+  /// Whether the names are those of the one record alone that was asked about.
+  var isOfRecord = false
+
+  init(frames: [Frame], module: Module? = nil, isFinal: Bool) {
+    (self.frames, self.module, self.isFinal) = (frames, module, isFinal)
+  }
+}
+
+extension MadeFunction {
+  /// When it came to its place, in ticks; nil if that is not known.
+  fileprivate var ticks: UInt32? { time.map { Module.ticks(ofNanoseconds: $0) } }
 }

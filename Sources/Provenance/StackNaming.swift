@@ -161,11 +161,14 @@ public struct StackNaming {
   /// The functions at `call` in a record with `ticks`.
   private func name(_ call: CallAddress, at ticks: UInt32) -> NamedAddress {
     if let known = names.find(call, ticks: ticks, version: version, now: now) { return known }
-    let (frames, module, isFinal) = tables.names(at: call, ticks: ticks)
+    let found = tables.names(at: call, ticks: ticks)
+    let (frames, module) = (found.frames, found.module)
     var span = Span()
     if let module, call.holder == .unsaid { span.loaded = (module.loadTicks, module.loadTicks) }
-    if !isFinal { span.end = now &+ Symbolizer.retryInterval }
-    let isLasting = call.holder != .unsaid || tables.isOnly(module, at: call.instruction)
+    if let since = found.since { span.loaded = (since, since) }
+    if !found.isFinal { span.end = now &+ Symbolizer.retryInterval }
+    let isLasting =
+      !found.isOfRecord && (call.holder != .unsaid || tables.isOnly(module, at: call.instruction))
     let address = NamedAddress(
       frames: frames, site: frames.firstIndex { frame in frame.function.map { !wrappers.contains($0) } ?? true },
       module: module.map { $0.index &+ 1 } ?? 0, span: isLasting ? span : nil)

@@ -130,7 +130,8 @@ struct PerfettoFile: BlockRenderer {
     var walk = StackWalk(from: node)
     while let node = walk.next({ recording.node($0) }) {
       let call = CallAddress(node)
-      let (functions, module, _) = recording.names(at: call, ticks: ticks)
+      let names = recording.names(at: call, ticks: ticks)
+      let (functions, module) = (names.frames, names.module)
       for frame in functions {
         let function = frame.function ?? frame.placeName ?? ""
         ids.append(self.frame(Code(pc: call.pc, module: module?.index, function: function), module))

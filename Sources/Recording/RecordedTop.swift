@@ -38,10 +38,12 @@ extension Recording {
   ) -> StackSums {
     let stamp = stamp ?? endStamp
     let clock = clock(of: replay, at: stamp)
-    return StackSums(
+    var result = StackSums(
       of: sums(of: replay, scope.window, clock), in: self, wrappers: scope.wrappers, processID: process.processID,
       command: process.command, modules: modules, clock: clock, window: scope.window, losses: knownLosses,
       moment: wallTime(of: stamp))
+    result.startTime = process.startTime
+    return result
   }
 
   /// A clock as of `stamp`, on which every block has an order.

@@ -88,6 +88,8 @@ public final class Recording: OriginTables {
   private var threads: [UInt32: [ThreadIdentity]] = [:]
   /// The names at the file's end, and the names that were looked up since.
   private var functions: [NameKey: [Frame]] = [:]
+  /// The functions that have been at a call in code that the process had made, the earliest first.
+  private var made: [UInt64: [MadeFunction]] = [:]
   /// Names that were found with the standard wrappers.
   public let names = NameCache()
   /// The blocks that the recorder's look at the index found, each as it was when the look came by.
@@ -362,6 +364,8 @@ public final class Recording: OriginTables {
     case .losses: for loss in try TableCoding.losses(&reader) { lose(loss) }
     case .damagedRings: damagedRings.append(contentsOf: try TableCoding.damagedRings(&reader))
     case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
+    case .madeNames:
+      for (address, function) in try TableCoding.madeNames(&reader) { made[address, default: []].append(function) }
     case .end:
       end = RecordingEnd(rawValue: try reader.number())
       endStamp = try reader.number()
@@ -472,6 +476,8 @@ public final class Recording: OriginTables {
     functions[key] = found
     return (found, isFinal)
   }
+
+  public func madeFunctions(at call: CallAddress) -> [MadeFunction] { made[call.instruction] ?? [] }
 
   /// Seconds since 1970-01-01 UTC.
   public func wallTime(of stamp: UInt64) -> Double {

@@ -48,6 +48,7 @@ public enum RecordingFormat {
     case names = 9
     case end = 10
     case damagedRings = 11
+    case madeNames = 12
   }
 
   /// The payload is a zstd frame.

@@ -54,9 +54,13 @@ final class RecordingWriter {
   private var nextModuleNumber = ALLOCS_MODULE_CAPACITY
   private var threads: [ThreadIdentity: Bool] = [:]
   private var names: Set<NameKey> = []
+  /// Calls that lie in no module: in code that the process has made.
+  private var madeCalls: Set<UInt64> = []
+  private let madeCode: MadeCode
 
   init(_ shared: SharedSegment, isCompressed: Bool, isFromStart: Bool) {
     self.shared = shared
+    madeCode = MadeCode(of: ModuleReference.Process(of: shared.segment), innerID: shared.segment.processID)
     compressor = isCompressed ? ChunkCompressor() : nil
     output = RecordingFormat.fileHeader
     let segment = shared
@@ -137,6 +141,9 @@ final class RecordingWriter {
   /// Makes a chunk of the events that have been collected, and of what they refer to.
   func appendEvents() {
     noteTables()
+    // The files with the names of code that the process makes are read while it lives, for the
+    // recording's end.
+    if let call = madeCalls.first { _ = madeCode.functions(at: call) }
     appendNewOrigins()
     appendLosses()
     guard encoder.count > 0 else { return }
@@ -187,6 +194,25 @@ final class RecordingWriter {
       }
     }
     if !rows.isEmpty { append(.names, TableCoding.encode(rows)) }
+    appendMadeNames()
+  }
+
+  /// The names of code that the process has made, which its own files tell while it lives.
+  private func appendMadeNames() {
+    var rows: [(address: UInt64, function: MadeFunction)] = []
+    var size = 0
+    for address in madeCalls.sorted() {
+      for function in madeCode.functions(at: address) {
+        rows.append((address, function))
+        size &+= 32 &+ function.name.byteCount &+ (function.file?.byteCount ?? 0)
+      }
+      if rows.count >= 4096 || size > Self.tableBytes {
+        append(.madeNames, TableCoding.encode(made: rows))
+        rows.removeAll()
+        size = 0
+      }
+    }
+    if !rows.isEmpty { append(.madeNames, TableCoding.encode(made: rows)) }
   }
 
   // MARK: contexts, stacks and modules
@@ -253,6 +279,8 @@ final class RecordingWriter {
       nodeNumbers[id] = number
       if let module {
         names.insert(NameKey(pc: node.pc, isExact: node.isInterrupted, module: module))
+      } else if CallAddress(node).loss == nil, madeCalls.count < Self.tableRows {
+        madeCalls.insert(CallAddress(node).instruction)
       }
     }
     return number

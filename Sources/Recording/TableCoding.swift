@@ -512,6 +512,42 @@ enum TableCoding {
     }
     return names
   }
+
+  static func encode(made rows: [(address: UInt64, function: MadeFunction)]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(truncatingIfNeeded: rows.count))
+    for (address, function) in rows {
+      bytes.append(number: address)
+      // 0: the time is not known.
+      bytes.append(number: function.time.map { $0 &+ 1 } ?? 0)
+      bytes.append(string: function.name)
+      bytes.append(string: function.file ?? "")
+      bytes.append(number: UInt64(clamping: function.line ?? 0))
+    }
+    return bytes
+  }
+
+  static func madeNames(
+    _ reader: inout NumberReader
+  ) throws(MalformedChunk) -> [(address: UInt64, function: MadeFunction)] {
+    var rows: [(address: UInt64, function: MadeFunction)] = []
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: (UInt64, MadeFunction).self))) {
+      let address = try reader.number()
+      let time = try reader.number()
+      let name = try reader.string()
+      let file = try reader.string()
+      let line = try reader.number()
+      rows.append(
+        (
+          address,
+          MadeFunction(
+            name: name, time: time == 0 ? nil : time &- 1, file: file.isEmpty ? nil : file,
+            line: line == 0 ? nil : Int(clamping: line))
+        ))
+    }
+    return rows
+  }
 }
 
 /// For each address of a caller, the addresses that were called from there, the last one first.

@@ -77,7 +77,9 @@ public final class CodeMap: Sendable {
   }
 
   private func refresh(_ state: inout State) {
-    guard let files = ProcessFiles(process), let file = files.codeMap(of: innerID) else {
+    // What has been read holds for the process also when that has ended.
+    guard let files = ProcessFiles(process), files.isSameProcess else { return }
+    guard let file = files.codeMap(of: innerID) else {
       state.file = nil
       return giveUp(&state)
     }
@@ -104,15 +106,18 @@ public final class CodeMap: Sendable {
 
   private func giveUp(_ state: inout State) {
     state.table = Table()
-    Self.taken.wrappingSubtract(state.room, ordering: .relaxed)
+    Self.giveBack(state.room)
     state.room = 0
   }
 
-  private static func take(_ room: Int) -> Bool {
+  /// Takes bytes for the names of some process, of a map or a jitdump, if there are so many left.
+  static func take(_ room: Int) -> Bool {
     if taken.wrappingAdd(room, ordering: .relaxed).newValue <= roomLimit { return true }
-    taken.wrappingSubtract(room, ordering: .relaxed)
+    giveBack(room)
     return false
   }
+
+  static func giveBack(_ room: Int) { taken.wrappingSubtract(room, ordering: .relaxed) }
 
   deinit { state.withLock { giveUp(&$0) } }
 }

@@ -59,6 +59,72 @@ struct ProcessFiles: ~Copyable {
     return file
   }
 
+  /// A file that the process has mapped with permission to execute, by the name that jitdump files have.
+  struct Marker {
+    /// As the process knows it.
+    var path: ForeignText
+    var inode: UInt64
+  }
+
+  /// Bytes of the list of mappings that are read: 100,000 mappings.
+  private static let listLimit = 10 << 20
+
+  /// The last mapping of a jit-PID.dump; `id`: the process's own.
+  func jitMarker(of id: Int32) -> Marker? {
+    guard isSameProcess else { return nil }
+    let descriptor = openat(directory, "maps", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    let name = Array("/jit-\(id).dump\n".utf8)
+    var found: Marker?
+    var (rest, taken): ([UInt8], Int) = ([], 0)
+    var meter = BudgetMeter(interval: 1)
+    while meter.goesOn(), taken < Self.listLimit {
+      let piece = [UInt8](unsafeUninitializedCapacity: 64 << 10) { buffer, count in
+        count = max(0, read(descriptor, buffer.baseAddress, buffer.count))
+      }
+      guard !piece.isEmpty else { break }
+      taken &+= piece.count
+      rest += piece
+      guard let end = rest.lastIndex(of: 0x0A) else { continue }
+      if let line = Self.line(endingWith: name, in: rest[...end]) { found = Self.marker(line) ?? found }
+      rest.removeFirst(end &+ 1)  // bounded: a place in the array, and one
+    }
+    return found
+  }
+
+  /// The last line with such an end.
+  private static func line(endingWith name: [UInt8], in lines: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
+    guard lines.count >= name.count, lines.firstRange(of: name) != nil else { return nil }
+    return lines.split(separator: 0x0A).last { line in
+      line.count >= name.count && line.reversed().starts(with: name.dropLast().reversed())
+    }
+  }
+
+  /// Of `7f12705e2000-7f12705e3000 r-xp 00000000 fe:00 8423591     /tmp/jit-8294.dump`.
+  private static func marker(_ line: ArraySlice<UInt8>) -> Marker? {
+    let fields = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
+    guard fields.count == 6, fields[1].dropFirst(2).first == UInt8(ascii: "x"),
+      let inode = UInt64(String(decoding: fields[4], as: UTF8.self)), inode != 0
+    else { return nil }
+    let path = fields[5].drop { $0 == UInt8(ascii: " ") }
+    guard path.first == UInt8(ascii: "/"), path.count < RegularFile.pathLimit else { return nil }
+    return Marker(path: ForeignText(reversibly: path), inode: inode)
+  }
+
+  /// The file of a marker, if it is that very file, and a regular one of the process's own user.
+  func jitDump(_ marker: Marker) -> RegularFile? {
+    guard isSameProcess else { return nil }
+    let placeOnly: Int32 = 0o10000000
+    let place = openat(directory, ForeignText("root\(marker.path)").originalPath, placeOnly | O_NOFOLLOW | O_CLOEXEC)
+    guard place >= 0 else { return nil }
+    defer { close(place) }
+    guard let file = try? RegularFile(place: place), file.state.inode == marker.inode,
+      file.ownerID == process.ownerID, Self.isReadable(file, by: process.ownerID)
+    else { return nil }
+    return file
+  }
+
   private func open(_ path: ForeignText) -> ObjectFile? {
     guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID) else {
       return nil
@@ -103,7 +169,7 @@ struct ProcessFiles: ~Copyable {
   }
 
   /// Whether the process is the one that is meant, and no later one of its id.
-  private var isSameProcess: Bool {
+  var isSameProcess: Bool {
     let file = openat(directory, "stat", O_RDONLY | O_CLOEXEC)
     guard file >= 0 else { return false }
     defer { close(file) }

@@ -15,6 +15,8 @@ public struct Complaint: Error, Hashable, Sendable {
     case usage
     /// No process has this id, and no segment is left of an earlier process that had it.
     case noSuchProcess
+    /// No block of the process is in the group that the question is about.
+    case noSuchGroup
     /// The process runs, or ran, without an index.
     case notIndexed
     /// The caller may not do this: to read a process, the caller must be root or the process's user.

@@ -21,16 +21,19 @@ package struct WatchLook {
     package var blocks: Double
     /// Seconds since its oldest block was made.
     package var oldest: Double?
+    /// And its newest.
+    package var newest: Double?
     /// Bytes and blocks by when they were made: before the first moment that was asked for, …, since the last.
     package var parts: [(bytes: Double, blocks: Double)]
     /// What is known of it, for its name.
     package var site: SiteTable.Site
 
     package init(
-      key: String, bytes: Double, blocks: Double, oldest: Double? = nil, parts: [(Double, Double)] = [],
-      site: SiteTable.Site
+      key: String, bytes: Double, blocks: Double, oldest: Double? = nil, newest: Double? = nil,
+      parts: [(Double, Double)] = [], site: SiteTable.Site
     ) {
-      (self.key, self.bytes, self.blocks, self.oldest, self.site) = (key, bytes, blocks, oldest, site)
+      (self.key, self.bytes, self.blocks, self.site) = (key, bytes, blocks, site)
+      (self.oldest, self.newest) = (oldest, newest)
       self.parts = parts.map { (bytes: $0.0, blocks: $0.1) }
     }
   }
@@ -89,7 +92,7 @@ package struct WatchLook {
     }
     return Row(
       key: key.unescaped,  // raw: compared, and given back to who gave it
-      bytes: bytes, blocks: blocks, oldest: value["oldest_seconds"]?.number,
+      bytes: bytes, blocks: blocks, oldest: value["oldest_seconds"]?.number, newest: value["newest_seconds"]?.number,
       parts: (value["parts"]?.elements ?? []).map { part in
         (part.elements.first?.number ?? 0, part.elements.last?.number ?? 0)
       }, site: site)

@@ -37,7 +37,9 @@ extension WatchState {
     Column(kind: .median, width: 7),
   ]
   /// The order in which they stand.
-  private static let places: [WatchColumn] = [.bytes, .share, .blocks, .change, .rate, .growth, .oldest, .median]
+  private static let places: [WatchColumn] = [
+    .bytes, .share, .blocks, .change, .rate, .growth, .oldest, .median, .newest,
+  ]
   /// Columns that a name has at least, as long as there are numbers beside the bytes.
   private static let nameWidth = 24
 
@@ -45,6 +47,7 @@ extension WatchState {
   private func columns(_ width: Int) -> [Column] {
     var all = Self.columns
     if sort == .growth { all.insert(Column(kind: .growth, width: 10), at: 1) }
+    if sort == .newest { all.insert(Column(kind: .newest, width: 7), at: 1) }
     if let place = all.firstIndex(where: { $0.kind == sort }) { all.insert(all.remove(at: place), at: 0) }
     var room = width - Self.nameWidth
     var chosen: [Column] = []
@@ -162,6 +165,7 @@ extension WatchState {
       shown.growth.map { ($0.chance < 0.01 || $0.slope == 0 ? "" : "~") + ShortNumbers.rate($0.slope) } ?? "-"
     case .oldest: row.oldest.map { ShortNumbers.duration($0) } ?? "-"
     case .median: shown.median.map { ShortNumbers.duration($0) } ?? "-"
+    case .newest: row.newest.map { ShortNumbers.duration($0) } ?? "-"
     case .name: shown.name
     }
   }

@@ -9,14 +9,14 @@ import Provenance
 
 /// A column of the watched table, by which it may be sorted.
 package enum WatchColumn: String, CaseIterable, Sendable {
-  case bytes, share, blocks, change, rate, growth, oldest, median, name
+  case bytes, share, blocks, change, rate, growth, oldest, median, newest, name
 
   /// Its title.
   var title: String {
     switch self {
     case .growth: "TREND"
     case .name: ""
-    case .bytes, .share, .blocks, .change, .rate, .oldest, .median: rawValue.uppercased()
+    case .bytes, .share, .blocks, .change, .rate, .oldest, .median, .newest: rawValue.uppercased()
     }
   }
 }
@@ -223,6 +223,7 @@ package struct WatchState {
     case .growth: row.growth.map { $0.isRise ? $0.slope : min($0.slope, 0) } ?? -.infinity
     case .oldest: row.row.oldest ?? -1
     case .median: row.median ?? -1
+    case .newest: row.row.newest.map { -$0 } ?? -.infinity
     }
   }
 
@@ -231,6 +232,7 @@ package struct WatchState {
     switch sort {
     case .blocks: .blocks
     case .oldest: .age
+    case .newest: .newest
     case .bytes, .share, .change, .rate, .growth, .median, .name: .bytes
     }
   }
@@ -239,7 +241,7 @@ package struct WatchState {
 
   private static let sortKeys: [Character: WatchColumn] = [
     "1": .bytes, "2": .share, "3": .blocks, "4": .change, "5": .rate, "6": .growth, "7": .oldest, "8": .median,
-    "9": .name,
+    "9": .name, "0": .newest,
   ]
 
   package static let help = [
@@ -247,8 +249,8 @@ package struct WatchState {
     "  ↑ ↓ PgUp PgDn Home End   select a row (also k and j)",
     "  Enter       who calls the row's functions; Enter again: what they call",
     "  b           the row's blocks, with addresses",
-    "  1 … 9       sort by bytes, share, blocks, change, rate, trend, oldest,",
-    "              median, name; the same key again turns the order round",
+    "  1 … 9, 0    sort by bytes, share, blocks, change, rate, trend, oldest,",
+    "              median, name, newest; the same key again turns the order round",
     "  s           sort by the next column",
     "  g           group by site, function, module, file, thread, allocator,",
     "              size, age",
@@ -265,6 +267,7 @@ package struct WatchState {
     "              it may be chance (Mann-Kendall)",
     "  OLDEST      the age of the oldest block",
     "  MEDIAN      the age of which half of the blocks are younger",
+    "  NEWEST      the age of the newest block; shown where rows are sorted by it",
     "  -           not known: the row was not among those listed at first",
   ]
 

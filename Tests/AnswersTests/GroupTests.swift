@@ -189,6 +189,74 @@ struct DistinctRowsTests {
     #expect(texts[3].contains("0x4") && texts[4].contains("0x5"), "\(texts)")
   }
 
+  @Test("rows that differ in nothing but their key show an address that can be read, and keep their line")
+  func keysAlone() {
+    let rows = [0x55a8_c0ff_ee10, 0x55a8_c0ff_ee58, 0x55a8_c0ff_f000].map { site("Shelf::put", line: 4071, pc: $0) }
+    for columns in [80, 60, 40] {
+      let texts = TopTable.texts(of: rows, by: .site, columns: columns)
+      #expect(Set(texts).count == 3, "\(texts)")
+      for (text, row) in zip(texts, rows) {
+        let address = hex(row.frames[0].pc)
+        #expect(text.contains("put") && text.contains(":4071)"), "\(columns): \(text)")
+        #expect(text.hasSuffix("[\(address)]"), "\(text)")
+      }
+    }
+    // One site at one address, of two modules that share a name.
+    var twins = [rows[0], rows[0]]
+    twins[1].key = .site(pc: rows[0].frames[0].pc, module: 7, allocator: 1, function: "operator new")
+    for columns in [80, 60, 40, 24] {
+      let texts = TopTable.texts(of: twins, by: .site, columns: columns)
+      #expect(texts[0] != texts[1], "\(columns): \(texts)")
+    }
+  }
+
+  @Test(
+    "a name of any length keeps its own name and its line, at any width; and no two rows are alike",
+    arguments: [80, 60, 40])
+  func lines(columns: Int) {
+    let long = String(repeating: "a", count: 12_000)
+    let scopes = (0..<1200).map { "scope\($0)" }.joined(separator: "::")
+    let arguments =
+      "Map<" + String(repeating: "std::pair<int, ", count: 800) + "int" + String(repeating: ">", count: 801)
+    let wide = String(repeating: "漢字", count: 3000)
+    var rows: [TopTable.Site] = []
+    for middle in ["x", "y", "z"] {
+      let names = [
+        "\(scopes)::\(middle)::put", "shop::\(arguments)::\(middle)::put(\(arguments) const&)",
+        "\(wide)::\(middle)::put", "\(long)\(middle)\(long)", "\(wide)\(middle)\(wide)", "shop::\(long)\(middle)",
+        "shop::\(middle)\(long)", "<\(arguments) as shop::\(middle)>::put",
+        "f\(String(repeating: "(", count: 9000))\(middle)",
+      ]
+      for name in names { rows.append(site(name, line: 4071, pc: UInt64(rows.count + 1) << 32)) }
+    }
+    // Inlined into another; the function's own line stays.
+    var inlined = site("shop::Shelf::put", line: 4071)
+    inlined.frames.append(
+      Frame(pc: 1, module: "/bin/shop", function: ForeignText("\(scopes)::run"), file: "/a.cc", line: 9))
+    rows += [inlined, inlined, inlined]
+    let texts = TopTable.texts(of: rows, by: .site, columns: columns)
+    #expect(Set(texts).count == rows.count, "\(texts)")
+    for (row, text) in zip(rows, texts) {
+      #expect(TextLayout.width(text) <= columns && text.isInert, "\(text)")
+      #expect(text.contains(":4071)"), "\(text)")
+      if row.frames[0].function?.escaped.contains("::put") == true { #expect(text.contains("put"), "\(text)") }
+    }
+  }
+
+  @Test("the own name of a function is what stands behind its scope")
+  func ownNames() {
+    let names = [
+      ("shop::Shelf::put", "put"), ("put", "put"), ("a::b::operator<", "operator<"), ("Foo.bar(baz:)", "bar(baz:)"),
+      ("zmalloc_usable.part.0", "zmalloc_usable.part.0"), ("core::run::{{closure}}", "run::{{closure}}"),
+      ("a::", "a::"), ("", ""), ("::", "::"), ("x::(anonymous namespace)::f", "f"),
+    ]
+    for (name, own) in names { #expect(FunctionName.ownName(of: name) == own, "\(name)") }
+    // Names that are no types, with blanks and brackets: nothing of them is a result, or a type alone.
+    for name in ["quotes'`&amp; ; %s ${x}", "<script>title=1</script><img/src=x>"] {
+      for form in FunctionName.shorterForms(of: name) { #expect(form.hasPrefix(name.prefix(8)), "\(form)") }
+    }
+  }
+
   @Test("names of every kind stay within their columns")
   func hostile() {
     let hostile = "a\"b \u{1B}[31m<script>\u{202E}\n" + String(repeating: "x<y>::", count: 2000)

@@ -366,6 +366,45 @@ extension EndToEnd {
         try programs.0.objects(["diff", programs.0.pid, programs.1.pid]).first)
       let rows = try #require(difference["rows"] as? [[String: Any]])
       #expect(rows.count == 1, "\(rows)")
+      #expect(difference["relation"] as? String == "other_process")
+    }
+
+    @Test("a difference says what its two sources have to do with each other, and takes two programs only if asked")
+    func kinship() throws {
+      let program = try Phases(phases: 1)
+      let directory = program.directory
+      func snapshot(_ process: ChildProcess, _ name: String) throws -> String {
+        let file = directory.file(name)
+        _ = try program.ask(["snapshot", "\(process.pid)", "-o", file])
+        return file
+      }
+      func relation(_ words: [String]) throws -> String? {
+        try program.objects(["diff"] + words).first?["relation"] as? String
+      }
+      let own = directory.file("own.snap")
+      _ = try program.ask(["snapshot", program.pid, "-o", own])
+      #expect(try relation([own, program.pid]) == "same_process")
+      #expect(try !program.ask(["diff", own, program.pid]).contains("These are"))
+      let again = try Phases(in: directory, phases: 1)
+      #expect(try relation([own, again.pid]) == "other_process")
+      let said = try program.ask(["diff", own, again.pid])
+      #expect(
+        said.contains("These are two processes of ") && said.contains("\(program.pid) and \(again.pid)."), "\(said)")
+      let other = try ChildProcess(
+        ["/bin/cat"],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      try other.send("it runs\n")
+      _ = try other.readLine()
+      let cat = try snapshot(other, "cat.snap")
+      for words in [[own, cat], [cat, own], [own, "\(other.pid)"]] {
+        let outcome = try Tool.control(["diff"] + words, in: directory)
+        #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(outcome)")
+        #expect(outcome.errors.contains("two programs: ") && outcome.errors.contains("--other-program"), "\(outcome)")
+        #expect(try relation(words + ["--other-program"]) == "other_program")
+      }
+      let text = try program.ask(["diff", own, cat, "--other-program"])
+      #expect(text.contains("These are two programs: ") && text.contains(" and cat."), "\(text)")
     }
 
     @Test("sources that are none, and what can't be asked of one")

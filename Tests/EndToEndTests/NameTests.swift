@@ -58,8 +58,49 @@ extension EndToEnd {
           }
           let text = try Tool.control(["query", "\(process.pid)", lines[0]], in: directory).output
           #expect(text.contains("LazyCompile:~make_order") != isLink, "\(text)")
+          let snapshot = directory.file("made.snap")
+          #expect(
+            try Tool.control(["snapshot", "\(process.pid)", "-o", snapshot], in: directory).ending == .exit(0))
           try process.send("\n")
           _ = try process.wait()
+          // The process and its file are gone.
+          let tree = try Tool.control(["tree", snapshot], in: directory).output
+          #expect(tree.contains("LazyCompile:~make_order") != isLink, "\(tree)")
+        }
+      }
+
+      @Test("code that took another's place has the name that it had when the block was made; also in recordings")
+      func replaced() throws {
+        let directory = try TestDirectory()
+        let (process, lines) = try start(try Programs.path("jitted.c"), ["dump", directory.path], in: directory)
+        let server = try Server(directory)
+        for socket in [nil, server.socket] {
+          // Each order twice, as names are kept from one question to the next.
+          for place in [0, 1, 0, 1, 1, 0] {
+            let outcome = try Tool.control(
+              ["query", "\(process.pid)", lines[place], "--json"], in: directory, socket: socket)
+            let answer = try #require(try Tool.objects(outcome.output).first)
+            let site = try #require(answer["site"] as? [String: Any], "\(answer)")
+            #expect(site["function"] as? String == (place == 0 ? "old_order" : "new_order"), "\(answer)")
+            #expect(site["module"] as? String == "[jit]")
+          }
+        }
+        let (snapshot, recording) = (directory.file("made.snap"), directory.file("made.rec"))
+        for command in [
+          ["snapshot", "\(process.pid)", "-o", snapshot],
+          ["record", "\(process.pid)", "-o", recording, "--duration", "1s"],
+        ] {
+          let outcome = try Tool.control(command, in: directory)
+          #expect(outcome.ending == .exit(0), "\(outcome)")
+        }
+        try process.send("\n")
+        _ = try process.wait()
+        try FileManager.default.removeItem(atPath: directory.file("jit-\(process.pid).dump"))
+        for file in [snapshot, recording] {
+          let jsonl = directory.file("made.jsonl")
+          _ = try Tool.control(["export", file, "--format", "collapsed", "-o", jsonl], in: directory)
+          let text = try String(contentsOfFile: jsonl, encoding: .utf8)
+          #expect(text.contains("old_order;") || text.contains("new_order;"), "\(text)")
         }
       }
     #endif

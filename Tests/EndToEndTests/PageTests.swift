@@ -59,7 +59,7 @@ extension EndToEnd {
         for link in body.matches(of: /(?:href|src)="(\/[^"#]+)"/) { paths.append(String(link.1)) }
         for link in body.matches(of: /from "\.\/([a-z]+\.js)"/) { paths.append("/page/\(link.1)") }
       }
-      #expect(seen.count == 9, "\(seen)")
+      #expect(seen.count == 10, "\(seen)")
       // The same for root, whose first request may be any worker's or the gatherer's.
       #expect(try server.request("/page/none.js").status == 404)
     }
@@ -169,7 +169,7 @@ extension EndToEnd {
     private static func values(_ name: String, _ schema: [String: Any], _ address: String) -> [String] {
       let known = [
         "since": ["1h"], "until": ["1s"], "address": [address, "0x0"], "from": ["0x1000"], "to": ["0x7fffffffffff"],
-        "within": ["size:11"], "divide": ["1s"], "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"],
+        "within": ["size:10"], "divide": ["1s"], "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"],
         "max-size": ["100000"],
       ]
       if let known = known[name] { return known }

@@ -115,6 +115,77 @@ extension EndToEnd {
       }
     }
 
+    @Test("every value of an option that --help offers is taken; a table is sorted by a figure that it shows")
+    func offered() throws {
+      let program = try Growing()
+      let snapshot = program.directory.file("a.snap")
+      _ = try program.ask(["snapshot", program.pid, "-o", snapshot])
+      let out = program.directory.file("out")
+      for (command, rest) in [
+        ("growth", [program.pid, "--for", "1s"]), ("top", [program.pid, "--once"]), ("blocks", [program.pid]),
+        ("replay", [snapshot]), ("diff", [snapshot, program.pid]), ("export", [snapshot, "-o", out]),
+      ] {
+        let help = try program.ask([command, "--help"])
+        let options = try #require(help.components(separatedBy: "OPTIONS:").last)
+          .split(whereSeparator: \.isWhitespace).joined(separator: " ")
+        let found = options.matches(of: try Regex("(--[a-z-]+) <[^>]*> [^(]*\\(values: ([^;)]*)"))
+        #expect(!found.isEmpty, "\(command): \(options)")
+        for match in found {
+          let option = String(try #require(match[1].substring))
+          for value in try #require(match[2].substring).split(separator: ", ").map(String.init) {
+            // On the screen alone, as the help says.
+            if command == "top", ["growth", "rate"].contains(value) { continue }
+            let outcome = try Tool.control([command] + rest + [option, value], in: program.directory)
+            #expect(outcome.ending == .exit(0), "\(command) \(option) \(value): \(outcome)")
+          }
+        }
+      }
+      for (sort, title) in [
+        ("bytes", "BYTES"), ("blocks", "BLOCKS"), ("age", "OLDEST"), ("newest", "NEWEST"), ("name", "ALLOCATED BY"),
+      ] {
+        for command in [["top", program.pid, "--once"], ["replay", snapshot]] {
+          let text = try program.ask(command + ["--sort", sort])
+          #expect(text.contains(" \(title)"), "\(command) \(sort): \(text)")
+          if sort == "newest" { #expect(!text.contains("OLDEST"), "\(text)") }
+        }
+      }
+    }
+
+    @Test("a key that no row has is an error that says how to list keys, and not nothing; a window may be empty")
+    func unknownGroups() throws {
+      let program = try Growing()
+      let server = try Server(program.directory)
+      for (group, key) in [
+        ("function", "no_such_function"), ("thread", "1@1"), ("size", "63"), ("site", "x"), ("module", "/nowhere"),
+        ("age", "7"), ("allocator", ""),
+      ] {
+        for command in [
+          ["top"], ["top", "--json"], ["tree"], ["blocks"], ["blocks", "--json"], ["growth", "--for", "1s"],
+        ] {
+          for way in [["--direct"], ["--socket", server.socket]] {
+            let words = [command[0], program.pid] + command.dropFirst() + ["--within", "\(group):\(key)"] + way
+            let outcome = try Tool.control(words, in: program.directory)
+            #expect(outcome.ending == .exit(1) && outcome.output.isEmpty, "\(words): \(outcome)")
+            #expect(outcome.errors.contains("top \(program.pid) --group \(group) --json"), "\(words): \(outcome)")
+          }
+        }
+      }
+      let export = try Tool.control(
+        ["export", program.pid, "--format", "collapsed", "-o", "-", "--within", "thread:1@1"], in: program.directory)
+      #expect(export.ending == .exit(1) && export.output.isEmpty, "\(export)")
+      for route in ["top", "tree", "blocks", "profile?format=pprof"] {
+        let sign = route.contains("?") ? "&" : "?"
+        let response = try server.request("/v1/processes/\(program.pid)/\(route)\(sign)within=thread:1@1")
+        #expect(response.status == 404 && response.body.contains(#""no_such":"group""#), "\(route): \(response)")
+      }
+      // What lives, but was made at another time, is a row.
+      let table = try program.object(["top", program.pid, "--group", "function"])
+      let rows = try #require(table["groups"] as? [[String: Any]])
+      let key = try #require(rows.first?["key"] as? String)
+      let past = try program.ask(["top", program.pid, "--within", "function:\(key)", "--older", "1d"])
+      #expect(past.contains("0 live blocks"), "\(past)")
+    }
+
     @Test(
       "a mark is a moment in every command and for the server, also a new one; errors say which there are"
     )

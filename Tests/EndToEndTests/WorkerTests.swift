@@ -52,6 +52,27 @@ extension EndToEnd {
       func worker(of user: String) throws -> Int32 { try server.worker(of: #require(UInt32(user))) }
     }
 
+    @Test("a dozen large answers, one after the other, take no more memory of a worker than its limit")
+    func largeAnswers() throws {
+      let directory = try TestDirectory()
+      let server = try Server(directory)
+      let program = try ChildProcess(
+        [Programs.path("many_stacks.c")],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try program.readLines(until: "ready")
+      // Each on its own connection, so that any thread of the worker's may answer.
+      let path = "/v1/processes/\(program.pid)/profile?format="
+      #expect(try server.request("\(path)collapsed").status == 200)
+      let worker = try server.worker()
+      for turn in 0..<12 {
+        let format = ["pprof", "speedscope", "collapsed"][turn % 3]
+        let answer = try server.request("\(path)\(format)", ["-o", "/dev/null"])
+        #expect(answer.status == 200, "\(turn): \(answer)")
+      }
+      #expect(try server.worker() == worker, "the worker was replaced")
+    }
+
     @Test("a worker has its user's rights and no others")
     func rights() throws {
       let stage = try Stage()

@@ -105,6 +105,81 @@ struct FrontTests {
     #expect(answer.hasPrefix("HTTP/1.1 401 Unauthorized\r\n") && answer.contains("WWW-Authenticate: Bearer\r\n"))
   }
 
+  @Test("where there is no room, who has the token stays, then who had it; silence goes before a slow line")
+  func crowd() {
+    let (here, there, elsewhere) = (
+      PeerAddress([127, 0, 0, 1]), PeerAddress([10, 0, 0, 7]), PeerAddress([10, 0, 0, 8])
+    )
+    func last(_ waiting: [Waiting], known: Set<PeerAddress> = []) -> Int? {
+      Waiting.leastDeserving(waiting, known: known)
+    }
+    let slow = Waiting(hasToken: false, address: here, lastProgress: 50)
+    let silent = (0..<10).map { Waiting(hasToken: false, address: here, lastProgress: 40 + Double($0)) }
+    #expect(last([slow] + silent) == 1 && last([]) == nil && last([slow]) == 0)
+    // A byte now and then is no better than the token, nor is being new.
+    let asking = Waiting(hasToken: true, address: here, lastProgress: 1)
+    #expect(last([asking, slow]) == 1 && last([asking] + silent) == 1)
+    // Who opens many takes places from themselves, however lively.
+    let many = (0..<5).map { Waiting(hasToken: false, address: there, lastProgress: 90 + Double($0)) }
+    let alone = Waiting(hasToken: false, address: elsewhere, lastProgress: 2)
+    #expect(last([alone] + many) == 1)
+    #expect(last([alone] + many, known: [there]) == 0)
+    #expect(last([asking, alone], known: [elsewhere]) == 1)
+    let partial = "GET /v1/processes HTTP/1.1\r\nHost: localhost\r\n\(authorized)"
+    #expect(!RequestHead.hasToken(Array(partial.utf8), Self.token))
+    #expect(RequestHead.hasToken(Array("\(partial)\r\nAcc".utf8), Self.token))
+    #expect(!RequestHead.hasToken(Array("\(partial)x\r\n".utf8), Self.token) && !RequestHead.hasToken([], Self.token))
+  }
+
+  @Test(
+    "a slow request gets its answer while silent connections, ten times as many as there is room for, come and stay")
+  func silence() throws {
+    let (listener, port) = try ListenAddress("127.0.0.1:0").listen()
+    var ends: [Int32] = [0, 0]
+    try #require(pipe(&ends) == 0)
+    let control = ends
+    let thread = Thread {
+      Front(listener: listener, token: Self.token) { () throws(Complaint) in
+        throw Complaint(.shortage, what: "reached the server", advice: "")
+      }.run(control: control[0]) { false }
+      close(listener)
+      close(control[0])
+    }
+    thread.start()
+    defer { close(control[1]) }
+    func connection() throws -> Int32 {
+      let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+      var address = sockaddr_in()
+      (address.sin_family, address.sin_port) = (sa_family_t(AF_INET), port.bigEndian)
+      inet_pton(AF_INET, "127.0.0.1", &address.sin_addr)
+      let result = withUnsafePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+        }
+      }
+      try #require(result == 0)
+      return descriptor
+    }
+    let slow = try connection()
+    defer { close(slow) }
+    let words = "GET /v1/processes HTTP/1.1\r\nHost: localhost\r\n\(authorized)\r\nAccept: */*\r\n\r\n"
+    var silent: [Int32] = []
+    defer { silent.forEach { close($0) } }
+    let pieces = stride(from: 0, to: words.utf8.count, by: 16).map { Array(words.utf8.dropFirst($0).prefix(16)) }
+    for piece in pieces {
+      try #require(send(slow, piece, piece.count, Int32(MSG_NOSIGNAL)) == piece.count)
+      letRun(microseconds: 5000)
+      // Fewer than there is room for between two pieces: the slow one is never the one that is silent for longest.
+      for _ in 0..<Front.connectionLimit - 4 { silent.append(try connection()) }
+      letRun(microseconds: 5000)
+    }
+    var answer = [UInt8](repeating: 0, count: 4096)
+    let count = recv(slow, &answer, answer.count, 0)
+    try #require(count > 0, "the slow connection was closed")
+    #expect(String(decoding: answer[..<count], as: UTF8.self).contains("reached the server"))
+    #expect(silent.count >= 10 * Front.connectionLimit - 50)
+  }
+
   @Test("tokens are long, different, and compared as a whole; a file of one must be nobody else's")
   func tokens() throws {
     let (one, other) = (Token(), Token())

@@ -150,6 +150,48 @@ class Test:
                page.evaluate("document.querySelectorAll('#view tbody tr').length") == 1)
     self.shot(page, "change-1280-light")
 
+    # Two moments that are past: looks that the page has kept. What it shows of them stays.
+    page.wait("allocsd.change.looks.length >= 4", 60)
+    page.evaluate("""(() => { const { change } = allocsd;
+      change.starts.selectedIndex = 0;
+      change.ends.selectedIndex = change.looks.length - 1;
+      change.starts.dispatchEvent(new Event("change")); })()""")
+    page.wait("allocsd.change.result.textContent.startsWith('From ')")
+    told = page.evaluate("allocsd.change.result.querySelector('p').textContent")
+    expected = page.evaluate("""(() => { const { change } = allocsd;
+      const [from, to] = [change.from, change.to];
+      return [to.total.bytes - from.total.bytes, [...document.querySelectorAll('#view tbody tr')].length,
+        change.compare(from, to).rows.reduce((sum, row) => sum + row.bytes, 0)]; })()""")
+    self.check("two past moments differ by the leak alone, and the rows add up",
+               expected[0] == expected[2] > 0 and expected[1] == 1, expected)
+    time.sleep(5)
+    self.check("what was at two past moments does not change",
+               page.evaluate("allocsd.change.result.querySelector('p').textContent") == told, told)
+    self.shot(page, "moments-1280-light")
+    page.evaluate("window.scrollTo(0, 0)")
+    box = page.evaluate("(() => { const box = allocsd.time.canvas.getBoundingClientRect();"
+                        " return [box.left, box.top, box.width, box.height]; })()")
+    ends = page.evaluate("(() => { const [from, to] = allocsd.time.range(); const looks = allocsd.change.looks;"
+                         " return [looks[0], looks[2]].map(look => (look.time - from) / (to - from)); })()")
+    page.mouse(box[0] + box[2] * ends[0], box[1] + box[3] / 2, to=(box[0] + box[2] * ends[1], box[1] + box[3] / 2))
+    page.wait("allocsd.change.to !== null && allocsd.change.to === allocsd.change.looks[2]")
+    self.check("the brush chooses the looks at its edges",
+               page.evaluate("allocsd.change.from === allocsd.change.looks[0]"))
+    both = page.evaluate("""(() => { const { change } = allocsd; const site = change.sites[0];
+      const one = { time: 1, total: { bytes: 9, blocks: 1 }, sites: new Map([[0, [9, 1]]]), other: 5 };
+      const two = { time: 2, total: { bytes: 8, blocks: 1 }, sites: new Map([[1, [8, 1]]]), other: 0 };
+      const rows = change.compare(one, two); return [rows.rows.map(row => row.kind), rows.open]; })()""")
+    self.check("a site that a look may have left out is not told to be new", both == [["gone"], 1], both)
+    kept = page.evaluate("""(() => { const { change } = allocsd; const look = change.looks[1];
+      const other = new change.constructor(() => {}, () => {});
+      for (let turn = 0; turn < 500; turn += 1) other.keep({ ...look, time: turn }, turn % 3 === 0);
+      const times = other.looks.map(look => look.time);
+      return [times.length, times.at(-1),
+        times.every((time, index) => index === 0 || times[index - 1] < time)]; })()""")
+    self.check("the looks that are kept are bounded", kept[0] <= 60 and kept[1:] == [499, True], kept)
+    page.evaluate("allocsd.time.canvas.focus()")
+    page.key("Escape")
+
     self.tab(page, "Address space")
     page.wait("allocsd.map.map !== undefined && allocsd.map.laid === allocsd.map.map")
     total = page.evaluate("allocsd.map.map.total.blocks")
@@ -194,7 +236,7 @@ class Test:
       page.scheme(scheme)
       for width in [1280, 400]:
         page.size(width, mobile=width < 500)
-        for title in ["Flame graph", "Sites", "Address space", "Resident memory", "Address"]:
+        for title in ["Flame graph", "Sites", "Change", "Address space", "Resident memory", "Address"]:
           if scheme == "light" and width == 1280:
             continue
           self.tab(page, title)

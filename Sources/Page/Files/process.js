@@ -3,15 +3,17 @@
 // moment, address space, resident memory, and the answer about an address. A view is asked for when it is looked at.
 
 import { ask, pathOf, Problem } from "./api.js";
+import { Changes, siteLimit as keptSites } from "./change.js";
 import { FlameGraph } from "./flame.js";
 import { AddressMap } from "./map.js";
 import {
-  bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, signed, siteCell, some, table,
+  bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, siteCell, some, table,
 } from "./parts.js";
 import { Timeline } from "./time.js";
 
 const siteLimit = 500;
-const changeLimit = 20000;
+// Seconds between two looks that are kept for comparisons.
+const lookInterval = 10;
 const states = {
   live: "runs", exited: "ended", dead: "ended", unreadable: "can't be read", "not permitted": "not permitted",
 };
@@ -30,7 +32,8 @@ export class ProcessView {
     this.flame = new FlameGraph();
     this.map = new AddressMap(process, (address, moves = true) => this.query(address, moves));
     this.tables = el("div");
-    this.changes = el("div");
+    this.change = new Changes((signal) => this.look(signal), (times) => this.time.mark(times));
+    this.change.onchoice = () => this.load();
     this.memory = el("div");
     this.answer = el("div", { role: "status" });
     this.answerBelow = el("div", { role: "status" });
@@ -41,8 +44,8 @@ export class ProcessView {
     this.views = [
       { title: "Flame graph", element: this.flame.element, load: (signal) => this.loadFlame(signal), windowed: true },
       { title: "Sites", element: this.tables, load: (signal) => this.loadSites(signal), windowed: true },
-      { title: "Change", element: el("div", {}, el("div", { class: "bar" }, this.mark), this.changes),
-        load: (signal) => this.loadChange(signal), repeats: true },
+      { title: "Change", element: el("div", {}, el("div", { class: "bar" }, this.change.bar, this.mark),
+        this.change.element), load: (signal) => this.change.load(signal), compares: true },
       { title: "Address space", element: el("div", {}, this.map.element, this.answerBelow),
         load: (signal) => this.map.load(this.time.window, signal), windowed: true },
       { title: "Resident memory", element: this.memory, load: (signal) => this.loadMemory(signal) },
@@ -87,17 +90,22 @@ export class ProcessView {
         const summary = await ask(this.path, {}, signal);
         const runs = summary.state === "live" && !summary.abandoned;
         if (runs || !this.hasTotal) {
-          const top = await ask(`${this.path}/top`, { limit: 1 }, signal);
+          const keeps = runs && !(start < this.looksAt);
+          const top = await ask(`${this.path}/top`, { limit: keeps ? keptSites : 1 }, signal);
           const { started, uptime_seconds: uptime } = summary;
           this.time.add(started !== undefined && uptime !== undefined ? started + uptime : Date.now() / 1000,
             top.total);
+          if (keeps) {
+            this.looksAt = start + lookInterval * 1000;
+            this.change.keep(this.change.look(top, this.time.now()));
+          }
           this.hasTotal = true;
           this.showFacts(summary, top);
           this.time.say();
         }
         this.showState(summary);
         this.onstate("");
-        if (runs && this.current?.repeats) await this.load(true);
+        if (runs && this.current?.compares && this.change.repeats) await this.load(true);
         if (!runs) pause = 10000;
       } catch (problem) {
         if (signal.aborted) return;
@@ -171,7 +179,10 @@ export class ProcessView {
     this.tabs[next].focus();
   }
 
-  chooseWindow() { if (this.current?.windowed) this.load(); }
+  chooseWindow(window) {
+    this.change.choose(window);
+    if (this.current?.windowed || this.current?.compares) this.load();
+  }
 
   get window() {
     const window = this.time.window;
@@ -223,67 +234,17 @@ export class ProcessView {
 
   // MARK: change
 
-  async sums(signal) {
-    const top = await ask(`${this.path}/top`, { limit: changeLimit }, signal);
-    const sites = new Map();
-    for (const site of top.sites) {
-      const frame = site.site ?? {};
-      const place = frame.function ? "" : frame.pc;
-      const name = [site.function, frame.module, frame.function, frame.file, frame.line, place].join("\0");
-      const known = sites.get(name);
-      if (known) [known.bytes, known.blocks] = [known.bytes + site.bytes, known.blocks + site.blocks];
-      else sites.set(name, { ...site });
-    }
-    return { top, sites, time: this.time.now() };
+  async look(signal) {
+    return this.change.look(await ask(`${this.path}/top`, { limit: keptSites }, signal), this.time.now());
   }
 
   async setMark() {
     try {
-      this.before = await this.sums(this.control.signal);
+      await this.change.mark(this.control.signal);
       await this.load();
     } catch (problem) {
       if (problem instanceof Problem) fill(this.words, notice(problem.message));
     }
-  }
-
-  async loadChange(signal) {
-    if (!this.before) {
-      fill(this.changes, el("p", { class: "quiet" },
-        "Mark a moment; from then on this table says which sites have more bytes than then, and which fewer."));
-      return;
-    }
-    const after = await this.sums(signal);
-    // Whoever has come into the table by the keyboard must not be thrown out of it.
-    if (this.changes.contains(document.activeElement)) return;
-    const { before } = this;
-    const rows = [];
-    for (const name of new Set([...before.sites.keys(), ...after.sites.keys()])) {
-      const [old, now] = [before.sites.get(name), after.sites.get(name)];
-      const change = { site: now ?? old, bytes: (now?.bytes ?? 0) - (old?.bytes ?? 0),
-        blocks: (now?.blocks ?? 0) - (old?.blocks ?? 0), now: now?.bytes ?? 0,
-        kind: old === undefined ? "new" : now === undefined ? "gone" : "" };
-      if (change.bytes !== 0 || change.blocks !== 0) rows.push(change);
-    }
-    const number = (value, form) => el("td", { class: `number ${value > 0 ? "grown" : value < 0 ? "gone" : ""}` },
-      signed(value, form));
-    const columns = [
-      { title: "Change", number: true, cell: (row) => number(row.bytes, bytes), sort: (row) => row.bytes },
-      { title: "Blocks", number: true, cell: (row) => number(row.blocks, count), sort: (row) => row.blocks },
-      { title: "Now", number: true, cell: (row) => bytes(row.now), sort: (row) => row.now },
-      { title: "", cell: (row) => row.kind },
-      { title: "Allocated by", cell: (row) => siteCell(row.site.site, row.site.function) },
-    ];
-    const [old, now] = [before.top.total, after.top.total];
-    const cut = Math.max(before.top.other.blocks, after.top.other.blocks);
-    rows.sort((a, b) => Math.abs(b.bytes) - Math.abs(a.bytes));
-    fill(this.changes,
-      el("p", {}, `Since ${clock(before.time)}: ${signed(now.bytes - old.bytes, bytes)} and `
-        + `${signed(now.blocks - old.blocks, count)} blocks, in ${some(rows.length, "site")}.`),
-      table(columns, rows.slice(0, siteLimit),
-        { caption: "Change by site", sorted: this.order ?? 0, onsort: (index) => { this.order = index; } }),
-      cut ? notice(`${some(cut, "block")} at sites beyond the largest ${count(changeLimit)} are not compared.`, true)
-        : null,
-      losses(after.top));
   }
 
   // MARK: resident memory

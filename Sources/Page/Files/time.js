@@ -13,6 +13,8 @@ export class Timeline {
     // How far the clock of the process's machine is ahead of this one's, in seconds.
     this.skew = 0;
     this.window = null;
+    // The times of looks whose sums by site are known.
+    this.looks = [];
     this.onwindow = onwindow;
     this.canvas = el("canvas", { tabindex: "0", role: "img", "aria-describedby": "window-words" });
     this.words = el("span", { id: "window-words", class: "quiet", role: "status" });
@@ -46,6 +48,11 @@ export class Timeline {
     if (this.points.length > most) {
       this.points = this.points.filter((_, index) => index % 2 === 0 || index > most / 2);
     }
+    this.surface.draw();
+  }
+
+  mark(times) {
+    this.looks = times;
     this.surface.draw();
   }
 
@@ -155,6 +162,14 @@ export class Timeline {
     context.fillText(clock(to), width - 4, height - 4);
     context.textAlign = "left";
     if (this.points.length === 0) return;
+    context.strokeStyle = colour.quiet;
+    for (const time of this.looks) {
+      const place = Math.round(x(time)) + 0.5;
+      context.beginPath();
+      context.moveTo(place, bottom);
+      context.lineTo(place, bottom - 5);
+      context.stroke();
+    }
     context.strokeStyle = colour.accent;
     context.lineWidth = 2;
     context.lineJoin = "round";

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// 16,384 call stacks, each with a live block: answers about all of them are large. Lives until standard input ends.
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { depth = 14 };
+
+static void *volatile sink;
+
+static void left(unsigned level);
+static void right(unsigned level);
+
+// What comes behind the calls keeps the frame.
+#define STEP(name) \
+  __attribute__((noinline)) static void name(unsigned level) { \
+    if (level == 0) { \
+      sink = malloc(24); \
+    } else { \
+      left(level - 1); \
+      right(level - 1); \
+    } \
+    __asm__ volatile(""); \
+  }
+STEP(left)
+STEP(right)
+
+int main(void) {
+  left(depth);
+  puts("ready");
+  fflush(stdout);
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  return 0;
+}
