@@ -162,13 +162,15 @@ let package = Package(
     .target(
       name: "CPerfetto", path: "Sources/Recording/CPerfetto", exclude: ["perfetto.proto"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libprotobuf-c.a"])]),
+    .systemLibrary(name: "CPrefetch", path: "Sources/Recording/CPrefetch"),
     .target(
       name: "Recording",
       dependencies: [
-        "Answers", "Bounds", "ByteText", "CPerfetto", "CZstd", "EventExport", "FileFacts", "IndexReader", "Provenance",
+        "Answers", "Bounds", "ByteText", "CPerfetto", "CPrefetch", "CZstd", "EventExport", "FileFacts", "IndexReader",
+        "Provenance",
         "SharedLayout", "Symbols", "SystemAccess",
       ],
-      exclude: ["CPerfetto"]),
+      exclude: ["CPerfetto", "CPrefetch"]),
     .target(
       name: "Watching",
       dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "Symbols", "SystemAccess"]),

@@ -8,7 +8,8 @@ let liveBenchmark = Benchmark(name: "live", part: .index) { workshop in
   guard workshop.options.agent != nil else { return [] }
   let many = workshop.options.quick ? 1_000_000 : 10_000_000
   let few = workshop.options.quick ? 100_000 : 1_000_000
-  return try tableRows(workshop, many) + memoryRow(workshop, many) + watchRow(workshop, few) + profileRow(workshop, few)
+  return try tableRows(workshop, many) + replayRow(workshop) + memoryRow(workshop, many) + watchRow(workshop, few)
+    + profileRow(workshop, few)
 }
 
 private let rounds = 7
@@ -46,6 +47,27 @@ private func tableRows(_ workshop: Workshop, _ count: Int) throws -> [Row] {
       try row("diff of two snapshots", "ms", difference, .atMost(1000)),
     ]
   }
+}
+
+/// `replay` of all that a Python program does in 20 seconds, which it spends on JSON.
+private func replayRow(_ workshop: Workshop) throws -> [Row] {
+  let program = """
+    import json, select, sys
+    document = json.dumps([{"number": n, "name": "item %d" % n, "tags": ["a", str(n)]} for n in range(2000)])
+    print("ready 0 0", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]: json.dumps(json.loads(document))
+    """
+  var command = workshop.command(Command(program: "/usr/bin/python3", arguments: ["-c", program]), under: .full)
+  command.environment["PYTHONMALLOC"] = "malloc"
+  let seconds = workshop.options.quick ? 2 : 20
+  let file = "\(workshop.scratch)/run.rec"
+  defer { unlink(file) }
+  try withHolder(workshop, command) { holder in
+    _ = try times(workshop, ["record", "\(holder.pid)", "-o", file, "--duration", "\(seconds)s", "--zstd"], rounds: 1)
+  }
+  return [
+    try row("replay of \(seconds) s of python3", "ms", times(workshop, ["replay", file], rounds: 3), .atMost(1000))
+  ]
 }
 
 /// Of 4 GiB: each block's beginning, which the allocator writes, is resident with its page.

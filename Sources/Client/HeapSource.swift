@@ -97,7 +97,8 @@ enum HeapSource: Equatable {
         let length = Units.duration(recorded.seconds(at: recorded.endStamp))
         complain("\(path) ends after \(length): that moment is shown")
       }
-      let sums = recorded.stackSums(recorded.replay(until: stamp), at: stamp, scope: try scope.scope())
+      let replay = recorded.isStill ? nil : recorded.replay(until: stamp)
+      let sums = recorded.stackSums(replay, at: stamp, scope: try scope.scope())
       try Budget.current?.check()
       for problem in recorded.problems { complain("\(path): \(problem)") }
       return sums

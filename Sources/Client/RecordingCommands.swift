@@ -197,7 +197,7 @@ struct ReplayCommand: ParsableCommand {
       }
       moment = .stamp(stamp)
     }
-    let (summary, replay) = recorded.summaryAndReplay(at: moment)
+    let (summary, replay) = recorded.summaryAndReplay(at: moment, needsBlocks: address != nil)
     let stamp =
       switch moment {
       case .end: recorded.endStamp
@@ -209,7 +209,7 @@ struct ReplayCommand: ParsableCommand {
       let report = HistoryReport(recorded) { $0 < stamp ? Double(stamp &- $0) / 1e9 : 0 }
       for problem in recorded.problems { complain("\(file): \(problem)") }
       if json { return report.jsonLines(of: history, limit: 2) }
-      let block = replay.block(containing: address)
+      let block = replay?.block(containing: address)
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
       return words + report.text(of: history, limit: 2)
     }

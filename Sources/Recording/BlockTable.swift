@@ -11,6 +11,7 @@
 // made whose bases all want one place.
 
 import Bounds
+import CPrefetch
 
 /// Live blocks by their bases.
 public struct BlockTable: Sequence, Sendable {
@@ -57,7 +58,7 @@ public struct BlockTable: Sequence, Sendable {
   @inline(__always)
   mutating func update(_ block: ReplayedBlock) -> ReplayedBlock? {
     var block = block
-    block.size = Swift.min(block.size, (1 << 48) &- 1)
+    block.size = Swift.min(block.size, ReplayedBlock.sizeLimit)
     let slot = find(block.base)
     let old = slots[slot]
     slots[slot] = block
@@ -65,6 +66,15 @@ public struct BlockTable: Sequence, Sendable {
     count &+= 1
     if count &* 2 > slots.count { grow() }
     return nil
+  }
+
+  /// Brings the slot of the block at `base`, or that where it would be, into the cache.
+  @inline(__always)
+  mutating func prefetch(_ base: UInt64) {
+    let slot = home(base)
+    slots.withUnsafeMutableBufferPointer { slots in
+      if let start = slots.baseAddress { recording_prefetch(start.advanced(by: slot)) }
+    }
   }
 
   /// Takes the block at `base` out and returns it; nil if there is none.

@@ -316,13 +316,21 @@ enum EventDecoder {
     var columns: [Range<Int>] = []
     for size in sizes { columns.append(try head.slice(size)) }
     guard sizes[Column.ops.rawValue] == count else { throw MalformedChunk() }
-    var decoding = Decoding(payload, columns, count: count)
-    records.removeAll(keepingCapacity: true)
-    records.reserveCapacity(count)
-    for (index, (batch, size)) in batches.enumerated() {
-      decoding.stamp = stamps[index] &- 1
-      // bounded: a size is not negative
-      for _ in 0..<size { records.append(try decoding.record(slot: batch.slot)) }
+    records.removeLast(max(0, records.count &- count))  // bounded: no more than there are
+    records.append(contentsOf: repeatElement(allocs_event(), count: max(0, count &- records.count)))
+    try payload.withUnsafeBufferPointer { (bytes) throws(MalformedChunk) in
+      var decoding = Decoding(bytes, columns, count: count)
+      try records.withUnsafeMutableBufferPointer { (records) throws(MalformedChunk) in
+        var place = 0
+        for (index, (batch, size)) in batches.enumerated() {
+          decoding.stamp = stamps[index] &- 1
+          // bounded: a size is not negative, and all of them are `count`
+          for _ in 0..<size {
+            records[place] = try decoding.record(slot: batch.slot)
+            place &+= 1
+          }
+        }
+      }
     }
     return batches
   }
@@ -330,7 +338,7 @@ enum EventDecoder {
 
 private struct Decoding: ~Copyable {
   var model: EventModel
-  private let payload: [UInt8]
+  private let payload: UnsafeBufferPointer<UInt8>
   /// Of each column, the place of its next byte, and the place behind its last.
   private var places = InlineArray<7, Int>(repeating: 0)
   private var ends = InlineArray<7, Int>(repeating: 0)
@@ -339,7 +347,7 @@ private struct Decoding: ~Copyable {
 
   /// `count`: of the events. For many, the model takes large pages, which a few would be slowed
   /// down by.
-  init(_ payload: [UInt8], _ columns: [Range<Int>], count: Int) {
+  init(_ payload: UnsafeBufferPointer<UInt8>, _ columns: [Range<Int>], count: Int) {
     self.payload = payload
     model = EventModel(hasLargePages: count >= 1 << 17)
     for (index, column) in columns.enumerated() {
@@ -353,6 +361,15 @@ private struct Decoding: ~Copyable {
     guard place < ends[column.rawValue] else { throw MalformedChunk() }
     places[column.rawValue] = place &+ 1
     return payload[place]
+  }
+
+  /// The number that stands next in a column, as long as it has two bytes at most.
+  @inline(__always)
+  private func nextNumber(_ column: Column) -> UInt64 {
+    let place = places[column.rawValue]
+    guard place &+ 1 < ends[column.rawValue] else { return 0 }
+    let first = UInt64(truncatingIfNeeded: payload[place])
+    return first < 0x80 ? first : first & 0x7F | UInt64(truncatingIfNeeded: payload[place &+ 1] & 0x7F) << 7
   }
 
   /// As NumberReader has it, which most numbers leave at their first byte.
@@ -401,6 +418,10 @@ private struct Decoding: ~Copyable {
       record.extent = allocs_event_extent(size, slot)
       record.source = allocs_event_source(what.context, what.origin)
       model.noteAllocation(address, size: size, kind: index)
+      // Most of the time went into waiting for the model's entries. The next new block is often
+      // where the column says, or behind this one.
+      model.prefetch(blockAddress(at: nextNumber(.allocated), from: address))
+      model.prefetchBehindAllocated()
     } else if Op.ends(kind) {
       let last = model.lastFreed
       let index = guess == 1 ? Int(truncatingIfNeeded: try number32(.ended)) : -1

@@ -22,6 +22,7 @@
 // empty state, so that they make the same guesses. All tables have a fixed size and are emptied at
 // the start of each chunk.
 
+import CPrefetch
 import Glibc
 import SharedLayout
 
@@ -46,6 +47,7 @@ struct EventModel: ~Copyable {
 
   private static let classCount = 128
   private static let stackDepth = 256
+  private static let stackMask = stackDepth &- 1
   private static let entryBits: UInt64 = 19
 
   /// The knowledge about an address, and about the block there. A slot is an index in `entries`
@@ -103,7 +105,7 @@ struct EventModel: ~Copyable {
     case 0:
       let kind = Self.sizeClass(size)
       let count = freedCounts[kind]
-      return count == 0 ? 0 : freed[kind &* Self.stackDepth &+ (count &- 1) % Self.stackDepth]
+      return count == 0 ? 0 : freed[kind &* Self.stackDepth &+ (count &- 1) & Self.stackMask]
     case 1: return address(in: entry(of: lastOfClass[Self.sizeClass(size)])?.allocatedNext)
     default: return behindAllocated
     }
@@ -159,6 +161,14 @@ struct EventModel: ~Copyable {
     touched = bits
   }
 
+  /// Brings the entry of an address that is likely next into the cache.
+  @inline(__always)
+  func prefetch(_ address: UInt64) { recording_prefetch(entries.start.advanced(by: Self.index(address))) }
+
+  /// Brings the entry of the memory behind the last new block into the cache.
+  @inline(__always)
+  func prefetchBehindAllocated() { prefetch(behindAllocated) }
+
   @inline(__always)
   private func entry(of address: UInt64) -> Entry? { find(address).map { entries[$0] } }
 
@@ -186,9 +196,9 @@ struct EventModel: ~Copyable {
     // again.
     var isReused = false
     // bounded: counts of freed blocks are 0 or more, and below the events of a chunk
-    for depth in 0..<min(count, 12) where stack[(count &- 1 &- depth) % Self.stackDepth] == address {
+    for depth in 0..<min(count, 12) where stack[(count &- 1 &- depth) & Self.stackMask] == address {
       for above in stride(from: depth, to: 0, by: -1) {
-        stack[(count &- 1 &- above) % Self.stackDepth] = stack[(count &- above) % Self.stackDepth]
+        stack[(count &- 1 &- above) & Self.stackMask] = stack[(count &- above) & Self.stackMask]
       }
       freedCounts[kind] = count &- 1
       isReused = true
@@ -217,7 +227,7 @@ struct EventModel: ~Copyable {
     behindFreed = address &+ Self.footprint(size)
     let kind = Self.sizeClass(size)
     let count = freedCounts[kind]
-    freed[kind &* Self.stackDepth &+ count % Self.stackDepth] = address
+    freed[kind &* Self.stackDepth &+ count & Self.stackMask] = address
     // Not by +=, which Swift 6.3.1 can't compile here for the thread sanitizer.
     freedCounts[kind] = count &+ 1
   }

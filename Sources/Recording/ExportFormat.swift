@@ -80,7 +80,7 @@ extension Recording {
   /// The blocks that an export begins with, by address: those of its moment, or of the recording's
   /// start.
   func firstBlocks(at moment: UInt64?) -> [ReplayedBlock] {
-    (moment.map { replay(until: $0) } ?? Replay(self)).blocks.sorted
+    stillBlocks ?? (moment.map { replay(until: $0) } ?? Replay(self)).blocks.sorted
   }
 
   /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-"

@@ -133,3 +133,63 @@ struct NumberReader {
     return ForeignText(reversibly: bytes[try slice(size)])
   }
 }
+
+/// Reads many numbers, one after another, where checks of each would take most of the time. A
+/// malformed number is noted, and those behind it are 0: whoever reads looks at `isMalformed` once
+/// for some numbers. Used while the bytes stay where they are.
+struct FastNumbers {
+  private var place: UnsafePointer<UInt8>
+  private let end: UnsafePointer<UInt8>
+  private(set) var isMalformed = false
+  /// Bytes of the longest number.
+  static let longest = 10
+
+  /// `bytes`: not empty.
+  init(_ bytes: UnsafeBufferPointer<UInt8>, from index: Int) {
+    // bounded: an index of the bytes, or their end
+    place = bytes.baseAddress.unsafelyUnwrapped + max(0, min(index, bytes.count))
+    end = bytes.baseAddress.unsafelyUnwrapped + bytes.count  // bounded: as many as there are
+  }
+
+  /// Whether so many numbers have room before the bytes end, however long they are.
+  @inline(__always)
+  func hasRoom(for count: Int) -> Bool { place.distance(to: end) >= count &* Self.longest }
+
+  /// The next number. `hasRoom`: whether it surely ends before the bytes do.
+  @inline(__always)
+  mutating func next(_ hasRoom: Bool) -> UInt64 {
+    guard hasRoom else { return nextAtEnd() }
+    let first = place.pointee
+    if first < 0x80 {
+      place = place.successor()
+      return UInt64(truncatingIfNeeded: first)
+    }
+    // Eight bytes at once: the first without its highest bit is the number's last.
+    let word = UInt64(littleEndian: UnsafeRawPointer(place).loadUnaligned(as: UInt64.self))
+    let ends = ~word & 0x8080_8080_8080_8080
+    guard ends != 0 else { return nextAtEnd() }
+    let bits = ends ^ (ends &- 1)
+    place += ends.trailingZeroBitCount >> 3 &+ 1  // bounded: from 1 to 8
+    var value = word & bits & 0x7F7F_7F7F_7F7F_7F7F
+    value = (value & 0x007F_007F_007F_007F) | (value & 0x7F00_7F00_7F00_7F00) >> 1
+    value = (value & 0x0000_3FFF_0000_3FFF) | (value & 0x3FFF_0000_3FFF_0000) >> 2
+    return (value & 0x0FFF_FFFF) | (value & 0x0FFF_FFFF_0000_0000) >> 4
+  }
+
+  /// As NumberReader has it.
+  @inline(never)
+  private mutating func nextAtEnd() -> UInt64 {
+    var value: UInt64 = 0
+    var shift: UInt64 = 0
+    while !isMalformed {
+      guard place < end, shift < 63 || place.pointee <= 1 else { break }
+      let byte = place.pointee
+      place = place.successor()
+      value |= UInt64(truncatingIfNeeded: byte & 0x7F) << shift
+      if byte < 0x80 { return value }
+      shift &+= 7
+    }
+    isMalformed = true
+    return 0
+  }
+}

@@ -10,17 +10,17 @@ import Provenance
 import SharedLayout
 
 extension Recording {
-  /// Live bytes and blocks of a replayed moment by site, the `limit` first in the order of `sort`.
-  /// `stamp`: the moment; nil: the recording's end.
+  /// Live bytes and blocks of a moment by site, the `limit` first in the order of `sort`. `replay`:
+  /// of the moment; nil of a recording that `isStill`. `stamp`: the moment; nil: the recording's
+  /// end.
   public func top(
-    _ replay: Replay, at stamp: UInt64? = nil, limit: Int, sort: SiteOrder = .bytes, scope: HeapScope = HeapScope()
+    _ replay: Replay?, at stamp: UInt64? = nil, limit: Int, sort: SiteOrder = .bytes, scope: HeapScope = HeapScope()
   ) -> TopTable {
     let stamp = stamp ?? endStamp
-    let clock = clock(of: replay, at: stamp)
+    let (clock, sums) = sums(of: replay, at: stamp, scope.window)
     return TopTable(
       processID: process.processID, command: process.command,
-      table: SiteTable(
-        of: sums(of: replay, scope.window, clock), in: self, wrappers: scope.wrappers, sort: sort, limit: limit),
+      table: SiteTable(of: sums, in: self, wrappers: scope.wrappers, sort: sort, limit: limit),
       losses: knownLosses, clock: clock, scope, sort: sort, moment: wallTime(of: stamp))
   }
 
@@ -32,44 +32,60 @@ extension Recording {
     return losses
   }
 
-  /// Live bytes and blocks of a replayed moment by call stack.
+  /// Live bytes and blocks of a moment by call stack; `replay` and `stamp` as of `top`.
   public func stackSums(
-    _ replay: Replay, at stamp: UInt64? = nil, scope: HeapScope = HeapScope()
+    _ replay: Replay?, at stamp: UInt64? = nil, scope: HeapScope = HeapScope()
   ) -> StackSums {
     let stamp = stamp ?? endStamp
-    let clock = clock(of: replay, at: stamp)
+    let (clock, sums) = sums(of: replay, at: stamp, scope.window)
     var result = StackSums(
-      of: sums(of: replay, scope.window, clock), in: self, wrappers: scope.wrappers, processID: process.processID,
+      of: sums, in: self, wrappers: scope.wrappers, processID: process.processID,
       command: process.command, modules: modules, clock: clock, window: scope.window, losses: knownLosses,
       moment: wallTime(of: stamp))
     result.startTime = process.startTime
     return result
   }
 
-  /// A clock as of `stamp`, on which every block has an order.
-  private func clock(of replay: Replay, at stamp: UInt64) -> SegmentClock {
+  /// A clock as of `stamp`, on which every block has an order, and the sums of the blocks in a
+  /// window of time.
+  private func sums(
+    of replay: Replay?, at stamp: UInt64, _ window: TimeWindow
+  ) -> (clock: SegmentClock, sums: [ContextSum]) {
+    func forEach(_ body: (ReplayedBlock) -> Void) {
+      var meter = BudgetMeter(interval: 1024)
+      guard let blocks = replay?.blocks else { return forEachBlocks { for block in $0 { body(block) } } }
+      for block in blocks {
+        guard meter.goesOn() else { return }
+        body(block)
+      }
+    }
     let now = allocs_event_ticks(stamp)
-    let half: UInt32 = 1 << (ALLOCS_TICK_BITS &- 1)
-    // Ticks wrap around: what is half a wrap older is younger, as a damaged recording may have it.
-    let oldest = replay.blocks.reduce(UInt32(0)) { oldest, block in
-      let age = allocs_age_ticks(block.ticks, now)
-      return age < half ? max(oldest, age) : oldest
+    var all = replay == nil && stamp == endStamp ? stillSums : nil
+    if all == nil {
+      var sums = BlockSums(contexts: contextCount)
+      forEach { sums.add($0, at: Self.place(ofTicks: $0.ticks, from: now)) }
+      all = sums
     }
-    return SegmentClock(
+    let places = all?.places ?? 0...0
+    let oldest = UInt32(truncatingIfNeeded: max(0, 0 &- places.lowerBound))
+    let clock = SegmentClock(
       at: stamp, oldest: now &- oldest, monotonic: process.monotonic, realtime: process.realtime)
-  }
-
-  private func sums(of replay: Replay, _ window: TimeWindow, _ clock: SegmentClock) -> [ContextSum] {
-    let orders = window.orders(on: clock)
-    var sums: [UInt32: ContextSum] = [:]
-    var meter = BudgetMeter(interval: 1024)
-    for block in replay.blocks {
-      guard meter.goesOn() else { break }
-      let order = clock.order(ofTicks: block.ticks)
-      if let orders, !orders.contains(order) { continue }
-      let none = ContextSum(context: block.context, total: SiteTable.Total(), ticks: block.ticks)
-      sums[block.context, default: none].add(SiteTable.Total(bytes: block.size, blocks: 1), order)
+    func order(ofPlace place: Int64) -> UInt64 {
+      clock.order(ofTicks: now &+ UInt32(truncatingIfNeeded: place))
     }
-    return sums.values.sorted { $0.context < $1.context }
+    // Ticks wrap around. Where no block's time does, on this clock, orders are as far apart as
+    // places.
+    let isStraight =
+      Int64(clamping: order(ofPlace: places.upperBound)) &- Int64(clamping: order(ofPlace: places.lowerBound))
+      == places.upperBound &- places.lowerBound
+    if let all, window.isAll, isStraight { return (clock, all.sums(order: order)) }
+    let orders = window.orders(on: clock)
+    var sums = BlockSums(contexts: contextCount)
+    forEach { block in
+      let order = clock.order(ofTicks: block.ticks)
+      if let orders, !orders.contains(order) { return }
+      sums.add(block, at: Int64(clamping: order))
+    }
+    return (clock, sums.sums { UInt64(clamping: $0) })
   }
 }

@@ -76,6 +76,7 @@ public final class Recording: OriginTables {
   public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset &- RecordingFormat.chunkHeaderSize } }
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
+  private var greatestContext: UInt32 = 0
   /// Numbers of allocators, by their names, in the order in which contexts name them.
   private var allocators: [ForeignText: UInt32] = [:]
   private struct ThreadKey: Hashable {
@@ -92,10 +93,13 @@ public final class Recording: OriginTables {
   private var made: [UInt64: [MadeFunction]] = [:]
   /// Names that were found with the standard wrappers.
   public let names = NameCache()
-  /// The blocks that the recorder's look at the index found, each as it was when the look came by.
-  public private(set) var blocks: [Allocation] = []
-  /// Stamp of the end of that look; 0 if the file does not have all of it.
+  /// Chunks with the blocks that the recorder's look at the index found.
+  private var blockChunks: [(offset: Int, header: ChunkHeader)] = []
+  /// Stamp of the end of that look; 0 if the file does not have all of it, or `forEachBlocks` was
+  /// not called yet.
   public private(set) var blocksUntil: UInt64 = 0
+  /// The knowledge about the blocks of a recording without events, when they were read once.
+  private var still: (sums: BlockSums, areDistinct: Bool, areSorted: Bool)?
   private let symbolizer = Symbolizer()
   /// Bytes of memory that rows of tables may still take.
   private var room: Int
@@ -199,7 +203,7 @@ public final class Recording: OriginTables {
     var meter = BudgetMeter(interval: 1)
     let share = MemoryShare()
     while offset < fileSize, meter.goesOn() {
-      share.hold(eventChunks.count * 128 + chunkOffsets.count * 16)
+      share.hold((eventChunks.count + blockChunks.count) * 128 + chunkOffsets.count * 16)
       Budget.current?.note(done: offset, of: fileSize)
       let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
       guard let header = ChunkHeader(head[...]) else {
@@ -240,6 +244,8 @@ public final class Recording: OriginTables {
           firstStamp = min(firstStamp, header.firstStamp)
           lastStamp = max(lastStamp, header.lastStamp)
         }
+      } else if header.kind == RecordingFormat.ChunkKind.blocks.rawValue {
+        blockChunks.append((start, header))
       } else {
         do throws(MalformedChunk) {
           try table(header, stored)
@@ -351,16 +357,14 @@ public final class Recording: OriginTables {
     case .contexts:
       let (first, rows) = try TableCoding.contexts(&reader)
       for (index, context) in rows.enumerated() {
-        origins[first &+ UInt32(truncatingIfNeeded: index)] = origin(context)
+        let number = first &+ UInt32(truncatingIfNeeded: index)
+        origins[number] = origin(context)
+        greatestContext = max(greatestContext, number)
       }
     case .threads:
       for thread in try TableCoding.threads(&reader) {
         threadRows[ThreadKey(slot: thread.slot, id: thread.id, startTicks: thread.startTicks)] = thread
       }
-    case .blocks:
-      let (until, blocks) = try TableCoding.blocks(&reader)
-      blocksUntil = max(blocksUntil, until)
-      self.blocks.append(contentsOf: blocks)
     case .losses: for loss in try TableCoding.losses(&reader) { lose(loss) }
     case .damagedRings: damagedRings.append(contentsOf: try TableCoding.damagedRings(&reader))
     case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
@@ -369,7 +373,7 @@ public final class Recording: OriginTables {
     case .end:
       end = RecordingEnd(rawValue: try reader.number())
       endStamp = try reader.number()
-    case .events: break
+    case .blocks, .events: break
     }
   }
 
@@ -484,6 +488,96 @@ public final class Recording: OriginTables {
     (Double(process.realtime) + Double(Int64(bitPattern: stamp &- process.monotonic))) / 1e9
   }
 
+  // MARK: blocks
+
+  /// Gives `body` the blocks that the recorder's look at the index found, each as it was when the
+  /// look came by, some at a time, unless the budget is exhausted. A chunk that turns out to be
+  /// damaged is noted.
+  func forEachBlocks(_ body: ([ReplayedBlock]) -> Void) {
+    let share = MemoryShare()
+    // A row has five bytes at least.
+    // bounded: a chunk has less than chunkLimit
+    let most = blockChunks.map { Int(truncatingIfNeeded: $0.header.unpacked) }.max() ?? 0
+    let memory = most &+ most / 5 &* MemoryLayout<ReplayedBlock>.stride
+    guard share.hold(memory) else { return }
+    var broken: [Int] = []
+    var meter = BudgetMeter(interval: 1)
+    let (chunks, reader) = (blockChunks, source.reader)
+    let decoder = ChunkDecoder(count: chunks.count, memory: memory, none: BlockRows()) {
+      (index, rows) throws(MalformedChunk) in
+      let (offset, header) = chunks[index]
+      let stored = reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored))
+      try TableCoding.blocks(try Self.unpack(header, stored), into: &rows)
+    }
+    for index in chunks.indices {
+      Budget.current?.note(done: index, of: chunks.count)
+      guard meter.goesOn(), let rows = decoder.next() else { break }
+      switch rows {
+      case .success(let rows):
+        blocksUntil = max(blocksUntil, rows.until)
+        body(rows.blocks)
+        decoder.recycle([rows])
+      case .failure:
+        broken.append(index)
+        note("a chunk of blocks contradicts the format")
+      }
+    }
+    let gone = Set(broken)
+    blockChunks = chunks.enumerated().filter { !gone.contains($0.offset) }.map(\.element)
+  }
+
+  /// Whether it has no events, as a snapshot, and no two of its blocks have one base: then each
+  /// moment of it has all its blocks, and nothing needs to be replayed.
+  public var isStill: Bool { eventChunks.isEmpty && knowledgeOfBlocks().areDistinct }
+
+  /// The sums of all blocks, by their times relative to the recording's end; nil unless it
+  /// `isStill`.
+  var stillSums: BlockSums? { isStill ? knowledgeOfBlocks().sums : nil }
+
+  /// All blocks by address; nil unless it `isStill`.
+  var stillBlocks: [ReplayedBlock]? {
+    guard isStill else { return nil }
+    var blocks: [ReplayedBlock] = []
+    let share = MemoryShare()
+    forEachBlocks { rows in
+      guard share.hold(2 &* (blocks.count &+ rows.count) &* MemoryLayout<ReplayedBlock>.stride) else { return }
+      blocks.append(contentsOf: rows)
+    }
+    if !knowledgeOfBlocks().areSorted { blocks.sort { $0.base < $1.base } }
+    return blocks
+  }
+
+  private func knowledgeOfBlocks() -> (sums: BlockSums, areDistinct: Bool, areSorted: Bool) {
+    if let still { return still }
+    var sums = BlockSums(contexts: contextCount)
+    var runs = AscendingRuns()
+    let now = allocs_event_ticks(endStamp)
+    forEachBlocks { blocks in
+      for block in blocks {
+        runs.add(block.base)
+        sums.add(block, at: Self.place(ofTicks: block.ticks, from: now))
+      }
+    }
+    let known = (sums: sums, areDistinct: runs.areDistinct, areSorted: runs.isOne)
+    // Where the budget ended the reading, this is a part, which nobody keeps.
+    if Budget.current?.isExhausted != true { still = known }
+    return known
+  }
+
+  /// Ticks from `now` to a record's ticks, which wrap around: what is half a wrap older is younger,
+  /// as a damaged recording may have it.
+  @inline(__always)
+  static func place(ofTicks ticks: UInt32, from now: UInt32) -> Int64 {
+    let age = Int64(truncatingIfNeeded: (now &- ticks) & UInt32(truncatingIfNeeded: ALLOCS_TICK_MASK))
+    return age < 1 << (Int64(ALLOCS_TICK_BITS) &- 1) ? 0 &- age : 1 << Int64(ALLOCS_TICK_BITS) &- age
+  }
+
+  /// Ids of contexts below it are those of rows of the table, most of them.
+  var contextCount: Int {
+    let greatest = Int(truncatingIfNeeded: greatestContext)
+    return greatest <= 4 &* origins.count &+ 1024 ? greatest &+ 1 : 1024
+  }
+
   // MARK: events
 
   /// Gives `body` every event, in the order of stamps, until `body` returns false, or the budget is
@@ -494,6 +588,9 @@ public final class Recording: OriginTables {
       return true
     }
   }
+
+  /// Bytes that a chunk of events takes: 32 MB of records, and 16 MB of tables while it is decoded.
+  private static let eventMemory = 48 << 20
 
   /// As `forEachEvent`, of records as the process wrote them, some at a time.
   func forEachRecords<Failure: Error>(
@@ -509,7 +606,8 @@ public final class Recording: OriginTables {
     defer { giveUp(broken) }
     var meter = BudgetMeter(interval: 1)
     let (chunks, reader) = (eventChunks, source.reader)
-    let decoder = ChunkDecoder(count: chunks.count) { (index, records) throws(MalformedChunk) in
+    let decoder = ChunkDecoder(count: chunks.count, memory: Self.eventMemory, none: [] as [allocs_event]) {
+      (index, records) throws(MalformedChunk) in
       let (offset, header) = chunks[index]
       try Self.decode(header, reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored)), into: &records)
     }

@@ -21,6 +21,9 @@ public struct ReplayedBlock: Hashable, Sendable {
   /// When it was allocated, in ticks.
   public var ticks: UInt32
 
+  /// Sizes have 48 bits: a larger one is damage, and counts as the largest.
+  static let sizeLimit: UInt64 = 1 << 48 &- 1
+
   /// Whether `address` is in the block. A block of no bytes has its base.
   public func contains(_ address: UInt64) -> Bool { address >= base && address &- base < max(size, 1) }
 }
@@ -35,11 +38,12 @@ public struct Replay {
   public private(set) var unknownEnds: UInt64 = 0
   /// The memory of `blocks`: a small file may have events of any number of blocks.
   private let share = MemoryShare()
+  private var held = 0
 
   /// The blocks that lived at the recording's start.
   public init(_ recording: Recording) {
-    for block in recording.blocks {
-      add(ReplayedBlock(base: block.base, size: block.size, context: block.context, ticks: block.ticks))
+    recording.forEachBlocks { blocks in
+      for block in blocks { add(block) }
     }
     guard recording.blocksUntil > 0 else { return }
     var seen: Set<UInt64> = []
@@ -67,7 +71,9 @@ public struct Replay {
   private mutating func add(_ block: ReplayedBlock) {
     if let old = blocks.update(block) { bytes &-= old.size }
     bytes &+= block.size
-    share.hold(blocks.memory)
+    guard blocks.memory > held else { return }
+    held = blocks.memory
+    share.hold(held)
   }
 
   @inline(__always)
@@ -76,6 +82,14 @@ public struct Replay {
     bytes &-= block.size
     return block
   }
+
+  /// For so many events ahead, slots are brought into the cache: most of the time went into waiting
+  /// for them.
+  static let lookAhead = 12
+
+  /// Brings the memory into the cache that `apply` of the event needs.
+  @inline(__always)
+  mutating func prefetch(_ record: allocs_event) { blocks.prefetch(allocs_event_address(record.place)) }
 
   /// Moves on by one event.
   @inline(__always)
@@ -129,10 +143,23 @@ public enum ReplayMoment: Hashable, Sendable {
 
 extension Recording {
   /// Replays all of it.
-  public func summary() -> RecordingSummary { summaryAndReplay(at: .end).summary }
+  public func summary() -> RecordingSummary { summaryAndReplay(at: .end, needsBlocks: false).summary }
 
-  /// Replays all of it, once, or for the peak twice: its numbers, and the state at a moment.
-  public func summaryAndReplay(at moment: ReplayMoment) -> (summary: RecordingSummary, replay: Replay) {
+  /// The numbers of a recording that `isStill`; nil of another.
+  private var stillSummary: RecordingSummary? {
+    guard let total = stillSums?.total else { return nil }
+    var summary = RecordingSummary()
+    (summary.peakBytes, summary.peakBlocks, summary.peakStamp) = (total.bytes, total.blocks, firstStamp)
+    (summary.endBytes, summary.endBlocks) = (total.bytes, total.blocks)
+    return summary
+  }
+
+  /// Replays all of it, once, or for the peak twice: its numbers, and the state at a moment, which
+  /// is nil of a recording that `isStill`, unless blocks are looked for in it.
+  public func summaryAndReplay(
+    at moment: ReplayMoment, needsBlocks: Bool
+  ) -> (summary: RecordingSummary, replay: Replay?) {
+    if !needsBlocks, let summary = stillSummary { return (summary, nil) }
     var summary = RecordingSummary()
     var replay = Replay(self)
     var kept: Replay?
@@ -141,7 +168,10 @@ extension Recording {
     (summary.peakBytes, summary.peakStamp) = (replay.bytes, firstStamp)
     summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
     forEachRecords { records in
-      for record in records {
+      for index in records.indices {
+        let record = records[index]
+        let ahead = index &+ Replay.lookAhead
+        if ahead < records.endIndex { replay.prefetch(records[ahead]) }
         if record.stamp > keepAfter, kept == nil { kept = replay }
         let kind = allocs_event_kind_of(record.place)
         if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
@@ -168,7 +198,10 @@ extension Recording {
   public func replay(until stamp: UInt64) -> Replay {
     var replay = Replay(self)
     forEachRecords { records in
-      for record in records {
+      for index in records.indices {
+        let record = records[index]
+        let ahead = index &+ Replay.lookAhead
+        if ahead < records.endIndex { replay.prefetch(records[ahead]) }
         guard record.stamp <= stamp else { return false }
         replay.apply(record)
       }

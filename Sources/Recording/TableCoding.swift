@@ -409,21 +409,37 @@ enum TableCoding {
     return bytes
   }
 
-  static func blocks(_ reader: inout NumberReader) throws(MalformedChunk) -> (until: UInt64, blocks: [Allocation]) {
-    let until = try reader.number()
-    var blocks: [Allocation] = []
-    var base: UInt64 = 0
-    // bounded: a count is not negative
-    for _ in 0..<(try reader.count(of: 5, memory: rowMemory(of: Allocation.self) / 2)) {
-      base = base &+ UInt64(bitPattern: try reader.signed())
-      let size = try reader.number()
-      let alignment = try reader.number()
-      blocks.append(
-        Allocation(
-          base: base, size: size, alignment: alignment == 0 || alignment > 63 ? nil : 1 << alignment,
-          context: try reader.number32(), ticks: try reader.number32()))
+  /// Puts the blocks of a chunk in place of those that `rows` has.
+  static func blocks(_ payload: [UInt8], into rows: inout BlockRows) throws(MalformedChunk) {
+    var reader = NumberReader(payload)
+    rows.until = try reader.number()
+    let count = try reader.count(of: 5)
+    rows.setCount(count)
+    let isWhole = payload.withUnsafeBufferPointer { bytes in
+      var numbers = FastNumbers(bytes, from: reader.index)
+      return rows.blocks.withUnsafeMutableBufferPointer { fill($0, from: &numbers) }
     }
-    return (until, blocks)
+    guard isWhole else { throw MalformedChunk() }
+  }
+
+  /// Returns whether the numbers are those of blocks.
+  private static func fill(_ blocks: UnsafeMutableBufferPointer<ReplayedBlock>, from numbers: inout FastNumbers) -> Bool
+  {
+    var base: UInt64 = 0
+    for index in blocks.indices {
+      let hasRoom = numbers.hasRoom(for: 5)
+      let difference = numbers.next(hasRoom)
+      base = base &+ (difference >> 1 ^ (0 &- (difference & 1)))
+      let size = numbers.next(hasRoom)
+      _ = numbers.next(hasRoom)  // the logarithm of the alignment
+      let context = numbers.next(hasRoom)
+      let ticks = numbers.next(hasRoom)
+      guard !numbers.isMalformed, (context | ticks) >> 32 == 0 else { return false }
+      blocks[index] = ReplayedBlock(
+        base: base, size: min(size, ReplayedBlock.sizeLimit), context: UInt32(truncatingIfNeeded: context),
+        ticks: UInt32(truncatingIfNeeded: ticks))
+    }
+    return true
   }
 
   // MARK: losses, names
@@ -547,6 +563,20 @@ enum TableCoding {
         ))
     }
     return rows
+  }
+}
+
+/// The blocks of a chunk.
+struct BlockRows {
+  /// When the look at the index was over; 0 if it was not yet.
+  var until: UInt64 = 0
+  var blocks: [ReplayedBlock] = []
+
+  /// Makes room for so many blocks, in the memory that there is.
+  fileprivate mutating func setCount(_ count: Int) {
+    blocks.removeLast(max(0, blocks.count &- count))  // bounded: no more than there are
+    let none = ReplayedBlock(base: 0, size: 0, context: 0, ticks: 0)
+    blocks.append(contentsOf: repeatElement(none, count: max(0, count &- blocks.count)))
   }
 }
 

@@ -55,10 +55,25 @@ struct HostileRecordingTests {
     }
     // Many chunks, each of which is small enough.
     let small = SmallRecording()
-    let blocks = TableCoding.encode(
-      (0..<1000).map { Allocation(base: $0 * 64, size: 1, context: 0, ticks: 0) }, until: 1)
-    for _ in 0..<50 { small.add(.blocks, blocks, packed: true) }
+    let nodes = TableCoding.encode((0..<1000).map { StackNode(pc: $0 * 64, parent: 0) }, from: 1)
+    for _ in 0..<50 { small.add(.nodes, nodes, packed: true) }
     #expect { try small.open(memoryLimit: 1 << 20) } throws: { isBudget(ENOMEM)($0) }
+  }
+
+  @Test("blocks take no memory until they are read, and then no more than allowed")
+  func manyBlocks() throws {
+    // Five bytes a block, packed to a thousandth: no block has a size, and all have one base.
+    var payload: [UInt8] = []
+    for number: UInt64 in [1, 500_000] { payload.append(number: number) }
+    payload += [UInt8](repeating: 0, count: 2_500_000)
+    let small = SmallRecording(snapshot: [])
+    for _ in 0..<3 { small.add(.blocks, payload, packed: true) }
+    #expect(small.bytes.count < 20_000)
+    let recording = try small.open(memoryLimit: 1 << 20)
+    expectNoMemory(10 << 20) { () throws(Complaint) in _ = recording.isStill }
+    expectNoMemory(10 << 20) { () throws(Complaint) in _ = recording.summary() }
+    let budget = Budget(seconds: 1e6, bytes: 1 << 30)
+    #expect(try budget.run { () throws(Complaint) in recording.summary().endBlocks } == 1)
   }
 
   @Test("a chunk of events says how much it unpacks to, and no more than its events can take")

@@ -27,8 +27,9 @@ final class SmallRecording {
 
   deinit { unlink(path) }
 
-  /// The small recording; with `names`, with these texts wherever a recording has any.
-  init(names: ForeignText? = nil) {
+  /// The small recording; with `names`, with these texts wherever a recording has any; with `snapshot`, a snapshot of
+  /// these blocks, a chunk of each list.
+  init(names: ForeignText? = nil, snapshot: [[Allocation]]? = nil) {
     add(
       .process,
       RecordedProcess(
@@ -58,10 +59,9 @@ final class SmallRecording {
         [2, 3].map { node in
           RecordedContext(node: node, threadSlot: 1, function: names ?? "malloc", allocator: names)
         }, from: 2))
-    add(
-      .blocks,
-      TableCoding.encode(
-        [Allocation(base: Self.heap, size: 1000, context: 2, ticks: 0)], until: Self.start + 1000))
+    for blocks in snapshot ?? [[Allocation(base: Self.heap, size: 1000, context: 2, ticks: 0)]] {
+      add(.blocks, TableCoding.encode(blocks, until: Self.start + 1000))
+    }
     if let names {
       add(
         .threads,
@@ -71,8 +71,10 @@ final class SmallRecording {
             frees: 0)
         ]))
     }
-    add(events: [(.alloc, 0x1000, 100, 3, 10), (.free, 0x1000, 100, 0, 20), (.alloc, 0x2000, 500, 3, 30)])
-    add(events: [(.free, 0, 1000, 0, 40), (.alloc, 0x3000, 24, 2, 50)])
+    if snapshot == nil {
+      add(events: [(.alloc, 0x1000, 100, 3, 10), (.free, 0x1000, 100, 0, 20), (.alloc, 0x2000, 500, 3, 30)])
+      add(events: [(.free, 0, 1000, 0, 40), (.alloc, 0x3000, 24, 2, 50)])
+    }
     add(
       .names,
       TableCoding.encode(
@@ -86,7 +88,8 @@ final class SmallRecording {
           )
         }))
     var end: [UInt8] = []
-    for value in [RecordingEnd.stopped.rawValue, Self.start + 100_000_000, 5, 0] { end.append(number: value) }
+    let why = snapshot == nil ? RecordingEnd.stopped : .snapshot
+    for value in [why.rawValue, Self.start + 100_000_000, events, 0] { end.append(number: value) }
     add(.end, end)
   }
 

@@ -28,6 +28,7 @@ enum RecordingFuzz {
     guard let recording = try? Recording(path: path) else { return }
     let summary = recording.summary()
     _ = recording.text(of: summary)
+    if recording.isStill { _ = recording.top(nil, limit: 5).text }
     for stamp in [0, summary.peakStamp, recording.endStamp] {
       let replay = recording.replay(until: stamp)
       _ = replay.block(containing: address)
