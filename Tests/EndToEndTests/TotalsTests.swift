@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// What was ever allocated, by context: against a program that allocates known numbers of blocks at known sites, in
+// threads that end and whose slots are used again.
+
+import Foundation
+import IndexReader
+import TestSupport
+import Testing
+
+extension EndToEnd {
+  @Suite("totals")
+  struct Totals {
+    /// Bytes and blocks by the function that called.
+    private typealias Sums = [String: AllocatedTotal]
+
+    /// What one thread of totals.cpp allocates.
+    private static let perThread: Sums = [
+      "plain": AllocatedTotal(bytes: 100_000, blocks: 1000), "zeroed": AllocatedTotal(bytes: 24_000, blocks: 500),
+      "grown": AllocatedTotal(bytes: 20_100, blocks: 200), "aligned": AllocatedTotal(bytes: 25_600, blocks: 200),
+      "made": AllocatedTotal(bytes: 7200, blocks: 300), "kept": AllocatedTotal(bytes: 770, blocks: 10),
+    ]
+
+    private static func sums(ofThreads count: UInt64) -> Sums {
+      perThread.mapValues { AllocatedTotal(bytes: $0.bytes * count, blocks: $0.blocks * count) }
+    }
+
+    /// The totals of contexts whose stacks begin at the record's sites.
+    private func sums(in segment: borrowing Segment, _ record: Record) -> Sums {
+      var sums: Sums = [:]
+      segment.forEachTotal { id, total in
+        guard let context = segment.context(id), let pc = segment.stack(ofNode: context.node).addresses.first,
+          let site = record.sites.values.first(where: { $0.start < pc && pc <= $0.end })
+        else { return }
+        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].bytes += total.bytes
+        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].blocks += total.blocks
+      }
+      return sums
+    }
+
+    @Test(
+      "each site's total is what its threads have allocated, whether slots are used again or not, in every mode",
+      arguments: [("full", "", 4), ("site", "", 4), ("full", "1", 4), ("site", "", 64)])
+    func known(stacks: String, events: String, threads: Int) throws {
+      let waves = 5
+      let program = try RecordingProgram(
+        [Programs.path("totals.cpp"), "\(threads)", "\(waves)"],
+        environment: ["ALLOCS_STACKS": stacks, "ALLOCS_EVENTS": events, "ALLOCS_FOLLOW": "1"])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      let hasTotals = segment.hasTotals
+      #expect(hasTotals)
+      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      let (allocated, counted) = (segment.allocatedBlocks, segment.callSums?.allocations)
+      #expect(allocated == counted)
+      #expect(segment.contextsWithMoreLiveThanTotal() == [])
+      try program.proceed()
+      // The child goes on from its parent's totals, and the parent's stay as they were.
+      _ = try program.process.readLines(until: "checkpoint 1")
+      let own = try program.directory.segment(of: program.process.pid)
+      let other = try #require(try program.directory.segments().first { $0 != own })
+      #expect(
+        sums(in: try Segment(path: other), record) == Self.sums(ofThreads: UInt64(threads * waves) + 1))
+      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("of no two threads' contexts do the totals lie in one pair of cache lines")
+    func lines() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "8", "1"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      var slots: [UInt32: Set<UInt32?>] = [:]
+      segment.forEachTotal { id, _ in slots[id / 8, default: []].insert(segment.context(id)?.threadSlot) }
+      #expect(slots.count > 8)
+      #expect(slots.values.allSatisfy { $0.count == 1 })
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    @Test("without totals all else is as it was, and nothing is told of what was freed")
+    func off() throws {
+      let program = try RecordingProgram(
+        [Programs.path("totals.cpp"), "4", "2"], environment: ["ALLOCS_TOTALS": "0", "ALLOCS_FOLLOW": "1"])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      let hasTotals = segment.hasTotals
+      #expect(!hasTotals)
+      let allocated = segment.allocatedBlocks
+      #expect(allocated == 0 && segment.total(ofContext: 1) == nil)
+      let kept = segment.allAllocations().filter { $0.size == 77 }
+      #expect(kept.count == 80)
+      #expect(kept.allSatisfy { segment.context($0.context) != nil })
+      #expect(sums(in: segment, record).isEmpty)
+      try program.proceed()
+      _ = try program.process.readLines(until: "checkpoint 1")
+      try program.proceed()
+      try program.finish()
+    }
+  }
+}
