@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What was ever allocated, by context (allocs_total.h).
+// Totals: the blocks and bytes that were ever allocated, by context (allocs_total.h).
 
 import Bounds
 import SharedLayout
 
-/// What was ever allocated in one context, whether it lives or not. The numbers of a damaged index
-/// may be any.
+/// The blocks and bytes that were ever allocated in one context, whether they live or not. The
+/// numbers of a damaged index may be any.
 public struct AllocatedTotal: Hashable, Sendable {
   /// Bytes as asked for, modulo 2^64.
   public var bytes: UInt64
@@ -21,9 +21,10 @@ extension Segment {
   /// Whether the process keeps totals: not with `ALLOCS_TOTALS=0`, nor with an agent before them.
   public var hasTotals: Bool { geometry.sections[ALLOCS_SECTION_TOTALS].capacity > 0 }
 
-  /// What was ever allocated in a context; nil if that is not known: the process keeps no totals,
-  /// or the context's threads have no entry (allocs_total.h), or there is no such context. A thread
-  /// that asks after it has seen a live block finds it counted. Any thread may ask.
+  /// The blocks and bytes ever allocated in a context; nil if they are not known: the process keeps
+  /// no totals, or the context's threads have no entry (allocs_total.h), or there is no such
+  /// context. A thread that asks after it has seen a live block finds it counted. Any thread may
+  /// ask.
   public func total(ofContext id: UInt32) -> AllocatedTotal? {
     let index = Int(truncatingIfNeeded: id)
     guard index != 0, index < used(ALLOCS_SECTION_TOTALS), index < used(ALLOCS_SECTION_CONTEXTS) else { return nil }

@@ -98,5 +98,73 @@ extension EndToEnd {
       try program.proceed()
       try program.finish()
     }
+
+    @Test("top tells what was ever allocated, by rate or in another order, directly and through the server")
+    func top() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "4", "3"])
+      _ = try program.reach(0)
+      let server = try Server(program.directory)
+      let pid = "\(program.process.pid)"
+      for socket in [nil, server.socket] {
+        func object(_ arguments: [String]) throws -> [String: Any] {
+          let outcome = try Tool.control(["top", pid, "--json"] + arguments, in: program.directory, socket: socket)
+          #expect(outcome.ending == .exit(0), "\(arguments): \(outcome)")
+          return try #require(try Tool.objects(outcome.output).first)
+        }
+        func sites(_ object: [String: Any]) throws -> [String: [String: Any]] {
+          let sites = try #require(object["sites"] as? [[String: Any]])
+          return Dictionary(
+            sites.compactMap { row in ((row["site"] as? [String: Any])?["function"] as? String).map { ($0, row) } },
+            uniquingKeysWith: { first, _ in first })
+        }
+        let table = try object(["--sort", "rate"])
+        let seconds = try #require(table["total_seconds"] as? Double)
+        let rows = try sites(table)
+        for (name, total) in Self.sums(ofThreads: 12) {
+          let row = try #require(rows[name], "\(name) is not listed")
+          #expect(
+            row["allocated_blocks"] as? UInt64 == total.blocks && row["allocated_bytes"] as? UInt64 == total.bytes)
+          let live: UInt64 = name == "kept" ? 120 : 0
+          #expect(row["blocks"] as? UInt64 == live && row["freed_blocks"] as? UInt64 == total.blocks - live)
+          // The seconds are told to a hundredth.
+          let rate = try #require(row["bytes_per_second"] as? Double)
+          #expect(abs(rate * seconds - Double(total.bytes)) <= 0.006 * rate + seconds)
+        }
+        // Most allocated first; by bytes only what lives, with the numbers where they are asked for.
+        let order = (table["sites"] as? [[String: Any]])?.compactMap { $0["allocated_bytes"] as? UInt64 } ?? []
+        #expect(order == order.sorted(by: >))
+        let living = try sites(try object(["--totals"]))
+        #expect(living["plain"] == nil && living["kept"]?["allocated_blocks"] as? Int == 120)
+        #expect(try object([])["total_seconds"] == nil)
+        let functions = try object(["--sort", "rate", "--group", "function"])
+        #expect((functions["groups"] as? [[String: Any]])?.first?["name"] as? String == "plain")
+        // Nothing happens at the check point.
+        let change = try object(["--sort", "growth", "--for", "200ms"])
+        #expect(change["allocated_blocks"] as? Int == 0 && change["row_count"] as? Int ?? 0 > 5)
+        for arguments in [["--sort", "rate"], ["--totals"], ["--sort", "growth", "--for", "100ms"]] {
+          let text = try Tool.control(["top", pid] + arguments, in: program.directory, socket: socket).output
+          #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 } && text.contains("kept"), "\(text)")
+        }
+      }
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    @Test("of a process without totals the order is refused with the way out, and what grows is told all the same")
+    func refused() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "2", "1"], environment: ["ALLOCS_TOTALS": "0"])
+      _ = try program.reach(0)
+      let pid = "\(program.process.pid)"
+      let refused = try Tool.control(["top", pid, "--sort", "rate"], in: program.directory)
+      #expect(refused.ending == .exit(1) && refused.output.isEmpty && "\(refused)".contains("ALLOCS_TOTALS=0"))
+      let growth = try Tool.control(["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory)
+      #expect(growth.ending == .exit(0) && growth.output.contains("kept"))
+      let plain = try Tool.control(["top", pid, "--totals"], in: program.directory)
+      #expect(plain.ending == .exit(0) && plain.output.contains("SHARE"))
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
   }
 }
