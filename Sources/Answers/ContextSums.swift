@@ -25,6 +25,8 @@ public struct HeapScope: Sendable {
   /// Whether memory that calls of mmap and mremap mapped counts as well, a mapping as a block: also where an allocator
   /// keeps blocks in it, which then count twice.
   public var countsMappings = false
+  /// Whether what was ever allocated is asked for, too, where it is known.
+  public var wantsTotals = false
   /// Moments at which the sums are divided by when the blocks were made.
   public var divisions: [Moment] = []
 
@@ -182,6 +184,9 @@ struct ContextSums {
   private(set) var hasGroup = true
   private var entries: [Entry] = Array(repeating: Entry(), count: 1024)
   private var parts: [SiteTable.Total] = []
+  /// What was ever allocated in each context, by its id; empty if that was not asked for, or is not known.
+  private var allocated: [SiteTable.Total] = []
+  private let allocatedShare = MemoryShare()
   private let divisions: [UInt64]
   /// The part that was found last, with the orders in it: blocks that lie together were often made together.
   private var lastPart: (orders: Range<UInt64>, number: Int) = (0..<0, 0)
@@ -200,6 +205,8 @@ struct ContextSums {
     divisions = scope.divisions.map { $0.order(on: clock) }.sorted()
     knownContexts = view.shared.segment.contextCount
     addAll(of: view, scope, clock)
+    // Behind the look at what lives: so no context has more live blocks than it ever had.
+    if scope.wantsTotals, view.totalsObstacle(scope, by: grouping) == nil { addTotals(of: view, scope, clock) }
   }
 
   /// No sums yet, of what `other` sums up.
@@ -321,10 +328,66 @@ struct ContextSums {
     }
   }
 
+  /// Adds what was ever allocated, in the contexts that the scope means.
+  private mutating func addTotals(of view: ProcessView, _ scope: HeapScope, _ clock: SegmentClock) {
+    // The index may have more contexts by now.
+    let count = view.shared.segment.contextCount
+    guard allocatedShare.hold(count &* MemoryLayout<SiteTable.Total>.stride) else { return }
+    allocated = Array(repeating: SiteTable.Total(), count: count)  // bounded: the memory is held, above
+    let hidden = hiddenAllocators(of: view, scope)
+    var groups = scope.group.map { BlockGroups($0.grouping, view, scope.wrappers, clock) }
+    let now = clock.ticksNow
+    view.shared.segment.forEachTotal { id, total in
+      let place = Int(truncatingIfNeeded: id)
+      guard place < count else { return }
+      if let hidden, let allocator = view.shared.segment.context(id)?.allocator, hidden.contains(allocator.number) {
+        return
+      }
+      if let group = scope.group {
+        let block = Allocation(base: 0, size: 0, context: id, ticks: now)
+        guard groups?.contains(block, 0, group.key) == true else { return }
+      }
+      allocated[place] = SiteTable.Total(bytes: total.bytes, blocks: total.blocks)
+    }
+  }
+
+  /// The allocators whose blocks don't count, as they lie in chunks that do; nil if all count.
+  private func hiddenAllocators(of view: ProcessView, _ scope: HeapScope) -> Set<UInt32>? {
+    guard view.shared.segment.hasSuballocations else { return nil }
+    let isHidden: (Allocator) -> Bool =
+      switch scope.level {
+      case .chunk: { $0.kind == .suballocator }
+      case .block: { _ in false }
+      case nil: { $0.isShownAsChunk }
+      }
+    let hidden = view.shared.segment.allocators.filter(isHidden).map(\.number)
+    return hidden.isEmpty ? nil : Set(hidden)
+  }
+
+  /// What was ever allocated in the context that a place stands for; nil if that is not known.
+  private func allocated(at place: Int) -> SiteTable.Total? {
+    guard place < allocated.count, allocated[place].blocks > 0 else { return nil }
+    return allocated[place]
+  }
+
+  /// The contexts in which something was allocated of which nothing lives. `ticks`: of this moment; no block says at
+  /// which time the context was used.
+  func freed(at ticks: UInt32) -> some Sequence<ContextSum> {
+    allocated.indices.lazy.filter { place in
+      allocated(at: place) != nil && (place >= entries.count || entries[place].total.blocks == 0)
+    }.map { place in
+      var sum = ContextSum(
+        context: UInt32(truncatingIfNeeded: place), total: SiteTable.Total(), births: SiteTable.Births(), ticks: ticks)
+      sum.allocated = allocated(at: place)
+      return sum
+    }
+  }
+
   var sums: some Sequence<ContextSum> {
     entries.enumerated().lazy.map { place, entry in
       var sum = ContextSum(
         context: entry.context, total: entry.total, births: entry.births, ticks: entry.ticks)
+      sum.allocated = allocated(at: place)
       sum.bucket = UInt32(truncatingIfNeeded: place)
       sum.parts = parts(of: entry)
       return sum

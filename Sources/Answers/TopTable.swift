@@ -29,6 +29,10 @@ public struct TopTable: Hashable, Sendable {
   var look: Look?
   /// Which ages the table for people has a column of.
   var ages = Ages.none
+  /// Seconds for which the process has counted what it ever allocated; nil if that was not asked for, or is not known.
+  var totalSeconds: Double?
+  /// Blocks that were ever allocated without a context, and so are in no total.
+  var withoutContext: UInt64 = 0
   /// Of a process: its marks.
   var marks: MarkList?
   /// Of a process: whether it has ended.
@@ -69,12 +73,22 @@ extension ProcessView {
   ) throws(Complaint) -> TopTable {
     let isAlive = isProcessAlive
     let clock = shared.segment.clock(isAlive: isAlive)
-    let scope = try placed(scope, on: clock)
+    var scope = try placed(scope, on: clock)
+    if sort == .rate {
+      scope.wantsTotals = true
+      if let obstacle = totalsObstacle(scope, by: grouping) { throw obstacle }
+    }
     let (sums, losses) = try sums(scope, clock: clock, by: grouping)
     var table = TopTable(
       processID: processID, command: shared.segment.command,
-      table: SiteTable(of: sums.sums, in: tables, wrappers: scope.wrappers, sort: sort, by: grouping, limit: limit),
+      table: SiteTable(
+        of: sums.sums, freed: sums.freed(at: clock.ticksNow), in: tables, wrappers: scope.wrappers, sort: sort,
+        by: grouping, limit: limit),
       losses: losses)
+    if scope.wantsTotals, totalsObstacle(scope, by: grouping) == nil {
+      table.totalSeconds = clock.uptime
+      table.withoutContext = shared.segment.counters.first { $0.name == "unknown_contexts" }?.value ?? 0
+    }
     table.look = Look(clock: clock, window: scope.window)
     table.marks = marks(on: clock)
     table.hasEnded = !isAlive

@@ -13,6 +13,10 @@ extension TopTable {
     let count = UInt64(clamping: siteCount)
     var lines: [String] = Look.heading(look, processID, command, total, more: [Units.count(count, grouping.noun)])
     lines += marks?.lines ?? []
+    if let totalSeconds {
+      lines += totalLines(totalSeconds)
+      return TextLayout.text(of: lines + losses.lines)
+    }
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line
@@ -64,7 +68,13 @@ extension TopTable {
     look?.appendJSONField(to: &writer)
     writer.append(",\"total\":")
     total.appendJSONFields(table.births, look, to: &writer)
+    append(table.allocated, to: &writer)
     writer.append("}")
+    if let totalSeconds {
+      writer.append(",\"total_seconds\":")
+      writer.append(decimal: totalSeconds, places: 2)
+      if withoutContext > 0 { writer.append(",\"uncounted_blocks\":", decimal: withoutContext) }
+    }
     if grouping == .site {
       writer.append(",\"site_count\":", decimal: UInt64(clamping: siteCount))
       writer.append(",\"sites\":[")
@@ -75,10 +85,11 @@ extension TopTable {
     }
     for (index, site) in sites.enumerated() {
       if index > 0 { writer.append(",") }
-      site.appendJSON(grouping, look, to: &writer)
+      site.appendJSON(grouping, look, to: &writer) { append($0, to: &$1) }
     }
     writer.append("],\"other\":")
     other.appendJSONFields(table.otherBirths, look, to: &writer)
+    append(table.otherAllocated, to: &writer)
     writer.append("}")
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
     marks?.appendJSONField(to: &writer)
@@ -200,8 +211,13 @@ extension TopTable.Site {
     return Answer.describe(site, columns: columns)
   }
 
-  fileprivate func appendJSON(_ grouping: HeapGrouping, _ look: Look?, to writer: inout ByteWriter) {
+  /// `appendAllocated`: writes what was ever allocated.
+  fileprivate func appendJSON(
+    _ grouping: HeapGrouping, _ look: Look?, to writer: inout ByteWriter,
+    _ appendAllocated: (SiteTable.Allocated?, inout ByteWriter) -> Void
+  ) {
     total.appendJSONFields(births, look, to: &writer)
+    appendAllocated(allocated, &writer)
     if let key { writer.append(",\"key\":", string: key.text) }
     switch (grouping, key) {
     case (.thread, _):

@@ -37,6 +37,8 @@ struct TopRequest {
   var sort = SiteOrder.bytes
   var grouping = HeapGrouping.site
   var limit: Int
+  /// Whether what was ever allocated is asked for, too.
+  var wantsTotals = false
   /// Moments at which the sums are divided, in JSON.
   var divisions: [Moment] = []
 }

@@ -63,6 +63,7 @@ final class DirectSource: AnswerSource {
     try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
       var scope = try request.scope.scope()
       scope.divisions = request.divisions
+      scope.wantsTotals = request.wantsTotals
       let table = try view(of: pid).top(
         limit: request.limit, sort: request.sort, by: request.grouping, scope: scope)
       return Array((json ? table.json + "\n" : table.text).utf8)

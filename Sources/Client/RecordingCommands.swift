@@ -168,6 +168,7 @@ struct ReplayCommand: ParsableCommand {
   var json = false
 
   func validate() throws {
+    if sort == .rate { throw ValidationError("--sort rate is an order of `allocsctl top`, of a process.") }
     if let at, Units.seconds(inTime: at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
     if at != nil, peak { throw ValidationError("--at and --peak exclude each other: give one of them.") }
     guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }

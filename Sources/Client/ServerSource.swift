@@ -22,7 +22,8 @@ final class ServerSource: AnswerSource {
   func summary(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8] { try get("/v1/processes/\(pid)", json: json) }
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
-    let divisions = Self.parameters(request.divisions.map { ("divide", $0.text) })
+    let divisions =
+      Self.parameters(request.divisions.map { ("divide", $0.text) }) + (request.wantsTotals ? "&totals=true" : "")
     return try get(
       "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)&group=\(request.grouping)\(divisions)"
         + Self.parameters(request.scope), json: json)

@@ -95,6 +95,7 @@ struct Top: ParsableCommand {
     usage: """
       allocsctl top <pid> [--once] [--group <group>]
                     [--sort bytes|blocks|age|newest|name|growth|rate]
+                    [--totals] [--for <time>]
                     [--since <when>] [--until <when>] [--older <age>]
                     [--younger <age>] [--within <group>] [--mapped]
                     [--limit <number>] [--wrapper <pattern>] ...
@@ -109,6 +110,12 @@ struct Top: ParsableCommand {
       --group sums up by site, function, module, file, thread, allocator, size or age. A moment (when) may be a mark, \
       which `allocsctl mark` sets.
 
+      --sort rate lists what is allocated most a second, also where all of it is freed again: where the program spends \
+      its time in the allocator. --totals adds the same numbers to a table in another order: bytes a second since the \
+      process began, blocks ever allocated, how many of them were freed again, and how long they live on average. With \
+      --for, the process is watched for so long, and the numbers are of that time; --sort growth, what has most live \
+      bytes more at its end, watches for a second if nothing else is said.
+
       On a terminal the table fills the screen and follows the process: ? there lists the keys. --once, --json, and an \
       output that is no terminal give the table once.
 
@@ -116,30 +123,30 @@ struct Top: ParsableCommand {
         allocsctl top 4242
         allocsctl top 4242 --once --younger 10m
         allocsctl top 4242 --group thread
+        allocsctl top 4242 --sort rate --for 10s
         allocsctl top 4242 --since 14:05 --until 14:10 --sort age
         allocsctl top 4242 --wrapper 'pool_*' --wrapper Arena::get
         allocsctl top 4242 --limit 5 --json
       """)
 
-  /// An order of rows: one that the source of the answers has, or one that only watching knows.
+  /// An order of rows: one that the source of the answers has, or the one that only watching knows.
   enum Order: ExpressibleByArgument {
     case known(SiteOrder)
-    case watched(WatchColumn)
+    case growth
 
     var defaultValueDescription: String {
       switch self {
       case .known(let order): order.rawValue
-      case .watched(let column): column.rawValue
+      case .growth: "growth"
       }
     }
 
-    static let allValueStrings = SiteOrder.allCases.map(\.rawValue) + ["growth", "rate"]
+    static let allValueStrings = SiteOrder.allCases.map(\.rawValue) + ["growth"]
 
     init?(argument: String) {
-      switch argument {
-      case "growth": self = .watched(.growth)
-      case "rate": self = .watched(.rate)
-      default:
+      if argument == "growth" {
+        self = .growth
+      } else {
         guard let order = SiteOrder(rawValue: argument) else { return nil }
         self = .known(order)
       }
@@ -162,9 +169,17 @@ struct Top: ParsableCommand {
 
   @Option(
     help: .init(
-      "Order: most bytes or blocks, the oldest or the newest block first; growth and rate: on the screen alone.",
+      "Order: most bytes or blocks, the oldest or the newest block first; rate, growth: see above.",
       valueName: "order"))
   var sort = Order.known(.bytes)
+
+  @Flag(help: "Also what was ever allocated, and not only what lives.")
+  var totals = false
+
+  @Option(
+    name: .customLong("for"),
+    help: .init("Watch for so long, and tell what changed: 10s, 5m.", valueName: "time"))
+  var length: String?
 
   @Flag(help: "Print one JSON object.")
   var json = false
@@ -174,21 +189,82 @@ struct Top: ParsableCommand {
 
   @OptionGroup var options: SourceOptions
 
-  func validate() throws { try checkLimit(limit ?? 20) }
+  func validate() throws {
+    try checkLimit(limit ?? 20)
+    guard let length else { return }
+    guard let seconds = Units.seconds(inTime: length), seconds >= 0.1 else {
+      throw ValidationError("--for is a time such as 10s or 5m, of 100ms at least, not '\(length)'.")
+    }
+    if group == .age { throw ValidationError("--group age tells nothing of changes: each block grows older.") }
+  }
 
   func run() throws {
     let scope = try mapped.request(scope)
-    if !once, !json, Terminal.isUsable {
+    if !once, !json, !totals, length == nil, Terminal.isUsable {
       try Watch(pid, scope, group, sort, limit: limit ?? 1000).run { () throws(Complaint) in try options.source() }
       return
     }
-    guard case .known(let order) = sort else {
-      throw Complaint(
-        .usage, what: "--sort growth and --sort rate are orders of a table that is watched, on a terminal",
-        advice: "`allocsctl growth \(pid)` watches for a while and then tells what grows")
-    }
-    let request = TopRequest(scope: scope, sort: order, grouping: group, limit: limit ?? 20)
+    guard case .known(let order) = sort, length == nil else { return try watch(scope) }
+    let request = TopRequest(scope: scope, sort: order, grouping: group, limit: limit ?? 20, wantsTotals: totals)
     try StandardOutput.write(try options.source().top(of: pid, request, json: json))
+  }
+
+  /// Rows of a look: what is not among them has no change that is known.
+  private static let rows = 10_000
+
+  /// Looks twice, and prints what changed.
+  private func watch(_ scope: ScopeRequest) throws {
+    // The signals are blocked before the source makes threads.
+    let interruption = Interruption()
+    let interrupted = Signal()
+    interruption.onInterruption(interrupted.set)
+    let source = try options.source()
+    let length = length.flatMap { Units.seconds(inTime: $0) } ?? 1
+    let progress = Progress(length)
+    defer { progress.end() }
+    var order = SiteOrder.rate
+    let change: ChangeReport.Order
+    switch sort {
+    case .growth: change = .growth
+    case .known(.rate): change = .rate
+    case .known(let known):
+      change = .listed
+      order = known
+    }
+    let first = try look(source, scope, &order)
+    guard !first.hasEnded else {
+      throw Complaint(
+        .obstacle, what: "can't watch process \(pid): it has ended",
+        advice: "`allocsctl top \(pid) --once` shows what lived at its end")
+    }
+    let end = first.time + length
+    var isInterrupted = false
+    while !isInterrupted, seconds(of: CLOCK_MONOTONIC) < end {
+      progress.show(seconds(of: CLOCK_MONOTONIC) - first.time)
+      isInterrupted = interrupted.wait(seconds: min(1, max(0, end - seconds(of: CLOCK_MONOTONIC))))
+    }
+    let last = try look(source, scope, &order)
+    progress.end()
+    let report = ChangeReport(from: first, to: last, by: group, change, limit: limit ?? 20)
+    try StandardOutput.write(json ? report.json + "\n" : report.text)
+    if isInterrupted { throw ExitCode(128 + SIGINT) }
+  }
+
+  /// In the order `rate`, rows without a live block are among the rows. What grows is told without it, too, where the
+  /// process does not keep what it allocated, or the question is not one about that.
+  private func look(
+    _ source: any AnswerSource, _ scope: ScopeRequest, _ order: inout SiteOrder
+  ) throws(Complaint) -> WatchLook {
+    let time = seconds(of: CLOCK_MONOTONIC)
+    var request = TopRequest(scope: scope, sort: order, grouping: group, limit: Self.rows, wantsTotals: true)
+    do throws(Complaint) {
+      return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
+    } catch {
+      guard case .growth = sort, order == .rate, error.kind == .usage || error.kind == .obstacle else { throw error }
+      order = .bytes
+      request.sort = order
+      return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
+    }
   }
 }
 

@@ -58,13 +58,15 @@ final class Watch {
       case .known(.age): .oldest
       case .known(.newest): .newest
       case .known(.name): .name
-      case .watched(let column): column
+      case .known(.rate): .rate
+      case .growth: .growth
       }
     var words: [String] = []
     if !scope.window.isAll { words.append("of a window of time") }
     if let group = scope.group { words.append("within \(group.grouping.rawValue) \(group.key)") }
     state = WatchState(
       processID: pid, by: grouping, sort: column, windowWords: words.isEmpty ? nil : words.joined(separator: ", "))
+    state.keepsTotals = scope.window.isAll && !scope.countsMappings && scope.group?.grouping.isOfContexts ?? true
   }
 
   /// Shows the process until a key or a signal ends it. `source` makes the source, before which the signals are
@@ -267,9 +269,17 @@ final class Watch {
         if let mark = question.sinceMark { scope.window.since = .mark(mark) }
         switch question.kind {
         case .look(let order):
-          let request = TopRequest(
-            scope: scope, sort: order, grouping: question.grouping, limit: limit, divisions: WatchAges.moments)
-          return try source.top(of: pid, request, json: true)
+          var request = TopRequest(
+            scope: scope, sort: order, grouping: question.grouping, limit: limit, wantsTotals: true,
+            divisions: WatchAges.moments)
+          do throws(Complaint) {
+            return try source.top(of: pid, request, json: true)
+          } catch {
+            // A process that does not keep what it allocated is watched all the same.
+            guard order == .rate, error.kind == .obstacle else { throw error }
+            request.sort = .bytes
+            return try source.top(of: pid, request, json: true)
+          }
         case .page(let kind, let key):
           scope.group = GroupName(question.grouping, key)
           if kind == .blocks {

@@ -32,7 +32,7 @@ struct SectionPlaces: Sendable {
   /// Where the tables end: all sections but the arenas and the rings, of which windows are mapped.
   private(set) var tablesEnd = Int(ALLOCS_PAGE_SIZE)
 
-  /// The tables of a segment without limits take half of this.
+  /// The tables of a segment without limits take seven tenths of this.
   private static let mostTableBytes: UInt64 = 1 << 30
 
   subscript(id: allocs_section_id) -> SectionPlace { places[Int(truncatingIfNeeded: id.rawValue)] }

@@ -27,6 +27,9 @@ public enum HeapGrouping: String, CaseIterable, Sendable {
   /// How long ago it was allocated.
   case age
 
+  /// Whether all blocks of a context are of one group.
+  package var isOfContexts: Bool { !dependsOnBlock }
+
   /// Whether blocks of one context may be of different groups.
   package var dependsOnBlock: Bool { self == .thread || self == .size || self == .age }
 }

@@ -31,6 +31,27 @@ public struct SiteTable: Hashable, Sendable {
     }
   }
 
+  /// What was ever allocated, of which some lives (`Segment.total(ofContext:)`).
+  public struct Allocated: Hashable, Sendable {
+    /// Since the process began.
+    public var total = Total()
+    /// The blocks of it that live.
+    public var live: UInt64 = 0
+
+    public init(total: Total = Total(), live: UInt64 = 0) {
+      self.total = total
+      self.live = live
+    }
+
+    /// Blocks that were freed again. The numbers of a damaged index may contradict each other.
+    public var freed: UInt64 { total.blocks > live ? total.blocks &- live : 0 }
+
+    package mutating func add(_ other: Allocated) {
+      total.add(other.total)
+      live &+= other.live
+    }
+  }
+
   /// When the oldest and the newest block of a sum were made (`SegmentClock.order`).
   public struct Births: Hashable, Sendable {
     /// `.max` and 0 of no block, and where the times are not known.
@@ -56,6 +77,8 @@ public struct SiteTable: Hashable, Sendable {
     public var total: Total
     /// When its blocks were made.
     public var births = Births()
+    /// What was ever allocated there; nil if that was not asked for, or is not known.
+    public var allocated: Allocated?
     /// The allocation site, and the functions it is inlined into; empty if it is not known.
     public var frames: [Frame]
     /// The function that was called, such as `calloc`; nil if not known.
@@ -89,6 +112,10 @@ public struct SiteTable: Hashable, Sendable {
   /// When the blocks of all sites were made, and those of the sites that are not shown.
   public var births = Births()
   public var otherBirths = Births()
+  /// What was ever allocated at all sites, also at those without a live block, and at those that are not shown; nil if
+  /// that was not asked for, or is not known.
+  public var allocated: Allocated?
+  public var otherAllocated: Allocated?
   /// What the rows are.
   public var grouping = HeapGrouping.site
 
@@ -112,6 +139,8 @@ public enum SiteOrder: String, CaseIterable, Sendable {
   case newest
   /// By name; by size; by age, the youngest first.
   case name
+  /// Most bytes ever allocated first, also where none of them lives.
+  case rate
 
   /// Whether the first sum comes before the second; nil if this order does not tell.
   fileprivate func precedes(_ a: SiteTable.Sum, _ b: SiteTable.Sum) -> Bool? {
@@ -119,6 +148,8 @@ public enum SiteOrder: String, CaseIterable, Sendable {
     case .age where a.births.oldest != b.births.oldest: a.births.oldest < b.births.oldest
     case .newest where a.births.newest != b.births.newest: a.births.newest > b.births.newest
     case .name: nil
+    case .rate where a.allocated?.total.bytes != b.allocated?.total.bytes:
+      a.allocated?.total.bytes ?? 0 > b.allocated?.total.bytes ?? 0
     case .blocks where a.total.blocks != b.total.blocks: a.total.blocks > b.total.blocks
     case _ where a.total.bytes != b.total.bytes: a.total.bytes > b.total.bytes
     case _: a.total.blocks == b.total.blocks ? nil : a.total.blocks > b.total.blocks
@@ -135,6 +166,8 @@ package struct ContextSum {
   package var ticks: UInt32
   /// The class of sizes or ages, where the table is by these.
   package var bucket: UInt32 = 0
+  /// What was ever allocated in the context; nil if that is not known.
+  package var allocated: SiteTable.Total?
   /// As of `SiteTable.Site`; nil where they are not known.
   package var parts: [SiteTable.Total]? = []
 
@@ -158,6 +191,7 @@ extension SiteTable {
   fileprivate struct Sum {
     var total = Total()
     var births = Births()
+    var allocated: Allocated?
     /// The origin of one of the contexts, and the time of a record of it: their stack is one that leads through the
     /// site.
     var origin: Origin?
@@ -172,6 +206,11 @@ extension SiteTable {
     mutating func add(_ context: ContextSum) {
       total.add(context.total)
       births.add(context.births)
+      if let total = context.allocated {
+        allocated = allocated ?? Allocated()
+        allocated?.add(Allocated(total: total, live: context.total.blocks))
+      }
+      guard context.total.blocks > 0 else { return }
       guard let more = context.parts, parts != nil else {
         parts = nil
         return
@@ -181,25 +220,37 @@ extension SiteTable {
     }
   }
 
-  /// The first `limit` rows in the order of `sort`, from the sums of all contexts of `tables`.
+  /// The first `limit` rows in the order of `sort`, from the sums of all contexts of `tables`. `freed`: contexts in
+  /// which something was allocated of which nothing lives. Rows of these alone are listed in the order `rate`.
   package init(
-    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, sort: SiteOrder = .bytes,
-    by grouping: HeapGrouping = .site, limit: Int
+    of contexts: some Sequence<ContextSum>, freed: some Sequence<ContextSum> = EmptyCollection<ContextSum>(),
+    in tables: any OriginTables, wrappers: Wrappers, sort: SiteOrder = .bytes, by grouping: HeapGrouping = .site,
+    limit: Int
   ) {
     let naming = GroupNaming(grouping, tables, wrappers: wrappers)
     var sums: [GroupKey: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
-    for context in contexts where context.total.blocks > 0 {
-      guard meter.goesOn() else { break }
+    func add(_ context: ContextSum) {
       let origin = tables.context(context.context)
       let key = naming.key(origin, ticks: context.ticks, bucket: context.bucket)
       sums[key, default: Sum(origin, context.ticks)].add(context)
     }
+    for context in contexts where context.total.blocks > 0 {
+      guard meter.goesOn() else { break }
+      add(context)
+    }
+    for context in freed {
+      guard meter.goesOn() else { break }
+      add(context)
+    }
+    let allocated = Self.allocated(by: sums.values)
+    if sort != .rate { sums = sums.filter { $0.value.total.blocks > 0 } }
     // Equal sums in a fixed order, so that two tables of one state are equal.
     let sorted = sums.sorted { sort.precedes($0.value, $1.value) ?? ($0.key < $1.key) }
     let limit = max(0, limit)
     self.init(total: Total(), siteCount: sorted.count, sites: [], other: Total())
     self.grouping = grouping
+    self.allocated = allocated
     for (index, (_, sum)) in sorted.enumerated() {
       total.add(sum.total)
       births.add(sum.births)
@@ -207,16 +258,28 @@ extension SiteTable {
       other.add(sum.total)
       otherBirths.add(sum.births)
     }
+    otherAllocated = Self.allocated(by: sorted.dropFirst(limit).map(\.value))  // bounded: at least 0, above
     for (key, sum) in sorted.prefix(limit) {  // bounded: at least 0, above
       let isSite = grouping == .site
       var site = Site(
         total: sum.total, frames: isSite ? naming.frames(sum.origin, ticks: sum.ticks) : [],
         function: isSite ? sum.origin?.function : nil, allocator: isSite ? sum.origin?.allocator : nil)
       site.births = sum.births
+      site.allocated = sum.allocated
       site.key = key
       if grouping == .thread { site.thread = naming.thread(sum.origin, sum.ticks) }
       site.parts = sum.parts ?? []
       sites.append(site)
+    }
+  }
+
+  /// nil if none of the sums has a total.
+  private static func allocated(by sums: some Sequence<Sum>) -> Allocated? {
+    sums.reduce(nil) { result, sum in
+      guard let more = sum.allocated else { return result }
+      var result = result ?? Allocated()
+      result.add(more)
+      return result
     }
   }
 }

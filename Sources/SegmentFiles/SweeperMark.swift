@@ -7,6 +7,7 @@
 import ByteText
 import CLibrary
 import Glibc
+import SystemAccess
 
 /// A held mark of a server. The mark is taken away when this value goes.
 public struct SweeperMark: ~Copyable {
@@ -20,7 +21,14 @@ public struct SweeperMark: ~Copyable {
   /// could have put there, or in which another user could replace files: root must make no files
   /// where others want them.
   public init?(in path: String) {
-    let directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    let directory: Int32
+    if SharedDirectories.Place(path: path) == nil {
+      directory = open(path.originalPath, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    } else {
+      // Looked at before it is opened: a file system of a user's own answers when it likes.
+      guard let checked = try? CheckedDirectory(path: path) else { return nil }
+      directory = openat(checked.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    }
     guard directory >= 0 else { return nil }
     let name = Self.name(of: geteuid())
     guard Self.isTrusted(directory), let descriptor = Self.make(name, in: directory) else {

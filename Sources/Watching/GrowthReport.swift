@@ -170,16 +170,21 @@ package struct GrowthReport {
       if let survival = site.survival { number(",\"survival\":", survival, places: 4) }
       if let age = site.growingFor { number(",\"growing_seconds\":", age) }
       writer.append(",\"key\":", string: ForeignText(site.row.key))
-      if let function = site.row.site.function { writer.append(",\"function\":", string: function) }
-      if let name = site.row.site.key.flatMap({ if case .name(let name) = $0 { name } else { nil } }), !name.isEmpty {
-        writer.append(",\"name\":", string: name)
-      }
-      site.row.site.frames.first?.appendSite(to: &writer)
+      site.row.appendNames(to: &writer)
       writer.append("}")
     }
     writer.append("]")
     if lostBlocks > 0 { bytes(",\"lost_blocks\":", lostBlocks) }
     writer.append("}")
     return writer.takeString()
+  }
+}
+
+extension WatchLook.Row {
+  /// What the row is, as fields of JSON, each with the comma before it.
+  func appendNames(to writer: inout ByteWriter) {
+    if let function = site.function { writer.append(",\"function\":", string: function) }
+    if case .name(let name) = site.key, !name.isEmpty { writer.append(",\"name\":", string: name) }
+    site.frames.first?.appendSite(to: &writer)
   }
 }

@@ -17,7 +17,19 @@ package enum ShortNumbers {
     value == 0 ? "0" : (value > 0 ? "+" : "-") + bytes(value.magnitude)
   }
 
-  /// Bytes a second.
+  /// Bytes allocated a second: `12.3K/s`.
+  package static func flow(_ value: Double) -> String { value < 0.5 ? "0" : bytes(value) + "/s" }
+
+  /// `850ns`, `12us`, `37ms`, `59s`, `12m`.
+  package static func life(_ seconds: Double) -> String {
+    if seconds >= 1 { return duration(seconds) }
+    let nanoseconds = max(0, seconds) * 1e9
+    if nanoseconds < 999.5 { return "\(Int(nanoseconds.rounded()))ns" }
+    if nanoseconds < 999_500 { return "\(Int((nanoseconds / 1e3).rounded()))us" }
+    return "\(Int(min(999, (nanoseconds / 1e6).rounded())))ms"
+  }
+
+  /// Bytes a second more.
   package static func rate(_ value: Double) -> String {
     value.magnitude < 0.5 ? "0" : change(value.rounded()) + "/s"
   }

@@ -19,6 +19,8 @@ package struct WatchLook {
     package var key: String
     package var bytes: Double
     package var blocks: Double
+    /// Bytes and blocks that were ever allocated there; nil if that is not known.
+    package var allocated: (bytes: Double, blocks: Double)?
     /// Seconds since its oldest block was made.
     package var oldest: Double?
     /// And its newest.
@@ -41,6 +43,8 @@ package struct WatchLook {
   package var processID: Int32
   package var command: [ForeignText] = []
   package var total: (bytes: Double, blocks: Double) = (0, 0)
+  /// What was ever allocated; nil if that is not known.
+  package var allocated: (bytes: Double, blocks: Double)?
   /// Seconds since the oldest of all blocks was made.
   package var oldest: Double?
   package var rows: [Row] = []
@@ -63,6 +67,7 @@ package struct WatchLook {
     self.init(processID: Int32(exactly: value["pid"]?.number ?? 0) ?? 0, time: time)
     command = (value["command"]?.elements ?? []).compactMap(\.text)
     total = Self.total(value["total"])
+    allocated = Self.allocated(value["total"])
     oldest = value["total"]?["oldest_seconds"]?.number
     rowCount = value["site_count"]?.number ?? value["group_count"]?.number ?? 0
     hasEnded = value["ended"]?.isTrue ?? false
@@ -75,6 +80,13 @@ package struct WatchLook {
 
   private static func total(_ value: JSONValue?) -> (bytes: Double, blocks: Double) {
     (value?["bytes"]?.number ?? 0, value?["blocks"]?.number ?? 0)
+  }
+
+  private static func allocated(_ value: JSONValue?) -> (bytes: Double, blocks: Double)? {
+    guard let bytes = value?["allocated_bytes"]?.number, let blocks = value?["allocated_blocks"]?.number else {
+      return nil
+    }
+    return (bytes, blocks)
   }
 
   private static func row(_ value: JSONValue, _ grouping: HeapGrouping) -> Row {
@@ -90,12 +102,14 @@ package struct WatchLook {
         id: UInt32(truncatingIfNeeded: id), name: thread["name"]?.text ?? "", slot: 0,
         state: value["ended"]?.isTrue == true ? .ended : .live, startTicks: 0, endTicks: nil)
     }
-    return Row(
+    var row = Row(
       key: key.unescaped,  // raw: compared, and given back to who gave it
       bytes: bytes, blocks: blocks, oldest: value["oldest_seconds"]?.number, newest: value["newest_seconds"]?.number,
       parts: (value["parts"]?.elements ?? []).map { part in
         (part.elements.first?.number ?? 0, part.elements.last?.number ?? 0)
       }, site: site)
+    row.allocated = allocated(value)
+    return row
   }
 
   private static func key(_ text: ForeignText, _ value: JSONValue, _ grouping: HeapGrouping) -> GroupKey {

@@ -33,12 +33,12 @@ extension WatchState {
   /// The columns, the most important first: of a narrow terminal, the last ones are left out.
   private static let columns: [Column] = [
     Column(kind: .bytes, width: 6), Column(kind: .blocks, width: 7), Column(kind: .change, width: 7),
-    Column(kind: .rate, width: 9), Column(kind: .share, width: 6), Column(kind: .oldest, width: 7),
-    Column(kind: .median, width: 7),
+    Column(kind: .rate, width: 8), Column(kind: .share, width: 6), Column(kind: .oldest, width: 7),
+    Column(kind: .median, width: 7), Column(kind: .life, width: 6),
   ]
   /// The order in which they stand.
   private static let places: [WatchColumn] = [
-    .bytes, .share, .blocks, .change, .rate, .growth, .oldest, .median, .newest,
+    .bytes, .share, .blocks, .change, .rate, .life, .growth, .oldest, .median, .newest,
   ]
   /// Columns that a name has at least, as long as there are numbers beside the bytes.
   private static let nameWidth = 24
@@ -48,6 +48,10 @@ extension WatchState {
     var all = Self.columns
     if sort == .growth { all.insert(Column(kind: .growth, width: 10), at: 1) }
     if sort == .newest { all.insert(Column(kind: .newest, width: 7), at: 1) }
+    // How long blocks live belongs to how many are made.
+    if sort == .rate, let place = all.firstIndex(where: { $0.kind == .life }) {
+      all.insert(all.remove(at: place), at: 1)
+    }
     if let place = all.firstIndex(where: { $0.kind == sort }) { all.insert(all.remove(at: place), at: 0) }
     var room = width - Self.nameWidth
     var chosen: [Column] = []
@@ -160,7 +164,8 @@ extension WatchState {
     case .share: ShortNumbers.share(row.bytes, of: look?.total.bytes ?? 0)
     case .blocks: ShortNumbers.count(row.blocks)
     case .change: shown.change.map { ShortNumbers.change($0) } ?? "-"
-    case .rate: shown.rate.map { ShortNumbers.rate($0) } ?? "-"
+    case .rate: shown.rate.map { ShortNumbers.flow($0) } ?? "-"
+    case .life: shown.life.map { ShortNumbers.life($0) } ?? "-"
     case .growth:
       shown.growth.map { ($0.chance < 0.01 || $0.slope == 0 ? "" : "~") + ShortNumbers.rate($0.slope) } ?? "-"
     case .oldest: row.oldest.map { ShortNumbers.duration($0) } ?? "-"

@@ -9,14 +9,14 @@ import Provenance
 
 /// A column of the watched table, by which it may be sorted.
 package enum WatchColumn: String, CaseIterable, Sendable {
-  case bytes, share, blocks, change, rate, growth, oldest, median, newest, name
+  case bytes, share, blocks, change, rate, life, growth, oldest, median, newest, name
 
   /// Its title.
   var title: String {
     switch self {
     case .growth: "TREND"
     case .name: ""
-    case .bytes, .share, .blocks, .change, .rate, .oldest, .median, .newest: rawValue.uppercased()
+    case .bytes, .share, .blocks, .change, .rate, .life, .oldest, .median, .newest: rawValue.uppercased()
     }
   }
 }
@@ -63,6 +63,8 @@ package struct WatchState {
     var all: [Trend.Point] = []
     var stride = 1
     var skipped = 0
+    /// What was ever allocated, and what lives, at the last looks.
+    var flows: [Flow] = []
 
     static let recentLimit = 8
     static let limit = 32
@@ -79,10 +81,20 @@ package struct WatchState {
       stride *= 2
     }
 
-    var rate: Double? {
-      guard let first = recent.first, let last = recent.last, last.time > first.time else { return nil }
-      return (last.value - first.value) / (last.time - first.time)
+    mutating func add(_ row: WatchLook.Row, at time: Double) {
+      guard let allocated = row.allocated else { return }
+      flows.append(Flow(time: time, bytes: allocated.bytes, blocks: allocated.blocks, live: row.blocks))
+      if flows.count > Self.recentLimit { flows.removeFirst() }
     }
+
+    /// Bytes allocated a second, over the last looks.
+    var rate: Double? {
+      guard let first = flows.first, let last = flows.last, last.time > first.time else { return nil }
+      return (last.bytes - first.bytes) / (last.time - first.time)
+    }
+
+    /// Seconds that a block lives on average, over the last looks: see MeanLife.
+    var life: Double? { MeanLife.seconds(flows) }
   }
 
   package let processID: Int32
@@ -101,6 +113,8 @@ package struct WatchState {
   var prompt: Prompt?
   /// A word about the last key.
   package var message = ""
+  /// Whether the process keeps what it ever allocated, and the command's window leaves it in sight.
+  package var keepsTotals = true
   /// Why the last look failed; empty if it did not.
   package var problem = ""
   /// How the process ended; nil while it runs.
@@ -141,6 +155,7 @@ package struct WatchState {
       var known = series[row.key] ?? Series(base: isFirst ? row.bytes : wasWhole ? 0 : nil)
       if !isFirst, known.all.isEmpty, wasWhole { known.add(Trend.Point(began ?? new.time, 0)) }
       known.add(Trend.Point(new.time, row.bytes))
+      known.add(row, at: new.time)
       series[row.key] = known
     }
     // What has no blocks any more is not listed, where all rows are.
@@ -164,6 +179,7 @@ package struct WatchState {
     var name = ""
     var change: Double?
     var rate: Double?
+    var life: Double?
     var growth: Trend?
     var median: Double?
   }
@@ -181,6 +197,7 @@ package struct WatchState {
       let known = series[row.key]
       shown.change = known?.base.map { row.bytes - $0 }
       shown.rate = known?.rate
+      shown.life = known?.life
       if sort == .growth { shown.growth = known.flatMap { Trend($0.all) } }
       shown.median = WatchAges.median(of: row)
       rows.append(shown)
@@ -219,6 +236,7 @@ package struct WatchState {
     case .blocks: row.row.blocks
     case .change: row.change ?? -.infinity
     case .rate: row.rate ?? -.infinity
+    case .life: row.life ?? -.infinity
     // What rises beyond chance comes before what only seems to.
     case .growth: row.growth.map { $0.isRise ? $0.slope : min($0.slope, 0) } ?? -.infinity
     case .oldest: row.row.oldest ?? -1
@@ -233,15 +251,21 @@ package struct WatchState {
     case .blocks: .blocks
     case .oldest: .age
     case .newest: .newest
-    case .bytes, .share, .change, .rate, .growth, .median, .name: .bytes
+    case .rate where hasTotals: .rate
+    case .bytes, .share, .change, .rate, .life, .growth, .median, .name: .bytes
     }
+  }
+
+  /// Whether the rows may have what was ever allocated there.
+  private var hasTotals: Bool {
+    grouping.isOfContexts && sinceMark == nil && keepsTotals
   }
 
   // MARK: keys
 
   private static let sortKeys: [Character: WatchColumn] = [
     "1": .bytes, "2": .share, "3": .blocks, "4": .change, "5": .rate, "6": .growth, "7": .oldest, "8": .median,
-    "9": .name, "0": .newest,
+    "9": .name, "0": .newest, "-": .life,
   ]
 
   package static let help = [
@@ -250,7 +274,7 @@ package struct WatchState {
     "  Enter       who calls the row's functions; Enter again: what they call",
     "  b           the row's blocks, with addresses",
     "  1 … 9, 0    sort by bytes, share, blocks, change, rate, trend, oldest,",
-    "              median, name, newest; the same key again turns the order round",
+    "              median, name, newest, - by life; the same key turns the order",
     "  s           sort by the next column",
     "  g           group by site, function, module, file, thread, allocator,",
     "              size, age",
@@ -262,13 +286,16 @@ package struct WatchState {
     "  q           quit", "",
     "Columns", "",
     "  CHANGE      bytes more than when watching began",
-    "  RATE        bytes a second more, over the last eight looks",
-    "  TREND       the same over all looks: the median slope (Theil-Sen); with ~ if",
-    "              it may be chance (Mann-Kendall)",
+    "  RATE        bytes allocated a second, freed or not, over the last 8 looks",
+    "  TREND       bytes a second more, over all looks: the median slope (Theil-Sen);",
+    "              with ~ if it may be chance (Mann-Kendall)",
+    "  LIFE        how long a block lives on average, over the last 8 looks: live",
+    "              blocks by blocks allocated a second",
     "  OLDEST      the age of the oldest block",
     "  MEDIAN      the age of which half of the blocks are younger",
     "  NEWEST      the age of the newest block; shown where rows are sorted by it",
-    "  -           not known: the row was not among those listed at first",
+    "  -           not known: the row was not among those listed at first; of",
+    "              RATE and LIFE, the process does not keep what it allocated",
   ]
 
   /// Does what a key means. Returns what is to be done beyond that.

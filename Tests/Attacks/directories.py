@@ -463,7 +463,7 @@ def silent_directories(check):
     os.chown(f"{session}/allocs", MALLORY, MALLORY)
     with wearing(MALLORY):
         os.mkdir(f"/dev/shm/allocs-{MALLORY}", 0o700)
-    places = [f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
+    places = ["/dev/shm/allocs", f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
     served = [silent.mounted(place, answers=False) for place in places]
     if None in served:
         check("without FUSE there are no such directories", not os.path.exists("/dev/fuse"))

@@ -42,6 +42,9 @@ extension EndToEnd {
         #expect(totals.count == UInt64(record.blocks.count + baseline.count))
         #expect(totals.bytes == record.blocks.reduce(0) { $0 + $1.size } + baseline.reduce(0) { $0 + $1.size })
         #expect(segment.balance == Int64(totals.count))
+        let (allocated, counted) = (segment.allocatedBlocks, segment.callSums?.allocations)
+        #expect(allocated == counted)
+        #expect(segment.contextsWithMoreLiveThanTotal() == [])
         try program.proceed()
       }
       try program.finish()

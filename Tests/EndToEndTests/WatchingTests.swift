@@ -107,8 +107,9 @@ extension EndToEnd {
         #expect(least == least.sorted() && least.contains(1 << 21))
       }
       for arguments in [
-        ["--group", "colour"], ["--within", "thread"], ["--within", ""], ["--sort", "growth"],
-        ["--sort", "rate", "--json"],
+        ["--group", "colour"], ["--within", "thread"], ["--within", ""], ["--sort", "speed"],
+        ["--sort", "rate", "--group", "thread"], ["--sort", "rate", "--since", "1m"], ["--sort", "rate", "--mapped"],
+        ["--sort", "rate", "--within", "size:5"], ["--for", "never"], ["--for", "1s", "--group", "age"],
       ] {
         let outcome = try Tool.control(["top", program.pid] + arguments, in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(arguments): \(outcome)")

@@ -16,6 +16,7 @@ package final class SyntheticSegment: @unchecked Sendable {
     package var formerThreads = 32
     package var nodes = 256
     package var contexts = 1024
+    package var totals = 1024
     package var arenas = 8
     package var nested = 2
     package var rings = 4
@@ -34,6 +35,7 @@ package final class SyntheticSegment: @unchecked Sendable {
       case ALLOCS_SECTION_FORMER_THREADS: formerThreads
       case ALLOCS_SECTION_NODES: nodes
       case ALLOCS_SECTION_CONTEXTS: contexts
+      case ALLOCS_SECTION_TOTALS: totals
       case ALLOCS_SECTION_ARENAS: arenas
       case ALLOCS_SECTION_NESTED: nested
       case ALLOCS_SECTION_RINGS: rings
@@ -307,6 +309,14 @@ package final class SyntheticSegment: @unchecked Sendable {
     allocator: UInt32 = 0
   ) -> UInt32 {
     UInt32(append(ALLOCS_SECTION_CONTEXTS, allocs_context_word(node, thread, function.rawValue, allocator)))
+  }
+
+  /// What was ever allocated in a context.
+  package func setTotal(ofContext id: UInt32, bytes: UInt64, blocks: UInt64) {
+    let section = section(ALLOCS_SECTION_TOTALS)
+    precondition(UInt64(id) < section.pointee.capacity, "no room for the total of context \(id)")
+    entries(ALLOCS_SECTION_TOTALS, as: allocs_total.self)[Int(id)] = allocs_total(bytes: bytes, blocks: blocks)
+    allocs_store_release_u64(&section.pointee.used, max(section.pointee.used, UInt64(id) + 1))
   }
 
   /// Adds an event ring with `written` allocations, the last of which are still there.

@@ -107,8 +107,9 @@ struct Routes: Sendable {
   @Sendable private func top(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
     let parameters = try Parameters(
-      request, known: Parameters.ofScope.union(["divide", "group", "limit", "mapped", "sort"]))
+      request, known: Parameters.ofScope.union(["divide", "group", "limit", "mapped", "sort", "totals"]))
     var scope = try parameters.scope()
+    scope.wantsTotals = try parameters.flag("totals") ?? false
     scope.divisions = try parameters.moments("divide", limit: HeapScope.divisionLimit)
     let divided = scope
     let grouping = try parameters.choice("group", of: HeapGrouping.self) ?? .site

@@ -20,3 +20,4 @@
 #include "allocs_settings.h"
 #include "allocs_slot.h"
 #include "allocs_thread.h"
+#include "allocs_total.h"

@@ -27,12 +27,13 @@
 #include "allocs_nested.h"
 #include "allocs_ring.h"
 #include "allocs_thread.h"
+#include "allocs_total.h"
 
 #define ALLOCS_SECTION_SPACE 16u  // entries in the header's table of sections
 
-// `used`: entries that a reader may read. For nodes and contexts, ids below it, of which the newest
-// may not be given out yet: their entries are zero; for former threads, holders ever moved there
-// (the number may exceed the capacity: that section is a ring).
+// `used`: entries that a reader may read. For nodes, contexts and totals, ids below it, of which
+// some may not be given out yet: their entries are zero; for former threads, holders ever moved
+// there (the number may exceed the capacity: that section is a ring).
 struct allocs_section {
   uint64_t offset;      // from the start of the file, a multiple of ALLOCS_PAGE_SIZE
   uint64_t entry_size;  // bytes
@@ -84,6 +85,8 @@ enum allocs_section_presence {
       REQUIRED, 2)                                                                                 \
   ROW(5, CONTEXTS, "contexts", sizeof(uint64_t), ALLOCS_CONTEXT_LIMIT, ALLOCS_CONTEXT_LIMIT,       \
       REQUIRED, 2)                                                                                 \
+  ROW(11, TOTALS, "totals", sizeof(struct allocs_total), ALLOCS_CONTEXT_LIMIT,                       \
+      ALLOCS_CONTEXT_LIMIT, OPTIONAL, 3)                                                           \
   ROW(6, REGION_BITS, "region bits", sizeof(uint64_t),                                             \
       ALLOCS_REGION_LEVEL1_WORDS + ALLOCS_REGION_LEVEL0_WORDS, ALLOCS_ANY_CAPACITY, WHOLE, 2)      \
   ROW(7, DIRECTORY, "arena directory", sizeof(uint32_t), ALLOCS_REGION_COUNT, ALLOCS_ANY_CAPACITY, \

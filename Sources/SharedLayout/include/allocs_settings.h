@@ -57,6 +57,7 @@ enum allocs_stacks {
   X(DIR, TEXT, 0, 0, "", CONFIGURED, "the directory of the index")                                            \
   X(STACKS, WORD, 0, 0, ALLOCS_STACKS_WORDS, CONFIGURED, "call stacks")                                       \
   X(DEPTH, NUMBER, 1, ALLOCS_DEPTH_MAX, "", CONFIGURED, "frames kept of each stack at least")                 \
+  X(TOTALS, FLAG, 0, 1, "", CONFIGURED, "what was ever allocated is kept, too")                               \
   X(FOLLOW, FLAG, 0, 1, "", CONFIGURED, "children of fork have an index of their own")                        \
   X(EVENTS, FLAG, 0, 1, "", CONFIGURED, "events are on from the start")                                       \
   X(FREE_STACKS, FLAG, 0, 1, "", CONFIGURED, "events of frees say who freed")                                 \

@@ -79,6 +79,26 @@ extension Segment {
       .map { "\($0.name) \($0.value)" }
   }
 
+  /// Blocks that were ever recorded, by the totals of all contexts.
+  var allocatedBlocks: UInt64 {
+    var sum: UInt64 = 0
+    forEachTotal { _, total in sum += total.blocks }
+    return sum
+  }
+
+  /// Contexts in which more lives than was ever allocated.
+  func contextsWithMoreLiveThanTotal() -> [UInt32] {
+    var live: [UInt32: (bytes: UInt64, blocks: UInt64)] = [:]
+    forEachAllocation { block in
+      live[block.context, default: (0, 0)].bytes += block.size
+      live[block.context, default: (0, 0)].blocks += 1
+    }
+    return live.filter { context, live in
+      guard let total = total(ofContext: context) else { return true }
+      return total.blocks < live.blocks || total.bytes < live.bytes
+    }.map(\.key).sorted()
+  }
+
   /// Allocations less frees over all threads that the index remembers.
   var balance: Int64 { (threads + formerThreads).reduce(0) { $0 + Int64($1.allocations) - Int64($1.frees) } }
 }

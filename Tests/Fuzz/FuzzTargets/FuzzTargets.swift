@@ -81,6 +81,7 @@ enum SegmentFuzz {
       _ = segment.thread(slot: id, at: 1)
     }
     _ = segment.totals()
+    segment.forEachTotal { context, _ in _ = segment.total(ofContext: context) }
     _ = (segment.threads, segment.formerThreads, segment.modules, segment.counters, segment.command, segment.state)
     _ = (segment.age(ofTicks: 0), segment.clock().wallTime(ofTicks: 1))
   }

@@ -66,6 +66,7 @@ enum MadeSegments {
     var totals = AllocationTotals()
     segment.forEachAllocation { totals.bytes &+= $0.size }
     segment.forEachSuballocation { block, _, _ in totals.count &+= block.block.end }
+    segment.forEachTotal { context, _ in _ = segment.total(ofContext: context) }
     _ = (segment.threads, segment.formerThreads, segment.modules, segment.allocators, segment.bypasses)
     _ = (segment.mappingRecords, segment.counters, segment.callSums, segment.moduleTableVersion, segment.state)
     let clock = segment.clock(isAlive: true)

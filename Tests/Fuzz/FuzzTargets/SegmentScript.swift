@@ -69,6 +69,9 @@ final class Stage {
       synthetic.addContext(node: node, thread: thread),
       synthetic.addContext(node: synthetic.addNode(pc: 0x4000_3000, parent: cut), function: ALLOCS_FUNCTION_CALLOC),
     ]
+    for (index, context) in contexts.enumerated() {
+      synthetic.setTotal(ofContext: context, bytes: 1 << 20, blocks: UInt64(1000 * (index + 1)))
+    }
     for index in 0..<256 {
       synthetic.allocate(
         Self.heap + UInt64(index) * 0x80, size: UInt64(index % 100), context: contexts[index % 2], ticks: 3)

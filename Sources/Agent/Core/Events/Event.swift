@@ -47,6 +47,7 @@ enum Event {
     guard let arena = Index.knownArena(regions, base), Clock.isSame(thread), let context = context() else {
       return false
     }
+    Totals.add(thread, context: context, size)
     Index.recordKnown(thread, arena, base, UInt(bitPattern: size), context: context)
     countAllocation(thread)
     return true
@@ -59,7 +60,8 @@ enum Event {
   ) -> Bool {
     guard let context, Clock.isSame(thread),
       Fine.recordKnown(
-        regions, UInt(bitPattern: block), UInt(bitPattern: size), context: context, time: thread.pointee.time)
+        regions, UInt(bitPattern: block), UInt(bitPattern: size), context: context, time: thread.pointee.time,
+        before: { Totals.add(thread, context: context, size) })
     else { return false }
     countAllocation(thread)
     return true
@@ -79,11 +81,14 @@ enum Event {
     _ kind: allocs_event_kind = ALLOCS_EVENT_ALLOC, origin: UInt32 = 0, isTight: Bool
   ) {
     if Events.areOn { return recordAll(thread, regions, block, size, alignment, context, kind, origin, isTight) }
+    Totals.add(thread, context, size)
     if Index.record(
       regions, UInt(bitPattern: block), UInt(bitPattern: size), UInt(bitPattern: alignment), context,
       UInt32(truncatingIfNeeded: Clock.time(thread) >> 33), isTight: isTight)
     {
       countAllocation(thread)
+    } else {
+      Totals.takeBack(thread, context, size)
     }
   }
 
@@ -106,6 +111,7 @@ enum Event {
       return false
     }
     thread.pointee.events.stamp = stamp
+    Totals.add(thread, context, size)
     Index.write(Index.place(arena, base), base, UInt(bitPattern: size), 0, context, thread.pointee.events.ticks)
     countAllocation(thread)
     Events.append(
@@ -124,6 +130,7 @@ enum Event {
     guard let place = Index.place(regions, base, UInt(bitPattern: size), isTight: isTight) else { return }
     let isRecorded = Events.begin(thread)
     let stamp = isRecorded ? Stamps.ofAllocation(thread, place.arena, base, UInt(bitPattern: size)) : 0
+    Totals.add(thread, context, size)
     Index.write(
       place, base, UInt(bitPattern: size), UInt(bitPattern: alignment), context,
       isRecorded ? thread.pointee.events.ticks : allocs_now())

@@ -87,14 +87,16 @@ enum Fine {
 
   /// Records a small block in memory that was in use before. False, and nothing done, if the block
   /// is large or the memory was not in use. Calls nothing.
-  /// `context` and `time` stand where the head of a slot has them.
+  /// `context` and `time` stand where the head of a slot has them. `before` runs when all is ready
+  /// for the block's head.
   @inline(__always)
   static func recordKnown(
-    _ regions: Regions, _ base: UInt, _ size: UInt, context: UInt64, time: UInt64
+    _ regions: Regions, _ base: UInt, _ size: UInt, context: UInt64, time: UInt64, before: () -> Void
   ) -> Bool {
     guard size < UInt(ALLOCS_SMALL_SIZE_LIMIT), let place = knownPlace(regions, base),
       Index.isUnused(place.arena, base)
     else { return false }
+    before()
     let head = allocs_slot_small(place.granule, UInt64(size), 0, 0)
     allocs_store_release_u64(place.slot, head | context | time)
     return true

@@ -372,6 +372,7 @@ enum ForkCopy {
     }
     reduce(&shared.pointee.nodes, ALLOCS_SECTION_NODES)
     reduce(&shared.pointee.contexts, ALLOCS_SECTION_CONTEXTS)
+    Totals.reduceCommitted(shared, header)
     let strings = Segment.section(header, ALLOCS_SECTION_STRINGS).pointee.used
     shared.pointee.strings_committed = min(
       shared.pointee.strings_committed, (strings + pageSize - 1) / pageSize * pageSize)

@@ -37,12 +37,16 @@ enum Segment {
     private var rings: UInt64 = UInt64(ALLOCS_RING_COUNT)
     private var modules: UInt64 = UInt64(ALLOCS_MODULE_CAPACITY)
     private var strings: UInt64 = UInt64(ALLOCS_STRINGS_CAPACITY)
+    private let wantsTotals: Bool
 
     /// A process with little address space, or allowed only small files, gets smaller tables.
-    init(ringSize: UInt64) {
+    init(ringSize: UInt64, wantsTotals: Bool) {
+      self.wantsTotals = wantsTotals
+      // Bytes of a node, a context and its total.
+      let nodeSize: UInt64 = wantsTotals ? 40 : 24
       let addressSpace = System.limit(.addressSpace)
       if addressSpace != .max {
-        while nodes > 1 << 12, nodes * 24 > addressSpace / 64 { nodes /= 2 }
+        while nodes > 1 << 12, nodes * nodeSize > addressSpace / 64 { nodes /= 2 }
         // A nested arena takes as much address space as the region that it is for.
         nested = min(nested, addressSpace / 4 / UInt64(ALLOCS_NESTED_STRIDE))
       }
@@ -52,7 +56,7 @@ enum Segment {
         strings = UInt64(ALLOCS_STRINGS_CAPACITY_SMALL)
       }
       if fileSize != .max {
-        while nodes > 1 << 12, nodes * 24 > fileSize / 4 { nodes /= 2 }
+        while nodes > 1 << 12, nodes * nodeSize > fileSize / 4 { nodes /= 2 }
         let rest = fileSize / 2 / UInt64(ALLOCS_ARENA_STRIDE)
         if rest < arenas { arenas = rest }
         nested = min(nested, fileSize / 8 / UInt64(ALLOCS_NESTED_STRIDE))
@@ -64,6 +68,7 @@ enum Segment {
     func capacity(of facts: allocs_section_facts) -> UInt64 {
       switch facts.id {
       case ALLOCS_SECTION_NODES.rawValue, ALLOCS_SECTION_CONTEXTS.rawValue: nodes
+      case ALLOCS_SECTION_TOTALS.rawValue: wantsTotals ? nodes : 0
       case ALLOCS_SECTION_ARENAS.rawValue: arenas
       case ALLOCS_SECTION_NESTED.rawValue: nested
       case ALLOCS_SECTION_RINGS.rawValue: rings
@@ -75,9 +80,11 @@ enum Segment {
   }
 
   /// Gives each section of the list in allocs_section.h its place in the file, in the list's order.
-  private static func layOut(_ header: UnsafeMutablePointer<allocs_header>, ringRecords: UInt64) {
+  private static func layOut(
+    _ header: UnsafeMutablePointer<allocs_header>, ringRecords: UInt64, wantsTotals: Bool
+  ) {
     let ringSize = UInt64(ALLOCS_RING_RECORDS_OFFSET) + ringRecords * UInt64(MemoryLayout<allocs_event>.stride)
-    let capacities = Capacities(ringSize: ringSize)
+    let capacities = Capacities(ringSize: ringSize, wantsTotals: wantsTotals)
     var offset = pageSize
     for row in 0..<UInt32(ALLOCS_SECTION_ROWS.rawValue) {
       let facts = allocs_section_facts(row)
@@ -208,7 +215,8 @@ enum Segment {
   private static func fill(
     _ descriptor: Int, _ pid: UInt32, _ startTime: UInt64, _ shared: UnsafeMutablePointer<allocs_shared>
   ) throws(Failure) {
-    let fixedSize = try size(descriptor, ringRecords: shared.pointee.ring_records)
+    let fixedSize = try size(
+      descriptor, ringRecords: shared.pointee.ring_records, wantsTotals: shared.pointee.wants_totals != 0)
     let parts = try map(descriptor, fixedSize)
     let header = parts.start.assumingMemoryBound(to: allocs_header.self)
     describe(header, pid, startTime)
@@ -220,19 +228,21 @@ enum Segment {
     AnchoredSection.nestedArenas(shared, header).begin(at: parts.nestedAnchor)
     anchorRings(descriptor, header, shared)
     shared.pointee.nodes.next_id = 1
-    shared.pointee.contexts.next_id = 1
+    Totals.begin(shared, header)
     shared.pointee.strings_committed = pageSize
   }
 
   /// Writes the layout to the header's page, and gives the file the size that it says. Returns the
   /// size of all that lies before the arenas.
-  private static func size(_ descriptor: Int, ringRecords: UInt64) throws(Failure) -> UInt64 {
+  private static func size(
+    _ descriptor: Int, ringRecords: UInt64, wantsTotals: Bool
+  ) throws(Failure) -> UInt64 {
     guard System.limit(.fileSize) >= 2 * pageSize, System.truncate(descriptor, pageSize) >= 0 else { throw .tooLarge }
     guard let page = System.map(descriptor, at: 0, pageSize) else { throw .noAddressSpace }
     defer { System.unmap(page, pageSize) }
     guard System.commit(page, pageSize) else { throw .noMemory }
     let header = page.assumingMemoryBound(to: allocs_header.self)
-    layOut(header, ringRecords: ringRecords)
+    layOut(header, ringRecords: ringRecords, wantsTotals: wantsTotals)
     let fileSize = header.pointee.file_size
     let arenas = section(header, ALLOCS_SECTION_ARENAS).pointee
     guard arenas.capacity > 0, System.limit(.fileSize) >= fileSize, System.truncate(descriptor, fileSize) >= 0 else {

@@ -17,6 +17,8 @@ struct Settings {
   /// ALLOCS_STACKS: whole stacks, else call sites alone; and whether each stack is checked.
   var wantsFullStacks = true
   var checksStacks = false
+  /// ALLOCS_TOTALS: what was ever allocated in each context (allocs_total.h).
+  var wantsTotals = true
   /// ALLOCS_EVENTS: events are on from the start and stay on.
   var wantsEvents = false
   /// ALLOCS_RECORDER: a process whose child has its events on from the start, until they were
@@ -56,6 +58,7 @@ struct Settings {
     case ALLOCS_SETTING_SUBALLOC.rawValue: suballocators = text
     case ALLOCS_SETTING_LEVEL.rawValue: level = text
     case ALLOCS_SETTING_DEPTH.rawValue: depth = UInt32(truncatingIfNeeded: value)
+    case ALLOCS_SETTING_TOTALS.rawValue: wantsTotals = value != 0
     case ALLOCS_SETTING_EVENTS.rawValue: wantsEvents = value != 0
     case ALLOCS_SETTING_RECORDER.rawValue: recorder = UInt32(truncatingIfNeeded: value)
     case ALLOCS_SETTING_FREE_STACKS.rawValue: wantsFreeStacks = value != 0

@@ -144,6 +144,7 @@ enum Start {
       shared.pointee.depth_limit = settings.depth
       shared.pointee.checks_stacks = settings.wantsFullStacks && settings.checksStacks ? 1 : 0
     }
+    shared.pointee.wants_totals = settings.wantsTotals ? 1 : 0
     shared.pointee.ring_records = settings.ringRecords
     shared.pointee.wait_ns = settings.eventsWait
     return shared

@@ -36,10 +36,10 @@ enum NestedIndex {
 
   // MARK: recording
 
-  /// `base` was handed out by the allocator whose group is `group`. Gives the block's level. Nil,
+  /// `thread` got `base` from the allocator whose group is `group`. Gives the block's level. Nil,
   /// and counted, if the block cannot be recorded.
   static func record(
-    _ shared: Shared, _ header: Header, _ base: UInt, _ size: UInt, _ group: UInt32, _ context: UInt32
+    _ thread: Thread, _ shared: Shared, _ header: Header, _ base: UInt, _ size: UInt, _ group: UInt32, _ context: UInt32
   ) -> Int? {
     guard base & 7 == 0, base < addressLimit, size < addressLimit, base &+ max(size, 1) <= addressLimit else {
       Index.count(ALLOCS_COUNTER_SUBALLOCATIONS_LOST)
@@ -70,6 +70,7 @@ enum NestedIndex {
       return nil
     }
     let granule = isOutside ? ALLOCS_NESTED_OUTSIDE : ALLOCS_NESTED_IN_CHUNK
+    Totals.add(thread, context, Int(bitPattern: size))
     Slot.write(arena.slot(base), granule: granule, size, 0, context, allocs_now())
     return level
   }

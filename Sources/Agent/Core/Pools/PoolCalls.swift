@@ -62,7 +62,8 @@ enum PoolCalls {
       let header = shared.pointee.header
     else { return }
     let context = Contexts.context(thread, caller, ALLOCS_FUNCTION_UNKNOWN, allocator: allocator)
-    guard context != 0, let level = NestedIndex.record(shared, header, block, size, group, context), let pool else {
+    guard context != 0, let level = NestedIndex.record(thread, shared, header, block, size, group, context), let pool
+    else {
       return
     }
     Pools.handedOut(shared, thread, pool, group, isStack: isStack, level, block, block &+ max(size, 1))

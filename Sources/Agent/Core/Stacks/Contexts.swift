@@ -87,7 +87,8 @@ enum Contexts {
     let node =
       thread.pointee.full_stacks != 0
       ? UInt32(truncatingIfNeeded: origin) : StackNodes.child(thread, shared, header, 0, origin, 0)
-    let context = node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function, allocator)
+    let context =
+      node == 0 ? 0 : context(shared, header, node, thread.pointee.slot, function, allocator, of: thread)
     guard context != 0 else {
       Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
       return 0
@@ -100,9 +101,10 @@ enum Contexts {
   // MARK: the table
 
   /// The id of (node, slot of the thread, function, allocator); 0 if it cannot be recorded.
+  /// `thread`: the thread of that slot, if it may be in no other call of this function.
   static func context(
     _ shared: UnsafeMutablePointer<allocs_shared>, _ header: UnsafeMutablePointer<allocs_header>, _ node: UInt32,
-    _ slot: UInt32, _ function: allocs_function, _ allocator: UInt32
+    _ slot: UInt32, _ function: allocs_function, _ allocator: UInt32, of thread: Thread? = nil
   ) -> UInt32 {
     let word = allocs_context_word(node, slot, function.rawValue, allocator)
     return withUnsafeMutablePointer(to: &shared.pointee.contexts) { state in
@@ -111,7 +113,10 @@ enum Contexts {
       return table.id(
         owner: node, hash: InternTable<UInt64>.hash(word),
         matches: { contexts[Int($0)] == word },
-        create: { table.append { id in allocs_store_release_u64(contexts + id, word) } })
+        create: {
+          if shared.pointee.totals != nil { return Totals.newContext(table, word, of: thread, shared, header) }
+          return table.append { id in allocs_store_release_u64(contexts + id, word) }
+        })
     }
   }
 }

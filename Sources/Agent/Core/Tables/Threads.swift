@@ -230,6 +230,8 @@ enum Threads {
   /// Gives the thread its region tables: from here on it records. `takeRegions` takes them away.
   static func giveRegions(_ thread: Thread, _ shared: UnsafeMutablePointer<allocs_shared>) {
     thread.pointee.regions = UnsafeMutablePointer(shared.pointee.regions)
+    // Threads without an entry share their contexts, so none of them may count.
+    thread.pointee.totals = thread.pointee.slot == ALLOCS_THREAD_UNKNOWN ? nil : shared.pointee.totals
     thread.pointee.free_regions =
       shared.pointee.nested_regions.0 == nil ? UnsafeMutablePointer(shared.pointee.regions) : nil
     thread.pointee.site_regions =

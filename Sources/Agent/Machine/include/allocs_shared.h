@@ -73,6 +73,9 @@ struct allocs_shared {
   struct allocs_anchor arena_anchor;
   struct allocs_intern_table nodes;
   struct allocs_intern_table contexts;
+  struct allocs_total *totals;              // of the contexts; null: totals are not kept
+  uint64_t totals_committed;                // entries that are backed by memory
+  uint32_t wants_totals;
   struct allocs_thread_block *ended_first;  // queue of ended threads, oldest first
   struct allocs_thread_block *ended_last;
   struct allocs_thread_chunk *chunk_first;  // newest first

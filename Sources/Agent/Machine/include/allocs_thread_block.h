@@ -93,6 +93,7 @@ struct allocs_thread_block {
   // As `regions`; null also if the origin of an allocation is its whole call stack.
   uint8_t **site_regions;
   struct allocs_thread *entry;   // the thread's entry in the segment
+  struct allocs_total *totals;   // of all contexts; null: the thread counts none (Totals.swift)
   uint64_t clock_seconds;        // the clock's words as of the thread's last look (Clock.swift)
   uint64_t clock_nanoseconds;
   uint64_t time;                 // the same moment, where the head of a slot has it
@@ -122,6 +123,9 @@ struct allocs_thread_block {
   const struct allocs_thread_local *local;  // the thread's own: other threads see there whether it is in a hook
   uint32_t at_gate;              // waits while another thread forks
   uint32_t gated;                // its region table was taken away for that time
+  // Ids of contexts that are this thread's to hand out: the next one, and, from bit 32 on, the one
+  // behind the last.
+  uint64_t own_contexts;
   struct allocs_last_pool last_pool;
   struct allocs_events events;
   struct allocs_site sites[ALLOCS_SITE_COUNT];

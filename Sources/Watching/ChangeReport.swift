@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// What changed between two looks at a process, row by row: what `top` prints where it watches for a while without a
+// screen.
+
+import Answers
+import ByteText
+import Provenance
+import SystemAccess
+
+/// The rows of two looks, with what was allocated between them.
+package struct ChangeReport {
+  package enum Order: Hashable, Sendable {
+    /// Most live bytes more first.
+    case growth
+    /// Most bytes allocated first.
+    case rate
+    /// As the last look lists them.
+    case listed
+  }
+
+  package struct Row {
+    /// As of the last look; of the first, if the last one does not list it.
+    var row: WatchLook.Row
+    /// What lived; nil if it is not known, as not all rows were listed.
+    var first: (bytes: Double, blocks: Double)?
+    var last: (bytes: Double, blocks: Double)?
+    /// Between the looks; nil if it is not known.
+    var allocated: (bytes: Double, blocks: Double)?
+    var freedBlocks: Double?
+    /// Seconds that a block lives on average: see MeanLife.
+    var life: Double?
+
+    var change: Double? {
+      guard let first, let last else { return nil }
+      return last.bytes - first.bytes
+    }
+  }
+
+  package private(set) var rows: [Row]
+  package let rowCount: Int
+  private let last: WatchLook
+  private let first: WatchLook
+  private let grouping: HeapGrouping
+  private let order: Order
+
+  /// Seconds between the looks.
+  private var watched: Double { max(0, last.time - first.time) }
+
+  package init(from first: WatchLook, to last: WatchLook, by grouping: HeapGrouping, _ order: Order, limit: Int) {
+    (self.first, self.last, self.grouping, self.order) = (first, last, grouping, order)
+    func isWhole(_ look: WatchLook) -> Bool { look.rowCount <= Double(look.rows.count) }
+    let before = Dictionary(first.rows.map { ($0.key, $0) }, uniquingKeysWith: { $1 })
+    let after = Set(last.rows.map(\.key))
+    let gone = first.rows.filter { !after.contains($0.key) }
+    var rows = last.rows.map { row in
+      Self.row(before[row.key], row, isWhole: (isWhole(first), true), first.time, last.time)
+    }
+    rows += gone.map { Self.row($0, nil, isWhole: (true, isWhole(last)), first.time, last.time) }
+    rowCount = rows.count
+    let rank: (Row) -> Double =
+      switch order {
+      case .growth: { $0.change ?? -.infinity }
+      case .rate: { $0.allocated?.bytes ?? -.infinity }
+      case .listed: { _ in 0 }
+      }
+    let sorted = rows.enumerated().sorted { a, b in
+      let (left, right) = (rank(a.element), rank(b.element))
+      return left == right ? a.offset < b.offset : left > right
+    }
+    self.rows = sorted.prefix(max(0, limit)).map(\.element)
+  }
+
+  private static func row(
+    _ first: WatchLook.Row?, _ last: WatchLook.Row?, isWhole: (first: Bool, last: Bool), _ began: Double,
+    _ ended: Double
+  ) -> Row {
+    func live(_ row: WatchLook.Row?, _ isWhole: Bool) -> (bytes: Double, blocks: Double)? {
+      row.map { ($0.bytes, $0.blocks) } ?? (isWhole ? (0, 0) : nil)
+    }
+    guard let known = last ?? first else { preconditionFailure("a row of neither look") }
+    var row = Row(row: known, first: live(first, isWhole.first), last: live(last, isWhole.last))
+    guard let now = last?.allocated else { return row }
+    // A row that the first look does not list, though it lists all, was new after it.
+    guard let then = first?.allocated ?? (first == nil && isWhole.first ? (0, 0) : nil) else { return row }
+    let allocated = (bytes: max(0, now.bytes - then.bytes), blocks: max(0, now.blocks - then.blocks))
+    row.allocated = allocated
+    let (liveThen, liveNow) = (first?.blocks ?? 0, last?.blocks ?? 0)
+    row.freedBlocks = max(0, allocated.blocks - (liveNow - liveThen))
+    row.life = MeanLife.seconds([
+      Flow(time: began, bytes: then.bytes, blocks: then.blocks, live: liveThen),
+      Flow(time: ended, bytes: now.bytes, blocks: now.blocks, live: liveNow),
+    ])
+    return row
+  }
+
+  /// What was allocated between the looks in all; nil if it is not known.
+  private var allocated: (bytes: Double, blocks: Double)? {
+    guard let now = last.allocated, let then = first.allocated else { return nil }
+    return (max(0, now.bytes - then.bytes), max(0, now.blocks - then.blocks))
+  }
+
+  private func perSecond(_ value: Double) -> Double { watched > 0 ? value / watched : 0 }
+
+  /// Lines of 80 columns.
+  package var text: String {
+    let name = last.command.first.flatMap { $0.isEmpty ? nil : "\($0.fileName), " } ?? ""
+    let ending = last.hasEnded ? ", which has ended" : ""
+    var phrases = [
+      "\(name)process \(last.processID)\(ending): watched for \(Units.duration(watched))",
+      "\(ShortNumbers.bytes(first.total.bytes)) live at first and \(ShortNumbers.bytes(last.total.bytes)) at last",
+    ]
+    if let allocated {
+      phrases.append(
+        "\(ShortNumbers.count(allocated.blocks)) blocks of \(ShortNumbers.bytes(allocated.bytes)) allocated")
+    }
+    var lines = TextLayout.wrap(phrases, indent: "")
+    if last.lostBlocks > 0 {
+      lines.append("  missing  \(ShortNumbers.count(last.lostBlocks)) blocks are not in the index")
+    }
+    func line(_ cells: [String], _ name: String) -> String {
+      zip(cells, [7, 8, 9, 9, 7, 7]).map { TextLayout.padded($0, left: $1) }.joined() + "  " + name
+    }
+    lines.append(line(["BYTES", "CHANGE", "RATE", "MADE", "FREED", "LIFE"], grouping.title))
+    let names = TopTable.texts(of: rows.map(\.row.site), by: grouping, columns: TextLayout.columns - 49)
+    for (row, name) in zip(rows, names) {
+      lines.append(
+        line(
+          [
+            row.last.map { ShortNumbers.bytes($0.bytes) } ?? "-", row.change.map { ShortNumbers.change($0) } ?? "-",
+            row.allocated.map { ShortNumbers.flow(perSecond($0.bytes)) } ?? "-",
+            row.allocated.map { ShortNumbers.count($0.blocks) } ?? "-",
+            row.freedBlocks.map { ShortNumbers.count($0) } ?? "-", row.life.map { ShortNumbers.life($0) } ?? "-",
+          ], name))
+    }
+    let hidden = rowCount - rows.count
+    if hidden > 0 {
+      lines.append(
+        "  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
+    }
+    return TextLayout.text(of: lines)
+  }
+
+  /// One JSON object, without a newline.
+  package var json: String {
+    var writer = ByteWriter(capacity: 4096)
+    func whole(_ name: StaticString, _ value: Double) { writer.append(name, decimal: ShortNumbers.whole(value)) }
+    func number(_ name: StaticString, _ value: Double, places: Int) {
+      writer.append(name)
+      writer.append(decimal: value, places: places)
+    }
+    func append(_ allocated: (bytes: Double, blocks: Double)?) {
+      guard let allocated else { return }
+      whole(",\"allocated_bytes\":", allocated.bytes)
+      whole(",\"allocated_blocks\":", allocated.blocks)
+      whole(",\"bytes_per_second\":", perSecond(allocated.bytes))
+    }
+    writer.append("{\"pid\":", decimal: UInt64(clamping: last.processID))
+    writer.append(",\"command\":")
+    writer.appendArray(last.command)
+    if last.hasEnded { writer.append(",\"ended\":true") }
+    number(",\"watched_seconds\":", watched, places: 3)
+    whole(",\"first_bytes\":", first.total.bytes)
+    whole(",\"last_bytes\":", last.total.bytes)
+    append(allocated)
+    writer.append(",\"group\":", string: grouping.rawValue)
+    writer.append(",\"row_count\":", decimal: UInt64(clamping: rowCount))
+    writer.append(",\"rows\":[")
+    for (index, row) in rows.enumerated() {
+      writer.append(text: index > 0 ? ",{" : "{")
+      // Fields begin with a comma, so the first one is one that each row has.
+      writer.append("\"key\":", string: ForeignText(row.row.key))
+      if let first = row.first {
+        whole(",\"first_bytes\":", first.bytes)
+        whole(",\"first_blocks\":", first.blocks)
+      }
+      if let last = row.last {
+        whole(",\"last_bytes\":", last.bytes)
+        whole(",\"last_blocks\":", last.blocks)
+      }
+      append(row.allocated)
+      if let freed = row.freedBlocks { whole(",\"freed_blocks\":", freed) }
+      if let life = row.life { number(",\"mean_life_seconds\":", life, places: 9) }
+      row.row.appendNames(to: &writer)
+      writer.append("}")
+    }
+    writer.append("]")
+    if last.lostBlocks > 0 { whole(",\"lost_blocks\":", last.lostBlocks) }
+    writer.append("}")
+    return writer.takeString()
+  }
+}

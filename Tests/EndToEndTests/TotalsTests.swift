@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// What was ever allocated, by context: against a program that allocates known numbers of blocks at known sites, in
+// threads that end and whose slots are used again.
+
+import Foundation
+import IndexReader
+import TestSupport
+import Testing
+
+extension EndToEnd {
+  @Suite("totals")
+  struct Totals {
+    /// Bytes and blocks by the function that called.
+    private typealias Sums = [String: AllocatedTotal]
+
+    /// What one thread of totals.cpp allocates.
+    private static let perThread: Sums = [
+      "plain": AllocatedTotal(bytes: 100_000, blocks: 1000), "zeroed": AllocatedTotal(bytes: 24_000, blocks: 500),
+      "grown": AllocatedTotal(bytes: 20_100, blocks: 200), "aligned": AllocatedTotal(bytes: 25_600, blocks: 200),
+      "made": AllocatedTotal(bytes: 7200, blocks: 300), "kept": AllocatedTotal(bytes: 770, blocks: 10),
+    ]
+
+    private static func sums(ofThreads count: UInt64) -> Sums {
+      perThread.mapValues { AllocatedTotal(bytes: $0.bytes * count, blocks: $0.blocks * count) }
+    }
+
+    /// The totals of contexts whose stacks begin at the record's sites.
+    private func sums(in segment: borrowing Segment, _ record: Record) -> Sums {
+      var sums: Sums = [:]
+      segment.forEachTotal { id, total in
+        guard let context = segment.context(id), let pc = segment.stack(ofNode: context.node).addresses.first,
+          let site = record.sites.values.first(where: { $0.start < pc && pc <= $0.end })
+        else { return }
+        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].bytes += total.bytes
+        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].blocks += total.blocks
+      }
+      return sums
+    }
+
+    @Test(
+      "each site's total is what its threads have allocated, whether slots are used again or not, in every mode",
+      arguments: [("full", "", 4), ("site", "", 4), ("full", "1", 4), ("site", "", 64)])
+    func known(stacks: String, events: String, threads: Int) throws {
+      let waves = 5
+      let program = try RecordingProgram(
+        [Programs.path("totals.cpp"), "\(threads)", "\(waves)"],
+        environment: ["ALLOCS_STACKS": stacks, "ALLOCS_EVENTS": events, "ALLOCS_FOLLOW": "1"])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      let hasTotals = segment.hasTotals
+      #expect(hasTotals)
+      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      let (allocated, counted) = (segment.allocatedBlocks, segment.callSums?.allocations)
+      #expect(allocated == counted)
+      #expect(segment.contextsWithMoreLiveThanTotal() == [])
+      try program.proceed()
+      // The child goes on from its parent's totals, and the parent's stay as they were.
+      _ = try program.process.readLines(until: "checkpoint 1")
+      let own = try program.directory.segment(of: program.process.pid)
+      let other = try #require(try program.directory.segments().first { $0 != own })
+      #expect(
+        sums(in: try Segment(path: other), record) == Self.sums(ofThreads: UInt64(threads * waves) + 1))
+      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("of no two threads' contexts do the totals lie in one pair of cache lines")
+    func lines() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "8", "1"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      var slots: [UInt32: Set<UInt32?>] = [:]
+      segment.forEachTotal { id, _ in slots[id / 8, default: []].insert(segment.context(id)?.threadSlot) }
+      #expect(slots.count > 8)
+      #expect(slots.values.allSatisfy { $0.count == 1 })
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    @Test("without totals all else is as it was, and nothing is told of what was freed")
+    func off() throws {
+      let program = try RecordingProgram(
+        [Programs.path("totals.cpp"), "4", "2"], environment: ["ALLOCS_TOTALS": "0", "ALLOCS_FOLLOW": "1"])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      let hasTotals = segment.hasTotals
+      #expect(!hasTotals)
+      let allocated = segment.allocatedBlocks
+      #expect(allocated == 0 && segment.total(ofContext: 1) == nil)
+      let kept = segment.allAllocations().filter { $0.size == 77 }
+      #expect(kept.count == 80)
+      #expect(kept.allSatisfy { segment.context($0.context) != nil })
+      #expect(sums(in: segment, record).isEmpty)
+      try program.proceed()
+      _ = try program.process.readLines(until: "checkpoint 1")
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test("top tells what was ever allocated, by rate or in another order, directly and through the server")
+    func top() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "4", "3"])
+      _ = try program.reach(0)
+      let server = try Server(program.directory)
+      let pid = "\(program.process.pid)"
+      for socket in [nil, server.socket] {
+        func object(_ arguments: [String]) throws -> [String: Any] {
+          let outcome = try Tool.control(["top", pid, "--json"] + arguments, in: program.directory, socket: socket)
+          #expect(outcome.ending == .exit(0), "\(arguments): \(outcome)")
+          return try #require(try Tool.objects(outcome.output).first)
+        }
+        func sites(_ object: [String: Any]) throws -> [String: [String: Any]] {
+          let sites = try #require(object["sites"] as? [[String: Any]])
+          return Dictionary(
+            sites.compactMap { row in ((row["site"] as? [String: Any])?["function"] as? String).map { ($0, row) } },
+            uniquingKeysWith: { first, _ in first })
+        }
+        let table = try object(["--sort", "rate"])
+        let seconds = try #require(table["total_seconds"] as? Double)
+        let rows = try sites(table)
+        for (name, total) in Self.sums(ofThreads: 12) {
+          let row = try #require(rows[name], "\(name) is not listed")
+          #expect(
+            row["allocated_blocks"] as? UInt64 == total.blocks && row["allocated_bytes"] as? UInt64 == total.bytes)
+          let live: UInt64 = name == "kept" ? 120 : 0
+          #expect(row["blocks"] as? UInt64 == live && row["freed_blocks"] as? UInt64 == total.blocks - live)
+          // The seconds are told to a hundredth.
+          let rate = try #require(row["bytes_per_second"] as? Double)
+          #expect(abs(rate * seconds - Double(total.bytes)) <= 0.006 * rate + seconds)
+        }
+        // Most allocated first; by bytes only what lives, with the numbers where they are asked for.
+        let order = (table["sites"] as? [[String: Any]])?.compactMap { $0["allocated_bytes"] as? UInt64 } ?? []
+        #expect(order == order.sorted(by: >))
+        let living = try sites(try object(["--totals"]))
+        #expect(living["plain"] == nil && living["kept"]?["allocated_blocks"] as? Int == 120)
+        #expect(try object([])["total_seconds"] == nil)
+        let functions = try object(["--sort", "rate", "--group", "function"])
+        #expect((functions["groups"] as? [[String: Any]])?.first?["name"] as? String == "plain")
+        // Nothing happens at the check point.
+        let change = try object(["--sort", "growth", "--for", "200ms"])
+        #expect(change["allocated_blocks"] as? Int == 0 && change["row_count"] as? Int ?? 0 > 5)
+        for arguments in [["--sort", "rate"], ["--totals"], ["--sort", "growth", "--for", "100ms"]] {
+          let text = try Tool.control(["top", pid] + arguments, in: program.directory, socket: socket).output
+          #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 } && text.contains("kept"), "\(text)")
+        }
+      }
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    @Test("of a process without totals the order is refused with the way out, and what grows is told all the same")
+    func refused() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "2", "1"], environment: ["ALLOCS_TOTALS": "0"])
+      _ = try program.reach(0)
+      let pid = "\(program.process.pid)"
+      let refused = try Tool.control(["top", pid, "--sort", "rate"], in: program.directory)
+      #expect(refused.ending == .exit(1) && refused.output.isEmpty && "\(refused)".contains("ALLOCS_TOTALS=0"))
+      let growth = try Tool.control(["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory)
+      #expect(growth.ending == .exit(0) && growth.output.contains("kept"))
+      let plain = try Tool.control(["top", pid, "--totals"], in: program.directory)
+      #expect(plain.ending == .exit(0) && plain.output.contains("SHARE"))
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+  }
+}
