@@ -92,7 +92,7 @@ extension StackSums {
       let stack =
         naming.stack(ofNode: key.node, at: sum.ticks)
         ?? NamedStack(frames: [], interrupted: [], siteIndex: nil, truncation: nil, framesCut: nil)
-      size &+= 256 &+ stack.frames.count &* MemoryLayout<Frame>.stride
+      size &+= 256 &+ stack.frames.capacity &* MemoryLayout<Frame>.stride
       share.hold(size)
       total.add(sum.total)
       rows.append(

@@ -39,7 +39,7 @@ struct PeerAddress: Hashable {
 
   /// From what `accept` fills in.
   init(_ address: sockaddr_in6) {
-    let isSix = Int32(address.sin6_family) == AF_INET6
+    let isSix = Int32(clamping: address.sin6_family) == AF_INET6
     bytes = withUnsafeBytes(of: address) { raw in
       guard isSix else { return Array(raw[4..<8]) }
       let whole = Array(raw[8..<24])

@@ -63,8 +63,8 @@ struct BlockSums {
   var places: ClosedRange<Int64>? {
     all.reduce(nil) { found, entry in
       let (oldest, newest) = (entry.1.oldest, max(entry.1.oldest, entry.1.newest))
-      guard let found else { return oldest...newest }
-      return min(found.lowerBound, oldest)...max(found.upperBound, newest)
+      guard let found else { return oldest...newest }  // bounded: the newest is not below the oldest
+      return min(found.lowerBound, oldest)...max(found.upperBound, newest)  // bounded: grows on both sides
     }
   }
 

@@ -99,7 +99,7 @@ struct JitDump {
         return
       }
       hasTimes = header.long(at: 32) & 1 == 0
-      place = UInt64(size)
+      place = UInt64(clamping: size)
     }
     var meter = BudgetMeter(interval: 64)
     while !isOver, meter.goesOn() {
@@ -129,7 +129,7 @@ struct JitDump {
   private mutating func sort() {
     order = loads.indices.map { UInt32(truncatingIfNeeded: $0) }
     order.sort { a, b in
-      let (left, right) = (loads[Int(a)].start, loads[Int(b)].start)
+      let (left, right) = (load(a).start, load(b).start)
       return left == right ? a < b : left < right
     }
   }
@@ -176,8 +176,8 @@ struct JitDump {
 
   private mutating func append(_ bytes: ArraySlice<UInt8>) -> Range<Int> {
     let start = text.count
-    text += bytes.prefix(longestText)
-    return start..<text.count
+    text.append(contentsOf: bytes.prefix(longestText))  // bounded: a constant above 0
+    return start..<text.count  // bounded: the text has grown since
   }
 
   /// Lines of the function of the next load. A record that contradicts itself (V8 writes such) has none.
@@ -195,7 +195,7 @@ struct JitDump {
       let (offset, isBefore) = rest.long(at: 0).subtractingReportingOverflow(start)
       let number = rest.word(at: 8)
       rest = rest.dropFirst(16)
-      guard !isBefore, offset <= UInt64(UInt32.max), last.map({ $0.offset <= offset }) ?? true,
+      guard !isBefore, let short = UInt32(exactly: offset), last.map({ $0.offset <= offset }) ?? true,
         let end = rest.firstIndex(of: 0)
       else { break }
       let name = rest[..<end]
@@ -209,7 +209,7 @@ struct JitDump {
         file = append(name)
       }
       rest = rest[end...].dropFirst()
-      lines.append(Line(offset: UInt32(offset), number: number, file: file))
+      lines.append(Line(offset: short, number: number, file: file))
       last = (offset, file)
       count &-= 1
     }
@@ -218,32 +218,34 @@ struct JitDump {
       text.removeSubrange(textBefore...)
       return
     }
-    if UInt64(lines[first].offset) < Self.elfHeader { hasEarlyLines = true }
-    waiting = (start, first..<lines.count)
+    if UInt64(clamping: lines[first].offset) < Self.elfHeader { hasEarlyLines = true }
+    waiting = (start, first..<lines.count)  // bounded: lines have been added since
   }
 
   // MARK: what is asked
 
   /// The functions that have been at `address`, the earliest first.
   func functions(at address: UInt64) -> [MadeFunction] {
-    let end = order.partitioningIndex { loads[Int($0)].start > address }
-    var numbers = order[..<end].suffix(Limits.overlapping).filter { address < loads[Int($0)].end }
+    let end = order.partitioningIndex { load($0).start > address }
+    var numbers = order[..<end].suffix(Limits.overlapping).filter { address < load($0).end }
     // Of loads at one time, and where times are not known, the order of the records counts.
     numbers.sort()
     if hasTimes { numbers = numbers.sorted { isEarlier($0, $1) } }
-    return numbers.map { function(loads[Int($0)], at: address) }
+    return numbers.map { function(load($0), at: address) }
   }
 
   private func isEarlier(_ a: UInt32, _ b: UInt32) -> Bool {
-    (loads[Int(a)].time, a) < (loads[Int(b)].time, b)
+    (load(a).time, a) < (load(b).time, b)
   }
+
+  private func load(_ number: UInt32) -> Load { loads[Int(clamping: number)] }
 
   private func function(_ load: Load, at address: UInt64) -> MadeFunction {
     var function = MadeFunction(name: ForeignText(reversibly: text[load.name]), time: hasTimes ? load.time : nil)
     guard hasEarlyLines else { return function }
     if let line = line(of: load.lines, at: address &- load.start) {
       function.file = ForeignText(reversibly: text[line.file])
-      function.line = Int(line.number)
+      function.line = Int(clamping: line.number)
     }
     return function
   }
@@ -253,7 +255,7 @@ struct JitDump {
     var (low, high) = (range.lowerBound, range.upperBound)
     while low < high {
       let middle = low &+ (high &- low) / 2
-      if UInt64(lines[middle].offset) > offset { high = middle } else { low = middle &+ 1 }
+      if UInt64(clamping: lines[middle].offset) > offset { high = middle } else { low = middle &+ 1 }
     }
     return low > range.lowerBound ? lines[low &- 1] : nil
   }
@@ -284,12 +286,12 @@ private struct Window {
 
   /// `count` bytes at `place`; nil if the file has fewer.
   mutating func bytes(of file: borrowing RegularFile, at place: UInt64, _ count: Int) -> ArraySlice<UInt8>? {
-    guard place <= size, UInt64(count) <= size &- place else { return nil }
-    if place < start || place &- start > UInt64(held.count) || held.count &- Int(place &- start) < count {
+    guard place <= size, UInt64(clamping: count) <= size &- place else { return nil }
+    if place < start || held.count &- Int(clamping: place &- start) < count {
       held = file.bytes(at: place, count: max(count, Self.length))
       start = place
     }
-    let slice = held.dropFirst(Int(place &- start)).prefix(count)
+    let slice = held.dropFirst(Int(clamping: place &- start)).prefix(count)  // bounded: the size of a record's part
     return slice.count == count ? slice : nil
   }
 }

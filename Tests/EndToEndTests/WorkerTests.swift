@@ -73,6 +73,25 @@ extension EndToEnd {
       #expect(try server.worker() == worker, "the worker was replaced")
     }
 
+    @Test("an answer that a worker has no memory for is refused, and the worker stays")
+    func answersThatAreTooLarge() throws {
+      let directory = try TestDirectory()
+      let server = try Server(directory)
+      let program = try ChildProcess(
+        [Programs.path("many_stacks.c"), "17"],
+        environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+        conversing: true)
+      _ = try program.readLines(until: "ready")
+      let path = "/v1/processes/\(program.pid)"
+      #expect(try server.request("\(path)/top?limit=1").status == 200)
+      let worker = try server.worker()
+      for format in ["collapsed", "speedscope", "dhat", "pprof", "flamegraph"] {
+        let answer = try server.request("\(path)/profile?format=\(format)", ["-o", "/dev/null"])
+        #expect([200, 413].contains(answer.status), "\(format): \(answer)")
+      }
+      #expect(try server.worker() == worker, "the worker was replaced")
+    }
+
     @Test("a worker has its user's rights and no others")
     func rights() throws {
       let stage = try Stage()

@@ -10,12 +10,17 @@ enum CollapsedStacks {
     // Stacks that differ in lines alone are one here.
     var places: [String: Int] = [:]
     var lines: [(stack: String, bytes: UInt64)] = []
+    let share = MemoryShare()
+    var size = 0
     for row in sums.rows {
       guard meter.goesOn() else { break }
       let stack = row.profileNames.map { String($0.map { $0 == ";" ? ":" : $0 }) }.joined(separator: ";")
       if let place = places[stack] {
         lines[place].bytes &+= row.total.bytes
       } else {
+        // The text, its copy in the answer, which grows by doubling, and its two places here.
+        size &+= stack.utf8.count &* 4 &+ 128
+        share.hold(size)
         places[stack] = lines.count
         lines.append((stack, row.total.bytes))
       }

@@ -14,6 +14,7 @@ enum DHATFile {
     var frames = Numbering(["[root]"])
     var points = ByteWriter()
     var meter = BudgetMeter(interval: 16)
+    let share = MemoryShare()
     for (index, row) in sums.rows.enumerated() {
       guard meter.goesOn() else { break }
       points.append(text: index > 0 ? ",{\"tb\":" : "{\"tb\":")
@@ -31,6 +32,8 @@ enum DHATFile {
         points.append(decimal: UInt64(clamping: frames.number(of: frame)))
       }
       points.append("]}")
+      // The points stand in a writer that grows by doubling, and in the file, which does so, too.
+      share.hold(points.count &* 4 &+ frames.items.count &* 512)
     }
     var writer = ByteWriter()
     writer.append("{\"dhatFileVersion\":2,\"mode\":\"heap\",\"verb\":\"Live\",\"bklt\":false,\"bkacc\":false,")

@@ -18,6 +18,7 @@ enum SpeedscopeFile {
     var frames = Numbering<Key>()
     var samples = ByteWriter()
     var meter = BudgetMeter(interval: 16)
+    let share = MemoryShare()
     for (index, row) in sums.rows.enumerated() {
       guard meter.goesOn() else { break }
       var stack = row.stack.truncation != nil || row.stack.frames.isEmpty ? [Key(name: "[callers not known]")] : []
@@ -32,6 +33,8 @@ enum SpeedscopeFile {
         samples.append(decimal: UInt64(clamping: frames.number(of: key)))
       }
       samples.append("]")
+      // The samples stand in the file twice, and in a writer that grows by doubling.
+      share.hold(samples.count &* 6 &+ frames.items.count &* 512)
     }
     let sampleText = samples.take()
 

@@ -127,8 +127,9 @@ export class Changes {
       + "has what lives now. Drag across the line to take the looks at its edges. What lived before is told by a "
       + "recording: ", el("code", { class: "mono" }, "allocsctl diff FILE@10s FILE@60s"), ".");
     if (!from || from === to) {
-      fill(this.result, from ? notice(`Both moments are of one look, that of ${clock(from.time)}: nothing changed in it.`,
-        true) : null, words);
+      const same = (time) =>
+        notice(`Both moments are of one look, that of ${clock(time)}: nothing changed in it.`, true);
+      fill(this.result, from ? same(from.time) : null, words);
       return;
     }
     if (from.time > to.time) [from, to] = [to, from];

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16,384 call stacks, each with a live block: answers about all of them are large. Lives until standard input ends.
+// 2^LEVELS call stacks (16,384 if nothing is said), each with a live block: answers about all of them are large. Lives
+// until standard input ends.
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-enum { depth = 14 };
 
 static void *volatile sink;
 
@@ -25,8 +24,8 @@ static void right(unsigned level);
 STEP(left)
 STEP(right)
 
-int main(void) {
-  left(depth);
+int main(int count, char **arguments) {
+  left(count > 1 ? (unsigned)atoi(arguments[1]) : 14);
   puts("ready");
   fflush(stdout);
   char byte;
