@@ -129,7 +129,7 @@ struct JitDump {
   private mutating func sort() {
     order = loads.indices.map { UInt32(truncatingIfNeeded: $0) }
     order.sort { a, b in
-      let (left, right) = (load(a).start, load(b).start)
+      let (left, right) = (loads[Int(clamping: a)].start, loads[Int(clamping: b)].start)
       return left == right ? a < b : left < right
     }
   }
