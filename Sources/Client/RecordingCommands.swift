@@ -141,6 +141,21 @@ struct ReplayCommand: ParsableCommand {
         allocsctl replay run.rec --at 2.5s --query 0x55d0c0ffee10
       """)
 
+  /// An order of what lived at a moment: of what was ever allocated, recordings have the events and no totals.
+  struct Order: ExpressibleByArgument {
+    let order: SiteOrder
+
+    init(_ order: SiteOrder) { self.order = order }
+
+    init?(argument: String) {
+      guard Self.allValueStrings.contains(argument), let order = SiteOrder(rawValue: argument) else { return nil }
+      self.init(order)
+    }
+
+    static let allValueStrings = SiteOrder.allCases.filter { $0 != .rate }.map(\.rawValue)
+    var defaultValueDescription: String { order.rawValue }
+  }
+
   @Argument(help: "The recording.", completion: .file())
   var file: String
 
@@ -157,7 +172,7 @@ struct ReplayCommand: ParsableCommand {
     help: .init(
       "Order: bytes or blocks, most first; age or newest, the oldest or the newest block's; or name.",
       valueName: "order"))
-  var sort = SiteOrder.bytes
+  var sort = Order(.bytes)
 
   @OptionGroup var scope: ScopeOptions
 
@@ -168,7 +183,6 @@ struct ReplayCommand: ParsableCommand {
   var json = false
 
   func validate() throws {
-    if sort == .rate { throw ValidationError("--sort rate is an order of `allocsctl top`, of a process.") }
     if let at, Units.seconds(inTime: at) == nil { throw ValidationError("--at is a time such as 2.5s, not '\(at)'.") }
     if at != nil, peak { throw ValidationError("--at and --peak exclude each other: give one of them.") }
     guard (1...100_000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 100000.") }
@@ -214,7 +228,7 @@ struct ReplayCommand: ParsableCommand {
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
       return words + report.text(of: history, limit: 2)
     }
-    let table = recorded.top(replay, at: stamp, limit: limit, sort: sort, scope: scope)
+    let table = recorded.top(replay, at: stamp, limit: limit, sort: sort.order, scope: scope)
     if json {
       for problem in recorded.problems { complain("\(file): \(problem)") }
       return table.json + "\n"

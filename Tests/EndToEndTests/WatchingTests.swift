@@ -134,8 +134,6 @@ extension EndToEnd {
         for match in found {
           let option = String(try #require(match[1].substring))
           for value in try #require(match[2].substring).split(separator: ", ").map(String.init) {
-            // On the screen alone, as the help says.
-            if command == "top", ["growth", "rate"].contains(value) { continue }
             let outcome = try Tool.control([command] + rest + [option, value], in: program.directory)
             #expect(outcome.ending == .exit(0), "\(command) \(option) \(value): \(outcome)")
           }

@@ -168,9 +168,11 @@ struct FrontTests {
     let pieces = stride(from: 0, to: words.utf8.count, by: 16).map { Array(words.utf8.dropFirst($0).prefix(16)) }
     for piece in pieces {
       try #require(send(slow, piece, piece.count, Int32(MSG_NOSIGNAL)) == piece.count)
+      // The slow line is slow: its pieces come one by one.
       letRun(microseconds: 5000)
       // Fewer than there is room for between two pieces: the slow one is never the one that is silent for longest.
       for _ in 0..<Front.connectionLimit - 4 { silent.append(try connection()) }
+      // Those that say nothing grow older than the slow line's last piece.
       letRun(microseconds: 5000)
     }
     var answer = [UInt8](repeating: 0, count: 4096)
