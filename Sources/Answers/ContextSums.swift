@@ -346,6 +346,8 @@ struct ContextSums {
       if let group = scope.group {
         let block = Allocation(base: 0, size: 0, context: id, ticks: now)
         guard groups?.contains(block, 0, group.key) == true else { return }
+        // There is such a group, though nothing of it may live.
+        hasGroup = true
       }
       allocated[place] = SiteTable.Total(bytes: total.bytes, blocks: total.blocks)
     }

@@ -112,9 +112,12 @@ final class Surroundings {
       guard let own = try query.mapping(at: start).map({ Mapping($0) }), own.isStart(of: view.shared.segment) else {
         return nil
       }
-      for address in addresses where !found.contains(where: { $0.contains(address) }) {
+      var held: [Mapping] = []
+      for address in addresses where !held.contains(where: { $0.contains(address) }) {
         guard let mapping = try query.mapping(at: address).map({ Mapping($0) }) else { return nil }
-        found.append(mapping)
+        held.append(mapping)
+        // It may have been found as the one above another.
+        if !found.contains(where: { $0.contains(address) }) { found.append(mapping) }
         if mapping.isAnonymous, !found.contains(where: { $0.contains(mapping.end) }),
           let above = try query.mapping(at: mapping.end)
         {

@@ -31,6 +31,8 @@ public struct TopTable: Hashable, Sendable {
   var ages = Ages.none
   /// Seconds for which the process has counted what it ever allocated; nil if that was not asked for, or is not known.
   var totalSeconds: Double?
+  /// Why it has no such numbers, though they were asked for.
+  var totalsProblem: String?
   /// Blocks that were ever allocated without a context, and so are in no total.
   var withoutContext: UInt64 = 0
   /// Of a process: its marks.
@@ -85,8 +87,13 @@ extension ProcessView {
         of: sums.sums, freed: sums.freed(at: clock.ticksNow), in: tables, wrappers: scope.wrappers, sort: sort,
         by: grouping, limit: limit),
       losses: losses)
-    if scope.wantsTotals, totalsObstacle(scope, by: grouping) == nil {
-      table.totalSeconds = clock.uptime
+    if scope.wantsTotals, let obstacle = totalsObstacle(scope, by: grouping) {
+      table.totalsProblem = obstacle.what
+    } else if scope.wantsTotals {
+      // Until its end, where that was seen.
+      let ended = isAlive ? nil : IndexedProcess.endTime(ofSegment: path)
+      // bounded: floating point, which never traps
+      table.totalSeconds = max(0, clock.uptime - (ended.map { max(0, seconds(of: CLOCK_REALTIME) - $0) } ?? 0))
       table.withoutContext = shared.segment.counters.first { $0.name == "unknown_contexts" }?.value ?? 0
     }
     table.look = Look(clock: clock, window: scope.window)

@@ -17,6 +17,7 @@ extension TopTable {
       lines += totalLines(totalSeconds)
       return TextLayout.text(of: lines + losses.lines)
     }
+    if let totalsProblem { lines += TextLayout.fill("totals: \(totalsProblem)", indent: "") }
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line

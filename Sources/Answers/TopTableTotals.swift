@@ -111,12 +111,15 @@ extension TopTable {
       lines.append("\(numbers)  \(TextLayout.fit(name, columns: room))")
     }
     let unknown = total.blocks > all.live ? total.blocks &- all.live : 0
+    // The counter has frees and mappings without a context, too.
     if withoutContext > 0 {
       lines += TextLayout.fill(
-        "not counted here: \(Units.count(withoutContext, "block")) allocated without a context", indent: "")
-    } else if unknown > 0 {
+        "not counted here: at most \(Units.count(withoutContext, "block")) allocated without a context", indent: "")
+    }
+    if unknown > 0 {
       lines += TextLayout.fill(
-        "not counted here: \(Units.count(unknown, "live block")), of threads without an entry", indent: "")
+        "not counted here: \(Units.count(unknown, "live block")) without a context, or of threads without an entry",
+        indent: "")
     }
     for problem in sites.flatMap(\.frames).problems {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")

@@ -46,8 +46,11 @@ struct BlockSums {
 
   @inline(never)
   private mutating func addOther(_ block: ReplayedBlock, at place: Int64) {
+    // Before it grows: a chunk of blocks may have millions of contexts, and the budget is asked
+    // once a chunk.
+    let size = entries.count &* MemoryLayout<Entry>.stride &+ (others.count &+ 1) &* 128
+    guard share.hold(size) else { return }
     others[block.context, default: Entry()].add(block.size, block.ticks, at: place)
-    share.hold(entries.count &* MemoryLayout<Entry>.stride &+ others.count &* 128)
   }
 
   private var all: some Sequence<(UInt32, Entry)> {

@@ -76,6 +76,14 @@ package final class DirectoryScan {
     return (files, names.isEmpty)
   }
 
+  /// Whether the directory that was opened has a regular file of this name now. Follows no link,
+  /// and asks no other file system than the directory's: a user's own one answers when it likes.
+  package func hasFile(named name: String) -> Bool {
+    var status = stat()
+    return fstatat(source.directory.descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0
+      && status.st_mode & S_IFMT == S_IFREG
+  }
+
   /// Returns whether all names have been read.
   private func readNames(until end: Double) -> Bool {
     let reader = geteuid()

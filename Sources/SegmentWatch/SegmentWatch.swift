@@ -342,7 +342,7 @@ public struct SegmentWatch: ~Copyable {
     earliest[directory] = now + 9 * (look.scan.time + look.time)  // bounded: seconds in floating point
     for path in (byDirectory[directory] ?? []).subtracting(look.present) {
       // A file that has come meanwhile was not among the names.
-      guard access(path, F_OK) != 0 else { continue }
+      guard !look.scan.hasFile(named: OpenFile.split(path).name) else { continue }
       forget(path)
     }
     var dead: [UInt32: [SegmentFile]] = [:]

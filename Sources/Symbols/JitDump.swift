@@ -40,8 +40,10 @@ struct JitDump {
     static let text = 32 << 20
     /// Bytes of a record of lines that are looked at.
     static let lineRecord = 4 << 20
-    /// Functions before the nearest start that are looked at: those that were at a place before among them.
+    /// Functions that were at one place one after the other: the last ones are told.
     static let overlapping = 64
+    /// Functions that begin before a place and are looked at for it.
+    static let steps = 1 << 16
   }
 
   private enum RecordKind: UInt32 { case load, move, lines, close, unwinding }
@@ -68,8 +70,13 @@ struct JitDump {
   private(set) var place: UInt64 = 0
   /// Whether nothing further counts: the file has ended, or can't be read.
   private(set) var isOver = false
+  /// Whether records that are whole were not read, for want of time or of room. What they say may replace what is
+  /// known, so no function is told then.
+  private(set) var isCut = false
   /// Places in `loads`, by their starts; of equal ones, in the order of their records.
   private var order: [UInt32] = []
+  /// Of each place in `order`, the greatest end of the functions up to there.
+  private var reach: [UInt64] = []
   /// The last load of each code index, which a move names.
   private var latest: [UInt64: Int] = [:]
   /// The lines of the function that the next load is about.
@@ -80,13 +87,14 @@ struct JitDump {
 
   /// Bytes of memory, about.
   var cost: Int {
-    loads.count &* (MemoryLayout<Load>.stride &+ 4 &+ 48) &+ lines.count &* MemoryLayout<Line>.stride &+ text.count
+    loads.count &* (MemoryLayout<Load>.stride &+ 12 &+ 48) &+ lines.count &* MemoryLayout<Line>.stride &+ text.count
   }
 
   /// Takes in the records that are whole by now, as far as the question's budget goes. `processID`: as the process
   /// knows it. `takes`: whether so many bytes of memory may be held.
   mutating func read(_ file: borrowing RegularFile, processID: Int32, takes: (Int) -> Bool) {
     guard !isOver else { return }
+    isCut = false
     let before = loads.count
     var window = Window(size: file.size)
     if place == 0 {
@@ -112,17 +120,18 @@ struct JitDump {
       // bounded: a place in a file, and a size of 32 bits
       guard place + UInt64(size) <= file.size else { break }
       guard takes(cost) else {
-        // There may be room for the next question.
-        isOver = !Budget.hasEnded
+        // There may be room, or time, for the next question.
+        isCut = true
         break
       }
       guard loads.count < Limits.functions, lines.count < Limits.lines, text.count < Limits.text else {
-        isOver = true
+        (isOver, isCut) = (true, true)
         break
       }
       take(RecordKind(rawValue: head.word(at: 0)), Int(size), at: head.long(at: 8), file, &window)
       place += UInt64(size)
     }
+    if Budget.hasEnded { isCut = true }
     if loads.count > before { sort() }
   }
 
@@ -131,6 +140,11 @@ struct JitDump {
     order.sort { a, b in
       let (left, right) = (loads[Int(clamping: a)].start, loads[Int(clamping: b)].start)
       return left == right ? a < b : left < right
+    }
+    var most: UInt64 = 0
+    reach = order.map {
+      most = max(most, load($0).end)
+      return most
     }
   }
 
@@ -226,12 +240,21 @@ struct JitDump {
 
   /// The functions that have been at `address`, the earliest first.
   func functions(at address: UInt64) -> [MadeFunction] {
-    let end = order.partitioningIndex { load($0).start > address }
-    var numbers = order[..<end].suffix(Limits.overlapping).filter { address < load($0).end }
+    guard !isCut else { return [] }
+    var index = order.partitioningIndex { load($0).start > address }
+    var numbers: [UInt32] = []
+    var steps = 0
+    while index > 0, reach[index &- 1] > address {
+      // Not known is better than wrong.
+      guard steps < Limits.steps else { return [] }
+      steps &+= 1
+      index &-= 1
+      if address < load(order[index]).end { numbers.append(order[index]) }
+    }
     // Of loads at one time, and where times are not known, the order of the records counts.
     numbers.sort()
     if hasTimes { numbers = numbers.sorted { isEarlier($0, $1) } }
-    return numbers.map { function(load($0), at: address) }
+    return numbers.suffix(Limits.overlapping).map { function(load($0), at: address) }
   }
 
   private func isEarlier(_ a: UInt32, _ b: UInt32) -> Bool {

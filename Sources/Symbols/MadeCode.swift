@@ -71,7 +71,7 @@ public final class MadeCode: Sendable {
       return giveUp(&state)
     }
     if let known = state.file {
-      guard known != file.state else { return }
+      guard known != file.state || state.dump.isCut else { return }
       // Another file, or one that was cut: what was read does not hold.
       if known.device != file.state.device || known.inode != file.state.inode || file.size < state.dump.place {
         giveUp(&state)

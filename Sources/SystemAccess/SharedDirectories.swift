@@ -125,14 +125,15 @@ public enum SharedDirectories {
   public static func open(_ path: String, _ flags: Int32) -> Int32 {
     let former = Place.former.path + "/"
     guard path.hasPrefix(former) else { return Glibc.open(path.originalPath, flags) }
-    let directory = Glibc.open(former, __O_PATH | O_DIRECTORY | O_CLOEXEC)
+    // A link in its place would lead to such a file system before that can be seen.
+    let directory = Glibc.open(Place.former.path, __O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
     guard directory >= 0 else { return directory }
     defer { close(directory) }
     guard MountedFileSystem.answers(directory) else {
       errno = ENOENT
       return -1
     }
-    return openat(directory, String(path.dropFirst(former.count)).originalPath, flags)
+    return openat(directory, String(path.dropFirst(former.count)).originalPath, flags | O_NOFOLLOW)
   }
 
   // MARK: making them

@@ -53,10 +53,14 @@ package struct ChangeReport {
     let after = Set(last.rows.map(\.key))
     let gone = first.rows.filter { !after.contains($0.key) }
     var rows = last.rows.map { row in
-      Self.row(before[row.key], row, isWhole: (isWhole(first), true), first.time, last.time)
+      Self.row(
+        before[row.key], row, isWhole: (isWhole(first), true), listsFreed: order != .listed, first.time, last.time)
     }
-    rows += gone.map { Self.row($0, nil, isWhole: (true, isWhole(last)), first.time, last.time) }
-    rowCount = rows.count
+    rows += gone.map {
+      Self.row($0, nil, isWhole: (true, isWhole(last)), listsFreed: order != .listed, first.time, last.time)
+    }
+    // Of more rows than a look lists, those that both looks left out are counted, too.
+    rowCount = max(rows.count, Int(exactly: max(first.rowCount, last.rowCount).rounded()) ?? 0)
     let rank: (Row) -> Double =
       switch order {
       case .growth: { $0.change ?? -.infinity }
@@ -71,7 +75,8 @@ package struct ChangeReport {
   }
 
   private static func row(
-    _ first: WatchLook.Row?, _ last: WatchLook.Row?, isWhole: (first: Bool, last: Bool), _ began: Double,
+    _ first: WatchLook.Row?, _ last: WatchLook.Row?, isWhole: (first: Bool, last: Bool), listsFreed: Bool,
+    _ began: Double,
     _ ended: Double
   ) -> Row {
     func live(_ row: WatchLook.Row?, _ isWhole: Bool) -> (bytes: Double, blocks: Double)? {
@@ -80,8 +85,10 @@ package struct ChangeReport {
     guard let known = last ?? first else { preconditionFailure("a row of neither look") }
     var row = Row(row: known, first: live(first, isWhole.first), last: live(last, isWhole.last))
     guard let now = last?.allocated else { return row }
-    // A row that the first look does not list, though it lists all, was new after it.
-    guard let then = first?.allocated ?? (first == nil && isWhole.first ? (0, 0) : nil) else { return row }
+    // A row that the first look does not list was new after it if that look lists all, also those of which nothing
+    // lives.
+    let isNew = first == nil && isWhole.first && listsFreed
+    guard let then = first?.allocated ?? (isNew ? (0, 0) : nil) else { return row }
     let allocated = (bytes: max(0, now.bytes - then.bytes), blocks: max(0, now.blocks - then.blocks))
     row.allocated = allocated
     let (liveThen, liveNow) = (first?.blocks ?? 0, last?.blocks ?? 0)

@@ -158,6 +158,8 @@ package struct WatchState {
       known.add(row, at: new.time)
       series[row.key] = known
     }
+    // A row that is not listed has no numbers at this look, and those of before belong to other seconds.
+    for key in series.keys where !seen.contains(key) { series[key]?.flows = [] }
     // What has no blocks any more is not listed, where all rows are.
     if new.rowCount <= Double(new.rows.count) {
       for key in series.keys where !seen.contains(key) { series[key]?.add(Trend.Point(new.time, 0)) }

@@ -88,6 +88,36 @@ struct JitDumpTests {
     dump.functions(at: address).map { $0.name.escaped }
   }
 
+  @Test("a function that lies over many that were there before it is the last of them")
+  func overlapping() throws {
+    var file = DumpFile()
+    for index in 0..<300 as Range<UInt64> {
+      file.load("old\(index)", at: 0x1000 + index * 16, 16, time: 10 + index, index: index)
+    }
+    file.load("over all", at: 0x1000, 300 * 16, time: 1000, index: 1000)
+    for index in 0..<100 as Range<UInt64> { file.load("again\(index)", at: 0x9000, 16, time: 2000 + index) }
+    let dump = try read(file)
+    for place in [0, 16, 150 * 16, 299 * 16 + 15] as [UInt64] {
+      #expect(names(dump, 0x1000 + place) == ["old\(place / 16)", "over all"])
+    }
+    // Of very many at one place, the last ones are told.
+    let again = names(dump, 0x9008)
+    #expect(again.last == "again99" && again.count < 100)
+  }
+
+  @Test("where not all could be read, nothing is told; the rest is read when there is room")
+  func withoutRoom() throws {
+    var file = DumpFile()
+    for index in 0..<100 as Range<UInt64> { file.load("old\(index)", at: 0x1000, 16, time: 10 + index) }
+    let path = "\(directory.path)/file"
+    try Data(file.bytes).write(to: URL(fileURLWithPath: path))
+    var dump = JitDump()
+    dump.read(try RegularFile(path: ForeignText(path)), processID: getpid()) { $0 < 4096 }
+    #expect(dump.isCut && !dump.isOver && dump.loads.count > 1 && names(dump, 0x1000) == [])
+    dump.read(try RegularFile(path: ForeignText(path)), processID: getpid()) { _ in true }
+    #expect(!dump.isCut && names(dump, 0x1000).last == "old99")
+  }
+
   @Test("code that was loaded, moved, and replaced, each with its time")
   func records() throws {
     var file = DumpFile(size: 48)

@@ -7,7 +7,8 @@
 // The table has an entry for each context, by the same id. It may be missing: agents before it did
 // not have it, and ALLOCS_TOTALS=0 leaves it out. Then nothing is known of what was freed.
 //
-// Each block counts that the index has recorded, once, with the size that was asked for. A realloc
+// Each block counts that the index has recorded, once, with the size that was asked for; twice only
+// a block of operator new for which a new-handler ran first, as its record is replaced. A realloc
 // that succeeds counts as a new block of the new size, wherever that block lies. Blocks of pools
 // count beside the chunks that they lie in. A mapping is not a block. Not counted are blocks that
 // are not in the index (the counters of lost blocks say how many), blocks without a context

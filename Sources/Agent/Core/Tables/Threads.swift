@@ -351,7 +351,9 @@ enum Threads {
     thread.pointee.stack_low = low
     thread.pointee.stack_high = high
     publishStack(thread)
-    // The contexts that were looked up name the old slot.
+    // The contexts that were looked up name the old slot, and the next owner of that slot may count
+    // in the lines of those that were not yet handed out.
+    thread.pointee.own_contexts = 0
     for index in 0..<Int(ALLOCS_SITE_COUNT) { allocs_sites(thread)[index].key = 0 }
     allocs_stacks(thread).pointee.must_forget = 1
   }
