@@ -2,6 +2,7 @@
 // Live memory of a process by who allocated it, or by another property of blocks: one pass over all live allocations,
 // summed by context. From the sums by context, SiteTable makes those by allocation site.
 
+import Glibc
 import IndexReader
 import Provenance
 import SystemAccess

@@ -463,6 +463,21 @@ def silent_directories(check):
     os.chown(f"{session}/allocs", MALLORY, MALLORY)
     with wearing(MALLORY):
         os.mkdir(f"/dev/shm/allocs-{MALLORY}", 0o700)
+    with wearing(MALLORY):
+        os.mkdir("/dev/shm/quiet", 0o755)
+    quiet = silent.mounted("/dev/shm/quiet", answers=False)
+    if quiet is None:
+        check("without FUSE there are no such directories", not os.path.exists("/dev/fuse"))
+        return
+    # A link into it, where the server knows a segment of hers.
+    mallory = Program(MALLORY)
+    ask(MALLORY, server, mallory.query)
+    with wearing(MALLORY):
+        os.symlink("/dev/shm/quiet/x", f"{mallory.segment}.new")
+        os.rename(f"{mallory.segment}.new", mallory.segment)
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=5).measure(4)
+    check("bob is answered beside a link in a segment's place", not failures and max(times) < 5,
+          (failures[:2], max(times, default=0)))  # fmt: skip
     places = ["/dev/shm/allocs", f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
     served = [silent.mounted(place, answers=False) for place in places]
     if None in served:
@@ -481,7 +496,17 @@ def silent_directories(check):
     again = Server(ready=False)
     check("another server starts beside them", stage.wait("that", lambda: "serving" in again.said()))
     again.end()
-    for one in served:
+    # A link in place of the directory of the layout before.
+    subprocess.run(["umount", "-l", "/dev/shm/allocs"], check=True)
+    with wearing(MALLORY):
+        os.rmdir("/dev/shm/allocs")
+        os.symlink("/dev/shm/quiet/x", "/dev/shm/allocs")
+    tool = start(ROOT, [f"{BIN}/allocsctl", "ps"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    over = time.monotonic() + 10
+    while tool.poll() is None and time.monotonic() < over:
+        time.sleep(0.02)
+    check("allocsctl of root ends beside a link in the old directory's place", tool.poll() is not None)
+    for one in (quiet, *served):
         one.end()
 
 
