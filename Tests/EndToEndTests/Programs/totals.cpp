@@ -2,8 +2,8 @@
 //
 //   totals THREADS WAVES
 //
-// - WAVES times, THREADS threads run one after another wave, so that slots of ended threads are used again. Each thread
-//   calls each site as often as the record says in "sites": nothing else of the threads allocates.
+// - WAVES times, THREADS threads run at once, a wave after another, so that slots of ended threads are used again. Each
+//   thread calls each site as often as the record says in "sites": nothing else of the threads allocates.
 // - Check point 0: after all waves. Then the program forks; the child calls each site once more and says
 //   "child PID" at check point 1 of its own, for which the parent waits; the parent has no check point 1.
 
@@ -50,8 +50,9 @@ SITE(kept) void *kept(size_t size) {
 }
 }
 
+// `argument`: where the threads of a wave wait for each other, so that each has a slot of its own; NULL: nowhere.
 static void *run(void *argument) {
-  (void)argument;
+  if (argument) pthread_barrier_wait((pthread_barrier_t *)argument);
   for (int i = 0; i < 1000; i++) free(plain(100));
   for (int i = 0; i < 500; i++) free(zeroed(3, 16));
   // From 1 to 200 bytes in place or not, and back to nothing but a free.
@@ -68,9 +69,11 @@ int main(int argc, char **argv) {
   if (argc != 3) record_fail("usage: totals THREADS WAVES");
   size_t threads = strtoul(argv[1], NULL, 10), waves = strtoul(argv[2], NULL, 10);
   pthread_t *ids = (pthread_t *)record_memory(threads * sizeof *ids);
+  pthread_barrier_t together;
+  pthread_barrier_init(&together, NULL, (unsigned)threads);
   for (size_t wave = 0; wave < waves; wave++) {
     for (size_t i = 0; i < threads; i++)
-      if (pthread_create(&ids[i], NULL, run, NULL) != 0) record_fail("cannot start a thread");
+      if (pthread_create(&ids[i], NULL, run, &together) != 0) record_fail("cannot start a thread");
     for (size_t i = 0; i < threads; i++) pthread_join(ids[i], NULL);
     // A slot is not used again within the tick in which its thread ended.
     usleep(50000);
