@@ -189,7 +189,7 @@ extension OpenDirectory {
   ) -> [SegmentFile] {
     let most = max(UInt64(clamping: SegmentDirectory.mostOfOwner), policy.maximumCount)
     var looked: [UInt32: UInt64] = [:]
-    return names.compactMap { name in
+    let files = names.compactMap { name -> SegmentFile? in
       guard name.isSegment else { return nil }
       let text = name.segment
       guard let file = segment(name: text, processID: name.processID, startTime: name.startTime),
@@ -200,11 +200,16 @@ extension OpenDirectory {
         if !file.isLive { remove(file, sweep, &result) }
         return nil
       }
-      // A mark goes that was made by a sweep that did not know that the process is in another
-      // namespace: the age begins when the process ends.
-      if !sweep.isTrial, file.isLive == file.isMarkedDead { mark(text, file, isDead: !file.isLive) }
-      return file.isLive ? nil : file
+      return file
     }
+    // A mark goes that was made by a sweep that did not know that the process is in another
+    // namespace: the age begins when the process ends. The oldest come first: a later sweep takes
+    // the times of the marks for the order of the deaths.
+    let changed = sweep.isTrial ? [] : files.filter { $0.isLive == $0.isMarkedDead }
+    for file in changed.sorted(by: { $0.modified < $1.modified }) {
+      mark(SegmentFile.name(processID: file.processID, startTime: file.startTime), file, isDead: !file.isLive)
+    }
+    return files.filter { !$0.isLive }
   }
 
   fileprivate func prune(

@@ -28,6 +28,17 @@ private final class Directory {
     return segment.path
   }
 
+  /// Segments of ended processes that were last written long ago, in the order of their start times.
+  func addAged(_ startTimes: ClosedRange<UInt64>) {
+    for startTime in startTimes {
+      let path = add(nobody, startTime)
+      var times = [
+        timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0), timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0),
+      ]
+      utimensat(AT_FDCWD, path, &times, 0)
+    }
+  }
+
   func touch(_ name: String) { close(open(path + "/" + name, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)) }
 
   func has(_ name: String) -> Bool {
@@ -208,13 +219,7 @@ struct RetentionTests {
   @Test("beyond the policy's bytes the oldest dead go first")
   func bytes() throws {
     let directory = Directory()
-    for startTime in 1...5 as ClosedRange<UInt64> {
-      let path = directory.add(nobody, startTime)
-      var times = [
-        timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0), timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0),
-      ]
-      utimensat(AT_FDCWD, path, &times, 0)
-    }
+    directory.addAged(1...5)
     let size = try #require(SegmentDirectory.list(in: [directory.path]).first).allocatedBytes
     let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: size * 3)
     let result = SegmentDirectory.sweep(policy, in: [directory.path])
@@ -229,13 +234,7 @@ struct RetentionTests {
     let directory = Directory()
     let start = try #require(ownStartTime())
     directory.add(getpid(), start)
-    for startTime in 1...5 as ClosedRange<UInt64> {
-      let path = directory.add(nobody, startTime)
-      var times = [
-        timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0), timespec(tv_sec: Int(startTime) * 1000, tv_nsec: 0),
-      ]
-      utimensat(AT_FDCWD, path, &times, 0)
-    }
+    directory.addAged(1...5)
     func sweep(_ count: UInt64) -> [UInt64] {
       let policy = RetentionPolicy(maximumAge: .infinity, maximumBytes: .max, maximumCount: count)
       return SegmentDirectory.sweep(policy, in: [directory.path]).removed.map(\.startTime).sorted()
@@ -244,6 +243,18 @@ struct RetentionTests {
     #expect(sweep(2) == [1, 2, 3])
     #expect(sweep(0) == [4, 5])
     #expect(try SegmentDirectory.list(in: [directory.path]).map(\.processID) == [getpid()])
+  }
+
+  @Test("a sweep that takes its time marks the dead in the order in which they were last written")
+  func marks() throws {
+    let directory = Directory()
+    let own = try #require(ownStartTime())
+    directory.add(getpid(), own)
+    directory.addAged(1...500)
+    #expect(SegmentDirectory.sweep(in: [directory.path]).removed.isEmpty)
+    let dead = try SegmentDirectory.list(in: [directory.path]).filter { !$0.isLive }.sorted { $0.changed < $1.changed }
+    #expect(dead.count == 500 && dead.allSatisfy(\.isMarkedDead))
+    #expect(zip(dead, dead.dropFirst()).allSatisfy { $0.changed == $1.changed || $0.startTime < $1.startTime })
   }
 
   @Test("a link by a segment's name is neither followed nor removed")

@@ -50,9 +50,9 @@ SITE(kept) void *kept(size_t size) {
 }
 }
 
-// `argument`: where the threads of a wave wait for each other, so that each has a slot of its own; NULL: nowhere.
+// `argument`: where the threads of a wave wait for each other; NULL: nowhere. No thread ends before each has allocated
+// and so has a slot of its own, which it gets with its first block.
 static void *run(void *argument) {
-  if (argument) pthread_barrier_wait((pthread_barrier_t *)argument);
   for (int i = 0; i < 1000; i++) free(plain(100));
   for (int i = 0; i < 500; i++) free(zeroed(3, 16));
   // From 1 to 200 bytes in place or not, and back to nothing but a free.
@@ -62,6 +62,7 @@ static void *run(void *argument) {
   for (int i = 0; i < 200; i++) free(aligned(64, 128));
   for (int i = 0; i < 300; i++) operator delete(made(24));
   for (int i = 0; i < 10; i++) (void)kept(77);
+  if (argument) pthread_barrier_wait((pthread_barrier_t *)argument);
   return NULL;
 }
 
