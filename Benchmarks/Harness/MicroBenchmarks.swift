@@ -27,7 +27,7 @@ private let loops = [
     comparesCosts: true),
   Loop(
     name: "pair-5", title: "pair at depth 5", program: "capture", arguments: ["same", "5"], operations: 600_000,
-    fullBar: .atMost(2.6)),
+    fullBar: .atMost(2.0)),
   Loop(
     name: "churn", title: "churn, 1,000 live", program: "churn", arguments: ["1000"], operations: 600_000,
     bar: .atMost(1.7), comparesCosts: true),

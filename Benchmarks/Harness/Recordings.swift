@@ -54,7 +54,7 @@ let recordBenchmark = Benchmark(name: "record", part: .index) { workshop in
     row("  lost", "", recorded.lost, .atMost(0)),
     row("recording, zstd", "MB", recorded.bytes / 1e6),
     row("  heaptrack's, zstd", "MB", heaptrackBytes / 1e6),
-    row("  recording ÷ heaptrack's", "×", recorded.bytes / heaptrackBytes, .atMost(1.5)),
+    row("  recording ÷ heaptrack's", "×", recorded.bytes / heaptrackBytes, .atMost(1.2)),
   ]
 }
 
