@@ -295,26 +295,21 @@ def taken_names(check):
     with wearing(MALLORY):
         os.umask(0)
         os.makedirs("/dev/shm/allocs", 0o777, exist_ok=True)
-    last = stage.run(BOB, ["/bin/sh", "-c", "echo $$"])[1]
-    now = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
-    made = 0
-    with wearing(MALLORY):
-        for directory in ("/run/allocs", "/dev/shm/allocs"):
-            for pid in range(int(last) + 1, int(last) + 30):
-                for when in range(now, now + 150):
-                    os.close(os.open(f"{directory}/{pid}.{when}.seg", os.O_CREAT | os.O_WRONLY, 0o600))
-                    made += 1
     unindexed, taken = [], 0
     for _ in range(5):
-        program = start(BOB, [f"{BIN}/allocsctl", "run", "--", "/bin/sh", "-c", "exec sleep 0.05"],
-                        {"ALLOCS_VERBOSE": "1"}, stderr=subprocess.PIPE)  # fmt: skip
+        # Its number and its start time are known before it becomes the program that the agent is in.
+        program = start(BOB, ["/bin/sh", "-c", f"read line; exec {BIN}/allocsctl run -- /bin/sh -c 'exec sleep 0.05'"],
+                        {"ALLOCS_VERBOSE": "1"}, stdin=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
         name = f"{program.pid}.{start_time(program.pid)}.seg"
-        taken += any(os.path.exists(f"{directory}/{name}") for directory in ("/run/allocs", "/dev/shm/allocs"))
-        errors = program.communicate()[1]
+        with wearing(MALLORY):
+            for directory in ("/run/allocs", "/dev/shm/allocs"):
+                os.close(os.open(f"{directory}/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                taken += 1
+        errors = program.communicate(b"\n")[1]
         if b"unindexed" in errors:
             unindexed.append(errors)
     check("a program whose name another has taken is indexed in another place", not unindexed, unindexed[:1])
-    check("names were taken", taken > 0, (last, now, made))
+    check("names were taken", taken == 10, taken)
 
 
 def replaced(check):
@@ -349,10 +344,12 @@ def crowded(check, files, patience=2.0):
     made = stage.act(MALLORY, crowd, own, files)
     crowded_times, more = pulse.measure(2)
     check("bob is answered", not failures and not more, (failures + more)[:2])
+    # A slow machine's limit is as many times longer as its quiet answers are.
+    patience = max(patience, 40 * max(quiet))
     check(f"bob's longest wait is below {patience:g} s beside {made} names of mallory's", max(crowded_times) < patience,
           max(crowded_times))  # fmt: skip
     seconds, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
-    check("root's list comes", status == 200 and seconds < 10, (status, seconds))
+    check("root's list comes", status == 200 and seconds < patience + 8, (status, seconds))
     seconds, status = stage.timed(MALLORY, server, "/v1/processes", patience=20)
     check("mallory's own list comes, or ends in words", status in (200, 429, 500, 503) and seconds < 20,
           (status, seconds))  # fmt: skip
@@ -446,7 +443,7 @@ def own_file_system(check):
     os.unlink("/run/allocs/there")
     # From a service with mounts of its own, nobody else would see what is in such a file system.
     server = Server(prefix=["unshare", "-m"])
-    check("a server with mounts of its own mounts nothing", server.ended_within(9)[0]
+    check("a server with mounts of its own mounts nothing", server.ended_within(20)[0]
           and "no file system of its own" in server.said(), server.said())  # fmt: skip
 
 
@@ -456,6 +453,8 @@ def silent_directories(check):
         os.mkdir("/dev/shm/allocs", 0o755)
     server = Server()
     bob = Program(BOB)
+    # A slow machine's limit is as many times longer as its quiet answers are.
+    limit = max(5, 40 * max(Pulse(BOB, server, [bob.query, "/v1/processes"]).measure(1)[0]))
     ask(MALLORY, server, "/metrics")
     session = f"/run/user/{MALLORY}"
     os.makedirs(f"{session}/allocs", 0o700)
@@ -475,8 +474,8 @@ def silent_directories(check):
     with wearing(MALLORY):
         os.symlink("/dev/shm/quiet/x", f"{mallory.segment}.new")
         os.rename(f"{mallory.segment}.new", mallory.segment)
-    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=5).measure(4)
-    check("bob is answered beside a link in a segment's place", not failures and max(times) < 5,
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=limit).measure(4)
+    check("bob is answered beside a link in a segment's place", not failures and max(times) < limit,
           (failures[:2], max(times, default=0)))  # fmt: skip
     places = ["/dev/shm/allocs", f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
     served = [silent.mounted(place, answers=False) for place in places]
@@ -484,11 +483,11 @@ def silent_directories(check):
         check("without FUSE there are no such directories", not os.path.exists("/dev/fuse"))
         return
     # Longer than the time between two looks at which directories there are.
-    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=5).measure(12)
-    check("bob is answered meanwhile", not failures and max(times) < 5, (failures[:2], max(times)))
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=limit).measure(12)
+    check("bob is answered meanwhile", not failures and max(times) < limit, (failures[:2], max(times)))
     for user, words in ((ROOT, ["ps"]), (ROOT, ["ps", "--direct"]), (ROOT, ["prune"]), (BOB, ["ps", "--direct"])):
         program = start(user, [f"{BIN}/allocsctl", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        over = time.monotonic() + 10
+        over = time.monotonic() + 30
         while program.poll() is None and time.monotonic() < over:
             time.sleep(0.02)
         check(f"allocsctl {' '.join(words)} of user {user} ends", program.poll() is not None)

@@ -23,8 +23,9 @@ class Judge:
         self.check, self.server, self.asked, self.silent = check, Server(), 0, []
         self.bob = Program(BOB)
 
-    def goes_on(self, over):
-        return time.monotonic() < over and self.server.lives and len(self.silent) < 4
+    def goes_on(self, over, at_least=0):
+        """Until a time, and until as many questions as shall be asked; no longer than the server lives and answers."""
+        return (time.monotonic() < over or self.asked < at_least) and self.server.lives and len(self.silent) < 4
 
     def ask(self, targets, what):
         """Asks all on one connection after the other, in one process of mallory's."""
@@ -142,7 +143,7 @@ def fields(check, seconds):
     holder = Holder(MALLORY, judge.server)
     module = holder.write("program.so", program())
     over = time.monotonic() + seconds
-    while judge.goes_on(over):
+    while judge.goes_on(over, 40):
         holder = Holder(MALLORY, judge.server)
         made = whole(holder, module)
         header = [offset for offset in range(0, segments.numbers["allocs_header"], 8)]
@@ -174,7 +175,7 @@ def rings(check, seconds):
     judge, numbers = Judge(check), random.Random(os.environ.get("ALLOCS_TEST_SEED", "14"))
     module = Holder(MALLORY, judge.server).write("program.so", program())
     over, first = time.monotonic() + seconds, True
-    while judge.goes_on(over):
+    while judge.goes_on(over, 6):
         holder = Holder(MALLORY, judge.server)
         made = whole(holder, module)
 
@@ -230,7 +231,7 @@ def debug_information(check, seconds):
     holder.hold(path, BASE)
     status, answer = ask(MALLORY, judge.server, f"/v1/processes/{holder.pid}/query?address={BASE + 0x40A0:#x}")
     check("a file that is not damaged gives its variable's name", b'"table' in answer, (status, answer[:300]))
-    while judge.goes_on(over):
+    while judge.goes_on(over, 24):
         holder = Holder(MALLORY, judge.server)
         made = holder.segment()
         made.arena(0, 0)

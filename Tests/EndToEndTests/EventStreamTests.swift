@@ -228,7 +228,7 @@ extension EndToEnd {
       let files = try TestDirectory()
       let server = try Server(
         directory, options: ["--export", files.file("{pid}.events"), "--export-lossless"] + options)
-      let program = try Eventful(in: directory)
+      let program = try Eventful(in: directory, environment: ["ALLOCS_EVENTS_WAIT": "10000"])
       let file = files.file("\(program.pid).events")
       try wait(for: "the export begins", of: server.process) {
         FileManager.default.fileExists(atPath: file) && program.hasEventsOn
@@ -251,7 +251,7 @@ extension EndToEnd {
       let directory = try TestDirectory()
       let files = try TestDirectory()
       let server = try Server(directory, options: ["--export", files.file("{pid}.events"), "--export-lossless"])
-      let program = try Eventful(in: directory)
+      let program = try Eventful(in: directory, environment: ["ALLOCS_EVENTS_WAIT": "10000"])
       func isExported(_ name: String) -> Bool {
         FileManager.default.fileExists(atPath: files.file(name)) && program.hasEventsOn
       }

@@ -155,10 +155,14 @@ extension EndToEnd {
       let recorded = try Tool.control(["record", "\(program.pid)", "-o", file, "--duration", "1s"], in: directory)
       #expect(recorded.ending == .exit(0), "\(recorded.errors)")
       #expect(try Recording(path: file).eventCount > 20)
-      let streamed = try ChildProcess.run(
-        ["timeout", "2", Installation.path(of: "allocsctl"), "events", "\(program.pid)", "--direct"],
-        environment: ["ALLOCS_DIR": directory.path])
-      #expect(streamed.output.contains("allocate_late"), "\(streamed)")
+      let streamed = try ChildProcess(
+        [Installation.path(of: "allocsctl"), "events", "\(program.pid)", "--direct"],
+        environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": directory.path]) { $1 }, conversing: true)
+      var line: String?
+      repeat { line = try streamed.readLine() } while line?.contains("allocate_late") == false
+      #expect(line != nil, "\(streamed.errors)")
+      streamed.signal(SIGINT)
+      _ = try streamed.wait()
       // Another process ends, and allocsd knows: of the first one it knows that it has not.
       let other = try Stationary(in: directory)
       _ = try other.process.wait()

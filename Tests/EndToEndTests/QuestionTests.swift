@@ -35,10 +35,16 @@ extension EndToEnd {
 
     @Test("a question that takes longer than questions may gets 504 and the reason, and the next one its answer")
     func time() throws {
-      let stage = try Stage(options: ["--answer-within", "10ms"])
+      let quiet = try Stage()
+      _ = try quiet.server.request("\(quiet.path)/top")
+      let began = ContinuousClock.now
+      #expect(try quiet.server.request("\(quiet.path)/top").status == 200)
+      let whole = (ContinuousClock.now - began) / .milliseconds(1)
+      // Less than the table takes on this machine, and as much as it can be.
+      let stage = try Stage(options: ["--answer-within", "\(max(10, Int(whole / 4)))ms"])
       let late = try stage.server.request("\(stage.path)/top")
       #expect(late.status == 504, "\(late)")
-      #expect(late.body.contains("took longer than 0.01 s"), "\(late)")
+      #expect(late.body.contains("took longer than 0."), "\(late)")
       try wait(for: "a short question's answer", of: stage.server.process) {
         try stage.server.request("\(stage.path)/query?address=16&stacks=false").status == 200
       }

@@ -98,7 +98,7 @@ extension EndToEnd {
 
     @Test("a program at full speed is recorded without a loss, and to its end, also if it is killed")
     func death() throws {
-      let program = try Eventful()
+      let program = try Eventful(environment: ["ALLOCS_EVENTS_WAIT": "10000"])
       let file = program.directory.file("run.rec")
       let recorder = try record(program.process.pid, to: file, in: program.directory)
       try program.tell("pairs 300000 4321")

@@ -24,7 +24,7 @@ extension EndToEnd {
           installedProgram("python3", package: "python3"), "-B",
           "\(Installation.packageDirectory)/Tests/Attacks/play.py", scene,
         ],
-        environment: ["ALLOCS_BIN_DIR": Installation.directory.get()], patience: 120)
+        environment: ["ALLOCS_BIN_DIR": Installation.directory.get()], patience: 500)
       let lines = outcome.output.split(separator: "\n")
       for line in lines where !line.hasPrefix("held: ") && line != "end" { Issue.record("\(scene): \(line)") }
       #expect(

@@ -68,7 +68,7 @@ extension EndToEnd {
     private func run(_ arguments: [String], preload: [String]) throws -> Outcome {
       let directory = try TestDirectory()
       let environment = ["LD_PRELOAD": preload.joined(separator: ":"), "ALLOCS_DIR": directory.path]
-      let outcome = try ChildProcess.run(arguments, environment: environment, patience: 20)
+      let outcome = try ChildProcess.run(arguments, environment: environment)
       if let path = try directory.segments().first {
         let segment = try Segment(path: path)
         #expect(segment.counters.first { $0.name == "unbounded_stacks" }?.value == 0)

@@ -93,11 +93,11 @@ extension EndToEnd {
       socket=/run/allocs/allocsd.sock
       as() { local user=$1; shift; setpriv --reuid=$user --regid=$user --clear-groups --inh-caps=-all env HOME=/ "$@"; }
       ask() { local user=$1; shift; as "$user" timeout 20 /mnt/bin/allocsctl "$@" --socket $socket 2>&1; }
-      # Until a command succeeds, ten seconds at most.
-      until_true() { local i; for i in $(seq 200); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; false; }
+      # Until a command succeeds, two minutes at most.
+      until_true() { local i; for i in $(seq 2400); do "$@" && return; sleep 0.05; done; echo "never: $*" >&2; false; }
 
       (umask 077; exec setpriv --bounding-set="$2" --inh-caps=-all --no-new-privs /mnt/probe filter=/mnt/calls \
-        exec=/mnt/bin/allocsd --log-level debug --keep-dead-for 1s --look-every 1s) >/mnt/log 2>&1 &
+        exec=/mnt/bin/allocsd --log-level debug --keep-dead-for 5s --look-every 1s) >/mnt/log 2>&1 &
       server=$!
       trap 'cat /mnt/log >&2' EXIT
       until_true test -S $socket || exit 1
@@ -115,7 +115,7 @@ extension EndToEnd {
       stack() { printf '0x%s' "$(sed -n 's/-.*\[stack\]//p' "/proc/$1/maps")"; }
       mapped() { ask "$1" query "$2" "$(stack "$2")" | grep -qi stack && echo yes; }
       echo "mappings of a user: $(mapped 4242 "$theirs")"
-      events() { timeout 3 setpriv --reuid="$1" --regid="$1" --clear-groups --inh-caps=-all \
+      events() { timeout 30 setpriv --reuid="$1" --regid="$1" --clear-groups --inh-caps=-all \
         /mnt/bin/allocsctl events "$2" --json --socket $socket 2>&1 | head -n 3; }
       echo "events of a user: $(events 4242 "$theirs" | grep -q '"event":"' && echo yes)"
       refused() { grep -qiE 'user|permi|indexed|no such' && echo refused; }
@@ -124,8 +124,7 @@ extension EndToEnd {
 
       ended() { ask 4343 ps --json | grep -o '"exit_status":[0-9]*' | grep -o '[0-9]*$'; }
       as 4343 /mnt/bin/allocsctl run -- perl -e 'exit 3'
-      until_true ended >/dev/null
-      echo "end of a process: $(ended)"
+      echo "end of a process: $(until_true ended)"
       users() { ask 0 ps --json | grep -oE '"(user|uid)":[0-9]+' | grep -oE '4[0-9]+$' | sort -u | xargs; }
       echo "list for root: $(users)"
       echo "query for root: $(site 0 "$theirs")"

@@ -109,7 +109,7 @@ extension EndToEnd {
       // Neither is told of the other's process, and root is told of both.
       #expect(try stage.status(Self.alice, about: Self.bob) == 403)
       let own = try stage.server.request("/v1/processes", as: OtherUsers.command(as: Self.alice)).body
-      #expect(own.contains("\"uid\":\(Self.alice)") && !own.contains(Self.bob), "\(own)")
+      #expect(own.contains("\"uid\":\(Self.alice)") && !own.contains("\"uid\":\(Self.bob)"), "\(own)")
       let all = try stage.server.request("/v1/processes").body
       #expect(all.contains("\"uid\":\(Self.alice)") && all.contains("\"uid\":\(Self.bob)"), "\(all)")
       let pid = try #require(stage.programs[Self.alice]).pid
@@ -157,15 +157,15 @@ extension EndToEnd {
 
     @Test("a worker that hangs holds up its own user, until it is killed; root's list says whose is missing")
     func hung() throws {
-      let stage = try Stage(options: ["--worker-patience", "1s"])
-      #expect(try stage.status(Self.bob) == 200)
+      let stage = try Stage(options: ["--worker-patience", "5s"])
+      for user in [Self.alice, Self.bob] { #expect(try stage.status(user) == 200) }
       kill(try stage.worker(of: Self.bob), SIGSTOP)
       let list = try stage.server.request("/v1/processes")
       #expect(list.status == 200 && list.body.contains("\"uid\":\(Self.alice)"), "\(list)")
       #expect(list.body.contains("the worker of user \(Self.bob)"), "\(list)")
       #expect(try stage.status(Self.alice) == 200)
       try wait(for: "a new worker of bob's answers") { try stage.status(Self.bob) == 200 }
-      #expect(try stage.server.metric("allocsd_workers_killed_total") == 1)
+      #expect(try #require(try stage.server.metric("allocsd_workers_killed_total")) >= 1)
       #expect(stage.server.process.errors.contains("worker killed"))
     }
 

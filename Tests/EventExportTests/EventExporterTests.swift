@@ -42,15 +42,16 @@ func request(
   ) { () throws(Complaint) in ScriptedSource(script) }
 }
 
-/// A pipe's or socket pair's two descriptors: where the export writes, where the test reads.
-func pair(socket: Bool) -> (write: Int32, read: Int32) {
+/// A pipe's or socket pair's two descriptors: where the export writes, where the test reads. No child of another test
+/// has them: its end would be waited for.
+func pair(socket: Bool) throws -> (write: Int32, read: Int32) {
   var ends: [Int32] = [0, 0]
   if socket {
-    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0)
     return (ends[0], ends[1])
   }
-  #expect(pipe(&ends) == 0)
-  return (ends[1], ends[0])
+  let pipe = try makePipe()
+  return (pipe.write, pipe.read)
 }
 
 /// Everything that comes until the other end is closed.
@@ -96,7 +97,7 @@ struct EventExporterTests {
     script.add(50_000, ring: 1)
     // The process has ended already: what has no room yet must not be given up for it.
     script.end()
-    let ends = pair(socket: socket)
+    let ends = try pair(socket: socket)
     let exporter = try exporter(method)
     exporter.add(
       request(
@@ -119,7 +120,7 @@ struct EventExporterTests {
   func neverReads(_ method: Method) throws {
     let script = Script()
     let (deaf, keen) = (End(), End())
-    let (silent, open) = (pair(socket: true), pair(socket: true))
+    let (silent, open) = try (pair(socket: true), pair(socket: true))
     let exporter = try exporter(method)
     exporter.add(request(script, deaf, try Destination(adopting: silent.write, name: "deaf"), buffer: 1 << 16))
     exporter.add(request(script, keen, try Destination(adopting: open.write, name: "keen"), buffer: 1 << 20))
@@ -162,7 +163,7 @@ struct EventExporterTests {
   func gone(_ method: Method, socket: Bool) throws {
     let script = Script()
     let (first, second) = (End(), End())
-    let (leaving, staying) = (pair(socket: socket), pair(socket: socket))
+    let (leaving, staying) = try (pair(socket: socket), pair(socket: socket))
     let exporter = try exporter(method)
     exporter.add(request(script, first, try Destination(adopting: leaving.write, name: "leaving")))
     exporter.add(request(script, second, try Destination(adopting: staying.write, name: "staying")))
@@ -219,7 +220,7 @@ struct EventExporterTests {
   func sourceFails(_ method: Method) throws {
     let (script, end) = (Script(), End())
     script.add(5)
-    let ends = pair(socket: false)
+    let ends = try pair(socket: false)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test")))
     try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
@@ -235,7 +236,7 @@ struct EventExporterTests {
   @Test("a source that can't be opened is told to its subscriber, and nothing stays", arguments: Method.allCases)
   func cannotOpen(_ method: Method) throws {
     let end = End()
-    let ends = pair(socket: false)
+    let ends = try pair(socket: false)
     let exporter = try exporter(method)
     exporter.add(
       ExportRequest(
@@ -257,7 +258,7 @@ struct EventExporterTests {
       $0.damaged = [1]
     }
     script.add(3)
-    let ends = pair(socket: true)
+    let ends = try pair(socket: true)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test")))
     try wait(for: "every record is taken") { script.state.withLock { $0.rings[0].isEmpty } }
@@ -275,7 +276,7 @@ struct EventExporterTests {
   func damageWithoutRoom(_ method: Method) throws {
     let (script, end) = (Script(), End())
     script.add(50_000)
-    let ends = pair(socket: true)
+    let ends = try pair(socket: true)
     let exporter = try exporter(method)
     exporter.add(request(script, end, try Destination(adopting: ends.write, name: "test"), buffer: 4096))
     // Nobody reads yet: the buffer has room for a part of 200 frames.
@@ -301,12 +302,12 @@ struct EventExporterTests {
     var silent: [Int32] = []
     let ends = (0..<1000).map { _ in End() }
     for end in ends {
-      let ends = pair(socket: true)
+      let ends = try pair(socket: true)
       silent.append(ends.read)
       exporter.add(request(script, end, try Destination(adopting: ends.write, name: "deaf"), buffer: 1 << 14))
     }
     let keen = End()
-    let open = pair(socket: false)
+    let open = try pair(socket: false)
     exporter.add(request(script, keen, try Destination(adopting: open.write, name: "keen"), policy: .lossless))
     try wait(for: "all are subscribed") { exporter.figures.reading().subscribers == 1001 }
     #expect(exporter.figures.reading().sources == 2)
@@ -336,7 +337,7 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     var readers: [Int32] = []
     for (index, end) in ends.enumerated() {
-      let pair = pair(socket: index % 2 == 0)
+      let pair = try pair(socket: index % 2 == 0)
       readers.append(pair.read)
       exporter.add(
         request(
@@ -349,7 +350,7 @@ struct EventExporterTests {
     for descriptor in readers { close(descriptor) }
     #expect(!script.state.withLock { $0.isOpen })
     let late = End()
-    let pair = pair(socket: false)
+    let pair = try pair(socket: false)
     exporter.add(request(script, late, try Destination(adopting: pair.write, name: "late")))
     #expect(late.known == .removed)
     close(pair.read)

@@ -131,6 +131,27 @@ struct FrontTests {
     #expect(!RequestHead.hasToken(Array("\(partial)x\r\n".utf8), Self.token) && !RequestHead.hasToken([], Self.token))
   }
 
+  /// Bytes that the server at `port` has not read from `client`; of nobody: connections that it has not accepted. nil if
+  /// there is no such connection.
+  private func unread(at port: UInt16, from client: Int32?) -> Int? {
+    var remote = "0000"
+    if let client {
+      var (address, size) = (sockaddr_in(), socklen_t(MemoryLayout<sockaddr_in>.size))
+      _ = withUnsafeMutablePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(client, $0, &size) }
+      }
+      remote = String(format: "%04X", Int(UInt16(bigEndian: address.sin_port)))
+    }
+    let table = (try? String(contentsOfFile: "/proc/self/net/tcp", encoding: .utf8)) ?? ""
+    for line in table.split(separator: "\n").dropFirst() {
+      let words = line.split(whereSeparator: \.isWhitespace)
+      if words.count > 4, words[1].hasSuffix(String(format: ":%04X", Int(port))), words[2].hasSuffix(":\(remote)") {
+        return words[4].split(separator: ":").last.flatMap { Int($0, radix: 16) }
+      }
+    }
+    return nil
+  }
+
   @Test(
     "a slow request gets its answer while silent connections, ten times as many as there is room for, come and stay")
   func silence() throws {
@@ -169,11 +190,11 @@ struct FrontTests {
     for piece in pieces {
       try #require(send(slow, piece, piece.count, Int32(MSG_NOSIGNAL)) == piece.count)
       // The slow line is slow: its pieces come one by one.
-      letRun(microseconds: 5000)
+      try wait(for: "the front has read the piece") { unread(at: port, from: slow) == 0 }
       // Fewer than there is room for between two pieces: the slow one is never the one that is silent for longest.
       for _ in 0..<Front.connectionLimit - 4 { silent.append(try connection()) }
-      // Those that say nothing grow older than the slow line's last piece.
-      letRun(microseconds: 5000)
+      // Those that say nothing are known before the slow line's next piece comes.
+      try wait(for: "the front has accepted all") { unread(at: port, from: nil) == 0 }
     }
     var answer = [UInt8](repeating: 0, count: 4096)
     let count = recv(slow, &answer, answer.count, 0)

@@ -59,6 +59,19 @@ class Test:
     if self.screenshots:
       page.screenshot(os.path.join(self.screenshots, f"{name}.png"))
 
+  def drag(self, page, places, done):
+    """Points at places that an expression tells, from the first to the last of them, until what shall come of it has
+    come: the page may have moved between the two."""
+    for turn in range(20):
+      points = page.evaluate(places)
+      page.mouse(*points[0], to=points[-1])
+      try:
+        page.wait(done, 5 if turn < 19 else 60)
+        return
+      except RuntimeError:
+        if turn == 19:
+          raise
+
   def tab(self, page, title):
     page.evaluate(
       f"[...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent === {json.dumps(title)}).click()")
@@ -128,10 +141,10 @@ class Test:
     # The brush: what was made in the last seconds is the leak alone.
     page.wait("allocsd.time.points.length > 2")
     page.evaluate("window.scrollTo(0, 0)")
-    box = page.evaluate("(() => { const box = allocsd.time.canvas.getBoundingClientRect();"
-                        " return [box.left, box.top, box.width, box.height]; })()")
-    page.mouse(box[0] + box[2] * 0.97, box[1] + box[3] / 2, to=(box[0] + box[2] - 1, box[1] + box[3] / 2))
-    page.wait("allocsd.time.window !== null && document.querySelectorAll('tbody tr').length === 1")
+    self.drag(page, """(() => { const box = allocsd.time.canvas.getBoundingClientRect();
+      return [0.97, (box.width - 1) / box.width].map(
+        share => [box.left + box.width * share, box.top + box.height / 2]); })()""",
+      "allocsd.time.window !== null && document.querySelectorAll('tbody tr').length === 1")  # fmt: skip
     self.check("the brush leads to what was made then",
                "leak" in page.evaluate("document.querySelector('tbody').textContent"),
                page.evaluate("document.querySelector('tbody').textContent")[:200])
@@ -169,14 +182,13 @@ class Test:
                page.evaluate("allocsd.change.result.querySelector('p').textContent") == told, told)
     self.shot(page, "moments-1280-light")
     page.evaluate("window.scrollTo(0, 0)")
-    box = page.evaluate("(() => { const box = allocsd.time.canvas.getBoundingClientRect();"
-                        " return [box.left, box.top, box.width, box.height]; })()")
-    ends = page.evaluate("(() => { const [from, to] = allocsd.time.range(); const looks = allocsd.change.looks;"
-                         " return [looks[0], looks[2]].map(look => (look.time - from) / (to - from)); })()")
-    page.mouse(box[0] + box[2] * ends[0], box[1] + box[3] / 2, to=(box[0] + box[2] * ends[1], box[1] + box[3] / 2))
-    page.wait("allocsd.change.to !== null && allocsd.change.to === allocsd.change.looks[2]")
-    self.check("the brush chooses the looks at its edges",
-               page.evaluate("allocsd.change.from === allocsd.change.looks[0]"))
+    self.drag(page, """(() => { const box = allocsd.time.canvas.getBoundingClientRect();
+      const [from, to] = allocsd.time.range(); const looks = allocsd.change.looks;
+      return [looks[0], looks[2]].map(look =>
+        [box.left + box.width * (look.time - from) / (to - from), box.top + box.height / 2]); })()""",
+      """(() => { const { from, to, looks } = allocsd.change;
+        return to !== null && from === looks[0] && to === looks[2]; })()""")  # fmt: skip
+    self.check("the brush chooses the looks at its edges", True)
     both = page.evaluate("""(() => { const { change } = allocsd; const site = change.sites[0];
       const one = { time: 1, total: { bytes: 9, blocks: 1 }, sites: new Map([[0, [9, 1]]]), other: 5 };
       const two = { time: 2, total: { bytes: 8, blocks: 1 }, sites: new Map([[1, [8, 1]]]), other: 0 };
@@ -196,15 +208,14 @@ class Test:
     page.wait("allocsd.map.map !== undefined && allocsd.map.laid === allocsd.map.map")
     total = page.evaluate("allocsd.map.map.total.blocks")
     self.check("the map has all blocks", total >= 1_000_000, total)
-    place = page.evaluate("""(() => { const map = allocsd.map;
+    self.drag(page, """(() => { const map = allocsd.map;
       const span = map.map.spans.findIndex(span => span.cells.some(cell => cell[1] > 2));
       const cell = map.map.spans[span].cells.findIndex(cell => cell[1] > 2);
       map.canvas.scrollIntoView({ block: "center" });
       const box = map.canvas.getBoundingClientRect();
       const top = box.top + map.tops[span] + 18;
-      return [box.left + (cell % map.across) * 9 + 4, top + Math.floor(cell / map.across) * 9 + 4]; })()""")
-    page.mouse(*place)
-    page.wait("allocsd.answerBelow.textContent.includes('a live block')")
+      return [[box.left + (cell % map.across) * 9 + 4, top + Math.floor(cell / map.across) * 9 + 4]]; })()""",
+      "allocsd.answerBelow.textContent.includes('a live block')")  # fmt: skip
     self.check("a click on the map leads to the block", True)
     for colour in ["site", "age"]:
       page.evaluate(f"allocsd.map.colour('{colour}')")

@@ -27,6 +27,8 @@ final class RecordingProgram {
     if underAgent { variables.merge(try Installation.agentEnvironment(directory.path, below: below)) { $1 } }
     if linked { variables.merge(["ALLOCS": "1", "ALLOCS_DIR": directory.path]) { $1 } }
     variables["RECORD_DIR"] = records.path
+    // A recorder that is held up for a moment loses nothing.
+    variables["ALLOCS_EVENTS_WAIT"] = "10000"
     variables.merge(environment) { $1 }
     process = try ChildProcess(arguments, environment: variables, conversing: true)
   }
