@@ -64,7 +64,7 @@ func readAll(_ descriptor: Int32) -> [UInt8] {
   }
 }
 
-private func fullDisk() throws -> Destination {
+private func deviceWithoutRoom() throws -> Destination {
   try Destination(adopting: open("/dev/full", O_WRONLY | O_CLOEXEC), name: "/dev/full")
 }
 
@@ -212,7 +212,7 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     exporter.add(
       request(
-        script, end, try fullDisk(), buffer: 1 << 16, waitsForSpace: true))
+        script, end, try deviceWithoutRoom(), buffer: 1 << 16, waitsForSpace: true))
     try wait(for: "events are dropped") { exporter.figures.reading().eventsDropped > 10_000 }
     #expect(exporter.figures.reading().waitingBytes <= 1 << 16)
     #expect(end.known == nil)
@@ -231,7 +231,7 @@ struct EventExporterTests {
     let (script, end) = (Script(), End())
     script.add(10)
     let exporter = try exporter(method)
-    exporter.add(request(script, end, try fullDisk()))
+    exporter.add(request(script, end, try deviceWithoutRoom()))
     guard case .destinationFailed(let error) = try end.wait() else {
       Issue.record("ended with \(String(describing: end.known))")
       return
