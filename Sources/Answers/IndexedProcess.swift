@@ -4,6 +4,7 @@
 import ByteText
 import Glibc
 import IndexReader
+import SegmentFiles
 import SystemAccess
 
 /// A process that has a segment.
@@ -184,16 +185,14 @@ public struct IndexedProcess: Hashable, Sendable {
 
   /// When the segment's process was found to have ended: a sweep takes the file's permission to write away then.
   static func endTime(ofSegment path: String) -> Double? {
-    var status = stat()
-    guard lstat(path.originalPath, &status) == 0, status.st_mode & S_IWUSR == 0 else { return nil }
+    guard let status = ownStatus(of: path), status.st_mode & S_IWUSR == 0 else { return nil }
     return Double(status.st_ctim.tv_sec) + Double(status.st_ctim.tv_nsec) / 1e9  // bounded: seconds in floating point
   }
 
   /// Bytes of memory that the file at `path` takes, holes left out; 0 if it is gone.
   static func allocatedBytes(ofFile path: String) -> UInt64 {
-    var status = stat()
     // stat(2) counts blocks of 512 bytes, whatever the file system's.
-    return lstat(path.originalPath, &status) == 0 ? UInt64(max(0, status.st_blocks)) &* 512 : 0
+    UInt64(max(0, ownStatus(of: path)?.st_blocks ?? 0)) &* 512
   }
 
   /// The name of user `id`, or the number as text.

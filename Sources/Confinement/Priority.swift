@@ -13,7 +13,8 @@ public enum ProcessorShare: Sendable {
   /// Steps of nice(1) below the priority that a worker starts with.
   var steps: Int32 {
     switch self {
-    case .light: -5
+    // Behind the broker's -10: an answer on a new connection begins there (docs/reliability.md).
+    case .light: -8
     case .usual: 0
     case .low: 10
     }

@@ -66,20 +66,15 @@ public struct Destination: ~Copyable {
     try self.init(adopting: copy, name: name)
   }
 
-  /// A new file, mode 0600; a file that exists is replaced only with `replacing`. A named pipe that exists is opened,
-  /// and must have a reader.
-  public init(file path: String, replacing: Bool) throws(Complaint) {
-    // Without O_NONBLOCK, opening a pipe would wait for its reader for ever. Files are not affected by the flag.
-    var flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
-    flags |= replacing ? O_TRUNC : O_EXCL
-    let descriptor = open(path.originalPath, flags, 0o600)
+  /// A new file, mode 0600. Whatever has the name already, a link to nothing too, is left alone: code EEXIST.
+  public init(file path: String) throws(Complaint) {
+    let descriptor = open(path.originalPath, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
       let code = errno
       let advice =
         switch code {
         case EEXIST: "name another file, or remove that one"
         case ENOENT: "create its directory"
-        case ENXIO: "start the pipe's reader first"
         case EACCES, EPERM, EROFS: "name a place that you may write to"
         default: "name another place"
         }

@@ -49,10 +49,10 @@ public enum DestinationAddress: Sendable, Equatable, CustomStringConvertible {
     }
   }
 
-  /// Creates the file (which must not exist, unless `replacing`), or connects. May wait for the network.
-  public func open(replacing: Bool = false) throws(Complaint) -> Destination {
+  /// Creates the file, which must not exist, or connects. May wait for the network.
+  public func open() throws(Complaint) -> Destination {
     switch self {
-    case .file(let path): return try Destination(file: path, replacing: replacing)
+    case .file(let path): return try Destination(file: path)
     case .unixSocket(let path): return try Destination(adopting: Self.connectUnix(path), name: description)
     case .tcp(let host, let port): return try Destination(adopting: connectTCP(host, port), name: description)
     }

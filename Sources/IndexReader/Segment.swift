@@ -146,6 +146,10 @@ public struct Segment: ~Copyable, @unchecked Sendable {
   /// call.
   public var isAtItsPath: Bool { file.file.isAt(path) }
 
+  /// Whether another file is at the segment's path: the index of the program that the process has
+  /// become. One system call.
+  public var isReplaced: Bool { FileNumber(path: path).map { $0 != identity } ?? false }
+
   /// Whether the process still writes to this segment: false after its exec, and after its end. A
   /// few system calls.
   public var isInUse: Bool {

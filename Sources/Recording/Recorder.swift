@@ -112,7 +112,7 @@ public final class Recorder {
   /// Whether the index of another program is where this one was. An index that is gone was removed
   /// by somebody.
   private var isReplaced: Bool {
-    !shared.segment.isAtItsPath && access(shared.segment.path.originalPath, F_OK) == 0
+    shared.segment.isReplaced
   }
 
   // MARK: draining

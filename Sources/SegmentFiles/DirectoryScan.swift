@@ -79,16 +79,14 @@ package final class DirectoryScan {
   /// Whether the directory that was opened has a regular file of this name now. Follows no link,
   /// and asks no other file system than the directory's: a user's own one answers when it likes.
   package func hasFile(named name: String) -> Bool {
-    var status = stat()
-    return fstatat(source.directory.descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0
-      && status.st_mode & S_IFMT == S_IFREG
+    guard let status = ownStatus(of: name, in: source.directory.descriptor) else { return false }
+    return status.st_mode & S_IFMT == S_IFREG
   }
 
   /// Returns whether all names have been read.
   private func readNames(until end: Double) -> Bool {
     let reader = geteuid()
     let most = SegmentDirectory.mostOfOwner
-    var status = stat()
     var read = 0
     while seen < Self.mostNames {
       // Before the next name is taken: it would be lost.
@@ -100,7 +98,7 @@ package final class DirectoryScan {
         OpenDirectory.Name(UnsafeRawBufferPointer(rebasing: bytes.prefix { $0 != 0 }))
       }
       guard let name, name.isSegment,
-        fstatat(source.directory.descriptor, name.segment, &status, AT_SYMLINK_NOFOLLOW) == 0,
+        let status = ownStatus(of: name.segment, in: source.directory.descriptor),
         reader == 0 || status.st_uid == reader
       else { continue }
       let owner = status.st_uid

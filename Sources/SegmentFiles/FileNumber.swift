@@ -5,7 +5,16 @@
 import Bounds
 import ByteText
 import CLibrary
+import COpening
 import Glibc
+
+/// lstat(2) of a name in an open directory, or of a path, which asks no file system of a user's
+/// making that is mounted over the file: it may keep whoever asks waiting for ever. Nil where there
+/// is nothing, or where that is so of a name.
+package func ownStatus(of name: String, in directory: Int32 = AT_FDCWD) -> stat? {
+  var status = stat()
+  return allocs_look_at(directory, name.originalPath, &status) == 0 ? status : nil
+}
 
 /// A file system's device and the number of a file on it, as stat(2) gives them.
 package struct FileNumber: Hashable, Sendable {
@@ -24,8 +33,7 @@ package struct FileNumber: Hashable, Sendable {
   /// The number of the file at `path` itself: for a symbolic link, the number of the link, not of
   /// the link's target. Nil if there is no file.
   package init?(path: String) {
-    var status = stat()
-    guard lstat(path.originalPath, &status) == 0 else { return nil }
+    guard let status = ownStatus(of: path) else { return nil }
     self.init(status)
   }
 

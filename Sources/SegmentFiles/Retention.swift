@@ -239,9 +239,8 @@ extension OpenDirectory {
 
   /// Removes a control file whose segment somebody has removed, if no process has it mapped.
   private func removeControl(_ name: Name, olderThan age: Double, _ sweep: Sweep, _ result: inout SweepResult) {
-    var status = stat()
     let path = "\(path)/\(name.control)"
-    guard fstatat(descriptor, name.control, &status, AT_SYMLINK_NOFOLLOW) == 0, isOrdinary(status),
+    guard let status = ownStatus(of: name.control, in: descriptor), isOrdinary(status),
       sweep.mayRemove(ofUser: status.st_uid), sweep.time - Double(status.st_mtim.tv_sec) >= age
     else { return }
     let claim = ProcessLiveness.Claim(
@@ -281,17 +280,16 @@ extension OpenDirectory {
       return
     }
     let control = String(name.dropLast(3)) + "ctl"
-    var status = stat()
-    let hasControl =
-      fstatat(descriptor, control, &status, AT_SYMLINK_NOFOLLOW) == 0 && status.st_uid == file.ownerID
-      && isOrdinary(status)
-    let controlBytes = hasControl ? UInt64(max(0, status.st_blocks)) &* 512 : 0
+    let found = ownStatus(of: control, in: descriptor).flatMap {
+      $0.st_uid == file.ownerID && isOrdinary($0) ? $0 : nil
+    }
+    let controlBytes = UInt64(max(0, found?.st_blocks ?? 0)) &* 512
     if !sweep.isTrial {
       guard unlinkat(descriptor, name, 0) == 0 else {
         result.failed[file.path] = systemWords(errno)
         return
       }
-      if hasControl { unlinkat(descriptor, control, 0) }
+      if found != nil { unlinkat(descriptor, control, 0) }
     }
     result.removed.append(file)
     result.removedBytes &+= file.allocatedBytes &+ controlBytes

@@ -242,9 +242,8 @@ public enum SegmentDirectory {
       else { continue }
       for name in names.sorted(by: { $0.startTime < $1.startTime }).prefix(16) {
         let text = name.segment
-        var status = stat()
         // Of a file of another's nothing is said.
-        guard fstatat(directory.descriptor, text, &status, AT_SYMLINK_NOFOLLOW) == 0,
+        guard let status = ownStatus(of: text, in: directory.descriptor),
           geteuid() == 0 || status.st_uid == geteuid(),
           case .failure(let reason) = directory.examine(
             name: text, processID: processID, startTime: name.startTime)
@@ -420,11 +419,10 @@ package struct OpenDirectory: ~Copyable {
     let (names, unread) = try names { $0.isSegment && isWanted($0.processID) }
     guard names.count > SegmentDirectory.mostOfOwner else { return (names, [:], unread) }
     var byOwner: [UInt32: [(name: Name, modified: Int)]] = [:]
-    var status = stat()
     var meter = BudgetMeter()
     for name in names {
       guard meter.goesOn() else { break }
-      guard fstatat(descriptor, name.segment, &status, AT_SYMLINK_NOFOLLOW) == 0,
+      guard let status = ownStatus(of: name.segment, in: descriptor),
         reader == 0 || status.st_uid == reader
       else { continue }
       byOwner[status.st_uid, default: []].append((name, status.st_mtim.tv_sec))
@@ -452,8 +450,7 @@ package struct OpenDirectory: ~Copyable {
 
   /// The file `name`, or why it can't be the segment of that process.
   package func examine(name: String, processID: Int32, startTime: UInt64) -> Result<SegmentFile, IgnoredFile.Reason> {
-    var status = stat()
-    guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0 else { return .failure(.gone) }
+    guard let status = ownStatus(of: name, in: descriptor) else { return .failure(.gone) }
     let reader = geteuid()
     guard reader == 0 || status.st_uid == reader else { return .failure(.foreign) }
     if let reason = IgnoredFile.Reason(ofFile: status) { return .failure(reason) }

@@ -39,8 +39,8 @@ public struct SweeperMark: ~Copyable {
   }
 
   deinit {
-    var (own, there) = (stat(), stat())
-    if fstat(descriptor, &own) == 0, fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW) == 0,
+    var own = stat()
+    if fstat(descriptor, &own) == 0, let there = ownStatus(of: name, in: directory),
       FileNumber(own) == FileNumber(there)
     {
       unlinkat(directory, name, 0)
@@ -59,8 +59,8 @@ public struct SweeperMark: ~Copyable {
     var status = stat()
     // A file that somebody else put there is not opened; root, and the directory's owner, can
     // remove it.
-    if fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
-      status.st_uid != geteuid() || status.st_mode & S_IFMT != S_IFREG
+    if let found = ownStatus(of: name, in: directory),
+      found.st_uid != geteuid() || found.st_mode & S_IFMT != S_IFREG
     {
       unlinkat(directory, name, 0)
     }
@@ -79,10 +79,11 @@ public struct SweeperMark: ~Copyable {
   /// Whether the mark is where it was put: somebody may have removed it, or have put another
   /// directory in the place of its directory. A few system calls.
   public var isInPlace: Bool {
-    var (own, there) = (stat(), stat())
-    return fstat(descriptor, &own) == 0 && fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW) == 0
-      && FileNumber(own) == FileNumber(there) && fstat(directory, &there) == 0
-      && FileNumber(path: path) == FileNumber(there)
+    var (own, around) = (stat(), stat())
+    guard fstat(descriptor, &own) == 0, let there = ownStatus(of: name, in: directory),
+      FileNumber(own) == FileNumber(there), fstat(directory, &around) == 0
+    else { return false }
+    return FileNumber(path: path) == FileNumber(around)
   }
 
   private static func name(of user: UInt32) -> String { "allocsd.\(user).sweeps" }
@@ -104,9 +105,8 @@ public struct SweeperMark: ~Copyable {
       } catch {
         guard case .system(let code) = error, code == EACCES || code == EPERM else { return false }
         // A mark that may not be opened is that of root's server.
-        var status = stat()
-        return fstatat(directory.descriptor, name(of: user), &status, AT_SYMLINK_NOFOLLOW) == 0
-          && status.st_uid == user && status.st_mode & S_IFMT == S_IFREG
+        guard let status = ownStatus(of: name(of: user), in: directory.descriptor) else { return false }
+        return status.st_uid == user && status.st_mode & S_IFMT == S_IFREG
       }
     }
   }

@@ -267,6 +267,141 @@ def opened(server, pid):
         return False
 
 
+def users(check):
+    """The header's word of its user, and a program of mallory's that bob has started: both are in it."""
+    scene = Scene(check)
+    server = scene.server
+    for user in (BOB, ROOT):
+        liar = scene.holder()
+        liar.segment().set("uid", "<I", user)
+        what = f"a header with the user id {user}"
+        status, answer = ask(user, server, f"/v1/processes/{liar.pid}")
+        check(f"{what}: whoever has it is told of no process of theirs", status in (403, 404) if user else
+              status == 200 and b'"uid":%d' % MALLORY in answer, (status, answer[:300]))  # fmt: skip
+        for asker in (MALLORY, ROOT):
+            status, answer = ask(asker, server, "/v1/processes")
+            rows = [row["uid"] for row in stage.objects(answer)[0]["processes"] if row["pid"] == liar.pid]
+            check(f"{what}: the list of user {asker} has the file's owner", rows == [MALLORY], (status, rows))
+
+    subprocess.run(["cp", f"{TOOLS}/hold", "/dev/shm/of-mallory"], check=True)
+    os.chown("/dev/shm/of-mallory", MALLORY, MALLORY)
+    os.chmod("/dev/shm/of-mallory", 0o4755)
+    both = start(BOB, ["/dev/shm/of-mallory"], {"PASSWORD": SECRET}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    stage.wait("the program can be looked into", lambda: os.stat(f"/proc/{both.pid}").st_uid == MALLORY)
+    name = f"{place(MALLORY, server)}/{both.pid}.{start_time(both.pid)}.seg"
+    scene.holder().segment(pid=both.pid, start=start_time(both.pid), name=name, publish=False, held=False)
+    both.stdin.write(f"{name}.new\n".encode())
+    both.stdin.flush()
+    check("the program has the segment", both.stdout.readline() == b"held\n")
+    with wearing(MALLORY):
+        os.rename(f"{name}.new", name)
+    scene.expect_nothing("a program with mallory's rights that bob has started", both.pid, both.pid)
+    told = leak(server, both.pid, both.pid, BOB)
+    check("bob is told nothing of a segment of mallory's beside it", not told, told[:3])
+    scene.expect_service("afterwards")
+    check("the server lives", server.lives, server.said()[-500:])
+
+
+def mapped_by_root(check):
+    """Root's own tool maps a control file of mallory's for writing, and the file then becomes a segment: its process,
+    by the mapping, or by the header, is the tool."""
+    scene = Scene(check)
+    server = scene.server
+    recorded, named, found = scene.holder(), scene.holder(), scene.holder()
+    made = recorded.segment(control=True, capacities={"RINGS": 4})
+    consumers = segments.numbers["allocs_control.consumers"]
+    untouched = os.pread(made.control, 8 * 64, consumers)
+    tool = start(ROOT, [f"{stage.BIN}/allocsctl", "record", str(recorded.pid), "-o", "/dev/shm/r.rec", "--duration",
+                        "60s"], {"PASSWORD": SECRET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    stage.wait("root's tool has the control file", lambda: os.pread(made.control, 8 * 64, consumers) != untouched)
+    check("what root's tool has mapped is seen", any(path == recorded.path("ctl") for _, _, path in ranges(tool.pid)))
+    with wearing(MALLORY):
+        os.rename(recorded.path("ctl"), found.path())
+        segments.Segment(found.path(), found.pid, found.start, uid=MALLORY)
+    scene.expect_nothing("a control file that root's tool has mapped, as a segment", found.pid, tool.pid)
+    with wearing(MALLORY):
+        os.rename(found.path(), named.path())
+        segments.Segment(named.path(), tool.pid, start_time(tool.pid), uid=MALLORY)
+    scene.expect_nothing("the same with the tool in its header", named.pid, tool.pid)
+    name = f"{place(MALLORY, server)}/{tool.pid}.{start_time(tool.pid)}.seg"
+    with wearing(MALLORY):
+        os.rename(named.path(), name)
+    scene.expect_nothing("the same with the tool in its name", tool.pid, tool.pid)
+    check("root's tool goes on", tool.poll() is None)
+    stage.end(tool)
+    scene.expect_service("afterwards")
+    check("the server lives", server.lives, server.said()[-500:])
+
+
+def files_of_processes(check):
+    """A process in another pid namespace is known by the file that it has mapped: by device and number of the file.
+    Another process has a file of that number on another device."""
+    server = Server()
+    own = place(MALLORY, server)
+
+    def inside():
+        """A process of mallory's in a pid namespace, where it has the number 1."""
+        outer = start(ROOT, ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={MALLORY}",
+                             f"--regid={MALLORY}", "--clear-groups", f"{TOOLS}/hold"], stdin=subprocess.PIPE,
+                      stdout=subprocess.PIPE)  # fmt: skip
+
+        def child():
+            with open(f"/proc/{outer.pid}/task/{outer.pid}/children") as file:
+                return file.read().split()
+
+        process = int(stage.wait("a process in a pid namespace", child)[0])
+        stage.wait("it is mallory's", lambda: os.stat(f"/proc/{process}").st_uid == MALLORY)
+        return outer, process
+
+    def hold(outer, path):
+        outer.stdin.write(f"{path}\n".encode())
+        outer.stdin.flush()
+        return outer.stdout.readline() == b"held\n"
+
+    def told(process):
+        stack = next(first for first, _, path in ranges(process) if path == "[stack]")
+        target = f"/v1/processes/1@{start_time(process)}/query?address={stack:#x}"
+        status, answer = ask(MALLORY, server, target)
+        return status, b"[stack]" in answer, answer[:300]
+
+    def number(path):
+        with wearing(MALLORY):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return os.stat(path).st_ino
+
+    honest, process = inside()
+    name = f"{own}/1.{start_time(process)}.seg"
+    Holder(MALLORY, server).segment(pid=1, start=start_time(process), name=name, held=False, publish=False)
+    check("a process has a segment", hold(honest, f"{name}.new"))
+    with wearing(MALLORY):
+        os.rename(f"{name}.new", name)
+    status, is_told, seen = told(process)
+    check("the process that has the very file is found", status == 200 and is_told, (status, seen))
+
+    # Numbers of files only grow, on each of the two.
+    lowest, index = number(f"{home(MALLORY)}/0"), 0
+    while number(f"{own}/{index}") <= lowest:
+        index += 1
+    lying, process = inside()
+    name = f"{own}/1.{start_time(process)}.seg"
+    holder = Holder(MALLORY, server)
+    holder.segment(pid=1, start=start_time(process), name=name)
+    wanted, index = os.stat(name).st_ino, 1
+    while number(f"{home(MALLORY)}/{index}") < wanted:
+        index += 1
+    twin = f"{home(MALLORY)}/{index}"
+    os.truncate(twin, 1 << 20)
+    check("there are two files of one number", os.stat(twin).st_ino == os.stat(name).st_ino
+          and os.stat(twin).st_dev != os.stat(name).st_dev)  # fmt: skip
+    check("another process has the other file", hold(lying, twin))
+    status, is_told, seen = told(process)
+    check("a file of that number on another device is not taken for the segment's", status == 200 and not is_told,
+          (status, seen))  # fmt: skip
+    for one in (honest, lying):
+        stage.end(one)
+    check("the server lives", server.lives, server.said()[-500:])
+
+
 def directories_of_others(check):
     """The name of bob's directory is taken by mallory before he comes, in each way; no server runs."""
     for what, make in (
@@ -299,5 +434,8 @@ scenes = {
     "claims-processes-shared": lambda check: processes(check, old=True),
     "claims-control": lambda check: control_files(check, old=False),
     "claims-control-shared": lambda check: control_files(check, old=True),
+    "claims-users": users,
+    "claims-mapped-by-root": mapped_by_root,
+    "claims-files": files_of_processes,
     "claims-directories": directories_of_others,
 }

@@ -132,6 +132,52 @@ def socket_names(check):
     check("root's file keeps its mode, owner and content", untouched() and not os.path.exists("/run/nothing"))
 
 
+def socket_exchanged(check, seconds):
+    """In the old, shared directory a false server's socket of mallory's takes turns with links: to a socket of root's,
+    and to a file. Those who connect ask nobody but root's server, and root's server starts amid that."""
+    stage.old_layout()
+    server = Server()
+    os.rename(server.socket, "/run/allocs/roots.sock")
+    untouched = shadow()
+    asked = []
+
+    def false_server(send, receive):
+        listener = socket.socket(socket.AF_UNIX)
+        os.umask(0)
+        listener.bind("/run/allocs/allocsd.sock")
+        listener.listen(50)
+        os.symlink("/run/allocs/roots.sock", "/run/allocs/link-1")
+        os.symlink("/dev/shm/shadow", "/run/allocs/link-2")
+        send("listens")
+        listener.settimeout(0.05)
+        over, count = time.monotonic() + seconds, 0
+        while time.monotonic() < over:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                connection.settimeout(0.05)
+                count += connection.recv(1000) != b""
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nFAKE")
+                connection.close()
+        send(count)
+
+    false = stage.Actor(MALLORY, false_server)
+    false.receive(5)
+    racer = start(MALLORY, [f"{TOOLS}/exchange", "/run/allocs", "allocsd.sock", "link-1", "link-2"])
+    over = time.monotonic() + seconds - 0.5
+    while time.monotonic() < over:
+        for user in (ROOT, BOB):
+            status, output, errors = control(user, "ps", patience=6)
+            if "FAKE" in output + errors or status not in (0, 1):
+                asked.append((user, status, output[:100], errors[:100]))
+    check("nobody believes a socket of mallory's", not asked, asked[:2])
+    check("no question comes to mallory's server", (count := false.receive(20)) == 0, count)
+    server.end()
+    check_start(check, "names that mallory exchanges", ROOT)
+    stage.end(racer)
+    false.end()
+    check("root's file keeps its mode, owner and content", untouched())
+
+
 def check_start(check, what, user):
     """Root's server starts in spite of that, and what listens then is root's."""
     try:
@@ -477,6 +523,21 @@ def silent_directories(check):
     times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=limit).measure(4)
     check("bob is answered beside a link in a segment's place", not failures and max(times) < limit,
           (failures[:2], max(times, default=0)))  # fmt: skip
+    # Over a file: of one that the server knows, and of one that comes so.
+    other = Program(MALLORY)
+    ask(MALLORY, server, other.query)
+    over = [silent.mounted(other.segment, answers=False)]
+    own = os.path.dirname(other.segment)
+    for kind in ("seg", "ctl"):
+        with wearing(MALLORY):
+            os.close(os.open(f"{own}/{other.pid}.1.{kind}", os.O_CREAT | os.O_WRONLY, 0o600))
+        over.append(silent.mounted(f"{own}/{other.pid}.1.{kind}", answers=False))
+    check("file systems are mounted over files", None not in over, over)
+    with wearing(MALLORY):
+        os.close(os.open(f"{own}/{other.pid}.2.seg", os.O_CREAT | os.O_WRONLY, 0o600))
+    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"], patience=5).measure(4)
+    check("bob is answered beside file systems over mallory's files", not failures and max(times) < 5,
+          (failures[:2], max(times, default=0)))  # fmt: skip
     places = ["/dev/shm/allocs", f"/run/allocs/{MALLORY}", f"/dev/shm/allocs-{MALLORY}", f"{session}/allocs", session]
     served = [silent.mounted(place, answers=False) for place in places]
     if None in served:
@@ -512,6 +573,7 @@ def silent_directories(check):
 scenes = {
     "directories-of-another": lambda check: in_anothers_directory(check, 8 * MANY),
     "directories-socket": socket_names,
+    "directories-exchanged-socket": lambda check: socket_exchanged(check, 2 * MANY),
     "directories-exchanged-files": lambda check: exchanged(check, 2 * MANY),
     "directories-exchanged": lambda check: directory_exchanged(check, 2 * MANY),
     "directories-dead": lambda check: dead_segments(check, 300),

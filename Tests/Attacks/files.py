@@ -161,8 +161,61 @@ def by_roots_tools(check):
 
 
 
+def made_code(check):
+    """The file by which a JIT compiler names its code (/tmp/perf-PID.map): one of root's, a pipe, a link, and names
+    that are exchanged for these while her worker, and root's tool, look."""
+    server = Server()
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.arena(0, 0)
+    for section in ("NODES", "CONTEXTS"):
+        made.use(section, 100)
+    made.node(1, 0x70001101, 0)
+    made.context(1, 1)
+    made.block(0, BLOCK, 48, 1)
+    name = f"/tmp/perf-{holder.pid}.map"
+    others = [f"/tmp/{kind}-{holder.pid}-of-attack" for kind in ("pipe", "link", "roots")]
+    target = f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}"
+    line = "70001000 1000 {}\n"
+    try:
+        with open(others[2], "w") as file:
+            file.write(line.format(SYMBOL))
+        os.chmod(others[2], 0o644)
+        with wearing(MALLORY):
+            with open(name, "w") as file:
+                file.write(line.format("code_of_mallorys_own"))
+            os.mkfifo(others[0], 0o600)
+            os.symlink(others[2], others[1])
+        answer = ask(MALLORY, server, target)[1]
+        check("her own file names her code", b"code_of_mallorys_own" in answer, answer[:400])
+        opens = Opens(others[0], others[2])
+        names = [os.path.basename(path) for path in (name, *others[:2])]
+        racer = start(MALLORY, [f"{TOOLS}/exchange", "/tmp", *names])
+        answers, over = [], time.monotonic() + 4
+        while time.monotonic() < over:
+            answers.append(ask(MALLORY, server, target))
+            status, output, errors = stage.control(ROOT, "query", str(holder.pid), f"{BLOCK:#x}", "--direct")
+            answers.append((200 if status == 0 else status, output + errors))
+        stage.end(racer)
+        check("each question is answered", all(status == 200 for status, _ in answers),
+              [answer for answer in answers if answer[0] != 200][:2])  # fmt: skip
+        check("no link is followed to another's file", SYMBOL not in str(answers))
+        check("no pipe and no file of another's is opened", (seen := opens.seen()) == [], seen)
+        # In the name's place itself, where mallory can't put it.
+        os.rename(others[2], name)
+        time.sleep(1.1)
+        answer = str(stage.control(ROOT, "query", str(holder.pid), f"{BLOCK:#x}", "--direct")) + str(
+            ask(MALLORY, server, target))
+        check("a file of another user's names nothing", SYMBOL not in answer, answer[:400])
+    finally:
+        for path in (name, *others):
+            if os.path.lexists(path):
+                os.unlink(path)
+    check("the server lives", server.lives, server.said()[-500:])
+
 
 scenes = {
+    "files-made-code": made_code,
     "files-named": named,
     "files-mapped": mapped,
     "files-exchanged": exchanged,

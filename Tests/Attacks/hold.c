@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A process that holds segments as one with the agent does: for each path on its standard input it maps the start of
 // the file, takes the lock of its first byte, and says so. A path with an address behind it, and a tab between them, is
-// mapped there, as a module is. It ends with its input.
+// mapped there, as a module is. It ends with its input. Where it has gained another user's rights, it lets itself be
+// looked into, as a program may that means harm to whoever has started it.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 int main(void) {
   char path[8192];
+  if (geteuid() != 0 && getuid() != geteuid()) prctl(PR_SET_DUMPABLE, 1);
   while (fgets(path, sizeof path, stdin) != NULL) {
     path[strcspn(path, "\n")] = 0;
     char *address = strchr(path, '\t');

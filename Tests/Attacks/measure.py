@@ -44,6 +44,41 @@ def ticks(server):
     return found
 
 
+def waited(pids):
+    """Seconds that threads of these processes have waited for a processor, ready to run (/proc/PID/schedstat)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                    total += int(file.read().split()[1])
+    return total / 1e9
+
+
+class Waits:
+    """How long whoever has a part in bob's answers waits for a processor: for each answer, in milliseconds."""
+
+    def __init__(self, server, pulse):
+        self.parts = {"bob's client": [pulse.pid], "his worker": budgets.workers_of(BOB),
+                      "the broker": [server.process.pid]}  # fmt: skip
+        self.phases = {}
+
+    def of(self, phase, measured):
+        """The result of `measured`, a function that measures bob's answers."""
+        before = {part: waited(pids) for part, pids in self.parts.items()}
+        answers, failures = measured()
+        self.phases[phase] = [
+            (waited(pids) - before[part]) * 1e3 / max(1, len(answers)) for part, pids in self.parts.items()
+        ]  # fmt: skip
+        return answers, failures
+
+    def table(self):
+        heads = "".join(f" {part} |" for part in self.parts)
+        lines = [f"| waits for a processor, ms an answer |{heads}", "|---" * 4 + "|"]
+        lines += [f"| {phase} |" + "".join(f" {each:.2f} |" for each in row) for phase, row in self.phases.items()]
+        return "\n".join(lines)
+
+
 def burn(share):
     """A process of mallory's that uses so much of one processor."""
 
@@ -67,10 +102,11 @@ def measure(name, attack, seconds):
     targets = [bob.query, bob.query, f"/v1/processes/{bob.pid}/top", "/v1/processes"]
     pulse = Pulse(BOB, server, targets, patience=30)
     pulse.measure(1)  # Reads the symbols.
-    quiet, failures = pulse.measure(max(seconds / 6, 1))
+    waits = Waits(server, pulse)
+    quiet, failures = waits.of("quiet", lambda: pulse.measure(max(seconds / 6, 1)))
     begun = attack(server)
     before = ticks(server)
-    loaded, failed = pulse.measure(seconds)
+    loaded, failed = waits.of("attacked", lambda: pulse.measure(seconds))
     after = ticks(server)
     memory = max((server.memory() if server.lives else (0, 0))[0], 0)
     begun.stop()
@@ -80,7 +116,7 @@ def measure(name, attack, seconds):
     if server.lives:
         time.sleep(1)  # What the attack had begun ends.
         load = [burn(share) for share in shares]
-        beside, more = pulse.measure(max(seconds / 4, 1))
+        beside, more = waits.of("beside the load alone", lambda: pulse.measure(max(seconds / 4, 1)))
         failures += more
         for one in load:
             one.end()
@@ -99,6 +135,8 @@ def measure(name, attack, seconds):
           f"{under / quiet:.1f} | {under / max(quiet, beside):.1f} | {worst * 1e3:.1f} | {longest * 1e3:.0f} | "
           f"{len(loaded)} | {len(failed)} | {memory >> 20} | "
           f"{'' if lives else 'the server ended; '}{'missed' if missed else 'met'} |", flush=True)  # fmt: skip
+    if name == ALL:
+        print(f"\n{waits.table()}", flush=True)
     # What they failed with belongs to no table, and is what whoever mends it asks for first.
     for words, count in collections.Counter(failures + failed).most_common(5):
         print(f"{name}: {count} × {words}", file=sys.stderr)

@@ -13,6 +13,7 @@ LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, INIT, INTERRUPT, BATCH_FORGET = 1, 
 
 
 def attributes(node):
+    # Where it is mounted over a file, nothing asks for this.
     mode, size = (0o040755, 0) if node == 1 else (0o100644, 1 << 20)
     return struct.pack("<6Q10I", node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, stage.MALLORY, stage.MALLORY, 0, 4096, 0)
 
@@ -32,16 +33,17 @@ def answer(operation, node):
     return None
 
 
-def mounted(directory, answers=True):
-    """Mounts it over the directory; an actor of mallory's that serves it, or nothing where that can't be done. Without
-    `answers`, nothing at all comes, to anybody."""
+def mounted(place, answers=True):
+    """Mounts it over a directory, or over a file; an actor of mallory's that serves it, or nothing where that can't
+    be done. Without `answers`, nothing at all comes, to anybody."""
     try:
         device = os.open("/dev/fuse", os.O_RDWR)
     except OSError:
         return None
-    options = f"fd={device},rootmode=40755,user_id={stage.MALLORY},group_id={stage.MALLORY}"
+    mode = 40755 if os.path.isdir(place) else 100644
+    options = f"fd={device},rootmode={mode},user_id={stage.MALLORY},group_id={stage.MALLORY}"
     options += "" if answers else ",allow_other"
-    if libc.mount(b"silent", directory.encode(), b"fuse", 0, options.encode()) != 0:
+    if libc.mount(b"silent", place.encode(), b"fuse", 0, options.encode()) != 0:
         os.close(device)
         return None
 

@@ -292,7 +292,7 @@ struct ConfinementTests {
     defer { setpriority(process, 0, Int32(own)) }
     for broker in [own, own - 10] {
       try #require(setpriority(process, 0, Int32(broker)) == 0)
-      for (share, steps) in [(ProcessorShare.low, 10), (.usual, 0), (.light, -5), (.low, 10), (.usual, 0)] {
+      for (share, steps) in [(ProcessorShare.low, 10), (.usual, 0), (.light, -8), (.low, 10), (.usual, 0)] {
         try setPriority(ofGroup: child.pid, share)
         let wanted = min(19, max(0, broker) + steps)
         #expect(try priorities() == [wanted, wanted, wanted])

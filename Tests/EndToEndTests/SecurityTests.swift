@@ -36,19 +36,20 @@ extension EndToEnd {
       "a segment whose name, header, owner, directory, process or control file lies tells nothing of another's process",
       arguments: [
         "claims-names", "claims-names-shared", "claims-processes", "claims-processes-shared", "claims-control",
-        "claims-control-shared", "claims-directories",
+        "claims-control-shared", "claims-directories", "claims-users", "claims-mapped-by-root", "claims-files",
       ])
     func claims(scene: String) throws { try play(scene) }
 
     @Test(
       "files that a segment names are opened with its user's rights alone, pipes and devices never",
-      arguments: ["files-named", "files-mapped", "files-exchanged", "files-of-tools"])
+      arguments: ["files-named", "files-mapped", "files-exchanged", "files-of-tools", "files-made-code"])
     func files(scene: String) throws { try play(scene) }
 
     @Test(
       "names in directories that others may write, exchanged at any moment, gain nothing and keep nobody out",
       arguments: [
-        "directories-of-another", "directories-socket", "directories-exchanged-files", "directories-exchanged",
+        "directories-of-another", "directories-socket", "directories-exchanged-socket", "directories-exchanged-files",
+        "directories-exchanged",
         "directories-dead", "directories-linked", "directories-taken-names", "directories-replaced",
         "directories-crowded", "directories-outputs", "directories-silent",
         "directories-own-file-system",

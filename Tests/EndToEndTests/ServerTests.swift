@@ -95,6 +95,9 @@ extension EndToEnd {
         ("/v1/processes/999999999", 404), ("/v1/processes/999999999/query?address=1", 404),
         ("/v1/processes/\(getpid())/query?address=1", 404), ("/v1/processes/\(program.pid)/query?address=xyz", 400),
         ("/v1/processes/\(program.pid)/query", 400), ("/v1/processes/\(program.pid)/top?limit=x", 400),
+        ("/v1/processes/\(program.pid)/top?limit=100001", 400),
+        ("/v1/processes/\(program.pid)/blocks?limit=100001", 400),
+        ("/v1/processes/\(program.pid)/top?" + (0...100).map { "wrapper=w\($0)&" }.joined(), 400),
         ("/v1/processes/xyz", 400), ("/no/such/path", 404),
       ] {
         let answer = try server.request(path)

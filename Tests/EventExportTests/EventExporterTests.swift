@@ -65,8 +65,34 @@ func readAll(_ descriptor: Int32) -> [UInt8] {
   }
 }
 
+private func deviceWithoutRoom() throws -> Destination {
+  try Destination(adopting: open("/dev/full", O_WRONLY | O_CLOEXEC), name: "/dev/full")
+}
+
 @Suite("Export to destinations", .serialized, .bounded)
 struct EventExporterTests {
+  @Test("a destination's file is new: what has the name already is neither opened nor changed")
+  func takenName() throws {
+    let directory = try TestDirectory()
+    let victim = try directory.write("precious", to: "victim")
+    symlink("victim", directory.file("link"))
+    symlink("nothing", directory.file("dangling"))
+    mkfifo(directory.file("pipe"), 0o600)
+    for name in ["victim", "link", "dangling", "pipe", "."] {
+      do throws(Complaint) {
+        _ = try DestinationAddress("file:" + directory.file(name)).open()
+        Issue.record("\(name) was opened")
+      } catch {
+        #expect([EEXIST, EISDIR].contains(error.code), "\(name): \(error)")
+      }
+    }
+    #expect(try String(contentsOfFile: victim, encoding: .utf8) == "precious")
+    #expect(access(directory.file("nothing"), F_OK) != 0)
+    _ = try DestinationAddress(directory.file("new")).open()
+    var status = stat()
+    #expect(stat(directory.file("new"), &status) == 0 && status.st_mode & 0o777 == 0o600)
+  }
+
   @Test("every record reaches a file, and the stream says that the process ended", arguments: Method.allCases)
   func file(_ method: Method) throws {
     let path = unusedPath("export")
@@ -74,7 +100,7 @@ struct EventExporterTests {
     let (script, end) = (Script(rings: 3), End())
     for ring in 0..<3 { script.add(100_000, ring: ring) }
     let exporter = try exporter(method)
-    exporter.add(request(script, end, try Destination(file: path, replacing: true)))
+    exporter.add(request(script, end, try Destination(file: path)))
     try wait(for: "every record is taken") { script.state.withLock { $0.rings.allSatisfy(\.isEmpty) } }
     script.end()
     #expect(try end.wait() == .processEnded)
@@ -187,7 +213,7 @@ struct EventExporterTests {
     let exporter = try exporter(method)
     exporter.add(
       request(
-        script, end, try Destination(file: "/dev/full", replacing: true), buffer: 1 << 16, waitsForSpace: true))
+        script, end, try deviceWithoutRoom(), buffer: 1 << 16, waitsForSpace: true))
     try wait(for: "events are dropped") { exporter.figures.reading().eventsDropped > 10_000 }
     #expect(exporter.figures.reading().waitingBytes <= 1 << 16)
     #expect(end.known == nil)
@@ -206,7 +232,7 @@ struct EventExporterTests {
     let (script, end) = (Script(), End())
     script.add(10)
     let exporter = try exporter(method)
-    exporter.add(request(script, end, try Destination(file: "/dev/full", replacing: true)))
+    exporter.add(request(script, end, try deviceWithoutRoom()))
     guard case .destinationFailed(let error) = try end.wait() else {
       Issue.record("ended with \(String(describing: end.known))")
       return

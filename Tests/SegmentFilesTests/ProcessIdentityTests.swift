@@ -149,6 +149,36 @@ struct ProcessIdentityTests {
     #expect(ProcessEnding.exited(status: 1).note(with: file) == EINVAL)
   }
 
+  @Test("a look that waits for nobody tells what lstat does, by a path and by a name in a directory")
+  func look() throws {
+    let directory = try TestDirectory()
+    _ = try directory.write(String(repeating: "x", count: 5000), to: "file")
+    symlink("file", directory.file("link"))
+    symlink("nothing", directory.file("dangling"))
+    mkfifo(directory.file("pipe"), 0o640)
+    chown(directory.file("pipe"), geteuid() == 0 ? 70_000 : geteuid(), getegid())
+    let opened = open(directory.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    defer { close(opened) }
+    let names = ["file", "link", "dangling", "pipe", "."]
+    let looks: [(path: String, found: [stat?])] =
+      names.map { (directory.file($0), [ownStatus(of: directory.file($0)), ownStatus(of: $0, in: opened)]) }
+      + ["/", "/dev/null", "/etc/passwd"].map { ($0, [ownStatus(of: $0)]) }
+    for look in looks {
+      var wanted = stat()
+      try #require(lstat(look.path, &wanted) == 0)
+      for found in look.found {
+        let found = try #require(found, "\(look.path)")
+        #expect(FileNumber(found) == FileNumber(wanted), "\(look.path)")
+        #expect(found.st_mode == wanted.st_mode && found.st_uid == wanted.st_uid && found.st_gid == wanted.st_gid)
+        #expect(found.st_nlink == wanted.st_nlink && found.st_size == wanted.st_size)
+        #expect(found.st_blocks == wanted.st_blocks)
+        #expect(found.st_mtim.tv_sec == wanted.st_mtim.tv_sec && found.st_mtim.tv_nsec == wanted.st_mtim.tv_nsec)
+        #expect(found.st_ctim.tv_sec == wanted.st_ctim.tv_sec && found.st_ctim.tv_nsec == wanted.st_ctim.tv_nsec)
+      }
+    }
+    #expect(ownStatus(of: directory.file("none")) == nil && ownStatus(of: "none", in: opened) == nil)
+  }
+
   @Test("names in a directory are opened in it and nowhere else")
   func names() throws {
     let directory = try TestDirectory()

@@ -8,7 +8,8 @@ import Testing
 
 @testable import Symbols
 
-@Suite("Names of code that a process has made", .bounded)
+// One after the other: a process has one such file.
+@Suite("Names of code that a process has made", .serialized, .bounded)
 struct CodeMapTests {
   private static func name(_ address: UInt64, _ lines: String) -> ForeignText? {
     CodeMap.name(at: address, in: Array(lines.utf8))
@@ -58,15 +59,20 @@ struct CodeMapTests {
     #expect((CodeMap.name(at: 0x1000, in: long)?.byteCount ?? 0) <= 1 << 14)
   }
 
+  /// When this process started, as /proc tells it.
+  private static func ownStart() throws -> UInt64 {
+    let stat = try String(contentsOfFile: "/proc/self/stat", encoding: .utf8)
+    let end = try #require(stat.lastIndex(of: ")"))
+    return try #require(UInt64(stat[end...].split(separator: " ")[20]))
+  }
+
   @Test("the file of a process: its own user's regular file, read anew when it has grown")
   func file() throws {
     let path = "/tmp/perf-\(getpid()).map"
     try #require(access(path, F_OK) != 0)
     defer { unlink(path) }
     func write(_ text: String) { append(Array(text.utf8), to: path) }
-    let stat = try String(contentsOfFile: "/proc/self/stat", encoding: .utf8)
-    let end = try #require(stat.lastIndex(of: ")"))
-    let start = try #require(UInt64(stat[end...].split(separator: " ")[20]))
+    let start = try Self.ownStart()
     func map(owner: UInt32 = geteuid(), start: UInt64) -> CodeMap {
       CodeMap(of: ModuleReference.Process(id: getpid(), startTime: start, ownerID: owner), innerID: getpid())
     }
@@ -82,6 +88,25 @@ struct CodeMapTests {
     append(Array("1000 20 linked\n".utf8), to: "\(path).other")
     defer { unlink("\(path).other") }
     #expect(map(start: start).name(at: 0x1000) == nil, "a link")
+  }
+
+  @Test("more functions than are kept: the first are known; and a file that is too large names nothing")
+  func limits() throws {
+    let most = CodeMap.functionLimit
+    let lines = (0..<most + 2).map { "\(String($0 + 1, radix: 16)) 1 f\n" }.joined()
+    #expect(Self.name(1, lines) == "f" && Self.name(UInt64(most), lines) == "f")
+    #expect(Self.name(UInt64(most + 1), lines) == nil && Self.name(UInt64(most + 2), lines) == nil)
+
+    let path = "/tmp/perf-\(getpid()).map"
+    try #require(access(path, F_OK) != 0)
+    defer { unlink(path) }
+    append(Array("1000 20 first\n".utf8), to: path)
+    let start = try Self.ownStart()
+    for (size, name) in [(CodeMap.sizeLimit, "first"), (CodeMap.sizeLimit + 1, nil)] as [(UInt64, ForeignText?)] {
+      #expect(truncate(path, off_t(size)) == 0)
+      let process = ModuleReference.Process(id: getpid(), startTime: start, ownerID: geteuid())
+      #expect(CodeMap(of: process, innerID: getpid()).name(at: 0x1000) == name)
+    }
   }
 
   private func append(_ bytes: [UInt8], to path: String) {

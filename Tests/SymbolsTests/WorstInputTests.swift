@@ -231,6 +231,45 @@ private func function(named form: UInt64, _ name: [UInt8], more: [UInt8] = []) -
     _ = module.variable()
   }
 
+  @Test("more variables than are kept: the first are known, and what is said of the file says so")
+  func variables() throws {
+    func module(_ count: Int) throws -> HandmadeModule {
+      var dwarf = HandmadeDWARF()
+      dwarf.abbreviation(1, tag: 0x11, children: true, [(0x11, 0x01), (0x12, 0x07)])
+      dwarf.abbreviation(2, tag: 0x39, children: true, [(0x03, 0x08)])
+      dwarf.abbreviation(3, tag: 0x34, children: false, [(0x03, 0x08), (0x02, 0x18)])
+      var entries = HandmadeBytes([1])
+      entries.put(0x1000, 8)
+      entries.put(0x1000, 8)
+      // 4 KB of a name that all that is declared in it have before their own.
+      entries.put([2] + [UInt8](repeating: UInt8(ascii: "n"), count: 4000) + [0])
+      func variable(_ name: String, _ address: UInt64) -> [UInt8] {
+        var one = HandmadeBytes([3] + Array(name.utf8) + [0, 9, 3])
+        one.put(address, 8)
+        return one.bytes
+      }
+      entries.put(variable("first", 0x1100))
+      let more = variable("more", 0x1200)
+      entries.put([UInt8]((0..<count).map { _ in more }.joined()))
+      entries.put([0])
+      entries.put(variable("last", 0x1800))
+      entries.put([0])
+      dwarf.unit(entries.bytes)
+      return try HandmadeModule(dwarf.file().build())
+    }
+    for (count, isWhole) in [(10, true), (40_000, false)] {
+      let module = try module(count)
+      let symbolizer = Symbolizer(debugRoots: [])
+      func name(_ address: UInt64) -> String? {
+        symbolizer.variable(at: HandmadeModule.bias + address, in: module.reference)?.path.escaped
+      }
+      #expect(name(0x1100)?.hasSuffix("first") == true)
+      #expect((name(0x1800) == "last") == isWhole)
+      let problem = symbolizer.variableProblem(in: module.reference)?.escaped ?? ""
+      #expect(problem.contains("variables") != isWhole, "\(problem)")
+    }
+  }
+
   @Test("references that lead in a circle")
   func circles() throws {
     for (tag, attribute) in [

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens names in directories that others may write to: openat2(2), which the C library has no function for. And mounts,
-// whose functions Swift's Glibc lacks.
+// Opens names in directories that others may write to, and looks at them: openat2(2), which the C library has no
+// function for, and statx(2). And mounts, whose functions Swift's Glibc lacks.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/stat.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 // Only GNU's: <unistd.h> hides it from modules.
@@ -26,6 +29,36 @@ static inline int allocs_open_in(int directory, const char *name, int flags) {
   // Older kernels, and the filters of some containers, know no openat2.
   if (descriptor < 0 && errno == ENOSYS) descriptor = openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC);
   return descriptor < 0 ? -errno : (int)descriptor;
+}
+
+// lstat(2) of `name` in an open directory, or of a path (AT_FDCWD), which waits for nobody: a user may have mounted a
+// file system of their own making (FUSE) over a file of theirs, which answers when it likes. It is not asked, and such
+// a name in a directory is refused: EXDEV. Returns 0, or an error number.
+static inline int allocs_look_at(int directory, const char *name, struct stat *status) {
+  struct statx found;
+  const int flags = AT_SYMLINK_NOFOLLOW | 0x800 | 0x4000;  // AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
+  if (syscall(SYS_statx, directory, name, flags, STATX_BASIC_STATS, &found) != 0) {
+    // The filters of some containers, and of workers, know no statx.
+    if (errno != ENOSYS) return errno;
+    return fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno;
+  }
+  const uint64_t root_of_mount = 0x2000;  // STATX_ATTR_MOUNT_ROOT (Linux 5.8)
+  if (directory != AT_FDCWD && (found.stx_attributes & root_of_mount)) return EXDEV;
+  memset(status, 0, sizeof *status);
+  const uint64_t major = found.stx_dev_major, minor = found.stx_dev_minor;
+  // makedev(3)
+  status->st_dev = (major & 0xfffff000) << 32 | (major & 0xfff) << 8 | (minor & 0xffffff00) << 12 | (minor & 0xff);
+  status->st_ino = found.stx_ino;
+  status->st_mode = found.stx_mode;
+  status->st_nlink = found.stx_nlink;
+  status->st_uid = found.stx_uid;
+  status->st_gid = found.stx_gid;
+  status->st_size = (off_t)found.stx_size;
+  status->st_blocks = (long)found.stx_blocks;
+  status->st_atim.tv_sec = found.stx_atime.tv_sec, status->st_atim.tv_nsec = found.stx_atime.tv_nsec;
+  status->st_mtim.tv_sec = found.stx_mtime.tv_sec, status->st_mtim.tv_nsec = found.stx_mtime.tv_nsec;
+  status->st_ctim.tv_sec = found.stx_ctime.tv_sec, status->st_ctim.tv_nsec = found.stx_ctime.tv_nsec;
+  return 0;
 }
 
 // Mounts an empty file system in memory over the directory at `place`. 0, or an error number.
