@@ -49,6 +49,14 @@ public struct HeapDifference: Sendable {
   public var kinshipWords: String?
   /// What each look lacks.
   public var losses: (before: Losses, after: Losses)
+  /// In which ways the files are not what was written, in words.
+  private let problems: (before: [String], after: [String])
+
+  /// A look's name, and in which way the file that it was read from is not whole; nil if both looks are whole.
+  public var problem: (name: String, words: String)? {
+    if let words = problems.before.first { return (names.before, words) }
+    return problems.after.first.map { (names.after, $0) }
+  }
 
   private struct Key: Hashable {
     var texts: [ForeignText]
@@ -62,6 +70,7 @@ public struct HeapDifference: Sendable {
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
     losses = (before.losses, after.losses)
+    problems = (before.problems, after.problems)
     kinship = Kinship(before, after)
     kinshipWords = kinship?.words(before, after)
     var rows: [Key: Row] = [:]
@@ -179,15 +188,21 @@ extension HeapDifference {
   /// One JSON object, without a newline.
   public var json: String {
     var writer = ByteWriter(capacity: 4096)
-    func total(_ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses()) {
+    func total(
+      _ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses(), _ problems: [String] = []
+    ) {
       writer.append(name)
       writer.append("{\"bytes\":", decimal: total.bytes)
       writer.append(",\"blocks\":", decimal: total.blocks)
       losses.appendJSONFields(to: &writer)
+      if !problems.isEmpty {
+        writer.append(",\"problems\":")
+        writer.appendArray(problems.map { ForeignText($0) })
+      }
       writer.append("}")
     }
-    total("{\"before\":", before, losses.before)
-    total(",\"after\":", after, losses.after)
+    total("{\"before\":", before, losses.before, problems.before)
+    total(",\"after\":", after, losses.after, problems.after)
     writer.append(",\"by\":", string: grouping.rawValue)
     if let kinship { writer.append(",\"relation\":", string: kinship.rawValue) }
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))

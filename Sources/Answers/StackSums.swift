@@ -34,6 +34,8 @@ public struct StackSums: Sendable {
   let look: Look
   /// The known losses of the index.
   public var losses: Losses
+  /// Of a file: in which ways it is not what was written, in words.
+  public var problems: [String] = []
 
   /// The frames of a row from the allocation site to the outermost caller; the row's whole stack if `isWhole`.
   static func frames(of row: Row, isWhole: Bool = false) -> ArraySlice<Frame> {

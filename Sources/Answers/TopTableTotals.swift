@@ -38,7 +38,7 @@ extension ProcessView {
     }
     guard !shared.segment.hasTotals else { return nil }
     return Complaint(
-      .obstacle, what: "process \(processID) does not keep what it has ever allocated",
+      .noTotals, what: "process \(processID) does not keep what it has ever allocated",
       advice: "start it without ALLOCS_TOTALS=0, with this version's agent")
   }
 }

@@ -98,9 +98,10 @@ enum HeapSource: Equatable {
         complain("\(path) ends after \(length): that moment is shown")
       }
       let replay = recorded.isStill ? nil : recorded.replay(until: stamp)
-      let sums = recorded.stackSums(replay, at: stamp, scope: try scope.scope())
+      var sums = recorded.stackSums(replay, at: stamp, scope: try scope.scope())
       try Budget.current?.check()
-      for problem in recorded.problems { complain("\(path): \(problem)") }
+      sums.problems = recorded.problems
+      for problem in sums.problems { complain("\(path): \(problem)") }
       return sums
     }
   }
@@ -201,7 +202,7 @@ struct Diff: ParsableCommand {
       FILE@peak. Sites are told apart by the names of functions, files and lines, so that two runs of a program can be \
       compared. Two processes, or two builds, of one program are said to be that; two programs are compared with \
       --other-program alone. With --fail-over the exit status is 2 if the second has more live bytes than the first by \
-      more than the size.
+      more than the size, and 1 if that can't be told, as a file is damaged or cut short.
 
       Examples:
         allocsctl snapshot 4242 -o before.snap; sleep 60; allocsctl diff before.snap 4242
@@ -256,9 +257,13 @@ struct Diff: ParsableCommand {
         advice: "give two of one program, or --other-program to compare them all the same")
     }
     try StandardOutput.write(json ? difference.json + "\n" : difference.text)
-    if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), difference.growth > 0,
-      difference.growth.magnitude > most
-    {
+    guard let most = failOver.flatMap({ Units.bytes(inSize: $0) }) else { return }
+    if let (name, problem) = difference.problem {
+      throw Complaint(
+        .unreadable, what: "cannot check --fail-over, as \(name) is not whole: \(problem)",
+        advice: "compare files that are whole")
+    }
+    if difference.growth > 0, difference.growth.magnitude > most {
       complain(
         "live memory grew by \(Units.bytes(difference.growth.magnitude)), more than --fail-over allows — "
           + "see the rows above")

@@ -243,7 +243,14 @@ struct Top: ParsableCommand {
       progress.show(seconds(of: CLOCK_MONOTONIC) - first.time)
       isInterrupted = interrupted.wait(seconds: min(1, max(0, end - seconds(of: CLOCK_MONOTONIC))))
     }
-    let last = try look(source, scope, &order)
+    let last: WatchLook
+    do throws(Complaint) {
+      last = try look(source, scope, &order)
+    } catch {
+      // The blocks of the group are gone meanwhile.
+      guard error.kind == .noSuchGroup else { throw error }
+      last = first.emptied(at: seconds(of: CLOCK_MONOTONIC))
+    }
     progress.end()
     let report = ChangeReport(from: first, to: last, by: group, change, limit: limit ?? 20)
     try StandardOutput.write(json ? report.json + "\n" : report.text)
@@ -260,9 +267,10 @@ struct Top: ParsableCommand {
     do throws(Complaint) {
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     } catch {
-      guard case .growth = sort, order == .rate, error.kind == .usage || error.kind == .obstacle else { throw error }
-      order = .bytes
-      request.sort = order
+      if case .known(.rate) = sort { throw error }
+      guard error.kind == .noTotals || error.kind == .usage && order == .rate else { throw error }
+      if order == .rate { order = .bytes }
+      (request.sort, request.wantsTotals) = (order, false)
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     }
   }

@@ -151,6 +151,32 @@ extension EndToEnd {
       try program.finish()
     }
 
+    @Test("an older server is watched without totals; a group whose blocks are gone at the second look has fallen")
+    func scripted() throws {
+      let directory = try TestDirectory()
+      func ask(_ mode: String, _ arguments: [String]) throws -> Outcome {
+        let socket = directory.file("\(mode).sock")
+        unlink(socket)
+        let server = try ChildProcess(
+          ["/usr/bin/python3", Programs.source("scripted_server.py"), socket, mode],
+          environment: ChildProcess.baseEnvironment, conversing: true)
+        _ = try server.readLines(until: "listening")
+        defer { server.signal(SIGKILL) }
+        return try Tool.control(["top", "4242"] + arguments, in: directory, socket: socket)
+      }
+      let watched = try ask("old", ["--sort", "growth", "--for", "100ms"])
+      #expect(watched.ending == .exit(0) && watched.output.contains("960"), "\(watched)")
+      for arguments in [["--sort", "rate"], ["--totals"], ["--sort", "rate", "--for", "100ms"]] {
+        let refused = try ask("old", arguments)
+        #expect(refused.ending == .exit(1) && refused.output.isEmpty, "\(refused)")
+        #expect(refused.errors.contains("the server is of an earlier version"), "\(refused)")
+      }
+      let within = ["--within", "size:7", "--for", "100ms", "--json"]
+      let fallen = try #require(try Tool.objects(try ask("emptied", within).output).first)
+      let row = try #require((fallen["rows"] as? [[String: Any]])?.first)
+      #expect(row["first_bytes"] as? Int == 960 && row["last_bytes"] as? Int == 0 && fallen["last_bytes"] as? Int == 0)
+    }
+
     @Test("of a process without totals the order is refused with the way out, and what grows is told all the same")
     func refused() throws {
       let program = try RecordingProgram([Programs.path("totals.cpp"), "2", "1"], environment: ["ALLOCS_TOTALS": "0"])
@@ -160,6 +186,14 @@ extension EndToEnd {
       #expect(refused.ending == .exit(1) && refused.output.isEmpty && "\(refused)".contains("ALLOCS_TOTALS=0"))
       let growth = try Tool.control(["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory)
       #expect(growth.ending == .exit(0) && growth.output.contains("kept"))
+      let server = try Server(program.directory)
+      let answer = try server.request("/v1/processes/\(pid)/top?sort=rate")
+      #expect(answer.status == 404 && answer.body.contains(#","no_such":"totals"}"#), "\(answer)")
+      let asked = try Tool.control(["top", pid, "--sort", "rate"], in: program.directory, socket: server.socket)
+      #expect(asked.ending == .exit(1) && "\(asked)".contains("ALLOCS_TOTALS=0"))
+      let watched = try Tool.control(
+        ["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory, socket: server.socket)
+      #expect(watched.ending == .exit(0) && watched.output.contains("kept"))
       let plain = try Tool.control(["top", pid, "--totals"], in: program.directory)
       #expect(plain.ending == .exit(0) && plain.output.contains("SHARE"))
       try program.proceed()
