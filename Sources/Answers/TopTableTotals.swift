@@ -75,6 +75,15 @@ extension Units {
 }
 
 extension TopTable {
+  /// What was ever allocated is known, of so many seconds.
+  package mutating func setTotals(seconds: Double, withoutContext: UInt64) {
+    totalSeconds = seconds
+    self.withoutContext = withoutContext
+  }
+
+  /// What was ever allocated was asked for, and is not known.
+  package mutating func setTotals(problem: String) { totalsProblem = problem }
+
   private func bytesPerSecond(_ sum: SiteTable.Allocated, _ seconds: Double) -> UInt64 {
     seconds > 0 ? Foreign<UInt64>(wholePartOf: Double(sum.total.bytes) / seconds).saturated() : 0
   }

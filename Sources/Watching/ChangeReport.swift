@@ -120,8 +120,9 @@ package struct ChangeReport {
       "\(ShortNumbers.bytes(first.total.bytes)) live at first and \(ShortNumbers.bytes(last.total.bytes)) at last",
     ]
     if let allocated {
+      let noun = allocated.blocks == 1 ? "block" : "blocks"
       phrases.append(
-        "\(ShortNumbers.count(allocated.blocks)) blocks of \(ShortNumbers.bytes(allocated.bytes)) allocated")
+        "\(ShortNumbers.count(allocated.blocks)) \(noun) of \(ShortNumbers.bytes(allocated.bytes)) allocated")
     }
     var lines = TextLayout.wrap(phrases, indent: "")
     if last.lostBlocks > 0 {

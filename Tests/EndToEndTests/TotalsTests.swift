@@ -151,6 +151,99 @@ extension EndToEnd {
       try program.finish()
     }
 
+    @Test("a snapshot has what was ever allocated, for top and replay; and so has a profile of pprof")
+    func files() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "4", "3"])
+      _ = try program.reach(0)
+      let pid = "\(program.process.pid)"
+      let file = program.directory.file("a.snap")
+      func ask(_ arguments: [String]) throws -> String {
+        let outcome = try Tool.control(arguments, in: program.directory)
+        #expect(outcome.ending == .exit(0) && outcome.errors.isEmpty, "\(arguments): \(outcome)")
+        return outcome.output
+      }
+      _ = try ask(["snapshot", pid, "-o", file])
+      let expected = Self.sums(ofThreads: 12)
+      for command in ["top", "replay"] {
+        let table = try #require(try Tool.objects(try ask([command, file, "--sort", "rate", "--json"])).first)
+        #expect(try #require(table["total_seconds"] as? Double) > 0)
+        let sites = try #require(table["sites"] as? [[String: Any]])
+        for (name, total) in expected {
+          let row = try #require(sites.first { ($0["site"] as? [String: Any])?["function"] as? String == name })
+          #expect(row["allocated_blocks"] as? UInt64 == total.blocks, "\(command): \(name)")
+          #expect(
+            row["allocated_bytes"] as? UInt64 == total.bytes && row["blocks"] as? Int == (name == "kept" ? 120 : 0))
+        }
+        let text = try ask([command, file, "--totals"])
+        #expect(text.contains("FREED") && text.contains("kept") && !text.contains("plain"), "\(text)")
+        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
+      }
+      // Of the process itself the same, and what lives is what it is without.
+      let profile = program.directory.file("a.pb.gz")
+      for source in [pid, file] {
+        _ = try ask(["export", source, "--format", "pprof", "-o", profile])
+        for (index, name, value) in [
+          ("alloc_objects", "plain", "12000"), ("alloc_space", "plain", "1200000"), ("inuse_objects", "kept", "120"),
+          ("inuse_space", "kept", "9240"),
+        ] where Self.go != nil {
+          let top = try ChildProcess.run(
+            [Self.go!, "tool", "pprof", "-top", "-sample_index=\(index)", "-unit=B", profile])
+          let lines = top.output.split(separator: "\n")
+          #expect(lines.contains { $0.hasSuffix(" \(name)") && $0.contains(value) }, "\(index): \(top)")
+          #expect(index.hasPrefix("alloc") || !lines.contains { $0.hasSuffix(" plain") && !$0.hasPrefix("         0") })
+        }
+      }
+      // What a file does not have, and what cannot be asked of one.
+      for arguments in [
+        ["--sort", "growth"], ["--for", "1s"], ["--group", "thread"], ["--sort", "rate", "--older", "1s"],
+      ] {
+        let refused = try Tool.control(["top", file] + arguments, in: program.directory)
+        #expect(refused.ending == .exit(64) && refused.output.isEmpty, "\(arguments): \(refused)")
+      }
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    private static let go: String? = (["/usr/bin/go", "/usr/local/go/bin/go"] as [String]).first {
+      access($0, X_OK) == 0
+    }
+
+    @Test("what was allocated between two looks, of snapshots and of the process; of two processes it is not known")
+    func between() throws {
+      let directory = try TestDirectory()
+      func start() throws -> ChildProcess {
+        let process = try ChildProcess(
+          [Programs.path("phases.c")],
+          environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+          conversing: true)
+        try process.send("\n")
+        _ = try process.readLine()
+        return process
+      }
+      let (process, other) = (try start(), try start())
+      let (first, second, third) = (directory.file("1.snap"), directory.file("2.snap"), directory.file("3.snap"))
+      _ = try Tool.control(["snapshot", "\(process.pid)", "-o", first], in: directory)
+      _ = try Tool.control(["snapshot", "\(other.pid)", "-o", third], in: directory)
+      try process.send("\n")
+      _ = try process.readLine()
+      _ = try Tool.control(["snapshot", "\(process.pid)", "-o", second], in: directory)
+      for last in [second, "\(process.pid)"] {
+        for by in ["site", "stack"] {
+          let outcome = try Tool.control(["diff", first, last, "--totals", "--by", by, "--json"], in: directory)
+          let object = try #require(try Tool.objects(outcome.output).first, "\(outcome)")
+          let row = try #require((object["rows"] as? [[String: Any]])?.first)
+          #expect(row["allocated_blocks"] as? Int == 70 && object["allocated_blocks"] as? Int ?? 0 >= 70, "\(outcome)")
+        }
+        let text = try Tool.control(["diff", first, last, "--totals"], in: directory).output
+        #expect(text.contains("between: ") && text.contains("MADE") && text.contains("in_second"), "\(text)")
+        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
+      }
+      let unknown = try Tool.control(["diff", third, second, "--totals"], in: directory)
+      #expect(
+        unknown.ending == .exit(1) && unknown.output.isEmpty && unknown.errors.contains("is not known"), "\(unknown)")
+    }
+
     @Test("an older server is watched without totals; a group whose blocks are gone at the second look has fallen")
     func scripted() throws {
       let directory = try TestDirectory()
