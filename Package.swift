@@ -291,7 +291,8 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "Answers", "Bounds", "EventExport", "IndexReader", "Recording", "SharedLayout", "Symbols", "TestSupport",
+        "Answers", "Bounds", "EventExport", "FileFacts", "IndexReader", "Recording", "SharedLayout", "Symbols",
+        "TestSupport",
       ],
       path: "Tests/Fuzz/FuzzTargets"),
     .testTarget(name: "FuzzReplayTests", dependencies: ["FuzzTargets", "TestSupport"]),

@@ -121,12 +121,14 @@ extension Frame {
 
 extension Complaint {
   /// `{"error":"<what> — <advice>"}`, without a newline; with `"no_such":"group"` where a group has no block, as that
-  /// may be a row whose blocks are gone meanwhile.
+  /// may be a row whose blocks are gone meanwhile; and with `"no_such":"totals"` where the process keeps none, as all
+  /// else can be asked about it.
   public var json: String {
     var writer = ByteWriter(capacity: 256)
     writer.append("{\"error\":")
     writer.appendJSONString(description)
     if kind == .noSuchGroup { writer.append(",\"no_such\":\"group\"") }
+    if kind == .noTotals { writer.append(",\"no_such\":\"totals\"") }
     writer.append("}")
     return writer.takeString()
   }

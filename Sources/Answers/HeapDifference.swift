@@ -22,9 +22,21 @@ public struct HeapDifference: Sendable {
     public var function: ForeignText?
     public var before = SiteTable.Total()
     public var after = SiteTable.Total()
+    /// What was ever allocated there, as of each look.
+    fileprivate var everBefore = SiteTable.Total()
+    fileprivate var everAfter = SiteTable.Total()
 
-    /// `new`, `gone`, `grown`, `shrunk`; `moved` where the blocks are others and the bytes as many.
+    /// What was allocated between two looks at one process. The numbers of a damaged index may contradict each other.
+    var made: SiteTable.Total {
+      SiteTable.Total(
+        bytes: everAfter.bytes > everBefore.bytes ? everAfter.bytes &- everBefore.bytes : 0,
+        blocks: everAfter.blocks > everBefore.blocks ? everAfter.blocks &- everBefore.blocks : 0)
+    }
+
+    /// `new`, `gone`, `grown`, `shrunk`; `moved` where the blocks are others and the bytes as many; `same` where what
+    /// lives is as much, though something was allocated.
     var kind: String {
+      if before == after { return "same" }
       if before.blocks == 0 { return "new" }
       if after.blocks == 0 { return "gone" }
       return after.bytes > before.bytes ? "grown" : after.bytes < before.bytes ? "shrunk" : "moved"
@@ -49,19 +61,35 @@ public struct HeapDifference: Sendable {
   public var kinshipWords: String?
   /// What each look lacks.
   public var losses: (before: Losses, after: Losses)
+  /// In which ways the files are not what was written, in words.
+  private let problems: (before: [String], after: [String])
+
+  /// A look's name, and in which way the file that it was read from is not whole; nil if both looks are whole.
+  public var problem: (name: String, words: String)? {
+    if let words = problems.before.first { return (names.before, words) }
+    return problems.after.first.map { (names.after, $0) }
+  }
+
+  /// What was allocated between the two looks; nil if that was not asked for, or is not known.
+  public private(set) var made: SiteTable.Total?
 
   private struct Key: Hashable {
     var texts: [ForeignText]
     var function: ForeignText
   }
 
+  /// `wantsTotals`: what was allocated between the looks is told, too, where it is known; and the rows are then all in
+  /// which something was, the most allocated first.
   public init(
     from before: StackSums, named first: String, to after: StackSums, named second: String, by grouping: Grouping,
-    limit: Int
+    limit: Int, wantsTotals: Bool = false
   ) {
+    let isOfOne = before.processID == after.processID && before.startTime == after.startTime
+    let hasTotals = wantsTotals && isOfOne && before.hasTotals && after.hasTotals
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
     losses = (before.losses, after.losses)
+    problems = (before.problems, after.problems)
     kinship = Kinship(before, after)
     kinshipWords = kinship?.words(before, after)
     var rows: [Key: Row] = [:]
@@ -80,11 +108,15 @@ public struct HeapDifference: Sendable {
         share.hold(size)
         var sum = rows[key] ?? Row(frames: Array(frames), function: row.function)
         if isAfter { sum.after.add(row.total) } else { sum.before.add(row.total) }
+        if let ever = row.allocated, isAfter { sum.everAfter.add(ever) }
+        if let ever = row.allocated, !isAfter { sum.everBefore.add(ever) }
         rows[key] = sum
       }
     }
-    let changed = rows.filter { $0.value.before != $0.value.after }
+    let changed = rows.filter { $0.value.before != $0.value.after || hasTotals && $0.value.made.blocks > 0 }
+    if hasTotals { made = changed.values.reduce(into: SiteTable.Total()) { $0.add($1.made) } }
     self.rows = changed.sorted { a, b in
+      if hasTotals, a.value.made.bytes != b.value.made.bytes { return a.value.made.bytes > b.value.made.bytes }
       let (left, right) = (a.value.change.magnitude, b.value.change.magnitude)
       if left != right { return left > right }
       return (a.key.texts.joined(separator: "|"), a.key.function) < (b.key.texts.joined(separator: "|"), b.key.function)
@@ -124,6 +156,9 @@ extension HeapDifference {
       TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
     ]
     if let kinshipWords { lines += TextLayout.fill("These are \(kinshipWords).", indent: "") }
+    if let made {
+      lines.append("between: \(Units.count(made.blocks, "block")) of \(Units.bytes(made.bytes)) allocated")
+    }
     guard !rows.isEmpty else {
       return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + lossLines)
     }
@@ -134,21 +169,29 @@ extension HeapDifference {
       rows.map { Self.signed($0.blockChange).count }.max() ?? 0)
     let nowWidth = max(3, Units.grouped(max(after.bytes, 1)).count)
     // bounded: columns of a line
-    let room = max(8, TextLayout.columns - changeWidth - blocksWidth - nowWidth - 14)
-    func line(_ change: String, _ blocks: String, _ now: String, _ kind: String, _ rest: String) -> String {
+    let madeWidth = made == nil ? 0 : 11
+    // bounded: columns of a line
+    let room = max(8, TextLayout.columns - changeWidth - blocksWidth - nowWidth - madeWidth - 14)
+    func line(
+      _ change: String, _ blocks: String, _ now: String, _ made: String, _ kind: String, _ rest: String
+    ) -> String {
       TextLayout.padded(change, left: changeWidth) + TextLayout.padded(blocks, left: blocksWidth + 2)
-        + TextLayout.padded(now, left: nowWidth + 2) + "  " + TextLayout.padded(kind, right: 8) + rest
+        + TextLayout.padded(now, left: nowWidth + 2) + (madeWidth > 0 ? TextLayout.padded(made, left: madeWidth) : "")
+        + "  " + TextLayout.padded(kind, right: 8) + rest
     }
-    lines.append(line("BYTES", "BLOCKS", "NOW", "", "ALLOCATED BY"))
+    func words(_ made: SiteTable.Total) -> String { Units.rounded(made.bytes) }
+    lines.append(line("BYTES", "BLOCKS", "NOW", "MADE", "", "ALLOCATED BY"))
     let shown = rows.prefix(max(0, limit))  // bounded: at least 0
     var meter = BudgetMeter(interval: 16)
     for (row, name) in zip(shown, DistinctRows.texts(shown.map(Self.distinct), columns: room)) {
       guard meter.goesOn() else { break }
       lines.append(
-        line(Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), row.kind, name))
+        line(
+          Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), words(row.made),
+          row.kind, name))
       guard grouping == .stack else { continue }
       for caller in row.frames.dropFirst() {
-        lines.append(line("", "", "", "", "  " + Answer.describe(caller, columns: room - 2)))
+        lines.append(line("", "", "", "", "", "  " + Answer.describe(caller, columns: room - 2)))
       }
     }
     let rest = rows.dropFirst(max(0, limit))
@@ -158,13 +201,14 @@ extension HeapDifference {
       let now = rest.reduce(0) { $0 &+ $1.after.bytes }
       lines.append(
         line(
-          Self.signed(change), Self.signed(blocks), Units.grouped(now), "",
+          Self.signed(change), Self.signed(blocks), Units.grouped(now),
+          words(rest.reduce(into: SiteTable.Total()) { $0.add($1.made) }), "",
           Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)")))
     }
     lines.append(
       line(
-        Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes), "",
-        "all"))
+        Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes),
+        words(made ?? SiteTable.Total()), "", "all"))
     return TextLayout.text(of: lines + lossLines)
   }
 
@@ -179,15 +223,26 @@ extension HeapDifference {
   /// One JSON object, without a newline.
   public var json: String {
     var writer = ByteWriter(capacity: 4096)
-    func total(_ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses()) {
+    func total(
+      _ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses(), _ problems: [String] = []
+    ) {
       writer.append(name)
       writer.append("{\"bytes\":", decimal: total.bytes)
       writer.append(",\"blocks\":", decimal: total.blocks)
       losses.appendJSONFields(to: &writer)
+      if !problems.isEmpty {
+        writer.append(",\"problems\":")
+        writer.appendArray(problems.map { ForeignText($0) })
+      }
       writer.append("}")
     }
-    total("{\"before\":", before, losses.before)
-    total(",\"after\":", after, losses.after)
+    total("{\"before\":", before, losses.before, problems.before)
+    total(",\"after\":", after, losses.after, problems.after)
+    func append(made: SiteTable.Total) {
+      writer.append(",\"allocated_bytes\":", decimal: made.bytes)
+      writer.append(",\"allocated_blocks\":", decimal: made.blocks)
+    }
+    if let made { append(made: made) }
     writer.append(",\"by\":", string: grouping.rawValue)
     if let kinship { writer.append(",\"relation\":", string: kinship.rawValue) }
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rows.count))
@@ -197,6 +252,7 @@ extension HeapDifference {
       writer.append("\"kind\":", string: row.kind)
       total(",\"before\":", row.before)
       total(",\"after\":", row.after)
+      if made != nil { append(made: row.made) }
       if let function = row.function { writer.append(",\"function\":", string: function) }
       if !row.frames.isEmpty {
         writer.append(",\"stack\":[")

@@ -19,6 +19,8 @@ public struct StackSums: Sendable {
     /// The allocator's name, else its module's file name; nil if not known.
     public var allocator: ForeignText?
     public var total: SiteTable.Total
+    /// What was ever allocated there; nil if that was not asked for, or is not known.
+    public var allocated: SiteTable.Total?
   }
 
   public var processID: Int32
@@ -28,12 +30,16 @@ public struct StackSums: Sendable {
   /// The rows, most bytes first.
   public var rows: [Row] = []
   public var total = SiteTable.Total()
+  /// Whether the rows say what was ever allocated. Then there are rows also of stacks of which nothing lives.
+  public var hasTotals = false
   /// The modules that the process has, and had.
   public var modules: [Module] = []
   /// When they were looked at.
   let look: Look
   /// The known losses of the index.
   public var losses: Losses
+  /// Of a file: in which ways it is not what was written, in words.
+  public var problems: [String] = []
 
   /// The frames of a row from the allocation site to the outermost caller; the row's whole stack if `isWhole`.
   static func frames(of row: Row, isWhole: Bool = false) -> ArraySlice<Frame> {
@@ -51,6 +57,7 @@ extension StackSums {
   private struct Sum {
     var origin: Origin?
     var total = SiteTable.Total()
+    var allocated: SiteTable.Total?
     var ticks: UInt32
   }
 
@@ -61,23 +68,41 @@ extension StackSums {
   }
 
   /// The sums of `contexts`, with names from `tables`; `moment`: of a recording, in seconds since 1970. Threads are
-  /// merged: one stack may stand in the contexts of many.
+  /// merged: one stack may stand in the contexts of many. `freed`: contexts in which something was allocated of which
+  /// nothing lives; nil if what was ever allocated is not told.
   package init(
-    of contexts: some Sequence<ContextSum>, in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
+    of contexts: some Sequence<ContextSum>, freed: (some Sequence<ContextSum>)? = [ContextSum]?.none,
+    in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
     command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses,
     moment: Double? = nil
   ) {
     (self.processID, self.command, self.modules, self.losses) = (processID, command, modules, losses)
     look = Look(clock: clock, window: window, moment: moment)
+    hasTotals = freed != nil
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
-    for context in contexts where context.total.blocks > 0 {
-      guard meter.goesOn() else { break }
+    func add(_ context: ContextSum) {
       let origin = tables.context(context.context)
       let key = Key(
         node: origin?.node ?? 0, function: origin?.function ?? "",
         allocator: origin?.allocatorNumber.map { $0 &+ 1 } ?? 0)
-      sums[key, default: Sum(origin: origin, ticks: context.ticks)].total.add(context.total)
+      var sum = sums[key] ?? Sum(origin: origin, ticks: context.ticks)
+      sum.total.add(context.total)
+      if let more = context.allocated {
+        sum.allocated = sum.allocated ?? SiteTable.Total()
+        sum.allocated?.add(more)
+      }
+      sums[key] = sum
+    }
+    for context in contexts where context.total.blocks > 0 {
+      guard meter.goesOn() else { break }
+      add(context)
+    }
+    if let freed {
+      for context in freed {
+        guard meter.goesOn() else { break }
+        add(context)
+      }
     }
     let sorted = sums.sorted { a, b in
       let (left, right) = (a.value.total, b.value.total)
@@ -95,20 +120,23 @@ extension StackSums {
       size &+= 256 &+ stack.frames.capacity &* MemoryLayout<Frame>.stride
       share.hold(size)
       total.add(sum.total)
-      rows.append(
-        Row(stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total))
+      var row = Row(stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total)
+      row.allocated = hasTotals ? sum.allocated : nil
+      rows.append(row)
     }
   }
 }
 
 extension ProcessView {
-  /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks.
+  /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks; all
+  /// that were ever allocated on, if the scope wants totals, and they are known for it.
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
     let clock = shared.segment.clock()
     let scope = try placed(scope, on: clock)
     let (sums, losses) = try sums(scope, clock: clock)
+    let hasTotals = scope.wantsTotals && totalsObstacle(scope, by: .site) == nil
     var result = StackSums(
-      of: sums.sums, in: tables, wrappers: scope.wrappers,
+      of: sums.sums, freed: hasTotals ? sums.freed(at: clock.ticksNow) : nil, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
       window: scope.window, losses: losses)
     result.startTime = startTime

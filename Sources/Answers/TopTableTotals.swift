@@ -38,7 +38,7 @@ extension ProcessView {
     }
     guard !shared.segment.hasTotals else { return nil }
     return Complaint(
-      .obstacle, what: "process \(processID) does not keep what it has ever allocated",
+      .noTotals, what: "process \(processID) does not keep what it has ever allocated",
       advice: "start it without ALLOCS_TOTALS=0, with this version's agent")
   }
 }
@@ -75,6 +75,15 @@ extension Units {
 }
 
 extension TopTable {
+  /// What was ever allocated is known, of so many seconds.
+  package mutating func setTotals(seconds: Double, withoutContext: UInt64) {
+    totalSeconds = seconds
+    self.withoutContext = withoutContext
+  }
+
+  /// What was ever allocated was asked for, and is not known.
+  package mutating func setTotals(problem: String) { totalsProblem = problem }
+
   private func bytesPerSecond(_ sum: SiteTable.Allocated, _ seconds: Double) -> UInt64 {
     seconds > 0 ? Foreign<UInt64>(wholePartOf: Double(sum.total.bytes) / seconds).saturated() : 0
   }

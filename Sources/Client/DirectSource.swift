@@ -93,7 +93,9 @@ final class DirectSource: AnswerSource {
 
   func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
     try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
-      let sums = try view(of: pid).stackSums(try scope.scope())
+      var scope = try scope.scope()
+      scope.wantsTotals = format.hasTotals
+      let sums = try view(of: pid).stackSums(scope)
       if let missing = sums.lossSentence { complain("process \(pid): \(missing)") }
       return format.render(sums)
     }

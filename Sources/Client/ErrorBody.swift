@@ -20,10 +20,10 @@ enum ErrorBody {
     return nil
   }
 
-  /// Whether the error is that a group has no block.
-  static func isOfGroup(_ text: String) -> Bool {
+  /// Whether the error is that there is no such `thing`: `group`, `totals`.
+  static func isOfNoSuch(_ thing: String, _ text: String) -> Bool {
     guard let end = text.lastIndex(of: "}") else { return false }
-    return message(text) != nil && text[..<end].hasSuffix(",\"no_such\":\"group\"")
+    return message(text) != nil && text[..<end].hasSuffix(",\"no_such\":\"\(thing)\"")
   }
 
   private static func unescape(_ characters: inout some IteratorProtocol<Unicode.Scalar>) -> Unicode.Scalar? {

@@ -24,8 +24,8 @@ enum ExitStatus {
     case .usage: usage
     case .programNotFound: notFound
     case .programNotExecutable: notExecutable
-    case .noSuchProcess, .noSuchGroup, .notIndexed, .notPermitted, .halfWritten, .unreadable, .shortage, .budget,
-      .obstacle:
+    case .noSuchProcess, .noSuchGroup, .noTotals, .notIndexed, .notPermitted, .halfWritten, .unreadable, .shortage,
+      .budget, .obstacle:
       notAnswered
     }
   }

@@ -153,9 +153,8 @@ struct Growth: ParsableCommand {
     do throws(Complaint) {
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     } catch {
-      guard error.kind == .noSuchGroup, var empty = last else { throw error }
-      (empty.total, empty.oldest, empty.rows, empty.rowCount, empty.time) = ((0, 0), nil, [], 0, time)
-      return empty
+      guard error.kind == .noSuchGroup, let last else { throw error }
+      return last.emptied(at: time)
     }
   }
 

@@ -69,7 +69,7 @@ enum HeapSource: Equatable {
       .usage, what: "\(wrong) is asked of \(name), which is read by this program itself", advice: "leave it out")
   }
 
-  private var isFile: Bool {
+  var isFile: Bool {
     if case .file = self { return true }
     return false
   }
@@ -83,26 +83,50 @@ enum HeapSource: Equatable {
   }
 
   /// Live memory by call stack, read by this program itself. Says what is wrong with a recording on standard error.
-  func stackSums(_ scope: ScopeRequest) throws(Complaint) -> StackSums {
+  /// `wantsTotals`: what was ever allocated is asked for, too, where it is known.
+  func stackSums(_ scope: ScopeRequest, wantsTotals: Bool = false) throws(Complaint) -> StackSums {
+    var heap = try scope.scope()
+    heap.wantsTotals = wantsTotals
     switch self {
     case .process(let id, let startTime):
       let view = try ProcessView(pid: id)
       try check(startTime: view.startTime, of: id, wanted: startTime)
-      return try view.stackSums(try scope.scope())
+      return try view.stackSums(heap)
     case .file(let path, let moment):
       try scope.refuseFile(path)
       let recorded = try Recording(path: path)
-      let stamp = recorded.stamp(of: moment)
-      if case .seconds(let seconds) = moment, seconds > recorded.seconds(at: recorded.endStamp) {
-        let length = Units.duration(recorded.seconds(at: recorded.endStamp))
-        complain("\(path) ends after \(length): that moment is shown")
-      }
+      let stamp = recorded.stampTold(of: moment)
       let replay = recorded.isStill ? nil : recorded.replay(until: stamp)
-      let sums = recorded.stackSums(replay, at: stamp, scope: try scope.scope())
+      var sums = recorded.stackSums(replay, at: stamp, scope: heap)
       try Budget.current?.check()
-      for problem in recorded.problems { complain("\(path): \(problem)") }
+      sums.problems = recorded.problems
+      for problem in sums.problems { complain("\(path): \(problem)") }
       return sums
     }
+  }
+}
+
+extension HeapSource {
+  /// The table of a file's moment. Says what is wrong with the file on standard error.
+  func table(_ request: TopRequest) throws(Complaint) -> TopTable {
+    guard case .file(let path, let moment) = self else { preconditionFailure("a process has a source of answers") }
+    try request.scope.refuseFile(path)
+    guard request.grouping == .site else {
+      throw Complaint(
+        .usage, what: "--group \(request.grouping) is asked of \(path), which is a file",
+        advice: "ask a process, or leave it out")
+    }
+    var scope = try request.scope.scope()
+    scope.wantsTotals = request.wantsTotals || request.sort == .rate
+    let recorded = try Recording(path: path)
+    if request.sort == .rate, let obstacle = recorded.totalsObstacle(scope) { throw obstacle }
+    let stamp = recorded.stampTold(of: moment)
+    let table = recorded.top(
+      recorded.isStill ? nil : recorded.replay(until: stamp), at: stamp, limit: request.limit, sort: request.sort,
+      scope: scope)
+    try Budget.current?.check()
+    for problem in recorded.problems { complain("\(path): \(problem)") }
+    return table
   }
 }
 
@@ -131,6 +155,15 @@ extension LevelOptions {
 }
 
 extension Recording {
+  /// As `stamp(of:)`; says on standard error if the moment is behind the end.
+  fileprivate func stampTold(of moment: HeapSource.Moment) -> UInt64 {
+    let length = seconds(at: endStamp)
+    if case .seconds(let seconds) = moment, seconds > length {
+      complain("\(path) ends after \(Units.duration(length)): that moment is shown")
+    }
+    return stamp(of: moment)
+  }
+
   /// The stamp of a moment; that of its end, of a moment behind it.
   func stamp(of moment: HeapSource.Moment) -> UInt64 {
     switch moment {
@@ -193,7 +226,7 @@ struct Diff: ParsableCommand {
     abstract: "Show what has become more, and what less, between two looks at live memory.",
     usage: """
       allocsctl diff <from> <to> [--by site|stack] [--fail-over <size>]
-                     [--other-program] [--limit <number>]
+                     [--totals] [--other-program] [--limit <number>]
                      [--wrapper <pattern>] ... [--json]
       """,
     discussion: """
@@ -201,10 +234,14 @@ struct Diff: ParsableCommand {
       FILE@peak. Sites are told apart by the names of functions, files and lines, so that two runs of a program can be \
       compared. Two processes, or two builds, of one program are said to be that; two programs are compared with \
       --other-program alone. With --fail-over the exit status is 2 if the second has more live bytes than the first by \
-      more than the size.
+      more than the size, and 1 if that can't be told, as a file is damaged or cut short.
+
+      --totals also tells what was allocated between two looks at one process, freed again or not, and lists the most \
+      allocated first. Processes and snapshots know it, recordings don't.
 
       Examples:
         allocsctl snapshot 4242 -o before.snap; sleep 60; allocsctl diff before.snap 4242
+        allocsctl diff before.snap 4242 --totals
         allocsctl diff run.rec@10s run.rec@60s --by stack --limit 5
         allocsctl diff main.snap branch.snap --fail-over 1M
       """)
@@ -220,6 +257,9 @@ struct Diff: ParsableCommand {
 
   @Option(help: .init("Exit with status 2 if live bytes grew by more than this: 64K, 1M.", valueName: "size"))
   var failOver: String?
+
+  @Flag(help: "Also what was allocated between the two.")
+  var totals = false
 
   @Flag(help: "Compare also if the two are of different programs.")
   var otherProgram = false
@@ -245,8 +285,9 @@ struct Diff: ParsableCommand {
     let words = "comparing \(sources.0.name) with \(sources.1.name)"
     let difference = try Budget.ofRecording().shown(words) { () throws(Complaint) in
       let difference = HeapDifference(
-        from: try sources.0.stackSums(scope), named: sources.0.name, to: try sources.1.stackSums(scope),
-        named: sources.1.name, by: by, limit: limit)
+        from: try sources.0.stackSums(scope, wantsTotals: totals), named: sources.0.name,
+        to: try sources.1.stackSums(scope, wantsTotals: totals), named: sources.1.name, by: by, limit: limit,
+        wantsTotals: totals)
       try Budget.current?.check()
       return difference
     }
@@ -255,10 +296,19 @@ struct Diff: ParsableCommand {
         .usage, what: "\(sources.0.name) and \(sources.1.name) are of \(difference.kinshipWords ?? "two programs")",
         advice: "give two of one program, or --other-program to compare them all the same")
     }
+    if totals, difference.made == nil {
+      throw Complaint(
+        .noTotals, what: "what was allocated between \(sources.0.name) and \(sources.1.name) is not known",
+        advice: "give two looks at one process that keeps totals: snapshots, or the process itself")
+    }
     try StandardOutput.write(json ? difference.json + "\n" : difference.text)
-    if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), difference.growth > 0,
-      difference.growth.magnitude > most
-    {
+    guard let most = failOver.flatMap({ Units.bytes(inSize: $0) }) else { return }
+    if let (name, problem) = difference.problem {
+      throw Complaint(
+        .unreadable, what: "cannot check --fail-over, as \(name) is not whole: \(problem)",
+        advice: "compare files that are whole")
+    }
+    if difference.growth > 0, difference.growth.magnitude > most {
       complain(
         "live memory grew by \(Units.bytes(difference.growth.magnitude)), more than --fail-over allows — "
           + "see the rows above")

@@ -125,14 +125,15 @@ struct ReplayCommand: ParsableCommand {
     usage: """
       allocsctl replay <file> [--at <time> | --peak] [--since <when>]
                        [--until <when>] [--older <age>] [--younger <age>]
-                       [--sort bytes|blocks|age|newest|name] [--limit <number>]
-                       [--wrapper <pattern>] ... [--level chunk]
-                       [--query <address>] [--json]
+                       [--sort bytes|blocks|age|newest|name|rate] [--totals]
+                       [--limit <number>] [--wrapper <pattern>] ...
+                       [--level chunk] [--query <address>] [--json]
       """,
     discussion: """
       By default the moment of its end. Times count from the recording's start. The table is the one that `top` makes \
       of a process, with the same options; ages are as of the moment, so that --younger 10s are the blocks of its last \
-      ten seconds that lived then.
+      ten seconds that lived then. A snapshot also has what the process had ever allocated: --sort rate and --totals, \
+      as of `top`.
 
       Examples:
         allocsctl replay run.rec
@@ -140,21 +141,6 @@ struct ReplayCommand: ParsableCommand {
         allocsctl replay run.rec --younger 10s
         allocsctl replay run.rec --at 2.5s --query 0x55d0c0ffee10
       """)
-
-  /// An order of what lived at a moment: of what was ever allocated, recordings have the events and no totals.
-  struct Order: ExpressibleByArgument {
-    let order: SiteOrder
-
-    init(_ order: SiteOrder) { self.order = order }
-
-    init?(argument: String) {
-      guard Self.allValueStrings.contains(argument), let order = SiteOrder(rawValue: argument) else { return nil }
-      self.init(order)
-    }
-
-    static let allValueStrings = SiteOrder.allCases.filter { $0 != .rate }.map(\.rawValue)
-    var defaultValueDescription: String { order.rawValue }
-  }
 
   @Argument(help: "The recording.", completion: .file())
   var file: String
@@ -170,9 +156,12 @@ struct ReplayCommand: ParsableCommand {
 
   @Option(
     help: .init(
-      "Order: bytes or blocks, most first; age or newest, the oldest or the newest block's; or name.",
+      "Order: bytes or blocks, most first; age or newest, the oldest or the newest block's; name; or rate, see above.",
       valueName: "order"))
-  var sort = Order(.bytes)
+  var sort = SiteOrder.bytes
+
+  @Flag(help: "Also what was ever allocated, and not only what lived: of a snapshot.")
+  var totals = false
 
   @OptionGroup var scope: ScopeOptions
 
@@ -194,7 +183,8 @@ struct ReplayCommand: ParsableCommand {
     try scope.level.refuseBlocks(of: file)
     let request = try scope.request()
     try request.refuseFile(file)
-    let heap = try request.scope()
+    var heap = try request.scope()
+    heap.wantsTotals = totals || sort == .rate
     try StandardOutput.write(
       try Budget.ofRecording().shown("replaying \(file)") { () throws(Complaint) in
         try replay(at: time, address, heap)
@@ -203,6 +193,7 @@ struct ReplayCommand: ParsableCommand {
 
   private func replay(at time: Double?, _ address: UInt64?, _ scope: HeapScope) throws(Complaint) -> String {
     let recorded = try Recording(path: file)
+    if sort == .rate, let obstacle = recorded.totalsObstacle(scope) { throw obstacle }
     var moment = peak ? ReplayMoment.peak : .end
     if let time {
       let stamp = recorded.stamp(of: .seconds(time))
@@ -228,7 +219,7 @@ struct ReplayCommand: ParsableCommand {
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
       return words + report.text(of: history, limit: 2)
     }
-    let table = recorded.top(replay, at: stamp, limit: limit, sort: sort.order, scope: scope)
+    let table = recorded.top(replay, at: stamp, limit: limit, sort: sort, scope: scope)
     if json {
       for problem in recorded.problems { complain("\(file): \(problem)") }
       return table.json + "\n"
@@ -315,7 +306,7 @@ struct Export: ParsableCommand {
       try budget.shown("exporting \(source.name)", isQuiet: output == "-") { () throws(Complaint) in
         switch format {
         case .profile(let format):
-          let sums = try source.stackSums(try scope.request())
+          let sums = try source.stackSums(try scope.request(), wantsTotals: format.hasTotals)
           if let missing = sums.lossSentence { complain("\(source.name): \(missing)") }
           try write(format.render(sums))
         case .recording(let format):

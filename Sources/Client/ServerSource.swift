@@ -23,7 +23,8 @@ final class ServerSource: AnswerSource {
 
   func top(of pid: Int32, _ request: TopRequest, json: Bool) throws(Complaint) -> [UInt8] {
     let divisions =
-      Self.parameters(request.divisions.map { ("divide", $0.text) }) + (request.wantsTotals ? "&totals=true" : "")
+      Self.parameters(request.divisions.map { ("divide", $0.text) })
+      + (request.wantsTotals || request.sort == .rate ? "&totals=true" : "")
     return try get(
       "/v1/processes/\(pid)/top?limit=\(request.limit)&sort=\(request.sort)&group=\(request.grouping)\(divisions)"
         + Self.parameters(request.scope), json: json)
@@ -134,12 +135,31 @@ final class ServerSource: AnswerSource {
     throw complaint(in: response)
   }
 
+  /// The parameter that a server does not know, by its words (IndexServer/Worker/Routes.swift, Parameters).
+  static func unknownParameter(_ message: String) -> Substring? {
+    let start = "there is no parameter \""
+    guard message.hasPrefix(start) else { return nil }
+    return message.dropFirst(start.count).prefix { $0 != "\"" }
+  }
+
   /// The server's complaint. Its words include the advice.
   private func complaint(in response: ServerConnection.Response) -> Complaint {
     let text = String(decoding: response.body, as: UTF8.self)
     let kind: Complaint.Kind =
-      response.status == 400 ? .usage : ErrorBody.isOfGroup(text) ? .noSuchGroup : .obstacle
-    if let message = ErrorBody.message(text) { return Complaint(kind, what: message) }
+      response.status == 400
+      ? .usage
+      : ErrorBody.isOfNoSuch("group", text)
+        ? .noSuchGroup : ErrorBody.isOfNoSuch("totals", text) ? .noTotals : .obstacle
+    if let message = ErrorBody.message(text) {
+      if response.status == 400, let unknown = Self.unknownParameter(message) {
+        // What this client asks for, a server of its own version knows.
+        return Complaint(
+          unknown == "totals" ? .noTotals : .obstacle,
+          what: "the server is of an earlier version, which does not know what was asked for (\(unknown))",
+          advice: "start it anew with this version's allocsd, or use --direct")
+      }
+      return Complaint(kind, what: message)
+    }
     return Complaint(
       kind, what: "the server answered with status \(response.status)", advice: "see its log, or use --direct")
   }

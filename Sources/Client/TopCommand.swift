@@ -93,7 +93,7 @@ struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Show the allocation sites that hold most memory, and watch them.",
     usage: """
-      allocsctl top <pid> [--once] [--group <group>]
+      allocsctl top <source> [--once] [--group <group>]
                     [--sort bytes|blocks|age|newest|name|growth|rate]
                     [--totals] [--for <time>]
                     [--since <when>] [--until <when>] [--older <age>]
@@ -116,6 +116,9 @@ struct Top: ParsableCommand {
       --for, the process is watched for so long, and the numbers are of that time; --sort growth, what has most live \
       bytes more at its end, watches for a second if nothing else is said.
 
+      The source is a process, a snapshot, or a recording: FILE for its end, FILE@2.5s, FILE@peak. Of a file the table \
+      is by site; what was ever allocated, a snapshot has.
+
       On a terminal the table fills the screen and follows the process: ? there lists the keys. --once, --json, and an \
       output that is no terminal give the table once.
 
@@ -127,6 +130,7 @@ struct Top: ParsableCommand {
         allocsctl top 4242 --since 14:05 --until 14:10 --sort age
         allocsctl top 4242 --wrapper 'pool_*' --wrapper Arena::get
         allocsctl top 4242 --limit 5 --json
+        allocsctl top before.snap --sort rate
       """)
 
   /// An order of rows: one that the source of the answers has, or the one that only watching knows.
@@ -153,8 +157,8 @@ struct Top: ParsableCommand {
     }
   }
 
-  @Argument(help: "The process.", transform: processID)
-  var pid: Int32
+  @Argument(help: "A process, a snapshot, or a moment of a recording.", completion: .file())
+  var source: String
 
   @Flag(help: "Print the table once, also on a terminal.")
   var once = false
@@ -200,20 +204,47 @@ struct Top: ParsableCommand {
 
   func run() throws {
     let scope = try mapped.request(scope)
+    let pid: Int32
+    switch try HeapSource(source) {
+    case .process(let id, nil): pid = id
+    case .process(let id, _):
+      throw Complaint(.usage, what: "\"\(source)\" is no process id", advice: "give the id alone: \(id)")
+    case let file: return try show(file, scope)
+    }
     if !once, !json, !totals, length == nil, Terminal.isUsable {
       try Watch(pid, scope, group, sort, limit: limit ?? 1000).run { () throws(Complaint) in try options.source() }
       return
     }
-    guard case .known(let order) = sort, length == nil else { return try watch(scope) }
+    guard case .known(let order) = sort, length == nil else { return try watch(pid, scope) }
     let request = TopRequest(scope: scope, sort: order, grouping: group, limit: limit ?? 20, wantsTotals: totals)
     try StandardOutput.write(try options.source().top(of: pid, request, json: json))
+  }
+
+  private func show(_ file: HeapSource, _ scope: ScopeRequest) throws {
+    var status = stat()
+    guard case .file(let path, _) = file, path.contains("/") || stat(path, &status) == 0 else {
+      throw Complaint(
+        .usage, what: "\"\(TextLayout.fit(TextLayout.printable(source), columns: 60))\" is no process id, and no file",
+        advice: "`allocsctl ps` lists the processes that there are")
+    }
+    try file.refuse(self.scope.level, options)
+    guard case .known(let order) = sort, length == nil else {
+      throw Complaint(
+        .usage, what: "\(file.name) is a file, which cannot be watched",
+        advice: "leave --for and --sort growth out; `allocsctl diff` compares two moments")
+    }
+    let request = TopRequest(scope: scope, sort: order, grouping: group, limit: limit ?? 20, wantsTotals: totals)
+    let table = try Budget.ofRecording().shown("reading \(file.name)") { () throws(Complaint) in
+      try file.table(request)
+    }
+    try StandardOutput.write(json ? table.json + "\n" : table.text)
   }
 
   /// Rows of a look: what is not among them has no change that is known.
   private static let rows = 10_000
 
   /// Looks twice, and prints what changed.
-  private func watch(_ scope: ScopeRequest) throws {
+  private func watch(_ pid: Int32, _ scope: ScopeRequest) throws {
     // The signals are blocked before the source makes threads.
     let interruption = Interruption()
     let interrupted = Signal()
@@ -231,7 +262,7 @@ struct Top: ParsableCommand {
       change = .listed
       order = known
     }
-    let first = try look(source, scope, &order)
+    let first = try look(source, pid, scope, &order)
     guard !first.hasEnded else {
       throw Complaint(
         .obstacle, what: "can't watch process \(pid): it has ended",
@@ -243,7 +274,14 @@ struct Top: ParsableCommand {
       progress.show(seconds(of: CLOCK_MONOTONIC) - first.time)
       isInterrupted = interrupted.wait(seconds: min(1, max(0, end - seconds(of: CLOCK_MONOTONIC))))
     }
-    let last = try look(source, scope, &order)
+    let last: WatchLook
+    do throws(Complaint) {
+      last = try look(source, pid, scope, &order)
+    } catch {
+      // The blocks of the group are gone meanwhile.
+      guard error.kind == .noSuchGroup else { throw error }
+      last = first.emptied(at: seconds(of: CLOCK_MONOTONIC))
+    }
     progress.end()
     let report = ChangeReport(from: first, to: last, by: group, change, limit: limit ?? 20)
     try StandardOutput.write(json ? report.json + "\n" : report.text)
@@ -253,16 +291,17 @@ struct Top: ParsableCommand {
   /// In the order `rate`, rows without a live block are among the rows. What grows is told without it, too, where the
   /// process does not keep what it allocated, or the question is not one about that.
   private func look(
-    _ source: any AnswerSource, _ scope: ScopeRequest, _ order: inout SiteOrder
+    _ source: any AnswerSource, _ pid: Int32, _ scope: ScopeRequest, _ order: inout SiteOrder
   ) throws(Complaint) -> WatchLook {
     let time = seconds(of: CLOCK_MONOTONIC)
     var request = TopRequest(scope: scope, sort: order, grouping: group, limit: Self.rows, wantsTotals: true)
     do throws(Complaint) {
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     } catch {
-      guard case .growth = sort, order == .rate, error.kind == .usage || error.kind == .obstacle else { throw error }
-      order = .bytes
-      request.sort = order
+      if case .known(.rate) = sort { throw error }
+      guard error.kind == .noTotals || error.kind == .usage && order == .rate else { throw error }
+      if order == .rate { order = .bytes }
+      (request.sort, request.wantsTotals) = (order, false)
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     }
   }

@@ -276,8 +276,8 @@ final class Watch {
             return try source.top(of: pid, request, json: true)
           } catch {
             // A process that does not keep what it allocated is watched all the same.
-            guard order == .rate, error.kind == .obstacle else { throw error }
-            request.sort = .bytes
+            guard error.kind == .noTotals else { throw error }
+            (request.sort, request.wantsTotals) = (order == .rate ? .bytes : order, false)
             return try source.top(of: pid, request, json: true)
           }
         case .page(let kind, let key):

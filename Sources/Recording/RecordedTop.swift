@@ -17,11 +17,19 @@ extension Recording {
     _ replay: Replay?, at stamp: UInt64? = nil, limit: Int, sort: SiteOrder = .bytes, scope: HeapScope = HeapScope()
   ) -> TopTable {
     let stamp = stamp ?? endStamp
-    let (clock, sums) = sums(of: replay, at: stamp, scope.window)
-    return TopTable(
+    let (clock, live) = sums(of: replay, at: stamp, scope.window)
+    let (sums, freed) = withTotals(live, scope)
+    var table = TopTable(
       processID: process.processID, command: process.command,
-      table: SiteTable(of: sums, in: self, wrappers: scope.wrappers, sort: sort, limit: limit),
+      table: SiteTable(
+        of: sums, freed: freed ?? [], in: self, wrappers: scope.wrappers, sort: sort, limit: limit),
       losses: knownLosses, clock: clock, scope, sort: sort, moment: wallTime(of: stamp))
+    if let totals, freed != nil {
+      table.setTotals(seconds: Double(totals.nanoseconds) / 1e9, withoutContext: totals.withoutContext)
+    } else if scope.wantsTotals {
+      table.setTotals(problem: totalsObstacle(scope)?.what ?? "")
+    }
+    return table
   }
 
   /// The parts that are missing from the recording; of a snapshot, from the index that it was made
@@ -37,9 +45,10 @@ extension Recording {
     _ replay: Replay?, at stamp: UInt64? = nil, scope: HeapScope = HeapScope()
   ) -> StackSums {
     let stamp = stamp ?? endStamp
-    let (clock, sums) = sums(of: replay, at: stamp, scope.window)
+    let (clock, live) = sums(of: replay, at: stamp, scope.window)
+    let (sums, freed) = withTotals(live, scope)
     var result = StackSums(
-      of: sums, in: self, wrappers: scope.wrappers, processID: process.processID,
+      of: sums, freed: freed, in: self, wrappers: scope.wrappers, processID: process.processID,
       command: process.command, modules: modules, clock: clock, window: scope.window, losses: knownLosses,
       moment: wallTime(of: stamp))
     result.startTime = process.startTime

@@ -66,6 +66,8 @@ public final class Recording: OriginTables {
   private var agentRange: (start: UInt64, end: UInt64)?
 
   private var damagedRings: [DamagedRing] = []
+  /// All that was ever allocated: of a snapshot whose process kept it.
+  private(set) var totals: RecordedTotals?
 
   private let source: RecordingSource
   private let fileSize: Int
@@ -367,6 +369,10 @@ public final class Recording: OriginTables {
       }
     case .losses: for loss in try TableCoding.losses(&reader) { lose(loss) }
     case .damagedRings: damagedRings.append(contentsOf: try TableCoding.damagedRings(&reader))
+    case .totals:
+      let more = try TableCoding.totals(&reader)
+      totals = totals ?? RecordedTotals(nanoseconds: more.nanoseconds, withoutContext: more.withoutContext)
+      totals?.rows.append(contentsOf: more.rows)
     case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
     case .madeNames:
       for (address, function) in try TableCoding.madeNames(&reader) { made[address, default: []].append(function) }

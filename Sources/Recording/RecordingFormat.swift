@@ -49,6 +49,7 @@ public enum RecordingFormat {
     case end = 10
     case damagedRings = 11
     case madeNames = 12
+    case totals = 13
   }
 
   /// The payload is a zstd frame.

@@ -21,7 +21,7 @@ final class RecordingWriter {
   /// Events that are missing so far.
   private(set) var lost: UInt64 = 0
 
-  private let shared: SharedSegment
+  let shared: SharedSegment
   private let compressor: ChunkCompressor?
   private var encoder = EventEncoder()
   private var chunks: UInt32 = 0
@@ -93,8 +93,7 @@ final class RecordingWriter {
     var count: UInt64 = 0
     var isDone = false
     func flush() {
-      noteTables()
-      appendNewOrigins()
+      appendTables()
       append(.blocks, TableCoding.encode(blocks, until: isDone ? stampNow : 0))
       blocks.removeAll(keepingCapacity: true)
     }
@@ -109,6 +108,19 @@ final class RecordingWriter {
     isDone = true
     flush()
     return count
+  }
+
+  /// The number of a context in the recording, which it gets if it has none; nil if the segment
+  /// does not have the context.
+  func number(noting id: UInt32, at ticks: UInt32) -> UInt32? {
+    note(context: id, at: ticks)
+    return contextNumbers[id]
+  }
+
+  /// Makes chunks of all that was noted since the last.
+  func appendTables() {
+    noteTables()
+    appendNewOrigins()
   }
 
   /// Adds records of one ring, of which the first has the position `first`.
@@ -304,7 +316,7 @@ final class RecordingWriter {
 
   /// Rows of a table that a chunk has at most, and about the bytes: a chunk has a limit
   /// (RecordingFormat.chunkLimit), which the tables of a process may exceed.
-  private static let tableRows = 1 << 18
+  static let tableRows = 1 << 18
   private static let tableBytes = 16 << 20
 
   private func appendNewOrigins() {
@@ -367,7 +379,7 @@ final class RecordingWriter {
 
   // MARK: chunks
 
-  private func append(_ kind: RecordingFormat.ChunkKind, _ payload: [UInt8]) {
+  func append(_ kind: RecordingFormat.ChunkKind, _ payload: [UInt8]) {
     append(ChunkHeader(kind: kind.rawValue), payload)
   }
 

@@ -47,6 +47,7 @@ public enum Snapshot {
       writer.lose(RecordedLoss(reason: .unrecorded, ring: .max, count: lost, from: began, to: began))
     }
     let blocks = writer.appendBlocks()
+    writer.appendTotals()
     let seconds = Double(writer.stampNow &- began) / 1e9
     writer.finish(.snapshot, symbolizer: Symbolizer())
     try shared.segment.checkIntact()

@@ -4,6 +4,7 @@
 
 import ByteText
 import IndexReader
+import Provenance
 import SharedLayout
 import Symbols
 
@@ -466,6 +467,30 @@ enum TableCoding {
           to: try reader.number()))
     }
     return losses
+  }
+
+  static func encode(_ totals: ArraySlice<RecordedTotals.Row>, of all: RecordedTotals) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: all.nanoseconds)
+    bytes.append(number: all.withoutContext)
+    bytes.append(number: UInt64(truncatingIfNeeded: totals.count))
+    for row in totals {
+      bytes.append(number: UInt64(truncatingIfNeeded: row.context))
+      bytes.append(number: row.total.blocks)
+      bytes.append(number: row.total.bytes)
+    }
+    return bytes
+  }
+
+  static func totals(_ reader: inout NumberReader) throws(MalformedChunk) -> RecordedTotals {
+    var totals = RecordedTotals(nanoseconds: try reader.number(), withoutContext: try reader.number())
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 3, memory: rowMemory(of: RecordedTotals.Row.self))) {
+      let context = try reader.number32()
+      let blocks = try reader.number()
+      totals.rows.append((context, SiteTable.Total(bytes: try reader.number(), blocks: blocks)))
+    }
+    return totals
   }
 
   static func encode(_ rings: [DamagedRing]) -> [UInt8] {

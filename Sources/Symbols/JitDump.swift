@@ -12,7 +12,7 @@ import ByteText
 import FileFacts
 
 /// What of a jitdump file has been read so far.
-struct JitDump {
+package struct JitDump {
   /// A function at a place, from a time on.
   struct Load {
     var start: UInt64
@@ -53,7 +53,7 @@ struct JitDump {
   /// An offset that V8 adds to the addresses of all lines: those of an ELF header that perf will put before the code.
   private static let elfHeader: UInt64 = 0x40
   /// e_machine of what this program was made for.
-  static let machine: UInt32 = {
+  package static let machine: UInt32 = {
     #if arch(arm64)
       183
     #else
@@ -72,7 +72,7 @@ struct JitDump {
   private(set) var isOver = false
   /// Whether records that are whole were not read, for want of time or of room. What they say may replace what is
   /// known, so no function is told then.
-  private(set) var isCut = false
+  package private(set) var isCut = false
   /// Places in `loads`, by their starts; of equal ones, in the order of their records.
   private var order: [UInt32] = []
   /// Of each place in `order`, the greatest end of the functions up to there.
@@ -85,6 +85,8 @@ struct JitDump {
   /// ELF header, which can't be told, and none is.
   private var hasEarlyLines = false
 
+  package init() {}
+
   /// Bytes of memory, about.
   var cost: Int {
     loads.count &* (MemoryLayout<Load>.stride &+ 12 &+ 48) &+ lines.count &* MemoryLayout<Line>.stride &+ text.count
@@ -92,7 +94,7 @@ struct JitDump {
 
   /// Takes in the records that are whole by now, as far as the question's budget goes. `processID`: as the process
   /// knows it. `takes`: whether so many bytes of memory may be held.
-  mutating func read(_ file: borrowing RegularFile, processID: Int32, takes: (Int) -> Bool) {
+  package mutating func read(_ file: borrowing RegularFile, processID: Int32, takes: (Int) -> Bool) {
     guard !isOver else { return }
     isCut = false
     let before = loads.count
@@ -132,19 +134,28 @@ struct JitDump {
       place += UInt64(size)
     }
     if Budget.hasEnded { isCut = true }
-    if loads.count > before { sort() }
+    if loads.count > before { arrange(from: before) }
   }
 
-  private mutating func sort() {
-    order = loads.indices.map { UInt32(truncatingIfNeeded: $0) }
-    order.sort { a, b in
-      let (left, right) = (loads[Int(clamping: a)].start, loads[Int(clamping: b)].start)
-      return left == right ? a < b : left < right
-    }
-    var most: UInt64 = 0
-    reach = order.map {
-      most = max(most, load($0).end)
-      return most
+  /// Puts the loads from `first` on in order among the others. What begins before all of them stays where it is: a
+  /// compiler mostly puts new code behind its old one, and a file that grows is looked at each second.
+  private mutating func arrange(from first: Int) {
+    var new = loads[first...].indices.map { UInt32(truncatingIfNeeded: $0) }
+    new.sort { (load($0).start, $0) < (load($1).start, $1) }
+    guard let least = new.first.map({ load($0).start }) else { return }
+    let kept = order.partitioningIndex { load($0).start > least }
+    var old = order[kept...]
+    order.removeSubrange(kept...)
+    reach.removeSubrange(kept...)
+    var most = reach.last ?? 0
+    var fresh = new[...]
+    while let next = fresh.first ?? old.first {
+      // Of equal starts the older load stands first.
+      let isOld = fresh.isEmpty || old.first.map { load($0).start <= load(next).start } ?? false
+      let number = (isOld ? old.popFirst() : fresh.popFirst()) ?? next
+      most = max(most, load(number).end)
+      order.append(number)
+      reach.append(most)
     }
   }
 
@@ -239,7 +250,7 @@ struct JitDump {
   // MARK: what is asked
 
   /// The functions that have been at `address`, the earliest first.
-  func functions(at address: UInt64) -> [MadeFunction] {
+  package func functions(at address: UInt64) -> [MadeFunction] {
     guard !isCut else { return [] }
     var index = order.partitioningIndex { load($0).start > address }
     var numbers: [UInt32] = []

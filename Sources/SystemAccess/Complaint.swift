@@ -17,6 +17,8 @@ public struct Complaint: Error, Hashable, Sendable {
     case noSuchProcess
     /// No block of the process is in the group that the question is about.
     case noSuchGroup
+    /// The process does not keep what it has ever allocated, or its server can't tell it.
+    case noTotals
     /// The process runs, or ran, without an index.
     case notIndexed
     /// The caller may not do this: to read a process, the caller must be root or the process's user.

@@ -37,7 +37,10 @@ package struct ChangeReport {
   }
 
   package private(set) var rows: [Row]
+  /// The rows that a look lists, shown or not.
   package let rowCount: Int
+  /// The rows that neither look lists: at least so many.
+  package let uncomparedCount: Int
   private let last: WatchLook
   private let first: WatchLook
   private let grouping: HeapGrouping
@@ -59,8 +62,8 @@ package struct ChangeReport {
     rows += gone.map {
       Self.row($0, nil, isWhole: (true, isWhole(last)), listsFreed: order != .listed, first.time, last.time)
     }
-    // Of more rows than a look lists, those that both looks left out are counted, too.
-    rowCount = max(rows.count, Int(exactly: max(first.rowCount, last.rowCount).rounded()) ?? 0)
+    rowCount = rows.count
+    uncomparedCount = max(0, (Int(exactly: max(first.rowCount, last.rowCount).rounded()) ?? 0) - rows.count)
     let rank: (Row) -> Double =
       switch order {
       case .growth: { $0.change ?? -.infinity }
@@ -117,8 +120,9 @@ package struct ChangeReport {
       "\(ShortNumbers.bytes(first.total.bytes)) live at first and \(ShortNumbers.bytes(last.total.bytes)) at last",
     ]
     if let allocated {
+      let noun = allocated.blocks == 1 ? "block" : "blocks"
       phrases.append(
-        "\(ShortNumbers.count(allocated.blocks)) blocks of \(ShortNumbers.bytes(allocated.bytes)) allocated")
+        "\(ShortNumbers.count(allocated.blocks)) \(noun) of \(ShortNumbers.bytes(allocated.bytes)) allocated")
     }
     var lines = TextLayout.wrap(phrases, indent: "")
     if last.lostBlocks > 0 {
@@ -143,6 +147,12 @@ package struct ChangeReport {
     if hidden > 0 {
       lines.append(
         "  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
+    }
+    if uncomparedCount > 0 {
+      let count = Units.countOf(
+        UInt64(uncomparedCount), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")
+      lines.append(
+        "  \(count) not compared: a look lists \(Units.grouped(UInt64(max(first.rows.count, last.rows.count))))")
     }
     return TextLayout.text(of: lines)
   }
@@ -171,6 +181,7 @@ package struct ChangeReport {
     append(allocated)
     writer.append(",\"group\":", string: grouping.rawValue)
     writer.append(",\"row_count\":", decimal: UInt64(clamping: rowCount))
+    if uncomparedCount > 0 { writer.append(",\"uncompared_count\":", decimal: UInt64(clamping: uncomparedCount)) }
     writer.append(",\"rows\":[")
     for (index, row) in rows.enumerated() {
       writer.append(text: index > 0 ? ",{" : "{")

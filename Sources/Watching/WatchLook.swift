@@ -78,6 +78,15 @@ package struct WatchLook {
     rows = (value["sites"] ?? value["groups"])?.elements.map { Self.row($0, grouping) } ?? []
   }
 
+  /// The look that found nothing where this one did: all blocks that it was about are gone.
+  package func emptied(at time: Double) -> WatchLook {
+    var empty = self
+    (empty.total, empty.allocated, empty.oldest, empty.rows, empty.rowCount, empty.time) = (
+      (0, 0), nil, nil, [], 0, time
+    )
+    return empty
+  }
+
   private static func total(_ value: JSONValue?) -> (bytes: Double, blocks: Double) {
     (value?["bytes"]?.number ?? 0, value?["blocks"]?.number ?? 0)
   }

@@ -271,6 +271,19 @@ extension EndToEnd {
           ["diff", file, program.pid, "--fail-over", limit], in: program.directory)
         #expect(outcome.ending == .exit(ending), "\(limit): \(outcome)")
       }
+      // What is cut is compared, and passes no check, whichever of the two it is.
+      let cut = program.directory.file("cut.snap")
+      let whole = try Data(contentsOf: URL(fileURLWithPath: file))
+      try whole.prefix(whole.count * 3 / 4).write(to: URL(fileURLWithPath: cut))
+      for pair in [[cut, file], [file, cut]] {
+        let compared = try Tool.control(["diff", "--json"] + pair, in: program.directory)
+        let object = try #require(try Tool.objects(compared.output).first)
+        let damaged = object[pair[0] == cut ? "before" : "after"] as? [String: Any]
+        #expect(compared.ending == .exit(0) && (damaged?["problems"] as? [String])?.isEmpty == false, "\(compared)")
+        let checked = try Tool.control(["diff", "--fail-over", "1G"] + pair, in: program.directory)
+        #expect(checked.ending == .exit(1) && checked.output.contains("from "), "\(checked)")
+        #expect(checked.errors.contains("cannot check --fail-over, as \(cut) is not whole"), "\(checked)")
+      }
       let picture = program.directory.file("first.svg")
       _ = try program.ask(["export", file, "--format", "flamegraph", "-o", picture])
       #expect(try String(contentsOfFile: picture, encoding: .utf8).contains("first_phase"))

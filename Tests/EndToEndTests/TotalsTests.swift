@@ -151,6 +151,125 @@ extension EndToEnd {
       try program.finish()
     }
 
+    @Test("a snapshot has what was ever allocated, for top and replay; and so has a profile of pprof")
+    func files() throws {
+      let program = try RecordingProgram([Programs.path("totals.cpp"), "4", "3"])
+      _ = try program.reach(0)
+      let pid = "\(program.process.pid)"
+      let file = program.directory.file("a.snap")
+      func ask(_ arguments: [String]) throws -> String {
+        let outcome = try Tool.control(arguments, in: program.directory)
+        #expect(outcome.ending == .exit(0) && outcome.errors.isEmpty, "\(arguments): \(outcome)")
+        return outcome.output
+      }
+      _ = try ask(["snapshot", pid, "-o", file])
+      let expected = Self.sums(ofThreads: 12)
+      for command in ["top", "replay"] {
+        let table = try #require(try Tool.objects(try ask([command, file, "--sort", "rate", "--json"])).first)
+        #expect(try #require(table["total_seconds"] as? Double) > 0)
+        let sites = try #require(table["sites"] as? [[String: Any]])
+        for (name, total) in expected {
+          let row = try #require(sites.first { ($0["site"] as? [String: Any])?["function"] as? String == name })
+          #expect(row["allocated_blocks"] as? UInt64 == total.blocks, "\(command): \(name)")
+          #expect(
+            row["allocated_bytes"] as? UInt64 == total.bytes && row["blocks"] as? Int == (name == "kept" ? 120 : 0))
+        }
+        let text = try ask([command, file, "--totals"])
+        #expect(text.contains("FREED") && text.contains("kept") && !text.contains("plain"), "\(text)")
+        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
+      }
+      // Of the process itself the same, and what lives is what it is without.
+      let profile = program.directory.file("a.pb.gz")
+      for source in [pid, file] {
+        _ = try ask(["export", source, "--format", "pprof", "-o", profile])
+        for (index, name, value) in [
+          ("alloc_objects", "plain", "12000"), ("alloc_space", "plain", "1200000"), ("inuse_objects", "kept", "120"),
+          ("inuse_space", "kept", "9240"),
+        ] where Self.go != nil {
+          let top = try ChildProcess.run(
+            [Self.go!, "tool", "pprof", "-top", "-sample_index=\(index)", "-unit=B", profile])
+          let lines = top.output.split(separator: "\n")
+          #expect(lines.contains { $0.hasSuffix(" \(name)") && $0.contains(value) }, "\(index): \(top)")
+          #expect(index.hasPrefix("alloc") || !lines.contains { $0.hasSuffix(" plain") && !$0.hasPrefix("         0") })
+        }
+      }
+      // What a file does not have, and what cannot be asked of one.
+      for arguments in [
+        ["--sort", "growth"], ["--for", "1s"], ["--group", "thread"], ["--sort", "rate", "--older", "1s"],
+      ] {
+        let refused = try Tool.control(["top", file] + arguments, in: program.directory)
+        #expect(refused.ending == .exit(64) && refused.output.isEmpty, "\(arguments): \(refused)")
+      }
+      try program.proceed()
+      try program.process.send("\n")
+      try program.finish()
+    }
+
+    private static let go: String? = (["/usr/bin/go", "/usr/local/go/bin/go"] as [String]).first {
+      access($0, X_OK) == 0
+    }
+
+    @Test("what was allocated between two looks, of snapshots and of the process; of two processes it is not known")
+    func between() throws {
+      let directory = try TestDirectory()
+      func start() throws -> ChildProcess {
+        let process = try ChildProcess(
+          [Programs.path("phases.c")],
+          environment: ChildProcess.baseEnvironment.merging(Installation.agentEnvironment(directory.path)) { $1 },
+          conversing: true)
+        try process.send("\n")
+        _ = try process.readLine()
+        return process
+      }
+      let (process, other) = (try start(), try start())
+      let (first, second, third) = (directory.file("1.snap"), directory.file("2.snap"), directory.file("3.snap"))
+      _ = try Tool.control(["snapshot", "\(process.pid)", "-o", first], in: directory)
+      _ = try Tool.control(["snapshot", "\(other.pid)", "-o", third], in: directory)
+      try process.send("\n")
+      _ = try process.readLine()
+      _ = try Tool.control(["snapshot", "\(process.pid)", "-o", second], in: directory)
+      for last in [second, "\(process.pid)"] {
+        for by in ["site", "stack"] {
+          let outcome = try Tool.control(["diff", first, last, "--totals", "--by", by, "--json"], in: directory)
+          let object = try #require(try Tool.objects(outcome.output).first, "\(outcome)")
+          let row = try #require((object["rows"] as? [[String: Any]])?.first)
+          #expect(row["allocated_blocks"] as? Int == 70 && object["allocated_blocks"] as? Int ?? 0 >= 70, "\(outcome)")
+        }
+        let text = try Tool.control(["diff", first, last, "--totals"], in: directory).output
+        #expect(text.contains("between: ") && text.contains("MADE") && text.contains("in_second"), "\(text)")
+        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
+      }
+      let unknown = try Tool.control(["diff", third, second, "--totals"], in: directory)
+      #expect(
+        unknown.ending == .exit(1) && unknown.output.isEmpty && unknown.errors.contains("is not known"), "\(unknown)")
+    }
+
+    @Test("an older server is watched without totals; a group whose blocks are gone at the second look has fallen")
+    func scripted() throws {
+      let directory = try TestDirectory()
+      func ask(_ mode: String, _ arguments: [String]) throws -> Outcome {
+        let socket = directory.file("\(mode).sock")
+        unlink(socket)
+        let server = try ChildProcess(
+          ["/usr/bin/python3", Programs.source("scripted_server.py"), socket, mode],
+          environment: ChildProcess.baseEnvironment, conversing: true)
+        _ = try server.readLines(until: "listening")
+        defer { server.signal(SIGKILL) }
+        return try Tool.control(["top", "4242"] + arguments, in: directory, socket: socket)
+      }
+      let watched = try ask("old", ["--sort", "growth", "--for", "100ms"])
+      #expect(watched.ending == .exit(0) && watched.output.contains("960"), "\(watched)")
+      for arguments in [["--sort", "rate"], ["--totals"], ["--sort", "rate", "--for", "100ms"]] {
+        let refused = try ask("old", arguments)
+        #expect(refused.ending == .exit(1) && refused.output.isEmpty, "\(refused)")
+        #expect(refused.errors.contains("the server is of an earlier version"), "\(refused)")
+      }
+      let within = ["--within", "size:7", "--for", "100ms", "--json"]
+      let fallen = try #require(try Tool.objects(try ask("emptied", within).output).first)
+      let row = try #require((fallen["rows"] as? [[String: Any]])?.first)
+      #expect(row["first_bytes"] as? Int == 960 && row["last_bytes"] as? Int == 0 && fallen["last_bytes"] as? Int == 0)
+    }
+
     @Test("of a process without totals the order is refused with the way out, and what grows is told all the same")
     func refused() throws {
       let program = try RecordingProgram([Programs.path("totals.cpp"), "2", "1"], environment: ["ALLOCS_TOTALS": "0"])
@@ -160,6 +279,14 @@ extension EndToEnd {
       #expect(refused.ending == .exit(1) && refused.output.isEmpty && "\(refused)".contains("ALLOCS_TOTALS=0"))
       let growth = try Tool.control(["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory)
       #expect(growth.ending == .exit(0) && growth.output.contains("kept"))
+      let server = try Server(program.directory)
+      let answer = try server.request("/v1/processes/\(pid)/top?sort=rate")
+      #expect(answer.status == 404 && answer.body.contains(#","no_such":"totals"}"#), "\(answer)")
+      let asked = try Tool.control(["top", pid, "--sort", "rate"], in: program.directory, socket: server.socket)
+      #expect(asked.ending == .exit(1) && "\(asked)".contains("ALLOCS_TOTALS=0"))
+      let watched = try Tool.control(
+        ["top", pid, "--sort", "growth", "--for", "100ms"], in: program.directory, socket: server.socket)
+      #expect(watched.ending == .exit(0) && watched.output.contains("kept"))
       let plain = try Tool.control(["top", pid, "--totals"], in: program.directory)
       #expect(plain.ending == .exit(0) && plain.output.contains("SHARE"))
       try program.proceed()

@@ -105,6 +105,23 @@ struct JitDumpTests {
     #expect(again.last == "again99" && again.count < 100)
   }
 
+  @Test("what is read as the file grows is what is read of the whole file, in whatever order functions lie")
+  func growing() throws {
+    var numbers = RandomNumbers()
+    var file = DumpFile()
+    var grown = JitDump()
+    for index in 0..<400 as Range<UInt64> {
+      let place = UInt64.random(in: 0..<64, using: &numbers) * 16
+      let length = UInt64.random(in: 1...100, using: &numbers)
+      file.load("f\(index)", at: 0x1000 + place, length, time: UInt64.random(in: 0..<9, using: &numbers), index: index)
+      if Int.random(in: 0..<5, using: &numbers) == 0 { try read(file, into: &grown) }
+    }
+    try read(file, into: &grown)
+    let whole = try read(file)
+    for address in 0xFF0..<0x1500 as Range<UInt64> { #expect(names(grown, address) == names(whole, address)) }
+    #expect(!names(whole, 0x1200).isEmpty)
+  }
+
   @Test("where not all could be read, nothing is told; the rest is read when there is room")
   func withoutRoom() throws {
     var file = DumpFile()

@@ -264,6 +264,14 @@ struct WatchScreenTests {
     last.rowCount = 100
     let part = ChangeReport(from: first, to: last, by: .site, .growth, limit: 10)
     #expect(part.rows.map(\.change) == [200, 0, nil, nil])
+    #expect(part.rowCount == 4 && part.uncomparedCount == 96)
+    #expect(part.text.contains("96 sites are not compared: a look lists 3") && !part.text.contains("not shown"))
+    #expect(part.json.contains(#""row_count":4,"uncompared_count":96,"#))
+    // A group whose blocks are gone at the second look.
+    first.rowCount = 3
+    let gone = ChangeReport(from: first, to: first.emptied(at: 12), by: .site, .growth, limit: 10)
+    #expect(gone.rows.map(\.change) == [-7, -300, -500] && gone.uncomparedCount == 0)
+    #expect(gone.text.contains("807 live at first and 0 at last"))
     // Numbers of a damaged index.
     first.rows[0].allocated = (.infinity, 1e300)
     last.rows[0].allocated = (0, .nan)

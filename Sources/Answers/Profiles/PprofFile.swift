@@ -2,7 +2,8 @@
 // A heap profile of pprof (proto/profile.proto of github.com/google/pprof), compressed by gzip as its readers expect:
 // `go tool pprof`, Grafana Pyroscope, Parca, Perfetto.
 //
-// - Sample types are those of Go's heap profiles: inuse_objects and inuse_space, the latter shown first.
+// - Sample types are those of Go's heap profiles, in their order: alloc_objects and alloc_space, what was ever
+//   allocated, where that is known; inuse_objects and inuse_space, what lives. The last is shown first.
 // - A location is the address of a call, one byte below the return address, in the mapping of its module; its lines are
 //   the functions inlined there, innermost first. Names are found already, and stand in the profile.
 // - The function that was called (malloc) is left out, as in the profiles of other allocators: the innermost location
@@ -57,7 +58,11 @@ struct PprofFile {
 
   /// The bytes of the profile, not compressed.
   mutating func pack() -> [UInt8] {
-    let types = [("inuse_objects", "count"), ("inuse_space", "bytes")].map { Optional(valueType($0.0, $0.1)) }
+    let names =
+      (sums.hasTotals ? [("alloc_objects", "count"), ("alloc_space", "bytes")] : []) + [
+        ("inuse_objects", "count"), ("inuse_space", "bytes"),
+      ]
+    let types = names.map { Optional(valueType($0.0, $0.1)) }
     var meter = BudgetMeter(interval: 16)
     for row in sums.rows {
       guard meter.goesOn() else { break }
@@ -114,7 +119,8 @@ struct PprofFile {
     if row.stack.truncation != nil || frames.isEmpty { ids.append(location([], isExact: false)) }
     let sample = storage.message(pprof__sample__init)
     (sample.pointee.n_location_id, sample.pointee.location_id) = (ids.count, storage.list(ids))
-    let values = [Int64(clamping: row.total.blocks), Int64(clamping: row.total.bytes)]
+    let totals = sums.hasTotals ? [row.allocated?.blocks ?? 0, row.allocated?.bytes ?? 0] : []
+    let values = (totals + [row.total.blocks, row.total.bytes]).map { Int64(clamping: $0) }
     (sample.pointee.n_value, sample.pointee.value) = (values.count, storage.list(values))
     samples.append(sample)
   }

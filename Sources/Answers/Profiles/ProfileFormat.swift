@@ -40,6 +40,9 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
     }
   }
 
+  /// Whether the format has a place for what was ever allocated, beside what lives.
+  public var hasTotals: Bool { self == .pprof }
+
   /// The bytes of the file.
   public func render(_ sums: StackSums) -> [UInt8] {
     switch self {

@@ -14,7 +14,7 @@ extension Complaint {
   var httpStatus: HTTPResponse.Status {
     switch kind {
     case .usage: .badRequest
-    case .noSuchProcess, .noSuchGroup, .notIndexed: .notFound
+    case .noSuchProcess, .noSuchGroup, .noTotals, .notIndexed: .notFound
     case .notPermitted: .forbidden
     case .budget:
       switch code {

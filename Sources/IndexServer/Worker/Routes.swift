@@ -193,13 +193,14 @@ struct Routes: Sendable {
   @Sendable private func profile(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
     let parameters = try Parameters(request, known: Parameters.ofScope.union(["format"]))
-    let scope = try parameters.scope()
+    var scope = try parameters.scope()
     guard let format = try parameters.choice("format", of: ProfileFormat.self) else {
       throw Complaint(
         .usage, what: "the profile has no format",
         advice: "add ?format=\(ProfileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
     }
-    let (body, missing) = try await answer(request, context) { () throws(any Error) in
+    scope.wantsTotals = format.hasTotals
+    let (body, missing) = try await answer(request, context) { [scope] () throws(any Error) in
       let sums = try view(process, context).stackSums(scope)
       return (ByteBuffer(bytes: format.render(sums)), sums.lossSentence)
     }

@@ -7,8 +7,7 @@
 // The table has an entry for each context, by the same id. It may be missing: agents before it did
 // not have it, and ALLOCS_TOTALS=0 leaves it out. Then nothing is known of what was freed.
 //
-// Each block counts that the index has recorded, once, with the size that was asked for; twice only
-// a block of operator new for which a new-handler ran first, as its record is replaced. A realloc
+// Each block counts that the index has recorded, once, with the size that was asked for. A realloc
 // that succeeds counts as a new block of the new size, wherever that block lies. Blocks of pools
 // count beside the chunks that they lie in. A mapping is not a block. Not counted are blocks that
 // are not in the index (the counters of lost blocks say how many), blocks without a context
@@ -25,15 +24,17 @@
 //
 // Which line: contexts are handed out to threads ALLOCS_CONTEXT_BATCH at a time, whose totals fill
 // a pair of cache lines. So no two threads write to one line, nor to two that a processor fetches
-// together.
+// together; but in the second half of the table, whose ids are handed out one by one.
 //
 // A reader's view: `bytes` and `blocks` are raised before the block's slot is written, and that
 // store is a release, which pairs with the reader's acquire of the slot. So a reader that walks the
 // live blocks first, and loads the totals behind that, finds no context with more live blocks than
 // it ever had, and no fewer bytes. Beside this, a total may be ahead of the index by the one block
 // that each thread is about to record, and its two numbers may differ from each other by that
-// block. The two numbers only grow (but for a block that could not be recorded: it is taken back),
-// and wrap around at 2^64.
+// block. The two numbers only grow, and wrap around at 2^64. But a block that could not be recorded
+// is taken back; and so is the block of operator new for which a new-handler ran first, as the
+// record of the malloc inside gives way to the operator's: a reader that saw the first record finds
+// that context's total behind by that block.
 //
 // The entries below `used` are backed by memory, and every id that stands in a slot is below. A
 // child that is followed goes on from its parent's totals, as its index goes on from the parent's.

@@ -24,6 +24,8 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case symbols
   /// Debug information that is made up: sound, with what no compiler writes.
   case dwarf
+  /// Records of a jitdump file, whose file grows.
+  case jitdump
   /// Recordings whose checksums are right and whose contents are anything.
   case recording
 
@@ -37,6 +39,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .madeSegments: MadeSegments.run(bytes)
     case .symbols: SymbolsFuzz.run(bytes)
     case .dwarf: DWARFFuzz.run(bytes)
+    case .jitdump: JitDumpFuzz.run(bytes)
     case .recording: RecordingFuzz.run(bytes)
     }
   }

@@ -352,12 +352,15 @@ enum Event {
 
   /// The outer function returned `block`, which a function inside it may have recorded as an
   /// allocation of its own: so does the malloc inside an operator new after the new-handler has
-  /// run. That record is erased, for the outer function's. Gives whether the allocator is tight, as
-  /// far as that matters for a block of this size; nil if the block was not recorded.
+  /// run. That record is erased, for the outer function's, and counts in no total. Gives whether
+  /// the allocator is tight, as far as that matters for a block of this size; nil if the block was
+  /// not recorded.
   @inline(never)
   static func replaceInner(_ thread: Thread, _ block: Block) -> Bool? {
     let old = eraseInner(thread, block)
-    return old == 0 ? nil : Index.isFine(old, UInt(bitPattern: block))
+    guard old != 0 else { return nil }
+    if let regions = Gate.regions(thread) { Totals.takeBack(thread, regions, block, replaced: old) }
+    return Index.isFine(old, UInt(bitPattern: block))
   }
 
   /// Records the inner block that was noted, if there is one.

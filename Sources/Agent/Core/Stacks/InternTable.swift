@@ -133,17 +133,30 @@ struct InternTable<Entry> {
 
   // MARK: entries
 
+  /// The number of ids that there can be.
+  @inline(__always)
+  var limit: UInt64 { min(Segment.section(header, section).pointee.capacity, UInt64(ALLOCS_CONTEXT_LIMIT)) }
+
+  /// The id that is next, unless another thread takes it first.
+  @inline(__always)
+  var nextID: UInt64 { allocs_load_relaxed_u64(&state.pointee.next_id) }
+
   /// Hands out the next `count` ids, backs their entries with memory and lets `write` fill the
   /// entries from the one with the first id on. Gives the first id; 0 if the ids or the memory have
-  /// run out.
+  /// run out. The memory comes first: where there is none, no id is used up, and there may be some
+  /// later.
   @inline(__always)
   func append(_ count: UInt64 = 1, _ write: (Int) -> Void) -> UInt32 {
     let section = Segment.section(header, section)
-    let limit = min(section.pointee.capacity, UInt64(ALLOCS_CONTEXT_LIMIT))
-    guard allocs_load_relaxed_u64(&state.pointee.next_id) < limit else { return 0 }
+    let limit = limit
+    let expected = nextID + count
+    guard expected <= limit, InternCells.commit(state, header, self.section, upTo: expected) else { return 0 }
     let first = allocs_fetch_add_u64(&state.pointee.next_id, count)
     let end = first + count
-    guard end <= limit, InternCells.commit(state, header, self.section, upTo: end) else { return 0 }
+    // Other threads may have taken ids meanwhile.
+    guard end <= expected || end <= limit && InternCells.commit(state, header, self.section, upTo: end) else {
+      return 0
+    }
     write(Int(first))
     if allocs_load_acquire_u64(&section.pointee.used) < end {
       InternCells.raise(&section.pointee.used, to: min(((end - 1) | (InternCells.usedStep - 1)) + 1, limit))

@@ -7,7 +7,8 @@
 //   memory for the total, there is no context, and its blocks are counted as without one.
 // - A thread that counts hands out its contexts from ids that nobody else gets, so that the totals
 //   in one pair of cache lines have one writer. A call that may have interrupted that thread takes
-//   a batch of its own.
+//   a batch of its own. Behind the first half of the table, ids are handed out one by one, and
+//   lines are shared: then it counts more that no id stays unused.
 
 import AgentMachine
 import SharedLayout
@@ -26,6 +27,19 @@ enum Totals {
   @inline(__always)
   static func add(_ thread: Thread, _ context: UInt32, _ size: Int) {
     if context != 0 { add(thread, context: allocs_slot_context_bits(context), size) }
+  }
+
+  /// The record of the thread's own block at `block`, whose head was `head`, has given way to
+  /// another record of that block.
+  static func takeBack(_ thread: Thread, _ regions: Regions, _ block: Block, replaced head: UInt64) {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return }
+    let context = allocs_slot_context(head)
+    let contexts = Segment.start(header, ALLOCS_SECTION_CONTEXTS).assumingMemoryBound(to: UInt64.self)
+    // Should it be of another thread, whose free was not seen, it is not this thread's to count.
+    let word = allocs_load_acquire_u64(contexts + Int(context))
+    guard allocs_context_thread(word) == thread.pointee.slot else { return }
+    let base = UInt(bitPattern: block)
+    takeBack(thread, context, Int(bitPattern: Index.size(regions, base, erased: head)))
   }
 
   /// The block that was added could not be recorded.
@@ -56,10 +70,15 @@ enum Totals {
       }
       own = allocs_load_acquire_u64(&thread.pointee.own_contexts)
     }
-    let id = table.append(UInt64(batch)) { id in allocs_store_release_u64(contexts + id, word) }
-    guard id != 0, back(shared, header, upTo: UInt64(id + batch)) else { return 0 }
-    if let thread {
-      _ = allocs_compare_exchange_u64(&thread.pointee.own_contexts, own, UInt64(id + batch) << 32 | UInt64(id + 1))
+    let count = UInt64(table.nextID < table.limit / 2 ? batch : 1)
+    // The memory comes first, as in `append`.
+    let expected = table.nextID + count
+    guard expected <= table.limit, back(shared, header, upTo: expected) else { return 0 }
+    let id = table.append(count) { id in allocs_store_release_u64(contexts + id, word) }
+    let end = UInt64(id) + count
+    guard id != 0, end <= expected || back(shared, header, upTo: end) else { return 0 }
+    if let thread, count > 1 {
+      _ = allocs_compare_exchange_u64(&thread.pointee.own_contexts, own, end << 32 | UInt64(id + 1))
     }
     return id
   }
