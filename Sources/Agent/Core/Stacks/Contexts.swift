@@ -111,7 +111,7 @@ enum Contexts {
       let table = InternTable<UInt64>(state, header, ALLOCS_SECTION_CONTEXTS)
       let contexts = table.entries
       return table.id(
-        owner: node, hash: InternTable<UInt64>.hash(word),
+        owner: node, tag: InternTable<UInt64>.tag(word), hash: InternTable<UInt64>.hash(word),
         matches: { contexts[Int($0)] == word },
         create: {
           if shared.pointee.totals != nil { return Totals.newContext(table, word, of: thread, shared, header) }
