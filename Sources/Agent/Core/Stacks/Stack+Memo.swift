@@ -32,8 +32,26 @@ extension Stack {
   static func knownContext(_ thread: Thread, _ caller: Caller) -> UInt64? {
     guard let record = firstRecord(thread, caller) else { return nil }
     let context = record.pointee.context
-    return context != 0 && isStack(record, caller) ? context : nil
+    // Of another function, the sign is set.
+    return Int64(bitPattern: context) > 0 && isStack(record, caller) ? context : nil
   }
+
+  /// As `knownContext`, of another function or allocator, which `others` says as Contexts.others
+  /// does; in a hook that is not delegating, so that no handler changes the memo meanwhile.
+  @inline(__always)
+  static func knownContext(_ thread: Thread, _ caller: Caller, _ others: UInt64) -> UInt64? {
+    guard let record = firstRecord(thread, caller) else { return nil }
+    let others = kept(others)
+    let context = record.pointee.context
+    return context & othersMask == others && isStack(record, caller) ? context & ~othersMask : nil
+  }
+
+  private static var othersMask: UInt64 { 0xFFFF << 48 }
+
+  /// How a record says that its context is not of malloc by libc, but of `others`: no context has
+  /// these bits.
+  @inline(__always)
+  private static func kept(_ others: UInt64) -> UInt64 { others == 0 ? 0 : others | 1 << 63 }
 
   /// The node of the caller's stack, if its record is the first that is looked at; else 0. Calls
   /// nothing.
@@ -52,13 +70,15 @@ extension Stack {
     return allocs_memo_tags(set)[0] == tag ? record(memo, allocs_memo_places(set)[0]) : nil
   }
 
-  /// Keeps the context of a malloc whose stack has `node`, and was captured last, in the record of
-  /// that stack, if it has one. `bits`: the context, where the head of a slot has it.
+  /// Keeps the context of an allocation whose stack has `node`, and was captured last, in the
+  /// record of that stack, if it has one. `bits`: the context, where the head of a slot has it.
+  /// `others` says of which function and allocator, as Contexts.others does. A record has the last
+  /// one.
   @inline(__always)
-  static func keep(_ thread: Thread, _ node: UInt64, _ bits: UInt64) {
+  static func keep(_ thread: Thread, _ node: UInt64, _ bits: UInt64, _ others: UInt64) {
     guard let memo = allocs_stacks(thread).pointee.memo, memo.pointee.found != ALLOCS_MEMO_NOWHERE else { return }
     let record = record(memo, memo.pointee.found)
-    if UInt64(record.pointee.node) == node { record.pointee.context = bits }
+    if UInt64(record.pointee.node) == node { record.pointee.context = bits | kept(others) }
   }
 
   /// The node of the caller's stack if its record is in one of the ways, the first of them from now

@@ -107,7 +107,9 @@ struct allocs_record {
   uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
   uint32_t node;
   uint32_t groups;
-  uint64_t context;  // of a malloc with this stack, where the head of a slot has it; 0: not known
+  // Of an allocation with this stack, where the head of a slot has it, below the function and the
+  // allocator (Stack+Memo.swift); 0: not known.
+  uint64_t context;
 };
 struct allocs_word_group {
   uint64_t values[ALLOCS_GROUP_WORDS];
