@@ -375,6 +375,25 @@ extension EndToEnd {
       try Self.expectNoDifference(Segment(path: directory.segments()[0]), atLeast: 10000, #_sourceLocation)
     }
 
+    @Test(
+      "a stack from which several functions allocate in turn: each block has its own",
+      arguments: ["full", "site", "check"])
+    func functionsInTurn(stacks: String) throws {
+      let program = try RecordingProgram(
+        [Programs.path("functions_in_turn.c")], environment: ["ALLOCS_STACKS": stacks])
+      let record = try program.reach(0)
+      let segment = try program.openSegment()
+      var functions: [UInt64: String] = [:]
+      for block in segment.allAllocations() {
+        functions[block.base] = segment.context(block.context)?.function?.unescaped
+      }
+      #expect(record.blocks.count == 6000)
+      let wrong = record.blocks.filter { functions[$0.base] != record.sites[$0.site]?.function }
+      #expect(wrong.isEmpty, "\(wrong.count) of \(record.blocks.count)")
+      try program.proceed()
+      try program.finish()
+    }
+
     // MARK: libraries
 
     private func libraries() throws -> [String] {

@@ -262,6 +262,18 @@ enum System {
   static func map(_ size: UInt64) -> Address? {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
+  /// Maps private zeroed memory that begins at a multiple of its size, a power of two, and asks for
+  /// huge pages there.
+  static func mapHuge(_ size: UInt64) -> Address? {
+    guard let room = map(2 * size) else { return nil }
+    let before = (0 &- UInt64(UInt(bitPattern: room))) & (size - 1)
+    let start = room + Int(before)
+    if before > 0 { unmap(room, before) }
+    unmap(start + Int(size), size - before)
+    let hugePages = 14
+    _ = advise(start, size, hugePages)
+    return start
+  }
   /// Maps the file's bytes from `offset`, shared, at `start` if that is free, else anywhere; nil if
   /// they cannot be mapped.
   static func map(_ descriptor: Int, at offset: UInt64, _ size: UInt64, preferring start: UInt = 0) -> Address? {

@@ -17,6 +17,12 @@ enum Contexts {
   static func context(
     _ thread: Thread, _ caller: Caller, _ function: allocs_function, allocator: UInt32 = 0
   ) -> UInt32 {
+    let others = others(function, allocator)
+    // Malloc's path has looked there.
+    if others != 0, thread.pointee.full_stacks != 0 {
+      let context = known(thread, caller, others)
+      if context != 0 { return context }
+    }
     // The origin is a node with whole stacks, else the address of the call site.
     var origin = thread.pointee.full_stacks != 0 ? UInt64(Stack.node(thread, caller)) : caller.site
     if OwnFrames.isOwn(origin) { origin = OwnFrames.siteBehind(thread, caller) }
@@ -27,7 +33,7 @@ enum Contexts {
     let (index, key) = cache(origin, function, allocator: allocator)
     let cached = allocs_sites(thread) + Int(index)
     if cached.pointee.key == key {
-      keep(thread, origin, function, allocator, cached)
+      keep(thread, origin, others, cached)
       return UInt32(truncatingIfNeeded: cached.pointee.bits >> 9)
     }
     // With whole stacks the capture has looked (Stack.swift).
@@ -36,18 +42,28 @@ enum Contexts {
       return 0
     }
     let context = intern(thread, origin, function, allocator, cached, key)
-    if context != 0 { keep(thread, origin, function, allocator, cached) }
+    if context != 0 { keep(thread, origin, others, cached) }
     return context
   }
 
-  /// Malloc's path finds the context in the memo of stacks from now on.
+  /// The id of the context that the stack's record has, if it is of this function and allocator;
+  /// else 0. Inside a hook that delegates, a handler's hooks may change the memo meanwhile.
+  ///
+  /// By itself, so that the hooks with call sites save no registers for it.
+  @inline(never)
+  private static func known(_ thread: Thread, _ caller: Caller, _ others: UInt64) -> UInt32 {
+    guard thread.pointee.delegating == 0, let bits = Stack.knownContext(thread, caller, others) else { return 0 }
+    return UInt32(truncatingIfNeeded: bits >> 9)
+  }
+
+  /// The next allocation by the same function with the same stack finds the context in the memo of
+  /// stacks. Not inside a hook that delegates: a handler's hooks may replace the record meanwhile.
   @inline(__always)
   private static func keep(
-    _ thread: Thread, _ origin: UInt64, _ function: allocs_function, _ allocator: UInt32,
-    _ cached: UnsafeMutablePointer<allocs_site>
+    _ thread: Thread, _ origin: UInt64, _ others: UInt64, _ cached: UnsafeMutablePointer<allocs_site>
   ) {
-    guard function == ALLOCS_FUNCTION_MALLOC, allocator == 0, thread.pointee.full_stacks != 0 else { return }
-    Stack.keep(thread, origin, cached.pointee.bits)
+    guard thread.pointee.full_stacks != 0, thread.pointee.delegating == 0 else { return }
+    Stack.keep(thread, origin, cached.pointee.bits, others)
   }
 
   /// The id of (node or call site, thread, function, allocator), where the head of a slot has it,
@@ -74,8 +90,14 @@ enum Contexts {
     _ origin: UInt64, _ function: allocs_function, allocator: UInt32
   ) -> (index: UInt32, key: UInt64) {
     let index = (UInt32(truncatingIfNeeded: origin) &* 0x9E37_79B9) >> ALLOCS_SITE_SHIFT
-    let others = UInt64(function.rawValue ^ ALLOCS_FUNCTION_MALLOC.rawValue) << 56 | UInt64(allocator) << 48
-    return (index, origin | others)
+    return (index, origin | others(function, allocator))
+  }
+
+  /// The function and the allocator, in bits that neither an address nor a slot's context has: 0
+  /// for malloc by libc.
+  @inline(__always)
+  private static func others(_ function: allocs_function, _ allocator: UInt32) -> UInt64 {
+    UInt64(function.rawValue ^ ALLOCS_FUNCTION_MALLOC.rawValue) << 56 | UInt64(allocator) << 48
   }
 
   @inline(never)
@@ -111,7 +133,7 @@ enum Contexts {
       let table = InternTable<UInt64>(state, header, ALLOCS_SECTION_CONTEXTS)
       let contexts = table.entries
       return table.id(
-        owner: node, hash: InternTable<UInt64>.hash(word),
+        owner: node, tag: InternTable<UInt64>.tag(word), hash: InternTable<UInt64>.hash(word),
         matches: { contexts[Int($0)] == word },
         create: {
           if shared.pointee.totals != nil { return Totals.newContext(table, word, of: thread, shared, header) }

@@ -9,7 +9,8 @@
 // - Each owner has a list of the ids of its keys, newest first, of at most `listLimit` ids. Nearly
 //   every node owns one or two nodes and one context. Ids are handed out in turn, and so are the
 //   links of the lists, which lie in the order of ids: the frames of a new stack, and its context,
-//   are written side by side.
+//   are written side by side. Beside each id in a list are 8 bits of a hash of its key, so that the
+//   keys of others are rarely read: each is likely in a line that no cache has.
 // - The table has the keys of owners whose lists are full, and keys without an owner. It is a
 //   cascade of arrays of cells (id:24, tag:8), each array 16 times as large as the array before it.
 //   A key may lie in one line of 16 cells of each array, and takes the first empty cell in the
@@ -63,9 +64,11 @@ struct InternTable<Entry> {
 
   /// The id of the key of `owner`, if it has one, for which `matches` is true; if there is none,
   /// the id that `create` makes. 0 if `create` cannot make one, or there is no memory to find it
-  /// by.
+  /// by. `tag` is the key's.
   @inline(__always)
-  func id(owner: UInt32?, hash: @autoclosure () -> UInt64, matches: (UInt32) -> Bool, create: () -> UInt32) -> UInt32 {
+  func id(
+    owner: UInt32?, tag: UInt32, hash: @autoclosure () -> UInt64, matches: (UInt32) -> Bool, create: () -> UInt32
+  ) -> UInt32 {
     var created: UInt32 = 0
     if let owner {
       guard let head = InternLinks.link(state, owner) else { return 0 }
@@ -73,18 +76,19 @@ struct InternTable<Entry> {
       var searched: UInt32 = 0  // the head from which on the list has been searched
       searching: while true {
         let first = allocs_load_acquire_u32(&head.pointee.first)
-        var id = first
-        while id != searched {
-          if matches(id) { return id }
+        var entry = first
+        while entry != searched {
+          let id = entry & InternLinks.idMask
+          if entry & ~InternLinks.idMask == tag, matches(id) { return id }
           count += 1
           if count == InternLinks.listLimit { break searching }
           guard let link = InternLinks.link(state, id) else { return 0 }
-          id = link.pointee.next
+          entry = link.pointee.next
         }
         if created == 0 { created = create() }
         guard created != 0, let link = InternLinks.link(state, created) else { return 0 }
         link.pointee.next = first
-        if allocs_compare_exchange_u32(&head.pointee.first, first, created) { return created }
+        if allocs_compare_exchange_u32(&head.pointee.first, first, created | tag) { return created }
         searched = first
       }
     }
@@ -122,6 +126,12 @@ struct InternTable<Entry> {
       }
     }
     return 0
+  }
+
+  /// The tag of a key in the list of its owner: of a word that differs between the owner's keys.
+  @inline(__always)
+  static func tag(_ value: UInt64) -> UInt32 {
+    UInt32(truncatingIfNeeded: (value &* 0x9E37_79B9_7F4A_7C15) >> 32) & ~InternLinks.idMask
   }
 
   @inline(__always)
@@ -165,12 +175,13 @@ struct InternTable<Entry> {
   }
 
   /// Makes each of `count` ids from `first` on the one key of the id before it. Nobody but the
-  /// caller knows the ids yet. False if there is no memory.
+  /// caller knows the ids yet. `tag` gives the tag of the key that is so many ids behind the first.
+  /// False if there is no memory.
   @inline(__always)
-  func chain(_ first: UInt32, _ count: UInt32) -> Bool {
+  func chain(_ first: UInt32, _ count: UInt32, _ tag: (Int) -> UInt32) -> Bool {
     for id in first..<first + count - 1 {
       guard let link = InternLinks.link(state, id) else { return false }
-      link.pointee.first = id + 1
+      link.pointee.first = (id + 1) | tag(Int(id + 1 - first))
     }
     return true
   }
@@ -179,6 +190,8 @@ struct InternTable<Entry> {
 /// The lists of an InternTable.
 private enum InternLinks {
   static let listLimit = 6
+  /// Of an id with its tag, the bits of the id.
+  static let idMask = UInt32(ALLOCS_CONTEXT_LIMIT - 1)
   private static let perChunk = Int(ALLOCS_LINKS_PER_CHUNK)
 
   /// The link with this number, in a chunk that is made when it is first asked for; nil if there is
@@ -188,13 +201,21 @@ private enum InternLinks {
     _ table: UnsafeMutablePointer<allocs_intern_table>, _ number: UInt32
   ) -> UnsafeMutablePointer<allocs_intern_link>? {
     let word = allocs_link_chunks(table) + Int(number) / perChunk
-    guard let chunk = allocs_load_acquire_pointer(word) ?? make(word) else { return nil }
+    guard let chunk = allocs_load_acquire_pointer(word) ?? make(word, isFirst: Int(number) < perChunk) else {
+      return nil
+    }
     return chunk.assumingMemoryBound(to: allocs_intern_link.self) + Int(number) % perChunk
   }
 
+  /// In the first chunk, pages are backed as they are needed. A process that has filled it makes
+  /// hundreds of thousands of entries: further chunks are of one huge page each, where the kernel
+  /// gives one.
   @inline(never)
-  private static func make(_ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>) -> UnsafeMutableRawPointer? {
-    InternCells.memory(word, UInt64(perChunk * MemoryLayout<allocs_intern_link>.stride))
+  private static func make(_ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, isFirst: Bool)
+    -> UnsafeMutableRawPointer?
+  {
+    let size = UInt64(perChunk * MemoryLayout<allocs_intern_link>.stride)
+    return InternCells.memory(word, size, isHuge: !isFirst)
   }
 }
 
@@ -214,11 +235,12 @@ private enum InternCells {
     return (allocs_load_acquire_pointer(word) ?? memory(word, count * 4))?.assumingMemoryBound(to: UInt32.self)
   }
 
-  /// New memory of `size` bytes, to which `word` points from now on; nil if there is none.
+  /// New memory of `size` bytes, to which `word` points from now on; nil if there is none. `isHuge`
+  /// asks for huge pages, if memory of that size may be one.
   static func memory(
-    _ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ size: UInt64
+    _ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ size: UInt64, isHuge: Bool = false
   ) -> UnsafeMutableRawPointer? {
-    guard let made = System.map(size) else { return nil }
+    guard let made = isHuge ? System.mapHuge(size) : System.map(size) else { return nil }
     if allocs_compare_exchange_pointer(word, nil, made) {
       Mappings.noteOwn(made, size)
     } else {

@@ -109,20 +109,20 @@ extension Stack {
       // says nothing of what lies there.
       if count > 0 {
         let outer = listed[count - 1]
-        var word = allocs_words(thread) + Int(outer.words)
+        var list = Words(all: allocs_list_words(thread), count: Int(outer.words))
         if rule.isFrame {
-          note(&word, frame.pointee.cfa &- rule.returnAddress)
+          list.append(frame.pointee.cfa &- rule.returnAddress)
           if outer.needs_fp != 0 {
             if rule.savesFramePointer {
-              note(&word, frame.pointee.cfa &- rule.framePointer)
+              list.append(frame.pointee.cfa &- rule.framePointer)
             } else {
               needsFramePointer = true
             }
           }
         } else {
-          noteUncommon(&word, frame, frames + Int(outer.frame), rule)
+          noteUncommon(&list, frame, frames + Int(outer.frame), rule)
         }
-        words = UInt16(truncatingIfNeeded: word - allocs_words(thread))
+        words = UInt16(truncatingIfNeeded: list.count)
       }
       frame.pointee.list_index = UInt32(truncatingIfNeeded: count)
       listed[count] = allocs_listed(
@@ -133,31 +133,37 @@ extension Stack {
     thread.pointee.frame_count = UInt32(truncatingIfNeeded: count)
   }
 
-  @inline(__always)
-  private static func note(_ word: inout UnsafeMutablePointer<allocs_word>, _ address: UInt64) {
-    word.pointee = allocs_word(address: address, value: load(address))
-    word += 1
+  /// The first words of the list.
+  private struct Words {
+    let all: UnsafeMutablePointer<allocs_words>
+    var count: Int
+
+    @inline(__always)
+    mutating func append(_ address: UInt64) {
+      allocs_words_put(all, UInt64(count), address, load(address))
+      count += 1
+    }
   }
 
   /// The words that a step of an uncommon kind has read; see Registers.step.
   @inline(never)
   private static func noteUncommon(
-    _ word: inout UnsafeMutablePointer<allocs_word>, _ frame: Frame, _ outer: Frame, _ rule: FrameRule
+    _ list: inout Words, _ frame: Frame, _ outer: Frame, _ rule: FrameRule
   ) {
     let (sp, fp) = (frame.pointee.sp, frame.pointee.fp)
     switch rule.kind {
     case .realigned:
-      note(&word, fp &- rule.offset)
-      note(&word, fp)
-      note(&word, outer.pointee.sp &- 8)
+      list.append(fp &- rule.offset)
+      list.append(fp)
+      list.append(outer.pointee.sp &- 8)
     case .withoutInformation:
-      note(&word, fp)
-      note(&word, fp &+ 8)
+      list.append(fp)
+      list.append(fp &+ 8)
     case .signalFrame:
-      note(&word, sp &+ Machine.interruptedFramePointer)
-      note(&word, sp &+ Machine.interruptedStackPointer)
-      note(&word, sp &+ Machine.interruptedCounter)
-      if let interruptedLink = Machine.interruptedLink { note(&word, sp &+ interruptedLink) }
+      list.append(sp &+ Machine.interruptedFramePointer)
+      list.append(sp &+ Machine.interruptedStackPointer)
+      list.append(sp &+ Machine.interruptedCounter)
+      if let interruptedLink = Machine.interruptedLink { list.append(sp &+ interruptedLink) }
     case .frame, .unstored, .outermost, .unsupported, .none:
       break  // a step of these kinds reads registers alone
     }
@@ -171,11 +177,14 @@ extension Stack {
   ) -> Bool {
     let frames = allocs_frames(thread)
     let listed = allocs_listed(thread)
-    let words = allocs_words(thread)
+    let words = allocs_list_words(thread)
     thread.pointee.frames_cut &+= UInt32(truncatingIfNeeded: excess)
     let left = count - excess
     let unneeded = listed[excess].words
-    for index in unneeded..<listed[count - 1].words { words[Int(index - unneeded)] = words[Int(index)] }
+    for index in unneeded..<listed[count - 1].words {
+      let (address, value) = (allocs_words_address(words, UInt64(index)), allocs_words_value(words, UInt64(index)))
+      allocs_words_put(words, UInt64(index - unneeded), address, value)
+    }
     // The frames themselves may have been evicted; the trie knows their program counters.
     let nodes = StackNodes.all(header)
     var parent = CutFrames.rounded(thread.pointee.frames_cut)

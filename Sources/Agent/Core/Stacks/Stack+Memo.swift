@@ -32,8 +32,26 @@ extension Stack {
   static func knownContext(_ thread: Thread, _ caller: Caller) -> UInt64? {
     guard let record = firstRecord(thread, caller) else { return nil }
     let context = record.pointee.context
-    return context != 0 && isStack(record, caller) ? context : nil
+    // Of another function, the sign is set.
+    return Int64(bitPattern: context) > 0 && isStack(record, caller) ? context : nil
   }
+
+  /// As `knownContext`, of another function or allocator, which `others` says as Contexts.others
+  /// does; in a hook that is not delegating, so that no handler changes the memo meanwhile.
+  @inline(__always)
+  static func knownContext(_ thread: Thread, _ caller: Caller, _ others: UInt64) -> UInt64? {
+    guard let record = firstRecord(thread, caller) else { return nil }
+    let others = kept(others)
+    let context = record.pointee.context
+    return context & othersMask == others && isStack(record, caller) ? context & ~othersMask : nil
+  }
+
+  private static var othersMask: UInt64 { 0xFFFF << 48 }
+
+  /// How a record says that its context is not of malloc by libc, but of `others`: no context has
+  /// these bits.
+  @inline(__always)
+  private static func kept(_ others: UInt64) -> UInt64 { others == 0 ? 0 : others | 1 << 63 }
 
   /// The node of the caller's stack, if its record is the first that is looked at; else 0. Calls
   /// nothing.
@@ -52,13 +70,15 @@ extension Stack {
     return allocs_memo_tags(set)[0] == tag ? record(memo, allocs_memo_places(set)[0]) : nil
   }
 
-  /// Keeps the context of a malloc whose stack has `node`, and was captured last, in the record of
-  /// that stack, if it has one. `bits`: the context, where the head of a slot has it.
+  /// Keeps the context of an allocation whose stack has `node`, and was captured last, in the
+  /// record of that stack, if it has one. `bits`: the context, where the head of a slot has it.
+  /// `others` says of which function and allocator, as Contexts.others does. A record has the last
+  /// one.
   @inline(__always)
-  static func keep(_ thread: Thread, _ node: UInt64, _ bits: UInt64) {
+  static func keep(_ thread: Thread, _ node: UInt64, _ bits: UInt64, _ others: UInt64) {
     guard let memo = allocs_stacks(thread).pointee.memo, memo.pointee.found != ALLOCS_MEMO_NOWHERE else { return }
     let record = record(memo, memo.pointee.found)
-    if UInt64(record.pointee.node) == node { record.pointee.context = bits }
+    if UInt64(record.pointee.node) == node { record.pointee.context = bits | kept(others) }
   }
 
   /// The node of the caller's stack if its record is in one of the ways, the first of them from now
@@ -158,23 +178,18 @@ extension Stack {
     else { return }
     let outer = walk.joined > 0 ? allocs_listed(thread) + (walk.joined - 1) : nil
     let outerCount = outer.map { Int($0.pointee.words) } ?? 0
-    // Enough for common frames. A stack with many others, of up to four words each, is left out.
-    let most = outerCount + 2 * walk.count + 8
-    let place = room(thread, memo, for: most)
+    let place = room(thread, memo, for: outerCount + mostWords * walk.count)
     let record = record(memo, place)
-    var words = Words(sp: caller.stackPointer, group: groups(record), left: most)
-    for index in 0..<outerCount {
-      let word = allocs_words(thread)[index]
-      words.append(word.address, word.value)
-    }
+    var words = Words(sp: caller.stackPointer, groups: groups(record))
+    words.append(allocs_list_words(thread), outerCount)
     // Whether the frames further out depend on the value that the frame pointer register has there.
     var needsFramePointer = outer.map { $0.pointee.needs_fp != 0 } ?? false
     for index in (0..<walk.count).reversed() {
       let frame = allocs_frames(thread) + Int(allocs_met_frames(thread)[index])
       guard words.append(frame, &needsFramePointer) else { return }
     }
-    guard words.left >= 0 else { return }
-    let groups = words.finish(groups(record))
+    guard words.allFit else { return }
+    let groups = words.finish()
     record.pointee = allocs_record(
       pc: caller.site, sp: caller.stackPointer, fp: caller.framePointer, fp_mask: needsFramePointer ? .max : 0,
       node: node, groups: UInt32(truncatingIfNeeded: groups), context: 0)
@@ -232,53 +247,56 @@ extension Stack {
     return nil
   }
 
+  /// Words that a step from one frame has read, at most, of the kinds that a record may have.
+  private static var mostWords: Int { 3 }
+
   /// The words of a record under way, outermost first.
   private struct Words {
     let sp: UInt64
-    var group: Group
-    var index = 0  // in the group
-    var left: Int  // words that there is room for; negative if there was none for the last one
+    let groups: Group
+    var count = 0
+    private var distances: UInt64 = 0  // from the stack pointer, those of all words together
 
-    init(sp: UInt64, group: Group, left: Int) {
+    init(sp: UInt64, groups: Group) {
       self.sp = sp
-      self.group = group
-      self.left = left
+      self.groups = groups
+    }
+
+    /// Whether a record can say where all the words are.
+    @inline(__always) var allFit: Bool { distances & UInt64(ALLOCS_DISTANCE_REST) == 0 }
+
+    /// The first `count` words of a list, to a record that has none yet.
+    @inline(__always)
+    mutating func append(_ list: UnsafeMutablePointer<allocs_words>, _ count: Int) {
+      distances |= allocs_record_put_all(groups, list, UInt64(count), sp)
+      self.count = count
     }
 
     @inline(__always)
-    mutating func append(_ address: UInt64, _ value: UInt64) {
-      let offset = address &- sp
-      left -= 1
-      guard left >= 0, offset & 7 == 0, offset >> 3 <= UInt64(UInt16.max) else {
-        left = -1
-        return
-      }
-      allocs_group_offsets(group)[index] = UInt16(truncatingIfNeeded: offset >> 3)
-      allocs_group_values(group)[index] = value
-      index += 1
-      if index == Int(ALLOCS_GROUP_WORDS) {
-        index = 0
-        group += 1
-      }
+    private mutating func append(_ address: UInt64) {
+      distances |= allocs_record_put(groups, UInt64(count), sp, address, load(address))
+      count += 1
     }
-
-    @inline(__always)
-    private mutating func append(_ address: UInt64) { append(address, load(address)) }
 
     /// The words that the step from `frame` has read (Registers.step). `needsFramePointer` is said
     /// of the caller's frame before, of `frame` after. False if the step has other inputs, too.
     @inline(__always)
     mutating func append(_ frame: Frame, _ needsFramePointer: inout Bool) -> Bool {
       let rule = FrameRule(bits: frame.pointee.rule)
-      if rule.isFrame {
-        append(frame.pointee.cfa &- rule.returnAddress)
-        if needsFramePointer, rule.savesFramePointer {
-          append(frame.pointee.cfa &- rule.framePointer)
-          needsFramePointer = false
-        }
-        if rule.needsFramePointer { needsFramePointer = true }
-        return true
+      guard rule.isFrame else { return appendUncommon(frame, rule, &needsFramePointer) }
+      append(frame.pointee.cfa &- rule.returnAddress)
+      if needsFramePointer, rule.savesFramePointer {
+        append(frame.pointee.cfa &- rule.framePointer)
+        needsFramePointer = false
       }
+      if rule.needsFramePointer { needsFramePointer = true }
+      return true
+    }
+
+    @inline(never)
+    private mutating func appendUncommon(
+      _ frame: Frame, _ rule: FrameRule, _ needsFramePointer: inout Bool
+    ) -> Bool {
       let fp = frame.pointee.fp
       switch rule.kind {
       case .outermost: needsFramePointer = false
@@ -298,13 +316,15 @@ extension Stack {
 
     /// Fills the last group up with a word that is there already. Gives the number of groups.
     @inline(__always)
-    func finish(_ first: Group) -> Int {
-      guard index > 0 else { return group - first }
-      for other in index..<Int(ALLOCS_GROUP_WORDS) {
-        allocs_group_offsets(group)[other] = allocs_group_offsets(group)[0]
-        allocs_group_values(group)[other] = allocs_group_values(group)[0]
+    mutating func finish() -> Int {
+      let groupWords = Int(ALLOCS_GROUP_WORDS)
+      guard count % groupWords != 0 else { return count / groupWords }
+      let last = groups + count / groupWords
+      for other in count % groupWords..<groupWords {
+        allocs_group_offsets(last)[other] = allocs_group_offsets(last)[0]
+        allocs_group_values(last)[other] = allocs_group_values(last)[0]
       }
-      return group - first + 1
+      return count / groupWords + 1
     }
   }
 
@@ -323,20 +343,9 @@ extension Stack {
       let next = (stacks.pointee.memo_used + ALLOCS_MEMO_PART - 1) / ALLOCS_MEMO_PART % ALLOCS_MEMO_PARTS
       stacks.pointee.memo_used = next * ALLOCS_MEMO_PART
       stacks.pointee.memo_left = ALLOCS_MEMO_PART
-      empty(memo, part: next)
+      allocs_memo_empty(memo, next)
     }
     return stacks.pointee.memo_used
-  }
-
-  /// Empties the ways that lead into a part of the room.
-  @inline(never)
-  private static func empty(_ memo: UnsafeMutablePointer<allocs_memo>, part: UInt32) {
-    for index in 0..<Int(ALLOCS_MEMO_SETS) {
-      let set = allocs_memo_sets(memo) + index
-      for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_places(set)[way] / ALLOCS_MEMO_PART == part {
-        allocs_memo_tags(set)[way] = 0
-      }
-    }
   }
 
   /// Empties the thread's memo, if it has been used since it was empty.

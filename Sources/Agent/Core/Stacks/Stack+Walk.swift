@@ -62,7 +62,7 @@ extension Stack {
     guard allocs_frames(thread) + Int(entry.pointee.frame) == frame,
       entry.pointee.needs_fp == 0 || entry.pointee.fp == registers.fp
     else { return .elsewhere }
-    let unchanged = unchanged(allocs_words(thread), Int(entry.pointee.words))
+    let unchanged = unchanged(allocs_list_words(thread), Int(entry.pointee.words))
     if unchanged == Int(entry.pointee.words) { return .joined(entry) }
     var left = frame.pointee.list_index
     while left > 0, Int(allocs_listed(thread)[Int(left - 1)].words) > unchanged { left -= 1 }
@@ -135,7 +135,12 @@ extension Stack {
       walk.count += 1
       callee = frame
       let rule = FrameRule(bits: frame.pointee.rule)
-      if isKept, rule.isFrame, registers.stepAgain(rule, cfa: frame.pointee.cfa) { continue }
+      if rule.isFrame {
+        let cfa = frame.pointee.cfa
+        if isKept ? registers.stepAgain(rule, cfa: cfa) : registers.stepFirst(rule, cfa: cfa, high: bounds.high) {
+          continue
+        }
+      }
       // In a copy, so that the registers need not be in memory for the common step.
       var copy = registers
       let outcome = copy.step(rule, high: bounds.high)
@@ -232,12 +237,7 @@ extension Stack {
     if canBeFound {
       // 0 if this walk has met the frame; else more, the less it is needed. A walk that has joined
       // the list does not meet the frames further out, which are needed most.
-      func age(_ frame: Frame) -> UInt32 {
-        let isListed =
-          frame.pointee.list_index < listCount
-          && frames + Int(allocs_listed(thread)[Int(frame.pointee.list_index)].frame) == frame
-        return isListed ? 1 : (walk &- frame.pointee.walk) &* 2
-      }
+      func age(_ frame: Frame) -> UInt32 { allocs_frame_age(allocs_stacks(thread), frame, walk, listCount) }
       let first = pair(frames, registers)
       let (one, other) = (age(first), age(first + 1))
       let older = one >= other ? first : first + 1

@@ -75,11 +75,17 @@ enum Stack {
   /// How many of the first `count` words of the list the stack still holds, up to the first that
   /// it does not.
   @inline(__always)
-  static func unchanged(_ words: UnsafeMutablePointer<allocs_word>, _ count: Int) -> Int {
-    var word = words
-    let end = words + count
-    while word < end, load(word.pointee.address) == word.pointee.value { word += 1 }
-    return word - words
+  static func unchanged(_ words: UnsafeMutablePointer<allocs_words>, _ count: Int) -> Int {
+    allocs_words_are_unchanged(words, UInt64(count)) ? count : firstChange(words, count)
+  }
+
+  @inline(never)
+  private static func firstChange(_ words: UnsafeMutablePointer<allocs_words>, _ count: Int) -> Int {
+    var index = 0
+    while index < count, load(allocs_words_address(words, UInt64(index))) == allocs_words_value(words, UInt64(index)) {
+      index += 1
+    }
+    return index
   }
 
   // MARK: a capture

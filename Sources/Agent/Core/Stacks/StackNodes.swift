@@ -70,7 +70,7 @@ enum StackNodes {
     var first: UInt32 = 0
     var following = 0
     let node = table.id(
-      owner: parent, hash: hash(pc, parent, flags),
+      owner: parent, tag: tag(pc, flags), hash: hash(pc, parent, flags),
       matches: { id in
         nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags
       },
@@ -93,7 +93,12 @@ enum StackNodes {
               flags: Self.flags(pc, isOutermost: false, 0))
           }
         }
-        return first != 0 && table.chain(first, UInt32(truncatingIfNeeded: ids)) ? first : 0
+        guard first != 0 else { return 0 }
+        let isChained = table.chain(first, UInt32(truncatingIfNeeded: ids)) { index in
+          let pc = inner(index - 1)
+          return tag(pc & ~Registers.interrupted, Self.flags(pc, isOutermost: false, 0))
+        }
+        return isChained ? first : 0
       })
     made = node != 0 && node == first ? following : 0
     return node
@@ -110,6 +115,12 @@ enum StackNodes {
   private static func hash(_ pc: UInt64, _ parent: UInt32, _ flags: UInt32) -> UInt64 {
     let mixed = UInt64(flags >> ALLOCS_NODE_MODULE_SHIFT) &* 0x9E37_79B9_7F4A_7C15
     return InternTable<allocs_node>.hash(pc ^ UInt64(parent) << 40 ^ UInt64(flags) << 60 ^ mixed)
+  }
+
+  /// The tag of a node in the list of its parent.
+  @inline(__always)
+  private static func tag(_ pc: UInt64, _ flags: UInt32) -> UInt32 {
+    InternTable<allocs_node>.tag(pc ^ UInt64(flags) << 48)
   }
 
   /// The node of the call that returns to `pc`, below the node `parent`; 0 if it cannot be
@@ -140,7 +151,7 @@ enum StackNodes {
       let nodes = table.entries
       return table.id(
         // Where frames were cut off, `parent` is their number.
-        owner: flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 ? parent : nil,
+        owner: flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 ? parent : nil, tag: tag(pc, flags),
         hash: hash(pc, parent, flags),
         matches: { id in
           nodes[Int(id)].pc == pc && nodes[Int(id)].parent == parent && nodes[Int(id)].flags == flags && id >= first

@@ -74,12 +74,26 @@ struct Registers {
     return true
   }
 
+  /// A step by a rule of kind `frame`, from a frame whose CFA is known. False, and nothing done, if
+  /// `step` has to look at it.
+  @inline(__always)
+  mutating func stepFirst(_ rule: FrameRule, cfa: UInt64, high: UInt64) -> Bool {
+    guard cfa > sp, canRead(cfa &- rule.returnAddress, high),
+      !rule.savesFramePointer || canRead(cfa &- rule.framePointer, high)
+    else { return false }
+    return stepAgain(rule, cfa: cfa)
+  }
+
+  /// Whether the word at `address` may be read. Words below the stack pointer are never read: a
+  /// frame lies above the frame that it called.
+  @inline(__always)
+  private func canRead(_ address: UInt64, _ high: UInt64) -> Bool {
+    address >= sp && address & 7 == 0 && address < high && high - address >= 8
+  }
+
   /// From this frame to its caller. Reads words from the stack pointer up to `high` only.
   mutating func step(_ rule: FrameRule, high: UInt64) -> Outcome {
-    // Words below the stack pointer are never read: a frame lies above the frame that it called.
-    func isReadable(_ address: UInt64) -> Bool {
-      address >= sp && address & 7 == 0 && address < high && high - address >= 8
-    }
+    func isReadable(_ address: UInt64) -> Bool { canRead(address, high) }
     var cfa: UInt64
     var returnSlot: UInt64
     var callerFramePointer = fp

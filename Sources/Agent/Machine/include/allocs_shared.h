@@ -14,11 +14,11 @@
 
 #define ALLOCS_INTERN_LEVELS 5u  // 2^12 to 2^28 cells
 
-#define ALLOCS_LINKS_PER_CHUNK 0x10000u
+#define ALLOCS_LINKS_PER_CHUNK 0x40000u  // 2 MiB: a huge page
 #define ALLOCS_LINK_CHUNKS (ALLOCS_CONTEXT_LIMIT / ALLOCS_LINKS_PER_CHUNK)
 
 // The lists of an intern table, by number: the head of the list of the node with this number, and
-// the id that follows this number in the list that it is in. 0: none.
+// the id that follows this number in the list that it is in, each with its tag. 0: none.
 struct allocs_intern_link {
   uint32_t first;
   uint32_t next;

@@ -33,12 +33,49 @@ _Static_assert(ALLOCS_FRAME_LIMIT >= ALLOCS_FRAMES_MAX, "ALLOCS_DEPTH may ask fo
 #define ALLOCS_FRAME_NOT_LISTED 0xFFFFFFFFu
 #define ALLOCS_DEPTH_DEFAULT 128u
 
-// A word of the stack that a capture has read.
-struct allocs_word {
-  uint64_t address;
-  uint64_t value;
+// Four words of the stack that a capture has read.
+#define ALLOCS_GROUP_WORDS 4u
+struct allocs_words {
+  uint64_t values[ALLOCS_GROUP_WORDS];
+  uint64_t addresses[ALLOCS_GROUP_WORDS];
 };
 #define ALLOCS_FRAME_WORDS 4u  // of one frame, at most
+
+static inline void allocs_words_put(
+    struct allocs_words *_Nonnull words, uint64_t index, uint64_t address, uint64_t value) {
+  words[index / ALLOCS_GROUP_WORDS].addresses[index % ALLOCS_GROUP_WORDS] = address;
+  words[index / ALLOCS_GROUP_WORDS].values[index % ALLOCS_GROUP_WORDS] = value;
+}
+static inline uint64_t allocs_words_address(const struct allocs_words *_Nonnull words, uint64_t index) {
+  return words[index / ALLOCS_GROUP_WORDS].addresses[index % ALLOCS_GROUP_WORDS];
+}
+static inline uint64_t allocs_words_value(const struct allocs_words *_Nonnull words, uint64_t index) {
+  return words[index / ALLOCS_GROUP_WORDS].values[index % ALLOCS_GROUP_WORDS];
+}
+
+// Whether the stack still holds the first `count` words. As in allocs_record_is_of, no comparison
+// is a branch.
+static inline __attribute__((always_inline)) bool allocs_words_are_unchanged(
+    const struct allocs_words *_Nonnull words, uint64_t count) {
+  uint64_t difference = 0;
+  for (uint64_t left = count / ALLOCS_GROUP_WORDS; left != 0; left--, words++) {
+    uint64_t one = *(const uint64_t *)words->addresses[0] ^ words->values[0];
+    uint64_t two = *(const uint64_t *)words->addresses[1] ^ words->values[1];
+    one |= *(const uint64_t *)words->addresses[2] ^ words->values[2];
+    two |= *(const uint64_t *)words->addresses[3] ^ words->values[3];
+    difference |= one | two;
+    __asm__("" : "+r"(difference));
+  }
+  // Of the last group, a word that does not count is compared with itself.
+  for (uint64_t index = 0; index < ALLOCS_GROUP_WORDS - 1; index++) {
+    const uint64_t own = (uint64_t)&words->values[index];
+    uint64_t counts = -(uint64_t)(index < count % ALLOCS_GROUP_WORDS);
+    __asm__("" : "+r"(counts));
+    difference |= *(const uint64_t *)(own ^ ((own ^ words->addresses[index]) & counts)) ^ words->values[index];
+    __asm__("" : "+r"(difference));
+  }
+  return difference == 0;
+}
 
 // An entry of the list of frames: a frame, the node that the frame had there, the frame pointer
 // register if the frames outside depend on it, and how many words of the stack were read from there
@@ -70,13 +107,43 @@ struct allocs_record {
   uint64_t fp_mask;  // all bits if the way out depends on the frame pointer register, else 0
   uint32_t node;
   uint32_t groups;
-  uint64_t context;  // of a malloc with this stack, where the head of a slot has it; 0: not known
+  // Of an allocation with this stack, where the head of a slot has it, below the function and the
+  // allocator (Stack+Memo.swift); 0: not known.
+  uint64_t context;
 };
-#define ALLOCS_GROUP_WORDS 4u
 struct allocs_word_group {
   uint64_t values[ALLOCS_GROUP_WORDS];
   uint16_t offsets[ALLOCS_GROUP_WORDS];
 };
+
+// Writes a word of the stack as number `index` of the record whose groups begin at `groups`. Gives
+// the word's distance from `sp`, of which a record cannot hold the bits ALLOCS_DISTANCE_REST.
+#define ALLOCS_DISTANCE_REST 0xFFFFFFFFFFF80007u
+static inline __attribute__((always_inline)) uint64_t allocs_record_put(
+    struct allocs_word_group *_Nonnull groups, uint64_t index, uint64_t sp, uint64_t address, uint64_t value) {
+  struct allocs_word_group *group = groups + index / ALLOCS_GROUP_WORDS;
+  group->values[index % ALLOCS_GROUP_WORDS] = value;
+  group->offsets[index % ALLOCS_GROUP_WORDS] = (uint16_t)((address - sp) >> 3);
+  return address - sp;
+}
+
+// Writes `count` words of a list as the first words of a record, and gives all their distances'
+// bits. Whole groups are written: the last one may get words of the list that do not count.
+static inline __attribute__((always_inline)) uint64_t allocs_record_put_all(
+    struct allocs_word_group *_Nonnull groups, const struct allocs_words *_Nonnull words, uint64_t count, uint64_t sp) {
+  typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
+  typedef uint16_t four_offsets __attribute__((vector_size(8), aligned(2), may_alias));
+  four all = {0, 0, 0, 0}, distances = all;
+  for (uint64_t left = (count + ALLOCS_GROUP_WORDS - 1) / ALLOCS_GROUP_WORDS; left != 0; left--, groups++, words++) {
+    all |= distances;
+    distances = *(const four *)words->addresses - sp;
+    *(four *)groups->values = *(const four *)words->values;
+    *(four_offsets *)groups->offsets = __builtin_convertvector(distances >> 3, four_offsets);
+  }
+  const uint64_t last = (count - 1) % ALLOCS_GROUP_WORDS;  // of the last group, the last that counts
+  return all[0] | all[1] | all[2] | all[3] | distances[0] | (last >= 1 ? distances[1] : 0) |
+      (last >= 2 ? distances[2] : 0) | (last >= 3 ? distances[3] : 0);
+}
 
 // The places, in bytes from the stack pointer, at which the stacks with one return address and one
 // stack pointer have been found to differ. The words at two of these places are part of the hash by
@@ -136,13 +203,22 @@ struct allocs_memo {
 };
 #define ALLOCS_MEMO_NOWHERE 0xFFFFFFFFu
 
+// Empties the ways that lead into a part of the room. No way is a branch: none could be predicted.
+static inline void allocs_memo_empty(struct allocs_memo *_Nonnull memo, uint32_t part) {
+  typedef uint32_t ways __attribute__((vector_size(4 * ALLOCS_MEMO_WAYS), aligned(4), may_alias));
+  for (uint32_t index = 0; index < ALLOCS_MEMO_SETS; index++) {
+    struct allocs_memo_set *set = &memo->sets[index];
+    *(ways *)set->tags &= (ways)(*(const ways *)set->places / ALLOCS_MEMO_PART != part);
+  }
+}
+
 // The memory of a thread's captures. It is not wiped in a child: a child that was forked in the
 // middle of a capture finishes that capture.
 struct allocs_stack_block {
   // First the frames that are kept from one capture to the next; then room for the frames of one
   // walk that find no place among them; then one frame that nobody reads.
   struct allocs_frame frames[ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1];
-  struct allocs_word words[ALLOCS_FRAME_LIMIT * ALLOCS_FRAME_WORDS];
+  struct allocs_words words[ALLOCS_FRAME_LIMIT * ALLOCS_FRAME_WORDS / ALLOCS_GROUP_WORDS + 1];
   struct allocs_listed listed[ALLOCS_FRAME_LIMIT];  // outermost first
   uint16_t met[ALLOCS_FRAME_LIMIT];                 // frames that the walk under way has met, innermost first
   struct allocs_child children[ALLOCS_CHILD_COUNT];
@@ -155,9 +231,21 @@ struct allocs_stack_block {
   uint32_t unused_word;
   // To the end of a page.
   uint8_t unused[4096 - ((ALLOCS_FRAMES_KEPT + ALLOCS_FRAME_LIMIT + 1) * 64 +
-                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + ALLOCS_CHILD_COUNT * 16 + 32) %
+                         ALLOCS_FRAME_LIMIT * (ALLOCS_FRAME_WORDS * 16 + 24 + 2) + 64 + ALLOCS_CHILD_COUNT * 16 + 32) %
                             4096];
 };
+
+// How old a kept frame is: 1 if it is one of the first `list_count` of the list, else twice the
+// number of walks since the last that met it, of which `walk` is the present one. No branch: where
+// frames are new, none could be predicted.
+static inline uint32_t allocs_frame_age(
+    const struct allocs_stack_block *_Nonnull stacks, const struct allocs_frame *_Nonnull frame, uint32_t walk,
+    uint32_t list_count) {
+  const uint32_t index = frame->list_index;
+  const struct allocs_listed *entry = &stacks->listed[index % ALLOCS_FRAME_LIMIT];
+  const uint32_t is_listed = (uint32_t)(index < list_count) & (uint32_t)(stacks->frames + entry->frame == frame);
+  return (((walk - frame->walk) * 2) & (is_listed - 1)) | is_listed;
+}
 
 _Static_assert(sizeof(struct allocs_frame) == 64, "a frame fills a cache line");
 _Static_assert(sizeof(struct allocs_record) == 48 && sizeof(struct allocs_word_group) == 40, "no padding");

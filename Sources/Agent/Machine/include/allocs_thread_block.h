@@ -160,7 +160,7 @@ static inline struct allocs_stack_block *_Nonnull allocs_stacks(struct allocs_th
 static inline struct allocs_frame *_Nonnull allocs_frames(struct allocs_thread_block *_Nonnull thread) {
   return allocs_stacks(thread)->frames;
 }
-static inline struct allocs_word *_Nonnull allocs_words(struct allocs_thread_block *_Nonnull thread) {
+static inline struct allocs_words *_Nonnull allocs_list_words(struct allocs_thread_block *_Nonnull thread) {
   return allocs_stacks(thread)->words;
 }
 static inline struct allocs_listed *_Nonnull allocs_listed(struct allocs_thread_block *_Nonnull thread) {
