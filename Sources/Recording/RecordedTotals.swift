@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a process had ever allocated, by context, as of the look that a snapshot was made of
-// (allocs_total.h). Recordings with events have none.
+// Totals in a snapshot: bytes and blocks that a process had ever allocated, by context, as of the
+// look that the snapshot was made of (allocs_total.h). Recordings with events have none.
 
 import Answers
 import IndexReader
@@ -21,7 +21,7 @@ struct RecordedTotals {
 }
 
 extension RecordingWriter {
-  /// Writes what was ever allocated, if the process keeps it. Comes behind the blocks: so no context
+  /// Writes what was ever allocated, if the process keeps it. It comes last, so no context
   /// has more live blocks than it ever had.
   func appendTotals() {
     guard shared.segment.hasTotals else { return }
@@ -59,8 +59,8 @@ extension Recording {
         : "recordings have the events; `allocsctl snapshot` writes files that have it")
   }
 
-  /// The sums with what was ever allocated, and those of contexts of which nothing lives; the latter
-  /// are nil if the scope does not want them, or they are not known.
+  /// The sums with what was ever allocated, and those of contexts of which nothing lives; the
+  /// latter are nil if the scope does not want them, or they are not known.
   func withTotals(
     _ sums: [ContextSum], _ scope: HeapScope
   ) -> (sums: [ContextSum], freed: [ContextSum]?) {

@@ -661,7 +661,8 @@ def silent_files(check):
     # Each is given up when it has not answered for ten seconds.
     check("she gets few such workers", LONG == 1 or b"in 30 s" in refused, refused)
     times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"]).measure(1)
-    check("bob is answered beside files that never come", not failures and max(times) < limit, (failures[:2], max(times)))
+    check("bob is answered beside files that never come", not failures and max(times) < limit,
+          (failures[:2], max(times)))  # fmt: skip
     ended, status = server.ended_within(20)
     check("SIGTERM ends the server beside a worker that can't be killed", ended and status in (0, -signal.SIGTERM),
           (ended, status, server.said()[-400:]))  # fmt: skip

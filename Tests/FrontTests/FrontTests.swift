@@ -131,8 +131,8 @@ struct FrontTests {
     #expect(!RequestHead.hasToken(Array("\(partial)x\r\n".utf8), Self.token) && !RequestHead.hasToken([], Self.token))
   }
 
-  /// Bytes that the server at `port` has not read from `client`; of nobody: connections that it has not accepted. nil if
-  /// there is no such connection.
+  /// Bytes that the server at `port` has not read from `client`; without a client, connections that it has not
+  /// accepted. nil if there is no such connection.
   private func unread(at port: UInt16, from client: Int32?) -> Int? {
     var remote = "0000"
     if let client {

@@ -252,9 +252,17 @@ struct RetentionTests {
     directory.add(getpid(), own)
     directory.addAged(1...500)
     #expect(SegmentDirectory.sweep(in: [directory.path]).removed.isEmpty)
-    let dead = try SegmentDirectory.list(in: [directory.path]).filter { !$0.isLive }.sorted { $0.changed < $1.changed }
-    #expect(dead.count == 500 && dead.allSatisfy(\.isMarkedDead))
-    #expect(zip(dead, dead.dropFirst()).allSatisfy { $0.changed == $1.changed || $0.startTime < $1.startTime })
+    let dead = try SegmentDirectory.list(in: [directory.path]).filter { !$0.isLive }.sorted {
+      $0.startTime < $1.startTime
+    }
+    let states = dead.map { file in
+      var status = stat()
+      #expect(lstat(file.path, &status) == 0)
+      return status
+    }
+    #expect(states.count == 500 && states.allSatisfy { $0.st_mode & S_IWUSR == 0 })
+    let times = states.map { $0.st_ctim.tv_sec * 1_000_000_000 + $0.st_ctim.tv_nsec }
+    #expect(times == times.sorted())
   }
 
   @Test("a link by a segment's name is neither followed nor removed")

@@ -9,8 +9,8 @@
 //     3  bytes as they are: size u8, and as many
 //     4  the end of the file as it is read first, and later
 //     5  the end of what counts; 6, 7: what is passed over
-//   with 8 in the kind, the record's size is not its own but the next byte; with 16, the record lies about the length of
-//   its last text, which has no zero.
+//   with 8 in the kind, the record's size is not its own but the next byte; with 16, the record lies about the length
+//   of its last text, which has no zero.
 //   A number from 224 on stands for one at which something ends.
 
 import ByteText
