@@ -44,7 +44,7 @@ extension EndToEnd {
       let stage = try Stage(options: ["--answer-within", "\(max(10, Int(whole / 4)))ms"])
       let late = try stage.server.request("\(stage.path)/top")
       #expect(late.status == 504, "\(late)")
-      #expect(late.body.contains("took longer than 0."), "\(late)")
+      #expect(late.body.contains("took longer than "), "\(late)")
       try wait(for: "a short question's answer", of: stage.server.process) {
         try stage.server.request("\(stage.path)/query?address=16&stacks=false").status == 200
       }
