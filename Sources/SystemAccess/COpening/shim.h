@@ -38,7 +38,7 @@ static inline int allocs_look_at(int directory, const char *name, struct stat *s
   struct statx found;
   const int flags = AT_SYMLINK_NOFOLLOW | 0x800 | 0x4000;  // AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
   if (syscall(SYS_statx, directory, name, flags, STATX_BASIC_STATS, &found) != 0) {
-    // The filters of some containers, and of workers, know no statx.
+    // The filters of some containers know no statx.
     if (errno != ENOSYS) return errno;
     return fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno;
   }

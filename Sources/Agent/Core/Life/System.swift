@@ -17,8 +17,9 @@
 //                   mprotect, twice; twice more for words that already lead to it
 //   a module that is opened, if it has an allocator
 //                   as where a module has one at the start, and mincore; munmap when it goes
-//   growth          madvise (commit pages of the segment), mremap (map the next arena), mmap
-//                   (private tables), futex; mincore, for a suballocation that is in no chunk
+//   growth          madvise (commit pages of the segment; huge pages for private tables), mremap
+//                   (map the next arena), mmap and munmap (private tables), futex;
+//                   mincore, for a suballocation that is in no chunk
 //   events, while they are on
 //                   madvise and mremap (memory of rings), futex (waiting for a lossless
 //                   consumer); clock_gettime where the kernel's clock is not one that the vdso
