@@ -201,8 +201,8 @@ let package = Package(
     .executableTarget(
       name: "allocsd",
       dependencies: [
-        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "Front", "IndexReader",
-        "Page", "Provenance", "ServerProtocol", "Symbols", "SystemAccess",
+        "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "FileFacts", "Front",
+        "IndexReader", "Page", "Provenance", "ServerProtocol", "Symbols", "SystemAccess",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),

@@ -7,6 +7,10 @@
 // what a start costs does not count. From a figure of the agent, the plain program's figure (or the figure with call
 // sites) is taken off, so that neither the C library's version nor the compiler's matters.
 //
+// Where the stack begins depends on the environment and on the lengths of paths, and with it which stacks share a place
+// in what the agent remembers: up to 9 % of a capture's instructions. So callgrind's programs get an environment of
+// their own, always of one length, and a capture is the mean over several beginnings of the stack.
+//
 // All programs are ours. An interpreter's would be another program with each version of it: python3's JSON loop calls
 // malloc from other places, in other numbers and at other depths from one minor version to the next, so that neither
 // its figure nor the ratio to its plain run would be within 3 % on two machines. Programs/document.c does what that
@@ -29,14 +33,20 @@ private struct Runs: Sendable {
   var operations: Double?
   var event = Callgrind.Event.instructions
   var environment: [String: String] = [:]
+  /// Bytes by which the stack begins lower: the figure is the mean over all of these.
+  var shifts = [0]
 
   /// For one operation under `variant`.
   func counted(under variant: Variant, in workshop: Workshop) throws -> Double {
+    try shifts.map { try counted(under: variant, shift: $0, in: workshop) }.reduce(0, +) / Double(shifts.count)
+  }
+
+  private func counted(under variant: Variant, shift: Int, in workshop: Workshop) throws -> Double {
     func run(_ arguments: [String]) throws -> (count: Double, captures: Double) {
       defer { workshop.cleanUp() }
       let command = Command(
         program: try workshop.program(program), arguments: arguments, environment: environment)
-      let (counts, output) = try Callgrind(in: workshop).run(workshop.command(command, under: variant))
+      let (counts, output) = try Callgrind(in: workshop, shift: shift).run(workshop.command(command, under: variant))
       let words = output.split(whereSeparator: \.isWhitespace)
       return (counts.of(event), words.first == "captures" ? words.last.flatMap { Double($0) } ?? 0 : 0)
     }
@@ -63,12 +73,17 @@ private func phase(_ function: String, size: Int, _ count: Int) -> Runs {
   return Runs(
     program: "phases", short: arguments + ["\(count - 1)"], long: arguments + ["\(count)"], operations: Double(blocks))
 }
-private let document = Runs(program: "document", short: ["5"], long: ["25"])
+private let document = Runs(
+  program: "document", short: ["5"], long: ["25"], shifts: [0, 512, 1040, 1552, 2080, 3120])
 /// Stacks that are new, of up to 60 frames, of which all are recorded or the innermost.
 private func evaluator(depth: Int) -> Runs {
   Runs(program: "evaluator", short: ["5"], long: ["25"], environment: ["ALLOCS_DEPTH": "\(depth)"])
 }
-private let mispredicted = Runs(program: "document", short: ["5"], long: ["25"], event: .mispredictions)
+private let mispredicted: Runs = {
+  var runs = document
+  runs.event = .mispredictions
+  return runs
+}()
 
 private let agentFigures: [Figure] = [
   loop("pair").figure("pair", of: .site, over: .plain),
@@ -143,19 +158,33 @@ private struct Callgrind {
   }
 
   let log: String
+  /// Bytes by which the stack begins lower than it would.
+  let shift: Int
 
-  init(in workshop: Workshop) { log = "\(workshop.scratch)/callgrind.log" }
+  init(in workshop: Workshop, shift: Int = 0) {
+    log = "\(workshop.scratch)/callgrind.log"
+    self.shift = shift
+  }
+
+  /// Bytes of all strings that the kernel puts above a program's stack, before they are shifted.
+  private static let stringBytes = 4096
 
   func run(_ command: Command) throws -> (counts: Counts, output: String) {
+    var variables = command.environment
+    // Swift's dictionaries are else in another order with each run.
+    variables["SWIFT_DETERMINISTIC_HASHING"] = "1"
+    variables["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    let words = [command.program, command.program] + command.arguments + variables.map { "\($0)=\($1)" }
+    let filled = words.reduce("PAD=".utf8.count + 1) { $0 + $1.utf8.count + 1 }
+    variables["PAD"] = String(repeating: "x", count: max(0, Self.stringBytes - filled) + shift)
     var counted = command
-    counted.program = "valgrind"
+    counted.environment = [:]
+    counted.program = "env"
     counted.arguments =
-      [
-        "--tool=callgrind", "--branch-sim=yes", "--callgrind-out-file=/dev/null", "--log-file=\(log)", "--",
+      ["-i"] + variables.map { "\($0)=\($1)" }.sorted() + [
+        "valgrind", "--tool=callgrind", "--branch-sim=yes", "--callgrind-out-file=/dev/null", "--log-file=\(log)", "--",
         command.program,
       ] + command.arguments
-    // Swift's dictionaries are else in another order with each run.
-    counted.environment["SWIFT_DETERMINISTIC_HASHING"] = "1"
     let output = try counted.run().output
     let report = (try? String(contentsOfFile: log, encoding: .utf8)) ?? ""
     guard let line = report.split(separator: "\n").last(where: { $0.contains("Collected :") }),

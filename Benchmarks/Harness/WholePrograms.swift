@@ -135,23 +135,48 @@ private func gitRepository(in workshop: Workshop) throws -> String {
 @Sendable private func measureEvaluator(_ workshop: Workshop) throws -> [Row] {
   let program = try workshop.program("evaluator")
   let depths = [128, 16]
+  func command(depth: Int) -> Command {
+    Command(
+      program: program, arguments: [workshop.options.quick ? "1000" : "4000"],
+      environment: ["ALLOCS_DEPTH": "\(depth)"], processor: processors.last)
+  }
   let rounds = try Rounds.several(
     workshop.options.roundCount, of: workshop.variants.filter { $0 != .heaptrack }, repeats: workshop.repeats(2)
   ) { variant in
     try depths.map { depth in
       defer { workshop.cleanUp() }
-      let command = Command(
-        program: program, arguments: [workshop.options.quick ? "1000" : "4000"],
-        environment: ["ALLOCS_DEPTH": "\(depth)"], processor: processors.last)
-      return try workshop.command(command, under: variant).run().usage.processor
+      return try workshop.command(command(depth: depth), under: variant).run().usage.processor
     }
   }
   var rows = [Row(name: "evaluator, CPU", unit: "s", value: .comparison(rounds[0]), fullBar: .atMost(4))]
+  if workshop.variants.contains(.full) {
+    let frames = try newFrames(of: command(depth: depths[0]), in: workshop)
+    if let cost = Spread(rounds[0].costs(of: .full, over: .site).map({ $0 * 1e9 / frames })) {
+      rows.append(Row(name: "  a new frame, whole − call site", unit: "ns", value: .spread(cost), bar: .atMost(60)))
+    }
+  }
   rows.append(Row(name: "  depth 16", unit: "s", value: .comparison(rounds[1]), fullBar: .atMost(4)))
   if let cut = Spread(zip(rounds[1].values[.full] ?? [], rounds[0].values[.full] ?? []).map({ $0 / $1 })) {
     rows.append(Row(name: "  depth 16 ÷ 128, whole", unit: "×", value: .spread(cut), bar: .atMost(1)))
   }
   return rows
+}
+
+/// How many frames `command` makes that are new to its index: of all stacks together, counted once each.
+private func newFrames(of command: Command, in workshop: Workshop) throws -> Double {
+  defer { workshop.cleanUp() }
+  let run = workshop.command(command, under: .full)
+  var child = try run.start()
+  _ = child.readToEnd()
+  try child.wait(for: run)
+  let output = try Command(
+    program: "\(workshop.options.binaries)/allocs-lookup-bench",
+    arguments: ["nodes", try workshop.segment(of: child.pid)]
+  ).run().output
+  guard let count = Double(output.trimmingCharacters(in: .whitespacesAndNewlines)), count > 0 else {
+    throw BenchmarkError("allocs-lookup-bench told '\(output)' for a number of frames")
+  }
+  return count
 }
 
 @Sendable private func measureOctave(_ workshop: Workshop) throws -> [Row] {

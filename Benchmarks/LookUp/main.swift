@@ -10,6 +10,7 @@
 //   allocs-lookup-bench calls SEGMENT                    prints how many blocks all threads have allocated so far
 //   allocs-lookup-bench stack SEGMENT ADDRESS            prints "FRAMES NODES": the frames of the stack that allocated
 //                                                        ADDRESS, which must be whole, and of all stacks together
+//   allocs-lookup-bench nodes SEGMENT                    prints the number of frames of all stacks together
 //
 // Numbers are decimal or 0x… . Each kind prints "KIND MEDIAN P99", in nanoseconds: each look-up is timed by two
 // readings of the clock, of which the cost of reading it is taken off.
@@ -35,6 +36,13 @@ func nanoseconds() -> UInt64 {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)
   return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+}
+
+/// The frames of all stacks together, those that stacks have in common counted once.
+func nodeCount(of segment: borrowing Segment) -> UInt32 {
+  var count: UInt32 = 0
+  while segment.node(count + 1) != nil { count += 1 }
+  return count
 }
 
 /// What two readings of the clock differ by if there is nothing between them.
@@ -158,10 +166,9 @@ do {
     guard stack.truncation == nil else {
       fail("the stack of \(arguments[3]) ends after \(stack.addresses.count) frames: \(stack.truncation!)")
     }
-    var nodes: UInt32 = 0
-    while segment.node(nodes + 1) != nil { nodes += 1 }
-    print("\(stack.addresses.count) \(nodes)")
-  default: fail("usage: times|inside|free|addresses|calls|count|stack SEGMENT …")
+    print("\(stack.addresses.count) \(nodeCount(of: segment))")
+  case ("nodes", 3): print(nodeCount(of: segment))
+  default: fail("usage: times|inside|free|addresses|calls|count|stack|nodes SEGMENT …")
   }
 } catch {
   fail("\(error)")

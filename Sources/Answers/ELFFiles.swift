@@ -13,6 +13,8 @@ final class ELFFiles: Sendable {
   private struct Key: Hashable {
     var device: Mapping.Device
     var inode: UInt64
+    /// Whether the process executes the file.
+    var isExecuted: Bool
   }
 
   private struct Found: Sendable {
@@ -34,7 +36,7 @@ final class ELFFiles: Sendable {
     of file: Mapping, at address: UInt64, in maps: ProcessMaps, of process: ModuleReference.Process,
     readableAs id: Int32, since start: Double
   ) -> ModuleReference? {
-    guard let path = file.path, let found = found(file, path, id) else { return nil }
+    guard let path = file.path, let found = found(file, path, id, in: maps) else { return nil }
     // The mapping of the file's first byte that is nearest below: the same file may be mapped twice.
     guard let place = maps.index(containing: file.start) else { return nil }
     var first: Mapping?
@@ -54,10 +56,11 @@ final class ELFFiles: Sendable {
       file: Double(found.state.seconds) < start ? found.state : nil, isDeleted: file.isDeleted, process: process)
   }
 
-  private func found(_ file: Mapping, _ path: ForeignText, _ processID: Int32) -> Found? {
-    let key = Key(device: file.device, inode: file.inode)
+  private func found(_ file: Mapping, _ path: ForeignText, _ processID: Int32, in maps: ProcessMaps) -> Found? {
+    let isExecuted = maps.executes(file)
+    let key = Key(device: file.device, inode: file.inode, isExecuted: isExecuted)
     if let found = known.withLock({ $0[key] }) { return found }
-    let found = Self.read(file, path, processID)
+    let found = Self.read(file, path, processID, isExecuted: isExecuted)
     // What was not read to its end is for this question alone, which ends.
     if Budget.current?.isExhausted == true { return found }
     known.withLock { known in
@@ -67,8 +70,11 @@ final class ELFFiles: Sendable {
     return found
   }
 
-  /// What is in the file that process `processID` has mapped as `file`, if that is an ELF file.
-  private static func read(_ file: Mapping, _ path: ForeignText, _ processID: Int32) -> Found? {
+  /// What is in the file that process `processID` has mapped as `file`, if that is an ELF file. One that it has mapped
+  /// as data alone may be anybody's, and is taken apart only if it is trusted.
+  private static func read(
+    _ file: Mapping, _ path: ForeignText, _ processID: Int32, isExecuted: Bool
+  ) -> Found? {
     let bounds = "\(String(file.start, radix: 16))-\(String(file.end, radix: 16))"
     // The kernel's own link needs no proof; it is followed for root only. By paths, the process's root comes first, as
     // in a container the path means another file than here; there the inode must tell.
@@ -76,7 +82,7 @@ final class ELFFiles: Sendable {
     if !file.isDeleted { places += ["/proc/\(processID)/root\(path)", path] }
     for (index, place) in places.enumerated() {
       guard let opened = try? RegularFile(path: place) else { continue }
-      guard index == 0 || opened.state.inode == file.inode else { continue }
+      guard index == 0 || opened.state.inode == file.inode, isExecuted || opened.isTrusted else { continue }
       let elf = ELFFile(ELFBytes(descriptor: opened.descriptor))
       guard let elf, let addresses = elf.loadedAddresses else { return nil }
       let found = Found(addresses: addresses, buildID: elf.buildID, state: opened.state)

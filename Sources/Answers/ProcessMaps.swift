@@ -104,6 +104,13 @@ public struct ProcessMaps: Sendable {
     ends = self.mappings.map(\.end)
   }
 
+  /// Whether the file of `mapping` is mapped with permission to execute, there or elsewhere.
+  func executes(_ mapping: Mapping) -> Bool {
+    mappings.contains { other in
+      other.inode == mapping.inode && other.device == mapping.device && other.permissions.dropFirst(2).first == "x"
+    }
+  }
+
   /// Parses the text of a maps file.
   public init(text: [UInt8]) {
     var mappings: [Mapping] = []

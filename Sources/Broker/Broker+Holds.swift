@@ -21,7 +21,8 @@ extension Broker {
     guard isPrivileged else { return geteuid() }
     switch key {
     case .user(let id): return id
-    case .gatherer, .front: return Identity.nobody.uid
+    case .gatherer: return Identity.ofGatherer.uid
+    case .front: return Identity.ofFront.uid
     case .opener: return geteuid()
     }
   }

@@ -22,18 +22,18 @@ extension Broker {
     if let worker = workers[key] { return worker }
     guard stopsAt == nil else { throw Complaint(.shortage, what: "the server stops", advice: "try again later") }
     let now = now
-    let user = shareholder(of: key)
     // Those that can't be ended, as they wait for a file system of their user's, stay few.
     let isStuck = leaving.values.filter { $0.key == key }.count >= 4
-    let wait = isStuck ? BackOff.longest : shares[user, default: UserShares(at: now)].backOff.wait(at: now)
+    let wait = isStuck ? BackOff.longest : shares[key, default: UserShares(at: now)].backOff.wait(at: now)
     guard wait == 0 else {
       throw Complaint(
         .shortage, what: "the \(key) has failed, and starts anew in \(Int64(exactly: wait.rounded(.up)) ?? 0) s",
         advice: "try again then; the server's log says more")
     }
-    guard workers.count < options.workers else {
+    // What root asks about its own processes, and about all, is answered whoever else is served.
+    guard key.isRoots || workers.keys.count(where: { !$0.isRoots }) < options.workers else {
       // The least recently used worker without a connection is asked to go.
-      let idle = workers.values.filter { $0.open == (0, 0) && $0.key != .front }
+      let idle = workers.values.filter { $0.open == (0, 0) && !$0.key.isRoots }
       if let oldest = idle.min(by: { $0.lastUse < $1.lastUse }) { stop(oldest) }
       throw Complaint(.shortage, what: "too many users are served at present", advice: "try again in a second")
     }
@@ -51,7 +51,7 @@ extension Broker {
       wake()
       return worker
     } catch {
-      shares[user]?.backOff.failed(at: now, started: now)
+      shares[key]?.backOff.failed(at: now, started: now)
       throw error
     }
   }
@@ -61,18 +61,6 @@ extension Broker {
   private func group(of key: WorkerKey) -> UInt32? {
     guard isPrivileged, case .user(let id) = key, id != 0 else { return nil }
     return watch.group(ofUser: id, caller: lastCaller?.user == id ? lastCaller?.process : nil)
-  }
-
-  /// The user to whose shares a worker counts.
-  private func shareholder(of key: WorkerKey) -> UInt32 {
-    switch key {
-    case .user(let id): id
-    // Root's workers, which hold data of all users, have shares of their own: a failure of theirs must not keep root
-    // from asking about root's own processes. No user has these ids.
-    case .gatherer: .max
-    case .opener: .max &- 1
-    case .front: .max &- 2
-    }
   }
 
   /// Starts the front where there is to be one and is none.
@@ -146,13 +134,12 @@ extension Broker {
     }
     if stopsAt == nil { keep(at: now) }
     for (user, count) in watch.takeDroppedLines() {
-      shares[user, default: UserShares(at: now)].linesDropped &+= count
+      shares[.user(user), default: UserShares(at: now)].linesDropped &+= count
       figures[.logLinesDropped] &+= UInt64(clamping: count)
     }
-    for (user, share) in shares where share.linesDropped > 0 {
-      log(
-        .warning, "lines of the log about a user were dropped", ("uid", "\(user)"), ("lines", "\(share.linesDropped)"))
-      shares[user]?.linesDropped = 0
+    for (key, share) in shares where share.linesDropped > 0 {
+      log(.warning, "lines of the log were dropped", ("about", "\(key)"), ("lines", "\(share.linesDropped)"))
+      shares[key]?.linesDropped = 0
     }
   }
 
@@ -191,7 +178,7 @@ extension Broker {
     leaving[worker.processID] = worker
     remove(worker.channel.descriptor)
     if stopsAt == nil {
-      shares[shareholder(of: worker.key), default: UserShares(at: now)].backOff.failed(at: now, started: worker.started)
+      shares[worker.key, default: UserShares(at: now)].backOff.failed(at: now, started: worker.started)
     }
   }
 
@@ -211,8 +198,7 @@ extension Broker {
         workers[worker.key] = nil
         forget(worker)
         figures[.workersFailed] &+= 1
-        shares[shareholder(of: worker.key), default: UserShares(at: now)].backOff.failed(
-          at: now, started: worker.started)
+        shares[worker.key, default: UserShares(at: now)].backOff.failed(at: now, started: worker.started)
         let ending = ProcessEnding(waitStatus: status).map { "\($0)" } ?? "\(status)"
         log(
           .error, "worker failed: its connections are broken, and the next one starts it anew",
@@ -267,11 +253,10 @@ extension Broker {
   private static let lineLimit = 1000
 
   private func copy(_ line: ArraySlice<UInt8>, of worker: Worker) {
-    let user = shareholder(of: worker.key)
     let now = now
     guard !line.isEmpty else { return }
-    guard shares[user, default: UserShares(at: now)].lines.take(at: now) else {
-      shares[user]?.linesDropped &+= 1
+    guard shares[worker.key, default: UserShares(at: now)].lines.take(at: now) else {
+      shares[worker.key]?.linesDropped &+= 1
       figures[.logLinesDropped] &+= 1
       return
     }

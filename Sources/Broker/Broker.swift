@@ -2,7 +2,7 @@
 // The broker: the only part of allocsd with privileges. It accepts connections, asks the kernel who is at the other
 // end, and hands each connection to a worker of one user, as a descriptor; from then on it has no part in it. It
 // watches which segments there are and how processes end. It reads nothing that a user wrote but the first line of
-// root's requests (FirstLine.swift), and never a segment.
+// root's requests (FirstLine.swift), and the header of fixed size by which a file claims a process (SegmentWatch).
 //
 // - One thread, and one loop that waits for all descriptors at once. Nothing in it waits for anybody: every descriptor
 //   is asked without waiting, and what can't be done now is refused with a short answer.
@@ -28,7 +28,7 @@ public struct BrokerOptions: Sendable {
   public var connectionsOfOneUser = 64
   /// Whether the events of every process are exported: workers of all users with live processes run then.
   public var exportsEvents = false
-  /// Workers at a time.
+  /// Workers of users other than root at a time.
   public var workers = 256
   /// Seconds after which a worker that doesn't answer is killed.
   public var workerPatience = 10.0
@@ -73,7 +73,9 @@ public final class Broker {
   private var sources: [Int32: Source] = [:]
   var watch: SegmentWatch
   var figures = Figures()
-  var shares: [UInt32: UserShares] = [:]
+  /// Of a user by the key of that user's worker. Root's gatherer, opener and front have shares of their own: a failure
+  /// of theirs must not keep root from asking about root's own processes.
+  var shares: [WorkerKey: UserShares] = [:]
   var workers: [WorkerKey: Worker] = [:]
   /// Where the system hands cgroups over.
   var cgroups: WorkerCgroups?
@@ -205,9 +207,9 @@ public final class Broker {
     }
     tendWorkers(at: now)
     if shares.count > 1000 {
-      for (user, share) in shares where workers[.user(user)] == nil {
+      for (key, share) in shares where workers[key] == nil {
         var share = share
-        if share.isForgettable(at: now) { shares[user] = nil }
+        if share.isForgettable(at: now) { shares[key] = nil }
       }
     }
     let isQuiet = workers.isEmpty && leaving.isEmpty && waiting.isEmpty && dueKeeping.isEmpty
@@ -265,7 +267,7 @@ public final class Broker {
 
   func admit(_ connection: consuming Descriptor, of user: UInt32) {
     let now = now
-    guard shares[user, default: UserShares(at: now)].connections.take(at: now) else {
+    guard shares[.user(user), default: UserShares(at: now)].connections.take(at: now) else {
       return refuse(connection, of: user, Refusal.tooFast)
     }
     guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
@@ -359,7 +361,7 @@ public final class Broker {
   /// thousands of times isn't told again: to accept and to close costs the others least.
   private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
     figures[.connectionsRefused] &+= 1
-    guard shares[user]?.refusals.take(at: now) == true else { return }
+    guard shares[.user(user)]?.refusals.take(at: now) == true else { return }
     _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
   }
 

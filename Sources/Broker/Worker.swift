@@ -13,12 +13,15 @@ import SystemAccess
 /// Whose questions a worker answers.
 enum WorkerKey: Hashable, CustomStringConvertible {
   case user(UInt32)
-  /// Root's questions about all users; it runs as nobody.
+  /// Root's questions about all users; it runs as a user that no account has.
   case gatherer
   /// Opens destinations of events, which may take long, as the broker's own user.
   case opener
-  /// Takes connections over TCP, of those who have the token; it runs as nobody.
+  /// Takes connections over TCP, of those who have the token; it runs as another user that no account has.
   case front
+
+  /// Whether it works for root.
+  var isRoots: Bool { if case .user(let id) = self { id == 0 } else { true } }
 
   var description: String { if case .user(let id) = self { "worker of user \(id)" } else { role } }
 

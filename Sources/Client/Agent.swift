@@ -68,18 +68,23 @@ enum IndexDirectory {
     // Root's server makes a directory for each user who comes.
     RootsServer.makeDirectory()
     let user = geteuid()
+    /// The directory that the agent would take, if it can't be used: it has no room, say.
+    var refused: (path: String, code: Int32)?
     for place in SharedDirectories.tried(byUser: user) {
       guard let directory = try? CheckedDirectory(path: place.path),
         place.isCommon ? directory.isShared : directory.ownerID == user
       else { continue }
-      if isUsable(place.path) { return }
+      if isUsable(place.path) { return take(place.path, insteadOf: refused) }
+      if refused == nil { refused = (place.path, errno) }
     }
-    let own = try SharedDirectories.makeOwn()
-    guard isUsable(own) else {
-      throw Complaint(
-        .obstacle, what: "cannot put an index into \(own): \(systemWords(errno))",
-        advice: "make it writable, or set ALLOCS_DIR to another directory")
-    }
+    take(try SharedDirectories.makeOwn(where: isUsable), insteadOf: refused)
+  }
+
+  /// Has the agent put the index into the directory at `path`, where it would try another one first.
+  private static func take(_ path: String, insteadOf refused: (path: String, code: Int32)?) {
+    guard let refused else { return }
+    complain("cannot put an index into \(refused.path): \(systemWords(refused.code)) — it goes to \(path)")
+    Variables.set("ALLOCS_DIR", to: path)
   }
 
   /// Whether the agent can make a file in the directory; else errno says why not. Only an attempt tells the rights of

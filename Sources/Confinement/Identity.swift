@@ -33,8 +33,25 @@ public struct Identity: Hashable, Sendable {
     self.groups = groups
   }
 
-  /// Nobody's: a worker that needs no file of anybody's.
+  /// The user and group that systems give to what belongs to nobody. Services run as this user, too.
   public static let nobody = Identity(uid: 65534, gid: 65534, groups: [])
+
+  /// Of the worker that gathers what others say, and of the one that takes connections over TCP.
+  public static let ofGatherer = ofNoAccount(0)
+  public static let ofFront = ofNoAccount(1)
+
+  /// An identity for a worker that needs no file of anybody's: with a user id, and that id as the group's, that no
+  /// account and no service has, so that no program may end, stop or trace the worker but root's. `number`: below 4;
+  /// each is another id.
+  ///
+  /// It is one of the highest ids of this process's user namespace, where no database hands out any. The very highest
+  /// are left out: programs take 65535 and 4294967295 for none, and systems 4294967294 for nobody.
+  static func ofNoAccount(_ number: UInt32) -> Identity {
+    let last = min(Self.ids("uid_map").map(\.upperBound).max() ?? 0, Self.ids("gid_map").map(\.upperBound).max() ?? 0)
+    let id = last > 65_536 + 16 ? last &- 16 &- number : 65_533 &- number
+    let identity = Identity(uid: id, gid: id, groups: [])
+    return mayBecome(identity) ? identity : .nobody
+  }
 
   /// The identity of the calling process (its effective ids).
   public static func current() -> Identity {
@@ -88,14 +105,18 @@ extension Identity {
     guard geteuid() == 0, allocs_permitted_capabilities(&permitted) == 0, permitted & needed == needed else {
       return false
     }
-    func has(_ id: UInt32, _ map: String) -> Bool {
-      guard let text = contents(of: "/proc/self/\(map)") else { return false }
-      return text.split(separator: "\n").contains { line in
-        let words = line.split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
-        return words.count == 3 && words[0] <= UInt64(id) && UInt64(id) - words[0] < words[2]
-      }
+    return ids("uid_map").contains { $0.contains(other.uid) } && ids("gid_map").contains { $0.contains(other.gid) }
+  }
+
+  /// The ids that there are in this process's user namespace, by a map of user_namespaces(7).
+  private static func ids(_ map: String) -> [Range<UInt32>] {
+    let lines = contents(of: "/proc/self/\(map)")?.split(separator: "\n") ?? []
+    return lines.compactMap { line in
+      let words = line.split(whereSeparator: \.isWhitespace).compactMap { UInt32($0) }
+      guard words.count == 3 else { return nil }
+      let (end, isBeyond) = words[0].addingReportingOverflow(words[2])
+      return words[0]..<(isBeyond ? .max : end)
     }
-    return has(other.uid, "uid_map") && has(other.gid, "gid_map")
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // allocsd --listen: the front, a process of its own that takes connections over TCP and asks whoever comes for the
-// token (Sources/Front). It has no rights: it runs as nobody where root started the server, opens no file and connects
+// token (Sources/Front). It has no rights: it runs as a user that no account has where root started the server, opens no file and connects
 // to nothing. Each connection to the server comes from the broker, as one of the user who started it.
 
 import Broker
@@ -35,7 +35,7 @@ extension Allocsd {
     Self.ignoreSignals()
     let broker = getppid()
     Self.name(role.rawValue)
-    try become(Identity.mayBecome(.nobody) ? .nobody : .current())
+    try become(Identity.mayBecome(.ofFront) ? .ofFront : .current())
     try endWithParent(broker)
     try closeAllDescriptors(but: [0, 1, 2, channel.descriptor, listener])
     var limits = Limits()

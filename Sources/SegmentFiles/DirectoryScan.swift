@@ -29,6 +29,8 @@ package final class DirectoryScan {
   package let actor: UInt32
   /// Segments that are left out, by their owner.
   package private(set) var omitted: [UInt32: Int] = [:]
+  /// Whether there are names besides those of segments and control files.
+  package private(set) var hasSurplus = false
   /// Seconds that the scan has taken.
   package private(set) var time = 0.0
   private let source: Source
@@ -97,6 +99,7 @@ package final class DirectoryScan {
       let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
         OpenDirectory.Name(UnsafeRawBufferPointer(rebasing: bytes.prefix { $0 != 0 }))
       }
+      if name == nil, seen > 2 { hasSurplus = true }
       guard let name, name.isSegment,
         let status = ownStatus(of: name.segment, in: source.directory.descriptor),
         reader == 0 || status.st_uid == reader

@@ -222,14 +222,14 @@ public enum SegmentDirectory {
 
   /// The segments of the process that runs here under this id, in the directories where its user's
   /// segments can be. A few system calls, whatever else there is.
-  package static func ofRunning(processID: Int32) -> [SegmentFile] {
+  package static func pathsOfRunning(processID: Int32) -> [String] {
     guard let process = try? ProcessDirectory(processID: processID), let start = try? process.stat().startTime,
       let users = ProcessLiveness.userIDs(processID: processID)
     else { return [] }
     let name = SegmentFile.name(processID: processID, startTime: start)
     let own = Set([users, [geteuid()]].joined()).flatMap { SharedDirectories.Place.own(ofUser: $0) }
     let places = getenv("ALLOCS_DIR") == nil ? (own + [.common, .former]).map(\.path) : searchPaths
-    return places.compactMap { (try? file(at: "\($0)/\(name)")) ?? nil }
+    return places.map { "\($0)/\(name)" }
   }
 
   /// The files in `directories` (nil: `searchPaths`) that have the name of a segment of process

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Work for one user that may take as long as that user likes: the user's segments are swept, which reads the mappings
-// of the user's processes; or a process in another pid namespace is searched for among all processes. It is done in a
+// of the user's processes; or a process in another pid namespace is searched for among all processes; or names that are
+// no segments are removed. It is done in a
 // child with that user's rights on files, which the kernel ends after some seconds; the process that watches waits for
 // none.
 //
@@ -16,6 +17,8 @@ struct Chores {
   enum Work {
     case sweep(RetentionPolicy, directories: [String])
     case search(SegmentFile)
+    /// Removes what is in a directory of segments and is none of an agent's.
+    case clear(directory: String)
   }
 
   /// A child that has ended. `numbers` and `text` are what it told; without numbers, it was ended, or failed.
@@ -98,6 +101,10 @@ struct Chores {
       text = swept.failed.min { $0.key < $1.key }.map { "\($0.key): \($0.value)" } ?? ""
     case .search(let file):
       numbers[0] = UInt64(max(0, file.processIDHere ?? 0))
+    case .clear(let path):
+      if let directory = try? OpenDirectory(path: path), directory.checked.ownerID == user {
+        numbers[0] = UInt64(max(0, directory.removeSurplus()))
+      }
     }
     let bytes = Array([numbers.withUnsafeBytes { Array($0) }, Array(text.utf8)].joined().prefix(Self.mostBytes))
     _ = bytes.withUnsafeBytes { write(result, $0.baseAddress, $0.count) }

@@ -45,13 +45,15 @@ struct Endings: ~Copyable {
   }
 
   /// Watches the process whose segment has just appeared at `path`, if the file is a segment. Returns the file, and
-  /// whether its process was there.
-  mutating func watchArrival(_ path: String) -> (file: SegmentFile, isThere: Bool)? {
+  /// whether its process was there. `user`: the file is looked at with that user's rights.
+  mutating func watchArrival(_ path: String, as user: UInt32) -> (file: SegmentFile, isThere: Bool)? {
     guard let name = SegmentFile.process(ofPath: path) else { return nil }
     let process = try? open(name.processID)
     // While the descriptor is held, the process's id can't go to another process. Whose segment the file is may now be
     // asked at leisure.
-    guard let file = try? SegmentDirectory.file(at: path) else {
+    var found: SegmentFile?
+    asUser(user) { found = (try? SegmentDirectory.file(at: path)) ?? nil }
+    guard let file = found else {
       if let process { close(process) }
       return nil
     }

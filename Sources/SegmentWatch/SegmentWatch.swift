@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The segments of all users, as the broker knows them: names, owners and states of files, never what is in them. The
-// broker notes with each segment how its process ended, as that segment's owner, and removes segments of ended
-// processes by the retention policy.
+// The segments of all users, as the broker knows them: names, owners and states of files. The broker notes with each
+// segment how its process ended, as that segment's owner, and has segments of ended processes removed by the retention
+// policy (Chores.swift).
+//
+// Of what is in a file, only the header of fixed size is read, to tell whether the process lives that the file's name
+// claims: five of its numbers are compared, and none is followed. It is read with the rights of the user whose
+// directory it is in, or of the file's owner where that is known. A common directory of the layout before is the
+// exception: a file in it may be anybody's, and is read with root's.
 
 import CProcessEnds
 import Glibc
@@ -81,6 +86,7 @@ public struct SegmentWatch: ~Copyable {
   private var lines: [UInt32: Lines] = [:]
   private var wantedSweeps: [UInt32: Set<String>] = [:]
   private var wantedSearches: [UInt32: [SegmentFile]] = [:]
+  private var wantedClearings: [UInt32: String] = [:]
   private var lastFailure: [UInt32: String] = [:]
   private var nextChore = 0.0
 
@@ -141,7 +147,7 @@ public struct SegmentWatch: ~Copyable {
         count(directory, at: now)
         guard path.hasSuffix(".seg") else { continue }
         guard arrivals[directory, default: Allowance(burst: 300, rate: 100, at: now)].take(at: now),
-          let (file, isThere) = endings.watchArrival(path)
+          let (file, isThere) = endings.watchArrival(path, as: Self.actor(inDirectory: directory))
         else {
           plan(directory, at: now)
           continue
@@ -207,6 +213,10 @@ public struct SegmentWatch: ~Copyable {
       if id <= 0 || endings.watch(file, foundAs: id) != nil {
         missed("how the process ends is not known", .notVisible, file)
       }
+    case .clear(let directory):
+      log(
+        .warning, "removed what is no segment, as \(SharedDirectories.ofRoot) was nearly full", ("uid", "\(done.user)"),
+        ("directory", directory), ("files", done.numbers.first.map { "\($0)" } ?? "not all"))
     }
     return true
   }
@@ -217,7 +227,7 @@ public struct SegmentWatch: ~Copyable {
   public var nextWork: Double {
     if !looks.isEmpty || survey != nil || !pending.isEmpty { return 0 }
     var time = min(nextSurvey, due.values.min() ?? .infinity, paused.values.min() ?? .infinity)
-    if !wantedSweeps.isEmpty || !wantedSearches.isEmpty { time = min(time, nextChore) }
+    if !wantedSweeps.isEmpty || !wantedSearches.isEmpty || !wantedClearings.isEmpty { time = min(time, nextChore) }
     return time
   }
 
@@ -273,7 +283,7 @@ public struct SegmentWatch: ~Copyable {
       let actor = look.scan.actor
       let end = Self.now + seconds / 4
       var found: (files: [SegmentFile], isLast: Bool) = ([], false)
-      Self.asUser(actor) { found = look.scan.step(until: end) }
+      asUser(actor) { found = look.scan.step(until: end) }
       let scanned = Self.now
       for file in found.files {
         look.present.insert(file.path)
@@ -345,6 +355,12 @@ public struct SegmentWatch: ~Copyable {
       guard !look.scan.hasFile(named: OpenFile.split(path).name) else { continue }
       forget(path)
     }
+    if look.scan.hasSurplus, case .ofRoot(let user)? = SharedDirectories.Place(path: directory), geteuid() == 0,
+      SharedDirectories.isRootsNearlyFull
+    {
+      wantedClearings[user] = directory
+      nextChore = 0
+    }
     var dead: [UInt32: [SegmentFile]] = [:]
     for path in byDirectory[directory] ?? [] {
       guard let file = known[path]?.file, mayBeNoted(file) else { continue }
@@ -363,6 +379,10 @@ public struct SegmentWatch: ~Copyable {
     for (owner, directories) in wantedSweeps
     where chores.begin(.sweep(retention, directories: directories.sorted()), for: owner, log, at: now) {
       wantedSweeps[owner] = nil
+    }
+    for (owner, directory) in wantedClearings
+    where chores.begin(.clear(directory: directory), for: owner, log, at: now) {
+      wantedClearings[owner] = nil
     }
     for (owner, files) in wantedSearches {
       guard let file = files.last, chores.begin(.search(file), for: owner, log, at: now) else { continue }
@@ -385,7 +405,8 @@ public struct SegmentWatch: ~Copyable {
       case .tooMany?: missed("cannot learn how the process ends", .tooMany, file)
       case .gone?:
         // A live process that can't be seen here runs in another pid namespace.
-        let isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true
+        var isLive = false
+        asUser(file.ownerID) { isLive = (try? SegmentDirectory.file(at: file.path))?.isLive == true }
         if !isLive, let ending = threadEnds?.ending(of: file) {
           note(ending, file)
         } else if isLive, wantedSearches[file.ownerID, default: []].count < 16 {
@@ -468,7 +489,13 @@ public struct SegmentWatch: ~Copyable {
     var found = candidates()
     if !found.contains(where: \.file.isLive) {
       // It may have begun, and not been noticed yet.
-      for file in SegmentDirectory.ofRunning(processID: id) { _ = take(file) }
+      for path in SegmentDirectory.pathsOfRunning(processID: id) {
+        var file: SegmentFile?
+        asUser(Self.actor(inDirectory: Self.directory(of: path))) {
+          file = (try? SegmentDirectory.file(at: path)) ?? nil
+        }
+        if let file { _ = take(file) }
+      }
       found = candidates()
     }
     // Whoever has many files of that number has no more to say than others.
@@ -482,7 +509,7 @@ public struct SegmentWatch: ~Copyable {
     }
     let present = files.prefix(256).compactMap { entry -> SegmentFile? in
       var file: SegmentFile?
-      Self.asUser(entry.file.ownerID) {
+      asUser(entry.file.ownerID) {
         file = (try? SegmentDirectory.file(at: entry.file.path)) ?? nil
         if let found = file, !found.isLive, !found.hasFittingHeader { file = nil }
       }
@@ -558,7 +585,7 @@ public struct SegmentWatch: ~Copyable {
       return missed("how the process ended is not known: that takes Linux 6.15", .notTold, file)
     }
     var failure = EPERM
-    Self.asUser(file.ownerID) { failure = ending.note(with: file) }
+    asUser(file.ownerID) { failure = ending.note(with: file) }
     // A segment that is gone needs no note.
     guard failure != 0, failure != ENOENT else { return }
     counts.endingsUnknown &+= 1
@@ -567,23 +594,31 @@ public struct SegmentWatch: ~Copyable {
 
   private mutating func missed(_ why: String, _ reason: UnknownEnding, _ file: SegmentFile) {
     counts.endingsUnknown &+= 1
-    Self.asUser(file.ownerID) { _ = reason.note(with: file) }
+    asUser(file.ownerID) { _ = reason.note(with: file) }
     log(.debug, "\(why): \(reason)", Self.words(file))
   }
 
-  /// Does `body` with the rights that `user` has on files; not at all if that can't be.
-  private static func asUser(_ user: UInt32, _ body: () -> Void) {
-    guard geteuid() == 0, user != 0 else { return body() }
-    // setfsuid tells no failure: the second call returns the id that counts now.
-    _ = setfsuid(user)
-    defer { _ = setfsuid(0) }
-    if setfsuid(.max) == Int32(bitPattern: user) { body() }
+  /// The user whose rights are enough for the files of a directory, by its path: of a common one, root.
+  private static func actor(inDirectory path: String) -> UInt32 {
+    switch SharedDirectories.Place(path: path) {
+    case .ofRoot(let user)?, .ofSession(let user)?, .inMemory(let user)?: user
+    case .common?, .former?, nil: 0
+    }
   }
 
   /// Whether this process may write notes on the segment: only root may, where it belongs to another user.
   private func mayBeNoted(_ file: SegmentFile) -> Bool { geteuid() == 0 || geteuid() == file.ownerID }
 
   private static func words(_ file: SegmentFile) -> (name: String, value: String) { ("segment", file.path) }
+}
+
+/// Does `body` with the rights that `user` has on files; not at all if that can't be.
+func asUser(_ user: UInt32, _ body: () -> Void) {
+  guard geteuid() == 0, user != 0 else { return body() }
+  // setfsuid tells no failure: the second call returns the id that counts now.
+  _ = setfsuid(user)
+  defer { _ = setfsuid(0) }
+  if setfsuid(.max) == Int32(bitPattern: user) { body() }
 }
 
 /// The marks by which the server says that it sweeps the directories itself (SweeperMark.swift).

@@ -6,6 +6,9 @@
 // segments take the mapped addresses. For a debug file without a build id it is the checksum in .gnu_debuglink. No path
 // proves anything.
 //
+// Proof takes a look into the file. Root's worker takes that look only at files that it trusts (TrustedFiles): root's, or
+// those that the kernel shows to be executed by the process, and debug files beside them of the same owner.
+//
 // Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link
 // to what is mapped where the module lies; what was held open for later. The links lead to files that were removed,
 // replaced, never had a name, or lie in another mount namespace.
@@ -41,7 +44,11 @@ struct DebugFileSearch: Sendable {
     if isPath, !module.isDeleted {
       do throws(RegularFile.Refusal) {
         let file = try RegularFile(path: module.path)
-        if let file = check(ObjectFile(file, path: module.path)) { return .success(file) }
+        if !file.isTrusted {
+          loss = .untrusted
+        } else if let file = check(ObjectFile(file, path: module.path)) {
+          return .success(file)
+        }
       } catch {
         if error == .system(EACCES) || error == .system(EPERM) { loss = .notPermitted }
       }
@@ -93,7 +100,7 @@ struct DebugFileSearch: Sendable {
       places += roots.map { "\($0)\(directory)/\(link.name)" }
     }
     for path in places where path != file.path {
-      guard let candidate = ObjectFile(path: path) else { continue }
+      guard let candidate = ObjectFile(path: path, besideFileOf: file.ownerID) else { continue }
       if candidate.buildID.isEmpty || module.buildID.isEmpty
         ? candidate.checksum() == link.checksum : candidate.buildID == module.buildID
       {
@@ -107,9 +114,9 @@ struct DebugFileSearch: Sendable {
   func commonDebugFile(name: ForeignText, buildID: [UInt8], referringFile: ObjectFile) -> ObjectFile? {
     if let found = byBuildID(buildID, kind: .common) { return found }
     let path: ForeignText = name.isAbsolutePath ? name : "\(parent(of: referringFile.path))/\(name)"
-    guard let file = ObjectFile(path: path, kind: .common), !buildID.isEmpty, file.buildID == buildID else {
-      return nil
-    }
+    guard !buildID.isEmpty,
+      let file = ObjectFile(path: path, kind: .common, besideFileOf: referringFile.ownerID), file.buildID == buildID
+    else { return nil }
     return file
   }
 

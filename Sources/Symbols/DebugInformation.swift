@@ -61,6 +61,8 @@ struct DebugInformation: ~Copyable {
   private(set) var lists = AddressLists()
 
   private let search: DebugFileSearch
+  /// Of the file: nil if it has none.
+  private let ownerID: UInt32?
   /// Where packages of .dwo files are looked for: beside these.
   private let objectPaths: [ForeignText]
   /// Units whose other half was looked for in vain; of so many the path is said.
@@ -128,6 +130,7 @@ struct DebugInformation: ~Copyable {
       dwarf_setalt(dwarf, common.dwarf)
     }
     self.dwarf = dwarf
+    ownerID = file.ownerID
     self.file = readable
     self.search = search
     self.objectPaths = objectPaths
@@ -283,7 +286,8 @@ struct DebugInformation: ~Copyable {
         entries[index].half = known
         return
       }
-      guard splitFiles[path] == nil, let candidate = ObjectFile(path: path, kind: .split) else { continue }
+      guard splitFiles[path] == nil, let candidate = ObjectFile(path: path, kind: .split, besideFileOf: ownerID)
+      else { continue }
       let name = skeleton.name
       let directory = skeleton.directory
       let members = entries.compactMap(\.skeleton).filter { $0.name == name && $0.directory == directory }
@@ -306,7 +310,7 @@ struct DebugInformation: ~Copyable {
     var problem: String?
     let skeletons = entries.compactMap(\.skeleton)
     for path in search.packagePaths(objectPaths) where package == nil {
-      guard let candidate = ObjectFile(path: path, kind: .split),
+      guard let candidate = ObjectFile(path: path, kind: .split, besideFileOf: ownerID),
         candidate.section(named: ".debug_cu_index") != nil
       else { continue }
       package = openSplit(candidate, skeletons, &problem)

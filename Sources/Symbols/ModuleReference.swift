@@ -76,6 +76,8 @@ public enum NameLoss: String, Error, Hashable, Sendable {
   case noPath = "the path of its file is not known"
   /// There is a file, which may not be read.
   case notPermitted = "its file may not be read"
+  /// There is a file, which is not root's, and root's worker doesn't take it apart: see TrustedFiles.
+  case untrusted = "its file is not root's alone, and no process of root's is seen to run it"
   /// The agent could not note the module.
   case noRoom = "it found no room in the index's table of modules"
   /// It was noted, but other modules needed the room.

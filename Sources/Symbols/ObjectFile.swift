@@ -38,6 +38,8 @@ final class ObjectFile {
   let size: Int
   /// As of the opening; nil for an image.
   let state: FileState?
+  /// The user who owns it, as of the opening; nil for an image.
+  let ownerID: UInt32?
   /// Empty if it has none.
   let buildID: [UInt8]
   let sections: [Section]
@@ -99,6 +101,12 @@ final class ObjectFile {
     self.init(file, path: path, kind: kind)
   }
 
+  /// A file that another one, of user `owner`, leads to: nil also if it is neither trusted nor that user's.
+  convenience init?(path: ForeignText, kind: Kind = .module, besideFileOf owner: UInt32?) {
+    guard let file = try? RegularFile(path: path), file.isTrusted || file.ownerID == owner else { return nil }
+    self.init(file, path: path, kind: kind)
+  }
+
   /// `path`: what led to the file.
   init?(_ file: consuming RegularFile, path: ForeignText, kind: Kind = .module) {
     let bytes = ELFBytes(descriptor: file.descriptor)
@@ -115,6 +123,7 @@ final class ObjectFile {
     self.path = path
     size = Int(clamping: file.size)
     state = file.state
+    ownerID = file.ownerID
     self.file = consume file
   }
 
@@ -139,6 +148,7 @@ final class ObjectFile {
     self.path = path
     size = image.count
     state = nil
+    ownerID = nil
     self.image = image
   }
 

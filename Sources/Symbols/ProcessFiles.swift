@@ -31,7 +31,7 @@ struct ProcessFiles: ~Copyable {
   deinit { close(directory) }
 
   /// The file that the process knows as `path`.
-  func file(atPath path: ForeignText) -> ObjectFile? { firstTask { open("\($0)root\(path)") } }
+  func file(atPath path: ForeignText) -> ObjectFile? { firstTask { open("\($0)root\(path)", isMapped: false) } }
 
   /// The file that it executes.
   var executable: ObjectFile? { isSameProcess ? firstTask { open("\($0)exe") } : nil }
@@ -71,12 +71,35 @@ struct ProcessFiles: ~Copyable {
 
   /// The last mapping of a jit-PID.dump; `id`: the process's own.
   func jitMarker(of id: Int32) -> Marker? {
-    guard isSameProcess else { return nil }
-    let descriptor = openat(directory, "maps", O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
     let name = Array("/jit-\(id).dump\n".utf8)
     var found: Marker?
+    readMappings { lines in
+      if let line = Self.line(endingWith: name, in: lines) { found = Self.marker(line) ?? found }
+      return true
+    }
+    return found
+  }
+
+  /// Whether the process has mapped a file of this number with permission to execute.
+  private func executes(_ inode: UInt64) -> Bool {
+    var isFound = false
+    readMappings { lines in
+      for line in lines.split(separator: 0x0A) {
+        let fields = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
+        guard fields.count == 6, fields[1].dropFirst(2).first == UInt8(ascii: "x") else { continue }
+        isFound = isFound || UInt64(String(decoding: fields[4], as: UTF8.self)) == inode
+      }
+      return !isFound
+    }
+    return isFound
+  }
+
+  /// Calls `takes` with whole lines of the list of mappings until it returns false.
+  private func readMappings(_ takes: (ArraySlice<UInt8>) -> Bool) {
+    guard isSameProcess else { return }
+    let descriptor = openat(directory, "maps", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return }
+    defer { close(descriptor) }
     var (rest, taken): ([UInt8], Int) = ([], 0)
     var meter = BudgetMeter(interval: 1)
     while meter.goesOn(), taken < Self.listLimit {
@@ -87,10 +110,9 @@ struct ProcessFiles: ~Copyable {
       taken &+= piece.count
       rest += piece
       guard let end = rest.lastIndex(of: 0x0A) else { continue }
-      if let line = Self.line(endingWith: name, in: rest[...end]) { found = Self.marker(line) ?? found }
+      guard takes(rest[...end]) else { return }
       rest.removeFirst(end &+ 1)  // bounded: a place in the array, and one
     }
-    return found
   }
 
   /// The last line with such an end.
@@ -125,10 +147,11 @@ struct ProcessFiles: ~Copyable {
     return file
   }
 
-  private func open(_ path: ForeignText) -> ObjectFile? {
-    guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID) else {
-      return nil
-    }
+  /// `isMapped`: the kernel's own link to what the process has mapped, not a path.
+  private func open(_ path: ForeignText, isMapped: Bool = true) -> ObjectFile? {
+    guard let file = try? RegularFile(path: path, in: directory), Self.isReadable(file, by: process.ownerID),
+      isMapped || file.isTrusted || executes(file.state.inode)
+    else { return nil }
     return ObjectFile(file, path: "/proc/\(process.id)/\(path)")
   }
 

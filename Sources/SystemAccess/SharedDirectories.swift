@@ -151,6 +151,7 @@ public enum SharedDirectories {
     } else if errno != EEXIST {
       throw Complaint(.obstacle, what: "cannot create \(ofRoot): \(systemWords(errno))", code: errno)
     }
+    closeToGroup()
     do throws(DirectoryRefusal) {
       let directory = try CheckedDirectory(path: ofRoot)
       var notices: [String] = []
@@ -168,6 +169,27 @@ public enum SharedDirectories {
     } catch {
       throw error.complaint(ofRoot, "remove it, and start allocsd again")
     }
+  }
+
+  /// Takes away the right of root's group to write to root's directory, which `make` gives for a moment: a server that
+  /// ended in that moment has left it.
+  private static func closeToGroup() {
+    let descriptor = Glibc.open(ofRoot, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    guard descriptor >= 0 else { return }
+    defer { close(descriptor) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_uid == 0, status.st_gid == 0, status.st_mode & 0o7777 == 0o775
+    else { return }
+    fchmod(descriptor, 0o755)
+  }
+
+  /// Whether less than a quarter of the files or bytes is left that root's directory has room for.
+  public static var isRootsNearlyFull: Bool {
+    var system = statvfs()
+    guard statvfs(ofRoot, &system) == 0 else { return false }
+    func isShort(_ left: UInt64, of all: UInt64) -> Bool { all > 0 && left < all / 4 }
+    return isShort(UInt64(clamping: system.f_ffree), of: UInt64(clamping: system.f_files))
+      || isShort(UInt64(clamping: system.f_bavail), of: UInt64(clamping: system.f_blocks))
   }
 
   /// What systemd/run-allocs.mount says, too.
@@ -249,7 +271,9 @@ public enum SharedDirectories {
 
   /// A directory of the calling user's own, made if there is none yet. Throws if each place is taken by others, or may
   /// not be written to.
-  public static func makeOwn() throws(Complaint) -> String {
+  ///
+  /// - `isUsable`: whether a file can be put there; else errno says why not.
+  public static func makeOwn(where isUsable: (String) -> Bool = { _ in true }) throws(Complaint) -> String {
     let user = geteuid()
     var why: [String] = []
     for place in Place.own(ofUser: user) {
@@ -257,6 +281,7 @@ public enum SharedDirectories {
         try make(place)
         let directory = try CheckedDirectory(path: place.path)
         guard directory.ownerID == user else { throw .untrusted("it belongs to user \(directory.ownerID)") }
+        guard isUsable(place.path) else { throw .system(errno) }
         return place.path
       } catch {
         why.append("\(place.path): \(error)")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers root's questions about all users, by asking the workers of all of them: over connections that the broker
 // makes, at once, with a deadline. A worker that fails or is late is told of in its place, and never fails the answer.
-// The gatherer runs as nobody, and holds nothing but what the workers say.
+// The gatherer runs as a user that no account has, and holds nothing but what the workers say.
 
 import Answers
 import Bounds

@@ -10,6 +10,7 @@ import CMalloc
 import Confinement
 import Dispatch
 import EventExport
+import FileFacts
 import Glibc
 import Hummingbird
 import IndexReader
@@ -51,12 +52,13 @@ extension Allocsd {
     let broker = getppid()
     let identity: Identity
     switch role {
-    case .gatherer: identity = .nobody
+    case .gatherer: identity = .ofGatherer
     default: identity = user.map { Identity(ofUser: $0, group: group) } ?? .current()
     }
     // Afterwards the file would be root's.
     Self.name(role.rawValue)
     try become(identity)
+    if isOneOfMany, identity.uid == 0 { TrustedFiles.trustRootsOnly() }
     try endWithParent(broker)
     try closeAllDescriptors(but: [0, 1, 2, 3])
     Self.keepFreedMemory()
